@@ -1,0 +1,1 @@
+"""What a clinic does when a message arrives: Flower ClientApp handlers."""

@@ -1,0 +1,37 @@
+"""The Flower ClientApp: one for every strategy, grid and deployment."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
+
+from clients import records, split, whole
+
+
+class ClinicError(Exception):
+    """Something failed at a clinic; says where, and never carries a value of the clinic's data."""
+
+
+def shield(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Replace any exception: Flower sends its text to the server, and the text may hold a patient's value."""
+    try:
+        return call_next(message, context)
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}:{frame.lineno}"
+        text = f"{type(error).__name__} at {place} while handling {message.metadata.message_type!r}"
+    raise ClinicError(text)
+
+
+app = ClientApp(mods=[shield])
+app.query("hello")(records.hello)
+app.train("records")(records.upload)
+app.train()(whole.train)
+app.train("alone")(whole.train_alone)
+app.train("begin")(split.begin)
+app.train("tail")(split.tail)
+app.train("step")(split.step)

@@ -1,0 +1,46 @@
+"""Suture's simulator. ``from sim import Scenario, run`` does what the command ``suture run`` does."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sim.scenario import Scenario
+    from sim.study.api import run
+
+__all__ = ["Scenario", "run"]
+
+
+def _refuse_intruders() -> None:
+    """Make sure that the packages ``strategies`` and ``clients`` are Suture's: their names are common ones.
+
+    Raises
+    ------
+    ImportError
+        Names the package that stands in the way, and where it lies.
+    """
+    home = Path(__file__).resolve().parent.parent
+    for name in ("strategies", "clients"):
+        spec = find_spec(name)
+        places = list(spec.submodule_search_locations or [str(spec.origin)]) if spec else []
+        if [Path(str(place)).resolve() for place in places] != [home / name]:
+            found = ", ".join(map(str, places)) or "nowhere"
+            raise ImportError(
+                f"Suture needs its own package {name!r} from {home}, but Python finds it at {found}; "
+                "rename or move that package, or run Suture from another folder or environment"
+            )
+
+
+_refuse_intruders()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Scenario":
+        from sim.scenario import Scenario
+
+        return Scenario
+    if name == "run":
+        from sim.study.api import run
+
+        return run
+    raise AttributeError(f"module 'sim' has no attribute {name!r}")

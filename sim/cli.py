@@ -1,0 +1,116 @@
+"""The command ``suture``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sim.plan.plan import Plan
+
+app = typer.Typer(
+    help="Simulate how a group of clinics would train one model together.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ScenarioFile = Annotated[Path, typer.Argument(metavar="FILE", help="The scenario (TOML).")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable. VALUE is TOML.")
+]
+Only = Annotated[list[str] | None, typer.Option("--only", metavar="STRATEGY", help="This strategy only; repeatable.")]
+
+
+@app.callback()
+def _suture() -> None:
+    """Simulate how a group of clinics would train one model together."""
+
+
+@app.command()
+def plan(
+    file: ScenarioFile,
+    overrides: Overrides = None,
+    only: Only = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object a run.")] = False,
+) -> None:
+    """Say what a study will cost in time, traffic and epsilon, before any training."""
+    from sim.study.runner import plan_summary
+
+    plans = _plans(file, overrides, only)
+    if as_json:
+        import json
+
+        from sim.study.store import to_plain
+
+        print(json.dumps(to_plain([plan_summary(p) for p in plans]), indent=1, allow_nan=False))
+        return
+    from rich.console import Console
+
+    from sim.report.table import plan_table
+
+    Console().print(plan_table([plan_summary(p) for p in plans]))
+
+
+@app.command()
+def run(
+    file: ScenarioFile,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The results folder.")] = Path("results"),
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Worker processes; one a processor if not given.")
+    ] = None,
+    overrides: Overrides = None,
+    only: Only = None,
+) -> None:
+    """Run a study; runs that are finished in the results folder are not repeated."""
+    from rich.console import Console
+
+    from sim.report.figures import write_figures
+    from sim.report.html import write_report
+    from sim.report.table import console_table
+    from sim.scenario import load_scenario
+    from sim.spec import expand
+    from sim.study.display import report_context, shown_progress
+    from sim.study.runner import default_jobs, run_study
+
+    plans = _plans(file, overrides, only)
+    scenario = load_scenario(file, overrides or ())
+    console = Console()
+    with shown_progress(Console(stderr=True)) as progress:
+        table = run_study(plans, [spec.run_id for spec in expand(scenario)], out, jobs or default_jobs(), progress)
+    folder = out / scenario.name
+    write_figures(table, folder / "figures")
+    report = write_report(table, folder, report_context(scenario, sys.argv[1:]))
+    console.print(console_table(table))
+    console.print(f"Table: {folder / 'runs.parquet'}\nReport: {report}", soft_wrap=True, highlight=False)
+    mine = table[table["run_id"].isin([p.spec.run_id for p in plans])]
+    if (mine["status"] != "ok").any():
+        raise typer.Exit(1)
+
+
+def _plans(file: Path, overrides: list[str] | None, only: list[str] | None) -> list[Plan]:
+    from sim.scenario import load_scenario
+    from sim.spec import expand
+    from sim.study.runner import plan_runs
+
+    return list(plan_runs(expand(load_scenario(file, overrides or (), only or ()))))
+
+
+def main() -> None:
+    """Run the command; a problem with the input is one line each and exit code 2, never a traceback."""
+    from sim.problems import ScenarioError
+
+    try:
+        app()
+    except ScenarioError as error:
+        print("\n".join(error.problems), file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        print(f"{error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted; what has finished is kept, and the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None

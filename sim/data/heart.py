@@ -1,0 +1,107 @@
+"""The bundled heart-disease records of four real centres, prepared as FLamby does (see ``heart_disease.md``).
+
+Sources: Janosi, Steinbrunn, Pfisterer, Detrano, "Heart Disease", UCI Machine Learning Repository, 1988,
+doi 10.24432/C52P4X; Ogier du Terrail et al., "FLamby", NeurIPS 2022 (Fed-Heart-Disease).
+"""
+
+import csv
+import hashlib
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.data import Table
+from sim.data.split import clinic_problems
+from sim.problems import ScenarioError
+from sim.scenario import HeartDisease
+
+__all__ = ["CENTRES", "CHOL_POPULATION_MEAN", "CLASSES", "FEATURES", "RANGES", "read"]
+
+CENTRES: Final = ("cleveland", "hungarian", "switzerland", "va")
+CLASSES: Final = ("no disease", "disease")
+"""Angiographic diagnosis: column ``num`` 0, or 1 to 4 (a vessel narrowed by more than half)."""
+
+FEATURES: Final = (
+    *("age", "sex", "trestbps", "chol", "fbs", "thalach", "exang", "oldpeak"),
+    *("cp_2", "cp_3", "cp_4", "restecg_1", "restecg_2"),
+)
+RANGES: Final = MappingProxyType(
+    {
+        "age": (20.0, 90.0),  # years; adults sent to angiography
+        "trestbps": (80.0, 200.0),  # mmHg, systolic at rest; from hypotension to hypertensive crisis
+        "chol": (100.0, 400.0),  # mg/dl, serum cholesterol; beyond 400 only in familial disorders
+        "thalach": (60.0, 210.0),  # beats/min, highest reached; 220 minus age is the rule for healthy people
+        "oldpeak": (0.0, 5.0),  # mm, ST depression under exercise; 1 mm is a finding
+    }
+)
+"""Fixed clinical ranges, from general knowledge and not from these records; public scaling maps them to -1 to 1.
+
+Values beyond a range are kept, beyond -1 or 1. The other columns are 0 or 1 and stay so.
+"""
+
+CHOL_POPULATION_MEAN: Final = 213.0
+"""mg/dl, stands for the missing ``chol`` (written 0) under public scaling.
+
+The middle of the mean of US men (211) and women (215) aged 20 to 74 in 1976-1980: National Center for Health
+Statistics, "Trends in serum cholesterol levels among US adults", JAMA 257:937, 1987.
+"""
+
+_FILE: Final = Path(__file__).with_name("heart_disease_4centres.csv")
+_SHA256: Final = "3f93b3af961956154d958f674ce97c8feecc5eb3043306d93ab7841ab94c6b72"
+_NUMERIC: Final = FEATURES[:8]
+_ONE_HOT: Final = {"cp": (2, 3, 4), "restecg": (1, 2)}
+
+
+@cache
+def _parsed() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return features, classes and centres of the rows with no missing value, without slope, ca and thal."""
+    content = _FILE.read_bytes() if _FILE.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != _SHA256:
+        raise ScenarioError([f"scenario: data.source: {_FILE.name} is absent or altered; install Suture again"])
+    rows = []
+    for row in csv.DictReader(content.decode().splitlines()):
+        if not all(row[column] for column in (*_NUMERIC, *_ONE_HOT)):
+            continue
+        numbers = [float(row[column]) for column in _NUMERIC]
+        dummies = [float(float(row[column]) == level) for column, levels in _ONE_HOT.items() for level in levels]
+        rows.append((numbers + dummies, int(row["num"]) > 0, CENTRES.index(row["centre"])))
+    x, y, centre = zip(*rows, strict=True)
+    return np.array(x), np.array(y, dtype=np.int64), np.array(centre, dtype=np.int64)
+
+
+def read(spec: HeartDisease) -> Table:
+    """Read the bundled records.
+
+    Parameters
+    ----------
+    spec : HeartDisease
+        The scenario's ``[data]``.
+
+    Returns
+    -------
+    Table
+        The records of the centres in use, in the order of the file.
+
+    Raises
+    ------
+    ScenarioError
+        If the file is absent or altered, or a centre cannot take part.
+    """
+    x, y, centre = _parsed()
+    if problems := clinic_problems(CENTRES, y, centre, spec.sites, spec.one_class):
+        raise ScenarioError(problems)
+    names = tuple(name for name in CENTRES if spec.sites is None or name in spec.sites)
+    used = np.isin(centre, [CENTRES.index(name) for name in names])
+    x, y, centre = x[used], y[used], centre[used]
+    statistics = {}
+    if spec.scaling == "public":
+        chol = FEATURES.index("chol")
+        x[x[:, chol] == 0, chol] = CHOL_POPULATION_MEAN
+        statistics["constant for missing chol"] = "public"
+    counts = [np.count_nonzero(centre == CENTRES.index(name)) for name in names]
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return Table(names, FEATURES, CLASSES, x, y, offsets, RANGES, statistics)

@@ -1,0 +1,1 @@
+"""Runs what clinics and server compute, over lanes, behind Flower grids."""

@@ -1,0 +1,93 @@
+"""The one place that touches Flower's private names.
+
+Checked against flwr 1.41; ``tests/sim/test_flower.py`` says which name moved when a new release breaks one.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from flwr.app import Array, Message
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+from torch import Tensor
+
+SERVER_NODE_ID = 1
+
+
+class TensorArray(Array):
+    """An ``Array`` that holds a tensor and encodes it only when its bytes are asked for.
+
+    Within one process a tensor travels as it is; the receiver must not write into it. On a wire it becomes an ordinary
+    ``Array``.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Any shape; detached.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.__dict__["tensor"] = tensor.detach()
+
+    tensor: Tensor
+
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        """Name of the element type, as numpy writes it."""
+        return str(self.tensor.dtype).removeprefix("torch.")
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Shape of the tensor."""
+        return tuple(self.tensor.shape)
+
+    @property
+    def stype(self) -> str:  # type: ignore[override]
+        """Flower's name of the encoding."""
+        return "numpy.ndarray"
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """The encoded tensor, made anew each time."""
+        return Array.from_numpy_ndarray(self.numpy()).data
+
+    def numpy(self) -> Any:
+        """Return the values as a numpy array."""
+        return self.tensor.cpu().numpy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Array, (self.dtype, self.shape, self.stype, self.data)
+
+
+# Flower writes the class name into the encoded object and looks it up when reading.
+TensorArray.__qualname__ = Array.__qualname__
+
+
+def as_tensor(array: Array) -> Tensor:
+    """Return an array's values as a tensor, without a copy where it holds one."""
+    return array.tensor if isinstance(array, TensorArray) else torch.from_numpy(array.numpy())
+
+
+def identify_server(run_id: int) -> None:
+    """Say that the code which runs from here on is the server's, as Flower's runtime would."""
+    TaskIdentity.run_id = run_id
+    TaskIdentity.node_id = SERVER_NODE_ID
+    TaskIdentity.task_id = run_id
+
+
+def stamp(message: Message, message_id: str) -> None:
+    """Give a message the identifier that Flower's link would."""
+    message.metadata.__dict__["_message_id"] = message_id
+
+
+def empty_run(run_id: int) -> Run:
+    """Return run information that carries nothing but the identifier."""
+    return Run.create_empty(run_id)
+
+
+def quiet() -> None:
+    """Leave Flower's log to errors; the study's own display tells the rest."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)

@@ -1,0 +1,156 @@
+"""One part of the network in training at one place, over lanes; the whole model, a head, a body or a tail alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sim.engine.clipping import add_noise, clipped_gradients
+from sim.engine.lanes import Tape, forward, gradients, leaves, loss_sum
+from sim.engine.workplace import Cohort
+from sim.job import Job
+from sim.models import Parameters, Part
+
+
+def expand(parameters: Mapping[str, Tensor], lanes: int) -> Parameters:
+    """Give each lane its own copy of shared parameters ``[1, *shape]``, or take over ``[lane, *shape]`` as a copy."""
+    return {name: value.expand(lanes, *value.shape[1:]).clone() for name, value in parameters.items()}
+
+
+class Learner:
+    """Parameters and optimiser state of one part, lane by lane, with the two halves of a training step.
+
+    Parameters
+    ----------
+    job : Job
+    part : Part
+    clinics : sequence of int
+        The clinic of each lane, in lane order.
+    parameters : mapping of str to Tensor
+        ``[lane, *shape]``; taken over and changed in place.
+    state : mapping of str to Tensor, optional
+        Optimiser state to carry on from; fresh where it is not given.
+    noised_steps : Tensor, optional
+        ``[lane]`` how many gradients of this part were clipped and noised so far; counted on in place.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        part: Part,
+        clinics: Sequence[int],
+        parameters: Mapping[str, Tensor],
+        state: Mapping[str, Tensor] | None = None,
+        noised_steps: Tensor | None = None,
+    ) -> None:
+        self.job = job
+        self.part = part
+        self.clinics = list(clinics)
+        self.parameters = dict(parameters)
+        self.state = job.optimizer.initial_state(self.parameters) if state is None else dict(state)
+        fresh = torch.zeros(len(self.clinics), dtype=torch.int64)
+        self.noised_steps = fresh if noised_steps is None else noised_steps
+        self._leaves: Parameters = {}
+        self._tape: Tape = []
+        self._inputs: Tensor | None = None
+        self._outputs = torch.empty(0)
+
+    def forward(self, x: Tensor, *, want_input_gradient: bool = False) -> Tensor:
+        """Run the part on a batch and keep what the backward half needs.
+
+        Parameters
+        ----------
+        x : Tensor
+            ``[lane, batch, *feature]``, for the first lanes only where the others have finished.
+        want_input_gradient : bool
+            Whether ``backward`` is to return the gradient in ``x`` (the cut gradient).
+
+        Returns
+        -------
+        Tensor
+            ``[lane, batch, *output]``, detached by whoever sends it away.
+        """
+        lanes = x.shape[0]
+        if not self._leaves or next(iter(self._leaves.values())).shape[0] != lanes:
+            self._leaves = leaves(self.parameters, lanes)
+        self._inputs = x.detach().requires_grad_() if want_input_gradient else None
+        self._tape = []
+        tape = None if self.job.dp is None else self._tape
+        self._outputs = forward(self.part, self._leaves, x if self._inputs is None else self._inputs, tape)
+        return self._outputs
+
+    def loss(self, y: Tensor, weights: Tensor) -> Tensor:
+        """Turn the kept outputs into the weighted loss, which ``backward`` then starts from.
+
+        Parameters
+        ----------
+        y, weights : Tensor
+            ``[lane, batch]``
+
+        Returns
+        -------
+        Tensor
+            A scalar, the sum of the lanes' mean losses.
+        """
+        self._outputs = loss_sum(self._outputs, y, weights)
+        return self._outputs
+
+    def backward(self, server_round: int, step: int, normaliser: np.ndarray, cotangent: Tensor | None = None) -> Tensor:
+        """Form the gradient (clipped and noised under DP-SGD) and take one optimiser step.
+
+        Parameters
+        ----------
+        server_round, step : int
+            Name the noise streams.
+        normaliser : ndarray
+            ``[lane]`` what the loss's weights were divided by.
+        cotangent : Tensor, optional
+            Gradient in the part's outputs, where they were not turned into the loss here.
+
+        Returns
+        -------
+        Tensor
+            Gradient in the part's inputs, computed before the step; empty if it was not asked for.
+        """
+        lanes = len(normaliser)
+        dp = self.job.dp
+        if dp is None:
+            grads, input_gradient = gradients(self._outputs, self._leaves, self._inputs, cotangent)
+        else:
+            divisor = torch.tensor(normaliser).to(self._outputs)
+            sums, input_gradient = clipped_gradients(
+                self._outputs, self._tape, dp.part_clip, divisor, self._inputs, cotangent
+            )
+            clinics = self.clinics[:lanes]
+            std = [dp.noise_std[k] for k in clinics]
+            purpose = f"noise.{self.part.name}"
+            add_noise(sums, std, normaliser.tolist(), self.job.seed, purpose, clinics, server_round, step)
+            self.noised_steps[:lanes] += 1
+            grads = [sums[name] for name in self.parameters]
+        self.job.optimizer.step(self.parameters, grads, self.state, lanes)
+        self._outputs = torch.empty(0)
+        self._inputs, self._tape = None, []
+        return torch.empty(0) if input_gradient is None else input_gradient
+
+
+def train_whole(learner: Learner, cohort: Cohort, server_round: int) -> None:
+    """Train the whole model for one round on each lane's own records: local SGD, one lane a clinic.
+
+    Parameters
+    ----------
+    learner : Learner
+        Of the whole model; changed in place.
+    cohort : Cohort
+        Holds the records of the learner's clinics.
+    server_round : int
+    """
+    batches = learner.job.batches(server_round, learner.clinics)
+    for s in range(len(batches.active)):
+        index, weights, lanes = batches.step(s)
+        x, y = cohort.batch(learner.clinics[:lanes], index)
+        learner.forward(x)
+        learner.loss(y, torch.from_numpy(weights))
+        learner.backward(server_round, s, batches.normaliser[s, :lanes])

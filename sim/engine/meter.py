@@ -1,0 +1,75 @@
+"""Counts what really crosses: bytes by direction, kind and clinic, and the noised steps that were executed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+from flwr.app import ArrayRecord, Message
+
+from sim.engine.messages import OBSERVED, config_of, integers
+from sim.protocols import HEADER_BYTES, HEADERS, MODEL_KIND, ROW_KINDS, Direction, Traffic
+
+
+class Meter:
+    """An observer of messages.
+
+    Parameters
+    ----------
+    clinics : int
+        How many clinics there are.
+
+    Attributes
+    ----------
+    traffic : Traffic
+        Bytes by ``(direction, kind)``, an integer array ``[clinic]`` each. A clinic's bytes are what its own message
+        would carry: its rows without padding, the payload of the arrays, and ``HEADER_BYTES`` a message. Messages that
+        carry no array, and what the simulator itself looks at, do not cross and are not counted.
+    noised_steps : dict of str to ndarray
+        By part, ``[clinic]``: how many gradients of that part were clipped and noised.
+    """
+
+    def __init__(self, clinics: int) -> None:
+        self.clinics = clinics
+        self.traffic: Traffic = {}
+        self.noised_steps: dict[str, np.ndarray] = {}
+
+    def observe(self, message: Message, direction: Direction, node_clinics: Sequence[int]) -> None:
+        """Count one message.
+
+        Parameters
+        ----------
+        message : Message
+            An instruction or a reply with content.
+        direction : {"up", "down"}
+        node_clinics : sequence of int
+            The clinics of the node, used where the message does not say which ones it concerns.
+        """
+        config = config_of(message)
+        clinics = integers(config, "clinics") or list(node_clinics)
+        rows = np.array(integers(config, "rows"), dtype=np.int64)
+        crossed = False
+        for kind, record in message.content.items():
+            if kind == OBSERVED or not isinstance(record, ArrayRecord):
+                continue
+            crossed = True
+            for array in record.values():
+                item = np.dtype(array.dtype).itemsize
+                if kind in ROW_KINDS:
+                    self._add(direction, kind, clinics, rows * (item * prod(array.shape[2:])))
+                else:
+                    self._add(direction, MODEL_KIND, clinics, item * prod(array.shape[1:]))
+        if crossed:
+            self._add(direction, HEADERS, clinics, HEADER_BYTES)
+        if direction == "up":
+            for part in config.get("noised-parts", []):  # type: ignore[union-attr]
+                self.count_noise(str(part), clinics, integers(config, "noised-steps"))
+
+    def count_noise(self, part: str, clinics: Sequence[int], steps: Sequence[int]) -> None:
+        """Add executed noised steps of one part, one number a clinic."""
+        self.noised_steps.setdefault(part, np.zeros(self.clinics, dtype=np.int64))[list(clinics)] += steps
+
+    def _add(self, direction: Direction, kind: str, clinics: Sequence[int], size: np.ndarray | int) -> None:
+        counts = self.traffic.setdefault((direction, kind), np.zeros(self.clinics, dtype=np.int64))
+        counts[list(clinics)] += size

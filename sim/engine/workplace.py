@@ -1,0 +1,112 @@
+"""The workplace of a node: its cohort's records, and the job as Flower's context states it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from flwr.app import Context, UserConfig
+from torch import Tensor
+
+from sim.data import Federation, Records, load_federation
+from sim.job import Job
+from sim.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The training records that one node holds, for all its clinics, in one flat tensor.
+
+    Attributes
+    ----------
+    clinics : tuple of int
+        In lane order.
+    x : Tensor
+        ``[record, *feature]``
+    y : Tensor
+        ``[record]``
+    first : dict of int to int
+        By clinic, where its records begin.
+    """
+
+    clinics: tuple[int, ...]
+    x: Tensor
+    y: Tensor
+    first: dict[int, int]
+
+    @classmethod
+    def build(cls, job: Job, train: Records, clinics: Sequence[int]) -> Cohort:
+        """Take the clinics' records out of the federation."""
+        ordered = job.in_lane_order(clinics)
+        rows = [slice(int(train.offsets[k]), int(train.offsets[k + 1])) for k in ordered]
+        starts = np.cumsum([0, *(r.stop - r.start for r in rows)])
+        return cls(
+            tuple(ordered),
+            torch.from_numpy(np.concatenate([train.x[r] for r in rows])),
+            torch.from_numpy(np.concatenate([train.y[r] for r in rows])),
+            {k: int(start) for k, start in zip(ordered, starts[:-1], strict=True)},
+        )
+
+    def batch(self, clinics: Sequence[int], index: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Gather one step's records.
+
+        Parameters
+        ----------
+        clinics : sequence of int
+            The clinic of each lane.
+        index : ndarray
+            ``[lane, batch]`` positions within each clinic's records.
+
+        Returns
+        -------
+        x : Tensor
+            ``[lane, batch, *feature]``
+        y : Tensor
+            ``[lane, batch]``
+        """
+        first = np.array([self.first[k] for k in clinics], dtype=np.int64)
+        flat = torch.from_numpy(index + first[:, None])
+        return self.x[flat], self.y[flat]
+
+
+def cohorts_of(clinics: int, nodes: int) -> list[list[int]]:
+    """Share clinics out to nodes in contiguous groups of nearly equal size."""
+    return [group.tolist() for group in np.array_split(np.arange(clinics), nodes)]
+
+
+def run_config(spec: RunSpec, noise_multipliers: Sequence[float]) -> UserConfig:
+    """Write what every party must know into Flower's run config, which holds scalars only."""
+    return {"run-spec": spec.model_dump_json(by_alias=True), "noise-multipliers": json.dumps(list(noise_multipliers))}
+
+
+@lru_cache(maxsize=8)
+def _job(spec_json: str, noise_json: str) -> tuple[Job, Federation]:
+    spec = RunSpec.model_validate_json(spec_json)
+    federation = load_federation(spec.data, spec.seed)
+    return Job.build(spec, federation, json.loads(noise_json)), federation
+
+
+@lru_cache(maxsize=64)
+def _cohort(spec_json: str, noise_json: str, partition: int, partitions: int) -> tuple[Job, Cohort]:
+    job, federation = _job(spec_json, noise_json)
+    return job, Cohort.build(job, federation.train, cohorts_of(len(job.sizes), partitions)[partition])
+
+
+def job_of(config: UserConfig) -> Job:
+    """Return the job stated in a run config."""
+    return _job(str(config["run-spec"]), str(config["noise-multipliers"]))[0]
+
+
+def workplace_of(context: Context) -> tuple[Job, Cohort]:
+    """Return the job and the cohort of the node that a context belongs to."""
+    config, node = context.run_config, context.node_config
+    return _cohort(
+        str(config["run-spec"]),
+        str(config["noise-multipliers"]),
+        int(node["partition-id"]),
+        int(node["num-partitions"]),
+    )

@@ -1,0 +1,1 @@
+"""Everything that follows from counts, before any training: participation, traffic, time, epsilon."""

@@ -1,0 +1,92 @@
+"""What one record costs in each part of the network: bytes at the cuts, FLOPs, activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from sim.engine.lanes import forward
+from sim.models import Part
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class PartCost:
+    """Costs of one part, for one record unless said otherwise.
+
+    Attributes
+    ----------
+    parameters : int
+        Number of scalars, whatever the records.
+    output_shape : tuple of int
+    forward_flops, backward_flops : int
+        Multiplications and additions counted apart, matrix products only (PyTorch's counter); the extra work of
+        per-sample clipping is not in it. Backward includes the gradient in the part's inputs for every part but the
+        first.
+    activations : int
+        Scalars kept between forward and backward.
+    """
+
+    parameters: int
+    output_shape: tuple[int, ...]
+    forward_flops: int
+    backward_flops: int
+    activations: int
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of one record's output: what crosses at the cut."""
+        return FLOAT_BYTES * torch.Size(self.output_shape).numel()
+
+
+def part_costs(parts: tuple[Part, ...], input_shape: tuple[int, ...]) -> dict[str, PartCost]:
+    """Count every part's costs on tensors without data.
+
+    Parameters
+    ----------
+    parts : tuple of Part
+        In the network's order.
+    input_shape : tuple of int
+        Shape of one record.
+
+    Returns
+    -------
+    dict of str to PartCost
+        By the part's name.
+    """
+    costs = {}
+    for position, part in enumerate(parts):
+        cost = _count(part, input_shape, first=position == 0)
+        costs[part.name] = cost
+        input_shape = cost.output_shape
+    return costs
+
+
+def _count(part: Part, input_shape: tuple[int, ...], *, first: bool) -> PartCost:
+    parameters = {n: torch.empty(1, *s, device="meta", requires_grad=True) for n, s in part.shapes().items()}
+    x = torch.empty(1, 1, *input_shape, device="meta", requires_grad=not first)
+    known = {id(value) for value in parameters.values()}
+    kept: dict[int, int] = {}
+
+    def pack(value: Tensor) -> Tensor:
+        base = value if value._base is None else value._base
+        if id(base) not in known:
+            kept[id(base)] = value.numel()
+        return value
+
+    ahead, back = FlopCounterMode(display=False), FlopCounterMode(display=False)
+    with ahead, torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        outputs = forward(part, parameters, x)
+    with back:
+        torch.autograd.backward(outputs, torch.empty_like(outputs))
+    return PartCost(
+        part.parameter_count(),
+        tuple(outputs.shape[2:]),
+        ahead.get_total_flops(),
+        back.get_total_flops(),
+        sum(kept.values()),
+    )

@@ -1,0 +1,1 @@
+"""Mechanisms, events and the one ledger of differential privacy."""

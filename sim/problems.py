@@ -1,0 +1,167 @@
+"""Everything wrong with a scenario, told at once and in one line each.
+
+A line reads ``<file or 'scenario'>: <dotted.kebab.place>: what is wrong; how to mend it``.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+    from pydantic_core import ErrorDetails
+
+__all__ = ["ScenarioError", "problem_lines", "show", "suggest"]
+
+
+class ScenarioError(ValueError):
+    """A scenario, or the data it names, cannot be used.
+
+    Parameters
+    ----------
+    problems : iterable of str
+        One line a problem; lines said twice are kept once.
+
+    Attributes
+    ----------
+    problems : tuple of str
+        The lines.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems: tuple[str, ...] = tuple(dict.fromkeys(" ".join(line.splitlines()) for line in problems))
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+def suggest(word: object, known: Collection[str]) -> str:
+    """Return how to mend an unknown word.
+
+    Parameters
+    ----------
+    word : object
+        What was written.
+    known : collection of str
+        The words that exist, in the order in which to list them.
+
+    Returns
+    -------
+    str
+        ``'did you mean "x"?'`` if one is close, and otherwise the list of all.
+    """
+    by_lower_case = {name.lower(): name for name in known}
+    if close := get_close_matches(str(word).lower(), by_lower_case, n=1):
+        return f'did you mean "{by_lower_case[close[0]]}"?'
+    *others, last = (f'"{name}"' for name in known)
+    if len(others) > 12:
+        return f"choose {', '.join(others[:12])} or another of the {len(known)}"
+    return f"choose {', '.join(others)} or {last}" if others else f"only {last} exists"
+
+
+_SENTENCES: Final = {
+    "bool_type": "{got} is neither true nor false; write true or false",
+    "dict_type": "{got} is not a table; write it as one",
+    "finite_number": "{got} is not a finite number; give one",
+    "float_type": "{got} is not a number; give one such as 0.5",
+    "greater_than": "{got} is out of range; give a number greater than {gt:g}",
+    "greater_than_equal": "{got} is out of range; give a number of at least {ge:g}",
+    "int_type": "{got} is not a whole number; give one such as 5",
+    "less_than": "{got} is out of range; give a number less than {lt:g}",
+    "less_than_equal": "{got} is out of range; give a number of at most {le:g}",
+    "missing": "is missing; add this key",
+    "model_attributes_type": "{got} is not a table; write it as one",
+    "model_type": "{got} is not a table; write it as one",
+    "path_type": "{got} is not a path; write one in quotes",
+    "string_type": "{got} is not text; write it in quotes",
+    "too_short": "is empty; give at least one value",
+    "tuple_type": "{got} is not a list; write it in square brackets",
+    "union_tag_not_found": "is missing; add this key",
+}
+_TAGS: Final = {"union_tag_invalid": "expected_tags", "literal_error": "expected"}
+
+
+def show(value: object) -> str:
+    """Return a value as TOML would write it, shortened.
+
+    Parameters
+    ----------
+    value : object
+        A value of a scenario.
+
+    Returns
+    -------
+    str
+        At most 60 characters.
+    """
+    if isinstance(value, list | tuple):
+        text = f"[{', '.join(show(element) for element in value)}]"
+    else:
+        text = repr(value) if isinstance(value, float) else json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _choices(listed: str) -> list[str]:
+    return [choice.strip(" '") for choice in listed.replace(" or ", ",").split(",")]
+
+
+def _sentence(error: "ErrorDetails", models: "Mapping[tuple[str, ...], type[BaseModel]]") -> str:
+    kind, context, got = error["type"], error.get("ctx", {}), error["input"]
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "extra_forbidden":
+        table = models[tuple(part for part in error["loc"][:-1] if isinstance(part, str))]
+        return f"unknown key; {suggest(error['loc'][-1], [f.alias or n for n, f in table.model_fields.items()])}"
+    if kind in _TAGS:
+        word = context["tag"] if kind == "union_tag_invalid" else got
+        return f"{show(word)} does not exist; {suggest(word, _choices(context[_TAGS[kind]]))}"
+    if kind in _SENTENCES:
+        return _SENTENCES[kind].format(got=show(got), **context)
+    return f"{error['msg']}; got {show(got)}"
+
+
+def problem_lines(
+    error: "ValidationError",
+    label: str,
+    models: "Mapping[tuple[str, ...], type[BaseModel]]",
+    swept: Collection[str] = (),
+) -> list[str]:
+    """Return one line for each place at which pydantic found an error.
+
+    Parameters
+    ----------
+    error : pydantic.ValidationError
+        What pydantic found.
+    label : str
+        The file that was read, or ``"scenario"``.
+    models : mapping of tuple of str to type
+        The model of each table, keyed by its place; a table that is one of several kinds has the kind in its key, as
+        pydantic reports it (``("data", "csv")``).
+    swept : collection of str
+        Dotted keys whose value came from ``[sweep]``, so that the line points there.
+
+    Returns
+    -------
+    list of str
+        The lines in the order of the file's tables.
+    """
+    lines: dict[str, str] = {}
+    for detail in error.errors(include_url=False):
+        if detail["type"] == "too_short" and detail["input"]:
+            continue  # it is the wrong elements that were not counted, and they have lines of their own
+        place = _place(detail["loc"], detail["type"], models)
+        if place in swept:
+            place = f"sweep.{place}"
+        lines.setdefault(place, f"{label}: {place}: {_sentence(detail, models)}")
+    return list(lines.values())
+
+
+def _place(location: Sequence[Any], kind: str, models: "Mapping[tuple[str, ...], type[BaseModel]]") -> str:
+    parts = [str(part) for part in location if part != "[key]"]
+    if tuple(parts[:2]) in models and len(parts) > 1 and (parts[0],) not in models:
+        del parts[1]
+    if kind.startswith("union_tag"):
+        parts.append("source")
+    return ".".join(parts)

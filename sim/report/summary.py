@@ -1,0 +1,143 @@
+"""Means with confidence intervals over seeds, and the names of methods as people read them.
+
+Every table and figure takes its numbers from here, so that the same study never shows two different means.
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+ADVERSARIES = {"epsilon_model_user": "Model user", "epsilon_peer": "Peer clinic", "epsilon_server": "Server"}
+"""Column of `runs` with an adversary's epsilon, and the adversary's name."""
+
+NOISE_KEYS = ("privacy.epsilon", "privacy.noise-multiplier")
+"""Swept keys that only change how much noise is added: a curve runs along them."""
+
+_STRATEGIES = {
+    "centralised": "Centralised",
+    "local": "Local",
+    "fedavg": "FedAvg",
+    "fedprox": "FedProx",
+    "split": "Split learning",
+    "splitfed-v1": "SplitFed V1",
+    "splitfed-v2": "SplitFed V2",
+    "splitfed-v3": "SplitFed V3",
+}
+_CUTS = {"vanilla": "vanilla", "u-shaped": "U-shaped"}
+
+
+def method_label(strategy: str, cut: object = None) -> str:
+    """Name a method, that is a strategy and where it cuts the model.
+
+    Parameters
+    ----------
+    strategy : str
+        Strategy as in the scenario file: a built-in name, or the import path of a Flower strategy.
+    cut : object, optional
+        Name of the cut; an empty string, None or NaN for strategies that do not cut the model.
+
+    Returns
+    -------
+    str
+        For example "SplitFed V1, U-shaped", "FedAvg" or, for an import path, the name of the class.
+    """
+    name = _STRATEGIES.get(strategy, strategy.replace(":", ".").rpartition(".")[2])
+    return f"{name}, {_CUTS.get(cut, cut)}" if isinstance(cut, str) and cut else name
+
+
+def swept_keys(runs: pd.DataFrame) -> list[str]:
+    """List the swept keys (the columns with a dotted name) that take more than one value."""
+    return [name for name in runs.columns if "." in name and len(runs[name].map(_hashable).unique()) > 1]
+
+
+def series_label(method: str, settings: dict[str, object]) -> str:
+    """Name a method together with the swept settings that set it apart, for example "FedAvg, local-epochs 5"."""
+    return ", ".join([method, *(f"{key.rpartition('.')[2]} {value_text(value)}" for key, value in settings.items())])
+
+
+def value_text(value: object) -> str:
+    """Write a setting: infinity as its sign, a number without needless digits, a missing value as a dash."""
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+        number = float(value)
+        if math.isnan(number):
+            return "–"
+        return f"{number:.10g}" if math.isfinite(number) else "∞"
+    return "–" if value is None else str(value)
+
+
+def successful_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Keep the runs that succeeded, name their methods and put them in reading order.
+
+    Parameters
+    ----------
+    runs : pandas.DataFrame
+        One row a run, with the columns of `runs.parquet`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The runs with status "ok" and two more columns: `method`, and `series` (the method, followed by the values of
+        the swept keys other than the amount of noise). Sorted by method, then by swept values.
+    """
+    ok = runs[runs["status"] == "ok"].copy()
+    keys = swept_keys(ok)
+    for key in keys:
+        ok[key] = ok[key].map(_hashable)
+    pairs = list(zip(ok["strategy"], ok["cut"], strict=True))
+    built_in = {method_label(strategy, cut) for strategy, cut in pairs if strategy in _STRATEGIES}
+    ok["method"] = [
+        f"{label} ({strategy})" if strategy not in _STRATEGIES and label in built_in else label
+        for (strategy, _), label in zip(pairs, [method_label(*pair) for pair in pairs], strict=True)
+    ]
+    settings = [key for key in keys if key not in NOISE_KEYS]
+    ok["series"] = [
+        series_label(method, dict(zip(settings, values, strict=True)))
+        for method, values in zip(ok["method"], ok[settings].itertuples(index=False), strict=True)
+    ]
+    ok["_rank"] = [_rank(strategy, _STRATEGIES) * 10 + _rank(cut, _CUTS) for strategy, cut in pairs]
+    by = ["_rank", "method", *keys, "seed"]
+    return ok.sort_values(by, key=_sortable).drop(columns="_rank").reset_index(drop=True)
+
+
+def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFrame:
+    """Mean of a metric and its 95 % confidence interval over seeds, for every group of successful runs.
+
+    Parameters
+    ----------
+    runs : pandas.DataFrame
+        One row a run; rows whose status is not "ok" are left out.
+    by : sequence of str
+        Columns that make a group; everything else in a group counts as repetition.
+    metric : str
+        Column to average. Missing values are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns `by`, then `n` (values averaged), `mean`, and `half_width` of the interval, from Student's t with
+        n - 1 degrees of freedom: NaN when n is 1. Groups come in order of first appearance.
+    """
+    groups = runs[runs["status"] == "ok"].groupby(list(by), dropna=False, sort=False, observed=True)[metric]
+    table = groups.agg(n="count", mean="mean", deviation="std").reset_index()
+    count = table["n"].where(table["n"] > 1)
+    table["half_width"] = stdtrit(count - 1, 0.975) * table.pop("deviation") / np.sqrt(count)
+    return table
+
+
+def _hashable(value: object) -> Hashable:
+    """Return scalars as they are and anything else (a list from a scenario) as text, so that it can be grouped."""
+    return value if isinstance(value, (str, int, float, np.number)) else str(value)
+
+
+def _rank(name: object, names: dict[str, str]) -> int:
+    """Position of a name in a list of known ones; unknown names come last."""
+    return list(names).index(name) if name in names else len(names)
+
+
+def _sortable(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Return a column that can be sorted, even where one swept key takes numbers and words."""
+    return column if pd.api.types.is_numeric_dtype(column) else column.astype(str)

@@ -1,0 +1,131 @@
+"""The results as a table: one row for each method and each combination of swept values."""
+
+import math
+import re
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from sim.report.summary import ADVERSARIES, successful_runs, summarise, swept_keys, value_text
+
+CAPTION = (
+    "Mean ± half-width of the 95 % confidence interval over seeds. Time and traffic of a whole run, simulated. "
+    "ε is the largest over seeds; ∞ means no guarantee against that adversary."
+)
+_SCORES = {"AUC": "auc", "Balanced accuracy": "balanced_accuracy", "Accuracy": "accuracy"}
+_TIMES = (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3))
+_SIZES = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
+
+
+def score_text(mean: float, half_width: float = math.nan) -> str:
+    """Write a score between 0 and 1 to three digits, with its interval if there is one: ".853±.012"."""
+    if math.isnan(mean):
+        return "–"
+    texts = [_short(mean)] if math.isnan(half_width) else [_short(mean), _short(half_width)]
+    return "±".join(texts)
+
+
+def epsilon_text(epsilon: float) -> str:
+    """Write an epsilon to three significant digits, infinity as its sign and a missing one as a dash."""
+    if math.isnan(epsilon):
+        return "–"
+    return f"{epsilon:.3g}" if math.isfinite(epsilon) else "∞"
+
+
+def seconds_text(seconds: float) -> str:
+    """Write a duration in the unit people would use: "3.09 min"."""
+    return _with_unit(seconds, _TIMES)
+
+
+def bytes_text(count: float) -> str:
+    """Write a number of bytes in the (decimal) unit people would use: "3.41 MB"."""
+    return _with_unit(count, _SIZES)
+
+
+def results_frame(runs: pd.DataFrame) -> pd.DataFrame:
+    """Lay out the results as text.
+
+    Parameters
+    ----------
+    runs : pandas.DataFrame
+        One row a run, with the columns of `runs.parquet`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each method and combination of swept values; the columns' names are the headings. Empty when no
+        run succeeded.
+    """
+    ok = successful_runs(runs)
+    keys = swept_keys(ok)
+    by = ["method", *keys]
+    groups = ok.groupby(by, dropna=False, sort=False, observed=True)
+    means = groups[["worst_clinic_auc", "sim_seconds", "bytes_up", "bytes_down"]].mean()
+    largest = groups[list(ADVERSARIES)].max()
+
+    table = pd.DataFrame({"Method": means.index.get_level_values("method")})
+    for key in keys:
+        name = "Target ε" if key == "privacy.epsilon" else key
+        table[name] = [value_text(value) for value in means.index.get_level_values(key)]
+    table["Seeds"] = groups.size().astype(str).to_numpy()
+    for name, metric in _SCORES.items():
+        summary = summarise(ok, by, metric)
+        table[name] = list(map(score_text, summary["mean"], summary["half_width"]))
+    table["Worst clinic AUC"] = list(map(score_text, means["worst_clinic_auc"]))
+    for column, adversary in ADVERSARIES.items():
+        table[f"ε {adversary.lower()}"] = list(map(epsilon_text, largest[column]))
+    table["Time"] = list(map(seconds_text, means["sim_seconds"]))
+    table["Sent up"] = list(map(bytes_text, means["bytes_up"]))
+    table["Sent down"] = list(map(bytes_text, means["bytes_down"]))
+    return table
+
+
+def console_table(runs: pd.DataFrame) -> Table:
+    """Build the table a study ends with on the terminal; it fits 120 columns.
+
+    Parameters
+    ----------
+    runs : pandas.DataFrame
+        One row a run, with the columns of `runs.parquet`.
+
+    Returns
+    -------
+    rich.table.Table
+        One row for each method and combination of swept values; the caption says how many runs are missing.
+    """
+    frame = results_frame(runs)
+    missing = int((runs["status"] != "ok").sum())
+    caption = f"{CAPTION} {missing} of {len(runs)} runs did not succeed and are left out." if missing else CAPTION
+    table = Table(
+        title=Text(", ".join(runs["study"].unique()), style="bold"),
+        caption=Text(caption, style="dim"),
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
+    )
+    for position, name in enumerate(frame.columns):
+        heading = Text(re.sub(r" |(?<=[.-])", "\n", name))
+        table.add_column(heading, justify="left" if position == 0 else "right", overflow="fold")
+    last_of_method = frame["Method"].ne(frame["Method"].shift(-1)) & frame["Method"].duplicated()
+    for row, end_section in zip(frame.itertuples(index=False), last_of_method, strict=True):
+        table.add_row(*map(Text, row), end_section=end_section)
+    return table
+
+
+def _short(number: float) -> str:
+    """Write three decimals without a leading zero, and without a minus sign before nothing."""
+    text = f"{round(number, 3) + 0.0:.3f}"
+    return text.replace("0.", ".", 1) if abs(number) < 0.9995 else text
+
+
+def _with_unit(value: float, units: tuple[tuple[str, float], ...]) -> str:
+    """Write a value to three significant digits in the largest unit that leaves at least one, or else the smallest."""
+    if math.isnan(value):
+        return "–"
+    if value == 0:
+        return "0"
+    name, size = next((unit for unit in units if value >= unit[1]), units[-1])
+    scaled = value / size
+    return f"{scaled:.0f} {name}" if scaled >= 100 else f"{scaled:.3g} {name}"

@@ -1,0 +1,208 @@
+"""Who takes part in a round and which records stand in each batch: draws shared by plan and learning.
+
+Plain numpy: the plan needs the very same counts before any training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.rng import stream
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a clinic forms its batches.
+
+    Attributes
+    ----------
+    poisson : bool
+        Poisson sampling (each record joins each batch independently, as the accounting of DP-SGD assumes), otherwise
+        shuffled batches without replacement.
+    batch_size : int
+        Records in a batch; the expected number under Poisson sampling.
+    local_epochs : int
+        Passes over the data in one round.
+    """
+
+    poisson: bool
+    batch_size: int
+    local_epochs: int
+
+    def steps(self, records: int) -> int:
+        """Return the number of batches in one round of a clinic with ``records`` records."""
+        return self.local_epochs * -(-records // self.batch_size)
+
+    def rate(self, records: int) -> float:
+        """Return the probability with which one record joins one batch under Poisson sampling."""
+        return min(1.0, self.batch_size / records)
+
+    def normaliser(self, records: Ints, rows: Ints) -> Ints:
+        """Return what a batch's summed gradient is divided by.
+
+        Parameters
+        ----------
+        records : ndarray
+            ``[lane]`` each clinic's number of training records.
+        rows : ndarray
+            ``[..., lane]`` rows really drawn.
+
+        Returns
+        -------
+        ndarray
+            ``[..., lane]``: the expected batch size under Poisson sampling, otherwise the rows of the batch.
+        """
+        if self.poisson:
+            return np.broadcast_to(np.minimum(self.batch_size, records), rows.shape)
+        return np.maximum(rows, 1)
+
+
+def loss_weights(rows: Ints, normaliser: Ints) -> NDArray[np.float32]:
+    """Return each row's weight in the loss, ``[lane, batch]``: 1 / normaliser for a record, 0 for padding."""
+    inside = np.arange(max(1, int(rows.max()))) < rows[:, None]
+    return (inside / normaliser[:, None]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of one round for several lanes.
+
+    Attributes
+    ----------
+    index : ndarray
+        ``[step, lane, batch]`` positions within the clinic's own records; padding holds 0.
+    rows : ndarray
+        ``[step, lane]`` records really in the batch; the rest of the row is padding.
+    active : ndarray
+        ``[step]`` how many lanes, counted from the first, take the step.
+    normaliser : ndarray
+        ``[step, lane]`` what the summed gradient is divided by.
+    """
+
+    index: Ints
+    rows: Ints
+    active: Ints
+    normaliser: Ints
+
+    def step(self, s: int) -> tuple[Ints, NDArray[np.float32], int]:
+        """Return index ``[lane, batch]``, loss weights ``[lane, batch]`` and the number of active lanes of a step."""
+        lanes = int(self.active[s])
+        weights = loss_weights(self.rows[s, :lanes], self.normaliser[s, :lanes])
+        return self.index[s, :lanes, : weights.shape[1]], weights, lanes
+
+
+def participants(seed: int, server_round: int, clinics: int, share: float) -> Ints:
+    """Draw the clinics of a round, without replacement.
+
+    Parameters
+    ----------
+    seed : int
+    server_round : int
+        From 1.
+    clinics : int
+        How many clinics there are.
+    share : float
+        Share that takes part, in (0, 1]; at least one clinic does.
+
+    Returns
+    -------
+    ndarray
+        Sorted clinic numbers.
+    """
+    size = max(1, int(share * clinics + 0.5))
+    if size == clinics:
+        return np.arange(clinics)
+    chosen = stream(seed, "participants", server_round=server_round).choice(clinics, size=size, replace=False)
+    return np.sort(chosen).astype(np.int64)
+
+
+def draw_batches(
+    sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int], records: Sequence[int]
+) -> Batches:
+    """Draw one round's batches.
+
+    Parameters
+    ----------
+    sampling : Sampling
+    seed : int
+    server_round : int
+        From 1.
+    clinics : sequence of int
+        The clinic of each lane; it names the random stream.
+    records : sequence of int
+        Each lane's number of training records, in descending order, so that the lanes still at work in a step are
+        always the first ones.
+
+    Returns
+    -------
+    Batches
+
+    Raises
+    ------
+    ValueError
+        If the lanes are not ordered by size.
+    """
+    n = np.asarray(records, dtype=np.int64)
+    if np.any(np.diff(n) > 0):
+        raise ValueError("lanes must be ordered by descending number of records")
+    steps = np.array([sampling.steps(int(k)) for k in n], dtype=np.int64)
+    total = int(steps.max(initial=0))
+    active = (steps[None, :] > np.arange(total)[:, None]).sum(1)
+    draw = _poisson if sampling.poisson else _shuffled
+    index, rows = draw(sampling, seed, server_round, clinics, n, steps)
+    return Batches(index, rows, active, sampling.normaliser(n, rows))
+
+
+def draw_rows(sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int], records: Sequence[int]) -> Ints:
+    """Return the rows of one round's batches, ``[step, lane]``, as ``draw_batches`` would draw them."""
+    if sampling.poisson:
+        return draw_batches(sampling, seed, server_round, clinics, records).rows
+    n = np.asarray(records, dtype=np.int64)
+    per_epoch = -(-n // sampling.batch_size)
+    steps = per_epoch * sampling.local_epochs
+    step = np.arange(int(steps.max(initial=0)))[:, None]
+    left = n - step % per_epoch * sampling.batch_size
+    return np.where(step < steps, np.minimum(left, sampling.batch_size), 0)
+
+
+def _shuffled(
+    sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int], n: Ints, steps: Ints
+) -> tuple[Ints, Ints]:
+    epochs, size = sampling.local_epochs, sampling.batch_size
+    per_epoch = steps // epochs
+    total = int(steps.max(initial=0))
+    padded = int(per_epoch.max(initial=0)) * size
+    keys = np.full((len(n), epochs, padded), np.inf)
+    for lane, (clinic, count) in enumerate(zip(clinics, n, strict=True)):
+        keys[lane, :, :count] = stream(seed, "batches", clinic, server_round).random((epochs, count))
+    order = np.argsort(keys, axis=-1)
+    step = np.arange(total)[:, None]
+    epoch = np.minimum(step // per_epoch, epochs - 1)
+    position = (step % per_epoch)[:, :, None] * size + np.arange(size)
+    inside = (position < n[:, None]) & (step < steps)[:, :, None]
+    own = order[np.arange(len(n))[None, :, None], epoch[:, :, None], position]
+    index = np.where(inside, own, 0)
+    return index, inside.sum(-1)
+
+
+def _poisson(
+    sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int], n: Ints, steps: Ints
+) -> tuple[Ints, Ints]:
+    total = int(steps.max(initial=0))
+    drawn = []
+    rows = np.zeros((total, len(n)), dtype=np.int64)
+    for lane, (clinic, count, own) in enumerate(zip(clinics, n, steps, strict=True)):
+        joins = stream(seed, "batches", clinic, server_round).random((own, count)) < sampling.rate(int(count))
+        rows[:own, lane] = joins.sum(1)
+        drawn.append(np.nonzero(joins))
+    index = np.zeros((total, len(n), max(1, int(rows.max(initial=0)))), dtype=np.int64)
+    for lane, (at, record) in enumerate(drawn):
+        first = np.cumsum(rows[:, lane]) - rows[:, lane]
+        index[at, lane, np.arange(len(at)) - first[at]] = record
+    return index, rows

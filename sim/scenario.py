@@ -1,0 +1,390 @@
+"""The scenario file: which clinics, which data, which model, and which strategies to compare.
+
+TOML with kebab-case keys, checked into frozen objects; everything wrong is reported at once, in one line each.
+"""
+
+import re
+import tomllib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    Strict,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from sim.problems import ScenarioError, problem_lines, show, suggest
+from sim.sections import (
+    BUILT_IN_STRATEGIES,
+    SCALARS,
+    ClinicGroup,
+    Csv,
+    Cut,
+    DataSpec,
+    HeartDisease,
+    Model,
+    Privacy,
+    Scalar,
+    Section,
+    Server,
+    Strategy,
+    SweptValues,
+    Train,
+    unique,
+)
+
+__all__ = [
+    "BUILT_IN_STRATEGIES",
+    "ClinicGroup",
+    "Csv",
+    "Cut",
+    "DataSpec",
+    "HeartDisease",
+    "Model",
+    "Privacy",
+    "Scalar",
+    "Scenario",
+    "ScenarioError",
+    "Server",
+    "Strategy",
+    "Train",
+    "load_scenario",
+    "parse_scenario",
+    "replaced",
+    "validated",
+]
+
+_Checked = TypeVar("_Checked", bound=Section)
+_NAME: Final = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9._-]{0,63}")
+_BARE_TEXT: Final = re.compile(r"[^\"'\[\]{}=,#\n]+")
+_SWEPT_TABLES: Final[dict[str, tuple[type[Section], ...]]] = {
+    "data": (HeartDisease, Csv),
+    "model": (Model,),
+    "train": (Train,),
+    "server": (Server,),
+    "privacy": (Privacy,),
+}
+_SWEPT_KEYS: Final = tuple(
+    dict.fromkeys(
+        f"{table}.{field.alias}"
+        for table, models in _SWEPT_TABLES.items()
+        for model in models
+        for field in model.model_fields.values()
+    )
+)
+
+
+def _swept_key(key: str) -> str:
+    if ".".join(key.split(".")[:2]) not in _SWEPT_KEYS:
+        raise ValueError(f"unknown key; {suggest(key, _SWEPT_KEYS)}")
+    return key
+
+
+class Scenario(Section):
+    """A study: everything that a scenario file says.
+
+    A table whose keys are swept holds the first value of each.
+    """
+
+    name: str
+    seeds: Annotated[
+        tuple[Annotated[int, Strict(), Field(ge=0, lt=2**63)], ...], Field(min_length=1), AfterValidator(unique)
+    ]
+    data: DataSpec
+    model: Model
+    train: Train
+    server: Server = Server()
+    clinics: Annotated[tuple[ClinicGroup, ...], Field(min_length=1)] = (ClinicGroup(profile="hospital"),)
+    privacy: Privacy = Privacy()
+    strategies: Annotated[tuple[Strategy, ...], Field(min_length=1)]
+    sweep: dict[Annotated[str, AfterValidator(_swept_key)], SweptValues] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hold_first_swept_values(cls, written: Any) -> Any:
+        if not isinstance(written, Mapping) or not isinstance(written.get("sweep"), Mapping):
+            return written
+        held = {**written, "sweep": _flat(written["sweep"])}
+        for key, values in held["sweep"].items():
+            if ".".join(key.split(".")[:2]) in _SWEPT_KEYS and isinstance(values, list | tuple) and values:
+                with suppress(ValueError):  # what is no table is reported as such
+                    held = replaced(held, key.split("."), values[0])
+        return held
+
+    @field_validator("name")
+    @classmethod
+    def _name_of_a_folder(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{show(name)} cannot name a folder; use up to 64 of a-z, 0-9, '-', '_' and single '.', "
+                "the first a letter or digit"
+            )
+        return name
+
+    @field_validator("clinics")
+    @classmethod
+    def _one_group_for_the_rest(cls, clinics: tuple[ClinicGroup, ...]) -> tuple[ClinicGroup, ...]:
+        if sum(group.sites is None for group in clinics) > 1:
+            raise ValueError("more than one group has no sites; name the sites of all groups but one")
+        return clinics
+
+    @field_validator("strategies")
+    @classmethod
+    def _each_strategy_once(cls, strategies: tuple[Strategy, ...]) -> tuple[Strategy, ...]:
+        seen: list[tuple[object, ...]] = []
+        for strategy in strategies:
+            for cut in strategy.cut or (None,):
+                if (run := (strategy.name, cut, strategy.options)) in seen:
+                    raise ValueError(f'"{strategy.name}" is listed twice alike; list it once')
+                seen.append(run)
+        return strategies
+
+
+_MODELS: Final[dict[tuple[str, ...], type[Section]]] = {
+    (): Scenario,
+    ("data", "heart-disease"): HeartDisease,
+    ("data", "csv"): Csv,
+    ("model",): Model,
+    ("train",): Train,
+    ("server",): Server,
+    ("clinics",): ClinicGroup,
+    ("privacy",): Privacy,
+    ("strategies",): Strategy,
+}
+
+
+def load_scenario(path: str | Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Scenario:
+    """Read a scenario file.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The TOML file.
+    overrides : sequence of str
+        ``"key=value"`` with a dotted key and a TOML value, for example ``"train.rounds=5"`` or
+        ``"clinics.0.profile=hospital"``; text that is no TOML value is taken as a string.
+    only : sequence of str
+        Names of the strategies to keep; all if empty.
+
+    Returns
+    -------
+    Scenario
+        The checked scenario; a relative path in it is relative to the file's folder.
+
+    Raises
+    ------
+    ScenarioError
+        With one line for each problem.
+    """
+    label = str(path)
+    mapping: Mapping[str, Any] = _read_toml(Path(path), label)
+    problems: list[str] = []
+    for override in overrides:
+        try:
+            mapping = _overridden(mapping, override)
+        except ValueError as error:
+            problems.append(f"{label}: {override.partition('=')[0].strip()}: {error}")
+    problems += [f"{label}: strategies: {sentence}" for sentence in _not_listed(mapping.get("strategies"), only)]
+    scenario = _checked(mapping, Path(path).parent, label, problems)
+    if only:
+        kept = tuple(strategy for strategy in scenario.strategies if strategy.name in only)
+        scenario = scenario.model_copy(update={"strategies": kept})
+    return scenario
+
+
+def parse_scenario(mapping: Mapping[str, Any], folder: Path) -> Scenario:
+    """Check a scenario that is already a mapping.
+
+    Parameters
+    ----------
+    mapping : mapping
+        What a scenario file holds, with its kebab-case keys.
+    folder : pathlib.Path
+        Where relative paths start.
+
+    Returns
+    -------
+    Scenario
+        The checked scenario.
+
+    Raises
+    ------
+    ScenarioError
+        With one line for each problem.
+    """
+    return _checked(mapping, folder, "scenario", [])
+
+
+def validated(
+    model: type[_Checked],
+    mapping: Mapping[str, Any],
+    label: str = "scenario",
+    folder: Path | None = None,
+    swept: Collection[str] = (),
+) -> _Checked:
+    """Check a mapping against a model that has the tables of a scenario.
+
+    Parameters
+    ----------
+    model : type
+        ``Scenario``, or another model with the same tables.
+    mapping : mapping
+        What to check, with kebab-case keys.
+    label : str
+        What the lines start with.
+    folder : pathlib.Path, optional
+        Where relative paths start; without it they stay as they are.
+    swept : collection of str
+        Dotted keys whose values come from ``[sweep]``.
+
+    Returns
+    -------
+    Section
+        An object of `model`.
+
+    Raises
+    ------
+    ScenarioError
+        With one line for each problem.
+    """
+    try:
+        return model.model_validate(mapping, context=folder and {"folder": folder}, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise ScenarioError(problem_lines(error, label, _MODELS, swept)) from None
+
+
+def replaced(table: Mapping[str, Any], keys: Sequence[str], value: object) -> dict[str, Any]:
+    """Return a copy of nested tables with one value set.
+
+    Parameters
+    ----------
+    table : mapping
+        The outermost table; it stays as it is.
+    keys : sequence of str
+        The way to the value; tables on the way are made if absent, and a number picks an element of a list.
+    value : object
+        The value.
+
+    Returns
+    -------
+    dict
+        The copy.
+
+    Raises
+    ------
+    ValueError
+        If something on the way is neither a table nor a list with that element.
+    """
+    changed: dict[str, Any] = _with(table, keys, value)
+    return changed
+
+
+def _with(node: Any, keys: Sequence[str], value: object) -> Any:
+    if not keys:
+        return value
+    first, *rest = keys
+    if isinstance(node, BaseModel):
+        node = node.model_dump(by_alias=True)
+    if isinstance(node, Mapping):
+        return {**node, first: _with(node.get(first, {}), rest, value)}
+    if isinstance(node, list | tuple):
+        if not first.isdecimal() or int(first) >= len(node):
+            raise ValueError(f'there is no element "{first}"; the list has {len(node)}, counted from 0')
+        position = int(first)
+        return [*node[:position], _with(node[position], rest, value), *node[position + 1 :]]
+    raise ValueError(f'there is no table that could hold "{first}"; check the dots in the key')
+
+
+def _flat(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in sweep.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{rest}": values for rest, values in _flat(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _swept_in(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    sweep = mapping.get("sweep")
+    return _flat(sweep) if isinstance(sweep, Mapping) else {}
+
+
+def _checked(mapping: Mapping[str, Any], folder: Path, label: str, problems: list[str]) -> Scenario:
+    sweep = _swept_in(mapping)
+    later_values = (
+        {**mapping, "sweep": {**sweep, key: [value]}}
+        for key, values in sweep.items()
+        if isinstance(values, list | tuple)
+        for value in values[1:]
+        if isinstance(value, SCALARS)
+    )
+    checked: list[Scenario] = []
+    for variant in (mapping, *later_values):
+        try:
+            checked.append(validated(Scenario, variant, label, folder, sweep))
+        except ScenarioError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ScenarioError(problems)
+    return checked[0]
+
+
+def _read_toml(path: Path, label: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ScenarioError([f"{label}: does not exist; check the path"]) from None
+    except OSError as error:
+        raise ScenarioError([f"{label}: cannot be read ({error.strerror}); check the path"]) from None
+    except UnicodeDecodeError:
+        raise ScenarioError([f"{label}: is not UTF-8 text; save it as UTF-8"]) from None
+    except tomllib.TOMLDecodeError as error:
+        what, _, where = str(error).rstrip(")").partition(" (at ")
+        raise ScenarioError([f"{label}: {where}: {what}; write it as TOML"]) from None
+
+
+def _overridden(mapping: Mapping[str, Any], override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ValueError('has no "="; write key=value')
+    keys = _keys(key)
+    if ".".join(keys) in _swept_in(mapping):
+        raise ValueError(f'is swept; set the sweep itself, sweep."{".".join(keys)}"=[...]')
+    return replaced(mapping, keys, _value(text.strip()))
+
+
+def _keys(key: str) -> list[str]:
+    keys = []
+    try:
+        node: Any = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError:
+        raise ValueError("is no dotted key; write it like train.rounds") from None
+    while isinstance(node, dict):
+        [(name, node)] = node.items()
+        keys.append(name)
+    return keys
+
+
+def _value(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if _BARE_TEXT.fullmatch(text):
+            return text
+        raise ValueError(f"{show(text)} is no TOML value; write a number, text, true, false or a list") from None
+
+
+def _not_listed(strategies: object, only: Sequence[str]) -> Iterator[str]:
+    tables = strategies if isinstance(strategies, list) else []
+    listed = [str(table["name"]) for table in tables if isinstance(table, dict) and "name" in table]
+    for name in only:
+        if listed and name not in listed:
+            yield f'"{name}" is not listed, so it cannot be picked; {suggest(name, listed)}'

@@ -1,0 +1,131 @@
+"""One run of a study, and the list of all its runs."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any, Final
+
+from pydantic import Field
+
+from sim.problems import ScenarioError
+from sim.scenario import (
+    ClinicGroup,
+    Csv,
+    Cut,
+    DataSpec,
+    Model,
+    Privacy,
+    Scalar,
+    Scenario,
+    Server,
+    Train,
+    replaced,
+    validated,
+)
+from sim.sections import Section
+
+__all__ = ["RESULTS_VERSION", "RunSpec", "RunStrategy", "expand"]
+
+RESULTS_VERSION: Final = 1
+"""Raised when the same spec would give other numbers, so that finished runs are not taken for current ones."""
+
+
+class RunStrategy(Section):
+    """The strategy of one run, with one cut."""
+
+    name: str
+    cut: Cut | None = None
+    options: dict[str, Scalar] = Field(default_factory=dict)
+
+
+class RunSpec(Section):
+    """Everything that decides a run's numbers, and the study it belongs to."""
+
+    study: str
+    seed: int
+    data: DataSpec
+    model: Model
+    train: Train
+    server: Server
+    clinics: tuple[ClinicGroup, ...]
+    privacy: Privacy
+    strategy: RunStrategy
+    swept: dict[str, Scalar] = Field(default_factory=dict)
+
+    @property
+    def run_id(self) -> str:
+        """The run's name: 16 hexadecimal digits that depend on the spec's content alone.
+
+        The study's name is left out, and a data file counts with its bytes, not with the place where it lies.
+        """
+        content = self.model_dump(mode="json", exclude={"study"}) | {"results-version": RESULTS_VERSION}
+        if isinstance(self.data, Csv):
+            content["data"]["path"] = self.data.sha256()
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def expand(scenario: Scenario) -> list[RunSpec]:
+    """Return the runs of a scenario.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        A checked scenario.
+
+    Returns
+    -------
+    list of RunSpec
+        Strategies, within them cuts, within them the product of the swept values, within it seeds; each in the order
+        in which it is written. A target of ``epsilon = inf`` has become mechanism ``none``.
+
+    Raises
+    ------
+    ScenarioError
+        With one line for each combination of swept values that cannot be run.
+    """
+    settings = _settings(scenario)
+    return [
+        setting.model_copy(update={"strategy": strategy, "seed": seed})
+        for strategy in _strategies(scenario)
+        for setting in settings
+        for seed in scenario.seeds
+    ]
+
+
+def _strategies(scenario: Scenario) -> Iterator[RunStrategy]:
+    for strategy in scenario.strategies:
+        for cut in strategy.cut or (None,):
+            yield RunStrategy(name=strategy.name, cut=cut, options=strategy.options)
+
+
+def _settings(scenario: Scenario) -> list[RunSpec]:
+    tables: dict[str, Any] = scenario.model_dump(include={"data", "model", "train", "server", "clinics", "privacy"})
+    settings: list[RunSpec] = []
+    problems: list[str] = []
+    for values in product(*scenario.sweep.values()):
+        swept = dict(zip(scenario.sweep, values, strict=True))
+        try:
+            settings.append(_setting(scenario, tables, swept))
+        except ScenarioError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ScenarioError(problems)
+    return settings
+
+
+def _setting(scenario: Scenario, tables: Mapping[str, Any], swept: Mapping[str, Any]) -> RunSpec:
+    for key, value in swept.items():
+        tables = replaced(tables, key.split("."), value)
+    first = next(_strategies(scenario))
+    spec = validated(
+        RunSpec,
+        {**tables, "study": scenario.name, "seed": scenario.seeds[0], "strategy": first, "swept": swept},
+        swept=swept,
+    )
+    if spec.privacy.mechanism == "dp-sgd" and spec.privacy.epsilon == math.inf:
+        unprotected = spec.privacy.model_copy(update={"mechanism": "none", "epsilon": None})
+        spec = spec.model_copy(update={"privacy": unprotected})
+    return spec

@@ -1,0 +1,1 @@
+"""Sweeps: runs, workers and the store."""

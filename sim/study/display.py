@@ -1,0 +1,58 @@
+"""What a study shows while it runs, and what its report says of the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from sim.scenario import HeartDisease, Scenario
+from sim.study.provenance import provenance
+from sim.study.runner import Progress, Row
+
+
+@contextmanager
+def shown_progress(console: Console) -> Iterator[Progress]:
+    """Show a progress bar with the time left; a failed run is printed at once."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+    )
+    with Bar(*columns, TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("runs", total=None)
+
+        def start(to_do: int, done: int) -> None:
+            bar.update(task, total=to_do)
+            if done:
+                bar.console.print(f"{done} runs are there already; {to_do} to do")
+
+        def finished(row: Row) -> None:
+            bar.advance(task)
+            if row["status"] != "ok":
+                name = " ".join(filter(None, (row["strategy"], row["cut"], f"seed {row['seed']}")))
+                bar.console.print(f"[red]failed[/red] {row['run_id']} {escape(name)}: {escape(str(row['error']))}")
+
+        yield Progress(start, finished)
+
+
+def report_context(scenario: Scenario, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return what the report says besides the results: settings, versions, data card, command."""
+    card = ""
+    if isinstance(scenario.data, HeartDisease):
+        card = files("sim.data").joinpath("heart_disease.md").read_text(encoding="utf-8")
+    return {
+        "study": scenario.name,
+        "scenario": scenario.model_dump(mode="json"),
+        "versions": provenance(),
+        "data_card": card,
+        "commands": [" ".join(["suture", *arguments])],
+    }

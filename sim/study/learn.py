@@ -1,0 +1,128 @@
+"""Learn a planned run: wire the apps together on the in-process grid, and hold what happened against the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, MetricRecord
+from torch import Tensor
+
+from clients.client_app import app as client_app
+from sim.data import Federation
+from sim.engine.evaluation import Evaluation, Evaluator
+from sim.engine.flower import quiet
+from sim.engine.grid import InProcessGrid
+from sim.engine.messages import array_record, tensors_in
+from sim.engine.meter import Meter
+from sim.engine.workplace import cohorts_of, job_of, run_config
+from sim.job import Job
+from sim.plan.plan import Plan
+from sim.privacy.releases import build_ledger
+from strategies.cohorts import CohortStrategy
+from strategies.server_app import build_strategy
+
+
+class PlanMismatchError(RuntimeError):
+    """What was counted while learning differs from the plan: a fault of the simulator, never of the scenario."""
+
+
+@dataclass
+class Learned:
+    """What a run brought forth.
+
+    Attributes
+    ----------
+    parameters : dict of str to Tensor
+        The final model: ``[1, *shape]``, or ``[clinic, *shape]`` where every clinic has its own.
+    evaluations : list of Evaluation
+        Before the first round and after each.
+    meter : Meter
+        What really crossed.
+    """
+
+    parameters: dict[str, Tensor]
+    meter: Meter
+    evaluations: list[Evaluation] = field(default_factory=list)
+
+
+def learn(plan: Plan, federation: Federation, cohorts: int = 1) -> Learned:
+    """Train a planned run through its Flower strategy and client app.
+
+    Parameters
+    ----------
+    plan : Plan
+    federation : Federation
+        The one that was planned for.
+    cohorts : int
+        Number of nodes the clinics are shared out to. A strategy named by import path always has one clinic a node.
+
+    Returns
+    -------
+    Learned
+
+    Raises
+    ------
+    PlanMismatchError
+        If a counted byte or a noised step differs from the plan.
+    """
+    quiet()
+    config = run_config(plan.spec, plan.noise_multipliers)
+    job = job_of(config)
+    strategy = build_strategy(job)
+    clinics = len(job.sizes)
+    nodes = cohorts if isinstance(strategy, CohortStrategy) else clinics
+    meter = Meter(clinics)
+    grid = InProcessGrid(client_app, cohorts_of(clinics, nodes), config, meter)
+    evaluator = Evaluator(job.network, federation.test)
+    learned = Learned(job.network.initial_parameters(job.seed), meter)
+
+    def look(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        learned.parameters = tensors_in(arrays)
+        learned.evaluations.append(evaluator.evaluate(learned.parameters))
+        return None
+
+    strategy.start(grid, array_record(learned.parameters), plan.spec.train.rounds, evaluate_fn=look)
+    if isinstance(strategy, CohortStrategy):
+        for part, steps in strategy.server_noised_steps.items():
+            meter.count_noise(part, range(clinics), steps.tolist())
+    check_against_plan(plan, meter, job)
+    return learned
+
+
+def check_against_plan(plan: Plan, meter: Meter, job: Job) -> None:
+    """Hold what was counted against the plan.
+
+    Parameters
+    ----------
+    plan : Plan
+    meter : Meter
+    job : Job
+
+    Raises
+    ------
+    PlanMismatchError
+        If a byte, a noised step or a release differs; names each kind that does.
+    """
+    nothing = np.zeros(len(job.sizes), dtype=np.int64)
+    wrong = [
+        f"{what}: planned {planned.get(key, nothing)}, counted {counted.get(key, nothing)}"
+        for planned, counted, what, key in _compared(plan, meter)
+        if not np.array_equal(planned.get(key, nothing), counted.get(key, nothing))
+    ]
+    rates = [clinic.sample_rate for clinic in plan.clinics]
+    steps = [clinic.steps for clinic in plan.clinics]
+    noised = {part: count.tolist() for part, count in meter.noised_steps.items()}
+    if build_ledger(job.protocol, job.dp, rates, steps, noised) != plan.ledger:
+        wrong.append("the executed releases are not the planned ones")
+    if wrong:
+        raise PlanMismatchError("; ".join(wrong))
+
+
+def _compared(plan: Plan, meter: Meter) -> Iterator[tuple[Mapping[Any, Any], Mapping[Any, Any], str, Any]]:
+    for key in sorted({*plan.traffic, *meter.traffic}):
+        yield plan.traffic, meter.traffic, f"bytes {key[0]}, {key[1]}", key
+    for part in sorted({*plan.noised_steps, *meter.noised_steps}):
+        yield plan.noised_steps, meter.noised_steps, f"noised steps, {part}", part

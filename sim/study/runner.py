@@ -1,0 +1,215 @@
+"""Run a study: plan everything, skip what is finished, learn the rest in worker processes, keep the table."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sim.data import Federation, load_federation
+from sim.plan.plan import Plan, make_plan
+from sim.problems import ScenarioError
+from sim.spec import RESULTS_VERSION, RunSpec
+from sim.study.provenance import provenance
+from sim.study.store import read_rows, write_run, write_table
+
+Row = dict[str, Any]
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker process was ended from outside; what had finished is kept."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a study tells while it runs.
+
+    Attributes
+    ----------
+    start : callable
+        Called once with the number of runs to do and the number already there.
+    finished : callable
+        Called with each run's row as it ends, whatever its status.
+    """
+
+    start: Callable[[int, int], None]
+    finished: Callable[[Row], None]
+
+
+def plan_runs(specs: Sequence[RunSpec]) -> Iterator[Plan]:
+    """Plan runs one by one.
+
+    Raises
+    ------
+    ScenarioError
+        At the end, with every problem of every run, each once.
+    """
+    problems: list[str] = []
+    for spec in specs:
+        try:
+            yield make_plan(spec, load_federation(spec.data, spec.seed))
+        except ScenarioError as error:
+            problems += error.problems
+    if problems:
+        raise ScenarioError(problems)
+
+
+def run_study(
+    plans: Sequence[Plan], table_ids: Sequence[str], out: Path, jobs: int, progress: Progress
+) -> pd.DataFrame:
+    """Learn planned runs and build the study's table.
+
+    Parameters
+    ----------
+    plans : sequence of Plan
+        All of one study. Runs that are finished in ``out`` are skipped; failed ones are tried again.
+    table_ids : sequence of str
+        The runs that belong in the table, of which those that exist are taken.
+    out : Path
+        The results folder; the study gets a folder of its own in it.
+    jobs : int
+        Number of worker processes; each uses one thread.
+    progress : Progress
+
+    Returns
+    -------
+    DataFrame
+        As in ``runs.parquet``.
+
+    Raises
+    ------
+    WorkerDiedError
+        If a worker was killed. The table is written all the same.
+    """
+    folder = out / plans[0].spec.study
+    folder.mkdir(parents=True, exist_ok=True)
+    done = {row["run_id"] for row in read_rows(folder, [p.spec.run_id for p in plans]) if row["status"] == "ok"}
+    pending = [plan for plan in plans if plan.spec.run_id not in done]
+    progress.start(len(pending), len(done))
+    origin = provenance()
+    try:
+        if jobs == 1 or len(pending) <= 1:
+            _begin_worker()
+            for plan in pending:
+                progress.finished(execute(plan, folder, origin))
+        else:
+            _in_processes(pending, folder, origin, min(jobs, len(pending)), progress)
+    finally:
+        table = write_table(folder, table_ids)
+    return table
+
+
+def _in_processes(pending: Sequence[Plan], folder: Path, origin: dict[str, Any], jobs: int, progress: Progress) -> None:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(True,))
+    try:
+        futures: list[Future[Row]] = [pool.submit(execute, plan, folder, origin) for plan in pending]
+        for future in as_completed(futures):
+            progress.finished(future.result())
+    except BrokenProcessPool:
+        raise WorkerDiedError(
+            "a worker process was killed from outside (out of memory?); what had finished is kept, "
+            "and the same command goes on from there, with fewer --jobs if memory is short"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_worker(in_child: bool = False) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    if in_child:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
+    """Learn one run, write its folder, and return its row; an error is a row too, with status ``failed``.
+
+    Parameters
+    ----------
+    plan : Plan
+    folder : Path
+        The study's.
+    origin : dict
+        Versions and state of the code.
+    """
+    from sim.study.learn import learn
+
+    started = time.perf_counter()
+    spec = plan.spec
+    federation = load_federation(spec.data, spec.seed)
+    record: dict[str, Any] = {
+        "spec": spec.model_dump(mode="json"),
+        "plan": plan_summary(plan),
+        "privacy": {"releases": plan.ledger.to_json(), "statistics": dict(federation.statistics)},
+        "results-version": RESULTS_VERSION,
+        "provenance": origin,
+    }
+    try:
+        learned = learn(plan, federation)
+    except Exception as error:
+        row = {**plan.columns(), "status": "failed", "error": f"{type(error).__name__}: {error}"}
+        row["wall_seconds"] = time.perf_counter() - started
+        write_run(folder, {**record, "row": row}, {}, {})
+        return row
+    final = learned.evaluations[-1]
+    worst = final.worst_clinic
+    row = {
+        **plan.columns(),
+        "status": "ok",
+        **final.pooled,
+        "worst_clinic_auc": final.clinics[worst]["auc"] if worst >= 0 else np.nan,
+        "worst_clinic": federation.names[worst] if worst >= 0 else "",
+        "majority_accuracy": majority_accuracy(federation),
+        "wall_seconds": time.perf_counter() - started,
+    }
+    rounds = pd.DataFrame([evaluation.pooled for evaluation in learned.evaluations])
+    rounds.insert(0, "round", range(len(rounds)))
+    rounds["sim_seconds"] = np.cumsum([0.0, *plan.round_seconds])
+    clinics = pd.DataFrame(
+        [{**flat_clinic(clinic), **metrics} for clinic, metrics in zip(plan.clinics, final.clinics, strict=True)]
+    )
+    clinics.insert(1, "test_records", np.diff(federation.test.offsets))
+    write_run(folder, {**record, "row": row}, {"rounds": rounds, "clinics": clinics}, learned.parameters)
+    return row
+
+
+def majority_accuracy(federation: Federation) -> float:
+    """Return the pooled test accuracy of always predicting the most frequent training label."""
+    majority = np.bincount(federation.train.y).argmax()
+    return float(np.mean(federation.test.y == majority))
+
+
+def flat_clinic(clinic: Any) -> Row:
+    """Return a clinic's plan as one flat row, epsilon in a column an adversary."""
+    from sim.plan.plan import COLUMN_OF
+
+    row = asdict(clinic)
+    epsilon = row.pop("epsilon")
+    return {**row, **{COLUMN_OF[adversary]: value for adversary, value in epsilon.items()}}
+
+
+def plan_summary(plan: Plan) -> Row:
+    """Return what ``suture plan --json`` prints of a run: the columns known before training, and its clinics."""
+    return {
+        **plan.columns(),
+        "bytes": {f"{way} {kind}": int(sizes.sum()) for (way, kind), sizes in sorted(plan.traffic.items())},
+        "phase_seconds": plan.phase_seconds,
+        "clinics": [asdict(clinic) for clinic in plan.clinics],
+    }
+
+
+def default_jobs() -> int:
+    """Return the number of processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

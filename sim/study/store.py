@@ -1,0 +1,148 @@
+"""The results folder: one folder a run, moved in whole when it is complete, and one table of all runs.
+
+``OUT/<study>/<run-id>/`` holds ``run.json``, ``rounds.parquet``, ``clinics.parquet`` and ``model.safetensors``.
+``OUT/<study>/runs.parquet`` has one row a run and is rebuilt from the folders. A process that dies leaves at most a
+folder whose name starts with a dot, which nothing reads.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+RUN_FILE, TABLE_FILE = "run.json", "runs.parquet"
+COLUMNS = (
+    "run_id", "study", "strategy", "cut", "seed", "status", "rounds",
+    "auc", "balanced_accuracy", "accuracy", "loss", "worst_clinic_auc", "worst_clinic", "majority_accuracy",
+    "sim_seconds", "bytes_up", "bytes_down", "clinic_flops", "server_flops", "peak_clinic_bytes",
+    "unit", "mechanism", "delta", "epsilon_model_user", "epsilon_peer", "epsilon_server", "wall_seconds", "error",
+)  # fmt: skip
+_TEXT = frozenset({"run_id", "study", "strategy", "cut", "status", "worst_clinic", "unit", "mechanism", "error"})
+_WHOLE = frozenset({"seed", "rounds"})
+
+
+def write_run(
+    study_folder: Path,
+    record: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame],
+    parameters: Mapping[str, Tensor],
+) -> Path:
+    """Write a run's folder, complete or not at all.
+
+    Parameters
+    ----------
+    study_folder : Path
+    record : mapping
+        Becomes ``run.json``; ``record["row"]`` is the run's row in the table.
+    tables : mapping of str to DataFrame
+        By file stem.
+    parameters : mapping of str to Tensor
+        The final model; no file is written for none.
+
+    Returns
+    -------
+    Path
+        The run's folder.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written; nothing is left that looks like a run.
+    """
+    run_id = str(record["row"]["run_id"])
+    target = study_folder / run_id
+    partial = study_folder / f".{run_id}.{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        for stem, table in tables.items():
+            table.to_parquet(partial / f"{stem}.parquet", index=False)
+        if parameters:
+            from safetensors.torch import save_file
+
+            save_file({name: value.contiguous() for name, value in parameters.items()}, partial / "model.safetensors")
+        (partial / RUN_FILE).write_text(json.dumps(to_plain(record), indent=1, allow_nan=False), encoding="utf-8")
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def read_rows(study_folder: Path, run_ids: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    """Read the rows of finished runs from their folders.
+
+    Parameters
+    ----------
+    study_folder : Path
+    run_ids : iterable of str, optional
+        Which runs, in which order; those that are not there are left out. All of them, by name, where not given.
+
+    Returns
+    -------
+    list of dict
+    """
+    if run_ids is None:
+        run_ids = sorted(path.parent.name for path in study_folder.glob(f"[!.]*/{RUN_FILE}"))
+    files = (study_folder / run_id / RUN_FILE for run_id in run_ids)
+    return [from_plain(json.loads(f.read_text(encoding="utf-8"))["row"]) for f in files if f.is_file()]
+
+
+def write_table(study_folder: Path, run_ids: Iterable[str] | None = None) -> pd.DataFrame:
+    """Build ``runs.parquet`` anew from the run folders, in one atomic step.
+
+    Returns
+    -------
+    DataFrame
+        DESIGN's columns, then one column per swept key.
+    """
+    table = as_table(read_rows(study_folder, run_ids))
+    study_folder.mkdir(parents=True, exist_ok=True)
+    partial = study_folder / f".{TABLE_FILE}.{os.getpid()}"
+    try:
+        table.to_parquet(partial, index=False)
+        partial.replace(study_folder / TABLE_FILE)
+    finally:
+        partial.unlink(missing_ok=True)
+    return table
+
+
+def as_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows as a table with the contract's columns and types."""
+    import pandas as pd
+
+    rows = list(rows)
+    swept = sorted({key for row in rows for key in row} - set(COLUMNS))
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *swept])
+    for column in COLUMNS:
+        if column in _TEXT:
+            table[column] = table[column].fillna("").astype(str)
+        else:
+            table[column] = pd.to_numeric(table[column]).astype("int64" if column in _WHOLE else "float64")
+    return table
+
+
+def to_plain(value: Any) -> Any:
+    """Return a value as strict JSON can hold it: infinities as text, not-a-number as null."""
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def from_plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row as it was before ``to_plain``."""
+    return {key: float(value) if value in ("inf", "-inf") else value for key, value in row.items()}

@@ -1,0 +1,67 @@
+"""All records in one place: the upper reference line. Every clinic sends its training records to the server, once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import final
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+
+from sim.engine.learner import Learner, expand, train_whole
+from sim.engine.messages import array_record, tensors_in
+from sim.engine.workplace import Cohort
+from sim.job import Job
+from strategies.cohorts import CohortStrategy
+
+POOL = 0
+"""The pool is one big clinic, in the place of the first."""
+
+
+@final
+class Centralised(CohortStrategy):
+    """Minibatch training on the pooled records; the optimiser's state lives on between rounds.
+
+    Parameters
+    ----------
+    job : Job
+    """
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self._pool: Cohort | None = None
+        self._learner: Learner | None = None
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Fetch the records before the first round, then train on them here; no message is left to send."""
+        if self._pool is None or self._learner is None:
+            self._pool = self._fetch(grid)
+            pooled = dataclasses.replace(self.job, sizes=(len(self._pool.y),))
+            self._learner = Learner(pooled, self.job.network.whole, [POOL], expand(tensors_in(arrays), 1))
+        train_whole(self._learner, self._pool, server_round)
+        self.server_noised_steps["model"] = self._learner.noised_steps.expand(len(self.job.sizes))
+        return []
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the model as it stands."""
+        if self._learner is None:
+            return None, None
+        return array_record({name: value.clone() for name, value in self._learner.parameters.items()}), None
+
+    def _fetch(self, grid: Grid) -> Cohort:
+        everyone = self.job.in_lane_order(range(len(self.job.sizes)))
+        gathered = self.exchange(grid, "train.records", everyone, {}, {})
+        by_clinic = sorted(range(len(everyone)), key=lambda lane: gathered.clinics[lane])
+        x, y = gathered.arrays["records"]["records"], gathered.arrays["labels"]["labels"]
+        return Cohort(
+            (POOL,),
+            torch.cat([x[lane, : gathered.rows[lane]] for lane in by_clinic]),
+            torch.cat([y[lane, : gathered.rows[lane]] for lane in by_clinic]).to(torch.int64),
+            {POOL: 0},
+        )

@@ -1,0 +1,220 @@
+"""What all our strategies share: addressing cohorts of clinics, and putting their replies back into one lane order."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from sim.engine.messages import ConfigValue, array_kinds, config_of, content, integers, tensors
+from sim.job import Job
+from sim.protocols import ROW_KINDS
+
+
+class ExchangeError(RuntimeError):
+    """A node did not answer, or answered with an error."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Replies of all nodes, joined along the clinic axis in lane order.
+
+    Attributes
+    ----------
+    clinics : list of int
+        The clinic of each lane.
+    rows : list of int
+        Real rows in each lane; empty for replies that carry no rows.
+    arrays : dict of str to dict of str to Tensor
+        By kind and name, ``[lane, ...]``.
+    """
+
+    clinics: list[int]
+    rows: list[int]
+    arrays: dict[str, dict[str, Tensor]]
+
+
+class CohortStrategy(Strategy):
+    """A Flower strategy over cohorts of clinics.
+
+    Messages are few: one a node, whatever the number of its clinics. Evaluation is left to the simulator, which applies
+    one rule to every strategy (``evaluate_fn`` of ``Strategy.start``).
+
+    Parameters
+    ----------
+    job : Job
+        What server and clinics agreed on.
+
+    Attributes
+    ----------
+    server_noised_steps : dict of str to Tensor
+        By server part, ``[clinic]``: how many of its gradients were clipped and noised.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.server_noised_steps: dict[str, Tensor] = {}
+        self._nodes: dict[int, list[int]] = {}
+
+    def nodes(self, grid: Grid) -> dict[int, list[int]]:
+        """Return the clinics behind each node, asked for once.
+
+        Raises
+        ------
+        ExchangeError
+            If the nodes do not host every clinic exactly once.
+        """
+        if not self._nodes:
+            ask = [Message(content({}, {}), node_id, "query.hello") for node_id in grid.get_node_ids()]
+            for reply in checked(grid.send_and_receive(ask), len(ask)):
+                self._nodes[reply.metadata.src_node_id] = integers(config_of(reply), "clinics")
+            hosted = sorted(k for clinics in self._nodes.values() for k in clinics)
+            if hosted != list(range(len(self.job.sizes))):
+                raise ExchangeError(f"the nodes host clinics {hosted}, not each of {len(self.job.sizes)} once")
+        return self._nodes
+
+    def instructions(
+        self,
+        grid: Grid,
+        message_type: str,
+        clinics: Sequence[int],
+        arrays: Mapping[str, Mapping[str, Tensor]],
+        config: Mapping[str, ConfigValue],
+        rows: Sequence[int] = (),
+    ) -> list[Message]:
+        """Build one message for every node that hosts a clinic in the list.
+
+        Parameters
+        ----------
+        grid : Grid
+        message_type : str
+        clinics : sequence of int
+            In lane order.
+        arrays : mapping
+            By kind and name. Row-wise kinds are ``[lane, batch, ...]`` and are shared out to the nodes by lane; others
+            are the same for all.
+        config : mapping
+        rows : sequence of int
+            Real rows in each lane, for row-wise kinds.
+        """
+        messages = []
+        for node_id, hosted in self.nodes(grid).items():
+            here = set(hosted)
+            lanes = [lane for lane, clinic in enumerate(clinics) if clinic in here]
+            if not lanes:
+                continue
+            own: dict[str, ConfigValue] = {"clinics": [clinics[lane] for lane in lanes], **config}
+            if rows:
+                own["rows"] = [rows[lane] for lane in lanes]
+            all_here = len(lanes) == len(clinics)
+            payload = {
+                kind: named
+                if all_here or kind not in ROW_KINDS
+                else {name: value[torch.tensor(lanes)] for name, value in named.items()}
+                for kind, named in arrays.items()
+            }
+            messages.append(Message(content(payload, own), node_id, message_type))
+        return messages
+
+    def exchange(
+        self,
+        grid: Grid,
+        message_type: str,
+        clinics: Sequence[int],
+        arrays: Mapping[str, Mapping[str, Tensor]],
+        config: Mapping[str, ConfigValue],
+        rows: Sequence[int] = (),
+    ) -> Gathered:
+        """Send to the nodes of these clinics and gather the replies; parameters as for ``instructions``."""
+        messages = self.instructions(grid, message_type, clinics, arrays, config, rows)
+        return self.gather(grid.send_and_receive(messages), len(messages))
+
+    def gather(self, replies: Iterable[Message], expected: int | None = None) -> Gathered:
+        """Join replies along the clinic axis, in lane order.
+
+        Raises
+        ------
+        ExchangeError
+            If a reply is missing or is an error.
+        """
+        sound = checked(replies, expected)
+        configs = [config_of(reply) for reply in sound]
+        found = [k for config in configs for k in integers(config, "clinics")]
+        rows = [r for config in configs for r in integers(config, "rows")]
+        clinics = self.job.in_lane_order(found)
+        order = None if clinics == found else torch.tensor([found.index(k) for k in clinics])
+        arrays: dict[str, dict[str, Tensor]] = {}
+        for kind in array_kinds(sound[0]):
+            parts = [tensors(reply, kind) for reply in sound]
+            arrays[kind] = {name: _joined([part[name] for part in parts], order) for name in parts[0]}
+        if order is not None and rows:
+            rows = [rows[i] for i in order.tolist()]
+        return Gathered(clinics, rows, arrays)
+
+    def weights(self, clinics: Sequence[int]) -> list[float]:
+        """Return n_k / n over these clinics, in their order."""
+        total = sum(self.job.sizes[k] for k in clinics)
+        return [self.job.sizes[k] / total for k in clinics]
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask for nothing: the simulator evaluates."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Return nothing: the simulator evaluates."""
+        return None
+
+    def summary(self) -> None:
+        """Log nothing: the plan says what will happen."""
+
+    @abstractmethod
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Do a round up to its last exchange and return that exchange's messages."""
+
+    @abstractmethod
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Take the last replies and return the model: ``[1, ...]``, or ``[clinic, ...]`` where each has its own."""
+
+
+def checked(replies: Iterable[Message], expected: int | None = None) -> list[Message]:
+    """Return replies sorted by node.
+
+    Raises
+    ------
+    ExchangeError
+        If one is an error, or fewer came than expected.
+    """
+    found = sorted(replies, key=lambda reply: reply.metadata.src_node_id)
+    for reply in found:
+        if reply.has_error():
+            raise ExchangeError(f"node {reply.metadata.src_node_id}: {reply.error.reason}")
+    if expected is not None and len(found) != expected:
+        raise ExchangeError(f"{expected - len(found)} of {expected} nodes did not answer")
+    return found
+
+
+def _joined(pieces: list[Tensor], order: Tensor | None) -> Tensor:
+    if len(pieces) > 1 and pieces[0].dim() > 1:
+        width = max(piece.shape[1] for piece in pieces)
+        if any(piece.shape[1] != width for piece in pieces):
+            pieces = [_widened(piece, width) for piece in pieces]
+    whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    return whole if order is None else whole[order]
+
+
+def _widened(piece: Tensor, width: int) -> Tensor:
+    wide = piece.new_zeros(piece.shape[0], width, *piece.shape[2:])
+    wide[:, : piece.shape[1]] = piece
+    return wide

@@ -1,0 +1,32 @@
+"""The strategies by name, and how to build one for a job."""
+
+from __future__ import annotations
+
+from flwr.serverapp.strategy import Strategy
+
+from sim.job import Job
+from strategies.centralised import Centralised
+from strategies.cohorts import CohortStrategy
+from strategies.fedavg import FedAvg
+from strategies.imported import Imported
+from strategies.local import Local
+from strategies.splitfed_v1 import SplitFedV1
+
+STRATEGIES: dict[str, type[CohortStrategy]] = {
+    "centralised": Centralised,
+    "local": Local,
+    "fedavg": FedAvg,
+    "splitfed-v1": SplitFedV1,
+}
+
+
+def build_strategy(job: Job) -> Strategy:
+    """Build the strategy that a job names: one of ``STRATEGIES``, or the import path of any Flower strategy.
+
+    Raises
+    ------
+    StrategyError
+        If an import path leads to no Flower strategy or its options do not fit.
+    """
+    name = job.spec.strategy.name
+    return STRATEGIES[name](job) if name in STRATEGIES else Imported(job)

@@ -1,0 +1,299 @@
+"""The report says what the runs say: hand-computed means and intervals, complete figures, escaped text."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from sim.report.figures import NO_DP, curve_table, privacy_accuracy_chart, reference_table, target_order, write_figures
+from sim.report.html import write_report
+from sim.report.summary import ADVERSARIES, method_label, successful_runs, summarise, swept_keys
+from sim.report.table import bytes_text, console_table, epsilon_text, results_frame, score_text, seconds_text
+
+METHODS = {
+    ("centralised", ""): "Centralised",
+    ("local", ""): "Local",
+    ("fedavg", ""): "FedAvg",
+    ("splitfed-v1", "vanilla"): "SplitFed V1, vanilla",
+    ("splitfed-v1", "u-shaped"): "SplitFed V1, U-shaped",
+}
+LEVELS = {"centralised": 0.86, "local": 0.74, "fedavg": 0.84, "splitfed-v1": 0.84}
+LOSSES = {1.0: 0.05, 3.0: 0.02, 8.0: 0.01, inf: 0.0}
+
+
+def make_runs(
+    epsilons: Sequence[float] = (1.0, 3.0, 8.0, inf),
+    seeds: Sequence[int] = (0, 1, 2),
+    methods: Sequence[tuple[str, str]] = tuple(METHODS),
+    **changes: Any,
+) -> pd.DataFrame:
+    """Runs whose AUC is level - loss + 0.02 * (seed - 1); `changes` replace whole columns."""
+    rows = [(*method, epsilon, seed) for method in methods for epsilon in epsilons for seed in seeds]
+    runs = pd.DataFrame(rows, columns=["strategy", "cut", "privacy.epsilon", "seed"])
+    epsilon, alone, split = runs["privacy.epsilon"], runs["strategy"] == "local", runs["cut"] != ""
+    auc = runs["strategy"].map(LEVELS) - epsilon.map(LOSSES) + 0.02 * (runs["seed"] - 1)
+    scores = {"auc": auc, "balanced_accuracy": auc - 0.08, "accuracy": auc - 0.06, "worst_clinic_auc": auc - 0.1}
+    return runs.assign(
+        run_id=[f"run{row}" for row in runs.index], study="heart", status="ok", loss=0.4, majority_accuracy=0.55,
+        mechanism=(epsilon == inf).map({True: "none", False: "dp-sgd"}), unit="record", delta=1e-4,
+        sim_seconds=192.0, bytes_up=3_410_000, bytes_down=12_400, **scores,
+        epsilon_model_user=0.99 * epsilon, epsilon_peer=(0.99 * epsilon).mask(alone, 0.0),
+        epsilon_server=(0.99 * epsilon).mask(split, inf),
+    ).assign(**changes)  # fmt: skip
+
+
+def datasets(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return all rows of data embedded in a Vega-Lite specification."""
+    return [row for rows in spec["datasets"].values() for row in rows]
+
+
+class Page(HTMLParser):
+    """Collects the tags (with attributes) and the text of an HTML file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+
+@pytest.mark.parametrize(
+    ("values", "mean", "half_width"),
+    [
+        ([0.80, 0.82, 0.84], 0.82, 0.0496828),  # t = 4.302653, s = 0.02, 4.302653 * 0.02 / sqrt(3)
+        ([0.7, 0.8], 0.75, 0.6353102),  # t = 12.706205, s = 0.0707107
+        ([0.7], 0.7, nan),
+        ([0.80, nan, 0.82, 0.84], 0.82, 0.0496828),
+        ([nan, nan], nan, nan),
+    ],
+)
+def test_mean_and_interval_by_hand(values: list[float], mean: float, half_width: float) -> None:
+    failed = pd.DataFrame({"strategy": ["fedavg"], "status": ["failed"], "auc": [0.1]})
+    runs = pd.concat([failed, pd.DataFrame({"strategy": "fedavg", "status": "ok", "auc": values})])
+    (row,) = summarise(runs, ["strategy"], "auc").to_dict("records")
+    assert row["n"] == sum(value == value for value in values)  # NaN differs from itself
+    assert row["mean"] == pytest.approx(mean, nan_ok=True)
+    assert row["half_width"] == pytest.approx(half_width, abs=1e-7, nan_ok=True)
+
+
+def test_method_labels() -> None:
+    assert {pair: method_label(*pair) for pair in METHODS} == METHODS
+    assert [method_label("fedavg", cut) for cut in ("", None, nan)] == ["FedAvg"] * 3
+    assert method_label("split", "vanilla") == "Split learning, vanilla"
+    assert method_label("flwr.serverapp.strategy.FedAdam", "") == "FedAdam"
+    assert method_label("my_package.mine:FedMine") == "FedMine"
+
+
+def test_methods_of_one_name_are_not_pooled() -> None:
+    ours = make_runs(methods=[("fedavg", "")])
+    stock = ours.assign(strategy="flwr.serverapp.strategy.FedAvg")
+    methods = successful_runs(pd.concat([stock, ours]))["method"].unique().tolist()
+    assert methods == ["FedAvg", "FedAvg (flwr.serverapp.strategy.FedAvg)"]
+
+
+def test_settings_of_a_sweep_are_not_pooled() -> None:
+    runs = pd.concat([make_runs(), make_runs().assign(**{"train.local-epochs": 5})]).fillna({"train.local-epochs": 1})
+    assert swept_keys(runs) == ["privacy.epsilon", "train.local-epochs"]
+    series = curve_table(runs)["series"].unique().tolist()
+    assert series[:3] == ["Centralised, local-epochs 1", "Centralised, local-epochs 5", "Local, local-epochs 1"]
+    assert set(curve_table(runs)["n"]) == {3}
+    assert len(results_frame(runs)) == 5 * 4 * 2
+
+
+def test_lists_as_swept_values() -> None:
+    sweep = {"model.hidden": [[8, 8], None]}
+    runs = make_runs(methods=[("fedavg", "")], epsilons=[inf], seeds=[0, 1], **sweep)
+    assert results_frame(runs)["model.hidden"].tolist() == ["None", "[8, 8]"]
+
+
+def test_human_units() -> None:
+    times = ["0", "12.3 ms", "42.1 s", "3.2 min", "1.5 h", "2.08 d", "–"]
+    assert [seconds_text(s) for s in (0, 0.0123, 42.1, 192, 5400, 180_000, nan)] == times
+    assert [bytes_text(b) for b in (0, 12, 12_400, 3_410_000, 250e9)] == ["0", "12 B", "12.4 kB", "3.41 MB", "250 GB"]
+    assert [epsilon_text(e) for e in (2.97, 3.0, inf, nan, 0.0)] == ["2.97", "3", "∞", "–", "0"]
+    assert [score_text(s, 0.012) for s in (0.853, 1.0, -0.004, nan)] == [".853±.012", "1.000±.012", "-.004±.012", "–"]
+
+
+def test_table_rows() -> None:
+    runs = make_runs()
+    runs.loc[runs["seed"] == 0, list(ADVERSARIES)] *= 0.5  # the largest over seeds counts
+    frame = results_frame(runs)
+    assert len(frame) == 20
+    assert list(frame["Method"].unique()) == list(METHODS.values())
+    row = frame[(frame["Method"] == "SplitFed V1, U-shaped") & (frame["Target ε"] == "3")].iloc[0]
+    assert row.tolist() == [
+        "SplitFed V1, U-shaped", "3", "3", ".820±.050", ".740±.050", ".760±.050", ".720", "2.97", "2.97", "∞",
+        "3.2 min", "3.41 MB", "12.4 kB",
+    ]  # fmt: skip
+
+
+def test_console_table_fits_120_columns() -> None:
+    console = Console(width=120, record=True, file=io.StringIO())
+    runs = make_runs(study="[red]x[/red]", status=["interrupted", *["ok"] * 59])
+    console.print(console_table(runs))
+    lines = console.export_text().splitlines()
+    assert sum(line.startswith("SplitFed V1, U-shaped ") and "∞" in line for line in lines) == 4  # nothing wraps
+    assert not any("…" in line for line in lines)
+    assert "[red]x[/red]" in lines[0]  # text of a scenario is no markup
+    assert isinstance(next(iter(console_table(make_runs()).columns[0].cells)), Text)
+    assert "1 of 60 runs did not succeed" in " ".join(" ".join(lines).split())
+
+
+def test_chart_data_equals_the_summary() -> None:
+    runs = make_runs()
+    rows = [row for row in datasets(privacy_accuracy_chart(runs).to_dict()) if "series" in row]
+    drawn = {(row["metric"], row["series"], row["target"]): row for row in rows}
+    assert len(rows) == len(drawn) == 2 * 5 * 4
+    for metric in ("auc", "accuracy"):
+        for _, want in summarise(runs, ["strategy", "cut", "privacy.epsilon"], metric).iterrows():
+            target = NO_DP if want["privacy.epsilon"] == inf else f"{want['privacy.epsilon']:g}"
+            row = drawn[metric, METHODS[want["strategy"], want["cut"]], target]
+            bounds = [want["mean"] - want["half_width"], want["mean"], want["mean"] + want["half_width"]]
+            assert [row["lower"], row["mean"], row["upper"]] == pytest.approx(bounds)
+
+
+def test_axis_rises_to_infinity() -> None:
+    text = json.dumps(privacy_accuracy_chart(make_runs(epsilons=[inf, 8.0, 1.0, 3.0])).to_dict(), ensure_ascii=False)
+    assert f'"sort": ["1", "3", "8", "{NO_DP}"]' in text
+    not_swept = make_runs().drop(columns="privacy.epsilon")
+    assert target_order(curve_table(not_swept)) == ["0.99", "2.97", "7.92", NO_DP]
+
+
+def test_reference_rules() -> None:
+    runs = make_runs()
+    levels = reference_table(runs, curve_table(runs)).set_index(["metric", "kind"])["mean"]
+    assert levels["auc", "no DP"] == pytest.approx(0.86)
+    assert levels["accuracy", "no DP"] == pytest.approx(0.80)
+    assert levels["auc", "majority class"] == 0.5
+    assert levels["accuracy", "majority class"] == pytest.approx(0.55)
+    labels = {row["label"] for row in datasets(privacy_accuracy_chart(runs).to_dict()) if "label" in row}
+    assert labels == {"centralised,\nno DP", "majority\nclass"}
+    ambiguous = pd.concat([runs.assign(**{"train.rounds": rounds}) for rounds in (5, 30)])
+    assert "no DP" not in set(reference_table(ambiguous, curve_table(ambiguous))["kind"])
+
+
+def test_figures_are_written(tmp_path: Path) -> None:
+    png, svg = write_figures(make_runs(), tmp_path / "figures")
+    assert [png.name, svg.name] == ["privacy_accuracy.png", "privacy_accuracy.svg"]
+    head = png.read_bytes()[:24]
+    assert head[:8] == b"\x89PNG\r\n\x1a\n"
+    assert 1500 <= int.from_bytes(head[16:20], "big") <= 1700
+    text = svg.read_text(encoding="utf-8")
+    assert all(text.count(f">{name}</text>") == 1 for name in METHODS.values())  # one shared legend
+    assert "Study heart. Points: mean of 3 seeds; bars: 95 % confidence interval" in text
+
+
+SMALL = {
+    "one epsilon": make_runs(epsilons=[3.0]),
+    "one method": make_runs(methods=[("fedavg", "")]),
+    "one seed": make_runs(seeds=[0]),
+    "one run": make_runs(epsilons=[inf], methods=[("local", "")], seeds=[0]),
+    "missing scores": make_runs().assign(auc=lambda runs: runs["auc"].where(runs["strategy"] != "fedavg")),
+    "no AUC at all": make_runs(auc=nan),
+    "cut is missing": make_runs(methods=[("fedavg", ""), ("local", "")], cut=nan),
+    "epsilon not swept": make_runs().drop(columns="privacy.epsilon"),
+    "noise swept": make_runs().rename(columns={"privacy.epsilon": "privacy.noise-multiplier"}),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_studies(name: str, tmp_path: Path) -> None:
+    runs = SMALL[name]
+    page = Page(write_report(runs, tmp_path, {}))
+    assert (tmp_path / "figures" / "privacy_accuracy.png").is_file()
+    assert page.count("svg") == 1
+    assert all(name in page.text for name in successful_runs(runs)["series"])
+    assert "nan" not in page.text.lower()
+    assert console_table(runs).row_count == len(results_frame(runs))
+
+
+def test_study_without_results(tmp_path: Path) -> None:
+    runs = make_runs(seeds=[0], status="failed", error="ValueError: the disk is full")
+    page = Page(write_report(runs, tmp_path, {"study": "heart"}))
+    assert not (tmp_path / "figures").exists()
+    assert "0 of 20 runs succeeded" in page.text
+    assert page.text.count("ValueError: the disk is full") == 20
+    assert console_table(runs).row_count == 0
+
+
+CONTEXT: dict[str, Any] = {
+    "study": "heart",
+    "scenario": {
+        "clinics": [{"profile": "hospital", "sites": ("cleveland", "va")}, {"profile": "rural-dsl"}],
+        "sweep": {"privacy.epsilon": [1, 3, 8, inf]},
+    },
+    "versions": {"suture": "0.1.0", "python": "3.11.9"},
+    "data_card": "# Heart disease\n\nchol = 0 means missing",
+    "commands": ["suture run scenarios/heart.toml --out results"],
+}
+
+
+def test_report_is_complete(tmp_path: Path) -> None:
+    path = write_report(make_runs(), tmp_path, CONTEXT)
+    assert path == tmp_path / "report.html"
+    page = Page(path)
+    assert all(name in page.text for name in METHODS.values())
+    for text in ("clinics[1].sites", "cleveland, va", "1, 3, 8, ∞", "3.11.9", "chol = 0 means missing", "suture run"):
+        assert text in page.text
+    assert page.count("table") == page.count("caption") == 4
+    svg = next(attributes for tag, attributes in page.tags if tag == "svg")
+    assert svg["role"] == "img"
+    assert "Local from 0.690 to 0.740" in (svg["aria-label"] or "")
+    text = path.read_text(encoding="utf-8")  # and it needs no network
+    assert set(re.findall(r"https?://([^/]*)", text)) == {"www.w3.org"}  # the namespaces of SVG
+    assert not re.search(r"@import|url\((?!#)|<link|<img|<iframe|src=", text)
+
+
+def test_summary_in_words(tmp_path: Path) -> None:
+    text = " ".join(Page(write_report(make_runs(), tmp_path, CONTEXT)).text.split())
+    assert "60 of 60 runs succeeded." in text
+    assert "Without DP, Centralised has the highest AUC: .860±.050 (mean of 3 seeds" in text
+    tied = "FedAvg; SplitFed V1, vanilla; and SplitFed V1, U-shaped share the highest AUC: .840±.050"
+    assert f"leave the records at the clinics, {tied}" in text
+    assert "At ε = 1, DP costs between .050 of AUC" in text
+    assert "Even with DP, ε is infinite for the server in SplitFed V1, vanilla: it sees smashed data" in text
+    assert "infinite for the model user" not in text
+    assert "infinite for the server in FedAvg" not in text
+    for auc, loss in ((0.85, "-.010 of AUC (FedAvg); a minus sign is a gain."), (0.84 + 1e-9, ".000 of AUC (FedAvg).")):
+        runs = make_runs(methods=[("fedavg", "")], epsilons=[3.0, inf], seeds=[1], auc=[auc, 0.84])
+        assert f"At ε = 3, DP costs {loss}" in Page(write_report(runs, tmp_path, {})).text
+
+
+def test_everything_is_escaped(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    runs = make_runs(study=evil, methods=[("fedavg", ""), ("local", "")])
+    runs["error"] = None
+    runs["model.name"] = [evil if seed else "mlp" for seed in runs["seed"]]
+    runs.loc[runs["seed"] == 2, ["status", "error"]] = ["failed", evil]
+    runs.loc[runs["strategy"] == "local", "strategy"] = f"mine.{evil}"
+    context = {"study": evil, "scenario": {evil: evil, "list": [{evil: [evil]}]}, "versions": {evil: evil}}
+    context |= {"data_card": f"</pre>{evil}", "commands": [evil]}
+    path = write_report(runs, tmp_path, context)
+    assert Page(path).text.count(evil) > 10
+    assert "<script" not in path.read_text(encoding="utf-8")
+    assert "<script" not in (tmp_path / "figures" / "privacy_accuracy.svg").read_text(encoding="utf-8")
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    code = "import sys, sim.report; sys.exit(bool({'altair', 'jinja2', 'vl_convert', 'scipy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
