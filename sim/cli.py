@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sim.plan.plan import Plan
 
 app = typer.Typer(
@@ -48,11 +50,9 @@ def plan(
 
         print(json.dumps(to_plain([plan_summary(p) for p in plans]), indent=1, allow_nan=False))
         return
-    from rich.console import Console
-
     from sim.report.table import plan_table
 
-    Console().print(plan_table([plan_summary(p) for p in plans]))
+    _console().print(plan_table([plan_summary(p) for p in plans]))
 
 
 @app.command()
@@ -78,7 +78,7 @@ def run(
 
     plans = _plans(file, overrides, only)
     scenario = load_scenario(file, overrides or ())
-    console = Console()
+    console = _console()
     with shown_progress(Console(stderr=True)) as progress:
         table = run_study(plans, [spec.run_id for spec in expand(scenario)], out, jobs or default_jobs(), progress)
     folder = out / scenario.name
@@ -89,6 +89,14 @@ def run(
     mine = table[table["run_id"].isin([p.spec.run_id for p in plans])]
     if (mine["status"] != "ok").any():
         raise typer.Exit(1)
+
+
+def _console() -> "Console":
+    """Return a console for tables: where nobody watches (a file, a log) it is as wide as the tables need."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
 
 
 def _plans(file: Path, overrides: list[str] | None, only: list[str] | None) -> list[Plan]:

@@ -136,9 +136,7 @@ class Network:
 
         Returns
         -------
-
-        Parameters
-        ----------
+        dict of str to Tensor
             ``[1, *shape]`` each, initialised as PyTorch initialises the modules.
         """
         torch_seed = int(stream(seed, "initial-parameters").integers(2**63))

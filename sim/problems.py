@@ -62,7 +62,6 @@ def suggest(word: object, known: Collection[str]) -> str:
 
 
 _SENTENCES: Final = {
-    "bool_type": "{got} is neither true nor false; write true or false",
     "dict_type": "{got} is not a table; write it as one",
     "finite_number": "{got} is not a finite number; give one",
     "float_type": "{got} is not a number; give one such as 0.5",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.rng import stream
+from sim.rng import Streams, stream
 
 Ints = NDArray[np.int64]
 
@@ -89,6 +89,13 @@ class Batches:
     rows: Ints
     active: Ints
     normaliser: Ints
+
+    def lanes(self, first: int, last: int) -> Batches:
+        """Return the batches of a range of lanes, without the steps in which none of them is at work."""
+        active = np.clip(self.active - first, 0, last - first)
+        steps = slice(0, int(np.count_nonzero(active)))
+        some = slice(first, last)
+        return Batches(self.index[steps, some], self.rows[steps, some], active[steps], self.normaliser[steps, some])
 
     def step(self, s: int) -> tuple[Ints, NDArray[np.float32], int]:
         """Return index ``[lane, batch]``, loss weights ``[lane, batch]`` and the number of active lanes of a step."""
@@ -179,8 +186,9 @@ def _shuffled(
     total = int(steps.max(initial=0))
     padded = int(per_epoch.max(initial=0)) * size
     keys = np.full((len(n), epochs, padded), np.inf)
+    streams = Streams(seed, "batches")
     for lane, (clinic, count) in enumerate(zip(clinics, n, strict=True)):
-        keys[lane, :, :count] = stream(seed, "batches", clinic, server_round).random((epochs, count))
+        keys[lane, :, :count] = streams.at(clinic, server_round).random((epochs, count))
     order = np.argsort(keys, axis=-1)
     step = np.arange(total)[:, None]
     epoch = np.minimum(step // per_epoch, epochs - 1)
@@ -197,8 +205,9 @@ def _poisson(
     total = int(steps.max(initial=0))
     drawn = []
     rows = np.zeros((total, len(n)), dtype=np.int64)
+    streams = Streams(seed, "batches")
     for lane, (clinic, count, own) in enumerate(zip(clinics, n, steps, strict=True)):
-        joins = stream(seed, "batches", clinic, server_round).random((own, count)) < sampling.rate(int(count))
+        joins = streams.at(clinic, server_round).random((own, count)) < sampling.rate(int(count))
         rows[:own, lane] = joins.sum(1)
         drawn.append(np.nonzero(joins))
     index = np.zeros((total, len(n), max(1, int(rows.max(initial=0)))), dtype=np.int64)

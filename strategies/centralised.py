@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import final
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -63,5 +64,5 @@ class Centralised(CohortStrategy):
             (POOL,),
             torch.cat([x[lane, : gathered.rows[lane]] for lane in by_clinic]),
             torch.cat([y[lane, : gathered.rows[lane]] for lane in by_clinic]).to(torch.int64),
-            {POOL: 0},
+            np.zeros(1, dtype=np.int64),
         )

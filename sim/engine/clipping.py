@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sim.engine.lanes import Tape
-from sim.rng import stream
+from sim.rng import Streams
 
 
 def clipped_gradients(
@@ -90,9 +90,9 @@ def add_noise(
     """
     size = sum(value[0].numel() for value in sums.values())
     noise = np.empty((len(clinics), size), dtype=np.float32)
+    streams = Streams(seed, purpose)
     for lane, (clinic, s, n) in enumerate(zip(clinics, std, normaliser, strict=True)):
-        draw = stream(seed, purpose, clinic, server_round, step)
-        draw.standard_normal(out=noise[lane], dtype=np.float32)
+        streams.at(clinic, server_round, step).standard_normal(out=noise[lane], dtype=np.float32)
         noise[lane] *= np.float32(s / n)
     first = next(iter(sums.values()))
     flat = torch.from_numpy(noise).to(first.device, first.dtype)

@@ -184,9 +184,7 @@ def weighted_average(stacked: Mapping[str, Tensor], weights: Sequence[float]) ->
 
     Returns
     -------
-
-    Parameters
-    ----------
+    dict of str to Tensor
         ``[1, *shape]`` each.
     """
     averaged = {}

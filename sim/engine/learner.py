@@ -15,6 +15,10 @@ from sim.job import Job
 from sim.models import Parameters, Part
 
 
+BLOCK = 64
+"""Lanes that train through all their steps before the next ones begin, so that their parameters stay in the cache."""
+
+
 def expand(parameters: Mapping[str, Tensor], lanes: int) -> Parameters:
     """Give each lane its own copy of shared parameters ``[1, *shape]``, or take over ``[lane, *shape]`` as a copy."""
     return {name: value.expand(lanes, *value.shape[1:]).clone() for name, value in parameters.items()}
@@ -57,6 +61,18 @@ class Learner:
         self._tape: Tape = []
         self._inputs: Tensor | None = None
         self._outputs = torch.empty(0)
+
+    def lanes(self, first: int, last: int) -> Learner:
+        """Return a learner of some of the lanes that shares this one's memory."""
+        some = slice(first, last)
+        return Learner(
+            self.job,
+            self.part,
+            self.clinics[some],
+            {name: value[some] for name, value in self.parameters.items()},
+            {name: value[some] for name, value in self.state.items()},
+            self.noised_steps[some],
+        )
 
     def forward(self, x: Tensor, *, want_input_gradient: bool = False) -> Tensor:
         """Run the part on a batch and keep what the backward half needs.
@@ -147,10 +163,13 @@ def train_whole(learner: Learner, cohort: Cohort, server_round: int) -> None:
         Holds the records of the learner's clinics.
     server_round : int
     """
-    batches = learner.job.batches(server_round, learner.clinics)
-    for s in range(len(batches.active)):
-        index, weights, lanes = batches.step(s)
-        x, y = cohort.batch(learner.clinics[:lanes], index)
-        learner.forward(x)
-        learner.loss(y, torch.from_numpy(weights))
-        learner.backward(server_round, s, batches.normaliser[s, :lanes])
+    drawn = learner.job.batches(server_round, learner.clinics)
+    for first in range(0, len(learner.clinics), BLOCK):
+        block = learner.lanes(first, min(first + BLOCK, len(learner.clinics)))
+        batches = drawn.lanes(first, first + BLOCK)
+        for s in range(len(batches.active)):
+            index, weights, lanes = batches.step(s)
+            x, y = cohort.batch(block.clinics[:lanes], index)
+            block.forward(x)
+            block.loss(y, torch.from_numpy(weights))
+            block.backward(server_round, s, batches.normaliser[s, :lanes])

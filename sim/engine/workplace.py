@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from flwr.app import Context, UserConfig
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sim.data import Federation, Records, load_federation
@@ -29,34 +30,35 @@ class Cohort:
         ``[record, *feature]``
     y : Tensor
         ``[record]``
-    first : dict of int to int
-        By clinic, where its records begin.
+    first : ndarray
+        By clinic, where its records begin; -1 for clinics of other cohorts.
     """
 
     clinics: tuple[int, ...]
     x: Tensor
     y: Tensor
-    first: dict[int, int]
+    first: NDArray[np.int64]
 
     @classmethod
     def build(cls, job: Job, train: Records, clinics: Sequence[int]) -> Cohort:
         """Take the clinics' records out of the federation."""
         ordered = job.in_lane_order(clinics)
         rows = [slice(int(train.offsets[k]), int(train.offsets[k + 1])) for k in ordered]
-        starts = np.cumsum([0, *(r.stop - r.start for r in rows)])
+        first = np.full(len(job.sizes), -1)
+        first[ordered] = np.cumsum([0, *(r.stop - r.start for r in rows[:-1])])
         return cls(
             tuple(ordered),
             torch.from_numpy(np.concatenate([train.x[r] for r in rows])),
             torch.from_numpy(np.concatenate([train.y[r] for r in rows])),
-            {k: int(start) for k, start in zip(ordered, starts[:-1], strict=True)},
+            first,
         )
 
-    def batch(self, clinics: Sequence[int], index: np.ndarray) -> tuple[Tensor, Tensor]:
+    def batch(self, clinics: list[int], index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Gather one step's records.
 
         Parameters
         ----------
-        clinics : sequence of int
+        clinics : list of int
             The clinic of each lane.
         index : ndarray
             ``[lane, batch]`` positions within each clinic's records.
@@ -68,8 +70,7 @@ class Cohort:
         y : Tensor
             ``[lane, batch]``
         """
-        first = np.array([self.first[k] for k in clinics], dtype=np.int64)
-        flat = torch.from_numpy(index + first[:, None])
+        flat = torch.from_numpy(index + self.first[clinics][:, None])
         return self.x[flat], self.y[flat]
 
 

@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from rich import box
@@ -13,6 +15,10 @@ from sim.report.summary import ADVERSARIES, successful_runs, summarise, swept_ke
 CAPTION = (
     "Mean ± half-width of the 95 % confidence interval over seeds. Time and traffic of a whole run, simulated. "
     "ε is the largest over seeds; ∞ means no guarantee against that adversary."
+)
+PLAN_CAPTION = (
+    "Planned, before any training. Time and traffic of a whole run over all clinics, for the first seed. "
+    "ε is that of the clinic with the largest; ∞ means no guarantee against that adversary."
 )
 _SCORES = {"AUC": "auc", "Balanced accuracy": "balanced_accuracy", "Accuracy": "accuracy"}
 _TIMES = (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3))
@@ -98,8 +104,52 @@ def console_table(runs: pd.DataFrame) -> Table:
     frame = results_frame(runs)
     missing = int((runs["status"] != "ok").sum())
     caption = f"{CAPTION} {missing} of {len(runs)} runs did not succeed and are left out." if missing else CAPTION
+    return _rendered(frame, ", ".join(runs["study"].unique()), caption)
+
+
+def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
+    """Build the table that tells what a study will cost; it fits 120 columns.
+
+    Parameters
+    ----------
+    plans : sequence of mapping
+        One object a run, as `suture plan --json` prints them.
+
+    Returns
+    -------
+    rich.table.Table
+        One row for each method and combination of swept values; time, traffic and noise of the first seed.
+    """
+    runs = pd.DataFrame(plans).assign(status="ok")
+    ok = successful_runs(runs)
+    keys = swept_keys(ok)
+    rows = []
+    for values, group in ok.groupby(["method", *keys], dropna=False, sort=False, observed=True):
+        run = group.iloc[0]
+        noise = [clinic["noise_multiplier"] for clinic in run["clinics"] if clinic["noise_multiplier"] is not None]
+        names = ("Target ε" if key == "privacy.epsilon" else key for key in keys)
+        rows.append(
+            {
+                "Method": values[0],
+                **dict(zip(names, map(value_text, values[1:]), strict=True)),
+                "Runs": str(len(group)),
+                "Noise σ by clinic": "–".join(dict.fromkeys(f"{value:.3g}" for value in (min(noise), max(noise))))
+                if noise
+                else "–",
+                **{f"ε {name.lower()}": epsilon_text(run[column]) for column, name in ADVERSARIES.items()},
+                "Time": seconds_text(run["sim_seconds"]),
+                "Sent up": bytes_text(run["bytes_up"]),
+                "Sent down": bytes_text(run["bytes_down"]),
+                "Clinic GFLOP": f"{run['clinic_flops'] / 1e9:.3g}",
+                "Server GFLOP": f"{run['server_flops'] / 1e9:.3g}",
+            }
+        )
+    return _rendered(pd.DataFrame(rows), ", ".join(runs["study"].unique()), PLAN_CAPTION)
+
+
+def _rendered(frame: pd.DataFrame, title: str, caption: str) -> Table:
     table = Table(
-        title=Text(", ".join(runs["study"].unique()), style="bold"),
+        title=Text(title, style="bold"),
         caption=Text(caption, style="dim"),
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -107,7 +157,7 @@ def console_table(runs: pd.DataFrame) -> Table:
     )
     for position, name in enumerate(frame.columns):
         heading = Text(re.sub(r" |(?<=[.-])", "\n", name))
-        table.add_column(heading, justify="left" if position == 0 else "right", overflow="fold")
+        table.add_column(heading, justify="left" if position == 0 else "right", overflow="fold", no_wrap=position == 0)
     last_of_method = frame["Method"].ne(frame["Method"].shift(-1)) & frame["Method"].duplicated()
     for row, end_section in zip(frame.itertuples(index=False), last_of_method, strict=True):
         table.add_row(*map(Text, row), end_section=end_section)

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from sim.problems import ScenarioError
-from sim.scenario import Csv, Privacy, Scenario, load_scenario, parse_scenario
+from sim.scenario import Csv, Privacy, Scenario, Train, load_scenario, parse_scenario
 
 BASE = """
 name = "heart"
@@ -302,7 +302,7 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
             "sweep={'clinics.0.uplink'=['1 bit/s']}",
             'sweep.clinics.0.uplink: unknown key; choose "data.test-share", "data.one-class", "data.sites", '
             '"data.source", "data.scaling", "data.path", "data.label", "data.clinic", "data.features", '
-            '"data.missing", "data.ranges", "model.name" or another of the 27',
+            '"data.missing", "data.ranges", "model.name" or another of the 29',
         ),
         (
             "sweep={'train.rounds'=[]}",
@@ -348,6 +348,14 @@ def test_swept_keys_need_no_value_of_their_own(file):
 def test_sweep_may_be_written_as_nested_tables(file):
     dotted = load_scenario(file, ["sweep={'train.rounds'=[1, 2]}"])
     assert load_scenario(file, ["sweep.train.rounds=[1, 2]"]) == dotted
+
+
+def test_python_objects_make_the_same_scenario(file):
+    scenario = load_scenario(file, ["sweep={'train.rounds'=[1, 2]}"])
+    assert Scenario(**{name: getattr(scenario, name) for name in Scenario.model_fields}) == scenario
+    train = Train(rounds=30, batch_size=16, learning_rate=0.05)
+    assert load_scenario(file).train == train
+    assert Scenario(**{**dict(scenario), "train": train}).train.rounds == 1
 
 
 def test_a_swept_key_cannot_be_overridden_without_effect(file):

@@ -117,6 +117,12 @@ def test_run_ids_are_distinct_and_do_not_depend_on_the_study():
     assert [run.run_id for run in expand(scenario(name="other"))] == ids
 
 
+def test_run_id_does_not_depend_on_the_order_of_keys():
+    forth = {"privacy.epsilon": [1], "train.rounds": [2]}
+    back = dict(reversed(forth.items()))
+    assert [run.run_id for run in expand(scenario(sweep=forth))] == [run.run_id for run in expand(scenario(sweep=back))]
+
+
 @pytest.mark.parametrize(
     "change",
     [
