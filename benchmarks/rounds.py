@@ -138,7 +138,9 @@ def compare(clinics: int, rounds: int, repeats: int) -> None:
         stacked, loop = flower_path(spec), plain_loop(load_federation(spec.data, spec.seed))
         stacked(2)
         loop(1)
-        pairs = [(seconds_per_round(stacked, rounds), seconds_per_round(loop, max(1, rounds // 5))) for _ in range(repeats)]
+        pairs = [
+            (seconds_per_round(stacked, rounds), seconds_per_round(loop, max(1, rounds // 5))) for _ in range(repeats)
+        ]
     ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
     print(f"{clinics:6d} clinics  {1e3 * ours:9.1f} ms  {1e3 * theirs:9.1f} ms  {theirs / ours:6.1f}x", flush=True)
 

@@ -91,7 +91,7 @@ def run(
         raise typer.Exit(1)
 
 
-def _console() -> "Console":
+def _console() -> Console:
     """Return a console for tables: where nobody watches (a file, a log) it is as wide as the tables need."""
     from rich.console import Console
 

@@ -14,7 +14,6 @@ from sim.engine.workplace import Cohort
 from sim.job import Job
 from sim.models import Parameters, Part
 
-
 BLOCK = 64
 """Lanes that train through all their steps before the next ones begin, so that their parameters stay in the cache."""
 
