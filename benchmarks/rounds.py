@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -76,10 +77,10 @@ def flower_path(spec: RunSpec) -> Callable[[int], None]:
 
 
 def plain_loop(federation: Federation) -> Callable[[int], None]:
-    """Return a function that runs rounds of federated averaging the usual way: a model, an optimiser, clinic by clinic."""
+    """Return a function that runs federated averaging the usual way: a model, an optimiser, clinic by clinic."""
     x, y = torch.tensor(federation.train.x), torch.tensor(federation.train.y)
     offsets = federation.train.offsets.tolist()
-    clinics = [(x[a:b], y[a:b]) for a, b in zip(offsets, offsets[1:], strict=False)]
+    clinics = [(x[a:b], y[a:b]) for a, b in pairwise(offsets)]
     model = nn.Sequential(nn.Linear(FEATURES, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 2))
     loss_fn = nn.CrossEntropyLoss()
 

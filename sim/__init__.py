@@ -1,5 +1,6 @@
 """Suture's simulator. ``from sim import Scenario, run`` does what the command ``suture run`` does."""
 
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,13 +35,10 @@ def _refuse_intruders() -> None:
 _refuse_intruders()
 
 
+_HOMES = {"Scenario": "sim.scenario", "run": "sim.study.api"}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "Scenario":
-        from sim.scenario import Scenario
-
-        return Scenario
-    if name == "run":
-        from sim.study.api import run
-
-        return run
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'sim' has no attribute {name!r}")

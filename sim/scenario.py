@@ -82,6 +82,10 @@ _SWEPT_KEYS: Final = tuple(
 
 
 def _swept_key(key: str) -> str:
+    table = key.partition(".")[0]
+    if table not in _SWEPT_TABLES:
+        tables = ", ".join(f"[{name}]" for name in _SWEPT_TABLES)
+        raise ValueError(f"cannot be swept; choose a key of {tables}")
     if ".".join(key.split(".")[:2]) not in _SWEPT_KEYS:
         raise ValueError(f"unknown key; {suggest(key, _SWEPT_KEYS)}")
     return key
@@ -169,7 +173,8 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = (), only: Sequenc
         The TOML file.
     overrides : sequence of str
         ``"key=value"`` with a dotted key and a TOML value, for example ``"train.rounds=5"`` or
-        ``"clinics.0.profile=hospital"``; text that is no TOML value is taken as a string.
+        ``"clinics.0.profile=hospital"``; text that is no TOML value is taken as a string. A key that is set is no
+        longer swept.
     only : sequence of str
         Names of the strategies to keep; all if empty.
 
@@ -356,8 +361,9 @@ def _overridden(mapping: Mapping[str, Any], override: str) -> dict[str, Any]:
     if not equals:
         raise ValueError('has no "="; write key=value')
     keys = _keys(key)
-    if ".".join(keys) in _swept_in(mapping):
-        raise ValueError(f'is swept; set the sweep itself, sweep."{".".join(keys)}"=[...]')
+    swept = _swept_in(mapping)
+    if swept.pop(".".join(keys), None) is not None:
+        mapping = {**mapping, "sweep": swept}
     return replaced(mapping, keys, _value(text.strip()))
 
 

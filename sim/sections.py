@@ -163,7 +163,8 @@ class HeartDisease(_Data):
     """The bundled heart-disease records of four real centres."""
 
     source: Literal["heart-disease"] = "heart-disease"
-    scaling: Literal["public", "per-clinic"] = "public"
+    scaling: Literal["public", "per-clinic", "pooled"] = "public"
+    held_out: Literal["seeded", "flamby"] = "seeded"
 
 
 class Csv(_Data):
@@ -178,7 +179,7 @@ class Csv(_Data):
         default_factory=dict
     )
     ranges: dict[str, Annotated[tuple[float, float], BeforeValidator(_public_range)]] = Field(default_factory=dict)
-    scaling: Literal["public", "per-clinic", "none"] = "public"
+    scaling: Literal["public", "per-clinic", "pooled", "none"] = "public"
 
     @field_validator("path")
     @classmethod

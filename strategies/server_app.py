@@ -12,6 +12,8 @@ from strategies.imported import Imported
 from strategies.local import Local
 from strategies.splitfed_v1 import SplitFedV1
 
+__all__ = ["STRATEGIES", "CohortStrategy", "build_strategy"]
+
 STRATEGIES: dict[str, type[CohortStrategy]] = {
     "centralised": Centralised,
     "local": Local,

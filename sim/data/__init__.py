@@ -106,7 +106,10 @@ def load_federation(data_spec: HeartDisease | Csv, seed: int) -> Federation:
     from sim.data import heart, split, table
 
     source = heart.read(data_spec) if isinstance(data_spec, HeartDisease) else table.read(data_spec)
-    held_out = split.hold_out(source.y, source.offsets, data_spec.test_share, seed)
+    if isinstance(data_spec, HeartDisease) and data_spec.held_out == "flamby":
+        held_out = heart.flamby_held_out(source)
+    else:
+        held_out = split.hold_out(source.y, source.offsets, data_spec.test_share, seed)
     x, statistics = _scaled(source, data_spec.scaling, ~held_out)
     return Federation(
         source.names,
@@ -124,15 +127,16 @@ def _scaled(source: Table, scaling: str, train: NDArray[np.bool_]) -> tuple[NDAr
         low, high = bounds.T
         scaled = (2 * source.x - low - high) / (high - low)
         return scaled, {f"range of {feature}": "public" for feature in source.features if feature in source.ranges}
-    if scaling == "per-clinic":
-        scaled = np.empty_like(source.x)
-        for start, stop in pairwise(source.offsets):
-            own = source.x[start:stop][train[start:stop]]
-            varies = own.max(axis=0) > own.min(axis=0)
-            deviation = np.where(varies, own.std(axis=0, ddof=min(1, len(own) - 1)), 1.0)
-            scaled[start:stop] = (source.x[start:stop] - own.mean(axis=0)) / deviation
-        return scaled, {f"mean and deviation of {feature}": "non-private" for feature in source.features}
-    return source.x, {}
+    if scaling == "none":
+        return source.x, {}
+    groups = [0, len(source.x)] if scaling == "pooled" else source.offsets.tolist()
+    scaled = np.empty_like(source.x)
+    for start, stop in pairwise(groups):
+        own = source.x[start:stop][train[start:stop]]
+        varies = own.max(axis=0) > own.min(axis=0)
+        deviation = np.where(varies, own.std(axis=0, ddof=min(1, len(own) - 1)), 1.0)
+        scaled[start:stop] = (source.x[start:stop] - own.mean(axis=0)) / deviation
+    return scaled, {f"mean and deviation of {feature}": "non-private" for feature in source.features}
 
 
 def _records(x: NDArray[np.float64], source: Table, mask: NDArray[np.bool_]) -> Records:

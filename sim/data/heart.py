@@ -6,6 +6,7 @@ doi 10.24432/C52P4X; Ogier du Terrail et al., "FLamby", NeurIPS 2022 (Fed-Heart-
 
 import csv
 import hashlib
+import json
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +20,7 @@ from sim.data.split import clinic_problems
 from sim.problems import ScenarioError
 from sim.scenario import HeartDisease
 
-__all__ = ["CENTRES", "CHOL_POPULATION_MEAN", "CLASSES", "FEATURES", "RANGES", "read"]
+__all__ = ["CENTRES", "CHOL_POPULATION_MEAN", "CLASSES", "FEATURES", "RANGES", "flamby_held_out", "read"]
 
 CENTRES: Final = ("cleveland", "hungarian", "switzerland", "va")
 CLASSES: Final = ("no disease", "disease")
@@ -51,6 +52,7 @@ Statistics, "Trends in serum cholesterol levels among US adults", JAMA 257:937, 
 """
 
 _FILE: Final = Path(__file__).with_name("heart_disease_4centres.csv")
+_FLAMBY_SPLIT: Final = Path(__file__).with_name("heart_disease_flamby_split.json")
 _SHA256: Final = "3f93b3af961956154d958f674ce97c8feecc5eb3043306d93ab7841ab94c6b72"
 _NUMERIC: Final = FEATURES[:8]
 _ONE_HOT: Final = {"cp": (2, 3, 4), "restecg": (1, 2)}
@@ -71,6 +73,29 @@ def _parsed() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]
         rows.append((numbers + dummies, int(row["num"]) > 0, CENTRES.index(row["centre"])))
     x, y, centre = zip(*rows, strict=True)
     return np.array(x), np.array(y, dtype=np.int64), np.array(centre, dtype=np.int64)
+
+
+def flamby_held_out(table: Table) -> NDArray[np.bool_]:
+    """Return FLamby's one fixed split: 254 of the 740 records held out, whatever the seed.
+
+    Scikit-learn's ``train_test_split`` at each centre, 34 % with ``random_state=43``, stratified except in switzerland,
+    as FLamby's ``fed_heart_disease`` draws it; kept as positions so that no other generator is needed.
+
+    Parameters
+    ----------
+    table : Table
+        As ``read`` returns it.
+
+    Returns
+    -------
+    ndarray of bool, ``[record]``
+        True where a record is held out.
+    """
+    positions = json.loads(_FLAMBY_SPLIT.read_text(encoding="utf-8"))
+    held_out = np.zeros(len(table.y), dtype=np.bool_)
+    for name, start in zip(table.names, table.offsets, strict=False):
+        held_out[start + np.array(positions[name])] = True
+    return held_out
 
 
 def read(spec: HeartDisease) -> Table:

@@ -135,6 +135,8 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
     ScenarioError
         If the cut lies outside the model, a site has no resources, delta is too large, or no noise meets the target.
     """
+    if len(federation.classes) < 2:
+        raise ScenarioError(["data: all records have the same label, so there is nothing to learn; check data.label"])
     resources = assign_resources(spec.clinics, federation.names)
     try:
         job = Job.build(spec, federation, [0.0] * len(federation.names))

@@ -289,25 +289,27 @@ def _pld_epsilon(event: "DpEvent", delta: float, bound: float) -> float:
     noise shrinks, and waste the privacy of many steps with much noise.
     """
     interval = max(_COARSEST_START, 4.0 ** math.ceil(math.log(bound / _GRID_POINTS, 4)))
-    coarser, value = bound, _grid_epsilon(event, delta, bound, interval)
+    coarser, value = math.inf, _grid_epsilon(event, delta, bound, interval)
     while interval > _FINEST_INTERVAL and (
         value == bound or not math.isclose(value, coarser, rel_tol=2e-3, abs_tol=5e-5)
     ):
         interval /= 4
-        coarser, value = value, _grid_epsilon(event, delta, bound, interval)
+        coarser, value = value, _grid_epsilon(event, delta, value, interval)
     return value
 
 
 def _grid_epsilon(event: "DpEvent", delta: float, bound: float, interval: float) -> float:
-    """Epsilon on one grid; found from delta, because the library's own inversion overflows near epsilon 700."""
+    """Epsilon on one grid, or the bound; found from delta, as the library's own inverse overflows near epsilon 700."""
     from dp_accounting.pld import PLDAccountant
     from scipy.optimize import brentq
 
     pld = PLDAccountant(value_discretization_interval=interval).compose(event)
 
+    @cache
     def log_excess(eps: float) -> float:
         return math.log(max(float(pld.get_delta(eps)), 1e-300) / delta)
 
-    if log_excess(0.0) <= 0:
-        return 0.0
-    return float(brentq(log_excess, 0.0, bound, xtol=1e-9)) if log_excess(bound) < 0 else bound
+    if log_excess(bound) >= 0:
+        return bound
+    low = 0.95 * bound if log_excess(0.95 * bound) > 0 else 0.0
+    return float(brentq(log_excess, low, bound, xtol=1e-8)) if log_excess(low) > 0 else 0.0

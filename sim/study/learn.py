@@ -21,8 +21,7 @@ from sim.engine.workplace import cohorts_of, job_of, run_config
 from sim.job import Job
 from sim.plan.plan import Plan
 from sim.privacy.releases import build_ledger
-from strategies.cohorts import CohortStrategy
-from strategies.server_app import build_strategy
+from strategies.server_app import CohortStrategy, build_strategy
 
 
 class PlanMismatchError(RuntimeError):

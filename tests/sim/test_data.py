@@ -1,5 +1,6 @@
 import csv
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 import sim.data
@@ -447,3 +449,25 @@ def test_csv_unreadable_file_is_one_line(tmp_path, content, fault):
 def test_csv_missing_file_is_one_line(tmp_path):
     path = tmp_path / "no.csv"
     assert problems(table_spec(path)) == [f"scenario: data.path: {path} does not exist; check the path"]
+
+
+def test_flambys_split_is_the_one_scikit_learn_draws():
+    federation = load_federation(HeartDisease(held_out="flamby"), seed=5)
+    source = heart.read(HeartDisease())
+    for clinic, (start, stop) in enumerate(pairwise(source.offsets)):
+        own = source.y[start:stop]
+        stratify = own if min(np.bincount(own)) > 2 else None
+        _, test = train_test_split(
+            np.arange(len(own)), test_size=0.34, train_size=0.66, random_state=43, shuffle=True, stratify=stratify
+        )
+        low, high = federation.test.offsets[clinic : clinic + 2]
+        assert federation.test.y[low:high].tolist() == own[np.sort(test)].tolist()
+        ages = federation.test.x[low:high, 0] * 35 + 55
+        assert np.allclose(ages, source.x[start:stop][np.sort(test), 0])
+
+
+def test_pooled_scaling_standardises_all_training_records_together():
+    federation = load_federation(HeartDisease(scaling="pooled"), seed=0)
+    assert np.allclose(federation.train.x.mean(0), 0, atol=1e-6)
+    assert np.allclose(federation.train.x.std(0, ddof=1), 1, atol=1e-6)
+    assert set(federation.statistics.values()) == {"non-private"}
