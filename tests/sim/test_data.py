@@ -468,6 +468,6 @@ def test_flambys_split_is_the_one_scikit_learn_draws():
 
 def test_pooled_scaling_standardises_all_training_records_together():
     federation = load_federation(HeartDisease(scaling="pooled"), seed=0)
-    assert np.allclose(federation.train.x.mean(0), 0, atol=1e-6)
-    assert np.allclose(federation.train.x.std(0, ddof=1), 1, atol=1e-6)
+    assert np.allclose(federation.train.x.mean(0), 0, atol=1e-5)
+    assert np.allclose(federation.train.x.std(0, ddof=1), 1, atol=1e-5)
     assert set(federation.statistics.values()) == {"non-private"}
