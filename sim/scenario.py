@@ -21,24 +21,10 @@ from pydantic import (
 )
 
 from sim.problems import ScenarioError, problem_lines, show, suggest
-from sim.sections import (
-    BUILT_IN_STRATEGIES,
-    SCALARS,
-    ClinicGroup,
-    Csv,
-    Cut,
-    DataSpec,
-    HeartDisease,
-    Model,
-    Privacy,
-    Scalar,
-    Section,
-    Server,
-    Strategy,
-    SweptValues,
-    Train,
-    unique,
-)
+from sim.settings.base import SCALARS, Scalar, Section, SweptValues, unique
+from sim.settings.data import Csv, DataSpec, HeartDisease
+from sim.settings.model import Model
+from sim.settings.study import BUILT_IN_STRATEGIES, ClinicGroup, Cut, Privacy, Server, Strategy, Train
 
 __all__ = [
     "BUILT_IN_STRATEGIES",

@@ -24,7 +24,7 @@ from sim.scenario import (
     replaced,
     validated,
 )
-from sim.sections import Section
+from sim.settings.base import Section
 
 __all__ = ["RESULTS_VERSION", "RunSpec", "RunStrategy", "expand"]
 

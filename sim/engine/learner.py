@@ -14,7 +14,7 @@ from sim.engine.workplace import Cohort
 from sim.job import Job
 from sim.models import Parameters, Part
 
-BLOCK = 64
+BLOCK = 128
 """Lanes that train through all their steps before the next ones begin, so that their parameters stay in the cache."""
 
 

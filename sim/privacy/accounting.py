@@ -32,7 +32,8 @@ MIN_NOISE, MAX_NOISE = 1e-2, 1e6
 """Noise multipliers between which :func:`calibrate` searches."""
 
 _GRID_POINTS = 1e3
-_COARSEST_START, _FINEST_INTERVAL = 4.0**-5, 4.0**-8
+_FINEST_INTERVAL = 4.0**-8
+_HOPELESS = 1e8
 _SIGMA_TOLERANCE = 2e-4
 
 
@@ -288,7 +289,9 @@ def _pld_epsilon(event: "DpEvent", delta: float, bound: float) -> float:
     thousand leaves about one in ten thousand. A fixed interval would make time and memory grow without limit as the
     noise shrinks, and waste the privacy of many steps with much noise.
     """
-    interval = max(_COARSEST_START, 4.0 ** math.ceil(math.log(bound / _GRID_POINTS, 4)))
+    if bound > _HOPELESS:
+        return bound
+    interval = 4.0 ** min(max(math.ceil(math.log(bound / _GRID_POINTS, 4)), -5), 3)
     coarser, value = math.inf, _grid_epsilon(event, delta, bound, interval)
     while interval > _FINEST_INTERVAL and (
         value == bound or not math.isclose(value, coarser, rel_tol=2e-3, abs_tol=5e-5)

@@ -1,0 +1,142 @@
+"""The tables of a study: training, server, clinics, privacy and strategies."""
+
+import math
+import re
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from sim.clinics import PROFILES
+from sim.problems import suggest
+from sim.settings.base import Number, Scalar, Section, Sites, Unbounded, Whole, unique
+from sim.units import Compute, Duration, Rate
+
+BUILT_IN_STRATEGIES: Final = ("centralised", "local", "fedavg", "splitfed-v1")
+_SPLIT_STRATEGIES: Final = ("splitfed-v1",)
+_IMPORT_PATH: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+Cut = Literal["vanilla", "u-shaped"]
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+class Train(Section):
+    """How every strategy trains."""
+
+    rounds: Whole = Field(ge=0)
+    local_epochs: Whole = Field(default=1, ge=1)
+    batch_size: Whole = Field(ge=1)
+    optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
+    learning_rate: Number = Field(gt=0)
+    momentum: Number = Field(default=0.9, ge=0, lt=1)
+    participation: Number = Field(default=1.0, gt=0, le=1)
+
+
+class Server(Section):
+    """The server's computer."""
+
+    compute: Compute = 10e12
+    workers: Whole = Field(default=4, ge=1)
+
+
+class ClinicGroup(Section):
+    """Clinics with the same link and computer."""
+
+    profile: str | None = None
+    sites: Sites | None = None
+    uplink: Rate | None = None
+    downlink: Rate | None = None
+    latency: Duration | None = None
+    compute: Compute | None = None
+
+    @field_validator("profile")
+    @classmethod
+    def _known_profile(cls, profile: str | None) -> str | None:
+        if profile is not None and profile not in PROFILES:
+            raise ValueError(f'unknown profile "{profile}"; {suggest(profile, PROFILES)}')
+        return profile
+
+    @model_validator(mode="after")
+    def _no_silent_zero(self) -> "ClinicGroup":
+        absent = [key for key in ("uplink", "downlink", "latency", "compute") if getattr(self, key) is None]
+        if self.profile is None and absent:
+            raise ValueError(f"{', '.join(absent)} not given; name a profile, or give all four rates")
+        return self
+
+
+class Privacy(Section):
+    """The mechanism that protects patients, and how strongly."""
+
+    mechanism: Literal["none", "dp-sgd"] = "none"
+    noise_multiplier: Annotated[Number, Field(ge=0)] | None = None
+    epsilon: Annotated[Unbounded, Field(gt=0)] | None = Field(default=None, validate_default=True)
+    clip: Annotated[Unbounded, Field(gt=0)] = 1.0
+    delta: Annotated[Number, Field(gt=0, lt=1)] | None = Field(default=None, validate_default=True)
+
+    @field_validator("noise_multiplier")
+    @classmethod
+    def _noise_has_a_mechanism(cls, noise: float | None, info: ValidationInfo) -> float | None:
+        if noise is not None and info.data.get("mechanism") == "none":
+            raise ValueError('has no effect without a mechanism; add mechanism = "dp-sgd"')
+        return noise
+
+    @field_validator("epsilon")
+    @classmethod
+    def _target_or_noise(cls, epsilon: float | None, info: ValidationInfo) -> float | None:
+        if epsilon is not None and info.data.get("mechanism") == "none":
+            raise ValueError('has no effect without a mechanism; add mechanism = "dp-sgd"')
+        if info.data.get("mechanism") == "dp-sgd" and "noise_multiplier" in info.data:
+            noise = info.data["noise_multiplier"]
+            if epsilon is None and noise is None:
+                raise ValueError("neither this nor noise-multiplier is given; add a target such as epsilon = 3")
+            if epsilon is not None and noise is not None:
+                raise ValueError("is given beside noise-multiplier; keep one of the two")
+        return epsilon
+
+    @field_validator("clip")
+    @classmethod
+    def _noise_needs_a_clip(cls, clip: float, info: ValidationInfo) -> float:
+        if math.isinf(clip) and info.data.get("noise_multiplier", 0) != 0:
+            raise ValueError("inf is only for noise-multiplier = 0; give a finite norm such as 1.0")
+        return clip
+
+    @field_validator("delta")
+    @classmethod
+    def _delta_is_stated(cls, delta: float | None, info: ValidationInfo) -> float | None:
+        if delta is None and info.data.get("mechanism") == "dp-sgd":
+            raise ValueError("is missing; give one below 1 / (records of the smallest clinic), such as 1e-4")
+        return delta
+
+
+class Strategy(Section):
+    """A strategy to compare: one of Suture's, or a Flower strategy by its import path."""
+
+    name: str
+    cut: Annotated[tuple[Cut, ...], BeforeValidator(_as_tuple), AfterValidator(unique)] = Field(
+        default=(), validate_default=True
+    )
+    options: dict[str, Scalar] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _known_name(cls, name: str) -> str:
+        if name not in BUILT_IN_STRATEGIES and not _IMPORT_PATH.fullmatch(name):
+            raise ValueError(f'unknown strategy "{name}"; {suggest(name, BUILT_IN_STRATEGIES)}')
+        return name
+
+    @field_validator("cut")
+    @classmethod
+    def _cut_where_split(cls, cut: tuple[Cut, ...], info: ValidationInfo) -> tuple[Cut, ...]:
+        if info.data.get("name") in _SPLIT_STRATEGIES:
+            return cut or ("vanilla",)
+        if cut and "name" in info.data:
+            raise ValueError(f"{info.data['name']} does not cut the model; remove cut, or take splitfed-v1")
+        return cut
+
+    @field_validator("options")
+    @classmethod
+    def _options_for_imported(cls, options: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
+        if options and info.data.get("name") in BUILT_IN_STRATEGIES:
+            raise ValueError(f"{info.data['name']} takes none; remove them, or name a strategy by its import path")
+        return options

@@ -1,0 +1,201 @@
+from collections import OrderedDict
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from sim.engine.lanes import forward, gradients, leaves, loss_sum, weighted_average
+from sim.models import Block, Part
+
+torch.set_num_threads(1)
+TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
+
+
+class Scaled(nn.Module):
+    """A module that no lane rule knows."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(width))
+
+    def forward(self, x):
+        return torch.sin(x * self.scale)
+
+
+class Renamed(nn.Linear):
+    """A subclass may compute anything, so the rule of its parent must not be taken for it."""
+
+    def forward(self, x):
+        return -super().forward(x)
+
+
+def mlp(inputs, outputs):
+    return OrderedDict(a=nn.Sequential(nn.Linear(inputs, 5), nn.ReLU()), b=nn.Linear(5, outputs))
+
+
+ARCHITECTURES = {
+    "linear": lambda i, o: OrderedDict(only=nn.Linear(i, o)),
+    "no-bias": lambda i, o: OrderedDict(a=nn.Linear(i, 4, bias=False), b=nn.Tanh(), c=nn.Linear(4, o, bias=False)),
+    "mlp": mlp,
+    "nested": lambda i, o: OrderedDict(
+        a=nn.Sequential(nn.Sequential(nn.Linear(i, 4), nn.GELU(approximate="tanh")), nn.Identity()), b=nn.Linear(4, o)
+    ),
+    "layer-norm": lambda i, o: OrderedDict(a=nn.Linear(i, 4), n=nn.LayerNorm(4), b=nn.Linear(4, o)),
+    "own-module": lambda i, o: OrderedDict(s=Scaled(i), a=nn.Sequential(nn.Linear(i, 4), Scaled(4)), b=nn.Linear(4, o)),
+    "subclass": lambda i, o: OrderedDict(a=Renamed(i, 4), b=nn.ReLU(), c=nn.Linear(4, o)),
+    "no-parameters": lambda i, o: OrderedDict(a=nn.Linear(i, 6), s=nn.Softplus(), b=nn.Linear(6, o)),
+    "conv": lambda i, o: OrderedDict(
+        u=nn.Unflatten(0, (1, i)), c=nn.Conv1d(1, 2, 3, padding=1), f=nn.Flatten(0), b=nn.Linear(2 * i, o)
+    ),
+}
+
+
+def stacked(modules):
+    """Build the part of one module and stack the parameters of all."""
+    part = Part("model", tuple(Block(name, child) for name, child in modules[0].named_children()))
+    names = [name for name, _ in modules[0].named_parameters()]
+    return part, {name: torch.stack([m.get_parameter(name).detach() for m in modules]) for name in names}
+
+
+def plain_loss(logits, y):
+    if logits.shape[1] == 1:
+        return functional.binary_cross_entropy_with_logits(logits[:, 0], y.to(logits.dtype))
+    return functional.cross_entropy(logits, y)
+
+
+def close(found, expected, dtype):
+    scale = max(float(expected.abs().max()), 1e-3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE[dtype] * scale)
+
+
+def compare_with_loop(architecture, outputs, rows, dtype, inputs=4, batched=True):
+    """Hold stacked forward, loss, gradients and input gradients against a loop over lanes without padding."""
+    torch.manual_seed(len(rows) + outputs)
+    modules = [nn.Sequential(architecture(inputs, outputs)).to(dtype) for _ in rows]
+    part, parameters = stacked(modules)
+    width = max(1, *rows)
+    x = torch.randn(len(rows), width, inputs, dtype=dtype)
+    y = torch.randint(max(2, outputs), (len(rows), width))
+    weights = torch.tensor([[1 / max(1, n)] * n + [0.0] * (width - n) for n in rows], dtype=dtype)
+    outside = weights == 0
+    x[outside] = 1e3 * torch.randn(int(outside.sum()), inputs, dtype=dtype)
+
+    leaf, x_leaf = leaves(parameters, len(rows)), x.clone().requires_grad_()
+    logits = forward(part, leaf, x_leaf)
+    loss = loss_sum(logits, y, weights)
+    grads, input_gradient = gradients(loss, leaf, x_leaf)
+
+    total = torch.zeros((), dtype=dtype)
+    for lane, (module, n) in enumerate(zip(modules, rows, strict=True)):
+        own = x[lane, :n].clone().requires_grad_()
+        each = module(own) if batched else torch.stack([module(record) for record in own])
+        close(logits[lane, :n].detach(), each.detach(), dtype)
+        lane_loss = plain_loss(each, y[lane, :n])
+        lane_loss.backward()
+        total += lane_loss.detach()
+        close(input_gradient[lane, :n], own.grad, dtype)
+        assert not input_gradient[lane, n:].any()
+        for name, grad in zip(parameters, grads, strict=True):
+            close(grad[lane], module.get_parameter(name).grad, dtype)
+    close(loss.detach(), total, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("outputs", [1, 3], ids=["binary", "softmax"])
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "conv"])
+def test_stacked_lanes_equal_a_loop_over_clinics(name, outputs, dtype):
+    compare_with_loop(ARCHITECTURES[name], outputs, [5, 3, 1], dtype)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.sampled_from([1, 2, 4]), st.integers(1, 6))
+@settings(deadline=None, max_examples=30)
+def test_any_ragged_batches_equal_the_loop(rows, outputs, inputs):
+    compare_with_loop(mlp, outputs, rows, torch.float64, inputs)
+
+
+def test_a_module_that_sees_one_record_at_a_time_is_left_to_its_author():
+    """The fallback hands a module its lane's whole batch, as the plain loop does."""
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, x):
+            seen.append(tuple(x.shape))
+            return x
+
+    part, parameters = stacked([nn.Sequential(OrderedDict(s=Spy(), b=nn.Linear(3, 1))) for _ in range(2)])
+    forward(part, parameters, torch.randn(2, 4, 3))
+    assert seen == [(4, 3)]
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_padding_has_no_effect_whatever_it_holds(outputs):
+    torch.manual_seed(0)
+    modules = [nn.Sequential(mlp(4, outputs)) for _ in range(2)]
+    part, parameters = stacked(modules)
+    x, y = torch.randn(2, 3, 4), torch.randint(max(2, outputs), (2, 3))
+    weights = torch.full((2, 3), 1 / 3)
+    leaf = leaves(parameters, 2)
+    plain, _ = gradients(loss_sum(forward(part, leaf, x), y, weights), leaf)
+    wide_x = torch.cat([x, 1e4 * torch.randn(2, 5, 4)], 1)
+    wide_y = torch.cat([y, torch.ones(2, 5, dtype=torch.int64)], 1)
+    wide_weights = torch.cat([weights, torch.zeros(2, 5)], 1)
+    padded, _ = gradients(loss_sum(forward(part, leaf, wide_x), wide_y, wide_weights), leaf)
+    for a, b in zip(padded, plain, strict=True):
+        close(a, b, torch.float32)
+
+
+def test_a_lane_without_a_record_gets_a_zero_gradient():
+    part, parameters = stacked([nn.Sequential(mlp(4, 1)) for _ in range(2)])
+    leaf = leaves(parameters, 2)
+    weights = torch.tensor([[0.5, 0.5], [0.0, 0.0]])
+    grads, _ = gradients(loss_sum(forward(part, leaf, torch.randn(2, 2, 4)), torch.ones(2, 2), weights), leaf)
+    assert all(not grad[1].any() for grad in grads)
+    assert any(grad[0].any() for grad in grads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_cotangent_drives_a_part_as_the_rest_of_the_network_would(dtype):
+    torch.manual_seed(1)
+    heads = [nn.Sequential(OrderedDict(a=nn.Sequential(nn.Linear(4, 5), nn.ReLU()))).to(dtype) for _ in range(3)]
+    part, parameters = stacked(heads)
+    x, cotangent = torch.randn(3, 6, 4, dtype=dtype), torch.randn(3, 6, 5, dtype=dtype)
+    leaf, x_leaf = leaves(parameters, 3), x.clone().requires_grad_()
+    grads, input_gradient = gradients(forward(part, leaf, x_leaf), leaf, x_leaf, cotangent)
+    for lane, head in enumerate(heads):
+        own = x[lane].clone().requires_grad_()
+        head(own).backward(cotangent[lane])
+        close(input_gradient[lane], own.grad, dtype)
+        for name, grad in zip(parameters, grads, strict=True):
+            close(grad[lane], head.get_parameter(name).grad, dtype)
+
+
+def test_leaves_share_memory_and_take_only_the_first_lanes():
+    parameters = {"w": torch.arange(6.0).view(3, 2)}
+    leaf = leaves(parameters, 2)["w"]
+    assert leaf.requires_grad
+    assert leaf.is_leaf
+    parameters["w"][0] = 7.0
+    assert leaf.tolist() == [[7.0, 7.0], [2.0, 3.0]]
+
+
+def test_weighted_average_by_hand():
+    stacked_values = {"w": torch.tensor([[1.0, 2.0], [3.0, 6.0]]), "s": torch.tensor([8.0, 0.0])}
+    averaged = weighted_average(stacked_values, [0.25, 0.75])
+    assert averaged["w"].tolist() == [[2.5, 5.0]]
+    assert averaged["s"].tolist() == [2.0]
+
+
+def test_dp_refuses_a_module_without_a_per_sample_rule():
+    part, parameters = stacked([nn.Sequential(ARCHITECTURES["layer-norm"](4, 1))])
+    with pytest.raises(ValueError, match=r"no per-sample gradient rule for LayerNorm \(block 'n'\)"):
+        forward(part, parameters, torch.randn(1, 2, 4), [])
+
+
+def test_a_module_without_parameters_needs_no_per_sample_rule():
+    part, parameters = stacked([nn.Sequential(ARCHITECTURES["no-parameters"](4, 1))])
+    tape = []
+    forward(part, parameters, torch.randn(1, 2, 4), tape)
+    assert [(record.weight, record.bias) for record in tape] == [("a.weight", "a.bias"), ("b.weight", "b.bias")]

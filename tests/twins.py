@@ -1,0 +1,198 @@
+"""Deliberately slow twins of the strategies: plain PyTorch modules, ``torch.optim`` and loops over clinics and batches.
+
+From the simulator they take only what a run is: the initial parameters, who takes part, and which records stand in a
+batch. Under DP-SGD every record's gradient is formed by itself, clipped part by part, summed, and noised.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sim.data import Federation
+from sim.models import build_network
+from sim.rng import stream
+from sim.sampling import Sampling, draw_batches, participants
+from sim.spec import RunSpec
+
+State = dict[str, Tensor]
+
+
+@dataclass
+class Twin:
+    """A run seen by plain PyTorch: clinic by clinic, one ``nn.Sequential``."""
+
+    spec: RunSpec
+    federation: Federation
+    noise_multipliers: tuple[float, ...] = ()
+
+    @property
+    def records(self) -> list[tuple[Tensor, Tensor]]:
+        train = self.federation.train
+        return [(torch.tensor(train.x[a:b]), torch.tensor(train.y[a:b])) for a, b in pairwise(train.offsets)]
+
+    @property
+    def outputs(self) -> int:
+        classes = len(self.federation.classes)
+        return 1 if classes == 2 and self.spec.model.head == "binary" else classes
+
+    def initial(self) -> State:
+        shape = self.federation.train.x.shape[1:]
+        network = build_network(self.spec.model, shape, len(self.federation.classes))
+        return {name: value[0] for name, value in network.initial_parameters(self.spec.seed).items()}
+
+    def module(self, state: State) -> nn.Sequential:
+        widths = [self.federation.train.x.shape[1], *self.spec.model.hidden]
+        blocks = OrderedDict(
+            (f"hidden{i}", nn.Sequential(nn.Linear(a, b), nn.ReLU())) for i, (a, b) in enumerate(pairwise(widths), 1)
+        )
+        blocks["output"] = nn.Linear(widths[-1], self.outputs)
+        module = nn.Sequential(blocks)
+        module.load_state_dict(state)
+        return module
+
+    def parts(self, module: nn.Sequential) -> dict[str, nn.Sequential]:
+        """Cut the module as the strategy says; the parts share its parameters."""
+        cut, n = self.spec.model.cut, len(module)
+        if self.spec.strategy.cut is None:
+            return {"model": module}
+        if self.spec.strategy.cut == "vanilla":
+            return {"head": module[:cut], "body": module[cut:]}
+        first, last = (c % n for c in cut)
+        return {"head": module[:first], "body": module[first:last], "tail": module[last:]}
+
+    def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+        train = self.spec.train
+        if train.optimizer == "adam":
+            return torch.optim.Adam(module.parameters(), lr=train.learning_rate)
+        momentum = train.momentum if train.optimizer == "momentum" else 0.0
+        return torch.optim.SGD(module.parameters(), lr=train.learning_rate, momentum=momentum)
+
+    def batches(self, server_round: int, clinic: int, size: int) -> list[np.ndarray]:
+        """Return the positions of each batch's records, without padding."""
+        train = self.spec.train
+        sampling = Sampling(self.spec.privacy.mechanism == "dp-sgd", train.batch_size, train.local_epochs)
+        drawn = draw_batches(sampling, self.spec.seed, server_round, [clinic], [size])
+        return [drawn.index[s, 0, : drawn.rows[s, 0]] for s in range(len(drawn.rows))]
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the sum of the records' losses."""
+        if self.outputs == 1:
+            return functional.binary_cross_entropy_with_logits(logits[:, 0], y.to(logits.dtype), reduction="sum")
+        return functional.cross_entropy(logits, y, reduction="sum")
+
+    def fit(
+        self, module: nn.Sequential, optimizers: list[torch.optim.Optimizer], server_round: int, clinic: int, x, y
+    ) -> None:
+        """Train for one round on one clinic's records."""
+        private = self.spec.privacy.mechanism == "dp-sgd"
+        for step, rows in enumerate(self.batches(server_round, clinic, len(y))):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            if private:
+                self.private_gradient(module, x[rows], y[rows], server_round, clinic, step, len(y))
+            else:
+                (self.loss(module(x[rows]), y[rows]) / len(rows)).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+
+    def private_gradient(
+        self, module: nn.Sequential, x: Tensor, y: Tensor, server_round: int, clinic: int, step: int, size: int
+    ) -> None:
+        """Leave DP-SGD's gradient in ``.grad``: record by record, part by part."""
+        parts = self.parts(module)
+        part_clip = self.spec.privacy.clip / len(parts) ** 0.5
+        expected = min(self.spec.train.batch_size, size)
+        sums = {name: [torch.zeros_like(p) for p in part.parameters()] for name, part in parts.items()}
+        for record in range(len(y)):
+            loss = self.loss(module(x[record : record + 1]), y[record : record + 1])
+            for name, part in parts.items():
+                grads = torch.autograd.grad(loss, list(part.parameters()), retain_graph=True)
+                norm = torch.cat([g.flatten() for g in grads]).norm()
+                for total, grad in zip(sums[name], grads, strict=True):
+                    total += grad * min(1.0, part_clip / float(norm)) if norm > 0 else 0.0
+        sigma = self.noise_multipliers[clinic]
+        for name, part in parts.items():
+            noise = stream(self.spec.seed, f"noise.{name}", clinic, server_round, step)
+            for parameter, total in zip(part.parameters(), sums[name], strict=True):
+                if sigma:
+                    drawn = noise.standard_normal(parameter.shape, dtype=np.float32)
+                    total += torch.from_numpy(drawn) * (sigma * self.spec.privacy.clip)
+                parameter.grad = total / expected
+
+
+def fedavg(twin: Twin, server=None) -> State:
+    """McMahan et al. 2017; ``server(state, average, round)`` may replace the plain average."""
+    state, records = twin.initial(), twin.records
+    for server_round in range(1, twin.spec.train.rounds + 1):
+        chosen = participants(twin.spec.seed, server_round, len(records), twin.spec.train.participation)
+        n = sum(len(records[k][1]) for k in chosen)
+        average = {name: torch.zeros_like(value) for name, value in state.items()}
+        for k in chosen:
+            x, y = records[k]
+            module = twin.module(state)
+            twin.fit(module, [twin.optimizer(module)], server_round, int(k), x, y)
+            for name, value in module.state_dict().items():
+                average[name] += len(y) / n * value
+        state = average if server is None else server(state, average, server_round)
+    return state
+
+
+def splitfed_v1(twin: Twin) -> State:
+    """Thapa et al. 2022: really cut, with an optimiser on each side and only tensors passed across; without DP."""
+    state, records = twin.initial(), twin.records
+    for server_round in range(1, twin.spec.train.rounds + 1):
+        chosen = participants(twin.spec.seed, server_round, len(records), twin.spec.train.participation)
+        n = sum(len(records[k][1]) for k in chosen)
+        average = {name: torch.zeros_like(value) for name, value in state.items()}
+        for k in chosen:
+            x, y = records[k]
+            module = twin.module(state)
+            parts = twin.parts(module)
+            optimizers = [twin.optimizer(part) for part in parts.values()]
+            for rows in twin.batches(server_round, int(k), len(y)):
+                _split_step(twin, list(parts.values()), optimizers, x[rows], y[rows])
+            for name, value in module.state_dict().items():
+                average[name] += len(y) / n * value
+        state = average
+    return state
+
+
+def _split_step(twin: Twin, parts: list[nn.Sequential], optimizers, x: Tensor, y: Tensor) -> None:
+    received, sent = [x], []
+    for part in parts:
+        sent.append(part(received[-1]))
+        received.append(sent[-1].detach().requires_grad_())
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    (twin.loss(sent[-1], y) / len(y)).backward()
+    for output, cut in zip(reversed(sent[:-1]), reversed(received[1:-1]), strict=True):
+        output.backward(cut.grad)
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+def centralised(twin: Twin) -> State:
+    """All records in one place, clinic after clinic; one optimiser for the whole run."""
+    x, y = (torch.cat(pieces) for pieces in zip(*twin.records, strict=True))
+    module = twin.module(twin.initial())
+    optimizer = twin.optimizer(module)
+    for server_round in range(1, twin.spec.train.rounds + 1):
+        twin.fit(module, [optimizer], server_round, 0, x, y)
+    return module.state_dict()
+
+
+def local(twin: Twin) -> State:
+    """Every clinic alone, with one optimiser for the whole run; stacked in the clinics' order."""
+    states = []
+    for k, (x, y) in enumerate(twin.records):
+        module = twin.module(twin.initial())
+        optimizer = twin.optimizer(module)
+        for server_round in range(1, twin.spec.train.rounds + 1):
+            twin.fit(module, [optimizer], server_round, k, x, y)
+        states.append(module.state_dict())
+    return {name: torch.stack([state[name] for state in states]) for name in states[0]}
