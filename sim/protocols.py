@@ -24,6 +24,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.privacy.ledger import ADVERSARIES, Adversary
+
 Direction = Literal["up", "down"]
 Traffic = dict[tuple[Direction, str], NDArray[np.int64]]
 
@@ -68,8 +70,8 @@ class Protocol:
     batch_down: tuple[tuple[str, ...], ...]
     once_up: tuple[str, ...]
     carries_optimizer: bool
-    sees_raw: dict[str, tuple[str, ...]]
-    sees_model: tuple[str, ...]
+    sees_raw: dict[Adversary, tuple[str, ...]]
+    sees_model: tuple[Adversary, ...]
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -77,7 +79,7 @@ class Protocol:
         return self.clinic_parts + self.server_parts
 
 
-EVERYONE = ("model-user", "peer-clinic", "server")
+EVERYONE = ADVERSARIES
 
 FEDERATED = Protocol("whole", ("model",), (), True, (), (), (), False, {}, EVERYONE)
 

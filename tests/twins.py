@@ -90,10 +90,13 @@ class Twin:
     ) -> None:
         """Train for one round on one clinic's records."""
         private = self.spec.privacy.mechanism == "dp-sgd"
+        expected = min(self.spec.train.batch_size, len(y))
         for step, rows in enumerate(self.batches(server_round, clinic, len(y))):
             for optimizer in optimizers:
                 optimizer.zero_grad()
-            if private:
+            if private and self.spec.privacy.clip == float("inf"):
+                (self.loss(module(x[rows]), y[rows]) / expected).backward()
+            elif private:
                 self.private_gradient(module, x[rows], y[rows], server_round, clinic, step, len(y))
             else:
                 (self.loss(module(x[rows]), y[rows]) / len(rows)).backward()

@@ -18,23 +18,16 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from operator import index
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
 Accountant = Literal["pld", "rdp"]
-_Atoms: TypeAlias = "tuple[tuple[DpEvent, int], ...]"
 
-MIN_DELTA = 1e-12
-"""Smallest delta that is answered: below it the rounding of the Fourier transform, not the mechanism, sets epsilon."""
-MIN_NOISE, MAX_NOISE = 1e-2, 1e6
-"""Noise multipliers between which :func:`calibrate` searches."""
-
-_GRID_POINTS = 1e3
-_FINEST_INTERVAL = 4.0**-8
-_HOPELESS = 1e8
-_SIGMA_TOLERANCE = 2e-4
+MIN_DELTA = 1e-12  # below it the rounding of the Fourier transform, not the mechanism, sets epsilon
+MIN_NOISE, MAX_NOISE = 1e-2, 1e6  # noise multipliers between which calibrate searches
 
 
 def dp_sgd_event(sample_rate: float, noise_multiplier: float, steps: int) -> "DpEvent":
@@ -47,23 +40,18 @@ def dp_sgd_event(sample_rate: float, noise_multiplier: float, steps: int) -> "Dp
     noise_multiplier : float
         Standard deviation of the noise on the summed gradient over the clipping norm; 0 is no privacy.
     steps : int
-        Number of noisy steps that are really executed.
+        Number of steps really executed.
 
     Returns
     -------
     dp_accounting.DpEvent
         In canonical form, see :func:`compose`.
-
-    Raises
-    ------
-    ValueError
-        If a parameter is out of its range.
     """
     import dp_accounting as dp
 
     _check_dp_sgd(sample_rate, steps)
     step = dp.PoissonSampledDpEvent(float(sample_rate), dp.GaussianDpEvent(float(noise_multiplier)))
-    return compose(flatten(dp.SelfComposedDpEvent(step, int(steps))))
+    return compose(flatten(dp.SelfComposedDpEvent(step, index(steps))))
 
 
 def flatten(event: "DpEvent") -> "Counter[DpEvent]":
@@ -71,7 +59,7 @@ def flatten(event: "DpEvent") -> "Counter[DpEvent]":
 
     Two descriptions of the same composition have the same atoms: nesting and order vanish, equal events are counted
     together, zero noise becomes ``NonPrivateDpEvent``, a sampling rate of 1 disappears, and what reveals nothing (no
-    steps, infinite noise) is left out.
+    steps, infinite noise) is left out. An impossible noise, sampling probability or count is a ``ValueError``.
 
     Parameters
     ----------
@@ -82,11 +70,6 @@ def flatten(event: "DpEvent") -> "Counter[DpEvent]":
     -------
     collections.Counter
         How often each atom is applied.
-
-    Raises
-    ------
-    ValueError
-        If a noise multiplier, a sampling probability or a count is impossible.
     """
     import dp_accounting as dp
 
@@ -101,7 +84,7 @@ def flatten(event: "DpEvent") -> "Counter[DpEvent]":
         case dp.SelfComposedDpEvent():
             if event.count < 0:
                 raise ValueError(f"an event cannot be applied {event.count} times")
-            return Counter({atom: n * int(event.count) for atom, n in flatten(event.event).items() if event.count})
+            return Counter({atom: n * index(event.count) for atom, n in flatten(event.event).items() if event.count})
         case dp.GaussianDpEvent():
             if not event.noise_multiplier >= 0:
                 raise ValueError(f"the noise multiplier must be a number >= 0, got {event.noise_multiplier}")
@@ -152,8 +135,8 @@ def epsilon(event: "DpEvent", delta: float, accountant: Accountant = "pld") -> f
     delta : float
         Between ``MIN_DELTA`` and 1, exclusive; the caller sees to it that it is below 1 / number of records.
     accountant : {"pld", "rdp"}
-        ``"pld"``: exact where nothing is subsampled, otherwise dp-accounting's PLD, pessimistic and within about 1e-4
-        of the true value. ``"rdp"``: dp-accounting's Renyi accountant.
+        ``"pld"``: exact where nothing is subsampled, otherwise dp-accounting's PLD, pessimistic and within 1e-3
+        (relative) or 1e-4 (absolute) of the true value. ``"rdp"``: dp-accounting's Renyi accountant.
 
     Returns
     -------
@@ -163,8 +146,8 @@ def epsilon(event: "DpEvent", delta: float, accountant: Accountant = "pld") -> f
     Raises
     ------
     ValueError
-        For a delta or an accountant that is not on offer, and for a kind of event that would be accounted wrongly:
-        dp-accounting 0.6 ignores how often randomised response is applied, and defines it for replacement only.
+        For a delta or an accountant that is not on offer, and for any other kind of event, rather than a wrong answer:
+        dp-accounting 0.6 defines randomised response for replacement only, and its PLD ignores how often it is applied.
     """
     _check_delta(delta)
     if accountant not in get_args(Accountant):
@@ -223,9 +206,9 @@ def calibrate(target_epsilon: float, delta: float, sample_rate: float, steps: in
         if low == least:
             return MIN_NOISE
         low, high = max(least, low + 1.2 * excess(low) - 0.02), low
-    log_sigma = float(brentq(excess, low, high, xtol=_SIGMA_TOLERANCE))
+    log_sigma = float(brentq(excess, low, high, xtol=2e-4))
     while excess(log_sigma) > 0:
-        log_sigma += _SIGMA_TOLERANCE
+        log_sigma += 2e-4
     return math.exp(log_sigma)
 
 
@@ -242,7 +225,7 @@ def _check_dp_sgd(sample_rate: float, steps: int) -> None:
 
 
 @cache
-def _epsilon(atoms: _Atoms, delta: float, accountant: Accountant) -> float:
+def _epsilon(atoms: "tuple[tuple[DpEvent, int], ...]", delta: float, accountant: Accountant) -> float:
     import dp_accounting as dp
     from dp_accounting.rdp import RdpAccountant
 
@@ -252,17 +235,17 @@ def _epsilon(atoms: _Atoms, delta: float, accountant: Accountant) -> float:
         return math.inf
     squared_mu, sampled = 0.0, False
     for atom, count in atoms:
-        sampled |= isinstance(atom, dp.PoissonSampledDpEvent)
-        gaussian = atom.event if isinstance(atom, dp.PoissonSampledDpEvent) else atom
-        if not isinstance(gaussian, dp.GaussianDpEvent):
-            raise ValueError(f"there is no sound accounting of {atom} here")  # noqa: TRY004 - a value of a legal type
-        squared_mu += count / gaussian.noise_multiplier**2
-    event = compose(dict(atoms))
+        match atom:
+            case dp.GaussianDpEvent(noise_multiplier=sigma):
+                squared_mu += count / sigma**2
+            case dp.PoissonSampledDpEvent(event=dp.GaussianDpEvent(noise_multiplier=sigma)):
+                squared_mu, sampled = squared_mu + count / sigma**2, True
+            case _:
+                raise ValueError(f"no accountant here takes {atom}")
+    mu, event = math.sqrt(squared_mu), compose(dict(atoms))
     if accountant == "rdp":
         return float(RdpAccountant().compose(event).get_epsilon(delta))
-    if sampled:
-        return _pld_epsilon(event, delta, _zcdp_epsilon(math.sqrt(squared_mu), delta))
-    return _gaussian_epsilon(math.sqrt(squared_mu), delta)
+    return _pld_epsilon(event, delta, _zcdp_epsilon(mu, delta)) if sampled else _gaussian_epsilon(mu, delta)
 
 
 def _zcdp_epsilon(mu: float, delta: float) -> float:
@@ -283,21 +266,19 @@ def _gaussian_epsilon(mu: float, delta: float) -> float:
 
 
 def _pld_epsilon(event: "DpEvent", delta: float, bound: float) -> float:
-    """Refine the grid of the privacy loss tenfold until epsilon has settled, from a grid as coarse as the bound allows.
+    """Refine the grid of the privacy loss until epsilon has settled, beginning as coarsely as the bound suggests.
 
-    Every grid gives an upper bound whose error falls at least as fast as the interval, so a change of one part in a
-    thousand leaves about one in ten thousand. A fixed interval would make time and memory grow without limit as the
-    noise shrinks, and waste the privacy of many steps with much noise.
+    Every grid gives an upper bound, with an error that falls at least as fast as the interval and mostly as its square.
+    A fixed interval would let time and memory grow without limit as the noise shrinks, and overstate epsilon where much
+    noise is spread over many steps. ``bound`` is an upper bound on epsilon; if astronomic, it is the answer.
     """
-    if bound > _HOPELESS:
+    if bound > 1e8:
         return bound
-    interval = 4.0 ** min(max(math.ceil(math.log(bound / _GRID_POINTS, 4)), -5), 3)
-    coarser, value = math.inf, _grid_epsilon(event, delta, bound, interval)
-    while interval > _FINEST_INTERVAL and (
-        value == bound or not math.isclose(value, coarser, rel_tol=2e-3, abs_tol=5e-5)
-    ):
-        interval /= 4
-        coarser, value = value, _grid_epsilon(event, delta, value, interval)
+    level = min(max(math.ceil(math.log(bound / 1e3, 4)), -5), 3)
+    coarser, value = math.inf, _grid_epsilon(event, delta, bound, 4.0**level)
+    while level > -8 and (value == bound or not math.isclose(value, coarser, rel_tol=2e-3, abs_tol=5e-5)):
+        level -= 1
+        coarser, value = value, _grid_epsilon(event, delta, value, 4.0**level)
     return value
 
 

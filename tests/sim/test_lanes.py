@@ -48,7 +48,7 @@ ARCHITECTURES = {
     "subclass": lambda i, o: OrderedDict(a=Renamed(i, 4), b=nn.ReLU(), c=nn.Linear(4, o)),
     "no-parameters": lambda i, o: OrderedDict(a=nn.Linear(i, 6), s=nn.Softplus(), b=nn.Linear(6, o)),
     "conv": lambda i, o: OrderedDict(
-        u=nn.Unflatten(0, (1, i)), c=nn.Conv1d(1, 2, 3, padding=1), f=nn.Flatten(0), b=nn.Linear(2 * i, o)
+        u=nn.Unflatten(1, (1, i)), c=nn.Conv1d(1, 2, 3, padding=1), f=nn.Flatten(), b=nn.Linear(2 * i, o)
     ),
 }
 
@@ -67,11 +67,11 @@ def plain_loss(logits, y):
 
 
 def close(found, expected, dtype):
-    scale = max(float(expected.abs().max()), 1e-3)
+    scale = max(float(expected.abs().max()), 0.1)  # a sum that cancels keeps the error of its terms
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE[dtype] * scale)
 
 
-def compare_with_loop(architecture, outputs, rows, dtype, inputs=4, batched=True):
+def compare_with_loop(architecture, outputs, rows, dtype, inputs=4):
     """Hold stacked forward, loss, gradients and input gradients against a loop over lanes without padding."""
     torch.manual_seed(len(rows) + outputs)
     modules = [nn.Sequential(architecture(inputs, outputs)).to(dtype) for _ in rows]
@@ -91,7 +91,7 @@ def compare_with_loop(architecture, outputs, rows, dtype, inputs=4, batched=True
     total = torch.zeros((), dtype=dtype)
     for lane, (module, n) in enumerate(zip(modules, rows, strict=True)):
         own = x[lane, :n].clone().requires_grad_()
-        each = module(own) if batched else torch.stack([module(record) for record in own])
+        each = module(own)
         close(logits[lane, :n].detach(), each.detach(), dtype)
         lane_loss = plain_loss(each, y[lane, :n])
         lane_loss.backward()
@@ -105,7 +105,7 @@ def compare_with_loop(architecture, outputs, rows, dtype, inputs=4, batched=True
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("outputs", [1, 3], ids=["binary", "softmax"])
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "conv"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_stacked_lanes_equal_a_loop_over_clinics(name, outputs, dtype):
     compare_with_loop(ARCHITECTURES[name], outputs, [5, 3, 1], dtype)
 
@@ -116,8 +116,7 @@ def test_any_ragged_batches_equal_the_loop(rows, outputs, inputs):
     compare_with_loop(mlp, outputs, rows, torch.float64, inputs)
 
 
-def test_a_module_that_sees_one_record_at_a_time_is_left_to_its_author():
-    """The fallback hands a module its lane's whole batch, as the plain loop does."""
+def test_the_fallback_hands_a_module_its_lanes_whole_batch():
     seen = []
 
     class Spy(nn.Module):

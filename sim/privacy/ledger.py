@@ -1,0 +1,172 @@
+"""The ledger of what was released to whom, and the one epsilon per adversary that follows from it.
+
+A release is an event of differential privacy together with the clinic whose data it concerns and the adversaries who
+see it. What an adversary learns about a clinic is the composition of every release that it sees; a single un-noised one
+makes its epsilon infinite, and no other adversary's. The same class holds the planned and the executed releases, so
+that the two can be compared.
+"""
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from sim.privacy.accounting import Accountant, compose, epsilon, flatten
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+Adversary = Literal["model-user", "peer-clinic", "server"]
+ADVERSARIES: tuple[Adversary, ...] = get_args(Adversary)
+
+
+@dataclass(frozen=True)
+class Release:
+    """Something that leaves a clinic.
+
+    Parameters
+    ----------
+    clinic : int
+        The clinic whose data it concerns.
+    what : str
+        What is released, for example ``"model"`` or ``"smashed data"``.
+    adversaries : tuple of Adversary
+        Everyone who sees it; order and repetition mean nothing.
+    event : dp_accounting.DpEvent
+        The mechanism that was applied to it, ``NonPrivateDpEvent`` if none. Parts that are noised over the same batch
+        are one release with one event, of their joint noise: composed as separate events they would count as sampled
+        independently.
+    """
+
+    clinic: int
+    what: str
+    adversaries: tuple[Adversary, ...]
+    event: "DpEvent"
+
+    def __post_init__(self) -> None:
+        _check_adversaries(self.adversaries)
+
+
+_Key: TypeAlias = tuple[str, tuple[Adversary, ...]]
+
+
+class Ledger:
+    """Every release of a run, equal events of the same kind counted together.
+
+    Two ledgers are equal if every adversary sees the same mechanisms, equally often, on the same kinds of release of
+    the same clinics, in whatever order and nesting they were added.
+
+    Parameters
+    ----------
+    releases : iterable of Release
+        Added one after another.
+    """
+
+    def __init__(self, releases: Iterable[Release] = ()) -> None:
+        self._clinics: dict[int, dict[_Key, Counter[DpEvent]]] = {}
+        for release in releases:
+            self.add(release)
+
+    def add(self, release: Release) -> None:
+        """Enter a release."""
+        key = release.what, tuple(sorted(set(release.adversaries)))
+        self._clinics.setdefault(release.clinic, {}).setdefault(key, Counter()).update(flatten(release.event))
+
+    @property
+    def releases(self) -> tuple[Release, ...]:
+        """One release for each clinic, kind and audience, with its composed event, in a fixed order."""
+        return tuple(
+            Release(clinic, what, adversaries, compose(atoms))
+            for clinic in sorted(self._clinics)
+            for (what, adversaries), atoms in sorted(self._clinics[clinic].items(), key=lambda item: item[0])
+        )
+
+    def event(self, adversary: Adversary, clinic: int) -> "DpEvent":
+        """Compose every release of a clinic's data that an adversary sees; ``NoOpDpEvent`` if there is none."""
+        _check_adversaries([adversary])
+        atoms: Counter[DpEvent] = Counter()
+        for (_, adversaries), seen in self._clinics.get(clinic, {}).items():
+            if adversary in adversaries:
+                atoms.update(seen)
+        return compose(atoms)
+
+    def epsilon(self, adversary: Adversary, clinic: int, delta: float, accountant: Accountant = "pld") -> float:
+        """Epsilon of a clinic's data against an adversary, see :func:`sim.privacy.accounting.epsilon`."""
+        return epsilon(self.event(adversary, clinic), delta, accountant)
+
+    def worst(self, adversary: Adversary, delta: float, clinics: Iterable[int]) -> float:
+        """Epsilon of the least protected of the clinics, 0 if there are none."""
+        return max((self.epsilon(adversary, clinic, delta) for clinic in clinics), default=0.0)
+
+    def __eq__(self, other: object) -> bool:
+        return self._views() == other._views() if isinstance(other, Ledger) else NotImplemented
+
+    def _views(self) -> "dict[tuple[Adversary, int, str], Counter[DpEvent]]":
+        """List what each adversary sees of each clinic, kind by kind, without what reveals nothing."""
+        views: defaultdict[tuple[Adversary, int, str], Counter[DpEvent]] = defaultdict(Counter)
+        for clinic, kinds in self._clinics.items():
+            for (what, adversaries), atoms in kinds.items():
+                for adversary in adversaries:
+                    views[adversary, clinic, what].update(atoms)
+        return {view: atoms for view, atoms in views.items() if atoms}
+
+    def to_json(self) -> str:
+        """Write the ledger as JSON: events by the names of their class and fields, infinity as a string."""
+        return json.dumps(
+            [
+                {"clinic": r.clinic, "what": r.what, "adversaries": r.adversaries, "event": _to_plain(r.event)}
+                for r in self.releases
+            ],
+            allow_nan=False,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "Ledger":
+        """Read what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the text is no ledger. Events are looked up among dp-accounting's only, and not with its own
+            ``from_named_tuple``, which would import and call whatever the text names.
+        """
+        try:
+            rows = json.loads(text)
+            return cls(Release(r["clinic"], r["what"], tuple(r["adversaries"]), _from_plain(r["event"])) for r in rows)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"this is no ledger: {error!r}") from error
+
+
+def _check_adversaries(names: Iterable[str]) -> None:
+    if unknown := set(names) - set(ADVERSARIES):
+        raise ValueError(f"unknown adversary {', '.join(sorted(unknown))}; there are {', '.join(ADVERSARIES)}")
+
+
+def _to_plain(value: Any) -> Any:
+    """Turn an event, or a part of its named tuple, into what JSON can hold."""
+    import dp_accounting as dp
+
+    if isinstance(value, dp.DpEvent):
+        value = value.to_named_tuple()
+    if hasattr(value, "class_name"):
+        fields = {name: _to_plain(getattr(value, name)) for name in value._fields[2:]}
+        return {"class": value.class_name} | fields
+    if isinstance(value, list | tuple):
+        return [_to_plain(part) for part in value]
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
+
+
+def _from_plain(value: Any) -> Any:
+    """Undo :func:`_to_plain`."""
+    from dp_accounting import dp_event
+
+    if isinstance(value, dict):
+        kinds = {n: k for n, k in vars(dp_event).items() if isinstance(k, type) and issubclass(k, dp_event.DpEvent)}
+        if value["class"] not in kinds:
+            raise ValueError(f"{value['class']!r} is not an event of dp-accounting")
+        return kinds[value["class"]](**{name: _from_plain(part) for name, part in value.items() if name != "class"})
+    if isinstance(value, list):
+        return [_from_plain(part) for part in value]
+    return float(value) if isinstance(value, str) else value

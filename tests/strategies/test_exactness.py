@@ -1,0 +1,332 @@
+"""Every strategy against an oracle: a slow twin in plain PyTorch, another strategy that must agree, or Flower's own."""
+
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+import twins
+from support import BUILT_IN, DP_SGD, NO_PRIVACY, bitwise, distance, learn_run, plan_of, run_spec, write_csv
+
+from clients import split
+from clients.client_app import app
+from sim.engine import clipping
+from sim.study.learn import learn
+
+OPTIMIZERS = ("sgd", "momentum", "adam")
+SPLIT = ("vanilla", "u-shaped")
+TWINS = {"centralised": twins.centralised, "local": twins.local}
+DP_WITHOUT_NOISE = {"mechanism": "dp-sgd", "noise-multiplier": 0, "clip": float("inf"), "delta": 1e-3}
+RATE = {"sgd": 0.1, "momentum": 0.03, "adam": 0.02}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return write_csv(tmp_path_factory.mktemp("alone") / "one.csv", [61])
+
+
+@pytest.fixture(scope="module")
+def three_classes(tmp_path_factory):
+    return write_csv(tmp_path_factory.mktemp("classes") / "three.csv", [40, 25, 33], classes=3)
+
+
+def by_twin(spec, plan, federation, twin_of=None):
+    """Return the twin's parameters, with a leading axis as the simulator has it."""
+    twin = twin_of or TWINS.get(spec.strategy.name, twins.fedavg)
+    state = twin(twins.Twin(spec, federation, plan.noise_multipliers))
+    return state if spec.strategy.name == "local" else {name: value[None] for name, value in state.items()}
+
+
+def assert_equals_twin(spec, tolerance=1e-6, twin_of=None, cohorts=1):
+    plan, federation = plan_of(spec)
+    learned = learn(plan, federation, cohorts).parameters
+    initial = {name: value[None] for name, value in twins.Twin(spec, federation).initial().items()}
+    moved = {name: value[:1] for name, value in learned.items()}
+    assert spec.train.rounds == 0 or distance(moved, initial) > 1e-2, "the run learned nothing; the test would be blind"
+    assert distance(learned, by_twin(spec, plan, federation, twin_of)) < tolerance
+
+
+# The strategies among themselves
+
+
+@pytest.mark.parametrize("cut", SPLIT)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("participation", [1.0, 0.6])
+def test_splitfed_v1_is_fedavg_bit_for_bit(ragged, optimizer, cut, participation):
+    train = {"optimizer": optimizer, "local_epochs": 2, "participation": participation, "learning_rate": 0.02}
+    fedavg = learn_run(run_spec(ragged, "fedavg", **train))
+    assert bitwise(learn_run(run_spec(ragged, "splitfed-v1", cut, **train)).parameters, fedavg.parameters)
+
+
+@pytest.mark.parametrize("cut", SPLIT)
+def test_splitfed_v1_is_fedavg_bit_for_bit_with_three_classes(three_classes, cut):
+    fedavg = learn_run(run_spec(three_classes, "fedavg"))
+    assert bitwise(learn_run(run_spec(three_classes, "splitfed-v1", cut)).parameters, fedavg.parameters)
+
+
+@pytest.mark.parametrize(("optimizer", "rounds"), [("sgd", 4), ("momentum", 1), ("adam", 1)])
+@pytest.mark.parametrize(("strategy", "cut"), [("splitfed-v1", "vanilla"), ("splitfed-v1", "u-shaped"), ("fedavg", None)])
+def test_with_one_clinic_split_and_federated_are_centralised_bit_for_bit(alone, strategy, cut, optimizer, rounds):
+    """With momentum or Adam only for one round: V1 and FedAvg begin each round with a fresh optimiser."""
+    train = {"optimizer": optimizer, "rounds": rounds, "local_epochs": 2}
+    centralised = learn_run(run_spec(alone, "centralised", **train))
+    assert bitwise(learn_run(run_spec(alone, strategy, cut, **train)).parameters, centralised.parameters)
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_over_several_rounds_only_centralised_carries_the_optimiser(alone, optimizer):
+    train = {"optimizer": optimizer, "rounds": 3}
+    centralised, fedavg = (learn_run(run_spec(alone, name, **train)).parameters for name in ("centralised", "fedavg"))
+    assert distance(fedavg, centralised) > 1e-3
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_with_one_clinic_local_is_centralised_bit_for_bit(alone, optimizer):
+    train = {"optimizer": optimizer, "rounds": 3}
+    centralised = learn_run(run_spec(alone, "centralised", **train))
+    assert bitwise(learn_run(run_spec(alone, "local", **train)).parameters, centralised.parameters)
+
+
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN[2:])
+def test_one_local_step_a_round_is_one_step_on_the_pooled_records(ragged, strategy, cut):
+    train = {"batch_size": 1000, "rounds": 3, "learning_rate": 0.3}
+    pooled = learn_run(run_spec(ragged, "centralised", **train))
+    assert distance(learn_run(run_spec(ragged, strategy, cut, **train)).parameters, pooled.parameters) < 1e-6
+
+
+# Plain PyTorch
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
+def test_every_strategy_equals_its_plain_twin(ragged, strategy, cut, optimizer):
+    """Ragged clinics, one smaller than a batch, several epochs and rounds; local and centralised carry the optimiser."""
+    spec = run_spec(ragged, strategy, cut, optimizer=optimizer, local_epochs=2, learning_rate=RATE[optimizer])
+    assert_equals_twin(spec)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("cut", SPLIT)
+def test_splitfed_v1_equals_a_loop_that_really_cuts_the_network(ragged, cut, optimizer):
+    spec = run_spec(ragged, "splitfed-v1", cut, optimizer=optimizer, learning_rate=RATE[optimizer])
+    assert_equals_twin(spec, twin_of=twins.splitfed_v1)
+
+
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN[2:])
+@pytest.mark.parametrize("participation", [0.01, 0.5, 0.75])
+def test_with_some_clinics_only(ragged, strategy, cut, participation):
+    assert_equals_twin(run_spec(ragged, strategy, cut, participation=participation, rounds=4))
+
+
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
+@pytest.mark.parametrize("batch_size", [1, 30, 500])
+def test_batches_smaller_and_larger_than_the_clinics(ragged, strategy, cut, batch_size):
+    assert_equals_twin(run_spec(ragged, strategy, cut, batch_size=batch_size, learning_rate=0.05))
+
+
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
+def test_three_classes(three_classes, strategy, cut):
+    assert_equals_twin(run_spec(three_classes, strategy, cut))
+
+
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN[:4])
+def test_a_softmax_head_for_two_classes_and_another_cut(ragged, strategy, cut):
+    assert_equals_twin(run_spec(ragged, strategy, cut, model={"head": "softmax", "cut": 2}))
+
+
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
+@pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
+def test_without_rounds_the_model_stays_as_it_was(ragged, strategy, cut, privacy):
+    spec = run_spec(ragged, strategy, cut, privacy, rounds=0)
+    plan, federation = plan_of(spec)
+    learned = learn(plan, federation)
+    initial = twins.Twin(spec, federation).initial()
+    assert bitwise(learned.parameters, {name: value[None] for name, value in initial.items()})
+    assert len(learned.evaluations) == 1
+    assert not learned.meter.traffic
+    assert not learned.meter.noised_steps
+
+
+# DP-SGD
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
+def test_dp_sgd_equals_record_by_record_clipping_with_noise_in_every_part(ragged, strategy, cut, optimizer):
+    spec = run_spec(ragged, strategy, cut, DP_SGD, optimizer=optimizer, learning_rate=RATE[optimizer])
+    assert_equals_twin(spec)
+
+
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
+def test_dp_sgd_with_batches_that_may_be_empty(ragged, strategy, cut):
+    """An empty Poisson batch is a step all the same: nothing but noise."""
+    assert_equals_twin(run_spec(ragged, strategy, cut, DP_SGD, batch_size=1, rounds=2, learning_rate=0.05))
+
+
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN[2:])
+def test_dp_sgd_with_some_clinics_only(ragged, strategy, cut):
+    assert_equals_twin(run_spec(ragged, strategy, cut, DP_SGD, participation=0.5, rounds=4))
+
+
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
+def test_dp_sgd_without_clip_and_noise_is_plain_training_on_the_poisson_batches(ragged, strategy, cut):
+    assert_equals_twin(run_spec(ragged, strategy, cut, DP_WITHOUT_NOISE, local_epochs=2))
+
+
+def test_noise_differs_between_seeds_only_in_what_it_should(ragged):
+    """Two seeds must not share the noise, and the noise must move the model."""
+    quiet = learn_run(run_spec(ragged, "fedavg", privacy={**DP_SGD, "noise-multiplier": 0})).parameters
+    noised = [learn_run(run_spec(ragged, "fedavg", privacy=DP_SGD, seed=seed)).parameters for seed in (5, 6)]
+    assert distance(noised[0], quiet) > 1e-3
+    assert distance(noised[0], noised[1]) > 1e-3
+
+
+# Flower's own strategies
+
+
+def flower(csv, name, options=None, **train):
+    return run_spec(csv, f"flwr.serverapp.strategy.{name}", options=options, **train)
+
+
+@pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_fedavg_equals_flowers_stock_fedavg(ragged, optimizer, privacy):
+    train = {"optimizer": optimizer, "learning_rate": RATE[optimizer], "privacy": privacy, "rounds": 4}
+    stock = learn_run(flower(ragged, "FedAvg", **train))
+    ours = learn_run(run_spec(ragged, "fedavg", **train))
+    assert distance(ours.parameters, stock.parameters) < 1e-6
+    assert ours.meter.traffic.keys() == stock.meter.traffic.keys()
+    for key, sizes in ours.meter.traffic.items():
+        np.testing.assert_array_equal(sizes, stock.meter.traffic[key])
+
+
+def test_fedadam_by_import_path_equals_its_server_update_written_out(ragged):
+    """Reddi et al. 2020, algorithm 2 as flwr has it: bias-corrected with t + 1, and tau outside the root."""
+    eta, beta_1, beta_2, tau = 0.05, 0.8, 0.95, 1e-2
+    options = {"eta": eta, "beta_1": beta_1, "beta_2": beta_2, "tau": tau}
+    moments = {}
+
+    def server(state, average, server_round):
+        rate = eta * (1 - beta_2 ** (server_round + 1)) ** 0.5 / (1 - beta_1 ** (server_round + 1))
+        updated = {}
+        for name, value in state.items():
+            delta = average[name].double() - value.double()
+            m, v = moments.get(name, (torch.zeros_like(delta), torch.zeros_like(delta)))
+            m, v = beta_1 * m + (1 - beta_1) * delta, beta_2 * v + (1 - beta_2) * delta**2
+            moments[name] = m, v
+            updated[name] = (value.double() + rate * m / (v.sqrt() + tau)).float()
+        return updated
+
+    spec = flower(ragged, "FedAdam", options, rounds=5)
+    assert_equals_twin(spec, tolerance=2e-6, twin_of=lambda twin: twins.fedavg(twin, server))
+
+
+# How clinics are grouped, stored and scheduled changes nothing
+
+
+@pytest.fixture
+def streams_used(monkeypatch):
+    """Record the name of every noise stream that is opened."""
+    used = []
+
+    class Recorder(clipping.Streams):
+        def __init__(self, seed, purpose):
+            super().__init__(seed, purpose)
+            self.name = (seed, purpose)
+
+        def at(self, *place):
+            used.append((*self.name, *place))
+            return super().at(*place)
+
+    monkeypatch.setattr(clipping, "Streams", Recorder)
+    return used
+
+
+@pytest.mark.parametrize("participation", [1.0, 0.75])
+@pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
+def test_any_number_of_cohorts_gives_the_same_draws_bytes_and_model(
+    ragged, streams_used, strategy, cut, privacy, participation
+):
+    spec = run_spec(ragged, strategy, cut, privacy, optimizer="momentum", participation=participation, rounds=3)
+    plan, federation = plan_of(spec)
+    runs, streams = [], []
+    for cohorts in (1, 2, 4):
+        streams_used.clear()
+        runs.append(learn(plan, federation, cohorts))
+        streams.append(sorted(streams_used))
+    assert len(set(streams[0])) == len(streams[0]), "a noise stream was used twice"
+    for run, used in zip(runs[1:], streams[1:], strict=True):
+        assert used == streams[0]
+        assert distance(run.parameters, runs[0].parameters) < 1e-6
+        assert run.meter.traffic.keys() == runs[0].meter.traffic.keys()
+        for key, sizes in runs[0].meter.traffic.items():
+            np.testing.assert_array_equal(run.meter.traffic[key], sizes)
+
+
+@pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
+def test_the_order_of_rows_of_different_clinics_in_the_file_does_not_matter(tmp_path, strategy, cut, privacy):
+    """Clinics are numbered by name, and their streams by number."""
+    files = [write_csv(tmp_path / f"{shuffled}.csv", shuffled=shuffled) for shuffled in (False, True)]
+    assert files[0].read_bytes() != files[1].read_bytes()
+    tidy, mixed = (learn_run(run_spec(csv, strategy, cut, privacy, rounds=2)).parameters for csv in files)
+    assert bitwise(tidy, mixed)
+
+
+@pytest.mark.parametrize("block", [1, 3])
+@pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
+@pytest.mark.parametrize("strategy", ["fedavg", "local"])
+def test_clinics_may_train_in_blocks(ragged, monkeypatch, strategy, privacy, block):
+    monkeypatch.setattr("sim.engine.learner.BLOCK", block)
+    assert_equals_twin(run_spec(ragged, strategy, None, privacy, optimizer="adam", learning_rate=0.02))
+
+
+@pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("cut", SPLIT)
+def test_a_session_rebuilt_from_the_nodes_state_goes_on_bit_for_bit(ragged, monkeypatch, cut, optimizer, privacy):
+    spec = run_spec(ragged, "splitfed-v1", cut, privacy, optimizer=optimizer, local_epochs=2, rounds=2)
+    kept = learn_run(spec).parameters
+    forgotten = []
+
+    def forgetful(message, context):
+        forgotten.append(len(split._SESSIONS))
+        split._SESSIONS.clear()
+        return app(message, context)
+
+    monkeypatch.setattr("sim.study.learn.client_app", forgetful)
+    assert bitwise(learn_run(spec).parameters, kept)
+    assert any(forgotten)
+
+
+@pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
+@pytest.mark.parametrize(("strategy", "cut"), [("local", None), ("splitfed-v1", "vanilla"), ("splitfed-v1", "u-shaped")])
+def test_a_nodes_state_may_travel_with_every_message(ragged, monkeypatch, strategy, cut, privacy):
+    """On other grids a handler gets a copy of the state and sends it back, so nothing may live in shared memory."""
+    spec = run_spec(ragged, strategy, cut, privacy, optimizer="adam", rounds=2)
+    kept = learn_run(spec).parameters
+
+    def travelling(message, context):
+        split._SESSIONS.clear()
+        context.state = pickle.loads(pickle.dumps(context.state))  # noqa: S301 - our own bytes
+        reply = app(message, context)
+        context.state = pickle.loads(pickle.dumps(context.state))  # noqa: S301
+        return reply
+
+    monkeypatch.setattr("sim.study.learn.client_app", travelling)
+    assert bitwise(learn_run(spec).parameters, kept)
+
+
+@pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
+def test_learning_again_gives_the_same_bits_and_touches_no_global_generator(ragged, strategy, cut, privacy):
+    spec = run_spec(ragged, strategy, cut, privacy)
+    first = learn_run(spec).parameters
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002 - the global state is what must stay
+    torch.manual_seed(1)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+    assert bitwise(learn_run(spec).parameters, first)
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before  # noqa: NPY002
