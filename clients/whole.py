@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from flwr.app import Context, Message, MetricRecord
 
+from clients.own import keep_own, own_learners
 from sim.engine.learner import Learner, expand, train_whole
-from sim.engine.messages import MODEL, OBSERVED, array_record, config_of, content, integers, tensors, tensors_in
+from sim.engine.messages import MODEL, OBSERVED, ConfigValue, config_of, content, integers, tensors
 from sim.engine.workplace import workplace_of
-
-KEPT_PARAMETERS, KEPT_OPTIMIZER = "parameters", "optimizer"
 
 
 def train(message: Message, context: Context) -> Message:
     """Take the global model, train it on each clinic's own records, and return one model a clinic.
 
-    The optimiser starts afresh in every round (McMahan et al. 2017, ClientUpdate).
+    The optimiser starts afresh in every round (McMahan et al. 2017, ClientUpdate). ``proximal-mu`` in the message adds
+    FedProx's pull towards the global model (Li et al. 2020); Flower's own FedProx sends it under the same name.
     """
     job, cohort = workplace_of(context)
     config = config_of(message)
     clinics = job.in_lane_order(integers(config, "clinics") or cohort.clinics)
-    learner = Learner(job, job.network.whole, clinics, expand(tensors(message, MODEL), len(clinics)))
+    received = tensors(message, MODEL)
+    learner = Learner(job, job.network.whole, clinics, expand(received, len(clinics)))
+    mu = float(config.get("proximal-mu", 0.0))  # type: ignore[arg-type]
+    if mu:
+        learner.pull_towards(expand(received, 1), mu)
     train_whole(learner, cohort, _round(message))
     return _reply(message, learner, MODEL)
 
@@ -27,19 +31,10 @@ def train(message: Message, context: Context) -> Message:
 def train_alone(message: Message, context: Context) -> Message:
     """Train each clinic's own model further; model and optimiser stay at the clinic, and nothing crosses."""
     job, cohort = workplace_of(context)
-    clinics = list(cohort.clinics)
-    kept = context.state.array_records
-    if KEPT_PARAMETERS in kept:
-        learner = Learner(
-            job, job.network.whole, clinics, tensors_in(kept[KEPT_PARAMETERS]), tensors_in(kept[KEPT_OPTIMIZER])
-        )
-    else:
-        initial = expand(job.network.initial_parameters(job.seed), len(clinics))
-        learner = Learner(job, job.network.whole, clinics, initial)
-    train_whole(learner, cohort, _round(message))
-    context.state[KEPT_PARAMETERS] = array_record(learner.parameters)
-    context.state[KEPT_OPTIMIZER] = array_record(learner.state)
-    return _reply(message, learner, OBSERVED)
+    learners = own_learners(context, job, cohort, cohort.clinics)
+    train_whole(learners["model"], cohort, _round(message))
+    keep_own(context, cohort, cohort.clinics, learners)
+    return _reply(message, learners["model"], OBSERVED)
 
 
 def _round(message: Message) -> int:
@@ -47,7 +42,7 @@ def _round(message: Message) -> int:
 
 
 def _reply(message: Message, learner: Learner, kind: str) -> Message:
-    config: dict[str, list[int] | list[str]] = {"clinics": learner.clinics}
+    config: dict[str, ConfigValue] = {"clinics": learner.clinics}
     if learner.job.dp is not None:
         config |= {"noised-parts": [learner.part.name], "noised-steps": learner.noised_steps.tolist()}
     record = content({kind: learner.parameters}, config)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from sim.data import Federation
 from sim.engine.optim import Optimizer
-from sim.models import Network, Part, build_network
+from sim.models import Network, Parameters, Part, build_network
 from sim.protocols import Protocol, protocol_of
+from sim.rng import stream
 from sim.sampling import Batches, Sampling, draw_batches, participants
 from sim.spec import RunSpec
 
@@ -108,6 +110,44 @@ class Job:
         drawn = participants(self.seed, server_round, len(self.sizes), self.spec.train.participation)
         return self.in_lane_order(drawn.tolist())
 
+    def steps(self, clinic: int) -> int:
+        """Return the number of a clinic's batches in one round."""
+        return self.sampling.steps(self.sizes[clinic])
+
+    def order(self, server_round: int) -> list[int]:
+        """Return a round's clinics in the order in which a sequential strategy serves them."""
+        clinics = sorted(self.participants(server_round))
+        if self.spec.strategy.order == "fixed":
+            return clinics
+        return [int(k) for k in stream(self.seed, "order", server_round=server_round).permutation(clinics)]
+
+    @property
+    def by_mini_batch(self) -> bool:
+        """Whether a sequential strategy changes clinics after every batch (Gawali et al. 2020)."""
+        return self.spec.strategy.alternate == "mini-batch"
+
+    def schedule(self, order: Sequence[int]) -> list[tuple[int, int]]:
+        """Return the ``(clinic, step)`` of every batch of a sequential round, one after another."""
+        if self.by_mini_batch:
+            longest = max((self.steps(k) for k in order), default=0)
+            return [(k, step) for step in range(longest) for k in order if step < self.steps(k)]
+        return [(k, step) for k in order for step in range(self.steps(k))]
+
+    def initial_optimizer_state(self, parameters: Parameters) -> Parameters:
+        """Return the state that the first clinic is handed with its parts, keyed ``part:slot/parameter``."""
+        parts = ((name, self.part(name).select(parameters)) for name in self.protocol.clinic_parts)
+        return {
+            f"{name}:{key}": value for name, own in parts for key, value in self.optimizer.initial_state(own).items()
+        }
+
     def batches(self, server_round: int, clinics: Sequence[int]) -> Batches:
         """Draw a round's batches for clinics in lane order."""
-        return draw_batches(self.sampling, self.seed, server_round, clinics, [self.sizes[k] for k in clinics])
+        return _drawn(self.sampling, self.seed, server_round, tuple(clinics), tuple(self.sizes[k] for k in clinics))
+
+
+@lru_cache(maxsize=256)
+def _drawn(
+    sampling: Sampling, seed: int, server_round: int, clinics: tuple[int, ...], sizes: tuple[int, ...]
+) -> Batches:
+    """Draw batches once for all the turns of a clinic in one round."""
+    return draw_batches(sampling, seed, server_round, clinics, sizes)

@@ -1,12 +1,13 @@
 """What each strategy exchanges, stated once: traffic, time and the ledger's releases follow from it.
 
-Kinds of payload, per clinic. Model parameters cross once a round in each direction; row-wise kinds cross once a batch,
-one row a record.
+Kinds of payload, per clinic. Row-wise kinds cross once a batch, one row a record; parameters cross at the beginning and
+the end of a clinic's turn (its round, or each of its batches where clinics alternate by mini-batch).
 
 ==================  =========  ================================================================
 kind                direction  what
 ==================  =========  ================================================================
 model               both       the parts of the network that are the clinic's in this strategy
+optimizer           both       their optimiser's state, where it is handed on with them
 smashed             up         the head's outputs at the cut layer
 labels              up         vanilla only, one byte a record
 body-output         down       U-shaped only, the body's outputs at the second cut
@@ -28,11 +29,13 @@ from sim.privacy.ledger import ADVERSARIES, Adversary
 
 Direction = Literal["up", "down"]
 Traffic = dict[tuple[Direction, str], NDArray[np.int64]]
+Movement = Literal["averaged", "handed-on", "own", "none"]
+Kinds = tuple[str, ...]
 
 HEADER_BYTES = 512
 """Stated cost of one message beyond its arrays' payload: Flower's metadata, record structure and transport framing."""
 HEADERS = "headers"
-MODEL_KIND = "model"
+MODEL_KIND, OPTIMIZER_KIND = "model", "optimizer"
 ROW_KINDS = frozenset({"smashed", "labels", "body-output", "tail-gradient", "cut-gradient", "records"})
 
 
@@ -44,18 +47,15 @@ class Protocol:
     ----------
     topology : {"whole", "vanilla", "u-shaped"}
         Where the network is cut.
-    clinic_parts : tuple of str
-        The parts that train at the clinic.
-    server_parts : tuple of str
-        The parts that train at the server.
-    model_crosses : bool
-        Whether the clinic's parts cross in both directions in every round.
+    clinic_parts, server_parts : tuple of str
+        The parts that train at the clinic and at the server.
+    movement : {"averaged", "handed-on", "own", "none"}
+        What becomes of the clinic's parts: averaged at the server after each round; handed on to the next clinic with
+        their optimiser's state; kept by the clinic, which nobody else sees; or there are none.
     batch_up, batch_down : tuple of tuple of str
         Messages of one batch, in order; each is a tuple of the kinds it carries.
     once_up : tuple of str
         Kinds that cross once, before training.
-    carries_optimizer : bool
-        Whether the optimiser's state lives on between rounds.
     sees_raw : dict of str to tuple of str
         By adversary, the un-noised releases in its view, whatever the noise in the gradients.
     sees_model : tuple of str
@@ -65,12 +65,11 @@ class Protocol:
     topology: str
     clinic_parts: tuple[str, ...]
     server_parts: tuple[str, ...]
-    model_crosses: bool
-    batch_up: tuple[tuple[str, ...], ...]
-    batch_down: tuple[tuple[str, ...], ...]
-    once_up: tuple[str, ...]
-    carries_optimizer: bool
-    sees_raw: dict[Adversary, tuple[str, ...]]
+    movement: Movement
+    batch_up: tuple[Kinds, ...]
+    batch_down: tuple[Kinds, ...]
+    once_up: Kinds
+    sees_raw: dict[Adversary, Kinds]
     sees_model: tuple[Adversary, ...]
 
     @property
@@ -78,27 +77,47 @@ class Protocol:
         """Every part that trains, each clipped and noised on its own under DP-SGD."""
         return self.clinic_parts + self.server_parts
 
+    @property
+    def crosses(self) -> bool:
+        """Whether the clinic's parts cross at the beginning and the end of its turn."""
+        return self.movement in ("averaged", "handed-on")
 
-EVERYONE = ADVERSARIES
 
-FEDERATED = Protocol("whole", ("model",), (), True, (), (), (), False, {}, EVERYONE)
+def _whole(movement: Movement, sees_model: tuple[Adversary, ...]) -> Protocol:
+    return Protocol("whole", ("model",), (), movement, (), (), (), {}, sees_model)
 
+
+def _vanilla(movement: Movement) -> Protocol:
+    up = ("smashed", "labels")
+    return Protocol(
+        "vanilla", ("head",), ("body",), movement, (up,), (("cut-gradient",),), (), {"server": up}, ADVERSARIES
+    )
+
+
+def _u_shaped(movement: Movement) -> Protocol:
+    up, down = (("smashed",), ("tail-gradient",)), (("body-output",), ("cut-gradient",))
+    raw = ("smashed", "tail-gradient")
+    return Protocol("u-shaped", ("head", "tail"), ("body",), movement, up, down, (), {"server": raw}, ADVERSARIES)
+
+
+_RECORDS = ("records", "labels")
+_SPLIT: dict[str, Movement] = {
+    "split": "handed-on",
+    "splitfed-v1": "averaged",
+    "splitfed-v2": "averaged",
+    "splitfed-v3": "own",
+}
+FEDERATED = _whole("averaged", ADVERSARIES)
 PROTOCOLS: dict[tuple[str, str | None], Protocol] = {
     ("centralised", None): Protocol(
-        "whole", (), ("model",), False, (), (), ("records", "labels"), True,
-        {"server": ("records", "labels")}, EVERYONE,
+        "whole", (), ("model",), "none", (), (), _RECORDS, {"server": _RECORDS}, ADVERSARIES
     ),
-    ("local", None): Protocol("whole", ("model",), (), False, (), (), (), True, {}, ("model-user",)),
+    ("local", None): _whole("own", ("model-user",)),
     ("fedavg", None): FEDERATED,
-    ("splitfed-v1", "vanilla"): Protocol(
-        "vanilla", ("head",), ("body",), True, (("smashed", "labels"),), (("cut-gradient",),), (), False,
-        {"server": ("smashed", "labels")}, EVERYONE,
-    ),
-    ("splitfed-v1", "u-shaped"): Protocol(
-        "u-shaped", ("head", "tail"), ("body",), True, (("smashed",), ("tail-gradient",)),
-        (("body-output",), ("cut-gradient",)), (), False, {"server": ("smashed", "tail-gradient")}, EVERYONE,
-    ),
-}  # fmt: skip
+    ("fedprox", None): FEDERATED,
+    **{(name, "vanilla"): _vanilla(movement) for name, movement in _SPLIT.items()},
+    **{(name, "u-shaped"): _u_shaped(movement) for name, movement in _SPLIT.items()},
+}
 
 
 def protocol_of(strategy: str, cut: str | None) -> Protocol:

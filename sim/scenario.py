@@ -22,7 +22,7 @@ from pydantic import (
 
 from sim.problems import ScenarioError, problem_lines, show, suggest
 from sim.settings.base import SCALARS, Scalar, Section, SweptValues, unique
-from sim.settings.data import Csv, DataSpec, HeartDisease
+from sim.settings.data import Csv, DataFile, DataSpec, HeartDisease, Npz, Parquet, Synthetic, TableFile
 from sim.settings.model import Model
 from sim.settings.study import BUILT_IN_STRATEGIES, ClinicGroup, Cut, Privacy, Server, Strategy, Train
 
@@ -31,15 +31,20 @@ __all__ = [
     "ClinicGroup",
     "Csv",
     "Cut",
+    "DataFile",
     "DataSpec",
     "HeartDisease",
     "Model",
+    "Npz",
+    "Parquet",
     "Privacy",
     "Scalar",
     "Scenario",
     "ScenarioError",
     "Server",
     "Strategy",
+    "Synthetic",
+    "TableFile",
     "Train",
     "load_scenario",
     "parse_scenario",
@@ -51,7 +56,7 @@ _Checked = TypeVar("_Checked", bound=Section)
 _NAME: Final = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9._-]{0,63}")
 _BARE_TEXT: Final = re.compile(r"[^\"'\[\]{}=,#\n]+")
 _SWEPT_TABLES: Final[dict[str, tuple[type[Section], ...]]] = {
-    "data": (HeartDisease, Csv),
+    "data": (HeartDisease, Csv, Parquet, Npz, Synthetic),
     "model": (Model,),
     "train": (Train,),
     "server": (Server,),
@@ -131,8 +136,9 @@ class Scenario(Section):
         seen: list[tuple[object, ...]] = []
         for strategy in strategies:
             for cut in strategy.cut or (None,):
-                if (run := (strategy.name, cut, strategy.options)) in seen:
-                    raise ValueError(f'"{strategy.name}" is listed twice alike; list it once')
+                shown = strategy.label or strategy.name
+                if (run := (shown, cut)) in seen:
+                    raise ValueError(f'"{shown}" is listed twice; list it once, or give each a label of its own')
                 seen.append(run)
         return strategies
 
@@ -141,6 +147,9 @@ _MODELS: Final[dict[tuple[str, ...], type[Section]]] = {
     (): Scenario,
     ("data", "heart-disease"): HeartDisease,
     ("data", "csv"): Csv,
+    ("data", "parquet"): Parquet,
+    ("data", "npz"): Npz,
+    ("data", "synthetic"): Synthetic,
     ("model",): Model,
     ("train",): Train,
     ("server",): Server,

@@ -5,15 +5,15 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from itertools import product
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
 from sim.problems import ScenarioError
 from sim.scenario import (
     ClinicGroup,
-    Csv,
     Cut,
+    DataFile,
     DataSpec,
     Model,
     Privacy,
@@ -36,7 +36,11 @@ class RunStrategy(Section):
     """The strategy of one run, with one cut."""
 
     name: str
+    label: str = ""
     cut: Cut | None = None
+    order: Literal["random", "fixed"] | None = None
+    alternate: Literal["clinic", "mini-batch"] | None = None
+    proximal_mu: float = 0.0
     options: dict[str, Scalar] = Field(default_factory=dict)
 
 
@@ -61,7 +65,7 @@ class RunSpec(Section):
         The study's name is left out, and a data file counts with its bytes, not with the place where it lies.
         """
         content = self.model_dump(mode="json", exclude={"study"}) | {"results-version": RESULTS_VERSION}
-        if isinstance(self.data, Csv):
+        if isinstance(self.data, DataFile):
             content["data"]["path"] = self.data.sha256()
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
@@ -98,7 +102,7 @@ def expand(scenario: Scenario) -> list[RunSpec]:
 def _strategies(scenario: Scenario) -> Iterator[RunStrategy]:
     for strategy in scenario.strategies:
         for cut in strategy.cut or (None,):
-            yield RunStrategy(name=strategy.name, cut=cut, options=strategy.options)
+            yield RunStrategy(**strategy.model_dump(by_alias=False, exclude={"cut"}), cut=cut)
 
 
 def _settings(scenario: Scenario) -> list[RunSpec]:

@@ -12,8 +12,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
+from sim.engine.learner import Learner, expand
 from sim.engine.messages import ConfigValue, array_kinds, config_of, content, integers, tensors
 from sim.job import Job
+from sim.models import Parameters
 from sim.protocols import ROW_KINDS
 
 
@@ -60,24 +62,27 @@ class CohortStrategy(Strategy):
     def __init__(self, job: Job) -> None:
         self.job = job
         self.server_noised_steps: dict[str, Tensor] = {}
-        self._nodes: dict[int, list[int]] = {}
+        self._home: dict[int, int] = {}
 
-    def nodes(self, grid: Grid) -> dict[int, list[int]]:
-        """Return the clinics behind each node, asked for once.
+    def home(self, grid: Grid) -> dict[int, int]:
+        """Return the node that hosts each clinic, asked for once.
 
         Raises
         ------
         ExchangeError
             If the nodes do not host every clinic exactly once.
         """
-        if not self._nodes:
+        if not self._home:
             ask = [Message(content({}, {}), node_id, "query.hello") for node_id in grid.get_node_ids()]
-            for reply in checked(grid.send_and_receive(ask), len(ask)):
-                self._nodes[reply.metadata.src_node_id] = integers(config_of(reply), "clinics")
-            hosted = sorted(k for clinics in self._nodes.values() for k in clinics)
-            if hosted != list(range(len(self.job.sizes))):
-                raise ExchangeError(f"the nodes host clinics {hosted}, not each of {len(self.job.sizes)} once")
-        return self._nodes
+            hosted = [
+                (clinic, reply.metadata.src_node_id)
+                for reply in checked(grid.send_and_receive(ask), len(ask))
+                for clinic in integers(config_of(reply), "clinics")
+            ]
+            if sorted(clinic for clinic, _ in hosted) != list(range(len(self.job.sizes))):
+                raise ExchangeError(f"the nodes do not host each of the {len(self.job.sizes)} clinics once")
+            self._home = dict(hosted)
+        return self._home
 
     def instructions(
         self,
@@ -103,16 +108,16 @@ class CohortStrategy(Strategy):
         rows : sequence of int
             Real rows in each lane, for row-wise kinds.
         """
+        home = self.home(grid)
+        lanes_of: dict[int, list[int]] = {}
+        for lane, clinic in enumerate(clinics):
+            lanes_of.setdefault(home[clinic], []).append(lane)
         messages = []
-        for node_id, hosted in self.nodes(grid).items():
-            here = set(hosted)
-            lanes = [lane for lane, clinic in enumerate(clinics) if clinic in here]
-            if not lanes:
-                continue
+        for node_id, lanes in sorted(lanes_of.items()):
             own: dict[str, ConfigValue] = {"clinics": [clinics[lane] for lane in lanes], **config}
             if rows:
                 own["rows"] = [rows[lane] for lane in lanes]
-            all_here = len(lanes) == len(clinics)
+            all_here = len(lanes_of) == 1
             payload = {
                 kind: named
                 if all_here or kind not in ROW_KINDS
@@ -161,6 +166,31 @@ class CohortStrategy(Strategy):
         """Return n_k / n over these clinics, in their order."""
         total = sum(self.job.sizes[k] for k in clinics)
         return [self.job.sizes[k] / total for k in clinics]
+
+    def clinic_parts_of(self, parameters: Mapping[str, Tensor]) -> Parameters:
+        """Return the parameters of the parts that train at the clinics."""
+        names = (name for part in self.job.protocol.clinic_parts for name in self.job.part(part).shapes())
+        return {name: parameters[name] for name in names}
+
+    def body_of(self, parameters: Mapping[str, Tensor]) -> Parameters:
+        """Return the parameters of the body."""
+        return self.job.part("body").select(parameters)
+
+    def in_order(self, parameters: Mapping[str, Tensor]) -> Parameters:
+        """Return the whole network's parameters in the network's order."""
+        return self.job.network.whole.select(parameters)
+
+    def body_serving(self, clinic: int, body: Learner | None, parameters: Mapping[str, Tensor]) -> Learner:
+        """Return the one body, made ready for a clinic's batches; its parameters and optimiser state live on."""
+        if body is None:
+            return Learner(self.job, self.job.part("body"), [clinic], expand(self.body_of(parameters), 1))
+        return Learner(self.job, body.part, [clinic], body.parameters, body.state)
+
+    def count_noise(self, learner: Learner) -> None:
+        """Add a server part's noised steps to the count, clinic by clinic."""
+        if self.job.dp is not None:
+            fresh = torch.zeros(len(self.job.sizes), dtype=torch.int64)
+            self.server_noised_steps.setdefault(learner.part.name, fresh)[learner.clinics] += learner.noised_steps
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -8,9 +8,13 @@ from sim.job import Job
 from strategies.centralised import Centralised
 from strategies.cohorts import CohortStrategy
 from strategies.fedavg import FedAvg
+from strategies.fedprox import FedProx
 from strategies.imported import Imported
 from strategies.local import Local
+from strategies.split import Split
 from strategies.splitfed_v1 import SplitFedV1
+from strategies.splitfed_v2 import SplitFedV2
+from strategies.splitfed_v3 import SplitFedV3
 
 __all__ = ["STRATEGIES", "CohortStrategy", "build_strategy"]
 
@@ -18,7 +22,11 @@ STRATEGIES: dict[str, type[CohortStrategy]] = {
     "centralised": Centralised,
     "local": Local,
     "fedavg": FedAvg,
+    "fedprox": FedProx,
+    "split": Split,
     "splitfed-v1": SplitFedV1,
+    "splitfed-v2": SplitFedV2,
+    "splitfed-v3": SplitFedV3,
 }
 
 

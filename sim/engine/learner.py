@@ -56,6 +56,8 @@ class Learner:
         self.state = job.optimizer.initial_state(self.parameters) if state is None else dict(state)
         fresh = torch.zeros(len(self.clinics), dtype=torch.int64)
         self.noised_steps = fresh if noised_steps is None else noised_steps
+        self._anchor: Parameters = {}
+        self._mu = 0.0
         self._leaves: Parameters = {}
         self._tape: Tape = []
         self._inputs: Tensor | None = None
@@ -64,7 +66,7 @@ class Learner:
     def lanes(self, first: int, last: int) -> Learner:
         """Return a learner of some of the lanes that shares this one's memory."""
         some = slice(first, last)
-        return Learner(
+        part = Learner(
             self.job,
             self.part,
             self.clinics[some],
@@ -72,6 +74,12 @@ class Learner:
             {name: value[some] for name, value in self.state.items()},
             self.noised_steps[some],
         )
+        part.pull_towards(self._anchor, self._mu)
+        return part
+
+    def pull_towards(self, anchor: Mapping[str, Tensor], mu: float) -> None:
+        """Add mu/2 |w - anchor|^2 to every lane's loss (FedProx, Li et al. 2020); ``anchor`` is ``[1, *shape]``."""
+        self._anchor, self._mu = dict(anchor), mu
 
     def forward(self, x: Tensor, *, want_input_gradient: bool = False) -> Tensor:
         """Run the part on a batch and keep what the backward half needs.
@@ -145,6 +153,9 @@ class Learner:
             add_noise(sums, std, normaliser.tolist(), self.job.seed, purpose, clinics, server_round, step)
             self.noised_steps[:lanes] += 1
             grads = [sums[name] for name in self.parameters]
+        if self._mu:
+            pull = (self.parameters[name][:lanes] - self._anchor[name] for name in self.parameters)
+            grads = [grad.add(away, alpha=self._mu) for grad, away in zip(grads, pull, strict=True)]
         self.job.optimizer.step(self.parameters, grads, self.state, lanes)
         self._outputs = torch.empty(0)
         self._inputs, self._tape = None, []

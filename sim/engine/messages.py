@@ -15,6 +15,7 @@ from torch import Tensor
 from sim.engine.flower import TensorArray, as_tensor
 
 MODEL = "arrays"
+OPTIMIZER = "optimizer"
 OBSERVED = "observed"
 ConfigValue = int | float | str | list[int] | list[float] | list[str]
 

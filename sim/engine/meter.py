@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 from flwr.app import ArrayRecord, Message
 
-from sim.engine.messages import OBSERVED, config_of, integers
+from sim.engine.messages import MODEL, OBSERVED, config_of, integers
 from sim.protocols import HEADER_BYTES, HEADERS, MODEL_KIND, ROW_KINDS, Direction, Traffic
 
 
@@ -59,7 +59,8 @@ class Meter:
                 if kind in ROW_KINDS:
                     self._add(direction, kind, clinics, rows * (item * prod(array.shape[2:])))
                 else:
-                    self._add(direction, MODEL_KIND, clinics, item * prod(array.shape[1:]))
+                    crossed_as = MODEL_KIND if kind == MODEL else kind
+                    self._add(direction, crossed_as, clinics, item * prod(array.shape[1:]))
         if crossed:
             self._add(direction, HEADERS, clinics, HEADER_BYTES)
         if direction == "up":

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from sim.clinics import assign_resources
 from sim.data import Federation
 from sim.job import Job
-from sim.plan.clock import ClosedFormClock, RoundLoad
-from sim.plan.costs import FLOAT_BYTES, PartCost, part_costs
+from sim.plan.clock import ClosedFormClock
+from sim.plan.counts import Counts
 from sim.privacy.accounting import calibrate
 from sim.privacy.ledger import ADVERSARIES, Ledger
 from sim.privacy.releases import build_ledger
 from sim.problems import ScenarioError
-from sim.protocols import HEADER_BYTES, HEADERS, MODEL_KIND, Direction, Traffic
-from sim.sampling import draw_rows
+from sim.protocols import Direction, Traffic
 from sim.spec import RunSpec
 
 Ints = NDArray[np.int64]
@@ -99,7 +98,7 @@ class Plan:
         return {
             "run_id": spec.run_id,
             "study": spec.study,
-            "strategy": spec.strategy.name,
+            "strategy": spec.strategy.label or spec.strategy.name,
             "cut": spec.strategy.cut or "",
             "seed": spec.seed,
             "rounds": spec.train.rounds,
@@ -142,7 +141,7 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
         job = Job.build(spec, federation, [0.0] * len(federation.names))
     except ValueError as error:
         raise ScenarioError([f"model.cut: {error}"]) from None
-    counts = _Counts(job)
+    counts = Counts(job)
     rates = counts.rates()
     # Without a mechanism there are only un-noised releases and none at all, which no delta tells apart.
     delta = 0.5 if spec.privacy.delta is None else spec.privacy.delta
@@ -153,7 +152,9 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
     ledger = build_ledger(job.protocol, job.dp, rates, counts.steps.tolist(), noised)
     clock = ClosedFormClock(resources, spec.server.compute)
     times = [clock.time_round(load) for load in counts.loads]
-    busy = np.sum([np.sum(list(t.phases.values()), axis=0) for t in times], axis=0) * np.ones(len(federation.names))
+    busy = np.zeros(len(federation.names))
+    for load, time in zip(counts.loads, times, strict=True):
+        busy[list(load.clinics)] += np.sum(list(time.phases.values()), axis=0)
     traffic = counts.traffic
     clinics = tuple(
         ClinicPlan(
@@ -179,8 +180,8 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
         clinics,
         tuple(t.seconds for t in times),
         {phase: float(sum(t.phases[phase].sum() for t in times)) for phase in phases},
-        sum(int(load.clinic_flops.sum()) for load in counts.loads),
-        sum(int(load.server_flops.sum() + load.common_server_flops) for load in counts.loads),
+        counts.clinic_flops,
+        counts.server_flops,
         counts.peak_clinic_bytes(),
     )
 
@@ -210,103 +211,3 @@ def _noise(
         return tuple(calibrate(epsilon, delta, rate, int(count)) for rate, count in zip(rates, steps, strict=True))
     except ValueError as error:
         raise ScenarioError([f"privacy.epsilon: {error}"]) from None
-
-
-class _Counts:
-    """Counts every round of a job; the same numbers that the meter counts when the run is learned."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.costs = part_costs(job.parts, job.network.input_shape)
-        self.clinics = len(job.sizes)
-        self.steps = np.zeros(self.clinics, dtype=np.int64)
-        self.traffic: Traffic = {}
-        self.widest = np.zeros(self.clinics, dtype=np.int64)
-        self.centralised = job.spec.strategy.name == "centralised"
-        self.loads = [self._round(r) for r in range(1, job.spec.train.rounds + 1)]
-
-    def rates(self) -> list[float]:
-        """Return each clinic's sampling rate; pooled records are sampled from the pool."""
-        sizes = [sum(self.job.sizes)] * self.clinics if self.centralised else self.job.sizes
-        return [self.job.sampling.rate(n) for n in sizes]
-
-    def peak_clinic_bytes(self) -> int:
-        """Return parameters, gradients, optimiser state, a batch and its activations, where they need most."""
-        parts = [self.costs[name] for name in self.job.protocol.clinic_parts]
-        if not parts:
-            return (
-                max(int(sizes.max()) for (way, _), sizes in self.traffic.items() if way == "up") if self.traffic else 0
-            )
-        copies = 2 + len(self.job.optimizer.slots)
-        inputs = int(np.prod(self.job.network.input_shape))
-        per_record = inputs + sum(part.activations for part in parts)
-        fixed = copies * sum(part.parameters for part in parts)
-        return FLOAT_BYTES * (fixed + int(self.widest.max()) * per_record)
-
-    def _round(self, server_round: int) -> RoundLoad:
-        job, protocol, zero = self.job, self.job.protocol, np.zeros(self.clinics, dtype=np.int64)
-        if self.centralised:
-            return self._pooled_round(server_round)
-        everyone = protocol.model_crosses is False
-        clinics = job.in_lane_order(range(self.clinics)) if everyone else job.participants(server_round)
-        rows = draw_rows(job.sampling, job.seed, server_round, clinics, [job.sizes[k] for k in clinics])
-        steps = np.array([job.sampling.steps(job.sizes[k]) for k in clinics])
-        total = rows.sum(0)
-        self.steps[clinics] += steps
-        self.widest[clinics] = np.maximum(self.widest[clinics], rows.max(0))
-        messages, size = {"up": zero.copy(), "down": zero.copy()}, {"up": zero.copy(), "down": zero.copy()}
-
-        def cross(direction: Direction, kind: str, amount: Ints | int) -> None:
-            counted = self.traffic.setdefault((direction, kind), zero.copy())
-            counted[clinics] += amount
-            size[direction][clinics] += amount
-
-        directions: tuple[tuple[Direction, tuple[tuple[str, ...], ...]], ...] = (
-            ("up", protocol.batch_up),
-            ("down", protocol.batch_down),
-        )
-        for direction, batch_messages in directions:
-            count = steps * len(batch_messages) + (1 if protocol.model_crosses else 0)
-            if protocol.model_crosses:
-                cross(direction, MODEL_KIND, FLOAT_BYTES * sum(self._cost(p).parameters for p in protocol.clinic_parts))
-            for kind in (kind for kinds in batch_messages for kind in kinds):
-                cross(direction, kind, total * self._row_bytes(kind))
-            if count.any():
-                cross(direction, HEADERS, count * HEADER_BYTES)
-            messages[direction][clinics] += count
-        work = {where: zero.copy() for where in ("clinic", "server")}
-        for where, parts in (("clinic", protocol.clinic_parts), ("server", protocol.server_parts)):
-            for name in parts:
-                work[where][clinics] += total * (self._cost(name).forward_flops + self._cost(name).backward_flops)
-        averaged = sum(cost.parameters for cost in self.costs.values()) if protocol.model_crosses else 0
-        aggregation = 2.0 * averaged * len(clinics)
-        return RoundLoad(
-            messages["up"], messages["down"], size["up"], size["down"], work["clinic"], work["server"], aggregation
-        )
-
-    def _pooled_round(self, server_round: int) -> RoundLoad:
-        zero = np.zeros(self.clinics, dtype=np.int64)
-        pool = sum(self.job.sizes)
-        rows = draw_rows(self.job.sampling, self.job.seed, server_round, [0], [pool])
-        self.steps += self.job.sampling.steps(pool)
-        up, messages = zero, zero
-        if server_round == 1:
-            sizes = np.array(self.job.sizes)
-            for kind in self.job.protocol.once_up:
-                self.traffic["up", kind] = sizes * self._row_bytes(kind)
-            self.traffic["up", HEADERS] = np.full(self.clinics, HEADER_BYTES)
-            up, messages = np.sum(list(self.traffic.values()), axis=0), zero + 1
-        cost = self._cost("model")
-        flops = float(rows.sum() * (cost.forward_flops + cost.backward_flops))
-        return RoundLoad(messages, zero, up, zero, zero, zero, flops)
-
-    def _cost(self, part: str) -> PartCost:
-        return self.costs[part]
-
-    def _row_bytes(self, kind: str) -> int:
-        if kind == "labels":
-            return 1
-        if kind == "records":
-            return FLOAT_BYTES * int(np.prod(self.job.network.input_shape))
-        at_first_cut = kind in ("smashed", "cut-gradient")
-        return self._cost("head" if at_first_cut else "body").output_bytes

@@ -11,8 +11,9 @@ from sim.problems import suggest
 from sim.settings.base import Number, Scalar, Section, Sites, Unbounded, Whole, unique
 from sim.units import Compute, Duration, Rate
 
-BUILT_IN_STRATEGIES: Final = ("centralised", "local", "fedavg", "splitfed-v1")
-_SPLIT_STRATEGIES: Final = ("splitfed-v1",)
+_SEQUENTIAL_STRATEGIES: Final = ("split", "splitfed-v2")
+_SPLIT_STRATEGIES: Final = (*_SEQUENTIAL_STRATEGIES, "splitfed-v1", "splitfed-v3")
+BUILT_IN_STRATEGIES: Final = ("centralised", "local", "fedavg", "fedprox", *sorted(_SPLIT_STRATEGIES))
 _IMPORT_PATH: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 Cut = Literal["vanilla", "u-shaped"]
 
@@ -113,9 +114,13 @@ class Strategy(Section):
     """A strategy to compare: one of Suture's, or a Flower strategy by its import path."""
 
     name: str
+    label: Annotated[str, Field(max_length=80)] = ""
     cut: Annotated[tuple[Cut, ...], BeforeValidator(_as_tuple), AfterValidator(unique)] = Field(
         default=(), validate_default=True
     )
+    order: Literal["random", "fixed"] | None = Field(default=None, validate_default=True)
+    alternate: Literal["clinic", "mini-batch"] | None = Field(default=None, validate_default=True)
+    proximal_mu: Annotated[Number, Field(ge=0)] = 0.0
     options: dict[str, Scalar] = Field(default_factory=dict)
 
     @field_validator("name")
@@ -133,6 +138,23 @@ class Strategy(Section):
         if cut and "name" in info.data:
             raise ValueError(f"{info.data['name']} does not cut the model; remove cut, or take splitfed-v1")
         return cut
+
+    @field_validator("order", "alternate")
+    @classmethod
+    def _turns_where_sequential(cls, value: str | None, info: ValidationInfo) -> str | None:
+        name = info.data.get("name")
+        if name in _SEQUENTIAL_STRATEGIES:
+            return value or {"order": "random", "alternate": "clinic"}[str(info.field_name)]
+        if value is not None and name is not None:
+            raise ValueError(f"{name} serves its clinics in parallel; remove {info.field_name}, or take split")
+        return value
+
+    @field_validator("proximal_mu")
+    @classmethod
+    def _pull_of_fedprox(cls, mu: float, info: ValidationInfo) -> float:
+        if mu and info.data.get("name") != "fedprox":
+            raise ValueError("belongs to fedprox; remove it, or take fedprox")
+        return mu
 
     @field_validator("options")
     @classmethod

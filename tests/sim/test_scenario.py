@@ -168,7 +168,8 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
         ("strategies.0.name=fedav", 'strategies.0.name: unknown strategy "fedav"; did you mean "fedavg"?'),
         (
             "strategies.0.name=a..b",
-            'strategies.0.name: unknown strategy "a..b"; choose "centralised", "local", "fedavg" or "splitfed-v1"',
+            'strategies.0.name: unknown strategy "a..b"; choose "centralised", "local", "fedavg", "fedprox", "split", '
+            '"splitfed-v1", "splitfed-v2" or "splitfed-v3"',
         ),
         ("clinics.0.profile=hospitals", 'clinics.0.profile: unknown profile "hospitals"; did you mean "hospital"?'),
         ("strategies.1.cut=['u-shape']", 'strategies.1.cut.0: "u-shape" does not exist; did you mean "u-shaped"?'),
@@ -279,7 +280,10 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
             "strategies.2.options={a=[1]}",
             "strategies.2.options.a: [1] is not a single value; give a number, text, true or false",
         ),
-        ("strategies.0.name=splitfed-v1", 'strategies: "splitfed-v1" is listed twice alike; list it once'),
+        (
+            "strategies.0.name=splitfed-v1",
+            'strategies: "splitfed-v1" is listed twice; list it once, or give each a label of its own',
+        ),
         # csv
         (CSV.replace('"bmi"]', '"y"]'), 'data.features: "y" is the label column; take it out of the features'),
         (CSV.replace('"bmi"]', '"c"]'), 'data.features: "c" is the clinic column; take it out of the features'),

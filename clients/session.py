@@ -1,0 +1,167 @@
+"""A clinic's turn in split learning: the parts in training and the batch in flight, kept between messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sim.engine.learner import Learner
+from sim.engine.messages import array_record, integers, tensors_in
+from sim.engine.workplace import Cohort, workplace_of
+from sim.job import Job
+from sim.models import Parameters
+from sim.sampling import Batches
+
+NOISED = "noised-steps"
+
+
+@dataclass
+class Session:
+    """A turn in progress: consecutive steps of one round, for one or more clinics in parallel lanes.
+
+    Attributes
+    ----------
+    name : str
+        Tells the turns apart that are in progress at one node at the same time.
+    job : Job
+    cohort : Cohort
+    learners : dict of str to Learner
+        ``head`` and, U-shaped, ``tail``.
+    batches : Batches
+        The round's batches.
+    server_round : int
+    step, last : int
+        The batch in flight, and the one after the turn's last.
+    labels, weights : Tensor
+        ``[lane, batch]`` of the batch in flight.
+    """
+
+    name: str
+    job: Job
+    cohort: Cohort
+    learners: dict[str, Learner]
+    batches: Batches
+    server_round: int
+    step: int
+    last: int
+    labels: Tensor = field(default_factory=lambda: torch.empty(0))
+    weights: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @property
+    def clinics(self) -> list[int]:
+        """The clinic of each lane."""
+        return self.learners["head"].clinics
+
+    @property
+    def lanes(self) -> int:
+        """Number of clinics still at work in this step."""
+        return int(self.batches.active[self.step])
+
+    @property
+    def normaliser(self) -> NDArray[np.int64]:
+        """What each lane's summed gradient is divided by in this step."""
+        return self.batches.normaliser[self.step, : self.lanes]
+
+    def forward_head(self) -> Tensor:
+        """Run the heads on the step's batch and return the smashed data ``[lane, batch, *feature]``."""
+        index, weights, lanes = self.batches.step(self.step)
+        x, self.labels = self.cohort.batch(self.clinics[:lanes], index)
+        self.weights = torch.from_numpy(weights)
+        return self.learners["head"].forward(x)
+
+
+def learners_for(
+    job: Job,
+    clinics: Sequence[int],
+    parameters: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    noised: Mapping[str, Tensor],
+) -> dict[str, Learner]:
+    """Build the clinic's learners from parameters and, where it is not empty, optimiser state; all are taken over."""
+    learners = {}
+    for name in job.protocol.clinic_parts:
+        part = job.part(name)
+        own = {key.removeprefix(f"{name}:"): value for key, value in state.items() if key.startswith(f"{name}:")}
+        learners[name] = Learner(job, part, clinics, part.select(parameters), own or None, noised.get(name))
+    return learners
+
+
+def parameters_of(learners: Mapping[str, Learner]) -> Parameters:
+    """Return the parameters of several parts."""
+    return {name: value for learner in learners.values() for name, value in learner.parameters.items()}
+
+
+def optimizer_state_of(learners: Mapping[str, Learner]) -> Parameters:
+    """Return the optimiser's state of several parts, keyed ``part:slot/parameter``."""
+    return {f"{part}:{key}": value for part, learner in learners.items() for key, value in learner.state.items()}
+
+
+# The turns in progress, so that a node which stays in one process need not rebuild them for every message. The state
+# of the context is what counts: it refers to the same tensors, and a turn is rebuilt from it where the memo is missing.
+SESSIONS: dict[tuple[int, int, str], Session] = {}
+
+
+def keep(context: Context, session: Session) -> None:
+    """Note a turn in the context's state, at its beginning; its tensors are changed in place from then on."""
+    name = session.name
+    context.state[f"{name}.parameters"] = array_record(parameters_of(session.learners))
+    context.state[f"{name}.optimizer"] = array_record(optimizer_state_of(session.learners))
+    context.state[f"{name}.noised"] = array_record({p: learner.noised_steps for p, learner in session.learners.items()})
+    context.state[f"{name}.turn"] = ConfigRecord(
+        {
+            "clinics": session.clinics,
+            "server-round": session.server_round,
+            "step": session.step,
+            "last": session.last,
+        }
+    )
+    SESSIONS[context.run_id, context.node_id, name] = session
+
+
+def advance(context: Context, session: Session) -> bool:
+    """Go on to the next step; say whether there is one. After the last, the turn is forgotten."""
+    session.step += 1
+    if session.step < session.last:
+        _turn(context, session.name)["step"] = session.step
+        return True
+    for record in ("parameters", "optimizer", "noised", "turn"):
+        del context.state[f"{session.name}.{record}"]
+    SESSIONS.pop((context.run_id, context.node_id, session.name), None)
+    return False
+
+
+def resume(context: Context, name: str) -> Session:
+    """Return the turn in progress, rebuilt from the context's state where this process does not have it."""
+    turn = _turn(context, name)
+    server_round, step, last = (int(turn[key]) for key in ("server-round", "step", "last"))  # type: ignore[arg-type]
+    session = SESSIONS.get((context.run_id, context.node_id, name))
+    if session is not None and (session.server_round, session.step) == (server_round, step):
+        return session
+    job, cohort = workplace_of(context)
+    clinics = integers(turn, "clinics")
+    kept = [_arrays(context, f"{name}.{record}") for record in ("parameters", "optimizer", "noised")]
+    learners = learners_for(job, clinics, *kept)
+    session = Session(name, job, cohort, learners, job.batches(server_round, clinics), server_round, step, last)
+    session.forward_head()
+    SESSIONS[context.run_id, context.node_id, name] = session
+    return session
+
+
+def _turn(context: Context, name: str) -> ConfigRecord:
+    record = context.state[f"{name}.turn"]
+    if not isinstance(record, ConfigRecord):
+        raise TypeError(f"the state of turn {name!r} is damaged")
+    return record
+
+
+def _arrays(context: Context, name: str) -> Parameters:
+    record = context.state[name]
+    if not isinstance(record, ArrayRecord):
+        raise TypeError(f"the state {name!r} is damaged")
+    return tensors_in(record)

@@ -1,0 +1,36 @@
+"""FedProx: Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, algorithm 2.
+
+As federated averaging, but every clinic minimises F_k(w) + mu/2 |w - w_t|^2, which holds it near the global model w_t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+
+from sim.engine.lanes import weighted_average
+from sim.engine.messages import MODEL, array_record, tensors_in
+from strategies.cohorts import CohortStrategy
+
+
+@final
+class FedProx(CohortStrategy):
+    """Clinics train the whole model in parallel, each pulled towards the global model; the server averages."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send w and mu to the round's clinics."""
+        instruction = {"server-round": server_round, "proximal-mu": self.job.spec.strategy.proximal_mu}
+        clinics = self.job.participants(server_round)
+        return self.instructions(grid, "train", clinics, {MODEL: tensors_in(arrays)}, instruction)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the w_k with weights n_k / n."""
+        gathered = self.gather(replies)
+        return array_record(weighted_average(gathered.arrays[MODEL], self.weights(gathered.clinics))), None

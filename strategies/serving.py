@@ -1,0 +1,84 @@
+"""The server's half of one batch in split learning, shared by every strategy that cuts the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from flwr.app import Message
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from sim.engine.learner import Learner
+from sim.engine.messages import ConfigValue
+from sim.sampling import loss_weights
+from strategies.cohorts import CohortStrategy, Gathered
+
+
+class Turn:
+    """The server's end of a clinic's turn, or of several clinics' in parallel lanes.
+
+    Parameters
+    ----------
+    strategy : CohortStrategy
+    grid : Grid
+    clinics : sequence of int
+        In lane order.
+    server_round : int
+    first, steps : int
+        The turn's first batch and their number.
+    """
+
+    def __init__(
+        self, strategy: CohortStrategy, grid: Grid, clinics: Sequence[int], server_round: int, first: int, steps: int
+    ) -> None:
+        self._strategy = strategy
+        self._grid = grid
+        self._clinics = list(clinics)
+        self._round = server_round
+        self._first, self._steps = first, steps
+        self._name = "round" if len(self._clinics) > 1 else f"clinic-{self._clinics[0]}"
+
+    def begin(self, parts: Mapping[str, Mapping[str, Tensor]]) -> Gathered:
+        """Send the clinics' parts, by message kind, and return the first batch's smashed data."""
+        config: dict[str, ConfigValue] = {
+            "server-round": self._round,
+            "turn": self._name,
+            "first": self._first,
+            "steps": self._steps,
+        }
+        return self._strategy.exchange(self._grid, "train.begin", self._clinics, parts, config)
+
+    def run(self, body: Learner, parts: Mapping[str, Mapping[str, Tensor]]) -> list[Message]:
+        """Do every batch of the turn; the messages with the last cut gradient are left to send."""
+        messages = self.serve(body, self.begin(parts), self._first)
+        for step in range(self._first + 1, self._first + self._steps):
+            smashed = self._strategy.gather(self._grid.send_and_receive(messages))
+            messages = self.serve(body, smashed, step)
+        return messages
+
+    def serve(self, body: Learner, smashed: Gathered, step: int) -> list[Message]:
+        """Train the body on a batch and return the messages that carry its cut gradient.
+
+        Vanilla, the loss stands here. U-shaped, the body's outputs go to the clinic, whose tail returns their gradient.
+        """
+        job = self._strategy.job
+        sizes = np.array([job.sizes[k] for k in smashed.clinics])
+        rows = np.array(smashed.rows)
+        normaliser = job.sampling.normaliser(sizes, rows)
+        outputs = body.forward(smashed.arrays["smashed"]["smashed"], want_input_gradient=True)
+        if job.protocol.topology == "vanilla":
+            body.loss(smashed.arrays["labels"]["labels"], torch.from_numpy(loss_weights(rows, normaliser)))
+            gradient = body.backward(self._round, step, normaliser)
+        else:
+            answer = self._strategy.gather(
+                self._grid.send_and_receive(self._down("train.tail", "body-output", outputs, smashed))
+            )
+            gradient = body.backward(self._round, step, normaliser, answer.arrays["tail-gradient"]["tail-gradient"])
+        return self._down("train.step", "cut-gradient", gradient, smashed)
+
+    def _down(self, message_type: str, kind: str, rows: Tensor, smashed: Gathered) -> list[Message]:
+        return self._strategy.instructions(
+            self._grid, message_type, smashed.clinics, {kind: {kind: rows}}, {"turn": self._name}, smashed.rows
+        )

@@ -1,0 +1,75 @@
+"""SplitFed V2: Thapa et al., "SplitFed: When Federated Learning Meets Split Learning", AAAI 2022, section 3.2.
+
+    for each round t = 1, 2, ...
+        W^C_k <- W^C for each clinic k in S_t
+        for each clinic k in S_t, in random order           (alternate = "clinic"), or
+        for each batch b, for each clinic k in random order (alternate = "mini-batch", Gawali et al. 2020)
+            clinic   A_k <- head(x_b)
+            server   forward and backward of the one W^S;   cut gradient down
+            clinic   backward of W^C_k
+        W^C <- sum of (n_k / n) W^C_k
+
+There is one body, and its optimiser's state lives on from batch to batch and round to round. The heads are averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+
+from sim.engine.lanes import weighted_average
+from sim.engine.learner import Learner
+from sim.engine.messages import MODEL, array_record, tensors_in
+from sim.job import Job
+from sim.models import Parameters
+from strategies.cohorts import CohortStrategy, Gathered
+from strategies.serving import Turn
+
+
+@final
+class SplitFedV2(CohortStrategy):
+    """Heads in parallel and averaged; one body that serves the clinics' batches one after another.
+
+    Parameters
+    ----------
+    job : Job
+    """
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self._body: Learner | None = None
+        self._trained: dict[int, Gathered] = {}
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Do the whole round; no message is left to send."""
+        parameters = tensors_in(arrays)
+        parts = {MODEL: self.clinic_parts_of(parameters)}
+        order = self.job.order(server_round)
+        turns = {k: Turn(self, grid, [k], server_round, 0, self.job.steps(k)) for k in order}
+        inbox: dict[int, Gathered] = {}
+        for k, step in self.job.schedule(order):
+            if step == 0:
+                inbox[k] = turns[k].begin(parts)
+            self._body = self.body_serving(k, self._body, parameters)
+            inbox[k] = self.gather(grid.send_and_receive(turns[k].serve(self._body, inbox[k], step)))
+            self.count_noise(self._body)
+        self._trained = inbox
+        return []
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the heads (and tails) with weights n_k / n; the body is as the last batch left it."""
+        if self._body is None:
+            return None, None
+        clinics = self.job.in_lane_order(list(self._trained))
+        each = [self._trained[k].arrays[MODEL] for k in clinics]
+        stacked = {name: torch.cat([parts[name] for parts in each]) for name in each[0]}
+        body: Parameters = {name: value.clone() for name, value in self._body.parameters.items()}
+        return array_record(self.in_order({**weighted_average(stacked, self.weights(clinics)), **body})), None

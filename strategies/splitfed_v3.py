@@ -1,0 +1,70 @@
+"""SplitFed V3: Gawali et al., "Comparison of Privacy-Preserving Distributed Deep Learning Methods in Healthcare", 2020.
+
+    for each round t = 1, 2, ...
+        for each clinic k in S_t in parallel
+            W^S_k <- W^S                                    one copy of the body a clinic; W^C_k is the clinic's own
+            for each batch b, as in SplitFed V1
+        W^S <- sum of (n_k / n) W^S_k
+
+Heads (and tails) stay at their clinics, with their optimiser's state, and are never averaged: there is no single global
+model, and every clinic is evaluated with its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from sim.engine.lanes import weighted_average
+from sim.engine.learner import Learner, expand
+from sim.engine.messages import OBSERVED, array_record, tensors_in
+from sim.job import Job
+from strategies.cohorts import CohortStrategy
+from strategies.serving import Turn
+
+
+@final
+class SplitFedV3(CohortStrategy):
+    """Own heads at the clinics and one body copy a clinic at the server; only the bodies are averaged.
+
+    Parameters
+    ----------
+    job : Job
+    """
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self._bodies: Learner | None = None
+        self._observed: dict[str, Tensor] = {}
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Do every batch of the round; the last cut gradients' messages are left to send."""
+        clinics = self.job.participants(server_round)
+        parameters = tensors_in(arrays)
+        if not self._observed:
+            self._observed = expand(self.clinic_parts_of(parameters), len(self.job.sizes))
+        body = {name: value[:1] for name, value in self.body_of(parameters).items()}
+        bodies = Learner(self.job, self.job.part("body"), clinics, expand(body, len(clinics)))
+        self._bodies = bodies
+        return Turn(self, grid, clinics, server_round, 0, max(self.job.steps(k) for k in clinics)).run(bodies, {})
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the bodies with weights n_k / n; what the simulator observes of the clinics' own parts goes along."""
+        gathered = self.gather(replies)
+        if self._bodies is None:
+            return None, None
+        self.count_noise(self._bodies)
+        self._observed = {name: value.clone() for name, value in self._observed.items()}
+        for name, value in gathered.arrays[OBSERVED].items():
+            self._observed[name][gathered.clinics] = value
+        body = weighted_average(self._bodies.parameters, self.weights(gathered.clinics))
+        everywhere = expand(body, len(self.job.sizes))
+        return array_record(self.in_order({**self._observed, **everywhere})), None
