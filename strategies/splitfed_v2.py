@@ -15,6 +15,8 @@ There is one body, and its optimiser's state lives on from batch to batch and ro
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
+from operator import itemgetter
 from typing import final
 
 import torch
@@ -53,11 +55,12 @@ class SplitFedV2(CohortStrategy):
         order = self.job.order(server_round)
         turns = {k: Turn(self, grid, [k], server_round, 0, self.job.steps(k)) for k in order}
         inbox: dict[int, Gathered] = {}
-        for k, step in self.job.schedule(order):
-            if step == 0:
-                inbox[k] = turns[k].begin(parts)
+        for k, batches in groupby(self.job.schedule(order), key=itemgetter(0)):
             self._body = self.body_serving(k, self._body, parameters)
-            inbox[k] = self.gather(grid.send_and_receive(turns[k].serve(self._body, inbox[k], step)))
+            for _, step in batches:
+                if step == 0:
+                    inbox[k] = turns[k].begin(parts)
+                inbox[k] = self.gather(grid.send_and_receive(turns[k].serve(self._body, inbox[k], step)))
             self.count_noise(self._body)
         self._trained = inbox
         return []

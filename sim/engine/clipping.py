@@ -8,7 +8,7 @@ arXiv:2110.05679). Exact, and over all lanes at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -54,8 +54,7 @@ def clipped_gradients(
     squared = torch.zeros_like(deltas[0][..., 0])
     for record, delta in zip(tape, deltas, strict=True):
         squared += delta.square().sum(-1) * (record.inputs.detach().square().sum(-1) + bool(record.bias))
-    norms = squared.sqrt() * normaliser[:, None]
-    factors = (clip / norms).clamp(max=1.0)
+    factors = clip_factors(squared, clip, normaliser)
     sums: dict[str, Tensor] = {}
     for record, delta in zip(tape, deltas, strict=True):
         scaled = delta * factors[..., None]
@@ -65,8 +64,22 @@ def clipped_gradients(
     return sums, None if inputs is None else found[-1]
 
 
+def clip_factors(squared: Tensor, clip: float, normaliser: Tensor) -> Tensor:
+    """Return min(1, clip / norm) for each record, ``[lane, batch]``.
+
+    Parameters
+    ----------
+    squared : Tensor
+        ``[lane, batch]`` squared norm of each record's gradient, divided by ``normaliser`` as the loss was.
+    clip : float
+    normaliser : Tensor
+        ``[lane]``
+    """
+    return (clip / (squared.sqrt() * normaliser[:, None])).clamp(max=1.0)
+
+
 def add_noise(
-    sums: Mapping[str, Tensor],
+    sums: Sequence[Tensor],
     std: Sequence[float],
     normaliser: Sequence[float],
     seed: int,
@@ -79,8 +92,8 @@ def add_noise(
 
     Parameters
     ----------
-    sums : mapping of str to Tensor
-        ``[lane, *shape]``, already divided by ``normaliser``.
+    sums : sequence of Tensor
+        ``[lane, *shape]`` each, already divided by ``normaliser``.
     std : sequence of float
         ``[lane]``, standard deviation on the undivided sum.
     normaliser : sequence of float
@@ -88,16 +101,15 @@ def add_noise(
     seed, purpose, clinics, server_round, step
         Name the streams.
     """
-    size = sum(value[0].numel() for value in sums.values())
+    size = sum(value[0].numel() for value in sums)
     noise = np.empty((len(clinics), size), dtype=np.float32)
     streams = Streams(seed, purpose)
     for lane, (clinic, s, n) in enumerate(zip(clinics, std, normaliser, strict=True)):
         streams.at(clinic, server_round, step).standard_normal(out=noise[lane], dtype=np.float32)
         noise[lane] *= np.float32(s / n)
-    first = next(iter(sums.values()))
-    flat = torch.from_numpy(noise).to(first.device, first.dtype)
+    flat = torch.from_numpy(noise).to(sums[0].device, sums[0].dtype)
     position = 0
-    for value in sums.values():
+    for value in sums:
         width = value[0].numel()
         value += flat[:, position : position + width].view_as(value)
         position += width

@@ -6,15 +6,17 @@ Checked against flwr 1.41; ``tests/sim/test_flower.py`` says which name moved wh
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
-from flwr.app import Array, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
 
 SERVER_NODE_ID = 1
+RecordT = TypeVar("RecordT", ArrayRecord, ConfigRecord, RecordDict)
 
 
 class TensorArray(Array):
@@ -64,6 +66,12 @@ class TensorArray(Array):
 
 # Flower writes the class name into the encoded object and looks it up when reading.
 TensorArray.__qualname__ = Array.__qualname__
+
+
+def filled(record: RecordT, values: Mapping[str, Any]) -> RecordT:
+    """Fill an empty record of Flower's with values whose types are known to be right, without checking each again."""
+    record.__dict__["_data"].update(values)
+    return record
 
 
 def as_tensor(array: Array) -> Tensor:

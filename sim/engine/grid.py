@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict, UserConfig
+from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
@@ -115,10 +115,6 @@ class InProcessGrid(Grid):
         if node is None:
             return Message(Error(CLIENT_APP_FAILED, "no such node"), reply_to=message)
         self._meter.observe(message, "down", node.clinics)
-        # A node starts every exchange from its own copy of the config, as it would on a wire.
-        for name, record in list(message.content.items()):
-            if isinstance(record, ConfigRecord):
-                message.content[name] = record.copy()
         try:
             reply = self._app(message, node.context)
         except Exception as error:

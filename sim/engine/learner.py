@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from sim.engine.clipping import add_noise, clipped_gradients
-from sim.engine.lanes import Tape, forward, gradients, leaves, loss_sum
+from sim.engine.clipping import add_noise
+from sim.engine.passes import pass_of
 from sim.engine.workplace import Cohort
 from sim.job import Job
 from sim.models import Parameters, Part
+
+_NOTHING = torch.empty(0)
 
 BLOCK = 128
 """Lanes that train through all their steps before the next ones begin, so that their parameters stay in the cache."""
@@ -58,10 +61,8 @@ class Learner:
         self.noised_steps = fresh if noised_steps is None else noised_steps
         self._anchor: Parameters = {}
         self._mu = 0.0
-        self._leaves: Parameters = {}
-        self._tape: Tape = []
-        self._inputs: Tensor | None = None
-        self._outputs = torch.empty(0)
+        self._pass = pass_of(part)
+        self._some: Parameters = {}
 
     def lanes(self, first: int, last: int) -> Learner:
         """Return a learner of some of the lanes that shares this one's memory."""
@@ -94,34 +95,20 @@ class Learner:
         Returns
         -------
         Tensor
-            ``[lane, batch, *output]``, detached by whoever sends it away.
+            ``[lane, batch, *output]``
         """
         lanes = x.shape[0]
-        if not self._leaves or next(iter(self._leaves.values())).shape[0] != lanes:
-            self._leaves = leaves(self.parameters, lanes)
-        self._inputs = x.detach().requires_grad_() if want_input_gradient else None
-        self._tape = []
-        tape = None if self.job.dp is None else self._tape
-        self._outputs = forward(self.part, self._leaves, x if self._inputs is None else self._inputs, tape)
-        return self._outputs
+        if not self._some or next(iter(self._some.values())).shape[0] != lanes:
+            self._some = {name: value[:lanes] for name, value in self.parameters.items()}
+        return self._pass.forward(self._some, x, want_input_gradient=want_input_gradient)
 
-    def loss(self, y: Tensor, weights: Tensor) -> Tensor:
-        """Turn the kept outputs into the weighted loss, which ``backward`` then starts from.
+    def loss(self, y: Tensor, weights: Tensor) -> None:
+        """Turn the outputs into the weighted loss, which ``backward`` then starts from; both are ``[lane, batch]``."""
+        self._pass.loss(y, weights)
 
-        Parameters
-        ----------
-        y, weights : Tensor
-            ``[lane, batch]``
-
-        Returns
-        -------
-        Tensor
-            A scalar, the sum of the lanes' mean losses.
-        """
-        self._outputs = loss_sum(self._outputs, y, weights)
-        return self._outputs
-
-    def backward(self, server_round: int, step: int, normaliser: np.ndarray, cotangent: Tensor | None = None) -> Tensor:
+    def backward(
+        self, server_round: int, step: int, normaliser: NDArray[np.int64], cotangent: Tensor | None = None
+    ) -> Tensor:
         """Form the gradient (clipped and noised under DP-SGD) and take one optimiser step.
 
         Parameters
@@ -141,25 +128,20 @@ class Learner:
         lanes = len(normaliser)
         dp = self.job.dp
         if dp is None:
-            grads, input_gradient = gradients(self._outputs, self._leaves, self._inputs, cotangent)
+            grads, input_gradient = self._pass.backward(cotangent, None, _NOTHING)
         else:
-            divisor = torch.tensor(normaliser).to(self._outputs)
-            sums, input_gradient = clipped_gradients(
-                self._outputs, self._tape, dp.part_clip, divisor, self._inputs, cotangent
-            )
+            divisor = torch.tensor(normaliser, dtype=next(iter(self.parameters.values())).dtype)
+            grads, input_gradient = self._pass.backward(cotangent, dp.part_clip, divisor)
             clinics = self.clinics[:lanes]
             std = [dp.noise_std[k] for k in clinics]
             purpose = f"noise.{self.part.name}"
-            add_noise(sums, std, normaliser.tolist(), self.job.seed, purpose, clinics, server_round, step)
+            add_noise(grads, std, normaliser.tolist(), self.job.seed, purpose, clinics, server_round, step)
             self.noised_steps[:lanes] += 1
-            grads = [sums[name] for name in self.parameters]
         if self._mu:
             pull = (self.parameters[name][:lanes] - self._anchor[name] for name in self.parameters)
             grads = [grad.add(away, alpha=self._mu) for grad, away in zip(grads, pull, strict=True)]
         self.job.optimizer.step(self.parameters, grads, self.state, lanes)
-        self._outputs = torch.empty(0)
-        self._inputs, self._tape = None, []
-        return torch.empty(0) if input_gradient is None else input_gradient
+        return _NOTHING if input_gradient is None else input_gradient
 
 
 def train_whole(learner: Learner, cohort: Cohort, server_round: int) -> None:

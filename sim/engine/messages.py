@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
-from sim.engine.flower import TensorArray, as_tensor
+from sim.engine.flower import TensorArray, as_tensor, filled
 
 MODEL = "arrays"
 OPTIMIZER = "optimizer"
@@ -34,18 +34,13 @@ def content(kinds: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Conf
     -------
     RecordDict
     """
-    record = RecordDict({"config": ConfigRecord(dict(config))})
-    for kind, tensors in kinds.items():
-        record[kind] = array_record(tensors)
-    return record
+    records: dict[str, ArrayRecord | ConfigRecord] = {kind: array_record(named) for kind, named in kinds.items()}
+    return filled(RecordDict(), {**records, "config": filled(ConfigRecord(), config)})
 
 
 def array_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     """Wrap tensors for Flower without a copy."""
-    record = ArrayRecord()
-    for name, tensor in tensors.items():
-        record[name] = TensorArray(tensor)
-    return record
+    return filled(ArrayRecord(), {name: TensorArray(tensor) for name, tensor in tensors.items()})
 
 
 def tensors_in(record: ArrayRecord) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from math import prod
 
 import numpy as np
 from flwr.app import ArrayRecord, Message
+from numpy.typing import NDArray
 
 from sim.engine.messages import MODEL, OBSERVED, config_of, integers
 from sim.protocols import HEADER_BYTES, HEADERS, MODEL_KIND, ROW_KINDS, Direction, Traffic
@@ -48,21 +49,22 @@ class Meter:
         """
         config = config_of(message)
         clinics = integers(config, "clinics") or list(node_clinics)
-        rows = np.array(integers(config, "rows"), dtype=np.int64)
+        rows = integers(config, "rows")
+        one = len(clinics) == 1
+        at: int | list[int] = clinics[0] if one else clinics
         crossed = False
         for kind, record in message.content.items():
             if kind == OBSERVED or not isinstance(record, ArrayRecord):
                 continue
             crossed = True
             for array in record.values():
-                item = np.dtype(array.dtype).itemsize
-                if kind in ROW_KINDS:
-                    self._add(direction, kind, clinics, rows * (item * prod(array.shape[2:])))
+                size = np.dtype(array.dtype).itemsize * prod(array.shape[2 if kind in ROW_KINDS else 1 :])
+                if kind not in ROW_KINDS:
+                    self._counts(direction, MODEL_KIND if kind == MODEL else kind)[at] += size
                 else:
-                    crossed_as = MODEL_KIND if kind == MODEL else kind
-                    self._add(direction, crossed_as, clinics, item * prod(array.shape[1:]))
+                    self._counts(direction, kind)[at] += size * (rows[0] if one else np.array(rows))
         if crossed:
-            self._add(direction, HEADERS, clinics, HEADER_BYTES)
+            self._counts(direction, HEADERS)[at] += HEADER_BYTES
         if direction == "up":
             for part in config.get("noised-parts", []):  # type: ignore[union-attr]
                 self.count_noise(str(part), clinics, integers(config, "noised-steps"))
@@ -71,6 +73,8 @@ class Meter:
         """Add executed noised steps of one part, one number a clinic."""
         self.noised_steps.setdefault(part, np.zeros(self.clinics, dtype=np.int64))[list(clinics)] += steps
 
-    def _add(self, direction: Direction, kind: str, clinics: Sequence[int], size: np.ndarray | int) -> None:
-        counts = self.traffic.setdefault((direction, kind), np.zeros(self.clinics, dtype=np.int64))
-        counts[list(clinics)] += size
+    def _counts(self, direction: Direction, kind: str) -> NDArray[np.int64]:
+        key = (direction, kind)
+        if key not in self.traffic:
+            self.traffic[key] = np.zeros(self.clinics, dtype=np.int64)
+        return self.traffic[key]

@@ -1,0 +1,69 @@
+"""A forward and backward pass of a part over lanes: by hand for a chain of linear layers, else by autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sim.engine.clipping import clipped_gradients
+from sim.engine.dense import DensePass, dense_layers
+from sim.engine.lanes import Tape, forward, gradients, loss_sum
+from sim.models import Part
+
+
+class Pass(Protocol):
+    """What a learner needs of a pass; ``DensePass`` states the arguments."""
+
+    def forward(self, parameters: Mapping[str, Tensor], x: Tensor, *, want_input_gradient: bool) -> Tensor: ...  # noqa: D102
+
+    def loss(self, y: Tensor, weights: Tensor) -> None: ...  # noqa: D102
+
+    def backward(  # noqa: D102
+        self, cotangent: Tensor | None, clip: float | None, normaliser: Tensor
+    ) -> tuple[list[Tensor], Tensor | None]: ...
+
+
+class AutogradPass:
+    """A pass of any part; arguments as for ``DensePass``.
+
+    Parameters
+    ----------
+    part : Part
+    """
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._leaves: dict[str, Tensor] = {}
+        self._tape: Tape = []
+        self._inputs: Tensor | None = None
+        self._outputs = torch.empty(0)
+
+    def forward(self, parameters: Mapping[str, Tensor], x: Tensor, *, want_input_gradient: bool) -> Tensor:
+        """Run the part with a tape for both kinds of gradient."""
+        self._leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+        self._inputs = x.detach().requires_grad_() if want_input_gradient else None
+        self._tape = []
+        self._outputs = forward(self._part, self._leaves, x if self._inputs is None else self._inputs, self._tape)
+        return self._outputs
+
+    def loss(self, y: Tensor, weights: Tensor) -> None:
+        """Turn the outputs into the weighted loss."""
+        self._outputs = loss_sum(self._outputs, y, weights)
+
+    def backward(
+        self, cotangent: Tensor | None, clip: float | None, normaliser: Tensor
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Differentiate the loss, or the outputs along the cotangent."""
+        if clip is None:
+            return gradients(self._outputs, self._leaves, self._inputs, cotangent)
+        sums, input_gradient = clipped_gradients(self._outputs, self._tape, clip, normaliser, self._inputs, cotangent)
+        return [sums[name] for name in self._leaves], input_gradient
+
+
+def pass_of(part: Part) -> Pass:
+    """Return the cheaper pass that the part allows."""
+    layers = dense_layers(part)
+    return AutogradPass(part) if layers is None else DensePass(layers)
