@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from flwr.app import Context, Message, MetricRecord
 
 from clients.own import keep_own, own_learners
+from sim.engine.lanes import forward, loss_sum
 from sim.engine.learner import Learner, expand, train_whole
 from sim.engine.messages import MODEL, OBSERVED, ConfigValue, config_of, content, integers, tensors
-from sim.engine.workplace import workplace_of
+from sim.engine.workplace import Cohort, workplace_of
 
 
 def train(message: Message, context: Context) -> Message:
@@ -24,8 +28,9 @@ def train(message: Message, context: Context) -> Message:
     mu = float(config.get("proximal-mu", 0.0))  # type: ignore[arg-type]
     if mu:
         learner.pull_towards(expand(received, 1), mu)
+    losses = {} if job.dp is not None or not job.imported else {"train_loss": _training_loss(learner, cohort)}
     train_whole(learner, cohort, _round(message))
-    return _reply(message, learner, MODEL)
+    return _reply(message, learner, MODEL, losses)
 
 
 def train_alone(message: Message, context: Context) -> Message:
@@ -34,17 +39,26 @@ def train_alone(message: Message, context: Context) -> Message:
     learners = own_learners(context, job, cohort, cohort.clinics)
     train_whole(learners["model"], cohort, _round(message))
     keep_own(context, cohort, cohort.clinics, learners)
-    return _reply(message, learners["model"], OBSERVED)
+    return _reply(message, learners["model"], OBSERVED, {})
 
 
 def _round(message: Message) -> int:
     return int(config_of(message)["server-round"])  # type: ignore[arg-type]
 
 
-def _reply(message: Message, learner: Learner, kind: str) -> Message:
+@torch.no_grad()
+def _training_loss(learner: Learner, cohort: Cohort) -> float:
+    """Return the received model's mean loss on the training records, which some of Flower's strategies weigh by."""
+    parameters = {name: value[:1] for name, value in learner.parameters.items()}
+    logits = forward(learner.part, parameters, cohort.x[None])
+    weights = torch.full((1, len(cohort.y)), 1 / len(cohort.y))
+    return float(loss_sum(logits, cohort.y[None], weights))
+
+
+def _reply(message: Message, learner: Learner, kind: str, losses: Mapping[str, float]) -> Message:
     config: dict[str, ConfigValue] = {"clinics": learner.clinics}
     if learner.job.dp is not None:
         config |= {"noised-parts": [learner.part.name], "noised-steps": learner.noised_steps.tolist()}
     record = content({kind: learner.parameters}, config)
-    record["metrics"] = MetricRecord({"num-examples": sum(learner.job.sizes[k] for k in learner.clinics)})
+    record["metrics"] = MetricRecord({"num-examples": sum(learner.job.sizes[k] for k in learner.clinics), **losses})
     return Message(record, reply_to=message)

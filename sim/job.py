@@ -97,6 +97,11 @@ class Job:
         """The run's seed."""
         return self.spec.seed
 
+    @property
+    def imported(self) -> bool:
+        """Whether the strategy is one of Flower's, named by its import path."""
+        return "." in self.spec.strategy.name
+
     def part(self, name: str) -> Part:
         """Return a part by name."""
         return next(part for part in self.parts if part.name == name)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
-from typing import final
+import inspect
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, final
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from sim.engine.messages import array_kinds, array_record, tensors, tensors_in
 from sim.job import Job
+from sim.rng import stream
 from strategies.cohorts import checked
 
 
@@ -23,14 +28,16 @@ class StrategyError(ValueError):
 class Imported(Strategy):
     """Hands every call on to the imported strategy.
 
-    Two things are added around it: a clinic's error ends the run (Flower would go on without that clinic), and the
-    model keeps its element type (some of Flower's strategies turn it into 64-bit floats, which would double the
-    traffic).
+    Three things are added around it: a clinic's error ends the run (Flower would go on without that clinic); the model
+    keeps its element type and its parameters' names (some of Flower's strategies turn it into 64-bit floats, which would
+    double the traffic, or number the arrays); and the global generators that Flower draws from hold a stream of the
+    run's while it draws.
 
     Parameters
     ----------
     job : Job
-        Its strategy's name is the import path; its options are the keyword arguments.
+        Its strategy's name is the import path; its options are the keyword arguments. An option ``strategy`` that is an
+        import path too is built first, for Flower's wrappers.
 
     Raises
     ------
@@ -39,38 +46,29 @@ class Imported(Strategy):
     """
 
     def __init__(self, job: Job) -> None:
-        name = job.spec.strategy.name
-        module_name, _, class_name = name.rpartition(".")
-        try:
-            found = getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError) as error:
-            raise StrategyError(f"strategy {name!r} cannot be imported: {error}") from None
-        if not (isinstance(found, type) and issubclass(found, Strategy)):
-            raise StrategyError(f"strategy {name!r} is not a Flower Strategy")
-        nodes = len(job.sizes)
-        everyone = {"fraction_evaluate": 0.0, "min_train_nodes": nodes, "min_available_nodes": nodes}
-        try:
-            self.inner: Strategy = found(**{**everyone, **job.spec.strategy.options})
-        except TypeError as error:
-            raise StrategyError(f"strategy {name!r}: {error}") from None
+        self._job = job
+        self.inner = _build(job.spec.strategy.name, job.spec.strategy.options, len(job.sizes))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Hand on."""
         config["server-round"] = server_round
-        return self.inner.configure_train(server_round, arrays, config, grid)
+        with seeded_globals(self._job.seed, server_round):
+            return list(self.inner.configure_train(server_round, arrays, config, grid))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Hand on sound replies, and give the model back in its clinics' element type."""
         sound = checked(replies)
-        arrays, metrics = self.inner.aggregate_train(server_round, sound)
+        with seeded_globals(self._job.seed, server_round, step=1):
+            arrays, metrics = self.inner.aggregate_train(server_round, sound)
         if arrays is None or not sound:
             return arrays, metrics
         before = tensors(sound[0], array_kinds(sound[0])[0])
-        return array_record({name: value.to(before[name].dtype) for name, value in tensors_in(arrays).items()}), metrics
+        after = zip(before.items(), tensors_in(arrays).values(), strict=True)
+        return array_record({name: value.to(old.dtype) for (name, old), value in after}), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -85,3 +83,37 @@ class Imported(Strategy):
     def summary(self) -> None:
         """Hand on."""
         self.inner.summary()
+
+
+def _build(name: str, options: Mapping[str, Any], nodes: int) -> Strategy:
+    module_name, _, class_name = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise StrategyError(f"strategy {name!r} cannot be imported: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, Strategy)):
+        raise StrategyError(f"strategy {name!r} is not a Flower Strategy")
+    accepted = inspect.signature(found).parameters
+    everyone = {"fraction_evaluate": 0.0, "min_train_nodes": nodes, "min_available_nodes": nodes}
+    arguments = {key: value for key, value in everyone.items() if key in accepted}
+    arguments |= {key.replace("-", "_"): value for key, value in options.items()}
+    if isinstance(inner := arguments.get("strategy"), str):
+        arguments["strategy"] = _build(inner, {}, nodes)
+    try:
+        return found(**arguments)
+    except (TypeError, ValueError) as error:
+        raise StrategyError(f"strategy {name!r}: {error}") from None
+
+
+@contextmanager
+def seeded_globals(seed: int, server_round: int, step: int = 0) -> Iterator[None]:
+    """Let code that draws from ``random`` and ``numpy.random`` draw from a stream of the run, and put both back."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    drawn = stream(seed, "imported-strategy", server_round=server_round, step=step).integers(2**32, size=2)
+    random.seed(int(drawn[0]))
+    np.random.seed(int(drawn[1]))  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
