@@ -29,9 +29,8 @@ class Imported(Strategy):
     """Hands every call on to the imported strategy.
 
     Three things are added around it: a clinic's error ends the run (Flower would go on without that clinic); the model
-    keeps its element type and its parameters' names (some of Flower's strategies turn it into 64-bit floats, which would
-    double the traffic, or number the arrays); and the global generators that Flower draws from hold a stream of the
-    run's while it draws.
+    keeps its element type (some of Flower's strategies turn it into 64-bit floats, which would double the traffic); and
+    the global generators that Flower draws from hold a stream of the run's while it draws.
 
     Parameters
     ----------
@@ -62,13 +61,12 @@ class Imported(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Hand on sound replies, and give the model back in its clinics' element type."""
         sound = checked(replies)
+        kept = tensors(sound[0], array_kinds(sound[0])[0]) if sound else {}
         with seeded_globals(self._job.seed, server_round, step=1):
             arrays, metrics = self.inner.aggregate_train(server_round, sound)
-        if arrays is None or not sound:
-            return arrays, metrics
-        before = tensors(sound[0], array_kinds(sound[0])[0])
-        after = zip(before.items(), tensors_in(arrays).values(), strict=True)
-        return array_record({name: value.to(old.dtype) for (name, old), value in after}), metrics
+        if arrays is None:
+            return None, metrics
+        return array_record({name: value.to(kept[name].dtype) for name, value in tensors_in(arrays).items()}), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
