@@ -108,7 +108,7 @@ SESSIONS: dict[tuple[int, int, str], Session] = {}
 
 
 def keep(context: Context, session: Session) -> None:
-    """Note a turn in the context's state, at its beginning; its tensors are changed in place from then on."""
+    """Note a turn in the context's state; its tensors are changed in place from then on, and the state with them."""
     name = session.name
     context.state[f"{name}.parameters"] = array_record(parameters_of(session.learners))
     context.state[f"{name}.optimizer"] = array_record(optimizer_state_of(session.learners))
@@ -149,7 +149,7 @@ def resume(context: Context, name: str) -> Session:
     learners = learners_for(job, clinics, *kept)
     session = Session(name, job, cohort, learners, job.batches(server_round, clinics), server_round, step, last)
     session.forward_head()
-    SESSIONS[context.run_id, context.node_id, name] = session
+    keep(context, session)
     return session
 
 

@@ -1,9 +1,18 @@
-"""The strategies by name, and how to build one for a job."""
+"""The strategies by name, how to build one for a job, and the Flower ServerApp that runs one on any grid."""
 
 from __future__ import annotations
 
-from flwr.serverapp.strategy import Strategy
+import time
 
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import Strategy
+from safetensors.torch import save_file
+
+from sim.engine.evaluation import Evaluator
+from sim.engine.flower import quiet
+from sim.engine.messages import array_record, tensors_in
+from sim.engine.workplace import federation_of, job_of
 from sim.job import Job
 from strategies.centralised import Centralised
 from strategies.cohorts import CohortStrategy
@@ -16,7 +25,7 @@ from strategies.splitfed_v1 import SplitFedV1
 from strategies.splitfed_v2 import SplitFedV2
 from strategies.splitfed_v3 import SplitFedV3
 
-__all__ = ["STRATEGIES", "CohortStrategy", "build_strategy"]
+__all__ = ["STRATEGIES", "CohortStrategy", "app", "build_strategy"]
 
 STRATEGIES: dict[str, type[CohortStrategy]] = {
     "centralised": Centralised,
@@ -40,3 +49,25 @@ def build_strategy(job: Job) -> Strategy:
     """
     name = job.spec.strategy.name
     return STRATEGIES[name](job) if name in STRATEGIES else Imported(job)
+
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the job that the run config states, one clinic a node, and write the model where ``out`` says.
+
+    The run config names ``scenario`` and ``run``, as in ``[tool.flwr.app.config]``. ``out`` is a safetensors file.
+    """
+    quiet()
+    job = job_of(context.run_config)
+    while len(list(grid.get_node_ids())) < len(job.sizes):
+        time.sleep(0.5)
+    initial = job.network.initial_parameters(job.seed)
+    result = build_strategy(job).start(grid, array_record(initial), job.spec.train.rounds)
+    final = tensors_in(result.arrays) if job.spec.train.rounds else initial
+    evaluation = Evaluator(job.network, federation_of(context.run_config).test).evaluate(final)
+    print("held-out records, pooled: " + ", ".join(f"{name} {value:.6f}" for name, value in evaluation.pooled.items()))
+    if out := str(context.run_config.get("out", "")):
+        save_file({name: value.contiguous() for name, value in final.items()}, out)

@@ -15,7 +15,10 @@ from torch import Tensor
 
 from sim.data import Federation, Records, load_federation
 from sim.job import Job
-from sim.spec import RunSpec
+from sim.plan.plan import make_plan
+from sim.problems import ScenarioError
+from sim.scenario import load_scenario
+from sim.spec import RunSpec, expand
 
 
 @dataclass(frozen=True)
@@ -97,17 +100,51 @@ def _cohort(spec_json: str, noise_json: str, partition: int, partitions: int) ->
     return job, Cohort.build(job, federation.train, cohorts_of(len(job.sizes), partitions)[partition])
 
 
+def stated_run(config: UserConfig) -> tuple[str, str]:
+    """Return the run and its noise multipliers as a run config states them.
+
+    Parameters
+    ----------
+    config : dict
+        Either ``run-spec`` and ``noise-multipliers``, as ``run_config`` writes them, or ``scenario`` (a file) and
+        ``run`` (which of its runs, counted from 0), as a person would write them for ``flwr run``.
+
+    Returns
+    -------
+    (str, str)
+        Both as JSON.
+
+    Raises
+    ------
+    ScenarioError
+        If the scenario has a problem or no such run.
+    """
+    if "run-spec" in config:
+        return str(config["run-spec"]), str(config["noise-multipliers"])
+    return _planned(str(config["scenario"]), int(config.get("run", 0)))
+
+
+@lru_cache(maxsize=8)
+def _planned(scenario: str, run: int) -> tuple[str, str]:
+    specs = expand(load_scenario(scenario))
+    if not 0 <= run < len(specs):
+        raise ScenarioError([f"{scenario}: there is no run {run}; it has {len(specs)}, counted from 0"])
+    plan = make_plan(specs[run], load_federation(specs[run].data, specs[run].seed))
+    written = run_config(plan.spec, plan.noise_multipliers)
+    return str(written["run-spec"]), str(written["noise-multipliers"])
+
+
 def job_of(config: UserConfig) -> Job:
     """Return the job stated in a run config."""
-    return _job(str(config["run-spec"]), str(config["noise-multipliers"]))[0]
+    return _job(*stated_run(config))[0]
+
+
+def federation_of(config: UserConfig) -> Federation:
+    """Return the federation that a run config's job was derived from."""
+    return _job(*stated_run(config))[1]
 
 
 def workplace_of(context: Context) -> tuple[Job, Cohort]:
     """Return the job and the cohort of the node that a context belongs to."""
-    config, node = context.run_config, context.node_config
-    return _cohort(
-        str(config["run-spec"]),
-        str(config["noise-multipliers"]),
-        int(node["partition-id"]),
-        int(node["num-partitions"]),
-    )
+    node = context.node_config
+    return _cohort(*stated_run(context.run_config), int(node["partition-id"]), int(node["num-partitions"]))
