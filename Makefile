@@ -12,7 +12,7 @@ setup: .venv/installed
 
 demo: setup
 	$(BIN)/suture run scenarios/heart.toml --out results
-	cp results/heart/figures/privacy_accuracy.png docs/privacy_accuracy.png
+	@cp results/heart/figures/privacy_accuracy.png docs/privacy_accuracy.png
 
 test: setup
 	$(BIN)/python -m pytest -n auto

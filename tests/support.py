@@ -32,7 +32,7 @@ def write_csv(path: Path, sizes=SIZES, classes=2, features=4, shuffled=False) ->
     for clinic, size in enumerate(sizes):
         y = np.arange(size) % classes
         x = rng.normal(size=(size, features)) + 0.8 * y[:, None] * (-1) ** np.arange(features) + 0.2 * clinic
-        lines += [(clinic, ",".join([f"k{clinic}", f"class{c}", *(f"{v:.6f}" for v in row)])) for c, row in zip(y, x)]
+        lines += [(clinic, ",".join([f"k{clinic}", f"class{y[i]}", *(f"{v:.6f}" for v in x[i])])) for i in range(size)]
     if shuffled:
         own = {clinic: iter([line for k, line in lines if k == clinic]) for clinic in range(len(sizes))}
         order = rng.permutation([k for k, _ in lines])

@@ -128,20 +128,28 @@ class Twin:
                 parameter.grad = total / expected
 
 
-def fedavg(twin: Twin, server=None) -> State:
-    """McMahan et al. 2017; ``server(state, average, round)`` may replace the plain average."""
+def weighted_average(models: list[tuple[int, State]]) -> State:
+    """Average models that come with their numbers of records."""
+    n = sum(size for size, _ in models)
+    average = {name: torch.zeros_like(value) for name, value in models[0][1].items()}
+    for size, state in models:
+        for name, value in state.items():
+            average[name] += size / n * value
+    return average
+
+
+def fedavg(twin: Twin, server=lambda state, models, server_round: weighted_average(models)) -> State:
+    """McMahan et al. 2017; another ``server`` may make something else of the clinics' models."""
     state, records = twin.initial(), twin.records
     for server_round in range(1, twin.spec.train.rounds + 1):
         chosen = participants(twin.spec.seed, server_round, len(records), twin.spec.train.participation)
-        n = sum(len(records[k][1]) for k in chosen)
-        average = {name: torch.zeros_like(value) for name, value in state.items()}
+        models = []
         for k in chosen:
             x, y = records[k]
             module = twin.module(state)
             twin.fit(module, [twin.optimizer(module)], server_round, int(k), x, y)
-            for name, value in module.state_dict().items():
-                average[name] += len(y) / n * value
-        state = average if server is None else server(state, average, server_round)
+            models.append((len(y), module.state_dict()))
+        state = server(state, models, server_round)
     return state
 
 
@@ -150,8 +158,7 @@ def splitfed_v1(twin: Twin) -> State:
     state, records = twin.initial(), twin.records
     for server_round in range(1, twin.spec.train.rounds + 1):
         chosen = participants(twin.spec.seed, server_round, len(records), twin.spec.train.participation)
-        n = sum(len(records[k][1]) for k in chosen)
-        average = {name: torch.zeros_like(value) for name, value in state.items()}
+        models = []
         for k in chosen:
             x, y = records[k]
             module = twin.module(state)
@@ -159,9 +166,8 @@ def splitfed_v1(twin: Twin) -> State:
             optimizers = [twin.optimizer(part) for part in parts.values()]
             for rows in twin.batches(server_round, int(k), len(y)):
                 _split_step(twin, list(parts.values()), optimizers, x[rows], y[rows])
-            for name, value in module.state_dict().items():
-                average[name] += len(y) / n * value
-        state = average
+            models.append((len(y), module.state_dict()))
+        state = weighted_average(models)
     return state
 
 

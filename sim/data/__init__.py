@@ -1,15 +1,19 @@
-"""The clinics' records: read, checked, split into training and held-out records, and scaled."""
+"""The clinics' records: read, checked, dealt out to clinics, split, and scaled."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.scenario import Csv, HeartDisease
+from sim.problems import ScenarioError
+from sim.scenario import DataSpec, HeartDisease, Npz, TableFile
 
 __all__ = ["Federation", "Records", "Table", "load_federation"]
+
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,8 +22,9 @@ class Records:
 
     Attributes
     ----------
-    x : ndarray of float32, ``[record, feature]``
-        Scaled features.
+    x : ndarray of float32, ``[record, *feature]``
+        Scaled features: ``[record, feature]`` of a table, ``[record, channel, height, width]`` of images,
+        ``[record, channel, length]`` of signals.
     y : ndarray of int64, ``[record]``
         Class of each record, an index into ``Federation.classes``.
     offsets : ndarray of int64, ``[clinic + 1]``
@@ -27,22 +32,23 @@ class Records:
     """
 
     x: NDArray[np.float32]
-    y: NDArray[np.int64]
-    offsets: NDArray[np.int64]
+    y: Ints
+    offsets: Ints
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Federation:
-    """Clinics with their training and held-out records.
+    """Clinics with their training, validation and held-out records.
 
     Attributes
     ----------
     names : tuple of str
         The clinics, in the order of the records' clinic axis.
     features, classes : tuple of str
-        What the columns of ``x`` and the values of ``y`` are.
-    train, test : Records
-        Training and held-out records, each in file order within a clinic. The arrays cannot be written to.
+        What axis 1 of ``x`` (a table's columns, or channels) and the values of ``y`` are.
+    train, test, validation : Records
+        Training, held-out and validation records, each in the source's order within a clinic; a clinic may have no
+        validation records. The arrays cannot be written to.
     statistics : dict of str to str
         Every statistic that the preprocessing used, as ``"public"`` or ``"non-private"``.
     """
@@ -52,46 +58,59 @@ class Federation:
     classes: tuple[str, ...]
     train: Records
     test: Records
+    validation: Records
     statistics: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """Records as a source gives them: complete, unsplit and unscaled.
+    """Records of the sites in use as a source gives them: complete, unsplit and unscaled.
 
     Attributes
     ----------
     names, features, classes : tuple of str
-        As in `Federation`.
-    x : ndarray of float64, ``[record, feature]``
+        As in `Federation`; no names where the source knows no clinics.
+    x : ndarray of numbers, ``[record, *feature]``
         Features in their own units.
-    y, offsets : ndarray of int64
-        As in `Records`.
+    y, clinic : ndarray of int64, ``[record]``
+        Class, and index into `names`.
+    scaling : {"public", "per-clinic", "pooled", "none"}
+        How to scale the features.
     ranges : mapping of str to (float, float)
         Public range of each feature that public scaling maps to -1 to 1.
     statistics : dict of str to str
         What was used to make it complete.
+    patient : ndarray of int64, ``[record]``, optional
+        Number of the patient; without it each record is a patient of its own.
+    held_out : ndarray of bool, ``[record]``, optional
+        The source's own held-out records.
+    problems : tuple of str
+        What is wrong with it, a line each; unless empty, the features must not be used.
     """
 
     names: tuple[str, ...]
     features: tuple[str, ...]
     classes: tuple[str, ...]
-    x: NDArray[np.float64]
-    y: NDArray[np.int64]
-    offsets: NDArray[np.int64]
+    x: NDArray[Any]
+    y: Ints
+    clinic: Ints
+    scaling: str
     ranges: Mapping[str, tuple[float, float]]
     statistics: dict[str, str]
+    patient: Ints | None = None
+    held_out: Mask | None = None
+    problems: tuple[str, ...] = ()
 
 
-def load_federation(data_spec: HeartDisease | Csv, seed: int) -> Federation:
+def load_federation(data_spec: DataSpec, seed: int) -> Federation:
     """Read the data that a scenario names.
 
     Parameters
     ----------
-    data_spec : HeartDisease or Csv
+    data_spec : DataSpec
         The scenario's ``[data]``.
     seed : int
-        Seed of the split into training and held-out records.
+        Seed of all draws: which clinic a record is dealt to, which records are held out, and made-up records.
 
     Returns
     -------
@@ -103,45 +122,78 @@ def load_federation(data_spec: HeartDisease | Csv, seed: int) -> Federation:
     ScenarioError
         With one line for each problem.
     """
-    from sim.data import heart, split, table
+    from sim.data import deal, scale, split
 
-    source = heart.read(data_spec) if isinstance(data_spec, HeartDisease) else table.read(data_spec)
-    if isinstance(data_spec, HeartDisease) and data_spec.held_out == "flamby":
-        held_out = heart.flamby_held_out(source)
-    else:
-        held_out = split.hold_out(source.y, source.offsets, data_spec.test_share, seed)
-    x, statistics = _scaled(source, data_spec.scaling, ~held_out)
+    table = _read(data_spec, seed)
+    try:
+        names, clinic = deal.place(data_spec, table, seed)
+    except ScenarioError as error:
+        raise ScenarioError([*table.problems, *error.problems]) from None
+    faults = split.clinic_problems(data_spec, names, table.y, clinic, given=table.held_out is not None)
+    if table.problems or faults:
+        raise ScenarioError([*table.problems, *faults])
+    table = _sorted(replace(table, names=names, clinic=clinic))
+    held_out = table.held_out
+    if held_out is None:
+        held_out = split.hold_out_patients(
+            table, data_spec.test_share, seed, "split", singles=data_spec.one_class == "keep"
+        )
+    if faults := split.one_sided_problems(data_spec, names, table.clinic, held_out):
+        raise ScenarioError(faults)
+    validation = np.zeros_like(held_out)
+    if data_spec.validation_share:
+        validation[~held_out] = split.hold_out_patients(
+            _taken(table, np.flatnonzero(~held_out)), data_spec.validation_share, seed, "validation"
+        )
+    train = ~held_out & ~validation
+    offsets = np.searchsorted(table.clinic, np.arange(len(names) + 1))
+    x, statistics = scale.scaled(table, offsets, train)
+    if data_spec.split == "feature-shift":
+        x = deal.shifted(x, offsets, data_spec.shift or 0.0, seed)
     return Federation(
-        source.names,
-        source.features,
-        source.classes,
-        _records(x, source, ~held_out),
-        _records(x, source, held_out),
-        source.statistics | statistics,
+        names,
+        table.features,
+        table.classes,
+        train=_records(x, table.y, offsets, train),
+        test=_records(x, table.y, offsets, held_out),
+        validation=_records(x, table.y, offsets, validation),
+        statistics=table.statistics | statistics,
     )
 
 
-def _scaled(source: Table, scaling: str, train: NDArray[np.bool_]) -> tuple[NDArray[np.float64], dict[str, str]]:
-    if scaling == "public":
-        bounds = np.array([source.ranges.get(feature, (-1.0, 1.0)) for feature in source.features])
-        low, high = bounds.T
-        scaled = (2 * source.x - low - high) / (high - low)
-        return scaled, {f"range of {feature}": "public" for feature in source.features if feature in source.ranges}
-    if scaling == "none":
-        return source.x, {}
-    groups = [0, len(source.x)] if scaling == "pooled" else source.offsets.tolist()
-    scaled = np.empty_like(source.x)
-    for start, stop in pairwise(groups):
-        own = source.x[start:stop][train[start:stop]]
-        varies = own.max(axis=0) > own.min(axis=0)
-        deviation = np.where(varies, own.std(axis=0, ddof=min(1, len(own) - 1)), 1.0)
-        scaled[start:stop] = (source.x[start:stop] - own.mean(axis=0)) / deviation
-    return scaled, {f"mean and deviation of {feature}": "non-private" for feature in source.features}
+def _read(data_spec: DataSpec, seed: int) -> Table:
+    from sim.data import arrays, heart, synthetic, table
+
+    if isinstance(data_spec, HeartDisease):
+        return heart.read(data_spec)
+    if isinstance(data_spec, TableFile):
+        return table.read(data_spec)
+    if isinstance(data_spec, Npz):
+        return arrays.read(data_spec)
+    return synthetic.make(data_spec, seed)
 
 
-def _records(x: NDArray[np.float64], source: Table, mask: NDArray[np.bool_]) -> Records:
+def _sorted(table: Table) -> Table:
+    """Return the table with one clinic after another."""
+    if (np.diff(table.clinic) >= 0).all():
+        return table
+    return _taken(table, np.argsort(table.clinic, kind="stable"))
+
+
+def _taken(table: Table, rows: Ints) -> Table:
+    return replace(
+        table,
+        x=table.x[rows],
+        y=table.y[rows],
+        clinic=table.clinic[rows],
+        patient=None if table.patient is None else table.patient[rows],
+        held_out=None if table.held_out is None else table.held_out[rows],
+    )
+
+
+def _records(x: NDArray[np.float32], y: Ints, offsets: Ints, mask: Mask) -> Records:
     counts = np.concatenate([[0], np.cumsum(mask)])
-    records = Records(x[mask].astype(np.float32), source.y[mask], counts[source.offsets].astype(np.int64))
+    records = Records(x[mask], y[mask], counts[offsets].astype(np.int64))
     for array in (records.x, records.y, records.offsets):
         array.setflags(write=False)
     return records

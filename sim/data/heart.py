@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.data import Table
-from sim.data.split import clinic_problems
+from sim.data.split import at_sites
 from sim.problems import ScenarioError
 from sim.scenario import HeartDisease
 
-__all__ = ["CENTRES", "CHOL_POPULATION_MEAN", "CLASSES", "FEATURES", "RANGES", "flamby_held_out", "read"]
+__all__ = ["CENTRES", "CHOL_POPULATION_MEAN", "CLASSES", "FEATURES", "RANGES", "read"]
 
 CENTRES: Final = ("cleveland", "hungarian", "switzerland", "va")
 CLASSES: Final = ("no disease", "disease")
@@ -75,26 +75,16 @@ def _parsed() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]
     return np.array(x), np.array(y, dtype=np.int64), np.array(centre, dtype=np.int64)
 
 
-def flamby_held_out(table: Table) -> NDArray[np.bool_]:
+def _flamby_held_out(centre: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return FLamby's one fixed split: 254 of the 740 records held out, whatever the seed.
 
     Scikit-learn's ``train_test_split`` at each centre, 34 % with ``random_state=43``, stratified except in switzerland,
     as FLamby's ``fed_heart_disease`` draws it; kept as positions so that no other generator is needed.
-
-    Parameters
-    ----------
-    table : Table
-        As ``read`` returns it.
-
-    Returns
-    -------
-    ndarray of bool, ``[record]``
-        True where a record is held out.
     """
     positions = json.loads(_FLAMBY_SPLIT.read_text(encoding="utf-8"))
-    held_out = np.zeros(len(table.y), dtype=np.bool_)
-    for name, start in zip(table.names, table.offsets, strict=False):
-        held_out[start + np.array(positions[name])] = True
+    held_out = np.zeros(len(centre), dtype=np.bool_)
+    for code, name in enumerate(CENTRES):
+        held_out[np.flatnonzero(centre == code)[positions[name]]] = True
     return held_out
 
 
@@ -114,19 +104,19 @@ def read(spec: HeartDisease) -> Table:
     Raises
     ------
     ScenarioError
-        If the file is absent or altered, or a centre cannot take part.
+        If the file is absent or altered, or a centre does not exist.
     """
     x, y, centre = _parsed()
-    if problems := clinic_problems(CENTRES, y, centre, spec.sites, spec.one_class):
+    used, problems = at_sites(CENTRES, centre, spec.sites)
+    if problems:
         raise ScenarioError(problems)
-    names = tuple(name for name in CENTRES if spec.sites is None or name in spec.sites)
-    used = np.isin(centre, [CENTRES.index(name) for name in names])
-    x, y, centre = x[used], y[used], centre[used]
+    held_out = _flamby_held_out(centre)[used] if spec.held_out == "flamby" else None
+    x, y = x[used], y[used]
+    present, clinic = np.unique(centre[used], return_inverse=True)
     statistics = {}
     if spec.scaling == "public":
         chol = FEATURES.index("chol")
         x[x[:, chol] == 0, chol] = CHOL_POPULATION_MEAN
         statistics["constant for missing chol"] = "public"
-    counts = [np.count_nonzero(centre == CENTRES.index(name)) for name in names]
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Table(names, FEATURES, CLASSES, x, y, offsets, RANGES, statistics)
+    names = tuple(CENTRES[code] for code in present)
+    return Table(names, FEATURES, CLASSES, x, y, clinic, spec.scaling, RANGES, statistics, held_out=held_out)

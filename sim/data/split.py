@@ -1,34 +1,39 @@
 """Which clinics can take part, and which of their records are held out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.data import Ints, Mask, Table
 from sim.problems import suggest
-from sim.rng import stream
+from sim.rng import Streams
+from sim.scenario import DataSpec
 
-__all__ = ["clinic_problems", "hold_out"]
+__all__ = ["at_sites", "clinic_problems", "hold_out", "hold_out_patients", "one_sided_problems", "patients_of"]
+
+_MOST_LINES = 5
 
 
-def _class_counts(y: NDArray[np.int64]) -> dict[int, int]:
-    return {int(label): int(count) for label, count in zip(*np.unique(y, return_counts=True), strict=True)}
-
-
-def _held_out_counts(class_counts: dict[int, int], share: float) -> dict[int, int]:
+def _held_out_counts(class_counts: dict[int, int], share: float, singles: bool) -> dict[int, int]:
     counts = {label: min(int(share * n + 0.5), n - 1) for label, n in class_counts.items()}
     divisible = [label for label, n in class_counts.items() if n > 1]
     if divisible and not any(counts.values()):
         counts[max(divisible, key=class_counts.__getitem__)] = 1
+    if singles and not divisible and len(counts) > 1:
+        counts[min(counts)] = 1
     return counts
 
 
-def hold_out(y: NDArray[np.int64], offsets: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
+def hold_out(
+    y: Ints, offsets: Ints, share: float, seed: int, purpose: str = "split", *, singles: bool = False
+) -> NDArray[np.bool_]:
     """Choose the held-out records of every clinic, stratified by class.
 
     A class with ``n`` records of a clinic gives ``floor(share n + 1/2)`` of them, but keeps at least one for training;
-    a clinic that would hold out nothing gives one of its largest class. The counts do not depend on the seed.
+    a clinic that would hold out nothing gives one of its largest class. The counts do not depend on the seed, and a
+    clinic's draw on no other clinic.
 
     Parameters
     ----------
@@ -40,6 +45,10 @@ def hold_out(y: NDArray[np.int64], offsets: NDArray[np.int64], share: float, see
         Share to hold out, between 0 and 1.
     seed : int
         Seed of the draw.
+    purpose : str
+        Name of the random streams.
+    singles : bool
+        Whether a clinic with several classes of one record each gives that of its first class.
 
     Returns
     -------
@@ -47,59 +56,155 @@ def hold_out(y: NDArray[np.int64], offsets: NDArray[np.int64], share: float, see
         True where a record is held out.
     """
     held_out = np.zeros(len(y), dtype=np.bool_)
-    for clinic, (start, stop) in enumerate(pairwise(offsets)):
+    streams = Streams(seed, purpose)
+    for clinic, (start, stop) in enumerate(pairwise(offsets.tolist())):
         own = y[start:stop]
-        for label, count in _held_out_counts(_class_counts(own), share).items():
-            order = stream(seed, "split", clinic=clinic, step=label).permutation(np.flatnonzero(own == label))
-            held_out[start + order[:count]] = True
+        labels, sizes = np.unique(own, return_counts=True)
+        class_counts = dict(zip(labels.tolist(), sizes.tolist(), strict=True))
+        for label, count in _held_out_counts(class_counts, share, singles).items():
+            if count:
+                order = streams.at(clinic=clinic, step=label).permutation(np.flatnonzero(own == label))
+                held_out[start + order[:count]] = True
     return held_out
 
 
-def clinic_problems(
-    names: Sequence[str],
-    y: NDArray[np.int64],
-    clinic: NDArray[np.int64],
-    sites: Sequence[str] | None,
-    one_class: str,
-) -> list[str]:
-    """Return why clinics cannot take part.
+def patients_of(patient: Ints, y: Ints) -> tuple[Ints, Ints, Ints]:
+    """Describe the patients to whom records belong.
+
+    Parameters
+    ----------
+    patient, y : ndarray of int64, ``[record]``
+        Number of the patient, and class, of each record.
+
+    Returns
+    -------
+    index : ndarray of int64, ``[record]``
+        The patient of each record, counted in order of appearance.
+    first : ndarray of int64, ``[patient]``
+        The first record of each patient.
+    class_of : ndarray of int64, ``[patient]``
+        The class of each patient: of the classes among its records, the one that is rarest in all records.
+    """
+    _, first, index = np.unique(patient, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    index = np.argsort(order)[index]
+    by_rarity = np.argsort(np.bincount(y), kind="stable")
+    rarest = np.full(len(first), len(by_rarity))
+    np.minimum.at(rarest, index, np.argsort(by_rarity)[y])
+    return index, first[order], by_rarity[rarest]
+
+
+def hold_out_patients(
+    table: Table, share: float, seed: int, purpose: str, *, singles: bool = False
+) -> NDArray[np.bool_]:
+    """Choose the held-out records of every clinic by patient, so that no patient stands on both sides.
+
+    The draw is that of ``hold_out`` over patients: each at the clinic of its first record and of the class that
+    ``patients_of`` gives it. A patient with records at several clinics is on the same side at all of them.
+
+    Parameters
+    ----------
+    table : Table
+        The records, sorted by clinic; without patients each record is one of its own.
+    share, seed, purpose, singles
+        As for ``hold_out``.
+
+    Returns
+    -------
+    ndarray of bool, ``[record]``
+        True where a record is held out.
+    """
+    offsets = np.searchsorted(table.clinic, np.arange(len(table.names) + 1))
+    if table.patient is None:
+        return hold_out(table.y, offsets, share, seed, purpose, singles=singles)
+    index, first, class_of = patients_of(table.patient, table.y)
+    return hold_out(class_of, np.searchsorted(first, offsets), share, seed, purpose, singles=singles)[index]
+
+
+def at_sites(names: Sequence[str], clinic: Ints, sites: Sequence[str] | None) -> tuple[Mask, list[str]]:
+    """Find the records of the sites in use.
 
     Parameters
     ----------
     names : sequence of str
         All clinics of the source.
-    y, clinic : ndarray of int64, ``[record]``
-        Class and clinic of each record.
+    clinic : ndarray of int64, ``[record]``
+        Index into `names`.
     sites : sequence of str, optional
         The clinics to use; all if None.
-    one_class : str
-        ``"keep"`` if a clinic may have a single class.
+
+    Returns
+    -------
+    used : ndarray of bool, ``[record]``
+    problems : list of str
+        One line for each unknown site.
+    """
+    if sites is None:
+        return np.ones(len(clinic), dtype=np.bool_), []
+    problems = [
+        f'scenario: data.sites: unknown site "{site}"; {suggest(site, names)}' for site in sites if site not in names
+    ]
+    return np.isin(clinic, [code for code, name in enumerate(names) if name in sites]), problems
+
+
+def clinic_problems(spec: DataSpec, names: Sequence[str], y: Ints, clinic: Ints, *, given: bool) -> list[str]:
+    """Return why clinics cannot take part.
+
+    Parameters
+    ----------
+    spec : DataSpec
+        The scenario's ``[data]``.
+    names : sequence of str
+        The clinics.
+    y, clinic : ndarray of int64, ``[record]``
+        Class and clinic of each record.
+    given : bool
+        Whether the source has its own held-out records, so that none need be drawn.
 
     Returns
     -------
     list of str
-        One line for each unknown site, and for each used clinic with fewer than two records, with a single class, or
-        without two records of the same class.
+        One line for each clinic with fewer than two records and, unless such clinics are kept, with a single class or
+        with none of which two records could be told apart into training and held-out; where there are many such
+        clinics, one line for all.
     """
-    problems = [
-        f'scenario: data.sites: unknown site "{site}"; {suggest(site, names)}'
-        for site in sites or ()
-        if site not in names
-    ]
-    for index, name in enumerate(names):
-        if sites is not None and name not in sites:
-            continue
-        counts = _class_counts(y[clinic == index])
-        records = sum(counts.values())
-        if records < 2:
-            fault = (
-                f"has {records} record{'s' * (records != 1)}, too few to train and to test; leave it out of data.sites"
-            )
-            problems.append(f'scenario: data: clinic "{name}" {fault}')
-        elif len(counts) == 1 and one_class == "refuse":
-            fault = 'has records of one class only; leave it out of data.sites, or set data.one-class = "keep"'
-            problems.append(f'scenario: data: clinic "{name}" {fault}')
-        elif max(counts.values()) < 2:
-            fault = "has no two records of the same class, so none can be held out; leave it out of data.sites"
-            problems.append(f'scenario: data: clinic "{name}" {fault}')
+    classes = int(y.max(initial=0)) + 1
+    counts = np.bincount(clinic * classes + y, minlength=len(names) * classes).reshape(len(names), classes)
+    records = counts.sum(axis=1)
+    problems: list[str] = []
+    for size in (0, 1):
+        fault = f"{size} record{'s' * (size != 1)}, too few to train and to test"
+        problems += _lines(spec, names, records == size, fault)
+    if spec.one_class == "refuse":
+        keep = 'set data.one-class = "keep"'
+        single = (records > 1) & (np.count_nonzero(counts, axis=1) == 1)
+        problems += _lines(spec, names, single, "records of one class only", keep)
+        undivided = (records > 1) & (counts.max(axis=1, initial=0) < 2)
+        if not given:
+            fault = "no two records of the same class, so none can be held out"
+            problems += _lines(spec, names, undivided, fault, keep)
     return problems
+
+
+def one_sided_problems(spec: DataSpec, names: Sequence[str], clinic: Ints, held_out: Mask) -> list[str]:
+    """Return which clinics have no training, or no held-out, records; parameters as for ``clinic_problems``."""
+    return [
+        line
+        for side, kind in ((~held_out, "training"), (held_out, "held-out"))
+        for line in _lines(spec, names, np.bincount(clinic[side], minlength=len(names)) == 0, f"no {kind} record")
+    ]
+
+
+def _lines(spec: DataSpec, names: Sequence[str], faulty: Mask, fault: str, keep: str = "") -> Iterator[str]:
+    """Yield one line for each clinic with a fault, or one for all if there are many."""
+    natural = spec.split == "natural"
+    own = "leave it out of data.sites" if natural else "take fewer data.clinics, or a milder split"
+    place, mend = ("data" if natural else "data.split"), ", or ".join(filter(None, (own, keep)))
+    clinics = [name for name, is_faulty in zip(names, faulty, strict=True) if is_faulty]
+    if len(clinics) > _MOST_LINES:
+        mend = mend.replace("leave it", "leave them")
+        shown = ", ".join(f'"{name}"' for name in clinics[:_MOST_LINES])
+        yield f"scenario: {place}: {len(clinics)} clinics have {fault} ({shown} and others); {mend}"
+        return
+    for name in clinics:
+        yield f'scenario: {place}: clinic "{name}" has {fault}; {mend}'

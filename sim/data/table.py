@@ -1,95 +1,110 @@
-"""A comma-separated file of the user's own: one row a record, with a label, a clinic and numeric features."""
+"""A table of the user's own, in comma-separated text or Parquet: one row a record.
 
-import warnings
+Features are the columns listed, or all but label, clinic, patient and those excluded. A categorical column becomes one
+column of 0 and 1 for each level, stated or found; a value that is missing, or no stated level, is 0 in all of them. Any
+other missing value takes a stated constant, or its column is dropped: with ``missing = "drop"``, each column that lacks
+a value of the records in use. `positive` makes the label two classes, the values listed (1) and all others (0).
+"""
+
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.data import Table
-from sim.data.split import clinic_problems
+from sim.data import Ints, Mask, Table
+from sim.data.columns import Columns, Words, read_columns
+from sim.data.split import at_sites
 from sim.problems import ScenarioError, suggest
-from sim.scenario import Csv
+from sim.scenario import TableFile
 
-__all__ = ["read"]
+__all__ = ["class_names", "read"]
 
-_MISSING_NUMBERS: Final = ["", "NA", "N/A", "NaN", "nan", "NULL", "null"]
-_FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Coded:
-    """A column of words: the sorted words, and each row's index into them (-1 where missing)."""
-
-    words: tuple[str, ...]
-    codes: NDArray[np.int64]
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_MOST_LEVELS = 1000
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Parsed:
-    header: tuple[str, ...]
-    rows: int
-    x: dict[str, NDArray[np.float64]]
-    not_numbers: dict[str, NDArray[np.bool_]]
-    label: _Coded | None
-    clinic: _Coded | None
+def read(spec: TableFile) -> Table:
+    """Read the file that a scenario names.
 
+    Parameters
+    ----------
+    spec : TableFile
+        The scenario's ``[data]``.
 
-@lru_cache(maxsize=8)
-def _parsed(path: Path, sha256: str, label: str, clinic: str, features: tuple[str, ...]) -> _Parsed:
-    """Read the columns that exist; `sha256` makes a changed file another entry of the cache."""
-    import pandas as pd
+    Returns
+    -------
+    Table
+        The records of the clinics in use, of each patient only the first if so asked, in file order. The clinics are
+        sorted by name. Its problems do not contain a value of a record.
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
-        frame = pd.read_csv(
-            path,
-            dtype=dict.fromkeys((label, clinic), str),
-            na_values=dict.fromkeys(features, _MISSING_NUMBERS),
-            keep_default_na=False,
-            index_col=False,
-            low_memory=False,
+    Raises
+    ------
+    ScenarioError
+        If label, clinics or patients are unusable; with one line for each problem of the file.
+    """
+    columns = read_columns(spec)
+    features = _features(spec, columns)
+    problems = [*_setting_problems(spec, columns, features)]
+    if not columns.rows:
+        raise ScenarioError(
+            [*_placed(problems), f"scenario: data.path: {spec.path} has no rows; give one row a record"]
         )
-    header = tuple(str(column) for column in frame.columns)
-
-    def coded(column: str) -> _Coded | None:
-        if column not in header:
-            return None
-        stripped = frame[column].str.strip()
-        codes, found = pd.factorize(stripped.mask(stripped == ""), sort=True)
-        return _Coded(tuple(str(word) for word in found), codes.astype(np.int64))
-
-    x: dict[str, NDArray[np.float64]] = {}
-    not_numbers: dict[str, NDArray[np.bool_]] = {}
-    for feature in features:
-        if feature not in header:
-            continue
-        numbers = pd.to_numeric(frame[feature], errors="coerce").astype("float64")
-        x[feature] = np.asarray(numbers, dtype=np.float64)
-        not_numbers[feature] = np.asarray(numbers.isna() & frame[feature].notna())
-    return _Parsed(header, len(frame), x, not_numbers, coded(label), coded(clinic))
-
-
-def _read_columns(spec: Csv) -> _Parsed:
-    import pandas as pd
-
+    used, unknown = _used_rows(spec, columns)
+    dropped = _dropped(spec, columns, features, used)
+    kept = [feature for feature in features if feature not in dropped]
+    if features and not kept:
+        problems.append("missing: every feature is dropped; keep at least one")
+    problems += [*_range_problems(spec, kept), *_feature_problems(spec, columns, kept, used)]
+    faults = [*_role_problems(spec, columns, used)]
+    problems = [*_placed([*problems, *faults]), *unknown]
+    label = columns.words.get(spec.label)
+    if faults or label is None or not used.any() or {spec.clinic, spec.patient} - {None} - {*columns.header}:
+        raise ScenarioError(problems)
     try:
-        return _parsed(spec.path, spec.sha256(), spec.label, spec.clinic, spec.features)
-    except pd.errors.EmptyDataError:
-        fault = "is empty; give a header and one row a record"
-    except (pd.errors.ParserError, pd.errors.ParserWarning):
-        fault = "has rows longer than its header, or unclosed quotes; save it again as comma-separated text"
-    except UnicodeDecodeError:
-        fault = "is not UTF-8 text; save it as UTF-8"
-    raise ScenarioError([f"scenario: data.path: {spec.path} {fault}"])
+        classes, class_of = _classes(spec, label)
+    except ValueError as error:
+        raise ScenarioError([*problems, f"scenario: data.{error}"]) from None
+    seen, y = np.unique(class_of[label.codes[used]], return_inverse=True)
+    names, clinic = _numbered(columns.words[spec.clinic], used) if spec.clinic else ((), np.zeros_like(y))
+    patient = columns.words[spec.patient].codes[used] if spec.patient else None
+    x, names_of_x, statistics = _assembled(spec, columns, [] if problems else kept, used)
+    if dropped and spec.missing == "drop":
+        statistics["columns with missing values, which were dropped"] = "non-private"
+    return Table(
+        names,
+        names_of_x,
+        tuple(classes[code] for code in seen),
+        x,
+        y,
+        clinic,
+        spec.scaling,
+        spec.ranges,
+        statistics,
+        patient,
+        problems=tuple(problems),
+    )
 
 
-def _classes(words: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Return the class names, whole numbers in their own order, and the class of each word."""
+def class_names(words: Sequence[str]) -> tuple[tuple[str, ...], Ints]:
+    """Name the classes that a label's words stand for.
+
+    Parameters
+    ----------
+    words : sequence of str
+        The different words, sorted.
+
+    Returns
+    -------
+    classes : tuple of str
+        Whole numbers in their own order, or the words.
+    class_of : ndarray of int64, ``[word]``
+        Index into `classes` of each word.
+
+    Raises
+    ------
+    ValueError
+        If all words are numbers and some are not whole; the text ends a line that begins with the column.
+    """
     try:
         numbers = [float(word) for word in words]
     except ValueError:
@@ -100,134 +115,196 @@ def _classes(words: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     return tuple(str(number) for number in ordered), np.searchsorted(ordered, numbers)
 
 
-def _rows(mask: NDArray[np.bool_]) -> str:
-    count = np.count_nonzero(mask)
-    first = int(np.argmax(mask)) + 2  # the header is row 1
-    return f"{count} missing values, the first in row {first}" if count > 1 else f"a missing value in row {first}"
+def _classes(spec: TableFile, label: Words) -> tuple[tuple[str, ...], Ints]:
+    """Return class names and the class of each word of the label."""
+    if spec.positive is None:
+        try:
+            return class_names(label.words)
+        except ValueError as error:
+            raise ValueError(f'label: column "{spec.label}" {error}') from None
+    words = [_whole(word) for word in label.words]
+    positive = [_whole(word) for word in spec.positive]
+    if not set(positive) <= set(words):
+        raise ValueError(f'positive: column "{spec.label}" lacks a value that is listed; write it as in the file')
+    name = " or ".join(spec.positive)
+    return (f"not {name}", name), np.isin(words, positive).astype(np.int64)
 
 
-def _setting_problems(spec: Csv, header: Sequence[str]) -> Iterator[str]:
-    for place, column in (("label", spec.label), ("clinic", spec.clinic)):
-        if column not in header:
+def _whole(word: str) -> str:
+    """Return "1" for "1.0" and the like."""
+    try:
+        return str(int(float(word))) if float(word).is_integer() else word
+    except ValueError:
+        return word
+
+
+def _features(spec: TableFile, columns: Columns) -> tuple[str, ...]:
+    if spec.features is not None:
+        return spec.features
+    others = {spec.label, spec.clinic, spec.patient, *spec.exclude}
+    return tuple(column for column in columns.header if column not in others)
+
+
+def _used_rows(spec: TableFile, columns: Columns) -> tuple[Mask, list[str]]:
+    """Return the rows in use, and lines for unknown sites."""
+    used = np.ones(columns.rows, dtype=np.bool_)
+    unknown: list[str] = []
+    if clinic := columns.words.get(spec.clinic or ""):
+        used, unknown = at_sites(clinic.words, clinic.codes, spec.sites)
+    if spec.max_records_per_patient is not None and (patient := columns.words.get(spec.patient or "")):
+        rows = np.flatnonzero(used)
+        rows = rows[np.argsort(patient.codes[rows], kind="stable")]
+        codes = patient.codes[rows]
+        place = np.arange(len(rows)) - np.searchsorted(codes, codes)  # among the patient's own rows
+        used[rows[(place >= spec.max_records_per_patient) & (codes >= 0)]] = False
+    return used, unknown
+
+
+def _placed(lines: Sequence[str]) -> list[str]:
+    return [f"scenario: data.{line}" for line in lines]
+
+
+def _numbered(coded: Words, used: Mask) -> tuple[tuple[str, ...], Ints]:
+    """Return the words that rows in use have, and each such row's index into them."""
+    present, codes = np.unique(coded.codes[used], return_inverse=True)
+    return tuple(coded.words[code] for code in present), codes
+
+
+def _constant(spec: TableFile, feature: str) -> float | str | None:
+    return spec.missing.get(feature) if isinstance(spec.missing, dict) else spec.missing
+
+
+def _dropped(spec: TableFile, columns: Columns, features: Sequence[str], used: Mask) -> set[str]:
+    if isinstance(spec.missing, dict):
+        return {feature for feature in features if spec.missing.get(feature) == "drop"}
+    if spec.missing != "drop":
+        return set()
+    return {
+        feature for feature, x in columns.numbers.items() if (np.isnan(x) & ~columns.not_numbers[feature] & used).any()
+    }
+
+
+def _setting_problems(spec: TableFile, columns: Columns, features: Sequence[str]) -> Iterator[str]:
+    header = columns.header
+    for place, column in (("label", spec.label), ("clinic", spec.clinic), ("patient", spec.patient)):
+        if column is not None and column not in header:
             yield f'{place}: there is no column "{column}"; {suggest(column, header)}'
-    for feature in spec.features:
-        if feature not in header:
-            yield f'features: there is no column "{feature}"; {suggest(feature, header)}'
-    for place, stated in (("missing", spec.missing), ("ranges", spec.ranges)):
+    for place, listed in (("features", spec.features or ()), ("exclude", spec.exclude)):
+        for column in listed:
+            if column not in header:
+                yield f'{place}: there is no column "{column}"; {suggest(column, header)}'
+    constants = spec.missing if isinstance(spec.missing, dict) else {}
+    for place, stated in (("categorical", spec.categorical), ("missing", constants), ("ranges", spec.ranges)):
         for column in stated:
-            if column not in spec.features:
-                yield f'{place}: "{column}" is not one of the features; {suggest(column, spec.features)}'
-    kept = [feature for feature in spec.features if spec.missing.get(feature) != "drop"]
-    if not kept:
-        yield "missing: every feature is dropped; keep at least one"
-    without_range = [f'"{feature}"' for feature in kept if feature not in spec.ranges]
+            if column not in features:
+                yield f'{place}: "{column}" is not one of the features; {suggest(column, features)}'
+    for column in spec.categorical:
+        if isinstance(constants.get(column), float):
+            yield f'missing: "{column}" is categorical, and missing values of it are 0 in every level; take it out'
+        if column in spec.ranges:
+            yield f'ranges: "{column}" is categorical, and its levels are 0 or 1; take it out'
+    if not features:
+        yield "features: there is no column left; exclude fewer"
+
+
+def _range_problems(spec: TableFile, kept: Sequence[str]) -> Iterator[str]:
+    without_range = [f'"{name}"' for name in kept if name not in spec.ranges and name not in spec.categorical]
     if spec.scaling == "public" and without_range:
         mend = 'state [lowest, highest] for each, or set data.scaling to "none" or "per-clinic"'
         yield f"ranges: no public range is stated for {', '.join(without_range)}; {mend}"
 
 
-def _feature_problems(spec: Csv, parsed: _Parsed, used: NDArray[np.bool_]) -> Iterator[str]:
+def _feature_problems(spec: TableFile, columns: Columns, kept: Sequence[str], used: Mask) -> Iterator[str]:
     if not used.any():
         return  # no site is known, and that has lines of its own
-    for feature, x in parsed.x.items():
-        wrong = used & parsed.not_numbers[feature]
-        missing = used & np.isnan(x)
-        infinite = used & (np.abs(x) > _FLOAT32_MAX)
-        constant = spec.missing.get(feature)
-        if constant == "drop":
+    out = "take the column out" if spec.features is not None else "put the column into data.exclude"
+    for feature in kept:
+        if feature in columns.words:
+            yield from _category_problems(spec, columns.words[feature], feature, used)
+        if feature not in columns.numbers:
             continue
-        if wrong.any():
-            row = int(np.argmax(wrong)) + 2
-            yield f'features: column "{feature}" has no number in row {row}; correct it, or take the column out'
+        x = columns.numbers[feature]
+        wrong, missing, infinite = (
+            used & columns.not_numbers[feature],
+            used & np.isnan(x),
+            used & (abs(x) > _FLOAT32_MAX),
+        )
+        if wrong.any() and np.array_equal(missing, used):
+            yield f'features: column "{feature}" holds no numbers; list it in data.categorical, or {out}'
+        elif wrong.any():
+            row = int(np.argmax(wrong)) + columns.first_row
+            yield f'features: column "{feature}" has no number in row {row}; correct it, or {out}'
         elif np.array_equal(missing, used):
-            yield f'features: column "{feature}" has no value at all; take it out'
-        elif missing.any() and constant is None:
+            yield f'features: column "{feature}" has no value at all; {out}'
+        elif missing.any() and _constant(spec, feature) is None:
             mend = f'state a public constant as data.missing."{feature}", or "drop" the column there'
-            yield f'missing: column "{feature}" has {_rows(missing)}; {mend}'
+            yield f'missing: column "{feature}" has {_rows(missing, columns)}; {mend}'
         if infinite.any():
-            row = int(np.argmax(infinite)) + 2
+            row = int(np.argmax(infinite)) + columns.first_row
             yield f'features: column "{feature}" has an infinite or too large value in row {row}; correct it'
 
 
-def _word_problems(spec: Csv, parsed: _Parsed, used: NDArray[np.bool_]) -> Iterator[str]:
-    for place, column, coded, relevant in (
-        ("label", spec.label, parsed.label, used),
-        ("clinic", spec.clinic, parsed.clinic, np.ones_like(used)),
+def _category_problems(spec: TableFile, coded: Words, column: str, used: Mask) -> Iterator[str]:
+    codes = np.unique(coded.codes[used])
+    present = {coded.words[code] for code in codes if code >= 0}
+    if not present:
+        yield f'features: column "{column}" has no value at all; take it out'
+    elif column in spec.levels and not present & set(spec.levels[column]):
+        yield f'levels: no record has a level stated for "{column}"; write them as in the file'
+    elif column not in spec.levels and len(present) > _MOST_LEVELS:
+        mend = f'state those to use as data.levels."{column}", or take the column out'
+        yield f'categorical: column "{column}" has more than {_MOST_LEVELS} levels; {mend}'
+
+
+def _role_problems(spec: TableFile, columns: Columns, used: Mask) -> Iterator[str]:
+    every = np.ones_like(used)
+    for place, column, relevant in (
+        ("label", spec.label, used),
+        ("clinic", spec.clinic, every),
+        ("patient", spec.patient, used),
     ):
-        if coded is not None and (missing := relevant & (coded.codes < 0)).any():
-            yield f'{place}: column "{column}" has {_rows(missing)}; fill in or remove'
+        if column in columns.words and (missing := relevant & (columns.words[column].codes < 0)).any():
+            yield f'{place}: column "{column}" has {_rows(missing, columns)}; fill in or remove'
 
 
-def read(spec: Csv) -> Table:
-    """Read the file that a scenario names.
-
-    Parameters
-    ----------
-    spec : Csv
-        The scenario's ``[data]``.
-
-    Returns
-    -------
-    Table
-        The records of the clinics in use, sorted by the clinic's name, in file order within a clinic.
-
-    Raises
-    ------
-    ScenarioError
-        With one line for each problem of the file; no line contains a value of a record.
-    """
-    parsed = _read_columns(spec)
-    problems = [f"scenario: data.{line}" for line in _setting_problems(spec, parsed.header)]
-    if not parsed.rows:
-        raise ScenarioError([*problems, f"scenario: data.path: {spec.path} has no rows; give one row a record"])
-    used = _used_rows(spec, parsed)
-    faults = [*_feature_problems(spec, parsed, used), *_word_problems(spec, parsed, used)]
-    problems += [f"scenario: data.{line}" for line in faults]
-    label, clinic = parsed.label, parsed.clinic
-    if label is None or clinic is None or (label.codes[used] < 0).any() or (clinic.codes < 0).any():
-        raise ScenarioError(problems)
-    try:
-        classes, class_of = _classes(label.words)
-    except ValueError as error:
-        raise ScenarioError([*problems, f'scenario: data.label: column "{spec.label}" {error}']) from None
-    y = class_of[label.codes].astype(np.int64)
-    problems += clinic_problems(clinic.words, y, clinic.codes, spec.sites, spec.one_class)
-    if problems:
-        raise ScenarioError(problems)
-    return _table(spec, parsed, clinic, np.flatnonzero(used), y, classes)
+def _rows(mask: Mask, columns: Columns) -> str:
+    count = np.count_nonzero(mask)
+    first = int(np.argmax(mask)) + columns.first_row
+    return f"{count} missing values, the first in row {first}" if count > 1 else f"a missing value in row {first}"
 
 
-def _used_rows(spec: Csv, parsed: _Parsed) -> NDArray[np.bool_]:
-    if parsed.clinic is None or spec.sites is None:
-        return np.ones(parsed.rows, dtype=np.bool_)
-    return np.isin(parsed.clinic.codes, [code for code, name in enumerate(parsed.clinic.words) if name in spec.sites])
-
-
-def _table(
-    spec: Csv,
-    parsed: _Parsed,
-    clinic: _Coded,
-    used: NDArray[np.int64],
-    y: NDArray[np.int64],
-    classes: tuple[str, ...],
-) -> Table:
-    order = used[np.argsort(clinic.codes[used], kind="stable")]
-    present, counts = np.unique(clinic.codes[order], return_counts=True)
-    seen, y = np.unique(y[order], return_inverse=True)
-    features = tuple(feature for feature in spec.features if spec.missing.get(feature) != "drop")
-    x = np.stack([parsed.x[feature][order] for feature in features], axis=1)
-    statistics = {}
-    for column, feature in enumerate(features):
-        if feature in spec.missing:
-            x[np.isnan(x[:, column]), column] = spec.missing[feature]
-            statistics[f"constant for missing {feature}"] = "public"
-    return Table(
-        tuple(clinic.words[code] for code in present),
-        features,
-        tuple(classes[label] for label in seen),
-        x,
-        y.astype(np.int64),
-        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        spec.ranges,
-        statistics,
-    )
+def _assembled(
+    spec: TableFile, columns: Columns, kept: Sequence[str], used: Mask
+) -> tuple[NDArray[np.float64], tuple[str, ...], dict[str, str]]:
+    """Return the features ``[record, feature]``, their names, and what was used to complete them."""
+    levels = {
+        column: spec.levels.get(column)
+        or _numbered(columns.words[column], used & (columns.words[column].codes >= 0))[0]
+        for column in kept
+        if column in spec.categorical
+    }
+    names = [
+        name
+        for column in kept
+        for name in ([f"{column}_{level}" for level in levels[column]] if column in levels else [column])
+    ]
+    x = np.zeros((np.count_nonzero(used), len(names)))
+    statistics: dict[str, str] = {}
+    position = 0
+    for column in kept:
+        if column not in levels:
+            x[:, position] = columns.numbers[column][used]
+            constant = _constant(spec, column)
+            if isinstance(constant, float):
+                x[np.isnan(x[:, position]), position] = constant
+                statistics[f"constant for missing {column}"] = "public"
+            position += 1
+            continue
+        coded = columns.words[column]
+        level_of = {level: number for number, level in enumerate(levels[column])}
+        level = np.array([*(level_of.get(word, -1) for word in coded.words), -1])[coded.codes[used]]
+        rows = np.flatnonzero(level >= 0)
+        x[rows, position + level[rows]] = 1.0
+        statistics[f"levels of {column}"] = "public" if column in spec.levels else "non-private"
+        position += len(levels[column])
+    return x, tuple(names), statistics

@@ -10,8 +10,7 @@ References
 .. [1] Doroshenko et al., "Connect the dots: tighter discrete approximations of privacy loss distributions", PETS 2022.
 .. [2] Balle & Wang, "Improving the Gaussian mechanism for differential privacy: analytical calibration and optimal
    denoising", ICML 2018.
-.. [3] Mironov, "Renyi differential privacy", CSF 2017; Mironov et al., "Renyi differential privacy of the sampled
-   Gaussian mechanism", 2019.
+.. [3] Mironov et al., "Renyi differential privacy of the sampled Gaussian mechanism", arXiv:1908.10530, 2019.
 """
 
 import math
@@ -64,7 +63,7 @@ def flatten(event: "DpEvent") -> "Counter[DpEvent]":
     Parameters
     ----------
     event : dp_accounting.DpEvent
-        Any event; kinds that are not known here are atoms.
+        Kinds that are not known here are atoms.
 
     Returns
     -------
@@ -99,7 +98,10 @@ def flatten(event: "DpEvent") -> "Counter[DpEvent]":
                 return Counter({dp.NonPrivateDpEvent(): 1})
             if event.sampling_probability == 1:
                 return inner
-            return Counter({event: 1}) if inner and event.sampling_probability else Counter()
+            if inner.total() > 1:
+                raise ValueError(f"only one mechanism can be applied to a sample, not several as in {event}")
+            probability = event.sampling_probability
+            return Counter({dp.PoissonSampledDpEvent(probability, atom): 1 for atom in inner if probability})
         case _:
             return Counter({event: 1})
 
@@ -133,7 +135,7 @@ def epsilon(event: "DpEvent", delta: float, accountant: Accountant = "pld") -> f
     event : dp_accounting.DpEvent
         Composition of (Poisson-sampled) Gaussians, un-noised releases and nothings.
     delta : float
-        Between ``MIN_DELTA`` and 1, exclusive; the caller sees to it that it is below 1 / number of records.
+        From ``MIN_DELTA`` to below 1; the caller sees to it that it is below 1 / number of records.
     accountant : {"pld", "rdp"}
         ``"pld"``: exact where nothing is subsampled, otherwise dp-accounting's PLD, pessimistic and within 1e-3
         (relative) or 1e-4 (absolute) of the true value. ``"rdp"``: dp-accounting's Renyi accountant.
@@ -146,8 +148,8 @@ def epsilon(event: "DpEvent", delta: float, accountant: Accountant = "pld") -> f
     Raises
     ------
     ValueError
-        For a delta or an accountant that is not on offer, and for any other kind of event, rather than a wrong answer:
-        dp-accounting 0.6 defines randomised response for replacement only, and its PLD ignores how often it is applied.
+        For a delta or an accountant that is not on offer, and for any other kind of event: dp-accounting 0.6 has, for
+        example, randomised response under replacement only, and there its PLD ignores how often it is applied.
     """
     _check_delta(delta)
     if accountant not in get_args(Accountant):
@@ -157,10 +159,10 @@ def epsilon(event: "DpEvent", delta: float, accountant: Accountant = "pld") -> f
 
 @cache
 def calibrate(target_epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
-    """Find the least noise with which DP-SGD meets a target epsilon.
+    """Find the least noise with which DP-SGD meets a target epsilon by the accountant of :func:`epsilon`.
 
     The search starts from the central limit of the composition (Bu et al., "Deep learning with Gaussian differential
-    privacy", 2020), which alone would underestimate epsilon, and ends at the accountant of :func:`epsilon`.
+    privacy", 2020), which alone would underestimate epsilon.
 
     Parameters
     ----------
@@ -173,7 +175,7 @@ def calibrate(target_epsilon: float, delta: float, sample_rate: float, steps: in
     -------
     float
         Noise multiplier whose epsilon is at most the target, at most 1e-3 (relative) above the least such; 0 if the
-        target is ``inf`` or there are no steps, and never between 0 and ``MIN_NOISE``.
+        target is ``inf`` or there are no steps, otherwise at least ``MIN_NOISE``.
 
     Raises
     ------
@@ -198,7 +200,7 @@ def calibrate(target_epsilon: float, delta: float, sample_rate: float, steps: in
     mu = math.sqrt(2) * (math.sqrt(target_epsilon - math.log(delta)) - math.sqrt(-math.log(delta)))
     guess = -0.5 * math.log(math.log1p((mu / sample_rate) ** 2 / steps))
     low = high = min(max(guess, least), most)
-    while excess(high) > 0:  # epsilon falls at least as fast as sigma grows, so that one step mostly suffices
+    while excess(high) > 0:  # epsilon falls about as fast as sigma grows, or faster: one step mostly suffices
         if high == most:
             raise ValueError(f"no noise multiplier up to {MAX_NOISE:g} reaches epsilon {target_epsilon:g}")
         low, high = high, min(most, high + 1.2 * excess(high) + 0.02)
@@ -227,7 +229,6 @@ def _check_dp_sgd(sample_rate: float, steps: int) -> None:
 @cache
 def _epsilon(atoms: "tuple[tuple[DpEvent, int], ...]", delta: float, accountant: Accountant) -> float:
     import dp_accounting as dp
-    from dp_accounting.rdp import RdpAccountant
 
     if not atoms:
         return 0.0
@@ -235,16 +236,15 @@ def _epsilon(atoms: "tuple[tuple[DpEvent, int], ...]", delta: float, accountant:
         return math.inf
     squared_mu, sampled = 0.0, False
     for atom, count in atoms:
+        sampled |= isinstance(atom, dp.PoissonSampledDpEvent)
         match atom:
-            case dp.GaussianDpEvent(noise_multiplier=sigma):
+            case dp.GaussianDpEvent(sigma) | dp.PoissonSampledDpEvent(_, dp.GaussianDpEvent(sigma)):
                 squared_mu += count / sigma**2
-            case dp.PoissonSampledDpEvent(event=dp.GaussianDpEvent(noise_multiplier=sigma)):
-                squared_mu, sampled = squared_mu + count / sigma**2, True
             case _:
                 raise ValueError(f"no accountant here takes {atom}")
     mu, event = math.sqrt(squared_mu), compose(dict(atoms))
     if accountant == "rdp":
-        return float(RdpAccountant().compose(event).get_epsilon(delta))
+        return float(dp.rdp.RdpAccountant().compose(event).get_epsilon(delta))
     return _pld_epsilon(event, delta, _zcdp_epsilon(mu, delta)) if sampled else _gaussian_epsilon(mu, delta)
 
 

@@ -1,15 +1,26 @@
-"""The table ``[data]``: where the records come from and how they are prepared."""
+"""The table ``[data]``: where the records come from, how they stand at clinics, and how they are prepared."""
 
 import hashlib
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationInfo, field_validator
 
 from sim.problems import ScenarioError, show
-from sim.settings.base import Number, Section, Sites, is_number, unique
+from sim.settings.base import Number, Section, Sites, Whole, is_number, unique
+
+_NEEDED: Final[dict[str, tuple[str, ...]]] = {
+    "natural": (),
+    "iid": ("clinics",),
+    "quantity": ("clinics", "alpha"),
+    "dirichlet": ("clinics", "alpha"),
+    "pathological": ("clinics", "classes_per_clinic"),
+    "feature-shift": ("clinics", "shift"),
+}
+"""The keys that each split needs; it takes no others of them."""
 
 
 def _public_constant(value: object) -> object:
@@ -26,13 +37,70 @@ def _public_range(value: object) -> object:
     raise ValueError(f"{show(value)} is not a range; give [lowest, highest] as two numbers")
 
 
+def _words(value: object) -> object:
+    words = value if isinstance(value, list | tuple) else (value,)
+    if wrong := [word for word in words if not isinstance(word, int | str) or isinstance(word, bool)]:
+        raise ValueError(f"{show(wrong[0])} is no value of a column; give text or a whole number")
+    return tuple(str(word) for word in words)
+
+
+def _constants(value: object) -> object:
+    return _CONSTANTS.validate_python(value) if isinstance(value, Mapping) else _public_constant(value)
+
+
+_Constant = Annotated[float | Literal["drop"], BeforeValidator(_public_constant)]
+_CONSTANTS: Final = TypeAdapter(dict[str, _Constant])
+_Range = Annotated[tuple[float, float], BeforeValidator(_public_range)]
+_Words = Annotated[tuple[str, ...], BeforeValidator(_words), Field(min_length=1), AfterValidator(unique)]
+_Columns = Annotated[tuple[str, ...], AfterValidator(unique)]
+_Positive = Annotated[Number, Field(gt=0)]
+_Spread = Annotated[Number, Field(ge=0)]
+_Count = Annotated[Whole, Field(ge=1)]
+
+
+def _fits_the_split(value: object, info: ValidationInfo) -> None:
+    split, field = info.data.get("split"), str(info.field_name)
+    if split is None:
+        return
+    if value is None and field in _NEEDED[split]:
+        raise ValueError(f'is missing; split = "{split}" needs it')
+    if value is not None and field not in _NEEDED[split]:
+        suited = " or ".join(f'"{name}"' for name, needed in _NEEDED.items() if field in needed)
+        raise ValueError(f'has no effect with split = "{split}"; remove it, or set data.split to {suited}')
+
+
 class _Data(Section):
+    """What all sources share; ``sites`` are those clinics of the source whose records are used."""
+
     test_share: Number = Field(default=0.34, gt=0, lt=1)
+    validation_share: Number = Field(default=0.0, ge=0, lt=1)
     one_class: Literal["refuse", "keep"] = "refuse"
     sites: Sites | None = None
+    split: Literal["natural", "iid", "quantity", "dirichlet", "pathological", "feature-shift"] = "natural"
+    alpha: _Positive | None = Field(default=None, validate_default=True)
+    classes_per_clinic: _Count | None = Field(default=None, validate_default=True)
+    shift: _Positive | None = Field(default=None, validate_default=True)
+
+    @field_validator("alpha", "classes_per_clinic", "shift")
+    @classmethod
+    def _of_the_split(cls, value: float | None, info: ValidationInfo) -> float | None:
+        _fits_the_split(value, info)
+        return value
 
 
-class HeartDisease(_Data):
+class _Found(_Data):
+    """Records that exist, and are dealt out to `clinics` unless the split is natural."""
+
+    clinics: _Count | None = Field(default=None, validate_default=True)
+
+    @field_validator("clinics")
+    @classmethod
+    def _number_of_the_split(cls, clinics: int | None, info: ValidationInfo) -> int | None:
+        _fits_the_split(clinics, info)
+        return clinics
+
+
+class HeartDisease(_Found):
     """The bundled heart-disease records of four real centres."""
 
     source: Literal["heart-disease"] = "heart-disease"
@@ -40,32 +108,25 @@ class HeartDisease(_Data):
     held_out: Literal["seeded", "flamby"] = "seeded"
 
 
-class Csv(_Data):
-    """A table of the user's own, one row a record."""
+class DataFile(_Found):
+    """A file of the user's own."""
 
-    source: Literal["csv"] = "csv"
     path: Path
-    label: str
-    clinic: str
-    features: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique)]
-    missing: dict[str, Annotated[float | Literal["drop"], BeforeValidator(_public_constant)]] = Field(
-        default_factory=dict
-    )
-    ranges: dict[str, Annotated[tuple[float, float], BeforeValidator(_public_range)]] = Field(default_factory=dict)
-    scaling: Literal["public", "per-clinic", "pooled", "none"] = "public"
+    clinic: str | None = Field(default=None, validate_default=True)
 
     @field_validator("path")
     @classmethod
     def _beside_the_scenario(cls, path: Path, info: ValidationInfo) -> Path:
         return Path(info.context["folder"], path).resolve() if info.context else path
 
-    @field_validator("features")
+    @field_validator("clinic")
     @classmethod
-    def _features_only(cls, features: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        for role in ("label", "clinic"):
-            if info.data.get(role) in features:
-                raise ValueError(f'"{info.data[role]}" is the {role} column; take it out of the features')
-        return features
+    def _natural_clinics(cls, clinic: str | None, info: ValidationInfo) -> str | None:
+        if clinic is None and info.data.get("sites") is not None:
+            raise ValueError("is missing; name what holds the clinics, or remove data.sites")
+        if clinic is None and info.data.get("split") == "natural":
+            raise ValueError('is missing; name what holds the clinics, or deal the records out with split = "iid"')
+        return clinic
 
     def sha256(self) -> str:
         """Return the SHA-256 of the file's bytes.
@@ -97,4 +158,105 @@ def _sha256(path: Path, modified_ns: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-DataSpec = Annotated[HeartDisease | Csv, Field(discriminator="source")]
+class TableFile(DataFile):
+    """A table of the user's own, one row a record; see ``sim.data.table`` for what the keys mean."""
+
+    label: str
+    positive: _Words | None = None
+    patient: str | None = None
+    max_records_per_patient: _Count | None = None
+    features: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique)] | None = None
+    exclude: _Columns = ()
+    categorical: _Columns = ()
+    levels: dict[str, _Words] = Field(default_factory=dict)
+    missing: Annotated[dict[str, float | Literal["drop"]] | float | Literal["drop"], BeforeValidator(_constants)] = (
+        Field(default_factory=dict)
+    )
+    ranges: dict[str, _Range] = Field(default_factory=dict)
+    scaling: Literal["public", "per-clinic", "pooled", "none"] = "public"
+
+    @field_validator("max_records_per_patient")
+    @classmethod
+    def _of_a_patient(cls, most: int | None, info: ValidationInfo) -> int | None:
+        if most is not None and info.data.get("patient") is None:
+            raise ValueError("has no effect without patients; name their column in data.patient")
+        return most
+
+    @field_validator("features")
+    @classmethod
+    def _features_only(cls, features: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        for role in ("label", "clinic", "patient"):
+            if info.data.get(role) in (features or ()):
+                raise ValueError(f'"{info.data[role]}" is the {role} column; take it out of the features')
+        return features
+
+    @field_validator("exclude")
+    @classmethod
+    def _out_of_all(cls, exclude: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if exclude and info.data.get("features") is not None:
+            raise ValueError("has no effect beside data.features; remove one of the two")
+        return exclude
+
+    @field_validator("levels")
+    @classmethod
+    def _levels_of_categories(cls, levels: dict[str, tuple[str, ...]], info: ValidationInfo) -> object:
+        for column in levels:
+            if column not in info.data.get("categorical", levels):
+                raise ValueError(f'"{column}" is not one of data.categorical; add it there, or remove its levels')
+        return levels
+
+
+class Csv(TableFile):
+    """Comma-separated text, also compressed (.gz, .bz2, .xz, .zip)."""
+
+    source: Literal["csv"] = "csv"
+
+
+class Parquet(TableFile):
+    """A Parquet file."""
+
+    source: Literal["parquet"] = "parquet"
+
+
+class Npz(DataFile):
+    """Images or signals in a NumPy archive; MedMNIST's arrays need no names. See ``sim.data.arrays``."""
+
+    source: Literal["npz"] = "npz"
+    x: str | None = None
+    label: str | None = Field(default=None, validate_default=True)
+    range: _Range | None = None
+
+    @field_validator("label")
+    @classmethod
+    def _named_together(cls, label: str | None, info: ValidationInfo) -> str | None:
+        x = info.data.get("x")
+        if (x is None) != (label is None):
+            raise ValueError("data.x and data.label belong together; name both, or neither for MedMNIST's arrays")
+        if x is None and info.data.get("clinic") is not None:
+            raise ValueError("is missing; beside data.clinic name the arrays of records (data.x) and of labels")
+        return label
+
+
+class Synthetic(_Data):
+    """Made-up patients of clinics that differ; see ``sim.data.synthetic`` for the law."""
+
+    source: Literal["synthetic"] = "synthetic"
+    clinics: _Count
+    records: _Count
+    features: _Count = 20
+    classes: Annotated[Whole, Field(ge=2)] = 2
+    prevalence: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    size_spread: _Spread = 1.0
+    feature_shift: _Spread = 0.5
+    intercept_shift: _Spread = 0.5
+    signal: _Spread = 1.5
+
+    @field_validator("records")
+    @classmethod
+    def _two_a_clinic(cls, records: int, info: ValidationInfo) -> int:
+        if records < 2 * info.data.get("clinics", 0):
+            raise ValueError(f"{records} are too few for {info.data['clinics']} clinics; give at least two a clinic")
+        return records
+
+
+DataSpec = Annotated[HeartDisease | Csv | Parquet | Npz | Synthetic, Field(discriminator="source")]

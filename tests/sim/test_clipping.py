@@ -53,7 +53,9 @@ class Lanes:
         self.weights = inside / self.normaliser[:, None]
 
     def parts(self, cut):
-        return (self.network.whole,) if not CUTS[cut] else self.network.split(cut, CUTS[cut] if cut == "u-shaped" else 1)
+        return (
+            (self.network.whole,) if not CUTS[cut] else self.network.split(cut, CUTS[cut] if cut == "u-shaped" else 1)
+        )
 
     def clipped(self, cut, clip):
         """Return the clipped gradients by the code under test, part after part as the cut has it."""
@@ -183,7 +185,10 @@ def test_the_cut_gradient_is_not_clipped():
 
 def noise(clinics=(0,), server_round=1, step=0, purpose="noise.head", std=1.0, normaliser=1.0, seed=0, size=40):
     """Return what is added to zeros, ``[lane, size]``."""
-    sums = {"w": torch.zeros(len(clinics), size - 4, dtype=torch.float64), "b": torch.zeros(len(clinics), 2, 2).double()}
+    sums = {
+        "w": torch.zeros(len(clinics), size - 4, dtype=torch.float64),
+        "b": torch.zeros(len(clinics), 2, 2).double(),
+    }
     spread = [std] * len(clinics), [normaliser] * len(clinics)
     add_noise(sums, *spread, seed, purpose, list(clinics), server_round, step)
     return torch.cat([value.flatten(1) for value in sums.values()], 1).numpy()
@@ -271,7 +276,9 @@ def test_a_training_step_clips_to_the_parts_share_and_noises_the_sum(ragged, str
         learner = Learner(job, part, [2], {name: value.clone() for name, value in before.items()})
         outputs = learner.forward(torch.randn(1, 1, width))
         learner.backward(5, 3, np.array([8]), torch.ones_like(outputs))
-        drawn = stream(job.seed, f"noise.{part.name}", 2, 5, 3).standard_normal(part.parameter_count(), dtype=np.float32)
+        drawn = stream(job.seed, f"noise.{part.name}", 2, 5, 3).standard_normal(
+            part.parameter_count(), dtype=np.float32
+        )
         moved = torch.cat([(before[n] - learner.parameters[n]).flatten() for n in part.shapes()]).double()
         clipped = moved * 8 - torch.from_numpy(drawn).double() * sigma * clip
         assert float(clipped.norm()) == pytest.approx(clip / parts**0.5, rel=1e-2)

@@ -24,10 +24,9 @@ def test_shuffled_batches_hold_every_record_once_an_epoch(batch_size, epochs):
         steps = [step for step in rows_of(batches, lane) if step]
         per_epoch = -(-n // batch_size)
         assert len(steps) == epochs * per_epoch
-        assert [len(step) for step in steps] == ([batch_size] * (per_epoch - 1) + [n - batch_size * (per_epoch - 1)]) * (
-            epochs
-        )
-        orders = [sum(steps[e * per_epoch : (e + 1) * per_epoch], []) for e in range(epochs)]
+        last = n - batch_size * (per_epoch - 1)
+        assert [len(step) for step in steps] == ([batch_size] * (per_epoch - 1) + [last]) * epochs
+        orders = np.concatenate(steps).reshape(epochs, n).tolist()
         assert all(sorted(order) == list(range(n)) for order in orders)
         if n > 7:
             assert len({tuple(order) for order in orders}) == epochs, "every epoch has an order of its own"
@@ -179,7 +178,7 @@ def test_participants_are_distinct_sorted_and_as_many_as_asked(seed, server_roun
     chosen = participants(seed, server_round, clinics, share)
     assert len(chosen) == max(1, int(share * clinics + 0.5))
     assert sorted(set(chosen.tolist())) == chosen.tolist()
-    assert 0 <= chosen[0]
+    assert chosen[0] >= 0
     assert chosen[-1] < clinics
     np.testing.assert_array_equal(chosen, participants(seed, server_round, clinics, share))
 

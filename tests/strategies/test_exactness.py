@@ -1,5 +1,6 @@
 """Every strategy against an oracle: a slow twin in plain PyTorch, another strategy that must agree, or Flower's own."""
 
+import itertools
 import pickle
 import random
 
@@ -9,8 +10,8 @@ import torch
 import twins
 from support import BUILT_IN, DP_SGD, NO_PRIVACY, bitwise, distance, learn_run, plan_of, run_spec, write_csv
 
-from clients import split
 from clients.client_app import app
+from clients.session import SESSIONS
 from sim.engine import clipping
 from sim.study.learn import learn
 
@@ -66,7 +67,9 @@ def test_splitfed_v1_is_fedavg_bit_for_bit_with_three_classes(three_classes, cut
 
 
 @pytest.mark.parametrize(("optimizer", "rounds"), [("sgd", 4), ("momentum", 1), ("adam", 1)])
-@pytest.mark.parametrize(("strategy", "cut"), [("splitfed-v1", "vanilla"), ("splitfed-v1", "u-shaped"), ("fedavg", None)])
+@pytest.mark.parametrize(
+    ("strategy", "cut"), [("splitfed-v1", "vanilla"), ("splitfed-v1", "u-shaped"), ("fedavg", None)]
+)
 def test_with_one_clinic_split_and_federated_are_centralised_bit_for_bit(alone, strategy, cut, optimizer, rounds):
     """With momentum or Adam only for one round: V1 and FedAvg begin each round with a fresh optimiser."""
     train = {"optimizer": optimizer, "rounds": rounds, "local_epochs": 2}
@@ -101,7 +104,7 @@ def test_one_local_step_a_round_is_one_step_on_the_pooled_records(ragged, strate
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
 def test_every_strategy_equals_its_plain_twin(ragged, strategy, cut, optimizer):
-    """Ragged clinics, one smaller than a batch, several epochs and rounds; local and centralised carry the optimiser."""
+    """Ragged clinics, one smaller than a batch; local and centralised carry the optimiser from round to round."""
     spec = run_spec(ragged, strategy, cut, optimizer=optimizer, local_epochs=2, learning_rate=RATE[optimizer])
     assert_equals_twin(spec)
 
@@ -207,7 +210,8 @@ def test_fedadam_by_import_path_equals_its_server_update_written_out(ragged):
     options = {"eta": eta, "beta_1": beta_1, "beta_2": beta_2, "tau": tau}
     moments = {}
 
-    def server(state, average, server_round):
+    def server(state, models, server_round):
+        average = twins.weighted_average(models)
         rate = eta * (1 - beta_2 ** (server_round + 1)) ** 0.5 / (1 - beta_1 ** (server_round + 1))
         updated = {}
         for name, value in state.items():
@@ -220,6 +224,16 @@ def test_fedadam_by_import_path_equals_its_server_update_written_out(ragged):
 
     spec = flower(ragged, "FedAdam", options, rounds=5)
     assert_equals_twin(spec, tolerance=2e-6, twin_of=lambda twin: twins.fedavg(twin, server))
+
+
+def test_fedmedian_by_import_path_takes_the_median_of_every_parameter(ragged):
+    """Flower's takes the clinics' arrays out of their replies."""
+
+    def server(state, models, server_round):
+        values = {name: np.stack([model[name].numpy() for _, model in models]) for name in state}
+        return {name: torch.from_numpy(np.median(value, axis=0)) for name, value in values.items()}
+
+    assert_equals_twin(flower(ragged, "FedMedian"), twin_of=lambda twin: twins.fedavg(twin, server))
 
 
 # How clinics are grouped, stored and scheduled changes nothing
@@ -292,8 +306,8 @@ def test_a_session_rebuilt_from_the_nodes_state_goes_on_bit_for_bit(ragged, monk
     forgotten = []
 
     def forgetful(message, context):
-        forgotten.append(len(split._SESSIONS))
-        split._SESSIONS.clear()
+        forgotten.append(len(SESSIONS))
+        SESSIONS.clear()
         return app(message, context)
 
     monkeypatch.setattr("sim.study.learn.client_app", forgetful)
@@ -301,15 +315,18 @@ def test_a_session_rebuilt_from_the_nodes_state_goes_on_bit_for_bit(ragged, monk
     assert any(forgotten)
 
 
+@pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
-@pytest.mark.parametrize(("strategy", "cut"), [("local", None), ("splitfed-v1", "vanilla"), ("splitfed-v1", "u-shaped")])
-def test_a_nodes_state_may_travel_with_every_message(ragged, monkeypatch, strategy, cut, privacy):
-    """On other grids a handler gets a copy of the state and sends it back, so nothing may live in shared memory."""
+@pytest.mark.parametrize(("strategy", "cut"), [("local", None), *BUILT_IN[3:]])
+def test_a_nodes_state_may_travel_with_every_message(ragged, monkeypatch, strategy, cut, privacy, every):
+    """On other grids a handler gets a copy of the state and gives it back, now in one process and now in another."""
     spec = run_spec(ragged, strategy, cut, privacy, optimizer="adam", rounds=2)
     kept = learn_run(spec).parameters
+    messages = itertools.count()
 
     def travelling(message, context):
-        split._SESSIONS.clear()
+        if next(messages) % every == 0:
+            SESSIONS.clear()
         context.state = pickle.loads(pickle.dumps(context.state))  # noqa: S301 - our own bytes
         reply = app(message, context)
         context.state = pickle.loads(pickle.dumps(context.state))  # noqa: S301
@@ -321,12 +338,22 @@ def test_a_nodes_state_may_travel_with_every_message(ragged, monkeypatch, strate
 
 @pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
 @pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
-def test_learning_again_gives_the_same_bits_and_touches_no_global_generator(ragged, strategy, cut, privacy):
+def test_learning_again_gives_the_same_bits_whatever_the_global_generators_hold(ragged, strategy, cut, privacy):
     spec = run_spec(ragged, strategy, cut, privacy)
     first = learn_run(spec).parameters
     random.seed(1)
-    np.random.seed(1)  # noqa: NPY002 - the global state is what must stay
+    np.random.seed(1)  # noqa: NPY002 - the global state must not matter
     torch.manual_seed(1)
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
     assert bitwise(learn_run(spec).parameters, first)
-    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before  # noqa: NPY002
+
+
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
+def test_no_global_generator_is_touched(ragged, strategy, cut):
+    def global_state():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+
+    spec = run_spec(ragged, strategy, cut, DP_SGD, seed=11)
+    before = global_state()
+    learn_run(spec)
+    same = [a == b for a, b in zip(before, global_state(), strict=True)]
+    assert same == [True] * 3, "random, numpy, torch"
