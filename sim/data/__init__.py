@@ -135,16 +135,13 @@ def load_federation(data_spec: DataSpec, seed: int) -> Federation:
     table = _sorted(replace(table, names=names, clinic=clinic))
     held_out = table.held_out
     if held_out is None:
-        held_out = split.hold_out_patients(
-            table, data_spec.test_share, seed, "split", singles=data_spec.one_class == "keep"
-        )
+        everything, singles = np.ones(len(table.y), dtype=np.bool_), data_spec.one_class == "keep"
+        held_out = split.hold_out_patients(table, everything, data_spec.test_share, seed, "split", singles=singles)
     if faults := split.one_sided_problems(data_spec, names, table.clinic, held_out):
         raise ScenarioError(faults)
     validation = np.zeros_like(held_out)
     if data_spec.validation_share:
-        validation[~held_out] = split.hold_out_patients(
-            _taken(table, np.flatnonzero(~held_out)), data_spec.validation_share, seed, "validation"
-        )
+        validation = split.hold_out_patients(table, ~held_out, data_spec.validation_share, seed, "validation")
     train = ~held_out & ~validation
     offsets = np.searchsorted(table.clinic, np.arange(len(names) + 1))
     x, statistics = scale.scaled(table, offsets, train)
@@ -177,17 +174,14 @@ def _sorted(table: Table) -> Table:
     """Return the table with one clinic after another."""
     if (np.diff(table.clinic) >= 0).all():
         return table
-    return _taken(table, np.argsort(table.clinic, kind="stable"))
-
-
-def _taken(table: Table, rows: Ints) -> Table:
+    order = np.argsort(table.clinic, kind="stable")
     return replace(
         table,
-        x=table.x[rows],
-        y=table.y[rows],
-        clinic=table.clinic[rows],
-        patient=None if table.patient is None else table.patient[rows],
-        held_out=None if table.held_out is None else table.held_out[rows],
+        x=table.x[order],
+        y=table.y[order],
+        clinic=table.clinic[order],
+        patient=None if table.patient is None else table.patient[order],
+        held_out=None if table.held_out is None else table.held_out[order],
     )
 
 

@@ -95,7 +95,7 @@ def patients_of(patient: Ints, y: Ints) -> tuple[Ints, Ints, Ints]:
 
 
 def hold_out_patients(
-    table: Table, share: float, seed: int, purpose: str, *, singles: bool = False
+    table: Table, among: Mask, share: float, seed: int, purpose: str, *, singles: bool = False
 ) -> NDArray[np.bool_]:
     """Choose the held-out records of every clinic by patient, so that no patient stands on both sides.
 
@@ -106,6 +106,8 @@ def hold_out_patients(
     ----------
     table : Table
         The records, sorted by clinic; without patients each record is one of its own.
+    among : ndarray of bool, ``[record]``
+        The records to draw among; the others stay where they are.
     share, seed, purpose, singles
         As for ``hold_out``.
 
@@ -114,11 +116,16 @@ def hold_out_patients(
     ndarray of bool, ``[record]``
         True where a record is held out.
     """
-    offsets = np.searchsorted(table.clinic, np.arange(len(table.names) + 1))
+    y = table.y[among]
+    offsets = np.searchsorted(table.clinic[among], np.arange(len(table.names) + 1))
+    held_out = np.zeros_like(among)
     if table.patient is None:
-        return hold_out(table.y, offsets, share, seed, purpose, singles=singles)
-    index, first, class_of = patients_of(table.patient, table.y)
-    return hold_out(class_of, np.searchsorted(first, offsets), share, seed, purpose, singles=singles)[index]
+        held_out[among] = hold_out(y, offsets, share, seed, purpose, singles=singles)
+    else:
+        index, first, class_of = patients_of(table.patient[among], y)
+        of_patient = hold_out(class_of, np.searchsorted(first, offsets), share, seed, purpose, singles=singles)
+        held_out[among] = of_patient[index]
+    return held_out
 
 
 def at_sites(names: Sequence[str], clinic: Ints, sites: Sequence[str] | None) -> tuple[Mask, list[str]]:

@@ -43,8 +43,11 @@ def read(spec: TableFile) -> Table:
         If label, clinics or patients are unusable; with one line for each problem of the file.
     """
     columns = read_columns(spec)
+    problems = [*_absent_roles(spec, columns)]
+    if problems and spec.features is None:
+        raise ScenarioError(_placed(problems))  # the features are all columns but these
     features = _features(spec, columns)
-    problems = [*_setting_problems(spec, columns, features)]
+    problems += _setting_problems(spec, columns, features)
     if not columns.rows:
         raise ScenarioError(
             [*_placed(problems), f"scenario: data.path: {spec.path} has no rows; give one row a record"]
@@ -184,11 +187,14 @@ def _dropped(spec: TableFile, columns: Columns, features: Sequence[str], used: M
     }
 
 
+def _absent_roles(spec: TableFile, columns: Columns) -> Iterator[str]:
+    for place, column in (("label", spec.label), ("clinic", spec.clinic), ("patient", spec.patient)):
+        if column is not None and column not in columns.header:
+            yield f'{place}: there is no column "{column}"; {suggest(column, columns.header)}'
+
+
 def _setting_problems(spec: TableFile, columns: Columns, features: Sequence[str]) -> Iterator[str]:
     header = columns.header
-    for place, column in (("label", spec.label), ("clinic", spec.clinic), ("patient", spec.patient)):
-        if column is not None and column not in header:
-            yield f'{place}: there is no column "{column}"; {suggest(column, header)}'
     for place, listed in (("features", spec.features or ()), ("exclude", spec.exclude)):
         for column in listed:
             if column not in header:
@@ -220,7 +226,7 @@ def _feature_problems(spec: TableFile, columns: Columns, kept: Sequence[str], us
     out = "take the column out" if spec.features is not None else "put the column into data.exclude"
     for feature in kept:
         if feature in columns.words:
-            yield from _category_problems(spec, columns.words[feature], feature, used)
+            yield from _category_problems(spec, columns.words[feature], feature, used, out)
         if feature not in columns.numbers:
             continue
         x = columns.numbers[feature]
@@ -244,15 +250,15 @@ def _feature_problems(spec: TableFile, columns: Columns, kept: Sequence[str], us
             yield f'features: column "{feature}" has an infinite or too large value in row {row}; correct it'
 
 
-def _category_problems(spec: TableFile, coded: Words, column: str, used: Mask) -> Iterator[str]:
+def _category_problems(spec: TableFile, coded: Words, column: str, used: Mask, out: str) -> Iterator[str]:
     codes = np.unique(coded.codes[used])
     present = {coded.words[code] for code in codes if code >= 0}
     if not present:
-        yield f'features: column "{column}" has no value at all; take it out'
+        yield f'features: column "{column}" has no value at all; {out}'
     elif column in spec.levels and not present & set(spec.levels[column]):
         yield f'levels: no record has a level stated for "{column}"; write them as in the file'
     elif column not in spec.levels and len(present) > _MOST_LEVELS:
-        mend = f'state those to use as data.levels."{column}", or take the column out'
+        mend = f'state those to use as data.levels."{column}", or {out}'
         yield f'categorical: column "{column}" has more than {_MOST_LEVELS} levels; {mend}'
 
 

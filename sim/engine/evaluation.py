@@ -19,7 +19,8 @@ from sim.data import Records
 from sim.engine.lanes import forward
 from sim.models import Network
 
-METRICS = ("auc", "balanced_accuracy", "accuracy", "loss")
+METRICS = ("auc", "balanced_accuracy", "accuracy", "loss", "calibration_error")
+BINS = 10
 Floats = NDArray[np.float64]
 
 
@@ -57,11 +58,7 @@ class Evaluator:
     def __init__(self, network: Network, test: Records) -> None:
         self._network = network
         self._test = test
-        sizes = np.diff(test.offsets)
-        own = np.minimum(np.arange(int(sizes.max())), np.maximum(sizes - 1, 0)[:, None]) + test.offsets[:-1, None]
-        self._pooled = torch.tensor(test.x)[None]
-        self._by_clinic = torch.tensor(test.x[np.minimum(own, len(test.y) - 1)])
-        self._inside = torch.from_numpy(np.arange(int(sizes.max())) < sizes[:, None])
+        self._x = torch.tensor(test.x)[None]
 
     def evaluate(self, parameters: Mapping[str, Tensor]) -> Evaluation:
         """Evaluate a model.
@@ -83,10 +80,13 @@ class Evaluator:
     @torch.no_grad()
     def class_probabilities(self, parameters: Mapping[str, Tensor]) -> Floats:
         """Return ``[record, class]`` probabilities under the global model or each record's clinic's own."""
-        if next(iter(parameters.values())).shape[0] > 1:
-            logits = forward(self._network.whole, parameters, self._by_clinic)[self._inside]
-        else:
-            logits = forward(self._network.whole, parameters, self._pooled)[0]
+        lanes = next(iter(parameters.values())).shape[0]
+        bounds = pairwise([0, self._x.shape[1]] if lanes == 1 else self._test.offsets.tolist())
+        pieces = [
+            forward(self._network.whole, {n: v[lane : lane + 1] for n, v in parameters.items()}, self._x[:, a:b])[0]
+            for lane, (a, b) in enumerate(bounds)
+        ]
+        logits = torch.cat(pieces)
         if self._network.outputs == 1:
             positive = torch.sigmoid(logits.double()[:, 0])
             return torch.stack([1 - positive, positive], 1).numpy()
@@ -94,7 +94,7 @@ class Evaluator:
 
 
 def metrics_of(probabilities: Floats, y: NDArray[np.int64]) -> dict[str, float]:
-    """Return AUC, balanced accuracy, accuracy and mean log loss.
+    """Return AUC, balanced accuracy, accuracy, mean log loss and calibration error.
 
     Parameters
     ----------
@@ -107,8 +107,12 @@ def metrics_of(probabilities: Floats, y: NDArray[np.int64]) -> dict[str, float]:
     -------
     dict of str to float
         AUC is the mean over classes of one against the rest (for two classes: the AUC), NaN unless two classes are
-        present; balanced accuracy is the mean recall of the classes that are present.
+        present; balanced accuracy is the mean recall of the classes that are present; calibration error is the expected
+        calibration error over ten equal bins of the predicted class's probability (Naeini et al., AAAI 2015). All are
+        NaN without records.
     """
+    if not len(y):
+        return dict.fromkeys(METRICS, np.nan)
     predicted = probabilities.argmax(1)
     present = np.unique(y)
     recalls = [float(np.mean(predicted[y == c] == c)) for c in present]
@@ -120,7 +124,14 @@ def metrics_of(probabilities: Floats, y: NDArray[np.int64]) -> dict[str, float]:
         "balanced_accuracy": float(np.mean(recalls)),
         "accuracy": float(np.mean(predicted == y)),
         "loss": float(-np.log(likelihood).mean()),
+        "calibration_error": _calibration_error(probabilities.max(1), predicted == y),
     }
+
+
+def _calibration_error(confidence: Floats, correct: NDArray[np.bool_]) -> float:
+    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    gaps = np.bincount(bins, weights=correct - confidence, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def _auc(score: Floats, positive: NDArray[np.bool_]) -> float:

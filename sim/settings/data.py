@@ -109,10 +109,11 @@ class HeartDisease(_Found):
 
 
 class DataFile(_Found):
-    """A file of the user's own."""
+    """A file of the user's own; `clinic` and `patient` name columns or arrays."""
 
     path: Path
     clinic: str | None = Field(default=None, validate_default=True)
+    patient: str | None = None
 
     @field_validator("path")
     @classmethod
@@ -163,7 +164,6 @@ class TableFile(DataFile):
 
     label: str
     positive: _Words | None = None
-    patient: str | None = None
     max_records_per_patient: _Count | None = None
     features: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique)] | None = None
     exclude: _Columns = ()
@@ -232,8 +232,9 @@ class Npz(DataFile):
         x = info.data.get("x")
         if (x is None) != (label is None):
             raise ValueError("data.x and data.label belong together; name both, or neither for MedMNIST's arrays")
-        if x is None and info.data.get("clinic") is not None:
-            raise ValueError("is missing; beside data.clinic name the arrays of records (data.x) and of labels")
+        for role in ("clinic", "patient"):
+            if x is None and info.data.get(role) is not None:
+                raise ValueError(f"is missing; beside data.{role} name the arrays of records (data.x) and of labels")
         return label
 
 

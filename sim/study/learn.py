@@ -36,15 +36,26 @@ class Learned:
     ----------
     parameters : dict of str to Tensor
         The final model: ``[1, *shape]``, or ``[clinic, *shape]`` where every clinic has its own.
-    evaluations : list of Evaluation
-        Before the first round and after each.
+    best_parameters : dict of str to Tensor
+        The model after the round with the best pooled validation AUC; the final model without validation records.
+    evaluations, validations : list of Evaluation
+        On held-out and on validation records, before the first round and after each; no validations without such
+        records.
     meter : Meter
         What really crossed.
     """
 
     parameters: dict[str, Tensor]
     meter: Meter
+    best_parameters: dict[str, Tensor] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
+    validations: list[Evaluation] = field(default_factory=list)
+
+    @property
+    def best_round(self) -> int | None:
+        """The first round with the best validation AUC; None without validation records. Test records never decide."""
+        scores = [validation.pooled["auc"] for validation in self.validations]
+        return int(np.nanargmax(scores)) if scores and not np.all(np.isnan(scores)) else None
 
 
 def learn(plan: Plan, federation: Federation, cohorts: int = 1) -> Learned:
@@ -75,12 +86,17 @@ def learn(plan: Plan, federation: Federation, cohorts: int = 1) -> Learned:
     nodes = cohorts if isinstance(strategy, CohortStrategy) else clinics
     meter = Meter(clinics)
     grid = InProcessGrid(client_app, cohorts_of(clinics, nodes), config, meter)
-    evaluator = Evaluator(job.network, federation.test)
+    tester = Evaluator(job.network, federation.test)
+    validator = Evaluator(job.network, federation.validation) if len(federation.validation.y) else None
     learned = Learned(job.network.initial_parameters(job.seed), meter)
 
     def look(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         learned.parameters = tensors_in(arrays)
-        learned.evaluations.append(evaluator.evaluate(learned.parameters))
+        learned.evaluations.append(tester.evaluate(learned.parameters))
+        if validator is not None:
+            learned.validations.append(validator.evaluate(learned.parameters))
+        if learned.best_round in (None, server_round):
+            learned.best_parameters = learned.parameters
         return None
 
     strategy.start(grid, array_record(learned.parameters), plan.spec.train.rounds, evaluate_fn=look)

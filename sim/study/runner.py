@@ -11,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ from sim.problems import ScenarioError
 from sim.spec import RESULTS_VERSION, RunSpec
 from sim.study.provenance import provenance
 from sim.study.store import read_rows, write_run, write_table
+
+if TYPE_CHECKING:
+    from sim.engine.evaluation import Evaluation
 
 Row = dict[str, Any]
 
@@ -164,25 +167,41 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
         write_run(folder, {**record, "row": row}, {}, {})
         return row
     final = learned.evaluations[-1]
-    worst = final.worst_clinic
+    best = learned.best_round
+    models = {"model": learned.parameters}
+    chosen: Row = {}
+    if best is not None:
+        models["model_best"] = learned.best_parameters
+        scores = learned.evaluations[best].pooled
+        chosen = {"best_round": best, **{f"best_{metric}": value for metric, value in scores.items()}}
     row = {
         **plan.columns(),
         "status": "ok",
-        **final.pooled,
-        "worst_clinic_auc": final.clinics[worst]["auc"] if worst >= 0 else np.nan,
-        "worst_clinic": federation.names[worst] if worst >= 0 else "",
+        **_round_row(final, federation),
+        **chosen,
         "majority_accuracy": majority_accuracy(federation),
         "wall_seconds": time.perf_counter() - started,
     }
-    rounds = pd.DataFrame([evaluation.pooled for evaluation in learned.evaluations])
+    rounds = pd.DataFrame([_round_row(evaluation, federation) for evaluation in learned.evaluations])
+    for metric in learned.validations[0].pooled if learned.validations else ():
+        rounds[f"validation_{metric}"] = [validation.pooled[metric] for validation in learned.validations]
     rounds.insert(0, "round", range(len(rounds)))
     rounds["sim_seconds"] = np.cumsum([0.0, *plan.round_seconds])
     clinics = pd.DataFrame(
         [{**flat_clinic(clinic), **metrics} for clinic, metrics in zip(plan.clinics, final.clinics, strict=True)]
     )
     clinics.insert(1, "test_records", np.diff(federation.test.offsets))
-    write_run(folder, {**record, "row": row}, {"rounds": rounds, "clinics": clinics}, learned.parameters)
+    write_run(folder, {**record, "row": row}, {"rounds": rounds, "clinics": clinics}, models)
     return row
+
+
+def _round_row(evaluation: Evaluation, federation: Federation) -> Row:
+    worst = evaluation.worst_clinic
+    named = {
+        "worst_clinic_auc": evaluation.clinics[worst]["auc"] if worst >= 0 else np.nan,
+        "worst_clinic": federation.names[worst] if worst >= 0 else "",
+    }
+    return {**evaluation.pooled, **named}
 
 
 def majority_accuracy(federation: Federation) -> float:

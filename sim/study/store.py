@@ -1,6 +1,7 @@
 """The results folder: one folder a run, moved in whole when it is complete, and one table of all runs.
 
-``OUT/<study>/<run-id>/`` holds ``run.json``, ``rounds.parquet``, ``clinics.parquet`` and ``model.safetensors``.
+``OUT/<study>/<run-id>/`` holds ``run.json``, ``rounds.parquet``, ``clinics.parquet``, ``model.safetensors`` (after the
+last round) and, where validation records chose one, ``model_best.safetensors``.
 ``OUT/<study>/runs.parquet`` has one row a run and is rebuilt from the folders. A process that dies leaves at most a
 folder whose name starts with a dot, which nothing reads.
 """
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 RUN_FILE, TABLE_FILE = "run.json", "runs.parquet"
 COLUMNS = (
     "run_id", "study", "strategy", "cut", "seed", "status", "rounds",
-    "auc", "balanced_accuracy", "accuracy", "loss", "worst_clinic_auc", "worst_clinic", "majority_accuracy",
+    "auc", "balanced_accuracy", "accuracy", "loss", "calibration_error",
+    "worst_clinic_auc", "worst_clinic", "majority_accuracy",
+    "best_round", "best_auc", "best_balanced_accuracy", "best_accuracy", "best_loss", "best_calibration_error",
     "sim_seconds", "bytes_up", "bytes_down", "clinic_flops", "server_flops", "peak_clinic_bytes",
     "unit", "mechanism", "delta", "epsilon_model_user", "epsilon_peer", "epsilon_server", "wall_seconds", "error",
 )  # fmt: skip
@@ -34,7 +37,7 @@ def write_run(
     study_folder: Path,
     record: Mapping[str, Any],
     tables: Mapping[str, pd.DataFrame],
-    parameters: Mapping[str, Tensor],
+    models: Mapping[str, Mapping[str, Tensor]],
 ) -> Path:
     """Write a run's folder, complete or not at all.
 
@@ -45,8 +48,8 @@ def write_run(
         Becomes ``run.json``; ``record["row"]`` is the run's row in the table.
     tables : mapping of str to DataFrame
         By file stem.
-    parameters : mapping of str to Tensor
-        The final model; no file is written for none.
+    models : mapping of str to mapping of str to Tensor
+        By file stem.
 
     Returns
     -------
@@ -66,10 +69,10 @@ def write_run(
         partial.mkdir(parents=True)
         for stem, table in tables.items():
             table.to_parquet(partial / f"{stem}.parquet", index=False)
-        if parameters:
+        for stem, parameters in models.items():
             from safetensors.torch import save_file
 
-            save_file({name: value.contiguous() for name, value in parameters.items()}, partial / "model.safetensors")
+            save_file({name: value.contiguous() for name, value in parameters.items()}, partial / f"{stem}.safetensors")
         (partial / RUN_FILE).write_text(json.dumps(to_plain(record), indent=1, allow_nan=False), encoding="utf-8")
         if target.exists():
             shutil.rmtree(target)

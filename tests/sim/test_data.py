@@ -1,4 +1,3 @@
-import csv
 import hashlib
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,7 @@ from sim.data import heart, load_federation
 from sim.data.split import hold_out
 from sim.problems import ScenarioError
 from sim.rng import stream
-from sim.scenario import Csv, HeartDisease
+from sim.scenario import HeartDisease
 
 HEART_FILE = Path(sim.data.__file__).with_name("heart_disease_4centres.csv")
 
@@ -30,6 +29,12 @@ def both(federation, clinic):
 
 def in_any_order(rows):
     return sorted(map(tuple, np.asarray(rows, dtype=np.float64).round(4)))
+
+
+def problems(spec, seed=0):
+    with pytest.raises(ScenarioError) as caught:
+        load_federation(spec, seed)
+    return list(caught.value.problems)
 
 
 @pytest.fixture(scope="module")
@@ -217,239 +222,6 @@ def test_split_of_a_clinic_depends_on_no_other(seed):
     y = np.array([0, 1, 0, 1, 0, 1, 0, 0, 1, 1, 0, 0])
     first = hold_out(y, np.array([0, 6, 12]), 0.5, seed)[:6]
     assert np.array_equal(first, hold_out(y[:6], np.array([0, 6]), 0.5, seed))
-
-
-# --- the user's own table
-
-
-def table_spec(path, **keys):
-    defaults = {
-        "label": "ill",
-        "clinic": "site",
-        "features": ("age", "bmi"),
-        "ranges": {"age": [0, 100], "bmi": [10, 60]},
-    }
-    return Csv.model_validate({"source": "csv", "path": path, **defaults, **keys})
-
-
-GOOD = [
-    # site, ill, age, bmi
-    *[("lyon", ill, 10 * row, 20 + row) for row, ill in enumerate((0, 1, 0, 1, 0, 1))],
-    *[("bern", ill, 5 * row, 30 + row) for row, ill in enumerate((1, 0, 1, 0))],
-]
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(rows=GOOD, header=("site", "ill", "age", "bmi")):
-        path = tmp_path / "patients.csv"
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([header, *rows])
-        return path
-
-    return write
-
-
-def changed(*changes):
-    rows = [list(row) for row in GOOD]
-    for row, column, value in changes:
-        rows[row][column] = value
-    return rows
-
-
-def problems(spec):
-    with pytest.raises(ScenarioError) as caught:
-        load_federation(spec, seed=0)
-    return list(caught.value.problems)
-
-
-def test_csv_is_sorted_by_clinic_and_scaled_by_the_stated_ranges(write):
-    federation = load_federation(table_spec(write()), seed=0)
-    assert (federation.names, federation.features, federation.classes) == (("bern", "lyon"), ("age", "bmi"), ("0", "1"))
-    assert np.diff(federation.test.offsets).tolist() == [2, 2]
-    bern = [((5 * row - 50) / 50, (30 + row - 35) / 25, (row + 1) % 2) for row in range(4)]
-    lyon = [((10 * row - 50) / 50, (20 + row - 35) / 25, row % 2) for row in range(6)]
-    assert in_any_order(both(federation, 0)) == in_any_order(bern)
-    assert in_any_order(both(federation, 1)) == in_any_order(lyon)
-    for part in (federation.train, federation.test):  # file order: age rises within a clinic
-        for start, stop in zip(part.offsets[:-1], part.offsets[1:], strict=True):
-            assert (np.diff(part.x[start:stop, 0]) > 0).all()
-
-
-def test_csv_without_scaling_and_per_clinic(write):
-    raw = load_federation(table_spec(write(), scaling="none", ranges={}), seed=0)
-    assert in_any_order(both(raw, 1)) == in_any_order([(10 * row, 20 + row, row % 2) for row in range(6)])
-    assert raw.statistics == {}
-    scaled = load_federation(table_spec(write(), scaling="per-clinic", ranges={}), seed=0)
-    own = raw.train.x[: raw.train.offsets[1]]
-    np.testing.assert_allclose(
-        scaled.train.x[: raw.train.offsets[1]], (own - own.mean(0)) / own.std(0, ddof=1), rtol=1e-5
-    )
-    assert set(scaled.statistics.values()) == {"non-private"}
-
-
-def test_csv_missing_values_take_the_constant_or_drop_the_column(write):
-    path = write(changed((0, 3, ""), (7, 3, "NA"), (2, 2, "")))
-    spec = table_spec(path, scaling="none", missing={"bmi": 99, "age": "drop"})
-    federation = load_federation(spec, seed=0)
-    assert federation.features == ("bmi",)
-    assert in_any_order(both(federation, 0)) == [(30, 1), (32, 1), (33, 0), (99, 0)]
-    assert in_any_order(both(federation, 1)) == [(21, 1), (22, 0), (23, 1), (24, 0), (25, 1), (99, 0)]
-    assert federation.statistics == {"constant for missing bmi": "public"}
-
-
-def test_csv_classes_are_whole_numbers_in_their_order_or_words_in_theirs(write):
-    numbers = load_federation(table_spec(write(changed((0, 1, 10), (2, 1, 10), (4, 1, "2.0"), (5, 1, 2)))), seed=0)
-    assert numbers.classes == ("0", "1", "2", "10")
-    words = load_federation(table_spec(write([(s, ("no", "yes")[y], a, b) for s, y, a, b in GOOD])), seed=0)
-    assert words.classes == ("no", "yes")
-
-
-def test_csv_a_changed_file_is_read_again(write):
-    before = load_federation(table_spec(write()), seed=0)
-    after = load_federation(table_spec(write([*GOOD, ("bern", 1, 7, 7)])), seed=0)
-    assert len(after.train.y) + len(after.test.y) == len(before.train.y) + len(before.test.y) + 1
-
-
-def test_csv_only_the_used_sites_must_be_sound(write):
-    path = write([*changed((0, 2, "x"), (1, 3, ""), (2, 1, "")), ("oslo", 1, "", "inf")])
-    assert load_federation(table_spec(path, sites=("bern",)), seed=0).names == ("bern",)
-
-
-def test_csv_one_class_can_be_kept(write):
-    path = write([("oslo", 1, 1, 1), ("oslo", 1, 2, 2)])
-    federation = load_federation(table_spec(path, one_class="keep"), seed=0)
-    assert (federation.classes, len(federation.train.y), len(federation.test.y)) == (("1",), 1, 1)
-
-
-LEAVE_OUT = "leave it out of data.sites"
-
-
-@pytest.mark.parametrize(
-    ("rows", "keys", "expected"),
-    [
-        (GOOD, {"label": "il"}, 'data.label: there is no column "il"; did you mean "ill"?'),
-        (GOOD, {"clinic": "Site"}, 'data.clinic: there is no column "Site"; did you mean "site"?'),
-        (
-            GOOD,
-            {"features": ("agee", "bmi"), "ranges": {"agee": (0, 1), "bmi": (0, 1)}},
-            'data.features: there is no column "agee"; did you mean "age"?',
-        ),
-        (
-            changed((3, 2, "secret"), (4, 2, "secret")),
-            {},
-            'data.features: column "age" has no number in row 5; correct it, or take the column out',
-        ),
-        (
-            changed((3, 2, "")),
-            {},
-            'data.missing: column "age" has a missing value in row 5; '
-            'state a public constant as data.missing."age", or "drop" the column there',
-        ),
-        (
-            changed((3, 2, ""), (8, 2, "NaN")),
-            {},
-            'data.missing: column "age" has 2 missing values, the first in row 5; '
-            'state a public constant as data.missing."age", or "drop" the column there',
-        ),
-        (changed((1, 1, "")), {}, 'data.label: column "ill" has a missing value in row 3; fill in or remove'),
-        (
-            changed((1, 0, " "), (2, 0, "")),
-            {},
-            'data.clinic: column "site" has 2 missing values, the first in row 3; fill in or remove',
-        ),
-        (
-            changed(*[(row, 3, "") for row in range(10)]),
-            {"missing": {"bmi": 25}},
-            'data.features: column "bmi" has no value at all; take the column out',
-        ),
-        (
-            changed((2, 3, "-inf")),
-            {},
-            'data.features: column "bmi" has an infinite or too large value in row 4; correct it',
-        ),
-        (
-            changed((2, 3, "1e39")),
-            {},
-            'data.features: column "bmi" has an infinite or too large value in row 4; correct it',
-        ),
-        (
-            changed((0, 1, 0.5)),
-            {},
-            'data.label: column "ill" holds numbers that are not whole; give a column of classes',
-        ),
-        (GOOD, {"sites": ("lyons", "bern")}, 'data.sites: unknown site "lyons"; did you mean "lyon"?'),
-        (GOOD, {"sites": ("paris",)}, 'data.sites: unknown site "paris"; choose "bern" or "lyon"'),
-        (
-            [*GOOD, ("oslo", 1, 1, 1)],
-            {},
-            f'data: clinic "oslo" has 1 record, too few to train and to test; {LEAVE_OUT}',
-        ),
-        (
-            [*GOOD, ("oslo", 1, 1, 1), ("oslo", 1, 2, 2)],
-            {},
-            f'data: clinic "oslo" has records of one class only; {LEAVE_OUT}, or set data.one-class = "keep"',
-        ),
-        (
-            [*GOOD, ("oslo", 1, 1, 1), ("oslo", 0, 2, 2)],
-            {},
-            f'data: clinic "oslo" has no two records of the same class, so none can be held out; {LEAVE_OUT}, '
-            'or set data.one-class = "keep"',
-        ),
-        (
-            GOOD,
-            {"ranges": {}},
-            'data.ranges: no public range is stated for "age", "bmi"; '
-            'state [lowest, highest] for each, or set data.scaling to "none" or "per-clinic"',
-        ),
-        (
-            GOOD,
-            {"missing": {"bmii": 1}},
-            'data.missing: "bmii" is not one of the features; did you mean "bmi"?',
-        ),
-        (
-            GOOD,
-            {"ranges": {"age": (0, 1), "bmi": (0, 1), "ag": (0, 1)}},
-            'data.ranges: "ag" is not one of the features; did you mean "age"?',
-        ),
-        (
-            GOOD,
-            {"missing": {"age": "drop", "bmi": "drop"}},
-            "data.missing: every feature is dropped; keep at least one",
-        ),
-    ],
-)
-def test_csv_each_fault_is_exactly_one_line(write, rows, keys, expected):
-    assert problems(table_spec(write(rows), **keys)) == [f"scenario: {expected}"]
-
-
-def test_csv_all_faults_are_reported_at_once(write):
-    path = write([*changed((0, 2, "x"), (1, 3, "")), ("oslo", 1, 1, 1), ("rome", 1, 1, 1), ("rome", 1, 1, 1)])
-    places = [line.split(": ")[1] for line in problems(table_spec(path, ranges={"age": (0, 1)}))]
-    assert places == ["data.ranges", "data.features", "data.missing", "data", "data"]
-
-
-@pytest.mark.parametrize(
-    ("content", "fault"),
-    [
-        (b"", "is empty; give a header and one row a record"),
-        (b"site,ill,age,bmi\n", "has no rows; give one row a record"),
-        (b"site,ill,age,bmi\na,1,2,3\na,1,2,3,4\n", "has rows longer than its header, or unclosed quotes; "),
-        (b"site,ill,age,bmi\na,1,2,3,4\na,1,2,3,4\n", "has rows longer than its header, or unclosed quotes; "),
-        (b'site,ill,age,bmi\n"a,1,2,3\n', "has rows longer than its header, or unclosed quotes; "),
-        (b"site,ill,age,bmi\n\xff,1,2,3\n", "is not UTF-8 text; save it as UTF-8"),
-    ],
-)
-def test_csv_unreadable_file_is_one_line(tmp_path, content, fault):
-    path = tmp_path / "patients.csv"
-    path.write_bytes(content)
-    [line] = problems(table_spec(path))
-    assert line.startswith(f"scenario: data.path: {path} {fault}")
-
-
-def test_csv_missing_file_is_one_line(tmp_path):
-    path = tmp_path / "no.csv"
-    assert problems(table_spec(path)) == [f"scenario: data.path: {path} does not exist; check the path"]
 
 
 def test_flambys_split_is_the_one_scikit_learn_draws():

@@ -27,11 +27,11 @@ def start(dtype):
     return {name: torch.randn(len(STEPS_OF_LANE), *shape, dtype=dtype) for name, shape in SHAPES.items()}
 
 
-def by_torch(name, dtype, lane, steps):
-    """Take the steps of one lane with ``torch.optim``."""
+def by_torch(name, dtype, lane, steps, rounds=1):
+    """Take the steps of one lane with ``torch.optim``, once a round."""
     params = {key: nn.Parameter(value[lane].clone()) for key, value in start(dtype).items()}
     optimizer = OPTIMIZERS[name](params.values())
-    for step in range(steps):
+    for step in [*range(steps)] * rounds:
         for key, parameter in params.items():
             parameter.grad = gradient(lane, step, key, dtype)
         optimizer.step()
@@ -68,6 +68,19 @@ def test_state_handed_on_goes_on_where_it_stopped(name):
     take_steps(Optimizer(name, 0.05, 0.8), parameters, state, 4, max(STEPS_OF_LANE), torch.float64)
     for lane, steps in enumerate(STEPS_OF_LANE):
         for key, expected in by_torch(name, torch.float64, lane, steps).items():
+            torch.testing.assert_close(parameters[key][lane], expected.data, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_lanes_that_have_taken_different_numbers_of_steps_go_on_together(name):
+    """As in a clinic's second round alone: each lane has a count and a state of its own."""
+    optimizer = Optimizer(name, 0.05, 0.8)
+    parameters = start(torch.float64)
+    state = optimizer.initial_state(parameters)
+    for _ in range(2):
+        take_steps(optimizer, parameters, state, 0, max(STEPS_OF_LANE), torch.float64)
+    for lane, steps in enumerate(STEPS_OF_LANE):
+        for key, expected in by_torch(name, torch.float64, lane, steps, rounds=2).items():
             torch.testing.assert_close(parameters[key][lane], expected.data, rtol=0, atol=1e-14)
 
 

@@ -1,0 +1,178 @@
+"""The columns of a file with a table: numbers, and words with codes."""
+
+import lzma
+import warnings
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.data import Ints, Mask
+from sim.problems import ScenarioError
+from sim.scenario import Csv, TableFile
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Columns", "Words", "read_columns"]
+
+_MISSING: Final = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "?"]
+"""What stands for a missing feature."""
+
+_BROKEN: Final = (lzma.LZMAError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Words:
+    """A column of words.
+
+    Attributes
+    ----------
+    words : tuple of str
+        The different words, sorted.
+    codes : ndarray of int64, ``[record]``
+        Each record's index into `words`, -1 where missing.
+    """
+
+    words: tuple[str, ...]
+    codes: Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """A file's columns.
+
+    Attributes
+    ----------
+    header : tuple of str
+        All columns of the file.
+    rows : int
+        Number of records.
+    first_row : int
+        The number of the first record's row, as people count.
+    numbers : dict of str to ndarray of float64, ``[record]``
+        The numeric features; NaN where missing or no number.
+    not_numbers : dict of str to ndarray of bool, ``[record]``
+        Where a numeric feature holds something that is no number.
+    words : dict of str to Words
+        Label, clinic, patient and categorical features.
+    """
+
+    header: tuple[str, ...]
+    rows: int
+    first_row: int
+    numbers: dict[str, NDArray[np.float64]]
+    not_numbers: dict[str, Mask]
+    words: dict[str, Words]
+
+
+def read_columns(spec: TableFile) -> Columns:
+    """Read the columns that a scenario names and that exist.
+
+    Parameters
+    ----------
+    spec : TableFile
+        The scenario's ``[data]``.
+
+    Returns
+    -------
+    Columns
+        Kept between calls until the file changes.
+
+    Raises
+    ------
+    ScenarioError
+        If the file cannot be read.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    digest, is_csv = spec.sha256(), isinstance(spec, Csv)
+    roles = tuple(column for column in (spec.label, spec.clinic, spec.patient) if column is not None)
+    try:
+        return _parsed(spec.path, digest, is_csv, roles, spec.categorical, spec.features, spec.exclude)
+    except pd.errors.EmptyDataError:
+        fault = "is empty; give a header and one row a record"
+    except (pd.errors.ParserError, pd.errors.ParserWarning):
+        fault = "has rows longer than its header, or unclosed quotes; save it again as comma-separated text"
+    except UnicodeDecodeError:
+        fault = "is not UTF-8 text; save it as UTF-8"
+    except (OSError, EOFError, ImportError, ValueError, *_BROKEN, pa.ArrowException):
+        # pandas raises ValueError for an archive of several files, and ImportError for one that it cannot open
+        fault = "cannot be unpacked; check that it is whole and that its name ends as its format asks"
+        if not is_csv:
+            fault = "is no Parquet file, or not whole; save it again"
+    raise ScenarioError([f"scenario: data.path: {spec.path} {fault}"])
+
+
+@lru_cache(maxsize=8)
+def _parsed(
+    path: Path,
+    sha256: str,
+    is_csv: bool,
+    roles: tuple[str, ...],
+    categorical: tuple[str, ...],
+    features: tuple[str, ...] | None,
+    exclude: tuple[str, ...],
+) -> Columns:
+    """Read the columns that exist; `sha256` makes a changed file another entry of the cache."""
+    frame = _csv(path, roles, categorical) if is_csv else _parquet(path)
+    header = tuple(str(column) for column in frame.columns)
+    named = header if features is None else features
+    numbers: dict[str, NDArray[np.float64]] = {}
+    not_numbers: dict[str, Mask] = {}
+    for feature in named:
+        if feature in header and feature not in (*roles, *categorical, *exclude):
+            numbers[feature], not_numbers[feature] = _numbers(frame[feature])
+    words = {column: _words(frame[column], ("",)) for column in roles if column in header}
+    words |= {column: _words(frame[column], _MISSING) for column in categorical if column in header}
+    return Columns(header, len(frame), 2 if is_csv else 1, numbers, not_numbers, words)
+
+
+def _csv(path: Path, roles: Sequence[str], categorical: Sequence[str]) -> "pd.DataFrame":
+    import pandas as pd
+
+    words = (*roles, *categorical)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+        header = pd.read_csv(path, nrows=0, index_col=False).columns
+        return pd.read_csv(
+            path,
+            dtype=dict.fromkeys(words, str),
+            na_values={column: _MISSING for column in header if column not in words},
+            keep_default_na=False,
+            index_col=False,
+            low_memory=False,
+        )
+
+
+def _parquet(path: Path) -> "pd.DataFrame":
+    import pyarrow.parquet as pq
+
+    frame: pd.DataFrame = pq.read_table(path).to_pandas(ignore_metadata=True)  # an index is a column like others
+    return frame.loc[:, [not str(column).startswith("__index_level_") for column in frame.columns]]
+
+
+def _numbers(column: "pd.Series[Any]") -> tuple[NDArray[np.float64], Mask]:
+    import pandas as pd
+
+    if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_string_dtype(column)):
+        return np.full(len(column), np.nan), np.asarray(column.notna())  # dates and lists
+    numbers = pd.to_numeric(column, errors="coerce").astype("float64")
+    return np.asarray(numbers, dtype=np.float64), np.asarray(numbers.isna() & column.notna())
+
+
+def _words(column: "pd.Series[Any]", missing: Sequence[str]) -> Words:
+    import pandas as pd
+
+    if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
+        column = column.astype("Int64")  # whole numbers beside missing ones
+    text = column.astype(str).str.strip().mask(column.isna())
+    codes, found = pd.factorize(text.mask(text.isin(missing)), sort=True)
+    return Words(tuple(str(word) for word in found), codes.astype(np.int64))

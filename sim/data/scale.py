@@ -1,0 +1,47 @@
+"""Scaling of features: by public ranges, or by statistics of the training records."""
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.data import Ints, Mask, Table
+
+__all__ = ["scaled"]
+
+
+def scaled(table: Table, offsets: Ints, train: Mask) -> tuple[NDArray[np.float32], dict[str, str]]:
+    """Scale records as their source asks.
+
+    Parameters
+    ----------
+    table : Table
+        The records, sorted by clinic.
+    offsets : ndarray of int64, ``[clinic + 1]``
+        Clinic ``k`` has the records ``offsets[k]:offsets[k + 1]``.
+    train : ndarray of bool, ``[record]``
+        The training records, the only ones that per-clinic and pooled statistics come from.
+
+    Returns
+    -------
+    x : ndarray of float32, ``[record, *feature]``
+    statistics : dict of str to str
+        What was used, as ``"public"`` or ``"non-private"``.
+    """
+    x = table.x
+    if table.scaling == "none":
+        return x.astype(np.float32, copy=False), {}
+    result = np.empty(x.shape, dtype=np.float32)
+    if table.scaling == "public":
+        bounds = np.array([table.ranges.get(feature, (-1.0, 1.0)) for feature in table.features])
+        low, high = (side.reshape(-1, *(1,) * (x.ndim - 2)) for side in bounds.T)
+        for start, stop in pairwise(offsets.tolist()):
+            result[start:stop] = (2 * x[start:stop].astype(np.float64, copy=False) - low - high) / (high - low)
+        return result, {f"range of {feature}": "public" for feature in table.features if feature in table.ranges}
+    groups = [0, len(x)] if table.scaling == "pooled" else offsets.tolist()
+    for start, stop in pairwise(groups):
+        own = x[start:stop][train[start:stop]]
+        varies = own.max(axis=0) > own.min(axis=0)
+        deviation = np.where(varies, own.std(axis=0, ddof=min(1, len(own) - 1)), 1.0)
+        result[start:stop] = (x[start:stop] - own.mean(axis=0)) / deviation
+    return result, {f"mean and deviation of {feature}": "non-private" for feature in table.features}

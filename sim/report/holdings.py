@@ -1,0 +1,251 @@
+"""What each clinic holds: its records and classes as a frame, a table on the terminal and a figure."""
+
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from sim.data import Federation
+
+__all__ = ["holdings_frame", "holdings_table", "write_holdings_figure"]
+
+_MOST_CLINICS = 40
+"""More clinics are described by their distribution."""
+
+_MOST_CLASSES = 7
+"""More classes are shown as the most frequent ones, and the others together where a figure can."""
+
+_NAMED = 3
+_PARTS = ["training", "validation", "held-out"]
+_QUANTILES = {"maximum": 1.0, "upper quartile": 0.75, "median": 0.5, "lower quartile": 0.25, "minimum": 0.0}
+
+# Okabe and Ito's palette without its yellow, which is too pale on white; the pale blue first, as it fills large areas.
+_COLOURS = ["#56B4E9", "#D55E00", "#009E73", "#E69F00", "#0072B2", "#CC79A7", "#000000"]
+_GREY, _OTHERS = "#595959", "#BDBDBD"
+_SCALE = 2  # device pixels to a unit
+_PANEL_WIDTH, _PANEL_HEIGHT = 300, 310
+
+
+def holdings_frame(federation: Federation) -> pd.DataFrame:
+    """Count what each clinic holds.
+
+    Parameters
+    ----------
+    federation : Federation
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a clinic, in the federation's order: `clinic`, the number of `training`, `validation` and `held-out`
+        records, and for each class its share of all of these (`share of <class>`).
+    """
+    counts = _counts(federation)
+    frame = pd.DataFrame({"clinic": federation.names})
+    for part, sizes in zip(_PARTS, counts.sum(axis=2), strict=True):
+        frame[part] = sizes
+    of_class = counts.sum(axis=0)
+    shares = pd.DataFrame(
+        of_class / of_class.sum(axis=1, keepdims=True), columns=[f"share of {name}" for name in federation.classes]
+    )
+    return pd.concat([frame, shares], axis=1)
+
+
+def holdings_table(federation: Federation) -> Table:
+    """Build the table of what each clinic holds.
+
+    Parameters
+    ----------
+    federation : Federation
+
+    Returns
+    -------
+    rich.table.Table
+        One row a clinic and one for all; beyond 40 clinics quantiles of each column and the clinics with most and
+        fewest records. Of many classes, the most frequent.
+    """
+    frame = holdings_frame(federation)
+    shown = [f"share of {federation.classes[label]}" for label in _frequent(federation)]
+    frame = frame[["clinic", *_PARTS, *shown]]
+    caption = "Shares are of all records of a clinic."
+    if len(shown) < len(federation.classes):
+        caption += f" The {len(shown)} most frequent of {len(federation.classes)} classes."
+    if len(frame) > _MOST_CLINICS:
+        caption += f" Quantiles over {len(frame):,} clinics, of each column by itself."
+    table = Table(caption=Text(caption, style="dim"), box=box.SIMPLE_HEAD, show_edge=False)
+    for position, name in enumerate(frame.columns):
+        heading = Text(name.replace("share of ", "share of\n", 1))
+        table.add_column(heading, justify="right" if position else "left", no_wrap=position <= len(_PARTS))
+    sections = [frame]
+    if len(frame) > _MOST_CLINICS:
+        by_size = frame.iloc[np.argsort(-frame[_PARTS].sum(axis=1).to_numpy(), kind="stable")]
+        quantiles = frame.drop(columns="clinic").quantile(list(_QUANTILES.values()))
+        quantiles.insert(0, "clinic", list(_QUANTILES))
+        sections = [quantiles, by_size.head(_NAMED), by_size.tail(_NAMED)]
+    totals = _counts(federation).sum(axis=1)
+    whole = [*totals.sum(axis=1), *(totals.sum(axis=0)[_frequent(federation)] / totals.sum())]
+    sections.append(pd.DataFrame([["all", *whole]], columns=frame.columns))
+    for section in sections:
+        for position, (name, *values) in enumerate(section.itertuples(index=False, name=None)):
+            cells = [f"{value:,.0f}" for value in values[:3]] + [f"{value:.1%}" for value in values[3:]]
+            table.add_row(Text(str(name)), *cells, end_section=position == len(section) - 1)
+    return table
+
+
+def write_holdings_figure(federation: Federation, folder: Path) -> list[Path]:
+    """Draw what each clinic holds, as PNG and SVG.
+
+    Up to 40 clinics have a bar each, of the records of each class; more are drawn as histograms of their numbers of
+    records and of their class shares.
+
+    Parameters
+    ----------
+    federation : Federation
+    folder : pathlib.Path
+        Where to write; made if it does not exist.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The files written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    many = len(federation.names) > _MOST_CLINICS
+    chart = (_histograms(federation) if many else _bars(federation)).properties(
+        title=_caption(federation), description=_caption(federation), background="white", padding=12
+    )
+    chart = (
+        chart.configure(font="Liberation Sans, Arial, Helvetica, sans-serif")
+        .configure_title(orient="bottom", anchor="start", fontSize=12, fontWeight="normal", color=_GREY, offset=14)
+        .configure_axis(
+            labelFontSize=12, titleFontSize=13, titleFontWeight="normal", titlePadding=8, gridColor="#e6e6e6"
+        )
+        .configure_legend(labelFontSize=13, titleFontSize=13, titleFontWeight="normal", labelLimit=400)
+        .configure_view(stroke=None)
+    )
+    paths = [folder / "holdings.png", folder / "holdings.svg"]
+    chart.save(paths[0], scale_factor=_SCALE)
+    chart.save(paths[1])
+    return paths
+
+
+def _counts(federation: Federation) -> NDArray[np.int64]:
+    """Count records, ``[part, clinic, class]``; the parts are training, validation and held-out."""
+    clinics, classes = len(federation.names), len(federation.classes)
+    return np.stack(
+        [
+            np.bincount(
+                np.repeat(np.arange(clinics), np.diff(part.offsets)) * classes + part.y, minlength=clinics * classes
+            ).reshape(clinics, classes)
+            for part in (federation.train, federation.validation, federation.test)
+        ]
+    )
+
+
+def _frequent(federation: Federation) -> list[int]:
+    """Return the classes to show, in their own order."""
+    totals = _counts(federation).sum(axis=(0, 1))
+    return sorted(np.argsort(-totals, kind="stable")[:_MOST_CLASSES].tolist())
+
+
+def _bars(federation: Federation) -> alt.Chart:
+    """Draw a bar a clinic, largest first, of its records by class."""
+    counts = _counts(federation).sum(axis=0)
+    shown = _frequent(federation)
+    names = [federation.classes[label] for label in shown]
+    columns = [counts[:, label] for label in shown]
+    colours = _COLOURS[: len(names)]
+    if len(shown) < len(federation.classes):
+        names.append(f"{len(federation.classes) - len(shown)} other classes")
+        columns.append(counts.sum(axis=1) - sum(columns))
+        colours.append(_OTHERS)
+    data = pd.concat(
+        pd.DataFrame({"clinic": federation.names, "class": name, "records": column, "order": order})
+        for order, (name, column) in enumerate(zip(names, columns, strict=True))
+    )
+    by_size = [federation.names[k] for k in np.argsort(-counts.sum(axis=1), kind="stable")]
+    chart: alt.Chart = (
+        alt.Chart(data)
+        .mark_bar()
+        .encode(
+            y=alt.Y("clinic:N", sort=by_size, title=None, axis=alt.Axis(labelLimit=260, grid=False)),
+            x=alt.X(
+                "records:Q",
+                title="Records (training, validation and held-out)",
+                axis=alt.Axis(format=",d", tickCount=7, tickMinStep=1),
+                scale=alt.Scale(domain=[0, int(counts.sum(axis=1).max())], nice=False),
+            ),
+            color=alt.Color(
+                "class:N",
+                title="Class",
+                scale=alt.Scale(domain=names, range=colours),
+                legend=alt.Legend(orient="top", titleOrient="left", columnPadding=18),
+            ),
+            order="order:Q",
+        )
+        .properties(width=2 * _PANEL_WIDTH, height=alt.Step(20))
+    )
+    return chart
+
+
+def _histograms(federation: Federation) -> alt.HConcatChart:
+    """Draw how many clinics have how many records, and which class shares."""
+    counts = _counts(federation).sum(axis=0)
+    sizes = counts.sum(axis=1)
+    shares = counts / sizes[:, None]
+    low, high = int(sizes.min()), int(sizes.max())
+    logarithmic = high > 20 * low
+    width = -(-(high - low + 1) // 20)
+    edges = np.geomspace(low, high + 1, 21).round() if logarithmic else np.arange(low, high + width + 1, width) - 0.5
+    edges = np.unique(edges.astype(np.float64))
+    few = high - low < 6  # Vega would put ticks between whole numbers
+    ticks = alt.Axis(format=",d", values=[*range(low, high + 1)]) if few else alt.Axis(format=",d", tickCount=6)
+    scale = alt.Scale(type="log" if logarithmic else "linear", domain=edges[[0, -1]].tolist(), nice=False)
+    x = alt.X("low:Q", title="Records of a clinic", scale=scale, axis=ticks)
+    left = _histogram(sizes, edges, x, alt.Y("clinics:Q", title="Clinics", axis=alt.Axis(tickMinStep=1)))
+    left = left.properties(width=_PANEL_WIDTH, height=_PANEL_HEIGHT)
+    binary = len(federation.classes) == 2
+    shown = [1] if binary else _frequent(federation)
+    height = (_PANEL_HEIGHT - 26 * (len(shown) - 1)) / len(shown)
+    panels = []
+    for label in shown:
+        name, last = federation.classes[label], label == shown[-1]
+        x = alt.X(
+            "low:Q",
+            title=(f'Share of "{name}" in a clinic' if binary else "Share of each class in a clinic") if last else None,
+            scale=alt.Scale(domain=[0, 1]),
+            axis=alt.Axis(format=".0%", labels=last, ticks=last),
+        )
+        y = alt.Y("clinics:Q", title="Clinics", axis=alt.Axis(tickMinStep=1, tickCount=8))
+        if not binary:
+            beside = alt.Axis(
+                tickMinStep=1, tickCount=2, titleAngle=0, titleAlign="right", titleX=-44, titleY=height / 2 + 4
+            )
+            y = alt.Y("clinics:Q", title=name, axis=beside)
+        panel = _histogram(shares[:, label], np.linspace(0, 1, 26), x, y)
+        panels.append(panel.properties(width=_PANEL_WIDTH, height=height))
+    return alt.hconcat(left, alt.vconcat(*panels, spacing=12), spacing=24)
+
+
+def _histogram(
+    values: NDArray[np.int64] | NDArray[np.float64], edges: NDArray[np.float64], x: alt.X, y: alt.Y
+) -> alt.Chart:
+    clinics, _ = np.histogram(values, edges)
+    data = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "clinics": clinics})
+    chart: alt.Chart = (
+        alt.Chart(data[data["clinics"] > 0])
+        .mark_bar(color=_COLOURS[0], stroke="white", strokeWidth=0.5)
+        .encode(x=x, x2="high:Q", y=y, y2=alt.datum(0))
+    )
+    return chart
+
+
+def _caption(federation: Federation) -> str:
+    """Say how many clinics and records are drawn."""
+    totals = _counts(federation).sum(axis=(1, 2))
+    parts = ", ".join(f"{total:,} {part}" for total, part in zip(totals, _PARTS, strict=True) if total)
+    return f"{len(federation.names):,} clinics with {totals.sum():,} records: {parts}."

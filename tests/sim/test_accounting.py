@@ -1,0 +1,302 @@
+"""Epsilon against published values, other accountants and plain integration; calibrated noise on the safe side."""
+
+import math
+import re
+import subprocess
+import sys
+
+import dp_accounting as dp
+import pytest
+from dp_accounting.pld import PLDAccountant
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from sim.privacy.accounting import MAX_NOISE, MIN_NOISE, calibrate, compose, dp_sgd_event, epsilon, flatten
+
+DELTA = 1e-4
+few = settings(max_examples=15, deadline=None, derandomize=True)
+rates = st.floats(0.03, 0.9)
+noises = st.floats(0.6, 50)
+steps = st.integers(1, 1500)
+
+
+def test_subsampled_gaussian_reference() -> None:
+    assert epsilon(dp_sgd_event(0.01, 1.0, 1000), 1e-5) == pytest.approx(1.828, abs=5e-4)
+    assert epsilon(dp_sgd_event(0.01, 1.0, 1000), 1e-5, "rdp") == pytest.approx(2.101, abs=5e-4)
+
+
+def test_gaussian_reference() -> None:
+    assert epsilon(dp_sgd_event(1.0, 5.0, 20), 1e-5) == pytest.approx(3.8486, abs=5e-5)
+    assert epsilon(dp_sgd_event(1.0, 5.0 / 2, 20), 1e-5) == pytest.approx(
+        8.7208, abs=5e-5
+    )  # replacement: sensitivity 2
+
+
+@pytest.mark.parametrize(("target", "noise"), [(1, 7.46), (3, 2.78), (8, 1.20), (16, 0.69)])
+def test_noise_for_a_single_release_of_sensitivity_two(target: float, noise: float) -> None:
+    assert 2 * calibrate(target, 1e-5, 1.0, 1) == pytest.approx(noise, abs=0.01)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Optimal order is the largest alpha:UserWarning",  # Opacus, where little is lost: its orders end at 63
+    "ignore::DeprecationWarning",  # raised while Opacus and what it needs are imported
+)
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.6])
+@pytest.mark.parametrize("noise", [0.8, 1.5, 6.0])
+@pytest.mark.parametrize("count", [1, 30, 200])
+def test_pld_lies_between_prv_and_rdp(rate: float, noise: float, count: int) -> None:
+    from opacus.accountants import PRVAccountant, RDPAccountant
+
+    ours = epsilon(dp_sgd_event(rate, noise, count), 1e-5)
+    rdp, prv = RDPAccountant(), PRVAccountant()
+    rdp.history, prv.history = [(noise, rate, count)], [(noise, rate, count)]
+    assert ours <= rdp.get_epsilon(1e-5)
+    error = 0.01  # PRV reports its estimate plus this
+    upper = prv.get_epsilon(1e-5, eps_error=error, delta_error=1e-10)
+    assert upper - error - 1e-3 <= ours <= upper
+
+
+@given(rate=rates, noise=noises, count=steps)
+@few
+def test_renyi_is_looser_than_pld(rate: float, noise: float, count: int) -> None:
+    event = dp_sgd_event(rate, noise, count)
+    assert epsilon(event, DELTA) <= epsilon(event, DELTA, "rdp") * 1.001 + 1e-4
+
+
+@pytest.mark.parametrize(
+    ("rate", "noise", "count"), [(0.003, 0.4, 60), (0.03, 30, 1500), (0.6, 10, 1500), (0.2, 3, 300), (0.95, 100, 60)]
+)
+def test_coarse_grids_agree_with_the_finest(rate: float, noise: float, count: int) -> None:
+    event = dp_sgd_event(rate, noise, count)
+    interval = 1e-4 if noise < 1 else 2e-5
+    fine = PLDAccountant(value_discretization_interval=interval).compose(event).get_epsilon(DELTA)
+    assert fine - 1e-5 <= epsilon(event, DELTA) <= fine * (1 + 1e-3) + 1e-4
+
+
+@pytest.mark.parametrize("mu", [1e-3, 0.1, 0.9, 4.0, 30.0])
+@pytest.mark.parametrize("delta", [1e-2, 1e-5])
+def test_gaussian_against_integration(mu: float, delta: float) -> None:
+    eps = epsilon(dp.GaussianDpEvent(1 / mu), delta)
+
+    def lost(x: float) -> float:
+        return max(0.0, float(norm.pdf(x, mu)) - math.exp(eps) * float(norm.pdf(x)))
+
+    start = eps / mu + mu / 2  # where the two densities, one times exp(eps), cross
+    mass = quad(lost, start, max(start, mu) + 12, epsabs=1e-12)[0]
+    assert mass <= delta * (1 + 1e-6)
+    if eps > 0:
+        assert mass == pytest.approx(delta, rel=1e-5)
+
+
+@pytest.mark.parametrize(("rate", "noise", "delta"), [(0.01, 6.0, 1e-5), (0.1, 1.0, 1e-5), (0.6, 0.8, 1e-4)])
+def test_sampled_step_against_integration(rate: float, noise: float, delta: float) -> None:
+    def lost(eps: float) -> float:
+        """Integrate one density minus exp(eps) times the other from where they cross, record removed and added."""
+        right = noise**2 * math.log1p(math.expm1(eps) / rate) + 0.5
+        removed = rate * norm.sf(right, 1, noise) + (1 - rate - math.exp(eps)) * norm.sf(right, 0, noise)
+        if -math.expm1(-eps) >= rate:
+            return float(removed)
+        left = noise**2 * math.log1p(math.expm1(-eps) / rate) + 0.5
+        added = norm.cdf(left, 0, noise) * (1 - math.exp(eps) * (1 - rate)) - math.exp(eps) * rate * norm.cdf(
+            left, 1, noise
+        )
+        return float(max(removed, added))
+
+    eps = epsilon(dp_sgd_event(rate, noise, 1), delta)
+    assert lost(eps) <= delta < lost(eps - 1e-4)
+
+
+def test_gaussian_against_pld_when_mixed_with_hardly_any_sampling() -> None:
+    gaussians = dp.ComposedDpEvent([dp.SelfComposedDpEvent(dp.GaussianDpEvent(8.0), 9), dp.GaussianDpEvent(2.0)])
+    exact = epsilon(gaussians, DELTA)
+    assert exact == pytest.approx(PLDAccountant().compose(gaussians).get_epsilon(DELTA), abs=1e-4)
+    mixed = dp.ComposedDpEvent([gaussians, dp_sgd_event(1e-4, 20.0, 1)])
+    assert exact < epsilon(mixed, DELTA) == pytest.approx(exact, abs=1e-3)
+
+
+def test_different_steps_compose_as_in_pld() -> None:
+    both = dp.ComposedDpEvent([dp_sgd_event(0.1, 1.2, 50), dp_sgd_event(0.3, 2.5, 80)])
+    assert epsilon(both, DELTA) == pytest.approx(PLDAccountant().compose(both).get_epsilon(DELTA), rel=1e-3)
+
+
+@pytest.mark.parametrize(("rate", "noise", "count"), [(0.6, 0.5, 1500), (0.2, 0.42, 900), (0.9, 0.01, 1500)])
+def test_hopeless_noise_is_finite_and_quick(rate: float, noise: float, count: int) -> None:
+    assert 300 < epsilon(dp_sgd_event(rate, noise, count), DELTA) < math.inf
+
+
+@given(rate=rates, noise=noises, count=steps, factor=st.floats(1.02, 5))
+@few
+def test_more_noise_means_less_epsilon(rate: float, noise: float, count: int, factor: float) -> None:
+    more = epsilon(dp_sgd_event(rate, noise * factor, count), DELTA)
+    less = epsilon(dp_sgd_event(rate, noise, count), DELTA)
+    assert more < less or more == less == 0
+
+
+@given(rate=rates, noise=noises, count=steps, factor=st.floats(1.05, 5))
+@few
+def test_more_steps_mean_more_epsilon(rate: float, noise: float, count: int, factor: float) -> None:
+    more = epsilon(dp_sgd_event(rate, noise, math.ceil(count * factor)), DELTA)
+    less = epsilon(dp_sgd_event(rate, noise, count), DELTA)
+    assert more > less or more == less == 0
+
+
+@given(noise=noises, count=steps, delta=st.floats(1e-10, 0.5))
+@few
+def test_sampling_everything_is_the_limit_of_sampling(noise: float, count: int, delta: float) -> None:
+    whole = epsilon(dp_sgd_event(1.0, noise, count), delta)
+    assert epsilon(dp_sgd_event(0.999, noise, count), delta) == pytest.approx(whole, rel=0.01, abs=2e-3)
+
+
+@given(target=st.floats(0.1, 20), rate=st.floats(0.03, 1.0), count=steps)
+@few
+def test_calibrated_noise_is_safe_and_tight(target: float, rate: float, count: int) -> None:
+    noise = calibrate(target, DELTA, rate, count)
+    assert epsilon(dp_sgd_event(rate, noise, count), DELTA) <= target
+    assert epsilon(dp_sgd_event(rate, 0.99 * noise, count), DELTA) > target
+
+
+@pytest.mark.parametrize(("target", "rate", "count"), [(0.1, 0.4, 1500), (1, 0.03, 60), (8, 0.1, 300), (20, 0.6, 60)])
+def test_calibrated_noise_by_the_librarys_own_setting(target: float, rate: float, count: int) -> None:
+    event = dp_sgd_event(rate, calibrate(target, DELTA, rate, count), count)
+    spent = PLDAccountant(value_discretization_interval=2e-5).compose(event).get_epsilon(DELTA)
+    assert 0.99 * target < spent <= target
+
+
+def test_calibration_of_nothing_needs_no_noise() -> None:
+    assert calibrate(math.inf, DELTA, 0.1, 100) == 0
+    assert calibrate(1.0, DELTA, 0.1, 0) == 0
+
+
+def test_calibration_remembers() -> None:
+    calibrate(2.5, DELTA, 0.25, 40)
+    before = calibrate.cache_info().hits
+    calibrate(2.5, DELTA, 0.25, 40)
+    assert calibrate.cache_info().hits == before + 1
+
+
+def test_generous_target_gets_the_least_noise() -> None:
+    assert calibrate(1e6, DELTA, 0.5, 10) == MIN_NOISE
+
+
+@pytest.mark.parametrize("target", [0.0, -1.0, math.nan])
+def test_calibration_refuses_targets_that_are_not_positive(target: float) -> None:
+    with pytest.raises(ValueError, match="target epsilon must be positive"):
+        calibrate(target, DELTA, 0.1, 100)
+
+
+def test_calibration_refuses_targets_out_of_reach() -> None:
+    with pytest.raises(ValueError, match=re.escape(f"no noise multiplier up to {MAX_NOISE:g} reaches epsilon 1e-06")):
+        calibrate(1e-6, 1e-12, 1.0, 1500)
+
+
+def test_events_of_dp_sgd() -> None:
+    step = dp.PoissonSampledDpEvent(0.1, dp.GaussianDpEvent(1.5))
+    assert dp_sgd_event(0.1, 1.5, 20) == dp.SelfComposedDpEvent(step, 20)
+    assert dp_sgd_event(1, 1.5, 20) == dp.SelfComposedDpEvent(dp.GaussianDpEvent(1.5), 20)
+    assert isinstance(dp_sgd_event(0.1, 1.5, 0), dp.NoOpDpEvent)
+    assert set(flatten(dp_sgd_event(0.1, 0.0, 20))) == {dp.NonPrivateDpEvent()}
+
+
+@pytest.mark.parametrize(
+    ("rate", "noise", "count"),
+    [(0, 1, 1), (1.1, 1, 1), (math.nan, 1, 1), (0.1, -1, 1), (0.1, math.nan, 1), (0.1, 1, -1)],
+)
+def test_impossible_dp_sgd_is_refused(rate: float, noise: float, count: int) -> None:
+    with pytest.raises(ValueError, match="must"):
+        dp_sgd_event(rate, noise, count)
+
+
+def test_half_a_step_is_refused() -> None:
+    with pytest.raises(TypeError, match="integer"):
+        dp_sgd_event(0.1, 1.0, 2.5)  # type: ignore[arg-type]
+
+
+def test_flattening_forgets_nesting_and_order() -> None:
+    a, b = dp.GaussianDpEvent(1.0), dp.PoissonSampledDpEvent(0.1, dp.GaussianDpEvent(2.0))
+    nested = dp.SelfComposedDpEvent(dp.ComposedDpEvent([a, dp.SelfComposedDpEvent(b, 3), a, dp.NoOpDpEvent()]), 5)
+    assert flatten(nested) == {a: 10, b: 15}
+    assert compose(flatten(nested)) == compose({b: 15, a: 10})
+    assert flatten(compose(flatten(nested))) == flatten(nested)
+
+
+NON_PRIVATE = dp.NonPrivateDpEvent()
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize(
+    "event",
+    [
+        NON_PRIVATE,
+        dp.GaussianDpEvent(0.0),
+        dp_sgd_event(0.1, 0.0, 5),
+        dp.PoissonSampledDpEvent(0.5, NON_PRIVATE),
+        dp.ComposedDpEvent([dp_sgd_event(0.1, 1.0, 5), dp.SelfComposedDpEvent(dp.ComposedDpEvent([NON_PRIVATE]), 2)]),
+    ],
+)
+def test_anything_un_noised_is_infinite(event: dp.DpEvent, accountant: str) -> None:
+    assert epsilon(event, DELTA, accountant) == math.inf  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize(
+    "event",
+    [
+        dp.NoOpDpEvent(),
+        dp.ComposedDpEvent([]),
+        dp.SelfComposedDpEvent(NON_PRIVATE, 0),
+        dp.GaussianDpEvent(math.inf),
+        dp.PoissonSampledDpEvent(0.0, dp.GaussianDpEvent(1.0)),
+    ],
+)
+def test_nothing_released_costs_nothing(event: dp.DpEvent, accountant: str) -> None:
+    assert epsilon(event, DELTA, accountant) == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize(
+    "event",
+    [
+        dp.RandomizedResponseDpEvent(0.5, 2),
+        dp.SelfComposedDpEvent(dp.RandomizedResponseDpEvent(0.5, 2), 10),
+        dp.LaplaceDpEvent(1.0),
+        dp.UnsupportedDpEvent(),
+        dp.PoissonSampledDpEvent(0.1, dp.LaplaceDpEvent(1.0)),
+    ],
+)
+def test_what_would_be_accounted_wrongly_is_refused(event: dp.DpEvent, accountant: str) -> None:
+    with pytest.raises(ValueError, match="no accountant here takes"):
+        epsilon(event, DELTA, accountant)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        dp.SelfComposedDpEvent(NON_PRIVATE, -1),
+        dp.PoissonSampledDpEvent(1.5, NON_PRIVATE),
+        dp.PoissonSampledDpEvent(0.1, dp.SelfComposedDpEvent(dp.GaussianDpEvent(1.0), 2)),
+    ],
+)
+def test_impossible_events_are_refused(event: dp.DpEvent) -> None:
+    with pytest.raises(ValueError, match=r"cannot be applied|must lie in|only one mechanism"):
+        epsilon(event, DELTA)
+
+
+@pytest.mark.parametrize("delta", [0.0, 1e-13, 1.0, math.nan])
+def test_delta_out_of_range_is_refused(delta: float) -> None:
+    with pytest.raises(ValueError, match="delta must lie in"):
+        epsilon(dp_sgd_event(0.1, 1.0, 5), delta)
+    with pytest.raises(ValueError, match="delta must lie in"):
+        calibrate(1.0, delta, 0.1, 5)
+
+
+def test_unknown_accountant_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be one of pld, rdp"):
+        epsilon(dp_sgd_event(0.1, 1.0, 5), DELTA, "gdp")  # type: ignore[arg-type]
+
+
+def test_importing_is_light() -> None:
+    heavy = {"dp_accounting", "scipy", "torch", "flwr"}
+    code = f"import sys, sim.privacy.ledger; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

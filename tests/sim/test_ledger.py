@@ -1,0 +1,193 @@
+"""The ledger: what each adversary sees composes, and planned and executed releases compare."""
+
+import json
+import math
+import random
+
+import dp_accounting as dp
+import pytest
+from dp_accounting.dp_event import RepeatAndSelectDpEvent
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.privacy.accounting import compose, dp_sgd_event, epsilon
+from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Release
+
+DELTA = 1e-4
+CLINICS = range(3)
+some = settings(max_examples=50, deadline=None, derandomize=True)
+
+events = st.one_of(
+    st.just(dp.NonPrivateDpEvent()),
+    st.just(dp.NoOpDpEvent()),
+    st.builds(dp_sgd_event, st.sampled_from([0.1, 1 / 3, 1.0]), st.sampled_from([0.7, 1.1]), st.integers(0, 9)),
+    st.builds(dp.GaussianDpEvent, st.floats(0.1, 1e300)),
+    st.builds(dp.RandomizedResponseDpEvent, st.floats(0.1, 0.9), st.integers(2, 5)),
+)
+releases = st.builds(
+    Release,
+    clinic=st.sampled_from(CLINICS),
+    what=st.sampled_from(["model", "smashed data", "labels"]),
+    adversaries=st.lists(st.sampled_from(ADVERSARIES), max_size=3).map(tuple),
+    event=events,
+)
+
+
+def release(clinic: int = 0, rate: float = 0.1, noise: float = 1.5, count: int = 30, *who: Adversary) -> Release:
+    return Release(clinic, "model", who or ("model-user", "peer-clinic"), dp_sgd_event(rate, noise, count))
+
+
+# --- one epsilon per adversary ----------------------------------------------------------------------------------------
+
+
+def test_epsilon_is_that_of_what_is_seen() -> None:
+    ledger = Ledger([release()])
+    for adversary in ("model-user", "peer-clinic"):
+        assert ledger.epsilon(adversary, 0, DELTA) == epsilon(dp_sgd_event(0.1, 1.5, 30), DELTA)
+    assert ledger.epsilon("model-user", 0, DELTA, "rdp") == epsilon(dp_sgd_event(0.1, 1.5, 30), DELTA, "rdp")
+
+
+def test_nothing_seen_costs_nothing() -> None:
+    ledger = Ledger([release()])
+    assert isinstance(ledger.event("server", 0), dp.NoOpDpEvent)
+    assert ledger.epsilon("server", 0, DELTA) == ledger.epsilon("model-user", 1, DELTA) == 0
+
+
+def test_un_noised_release_is_infinite_for_who_sees_it_and_nobody_else() -> None:
+    ledger = Ledger([release(0), release(1)])
+    before = {(a, k): ledger.epsilon(a, k, DELTA) for a in ADVERSARIES for k in CLINICS}
+    ledger.add(Release(1, "smashed data", ("server",), dp.NonPrivateDpEvent()))
+    after = {(a, k): ledger.epsilon(a, k, DELTA) for a in ADVERSARIES for k in CLINICS}
+    assert after.pop(("server", 1)) == math.inf
+    assert after == {view: eps for view, eps in before.items() if view != ("server", 1)}
+
+
+def test_un_noised_release_is_not_outweighed_by_noised_ones() -> None:
+    ledger = Ledger([release(), Release(0, "labels", ("model-user",), dp.NonPrivateDpEvent()), release()])
+    assert ledger.epsilon("model-user", 0, DELTA) == math.inf
+    assert ledger.epsilon("peer-clinic", 0, DELTA) < math.inf
+
+
+def test_equal_releases_compose_to_their_sum() -> None:
+    ledger = Ledger([release(count=30), Release(0, "update", ("model-user",), dp_sgd_event(0.1, 1.5, 12))])
+    assert ledger.event("model-user", 0) == dp_sgd_event(0.1, 1.5, 42)
+    assert ledger.epsilon("model-user", 0, DELTA) == epsilon(dp_sgd_event(0.1, 1.5, 42), DELTA)
+    assert ledger.epsilon("peer-clinic", 0, DELTA) == epsilon(dp_sgd_event(0.1, 1.5, 30), DELTA)
+
+
+def test_different_releases_cost_more_than_each() -> None:
+    one, two = release(rate=0.1, noise=1.5), release(rate=1.0, noise=6.0, count=2)
+    both = Ledger([one, two]).epsilon("model-user", 0, DELTA)
+    assert both > max(Ledger([one]).epsilon("model-user", 0, DELTA), Ledger([two]).epsilon("model-user", 0, DELTA))
+    assert both == epsilon(dp.ComposedDpEvent([one.event, two.event]), DELTA)
+
+
+def test_worst_is_the_least_protected_clinic() -> None:
+    ledger = Ledger([release(0, noise=1.5), release(1, noise=0.9), release(2, noise=3.0)])
+    assert ledger.worst("model-user", DELTA, CLINICS) == ledger.epsilon("model-user", 1, DELTA)
+    assert ledger.worst("model-user", DELTA, [0, 2]) == ledger.epsilon("model-user", 0, DELTA)
+    assert ledger.worst("model-user", DELTA, []) == 0
+
+
+def test_unknown_adversary_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown adversary sever"):
+        Release(0, "model", ("sever",), dp.NoOpDpEvent())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown adversary sever"):
+        Ledger().epsilon("sever", 0, DELTA)  # type: ignore[arg-type]
+
+
+# --- planned against executed -----------------------------------------------------------------------------------------
+
+
+@given(planned=st.lists(releases, max_size=6), chance=st.randoms(use_true_random=False))
+@some
+def test_planned_equals_executed_in_any_order_and_cut(planned: list[Release], chance: random.Random) -> None:
+    executed = []
+    for entry in planned:
+        cut = isinstance(entry.event, dp.SelfComposedDpEvent)
+        parts = [entry.event.event] * entry.event.count if cut else [entry.event]
+        executed += [Release(entry.clinic, entry.what, entry.adversaries[::-1], part) for part in parts]
+    chance.shuffle(executed)
+    assert Ledger(executed) == Ledger(planned)
+    assert all(
+        Ledger(executed).event(adversary, clinic) == Ledger(planned).event(adversary, clinic)
+        for adversary in ADVERSARIES
+        for clinic in CLINICS
+    )
+
+
+def test_audience_may_be_entered_at_once_or_one_by_one() -> None:
+    event = dp_sgd_event(0.1, 1.5, 30)
+    apart = [Release(0, "model", (adversary,), event) for adversary in ("peer-clinic", "model-user")]
+    assert Ledger(apart) == Ledger([release()])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [release(count=29)],
+        [release(count=31)],
+        [release(noise=1.5000001)],
+        [release(rate=0.2)],
+        [release(1)],
+        [release(0, 0.1, 1.5, 30, "model-user")],
+        [release(), release(1)],
+        [Release(0, "head", ("model-user", "peer-clinic"), dp_sgd_event(0.1, 1.5, 30))],
+        [release(), Release(0, "model", ("server",), dp.NonPrivateDpEvent())],
+        [],
+    ],
+)
+def test_any_difference_is_seen(other: list[Release]) -> None:
+    assert Ledger([release()]) != Ledger(other)
+
+
+def test_ledger_is_no_other_thing() -> None:
+    assert Ledger() != []
+
+
+def test_releases_are_one_a_kind() -> None:
+    ledger = Ledger([release(1), release(0, count=2), release(1, count=12)])
+    assert ledger.releases == (release(0, count=2), release(1, count=42))
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+
+@given(entries=st.lists(releases, max_size=6))
+@some
+def test_json_round_trip(entries: list[Release]) -> None:
+    ledger = Ledger(entries)
+    again = Ledger.from_json(ledger.to_json())
+    assert again == ledger
+    assert again.releases == ledger.releases
+    assert again.to_json() == ledger.to_json()
+
+
+def test_json_names_events_and_writes_infinity_as_a_string() -> None:
+    event = RepeatAndSelectDpEvent(dp.GaussianDpEvent(2.0), 3.0, math.inf)
+    ledger = Ledger([Release(0, "model", ("server",), compose({event: 2, dp.NonPrivateDpEvent(): 1}))])
+    text = ledger.to_json()
+    assert "Infinity" not in text
+    inner = {"class": "GaussianDpEvent", "noise_multiplier": 2.0}
+    repeated = {"class": "RepeatAndSelectDpEvent", "event": inner, "mean": 3.0, "shape": "inf"}
+    twice = {"class": "SelfComposedDpEvent", "event": repeated, "count": 2}
+    composed = {"class": "ComposedDpEvent", "events": [{"class": "NonPrivateDpEvent"}, twice]}
+    assert json.loads(text) == [{"clinic": 0, "what": "model", "adversaries": ["server"], "event": composed}]
+    assert Ledger.from_json(text) == ledger
+
+
+@pytest.mark.parametrize(
+    ("event", "complaint"),
+    [
+        ('{"class": "Popen", "module_name": "subprocess", "args": ["true"]}', "'Popen' is not an event"),
+        ('{"class": "importlib"}', "'importlib' is not an event"),
+        ('{"class": "GaussianDpEvent"}', "this is no ledger"),
+        ('{"noise_multiplier": 1.0}', "this is no ledger"),
+        ('{"class": "GaussianDpEvent", "noise_multiplier": "much"}', "could not convert"),
+        ('{"class": "GaussianDpEvent", "noise_multiplier": -1.0}', "must be a number >= 0"),
+        ("{", "Expecting"),
+    ],
+)
+def test_json_that_is_no_ledger_is_refused(event: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Ledger.from_json(f'[{{"clinic": 0, "what": "model", "adversaries": ["server"], "event": {event}}}]')
