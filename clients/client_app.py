@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import traceback
-from pathlib import Path
-
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients import records, split, whole
+from sim.problems import SutureError, place_of
 
 
-class ClinicError(Exception):
+class ClinicError(SutureError):
     """Something failed at a clinic; says where, and never carries a value of the clinic's data."""
 
 
@@ -21,9 +19,7 @@ def shield(message: Message, context: Context, call_next: ClientAppCallable) -> 
     try:
         return call_next(message, context)
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}:{frame.lineno}"
-        text = f"{type(error).__name__} at {place} while handling {message.metadata.message_type!r}"
+        text = f"{place_of(error)} while handling {message.metadata.message_type!r}"
     raise ClinicError(text)
 
 

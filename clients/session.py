@@ -18,8 +18,6 @@ from sim.job import Job
 from sim.models import Parameters
 from sim.sampling import Batches
 
-NOISED = "noised-steps"
-
 
 @dataclass
 class Session:
@@ -38,6 +36,9 @@ class Session:
     server_round : int
     step, last : int
         The batch in flight, and the one after the turn's last.
+    record : flwr.app.ConfigRecord
+        The turn's entry in the context's state. Where the state holds another one, it has travelled, and this session
+        no longer refers to its tensors.
     labels, weights : Tensor
         ``[lane, batch]`` of the batch in flight.
     """
@@ -50,6 +51,7 @@ class Session:
     server_round: int
     step: int
     last: int
+    record: ConfigRecord = field(default_factory=ConfigRecord)
     labels: Tensor = field(default_factory=lambda: torch.empty(0))
     weights: Tensor = field(default_factory=lambda: torch.empty(0))
 
@@ -103,7 +105,7 @@ def optimizer_state_of(learners: Mapping[str, Learner]) -> Parameters:
 
 
 # The turns in progress, so that a node which stays in one process need not rebuild them for every message. The state
-# of the context is what counts: it refers to the same tensors, and a turn is rebuilt from it where the memo is missing.
+# of the context is what counts: a turn is rebuilt from it unless it still refers to the very tensors of the one here.
 SESSIONS: dict[tuple[int, int, str], Session] = {}
 
 
@@ -113,7 +115,7 @@ def keep(context: Context, session: Session) -> None:
     context.state[f"{name}.parameters"] = array_record(parameters_of(session.learners))
     context.state[f"{name}.optimizer"] = array_record(optimizer_state_of(session.learners))
     context.state[f"{name}.noised"] = array_record({p: learner.noised_steps for p, learner in session.learners.items()})
-    context.state[f"{name}.turn"] = ConfigRecord(
+    session.record = ConfigRecord(
         {
             "clinics": session.clinics,
             "server-round": session.server_round,
@@ -121,6 +123,7 @@ def keep(context: Context, session: Session) -> None:
             "last": session.last,
         }
     )
+    context.state[f"{name}.turn"] = session.record
     SESSIONS[context.run_id, context.node_id, name] = session
 
 
@@ -128,7 +131,7 @@ def advance(context: Context, session: Session) -> bool:
     """Go on to the next step; say whether there is one. After the last, the turn is forgotten."""
     session.step += 1
     if session.step < session.last:
-        _turn(context, session.name)["step"] = session.step
+        session.record["step"] = session.step
         return True
     for record in ("parameters", "optimizer", "noised", "turn"):
         del context.state[f"{session.name}.{record}"]
@@ -139,10 +142,10 @@ def advance(context: Context, session: Session) -> bool:
 def resume(context: Context, name: str) -> Session:
     """Return the turn in progress, rebuilt from the context's state where this process does not have it."""
     turn = _turn(context, name)
-    server_round, step, last = (int(turn[key]) for key in ("server-round", "step", "last"))  # type: ignore[arg-type]
     session = SESSIONS.get((context.run_id, context.node_id, name))
-    if session is not None and (session.server_round, session.step) == (server_round, step):
+    if session is not None and session.record is turn:
         return session
+    server_round, step, last = (int(turn[key]) for key in ("server-round", "step", "last"))  # type: ignore[arg-type]
     job, cohort = workplace_of(context)
     clinics = integers(turn, "clinics")
     kept = [_arrays(context, f"{name}.{record}") for record in ("parameters", "optimizer", "noised")]

@@ -23,6 +23,7 @@ from clients.session import Session, advance, keep, learners_for, optimizer_stat
 from sim.engine.learner import expand
 from sim.engine.messages import (
     MODEL,
+    NOISED,
     OBSERVED,
     OPTIMIZER,
     ConfigValue,
@@ -48,7 +49,7 @@ def begin(message: Message, context: Context) -> Message:
     server_round = _integer(config, "server-round")
     batches = job.batches(server_round, clinics)
     first = _integer(config, "first")
-    last = first + _integer(config, "steps")
+    last = min(first + _integer(config, "steps"), len(batches.active))
     session = Session(str(config["turn"]), job, cohort, learners, batches, server_round, first, last)
     keep(context, session)
     return _send_smashed(message, session)
@@ -93,8 +94,7 @@ def _send_rows(message: Message, session: Session, kinds: Mapping[str, Tensor]) 
 def _send_parts(message: Message, session: Session) -> Message:
     config: dict[str, ConfigValue] = {"clinics": session.clinics}
     if session.job.dp is not None:
-        noised = session.learners["head"].noised_steps.tolist()
-        config |= {"noised-parts": list(session.learners), "noised-steps": noised}
+        config |= {f"{NOISED}{part}": learner.noised_steps.tolist() for part, learner in session.learners.items()}
     kinds = {OBSERVED if session.job.protocol.movement == "own" else MODEL: parameters_of(session.learners)}
     if session.job.protocol.movement == "handed-on":
         kinds[OPTIMIZER] = optimizer_state_of(session.learners)

@@ -10,7 +10,7 @@ from flwr.app import Context, Message, MetricRecord
 from clients.own import keep_own, own_learners
 from sim.engine.lanes import forward, loss_sum
 from sim.engine.learner import Learner, expand, train_whole
-from sim.engine.messages import MODEL, OBSERVED, ConfigValue, config_of, content, integers, tensors
+from sim.engine.messages import MODEL, NOISED, OBSERVED, ConfigValue, config_of, content, integers, tensors
 from sim.engine.workplace import Cohort, workplace_of
 
 
@@ -58,7 +58,7 @@ def _training_loss(learner: Learner, cohort: Cohort) -> float:
 def _reply(message: Message, learner: Learner, kind: str, losses: Mapping[str, float]) -> Message:
     config: dict[str, ConfigValue] = {"clinics": learner.clinics}
     if learner.job.dp is not None:
-        config |= {"noised-parts": [learner.part.name], "noised-steps": learner.noised_steps.tolist()}
+        config[f"{NOISED}{learner.part.name}"] = learner.noised_steps.tolist()
     record = content({kind: learner.parameters}, config)
     record["metrics"] = MetricRecord({"num-examples": sum(learner.job.sizes[k] for k in learner.clinics), **losses})
     return Message(record, reply_to=message)

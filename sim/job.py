@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 
 from sim.data import Federation
 from sim.engine.optim import Optimizer
@@ -78,7 +79,9 @@ class Job:
             If the cut lies outside the model.
         """
         protocol = protocol_of(spec.strategy.name, spec.strategy.cut)
-        network = build_network(spec.model, federation.train.x.shape[1:], len(federation.classes))
+        # Modules draw initial values from PyTorch's global generator when they are made; ours come from a stream.
+        with torch.random.fork_rng(devices=[]):
+            network = build_network(spec.model, federation.train.x.shape[1:], len(federation.classes))
         whole = protocol.topology == "whole"
         parts = (network.whole,) if whole else network.split(protocol.topology, spec.model.cut)
         dp = None

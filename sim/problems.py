@@ -4,18 +4,24 @@ A line reads ``<file or 'scenario'>: <dotted.kebab.place>: what is wrong; how to
 """
 
 import json
+import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
-__all__ = ["ScenarioError", "problem_lines", "show", "suggest"]
+__all__ = ["ScenarioError", "SutureError", "place_of", "problem_lines", "show", "suggest"]
 
 
-class ScenarioError(ValueError):
+class SutureError(Exception):
+    """An error of ours, whose text is meant to be read and never quotes a record."""
+
+
+class ScenarioError(SutureError, ValueError):
     """A scenario, or the data it names, cannot be used.
 
     Parameters
@@ -59,6 +65,23 @@ def suggest(word: object, known: Collection[str]) -> str:
     if len(others) > 12:
         return f"choose {', '.join(others[:12])} or another of the {len(known)}"
     return f"choose {', '.join(others)} or {last}" if others else f"only {last} exists"
+
+
+def place_of(error: BaseException) -> str:
+    """Say what failed and where, without the error's own text, which may quote a patient's value.
+
+    Parameters
+    ----------
+    error : BaseException
+        As it was caught.
+
+    Returns
+    -------
+    str
+        The kind of error, the file and the line.
+    """
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
 
 
 _SENTENCES: Final = {

@@ -16,10 +16,11 @@ from sim.engine.learner import Learner, expand
 from sim.engine.messages import ConfigValue, array_kinds, config_of, content, integers, tensors
 from sim.job import Job
 from sim.models import Parameters
+from sim.problems import SutureError
 from sim.protocols import ROW_KINDS
 
 
-class ExchangeError(RuntimeError):
+class ExchangeError(SutureError, RuntimeError):
     """A node did not answer, or answered with an error."""
 
 
@@ -115,13 +116,11 @@ class CohortStrategy(Strategy):
         messages = []
         for node_id, lanes in sorted(lanes_of.items()):
             own: dict[str, ConfigValue] = {"clinics": [clinics[lane] for lane in lanes], **config}
-            if rows:
-                own["rows"] = [rows[lane] for lane in lanes]
-            all_here = len(lanes_of) == 1
+            own_rows = [rows[lane] for lane in lanes] if rows else []
+            if own_rows:
+                own["rows"] = own_rows
             payload = {
-                kind: named
-                if all_here or kind not in ROW_KINDS
-                else {name: value[torch.tensor(lanes)] for name, value in named.items()}
+                kind: _share(named, lanes, own_rows) if kind in ROW_KINDS and len(lanes_of) > 1 else named
                 for kind, named in arrays.items()
             }
             messages.append(Message(content(payload, own), node_id, message_type))
@@ -233,6 +232,12 @@ def checked(replies: Iterable[Message], expected: int | None = None) -> list[Mes
     if expected is not None and len(found) != expected:
         raise ExchangeError(f"{expected - len(found)} of {expected} nodes did not answer")
     return found
+
+
+def _share(named: Mapping[str, Tensor], lanes: list[int], rows: list[int]) -> dict[str, Tensor]:
+    """Return some lanes' rows, padded to the widest of these lanes, as their node padded them."""
+    width = max(1, *rows)
+    return {name: value[torch.tensor(lanes), :width] for name, value in named.items()}
 
 
 def _joined(pieces: list[Tensor], order: Tensor | None) -> Tensor:

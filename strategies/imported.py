@@ -16,11 +16,12 @@ from flwr.serverapp.strategy import Strategy
 
 from sim.engine.messages import array_kinds, array_record, tensors, tensors_in
 from sim.job import Job
+from sim.problems import SutureError
 from sim.rng import stream
 from strategies.cohorts import checked
 
 
-class StrategyError(ValueError):
+class StrategyError(SutureError, ValueError):
     """A strategy named by import path cannot be built."""
 
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from sim.engine.learner import Learner
 from sim.engine.messages import ConfigValue
 from sim.sampling import loss_weights
-from strategies.cohorts import CohortStrategy, Gathered
+from strategies.cohorts import CohortStrategy, Gathered, checked
+
+SMASHED = "smashed"
 
 
 class Turn:
@@ -28,6 +30,11 @@ class Turn:
     server_round : int
     first, steps : int
         The turn's first batch and their number.
+
+    Attributes
+    ----------
+    finished : list of Message
+        Last answers of nodes whose clinics had fewer batches than others; they carry the clinics' parts.
     """
 
     def __init__(
@@ -38,6 +45,7 @@ class Turn:
         self._clinics = list(clinics)
         self._round = server_round
         self._first, self._steps = first, steps
+        self.finished: list[Message] = []
         self._name = "round" if len(self._clinics) > 1 else f"clinic-{self._clinics[0]}"
 
     def begin(self, parts: Mapping[str, Mapping[str, Tensor]]) -> Gathered:
@@ -54,7 +62,9 @@ class Turn:
         """Do every batch of the turn; the messages with the last cut gradient are left to send."""
         messages = self.serve(body, self.begin(parts), self._first)
         for step in range(self._first + 1, self._first + self._steps):
-            smashed = self._strategy.gather(self._grid.send_and_receive(messages))
+            replies = checked(self._grid.send_and_receive(messages), len(messages))
+            self.finished += [reply for reply in replies if SMASHED not in reply.content]
+            smashed = self._strategy.gather([reply for reply in replies if SMASHED in reply.content])
             messages = self.serve(body, smashed, step)
         return messages
 
@@ -67,7 +77,7 @@ class Turn:
         sizes = np.array([job.sizes[k] for k in smashed.clinics])
         rows = np.array(smashed.rows)
         normaliser = job.sampling.normaliser(sizes, rows)
-        outputs = body.forward(smashed.arrays["smashed"]["smashed"], want_input_gradient=True)
+        outputs = body.forward(smashed.arrays[SMASHED][SMASHED], want_input_gradient=True)
         if job.protocol.topology == "vanilla":
             body.loss(smashed.arrays["labels"]["labels"], torch.from_numpy(loss_weights(rows, normaliser)))
             gradient = body.backward(self._round, step, normaliser)

@@ -41,6 +41,7 @@ class SplitFedV1(CohortStrategy):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self._bodies: Learner | None = None
+        self._turn: Turn | None = None
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -50,16 +51,16 @@ class SplitFedV1(CohortStrategy):
         parameters = tensors_in(arrays)
         bodies = Learner(self.job, self.job.part("body"), clinics, expand(self.body_of(parameters), len(clinics)))
         self._bodies = bodies
-        turn = Turn(self, grid, clinics, server_round, 0, max(self.job.steps(k) for k in clinics))
-        return turn.run(bodies, {MODEL: self.clinic_parts_of(parameters)})
+        self._turn = Turn(self, grid, clinics, server_round, 0, max(self.job.steps(k) for k in clinics))
+        return self._turn.run(bodies, {MODEL: self.clinic_parts_of(parameters)})
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average heads (and tails) and bodies with weights n_k / n."""
-        gathered = self.gather(replies)
-        if self._bodies is None:
+        if self._bodies is None or self._turn is None:
             return None, None
+        gathered = self.gather([*self._turn.finished, *replies])
         self.count_noise(self._bodies)
         stacked = {**gathered.arrays[MODEL], **self._bodies.parameters}
         return array_record(self.in_order(weighted_average(stacked, self.weights(gathered.clinics)))), None

@@ -39,6 +39,7 @@ class SplitFedV3(CohortStrategy):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self._bodies: Learner | None = None
+        self._turn: Turn | None = None
         self._observed: dict[str, Tensor] = {}
 
     def configure_train(
@@ -52,15 +53,16 @@ class SplitFedV3(CohortStrategy):
         body = {name: value[:1] for name, value in self.body_of(parameters).items()}
         bodies = Learner(self.job, self.job.part("body"), clinics, expand(body, len(clinics)))
         self._bodies = bodies
-        return Turn(self, grid, clinics, server_round, 0, max(self.job.steps(k) for k in clinics)).run(bodies, {})
+        self._turn = Turn(self, grid, clinics, server_round, 0, max(self.job.steps(k) for k in clinics))
+        return self._turn.run(bodies, {})
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the bodies with weights n_k / n; what the simulator observes of the clinics' own parts goes along."""
-        gathered = self.gather(replies)
-        if self._bodies is None:
+        if self._bodies is None or self._turn is None:
             return None, None
+        gathered = self.gather([*self._turn.finished, *replies])
         self.count_noise(self._bodies)
         self._observed = {name: value.clone() for name, value in self._observed.items()}
         for name, value in gathered.arrays[OBSERVED].items():

@@ -99,19 +99,19 @@ def _loaded(path: Path, sha256: str, wanted: tuple[str, ...]) -> tuple[Arrays, t
     fault = "is no NumPy archive, or not whole; save it with numpy.savez"
     arrays: dict[str, NDArray[Any]] = {}
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.ndarray):
-            with archive:
-                for name in wanted:
-                    if name in archive.files:
-                        fault = f'has a damaged array "{name}"; save it again'
-                        arrays[name] = np.asarray(archive[name])
-                        arrays[name].setflags(write=False)
-            return arrays, tuple(archive.files)
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            stored = () if isinstance(archive, np.ndarray) else tuple(archive.files)
+            for name in wanted:
+                if name in stored:
+                    fault = f'has a damaged array "{name}"; save it again'
+                    arrays[name] = np.asarray(archive[name])
+                    arrays[name].setflags(write=False)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         if str(error).startswith("Object arrays"):
             fault = f'holds array "{name}" as pickled objects, which are never read; save it as numbers or text'
-    raise ScenarioError([f"scenario: data.path: {path} {fault}"])
+        raise ScenarioError([f"scenario: data.path: {path} {fault}"]) from None
+    return arrays, stored
 
 
 def _roles(spec: Npz) -> dict[str, str]:
@@ -122,7 +122,7 @@ def _roles(spec: Npz) -> dict[str, str]:
 
 def _problems(spec: Npz, roles: Mapping[str, str], arrays: Arrays, stored: Sequence[str]) -> Iterator[str]:
     if not stored:
-        yield f"path: {spec.path} holds no array; save it with numpy.savez"
+        yield f"path: {spec.path} holds no named array; save it with numpy.savez"
     elif roles:
         for place, name in roles.items():
             if name not in arrays:

@@ -181,7 +181,7 @@ def _problems(spec: DataSpec, counts: Ints) -> list[str]:
     if own > classes:
         return [f"{place}: {own} is more than the {classes} classes that there are; take at most {classes}"]
     if clinics * own < classes:
-        fault = f"{clinics} clinics of {own} leave some of the {classes} classes to nobody"
+        fault = f"{own} at each of {clinics} is fewer than the {classes} classes that must stand somewhere"
         return [f"{place}: {fault}; take more, or more data.clinics"]
     if _most_shards(clinics, counts).sum() < clinics * own or (own == 1 and (counts == 1).any()):
         fault = f"the records of some class are too few to give {clinics} clinics {own} classes each"
@@ -235,9 +235,8 @@ def _pathological(spec: DataSpec, counts: Ints, generator: np.random.Generator) 
     clinics, own = spec.clinics or 0, spec.classes_per_clinic or 0
     most = _most_shards(clinics, counts)
     shards = np.minimum(1, counts)
-    while short := clinics * own - int(shards.sum()):
-        wanted = np.where(shards < most, counts, 0)
-        shards += np.minimum(apportion(wanted, short), most - shards)
+    for _ in range(clinics * own - int(shards.sum())):
+        shards[np.argmax(np.where(shards < most, counts / np.maximum(shards, 1), 0))] += 1  # cut the largest
     free = np.full(clinics, own)
     shares = np.zeros((clinics, len(counts)), dtype=np.int64)
     for label in generator.permutation(np.flatnonzero(counts)):

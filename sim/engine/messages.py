@@ -17,6 +17,8 @@ from sim.engine.flower import TensorArray, as_tensor, filled
 MODEL = "arrays"
 OPTIMIZER = "optimizer"
 OBSERVED = "observed"
+NOISED = "noised-"
+"""Begins the config keys that say, part by part, how many gradients each clinic clipped and noised."""
 ConfigValue = int | float | str | list[int] | list[float] | list[str]
 
 

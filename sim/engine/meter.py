@@ -9,7 +9,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Message
 from numpy.typing import NDArray
 
-from sim.engine.messages import MODEL, OBSERVED, config_of, integers
+from sim.engine.messages import MODEL, NOISED, OBSERVED, config_of, integers
 from sim.protocols import HEADER_BYTES, HEADERS, MODEL_KIND, ROW_KINDS, Direction, Traffic
 
 
@@ -66,8 +66,9 @@ class Meter:
         if crossed:
             self._counts(direction, HEADERS)[at] += HEADER_BYTES
         if direction == "up":
-            for part in config.get("noised-parts", []):  # type: ignore[union-attr]
-                self.count_noise(str(part), clinics, integers(config, "noised-steps"))
+            for key in config:
+                if key.startswith(NOISED):
+                    self.count_noise(key.removeprefix(NOISED), clinics, integers(config, key))
 
     def count_noise(self, part: str, clinics: Sequence[int], steps: Sequence[int]) -> None:
         """Add executed noised steps of one part, one number a clinic."""

@@ -63,7 +63,7 @@ class Counts:
         """
         parts = [self.costs[name] for name in self.job.protocol.clinic_parts]
         if not parts:
-            return int(sum(sizes for (_, kind), sizes in self.traffic.items() if kind != HEADERS).max(initial=0))  # type: ignore[union-attr]
+            return max(self.job.sizes) * sum(self._row_bytes(kind) for kind in self.job.protocol.once_up)
         copies = 2 + len(self.job.optimizer.slots)
         per_record = int(np.prod(self.job.network.input_shape)) + sum(part.activations for part in parts)
         return FLOAT_BYTES * (copies * sum(part.parameters for part in parts) + self._widest * per_record)

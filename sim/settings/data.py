@@ -5,9 +5,17 @@ import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from sim.problems import ScenarioError, show
 from sim.settings.base import Number, Section, Sites, Whole, is_number, unique
@@ -80,6 +88,14 @@ class _Data(Section):
     alpha: _Positive | None = Field(default=None, validate_default=True)
     classes_per_clinic: _Count | None = Field(default=None, validate_default=True)
     shift: _Positive | None = Field(default=None, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _placed_by_its_key(cls, written: Any) -> Any:
+        """Write the absent key out: pydantic would place what is wrong with its default under the field's name."""
+        if isinstance(written, Mapping) and "classes_per_clinic" not in written:
+            return {"classes-per-clinic": None, **written}
+        return written
 
     @field_validator("alpha", "classes_per_clinic", "shift")
     @classmethod

@@ -21,10 +21,11 @@ from sim.engine.workplace import cohorts_of, job_of, run_config
 from sim.job import Job
 from sim.plan.plan import Plan
 from sim.privacy.releases import build_ledger
+from sim.problems import SutureError
 from strategies.server_app import CohortStrategy, build_strategy
 
 
-class PlanMismatchError(RuntimeError):
+class PlanMismatchError(SutureError, RuntimeError):
     """What was counted while learning differs from the plan: a fault of the simulator, never of the scenario."""
 
 

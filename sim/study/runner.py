@@ -18,7 +18,7 @@ import pandas as pd
 
 from sim.data import Federation, load_federation
 from sim.plan.plan import Plan, make_plan
-from sim.problems import ScenarioError
+from sim.problems import ScenarioError, SutureError, place_of
 from sim.spec import RESULTS_VERSION, RunSpec
 from sim.study.provenance import provenance
 from sim.study.store import read_rows, write_run, write_table
@@ -162,7 +162,9 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
     try:
         learned = learn(plan, federation)
     except Exception as error:
-        row = {**plan.columns(), "status": "failed", "error": f"{type(error).__name__}: {error}"}
+        # Our own errors say what to do and quote no record; the text of others may.
+        text = f"{type(error).__name__}: {error}" if isinstance(error, SutureError) else place_of(error)
+        row = {**plan.columns(), "status": "failed", "error": text}
         row["wall_seconds"] = time.perf_counter() - started
         write_run(folder, {**record, "row": row}, {}, {})
         return row

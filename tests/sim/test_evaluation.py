@@ -17,7 +17,7 @@ from sim.study.learn import learn
 
 
 def by_sklearn(probabilities, y):
-    """Compute the same four numbers with scikit-learn."""
+    """Compute the same numbers with scikit-learn, which has no calibration error."""
     classes, present = probabilities.shape[1], np.unique(y)
     predicted = probabilities.argmax(1)
     if len(present) == 1:
@@ -33,7 +33,16 @@ def by_sklearn(probabilities, y):
         "balanced_accuracy": sk.recall_score(y, predicted, labels=present, average="macro", zero_division=0),
         "accuracy": sk.accuracy_score(y, predicted),
         "loss": sk.log_loss(y, probabilities, labels=range(classes)),
+        "calibration_error": calibration_error(probabilities.max(1), predicted == y),
     }
+
+
+def calibration_error(confidence, correct):
+    """Expected calibration error, bin by bin: share of the bin times |accuracy - mean confidence|."""
+    members = [[i for i, c in enumerate(confidence) if min(int(c * 10), 9) == b] for b in range(10)]
+    return sum(
+        len(own) / len(confidence) * abs(np.mean(correct[own]) - np.mean(confidence[own])) for own in members if own
+    )
 
 
 def agrees(found, expected):
@@ -82,6 +91,17 @@ def test_one_class_has_no_auc_but_the_rest():
     found = metrics_of(np.array([[0.3, 0.7], [0.6, 0.4]]), np.array([1, 1]))
     assert math.isnan(found["auc"])
     assert found["accuracy"] == found["balanced_accuracy"] == 0.5
+
+
+def test_no_record_has_no_metric():
+    found = metrics_of(np.empty((0, 2)), np.empty(0, dtype=np.int64))
+    assert all(math.isnan(value) for value in found.values())
+
+
+def test_calibration_error_by_hand():
+    """Two at .95 both right, two at .6 one right: (2 * .05 + 2 * .1) / 4."""
+    confident = np.array([[0.05, 0.95], [0.95, 0.05], [0.6, 0.4], [0.6, 0.4]])
+    assert metrics_of(confident, np.array([1, 0, 0, 1]))["calibration_error"] == pytest.approx(0.075)
 
 
 def test_a_certain_mistake_has_a_finite_loss():

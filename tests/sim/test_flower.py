@@ -70,6 +70,12 @@ def test_messages_keep_their_identifier_where_the_grid_puts_it(grid_of):
     assert Message(RecordDict(), reply_to=message).metadata.reply_to_message_id == "17"
 
 
+@pytest.mark.parametrize("kind", [ArrayRecord, ConfigRecord, RecordDict])
+def test_records_keep_their_values_where_they_are_filled(kind):
+    moved = "flwr keeps a record's values elsewhere: adapt sim/engine/flower.py"
+    assert kind().__dict__.get("_data") == {}, moved
+
+
 def test_setting_the_identity_is_what_messages_read(grid_of):
     grid = grid_of(echo)
     message = Message(RecordDict(), 2, "query.hello")
@@ -259,16 +265,11 @@ def test_an_error_in_a_client_ends_the_run(ragged, monkeypatch, strategy, cut, n
     assert len(handled) == (nth if not strategy.startswith("flwr") else -(-nth // 4) * 4)
 
 
-def test_arrays_cross_by_reference_and_configs_as_copies(grid_of):
-    def app(message, context):
-        message.content["config"]["added"] = 1
-        return echo(message, context)
-
-    grid = grid_of(app)
-    tensor, config = torch.randn(3), ConfigRecord({"given": 0})
-    messages = [ask(node, arrays=array_record({"w": tensor}), config=config) for node in grid.get_node_ids()]
+def test_arrays_cross_by_reference(grid_of):
+    grid = grid_of(echo)
+    tensor = torch.randn(3)
+    messages = [ask(node, arrays=array_record({"w": tensor})) for node in grid.get_node_ids()]
     replies = list(grid.send_and_receive(messages))
-    assert config == {"given": 0}
     assert all(tensors(reply, "arrays")["w"].data_ptr() == tensor.data_ptr() for reply in replies)
 
 

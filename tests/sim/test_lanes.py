@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from sim.engine.dense import DensePass
 from sim.engine.lanes import forward, gradients, leaves, loss_sum, weighted_average
+from sim.engine.passes import AutogradPass, pass_of
 from sim.models import Block, Part
 
 torch.set_num_threads(1)
@@ -71,8 +73,28 @@ def close(found, expected, dtype):
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE[dtype] * scale)
 
 
-def compare_with_loop(architecture, outputs, rows, dtype, inputs=4):
-    """Hold stacked forward, loss, gradients and input gradients against a loop over lanes without padding."""
+def by_functions(part, parameters, x, y, weights):
+    """Return logits, gradients and input gradient by the functions of ``sim.engine.lanes``."""
+    leaf, x_leaf = leaves(parameters, len(x)), x.clone().requires_grad_()
+    logits = forward(part, leaf, x_leaf)
+    return logits.detach(), *gradients(loss_sum(logits, y, weights), leaf, x_leaf)
+
+
+def by_autograd(part, parameters, x, y, weights, chosen=AutogradPass):
+    """The same by a pass, as learners use it."""
+    one = chosen(part)
+    logits = one.forward(parameters, x, want_input_gradient=True).detach().clone()
+    one.loss(y, weights)
+    return logits, *one.backward(None, None, torch.empty(0))
+
+
+def by_chosen_pass(part, parameters, x, y, weights):
+    """The same by whatever pass the part gets."""
+    return by_autograd(part, parameters, x, y, weights, pass_of)
+
+
+def compare_with_loop(by, architecture, outputs, rows, dtype, inputs=4):
+    """Hold stacked forward, gradients and input gradients against a loop over lanes without padding."""
     torch.manual_seed(len(rows) + outputs)
     modules = [nn.Sequential(architecture(inputs, outputs)).to(dtype) for _ in rows]
     part, parameters = stacked(modules)
@@ -83,37 +105,50 @@ def compare_with_loop(architecture, outputs, rows, dtype, inputs=4):
     outside = weights == 0
     x[outside] = 1e3 * torch.randn(int(outside.sum()), inputs, dtype=dtype)
 
-    leaf, x_leaf = leaves(parameters, len(rows)), x.clone().requires_grad_()
-    logits = forward(part, leaf, x_leaf)
-    loss = loss_sum(logits, y, weights)
-    grads, input_gradient = gradients(loss, leaf, x_leaf)
-
-    total = torch.zeros((), dtype=dtype)
+    logits, grads, input_gradient = by(part, parameters, x, y, weights)
     for lane, (module, n) in enumerate(zip(modules, rows, strict=True)):
         own = x[lane, :n].clone().requires_grad_()
         each = module(own)
-        close(logits[lane, :n].detach(), each.detach(), dtype)
-        lane_loss = plain_loss(each, y[lane, :n])
-        lane_loss.backward()
-        total += lane_loss.detach()
+        close(logits[lane, :n], each.detach(), dtype)
+        plain_loss(each, y[lane, :n]).backward()
         close(input_gradient[lane, :n], own.grad, dtype)
         assert not input_gradient[lane, n:].any()
         for name, grad in zip(parameters, grads, strict=True):
             close(grad[lane], module.get_parameter(name).grad, dtype)
-    close(loss.detach(), total, dtype)
+
+
+WAYS = pytest.mark.parametrize("by", [by_functions, by_autograd, by_chosen_pass])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("outputs", [1, 3], ids=["binary", "softmax"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_stacked_lanes_equal_a_loop_over_clinics(name, outputs, dtype):
-    compare_with_loop(ARCHITECTURES[name], outputs, [5, 3, 1], dtype)
+@WAYS
+def test_stacked_lanes_equal_a_loop_over_clinics(by, name, outputs, dtype):
+    compare_with_loop(by, ARCHITECTURES[name], outputs, [5, 3, 1], dtype)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.sampled_from([1, 2, 4]), st.integers(1, 6))
 @settings(deadline=None, max_examples=30)
-def test_any_ragged_batches_equal_the_loop(rows, outputs, inputs):
-    compare_with_loop(mlp, outputs, rows, torch.float64, inputs)
+@pytest.mark.parametrize("by", [by_autograd, by_chosen_pass])
+def test_any_ragged_batches_equal_the_loop(by, rows, outputs, inputs):
+    compare_with_loop(by, mlp, outputs, rows, torch.float64, inputs)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_the_loss_is_the_sum_of_the_lanes_mean_losses(outputs):
+    torch.manual_seed(0)
+    logits, y = torch.randn(3, 5, outputs).double(), torch.randint(max(2, outputs), (3, 5))
+    rows = [5, 2, 1]
+    weights = torch.tensor([[1 / n] * n + [0.0] * (5 - n) for n in rows]).double()
+    expected = sum(plain_loss(logits[lane, :n], y[lane, :n]) for lane, n in enumerate(rows))
+    torch.testing.assert_close(loss_sum(logits, y, weights), expected, rtol=1e-7, atol=0)
+
+
+def test_the_models_of_the_scenario_take_the_fast_pass_and_others_do_not():
+    """Otherwise the tests of the chosen pass would test one pass only."""
+    chosen = {name: type(pass_of(stacked([nn.Sequential(a(4, 1))])[0])) for name, a in ARCHITECTURES.items()}
+    assert {name for name, kind in chosen.items() if kind is DensePass} == {"linear", "mlp"}
 
 
 def test_the_fallback_hands_a_module_its_lanes_whole_batch():
@@ -130,39 +165,45 @@ def test_the_fallback_hands_a_module_its_lanes_whole_batch():
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_padding_has_no_effect_whatever_it_holds(outputs):
+@WAYS
+def test_padding_has_no_effect_whatever_it_holds(by, outputs):
     torch.manual_seed(0)
-    modules = [nn.Sequential(mlp(4, outputs)) for _ in range(2)]
-    part, parameters = stacked(modules)
+    part, parameters = stacked([nn.Sequential(mlp(4, outputs)) for _ in range(2)])
     x, y = torch.randn(2, 3, 4), torch.randint(max(2, outputs), (2, 3))
     weights = torch.full((2, 3), 1 / 3)
-    leaf = leaves(parameters, 2)
-    plain, _ = gradients(loss_sum(forward(part, leaf, x), y, weights), leaf)
+    _, plain, _ = by(part, parameters, x, y, weights)
     wide_x = torch.cat([x, 1e4 * torch.randn(2, 5, 4)], 1)
     wide_y = torch.cat([y, torch.ones(2, 5, dtype=torch.int64)], 1)
-    wide_weights = torch.cat([weights, torch.zeros(2, 5)], 1)
-    padded, _ = gradients(loss_sum(forward(part, leaf, wide_x), wide_y, wide_weights), leaf)
+    _, padded, _ = by(part, parameters, wide_x, wide_y, torch.cat([weights, torch.zeros(2, 5)], 1))
     for a, b in zip(padded, plain, strict=True):
         close(a, b, torch.float32)
 
 
-def test_a_lane_without_a_record_gets_a_zero_gradient():
+@WAYS
+def test_a_lane_without_a_record_gets_a_zero_gradient(by):
     part, parameters = stacked([nn.Sequential(mlp(4, 1)) for _ in range(2)])
-    leaf = leaves(parameters, 2)
     weights = torch.tensor([[0.5, 0.5], [0.0, 0.0]])
-    grads, _ = gradients(loss_sum(forward(part, leaf, torch.randn(2, 2, 4)), torch.ones(2, 2), weights), leaf)
+    _, grads, _ = by(part, parameters, torch.randn(2, 2, 4), torch.ones(2, 2), weights)
     assert all(not grad[1].any() for grad in grads)
     assert any(grad[0].any() for grad in grads)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_cotangent_drives_a_part_as_the_rest_of_the_network_would(dtype):
+@pytest.mark.parametrize("last", [nn.ReLU, nn.Tanh, nn.Identity])
+@pytest.mark.parametrize("chosen", [AutogradPass, pass_of])
+def test_a_cotangent_drives_a_part_as_the_rest_of_the_network_would(chosen, last, dtype):
     torch.manual_seed(1)
-    heads = [nn.Sequential(OrderedDict(a=nn.Sequential(nn.Linear(4, 5), nn.ReLU()))).to(dtype) for _ in range(3)]
+    heads = [
+        nn.Sequential(OrderedDict(a=nn.Sequential(nn.Linear(4, 7), nn.ReLU(), nn.Linear(7, 5), last()))).to(dtype)
+        for _ in range(3)
+    ]
     part, parameters = stacked(heads)
     x, cotangent = torch.randn(3, 6, 4, dtype=dtype), torch.randn(3, 6, 5, dtype=dtype)
-    leaf, x_leaf = leaves(parameters, 3), x.clone().requires_grad_()
-    grads, input_gradient = gradients(forward(part, leaf, x_leaf), leaf, x_leaf, cotangent)
+    before = cotangent.clone()
+    one = chosen(part)
+    one.forward(parameters, x, want_input_gradient=True)
+    grads, input_gradient = one.backward(cotangent, None, torch.empty(0))
+    assert torch.equal(cotangent, before), "the sender's tensor must stay as it is"
     for lane, head in enumerate(heads):
         own = x[lane].clone().requires_grad_()
         head(own).backward(cotangent[lane])
