@@ -162,8 +162,8 @@ def _parquet(path: Path) -> "pd.DataFrame":
 def _numbers(column: "pd.Series[Any]") -> tuple[NDArray[np.float64], Mask]:
     import pandas as pd
 
-    if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_string_dtype(column)):
-        return np.full(len(column), np.nan), np.asarray(column.notna())  # dates and lists
+    if column.dtype.kind in "mMc":  # dates, durations and complex numbers, which pandas would turn into numbers
+        return np.full(len(column), np.nan), np.asarray(column.notna())
     numbers = pd.to_numeric(column, errors="coerce").astype("float64")
     return np.asarray(numbers, dtype=np.float64), np.asarray(numbers.isna() & column.notna())
 

@@ -1,6 +1,7 @@
 """What a table of the user's own may hold: categories, missing values, patients, other formats."""
 
 import lzma
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -204,11 +205,12 @@ def test_parquet_is_the_same_table(path):
 
 def test_parquet_numbers_name_clinics_and_classes_without_a_decimal_point(tmp_path):
     frame = pd.DataFrame({"site": [1.0, 1, 1, 2, 2, 2], "y": [0, 1, 0, 1, 0, 1], "sex": [True, False] * 3})
+    frame["dose"] = [Decimal("1.5")] * 6
     frame.to_parquet(tmp_path / "p.parquet")
     data = Parquet(path=tmp_path / "p.parquet", label="y", clinic="site", scaling="none", one_class="keep")
     federation = load_federation(data, seed=0)
-    assert (federation.names, federation.classes, federation.features) == (("1", "2"), ("0", "1"), ("sex",))
-    assert set(federation.train.x.ravel()) == {0.0, 1.0}
+    assert (federation.names, federation.classes, federation.features) == (("1", "2"), ("0", "1"), ("sex", "dose"))
+    assert set(federation.train.x.ravel()) == {0.0, 1.0, 1.5}
 
 
 # --- validation records
