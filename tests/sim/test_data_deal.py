@@ -39,6 +39,7 @@ def table(clinic, y, clinics):
 COUNTS = st.lists(st.integers(0, 60), min_size=1, max_size=6).filter(any)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e9), min_size=1, max_size=30), st.integers(0, 10**6), st.integers(0, 3))
 def test_apportion_is_whole_complete_and_close(weights, extra, least):
     assume(sum(weights) > 0)
