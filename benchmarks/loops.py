@@ -48,7 +48,9 @@ def fedavg(head: nn.Module, body: nn.Module, clinics: list[Clinic], size: int, r
     return run
 
 
-def split_step(head: nn.Module, body: nn.Module, optimizers: tuple[torch.optim.Optimizer, ...], x: Tensor, y: Tensor) -> None:
+def split_step(
+    head: nn.Module, body: nn.Module, optimizers: tuple[torch.optim.Optimizer, ...], x: Tensor, y: Tensor
+) -> None:
     """Do one batch of vanilla split learning."""
     for optimizer in optimizers:
         optimizer.zero_grad()

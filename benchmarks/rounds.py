@@ -1,11 +1,14 @@
-"""Seconds a round: clinics stacked behind the whole Flower path, against a plain PyTorch loop over the clinics.
+"""Seconds a round: every strategy behind the whole Flower path, against a plain PyTorch loop of the same algorithm.
 
-    python -m benchmarks.rounds                    # 100 and 1,000 clinics
-    python -m benchmarks.rounds --clinics 100 --ray  # with Flower's own Ray simulation beside it (extra ``ray``)
+    python -m benchmarks.rounds                                  # FedAvg, MLP, 100 and 1,000 clinics
+    python -m benchmarks.rounds --strategies fedavg splitfed-v1 splitfed-v3 split splitfed-v2 --clinics 100
+    python -m benchmarks.rounds --model cnn --clinics 100 --strategies fedavg splitfed-v1 splitfed-v3 split splitfed-v2
+    python -m benchmarks.rounds --ray --clinics 100              # Flower's own Ray simulation beside it (extra ``ray``)
 
-The job: MLP 30-64-32-2, 45-75 training records a clinic, batch 16, one local epoch, SGD. Both sides start from the same
-parameters, draw a new order of the records every round and average weighted by records; they run in turn, one thread
-each, and the ratio is taken of the medians. ``benchmarks/README.md`` keeps the figures.
+The jobs: an MLP 30-64-32-2 with 45 to 75 training records a clinic, or the small CNN on 1x28x28 with 38 to 62; batch
+16, one local epoch, SGD, vanilla cut after the first block. Both sides start from the same architecture, draw a new
+order of the records every round and average weighted by records. They run in turn in one process, one thread each, and
+the ratio is taken of the medians. ``benchmarks/README.md`` keeps the figures.
 """
 
 from __future__ import annotations
@@ -14,14 +17,15 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.loops import LOOPS, Run
 from clients.client_app import app
 from sim.data import Federation, load_federation
 from sim.engine.flower import quiet
@@ -29,44 +33,56 @@ from sim.engine.grid import InProcessGrid
 from sim.engine.messages import array_record
 from sim.engine.meter import Meter
 from sim.engine.workplace import cohorts_of, job_of, run_config
+from sim.models import build_network
 from sim.scenario import parse_scenario
 from sim.spec import RunSpec, expand
 from strategies.server_app import build_strategy
 
 FEATURES, BATCH, RATE = 30, 16, 0.1
+MODELS: dict[str, dict[str, Any]] = {
+    "mlp": {"name": "mlp", "hidden": [64, 32], "head": "softmax"},
+    "cnn": {"name": "cnn", "head": "softmax"},
+}
 
 
-def write_clinics(path: Path, clinics: int) -> None:
-    """Write a table of clinics with about 45 to 75 training records each."""
+def write_clinics(path: Path, clinics: int, model: str) -> dict[str, Any]:
+    """Write a file of clinics and return the table ``[data]`` that reads it."""
     rng = np.random.default_rng(0)
-    sizes = np.ceil(rng.integers(45, 76, clinics) / 0.75).astype(int)
+    low, high = (45, 75) if model == "mlp" else (38, 62)
+    sizes = np.ceil(rng.integers(low, high + 1, clinics) / 0.75).astype(int)
     clinic = np.repeat(np.arange(clinics), sizes)
+    common = {"path": str(path), "test-share": 0.25, "one-class": "keep"}
+    if model == "cnn":
+        x = rng.integers(0, 256, (len(clinic), 28, 28), dtype=np.uint8)
+        np.savez(path, x=x, y=rng.integers(0, 2, len(clinic)), clinic=clinic)
+        return {**common, "source": "npz", "x": "x", "label": "y", "clinic": "clinic"}
     x = rng.normal(size=(len(clinic), FEATURES))
     y = (x @ rng.normal(size=FEATURES) + rng.normal(size=len(clinic)) > 0).astype(int)
     header = ",".join(["clinic", "label", *(f"x{i}" for i in range(FEATURES))])
-    rows = np.column_stack([clinic, y, x])
-    np.savetxt(path, rows, delimiter=",", header=header, comments="", fmt=["%d", "%d"] + ["%.5f"] * FEATURES)
+    fmt = ["%d", "%d"] + ["%.5f"] * FEATURES
+    with path.open("wb") as file:
+        np.savetxt(file, np.column_stack([clinic, y, x]), delimiter=",", header=header, comments="", fmt=fmt)
+    return {**common, "source": "csv", "label": "label", "clinic": "clinic", "scaling": "none"}
 
 
-def spec_for(path: Path, strategy: str, cut: str | None = None) -> RunSpec:
+def spec_for(data: dict[str, Any], model: str, strategy: str) -> RunSpec:
     """Return the job's spec."""
-    features = [f"x{i}" for i in range(FEATURES)]
-    table = {"source": "csv", "path": str(path), "label": "label", "clinic": "clinic", "features": features}
+    cut = {} if strategy == "fedavg" else {"cut": "vanilla"}
     scenario = parse_scenario(
         {
             "name": "benchmark",
             "seeds": [0],
-            "data": {**table, "scaling": "none", "test-share": 0.25, "one-class": "keep"},
-            "model": {"name": "mlp", "hidden": [64, 32], "head": "softmax"},
+            "data": data,
+            "model": MODELS[model],
             "train": {"rounds": 1, "batch-size": BATCH, "optimizer": "sgd", "learning-rate": RATE},
-            "strategies": [{"name": strategy, **({"cut": cut} if cut else {})}],
+            "strategies": [{"name": strategy, **cut}],
         },
-        path.parent,
+        Path(),
     )
     return expand(scenario)[0]
 
 
-def flower_path(spec: RunSpec) -> Callable[[int], None]:
+def flower_path(spec: RunSpec) -> Run:
     """Return a function that runs rounds through strategy, messages and grid."""
     config = run_config(spec, [])
     job = job_of(config)
@@ -76,88 +92,94 @@ def flower_path(spec: RunSpec) -> Callable[[int], None]:
     return lambda rounds: build_strategy(job).start(grid, initial, rounds) and None
 
 
-def plain_loop(federation: Federation) -> Callable[[int], None]:
-    """Return a function that runs federated averaging the usual way: a model, an optimiser, clinic by clinic."""
+def plain_loop(spec: RunSpec, federation: Federation) -> Run:
+    """Return the plain loop of the spec's strategy."""
     x, y = torch.tensor(federation.train.x), torch.tensor(federation.train.y)
-    offsets = federation.train.offsets.tolist()
-    clinics = [(x[a:b], y[a:b]) for a, b in pairwise(offsets)]
-    model = nn.Sequential(nn.Linear(FEATURES, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 2))
-    loss_fn = nn.CrossEntropyLoss()
-
-    def run(rounds: int) -> None:
-        shared = {name: value.clone() for name, value in model.state_dict().items()}
-        for _ in range(rounds):
-            total = {name: torch.zeros_like(value) for name, value in shared.items()}
-            for records, labels in clinics:
-                model.load_state_dict(shared)
-                optimizer = torch.optim.SGD(model.parameters(), RATE)
-                for index in torch.randperm(len(labels)).split(BATCH):
-                    optimizer.zero_grad()
-                    loss_fn(model(records[index]), labels[index]).backward()
-                    optimizer.step()
-                for name, value in model.state_dict().items():
-                    total[name] += value * (len(labels) / len(y))
-            shared = total
-
-    return run
+    clinics = [(x[a:b], y[a:b]) for a, b in pairwise(federation.train.offsets.tolist())]
+    network = build_network(spec.model, tuple(x.shape[1:]), len(federation.classes))
+    first, *rest = (block.module for block in network.blocks)
+    return LOOPS[spec.strategy.name](first, nn.Sequential(*rest), clinics, BATCH, RATE)
 
 
-def ray_simulation(spec: RunSpec) -> Callable[[int], None]:
+def ray_simulation(spec: RunSpec) -> Run:
     """Return a function that runs rounds in Flower's own simulation, one clinic a node, with the same client app."""
-    from flwr.serverapp import ServerApp
+    from flwr.app import Context, Message
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import Grid, ServerApp
     from flwr.simulation import run_simulation
 
     config = run_config(spec, [])
     job = job_of(config)
+    told = ClientApp()
+
+    @told.train()
+    @told.query("hello")
+    def handle(message: Message, context: Context) -> Message:
+        informed = Context(context.run_id, context.node_id, context.node_config, context.state, config)
+        return app(message, informed)
 
     def run(rounds: int) -> None:
         server = ServerApp()
 
         @server.main()
-        def main(grid, context) -> None:  # type: ignore[no-untyped-def]
-            build_strategy(job).start(grid, array_record(job.network.initial_parameters(0)), rounds)
+        def main(grid: Grid, context: Context) -> None:
+            strategy, arrays = build_strategy(job), array_record(job.network.initial_parameters(0))
+            strategy.start(grid, arrays, 1)
+            start = time.perf_counter()
+            strategy.start(grid, arrays, rounds)
+            spent.append((time.perf_counter() - start) / rounds)
 
-        backend = {"client_resources": {"num_cpus": 1}}
-        run_simulation(server, app, num_supernodes=len(job.sizes), backend_config=backend)
+        run_simulation(server, told, len(job.sizes), backend_config={"client_resources": {"num_cpus": 1}})
 
-    return run
+    spent: list[float] = []
+    run(3)
+    return lambda rounds: time.sleep(spent[-1] * rounds)
 
 
-def seconds_per_round(run: Callable[[int], None], rounds: int) -> float:
+def seconds_per_round(run: Run, rounds: int) -> float:
     """Time some rounds."""
     start = time.perf_counter()
     run(rounds)
     return (time.perf_counter() - start) / rounds
 
 
-def compare(clinics: int, rounds: int, repeats: int) -> None:
-    """Print the two medians and their ratio."""
+def compare(options: argparse.Namespace, clinics: int) -> None:
+    """Print the medians and their ratio, a line a strategy."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "clinics.csv"
-        write_clinics(path, clinics)
-        spec = spec_for(path, "fedavg")
-        stacked, loop = flower_path(spec), plain_loop(load_federation(spec.data, spec.seed))
-        stacked(2)
-        loop(1)
-        pairs = [
-            (seconds_per_round(stacked, rounds), seconds_per_round(loop, max(1, rounds // 5))) for _ in range(repeats)
-        ]
-    ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
-    print(f"{clinics:6d} clinics  {1e3 * ours:9.1f} ms  {1e3 * theirs:9.1f} ms  {theirs / ours:6.1f}x", flush=True)
+        data = write_clinics(
+            Path(folder) / ("clinics.npz" if options.model == "cnn" else "clinics.csv"), clinics, options.model
+        )
+        for strategy in options.strategies:
+            spec = spec_for(data, options.model, strategy)
+            ours, loop = flower_path(spec), plain_loop(spec, load_federation(spec.data, spec.seed))
+            ours(1)
+            loop(1)
+            few = max(1, options.rounds // 4)
+            pairs = [
+                (seconds_per_round(ours, options.rounds), seconds_per_round(loop, few)) for _ in range(options.repeats)
+            ]
+            fast, slow = (1e3 * statistics.median(side) for side in zip(*pairs, strict=True))
+            line = f"{options.model} {clinics:6d} {strategy:12s} {fast:9.1f} ms {slow:9.1f} ms {slow / fast:7.2f}x"
+            if options.ray:
+                line += f"   Ray {1e3 * seconds_per_round(ray_simulation(spec), 1):9.1f} ms"
+            print(line, flush=True)
 
 
 def main() -> None:
-    """Run the comparison that the command line asks for."""
+    """Run the comparisons that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="mlp")
+    parser.add_argument("--strategies", choices=LOOPS, nargs="+", default=["fedavg"])
     parser.add_argument("--clinics", type=int, nargs="+", default=[100, 1000])
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--ray", action="store_true", help="also Flower's Ray simulation, after a first round")
     options = parser.parse_args()
     torch.set_num_threads(1)
     quiet()
-    print("FedAvg, MLP 30-64-32-2   stacked, through Flower   plain loop   ratio")
+    print("model clinics strategy  through Flower   plain loop   loop / ours")
     for clinics in options.clinics:
-        compare(clinics, options.rounds, options.repeats)
+        compare(options, clinics)
 
 
 if __name__ == "__main__":
