@@ -8,10 +8,12 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sim.data import Federation
 from sim.engine.optim import Optimizer
 from sim.models import Network, Parameters, Part, build_network
+from sim.problems import ScenarioError
 from sim.protocols import Protocol, protocol_of
 from sim.rng import stream
 from sim.sampling import Batches, Sampling, draw_batches, participants
@@ -49,6 +51,8 @@ class Job:
         Training records by clinic, public.
     sampling : Sampling
     optimizer : Optimizer
+    class_weights : Tensor or None
+        ``[class]`` factor on each record's loss, a stated public constant.
     dp : DpSgd or None
     """
 
@@ -59,6 +63,7 @@ class Job:
     sizes: tuple[int, ...]
     sampling: Sampling
     optimizer: Optimizer
+    class_weights: Tensor | None
     dp: DpSgd | None
 
     @classmethod
@@ -75,15 +80,22 @@ class Job:
 
         Raises
         ------
-        ValueError
-            If the cut lies outside the model.
+        ScenarioError
+            If the model does not fit the data, the cut lies outside the model, or the class weights are too many or too
+            few.
         """
         protocol = protocol_of(spec.strategy.name, spec.strategy.cut)
-        # Modules draw initial values from PyTorch's global generator when they are made; ours come from a stream.
-        with torch.random.fork_rng(devices=[]):
-            network = build_network(spec.model, federation.train.x.shape[1:], len(federation.classes))
-        whole = protocol.topology == "whole"
-        parts = (network.whole,) if whole else network.split(protocol.topology, spec.model.cut)
+        try:
+            # Modules draw initial values from PyTorch's global generator when they are made; ours come from a stream.
+            with torch.random.fork_rng(devices=[]):
+                network = build_network(spec.model, federation.train.x.shape[1:], len(federation.classes))
+        except ValueError as error:
+            raise ScenarioError([f"model: {error}"]) from None
+        try:
+            whole = protocol.topology == "whole"
+            parts = (network.whole,) if whole else network.split(protocol.topology, spec.model.cut)
+        except ValueError as error:
+            raise ScenarioError([f"model.cut: {error}"]) from None
         dp = None
         if spec.privacy.mechanism == "dp-sgd":
             clip = spec.privacy.clip
@@ -93,7 +105,14 @@ class Job:
         sampling = Sampling(dp is not None, spec.train.batch_size, spec.train.local_epochs)
         sizes = tuple(int(n) for n in np.diff(federation.train.offsets))
         optimizer = Optimizer.from_settings(spec.train)
-        return cls(spec, protocol, network, parts, sizes, sampling, optimizer, dp)
+        weights = spec.train.class_weights
+        if weights is not None and len(weights) != len(federation.classes):
+            listed = ", ".join(federation.classes)
+            raise ScenarioError(
+                [f"train.class-weights: has {len(weights)} values; give one for each of the classes {listed}"]
+            )
+        class_weights = None if weights is None else torch.tensor(weights)
+        return cls(spec, protocol, network, parts, sizes, sampling, optimizer, class_weights, dp)
 
     @property
     def seed(self) -> int:

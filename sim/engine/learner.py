@@ -104,7 +104,8 @@ class Learner:
 
     def loss(self, y: Tensor, weights: Tensor) -> None:
         """Turn the outputs into the weighted loss, which ``backward`` then starts from; both are ``[lane, batch]``."""
-        self._pass.loss(y, weights)
+        by_class = self.job.class_weights
+        self._pass.loss(y, weights if by_class is None else weights * by_class[y.long()])
 
     def backward(
         self, server_round: int, step: int, normaliser: NDArray[np.int64], cotangent: Tensor | None = None

@@ -137,10 +137,7 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
     if len(federation.classes) < 2:
         raise ScenarioError(["data: all records have the same label, so there is nothing to learn; check data.label"])
     resources = assign_resources(spec.clinics, federation.names)
-    try:
-        job = Job.build(spec, federation, [0.0] * len(federation.names))
-    except ValueError as error:
-        raise ScenarioError([f"model.cut: {error}"]) from None
+    job = Job.build(spec, federation, [0.0] * len(federation.names))
     counts = Counts(job)
     rates = counts.rates()
     # Without a mechanism there are only un-noised releases and none at all, which no delta tells apart.

@@ -32,6 +32,7 @@ class Train(Section):
     learning_rate: Number = Field(gt=0)
     momentum: Number = Field(default=0.9, ge=0, lt=1)
     participation: Number = Field(default=1.0, gt=0, le=1)
+    class_weights: Annotated[tuple[Annotated[Number, Field(gt=0)], ...], Field(min_length=2)] | None = None
 
 
 class Server(Section):
