@@ -47,10 +47,11 @@ def flwr(tmp_path_factory):
 
     yield run
     listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    for line in listed.splitlines():
-        pid, _, command = line.strip().partition(" ")
-        if "flower-superlink" in command and str(home) in command:
-            os.kill(int(pid), signal.SIGTERM)
+    processes = dict(line.strip().split(" ", 1) for line in listed.splitlines()[1:])
+    links = [pid for pid, command in processes.items() if "flower-superlink" in command and str(home) in command]
+    for pid, command in processes.items():
+        if pid in links or any(command.endswith(f"--parent-pid {link}") for link in links):
+            os.kill(int(pid), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("number", range(5))
