@@ -20,7 +20,7 @@ NO_DP = "∞ (no DP)"
 _COLOURS = ["#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7"]
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left"]
 _DASHES: dict[str, Sequence[float]] = {"no DP": [6, 4], "majority class": [1.5, 3]}
-_PANEL_WIDTH, _PANEL_HEIGHT = 262, 310
+_PANEL_WIDTH, _WIDE_PANEL, _PANEL_HEIGHT = 262, 640, 310
 _SCALE = 2  # device pixels to a unit: the picture is about 1600 pixels wide
 _GREY = "#595959"
 
@@ -94,7 +94,7 @@ def describe_curves(curves: pd.DataFrame) -> str:
     )
 
 
-def privacy_accuracy_chart(runs: pd.DataFrame) -> alt.HConcatChart:
+def privacy_accuracy_chart(runs: pd.DataFrame) -> alt.HConcatChart | alt.VConcatChart:
     """Draw AUC and accuracy against epsilon, a line a method, with intervals and reference levels.
 
     Parameters
@@ -104,14 +104,16 @@ def privacy_accuracy_chart(runs: pd.DataFrame) -> alt.HConcatChart:
 
     Returns
     -------
-    altair.HConcatChart
-        Two panels that share one legend.
+    altair.HConcatChart or altair.VConcatChart
+        Two panels that share one legend: side by side, or wide ones above each other where there are many methods.
     """
     curves = curve_table(runs)
     levels = reference_table(runs, curves)
-    panels = [_panel(runs, curves, levels, metric) for metric in METRICS]
-    chart: alt.HConcatChart = (
-        alt.hconcat(*panels, spacing=18)
+    many = curves["series"].nunique() > len(_COLOURS)
+    width = _WIDE_PANEL if many else _PANEL_WIDTH
+    panels = [_panel(runs, curves, levels, metric, width) for metric in METRICS]
+    chart: alt.HConcatChart | alt.VConcatChart = (
+        (alt.vconcat if many else alt.hconcat)(*panels, spacing=18)
         .resolve_scale(color="shared", shape="shared")
         .properties(title=_caption(runs, curves), description=describe_curves(curves), background="white", padding=12)
         .configure(font="Liberation Sans, Arial, Helvetica, sans-serif")
@@ -151,7 +153,7 @@ def write_figures(runs: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def _panel(
-    runs: pd.DataFrame, curves: pd.DataFrame, levels: pd.DataFrame, metric: str
+    runs: pd.DataFrame, curves: pd.DataFrame, levels: pd.DataFrame, metric: str, width: int
 ) -> alt.LayerChart | alt.FacetChart:
     """Draw one metric against epsilon."""
     shown, rules = curves[curves["metric"] == metric], levels[levels["metric"] == metric]
@@ -187,8 +189,8 @@ def _panel(
     )
     label = level.mark_text(
         align="left", baseline="line-bottom", lineHeight=14, fontSize=12, color=_GREY, lineBreak="\n"
-    ).encode(x=alt.value(_PANEL_WIDTH + 5), text="label:N")
-    return alt.layer(reference, lines, bars, points, label).properties(width=_PANEL_WIDTH, height=_PANEL_HEIGHT)
+    ).encode(x=alt.value(width + 5), text="label:N")
+    return alt.layer(reference, lines, bars, points, label).properties(width=width, height=_PANEL_HEIGHT)
 
 
 def _legend_columns(names: list[str]) -> int:

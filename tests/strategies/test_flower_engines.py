@@ -46,7 +46,7 @@ def flwr(tmp_path_factory):
         return load_file(out)
 
     yield run
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["/bin/ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     processes = dict(line.strip().split(" ", 1) for line in listed.splitlines()[1:])
     links = [pid for pid, command in processes.items() if "flower-superlink" in command and str(home) in command]
     for pid, command in processes.items():
