@@ -33,7 +33,7 @@ def dense_layers(part: Part) -> tuple[Layer, ...] | None:
     layers: list[Layer] = []
     for block in part.blocks:
         for name, module in _leaves(block.module, f"{block.name}."):
-            if isinstance(module, nn.Linear) and module.bias is not None:
+            if type(module) is nn.Linear and module.bias is not None:
                 layers.append(Layer(f"{name}weight", f"{name}bias", relu=False))
             elif type(module) is nn.ReLU and layers and not layers[-1].relu:
                 layers[-1] = Layer(layers[-1].weight, layers[-1].bias, relu=True)
@@ -44,8 +44,9 @@ def dense_layers(part: Part) -> tuple[Layer, ...] | None:
 
 def _leaves(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
     if type(module) is nn.Sequential:
-        for child_name, child in module.named_children():
-            yield from _leaves(child, f"{name}{child_name}.")
+        for child_name, child in module._modules.items():  # a module that stands in two places is run in both
+            if child is not None:
+                yield from _leaves(child, f"{name}{child_name}.")
     else:
         yield name, module
 
@@ -65,8 +66,10 @@ class DensePass:
         self._delta = torch.empty(0)
         self._want_input_gradient = False
 
-    def forward(self, parameters: Mapping[str, Tensor], x: Tensor, *, want_input_gradient: bool) -> Tensor:
-        """Run the chain on ``[lane, batch, feature]``; parameters are ``[lane, *shape]`` each."""
+    def forward(
+        self, parameters: Mapping[str, Tensor], x: Tensor, *, want_input_gradient: bool, masks: object = None
+    ) -> Tensor:
+        """Run the chain on ``[lane, batch, feature]``; parameters are ``[lane, *shape]`` each, masks of no use."""
         self._parameters = parameters
         self._want_input_gradient = want_input_gradient
         self._values = [x]

@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from sim.data import Records
-from sim.engine.lanes import forward
+from sim.engine.lanes import forward, records_at_once
 from sim.models import Network
 
 METRICS = ("auc", "balanced_accuracy", "accuracy", "loss", "calibration_error")
@@ -83,7 +83,7 @@ class Evaluator:
         lanes = next(iter(parameters.values())).shape[0]
         bounds = pairwise([0, self._x.shape[1]] if lanes == 1 else self._test.offsets.tolist())
         pieces = [
-            forward(self._network.whole, {n: v[lane : lane + 1] for n, v in parameters.items()}, self._x[:, a:b])[0]
+            self._logits({n: v[lane : lane + 1] for n, v in parameters.items()}, self._x[:, a:b])
             for lane, (a, b) in enumerate(bounds)
         ]
         logits = torch.cat(pieces)
@@ -91,6 +91,11 @@ class Evaluator:
             positive = torch.sigmoid(logits.double()[:, 0])
             return torch.stack([1 - positive, positive], 1).numpy()
         return torch.softmax(logits.double(), 1).numpy()
+
+    def _logits(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Return ``[record, output]`` of one lane, from as many records at once as the part runs well on."""
+        rows = max(1, min(records_at_once(self._network.whole, self._network.input_shape), x.shape[1]))
+        return torch.cat([forward(self._network.whole, parameters, piece)[0] for piece in torch.split(x, rows, 1)])
 
 
 def metrics_of(probabilities: Floats, y: NDArray[np.int64]) -> dict[str, float]:

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from sim.engine.clipping import add_noise
+from sim.engine.lane_rules import DropoutMasks
+from sim.engine.lanes import records_at_once
 from sim.engine.passes import pass_of
 from sim.engine.workplace import Cohort
 from sim.job import Job
@@ -18,7 +20,7 @@ from sim.models import Parameters, Part
 _NOTHING = torch.empty(0)
 
 BLOCK = 128
-"""Lanes that train through all their steps before the next ones begin, so that their parameters stay in the cache."""
+"""Most lanes that train through all their steps before the next ones begin: their parameters stay in the cache."""
 
 
 def expand(parameters: Mapping[str, Tensor], lanes: int) -> Parameters:
@@ -61,7 +63,8 @@ class Learner:
         self.noised_steps = fresh if noised_steps is None else noised_steps
         self._anchor: Parameters = {}
         self._mu = 0.0
-        self._pass = pass_of(part)
+        self._pass = pass_of(part, axes=1, per_sample=job.dp is not None)
+        self._drops = any(isinstance(m, nn.Dropout) for block in part.blocks for m in block.module.modules())
         self._some: Parameters = {}
 
     def lanes(self, first: int, last: int) -> Learner:
@@ -82,7 +85,7 @@ class Learner:
         """Add mu/2 |w - anchor|^2 to every lane's loss (FedProx, Li et al. 2020); ``anchor`` is ``[1, *shape]``."""
         self._anchor, self._mu = dict(anchor), mu
 
-    def forward(self, x: Tensor, *, want_input_gradient: bool = False) -> Tensor:
+    def forward(self, x: Tensor, *, want_input_gradient: bool = False, moment: tuple[int, int] | None = None) -> Tensor:
         """Run the part on a batch and keep what the backward half needs.
 
         Parameters
@@ -91,16 +94,27 @@ class Learner:
             ``[lane, batch, *feature]``, for the first lanes only where the others have finished.
         want_input_gradient : bool
             Whether ``backward`` is to return the gradient in ``x`` (the cut gradient).
+        moment : (int, int), optional
+            Round and step, which name the streams of the dropout masks; needed by a part that holds dropout.
 
         Returns
         -------
         Tensor
             ``[lane, batch, *output]``
+
+        Raises
+        ------
+        ValueError
+            If the part holds dropout and the moment is not given.
         """
         lanes = x.shape[0]
         if not self._some or next(iter(self._some.values())).shape[0] != lanes:
             self._some = {name: value[:lanes] for name, value in self.parameters.items()}
-        return self._pass.forward(self._some, x, want_input_gradient=want_input_gradient)
+            self._pass = pass_of(self.part, axes=x.dim() - 2, per_sample=self.job.dp is not None)
+        if self._drops and moment is None:
+            raise ValueError(f"the {self.part.name} holds dropout, and this strategy does not say when it trains")
+        masks = DropoutMasks(self.job.seed, self.clinics[:lanes], *moment) if self._drops and moment else None
+        return self._pass.forward(self._some, x, want_input_gradient=want_input_gradient, masks=masks)
 
     def loss(self, y: Tensor, weights: Tensor) -> None:
         """Turn the outputs into the weighted loss, which ``backward`` then starts from; both are ``[lane, batch]``."""
@@ -157,12 +171,14 @@ def train_whole(learner: Learner, cohort: Cohort, server_round: int) -> None:
     server_round : int
     """
     drawn = learner.job.batches(server_round, learner.clinics)
-    for first in range(0, len(learner.clinics), BLOCK):
-        block = learner.lanes(first, min(first + BLOCK, len(learner.clinics)))
-        batches = drawn.lanes(first, first + BLOCK)
+    at_once = records_at_once(learner.part, learner.job.network.input_shape)
+    size = max(1, min(BLOCK, at_once // learner.job.sampling.batch_size))
+    for first in range(0, len(learner.clinics), size):
+        block = learner.lanes(first, min(first + size, len(learner.clinics)))
+        batches = drawn.lanes(first, first + size)
         for s in range(len(batches.active)):
             index, weights, lanes = batches.step(s)
             x, y = cohort.batch(block.clinics[:lanes], index)
-            block.forward(x)
+            block.forward(x, moment=(server_round, s))
             block.loss(y, torch.from_numpy(weights))
             block.backward(server_round, s, batches.normaliser[s, :lanes])

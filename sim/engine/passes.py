@@ -8,16 +8,24 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sim.engine.clipping import clipped_gradients
+from sim.engine.clipping import Tape, clipped_gradients
 from sim.engine.dense import DensePass, dense_layers
-from sim.engine.lanes import Tape, forward, gradients, loss_sum
+from sim.engine.lane_rules import DropoutMasks
+from sim.engine.lanes import forward, gradients, loss_sum
 from sim.models import Part
 
 
 class Pass(Protocol):
     """What a learner needs of a pass; ``DensePass`` states the arguments."""
 
-    def forward(self, parameters: Mapping[str, Tensor], x: Tensor, *, want_input_gradient: bool) -> Tensor: ...  # noqa: D102
+    def forward(  # noqa: D102
+        self,
+        parameters: Mapping[str, Tensor],
+        x: Tensor,
+        *,
+        want_input_gradient: bool,
+        masks: DropoutMasks | None = None,
+    ) -> Tensor: ...
 
     def loss(self, y: Tensor, weights: Tensor) -> None: ...  # noqa: D102
 
@@ -32,21 +40,32 @@ class AutogradPass:
     Parameters
     ----------
     part : Part
+    per_sample : bool
+        Whether clipped gradients may be asked for; a pass that knows they are not is cheaper.
     """
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Part, per_sample: bool = True) -> None:
         self._part = part
+        self._per_sample = per_sample
         self._leaves: dict[str, Tensor] = {}
         self._tape: Tape = []
         self._inputs: Tensor | None = None
         self._outputs = torch.empty(0)
 
-    def forward(self, parameters: Mapping[str, Tensor], x: Tensor, *, want_input_gradient: bool) -> Tensor:
-        """Run the part with a tape for both kinds of gradient."""
+    def forward(
+        self,
+        parameters: Mapping[str, Tensor],
+        x: Tensor,
+        *,
+        want_input_gradient: bool,
+        masks: DropoutMasks | None = None,
+    ) -> Tensor:
+        """Run the part, with a tape where gradients may be per sample."""
         self._leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         self._inputs = x.detach().requires_grad_() if want_input_gradient else None
         self._tape = []
-        self._outputs = forward(self._part, self._leaves, x if self._inputs is None else self._inputs, self._tape)
+        tape = self._tape if self._per_sample else None
+        self._outputs = forward(self._part, self._leaves, x if self._inputs is None else self._inputs, tape, masks)
         return self._outputs
 
     def loss(self, y: Tensor, weights: Tensor) -> None:
@@ -63,7 +82,7 @@ class AutogradPass:
         return [sums[name] for name in self._leaves], input_gradient
 
 
-def pass_of(part: Part) -> Pass:
-    """Return the cheaper pass that the part allows."""
-    layers = dense_layers(part)
-    return AutogradPass(part) if layers is None else DensePass(layers)
+def pass_of(part: Part, axes: int = 1, *, per_sample: bool = True) -> Pass:
+    """Return the cheaper pass that the part allows for records of so many axes; the rest as for ``AutogradPass``."""
+    layers = dense_layers(part) if axes == 1 else None
+    return AutogradPass(part, per_sample) if layers is None else DensePass(layers)

@@ -17,7 +17,7 @@ from sim.data import Federation, Records, load_federation
 from sim.job import Job
 from sim.plan.plan import make_plan
 from sim.problems import ScenarioError
-from sim.scenario import load_scenario
+from sim.scenario import DataFile, load_scenario
 from sim.spec import RunSpec, expand
 
 
@@ -84,35 +84,40 @@ def cohorts_of(clinics: int, nodes: int) -> list[list[int]]:
 
 def run_config(spec: RunSpec, noise_multipliers: Sequence[float]) -> UserConfig:
     """Write what every party must know into Flower's run config, which holds scalars only."""
-    return {"run-spec": spec.model_dump_json(by_alias=True), "noise-multipliers": json.dumps(list(noise_multipliers))}
+    return {
+        "run-spec": spec.model_dump_json(by_alias=True),
+        "noise-multipliers": json.dumps(list(noise_multipliers)),
+        "data-sha256": spec.data.sha256() if isinstance(spec.data, DataFile) else "",
+    }
 
 
 @lru_cache(maxsize=8)
-def _job(spec_json: str, noise_json: str) -> tuple[Job, Federation]:
+def _job(spec_json: str, noise_json: str, data_sha256: str) -> tuple[Job, Federation]:
+    """Derive a run's job once for all its parties here; ``data_sha256`` makes a changed file another run."""
     spec = RunSpec.model_validate_json(spec_json)
     federation = load_federation(spec.data, spec.seed)
     return Job.build(spec, federation, json.loads(noise_json)), federation
 
 
 @lru_cache(maxsize=64)
-def _cohort(spec_json: str, noise_json: str, partition: int, partitions: int) -> tuple[Job, Cohort]:
-    job, federation = _job(spec_json, noise_json)
+def _cohort(spec_json: str, noise_json: str, data_sha256: str, partition: int, partitions: int) -> tuple[Job, Cohort]:
+    job, federation = _job(spec_json, noise_json, data_sha256)
     return job, Cohort.build(job, federation.train, cohorts_of(len(job.sizes), partitions)[partition])
 
 
-def stated_run(config: UserConfig) -> tuple[str, str]:
-    """Return the run and its noise multipliers as a run config states them.
+def stated_run(config: UserConfig) -> tuple[str, str, str]:
+    """Return the run, its noise multipliers and its data file's digest as a run config states them.
 
     Parameters
     ----------
     config : dict
-        Either ``run-spec`` and ``noise-multipliers``, as ``run_config`` writes them, or ``scenario`` (a file) and
-        ``run`` (which of its runs, counted from 0), as a person would write them for ``flwr run``.
+        Either what ``run_config`` writes, or ``scenario`` (a file) and ``run`` (which of its runs, counted from 0), as
+        a person would write them for ``flwr run``.
 
     Returns
     -------
-    (str, str)
-        Both as JSON.
+    (str, str, str)
+        The first two as JSON.
 
     Raises
     ------
@@ -120,18 +125,21 @@ def stated_run(config: UserConfig) -> tuple[str, str]:
         If the scenario has a problem or no such run.
     """
     if "run-spec" in config:
-        return str(config["run-spec"]), str(config["noise-multipliers"])
+        return _stated(config)
     return _planned(str(config["scenario"]), int(config.get("run", 0)))
 
 
 @lru_cache(maxsize=8)
-def _planned(scenario: str, run: int) -> tuple[str, str]:
+def _planned(scenario: str, run: int) -> tuple[str, str, str]:
     specs = expand(load_scenario(scenario))
     if not 0 <= run < len(specs):
         raise ScenarioError([f"{scenario}: there is no run {run}; it has {len(specs)}, counted from 0"])
     plan = make_plan(specs[run], load_federation(specs[run].data, specs[run].seed))
-    written = run_config(plan.spec, plan.noise_multipliers)
-    return str(written["run-spec"]), str(written["noise-multipliers"])
+    return _stated(run_config(plan.spec, plan.noise_multipliers))
+
+
+def _stated(config: UserConfig) -> tuple[str, str, str]:
+    return str(config["run-spec"]), str(config["noise-multipliers"]), str(config["data-sha256"])
 
 
 def job_of(config: UserConfig) -> Job:

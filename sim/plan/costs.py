@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sim.engine.lanes import forward
+from sim.engine.lanes import forward, saved_bytes
 from sim.models import Part
 
 FLOAT_BYTES = 4
@@ -24,11 +23,11 @@ class PartCost:
         Number of scalars, whatever the records.
     output_shape : tuple of int
     forward_flops, backward_flops : int
-        Multiplications and additions counted apart, matrix products only (PyTorch's counter); the extra work of
-        per-sample clipping is not in it. Backward includes the gradient in the part's inputs for every part but the
-        first.
+        Multiplications and additions counted apart, matrix products and convolutions only (PyTorch's counter); the
+        extra work of per-sample clipping is not in it. Backward includes the gradient in the part's inputs for every
+        part but the first.
     activations : int
-        Scalars kept between forward and backward.
+        Scalars of four bytes kept between forward and backward.
     """
 
     parameters: int
@@ -69,17 +68,8 @@ def part_costs(parts: tuple[Part, ...], input_shape: tuple[int, ...]) -> dict[st
 def _count(part: Part, input_shape: tuple[int, ...], *, first: bool) -> PartCost:
     parameters = {n: torch.empty(1, *s, device="meta", requires_grad=True) for n, s in part.shapes().items()}
     x = torch.empty(1, 1, *input_shape, device="meta", requires_grad=not first)
-    known = {id(value) for value in parameters.values()}
-    kept: dict[int, int] = {}
-
-    def pack(value: Tensor) -> Tensor:
-        base = value if value._base is None else value._base
-        if id(base) not in known:
-            kept[id(base)] = value.numel()
-        return value
-
     ahead, back = FlopCounterMode(display=False), FlopCounterMode(display=False)
-    with ahead, torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+    with ahead, saved_bytes(parameters) as saved:
         outputs = forward(part, parameters, x)
     with back:
         torch.autograd.backward(outputs, torch.empty_like(outputs))
@@ -88,5 +78,5 @@ def _count(part: Part, input_shape: tuple[int, ...], *, first: bool) -> PartCost
         tuple(outputs.shape[2:]),
         ahead.get_total_flops(),
         back.get_total_flops(),
-        sum(kept.values()),
+        sum(saved.values()) // FLOAT_BYTES,
     )

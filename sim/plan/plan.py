@@ -134,8 +134,7 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
     ScenarioError
         If the cut lies outside the model, a site has no resources, delta is too large, or no noise meets the target.
     """
-    if len(federation.classes) < 2:
-        raise ScenarioError(["data: all records have the same label, so there is nothing to learn; check data.label"])
+    _refuse(spec, federation)
     resources = assign_resources(spec.clinics, federation.names)
     job = Job.build(spec, federation, [0.0] * len(federation.names))
     counts = Counts(job)
@@ -181,6 +180,26 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
         counts.server_flops,
         counts.peak_clinic_bytes(),
     )
+
+
+def _refuse(spec: RunSpec, federation: Federation) -> None:
+    problems = []
+    classes = len(federation.classes)
+    if classes < 2:
+        problems.append("data: all records have the same label, so there is nothing to learn; check data.label")
+    if classes > 256:
+        problems.append(f"data: {classes} classes; a label travels in one byte, so give at most 256")
+    if "." in spec.strategy.name:
+        if spec.train.participation < 1:
+            problems.append(
+                f"train.participation: {spec.strategy.name} draws its clinics itself; set participation = 1.0"
+            )
+        sampling = {"fraction_train", "min_train_nodes", "min_available_nodes", "fraction_evaluate"}
+        for option in spec.strategy.options:
+            if option.replace("-", "_") in sampling:
+                problems.append(f"strategies.options.{option}: every clinic takes part in every round; remove it")
+    if problems:
+        raise ScenarioError(problems)
 
 
 def _total(traffic: Traffic, direction: Direction, clinic: int) -> int:

@@ -260,7 +260,7 @@ def _gaussian_epsilon(mu: float, delta: float) -> float:
 
     def missing(eps: float) -> float:
         upper, lower = log_ndtr(mu / 2 - eps / mu), eps + log_ndtr(-mu / 2 - eps / mu)
-        return -math.exp(upper) * math.expm1(min(lower - upper, 0.0)) - delta
+        return -math.exp(upper) * math.expm1(lower - upper) - delta
 
     return float(brentq(missing, 0.0, _zcdp_epsilon(mu, delta), xtol=1e-12)) if missing(0.0) > 0 else 0.0
 

@@ -16,10 +16,16 @@ from scipy.stats import norm
 from sim.privacy.accounting import MAX_NOISE, MIN_NOISE, calibrate, compose, dp_sgd_event, epsilon, flatten
 
 DELTA = 1e-4
-few = settings(max_examples=15, deadline=None, derandomize=True)
+few = settings(max_examples=10, deadline=None, derandomize=True)
 rates = st.floats(0.03, 0.9)
 noises = st.floats(0.6, 50)
 steps = st.integers(1, 1500)
+
+
+def fine_epsilon(rate: float, noise: float, count: int) -> float:
+    """Return the library's own answer on a fixed grid, as fine as time allows."""
+    accountant = PLDAccountant(value_discretization_interval=1e-4 if noise < 3 else 2e-5)
+    return float(accountant.compose(dp_sgd_event(rate, noise, count)).get_epsilon(DELTA))
 
 
 def test_subsampled_gaussian_reference() -> None:
@@ -41,7 +47,6 @@ def test_noise_for_a_single_release_of_sensitivity_two(target: float, noise: flo
 
 @pytest.mark.filterwarnings(
     "ignore:Optimal order is the largest alpha:UserWarning",  # Opacus, where little is lost: its orders end at 63
-    "ignore::DeprecationWarning",  # raised while Opacus and what it needs are imported
 )
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.6])
 @pytest.mark.parametrize("noise", [0.8, 1.5, 6.0])
@@ -69,10 +74,8 @@ def test_renyi_is_looser_than_pld(rate: float, noise: float, count: int) -> None
     ("rate", "noise", "count"), [(0.003, 0.4, 60), (0.03, 30, 1500), (0.6, 10, 1500), (0.2, 3, 300), (0.95, 100, 60)]
 )
 def test_coarse_grids_agree_with_the_finest(rate: float, noise: float, count: int) -> None:
-    event = dp_sgd_event(rate, noise, count)
-    interval = 1e-4 if noise < 1 else 2e-5
-    fine = PLDAccountant(value_discretization_interval=interval).compose(event).get_epsilon(DELTA)
-    assert fine - 1e-5 <= epsilon(event, DELTA) <= fine * (1 + 1e-3) + 1e-4
+    fine = fine_epsilon(rate, noise, count)
+    assert fine - 1e-5 <= epsilon(dp_sgd_event(rate, noise, count), DELTA) <= fine * (1 + 1e-3) + 1e-4
 
 
 @pytest.mark.parametrize("mu", [1e-3, 0.1, 0.9, 4.0, 30.0])
@@ -85,9 +88,7 @@ def test_gaussian_against_integration(mu: float, delta: float) -> None:
 
     start = eps / mu + mu / 2  # where the two densities, one times exp(eps), cross
     mass = quad(lost, start, max(start, mu) + 12, epsabs=1e-12)[0]
-    assert mass <= delta * (1 + 1e-6)
-    if eps > 0:
-        assert mass == pytest.approx(delta, rel=1e-5)
+    assert mass == pytest.approx(delta, rel=1e-5) if eps > 0 else mass <= delta
 
 
 @pytest.mark.parametrize(("rate", "noise", "delta"), [(0.01, 6.0, 1e-5), (0.1, 1.0, 1e-5), (0.6, 0.8, 1e-4)])
@@ -158,15 +159,14 @@ def test_calibrated_noise_is_safe_and_tight(target: float, rate: float, count: i
 
 
 @pytest.mark.parametrize(("target", "rate", "count"), [(0.1, 0.4, 1500), (1, 0.03, 60), (8, 0.1, 300), (20, 0.6, 60)])
-def test_calibrated_noise_by_the_librarys_own_setting(target: float, rate: float, count: int) -> None:
-    event = dp_sgd_event(rate, calibrate(target, DELTA, rate, count), count)
-    spent = PLDAccountant(value_discretization_interval=2e-5).compose(event).get_epsilon(DELTA)
-    assert 0.99 * target < spent <= target
+def test_calibrated_noise_by_a_fixed_fine_grid(target: float, rate: float, count: int) -> None:
+    assert 0.99 * target < fine_epsilon(rate, calibrate(target, DELTA, rate, count), count) <= target
 
 
-def test_calibration_of_nothing_needs_no_noise() -> None:
+def test_calibration_at_the_ends() -> None:
     assert calibrate(math.inf, DELTA, 0.1, 100) == 0
     assert calibrate(1.0, DELTA, 0.1, 0) == 0
+    assert calibrate(1e6, DELTA, 0.5, 10) == MIN_NOISE
 
 
 def test_calibration_remembers() -> None:
@@ -174,10 +174,6 @@ def test_calibration_remembers() -> None:
     before = calibrate.cache_info().hits
     calibrate(2.5, DELTA, 0.25, 40)
     assert calibrate.cache_info().hits == before + 1
-
-
-def test_generous_target_gets_the_least_noise() -> None:
-    assert calibrate(1e6, DELTA, 0.5, 10) == MIN_NOISE
 
 
 @pytest.mark.parametrize("target", [0.0, -1.0, math.nan])
@@ -252,6 +248,7 @@ def test_anything_un_noised_is_infinite(event: dp.DpEvent, accountant: str) -> N
 )
 def test_nothing_released_costs_nothing(event: dp.DpEvent, accountant: str) -> None:
     assert epsilon(event, DELTA, accountant) == 0  # type: ignore[arg-type]
+    assert flatten(event) == {}
 
 
 @pytest.mark.parametrize("accountant", ["pld", "rdp"])

@@ -89,8 +89,8 @@ def by_autograd(part, parameters, x, y, weights, chosen=AutogradPass):
 
 
 def by_chosen_pass(part, parameters, x, y, weights):
-    """The same by whatever pass the part gets."""
-    return by_autograd(part, parameters, x, y, weights, pass_of)
+    """The same by whatever pass the part gets where nothing is clipped."""
+    return by_autograd(part, parameters, x, y, weights, lambda p: pass_of(p, per_sample=False))
 
 
 def compare_with_loop(by, architecture, outputs, rows, dtype, inputs=4):
@@ -228,14 +228,25 @@ def test_weighted_average_by_hand():
     assert averaged["s"].tolist() == [2.0]
 
 
-def test_dp_refuses_a_module_without_a_per_sample_rule():
-    part, parameters = stacked([nn.Sequential(ARCHITECTURES["layer-norm"](4, 1))])
-    with pytest.raises(ValueError, match=r"no per-sample gradient rule for LayerNorm \(block 'n'\)"):
-        forward(part, parameters, torch.randn(1, 2, 4), [])
-
-
-def test_a_module_without_parameters_needs_no_per_sample_rule():
-    part, parameters = stacked([nn.Sequential(ARCHITECTURES["no-parameters"](4, 1))])
-    tape = []
-    forward(part, parameters, torch.randn(1, 2, 4), tape)
-    assert [(record.weight, record.bias) for record in tape] == [("a.weight", "a.bias"), ("b.weight", "b.bias")]
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("clip", [0.3, 1e9])
+def test_clipped_gradients_of_any_module_equal_a_loop_over_records(name, clip):
+    torch.manual_seed(4)
+    rows, width, normaliser = [4, 2], 4, torch.tensor([3.0, 5.0]).double()
+    modules = [nn.Sequential(ARCHITECTURES[name](4, 3)).double() for _ in rows]
+    part, parameters = stacked(modules)
+    x, y = torch.randn(2, width, 4).double(), torch.randint(3, (2, width))
+    inside = torch.arange(width) < torch.tensor(rows)[:, None]
+    one = pass_of(part)
+    one.forward(parameters, x, want_input_gradient=False)
+    one.loss(y, inside / normaliser[:, None])
+    found, _ = one.backward(None, clip, normaliser)
+    for lane, module in enumerate(modules):
+        sums = [torch.zeros_like(p) for p in module.parameters()]
+        for record in range(rows[lane]):
+            loss = functional.cross_entropy(module(x[lane, record : record + 1]), y[lane, record : record + 1])
+            grads = torch.autograd.grad(loss, list(module.parameters()))
+            factor = min(1.0, clip / float(torch.cat([g.flatten() for g in grads]).norm()))
+            sums = [total + factor * grad for total, grad in zip(sums, grads, strict=True)]
+        for grad, expected in zip(found, sums, strict=True):
+            close(grad[lane], expected / normaliser[lane], torch.float64)

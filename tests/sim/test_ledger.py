@@ -120,6 +120,13 @@ def test_audience_may_be_entered_at_once_or_one_by_one() -> None:
     event = dp_sgd_event(0.1, 1.5, 30)
     apart = [Release(0, "model", (adversary,), event) for adversary in ("peer-clinic", "model-user")]
     assert Ledger(apart) == Ledger([release()])
+    assert Ledger([Release(0, "model", ("server", "server"), event)]) == Ledger(
+        [Release(0, "model", ("server",), event)]
+    )
+
+
+def test_releasing_nothing_is_no_release() -> None:
+    assert Ledger([release(count=0), Release(0, "model", (), dp.NonPrivateDpEvent())]) == Ledger()
 
 
 @pytest.mark.parametrize(
@@ -131,6 +138,7 @@ def test_audience_may_be_entered_at_once_or_one_by_one() -> None:
         [release(rate=0.2)],
         [release(1)],
         [release(0, 0.1, 1.5, 30, "model-user")],
+        [release(0, 0.1, 1.5, 30, "model-user", "server")],
         [release(), release(1)],
         [Release(0, "head", ("model-user", "peer-clinic"), dp_sgd_event(0.1, 1.5, 30))],
         [release(), Release(0, "model", ("server",), dp.NonPrivateDpEvent())],

@@ -159,7 +159,7 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
         ("strategies.0.nmae='x'", 'strategies.0.nmae: unknown key; did you mean "name"?'),
         ("server.x=1", 'server.x: unknown key; choose "compute" or "workers"'),
         ("model.name=mpl", 'model.name: "mpl" does not exist; did you mean "mlp"?'),
-        ("model.name=cnn", 'model.name: "cnn" does not exist; choose "logistic" or "mlp"'),
+        ("model.name=cnnx", 'model.name: "cnnx" does not exist; did you mean "cnn"?'),
         (
             "train.optimizer=momentun",
             'train.optimizer: "momentun" does not exist; did you mean "momentum"?',

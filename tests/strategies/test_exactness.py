@@ -13,6 +13,7 @@ from support import BUILT_IN, DP_SGD, NO_PRIVACY, bitwise, distance, learn_run, 
 from clients.client_app import app
 from clients.session import SESSIONS
 from sim.engine import clipping
+from sim.problems import ScenarioError
 from sim.study.learn import learn
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
@@ -151,6 +152,15 @@ def test_without_rounds_the_model_stays_as_it_was(ragged, strategy, cut, privacy
     assert not learned.meter.noised_steps
 
 
+def test_more_classes_than_a_byte_can_name_are_refused_or_arrive(tmp_path):
+    csv = write_csv(tmp_path / "many.csv", [1000], classes=260)
+    try:
+        vanilla = learn_run(run_spec(csv, "splitfed-v1", "vanilla", rounds=1)).parameters
+    except ScenarioError:
+        return
+    assert bitwise(vanilla, learn_run(run_spec(csv, "fedavg", rounds=1)).parameters)
+
+
 # DP-SGD
 
 
@@ -287,6 +297,16 @@ def test_the_order_of_rows_of_different_clinics_in_the_file_does_not_matter(tmp_
     assert files[0].read_bytes() != files[1].read_bytes()
     tidy, mixed = (learn_run(run_spec(csv, strategy, cut, privacy, rounds=2)).parameters for csv in files)
     assert bitwise(tidy, mixed)
+
+
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
+def test_a_file_that_has_changed_is_learned_anew(tmp_path, strategy, cut):
+    csv = write_csv(tmp_path / "clinics.csv", [40, 30])
+    before = learn_run(run_spec(csv, strategy, cut)).parameters
+    rows = csv.read_text(encoding="utf-8").splitlines()
+    changed = [rows[0], *(row.replace(",0.", ",5.") for row in rows[1:])]
+    csv.write_text("\n".join(changed) + "\n", encoding="utf-8")
+    assert not bitwise(learn_run(run_spec(csv, strategy, cut)).parameters, before)
 
 
 @pytest.mark.parametrize("block", [1, 3])

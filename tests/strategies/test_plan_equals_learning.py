@@ -10,6 +10,7 @@ from sim.data import load_federation
 from sim.engine import learner as learner_module
 from sim.engine.learner import Learner
 from sim.plan.plan import make_plan
+from sim.problems import ScenarioError
 from sim.rng import stream
 from sim.sampling import participants
 from sim.study.learn import PlanMismatchError, learn
@@ -135,6 +136,17 @@ def test_an_imported_strategy_is_planned_too(ragged):
         for way in ("up", "down")
         for kind, size in {"model": sum(BLOCK_PARAMETERS) * FLOAT, "headers": HEADER}.items()
     }
+
+
+@pytest.mark.parametrize(
+    "setting", [{"participation": 0.5}, {"options": {"fraction_train": 0.5, "min_train_nodes": 1}}]
+)
+def test_an_imported_strategy_with_some_clinics_is_refused_before_learning_or_planned_right(ragged, setting):
+    try:
+        plan, federation = plan_of(run_spec(ragged, "flwr.serverapp.strategy.FedAvg", **setting))
+    except ScenarioError:
+        return
+    learn(plan, federation)
 
 
 # A plan that says something else is refused

@@ -1,21 +1,15 @@
-"""Networks as ordered, named blocks; a cut is a boundary between two blocks.
-
-One network serves every strategy: the whole model for federated learning, head and body for vanilla split learning,
-head, body and tail for U-shaped split learning. Blocks are ordinary ``torch.nn.Module`` objects and serve as templates:
-the engine keeps the parameters outside them, stacked over lanes (see ``sim.engine.lanes``).
-"""
+"""Blocks, parts and networks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from sim.rng import stream
-from sim.scenario import Model as ModelSettings
 
 Parameters = dict[str, Tensor]
 """Parameters by name, each ``[lane, *shape]``."""
@@ -79,11 +73,15 @@ class Network:
         Shape of one record.
     outputs : int
         1 for a binary head with one logit, otherwise the number of classes.
+    build : callable, optional
+        Makes the blocks anew, with initial values from PyTorch's generator; without it the templates' own values are
+        the initial ones.
     """
 
     blocks: tuple[Block, ...]
     input_shape: tuple[int, ...]
     outputs: int
+    build: Callable[[], tuple[Block, ...]] | None = field(default=None, repr=False, compare=False)
 
     @property
     def whole(self) -> Part:
@@ -107,24 +105,29 @@ class Network:
         Raises
         ------
         ValueError
-            If a part would hold no block.
+            If a part would hold no block, or nothing to train.
         """
         n = len(self.blocks)
         first, last = cut if isinstance(cut, tuple) else (cut, -1)
         bounds = (first,) if topology == "vanilla" else (first, last)
         absolute = tuple(b + n if b < 0 else b for b in bounds)
         edges = (0, *absolute, n)
+        names = ", ".join(block.name for block in self.blocks)
         if any(low >= high for low, high in pairwise(edges)):
-            names = ", ".join(block.name for block in self.blocks)
             need = len(edges) - 1
             raise ValueError(
                 f"cut {list(bounds)} lies outside the model: {topology} needs {need} parts of at least one block each, "
                 f"and this model's blocks are: {names}"
             )
-        parts = ("head", "body", "tail")
-        return tuple(
-            Part(name, self.blocks[low:high]) for name, low, high in zip(parts, edges, edges[1:], strict=False)
-        )
+        roles = zip(("head", "body", "tail"), pairwise(edges), strict=False)
+        parts = tuple(Part(role, self.blocks[low:high]) for role, (low, high) in roles)
+        for part in parts:
+            if not part.parameter_count():
+                raise ValueError(
+                    f"cut {list(bounds)} leaves the {part.name} without a parameter to train; "
+                    f"this model's blocks are: {names}"
+                )
+        return parts
 
     def initial_parameters(self, seed: int) -> Parameters:
         """Draw the initial parameters; every party that knows the seed gets the same.
@@ -137,56 +140,19 @@ class Network:
         Returns
         -------
         dict of str to Tensor
-            ``[1, *shape]`` each, initialised as PyTorch initialises the modules.
+            ``[1, *shape]`` each, initialised as the modules initialise themselves.
         """
         torch_seed = int(stream(seed, "initial-parameters").integers(2**63))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_seed)
-            for block in self.blocks:
-                block.module.apply(_reset)
+        blocks = self.blocks if self.build is None else seeded(self.build, torch_seed)
         return {
             f"{block.name}.{name}": parameter.detach().clone().unsqueeze(0)
-            for block in self.blocks
+            for block in blocks
             for name, parameter in block.module.named_parameters()
         }
 
 
-def _reset(module: nn.Module) -> None:
-    reset = getattr(module, "reset_parameters", None)
-    if callable(reset):
-        reset()
-
-
-def _logistic(settings: ModelSettings, inputs: int, outputs: int) -> tuple[Block, ...]:
-    return (Block("output", nn.Linear(inputs, outputs)),)
-
-
-def _mlp(settings: ModelSettings, inputs: int, outputs: int) -> tuple[Block, ...]:
-    widths = (inputs, *settings.hidden)
-    hidden = (
-        Block(f"hidden{i}", nn.Sequential(nn.Linear(a, b), nn.ReLU()))
-        for i, (a, b) in enumerate(pairwise(widths), start=1)
-    )
-    return (*hidden, Block("output", nn.Linear(widths[-1], outputs)))
-
-
-FACTORIES: dict[str, Callable[[ModelSettings, int, int], tuple[Block, ...]]] = {"logistic": _logistic, "mlp": _mlp}
-
-
-def build_network(settings: ModelSettings, input_shape: tuple[int, ...], classes: int) -> Network:
-    """Build the network that a scenario asks for.
-
-    Parameters
-    ----------
-    settings : sim.scenario.Model
-    input_shape : tuple of int
-        Shape of one record; one axis for tabular data.
-    classes : int
-        Number of classes in the data.
-
-    Returns
-    -------
-    Network
-    """
-    outputs = 1 if classes == 2 and settings.head == "binary" else classes
-    return Network(FACTORIES[settings.name](settings, input_shape[0], outputs), input_shape, outputs)
+def seeded(build: Callable[[], tuple[Block, ...]], seed: int) -> tuple[Block, ...]:
+    """Build blocks with PyTorch's generator seeded, and leave the generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()

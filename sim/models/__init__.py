@@ -1,0 +1,11 @@
+"""Networks as ordered, named blocks; a cut is a boundary between two blocks.
+
+One network serves every strategy: the whole model for federated learning, head and body for vanilla split learning,
+head, body and tail for U-shaped split learning. Blocks are ordinary ``torch.nn.Module`` objects and serve as templates:
+the engine keeps the parameters outside them, stacked over lanes (see ``sim.engine.lanes``).
+"""
+
+from sim.models.build import build_network
+from sim.models.network import Block, Network, Parameters, Part
+
+__all__ = ["Block", "Network", "Parameters", "Part", "build_network"]

@@ -1,0 +1,191 @@
+"""From a scenario's ``[model]`` to a network: built-in architectures, a user's own factory, and the checks of both."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from sim.models.architectures import ARCHITECTURES, Residual
+from sim.models.network import Block, Network, seeded
+from sim.problems import show
+from sim.scenario import Model as ModelSettings
+
+_BLOCK_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_CONTAINERS = (nn.Sequential, Residual)
+
+
+def build_network(settings: ModelSettings, input_shape: tuple[int, ...], classes: int) -> Network:
+    """Build the network that a scenario asks for, and try it on tensors without data.
+
+    Parameters
+    ----------
+    settings : sim.scenario.Model
+    input_shape : tuple of int
+        Shape of one record: ``(feature,)``, ``(channel, length)`` or ``(channel, height, width)``.
+    classes : int
+        Number of classes in the data.
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    ValueError
+        In one line: if records of this shape do not fit the model, a factory fails or returns something else, the
+        outputs are not those needed, a record's output depends on its batch, or a module cannot be trained over lanes.
+    """
+    outputs = 1 if classes == 2 and settings.head == "binary" else classes
+    shape = tuple(input_shape)
+    if settings.factory is None:
+        label, build = f'model "{settings.name}"', _built_in(settings, shape, outputs)
+        blocks = seeded(build, 0)
+        problems = _misfits(blocks, shape, outputs, rows=1)
+    else:
+        label, build = f'factory "{settings.factory}"', _from_factory(settings.factory, shape, outputs)
+        blocks = seeded(build, 0)
+        problems = _problems(blocks, shape, outputs)
+    for problem in problems:
+        raise ValueError(f"{label} {problem}")
+    return Network(blocks, shape, outputs, build)
+
+
+def _built_in(settings: ModelSettings, shape: tuple[int, ...], outputs: int) -> Callable[[], tuple[Block, ...]]:
+    architecture = ARCHITECTURES[settings.name]
+    if architecture.axes and len(architecture.axes) != len(shape):
+        wanted = ", ".join(architecture.axes)
+        raise ValueError(f'model "{settings.name}" takes records of shape [{wanted}]; these are of shape {list(shape)}')
+    channels = settings.channels or architecture.channels
+    return lambda: tuple(Block(*named) for named in architecture.make(settings, channels, shape, outputs))
+
+
+def _from_factory(path: str, shape: tuple[int, ...], outputs: int) -> Callable[[], tuple[Block, ...]]:
+    label = f'factory "{path}"'
+    module_name, _, name = path.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), name)
+    except Exception as error:
+        raise ValueError(f"{label} cannot be imported: {_in_one_line(error)}") from error
+
+    def build() -> tuple[Block, ...]:
+        try:
+            named = factory(shape, outputs)
+        except Exception as error:
+            raise ValueError(f"{label} failed on {shape}, {outputs}: {_in_one_line(error)}") from error
+        if not isinstance(named, list | tuple) or not named or not all(map(_names_a_module, named)):
+            raise ValueError(f"{label} returned {_in_one_line(named)}; return a list of (name, torch.nn.Module)")
+        for module in (module for _, outer in named for module in outer.modules()):
+            module.train(not isinstance(module, nn.Dropout))  # the engine draws the masks, the module drops nothing
+        return tuple(Block(*pair) for pair in named)
+
+    return build
+
+
+def _names_a_module(pair: object) -> bool:
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        return False
+    return isinstance(pair[0], str) and isinstance(pair[1], nn.Module)
+
+
+def _problems(blocks: tuple[Block, ...], shape: tuple[int, ...], outputs: int) -> Iterator[str]:
+    """Say what is wrong with blocks; each check takes it that those before it found nothing."""
+    for name, count in Counter(block.name for block in blocks).items():
+        if count > 1:
+            yield f"gives the name {show(name)} to {count} blocks; name each once"
+        if not _BLOCK_NAME.fullmatch(name):
+            yield f"names a block {show(name)}; use letters, digits, '-' and '_'"
+    for block in blocks:
+        yield from _unfit_modules(block)
+    yield from _unfit_parameters(blocks)
+    for rows in (1, 3):
+        yield from _misfits(blocks, shape, outputs, rows)
+    if _mixes_records(blocks, shape):
+        yield "mixes the records of a batch, so that padding would count; normalise record by record, as GroupNorm does"
+
+
+def _unfit_modules(block: Block) -> Iterator[str]:
+    ruled = set(_ruled(block.module))
+    for module in block.module.modules():
+        held = f"holds {type(module).__name__} in block {show(block.name)}"
+        if isinstance(module, _BatchNorm) or (isinstance(module, _InstanceNorm) and module.track_running_stats):
+            yield (
+                f"{held}: its statistics mix the records of a batch, which bounds no record's influence under dp-sgd "
+                "and leaves open whose running statistics the common model has; use GroupNorm"
+            )
+        if isinstance(module, _DropoutNd) and (type(module) is not nn.Dropout or module not in ruled):
+            yield f"{held}, whose mask could not be repeated; put nn.Dropout directly into an nn.Sequential"
+
+
+def _ruled(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules that the engine runs by a rule of their own if it has one, not as the inside of another."""
+    yield module
+    if type(module) in _CONTAINERS:
+        for child in module.children():
+            yield from _ruled(child)
+
+
+def _unfit_parameters(blocks: tuple[Block, ...]) -> Iterator[str]:
+    seen: set[int] = set()
+    for block in blocks:
+        for name, parameter in block.module.named_parameters(remove_duplicate=False):
+            place = f'"{block.name}.{name}"'
+            if id(parameter) in seen:
+                yield f"uses the parameter {place} in two places; give each module its own"
+            if not parameter.requires_grad:
+                yield f"has the frozen parameter {place}; every parameter is trained"
+            if parameter.dtype != torch.float32:
+                yield f"has the parameter {place} of type {parameter.dtype}; use torch.float32"
+            seen.add(id(parameter))
+    if not seen:
+        yield "has no parameter to train"
+
+
+def _misfits(blocks: tuple[Block, ...], shape: tuple[int, ...], outputs: int, rows: int) -> Iterator[str]:
+    x = torch.empty(1, rows, *shape, device="meta")
+    parameters: dict[str, Tensor] = {}
+    for block in blocks:
+        own = {n: torch.empty(1, *p.shape, device="meta").requires_grad_() for n, p in block.module.named_parameters()}
+        parameters |= {f"{block.name}.{name}": value for name, value in own.items()}
+        before = list(x.shape[1:])
+        try:
+            x = _over_lanes(block.module, own, x)
+        except Exception as error:
+            yield f"cannot run block {show(block.name)} on a batch of shape {before}: {_in_one_line(error)}"
+            return
+    if x.shape != (1, rows, outputs):
+        yield f"gives outputs of shape {list(x.shape[1:])} for a batch of {rows}; [{rows}, {outputs}] is needed"
+        return
+    used = torch.autograd.grad(x, list(parameters.values()), torch.ones_like(x), allow_unused=True)
+    for name, gradient in zip(parameters, used, strict=True):
+        if gradient is None:
+            yield f'has the parameter "{name}", which plays no part in the outputs; remove it'
+
+
+def _over_lanes(module: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+    buffers = {name: buffer.to("meta") for name, buffer in module.named_buffers()}
+    outputs = vmap(lambda own, rows: functional_call(module, (own, buffers), (rows,)))(parameters, x)
+    if not isinstance(outputs, Tensor):
+        raise TypeError(f"it returned {type(outputs).__name__}, not one tensor")
+    return outputs
+
+
+@torch.no_grad()
+def _mixes_records(blocks: tuple[Block, ...], shape: tuple[int, ...]) -> bool:
+    chain = nn.Sequential(*(block.module for block in blocks))
+    rows = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
+    return not torch.allclose(chain(rows)[:1], chain(rows[:1]), rtol=1e-3, atol=1e-5, equal_nan=True)
+
+
+def _in_one_line(what: object) -> str:
+    text = f"{type(what).__name__}: {what}" if isinstance(what, BaseException) else repr(what)
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else line[:197] + "..."

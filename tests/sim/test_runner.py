@@ -1,0 +1,371 @@
+"""A study gives the same numbers however it is run, interrupted and resumed."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from safetensors.torch import load_file
+from support import write_csv
+
+from sim import Scenario, run
+from sim.data import load_federation
+from sim.problems import ScenarioError
+from sim.scenario import load_scenario
+from sim.spec import expand
+from sim.study.display import shown_progress
+from sim.study.runner import Progress, default_jobs, execute, plan_runs, run_study
+
+# pandas will one day refuse what as_table asks of it where a column of text is absent from every row.
+pytestmark = pytest.mark.filterwarnings("ignore:'str' is not supported as a fill value")
+
+SCENARIO = """
+name = "small"
+seeds = [0, 1]
+[data]
+source = "csv"
+path = "clinics.csv"
+label = "label"
+clinic = "clinic"
+features = ["x0", "x1", "x2", "x3"]
+scaling = "none"
+[model]
+name = "mlp"
+hidden = [6, 5]
+cut = [1, -1]
+[train]
+rounds = 10
+batch-size = 8
+learning-rate = 0.1
+optimizer = "adam"
+[privacy]
+mechanism = "dp-sgd"
+delta = 1e-3
+[[strategies]]
+name = "fedavg"
+[[strategies]]
+name = "splitfed-v1"
+cut = "u-shaped"
+[[strategies]]
+name = "centralised"
+[[strategies]]
+name = "local"
+[sweep]
+"privacy.epsilon" = [3, inf]
+"""
+RUNS = 4 * 2 * 2
+
+
+def write_scenario(folder, text=SCENARIO):
+    write_csv(folder / "clinics.csv")
+    path = folder / "small.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def command(*arguments):
+    return [str(Path(sys.executable).with_name("suture")), "run", *map(str, arguments)]
+
+
+def without_time(table):
+    return table.drop(columns="wall_seconds")
+
+
+def assert_same_results(one, other):
+    """Compare two study folders: the table, and every file of every run, bit by bit but for the wall clock."""
+    tables = [pd.read_parquet(study / "runs.parquet") for study in (one, other)]
+    pd.testing.assert_frame_equal(*map(without_time, tables), check_exact=True)
+    assert set(tables[0]["status"]) == {"ok"}
+    for run_id in tables[0]["run_id"]:
+        ours, theirs = one / run_id, other / run_id
+        assert (ours / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes(), run_id
+        for name in ("rounds", "clinics"):
+            frames = [pd.read_parquet(folder / f"{name}.parquet") for folder in (ours, theirs)]
+            pd.testing.assert_frame_equal(*frames, check_exact=True)
+        records = [json.loads((folder / "run.json").read_text(encoding="utf-8")) for folder in (ours, theirs)]
+        for record in records:
+            assert record["row"].pop("wall_seconds") > 0
+        assert records[0] == records[1]
+
+
+def assert_all_runs_are_whole(study):
+    """Every folder that looks like a run is complete, whatever was interrupted."""
+    for folder in [path for path in study.iterdir() if path.is_dir() and not path.name.startswith(".")]:
+        if folder.name == "figures":
+            continue
+        row = json.loads((folder / "run.json").read_text(encoding="utf-8"))["row"]
+        assert (row["run_id"], row["status"]) == (folder.name, "ok")
+        assert load_file(folder / "model.safetensors")
+        for name in ("rounds", "clinics"):
+            assert len(pd.read_parquet(folder / f"{name}.parquet")) > 0
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Run the study from Python in this process; return its file, its folder and the table that came back."""
+    folder = tmp_path_factory.mktemp("whole")
+    path = write_scenario(folder)
+    table = run(path, folder / "out", jobs=1)
+    return path, folder / "out" / "small", table
+
+
+def test_the_table_that_comes_back_is_the_one_on_disk(whole):
+    _, study, table = whole
+    pd.testing.assert_frame_equal(table, pd.read_parquet(study / "runs.parquet"))
+    assert len(table) == RUNS
+    assert set(table["mechanism"]) == {"none", "dp-sgd"}
+    assert set(table["status"]) == {"ok"}
+    weights = {(study / run_id / "model.safetensors").read_bytes() for run_id in table["run_id"]}
+    assert len(weights) >= RUNS - 2  # the two pairs that may be equal are splitfed-v1 and fedavg without noise
+
+
+def test_two_workers_of_the_command_give_the_same_bits(whole, tmp_path):
+    path, study, _ = whole
+    done = subprocess.run(
+        command(path, "--out", tmp_path, "--jobs", 2), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert_same_results(study, tmp_path / "small")
+
+
+def test_a_scenario_object_gives_the_same_table(whole):
+    path, study, table = whole
+    scenario = load_scenario(path)
+    assert isinstance(scenario, Scenario)
+    before = {item: item.stat().st_mtime_ns for item in study.glob("*/*")}
+    pd.testing.assert_frame_equal(run(scenario, study.parent), table)
+    assert {item: item.stat().st_mtime_ns for item in study.glob("*/*")} == before  # the same runs, none repeated
+
+
+def test_order_and_company_of_the_runs_do_not_matter(whole, tmp_path):
+    path, study, _ = whole
+    plans = list(plan_runs(expand(load_scenario(path))))[::-3]
+    run_study(plans, [plan.spec.run_id for plan in plans], tmp_path, 1, Progress(lambda *_: None, lambda _: None))
+    for plan in plans:
+        ours, theirs = (
+            (folder / plan.spec.run_id / "model.safetensors").read_bytes() for folder in (study, tmp_path / "small")
+        )
+        assert ours == theirs
+
+
+def killed_at_a_random_moment(study, arguments, finished, rng):
+    """Start the command, and kill it with all its workers once so many runs are there; return how it ended."""
+    with subprocess.Popen(
+        command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            limit = time.monotonic() + 300
+            while process.poll() is None and time.monotonic() < limit:
+                if len(list(study.glob("[!.]*/run.json"))) >= finished:
+                    time.sleep(rng.uniform(0, 0.2))
+                    break
+                time.sleep(0.002)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        return process.wait()
+
+
+def test_killed_and_resumed_gives_the_same_table(whole, tmp_path):
+    path, uninterrupted, _ = whole
+    rng = np.random.default_rng()
+    study = tmp_path / "small"
+    ends = []
+    for jobs, more in ((2, 1), (1, rng.integers(1, 4))):
+        there = len(list(study.glob("[!.]*/run.json")))
+        arguments = (path, "--out", tmp_path, "--jobs", jobs)
+        ends.append(killed_at_a_random_moment(study, arguments, there + more, rng))
+        assert_all_runs_are_whole(study)
+        assert len(list(study.glob("[!.]*/run.json"))) >= there + more  # what was finished is kept
+    assert -signal.SIGKILL in ends
+    kept = {item: item.stat().st_mtime_ns for item in study.glob("[!.]*/run.json")}
+    run(path, tmp_path, jobs=1)
+    table = pd.read_parquet(study / "runs.parquet")
+    assert table["run_id"].is_unique
+    assert len(table) == RUNS
+    assert_same_results(uninterrupted, study)
+    assert {item: item.stat().st_mtime_ns for item in kept} == kept  # finished runs were not repeated
+
+
+def test_killed_before_the_first_run_is_finished(whole, tmp_path):
+    """Killed while it imports, plans or learns its first run, the command leaves nothing that counts as a run."""
+    path, uninterrupted, _ = whole
+    rng = np.random.default_rng()
+    arguments = command(path, "--out", tmp_path, "--jobs", 1)
+    with subprocess.Popen(
+        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        time.sleep(rng.uniform(0, 2))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if (tmp_path / "small").exists():
+        assert_all_runs_are_whole(tmp_path / "small")
+    run(path, tmp_path, jobs=1)
+    assert_same_results(uninterrupted, tmp_path / "small")
+
+
+DEADLY = '''
+import os
+import signal
+from pathlib import Path
+
+from flwr.serverapp.strategy import FedAvg
+
+
+class Deadly(FedAvg):
+    """Ends its own process from outside, as the system does when memory is short."""
+
+    def aggregate_train(self, server_round, replies):
+        if Path(__file__).with_name("deadly").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().aggregate_train(server_round, replies)
+'''
+WITH_DEADLY = (
+    SCENARIO.replace("seeds = [0, 1]", "seeds = [0]")
+    .replace("rounds = 10", "rounds = 2")
+    .replace('name = "centralised"', 'name = "deadly_for_tests.Deadly"')
+)
+
+
+def test_a_dead_worker_is_told_and_the_study_goes_on_from_there(tmp_path, monkeypatch):
+    path = write_scenario(tmp_path, WITH_DEADLY)
+    (tmp_path / "deadly_for_tests.py").write_text(DEADLY, encoding="utf-8")
+    (tmp_path / "deadly").touch()
+    places = filter(None, (os.environ.get("PYTHONPATH"), str(tmp_path)))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(places))
+    study = tmp_path / "out" / "small"
+    done = subprocess.run(
+        command(path, "--out", tmp_path / "out", "--jobs", 2), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode not in (0, -signal.SIGKILL)
+    told = "a worker process was killed from outside (out of memory?); what had finished is kept, and the same command"
+    assert told in " ".join(done.stderr.split())
+    assert "BrokenProcessPool" not in done.stderr
+    assert_all_runs_are_whole(study)
+    finished = {folder.parent.name for folder in study.glob("*/run.json")}
+    assert set(pd.read_parquet(study / "runs.parquet")["run_id"]) == finished  # the table is written all the same
+    assert len(finished) < 8
+
+    (tmp_path / "deadly").unlink()
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        resumed = run(path, tmp_path / "out", jobs=1)
+        run(path, tmp_path / "uninterrupted", jobs=1)
+    finally:
+        sys.modules.pop("deadly_for_tests", None)
+    assert len(resumed) == 8
+    assert_same_results(tmp_path / "uninterrupted" / "small", study)
+
+
+# What identifies a run
+
+
+def test_changed_bytes_of_the_data_are_other_runs(tmp_path):
+    path = write_scenario(tmp_path, SCENARIO.replace("seeds = [0, 1]", "seeds = [0]").replace("[3, inf]", "[inf]"))
+    csv = tmp_path / "clinics.csv"
+    first = run(path, tmp_path / "out")
+    text = csv.read_text(encoding="utf-8")
+    last_digit = text.rstrip()[-1]
+    changed = text.rstrip()[:-1] + ("1" if last_digit != "1" else "2") + "\n"
+    assert len(changed) == len(text)
+    csv.write_text(changed, encoding="utf-8")
+    second = run(path, tmp_path / "out")
+    assert not set(first["run_id"]) & set(second["run_id"])
+    assert len(second) == len(first) == 4
+    pd.testing.assert_frame_equal(second, pd.read_parquet(tmp_path / "out" / "small" / "runs.parquet"))
+
+    csv.write_text(text, encoding="utf-8")
+    again = run(path, tmp_path / "out")
+    pd.testing.assert_frame_equal(again, first)  # even to the wall clock: nothing was repeated
+
+
+def test_a_moved_scenario_finds_its_runs_again(whole, tmp_path):
+    path, study, table = whole
+    moved = write_scenario(tmp_path)
+    assert (tmp_path / "clinics.csv").read_bytes() == path.with_name("clinics.csv").read_bytes()
+    pd.testing.assert_frame_equal(run(moved, study.parent), table)
+
+
+# The pieces
+
+
+def test_progress_hears_of_every_run_once_and_at_once(whole, tmp_path):
+    path, _, _ = whole
+    plans = [plan for plan in plan_runs(expand(load_scenario(path))) if plan.spec.seed == 0][:3]
+    ids = [plan.spec.run_id for plan in plans]
+    seen = []
+
+    def finished(row):
+        there = {folder.parent.name for folder in (tmp_path / "small").glob("*/run.json")}
+        seen.append((row["run_id"], row["status"], there))
+
+    progress = Progress(lambda to_do, done: seen.append((to_do, done)), finished)
+    table = run_study(plans, ids, tmp_path, 1, progress)
+    assert table["run_id"].tolist() == ids
+    assert seen == [(3, 0), *((run_id, "ok", set(ids[: i + 1])) for i, run_id in enumerate(ids))]
+    seen.clear()
+    run_study(plans, ids[:2], tmp_path, 1, progress)
+    assert seen == [(0, 3)]
+    assert pd.read_parquet(tmp_path / "small" / "runs.parquet")["run_id"].tolist() == ids[:2]
+
+
+def test_a_run_that_departs_from_its_plan_fails(whole, tmp_path):
+    path, _, _ = whole
+    plan = next(plan_runs(expand(load_scenario(path))))
+    wrong = {key: sizes + (key == ("up", "model")) for key, sizes in plan.traffic.items()}
+    row = execute(dataclasses.replace(plan, traffic=wrong), tmp_path, {})
+    assert row["status"] == "failed"
+    assert row["error"].startswith("PlanMismatchError: bytes up, model: planned")
+    noised = {part: (steps[0] + 1, *steps[1:]) for part, steps in plan.noised_steps.items()}
+    row = execute(dataclasses.replace(plan, noised_steps=noised), tmp_path, {})
+    assert row["error"].startswith("PlanMismatchError: noised steps, model: planned")
+
+
+def test_all_runs_are_planned_before_problems_are_raised(whole):
+    path, _, _ = whole
+    specs = expand(load_scenario(path, ["model.hidden=[4]", "privacy.delta=0.4"]))
+    plans, iterator = [], plan_runs(specs)
+    with pytest.raises(ScenarioError) as caught:
+        plans.extend(iter(lambda: next(iterator), None))
+    # Only the runs without privacy and without a cut can be planned, and each problem is told once.
+    assert {(plan.spec.strategy.name, plan.spec.privacy.mechanism) for plan in plans} == {
+        *(("fedavg", "none"), ("centralised", "none"), ("local", "none"))
+    }
+    assert sorted(line.partition("privacy.delta")[1] or "model.cut" for line in caught.value.problems) == [
+        "model.cut",
+        "privacy.delta",
+    ]
+
+
+def test_majority_and_worst_clinic_are_those_of_the_held_out_records(whole):
+    path, study, table = whole
+    spec = expand(load_scenario(path))[0]
+    federation = load_federation(spec.data, spec.seed)
+    majority = max((0, 1), key=lambda label: int((federation.train.y == label).sum()))
+    assert table["majority_accuracy"][0] == float((federation.test.y == majority).mean())
+    clinics = pd.read_parquet(study / spec.run_id / "clinics.parquet")
+    assert table["worst_clinic_auc"][0] == clinics["auc"].min()
+
+
+def test_the_display_escapes_what_it_prints():
+    text = StringIO()
+    with shown_progress(Console(file=text, width=200)) as progress:
+        progress.start(2, 0)
+        row = {"run_id": "abc", "strategy": "fedavg", "cut": "", "seed": 3, "status": "failed", "error": "[red] [/x]"}
+        progress.finished(row)
+        assert "failed abc fedavg seed 3: [red] [/x]" in text.getvalue()
+
+
+def test_one_job_for_each_processor_that_may_be_used():
+    assert 1 <= default_jobs() <= (os.cpu_count() or math.inf)

@@ -1,0 +1,85 @@
+"""The rules of the layout: who may import whom, typed packages, and scenario files that work."""
+
+import math
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from sim.problems import ScenarioError
+from sim.scenario import load_scenario
+from sim.spec import expand
+from sim.study.runner import plan_runs
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("sim", "strategies", "clients")
+SCENARIOS = sorted((ROOT / "scenarios").glob("*.toml"))
+
+
+def test_imports_keep_to_the_contracts():
+    command = Path(sys.executable).with_name("lint-imports")
+    if not command.exists():
+        pytest.skip("lint-imports is not installed; it comes with the dev extra")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [command, "--no-cache"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert "0 broken" in done.stdout
+
+
+def test_every_contract_that_the_design_names_is_checked():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    independent = [set(c["modules"]) for c in contracts if c["type"] == "independence"]
+    forbidden = {
+        (source, target)
+        for c in contracts
+        if c["type"] == "forbidden"
+        for source in c["source_modules"]
+        for target in c["forbidden_modules"]
+    }
+    assert {"strategies", "clients"} in independent
+    assert {("sim", "strategies"), ("sim", "clients"), ("sim.plan", "flwr"), ("sim.privacy", "flwr")} <= forbidden
+
+
+def test_every_package_is_typed():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert sorted(settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) == sorted(PACKAGES)
+    for package in PACKAGES:
+        assert (ROOT / package / "py.typed").is_file(), package
+        for folder in {path.parent for path in (ROOT / package).rglob("*.py")}:
+            assert (folder / "__init__.py").is_file(), folder
+
+
+def test_there_are_scenario_files():
+    assert "heart" in {path.stem for path in SCENARIOS}
+
+
+@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+def test_bundled_scenarios_load_and_plan(path):
+    scenario = load_scenario(path)
+    first = [spec for spec in expand(scenario) if spec.seed == scenario.seeds[0]]
+    assert len(expand(scenario)) == len(first) * len(scenario.seeds) > 0
+    data = getattr(scenario.data, "path", None)
+    if data is not None and not data.exists():  # the user brings the file; until then one line says so
+        with pytest.raises(ScenarioError) as caught:
+            list(plan_runs(first))
+        assert caught.value.problems == (f"scenario: data.path: {data} does not exist; check the path",)
+        assert data.parent == path.parent
+        return
+    assert len({spec.run_id for spec in first}) == len(first)
+    plans = list(plan_runs(first))
+    assert len(plans) == len(first)
+    for plan in plans:
+        columns = plan.columns()
+        assert columns["study"] == scenario.name
+        assert columns["sim_seconds"] > 0
+        target = plan.spec.privacy.epsilon
+        for clinic in plan.clinics:
+            assert clinic.records > 0
+            if target is not None and math.isfinite(target):
+                assert clinic.epsilon["model-user"] <= target
