@@ -92,7 +92,6 @@ def run(
     """Run a study; runs that are finished in the results folder are not repeated."""
     from rich.console import Console
 
-    from sim.report.figures import write_figures
     from sim.report.html import write_report
     from sim.report.table import console_table
     from sim.scenario import load_scenario
@@ -103,10 +102,14 @@ def run(
     plans = _plans(file, overrides, only)
     scenario = load_scenario(file, overrides or ())
     console = _console()
-    with shown_progress(Console(stderr=True)) as progress:
-        table = run_study(plans, [spec.run_id for spec in expand(scenario)], out, jobs or default_jobs(), progress)
     folder = out / scenario.name
-    write_figures(table, folder / "figures")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with shown_progress(Console(stderr=True)) as progress:
+            table = run_study(plans, [spec.run_id for spec in expand(scenario)], out, jobs or default_jobs(), progress)
+    except KeyboardInterrupt:
+        print("interrupted; what has finished is kept, and the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(130) from None
     report = write_report(table, folder, report_context(scenario, sys.argv[1:]))
     console.print(console_table(table))
     console.print(f"Table: {folder / 'runs.parquet'}\nReport: {report}", soft_wrap=True, highlight=False)
@@ -133,7 +136,7 @@ def _plans(file: Path, overrides: list[str] | None, only: list[str] | None) -> l
 
 def main() -> None:
     """Run the command; a problem with the input is one line each and exit code 2, never a traceback."""
-    from sim.problems import ScenarioError
+    from sim.problems import ScenarioError, SutureError
 
     try:
         app()
@@ -143,6 +146,6 @@ def main() -> None:
     except OSError as error:
         print(f"{error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted; what has finished is kept, and the same command goes on from there", file=sys.stderr)
-        raise SystemExit(130) from None
+    except SutureError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(1) from None

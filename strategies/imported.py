@@ -47,7 +47,7 @@ class Imported(Strategy):
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self.inner = _build(job.spec.strategy.name, job.spec.strategy.options, len(job.sizes))
+        self.inner = build_imported(job.spec.strategy.name, job.spec.strategy.options, len(job.sizes))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -84,7 +84,14 @@ class Imported(Strategy):
         self.inner.summary()
 
 
-def _build(name: str, options: Mapping[str, Any], nodes: int) -> Strategy:
+def build_imported(name: str, options: Mapping[str, Any], nodes: int) -> Strategy:
+    """Build a Flower strategy by its import path, to run with every one of ``nodes`` nodes in every round.
+
+    Raises
+    ------
+    StrategyError
+        If the path leads to no Flower strategy or the options do not fit.
+    """
     module_name, _, class_name = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
@@ -94,10 +101,11 @@ def _build(name: str, options: Mapping[str, Any], nodes: int) -> Strategy:
         raise StrategyError(f"strategy {name!r} is not a Flower Strategy")
     accepted = inspect.signature(found).parameters
     everyone = {"fraction_evaluate": 0.0, "min_train_nodes": nodes, "min_available_nodes": nodes}
-    arguments = {key: value for key, value in everyone.items() if key in accepted}
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+    arguments = {key: value for key, value in everyone.items() if anything or key in accepted}
     arguments |= {key.replace("-", "_"): value for key, value in options.items()}
     if isinstance(inner := arguments.get("strategy"), str):
-        arguments["strategy"] = _build(inner, {}, nodes)
+        arguments["strategy"] = build_imported(inner, {}, nodes)
     try:
         return found(**arguments)
     except (TypeError, ValueError) as error:

@@ -19,7 +19,7 @@ from sim.privacy.accounting import calibrate
 from sim.privacy.ledger import ADVERSARIES, Ledger
 from sim.privacy.releases import build_ledger
 from sim.problems import ScenarioError
-from sim.protocols import Direction, Traffic
+from sim.protocols import Direction, Traffic, protocol_of
 from sim.spec import RunSpec
 
 Ints = NDArray[np.int64]
@@ -210,14 +210,15 @@ def _noise(
     spec: RunSpec, delta: float, federation: Federation, rates: Sequence[float], steps: Ints
 ) -> tuple[float, ...]:
     sizes = np.diff(federation.train.offsets)
-    largest = int(sizes.argmax())
-    if delta * int(sizes[largest]) >= 1:
-        example = 10.0 ** -math.ceil(math.log10(10 * sizes[largest]))
+    most, holder = int(sizes.max()), f'clinic "{federation.names[int(sizes.argmax())]}"'
+    if protocol_of(spec.strategy.name, spec.strategy.cut).movement == "none" and delta * most < 1:
+        most, holder = int(sizes.sum()), "all clinics together"
+    if delta * most >= 1:
+        example = 10.0 ** -math.ceil(math.log10(10 * most))
         raise ScenarioError(
             [
-                f"privacy.delta: {delta:g} is not below 1 / {sizes[largest]}, one over the training records of clinic "
-                f'"{federation.names[largest]}": a mechanism that publishes a record would pass; '
-                f"give a smaller one, for example {example:g}"
+                f"privacy.delta: {delta:g} is not below 1 / {most}, one over the training records of {holder}: "
+                f"a mechanism that publishes a record would pass; give a smaller one, for example {example:g}"
             ]
         )
     epsilon = spec.privacy.epsilon

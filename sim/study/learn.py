@@ -21,8 +21,9 @@ from sim.engine.workplace import cohorts_of, job_of, run_config
 from sim.job import Job
 from sim.plan.plan import Plan
 from sim.privacy.releases import build_ledger
-from sim.problems import SutureError
-from strategies.server_app import CohortStrategy, build_strategy
+from sim.problems import ScenarioError, SutureError
+from sim.spec import RunSpec
+from strategies.server_app import CohortStrategy, StrategyError, build_imported, build_strategy
 
 
 class PlanMismatchError(SutureError, RuntimeError):
@@ -106,6 +107,14 @@ def learn(plan: Plan, federation: Federation, cohorts: int = 1) -> Learned:
             meter.count_noise(part, range(clinics), steps.tolist())
     check_against_plan(plan, meter, job)
     return learned
+
+
+def check_imported(spec: RunSpec) -> None:
+    """Raise a ``ScenarioError`` if a strategy named by import path cannot be built with the scenario's options."""
+    try:
+        build_imported(spec.strategy.name, spec.strategy.options, nodes=2)
+    except StrategyError as error:
+        raise ScenarioError([f"strategies: {error}; check the import path and the options"]) from None
 
 
 def check_against_plan(plan: Plan, meter: Meter, job: Job) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
-class WorkerDiedError(RuntimeError):
+class WorkerDiedError(SutureError, RuntimeError):
     """A worker process was ended from outside; what had finished is kept."""
 
 
@@ -60,6 +61,10 @@ def plan_runs(specs: Sequence[RunSpec]) -> Iterator[Plan]:
     problems: list[str] = []
     for spec in specs:
         try:
+            if "." in spec.strategy.name:
+                from sim.study.learn import check_imported
+
+                check_imported(spec)
             yield make_plan(spec, load_federation(spec.data, spec.seed))
         except ScenarioError as error:
             problems += error.problems
@@ -134,6 +139,14 @@ def _begin_worker(in_child: bool = False) -> None:
     torch.set_num_threads(1)
     if in_child:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this worker soon after its parent has died."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:

@@ -129,7 +129,7 @@ def as_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[*COLUMNS, *swept])
     for column in COLUMNS:
         if column in _TEXT:
-            table[column] = table[column].fillna("").astype(str)
+            table[column] = table[column].astype(object).fillna("").astype(str)
         else:
             table[column] = pd.to_numeric(table[column]).astype("int64" if column in _WHOLE else "float64")
     return table

@@ -12,9 +12,6 @@ from support import write_csv
 
 from sim.cli import main
 
-# pandas will one day refuse what as_table asks of it where a column of text is absent from every row.
-pytestmark = pytest.mark.filterwarnings("ignore:'str' is not supported as a fill value")
-
 ROOT = Path(__file__).resolve().parents[2]
 HEART = ROOT / "scenarios" / "heart.toml"
 SCENARIO = """
@@ -396,6 +393,12 @@ def test_delta_too_large_for_the_largest_real_clinic(suture, tmp_path):
         assert f"privacy.delta: {delta}" in line
         assert "1 / 200" in line
         assert '"cleveland"' in line
+
+
+def test_delta_of_centralised_training_is_held_against_all_records_together(suture, tmp_path):
+    arguments = ("--set", "seeds=[0]", "--set", "privacy.delta=0.003")
+    [line] = lines_of(suture, HEART, *arguments, out=tmp_path / "out")
+    assert "1 / 490, one over the training records of all clinics together" in line
 
 
 def edited(file, change):

@@ -26,9 +26,6 @@ from sim.spec import expand
 from sim.study.display import shown_progress
 from sim.study.runner import Progress, default_jobs, execute, plan_runs, run_study
 
-# pandas will one day refuse what as_table asks of it where a column of text is absent from every row.
-pytestmark = pytest.mark.filterwarnings("ignore:'str' is not supported as a fill value")
-
 SCENARIO = """
 name = "small"
 seeds = [0, 1]

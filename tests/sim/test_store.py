@@ -17,9 +17,6 @@ from sim.scenario import parse_scenario
 from sim.spec import RunSpec, expand
 from sim.study.store import COLUMNS, as_table, from_plain, read_rows, to_plain, write_run, write_table
 
-# pandas will one day refuse what as_table asks of it where a column of text is absent from every row.
-pytestmark = pytest.mark.filterwarnings("ignore:'str' is not supported as a fill value")
-
 # The contract's columns in order, with their types; counts are doubles too, as a table has one type for all runs.
 CONTRACT = {
     **dict.fromkeys(("run_id", "study", "strategy", "cut"), pa.string()),
