@@ -12,7 +12,6 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sim.engine.clipping import clip_factors
 from sim.models import Part
@@ -87,7 +86,7 @@ class DensePass:
         if logits.shape[-1] == 1:
             self._delta = torch.sigmoid(logits).sub_(y.to(logits.dtype).unsqueeze(-1)).mul_(weights.unsqueeze(-1))
         else:
-            target = functional.one_hot(y.long(), logits.shape[-1])
+            target = torch.zeros_like(logits).scatter_(-1, y.long().unsqueeze(-1), 1.0)
             self._delta = torch.softmax(logits, -1).sub_(target).mul_(weights.unsqueeze(-1))
 
     def backward(

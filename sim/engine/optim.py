@@ -52,7 +52,6 @@ class Optimizer:
             state["steps"] = torch.zeros(first.shape[0], dtype=torch.float64, device=first.device)
         return state
 
-    @torch.no_grad()
     def step(
         self, parameters: Mapping[str, Tensor], grads: list[Tensor], state: Mapping[str, Tensor], lanes: int
     ) -> None:
