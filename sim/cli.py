@@ -127,11 +127,16 @@ def _console() -> Console:
 
 
 def _plans(file: Path, overrides: list[str] | None, only: list[str] | None) -> list[Plan]:
+    from sim.problems import ScenarioError
     from sim.scenario import load_scenario
     from sim.spec import expand
     from sim.study.runner import plan_runs
 
-    return list(plan_runs(expand(load_scenario(file, overrides or (), only or ()))))
+    try:
+        return list(plan_runs(expand(load_scenario(file, overrides or (), only or ()))))
+    except ScenarioError as error:
+        lines = (line.removeprefix("scenario: ") for line in error.problems)
+        raise ScenarioError(line if line.startswith(f"{file}:") else f"{file}: {line}" for line in lines) from None
 
 
 def main() -> None:

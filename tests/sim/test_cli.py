@@ -440,7 +440,7 @@ def test_each_problem_in_the_data_is_a_line_without_values(suture, file, tmp_pat
     lines = lines_of(suture, file, out=tmp_path / "out")
     assert len(lines) == (4 if fault == "all one class" else 1)
     for line in lines:
-        assert line.startswith("scenario: data")
+        assert line.startswith(f"{file}: data")
         assert [fragment for fragment in fragments if fragment not in line] == []
         assert "high" not in line  # no record's value may be printed
 
