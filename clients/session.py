@@ -75,7 +75,7 @@ class Session:
         index, weights, lanes = self.batches.step(self.step)
         x, self.labels = self.cohort.batch(self.clinics[:lanes], index)
         self.weights = torch.from_numpy(weights)
-        return self.learners["head"].forward(x)
+        return self.learners["head"].forward(x, moment=(self.server_round, self.step))
 
 
 def learners_for(

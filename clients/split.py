@@ -59,7 +59,8 @@ def tail(message: Message, context: Context) -> Message:
     """Run the tail on the body's outputs, train it, and return the gradient in those outputs."""
     session = resume(context, str(config_of(message)["turn"]))
     learner = session.learners["tail"]
-    learner.forward(tensors(message, "body-output")["body-output"], want_input_gradient=True)
+    outputs = tensors(message, "body-output")["body-output"]
+    learner.forward(outputs, want_input_gradient=True, moment=(session.server_round, session.step))
     learner.loss(session.labels, session.weights)
     gradient = learner.backward(session.server_round, session.step, session.normaliser)
     return _send_rows(message, session, {"tail-gradient": gradient})

@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import Strategy
 
 from sim.engine.messages import array_kinds, array_record, tensors, tensors_in
 from sim.job import Job
-from sim.problems import SutureError
+from sim.problems import SutureError, place_of
 from sim.rng import stream
 from strategies.cohorts import checked
 
@@ -49,12 +49,21 @@ class Imported(Strategy):
         self._job = job
         self.inner = build_imported(job.spec.strategy.name, job.spec.strategy.options, len(job.sizes))
 
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Put the strategy's name in front of an error raised inside it."""
+        try:
+            yield
+        except Exception as error:
+            name = self._job.spec.strategy.name
+            raise StrategyError(f"strategy {name!r} failed: {place_of(error)}; check its options") from None
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Hand on."""
         config["server-round"] = server_round
-        with seeded_globals(self._job.seed, server_round):
+        with self._named_errors(), seeded_globals(self._job.seed, server_round):
             return list(self.inner.configure_train(server_round, arrays, config, grid))
 
     def aggregate_train(
@@ -63,7 +72,7 @@ class Imported(Strategy):
         """Hand on sound replies, and give the model back in its clinics' element type."""
         sound = checked(replies)
         kept = tensors(sound[0], array_kinds(sound[0])[0]) if sound else {}
-        with seeded_globals(self._job.seed, server_round, step=1):
+        with self._named_errors(), seeded_globals(self._job.seed, server_round, step=1):
             arrays, metrics = self.inner.aggregate_train(server_round, sound)
         if arrays is None:
             return None, metrics
@@ -97,6 +106,8 @@ def build_imported(name: str, options: Mapping[str, Any], nodes: int) -> Strateg
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise StrategyError(f"strategy {name!r} cannot be imported: {error}") from None
+    except Exception as error:
+        raise StrategyError(f"strategy {name!r} cannot be imported: {place_of(error)}") from None
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise StrategyError(f"strategy {name!r} is not a Flower Strategy")
     accepted = inspect.signature(found).parameters
@@ -104,6 +115,10 @@ def build_imported(name: str, options: Mapping[str, Any], nodes: int) -> Strateg
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
     arguments = {key: value for key, value in everyone.items() if anything or key in accepted}
     arguments |= {key.replace("-", "_"): value for key, value in options.items()}
+    if arguments.get("num_sampled_clients", nodes) != nodes:
+        raise StrategyError(
+            f"strategy {name!r}: its noise is scaled by num-sampled-clients, which must be {nodes} here"
+        )
     if isinstance(inner := arguments.get("strategy"), str):
         arguments["strategy"] = build_imported(inner, {}, nodes)
     try:

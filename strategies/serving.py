@@ -77,7 +77,8 @@ class Turn:
         sizes = np.array([job.sizes[k] for k in smashed.clinics])
         rows = np.array(smashed.rows)
         normaliser = job.sampling.normaliser(sizes, rows)
-        outputs = body.forward(smashed.arrays[SMASHED][SMASHED], want_input_gradient=True)
+        moment = (self._round, step)
+        outputs = body.forward(smashed.arrays[SMASHED][SMASHED], want_input_gradient=True, moment=moment)
         if job.protocol.topology == "vanilla":
             body.loss(smashed.arrays["labels"]["labels"], torch.from_numpy(loss_weights(rows, normaliser)))
             gradient = body.backward(self._round, step, normaliser)

@@ -48,7 +48,8 @@ def build_network(settings: ModelSettings, input_shape: tuple[int, ...], classes
     shape = tuple(input_shape)
     if settings.factory is None:
         label, build = f'model "{settings.name}"', _built_in(settings, shape, outputs)
-        blocks = seeded(build, 0)
+        with torch.device("meta"):  # templates of shapes; they cost neither time nor memory
+            blocks = build()
         problems = _misfits(blocks, shape, outputs, rows=1)
     else:
         label, build = f'factory "{settings.factory}"', _from_factory(settings.factory, shape, outputs)

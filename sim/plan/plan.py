@@ -194,6 +194,8 @@ def _refuse(spec: RunSpec, federation: Federation) -> None:
             problems.append(
                 f"train.participation: {spec.strategy.name} draws its clinics itself; set participation = 1.0"
             )
+        if spec.strategy.name.endswith(".QFedAvg") and spec.privacy.mechanism != "none":
+            problems.append("strategies: QFedAvg needs each clinic's exact training loss, which no mechanism protects")
         sampling = {"fraction_train", "min_train_nodes", "min_available_nodes", "fraction_evaluate"}
         for option in spec.strategy.options:
             if option.replace("-", "_") in sampling:

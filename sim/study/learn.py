@@ -109,10 +109,10 @@ def learn(plan: Plan, federation: Federation, cohorts: int = 1) -> Learned:
     return learned
 
 
-def check_imported(spec: RunSpec) -> None:
+def check_imported(spec: RunSpec, clinics: int) -> None:
     """Raise a ``ScenarioError`` if a strategy named by import path cannot be built with the scenario's options."""
     try:
-        build_imported(spec.strategy.name, spec.strategy.options, nodes=2)
+        build_imported(spec.strategy.name, spec.strategy.options, clinics)
     except StrategyError as error:
         raise ScenarioError([f"strategies: {error}; check the import path and the options"]) from None
 

@@ -61,11 +61,12 @@ def plan_runs(specs: Sequence[RunSpec]) -> Iterator[Plan]:
     problems: list[str] = []
     for spec in specs:
         try:
+            federation = load_federation(spec.data, spec.seed)
             if "." in spec.strategy.name:
                 from sim.study.learn import check_imported
 
-                check_imported(spec)
-            yield make_plan(spec, load_federation(spec.data, spec.seed))
+                check_imported(spec, len(federation.names))
+            yield make_plan(spec, federation)
         except ScenarioError as error:
             problems += error.problems
     if problems:

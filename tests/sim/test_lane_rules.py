@@ -51,6 +51,7 @@ def twice_the_same():
 
 MODULES = {
     "linear": (lambda: nn.Linear(5, 3), (5,)),
+    "linear-no-bias": (lambda: nn.Linear(5, 3, bias=False), (5,)),
     "linear-positions": (lambda: nn.Linear(5, 3), (4, 5)),
     "linear-two-axes": (lambda: nn.Linear(5, 3, bias=False), (2, 4, 5)),
     "conv1d": (lambda: nn.Conv1d(2, 4, 3, padding=1), (2, 9)),

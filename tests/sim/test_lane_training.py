@@ -197,7 +197,7 @@ def with_dropout(input_shape, outputs):
     return [("hidden", first), ("output", nn.Linear(4, outputs))]
 
 
-def test_a_learner_draws_the_masks_of_the_moment_or_says_that_it_cannot():
+def test_a_learner_draws_the_masks_of_the_moment_or_says_that_it_cannot(monkeypatch):
     job, cohort = clinics_job({"name": "factory", "factory": "test_lane_training:with_dropout"}, (1, 4, 4))
     head = job.network.split("vanilla", 1)[0]
     learner = Learner(job, head, [2, 0], expand(head.select(job.network.initial_parameters(0)), 2))
@@ -207,8 +207,11 @@ def test_a_learner_draws_the_masks_of_the_moment_or_says_that_it_cannot():
     drawn = learner.forward(x, moment=(1, 0)).detach()
     masks = DropoutMasks(job.seed, [2, 0], 1, 0)
     close(drawn, forward(head, learner.parameters, x, masks=masks), torch.float32)
-    whole = Learner(job, job.network.whole, range(4), expand(job.network.initial_parameters(0), 4))
-    train_whole(whole, cohort, 1)
+    moments = []
+    monkeypatch.setattr(Learner, "backward", lambda self, *arguments: None)
+    monkeypatch.setattr(DropoutMasks, "draw", lambda masks, *_: moments.append((masks.server_round, masks.step)) or 1.0)
+    train_whole(Learner(job, job.network.whole, range(4), expand(job.network.initial_parameters(0), 4)), cohort, 6)
+    assert moments == [(6, 0), (6, 1), (6, 2)]
 
 
 def with_one_activation_twice(input_shape, outputs):

@@ -42,7 +42,7 @@ def network(name):
 
 def plain(net):
     """Return the network as one plain module, with the parameters of a seed."""
-    module = nn.Sequential(OrderedDict((block.name, block.module) for block in net.blocks))
+    module = nn.Sequential(OrderedDict((block.name, block.module) for block in net.build()))
     module.load_state_dict({name: value[0] for name, value in net.initial_parameters(3).items()})
     return module
 
@@ -78,6 +78,16 @@ def test_parameter_counts_by_hand():
     assert larger.parameter_count() == cnn.parameter_count() + 2 * 8 * 9, "seen through at most 7 x 7"
     signals = build_network(settings("cnn1d", channels=[16, 32]), (1, 187), 5).whole
     assert signals.parameter_count() == conv(1, 16, 5) + 32 + conv(16, 32, 5) + 64 + 32 * 5 + 5
+
+
+def test_a_norm_has_at_most_32_groups_of_at_least_two_channels():
+    def groups(name, shape, **keys):
+        net = build_network(settings(name, **keys), shape, 2)
+        return [m.num_groups for block in net.blocks for m in block.module.modules() if isinstance(m, nn.GroupNorm)]
+
+    assert groups("cnn", (1, 28, 28)) == [4, 8]
+    assert groups("cnn1d", (1, 64), channels=[1, 6, 12, 9]) == [1, 1, 2, 1]
+    assert set(groups("resnet18", (1, 28, 28))) == {32}
 
 
 def test_resnet18_has_the_parameters_of_the_paper():
