@@ -97,7 +97,7 @@ def plain_loop(spec: RunSpec, federation: Federation) -> Run:
     x, y = torch.tensor(federation.train.x), torch.tensor(federation.train.y)
     clinics = [(x[a:b], y[a:b]) for a, b in pairwise(federation.train.offsets.tolist())]
     network = build_network(spec.model, tuple(x.shape[1:]), len(federation.classes))
-    first, *rest = (block.module for block in network.blocks)
+    first, *rest = (block.module for block in (network.build or (lambda: network.blocks))())
     return LOOPS[spec.strategy.name](first, nn.Sequential(*rest), clinics, BATCH, RATE)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,8 +66,16 @@ class Sampling:
 
 def loss_weights(rows: Ints, normaliser: Ints) -> NDArray[np.float32]:
     """Return each row's weight in the loss, ``[lane, batch]``: 1 / normaliser for a record, 0 for padding."""
+    if len(rows) == 1:
+        return _one_lane_weights(int(rows[0]), int(normaliser[0])).copy()
     inside = np.arange(max(1, int(rows.max()))) < rows[:, None]
     return (inside / normaliser[:, None]).astype(np.float32)
+
+
+@lru_cache(maxsize=1024)
+def _one_lane_weights(rows: int, normaliser: int) -> NDArray[np.float32]:
+    """Return the weights of a single lane, which a sequential strategy asks for in every step."""
+    return np.full((1, max(1, rows)), 1 / normaliser if rows else 0.0, dtype=np.float32)
 
 
 @dataclass(frozen=True)

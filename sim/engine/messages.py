@@ -72,4 +72,4 @@ def config_of(message: Message) -> ConfigRecord:
 def integers(config: ConfigRecord, key: str) -> list[int]:
     """Return a list of integers out of a config record, empty where it is absent."""
     values = config.get(key, [])
-    return [int(v) for v in values] if isinstance(values, list) else []
+    return list(map(int, values)) if isinstance(values, list) else []

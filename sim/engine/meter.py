@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from math import prod
 
 import numpy as np
-from flwr.app import ArrayRecord, Message
+from flwr.app import Array, ArrayRecord, Message
 from numpy.typing import NDArray
 
+from sim.engine.flower import TensorArray
 from sim.engine.messages import MODEL, NOISED, OBSERVED, config_of, integers
 from sim.protocols import HEADER_BYTES, HEADERS, MODEL_KIND, ROW_KINDS, Direction, Traffic
+
+
+def item_bytes(array: Array) -> int:
+    """Return the bytes of one element."""
+    return array.tensor.element_size() if isinstance(array, TensorArray) else np.dtype(array.dtype).itemsize
 
 
 class Meter:
@@ -58,7 +64,7 @@ class Meter:
                 continue
             crossed = True
             for array in record.values():
-                size = np.dtype(array.dtype).itemsize * prod(array.shape[2 if kind in ROW_KINDS else 1 :])
+                size = item_bytes(array) * prod(array.shape[2 if kind in ROW_KINDS else 1 :])
                 if kind not in ROW_KINDS:
                     self._counts(direction, MODEL_KIND if kind == MODEL else kind)[at] += size
                 else:

@@ -225,7 +225,7 @@ def test_lanes_in_groups_give_the_same(name, per_sample, budget, monkeypatch):
 def test_only_convolutions_run_in_groups(name, largest):
     build, shape = MODULES[name]
     _, part, _ = stacked(build, torch.float32, 1)
-    assert records_at_once(part, shape) == (2**21 // (4 * largest) if largest else sys.maxsize)
+    assert records_at_once(part, shape) == (lanes.CACHE_BYTES // (4 * largest) if largest else sys.maxsize)
 
 
 def per_record(module, x, cotangent):
