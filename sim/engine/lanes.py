@@ -23,11 +23,11 @@ from sim.engine.clipping import Tape
 from sim.engine.lane_rules import DropoutMasks, LaneRun
 from sim.models import Parameters, Part
 
-CACHE_BYTES = 2**22
-"""How large one activation of a convolutional part may become before its lanes run in groups. Measured on one thread
-(1 MiB of second-level cache, 32 MiB of third), batches of 16: of lane by lane, 1, 2, 4 and 8 MiB, 4 MiB was best or near
-it, 1.4 to 2.2 times as fast as lane by lane for CNNs of 8 to 32 channels and an equal for a ResNet-18 of 16 to 128; all
-100 lanes of the smallest CNN at once were slower than lane by lane."""
+CACHE_BYTES = 3 * 2**20
+"""About how large one activation of a convolutional part becomes before its lanes run in groups. Measured on one thread
+(1 MiB of second-level cache, 32 MiB of third) with batches of 16: from none to 8 MiB, 3 MiB was best or near it, 1.5 to
+2.2 times as fast as lane by lane for CNNs of 8 to 64 channels; ResNet-18 of 16 to 128 channels gained nothing at any
+size, and all 100 lanes of the smallest CNN at once were slower than lane by lane."""
 
 
 def forward(
@@ -111,7 +111,12 @@ def saved_bytes(parameters: Mapping[str, Tensor]) -> Iterator[dict[int, int]]:
         yield saved
 
 
-def loss_sum(logits: Tensor, y: Tensor, weights: Tensor, class_weights: Tensor | None = None) -> Tensor:
+def by_class(weights: Tensor, y: Tensor, class_weights: Tensor) -> Tensor:
+    """Multiply each record's weight in the loss, ``[lane, batch]``, by its class's public factor, ``[class]``."""
+    return weights * class_weights[y.long()]
+
+
+def loss_sum(logits: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     """Return the weighted sum of the records' losses over all lanes.
 
     Parameters
@@ -122,16 +127,12 @@ def loss_sum(logits: Tensor, y: Tensor, weights: Tensor, class_weights: Tensor |
         ``[lane, batch]`` integer labels.
     weights : Tensor
         ``[lane, batch]``; 1 / batch size for a record, 0 for padding.
-    class_weights : Tensor, optional
-        ``[class]``, a public factor on the loss of each class's records; two of them for a binary logit.
 
     Returns
     -------
     Tensor
         A scalar; its gradient in one lane's parameters is that lane's mean gradient.
     """
-    if class_weights is not None:
-        weights = weights * class_weights[y.long()]
     if logits.shape[-1] == 1:
         return functional.binary_cross_entropy_with_logits(
             logits.squeeze(-1), y.to(logits.dtype), weight=weights, reduction="sum"

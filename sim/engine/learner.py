@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sim.engine.clipping import add_noise
 from sim.engine.lane_rules import DropoutMasks
-from sim.engine.lanes import records_at_once
+from sim.engine.lanes import by_class, records_at_once
 from sim.engine.passes import pass_of
 from sim.engine.workplace import Cohort
 from sim.job import Job
@@ -118,8 +118,8 @@ class Learner:
 
     def loss(self, y: Tensor, weights: Tensor) -> None:
         """Turn the outputs into the weighted loss, which ``backward`` then starts from; both are ``[lane, batch]``."""
-        by_class = self.job.class_weights
-        self._pass.loss(y, weights if by_class is None else weights * by_class[y.long()])
+        factors = self.job.class_weights
+        self._pass.loss(y, weights if factors is None else by_class(weights, y, factors))
 
     def backward(
         self, server_round: int, step: int, normaliser: NDArray[np.int64], cotangent: Tensor | None = None
@@ -172,7 +172,7 @@ def train_whole(learner: Learner, cohort: Cohort, server_round: int) -> None:
     """
     drawn = learner.job.batches(server_round, learner.clinics)
     at_once = records_at_once(learner.part, learner.job.network.input_shape)
-    size = max(1, min(BLOCK, at_once // learner.job.sampling.batch_size))
+    size = max(1, min(BLOCK, round(at_once / learner.job.sampling.batch_size)))
     for first in range(0, len(learner.clinics), size):
         block = learner.lanes(first, min(first + size, len(learner.clinics)))
         batches = drawn.lanes(first, first + size)

@@ -11,7 +11,7 @@ from torch import Tensor
 from sim.engine.clipping import Tape, clipped_gradients
 from sim.engine.dense import DensePass, dense_layers
 from sim.engine.lane_rules import DropoutMasks
-from sim.engine.lanes import forward, gradients, loss_sum
+from sim.engine.lanes import forward, gradients, leaves, loss_sum
 from sim.models import Part
 
 
@@ -61,7 +61,7 @@ class AutogradPass:
         masks: DropoutMasks | None = None,
     ) -> Tensor:
         """Run the part, with a tape where gradients may be per sample."""
-        self._leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+        self._leaves = leaves(parameters, x.shape[0])
         self._inputs = x.detach().requires_grad_() if want_input_gradient else None
         self._tape = []
         tape = self._tape if self._per_sample else None

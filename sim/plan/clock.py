@@ -70,6 +70,11 @@ class RoundLoad:
     handed_on: bool
     common_server_flops: float
 
+    def may_queue(self, workers: int) -> bool:
+        """Whether more clinics than workers have a body copy that is served at the same time."""
+        at_server = any(leg.place == "server" for leg in self.legs)
+        return self.schedule is None and at_server and len(self.clinics) > workers
+
 
 @dataclass(frozen=True)
 class RoundTime:

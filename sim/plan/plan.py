@@ -75,6 +75,8 @@ class Plan:
     round_seconds : tuple of float
     phase_seconds : dict of str to float
         Summed over clinics and rounds.
+    may_queue : bool
+        Whether more clinics than the server has workers are served at once, so that the times are lower bounds.
     clinic_flops, server_flops, peak_clinic_bytes : int
         FLOPs in all; memory of the clinic that needs most.
     """
@@ -87,6 +89,7 @@ class Plan:
     clinics: tuple[ClinicPlan, ...]
     round_seconds: tuple[float, ...]
     phase_seconds: dict[str, float]
+    may_queue: bool
     clinic_flops: int
     server_flops: int
     peak_clinic_bytes: int
@@ -176,6 +179,7 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
         clinics,
         tuple(t.seconds for t in times),
         {phase: float(sum(t.phases[phase].sum() for t in times)) for phase in phases},
+        any(load.may_queue(spec.server.workers) for load in counts.loads),
         counts.clinic_flops,
         counts.server_flops,
         counts.peak_clinic_bytes(),

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from sim.engine import lanes
 from sim.engine.lane_rules import DropoutMasks
-from sim.engine.lanes import forward, loss_sum, records_at_once
+from sim.engine.lanes import by_class, forward, loss_sum, records_at_once
 from sim.engine.learner import Learner, expand, train_whole
 from sim.engine.workplace import Cohort
 from sim.job import Job
@@ -76,7 +76,7 @@ def test_class_weights_on_a_binary_logit_are_pos_weight(weights):
     torch.manual_seed(0)
     logits, y = torch.randn(2, 5, 1, dtype=torch.float64), torch.randint(2, (2, 5))
     rows = torch.full((2, 5), 0.2, dtype=torch.float64)
-    found = loss_sum(logits, y, rows, torch.tensor(weights).double())
+    found = loss_sum(logits, y, by_class(rows, y, torch.tensor(weights).double()))
     expected = functional.binary_cross_entropy_with_logits(
         logits[..., 0], y.double(), pos_weight=torch.tensor(weights[1] / weights[0]).double(), reduction="sum"
     )
@@ -89,11 +89,11 @@ def test_class_weights_on_softmax_logits_are_torchs_weight():
     rows = torch.full((2, 5), 0.25).double()
     rows[1, 3:] = 0
     weights = torch.tensor([1.0, 0.5, 7.0]).double()
-    found = loss_sum(logits, y, rows, weights)
+    found = loss_sum(logits, y, by_class(rows, y, weights))
     inside = rows.flatten() > 0
     flat = logits.flatten(0, 1)[inside], y.flatten()[inside]
     close(found, functional.cross_entropy(*flat, weight=weights, reduction="sum") * 0.25, torch.float64)
-    close(loss_sum(logits, y, rows, torch.ones(3).double()), loss_sum(logits, y, rows), torch.float64)
+    close(loss_sum(logits, y, by_class(rows, y, torch.ones(3).double())), loss_sum(logits, y, rows), torch.float64)
 
 
 SIZES = (11, 7, 6, 3)
