@@ -149,7 +149,7 @@ def test_planned_json_equals_the_finished_rows(suture, finished):
     assert len(planned) == RUNS
     for run in planned:
         assert set(run) >= KNOWN | {"clinics"}
-        assert set(run) - KNOWN - {"clinics"} <= {"bytes", "phase_seconds"}
+        assert set(run) - KNOWN - {"clinics"} <= {"bytes", "phase_seconds", "sim_seconds_are"}
         row = rows.loc[run["run_id"]]
         for column in KNOWN:
             value = float(run[column]) if run[column] in ("inf", "-inf") else run[column]
