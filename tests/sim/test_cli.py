@@ -323,7 +323,8 @@ def test_a_failed_run_is_told_at_once_recorded_and_tried_again(suture, faulty, t
 def test_a_study_of_which_every_run_fails(suture, faulty, tmp_path):
     code, out, err = suture("run", faulty[0], "--out", tmp_path / "out", "--only", "faulty_for_tests.Faulty")
     assert code == 1
-    assert "faulty_for_tests.Faulty seed 0: RuntimeError" in plain(err)
+    assert "faulty_for_tests.Faulty seed 0: StrategyError" in plain(err)
+    assert "RuntimeError at faulty_for_tests.py" in plain(err)
     assert "1 of 1 runs did not succeed" in plain(out)
     assert (tmp_path / "out" / "small" / "report.html").exists()
 
