@@ -1,11 +1,11 @@
 """Accuracies on scikit-learn's digits: small CNN, 5 clinics, 30 rounds, SGD 0.1, batch 32, means over 3 seeds.
 
 The expected values are an independent implementation's, whose network is not known beyond "small CNN". This one was
-picked of four because it came nearest; the built-in ``cnn`` (GroupNorm) lies outside the tolerances: SplitFed V1 97.1
-IID and 90.4 with two classes a clinic, V2 98.1 and 92.5, V3 96.5 and 27.8, the relay 98.4 and 66.2. So the test says that
-the orders and sizes can be had, not that they hold for any network; the exact oracles are in ``test_battery``. There
-every model, SplitFed V3's own ones included, was judged on all held-out records, so that a clinic that saw two of the
-ten digits can know no others.
+picked of four because it came nearest; the built-in ``cnn`` (GroupNorm) lies outside the tolerances: SplitFed V1
+97.1 IID and 90.4 with two classes a clinic, V2 98.1 and 92.5, V3 96.5 and 27.8, the relay 98.4 and 66.2. So the
+test says that the orders and sizes can be had, not that they hold for any network; the exact oracles are in
+``test_battery``. There every model, SplitFed V3's own ones included, was judged on all held-out records, so that a
+clinic that saw two of the ten digits can know no others.
 """
 
 from pathlib import Path
