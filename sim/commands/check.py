@@ -1,0 +1,33 @@
+"""``suture check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sim.commands.common import Overrides, ScenarioFile, planned, wide_console
+
+
+def check(
+    file: ScenarioFile,
+    overrides: Overrides = None,
+    plot: Annotated[bool, typer.Option("--plot", help="Also draw what each clinic holds.")] = False,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the picture goes.")] = Path("results"),
+) -> None:
+    """Check a scenario and say what each clinic holds, for the first seed; nothing is trained."""
+    from sim.data import load_federation
+    from sim.report.holdings import holdings_table, write_holdings_figure
+    from sim.scenario import load_scenario
+
+    scenario = load_scenario(file, overrides or ())
+    plans = planned(file, overrides, None)
+    federation = load_federation(scenario.data, scenario.seeds[0])
+    console = wide_console()
+    console.print(holdings_table(federation))
+    methods = {(plan.spec.strategy.label or plan.spec.strategy.name, plan.spec.strategy.cut) for plan in plans}
+    console.print(f"{len(plans)} runs: {len(methods)} methods, {len(scenario.seeds)} seeds")
+    if plot:
+        for picture in write_holdings_figure(federation, out / scenario.name / "figures"):
+            console.print(f"Picture: {picture}", soft_wrap=True, highlight=False)

@@ -1,0 +1,48 @@
+"""What commands share: their arguments, the console, and the plans of a scenario."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sim.plan.plan import Plan
+
+ScenarioFile = Annotated[Path, typer.Argument(metavar="FILE", help="The scenario (TOML).")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable. VALUE is TOML.")
+]
+Only = Annotated[list[str] | None, typer.Option("--only", metavar="STRATEGY", help="This strategy only; repeatable.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The results folder.")]
+
+
+def wide_console() -> Console:
+    """Return a console for tables: where nobody watches (a file, a log) it is as wide as the tables need."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
+def planned(file: Path, overrides: list[str] | None, only: list[str] | None) -> list[Plan]:
+    """Plan every run of a scenario file.
+
+    Raises
+    ------
+    ScenarioError
+        With every problem; each line begins with the file.
+    """
+    from sim.problems import ScenarioError
+    from sim.scenario import load_scenario
+    from sim.spec import expand
+    from sim.study.runner import plan_runs
+
+    try:
+        return list(plan_runs(expand(load_scenario(file, overrides or (), only or ()))))
+    except ScenarioError as error:
+        lines = (line.removeprefix("scenario: ") for line in error.problems)
+        raise ScenarioError(line if line.startswith(f"{file}:") else f"{file}: {line}" for line in lines) from None
