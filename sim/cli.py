@@ -8,7 +8,9 @@ import typer
 
 from sim.commands.check import check
 from sim.commands.plan import plan
+from sim.commands.rerun import rerun
 from sim.commands.run import run
+from sim.commands.status import status
 
 app = typer.Typer(
     help="Simulate how a group of clinics would train one model together.",
@@ -18,7 +20,9 @@ app = typer.Typer(
 )
 app.command()(check)
 app.command()(plan)
+app.command()(rerun)
 app.command()(run)
+app.command()(status)
 
 
 @app.callback()

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sim.commands.common import Only, Out, Overrides, ScenarioFile, planned, wide_console
+
+if TYPE_CHECKING:
+    from sim.study.engines import Engine
+
+
+class EngineName(StrEnum):
+    """Where runs are learned."""
+
+    PROCESSES = "processes"
+    RAY = "ray"
 
 
 def run(
@@ -19,6 +30,13 @@ def run(
     ] = None,
     overrides: Overrides = None,
     only: Only = None,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End the study at the first failed run.")] = False,
+    engine: Annotated[
+        EngineName, typer.Option("--engine", help="Worker processes, or tasks on a Ray cluster (suture[ray]).")
+    ] = EngineName.PROCESSES,
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", metavar="ADDRESS", help="A running Ray cluster; else a local one.")
+    ] = None,
 ) -> None:
     """Run a study; runs that are finished in the results folder are not repeated."""
     from rich.console import Console
@@ -29,6 +47,7 @@ def run(
     from sim.spec import expand
     from sim.study.display import report_context, shown_progress
     from sim.study.runner import default_jobs, run_study
+    from sim.study.store import older_runs
 
     plans = planned(file, overrides, only)
     scenario = load_scenario(file, overrides or ())
@@ -37,13 +56,29 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with shown_progress(Console(stderr=True)) as progress:
-            table = run_study(plans, [spec.run_id for spec in expand(scenario)], out, jobs or default_jobs(), progress)
+            ids = [spec.run_id for spec in expand(scenario)]
+            table = run_study(
+                plans, ids, out, _engine(engine, jobs or default_jobs(), ray_address), progress, fail_fast
+            )
     except KeyboardInterrupt:
         print("interrupted; what has finished is kept, and the same command goes on from there", file=sys.stderr)
         raise typer.Exit(130) from None
     report = write_report(table, folder, report_context(scenario, sys.argv[1:]))
     console.print(console_table(table))
     console.print(f"Table: {folder / 'runs.parquet'}\nReport: {report}", soft_wrap=True, highlight=False)
+    if older := older_runs(folder):
+        console.print(f"{len(older)} runs of another results version are left out: {', '.join(older)}", highlight=False)
     mine = table[table["run_id"].isin([p.spec.run_id for p in plans])]
     if (mine["status"] != "ok").any():
         raise typer.Exit(1)
+
+
+def _engine(name: EngineName, jobs: int, ray_address: str | None) -> Engine:
+    from sim.problems import ScenarioError
+    from sim.study.engines import InProcess, RayTasks, Workers
+
+    if name is EngineName.RAY:
+        return RayTasks(ray_address, jobs)
+    if ray_address is not None:
+        raise ScenarioError(["--ray-address: has no effect on worker processes; add --engine ray"])
+    return Workers(jobs) if jobs > 1 else InProcess()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sim.scenario import Scenario, load_scenario
 from sim.spec import expand
+from sim.study.engines import InProcess, Workers
 from sim.study.runner import Progress, plan_runs, run_study
 
 if TYPE_CHECKING:
@@ -37,5 +38,6 @@ def run(scenario: Scenario | Path | str, out: Path | str = "results", jobs: int 
     """
     checked = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     plans = list(plan_runs(expand(checked)))
-    silent = Progress(lambda to_do, done: None, lambda row: None)
-    return run_study(plans, [plan.spec.run_id for plan in plans], Path(out), jobs, silent)
+    silent = Progress(lambda to_do, done, seconds: None, lambda row, seconds: None)
+    engine = Workers(jobs) if jobs > 1 else InProcess()
+    return run_study(plans, [plan.spec.run_id for plan in plans], Path(out), engine, silent)

@@ -9,12 +9,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from sim.report.table import seconds_text
 from sim.scenario import HeartDisease, Scenario
+from sim.study.engines import Row
 from sim.study.provenance import provenance
-from sim.study.runner import Progress, Row
+from sim.study.runner import Progress
 
 
 @contextmanager
@@ -25,18 +27,18 @@ def shown_progress(console: Console) -> Iterator[Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("about {task.fields[left]} left"),
     )
-    with Bar(*columns, TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task("runs", total=None)
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task("runs", total=None, left="?")
 
-        def start(to_do: int, done: int) -> None:
-            bar.update(task, total=to_do)
+        def start(to_do: int, done: int, seconds_left: float) -> None:
+            bar.update(task, total=to_do, left=seconds_text(seconds_left))
             if done:
                 bar.console.print(f"{done} runs are there already; {to_do} to do")
 
-        def finished(row: Row) -> None:
-            bar.advance(task)
+        def finished(row: Row, seconds_left: float) -> None:
+            bar.update(task, advance=1, left=seconds_text(seconds_left))
             if row["status"] != "ok":
                 name = " ".join(filter(None, (row["strategy"], row["cut"], f"seed {row['seed']}")))
                 bar.console.print(f"[red]failed[/red] {row['run_id']} {escape(name)}: {escape(str(row['error']))}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +60,12 @@ class Learned:
         return int(np.nanargmax(scores)) if scores and not np.all(np.isnan(scores)) else None
 
 
-def learn(plan: Plan, federation: Federation, cohorts: int = 1) -> Learned:
+def learn(
+    plan: Plan,
+    federation: Federation,
+    cohorts: int = 1,
+    watch: Callable[[int, Evaluation], None] = lambda server_round, evaluation: None,
+) -> Learned:
     """Train a planned run through its Flower strategy and client app.
 
     Parameters
@@ -70,6 +75,8 @@ def learn(plan: Plan, federation: Federation, cohorts: int = 1) -> Learned:
         The one that was planned for.
     cohorts : int
         Number of nodes the clinics are shared out to. A strategy named by import path always has one clinic a node.
+    watch : callable
+        Told of every round and its evaluation on held-out records as it ends.
 
     Returns
     -------
@@ -95,6 +102,7 @@ def learn(plan: Plan, federation: Federation, cohorts: int = 1) -> Learned:
     def look(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         learned.parameters = tensors_in(arrays)
         learned.evaluations.append(tester.evaluate(learned.parameters))
+        watch(server_round, learned.evaluations[-1])
         if validator is not None:
             learned.validations.append(validator.evaluate(learned.parameters))
         if learned.best_round in (None, server_round):

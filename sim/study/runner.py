@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +18,14 @@ from sim.data import Federation, load_federation
 from sim.plan.plan import Plan, make_plan
 from sim.problems import ScenarioError, SutureError, place_of
 from sim.spec import RESULTS_VERSION, RunSpec
+from sim.study.engines import Engine, Row
+from sim.study.forecast import Forecast, estimated_seconds
+from sim.study.journal import RunLog, remove_leftovers, write_study
 from sim.study.provenance import provenance
 from sim.study.store import read_rows, write_run, write_table
 
 if TYPE_CHECKING:
     from sim.engine.evaluation import Evaluation
-
-Row = dict[str, Any]
-
-
-class WorkerDiedError(SutureError, RuntimeError):
-    """A worker process was ended from outside; what had finished is kept."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +35,13 @@ class Progress:
     Attributes
     ----------
     start : callable
-        Called once with the number of runs to do and the number already there.
+        Called once with the number of runs to do, the number already there and the seconds it will take.
     finished : callable
-        Called with each run's row as it ends, whatever its status.
+        Called with each run's row as it ends, whatever its status, and the seconds left.
     """
 
-    start: Callable[[int, int], None]
-    finished: Callable[[Row], None]
+    start: Callable[[int, int, float], None]
+    finished: Callable[[Row, float], None]
 
 
 def plan_runs(specs: Sequence[RunSpec]) -> Iterator[Plan]:
@@ -74,7 +68,12 @@ def plan_runs(specs: Sequence[RunSpec]) -> Iterator[Plan]:
 
 
 def run_study(
-    plans: Sequence[Plan], table_ids: Sequence[str], out: Path, jobs: int, progress: Progress
+    plans: Sequence[Plan],
+    table_ids: Sequence[str],
+    out: Path,
+    engine: Engine,
+    progress: Progress,
+    fail_fast: bool = False,
 ) -> pd.DataFrame:
     """Learn planned runs and build the study's table.
 
@@ -86,9 +85,11 @@ def run_study(
         The runs that belong in the table, of which those that exist are taken.
     out : Path
         The results folder; the study gets a folder of its own in it.
-    jobs : int
-        Number of worker processes; each uses one thread.
+    engine : Engine
+        Where they are learned; those that seem quickest are begun first.
     progress : Progress
+    fail_fast : bool
+        Whether a failed run ends the study.
 
     Returns
     -------
@@ -102,52 +103,24 @@ def run_study(
     """
     folder = out / plans[0].spec.study
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     done = {row["run_id"] for row in read_rows(folder, [p.spec.run_id for p in plans]) if row["status"] == "ok"}
-    pending = [plan for plan in plans if plan.spec.run_id not in done]
-    progress.start(len(pending), len(done))
-    origin = provenance()
+    quickest_first = sorted(plans, key=estimated_seconds)
+    write_study(folder, quickest_first, table_ids)
+    pending = [plan for plan in quickest_first if plan.spec.run_id not in done]
+    forecast = Forecast(pending, engine.jobs)
+    progress.start(len(pending), len(done), forecast.seconds_left())
+    learn_one = partial(execute, folder=folder, origin=provenance())
     try:
-        if jobs == 1 or len(pending) <= 1:
-            _begin_worker()
-            for plan in pending:
-                progress.finished(execute(plan, folder, origin))
-        else:
-            _in_processes(pending, folder, origin, min(jobs, len(pending)), progress)
+        with closing(engine.run(learn_one, pending)) as rows:
+            for row in rows:
+                forecast.finished(row["run_id"], row["wall_seconds"])
+                progress.finished(row, forecast.seconds_left())
+                if fail_fast and row["status"] != "ok":
+                    break
     finally:
         table = write_table(folder, table_ids)
     return table
-
-
-def _in_processes(pending: Sequence[Plan], folder: Path, origin: dict[str, Any], jobs: int, progress: Progress) -> None:
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(True,))
-    try:
-        futures: list[Future[Row]] = [pool.submit(execute, plan, folder, origin) for plan in pending]
-        for future in as_completed(futures):
-            progress.finished(future.result())
-    except BrokenProcessPool:
-        raise WorkerDiedError(
-            "a worker process was killed from outside (out of memory?); what had finished is kept, "
-            "and the same command goes on from there, with fewer --jobs if memory is short"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _begin_worker(in_child: bool = False) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    if in_child:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """End this worker soon after its parent has died."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
@@ -165,6 +138,7 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
 
     started = time.perf_counter()
     spec = plan.spec
+    log = RunLog(folder, spec.run_id)
     federation = load_federation(spec.data, spec.seed)
     record: dict[str, Any] = {
         "spec": spec.model_dump(mode="json"),
@@ -174,13 +148,14 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
         "provenance": origin,
     }
     try:
-        learned = learn(plan, federation)
+        learned = learn(plan, federation, watch=lambda r, seen: log.line("round", round=r, **seen.pooled))
     except Exception as error:
         # Our own errors say what to do and quote no record; the text of others may.
         text = f"{type(error).__name__}: {error}" if isinstance(error, SutureError) else place_of(error)
         row = {**plan.columns(), "status": "failed", "error": text}
         row["wall_seconds"] = time.perf_counter() - started
         write_run(folder, {**record, "row": row}, {}, {})
+        log.line("end", status="failed", error=text)
         return row
     final = learned.evaluations[-1]
     best = learned.best_round
@@ -208,6 +183,7 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
     )
     clinics.insert(1, "test_records", np.diff(federation.test.offsets))
     write_run(folder, {**record, "row": row}, {"rounds": rounds, "clinics": clinics}, models)
+    log.line("end", status="ok")
     return row
 
 

@@ -12,9 +12,13 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sim.problems import ScenarioError
+from sim.spec import RESULTS_VERSION
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +87,7 @@ def write_run(
 
 
 def read_rows(study_folder: Path, run_ids: Iterable[str] | None = None) -> list[dict[str, Any]]:
-    """Read the rows of finished runs from their folders.
+    """Read the rows of finished runs of the current results version from their folders.
 
     Parameters
     ----------
@@ -98,7 +102,8 @@ def read_rows(study_folder: Path, run_ids: Iterable[str] | None = None) -> list[
     if run_ids is None:
         run_ids = sorted(path.parent.name for path in study_folder.glob(f"[!.]*/{RUN_FILE}"))
     files = (study_folder / run_id / RUN_FILE for run_id in run_ids)
-    return [from_plain(json.loads(f.read_text(encoding="utf-8"))["row"]) for f in files if f.is_file()]
+    records = (json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file())
+    return [from_plain(record["row"]) for record in records if record.get("results-version") == RESULTS_VERSION]
 
 
 def write_table(study_folder: Path, run_ids: Iterable[str] | None = None) -> pd.DataFrame:
@@ -111,13 +116,55 @@ def write_table(study_folder: Path, run_ids: Iterable[str] | None = None) -> pd.
     """
     table = as_table(read_rows(study_folder, run_ids))
     study_folder.mkdir(parents=True, exist_ok=True)
-    partial = study_folder / f".{TABLE_FILE}.{os.getpid()}"
-    try:
+    with _moved_in(study_folder / TABLE_FILE) as partial:
         table.to_parquet(partial, index=False)
-        partial.replace(study_folder / TABLE_FILE)
+    return table
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file that is there whole or not at all."""
+    with _moved_in(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _moved_in(path: Path) -> Iterator[Path]:
+    """Give a name to write under, and put the file in its place when that went well."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield partial
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    return table
+
+
+def read_record(run_folder: Path) -> dict[str, Any]:
+    """Read a run's ``run.json``.
+
+    Raises
+    ------
+    ScenarioError
+        If the folder is no run's.
+    """
+    try:
+        record: dict[str, Any] = json.loads((run_folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        record = {}
+    if "row" not in record:
+        raise ScenarioError(
+            [f"{run_folder}: holds no {RUN_FILE} of a run; name the folder of a run, OUT/<study>/<run-id>"]
+        )
+    return record
+
+
+def older_runs(study_folder: Path) -> list[str]:
+    """Return the runs in a study's folder that another results version made, which never enter its table."""
+    files = sorted(study_folder.glob(f"[!.]*/{RUN_FILE}"))
+    return [file.parent.name for file in files if _version(file) != RESULTS_VERSION]
+
+
+def _version(file: Path) -> object:
+    return json.loads(file.read_text(encoding="utf-8")).get("results-version")
 
 
 def as_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -146,6 +193,10 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def from_plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row as it was before ``to_plain``."""
-    return {key: float(value) if value in ("inf", "-inf") else value for key, value in row.items()}
+def from_plain(value: Any) -> Any:
+    """Return a value as it was before ``to_plain``; null stays as it is."""
+    if isinstance(value, Mapping):
+        return {key: from_plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [from_plain(item) for item in value]
+    return float(value) if isinstance(value, str) and value in ("inf", "-inf") else value

@@ -24,6 +24,8 @@ from sim.problems import ScenarioError
 from sim.scenario import load_scenario
 from sim.spec import expand
 from sim.study.display import shown_progress
+from sim.study.engines import InProcess
+from sim.study.forecast import estimated_seconds
 from sim.study.runner import Progress, default_jobs, execute, plan_runs, run_study
 
 SCENARIO = """
@@ -98,7 +100,7 @@ def assert_same_results(one, other):
 def assert_all_runs_are_whole(study):
     """Every folder that looks like a run is complete, whatever was interrupted."""
     for folder in [path for path in study.iterdir() if path.is_dir() and not path.name.startswith(".")]:
-        if folder.name == "figures":
+        if folder.name in ("figures", "logs"):
             continue
         row = json.loads((folder / "run.json").read_text(encoding="utf-8"))["row"]
         assert (row["run_id"], row["status"]) == (folder.name, "ok")
@@ -147,7 +149,9 @@ def test_a_scenario_object_gives_the_same_table(whole):
 def test_order_and_company_of_the_runs_do_not_matter(whole, tmp_path):
     path, study, _ = whole
     plans = list(plan_runs(expand(load_scenario(path))))[::-3]
-    run_study(plans, [plan.spec.run_id for plan in plans], tmp_path, 1, Progress(lambda *_: None, lambda _: None))
+    run_study(
+        plans, [plan.spec.run_id for plan in plans], tmp_path, InProcess(), Progress(lambda *_: None, lambda *_: None)
+    )
     for plan in plans:
         ours, theirs = (
             (folder / plan.spec.run_id / "model.safetensors").read_bytes() for folder in (study, tmp_path / "small")
@@ -303,16 +307,18 @@ def test_progress_hears_of_every_run_once_and_at_once(whole, tmp_path):
     ids = [plan.spec.run_id for plan in plans]
     seen = []
 
-    def finished(row):
+    def finished(row, seconds_left):
+        assert seconds_left >= 0
         there = {folder.parent.name for folder in (tmp_path / "small").glob("*/run.json")}
         seen.append((row["run_id"], row["status"], there))
 
-    progress = Progress(lambda to_do, done: seen.append((to_do, done)), finished)
-    table = run_study(plans, ids, tmp_path, 1, progress)
+    progress = Progress(lambda to_do, done, seconds_left: seen.append((to_do, done)), finished)
+    table = run_study(plans, ids, tmp_path, InProcess(), progress)
     assert table["run_id"].tolist() == ids
-    assert seen == [(3, 0), *((run_id, "ok", set(ids[: i + 1])) for i, run_id in enumerate(ids))]
+    begun = [plan.spec.run_id for plan in sorted(plans, key=estimated_seconds)]
+    assert seen == [(3, 0), *((run_id, "ok", set(begun[: i + 1])) for i, run_id in enumerate(begun))]
     seen.clear()
-    run_study(plans, ids[:2], tmp_path, 1, progress)
+    run_study(plans, ids[:2], tmp_path, InProcess(), progress)
     assert seen == [(0, 3)]
     assert pd.read_parquet(tmp_path / "small" / "runs.parquet")["run_id"].tolist() == ids[:2]
 
@@ -358,9 +364,9 @@ def test_majority_and_worst_clinic_are_those_of_the_held_out_records(whole):
 def test_the_display_escapes_what_it_prints():
     text = StringIO()
     with shown_progress(Console(file=text, width=200)) as progress:
-        progress.start(2, 0)
+        progress.start(2, 0, 61.0)
         row = {"run_id": "abc", "strategy": "fedavg", "cut": "", "seed": 3, "status": "failed", "error": "[red] [/x]"}
-        progress.finished(row)
+        progress.finished(row, 30.0)
         assert "failed abc fedavg seed 3: [red] [/x]" in text.getvalue()
 
 

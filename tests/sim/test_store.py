@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from sim import run
 from sim.scenario import parse_scenario
-from sim.spec import RunSpec, expand
+from sim.spec import RESULTS_VERSION, RunSpec, expand
 from sim.study.store import COLUMNS, as_table, from_plain, read_rows, to_plain, write_run, write_table
 
 # The contract's columns in order, with their types; counts are doubles too, as a table has one type for all runs.
@@ -97,7 +97,12 @@ def test_plain_goes_into_every_depth():
 
 
 def test_infinite_epsilon_survives_the_folder_and_the_table(tmp_path):
-    write_run(tmp_path, {"row": row_of(epsilon_server=math.inf, epsilon_peer=0.0, auc=math.nan)}, {}, {})
+    write_run(
+        tmp_path,
+        {"results-version": RESULTS_VERSION, "row": row_of(epsilon_server=math.inf, epsilon_peer=0.0, auc=math.nan)},
+        {},
+        {},
+    )
     assert read_rows(tmp_path) == [row_of(epsilon_server=math.inf, epsilon_peer=0.0, auc=None)]
     write_table(tmp_path)
     read = pd.read_parquet(tmp_path / "runs.parquet")
@@ -128,7 +133,7 @@ def broken_table(monkeypatch):
 @pytest.mark.parametrize("where", ["table", "weights", "record", "move"])
 def test_an_exception_in_the_middle_leaves_nothing(tmp_path, monkeypatch, where):
     record, tables, parameters = (
-        {"row": row_of()},
+        {"results-version": RESULTS_VERSION, "row": row_of()},
         {"rounds": pd.DataFrame({"a": [1]})},
         {"model": {"w": torch.ones(2)}},
     )
@@ -148,15 +153,22 @@ def test_an_exception_in_the_middle_leaves_nothing(tmp_path, monkeypatch, where)
 
 
 def test_a_failed_write_keeps_what_was_there(tmp_path):
-    write_run(tmp_path, {"row": row_of(auc=0.5)}, {}, {})
+    write_run(tmp_path, {"results-version": RESULTS_VERSION, "row": row_of(auc=0.5)}, {}, {})
     with pytest.raises(TypeError):
-        write_run(tmp_path, {"row": row_of(auc=0.6), "plan": object()}, {}, {})
+        write_run(tmp_path, {"results-version": RESULTS_VERSION, "row": row_of(auc=0.6), "plan": object()}, {}, {})
     assert [row["auc"] for row in read_rows(tmp_path)] == [0.5]
 
 
 def test_a_run_written_again_is_replaced_whole(tmp_path):
-    first = write_run(tmp_path, {"row": row_of(status="failed")}, {"rounds": pd.DataFrame({"a": [1]})}, {})
-    again = write_run(tmp_path, {"row": row_of(auc=0.6)}, {}, {"model": {"w": torch.ones(1)}})
+    first = write_run(
+        tmp_path,
+        {"results-version": RESULTS_VERSION, "row": row_of(status="failed")},
+        {"rounds": pd.DataFrame({"a": [1]})},
+        {},
+    )
+    again = write_run(
+        tmp_path, {"results-version": RESULTS_VERSION, "row": row_of(auc=0.6)}, {}, {"model": {"w": torch.ones(1)}}
+    )
     assert first == again == tmp_path / "r1"
     assert sorted(path.name for path in again.iterdir()) == ["model.safetensors", "run.json"]
     assert [row["status"] for row in read_rows(tmp_path)] == ["ok"]
@@ -165,10 +177,12 @@ def test_a_run_written_again_is_replaced_whole(tmp_path):
 def test_a_leftover_of_a_dead_process_is_ignored(tmp_path):
     leftover = tmp_path / ".r1.4194305"
     leftover.mkdir()
-    (leftover / "run.json").write_text(json.dumps({"row": row_of()}), encoding="utf-8")
+    (leftover / "run.json").write_text(
+        json.dumps({"results-version": RESULTS_VERSION, "row": row_of()}), encoding="utf-8"
+    )
     assert read_rows(tmp_path) == []
     assert write_table(tmp_path).empty
-    write_run(tmp_path, {"row": row_of("r2")}, {}, {})
+    write_run(tmp_path, {"results-version": RESULTS_VERSION, "row": row_of("r2")}, {}, {})
     assert [row["run_id"] for row in read_rows(tmp_path)] == ["r2"]
 
 
@@ -176,7 +190,7 @@ def test_an_own_leftover_is_replaced(tmp_path):
     leftover = tmp_path / f".r1.{os.getpid()}"
     leftover.mkdir()
     (leftover / "stale.parquet").write_bytes(b"half")
-    folder = write_run(tmp_path, {"row": row_of()}, {}, {})
+    folder = write_run(tmp_path, {"results-version": RESULTS_VERSION, "row": row_of()}, {}, {})
     assert [path.name for path in folder.iterdir()] == ["run.json"]
     assert not leftover.exists()
 
@@ -192,27 +206,27 @@ def test_folders_without_a_record_are_no_runs(tmp_path):
 
 def test_rows_come_in_the_order_asked_for(tmp_path):
     for run_id in ("b", "a", "c"):
-        write_run(tmp_path, {"row": row_of(run_id)}, {}, {})
+        write_run(tmp_path, {"results-version": RESULTS_VERSION, "row": row_of(run_id)}, {}, {})
     assert [row["run_id"] for row in read_rows(tmp_path)] == ["a", "b", "c"]
     assert [row["run_id"] for row in read_rows(tmp_path, ["c", "x", "b"])] == ["c", "b"]
 
 
 def test_who_reads_the_old_table_reads_on(tmp_path):
-    write_run(tmp_path, {"row": row_of()}, {}, {})
+    write_run(tmp_path, {"results-version": RESULTS_VERSION, "row": row_of()}, {}, {})
     write_table(tmp_path)
     with (tmp_path / "runs.parquet").open("rb") as reader:
         before = (tmp_path / "runs.parquet").read_bytes()
-        write_run(tmp_path, {"row": row_of("r2")}, {}, {})
+        write_run(tmp_path, {"results-version": RESULTS_VERSION, "row": row_of("r2")}, {}, {})
         write_table(tmp_path)
         assert reader.read() == before
     assert pd.read_parquet(tmp_path / "runs.parquet")["run_id"].tolist() == ["r1", "r2"]
 
 
 def test_the_table_is_replaced_in_one_step(tmp_path, monkeypatch):
-    write_run(tmp_path, {"row": row_of()}, {}, {})
+    write_run(tmp_path, {"results-version": RESULTS_VERSION, "row": row_of()}, {}, {})
     write_table(tmp_path)
     before = (tmp_path / "runs.parquet").read_bytes()
-    write_run(tmp_path, {"row": row_of("r2")}, {}, {})
+    write_run(tmp_path, {"results-version": RESULTS_VERSION, "row": row_of("r2")}, {}, {})
     broken_table(monkeypatch)
     with pytest.raises(TroubleError):
         write_table(tmp_path)
@@ -265,7 +279,7 @@ def test_one_row_a_run_and_one_column_a_swept_key(study):
 def test_every_run_has_its_folder_with_all_its_files(study):
     _, table, folder = study
     names = {path.name for path in folder.iterdir()}
-    assert names == {*table["run_id"], "runs.parquet"}
+    assert names == {*table["run_id"], "runs.parquet", "study.json", "logs"}
     for run_id in table["run_id"]:
         assert {"run.json", "rounds.parquet", "clinics.parquet", "model.safetensors"} <= {
             path.name for path in (folder / run_id).iterdir()
@@ -343,5 +357,5 @@ def test_every_kind_of_setting_reads_back(ragged):
 
 def test_numpy_numbers_are_written_as_numbers(tmp_path):
     row = row_of(auc=float(np.float64(0.5)), loss=np.float64("nan"), epsilon_peer=np.float64("inf"))
-    write_run(tmp_path, {"row": row}, {}, {})
+    write_run(tmp_path, {"results-version": RESULTS_VERSION, "row": row}, {}, {})
     assert read_rows(tmp_path) == [row_of(auc=0.5, loss=None, epsilon_peer=math.inf)]

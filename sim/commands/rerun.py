@@ -1,0 +1,23 @@
+"""``suture rerun``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sim.commands.common import wide_console
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, OUT/<study>/<run-id>.")]
+
+
+def rerun(folder: RunFolder) -> None:
+    """Learn a run again from its own folder, and compare every metric and every weight; nothing is kept."""
+    from sim.study.rerun import differences
+
+    console = wide_console()
+    if lines := differences(folder):
+        console.print("\n".join(lines), markup=False, highlight=False)
+        raise typer.Exit(1)
+    console.print(f"{folder}: identical, every metric and every weight", markup=False, highlight=False)

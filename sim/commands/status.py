@@ -1,0 +1,46 @@
+"""``suture status``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sim.commands.common import wide_console
+
+StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="The study's folder, OUT/<study>.")]
+
+
+def status(
+    folder: StudyFolder,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build runs.parquet anew from the run folders.")] = False,
+) -> None:
+    """Say how far a study is, also while it runs elsewhere."""
+    from collections import Counter
+
+    from rich.markup import escape
+
+    from sim.report.table import seconds_text
+    from sim.study.journal import read_study, statuses
+    from sim.study.store import older_runs, write_table
+
+    console = wide_console()
+    runs = statuses(folder)
+    counts = Counter(run.state for run in runs)
+    parts = [f"{counts[state]} {state}" for state in ("failed", "running", "interrupted", "waiting") if counts[state]]
+    console.print(", ".join([f"{counts['ok']} of {len(runs)} runs finished", *parts]), highlight=False)
+    for run in runs:
+        name = escape(" ".join(filter(None, (run.run["strategy"], run.run["cut"], f"seed {run.run['seed']}"))))
+        if run.state in ("running", "interrupted"):
+            console.print(f"{run.state} {run.run['run_id']} {name}: round {run.round} of {run.run['rounds']}")
+        elif run.state == "failed":
+            console.print(f"[red]failed[/red] {run.run['run_id']} {name}: {escape(run.error)}")
+    left = sum(float(run.run["estimated_seconds"]) for run in runs if run.state not in ("ok", "failed"))
+    if left:
+        console.print(f"about {seconds_text(left)} of one processor's time left, by a rule of thumb")
+    if older := older_runs(folder):
+        console.print(f"{len(older)} runs of another results version are left out: {', '.join(older)}", highlight=False)
+    if rebuild:
+        table = write_table(folder, read_study(folder)["table"])
+        console.print(f"Table: {folder / 'runs.parquet'}, {len(table)} runs", soft_wrap=True, highlight=False)

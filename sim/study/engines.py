@@ -1,0 +1,162 @@
+"""Where the runs of a study are learned: in this process, in worker processes, or as Ray tasks.
+
+A run's numbers depend on its spec alone, so that the engines differ in nothing but time. Each yields the runs' rows as
+they end; to close the iterator early leaves out the runs that have not begun.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sim.plan.plan import Plan
+from sim.problems import SutureError
+
+Row = dict[str, Any]
+Learn = Callable[[Plan], Row]
+
+
+class WorkerDiedError(SutureError, RuntimeError):
+    """A worker process was ended from outside; what had finished is kept."""
+
+
+WORKER_DIED = (
+    "a worker process was killed from outside (out of memory?); what had finished is kept, "
+    "and the same command goes on from there, with fewer --jobs if memory is short"
+)
+
+
+class Engine(Protocol):
+    """Learns runs."""
+
+    @property
+    def jobs(self) -> int:
+        """How many runs are learned at a time."""
+        ...
+
+    def run(self, learn: Learn, plans: Sequence[Plan]) -> Generator[Row]:
+        """Learn the runs, begun in the order given, and yield each one's row when it ends."""
+        ...
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """One run after another, in this process."""
+
+    jobs: int = 1
+
+    def run(self, learn: Learn, plans: Sequence[Plan]) -> Generator[Row]:
+        """See :meth:`Engine.run`."""
+        _one_thread()
+        yield from map(learn, plans)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Processes of one thread each, which stay for the whole study.
+
+    Attributes
+    ----------
+    jobs : int
+    """
+
+    jobs: int
+
+    def run(self, learn: Learn, plans: Sequence[Plan]) -> Generator[Row]:
+        """See :meth:`Engine.run`.
+
+        Raises
+        ------
+        WorkerDiedError
+            If a worker was killed.
+        """
+        context = multiprocessing.get_context("spawn")
+        workers = max(1, min(self.jobs, len(plans)))
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+        try:
+            for future in as_completed([pool.submit(learn, plan) for plan in plans]):
+                yield future.result()
+        except BrokenProcessPool:
+            raise WorkerDiedError(WORKER_DIED) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class RayTasks:
+    """Tasks of one processor each on a Ray cluster, whose machines all see the results folder and the data.
+
+    Attributes
+    ----------
+    address : str or None
+        Of a running cluster; without it one is started on this machine for as long as the study runs.
+    jobs : int
+        Processors of the cluster that is started.
+    """
+
+    address: str | None
+    jobs: int
+
+    def run(self, learn: Learn, plans: Sequence[Plan]) -> Generator[Row]:
+        """See :meth:`Engine.run`.
+
+        Raises
+        ------
+        SutureError
+            If Ray is not installed or its cluster not to be reached.
+        WorkerDiedError
+            If a task's process was killed.
+        """
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        try:
+            import ray
+        except ImportError:
+            raise SutureError("--engine ray needs Ray, which is not installed; install suture[ray]") from None
+        size = {} if self.address else {"num_cpus": self.jobs, "include_dashboard": False}
+        try:
+            ray.init(address=self.address, log_to_driver=False, logging_level="error", **size)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise SutureError(f"--ray-address: {error}; check the address of the cluster") from None
+        try:
+            # A run that fails is a row; a process that dies is not tried again behind the user's back.
+            task = ray.remote(num_cpus=1, max_retries=0)(_in_task)
+            waiting = [task.remote(learn, plan) for plan in plans]
+            while waiting:
+                done, waiting = ray.wait(waiting)
+                yield ray.get(done[0])
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+            raise WorkerDiedError(WORKER_DIED) from None
+        finally:
+            ray.shutdown()
+
+
+def _in_task(learn: Learn, plan: Plan) -> Row:
+    _one_thread()
+    return learn(plan)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _begin_worker() -> None:
+    _one_thread()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this worker soon after its parent has died."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

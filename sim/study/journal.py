@@ -1,0 +1,165 @@
+"""What a study says of itself on disk while it runs: the list of its runs, and one log a run.
+
+``OUT/<study>/study.json`` names the runs that were asked for and the process that learns them;
+``OUT/<study>/logs/<run-id>.log`` holds JSON lines: the start with its process, each round with its metrics, the
+end with its status. Another process reads both at any moment; a line that is being written is not read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from sim.plan.plan import Plan
+from sim.problems import ScenarioError
+from sim.spec import RESULTS_VERSION
+from sim.study.forecast import estimated_seconds
+from sim.study.store import RUN_FILE, read_record, to_plain, write_atomically
+
+STUDY_FILE, LOGS = "study.json", "logs"
+_PARTIAL = re.compile(r"\.[0-9a-f]{16}\.(\d+)")
+State = Literal["ok", "failed", "running", "waiting", "interrupted"]
+
+
+def write_study(folder: Path, plans: Sequence[Plan], table_ids: Sequence[str]) -> None:
+    """Name the runs that were asked for, in the order in which they are begun, and those that belong in the table."""
+    runs = [
+        {
+            "run_id": plan.spec.run_id,
+            "strategy": plan.spec.strategy.label or plan.spec.strategy.name,
+            "cut": plan.spec.strategy.cut or "",
+            "seed": plan.spec.seed,
+            "rounds": plan.spec.train.rounds,
+            **plan.spec.swept,
+            "estimated_seconds": estimated_seconds(plan),
+        }
+        for plan in plans
+    ]
+    study = {"results-version": RESULTS_VERSION, **_process(), "table": list(table_ids), "runs": runs}
+    write_atomically(folder / STUDY_FILE, json.dumps(to_plain(study), indent=1, allow_nan=False))
+
+
+def read_study(folder: Path) -> dict[str, Any]:
+    """Read what :func:`write_study` wrote.
+
+    Raises
+    ------
+    ScenarioError
+        If the folder is no study's.
+    """
+    try:
+        study: dict[str, Any] = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ScenarioError([f"{folder}: holds no {STUDY_FILE}; name the folder of a study, OUT/<study>"]) from None
+    return study
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the unfinished folders of processes of this machine that are no more."""
+    for path in folder.iterdir():
+        match = _PARTIAL.fullmatch(path.name)
+        if match and not _alive(int(match[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class RunLog:
+    """The log of one run.
+
+    Parameters
+    ----------
+    study_folder : Path
+    run_id : str
+    """
+
+    def __init__(self, study_folder: Path, run_id: str) -> None:
+        self._path = study_folder / LOGS / f"{run_id}.log"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text("", encoding="utf-8")
+        self.line("start", **_process())
+
+    def line(self, event: str, **fields: Any) -> None:
+        """Add a line, whole or not at all in the eyes of a reader."""
+        told = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(to_plain(told), allow_nan=False) + "\n")
+
+
+def _process() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """Where a run stands.
+
+    Attributes
+    ----------
+    run : dict
+        Its entry in ``study.json``.
+    state : {"ok", "failed", "running", "waiting", "interrupted"}
+        Interrupted: begun by a process that is no more.
+    round : int
+        The last round that ended.
+    error : str
+        Why it failed.
+    """
+
+    run: dict[str, Any]
+    state: State
+    round: int = 0
+    error: str = ""
+
+
+def statuses(folder: Path) -> list[RunStatus]:
+    """Say where every run of a study stands, from its files alone.
+
+    Raises
+    ------
+    ScenarioError
+        If the folder is no study's.
+    """
+    return [_status(folder, run) for run in read_study(folder)["runs"]]
+
+
+def _status(folder: Path, run: dict[str, Any]) -> RunStatus:
+    if (folder / run["run_id"] / RUN_FILE).is_file():
+        row = read_record(folder / run["run_id"])["row"]
+        # A failed run is tried again: what its log says now counts, once it says more than that it failed.
+        if row["status"] == "ok":
+            return RunStatus(run, "ok", int(run["rounds"]))
+        lines = _log_lines(folder / LOGS / f"{run['run_id']}.log")
+        if not lines or lines[-1]["event"] == "end":
+            return RunStatus(run, "failed", error=str(row["error"]))
+    lines = _log_lines(folder / LOGS / f"{run['run_id']}.log")
+    if not lines or lines[-1]["event"] == "end":
+        return RunStatus(run, "waiting")
+    here = lines[0]["host"] == socket.gethostname()
+    state: State = "running" if not here or _alive(int(lines[0]["pid"])) else "interrupted"
+    return RunStatus(run, state, max((int(line["round"]) for line in lines if line["event"] == "round"), default=0))
+
+
+def _log_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return []
+    whole = text[: text.rfind("\n") + 1]
+    return [json.loads(line) for line in whole.splitlines()]
