@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
 Accountant = Literal["pld", "rdp"]
+Adjacency = Literal["add-or-remove", "replace"]
 
 MIN_DELTA = 1e-12  # below it the rounding of the Fourier transform, not the mechanism, sets epsilon
 MIN_NOISE, MAX_NOISE = 1e-2, 1e6  # noise multipliers between which calibrate searches

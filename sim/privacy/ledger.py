@@ -13,13 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from sim.privacy.accounting import Accountant, compose, epsilon, flatten
+from sim.privacy.accounting import Accountant, Adjacency, compose, epsilon, flatten
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
 Adversary = Literal["model-user", "peer-clinic", "server"]
 ADVERSARIES: tuple[Adversary, ...] = get_args(Adversary)
+Unit = Literal["record", "clinic", "label"]
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,35 @@ class Release:
     event : dp_accounting.DpEvent
         The mechanism that was applied to it, ``NonPrivateDpEvent`` if none. Parts that are noised over the same batch
         are one release with one event, of their joint noise: composed as separate events they would count as sampled
-        independently.
+        independently. A noise multiplier is the noise's standard deviation (Laplace: scale) over the sensitivity under
+        the release's own adjacency: s / C where a record is added or removed, s / (2 C) where a row of norm C is
+        replaced by another, s / (sqrt(2) C) if rows are non-negative.
+    adjacency : {"add-or-remove", "replace"}
+        What two neighbouring data sets differ in: one unit more or less, or one unit changed where its presence is
+        visible (a row that is sent for every record, a label).
+    unit : {"record", "clinic", "label"}
+        Whose one value the mechanism hides: a record, all the records of a clinic, or the label of a record alone. What
+        depends on labels in no other way than through a mechanism of unit ``"label"`` is no release of that unit.
+    reason : str
+        Why an un-noised release is un-noised, or what the mechanism is; part of the release's identity.
     """
 
     clinic: int
     what: str
     adversaries: tuple[Adversary, ...]
     event: "DpEvent"
+    adjacency: Adjacency = "add-or-remove"
+    unit: Unit = "record"
+    reason: str = ""
 
     def __post_init__(self) -> None:
         _check_adversaries(self.adversaries)
+        for name, given, known in (("adjacency", self.adjacency, Adjacency), ("unit", self.unit, Unit)):
+            if given not in get_args(known):
+                raise ValueError(f"unknown {name} {given!r}; there are {', '.join(get_args(known))}")
 
 
-_Key: TypeAlias = tuple[str, tuple[Adversary, ...]]
+_Key: TypeAlias = tuple[str, tuple[Adversary, ...], Adjacency, Unit, str]
 
 
 class Ledger:
@@ -71,23 +88,26 @@ class Ledger:
 
     def add(self, release: Release) -> None:
         """Enter a release."""
-        key = release.what, tuple(sorted(set(release.adversaries)))
+        audience = tuple(sorted(set(release.adversaries)))
+        key = release.what, audience, release.adjacency, release.unit, release.reason
         self._clinics.setdefault(release.clinic, {}).setdefault(key, Counter()).update(flatten(release.event))
 
     @property
     def releases(self) -> tuple[Release, ...]:
         """One release for each clinic, kind and audience, with its composed event, in a fixed order."""
         return tuple(
-            Release(clinic, what, adversaries, compose(atoms))
+            Release(clinic, what, adversaries, compose(atoms), adjacency, unit, reason)
             for clinic in sorted(self._clinics)
-            for (what, adversaries), atoms in sorted(self._clinics[clinic].items(), key=lambda item: item[0])
+            for (what, adversaries, adjacency, unit, reason), atoms in sorted(
+                self._clinics[clinic].items(), key=lambda item: item[0]
+            )
         )
 
     def event(self, adversary: Adversary, clinic: int) -> "DpEvent":
         """Compose every release of a clinic's data that an adversary sees; ``NoOpDpEvent`` if there is none."""
         _check_adversaries([adversary])
         atoms: Counter[DpEvent] = Counter()
-        for (_, adversaries), seen in self._clinics.get(clinic, {}).items():
+        for (_, adversaries, *_), seen in self._clinics.get(clinic, {}).items():
             if adversary in adversaries:
                 atoms.update(seen)
         return compose(atoms)
@@ -103,20 +123,28 @@ class Ledger:
     def __eq__(self, other: object) -> bool:
         return self._views() == other._views() if isinstance(other, Ledger) else NotImplemented
 
-    def _views(self) -> "dict[tuple[Adversary, int, str], Counter[DpEvent]]":
+    def _views(self) -> "dict[tuple[Any, ...], Counter[DpEvent]]":
         """List what each adversary sees of each clinic, kind by kind, without what reveals nothing."""
-        views: defaultdict[tuple[Adversary, int, str], Counter[DpEvent]] = defaultdict(Counter)
+        views: defaultdict[tuple[Any, ...], Counter[DpEvent]] = defaultdict(Counter)
         for clinic, kinds in self._clinics.items():
-            for (what, adversaries), atoms in kinds.items():
+            for (what, adversaries, *how), atoms in kinds.items():
                 for adversary in adversaries:
-                    views[adversary, clinic, what].update(atoms)
+                    views[adversary, clinic, what, *how].update(atoms)
         return {view: atoms for view, atoms in views.items() if atoms}
 
     def to_json(self) -> str:
         """Write the ledger as JSON: events by the names of their class and fields, infinity as a string."""
         return json.dumps(
             [
-                {"clinic": r.clinic, "what": r.what, "adversaries": r.adversaries, "event": _to_plain(r.event)}
+                {
+                    "clinic": r.clinic,
+                    "what": r.what,
+                    "adversaries": r.adversaries,
+                    "event": _to_plain(r.event),
+                    "adjacency": r.adjacency,
+                    "unit": r.unit,
+                    "reason": r.reason,
+                }
                 for r in self.releases
             ],
             allow_nan=False,
@@ -134,7 +162,18 @@ class Ledger:
         """
         try:
             rows = json.loads(text)
-            return cls(Release(r["clinic"], r["what"], tuple(r["adversaries"]), _from_plain(r["event"])) for r in rows)
+            return cls(
+                Release(
+                    r["clinic"],
+                    r["what"],
+                    tuple(r["adversaries"]),
+                    _from_plain(r["event"]),
+                    r["adjacency"],
+                    r["unit"],
+                    r["reason"],
+                )
+                for r in rows
+            )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"this is no ledger: {error!r}") from error
 

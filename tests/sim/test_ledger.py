@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import dp_accounting as dp
 import pytest
@@ -30,6 +31,9 @@ releases = st.builds(
     what=st.sampled_from(["model", "smashed data", "labels"]),
     adversaries=st.lists(st.sampled_from(ADVERSARIES), max_size=3).map(tuple),
     event=events,
+    adjacency=st.sampled_from(["add-or-remove", "replace"]),
+    unit=st.sampled_from(["record", "clinic", "label"]),
+    reason=st.sampled_from(["", "sent as it is"]),
 )
 
 
@@ -96,6 +100,12 @@ def test_unknown_adversary_is_refused() -> None:
         Ledger().epsilon("sever", 0, DELTA)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("how", [{"adjacency": "swap"}, {"unit": "patient"}])
+def test_unknown_adjacency_or_unit_is_refused(how: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"unknown {next(iter(how))}"):
+        Release(0, "model", ("server",), dp.NoOpDpEvent(), **how)  # type: ignore[arg-type]
+
+
 # --- planned against executed -----------------------------------------------------------------------------------------
 
 
@@ -106,7 +116,7 @@ def test_planned_equals_executed_in_any_order_and_cut(planned: list[Release], ch
     for entry in planned:
         cut = isinstance(entry.event, dp.SelfComposedDpEvent)
         parts = [entry.event.event] * entry.event.count if cut else [entry.event]
-        executed += [Release(entry.clinic, entry.what, entry.adversaries[::-1], part) for part in parts]
+        executed += [replace(entry, adversaries=entry.adversaries[::-1], event=part) for part in parts]
     chance.shuffle(executed)
     assert Ledger(executed) == Ledger(planned)
     assert all(
@@ -141,6 +151,9 @@ def test_releasing_nothing_is_no_release() -> None:
         [release(0, 0.1, 1.5, 30, "model-user", "server")],
         [release(), release(1)],
         [Release(0, "head", ("model-user", "peer-clinic"), dp_sgd_event(0.1, 1.5, 30))],
+        [replace(release(), adjacency="replace")],
+        [replace(release(), unit="clinic")],
+        [replace(release(), reason="noised gradients")],
         [release(), Release(0, "model", ("server",), dp.NonPrivateDpEvent())],
         [],
     ],
@@ -180,7 +193,8 @@ def test_json_names_events_and_writes_infinity_as_a_string() -> None:
     repeated = {"class": "RepeatAndSelectDpEvent", "event": inner, "mean": 3.0, "shape": "inf"}
     twice = {"class": "SelfComposedDpEvent", "event": repeated, "count": 2}
     composed = {"class": "ComposedDpEvent", "events": [{"class": "NonPrivateDpEvent"}, twice]}
-    assert json.loads(text) == [{"clinic": 0, "what": "model", "adversaries": ["server"], "event": composed}]
+    how = {"adjacency": "add-or-remove", "unit": "record", "reason": ""}
+    assert json.loads(text) == [{"clinic": 0, "what": "model", "adversaries": ["server"], "event": composed, **how}]
     assert Ledger.from_json(text) == ledger
 
 
@@ -198,4 +212,7 @@ def test_json_names_events_and_writes_infinity_as_a_string() -> None:
 )
 def test_json_that_is_no_ledger_is_refused(event: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        Ledger.from_json(f'[{{"clinic": 0, "what": "model", "adversaries": ["server"], "event": {event}}}]')
+        Ledger.from_json(
+            f'[{{"clinic": 0, "what": "model", "adversaries": ["server"], "event": {event}, '
+            '"adjacency": "replace", "unit": "record", "reason": ""}]'
+        )
