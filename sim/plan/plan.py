@@ -15,7 +15,7 @@ from sim.data import Federation
 from sim.job import Job
 from sim.plan.clock import ClosedFormClock
 from sim.plan.counts import Counts
-from sim.privacy.accounting import calibrate
+from sim.privacy.calibration import calibrate
 from sim.privacy.ledger import ADVERSARIES, Ledger
 from sim.privacy.releases import build_ledger
 from sim.problems import ScenarioError

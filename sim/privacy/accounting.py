@@ -1,7 +1,7 @@
-"""Epsilon of what was released, and the noise that a target epsilon asks for.
+"""Epsilon of what was released.
 
-A mechanism is described once, as a ``dp_accounting.DpEvent``; the functions here turn such a description into epsilon
-under add-or-remove adjacency. The main accountant composes privacy loss distributions (PLD) discretised so that epsilon
+A mechanism is described once, as a ``dp_accounting.DpEvent``; the functions here turn such a description into epsilon.
+The main accountant composes privacy loss distributions (PLD) discretised so that epsilon
 is never underestimated [1]_; a composition of Gaussians without subsampling has an exact formula [2]_; Renyi DP [3]_ is
 a looser second opinion.
 
@@ -15,19 +15,19 @@ References
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from operator import index
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-Accountant = Literal["pld", "rdp"]
+Accountant = Literal["pld", "rdp", "prv"]
 Adjacency = Literal["add-or-remove", "replace"]
+Mechanisms: TypeAlias = "Mapping[tuple[Adjacency, DpEvent], int]"
 
 MIN_DELTA = 1e-12  # below it the rounding of the Fourier transform, not the mechanism, sets epsilon
-MIN_NOISE, MAX_NOISE = 1e-2, 1e6  # noise multipliers between which calibrate searches
 
 
 def dp_sgd_event(sample_rate: float, noise_multiplier: float, steps: int) -> "DpEvent":
@@ -49,7 +49,7 @@ def dp_sgd_event(sample_rate: float, noise_multiplier: float, steps: int) -> "Dp
     """
     import dp_accounting as dp
 
-    _check_dp_sgd(sample_rate, steps)
+    check_dp_sgd(sample_rate, steps)
     step = dp.PoissonSampledDpEvent(float(sample_rate), dp.GaussianDpEvent(float(noise_multiplier)))
     return compose(flatten(dp.SelfComposedDpEvent(step, index(steps))))
 
@@ -91,6 +91,12 @@ def flatten(event: "DpEvent") -> "Counter[DpEvent]":
             if event.noise_multiplier == 0:
                 return Counter({dp.NonPrivateDpEvent(): 1})
             return Counter() if math.isinf(event.noise_multiplier) else Counter({event: 1})
+        case dp.LaplaceDpEvent() if event.noise_multiplier == 0:
+            return Counter({dp.NonPrivateDpEvent(): 1})
+        case dp.RandomizedResponseDpEvent() if event.num_buckets == 1 or event.noise_parameter == 1:
+            return Counter()
+        case dp.RandomizedResponseDpEvent() if event.noise_parameter == 0:
+            return Counter({dp.NonPrivateDpEvent(): 1})
         case dp.PoissonSampledDpEvent():
             if not 0 <= event.sampling_probability <= 1:
                 raise ValueError(f"the sampling probability must lie in [0, 1], got {event.sampling_probability}")
@@ -128,18 +134,46 @@ def compose(atoms: "Mapping[DpEvent, int]") -> "DpEvent":
     return parts[0] if len(parts) == 1 else dp.ComposedDpEvent(parts)
 
 
-def epsilon(event: "DpEvent", delta: float, accountant: Accountant = "pld") -> float:
-    """Return the epsilon of an event at a given delta, under add-or-remove adjacency.
+def epsilon(
+    event: "DpEvent", delta: float, accountant: Accountant = "pld", adjacency: Adjacency = "add-or-remove"
+) -> float:
+    """Return the epsilon of an event at a given delta.
 
     Parameters
     ----------
     event : dp_accounting.DpEvent
-        Composition of (Poisson-sampled) Gaussians, un-noised releases and nothings.
+        Composition of (Poisson-sampled) Gaussians, Laplace noise, randomised response, un-noised releases and nothings.
+        Noise is stated over the sensitivity under ``adjacency``.
     delta : float
         From ``MIN_DELTA`` to below 1; the caller sees to it that it is below 1 / number of records.
-    accountant : {"pld", "rdp"}
-        ``"pld"``: exact where nothing is subsampled, otherwise dp-accounting's PLD, pessimistic and within 1e-3
-        (relative) or 1e-4 (absolute) of the true value. ``"rdp"``: dp-accounting's Renyi accountant.
+    accountant : {"pld", "rdp", "prv"}
+        As for :func:`composed_epsilon`.
+    adjacency : {"add-or-remove", "replace"}
+
+    Returns
+    -------
+    float
+        ``inf`` where something is released without noise, 0 where nothing is released.
+    """
+    return composed_epsilon({(adjacency, atom): n for atom, n in flatten(event).items()}, delta, accountant)
+
+
+def composed_epsilon(mechanisms: Mechanisms, delta: float, accountant: Accountant = "pld") -> float:
+    """Return the epsilon of mechanisms that may differ in their adjacency.
+
+    One that holds under replacement alone makes the whole a statement about replacement: a mechanism stated for adding
+    or removing is then converted, removal and addition moving its output by twice its sensitivity.
+
+    Parameters
+    ----------
+    mechanisms : mapping of (Adjacency, DpEvent) to int
+        How often each atom, as :func:`flatten` returns them, is applied.
+    delta : float
+        From ``MIN_DELTA`` to below 1.
+    accountant : {"pld", "rdp", "prv"}
+        ``"pld"``: exact where all noise is Gaussian and nothing is subsampled, otherwise dp-accounting's PLD,
+        pessimistic and within 1e-3 (relative) or 1e-4 (absolute) of the true value. ``"rdp"``: dp-accounting's Renyi
+        accountant. ``"prv"``: the upper end of Opacus' numerical accountant; Gaussians only.
 
     Returns
     -------
@@ -149,78 +183,55 @@ def epsilon(event: "DpEvent", delta: float, accountant: Accountant = "pld") -> f
     Raises
     ------
     ValueError
-        For a delta or an accountant that is not on offer, and for any other kind of event: dp-accounting 0.6 has, for
-        example, randomised response under replacement only, and there its PLD ignores how often it is applied.
+        For a delta or an accountant that is not on offer, and for a mechanism that this accountant does not take.
     """
-    _check_delta(delta)
+    check_delta(delta)
     if accountant not in get_args(Accountant):
         raise ValueError(f"the accountant must be one of {', '.join(get_args(Accountant))}, got {accountant!r}")
-    return _epsilon(tuple(sorted(flatten(event).items(), key=repr)), float(delta), accountant)
+    atoms, adjacency = _under_one_adjacency(mechanisms)
+    return _epsilon(tuple(sorted(atoms.items(), key=repr)), float(delta), accountant, adjacency)
 
 
-@cache
-def calibrate(target_epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
-    """Find the least noise with which DP-SGD meets a target epsilon by the accountant of :func:`epsilon`.
+def _under_one_adjacency(mechanisms: Mechanisms) -> "tuple[Counter[DpEvent], Adjacency]":
+    """Convert to replacement where anything is stated for it; noise over the sensitivity under the result."""
+    import dp_accounting as dp
 
-    The search starts from the central limit of the composition (Bu et al., "Deep learning with Gaussian differential
-    privacy", 2020), which alone would underestimate epsilon.
+    replaced = any(way == "replace" and not isinstance(atom, dp.NonPrivateDpEvent) for way, atom in mechanisms)
+    atoms: Counter[DpEvent] = Counter()
+    for (way, atom), count in mechanisms.items():
+        atoms[halved(atom) if replaced and way == "add-or-remove" else atom] += count
+    return atoms, "replace" if replaced else "add-or-remove"
 
-    Parameters
-    ----------
-    target_epsilon : float
-        Positive; ``inf`` asks for no noise.
-    delta, sample_rate, steps
-        As for :func:`epsilon` and :func:`dp_sgd_event`.
 
-    Returns
-    -------
-    float
-        Noise multiplier whose epsilon is at most the target, at most 1e-3 (relative) above the least such; 0 if the
-        target is ``inf`` or there are no steps, otherwise at least ``MIN_NOISE``.
+def halved(atom: "DpEvent") -> "DpEvent":
+    """Return the same noise over twice the sensitivity.
 
     Raises
     ------
     ValueError
-        If a parameter is out of its range, or not even ``MAX_NOISE`` meets the target.
+        For an atom that has no noise to halve.
     """
-    from scipy.optimize import brentq
+    import dp_accounting as dp
 
-    if not target_epsilon > 0:
-        raise ValueError(f"the target epsilon must be positive, got {target_epsilon}")
-    _check_delta(delta)
-    _check_dp_sgd(sample_rate, steps)
-    if math.isinf(target_epsilon) or steps == 0:
-        return 0.0
-
-    @cache
-    def excess(log_sigma: float) -> float:
-        spent = epsilon(dp_sgd_event(sample_rate, math.exp(log_sigma), steps), delta)
-        return math.log(min(max(spent / target_epsilon, 0.1), 10.0))
-
-    least, most = math.log(MIN_NOISE), math.log(MAX_NOISE)
-    mu = math.sqrt(2) * (math.sqrt(target_epsilon - math.log(delta)) - math.sqrt(-math.log(delta)))
-    guess = -0.5 * math.log(math.log1p((mu / sample_rate) ** 2 / steps))
-    low = high = min(max(guess, least), most)
-    while excess(high) > 0:  # epsilon falls about as fast as sigma grows, or faster: one step mostly suffices
-        if high == most:
-            raise ValueError(f"no noise multiplier up to {MAX_NOISE:g} reaches epsilon {target_epsilon:g}")
-        low, high = high, min(most, high + 1.2 * excess(high) + 0.02)
-    while excess(low) <= 0:
-        if low == least:
-            return MIN_NOISE
-        low, high = max(least, low + 1.2 * excess(low) - 0.02), low
-    log_sigma = float(brentq(excess, low, high, xtol=2e-4))
-    while excess(log_sigma) > 0:
-        log_sigma += 2e-4
-    return math.exp(log_sigma)
+    match atom:
+        case dp.GaussianDpEvent(sigma):
+            return dp.GaussianDpEvent(sigma / 2)
+        case dp.LaplaceDpEvent(scale):
+            return dp.LaplaceDpEvent(scale / 2)
+        case dp.PoissonSampledDpEvent(rate, inner):
+            return dp.PoissonSampledDpEvent(rate, halved(inner))
+        case dp.NonPrivateDpEvent():
+            return atom
+        case _:
+            raise ValueError(f"no accountant here takes {atom} under adding or removing a record")
 
 
-def _check_delta(delta: float) -> None:
+def check_delta(delta: float) -> None:
     if not MIN_DELTA <= delta < 1:
         raise ValueError(f"delta must lie in [{MIN_DELTA:g}, 1), got {delta}")
 
 
-def _check_dp_sgd(sample_rate: float, steps: int) -> None:
+def check_dp_sgd(sample_rate: float, steps: int) -> None:
     if not 0 < sample_rate <= 1:
         raise ValueError(f"the sample rate must lie in (0, 1], got {sample_rate}")
     if steps < 0:
@@ -228,25 +239,77 @@ def _check_dp_sgd(sample_rate: float, steps: int) -> None:
 
 
 @cache
-def _epsilon(atoms: "tuple[tuple[DpEvent, int], ...]", delta: float, accountant: Accountant) -> float:
+def _epsilon(
+    atoms: "tuple[tuple[DpEvent, int], ...]", delta: float, accountant: Accountant, adjacency: Adjacency
+) -> float:
     import dp_accounting as dp
 
     if not atoms:
         return 0.0
     if any(isinstance(atom, dp.NonPrivateDpEvent) for atom, _ in atoms):
         return math.inf
-    squared_mu, sampled = 0.0, False
+    squared_mu, pure, sampled = 0.0, 0.0, False
     for atom, count in atoms:
         sampled |= isinstance(atom, dp.PoissonSampledDpEvent)
         match atom:
             case dp.GaussianDpEvent(sigma) | dp.PoissonSampledDpEvent(_, dp.GaussianDpEvent(sigma)):
                 squared_mu += count / sigma**2
+            case dp.LaplaceDpEvent() | dp.RandomizedResponseDpEvent():
+                pure += count * pure_epsilon(atom)
+                if isinstance(atom, dp.RandomizedResponseDpEvent) and adjacency != "replace":
+                    raise ValueError(f"no accountant here takes {atom} under adding or removing a record")
             case _:
                 raise ValueError(f"no accountant here takes {atom}")
-    mu, event = math.sqrt(squared_mu), compose(dict(atoms))
-    if accountant == "rdp":
-        return float(dp.rdp.RdpAccountant().compose(event).get_epsilon(delta))
-    return _pld_epsilon(event, delta, _zcdp_epsilon(mu, delta)) if sampled else _gaussian_epsilon(mu, delta)
+    if accountant != "pld":
+        if pure or (sampled and adjacency == "replace"):
+            what = "subsampling under replacement" if not pure else "Laplace noise or randomised response"
+            raise ValueError(f"the accountant {accountant} does not take {what}; use pld")
+        # Without subsampling the loss depends on noise over sensitivity alone, so that both adjacencies are one case.
+        event = compose(dict(atoms))
+        return (
+            float(dp.rdp.RdpAccountant().compose(event).get_epsilon(delta))
+            if accountant == "rdp"
+            else _prv(atoms, delta)
+        )
+    mu = math.sqrt(squared_mu)
+    if not sampled and not pure:
+        return gaussian_epsilon(mu, delta)
+    if mu == 0 and (pure > 50 or (len(atoms) == 1 and atoms[0][1] == 1)):
+        return pure  # one release of a pure mechanism, or so little noise that a grid is of no use
+    bound = pure + (_zcdp_epsilon(mu, delta) if mu else 0.0)
+    return _pld_epsilon(atoms, adjacency, delta, bound)
+
+
+def pure_epsilon(atom: "DpEvent") -> float:
+    """Return epsilon at delta 0 of Laplace noise or of randomised response, applied once.
+
+    Randomised response of k buckets answers truly with probability 1 - p and uniformly otherwise (Kairouz et al. 2016).
+    """
+    import dp_accounting as dp
+
+    match atom:
+        case dp.LaplaceDpEvent(scale):
+            return math.inf if scale == 0 else 1 / scale
+        case dp.RandomizedResponseDpEvent(p, k):
+            return 0.0 if k == 1 else math.inf if p == 0 else math.log((1 - p) * k / p + 1)
+        case _:
+            raise ValueError(f"{atom} has no pure epsilon")
+
+
+def _prv(atoms: "tuple[tuple[DpEvent, int], ...]", delta: float) -> float:
+    """Upper end of Opacus' estimate (Gopi et al., NeurIPS 2021), with its error of 0.01 in epsilon."""
+    import dp_accounting as dp
+    import numpy as np
+    from opacus.accountants import PRVAccountant
+
+    accountant = PRVAccountant()
+    for atom, count in atoms:
+        rate, inner = (
+            (atom.sampling_probability, atom.event) if isinstance(atom, dp.PoissonSampledDpEvent) else (1, atom)
+        )
+        accountant.history.append((inner.noise_multiplier, rate, count))
+    with np.errstate(divide="ignore"):  # it takes the logarithm of 1 - rate, which is 0 where nothing is sampled
+        return float(accountant.get_epsilon(delta))
 
 
 def _zcdp_epsilon(mu: float, delta: float) -> float:
@@ -254,7 +317,7 @@ def _zcdp_epsilon(mu: float, delta: float) -> float:
     return mu**2 / 2 + mu * math.sqrt(-2 * math.log(delta))
 
 
-def _gaussian_epsilon(mu: float, delta: float) -> float:
+def gaussian_epsilon(mu: float, delta: float) -> float:
     """Solve Phi(mu/2 - eps/mu) - exp(eps) Phi(-mu/2 - eps/mu) = delta (Balle & Wang 2018, theorem 8) for eps."""
     from scipy.optimize import brentq
     from scipy.special import log_ndtr
@@ -266,7 +329,7 @@ def _gaussian_epsilon(mu: float, delta: float) -> float:
     return float(brentq(missing, 0.0, _zcdp_epsilon(mu, delta), xtol=1e-12)) if missing(0.0) > 0 else 0.0
 
 
-def _pld_epsilon(event: "DpEvent", delta: float, bound: float) -> float:
+def _pld_epsilon(atoms: "tuple[tuple[DpEvent, int], ...]", adjacency: Adjacency, delta: float, bound: float) -> float:
     """Refine the grid of the privacy loss until epsilon has settled, beginning as coarsely as the bound suggests.
 
     Every grid gives an upper bound, with an error that falls at least as fast as the interval and mostly as its square.
@@ -276,23 +339,62 @@ def _pld_epsilon(event: "DpEvent", delta: float, bound: float) -> float:
     if bound > 1e8:
         return bound
     level = min(max(math.ceil(math.log(bound / 1e3, 4)), -5), 3)
-    coarser, value = math.inf, _grid_epsilon(event, delta, bound, 4.0**level)
+    coarser, value = math.inf, _grid_epsilon(atoms, adjacency, delta, bound, 4.0**level)
     while level > -8 and (value == bound or not math.isclose(value, coarser, rel_tol=2e-3, abs_tol=5e-5)):
         level -= 1
-        coarser, value = value, _grid_epsilon(event, delta, value, 4.0**level)
+        coarser, value = value, _grid_epsilon(atoms, adjacency, delta, value, 4.0**level)
     return value
 
 
-def _grid_epsilon(event: "DpEvent", delta: float, bound: float, interval: float) -> float:
+def privacy_loss(atoms: "Iterable[tuple[DpEvent, int]]", adjacency: Adjacency, interval: float) -> Any:
+    """Compose the privacy loss distribution of atoms on a grid.
+
+    Repetition is ours: dp-accounting's PLDAccountant ignores it for randomised response, and takes no Laplace noise
+    under replacement, which is to it the same shift over a smaller scale.
+    """
+    import dp_accounting as dp
+    from dp_accounting.pld import privacy_loss_distribution as library
+
+    way = (
+        dp.NeighboringRelation.ADD_OR_REMOVE_ONE if adjacency == "add-or-remove" else dp.NeighboringRelation.REPLACE_ONE
+    )
+    whole = library.identity(value_discretization_interval=interval)
+    for atom, count in atoms:
+        match atom:
+            case dp.GaussianDpEvent(sigma):
+                one = library.from_gaussian_mechanism(sigma / math.sqrt(count), value_discretization_interval=interval)
+                count = 1
+            case dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma)):
+                # The library states noise over a norm: replacement moves its sum by twice that.
+                one = library.from_gaussian_mechanism(
+                    sigma if adjacency == "add-or-remove" else 2 * sigma,
+                    value_discretization_interval=interval,
+                    sampling_prob=rate,
+                    neighboring_relation=way,
+                )
+            case dp.LaplaceDpEvent(scale):
+                one = library.from_laplace_mechanism(scale, value_discretization_interval=interval)
+            case dp.RandomizedResponseDpEvent(p, k):
+                one = library.from_randomized_response(
+                    p, k, value_discretization_interval=interval, neighboring_relation=way
+                )
+            case _:
+                raise ValueError(f"no accountant here takes {atom}")
+        whole = whole.compose(one.self_compose(count) if count > 1 else one)
+    return whole
+
+
+def _grid_epsilon(
+    atoms: "tuple[tuple[DpEvent, int], ...]", adjacency: Adjacency, delta: float, bound: float, interval: float
+) -> float:
     """Epsilon on one grid, or the bound; found from delta, as the library's own inverse overflows near epsilon 700."""
-    from dp_accounting.pld import PLDAccountant
     from scipy.optimize import brentq
 
-    pld = PLDAccountant(value_discretization_interval=interval).compose(event)
+    pld = privacy_loss(atoms, adjacency, interval)
 
     @cache
     def log_excess(eps: float) -> float:
-        return math.log(max(float(pld.get_delta(eps)), 1e-300) / delta)
+        return math.log(max(float(pld.get_delta_for_epsilon(eps)), 1e-300) / delta)
 
     if log_excess(bound) >= 0:
         return bound

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from sim.privacy.accounting import Accountant, Adjacency, compose, epsilon, flatten
+from sim.privacy.accounting import Accountant, Adjacency, Mechanisms, compose, composed_epsilon, flatten, halved
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -112,9 +112,42 @@ class Ledger:
                 atoms.update(seen)
         return compose(atoms)
 
-    def epsilon(self, adversary: Adversary, clinic: int, delta: float, accountant: Accountant = "pld") -> float:
-        """Epsilon of a clinic's data against an adversary, see :func:`sim.privacy.accounting.epsilon`."""
-        return epsilon(self.event(adversary, clinic), delta, accountant)
+    def mechanisms(self, adversary: Adversary, clinic: int, unit: Unit = "record") -> Mechanisms:
+        """Return every mechanism between a clinic's data and an adversary, converted to one unit.
+
+        - ``"record"``: every release. One that hides a whole clinic covers each of its records; a changed record
+          changes the clinic's contribution to any other, so twice its sensitivity counts. Randomised labels count as
+          they are.
+        - ``"clinic"``: releases of that unit; any other makes it infinite, since a mechanism for one record hides no
+          clinic.
+        - ``"label"``: releases of that unit alone. The records' features are public in this unit.
+        """
+        from dp_accounting import NonPrivateDpEvent
+
+        _check_adversaries([adversary])
+        atoms: Counter[tuple[Adjacency, DpEvent]] = Counter()
+        for (_, adversaries, adjacency, protected, _), seen in self._clinics.get(clinic, {}).items():
+            if adversary not in adversaries or (unit == "label" and protected != "label"):
+                continue
+            for atom, count in seen.items():
+                if protected == "clinic" and unit == "record" and adjacency == "add-or-remove":
+                    atoms[adjacency, halved(atom)] += count
+                elif unit == "clinic" and protected != "clinic":
+                    atoms[adjacency, NonPrivateDpEvent()] += count
+                else:
+                    atoms[adjacency, atom] += count
+        return atoms
+
+    def epsilon(
+        self,
+        adversary: Adversary,
+        clinic: int,
+        delta: float,
+        accountant: Accountant = "pld",
+        unit: Unit = "record",
+    ) -> float:
+        """Epsilon of a unit of a clinic against an adversary, see :func:`sim.privacy.accounting.composed_epsilon`."""
+        return composed_epsilon(self.mechanisms(adversary, clinic, unit), delta, accountant)
 
     def worst(self, adversary: Adversary, delta: float, clinics: Iterable[int]) -> float:
         """Epsilon of the least protected of the clinics, 0 if there are none."""

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from sim.privacy.accounting import MAX_NOISE, MIN_NOISE, calibrate, compose, dp_sgd_event, epsilon, flatten
+from sim.privacy.accounting import compose, composed_epsilon, dp_sgd_event, epsilon, flatten
+from sim.privacy.calibration import (
+    MAX_NOISE,
+    MIN_NOISE,
+    calibrate,
+    calibrate_gaussian,
+    calibrate_laplace,
+    calibrate_randomised_response,
+)
 
 DELTA = 1e-4
 few = settings(max_examples=10, deadline=None, derandomize=True)
@@ -257,7 +265,6 @@ def test_nothing_released_costs_nothing(event: dp.DpEvent, accountant: str) -> N
     [
         dp.RandomizedResponseDpEvent(0.5, 2),
         dp.SelfComposedDpEvent(dp.RandomizedResponseDpEvent(0.5, 2), 10),
-        dp.LaplaceDpEvent(1.0),
         dp.UnsupportedDpEvent(),
         dp.PoissonSampledDpEvent(0.1, dp.LaplaceDpEvent(1.0)),
     ],
@@ -289,7 +296,7 @@ def test_delta_out_of_range_is_refused(delta: float) -> None:
 
 
 def test_unknown_accountant_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be one of pld, rdp"):
+    with pytest.raises(ValueError, match="must be one of pld, rdp, prv"):
         epsilon(dp_sgd_event(0.1, 1.0, 5), DELTA, "gdp")  # type: ignore[arg-type]
 
 
@@ -297,3 +304,74 @@ def test_importing_is_light() -> None:
     heavy = {"dp_accounting", "scipy", "torch", "flwr"}
     code = f"import sys, sim.privacy.ledger; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# --- replacement, Laplace noise, randomised response ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("target", "noise"), [(1, 7.46), (3, 2.78), (8, 1.20), (16, 0.69)])
+def test_exact_gaussian_calibration(target: float, noise: float) -> None:
+    sigma = calibrate_gaussian(target, 1e-5)
+    assert 2 * sigma == pytest.approx(noise, abs=0.01)
+    assert epsilon(dp.GaussianDpEvent(sigma), 1e-5) == pytest.approx(target, rel=1e-8)
+    several = dp.SelfComposedDpEvent(dp.GaussianDpEvent(calibrate_gaussian(target, 1e-5, 20)), 20)
+    assert target * (1 - 1e-8) < epsilon(several, 1e-5) <= target * (1 + 1e-12)
+
+
+def test_gaussian_under_replacement() -> None:
+    event = dp.SelfComposedDpEvent(dp.GaussianDpEvent(5 / 2), 20)  # sensitivity 2 C
+    assert epsilon(event, 1e-5, adjacency="replace") == pytest.approx(8.7208, abs=5e-5)
+
+
+@pytest.mark.parametrize(("rate", "noise", "count"), [(0.01, 1.0, 1000), (0.2, 2.0, 50)])
+def test_mixed_adjacency_becomes_replacement_as_in_the_library(rate: float, noise: float, count: int) -> None:
+    step, rows = dp_sgd_event(rate, noise, count), dp.GaussianDpEvent(6.0)  # rows of norm C, noised by 6 C
+    library = PLDAccountant(dp.NeighboringRelation.REPLACE_ONE, 1e-4).compose(dp.ComposedDpEvent([step, rows]))
+    atoms = {("add-or-remove", a): n for a, n in flatten(step).items()} | {("replace", dp.GaussianDpEvent(3.0)): 1}
+    ours = composed_epsilon(atoms, 1e-5)  # type: ignore[arg-type]
+    assert ours == pytest.approx(library.get_epsilon(1e-5), rel=2e-3)
+    assert ours > epsilon(step, 1e-5)
+
+
+def test_laplace_is_pure_and_composition_adds() -> None:
+    assert epsilon(dp.LaplaceDpEvent(2.0), 1e-5) == 0.5
+    scale = calibrate_laplace(3.0, 12)
+    many = epsilon(dp.SelfComposedDpEvent(dp.LaplaceDpEvent(scale), 12), 1e-12)
+    assert 2.9 < many <= 3.0
+    assert epsilon(dp.SelfComposedDpEvent(dp.LaplaceDpEvent(scale), 12), 1e-5) < many
+    both = {("add-or-remove", dp.LaplaceDpEvent(1.0)): 1, ("replace", dp.LaplaceDpEvent(0.5)): 1}
+    assert composed_epsilon(both, 1e-12) == pytest.approx(4.0, rel=1e-3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("classes", [2, 5, 200])
+@pytest.mark.parametrize("target", [0.1, 1.0, 8.0])
+def test_randomised_response_keeps_the_label_with_the_stated_probability(classes: int, target: float) -> None:
+    event = calibrate_randomised_response(target, classes)
+    keep = 1 - event.noise_parameter + event.noise_parameter / classes
+    assert keep == pytest.approx(math.exp(target) / (math.exp(target) + classes - 1))
+    assert epsilon(event, 1e-5, adjacency="replace") == pytest.approx(target)
+
+
+def test_randomised_response_composes() -> None:
+    event = calibrate_randomised_response(0.5, 2)
+    ten = epsilon(dp.SelfComposedDpEvent(event, 10), 1e-6, adjacency="replace")
+    # Of ten answers k are true: the loss is (2 k - 10) / 2, and delta at 4 is that of ten true answers.
+    keep = math.exp(0.5) / (1 + math.exp(0.5))
+    assert keep**10 * -math.expm1(ten - 5) == pytest.approx(1e-6, rel=1e-2)
+    library = PLDAccountant(dp.NeighboringRelation.REPLACE_ONE).compose(event, 10).get_epsilon(1e-6)
+    assert library == pytest.approx(0.5, abs=1e-3)  # what the library alone would have said
+
+
+def test_prv_on_request() -> None:
+    assert epsilon(dp_sgd_event(0.01, 1.0, 1000), 1e-5, "prv") == pytest.approx(1.838, abs=2e-3)
+    assert epsilon(dp_sgd_event(0.01, 1.0, 1000), 1e-5, "prv") >= epsilon(dp_sgd_event(0.01, 1.0, 1000), 1e-5)
+
+
+@pytest.mark.parametrize("accountant", ["prv", "rdp"])
+def test_accountants_refuse_what_they_would_misjudge(accountant: str) -> None:
+    for event in (dp_sgd_event(0.1, 1.0, 5), dp.LaplaceDpEvent(1.0), dp.RandomizedResponseDpEvent(0.5, 2)):
+        with pytest.raises(ValueError, match="use pld"):
+            epsilon(event, 1e-5, accountant, "replace")  # type: ignore[arg-type]
+    # Opacus and dp-accounting's Renyi accountant know no replacement; unsampled noise over sensitivity needs none.
+    exact = epsilon(dp.GaussianDpEvent(2.5), 1e-5, adjacency="replace")
+    assert exact <= epsilon(dp.GaussianDpEvent(2.5), 1e-5, accountant, "replace")  # type: ignore[arg-type]

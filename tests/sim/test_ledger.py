@@ -216,3 +216,34 @@ def test_json_that_is_no_ledger_is_refused(event: str, complaint: str) -> None:
             f'[{{"clinic": 0, "what": "model", "adversaries": ["server"], "event": {event}, '
             '"adjacency": "replace", "unit": "record", "reason": ""}]'
         )
+
+
+# --- units ------------------------------------------------------------------------------------------------------------
+
+
+def test_clinic_level_covers_each_record_at_twice_the_sensitivity() -> None:
+    rounds = dp.SelfComposedDpEvent(dp.GaussianDpEvent(4.0), 10)
+    ledger = Ledger([Release(0, "update", ("server",), rounds, unit="clinic")])
+    assert ledger.epsilon("server", 0, DELTA, unit="clinic") == epsilon(rounds, DELTA)
+    halves = dp.SelfComposedDpEvent(dp.GaussianDpEvent(2.0), 10)
+    assert ledger.epsilon("server", 0, DELTA) == epsilon(halves, DELTA)
+    ledger.add(Release(0, "gradients", ("server",), dp_sgd_event(0.1, 1.5, 30)))
+    assert ledger.epsilon("server", 0, DELTA, unit="clinic") == math.inf
+    together = dp.ComposedDpEvent([halves, dp_sgd_event(0.1, 1.5, 30)])
+    assert ledger.epsilon("server", 0, DELTA) == epsilon(together, DELTA)
+
+
+def test_randomised_labels_protect_labels_not_records() -> None:
+    answer = dp.RandomizedResponseDpEvent(0.5, 2)
+    ledger = Ledger([Release(0, "labels", ("server",), answer, "replace", "label")])
+    assert ledger.epsilon("server", 0, DELTA, unit="label") == pytest.approx(math.log(3))
+    ledger.add(Release(0, "smashed", ("server",), dp.NonPrivateDpEvent(), "replace", reason="sent as it is"))
+    assert ledger.epsilon("server", 0, DELTA, unit="label") == pytest.approx(math.log(3))
+    assert ledger.epsilon("server", 0, DELTA) == math.inf
+
+
+def test_rows_and_gradients_compose_under_replacement() -> None:
+    ledger = Ledger([release(0, 0.1, 1.5, 30, "server")])
+    alone = ledger.epsilon("server", 0, DELTA)
+    ledger.add(Release(0, "smashed", ("server",), dp.GaussianDpEvent(1e6), "replace"))
+    assert ledger.epsilon("server", 0, DELTA) > 1.3 * alone
