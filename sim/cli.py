@@ -7,6 +7,8 @@ import sys
 import typer
 
 from sim.commands.check import check
+from sim.commands.compare import compare
+from sim.commands.export import export
 from sim.commands.plan import plan
 from sim.commands.rerun import rerun
 from sim.commands.run import run
@@ -19,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(check)
+app.command()(compare)
+app.command()(export)
 app.command()(plan)
 app.command()(rerun)
 app.command()(run)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from sim.commands.common import wide_console
-
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, OUT/<study>/<run-id>.")]
+from sim.commands.common import RunFolder, wide_console
 
 
 def rerun(folder: RunFolder) -> None:

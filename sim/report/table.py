@@ -104,7 +104,7 @@ def console_table(runs: pd.DataFrame) -> Table:
     frame = results_frame(runs)
     missing = int((runs["status"] != "ok").sum())
     caption = f"{CAPTION} {missing} of {len(runs)} runs did not succeed and are left out." if missing else CAPTION
-    return _rendered(frame, ", ".join(runs["study"].unique()), caption)
+    return rendered(frame, ", ".join(runs["study"].unique()), caption)
 
 
 def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
@@ -147,10 +147,11 @@ def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
     bounds = runs.loc[runs["sim_seconds_are"] != "exact", ["strategy", "cut"]].drop_duplicates()
     queues = "; ".join(method_label(str(row.strategy), row.cut) for row in bounds.itertuples())
     caption = f"{PLAN_CAPTION} Lower bounds, since more clinics than server workers may queue: {queues}."
-    return _rendered(pd.DataFrame(rows), ", ".join(runs["study"].unique()), caption if queues else PLAN_CAPTION)
+    return rendered(pd.DataFrame(rows), ", ".join(runs["study"].unique()), caption if queues else PLAN_CAPTION)
 
 
-def _rendered(frame: pd.DataFrame, title: str, caption: str) -> Table:
+def rendered(frame: pd.DataFrame, title: str, caption: str) -> Table:
+    """Build a terminal table from a frame of texts, grouped by its column "Method"."""
     table = Table(
         title=Text(title, style="bold"),
         caption=Text(caption, style="dim"),

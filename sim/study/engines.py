@@ -6,6 +6,7 @@ they end; to close the iterator early leaves out the runs that have not begun.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -120,9 +121,9 @@ class RayTasks:
             import ray
         except ImportError:
             raise SutureError("--engine ray needs Ray, which is not installed; install suture[ray]") from None
-        size = {} if self.address else {"num_cpus": self.jobs, "include_dashboard": False}
+        size: dict[str, Any] = {} if self.address else {"num_cpus": self.jobs, "include_dashboard": False}
         try:
-            ray.init(address=self.address, log_to_driver=False, logging_level="error", **size)
+            ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **size)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise SutureError(f"--ray-address: {error}; check the address of the cluster") from None
         try:

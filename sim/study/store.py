@@ -157,6 +157,24 @@ def read_record(run_folder: Path) -> dict[str, Any]:
     return record
 
 
+def read_table(study_folder: Path) -> pd.DataFrame:
+    """Read a study's ``runs.parquet``.
+
+    Raises
+    ------
+    ScenarioError
+        If the folder holds none.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(study_folder / TABLE_FILE)
+    except (OSError, ValueError):
+        raise ScenarioError(
+            [f"{study_folder}: holds no {TABLE_FILE} to read; name a study's folder, or suture status --rebuild"]
+        ) from None
+
+
 def older_runs(study_folder: Path) -> list[str]:
     """Return the runs in a study's folder that another results version made, which never enter its table."""
     files = sorted(study_folder.glob(f"[!.]*/{RUN_FILE}"))

@@ -272,3 +272,28 @@ def test_ray_gives_the_same_bits(scenario):
     for run_id in tables[0]["run_id"]:
         one, two = (scenario.parent / out / "swept" / run_id / "model.safetensors" for out in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, of the libraries under it
+def test_exported_to_mlflow_a_run_can_be_read_back_and_is_there_once(scenario):
+    mlflow = pytest.importorskip("mlflow")
+    from sim.study.mlflow_export import export
+
+    plans = planned(scenario)[:2]
+    run_study(plans, ids(plans), scenario.parent / "out", InProcess(), silent())
+    folder = scenario.parent / "out" / "swept"
+    uri = f"sqlite:///{scenario.parent / 'mlflow.db'}"
+    assert export(folder, uri) == export(folder, uri) == 2
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("swept")
+    runs = {run.data.tags["suture.run_id"]: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == set(ids(plans))
+    for row in read_rows(folder):
+        found = runs[row["run_id"]]
+        assert found.data.metrics["auc"] == row["auc"]
+        assert found.data.tags["epsilon_server"] == "inf"
+        assert found.data.params["train.rounds"] == "2"
+        rounds = pd.read_parquet(folder / row["run_id"] / "rounds.parquet")
+        history = client.get_metric_history(found.info.run_id, "round/auc")
+        assert [metric.value for metric in sorted(history, key=lambda m: m.step)] == rounds["auc"].tolist()

@@ -1,0 +1,49 @@
+"""``suture compare``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from sim.commands.common import StudyFolder, wide_console
+
+
+class Form(StrEnum):
+    """How a comparison is printed."""
+
+    TABLE = "table"
+    CSV = "csv"
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+
+
+def compare(
+    folder: StudyFolder,
+    by: Annotated[str, typer.Option("--by", metavar="COLUMNS", help="What makes a group.")] = "strategy,cut",
+    metric: Annotated[str, typer.Option("--metric", help="A column of runs.parquet.")] = "auc",
+    at: Annotated[
+        list[str] | None, typer.Option("--at", metavar="KEY=VALUE", help="Hold a swept key at a value; repeatable.")
+    ] = None,
+    form: Annotated[Form, typer.Option("--format", help="How it is printed.")] = Form.TABLE,
+) -> None:
+    """Compare methods: means, 95 % intervals, paired differences on the same seeds, and what can be concluded."""
+    from sim.problems import ScenarioError
+    from sim.report.compare import as_text, readable
+    from sim.report.compare import compare as compared
+    from sim.report.table import rendered
+    from sim.study.store import read_table
+
+    held = dict(item.partition("=")[::2] for item in at or ())
+    if wrong := [key for key, value in held.items() if not value]:
+        raise ScenarioError(f'--at: "{key}" has no value; write key=value' for key in wrong)
+    table = read_table(folder)
+    comparison = compared(table, [column.strip() for column in by.split(",")], metric, held)
+    if form is not Form.TABLE:
+        print(as_text(comparison, form.value), end="")
+        return
+    console = wide_console()
+    caption = "Mean ± half-width of the 95 % confidence interval over seeds; the differences' intervals hold together."
+    console.print(rendered(readable(comparison), ", ".join(table["study"].unique()), caption))
+    console.print(comparison.conclusion(), markup=False, highlight=False)

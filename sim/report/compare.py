@@ -1,0 +1,210 @@
+"""Methods against one another: means with intervals, and paired differences on the same seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from sim.problems import ScenarioError, suggest
+from sim.report.summary import method_label, series_label, successful_runs, summarise, swept_keys, value_text
+from sim.report.table import score_text
+
+LOWER_IS_BETTER = frozenset(
+    {"loss", "best_loss", "calibration_error", "best_calibration_error", "sim_seconds", "bytes_up", "bytes_down"}
+    | {"clinic_flops", "server_flops", "peak_clinic_bytes", "wall_seconds"}
+    | {"epsilon_model_user", "epsilon_peer", "epsilon_server"}
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups of runs against the one with the best mean.
+
+    Attributes
+    ----------
+    metric : str
+    means : DataFrame
+        ``group, n, mean, half_width``: one row a group; 95 % interval over seeds (Student's t).
+    differences : DataFrame
+        ``group, n, mean, half_width``: each other group minus the best one, on the seeds that both have. The intervals
+        hold together with 95 % (Bonferroni over the comparisons).
+    best : str
+        The group with the best mean.
+    """
+
+    metric: str
+    means: pd.DataFrame
+    differences: pd.DataFrame
+    best: str
+
+    def conclusion(self) -> str:
+        """Say in plain words what can and what cannot be concluded."""
+        word = "lowest" if self.metric in LOWER_IS_BETTER else "highest"
+        [(seeds, mean, half_width)] = self.means.loc[
+            self.means["group"] == self.best, ["n", "mean", "half_width"]
+        ].itertuples(index=False)
+        said = f"{self.best} has the {word} mean {self.metric}: {_number(mean, half_width)} over "
+        said += f"{seeds} seed{'s' if seeds != 1 else ''}."
+        known = self.differences["half_width"].notna()
+        apart = self.differences["mean"].abs() > self.differences["half_width"]
+        clear = self.differences.loc[known & apart, "group"].tolist()
+        open_ = self.differences.loc[known & ~apart, "group"].tolist()
+        if clear:
+            said += f" On the same seeds it differs from {_listed(clear)}: the interval of the difference leaves out 0."
+        if open_:
+            said += f" No difference from {_listed(open_)} can be concluded: the interval of the difference holds 0."
+        if unknown := self.differences.loc[~known, "group"].tolist():
+            said += f" Nothing can be concluded about {_listed(unknown)}: there are not two seeds that both have."
+        return (
+            f"{said} Seeds vary the split, the initial values, the batches and the noise, not the hospitals: "
+            "the intervals say how repeatable the numbers are on these data, and nothing about other patients."
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """Lay out means and differences as one table of numbers, best first."""
+        other = self.differences.rename(
+            columns={"n": "pairs", "mean": "difference", "half_width": "difference_half_width"}
+        )
+        table = self.means.merge(other, on="group", how="left")
+        order = table["mean"] * (1 if self.metric in LOWER_IS_BETTER else -1)
+        return table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
+
+
+def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str, str]) -> Comparison:
+    """Compare groups of runs.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        One row a run, as in ``runs.parquet``.
+    by : sequence of str
+        Columns that make a group, besides the swept keys that `at` does not hold.
+    metric : str
+        Column to compare.
+    at : mapping of str to str
+        Swept keys, whole or by their last part, and the value to look at.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ScenarioError
+        If a name is no column, a value was not swept, or no run is left.
+    """
+    ok = successful_runs(runs)
+    numbers = [c for c in ok.columns if pd.api.types.is_numeric_dtype(ok[c]) and c not in ("seed", "rounds")]
+    problems = []
+    if metric not in numbers:
+        problems.append(f'--metric: there is no metric "{metric}"; {suggest(metric, numbers)}')
+    problems += [f'--by: there is no column "{c}"; {suggest(c, list(ok.columns))}' for c in by if c not in ok.columns]
+    swept = [column for column in ok.columns if "." in column]
+    held = []
+    for name, value in at.items():
+        key = next((column for column in swept if name in (column, column.rpartition(".")[2])), None)
+        if key is None:
+            problems.append(f'--at: "{name}" was not swept; {suggest(name, swept) if swept else "leave it out"}')
+            continue
+        found = ok[key].map(value_text) == value_text(_value(value))
+        if not found.any():
+            there = ", ".join(dict.fromkeys(map(value_text, ok[key])))
+            problems.append(f"--at: {key} was never {value}; take one of {there}")
+        held.append((key, found))
+    if problems:
+        raise ScenarioError(problems)
+    for _, found in held:
+        ok = ok[found.loc[ok.index]]
+    if ok.empty:
+        raise ScenarioError(["compare: no successful run is left; give other values to --at"])
+    settings = [key for key in swept_keys(ok) if key not in by]
+    ok = ok.assign(group=[_name(row, by, settings) for row in ok.to_dict("records")])
+    twice = ok.duplicated(["group", "seed"])
+    if twice.any():
+        raise ScenarioError(
+            [f'--by: "{ok.loc[twice, "group"].iloc[0]}" holds several runs of one seed; add strategy,cut']
+        )
+    means = summarise(ok, ["group"], metric)
+    score = means["mean"] * (-1 if metric in LOWER_IS_BETTER else 1)
+    if score.isna().all():
+        raise ScenarioError([f"--metric: {metric} is missing in every run; take another"])
+    best = str(means["group"].iloc[int(np.nanargmax(score.to_numpy()))])
+    table = ok.pivot_table(index="seed", columns="group", values=metric, sort=False)
+    others = [group for group in means["group"] if group != best]
+    differences = pd.DataFrame(
+        [_paired(group, table.get(group), table[best], len(others)) for group in others],
+        columns=["group", "n", "mean", "half_width"],
+    )
+    return Comparison(metric, means, differences, best)
+
+
+def _paired(group: str, values: pd.Series[float] | None, best: pd.Series[float], comparisons: int) -> dict[str, object]:
+    with np.errstate(invalid="ignore"):
+        pairs = (values - best).dropna() if values is not None else best.iloc[:0]
+    n = len(pairs)
+    half_width = math.nan
+    if n > 1:
+        quantile = stdtrit(n - 1, 1 - 0.025 / comparisons)
+        half_width = float(quantile * pairs.std() / math.sqrt(n))
+    return {"group": group, "n": n, "mean": float(pairs.mean()) if n else math.nan, "half_width": half_width}
+
+
+def _name(row: Mapping[Hashable, object], by: Sequence[str], settings: Sequence[str]) -> str:
+    rest = [column for column in by if column not in ("strategy", "cut")]
+    if "strategy" in by:
+        name = str(row["method"]) if "cut" in by else method_label(str(row["strategy"]))
+    else:
+        name = str(row["cut"]) or "uncut" if "cut" in by else ""
+    return series_label(name, {key: row[key] for key in [*rest, *settings]}).removeprefix(", ")
+
+
+def _value(text: str) -> object:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _number(mean: float, half_width: float) -> str:
+    if abs(mean) < 1:
+        return score_text(mean, half_width)
+    return f"{mean:.4g}" if math.isnan(half_width) else f"{mean:.4g}±{half_width:.2g}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def as_text(comparison: Comparison, form: str) -> str:
+    """Write a comparison as ``csv`` (full precision), ``markdown`` or ``latex`` (as people read it)."""
+    table = comparison.frame()
+    if form == "csv":
+        return table.to_csv(index=False)
+    texts = readable(comparison)
+    if form == "latex":
+        return texts.to_latex(index=False, escape=True, caption=comparison.conclusion())
+    rows = [list(texts.columns), ["---"] * len(texts.columns), *texts.to_numpy().tolist()]
+    lines = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([*lines, "", comparison.conclusion()]) + "\n"
+
+
+def readable(comparison: Comparison) -> pd.DataFrame:
+    """Lay out a comparison as text, with headings."""
+    table = comparison.frame()
+    return pd.DataFrame(
+        {
+            "Method": table["group"],
+            "Seeds": table["n"].astype(str),
+            comparison.metric: list(map(_number, table["mean"], table["half_width"])),
+            f"Difference from {comparison.best}": [
+                "–" if math.isnan(difference) else _number(difference, width)
+                for difference, width in zip(table["difference"], table["difference_half_width"], strict=True)
+            ],
+        }
+    )

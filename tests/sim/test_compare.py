@@ -1,0 +1,146 @@
+"""Means, paired differences and what is concluded from them, against scipy and by hand."""
+
+import csv
+import io
+import math
+import sys
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from sim.cli import main
+from sim.problems import ScenarioError
+from sim.report.compare import as_text, compare
+from sim.study.store import as_table
+
+RNG = np.random.default_rng(5)
+SEEDS = range(6)
+BASE = RNG.normal(0.7, 0.05, len(SEEDS))
+SCORES = {
+    ("fedavg", ""): BASE,
+    ("split", "vanilla"): BASE + 0.05 + RNG.normal(0, 0.004, len(SEEDS)),
+    ("splitfed-v1", "u-shaped"): BASE + 0.049 + RNG.normal(0, 0.02, len(SEEDS)),
+}
+
+
+def runs(**changes):
+    rows = [
+        {"run_id": f"{s}{c}{seed}{e}", "study": "s", "strategy": s, "cut": c, "seed": seed, "status": "ok", "rounds": 1}
+        | {"auc": scores[seed] - 0.1 / e, "loss": 1 - scores[seed], "privacy.epsilon": float(e)}
+        for (s, c), scores in SCORES.items()
+        for seed in SEEDS
+        for e in (1, 8)
+    ]
+    return as_table([row | changes for row in rows])
+
+
+def test_means_and_paired_differences_are_those_of_scipy():
+    found = compare(runs(), ["strategy", "cut"], "auc", {"epsilon": "8"})
+    assert found.best == "Split learning, vanilla"
+    best = SCORES["split", "vanilla"] - 0.1 / 8
+    mean = found.means.set_index("group").loc[found.best]
+    low, high = stats.t.interval(0.95, 5, loc=best.mean(), scale=stats.sem(best))
+    assert (mean["mean"], mean["half_width"]) == pytest.approx((best.mean(), (high - low) / 2))
+    for group, scores in (("FedAvg", ("fedavg", "")), ("SplitFed V1, U-shaped", ("splitfed-v1", "u-shaped"))):
+        row = found.differences.set_index("group").loc[group]
+        test = stats.ttest_rel(SCORES[scores], SCORES["split", "vanilla"])
+        interval = test.confidence_interval(1 - 0.05 / 2)  # two comparisons that hold together with 95 %
+        assert row["mean"] - row["half_width"] == pytest.approx(interval.low)
+        assert row["mean"] + row["half_width"] == pytest.approx(interval.high)
+
+
+def test_pairs_resolve_what_the_means_do_not():
+    """Seeds move all methods alike: the two intervals of the means overlap, the difference is clear all the same."""
+    found = compare(runs(), ["strategy", "cut"], "auc", {"privacy.epsilon": "8.0"})
+    means = found.means.set_index("group")
+    one, two = means.loc["FedAvg"], means.loc["Split learning, vanilla"]
+    assert one["mean"] + one["half_width"] > two["mean"] - two["half_width"]
+    said = found.conclusion()
+    assert "it differs from FedAvg: the interval" in said
+    assert "No difference from SplitFed V1, U-shaped can be concluded" in said
+    assert "nothing about other patients" in said
+
+
+def test_the_best_of_a_loss_is_the_lowest():
+    found = compare(runs(), ["strategy", "cut"], "loss", {"epsilon": "1"})
+    assert found.best == "Split learning, vanilla"
+    assert "lowest mean loss" in found.conclusion()
+
+
+def test_swept_values_that_are_not_held_make_groups():
+    found = compare(runs(), ["strategy", "cut"], "auc", {})
+    assert len(found.means) == 6
+    assert found.best == "Split learning, vanilla, epsilon 8"
+
+
+def test_only_seeds_that_both_have_are_paired():
+    table = runs()
+    table = table[~((table["strategy"] == "fedavg") & (table["seed"] > 1))]
+    found = compare(table, ["strategy", "cut"], "auc", {"epsilon": "8"}).differences.set_index("group")
+    pairs = (SCORES["fedavg", ""] - SCORES["split", "vanilla"])[:2]
+    assert found.loc["FedAvg", "n"] == 2
+    assert found.loc["FedAvg", "mean"] == pytest.approx(pairs.mean())
+
+
+def test_one_seed_concludes_nothing():
+    table = runs()
+    found = compare(table[table["seed"] == 0], ["strategy", "cut"], "auc", {"epsilon": "8"})
+    assert found.differences["half_width"].isna().all()
+    assert "Nothing can be concluded about" in found.conclusion()
+
+
+@pytest.mark.parametrize(
+    ("by", "metric", "at", "line"),
+    [
+        (["strategy", "cut"], "acu", {}, '--metric: there is no metric "acu"; did you mean "auc"?'),
+        (["strategie"], "auc", {}, '--by: there is no column "strategie"; did you mean "strategy"?'),
+        (["strategy", "cut"], "auc", {"epsilon": "3"}, "--at: privacy.epsilon was never 3; take one of 1, 8"),
+        (["strategy", "cut"], "auc", {"rounds": "3"}, '--at: "rounds" was not swept'),
+        (["cut"], "auc", {"epsilon": "8"}, None),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(by, metric, at, line):
+    table = runs()
+    if line is None:
+        table["cut"], line = "", "holds several runs of one seed"
+    with pytest.raises(ScenarioError) as caught:
+        compare(table, by, metric, at)
+    [problem] = caught.value.problems
+    assert line in problem
+
+
+def test_csv_markdown_and_latex_hold_the_same_groups():
+    found = compare(runs(strategy="a|b_c"), ["strategy", "cut", "seed"], "auc", {"epsilon": "8"})
+    rows = list(csv.DictReader(io.StringIO(as_text(found, "csv"))))
+    assert len(rows) == len(found.means) == 18
+    assert float(rows[0]["mean"]) == found.means["mean"].max()
+    markdown = as_text(found, "markdown").splitlines()
+    assert all(line.count("|") - line.count("\\|") == 5 for line in markdown[:20])
+    assert as_text(found, "latex").count("\\\\") >= 18
+    assert "a|b\\_c" in as_text(found, "latex")
+
+
+def test_the_command_reads_the_table_of_a_study(tmp_path, capsys):
+    runs().to_parquet(tmp_path / "runs.parquet")
+    arguments = ["suture", "compare", str(tmp_path), "--at", "epsilon=8", "--format", "csv"]
+    with patch.object(sys, "argv", arguments), pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    frame = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert frame["group"][0] == "Split learning, vanilla"
+    assert math.isnan(frame["difference"][0])
+
+
+@pytest.mark.parametrize(("arguments", "words"), [([], "runs.parquet"), (["--at", "epsilon"], "key=value")])
+def test_bad_arguments_are_one_line(tmp_path, capsys, arguments, words):
+    with (
+        patch.object(sys, "argv", ["suture", "compare", str(tmp_path), *arguments]),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    error = capsys.readouterr().err
+    assert (ended.value.code, len(error.splitlines())) == (2, 1)
+    assert words in error
