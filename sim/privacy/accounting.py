@@ -227,11 +227,13 @@ def halved(atom: "DpEvent") -> "DpEvent":
 
 
 def check_delta(delta: float) -> None:
+    """Raise ``ValueError`` unless delta is one that the accountants can tell from 0, and below 1."""
     if not MIN_DELTA <= delta < 1:
         raise ValueError(f"delta must lie in [{MIN_DELTA:g}, 1), got {delta}")
 
 
 def check_dp_sgd(sample_rate: float, steps: int) -> None:
+    """Raise ``ValueError`` for a sampling rate outside (0, 1] or a negative number of steps."""
     if not 0 < sample_rate <= 1:
         raise ValueError(f"the sample rate must lie in (0, 1], got {sample_rate}")
     if steps < 0:
