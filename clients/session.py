@@ -41,6 +41,8 @@ class Session:
         no longer refers to its tensors.
     labels, weights : Tensor
         ``[lane, batch]`` of the batch in flight.
+    protected : dict of str to Tensor
+        By kind of rows, ``[lane]``: how many batches left with their rows noised.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Session:
     record: ConfigRecord = field(default_factory=ConfigRecord)
     labels: Tensor = field(default_factory=lambda: torch.empty(0))
     weights: Tensor = field(default_factory=lambda: torch.empty(0))
+    protected: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def clinics(self) -> list[int]:
@@ -76,6 +79,20 @@ class Session:
         x, self.labels = self.cohort.batch(self.clinics[:lanes], index)
         self.weights = torch.from_numpy(weights)
         return self.learners["head"].forward(x, moment=(self.server_round, self.step))
+
+    @property
+    def rows(self) -> list[int]:
+        """Real rows of each lane in the batch in flight."""
+        return [int(n) for n in self.batches.rows[self.step, : self.lanes]]
+
+    @property
+    def addressed(self) -> tuple[list[int], list[int], tuple[int, int]]:
+        """Rows and clinic of each lane at work, and the moment: what names the streams of noise."""
+        return self.rows, self.clinics[: self.lanes], (self.server_round, self.step)
+
+    def count(self, kind: str) -> None:
+        """Note that the batch in flight leaves with this kind of rows protected."""
+        self.protected.setdefault(kind, torch.zeros(len(self.clinics), dtype=torch.int64))[: self.lanes] += 1
 
 
 def learners_for(
@@ -115,6 +132,9 @@ def keep(context: Context, session: Session) -> None:
     context.state[f"{name}.parameters"] = array_record(parameters_of(session.learners))
     context.state[f"{name}.optimizer"] = array_record(optimizer_state_of(session.learners))
     context.state[f"{name}.noised"] = array_record({p: learner.noised_steps for p, learner in session.learners.items()})
+    for kind in session.job.protected_rows:
+        session.protected.setdefault(kind, torch.zeros(len(session.clinics), dtype=torch.int64))
+    context.state[f"{name}.protected"] = array_record(session.protected)
     session.record = ConfigRecord(
         {
             "clinics": session.clinics,
@@ -133,7 +153,7 @@ def advance(context: Context, session: Session) -> bool:
     if session.step < session.last:
         session.record["step"] = session.step
         return True
-    for record in ("parameters", "optimizer", "noised", "turn"):
+    for record in ("parameters", "optimizer", "noised", "protected", "turn"):
         del context.state[f"{session.name}.{record}"]
     SESSIONS.pop((context.run_id, context.node_id, session.name), None)
     return False
@@ -151,6 +171,7 @@ def resume(context: Context, name: str) -> Session:
     kept = [_arrays(context, f"{name}.{record}") for record in ("parameters", "optimizer", "noised")]
     learners = learners_for(job, clinics, *kept)
     session = Session(name, job, cohort, learners, job.batches(server_round, clinics), server_round, step, last)
+    session.protected = _arrays(context, f"{name}.protected")
     session.forward_head()
     keep(context, session)
     return session

@@ -32,6 +32,7 @@ from sim.engine.messages import (
     integers,
     tensors,
 )
+from sim.engine.row_noise import noised_gradients, noised_rows
 from sim.engine.workplace import workplace_of
 
 
@@ -63,6 +64,10 @@ def tail(message: Message, context: Context) -> Message:
     learner.forward(outputs, want_input_gradient=True, moment=(session.server_round, session.step))
     learner.loss(session.labels, session.weights)
     gradient = learner.backward(session.server_round, session.step, session.normaliser)
+    if session.job.rows is not None:
+        normaliser = torch.from_numpy(session.normaliser.copy())
+        gradient = noised_gradients(session.job.rows, session.job.seed, gradient, *session.addressed, normaliser)
+        session.count("tail-gradient")
     return _send_rows(message, session, {"tail-gradient": gradient})
 
 
@@ -79,7 +84,11 @@ def step(message: Message, context: Context) -> Message:
 
 
 def _send_smashed(message: Message, session: Session) -> Message:
-    kinds = {"smashed": session.forward_head()}
+    job, smashed = session.job, session.forward_head()
+    if job.rows is not None:
+        smashed = noised_rows(job.rows, job.seed, "smashed", smashed, *session.addressed)
+        session.count("smashed")
+    kinds = {"smashed": smashed}
     if session.job.protocol.topology == "vanilla":
         kinds["labels"] = session.labels.to(torch.uint8)
     return _send_rows(message, session, kinds)
@@ -87,15 +96,19 @@ def _send_smashed(message: Message, session: Session) -> Message:
 
 def _send_rows(message: Message, session: Session, kinds: Mapping[str, Tensor]) -> Message:
     lanes = session.lanes
-    rows = session.batches.rows[session.step, :lanes].tolist()
     arrays = {kind: {kind: tensor} for kind, tensor in kinds.items()}
-    return Message(content(arrays, {"clinics": session.clinics[:lanes], "rows": rows}), reply_to=message)
+    return Message(content(arrays, {"clinics": session.clinics[:lanes], "rows": session.rows}), reply_to=message)
 
 
 def _send_parts(message: Message, session: Session) -> Message:
     config: dict[str, ConfigValue] = {"clinics": session.clinics}
     if session.job.dp is not None:
-        config |= {f"{NOISED}{part}": learner.noised_steps.tolist() for part, learner in session.learners.items()}
+        config |= {
+            f"{NOISED}{part}": learner.noised_steps.tolist()
+            for part, learner in session.learners.items()
+            if part not in session.job.frozen
+        }
+    config |= {f"{NOISED}{kind}": steps.tolist() for kind, steps in session.protected.items()}
     kinds = {OBSERVED if session.job.protocol.movement == "own" else MODEL: parameters_of(session.learners)}
     if session.job.protocol.movement == "handed-on":
         kinds[OPTIMIZER] = optimizer_state_of(session.learners)

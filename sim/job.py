@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -12,11 +13,12 @@ from torch import Tensor
 
 from sim.data import Federation
 from sim.engine.optim import Optimizer
-from sim.models import Network, Parameters, Part, build_network
+from sim.models import Block, ClipRows, Network, Parameters, Part, build_network, never_negative
 from sim.problems import ScenarioError
 from sim.protocols import Protocol, protocol_of
 from sim.rng import stream
 from sim.sampling import Batches, Sampling, draw_batches, participants
+from sim.scenario import Privacy
 from sim.spec import RunSpec
 
 
@@ -37,6 +39,25 @@ class DpSgd:
 
 
 @dataclass(frozen=True)
+class RowNoise:
+    """Clipping and noise of the rows that leave the clinic at a cut.
+
+    Attributes
+    ----------
+    clip : dict of str to float
+        By kind (``smashed``, ``tail-gradient``): bound C of the L2 norm of one record's row.
+    reach : dict of str to float
+        By kind: how far the row of another record can lie away, over the clip: 2, or sqrt(2) for non-negative rows.
+    multipliers : tuple of float
+        By clinic: noise over the clip.
+    """
+
+    clip: dict[str, float]
+    reach: dict[str, float]
+    multipliers: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Job:
     """Everything about a run that is not a patient's record; server and clinics derive it from the same settings.
 
@@ -54,6 +75,10 @@ class Job:
     class_weights : Tensor or None
         ``[class]`` factor on each record's loss, a stated public constant.
     dp : DpSgd or None
+    frozen : frozenset of str
+        The parts that do not train; their initial values are public.
+    rows : RowNoise or None
+        For rows that are noised at the cut.
     """
 
     spec: RunSpec
@@ -65,9 +90,17 @@ class Job:
     optimizer: Optimizer
     class_weights: Tensor | None
     dp: DpSgd | None
+    frozen: frozenset[str] = frozenset()
+    rows: RowNoise | None = None
 
     @classmethod
-    def build(cls, spec: RunSpec, federation: Federation, noise_multipliers: Sequence[float]) -> Job:
+    def build(
+        cls,
+        spec: RunSpec,
+        federation: Federation,
+        noise_multipliers: Sequence[float],
+        release_noise: Sequence[float] = (),
+    ) -> Job:
         """Derive the job.
 
         Parameters
@@ -77,6 +110,8 @@ class Job:
             Only its shapes, classes and sizes are used.
         noise_multipliers : sequence of float
             By clinic; ignored without DP-SGD.
+        release_noise : sequence of float
+            By clinic: noise multipliers of rows at the cut.
 
         Raises
         ------
@@ -96,12 +131,26 @@ class Job:
             parts = (network.whole,) if whole else network.split(protocol.topology, spec.model.cut)
         except ValueError as error:
             raise ScenarioError([f"model.cut: {error}"]) from None
+        privacy = spec.privacy
+        frozen = frozenset(spec.model.freeze)
+        if absent := frozen - {part.name for part in parts[:1] + parts[2:]}:
+            raise ScenarioError(
+                [f"model.freeze: {spec.strategy.name} has no {min(absent)} at the clinic; remove it or cut the model"]
+            )
+        rows = None
+        if privacy.noises_rows:
+            rows = _row_noise(privacy, parts, release_noise)
+            if math.isfinite(rows.clip["smashed"]):
+                layer = Block("clip", ClipRows(rows.clip["smashed"]))
+                parts = (Part("head", (*parts[0].blocks, layer)), *parts[1:])
+                network = replace(network, blocks=tuple(block for part in parts for block in part.blocks))
         dp = None
-        if spec.privacy.mechanism == "dp-sgd":
-            clip = spec.privacy.clip
+        if "dp-sgd" in privacy.mechanisms:
+            trained = len(parts) - len(frozen)
+            clip = privacy.clip
             # Without noise the product is 0 even for an infinite clip.
             std = tuple(sigma * clip if sigma else 0.0 for sigma in noise_multipliers)
-            dp = DpSgd(clip / len(parts) ** 0.5, std)
+            dp = DpSgd(clip / trained**0.5, std)
         sampling = Sampling(dp is not None, spec.train.batch_size, spec.train.local_epochs)
         sizes = tuple(int(n) for n in np.diff(federation.train.offsets))
         optimizer = Optimizer.from_settings(spec.train)
@@ -112,12 +161,34 @@ class Job:
                 [f"train.class-weights: has {len(weights)} values; give one for each of the classes {listed}"]
             )
         class_weights = None if weights is None else torch.tensor(weights)
-        return cls(spec, protocol, network, parts, sizes, sampling, optimizer, class_weights, dp)
+        return cls(
+            spec,
+            protocol,
+            network,
+            parts,
+            sizes,
+            sampling,
+            optimizer,
+            class_weights,
+            dp,
+            frozen,
+            rows,
+        )
 
     @property
     def seed(self) -> int:
         """The run's seed."""
         return self.spec.seed
+
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        """The parts that train."""
+        return tuple(name for name in self.protocol.parts if name not in self.frozen)
+
+    @property
+    def protected_rows(self) -> tuple[str, ...]:
+        """Kinds of rows that leave noised."""
+        return () if self.rows is None else tuple(self.rows.clip)
 
     @property
     def imported(self) -> bool:
@@ -170,6 +241,15 @@ class Job:
     def batches(self, server_round: int, clinics: Sequence[int]) -> Batches:
         """Draw a round's batches for clinics in lane order."""
         return _drawn(self.sampling, self.seed, server_round, tuple(clinics), tuple(self.sizes[k] for k in clinics))
+
+
+def _row_noise(privacy: Privacy, parts: Sequence[Part], multipliers: Sequence[float]) -> RowNoise:
+    clip, reach = {"smashed": privacy.row_noise[2]}, {"smashed": 2.0}
+    if never_negative(parts[0]):
+        reach["smashed"] = 2**0.5
+    if len(parts) == 3:
+        clip["tail-gradient"], reach["tail-gradient"] = privacy.tail_clip, 2.0
+    return RowNoise(clip, reach, tuple(multipliers))
 
 
 @lru_cache(maxsize=256)

@@ -24,7 +24,8 @@ from sim.problems import ScenarioError, problem_lines, show, suggest
 from sim.settings.base import SCALARS, Scalar, Section, SweptValues, unique
 from sim.settings.data import Csv, DataFile, DataSpec, HeartDisease, Npz, Parquet, Synthetic, TableFile
 from sim.settings.model import Model
-from sim.settings.study import BUILT_IN_STRATEGIES, ClinicGroup, Cut, Privacy, Server, Strategy, Train
+from sim.settings.privacy import Privacy
+from sim.settings.study import BUILT_IN_STRATEGIES, ClinicGroup, Cut, Server, Strategy, Train
 
 __all__ = [
     "BUILT_IN_STRATEGIES",

@@ -129,7 +129,7 @@ def _setting(scenario: Scenario, tables: Mapping[str, Any], swept: Mapping[str, 
         {**tables, "study": scenario.name, "seed": scenario.seeds[0], "strategy": first, "swept": swept},
         swept=swept,
     )
-    if spec.privacy.mechanism == "dp-sgd" and spec.privacy.epsilon == math.inf:
-        unprotected = spec.privacy.model_copy(update={"mechanism": "none", "epsilon": None})
+    if spec.privacy.epsilon == math.inf:
+        unprotected = Privacy(labels=spec.privacy.labels, clip=spec.privacy.clip, delta=spec.privacy.delta)
         spec = spec.model_copy(update={"privacy": unprotected})
     return spec

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
+from sim.engine.lanes import weighted_average
 from sim.engine.learner import Learner, expand
 from sim.engine.messages import ConfigValue, array_kinds, config_of, content, integers, tensors
 from sim.job import Job
@@ -165,6 +166,13 @@ class CohortStrategy(Strategy):
         """Return n_k / n over these clinics, in their order."""
         total = sum(self.job.sizes[k] for k in clinics)
         return [self.job.sizes[k] / total for k in clinics]
+
+    def average(self, stacked: Mapping[str, Tensor], clinics: Sequence[int]) -> Parameters:
+        """Average these clinics' parameters ``[lane, *shape]`` with weights n_k / n, but for the frozen parts."""
+        fixed = {name for part in self.job.frozen for name in self.job.part(part).shapes()}
+        trained = {name: value for name, value in stacked.items() if name not in fixed}
+        averaged = weighted_average(trained, self.weights(clinics))
+        return averaged | {name: stacked[name][:1] for name in fixed & stacked.keys()}
 
     def clinic_parts_of(self, parameters: Mapping[str, Tensor]) -> Parameters:
         """Return the parameters of the parts that train at the clinics."""

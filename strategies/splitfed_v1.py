@@ -21,7 +21,6 @@ from typing import final
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from sim.engine.lanes import weighted_average
 from sim.engine.learner import Learner, expand
 from sim.engine.messages import MODEL, array_record, tensors_in
 from sim.job import Job
@@ -63,4 +62,4 @@ class SplitFedV1(CohortStrategy):
         gathered = self.gather([*self._turn.finished, *replies])
         self.count_noise(self._bodies)
         stacked = {**gathered.arrays[MODEL], **self._bodies.parameters}
-        return array_record(self.in_order(weighted_average(stacked, self.weights(gathered.clinics)))), None
+        return array_record(self.in_order(self.average(stacked, gathered.clinics))), None

@@ -23,7 +23,6 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from sim.engine.lanes import weighted_average
 from sim.engine.learner import Learner
 from sim.engine.messages import MODEL, array_record, tensors_in
 from sim.job import Job
@@ -75,4 +74,4 @@ class SplitFedV2(CohortStrategy):
         each = [self._trained[k].arrays[MODEL] for k in clinics]
         stacked = {name: torch.cat([parts[name] for parts in each]) for name in each[0]}
         body: Parameters = {name: value.clone() for name, value in self._body.parameters.items()}
-        return array_record(self.in_order({**weighted_average(stacked, self.weights(clinics)), **body})), None
+        return array_record(self.in_order({**self.average(stacked, clinics), **body})), None

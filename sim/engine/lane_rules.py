@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from sim.engine.clipping import ConvolutionRecord, ExpandedRecord, LinearRecord, Tape
 from sim.models.architectures import Residual
+from sim.models.clip import ClipRows
 from sim.rng import Streams
 
 
@@ -237,6 +238,10 @@ def _flatten(module: nn.Flatten, name: str, run: LaneRun, x: Tensor) -> Tensor:
     return x.flatten(first, last)
 
 
+def _clip_rows(module: ClipRows, name: str, run: LaneRun, x: Tensor) -> Tensor:
+    return module.over(x, 2)
+
+
 def _dropout(module: nn.Dropout, name: str, run: LaneRun, x: Tensor) -> Tensor:
     return x if run.masks is None else x * run.masks.draw(name.removesuffix("."), module.p, x)
 
@@ -281,6 +286,7 @@ LANE_RULES: dict[type[nn.Module], LaneRule] = {
     Residual: _residual,
     nn.Flatten: _flatten,
     nn.Dropout: _dropout,
+    ClipRows: _clip_rows,
     **dict.fromkeys((nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Tanh, nn.Sigmoid, nn.Identity), _elementwise),
     **dict.fromkeys(
         (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),

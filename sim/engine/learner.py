@@ -124,7 +124,7 @@ class Learner:
     def backward(
         self, server_round: int, step: int, normaliser: NDArray[np.int64], cotangent: Tensor | None = None
     ) -> Tensor:
-        """Form the gradient (clipped and noised under DP-SGD) and take one optimiser step.
+        """Form the gradient (clipped and noised under DP-SGD) and take one optimiser step; a frozen part takes none.
 
         Parameters
         ----------
@@ -142,6 +142,9 @@ class Learner:
         """
         lanes = len(normaliser)
         dp = self.job.dp
+        if self.part.name in self.job.frozen:
+            input_gradient = self._pass.backward(cotangent, None, _NOTHING)[1]
+            return _NOTHING if input_gradient is None else input_gradient
         if dp is None:
             grads, input_gradient = self._pass.backward(cotangent, None, _NOTHING)
         else:

@@ -82,11 +82,11 @@ def cohorts_of(clinics: int, nodes: int) -> list[list[int]]:
     return [group.tolist() for group in np.array_split(np.arange(clinics), nodes)]
 
 
-def run_config(spec: RunSpec, noise_multipliers: Sequence[float]) -> UserConfig:
+def run_config(spec: RunSpec, noise_multipliers: Sequence[float], release_noise: Sequence[float] = ()) -> UserConfig:
     """Write what every party must know into Flower's run config, which holds scalars only."""
     return {
         "run-spec": spec.model_dump_json(by_alias=True),
-        "noise-multipliers": json.dumps(list(noise_multipliers)),
+        "noise-multipliers": json.dumps([list(noise_multipliers), list(release_noise)]),
         "data-sha256": spec.data.sha256() if isinstance(spec.data, DataFile) else "",
     }
 
@@ -96,7 +96,7 @@ def _job(spec_json: str, noise_json: str, data_sha256: str) -> tuple[Job, Federa
     """Derive a run's job once for all its parties here; ``data_sha256`` makes a changed file another run."""
     spec = RunSpec.model_validate_json(spec_json)
     federation = load_federation(spec.data, spec.seed)
-    return Job.build(spec, federation, json.loads(noise_json)), federation
+    return Job.build(spec, federation, *json.loads(noise_json)), federation
 
 
 @lru_cache(maxsize=64)
@@ -135,7 +135,7 @@ def _planned(scenario: str, run: int) -> tuple[str, str, str]:
     if not 0 <= run < len(specs):
         raise ScenarioError([f"{scenario}: there is no run {run}; it has {len(specs)}, counted from 0"])
     plan = make_plan(specs[run], load_federation(specs[run].data, specs[run].seed))
-    return _stated(run_config(plan.spec, plan.noise_multipliers))
+    return _stated(run_config(plan.spec, plan.noise_multipliers, plan.release_noise))
 
 
 def _stated(config: UserConfig) -> tuple[str, str, str]:

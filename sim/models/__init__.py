@@ -6,6 +6,7 @@ the engine keeps the parameters outside them, stacked over lanes (see ``sim.engi
 """
 
 from sim.models.build import build_network
+from sim.models.clip import ClipRows, never_negative
 from sim.models.network import Block, Network, Parameters, Part
 
-__all__ = ["Block", "Network", "Parameters", "Part", "build_network"]
+__all__ = ["Block", "ClipRows", "Network", "Parameters", "Part", "build_network", "never_negative"]

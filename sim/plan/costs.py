@@ -42,7 +42,9 @@ class PartCost:
         return FLOAT_BYTES * torch.Size(self.output_shape).numel()
 
 
-def part_costs(parts: tuple[Part, ...], input_shape: tuple[int, ...]) -> dict[str, PartCost]:
+def part_costs(
+    parts: tuple[Part, ...], input_shape: tuple[int, ...], frozen: frozenset[str] = frozenset()
+) -> dict[str, PartCost]:
     """Count every part's costs on tensors without data.
 
     Parameters
@@ -51,6 +53,8 @@ def part_costs(parts: tuple[Part, ...], input_shape: tuple[int, ...]) -> dict[st
         In the network's order.
     input_shape : tuple of int
         Shape of one record.
+    frozen : frozenset of str
+        Parts that form no gradient in their parameters.
 
     Returns
     -------
@@ -59,20 +63,21 @@ def part_costs(parts: tuple[Part, ...], input_shape: tuple[int, ...]) -> dict[st
     """
     costs = {}
     for position, part in enumerate(parts):
-        cost = _count(part, input_shape, first=position == 0)
+        cost = _count(part, input_shape, first=position == 0, frozen=part.name in frozen)
         costs[part.name] = cost
         input_shape = cost.output_shape
     return costs
 
 
-def _count(part: Part, input_shape: tuple[int, ...], *, first: bool) -> PartCost:
-    parameters = {n: torch.empty(1, *s, device="meta", requires_grad=True) for n, s in part.shapes().items()}
+def _count(part: Part, input_shape: tuple[int, ...], *, first: bool, frozen: bool) -> PartCost:
+    parameters = {n: torch.empty(1, *s, device="meta", requires_grad=not frozen) for n, s in part.shapes().items()}
     x = torch.empty(1, 1, *input_shape, device="meta", requires_grad=not first)
     ahead, back = FlopCounterMode(display=False), FlopCounterMode(display=False)
     with ahead, saved_bytes(parameters) as saved:
         outputs = forward(part, parameters, x)
     with back:
-        torch.autograd.backward(outputs, torch.empty_like(outputs))
+        if outputs.requires_grad:
+            torch.autograd.backward(outputs, torch.empty_like(outputs))
     return PartCost(
         part.parameter_count(),
         tuple(outputs.shape[2:]),

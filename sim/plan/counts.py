@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sim.job import Job
 from sim.plan.clock import Leg, RoundLoad
 from sim.plan.costs import FLOAT_BYTES, part_costs
+from sim.privacy.releases import Sampled
 from sim.protocols import HEADER_BYTES, HEADERS, MODEL_KIND, OPTIMIZER_KIND, Direction, Traffic
 from sim.sampling import draw_rows
 
@@ -37,8 +38,9 @@ class Counts:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.costs = part_costs(job.parts, job.network.input_shape)
+        self.costs = part_costs(job.parts, job.network.input_shape, job.frozen)
         self.steps = np.zeros(len(job.sizes), dtype=np.int64)
+        self._stood = [np.zeros(n, dtype=np.int64) for n in job.sizes]
         self.traffic: Traffic = {}
         self.clinic_flops = self.server_flops = 0
         self._widest = 0
@@ -54,6 +56,11 @@ class Counts:
         """Return each clinic's sampling rate; pooled records are sampled from the pool."""
         sizes = [sum(self.job.sizes)] * len(self.job.sizes) if self._centralised else self.job.sizes
         return [self.job.sampling.rate(n) for n in sizes]
+
+    def sampled(self) -> Sampled:
+        """Return what was drawn without regard to the data, for the ledger."""
+        exposures = [int(stood.max(initial=0)) for stood in self._stood]
+        return Sampled(self.rates(), self.steps.tolist(), exposures)
 
     def peak_clinic_bytes(self) -> int:
         """Return what the clinic that needs most keeps at once.
@@ -79,6 +86,8 @@ class Counts:
         handed_on = protocol.movement == "handed-on"
         turns = steps if handed_on and job.by_mini_batch else np.ones_like(steps)
         self.steps[clinics] += steps
+        if job.rows is not None:
+            self._expose(server_round, clinics)
         self._widest = max(self._widest, int(rows.max()))
         self._count_traffic(clinics, rows.sum(0), steps, turns)
         flops = {place: sum(leg.per_row for leg in self._legs if leg.place == place) for place in ("clinic", "server")}
@@ -94,6 +103,18 @@ class Counts:
         return RoundLoad(
             tuple(clinics), rows, steps, self._legs, moved, moved, turns, schedule, handed_on, float(aggregation)
         )
+
+    def _expose(self, server_round: int, clinics: list[int]) -> None:
+        """Count how often each record stands in a batch."""
+        if not self.job.sampling.poisson:
+            for clinic in clinics:
+                self._stood[clinic] += self.job.sampling.local_epochs
+            return
+        batches = self.job.batches(server_round, clinics)
+        for lane, clinic in enumerate(clinics):
+            inside = np.arange(batches.index.shape[2]) < batches.rows[:, lane, None]
+            drawn = batches.index[:, lane][inside]
+            self._stood[clinic] += np.bincount(drawn, minlength=self.job.sizes[clinic])
 
     def _pooled_round(self, server_round: int) -> RoundLoad:
         job = self.job

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from sim.clinics import assign_resources
 from sim.data import Federation
-from sim.job import Job
+from sim.job import Job, RowNoise
 from sim.plan.clock import ClosedFormClock
 from sim.plan.counts import Counts
 from sim.privacy.calibration import calibrate
 from sim.privacy.ledger import ADVERSARIES, Ledger
-from sim.privacy.releases import build_ledger
+from sim.privacy.releases import Sampled, build_ledger, un_noised
 from sim.problems import ScenarioError
 from sim.protocols import Direction, Traffic, protocol_of
 from sim.spec import RunSpec
@@ -64,8 +64,9 @@ class Plan:
     Attributes
     ----------
     spec : RunSpec
-    noise_multipliers : tuple of float
-        By clinic; empty without DP.
+    noise_multipliers, release_noise : tuple of float
+        By clinic: of DP-SGD, and of rows at the cut; empty without.
+    sampled : Sampled
     traffic : Traffic
         Bytes by direction and kind, ``[clinic]`` each.
     noised_steps : dict of str to tuple of int
@@ -83,6 +84,8 @@ class Plan:
 
     spec: RunSpec
     noise_multipliers: tuple[float, ...]
+    release_noise: tuple[float, ...]
+    sampled: Sampled
     traffic: Traffic
     noised_steps: dict[str, tuple[int, ...]]
     ledger: Ledger
@@ -141,14 +144,17 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
     resources = assign_resources(spec.clinics, federation.names)
     job = Job.build(spec, federation, [0.0] * len(federation.names))
     counts = Counts(job)
-    rates = counts.rates()
+    sampled = counts.sampled()
+    rates = sampled.rates
     # Without a mechanism there are only un-noised releases and none at all, which no delta tells apart.
     delta = 0.5 if spec.privacy.delta is None else spec.privacy.delta
     sigmas = _noise(spec, delta, federation, rates, counts.steps) if job.dp is not None else ()
-    if sigmas:
-        job = Job.build(spec, federation, sigmas)
-    noised = {part: tuple(counts.steps.tolist()) for part in job.protocol.parts} if job.dp is not None else {}
-    ledger = build_ledger(job.protocol, job.dp, rates, counts.steps.tolist(), noised)
+    release_noise = () if job.rows is None else _row_multipliers(job, job.rows, sampled, sigmas, federation, delta)
+    if sigmas or release_noise:
+        job = Job.build(spec, federation, sigmas, release_noise)
+    noising = (*(job.trained_parts if job.dp is not None else ()), *job.protected_rows)
+    noised = {name: tuple(counts.steps.tolist()) for name in noising}
+    ledger = build_ledger(job, sampled, noised)
     clock = ClosedFormClock(resources, spec.server.compute)
     times = [clock.time_round(load) for load in counts.loads]
     busy = np.zeros(len(federation.names))
@@ -161,7 +167,7 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
             job.sizes[k],
             rates[k],
             int(counts.steps[k]),
-            sigmas[k] if sigmas else None,
+            (sigmas or release_noise)[k] if sigmas or release_noise else None,
             {a: ledger.epsilon(a, k, delta) for a in ADVERSARIES},
             _total(traffic, "up", k),
             _total(traffic, "down", k),
@@ -173,6 +179,8 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
     return Plan(
         spec,
         tuple(sigmas),
+        release_noise,
+        sampled,
         traffic,
         noised,
         ledger,
@@ -187,7 +195,7 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
 
 
 def _refuse(spec: RunSpec, federation: Federation) -> None:
-    problems = []
+    problems = _mechanism_problems(spec)
     classes = len(federation.classes)
     if classes < 2:
         problems.append("data: all records have the same label, so there is nothing to learn; check data.label")
@@ -208,6 +216,50 @@ def _refuse(spec: RunSpec, federation: Federation) -> None:
         raise ScenarioError(problems)
 
 
+def _mechanism_problems(spec: RunSpec) -> list[str]:
+    method, problems = spec.strategy.name, []
+    if spec.privacy.noises_rows and spec.strategy.cut is None:
+        problems.append(f"privacy.mechanism: smashed-noise needs a cut, and {method} sends no smashed data; take split")
+    return problems
+
+
+def _row_multipliers(
+    job: Job, noise: RowNoise, sampled: Sampled, sigmas: Sequence[float], federation: Federation, delta: float
+) -> tuple[float, ...]:
+    """Return the noise on rows over their clip, clinic by clinic: as given, or the least that meets the target.
+
+    All the server sees is Gaussian: it adds up as mu^2 = exposures * (sum over kinds (reach / multiplier)^2 + (2 /
+    sigma)^2), the last term for DP-SGD, whose batches the server knows.
+    """
+    given, target, _ = job.spec.privacy.row_noise
+    clinics = range(len(job.sizes))
+    _check_delta(job.spec, delta, federation)
+    if target is None:
+        return (float(given or 0.0),) * len(clinics)
+    key = "epsilon-server" if job.dp is not None else "epsilon"
+    probe = Job.build(job.spec, federation, sigmas, [1.0 for _ in clinics])
+    kinds = dict.fromkeys((*probe.trained_parts, *probe.protected_rows), sampled.steps)
+    ledger = build_ledger(probe, sampled, kinds)
+    if reasons := un_noised(ledger, "server"):
+        raise ScenarioError(
+            [f"privacy.{key}: no noise on rows reaches {target:g} against the server: {'; '.join(reasons)}"]
+        )
+    found = []
+    mu_squared = calibrate(target, delta, 1.0, 1) ** -2
+    for clinic in clinics:
+        exposures = max(1, int(sampled.exposures[clinic]))
+        left = mu_squared / exposures - (4 / sigmas[clinic] ** 2 if sigmas else 0.0)
+        if left <= 0:
+            raise ScenarioError(
+                [
+                    f"privacy.{key}: the server sees who is in a batch, so that dp-sgd alone spends more than "
+                    f"{target:g} there; give a larger target, or dp-sgd more noise"
+                ]
+            )
+        found.append((sum(reach**2 for reach in noise.reach.values()) / left) ** 0.5)
+    return tuple(found)
+
+
 def _total(traffic: Traffic, direction: Direction, clinic: int) -> int:
     return sum(int(sizes[clinic]) for (way, _), sizes in traffic.items() if way == direction)
 
@@ -215,6 +267,17 @@ def _total(traffic: Traffic, direction: Direction, clinic: int) -> int:
 def _noise(
     spec: RunSpec, delta: float, federation: Federation, rates: Sequence[float], steps: Ints
 ) -> tuple[float, ...]:
+    _check_delta(spec, delta, federation)
+    epsilon = spec.privacy.epsilon
+    if epsilon is None:
+        return tuple(float(spec.privacy.noise_multiplier or 0.0) for _ in rates)
+    try:
+        return tuple(calibrate(epsilon, delta, rate, int(count)) for rate, count in zip(rates, steps, strict=True))
+    except ValueError as error:
+        raise ScenarioError([f"privacy.epsilon: {error}"]) from None
+
+
+def _check_delta(spec: RunSpec, delta: float, federation: Federation) -> None:
     sizes = np.diff(federation.train.offsets)
     most, holder = int(sizes.max()), f'clinic "{federation.names[int(sizes.argmax())]}"'
     if protocol_of(spec.strategy.name, spec.strategy.cut).movement == "none" and delta * most < 1:
@@ -227,10 +290,3 @@ def _noise(
                 f"a mechanism that publishes a record would pass; give a smaller one, for example {example:g}"
             ]
         )
-    epsilon = spec.privacy.epsilon
-    if epsilon is None:
-        return tuple(float(spec.privacy.noise_multiplier or 0.0) for _ in rates)
-    try:
-        return tuple(calibrate(epsilon, delta, rate, int(count)) for rate, count in zip(rates, steps, strict=True))
-    except ValueError as error:
-        raise ScenarioError([f"privacy.epsilon: {error}"]) from None

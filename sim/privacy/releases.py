@@ -1,16 +1,58 @@
-"""From counted steps to the ledger: the one path that the plan takes before a run and the audit of counts after it."""
+"""From counts to the ledger: the one path that the plan takes before a run and the audit of counts after it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sim.job import DpSgd
-from sim.privacy.accounting import dp_sgd_event
-from sim.privacy.ledger import Ledger, Release
-from sim.protocols import Protocol
+from sim.job import Job, RowNoise
+from sim.privacy.accounting import compose, dp_sgd_event, flatten
+from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Release
 
-SeenSteps = Mapping[str, Sequence[int]]
-"""By part, one number a clinic: how many gradients of that part were (or will be) clipped and noised."""
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+Noised = Mapping[str, Sequence[int]]
+"""By part or kind of rows, one number a clinic: how many of its batches were (or will be) clipped and noised."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What is drawn without regard to the data, by clinic.
+
+    Attributes
+    ----------
+    rates : sequence of float
+        The probability with which a record joins a batch.
+    steps : sequence of int
+        Training steps on the clinic's records.
+    exposures : sequence of int
+        How often the record that stands in most batches does so. The draws are public coins: given them, the rows of
+        that record are released exactly so often.
+    """
+
+    rates: Sequence[float]
+    steps: Sequence[int]
+    exposures: Sequence[int]
+
+
+_MEND = {
+    "gradients": "its part trains on raw records; freeze the clinic's parts with model.freeze, or add dp-sgd",
+    "labels": 'labels are sent as they are; state labels = "public" if they are',
+}
+
+
+def un_noised(ledger: Ledger, adversary: Adversary) -> list[str]:
+    """Say in one phrase for each kind of release why an adversary's epsilon is infinite; empty where it is not."""
+    from dp_accounting import NonPrivateDpEvent
+
+    kinds = {
+        release.what: None
+        for release in ledger.releases
+        if adversary in release.adversaries and NonPrivateDpEvent() in flatten(release.event)
+    }
+    return [_MEND.get(kind, f"{kind} rows leave without noise") for kind in kinds]
 
 
 def effective_noise_multiplier(part_clip: float, noise_std: float, parts: int) -> float:
@@ -35,41 +77,71 @@ def effective_noise_multiplier(part_clip: float, noise_std: float, parts: int) -
     return float((parts * (part_clip / noise_std) ** 2) ** -0.5)
 
 
-def build_ledger(
-    protocol: Protocol, dp: DpSgd | None, rates: Sequence[float], gradient_steps: Sequence[int], noised: SeenSteps
-) -> Ledger:
+def row_event(noise: RowNoise, kind: str, clinic: int, exposures: int) -> DpEvent:
+    """Describe the release of one record's noised rows of one kind, as often as it stands in a batch.
+
+    The server sees which rows arrive, so neighbours are databases in which one record is replaced, and there is no
+    amplification by sampling.
+    """
+    import dp_accounting as dp
+
+    multiplier = noise.multipliers[clinic] / noise.reach[kind]
+    if not multiplier:
+        return dp.NonPrivateDpEvent()
+    return compose({dp.GaussianDpEvent(multiplier): exposures})
+
+
+def build_ledger(job: Job, sampled: Sampled, noised: Noised) -> Ledger:
     """Write down every release of every clinic.
 
     Parameters
     ----------
-    protocol : Protocol
-        Says which adversary sees what.
-    dp : DpSgd or None
-    rates : sequence of float
-        By clinic, the probability with which a record joins a batch.
-    gradient_steps : sequence of int
-        By clinic, the number of training steps on its records.
+    job : Job
+        Its protocol says which adversary sees what.
+    sampled : Sampled
     noised : mapping
-        Noised steps by part and clinic. A step of which a part was not noised is un-noised.
+        A step of which a part was not noised is un-noised, and so is a kind of rows of which a batch was not.
 
     Returns
     -------
     Ledger
     """
-    from dp_accounting import NonPrivateDpEvent
-
     ledger = Ledger()
-    for clinic, (rate, steps) in enumerate(zip(rates, gradient_steps, strict=True)):
-        if steps == 0:
-            continue
-        complete = dp is not None and all(
-            part in noised and int(noised[part][clinic]) == steps for part in protocol.parts
-        )
-        sigma = 0.0
-        if dp is not None and complete:
-            sigma = effective_noise_multiplier(dp.part_clip, dp.noise_std[clinic], len(protocol.parts))
-        ledger.add(Release(clinic, "gradients", protocol.sees_model, dp_sgd_event(rate, sigma, int(steps))))
-        for adversary, kinds in protocol.sees_raw.items():
-            for kind in kinds:
-                ledger.add(Release(clinic, kind, (adversary,), NonPrivateDpEvent()))
+    for clinic, steps in enumerate(sampled.steps):
+        if steps:
+            done = {name for name, counted in noised.items() if int(counted[clinic]) == steps}
+            for release in _releases(job, sampled, clinic, done):
+                ledger.add(release)
     return ledger
+
+
+def _releases(job: Job, sampled: Sampled, clinic: int, done: set[str]) -> list[Release]:
+    from dp_accounting import GaussianDpEvent, NonPrivateDpEvent
+
+    protocol, privacy = job.protocol, job.spec.privacy
+    exposures = int(sampled.exposures[clinic])
+    found = []
+    raw_rows = protocol.sees_raw.get("server", ())
+    noised = {kind for kind in raw_rows if kind in job.protected_rows and kind in done}
+    behind_noise = bool(noised) and noised == set(raw_rows) - {"labels"}
+    public_ends = all(part in job.frozen for part in protocol.clinic_parts)
+    only_rows = behind_noise and public_ends and job.dp is None
+    if not only_rows:
+        sigma = 0.0
+        if job.dp is not None and set(job.trained_parts) <= done:
+            sigma = effective_noise_multiplier(job.dp.part_clip, job.dp.noise_std[clinic], len(job.trained_parts))
+        outside = tuple(a for a in protocol.sees_model if not (behind_noise and a == "server"))
+        event = dp_sgd_event(sampled.rates[clinic], sigma, int(sampled.steps[clinic]))
+        found.append(Release(clinic, "gradients", outside, event))
+        if behind_noise:
+            # Who sees the rows sees who is in a batch: no amplification, and a replaced record moves a sum by 2 C.
+            known: DpEvent = compose({GaussianDpEvent(sigma / 2): exposures}) if sigma else NonPrivateDpEvent()
+            found.append(Release(clinic, "gradients", ("server",), known, "replace"))
+    for adversary, kinds in protocol.sees_raw.items():
+        audience: tuple[Adversary, ...] = ADVERSARIES if only_rows else (adversary,)
+        for kind in kinds:
+            if job.rows is not None and kind in noised:
+                found.append(Release(clinic, kind, audience, row_event(job.rows, kind, clinic, exposures), "replace"))
+            elif kind != "labels" or privacy.labels != "public":
+                found.append(Release(clinic, kind, audience, NonPrivateDpEvent()))
+    return found

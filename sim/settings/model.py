@@ -3,10 +3,10 @@
 import re
 from typing import Annotated, Final, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from sim.problems import show
-from sim.settings.base import Section, Whole, is_number
+from sim.settings.base import Section, Whole, is_number, unique
 
 _LAYERS: Final = {"cnn1d": None, "cnn": None, "resnet18": 4}
 """Models with convolutions; how many widths their ``channels`` must have, if that is fixed."""
@@ -25,7 +25,8 @@ class Model(Section):
     """The network, and where it is cut.
 
     ``hidden`` holds the widths of the hidden layers of ``mlp``; ``cnn`` has one hidden layer, of the first width.
-    ``channels`` holds the widths of the convolutional layers, where they shall not be the model's own.
+    ``channels`` holds the widths of the convolutional layers, where they shall not be the model's own. ``freeze`` names
+    the clinic's parts that do not train: they keep their initial values, which are public.
     """
 
     name: Literal["logistic", "mlp", "cnn1d", "cnn", "resnet18", "factory"]
@@ -34,6 +35,7 @@ class Model(Section):
     channels: Widths | None = None
     cut: Annotated[int | tuple[int, int], BeforeValidator(_model_cut)] = 1
     head: Literal["binary", "softmax"] = "binary"
+    freeze: Annotated[tuple[Literal["head", "tail"], ...], AfterValidator(unique)] = ()
 
     @field_validator("factory")
     @classmethod

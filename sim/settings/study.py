@@ -1,6 +1,5 @@
-"""The tables of a study: training, server, clinics, privacy and strategies."""
+"""The tables of a study: training, server, clinics and strategies."""
 
-import math
 import re
 from typing import Annotated, Final, Literal
 
@@ -8,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from sim.clinics import PROFILES
 from sim.problems import suggest
-from sim.settings.base import Number, Scalar, Section, Sites, Unbounded, Whole, unique
+from sim.settings.base import Number, Scalar, Section, Sites, Whole, unique
 from sim.units import Compute, Duration, Rate
 
 _SEQUENTIAL_STRATEGIES: Final = ("split", "splitfed-v2")
@@ -65,50 +64,6 @@ class ClinicGroup(Section):
         if self.profile is None and absent:
             raise ValueError(f"{', '.join(absent)} not given; name a profile, or give all four rates")
         return self
-
-
-class Privacy(Section):
-    """The mechanism that protects patients, and how strongly."""
-
-    mechanism: Literal["none", "dp-sgd"] = "none"
-    noise_multiplier: Annotated[Number, Field(ge=0)] | None = None
-    epsilon: Annotated[Unbounded, Field(gt=0)] | None = Field(default=None, validate_default=True)
-    clip: Annotated[Unbounded, Field(gt=0)] = 1.0
-    delta: Annotated[Number, Field(gt=0, lt=1)] | None = Field(default=None, validate_default=True)
-
-    @field_validator("noise_multiplier")
-    @classmethod
-    def _noise_has_a_mechanism(cls, noise: float | None, info: ValidationInfo) -> float | None:
-        if noise is not None and info.data.get("mechanism") == "none":
-            raise ValueError('has no effect without a mechanism; add mechanism = "dp-sgd"')
-        return noise
-
-    @field_validator("epsilon")
-    @classmethod
-    def _target_or_noise(cls, epsilon: float | None, info: ValidationInfo) -> float | None:
-        if epsilon is not None and info.data.get("mechanism") == "none":
-            raise ValueError('has no effect without a mechanism; add mechanism = "dp-sgd"')
-        if info.data.get("mechanism") == "dp-sgd" and "noise_multiplier" in info.data:
-            noise = info.data["noise_multiplier"]
-            if epsilon is None and noise is None:
-                raise ValueError("neither this nor noise-multiplier is given; add a target such as epsilon = 3")
-            if epsilon is not None and noise is not None:
-                raise ValueError("is given beside noise-multiplier; keep one of the two")
-        return epsilon
-
-    @field_validator("clip")
-    @classmethod
-    def _noise_needs_a_clip(cls, clip: float, info: ValidationInfo) -> float:
-        if math.isinf(clip) and info.data.get("noise_multiplier", 0) != 0:
-            raise ValueError("inf is only for noise-multiplier = 0; give a finite norm such as 1.0")
-        return clip
-
-    @field_validator("delta")
-    @classmethod
-    def _delta_is_stated(cls, delta: float | None, info: ValidationInfo) -> float | None:
-        if delta is None and info.data.get("mechanism") == "dp-sgd":
-            raise ValueError("is missing; give one below 1 / (records of the smallest clinic), such as 1e-4")
-        return delta
 
 
 class Strategy(Section):

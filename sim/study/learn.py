@@ -88,7 +88,7 @@ def learn(
         If a counted byte or a noised step differs from the plan.
     """
     quiet()
-    config = run_config(plan.spec, plan.noise_multipliers)
+    config = run_config(plan.spec, plan.noise_multipliers, plan.release_noise)
     job = job_of(config)
     strategy = build_strategy(job)
     clinics = len(job.sizes)
@@ -145,10 +145,8 @@ def check_against_plan(plan: Plan, meter: Meter, job: Job) -> None:
         for planned, counted, what, key in _compared(plan, meter)
         if not np.array_equal(planned.get(key, nothing), counted.get(key, nothing))
     ]
-    rates = [clinic.sample_rate for clinic in plan.clinics]
-    steps = [clinic.steps for clinic in plan.clinics]
     noised = {part: count.tolist() for part, count in meter.noised_steps.items()}
-    if build_ledger(job.protocol, job.dp, rates, steps, noised) != plan.ledger:
+    if build_ledger(job, plan.sampled, noised) != plan.ledger:
         wrong.append("the executed releases are not the planned ones")
     if wrong:
         raise PlanMismatchError("; ".join(wrong))

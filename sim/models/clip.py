@@ -1,0 +1,53 @@
+"""The layer that clips rows at the cut, so that noise can hide one record's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from sim.models.architectures import Residual
+from sim.models.network import Part
+
+_KEEP_SIGN = (nn.Flatten, nn.Dropout, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.Identity)
+
+
+class ClipRows(nn.Module):
+    """Scales each record's row down to an L2 norm of at most ``clip``; its gradient is that function's exact one.
+
+    Parameters
+    ----------
+    clip : float
+    """
+
+    def __init__(self, clip: float) -> None:
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Clip ``[record, *feature]``."""
+        return self.over(x, 1)
+
+    def over(self, x: Tensor, leading: int) -> Tensor:
+        """Clip rows behind ``leading`` axes; a row of zeros stays as it is."""
+        flat = x.flatten(leading)
+        squared = flat.square().sum(-1, keepdim=True)
+        bound = torch.full_like(squared, self.clip**2)
+        return (flat * (bound / torch.where(squared > bound, squared, bound)).sqrt()).view_as(x)
+
+
+def never_negative(part: Part) -> bool:
+    """Say whether a part surely ends in a rectifier or a sigmoid, but for modules behind it that keep the sign."""
+    for module in reversed([m for block in part.blocks for m in _chain(block.module)]):
+        if type(module) not in _KEEP_SIGN:
+            return type(module) in (nn.ReLU, nn.Sigmoid, Residual)
+    return False
+
+
+def _chain(module: nn.Module) -> Iterator[nn.Module]:
+    if type(module) is nn.Sequential:
+        for child in module:
+            yield from _chain(child)
+    else:
+        yield module

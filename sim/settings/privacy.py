@@ -1,0 +1,124 @@
+"""The table ``[privacy]``: the mechanisms that protect patients, and how strongly."""
+
+import math
+from typing import Annotated, Final, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+
+from sim.problems import show, suggest
+from sim.settings.base import Number, Section, Unbounded
+
+MECHANISMS: Final = ("dp-sgd", "smashed-noise")
+"""In the order in which a combination is written."""
+
+
+def _combined(value: object) -> object:
+    """Write a list of mechanisms as one name, ``a+b``, which a sweep can hold too."""
+    names = value.split("+") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names) or not names:
+        raise ValueError(f"{show(value)} is no mechanism; give one such as dp-sgd, or a list of them")
+    known = ("none", *MECHANISMS)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{show(unknown[0])} does not exist; {suggest(unknown[0], known)}")
+    if len(set(names)) < len(names) or (len(names) > 1 and "none" in names):
+        raise ValueError(f"{show(value)} cannot be combined: name each once, and none alone")
+    return "+".join(sorted(names, key=known.index))
+
+
+Mechanisms = Annotated[str, BeforeValidator(_combined)]
+Target = Annotated[Unbounded, Field(gt=0)]
+
+
+class Privacy(Section):
+    """The mechanisms that protect patients, and how strongly.
+
+    ``noise_multiplier`` and ``clip`` belong to dp-sgd, or to the rows of smashed-noise where it stands alone. Beside
+    dp-sgd the rows have ``smashed_noise_multiplier`` and ``smashed_clip``. A multiplier is the noise's standard
+    deviation over the clipping norm. ``epsilon`` is a target against whom the mechanism is there for: the model user
+    (dp-sgd) or the server (smashed-noise alone); ``epsilon_server`` is one against the server beside dp-sgd. Labels
+    that are ``public`` are outside the guarantee: neighbours then have the same labels.
+    """
+
+    mechanism: Mechanisms = "none"
+    noise_multiplier: Annotated[Number, Field(ge=0)] | None = None
+    epsilon: Target | None = Field(default=None, validate_default=True)
+    clip: Annotated[Unbounded, Field(gt=0)] = 1.0
+    delta: Annotated[Number, Field(gt=0, lt=1)] | None = Field(default=None, validate_default=True)
+    smashed_noise_multiplier: Annotated[Number, Field(ge=0)] | None = None
+    epsilon_server: Target | None = Field(default=None, validate_default=True)
+    smashed_clip: Annotated[Unbounded, Field(gt=0)] = 1.0
+    tail_clip: Annotated[Unbounded, Field(gt=0)] = 1.0
+    labels: Literal["private", "public"] = "private"
+
+    @property
+    def mechanisms(self) -> tuple[str, ...]:
+        """The mechanisms one by one; empty for none."""
+        return () if self.mechanism == "none" else tuple(self.mechanism.split("+"))
+
+    @property
+    def noises_rows(self) -> bool:
+        """Whether rows at the cut are clipped and noised."""
+        return "smashed-noise" in self.mechanisms
+
+    @property
+    def row_noise(self) -> tuple[float | None, float | None, float]:
+        """The rows' noise multiplier, their target epsilon against the server, and their clipping norm."""
+        if "dp-sgd" in self.mechanisms:
+            return self.smashed_noise_multiplier, self.epsilon_server, self.smashed_clip
+        return self.noise_multiplier, self.epsilon, self.clip
+
+    @field_validator("noise_multiplier")
+    @classmethod
+    def _noise_has_a_mechanism(cls, noise: float | None, info: ValidationInfo) -> float | None:
+        if noise is not None and info.data.get("mechanism") == "none":
+            raise ValueError('has no effect without a mechanism; add mechanism = "dp-sgd"')
+        return noise
+
+    @field_validator("epsilon")
+    @classmethod
+    def _target_or_noise(cls, epsilon: float | None, info: ValidationInfo) -> float | None:
+        mechanism = info.data.get("mechanism")
+        if epsilon is not None and mechanism == "none":
+            raise ValueError('has no effect without a mechanism; add mechanism = "dp-sgd"')
+        if mechanism not in ("none", None) and "noise_multiplier" in info.data:
+            noise = info.data["noise_multiplier"]
+            if epsilon is None and noise is None:
+                raise ValueError("neither this nor noise-multiplier is given; add a target such as epsilon = 3")
+            if epsilon is not None and noise is not None:
+                raise ValueError("is given beside noise-multiplier; keep one of the two")
+        return epsilon
+
+    @field_validator("clip")
+    @classmethod
+    def _noise_needs_a_clip(cls, clip: float, info: ValidationInfo) -> float:
+        if math.isinf(clip) and info.data.get("noise_multiplier", 0) != 0:
+            raise ValueError("inf is only for noise-multiplier = 0; give a finite norm such as 1.0")
+        return clip
+
+    @field_validator("delta")
+    @classmethod
+    def _delta_is_stated(cls, delta: float | None, info: ValidationInfo) -> float | None:
+        if delta is None and info.data.get("mechanism") not in ("none", None):
+            raise ValueError("is missing; give one below 1 / (records of the smallest clinic), such as 1e-4")
+        return delta
+
+    @field_validator("epsilon_server")
+    @classmethod
+    def _target_or_noise_of_rows(cls, epsilon: float | None, info: ValidationInfo) -> float | None:
+        both = {"dp-sgd", "smashed-noise"} <= set(str(info.data.get("mechanism", "none")).split("+"))
+        noise = info.data.get("smashed_noise_multiplier")
+        if not both and (epsilon is not None or noise is not None):
+            raise ValueError("this and smashed-noise-multiplier are for dp-sgd with smashed-noise; give epsilon alone")
+        if both and (epsilon is None) == (noise is None):
+            raise ValueError("give either this, for example 8, or smashed-noise-multiplier beside dp-sgd")
+        return epsilon
+
+    @field_validator("smashed_clip", "tail_clip")
+    @classmethod
+    def _row_noise_needs_a_clip(cls, clip: float, info: ValidationInfo) -> float:
+        if math.isinf(clip) and any(
+            info.data.get(key) not in (None, 0)
+            for key in ("noise_multiplier", "epsilon", "smashed_noise_multiplier", "epsilon_server")
+        ):
+            raise ValueError("inf is only for rows without noise; give a finite norm such as 1.0")
+        return clip
