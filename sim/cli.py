@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from sim.commands.advise import advise
 from sim.commands.check import check
 from sim.commands.compare import compare
 from sim.commands.export import export
@@ -20,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(advise)
 app.command()(check)
 app.command()(compare)
 app.command()(export)

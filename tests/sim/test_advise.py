@@ -1,0 +1,266 @@
+"""Advice from hand-written runs, and the small language of its condition."""
+
+import math
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import write_csv
+
+from sim.cli import main
+from sim.problems import ScenarioError
+from sim.report.advice import advise
+from sim.report.condition import parse_condition
+from sim.scenario import load_scenario
+from sim.spec import expand
+from sim.study.store import as_table
+
+KNOWN = ["auc", "hours", "epsilon_server", "privacy.epsilon", "train.batch-size"]
+
+
+def holds(text, **values):
+    return parse_condition(text, KNOWN, "--where").holds(values)
+
+
+@given(auc=st.floats(0, 1), hours=st.floats(0, 100), epsilon=st.sampled_from([0.0, 3.0, math.inf]))
+def test_a_condition_means_what_python_means(auc, hours, epsilon):
+    values = {"auc": auc, "hours": hours, "epsilon_server": epsilon}
+    for text in (
+        "auc>=0.5 and hours<24 or epsilon_server==inf",
+        "not (auc<0.5) and not hours>24",
+        "0.2<auc<=0.8",
+        "hours!=-1 and epsilon_server<inf",
+        "auc<hours",
+    ):
+        assert holds(text, **values) is eval(text, {"__builtins__": {}, "inf": math.inf}, values)  # noqa: S307
+
+
+def test_what_is_unknown_does_not_hold_either_way():
+    assert not holds("auc>0.5", auc=math.nan)
+    assert not holds("not auc>0.5", auc=math.nan)
+    assert not holds("auc>0.5 and hours<1", auc=math.nan, hours=0)
+    assert holds("auc>0.5 or hours<1", auc=math.nan, hours=0)
+
+
+def test_a_swept_key_is_written_with_its_dot():
+    values = {"privacy.epsilon": 3.0, "train.batch_size": 8}
+    condition = parse_condition("privacy.epsilon<=3 and train.batch_size>4", KNOWN, "--where")
+    assert condition.names == set(values)
+    assert condition.holds(values)
+    assert [clause.text for clause in condition.clauses] == ["privacy.epsilon <= 3", "train.batch_size > 4"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('true')",
+        "auc.__class__ > 3",
+        "print(1) < 2",
+        "(lambda: 1)() < 2",
+        "auc[0] > 1",
+        "auc + 1 > 2",
+        "2**99999999 > auc",
+        "'a' < auc",
+        "auc in (1, 2)",
+        "auc is 1",
+        "auc",
+        "True",
+        "auc > True",
+        "[x for x in auc] > 1",
+        "(auc := 1) > 0",
+        "auc > 0.5 and",
+        "auc > 0.5; hours",
+        "auc > 1e",
+        "auc > 0.5 if hours else 1",
+        "f'{auc}' < 2",
+        "(" * 300 + "auc>1" + ")" * 300,
+        "auc>1 and " * 200 + "auc>1",
+        "\0",
+        "",
+    ],
+)
+def test_anything_but_comparisons_is_refused_in_one_line(text):
+    with pytest.raises(ScenarioError) as error:
+        parse_condition(text, KNOWN, "--where")
+    assert all(line.startswith("--where: ") for line in error.value.problems)
+
+
+def test_an_unknown_name_gets_a_suggestion():
+    with pytest.raises(ScenarioError, match='unknown name "epsilon_sever"; did you mean "epsilon_server"'):
+        parse_condition("epsilon_sever<=8", KNOWN, "--where")
+
+
+def rows(strategy, aucs, seconds, epsilon, cut="", **more):
+    known = {"cut": cut, "study": "s", "rounds": 1, "bytes_up": 2e9, "bytes_down": 1e9, "status": "ok"}
+    epsilons = {"epsilon_model_user": 3.0, "epsilon_peer": 3.0, "epsilon_server": epsilon}
+    return [
+        {"run_id": f"{strategy}{cut}{seed}", "strategy": strategy, "seed": seed, "auc": auc, "sim_seconds": seconds}
+        | (known | epsilons | more)
+        for seed, auc in enumerate(aucs)
+    ]
+
+
+def table(*groups):
+    return as_table([row for group in groups for row in group])
+
+
+RUNS = table(
+    rows("fedavg", [0.80, 0.82, 0.84], 7200.0, 3.0),
+    rows("fedprox", [0.79, 0.82, 0.82], 3600.0, 3.0),
+    rows("split", [0.90, 0.91, 0.92], 36000.0, math.inf, "vanilla"),
+    rows("local", [0.60, 0.61, 0.62], 1.0, 0.0),
+)
+
+
+def test_best_runner_up_and_what_each_clause_rules_out():
+    advice = advise(RUNS, "epsilon_server<=8 and hours<1.5", "auc", planned=False)
+    assert (advice.best, advice.runner_up) == ("FedProx", "Local")
+    assert "epsilon_server <= 8 rules out 1, hours < 1.5 rules out 2" in advice.paragraph
+    assert "2 of 4 methods are excluded" in advice.paragraph
+    # Mean .810; sample deviation of (.79, .82, .82) is .017321; t(2) = 4.302653: half-width .017321/sqrt(3)*4.302653.
+    assert "AUC .810±.043 (mean of 3 seeds" in advice.paragraph
+    # Differences .19, .21, .20: mean .2, deviation .01, half-width .01/sqrt(3)*4.302653 = .02484.
+    assert "They differ by .200±.025 over 3 common seeds, which is resolved." in advice.paragraph
+
+
+def test_a_difference_inside_its_interval_is_not_sold_as_one():
+    advice = advise(RUNS, "epsilon_server<=8", "auc", planned=False)
+    assert (advice.best, advice.runner_up) == ("FedAvg", "FedProx")
+    # Differences .01, 0, .02: mean .01, deviation .01, half-width .02484.
+    assert "They differ by .010±.025 over 3 common seeds, so the two cannot be told apart." in advice.paragraph
+
+
+def test_seeds_are_paired():
+    runs = table(rows("fedavg", [0.5, 0.7, 0.9], 1.0, 1.0), rows("fedprox", [0.49, 0.69, 0.891], 1.0, 1.0))
+    assert "which is resolved" in advise(runs, "", "auc", planned=False).paragraph
+
+
+def test_equals_go_by_time():
+    runs = table(
+        rows("fedavg", [0.8, 0.9], 50.0, 3.0),
+        rows("splitfed-v1", [0.8, 0.9], 20.0, math.inf, "vanilla"),
+        rows("splitfed-v1", [0.8, 0.9], 90.0, math.inf, "u-shaped"),
+    )
+    advice = advise(runs, "", "auc", planned=False)
+    assert (advice.best, advice.runner_up) == ("SplitFed V1, vanilla", "FedAvg")
+    assert "equal on every seed; the first takes less time" in advice.paragraph
+
+
+def test_costs_are_ranked_by_the_lowest():
+    advice = advise(RUNS, "auc>0.7", "hours", planned=False)
+    assert (advice.best, advice.runner_up) == ("FedProx", "FedAvg")
+
+
+def test_the_largest_epsilon_over_seeds_decides():
+    uneven = rows("fedavg", [0.8, 0.8], 1.0, 3.0)
+    uneven[1]["epsilon_server"] = 9.0
+    runs = table(uneven, rows("local", [0.6, 0.6], 1.0, 0.0))
+    assert advise(runs, "epsilon_server<=8", "auc", planned=False).best == "Local"
+
+
+def test_swept_settings_are_methods_of_their_own():
+    groups = [
+        rows("fedavg", [auc], 1.0, target, **{"privacy.epsilon": target}) for auc, target in ((0.7, 1.0), (0.8, 8.0))
+    ]
+    assert advise(table(*groups), "", "auc", planned=False).best == "FedAvg, target ε 8"
+    assert advise(table(*groups), "privacy.epsilon<8", "auc", planned=False).best == "FedAvg, target ε 1"
+
+
+def test_one_seed_settles_nothing():
+    runs = table(rows("fedavg", [0.9], 1.0, 1.0), rows("fedprox", [0.5], 1.0, 1.0))
+    assert "nobody can say whether the difference is real" in advise(runs, "", "auc", planned=False).paragraph
+
+
+def test_nothing_meets_the_condition():
+    advice = advise(RUNS, "auc>0.95 and hours<1000", "auc", planned=False)
+    assert advice.best is None
+    assert "None of the 4 methods meets the condition (auc > 0.95 rules out 4, hours < 1000 rules out 0)" in (
+        advice.paragraph
+    )
+
+
+def test_from_a_plan_scores_are_unknown():
+    planned = RUNS.assign(auc=math.nan)
+    advice = advise(planned, "auc>0.8 and epsilon_server<=8", "auc", planned=True)
+    assert advice.best == "Local"
+    for part in (
+        "scores are unknown",
+        "by simulated time instead of AUC",
+        "Set aside until there are runs: auc > 0.8.",
+    ):
+        assert part in advice.paragraph
+
+
+@pytest.mark.parametrize("best", ["aucc", "strategy", "seed", "privacy.epsilon"])
+def test_only_figures_can_be_ranked_by(best):
+    with pytest.raises(ScenarioError, match="--best: cannot rank by"):
+        advise(RUNS, "", best, planned=False)
+
+
+SCENARIO = """
+name = "small"
+seeds = [0, 1]
+[data]
+source = "csv"
+path = "clinics.csv"
+label = "label"
+clinic = "clinic"
+features = ["x0", "x1", "x2", "x3"]
+scaling = "none"
+[model]
+name = "mlp"
+hidden = [6, 5]
+[train]
+rounds = 2
+batch-size = 8
+learning-rate = 0.1
+[[strategies]]
+name = "fedavg"
+[[strategies]]
+name = "splitfed-v1"
+"""
+
+
+@pytest.fixture
+def suture(monkeypatch, capsys, tmp_path):
+    write_csv(tmp_path / "clinics.csv")
+    (tmp_path / "small.toml").write_text(SCENARIO, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["suture", "advise", "small.toml", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_the_command_reads_the_study_s_table(suture, tmp_path):
+    specs = expand(load_scenario(tmp_path / "small.toml"))
+    finished = [{"run_id": spec.run_id, "strategy": spec.strategy.name} for spec in specs[:3]]
+    written = [row | finished[i] for i, row in enumerate(rows("fedavg", [0.7, 0.71, 0.6], 1.0, 1.0))]
+    stale = [row | {"strategy": "local"} for row in rows("local", [0.99], 1.0, 1.0)]
+    (tmp_path / "results" / "small").mkdir(parents=True)
+    as_table(written + stale).to_parquet(tmp_path / "results" / "small" / "runs.parquet")
+    code, out, _ = suture("--where", "gigabytes_up<=2 and minutes<1")
+    assert code == 0
+    assert out.startswith("Take FedAvg: AUC .705")
+    assert "1 of the study's 4 runs are not finished" in out
+    assert suture("--where", "gigabytes_up<2")[0] == 1
+
+
+def test_the_command_falls_back_on_the_plan(suture):
+    code, out, _ = suture("--best", "bytes_up")
+    assert code == 0
+    assert "from the plan alone" in out
+    code, out, err = suture("--where", "huors<3 and open(1)>2")
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        '--where: unknown name "huors"; did you mean "hours"?',
+        '--where: "open(1)" is neither a column nor a number; write it like "epsilon_server<=8 and hours<=24"',
+    ]
