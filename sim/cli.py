@@ -9,11 +9,13 @@ import typer
 from sim.commands.advise import advise
 from sim.commands.check import check
 from sim.commands.compare import compare
+from sim.commands.epsilon import epsilon
 from sim.commands.export import export
 from sim.commands.plan import plan
 from sim.commands.rerun import rerun
 from sim.commands.run import run
 from sim.commands.status import status
+from sim.commands.verify import verify
 
 app = typer.Typer(
     help="Simulate how a group of clinics would train one model together.",
@@ -25,6 +27,8 @@ app.command()(advise)
 app.command()(check)
 app.command()(compare)
 app.command()(export)
+app.command()(epsilon)
+app.command()(verify)
 app.command()(plan)
 app.command()(rerun)
 app.command()(run)

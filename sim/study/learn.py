@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, MetricRecord
+from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.client_app import app as client_app
@@ -20,6 +21,7 @@ from sim.engine.meter import Meter
 from sim.engine.workplace import cohorts_of, job_of, run_config
 from sim.job import Job
 from sim.plan.plan import Plan
+from sim.privacy.audit_log import Trail
 from sim.privacy.releases import build_ledger
 from sim.problems import ScenarioError, SutureError
 from sim.spec import RunSpec
@@ -45,10 +47,13 @@ class Learned:
         records.
     meter : Meter
         What really crossed.
+    trail : Trail
+        The same, round by round.
     """
 
     parameters: dict[str, Tensor]
     meter: Meter
+    trail: Trail
     best_parameters: dict[str, Tensor] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
     validations: list[Evaluation] = field(default_factory=list)
@@ -97,10 +102,16 @@ def learn(
     grid = InProcessGrid(client_app, cohorts_of(clinics, nodes), config, meter)
     tester = Evaluator(job.network, federation.test)
     validator = Evaluator(job.network, federation.validation) if len(federation.validation.y) else None
-    learned = Learned(job.network.initial_parameters(job.seed), meter)
+    trail = Trail()
+    learned = Learned(job.network.initial_parameters(job.seed), meter, trail)
+
+    def noised_steps() -> dict[str, NDArray[np.int64]]:
+        at_server = strategy.server_noised_steps if isinstance(strategy, CohortStrategy) else {}
+        return {**meter.noised_steps, **{part: steps.numpy() for part, steps in at_server.items()}}
 
     def look(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         learned.parameters = tensors_in(arrays)
+        trail.close_round(server_round, meter.traffic, noised_steps())
         learned.evaluations.append(tester.evaluate(learned.parameters))
         watch(server_round, learned.evaluations[-1])
         if validator is not None:

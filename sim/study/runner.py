@@ -16,6 +16,7 @@ import pandas as pd
 
 from sim.data import Federation, load_federation
 from sim.plan.plan import Plan, make_plan
+from sim.privacy.audit_log import AUDIT_FILE, chained, release_entries
 from sim.problems import ScenarioError, SutureError, place_of
 from sim.spec import RESULTS_VERSION, RunSpec
 from sim.study.engines import Engine, Row
@@ -142,7 +143,7 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
     federation = load_federation(spec.data, spec.seed)
     record: dict[str, Any] = {
         "spec": spec.model_dump(mode="json"),
-        "plan": plan_summary(plan),
+        "plan": {**plan_summary(plan), "counts": plan_counts(plan)},
         "privacy": {"releases": plan.ledger.to_json(), "statistics": dict(federation.statistics)},
         "results-version": RESULTS_VERSION,
         "provenance": origin,
@@ -182,7 +183,10 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
         [{**flat_clinic(clinic), **metrics} for clinic, metrics in zip(plan.clinics, final.clinics, strict=True)]
     )
     clinics.insert(1, "test_records", np.diff(federation.test.offsets))
-    write_run(folder, {**record, "row": row}, {"rounds": rounds, "clinics": clinics}, models)
+    text, head = chained([*learned.trail.entries, *release_entries(plan.ledger.to_json())])
+    record["privacy"]["audit-log"] = {"lines": text.count("\n"), "head": head}
+    tables = {"rounds": rounds, "clinics": clinics}
+    write_run(folder, {**record, "row": row}, tables, models, {AUDIT_FILE: text})
     log.line("end", status="ok")
     return row
 
@@ -209,6 +213,12 @@ def flat_clinic(clinic: Any) -> Row:
     row = asdict(clinic)
     epsilon = row.pop("epsilon")
     return {**row, **{COLUMN_OF[adversary]: value for adversary, value in epsilon.items()}}
+
+
+def plan_counts(plan: Plan) -> dict[str, list[int]]:
+    """Return planned bytes by direction and kind and planned noised steps by part, one number a clinic."""
+    traffic = {f"{way} {kind}": sizes.tolist() for (way, kind), sizes in sorted(plan.traffic.items())}
+    return traffic | {f"noised-steps {part}": list(steps) for part, steps in sorted(plan.noised_steps.items())}
 
 
 def plan_summary(plan: Plan) -> Row:

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sim.problems import ScenarioError
@@ -42,6 +43,7 @@ def write_run(
     record: Mapping[str, Any],
     tables: Mapping[str, pd.DataFrame],
     models: Mapping[str, Mapping[str, Tensor]],
+    texts: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
     """Write a run's folder, complete or not at all.
 
@@ -54,6 +56,8 @@ def write_run(
         By file stem.
     models : mapping of str to mapping of str to Tensor
         By file stem.
+    texts : mapping of str to str
+        By file name.
 
     Returns
     -------
@@ -77,6 +81,8 @@ def write_run(
             from safetensors.torch import save_file
 
             save_file({name: value.contiguous() for name, value in parameters.items()}, partial / f"{stem}.safetensors")
+        for name, text in texts.items():
+            (partial / name).write_text(text, encoding="utf-8", newline="\n")
         (partial / RUN_FILE).write_text(json.dumps(to_plain(record), indent=1, allow_nan=False), encoding="utf-8")
         if target.exists():
             shutil.rmtree(target)

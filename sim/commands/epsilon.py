@@ -1,0 +1,44 @@
+"""``suture epsilon``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sim.commands.common import RunFolder, wide_console
+
+
+def epsilon(
+    folder: RunFolder,
+    accountant: Annotated[str, typer.Option("--accountant", metavar="pld|prv|rdp", help="Who counts.")] = "pld",
+    delta: Annotated[float | None, typer.Option("--delta", help="The run's own if not given.")] = None,
+) -> None:
+    """Count a run's epsilon anew from its saved ledger: a line a clinic, a column an adversary, the worst first."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from sim.privacy.ledger import ADVERSARIES, Ledger
+    from sim.problems import ScenarioError
+    from sim.report.table import epsilon_text
+    from sim.study.store import read_record
+
+    record = read_record(folder)
+    plan, ledger = record["plan"], Ledger.from_json(record["privacy"]["releases"])
+    # Without a mechanism there are only un-noised releases and none at all, which no delta tells apart.
+    at = delta or plan["delta"] or 0.5
+    names = [clinic["name"] for clinic in plan["clinics"]]
+    try:
+        spent = [
+            [ledger.epsilon(a, k, at, accountant, plan["unit"]) for a in ADVERSARIES]  # type: ignore[arg-type]
+            for k in range(len(names))
+        ]
+    except ValueError as error:
+        raise ScenarioError([f"{folder}: {error}"]) from None
+    table = Table("clinic", *ADVERSARIES, title=f"epsilon at delta {at:g}, by {accountant}; unit: {plan['unit']}")
+    worst = [max(range(len(names)), key=lambda k, a=a: spent[k][a]) for a in range(len(ADVERSARIES))]  # type: ignore[misc]
+    cells = [f"{epsilon_text(spent[k][a])} ({escape(names[k])})" for a, k in enumerate(worst)]
+    table.add_row("worst", *cells, end_section=True)
+    for name, row in sorted(zip(names, spent, strict=True), key=lambda item: [-value for value in item[1]]):
+        table.add_row(escape(name), *map(epsilon_text, row))
+    wide_console().print(table)
