@@ -12,6 +12,7 @@ from sim.commands.compare import compare
 from sim.commands.epsilon import epsilon
 from sim.commands.export import export
 from sim.commands.plan import plan
+from sim.commands.replan import replan
 from sim.commands.rerun import rerun
 from sim.commands.run import run
 from sim.commands.status import status
@@ -30,6 +31,7 @@ app.command()(export)
 app.command()(epsilon)
 app.command()(verify)
 app.command()(plan)
+app.command()(replan)
 app.command()(rerun)
 app.command()(run)
 app.command()(status)

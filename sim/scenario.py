@@ -48,6 +48,7 @@ __all__ = [
     "TableFile",
     "Train",
     "load_scenario",
+    "overridden",
     "parse_scenario",
     "replaced",
     "validated",
@@ -189,7 +190,7 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = (), only: Sequenc
     problems: list[str] = []
     for override in overrides:
         try:
-            mapping = _overridden(mapping, override)
+            mapping = overridden(mapping, override)
         except ValueError as error:
             problems.append(f"{label}: {override.partition('=')[0].strip()}: {error}")
     problems += [f"{label}: strategies: {sentence}" for sentence in _not_listed(mapping.get("strategies"), only)]
@@ -352,7 +353,14 @@ def _read_toml(path: Path, label: str) -> dict[str, Any]:
         raise ScenarioError([f"{label}: {where}: {what}; write it as TOML"]) from None
 
 
-def _overridden(mapping: Mapping[str, Any], override: str) -> dict[str, Any]:
+def overridden(mapping: Mapping[str, Any], override: str) -> dict[str, Any]:
+    """Return a copy of a scenario's tables with one ``key=value`` set; a key that is set is no longer swept.
+
+    Raises
+    ------
+    ValueError
+        If it is no ``key=value`` or there is no such place.
+    """
     key, equals, text = override.partition("=")
     if not equals:
         raise ValueError('has no "="; write key=value')

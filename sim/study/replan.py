@@ -1,0 +1,90 @@
+"""Time a finished run on other links and servers, without training."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from sim.clinics import assign_resources
+from sim.data import load_federation
+from sim.job import Job
+from sim.plan.clock import ClosedFormClock
+from sim.plan.counts import Counts
+from sim.problems import ScenarioError
+from sim.scenario import overridden, validated
+from sim.spec import RunSpec
+from sim.study.rerun import read_spec
+from sim.study.store import from_plain, read_record
+
+__all__ = ["Retiming"]
+
+_TIMES_ONLY = re.compile(r"server\.(compute|workers)|clinics\.\d+\.(profile|uplink|downlink|latency|compute)")
+
+
+class Retiming:
+    """A finished run, counted once and timed as often as is wanted.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's.
+
+    Attributes
+    ----------
+    recorded_seconds : float
+        Simulated time of the run as it was planned and learned.
+
+    Raises
+    ------
+    ScenarioError
+        If the folder is no run's, or the data is no more what it was.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        record = read_record(folder)
+        spec = read_spec(record)
+        if spec.run_id != record["row"]["run_id"]:
+            raise ScenarioError(
+                [f"{folder}: the data or the settings are not those of the run; put the same data file in its place"]
+            )
+        self.recorded_seconds = float(record["row"]["sim_seconds"])
+        self._folder = folder
+        self._written = from_plain(record["spec"])
+        federation = load_federation(spec.data, spec.seed)
+        self._names = federation.names
+        self._loads = Counts(Job.build(spec, federation, [0.0] * len(federation.names))).loads
+
+    def seconds(self, overrides: Sequence[str]) -> float:
+        """Return the simulated time of the whole run with other rates.
+
+        Parameters
+        ----------
+        overrides : sequence of str
+            ``"key=value"``; keys of ``[server]``, and the profile and rates of ``[[clinics]]``.
+
+        Raises
+        ------
+        ScenarioError
+            With one line for each key that may change what is learned, and each value that is none.
+        """
+        mapping = self._written
+        problems = []
+        for override in overrides:
+            key = override.partition("=")[0].strip()
+            if not _TIMES_ONLY.fullmatch(key):
+                problems.append(
+                    f"{key}: may change what is learned, so it cannot be re-timed; set a key of server, or "
+                    "clinics.N.profile, uplink, downlink, latency or compute, or run the scenario again"
+                )
+                continue
+            try:
+                mapping = overridden(mapping, override)
+            except ValueError as error:
+                problems.append(f"{key}: {error}")
+        if problems:
+            raise ScenarioError(problems)
+        spec = validated(RunSpec, mapping, str(self._folder))
+        clock = ClosedFormClock(assign_resources(spec.clinics, self._names), spec.server.compute)
+        return math.fsum(clock.time_round(load).seconds for load in self._loads)

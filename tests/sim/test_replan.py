@@ -1,0 +1,68 @@
+"""A finished run on other links: the same times as a run that had them from the start, and nothing trained."""
+
+import json
+import sys
+
+import pytest
+from support import plan_of, run_spec, write_csv
+
+from sim.cli import main
+from sim.problems import ScenarioError
+from sim.study.replan import Retiming
+from sim.study.runner import execute
+
+RATES = {"uplink": "1000000.0 bit/s", "downlink": "8000000.0 bit/s", "latency": "0.02 s", "compute": "1e9 FLOP/s"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("replan")
+    plan, _ = plan_of(run_spec(write_csv(folder / "clinics.csv"), rounds=2))
+    row = execute(plan, folder / "small", {})
+    return folder / "small" / row["run_id"], plan
+
+
+def test_the_same_settings_give_the_recorded_time(finished):
+    folder, plan = finished
+    run = Retiming(folder)
+    assert run.seconds([]) == run.recorded_seconds == plan.columns()["sim_seconds"]
+
+
+def test_federated_averaging_by_hand(finished):
+    folder, _ = finished
+    run = Retiming(folder)
+    settings = [f'clinics.0.{key}="{value}"' for key, value in RATES.items()] + ['server.compute="1 TFLOP/s"']
+    # MLP 4-6-5-1, one logit for two classes: 30 + 35 + 6 = 71 parameters; products 24 + 30 + 5 = 59 of two FLOPs,
+    # forward and twice backward but for the first layer's inputs: 2 * (3 * 59 - 24) = 306 a record. The largest clinic
+    # takes longest.
+    message = 8 * (4 * 71 + 512)
+    records = max(json.loads((folder / "run.json").read_text())["plan"]["clinics"], key=lambda c: c["records"])
+    train = records["records"] * 306 / 1e9
+    one_round = 0.02 + message / 8e6 + train + 0.02 + message / 1e6 + 2 * 4 * 71 / 1e12
+    assert run.seconds(settings) == pytest.approx(2 * one_round, rel=1e-12)
+
+
+@pytest.mark.parametrize("key", ["train.rounds=5", "seed=1", 'clinics.0.sites=["k0"]', "privacy.clip=2", "serverx=1"])
+def test_what_may_change_learning_is_refused(finished, key):
+    with pytest.raises(ScenarioError, match="may change what is learned"):
+        Retiming(finished[0]).seconds([key])
+
+
+def test_an_impossible_rate_is_one_line(finished):
+    with pytest.raises(ScenarioError, match=r"clinics\.0\.uplink: .* is not positive") as error:
+        Retiming(finished[0]).seconds(['clinics.0.uplink="0 Mbit/s"'])
+    assert len(error.value.problems) == 1
+
+
+def test_the_command_sweeps(finished, monkeypatch, capsys):
+    sweep = "clinics.0.uplink=1 Mbit/s, 10 Mbit/s"
+    monkeypatch.setattr(sys, "argv", ["suture", "replan", str(finished[0]), "--sweep", sweep])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [
+        "as it was run",
+        "clinics.0.uplink=1 Mbit/s",
+        "clinics.0.uplink=10 Mbit/s",
+    ]
