@@ -79,6 +79,8 @@ class Job:
         The parts that do not train; their initial values are public.
     rows : RowNoise or None
         For rows that are noised at the cut.
+    update_noise : float or None
+        Under clinic-level privacy: noise on the sum of clipped updates over the clip.
     """
 
     spec: RunSpec
@@ -92,6 +94,7 @@ class Job:
     dp: DpSgd | None
     frozen: frozenset[str] = frozenset()
     rows: RowNoise | None = None
+    update_noise: float | None = None
 
     @classmethod
     def build(
@@ -111,7 +114,7 @@ class Job:
         noise_multipliers : sequence of float
             By clinic; ignored without DP-SGD.
         release_noise : sequence of float
-            By clinic: noise multipliers of rows at the cut.
+            By clinic: noise multipliers of rows at the cut, or of the updates' sum, the same for all.
 
         Raises
         ------
@@ -161,6 +164,7 @@ class Job:
                 [f"train.class-weights: has {len(weights)} values; give one for each of the classes {listed}"]
             )
         class_weights = None if weights is None else torch.tensor(weights)
+        update_noise = release_noise[0] if privacy.unit == "clinic" and release_noise else None
         return cls(
             spec,
             protocol,
@@ -173,6 +177,7 @@ class Job:
             dp,
             frozen,
             rows,
+            update_noise,
         )
 
     @property

@@ -19,6 +19,7 @@ from sim.job import Job
 from sim.models import Parameters
 from sim.problems import SutureError
 from sim.protocols import ROW_KINDS
+from strategies.clinic_level import noised_mean
 
 
 class ExchangeError(SutureError, RuntimeError):
@@ -58,12 +59,15 @@ class CohortStrategy(Strategy):
     Attributes
     ----------
     server_noised_steps : dict of str to Tensor
-        By server part, ``[clinic]``: how many of its gradients were clipped and noised.
+        By server part, ``[clinic]``: how many of its gradients were clipped and noised; ``update`` counts rounds.
+    before : dict of str to Tensor
+        ``[1, *shape]`` parameters with which the round began, where they are averaged at its end.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.server_noised_steps: dict[str, Tensor] = {}
+        self.before: Parameters = {}
         self._home: dict[int, int] = {}
 
     def home(self, grid: Grid) -> dict[int, int]:
@@ -167,11 +171,24 @@ class CohortStrategy(Strategy):
         total = sum(self.job.sizes[k] for k in clinics)
         return [self.job.sizes[k] / total for k in clinics]
 
-    def average(self, stacked: Mapping[str, Tensor], clinics: Sequence[int]) -> Parameters:
-        """Average these clinics' parameters ``[lane, *shape]`` with weights n_k / n, but for the frozen parts."""
+    def average(
+        self, stacked: Mapping[str, Tensor], clinics: Sequence[int], before: Mapping[str, Tensor], server_round: int
+    ) -> Parameters:
+        """Average these clinics' parameters ``[lane, *shape]``, but for the frozen parts, which are the same in all.
+
+        Weights are n_k / n. Under clinic-level privacy the clipped updates from ``before``, ``[1, *shape]``, count
+        alike.
+        """
         fixed = {name for part in self.job.frozen for name in self.job.part(part).shapes()}
         trained = {name: value for name, value in stacked.items() if name not in fixed}
-        averaged = weighted_average(trained, self.weights(clinics))
+        job = self.job
+        if job.spec.privacy.unit == "clinic":
+            noise = job.update_noise or 0.0
+            averaged = noised_mean(before, trained, job.spec.privacy.clip, noise, job.seed, server_round)
+            fresh = torch.zeros(len(job.sizes), dtype=torch.int64)
+            self.server_noised_steps.setdefault("update", fresh)[list(clinics)] += 1
+        else:
+            averaged = weighted_average(trained, self.weights(clinics))
         return averaged | {name: stacked[name][:1] for name in fixed & stacked.keys()}
 
     def clinic_parts_of(self, parameters: Mapping[str, Tensor]) -> Parameters:

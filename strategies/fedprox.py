@@ -11,7 +11,6 @@ from typing import final
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from sim.engine.lanes import weighted_average
 from sim.engine.messages import MODEL, array_record, tensors_in
 from strategies.cohorts import CohortStrategy
 
@@ -26,11 +25,12 @@ class FedProx(CohortStrategy):
         """Send w and mu to the round's clinics."""
         instruction = {"server-round": server_round, "proximal-mu": self.job.spec.strategy.proximal_mu}
         clinics = self.job.participants(server_round)
-        return self.instructions(grid, "train", clinics, {MODEL: tensors_in(arrays)}, instruction)
+        self.before = tensors_in(arrays)
+        return self.instructions(grid, "train", clinics, {MODEL: self.before}, instruction)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the w_k with weights n_k / n."""
         gathered = self.gather(replies)
-        return array_record(weighted_average(gathered.arrays[MODEL], self.weights(gathered.clinics))), None
+        return array_record(self.average(gathered.arrays[MODEL], gathered.clinics, self.before, server_round)), None

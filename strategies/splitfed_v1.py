@@ -47,7 +47,7 @@ class SplitFedV1(CohortStrategy):
     ) -> Iterable[Message]:
         """Do every batch of the round; the last cut gradients' messages are left to send."""
         clinics = self.job.participants(server_round)
-        parameters = tensors_in(arrays)
+        parameters = self.before = tensors_in(arrays)
         bodies = Learner(self.job, self.job.part("body"), clinics, expand(self.body_of(parameters), len(clinics)))
         self._bodies = bodies
         self._turn = Turn(self, grid, clinics, server_round, 0, max(self.job.steps(k) for k in clinics))
@@ -62,4 +62,4 @@ class SplitFedV1(CohortStrategy):
         gathered = self.gather([*self._turn.finished, *replies])
         self.count_noise(self._bodies)
         stacked = {**gathered.arrays[MODEL], **self._bodies.parameters}
-        return array_record(self.in_order(self.average(stacked, gathered.clinics))), None
+        return array_record(self.in_order(self.average(stacked, gathered.clinics, self.before, server_round))), None

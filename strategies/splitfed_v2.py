@@ -49,7 +49,7 @@ class SplitFedV2(CohortStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Do the whole round; no message is left to send."""
-        parameters = tensors_in(arrays)
+        parameters = self.before = tensors_in(arrays)
         parts = {MODEL: self.clinic_parts_of(parameters)}
         order = self.job.order(server_round)
         turns = {k: Turn(self, grid, [k], server_round, 0, self.job.steps(k)) for k in order}
@@ -74,4 +74,4 @@ class SplitFedV2(CohortStrategy):
         each = [self._trained[k].arrays[MODEL] for k in clinics]
         stacked = {name: torch.cat([parts[name] for parts in each]) for name in each[0]}
         body: Parameters = {name: value.clone() for name, value in self._body.parameters.items()}
-        return array_record(self.in_order({**self.average(stacked, clinics), **body})), None
+        return array_record(self.in_order({**self.average(stacked, clinics, self.before, server_round), **body})), None

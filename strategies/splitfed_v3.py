@@ -19,7 +19,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from sim.engine.lanes import weighted_average
 from sim.engine.learner import Learner, expand
 from sim.engine.messages import OBSERVED, array_record, tensors_in
 from sim.job import Job
@@ -51,6 +50,7 @@ class SplitFedV3(CohortStrategy):
         if not self._observed:
             self._observed = expand(self.clinic_parts_of(parameters), len(self.job.sizes))
         body = {name: value[:1] for name, value in self.body_of(parameters).items()}
+        self.before = body
         bodies = Learner(self.job, self.job.part("body"), clinics, expand(body, len(clinics)))
         self._bodies = bodies
         self._turn = Turn(self, grid, clinics, server_round, 0, max(self.job.steps(k) for k in clinics))
@@ -67,6 +67,6 @@ class SplitFedV3(CohortStrategy):
         self._observed = {name: value.clone() for name, value in self._observed.items()}
         for name, value in gathered.arrays[OBSERVED].items():
             self._observed[name][gathered.clinics] = value
-        body = weighted_average(self._bodies.parameters, self.weights(gathered.clinics))
+        body = self.average(self._bodies.parameters, gathered.clinics, self.before, server_round)
         everywhere = expand(body, len(self.job.sizes))
         return array_record(self.in_order({**self._observed, **everywhere})), None

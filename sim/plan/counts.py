@@ -28,6 +28,8 @@ class Counts:
     ----------
     steps : ndarray
         ``[clinic]`` training steps on the clinic's records.
+    rounds : ndarray
+        ``[clinic]`` rounds in which the clinic takes part.
     traffic : Traffic
         Bytes by direction and kind, ``[clinic]`` each.
     loads : list of RoundLoad
@@ -40,6 +42,7 @@ class Counts:
         self.job = job
         self.costs = part_costs(job.parts, job.network.input_shape, job.frozen)
         self.steps = np.zeros(len(job.sizes), dtype=np.int64)
+        self.rounds = np.zeros(len(job.sizes), dtype=np.int64)
         self._stood = [np.zeros(n, dtype=np.int64) for n in job.sizes]
         self.traffic: Traffic = {}
         self.clinic_flops = self.server_flops = 0
@@ -60,7 +63,7 @@ class Counts:
     def sampled(self) -> Sampled:
         """Return what was drawn without regard to the data, for the ledger."""
         exposures = [int(stood.max(initial=0)) for stood in self._stood]
-        return Sampled(self.rates(), self.steps.tolist(), exposures)
+        return Sampled(self.rates(), self.steps.tolist(), exposures, self.rounds.tolist())
 
     def peak_clinic_bytes(self) -> int:
         """Return what the clinic that needs most keeps at once.
@@ -86,6 +89,7 @@ class Counts:
         handed_on = protocol.movement == "handed-on"
         turns = steps if handed_on and job.by_mini_batch else np.ones_like(steps)
         self.steps[clinics] += steps
+        self.rounds[clinics] += 1
         if job.rows is not None:
             self._expose(server_round, clinics)
         self._widest = max(self._widest, int(rows.max()))

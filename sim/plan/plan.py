@@ -114,7 +114,7 @@ class Plan:
             "clinic_flops": self.clinic_flops,
             "server_flops": self.server_flops,
             "peak_clinic_bytes": self.peak_clinic_bytes,
-            "unit": "record",
+            "unit": spec.privacy.unit,
             "mechanism": spec.privacy.mechanism,
             "delta": spec.privacy.delta,
             **worst,
@@ -150,10 +150,14 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
     delta = 0.5 if spec.privacy.delta is None else spec.privacy.delta
     sigmas = _noise(spec, delta, federation, rates, counts.steps) if job.dp is not None else ()
     release_noise = () if job.rows is None else _row_multipliers(job, job.rows, sampled, sigmas, federation, delta)
+    if spec.privacy.unit == "clinic":
+        release_noise = _update_multiplier(spec, sampled, delta)
     if sigmas or release_noise:
         job = Job.build(spec, federation, sigmas, release_noise)
     noising = (*(job.trained_parts if job.dp is not None else ()), *job.protected_rows)
     noised = {name: tuple(counts.steps.tolist()) for name in noising}
+    if spec.privacy.unit == "clinic":
+        noised["update"] = tuple(sampled.rounds)
     ledger = build_ledger(job, sampled, noised)
     clock = ClosedFormClock(resources, spec.server.compute)
     times = [clock.time_round(load) for load in counts.loads]
@@ -168,7 +172,7 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
             rates[k],
             int(counts.steps[k]),
             (sigmas or release_noise)[k] if sigmas or release_noise else None,
-            {a: ledger.epsilon(a, k, delta) for a in ADVERSARIES},
+            {a: ledger.epsilon(a, k, delta, unit=spec.privacy.unit) for a in ADVERSARIES},
             _total(traffic, "up", k),
             _total(traffic, "down", k),
             float(busy[k]),
@@ -218,9 +222,29 @@ def _refuse(spec: RunSpec, federation: Federation) -> None:
 
 def _mechanism_problems(spec: RunSpec) -> list[str]:
     method, problems = spec.strategy.name, []
+    if spec.privacy.unit == "clinic" and method not in ("fedavg", "fedprox", "splitfed-v1", "splitfed-v3"):
+        problems.append(
+            f"privacy.mechanism: clinic-level noises a sum of updates, and {method} forms none here; "
+            "take fedavg, fedprox, splitfed-v1 or splitfed-v3"
+        )
     if spec.privacy.noises_rows and spec.strategy.cut is None:
         problems.append(f"privacy.mechanism: smashed-noise needs a cut, and {method} sends no smashed data; take split")
     return problems
+
+
+def _update_multiplier(spec: RunSpec, sampled: Sampled, delta: float) -> tuple[float, ...]:
+    """Return the noise on the updates' sum over the clip: as given, or enough for the clinic that takes part most."""
+    clinics = len(sampled.rounds)
+    if delta * clinics >= 1:
+        raise ScenarioError(
+            [f"privacy.delta: {delta:g} is not below 1 / {clinics}, one over the number of clinics; give a smaller one"]
+        )
+    if spec.privacy.epsilon is None:
+        return (float(spec.privacy.noise_multiplier or 0.0),) * clinics
+    try:
+        return (calibrate(spec.privacy.epsilon, delta, 1.0, max(sampled.rounds)),) * clinics
+    except ValueError as error:
+        raise ScenarioError([f"privacy.epsilon: {error}"]) from None
 
 
 def _row_multipliers(

@@ -30,11 +30,14 @@ class Sampled:
     exposures : sequence of int
         How often the record that stands in most batches does so. The draws are public coins: given them, the rows of
         that record are released exactly so often.
+    rounds : sequence of int
+        Rounds in which the clinic takes part.
     """
 
     rates: Sequence[float]
     steps: Sequence[int]
     exposures: Sequence[int]
+    rounds: Sequence[int]
 
 
 _MEND = {
@@ -110,9 +113,27 @@ def build_ledger(job: Job, sampled: Sampled, noised: Noised) -> Ledger:
     for clinic, steps in enumerate(sampled.steps):
         if steps:
             done = {name for name, counted in noised.items() if int(counted[clinic]) == steps}
-            for release in _releases(job, sampled, clinic, done):
+            of_clinic = job.spec.privacy.unit == "clinic"
+            found = _updates(job, sampled, clinic, noised) if of_clinic else _releases(job, sampled, clinic, done)
+            for release in found:
                 ledger.add(release)
     return ledger
+
+
+def _updates(job: Job, sampled: Sampled, clinic: int, noised: Noised) -> list[Release]:
+    """Write down what leaves under clinic-level privacy: the server is trusted, and sees all of it without noise."""
+    from dp_accounting import GaussianDpEvent, NonPrivateDpEvent
+
+    rounds, counted = int(sampled.rounds[clinic]), noised.get("update", [0] * (clinic + 1))
+    complete = int(counted[clinic]) == rounds and bool(job.update_noise)
+    event: DpEvent = compose({GaussianDpEvent(job.update_noise or 0.0): rounds}) if complete else NonPrivateDpEvent()
+    outside = tuple(a for a in job.protocol.sees_model if a != "server")
+    found = [Release(clinic, "update", outside, event, "add-or-remove", "clinic")]
+    for kind in ("update", *job.protocol.sees_raw.get("server", ())):
+        found.append(Release(clinic, kind, ("server",), NonPrivateDpEvent(), "add-or-remove", "clinic"))
+    if job.protocol.movement == "own":  # whoever uses a clinic's model has that clinic's own parts
+        found.append(Release(clinic, "own parts", ("model-user",), NonPrivateDpEvent(), "add-or-remove", "clinic"))
+    return found
 
 
 def _releases(job: Job, sampled: Sampled, clinic: int, done: set[str]) -> list[Release]:

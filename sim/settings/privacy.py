@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from sim.problems import show, suggest
 from sim.settings.base import Number, Section, Unbounded
 
-MECHANISMS: Final = ("dp-sgd", "smashed-noise")
+MECHANISMS: Final = ("dp-sgd", "smashed-noise", "clinic-level")
 """In the order in which a combination is written."""
 
 
@@ -22,6 +22,8 @@ def _combined(value: object) -> object:
         raise ValueError(f"{show(unknown[0])} does not exist; {suggest(unknown[0], known)}")
     if len(set(names)) < len(names) or (len(names) > 1 and "none" in names):
         raise ValueError(f"{show(value)} cannot be combined: name each once, and none alone")
+    if len(names) > 1 and "clinic-level" in names:
+        raise ValueError(f"{show(value)} cannot be combined: clinic-level protects another unit, and stands alone")
     return "+".join(sorted(names, key=known.index))
 
 
@@ -32,11 +34,11 @@ Target = Annotated[Unbounded, Field(gt=0)]
 class Privacy(Section):
     """The mechanisms that protect patients, and how strongly.
 
-    ``noise_multiplier`` and ``clip`` belong to dp-sgd, or to the rows of smashed-noise where it stands alone. Beside
-    dp-sgd the rows have ``smashed_noise_multiplier`` and ``smashed_clip``. A multiplier is the noise's standard
-    deviation over the clipping norm. ``epsilon`` is a target against whom the mechanism is there for: the model user
-    (dp-sgd) or the server (smashed-noise alone); ``epsilon_server`` is one against the server beside dp-sgd. Labels
-    that are ``public`` are outside the guarantee: neighbours then have the same labels.
+    ``noise_multiplier`` and ``clip`` belong to dp-sgd or clinic-level, or to the rows of smashed-noise where it stands
+    alone. Beside dp-sgd the rows have ``smashed_noise_multiplier`` and ``smashed_clip``. A multiplier is the noise's
+    standard deviation over the clipping norm. ``epsilon`` is a target against whom the mechanism is there for: the
+    model user (dp-sgd, clinic-level) or the server (smashed-noise alone); ``epsilon_server`` is one against the server
+    beside dp-sgd. Labels that are ``public`` are outside the guarantee: neighbours then have the same labels.
     """
 
     mechanism: Mechanisms = "none"
@@ -54,6 +56,11 @@ class Privacy(Section):
     def mechanisms(self) -> tuple[str, ...]:
         """The mechanisms one by one; empty for none."""
         return () if self.mechanism == "none" else tuple(self.mechanism.split("+"))
+
+    @property
+    def unit(self) -> Literal["record", "clinic"]:
+        """What is protected."""
+        return "clinic" if self.mechanism == "clinic-level" else "record"
 
     @property
     def noises_rows(self) -> bool:

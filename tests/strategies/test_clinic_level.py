@@ -1,0 +1,119 @@
+"""Clinic-level privacy: what a clinic can move, how much noise there is, and who is protected."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from support import NO_PRIVACY, distance, learn_run, plan_of, run_spec, write_csv
+
+from sim.privacy.accounting import epsilon
+from sim.problems import ScenarioError
+from sim.study.learn import PlanMismatchError, learn
+from strategies import cohorts
+from strategies.clinic_level import noised_mean
+
+CLINIC = {"mechanism": "clinic-level", "noise-multiplier": 1.5, "clip": 0.3, "delta": 1e-3}
+METHODS = [
+    ("fedavg", None),
+    ("fedprox", None),
+    *((s, cut) for s in ("splitfed-v1", "splitfed-v3") for cut in ("vanilla", "u-shaped")),
+]
+
+
+@pytest.fixture
+def csv(tmp_path):
+    return write_csv(tmp_path / "clinics.csv")
+
+
+@pytest.mark.parametrize(("strategy", "cut"), METHODS)
+def test_each_round_is_one_gaussian_and_the_server_is_trusted(csv, strategy, cut):
+    plan, federation = plan_of(run_spec(csv, strategy, cut, CLINIC, participation=0.5, rounds=6))
+    learned = learn(plan, federation)  # holds executed and planned ledgers equal
+    import dp_accounting as dp
+
+    for clinic, rounds in zip(plan.clinics, plan.sampled.rounds, strict=True):
+        expected = epsilon(dp.SelfComposedDpEvent(dp.GaussianDpEvent(1.5), rounds), 1e-3)
+        assert clinic.epsilon["peer-clinic"] == pytest.approx(expected, rel=1e-9)
+        own = math.inf if strategy == "splitfed-v3" and rounds else expected
+        assert clinic.epsilon["model-user"] == pytest.approx(own, rel=1e-9)
+        assert clinic.epsilon["server"] == (math.inf if rounds else 0)
+    assert plan.columns()["unit"] == "clinic"
+    assert distance(learn(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-4
+
+
+def test_one_clinic_moves_the_sum_by_the_clip_at_most_whatever_its_records():
+    random = torch.Generator().manual_seed(0)
+    before = {"a": torch.randn(1, 3, 2, generator=random), "b": torch.randn(1, 4, generator=random)}
+    stacked = {k: v + 50 * torch.randn(5, *v.shape[1:], generator=random) for k, v in before.items()}
+    stacked["a"][1], stacked["b"][1] = before["a"][0] + 0.01, before["b"][0]  # a small update is left as it is
+    mean = noised_mean(before, stacked, 0.3, 0.0, 1, 1)
+    total = {k: np.zeros(v.shape[1:]) for k, v in before.items()}
+    for k in range(5):
+        update = {name: (stacked[name][k] - before[name][0]).numpy() for name in before}
+        norm = math.sqrt(sum(float((u**2).sum()) for u in update.values()))
+        for name in before:
+            total[name] += update[name] * min(1, 0.3 / norm)
+    for name in before:
+        np.testing.assert_allclose(mean[name][0].numpy(), before[name][0].numpy() + total[name] / 5, atol=1e-5)
+    without = noised_mean(before, {k: v.clone() for k, v in stacked.items()}, 0.3, 0.0, 1, 1)
+    changed = {k: v.clone() for k, v in stacked.items()}
+    for name in changed:
+        changed[name][4] = before[name][0]
+    moved = noised_mean(before, changed, 0.3, 0.0, 1, 1)
+    gap = math.sqrt(sum(float(((without[k] - moved[k]) * 5).square().sum()) for k in before))
+    assert gap == pytest.approx(0.3, rel=1e-4)
+
+
+def test_noise_on_the_sum_has_the_stated_size_and_differs_round_by_round():
+    before = {"a": torch.zeros(1, 100, 100)}
+    stacked = {"a": torch.zeros(4, 100, 100)}
+    draws = [noised_mean(before, stacked, 0.3, 1.5, 7, r)["a"] * 4 for r in (1, 2)]
+    for draw in draws:
+        assert float(draw.std()) == pytest.approx(0.45, rel=0.03)
+    assert not torch.equal(*draws)
+    assert torch.equal(draws[0], noised_mean(before, stacked, 0.3, 1.5, 7, 1)["a"] * 4)
+
+
+@pytest.mark.parametrize(("strategy", "cut"), METHODS)
+def test_without_noise_and_clip_it_is_the_plain_mean_of_equal_clinics(tmp_path, strategy, cut):
+    even = write_csv(tmp_path / "even.csv", sizes=(40, 40, 40))
+    none = {**CLINIC, "noise-multiplier": 0, "clip": math.inf}
+    learned = learn_run(run_spec(even, strategy, cut, none)).parameters
+    assert distance(learned, learn_run(run_spec(even, strategy, cut, NO_PRIVACY)).parameters) < 1e-5
+
+
+def test_a_target_is_met(csv):
+    target = {"mechanism": "clinic-level", "epsilon": 4.0, "delta": 1e-3}
+    plan, _ = plan_of(run_spec(csv, "fedavg", privacy=target))
+    assert 3.98 < plan.columns()["epsilon_model_user"] <= 4.0
+    assert plan.columns()["epsilon_server"] == math.inf
+
+
+def test_a_round_without_noise_is_caught(csv, monkeypatch):
+    original = cohorts.CohortStrategy.average
+
+    def forgets(self, *arguments):
+        found = original(self, *arguments)
+        self.server_noised_steps["update"][0] -= 1
+        return found
+
+    monkeypatch.setattr(cohorts.CohortStrategy, "average", forgets)
+    with pytest.raises(PlanMismatchError, match=r"noised steps, update: .*releases"):
+        learn_run(run_spec(csv, "fedavg", privacy=CLINIC))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "cut", "change", "line"),
+    [
+        ("split", "vanilla", {}, "clinic-level noises a sum of updates, and split forms none"),
+        ("splitfed-v2", "u-shaped", {}, "clinic-level noises a sum of updates"),
+        ("centralised", None, {}, "clinic-level noises a sum of updates"),
+        ("flwr.serverapp.strategy.FedAvg", None, {}, "clinic-level noises a sum of updates"),
+        ("fedavg", None, {"mechanism": ["dp-sgd", "clinic-level"]}, "another unit, and stands alone"),
+        ("fedavg", None, {"delta": 0.3}, r"privacy\.delta: 0\.3 is not below 1 / 4"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(csv, strategy, cut, change, line):
+    with pytest.raises(ScenarioError, match=line):
+        plan_of(run_spec(csv, strategy, cut, {**CLINIC, **change}))
