@@ -1,0 +1,142 @@
+"""A lower bound on epsilon from one training run, by guessing which canaries were in the training data.
+
+Each of m canaries is put into the training data or left out by a fair coin of its own. After the run the auditor scores
+every canary and guesses the coins of those that it is surest of. If the run is (epsilon, delta)-DP, the number of right
+guesses is hardly larger than that of as many independent randomised responses (Steinke, Nasr & Jagielski, "Privacy
+auditing with one (1) training run", NeurIPS 2023, arXiv:2305.08846, theorem 5.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Coins = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class OneRunAudit:
+    """What one audited run shows.
+
+    Attributes
+    ----------
+    canaries, guesses, correct : int
+        How many there were, how many coins were guessed, and how many of the guesses are right.
+    confidence : float
+        Probability with which ``epsilon_lower`` is not above the true epsilon.
+    epsilon_lower : float
+        Lower bound on epsilon at the delta that was given; 0 if the guesses show nothing.
+    """
+
+    canaries: int
+    guesses: int
+    correct: int
+    confidence: float
+    epsilon_lower: float
+
+
+def audit_one_run(scores: Floats, included: Coins, guesses: int, delta: float, confidence: float = 0.95) -> OneRunAudit:
+    """Guess the coins of the canaries with the highest and the lowest scores, and bound epsilon.
+
+    Parameters
+    ----------
+    scores : ndarray
+        ``[canary]``, high where the run looks as if the canary had been in it.
+    included : ndarray of bool
+        ``[canary]`` how the coins fell.
+    guesses : int
+        Half of them say "in", to the highest scores, half "out". To be fixed before the scores are seen.
+    delta, confidence : float
+
+    Returns
+    -------
+    OneRunAudit
+
+    Raises
+    ------
+    ValueError
+        If the guesses are not even in number, or more than there are canaries.
+    """
+    if guesses % 2 or not 0 < guesses <= len(scores):
+        raise ValueError(f"{guesses} guesses on {len(scores)} canaries; an even number of at most that many is needed")
+    order = np.argsort(scores, kind="stable")
+    half = guesses // 2
+    correct = int(np.sum(~included[order[:half]]) + np.sum(included[order[-half:]]))
+    bound = epsilon_lower_bound(len(scores), guesses, correct, delta, confidence)
+    return OneRunAudit(len(scores), guesses, correct, confidence, bound)
+
+
+def epsilon_lower_bound(
+    canaries: int, guesses: int, correct: int, delta: float, confidence: float = 0.95, precision: float = 1e-6
+) -> float:
+    """Return the largest epsilon, less ``precision``, that the guesses refute.
+
+    Parameters
+    ----------
+    canaries, guesses, correct : int
+        0 <= correct <= guesses <= canaries.
+    delta : float
+        In [0, 1).
+    confidence : float
+        In (0, 1): the bound is above the true epsilon with at most the probability that is left.
+    precision : float
+
+    Returns
+    -------
+    float
+        0 if not even epsilon 0 is refuted.
+    """
+    allowed = 1 - confidence
+    low, high = 0.0, 1.0
+    if p_value(canaries, guesses, correct, low, delta) >= allowed:
+        return 0.0
+    while p_value(canaries, guesses, correct, high, delta) < allowed:
+        low, high = high, 2 * high
+    while high - low > precision:
+        middle = (low + high) / 2
+        if p_value(canaries, guesses, correct, middle, delta) < allowed:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
+    """Bound the probability that an (epsilon, delta)-DP run lets so many guesses, or more, be right.
+
+    With W binomial of ``guesses`` trials that succeed with e^epsilon / (1 + e^epsilon), and v = ``correct``, it is
+    P[W >= v] + 2 m delta max_i P[v > W >= v - i] / i, with i from 1 to v.
+
+    Parameters
+    ----------
+    canaries, guesses, correct : int
+        0 <= correct <= guesses <= canaries.
+    epsilon, delta : float
+
+    Returns
+    -------
+    float
+        At most 1.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range.
+    """
+    from scipy.special import expit
+    from scipy.stats import binom
+
+    if not 0 <= correct <= guesses <= canaries:
+        raise ValueError(f"{correct} right of {guesses} guesses on {canaries} canaries is not possible")
+    if epsilon < 0 or not 0 <= delta < 1:
+        raise ValueError(f"epsilon must not be negative and delta lie in [0, 1); got {epsilon} and {delta}")
+    accuracy = float(expit(epsilon))
+    tail = float(binom.sf(correct - 1, guesses, accuracy))
+    if delta == 0 or correct == 0:
+        return min(1.0, tail)
+    below = np.cumsum(binom.pmf(np.arange(correct - 1, -1, -1), guesses, accuracy))
+    worst = float(np.max(below / np.arange(1, correct + 1)))
+    return min(1.0, tail + 2 * canaries * delta * worst)

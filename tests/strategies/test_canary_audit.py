@@ -1,0 +1,129 @@
+"""DP-SGD audited through the real strategies with canaries among the records, each put in by a fair coin.
+
+The claim is epsilon 1 at delta 1e-5. The bound holds with 95 % confidence, shared among the blocks' scores and the
+joint one (Bonferroni); seeds are fixed, and so is the number of guesses. Each broken variant puts a published mistake
+into the engine while the ledger goes on claiming epsilon 1.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import sim.engine.clipping
+import sim.engine.dense
+import sim.engine.learner
+from sim.audit.canaries import one_feature_canaries, planted
+from sim.audit.one_run import audit_one_run
+from sim.audit.white_box import round_scores
+from sim.data import Records, load_federation
+from sim.engine import workplace
+from sim.engine.evaluation import Evaluator
+from sim.job import Job
+from sim.plan.plan import make_plan
+from sim.scenario import parse_scenario
+from sim.spec import expand
+from sim.study.learn import learn
+
+pytestmark = pytest.mark.slow
+CANARIES, GUESSES, CLINICS, OWN, SEED = 600, 60, 2, 20, 7
+CLAIM, DELTA = 1.0, 1e-5
+RUNS = [
+    ("fedavg", None),
+    ("splitfed-v1", "vanilla"),
+    ("splitfed-v1", "u-shaped"),
+    ("split", "vanilla"),
+    ("split", "u-shaped"),
+]
+RUN = pytest.mark.parametrize(("strategy", "cut"), RUNS)
+
+
+def spec_of(strategy, cut, tmp_path):
+    data = {"source": "synthetic", "clinics": CLINICS, "records": 200, "size-spread": 0, "features": CANARIES + 4}
+    mapping = {
+        "name": "audit",
+        "seeds": [SEED],
+        "data": data,
+        "model": {"name": "mlp", "hidden": [48, 24], "head": "softmax", "cut": [1, -1] if cut == "u-shaped" else 1},
+        "train": {"rounds": 2, "batch-size": 160, "optimizer": "sgd", "learning-rate": 0.05},
+        "privacy": {"mechanism": "dp-sgd", "epsilon": CLAIM, "clip": 0.1, "delta": DELTA},
+        "strategies": [{"name": strategy} | ({"cut": cut} if cut else {})],
+    }
+    [spec] = expand(parse_scenario(mapping, tmp_path))
+    return spec
+
+
+def audited(strategy, cut, tmp_path, monkeypatch):
+    """Learn the run with canaries in it; return the claim and the bounds by block."""
+    spec = spec_of(strategy, cut, tmp_path)
+    made_up = load_federation(spec.data, spec.seed)
+    own = np.concatenate([np.arange(first, first + OWN) for first in made_up.train.offsets[:-1]])
+    x = made_up.train.x[own].copy()
+    x[:, 4:] = 0
+    base = Records(x, made_up.train.y[own], np.arange(CLINICS + 1) * OWN)
+    canaries = one_feature_canaries(CANARIES, CANARIES + 4, 2, CLINICS, scale=10.0, seed=SEED)
+    federation = replace(made_up, train=planted(base, canaries))
+    monkeypatch.setattr(workplace, "load_federation", lambda data, seed: federation)
+    workplace._job.cache_clear()
+    workplace._cohort.cache_clear()
+    models = []
+    evaluate = Evaluator.evaluate
+    monkeypatch.setattr(Evaluator, "evaluate", lambda self, model: models.append(model) or evaluate(self, model))
+    plan = make_plan(spec, federation)
+    learn(plan, federation)
+    job = Job.build(spec, federation, plan.noise_multipliers)
+    scores = round_scores(job.network, job.parts, models, canaries, job.dp.part_clip)
+    confidence = 1 - 0.05 / len(scores)
+    bounds = {
+        block: audit_one_run(own, canaries.included, GUESSES, DELTA, confidence).epsilon_lower
+        for block, own in scores.items()
+    }
+    return max(clinic.epsilon["model-user"] for clinic in plan.clinics), bounds
+
+
+@pytest.fixture(autouse=True)
+def fresh_jobs():
+    """Keep the planted records out of other tests."""
+    yield
+    workplace._job.cache_clear()
+    workplace._cohort.cache_clear()
+
+
+@RUN
+def test_the_audit_stays_below_an_honest_claim(strategy, cut, tmp_path, monkeypatch):
+    claim, bounds = audited(strategy, cut, tmp_path, monkeypatch)
+    assert 0.99 < claim <= CLAIM
+    assert max(bounds.values()) < claim
+
+
+def noise_by_root_of_batch(monkeypatch):
+    add_noise = sim.engine.learner.add_noise
+
+    def less(sums, std, normaliser, *name):
+        add_noise(sums, [s / n**0.5 for s, n in zip(std, normaliser, strict=True)], normaliser, *name)
+
+    monkeypatch.setattr(sim.engine.learner, "add_noise", less)
+
+
+def no_clip(monkeypatch):
+    for module in (sim.engine.clipping, sim.engine.dense):
+        monkeypatch.setattr(module, "clip_factors", lambda squared, clip, normaliser: squared.new_ones(squared.shape))
+
+
+def noise_on_the_head_only(monkeypatch):
+    add_noise = sim.engine.learner.add_noise
+
+    def head(sums, std, normaliser, seed, purpose, *name):
+        if purpose != "noise.body" and purpose != "noise.tail":
+            add_noise(sums[:2], std, normaliser, seed, purpose, *name)  # the first layer's weight and bias
+
+    monkeypatch.setattr(sim.engine.learner, "add_noise", head)
+
+
+@pytest.mark.parametrize("mistake", [noise_by_root_of_batch, no_clip, noise_on_the_head_only])
+@RUN
+def test_the_audit_refutes_the_claim_of_a_broken_mechanism(strategy, cut, mistake, tmp_path, monkeypatch):
+    mistake(monkeypatch)
+    claim, bounds = audited(strategy, cut, tmp_path, monkeypatch)
+    assert claim <= CLAIM, "the ledger does not know of the mistake"
+    assert max(bounds.values()) > claim, bounds
