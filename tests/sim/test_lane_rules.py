@@ -50,6 +50,7 @@ def twice_the_same():
 
 
 MODULES = {
+    "max pooling 2d": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.MaxPool2d(3, 2, padding=1)), (2, 9, 8)),
     "linear": (lambda: nn.Linear(5, 3), (5,)),
     "linear-no-bias": (lambda: nn.Linear(5, 3, bias=False), (5,)),
     "linear-positions": (lambda: nn.Linear(5, 3), (4, 5)),
