@@ -14,7 +14,7 @@ from sim.engine import clipping, lanes
 from sim.engine.clipping import clipped_gradients
 from sim.engine.lane_rules import LANE_RULES, as_channels, as_lanes
 from sim.engine.lanes import forward, gradients, leaves, loss_sum, records_at_once
-from sim.models import Block, Part
+from sim.models import Block, ClipRows, Part
 from sim.models.architectures import Residual
 
 torch.set_num_threads(1)
@@ -50,7 +50,6 @@ def twice_the_same():
 
 
 MODULES = {
-    "max pooling 2d": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.MaxPool2d(3, 2, padding=1)), (2, 9, 8)),
     "linear": (lambda: nn.Linear(5, 3), (5,)),
     "linear-no-bias": (lambda: nn.Linear(5, 3, bias=False), (5,)),
     "linear-positions": (lambda: nn.Linear(5, 3), (4, 5)),
@@ -72,6 +71,7 @@ MODULES = {
     "layer-norm-positions": (lambda: nn.LayerNorm(5, bias=False), (4, 5)),
     "layer-norm-all-axes": (lambda: nn.LayerNorm((2, 4, 3)), (2, 4, 3)),
     "layer-norm-plain": (lambda: nn.LayerNorm((4, 3), elementwise_affine=False), (2, 4, 3)),
+    "clip-rows": (lambda: nn.Sequential(nn.Linear(5, 7), ClipRows(0.8)), (5,)),
     "max-pool1d": (lambda: nn.MaxPool1d(2), (3, 7)),
     "max-pool1d-ceil": (lambda: nn.MaxPool1d(3, stride=2, padding=1, ceil_mode=True), (3, 8)),
     "max-pool2d": (lambda: nn.MaxPool2d(2), (3, 6, 5)),
