@@ -10,7 +10,7 @@ from sim.problems import ScenarioError, suggest
 if TYPE_CHECKING:
     from sim.scenario import ClinicGroup
 
-__all__ = ["PROFILES", "ClinicResources", "assign_resources"]
+__all__ = ["PROFILES", "ClinicResources", "ServerResources", "assign_resources"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,31 @@ class ClinicResources:
     downlink_bits_per_s: float
     latency_s: float
     compute_flop_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerResources:
+    """The server's computer and, if it is a bottleneck, its link.
+
+    Attributes
+    ----------
+    compute_flop_per_s : float
+        Sustained rate of one worker.
+    workers : int
+        How many batches it trains on at once.
+    uplink_bits_per_s, downlink_bits_per_s : float or None
+        Rates from and to the server, shared by all clinics; None where the server's link is never the bottleneck.
+    """
+
+    compute_flop_per_s: float
+    workers: int = 1
+    uplink_bits_per_s: float | None = None
+    downlink_bits_per_s: float | None = None
+
+    @property
+    def shares_its_link(self) -> bool:
+        """Whether messages of different clinics may wait for each other at the server's link."""
+        return self.uplink_bits_per_s is not None or self.downlink_bits_per_s is not None
 
 
 def _profile(name: str, down_mbit: float, up_mbit: float, round_trip_ms: float, gflop: float) -> ClinicResources:

@@ -1,4 +1,9 @@
-"""How long a round takes: a clock turns each clinic's batches into seconds."""
+"""How long a round takes: a clock turns each clinic's batches into seconds.
+
+A round of one clinic is: the parts that are sent to it, its batches one after another, the parts it sends back. Nothing
+is pipelined within a clinic: the head's forward pass of a batch needs the head that the cut gradient of the batch
+before has trained. Clinics run side by side in SplitFed and federated learning, one after another in the relay.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.clinics import ClinicResources
+from sim.clinics import ClinicResources, ServerResources
 from sim.protocols import HEADER_BYTES
 
 Floats = NDArray[np.float64]
@@ -27,10 +32,13 @@ class Leg:
     place : {"clinic", "server", "up", "down"}
     per_row : int
         FLOPs of the work, or bytes of the payload, for one record.
+    work : str
+        What it is, for pictures: ``head forward``, ``smashed``, ``body``, ...
     """
 
     place: Place
     per_row: int
+    work: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class RoundLoad:
     begin_bytes, end_bytes : int
         Payload at the beginning (down) and the end (up) of each turn; no message where it is 0.
     turns : ndarray
-        ``[lane]`` number of turns.
+        ``[lane]`` number of turns; 0 for a lane whose turn never comes in a relay.
     schedule : tuple of (int, int) or None
         ``(lane, step)`` in the order in which one serial body serves them; None where every clinic has a body copy.
     handed_on : bool
@@ -70,10 +78,50 @@ class RoundLoad:
     handed_on: bool
     common_server_flops: float
 
-    def may_queue(self, workers: int) -> bool:
-        """Whether more clinics than workers have a body copy that is served at the same time."""
+    def may_queue(self, server: ServerResources) -> bool:
+        """Whether clinics may wait for a worker of the server, or for its shared link."""
+        if self.handed_on or len(self.clinics) < 2:
+            return False
         at_server = any(leg.place == "server" for leg in self.legs)
-        return self.schedule is None and at_server and len(self.clinics) > workers
+        workers_short = self.schedule is None and at_server and len(self.clinics) > server.workers
+        return workers_short or server.shares_its_link
+
+    def key(self) -> tuple[object, ...]:
+        """Return what tells this load from others of the same run."""
+        arrays = (self.rows, self.steps, self.turns)
+        return (self.clinics, self.schedule, self.common_server_flops, *(array.tobytes() for array in arrays))
+
+    def turn_steps(self, lane: int) -> int:
+        """Return the number of batches in one turn of a lane: all, or one where clinics alternate by mini-batch."""
+        return int(self.steps[lane] // max(self.turns[lane], 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One bar of a Gantt picture: something that was done for a lane.
+
+    Attributes
+    ----------
+    actor : int
+        The lane where a clinic computes or a message is on its way; ``-1 - worker`` at the server.
+    phase : {"download", "clinic", "upload", "server"}
+    start, end : float
+        Seconds since the round began.
+    lane : int
+        The lane it was done for; -1 for the aggregation.
+    step : int
+        The batch; -1 for the parts that cross at the beginning or the end of a turn, and for the aggregation.
+    work : str
+        What it is: ``head forward``, ``smashed``, ``body``, ``model``, ``aggregation``, ...
+    """
+
+    actor: int
+    phase: str
+    start: float
+    end: float
+    lane: int
+    step: int
+    work: str
 
 
 @dataclass(frozen=True)
@@ -85,11 +133,28 @@ class RoundTime:
     seconds : float
         From the first download to the end of the aggregation.
     phases : dict of str to ndarray
-        ``[lane]`` seconds of ``download``, ``clinic``, ``upload`` and ``server``.
+        ``[lane]`` seconds of ``download``, ``clinic``, ``upload`` and ``server``, waiting not included.
+    finish : ndarray
+        ``[lane]`` seconds since the round began when the lane's last message has arrived at the server (where nothing
+        is sent back, when its last batch is done); the aggregation comes after all of them.
+    completed : ndarray
+        ``[step, lane]`` seconds since the round began when the batch has been trained on, at the clinic too; NaN where
+        the lane has no such batch.
+    spans : tuple of Span
+        In the order in which they ended; empty unless asked for.
     """
 
     seconds: float
     phases: dict[str, Floats]
+    finish: Floats
+    completed: Floats
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def waiting(self) -> Floats:
+        """``[lane]`` seconds before the lane's finish in which nothing was done for it."""
+        busy: Floats = np.sum(list(self.phases.values()), axis=0)
+        return np.maximum(self.finish - busy, 0.0)
 
 
 class Clock(Protocol):
@@ -101,61 +166,131 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True)
-class ClosedFormClock:
-    """Times a round without a simulation of events.
+class Durations:
+    """What each piece of a round takes by itself, waiting not included.
 
-    Body copies (SplitFed V1 and V3) are served at once, a worker of the server's full rate for every clinic: where more
-    clinics are served than there are workers a queue may form, and the time is a lower bound (Thapa et al. 2022, table
-    1, with a rate and a latency for each clinic and direction). One body (split learning, SplitFed V2) serves the
-    batches in the order of the schedule and waits for each, so that its times are exact.
+    A message takes the clinic's latency and its bytes over the clinic's line; on a server link that all clinics share,
+    its bytes over that link come on top (store and forward).
+
+    Attributes
+    ----------
+    legs, links : tuple of ndarray
+        ``[step, lane]`` for each leg: at its place or on the clinic's line, and on the server's link; 0 where the lane
+        has no such batch.
+    begin, begin_link, end, end_link : ndarray
+        ``[lane]`` the same for the message that begins and that ends a turn; 0 where there is none.
+    common : float
+        The server's work that waits for all clinics.
+    """
+
+    legs: tuple[Floats, ...]
+    links: tuple[Floats, ...]
+    begin: Floats
+    begin_link: Floats
+    end: Floats
+    end_link: Floats
+    common: float
+
+    @classmethod
+    def of(cls, load: RoundLoad, resources: Sequence[ClinicResources], server: ServerResources) -> Durations:
+        """Work out the pieces of one round.
+
+        Parameters
+        ----------
+        load : RoundLoad
+        resources : sequence of ClinicResources
+            Of all clinics.
+        server : ServerResources
+        """
+        own = {
+            name: np.array([getattr(resources[k], name) for k in load.clinics], dtype=np.float64)
+            for name in ("uplink_bits_per_s", "downlink_bits_per_s", "latency_s", "compute_flop_per_s")
+        }
+        line = {"up": own["uplink_bits_per_s"], "down": own["downlink_bits_per_s"]}
+        link = {"up": server.downlink_bits_per_s, "down": server.uplink_bits_per_s}
+        active = np.arange(len(load.rows))[:, None] < load.steps
+
+        def message(direction: Literal["up", "down"], payload: Ints | Floats) -> tuple[Floats, Floats]:
+            bits: Floats = np.asarray(8.0 * (payload + HEADER_BYTES))
+            on_link: Floats = bits / (link[direction] or np.inf)
+            return own["latency_s"] + bits / line[direction], on_link
+
+        legs, links = [], []
+        for leg in load.legs:
+            amount = load.rows * leg.per_row
+            if leg.place == "server" or leg.place == "clinic":
+                rate = own["compute_flop_per_s"] if leg.place == "clinic" else server.compute_flop_per_s
+                at_place, at_link = np.asarray(amount / rate, dtype=np.float64), np.zeros(load.rows.shape)
+            else:
+                at_place, at_link = message(leg.place, amount)
+            legs.append(at_place * active)
+            links.append(at_link * active)
+        none = np.zeros(len(load.steps))
+        begin = message("down", none + load.begin_bytes) if load.begin_bytes else (none, none)
+        end = message("up", none + load.end_bytes) if load.end_bytes else (none, none)
+        return cls(tuple(legs), tuple(links), *begin, *end, load.common_server_flops / server.compute_flop_per_s)
+
+    def phases(self, load: RoundLoad) -> dict[str, Floats]:
+        """Return ``[lane]`` seconds by phase."""
+        phases = {phase: np.zeros(len(load.steps)) for phase in ("download", "clinic", "upload", "server")}
+        phases["download"] += (self.begin + self.begin_link) * load.turns
+        phases["upload"] += (self.end + self.end_link) * load.turns
+        for leg, seconds, link in zip(load.legs, self.legs, self.links, strict=True):
+            phases[PHASES[leg.place]] += (seconds + link).sum(0)
+        return phases
+
+
+@dataclass(frozen=True)
+class ClosedFormClock:
+    """Times a round without a simulation of events, where nobody can wait for a worker or for a shared link.
+
+    Body copies (SplitFed V1 and V3) have a worker each, so that a clinic's round is a sum and the round a maximum
+    (Thapa et al. 2022, table 1, with a rate and a latency for each clinic and direction). A relay is a sum over the
+    schedule. One body (SplitFed V2) serves the batches in the order of the schedule and waits for each.
 
     Attributes
     ----------
     resources : sequence of ClinicResources
         Of all clinics.
-    server_flop_per_s : float
-        Rate of one worker.
+    server : ServerResources
     """
 
     resources: Sequence[ClinicResources]
-    server_flop_per_s: float
+    server: ServerResources
 
     def time_round(self, load: RoundLoad) -> RoundTime:
-        """Return when the last clinic has finished and the common work is done."""
-        active = np.arange(len(load.rows))[:, None] < load.steps
-        legs = [self._leg_seconds(leg, load) * active for leg in load.legs]
-        begin = self._message_seconds("down", load, load.begin_bytes) if load.begin_bytes else np.zeros(len(load.steps))
-        end = self._message_seconds("up", load, load.end_bytes) if load.end_bytes else np.zeros(len(load.steps))
-        phases = {phase: np.zeros(len(load.steps)) for phase in ("download", "clinic", "upload", "server")}
-        phases["download"] += begin * load.turns
-        phases["upload"] += end * load.turns
-        for leg, seconds in zip(load.legs, legs, strict=True):
-            phases[PHASES[leg.place]] += seconds.sum(0)
-        busy = np.sum(list(phases.values()), axis=0)
+        """Return when each clinic has finished, and the round once the common work is done."""
+        spent = Durations.of(load, self.resources, self.server)
+        begin, end = spent.begin + spent.begin_link, spent.end + spent.end_link
+        legs = [leg + link for leg, link in zip(spent.legs, spent.links, strict=True)]
         if load.schedule is None:
-            finished = float(busy.max(initial=0.0))
+            completed = begin + np.cumsum(_total(legs, load), axis=0)
+            finish = begin + _total(legs, load).sum(0) + end
         elif load.handed_on:
-            finished = float(busy.sum())
+            completed, finish = _relay(load, _total(legs, load), begin, end)
         else:
-            finished = _one_body(load, legs, begin, end)
-        return RoundTime(finished + load.common_server_flops / self.server_flop_per_s, phases)
-
-    def _leg_seconds(self, leg: Leg, load: RoundLoad) -> Floats:
-        if leg.place == "server":
-            return np.asarray(load.rows * (leg.per_row / self.server_flop_per_s), dtype=np.float64)
-        if leg.place == "clinic":
-            return load.rows * leg.per_row / self._of(load, "compute_flop_per_s")
-        return self._message_seconds(leg.place, load, load.rows * leg.per_row)
-
-    def _message_seconds(self, direction: Literal["up", "down"], load: RoundLoad, payload: Ints | int) -> Floats:
-        rate = self._of(load, "uplink_bits_per_s" if direction == "up" else "downlink_bits_per_s")
-        return np.asarray(self._of(load, "latency_s") + 8 * (payload + HEADER_BYTES) / rate, dtype=np.float64)
-
-    def _of(self, load: RoundLoad, name: str) -> Floats:
-        return np.array([getattr(self.resources[k], name) for k in load.clinics], dtype=np.float64)
+            completed, finish = _one_body(load, legs, begin, end)
+        completed = np.where(np.arange(len(load.rows))[:, None] < load.steps, completed, np.nan)
+        return RoundTime(float(finish.max(initial=0.0)) + spent.common, spent.phases(load), finish, completed)
 
 
-def _one_body(load: RoundLoad, legs: Sequence[Floats], begin: Floats, end: Floats) -> float:
+def _total(legs: Sequence[Floats], load: RoundLoad) -> Floats:
+    return np.asarray(np.sum([np.zeros(load.rows.shape), *legs], axis=0))
+
+
+def _relay(load: RoundLoad, batch: Floats, begin: Floats, end: Floats) -> tuple[Floats, Floats]:
+    """Add up the turns in the order of the schedule."""
+    lane, step = np.array(load.schedule, dtype=np.int64).reshape(-1, 2).T
+    in_turn = (load.steps // np.maximum(load.turns, 1))[lane]
+    opens, closes = step % in_turn == 0, step % in_turn == in_turn - 1
+    over = np.cumsum(batch[step, lane] + begin[lane] * opens + end[lane] * closes)
+    completed, finish = np.zeros(load.rows.shape), np.zeros(len(load.steps))
+    completed[step, lane] = over - end[lane] * closes
+    np.maximum.at(finish, lane, over)
+    return completed, finish
+
+
+def _one_body(load: RoundLoad, legs: Sequence[Floats], begin: Floats, end: Floats) -> tuple[Floats, Floats]:
     """Follow the schedule: a batch is served when it has arrived and the body is free; then its clinic goes on.
 
     The body is taken from the first to the last of the server's legs, U-shaped also while the tail is at work.
@@ -163,12 +298,12 @@ def _one_body(load: RoundLoad, legs: Sequence[Floats], begin: Floats, end: Float
     at_server = [i for i, leg in enumerate(load.legs) if leg.place == "server"]
     first, last = at_server[0], at_server[-1]
     before, served, after = (
-        np.sum([np.zeros(load.rows.shape), *legs[part]], axis=0).tolist()
-        for part in (slice(first), slice(first, last + 1), slice(last + 1, None))
+        _total(legs[part], load).tolist() for part in (slice(first), slice(first, last + 1), slice(last + 1, None))
     )
     clinic_free = begin.tolist()
     body_free = 0.0
+    completed = np.zeros(load.rows.shape)
     for lane, step in load.schedule or ():
         body_free = max(body_free, clinic_free[lane] + before[step][lane]) + served[step][lane]
-        clinic_free[lane] = body_free + after[step][lane]
-    return float(np.max(np.array(clinic_free) + end))
+        clinic_free[lane] = completed[step, lane] = body_free + after[step][lane]
+    return completed, np.array(clinic_free) + end

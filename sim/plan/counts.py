@@ -134,7 +134,7 @@ class Counts:
             self._cross("up", HEADERS, list(everyone), HEADER_BYTES)
         flops = int(rows.sum()) * (self.costs["model"].forward_flops + self.costs["model"].backward_flops)
         self.server_flops += flops
-        upload = Leg("up", sum(self._row_bytes(kind) for kind in job.protocol.once_up))
+        upload = Leg("up", sum(self._row_bytes(kind) for kind in job.protocol.once_up), "records")
         steps = np.full(len(job.sizes), len(sent))
         return RoundLoad(everyone, sent, steps, (upload,), 0, 0, steps, None, False, float(flops))
 
@@ -177,20 +177,20 @@ class Counts:
         """Return the way of one batch."""
         costs, protocol = self.costs, self.job.protocol
         if protocol.topology == "whole":
-            yield Leg("clinic", costs["model"].forward_flops + costs["model"].backward_flops)
+            yield Leg("clinic", costs["model"].forward_flops + costs["model"].backward_flops, "training")
             return
-        yield Leg("clinic", costs["head"].forward_flops)
-        yield Leg("up", sum(self._row_bytes(kind) for kind in protocol.batch_up[0]))
+        yield Leg("clinic", costs["head"].forward_flops, "head forward")
+        yield Leg("up", sum(self._row_bytes(kind) for kind in protocol.batch_up[0]), "smashed")
         if protocol.topology == "vanilla":
-            yield Leg("server", costs["body"].forward_flops + costs["body"].backward_flops)
+            yield Leg("server", costs["body"].forward_flops + costs["body"].backward_flops, "body")
         else:
-            yield Leg("server", costs["body"].forward_flops)
-            yield Leg("down", self._row_bytes("body-output"))
-            yield Leg("clinic", costs["tail"].forward_flops + costs["tail"].backward_flops)
-            yield Leg("up", self._row_bytes("tail-gradient"))
-            yield Leg("server", costs["body"].backward_flops)
-        yield Leg("down", self._row_bytes("cut-gradient"))
-        yield Leg("clinic", costs["head"].backward_flops)
+            yield Leg("server", costs["body"].forward_flops, "body forward")
+            yield Leg("down", self._row_bytes("body-output"), "body-output")
+            yield Leg("clinic", costs["tail"].forward_flops + costs["tail"].backward_flops, "tail")
+            yield Leg("up", self._row_bytes("tail-gradient"), "tail-gradient")
+            yield Leg("server", costs["body"].backward_flops, "body backward")
+        yield Leg("down", self._row_bytes("cut-gradient"), "cut-gradient")
+        yield Leg("clinic", costs["head"].backward_flops, "head backward")
 
     def _row_bytes(self, kind: str) -> int:
         if kind == "labels":

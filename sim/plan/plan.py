@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sim.clinics import assign_resources
 from sim.data import Federation
 from sim.job import Job, RowNoise
-from sim.plan.clock import ClosedFormClock
 from sim.plan.counts import Counts
+from sim.plan.events import PlanClock
 from sim.privacy.calibration import calibrate
 from sim.privacy.ledger import ADVERSARIES, Ledger
 from sim.privacy.releases import Sampled, build_ledger, un_noised
@@ -44,6 +44,8 @@ class ClinicPlan:
     bytes_up, bytes_down : int
     seconds : float
         Time in which something is done at, for, or on the line of this clinic.
+    idle_share : float
+        Share of the run's time in which the clinic neither computes nor sends or receives.
     """
 
     name: str
@@ -55,6 +57,7 @@ class ClinicPlan:
     bytes_up: int
     bytes_down: int
     seconds: float
+    idle_share: float
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,9 @@ class Plan:
     clinics : tuple of ClinicPlan
     round_seconds : tuple of float
     phase_seconds : dict of str to float
-        Summed over clinics and rounds.
-    may_queue : bool
-        Whether more clinics than the server has workers are served at once, so that the times are lower bounds.
+        Summed over clinics and rounds; ``waiting`` is what a clinic waits before it has finished a round.
+    server_busy_share : float
+        Share of the run's time in which a worker of the server is at work, as a mean over its workers.
     clinic_flops, server_flops, peak_clinic_bytes : int
         FLOPs in all; memory of the clinic that needs most.
     """
@@ -92,7 +95,7 @@ class Plan:
     clinics: tuple[ClinicPlan, ...]
     round_seconds: tuple[float, ...]
     phase_seconds: dict[str, float]
-    may_queue: bool
+    server_busy_share: float
     clinic_flops: int
     server_flops: int
     peak_clinic_bytes: int
@@ -159,11 +162,14 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
     if spec.privacy.unit == "clinic":
         noised["update"] = tuple(sampled.rounds)
     ledger = build_ledger(job, sampled, noised)
-    clock = ClosedFormClock(resources, spec.server.compute)
+    clock = PlanClock(resources, spec.server.resources())
     times = [clock.time_round(load) for load in counts.loads]
-    busy = np.zeros(len(federation.names))
+    served, own = np.zeros(len(federation.names)), np.zeros(len(federation.names))
     for load, time in zip(counts.loads, times, strict=True):
-        busy[list(load.clinics)] += np.sum(list(time.phases.values()), axis=0)
+        served[list(load.clinics)] += time.phases["server"]
+        own[list(load.clinics)] += sum(time.phases[phase] for phase in ("download", "clinic", "upload"))
+    total = math.fsum(time.seconds for time in times)
+    common = math.fsum(load.common_server_flops for load in counts.loads) / spec.server.compute
     traffic = counts.traffic
     clinics = tuple(
         ClinicPlan(
@@ -175,7 +181,8 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
             {a: ledger.epsilon(a, k, delta, unit=spec.privacy.unit) for a in ADVERSARIES},
             _total(traffic, "up", k),
             _total(traffic, "down", k),
-            float(busy[k]),
+            float(own[k] + served[k]),
+            max(0.0, 1 - float(own[k]) / total) if total else 0.0,
         )
         for k, name in enumerate(federation.names)
     )
@@ -190,8 +197,9 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
         ledger,
         clinics,
         tuple(t.seconds for t in times),
-        {phase: float(sum(t.phases[phase].sum() for t in times)) for phase in phases},
-        any(load.may_queue(spec.server.workers) for load in counts.loads),
+        {phase: float(sum(t.phases[phase].sum() for t in times)) for phase in phases}
+        | {"waiting": float(sum(t.waiting.sum() for t in times))},
+        (float(served.sum()) + common) / (spec.server.workers * total) if total else 0.0,
         counts.clinic_flops,
         counts.server_flops,
         counts.peak_clinic_bytes(),

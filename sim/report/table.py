@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sim.report.summary import ADVERSARIES, method_label, successful_runs, summarise, swept_keys, value_text
+from sim.report.summary import ADVERSARIES, successful_runs, summarise, swept_keys, value_text
 
 CAPTION = (
     "Mean ± half-width of the 95 % confidence interval over seeds. Time and traffic of a whole run, simulated. "
@@ -144,10 +144,7 @@ def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
                 "Server GFLOP": f"{run['server_flops'] / 1e9:.3g}",
             }
         )
-    bounds = runs.loc[runs["sim_seconds_are"] != "exact", ["strategy", "cut"]].drop_duplicates()
-    queues = "; ".join(method_label(str(row.strategy), row.cut) for row in bounds.itertuples())
-    caption = f"{PLAN_CAPTION} Lower bounds, since more clinics than server workers may queue: {queues}."
-    return rendered(pd.DataFrame(rows), ", ".join(runs["study"].unique()), caption if queues else PLAN_CAPTION)
+    return rendered(pd.DataFrame(rows), ", ".join(runs["study"].unique()), PLAN_CAPTION)
 
 
 def rendered(frame: pd.DataFrame, title: str, caption: str) -> Table:

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from sim.clinics import PROFILES
+from sim.clinics import PROFILES, ServerResources
 from sim.problems import suggest
 from sim.settings.base import Number, Scalar, Section, Sites, Whole, unique
 from sim.units import Compute, Duration, Rate
@@ -35,10 +35,16 @@ class Train(Section):
 
 
 class Server(Section):
-    """The server's computer."""
+    """The server's computer and, where clinics share it as a bottleneck, its link."""
 
     compute: Compute = 10e12
     workers: Whole = Field(default=4, ge=1)
+    uplink: Rate | None = None
+    downlink: Rate | None = None
+
+    def resources(self) -> ServerResources:
+        """Return what the clock needs to know."""
+        return ServerResources(self.compute, self.workers, self.uplink, self.downlink)
 
 
 class ClinicGroup(Section):

@@ -10,8 +10,8 @@ from pathlib import Path
 from sim.clinics import assign_resources
 from sim.data import load_federation
 from sim.job import Job
-from sim.plan.clock import ClosedFormClock
 from sim.plan.counts import Counts
+from sim.plan.events import PlanClock
 from sim.problems import ScenarioError
 from sim.scenario import overridden, validated
 from sim.spec import RunSpec
@@ -20,7 +20,9 @@ from sim.study.store import from_plain, read_record
 
 __all__ = ["Retiming"]
 
-_TIMES_ONLY = re.compile(r"server\.(compute|workers)|clinics\.\d+\.(profile|uplink|downlink|latency|compute)")
+_TIMES_ONLY = re.compile(
+    r"server\.(compute|workers|uplink|downlink)|clinics\.\d+\.(profile|uplink|downlink|latency|compute)"
+)
 
 
 class Retiming:
@@ -86,5 +88,5 @@ class Retiming:
         if problems:
             raise ScenarioError(problems)
         spec = validated(RunSpec, mapping, str(self._folder))
-        clock = ClosedFormClock(assign_resources(spec.clinics, self._names), spec.server.compute)
+        clock = PlanClock(assign_resources(spec.clinics, self._names), spec.server.resources())
         return math.fsum(clock.time_round(load).seconds for load in self._loads)

@@ -227,7 +227,7 @@ def plan_summary(plan: Plan) -> Row:
         **plan.columns(),
         "bytes": {f"{way} {kind}": int(sizes.sum()) for (way, kind), sizes in sorted(plan.traffic.items())},
         "phase_seconds": plan.phase_seconds,
-        "sim_seconds_are": "a lower bound" if plan.may_queue else "exact",
+        "server_busy_share": plan.server_busy_share,
         "clinics": [asdict(clinic) for clinic in plan.clinics],
     }
 

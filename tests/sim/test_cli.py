@@ -149,7 +149,7 @@ def test_planned_json_equals_the_finished_rows(suture, finished):
     assert len(planned) == RUNS
     for run in planned:
         assert set(run) >= KNOWN | {"clinics"}
-        assert set(run) - KNOWN - {"clinics"} <= {"bytes", "phase_seconds", "sim_seconds_are"}
+        assert set(run) - KNOWN - {"clinics"} <= {"bytes", "phase_seconds", "server_busy_share"}
         row = rows.loc[run["run_id"]]
         for column in KNOWN:
             value = float(run[column]) if run[column] in ("inf", "-inf") else run[column]
@@ -167,7 +167,7 @@ def test_planned_clinics(suture, file):
         for clinic in run["clinics"]:
             assert set(clinic) == {
                 *("name", "records", "sample_rate", "steps", "noise_multiplier"),
-                *("epsilon", "bytes_up", "bytes_down", "seconds"),
+                *("epsilon", "bytes_up", "bytes_down", "seconds", "idle_share"),
             }
             assert clinic["sample_rate"] == min(1, 8 / clinic["records"])
             assert clinic["steps"] == 2 * math.ceil(clinic["records"] / 8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support import NO_PRIVACY, plan_of, run_spec, write_csv
 
-from sim.clinics import ClinicResources
+from sim.clinics import ClinicResources, ServerResources
 from sim.plan.clock import ClosedFormClock, Leg, RoundLoad
 from sim.scenario import ClinicGroup, Server
 
@@ -29,7 +29,7 @@ def timed(rows, legs=VANILLA, turns=(1, 1), schedule=None, handed_on=False, comm
     rows = np.array(rows)
     steps = (rows > 0).sum(0)
     load = RoundLoad((0, 1), rows, steps, legs, head, head, np.array(turns), schedule, handed_on, common)
-    return ClosedFormClock((A, B), server_flop_per_s=1.0).time_round(load)
+    return ClosedFormClock((A, B), ServerResources(1.0)).time_round(load)
 
 
 def test_what_each_clinic_spends_on_what():

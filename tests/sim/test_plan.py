@@ -181,6 +181,7 @@ def test_phases_and_clinic_seconds_by_hand(pair):
             "clinic": 2 * (0.96 + 2.88),
             "upload": 2 * (3.092 + 1.6622),
             "server": 2 * (0.144 + 0.216),
+            "waiting": 0,
         }
     )
     assert [clinic.seconds for clinic in plan.clinics] == pytest.approx([13.48, 12.678])

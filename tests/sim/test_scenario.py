@@ -157,7 +157,7 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
         ("data.scalling='public'", 'data.scalling: unknown key; did you mean "scaling"?'),
         ("clinics.0.uplnk='1 bit/s'", 'clinics.0.uplnk: unknown key; did you mean "uplink"?'),
         ("strategies.0.nmae='x'", 'strategies.0.nmae: unknown key; did you mean "name"?'),
-        ("server.x=1", 'server.x: unknown key; choose "compute" or "workers"'),
+        ("server.x=1", 'server.x: unknown key; choose "compute", "workers", "uplink" or "downlink"'),
         ("model.name=mpl", 'model.name: "mpl" does not exist; did you mean "mlp"?'),
         ("model.name=cnnx", 'model.name: "cnnx" does not exist; did you mean "cnn"?'),
         (

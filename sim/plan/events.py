@@ -1,0 +1,181 @@
+"""The event clock: a round played out on SimPy, so that clinics wait for each other where they must.
+
+- **Workers.** Body copies (SplitFed V1 and V3) are served by the server's workers, each at its full rate, first come
+  first served; U-shaped, a worker is free again while the tail is at work. One body (SplitFed V2) is served by one
+  worker, in the order of the schedule, and is taken until its batch is over.
+- **Shared link.** Where the server's link has a rate, it carries one message at a time in each direction, first come
+  first served: after the clinic's line on the way up, before it on the way down.
+- **Aggregation** begins when every clinic has finished, and takes one worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Any
+
+import numpy as np
+import simpy
+
+from sim.clinics import ClinicResources, ServerResources
+from sim.plan.clock import PHASES, ClosedFormClock, Durations, RoundLoad, RoundTime, Span
+
+Process = Generator[simpy.Event, Any, None]
+
+
+@dataclass(frozen=True)
+class EventClock:
+    """Times a round by its events.
+
+    Attributes
+    ----------
+    resources : sequence of ClinicResources
+        Of all clinics.
+    server : ServerResources
+    """
+
+    resources: Sequence[ClinicResources]
+    server: ServerResources
+
+    def time_round(self, load: RoundLoad, *, trace: bool = False) -> RoundTime:
+        """Play a round.
+
+        Parameters
+        ----------
+        load : RoundLoad
+        trace : bool
+            Whether to keep the spans.
+        """
+        return _Round(load, Durations.of(load, self.resources, self.server), self.server, trace).play()
+
+
+class _Round:
+    """One round at play."""
+
+    def __init__(self, load: RoundLoad, spent: Durations, server: ServerResources, trace: bool) -> None:
+        self.load = load
+        self.spent = spent
+        self.spans: list[Span] | None = [] if trace else None
+        self.env = simpy.Environment()
+        self.workers = simpy.Resource(self.env, server.workers)
+        self.free = list(range(server.workers))
+        self.link = {"up": simpy.Resource(self.env), "down": simpy.Resource(self.env)}
+        self.finish = [0.0] * len(load.clinics)
+        self.completed = np.full(load.rows.shape, np.nan)
+        self.seconds = [leg.tolist() for leg in spent.legs]
+        self.link_seconds = [leg.tolist() for leg in spent.links]
+        at_server = [i for i, leg in enumerate(load.legs) if leg.place == "server"]
+        self.serial = load.schedule is not None and not load.handed_on
+        self.first, self.last = (at_server[0], at_server[-1]) if at_server else (-1, -1)
+        self.turn_of = {batch: self.env.event() for batch in load.schedule or ()} if self.serial else {}
+        self.upcoming = iter(load.schedule or ())
+
+    def play(self) -> RoundTime:
+        load = self.load
+        if load.handed_on:
+            self.env.process(self.relay())
+        else:
+            for lane in range(len(load.clinics)):
+                self.env.process(self.clinic(lane))
+        if self.serial:
+            self.call_next()
+        self.env.run()
+        over = max(self.finish, default=0.0)
+        if self.spans is not None and self.spent.common:
+            self.spans.append(Span(-1, "server", over, over + self.spent.common, -1, -1, "aggregation"))
+        finish = np.array(self.finish)
+        spans = tuple(self.spans or ())
+        return RoundTime(over + self.spent.common, self.spent.phases(load), finish, self.completed, spans)
+
+    def relay(self) -> Process:
+        for lane, step in self.load.schedule or ():
+            in_turn = step % self.load.turn_steps(lane)
+            if in_turn == 0:
+                yield from self.begin(lane)
+            yield from self.batch(lane, step)
+            if in_turn == self.load.turn_steps(lane) - 1:
+                yield from self.end(lane)
+
+    def clinic(self, lane: int) -> Process:
+        yield from self.begin(lane)
+        for step in range(int(self.load.steps[lane])):
+            yield from self.batch(lane, step)
+        yield from self.end(lane)
+
+    def begin(self, lane: int) -> Process:
+        if self.load.begin_bytes:
+            yield from self.message("down", lane, -1, self.spent.begin[lane], self.spent.begin_link[lane], "model")
+
+    def end(self, lane: int) -> Process:
+        if self.load.end_bytes:
+            yield from self.message("up", lane, -1, self.spent.end[lane], self.spent.end_link[lane], "model")
+        self.finish[lane] = self.env.now
+
+    def batch(self, lane: int, step: int) -> Process:
+        for i, leg in enumerate(self.load.legs):
+            seconds = self.seconds[i][step][lane]
+            if leg.place == "clinic":
+                yield from self.work(lane, leg.place, seconds, lane, step, leg.work)
+            elif leg.place != "server":
+                yield from self.message(leg.place, lane, step, seconds, self.link_seconds[i][step][lane], leg.work)
+            elif self.serial:
+                if i == self.first:
+                    yield self.turn_of[lane, step]
+                yield from self.work(-1, "server", seconds, lane, step, leg.work)
+                if i == self.last:
+                    self.call_next()
+            else:
+                with self.workers.request() as served:
+                    yield served
+                    worker = heappop(self.free)
+                    yield from self.work(-1 - worker, "server", seconds, lane, step, leg.work)
+                    heappush(self.free, worker)
+        self.completed[step, lane] = self.env.now
+
+    def message(self, direction: str, lane: int, step: int, line: float, link: float, work: str) -> Process:
+        if direction == "up":
+            yield from self.work(lane, "up", line, lane, step, work)
+        if link:
+            with self.link[direction].request() as carried:
+                yield carried
+                yield from self.work(lane, direction, link, lane, step, work)
+        if direction == "down":
+            yield from self.work(lane, "down", line, lane, step, work)
+
+    def work(self, actor: int, place: str, seconds: float, lane: int, step: int, work: str) -> Process:
+        start = self.env.now
+        yield self.env.timeout(seconds)
+        if self.spans is not None:
+            self.spans.append(Span(actor, PHASES[place], start, self.env.now, lane, step, work))
+
+    def call_next(self) -> None:
+        """Give the one body to the next batch of the schedule."""
+        batch = next(self.upcoming, None)
+        if batch is not None:
+            self.turn_of[batch].succeed()
+
+
+class PlanClock:
+    """The closed form where no queue can form, the events elsewhere; a load that comes again is not timed again.
+
+    Parameters
+    ----------
+    resources : sequence of ClinicResources
+        Of all clinics.
+    server : ServerResources
+    """
+
+    def __init__(self, resources: Sequence[ClinicResources], server: ServerResources) -> None:
+        self.server = server
+        self.closed = ClosedFormClock(resources, server)
+        self.events = EventClock(resources, server)
+        self._known: dict[tuple[object, ...], RoundTime] = {}
+
+    def time_round(self, load: RoundLoad) -> RoundTime:
+        """Return how long a round takes."""
+        key = load.key()
+        if key not in self._known:
+            clock = self.events if load.may_queue(self.server) else self.closed
+            self._known[key] = clock.time_round(load)
+        return self._known[key]
