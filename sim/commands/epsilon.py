@@ -19,6 +19,7 @@ def epsilon(
     from rich.table import Table
 
     from sim.privacy.ledger import ADVERSARIES, Ledger
+    from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
     from sim.problems import ScenarioError
     from sim.report.table import epsilon_text
     from sim.study.store import read_record
@@ -42,3 +43,13 @@ def epsilon(
     for name, row in sorted(zip(names, spent, strict=True), key=lambda item: [-value for value in item[1]]):
         table.add_row(escape(name), *map(epsilon_text, row))
     wide_console().print(table)
+    risks = Table("what an attacker can tell of the worst clinic", *ADVERSARIES)
+    found = [
+        membership_risk(ledger.mechanisms(a, k, plan["unit"]), spent[k][i])
+        for i, (a, k) in enumerate(zip(ADVERSARIES, worst, strict=True))
+    ]
+    risks.add_row("membership advantage, at most", *(f"{risk.advantage:.3f}" for risk in found))
+    for i, rate in enumerate(FALSE_POSITIVE_RATES):
+        cells = [f"{risk.true_positive_rates[i]:.3f}" for risk in found]
+        risks.add_row(f"true positives at {rate:.1%} false, at most", *cells)
+    wide_console().print(risks)

@@ -188,11 +188,11 @@ def composed_epsilon(mechanisms: Mechanisms, delta: float, accountant: Accountan
     check_delta(delta)
     if accountant not in get_args(Accountant):
         raise ValueError(f"the accountant must be one of {', '.join(get_args(Accountant))}, got {accountant!r}")
-    atoms, adjacency = _under_one_adjacency(mechanisms)
+    atoms, adjacency = under_one_adjacency(mechanisms)
     return _epsilon(tuple(sorted(atoms.items(), key=repr)), float(delta), accountant, adjacency)
 
 
-def _under_one_adjacency(mechanisms: Mechanisms) -> "tuple[Counter[DpEvent], Adjacency]":
+def under_one_adjacency(mechanisms: Mechanisms) -> "tuple[Counter[DpEvent], Adjacency]":
     """Convert to replacement where anything is stated for it; noise over the sensitivity under the result."""
     import dp_accounting as dp
 
