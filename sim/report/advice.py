@@ -7,13 +7,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from sim.problems import ScenarioError, suggest
 from sim.report.condition import Condition, parse_condition
-from sim.report.summary import ADVERSARIES, series_label, successful_runs, swept_keys
+from sim.report.summary import ADVERSARIES, half_width, higher_is_better, series_label, successful_runs, swept_keys
 from sim.report.table import bytes_text, epsilon_text, score_text, seconds_text
 
 __all__ = ["Advice", "advise"]
@@ -119,7 +117,7 @@ class _Study:
         groups = ok.groupby("label", sort=False)
         table = groups[list(numbers)].mean()
         table[list(ADVERSARIES)] = groups[list(ADVERSARIES)].max()
-        self.sign = -1.0 if best.endswith(("auc", "accuracy")) else 1.0
+        self.sign = -1.0 if higher_is_better(best) else 1.0
         table["_rank"] = (self.sign * table[best]).round(12)
         table = table.sort_values(["_rank", "sim_seconds"], kind="stable")
         self.rows: dict[str, dict[str, float]] = {str(label): dict(row) for label, row in table.iterrows()}
@@ -161,7 +159,7 @@ class _Study:
 
     def _figures(self, label: str) -> str:
         row, values = self.rows[label], self._values(label)
-        mean = _text(self.best, row[self.best], _half_width(values))
+        mean = _text(self.best, row[self.best], half_width(values))
         seeds = "one seed" if len(values) == 1 else f"mean of {len(values)} seeds"
         interval = " ± 95 % confidence interval" if self._varies(label) else ""
         told = f"{_title(self.best)} {mean} ({seeds}{interval}); "
@@ -170,7 +168,7 @@ class _Study:
         return f"{told}{seconds_text(row['sim_seconds'])}, {traffic} in all; ε: {epsilons}"
 
     def _against(self, first: str, second: str) -> str:
-        mean = _text(self.best, self.rows[second][self.best], _half_width(self._values(second)))
+        mean = _text(self.best, self.rows[second][self.best], half_width(self._values(second)))
         difference = self._differences(first, second)
         text = f"Runner-up: {second} with {mean}, {self._figures(second).partition('; ')[2]}."
         if len(difference) and (difference == 0).all():
@@ -183,14 +181,14 @@ class _Study:
             return (
                 f"{text} With {_count(len(difference), 'common seed')} nobody can say whether the difference is real."
             )
-        gap = _text(self.best, abs(float(difference.mean())), _half_width(difference))
+        gap = _text(self.best, abs(float(difference.mean())), half_width(difference))
         verdict = "which is resolved" if self._resolved(first, second) else "so the two cannot be told apart"
         return f"{text} They differ by {gap} over {len(difference)} common seeds, {verdict}."
 
     def _resolved(self, first: str, second: str) -> bool:
         """Whether the 95 % interval of the difference, paired by seed, leaves out zero."""
         difference = self._differences(first, second)
-        return len(difference) > 1 and abs(float(difference.mean())) > _half_width(difference)
+        return len(difference) > 1 and abs(float(difference.mean())) > half_width(difference)
 
     def _differences(self, first: str, second: str) -> pd.Series[float]:
         difference = self._values(first) - self._values(second)
@@ -202,14 +200,6 @@ class _Study:
 
     def _varies(self, label: str) -> bool:
         return len(set(self._values(label))) > 1
-
-
-def _half_width(values: pd.Series[float]) -> float:
-    """Half of Student's 95 % interval; NaN below two values, or where infinities leave none."""
-    n = len(values)
-    if n < 2 or not np.isfinite(values).all():
-        return math.nan
-    return float(stdtrit(n - 1, 0.975) * values.std() / math.sqrt(n))
 
 
 def _title(column: str) -> str:

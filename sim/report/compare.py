@@ -8,17 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from sim.problems import ScenarioError, suggest
-from sim.report.summary import method_label, series_label, successful_runs, summarise, swept_keys, value_text
-from sim.report.table import score_text
-
-LOWER_IS_BETTER = frozenset(
-    {"loss", "best_loss", "calibration_error", "best_calibration_error", "sim_seconds", "bytes_up", "bytes_down"}
-    | {"clinic_flops", "server_flops", "peak_clinic_bytes", "wall_seconds"}
-    | {"epsilon_model_user", "epsilon_peer", "epsilon_server"}
+from sim.report.summary import (
+    half_width,
+    higher_is_better,
+    method_label,
+    series_label,
+    successful_runs,
+    summarise,
+    swept_keys,
+    value_text,
 )
+from sim.report.table import score_text
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Comparison:
 
     def conclusion(self) -> str:
         """Say in plain words what can and what cannot be concluded."""
-        word = "lowest" if self.metric in LOWER_IS_BETTER else "highest"
+        word = "highest" if higher_is_better(self.metric) else "lowest"
         [(seeds, mean, half_width)] = self.means.loc[
             self.means["group"] == self.best, ["n", "mean", "half_width"]
         ].itertuples(index=False)
@@ -71,7 +73,7 @@ class Comparison:
             columns={"n": "pairs", "mean": "difference", "half_width": "difference_half_width"}
         )
         table = self.means.merge(other, on="group", how="left")
-        order = table["mean"] * (1 if self.metric in LOWER_IS_BETTER else -1)
+        order = table["mean"] * (-1 if higher_is_better(self.metric) else 1)
         return table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
 
 
@@ -130,7 +132,7 @@ def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str,
             [f'--by: "{ok.loc[twice, "group"].iloc[0]}" holds several runs of one seed; add strategy,cut']
         )
     means = summarise(ok, ["group"], metric)
-    score = means["mean"] * (-1 if metric in LOWER_IS_BETTER else 1)
+    score = means["mean"] * (1 if higher_is_better(metric) else -1)
     if score.isna().all():
         raise ScenarioError([f"--metric: {metric} is missing in every run; take another"])
     best = str(means["group"].iloc[int(np.nanargmax(score.to_numpy()))])
@@ -146,12 +148,8 @@ def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str,
 def _paired(group: str, values: pd.Series[float] | None, best: pd.Series[float], comparisons: int) -> dict[str, object]:
     with np.errstate(invalid="ignore"):
         pairs = (values - best).dropna() if values is not None else best.iloc[:0]
-    n = len(pairs)
-    half_width = math.nan
-    if n > 1:
-        quantile = stdtrit(n - 1, 1 - 0.025 / comparisons)
-        half_width = float(quantile * pairs.std() / math.sqrt(n))
-    return {"group": group, "n": n, "mean": float(pairs.mean()) if n else math.nan, "half_width": half_width}
+    mean = float(pairs.mean()) if len(pairs) else math.nan
+    return {"group": group, "n": len(pairs), "mean": mean, "half_width": half_width(pairs, comparisons)}
 
 
 def _name(row: Mapping[Hashable, object], by: Sequence[str], settings: Sequence[str]) -> str:

@@ -122,10 +122,25 @@ def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFram
         n - 1 degrees of freedom: NaN when n is 1. Groups come in order of first appearance.
     """
     groups = runs[runs["status"] == "ok"].groupby(list(by), dropna=False, sort=False, observed=True)[metric]
-    table = groups.agg(n="count", mean="mean", deviation="std").reset_index()
-    count = table["n"].where(table["n"] > 1)
-    table["half_width"] = stdtrit(count - 1, 0.975) * table.pop("deviation") / np.sqrt(count)
-    return table
+    table = groups.agg(n="count", mean="mean", half_width=half_width)
+    return table.reset_index()
+
+
+def half_width(values: "pd.Series[float]", comparisons: int = 1) -> float:
+    """Half of Student's 95 % interval of a mean, wider where several are to hold together (Bonferroni).
+
+    NaN below two values, or where infinities leave none.
+    """
+    values = values.dropna()
+    n = len(values)
+    if n < 2 or not np.isfinite(values).all():
+        return math.nan
+    return float(stdtrit(n - 1, 1 - 0.025 / comparisons) * values.std() / math.sqrt(n))
+
+
+def higher_is_better(column: str) -> bool:
+    """Whether a column is a score, of which more is better; of everything else less is."""
+    return column.endswith(("auc", "accuracy"))
 
 
 def _hashable(value: object) -> Hashable:

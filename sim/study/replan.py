@@ -15,8 +15,8 @@ from sim.plan.events import PlanClock
 from sim.problems import ScenarioError
 from sim.scenario import overridden, validated
 from sim.spec import RunSpec
-from sim.study.rerun import read_spec
-from sim.study.store import from_plain, read_record
+from sim.study.rerun import read_run
+from sim.study.store import from_plain
 
 __all__ = ["Retiming"]
 
@@ -45,12 +45,7 @@ class Retiming:
     """
 
     def __init__(self, folder: Path) -> None:
-        record = read_record(folder)
-        spec = read_spec(record)
-        if spec.run_id != record["row"]["run_id"]:
-            raise ScenarioError(
-                [f"{folder}: the data or the settings are not those of the run; put the same data file in its place"]
-            )
+        record, spec = read_run(folder)
         self.recorded_seconds = float(record["row"]["sim_seconds"])
         self._folder = folder
         self._written = from_plain(record["spec"])

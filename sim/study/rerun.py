@@ -40,6 +40,23 @@ def read_spec(record: dict[str, Any]) -> RunSpec:
         raise ScenarioError([f"run.json: spec.{place}: cannot be read; restore the file, or run again"]) from None
 
 
+def read_run(folder: Path) -> tuple[dict[str, Any], RunSpec]:
+    """Return a run's ``run.json`` and its spec.
+
+    Raises
+    ------
+    ScenarioError
+        If the folder is no run's, another results version made it, or the data is no more what it was.
+    """
+    record = read_record(folder)
+    spec = read_spec(record)
+    if spec.run_id != record["row"]["run_id"]:
+        raise ScenarioError(
+            [f"{folder}: the data or the settings are not those of the run; put the same data file in its place"]
+        )
+    return record, spec
+
+
 def differences(folder: Path) -> list[str]:
     """Learn a run again and compare.
 
@@ -58,12 +75,7 @@ def differences(folder: Path) -> list[str]:
     ScenarioError
         If the folder is no run's, or the data is no more what it was.
     """
-    record = read_record(folder)
-    spec = read_spec(record)
-    if spec.run_id != record["row"]["run_id"]:
-        raise ScenarioError(
-            [f"{folder}: the data or the settings are not those of the run; put the same data file in its place"]
-        )
+    _, spec = read_run(folder)
     [plan] = plan_runs([spec])
     with tempfile.TemporaryDirectory() as scratch:
         [_] = InProcess().run(lambda p: execute(p, Path(scratch), {}), [plan])
