@@ -25,11 +25,12 @@ def epsilon(
     from sim.study.store import read_record
 
     record = read_record(folder)
-    plan, ledger = record["plan"], Ledger.from_json(record["privacy"]["releases"])
+    plan = record["plan"]
     # Without a mechanism there are only un-noised releases and none at all, which no delta tells apart.
     at = delta or plan["delta"] or 0.5
     names = [clinic["name"] for clinic in plan["clinics"]]
     try:
+        ledger = Ledger.from_json(record["privacy"]["releases"])
         spent = [
             [ledger.epsilon(a, k, at, accountant, plan["unit"]) for a in ADVERSARIES]  # type: ignore[arg-type]
             for k in range(len(names))

@@ -22,7 +22,7 @@ from sim.plan.plan import Plan
 from sim.problems import ScenarioError
 from sim.spec import RESULTS_VERSION
 from sim.study.forecast import estimated_seconds
-from sim.study.store import RUN_FILE, read_record, to_plain, write_atomically
+from sim.study.store import read_rows, to_plain, write_atomically
 
 STUDY_FILE, LOGS = "study.json", "logs"
 _PARTIAL = re.compile(r"\.[0-9a-f]{16}\.(\d+)")
@@ -140,8 +140,7 @@ def statuses(folder: Path) -> list[RunStatus]:
 
 
 def _status(folder: Path, run: dict[str, Any]) -> RunStatus:
-    if (folder / run["run_id"] / RUN_FILE).is_file():
-        row = read_record(folder / run["run_id"])["row"]
+    for row in read_rows(folder, [run["run_id"]]):
         # A failed run is tried again: what its log says now counts, once it says more than that it failed.
         if row["status"] == "ok":
             return RunStatus(run, "ok", int(run["rounds"]))

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sim.problems import ScenarioError
-from sim.spec import RESULTS_VERSION, RunSpec
+from sim.spec import RunSpec
 from sim.study.engines import InProcess
 from sim.study.runner import execute, plan_runs
 from sim.study.store import from_plain, read_record
@@ -24,15 +24,8 @@ def read_spec(record: dict[str, Any]) -> RunSpec:
     Raises
     ------
     ScenarioError
-        If another results version made the run.
+        If it cannot be read.
     """
-    if record.get("results-version") != RESULTS_VERSION:
-        raise ScenarioError(
-            [
-                f"run.json: is of results version {record.get('results-version')}, this is {RESULTS_VERSION}; "
-                "run the scenario again, or take the version of Suture that run.json names"
-            ]
-        )
     try:
         return RunSpec.model_validate_json(json.dumps(from_plain(record["spec"])), by_alias=True, by_name=False)
     except ValidationError as error:

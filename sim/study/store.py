@@ -150,7 +150,7 @@ def read_record(run_folder: Path) -> dict[str, Any]:
     Raises
     ------
     ScenarioError
-        If the folder is no run's.
+        If the folder is no run's, or another results version made it.
     """
     try:
         record: dict[str, Any] = json.loads((run_folder / RUN_FILE).read_text(encoding="utf-8"))
@@ -159,6 +159,13 @@ def read_record(run_folder: Path) -> dict[str, Any]:
     if "row" not in record:
         raise ScenarioError(
             [f"{run_folder}: holds no {RUN_FILE} of a run; name the folder of a run, OUT/<study>/<run-id>"]
+        )
+    if record.get("results-version") != RESULTS_VERSION:
+        raise ScenarioError(
+            [
+                f"{run_folder}: is of results version {record.get('results-version')}, this is {RESULTS_VERSION}; "
+                f"run the scenario again, or take the version of Suture that {RUN_FILE} names"
+            ]
         )
     return record
 
