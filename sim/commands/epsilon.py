@@ -19,6 +19,7 @@ def epsilon(
     from rich.table import Table
 
     from sim.privacy.ledger import ADVERSARIES, Ledger
+    from sim.privacy.releases import un_noised
     from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
     from sim.problems import ScenarioError
     from sim.report.table import epsilon_text
@@ -44,6 +45,9 @@ def epsilon(
     for name, row in sorted(zip(names, spent, strict=True), key=lambda item: [-value for value in item[1]]):
         table.add_row(escape(name), *map(epsilon_text, row))
     wide_console().print(table)
+    for adversary in ADVERSARIES:
+        if reasons := un_noised(ledger, adversary):
+            wide_console().print(f"{adversary} ∞: {'; '.join(reasons)}", markup=False, highlight=False)
     risks = Table("what an attacker can tell of the worst clinic", *ADVERSARIES)
     found = [
         membership_risk(ledger.mechanisms(a, k, plan["unit"]), spent[k][i])

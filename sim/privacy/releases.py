@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sim.job import Job, RowNoise
-from sim.privacy.accounting import compose, dp_sgd_event, flatten
-from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Release
+from sim.privacy.accounting import Adjacency, compose, dp_sgd_event, flatten
+from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Release, Unit
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -43,19 +43,35 @@ class Sampled:
 _MEND = {
     "gradients": "its part trains on raw records; freeze the clinic's parts with model.freeze, or add dp-sgd",
     "labels": 'labels are sent as they are; state labels = "public" if they are',
+    "records": "the records themselves are sent",
+    "update": "the server is trusted with every clinic's update",
+    "own parts": "the model holds the clinic's own parts, trained without noise",
 }
 
 
 def un_noised(ledger: Ledger, adversary: Adversary) -> list[str]:
     """Say in one phrase for each kind of release why an adversary's epsilon is infinite; empty where it is not."""
+    seen = (release for release in ledger.releases if adversary in release.adversaries)
+    return list(dict.fromkeys(release.reason for release in seen if release.reason))
+
+
+def _release(
+    clinic: int,
+    what: str,
+    adversaries: tuple[Adversary, ...],
+    event: DpEvent,
+    adjacency: Adjacency = "add-or-remove",
+    unit: Unit = "record",
+) -> Release:
+    """Return a release which, if nothing protects it, says why."""
     from dp_accounting import NonPrivateDpEvent
 
-    kinds = {
-        release.what: None
-        for release in ledger.releases
-        if adversary in release.adversaries and NonPrivateDpEvent() in flatten(release.event)
-    }
-    return [_MEND.get(kind, f"{kind} rows leave without noise") for kind in kinds]
+    bare = NonPrivateDpEvent() in flatten(event)
+    return Release(clinic, what, adversaries, event, adjacency, unit, _reason(what) if bare else "")
+
+
+def _reason(what: str) -> str:
+    return _MEND.get(what, f"{what} rows leave without noise")
 
 
 def effective_noise_multiplier(part_clip: float, noise_std: float, parts: int) -> float:
@@ -128,11 +144,11 @@ def _updates(job: Job, sampled: Sampled, clinic: int, noised: Noised) -> list[Re
     complete = int(counted[clinic]) == rounds and bool(job.update_noise)
     event: DpEvent = compose({GaussianDpEvent(job.update_noise or 0.0): rounds}) if complete else NonPrivateDpEvent()
     outside = tuple(a for a in job.protocol.sees_model if a != "server")
-    found = [Release(clinic, "update", outside, event, "add-or-remove", "clinic")]
+    found = [_release(clinic, "update", outside, event, "add-or-remove", "clinic")]
     for kind in ("update", *job.protocol.sees_raw.get("server", ())):
-        found.append(Release(clinic, kind, ("server",), NonPrivateDpEvent(), "add-or-remove", "clinic"))
+        found.append(_release(clinic, kind, ("server",), NonPrivateDpEvent(), "add-or-remove", "clinic"))
     if job.protocol.movement == "own":  # whoever uses a clinic's model has that clinic's own parts
-        found.append(Release(clinic, "own parts", ("model-user",), NonPrivateDpEvent(), "add-or-remove", "clinic"))
+        found.append(_release(clinic, "own parts", ("model-user",), NonPrivateDpEvent(), "add-or-remove", "clinic"))
     return found
 
 
@@ -153,16 +169,16 @@ def _releases(job: Job, sampled: Sampled, clinic: int, done: set[str]) -> list[R
             sigma = effective_noise_multiplier(job.dp.part_clip, job.dp.noise_std[clinic], len(job.trained_parts))
         outside = tuple(a for a in protocol.sees_model if not (behind_noise and a == "server"))
         event = dp_sgd_event(sampled.rates[clinic], sigma, int(sampled.steps[clinic]))
-        found.append(Release(clinic, "gradients", outside, event))
+        found.append(_release(clinic, "gradients", outside, event))
         if behind_noise:
             # Who sees the rows sees who is in a batch: no amplification, and a replaced record moves a sum by 2 C.
             known: DpEvent = compose({GaussianDpEvent(sigma / 2): exposures}) if sigma else NonPrivateDpEvent()
-            found.append(Release(clinic, "gradients", ("server",), known, "replace"))
+            found.append(_release(clinic, "gradients", ("server",), known, "replace"))
     for adversary, kinds in protocol.sees_raw.items():
         audience: tuple[Adversary, ...] = ADVERSARIES if only_rows else (adversary,)
         for kind in kinds:
             if job.rows is not None and kind in noised:
-                found.append(Release(clinic, kind, audience, row_event(job.rows, kind, clinic, exposures), "replace"))
+                found.append(_release(clinic, kind, audience, row_event(job.rows, kind, clinic, exposures), "replace"))
             elif kind != "labels" or privacy.labels != "public":
-                found.append(Release(clinic, kind, audience, NonPrivateDpEvent()))
+                found.append(_release(clinic, kind, audience, NonPrivateDpEvent()))
     return found

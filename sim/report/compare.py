@@ -176,7 +176,7 @@ def _number(mean: float, half_width: float) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last
+    return f"{'; '.join(most)}; and {last}" if most else last
 
 
 def as_text(comparison: Comparison, form: str) -> str:
