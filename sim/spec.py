@@ -28,7 +28,7 @@ from sim.settings.base import Section
 
 __all__ = ["RESULTS_VERSION", "RunSpec", "RunStrategy", "expand"]
 
-RESULTS_VERSION: Final = 2
+RESULTS_VERSION: Final = 3
 """Raised when the same spec would give other numbers, so that finished runs are not taken for current ones."""
 
 
