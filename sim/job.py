@@ -58,6 +58,37 @@ class RowNoise:
 
 
 @dataclass(frozen=True)
+class AdaptiveClip:
+    """How the clip of clinics' updates follows a quantile of their norms (Andrew et al. 2021).
+
+    Attributes
+    ----------
+    quantile : float
+        gamma, the share of updates that is to lie within the clip.
+    rate : float
+        eta_C, of the geometric update.
+    count_noise : float
+        sigma_b, standard deviation of the noise on the number of updates within the clip.
+    """
+
+    quantile: float
+    rate: float
+    count_noise: float
+
+    def update_noise(self, multiplier: float) -> float:
+        """Return sigma_delta, with which updates and counts have this noise multiplier together.
+
+        A clinic moves the centred count by 1/2, so that sigma^-2 = sigma_delta^-2 + (2 sigma_b)^-2.
+
+        Parameters
+        ----------
+        multiplier : float
+            Below 2 sigma_b; 0 stays 0.
+        """
+        return (multiplier**-2 - (2 * self.count_noise) ** -2) ** -0.5 if multiplier else 0.0
+
+
+@dataclass(frozen=True)
 class Job:
     """Everything about a run that is not a patient's record; server and clinics derive it from the same settings.
 
@@ -80,7 +111,9 @@ class Job:
     rows : RowNoise or None
         For rows that are noised at the cut.
     update_noise : float or None
-        Under clinic-level privacy: noise on the sum of clipped updates over the clip.
+        Under clinic-level privacy: noise multiplier of what a round releases.
+    adaptive : AdaptiveClip or None
+        Under clinic-level privacy with a clip that is not fixed.
     """
 
     spec: RunSpec
@@ -95,6 +128,7 @@ class Job:
     frozen: frozenset[str] = frozenset()
     rows: RowNoise | None = None
     update_noise: float | None = None
+    adaptive: AdaptiveClip | None = None
 
     @classmethod
     def build(
@@ -165,6 +199,11 @@ class Job:
             )
         class_weights = None if weights is None else torch.tensor(weights)
         update_noise = release_noise[0] if privacy.unit == "clinic" and release_noise else None
+        adaptive = None
+        if privacy.adaptive_quantile is not None:
+            together = len(participants(spec.seed, 1, len(sizes), spec.train.participation))
+            count_noise = privacy.adaptive_count_noise or together / 20
+            adaptive = AdaptiveClip(privacy.adaptive_quantile, privacy.adaptive_rate, count_noise)
         return cls(
             spec,
             protocol,
@@ -178,6 +217,7 @@ class Job:
             frozen,
             rows,
             update_noise,
+            adaptive,
         )
 
     @property
@@ -194,6 +234,11 @@ class Job:
     def protected_rows(self) -> tuple[str, ...]:
         """Kinds of rows that leave noised."""
         return () if self.rows is None else tuple(self.rows.clip)
+
+    @property
+    def round_releases(self) -> tuple[str, ...]:
+        """What a round of clinic-level privacy releases; together it has the noise multiplier ``update_noise``."""
+        return ("update",) if self.adaptive is None else ("update", "clip-count")
 
     @property
     def imported(self) -> bool:

@@ -19,7 +19,7 @@ from sim.job import Job
 from sim.models import Parameters
 from sim.problems import SutureError
 from sim.protocols import ROW_KINDS
-from strategies.clinic_level import noised_mean
+from strategies.clinic_level import adapted_clip, noised_mean, updates_of
 
 
 class ExchangeError(SutureError, RuntimeError):
@@ -59,15 +59,19 @@ class CohortStrategy(Strategy):
     Attributes
     ----------
     server_noised_steps : dict of str to Tensor
-        By server part, ``[clinic]``: how many of its gradients were clipped and noised; ``update`` counts rounds.
+        By server part, ``[clinic]``: how many of its gradients were clipped and noised; ``update`` and ``clip-count``
+        count rounds.
     before : dict of str to Tensor
         ``[1, *shape]`` parameters with which the round began, where they are averaged at its end.
+    clip : float
+        Of clinics' updates under clinic-level privacy; the next round's, where it adapts.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.server_noised_steps: dict[str, Tensor] = {}
         self.before: Parameters = {}
+        self.clip = job.spec.privacy.clip
         self._home: dict[int, int] = {}
 
     def home(self, grid: Grid) -> dict[int, int]:
@@ -181,15 +185,29 @@ class CohortStrategy(Strategy):
         """
         fixed = {name for part in self.job.frozen for name in self.job.part(part).shapes()}
         trained = {name: value for name, value in stacked.items() if name not in fixed}
-        job = self.job
-        if job.spec.privacy.unit == "clinic":
-            noise = job.update_noise or 0.0
-            averaged = noised_mean(before, trained, job.spec.privacy.clip, noise, job.seed, server_round)
-            fresh = torch.zeros(len(job.sizes), dtype=torch.int64)
-            self.server_noised_steps.setdefault("update", fresh)[list(clinics)] += 1
+        if self.job.spec.privacy.unit == "clinic":
+            averaged = self._moved_by_noised_updates(trained, clinics, before, server_round)
         else:
             averaged = weighted_average(trained, self.weights(clinics))
         return averaged | {name: stacked[name][:1] for name in fixed & stacked.keys()}
+
+    def _moved_by_noised_updates(
+        self, trained: Mapping[str, Tensor], clinics: Sequence[int], before: Mapping[str, Tensor], server_round: int
+    ) -> Parameters:
+        job = self.job
+        multiplier, clip, adaptive = job.update_noise or 0.0, self.clip, job.adaptive
+        updates, norms = updates_of(before, trained)
+        if adaptive is not None:
+            self.clip = adapted_clip(clip, norms, adaptive, multiplier > 0, job.seed, server_round)
+            self._count_release("clip-count", clinics)
+            multiplier = adaptive.update_noise(multiplier)
+        mean = noised_mean(updates, norms, clip, multiplier, job.seed, server_round)
+        self._count_release("update", clinics)
+        return {name: before[name] + move for name, move in mean.items()}
+
+    def _count_release(self, what: str, clinics: Sequence[int]) -> None:
+        fresh = torch.zeros(len(self.job.sizes), dtype=torch.int64)
+        self.server_noised_steps.setdefault(what, fresh)[list(clinics)] += 1
 
     def clinic_parts_of(self, parameters: Mapping[str, Tensor]) -> Parameters:
         """Return the parameters of the parts that train at the clinics."""

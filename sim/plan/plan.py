@@ -154,13 +154,13 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
     sigmas = _noise(spec, delta, federation, rates, counts.steps) if job.dp is not None else ()
     release_noise = () if job.rows is None else _row_multipliers(job, job.rows, sampled, sigmas, federation, delta)
     if spec.privacy.unit == "clinic":
-        release_noise = _update_multiplier(spec, sampled, delta)
+        release_noise = _update_multiplier(job, sampled, delta)
     if sigmas or release_noise:
         job = Job.build(spec, federation, sigmas, release_noise)
     noising = (*(job.trained_parts if job.dp is not None else ()), *job.protected_rows)
     noised = {name: tuple(counts.steps.tolist()) for name in noising}
     if spec.privacy.unit == "clinic":
-        noised["update"] = tuple(sampled.rounds)
+        noised |= dict.fromkeys(job.round_releases, tuple(sampled.rounds))
     ledger = build_ledger(job, sampled, noised)
     clock = PlanClock(resources, spec.server.resources())
     times = [clock.time_round(load) for load in counts.loads]
@@ -240,19 +240,28 @@ def _mechanism_problems(spec: RunSpec) -> list[str]:
     return problems
 
 
-def _update_multiplier(spec: RunSpec, sampled: Sampled, delta: float) -> tuple[float, ...]:
-    """Return the noise on the updates' sum over the clip: as given, or enough for the clinic that takes part most."""
-    clinics = len(sampled.rounds)
+def _update_multiplier(job: Job, sampled: Sampled, delta: float) -> tuple[float, ...]:
+    """Return the noise multiplier of a round's release: as given, or enough for the clinic that takes part most."""
+    clinics, privacy = len(sampled.rounds), job.spec.privacy
     if delta * clinics >= 1:
         raise ScenarioError(
             [f"privacy.delta: {delta:g} is not below 1 / {clinics}, one over the number of clinics; give a smaller one"]
         )
-    if spec.privacy.epsilon is None:
-        return (float(spec.privacy.noise_multiplier or 0.0),) * clinics
-    try:
-        return (calibrate(spec.privacy.epsilon, delta, 1.0, max(sampled.rounds)),) * clinics
-    except ValueError as error:
-        raise ScenarioError([f"privacy.epsilon: {error}"]) from None
+    if privacy.epsilon is None:
+        noise = float(privacy.noise_multiplier or 0.0)
+    else:
+        try:
+            noise = calibrate(privacy.epsilon, delta, 1.0, max(sampled.rounds))
+        except ValueError as error:
+            raise ScenarioError([f"privacy.epsilon: {error}"]) from None
+    if job.adaptive is not None and 2 * job.adaptive.count_noise <= noise:
+        raise ScenarioError(
+            [
+                f"privacy.adaptive-count-noise: {job.adaptive.count_noise:g} spends more than noise multiplier "
+                f"{noise:.3g} allows in all; give more than half of that, such as {noise:.2g}"
+            ]
+        )
+    return (noise,) * clinics
 
 
 def _row_multipliers(

@@ -140,8 +140,9 @@ def _updates(job: Job, sampled: Sampled, clinic: int, noised: Noised) -> list[Re
     """Write down what leaves under clinic-level privacy: the server is trusted, and sees all of it without noise."""
     from dp_accounting import GaussianDpEvent, NonPrivateDpEvent
 
-    rounds, counted = int(sampled.rounds[clinic]), noised.get("update", [0] * (clinic + 1))
-    complete = int(counted[clinic]) == rounds and bool(job.update_noise)
+    rounds = int(sampled.rounds[clinic])
+    done = all(what in noised and int(noised[what][clinic]) == rounds for what in job.round_releases)
+    complete = done and bool(job.update_noise)
     event: DpEvent = compose({GaussianDpEvent(job.update_noise or 0.0): rounds}) if complete else NonPrivateDpEvent()
     outside = tuple(a for a in job.protocol.sees_model if a != "server")
     found = [_release(clinic, "update", outside, event, "add-or-remove", "clinic")]

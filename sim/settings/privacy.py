@@ -38,7 +38,8 @@ class Privacy(Section):
     alone. Beside dp-sgd the rows have ``smashed_noise_multiplier`` and ``smashed_clip``. A multiplier is the noise's
     standard deviation over the clipping norm. ``epsilon`` is a target against whom the mechanism is there for: the
     model user (dp-sgd, clinic-level) or the server (smashed-noise alone); ``epsilon_server`` is one against the server
-    beside dp-sgd. Labels that are ``public`` are outside the guarantee: neighbours then have the same labels.
+    beside dp-sgd. Labels that are ``public`` are outside the guarantee: neighbours then have the same labels. With
+    ``adaptive_quantile`` the clip of clinic-level starts at ``clip`` and follows that quantile of the updates' norms.
     """
 
     mechanism: Mechanisms = "none"
@@ -51,6 +52,9 @@ class Privacy(Section):
     smashed_clip: Annotated[Unbounded, Field(gt=0)] = 1.0
     tail_clip: Annotated[Unbounded, Field(gt=0)] = 1.0
     labels: Literal["private", "public"] = "private"
+    adaptive_quantile: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    adaptive_rate: Annotated[Number, Field(gt=0)] = 0.2
+    adaptive_count_noise: Annotated[Number, Field(gt=0)] | None = None
 
     @property
     def mechanisms(self) -> tuple[str, ...]:
@@ -129,3 +133,20 @@ class Privacy(Section):
         ):
             raise ValueError("inf is only for rows without noise; give a finite norm such as 1.0")
         return clip
+
+    @field_validator("adaptive_quantile")
+    @classmethod
+    def _only_updates_adapt(cls, quantile: float | None, info: ValidationInfo) -> float | None:
+        mechanism = info.data.get("mechanism")
+        if quantile is not None and mechanism not in ("clinic-level", None):
+            raise ValueError(f'the clip of {mechanism} is fixed; remove this, or take mechanism = "clinic-level"')
+        if quantile is not None and math.isinf(info.data.get("clip", 1.0)):
+            raise ValueError("a clip of inf cannot adapt; give a finite privacy.clip to begin with, such as 1.0")
+        return quantile
+
+    @field_validator("adaptive_count_noise")
+    @classmethod
+    def _counts_only_to_adapt(cls, noise: float | None, info: ValidationInfo) -> float | None:
+        if noise is not None and info.data.get("adaptive_quantile", 0) is None:
+            raise ValueError("has no effect without adaptive-quantile; add adaptive-quantile = 0.5")
+        return noise

@@ -49,6 +49,8 @@ class Learned:
         What really crossed.
     trail : Trail
         The same, round by round.
+    clips : list of float
+        Under clinic-level privacy with an adaptive clip: before the first round and after each.
     """
 
     parameters: dict[str, Tensor]
@@ -57,6 +59,7 @@ class Learned:
     best_parameters: dict[str, Tensor] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
     validations: list[Evaluation] = field(default_factory=list)
+    clips: list[float] = field(default_factory=list)
 
     @property
     def best_round(self) -> int | None:
@@ -112,6 +115,8 @@ def learn(
     def look(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         learned.parameters = tensors_in(arrays)
         trail.close_round(server_round, meter.traffic, noised_steps())
+        if job.adaptive is not None and isinstance(strategy, CohortStrategy):
+            learned.clips.append(strategy.clip)
         learned.evaluations.append(tester.evaluate(learned.parameters))
         watch(server_round, learned.evaluations[-1])
         if validator is not None:

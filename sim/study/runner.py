@@ -177,6 +177,8 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
     rounds = pd.DataFrame([_round_row(evaluation, federation) for evaluation in learned.evaluations])
     for metric in learned.validations[0].pooled if learned.validations else ():
         rounds[f"validation_{metric}"] = [validation.pooled[metric] for validation in learned.validations]
+    if learned.clips:
+        rounds["clip"] = learned.clips
     rounds.insert(0, "round", range(len(rounds)))
     rounds["sim_seconds"] = np.cumsum([0.0, *plan.round_seconds])
     clinics = pd.DataFrame(

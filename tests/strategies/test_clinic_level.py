@@ -7,13 +7,15 @@ import pytest
 import torch
 from support import NO_PRIVACY, distance, learn_run, plan_of, run_spec, write_csv
 
+from sim.job import AdaptiveClip, Job
 from sim.privacy.accounting import epsilon
 from sim.problems import ScenarioError
 from sim.study.learn import PlanMismatchError, learn
 from strategies import cohorts
-from strategies.clinic_level import noised_mean
+from strategies.clinic_level import adapted_clip, noised_mean, updates_of
 
 CLINIC = {"mechanism": "clinic-level", "noise-multiplier": 1.5, "clip": 0.3, "delta": 1e-3}
+ADAPTIVE = {**CLINIC, "adaptive-quantile": 0.5, "adaptive-count-noise": 1.0}
 METHODS = [
     ("fedavg", None),
     ("fedprox", None),
@@ -42,12 +44,17 @@ def test_each_round_is_one_gaussian_and_the_server_is_trusted(csv, strategy, cut
     assert distance(learn(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-4
 
 
+def averaged(before, stacked):
+    """The mean of the updates, clipped to 0.3, without noise."""
+    return noised_mean(*updates_of(before, stacked), 0.3, 0.0, 1, 1)
+
+
 def test_one_clinic_moves_the_sum_by_the_clip_at_most_whatever_its_records():
     random = torch.Generator().manual_seed(0)
     before = {"a": torch.randn(1, 3, 2, generator=random), "b": torch.randn(1, 4, generator=random)}
     stacked = {k: v + 50 * torch.randn(5, *v.shape[1:], generator=random) for k, v in before.items()}
     stacked["a"][1], stacked["b"][1] = before["a"][0] + 0.01, before["b"][0]  # a small update is left as it is
-    mean = noised_mean(before, stacked, 0.3, 0.0, 1, 1)
+    mean = averaged(before, stacked)
     total = {k: np.zeros(v.shape[1:]) for k, v in before.items()}
     for k in range(5):
         update = {name: (stacked[name][k] - before[name][0]).numpy() for name in before}
@@ -55,24 +62,22 @@ def test_one_clinic_moves_the_sum_by_the_clip_at_most_whatever_its_records():
         for name in before:
             total[name] += update[name] * min(1, 0.3 / norm)
     for name in before:
-        np.testing.assert_allclose(mean[name][0].numpy(), before[name][0].numpy() + total[name] / 5, atol=1e-5)
-    without = noised_mean(before, {k: v.clone() for k, v in stacked.items()}, 0.3, 0.0, 1, 1)
+        np.testing.assert_allclose(mean[name][0].numpy(), total[name] / 5, atol=1e-5)
     changed = {k: v.clone() for k, v in stacked.items()}
     for name in changed:
         changed[name][4] = before[name][0]
-    moved = noised_mean(before, changed, 0.3, 0.0, 1, 1)
-    gap = math.sqrt(sum(float(((without[k] - moved[k]) * 5).square().sum()) for k in before))
+    moved = averaged(before, changed)
+    gap = math.sqrt(sum(float(((mean[k] - moved[k]) * 5).square().sum()) for k in before))
     assert gap == pytest.approx(0.3, rel=1e-4)
 
 
 def test_noise_on_the_sum_has_the_stated_size_and_differs_round_by_round():
-    before = {"a": torch.zeros(1, 100, 100)}
-    stacked = {"a": torch.zeros(4, 100, 100)}
-    draws = [noised_mean(before, stacked, 0.3, 1.5, 7, r)["a"] * 4 for r in (1, 2)]
+    updates, norms = {"a": torch.zeros(4, 100, 100)}, torch.zeros(4)
+    draws = [noised_mean(updates, norms, 0.3, 1.5, 7, r)["a"] * 4 for r in (1, 2)]
     for draw in draws:
         assert float(draw.std()) == pytest.approx(0.45, rel=0.03)
     assert not torch.equal(*draws)
-    assert torch.equal(draws[0], noised_mean(before, stacked, 0.3, 1.5, 7, 1)["a"] * 4)
+    assert torch.equal(draws[0], noised_mean(updates, norms, 0.3, 1.5, 7, 1)["a"] * 4)
 
 
 @pytest.mark.parametrize(("strategy", "cut"), METHODS)
@@ -103,6 +108,72 @@ def test_a_round_without_noise_is_caught(csv, monkeypatch):
         learn_run(run_spec(csv, "fedavg", privacy=CLINIC))
 
 
+@pytest.mark.parametrize("start", [0.01, 100.0])
+@pytest.mark.parametrize("quantile", [0.1, 0.5, 0.9])
+def test_the_clip_comes_to_the_quantile_of_the_norms_before_clipping(quantile, start):
+    norms = torch.from_numpy(np.random.default_rng(0).permutation(np.linspace(1, 3, 1001)))
+    clips = [start]
+    for r in range(600):
+        clips.append(adapted_clip(clips[-1], norms, AdaptiveClip(quantile, 0.2, 50.0), True, 3, r))
+    assert np.mean(clips[-100:]) == pytest.approx(1 + 2 * quantile, abs=0.1)
+
+
+def test_a_step_of_the_clip_by_hand():
+    norms, adaptive = torch.tensor([0.5, 1.0, 2.0, 4.0, 8.0]), AdaptiveClip(0.6, 0.2, 3.0)
+    # 2 of 5 lie within the clip, a norm equal to it among them: too few, so that it grows.
+    assert adapted_clip(1.0, norms, adaptive, False, 1, 1) == pytest.approx(math.exp(-0.2 * (2 / 5 - 0.6)))
+    draws = [adapted_clip(1.0, norms, adaptive, True, 1, r) for r in range(1, 2001)]
+    counts = 5 * (0.6 - np.log(draws) / 0.2)
+    assert counts.mean() == pytest.approx(2, abs=0.25)
+    assert counts.std() == pytest.approx(3, rel=0.06)
+
+
+def test_updates_and_counts_share_the_multiplier_that_is_accounted(csv):
+    plan, federation = plan_of(run_spec(csv, "fedavg", privacy=ADAPTIVE))
+    fixed, _ = plan_of(run_spec(csv, "fedavg", privacy=CLINIC))
+    assert plan.columns()["epsilon_model_user"] == fixed.columns()["epsilon_model_user"]
+    adaptive = Job.build(plan.spec, federation, (), plan.release_noise).adaptive
+    # The joint release is one Gaussian: a clinic moves the updates by C, noised by sigma_delta C, and the count by 1/2.
+    moved = math.hypot(1 / adaptive.update_noise(1.5), 0.5 / adaptive.count_noise)
+    assert moved == pytest.approx(1 / 1.5, rel=1e-12)
+    assert adaptive.update_noise(1.5) > 1.5
+
+
+def test_the_noise_on_updates_is_raised_and_follows_the_clip(csv, monkeypatch):
+    seen = []
+    original = cohorts.noised_mean
+
+    def watched(updates, norms, clip, noise, *name):
+        seen.append((norms, clip, noise))
+        return original(updates, norms, clip, noise, *name)
+
+    monkeypatch.setattr(cohorts, "noised_mean", watched)
+    plan, federation = plan_of(run_spec(csv, "splitfed-v1", "vanilla", ADAPTIVE))
+    learned = learn(plan, federation)  # holds executed and planned ledgers equal
+    assert learned.clips[0] == 0.3
+    assert len(learned.clips) == 4
+    assert [clip for _, clip, _ in seen] == learned.clips[:3]
+    for r, (norms, clip, noise) in enumerate(seen, 1):
+        assert noise == pytest.approx((1.5**-2 - 2.0**-2) ** -0.5)
+        assert learned.clips[r] == adapted_clip(clip, norms, AdaptiveClip(0.5, 0.2, 1.0), True, 5, r)
+
+
+def test_the_count_has_a_twentieth_of_the_rounds_clinics_as_noise(csv):
+    target = {**CLINIC, "noise-multiplier": 0.15, "adaptive-quantile": 0.5}
+    spec = run_spec(csv, "fedavg", privacy=target, participation=0.5)
+    plan, federation = plan_of(spec)
+    assert Job.build(spec, federation, (), plan.release_noise).adaptive.count_noise == 2 / 20
+
+
+def test_a_count_without_noise_is_caught(csv, monkeypatch):
+    original = cohorts.CohortStrategy._count_release
+    monkeypatch.setattr(
+        cohorts.CohortStrategy, "_count_release", lambda s, what, k: None if "count" in what else original(s, what, k)
+    )
+    with pytest.raises(PlanMismatchError, match=r"noised steps, clip-count: .*releases"):
+        learn_run(run_spec(csv, "fedavg", privacy=ADAPTIVE))
+
+
 @pytest.mark.parametrize(
     ("strategy", "cut", "change", "line"),
     [
@@ -112,6 +183,11 @@ def test_a_round_without_noise_is_caught(csv, monkeypatch):
         ("flwr.serverapp.strategy.FedAvg", None, {}, "clinic-level noises a sum of updates"),
         ("fedavg", None, {"mechanism": ["dp-sgd", "clinic-level"]}, "another unit, and stands alone"),
         ("fedavg", None, {"delta": 0.3}, r"privacy\.delta: 0\.3 is not below 1 / 4"),
+        ("fedavg", None, {"adaptive-quantile": 0.5}, r"adaptive-count-noise: 0\.2 spends more .*give more than half"),
+        ("fedavg", None, {"adaptive-count-noise": 2}, r"adaptive-count-noise: .*without adaptive-quantile"),
+        ("fedavg", None, {"adaptive-quantile": 1.0}, r"adaptive-quantile"),
+        ("fedavg", None, {"mechanism": "dp-sgd", "adaptive-quantile": 0.5}, "clip of dp-sgd is fixed"),
+        ("fedavg", None, {"noise-multiplier": 0, "clip": math.inf, "adaptive-quantile": 0.5}, "inf cannot adapt"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(csv, strategy, cut, change, line):
