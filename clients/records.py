@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from flwr.app import Context, Message
 
-from sim.engine.messages import content
+from sim.engine.messages import NOISED, ConfigValue, content
 from sim.engine.workplace import workplace_of
 
 
@@ -23,10 +23,8 @@ def upload(message: Message, context: Context) -> Message:
     sizes = np.array([job.sizes[k] for k in clinics])
     index = np.minimum(np.arange(sizes.max()), sizes[:, None] - 1)
     x, y = cohort.batch(clinics, index)
+    config: dict[str, ConfigValue] = {"clinics": clinics, "rows": sizes.tolist()}
+    config |= {f"{NOISED}{kind}": [1] * len(clinics) for kind in job.protected_rows}
     return Message(
-        content(
-            {"records": {"records": x}, "labels": {"labels": y.to(torch.uint8)}},
-            {"clinics": clinics, "rows": sizes.tolist()},
-        ),
-        reply_to=message,
+        content({"records": {"records": x}, "labels": {"labels": y.to(torch.uint8)}}, config), reply_to=message
     )

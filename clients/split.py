@@ -89,8 +89,10 @@ def _send_smashed(message: Message, session: Session) -> Message:
         smashed = noised_rows(job.rows, job.seed, "smashed", smashed, *session.addressed)
         session.count("smashed")
     kinds = {"smashed": smashed}
-    if session.job.protocol.topology == "vanilla":
+    if job.protocol.topology == "vanilla":
         kinds["labels"] = session.labels.to(torch.uint8)
+        if job.labels is not None:
+            session.count("labels")
     return _send_rows(message, session, kinds)
 
 

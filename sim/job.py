@@ -14,6 +14,7 @@ from torch import Tensor
 from sim.data import Federation
 from sim.engine.optim import Optimizer
 from sim.models import Block, ClipRows, Network, Parameters, Part, build_network, never_negative
+from sim.privacy.calibration import uniform_answers
 from sim.problems import ScenarioError
 from sim.protocols import Protocol, protocol_of
 from sim.rng import stream
@@ -89,6 +90,22 @@ class AdaptiveClip:
 
 
 @dataclass(frozen=True)
+class RandomisedLabels:
+    """Randomised response on labels (Warner 1965; k-ary: Kairouz et al. 2016), once for the whole run.
+
+    Attributes
+    ----------
+    classes : int
+        k.
+    uniform : float
+        Probability with which a label is answered by one of the k drawn uniformly, and else by the truth.
+    """
+
+    classes: int
+    uniform: float
+
+
+@dataclass(frozen=True)
 class Job:
     """Everything about a run that is not a patient's record; server and clinics derive it from the same settings.
 
@@ -114,6 +131,8 @@ class Job:
         Under clinic-level privacy: noise multiplier of what a round releases.
     adaptive : AdaptiveClip or None
         Under clinic-level privacy with a clip that is not fixed.
+    labels : RandomisedLabels or None
+        For labels that are randomised before they leave.
     """
 
     spec: RunSpec
@@ -129,6 +148,7 @@ class Job:
     rows: RowNoise | None = None
     update_noise: float | None = None
     adaptive: AdaptiveClip | None = None
+    labels: RandomisedLabels | None = None
 
     @classmethod
     def build(
@@ -204,6 +224,8 @@ class Job:
             together = len(participants(spec.seed, 1, len(sizes), spec.train.participation))
             count_noise = privacy.adaptive_count_noise or together / 20
             adaptive = AdaptiveClip(privacy.adaptive_quantile, privacy.adaptive_rate, count_noise)
+        k, label_epsilon = len(federation.classes), privacy.randomises_labels
+        labels = None if label_epsilon is None else RandomisedLabels(k, uniform_answers(label_epsilon, k))
         return cls(
             spec,
             protocol,
@@ -218,6 +240,7 @@ class Job:
             rows,
             update_noise,
             adaptive,
+            labels,
         )
 
     @property
@@ -232,8 +255,8 @@ class Job:
 
     @property
     def protected_rows(self) -> tuple[str, ...]:
-        """Kinds of rows that leave noised."""
-        return () if self.rows is None else tuple(self.rows.clip)
+        """Kinds of rows that leave noised or randomised."""
+        return (*(() if self.rows is None else self.rows.clip), *(() if self.labels is None else ("labels",)))
 
     @property
     def round_releases(self) -> tuple[str, ...]:

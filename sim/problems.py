@@ -182,6 +182,11 @@ def problem_lines(
 
 def _place(location: Sequence[Any], kind: str, models: "Mapping[tuple[str, ...], type[BaseModel]]") -> str:
     parts = [str(part) for part in location if part != "[key]"]
+    table = models.get(tuple(part for part in location[:-1] if isinstance(part, str)))
+    if (
+        kind != "extra_forbidden" and table is not None and parts[-1] in table.model_fields
+    ):  # what was left out is placed by its name in Python
+        parts[-1] = table.model_fields[parts[-1]].alias or parts[-1]
     if tuple(parts[:2]) in models and len(parts) > 1 and (parts[0],) not in models:
         del parts[1]
     if kind.startswith("union_tag"):

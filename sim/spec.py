@@ -83,7 +83,8 @@ def expand(scenario: Scenario) -> list[RunSpec]:
     -------
     list of RunSpec
         Strategies, within them cuts, within them the product of the swept values, within it seeds; each in the order
-        in which it is written. A target of ``epsilon = inf`` has become mechanism ``none``.
+        in which it is written. A target of ``epsilon = inf`` has become mechanism ``none``, or
+        what is left of a combination with ``label-rr``.
 
     Raises
     ------
@@ -130,6 +131,14 @@ def _setting(scenario: Scenario, tables: Mapping[str, Any], swept: Mapping[str, 
         swept=swept,
     )
     if spec.privacy.epsilon == math.inf:
-        unprotected = Privacy(labels=spec.privacy.labels, clip=spec.privacy.clip, delta=spec.privacy.delta)
+        given = spec.privacy
+        rest = "none" if given.label_epsilon is None else "label-rr"
+        unprotected = Privacy(
+            mechanism=rest,
+            label_epsilon=given.label_epsilon,
+            labels=given.labels,
+            clip=given.clip,
+            delta=given.delta,
+        )
         spec = spec.model_copy(update={"privacy": unprotected})
     return spec

@@ -28,7 +28,7 @@ def epsilon(
     record = read_record(folder)
     plan = record["plan"]
     # Without a mechanism there are only un-noised releases and none at all, which no delta tells apart.
-    at = delta or plan["delta"] or 0.5
+    at = delta or plan["delta"] or 0.0
     names = [clinic["name"] for clinic in plan["clinics"]]
     try:
         ledger = Ledger.from_json(record["privacy"]["releases"])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sim.data import Federation, Records, load_federation
+from sim.engine.label_noise import randomised
 from sim.job import Job
 from sim.plan.plan import make_plan
 from sim.problems import ScenarioError
@@ -44,15 +45,18 @@ class Cohort:
 
     @classmethod
     def build(cls, job: Job, train: Records, clinics: Sequence[int]) -> Cohort:
-        """Take the clinics' records out of the federation."""
+        """Take the clinics' records out of the federation, their labels randomised if they are to leave so."""
         ordered = job.in_lane_order(clinics)
         rows = [slice(int(train.offsets[k]), int(train.offsets[k + 1])) for k in ordered]
+        labels = [train.y[r] for r in rows]
+        if job.labels is not None:
+            labels = [randomised(y, job.labels, job.seed, k) for k, y in zip(ordered, labels, strict=True)]
         first = np.full(len(job.sizes), -1)
         first[ordered] = np.cumsum([0, *(r.stop - r.start for r in rows[:-1])])
         return cls(
             tuple(ordered),
             torch.from_numpy(np.concatenate([train.x[r] for r in rows])),
-            torch.from_numpy(np.concatenate([train.y[r] for r in rows])),
+            torch.from_numpy(np.concatenate(labels)),
             first,
         )
 

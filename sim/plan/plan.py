@@ -17,7 +17,7 @@ from sim.plan.counts import Counts
 from sim.plan.events import PlanClock
 from sim.privacy.calibration import calibrate
 from sim.privacy.ledger import ADVERSARIES, Ledger
-from sim.privacy.releases import Sampled, build_ledger, un_noised
+from sim.privacy.releases import Sampled, build_ledger, to_be_noised, un_noised
 from sim.problems import ScenarioError
 from sim.protocols import Direction, Traffic, protocol_of
 from sim.spec import RunSpec
@@ -121,8 +121,17 @@ class Plan:
             "mechanism": spec.privacy.mechanism,
             "delta": spec.privacy.delta,
             **worst,
+            "epsilon_label": self._epsilon_of_labels(),
             **spec.swept,
         }
+
+    def _epsilon_of_labels(self) -> float | None:
+        """Return the epsilon of one label where labels are randomised: the same against everyone."""
+        privacy = self.spec.privacy
+        if privacy.randomises_labels is None:
+            return None
+        clinics = range(len(self.clinics))
+        return max(self.ledger.epsilon("server", k, privacy.delta or 0.0, unit="label") for k in clinics)
 
 
 def make_plan(spec: RunSpec, federation: Federation) -> Plan:
@@ -150,17 +159,14 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
     sampled = counts.sampled()
     rates = sampled.rates
     # Without a mechanism there are only un-noised releases and none at all, which no delta tells apart.
-    delta = 0.5 if spec.privacy.delta is None else spec.privacy.delta
+    delta = spec.privacy.delta or 0.0
     sigmas = _noise(spec, delta, federation, rates, counts.steps) if job.dp is not None else ()
     release_noise = () if job.rows is None else _row_multipliers(job, job.rows, sampled, sigmas, federation, delta)
     if spec.privacy.unit == "clinic":
         release_noise = _update_multiplier(job, sampled, delta)
     if sigmas or release_noise:
         job = Job.build(spec, federation, sigmas, release_noise)
-    noising = (*(job.trained_parts if job.dp is not None else ()), *job.protected_rows)
-    noised = {name: tuple(counts.steps.tolist()) for name in noising}
-    if spec.privacy.unit == "clinic":
-        noised |= dict.fromkeys(job.round_releases, tuple(sampled.rounds))
+    noised = to_be_noised(job, sampled)
     ledger = build_ledger(job, sampled, noised)
     clock = PlanClock(resources, spec.server.resources())
     times = [clock.time_round(load) for load in counts.loads]
@@ -230,6 +236,7 @@ def _refuse(spec: RunSpec, federation: Federation) -> None:
 
 def _mechanism_problems(spec: RunSpec) -> list[str]:
     method, problems = spec.strategy.name, []
+    protocol = protocol_of(method, spec.strategy.cut)
     if spec.privacy.unit == "clinic" and method not in ("fedavg", "fedprox", "splitfed-v1", "splitfed-v3"):
         problems.append(
             f"privacy.mechanism: clinic-level noises a sum of updates, and {method} forms none here; "
@@ -237,6 +244,12 @@ def _mechanism_problems(spec: RunSpec) -> list[str]:
         )
     if spec.privacy.noises_rows and spec.strategy.cut is None:
         problems.append(f"privacy.mechanism: smashed-noise needs a cut, and {method} sends no smashed data; take split")
+    if spec.privacy.randomises_labels is not None and "labels" not in protocol.sees_raw.get("server", ()):
+        shown = f"{method}, {spec.strategy.cut}," if spec.strategy.cut else method
+        problems.append(
+            f"privacy.mechanism: label-rr randomises labels that are sent, and those of {shown} never leave the "
+            "clinic; take a vanilla cut, or leave label-rr out"
+        )
     return problems
 
 
@@ -270,7 +283,8 @@ def _row_multipliers(
     """Return the noise on rows over their clip, clinic by clinic: as given, or the least that meets the target.
 
     All the server sees is Gaussian: it adds up as mu^2 = exposures * (sum over kinds (reach / multiplier)^2 + (2 /
-    sigma)^2), the last term for DP-SGD, whose batches the server knows.
+    sigma)^2), the last term for DP-SGD, whose batches the server knows. Randomised labels are taken off the target,
+    epsilon for epsilon.
     """
     given, target, _ = job.spec.privacy.row_noise
     clinics = range(len(job.sizes))
@@ -279,14 +293,19 @@ def _row_multipliers(
         return (float(given or 0.0),) * len(clinics)
     key = "epsilon-server" if job.dp is not None else "epsilon"
     probe = Job.build(job.spec, federation, sigmas, [1.0 for _ in clinics])
-    kinds = dict.fromkeys((*probe.trained_parts, *probe.protected_rows), sampled.steps)
-    ledger = build_ledger(probe, sampled, kinds)
+    ledger = build_ledger(probe, sampled, to_be_noised(probe, sampled))
     if reasons := un_noised(ledger, "server"):
         raise ScenarioError(
             [f"privacy.{key}: no noise on rows reaches {target:g} against the server: {'; '.join(reasons)}"]
         )
     found = []
-    mu_squared = calibrate(target, delta, 1.0, 1) ** -2
+    labels = job.spec.privacy.randomises_labels if job.protocol.topology == "vanilla" else None
+    for_rows = target - (labels or 0.0)
+    if for_rows <= 0:
+        raise ScenarioError(
+            [f"privacy.{key}: the labels alone spend label-epsilon {labels:g}; give a larger target than {target:g}"]
+        )
+    mu_squared = calibrate(for_rows, delta, 1.0, 1) ** -2
     for clinic in clinics:
         exposures = max(1, int(sampled.exposures[clinic]))
         left = mu_squared / exposures - (4 / sigmas[clinic] ** 2 if sigmas else 0.0)

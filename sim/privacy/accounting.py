@@ -145,7 +145,7 @@ def epsilon(
         Composition of (Poisson-sampled) Gaussians, Laplace noise, randomised response, un-noised releases and nothings.
         Noise is stated over the sensitivity under ``adjacency``.
     delta : float
-        From ``MIN_DELTA`` to below 1; the caller sees to it that it is below 1 / number of records.
+        0, or from ``MIN_DELTA`` to below 1; the caller sees to it that it is below 1 / number of records.
     accountant : {"pld", "rdp", "prv"}
         As for :func:`composed_epsilon`.
     adjacency : {"add-or-remove", "replace"}
@@ -169,7 +169,7 @@ def composed_epsilon(mechanisms: Mechanisms, delta: float, accountant: Accountan
     mechanisms : mapping of (Adjacency, DpEvent) to int
         How often each atom, as :func:`flatten` returns them, is applied.
     delta : float
-        From ``MIN_DELTA`` to below 1.
+        0, or from ``MIN_DELTA`` to below 1. At 0 pure epsilons add up, and Gaussian noise has none.
     accountant : {"pld", "rdp", "prv"}
         ``"pld"``: exact where all noise is Gaussian and nothing is subsampled, otherwise dp-accounting's PLD,
         pessimistic and within 1e-3 (relative) or 1e-4 (absolute) of the true value. ``"rdp"``: dp-accounting's Renyi
@@ -185,7 +185,8 @@ def composed_epsilon(mechanisms: Mechanisms, delta: float, accountant: Accountan
     ValueError
         For a delta or an accountant that is not on offer, and for a mechanism that this accountant does not take.
     """
-    check_delta(delta)
+    if delta != 0:
+        check_delta(delta)
     if accountant not in get_args(Accountant):
         raise ValueError(f"the accountant must be one of {', '.join(get_args(Accountant))}, got {accountant!r}")
     atoms, adjacency = under_one_adjacency(mechanisms)
@@ -274,6 +275,8 @@ def _epsilon(
             else _prv(atoms, delta)
         )
     mu = math.sqrt(squared_mu)
+    if delta == 0:
+        return math.inf if mu else pure
     if not sampled and not pure:
         return gaussian_epsilon(mu, delta)
     if mu == 0 and (pure > 50 or (len(atoms) == 1 and atoms[0][1] == 1)):

@@ -63,10 +63,14 @@ def calibrate_randomised_response(target_epsilon: float, classes: int) -> "Rando
     """
     import dp_accounting as dp
 
+    return dp.RandomizedResponseDpEvent(uniform_answers(target_epsilon, classes), classes)
+
+
+def uniform_answers(target_epsilon: float, classes: int) -> float:
+    """Return the probability of a uniform answer in :func:`calibrate_randomised_response`."""
     _check_target(target_epsilon)
-    # k e^-eps / (1 + (k - 1) e^-eps) does not overflow.
-    tail = math.exp(-target_epsilon)
-    return dp.RandomizedResponseDpEvent(classes * tail / (1 + (classes - 1) * tail), classes)
+    tail = math.exp(-target_epsilon)  # k e^-eps / (1 + (k - 1) e^-eps) does not overflow
+    return classes * tail / (1 + (classes - 1) * tail)
 
 
 def _check_target(target_epsilon: float) -> None:

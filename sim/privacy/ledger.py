@@ -120,17 +120,22 @@ class Ledger:
           they are.
         - ``"clinic"``: releases of that unit; any other makes it infinite, since a mechanism for one record hides no
           clinic.
-        - ``"label"``: releases of that unit alone. The records' features are public in this unit.
+        - ``"label"``: where labels leave randomised, that alone, for everyone who sees anything: all else was computed
+          from the randomised labels. Otherwise every release, since what hides a record hides its label. The records'
+          features are public in this unit.
         """
         from dp_accounting import NonPrivateDpEvent
 
         _check_adversaries([adversary])
         atoms: Counter[tuple[Adjacency, DpEvent]] = Counter()
-        for (_, adversaries, adjacency, protected, _), seen in self._clinics.get(clinic, {}).items():
-            if adversary not in adversaries or (unit == "label" and protected != "label"):
-                continue
+        releases = self._clinics.get(clinic, {})
+        visible = [(key, seen) for key, seen in releases.items() if adversary in key[1]]
+        randomised = [(key, seen) for key, seen in releases.items() if key[3] == "label"]
+        for (_, _, adjacency, protected, _), seen in (
+            randomised if unit == "label" and visible and randomised else visible
+        ):
             for atom, count in seen.items():
-                if protected == "clinic" and unit == "record" and adjacency == "add-or-remove":
+                if protected == "clinic" and unit != "clinic" and adjacency == "add-or-remove":
                     atoms[adjacency, halved(atom)] += count
                 elif unit == "clinic" and protected != "clinic":
                     atoms[adjacency, NonPrivateDpEvent()] += count

@@ -110,6 +110,18 @@ def row_event(noise: RowNoise, kind: str, clinic: int, exposures: int) -> DpEven
     return compose({dp.GaussianDpEvent(multiplier): exposures})
 
 
+def to_be_noised(job: Job, sampled: Sampled) -> dict[str, tuple[int, ...]]:
+    """Return, by part or kind of rows, one number a clinic: how many batches must be noised for all to be so.
+
+    What crosses once is one batch; what a round of clinic-level privacy releases counts rounds.
+    """
+    once = tuple(min(1, int(steps)) for steps in sampled.steps)
+    names = (*(job.trained_parts if job.dp is not None else ()), *job.protected_rows)
+    found = {name: once if name in job.protocol.once_up else tuple(map(int, sampled.steps)) for name in names}
+    of_rounds = job.round_releases if job.spec.privacy.unit == "clinic" else ()
+    return found | dict.fromkeys(of_rounds, tuple(map(int, sampled.rounds)))
+
+
 def build_ledger(job: Job, sampled: Sampled, noised: Noised) -> Ledger:
     """Write down every release of every clinic.
 
@@ -126,9 +138,10 @@ def build_ledger(job: Job, sampled: Sampled, noised: Noised) -> Ledger:
     Ledger
     """
     ledger = Ledger()
+    all_of_it = to_be_noised(job, sampled)
     for clinic, steps in enumerate(sampled.steps):
         if steps:
-            done = {name for name, counted in noised.items() if int(counted[clinic]) == steps}
+            done = {name for name, due in all_of_it.items() if name in noised and noised[name][clinic] == due[clinic]}
             of_clinic = job.spec.privacy.unit == "clinic"
             found = _updates(job, sampled, clinic, noised) if of_clinic else _releases(job, sampled, clinic, done)
             for release in found:
@@ -154,14 +167,14 @@ def _updates(job: Job, sampled: Sampled, clinic: int, noised: Noised) -> list[Re
 
 
 def _releases(job: Job, sampled: Sampled, clinic: int, done: set[str]) -> list[Release]:
-    from dp_accounting import GaussianDpEvent, NonPrivateDpEvent
+    from dp_accounting import GaussianDpEvent, NonPrivateDpEvent, RandomizedResponseDpEvent
 
     protocol, privacy = job.protocol, job.spec.privacy
     exposures = int(sampled.exposures[clinic])
     found = []
     raw_rows = protocol.sees_raw.get("server", ())
     noised = {kind for kind in raw_rows if kind in job.protected_rows and kind in done}
-    behind_noise = bool(noised) and noised == set(raw_rows) - {"labels"}
+    behind_noise = job.rows is not None and set(raw_rows) - {"labels"} <= noised
     public_ends = all(part in job.frozen for part in protocol.clinic_parts)
     only_rows = behind_noise and public_ends and job.dp is None
     if not only_rows:
@@ -178,7 +191,10 @@ def _releases(job: Job, sampled: Sampled, clinic: int, done: set[str]) -> list[R
     for adversary, kinds in protocol.sees_raw.items():
         audience: tuple[Adversary, ...] = ADVERSARIES if only_rows else (adversary,)
         for kind in kinds:
-            if job.rows is not None and kind in noised:
+            if job.labels is not None and kind == "labels" and kind in noised:
+                answers = RandomizedResponseDpEvent(job.labels.uniform, job.labels.classes)
+                found.append(_release(clinic, kind, audience, answers, "replace", "label"))
+            elif job.rows is not None and kind in noised:
                 found.append(_release(clinic, kind, audience, row_event(job.rows, kind, clinic, exposures), "replace"))
             elif kind != "labels" or privacy.labels != "public":
                 found.append(_release(clinic, kind, audience, NonPrivateDpEvent()))

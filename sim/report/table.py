@@ -82,6 +82,8 @@ def results_frame(runs: pd.DataFrame) -> pd.DataFrame:
     table["Worst clinic AUC"] = list(map(score_text, means["worst_clinic_auc"]))
     for column, adversary in ADVERSARIES.items():
         table[f"ε {adversary.lower()}"] = list(map(epsilon_text, largest[column]))
+    if ok["epsilon_label"].notna().any():
+        table["ε label"] = list(map(epsilon_text, groups["epsilon_label"].max()))
     table["Time"] = list(map(seconds_text, means["sim_seconds"]))
     table["Sent up"] = list(map(bytes_text, means["bytes_up"]))
     table["Sent down"] = list(map(bytes_text, means["bytes_down"]))
@@ -123,6 +125,8 @@ def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
     runs = pd.DataFrame(plans).assign(status="ok")
     ok = successful_runs(runs)
     keys = swept_keys(ok)
+    labels = ok["epsilon_label"].notna().any()
+    ok["epsilon_label"] = ok["epsilon_label"].astype(float)
     rows = []
     for values, group in ok.groupby(["method", *keys], dropna=False, sort=False, observed=True):
         run = group.iloc[0]
@@ -137,6 +141,7 @@ def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
                 if noise
                 else "–",
                 **{f"ε {name.lower()}": epsilon_text(run[column]) for column, name in ADVERSARIES.items()},
+                **({"ε label": epsilon_text(run["epsilon_label"])} if labels else {}),
                 "Time": seconds_text(run["sim_seconds"]),
                 "Sent up": bytes_text(run["bytes_up"]),
                 "Sent down": bytes_text(run["bytes_down"]),

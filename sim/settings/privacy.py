@@ -8,8 +8,10 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from sim.problems import show, suggest
 from sim.settings.base import Number, Section, Unbounded
 
-MECHANISMS: Final = ("dp-sgd", "smashed-noise", "clinic-level")
+MECHANISMS: Final = ("dp-sgd", "smashed-noise", "label-rr", "clinic-level")
 """In the order in which a combination is written."""
+PURE: Final = frozenset({"label-rr"})
+"""Those whose epsilon needs no delta."""
 
 
 def _combined(value: object) -> object:
@@ -38,7 +40,9 @@ class Privacy(Section):
     alone. Beside dp-sgd the rows have ``smashed_noise_multiplier`` and ``smashed_clip``. A multiplier is the noise's
     standard deviation over the clipping norm. ``epsilon`` is a target against whom the mechanism is there for: the
     model user (dp-sgd, clinic-level) or the server (smashed-noise alone); ``epsilon_server`` is one against the server
-    beside dp-sgd. Labels that are ``public`` are outside the guarantee: neighbours then have the same labels. With
+    beside dp-sgd. ``label_epsilon`` is the whole guarantee of a label under label-rr; where that stands alone,
+    ``epsilon`` may be written for it. Labels that are ``public`` are outside the guarantee: neighbours then have the
+    same labels. Where all noise is of pure epsilon, as under label-rr alone, ``delta`` is 0, whatever is written. With
     ``adaptive_quantile`` the clip of clinic-level starts at ``clip`` and follows that quantile of the updates' norms.
     """
 
@@ -46,11 +50,12 @@ class Privacy(Section):
     noise_multiplier: Annotated[Number, Field(ge=0)] | None = None
     epsilon: Target | None = Field(default=None, validate_default=True)
     clip: Annotated[Unbounded, Field(gt=0)] = 1.0
-    delta: Annotated[Number, Field(gt=0, lt=1)] | None = Field(default=None, validate_default=True)
+    delta: Annotated[Number, Field(ge=0, lt=1)] | None = Field(default=None, validate_default=True)
     smashed_noise_multiplier: Annotated[Number, Field(ge=0)] | None = None
     epsilon_server: Target | None = Field(default=None, validate_default=True)
     smashed_clip: Annotated[Unbounded, Field(gt=0)] = 1.0
     tail_clip: Annotated[Unbounded, Field(gt=0)] = 1.0
+    label_epsilon: Target | None = Field(default=None, validate_default=True)
     labels: Literal["private", "public"] = "private"
     adaptive_quantile: Annotated[Number, Field(gt=0, lt=1)] | None = None
     adaptive_rate: Annotated[Number, Field(gt=0)] = 0.2
@@ -78,11 +83,20 @@ class Privacy(Section):
             return self.smashed_noise_multiplier, self.epsilon_server, self.smashed_clip
         return self.noise_multiplier, self.epsilon, self.clip
 
+    @property
+    def randomises_labels(self) -> float | None:
+        """The epsilon with which each label is randomised before it leaves; None where labels are not randomised."""
+        if self.mechanism == "label-rr":
+            return self.epsilon if self.label_epsilon is None else self.label_epsilon
+        return self.label_epsilon
+
     @field_validator("noise_multiplier")
     @classmethod
     def _noise_has_a_mechanism(cls, noise: float | None, info: ValidationInfo) -> float | None:
         if noise is not None and info.data.get("mechanism") == "none":
             raise ValueError('has no effect without a mechanism; add mechanism = "dp-sgd"')
+        if noise is not None and info.data.get("mechanism") == "label-rr":
+            raise ValueError("has no effect on labels; give label-epsilon")
         return noise
 
     @field_validator("epsilon")
@@ -91,7 +105,7 @@ class Privacy(Section):
         mechanism = info.data.get("mechanism")
         if epsilon is not None and mechanism == "none":
             raise ValueError('has no effect without a mechanism; add mechanism = "dp-sgd"')
-        if mechanism not in ("none", None) and "noise_multiplier" in info.data:
+        if mechanism not in ("none", "label-rr", None) and "noise_multiplier" in info.data:
             noise = info.data["noise_multiplier"]
             if epsilon is None and noise is None:
                 raise ValueError("neither this nor noise-multiplier is given; add a target such as epsilon = 3")
@@ -109,8 +123,12 @@ class Privacy(Section):
     @field_validator("delta")
     @classmethod
     def _delta_is_stated(cls, delta: float | None, info: ValidationInfo) -> float | None:
-        if delta is None and info.data.get("mechanism") not in ("none", None):
-            raise ValueError("is missing; give one below 1 / (records of the smallest clinic), such as 1e-4")
+        mechanism = info.data.get("mechanism")
+        if mechanism in PURE:
+            return 0.0
+        if mechanism not in ("none", None) and not delta:
+            problem = "is missing" if delta is None else "is 0"
+            raise ValueError(f"{problem}; give one below 1 / (records of the smallest clinic), such as 1e-4")
         return delta
 
     @field_validator("epsilon_server")
@@ -123,6 +141,26 @@ class Privacy(Section):
         if both and (epsilon is None) == (noise is None):
             raise ValueError("give either this, for example 8, or smashed-noise-multiplier beside dp-sgd")
         return epsilon
+
+    @field_validator("label_epsilon")
+    @classmethod
+    def _labels_are_randomised(cls, epsilon: float | None, info: ValidationInfo) -> float | None:
+        mechanism = str(info.data.get("mechanism"))
+        if "label-rr" not in mechanism.split("+"):
+            if epsilon is not None:
+                raise ValueError('has no effect without randomised labels; add mechanism = "label-rr"')
+        elif mechanism == "label-rr" and (epsilon is None) == (info.data.get("epsilon") is None):
+            raise ValueError("give either this, for example 2, or epsilon in its place")
+        elif mechanism != "label-rr" and epsilon is None:
+            raise ValueError("is missing beside label-rr; give the epsilon of one label, such as 2")
+        return epsilon
+
+    @field_validator("labels")
+    @classmethod
+    def _public_labels_need_no_noise(cls, labels: str, info: ValidationInfo) -> str:
+        if labels == "public" and "label-rr" in str(info.data.get("mechanism")).split("+"):
+            raise ValueError('"public" labels need no label-rr; keep one of the two')
+        return labels
 
     @field_validator("smashed_clip", "tail_clip")
     @classmethod

@@ -287,10 +287,19 @@ def test_impossible_events_are_refused(event: dp.DpEvent) -> None:
         epsilon(event, DELTA)
 
 
+def test_at_delta_zero_pure_epsilons_add_up_and_gaussians_have_none() -> None:
+    pure = [dp.LaplaceDpEvent(2.0), dp.LaplaceDpEvent(2.0), dp.RandomizedResponseDpEvent(0.5, 2)]
+    together = dp.ComposedDpEvent(pure)
+    assert epsilon(together, 0.0, adjacency="replace") == pytest.approx(1 + math.log(3), rel=1e-12)
+    assert epsilon(together, 1e-5, adjacency="replace") < 1 + math.log(3)
+    assert epsilon(dp.ComposedDpEvent([*pure, dp.GaussianDpEvent(9.0)]), 0.0, adjacency="replace") == math.inf
+
+
 @pytest.mark.parametrize("delta", [0.0, 1e-13, 1.0, math.nan])
 def test_delta_out_of_range_is_refused(delta: float) -> None:
-    with pytest.raises(ValueError, match="delta must lie in"):
-        epsilon(dp_sgd_event(0.1, 1.0, 5), delta)
+    if delta != 0:
+        with pytest.raises(ValueError, match="delta must lie in"):
+            epsilon(dp_sgd_event(0.1, 1.0, 5), delta)
     with pytest.raises(ValueError, match="delta must lie in"):
         calibrate(1.0, delta, 0.1, 5)
 

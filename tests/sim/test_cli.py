@@ -52,7 +52,7 @@ RUNS = 3 * 2 * 2
 KNOWN = {
     *("run_id", "study", "strategy", "cut", "seed", "rounds"),
     *("sim_seconds", "bytes_up", "bytes_down", "clinic_flops", "server_flops", "peak_clinic_bytes"),
-    *("unit", "mechanism", "delta", "epsilon_model_user", "epsilon_peer", "epsilon_server"),
+    *("unit", "mechanism", "delta", "epsilon_model_user", "epsilon_peer", "epsilon_server", "epsilon_label"),
     "privacy.epsilon",
 }
 ADVERSARIES = {"model-user", "peer-clinic", "server"}

@@ -49,7 +49,7 @@ def make_runs(
         mechanism=(epsilon == inf).map({True: "none", False: "dp-sgd"}), unit="record", delta=1e-4,
         sim_seconds=192.0, bytes_up=3_410_000, bytes_down=12_400, **scores,
         epsilon_model_user=0.99 * epsilon, epsilon_peer=(0.99 * epsilon).mask(alone, 0.0),
-        epsilon_server=(0.99 * epsilon).mask(split, inf),
+        epsilon_server=(0.99 * epsilon).mask(split, inf), epsilon_label=nan,
     ).assign(**changes)  # fmt: skip
 
 

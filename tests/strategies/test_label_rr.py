@@ -1,0 +1,211 @@
+"""Randomised labels: what is sent, how often, and what it is worth to whom."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+from scipy.stats import norm
+from support import DP_SGD, bitwise, distance, learn_run, plan_of, run_spec, write_csv
+
+from clients import split
+from sim.data import load_federation
+from sim.engine.label_noise import randomised
+from sim.job import RandomisedLabels
+from sim.plan.plan import make_plan
+from sim.privacy.calibration import uniform_answers
+from sim.problems import ScenarioError
+from sim.study.learn import PlanMismatchError, learn
+
+RR = {"mechanism": "label-rr", "label-epsilon": 1.0}
+ROWS = {"mechanism": "smashed-noise", "noise-multiplier": 5.0, "delta": 1e-3}
+SPLIT = ("split", "splitfed-v1", "splitfed-v2", "splitfed-v3")
+SENDING = [*((s, "vanilla") for s in SPLIT), ("centralised", None)]
+KEEPING = [*((s, "u-shaped") for s in SPLIT), ("fedavg", None), ("fedprox", None), ("local", None)]
+
+
+@pytest.fixture
+def csv(tmp_path):
+    return write_csv(tmp_path / "clinics.csv", classes=3)
+
+
+def with_labels_of(federation, spec, epsilon):
+    """Return the federation with the answers in the place of the training labels."""
+    noise = RandomisedLabels(3, uniform_answers(epsilon, 3))
+    train, offsets = federation.train, federation.train.offsets
+    answers = [randomised(train.y[offsets[k] : offsets[k + 1]], noise, spec.seed, k) for k in range(len(offsets) - 1)]
+    return replace(federation, train=replace(train, y=np.concatenate(answers)))
+
+
+@pytest.mark.parametrize(("strategy", "cut"), SENDING)
+def test_it_is_training_on_the_answers_and_judged_on_the_truth(csv, strategy, cut, monkeypatch):
+    plan, federation = plan_of(run_spec(csv, strategy, cut, RR))
+    learned = learn(plan, federation)
+    assert distance(learn(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-5
+    plain = run_spec(csv, strategy, cut).model_copy(update={"study": "answers"})
+    answered = with_labels_of(load_federation(plain.data, plain.seed), plain, 1.0)
+    monkeypatch.setattr("sim.engine.workplace.load_federation", lambda data, seed: answered)
+    expected = learn(make_plan(plain, answered), answered)
+    assert bitwise(learned.parameters, expected.parameters)
+    assert learned.evaluations == expected.evaluations  # held-out labels are untouched in both
+    monkeypatch.undo()
+    assert distance(learn_run(run_spec(csv, strategy, cut)).parameters, learned.parameters) > 1e-3
+
+
+@pytest.mark.parametrize(("strategy", "cut"), SENDING)
+def test_a_label_is_worth_its_epsilon_to_everyone_and_a_record_everything(csv, strategy, cut):
+    plan, _ = plan_of(run_spec(csv, strategy, cut, RR))
+    assert plan.columns()["epsilon_label"] == pytest.approx(1.0, rel=1e-9)
+    assert plan.columns()["delta"] == 0
+    for clinic in range(len(plan.clinics)):
+        assert set(plan.clinics[clinic].epsilon.values()) == {math.inf}
+        for adversary in ("model-user", "peer-clinic", "server"):
+            assert plan.ledger.epsilon(adversary, clinic, 0.0, unit="label") == pytest.approx(1.0, rel=1e-9)
+
+
+@pytest.mark.parametrize("strategy", SPLIT)
+def test_beside_dp_sgd_the_model_user_has_the_epsilon_of_dp_sgd_alone(csv, strategy):
+    both = {**DP_SGD, "mechanism": ["dp-sgd", "label-rr"], "label-epsilon": 1.0}
+    plan, federation = plan_of(run_spec(csv, strategy, "vanilla", both))
+    learn(plan, federation)
+    alone, _ = plan_of(run_spec(csv, strategy, "vanilla", DP_SGD))
+    for clinic, other in zip(plan.clinics, alone.clinics, strict=True):
+        assert clinic.epsilon == other.epsilon
+        assert clinic.epsilon["server"] == math.inf > clinic.epsilon["model-user"]
+
+
+def gaussian_delta(epsilon, mu):
+    """Balle & Wang 2018, theorem 8."""
+    return norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu)
+
+
+def both_epsilon(mu, label_epsilon, delta, truth, other):
+    """Epsilon of a Gaussian and one answer: the losses add up, and the answer's is +-label_epsilon or 0."""
+
+    def excess(eps):
+        third = (1 - truth - other) * gaussian_delta(eps, mu)
+        return (
+            truth * gaussian_delta(eps - label_epsilon, mu) + other * gaussian_delta(eps + label_epsilon, mu) + third
+        ) - delta
+
+    return brentq(excess, 0, 50)
+
+
+@pytest.mark.parametrize("strategy", SPLIT)
+def test_over_a_frozen_head_the_servers_epsilon_composes_rows_and_labels(csv, strategy):
+    privacy = {**ROWS, "mechanism": ["smashed-noise", "label-rr"], "label-epsilon": 2.0}
+    plan, federation = plan_of(run_spec(csv, strategy, "vanilla", privacy, model={"freeze": ["head"]}))
+    learn(plan, federation)
+    mu = math.sqrt(3 * 2) / 5.0  # three epochs, rows after a rectifier
+    expected = both_epsilon(mu, 2.0, 1e-3, math.exp(2) / (math.exp(2) + 2), 1 / (math.exp(2) + 2))
+    for clinic in plan.clinics:
+        assert clinic.epsilon == pytest.approx(dict.fromkeys(clinic.epsilon, expected), rel=2e-3)
+    assert plan.columns()["epsilon_label"] == pytest.approx(2.0)
+
+
+def test_a_target_pays_for_rows_and_labels(csv):
+    privacy = {"mechanism": "smashed-noise+label-rr", "epsilon": 3.0, "label-epsilon": 1.0, "delta": 1e-3}
+
+    def planned(**change):
+        return plan_of(run_spec(csv, "splitfed-v1", "vanilla", privacy | change, model={"freeze": ["head"]}))[0]
+
+    for clinic in planned().clinics:
+        assert 2.0 < clinic.epsilon["server"] <= 3.0
+    with pytest.raises(ScenarioError, match=r"privacy\.epsilon: the labels alone spend label-epsilon 4"):
+        planned(**{"label-epsilon": 4.0})
+    unlimited = planned(epsilon=math.inf)
+    assert (unlimited.spec.privacy.mechanism, unlimited.columns()["epsilon_label"]) == ("label-rr", pytest.approx(1.0))
+
+
+def sent_labels(csv, monkeypatch, privacy, **train):
+    """Return every label that leaves, by clinic and record."""
+    found = {}
+    send = split._send_rows
+
+    def spy(message, session, kinds):
+        if "labels" in kinds:
+            index = session.batches.step(session.step)[0]
+            for lane, (clinic, rows) in enumerate(zip(session.clinics, session.rows, strict=False)):
+                for record, label in zip(index[lane, :rows], kinds["labels"][lane, :rows], strict=True):
+                    found.setdefault((clinic, int(record)), []).append(int(label))
+        return send(message, session, kinds)
+
+    monkeypatch.setattr(split, "_send_rows", spy)
+    learn_run(run_spec(csv, "splitfed-v1", "vanilla", privacy, **train))
+    return found
+
+
+@pytest.mark.parametrize(("epsilon", "classes"), [(1.0, 3), (2.0, 2)])
+def test_labels_leave_true_as_often_as_stated_and_the_same_every_time(tmp_path, monkeypatch, epsilon, classes):
+    csv = write_csv(tmp_path / "many.csv", [3000, 2000], classes=classes)
+    privacy = {"mechanism": "label-rr", "label-epsilon": epsilon}
+    sent = sent_labels(csv, monkeypatch, privacy, batch_size=500, rounds=3)
+    assert all(len(labels) == 3 and len(set(labels)) == 1 for labels in sent.values())
+    train = load_federation(run_spec(csv).data, 5).train
+    truth = {(k, i): train.y[train.offsets[k] + i] for k, i in sent}
+    kept = np.mean([labels[0] == truth[key] for key, labels in sent.items()])
+    expected = math.exp(epsilon) / (math.exp(epsilon) + classes - 1)
+    assert kept == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / len(sent)))
+    wrong = [(labels[0] - truth[key]) % classes for key, labels in sent.items() if labels[0] != truth[key]]
+    shares = np.bincount(wrong, minlength=classes)[1:] / len(wrong)
+    assert shares == pytest.approx(1 / (classes - 1), abs=4 * math.sqrt(0.25 / len(wrong)))
+
+
+def test_clinics_and_seeds_answer_independently():
+    noise = RandomisedLabels(2, 0.5)
+    zeros = np.zeros(4000, dtype=np.int64)
+    answers = [randomised(zeros, noise, seed, clinic) for seed in (0, 1) for clinic in (0, 1)]
+    for i in range(4):
+        for j in range(i):
+            assert np.corrcoef(answers[i], answers[j])[0, 1] == pytest.approx(0, abs=0.07)
+
+
+def test_an_unlimited_epsilon_sends_the_labels_as_they_are_and_says_so(csv):
+    plan, federation = plan_of(run_spec(csv, "splitfed-v1", "vanilla", {**RR, "label-epsilon": math.inf}))
+    assert plan.columns()["epsilon_label"] == math.inf
+    plain = learn_run(run_spec(csv, "splitfed-v1", "vanilla"))
+    assert bitwise(learn(plan, federation).parameters, plain.parameters)
+
+
+def test_labels_that_leave_as_they_are_are_caught(csv, monkeypatch):
+    count = split.Session.count
+    monkeypatch.setattr(split.Session, "count", lambda self, kind: None if kind == "labels" else count(self, kind))
+    with pytest.raises(PlanMismatchError, match=r"noised steps, labels: .*releases"):
+        learn_run(run_spec(csv, "splitfed-v1", "vanilla", RR))
+
+
+@pytest.mark.parametrize(("strategy", "cut"), KEEPING)
+def test_it_is_refused_where_labels_stay(csv, strategy, cut):
+    with pytest.raises(ScenarioError, match=r"privacy\.mechanism: label-rr .* never leave the clinic; take a vanilla"):
+        plan_of(run_spec(csv, strategy, cut, RR))
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"label-epsilon": None}, r"privacy\.label-epsilon: give either this"),
+        ({"epsilon": 2.0}, r"privacy\.label-epsilon: give either this"),
+        ({"noise-multiplier": 1.0}, r"privacy\.noise-multiplier: has no effect on labels"),
+        ({"labels": "public"}, r'privacy\.labels: "public" labels need no label-rr'),
+        ({"mechanism": "dp-sgd", "epsilon": 1.0, "delta": 1e-3}, r"privacy\.label-epsilon: has no effect without"),
+        ({"mechanism": "clinic-level+label-rr"}, r"privacy\.mechanism: .* cannot be combined"),
+        (
+            {"mechanism": "dp-sgd+label-rr", "label-epsilon": None, "epsilon": 1.0, "delta": 1e-3},
+            r"privacy\.label-epsilon: is missing",
+        ),
+        ({"mechanism": "dp-sgd+label-rr", "epsilon": 1.0, "delta": 0.0}, r"privacy\.delta: is 0"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(csv, change, line):
+    privacy = {key: value for key, value in (RR | change).items() if value is not None}
+    with pytest.raises(ScenarioError, match=line):
+        plan_of(run_spec(csv, "split", "vanilla", privacy))
+
+
+def test_epsilon_alone_is_the_labels(csv):
+    first, second = (
+        plan_of(run_spec(csv, "split", "vanilla", p)) for p in (RR, {"mechanism": "label-rr", "epsilon": 1})
+    )
+    assert first[0].columns()["epsilon_label"] == second[0].columns()["epsilon_label"]
+    assert bitwise(*(learn(*run).parameters for run in (first, second)))
