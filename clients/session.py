@@ -43,6 +43,8 @@ class Session:
         ``[lane, batch]`` of the batch in flight.
     protected : dict of str to Tensor
         By kind of rows, ``[lane]``: how many batches left with their rows noised.
+    squared : dict of str to Tensor
+        With joint clipping, by part, ``[lane, batch]``: squared norms of the gradients that are held.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Session:
     labels: Tensor = field(default_factory=lambda: torch.empty(0))
     weights: Tensor = field(default_factory=lambda: torch.empty(0))
     protected: dict[str, Tensor] = field(default_factory=dict)
+    squared: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def clinics(self) -> list[int]:
@@ -79,6 +82,22 @@ class Session:
         x, self.labels = self.cohort.batch(self.clinics[:lanes], index)
         self.weights = torch.from_numpy(weights)
         return self.learners["head"].forward(x, moment=(self.server_round, self.step))
+
+    def train_tail(self, outputs: Tensor) -> Tensor:
+        """Train the tail, or hold its gradients, on the body's outputs; return the gradient in them."""
+        self.learners["tail"].forward(outputs, want_input_gradient=True, moment=(self.server_round, self.step))
+        self.learners["tail"].loss(self.labels, self.weights)
+        return self._backward("tail", None)
+
+    def train_head(self, cut_gradient: Tensor) -> None:
+        """Train the head, or hold its gradients."""
+        self._backward("head", cut_gradient)
+
+    def _backward(self, part: str, cotangent: Tensor | None) -> Tensor:
+        if not self.job.joint:
+            return self.learners[part].backward(self.server_round, self.step, self.normaliser, cotangent)
+        self.squared[part], gradient = self.learners[part].hold(self.normaliser, cotangent)
+        return gradient
 
     @property
     def rows(self) -> list[int]:
@@ -147,9 +166,19 @@ def keep(context: Context, session: Session) -> None:
     SESSIONS[context.run_id, context.node_id, name] = session
 
 
+HELD = ("body-output", "cut-gradient")
+
+
+def hold(context: Context, session: Session, kind: str, rows: Tensor) -> None:
+    """Note in the context's state what the gradients that are held were formed from."""
+    context.state[f"{session.name}.{kind}"] = array_record({kind: rows})
+
+
 def advance(context: Context, session: Session) -> bool:
     """Go on to the next step; say whether there is one. After the last, the turn is forgotten."""
     session.step += 1
+    for kind in HELD:
+        context.state.pop(f"{session.name}.{kind}", None)
     if session.step < session.last:
         session.record["step"] = session.step
         return True
@@ -173,6 +202,9 @@ def resume(context: Context, name: str) -> Session:
     session = Session(name, job, cohort, learners, job.batches(server_round, clinics), server_round, step, last)
     session.protected = _arrays(context, f"{name}.protected")
     session.forward_head()
+    for kind, train in zip(HELD, (session.train_tail, session.train_head), strict=True):
+        if f"{name}.{kind}" in context.state:
+            train(_arrays(context, f"{name}.{kind}")[kind])
     keep(context, session)
     return session
 

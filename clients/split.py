@@ -3,7 +3,8 @@
 One exchange a batch and direction. ``begin`` opens a clinic's turn and is answered with the first smashed data;
 ``step`` brings the cut gradient of a batch and is answered with the smashed data of the next one, or, after the turn's
 last, with what becomes of the clinic's parts. U-shaped, ``tail`` brings the body's outputs in between and is answered
-with their gradient.
+with their gradient. Where records are clipped jointly, ``step`` is answered with the norms of their gradients at the
+clinic, and ``clip`` brings the factors.
 
 Parts that are averaged start every round with a fresh optimiser, as in federated averaging. Parts that are handed on
 come with their optimiser's state and leave with it (Gupta & Raskar 2018). Parts that are the clinic's own stay, state
@@ -19,7 +20,7 @@ from flwr.app import ConfigRecord, Context, Message
 from torch import Tensor
 
 from clients.own import keep_own, own_learners
-from clients.session import Session, advance, keep, learners_for, optimizer_state_of, parameters_of, resume
+from clients.session import Session, advance, hold, keep, learners_for, optimizer_state_of, parameters_of, resume
 from sim.engine.learner import expand
 from sim.engine.messages import (
     MODEL,
@@ -59,11 +60,10 @@ def begin(message: Message, context: Context) -> Message:
 def tail(message: Message, context: Context) -> Message:
     """Run the tail on the body's outputs, train it, and return the gradient in those outputs."""
     session = resume(context, str(config_of(message)["turn"]))
-    learner = session.learners["tail"]
     outputs = tensors(message, "body-output")["body-output"]
-    learner.forward(outputs, want_input_gradient=True, moment=(session.server_round, session.step))
-    learner.loss(session.labels, session.weights)
-    gradient = learner.backward(session.server_round, session.step, session.normaliser)
+    gradient = session.train_tail(outputs)
+    if session.job.joint:
+        hold(context, session, "body-output", outputs)
     if session.job.rows is not None:
         normaliser = torch.from_numpy(session.normaliser.copy())
         gradient = noised_gradients(session.job.rows, session.job.seed, gradient, *session.addressed, normaliser)
@@ -72,10 +72,29 @@ def tail(message: Message, context: Context) -> Message:
 
 
 def step(message: Message, context: Context) -> Message:
-    """Train the head with the cut gradient; answer with the next batch, or with the trained parts after the last."""
+    """Train the head with the cut gradient; answer with the next batch, or with the trained parts after the last.
+
+    With joint clipping nothing trains yet, and the answer is the norms of the records' gradients at the clinic.
+    """
     session = resume(context, str(config_of(message)["turn"]))
     gradient = tensors(message, "cut-gradient")["cut-gradient"]
-    session.learners["head"].backward(session.server_round, session.step, session.normaliser, gradient)
+    session.train_head(gradient)
+    if session.job.joint:
+        hold(context, session, "cut-gradient", gradient)
+        return _send_rows(message, session, {"norms": torch.stack(list(session.squared.values())).sum(0)})
+    return _go_on(message, context, session)
+
+
+def clip(message: Message, context: Context) -> Message:
+    """Train the clinic's parts with the gradients that are held, scaled; answer as ``step`` does otherwise."""
+    session = resume(context, str(config_of(message)["turn"]))
+    factors = tensors(message, "clip-factors")["clip-factors"]
+    for learner in session.learners.values():
+        learner.release(session.server_round, session.step, session.normaliser, factors)
+    return _go_on(message, context, session)
+
+
+def _go_on(message: Message, context: Context, session: Session) -> Message:
     if advance(context, session):
         return _send_smashed(message, session)
     if session.job.protocol.movement == "own":

@@ -30,13 +30,16 @@ class DpSgd:
     Attributes
     ----------
     part_clip : float
-        Bound of one record's gradient in one part, C / sqrt(parts).
+        Bound of one record's gradient in one part, C / sqrt(parts); clipped jointly: over all of them, C.
     noise_std : tuple of float
         By clinic: standard deviation of the noise on the sum of a batch's clipped gradients, sigma_k C, in each part.
+    joint : bool
+        Whether several parts exchange the norms of each record's gradient and clip by their joint norm.
     """
 
     part_clip: float
     noise_std: tuple[float, ...]
+    joint: bool = False
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,10 @@ class Job:
             clip = privacy.clip
             # Without noise the product is 0 even for an infinite clip.
             std = tuple(sigma * clip if sigma else 0.0 for sigma in noise_multipliers)
-            dp = DpSgd(clip / trained**0.5, std)
+            joint = privacy.clipping == "joint" and trained > 1
+            dp = DpSgd(clip if joint else clip / trained**0.5, std, joint)
+            if joint:
+                protocol = protocol.exchanging_norms()
         sampling = Sampling(dp is not None, spec.train.batch_size, spec.train.local_epochs)
         sizes = tuple(int(n) for n in np.diff(federation.train.offsets))
         optimizer = Optimizer.from_settings(spec.train)
@@ -252,6 +258,11 @@ class Job:
     def trained_parts(self) -> tuple[str, ...]:
         """The parts that train."""
         return tuple(name for name in self.protocol.parts if name not in self.frozen)
+
+    @property
+    def joint(self) -> bool:
+        """Whether the parts exchange the norms of records' gradients."""
+        return self.dp is not None and self.dp.joint
 
     @property
     def protected_rows(self) -> tuple[str, ...]:

@@ -13,13 +13,15 @@ labels              up         vanilla only, one byte a record
 body-output         down       U-shaped only, the body's outputs at the second cut
 tail-gradient       up         U-shaped only, the loss's gradient in the body's outputs
 cut-gradient        down       the loss's gradient in the smashed data
+norms               up         joint clipping only, squared norms of records' gradients at the clinic, four bytes
+clip-factors        down       joint clipping only, by how much each record's gradient is scaled, four bytes
 records             up         centralised only, once: the training records themselves
 ==================  =========  ================================================================
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -36,7 +38,9 @@ HEADER_BYTES = 512
 """Stated cost of one message beyond its arrays' payload: Flower's metadata, record structure and transport framing."""
 HEADERS = "headers"
 MODEL_KIND, OPTIMIZER_KIND = "model", "optimizer"
-ROW_KINDS = frozenset({"smashed", "labels", "body-output", "tail-gradient", "cut-gradient", "records"})
+ROW_KINDS = frozenset(
+    {"smashed", "labels", "body-output", "tail-gradient", "cut-gradient", "norms", "clip-factors", "records"}
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,16 @@ class Protocol:
     def crosses(self) -> bool:
         """Whether the clinic's parts cross at the beginning and the end of its turn."""
         return self.movement in ("averaged", "handed-on")
+
+    def exchanging_norms(self) -> Protocol:
+        """Return the exchange with joint clipping: after each batch's gradients, norms up and clip factors down."""
+        server = (*self.sees_raw["server"], "norms")
+        return replace(
+            self,
+            batch_up=(*self.batch_up, ("norms",)),
+            batch_down=(*self.batch_down, ("clip-factors",)),
+            sees_raw={**self.sees_raw, "server": server},
+        )
 
 
 def _whole(movement: Movement, sees_model: tuple[Adversary, ...]) -> Protocol:

@@ -10,6 +10,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from sim.engine.clipping import joint_factors
 from sim.engine.learner import Learner
 from sim.engine.messages import ConfigValue
 from sim.sampling import loss_weights
@@ -72,6 +73,7 @@ class Turn:
         """Train the body on a batch and return the messages that carry its cut gradient.
 
         Vanilla, the loss stands here. U-shaped, the body's outputs go to the clinic, whose tail returns their gradient.
+        With joint clipping the body waits for the norms of the clinic's gradients, and the messages carry clip factors.
         """
         job = self._strategy.job
         sizes = np.array([job.sizes[k] for k in smashed.clinics])
@@ -79,15 +81,23 @@ class Turn:
         normaliser = job.sampling.normaliser(sizes, rows)
         moment = (self._round, step)
         outputs = body.forward(smashed.arrays[SMASHED][SMASHED], want_input_gradient=True, moment=moment)
+        cotangent = None
         if job.protocol.topology == "vanilla":
             body.loss(smashed.arrays["labels"]["labels"], torch.from_numpy(loss_weights(rows, normaliser)))
-            gradient = body.backward(self._round, step, normaliser)
         else:
-            answer = self._strategy.gather(
-                self._grid.send_and_receive(self._down("train.tail", "body-output", outputs, smashed))
-            )
-            gradient = body.backward(self._round, step, normaliser, answer.arrays["tail-gradient"]["tail-gradient"])
-        return self._down("train.step", "cut-gradient", gradient, smashed)
+            cotangent = self._ask("train.tail", "body-output", outputs, smashed, "tail-gradient")
+        if job.dp is None or not job.dp.joint:
+            gradient = body.backward(self._round, step, normaliser, cotangent)
+            return self._down("train.step", "cut-gradient", gradient, smashed)
+        squared, gradient = body.hold(normaliser, cotangent)
+        at_clinic = self._ask("train.step", "cut-gradient", gradient, smashed, "norms")
+        factors = joint_factors(squared + at_clinic, job.dp.part_clip)
+        body.release(self._round, step, normaliser, factors)
+        return self._down("train.clip", "clip-factors", factors, smashed)
+
+    def _ask(self, message_type: str, kind: str, rows: Tensor, smashed: Gathered, answer: str) -> Tensor:
+        replies = self._grid.send_and_receive(self._down(message_type, kind, rows, smashed))
+        return self._strategy.gather(replies).arrays[answer][answer]
 
     def _down(self, message_type: str, kind: str, rows: Tensor, smashed: Gathered) -> list[Message]:
         return self._strategy.instructions(

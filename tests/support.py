@@ -23,6 +23,7 @@ BUILT_IN = [
 ]
 NO_PRIVACY = {"mechanism": "none"}
 DP_SGD = {"mechanism": "dp-sgd", "noise-multiplier": 0.8, "clip": 0.5, "delta": 1e-3}
+JOINT = {**DP_SGD, "clipping": "joint"}
 
 
 def write_csv(path: Path, sizes=SIZES, classes=2, features=4, shuffled=False) -> Path:

@@ -106,18 +106,23 @@ class Twin:
     def private_gradient(
         self, module: nn.Sequential, x: Tensor, y: Tensor, server_round: int, clinic: int, step: int, size: int
     ) -> None:
-        """Leave DP-SGD's gradient in ``.grad``: record by record, part by part."""
-        parts = self.parts(module)
+        """Leave DP-SGD's gradient in ``.grad``: record by record, part by part or over all parts together."""
+        parts, joint = self.parts(module), self.spec.privacy.clipping == "joint"
         part_clip = self.spec.privacy.clip / len(parts) ** 0.5
         expected = min(self.spec.train.batch_size, size)
         sums = {name: [torch.zeros_like(p) for p in part.parameters()] for name, part in parts.items()}
         for record in range(len(y)):
             loss = self.loss(module(x[record : record + 1]), y[record : record + 1])
-            for name, part in parts.items():
-                grads = torch.autograd.grad(loss, list(part.parameters()), retain_graph=True)
-                norm = torch.cat([g.flatten() for g in grads]).norm()
+            each = {
+                name: torch.autograd.grad(loss, list(part.parameters()), retain_graph=True)
+                for name, part in parts.items()
+            }
+            norms = {name: torch.cat([g.flatten() for g in grads]).norm() for name, grads in each.items()}
+            whole, clip = torch.stack(list(norms.values())).norm(), self.spec.privacy.clip
+            for name, grads in each.items():
+                factor = clip / float(whole) if joint else part_clip / float(norms[name])
                 for total, grad in zip(sums[name], grads, strict=True):
-                    total += grad * min(1.0, part_clip / float(norm)) if norm > 0 else 0.0
+                    total += grad * min(1.0, factor)
         sigma = self.noise_multipliers[clinic]
         for name, part in parts.items():
             noise = stream(self.spec.seed, f"noise.{name}", clinic, server_round, step)

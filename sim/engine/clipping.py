@@ -223,15 +223,10 @@ def _product_norms(delta: Tensor, inputs: Tensor) -> Tensor:
     return torch.bmm(delta.transpose(1, 2), inputs).square().sum((1, 2))
 
 
-def clipped_gradients(
-    outputs: Tensor,
-    tape: Tape,
-    clip: float,
-    normaliser: Tensor,
-    inputs: Tensor | None = None,
-    cotangent: Tensor | None = None,
-) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Return the sum of the clipped per-sample gradients over each lane's batch, divided by its normaliser.
+def per_sample_gradients(
+    outputs: Tensor, tape: Tape, inputs: Tensor | None = None, cotangent: Tensor | None = None
+) -> tuple[Tensor, Sums, Tensor | None]:
+    """Return the squared norms of the per-sample gradients, and how to form their sums once the factors are known.
 
     Parameters
     ----------
@@ -239,33 +234,33 @@ def clipped_gradients(
         The loss (each record's weighted by 1 / normaliser), or a part's outputs ``[lane, batch, *output]``.
     tape : list of Record
         As filled by the forward pass that made ``outputs``.
-    clip : float
-        Bound C of one record's gradient over all the part's parameters.
-    normaliser : Tensor
-        ``[lane]``, the expected batch size by which the loss's weights were divided.
     inputs, cotangent : Tensor, optional
         As for ``sim.engine.lanes.gradients``. The cut gradient that is returned is not clipped.
 
     Returns
     -------
-    dict of str to Tensor
-        ``[lane, *shape]`` by parameter.
+    Tensor
+        ``[lane, batch]``, over all the part's parameters.
+    Sums
     Tensor or None
         Gradient in ``inputs``.
     """
     wanted = [record.wanted for record in tape]
     found = torch.autograd.grad(outputs, wanted if inputs is None else [*wanted, inputs], grad_outputs=cotangent)
     layers = [record.per_sample(gradient) for record, gradient in zip(tape, found, strict=False)]
-    squared = torch.zeros(len(normaliser), layers[0][0].shape[1]).to(normaliser)
+    lanes = max(record.lanes.stop for record in tape)
+    squared = torch.zeros(lanes, layers[0][0].shape[1]).to(layers[0][0])
     for record, (own, _) in zip(tape, layers, strict=True):
         squared[record.lanes] += own
-    factors = clip_factors(squared, clip, normaliser)
-    pieces: dict[str, list[Tensor]] = defaultdict(list)
-    for record, (_, sums) in zip(tape, layers, strict=True):
-        for name, value in sums(factors[record.lanes]).items():
-            pieces[name].append(value)
-    joined = {name: own[0] if len(own) == 1 else torch.cat(own) for name, own in pieces.items()}
-    return joined, None if inputs is None else found[-1]
+
+    def sums_of(factors: Tensor) -> dict[str, Tensor]:
+        pieces: dict[str, list[Tensor]] = defaultdict(list)
+        for record, (_, sums) in zip(tape, layers, strict=True):
+            for name, value in sums(factors[record.lanes]).items():
+                pieces[name].append(value)
+        return {name: own[0] if len(own) == 1 else torch.cat(own) for name, own in pieces.items()}
+
+    return squared, sums_of, None if inputs is None else found[-1]
 
 
 def clip_factors(squared: Tensor, clip: float, normaliser: Tensor) -> Tensor:
@@ -280,6 +275,11 @@ def clip_factors(squared: Tensor, clip: float, normaliser: Tensor) -> Tensor:
         ``[lane]``
     """
     return (clip / (squared.sqrt() * normaliser[:, None])).clamp(max=1.0)
+
+
+def joint_factors(squared: Tensor, clip: float) -> Tensor:
+    """Return min(1, clip / norm) for each record, from its squared norm over all parts together, ``[lane, batch]``."""
+    return (clip / squared.sqrt()).clamp(max=1.0)
 
 
 def add_noise(

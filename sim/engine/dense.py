@@ -6,14 +6,14 @@ step takes less than half of them, and the per-sample norms of DP-SGD cost two s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
-from sim.engine.clipping import clip_factors
+from sim.engine.clipping import Sums, clip_factors
 from sim.models import Part
 
 
@@ -103,6 +103,26 @@ class DensePass:
         normaliser : Tensor
             ``[lane]``, what the loss's weights were divided by; used with ``clip`` only.
         """
+        if clip is None:
+            deltas, input_gradient = self._deltas(cotangent)
+            return _sums(deltas, self._values), input_gradient
+        squared, sums, input_gradient = self.per_sample(cotangent)
+        return list(sums(clip_factors(squared, clip, normaliser)).values()), input_gradient
+
+    def per_sample(self, cotangent: Tensor | None) -> tuple[Tensor, Sums, Tensor | None]:
+        """See ``sim.engine.clipping.per_sample_gradients``; the sums come in the order of the parameters."""
+        deltas, input_gradient = self._deltas(cotangent)
+        values, names = self._values, [name for layer in self._layers for name in (layer.weight, layer.bias)]
+        squared = sum(d.square().sum(-1) * (a.square().sum(-1) + 1) for d, a in zip(deltas, values, strict=False))
+
+        def sums(factors: Tensor) -> dict[str, Tensor]:
+            scale = factors.unsqueeze(-1)
+            return dict(zip(names, _sums([d * scale for d in deltas], values), strict=True))
+
+        return torch.as_tensor(squared), sums, input_gradient
+
+    def _deltas(self, cotangent: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
+        """Return the gradient in each layer's outputs, before the activation, and in the inputs if it is wanted."""
         delta = self._delta if cotangent is None else cotangent
         deltas: list[Tensor] = []
         input_gradient = None
@@ -114,12 +134,11 @@ class DensePass:
             if position or self._want_input_gradient:
                 delta = torch.bmm(delta, self._parameters[layer.weight])
                 input_gradient = delta
-        if clip is not None:
-            pairs = zip(deltas, self._values, strict=False)
-            squared = sum(d.square().sum(-1) * (a.square().sum(-1) + 1) for d, a in pairs)
-            factors = clip_factors(torch.as_tensor(squared), clip, normaliser).unsqueeze(-1)
-            deltas = [d * factors for d in deltas]
-        grads: list[Tensor] = []
-        for d, a in zip(deltas, self._values, strict=False):
-            grads += [torch.bmm(d.transpose(1, 2), a), d.sum(1)]
-        return grads, input_gradient if self._want_input_gradient else None
+        return deltas, input_gradient if self._want_input_gradient else None
+
+
+def _sums(deltas: Sequence[Tensor], values: Sequence[Tensor]) -> list[Tensor]:
+    grads: list[Tensor] = []
+    for d, a in zip(deltas, values, strict=False):
+        grads += [torch.bmm(d.transpose(1, 2), a), d.sum(1)]
+    return grads

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sim.engine.clipping import add_noise
+from sim.engine.clipping import Sums, add_noise
 from sim.engine.lane_rules import DropoutMasks
 from sim.engine.lanes import by_class, records_at_once
 from sim.engine.passes import pass_of
 from sim.engine.workplace import Cohort
-from sim.job import Job
+from sim.job import DpSgd, Job
 from sim.models import Parameters, Part
 
 _NOTHING = torch.empty(0)
@@ -66,6 +66,8 @@ class Learner:
         self._pass = pass_of(part, axes=1, per_sample=job.dp is not None)
         self._drops = any(isinstance(m, nn.Dropout) for block in part.blocks for m in block.module.modules())
         self._some: Parameters = {}
+        self._batch: tuple[int, ...] = ()
+        self._held: Sums | None = None
 
     def lanes(self, first: int, last: int) -> Learner:
         """Return a learner of some of the lanes that shares this one's memory."""
@@ -107,7 +109,7 @@ class Learner:
         ValueError
             If the part holds dropout and the moment is not given.
         """
-        lanes = x.shape[0]
+        lanes, self._batch = x.shape[0], tuple(x.shape[:2])
         if not self._some or next(iter(self._some.values())).shape[0] != lanes:
             self._some = {name: value[:lanes] for name, value in self.parameters.items()}
             self._pass = pass_of(self.part, axes=x.dim() - 2, per_sample=self.job.dp is not None)
@@ -148,18 +150,58 @@ class Learner:
         if dp is None:
             grads, input_gradient = self._pass.backward(cotangent, None, _NOTHING)
         else:
-            divisor = torch.tensor(normaliser, dtype=next(iter(self.parameters.values())).dtype)
-            grads, input_gradient = self._pass.backward(cotangent, dp.part_clip, divisor)
-            clinics = self.clinics[:lanes]
-            std = [dp.noise_std[k] for k in clinics]
-            purpose = f"noise.{self.part.name}"
-            add_noise(grads, std, normaliser.tolist(), self.job.seed, purpose, clinics, server_round, step)
-            self.noised_steps[:lanes] += 1
+            grads, input_gradient = self._pass.backward(cotangent, dp.part_clip, self._tensor(normaliser))
+            self._add_noise(grads, dp, server_round, step, normaliser)
+        self._step(grads, lanes)
+        return _NOTHING if input_gradient is None else input_gradient
+
+    def hold(self, normaliser: NDArray[np.int64], cotangent: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Form per-sample gradients for joint clipping and keep them until ``release``; a frozen part has none.
+
+        Parameters
+        ----------
+        normaliser, cotangent
+            As for ``backward``.
+
+        Returns
+        -------
+        squared : Tensor
+            ``[lane, batch]`` squared norm of each record's own gradient in this part.
+        Tensor
+            As ``backward`` returns.
+        """
+        if self.part.name in self.job.frozen:
+            return torch.zeros(self._batch), self.backward(0, 0, normaliser, cotangent)
+        squared, self._held, input_gradient = self._pass.per_sample(cotangent)
+        return squared * self._tensor(normaliser)[:, None] ** 2, _NOTHING if input_gradient is None else input_gradient
+
+    def release(self, server_round: int, step: int, normaliser: NDArray[np.int64], factors: Tensor) -> None:
+        """Scale the per-sample gradients that are held, ``factors`` is ``[lane, batch]``, noise their sum and step."""
+        dp = self.job.dp
+        if self._held is not None and dp is not None:
+            grads = list(self._held(factors).values())
+            self._held = None
+            self._add_noise(grads, dp, server_round, step, normaliser)
+            self._step(grads, len(normaliser))
+
+    def _tensor(self, normaliser: NDArray[np.int64]) -> Tensor:
+        return torch.tensor(normaliser, dtype=next(iter(self.parameters.values())).dtype)
+
+    def _add_noise(
+        self, grads: list[Tensor], dp: DpSgd, server_round: int, step: int, normaliser: NDArray[np.int64]
+    ) -> None:
+        lanes = len(normaliser)
+        clinics = self.clinics[:lanes]
+        std = [dp.noise_std[k] for k in clinics]
+        purpose = f"noise.{self.part.name}"
+        add_noise(grads, std, normaliser.tolist(), self.job.seed, purpose, clinics, server_round, step)
+        self.noised_steps[:lanes] += 1
+
+    def _step(self, grads: list[Tensor], lanes: int) -> None:
         if self._mu:
             pull = (self.parameters[name][:lanes] - self._anchor[name] for name in self.parameters)
             grads = [grad.add(away, alpha=self._mu) for grad, away in zip(grads, pull, strict=True)]
         self.job.optimizer.step(self.parameters, grads, self.state, lanes)
-        return _NOTHING if input_gradient is None else input_gradient
 
 
 def train_whole(learner: Learner, cohort: Cohort, server_round: int) -> None:

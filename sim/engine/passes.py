@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sim.engine.clipping import Tape, clipped_gradients
+from sim.engine.clipping import Sums, Tape, clip_factors, per_sample_gradients
 from sim.engine.dense import DensePass, dense_layers
 from sim.engine.lane_rules import DropoutMasks
 from sim.engine.lanes import forward, gradients, leaves, loss_sum
@@ -32,6 +32,8 @@ class Pass(Protocol):
     def backward(  # noqa: D102
         self, cotangent: Tensor | None, clip: float | None, normaliser: Tensor
     ) -> tuple[list[Tensor], Tensor | None]: ...
+
+    def per_sample(self, cotangent: Tensor | None) -> tuple[Tensor, Sums, Tensor | None]: ...  # noqa: D102
 
 
 class AutogradPass:
@@ -78,8 +80,19 @@ class AutogradPass:
         """Differentiate the loss, or the outputs along the cotangent."""
         if clip is None:
             return gradients(self._outputs, self._leaves, self._inputs, cotangent)
-        sums, input_gradient = clipped_gradients(self._outputs, self._tape, clip, normaliser, self._inputs, cotangent)
-        return [sums[name] for name in self._leaves], input_gradient
+        squared, sums, input_gradient = self.per_sample(cotangent)
+        return list(sums(clip_factors(squared, clip, normaliser)).values()), input_gradient
+
+    def per_sample(self, cotangent: Tensor | None) -> tuple[Tensor, Sums, Tensor | None]:
+        """See ``sim.engine.clipping.per_sample_gradients``; the sums come in the order of the parameters."""
+        squared, sums, input_gradient = per_sample_gradients(self._outputs, self._tape, self._inputs, cotangent)
+        names = list(self._leaves)
+
+        def ordered(factors: Tensor) -> dict[str, Tensor]:
+            found = sums(factors)
+            return {name: found[name] for name in names}
+
+        return squared, ordered, input_gradient
 
 
 def pass_of(part: Part, axes: int = 1, *, per_sample: bool = True) -> Pass:

@@ -191,10 +191,16 @@ class Counts:
             yield Leg("server", costs["body"].backward_flops, "body backward")
         yield Leg("down", self._row_bytes("cut-gradient"), "cut-gradient")
         yield Leg("clinic", costs["head"].backward_flops, "head backward")
+        if self.job.joint:
+            yield Leg("up", self._row_bytes("norms"), "norms")
+            yield Leg("server", 0, "body update")
+            yield Leg("down", self._row_bytes("clip-factors"), "clip-factors")
 
     def _row_bytes(self, kind: str) -> int:
         if kind == "labels":
             return 1
+        if kind in ("norms", "clip-factors"):
+            return FLOAT_BYTES
         if kind == "records":
             return FLOAT_BYTES * int(np.prod(self.job.network.input_shape))
         return self.costs["head" if kind in ("smashed", "cut-gradient") else "body"].output_bytes

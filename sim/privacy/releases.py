@@ -43,6 +43,7 @@ class Sampled:
 _MEND = {
     "gradients": "its part trains on raw records; freeze the clinic's parts with model.freeze, or add dp-sgd",
     "labels": 'labels are sent as they are; state labels = "public" if they are',
+    "norms": "norms of records' gradients are sent as they are, to clip them jointly",
     "records": "the records themselves are sent",
     "update": "the server is trusted with every clinic's update",
     "own parts": "the model holds the clinic's own parts, trained without noise",
@@ -180,7 +181,8 @@ def _releases(job: Job, sampled: Sampled, clinic: int, done: set[str]) -> list[R
     if not only_rows:
         sigma = 0.0
         if job.dp is not None and set(job.trained_parts) <= done:
-            sigma = effective_noise_multiplier(job.dp.part_clip, job.dp.noise_std[clinic], len(job.trained_parts))
+            clipped_apart = 1 if job.joint else len(job.trained_parts)
+            sigma = effective_noise_multiplier(job.dp.part_clip, job.dp.noise_std[clinic], clipped_apart)
         outside = tuple(a for a in protocol.sees_model if not (behind_noise and a == "server"))
         event = dp_sgd_event(sampled.rates[clinic], sigma, int(sampled.steps[clinic]))
         found.append(_release(clinic, "gradients", outside, event))

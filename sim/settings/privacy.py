@@ -43,6 +43,7 @@ class Privacy(Section):
     beside dp-sgd. ``label_epsilon`` is the whole guarantee of a label under label-rr; where that stands alone,
     ``epsilon`` may be written for it. Labels that are ``public`` are outside the guarantee: neighbours then have the
     same labels. Where all noise is of pure epsilon, as under label-rr alone, ``delta`` is 0, whatever is written. With
+    ``clipping = "joint"`` the parts of a cut network exchange the norms of each record's gradient, un-noised. With
     ``adaptive_quantile`` the clip of clinic-level starts at ``clip`` and follows that quantile of the updates' norms.
     """
 
@@ -57,6 +58,7 @@ class Privacy(Section):
     tail_clip: Annotated[Unbounded, Field(gt=0)] = 1.0
     label_epsilon: Target | None = Field(default=None, validate_default=True)
     labels: Literal["private", "public"] = "private"
+    clipping: Literal["per-part", "joint"] = "per-part"
     adaptive_quantile: Annotated[Number, Field(gt=0, lt=1)] | None = None
     adaptive_rate: Annotated[Number, Field(gt=0)] = 0.2
     adaptive_count_noise: Annotated[Number, Field(gt=0)] | None = None
@@ -188,3 +190,11 @@ class Privacy(Section):
         if noise is not None and info.data.get("adaptive_quantile", 0) is None:
             raise ValueError("has no effect without adaptive-quantile; add adaptive-quantile = 0.5")
         return noise
+
+    @field_validator("clipping")
+    @classmethod
+    def _only_gradients_are_clipped_jointly(cls, clipping: str, info: ValidationInfo) -> str:
+        mechanism = str(info.data.get("mechanism", "dp-sgd"))
+        if clipping == "joint" and "dp-sgd" not in mechanism.split("+"):
+            raise ValueError(f"joint is for the gradients of dp-sgd, and the mechanism is {mechanism}; remove it")
+        return clipping

@@ -11,7 +11,7 @@ from opacus import GradSampleModule
 from torch import nn
 
 from sim.engine import clipping, lanes
-from sim.engine.clipping import clipped_gradients
+from sim.engine.clipping import clip_factors, per_sample_gradients
 from sim.engine.lane_rules import LANE_RULES, as_channels, as_lanes
 from sim.engine.lanes import forward, gradients, leaves, loss_sum, records_at_once
 from sim.models import Block, ClipRows, Part
@@ -42,6 +42,11 @@ class Wave(nn.Module):
 
     def forward(self, x):
         return torch.sin(x * self.scale)
+
+
+def clipped_gradients(outputs, tape, clip, normaliser, inputs=None, cotangent=None):
+    squared, sums, input_gradient = per_sample_gradients(outputs, tape, inputs, cotangent)
+    return sums(clip_factors(squared, clip, normaliser)), input_gradient
 
 
 def twice_the_same():

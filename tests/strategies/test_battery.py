@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from split_twins import CUT, METHODS, Method, SplitTwin, apart, batches_of, changed, expected, split
-from support import DP_SGD, bitwise, learn_run, plan_of, run_spec, write_csv
+from support import DP_SGD, JOINT, bitwise, learn_run, plan_of, run_spec, write_csv
 from torch.nn import functional
 
 from sim.data import Records, load_federation
@@ -48,6 +48,7 @@ SITUATIONS = {
     "weighted classes": ("ragged", {"class_weights": [1.0, 4.0]}),
     "three weighted classes": ("three classes", {"class_weights": [0.5, 1.0, 4.0]}),
     "dp-sgd": ("ragged", {"privacy": DP_SGD}),
+    "dp-sgd, clipped jointly": ("ragged", {"privacy": JOINT}),
     "dp-sgd, half of the clinics, momentum, two local epochs": (
         "ragged",
         {"privacy": DP_SGD, "participation": 0.5, "local_epochs": 2, **OPTIMIZERS["momentum"]},

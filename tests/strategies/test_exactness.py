@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import twins
-from support import BUILT_IN, DP_SGD, NO_PRIVACY, bitwise, distance, learn_run, plan_of, run_spec, write_csv
+from support import BUILT_IN, DP_SGD, JOINT, NO_PRIVACY, bitwise, distance, learn_run, plan_of, run_spec, write_csv
 
 from clients.client_app import app
 from clients.session import SESSIONS
@@ -336,7 +336,7 @@ def test_a_session_rebuilt_from_the_nodes_state_goes_on_bit_for_bit(ragged, monk
 
 
 @pytest.mark.parametrize("every", [1, 3])
-@pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
+@pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD, JOINT], ids=["plain", "dp-sgd", "joint"])
 @pytest.mark.parametrize(("strategy", "cut"), [("local", None), *BUILT_IN[3:]])
 def test_a_nodes_state_may_travel_with_every_message(ragged, monkeypatch, strategy, cut, privacy, every):
     """On other grids a handler gets a copy of the state and gives it back, now in one process and now in another."""
