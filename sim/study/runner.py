@@ -17,6 +17,8 @@ import pandas as pd
 from sim.data import Federation, load_federation
 from sim.plan.plan import Plan, make_plan
 from sim.privacy.audit_log import AUDIT_FILE, chained, release_entries
+from sim.privacy.statement import privacy_statement
+from sim.privacy.statement_text import STATEMENT_FILE, statement_text
 from sim.problems import ScenarioError, SutureError, place_of
 from sim.spec import RESULTS_VERSION, RunSpec
 from sim.study.engines import Engine, Row
@@ -155,7 +157,9 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
         text = f"{type(error).__name__}: {error}" if isinstance(error, SutureError) else place_of(error)
         row = {**plan.columns(), "status": "failed", "error": text}
         row["wall_seconds"] = time.perf_counter() - started
-        write_run(folder, {**record, "row": row}, {}, {})
+        statement = privacy_statement(plan, federation, origin, finished=False)
+        record["privacy"]["statement"] = statement
+        write_run(folder, {**record, "row": row}, {}, {}, {STATEMENT_FILE: statement_text(statement)})
         log.line("end", status="failed", error=text)
         return row
     final = learned.evaluations[-1]
@@ -187,8 +191,12 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
     clinics.insert(1, "test_records", np.diff(federation.test.offsets))
     text, head = chained([*learned.trail.entries, *release_entries(plan.ledger.to_json())])
     record["privacy"]["audit-log"] = {"lines": text.count("\n"), "head": head}
+    statement = privacy_statement(plan, federation, origin, finished=True)
+    record["privacy"]["statement"] = statement
     tables = {"rounds": rounds, "clinics": clinics}
-    write_run(folder, {**record, "row": row}, tables, models, {AUDIT_FILE: text})
+    write_run(
+        folder, {**record, "row": row}, tables, models, {AUDIT_FILE: text, STATEMENT_FILE: statement_text(statement)}
+    )
     log.line("end", status="ok")
     return row
 
