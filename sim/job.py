@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -49,16 +50,24 @@ class RowNoise:
     Attributes
     ----------
     clip : dict of str to float
-        By kind (``smashed``, ``tail-gradient``): bound C of the L2 norm of one record's row.
+        By kind (``smashed``, ``tail-gradient``): bound C of the norm of one record's row.
     reach : dict of str to float
         By kind: how far the row of another record can lie away, over the clip: 2, or sqrt(2) for non-negative rows.
     multipliers : tuple of float
-        By clinic: noise over the clip.
+        By clinic: noise over the clip, that is the standard deviation of Gaussian or the scale of Laplace noise.
+    kind : {"gaussian", "laplace"}
+        Laplace noise goes with the L1 norm, of which non-negative rows make no use.
     """
 
     clip: dict[str, float]
     reach: dict[str, float]
     multipliers: tuple[float, ...]
+    kind: Literal["gaussian", "laplace"] = "gaussian"
+
+    @property
+    def norm(self) -> Literal[1, 2]:
+        """Order of the norm that is clipped."""
+        return 1 if self.kind == "laplace" else 2
 
 
 @dataclass(frozen=True)
@@ -201,7 +210,7 @@ class Job:
         if privacy.noises_rows:
             rows = _row_noise(privacy, parts, release_noise)
             if math.isfinite(rows.clip["smashed"]):
-                layer = Block("clip", ClipRows(rows.clip["smashed"]))
+                layer = Block("clip", ClipRows(rows.clip["smashed"], rows.norm))
                 parts = (Part("head", (*parts[0].blocks, layer)), *parts[1:])
                 network = replace(network, blocks=tuple(block for part in parts for block in part.blocks))
         dp = None
@@ -329,11 +338,12 @@ class Job:
 
 def _row_noise(privacy: Privacy, parts: Sequence[Part], multipliers: Sequence[float]) -> RowNoise:
     clip, reach = {"smashed": privacy.row_noise[2]}, {"smashed": 2.0}
-    if never_negative(parts[0]):
+    laplace = privacy.noises_rows == "laplace"
+    if never_negative(parts[0]) and not laplace:
         reach["smashed"] = 2**0.5
     if len(parts) == 3:
         clip["tail-gradient"], reach["tail-gradient"] = privacy.tail_clip, 2.0
-    return RowNoise(clip, reach, tuple(multipliers))
+    return RowNoise(clip, reach, tuple(multipliers), "laplace" if laplace else "gaussian")
 
 
 @lru_cache(maxsize=256)

@@ -22,7 +22,7 @@ def noised_rows(
     clinics: Sequence[int],
     moment: tuple[int, int],
 ) -> Tensor:
-    """Return clipped rows with noise of standard deviation multiplier * clip in every coordinate.
+    """Return clipped rows with noise of standard deviation (Laplace: scale) multiplier * clip in every coordinate.
 
     Parameters
     ----------
@@ -52,7 +52,8 @@ def noised_rows(
         if multiplier:
             random = streams.at(clinic, *moment)
             shape = (size, *rows.shape[2:])
-            drawn[lane, :size] = random.standard_normal(shape) * (multiplier * noise.clip[kind])
+            values = random.laplace(size=shape) if noise.kind == "laplace" else random.standard_normal(shape)
+            drawn[lane, :size] = values * (multiplier * noise.clip[kind])
     return rows + torch.from_numpy(drawn).to(rows) if drawn.any() else rows
 
 
@@ -74,5 +75,5 @@ def noised_gradients(
     clip = noise.clip["tail-gradient"]
     if not np.isfinite(clip):
         return rows
-    clipped = ClipRows(clip).over(rows * scale, 2)
+    clipped = ClipRows(clip, noise.norm).over(rows * scale, 2)
     return noised_rows(noise, seed, "tail-gradient", clipped, sizes, clinics, moment) / scale

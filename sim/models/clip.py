@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +15,18 @@ _KEEP_SIGN = (nn.Flatten, nn.Dropout, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, 
 
 
 class ClipRows(nn.Module):
-    """Scales each record's row down to an L2 norm of at most ``clip``; its gradient is that function's exact one.
+    """Scales each record's row down to a norm of at most ``clip``; its gradient is that function's exact one.
 
     Parameters
     ----------
     clip : float
+    order : {2, 1}
+        Of the norm.
     """
 
-    def __init__(self, clip: float) -> None:
+    def __init__(self, clip: float, order: Literal[1, 2] = 2) -> None:
         super().__init__()
-        self.clip = clip
+        self.clip, self.order = clip, order
 
     def forward(self, x: Tensor) -> Tensor:
         """Clip ``[record, *feature]``."""
@@ -32,6 +35,8 @@ class ClipRows(nn.Module):
     def over(self, x: Tensor, leading: int) -> Tensor:
         """Clip rows behind ``leading`` axes; a row of zeros stays as it is."""
         flat = x.flatten(leading)
+        if self.order == 1:
+            return (flat * (self.clip / flat.abs().sum(-1, keepdim=True).clamp(min=self.clip))).view_as(x)
         squared = flat.square().sum(-1, keepdim=True)
         bound = torch.full_like(squared, self.clip**2)
         return (flat * (bound / torch.where(squared > bound, squared, bound)).sqrt()).view_as(x)

@@ -15,6 +15,7 @@ from sim.data import Federation
 from sim.job import Job, RowNoise
 from sim.plan.counts import Counts
 from sim.plan.events import PlanClock
+from sim.privacy.accounting import gaussian_epsilon
 from sim.privacy.calibration import calibrate
 from sim.privacy.ledger import ADVERSARIES, Ledger
 from sim.privacy.releases import Sampled, build_ledger, to_be_noised, un_noised
@@ -243,7 +244,9 @@ def _mechanism_problems(spec: RunSpec) -> list[str]:
             "take fedavg, fedprox, splitfed-v1 or splitfed-v3"
         )
     if spec.privacy.noises_rows and spec.strategy.cut is None:
-        problems.append(f"privacy.mechanism: smashed-noise needs a cut, and {method} sends no smashed data; take split")
+        problems.append(
+            f"privacy.mechanism: {spec.privacy.noises_rows} needs a cut, and {method} sends no smashed data; take split"
+        )
     if spec.privacy.randomises_labels is not None and "labels" not in protocol.sees_raw.get("server", ()):
         shown = f"{method}, {spec.strategy.cut}," if spec.strategy.cut else method
         problems.append(
@@ -280,11 +283,11 @@ def _update_multiplier(job: Job, sampled: Sampled, delta: float) -> tuple[float,
 def _row_multipliers(
     job: Job, noise: RowNoise, sampled: Sampled, sigmas: Sequence[float], federation: Federation, delta: float
 ) -> tuple[float, ...]:
-    """Return the noise on rows over their clip, clinic by clinic: as given, or the least that meets the target.
+    """Return the noise on rows over their clip, clinic by clinic: as given, or enough for the target.
 
-    All the server sees is Gaussian: it adds up as mu^2 = exposures * (sum over kinds (reach / multiplier)^2 + (2 /
-    sigma)^2), the last term for DP-SGD, whose batches the server knows. Randomised labels are taken off the target,
-    epsilon for epsilon.
+    Gaussian noise adds up as mu^2 = exposures * (sum over kinds (reach / multiplier)^2 + (2 / sigma)^2), the last term
+    for DP-SGD, whose batches the server knows. Pure epsilons add up: that of Laplace noise, exposures * sum over kinds
+    reach / multiplier, that of randomised labels, and what DP-SGD has beside Laplace noise.
     """
     given, target, _ = job.spec.privacy.row_noise
     clinics = range(len(job.sizes))
@@ -305,10 +308,15 @@ def _row_multipliers(
         raise ScenarioError(
             [f"privacy.{key}: the labels alone spend label-epsilon {labels:g}; give a larger target than {target:g}"]
         )
-    mu_squared = calibrate(for_rows, delta, 1.0, 1) ** -2
+    laplace = noise.kind == "laplace"
+    mu_squared = 0.0 if laplace else calibrate(for_rows, delta, 1.0, 1) ** -2
     for clinic in clinics:
         exposures = max(1, int(sampled.exposures[clinic]))
-        left = mu_squared / exposures - (4 / sigmas[clinic] ** 2 if sigmas else 0.0)
+        steps = exposures * 4 / sigmas[clinic] ** 2 if sigmas else 0.0
+        if laplace:
+            left = (for_rows - (gaussian_epsilon(steps**0.5, delta) if steps else 0.0)) / exposures
+        else:
+            left = (mu_squared - steps) / exposures
         if left <= 0:
             raise ScenarioError(
                 [
@@ -316,7 +324,8 @@ def _row_multipliers(
                     f"{target:g} there; give a larger target, or dp-sgd more noise"
                 ]
             )
-        found.append((sum(reach**2 for reach in noise.reach.values()) / left) ** 0.5)
+        reach = noise.reach.values()
+        found.append(sum(reach) / left if laplace else (sum(r**2 for r in reach) / left) ** 0.5)
     return tuple(found)
 
 

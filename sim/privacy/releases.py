@@ -108,7 +108,8 @@ def row_event(noise: RowNoise, kind: str, clinic: int, exposures: int) -> DpEven
     multiplier = noise.multipliers[clinic] / noise.reach[kind]
     if not multiplier:
         return dp.NonPrivateDpEvent()
-    return compose({dp.GaussianDpEvent(multiplier): exposures})
+    one = dp.LaplaceDpEvent(multiplier) if noise.kind == "laplace" else dp.GaussianDpEvent(multiplier)
+    return compose({one: exposures})
 
 
 def to_be_noised(job: Job, sampled: Sampled) -> dict[str, tuple[int, ...]]:

@@ -8,10 +8,12 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from sim.problems import show, suggest
 from sim.settings.base import Number, Section, Unbounded
 
-MECHANISMS: Final = ("dp-sgd", "smashed-noise", "label-rr", "clinic-level")
+MECHANISMS: Final = ("dp-sgd", "smashed-noise", "laplace", "label-rr", "clinic-level")
 """In the order in which a combination is written."""
-PURE: Final = frozenset({"label-rr"})
-"""Those whose epsilon needs no delta."""
+PURE: Final = frozenset({"laplace", "laplace+label-rr", "label-rr"})
+"""Mechanisms and combinations whose epsilon needs no delta."""
+_ROWS: Final = ("smashed-noise", "laplace")
+"""Noise on rows at the cut, of which a run has one."""
 
 
 def _combined(value: object) -> object:
@@ -26,6 +28,10 @@ def _combined(value: object) -> object:
         raise ValueError(f"{show(value)} cannot be combined: name each once, and none alone")
     if len(names) > 1 and "clinic-level" in names:
         raise ValueError(f"{show(value)} cannot be combined: clinic-level protects another unit, and stands alone")
+    if len(set(names) & set(_ROWS)) > 1:
+        raise ValueError(
+            f"{show(value)} cannot be combined: rows get one kind of noise; keep one of {', '.join(_ROWS)}"
+        )
     return "+".join(sorted(names, key=known.index))
 
 
@@ -36,15 +42,16 @@ Target = Annotated[Unbounded, Field(gt=0)]
 class Privacy(Section):
     """The mechanisms that protect patients, and how strongly.
 
-    ``noise_multiplier`` and ``clip`` belong to dp-sgd or clinic-level, or to the rows of smashed-noise where it stands
-    alone. Beside dp-sgd the rows have ``smashed_noise_multiplier`` and ``smashed_clip``. A multiplier is the noise's
-    standard deviation over the clipping norm. ``epsilon`` is a target against whom the mechanism is there for: the
-    model user (dp-sgd, clinic-level) or the server (smashed-noise alone); ``epsilon_server`` is one against the server
-    beside dp-sgd. ``label_epsilon`` is the whole guarantee of a label under label-rr; where that stands alone,
-    ``epsilon`` may be written for it. Labels that are ``public`` are outside the guarantee: neighbours then have the
-    same labels. Where all noise is of pure epsilon, as under label-rr alone, ``delta`` is 0, whatever is written. With
-    ``clipping = "joint"`` the parts of a cut network exchange the norms of each record's gradient, un-noised. With
-    ``adaptive_quantile`` the clip of clinic-level starts at ``clip`` and follows that quantile of the updates' norms.
+    ``noise_multiplier`` and ``clip`` belong to dp-sgd or clinic-level, or to the rows of smashed-noise or laplace where
+    dp-sgd is not. Beside dp-sgd the rows have ``smashed_noise_multiplier`` and ``smashed_clip``. A multiplier is the
+    noise's standard deviation over the clipping norm, for laplace its scale over the L1 norm. ``epsilon`` is a target
+    against whom the mechanism is there for: the model user (dp-sgd, clinic-level) or the server (rows without dp-sgd);
+    ``epsilon_server`` is one against the server beside dp-sgd. ``label_epsilon`` is the whole guarantee of a label
+    under label-rr; where that stands alone, ``epsilon`` may be written for it. Labels that are ``public`` are outside
+    the guarantee: neighbours then have the same labels. Where all noise is of pure epsilon (laplace, label-rr),
+    ``delta`` is 0, whatever is written. With ``clipping = "joint"`` the parts of a cut network exchange the norms of
+    each record's gradient, un-noised. With ``adaptive_quantile`` the clip of clinic-level starts at ``clip`` and
+    follows that quantile of the updates' norms.
     """
 
     mechanism: Mechanisms = "none"
@@ -74,9 +81,9 @@ class Privacy(Section):
         return "clinic" if self.mechanism == "clinic-level" else "record"
 
     @property
-    def noises_rows(self) -> bool:
-        """Whether rows at the cut are clipped and noised."""
-        return "smashed-noise" in self.mechanisms
+    def noises_rows(self) -> str | None:
+        """The mechanism that clips and noises rows at the cut, if there is one."""
+        return next((name for name in self.mechanisms if name in _ROWS), None)
 
     @property
     def row_noise(self) -> tuple[float | None, float | None, float]:
@@ -136,10 +143,11 @@ class Privacy(Section):
     @field_validator("epsilon_server")
     @classmethod
     def _target_or_noise_of_rows(cls, epsilon: float | None, info: ValidationInfo) -> float | None:
-        both = {"dp-sgd", "smashed-noise"} <= set(str(info.data.get("mechanism", "none")).split("+"))
+        names = str(info.data.get("mechanism", "none")).split("+")
+        both = "dp-sgd" in names and any(name in _ROWS for name in names)
         noise = info.data.get("smashed_noise_multiplier")
         if not both and (epsilon is not None or noise is not None):
-            raise ValueError("this and smashed-noise-multiplier are for dp-sgd with smashed-noise; give epsilon alone")
+            raise ValueError("this and smashed-noise-multiplier are for rows beside dp-sgd; give epsilon alone")
         if both and (epsilon is None) == (noise is None):
             raise ValueError("give either this, for example 8, or smashed-noise-multiplier beside dp-sgd")
         return epsilon
