@@ -294,7 +294,9 @@ class Job:
 
     def in_lane_order(self, clinics: Sequence[int]) -> list[int]:
         """Order clinics by descending number of records: the order of lanes, everywhere."""
-        return sorted(clinics, key=lambda k: (-self.sizes[k], k))
+        of_all = np.array(clinics, dtype=np.int64)
+        ordered: list[int] = of_all[np.lexsort((of_all, -np.array(self.sizes)[of_all]))].tolist()
+        return ordered
 
     def participants(self, server_round: int) -> list[int]:
         """Return a round's clinics in lane order."""

@@ -7,8 +7,9 @@ before has trained. Clinics run side by side in SplitFed and federated learning,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
@@ -192,20 +193,17 @@ class Durations:
     common: float
 
     @classmethod
-    def of(cls, load: RoundLoad, resources: Sequence[ClinicResources], server: ServerResources) -> Durations:
+    def of(cls, load: RoundLoad, resources: Mapping[str, Floats], server: ServerResources) -> Durations:
         """Work out the pieces of one round.
 
         Parameters
         ----------
         load : RoundLoad
-        resources : sequence of ClinicResources
-            Of all clinics.
+        resources : mapping of str to ndarray
+            ``[clinic]`` by field of ClinicResources.
         server : ServerResources
         """
-        own = {
-            name: np.array([getattr(resources[k], name) for k in load.clinics], dtype=np.float64)
-            for name in ("uplink_bits_per_s", "downlink_bits_per_s", "latency_s", "compute_flop_per_s")
-        }
+        own = {name: values[list(load.clinics)] for name, values in resources.items()}
         line = {"up": own["uplink_bits_per_s"], "down": own["downlink_bits_per_s"]}
         link = {"up": server.downlink_bits_per_s, "down": server.uplink_bits_per_s}
         active = np.arange(len(load.rows))[:, None] < load.steps
@@ -241,12 +239,8 @@ class Durations:
 
 
 @dataclass(frozen=True)
-class ClosedFormClock:
-    """Times a round without a simulation of events, where nobody can wait for a worker or for a shared link.
-
-    Body copies (SplitFed V1 and V3) have a worker each, so that a clinic's round is a sum and the round a maximum
-    (Thapa et al. 2022, table 1, with a rate and a latency for each clinic and direction). A relay is a sum over the
-    schedule. One body (SplitFed V2) serves the batches in the order of the schedule and waits for each.
+class RoundClock:
+    """What every clock knows.
 
     Attributes
     ----------
@@ -258,9 +252,27 @@ class ClosedFormClock:
     resources: Sequence[ClinicResources]
     server: ServerResources
 
+    @cached_property
+    def _by_field(self) -> dict[str, Floats]:
+        names = ("uplink_bits_per_s", "downlink_bits_per_s", "latency_s", "compute_flop_per_s")
+        return {name: np.array([getattr(clinic, name) for clinic in self.resources]) for name in names}
+
+    def durations(self, load: RoundLoad) -> Durations:
+        """Return what each piece of a round takes by itself."""
+        return Durations.of(load, self._by_field, self.server)
+
+
+class ClosedFormClock(RoundClock):
+    """Times a round without a simulation of events, where nobody can wait for a worker or for a shared link.
+
+    Body copies (SplitFed V1 and V3) have a worker each, so that a clinic's round is a sum and the round a maximum
+    (Thapa et al. 2022, table 1, with a rate and a latency for each clinic and direction). A relay is a sum over the
+    schedule. One body (SplitFed V2) serves the batches in the order of the schedule and waits for each.
+    """
+
     def time_round(self, load: RoundLoad) -> RoundTime:
         """Return when each clinic has finished, and the round once the common work is done."""
-        spent = Durations.of(load, self.resources, self.server)
+        spent = self.durations(load)
         begin, end = spent.begin + spent.begin_link, spent.end + spent.end_link
         legs = [leg + link for leg, link in zip(spent.legs, spent.links, strict=True)]
         if load.schedule is None:

@@ -42,6 +42,7 @@ class Counts:
         self.job = job
         self.costs = part_costs(job.parts, job.network.input_shape, job.frozen)
         self.steps = np.zeros(len(job.sizes), dtype=np.int64)
+        self._steps = np.array([job.steps(k) for k in range(len(job.sizes))])
         self.rounds = np.zeros(len(job.sizes), dtype=np.int64)
         self._stood = [np.zeros(n, dtype=np.int64) for n in job.sizes]
         self.traffic: Traffic = {}
@@ -85,7 +86,7 @@ class Counts:
         alone = protocol.topology == "whole" and protocol.movement == "own"
         clinics = job.in_lane_order(range(len(job.sizes))) if alone else job.participants(server_round)
         rows = draw_rows(job.sampling, job.seed, server_round, clinics, [job.sizes[k] for k in clinics])
-        steps = np.array([job.steps(k) for k in clinics])
+        steps = self._steps[clinics]
         handed_on = protocol.movement == "handed-on"
         turns = steps if handed_on and job.by_mini_batch else np.ones_like(steps)
         self.steps[clinics] += steps

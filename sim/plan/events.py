@@ -5,38 +5,28 @@
   worker, in the order of the schedule, and is taken until its batch is over.
 - **Shared link.** Where the server's link has a rate, it carries one message at a time in each direction, first come
   first served: after the clinic's line on the way up, before it on the way down.
+- **At the same instant** clinics are served in lane order.
 - **Aggregation** begins when every clinic has finished, and takes one worker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator
 from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
 import simpy
+from simpy.events import NORMAL, EventPriority
 
-from sim.clinics import ClinicResources, ServerResources
-from sim.plan.clock import PHASES, ClosedFormClock, Durations, RoundLoad, RoundTime, Span
+from sim.clinics import ServerResources
+from sim.plan.clock import PHASES, Durations, RoundClock, RoundLoad, RoundTime, Span
 
 Process = Generator[simpy.Event, Any, None]
 
 
-@dataclass(frozen=True)
-class EventClock:
-    """Times a round by its events.
-
-    Attributes
-    ----------
-    resources : sequence of ClinicResources
-        Of all clinics.
-    server : ServerResources
-    """
-
-    resources: Sequence[ClinicResources]
-    server: ServerResources
+class EventClock(RoundClock):
+    """Times a round by its events."""
 
     def time_round(self, load: RoundLoad, *, trace: bool = False) -> RoundTime:
         """Play a round.
@@ -47,7 +37,17 @@ class EventClock:
         trace : bool
             Whether to keep the spans.
         """
-        return _Round(load, Durations.of(load, self.resources, self.server), self.server, trace).play()
+        return _Round(load, self.durations(load), self.server, trace).play()
+
+
+class _LaneOrder(simpy.Environment):
+    """Lets the stretches of work that end at the same instant, whose values are their lanes, end in lane order."""
+
+    def schedule(self, event: simpy.Event, priority: EventPriority = NORMAL, delay: float = 0) -> None:
+        if isinstance(event, simpy.Timeout):
+            lane: Any = event.value
+            priority = EventPriority(NORMAL + 1 + lane)
+        super().schedule(event, priority, delay)
 
 
 class _Round:
@@ -57,7 +57,7 @@ class _Round:
         self.load = load
         self.spent = spent
         self.spans: list[Span] | None = [] if trace else None
-        self.env = simpy.Environment()
+        self.env = _LaneOrder()
         self.workers = simpy.Resource(self.env, server.workers)
         self.free = list(range(server.workers))
         self.link = {"up": simpy.Resource(self.env), "down": simpy.Resource(self.env)}
@@ -145,7 +145,7 @@ class _Round:
 
     def work(self, actor: int, place: str, seconds: float, lane: int, step: int, work: str) -> Process:
         start = self.env.now
-        yield self.env.timeout(seconds)
+        yield self.env.timeout(seconds, lane)
         if self.spans is not None:
             self.spans.append(Span(actor, PHASES[place], start, self.env.now, lane, step, work))
 
@@ -154,28 +154,3 @@ class _Round:
         batch = next(self.upcoming, None)
         if batch is not None:
             self.turn_of[batch].succeed()
-
-
-class PlanClock:
-    """The closed form where no queue can form, the events elsewhere; a load that comes again is not timed again.
-
-    Parameters
-    ----------
-    resources : sequence of ClinicResources
-        Of all clinics.
-    server : ServerResources
-    """
-
-    def __init__(self, resources: Sequence[ClinicResources], server: ServerResources) -> None:
-        self.server = server
-        self.closed = ClosedFormClock(resources, server)
-        self.events = EventClock(resources, server)
-        self._known: dict[tuple[object, ...], RoundTime] = {}
-
-    def time_round(self, load: RoundLoad) -> RoundTime:
-        """Return how long a round takes."""
-        key = load.key()
-        if key not in self._known:
-            clock = self.events if load.may_queue(self.server) else self.closed
-            self._known[key] = clock.time_round(load)
-        return self._known[key]

@@ -14,7 +14,7 @@ from sim.clinics import assign_resources
 from sim.data import Federation
 from sim.job import Job, RowNoise
 from sim.plan.counts import Counts
-from sim.plan.events import PlanClock
+from sim.plan.queues import PlanClock
 from sim.privacy.accounting import gaussian_epsilon
 from sim.privacy.calibration import calibrate
 from sim.privacy.ledger import ADVERSARIES, Ledger

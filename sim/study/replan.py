@@ -11,7 +11,7 @@ from sim.clinics import assign_resources
 from sim.data import load_federation
 from sim.job import Job
 from sim.plan.counts import Counts
-from sim.plan.events import PlanClock
+from sim.plan.queues import PlanClock
 from sim.problems import ScenarioError
 from sim.scenario import overridden, validated
 from sim.spec import RunSpec

@@ -1,5 +1,6 @@
 """The event clock: rounds worked out by hand to the microsecond, and equal to the closed forms where nobody queues."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from sim.clinics import ClinicResources, ServerResources
 from sim.plan.clock import ClosedFormClock, Leg, RoundLoad
-from sim.plan.events import EventClock, PlanClock
+from sim.plan.events import EventClock
+from sim.plan.queues import PlanClock, QueueClock
 
 # As in test_clock.py: a message's headers take a second on A's line and two on B's, and so does each row; a row's head
 # forward takes A one second and B two. A message takes A a second more.
@@ -108,14 +110,14 @@ def test_what_comes_in_waits_at_the_servers_link_too():
 
 
 @st.composite
-def rounds(draw):
+def rounds(draw, most):
     lanes = draw(st.integers(1, 4))
     steps = draw(st.lists(st.integers(0, 3), min_size=lanes, max_size=lanes))
     steps[0] = max(steps[0], 1)
     rows = np.zeros((max(steps), lanes), dtype=np.int64)
     for lane, count in enumerate(steps):
         # At least a row, so that load_of counts the batch.
-        rows[:count, lane] = draw(st.lists(st.integers(1, 9), min_size=count, max_size=count))
+        rows[:count, lane] = draw(st.lists(st.integers(1, most), min_size=count, max_size=count))
     return rows
 
 
@@ -125,8 +127,8 @@ servers = st.builds(ServerResources, rates, st.integers(1, 3), st.none() | rates
 
 
 @st.composite
-def loads(draw, movement=("parallel", "serial", "relay")):
-    rows = draw(rounds())
+def loads(draw, movement=("parallel", "serial", "relay"), most=9):
+    rows = draw(rounds(most))
     lanes, steps = rows.shape[1], (rows > 0).sum(0)
     kind = draw(st.sampled_from(movement))
     legs = draw(st.sampled_from((VANILLA, U_SHAPED) if kind != "parallel" else (WHOLE, VANILLA, U_SHAPED)))
@@ -180,7 +182,46 @@ def test_busy_and_idle_make_up_the_round_and_nobody_does_two_things_at_once(load
         assert busy + time.waiting[lane] == pytest.approx(time.finish[lane], rel=1e-9)
 
 
-def test_the_plans_clock_takes_events_only_where_somebody_can_queue():
+# The queues that the plan computes, against the events
+
+# Like A, but the one's computer and the other's line take longer: by the same, so that they often arrive together.
+SLOW = replace(A, compute_flop_per_s=0.2)
+FAR = replace(A, uplink_bits_per_s=2048, latency_s=2)
+alike = st.lists(st.sampled_from((A, SLOW, FAR)), min_size=4, max_size=4)
+same_server = st.builds(ServerResources, st.just(1.0), st.integers(1, 2), *[st.none() | st.just(4096.0)] * 2)
+
+
+def equal_times(load, resources, server):
+    events, queues = (clock(resources, server).time_round(load) for clock in (EventClock, QueueClock))
+    assert queues.seconds == events.seconds
+    np.testing.assert_array_equal(queues.finish, events.finish)
+    np.testing.assert_array_equal(queues.completed, events.completed)
+    np.testing.assert_array_equal(queues.waiting, events.waiting)
+
+
+@settings(max_examples=200, deadline=None)
+@given(loads(movement=("parallel", "serial")), st.lists(clinics, min_size=4, max_size=4), servers)
+def test_the_queues_equal_the_events_to_the_last_bit(load, resources, server):
+    equal_times(load, resources, server)
+
+
+@settings(max_examples=200, deadline=None)
+@given(loads(movement=("parallel", "serial"), most=1), alike, same_server)
+def test_the_queues_equal_the_events_also_where_clinics_come_at_the_same_instant(load, resources, server):
+    equal_times(load, resources, server)
+
+
+@pytest.mark.parametrize("clock", [EventClock, QueueClock])
+def test_at_the_same_instant_the_first_lane_is_served_first(clock):
+    """Both arrive at 14: lane 0 computes from 6 to 11 and sends until 14, lane 1 computes from 7 to 8 and sends.
+
+    Lane 0 is served 14-44, lane 1, which began to send earlier, 44-74.
+    """
+    time = clock((SLOW, FAR), ServerResources(1.0, 1)).time_round(load_of([[1, 1]]))
+    assert time.completed.tolist() == [close([44 + 3 + 10, 74 + 4 + 2])]
+
+
+def test_the_plans_clock_takes_queues_only_where_somebody_can_queue():
     load, alone = load_of([[1, 1]]), load_of([[1]], clinics=(1,))
     clock = PlanClock((A, B), ServerResources(1.0, 1))
     assert clock.time_round(load).seconds == close(88)

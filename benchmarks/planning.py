@@ -1,0 +1,65 @@
+"""Seconds to plan a large study, of the processor: the whole plan, and the clock alone.
+
+    python -m benchmarks.planning
+
+SplitFed V1, vanilla, 50 rounds that all differ (99 % of the clinics take part), an MLP 20-64-32-1 on rural lines:
+1,000 clinics that queue for 4 workers and with a server link that they share besides, and 10,000 clinics of which none
+waits. ``benchmarks/README.md`` keeps the figures.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from sim.clinics import assign_resources
+from sim.data import load_federation
+from sim.job import Job
+from sim.plan.counts import Counts
+from sim.plan.plan import make_plan
+from sim.plan.queues import PlanClock
+from sim.scenario import parse_scenario
+from sim.spec import expand
+
+CASES = {
+    "1,000 clinics, 4 workers": (1000, 320, {"workers": 4}),
+    "1,000 clinics, 4 workers, shared link": (1000, 320, {"workers": 4, "uplink": "1 Gbit/s", "downlink": "1 Gbit/s"}),
+    "10,000 clinics, nobody waits": (10_000, 64, {"workers": 10_000}),
+}
+
+
+def measure(clinics: int, records: int, server: dict[str, object]) -> tuple[float, float]:
+    """Return the processor's seconds for a whole plan and for its clock."""
+    data = {"source": "synthetic", "clinics": clinics, "records": records * clinics, "one-class": "keep"}
+    mapping = {
+        "name": "planning",
+        "seeds": [0],
+        "data": data,
+        "model": {"name": "mlp", "hidden": [64, 32]},
+        "train": {"rounds": 50, "batch-size": 32, "learning-rate": 0.1, "participation": 0.99},
+        "server": server,
+        "clinics": [{"profile": "rural-dsl"}],
+        "strategies": [{"name": "splitfed-v1"}],
+    }
+    [spec] = expand(parse_scenario(mapping, Path()))
+    federation = load_federation(spec.data, spec.seed)
+    start = time.process_time()
+    make_plan(spec, federation)
+    planned = time.process_time()
+    loads = Counts(Job.build(spec, federation, [0.0] * clinics)).loads
+    clock = PlanClock(assign_resources(spec.clinics, federation.names), spec.server.resources())
+    counted = time.process_time()
+    for load in loads:
+        clock.time_round(load)
+    return planned - start, time.process_time() - counted
+
+
+def main() -> None:
+    """Print one line a case."""
+    for name, case in CASES.items():
+        whole, clock = measure(*case)
+        print(f"{name}: plan {whole:.2f} s, its clock {clock:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
