@@ -11,17 +11,18 @@ from sim.commands.check import check
 from sim.commands.compare import compare
 from sim.commands.epsilon import epsilon
 from sim.commands.export import export
+from sim.commands.new import new
 from sim.commands.plan import plan
 from sim.commands.replan import replan
 from sim.commands.rerun import rerun
 from sim.commands.run import run
+from sim.commands.schema import schema
 from sim.commands.status import status
 from sim.commands.verify import verify
 
 app = typer.Typer(
     help="Simulate how a group of clinics would train one model together.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command()(advise)
@@ -30,10 +31,12 @@ app.command()(compare)
 app.command()(export)
 app.command()(epsilon)
 app.command()(verify)
+app.command()(new)
 app.command()(plan)
 app.command()(replan)
 app.command()(rerun)
 app.command()(run)
+app.command()(schema)
 app.command()(status)
 
 
@@ -43,8 +46,12 @@ def _suture() -> None:
 
 
 def main() -> None:
-    """Run the command; a problem with the input is one line each and exit code 2, never a traceback."""
-    from sim.problems import ScenarioError, SutureError
+    """Run the command; a problem is one line each, never a traceback.
+
+    Exit code 2: the input or the results folder cannot be used. 1: something else did not succeed, as a run that
+    failed. 130: interrupted.
+    """
+    from sim.problems import FolderError, ScenarioError, SutureError
 
     try:
         app()
@@ -56,4 +63,4 @@ def main() -> None:
         raise SystemExit(2) from None
     except SutureError as error:
         print(error, file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(2 if isinstance(error, FolderError) else 1) from None

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
-__all__ = ["ScenarioError", "SutureError", "place_of", "problem_lines", "show", "suggest"]
+__all__ = ["FolderError", "ScenarioError", "SutureError", "place_of", "problem_lines", "show", "suggest"]
 
 
 class SutureError(Exception):
     """An error of ours, whose text is meant to be read and never quotes a record."""
+
+
+class FolderError(SutureError):
+    """A results folder takes no more: its disk is full, or it is not to be written."""
 
 
 class ScenarioError(SutureError, ValueError):

@@ -48,6 +48,7 @@ __all__ = [
     "TableFile",
     "Train",
     "load_scenario",
+    "name_of_a_folder",
     "overridden",
     "parse_scenario",
     "replaced",
@@ -84,13 +85,29 @@ def _swept_key(key: str) -> str:
     return key
 
 
+def name_of_a_folder(name: str) -> str:
+    """Return a study's name if it can name its folder.
+
+    Raises
+    ------
+    ValueError
+        If it cannot.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{show(name)} cannot name a folder; use up to 64 of a-z, 0-9, '-', '_' and single '.', "
+            "the first a letter or digit"
+        )
+    return name
+
+
 class Scenario(Section):
     """A study: everything that a scenario file says.
 
     A table whose keys are swept holds the first value of each.
     """
 
-    name: str
+    name: Annotated[str, AfterValidator(name_of_a_folder)]
     seeds: Annotated[
         tuple[Annotated[int, Strict(), Field(ge=0, lt=2**63)], ...], Field(min_length=1), AfterValidator(unique)
     ]
@@ -114,16 +131,6 @@ class Scenario(Section):
                 with suppress(ValueError):  # what is no table is reported as such
                     held = replaced(held, key.split("."), values[0])
         return held
-
-    @field_validator("name")
-    @classmethod
-    def _name_of_a_folder(cls, name: str) -> str:
-        if not _NAME.fullmatch(name):
-            raise ValueError(
-                f"{show(name)} cannot name a folder; use up to 64 of a-z, 0-9, '-', '_' and single '.', "
-                "the first a letter or digit"
-            )
-        return name
 
     @field_validator("clinics")
     @classmethod

@@ -1,5 +1,6 @@
 """What every test shares."""
 
+import sys
 import warnings
 
 import pytest
@@ -16,3 +17,42 @@ def ragged(tmp_path_factory):
     from support import write_csv
 
     return write_csv(tmp_path_factory.mktemp("ragged") / "clinics.csv")
+
+
+@pytest.fixture
+def suture(monkeypatch, capfd, tmp_path):
+    """Call the command in this process, in an empty folder; return its exit code, its output and its stderr."""
+    from sim.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["suture", *map(str, arguments)])
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def trade_off(tmp_path):
+    """Write the scenario of twelve runs; return its file."""
+    from support import TRADE_OFF, write_scenario
+
+    return write_scenario(tmp_path, TRADE_OFF)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Run that study once, as a user would; return its scenario file, its results folder and the process."""
+    from support import TRADE_OFF, suture_process, write_scenario
+
+    folder = tmp_path_factory.mktemp("finished")
+    path = write_scenario(folder, TRADE_OFF)
+    done = suture_process("run", path, "--out", folder / "out", "--jobs", 2)
+    return path, folder / "out", done

@@ -1,9 +1,15 @@
-"""Small federations for the tests: ragged clinics in a CSV file, and runs on them."""
+"""Small federations for the tests: ragged clinics in a CSV file, runs and studies on them, and the command."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from safetensors.torch import load_file
 
 from sim.data import Federation, load_federation
 from sim.plan.plan import Plan, make_plan
@@ -22,6 +28,67 @@ BUILT_IN = [
     ("splitfed-v1", "u-shaped"),
 ]
 NO_PRIVACY = {"mechanism": "none"}
+SCENARIO = """
+name = "small"
+seeds = [0, 1]
+[data]
+source = "csv"
+path = "clinics.csv"
+label = "label"
+clinic = "clinic"
+features = ["x0", "x1", "x2", "x3"]
+scaling = "none"
+[model]
+name = "mlp"
+hidden = [6, 5]
+cut = [1, -1]
+[train]
+rounds = 2
+batch-size = 8
+learning-rate = 0.1
+"""
+"""A scenario without strategies, on the records of :func:`write_csv`."""
+STUDY = (
+    SCENARIO.replace("rounds = 2", 'rounds = 10\noptimizer = "adam"')
+    + """
+[privacy]
+mechanism = "dp-sgd"
+delta = 1e-3
+[[strategies]]
+name = "fedavg"
+[[strategies]]
+name = "splitfed-v1"
+cut = "u-shaped"
+[[strategies]]
+name = "centralised"
+[[strategies]]
+name = "local"
+[sweep]
+"privacy.epsilon" = [3, inf]
+"""
+)
+"""Sixteen runs."""
+TRADE_OFF = (
+    SCENARIO
+    + """
+[[clinics]]
+profile = "hospital"
+sites = ["k0", "k1"]
+[[clinics]]
+profile = "rural-dsl"
+[privacy]
+mechanism = "dp-sgd"
+delta = 1e-3
+[[strategies]]
+name = "fedavg"
+[[strategies]]
+name = "splitfed-v1"
+cut = ["vanilla", "u-shaped"]
+[sweep]
+"privacy.epsilon" = [3, inf]
+"""
+)
+"""Twelve runs: three methods on two links, with and without privacy."""
 DP_SGD = {"mechanism": "dp-sgd", "noise-multiplier": 0.8, "clip": 0.5, "delta": 1e-3}
 JOINT = {**DP_SGD, "clipping": "joint"}
 
@@ -93,3 +160,56 @@ def distance(a, b) -> float:
     assert a.keys() == b.keys()
     assert all(a[name].shape == b[name].shape for name in a)
     return max(float((a[n].double() - b[n].double()).abs().max() / b[n].double().abs().max()) for n in a)
+
+
+def write_scenario(folder: Path, text: str = STUDY) -> Path:
+    """Write a scenario on the small clinics, and their records beside it."""
+    write_csv(folder / "clinics.csv")
+    path = folder / "small.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def suture_command(*arguments: object) -> list[str]:
+    """Return the words that call the installed command."""
+    return [str(Path(sys.executable).with_name("suture")), *map(str, arguments)]
+
+
+def suture_process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Call the installed command in a process of its own."""
+    settings = {"capture_output": True, "check": False, "text": True, "timeout": 300} | options
+    return subprocess.run(suture_command(*arguments), **settings)
+
+
+def plain(text: str) -> str:
+    """Return text without line breaks, as a narrow terminal may break it anywhere."""
+    return " ".join(text.split())
+
+
+def assert_same_results(one: Path, other: Path) -> None:
+    """Compare two study folders: the table, and every file of every run, bit by bit but for the wall clock."""
+    tables = [pd.read_parquet(study / "runs.parquet") for study in (one, other)]
+    pd.testing.assert_frame_equal(*(table.drop(columns="wall_seconds") for table in tables), check_exact=True)
+    assert set(tables[0]["status"]) == {"ok"}
+    for run_id in tables[0]["run_id"]:
+        ours, theirs = one / run_id, other / run_id
+        assert (ours / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes(), run_id
+        for name in ("rounds", "clinics"):
+            frames = [pd.read_parquet(folder / f"{name}.parquet") for folder in (ours, theirs)]
+            pd.testing.assert_frame_equal(*frames, check_exact=True)
+        records = [json.loads((folder / "run.json").read_text(encoding="utf-8")) for folder in (ours, theirs)]
+        for record in records:
+            assert record["row"].pop("wall_seconds") > 0
+        assert records[0] == records[1]
+
+
+def assert_all_runs_are_whole(study: Path) -> None:
+    """Every folder that looks like a run is complete, whatever was interrupted."""
+    for folder in [path for path in study.iterdir() if path.is_dir() and not path.name.startswith(".")]:
+        if folder.name in ("figures", "logs"):
+            continue
+        row = json.loads((folder / "run.json").read_text(encoding="utf-8"))["row"]
+        assert (row["run_id"], row["status"]) == (folder.name, "ok")
+        assert load_file(folder / "model.safetensors")
+        for name in ("rounds", "clinics"):
+            assert len(pd.read_parquet(folder / f"{name}.parquet")) > 0

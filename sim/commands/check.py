@@ -16,18 +16,22 @@ def check(
     plot: Annotated[bool, typer.Option("--plot", help="Also draw what each clinic holds.")] = False,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the picture goes.")] = Path("results"),
 ) -> None:
-    """Check a scenario and say what each clinic holds, for the first seed; nothing is trained."""
+    """Check a scenario, say what each clinic holds and what a run would do, in words; nothing is trained."""
     from sim.data import load_federation
+    from sim.report.explain import explain
     from sim.report.holdings import holdings_table, write_holdings_figure
     from sim.scenario import load_scenario
+    from sim.study.forecast import BASIS, study_seconds
+    from sim.study.runner import default_jobs
 
     scenario = load_scenario(file, overrides or ())
     plans = planned(file, overrides, None)
     federation = load_federation(scenario.data, scenario.seeds[0])
     console = wide_console()
     console.print(holdings_table(federation))
-    methods = {(plan.spec.strategy.label or plan.spec.strategy.name, plan.spec.strategy.cut) for plan in plans}
-    console.print(f"{len(plans)} runs: {len(methods)} methods, {len(scenario.seeds)} seeds")
+    jobs = default_jobs()
+    paragraphs = explain(scenario, plans, federation, study_seconds(plans, jobs), jobs, BASIS)
+    console.print("", *paragraphs, sep="\n", markup=False, highlight=False)
     if plot:
         for picture in write_holdings_figure(federation, out / scenario.name / "figures"):
             console.print(f"Picture: {picture}", soft_wrap=True, highlight=False)

@@ -39,6 +39,16 @@ def run(
     ] = None,
 ) -> None:
     """Run a study; runs that are finished in the results folder are not repeated."""
+    try:
+        _run(file, out, overrides, only, fail_fast, _engine(engine, jobs, ray_address))
+    except KeyboardInterrupt:
+        print("interrupted; what has finished is kept, and the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _run(
+    file: Path, out: Path, overrides: list[str] | None, only: list[str] | None, fail_fast: bool, engine: Engine
+) -> None:
     from rich.console import Console
 
     from sim.report.html import write_report
@@ -46,24 +56,20 @@ def run(
     from sim.scenario import load_scenario
     from sim.spec import expand
     from sim.study.display import report_context, shown_progress
-    from sim.study.runner import default_jobs, run_study
-    from sim.study.store import older_runs
+    from sim.study.runner import run_study
+    from sim.study.store import older_runs, writing_to
 
     plans = planned(file, overrides, only)
     scenario = load_scenario(file, overrides or ())
     console = wide_console()
     folder = out / scenario.name
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with shown_progress(Console(stderr=True)) as progress:
-            ids = [spec.run_id for spec in expand(scenario)]
-            table = run_study(
-                plans, ids, out, _engine(engine, jobs or default_jobs(), ray_address), progress, fail_fast
-            )
-    except KeyboardInterrupt:
-        print("interrupted; what has finished is kept, and the same command goes on from there", file=sys.stderr)
-        raise typer.Exit(130) from None
-    report = write_report(table, folder, report_context(scenario, sys.argv[1:]))
+    ids = [spec.run_id for spec in expand(scenario)]
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with shown_progress(Console(stderr=True)) as progress:
+        table = run_study(plans, ids, out, engine, progress, fail_fast)
+    with writing_to(folder):
+        report = write_report(table, folder, report_context(scenario, sys.argv[1:]))
     console.print(console_table(table))
     console.print(f"Table: {folder / 'runs.parquet'}\nReport: {report}", soft_wrap=True, highlight=False)
     if older := older_runs(folder):
@@ -73,10 +79,12 @@ def run(
         raise typer.Exit(1)
 
 
-def _engine(name: EngineName, jobs: int, ray_address: str | None) -> Engine:
+def _engine(name: EngineName, jobs: int | None, ray_address: str | None) -> Engine:
     from sim.problems import ScenarioError
     from sim.study.engines import InProcess, RayTasks, Workers
+    from sim.study.runner import default_jobs
 
+    jobs = jobs or default_jobs()
     if name is EngineName.RAY:
         return RayTasks(ray_address, jobs)
     if ray_address is not None:

@@ -59,7 +59,12 @@ def _constants(value: object) -> object:
 _Constant = Annotated[float | Literal["drop"], BeforeValidator(_public_constant)]
 _CONSTANTS: Final = TypeAdapter(dict[str, _Constant])
 _Range = Annotated[tuple[float, float], BeforeValidator(_public_range)]
-_Words = Annotated[tuple[str, ...], BeforeValidator(_words), Field(min_length=1), AfterValidator(unique)]
+_Words = Annotated[
+    tuple[str, ...],
+    Field(min_length=1),
+    BeforeValidator(_words, json_schema_input_type=int | str | tuple[int | str, ...]),
+    AfterValidator(unique),
+]
 _Columns = Annotated[tuple[str, ...], AfterValidator(unique)]
 _Positive = Annotated[Number, Field(gt=0)]
 _Spread = Annotated[Number, Field(ge=0)]

@@ -33,7 +33,7 @@ class Model(Section):
     factory: str | None = Field(default=None, validate_default=True)
     hidden: Widths = (32, 16)
     channels: Widths | None = None
-    cut: Annotated[int | tuple[int, int], BeforeValidator(_model_cut)] = 1
+    cut: Annotated[int | tuple[int, int], BeforeValidator(_model_cut, json_schema_input_type=int | tuple[int, int])] = 1
     head: Literal["binary", "softmax"] = "binary"
     freeze: Annotated[tuple[Literal["head", "tail"], ...], AfterValidator(unique)] = ()
 

@@ -35,7 +35,7 @@ def _combined(value: object) -> object:
     return "+".join(sorted(names, key=known.index))
 
 
-Mechanisms = Annotated[str, BeforeValidator(_combined)]
+Mechanisms = Annotated[str, BeforeValidator(_combined, json_schema_input_type=str | tuple[str, ...])]
 Target = Annotated[Unbounded, Field(gt=0)]
 
 

@@ -77,9 +77,11 @@ class Strategy(Section):
 
     name: str
     label: Annotated[str, Field(max_length=80)] = ""
-    cut: Annotated[tuple[Cut, ...], BeforeValidator(_as_tuple), AfterValidator(unique)] = Field(
-        default=(), validate_default=True
-    )
+    cut: Annotated[
+        tuple[Cut, ...],
+        BeforeValidator(_as_tuple, json_schema_input_type=Cut | tuple[Cut, ...]),
+        AfterValidator(unique),
+    ] = Field(default=(), validate_default=True)
     order: Literal["random", "fixed"] | None = Field(default=None, validate_default=True)
     alternate: Literal["clinic", "mini-batch"] | None = Field(default=None, validate_default=True)
     proximal_mu: Annotated[Number, Field(ge=0)] = 0.0

@@ -12,9 +12,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -81,12 +82,19 @@ class Workers:
         """
         context = multiprocessing.get_context("spawn")
         workers = max(1, min(self.jobs, len(plans)))
+        others = multiprocessing.active_children()
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
         try:
-            for future in as_completed([pool.submit(learn, plan) for plan in plans]):
+            with _interrupts_held():
+                futures = [pool.submit(learn, plan) for plan in plans]
+            for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool:
             raise WorkerDiedError(WORKER_DIED) from None
+        except KeyboardInterrupt:
+            for process in set(multiprocessing.active_children()).difference(others):
+                process.terminate()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -150,9 +158,18 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back for a moment here, and for good in the processes begun meanwhile: this one ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_worker() -> None:
     _one_thread()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +22,9 @@ from sim.plan.plan import Plan
 from sim.problems import ScenarioError
 from sim.spec import RESULTS_VERSION
 from sim.study.forecast import estimated_seconds
-from sim.study.store import read_rows, to_plain, write_atomically
+from sim.study.store import read_rows, to_plain, unfinished, write_atomically, writing_to
 
 STUDY_FILE, LOGS = "study.json", "logs"
-_PARTIAL = re.compile(r"\.[0-9a-f]{16}\.(\d+)")
 State = Literal["ok", "failed", "running", "waiting", "interrupted"]
 
 
@@ -63,11 +62,10 @@ def read_study(folder: Path) -> dict[str, Any]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the unfinished folders of processes of this machine that are no more."""
-    for path in folder.iterdir():
-        match = _PARTIAL.fullmatch(path.name)
-        if match and not _alive(int(match[1])):
-            shutil.rmtree(path, ignore_errors=True)
+    """Remove what processes of this machine that are no more have left unfinished."""
+    for path, process in unfinished(folder):
+        if not _alive(process):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 class RunLog:
@@ -80,15 +78,17 @@ class RunLog:
     """
 
     def __init__(self, study_folder: Path, run_id: str) -> None:
+        self._written = partial(writing_to, study_folder)
         self._path = study_folder / LOGS / f"{run_id}.log"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text("", encoding="utf-8")
+        with self._written():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text("", encoding="utf-8")
         self.line("start", **_process())
 
     def line(self, event: str, **fields: Any) -> None:
         """Add a line, whole or not at all in the eyes of a reader."""
         told = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
-        with self._path.open("a", encoding="utf-8") as file:
+        with self._written(), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(to_plain(told), allow_nan=False) + "\n")
 
 

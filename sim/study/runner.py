@@ -19,13 +19,13 @@ from sim.plan.plan import Plan, make_plan
 from sim.privacy.audit_log import AUDIT_FILE, chained, release_entries
 from sim.privacy.statement import privacy_statement
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
-from sim.problems import ScenarioError, SutureError, place_of
+from sim.problems import FolderError, ScenarioError, SutureError, place_of
 from sim.spec import RESULTS_VERSION, RunSpec
 from sim.study.engines import Engine, Row
 from sim.study.forecast import Forecast, estimated_seconds
 from sim.study.journal import RunLog, remove_leftovers, write_study
 from sim.study.provenance import provenance
-from sim.study.store import read_rows, write_run, write_table
+from sim.study.store import read_rows, write_run, write_table, writing_to
 
 if TYPE_CHECKING:
     from sim.engine.evaluation import Evaluation
@@ -103,10 +103,13 @@ def run_study(
     ------
     WorkerDiedError
         If a worker was killed. The table is written all the same.
+    FolderError
+        If the results folder cannot be written.
     """
     folder = out / plans[0].spec.study
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
     done = {row["run_id"] for row in read_rows(folder, [p.spec.run_id for p in plans]) if row["status"] == "ok"}
     quickest_first = sorted(plans, key=estimated_seconds)
     write_study(folder, quickest_first, table_ids)
@@ -136,6 +139,11 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
         The study's.
     origin : dict
         Versions and state of the code.
+
+    Raises
+    ------
+    FolderError
+        If the folder cannot be written.
     """
     from sim.study.learn import learn
 
@@ -152,6 +160,8 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
     }
     try:
         learned = learn(plan, federation, watch=lambda r, seen: log.line("round", round=r, **seen.pooled))
+    except FolderError:
+        raise
     except Exception as error:
         # Our own errors say what to do and quote no record; the text of others may.
         text = f"{type(error).__name__}: {error}" if isinstance(error, SutureError) else place_of(error)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from sim.problems import ScenarioError
+from safetensors import SafetensorError
+
+from sim.problems import FolderError, ScenarioError
 from sim.spec import RESULTS_VERSION
 
 if TYPE_CHECKING:
@@ -37,6 +40,33 @@ COLUMNS = (
 )  # fmt: skip
 _TEXT = frozenset({"run_id", "study", "strategy", "cut", "status", "worst_clinic", "unit", "mechanism", "error"})
 _WHOLE = frozenset({"seed", "rounds"})
+_UNFINISHED = re.compile(r"\.(?:[0-9a-f]{16}|[a-z]+\.(?:parquet|json))\.(\d+)")
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Say in one line that a results folder takes no more, whichever library noticed.
+
+    Raises
+    ------
+    FolderError
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        code = getattr(error, "errno", None)
+        place, why = getattr(error, "filename", None) or folder, os.strerror(code) if code else error
+        raise FolderError(
+            f"{place}: {why}; what had finished is kept, and the same command goes on from there "
+            "once the folder can be written"
+        ) from None
+
+
+def unfinished(study_folder: Path) -> Iterator[tuple[Path, int]]:
+    """Yield what is being written in a study's folder, or was when its process died, and that process's number."""
+    for path in study_folder.iterdir():
+        if match := _UNFINISHED.fullmatch(path.name):
+            yield path, int(match[1])
 
 
 def write_run(
@@ -67,29 +97,32 @@ def write_run(
 
     Raises
     ------
-    OSError
+    FolderError
         If the folder cannot be written; nothing is left that looks like a run.
     """
     run_id = str(record["row"]["run_id"])
     target = study_folder / run_id
     partial = study_folder / f".{run_id}.{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        for stem, table in tables.items():
-            table.to_parquet(partial / f"{stem}.parquet", index=False)
-        for stem, parameters in models.items():
-            from safetensors.torch import save_file
+    with writing_to(study_folder):
+        try:
+            partial.mkdir(parents=True)
+            for stem, table in tables.items():
+                table.to_parquet(partial / f"{stem}.parquet", index=False)
+            for stem, parameters in models.items():
+                from safetensors.torch import save_file
 
-            save_file({name: value.contiguous() for name, value in parameters.items()}, partial / f"{stem}.safetensors")
-        for name, text in texts.items():
-            (partial / name).write_text(text, encoding="utf-8", newline="\n")
-        (partial / RUN_FILE).write_text(json.dumps(to_plain(record), indent=1, allow_nan=False), encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+                save_file(
+                    {name: value.contiguous() for name, value in parameters.items()}, partial / f"{stem}.safetensors"
+                )
+            for name, text in texts.items():
+                (partial / name).write_text(text, encoding="utf-8", newline="\n")
+            (partial / RUN_FILE).write_text(json.dumps(to_plain(record), indent=1, allow_nan=False), encoding="utf-8")
+            if target.exists():
+                shutil.rmtree(target)
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
@@ -109,7 +142,7 @@ def read_rows(study_folder: Path, run_ids: Iterable[str] | None = None) -> list[
     if run_ids is None:
         run_ids = sorted(path.parent.name for path in study_folder.glob(f"[!.]*/{RUN_FILE}"))
     files = (study_folder / run_id / RUN_FILE for run_id in run_ids)
-    records = (json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file())
+    records = map(_record, files)
     return [from_plain(record["row"]) for record in records if record.get("results-version") == RESULTS_VERSION]
 
 
@@ -122,15 +155,15 @@ def write_table(study_folder: Path, run_ids: Iterable[str] | None = None) -> pd.
         DESIGN's columns, then one column per swept key.
     """
     table = as_table(read_rows(study_folder, run_ids))
-    study_folder.mkdir(parents=True, exist_ok=True)
-    with _moved_in(study_folder / TABLE_FILE) as partial:
+    with writing_to(study_folder), _moved_in(study_folder / TABLE_FILE) as partial:
+        study_folder.mkdir(parents=True, exist_ok=True)
         table.to_parquet(partial, index=False)
     return table
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file that is there whole or not at all."""
-    with _moved_in(path) as partial:
+    with writing_to(path.parent), _moved_in(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
@@ -153,10 +186,7 @@ def read_record(run_folder: Path) -> dict[str, Any]:
     ScenarioError
         If the folder is no run's, or another results version made it.
     """
-    try:
-        record: dict[str, Any] = json.loads((run_folder / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        record = {}
+    record = _record(run_folder / RUN_FILE)
     if "row" not in record:
         raise ScenarioError(
             [f"{run_folder}: holds no {RUN_FILE} of a run; name the folder of a run, OUT/<study>/<run-id>"]
@@ -191,12 +221,17 @@ def read_table(study_folder: Path) -> pd.DataFrame:
 
 def older_runs(study_folder: Path) -> list[str]:
     """Return the runs in a study's folder that another results version made, which never enter its table."""
-    files = sorted(study_folder.glob(f"[!.]*/{RUN_FILE}"))
-    return [file.parent.name for file in files if _version(file) != RESULTS_VERSION]
+    records = ((file, _record(file)) for file in sorted(study_folder.glob(f"[!.]*/{RUN_FILE}")))
+    return [file.parent.name for file, record in records if record and record.get("results-version") != RESULTS_VERSION]
 
 
-def _version(file: Path) -> object:
-    return json.loads(file.read_text(encoding="utf-8")).get("results-version")
+def _record(file: Path) -> dict[str, Any]:
+    """Return what ``run.json`` holds: nothing where it is no file, or not whole."""
+    try:
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record
 
 
 def as_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -1,14 +1,13 @@
 """Advice from hand-written runs, and the small language of its condition."""
 
 import math
-import sys
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import write_csv
+from support import SCENARIO, write_scenario
 
-from sim.cli import main
 from sim.problems import ScenarioError
 from sim.report.advice import advise
 from sim.report.condition import parse_condition
@@ -198,67 +197,42 @@ def test_only_figures_can_be_ranked_by(best):
         advise(RUNS, "", best, planned=False)
 
 
-SCENARIO = """
-name = "small"
-seeds = [0, 1]
-[data]
-source = "csv"
-path = "clinics.csv"
-label = "label"
-clinic = "clinic"
-features = ["x0", "x1", "x2", "x3"]
-scaling = "none"
-[model]
-name = "mlp"
-hidden = [6, 5]
-[train]
-rounds = 2
-batch-size = 8
-learning-rate = 0.1
+TWO_METHODS = (
+    SCENARIO
+    + """
 [[strategies]]
 name = "fedavg"
 [[strategies]]
 name = "splitfed-v1"
 """
+)
 
 
 @pytest.fixture
-def suture(monkeypatch, capsys, tmp_path):
-    write_csv(tmp_path / "clinics.csv")
-    (tmp_path / "small.toml").write_text(SCENARIO, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["suture", "advise", "small.toml", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return call
+def advised(suture, tmp_path):
+    write_scenario(tmp_path, TWO_METHODS)
+    return partial(suture, "advise", "small.toml")
 
 
-def test_the_command_reads_the_study_s_table(suture, tmp_path):
+def test_the_command_reads_the_study_s_table(advised, tmp_path):
     specs = expand(load_scenario(tmp_path / "small.toml"))
     finished = [{"run_id": spec.run_id, "strategy": spec.strategy.name} for spec in specs[:3]]
     written = [row | finished[i] for i, row in enumerate(rows("fedavg", [0.7, 0.71, 0.6], 1.0, 1.0))]
     stale = [row | {"strategy": "local"} for row in rows("local", [0.99], 1.0, 1.0)]
     (tmp_path / "results" / "small").mkdir(parents=True)
     as_table(written + stale).to_parquet(tmp_path / "results" / "small" / "runs.parquet")
-    code, out, _ = suture("--where", "gigabytes_up<=2 and minutes<1")
+    code, out, _ = advised("--where", "gigabytes_up<=2 and minutes<1")
     assert code == 0
     assert out.startswith("Take FedAvg: AUC .705")
     assert "1 of the study's 4 runs are not finished" in out
-    assert suture("--where", "gigabytes_up<2")[0] == 1
+    assert advised("--where", "gigabytes_up<2")[0] == 1
 
 
-def test_the_command_falls_back_on_the_plan(suture):
-    code, out, _ = suture("--best", "bytes_up")
+def test_the_command_falls_back_on_the_plan(advised):
+    code, out, _ = advised("--best", "bytes_up")
     assert code == 0
     assert "from the plan alone" in out
-    code, out, err = suture("--where", "huors<3 and open(1)>2")
+    code, out, err = advised("--where", "huors<3 and open(1)>2")
     assert (code, out) == (2, "")
     assert err.splitlines() == [
         '--where: unknown name "huors"; did you mean "hours"?',

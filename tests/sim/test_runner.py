@@ -1,7 +1,6 @@
 """A study gives the same numbers however it is run, interrupted and resumed."""
 
 import dataclasses
-import json
 import math
 import os
 import signal
@@ -9,14 +8,12 @@ import subprocess
 import sys
 import time
 from io import StringIO
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
-from safetensors.torch import load_file
-from support import write_csv
+from support import STUDY, assert_all_runs_are_whole, assert_same_results, suture_command, write_scenario
 
 from sim import Scenario, run
 from sim.data import load_federation
@@ -28,85 +25,7 @@ from sim.study.engines import InProcess
 from sim.study.forecast import estimated_seconds
 from sim.study.runner import Progress, default_jobs, execute, plan_runs, run_study
 
-SCENARIO = """
-name = "small"
-seeds = [0, 1]
-[data]
-source = "csv"
-path = "clinics.csv"
-label = "label"
-clinic = "clinic"
-features = ["x0", "x1", "x2", "x3"]
-scaling = "none"
-[model]
-name = "mlp"
-hidden = [6, 5]
-cut = [1, -1]
-[train]
-rounds = 10
-batch-size = 8
-learning-rate = 0.1
-optimizer = "adam"
-[privacy]
-mechanism = "dp-sgd"
-delta = 1e-3
-[[strategies]]
-name = "fedavg"
-[[strategies]]
-name = "splitfed-v1"
-cut = "u-shaped"
-[[strategies]]
-name = "centralised"
-[[strategies]]
-name = "local"
-[sweep]
-"privacy.epsilon" = [3, inf]
-"""
 RUNS = 4 * 2 * 2
-
-
-def write_scenario(folder, text=SCENARIO):
-    write_csv(folder / "clinics.csv")
-    path = folder / "small.toml"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def command(*arguments):
-    return [str(Path(sys.executable).with_name("suture")), "run", *map(str, arguments)]
-
-
-def without_time(table):
-    return table.drop(columns="wall_seconds")
-
-
-def assert_same_results(one, other):
-    """Compare two study folders: the table, and every file of every run, bit by bit but for the wall clock."""
-    tables = [pd.read_parquet(study / "runs.parquet") for study in (one, other)]
-    pd.testing.assert_frame_equal(*map(without_time, tables), check_exact=True)
-    assert set(tables[0]["status"]) == {"ok"}
-    for run_id in tables[0]["run_id"]:
-        ours, theirs = one / run_id, other / run_id
-        assert (ours / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes(), run_id
-        for name in ("rounds", "clinics"):
-            frames = [pd.read_parquet(folder / f"{name}.parquet") for folder in (ours, theirs)]
-            pd.testing.assert_frame_equal(*frames, check_exact=True)
-        records = [json.loads((folder / "run.json").read_text(encoding="utf-8")) for folder in (ours, theirs)]
-        for record in records:
-            assert record["row"].pop("wall_seconds") > 0
-        assert records[0] == records[1]
-
-
-def assert_all_runs_are_whole(study):
-    """Every folder that looks like a run is complete, whatever was interrupted."""
-    for folder in [path for path in study.iterdir() if path.is_dir() and not path.name.startswith(".")]:
-        if folder.name in ("figures", "logs"):
-            continue
-        row = json.loads((folder / "run.json").read_text(encoding="utf-8"))["row"]
-        assert (row["run_id"], row["status"]) == (folder.name, "ok")
-        assert load_file(folder / "model.safetensors")
-        for name in ("rounds", "clinics"):
-            assert len(pd.read_parquet(folder / f"{name}.parquet")) > 0
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +50,11 @@ def test_the_table_that_comes_back_is_the_one_on_disk(whole):
 def test_two_workers_of_the_command_give_the_same_bits(whole, tmp_path):
     path, study, _ = whole
     done = subprocess.run(
-        command(path, "--out", tmp_path, "--jobs", 2), capture_output=True, text=True, timeout=300, check=False
+        suture_command("run", path, "--out", tmp_path, "--jobs", 2),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
     assert_same_results(study, tmp_path / "small")
@@ -159,50 +82,11 @@ def test_order_and_company_of_the_runs_do_not_matter(whole, tmp_path):
         assert ours == theirs
 
 
-def killed_at_a_random_moment(study, arguments, finished, rng):
-    """Start the command, and kill it with all its workers once so many runs are there; return how it ended."""
-    with subprocess.Popen(
-        command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    ) as process:
-        try:
-            limit = time.monotonic() + 300
-            while process.poll() is None and time.monotonic() < limit:
-                if len(list(study.glob("[!.]*/run.json"))) >= finished:
-                    time.sleep(rng.uniform(0, 0.2))
-                    break
-                time.sleep(0.002)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-        return process.wait()
-
-
-def test_killed_and_resumed_gives_the_same_table(whole, tmp_path):
-    path, uninterrupted, _ = whole
-    rng = np.random.default_rng()
-    study = tmp_path / "small"
-    ends = []
-    for jobs, more in ((2, 1), (1, rng.integers(1, 4))):
-        there = len(list(study.glob("[!.]*/run.json")))
-        arguments = (path, "--out", tmp_path, "--jobs", jobs)
-        ends.append(killed_at_a_random_moment(study, arguments, there + more, rng))
-        assert_all_runs_are_whole(study)
-        assert len(list(study.glob("[!.]*/run.json"))) >= there + more  # what was finished is kept
-    assert -signal.SIGKILL in ends
-    kept = {item: item.stat().st_mtime_ns for item in study.glob("[!.]*/run.json")}
-    run(path, tmp_path, jobs=1)
-    table = pd.read_parquet(study / "runs.parquet")
-    assert table["run_id"].is_unique
-    assert len(table) == RUNS
-    assert_same_results(uninterrupted, study)
-    assert {item: item.stat().st_mtime_ns for item in kept} == kept  # finished runs were not repeated
-
-
 def test_killed_before_the_first_run_is_finished(whole, tmp_path):
     """Killed while it imports, plans or learns its first run, the command leaves nothing that counts as a run."""
     path, uninterrupted, _ = whole
     rng = np.random.default_rng()
-    arguments = command(path, "--out", tmp_path, "--jobs", 1)
+    arguments = suture_command("run", path, "--out", tmp_path, "--jobs", 1)
     with subprocess.Popen(
         arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     ) as process:
@@ -233,7 +117,7 @@ class Deadly(FedAvg):
         return super().aggregate_train(server_round, replies)
 '''
 WITH_DEADLY = (
-    SCENARIO.replace("seeds = [0, 1]", "seeds = [0]")
+    STUDY.replace("seeds = [0, 1]", "seeds = [0]")
     .replace("rounds = 10", "rounds = 2")
     .replace('name = "centralised"', 'name = "deadly_for_tests.Deadly"')
 )
@@ -247,7 +131,11 @@ def test_a_dead_worker_is_told_and_the_study_goes_on_from_there(tmp_path, monkey
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(places))
     study = tmp_path / "out" / "small"
     done = subprocess.run(
-        command(path, "--out", tmp_path / "out", "--jobs", 2), capture_output=True, text=True, timeout=300, check=False
+        suture_command("run", path, "--out", tmp_path / "out", "--jobs", 2),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode not in (0, -signal.SIGKILL)
     told = "a worker process was killed from outside (out of memory?); what had finished is kept, and the same command"
@@ -273,7 +161,7 @@ def test_a_dead_worker_is_told_and_the_study_goes_on_from_there(tmp_path, monkey
 
 
 def test_changed_bytes_of_the_data_are_other_runs(tmp_path):
-    path = write_scenario(tmp_path, SCENARIO.replace("seeds = [0, 1]", "seeds = [0]").replace("[3, inf]", "[inf]"))
+    path = write_scenario(tmp_path, STUDY.replace("seeds = [0, 1]", "seeds = [0]").replace("[3, inf]", "[inf]"))
     csv = tmp_path / "clinics.csv"
     first = run(path, tmp_path / "out")
     text = csv.read_text(encoding="utf-8")

@@ -1,0 +1,42 @@
+"""``suture new``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Template(StrEnum):
+    """What a new scenario begins with."""
+
+    HEART = "heart"
+    OWN_CSV = "own-csv"
+    RURAL = "rural"
+    PRIVACY = "privacy"
+
+
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The study's name; the file is NAME.toml, here.")],
+    template: Annotated[Template, typer.Option("--template", help="What it begins with.")] = Template.HEART,
+) -> None:
+    """Write a commented scenario to begin with; nothing is overwritten."""
+    from importlib.resources import files
+
+    from sim.problems import ScenarioError
+    from sim.scenario import name_of_a_folder
+
+    try:
+        name_of_a_folder(name)
+    except ValueError as error:
+        raise ScenarioError([f"NAME: {error}"]) from None
+    text = files("sim").joinpath("templates", f"{template.value}.toml").read_text(encoding="utf-8")
+    path = Path(f"{name}.toml")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text.replace("NAME", name))
+    except FileExistsError:
+        raise ScenarioError([f"{path}: is there already; choose another name, or remove it"]) from None
+    print(f"{path}: written; edit it, then: suture check {path}")

@@ -1,0 +1,202 @@
+"""A scenario in words, before it runs: what it asks, of whom, and who is protected against whom."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+
+import numpy as np
+
+from sim.clinics import assign_resources
+from sim.data import Federation
+from sim.models.build import build_network
+from sim.plan.plan import COLUMN_OF, Plan
+from sim.privacy.ledger import ADVERSARIES, Adversary
+from sim.privacy.releases import un_noised
+from sim.report.summary import method_label, value_text
+from sim.report.table import seconds_text
+from sim.scenario import Scenario
+
+_MOST_NAMED = 6
+_UNITS = (("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3), ("bit/s", 1.0))
+PROTECTS = {
+    "dp-sgd": "one record: its gradient is clipped and noised; for the model user and peer clinics, and for the server "
+    "where nothing else is sent to it",
+    "smashed-noise": "one record: its row at the cut is clipped and noised; for the server, if the clinic's parts "
+    "learn nothing from raw records or dp-sgd stands beside it",
+    "laplace": "one record: its row at the cut is clipped and noised, with an epsilon that needs no delta; for the "
+    "server, on the terms of smashed-noise",
+    "label-rr": "one label: it is randomised once, before it leaves; for everyone, and labels alone",
+    "clinic-level": "all records of a clinic: its update is clipped and the sum noised by a trusted server; for the "
+    "model user and peer clinics",
+}
+
+
+def explain(
+    scenario: Scenario, plans: Sequence[Plan], federation: Federation, wall_seconds: float, jobs: int, basis: str
+) -> list[str]:
+    """Say what a scenario will do.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    plans : sequence of Plan
+        Of all its runs.
+    federation : Federation
+        The clinics for the first seed.
+    wall_seconds : float
+        How long all runs are expected to take,
+    jobs : int
+        on so many processors,
+    basis : str
+        and how that was estimated.
+
+    Returns
+    -------
+    list of str
+        Paragraphs of plain text.
+    """
+    return [
+        _study(scenario, plans),
+        _clinics(scenario, federation),
+        _data(scenario, federation),
+        *_cuts(scenario, federation),
+        *_privacy(plans),
+        _simulated(plans),
+        f"Time to wait: about {seconds_text(wall_seconds)} on {_count(jobs, 'processor')} for all runs, {basis}.",
+    ]
+
+
+def _study(scenario: Scenario, plans: Sequence[Plan]) -> str:
+    methods = list(dict.fromkeys(map(_method, plans)))
+    factors = [_count(len(methods), "method")]
+    factors += [f"{_count(len(values), 'value')} of {key}" for key, values in scenario.sweep.items()]
+    factors += [_count(len(scenario.seeds), "seed")]
+    train = scenario.train
+    settings = [_count(train.rounds, "round"), f"batches of {train.batch_size}", train.optimizer]
+    return (
+        f"Study {scenario.name}: {_count(len(plans), 'run')}, {' x '.join(factors)}. Methods: {' | '.join(methods)}. "
+        f"Training: {', '.join(settings)} at a learning rate of {train.learning_rate:g}."
+    )
+
+
+def _clinics(scenario: Scenario, federation: Federation) -> str:
+    sizes = np.diff(federation.train.offsets)
+    least, most = int(sizes.argmin()), int(sizes.argmax())
+    held_out = len(federation.test.y)
+    text = (
+        f"Clinics: {len(federation.names):,} with {sizes.sum():,} training and {held_out:,} held-out records; the "
+        f"smallest {federation.names[least]} ({sizes[least]:,} training records), the largest "
+        f"{federation.names[most]} ({sizes[most]:,})."
+    )
+    lines: dict[str, list[str]] = defaultdict(list)
+    for clinic in assign_resources(scenario.clinics, federation.names):
+        up, down = _rate(clinic.uplink_bits_per_s), _rate(clinic.downlink_bits_per_s)
+        lines[f"{up} up and {down} down"].append(clinic.name)
+    return " ".join([text, *(f"{_named(names)}: {line}." for line, names in lines.items())])
+
+
+def _data(scenario: Scenario, federation: Federation) -> str:
+    data = scenario.data
+    where = "at their natural clinics" if data.split == "natural" else f"dealt to clinics by {data.split}"
+    private = [name for name, kind in federation.statistics.items() if kind != "public"]
+    scaled = (
+        f"Not private, and outside every guarantee: {', '.join(private)}."
+        if private
+        else ("The preprocessing uses public constants only.")
+    )
+    columns = (
+        f"{len(federation.features)} features"
+        if federation.train.x.ndim == 2
+        else (f"records of shape {tuple(federation.train.x.shape[1:])}")
+    )
+    return f"Data: {data.source}, {columns}, {len(federation.classes)} classes, {where}. {scaled}"
+
+
+def _cuts(scenario: Scenario, federation: Federation) -> Iterator[str]:
+    network = build_network(scenario.model, federation.train.x.shape[1:], len(federation.classes))
+    yield f"Model: {scenario.model.name}, {network.whole.parameter_count():,} parameters."
+    used = dict.fromkeys(cut for strategy in scenario.strategies for cut in strategy.cut)
+    for cut in used:
+        parts = network.split(cut, scenario.model.cut)
+        held = {part.name: ", ".join(block.name for block in part.blocks) for part in parts}
+        if cut == "vanilla":
+            yield f"Vanilla cut: {held['head']} at the clinic; {held['body']} at the server, which is sent the labels."
+        else:
+            yield (
+                f"U-shaped cut: {held['head']} and {held['tail']} at the clinic, where the labels stay; {held['body']} "
+                "at the server."
+            )
+
+
+def _privacy(plans: Sequence[Plan]) -> Iterator[str]:
+    protected = [plan for plan in plans if plan.spec.privacy.mechanisms]
+    bare = len(plans) - len(protected)
+    if bare:
+        which = "No run has a privacy mechanism" if not protected else f"{bare} of the {len(plans)} runs have none"
+        yield f"Privacy: {which}: what is released there is released as it is."
+    for mechanism in dict.fromkeys(m for plan in protected for m in plan.spec.privacy.mechanisms):
+        yield f"Privacy: {mechanism} protects {PROTECTS[mechanism]}."
+    guarantees = dict.fromkeys((plan.spec.privacy.unit, plan.spec.privacy.delta) for plan in protected)
+    for (unit, delta), adversary in product(guarantees, ADVERSARIES):
+        alike = [plan for plan in protected if (plan.spec.privacy.unit, plan.spec.privacy.delta) == (unit, delta)]
+        yield f"Against the {adversary.replace('-', ' ')}, one {unit} at delta {delta:g}: {_against(adversary, alike)}."
+
+
+def _against(adversary: Adversary, plans: Sequence[Plan]) -> str:
+    finite: dict[str, list[float]] = defaultdict(list)
+    infinite: dict[str, str] = {}
+    for plan in plans:
+        epsilon = plan.columns()[COLUMN_OF[adversary]]
+        if math.isfinite(epsilon):
+            finite[_method(plan)].append(epsilon)
+        else:
+            infinite[_method(plan)] = "; ".join(un_noised(plan.ledger, adversary))
+    said = {method: f"epsilon {_span(epsilons)}" for method, epsilons in finite.items()}
+    bare = {method: f"no guarantee, since {reason}" for method, reason in infinite.items()}
+    everyone = {_method(plan) for plan in plans}
+    return "; ".join(
+        f"{what} ({'every method' if set(methods) == everyone else ' | '.join(methods)})"
+        for what, methods in [*_inverted(said), *_inverted(bare)]
+    )
+
+
+def _inverted(said_of: dict[str, str]) -> Iterable[tuple[str, list[str]]]:
+    by_what: dict[str, list[str]] = defaultdict(list)
+    for method, what in said_of.items():
+        by_what[what].append(method)
+    return by_what.items()
+
+
+def _simulated(plans: Sequence[Plan]) -> str:
+    by_seconds = sorted(plans, key=lambda plan: math.fsum(plan.round_seconds))
+    quickest, slowest = by_seconds[0], by_seconds[-1]
+    return (
+        f"Simulated time of a run: from {seconds_text(math.fsum(quickest.round_seconds))} ({_method(quickest)}) to "
+        f"{seconds_text(math.fsum(slowest.round_seconds))} ({_method(slowest)}); suture plan says it for each."
+    )
+
+
+def _method(plan: Plan) -> str:
+    strategy = plan.spec.strategy
+    return method_label(strategy.label or strategy.name, strategy.cut)
+
+
+def _span(epsilons: Sequence[float]) -> str:
+    low, high = (value_text(float(f"{value:.3g}")) for value in (min(epsilons), max(epsilons)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _named(names: Sequence[str]) -> str:
+    if len(names) <= _MOST_NAMED:
+        return ", ".join(names)
+    return f"{', '.join(names[:2])} and {len(names) - 2:,} others"
+
+
+def _rate(bits_per_s: float) -> str:
+    unit, size = next((unit for unit in _UNITS if bits_per_s >= unit[1]), _UNITS[-1])
+    return f"{bits_per_s / size:.3g} {unit}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
