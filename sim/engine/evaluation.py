@@ -122,7 +122,7 @@ def metrics_of(probabilities: Floats, y: NDArray[np.int64]) -> dict[str, float]:
     present = np.unique(y)
     recalls = [float(np.mean(predicted[y == c] == c)) for c in present]
     classes = [1] if probabilities.shape[1] == 2 else [int(c) for c in present]
-    aucs = [_auc(probabilities[:, c], y == c) for c in classes] if len(present) > 1 else [np.nan]
+    aucs = [area_under_curve(probabilities[:, c], y == c) for c in classes] if len(present) > 1 else [np.nan]
     likelihood = np.maximum(probabilities[np.arange(len(y)), y], np.finfo(np.float64).tiny)
     return {
         "auc": float(np.mean(aucs)),
@@ -139,8 +139,8 @@ def _calibration_error(confidence: Floats, correct: NDArray[np.bool_]) -> float:
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def _auc(score: Floats, positive: NDArray[np.bool_]) -> float:
-    """Mann and Whitney's statistic over the number of pairs, ties counted half."""
+def area_under_curve(score: Floats, positive: NDArray[np.bool_]) -> float:
+    """Return the AUC of scores ``[record]``: Mann and Whitney's statistic over the number of pairs, ties half."""
     n1 = int(positive.sum())
     n0 = len(positive) - n1
     return float((rankdata(score)[positive].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))

@@ -28,6 +28,7 @@ from sim.study.provenance import provenance
 from sim.study.store import read_rows, write_run, write_table, writing_to
 
 if TYPE_CHECKING:
+    from sim.audit.attacks import Membership
     from sim.engine.evaluation import Evaluation
 
 
@@ -145,6 +146,7 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
     FolderError
         If the folder cannot be written.
     """
+    from sim.audit.attacks import attack
     from sim.study.learn import learn
 
     started = time.perf_counter()
@@ -180,11 +182,15 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
         models["model_best"] = learned.best_parameters
         scores = learned.evaluations[best].pooled
         chosen = {"best_round": best, **{f"best_{metric}": value for metric, value in scores.items()}}
+    inferred, r2 = attack(plan, learned.parameters, federation)
+    record["audit"] = attack_summary(inferred, r2, federation)
     row = {
         **plan.columns(),
         "status": "ok",
         **_round_row(final, federation),
         **chosen,
+        "membership_auc": inferred.auc,
+        "smashed_reconstruction_r2": r2,
         "majority_accuracy": majority_accuracy(federation),
         "wall_seconds": time.perf_counter() - started,
     }
@@ -199,6 +205,7 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
         [{**flat_clinic(clinic), **metrics} for clinic, metrics in zip(plan.clinics, final.clinics, strict=True)]
     )
     clinics.insert(1, "test_records", np.diff(federation.test.offsets))
+    clinics["membership_auc"] = inferred.clinics
     text, head = chained([*learned.trail.entries, *release_entries(plan.ledger.to_json())])
     record["privacy"]["audit-log"] = {"lines": text.count("\n"), "head": head}
     statement = privacy_statement(plan, federation, origin, finished=True)
@@ -209,6 +216,29 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
     )
     log.line("end", status="ok")
     return row
+
+
+def attack_summary(inferred: Membership, r2: float, federation: Federation) -> dict[str, Row]:
+    """Return what ``run.json`` says of the attacks, by the adversary who makes them."""
+    told = np.array(inferred.clinics)
+    worst = -1 if np.isnan(told).all() else int(np.nanargmax(told))
+    found: dict[str, Row] = {
+        "model-user": {
+            "attack": "membership by a threshold on the loss (Yeom et al. 2018)",
+            "auc": inferred.auc,
+            "advantage": inferred.advantage,
+            "worst_clinic": federation.names[worst] if worst >= 0 else "",
+            "worst_clinic_auc": inferred.clinics[worst] if worst >= 0 else np.nan,
+            "members": len(federation.train.y),
+            "others": len(federation.test.y),
+        }
+    }
+    if not np.isnan(r2):
+        found["server"] = {
+            "attack": "reconstruction of records from smashed rows by ridge regression, fitted on held-out records",
+            "r2": r2,
+        }
+    return found
 
 
 def _round_row(evaluation: Evaluation, federation: Federation) -> Row:

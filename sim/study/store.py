@@ -36,7 +36,7 @@ COLUMNS = (
     "best_round", "best_auc", "best_balanced_accuracy", "best_accuracy", "best_loss", "best_calibration_error",
     "sim_seconds", "bytes_up", "bytes_down", "clinic_flops", "server_flops", "peak_clinic_bytes",
     "unit", "mechanism", "delta", "epsilon_model_user", "epsilon_peer", "epsilon_server", "epsilon_label",
-    "wall_seconds", "error",
+    "membership_auc", "smashed_reconstruction_r2", "wall_seconds", "error",
 )  # fmt: skip
 _TEXT = frozenset({"run_id", "study", "strategy", "cut", "status", "worst_clinic", "unit", "mechanism", "error"})
 _WHOLE = frozenset({"seed", "rounds"})
