@@ -209,6 +209,7 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
     text, head = chained([*learned.trail.entries, *release_entries(plan.ledger.to_json())])
     record["privacy"]["audit-log"] = {"lines": text.count("\n"), "head": head}
     statement = privacy_statement(plan, federation, origin, finished=True)
+    statement["attacks"] = [{"adversary": who, **found} for who, found in record["audit"].items()]
     record["privacy"]["statement"] = statement
     tables = {"rounds": rounds, "clinics": clinics}
     write_run(
@@ -225,10 +226,10 @@ def attack_summary(inferred: Membership, r2: float, federation: Federation) -> d
     found: dict[str, Row] = {
         "model-user": {
             "attack": "membership by a threshold on the loss (Yeom et al. 2018)",
-            "auc": inferred.auc,
-            "advantage": inferred.advantage,
+            "auc": round(inferred.auc, 4),
+            "advantage": round(inferred.advantage, 4),
             "worst_clinic": federation.names[worst] if worst >= 0 else "",
-            "worst_clinic_auc": inferred.clinics[worst] if worst >= 0 else np.nan,
+            "worst_clinic_auc": round(inferred.clinics[worst], 4) if worst >= 0 else np.nan,
             "members": len(federation.train.y),
             "others": len(federation.test.y),
         }
@@ -236,7 +237,7 @@ def attack_summary(inferred: Membership, r2: float, federation: Federation) -> d
     if not np.isnan(r2):
         found["server"] = {
             "attack": "reconstruction of records from smashed rows by ridge regression, fitted on held-out records",
-            "r2": r2,
+            "r2": round(r2, 4),
         }
     return found
 

@@ -1,8 +1,10 @@
 """Attacks against what they must find: closed forms, models that remember everything, and models that know nothing."""
 
+import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import norm
 from support import NO_PRIVACY, learn_run, plan_of, run_spec, write_csv
@@ -10,7 +12,7 @@ from support import NO_PRIVACY, learn_run, plan_of, run_spec, write_csv
 from sim.audit.attacks import _membership_auc, attack, membership, probe_r2
 from sim.job import Job
 from sim.study.learn import learn
-from sim.study.runner import attack_summary
+from sim.study.runner import attack_summary, execute
 
 FROZEN = {"freeze": ["head"]}
 
@@ -140,9 +142,20 @@ def test_nothing_is_reconstructed_where_nothing_is_cut(csv):
     assert math.isnan(r2)
     summary = attack_summary(inferred, r2, federation)
     assert list(summary) == ["model-user"]
-    worst = summary["model-user"]
-    assert (
-        worst["worst_clinic_auc"]
-        == max(inferred.clinics)
-        == inferred.clinics[federation.names.index(worst["worst_clinic"])]
-    )
+    told = summary["model-user"]
+    worst = federation.names.index(told["worst_clinic"])
+    assert inferred.clinics[worst] == max(inferred.clinics)
+    assert told["worst_clinic_auc"] == round(inferred.clinics[worst], 4)
+
+
+def test_a_run_keeps_its_attacks_and_its_statement_shows_them(csv, tmp_path):
+    plan, _ = plan_of(run_spec(csv, "split", "vanilla", noised(0.5), model=FROZEN, rounds=1, learning_rate=1e-3))
+    row = execute(plan, tmp_path, {})
+    inferred, r2 = attacked(plan.spec)
+    assert (row["membership_auc"], row["smashed_reconstruction_r2"]) == (inferred.auc, r2)
+    folder = tmp_path / plan.spec.run_id
+    assert pd.read_parquet(folder / "clinics.parquet")["membership_auc"].tolist() == list(inferred.clinics)
+    assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["audit"]["server"]["r2"] == round(r2, 4)
+    statement = (folder / "privacy.md").read_text(encoding="utf-8")
+    assert f"r2: {round(r2, 4)}" in statement
+    assert f"auc: {round(inferred.auc, 4)}" in statement
