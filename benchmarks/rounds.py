@@ -17,6 +17,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from sim.spec import RunSpec, expand
 from strategies.server_app import build_strategy
 
 FEATURES, BATCH, RATE = 30, 16, 0.1
+NONE = {"mechanism": "none"}
 MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp", "hidden": [64, 32], "head": "softmax"},
     "cnn": {"name": "cnn", "head": "softmax"},
@@ -65,7 +67,7 @@ def write_clinics(path: Path, clinics: int, model: str) -> dict[str, Any]:
     return {**common, "source": "csv", "label": "label", "clinic": "clinic", "scaling": "none"}
 
 
-def spec_for(data: dict[str, Any], model: str, strategy: str) -> RunSpec:
+def spec_for(data: dict[str, Any], model: str, strategy: str, privacy: Mapping[str, Any] = NONE) -> RunSpec:
     """Return the job's spec."""
     cut = {} if strategy == "fedavg" else {"cut": "vanilla"}
     scenario = parse_scenario(
@@ -75,6 +77,7 @@ def spec_for(data: dict[str, Any], model: str, strategy: str) -> RunSpec:
             "data": data,
             "model": MODELS[model],
             "train": {"rounds": 1, "batch-size": BATCH, "optimizer": "sgd", "learning-rate": RATE},
+            "privacy": privacy,
             "strategies": [{"name": strategy, **cut}],
         },
         Path(),
@@ -82,9 +85,9 @@ def spec_for(data: dict[str, Any], model: str, strategy: str) -> RunSpec:
     return expand(scenario)[0]
 
 
-def flower_path(spec: RunSpec) -> Run:
-    """Return a function that runs rounds through strategy, messages and grid."""
-    config = run_config(spec, [])
+def flower_path(spec: RunSpec, noise: Sequence[float] = ()) -> Run:
+    """Return a function that runs rounds through strategy, messages and grid; ``noise`` is DP-SGD's, by clinic."""
+    config = run_config(spec, noise)
     job = job_of(config)
     clinics = len(job.sizes)
     grid = InProcessGrid(app, cohorts_of(clinics, 1), config, Meter(clinics))
