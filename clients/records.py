@@ -1,13 +1,19 @@
-"""What a clinic tells about itself, and the upload of its records for centralised training."""
+"""What a clinic tells about itself, and what it sends once: its records, or its rows behind a public head."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from flwr.app import Context, Message
+from torch import Tensor
 
-from sim.engine.messages import NOISED, ConfigValue, content
+from sim.engine.lanes import forward, records_at_once
+from sim.engine.messages import MODEL, NOISED, ConfigValue, content, tensors
+from sim.engine.row_noise import noised_rows
 from sim.engine.workplace import workplace_of
+from sim.job import Job
 
 
 def hello(message: Message, context: Context) -> Message:
@@ -17,14 +23,32 @@ def hello(message: Message, context: Context) -> Message:
 
 
 def upload(message: Message, context: Context) -> Message:
-    """Send every training record of every clinic: ``[clinic, record, *feature]``, padded to the largest clinic."""
+    """Send every training record of every clinic: ``[clinic, record, *feature]``, padded to the largest clinic.
+
+    Where the message brings a head, it is the head's outputs that are sent, clipped by it and noised here.
+    """
     job, cohort = workplace_of(context)
     clinics = list(cohort.clinics)
     sizes = np.array([job.sizes[k] for k in clinics])
     index = np.minimum(np.arange(sizes.max()), sizes[:, None] - 1)
     x, y = cohort.batch(clinics, index)
     config: dict[str, ConfigValue] = {"clinics": clinics, "rows": sizes.tolist()}
-    config |= {f"{NOISED}{kind}": [1] * len(clinics) for kind in job.protected_rows}
-    return Message(
-        content({"records": {"records": x}, "labels": {"labels": y.to(torch.uint8)}}, config), reply_to=message
-    )
+    if job.labels is not None:
+        config[f"{NOISED}labels"] = [1] * len(clinics)
+    kind, *_ = job.protocol.once_up
+    if kind == "smashed":
+        x = _rows(job, tensors(message, MODEL), x)
+        if job.rows is not None:
+            x = noised_rows(job.rows, job.seed, kind, x, sizes.tolist(), clinics, (0, 0))
+            config[f"{NOISED}{kind}"] = [1] * len(clinics)
+    return Message(content({kind: {kind: x}, "labels": {"labels": y.to(torch.uint8)}}, config), reply_to=message)
+
+
+@torch.no_grad()
+def _rows(job: Job, head: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Run one head on ``[clinic, record, *feature]``, as many records at once as it runs well on."""
+    part = job.part("head")
+    flat = x.flatten(0, 1)
+    at_once = min(records_at_once(part, tuple(flat.shape[1:])), len(flat))
+    rows = torch.cat([forward(part, head, piece[None])[0] for piece in torch.split(flat, at_once)])
+    return rows.view(*x.shape[:2], *rows.shape[1:])

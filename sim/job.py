@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sim.data import Federation
 from sim.engine.optim import Optimizer
-from sim.models import Block, ClipRows, Network, Parameters, Part, build_network, never_negative
+from sim.models import Block, ClipRows, Network, Parameters, Part, build_network, never_negative, stored_values
 from sim.privacy.calibration import uniform_answers
 from sim.problems import ScenarioError
 from sim.protocols import Protocol, protocol_of
@@ -188,7 +188,8 @@ class Job:
             If the model does not fit the data, the cut lies outside the model, or the class weights are too many or too
             few.
         """
-        protocol = protocol_of(spec.strategy.name, spec.strategy.cut)
+        privacy = spec.privacy
+        protocol = protocol_of(spec.strategy.name, spec.strategy.cut, releases_once=privacy.releases_once)
         try:
             # Modules draw initial values from PyTorch's global generator when they are made; ours come from a stream.
             with torch.random.fork_rng(devices=[]):
@@ -200,12 +201,20 @@ class Job:
             parts = (network.whole,) if whole else network.split(protocol.topology, spec.model.cut)
         except ValueError as error:
             raise ScenarioError([f"model.cut: {error}"]) from None
-        privacy = spec.privacy
-        frozen = frozenset(spec.model.freeze)
+        frozen = frozenset(spec.model.freeze) | ({"head"} if privacy.releases_once else set())
         if absent := frozen - {part.name for part in parts[:1] + parts[2:]}:
             raise ScenarioError(
                 [f"model.freeze: {spec.strategy.name} has no {min(absent)} at the clinic; remove it or cut the model"]
             )
+        if spec.model.public_file is not None and "head" not in frozen:
+            raise ScenarioError(
+                [f'model.public-head: {spec.strategy.name} has no frozen head; add freeze = ["head"], or remove it']
+            )
+        if spec.model.public_file is not None and spec.model.components is None:
+            try:
+                network = replace(network, given=stored_values(spec.model.public_file, parts[0].shapes()))
+            except ValueError as error:
+                raise ScenarioError([f"model.public-head: {error}"]) from None
         rows = None
         if privacy.noises_rows:
             rows = _row_noise(privacy, parts, release_noise)

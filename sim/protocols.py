@@ -17,6 +17,8 @@ norms               up         joint clipping only, squared norms of records' gr
 clip-factors        down       joint clipping only, by how much each record's gradient is scaled, four bytes
 records             up         centralised only, once: the training records themselves
 ==================  =========  ================================================================
+
+Under ``release-once`` the head goes down once, and smashed rows and labels come up once, before training.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class Protocol:
         The parts that train at the clinic and at the server.
     movement : {"averaged", "handed-on", "own", "none"}
         What becomes of the clinic's parts: averaged at the server after each round; handed on to the next clinic with
-        their optimiser's state; kept by the clinic, which nobody else sees; or there are none.
+        their optimiser's state; kept by the clinic, which nobody else sees; or there are none, or none that train.
     batch_up, batch_down : tuple of tuple of str
         Messages of one batch, in order; each is a tuple of the kinds it carries.
     once_up : tuple of str
@@ -134,6 +136,22 @@ PROTOCOLS: dict[tuple[str, str | None], Protocol] = {
 }
 
 
-def protocol_of(strategy: str, cut: str | None) -> Protocol:
-    """Return a strategy's protocol; one named by import path is federated learning, with its own aggregation."""
-    return PROTOCOLS.get((strategy, cut), FEDERATED)
+RELEASE_ONCE = Protocol(
+    "vanilla",
+    ("head",),
+    ("body",),
+    "none",
+    (),
+    (),
+    ("smashed", "labels"),
+    {"server": ("smashed", "labels")},
+    ADVERSARIES,
+)
+
+
+def protocol_of(strategy: str, cut: str | None, *, releases_once: bool = False) -> Protocol:
+    """Return a strategy's protocol; one named by import path is federated learning, with its own aggregation.
+
+    Where rows are released once, any cut strategy has the same: the server trains on the rows that it keeps.
+    """
+    return RELEASE_ONCE if releases_once else PROTOCOLS.get((strategy, cut), FEDERATED)

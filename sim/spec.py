@@ -67,6 +67,7 @@ class RunSpec(Section):
         content = self.model_dump(mode="json", exclude={"study"}) | {"results-version": RESULTS_VERSION}
         if isinstance(self.data, DataFile):
             content["data"]["path"] = self.data.sha256()
+        content["model"]["public-head"] = self.model.public_digest()
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

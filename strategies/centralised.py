@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import final
 
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
+from torch import Tensor
 
 from sim.engine.learner import Learner, expand, train_whole
 from sim.engine.messages import array_record, tensors_in
@@ -40,7 +41,7 @@ class Centralised(CohortStrategy):
     ) -> Iterable[Message]:
         """Fetch the records before the first round, then train on them here; no message is left to send."""
         if self._pool is None or self._learner is None:
-            self._pool = self._fetch(grid)
+            self._pool = fetch_pool(self, grid, "records", {})
             pooled = dataclasses.replace(self.job, sizes=(len(self._pool.y),))
             self._learner = Learner(pooled, self.job.network.whole, [POOL], expand(tensors_in(arrays), 1))
         train_whole(self._learner, self._pool, server_round)
@@ -55,14 +56,31 @@ class Centralised(CohortStrategy):
             return None, None
         return array_record({name: value.clone() for name, value in self._learner.parameters.items()}), None
 
-    def _fetch(self, grid: Grid) -> Cohort:
-        everyone = self.job.in_lane_order(range(len(self.job.sizes)))
-        gathered = self.exchange(grid, "train.records", everyone, {}, {})
-        by_clinic = sorted(range(len(everyone)), key=lambda lane: gathered.clinics[lane])
-        x, y = gathered.arrays["records"]["records"], gathered.arrays["labels"]["labels"]
-        return Cohort(
-            (POOL,),
-            torch.cat([x[lane, : gathered.rows[lane]] for lane in by_clinic]),
-            torch.cat([y[lane, : gathered.rows[lane]] for lane in by_clinic]).to(torch.int64),
-            np.zeros(1, dtype=np.int64),
-        )
+
+def fetch_pool(strategy: CohortStrategy, grid: Grid, kind: str, parts: Mapping[str, Mapping[str, Tensor]]) -> Cohort:
+    """Ask every clinic once for all its records, or for its rows behind the parts that are sent to it.
+
+    Parameters
+    ----------
+    strategy : CohortStrategy
+    grid : Grid
+    kind : str
+        ``records`` or ``smashed``.
+    parts : mapping
+        Parameters by message kind and name.
+
+    Returns
+    -------
+    Cohort
+        One big clinic, the clinics' records one after another.
+    """
+    everyone = strategy.job.in_lane_order(range(len(strategy.job.sizes)))
+    gathered = strategy.exchange(grid, "train.records", everyone, parts, {})
+    by_clinic = sorted(range(len(everyone)), key=lambda lane: gathered.clinics[lane])
+    x, y = gathered.arrays[kind][kind], gathered.arrays["labels"]["labels"]
+    return Cohort(
+        (POOL,),
+        torch.cat([x[lane, : gathered.rows[lane]] for lane in by_clinic]),
+        torch.cat([y[lane, : gathered.rows[lane]] for lane in by_clinic]).to(torch.int64),
+        np.zeros(1, dtype=np.int64),
+    )

@@ -20,6 +20,7 @@ from strategies.fedavg import FedAvg
 from strategies.fedprox import FedProx
 from strategies.imported import Imported, StrategyError, build_imported
 from strategies.local import Local
+from strategies.release_once import ReleaseOnce
 from strategies.split import Split
 from strategies.splitfed_v1 import SplitFedV1
 from strategies.splitfed_v2 import SplitFedV2
@@ -47,6 +48,8 @@ def build_strategy(job: Job) -> Strategy:
     StrategyError
         If an import path leads to no Flower strategy or its options do not fit.
     """
+    if job.spec.privacy.releases_once:
+        return ReleaseOnce(job)
     name = job.spec.strategy.name
     return STRATEGIES[name](job) if name in STRATEGIES else Imported(job)
 

@@ -91,7 +91,7 @@ def run_config(spec: RunSpec, noise_multipliers: Sequence[float], release_noise:
     return {
         "run-spec": spec.model_dump_json(by_alias=True),
         "noise-multipliers": json.dumps([list(noise_multipliers), list(release_noise)]),
-        "data-sha256": spec.data.sha256() if isinstance(spec.data, DataFile) else "",
+        "data-sha256": (spec.data.sha256() if isinstance(spec.data, DataFile) else "") + spec.model.public_digest(),
     }
 
 

@@ -8,5 +8,6 @@ the engine keeps the parameters outside them, stacked over lanes (see ``sim.engi
 from sim.models.build import build_network
 from sim.models.clip import ClipRows, never_negative
 from sim.models.network import Block, Network, Parameters, Part
+from sim.models.public_head import stored_values
 
-__all__ = ["Block", "ClipRows", "Network", "Parameters", "Part", "build_network", "never_negative"]
+__all__ = ["Block", "ClipRows", "Network", "Parameters", "Part", "build_network", "never_negative", "stored_values"]

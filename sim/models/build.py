@@ -16,6 +16,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from sim.models.architectures import ARCHITECTURES, Residual
 from sim.models.network import Block, Network, seeded
+from sim.models.public_head import behind_components
 from sim.problems import show
 from sim.scenario import Model as ModelSettings
 
@@ -46,6 +47,9 @@ def build_network(settings: ModelSettings, input_shape: tuple[int, ...], classes
     """
     outputs = 1 if classes == 2 and settings.head == "binary" else classes
     shape = tuple(input_shape)
+    if settings.components is not None and settings.public_file is not None:
+        behind = settings.model_copy(update={"components": None})
+        return behind_components(build_network(behind, (settings.components,), classes), settings.public_file, shape)
     if settings.factory is None:
         label, build = f'model "{settings.name}"', _built_in(settings, shape, outputs)
         with torch.device("meta"):  # templates of shapes; they cost neither time nor memory

@@ -76,12 +76,15 @@ class Network:
     build : callable, optional
         Makes the blocks anew, with initial values from PyTorch's generator; without it the templates' own values are
         the initial ones.
+    given : mapping of str to Tensor
+        ``[1, *shape]`` initial values that are not drawn.
     """
 
     blocks: tuple[Block, ...]
     input_shape: tuple[int, ...]
     outputs: int
     build: Callable[[], tuple[Block, ...]] | None = field(default=None, repr=False, compare=False)
+    given: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def whole(self) -> Part:
@@ -144,11 +147,12 @@ class Network:
         """
         torch_seed = int(stream(seed, "initial-parameters").integers(2**63))
         blocks = self.blocks if self.build is None else seeded(self.build, torch_seed)
-        return {
+        drawn = {
             f"{block.name}.{name}": parameter.detach().clone().unsqueeze(0)
             for block in blocks
             for name, parameter in block.module.named_parameters()
         }
+        return drawn | {name: value.clone() for name, value in self.given.items()}
 
 
 def seeded(build: Callable[[], tuple[Block, ...]], seed: int) -> tuple[Block, ...]:

@@ -41,6 +41,9 @@ class Counts:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.costs = part_costs(job.parts, job.network.input_shape, job.frozen)
+        self._pooled = job.protocol.movement == "none"
+        if self._pooled and job.protocol.clinic_parts:  # what is trained on kept rows forms no gradient in them
+            self.costs |= part_costs(job.parts[1:], self.costs["head"].output_shape)
         self.steps = np.zeros(len(job.sizes), dtype=np.int64)
         self._steps = np.array([job.steps(k) for k in range(len(job.sizes))])
         self.rounds = np.zeros(len(job.sizes), dtype=np.int64)
@@ -48,8 +51,7 @@ class Counts:
         self.traffic: Traffic = {}
         self.clinic_flops = self.server_flops = 0
         self._widest = 0
-        self._centralised = job.protocol.movement == "none"
-        self._legs = tuple(self._batch_legs())
+        self._legs = () if self._pooled else tuple(self._batch_legs())
         self._row_kinds: tuple[tuple[Direction, tuple[tuple[str, ...], ...]], ...] = (
             ("up", job.protocol.batch_up),
             ("down", job.protocol.batch_down),
@@ -58,7 +60,7 @@ class Counts:
 
     def rates(self) -> list[float]:
         """Return each clinic's sampling rate; pooled records are sampled from the pool."""
-        sizes = [sum(self.job.sizes)] * len(self.job.sizes) if self._centralised else self.job.sizes
+        sizes = [sum(self.job.sizes)] * len(self.job.sizes) if self._pooled else self.job.sizes
         return [self.job.sampling.rate(n) for n in sizes]
 
     def sampled(self) -> Sampled:
@@ -69,18 +71,19 @@ class Counts:
     def peak_clinic_bytes(self) -> int:
         """Return what the clinic that needs most keeps at once.
 
-        Parameters, gradients, optimiser state, and the largest batch with its activations; for centralised training,
-        the message that holds its records.
+        Parameters, gradients, optimiser state, and the largest batch with its activations; where rows or records are
+        sent once, that message and the head.
         """
         parts = [self.costs[name] for name in self.job.protocol.clinic_parts]
-        if not parts:
-            return max(self.job.sizes) * sum(self._row_bytes(kind) for kind in self.job.protocol.once_up)
+        if self._pooled:
+            message = max(self.job.sizes) * sum(self._row_bytes(kind) for kind in self.job.protocol.once_up)
+            return message + self._model_bytes()
         copies = 2 + len(self.job.optimizer.slots)
         per_record = int(np.prod(self.job.network.input_shape)) + sum(part.activations for part in parts)
         return FLOAT_BYTES * (copies * sum(part.parameters for part in parts) + self._widest * per_record)
 
     def _round(self, server_round: int) -> RoundLoad:
-        if self._centralised:
+        if self._pooled:
             return self._pooled_round(server_round)
         job, protocol = self.job, self.job.protocol
         alone = protocol.topology == "whole" and protocol.movement == "own"
@@ -128,16 +131,26 @@ class Counts:
         rows = draw_rows(job.sampling, job.seed, server_round, [0], [pool])
         self.steps += job.sampling.steps(pool)
         sent = np.zeros((0, len(job.sizes)), dtype=np.int64)
+        legs = [Leg("up", sum(self._row_bytes(kind) for kind in job.protocol.once_up), job.protocol.once_up[0])]
+        head_bytes = 0
         if server_round == 1:
             sent = np.array([job.sizes])
+            for stood in self._stood:
+                stood += 1
+            if job.protocol.clinic_parts:
+                legs.insert(0, Leg("clinic", self.costs["head"].forward_flops, "head forward"))
+                self.clinic_flops += pool * self.costs["head"].forward_flops
+                head_bytes = self._model_bytes()
+                self._cross("down", MODEL_KIND, list(everyone), head_bytes)
+                self._cross("down", HEADERS, list(everyone), HEADER_BYTES)
             for kind in job.protocol.once_up:
                 self._cross("up", kind, list(everyone), sent[0] * self._row_bytes(kind))
             self._cross("up", HEADERS, list(everyone), HEADER_BYTES)
-        flops = int(rows.sum()) * (self.costs["model"].forward_flops + self.costs["model"].backward_flops)
+        trained = self.costs[job.protocol.server_parts[0]]
+        flops = int(rows.sum()) * (trained.forward_flops + trained.backward_flops)
         self.server_flops += flops
-        upload = Leg("up", sum(self._row_bytes(kind) for kind in job.protocol.once_up), "records")
         steps = np.full(len(job.sizes), len(sent))
-        return RoundLoad(everyone, sent, steps, (upload,), 0, 0, steps, None, False, float(flops))
+        return RoundLoad(everyone, sent, steps, tuple(legs), head_bytes, 0, steps, None, False, float(flops))
 
     def _count_traffic(self, clinics: list[int], rows: Ints, steps: Ints, turns: Ints) -> None:
         for direction, messages in self._row_kinds:

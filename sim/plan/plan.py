@@ -238,6 +238,8 @@ def _refuse(spec: RunSpec, federation: Federation) -> None:
 def _mechanism_problems(spec: RunSpec) -> list[str]:
     method, problems = spec.strategy.name, []
     protocol = protocol_of(method, spec.strategy.cut)
+    if spec.privacy.releases_once and spec.strategy.cut is not None:
+        problems += _release_once_problems(spec)
     if spec.privacy.unit == "clinic" and method not in ("fedavg", "fedprox", "splitfed-v1", "splitfed-v3"):
         problems.append(
             f"privacy.mechanism: clinic-level noises a sum of updates, and {method} forms none here; "
@@ -254,6 +256,22 @@ def _mechanism_problems(spec: RunSpec) -> list[str]:
             "clinic; take a vanilla cut, or leave label-rr out"
         )
     return problems
+
+
+def _release_once_problems(spec: RunSpec) -> list[str]:
+    if spec.strategy.cut == "u-shaped":
+        return [
+            f"privacy.mechanism: under release-once the server trains the body alone, and the labels of "
+            f"{spec.strategy.name}, u-shaped, stay at the clinic; take split with a vanilla cut"
+        ]
+    if spec.strategy.name != "split":
+        return [
+            f"privacy.mechanism: under release-once the server trains one body on the rows that it keeps, and "
+            f"{spec.strategy.name} would be no other method than split; take split"
+        ]
+    if spec.strategy.order == "fixed" or spec.strategy.alternate == "mini-batch":
+        return ["strategies: after release-once no clinic has a turn; remove order and alternate"]
+    return []
 
 
 def _update_multiplier(job: Job, sampled: Sampled, delta: float) -> tuple[float, ...]:
@@ -349,7 +367,7 @@ def _noise(
 def _check_delta(spec: RunSpec, delta: float, federation: Federation) -> None:
     sizes = np.diff(federation.train.offsets)
     most, holder = int(sizes.max()), f'clinic "{federation.names[int(sizes.argmax())]}"'
-    if protocol_of(spec.strategy.name, spec.strategy.cut).movement == "none" and delta * most < 1:
+    if spec.strategy.name == "centralised" and delta * most < 1:
         most, holder = int(sizes.sum()), "all clinics together"
     if delta * most >= 1:
         example = 10.0 ** -math.ceil(math.log10(10 * most))

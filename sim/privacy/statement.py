@@ -13,7 +13,7 @@ from sim.privacy.accounting import flatten, under_one_adjacency
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Release
 from sim.privacy.releases import un_noised
 from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
-from sim.protocols import protocol_of
+from sim.protocols import Protocol, protocol_of
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -226,10 +226,15 @@ def _how_often(plan: Plan, release: Release, count: int, *, noised: bool) -> tup
         return count, "releases of a record"
     if release.what == "update":
         return int(plan.sampled.rounds[release.clinic]), "rounds"
-    protocol = protocol_of(plan.spec.strategy.name, plan.spec.strategy.cut)
+    protocol = _protocol(plan)
     if release.what == "gradients" or any(release.what in kinds for kinds in protocol.batch_up):
         return int(plan.sampled.steps[release.clinic]), "training steps"
     return count, "messages"
+
+
+def _protocol(plan: Plan) -> Protocol:
+    spec = plan.spec
+    return protocol_of(spec.strategy.name, spec.strategy.cut, releases_once=spec.privacy.releases_once)
 
 
 def _outside(plan: Plan, federation: Federation) -> list[tuple[str, str, str]]:
@@ -239,7 +244,7 @@ def _outside(plan: Plan, federation: Federation) -> list[tuple[str, str, str]]:
         ("batch sizes", "public", "seen where rows cross; drawn from the number of records and the seed alone"),
         ("participation", "public", "who takes part in which round is drawn without regard to any record"),
         ("names of clinics, features and classes", "public", "stand in the results as the source gives them"),
-        ("initial parameters and frozen parts", "public", "drawn from the seed"),
+        ("initial parameters and frozen parts", "public", spec.model.public_note),
         _labels(plan),
     ]
     if spec.train.class_weights is not None:
@@ -273,7 +278,7 @@ def _outside(plan: Plan, federation: Federation) -> list[tuple[str, str, str]]:
 
 
 def _labels(plan: Plan) -> tuple[str, str, str]:
-    privacy, protocol = plan.spec.privacy, protocol_of(plan.spec.strategy.name, plan.spec.strategy.cut)
+    privacy, protocol = plan.spec.privacy, _protocol(plan)
     sent = "labels" in protocol.sees_raw.get("server", ())
     if sent and privacy.labels == "public":
         return "labels", "public", "stated to be public: neighbouring data sets have the same labels"

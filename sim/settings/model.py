@@ -1,6 +1,9 @@
 """The table ``[model]``: the network, and where it is cut."""
 
 import re
+from functools import lru_cache
+from hashlib import file_digest
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
@@ -26,7 +29,10 @@ class Model(Section):
 
     ``hidden`` holds the widths of the hidden layers of ``mlp``; ``cnn`` has one hidden layer, of the first width.
     ``channels`` holds the widths of the convolutional layers, where they shall not be the model's own. ``freeze`` names
-    the clinic's parts that do not train: they keep their initial values, which are public.
+    the clinic's parts that do not train: they keep their initial values, which are public. ``public_head`` says where a
+    frozen head's come from: drawn from the seed (``random``); ``pca:FILE.npz``, the first ``components`` principal
+    components of the public records ``x`` in that file, prepared as the model's inputs are, in front of the model; or
+    ``FILE.safetensors``, which holds the head's parameters.
     """
 
     name: Literal["logistic", "mlp", "cnn1d", "cnn", "resnet18", "factory"]
@@ -35,6 +41,8 @@ class Model(Section):
     channels: Widths | None = None
     cut: Annotated[int | tuple[int, int], BeforeValidator(_model_cut, json_schema_input_type=int | tuple[int, int])] = 1
     head: Literal["binary", "softmax"] = "binary"
+    public_head: str = "random"
+    components: Annotated[Whole, Field(gt=0)] | None = Field(default=None, validate_default=True)
     freeze: Annotated[tuple[Literal["head", "tail"], ...], AfterValidator(unique)] = ()
 
     @field_validator("factory")
@@ -49,6 +57,48 @@ class Model(Section):
             raise ValueError(f'{show(factory)} is no import path; give one such as "package.module:function"')
         return factory
 
+    @field_validator("public_head")
+    @classmethod
+    def _public_source(cls, source: str, info: ValidationInfo) -> str:
+        kind, _, name = source.rpartition("pca:")
+        if source == "random":
+            return source
+        if not (kind == "" and name.endswith(".npz" if source.startswith("pca:") else ".safetensors")):
+            raise ValueError(f'{show(source)} is no source; give "random", "pca:FILE.npz" or "FILE.safetensors"')
+        path = Path(info.context["folder"], name).resolve() if info.context else Path(name)
+        return f"{source[: len(source) - len(name)]}{path}"
+
+    @field_validator("components")
+    @classmethod
+    def _components_of_pca(cls, components: int | None, info: ValidationInfo) -> int | None:
+        pca = str(info.data.get("public_head", "pca:")).startswith("pca:")
+        if components is None and pca and "public_head" in info.data:
+            raise ValueError("is missing; give the number of principal components, such as 16")
+        if components is not None and not pca:
+            raise ValueError('has no effect without public-head = "pca:FILE.npz"; remove it')
+        return components
+
+    @property
+    def public_file(self) -> Path | None:
+        """The file that a public head comes from, if it comes from one."""
+        return None if self.public_head == "random" else Path(self.public_head.removeprefix("pca:"))
+
+    @property
+    def public_note(self) -> str:
+        """Where initial parameters come from, in words."""
+        return "drawn from the seed" + (f"; the head from {self.public_file.name}" if self.public_file else "")
+
+    def public_digest(self) -> str:
+        """Return what identifies the public head: its kind and the SHA-256 of its file, empty if it cannot be read."""
+        if self.public_file is None:
+            return self.public_head
+        try:
+            status = self.public_file.stat()
+            digest = _sha256(self.public_file, status.st_mtime_ns, status.st_size)
+        except OSError:
+            digest = ""
+        return f"{self.public_head.partition(':')[0] if self.components else 'file'}:{digest}"
+
     @field_validator("channels")
     @classmethod
     def _channels_of_convolutions(cls, channels: tuple[int, ...] | None, info: ValidationInfo) -> object:
@@ -60,3 +110,9 @@ class Model(Section):
         if _LAYERS[name] not in (None, len(channels)):
             raise ValueError(f'"{name}" has {_LAYERS[name]} layers, here are {len(channels)} widths; give one a layer')
         return channels
+
+
+@lru_cache(maxsize=32)
+def _sha256(path: Path, modified_ns: int, size: int) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

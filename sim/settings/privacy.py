@@ -8,11 +8,11 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from sim.problems import show, suggest
 from sim.settings.base import Number, Section, Unbounded
 
-MECHANISMS: Final = ("dp-sgd", "smashed-noise", "laplace", "label-rr", "clinic-level")
+MECHANISMS: Final = ("dp-sgd", "smashed-noise", "laplace", "release-once", "label-rr", "clinic-level")
 """In the order in which a combination is written."""
 PURE: Final = frozenset({"laplace", "laplace+label-rr", "label-rr"})
 """Mechanisms and combinations whose epsilon needs no delta."""
-_ROWS: Final = ("smashed-noise", "laplace")
+_ROWS: Final = ("smashed-noise", "laplace", "release-once")
 """Noise on rows at the cut, of which a run has one."""
 
 
@@ -32,6 +32,8 @@ def _combined(value: object) -> object:
         raise ValueError(
             f"{show(value)} cannot be combined: rows get one kind of noise; keep one of {', '.join(_ROWS)}"
         )
+    if {"dp-sgd", "release-once"} <= set(names):
+        raise ValueError(f"{show(value)} cannot be combined: after release-once no training sees a record; drop dp-sgd")
     return "+".join(sorted(names, key=known.index))
 
 
@@ -42,10 +44,11 @@ Target = Annotated[Unbounded, Field(gt=0)]
 class Privacy(Section):
     """The mechanisms that protect patients, and how strongly.
 
-    ``noise_multiplier`` and ``clip`` belong to dp-sgd or clinic-level, or to the rows of smashed-noise or laplace where
-    dp-sgd is not. Beside dp-sgd the rows have ``smashed_noise_multiplier`` and ``smashed_clip``. A multiplier is the
-    noise's standard deviation over the clipping norm, for laplace its scale over the L1 norm. ``epsilon`` is a target
-    against whom the mechanism is there for: the model user (dp-sgd, clinic-level) or the server (rows without dp-sgd);
+    ``noise_multiplier`` and ``clip`` belong to dp-sgd or clinic-level, or to noise on rows (smashed-noise, laplace,
+    release-once) without dp-sgd. Beside dp-sgd the rows have ``smashed_noise_multiplier`` and ``smashed_clip``. A
+    multiplier is the noise's standard deviation over the clipping norm, for laplace its scale over the L1 norm.
+    ``epsilon`` is a target against whom the mechanism is there for: the model user (dp-sgd, clinic-level) or the server
+    (rows without dp-sgd);
     ``epsilon_server`` is one against the server beside dp-sgd. ``label_epsilon`` is the whole guarantee of a label
     under label-rr; where that stands alone, ``epsilon`` may be written for it. Labels that are ``public`` are outside
     the guarantee: neighbours then have the same labels. Where all noise is of pure epsilon (laplace, label-rr),
@@ -84,6 +87,11 @@ class Privacy(Section):
     def noises_rows(self) -> str | None:
         """The mechanism that clips and noises rows at the cut, if there is one."""
         return next((name for name in self.mechanisms if name in _ROWS), None)
+
+    @property
+    def releases_once(self) -> bool:
+        """Whether each record's row leaves once, before training."""
+        return self.noises_rows == "release-once"
 
     @property
     def row_noise(self) -> tuple[float | None, float | None, float]:
