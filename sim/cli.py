@@ -14,6 +14,7 @@ from sim.commands.export import export
 from sim.commands.new import new
 from sim.commands.plan import plan
 from sim.commands.replan import replan
+from sim.commands.report import report
 from sim.commands.rerun import rerun
 from sim.commands.run import run
 from sim.commands.schema import schema
@@ -34,6 +35,7 @@ app.command()(verify)
 app.command()(new)
 app.command()(plan)
 app.command()(replan)
+app.command()(report)
 app.command()(rerun)
 app.command()(run)
 app.command()(schema)

@@ -44,6 +44,11 @@ def compare(
         print(as_text(comparison, form.value), end="")
         return
     console = wide_console()
-    caption = "Mean ± half-width of the 95 % confidence interval over seeds; the differences' intervals hold together."
-    console.print(rendered(readable(comparison), ", ".join(table["study"].unique()), caption))
+    caption = (
+        f"Mean ± half-width of the 95 % confidence interval over seeds. Differences are from {comparison.best}; "
+        "their intervals hold together."
+    )
+    frame = readable(comparison)
+    frame.columns = [*frame.columns[:-1], "Difference"]
+    console.print(rendered(frame, ", ".join(table["study"].unique()), caption))
     console.print(comparison.conclusion(), markup=False, highlight=False)

@@ -55,7 +55,9 @@ def _run(
     from sim.report.table import console_table
     from sim.scenario import load_scenario
     from sim.spec import expand
-    from sim.study.display import report_context, shown_progress
+    from sim.study.display import shown_progress
+    from sim.study.journal import note_command
+    from sim.study.results import read_results
     from sim.study.runner import run_study
     from sim.study.store import older_runs, writing_to
 
@@ -66,10 +68,11 @@ def _run(
     ids = [spec.run_id for spec in expand(scenario)]
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        note_command(folder, sys.argv[1:], file)
     with shown_progress(Console(stderr=True)) as progress:
         table = run_study(plans, ids, out, engine, progress, fail_fast)
     with writing_to(folder):
-        report = write_report(table, folder, report_context(scenario, sys.argv[1:]))
+        report = write_report(read_results(folder), folder)
     console.print(console_table(table))
     console.print(f"Table: {folder / 'runs.parquet'}\nReport: {report}", soft_wrap=True, highlight=False)
     if older := older_runs(folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,14 @@ from sim.report.summary import (
     value_text,
 )
 from sim.report.table import score_text
+
+CAVEAT: Final = (
+    "Seeds vary the split, the initial values, the batches and the noise, not the hospitals: "
+    "the intervals say how repeatable the numbers are on these data, and nothing about other patients."
+)
+"""What every comparison ends with."""
+
+_MANY: Final = 3
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,10 @@ class Comparison:
 
     def conclusion(self) -> str:
         """Say in plain words what can and what cannot be concluded."""
+        return f"{self.finding()} {CAVEAT}"
+
+    def finding(self) -> str:
+        """Say which group is best, and which others are told from it."""
         word = "highest" if higher_is_better(self.metric) else "lowest"
         [(seeds, mean, half_width)] = self.means.loc[
             self.means["group"] == self.best, ["n", "mean", "half_width"]
@@ -57,15 +70,20 @@ class Comparison:
         clear = self.differences.loc[known & apart, "group"].tolist()
         open_ = self.differences.loc[known & ~apart, "group"].tolist()
         if clear:
-            said += f" On the same seeds it differs from {_listed(clear)}: the interval of the difference leaves out 0."
+            said += f" On the same seeds it differs from {self._named(clear)}: "
+            said += f"the interval of {'each' if len(clear) > 1 else 'the'} difference leaves out 0."
         if open_:
-            said += f" No difference from {_listed(open_)} can be concluded: the interval of the difference holds 0."
+            said += f" No difference from {self._named(open_)} can be concluded: "
+            said += f"the interval of {'each' if len(open_) > 1 else 'the'} difference holds 0."
         if unknown := self.differences.loc[~known, "group"].tolist():
             said += f" Nothing can be concluded about {_listed(unknown)}: there are not two seeds that both have."
-        return (
-            f"{said} Seeds vary the split, the initial values, the batches and the noise, not the hospitals: "
-            "the intervals say how repeatable the numbers are on these data, and nothing about other patients."
-        )
+        return said
+
+    def _named(self, groups: Sequence[str]) -> str:
+        """Name groups, or say that they are all the others, where these are many."""
+        if _MANY < len(groups) == len(self.differences):
+            return f"any of the other {len(groups)}"
+        return _listed(groups)
 
     def frame(self) -> pd.DataFrame:
         """Lay out means and differences as one table of numbers, best first."""

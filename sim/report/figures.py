@@ -3,11 +3,14 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
+import vl_convert
 
+from sim.report.look import looks
 from sim.report.summary import successful_runs, summarise
 
 METRICS = {"auc": "AUC on held-out records", "accuracy": "Accuracy on held-out records"}
@@ -15,12 +18,9 @@ METRICS = {"auc": "AUC on held-out records", "accuracy": "Accuracy on held-out r
 
 NO_DP = "∞ (no DP)"
 
-# Okabe and Ito's palette without its yellow, which is too pale on white. Seven colours and eight shapes have no common
-# divisor, so that a method has a pair of its own even where a study has dozens.
-_COLOURS = ["#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7"]
-_SHAPES = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left"]
 _DASHES: dict[str, Sequence[float]] = {"no DP": [6, 4], "majority class": [1.5, 3]}
 _PANEL_WIDTH, _WIDE_PANEL, _PANEL_HEIGHT = 262, 640, 310
+_FEW = 7  # methods whose intervals still stand apart in a narrow panel
 _SCALE = 2  # device pixels to a unit: the picture is about 1600 pixels wide
 _GREY = "#595959"
 
@@ -109,7 +109,7 @@ def privacy_accuracy_chart(runs: pd.DataFrame) -> alt.HConcatChart | alt.VConcat
     """
     curves = curve_table(runs)
     levels = reference_table(runs, curves)
-    many = curves["series"].nunique() > len(_COLOURS)
+    many = curves["series"].nunique() > _FEW
     width = _WIDE_PANEL if many else _PANEL_WIDTH
     panels = [_panel(runs, curves, levels, metric, width) for metric in METRICS]
     chart: alt.HConcatChart | alt.VConcatChart = (
@@ -127,28 +127,25 @@ def privacy_accuracy_chart(runs: pd.DataFrame) -> alt.HConcatChart | alt.VConcat
     return chart
 
 
-def write_figures(runs: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write every figure of a study as PNG and SVG.
+def picture(spec: dict[str, Any], path: Path) -> list[Path]:
+    """Write a Vega-Lite specification as a PNG and an SVG file.
 
     Parameters
     ----------
-    runs : pandas.DataFrame
-        One row a run, with the columns of `runs.parquet`.
-    folder : pathlib.Path
-        Where to write; made if it does not exist.
+    spec : dict
+        With its data.
+    path : pathlib.Path
+        Without the ending.
 
     Returns
     -------
     list of pathlib.Path
-        The files written; none when no run has a score to draw.
+        The PNG and the SVG file.
     """
-    if curve_table(runs).empty:
-        return []
-    folder.mkdir(parents=True, exist_ok=True)
-    chart = privacy_accuracy_chart(runs)
-    paths = [folder / "privacy_accuracy.png", folder / "privacy_accuracy.svg"]
-    chart.save(paths[0], scale_factor=_SCALE)
-    chart.save(paths[1])
+    svg = vl_convert.vegalite_to_svg(spec)
+    paths = [path.with_suffix(".png"), path.with_suffix(".svg")]
+    paths[0].write_bytes(vl_convert.svg_to_png(svg, scale=_SCALE))
+    paths[1].write_text(svg, encoding="utf-8")
     return paths
 
 
@@ -170,11 +167,14 @@ def _panel(
         scale=alt.Scale(paddingInner=0.3, paddingOuter=0.2),
         axis=alt.Axis(labelAngle=0, grid=False),
     )
-    methods = list(dict.fromkeys(curves["series"]))
+    given = looks(successful_runs(runs))
+    methods = [look.series for look in given]
     # One legend for colour and shape: Vega-Lite merges them only where both scales state the same domain.
     legend = alt.Legend(orient="top", columns=_legend_columns(methods), title=None, offset=12, symbolOpacity=1)
-    colour = alt.Color("series:N", scale=alt.Scale(domain=methods, range=_COLOURS), legend=legend)
-    shape = alt.Shape("series:N", scale=alt.Scale(domain=methods, range=_SHAPES), legend=legend)
+    colour = alt.Color(
+        "series:N", scale=alt.Scale(domain=methods, range=[look.colour for look in given]), legend=legend
+    )
+    shape = alt.Shape("series:N", scale=alt.Scale(domain=methods, range=[look.shape for look in given]), legend=legend)
     dodge = alt.XOffset("series:N", sort=methods)
 
     base = alt.Chart(shown).encode(x=x, xOffset=dodge, color=colour)

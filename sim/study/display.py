@@ -1,11 +1,9 @@
-"""What a study shows while it runs, and what its report says of the settings."""
+"""What a study shows while it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.resources import files
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,9 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from sim.report.table import seconds_text
-from sim.scenario import HeartDisease, Scenario
 from sim.study.engines import Row
-from sim.study.provenance import provenance
 from sim.study.runner import Progress
 
 
@@ -44,17 +40,3 @@ def shown_progress(console: Console) -> Iterator[Progress]:
                 bar.console.print(f"[red]failed[/red] {row['run_id']} {escape(name)}: {escape(str(row['error']))}")
 
         yield Progress(start, finished)
-
-
-def report_context(scenario: Scenario, arguments: Sequence[str]) -> dict[str, Any]:
-    """Return what the report says besides the results: settings, versions, data card, command."""
-    card = ""
-    if isinstance(scenario.data, HeartDisease):
-        card = files("sim.data").joinpath("heart_disease.md").read_text(encoding="utf-8")
-    return {
-        "study": scenario.name,
-        "scenario": scenario.model_dump(mode="json"),
-        "versions": provenance(),
-        "data_card": card,
-        "commands": [" ".join(["suture", *arguments])],
-    }

@@ -3,12 +3,15 @@
 ``OUT/<study>/study.json`` names the runs that were asked for and the process that learns them;
 ``OUT/<study>/logs/<run-id>.log`` holds JSON lines: the start with its process, each round with its metrics, the
 end with its status. Another process reads both at any moment; a line that is being written is not read.
+``OUT/<study>/commands.jsonl`` holds the commands that were given.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shlex
 import shutil
 import socket
 from collections.abc import Sequence
@@ -24,7 +27,7 @@ from sim.spec import RESULTS_VERSION
 from sim.study.forecast import estimated_seconds
 from sim.study.store import read_rows, to_plain, unfinished, write_atomically, writing_to
 
-STUDY_FILE, LOGS = "study.json", "logs"
+STUDY_FILE, COMMANDS, LOGS = "study.json", "commands.jsonl", "logs"
 State = Literal["ok", "failed", "running", "waiting", "interrupted"]
 
 
@@ -59,6 +62,22 @@ def read_study(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         raise ScenarioError([f"{folder}: holds no {STUDY_FILE}; name the folder of a study, OUT/<study>"]) from None
     return study
+
+
+def note_command(folder: Path, arguments: Sequence[str], scenario: Path) -> None:
+    """Add a command that made part of the study, and the hash of its scenario file, to ``commands.jsonl``."""
+    told = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["suture", *arguments]),
+        "scenario-sha256": hashlib.sha256(scenario.read_bytes()).hexdigest(),
+    }
+    with (folder / COMMANDS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(told) + "\n")
+
+
+def read_commands(folder: Path) -> list[dict[str, str]]:
+    """Read what :func:`note_command` wrote; empty where the study was run from Python."""
+    return _log_lines(folder / COMMANDS)
 
 
 def remove_leftovers(folder: Path) -> None:

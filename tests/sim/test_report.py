@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from math import inf, nan
 from pathlib import Path
@@ -13,44 +13,21 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from report_studies import METHODS, make_runs, make_study
 from rich.console import Console
 from rich.text import Text
 
-from sim.report.figures import NO_DP, curve_table, privacy_accuracy_chart, reference_table, target_order, write_figures
+from sim.report import html
+from sim.report.figures import NO_DP, curve_table, picture, privacy_accuracy_chart, reference_table, target_order
 from sim.report.html import write_report
 from sim.report.summary import ADVERSARIES, method_label, successful_runs, summarise, swept_keys
 from sim.report.table import bytes_text, console_table, epsilon_text, results_frame, score_text, seconds_text
 
-METHODS = {
-    ("centralised", ""): "Centralised",
-    ("local", ""): "Local",
-    ("fedavg", ""): "FedAvg",
-    ("splitfed-v1", "vanilla"): "SplitFed V1, vanilla",
-    ("splitfed-v1", "u-shaped"): "SplitFed V1, U-shaped",
-}
-LEVELS = {"centralised": 0.86, "local": 0.74, "fedavg": 0.84, "splitfed-v1": 0.84}
-LOSSES = {1.0: 0.05, 3.0: 0.02, 8.0: 0.01, inf: 0.0}
 
-
-def make_runs(
-    epsilons: Sequence[float] = (1.0, 3.0, 8.0, inf),
-    seeds: Sequence[int] = (0, 1, 2),
-    methods: Sequence[tuple[str, str]] = tuple(METHODS),
-    **changes: Any,
-) -> pd.DataFrame:
-    """Runs whose AUC is level - loss + 0.02 * (seed - 1); `changes` replace whole columns."""
-    rows = [(*method, epsilon, seed) for method in methods for epsilon in epsilons for seed in seeds]
-    runs = pd.DataFrame(rows, columns=["strategy", "cut", "privacy.epsilon", "seed"])
-    epsilon, alone, split = runs["privacy.epsilon"], runs["strategy"] == "local", runs["cut"] != ""
-    auc = runs["strategy"].map(LEVELS) - epsilon.map(LOSSES) + 0.02 * (runs["seed"] - 1)
-    scores = {"auc": auc, "balanced_accuracy": auc - 0.08, "accuracy": auc - 0.06, "worst_clinic_auc": auc - 0.1}
-    return runs.assign(
-        run_id=[f"run{row}" for row in runs.index], study="heart", status="ok", loss=0.4, majority_accuracy=0.55,
-        mechanism=(epsilon == inf).map({True: "none", False: "dp-sgd"}), unit="record", delta=1e-4,
-        sim_seconds=192.0, bytes_up=3_410_000, bytes_down=12_400, **scores,
-        epsilon_model_user=0.99 * epsilon, epsilon_peer=(0.99 * epsilon).mask(alone, 0.0),
-        epsilon_server=(0.99 * epsilon).mask(split, inf), epsilon_label=nan,
-    ).assign(**changes)  # fmt: skip
+@pytest.fixture(autouse=True)
+def _short_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a browser needs Vega, which takes seconds to bundle."""
+    monkeypatch.setattr(html, "bundle", lambda: "const vegaEmbed = null;")
 
 
 def datasets(spec: dict[str, Any]) -> list[dict[str, Any]]:
@@ -193,7 +170,7 @@ def test_reference_rules() -> None:
 
 
 def test_figures_are_written(tmp_path: Path) -> None:
-    png, svg = write_figures(make_runs(), tmp_path / "figures")
+    png, svg = picture(privacy_accuracy_chart(make_runs()).to_dict(), tmp_path / "privacy_accuracy")
     assert [png.name, svg.name] == ["privacy_accuracy.png", "privacy_accuracy.svg"]
     head = png.read_bytes()[:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
@@ -219,9 +196,8 @@ SMALL = {
 @pytest.mark.parametrize("name", SMALL)
 def test_small_studies(name: str, tmp_path: Path) -> None:
     runs = SMALL[name]
-    page = Page(write_report(runs, tmp_path, {}))
+    page = Page(write_report(make_study(runs), tmp_path))
     assert (tmp_path / "figures" / "privacy_accuracy.png").is_file()
-    assert page.count("svg") == 1
     assert all(name in page.text for name in successful_runs(runs)["series"])
     assert "nan" not in page.text.lower()
     assert console_table(runs).row_count == len(results_frame(runs))
@@ -229,7 +205,7 @@ def test_small_studies(name: str, tmp_path: Path) -> None:
 
 def test_study_without_results(tmp_path: Path) -> None:
     runs = make_runs(seeds=[0], status="failed", error="ValueError: the disk is full")
-    page = Page(write_report(runs, tmp_path, {"study": "heart"}))
+    page = Page(write_report(make_study(runs), tmp_path))
     assert not (tmp_path / "figures").exists()
     assert "0 of 20 runs succeeded" in page.text
     assert page.text.count("ValueError: the disk is full") == 20
@@ -237,35 +213,50 @@ def test_study_without_results(tmp_path: Path) -> None:
 
 
 CONTEXT: dict[str, Any] = {
-    "study": "heart",
-    "scenario": {
+    "settings": {
         "clinics": [{"profile": "hospital", "sites": ("cleveland", "va")}, {"profile": "rural-dsl"}],
         "sweep": {"privacy.epsilon": [1, 3, 8, inf]},
     },
     "versions": {"suture": "0.1.0", "python": "3.11.9"},
     "data_card": "# Heart disease\n\nchol = 0 means missing",
-    "commands": ["suture run scenarios/heart.toml --out results"],
+    "commands": [{"time": "now", "command": "suture run scenarios/heart.toml", "scenario-sha256": "a1b2"}],
+    "statistics": {"range of age": "public"},
 }
 
 
 def test_report_is_complete(tmp_path: Path) -> None:
-    path = write_report(make_runs(), tmp_path, CONTEXT)
+    path = write_report(make_study(make_runs(), **CONTEXT), tmp_path)
     assert path == tmp_path / "report.html"
     page = Page(path)
     assert all(name in page.text for name in METHODS.values())
-    for text in ("clinics[1].sites", "cleveland, va", "1, 3, 8, ∞", "3.11.9", "chol = 0 means missing", "suture run"):
+    for text in (
+        "clinics[1].sites",
+        "cleveland, va",
+        "1, 3, 8, ∞",
+        "3.11.9",
+        "chol = 0 means missing",
+        "suture run",
+        "a1b2",
+        "age: public",
+    ):
         assert text in page.text
-    assert page.count("table") == page.count("caption") == 4
-    svg = next(attributes for tag, attributes in page.tags if tag == "svg")
-    assert svg["role"] == "img"
-    assert "Local from 0.690 to 0.740" in (svg["aria-label"] or "")
+    assert page.count("table") == page.count("caption") == 7
+    assert page.count("figure") == 6  # privacy, Pareto, learning, clinics, time, traffic
+    pictures = {path.name for path in (tmp_path / "figures").iterdir()}
+    names = ["clinics", "learning", "pareto", "privacy", "privacy_accuracy", "time", "traffic"]
+    assert pictures == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    told = [attributes["aria-label"] or "" for _, attributes in page.tags if attributes.get("role") == "img"]
+    assert len(told) == 6
+    assert "Local from 0.690 to 0.740" in told[0]
     text = path.read_text(encoding="utf-8")  # and it needs no network
-    assert set(re.findall(r"https?://([^/]*)", text)) == {"www.w3.org"}  # the namespaces of SVG
-    assert not re.search(r"@import|url\((?!#)|<link|<img|<iframe|src=", text)
+    assert not re.search(r"@import|url\(|<img|<iframe|src=", text)
+    links = [attributes["href"] or "" for tag, attributes in page.tags if "href" in attributes]
+    assert all(link.startswith(("#", "data:")) for link in links)
+    assert {link[1:] for link in links if link.startswith("#")} <= {attributes.get("id") for _, attributes in page.tags}
 
 
 def test_summary_in_words(tmp_path: Path) -> None:
-    text = " ".join(Page(write_report(make_runs(), tmp_path, CONTEXT)).text.split())
+    text = " ".join(Page(write_report(make_study(make_runs(), **CONTEXT), tmp_path)).text.split())
     assert "60 of 60 runs succeeded." in text
     assert "Without DP, Centralised has the highest AUC: .860±.050 (mean of 3 seeds" in text
     tied = "FedAvg; SplitFed V1, vanilla; and SplitFed V1, U-shaped share the highest AUC: .840±.050"
@@ -276,22 +267,30 @@ def test_summary_in_words(tmp_path: Path) -> None:
     assert "infinite for the server in FedAvg" not in text
     for auc, loss in ((0.85, "-.010 of AUC (FedAvg); a minus sign is a gain."), (0.84 + 1e-9, ".000 of AUC (FedAvg).")):
         runs = make_runs(methods=[("fedavg", "")], epsilons=[3.0, inf], seeds=[1], auc=[auc, 0.84])
-        assert f"At ε = 3, DP costs {loss}" in Page(write_report(runs, tmp_path, {})).text
+        assert f"At ε = 3, DP costs {loss}" in Page(write_report(make_study(runs), tmp_path)).text
 
 
 def test_everything_is_escaped(tmp_path: Path) -> None:
-    evil = "<script>alert(1)</script>"
+    evil = "</script><script>alert(1)</script>"
     runs = make_runs(study=evil, methods=[("fedavg", ""), ("local", "")])
     runs["error"] = None
     runs["model.name"] = [evil if seed else "mlp" for seed in runs["seed"]]
     runs.loc[runs["seed"] == 2, ["status", "error"]] = ["failed", evil]
     runs.loc[runs["strategy"] == "local", "strategy"] = f"mine.{evil}"
-    context = {"study": evil, "scenario": {evil: evil, "list": [{evil: [evil]}]}, "versions": {evil: evil}}
-    context |= {"data_card": f"</pre>{evil}", "commands": [evil]}
-    path = write_report(runs, tmp_path, context)
+    runs["worst_clinic"] = evil
+    context: dict[str, Any] = {"settings": {evil: evil, "list": [{evil: [evil]}]}, "versions": {evil: evil}}
+    context |= {"data_card": f"</pre>{evil}", "statistics": {evil: evil}}
+    context["commands"] = [dict.fromkeys(("time", "command", "scenario-sha256"), evil)]
+    study = replace(make_study(runs, **context), name=evil)
+    study.clinics["name"] = evil
+    study.traffic["kind"] = study.phases["phase"] = evil
+    path = write_report(study, tmp_path)
     assert Page(path).text.count(evil) > 10
-    assert "<script" not in path.read_text(encoding="utf-8")
-    assert "<script" not in (tmp_path / "figures" / "privacy_accuracy.svg").read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    assert text.count("<script>") == text.count("</script>") - 1 == 2  # ours, and the data
+    assert "alert(1)" not in "".join(re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL))
+    for picture_file in (tmp_path / "figures").glob("*.svg"):
+        assert "<script" not in picture_file.read_text(encoding="utf-8")
 
 
 def test_importing_the_package_imports_nothing_else() -> None:

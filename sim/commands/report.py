@@ -1,0 +1,18 @@
+"""``suture report``."""
+
+from __future__ import annotations
+
+from sim.commands.common import StudyFolder
+
+
+def report(folder: StudyFolder) -> None:
+    """Write the table, the report and its figures anew from the finished runs, without learning."""
+    from sim.report.html import write_report
+    from sim.study.journal import read_study
+    from sim.study.results import read_results
+    from sim.study.store import TABLE_FILE, write_table, writing_to
+
+    with writing_to(folder):
+        write_table(folder, read_study(folder)["table"])
+        path = write_report(read_results(folder), folder)
+    print(f"Table: {folder / TABLE_FILE}\nReport: {path}\nFigures: {folder / 'figures'}")

@@ -1,0 +1,62 @@
+"""Charts of time by phase and traffic by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+
+from sim.report.look import PALETTE, Look, Sheet
+
+_PHASES = {"download": "#56B4E9", "clinic": "#E69F00", "upload": "#0072B2", "server": "#009E73", "waiting": "#999999"}
+
+
+def time_panel(sheet: Sheet, given: Sequence[Look]) -> alt.Chart:
+    """Draw the simulated seconds of each method at one level, by phase."""
+    colour = alt.Color(
+        "phase:N",
+        scale=alt.Scale(domain=list(_PHASES), range=list(_PHASES.values())),
+        legend=alt.Legend(title=None, orient="top", columns=5, columnPadding=10),
+    )
+    x = alt.X("seconds:Q", title="Seconds, summed over clinics and rounds", axis=alt.Axis(format="~s", tickCount=5))
+    return _bars(sheet, given, "phases", x, colour, ["phase:N", alt.Tooltip("seconds:Q", format=".4~s")])
+
+
+def traffic_panel(sheet: Sheet, given: Sequence[Look], kinds: Sequence[str]) -> alt.Chart:
+    """Draw the bytes of each method at one level, by kind of message: to the right up, to the left down.
+
+    Parameters
+    ----------
+    sheet : Sheet
+    given : sequence of Look
+    kinds : sequence of str
+    """
+    # Colours go round after eight kinds; the tooltip and the table name the kind.
+    colours = [PALETTE[(5 + place) % len(PALETTE)] if place != 3 else sheet.ink for place in range(len(kinds))]
+    colour = alt.Color(
+        "kind:N",
+        scale=alt.Scale(domain=list(kinds), range=colours),
+        legend=alt.Legend(title=None, orient="top", columns=3, columnPadding=10),
+    )
+    axis = alt.Axis(labelExpr="format(abs(datum.value), '.2~s') + 'B'", tickCount=5)
+    x = alt.X("signed:Q", title="← down to the clinics | up to the server →", axis=axis)
+    return _bars(sheet, given, "traffic", x, colour, ["way:N", "kind:N", alt.Tooltip("bytes:Q", format=".4~s")])
+
+
+def _bars(
+    sheet: Sheet, given: Sequence[Look], table: str, x: alt.X, colour: alt.Color, told: list[object]
+) -> alt.Chart:
+    y = alt.Y(
+        "series:N",
+        sort=[look.series for look in given],
+        title=None,
+        axis=alt.Axis(labelLimit=150, grid=False, ticks=False),
+    )
+    chart: alt.Chart = (
+        alt.Chart(alt.NamedData(name=table))
+        .transform_filter(f"datum.level === {sheet.level}")
+        .mark_bar(cursor="pointer")
+        .encode(x=x, y=y, color=colour, opacity=sheet.shown(1.0, 0.2), tooltip=["series:N", "level:N", *told])
+        .properties(width=sheet.width, height=22 * len(given), title=alt.TitleParams(alt.ExprRef(sheet.level)))
+    )
+    return chart

@@ -1,0 +1,198 @@
+"""How a method looks in every chart, and the two sheets charts are drawn on: the page and paper."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import altair as alt
+import pandas as pd
+
+# Okabe and Ito's palette without its yellow, which is too pale on white, and with their grey.
+PALETTE: Final = ("#000000", "#999999", "#E69F00", "#CC79A7", "#D55E00", "#0072B2", "#009E73", "#56B4E9")
+SHAPES: Final = (
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "triangle-down",
+    "cross",
+    "triangle-right",
+    "triangle-left",
+)
+_DASHES: Final = ((1, 0), (5, 3), (2, 2), (8, 3, 2, 3))
+_FONT: Final = "Liberation Sans, Arial, Helvetica, sans-serif"
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart
+_GREY: Final = "#595959"
+
+
+INTERVAL: Final = [*(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("mean", "lower", "upper")), alt.Tooltip("n:Q")]
+"""What a tooltip tells of a mean."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, shape and dash of one series."""
+
+    series: str
+    colour: str
+    shape: str
+    dash: tuple[int, ...]
+
+
+def looks(ok: pd.DataFrame) -> list[Look]:
+    """Give each series a look: the colour says the strategy; shape and dash tell its cuts and settings apart.
+
+    Parameters
+    ----------
+    ok : DataFrame
+        As of :func:`sim.report.summary.successful_runs`.
+
+    Returns
+    -------
+    list of Look
+        In reading order. No two alike up to 64 series.
+    """
+    colours: dict[str, int] = {}
+    used: dict[int, int] = {}
+    given = []
+    for series, strategy in ok.drop_duplicates("series")[["series", "strategy"]].itertuples(index=False):
+        colour = colours.setdefault(strategy, len(colours)) % len(PALETTE)
+        variant = used.get(colour, 0)
+        used[colour] = variant + 1
+        shape, dash = SHAPES[variant % len(SHAPES)], _DASHES[variant % len(_DASHES)]
+        given.append(Look(series, PALETTE[colour], shape, dash))
+    return given
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What a chart is drawn on, and what it shows.
+
+    Attributes
+    ----------
+    score, level, adversary, picked : str
+        Vega expressions: parameters on the page, constants on paper.
+    width : int or "container"
+    ink : str
+        Colour of text and lines, and of the method that is black on paper.
+    legend : bool
+        Whether the chart says itself which colour is which method.
+    """
+
+    score: str
+    level: str
+    adversary: str
+    picked: str
+    width: int | Literal["container"]
+    ink: str
+    legend: bool
+
+    def series(self, given: Sequence[Look], channel: str) -> Any:
+        """Encode the series as colour, fill, shape or dash."""
+        legend = (
+            alt.Legend(title=None, orient="top", columns=4, labelLimit=300, symbolOpacity=1, symbolDash=[1, 0])
+            if self.legend
+            else None
+        )
+        values: dict[str, list[Any]] = {
+            "color": [self.ink if look.colour == PALETTE[0] else look.colour for look in given],
+            "shape": [look.shape for look in given],
+            "strokeDash": [list(look.dash) for look in given],
+        }
+        scale = alt.Scale(
+            domain=[look.series for look in given], range=values["color" if channel == "fill" else channel]
+        )
+        kinds = {"color": alt.Color, "fill": alt.Fill, "shape": alt.Shape, "strokeDash": alt.StrokeDash}
+        return kinds[channel]("series:N", scale=scale, legend=legend if channel in ("color", "shape") else None)
+
+    def shown(self, strong: float = 1.0, faint: float = 0.1) -> Any:
+        """Fade the series that are not picked, once any are."""
+        picked = f"!length({self.picked}) || indexof({self.picked}, datum.series) >= 0"
+        return alt.condition(picked, alt.value(strong), alt.value(faint))
+
+
+PAGE: Final = Sheet("score", "level", "adversary", "picked", "container", "currentColor", legend=False)
+
+
+def paper(score: str, level: str, adversary: str, width: int) -> Sheet:
+    """Return a sheet of paper that shows one score, level and adversary."""
+    return Sheet(json.dumps(score), json.dumps(level), json.dumps(adversary), "[]", width, "#000000", legend=True)
+
+
+def page_spec(chart: Chart, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a chart's Vega-Lite specification for the page, without its data.
+
+    Parameters
+    ----------
+    chart : altair chart
+        Drawn on :data:`PAGE`.
+    state : mapping of str to object
+        The page's parameters and what they are at first.
+    """
+    shown = chart.add_params(*(alt.param(name=name, value=value) for name, value in state.items()))
+    shown = shown.properties(
+        background="transparent", padding=2, autosize=alt.AutoSizeParams(type="fit-x", contains="padding")
+    )
+    ink = "currentColor"
+    configured = (
+        shown.configure(font="system-ui, sans-serif")
+        .configure_axis(
+            labelFontSize=12, titleFontSize=12, titleFontWeight="normal", labelColor=ink, titleColor=ink,
+            domainColor=ink, tickColor=ink, domainOpacity=0.4, tickOpacity=0.4, gridColor=ink, gridOpacity=0.12,
+        )
+        .configure_title(anchor="start", frame="group", fontSize=13, color=ink, fontWeight="bold", offset=8)
+        .configure_legend(labelFontSize=12, titleColor=ink, labelColor=ink, symbolStrokeWidth=0)
+        .configure_view(stroke=None)
+    )  # fmt: skip
+    spec: dict[str, Any] = configured.to_dict()
+    spec.pop("datasets", None)
+    return spec
+
+
+def paper_spec(chart: Any, caption: str, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Return a chart's Vega-Lite specification for a picture file, with its data.
+
+    Parameters
+    ----------
+    chart : altair chart
+        Drawn on :func:`paper`.
+    caption : str
+        Stands below the chart.
+    tables : mapping of str to DataFrame
+        The data that the chart names.
+    """
+    whole = (
+        chart.properties(
+            title=alt.TitleParams(
+                textwrap.wrap(caption, 110),
+                orient="bottom",
+                anchor="start",
+                fontSize=12,
+                fontWeight="normal",
+                color=_GREY,
+                offset=14,
+            ),
+            background="white",
+            padding=12,
+        )
+        .configure(font=_FONT)
+        .configure_axis(
+            labelFontSize=12, titleFontSize=13, titleFontWeight="normal", titlePadding=8, gridColor="#e6e6e6"
+        )
+        .configure_title(anchor="start", frame="group", fontSize=13, fontWeight="bold")
+        .configure_legend(labelFontSize=13, symbolSize=90, labelLimit=400, columnPadding=18)
+        .configure_view(stroke=None)
+    )
+    spec: dict[str, Any] = whole.to_dict()
+    spec["datasets"] = {name: plain_rows(table) for name, table in tables.items()}
+    return spec
+
+
+def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a table as rows for JSON; what is missing is null."""
+    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", force_ascii=False))
+    return rows

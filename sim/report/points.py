@@ -1,0 +1,173 @@
+"""The numbers behind the charts: means with intervals over seeds, by series and level of privacy.
+
+A *series* is a method with the swept settings that set it apart; a *level* is what the study swept to add more or less
+noise. Each function returns one row a mark, so that a chart's data is also a table people can read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sim.report.summary import ADVERSARIES, NOISE_KEYS, summarise, swept_keys, value_text
+from sim.report.table import epsilon_text
+
+SCORES: Final = {
+    "AUC": "auc",
+    "Balanced accuracy": "balanced_accuracy",
+    "Accuracy": "accuracy",
+    "Worst clinic's AUC": "worst_clinic_auc",
+}
+"""Name of a score on the page, and its column."""
+
+_ROUNDS: Final = 31
+"""More rounds than this are thinned, evenly and with the first and the last."""
+
+_CLINICS: Final = 20
+"""Of more clinics than this, those with the lowest mean are drawn."""
+
+_GROUP: Final = ["series", "level"]
+
+
+def noise_key(ok: pd.DataFrame) -> str | None:
+    """Return the swept key that adds more or less noise, None where there is none."""
+    return next((key for key in NOISE_KEYS if key in swept_keys(ok)), None)
+
+
+def with_levels(ok: pd.DataFrame) -> pd.DataFrame:
+    """Add the column `level`, an ordered category: "ε = 3", "no DP", "noise 0.8", or "as set" where none was swept."""
+    key = noise_key(ok)
+    if key is None:
+        return ok.assign(level=pd.Categorical(["as set"] * len(ok)))
+    texts = {value: _level(key, float(value)) for value in sorted(ok[key].unique())}
+    return ok.assign(level=pd.Categorical(ok[key].map(texts), categories=list(texts.values()), ordered=True))
+
+
+def _level(key: str, value: float) -> str:
+    if key == "privacy.epsilon":
+        return "no DP" if math.isinf(value) else f"ε = {value_text(value)}"
+    return f"noise {value_text(value)}"
+
+
+def trade_offs(ok: pd.DataFrame) -> pd.DataFrame:
+    """Compute what each method scores and what it costs, once for each score and adversary.
+
+    Parameters
+    ----------
+    ok : DataFrame
+        Successful runs with levels.
+
+    Returns
+    -------
+    DataFrame
+        ``series, level, score, adversary, n, mean, lower, upper, epsilon, place, joined, seconds, bytes, front``.
+        `epsilon` is the largest over seeds; `place` is where it stands on the axis (:func:`axis_ends`); `joined` says
+        whether the series changes its place; `front` whether no other method and level is at least as good in score,
+        time, traffic and this adversary's epsilon and better in one of them, by the means.
+    """
+    costs = ok.assign(bytes=ok["bytes_up"] + ok["bytes_down"]).groupby(_GROUP, sort=False, observed=True)
+    spent = costs.agg(seconds=("sim_seconds", "mean"), bytes=("bytes", "mean")).reset_index()
+    largest = largest_epsilons(ok)
+    parts = []
+    for score, column in SCORES.items():
+        means = _bounded(summarise(ok, _GROUP, column)).dropna(subset="mean")
+        for epsilon, adversary in ADVERSARIES.items():
+            at = largest[[*_GROUP, epsilon]].rename(columns={epsilon: "epsilon"})
+            table = means.merge(spent, on=_GROUP).merge(at, on=_GROUP)
+            parts.append(table.assign(score=score, adversary=adversary, front=_front(table)))
+    table = pd.concat(parts, ignore_index=True)
+    table["place"] = _places(table["epsilon"], table["series"], axis_ends(largest))
+    apart = table.groupby(["series", "score", "adversary"], observed=True)["epsilon"].transform("nunique") > 1
+    return table.assign(joined=apart, epsilon=table["epsilon"].map(epsilon_text))
+
+
+def _front(table: pd.DataFrame) -> list[bool]:
+    """Say of each row whether no other dominates it."""
+    costs = np.column_stack([-table["mean"], table["seconds"], table["bytes"], table["epsilon"]])
+    no_worse = (costs[:, None] <= costs[None]).all(axis=2)
+    better = (costs[:, None] < costs[None]).any(axis=2)
+    dominated: list[bool] = np.any(no_worse & better, axis=0).tolist()
+    return [not row for row in dominated]
+
+
+def largest_epsilons(ok: pd.DataFrame) -> pd.DataFrame:
+    """Return each adversary's largest epsilon over seeds, by series and level."""
+    return ok.groupby(_GROUP, sort=False, observed=True)[list(ADVERSARIES)].max().reset_index()
+
+
+def axis_ends(largest: pd.DataFrame) -> tuple[float, float, float]:
+    """Return where an epsilon of 0 and an infinite one stand on the axis, and how far apart levels are.
+
+    In between, an epsilon stands at its decimal logarithm.
+    """
+    epsilons = largest[list(ADVERSARIES)].to_numpy(float)
+    logs = np.unique(np.log10(epsilons[np.isfinite(epsilons) & (epsilons > 0)]).round(1))
+    gap = float(np.clip(np.diff(logs).min(), 0.1, 0.5)) if len(logs) > 1 else 0.3
+    low, high = (float(logs.min()), float(logs.max())) if len(logs) else (0.0, 0.0)
+    return low - 1.5 * gap, high + 1.5 * gap, gap
+
+
+def _places(
+    epsilons: pd.Series[float], series: pd.Series[str], ends: tuple[float, float, float]
+) -> NDArray[np.float64]:
+    """Return where epsilons stand on the axis, the series side by side around it."""
+    zero, infinite, gap = ends
+    values = epsilons.to_numpy(float)
+    with np.errstate(divide="ignore"):
+        logs = np.log10(values)
+    place = np.where(values == 0, zero, np.where(np.isinf(values), infinite, logs))
+    position, names = pd.factorize(series)
+    return np.asarray(place + 0.7 * gap * ((position + 0.5) / max(len(names), 1) - 0.5), dtype=np.float64)
+
+
+def learning(ok: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
+    """Compute learning curves: ``series, level, score, round, n, mean, lower, upper``.
+
+    Parameters
+    ----------
+    ok : DataFrame
+        Successful runs with levels.
+    rounds : DataFrame
+        Scores after each round, with a column `run_id`.
+    """
+    kept = {}
+    for last, group in rounds.groupby(rounds.groupby("run_id")["round"].transform("max")):
+        kept[last] = group[group["round"].isin(np.linspace(0, float(last), _ROUNDS).round())]
+    joined = pd.concat(kept.values()).drop(columns="status", errors="ignore").merge(ok[["run_id", *_GROUP, "status"]])
+    by = [*_GROUP, "round"]
+    parts = [_bounded(summarise(joined, by, column)).assign(score=score) for score, column in SCORES.items()]
+    return pd.concat(parts, ignore_index=True).dropna(subset="mean")
+
+
+def by_clinic(ok: pd.DataFrame, clinics: pd.DataFrame) -> pd.DataFrame:
+    """Compute each clinic's scores: ``series, level, score, clinic, n, mean, lower, upper``.
+
+    Clinics come with the lowest mean AUC first; of many, only the lowest are kept. A clinic whose held-out records
+    are all of one class has no AUC.
+    """
+    joined = clinics.rename(columns={"name": "clinic"}).merge(ok[["run_id", *_GROUP, "status"]])
+    by = [*_GROUP, "clinic"]
+    scores = {score: column for score, column in SCORES.items() if column in joined}
+    parts = [_bounded(summarise(joined, by, column)).assign(score=score) for score, column in scores.items()]
+    table = pd.concat(parts, ignore_index=True).dropna(subset="mean")
+    order = table[table["score"] == next(iter(scores))].groupby("clinic")["mean"].mean().sort_values().index.tolist()
+    order += sorted(set(table["clinic"]) - set(order))
+    table["clinic"] = pd.Categorical(table["clinic"], categories=order[:_CLINICS], ordered=True)
+    return table.dropna(subset="clinic").sort_values("clinic", kind="stable")
+
+
+def per_group(ok: pd.DataFrame, parts: pd.DataFrame, by: Sequence[str], amount: str) -> pd.DataFrame:
+    """Average an amount over seeds, by series, level and the columns `by`."""
+    joined = parts.merge(ok[["run_id", *_GROUP]])
+    table = joined.groupby([*_GROUP, *by], sort=False, observed=True)[amount].mean().reset_index()
+    return table[table[amount] > 0]
+
+
+def _bounded(table: pd.DataFrame) -> pd.DataFrame:
+    bounded = table.assign(lower=table["mean"] - table["half_width"], upper=table["mean"] + table["half_width"])
+    return bounded.drop(columns="half_width")

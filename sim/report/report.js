@@ -1,0 +1,99 @@
+"use strict";
+// Draws the charts and keeps them in step. What is shown is state; the controls set it, and every chart follows.
+
+const report = JSON.parse(document.getElementById("report-data").textContent);
+const state = report.state;
+const views = {};
+
+function rowsOf(name) {
+  const columns = Object.entries(report.tables[name]).map(([column, values]) =>
+    [column, values.codes ? values.codes.map((code) => values.words[code] ?? null) : values]);
+  return columns[0][1].map((_, row) => Object.fromEntries(columns.map(([column, values]) => [column, values[row]])));
+}
+
+const boxes = [...document.querySelectorAll("input[name=method]")];
+const selects = [...document.querySelectorAll("select[data-parameter]")];
+
+function show() {
+  state.picked = boxes.filter((box) => box.checked).map((box) => box.value);
+  for (const select of selects) state[select.dataset.parameter] = select.value;
+  for (const view of Object.values(views)) {
+    for (const [name, value] of Object.entries(state)) view.signal(name, value);
+    view.runAsync();
+  }
+  const told = state.picked.length ? state.picked.join("; ") : "all";
+  document.getElementById("picked").textContent = told;
+}
+
+function pick(series) {
+  const box = boxes.find((candidate) => candidate.value === series);
+  if (box) {
+    box.checked = !box.checked;
+    show();
+  }
+}
+
+function csv(name) {
+  const rows = rowsOf(name);
+  const cell = (value) => value === null ? "" : /[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
+  return [Object.keys(rows[0]), ...rows.map(Object.values)].map((row) => row.map(cell).join(",")).join("\n") + "\n";
+}
+
+function download(name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([csv(name)], { type: "text/csv" }));
+  link.download = `${name}.csv`;
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+const MOST_ROWS = 1000;
+
+function fill(place, name) {
+  const rows = rowsOf(name);
+  const table = document.createElement("table");
+  const add = (parent, tag, text) => {
+    const element = parent.appendChild(document.createElement(tag));
+    if (text !== undefined) element.textContent = text;
+    return element;
+  };
+  const cut = rows.length > MOST_ROWS ? `The first ${MOST_ROWS} of ${rows.length} rows; the CSV file has all.` : `${rows.length} rows.`;
+  add(table, "caption", cut);
+  const head = add(add(table, "thead"), "tr");
+  for (const column of Object.keys(rows[0])) add(head, "th", column).scope = "col";
+  const body = add(table, "tbody");
+  for (const row of rows.slice(0, MOST_ROWS)) {
+    const line = add(body, "tr");
+    for (const value of Object.values(row)) add(line, "td", value === null ? "–" : value);
+  }
+  place.replaceChildren(table);
+}
+
+async function draw(name, figure) {
+  const data = { [figure.table]: rowsOf(figure.table) };
+  for (const [index, spec] of figure.panels.entries()) {
+    const id = `${name}-${index}`;
+    const { view } = await vegaEmbed(document.getElementById(id), { ...spec, datasets: data },
+      { actions: false, ast: true, renderer: "svg", tooltip: { theme: matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light" } });
+    view.addEventListener("click", (event, item) => item?.datum?.series && pick(item.datum.series));
+    views[id] = view;
+  }
+}
+
+async function start() {
+  for (const box of boxes) box.addEventListener("change", show);
+  for (const select of selects) select.addEventListener("change", show);
+  document.getElementById("clear").addEventListener("click", () => { for (const box of boxes) box.checked = false; show(); });
+  for (const button of document.querySelectorAll("button[data-table]")) button.addEventListener("click", () => download(button.dataset.table));
+  for (const details of document.querySelectorAll("details[data-table]")) {
+    details.addEventListener("toggle", () => details.open && fill(details.querySelector("div"), details.dataset.table));
+  }
+  const picker = document.querySelector(".picker");
+  if (matchMedia("(max-width: 40rem)").matches) picker.open = false;
+  addEventListener("beforeprint", () => { picker.open = true; });
+  for (const [name, figure] of Object.entries(report.figures)) await draw(name, figure);
+  show();
+  document.documentElement.dataset.drawn = "yes";
+}
+
+start();

@@ -1,0 +1,111 @@
+"""Tables of the report beside the results: what methods need, whom they serve worst, and what clinics hold."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from sim.report.points import with_levels
+from sim.report.study import StudyResults
+from sim.report.summary import successful_runs
+from sim.report.table import bytes_text, score_text, seconds_text
+
+_CLINICS = 40
+
+
+def resource_frame(runs: pd.DataFrame) -> pd.DataFrame:
+    """Lay out what a run of each method needs, as a mean over seeds and levels of privacy.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        One row a run, with the columns of `runs.parquet`.
+
+    Returns
+    -------
+    DataFrame
+        One row a series, as text; columns that no run has are left out.
+    """
+    forms = {
+        "Simulated time": ("sim_seconds", seconds_text),
+        "Sent up": ("bytes_up", bytes_text),
+        "Sent down": ("bytes_down", bytes_text),
+        "FLOPs, all clinics": ("clinic_flops", _flops_text),
+        "FLOPs, server": ("server_flops", _flops_text),
+        "Memory, largest clinic": ("peak_clinic_bytes", bytes_text),
+        "Time to simulate": ("wall_seconds", seconds_text),
+    }
+    ok = successful_runs(runs)
+    forms = {name: (column, text) for name, (column, text) in forms.items() if column in ok}
+    means = ok.groupby("series", sort=False)[[column for column, _ in forms.values()]].mean()
+    table = {name: [text(value) for value in means[column]] for name, (column, text) in forms.items()}
+    return pd.DataFrame({"Method": means.index, **table})
+
+
+def worst_frame(study: StudyResults) -> pd.DataFrame:
+    """Name the clinic that each method serves worst, at each level of privacy.
+
+    Parameters
+    ----------
+    study : StudyResults
+
+    Returns
+    -------
+    DataFrame
+        One row a series and one column a level, as text: the clinic with the lowest AUC in most seeds, how many these
+        are, and the mean of the lowest AUC. Empty where no run names one.
+    """
+    ok = with_levels(successful_runs(study.runs))
+    if "worst_clinic" not in ok or ok["worst_clinic_auc"].isna().all():
+        return pd.DataFrame()
+    groups = ok.groupby(["series", "level"], sort=False, observed=True)
+    cells = {key: _worst(group) for key, group in groups}
+    series = ok["series"].drop_duplicates()
+    levels = [str(level) for level in ok["level"].cat.categories]
+    table = {level: [cells.get((name, level), "–") for name in series] for level in levels}
+    return pd.DataFrame({"Method": series.to_numpy(), **table})
+
+
+def _worst(group: pd.DataFrame) -> str:
+    named = group.loc[group["worst_clinic"].fillna("") != "", "worst_clinic"]
+    if named.empty:
+        return "–"
+    counts = named.value_counts()
+    return f"{counts.index[0]} ({counts.iloc[0]} of {len(group)}), {score_text(group['worst_clinic_auc'].mean())}"
+
+
+def clinic_rows(study: StudyResults) -> pd.DataFrame:
+    """Lay out what each clinic holds, as text: records by part and class, the smallest to the largest over seeds.
+
+    Parameters
+    ----------
+    study : StudyResults
+
+    Returns
+    -------
+    DataFrame
+        One row a clinic; of more than 40 those with most records. Empty where no run succeeded.
+    """
+    if study.clinics.empty:
+        return pd.DataFrame()
+    counted = {"Training records": "records", "Held-out records": "test_records"}
+    counted |= {f"of class {c.removeprefix('class ')}": c for c in study.clinics.columns if c.startswith("class ")}
+    groups = study.clinics.groupby("name", sort=False)[list(counted.values())]
+    low, high = groups.min(), groups.max()
+    order = high["records"].sort_values(ascending=False, kind="stable").index[:_CLINICS]
+    kept = [name for name in low.index if name in set(order)]
+    table = {
+        name: [_span(low.loc[clinic, column], high.loc[clinic, column]) for clinic in kept]
+        for name, column in counted.items()
+    }
+    return pd.DataFrame({"Clinic": kept, **table})
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+
+
+def _flops_text(count: float) -> str:
+    for name, size in (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6)):
+        if count >= size:
+            return f"{count / size:.3g} {name}"
+    return f"{count:.3g} FLOP"

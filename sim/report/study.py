@@ -1,0 +1,49 @@
+"""What a report is made of: the table of runs, and what the folders of the runs add to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """The finished runs of one study; all but the name and the table may be empty.
+
+    Attributes
+    ----------
+    name : str
+    runs : DataFrame
+        One row a run, with the columns of ``runs.parquet``.
+    rounds, clinics : DataFrame
+        ``rounds.parquet`` and ``clinics.parquet`` of all runs, with a column ``run_id``.
+    phases : DataFrame
+        ``run_id, phase, seconds``: simulated time summed over clinics and rounds.
+    traffic : DataFrame
+        ``run_id, way, kind, bytes``: traffic of all clinics; `way` is "up" or "down".
+    settings : mapping
+        What the study asked for: the settings that all runs share, the strategies, seeds and swept values.
+    versions : mapping of str to str
+        Software and state of the code.
+    statistics : mapping of str to str
+        Every statistic that the preprocessing used, as "public" or "non-private".
+    data_card : str
+        Where bundled data comes from.
+    commands : sequence of mapping
+        The commands that made the study: ``time``, ``command``, ``scenario-sha256``.
+    """
+
+    name: str
+    runs: pd.DataFrame
+    rounds: pd.DataFrame = field(default_factory=pd.DataFrame)
+    clinics: pd.DataFrame = field(default_factory=pd.DataFrame)
+    phases: pd.DataFrame = field(default_factory=pd.DataFrame)
+    traffic: pd.DataFrame = field(default_factory=pd.DataFrame)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    statistics: Mapping[str, str] = field(default_factory=dict)
+    data_card: str = ""
+    commands: Sequence[Mapping[str, str]] = ()

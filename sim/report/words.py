@@ -1,0 +1,178 @@
+"""What a study found, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from sim.problems import ScenarioError
+from sim.report.compare import CAVEAT, compare
+from sim.report.figures import NO_DP, target_order
+from sim.report.points import noise_key, with_levels
+from sim.report.study import StudyResults
+from sim.report.summary import ADVERSARIES, NOISE_KEYS, successful_runs, value_text
+from sim.report.table import epsilon_text, score_text
+
+# What the model user, another clinic and the server see, by cut or, for strategies without one, by strategy.
+_FEDERATED = ("the final model", "the shared model of every round", "every clinic's model updates")
+_VIEWS = {
+    "centralised": ("the final model", "the final model", "every record, because all records are pooled there"),
+    "local": ("the model of one clinic", "nothing", "nothing"),
+    "vanilla": (
+        "the final model",
+        "the shared head of every round",
+        "smashed data (the activations of every record at the cut) without noise, labels and head updates",
+    ),
+    "u-shaped": (
+        "the final model",
+        "the shared head and tail of every round",
+        "smashed data (the activations of every record at the cut) and tail gradients without noise, and head updates",
+    ),
+}
+
+
+def compared(study: StudyResults) -> str:
+    """Say what was compared."""
+    ok = successful_runs(study.runs)
+    if ok.empty:
+        return ""
+    methods = ok["series"].drop_duplicates()
+    parts = [_count(len(methods), "method")]
+    levels = with_levels(ok)["level"].cat.categories
+    if len(levels) > 1:
+        parts.append(f"at {len(levels)} levels of privacy ({', '.join(levels)})")
+    parts.append(f"on {_count(ok['seed'].nunique(), 'seed')}")
+    if len(study.clinics):
+        first = study.clinics[study.clinics["run_id"] == study.clinics["run_id"].iloc[0]]
+        records = f"{first['records'].sum():,} training and {first['test_records'].sum():,} held-out records"
+        parts.append(f"over {_count(len(first), 'clinic')} with {records}")
+    return f"Compared: {', '.join(parts)}. The methods: {listed(methods)}."
+
+
+def conclusions(runs: pd.DataFrame) -> list[tuple[str, str]]:
+    """Say for each level of privacy what can and cannot be concluded about AUC, from pairs on the same seeds.
+
+    Returns
+    -------
+    list of (str, str)
+        The level and the finding; last, what holds for all. Empty where no run has an AUC.
+    """
+    ok = with_levels(successful_runs(runs))
+    key = noise_key(ok)
+    found = []
+    for level in ok["level"].cat.categories:
+        own = ok[ok["level"] == level]
+        if own["auc"].isna().all() or own["series"].nunique() < 2:
+            continue
+        at = {key: value_text(own[key].iloc[0])} if key else {}
+        try:
+            found.append((str(level), compare(runs, ["strategy", "cut"], "auc", at).finding()))
+        except ScenarioError as error:
+            found.append((str(level), f"Not compared: {'; '.join(error.problems)}."))
+    return [*found, ("", CAVEAT)] if found else []
+
+
+def sentences(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
+    """Say in plain words what the study found."""
+    said = [f"{(runs['status'] == 'ok').sum()} of {len(runs)} runs succeeded."]
+    auc = curves[curves["metric"] == "auc"]
+    free = auc[auc["target"] == NO_DP]
+    if free.empty:
+        said += [f"At ε = {target}, {_best(auc[auc['target'] == target])}." for target in target_order(auc)]
+        if not auc.empty:
+            said.append("The study has no run without DP, so what DP costs cannot be read from it.")
+    else:
+        said.append(f"Without DP, {_best(free)}.")
+        apart = free[free["strategy"] != "centralised"]
+        if 0 < len(apart) < len(free):
+            said.append(f"Among the methods that leave the records at the clinics, {_best(apart)}.")
+        said += _costs(auc, free)
+    return said + _unprotected(runs)
+
+
+def _best(points: pd.DataFrame) -> str:
+    """Name the series with the highest mean, and those that equal it."""
+    top = points.sort_values("mean").iloc[-1]
+    names = points.loc[(points["mean"] - top["mean"]).abs() < 1e-9, "series"]
+    verb = "has" if len(names) == 1 else "share"
+    seeds = "one seed" if top["n"] == 1 else f"mean of {top['n']} seeds and 95 % confidence interval"
+    return f"{listed(names)} {verb} the highest AUC: {score_text(top['mean'], top['half_width'])} ({seeds})"
+
+
+def _costs(auc: pd.DataFrame, free: pd.DataFrame) -> list[str]:
+    """Say for each epsilon how much AUC the methods lose to DP on average."""
+    private = auc[auc["target"] != NO_DP].merge(free[["series", "mean"]], on="series", suffixes=("", "_free"))
+    private["loss"] = private["mean_free"] - private["mean"]
+    sentences = []
+    for target in target_order(private):
+        points = private[private["target"] == target].sort_values("loss")
+        low, high = points.iloc[0], points.iloc[-1]
+        text = f"At ε = {target}, DP costs {score_text(low['loss'])} of AUC ({low['series']})"
+        if len(points) > 1:
+            text = f"At ε = {target}, DP costs between {score_text(low['loss'])} of AUC ({low['series']}) and "
+            text += f"{score_text(high['loss'])} ({high['series']})"
+        sentences.append(f"{text}{'; a minus sign is a gain' if '-' in score_text(low['loss']) else ''}.")
+    return sentences
+
+
+def _unprotected(runs: pd.DataFrame) -> list[str]:
+    """Say which adversaries have an infinite epsilon, and why."""
+    ok = successful_runs(runs)
+    noised = ok["mechanism"] != "none"
+    sentences = []
+    for position, (column, adversary) in enumerate(ADVERSARIES.items()):
+        exposed = ok[noised & (ok[column] == float("inf"))]
+        seen = exposed.assign(view=[_views(row)[position] for _, row in exposed.iterrows()])
+        for view, group in seen.groupby("view", sort=False):
+            names = listed(group["method"].drop_duplicates())
+            sentences.append(f"Even with DP, ε is infinite for the {adversary.lower()} in {names}: it sees {view}.")
+    if not noised.all():
+        sentences.append("Without DP nothing is noised, so ε is infinite for whoever sees anything of the training.")
+    return sentences
+
+
+def privacy_rows(runs: pd.DataFrame) -> dict[str, Any]:
+    """Lay out epsilon by series and adversary (rows) and by the amount of noise (columns)."""
+    ok = successful_runs(runs)
+    key = next((key for key in NOISE_KEYS if key in ok), None)
+    amounts = sorted(ok[key].unique()) if key else []
+    headings = {"privacy.epsilon": "ε at target {}", "privacy.noise-multiplier": "ε at noise {}"}
+    columns = [headings[key].format(value_text(amount)) for amount in amounts] if key else ["ε"]
+    methods = []
+    for series, group in ok.groupby("series", sort=False):
+        parts = [group[group[key] == amount] for amount in amounts] if key else [group]
+        rows = [
+            (adversary, view, [epsilon_text(part[column].max()) for part in parts])
+            for (column, adversary), view in zip(ADVERSARIES.items(), _views(group.iloc[0]), strict=True)
+        ]
+        methods.append((series, rows))
+    return {"columns": columns, "methods": methods}
+
+
+def guarantee(runs: pd.DataFrame) -> str:
+    """State the unit, delta and mechanism the epsilons refer to."""
+    private = runs[(runs["status"] == "ok") & (runs["mechanism"] != "none")]
+    if private.empty:
+        return "No run of this study used differential privacy."
+    mechanisms, units = listed(private["mechanism"].unique()), listed(private["unit"].unique())
+    deltas = listed([f"{delta:g}" for delta in sorted(private["delta"].unique())])
+    return f"Mechanism: {mechanisms}. Protected unit: one {units}. δ = {deltas}."
+
+
+def _views(run: pd.Series[Any]) -> tuple[str, str, str]:
+    """Say what each adversary of a run sees."""
+    return _VIEWS.get(run["cut"]) or _VIEWS.get(run["strategy"], _FEDERATED)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Join names into a list for a sentence; semicolons, because names hold commas."""
+    *first, last = names
+    if len(first) < 2:
+        return " and ".join([*first, last])
+    return f"{'; '.join(first)}; and {last}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -1,0 +1,60 @@
+"""Made-up studies for the tests of reports: every number follows from the method, the level and the seed."""
+
+from collections.abc import Sequence
+from math import inf, nan
+from typing import Any
+
+import pandas as pd
+
+from sim.report.study import StudyResults
+
+METHODS = {
+    ("centralised", ""): "Centralised",
+    ("local", ""): "Local",
+    ("fedavg", ""): "FedAvg",
+    ("splitfed-v1", "vanilla"): "SplitFed V1, vanilla",
+    ("splitfed-v1", "u-shaped"): "SplitFed V1, U-shaped",
+}
+LEVELS = {"centralised": 0.86, "local": 0.74, "fedavg": 0.84, "splitfed-v1": 0.84}
+LOSSES = {1.0: 0.05, 3.0: 0.02, 8.0: 0.01, inf: 0.0}
+
+
+def make_runs(
+    epsilons: Sequence[float] = (1.0, 3.0, 8.0, inf),
+    seeds: Sequence[int] = (0, 1, 2),
+    methods: Sequence[tuple[str, str]] = tuple(METHODS),
+    **changes: Any,
+) -> pd.DataFrame:
+    """Runs whose AUC is level - loss + 0.02 * (seed - 1); `changes` replace whole columns."""
+    rows = [(*method, epsilon, seed) for method in methods for epsilon in epsilons for seed in seeds]
+    runs = pd.DataFrame(rows, columns=["strategy", "cut", "privacy.epsilon", "seed"])
+    epsilon, alone, split = runs["privacy.epsilon"], runs["strategy"] == "local", runs["cut"] != ""
+    auc = runs["strategy"].map(LEVELS) - epsilon.map(LOSSES) + 0.02 * (runs["seed"] - 1)
+    scores = {"auc": auc, "balanced_accuracy": auc - 0.08, "accuracy": auc - 0.06, "worst_clinic_auc": auc - 0.1}
+    return runs.assign(
+        run_id=[f"run{row}" for row in runs.index], study="heart", status="ok", loss=0.4, majority_accuracy=0.55,
+        worst_clinic="south",
+        mechanism=(epsilon == inf).map({True: "none", False: "dp-sgd"}), unit="record", delta=1e-4,
+        sim_seconds=192.0, bytes_up=3_410_000, bytes_down=12_400, **scores,
+        epsilon_model_user=0.99 * epsilon, epsilon_peer=(0.99 * epsilon).mask(alone, 0.0),
+        epsilon_server=(0.99 * epsilon).mask(split, inf),
+        epsilon_label=nan,
+    ).assign(**changes)  # fmt: skip
+
+
+def make_study(runs: pd.DataFrame, **context: Any) -> StudyResults:
+    """A study with two rounds, two clinics, phases and traffic for each run that has a score."""
+    ok = runs.loc[runs["status"] == "ok"]
+    rounds, clinics = pd.DataFrame(), pd.DataFrame()
+    if len(ok):
+        scores = ["auc", "balanced_accuracy", "accuracy", "worst_clinic_auc"]
+        rounds = pd.concat([ok[["run_id", *scores]].assign(round=number) for number in (0, 1)])
+        clinics = pd.concat(
+            [
+                ok[["run_id", "accuracy"]].assign(name=name, records=60, test_records=30, auc=ok["auc"] - loss)
+                for name, loss in (("north", 0.0), ("south", 0.1))
+            ]
+        )
+    phases = ok[["run_id"]].assign(phase="upload", seconds=3.0)
+    traffic = ok[["run_id"]].assign(way="up", kind="model", bytes=ok["bytes_up"])
+    return StudyResults("heart", runs, rounds, clinics, phases, traffic, **context)

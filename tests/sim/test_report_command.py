@@ -1,0 +1,75 @@
+"""``suture report`` makes table, report and figures anew from the run folders, and touches none of these."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from support import write_csv
+
+from sim import Scenario, run
+from sim.cli import main
+from sim.report import html
+from sim.scenario import parse_scenario
+from sim.study.results import read_results
+
+
+def small(folder: Path) -> Scenario:
+    data = {
+        "source": "csv",
+        "path": str(write_csv(folder / "own.csv")),
+        "label": "label",
+        "clinic": "clinic",
+        "features": ["x0", "x1", "x2", "x3"],
+        "scaling": "none",
+    }
+    return parse_scenario(
+        {
+            "name": "small",
+            "seeds": [4],
+            "data": data,
+            "model": {"name": "mlp", "hidden": [6, 5], "cut": 1},
+            "train": {"rounds": 2, "batch-size": 8, "learning-rate": 0.1},
+            "privacy": {"mechanism": "dp-sgd", "clip": 0.5, "delta": 1e-3},
+            "strategies": [{"name": "fedavg"}, {"name": "splitfed-v1", "cut": ["vanilla"]}],
+            "sweep": {"privacy.epsilon": [2.0, float("inf")]},
+        },
+        folder,
+    )
+
+
+def test_report_is_rebuilt_from_the_run_folders(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(html, "bundle", lambda: "const vegaEmbed = null;")
+    table = run(small(tmp_path), out=tmp_path / "out")
+    study = tmp_path / "out" / "small"
+    before = {path: path.stat().st_mtime_ns for path in study.glob("*/*")}
+    (study / "runs.parquet").unlink()
+
+    monkeypatch.setattr(sys, "argv", ["suture", "report", str(study)])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 0
+    assert f"Report: {study / 'report.html'}\n" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(pd.read_parquet(study / "runs.parquet"), table)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert (study / "figures" / "traffic.svg").is_file()
+
+    results = read_results(study)
+    assert results.settings["sweep"] == {"privacy.epsilon": [2.0, float("inf")]}
+    assert [s["name"] for s in results.settings["strategies"]] == ["fedavg", "splitfed-v1"]
+    assert results.settings["privacy"]["mechanism"] == "dp-sgd"
+    assert "epsilon" not in results.settings["privacy"]  # it was swept
+    bytes_of = results.traffic.pivot_table(index="run_id", columns="way", values="bytes", aggfunc="sum")
+    rows = table.set_index("run_id").loc[bytes_of.index]
+    assert bytes_of["up"].tolist() == rows["bytes_up"].tolist()
+    assert bytes_of["down"].tolist() == rows["bytes_down"].tolist()
+    last = results.rounds.groupby("run_id")["auc"].last()
+    assert last.to_dict() == pytest.approx(table.set_index("run_id")["auc"].to_dict())
+
+
+def test_a_folder_that_is_no_study(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["suture", "report", str(tmp_path)])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,131 @@
+"""The page shows what the runs say: fronts by hand, the summary's means, its own scripts only."""
+
+import base64
+import hashlib
+import html as html_module
+import json
+import re
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from report_studies import make_runs, make_study
+
+from sim.report import gallery as gallery_module
+from sim.report import html
+from sim.report.gallery import gallery
+from sim.report.html import write_report
+from sim.report.look import looks
+from sim.report.points import by_clinic, learning, trade_offs, with_levels
+from sim.report.summary import successful_runs
+
+
+@pytest.fixture(autouse=True)
+def _page_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a browser needs Vega, which takes seconds to bundle; pictures are tested elsewhere."""
+    monkeypatch.setattr(html, "bundle", lambda: "const vegaEmbed = null;")
+    monkeypatch.setattr(gallery_module, "picture", lambda spec, path: [])
+
+
+def test_page_runs_its_own_scripts_only(tmp_path: Path) -> None:
+    text = write_report(make_study(make_runs()), tmp_path).read_text(encoding="utf-8")
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy is not None
+    scripts = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert len(hashes) == 2
+    allowed = html_module.unescape(policy[1])
+    assert "default-src 'none'" in allowed
+    assert f"script-src 'sha256-{hashes[0]}' 'sha256-{hashes[1]}';" in allowed
+
+
+def front_by_hand(rows: list[dict[str, Any]]) -> list[bool]:
+    def dominates(one: dict[str, Any], other: dict[str, Any]) -> bool:
+        pairs = [(-one["auc"], -other["auc"])] + [(one[key], other[key]) for key in ("seconds", "bytes", "epsilon")]
+        return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+    return [not any(dominates(other, row) for other in rows) for row in rows]
+
+
+def test_pareto_front_by_hand() -> None:
+    points = [  # AUC, seconds, bytes, epsilon of the server
+        (0.90, 10.0, 100, inf),
+        (0.90, 10.0, 100, inf),  # its equal: neither dominates
+        (0.90, 11.0, 100, inf),  # slower: off
+        (0.80, 5.0, 200, inf),  # faster
+        (0.70, 12.0, 300, 1.0),  # more private
+        (0.69, 12.0, 300, 1.0),  # worse: off
+    ]
+    table = pd.DataFrame(points, columns=["auc", "seconds", "bytes", "epsilon"])
+    runs = make_runs(
+        methods=[(f"mine.M{number}", "") for number in range(6)], epsilons=[inf], seeds=[0], auc=table["auc"]
+    )
+    runs = runs.assign(
+        sim_seconds=table["seconds"], bytes_up=table["bytes"], bytes_down=0, epsilon_server=table["epsilon"]
+    )
+    drawn = trade_offs(with_levels(successful_runs(runs)))
+    drawn = drawn[(drawn["score"] == "AUC") & (drawn["adversary"] == "Server")].sort_values("series")
+    assert drawn["front"].tolist() == [True, True, False, True, True, False]
+    assert drawn["front"].tolist() == front_by_hand(table.to_dict("records"))
+
+
+def test_trade_offs_are_the_summary() -> None:
+    runs = make_runs()
+    drawn = (
+        trade_offs(with_levels(successful_runs(runs))).set_index(["score", "adversary", "series", "level"]).sort_index()
+    )
+    assert len(drawn) == 4 * 3 * 5 * 4
+    row = drawn.loc["AUC", "Server", "SplitFed V1, U-shaped", "ε = 3"]
+    assert (row["mean"], row["lower"], row["upper"]) == pytest.approx((0.82, 0.82 - 0.0496828, 0.82 + 0.0496828))
+    assert (row["epsilon"], row["seconds"], row["bytes"]) == ("∞", 192.0, 3_422_400)
+    at = drawn.loc["AUC", "Model user"]["place"].groupby("level", observed=True)
+    assert (at.max() < at.min().shift(-1).fillna(inf)).all()  # levels stay apart, from private to infinite
+    assert drawn.loc["AUC", "Peer clinic", "Local"]["place"].max() < at.min().min()  # 0 stands left of all
+
+
+def test_learning_and_clinics_are_means_over_seeds() -> None:
+    study = make_study(make_runs())
+    ok = with_levels(successful_runs(study.runs))
+    curves = learning(ok, study.rounds).set_index(["series", "level", "score", "round"]).sort_index()
+    assert curves.loc[("FedAvg", "ε = 1", "AUC", 1), ["mean", "n"]].tolist() == pytest.approx([0.79, 3])
+    own = by_clinic(ok, study.clinics)
+    assert own["clinic"].drop_duplicates().tolist() == ["south", "north"]  # the lowest first
+    row = own.set_index(["series", "level", "score", "clinic"]).sort_index().loc[("FedAvg", "ε = 1", "AUC", "south")]
+    assert (row["mean"], row["upper"]) == pytest.approx((0.69, 0.69 + 0.0496828))
+
+
+def test_long_learning_curves_are_thinned_and_keep_both_ends() -> None:
+    runs = make_runs(methods=[("fedavg", "")], epsilons=[inf], seeds=[0])
+    rounds = pd.DataFrame({"run_id": "run0", "round": range(501), "auc": 0.5, "balanced_accuracy": 0.5})
+    rounds = rounds.assign(accuracy=0.5, worst_clinic_auc=nan)
+    curves = learning(with_levels(successful_runs(runs)), rounds)
+    kept = curves.loc[curves["score"] == "AUC", "round"]
+    assert (len(kept), kept.min(), kept.max()) == (31, 0, 500)
+
+
+def test_no_two_series_look_alike() -> None:
+    runs = make_runs(methods=[(f"mine.M{number}", cut) for number in range(10) for cut in ("vanilla", "u-shaped")])
+    given = looks(successful_runs(runs))
+    assert len({(look.colour, look.shape) for look in given}) == len(given) == 20
+
+
+def test_page_draws_the_data_it_embeds(tmp_path: Path) -> None:
+    study = make_study(make_runs())
+    text = write_report(study, tmp_path).read_text(encoding="utf-8")
+    found = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', text, flags=re.DOTALL)
+    assert found is not None
+    content = json.loads(found[1])
+    shown = gallery(study)
+    assert shown is not None
+    assert content["state"] == {"score": "AUC", "level": "ε = 3", "adversary": "Model user", "picked": []}
+    for name, table in shown.tables.items():
+        for column, values in content["tables"][name].items():
+            want = table[column].tolist()
+            if isinstance(values, dict):
+                assert [values["words"][code] for code in values["codes"]] == want
+            else:
+                assert values == pytest.approx([None if value != value else value for value in want], rel=1e-4)
+    for figure in content["figures"].values():
+        assert "datasets" not in json.dumps(figure["panels"])
