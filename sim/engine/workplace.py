@@ -139,7 +139,9 @@ def _planned(scenario: str, run: int) -> tuple[str, str, str]:
     if not 0 <= run < len(specs):
         raise ScenarioError([f"{scenario}: there is no run {run}; it has {len(specs)}, counted from 0"])
     plan = make_plan(specs[run], load_federation(specs[run].data, specs[run].seed))
-    return _stated(run_config(plan.spec, plan.noise_multipliers, plan.release_noise))
+    executed = plan.spec.train.model_copy(update={"rounds": plan.rounds})
+    spec = plan.spec.model_copy(update={"train": executed})
+    return _stated(run_config(spec, plan.noise_multipliers, plan.release_noise))
 
 
 def _stated(config: UserConfig) -> tuple[str, str, str]:

@@ -23,6 +23,8 @@ class Counts:
     Parameters
     ----------
     job : Job
+    rounds : int, optional
+        Stop after so many rounds instead of the scenario's.
 
     Attributes
     ----------
@@ -34,11 +36,13 @@ class Counts:
         Bytes by direction and kind, ``[clinic]`` each.
     loads : list of RoundLoad
         One a round, as the clock wants them.
+    after : list of Sampled
+        What has been drawn up to the end of each round.
     clinic_flops, server_flops : int
         In all.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, rounds: int | None = None) -> None:
         self.job = job
         self.costs = part_costs(job.parts, job.network.input_shape, job.frozen)
         self._pooled = job.protocol.movement == "none"
@@ -56,7 +60,12 @@ class Counts:
             ("up", job.protocol.batch_up),
             ("down", job.protocol.batch_down),
         )
-        self.loads = [self._round(r) for r in range(1, job.spec.train.rounds + 1)]
+        self._rates = self.rates()
+        self.loads: list[RoundLoad] = []
+        self.after: list[Sampled] = []
+        for server_round in range(1, 1 + (job.spec.train.rounds if rounds is None else rounds)):
+            self.loads.append(self._round(server_round))
+            self.after.append(self.sampled())
 
     def rates(self) -> list[float]:
         """Return each clinic's sampling rate; pooled records are sampled from the pool."""
@@ -66,7 +75,7 @@ class Counts:
     def sampled(self) -> Sampled:
         """Return what was drawn without regard to the data, for the ledger."""
         exposures = [int(stood.max(initial=0)) for stood in self._stood]
-        return Sampled(self.rates(), self.steps.tolist(), exposures, self.rounds.tolist())
+        return Sampled(self._rates, self.steps.tolist(), exposures, self.rounds.tolist())
 
     def peak_clinic_bytes(self) -> int:
         """Return what the clinic that needs most keeps at once.

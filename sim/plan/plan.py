@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from sim.clinics import assign_resources
 from sim.data import Federation
 from sim.job import Job, RowNoise
+from sim.plan.budget import epsilon_spent, within_budget
 from sim.plan.counts import Counts
 from sim.plan.queues import PlanClock
 from sim.privacy.accounting import gaussian_epsilon
 from sim.privacy.calibration import calibrate
-from sim.privacy.ledger import ADVERSARIES, Ledger
+from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger
 from sim.privacy.releases import Sampled, build_ledger, to_be_noised, un_noised
 from sim.problems import ScenarioError
 from sim.protocols import Direction, Traffic, protocol_of
@@ -68,6 +69,8 @@ class Plan:
     Attributes
     ----------
     spec : RunSpec
+    rounds : int
+        Those that are executed: the scenario's, or as many as the budget allows.
     noise_multipliers, release_noise : tuple of float
         By clinic: of DP-SGD, and of rows at the cut; empty without.
     sampled : Sampled
@@ -76,6 +79,8 @@ class Plan:
     noised_steps : dict of str to tuple of int
         By part, one number a clinic.
     ledger : Ledger
+    epsilon_spent : dict of str to tuple of float
+        By adversary, the epsilon after each round, before the first one 0; see :mod:`sim.plan.budget`.
     clinics : tuple of ClinicPlan
     round_seconds : tuple of float
     phase_seconds : dict of str to float
@@ -87,12 +92,14 @@ class Plan:
     """
 
     spec: RunSpec
+    rounds: int
     noise_multipliers: tuple[float, ...]
     release_noise: tuple[float, ...]
     sampled: Sampled
     traffic: Traffic
     noised_steps: dict[str, tuple[int, ...]]
     ledger: Ledger
+    epsilon_spent: dict[Adversary, tuple[float, ...]]
     clinics: tuple[ClinicPlan, ...]
     round_seconds: tuple[float, ...]
     phase_seconds: dict[str, float]
@@ -111,7 +118,7 @@ class Plan:
             "strategy": spec.strategy.label or spec.strategy.name,
             "cut": spec.strategy.cut or "",
             "seed": spec.seed,
-            "rounds": spec.train.rounds,
+            "rounds": self.rounds,
             "sim_seconds": math.fsum(self.round_seconds),
             "bytes_up": sum(clinic.bytes_up for clinic in self.clinics),
             "bytes_down": sum(clinic.bytes_down for clinic in self.clinics),
@@ -167,6 +174,9 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
         release_noise = _update_multiplier(job, sampled, delta)
     if sigmas or release_noise:
         job = Job.build(spec, federation, sigmas, release_noise)
+    if spec.privacy.stop_at_epsilon is not None:
+        counts = Counts(job, within_budget(job, counts.after, spec.privacy.stop_at_epsilon))
+        sampled = counts.sampled()
     noised = to_be_noised(job, sampled)
     ledger = build_ledger(job, sampled, noised)
     clock = PlanClock(resources, spec.server.resources())
@@ -196,12 +206,14 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
     phases = ("download", "clinic", "upload", "server")
     return Plan(
         spec,
+        len(counts.loads),
         tuple(sigmas),
         release_noise,
         sampled,
         traffic,
         noised,
         ledger,
+        epsilon_spent(job, counts.after),
         clinics,
         tuple(t.seconds for t in times),
         {phase: float(sum(t.phases[phase].sum() for t in times)) for phase in phases}

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from sim.privacy.accounting import Accountant, Adjacency, Mechanisms, compose, composed_epsilon, flatten, halved
+from sim.privacy.accounting import Accountant, Mechanisms, compose, composed_epsilon, flatten, halved
+from sim.privacy.loss import Adjacency
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sim.job import Job, RowNoise
-from sim.privacy.accounting import Adjacency, compose, dp_sgd_event, flatten
+from sim.privacy.accounting import compose, dp_sgd_event, flatten
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Release, Unit
+from sim.privacy.loss import Adjacency
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -124,7 +125,7 @@ def to_be_noised(job: Job, sampled: Sampled) -> dict[str, tuple[int, ...]]:
     return found | dict.fromkeys(of_rounds, tuple(map(int, sampled.rounds)))
 
 
-def build_ledger(job: Job, sampled: Sampled, noised: Noised) -> Ledger:
+def build_ledger(job: Job, sampled: Sampled, noised: Noised, clinics: Iterable[int] | None = None) -> Ledger:
     """Write down every release of every clinic.
 
     Parameters
@@ -134,6 +135,8 @@ def build_ledger(job: Job, sampled: Sampled, noised: Noised) -> Ledger:
     sampled : Sampled
     noised : mapping
         A step of which a part was not noised is un-noised, and so is a kind of rows of which a batch was not.
+    clinics : iterable of int, optional
+        Those whose releases are written down; all if not given.
 
     Returns
     -------
@@ -141,8 +144,8 @@ def build_ledger(job: Job, sampled: Sampled, noised: Noised) -> Ledger:
     """
     ledger = Ledger()
     all_of_it = to_be_noised(job, sampled)
-    for clinic, steps in enumerate(sampled.steps):
-        if steps:
+    for clinic in range(len(sampled.steps)) if clinics is None else clinics:
+        if sampled.steps[clinic]:
             done = {name for name, due in all_of_it.items() if name in noised and noised[name][clinic] == due[clinic]}
             of_clinic = job.spec.privacy.unit == "clinic"
             found = _updates(job, sampled, clinic, noised) if of_clinic else _releases(job, sampled, clinic, done)

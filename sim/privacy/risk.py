@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from sim.privacy.accounting import Mechanisms, privacy_loss, under_one_adjacency
+from sim.privacy.accounting import Mechanisms, under_one_adjacency
+from sim.privacy.loss import privacy_loss
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent

@@ -98,7 +98,7 @@ def privacy_statement(
         "study": spec.study,
         "strategy": spec.strategy.label or spec.strategy.name,
         "cut": spec.strategy.cut or "",
-        "rounds": spec.train.rounds,
+        "rounds": plan.rounds,
         "basis": "executed" if finished else "planned",
         "unit": spec.privacy.unit,
         "unit-meaning": _UNIT[spec.privacy.unit],

@@ -48,7 +48,7 @@ class Privacy(Section):
     release-once) without dp-sgd. Beside dp-sgd the rows have ``smashed_noise_multiplier`` and ``smashed_clip``. A
     multiplier is the noise's standard deviation over the clipping norm, for laplace its scale over the L1 norm.
     ``epsilon`` is a target against whom the mechanism is there for: the model user (dp-sgd, clinic-level) or the server
-    (rows without dp-sgd);
+    (rows without dp-sgd); ``stop_at_epsilon`` ends the run before it spends more than that against the same one;
     ``epsilon_server`` is one against the server beside dp-sgd. ``label_epsilon`` is the whole guarantee of a label
     under label-rr; where that stands alone, ``epsilon`` may be written for it. Labels that are ``public`` are outside
     the guarantee: neighbours then have the same labels. Where all noise is of pure epsilon (laplace, label-rr),
@@ -69,6 +69,7 @@ class Privacy(Section):
     label_epsilon: Target | None = Field(default=None, validate_default=True)
     labels: Literal["private", "public"] = "private"
     clipping: Literal["per-part", "joint"] = "per-part"
+    stop_at_epsilon: Target | None = None
     adaptive_quantile: Annotated[Number, Field(gt=0, lt=1)] | None = None
     adaptive_rate: Annotated[Number, Field(gt=0)] = 0.2
     adaptive_count_noise: Annotated[Number, Field(gt=0)] | None = None
@@ -99,6 +100,11 @@ class Privacy(Section):
         if "dp-sgd" in self.mechanisms:
             return self.smashed_noise_multiplier, self.epsilon_server, self.smashed_clip
         return self.noise_multiplier, self.epsilon, self.clip
+
+    @property
+    def opponent(self) -> Literal["model-user", "server"]:
+        """The adversary against whom the mechanism is there for, and ``epsilon`` and ``stop_at_epsilon`` are stated."""
+        return "server" if self.noises_rows and "dp-sgd" not in self.mechanisms else "model-user"
 
     @property
     def randomises_labels(self) -> float | None:
@@ -189,6 +195,13 @@ class Privacy(Section):
         ):
             raise ValueError("inf is only for rows without noise; give a finite norm such as 1.0")
         return clip
+
+    @field_validator("stop_at_epsilon")
+    @classmethod
+    def _budget_of_a_mechanism(cls, limit: float | None, info: ValidationInfo) -> float | None:
+        if limit is not None and info.data.get("mechanism") == "none":
+            raise ValueError('has no effect without a mechanism; add mechanism = "dp-sgd"')
+        return limit
 
     @field_validator("adaptive_quantile")
     @classmethod

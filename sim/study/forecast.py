@@ -25,7 +25,7 @@ def estimated_seconds(plan: Plan) -> float:
     step = NOISED_STEP_SECONDS if plan.noised_steps else STEP_SECONDS
     flops = plan.clinic_flops + plan.server_flops
     in_turn = sum(steps) if one_after_another else max(steps, default=0)
-    return in_turn * step + plan.spec.train.rounds * ROUND_SECONDS + flops / FLOP_PER_S
+    return in_turn * step + plan.rounds * ROUND_SECONDS + flops / FLOP_PER_S
 
 
 class Forecast:

@@ -39,7 +39,7 @@ def write_study(folder: Path, plans: Sequence[Plan], table_ids: Sequence[str]) -
             "strategy": plan.spec.strategy.label or plan.spec.strategy.name,
             "cut": plan.spec.strategy.cut or "",
             "seed": plan.spec.seed,
-            "rounds": plan.spec.train.rounds,
+            "rounds": plan.rounds,
             **plan.spec.swept,
             "estimated_seconds": estimated_seconds(plan),
         }

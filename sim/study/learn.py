@@ -125,7 +125,7 @@ def learn(
             learned.best_parameters = learned.parameters
         return None
 
-    strategy.start(grid, array_record(learned.parameters), plan.spec.train.rounds, evaluate_fn=look)
+    strategy.start(grid, array_record(learned.parameters), plan.rounds, evaluate_fn=look)
     if isinstance(strategy, CohortStrategy):
         for part, steps in strategy.server_noised_steps.items():
             meter.count_noise(part, range(clinics), steps.tolist())

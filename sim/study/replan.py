@@ -51,7 +51,8 @@ class Retiming:
         self._written = from_plain(record["spec"])
         federation = load_federation(spec.data, spec.seed)
         self._names = federation.names
-        self._loads = Counts(Job.build(spec, federation, [0.0] * len(federation.names))).loads
+        job = Job.build(spec, federation, [0.0] * len(federation.names))
+        self._loads = Counts(job, record["row"]["rounds"]).loads
 
     def seconds(self, overrides: Sequence[str]) -> float:
         """Return the simulated time of the whole run with other rates.

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from sim.data import Federation, load_federation
-from sim.plan.plan import Plan, make_plan
+from sim.plan.plan import COLUMN_OF, Plan, make_plan
 from sim.privacy.audit_log import AUDIT_FILE, chained, release_entries
 from sim.privacy.statement import privacy_statement
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
@@ -201,6 +201,8 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
         rounds["clip"] = learned.clips
     rounds.insert(0, "round", range(len(rounds)))
     rounds["sim_seconds"] = np.cumsum([0.0, *plan.round_seconds])
+    for adversary, spent in plan.epsilon_spent.items():
+        rounds[COLUMN_OF[adversary]] = spent
     clinics = pd.DataFrame(
         [{**flat_clinic(clinic), **metrics} for clinic, metrics in zip(plan.clinics, final.clinics, strict=True)]
     )
@@ -259,8 +261,6 @@ def majority_accuracy(federation: Federation) -> float:
 
 def flat_clinic(clinic: Any) -> Row:
     """Return a clinic's plan as one flat row, epsilon in a column an adversary."""
-    from sim.plan.plan import COLUMN_OF
-
     row = asdict(clinic)
     epsilon = row.pop("epsilon")
     return {**row, **{COLUMN_OF[adversary]: value for adversary, value in epsilon.items()}}

@@ -1,0 +1,107 @@
+"""The epsilon that is spent round by round, and where a budget ends the run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from sim.job import Job
+from sim.privacy.accounting import epsilons_along
+from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger
+from sim.privacy.releases import Sampled, build_ledger, to_be_noised, un_noised
+from sim.problems import ScenarioError
+
+FOLLOWED_CLINICS = 8
+
+
+def epsilon_spent(job: Job, after: Sequence[Sampled]) -> dict[Adversary, tuple[float, ...]]:
+    """Return the epsilon after each round, by adversary.
+
+    It is the largest over the clinics; where there are more than ``FOLLOWED_CLINICS``, over those that are protected
+    least at the end.
+
+    Parameters
+    ----------
+    job : Job
+    after : sequence of Sampled
+        What has been drawn up to the end of each round.
+
+    Returns
+    -------
+    dict of str to tuple of float
+        One value before the first round, 0, and one after each.
+    """
+    if not after:
+        return dict.fromkeys(ADVERSARIES, (0.0,))
+    delta, unit = job.spec.privacy.delta or 0.0, job.spec.privacy.unit
+    final = _ledger(job, after[-1])
+    at_the_end = {a: [final.epsilon(a, k, delta, unit=unit) for k in range(len(job.sizes))] for a in ADVERSARIES}
+    followed = {a: _least_protected(epsilons) for a, epsilons in at_the_end.items()}
+    needed = sorted({clinic for clinics in followed.values() for clinic in clinics})
+    ledgers = [_ledger(job, sampled, needed) for sampled in after]
+    spent: dict[Adversary, tuple[float, ...]] = {}
+    for adversary, epsilons in at_the_end.items():
+        exposed = [k for k, epsilon in enumerate(epsilons) if math.isinf(epsilon)]
+        if exposed:  # and so from the first step of such a clinic on
+            begun = [any(sampled.steps[k] for k in exposed) for sampled in after]
+            bounded = [k for k in followed[adversary] if k not in exposed]
+        else:
+            begun, bounded = [False] * len(after), followed[adversary]
+        by_clinic = [
+            epsilons_along([ledger.mechanisms(adversary, k, unit) for ledger in ledgers], delta) for k in bounded
+        ]
+        worst = [max(values) for values in zip(*by_clinic, strict=True)] if by_clinic else [0.0] * len(after)
+        rounds = [math.inf if over else value for over, value in zip(begun, worst, strict=True)]
+        spent[adversary] = (0.0, *rounds[:-1], max(epsilons))
+    return spent
+
+
+def within_budget(job: Job, after: Sequence[Sampled], limit: float) -> int:
+    """Return how many rounds spend at most ``limit`` against the adversary whom the mechanism is there for.
+
+    Parameters
+    ----------
+    job : Job
+    after : sequence of Sampled
+        What has been drawn up to the end of each round.
+    limit : float
+
+    Raises
+    ------
+    ScenarioError
+        If epsilon is infinite, or the first round alone spends more.
+    """
+    privacy = job.spec.privacy
+    if not after:
+        return 0
+    if reasons := un_noised(_ledger(job, after[-1]), privacy.opponent):
+        raise ScenarioError(
+            [f"privacy.stop-at-epsilon: epsilon is infinite against the {privacy.opponent}: {'; '.join(reasons)}"]
+        )
+    # What was spent so far is within 1e-3 and may leave clinics out; the last word has the epsilon of a whole plan.
+    rounds = sum(value <= limit * 1.01 for value in epsilon_spent(job, after)[privacy.opponent]) - 1
+    while rounds and _worst(job, after[rounds - 1]) > limit:
+        rounds -= 1
+    if not rounds:
+        spent = _worst(job, after[0])
+        raise ScenarioError(
+            [
+                f"privacy.stop-at-epsilon: the first round alone spends {spent:.3g} against the {privacy.opponent}; "
+                "give a larger one, or more noise"
+            ]
+        )
+    return rounds
+
+
+def _ledger(job: Job, sampled: Sampled, clinics: Sequence[int] | None = None) -> Ledger:
+    return build_ledger(job, sampled, to_be_noised(job, sampled), clinics)
+
+
+def _worst(job: Job, sampled: Sampled) -> float:
+    privacy, ledger = job.spec.privacy, _ledger(job, sampled)
+    clinics = range(len(job.sizes))
+    return max(ledger.epsilon(privacy.opponent, k, privacy.delta or 0.0, unit=privacy.unit) for k in clinics)
+
+
+def _least_protected(epsilons: Sequence[float]) -> list[int]:
+    return sorted(range(len(epsilons)), key=lambda k: -epsilons[k])[:FOLLOWED_CLINICS]
