@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,12 +14,22 @@ def plan(
     file: ScenarioFile,
     overrides: Overrides = None,
     only: Only = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option("--figures", metavar="DIR", help="Draw a round of each method, and its time on other uplinks."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object a run.")] = False,
 ) -> None:
     """Say what a study will cost in time, traffic and epsilon, before any training."""
     from sim.study.runner import plan_summary
 
-    summaries = [plan_summary(p) for p in planned(file, overrides, only)]
+    plans = planned(file, overrides, only)
+    if figures is not None:
+        from sim.report.clock_figures import write_clock_figures
+        from sim.study.first_round import first_rounds
+
+        write_clock_figures(first_rounds([plan.spec for plan in plans]), figures)
+    summaries = [plan_summary(p) for p in plans]
     if as_json:
         import json
 

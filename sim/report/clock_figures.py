@@ -1,0 +1,154 @@
+"""Pictures of the clock: one round of each method, and the time of a round against the clinics' uplink."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sim.report.gantt import round_chart, round_frame, round_words
+from sim.report.table import seconds_text
+from sim.study.first_round import UPLINKS, Crossing, FirstRound, crossings, uplink_seconds
+
+__all__ = ["crossing_sentences", "uplink_chart", "write_clock_figures"]
+
+# Okabe and Ito's palette without its yellow, which is too pale on white.
+_COLOURS = ["#000000", "#E69F00", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"]
+_WHOLE_OR_VANILLA, _U_SHAPED = "whole or vanilla", "U-shaped"
+_DASHES: dict[str, Sequence[float]] = {_WHOLE_OR_VANILLA: [1, 0], _U_SHAPED: [6, 4]}
+_SHOWN = 8
+_SCALE = 2  # device pixels to a unit
+_GREY = "#595959"
+
+
+def crossing_sentences(found: Sequence[Crossing]) -> list[str]:
+    """Say from which uplink on which method is the faster one."""
+    return [
+        f"{crossing.above} is faster than {crossing.below} above {crossing.uplink / 1e6:.3g} Mbit/s "
+        f"({seconds_text(crossing.seconds)} a round)."
+        for crossing in found
+    ]
+
+
+def uplink_chart(
+    rounds: Sequence[FirstRound], seconds: NDArray[np.float64], found: Sequence[Crossing]
+) -> alt.LayerChart | alt.FacetChart:
+    """Draw the time of a round against the uplink that all clinics have, and where methods change places.
+
+    Parameters
+    ----------
+    rounds : sequence of FirstRound
+    seconds : ndarray
+        ``[method, uplink]``, as ``uplink_seconds`` returns them.
+    found : sequence of Crossing
+
+    Returns
+    -------
+    altair.LayerChart or altair.FacetChart
+        Without configuration, so that it can stand in another picture.
+    """
+    names = [one.method for one in rounds]
+    points = pd.DataFrame(
+        [
+            (one.method, *_name_and_cut(one.method), uplink / 1e6, value)
+            for one, own in zip(rounds, seconds, strict=True)
+            for uplink, value in zip(UPLINKS, own, strict=True)
+        ],
+        columns=["method", "strategy", "cut", "uplink", "seconds"],
+    )
+    strategies = list(dict.fromkeys(points["strategy"]))
+    cuts = [cut for cut in _DASHES if (points["cut"] == cut).any()]
+    x = alt.X(
+        "uplink:Q",
+        title="Uplink of every clinic in Mbit/s (downlink, latency and computers as in the scenario)",
+        scale=alt.Scale(type="log", domain=[0.1, 1000], nice=False),
+        axis=alt.Axis(values=[0.1, 1, 10, 100, 1000], format="~g"),
+    )
+    y = alt.Y("seconds:Q", title="Simulated seconds a round", scale=alt.Scale(type="log", nice=False, padding=8))
+    lines = (
+        alt.Chart(points)
+        .mark_line(strokeWidth=2)
+        .encode(
+            x=x,
+            y=y,
+            detail="method:N",
+            color=alt.Color(
+                "strategy:N",
+                title=None,
+                scale=alt.Scale(domain=strategies, range=_COLOURS),
+                legend=alt.Legend(orient="top", columns=7),
+            ),
+            strokeDash=alt.StrokeDash(
+                "cut:N",
+                title=None,
+                scale=alt.Scale(domain=cuts, range=[_DASHES[cut] for cut in cuts]),
+                legend=alt.Legend(orient="top-right", symbolSize=500) if len(cuts) > 1 else None,
+            ),
+        )
+    )
+    crossed = pd.DataFrame([(one.uplink / 1e6, one.seconds) for one in found], columns=["uplink", "seconds"])
+    marks = alt.Chart(crossed).mark_point(size=70, color="black", fill="white", opacity=1, strokeWidth=1.3)
+    words = crossing_sentences(found) or ["No two of FL, SL and SplitFed change places between 0.1 and 1,000 Mbit/s."]
+    left = len(words) - _SHOWN
+    shown = words if left <= 0 else [*words[:_SHOWN], f"and {left} more crossings."]
+    return alt.layer(lines, marks.encode(x=x, y=y)).properties(
+        width=640,
+        height=380,
+        title=alt.Title(
+            "Time of a round against the uplink; circles: FL, SL and SplitFed change places", subtitle=shown
+        ),
+        description=f"Seconds a round of {', '.join(names)} against the uplink. {' '.join(words)}",
+    )
+
+
+def _name_and_cut(method: str) -> tuple[str, str]:
+    strategy, comma, cut = method.rpartition(", ")
+    return (strategy if comma else method), (_U_SHAPED if cut == "U-shaped" and comma else _WHOLE_OR_VANILLA)
+
+
+def write_clock_figures(rounds: Sequence[FirstRound], folder: Path) -> list[Path]:
+    """Write the clock's pictures as PNG and SVG.
+
+    Parameters
+    ----------
+    rounds : sequence of FirstRound
+        One a method.
+    folder : pathlib.Path
+        Where to write; made if it does not exist.
+
+    Returns
+    -------
+    list of pathlib.Path
+        ``round_<method>`` of each method, and ``round_time_by_uplink``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for one in rounds:
+        time = one.traced()
+        played = one.load, time, one.names
+        chart = round_chart(round_frame(*played), f"{one.method}: the first round", round_words(*played))
+        written += _save(chart, folder / f"round_{re.sub('[^a-z0-9]+', '_', one.method.lower())}")
+    if rounds:
+        seconds = uplink_seconds(rounds)
+        written += _save(uplink_chart(rounds, seconds, crossings(rounds, seconds)), folder / "round_time_by_uplink")
+    return written
+
+
+def _save(chart: alt.Chart | alt.LayerChart | alt.FacetChart, stem: Path) -> list[Path]:
+    styled = (
+        chart.properties(background="white", padding=12)
+        .configure(font="Liberation Sans, Arial, Helvetica, sans-serif")
+        .configure_title(anchor="start", fontSize=15, subtitleFontSize=12, subtitleColor=_GREY, offset=10)
+        .configure_axis(labelFontSize=12, titleFontSize=13, titleFontWeight="normal", gridColor="#e6e6e6")
+        .configure_legend(labelFontSize=12, labelLimit=400)
+        .configure_view(stroke=None)
+    )
+    paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
+    styled.save(paths[0], scale_factor=_SCALE)
+    styled.save(paths[1])
+    return paths

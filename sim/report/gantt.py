@@ -1,0 +1,179 @@
+"""A picture of one round: who does what when, and who waits for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from sim.plan.clock import RoundLoad, RoundTime
+from sim.report.table import seconds_text
+
+__all__ = ["round_chart", "round_frame", "round_words"]
+
+# Okabe and Ito's colours, which people with colour-blindness can tell apart, and grey.
+PHASES = {
+    "download": ("receives", "#56B4E9"),
+    "clinic": ("computes", "#E69F00"),
+    "upload": ("sends", "#0072B2"),
+    "server": ("the server computes for it", "#CC79A7"),
+    "waiting": ("waits in line", "#595959"),
+}
+_MOST_CLINICS = 20
+_MOST_SPANS = 120
+_WINDOWS = 80
+_UNITS = (("hours", 3600.0, 7200.0), ("minutes", 60.0, 300.0), ("seconds", 1.0, 1.0), ("milliseconds", 1e-3, 0.0))
+"""Name, seconds, and the shortest round it is used for."""
+
+_Spans = list[tuple[str, float, float]]
+
+
+def round_frame(load: RoundLoad, time: RoundTime, names: Sequence[str]) -> pd.DataFrame:
+    """Lay out a round that was played with its spans kept.
+
+    Parameters
+    ----------
+    load : RoundLoad
+    time : RoundTime
+        With its spans.
+    names : sequence of str
+        Of all clinics.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a bar: `row` (a clinic or a worker of the server), `phase`, `start` and `end` in seconds. Of more than
+        20 clinics, 20 from the first to the last to finish. In a row of more than 120 bars, those of the same phase
+        within an 80th of the round are drawn as one.
+    """
+    lanes = np.argsort(time.finish, kind="stable")[::-1]
+    if len(lanes) > _MOST_CLINICS:
+        lanes = lanes[np.linspace(0, len(lanes) - 1, _MOST_CLINICS).round().astype(int)]
+    rows: dict[str, _Spans] = {}
+    for lane in lanes.tolist():
+        own = sorted((span.start, span.end, span.phase) for span in time.spans if span.lane == lane)
+        rows[names[load.clinics[lane]]] = _with_waits(own, in_turn=load.handed_on)
+    for worker in sorted({span.actor for span in time.spans if span.actor < 0}, reverse=True):
+        label = "server" if load.schedule is not None else f"server, worker {-worker}"
+        rows[label] = sorted(
+            (("server", span.start, span.end) for span in time.spans if span.actor == worker), key=lambda bar: bar[1]
+        )
+    bars = [
+        (row, phase, start, end) for row, spans in rows.items() for phase, start, end in _legible(spans, time.seconds)
+    ]
+    return pd.DataFrame(bars, columns=["row", "phase", "start", "end"])
+
+
+def _with_waits(spans: list[tuple[float, float, str]], in_turn: bool) -> _Spans:
+    """Add the waits between what is done for a clinic; in a relay, not the one for its turn."""
+    filled: _Spans = []
+    now = spans[0][0] if in_turn and spans else 0.0
+    for start, end, phase in spans:
+        if start > now:
+            filled.append(("waiting", now, start))
+        filled.append((phase, start, end))
+        now = end
+    return filled
+
+
+def _legible(spans: _Spans, total: float) -> _Spans:
+    if len(spans) > _MOST_SPANS:
+        spans = _by_window(spans, total / _WINDOWS)
+    merged: _Spans = []
+    for phase, start, end in spans:
+        if merged and merged[-1][0] == phase and start - merged[-1][2] <= 1e-9 * total:
+            merged[-1] = (phase, merged[-1][1], end)
+        else:
+            merged.append((phase, start, end))
+    return merged
+
+
+def _by_window(spans: _Spans, width: float) -> _Spans:
+    """Draw the bars of one phase within a window as one; each keeps its seconds."""
+    seconds: dict[int, dict[str, float]] = {}
+    for phase, start, end in spans:
+        for window in range(int(start / width), int(end / width) + 1):
+            inside = min(end, (window + 1) * width) - max(start, window * width)
+            if inside > 0:
+                of_window = seconds.setdefault(window, {})
+                of_window[phase] = of_window.get(phase, 0.0) + inside
+    drawn: _Spans = []
+    for window, of_window in sorted(seconds.items()):
+        now = window * width
+        for phase in PHASES:
+            if phase in of_window:
+                drawn.append((phase, now, now + of_window[phase]))
+                now += of_window[phase]
+    return drawn
+
+
+def round_chart(frame: pd.DataFrame, title: str, words: Sequence[str]) -> alt.Chart:
+    """Draw a round, a row a clinic and a row a worker of the server.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        As `round_frame` returns it.
+    title : str
+        The method.
+    words : sequence of str
+        Lines below the title, as `round_words` returns them.
+
+    Returns
+    -------
+    altair.Chart
+        Without configuration, so that it can stand in another picture.
+    """
+    total = float(frame["end"].max())
+    unit, seconds, _ = next(unit for unit in _UNITS if total >= unit[2])
+    bars = frame.assign(
+        what=[PHASES[phase][0] for phase in frame["phase"]], start=frame["start"] / seconds, end=frame["end"] / seconds
+    )
+    present = [(what, colour) for phase, (what, colour) in PHASES.items() if (frame["phase"] == phase).any()]
+    encoded = {
+        "x": alt.X(
+            "start:Q",
+            title=f"{unit} since the round began",
+            scale=alt.Scale(domain=[0, total / seconds], nice=False),
+            axis=alt.Axis(tickCount=10),
+        ),
+        "x2": "end:Q",
+        "y": alt.Y("row:N", sort=list(dict.fromkeys(frame["row"])), title=None, axis=alt.Axis(labelLimit=200)),
+        "color": alt.Color(
+            "what:N",
+            title=None,
+            scale=alt.Scale(domain=[what for what, _ in present], range=[colour for _, colour in present]),
+            legend=alt.Legend(orient="top"),
+        ),
+        "tooltip": ["row:N", "what:N", alt.Tooltip("start:Q", format=".4g"), alt.Tooltip("end:Q", format=".4g")],
+    }
+    chart: alt.Chart = (
+        alt.Chart(bars)
+        .mark_bar(height=12)
+        .encode(**encoded)
+        .properties(
+            width=760,
+            height=alt.Step(17),
+            title=alt.Title(title, subtitle=list(words)),
+            description=" ".join([title, *words]),
+        )
+    )
+    return chart
+
+
+def round_words(load: RoundLoad, time: RoundTime, names: Sequence[str]) -> list[str]:
+    """Say in words who waits for whom."""
+    last = int(time.finish.argmax())
+    text = (
+        f"The round takes {seconds_text(time.seconds)}. {names[load.clinics[last]]} finishes last, after "
+        f"{seconds_text(time.finish[last])}; half of the clinics have finished after "
+        f"{seconds_text(float(np.median(time.finish)))}."
+    )
+    waits = float(time.waiting.sum())
+    if load.handed_on:
+        return [text, "One clinic begins when the one before it has finished."]
+    if waits <= 1e-9 * time.seconds:
+        return [text, "Nobody waits in line for the server."]
+    return [text, f"All clinics together wait {seconds_text(waits)} in line for the server."]

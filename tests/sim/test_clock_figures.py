@@ -1,0 +1,132 @@
+"""Pictures of the clock: the bars hold the clock's seconds, and the crossings stand where they were worked out."""
+
+import re
+
+import numpy as np
+import pytest
+from support import write_csv
+from typer.testing import CliRunner
+
+from sim.cli import app
+from sim.clinics import ClinicResources, ServerResources
+from sim.plan.clock import Leg, RoundLoad
+from sim.plan.events import EventClock
+from sim.report.clock_figures import crossing_sentences, uplink_chart
+from sim.report.gantt import round_chart, round_frame, round_words
+from sim.study.first_round import FirstRound, crossings, uplink_seconds
+
+VANILLA = (
+    *(Leg("clinic", 1, "head forward"), Leg("up", 512, "smashed"), Leg("server", 30, "body")),
+    *(Leg("down", 512, "cut-gradient"), Leg("clinic", 2, "head backward")),
+)
+
+
+def played(lanes, steps, workers=2, handed_on=False):
+    resources = [ClinicResources(f"k{k}", 4096, 4096 / (1 + k), 1, 1) for k in range(lanes)]
+    rows = np.ones((steps, lanes), dtype=np.int64)
+    schedule = tuple((k, s) for k in range(lanes) for s in range(steps)) if handed_on else None
+    ones = np.ones(lanes, dtype=np.int64)
+    load = RoundLoad(tuple(range(lanes)), rows, steps * ones, VANILLA, 2048, 2048, ones, schedule, handed_on, 0.0)
+    names = [clinic.name for clinic in resources]
+    return load, EventClock(resources, ServerResources(1.0, workers)).time_round(load, trace=True), names
+
+
+@pytest.mark.parametrize("steps", [2, 60])
+def test_the_bars_hold_what_the_clock_counts(steps):
+    """Also where hundreds of bars are drawn as fewer."""
+    load, time, names = played(3, steps)
+    frame = round_frame(load, time, names)
+    assert frame.groupby("row").size().max() <= 5 * 80 + 2
+    seconds = (frame["end"] - frame["start"]).groupby([frame["row"], frame["phase"]]).sum()
+    for lane, name in enumerate(names):
+        for phase, spent in time.phases.items():
+            assert seconds[name, phase] == pytest.approx(spent[lane], rel=1e-9)
+        assert seconds.get((name, "waiting"), 0.0) == pytest.approx(time.waiting[lane], abs=1e-6)
+    served = sum(seconds[f"server, worker {worker}", "server"] for worker in (1, 2))
+    assert served == pytest.approx(time.phases["server"].sum())
+
+
+def test_no_two_bars_of_a_row_lie_on_each_other():
+    frame = round_frame(*played(3, 60))
+    for _, own in frame.groupby("row"):
+        assert (own["start"].to_numpy()[1:] >= own["end"].to_numpy()[:-1] - 1e-9).all()
+
+
+def test_who_finishes_last_stands_on_top_and_of_many_clinics_twenty_are_drawn():
+    load, time, names = played(50, 1)
+    frame = round_frame(load, time, names)
+    shown = [row for row in dict.fromkeys(frame["row"]) if not row.startswith("server")]
+    assert len(shown) == 20
+    assert shown[0] == names[int(time.finish.argmax())]
+    assert shown[-1] == names[int(time.finish.argmin())]
+    assert f"{shown[0]} finishes last" in round_words(load, time, names)[0]
+    assert round_chart(frame, "V1", ["words"]).to_dict()["title"]["subtitle"] == ["words"]
+
+
+def test_in_a_relay_nobody_waits_in_line():
+    load, time, names = played(3, 2, handed_on=True)
+    assert "waiting" not in set(round_frame(load, time, names)["phase"])
+
+
+def messages(method, family, end_bytes, flops):
+    """One clinic that works for `flops` seconds and sends one message."""
+    one = np.ones(1, dtype=np.int64)
+    load = RoundLoad((0,), one[None], one, (Leg("clinic", flops),), 0, end_bytes, one, None, False, 0.0)
+    clinic = ClinicResources("k", 1e6, 1e6, 0.1, 1.0)
+    return FirstRound(method, family, ("k",), load, (clinic,), ServerResources(1.0))
+
+
+def test_methods_change_places_where_the_larger_message_takes_what_the_longer_work_takes():
+    """8 (10^6 + 512) / r + 1 = 8 (2 * 10^6 + 512) / r, that is r = 8 Mbit/s."""
+    rounds = [messages("FedAvg", "FL", 2_000_000, 1), messages("V1", "SplitFed", 1_000_000, 2)]
+    seconds = uplink_seconds(rounds)
+    [crossing] = crossings(rounds, seconds)
+    assert crossing.uplink == pytest.approx(8e6, rel=1e-4)
+    assert crossing.seconds == pytest.approx(0.1 + 1 + 2 + 512 / 1e6, rel=1e-4)
+    [sentence] = crossing_sentences([crossing])
+    assert sentence == "FedAvg is faster than V1 above 8 Mbit/s (3.1 s a round)."
+    assert sentence in uplink_chart(rounds, seconds, [crossing]).to_dict()["description"]
+
+
+def test_methods_of_one_family_have_no_crossing():
+    rounds = [messages("V1", "SplitFed", 2_000_000, 1), messages("V3", "SplitFed", 1_000_000, 2)]
+    assert crossings(rounds, uplink_seconds(rounds)) == []
+
+
+def test_suture_plan_draws_every_method_that_sends_something(tmp_path):
+    write_csv(tmp_path / "data.csv")
+    (tmp_path / "study.toml").write_text(
+        """
+name = "drawn"
+seeds = [0, 1]
+[data]
+source = "csv"
+path = "data.csv"
+label = "label"
+clinic = "clinic"
+features = ["x0", "x1"]
+scaling = "none"
+[model]
+name = "mlp"
+[train]
+rounds = 2
+batch-size = 8
+learning-rate = 0.1
+[[strategies]]
+name = "local"
+[[strategies]]
+name = "fedavg"
+[[strategies]]
+name = "split"
+cut = ["vanilla", "u-shaped"]
+""",
+        encoding="utf-8",
+    )
+    done = CliRunner().invoke(app, ["plan", str(tmp_path / "study.toml"), "--figures", str(tmp_path / "figures")])
+    assert done.exit_code == 0, done.output
+    stems = {path.stem for path in (tmp_path / "figures").glob("*.svg")}
+    methods = {"fedavg", "split_learning_vanilla", "split_learning_u_shaped"}
+    assert stems == {f"round_{method}" for method in methods} | {"round_time_by_uplink"}
+    assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == stems
+    drawn = (tmp_path / "figures" / "round_fedavg.svg").read_text(encoding="utf-8")
+    assert re.search("FedAvg: the first round", drawn)
