@@ -32,14 +32,19 @@ def learning_panel(sheet: Sheet, given: Sequence[Look], lowest: Mapping[str, flo
     told = ["series:N", "level:N", "round:Q", *INTERVAL]
     picked = f"indexof({sheet.picked}, datum.series) >= 0"
     strength = alt.condition(picked, alt.value(0.22), alt.value(0.05))
-    bands = data.transform_filter("isValid(datum.lower)").mark_area(clip=True, opacity=1).encode(
-        x=x,
-        y=alt.Y("lower:Q", title=None, scale=scale, axis=axis),
-        y2="upper:Q",
-        fill=sheet.series(given, "fill"),
-        detail="series:N",
-        fillOpacity=strength,
-    )  # fmt: skip
+    bands = (
+        data.transform_filter("isValid(datum.lower)")
+        .transform_calculate(shown=f"max(datum.lower, {floor.expr})")
+        .mark_area(opacity=1)
+        .encode(
+            x=x,
+            y=alt.Y("shown:Q", title=None, scale=scale, axis=axis),
+            y2="upper:Q",
+            fill=sheet.series(given, "fill"),
+            detail="series:N",
+            fillOpacity=strength,
+        )
+    )
     lines = data.mark_line(strokeWidth=2, cursor="pointer").encode(
         x=x,
         y=alt.Y("mean:Q", title=None, scale=scale, axis=axis),
