@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check bench
+.PHONY: setup demo test check docs bench reference
 
 setup: .venv/installed
 
@@ -22,6 +22,12 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+reference: setup
+	$(BIN)/python -m benchmarks.reference
 
 bench: setup
 	$(BIN)/python -m benchmarks.rounds

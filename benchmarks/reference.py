@@ -1,0 +1,145 @@
+"""The reference study: run its scenarios, keep what is worth keeping, and write what the README says of it.
+
+``python -m benchmarks.reference`` (``make reference``) runs the scenarios below into ``results/``, copies what can be
+published (the table of runs, tables of results and comparisons, figures, the report) to
+``results/reference/<study>/``, and writes the README's paragraph from there.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from sim.report.compare import as_text, compare
+from sim.report.summary import method_label
+from sim.report.table import bytes_text, results_frame, score_text, seconds_text
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "results" / "reference"
+STUDIES = ("heart", "rural", "privacy")
+MARKED = re.compile(r"(<!-- reference:begin -->\n).*?(<!-- reference:end -->)", re.DOTALL)
+METHODS = (("fedavg", ""), ("split", "vanilla"), ("splitfed-v1", "vanilla"), ("splitfed-v2", "vanilla"))
+NOT_YET = "`make reference` runs the reference study and writes here what it found.\n"
+
+
+def publish(study: Path, to: Path) -> None:
+    """Copy the publishable part of a finished study.
+
+    Parameters
+    ----------
+    study : Path
+        The study's folder.
+    to : Path
+        Its folder in the reference; replaced if it is there.
+    """
+    runs = pd.read_parquet(study / "runs.parquet")
+    shutil.rmtree(to, ignore_errors=True)
+    to.mkdir(parents=True)
+    runs.drop(columns="wall_seconds").to_csv(to / "runs.csv", index=False)
+    (to / "results.md").write_text(markdown(results_frame(runs)), encoding="utf-8")
+    (to / "comparison.md").write_text(
+        as_text(compare(runs, ["strategy", "cut"], "auc", {}), "markdown"), encoding="utf-8"
+    )
+    shutil.copy(study / "report.html", to / "report.html")
+    shutil.copytree(study / "figures", to / "figures")
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """Write a frame of texts as a Markdown table."""
+    rows = [list(frame.columns), ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows) + "\n"
+
+
+def paragraphs(reference: Path) -> str:
+    """Say what the reference study found, each number from its tables.
+
+    Parameters
+    ----------
+    reference : Path
+        The folder that :func:`publish` has filled.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    if not (reference / "heart" / "runs.csv").exists():
+        return NOT_YET
+    heart = read_runs(reference / "heart")
+    seeds = heart["seed"].nunique()
+    found = [
+        f"On the heart-disease records of four real centres, AUC after {heart['rounds'].max()} rounds; mean ± "
+        f"half-width of the 95 % interval over {seeds} seeds (`results/reference/heart`):\n",
+        scores(heart),
+        f"\n- Without DP: {told(heart, 'inf')}\n- At epsilon 3: {told(heart, '3')}",
+    ]
+    if (reference / "rural" / "runs.csv").exists():
+        rural = read_runs(reference / "rural")
+        found += [
+            f"\nTwenty clinics on thin lines, {rural['rounds'].max()} rounds, simulated time and traffic of a whole "
+            "run (`results/reference/rural`):\n",
+            costs(rural),
+        ]
+    return "\n".join(found) + "\n"
+
+
+def read_runs(folder: Path) -> pd.DataFrame:
+    """Read a published table of runs."""
+    runs = pd.read_csv(folder / "runs.csv", keep_default_na=False, na_values=[""])
+    return runs.fillna({"cut": ""})
+
+
+def scores(runs: pd.DataFrame) -> str:
+    """Return the table of mean AUC by method and target epsilon."""
+    targets = sorted(runs["privacy.epsilon"].unique(), reverse=True)
+    means = {target: compare(runs, ["strategy", "cut"], "auc", {"epsilon": f"{target:g}"}).means for target in targets}
+    frame = pd.DataFrame({"Method": [method_label(*method) for method in METHODS]})
+    for target, table in means.items():
+        by_group = table.set_index("group")
+        heading = "no DP" if target == float("inf") else f"epsilon {target:g}"
+        frame[heading] = [score_text(*by_group.loc[name, ["mean", "half_width"]]) for name in frame["Method"]]
+    return markdown(frame)
+
+
+def told(runs: pd.DataFrame, epsilon: str) -> str:
+    """Return in words how the methods differ on the same seeds at one target epsilon."""
+    kept = runs[[pair in METHODS for pair in zip(runs["strategy"], runs["cut"], strict=True)]]
+    return compare(kept, ["strategy", "cut"], "auc", {"epsilon": epsilon}).conclusion()
+
+
+def costs(runs: pd.DataFrame) -> str:
+    """Return the table of simulated time and traffic by method."""
+    names = [method_label(*pair) for pair in zip(runs["strategy"], runs["cut"], strict=True)]
+    means = runs[runs["status"] == "ok"].assign(method=names).groupby("method")[["sim_seconds", "bytes_up"]].mean()
+    chosen = means.loc[[method_label(*method) for method in METHODS]]
+    return markdown(
+        pd.DataFrame(
+            {
+                "Method": chosen.index,
+                "Time": list(map(seconds_text, chosen["sim_seconds"])),
+                "Sent up": list(map(bytes_text, chosen["bytes_up"])),
+            }
+        )
+    )
+
+
+def main() -> None:
+    """Run what exists of the reference study, publish it and write the README's paragraph."""
+    for name in STUDIES:
+        scenario = ROOT / "scenarios" / f"{name}.toml"
+        if scenario.exists():
+            suture = Path(sys.executable).with_name("suture")
+            subprocess.run([suture, "run", scenario, "--out", ROOT / "results"], cwd=ROOT, check=True)
+            publish(ROOT / "results" / name, REFERENCE / name)
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    readme.write_text(MARKED.sub(lambda found: found[1] + paragraphs(REFERENCE) + found[2], text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

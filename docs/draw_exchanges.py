@@ -1,0 +1,142 @@
+"""Draw what clinics and server send each other in a round, from the same table that traffic and epsilon follow from.
+
+``python docs/draw_exchanges.py`` writes ``docs/exchanges/*.svg``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+from sim.protocols import PROTOCOLS, Protocol
+
+FOLDER = Path(__file__).parent / "exchanges"
+NAMES = {
+    "smashed": "smashed data",
+    "labels": "labels",
+    "cut-gradient": "gradient at the cut",
+    "body-output": "body's outputs",
+    "tail-gradient": "gradient of the tail",
+    "records": "all records",
+}
+AT_SERVER = {
+    "fedavg": "averages the models, weights n_k / n",
+    "centralised": "trains on the pooled records",
+    "splitfed-v1": "a copy of the body a clinic; averages heads and bodies, weights n_k / n",
+    "splitfed-v2": "one body, which serves the batches one after another; averages heads",
+    "splitfed-v3": "a copy of the body a clinic; averages bodies; heads stay at their clinics",
+    "split": "one body; hands the clinic's part on to the next clinic",
+}
+IN_TURN = ("split", "splitfed-v2")
+CLINICS, SERVER, WIDTH, ROW = {"A": 110, "B": 610}, 360, 720, 36
+
+
+class Step(NamedTuple):
+    """One arrow (``to`` is ``server`` or ``clinic``), or a remark in the server's lane (``to`` is empty)."""
+
+    clinics: str
+    to: str
+    text: str
+
+
+def steps(name: str, cut: str | None) -> list[Step]:
+    """Return a round of a strategy, in order."""
+    protocol = PROTOCOLS[name, cut]
+    if name not in IN_TURN:
+        return [*_begin(protocol, "AB"), *_batch(protocol, "AB"), *_end(protocol, "AB"), Step("", "", AT_SERVER[name])]
+    if name == "split":
+        return [
+            step
+            for clinic in "AB"
+            for step in (
+                Step("", "", f"clinic {clinic}'s turn"),
+                *_begin(protocol, clinic),
+                *_batch(protocol, clinic),
+                *_end(protocol, clinic),
+            )
+        ] + [Step("", "", AT_SERVER[name])]
+    turns = [step for clinic in "AB" for step in _batch(protocol, clinic)]
+    return [*_begin(protocol, "AB"), *turns, *_end(protocol, "AB"), Step("", "", AT_SERVER[name])]
+
+
+def _parts(protocol: Protocol) -> str:
+    parts = " and ".join(protocol.clinic_parts)
+    return f"{parts}, optimiser's state" if protocol.movement == "handed-on" else parts
+
+
+def _begin(protocol: Protocol, clinics: str) -> Iterator[Step]:
+    if protocol.once_up:
+        yield Step(clinics, "server", _kinds(protocol.once_up) + ", once")
+    if protocol.crosses:
+        yield Step(clinics, "clinic", _parts(protocol))
+
+
+def _batch(protocol: Protocol, clinics: str) -> Iterator[Step]:
+    if protocol.batch_up:
+        yield Step("", "", "for every batch")
+    elif protocol.clinic_parts:
+        yield Step("", "", "clinics train on their own records")
+    for up, down in zip_longest(protocol.batch_up, protocol.batch_down):
+        yield Step(clinics, "server", _kinds(up))
+        yield Step(clinics, "clinic", _kinds(down))
+
+
+def _end(protocol: Protocol, clinics: str) -> Iterator[Step]:
+    if protocol.crosses:
+        yield Step(clinics, "server", _parts(protocol))
+
+
+def _kinds(kinds: tuple[str, ...]) -> str:
+    return ", ".join(NAMES[kind] for kind in kinds)
+
+
+def drawn(name: str, cut: str | None) -> str:
+    """Return a round as SVG."""
+    found = steps(name, cut)
+    height = 70 + ROW * len(found)
+    title = " ".join(filter(None, (name, cut)))
+    told = "; ".join(f"{'remark' if not s.to else f'clinic {s.clinics} to {s.to}'}: {s.text}" for s in found)
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
+        'font-family="Liberation Sans, Arial, Helvetica, sans-serif" font-size="14">',
+        f"<title>{escape(title)}</title><desc>{escape(told)}</desc>",
+        '<defs><marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" markerHeight="8" '
+        'orient="auto-start-reverse"><path d="M0 0 10 5 0 10z"/></marker></defs>',
+        f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
+    ]
+    for heading, x in (("Clinic A", CLINICS["A"]), ("Server", SERVER), ("Clinic B", CLINICS["B"])):
+        lines += [
+            f'<rect x="{x - 55}" y="10" width="110" height="28" rx="4" fill="#DCEBF5" stroke="#0072B2"/>',
+            f'<text x="{x}" y="29" text-anchor="middle">{heading}</text>',
+            f'<path d="M{x} 38V{height - 10}" stroke="#999" stroke-dasharray="3 4"/>',
+        ]
+    for row, step in enumerate(found):
+        y = 76 + ROW * row
+        if not step.to:
+            half = 4 * len(step.text) + 10
+            lines += [
+                f'<rect x="{SERVER - half}" y="{y - 17}" width="{2 * half}" height="25" rx="4" fill="#F4F4F4"/>',
+                f'<text x="{SERVER}" y="{y}" text-anchor="middle" font-style="italic">{escape(step.text)}</text>',
+            ]
+        for clinic in step.clinics:
+            ends = (CLINICS[clinic], SERVER) if step.to == "server" else (SERVER, CLINICS[clinic])
+            middle = (CLINICS[clinic] + SERVER) // 2
+            lines += [
+                f'<path d="M{ends[0]} {y + 4}H{ends[1]}" stroke="#000" stroke-width="1.5" marker-end="url(#tip)"/>',
+                f'<text x="{middle}" y="{y - 3}" text-anchor="middle">{escape(step.text)}</text>',
+            ]
+    return "\n".join([*lines, "</svg>", ""])
+
+
+def pictures() -> dict[str, str]:
+    """Return every picture by its file's name."""
+    drawings = ((name, cut) for name, cut in PROTOCOLS if name in AT_SERVER)
+    return {f"{'-'.join(filter(None, pair))}.svg": drawn(*pair) for pair in drawings}
+
+
+if __name__ == "__main__":
+    for file, text in pictures().items():
+        (FOLDER / file).write_text(text, encoding="utf-8")
