@@ -9,7 +9,7 @@ from support import TRADE_OFF, write_scenario
 from benchmarks.reference import MARKED, METHODS, NOT_YET, REFERENCE, ROOT, paragraphs, publish
 from sim import run
 from sim.report.html import write_report
-from sim.report.study import read_results
+from sim.study.results import read_results
 from sim.study.store import as_table
 
 
