@@ -10,7 +10,10 @@ STEP_SECONDS, NOISED_STEP_SECONDS, ROUND_SECONDS, FLOP_PER_S = 0.35e-3, 0.8e-3, 
 """Measured on one 2-core machine, see benchmarks/README.md: one step of all lanes, without and with DP-SGD; what a
 round costs besides (evaluation, messages); the rate of large layers."""
 
-BASIS = "by a rule of thumb from training steps and FLOPs; suture run corrects it as runs end"
+BASIS = (
+    "by a rule of thumb from training steps and FLOPs, without planning and the start of the processes; suture run "
+    "corrects it as runs end"
+)
 
 
 def study_seconds(plans: Sequence[Plan], jobs: int) -> float:
