@@ -20,6 +20,7 @@ from sim.scenario import (
     Scalar,
     Scenario,
     Server,
+    Strategy,
     Train,
     replaced,
     validated,
@@ -90,45 +91,60 @@ def expand(scenario: Scenario) -> list[RunSpec]:
     Raises
     ------
     ScenarioError
-        With one line for each combination of swept values that cannot be run.
+        With one line for each combination of swept values, or of what a strategy sets, that cannot be run.
     """
-    settings = _settings(scenario)
-    return [
-        setting.model_copy(update={"strategy": strategy, "seed": seed})
-        for strategy in _strategies(scenario)
-        for setting in settings
-        for seed in scenario.seeds
-    ]
+    common = _settings(scenario, {}, "scenario")
+    specs: list[RunSpec] = []
+    problems: list[str] = []
+    for number, strategy in enumerate(scenario.strategies):
+        try:
+            own = _settings(scenario, strategy.set, f"scenario: strategies.{number}.set") if strategy.set else common
+        except ScenarioError as error:
+            problems.extend(error.problems)
+            continue
+        specs += [
+            setting.model_copy(update={"strategy": run_strategy, "seed": seed})
+            for run_strategy in _cuts(strategy)
+            for setting in own
+            for seed in scenario.seeds
+        ]
+    if problems:
+        raise ScenarioError(problems)
+    return specs
 
 
-def _strategies(scenario: Scenario) -> Iterator[RunStrategy]:
-    for strategy in scenario.strategies:
-        for cut in strategy.cut or (None,):
-            yield RunStrategy(**strategy.model_dump(by_alias=False, exclude={"cut"}), cut=cut)
+def _cuts(strategy: Strategy) -> Iterator[RunStrategy]:
+    for cut in strategy.cut or (None,):
+        yield RunStrategy(**strategy.model_dump(by_alias=False, exclude={"cut", "set"}), cut=cut)
 
 
-def _settings(scenario: Scenario) -> list[RunSpec]:
+def _settings(scenario: Scenario, own: Mapping[Any, Mapping[str, Any]], label: str) -> list[RunSpec]:
     tables: dict[str, Any] = scenario.model_dump(include={"data", "model", "train", "server", "clinics", "privacy"})
+    for table, values in own.items():
+        tables = {**tables, table: {**tables[table], **values}}
+    taken = {f"{table}.{key}" for table, values in own.items() for key in values}
+    sweep = {key: values for key, values in scenario.sweep.items() if key not in taken}
     settings: list[RunSpec] = []
     problems: list[str] = []
-    for values in product(*scenario.sweep.values()):
-        swept = dict(zip(scenario.sweep, values, strict=True))
+    for combination in product(*sweep.values()):
+        swept = dict(zip(sweep, combination, strict=True))
         try:
-            settings.append(_setting(scenario, tables, swept))
+            settings.append(_setting(scenario, tables, swept, label))
         except ScenarioError as error:
             problems.extend(error.problems)
     if problems:
-        raise ScenarioError(problems)
+        raise ScenarioError(list(dict.fromkeys(problems)))
     return settings
 
 
-def _setting(scenario: Scenario, tables: Mapping[str, Any], swept: Mapping[str, Any]) -> RunSpec:
+def _setting(scenario: Scenario, tables: Mapping[str, Any], swept: Mapping[str, Any], label: str) -> RunSpec:
     for key, value in swept.items():
         tables = replaced(tables, key.split("."), value)
-    first = next(_strategies(scenario))
+    first = next(_cuts(scenario.strategies[0]))
     spec = validated(
         RunSpec,
         {**tables, "study": scenario.name, "seed": scenario.seeds[0], "strategy": first, "swept": swept},
+        label,
         swept=swept,
     )
     if spec.privacy.epsilon == math.inf:

@@ -26,8 +26,8 @@ PROTECTS = {
     "learn nothing from raw records or dp-sgd stands beside it",
     "laplace": "one record: its row at the cut is clipped and noised, with an epsilon that needs no delta; for the "
     "server, on the terms of smashed-noise",
-    "release-once": "one record: its row behind a public head is clipped, noised and sent once for all rounds; for "
-    "everyone",
+    "release-once": "one record: its row behind a public head is clipped, noised and sent once, before training; for "
+    "everyone, but its label only if that is public or randomised",
     "label-rr": "one label: it is randomised once, before it leaves; for everyone, and labels alone",
     "clinic-level": "all records of a clinic: its update is clipped and the sum noised by a trusted server; for the "
     "model user and peer clinics",

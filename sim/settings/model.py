@@ -65,8 +65,7 @@ class Model(Section):
             return source
         if not (kind == "" and name.endswith(".npz" if source.startswith("pca:") else ".safetensors")):
             raise ValueError(f'{show(source)} is no source; give "random", "pca:FILE.npz" or "FILE.safetensors"')
-        path = Path(info.context["folder"], name).resolve() if info.context else Path(name)
-        return f"{source[: len(source) - len(name)]}{path}"
+        return placed_head(source, info.context["folder"]) if info.context else source
 
     @field_validator("components")
     @classmethod
@@ -110,6 +109,12 @@ class Model(Section):
         if _LAYERS[name] not in (None, len(channels)):
             raise ValueError(f'"{name}" has {_LAYERS[name]} layers, here are {len(channels)} widths; give one a layer')
         return channels
+
+
+def placed_head(source: str, folder: Path) -> str:
+    """Return the source of a public head with its file beside the scenario."""
+    kind = "pca:" if source.startswith("pca:") else ""
+    return source if source == "random" else f"{kind}{Path(folder, source.removeprefix(kind)).resolve()}"
 
 
 @lru_cache(maxsize=32)

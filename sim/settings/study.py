@@ -1,13 +1,14 @@
 """The tables of a study: training, server, clinics and strategies."""
 
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from sim.clinics import PROFILES, ServerResources
 from sim.problems import suggest
 from sim.settings.base import Number, Scalar, Section, Sites, Whole, unique
+from sim.settings.model import placed_head
 from sim.units import Compute, Duration, Rate
 
 _SEQUENTIAL_STRATEGIES: Final = ("split", "splitfed-v2")
@@ -73,7 +74,11 @@ class ClinicGroup(Section):
 
 
 class Strategy(Section):
-    """A strategy to compare: one of Suture's, or a Flower strategy by its import path."""
+    """A strategy to compare: one of Suture's, or a Flower strategy by its import path.
+
+    ``set`` holds keys of ``[model]``, ``[train]`` and ``[privacy]`` that are otherwise for this strategy; a key that is
+    set is not swept for it.
+    """
 
     name: str
     label: Annotated[str, Field(max_length=80)] = ""
@@ -86,6 +91,16 @@ class Strategy(Section):
     alternate: Literal["clinic", "mini-batch"] | None = Field(default=None, validate_default=True)
     proximal_mu: Annotated[Number, Field(ge=0)] = 0.0
     options: dict[str, Scalar] = Field(default_factory=dict)
+    set: dict[Literal["model", "train", "privacy"], dict[str, Any]] = Field(default_factory=dict)
+
+    @field_validator("set")
+    @classmethod
+    def _beside_the_scenario(cls, tables: dict[str, dict[str, Any]], info: ValidationInfo) -> dict[str, Any]:
+        head = tables.get("model", {}).get("public-head")
+        if not isinstance(head, str) or not info.context:
+            return tables
+        placed = placed_head(head, info.context["folder"])
+        return {**tables, "model": {**tables["model"], "public-head": placed}}
 
     @field_validator("name")
     @classmethod
