@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sim.engine.alone import run_alone
 from sim.engine.clipping import Tape
 from sim.engine.lane_rules import DropoutMasks, LaneRun
 from sim.models import Parameters, Part
@@ -72,6 +73,9 @@ def forward(
 
 
 def _run(part: Part, run: LaneRun, x: Tensor) -> Tensor:
+    if x.shape[0] == 1 and run.tape is None:
+        own = {name: value.squeeze(0) for name, value in run.parameters.items()}
+        return run_alone(part, own, x.squeeze(0), run.masks).unsqueeze(0)
     for block in part.blocks:
         x = run.apply(block.module, f"{block.name}.", x)
     return x
@@ -137,13 +141,13 @@ def loss_sum(logits: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         return functional.binary_cross_entropy_with_logits(
             logits.squeeze(-1), y.to(logits.dtype), weight=weights, reduction="sum"
         )
-    losses = functional.cross_entropy(logits.flatten(0, 1), y.flatten().long(), reduction="none")
+    losses = functional.cross_entropy(logits.flatten(0, -2), y.flatten().long(), reduction="none")
     return torch.dot(losses, weights.flatten())
 
 
-def leaves(parameters: Mapping[str, Tensor], lanes: int) -> Parameters:
-    """Return the first lanes' parameters as differentiable leaves that share the parameters' memory."""
-    return {name: value[:lanes].detach().requires_grad_() for name, value in parameters.items()}
+def leaves(parameters: Mapping[str, Tensor]) -> Parameters:
+    """Return the parameters as differentiable leaves that share their memory."""
+    return {name: value.detach().requires_grad_() for name, value in parameters.items()}
 
 
 def gradients(

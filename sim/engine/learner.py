@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from sim.engine.clipping import Sums, add_noise
 from sim.engine.lane_rules import DropoutMasks
@@ -63,8 +63,7 @@ class Learner:
         self.noised_steps = fresh if noised_steps is None else noised_steps
         self._anchor: Parameters = {}
         self._mu = 0.0
-        self._pass = pass_of(part, axes=1, per_sample=job.dp is not None)
-        self._drops = any(isinstance(m, nn.Dropout) for block in part.blocks for m in block.module.modules())
+        self._pass = pass_of(part)
         self._some: Parameters = {}
         self._batch: tuple[int, ...] = ()
         self._held: Sums | None = None
@@ -112,10 +111,10 @@ class Learner:
         lanes, self._batch = x.shape[0], tuple(x.shape[:2])
         if not self._some or next(iter(self._some.values())).shape[0] != lanes:
             self._some = {name: value[:lanes] for name, value in self.parameters.items()}
-            self._pass = pass_of(self.part, axes=x.dim() - 2, per_sample=self.job.dp is not None)
-        if self._drops and moment is None:
+            self._pass = pass_of(self.part, x.dim() - 2, per_sample=self.job.dp is not None, alone=lanes == 1)
+        if self.part.drops and moment is None:
             raise ValueError(f"the {self.part.name} holds dropout, and this strategy does not say when it trains")
-        masks = DropoutMasks(self.job.seed, self.clinics[:lanes], *moment) if self._drops and moment else None
+        masks = DropoutMasks(self.job.seed, self.clinics[:lanes], *moment) if self.part.drops and moment else None
         return self._pass.forward(self._some, x, want_input_gradient=want_input_gradient, masks=masks)
 
     def loss(self, y: Tensor, weights: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""A forward and backward pass of a part over lanes: by hand for a chain of linear layers, else by autograd."""
+"""A forward and backward pass of a part: a chain of linear layers by hand, anything else by autograd."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sim.engine.alone import run_alone
 from sim.engine.clipping import Sums, Tape, clip_factors, per_sample_gradients
 from sim.engine.dense import DensePass, dense_layers
 from sim.engine.lane_rules import DropoutMasks
@@ -44,11 +45,14 @@ class AutogradPass:
     part : Part
     per_sample : bool
         Whether clipped gradients may be asked for; a pass that knows they are not is cheaper.
+    alone : bool
+        Whether it runs one copy at a time; without per-sample gradients it then does so without a lane axis.
     """
 
-    def __init__(self, part: Part, per_sample: bool = True) -> None:
+    def __init__(self, part: Part, per_sample: bool = True, alone: bool = False) -> None:
         self._part = part
         self._per_sample = per_sample
+        self._alone = alone and not per_sample
         self._leaves: dict[str, Tensor] = {}
         self._tape: Tape = []
         self._inputs: Tensor | None = None
@@ -63,23 +67,33 @@ class AutogradPass:
         masks: DropoutMasks | None = None,
     ) -> Tensor:
         """Run the part, with a tape where gradients may be per sample."""
-        self._leaves = leaves(parameters, x.shape[0])
+        if self._alone:
+            parameters, x = {name: value[0] for name, value in parameters.items()}, x[0]
+        self._leaves = leaves(parameters)
         self._inputs = x.detach().requires_grad_() if want_input_gradient else None
+        inputs = x if self._inputs is None else self._inputs
+        if self._alone:
+            self._outputs = run_alone(self._part, self._leaves, inputs, masks)
+            return self._outputs.detach().unsqueeze(0)
         self._tape = []
         tape = self._tape if self._per_sample else None
-        self._outputs = forward(self._part, self._leaves, x if self._inputs is None else self._inputs, tape, masks)
+        self._outputs = forward(self._part, self._leaves, inputs, tape, masks)
         return self._outputs
 
     def loss(self, y: Tensor, weights: Tensor) -> None:
         """Turn the outputs into the weighted loss."""
-        self._outputs = loss_sum(self._outputs, y, weights)
+        self._outputs = loss_sum(self._outputs, *((y[0], weights[0]) if self._alone else (y, weights)))
 
     def backward(
         self, cotangent: Tensor | None, clip: float | None, normaliser: Tensor
     ) -> tuple[list[Tensor], Tensor | None]:
         """Differentiate the loss, or the outputs along the cotangent."""
-        if clip is None:
+        if clip is None and not self._alone:
             return gradients(self._outputs, self._leaves, self._inputs, cotangent)
+        if clip is None:
+            along = None if cotangent is None else cotangent[0]
+            found, in_inputs = gradients(self._outputs, self._leaves, self._inputs, along)
+            return [gradient.unsqueeze(0) for gradient in found], None if in_inputs is None else in_inputs.unsqueeze(0)
         squared, sums, input_gradient = self.per_sample(cotangent)
         return list(sums(clip_factors(squared, clip, normaliser)).values()), input_gradient
 
@@ -95,7 +109,18 @@ class AutogradPass:
         return squared, ordered, input_gradient
 
 
-def pass_of(part: Part, axes: int = 1, *, per_sample: bool = True) -> Pass:
-    """Return the cheaper pass that the part allows for records of so many axes; the rest as for ``AutogradPass``."""
+def pass_of(part: Part, axes: int = 1, *, per_sample: bool = True, alone: bool = False) -> Pass:
+    """Return the cheapest pass that a part allows.
+
+    Parameters
+    ----------
+    part : Part
+    axes : int
+        Of one record.
+    per_sample : bool
+        Whether clipped gradients may be asked for.
+    alone : bool
+        Whether it runs one copy of the part at a time.
+    """
     layers = dense_layers(part) if axes == 1 else None
-    return AutogradPass(part, per_sample) if layers is None else DensePass(layers)
+    return AutogradPass(part, per_sample, alone) if layers is None else DensePass(layers)

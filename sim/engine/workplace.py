@@ -77,8 +77,9 @@ class Cohort:
         y : Tensor
             ``[lane, batch]``
         """
-        flat = torch.from_numpy(index + self.first[clinics][:, None])
-        return self.x[flat], self.y[flat]
+        flat = torch.from_numpy((index + self.first[clinics][:, None]).ravel())
+        x, y = self.x.index_select(0, flat), self.y.index_select(0, flat)
+        return x.view(*index.shape, *self.x.shape[1:]), y.view(index.shape)
 
 
 def cohorts_of(clinics: int, nodes: int) -> list[list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -45,13 +46,22 @@ class Part:
     name: str
     blocks: tuple[Block, ...]
 
-    def shapes(self) -> dict[str, torch.Size]:
-        """Return the shape of every parameter of the part, by name."""
+    @cached_property
+    def _shapes(self) -> dict[str, torch.Size]:
         return {
             f"{block.name}.{name}": parameter.shape
             for block in self.blocks
             for name, parameter in block.module.named_parameters()
         }
+
+    @cached_property
+    def drops(self) -> bool:
+        """Whether the part holds dropout."""
+        return any(isinstance(m, nn.Dropout) for block in self.blocks for m in block.module.modules())
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the shape of every parameter of the part, by name."""
+        return self._shapes
 
     def parameter_count(self) -> int:
         """Return the number of scalars in the part."""

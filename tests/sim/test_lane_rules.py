@@ -135,7 +135,7 @@ def close(found, expected, dtype):
 def compare_with_loop(build, shape, dtype, count=3, rows=4):
     modules, part, parameters = stacked(build, dtype, count)
     x = torch.randn(count, rows, *shape, dtype=dtype, requires_grad=True)
-    leaf = leaves(parameters, count)
+    leaf = leaves(parameters)
     outputs = forward(part, leaf, x)
     cotangent = torch.randn_like(outputs)
     grads, input_gradient = gradients(outputs, leaf, x, cotangent)
@@ -212,7 +212,7 @@ def test_lanes_in_groups_give_the_same(name, per_sample, budget, monkeypatch):
     for cache in (2**40, budget):
         monkeypatch.setattr(lanes, "CACHE_BYTES", cache)
         records_at_once.cache_clear()
-        leaf, tape = leaves(parameters, 5), []
+        leaf, tape = leaves(parameters), []
         outputs = forward(part, leaf, x, tape if per_sample else None)
         if per_sample:
             sums, input_gradient = clipped_gradients(
@@ -258,7 +258,7 @@ def compare_clipped(build, shape, clip, rows, normaliser, oracle, dtype=torch.fl
     inside = torch.arange(width) < torch.tensor(rows)[:, None]
     x[~inside] *= 1e3
     divisor, tape = torch.tensor(normaliser, dtype=dtype), []
-    outputs = forward(part, leaves(parameters, len(rows)), x, tape)
+    outputs = forward(part, leaves(parameters), x, tape)
     cotangent = torch.randn_like(outputs)
     weights = (inside / divisor[:, None]).view(*inside.shape, *[1] * len(outputs.shape[2:]))
     sums, _ = clipped_gradients(outputs, tape, clip, divisor, cotangent=cotangent * weights)
@@ -291,7 +291,7 @@ def test_a_tape_leaves_the_plain_gradient_as_it_is(name):
     torch.manual_seed(0)
     build, shape = MODULES[name]
     _, part, parameters = stacked(build, torch.float64, 2)
-    x, leaf = torch.randn(2, 3, *shape, dtype=torch.float64), leaves(parameters, 2)
+    x, leaf = torch.randn(2, 3, *shape, dtype=torch.float64), leaves(parameters)
     found = []
     for tape in (None, []):
         outputs = forward(part, leaf, x, tape)
@@ -337,7 +337,7 @@ def test_clipped_sums_equal_opacus_on_lanes_with_padding(build, clip, dtype):
 def test_a_lane_without_a_record_gets_zero_and_no_nan(per_sample):
     torch.manual_seed(0)
     _, part, parameters = stacked(small_cnn, torch.float32, 2)
-    leaf, tape = leaves(parameters, 2), []
+    leaf, tape = leaves(parameters), []
     weights = torch.tensor([[0.5, 0.5], [0.0, 0.0]])
     logits = forward(part, leaf, torch.randn(2, 2, 1, 8, 8), tape if per_sample else None)
     loss = loss_sum(logits, torch.zeros(2, 2, dtype=torch.int64), weights)
@@ -353,5 +353,5 @@ def test_an_in_place_activation_leaves_its_input_alone():
     _, part, parameters = stacked(lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2)), torch.float32, 2)
     x = torch.randn(2, 4, 3)
     before = x.clone()
-    forward(part, leaves(parameters, 2), x)
+    forward(part, leaves(parameters), x)
     assert torch.equal(x, before)
