@@ -178,7 +178,7 @@ class Server:
         else:
             for k in order:
                 begin(k)
-            for k, _ in job.schedule(order) if self._one_body else ():
+            for k, _ in job.schedule(server_round) if self._one_body else ():
                 for _ in job.protocol.batch_up:
                     answer(*carrier.receive(k))
             while len(ends) < len(order):

@@ -72,6 +72,12 @@ class Session:
         return int(self.batches.active[self.step])
 
     @property
+    def lost(self) -> bool:
+        """Whether the turn's clinics are lost at its end."""
+        attendance = self.job.attendance(self.server_round)
+        return not any(attendance.returns(k) or self.last < attendance.batches_of(k) for k in self.clinics)
+
+    @property
     def normaliser(self) -> NDArray[np.int64]:
         """What each lane's summed gradient is divided by in this step."""
         return self.batches.normaliser[self.step, : self.lanes]

@@ -42,13 +42,15 @@ def begin(message: Message, context: Context) -> Message:
     job, cohort = workplace_of(context)
     config = config_of(message)
     clinics = job.in_lane_order(integers(config, "clinics"))
+    server_round = _integer(config, "server-round")
+    if not _integer(config, "steps"):  # lost before its first batch
+        return Message(content({}, {"clinics": clinics}), reply_to=message)
     if job.protocol.movement == "own":
         learners = own_learners(context, job, cohort, clinics)
     else:
         handed_on = job.protocol.movement == "handed-on"
         state = expand(tensors(message, OPTIMIZER), 1) if handed_on else {}
         learners = learners_for(job, clinics, expand(tensors(message, MODEL), len(clinics)), state, {})
-    server_round = _integer(config, "server-round")
     batches = job.batches(server_round, clinics)
     first = _integer(config, "first")
     last = min(first + _integer(config, "steps"), len(batches.active))
@@ -122,6 +124,7 @@ def _send_rows(message: Message, session: Session, kinds: Mapping[str, Tensor]) 
 
 
 def _send_parts(message: Message, session: Session) -> Message:
+    """Send the trained parts; of lost clinics nothing crosses, and the simulator counts what they noised."""
     config: dict[str, ConfigValue] = {"clinics": session.clinics}
     if session.job.dp is not None:
         config |= {
@@ -130,9 +133,13 @@ def _send_parts(message: Message, session: Session) -> Message:
             if part not in session.job.frozen
         }
     config |= {f"{NOISED}{kind}": steps.tolist() for kind, steps in session.protected.items()}
-    kinds = {OBSERVED if session.job.protocol.movement == "own" else MODEL: parameters_of(session.learners)}
-    if session.job.protocol.movement == "handed-on":
-        kinds[OPTIMIZER] = optimizer_state_of(session.learners)
+    movement, kinds = session.job.protocol.movement, {}
+    if movement == "own":
+        kinds[OBSERVED] = parameters_of(session.learners)
+    elif not session.lost:
+        kinds[MODEL] = parameters_of(session.learners)
+        if movement == "handed-on":
+            kinds[OPTIMIZER] = optimizer_state_of(session.learners)
     return Message(content(kinds, config), reply_to=message)
 
 

@@ -22,7 +22,11 @@ def train(message: Message, context: Context) -> Message:
     """
     job, cohort = workplace_of(context)
     config = config_of(message)
-    clinics = job.in_lane_order(integers(config, "clinics") or cohort.clinics)
+    # Whatever a lost clinic trains, nobody will see.
+    asked = job.in_lane_order(integers(config, "clinics") or cohort.clinics)
+    clinics = job.returning(_round(message), asked)
+    if not clinics:
+        return Message(content({}, {"clinics": asked}), reply_to=message)
     received = tensors(message, MODEL)
     learner = Learner(job, job.network.whole, clinics, expand(received, len(clinics)))
     mu = float(config.get("proximal-mu", 0.0))  # type: ignore[arg-type]
@@ -36,9 +40,10 @@ def train(message: Message, context: Context) -> Message:
 def train_alone(message: Message, context: Context) -> Message:
     """Train each clinic's own model further; model and optimiser stay at the clinic, and nothing crosses."""
     job, cohort = workplace_of(context)
-    learners = own_learners(context, job, cohort, cohort.clinics)
+    clinics = job.in_lane_order(integers(config_of(message), "clinics"))
+    learners = own_learners(context, job, cohort, clinics)
     train_whole(learners["model"], cohort, _round(message))
-    keep_own(context, cohort, cohort.clinics, learners)
+    keep_own(context, cohort, clinics, learners)
     return _reply(message, learners["model"], OBSERVED, {})
 
 

@@ -1,10 +1,11 @@
 """What each clinic's link and computer can do: named profiles, and the clinics that have them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from sim.attendance import Behaviour
 from sim.problems import ScenarioError, suggest
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ __all__ = ["PROFILES", "ClinicResources", "ServerResources", "assign_resources"]
 
 @dataclass(frozen=True, slots=True)
 class ClinicResources:
-    """A clinic's link and computer.
+    """A clinic's link and computer, and how reliable they are.
 
     Attributes
     ----------
@@ -27,6 +28,7 @@ class ClinicResources:
         One way, half of the round trip.
     compute_flop_per_s : float
         Sustained rate in training.
+    behaviour : Behaviour
     """
 
     name: str
@@ -34,6 +36,7 @@ class ClinicResources:
     downlink_bits_per_s: float
     latency_s: float
     compute_flop_per_s: float
+    behaviour: Behaviour = field(default_factory=Behaviour)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,7 @@ def _resources(group: "ClinicGroup", site: str) -> ClinicResources:
         "compute_flop_per_s": group.compute,
     }
     known = {field: value for field, value in given.items() if value is not None}
+    behaviour = group.behaviour()
     if group.profile is None:
-        return ClinicResources(site, **known)
-    return replace(PROFILES[group.profile], name=site, **known)
+        return ClinicResources(site, **known, behaviour=behaviour)
+    return replace(PROFILES[group.profile], name=site, **known, behaviour=behaviour)

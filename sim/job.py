@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sim.attendance import Attendance
 from sim.data import Federation
 from sim.engine.optim import Optimizer
 from sim.models import Block, ClipRows, Network, Parameters, Part, build_network, never_negative, stored_values
@@ -19,7 +21,7 @@ from sim.privacy.calibration import uniform_answers
 from sim.problems import ScenarioError
 from sim.protocols import Protocol, protocol_of
 from sim.rng import stream
-from sim.sampling import Batches, Sampling, draw_batches, participants
+from sim.sampling import Batches, Sampling, draw_batches, participants, wanted
 from sim.scenario import Privacy
 from sim.spec import RunSpec
 
@@ -145,6 +147,8 @@ class Job:
         Under clinic-level privacy with a clip that is not fixed.
     labels : RandomisedLabels or None
         For labels that are randomised before they leave.
+    attended : mapping of int to Attendance
+        The plan's, for the rounds in which a clinic is away or lost.
     """
 
     spec: RunSpec
@@ -161,6 +165,7 @@ class Job:
     update_noise: float | None = None
     adaptive: AdaptiveClip | None = None
     labels: RandomisedLabels | None = None
+    attended: Mapping[int, Attendance] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -169,6 +174,7 @@ class Job:
         federation: Federation,
         noise_multipliers: Sequence[float],
         release_noise: Sequence[float] = (),
+        attended: Mapping[int, Attendance] = MappingProxyType({}),
     ) -> Job:
         """Derive the job.
 
@@ -181,6 +187,8 @@ class Job:
             By clinic; ignored without DP-SGD.
         release_noise : sequence of float
             By clinic: noise multipliers of rows at the cut, or of the updates' sum, the same for all.
+        attended : mapping of int to Attendance
+            The plan's, for the rounds in which a clinic is away or lost.
 
         Raises
         ------
@@ -265,6 +273,7 @@ class Job:
             update_noise,
             adaptive,
             labels,
+            attended,
         )
 
     @property
@@ -307,10 +316,35 @@ class Job:
         ordered: list[int] = of_all[np.lexsort((of_all, -np.array(self.sizes)[of_all]))].tolist()
         return ordered
 
+    def attendance(self, server_round: int) -> Attendance:
+        """Return who is there in a round, and how far each clinic comes."""
+        if server_round in self.attended:
+            return self.attended[server_round]
+        share = 1.0 if self.alone else self.spec.train.participation
+        return _everyone_returns(self.sampling, self.seed, server_round, self.sizes, share)
+
+    @property
+    def alone(self) -> bool:
+        """Whether every clinic trains by itself, whoever else is there."""
+        return self.protocol.topology == "whole" and self.protocol.movement == "own"
+
+    @property
+    def wanted(self) -> int:
+        """How many clinics a round is meant to have."""
+        return wanted(len(self.sizes), self.spec.train.participation)
+
     def participants(self, server_round: int) -> list[int]:
-        """Return a round's clinics in lane order."""
-        drawn = participants(self.seed, server_round, len(self.sizes), self.spec.train.participation)
-        return self.in_lane_order(drawn.tolist())
+        """Return a round's clinics in lane order, lost ones too."""
+        return self.in_lane_order(self.attendance(server_round).clinics)
+
+    def returning(self, server_round: int, clinics: Sequence[int]) -> list[int]:
+        """Return those of a round's clinics whose parts come back, in the order given."""
+        return [k for k in clinics if self.attendance(server_round).returns(k)]
+
+    def lost(self, server_round: int) -> list[int]:
+        """Return those of a round's clinics whose parts do not come back."""
+        attendance = self.attendance(server_round)
+        return [k for k in attendance.clinics if not attendance.returns(k)]
 
     def steps(self, clinic: int) -> int:
         """Return the number of a clinic's batches in one round."""
@@ -318,7 +352,7 @@ class Job:
 
     def order(self, server_round: int) -> list[int]:
         """Return a round's clinics in the order in which a sequential strategy serves them."""
-        clinics = sorted(self.participants(server_round))
+        clinics = list(self.attendance(server_round).clinics)
         if self.spec.strategy.order == "fixed":
             return clinics
         return [int(k) for k in stream(self.seed, "order", server_round=server_round).permutation(clinics)]
@@ -328,12 +362,14 @@ class Job:
         """Whether a sequential strategy changes clinics after every batch (Gawali et al. 2020)."""
         return self.spec.strategy.alternate == "mini-batch"
 
-    def schedule(self, order: Sequence[int]) -> list[tuple[int, int]]:
+    def schedule(self, server_round: int) -> list[tuple[int, int]]:
         """Return the ``(clinic, step)`` of every batch of a sequential round, one after another."""
+        attendance = self.attendance(server_round)
+        batches = {k: attendance.batches_of(k) for k in self.order(server_round)}
         if self.by_mini_batch:
-            longest = max((self.steps(k) for k in order), default=0)
-            return [(k, step) for step in range(longest) for k in order if step < self.steps(k)]
-        return [(k, step) for k in order for step in range(self.steps(k))]
+            longest = max(batches.values(), default=0)
+            return [(k, step) for step in range(longest) for k in batches if step < batches[k]]
+        return [(k, step) for k in batches for step in range(batches[k])]
 
     def initial_optimizer_state(self, parameters: Parameters) -> Parameters:
         """Return the state that the first clinic is handed with its parts, keyed ``part:slot/parameter``."""
@@ -355,6 +391,15 @@ def _row_noise(privacy: Privacy, parts: Sequence[Part], multipliers: Sequence[fl
     if len(parts) == 3:
         clip["tail-gradient"], reach["tail-gradient"] = privacy.tail_clip, 2.0
     return RowNoise(clip, reach, tuple(multipliers), "laplace" if laplace else "gaussian")
+
+
+@lru_cache(maxsize=16)
+def _everyone_returns(
+    sampling: Sampling, seed: int, server_round: int, sizes: tuple[int, ...], share: float
+) -> Attendance:
+    """Draw a round's clinics once for all who ask."""
+    drawn = participants(seed, server_round, len(sizes), share).tolist()
+    return Attendance.complete(drawn, [sampling.steps(sizes[k]) for k in drawn])
 
 
 @lru_cache(maxsize=256)

@@ -131,11 +131,20 @@ def participants(seed: int, server_round: int, clinics: int, share: float) -> In
     ndarray
         Sorted clinic numbers.
     """
-    size = max(1, int(share * clinics + 0.5))
-    if size == clinics:
-        return np.arange(clinics)
-    chosen = stream(seed, "participants", server_round=server_round).choice(clinics, size=size, replace=False)
-    return np.sort(chosen).astype(np.int64)
+    return choose(seed, server_round, np.arange(clinics), wanted(clinics, share))
+
+
+def wanted(clinics: int, share: float) -> int:
+    """Return how many of the clinics a round is meant to have: a share of them, at least one."""
+    return max(1, int(share * clinics + 0.5))
+
+
+def choose(seed: int, server_round: int, available: Ints, size: int) -> Ints:
+    """Draw ``size`` of the available clinics (all of them if there are no more), without replacement, and sort them."""
+    if size >= len(available):
+        return np.sort(available)
+    drawn = stream(seed, "participants", server_round=server_round).choice(len(available), size=size, replace=False)
+    return np.sort(available[drawn])
 
 
 def draw_batches(

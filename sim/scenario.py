@@ -25,7 +25,7 @@ from sim.settings.base import SCALARS, Scalar, Section, SweptValues, unique
 from sim.settings.data import Csv, DataFile, DataSpec, HeartDisease, Npz, Parquet, Synthetic, TableFile
 from sim.settings.model import Model
 from sim.settings.privacy import Privacy
-from sim.settings.study import BUILT_IN_STRATEGIES, ClinicGroup, Cut, Server, Strategy, Train
+from sim.settings.study import BUILT_IN_STRATEGIES, Availability, ClinicGroup, Cut, Server, Straggler, Strategy, Train
 
 __all__ = [
     "BUILT_IN_STRATEGIES",
@@ -163,6 +163,8 @@ _MODELS: Final[dict[tuple[str, ...], type[Section]]] = {
     ("train",): Train,
     ("server",): Server,
     ("clinics",): ClinicGroup,
+    ("clinics", "availability"): Availability,
+    ("clinics", "straggler"): Straggler,
     ("privacy",): Privacy,
     ("strategies",): Strategy,
 }

@@ -1,7 +1,7 @@
 """Clinic-level privacy: McMahan et al., "Learning Differentially Private Recurrent Language Models", ICLR 2018.
 
-    for each round t, n clinics take part, a fixed number
-        delta_k <- w_k - w                          what clinic k changed
+    for each round t, n clinics are to take part, a fixed number
+        delta_k <- w_k - w                          what clinic k changed; a lost one stands in no sum
         w <- w + (sum over k of delta_k min(1, C / |delta_k|) + N(0, (sigma_delta C)^2)) / n
 
 A clinic more or less moves the sum by at most C. The server, which is trusted, clips and adds the noise. The clip may
@@ -51,7 +51,13 @@ def updates_of(before: Mapping[str, Tensor], stacked: Mapping[str, Tensor]) -> t
 
 
 def noised_mean(
-    updates: Mapping[str, Tensor], norms: Tensor, clip: float, noise: float, seed: int, server_round: int
+    updates: Mapping[str, Tensor],
+    norms: Tensor,
+    clinics: int,
+    clip: float,
+    noise: float,
+    seed: int,
+    server_round: int,
 ) -> Parameters:
     """Average clinics' clipped updates, each with the same weight, and noise their sum.
 
@@ -61,6 +67,8 @@ def noised_mean(
         ``[lane, *shape]`` each.
     norms : Tensor
         ``[lane]``
+    clinics : int
+        n, lost ones too: it does not depend on who came back.
     clip : float
         C.
     noise : float
@@ -80,12 +88,12 @@ def noised_mean(
         total = (update * factors.view(-1, *[1] * (update.dim() - 1))).sum(0, keepdim=True)
         if noise:
             total = total + torch.from_numpy(random.standard_normal(total.shape) * (noise * clip)).to(total)
-        mean[name] = total / len(update)
+        mean[name] = total / clinics
     return mean
 
 
 def adapted_clip(
-    clip: float, norms: Tensor, adaptive: AdaptiveClip, noised: bool, seed: int, server_round: int
+    clip: float, norms: Tensor, clinics: int, adaptive: AdaptiveClip, noised: bool, seed: int, server_round: int
 ) -> float:
     """Return the next round's clip.
 
@@ -95,6 +103,8 @@ def adapted_clip(
         C.
     norms : Tensor
         ``[lane]`` norms of the updates before they were clipped.
+    clinics : int
+        n, as for ``noised_mean``.
     adaptive : AdaptiveClip
     noised : bool
         Whether the count has its noise; without, nothing is private.
@@ -108,5 +118,5 @@ def adapted_clip(
     centred = float((norms <= clip).double().sub(0.5).sum())
     if noised:
         centred += adaptive.count_noise * float(stream(seed, "noise.clip-count", server_round=server_round).normal())
-    within = centred / len(norms) + 0.5
+    within = centred / clinics + 0.5
     return clip * math.exp(-adaptive.rate * (within - adaptive.quantile))

@@ -75,23 +75,9 @@ class CohortStrategy(Strategy):
         self._home: dict[int, int] = {}
 
     def home(self, grid: Grid) -> dict[int, int]:
-        """Return the node that hosts each clinic, asked for once.
-
-        Raises
-        ------
-        ExchangeError
-            If the nodes do not host every clinic exactly once.
-        """
+        """Return the node that hosts each clinic, asked for once."""
         if not self._home:
-            ask = [Message(content({}, {}), node_id, "query.hello") for node_id in grid.get_node_ids()]
-            hosted = [
-                (clinic, reply.metadata.src_node_id)
-                for reply in checked(grid.send_and_receive(ask), len(ask))
-                for clinic in integers(config_of(reply), "clinics")
-            ]
-            if sorted(clinic for clinic, _ in hosted) != list(range(len(self.job.sizes))):
-                raise ExchangeError(f"the nodes do not host each of the {len(self.job.sizes)} clinics once")
-            self._home = dict(hosted)
+            self._home = hosts(grid, len(self.job.sizes))
         return self._home
 
     def instructions(
@@ -149,21 +135,21 @@ class CohortStrategy(Strategy):
         return self.gather(grid.send_and_receive(messages), len(messages))
 
     def gather(self, replies: Iterable[Message], expected: int | None = None) -> Gathered:
-        """Join replies along the clinic axis, in lane order.
+        """Join replies along the clinic axis, in lane order; a node whose clinics are all lost sends nothing to join.
 
         Raises
         ------
         ExchangeError
             If a reply is missing or is an error.
         """
-        sound = checked(replies, expected)
+        sound = [reply for reply in checked(replies, expected) if array_kinds(reply)]
         configs = [config_of(reply) for reply in sound]
         found = [k for config in configs for k in integers(config, "clinics")]
         rows = [r for config in configs for r in integers(config, "rows")]
         clinics = self.job.in_lane_order(found)
         order = None if clinics == found else torch.tensor([found.index(k) for k in clinics])
         arrays: dict[str, dict[str, Tensor]] = {}
-        for kind in array_kinds(sound[0]):
+        for kind in array_kinds(sound[0]) if sound else ():
             parts = [tensors(reply, kind) for reply in sound]
             arrays[kind] = {name: _joined([part[name] for part in parts], order) for name in parts[0]}
         if order is not None and rows:
@@ -198,10 +184,10 @@ class CohortStrategy(Strategy):
         multiplier, clip, adaptive = job.update_noise or 0.0, self.clip, job.adaptive
         updates, norms = updates_of(before, trained)
         if adaptive is not None:
-            self.clip = adapted_clip(clip, norms, adaptive, multiplier > 0, job.seed, server_round)
+            self.clip = adapted_clip(clip, norms, job.wanted, adaptive, multiplier > 0, job.seed, server_round)
             self._count_release("clip-count", clinics)
             multiplier = adaptive.update_noise(multiplier)
-        mean = noised_mean(updates, norms, clip, multiplier, job.seed, server_round)
+        mean = noised_mean(updates, norms, job.wanted, clip, multiplier, job.seed, server_round)
         self._count_release("update", clinics)
         return {name: before[name] + move for name, move in mean.items()}
 
@@ -221,6 +207,10 @@ class CohortStrategy(Strategy):
     def in_order(self, parameters: Mapping[str, Tensor]) -> Parameters:
         """Return the whole network's parameters in the network's order."""
         return self.job.network.whole.select(parameters)
+
+    def body_copies(self, clinics: Sequence[int], parameters: Mapping[str, Tensor]) -> Learner:
+        """Return one copy of the body a clinic."""
+        return Learner(self.job, self.job.part("body"), clinics, expand(self.body_of(parameters), len(clinics)))
 
     def body_serving(self, clinic: int, body: Learner | None, parameters: Mapping[str, Tensor]) -> Learner:
         """Return the one body, made ready for a clinic's batches; its parameters and optimiser state live on."""
@@ -258,6 +248,25 @@ class CohortStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take the last replies and return the model: ``[1, ...]``, or ``[clinic, ...]`` where each has its own."""
+
+
+def hosts(grid: Grid, clinics: int) -> dict[int, int]:
+    """Ask the nodes which clinics they host, and return each clinic's node.
+
+    Raises
+    ------
+    ExchangeError
+        If the nodes do not host every clinic exactly once.
+    """
+    ask = [Message(content({}, {}), node_id, "query.hello") for node_id in grid.get_node_ids()]
+    hosted = [
+        (clinic, reply.metadata.src_node_id)
+        for reply in checked(grid.send_and_receive(ask), len(ask))
+        for clinic in integers(config_of(reply), "clinics")
+    ]
+    if sorted(clinic for clinic, _ in hosted) != list(range(clinics)):
+        raise ExchangeError(f"the nodes do not host each of the {clinics} clinics once")
+    return dict(hosted)
 
 
 def checked(replies: Iterable[Message], expected: int | None = None) -> list[Message]:

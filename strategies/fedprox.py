@@ -31,6 +31,8 @@ class FedProx(CohortStrategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average the w_k with weights n_k / n."""
+        """Average the w_k of those who came back, with weights n_k / n."""
         gathered = self.gather(replies)
+        if not gathered.clinics:
+            return None, None
         return array_record(self.average(gathered.arrays[MODEL], gathered.clinics, self.before, server_round)), None

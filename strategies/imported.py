@@ -1,4 +1,4 @@
-"""Any Flower strategy by its import path, unmodified, one clinic a node and every clinic in every round."""
+"""Any Flower strategy by its import path, unmodified, one clinic a node, and in each round every clinic there is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sim.engine.messages import array_kinds, array_record, tensors, tensors_in
 from sim.job import Job
 from sim.problems import SutureError, place_of
 from sim.rng import stream
-from strategies.cohorts import checked
+from strategies.cohorts import checked, hosts
 
 
 class StrategyError(SutureError, ValueError):
@@ -29,9 +29,10 @@ class StrategyError(SutureError, ValueError):
 class Imported(Strategy):
     """Hands every call on to the imported strategy.
 
-    Three things are added around it: a clinic's error ends the run (Flower would go on without that clinic); the model
-    keeps its element type (some of Flower's strategies turn it into 64-bit floats, which would double the traffic); and
-    the global generators that Flower draws from hold a stream of the run's while it draws.
+    Four things are added around it: a clinic's error ends the run (Flower would go on without that clinic); a clinic
+    that is away is not asked, and a lost one's reply is missing; the model keeps its element type (some of Flower's
+    strategies turn it into 64-bit floats, which would double the traffic); and the global generators that Flower draws
+    from hold a stream of the run's while it draws.
 
     Parameters
     ----------
@@ -47,6 +48,7 @@ class Imported(Strategy):
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._home: dict[int, int] = {}
         self.inner = build_imported(job.spec.strategy.name, job.spec.strategy.options, len(job.sizes))
 
     @contextmanager
@@ -63,15 +65,21 @@ class Imported(Strategy):
     ) -> Iterable[Message]:
         """Hand on."""
         config["server-round"] = server_round
+        if not self._home:
+            self._home = hosts(grid, len(self._job.sizes))
+        there = {self._home[k] for k in self._job.participants(server_round)}
         with self._named_errors(), seeded_globals(self._job.seed, server_round):
-            return list(self.inner.configure_train(server_round, arrays, config, grid))
+            asked = list(self.inner.configure_train(server_round, arrays, config, grid))
+        return [message for message in asked if message.metadata.dst_node_id in there]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Hand on sound replies, and give the model back in its clinics' element type."""
-        sound = checked(replies)
-        kept = tensors(sound[0], array_kinds(sound[0])[0]) if sound else {}
+        sound = [reply for reply in checked(replies) if array_kinds(reply)]
+        if not sound:
+            return None, None
+        kept = tensors(sound[0], array_kinds(sound[0])[0])
         with self._named_errors(), seeded_globals(self._job.seed, server_round, step=1):
             arrays, metrics = self.inner.aggregate_train(server_round, sound)
         if arrays is None:

@@ -8,25 +8,41 @@ from typing import final
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from sim.engine.messages import OBSERVED, array_record
+from sim.engine.learner import expand
+from sim.engine.messages import OBSERVED, array_record, tensors_in
+from sim.job import Job
+from sim.models import Parameters
 from strategies.cohorts import CohortStrategy
 
 
 @final
 class Local(CohortStrategy):
-    """Each clinic trains its own model on its own records; the optimiser's state lives on between rounds."""
+    """Each clinic trains its own model on its own records; the optimiser's state lives on between rounds.
+
+    Parameters
+    ----------
+    job : Job
+    """
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self._observed: Parameters = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Let another round pass at every clinic."""
-        everyone = self.job.in_lane_order(range(len(self.job.sizes)))
-        return self.instructions(grid, "train.alone", everyone, {}, {"server-round": server_round})
+        """Let another round pass at every clinic that is there."""
+        if not self._observed:
+            self._observed = expand(tensors_in(arrays), len(self.job.sizes))
+        there = self.job.participants(server_round)
+        return self.instructions(grid, "train.alone", there, {}, {"server-round": server_round})
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Look at the clinics' own models, ``[clinic, ...]`` in the clinics' order."""
         gathered = self.gather(replies)
-        by_clinic = sorted(range(len(gathered.clinics)), key=lambda lane: gathered.clinics[lane])
-        return array_record({n: v[by_clinic].clone() for n, v in gathered.arrays[OBSERVED].items()}), None
+        self._observed = {name: value.clone() for name, value in self._observed.items()}
+        for name, value in gathered.arrays.get(OBSERVED, {}).items():
+            self._observed[name][gathered.clinics] = value
+        return array_record(self._observed), None

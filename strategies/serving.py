@@ -49,6 +49,12 @@ class Turn:
         self.finished: list[Message] = []
         self._name = "round" if len(self._clinics) > 1 else f"clinic-{self._clinics[0]}"
 
+    @classmethod
+    def of_lost(cls, strategy: CohortStrategy, grid: Grid, clinic: int, server_round: int) -> Turn:
+        """Return the turn of a clinic that is lost after the batches which the plan gives it."""
+        batches = strategy.job.attendance(server_round).batches_of(clinic)
+        return cls(strategy, grid, [clinic], server_round, 0, batches)
+
     def begin(self, parts: Mapping[str, Mapping[str, Tensor]]) -> Gathered:
         """Send the clinics' parts, by message kind, and return the first batch's smashed data."""
         config: dict[str, ConfigValue] = {
@@ -61,7 +67,10 @@ class Turn:
 
     def run(self, body: Learner, parts: Mapping[str, Mapping[str, Tensor]]) -> list[Message]:
         """Do every batch of the turn; the messages with the last cut gradient are left to send."""
-        messages = self.serve(body, self.begin(parts), self._first)
+        smashed = self.begin(parts)
+        if not self._steps:
+            return []
+        messages = self.serve(body, smashed, self._first)
         for step in range(self._first + 1, self._first + self._steps):
             replies = checked(self._grid.send_and_receive(messages), len(messages))
             self.finished += [reply for reply in replies if SMASHED not in reply.content]
@@ -98,6 +107,12 @@ class Turn:
     def _ask(self, message_type: str, kind: str, rows: Tensor, smashed: Gathered, answer: str) -> Tensor:
         replies = self._grid.send_and_receive(self._down(message_type, kind, rows, smashed))
         return self._strategy.gather(replies).arrays[answer][answer]
+
+    def lose(self, body: Learner, parts: Mapping[str, Mapping[str, Tensor]]) -> Gathered:
+        """Do every batch of a clinic that is lost after them: body copy and parts go no further."""
+        answers = self._grid.send_and_receive(self.run(body, parts))
+        self._strategy.count_noise(body)
+        return self._strategy.gather(answers)
 
     def _down(self, message_type: str, kind: str, rows: Tensor, smashed: Gathered) -> list[Message]:
         return self._strategy.instructions(

@@ -8,7 +8,8 @@
                 server   forward and backward of the body;  cut gradient down
                 clinic   backward of the head
 
-The hand-over passes through the server. Handing the optimiser's state on with the head makes the relay equal to
+A lost clinic hands nothing on: the next one receives what the lost one did, and the body keeps the batches that it has
+seen. The hand-over passes through the server. Handing the optimiser's state on with the head makes the relay equal to
 training on the clinics' records one after another.
 """
 
@@ -52,12 +53,13 @@ class Split(CohortStrategy):
         if not self._parts:
             head = self.clinic_parts_of(parameters)
             self._parts = {MODEL: head, OPTIMIZER: self.job.initial_optimizer_state(head)}
-        for k, steps in _turns(self.job.schedule(self.job.order(server_round)), self.job.by_mini_batch):
+        for k, steps in _turns(self.job.schedule(server_round), self.job.by_mini_batch):
             self._body = self.body_serving(k, self._body, parameters)
             turn = Turn(self, grid, [k], server_round, steps[0], len(steps))
             reply = self.gather(grid.send_and_receive(turn.run(self._body, self._parts)))
             self.count_noise(self._body)
-            self._parts = {MODEL: reply.arrays[MODEL], OPTIMIZER: reply.arrays[OPTIMIZER]}
+            if reply.clinics:
+                self._parts = {MODEL: reply.arrays[MODEL], OPTIMIZER: reply.arrays[OPTIMIZER]}
         return []
 
     def aggregate_train(

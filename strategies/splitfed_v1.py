@@ -9,6 +9,9 @@
                 clinic   backward of W^C_k
         W^S <- sum of (n_k / n) W^S_k,   W^C <- sum of (n_k / n) W^C_k
 
+Both sums go over the clinics that were not lost on the way: a lost one's head never arrives, and its body copy is
+dropped with it.
+
 U-shaped (Vepakomma et al. 2018), the clinic also holds the tail and the loss: the body's outputs go down and their
 gradient comes up, so that labels never leave.
 """
@@ -21,7 +24,7 @@ from typing import final
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from sim.engine.learner import Learner, expand
+from sim.engine.learner import Learner
 from sim.engine.messages import MODEL, array_record, tensors_in
 from sim.job import Job
 from strategies.cohorts import CohortStrategy
@@ -46,12 +49,17 @@ class SplitFedV1(CohortStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Do every batch of the round; the last cut gradients' messages are left to send."""
-        clinics = self.job.participants(server_round)
         parameters = self.before = tensors_in(arrays)
-        bodies = Learner(self.job, self.job.part("body"), clinics, expand(self.body_of(parameters), len(clinics)))
-        self._bodies = bodies
+        parts = {MODEL: self.clinic_parts_of(parameters)}
+        for k in self.job.lost(server_round):
+            Turn.of_lost(self, grid, k, server_round).lose(self.body_copies([k], parameters), parts)
+        clinics = self.job.returning(server_round, self.job.participants(server_round))
+        self._turn = None
+        if not clinics:
+            return []
+        self._bodies = self.body_copies(clinics, parameters)
         self._turn = Turn(self, grid, clinics, server_round, 0, max(self.job.steps(k) for k in clinics))
-        return self._turn.run(bodies, {MODEL: self.clinic_parts_of(parameters)})
+        return self._turn.run(self._bodies, parts)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

@@ -10,6 +10,7 @@
         W^C <- sum of (n_k / n) W^C_k
 
 There is one body, and its optimiser's state lives on from batch to batch and round to round. The heads are averaged.
+Of a lost clinic the body keeps the batches that it has seen; its head never arrives, and the sum goes over the others.
 """
 
 from __future__ import annotations
@@ -51,17 +52,20 @@ class SplitFedV2(CohortStrategy):
         """Do the whole round; no message is left to send."""
         parameters = self.before = tensors_in(arrays)
         parts = {MODEL: self.clinic_parts_of(parameters)}
-        order = self.job.order(server_round)
-        turns = {k: Turn(self, grid, [k], server_round, 0, self.job.steps(k)) for k in order}
+        attendance = self.job.attendance(server_round)
+        turns = {k: Turn(self, grid, [k], server_round, 0, attendance.batches_of(k)) for k in attendance.clinics}
         inbox: dict[int, Gathered] = {}
-        for k, batches in groupby(self.job.schedule(order), key=itemgetter(0)):
+        for k in attendance.clinics:
+            if not attendance.batches_of(k):
+                turns[k].begin(parts)
+        for k, batches in groupby(self.job.schedule(server_round), key=itemgetter(0)):
             self._body = self.body_serving(k, self._body, parameters)
             for _, step in batches:
                 if step == 0:
                     inbox[k] = turns[k].begin(parts)
                 inbox[k] = self.gather(grid.send_and_receive(turns[k].serve(self._body, inbox[k], step)))
             self.count_noise(self._body)
-        self._trained = inbox
+        self._trained = {k: last for k, last in inbox.items() if last.clinics}
         return []
 
     def aggregate_train(
@@ -72,6 +76,9 @@ class SplitFedV2(CohortStrategy):
             return None, None
         clinics = self.job.in_lane_order(list(self._trained))
         each = [self._trained[k].arrays[MODEL] for k in clinics]
-        stacked = {name: torch.cat([parts[name] for parts in each]) for name in each[0]}
+        heads = self.clinic_parts_of(self.before)
+        if each:
+            stacked = {name: torch.cat([parts[name] for parts in each]) for name in heads}
+            heads = self.average(stacked, clinics, self.before, server_round)
         body: Parameters = {name: value.clone() for name, value in self._body.parameters.items()}
-        return array_record(self.in_order({**self.average(stacked, clinics, self.before, server_round), **body})), None
+        return array_record(self.in_order({**heads, **body})), None

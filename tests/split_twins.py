@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from twins import State, Twin, weighted_average
 
+from sim.attendance import Attendance
 from sim.job import Job
-from sim.sampling import participants
 from sim.study.learn import learn
 
 CLINIC_PARTS = {"vanilla": ("head",), "u-shaped": ("head", "tail")}
@@ -46,18 +46,16 @@ class SplitTwin(Twin):
     def rounds(self) -> range:
         return range(1, self.spec.train.rounds + 1)
 
-    def participants(self, server_round: int) -> list[int]:
-        drawn = participants(self.spec.seed, server_round, len(self.records), self.spec.train.participation)
-        return [int(k) for k in drawn]
-
     def order(self, server_round: int) -> list[int]:
-        return Job.build(self.spec, self.federation, self.noise_multipliers).order(server_round)
+        there = self.there(server_round)
+        attended = {server_round: Attendance.complete(there, [1] * len(there))}
+        return Job.build(self.spec, self.federation, self.noise_multipliers, attended=attended).order(server_round)
 
     def turns(self, batches: "dict[int, list[Batch]]") -> "list[list[Batch]]":
         """Return the batches of each turn of a sequential round; ``batches`` come in the order of the clinics."""
         if self.spec.strategy.alternate == "clinic":
             return list(batches.values())
-        longest = max(len(own) for own in batches.values())
+        longest = max((len(own) for own in batches.values()), default=0)
         return [[own[step]] for step in range(longest) for own in batches.values() if step < len(own)]
 
 
@@ -77,7 +75,7 @@ def batches_of(twin: SplitTwin, server_round: int, clinics: list[int]) -> dict[i
     drawn = {}
     for k in clinics:
         x, y = twin.records[k]
-        rows = twin.batches(server_round, k, len(y))
+        rows = twin.batches(server_round, k, len(y))[: twin.lost.get((server_round, k))]
         drawn[k] = [Batch(x[own], y[own], server_round, k, step, len(y)) for step, own in enumerate(rows)]
     return drawn
 
@@ -141,7 +139,8 @@ def split(twin: SplitTwin, optimizer_state: bool = True) -> State:
             clinic.take_over(last, optimizer_state)
             for batch in turn:
                 train_batch(twin, clinic, server, batch)
-            last = clinic
+            if twin.lost.get((server_round, turn[-1].clinic)) != turn[-1].step + 1:
+                last = clinic
     return last.state() | server.state()
 
 
@@ -150,13 +149,13 @@ def splitfed_v1(twin: SplitTwin) -> State:
     state = twin.initial()
     for server_round in twin.rounds:
         models = []
-        for own in batches_of(twin, server_round, twin.participants(server_round)).values():
+        for own in batches_of(twin, server_round, twin.returning(server_round)).values():
             clinic = Place.build(twin, state, twin.clinic_parts)
             server = Place.build(twin, state, ("body",))
             for batch in own:
                 train_batch(twin, clinic, server, batch)
             models.append((own[0].size, clinic.state() | server.state()))
-        state = weighted_average(models)
+        state = weighted_average(models) if models else state
     return state
 
 
@@ -170,8 +169,8 @@ def splitfed_v2(twin: SplitTwin) -> State:
         for turn in twin.turns(batches):
             for batch in turn:
                 train_batch(twin, clinics[batch.clinic], server, batch)
-        averaged = weighted_average([(batches[k][0].size, clinic.state()) for k, clinic in clinics.items()])
-        state = averaged | server.state()
+        heads = [(batches[k][0].size, clinics[k].state()) for k in twin.returning(server_round)]
+        state = (weighted_average(heads) if heads else state) | server.state()
     return state
 
 
@@ -181,12 +180,13 @@ def splitfed_v3(twin: SplitTwin) -> State:
     clinics = [Place.build(twin, state, twin.clinic_parts) for _ in twin.records]
     for server_round in twin.rounds:
         bodies = []
-        for k, own in batches_of(twin, server_round, twin.participants(server_round)).items():
+        for k, own in batches_of(twin, server_round, twin.there(server_round)).items():
             server = Place.build(twin, state, ("body",))
             for batch in own:
                 train_batch(twin, clinics[k], server, batch)
-            bodies.append((own[0].size, server.state()))
-        state = state | weighted_average(bodies)
+            if k in twin.returning(server_round):
+                bodies.append((own[0].size, server.state()))
+        state = state | (weighted_average(bodies) if bodies else {})
     models = [state | clinic.state() for clinic in clinics]
     return {name: torch.stack([model[name] for model in models]) for name in state}
 
@@ -197,7 +197,7 @@ def fedprox(twin: SplitTwin, mu: float | None = None) -> State:
     state = twin.initial()
     for server_round in twin.rounds:
         models = []
-        for own in batches_of(twin, server_round, twin.participants(server_round)).values():
+        for own in batches_of(twin, server_round, twin.returning(server_round)).values():
             module = twin.module(state)
             optimizer = twin.optimizer(module)
             for batch in own:
@@ -211,7 +211,7 @@ def fedprox(twin: SplitTwin, mu: float | None = None) -> State:
                 (mu / 2 * pull).backward()
                 optimizer.step()
             models.append((own[0].size, module.state_dict()))
-        state = weighted_average(models)
+        state = weighted_average(models) if models else state
     return state
 
 
@@ -270,9 +270,9 @@ CUT = tuple(
 METHODS = UNCUT + CUT
 
 
-def expected(spec, plan, federation, twin_of=None) -> State:
+def expected(spec, plan, federation, twin_of=None, lost=None) -> State:
     """Return the twin's parameters, with a leading axis as the simulator has it."""
-    twin = SplitTwin(spec, federation, plan.noise_multipliers)
+    twin = SplitTwin(spec, federation, plan.noise_multipliers, lost or {})
     if not spec.train.rounds:
         return {name: value[None] for name, value in twin.initial().items()}
     state = (twin_of or TWINS[spec.strategy.name])(twin)

@@ -5,7 +5,7 @@ batch. Under DP-SGD every record's gradient is formed by itself, clipped part by
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -24,11 +24,23 @@ State = dict[str, Tensor]
 
 @dataclass
 class Twin:
-    """A run seen by plain PyTorch: clinic by clinic, one ``nn.Sequential``."""
+    """A run seen by plain PyTorch: clinic by clinic, one ``nn.Sequential``.
+
+    ``lost`` holds, by round and clinic, after how many batches a clinic is lost; after none it has been away.
+    """
 
     spec: RunSpec
     federation: Federation
     noise_multipliers: tuple[float, ...] = ()
+    lost: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def there(self, server_round: int, everyone: bool = False) -> list[int]:
+        share = 1.0 if everyone else self.spec.train.participation
+        drawn = participants(self.spec.seed, server_round, len(self.records), share)
+        return [int(k) for k in drawn if self.lost.get((server_round, int(k))) != 0]
+
+    def returning(self, server_round: int) -> list[int]:
+        return [k for k in self.there(server_round) if (server_round, k) not in self.lost]
 
     @property
     def records(self) -> list[tuple[Tensor, Tensor]]:
@@ -147,14 +159,13 @@ def fedavg(twin: Twin, server=lambda state, models, server_round: weighted_avera
     """McMahan et al. 2017; another ``server`` may make something else of the clinics' models."""
     state, records = twin.initial(), twin.records
     for server_round in range(1, twin.spec.train.rounds + 1):
-        chosen = participants(twin.spec.seed, server_round, len(records), twin.spec.train.participation)
         models = []
-        for k in chosen:
+        for k in twin.returning(server_round):
             x, y = records[k]
             module = twin.module(state)
-            twin.fit(module, [twin.optimizer(module)], server_round, int(k), x, y)
+            twin.fit(module, [twin.optimizer(module)], server_round, k, x, y)
             models.append((len(y), module.state_dict()))
-        state = server(state, models, server_round)
+        state = server(state, models, server_round) if models else state
     return state
 
 
@@ -162,14 +173,13 @@ def splitfed_v1(twin: Twin) -> State:
     """Thapa et al. 2022: really cut, with an optimiser on each side and only tensors passed across; without DP."""
     state, records = twin.initial(), twin.records
     for server_round in range(1, twin.spec.train.rounds + 1):
-        chosen = participants(twin.spec.seed, server_round, len(records), twin.spec.train.participation)
         models = []
-        for k in chosen:
+        for k in twin.returning(server_round):
             x, y = records[k]
             module = twin.module(state)
             parts = twin.parts(module)
             optimizers = [twin.optimizer(part) for part in parts.values()]
-            for rows in twin.batches(server_round, int(k), len(y)):
+            for rows in twin.batches(server_round, k, len(y)):
                 _split_step(twin, list(parts.values()), optimizers, x[rows], y[rows])
             models.append((len(y), module.state_dict()))
         state = weighted_average(models)
@@ -207,6 +217,7 @@ def local(twin: Twin) -> State:
         module = twin.module(twin.initial())
         optimizer = twin.optimizer(module)
         for server_round in range(1, twin.spec.train.rounds + 1):
-            twin.fit(module, [optimizer], server_round, k, x, y)
+            if k in twin.there(server_round, everyone=True):
+                twin.fit(module, [optimizer], server_round, k, x, y)
         states.append(module.state_dict())
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from flwr.app import Context, UserConfig
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sim.attendance import Attendance
 from sim.data import Federation, Records, load_federation
 from sim.engine.label_noise import randomised
 from sim.job import Job
@@ -87,31 +89,44 @@ def cohorts_of(clinics: int, nodes: int) -> list[list[int]]:
     return [group.tolist() for group in np.array_split(np.arange(clinics), nodes)]
 
 
-def run_config(spec: RunSpec, noise_multipliers: Sequence[float], release_noise: Sequence[float] = ()) -> UserConfig:
+def run_config(
+    spec: RunSpec,
+    noise_multipliers: Sequence[float],
+    release_noise: Sequence[float] = (),
+    attended: Mapping[int, Attendance] = MappingProxyType({}),
+) -> UserConfig:
     """Write what every party must know into Flower's run config, which holds scalars only."""
     return {
         "run-spec": spec.model_dump_json(by_alias=True),
         "noise-multipliers": json.dumps([list(noise_multipliers), list(release_noise)]),
+        "attendance": json.dumps({r: [a.clinics, a.batches, a.returned] for r, a in attended.items()}),
         "data-sha256": (spec.data.sha256() if isinstance(spec.data, DataFile) else "") + spec.model.public_digest(),
     }
 
 
 @lru_cache(maxsize=8)
-def _job(spec_json: str, noise_json: str, data_sha256: str) -> tuple[Job, Federation]:
+def _job(spec_json: str, noise_json: str, attendance_json: str, data_sha256: str) -> tuple[Job, Federation]:
     """Derive a run's job once for all its parties here; ``data_sha256`` makes a changed file another run."""
     spec = RunSpec.model_validate_json(spec_json)
     federation = load_federation(spec.data, spec.seed)
-    return Job.build(spec, federation, *json.loads(noise_json)), federation
+    noise_multipliers, release_noise = json.loads(noise_json)
+    attended = {
+        int(server_round): Attendance(*map(tuple, stated))
+        for server_round, stated in json.loads(attendance_json).items()
+    }
+    return Job.build(spec, federation, noise_multipliers, release_noise, attended), federation
 
 
 @lru_cache(maxsize=64)
-def _cohort(spec_json: str, noise_json: str, data_sha256: str, partition: int, partitions: int) -> tuple[Job, Cohort]:
-    job, federation = _job(spec_json, noise_json, data_sha256)
+def _cohort(
+    spec_json: str, noise_json: str, attendance_json: str, data_sha256: str, partition: int, partitions: int
+) -> tuple[Job, Cohort]:
+    job, federation = _job(spec_json, noise_json, attendance_json, data_sha256)
     return job, Cohort.build(job, federation.train, cohorts_of(len(job.sizes), partitions)[partition])
 
 
-def stated_run(config: UserConfig) -> tuple[str, str, str]:
-    """Return the run, its noise multipliers and its data file's digest as a run config states them.
+def stated_run(config: UserConfig) -> tuple[str, str, str, str]:
+    """Return the run, its noise multipliers, its attendance and its data file's digest as a run config states them.
 
     Parameters
     ----------
@@ -121,8 +136,8 @@ def stated_run(config: UserConfig) -> tuple[str, str, str]:
 
     Returns
     -------
-    (str, str, str)
-        The first two as JSON.
+    (str, str, str, str)
+        The first three as JSON.
 
     Raises
     ------
@@ -135,18 +150,21 @@ def stated_run(config: UserConfig) -> tuple[str, str, str]:
 
 
 @lru_cache(maxsize=8)
-def _planned(scenario: str, run: int) -> tuple[str, str, str]:
+def _planned(scenario: str, run: int) -> tuple[str, str, str, str]:
     specs = expand(load_scenario(scenario))
     if not 0 <= run < len(specs):
         raise ScenarioError([f"{scenario}: there is no run {run}; it has {len(specs)}, counted from 0"])
     plan = make_plan(specs[run], load_federation(specs[run].data, specs[run].seed))
     executed = plan.spec.train.model_copy(update={"rounds": plan.rounds})
     spec = plan.spec.model_copy(update={"train": executed})
-    return _stated(run_config(spec, plan.noise_multipliers, plan.release_noise))
+    return _stated(run_config(spec, plan.noise_multipliers, plan.release_noise, plan.attended))
 
 
-def _stated(config: UserConfig) -> tuple[str, str, str]:
-    return str(config["run-spec"]), str(config["noise-multipliers"]), str(config["data-sha256"])
+def _stated(config: UserConfig) -> tuple[str, str, str, str]:
+    run, noise, attendance, digest = (
+        str(config[key]) for key in ("run-spec", "noise-multipliers", "attendance", "data-sha256")
+    )
+    return run, noise, attendance, digest
 
 
 def job_of(config: UserConfig) -> Job:

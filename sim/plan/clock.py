@@ -66,6 +66,10 @@ class RoundLoad:
         Whether a turn begins only when the one before it has ended (the relay).
     common_server_flops : float
         The server's work that waits for all clinics: aggregation, or training on pooled records.
+    lost : frozenset of int
+        Lanes whose last turn ends with its last batch: nothing is sent back.
+    slowed : tuple of (int, float)
+        Lanes whose computer and line are slower in this round, and how many times.
     """
 
     clinics: tuple[int, ...]
@@ -78,6 +82,13 @@ class RoundLoad:
     schedule: tuple[tuple[int, int], ...] | None
     handed_on: bool
     common_server_flops: float
+    lost: frozenset[int] = frozenset()
+    slowed: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def ends(self) -> Ints:
+        """``[lane]`` number of turns at whose end the clinic's parts are sent back."""
+        return self.turns - np.isin(np.arange(len(self.turns)), list(self.lost)) * np.minimum(self.turns, 1)
 
     def may_queue(self, server: ServerResources) -> bool:
         """Whether clinics may wait for a worker of the server, or for its shared link."""
@@ -90,7 +101,8 @@ class RoundLoad:
     def key(self) -> tuple[object, ...]:
         """Return what tells this load from others of the same run."""
         arrays = (self.rows, self.steps, self.turns)
-        return (self.clinics, self.schedule, self.common_server_flops, *(array.tobytes() for array in arrays))
+        named = (self.clinics, self.schedule, self.common_server_flops, self.lost, self.slowed)
+        return (*named, *(array.tobytes() for array in arrays))
 
     def turn_steps(self, lane: int) -> int:
         """Return the number of batches in one turn of a lane: all, or one where clinics alternate by mini-batch."""
@@ -204,6 +216,11 @@ class Durations:
         server : ServerResources
         """
         own = {name: values[list(load.clinics)] for name, values in resources.items()}
+        factor = np.ones(len(load.clinics))
+        for lane, times in load.slowed:
+            factor[lane] = times
+        for name in ("uplink_bits_per_s", "downlink_bits_per_s", "compute_flop_per_s"):
+            own[name] = own[name] / factor
         line = {"up": own["uplink_bits_per_s"], "down": own["downlink_bits_per_s"]}
         link = {"up": server.downlink_bits_per_s, "down": server.uplink_bits_per_s}
         active = np.arange(len(load.rows))[:, None] < load.steps
@@ -232,7 +249,7 @@ class Durations:
         """Return ``[lane]`` seconds by phase."""
         phases = {phase: np.zeros(len(load.steps)) for phase in ("download", "clinic", "upload", "server")}
         phases["download"] += (self.begin + self.begin_link) * load.turns
-        phases["upload"] += (self.end + self.end_link) * load.turns
+        phases["upload"] += (self.end + self.end_link) * load.ends
         for leg, seconds, link in zip(load.legs, self.legs, self.links, strict=True):
             phases[PHASES[leg.place]] += (seconds + link).sum(0)
         return phases
@@ -277,7 +294,7 @@ class ClosedFormClock(RoundClock):
         legs = [leg + link for leg, link in zip(spent.legs, spent.links, strict=True)]
         if load.schedule is None:
             completed = begin + np.cumsum(_total(legs, load), axis=0)
-            finish = begin + _total(legs, load).sum(0) + end
+            finish = begin + _total(legs, load).sum(0) + end * load.ends
         elif load.handed_on:
             completed, finish = _relay(load, _total(legs, load), begin, end)
         else:
@@ -295,6 +312,7 @@ def _relay(load: RoundLoad, batch: Floats, begin: Floats, end: Floats) -> tuple[
     lane, step = np.array(load.schedule, dtype=np.int64).reshape(-1, 2).T
     in_turn = (load.steps // np.maximum(load.turns, 1))[lane]
     opens, closes = step % in_turn == 0, step % in_turn == in_turn - 1
+    closes &= ~(np.isin(lane, list(load.lost)) & (step == load.steps[lane] - 1))
     over = np.cumsum(batch[step, lane] + begin[lane] * opens + end[lane] * closes)
     completed, finish = np.zeros(load.rows.shape), np.zeros(len(load.steps))
     completed[step, lane] = over - end[lane] * closes
@@ -318,4 +336,4 @@ def _one_body(load: RoundLoad, legs: Sequence[Floats], begin: Floats, end: Float
     for lane, step in load.schedule or ():
         body_free = max(body_free, clinic_free[lane] + before[step][lane]) + served[step][lane]
         clinic_free[lane] = completed[step, lane] = body_free + after[step][lane]
-    return completed, np.array(clinic_free) + end
+    return completed, np.array(clinic_free) + end * load.ends

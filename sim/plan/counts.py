@@ -2,55 +2,76 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.attendance import Attendance, available, drop_outs, slowdowns
 from sim.job import Job
-from sim.plan.clock import Leg, RoundLoad
+from sim.plan.clock import Leg, RoundLoad, RoundTime
 from sim.plan.costs import FLOAT_BYTES, part_costs
+from sim.plan.limits import attendance_until, time_limit, time_until
+from sim.plan.queues import PlanClock
 from sim.privacy.releases import Sampled
 from sim.protocols import HEADER_BYTES, HEADERS, MODEL_KIND, OPTIMIZER_KIND, Direction, Traffic
-from sim.sampling import draw_rows
+from sim.sampling import choose, draw_rows
 
 Ints = NDArray[np.int64]
 
 
 class Counts:
-    """The counts of a whole run.
+    """The counts of a whole run: who is there, what crosses, and how long it takes.
 
     Parameters
     ----------
     job : Job
+        What it says of attendance is left aside; it is drawn here.
+    clock : PlanClock
+        Times the rounds, and with them decides who meets a deadline.
     rounds : int, optional
         Stop after so many rounds instead of the scenario's.
 
     Attributes
     ----------
+    attended : dict of int to Attendance
+        Of the rounds in which a clinic is away or lost.
     steps : ndarray
         ``[clinic]`` training steps on the clinic's records.
-    rounds : ndarray
-        ``[clinic]`` rounds in which the clinic takes part.
+    rounds, returned_rounds, lost_rounds : ndarray
+        ``[clinic]`` rounds in which the clinic is there; whose parts come back; in which it does not do all its batches
+        or its parts do not come back.
+    participants, returned : list of int
+        By round: how many clinics are there, and how many of them are not lost.
     traffic : Traffic
         Bytes by direction and kind, ``[clinic]`` each.
     loads : list of RoundLoad
         One a round, as the clock wants them.
+    times : list of RoundTime
     after : list of Sampled
         What has been drawn up to the end of each round.
     clinic_flops, server_flops : int
         In all.
     """
 
-    def __init__(self, job: Job, rounds: int | None = None) -> None:
-        self.job = job
+    def __init__(self, job: Job, clock: PlanClock, rounds: int | None = None) -> None:
+        self.job = replace(job, attended={})
+        self.clock = clock
         self.costs = part_costs(job.parts, job.network.input_shape, job.frozen)
         self._pooled = job.protocol.movement == "none"
         if self._pooled and job.protocol.clinic_parts:  # what is trained on kept rows forms no gradient in them
             self.costs |= part_costs(job.parts[1:], self.costs["head"].output_shape)
         self.steps = np.zeros(len(job.sizes), dtype=np.int64)
-        self._steps = np.array([job.steps(k) for k in range(len(job.sizes))])
+        self._left = np.zeros(len(job.sizes), dtype=np.int64)
+        self._released = np.zeros(len(job.sizes), dtype=np.int64)
         self.rounds = np.zeros(len(job.sizes), dtype=np.int64)
+        self.returned_rounds = np.zeros(len(job.sizes), dtype=np.int64)
+        self.lost_rounds = np.zeros(len(job.sizes), dtype=np.int64)
+        self.attended: dict[int, Attendance] = {}
+        self.participants: list[int] = []
+        self.returned: list[int] = []
         self._stood = [np.zeros(n, dtype=np.int64) for n in job.sizes]
         self.traffic: Traffic = {}
         self.clinic_flops = self.server_flops = 0
@@ -61,10 +82,15 @@ class Counts:
             ("down", job.protocol.batch_down),
         )
         self._rates = self.rates()
+        count = job.spec.train.rounds if rounds is None else rounds
+        self._behaviours = [each.behaviour for each in clock.resources]
+        self._reliable = not any(behaviour.may_be_lost for behaviour in self._behaviours)
+        self._there = available(job.seed, self._behaviours, count)
         self.loads: list[RoundLoad] = []
+        self.times: list[RoundTime] = []
         self.after: list[Sampled] = []
-        for server_round in range(1, 1 + (job.spec.train.rounds if rounds is None else rounds)):
-            self.loads.append(self._round(server_round))
+        for server_round in range(1, 1 + count):
+            self._pooled_round(server_round) if self._pooled else self._round(server_round)
             self.after.append(self.sampled())
 
     def rates(self) -> list[float]:
@@ -75,7 +101,9 @@ class Counts:
     def sampled(self) -> Sampled:
         """Return what was drawn without regard to the data, for the ledger."""
         exposures = [int(stood.max(initial=0)) for stood in self._stood]
-        return Sampled(self._rates, self.steps.tolist(), exposures, self.rounds.tolist())
+        return Sampled(
+            self._rates, self._left.tolist(), exposures, self.returned_rounds.tolist(), self._released.tolist()
+        )
 
     def peak_clinic_bytes(self) -> int:
         """Return what the clinic that needs most keeps at once.
@@ -91,54 +119,110 @@ class Counts:
         per_record = int(np.prod(self.job.network.input_shape)) + sum(part.activations for part in parts)
         return FLOAT_BYTES * (copies * sum(part.parameters for part in parts) + self._widest * per_record)
 
-    def _round(self, server_round: int) -> RoundLoad:
-        if self._pooled:
-            return self._pooled_round(server_round)
+    def _round(self, server_round: int) -> None:
+        """Draw who is there, time the round, cut it at its limit, and count what is left."""
+        attendance = self._drawn(server_round)
+        load = self._load(server_round, attendance)
+        time = self.clock.time_round(load)
+        train = self.job.spec.train
+        enough = self.job.wanted if train.over_select > 1 else None
+        if (train.deadline or enough) and not self.job.alone:
+            limit = time_limit(load, time, train.deadline, enough)
+            attendance = attendance_until(load, time, self.clock.durations(load), limit, enough)
+            load = self._load(server_round, attendance)
+            time = time_until(time, limit, load, self.clock.durations(load))
+        if attendance != self.job.attendance(server_round):
+            self.attended[server_round] = attendance
+        self._count(server_round, attendance, load)
+        self.loads.append(load)
+        self.times.append(time)
+
+    def _drawn(self, server_round: int) -> Attendance:
+        """Draw who is there, and who drops out. A clinic that trains alone drops out of nothing."""
+        job, train = self.job, self.job.spec.train
+        if self._reliable and train.over_select == 1:
+            return job.attendance(server_round)
+        there = np.flatnonzero(self._there[server_round - 1])
+        if job.alone:
+            alone = [int(k) for k in there]
+            return Attendance.complete(alone, [job.steps(k) for k in alone])
+        size = math.ceil(job.wanted * train.over_select - 1e-9)
+        clinics = choose(job.seed, server_round, there, size).tolist()
+        return drop_outs(job.seed, server_round, clinics, [job.steps(k) for k in clinics], self._behaviours)
+
+    def _load(self, server_round: int, attendance: Attendance) -> RoundLoad:
         job, protocol = self.job, self.job.protocol
-        alone = protocol.topology == "whole" and protocol.movement == "own"
-        clinics = job.in_lane_order(range(len(job.sizes))) if alone else job.participants(server_round)
+        clinics = job.in_lane_order(attendance.clinics)
+        steps = np.array([attendance.batches_of(k) for k in clinics], dtype=np.int64)
         rows = draw_rows(job.sampling, job.seed, server_round, clinics, [job.sizes[k] for k in clinics])
-        steps = self._steps[clinics]
+        rows = np.where(np.arange(len(rows))[:, None] < steps, rows, 0)[: steps.max(initial=0)]
         handed_on = protocol.movement == "handed-on"
-        turns = steps if handed_on and job.by_mini_batch else np.ones_like(steps)
-        self.steps[clinics] += steps
-        self.rounds[clinics] += 1
-        if job.rows is not None:
-            self._expose(server_round, clinics)
-        self._widest = max(self._widest, int(rows.max()))
-        self._count_traffic(clinics, rows.sum(0), steps, turns)
-        flops = {place: sum(leg.per_row for leg in self._legs if leg.place == place) for place in ("clinic", "server")}
-        self.clinic_flops += int(rows.sum()) * flops["clinic"]
-        averaged = () if protocol.movement == "handed-on" or alone else self._averaged_parts()
-        aggregation = 2 * len(clinics) * sum(self.costs[name].parameters for name in averaged)
-        self.server_flops += int(rows.sum()) * flops["server"] + aggregation
+        turns = steps if job.by_mini_batch else np.minimum(steps, 1)
+        lane = {k: position for position, k in enumerate(clinics)}
         schedule = None
         if job.spec.strategy.order is not None:
-            lane = {k: position for position, k in enumerate(clinics)}
-            schedule = tuple((lane[k], step) for k, step in job.schedule(job.order(server_round)))
+            attended = replace(job, attended={server_round: attendance})
+            schedule = tuple((lane[k], step) for k, step in attended.schedule(server_round))
+        averaged = () if handed_on or job.alone else self._averaged_parts()
+        parameters = sum(self.costs[name].parameters for name in averaged)
         moved = self._moved_bytes()
         return RoundLoad(
-            tuple(clinics), rows, steps, self._legs, moved, moved, turns, schedule, handed_on, float(aggregation)
+            tuple(clinics),
+            rows,
+            steps,
+            self._legs,
+            moved,
+            moved,
+            turns if handed_on else np.ones_like(steps),
+            schedule,
+            handed_on,
+            2.0 * sum(attendance.returned) * parameters,
+            frozenset(lane[k] for k in clinics if not attendance.returns(k)),
+            slowdowns(job.seed, server_round, clinics, self._behaviours),
         )
 
-    def _expose(self, server_round: int, clinics: list[int]) -> None:
-        """Count how often each record stands in a batch."""
-        if not self.job.sampling.poisson:
-            for clinic in clinics:
-                self._stood[clinic] += self.job.sampling.local_epochs
-            return
-        batches = self.job.batches(server_round, clinics)
-        for lane, clinic in enumerate(clinics):
-            inside = np.arange(batches.index.shape[2]) < batches.rows[:, lane, None]
-            drawn = batches.index[:, lane][inside]
+    def _count(self, server_round: int, attendance: Attendance, load: RoundLoad) -> None:
+        clinics = list(load.clinics)
+        back = np.array([attendance.returns(k) for k in clinics], dtype=np.bool_)
+        complete = back & (load.steps == [self.job.steps(k) for k in clinics])
+        self.participants.append(len(clinics))
+        self.returned.append(int(complete.sum()))
+        self.rounds[clinics] += 1
+        self.returned_rounds[clinics] += back
+        self.lost_rounds[clinics] += ~complete
+        # Steps of a lost clinic are in the model where they trained a body, or parts, that live on.
+        forgotten = self.job.protocol.movement == "averaged" and self.job.spec.strategy.order is None
+        kept = load.steps * back if forgotten else load.steps
+        self.steps[clinics] += load.steps
+        self._released[clinics] += kept
+        self._left[clinics] += kept if self.job.protocol.topology == "whole" else load.steps
+        if self.job.rows is not None:
+            self._expose(server_round, load)
+        self._widest = max(self._widest, int(load.rows.max(initial=0)))
+        self._count_traffic(load)
+        flops = {place: sum(leg.per_row for leg in self._legs if leg.place == place) for place in ("clinic", "server")}
+        self.clinic_flops += int(load.rows.sum()) * flops["clinic"]
+        self.server_flops += int(load.rows.sum()) * flops["server"] + int(load.common_server_flops)
+
+    def _expose(self, server_round: int, load: RoundLoad) -> None:
+        """Count how often each record stands in a batch that leaves."""
+        batches = self.job.batches(server_round, load.clinics)
+        for lane, clinic in enumerate(load.clinics):
+            inside = np.arange(batches.index.shape[2]) < load.rows[:, lane, None]
+            drawn = batches.index[: len(load.rows), lane][inside]
             self._stood[clinic] += np.bincount(drawn, minlength=self.job.sizes[clinic])
 
-    def _pooled_round(self, server_round: int) -> RoundLoad:
+    def _pooled_round(self, server_round: int) -> None:
         job = self.job
         pool = sum(job.sizes)
         everyone = tuple(range(len(job.sizes)))
         rows = draw_rows(job.sampling, job.seed, server_round, [0], [pool])
-        self.steps += job.sampling.steps(pool)
+        for counted in (self.steps, self._left, self._released):
+            counted += job.sampling.steps(pool)
+        for counted in (self.rounds, self.returned_rounds):
+            counted += 1
+        self.participants.append(len(everyone))
+        self.returned.append(len(everyone))
         sent = np.zeros((0, len(job.sizes)), dtype=np.int64)
         legs = [Leg("up", sum(self._row_bytes(kind) for kind in job.protocol.once_up), job.protocol.once_up[0])]
         head_bytes = 0
@@ -159,18 +243,22 @@ class Counts:
         flops = int(rows.sum()) * (trained.forward_flops + trained.backward_flops)
         self.server_flops += flops
         steps = np.full(len(job.sizes), len(sent))
-        return RoundLoad(everyone, sent, steps, tuple(legs), head_bytes, 0, steps, None, False, float(flops))
+        load = RoundLoad(everyone, sent, steps, tuple(legs), head_bytes, 0, steps, None, False, float(flops))
+        self.loads.append(load)
+        self.times.append(self.clock.time_round(load))
 
-    def _count_traffic(self, clinics: list[int], rows: Ints, steps: Ints, turns: Ints) -> None:
+    def _count_traffic(self, load: RoundLoad) -> None:
+        clinics, rows = list(load.clinics), load.rows.sum(0)
         for direction, messages in self._row_kinds:
-            count = steps * len(messages)
+            count = load.steps * len(messages)
             for kind in (kind for kinds in messages for kind in kinds):
                 self._cross(direction, kind, clinics, rows * self._row_bytes(kind))
             if self.job.protocol.crosses:
-                count = count + turns
-                self._cross(direction, MODEL_KIND, clinics, turns * self._model_bytes())
+                times = load.ends if direction == "up" else load.turns
+                count = count + times
+                self._cross(direction, MODEL_KIND, clinics, times * self._model_bytes())
                 if optimizer := self._optimizer_bytes():
-                    self._cross(direction, OPTIMIZER_KIND, clinics, turns * optimizer)
+                    self._cross(direction, OPTIMIZER_KIND, clinics, times * optimizer)
             if count.any():
                 self._cross(direction, HEADERS, clinics, count * HEADER_BYTES)
 

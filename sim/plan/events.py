@@ -95,20 +95,20 @@ class _Round:
                 yield from self.begin(lane)
             yield from self.batch(lane, step)
             if in_turn == self.load.turn_steps(lane) - 1:
-                yield from self.end(lane)
+                yield from self.end(lane, last=step == self.load.steps[lane] - 1)
 
     def clinic(self, lane: int) -> Process:
         yield from self.begin(lane)
         for step in range(int(self.load.steps[lane])):
             yield from self.batch(lane, step)
-        yield from self.end(lane)
+        yield from self.end(lane, last=True)
 
     def begin(self, lane: int) -> Process:
         if self.load.begin_bytes:
             yield from self.message("down", lane, -1, self.spent.begin[lane], self.spent.begin_link[lane], "model")
 
-    def end(self, lane: int) -> Process:
-        if self.load.end_bytes:
+    def end(self, lane: int, *, last: bool) -> Process:
+        if self.load.end_bytes and not (last and lane in self.load.lost):
             yield from self.message("up", lane, -1, self.spent.end[lane], self.spent.end_link[lane], "model")
         self.finish[lane] = self.env.now
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.attendance import Attendance
 from sim.clinics import assign_resources
 from sim.data import Federation
 from sim.job import Job, RowNoise
@@ -36,7 +37,9 @@ class ClinicPlan:
     ----------
     name : str
     records, steps : int
-        Training records; training steps on them over the whole run.
+        Training records; training steps on them over the whole run, lost ones too.
+    rounds, lost_rounds : int
+        Rounds in which the clinic is there, and those of them in which it is lost.
     sample_rate : float
         Probability with which a record joins a batch; the batch's share of the records without DP.
     noise_multiplier : float or None
@@ -53,6 +56,8 @@ class ClinicPlan:
     name: str
     records: int
     sample_rate: float
+    rounds: int
+    lost_rounds: int
     steps: int
     noise_multiplier: float | None
     epsilon: dict[str, float]
@@ -74,6 +79,10 @@ class Plan:
     noise_multipliers, release_noise : tuple of float
         By clinic: of DP-SGD, and of rows at the cut; empty without.
     sampled : Sampled
+    attended : dict of int to Attendance
+        Of the rounds in which a clinic is away or lost.
+    participants, returned : tuple of int
+        By round: how many clinics are there, and how many of them do all their batches and give their parts back.
     traffic : Traffic
         Bytes by direction and kind, ``[clinic]`` each.
     noised_steps : dict of str to tuple of int
@@ -96,6 +105,9 @@ class Plan:
     noise_multipliers: tuple[float, ...]
     release_noise: tuple[float, ...]
     sampled: Sampled
+    attended: dict[int, Attendance]
+    participants: tuple[int, ...]
+    returned: tuple[int, ...]
     traffic: Traffic
     noised_steps: dict[str, tuple[int, ...]]
     ledger: Ledger
@@ -119,6 +131,8 @@ class Plan:
             "cut": spec.strategy.cut or "",
             "seed": spec.seed,
             "rounds": self.rounds,
+            "mean_participants": float(np.mean(self.participants)) if self.participants else 0.0,
+            "lost_clinic_rounds": sum(clinic.lost_rounds for clinic in self.clinics),
             "sim_seconds": math.fsum(self.round_seconds),
             "bytes_up": sum(clinic.bytes_up for clinic in self.clinics),
             "bytes_down": sum(clinic.bytes_down for clinic in self.clinics),
@@ -163,24 +177,24 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
     _refuse(spec, federation)
     resources = assign_resources(spec.clinics, federation.names)
     job = Job.build(spec, federation, [0.0] * len(federation.names))
-    counts = Counts(job)
+    clock = PlanClock(resources, spec.server.resources())
+    counts = Counts(job, clock)
     sampled = counts.sampled()
     rates = sampled.rates
     # Without a mechanism there are only un-noised releases and none at all, which no delta tells apart.
     delta = spec.privacy.delta or 0.0
-    sigmas = _noise(spec, delta, federation, rates, counts.steps) if job.dp is not None else ()
+    sigmas = _noise(spec, delta, federation, rates, sampled.released) if job.dp is not None else ()
     release_noise = () if job.rows is None else _row_multipliers(job, job.rows, sampled, sigmas, federation, delta)
     if spec.privacy.unit == "clinic":
         release_noise = _update_multiplier(job, sampled, delta)
     if sigmas or release_noise:
         job = Job.build(spec, federation, sigmas, release_noise)
     if spec.privacy.stop_at_epsilon is not None:
-        counts = Counts(job, within_budget(job, counts.after, spec.privacy.stop_at_epsilon))
+        counts = Counts(job, clock, within_budget(job, counts.after, spec.privacy.stop_at_epsilon))
         sampled = counts.sampled()
     noised = to_be_noised(job, sampled)
     ledger = build_ledger(job, sampled, noised)
-    clock = PlanClock(resources, spec.server.resources())
-    times = [clock.time_round(load) for load in counts.loads]
+    times = counts.times
     served, own = np.zeros(len(federation.names)), np.zeros(len(federation.names))
     for load, time in zip(counts.loads, times, strict=True):
         served[list(load.clinics)] += time.phases["server"]
@@ -193,6 +207,8 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
             name,
             job.sizes[k],
             rates[k],
+            int(counts.rounds[k]),
+            int(counts.lost_rounds[k]),
             int(counts.steps[k]),
             (sigmas or release_noise)[k] if sigmas or release_noise else None,
             {a: ledger.epsilon(a, k, delta, unit=spec.privacy.unit) for a in ADVERSARIES},
@@ -210,6 +226,9 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
         tuple(sigmas),
         release_noise,
         sampled,
+        counts.attended,
+        tuple(counts.participants),
+        tuple(counts.returned),
         traffic,
         noised,
         ledger,
@@ -297,7 +316,7 @@ def _update_multiplier(job: Job, sampled: Sampled, delta: float) -> tuple[float,
         noise = float(privacy.noise_multiplier or 0.0)
     else:
         try:
-            noise = calibrate(privacy.epsilon, delta, 1.0, max(sampled.rounds))
+            noise = calibrate(privacy.epsilon, delta, 1.0, max(1, *sampled.rounds))
         except ValueError as error:
             raise ScenarioError([f"privacy.epsilon: {error}"]) from None
     if job.adaptive is not None and 2 * job.adaptive.count_noise <= noise:
@@ -342,7 +361,7 @@ def _row_multipliers(
     mu_squared = 0.0 if laplace else calibrate(for_rows, delta, 1.0, 1) ** -2
     for clinic in clinics:
         exposures = max(1, int(sampled.exposures[clinic]))
-        steps = exposures * 4 / sigmas[clinic] ** 2 if sigmas else 0.0
+        steps = exposures * 4 / sigmas[clinic] ** 2 if sigmas and sigmas[clinic] else 0.0
         if laplace:
             left = (for_rows - (gaussian_epsilon(steps**0.5, delta) if steps else 0.0)) / exposures
         else:
@@ -364,7 +383,7 @@ def _total(traffic: Traffic, direction: Direction, clinic: int) -> int:
 
 
 def _noise(
-    spec: RunSpec, delta: float, federation: Federation, rates: Sequence[float], steps: Ints
+    spec: RunSpec, delta: float, federation: Federation, rates: Sequence[float], steps: Sequence[int]
 ) -> tuple[float, ...]:
     _check_delta(spec, delta, federation)
     epsilon = spec.privacy.epsilon

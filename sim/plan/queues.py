@@ -34,7 +34,11 @@ class QueueClock(RoundClock):
         completed = np.full(load.rows.shape, np.nan)
         finish = np.zeros(len(load.clinics))
         stretches = _stretches(load, spent)
-        ways = [_way(lane, int(steps), stretches, completed, finish) for lane, steps in enumerate(load.steps)]
+        of_lost: Ways = (*stretches[:2], [])
+        ways = [
+            _way(lane, int(steps), of_lost if lane in load.lost else stretches, completed, finish)
+            for lane, steps in enumerate(load.steps)
+        ]
         _serve(ways, load.schedule, self.server.workers)
         return RoundTime(float(finish.max(initial=0.0)) + spent.common, spent.phases(load), finish, completed)
 
@@ -138,10 +142,15 @@ class PlanClock:
     """
 
     def __init__(self, resources: Sequence[ClinicResources], server: ServerResources) -> None:
+        self.resources = resources
         self.server = server
         self.closed = ClosedFormClock(resources, server)
         self.queues = QueueClock(resources, server)
         self._known: dict[tuple[object, ...], RoundTime] = {}
+
+    def durations(self, load: RoundLoad) -> Durations:
+        """Return what each piece of a round takes by itself."""
+        return self.closed.durations(load)
 
     def time_round(self, load: RoundLoad) -> RoundTime:
         """Return how long a round takes."""

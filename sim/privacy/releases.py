@@ -27,18 +27,22 @@ class Sampled:
     rates : sequence of float
         The probability with which a record joins a batch.
     steps : sequence of int
-        Training steps on the clinic's records.
+        Training steps on the clinic's records of which anything leaves the clinic.
     exposures : sequence of int
         How often the record that stands in most batches does so. The draws are public coins: given them, the rows of
         that record are released exactly so often.
     rounds : sequence of int
-        Rounds in which the clinic takes part.
+        Rounds in which the clinic's parts come back.
+    released : sequence of int
+        Steps that are in the model, at most ``steps``: those of a clinic that was lost before its copy was averaged are
+        not.
     """
 
     rates: Sequence[float]
     steps: Sequence[int]
     exposures: Sequence[int]
     rounds: Sequence[int]
+    released: Sequence[int]
 
 
 _MEND = {
@@ -163,12 +167,23 @@ def _updates(job: Job, sampled: Sampled, clinic: int, noised: Noised) -> list[Re
     complete = done and bool(job.update_noise)
     event: DpEvent = compose({GaussianDpEvent(job.update_noise or 0.0): rounds}) if complete else NonPrivateDpEvent()
     outside = tuple(a for a in job.protocol.sees_model if a != "server")
-    found = [_release(clinic, "update", outside, event, "add-or-remove", "clinic")]
+    found = [_release(clinic, "update", outside, event, "add-or-remove", "clinic")] if rounds else []
     for kind in ("update", *job.protocol.sees_raw.get("server", ())):
         found.append(_release(clinic, kind, ("server",), NonPrivateDpEvent(), "add-or-remove", "clinic"))
     if job.protocol.movement == "own":  # whoever uses a clinic's model has that clinic's own parts
         found.append(_release(clinic, "own parts", ("model-user",), NonPrivateDpEvent(), "add-or-remove", "clinic"))
     return found
+
+
+def _audiences(
+    adversaries: tuple[Adversary, ...], steps: int, released: int
+) -> list[tuple[tuple[Adversary, ...], int]]:
+    """Say who sees how many steps: the server all of which anything leaves, the others those in the model."""
+    if released == steps:
+        return [(adversaries, steps)]
+    others: tuple[Adversary, ...] = tuple(a for a in adversaries if a != "server")
+    server: tuple[Adversary, ...] = tuple(a for a in adversaries if a == "server")
+    return [(audience, count) for audience, count in ((others, released), (server, steps)) if audience and count]
 
 
 def _releases(job: Job, sampled: Sampled, clinic: int, done: set[str]) -> list[Release]:
@@ -188,8 +203,9 @@ def _releases(job: Job, sampled: Sampled, clinic: int, done: set[str]) -> list[R
             clipped_apart = 1 if job.joint else len(job.trained_parts)
             sigma = effective_noise_multiplier(job.dp.part_clip, job.dp.noise_std[clinic], clipped_apart)
         outside = tuple(a for a in protocol.sees_model if not (behind_noise and a == "server"))
-        event = dp_sgd_event(sampled.rates[clinic], sigma, int(sampled.steps[clinic]))
-        found.append(_release(clinic, "gradients", outside, event))
+        for seeing, steps in _audiences(outside, int(sampled.steps[clinic]), int(sampled.released[clinic])):
+            event = dp_sgd_event(sampled.rates[clinic], sigma, steps)
+            found.append(_release(clinic, "gradients", seeing, event))
         if behind_noise:
             # Who sees the rows sees who is in a batch: no amplification, and a replaced record moves a sum by 2 C.
             known: DpEvent = compose({GaussianDpEvent(sigma / 2): exposures}) if sigma else NonPrivateDpEvent()

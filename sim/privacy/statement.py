@@ -228,7 +228,8 @@ def _how_often(plan: Plan, release: Release, count: int, *, noised: bool) -> tup
         return int(plan.sampled.rounds[release.clinic]), "rounds"
     protocol = _protocol(plan)
     if release.what == "gradients" or any(release.what in kinds for kinds in protocol.batch_up):
-        return int(plan.sampled.steps[release.clinic]), "training steps"
+        steps = plan.sampled.steps if "server" in release.adversaries else plan.sampled.released
+        return int(steps[release.clinic]), "training steps"
     return count, "messages"
 
 

@@ -5,9 +5,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from sim.attendance import Behaviour
 from sim.clinics import PROFILES, ServerResources
 from sim.problems import suggest
-from sim.settings.base import Number, Scalar, Section, Sites, Whole, unique
+from sim.settings.base import Number, Scalar, Section, Sites, Whole, is_number, unique
 from sim.settings.model import placed_head
 from sim.units import Compute, Duration, Rate
 
@@ -32,7 +33,15 @@ class Train(Section):
     learning_rate: Number = Field(gt=0)
     momentum: Number = Field(default=0.9, ge=0, lt=1)
     participation: Number = Field(default=1.0, gt=0, le=1)
+    over_select: Number = Field(default=1.0, ge=1)
+    deadline: Duration | None = None
     class_weights: Annotated[tuple[Annotated[Number, Field(gt=0)], ...], Field(min_length=2)] | None = None
+
+    @model_validator(mode="after")
+    def _somebody_is_left_to_choose(self) -> "Train":
+        if self.over_select > 1 and self.participation == 1:
+            raise ValueError("over-select chooses more clinics than participation, which is all; lower participation")
+        return self
 
 
 class Server(Section):
@@ -48,8 +57,37 @@ class Server(Section):
         return ServerResources(self.compute, self.workers, self.uplink, self.downlink)
 
 
+class Availability(Section):
+    """In which rounds a clinic is there: a share of them, and for how many it stays away."""
+
+    share: Number = Field(gt=0, le=1)
+    mean_outage: Number | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _can_be_a_chain(self) -> "Availability":
+        # A clinic that leaves after every single round is still there for 1 of L + 1 rounds.
+        if self.mean_outage is not None and 1 - self.share > self.share * self.mean_outage:
+            least = 1 / (1 + self.mean_outage)
+            raise ValueError(
+                f"outages of {self.mean_outage:g} rounds on average leave a share of at least {least:.3g}, "
+                f"and {self.share:g} is less; give longer outages"
+            )
+        return self
+
+
+class Straggler(Section):
+    """How often a clinic is slow for a round, and how many times slower."""
+
+    chance: Number = Field(ge=0, le=1)
+    slowdown: Number = Field(ge=1)
+
+
+def _as_share(value: object) -> object:
+    return {"share": value} if is_number(value) else value
+
+
 class ClinicGroup(Section):
-    """Clinics with the same link and computer."""
+    """Clinics with the same link and computer, equally reliable."""
 
     profile: str | None = None
     sites: Sites | None = None
@@ -57,6 +95,16 @@ class ClinicGroup(Section):
     downlink: Rate | None = None
     latency: Duration | None = None
     compute: Compute | None = None
+    availability: Annotated[Availability, BeforeValidator(_as_share, json_schema_input_type=float | Availability)] = (
+        Availability(share=1.0)
+    )
+    drop_out: Number = Field(default=0.0, ge=0, le=1)
+    straggler: Straggler = Straggler(chance=0.0, slowdown=1.0)
+
+    def behaviour(self) -> Behaviour:
+        """Return what decides who is there and who is lost."""
+        there, slow = self.availability, self.straggler
+        return Behaviour(there.share, there.mean_outage, self.drop_out, slow.chance, slow.slowdown)
 
     @field_validator("profile")
     @classmethod

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from sim.attendance import Behaviour
 from sim.clinics import ClinicResources, ServerResources, assign_resources
 from sim.data import Federation, load_federation
 from sim.job import Job
@@ -76,7 +77,7 @@ class Crossing:
 
 
 def first_rounds(specs: Sequence[RunSpec]) -> list[FirstRound]:
-    """Count the first round of each method, with the first seed and the first swept values.
+    """Count the first round of each method, with the first seed and the first swept values, as if nobody could be lost.
 
     Parameters
     ----------
@@ -95,11 +96,16 @@ def first_rounds(specs: Sequence[RunSpec]) -> list[FirstRound]:
         if source not in loaded:
             loaded[source] = load_federation(spec.data, spec.seed)
         federation = loaded[source]
-        once = spec.model_copy(update={"train": spec.train.model_copy(update={"rounds": 1})})
-        [load] = Counts(Job.build(once, federation, [0.0] * len(federation.names))).loads
+        unhurried = {"rounds": 1, "deadline": None, "over_select": 1.0}
+        once = spec.model_copy(update={"train": spec.train.model_copy(update=unhurried)})
+        resources = tuple(
+            replace(clinic, behaviour=Behaviour()) for clinic in assign_resources(spec.clinics, federation.names)
+        )
+        server = spec.server.resources()
+        job = Job.build(once, federation, [0.0] * len(federation.names))
+        [load] = Counts(job, PlanClock(resources, server)).loads
         family = "SL" if strategy.name == "split" else "SplitFed" if strategy.cut else "FL"
-        resources = assign_resources(spec.clinics, federation.names)
-        found[method] = FirstRound(method, family, federation.names, load, resources, spec.server.resources())
+        found[method] = FirstRound(method, family, federation.names, load, resources, server)
     return list(found.values())
 
 

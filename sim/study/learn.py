@@ -96,7 +96,7 @@ def learn(
         If a counted byte or a noised step differs from the plan.
     """
     quiet()
-    config = run_config(plan.spec, plan.noise_multipliers, plan.release_noise)
+    config = run_config(plan.spec, plan.noise_multipliers, plan.release_noise, plan.attended)
     job = job_of(config)
     strategy = build_strategy(job)
     clinics = len(job.sizes)

@@ -51,8 +51,10 @@ class Retiming:
         self._written = from_plain(record["spec"])
         federation = load_federation(spec.data, spec.seed)
         self._names = federation.names
-        job = Job.build(spec, federation, [0.0] * len(federation.names))
-        self._loads = Counts(job, record["row"]["rounds"]).loads
+        self._job = Job.build(spec, federation, [0.0] * len(federation.names))
+        self._rounds = int(record["row"]["rounds"])
+        self._counts = Counts(self._job, self._clock(spec), self._rounds)
+        self._ends_early = spec.train.deadline is not None or spec.train.over_select > 1
 
     def seconds(self, overrides: Sequence[str]) -> float:
         """Return the simulated time of the whole run with other rates.
@@ -84,5 +86,19 @@ class Retiming:
         if problems:
             raise ScenarioError(problems)
         spec = validated(RunSpec, mapping, str(self._folder))
-        clock = PlanClock(assign_resources(spec.clinics, self._names), spec.server.resources())
-        return math.fsum(clock.time_round(load).seconds for load in self._loads)
+        clock = self._clock(spec)
+        if not self._ends_early:
+            return math.fsum(clock.time_round(load).seconds for load in self._counts.loads)
+        counts = Counts(self._job, clock, self._rounds)
+        if changed := [r for r in range(1, self._rounds + 1) if self._counts.attended.get(r) != counts.attended.get(r)]:
+            raise ScenarioError(
+                [
+                    f"{', '.join(overrides)}: other clinics would come back in {len(changed)} of {self._rounds} "
+                    f"rounds (first in round {changed[0]}), since train.deadline or train.over-select goes by the "
+                    "times; so the run cannot be re-timed, run the scenario again"
+                ]
+            )
+        return math.fsum(time.seconds for time in counts.times)
+
+    def _clock(self, spec: RunSpec) -> PlanClock:
+        return PlanClock(assign_resources(spec.clinics, self._names), spec.server.resources())

@@ -34,6 +34,7 @@ COLUMNS = (
     "auc", "balanced_accuracy", "accuracy", "loss", "calibration_error",
     "worst_clinic_auc", "worst_clinic", "majority_accuracy",
     "best_round", "best_auc", "best_balanced_accuracy", "best_accuracy", "best_loss", "best_calibration_error",
+    "mean_participants", "lost_clinic_rounds",
     "sim_seconds", "bytes_up", "bytes_down", "clinic_flops", "server_flops", "peak_clinic_bytes",
     "unit", "mechanism", "delta", "epsilon_model_user", "epsilon_peer", "epsilon_server", "epsilon_label",
     "membership_auc", "smashed_reconstruction_r2", "wall_seconds", "error",

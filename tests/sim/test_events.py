@@ -133,8 +133,10 @@ def loads(draw, movement=("parallel", "serial", "relay"), most=9):
     kind = draw(st.sampled_from(movement))
     legs = draw(st.sampled_from((VANILLA, U_SHAPED) if kind != "parallel" else (WHOLE, VANILLA, U_SHAPED)))
     head, common = draw(st.sampled_from((0, HEAD))), draw(st.sampled_from((0.0, 7e3)))
+    lost = frozenset(draw(st.sets(st.integers(0, lanes - 1))))
+    slowed = tuple((lane, draw(st.floats(1, 50))) for lane in sorted(draw(st.sets(st.integers(0, lanes - 1)))))
     if kind == "parallel":
-        return load_of(rows, legs, head=head, common=common)
+        return replace(load_of(rows, legs, head=head, common=common), lost=lost, slowed=slowed)
     order = draw(st.permutations(range(lanes)))
     by_batch = draw(st.booleans())
     if by_batch:
@@ -142,7 +144,8 @@ def loads(draw, movement=("parallel", "serial", "relay"), most=9):
     else:
         schedule = tuple((k, s) for k in order for s in range(steps[k]))
     turns = np.ones_like(steps) if kind == "serial" else steps if by_batch else np.minimum(steps, 1)
-    return load_of(rows, legs, turns, schedule, kind == "relay", common, head)
+    load = load_of(rows, legs, turns, schedule, kind == "relay", common, head)
+    return replace(load, lost=lost, slowed=slowed)
 
 
 @settings(max_examples=150, deadline=None)

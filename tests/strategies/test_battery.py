@@ -104,7 +104,7 @@ def test_the_situations_are_what_they_are_called(files):
     train = load_federation(one_sided.data, one_sided.seed).train
     assert [len(set(train.y[a:b])) for a, b in pairwise(train.offsets)] == [2, 1, 2]
     half = run_spec(files["ragged"], participation=0.5)
-    drawn = [SplitTwin(half, load_federation(half.data, half.seed)).participants(r) for r in (1, 2, 3)]
+    drawn = [SplitTwin(half, load_federation(half.data, half.seed)).there(r) for r in (1, 2, 3)]
     assert [len(clinics) for clinics in drawn] == [2, 2, 2]
     assert len(set(map(tuple, drawn))) > 1, "the same clinics in all rounds"
 

@@ -46,7 +46,8 @@ def test_each_round_is_one_gaussian_and_the_server_is_trusted(csv, strategy, cut
 
 def averaged(before, stacked):
     """The mean of the updates, clipped to 0.3, without noise."""
-    return noised_mean(*updates_of(before, stacked), 0.3, 0.0, 1, 1)
+    updates, norms = updates_of(before, stacked)
+    return noised_mean(updates, norms, len(norms), 0.3, 0.0, 1, 1)
 
 
 def test_one_clinic_moves_the_sum_by_the_clip_at_most_whatever_its_records():
@@ -73,11 +74,11 @@ def test_one_clinic_moves_the_sum_by_the_clip_at_most_whatever_its_records():
 
 def test_noise_on_the_sum_has_the_stated_size_and_differs_round_by_round():
     updates, norms = {"a": torch.zeros(4, 100, 100)}, torch.zeros(4)
-    draws = [noised_mean(updates, norms, 0.3, 1.5, 7, r)["a"] * 4 for r in (1, 2)]
+    draws = [noised_mean(updates, norms, 4, 0.3, 1.5, 7, r)["a"] * 4 for r in (1, 2)]
     for draw in draws:
         assert float(draw.std()) == pytest.approx(0.45, rel=0.03)
     assert not torch.equal(*draws)
-    assert torch.equal(draws[0], noised_mean(updates, norms, 0.3, 1.5, 7, 1)["a"] * 4)
+    assert torch.equal(draws[0], noised_mean(updates, norms, 4, 0.3, 1.5, 7, 1)["a"] * 4)
 
 
 @pytest.mark.parametrize(("strategy", "cut"), METHODS)
@@ -114,15 +115,15 @@ def test_the_clip_comes_to_the_quantile_of_the_norms_before_clipping(quantile, s
     norms = torch.from_numpy(np.random.default_rng(0).permutation(np.linspace(1, 3, 1001)))
     clips = [start]
     for r in range(600):
-        clips.append(adapted_clip(clips[-1], norms, AdaptiveClip(quantile, 0.2, 50.0), True, 3, r))
+        clips.append(adapted_clip(clips[-1], norms, len(norms), AdaptiveClip(quantile, 0.2, 50.0), True, 3, r))
     assert np.mean(clips[-100:]) == pytest.approx(1 + 2 * quantile, abs=0.1)
 
 
 def test_a_step_of_the_clip_by_hand():
     norms, adaptive = torch.tensor([0.5, 1.0, 2.0, 4.0, 8.0]), AdaptiveClip(0.6, 0.2, 3.0)
     # 2 of 5 lie within the clip, a norm equal to it among them: too few, so that it grows.
-    assert adapted_clip(1.0, norms, adaptive, False, 1, 1) == pytest.approx(math.exp(-0.2 * (2 / 5 - 0.6)))
-    draws = [adapted_clip(1.0, norms, adaptive, True, 1, r) for r in range(1, 2001)]
+    assert adapted_clip(1.0, norms, len(norms), adaptive, False, 1, 1) == pytest.approx(math.exp(-0.2 * (2 / 5 - 0.6)))
+    draws = [adapted_clip(1.0, norms, len(norms), adaptive, True, 1, r) for r in range(1, 2001)]
     counts = 5 * (0.6 - np.log(draws) / 0.2)
     assert counts.mean() == pytest.approx(2, abs=0.25)
     assert counts.std() == pytest.approx(3, rel=0.06)
@@ -143,9 +144,9 @@ def test_the_noise_on_updates_is_raised_and_follows_the_clip(csv, monkeypatch):
     seen = []
     original = cohorts.noised_mean
 
-    def watched(updates, norms, clip, noise, *name):
+    def watched(updates, norms, clinics, clip, noise, *name):
         seen.append((norms, clip, noise))
-        return original(updates, norms, clip, noise, *name)
+        return original(updates, norms, clinics, clip, noise, *name)
 
     monkeypatch.setattr(cohorts, "noised_mean", watched)
     plan, federation = plan_of(run_spec(csv, "splitfed-v1", "vanilla", ADAPTIVE))
@@ -155,7 +156,7 @@ def test_the_noise_on_updates_is_raised_and_follows_the_clip(csv, monkeypatch):
     assert [clip for _, clip, _ in seen] == learned.clips[:3]
     for r, (norms, clip, noise) in enumerate(seen, 1):
         assert noise == pytest.approx((1.5**-2 - 2.0**-2) ** -0.5)
-        assert learned.clips[r] == adapted_clip(clip, norms, AdaptiveClip(0.5, 0.2, 1.0), True, 5, r)
+        assert learned.clips[r] == adapted_clip(clip, norms, len(norms), AdaptiveClip(0.5, 0.2, 1.0), True, 5, r)
 
 
 def test_the_count_has_a_twentieth_of_the_rounds_clinics_as_noise(csv):
