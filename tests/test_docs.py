@@ -1,6 +1,7 @@
 """The documentation: its commands run, its pictures are current, and its pages ask nothing of the network."""
 
 import importlib.util
+import math
 import os
 import re
 import subprocess
@@ -9,8 +10,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from support import plan_of, run_spec
 
 from sim.cli import app
+from sim.settings.privacy import MECHANISMS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -74,6 +77,44 @@ def test_every_command_of_a_page_runs_as_it_is_written(folder, page):
             )
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
             assert "Traceback" not in done.stderr
+
+
+# the privacy guide's table
+
+FROZEN = {"freeze": ["head"]}
+FINITE = [  # mechanism, strategy, cut, other settings, the model's; against model user, peers and server
+    (["dp-sgd"], "fedavg", None, {}, {}, (True, True, True)),
+    (["dp-sgd"], "splitfed-v1", "vanilla", {}, {}, (True, True, False)),
+    (["smashed-noise"], "splitfed-v1", "vanilla", {"labels": "public"}, FROZEN, (True, True, True)),
+    (["smashed-noise"], "splitfed-v1", "vanilla", {}, FROZEN, (False, False, False)),
+    (["smashed-noise"], "splitfed-v1", "vanilla", {"labels": "public"}, {}, (False, False, False)),
+    (["smashed-noise"], "splitfed-v1", "u-shaped", {}, {"freeze": ["head", "tail"]}, (True, True, True)),
+    (["smashed-noise", "label-rr"], "splitfed-v1", "vanilla", {"label-epsilon": 1.0}, FROZEN, (True, True, True)),
+    (["laplace"], "splitfed-v1", "vanilla", {"labels": "public"}, FROZEN, (True, True, True)),
+    (["release-once"], "split", "vanilla", {"labels": "public"}, {}, (True, True, True)),
+    (["release-once"], "split", "vanilla", {}, {}, (False, False, False)),
+    (["dp-sgd", "smashed-noise"], "splitfed-v1", "vanilla", {"labels": "public"}, {}, (True, True, True)),
+    (["dp-sgd", "smashed-noise"], "splitfed-v1", "vanilla", {}, {}, (True, True, False)),
+    (["dp-sgd", "smashed-noise"], "splitfed-v1", "u-shaped", {}, {}, (True, True, True)),
+    (["clinic-level"], "fedavg", None, {}, {}, (True, True, False)),
+    (["clinic-level"], "splitfed-v3", "vanilla", {}, {}, (False, True, False)),
+]
+
+
+@pytest.mark.parametrize(("mechanism", "strategy", "cut", "settings", "model", "finite"), FINITE)
+def test_the_table_of_mechanisms_says_what_the_ledger_says(ragged, mechanism, strategy, cut, settings, model, finite):
+    privacy = {"mechanism": mechanism, "noise-multiplier": 1.0, "delta": 1e-3} | settings
+    if len(mechanism) == 2 and "dp-sgd" in mechanism:
+        privacy["smashed-noise-multiplier"] = 20.0
+    plan, _ = plan_of(run_spec(ragged, strategy, cut, privacy, model))
+    columns = plan.columns()
+    found = [math.isfinite(columns[f"epsilon_{who}"]) for who in ("model_user", "peer", "server")]
+    assert tuple(found) == finite
+
+
+def test_the_table_of_mechanisms_has_them_all():
+    text = (DOCS / "privacy.md").read_text(encoding="utf-8")
+    assert [name for name in MECHANISMS if f"| `{name}` |" not in text] == []
 
 
 # pictures and data

@@ -172,11 +172,10 @@ def _inverted(said_of: dict[str, str]) -> Iterable[tuple[str, list[str]]]:
 
 def _simulated(plans: Sequence[Plan]) -> str:
     by_seconds = sorted(plans, key=lambda plan: math.fsum(plan.round_seconds))
-    quickest, slowest = by_seconds[0], by_seconds[-1]
-    return (
-        f"Simulated time of a run: from {seconds_text(math.fsum(quickest.round_seconds))} ({_method(quickest)}) to "
-        f"{seconds_text(math.fsum(slowest.round_seconds))} ({_method(slowest)}); suture plan says it for each."
+    ends = dict.fromkeys(
+        f"{seconds_text(math.fsum(plan.round_seconds))} ({_method(plan)})" for plan in (by_seconds[0], by_seconds[-1])
     )
+    return f"Simulated time of a run: {' to '.join(ends)}; suture plan says it for each."
 
 
 def _method(plan: Plan) -> str:
