@@ -10,6 +10,8 @@ from support import NO_PRIVACY, distance, learn_run, plan_of, run_spec, write_cs
 from sim.job import AdaptiveClip, Job
 from sim.privacy.accounting import epsilon
 from sim.problems import ScenarioError
+from sim.scenario import parse_scenario
+from sim.spec import expand
 from sim.study.learn import PlanMismatchError, learn
 from strategies import cohorts
 from strategies.clinic_level import adapted_clip, noised_mean, updates_of
@@ -194,3 +196,27 @@ def test_a_count_without_noise_is_caught(csv, monkeypatch):
 def test_what_makes_no_sense_is_refused_in_one_line(csv, strategy, cut, change, line):
     with pytest.raises(ScenarioError, match=line):
         plan_of(run_spec(csv, strategy, cut, {**CLINIC, **change}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapts", [{}, {"adaptive-quantile": 0.5}], ids=["fixed", "adaptive"])
+def test_a_thousand_clinics_learn_something_useful_at_epsilon_8(tmp_path, adapts):
+    def run(privacy):
+        mapping = {
+            "name": "thousand",
+            "seeds": [0],
+            "data": {"source": "synthetic", "clinics": 1000, "records": 30_000, "one-class": "keep"},
+            "model": {"name": "logistic"},
+            "train": {"rounds": 20, "batch-size": 16, "learning-rate": 0.1},
+            "privacy": privacy,
+            "strategies": [{"name": "fedavg"}],
+        }
+        [spec] = expand(parse_scenario(mapping, tmp_path))
+        plan, federation = plan_of(spec)
+        return plan, learn(plan, federation).evaluations
+
+    plan, private = run({"mechanism": "clinic-level", "epsilon": 8.0, "clip": 0.3, "delta": 1e-4, **adapts})
+    _, plain = run(NO_PRIVACY)
+    assert 7.9 < plan.columns()["epsilon_model_user"] <= 8
+    assert plain[-1].pooled["auc"] > 0.75
+    assert private[-1].pooled["auc"] > plain[-1].pooled["auc"] - 0.02
