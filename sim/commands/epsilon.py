@@ -45,6 +45,9 @@ def epsilon(
     for name, row in sorted(zip(names, spent, strict=True), key=lambda item: [-value for value in item[1]]):
         table.add_row(escape(name), *map(epsilon_text, row))
     wide_console().print(table)
+    if any(release.unit == "label" for release in ledger.releases):
+        of_labels = max(ledger.epsilon(a, k, at, unit="label") for a in ADVERSARIES for k in range(len(names)))
+        wide_console().print(f"one label, randomised before it leaves: {epsilon_text(of_labels)} against everyone")
     for adversary in ADVERSARIES:
         if reasons := un_noised(ledger, adversary):
             wide_console().print(f"{adversary} ∞: {'; '.join(reasons)}", markup=False, highlight=False)

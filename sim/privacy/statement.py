@@ -284,7 +284,12 @@ def _labels(plan: Plan) -> tuple[str, str, str]:
     if sent and privacy.labels == "public":
         return "labels", "public", "stated to be public: neighbouring data sets have the same labels"
     if sent and _protected(plan.ledger, "labels"):
-        return "labels", "dp", "randomised before they are sent"
+        spent = plan.columns()["epsilon_label"]
+        return (
+            "labels",
+            "dp",
+            f"randomised once before they are sent: epsilon {spent:.3g} of one label, against everyone",
+        )
     if sent:
         return "labels", "non-private", "sent to the server as they are, and counted as such in its row"
     covered = privacy.mechanism != "none"

@@ -1,5 +1,7 @@
 """Randomised labels: what is sent, how often, and what it is worth to whom."""
 
+import contextlib
+import json
 import math
 from dataclasses import replace
 
@@ -10,6 +12,7 @@ from scipy.stats import norm
 from support import DP_SGD, bitwise, distance, learn_run, plan_of, run_spec, write_csv
 
 from clients import split
+from sim.cli import main
 from sim.data import load_federation
 from sim.engine.label_noise import randomised
 from sim.job import RandomisedLabels
@@ -17,6 +20,7 @@ from sim.plan.plan import make_plan
 from sim.privacy.calibration import uniform_answers
 from sim.problems import ScenarioError
 from sim.study.learn import PlanMismatchError, learn
+from sim.study.runner import execute
 
 RR = {"mechanism": "label-rr", "label-epsilon": 1.0}
 ROWS = {"mechanism": "smashed-noise", "noise-multiplier": 5.0, "delta": 1e-3}
@@ -209,3 +213,22 @@ def test_epsilon_alone_is_the_labels(csv):
     )
     assert first[0].columns()["epsilon_label"] == second[0].columns()["epsilon_label"]
     assert bitwise(*(learn(*run).parameters for run in (first, second)))
+
+
+def test_statement_log_and_command_state_what_a_label_is_worth(csv, tmp_path, monkeypatch, capsys):
+    both = {"mechanism": "release-once+label-rr", "noise-multiplier": 4.0, "label-epsilon": 1.5, "delta": 1e-3}
+    plan, _ = plan_of(run_spec(csv, "split", "vanilla", both))
+    assert execute(plan, tmp_path, {})["status"] == "ok"
+    run = tmp_path / plan.spec.run_id
+    outside = json.loads((run / "run.json").read_text(encoding="utf-8"))["privacy"]["statement"]["outside"]
+    [labels] = [row for row in outside if row["what"] == "labels"]
+    assert labels["marking"] == "dp"
+    assert "epsilon 1.5 of one label" in labels["note"]
+    for command, told in (
+        ("epsilon", "one label, randomised before it leaves: 1.5 against everyone"),
+        ("verify", "agree"),
+    ):
+        monkeypatch.setattr("sys.argv", ["suture", command, str(run)])
+        with contextlib.suppress(SystemExit):
+            main()
+        assert told in capsys.readouterr().out
