@@ -282,6 +282,7 @@ def check_dp_sgd(sample_rate: float, steps: int) -> None:
 def _epsilon(atoms: Atoms, delta: float, accountant: Accountant, adjacency: Adjacency) -> tuple[float, float]:
     """Return epsilon, and the interval of the grid that it was found on, 0 where none was needed."""
     import dp_accounting as dp
+    from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
 
     if not atoms:
         return 0.0, 0.0
@@ -293,6 +294,10 @@ def _epsilon(atoms: Atoms, delta: float, accountant: Accountant, adjacency: Adja
         match atom:
             case dp.GaussianDpEvent(sigma) | dp.PoissonSampledDpEvent(_, dp.GaussianDpEvent(sigma)):
                 squared_mu += count / sigma**2
+            case MixtureOfGaussiansDpEvent(sigma, moves, _):
+                squared_mu, sampled = squared_mu + count * (max(moves) / sigma) ** 2, True
+                if accountant != "pld" or adjacency == "replace":
+                    raise ValueError(f"only pld takes {atom}, and only under adding or removing")
             case dp.LaplaceDpEvent() | dp.RandomizedResponseDpEvent():
                 pure += count * pure_epsilon(atom)
                 if isinstance(atom, dp.RandomizedResponseDpEvent) and adjacency != "replace":

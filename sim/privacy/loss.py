@@ -57,6 +57,7 @@ def _first_interval(atoms: Atoms) -> float:
     Rounding a loss to a grid adds about h^2 / 6 to its variance, and epsilon grows as the deviation of the sum.
     """
     import dp_accounting as dp
+    from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
 
     variance, parts = 0.0, 0
     for atom, count in atoms:
@@ -68,6 +69,10 @@ def _first_interval(atoms: Atoms) -> float:
                 often = rate * mu_squared * (1 + mu_squared / 4)
                 rare = rate**2 * math.expm1(min(mu_squared, 100.0))
                 variance, parts = variance + count * min(often, rare), parts + count
+            case MixtureOfGaussiansDpEvent(sigma, moves, likely):
+                weighed = [(p, (c / sigma) ** 2) for p, c in zip(likely, moves, strict=True)]
+                often = sum(p * mu_squared * (1 + mu_squared / 4) for p, mu_squared in weighed)
+                variance, parts = variance + count * often * (1 - likely[0]), parts + count
             case dp.LaplaceDpEvent(scale):
                 variance, parts = variance + count / scale**2, parts + count
             case _:
@@ -99,6 +104,7 @@ def privacy_loss(atoms: "Iterable[tuple[DpEvent, int]]", adjacency: Adjacency, i
 @lru_cache(maxsize=8)
 def _loss(atom: "DpEvent", adjacency: Adjacency, interval: float) -> Any:
     import dp_accounting as dp
+    from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
     from dp_accounting.pld import privacy_loss_distribution as library
 
     way = (
@@ -115,6 +121,8 @@ def _loss(atom: "DpEvent", adjacency: Adjacency, interval: float) -> Any:
                 sampling_prob=rate,
                 neighboring_relation=way,
             )
+        case MixtureOfGaussiansDpEvent(sigma, moves, likely):
+            return library.from_mixture_gaussian_mechanism(sigma, moves, likely, value_discretization_interval=interval)
         case dp.LaplaceDpEvent(scale):
             return library.from_laplace_mechanism(scale, value_discretization_interval=interval)
         case dp.RandomizedResponseDpEvent(p, k):

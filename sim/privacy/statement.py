@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.privacy.accounting import flatten, under_one_adjacency
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Release
+from sim.privacy.patients import patient_epsilon
 from sim.privacy.releases import un_noised
 from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
 from sim.protocols import Protocol, protocol_of
@@ -38,6 +39,7 @@ _MEANING = {
     "smashed": "the head's output for each record (smashed data)",
     "tail-gradient": "the loss's gradient in the body's output, for each record",
     "labels": "the label of each record",
+    "norms": "the norm of each record's gradient in each part",
     "records": "the training records themselves",
 }
 _ACCOUNTANT = (
@@ -82,6 +84,9 @@ def privacy_statement(
           ``sample-rate`` (None where nothing is sampled) and ``noise``, of the kind ``noise-is``;
         - ``settings``: the keys of ``[privacy]``;
         - ``accountant``, ``versions``, ``generator``;
+        - ``label-epsilon``: the epsilon of a label where labels are randomised, otherwise None;
+        - ``patients``: ``max-records``, the stated bound on a patient's records, and ``epsilon`` by adversary of a
+          patient whose records are all at one clinic; None where no bound is stated or the unit is the clinic;
         - ``outside``: rows of ``what``, ``marking`` (``"public"``, ``"dp"`` or ``"non-private"``) and ``note``;
         - ``attacks``: measured attacks, one dict each.
 
@@ -115,11 +120,27 @@ def privacy_statement(
         "accountant": _ACCOUNTANT,
         "versions": {name: versions[name] for name in ACCOUNTING_PACKAGES if name in versions},
         "generator": _GENERATOR,
+        "label-epsilon": plan.columns()["epsilon_label"],
+        "patients": _patients(plan),
         "outside": [
             {"what": what, "marking": marking, "note": note} for what, marking, note in _outside(plan, federation)
         ],
         "attacks": [],
     }
+
+
+def _most_records(plan: Plan) -> int | None:
+    privacy = plan.spec.privacy
+    covered = privacy.unit == "record" and privacy.mechanism != "none"
+    return getattr(plan.spec.data, "max_records_per_patient", None) if covered else None
+
+
+def _patients(plan: Plan) -> dict[str, Any] | None:
+    most, delta = _most_records(plan), plan.spec.privacy.delta or 0.0
+    if most is None:
+        return None
+    epsilon = {a: patient_epsilon(plan.ledger, a, len(plan.clinics), most, delta) for a in ADVERSARIES}
+    return {"max-records": most, "epsilon": epsilon}
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
@@ -274,8 +295,20 @@ def _outside(plan: Plan, federation: Federation) -> list[tuple[str, str, str]]:
     if spec.data.validation_share:
         rows.append(("best round", "non-private", "chosen by the exact AUC on validation records (model_best)"))
     if spec.privacy.unit == "record":
-        rows.append(("several records of one patient", "non-private", "only each single record is protected"))
+        rows.append(_records_of_a_patient(plan))
     return rows
+
+
+def _records_of_a_patient(plan: Plan) -> tuple[str, str, str]:
+    what, most = "several records of one patient", _most_records(plan)
+    if most is None:
+        mend = "state data.patient and data.max-records-per-patient to have them counted"
+        return what, "non-private", f"only each single record is protected; {mend}"
+    return (
+        what,
+        "dp",
+        f"at one clinic, at most {most}, as stated; those at several clinics compose, and are not counted",
+    )
 
 
 def _labels(plan: Plan) -> tuple[str, str, str]:

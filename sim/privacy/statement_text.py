@@ -37,6 +37,7 @@ def statement_text(statement: Mapping[str, Any]) -> str:
         "## In short",
         "\n".join(f"- **{_name(row)}**: {_in_short(row, s)}" for row in s["adversaries"]),
         f"Protected is **{s['unit-meaning']}**. {_READING}",
+        *_others(s),
         "## By adversary",
         _table(
             ("adversary", "sees", "epsilon", "delta", "neighbours differ by", "membership advantage", *_RATES.values()),
@@ -106,6 +107,27 @@ def escaped(value: object) -> str:
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(text, quote=False))
 
 
+def _others(statement: Mapping[str, Any]) -> list[str]:
+    """Return what is said of units other than the statement's."""
+    found, patients = [], statement["patients"]
+    if patients is not None:
+        values = (f"{a.replace('-', ' ')}: {_epsilon(value)}" for a, value in patients["epsilon"].items())
+        found.append(
+            f"For **a patient with up to {patients['max-records']} records**, all at one clinic, epsilon at the same "
+            f"delta is at most: {'; '.join(values)}."
+        )
+    if statement["label-epsilon"] is not None:
+        found.append(
+            "For **the label of a record** alone, which is randomised before it leaves, epsilon is at most "
+            f"{_epsilon(statement['label-epsilon'])} against everyone, if all else in the record is public."
+        )
+    return found
+
+
+def _epsilon(value: float) -> str:
+    return _upper(value) if math.isfinite(value) else "∞"
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -133,7 +155,7 @@ def _adversary_cells(row: Mapping[str, Any], delta: float | None) -> list[str]:
     return [
         _name(row),
         "; ".join(map(_seen, row["sees"])) or "nothing",
-        _upper(row["epsilon"]) if finite else "∞",
+        _epsilon(row["epsilon"]),
         f"{delta:g}" if finite and delta is not None and row["epsilon"] else "–",
         _NEIGHBOURS.get(row["adjacency"], "–"),
         _upper(row["advantage"]),

@@ -1,0 +1,103 @@
+"""Epsilon of a patient with several records against integration, closed forms and the general bound on groups."""
+
+import math
+
+import dp_accounting as dp
+import numpy as np
+import pytest
+from scipy.integrate import quad
+from scipy.stats import binom, norm
+from support import DP_SGD, plan_of, run_spec, write_csv
+
+from sim.privacy import patients
+from sim.privacy.accounting import composed_epsilon, dp_sgd_event, epsilon, flatten
+from sim.privacy.ledger import Ledger, Release
+from sim.privacy.patients import of_patient, patient_epsilon
+from sim.privacy.statement import privacy_statement
+from sim.privacy.statement_text import statement_text
+
+
+def mechanisms(event: dp.DpEvent, way: str = "add-or-remove"):
+    return {(way, atom): n for atom, n in flatten(event).items()}
+
+
+def of(event: dp.DpEvent, most: int, delta: float, way: str = "add-or-remove") -> float:
+    return composed_epsilon(of_patient(mechanisms(event, way), most), delta)
+
+
+@pytest.mark.parametrize(("rate", "sigma", "most"), [(0.1, 1.0, 2), (0.3, 2.0, 4), (0.02, 0.8, 3)])
+def test_one_step_against_integration(rate: float, sigma: float, most: int) -> None:
+    """The hockey-stick divergence between noise around 0 and around a binomial number of records, both ways."""
+    moves = np.arange(most + 1)
+    likely = binom.pmf(moves, most, rate)
+
+    def density(x: float) -> tuple[float, float]:
+        return float(norm.pdf(x, 0, sigma)), float((likely * norm.pdf(x, moves, sigma)).sum())
+
+    found = of(dp_sgd_event(rate, sigma, 1), most, 1e-3)
+    low, high = -12 * sigma, most + 12 * sigma
+    deltas = [
+        quad(lambda x, i=i: max(density(x)[i] - math.exp(found) * density(x)[1 - i], 0.0), low, high, limit=2000)[0]
+        for i in (0, 1)
+    ]
+    assert max(deltas) == pytest.approx(1e-3, rel=5e-3)
+
+
+def test_one_record_is_the_records_epsilon_and_full_batches_are_gaussians() -> None:
+    assert of(dp_sgd_event(0.1, 1.2, 50), 1, 1e-5) == epsilon(dp_sgd_event(0.1, 1.2, 50), 1e-5)
+    for way in ("add-or-remove", "replace"):
+        assert of(dp.GaussianDpEvent(6.0), 3, 1e-5, way) == pytest.approx(epsilon(dp.GaussianDpEvent(2.0), 1e-5))
+    assert of(dp_sgd_event(0.999999, 6.0, 20), 3, 1e-5) == pytest.approx(
+        epsilon(dp.GaussianDpEvent(2.0 / 20**0.5), 1e-5), rel=1e-3
+    )
+    assert of(dp.RandomizedResponseDpEvent(0.4, 2), 3, 0, "replace") == pytest.approx(3 * math.log(4))
+    assert of(dp.LaplaceDpEvent(2.0), 3, 0, "replace") == pytest.approx(1.5)
+    assert math.isinf(of(dp.NonPrivateDpEvent(), 2, 1e-5))
+
+
+@pytest.mark.parametrize("most", [2, 3])
+def test_lies_between_a_record_and_the_general_bound_on_groups(most: int) -> None:
+    """Whoever is (e, d) for one is (m e, d (exp(m e) - 1) / (exp(e) - 1)) for m (Dwork & Roth 2014, theorem 2.2)."""
+    event, delta = dp_sgd_event(0.05, 1.5, 100), 1e-5
+    found = of(event, most, delta)
+    general = math.inf
+    for small in np.geomspace(1e-10, delta / 10, 8):
+        one = epsilon(event, float(small))
+        if small * math.expm1(most * one) / math.expm1(one) <= delta:
+            general = min(general, most * one)
+    assert math.isfinite(general)
+    assert epsilon(event, delta) < of(event, most - 1, delta) * 1.0001 <= found < general
+
+
+def test_of_many_clinics_the_bound_is_no_less_than_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = [
+        dp_sgd_event(rate, sigma, steps) for rate, sigma, steps in [(0.1, 1.5, 40), (0.2, 2.0, 20), (0.05, 1, 60)]
+    ]
+    ledger = Ledger(Release(k, "gradients", ("model-user",), event) for k, event in enumerate(events))
+    exact = patient_epsilon(ledger, "model-user", 3, 2, 1e-4)
+    assert exact == max(of(event, 2, 1e-4) for event in events)
+    monkeypatch.setattr(patients, "EXACT_CLINICS", 2)
+    assert patient_epsilon(ledger, "model-user", 3, 2, 1e-4) == of(dp_sgd_event(0.2, 1.0, 60), 2, 1e-4) > exact
+
+
+def test_the_statement_counts_patients_where_their_records_are_bounded(tmp_path) -> None:
+    csv = write_csv(tmp_path / "clinics.csv", sizes=(40, 60))
+    lines = csv.read_text(encoding="utf-8").splitlines()
+    rows = [f"{line},p{i // 2}" for i, line in enumerate(lines[1:])]
+    csv.write_text("\n".join([f"{lines[0]},who", *rows]) + "\n", encoding="utf-8")
+    spec = run_spec(csv, privacy=DP_SGD)
+    features = [name for name in spec.data.features if name != "who"]
+    plain = spec.data.model_copy(update={"features": tuple(features), "patient": "who"})
+    bounded = plain.model_copy(update={"max_records_per_patient": 2})
+    found = {}
+    for name, data in (("plain", plain), ("bounded", bounded)):
+        found[name] = privacy_statement(*plan_of(spec.model_copy(update={"data": data})), {}, finished=True)
+    assert found["plain"]["patients"] is None
+    assert "state data.patient and data.max-records-per-patient" in statement_text(found["plain"])
+    plan, _ = plan_of(spec.model_copy(update={"data": bounded}))
+    stated = found["bounded"]["patients"]
+    expected = max(of(dp_sgd_event(c.sample_rate, 0.8, c.steps), 2, 1e-3) for c in plan.clinics)
+    assert stated["max-records"] == 2
+    assert stated["epsilon"]["server"] == pytest.approx(expected)
+    assert expected > plan.columns()["epsilon_server"]
+    assert "**a patient with up to 2 records**" in statement_text(found["bounded"])
