@@ -46,8 +46,9 @@ def measure(clinics: int, records: int, server: dict[str, object]) -> tuple[floa
     start = time.process_time()
     make_plan(spec, federation)
     planned = time.process_time()
-    loads = Counts(Job.build(spec, federation, [0.0] * clinics)).loads
-    clock = PlanClock(assign_resources(spec.clinics, federation.names), spec.server.resources())
+    own = assign_resources(spec.clinics, federation.names, spec.seed), spec.server.resources()
+    loads = Counts(Job.build(spec, federation, [0.0] * clinics), PlanClock(*own)).loads
+    clock = PlanClock(*own)
     counted = time.process_time()
     for load in loads:
         clock.time_round(load)

@@ -135,8 +135,10 @@ class Scenario(Section):
     @field_validator("clinics")
     @classmethod
     def _one_group_for_the_rest(cls, clinics: tuple[ClinicGroup, ...]) -> tuple[ClinicGroup, ...]:
-        if sum(group.sites is None for group in clinics) > 1:
-            raise ValueError("more than one group has no sites; name the sites of all groups but one")
+        if sum(group.sites is None and group.count is None for group in clinics) > 1:
+            raise ValueError(
+                "more than one group has no sites; name the sites, or give the count, of all groups but one"
+            )
         return clinics
 
     @field_validator("strategies")

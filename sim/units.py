@@ -16,7 +16,7 @@ from sim.problems import show
 if TYPE_CHECKING:
     from pint import UnitRegistry
 
-__all__ = ["Compute", "Duration", "Rate", "parse_compute", "parse_duration", "parse_rate"]
+__all__ = ["Compute", "Duration", "Memory", "Power", "Rate", "parse_compute", "parse_duration", "parse_rate"]
 
 _DEFINITIONS: Final = (
     "kilo- = 1e3 = k-",
@@ -34,6 +34,7 @@ _DEFINITIONS: Final = (
     "byte = 8 * bit = B",
     "bps = bit / second",
     "flop = [computation] = FLOP",
+    "watt = [power] = W",
 )
 _QUANTITY: Final = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-zµ]+(?:/[A-Za-zµ]+)?)")
 
@@ -145,4 +146,16 @@ Compute = Annotated[
     BeforeValidator(parse_compute),
     PlainSerializer(lambda rate: f"{rate!r} FLOP/s", return_type=str),
     WithJsonSchema({"type": "string", "examples": ["2 TFLOP/s"]}),
+]
+Memory = Annotated[
+    float,
+    BeforeValidator(lambda value: _parse(value, "B", "an amount of memory", "8 GB")),
+    PlainSerializer(lambda size: f"{size!r} B", return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["8 GB"]}),
+]
+Power = Annotated[
+    float,
+    BeforeValidator(lambda value: _parse(value, "W", "a power", "45 W")),
+    PlainSerializer(lambda watts: f"{watts!r} W", return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["45 W"]}),
 ]

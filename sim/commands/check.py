@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ def check(
 ) -> None:
     """Check a scenario, say what each clinic holds and what a run would do, in words; nothing is trained."""
     from sim.data import load_federation
+    from sim.report.effort import memory_warnings
     from sim.report.explain import explain
     from sim.report.holdings import holdings_table, write_holdings_figure
     from sim.scenario import load_scenario
@@ -32,6 +34,8 @@ def check(
     jobs = default_jobs()
     paragraphs = explain(scenario, plans, federation, study_seconds(plans, jobs), jobs, BASIS)
     console.print("", *paragraphs, sep="\n", markup=False, highlight=False)
+    for line in memory_warnings(plans):
+        print(line, file=sys.stderr)
     if plot:
         for picture in write_holdings_figure(federation, out / scenario.name / "figures"):
             console.print(f"Picture: {picture}", soft_wrap=True, highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -21,14 +22,16 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object a run.")] = False,
 ) -> None:
     """Say what a study will cost in time, traffic and epsilon, before any training."""
+    from sim.report.effort import memory_warnings
     from sim.study.runner import plan_summary
 
     plans = planned(file, overrides, only)
     if figures is not None:
         from sim.report.clock_figures import write_clock_figures
-        from sim.study.first_round import first_rounds
 
-        write_clock_figures(first_rounds([plan.spec for plan in plans]), figures)
+        write_clock_figures(plans, figures)
+    for line in memory_warnings(plans):
+        print(line, file=sys.stderr)
     summaries = [plan_summary(p) for p in plans]
     if as_json:
         import json

@@ -57,7 +57,6 @@ def _run(
     from sim.scenario import load_scenario
     from sim.spec import expand
     from sim.study.display import shown_progress
-    from sim.study.first_round import first_rounds
     from sim.study.journal import note_command
     from sim.study.results import read_results
     from sim.study.runner import run_study
@@ -74,7 +73,7 @@ def _run(
     with shown_progress(Console(stderr=True)) as progress:
         table = run_study(plans, ids, out, engine, progress, fail_fast)
     with writing_to(folder):
-        write_clock_figures(first_rounds([plan.spec for plan in plans]), folder / "figures")
+        write_clock_figures(plans, folder / "figures")
         report = write_report(read_results(folder), folder)
     console.print(console_table(table))
     console.print(f"Table: {folder / 'runs.parquet'}\nReport: {report}", soft_wrap=True, highlight=False)

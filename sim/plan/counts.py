@@ -75,7 +75,7 @@ class Counts:
         self._stood = [np.zeros(n, dtype=np.int64) for n in job.sizes]
         self.traffic: Traffic = {}
         self.clinic_flops = self.server_flops = 0
-        self._widest = 0
+        self._widest = np.zeros(len(job.sizes), dtype=np.int64)
         self._legs = () if self._pooled else tuple(self._batch_legs())
         self._row_kinds: tuple[tuple[Direction, tuple[tuple[str, ...], ...]], ...] = (
             ("up", job.protocol.batch_up),
@@ -105,15 +105,15 @@ class Counts:
             self._rates, self._left.tolist(), exposures, self.returned_rounds.tolist(), self._released.tolist()
         )
 
-    def peak_clinic_bytes(self) -> int:
-        """Return what the clinic that needs most keeps at once.
+    def peak_bytes(self) -> Ints:
+        """Return ``[clinic]`` what each keeps at once.
 
         Parameters, gradients, optimiser state, and the largest batch with its activations; where rows or records are
         sent once, that message and the head.
         """
         parts = [self.costs[name] for name in self.job.protocol.clinic_parts]
         if self._pooled:
-            message = max(self.job.sizes) * sum(self._row_bytes(kind) for kind in self.job.protocol.once_up)
+            message = np.array(self.job.sizes) * sum(self._row_bytes(kind) for kind in self.job.protocol.once_up)
             return message + self._model_bytes()
         copies = 2 + len(self.job.optimizer.slots)
         per_record = int(np.prod(self.job.network.input_shape)) + sum(part.activations for part in parts)
@@ -198,7 +198,7 @@ class Counts:
         self._left[clinics] += kept if self.job.protocol.topology == "whole" else load.steps
         if self.job.rows is not None:
             self._expose(server_round, load)
-        self._widest = max(self._widest, int(load.rows.max(initial=0)))
+        self._widest[clinics] = np.maximum(self._widest[clinics], load.rows.max(0, initial=0))
         self._count_traffic(load)
         flops = {place: sum(leg.per_row for leg in self._legs if leg.place == place) for place in ("clinic", "server")}
         self.clinic_flops += int(load.rows.sum()) * flops["clinic"]

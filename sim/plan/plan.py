@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,11 @@ class ClinicPlan:
         Time in which something is done at, for, or on the line of this clinic.
     idle_share : float
         Share of the run's time in which the clinic neither computes nor sends or receives.
+    flops, peak_bytes : int
+        Its work over the whole run; what it keeps at once.
+    memory_bytes, joules : float or None
+        What its computer has; the energy of its computer while it computes, sends and receives. None where the
+        scenario gives no memory or power.
     """
 
     name: str
@@ -65,6 +70,10 @@ class ClinicPlan:
     bytes_down: int
     seconds: float
     idle_share: float
+    flops: int
+    peak_bytes: int
+    memory_bytes: float | None
+    joules: float | None
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,9 @@ class Plan:
             "clinic_flops": self.clinic_flops,
             "server_flops": self.server_flops,
             "peak_clinic_bytes": self.peak_clinic_bytes,
+            "clinic_joules": _sum_if_known(clinic.joules for clinic in self.clinics),
+            "idle_share": sum(clinic.idle_share for clinic in self.clinics) / len(self.clinics),
+            "server_busy_share": self.server_busy_share,
             "unit": spec.privacy.unit,
             "mechanism": spec.privacy.mechanism,
             "delta": spec.privacy.delta,
@@ -175,7 +187,7 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
         If the cut lies outside the model, a site has no resources, delta is too large, or no noise meets the target.
     """
     _refuse(spec, federation)
-    resources = assign_resources(spec.clinics, federation.names)
+    resources = assign_resources(spec.clinics, federation.names, spec.seed)
     job = Job.build(spec, federation, [0.0] * len(federation.names))
     clock = PlanClock(resources, spec.server.resources())
     counts = Counts(job, clock)
@@ -195,10 +207,15 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
     noised = to_be_noised(job, sampled)
     ledger = build_ledger(job, sampled, noised)
     times = counts.times
-    served, own = np.zeros(len(federation.names)), np.zeros(len(federation.names))
+    served, computed, on_line = np.zeros((3, len(federation.names)))
+    flops = np.zeros(len(federation.names), dtype=np.int64)
     for load, time in zip(counts.loads, times, strict=True):
         served[list(load.clinics)] += time.phases["server"]
-        own[list(load.clinics)] += sum(time.phases[phase] for phase in ("download", "clinic", "upload"))
+        computed[list(load.clinics)] += time.phases["clinic"]
+        on_line[list(load.clinics)] += time.phases["download"] + time.phases["upload"]
+        flops[list(load.clinics)] += load.rows.sum(0) * sum(leg.per_row for leg in load.legs if leg.place == "clinic")
+    own = computed + on_line
+    peaks = counts.peak_bytes()
     total = math.fsum(time.seconds for time in times)
     common = math.fsum(load.common_server_flops for load in counts.loads) / spec.server.compute
     traffic = counts.traffic
@@ -216,6 +233,10 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
             _total(traffic, "down", k),
             float(own[k] + served[k]),
             max(0.0, 1 - float(own[k]) / total) if total else 0.0,
+            int(flops[k]),
+            int(peaks[k]),
+            resources[k].memory_bytes,
+            resources[k].joules(float(computed[k]), float(on_line[k])),
         )
         for k, name in enumerate(federation.names)
     )
@@ -240,7 +261,7 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
         (float(served.sum()) + common) / (spec.server.workers * total) if total else 0.0,
         counts.clinic_flops,
         counts.server_flops,
-        counts.peak_clinic_bytes(),
+        int(peaks.max()),
     )
 
 
@@ -376,6 +397,11 @@ def _row_multipliers(
         reach = noise.reach.values()
         found.append(sum(reach) / left if laplace else (sum(r**2 for r in reach) / left) ** 0.5)
     return tuple(found)
+
+
+def _sum_if_known(values: Iterable[float | None]) -> float:
+    known = [math.nan if value is None else value for value in values]
+    return sum(known)
 
 
 def _total(traffic: Traffic, direction: Direction, clinic: int) -> int:

@@ -1,4 +1,4 @@
-"""Pictures of the clock: one round of each method, and the time of a round against the clinics' uplink."""
+"""Pictures of the clock: one round of each method, its time against the clinics' uplink, and the clinics' effort."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sim.plan.plan import Plan
+from sim.report.effort import effort_chart, effort_frame
 from sim.report.gantt import round_chart, round_frame, round_words
 from sim.report.table import seconds_text
-from sim.study.first_round import UPLINKS, Crossing, FirstRound, crossings, uplink_seconds
+from sim.study.first_round import UPLINKS, Crossing, FirstRound, crossings, first_rounds, uplink_seconds
 
 __all__ = ["crossing_sentences", "uplink_chart", "write_clock_figures"]
 
@@ -111,21 +113,22 @@ def _name_and_cut(method: str) -> tuple[str, str]:
     return (strategy if comma else method), (_U_SHAPED if cut == "U-shaped" and comma else _WHOLE_OR_VANILLA)
 
 
-def write_clock_figures(rounds: Sequence[FirstRound], folder: Path) -> list[Path]:
+def write_clock_figures(plans: Sequence[Plan], folder: Path) -> list[Path]:
     """Write the clock's pictures as PNG and SVG.
 
     Parameters
     ----------
-    rounds : sequence of FirstRound
-        One a method.
+    plans : sequence of Plan
+        Of one study.
     folder : pathlib.Path
         Where to write; made if it does not exist.
 
     Returns
     -------
     list of pathlib.Path
-        ``round_<method>`` of each method, and ``round_time_by_uplink``.
+        ``round_<method>`` of each method, ``round_time_by_uplink`` and ``clinic_effort``.
     """
+    rounds = first_rounds([plan.spec for plan in plans])
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for one in rounds:
@@ -136,10 +139,11 @@ def write_clock_figures(rounds: Sequence[FirstRound], folder: Path) -> list[Path
     if rounds:
         seconds = uplink_seconds(rounds)
         written += _save(uplink_chart(rounds, seconds, crossings(rounds, seconds)), folder / "round_time_by_uplink")
+        written += _save(effort_chart(effort_frame(rounds, plans)), folder / "clinic_effort")
     return written
 
 
-def _save(chart: alt.Chart | alt.LayerChart | alt.FacetChart, stem: Path) -> list[Path]:
+def _save(chart: alt.Chart | alt.LayerChart | alt.FacetChart | alt.HConcatChart, stem: Path) -> list[Path]:
     styled = (
         chart.properties(background="white", padding=12)
         .configure(font="Liberation Sans, Arial, Helvetica, sans-serif")

@@ -92,7 +92,7 @@ def _clinics(scenario: Scenario, federation: Federation) -> str:
         f"{federation.names[most]} ({sizes[most]:,})."
     )
     lines: dict[str, list[str]] = defaultdict(list)
-    for clinic in assign_resources(scenario.clinics, federation.names):
+    for clinic in assign_resources(scenario.clinics, federation.names, scenario.seeds[0]):
         up, down = _rate(clinic.uplink_bits_per_s), _rate(clinic.downlink_bits_per_s)
         lines[f"{up} up and {down} down"].append(clinic.name)
     return " ".join([text, *(f"{_named(names)}: {line}." for line, names in lines.items())])

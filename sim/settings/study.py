@@ -1,16 +1,26 @@
 """The tables of a study: training, server, clinics and strategies."""
 
+import math
 import re
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from sim.attendance import Behaviour
-from sim.clinics import PROFILES, ServerResources
+from sim.clinics import COMPUTERS, PROFILES, ServerResources
 from sim.problems import suggest
 from sim.settings.base import Number, Scalar, Section, Sites, Whole, is_number, unique
 from sim.settings.model import placed_head
-from sim.units import Compute, Duration, Rate
+from sim.units import Compute, Duration, Memory, Power, Rate, parse_compute
 
 _SEQUENTIAL_STRATEGIES: Final = ("split", "splitfed-v2")
 _SPLIT_STRATEGIES: Final = (*_SEQUENTIAL_STRATEGIES, "splitfed-v1", "splitfed-v3")
@@ -86,15 +96,41 @@ def _as_share(value: object) -> object:
     return {"share": value} if is_number(value) else value
 
 
-class ClinicGroup(Section):
-    """Clinics with the same link and computer, equally reliable."""
+def _computer(value: object) -> object:
+    if isinstance(value, str) and value in COMPUTERS:
+        return value
+    try:
+        return parse_compute(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or a class of computers: {', '.join(COMPUTERS)}") from None
 
-    profile: str | None = None
+
+class ClinicGroup(Section):
+    """Clinics with the same link and computer, or drawn from a mixture of profiles.
+
+    ``profile`` is a name, or a table of names and shares that add up to 1; ``spread`` is the standard deviation of the
+    logarithm of the clinics' rates.
+    """
+
+    profile: str | dict[str, Annotated[Number, Field(gt=0)]] | None = None
     sites: Sites | None = None
+    count: Annotated[Whole, Field(ge=1)] | None = None
+    spread: Annotated[Number, Field(ge=0)] = 0.0
     uplink: Rate | None = None
     downlink: Rate | None = None
     latency: Duration | None = None
-    compute: Compute | None = None
+    compute: (
+        Annotated[
+            float | str,
+            BeforeValidator(_computer),
+            PlainSerializer(lambda own: own if isinstance(own, str) else f"{own!r} FLOP/s", return_type=str),
+            WithJsonSchema({"type": "string", "examples": ["2 TFLOP/s", *COMPUTERS]}),
+        ]
+        | None
+    ) = None
+    memory: Memory | None = None
+    idle_power: Power | None = None
+    busy_power: Power | None = None
     availability: Annotated[Availability, BeforeValidator(_as_share, json_schema_input_type=float | Availability)] = (
         Availability(share=1.0)
     )
@@ -108,10 +144,21 @@ class ClinicGroup(Section):
 
     @field_validator("profile")
     @classmethod
-    def _known_profile(cls, profile: str | None) -> str | None:
-        if profile is not None and profile not in PROFILES:
-            raise ValueError(f'unknown profile "{profile}"; {suggest(profile, PROFILES)}')
+    def _known_profile(cls, profile: str | dict[str, float] | None) -> str | dict[str, float] | None:
+        shares = profile if isinstance(profile, dict) else {}
+        for name in shares or ([profile] if isinstance(profile, str) else []):
+            if name not in PROFILES:
+                raise ValueError(f'unknown profile "{name}"; {suggest(name, PROFILES)}')
+        if isinstance(profile, dict) and abs((total := math.fsum(shares.values())) - 1) > 1e-6:
+            raise ValueError(f"the shares add up to {total:.6g}; give shares that add up to 1")
         return profile
+
+    @field_validator("count")
+    @classmethod
+    def _count_or_sites(cls, count: int | None, info: ValidationInfo) -> int | None:
+        if count is not None and info.data.get("sites") is not None:
+            raise ValueError("has no effect beside sites, which say how many there are; remove one of them")
+        return count
 
     @model_validator(mode="after")
     def _no_silent_zero(self) -> "ClinicGroup":

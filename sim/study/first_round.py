@@ -76,6 +76,11 @@ class Crossing:
     above: str
 
 
+def method_of(spec: RunSpec) -> str:
+    """Name a run's method as people read it."""
+    return method_label(spec.strategy.label or spec.strategy.name, spec.strategy.cut)
+
+
 def first_rounds(specs: Sequence[RunSpec]) -> list[FirstRound]:
     """Count the first round of each method, with the first seed and the first swept values, as if nobody could be lost.
 
@@ -87,9 +92,7 @@ def first_rounds(specs: Sequence[RunSpec]) -> list[FirstRound]:
     found: dict[str, FirstRound] = {}
     loaded: dict[tuple[str, int], Federation] = {}
     for spec in specs:
-        strategy = spec.strategy
-        method = strategy.label or method_label(strategy.name)
-        method = method_label(method, strategy.cut)
+        strategy, method = spec.strategy, method_of(spec)
         if method in found or strategy.name in ("centralised", "local"):
             continue
         source = (spec.data.model_dump_json(), spec.seed)
@@ -99,7 +102,8 @@ def first_rounds(specs: Sequence[RunSpec]) -> list[FirstRound]:
         unhurried = {"rounds": 1, "deadline": None, "over_select": 1.0}
         once = spec.model_copy(update={"train": spec.train.model_copy(update=unhurried)})
         resources = tuple(
-            replace(clinic, behaviour=Behaviour()) for clinic in assign_resources(spec.clinics, federation.names)
+            replace(clinic, behaviour=Behaviour())
+            for clinic in assign_resources(spec.clinics, federation.names, spec.seed)
         )
         server = spec.server.resources()
         job = Job.build(once, federation, [0.0] * len(federation.names))

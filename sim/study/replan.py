@@ -21,7 +21,7 @@ from sim.study.store import from_plain
 __all__ = ["Retiming"]
 
 _TIMES_ONLY = re.compile(
-    r"server\.(compute|workers|uplink|downlink)|clinics\.\d+\.(profile|uplink|downlink|latency|compute)"
+    r"server\.(compute|workers|uplink|downlink)|clinics\.\d+\.(profile|spread|uplink|downlink|latency|compute)"
 )
 
 
@@ -101,4 +101,4 @@ class Retiming:
         return math.fsum(time.seconds for time in counts.times)
 
     def _clock(self, spec: RunSpec) -> PlanClock:
-        return PlanClock(assign_resources(spec.clinics, self._names), spec.server.resources())
+        return PlanClock(assign_resources(spec.clinics, self._names, spec.seed), spec.server.resources())

@@ -279,7 +279,6 @@ def plan_summary(plan: Plan) -> Row:
         **plan.columns(),
         "bytes": {f"{way} {kind}": int(sizes.sum()) for (way, kind), sizes in sorted(plan.traffic.items())},
         "phase_seconds": plan.phase_seconds,
-        "server_busy_share": plan.server_busy_share,
         "clinics": [asdict(clinic) for clinic in plan.clinics],
     }
 

@@ -36,6 +36,7 @@ COLUMNS = (
     "best_round", "best_auc", "best_balanced_accuracy", "best_accuracy", "best_loss", "best_calibration_error",
     "mean_participants", "lost_clinic_rounds",
     "sim_seconds", "bytes_up", "bytes_down", "clinic_flops", "server_flops", "peak_clinic_bytes",
+    "clinic_joules", "idle_share", "server_busy_share",
     "unit", "mechanism", "delta", "epsilon_model_user", "epsilon_peer", "epsilon_server", "epsilon_label",
     "membership_auc", "smashed_reconstruction_r2", "wall_seconds", "error",
 )  # fmt: skip

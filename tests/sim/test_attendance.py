@@ -83,11 +83,11 @@ def test_a_groups_keys_reach_its_clinics():
         "drop-out": 0.05,
         "straggler": {"chance": 0.1, "slowdown": 4.0},
     }
-    [clinic] = assign_resources(scenario(**written).clinics, ["a"])
+    [clinic] = assign_resources(scenario(**written).clinics, ["a"], 0)
     assert clinic.behaviour == Behaviour(0.9, 5.0, 0.05, 0.1, 4.0)
-    [clinic] = assign_resources(scenario(availability=0.9).clinics, ["a"])
+    [clinic] = assign_resources(scenario(availability=0.9).clinics, ["a"], 0)
     assert clinic.behaviour == Behaviour(0.9)
-    assert assign_resources([ClinicGroup(profile="hospital")], ["a"])[0].behaviour == Behaviour()
+    assert assign_resources([ClinicGroup(profile="hospital")], ["a"], 0)[0].behaviour == Behaviour()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ RUNS = 3 * 2 * 2
 KNOWN = {
     *("run_id", "study", "strategy", "cut", "seed", "rounds"),
     *("sim_seconds", "bytes_up", "bytes_down", "clinic_flops", "server_flops", "peak_clinic_bytes"),
+    *("clinic_joules", "idle_share", "server_busy_share"),
     *("unit", "mechanism", "delta", "epsilon_model_user", "epsilon_peer", "epsilon_server", "epsilon_label"),
     "privacy.epsilon",
 }
@@ -46,7 +47,7 @@ def test_planned_json_equals_the_finished_rows(suture, finished):
     assert len(planned) == RUNS
     for run in planned:
         assert set(run) >= KNOWN | {"clinics"}
-        assert set(run) - KNOWN - {"clinics"} <= {"bytes", "phase_seconds", "server_busy_share"}
+        assert set(run) - KNOWN - {"clinics"} <= {"bytes", "phase_seconds"}
         row = rows.loc[run["run_id"]]
         for column in KNOWN:
             value = float(run[column]) if run[column] in ("inf", "-inf") else run[column]
@@ -65,6 +66,7 @@ def test_planned_clinics(suture, trade_off):
             assert set(clinic) == {
                 *("name", "records", "sample_rate", "steps", "noise_multiplier"),
                 *("epsilon", "bytes_up", "bytes_down", "seconds", "idle_share"),
+                *("flops", "peak_bytes", "memory_bytes", "joules"),
             }
             assert clinic["sample_rate"] == min(1, 8 / clinic["records"])
             assert clinic["steps"] == 2 * math.ceil(clinic["records"] / 8)

@@ -126,7 +126,7 @@ cut = ["vanilla", "u-shaped"]
     assert done.exit_code == 0, done.output
     stems = {path.stem for path in (tmp_path / "figures").glob("*.svg")}
     methods = {"fedavg", "split_learning_vanilla", "split_learning_u_shaped"}
-    assert stems == {f"round_{method}" for method in methods} | {"round_time_by_uplink"}
+    assert stems == {f"round_{method}" for method in methods} | {"round_time_by_uplink", "clinic_effort"}
     assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == stems
     drawn = (tmp_path / "figures" / "round_fedavg.svg").read_text(encoding="utf-8")
     assert re.search("FedAvg: the first round", drawn)

@@ -8,13 +8,16 @@ import pytest
 from support import learn_run, plan_of, write_csv
 from torch import nn
 
+from sim.job import Job
 from sim.models import Block, Part
 from sim.plan.costs import part_costs
 from sim.privacy.accounting import dp_sgd_event, epsilon
 from sim.problems import ScenarioError
+from sim.report.effort import memory_warnings
+from sim.report.table import bytes_text
 from sim.rng import stream
 from sim.sampling import participants
-from sim.scenario import parse_scenario
+from sim.scenario import ClinicGroup, parse_scenario
 from sim.spec import expand
 
 NO_PRIVACY = {"mechanism": "none"}
@@ -392,3 +395,26 @@ def test_the_plan_looks_at_counts_only(pair, tmp_path):
     assert by_clinic(plans[0]) == by_clinic(plans[1])
     assert plans[0].round_seconds == plans[1].round_seconds
     assert plans[0].spec.run_id != plans[1].spec.run_id
+
+
+def test_effort_of_each_clinic_by_hand(pair):
+    """FedAvg, one round: the flops of a record times its records; busy power while it computes, idle on the line."""
+    board = ClinicGroup(profile="rural-dsl", compute="small-board")
+    spec = spec_of(pair, "fedavg", rounds=1)
+    plan, federation = plan_of(spec.model_copy(update={"clinics": (board,)}))
+    job = Job.build(spec, federation, [0.0] * 2)
+    [cost] = part_costs(job.parts, job.network.input_shape).values()
+    sizes = np.diff(federation.train.offsets)
+    for clinic, records in zip(plan.clinics, sizes, strict=True):
+        assert clinic.flops == records * (cost.forward_flops + cost.backward_flops)
+        computing = clinic.flops / 10e9
+        assert clinic.joules == pytest.approx(6.4 * computing + 3 * (clinic.seconds - computing), rel=1e-9)
+        assert clinic.memory_bytes == 4e9
+    assert sum(clinic.flops for clinic in plan.clinics) == plan.clinic_flops
+    assert max(clinic.peak_bytes for clinic in plan.clinics) == plan.peak_clinic_bytes
+    assert memory_warnings([plan]) == []
+    small = ClinicGroup(profile="rural-dsl", memory="100 B")
+    short, _ = plan_of(spec.model_copy(update={"clinics": (small,)}))
+    [line] = memory_warnings([short, short])
+    assert line.startswith(f"memory: FedAvg needs {bytes_text(short.peak_clinic_bytes)} at ")
+    assert "(and 1 more), which has 100 B;" in line

@@ -1,0 +1,113 @@
+"""What each method asks of the clinics: work, memory and energy, and what of the one with the weakest computer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import pandas as pd
+
+from sim.plan.plan import Plan
+from sim.report.table import bytes_text
+from sim.study.first_round import FirstRound, method_of
+
+__all__ = ["effort_chart", "effort_frame", "memory_warnings"]
+
+_MEASURES = {"GFLOP a clinic, whole run": 1e9, "Peak memory in MB": 1e6, "Joules a clinic, whole run": 1.0}
+_RANGE, _WEAKEST = "#56B4E9", "#D55E00"
+
+
+def effort_frame(rounds: Sequence[FirstRound], plans: Sequence[Plan]) -> pd.DataFrame:
+    """Lay out the effort of the clinics.
+
+    Parameters
+    ----------
+    rounds : sequence of FirstRound
+        One a method.
+    plans : sequence of Plan
+        Of the same study; of each method the first is taken.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each method and measure: `method`, `measure`, `least`, `most` over the clinics, `weakest` of the
+        clinic with the slowest computer (of several, the one with most records) and its `clinic`. Measures that the
+        scenario does not give (energy without power) are left out.
+    """
+    first: dict[str, Plan] = {}
+    for plan in plans:
+        first.setdefault(method_of(plan.spec), plan)
+    rows = []
+    for one in rounds:
+        clinics = first[one.method].clinics
+        weakest = min(range(len(clinics)), key=lambda k: (one.resources[k].compute_flop_per_s, -clinics[k].records))
+        values: tuple[list[float | None], ...] = (
+            [clinic.flops for clinic in clinics],
+            [clinic.peak_bytes for clinic in clinics],
+            [clinic.joules for clinic in clinics],
+        )
+        for (measure, unit), own in zip(_MEASURES.items(), values, strict=True):
+            known = [value / unit for value in own if value is not None]
+            if len(known) == len(clinics):
+                rows.append((one.method, measure, min(known), max(known), known[weakest], clinics[weakest].name))
+    return pd.DataFrame(rows, columns=["method", "measure", "least", "most", "weakest", "clinic"])
+
+
+def effort_chart(frame: pd.DataFrame) -> alt.HConcatChart:
+    """Draw the effort of the clinics, a row a method and a panel a measure.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        As `effort_frame` returns it.
+
+    Returns
+    -------
+    altair.HConcatChart
+        Without configuration, so that it can stand in another picture.
+    """
+    methods = list(dict.fromkeys(frame["method"]))
+    panels = []
+    for position, measure in enumerate(dict.fromkeys(frame["measure"])):
+        own = frame[frame["measure"] == measure]
+        y = alt.Y("method:N", sort=methods, title=None, axis=alt.Axis(labels=position == 0, labelLimit=220))
+        scale = alt.Scale(type="log", nice=False, padding=10)
+        x = alt.X(
+            "least:Q",
+            title=measure,
+            scale=scale,
+            axis=alt.Axis(format="~g", tickCount=4, labelOverlap="greedy", labelSeparation=8),
+        )
+        base = alt.Chart(own).encode(y=y)
+        ranges = base.mark_bar(color=_RANGE, height=10, cornerRadius=4).encode(x=x, x2="most:Q")
+        points = base.mark_point(color=_WEAKEST, filled=True, size=90, opacity=1).encode(
+            x=alt.X("weakest:Q"), tooltip=["method:N", "clinic:N", alt.Tooltip("weakest:Q", format=".4g")]
+        )
+        panels.append(alt.layer(ranges, points).properties(width=230, height=alt.Step(24)))
+    clinic = frame["clinic"].iloc[0]
+    words = [
+        f"Bars: from the least to the most over the clinics. Point: {clinic}, which has the slowest computer.",
+        "The clinics' own power while they compute, send and receive; the server's is not in it.",
+    ]
+    chart: alt.HConcatChart = alt.hconcat(*panels, spacing=20).properties(
+        title=alt.Title("What each method asks of the clinics", subtitle=words), description=" ".join(words)
+    )
+    return chart
+
+
+def memory_warnings(plans: Sequence[Plan]) -> list[str]:
+    """Name the methods that need more memory than a clinic has, one line each."""
+    found: dict[str, str] = {}
+    for plan in plans:
+        short = [c for c in plan.clinics if c.memory_bytes is not None and c.peak_bytes > c.memory_bytes]
+        if not short:
+            continue
+        worst = max(short, key=lambda clinic: clinic.peak_bytes / (clinic.memory_bytes or 1.0))
+        others = f" (and {len(short) - 1} more)" if len(short) > 1 else ""
+        method = method_of(plan.spec)
+        found.setdefault(
+            method,
+            f"memory: {method} needs {bytes_text(worst.peak_bytes)} at {worst.name}{others}, which has "
+            f"{bytes_text(worst.memory_bytes or 0.0)}; take smaller batches, an earlier cut or other computers",
+        )
+    return list(found.values())
