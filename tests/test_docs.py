@@ -4,6 +4,7 @@ import importlib.util
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -45,7 +46,7 @@ def test_pages_hold_commands_and_all_of_them_exist():
 def folder(tmp_path):
     """Lay out what the pages begin with; the main job has fewer seeds and rounds, and the commands are as written."""
     (tmp_path / "patients.csv").write_bytes((DOCS / "tutorial" / "patients.csv").read_bytes())
-    (tmp_path / "scenarios").mkdir()
+    shutil.copytree(ROOT / "scenarios", tmp_path / "scenarios")
     text = (ROOT / "scenarios" / "heart.toml").read_text(encoding="utf-8")
     for long, short in (
         ("seeds = [0, 1, 2, 3, 4]", "seeds = [0, 1]"),
