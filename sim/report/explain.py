@@ -91,10 +91,14 @@ def _clinics(scenario: Scenario, federation: Federation) -> str:
         f"smallest {federation.names[least]} ({sizes[least]:,} training records), the largest "
         f"{federation.names[most]} ({sizes[most]:,})."
     )
+    resources = assign_resources(scenario.clinics, federation.names, scenario.seeds[0])
     lines: dict[str, list[str]] = defaultdict(list)
-    for clinic in assign_resources(scenario.clinics, federation.names, scenario.seeds[0]):
+    for clinic in resources:
         up, down = _rate(clinic.uplink_bits_per_s), _rate(clinic.downlink_bits_per_s)
         lines[f"{up} up and {down} down"].append(clinic.name)
+    if len(lines) > _MOST_NAMED:
+        up = _rates([clinic.uplink_bits_per_s for clinic in resources])
+        return f"{text} Their lines differ: {up} up and {_rates([c.downlink_bits_per_s for c in resources])} down."
     return " ".join([text, *(f"{_named(names)}: {line}." for line, names in lines.items())])
 
 
@@ -192,6 +196,10 @@ def _named(names: Sequence[str]) -> str:
     if len(names) <= _MOST_NAMED:
         return ", ".join(names)
     return f"{', '.join(names[:2])} and {len(names) - 2:,} others"
+
+
+def _rates(bits_per_s: Sequence[float]) -> str:
+    return f"{_rate(min(bits_per_s))} to {_rate(max(bits_per_s))}"
 
 
 def _rate(bits_per_s: float) -> str:
