@@ -10,7 +10,7 @@ from flwr.app import Context, Message
 from torch import Tensor
 
 from sim.engine.lanes import forward, records_at_once
-from sim.engine.messages import MODEL, NOISED, ConfigValue, content, tensors
+from sim.engine.messages import MODEL, NOISED, ConfigValue, content, narrowed, tensors
 from sim.engine.row_noise import noised_rows
 from sim.engine.workplace import workplace_of
 from sim.job import Job
@@ -41,6 +41,7 @@ def upload(message: Message, context: Context) -> Message:
         if job.rows is not None:
             x = noised_rows(job.rows, job.seed, kind, x, sizes.tolist(), clinics, (0, 0))
             config[f"{NOISED}{kind}"] = [1] * len(clinics)
+        x = narrowed(x, job.cut_dtype)
     return Message(content({kind: {kind: x}, "labels": {"labels": y.to(torch.uint8)}}, config), reply_to=message)
 
 

@@ -31,10 +31,13 @@ from sim.engine.messages import (
     config_of,
     content,
     integers,
+    narrowed,
     tensors,
+    widened,
 )
 from sim.engine.row_noise import noised_gradients, noised_rows
 from sim.engine.workplace import workplace_of
+from sim.protocols import CUT_KINDS
 
 
 def begin(message: Message, context: Context) -> Message:
@@ -62,7 +65,7 @@ def begin(message: Message, context: Context) -> Message:
 def tail(message: Message, context: Context) -> Message:
     """Run the tail on the body's outputs, train it, and return the gradient in those outputs."""
     session = resume(context, str(config_of(message)["turn"]))
-    outputs = tensors(message, "body-output")["body-output"]
+    outputs = widened(tensors(message, "body-output")["body-output"], session.job.cut_dtype)
     gradient = session.train_tail(outputs)
     if session.job.joint:
         hold(context, session, "body-output", outputs)
@@ -79,7 +82,7 @@ def step(message: Message, context: Context) -> Message:
     With joint clipping nothing trains yet, and the answer is the norms of the records' gradients at the clinic.
     """
     session = resume(context, str(config_of(message)["turn"]))
-    gradient = tensors(message, "cut-gradient")["cut-gradient"]
+    gradient = widened(tensors(message, "cut-gradient")["cut-gradient"], session.job.cut_dtype)
     session.train_head(gradient)
     if session.job.joint:
         hold(context, session, "cut-gradient", gradient)
@@ -118,8 +121,9 @@ def _send_smashed(message: Message, session: Session) -> Message:
 
 
 def _send_rows(message: Message, session: Session, kinds: Mapping[str, Tensor]) -> Message:
-    lanes = session.lanes
-    arrays = {kind: {kind: tensor} for kind, tensor in kinds.items()}
+    lanes, dtype = session.lanes, session.job.cut_dtype
+    sent = {kind: narrowed(rows, dtype) if kind in CUT_KINDS else rows for kind, rows in kinds.items()}
+    arrays = {kind: {kind: tensor} for kind, tensor in sent.items()}
     return Message(content(arrays, {"clinics": session.clinics[:lanes], "rows": session.rows}), reply_to=message)
 
 

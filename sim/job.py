@@ -282,6 +282,12 @@ class Job:
         return self.spec.seed
 
     @property
+    def cut_dtype(self) -> torch.dtype:
+        """What rows at a cut are rounded to when they leave, in both directions."""
+        dtype: torch.dtype = getattr(torch, self.spec.train.smashed_dtype)
+        return dtype
+
+    @property
     def trained_parts(self) -> tuple[str, ...]:
         """The parts that train."""
         return tuple(name for name in self.protocol.parts if name not in self.frozen)

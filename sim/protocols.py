@@ -40,6 +40,8 @@ HEADER_BYTES = 512
 """Stated cost of one message beyond its arrays' payload: Flower's metadata, record structure and transport framing."""
 HEADERS = "headers"
 MODEL_KIND, OPTIMIZER_KIND = "model", "optimizer"
+CUT_KINDS = frozenset({"smashed", "body-output", "tail-gradient", "cut-gradient"})
+"""Rows of real numbers at a cut, of which ``train.smashed-dtype`` may leave 16 bits."""
 ROW_KINDS = frozenset(
     {"smashed", "labels", "body-output", "tail-gradient", "cut-gradient", "norms", "clip-factors", "records"}
 )

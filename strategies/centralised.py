@@ -13,9 +13,10 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from sim.engine.learner import Learner, expand, train_whole
-from sim.engine.messages import array_record, tensors_in
+from sim.engine.messages import array_record, tensors_in, widened
 from sim.engine.workplace import Cohort
 from sim.job import Job
+from sim.protocols import CUT_KINDS
 from strategies.cohorts import CohortStrategy
 
 POOL = 0
@@ -78,6 +79,8 @@ def fetch_pool(strategy: CohortStrategy, grid: Grid, kind: str, parts: Mapping[s
     gathered = strategy.exchange(grid, "train.records", everyone, parts, {})
     by_clinic = sorted(range(len(everyone)), key=lambda lane: gathered.clinics[lane])
     x, y = gathered.arrays[kind][kind], gathered.arrays["labels"]["labels"]
+    if kind in CUT_KINDS:
+        x = widened(x, strategy.job.cut_dtype)
     return Cohort(
         (POOL,),
         torch.cat([x[lane, : gathered.rows[lane]] for lane in by_clinic]),

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sim.engine.clipping import joint_factors
 from sim.engine.learner import Learner
-from sim.engine.messages import ConfigValue
+from sim.engine.messages import ConfigValue, narrowed, widened
+from sim.protocols import CUT_KINDS
 from sim.sampling import loss_weights
 from strategies.cohorts import CohortStrategy, Gathered, checked
 
@@ -89,7 +90,8 @@ class Turn:
         rows = np.array(smashed.rows)
         normaliser = job.sampling.normaliser(sizes, rows)
         moment = (self._round, step)
-        outputs = body.forward(smashed.arrays[SMASHED][SMASHED], want_input_gradient=True, moment=moment)
+        arrived = widened(smashed.arrays[SMASHED][SMASHED], job.cut_dtype)
+        outputs = body.forward(arrived, want_input_gradient=True, moment=moment)
         cotangent = None
         if job.protocol.topology == "vanilla":
             body.loss(smashed.arrays["labels"]["labels"], torch.from_numpy(loss_weights(rows, normaliser)))
@@ -106,7 +108,8 @@ class Turn:
 
     def _ask(self, message_type: str, kind: str, rows: Tensor, smashed: Gathered, answer: str) -> Tensor:
         replies = self._grid.send_and_receive(self._down(message_type, kind, rows, smashed))
-        return self._strategy.gather(replies).arrays[answer][answer]
+        answered = self._strategy.gather(replies).arrays[answer][answer]
+        return widened(answered, self._strategy.job.cut_dtype) if answer in CUT_KINDS else answered
 
     def lose(self, body: Learner, parts: Mapping[str, Mapping[str, Tensor]]) -> Gathered:
         """Do every batch of a clinic that is lost after them: body copy and parts go no further."""
@@ -115,6 +118,8 @@ class Turn:
         return self._strategy.gather(answers)
 
     def _down(self, message_type: str, kind: str, rows: Tensor, smashed: Gathered) -> list[Message]:
+        if kind in CUT_KINDS:
+            rows = narrowed(rows, self._strategy.job.cut_dtype)
         return self._strategy.instructions(
             self._grid, message_type, smashed.clinics, {kind: {kind: rows}}, {"turn": self._name}, smashed.rows
         )

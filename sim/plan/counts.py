@@ -314,4 +314,5 @@ class Counts:
             return FLOAT_BYTES
         if kind == "records":
             return FLOAT_BYTES * int(np.prod(self.job.network.input_shape))
-        return self.costs["head" if kind in ("smashed", "cut-gradient") else "body"].output_bytes
+        values = self.costs["head" if kind in ("smashed", "cut-gradient") else "body"].output_bytes // FLOAT_BYTES
+        return self.job.cut_dtype.itemsize * values

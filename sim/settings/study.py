@@ -46,6 +46,7 @@ class Train(Section):
     over_select: Number = Field(default=1.0, ge=1)
     deadline: Duration | None = None
     class_weights: Annotated[tuple[Annotated[Number, Field(gt=0)], ...], Field(min_length=2)] | None = None
+    smashed_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
     @model_validator(mode="after")
     def _somebody_is_left_to_choose(self) -> "Train":
