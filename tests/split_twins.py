@@ -54,7 +54,7 @@ class SplitTwin(Twin):
     def turns(self, batches: "dict[int, list[Batch]]") -> "list[list[Batch]]":
         """Return the batches of each turn of a sequential round; ``batches`` come in the order of the clinics."""
         if self.spec.strategy.alternate == "clinic":
-            return list(batches.values())
+            return [own for own in batches.values() if own]
         longest = max((len(own) for own in batches.values()), default=0)
         return [[own[step]] for step in range(longest) for own in batches.values() if step < len(own)]
 
@@ -75,7 +75,7 @@ def batches_of(twin: SplitTwin, server_round: int, clinics: list[int]) -> dict[i
     drawn = {}
     for k in clinics:
         x, y = twin.records[k]
-        rows = twin.batches(server_round, k, len(y))[: twin.lost.get((server_round, k))]
+        rows = twin.batches(server_round, k, len(y))[: {**twin.lost, **twin.stopped}.get((server_round, k))]
         drawn[k] = [Batch(x[own], y[own], server_round, k, step, len(y)) for step, own in enumerate(rows)]
     return drawn
 
@@ -270,9 +270,9 @@ CUT = tuple(
 METHODS = UNCUT + CUT
 
 
-def expected(spec, plan, federation, twin_of=None, lost=None) -> State:
+def expected(spec, plan, federation, twin_of=None, lost=None, stopped=None) -> State:
     """Return the twin's parameters, with a leading axis as the simulator has it."""
-    twin = SplitTwin(spec, federation, plan.noise_multipliers, lost or {})
+    twin = SplitTwin(spec, federation, plan.noise_multipliers, lost or {}, stopped or {})
     if not spec.train.rounds:
         return {name: value[None] for name, value in twin.initial().items()}
     state = (twin_of or TWINS[spec.strategy.name])(twin)

@@ -20,24 +20,27 @@ from sim.sampling import Sampling, draw_batches, participants
 from sim.spec import RunSpec
 
 State = dict[str, Tensor]
+AWAY = -1
 
 
 @dataclass
 class Twin:
     """A run seen by plain PyTorch: clinic by clinic, one ``nn.Sequential``.
 
-    ``lost`` holds, by round and clinic, after how many batches a clinic is lost; after none it has been away.
+    ``lost`` holds, by round and clinic, after how many batches a clinic is lost, or ``AWAY``; ``stopped``, after how
+    many it ends its round early and hands on what it has.
     """
 
     spec: RunSpec
     federation: Federation
     noise_multipliers: tuple[float, ...] = ()
     lost: dict[tuple[int, int], int] = field(default_factory=dict)
+    stopped: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def there(self, server_round: int, everyone: bool = False) -> list[int]:
         share = 1.0 if everyone else self.spec.train.participation
         drawn = participants(self.spec.seed, server_round, len(self.records), share)
-        return [int(k) for k in drawn if self.lost.get((server_round, int(k))) != 0]
+        return [int(k) for k in drawn if self.lost.get((server_round, int(k))) != AWAY]
 
     def returning(self, server_round: int) -> list[int]:
         return [k for k in self.there(server_round) if (server_round, k) not in self.lost]

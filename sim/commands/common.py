@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +32,7 @@ def wide_console() -> Console:
 
 
 def planned(file: Path, overrides: list[str] | None, only: list[str] | None) -> list[Plan]:
-    """Plan every run of a scenario file.
+    """Plan every run of a scenario file, and say on standard error where nobody comes back in a round.
 
     Raises
     ------
@@ -44,7 +45,10 @@ def planned(file: Path, overrides: list[str] | None, only: list[str] | None) -> 
     from sim.study.runner import plan_runs
 
     try:
-        return list(plan_runs(expand(load_scenario(file, overrides or (), only or ()))))
+        plans = list(plan_runs(expand(load_scenario(file, overrides or (), only or ()))))
     except ScenarioError as error:
         lines = (line.removeprefix("scenario: ") for line in error.problems)
         raise ScenarioError(line if line.startswith(f"{file}:") else f"{file}: {line}" for line in lines) from None
+    for note in (note for plan in plans for note in plan.notes):
+        print(f"{file}: note: {note}", file=sys.stderr)
+    return plans

@@ -129,6 +129,19 @@ class Plan:
     server_flops: int
     peak_clinic_bytes: int
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of who comes back, one line each."""
+        empty, rounds = sum(not count for count in self.returned), len(self.returned)
+        if not empty:
+            return ()
+        spec = self.spec
+        run = f"{spec.strategy.label or spec.strategy.name}{f' {spec.strategy.cut}' * bool(spec.strategy.cut)}"
+        run += f", seed {spec.seed}"
+        if empty == rounds and spec.train.deadline is not None and any(self.participants):
+            return (f"{run}: train.deadline: no clinic meets it in any of {rounds} rounds; give a longer one",)
+        return (f"{run}: nobody comes back in {empty} of {rounds} rounds, which leave the model as it is",)
+
     def columns(self) -> dict[str, Any]:
         """Return the columns of ``runs.parquet`` that are known before training."""
         spec = self.spec
@@ -276,6 +289,13 @@ def _refuse(spec: RunSpec, federation: Federation) -> None:
         if spec.train.participation < 1:
             problems.append(
                 f"train.participation: {spec.strategy.name} draws its clinics itself; set participation = 1.0"
+            )
+        groups = [group.behaviour() for group in spec.clinics]
+        loses = spec.train.deadline is not None or any(behaviour.may_be_lost for behaviour in groups)
+        if loses and "num-sampled-clients" in spec.strategy.options:
+            problems.append(
+                f"strategies.options.num-sampled-clients: {spec.strategy.name} scales its noise by it, and clinics may "
+                "be away or lost; take out availability, drop-out and deadline, or take another strategy"
             )
         if spec.strategy.name.endswith(".QFedAvg") and spec.privacy.mechanism != "none":
             problems.append("strategies: QFedAvg needs each clinic's exact training loss, which no mechanism protects")

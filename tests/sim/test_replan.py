@@ -66,3 +66,18 @@ def test_the_command_sweeps(finished, monkeypatch, capsys):
         "clinics.0.uplink=1 Mbit/s",
         "clinics.0.uplink=10 Mbit/s",
     ]
+
+
+def test_other_links_that_would_change_who_meets_the_deadline_are_refused(tmp_path):
+    """On 1 Mbit/s the model takes 0.03 + 0.0064 s and more up, so that nobody meets 0.06 s; on 100 all do."""
+    spec = run_spec(write_csv(tmp_path / "clinics.csv"), rounds=2)
+    spec = spec.model_copy(update={"train": spec.train.model_copy(update={"deadline": 0.06})})
+    plan, _ = plan_of(spec)
+    assert plan.returned == (4, 4)
+    folder = tmp_path / "small" / execute(plan, tmp_path / "small", {})["run_id"]
+    run = Retiming(folder)
+    assert run.seconds([]) == run.recorded_seconds
+    faster = run.seconds(['clinics.0.latency="1 ms"'])
+    assert faster == pytest.approx(run.recorded_seconds - 2 * 2 * 1.5e-3)
+    with pytest.raises(ScenarioError, match=r"other clinics would come back in 2 of 2 rounds \(first in round 1\)"):
+        run.seconds(['clinics.0.latency="31 ms"'])
