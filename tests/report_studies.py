@@ -1,11 +1,12 @@
 """Made-up studies for the tests of reports: every number follows from the method, the level and the seed."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from math import inf, nan
 from typing import Any
 
 import pandas as pd
 
+from sim.plan.plan import COLUMN_OF
 from sim.report.study import StudyResults
 
 METHODS = {
@@ -57,4 +58,36 @@ def make_study(runs: pd.DataFrame, **context: Any) -> StudyResults:
         )
     phases = ok[["run_id"]].assign(phase="upload", seconds=3.0)
     traffic = ok[["run_id"]].assign(way="up", kind="model", bytes=ok["bytes_up"])
-    return StudyResults("heart", runs, rounds, clinics, phases, traffic, **context)
+    statements = {row["run_id"]: make_statement(row) for row in runs.to_dict("records")}
+    return StudyResults("heart", runs, rounds, clinics, phases, traffic, statements=statements, **context)
+
+
+def make_statement(row: Mapping[Hashable, Any]) -> dict[str, Any]:
+    """A statement as `sim.privacy.statement` makes it: the server sees smashed rows where the model is cut."""
+    adversaries = [
+        {
+            "adversary": name,
+            "sees": [{"meaning": "smashed data", "noised": False}] if name == "server" and row["cut"] else [],
+            "epsilon": row[column],
+            "clinic": "north",
+            "adjacency": "add-or-remove",
+            "reasons": ["smashed rows leave without noise"] if row[column] == inf else [],
+            "advantage": 0.25,
+            "true-positive-rates": {"0.01": 0.05},
+        }
+        for name, column in COLUMN_OF.items()
+    ]
+    mechanism = {
+        "what": "gradients", "seen-by": ["server"], "mechanism": "Gaussian noise on Poisson samples",
+        "noise": [1.5, 2.5], "noise-is": "standard deviation over the sensitivity", "sample-rate": [0.1, 0.1],
+        "times": [40, 60], "counted-in": "training steps", "adjacency": "add-or-remove",
+    }  # fmt: skip
+    return {
+        "delta": 1e-4,
+        "adversaries": adversaries,
+        "mechanisms": [mechanism] if row["mechanism"] != "none" else [],
+        "attacks": [{"attack": "membership by loss", "auc": 0.5 + 0.01 * row["seed"], "advantage": 0.02}],
+        "outside": [{"what": "batch sizes", "marking": "public", "note": "seen where rows cross"}],
+        "accountant": "privacy loss distributions",
+        "generator": "Philox streams.",
+    }

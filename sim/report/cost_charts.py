@@ -6,20 +6,48 @@ from collections.abc import Sequence
 
 import altair as alt
 
+from sim.report.gantt import PHASES
 from sim.report.look import PALETTE, Look, Sheet
-
-_PHASES = {"download": "#56B4E9", "clinic": "#E69F00", "upload": "#0072B2", "server": "#009E73", "waiting": "#999999"}
 
 
 def time_panel(sheet: Sheet, given: Sequence[Look]) -> alt.Chart:
     """Draw the simulated seconds of each method at one level, by phase."""
-    colour = alt.Color(
-        "phase:N",
-        scale=alt.Scale(domain=list(_PHASES), range=list(_PHASES.values())),
-        legend=alt.Legend(title=None, orient="top", columns=5, columnPadding=10),
-    )
+    colour = _phase_colour()
     x = alt.X("seconds:Q", title="Seconds, summed over clinics and rounds", axis=alt.Axis(format="~s", tickCount=5))
     return _bars(sheet, given, "phases", x, colour, ["phase:N", alt.Tooltip("seconds:Q", format=".4~s")])
+
+
+def round_panel(sheet: Sheet, rows: int) -> alt.Chart:
+    """Draw one round of the chosen method, a row a clinic and a row a worker of the server.
+
+    Parameters
+    ----------
+    sheet : Sheet
+        The page.
+    rows : int
+        The most that a method has.
+    """
+    chart: alt.Chart = (
+        alt.Chart(alt.NamedData(name="rounds"))
+        .transform_filter("datum.method === method")
+        .mark_bar()
+        .encode(
+            x=alt.X("start:Q", title="Seconds since the round began", axis=alt.Axis(format="~s", tickCount=8)),
+            x2="end:Q",
+            y=alt.Y("row:N", sort=None, title=None, axis=alt.Axis(labelLimit=110, grid=False, ticks=False)),
+            color=_phase_colour(),
+            tooltip=["row:N", "phase:N", alt.Tooltip("start:Q", format=".4~s"), alt.Tooltip("end:Q", format=".4~s")],
+        )
+        .properties(width=sheet.width, height=26 * rows, title=alt.TitleParams(alt.ExprRef("method")))
+    )
+    return chart
+
+
+def _phase_colour() -> alt.Color:
+    phases = {phase: colour for phase, (_, colour) in PHASES.items()}
+    phases["waiting"] = "#999999"  # also seen on a dark page
+    legend = alt.Legend(title=None, orient="top", columns=5, columnPadding=10)
+    return alt.Color("phase:N", scale=alt.Scale(domain=list(phases), range=list(phases.values())), legend=legend)
 
 
 def traffic_panel(sheet: Sheet, given: Sequence[Look], kinds: Sequence[str]) -> alt.Chart:

@@ -11,15 +11,17 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from sim.report.cost_charts import time_panel, traffic_panel
+from sim.report.cost_charts import round_panel, time_panel, traffic_panel
 from sim.report.course_charts import clinics_panel, learning_panel
 from sim.report.figures import picture, privacy_accuracy_chart
+from sim.report.gantt import round_frame, round_words
 from sim.report.look import PAGE, Chart, Look, Sheet, looks, page_spec, paper, paper_spec
 from sim.report.points import SCORES, by_clinic, largest_epsilons, learning, per_group, trade_offs, with_levels
 from sim.report.study import StudyResults
 from sim.report.summary import ADVERSARIES, successful_runs
 from sim.report.table import bytes_text, score_text, seconds_text
 from sim.report.trade_off_charts import cost_panel, epsilon_axis, front_panel, privacy_panel
+from sim.study.first_round import FirstRound
 
 Panel = Callable[[Sheet], Chart]
 
@@ -61,8 +63,8 @@ class Gallery:
     tables : dict of str to DataFrame
         The data of all figures, each once.
     given : list of Look
-    scores, levels, adversaries : list of str
-        What can be chosen.
+    scores, levels, adversaries, rounds : list of str
+        What can be chosen; of `rounds`, the method whose round is drawn.
     """
 
     figures: list[Figure]
@@ -71,6 +73,7 @@ class Gallery:
     scores: list[str]
     levels: list[str]
     adversaries: list[str]
+    rounds: list[str]
 
     def start(self) -> dict[str, Any]:
         """Return what the page shows at first: the middle one of the levels that have noise."""
@@ -79,6 +82,7 @@ class Gallery:
             "score": self.scores[0],
             "level": private[len(private) // 2],
             "adversary": self.adversaries[0],
+            "method": self.rounds[0] if self.rounds else "",
             "picked": [],
         }
 
@@ -130,9 +134,13 @@ def gallery(study: StudyResults) -> Gallery | None:
         traffic = per_group(ok, study.traffic, ["way", "kind"], "bytes")
         tables["traffic"] = traffic.assign(signed=traffic["bytes"].where(traffic["way"] == "up", -traffic["bytes"]))
         figures.append(_traffic(tables["traffic"], given))
+    if study.clock:
+        tables["rounds"] = _rounds(study.clock)
+        figures.append(_round(tables["rounds"], study.clock))
     levels = [str(level) for level in ok["level"].cat.categories]
     texts = {name: table.astype(dict.fromkeys(table.select_dtypes("category"), str)) for name, table in tables.items()}
-    return Gallery(figures, texts, given, scores, levels, list(ADVERSARIES.values()))
+    rounds = [one.method for one in study.clock]
+    return Gallery(figures, texts, given, scores, levels, list(ADVERSARIES.values()), rounds)
 
 
 def write_figures(study: StudyResults, shown: Gallery | None, folder: Path) -> list[Path]:
@@ -153,7 +161,10 @@ def write_figures(study: StudyResults, shown: Gallery | None, folder: Path) -> l
     if shown is None:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    specs = {figure.name: shown.paper_spec(figure, study.name) for figure in shown.figures}
+    on_paper = [
+        figure for figure in shown.figures if figure.name != "round"
+    ]  # write_clock_figures draws it for each method
+    specs = {figure.name: shown.paper_spec(figure, study.name) for figure in on_paper}
     specs["privacy_accuracy"] = privacy_accuracy_chart(study.runs).to_dict()
     return [path for name, spec in specs.items() for path in picture(spec, folder / name)]
 
@@ -246,6 +257,27 @@ def _traffic(table: pd.DataFrame, given: list[Look]) -> Figure:
         f"A bar chart of bytes by method and kind of message. Sums: {_told(_totals(table, 'bytes'), bytes_text)}.",
         "traffic",
         [partial(traffic_panel, given=given, kinds=kinds)],
+        by_level=False,
+    )
+
+
+def _rounds(clock: Sequence[FirstRound]) -> pd.DataFrame:
+    """Lay out the first round of each method: ``method, row, phase, start, end``."""
+    return pd.concat(
+        [round_frame(one.load, one.traced(), one.names).assign(method=one.method) for one in clock], ignore_index=True
+    )
+
+
+def _round(table: pd.DataFrame, clock: Sequence[FirstRound]) -> Figure:
+    words = [f"{one.method}: {' '.join(round_words(one.load, one.traced(), one.names))}" for one in clock]
+    rows = int(table.groupby("method")["row"].nunique().max())
+    return Figure(
+        "round",
+        "One round, second by second",
+        "The first round of the method chosen above, first seed: who receives, computes, sends and waits, and when.",
+        f"A Gantt chart of one round. {' '.join(words)}",
+        "rounds",
+        [partial(round_panel, rows=rows)],
         by_level=False,
     )
 

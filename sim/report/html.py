@@ -19,11 +19,12 @@ from markupsafe import Markup
 from sim.report.figures import curve_table
 from sim.report.gallery import Gallery, gallery, write_figures
 from sim.report.look import PALETTE
+from sim.report.privacy import attack_frame, method_privacy, outside, unprotected
 from sim.report.resources import clinic_rows, resource_frame, worst_frame
 from sim.report.study import StudyResults
 from sim.report.summary import method_label, value_text
 from sim.report.table import CAPTION, results_frame
-from sim.report.words import compared, conclusions, guarantee, privacy_rows, sentences
+from sim.report.words import compared, conclusions, guarantee, sentences
 from sim.study.store import write_atomically
 
 _DIGITS = 5
@@ -74,14 +75,18 @@ def write_report(study: StudyResults, study_folder: Path) -> Path:
         paths=_PATHS,
         black=PALETTE[0],
         compared=compared(study),
-        sentences=sentences(study.runs, curve_table(study.runs)),
+        sentences=[*sentences(study.runs, curve_table(study.runs)), *unprotected(study)],
         conclusions=conclusions(study.runs),
         results=results_frame(study.runs),
         caption=CAPTION,
         resources=resource_frame(study.runs),
         worst=worst_frame(study),
         clinics=clinic_rows(study),
-        privacy=privacy_rows(study.runs),
+        levels=shown.levels if shown else [],
+        privacy=method_privacy(study),
+        attacks=attack_frame(study),
+        outside=outside(study),
+        counted=_counted(study.statements),
         guarantee=guarantee(study.runs),
         statistics=study.statistics,
         settings=_flat(study.settings),
@@ -138,6 +143,12 @@ def _number(value: float | bool) -> float | bool | None:
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}") if value == value else None
     return value
+
+
+def _counted(statements: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say once how epsilon was counted, and where the noise comes from."""
+    texts = [f"Epsilon is counted by {statement['accountant']}." for statement in statements.values()]
+    return list(dict.fromkeys([*texts, *(statement["generator"] for statement in statements.values())]))
 
 
 def _failed_rows(runs: pd.DataFrame) -> list[list[str]]:

@@ -10,6 +10,7 @@ from sim.report.summary import successful_runs
 from sim.report.table import bytes_text, score_text, seconds_text
 
 _CLINICS = 40
+_CLASSES = 8
 
 
 def resource_frame(runs: pd.DataFrame) -> pd.DataFrame:
@@ -74,7 +75,7 @@ def _worst(group: pd.DataFrame) -> str:
 
 
 def clinic_rows(study: StudyResults) -> pd.DataFrame:
-    """Lay out what each clinic holds, as text: records by part and class, the smallest to the largest over seeds.
+    """Lay out what each clinic holds, as text: records by part and, of up to 8, by class; the range over seeds.
 
     Parameters
     ----------
@@ -88,7 +89,9 @@ def clinic_rows(study: StudyResults) -> pd.DataFrame:
     if study.clinics.empty:
         return pd.DataFrame()
     counted = {"Training records": "records", "Held-out records": "test_records"}
-    counted |= {f"of class {c.removeprefix('class ')}": c for c in study.clinics.columns if c.startswith("class ")}
+    classes = [str(column) for column in study.clinics if str(column).startswith("class ")]
+    if len(classes) <= _CLASSES:
+        counted |= {f"Of class {column.removeprefix('class ')}": column for column in classes}
     groups = study.clinics.groupby("name", sort=False)[list(counted.values())]
     low, high = groups.min(), groups.max()
     order = high["records"].sort_values(ascending=False, kind="stable").index[:_CLINICS]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
+if TYPE_CHECKING:
+    from sim.study.first_round import FirstRound
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,10 @@ class StudyResults:
         ``run_id, phase, seconds``: simulated time summed over clinics and rounds.
     traffic : DataFrame
         ``run_id, way, kind, bytes``: traffic of all clinics; `way` is "up" or "down".
+    clock : sequence of FirstRound
+        The first round of each method, where the data is still at hand.
+    statements : mapping of str to mapping
+        The privacy statement of each run, by its id.
     settings : mapping
         What the study asked for: the settings that all runs share, the strategies, seeds and swept values.
     versions : mapping of str to str
@@ -42,6 +49,8 @@ class StudyResults:
     clinics: pd.DataFrame = field(default_factory=pd.DataFrame)
     phases: pd.DataFrame = field(default_factory=pd.DataFrame)
     traffic: pd.DataFrame = field(default_factory=pd.DataFrame)
+    clock: Sequence[FirstRound] = ()
+    statements: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     statistics: Mapping[str, str] = field(default_factory=dict)

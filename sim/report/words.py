@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import pandas as pd
 
@@ -12,25 +11,8 @@ from sim.report.compare import CAVEAT, compare
 from sim.report.figures import NO_DP, target_order
 from sim.report.points import noise_key, with_levels
 from sim.report.study import StudyResults
-from sim.report.summary import ADVERSARIES, NOISE_KEYS, successful_runs, value_text
-from sim.report.table import epsilon_text, score_text
-
-# What the model user, another clinic and the server see, by cut or, for strategies without one, by strategy.
-_FEDERATED = ("the final model", "the shared model of every round", "every clinic's model updates")
-_VIEWS = {
-    "centralised": ("the final model", "the final model", "every record, because all records are pooled there"),
-    "local": ("the model of one clinic", "nothing", "nothing"),
-    "vanilla": (
-        "the final model",
-        "the shared head of every round",
-        "smashed data (the activations of every record at the cut) without noise, labels and head updates",
-    ),
-    "u-shaped": (
-        "the final model",
-        "the shared head and tail of every round",
-        "smashed data (the activations of every record at the cut) and tail gradients without noise, and head updates",
-    ),
-}
+from sim.report.summary import successful_runs, value_text
+from sim.report.table import score_text
 
 
 def compared(study: StudyResults) -> str:
@@ -89,7 +71,7 @@ def sentences(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
         if 0 < len(apart) < len(free):
             said.append(f"Among the methods that leave the records at the clinics, {_best(apart)}.")
         said += _costs(auc, free)
-    return said + _unprotected(runs)
+    return said
 
 
 def _best(points: pd.DataFrame) -> str:
@@ -117,40 +99,6 @@ def _costs(auc: pd.DataFrame, free: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def _unprotected(runs: pd.DataFrame) -> list[str]:
-    """Say which adversaries have an infinite epsilon, and why."""
-    ok = successful_runs(runs)
-    noised = ok["mechanism"] != "none"
-    sentences = []
-    for position, (column, adversary) in enumerate(ADVERSARIES.items()):
-        exposed = ok[noised & (ok[column] == float("inf"))]
-        seen = exposed.assign(view=[_views(row)[position] for _, row in exposed.iterrows()])
-        for view, group in seen.groupby("view", sort=False):
-            names = listed(group["method"].drop_duplicates())
-            sentences.append(f"Even with DP, ε is infinite for the {adversary.lower()} in {names}: it sees {view}.")
-    if not noised.all():
-        sentences.append("Without DP nothing is noised, so ε is infinite for whoever sees anything of the training.")
-    return sentences
-
-
-def privacy_rows(runs: pd.DataFrame) -> dict[str, Any]:
-    """Lay out epsilon by series and adversary (rows) and by the amount of noise (columns)."""
-    ok = successful_runs(runs)
-    key = next((key for key in NOISE_KEYS if key in ok), None)
-    amounts = sorted(ok[key].unique()) if key else []
-    headings = {"privacy.epsilon": "ε at target {}", "privacy.noise-multiplier": "ε at noise {}"}
-    columns = [headings[key].format(value_text(amount)) for amount in amounts] if key else ["ε"]
-    methods = []
-    for series, group in ok.groupby("series", sort=False):
-        parts = [group[group[key] == amount] for amount in amounts] if key else [group]
-        rows = [
-            (adversary, view, [epsilon_text(part[column].max()) for part in parts])
-            for (column, adversary), view in zip(ADVERSARIES.items(), _views(group.iloc[0]), strict=True)
-        ]
-        methods.append((series, rows))
-    return {"columns": columns, "methods": methods}
-
-
 def guarantee(runs: pd.DataFrame) -> str:
     """State the unit, delta and mechanism the epsilons refer to."""
     private = runs[(runs["status"] == "ok") & (runs["mechanism"] != "none")]
@@ -159,11 +107,6 @@ def guarantee(runs: pd.DataFrame) -> str:
     mechanisms, units = listed(private["mechanism"].unique()), listed(private["unit"].unique())
     deltas = listed([f"{delta:g}" for delta in sorted(private["delta"].unique())])
     return f"Mechanism: {mechanisms}. Protected unit: one {units}. δ = {deltas}."
-
-
-def _views(run: pd.Series[Any]) -> tuple[str, str, str]:
-    """Say what each adversary of a run sees."""
-    return _VIEWS.get(run["cut"]) or _VIEWS.get(run["strategy"], _FEDERATED)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -12,7 +12,9 @@ import pandas as pd
 
 from sim.problems import ScenarioError
 from sim.report.study import StudyResults
+from sim.study.first_round import FirstRound, first_rounds
 from sim.study.journal import read_commands
+from sim.study.rerun import read_spec
 from sim.study.store import from_plain, read_record, read_table
 
 
@@ -41,6 +43,8 @@ def read_results(folder: Path) -> StudyResults:
         clinics=_tables(folder, runs, "clinics"),
         phases=pd.DataFrame(_phases(records), columns=["run_id", "phase", "seconds"]),
         traffic=pd.DataFrame(_traffic(records), columns=["run_id", "way", "kind", "bytes"]),
+        clock=_clock(records),
+        statements={run_id: record["privacy"]["statement"] for run_id, record in records.items()},
         settings=_settings(specs),
         versions=_united([record["provenance"] for record in records.values()]),
         statistics=_united([record["privacy"]["statistics"] for record in records.values()]),
@@ -66,6 +70,14 @@ def _traffic(records: Mapping[str, Any]) -> Iterator[tuple[str, str, str, int]]:
         for name, size in record["plan"]["bytes"].items():
             way, _, kind = name.partition(" ")
             yield run_id, way, kind, size
+
+
+def _clock(records: Mapping[str, Any]) -> list[FirstRound]:
+    """Play each method's first round again; none where the data is no more at hand."""
+    try:
+        return first_rounds([read_spec(record) for record in records.values()])
+    except ScenarioError:
+        return []
 
 
 def _settings(specs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from sim.data import Federation, load_federation
 from sim.plan.plan import COLUMN_OF, Plan, make_plan
@@ -208,6 +209,7 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
         [{**flat_clinic(clinic), **metrics} for clinic, metrics in zip(plan.clinics, final.clinics, strict=True)]
     )
     clinics.insert(1, "test_records", np.diff(federation.test.offsets))
+    clinics = clinics.assign(**_class_counts(federation))
     clinics["membership_auc"] = inferred.clinics
     text, head = chained([*learned.trail.entries, *release_entries(plan.ledger.to_json())])
     record["privacy"]["audit-log"] = {"lines": text.count("\n"), "head": head}
@@ -252,6 +254,17 @@ def _round_row(evaluation: Evaluation, federation: Federation) -> Row:
         "worst_clinic": federation.names[worst] if worst >= 0 else "",
     }
     return {**evaluation.pooled, **named}
+
+
+def _class_counts(federation: Federation) -> dict[str, NDArray[np.int64]]:
+    """Count each clinic's records of each class, in training, validation and held out together."""
+    parts = (federation.train, federation.validation, federation.test)
+    y = np.concatenate([part.y for part in parts])
+    clinic = np.concatenate([np.repeat(np.arange(len(part.offsets) - 1), np.diff(part.offsets)) for part in parts])
+    return {
+        f"class {name}": np.bincount(clinic[y == label], minlength=len(federation.names))
+        for label, name in enumerate(federation.classes)
+    }
 
 
 def majority_accuracy(federation: Federation) -> float:

@@ -63,6 +63,11 @@ def test_report_is_rebuilt_from_the_run_folders(tmp_path, monkeypatch, capsys):
     rows = table.set_index("run_id").loc[bytes_of.index]
     assert bytes_of["up"].tolist() == rows["bytes_up"].tolist()
     assert bytes_of["down"].tolist() == rows["bytes_down"].tolist()
+    own = results.clinics.set_index("name").groupby("name")[["class class0", "class class1"]].first()
+    assert own.loc["k1"].tolist() == [12, 11]  # 23 records, classes in turn
+    assert (own.sum(axis=1) == [7, 23, 40, 64]).all()
+    assert {len(statement["adversaries"]) for statement in results.statements.values()} == {3}
+    assert [one.method for one in results.clock] == ["FedAvg", "SplitFed V1, vanilla"]
     last = results.rounds.groupby("run_id")["auc"].last()
     assert last.to_dict() == pytest.approx(table.set_index("run_id")["auc"].to_dict())
 

@@ -19,6 +19,7 @@ from sim.report.gallery import gallery
 from sim.report.html import write_report
 from sim.report.look import looks
 from sim.report.points import by_clinic, learning, trade_offs, with_levels
+from sim.report.privacy import attack_frame, method_privacy, outside
 from sim.report.summary import successful_runs
 
 
@@ -119,7 +120,7 @@ def test_page_draws_the_data_it_embeds(tmp_path: Path) -> None:
     content = json.loads(found[1])
     shown = gallery(study)
     assert shown is not None
-    assert content["state"] == {"score": "AUC", "level": "ε = 3", "adversary": "Model user", "picked": []}
+    assert content["state"] == {"score": "AUC", "level": "ε = 3", "adversary": "Model user", "method": "", "picked": []}
     for name, table in shown.tables.items():
         for column, values in content["tables"][name].items():
             want = table[column].tolist()
@@ -129,3 +130,34 @@ def test_page_draws_the_data_it_embeds(tmp_path: Path) -> None:
                 assert values == pytest.approx([None if value != value else value for value in want], rel=1e-4)
     for figure in content["figures"].values():
         assert "datasets" not in json.dumps(figure["panels"])
+
+
+def test_privacy_by_method_and_attacks() -> None:
+    study = make_study(make_runs())
+    cut = next(method for method in method_privacy(study) if method.series == "SplitFed V1, vanilla")
+    assert cut.rows == [
+        ("Model user", "nothing", ["0.99", "2.97", "7.92", "∞"]),
+        ("Peer clinic", "nothing", ["0.99", "2.97", "7.92", "∞"]),
+        ("Server", "smashed data (not noised)", ["∞"] * 4),
+    ]
+    assert len(cut.bounds) == 3 * 4
+    server = cut.bounds.iloc[2]
+    assert (server["Privacy"], server["Adversary"], server["ε"]) == ("ε = 1", "server", "∞")
+    assert server["Why not protected"] == "smashed rows leave without noise"
+    assert cut.mechanisms["Privacy"].tolist() == ["ε = 1", "ε = 3", "ε = 8"]  # nothing is noised without DP
+    assert cut.mechanisms["Noise"].unique().tolist() == ["1.5 to 2.5 (standard deviation over the sensitivity)"]
+    attacks = attack_frame(study)
+    assert attacks["membership by loss: AUC"].unique().tolist() == [".510"]  # mean of .50, .51 and .52
+    assert len(attacks) == 5 * 4
+
+
+def test_what_is_outside_the_guarantee_of_some_methods_names_them() -> None:
+    study = make_study(make_runs())
+    for row in study.runs.itertuples():
+        if row.strategy == "fedavg":
+            extra = {"what": "labels", "marking": "dp", "note": "stay"}
+            study.statements[row.run_id]["outside"].append(extra)
+    assert outside(study) == [
+        ("batch sizes", "public", "seen where rows cross"),
+        ("labels", "DP", "stay (FedAvg)"),
+    ]

@@ -1,0 +1,168 @@
+"""The privacy statements of a study's runs by method: who sees what, how strongly it is protected, and why not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from sim.report.points import with_levels
+from sim.report.study import StudyResults
+from sim.report.summary import ADVERSARIES, successful_runs
+from sim.report.table import epsilon_text, score_text
+
+_NEIGHBOURS = {"add-or-remove": "one more or less", "replace": "one replaced by another"}
+_RATE = "0.01"
+
+
+@dataclass(frozen=True)
+class MethodPrivacy:
+    """What one method gives away, as text.
+
+    Attributes
+    ----------
+    series : str
+    rows : list of (str, str, list of str)
+        For each adversary its name, what it sees at the first level, and its epsilon at every level.
+    bounds, mechanisms : DataFrame
+        For each level and adversary, the bounds on membership inference and why there are none; for each level and
+        kind of noised release, how it is noised. Of the first seed.
+    """
+
+    series: str
+    rows: list[tuple[str, str, list[str]]]
+    bounds: pd.DataFrame
+    mechanisms: pd.DataFrame
+
+
+def method_privacy(study: StudyResults) -> list[MethodPrivacy]:
+    """Lay out the statements of every method.
+
+    Parameters
+    ----------
+    study : StudyResults
+    """
+    ok = with_levels(successful_runs(study.runs))
+    levels = [str(level) for level in ok["level"].cat.categories]
+    found = []
+    for series, own in ok.groupby("series", sort=False):
+        largest = own.groupby("level", observed=True)[list(ADVERSARIES)].max()
+        stated = {level: study.statements[own.loc[own["level"] == level, "run_id"].iloc[0]] for level in largest.index}
+        first = next(iter(stated.values()))
+        rows = [
+            (
+                adversary,
+                _sees(told),
+                [epsilon_text(largest[column].get(level, math.nan)) for level in levels],
+            )
+            for (column, adversary), told in zip(ADVERSARIES.items(), first["adversaries"], strict=True)
+        ]
+        bounds = [
+            _bound(level, row, statement["delta"])
+            for level, statement in stated.items()
+            for row in statement["adversaries"]
+        ]
+        mechanisms = [_mechanism(level, row) for level, statement in stated.items() for row in statement["mechanisms"]]
+        found.append(MethodPrivacy(str(series), rows, pd.DataFrame(bounds), pd.DataFrame(mechanisms)))
+    return found
+
+
+def unprotected(study: StudyResults) -> list[str]:
+    """Say which adversaries have an infinite epsilon in spite of a mechanism, and why."""
+    ok = successful_runs(study.runs)
+    noised = ok[ok["mechanism"] != "none"]
+    names: dict[tuple[str, str], list[str]] = {}
+    for run_id, method in noised[["run_id", "method"]].itertuples(index=False):
+        for adversary, row in zip(ADVERSARIES.values(), study.statements[run_id]["adversaries"], strict=True):
+            if math.isinf(row["epsilon"]):
+                exposed = names.setdefault((adversary.lower(), "; ".join(row["reasons"])), [])
+                if method not in exposed:
+                    exposed.append(method)
+    said = [
+        f"Even with DP, ε is infinite for the {who} in {'; '.join(own)}: {why}." for (who, why), own in names.items()
+    ]
+    if len(noised) < len(ok):
+        said.append("Without DP nothing is noised, so ε is infinite for whoever sees anything of the training.")
+    return said
+
+
+def attack_frame(study: StudyResults) -> pd.DataFrame:
+    """Lay out the measured attacks, as means over seeds and as text; empty where there are none."""
+    ok = with_levels(successful_runs(study.runs))
+    rows = [
+        {"Method": series, "Privacy": level, "attack": attack["attack"], "measure": measure, "value": attack[measure]}
+        for run_id, series, level in ok[["run_id", "series", "level"]].itertuples(index=False)
+        for attack in study.statements[run_id]["attacks"]
+        for measure in ("auc", "advantage", "r2")
+        if measure in attack
+    ]
+    if not rows:
+        return pd.DataFrame()
+    table = pd.DataFrame(rows)
+    table["told"] = table["attack"] + ": " + table["measure"].map({"auc": "AUC", "advantage": "advantage", "r2": "R²"})
+    means = table.groupby(["Method", "Privacy", "told"], sort=False)["value"].mean()
+    return means.unstack(sort=False).map(score_text).reset_index()  # noqa: PD010 (nothing is left to aggregate)
+
+
+def outside(study: StudyResults) -> list[tuple[str, str, str]]:
+    """List once what stands outside the guarantee: what, marking, note; with the methods where it is not true of all.
+
+    Of each method the runs with most noise count.
+    """
+    ok = with_levels(successful_runs(study.runs)).sort_values("level", kind="stable").drop_duplicates("series")
+    methods: dict[tuple[str, str, str], list[str]] = {}
+    for run_id, series in ok[["run_id", "series"]].itertuples(index=False):
+        for row in study.statements[run_id]["outside"]:
+            methods.setdefault((row["what"], row["marking"], row["note"]), []).append(series)
+    return [
+        (what, marking.replace("dp", "DP"), note if len(own) == len(ok) else f"{note} ({'; '.join(own)})")
+        for (what, marking, note), own in methods.items()
+    ]
+
+
+def _sees(row: Mapping[str, Any]) -> str:
+    seen = [f"{part['meaning']} ({'noised' if part['noised'] else 'not noised'})" for part in row["sees"]]
+    return "; ".join(seen) or "nothing"
+
+
+def _bound(level: str, row: Mapping[str, Any], delta: float | None) -> dict[str, str]:
+    finite = 0 < row["epsilon"] < math.inf
+    return {
+        "Privacy": level,
+        "Adversary": row["adversary"].replace("-", " "),
+        "ε": epsilon_text(row["epsilon"]),
+        "δ": f"{delta:g}" if finite and delta is not None else "–",
+        "Neighbours differ by": _NEIGHBOURS.get(row["adjacency"], "–"),
+        "Least protected clinic": row["clinic"] if finite else "–",
+        "Membership advantage at most": _upper(row["advantage"]),
+        "True positives at 1 % false at most": _upper(row["true-positive-rates"][_RATE]),
+        "Why not protected": "; ".join(row["reasons"]) or "–",
+    }
+
+
+def _mechanism(level: str, row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "Privacy": level,
+        "Release": row["what"],
+        "Seen by": ", ".join(row["seen-by"]),
+        "Mechanism": row["mechanism"],
+        "Noise": f"{_between(row['noise'])} ({row['noise-is']})",
+        "Sampling rate": _between(row["sample-rate"]),
+        "Times": f"{_between(row['times'])} {row['counted-in']}",
+        "Neighbours differ by": _NEIGHBOURS.get(row["adjacency"], "–"),
+    }
+
+
+def _between(bounds: Sequence[float] | None) -> str:
+    if bounds is None:
+        return "–"
+    low, high = (f"{value:.4g}" for value in bounds)
+    return low if low == high else f"{low} to {high}"
+
+
+def _upper(value: float) -> str:
+    """Write a bound to three decimals, rounded up."""
+    return f"{math.ceil(value * 1000 - 1e-9) / 1000:.3f}"
