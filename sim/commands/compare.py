@@ -26,6 +26,12 @@ def compare(
     at: Annotated[
         list[str] | None, typer.Option("--at", metavar="KEY=VALUE", help="Hold a swept key at a value; repeatable.")
     ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target", metavar="CONDITION", help="Instead: time and traffic until, for example, auc>=0.8 holds."
+        ),
+    ] = "",
     form: Annotated[Form, typer.Option("--format", help="How it is printed.")] = Form.TABLE,
 ) -> None:
     """Compare methods: means, 95 % intervals, paired differences on the same seeds, and what can be concluded."""
@@ -35,6 +41,18 @@ def compare(
     from sim.report.table import rendered
     from sim.study.store import read_table
 
+    if target:
+        from sim.report.target import target_frame
+        from sim.study.results import read_results
+
+        results = read_results(folder)
+        caption = (
+            f"Until {target} holds for the first time after a round: means over the runs in which it does. "
+            "auc, accuracy and loss are of the held-out records of all clinics, validation_auc and so on of validation "
+            "records, where the scenario sets some aside."
+        )
+        wide_console().print(rendered(target_frame(results, target), results.name, caption))
+        return
     held = dict(item.partition("=")[::2] for item in at or ())
     if wrong := [key for key, value in held.items() if not value]:
         raise ScenarioError(f'--at: "{key}" has no value; write key=value' for key in wrong)

@@ -50,6 +50,8 @@ class Counts:
     loads : list of RoundLoad
         One a round, as the clock wants them.
     times : list of RoundTime
+    bytes_after : list of int
+        Traffic of all clinics up to the end of each round.
     after : list of Sampled
         What has been drawn up to the end of each round.
     clinic_flops, server_flops : int
@@ -88,9 +90,11 @@ class Counts:
         self._there = available(job.seed, self._behaviours, count)
         self.loads: list[RoundLoad] = []
         self.times: list[RoundTime] = []
+        self.bytes_after: list[int] = []
         self.after: list[Sampled] = []
         for server_round in range(1, 1 + count):
             self._pooled_round(server_round) if self._pooled else self._round(server_round)
+            self.bytes_after.append(sum(int(sizes.sum()) for sizes in self.traffic.values()))
             self.after.append(self.sampled())
 
     def rates(self) -> list[float]:

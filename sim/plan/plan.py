@@ -101,6 +101,8 @@ class Plan:
         By adversary, the epsilon after each round, before the first one 0; see :mod:`sim.plan.budget`.
     clinics : tuple of ClinicPlan
     round_seconds : tuple of float
+    bytes_after : tuple of int
+        Traffic of all clinics up to the end of each round.
     phase_seconds : dict of str to float
         Summed over clinics and rounds; ``waiting`` is what a clinic waits before it has finished a round.
     server_busy_share : float
@@ -123,6 +125,7 @@ class Plan:
     epsilon_spent: dict[Adversary, tuple[float, ...]]
     clinics: tuple[ClinicPlan, ...]
     round_seconds: tuple[float, ...]
+    bytes_after: tuple[int, ...]
     phase_seconds: dict[str, float]
     server_busy_share: float
     clinic_flops: int
@@ -269,6 +272,7 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
         epsilon_spent(job, counts.after),
         clinics,
         tuple(t.seconds for t in times),
+        tuple(counts.bytes_after),
         {phase: float(sum(t.phases[phase].sum() for t in times)) for phase in phases}
         | {"waiting": float(sum(t.waiting.sum() for t in times))},
         (float(served.sum()) + common) / (spec.server.workers * total) if total else 0.0,

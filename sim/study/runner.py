@@ -203,6 +203,7 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
     rounds.insert(0, "round", range(len(rounds)))
     rounds["participants"], rounds["returned"] = [0, *plan.participants], [0, *plan.returned]
     rounds["sim_seconds"] = np.cumsum([0.0, *plan.round_seconds])
+    rounds["bytes"] = [0, *plan.bytes_after]
     for adversary, spent in plan.epsilon_spent.items():
         rounds[COLUMN_OF[adversary]] = spent
     clinics = pd.DataFrame(
