@@ -194,6 +194,11 @@ def composed_epsilon(mechanisms: Mechanisms, delta: float, accountant: Accountan
     return _epsilon(_in_order(atoms), float(delta), accountant, adjacency)[0]
 
 
+def settled_interval(event: "DpEvent", delta: float) -> float:
+    """Return the interval of the grid on which an event's epsilon by ``"pld"`` has settled, 0 where none is needed."""
+    return _epsilon(_in_order(flatten(event)), float(delta), "pld", "add-or-remove")[1]
+
+
 def epsilons_along(prefixes: Sequence[Mechanisms], delta: float) -> list[float]:
     """Return the epsilon after each of several rounds, by the accountant ``"pld"``.
 

@@ -8,7 +8,7 @@ References
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -44,10 +44,10 @@ def settled(atoms: Atoms, adjacency: Adjacency, delta: float, bound: float) -> t
     if bound > 1e8:
         return bound, math.inf
     level = min(math.ceil(math.log(min(_first_interval(atoms), bound / 1e3), 4)), 3)
-    coarser, value = math.inf, _grid_epsilon(atoms, adjacency, delta, bound, 4.0**level)
+    coarser, value = math.inf, grid_epsilon(atoms, adjacency, delta, bound, 4.0**level)
     while level > -8 and (value == bound or not math.isclose(value, coarser, rel_tol=2e-3, abs_tol=5e-5)):
         level -= 1
-        coarser, value = value, _grid_epsilon(atoms, adjacency, delta, value, 4.0**level)
+        coarser, value = value, grid_epsilon(atoms, adjacency, delta, value, 4.0**level)
     return value, 4.0**level
 
 
@@ -80,7 +80,8 @@ def _first_interval(atoms: Atoms) -> float:
     return max(math.sqrt(0.024 * variance / parts), 4.0**-6)
 
 
-def privacy_loss(atoms: "Iterable[tuple[DpEvent, int]]", adjacency: Adjacency, interval: float) -> Any:
+@lru_cache(maxsize=4)
+def privacy_loss(atoms: Atoms, adjacency: Adjacency, interval: float) -> Any:
     """Compose the privacy loss distribution of atoms on a grid.
 
     Repetition is ours: dp-accounting's PLDAccountant ignores it for randomised response, and takes no Laplace noise
@@ -161,7 +162,8 @@ def along(steps: tuple[Atoms, ...], adjacency: Adjacency, delta: float, bound: f
     return spent
 
 
-def _grid_epsilon(atoms: Atoms, adjacency: Adjacency, delta: float, bound: float, interval: float) -> float:
+def grid_epsilon(atoms: Atoms, adjacency: Adjacency, delta: float, bound: float, interval: float) -> float:
+    """Return epsilon on one grid, or the bound if that is smaller."""
     return _inverted(privacy_loss(atoms, adjacency, interval).get_delta_for_epsilon, delta, bound)
 
 

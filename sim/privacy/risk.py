@@ -71,7 +71,7 @@ def _risk(atoms: "tuple[tuple[DpEvent, int], ...]", adjacency: str) -> Risk:
         mu = math.sqrt(sum(count / atom.noise_multiplier**2 for atom, count in atoms))
         rates = [1 - float(get_beta_from_gdp(mu, rate)) for rate in FALSE_POSITIVE_RATES]
         return Risk(float(get_advantage_from_gdp(mu)), tuple(rates))
-    pld = privacy_loss(atoms, adjacency, 1e-3)  # type: ignore[arg-type]
+    pld = privacy_loss(atoms, adjacency, 1e-3)
     # Every (epsilon, delta) bounds the true positive rate by exp(epsilon) times the false one, plus delta. Its own
     # trade-off curve (riskcal) is not used: for a loss of few values, as of randomised response, it is far too high.
     losses = np.linspace(-20, 20, 801)
