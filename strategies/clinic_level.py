@@ -23,7 +23,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sim.job import AdaptiveClip
+from sim.mechanisms import AdaptiveClip
 from sim.models import Parameters
 from sim.rng import stream
 

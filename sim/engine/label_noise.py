@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.job import RandomisedLabels
+from sim.mechanisms import RandomisedLabels
 from sim.rng import stream
 
 

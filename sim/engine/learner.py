@@ -14,7 +14,8 @@ from sim.engine.lane_rules import DropoutMasks
 from sim.engine.lanes import by_class, records_at_once
 from sim.engine.passes import pass_of
 from sim.engine.workplace import Cohort
-from sim.job import DpSgd, Job
+from sim.job import Job
+from sim.mechanisms import DpSgd
 from sim.models import Parameters, Part
 
 _NOTHING = torch.empty(0)

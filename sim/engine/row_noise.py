@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sim.job import RowNoise
+from sim.mechanisms import RowNoise
 from sim.models import ClipRows
 from sim.rng import Streams
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sim.job import Job, RowNoise
+from sim.job import Job
+from sim.mechanisms import RowNoise
 from sim.privacy.accounting import compose, dp_sgd_event, flatten
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Release, Unit
 from sim.privacy.loss import Adjacency

@@ -7,7 +7,8 @@ import pytest
 import torch
 from support import NO_PRIVACY, distance, learn_run, plan_of, run_spec, write_csv
 
-from sim.job import AdaptiveClip, Job
+from sim.job import Job
+from sim.mechanisms import AdaptiveClip
 from sim.privacy.accounting import epsilon
 from sim.problems import ScenarioError
 from sim.scenario import parse_scenario

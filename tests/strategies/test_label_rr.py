@@ -15,7 +15,7 @@ from clients import split
 from sim.cli import main
 from sim.data import load_federation
 from sim.engine.label_noise import randomised
-from sim.job import RandomisedLabels
+from sim.mechanisms import RandomisedLabels
 from sim.plan.plan import make_plan
 from sim.privacy.calibration import uniform_answers
 from sim.problems import ScenarioError

@@ -1,0 +1,122 @@
+"""The noise multipliers of a run: as the scenario gives them, or the least that meet its target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.data import Federation
+from sim.job import Job
+from sim.mechanisms import RowNoise
+from sim.privacy.accounting import gaussian_epsilon
+from sim.privacy.calibration import calibrate
+from sim.privacy.releases import Sampled, build_ledger, to_be_noised, un_noised
+from sim.problems import ScenarioError
+from sim.spec import RunSpec
+
+Ints = NDArray[np.int64]
+
+
+def update_multiplier(job: Job, sampled: Sampled, delta: float) -> tuple[float, ...]:
+    """Return the noise multiplier of a round's release: as given, or enough for the clinic that takes part most."""
+    clinics, privacy = len(sampled.rounds), job.spec.privacy
+    if delta * clinics >= 1:
+        raise ScenarioError(
+            [f"privacy.delta: {delta:g} is not below 1 / {clinics}, one over the number of clinics; give a smaller one"]
+        )
+    if privacy.epsilon is None:
+        noise = float(privacy.noise_multiplier or 0.0)
+    else:
+        try:
+            noise = calibrate(privacy.epsilon, delta, 1.0, max(1, *sampled.rounds))
+        except ValueError as error:
+            raise ScenarioError([f"privacy.epsilon: {error}"]) from None
+    if job.adaptive is not None and 2 * job.adaptive.count_noise <= noise:
+        raise ScenarioError(
+            [
+                f"privacy.adaptive-count-noise: {job.adaptive.count_noise:g} spends more than noise multiplier "
+                f"{noise:.3g} allows in all; give more than half of that, such as {noise:.2g}"
+            ]
+        )
+    return (noise,) * clinics
+
+
+def row_multipliers(
+    job: Job, noise: RowNoise, sampled: Sampled, sigmas: Sequence[float], federation: Federation, delta: float
+) -> tuple[float, ...]:
+    """Return the noise on rows over their clip, clinic by clinic: as given, or enough for the target.
+
+    Gaussian noise adds up as mu^2 = exposures * (sum over kinds (reach / multiplier)^2 + (2 / sigma)^2), the last term
+    for DP-SGD, whose batches the server knows. Pure epsilons add up: that of Laplace noise, exposures * sum over kinds
+    reach / multiplier, that of randomised labels, and what DP-SGD has beside Laplace noise.
+    """
+    given, target, _ = job.spec.privacy.row_noise
+    clinics = range(len(job.sizes))
+    _check_delta(job.spec, delta, federation)
+    if target is None:
+        return (float(given or 0.0),) * len(clinics)
+    key = "epsilon-server" if job.dp is not None else "epsilon"
+    probe = Job.build(job.spec, federation, sigmas, [1.0 for _ in clinics])
+    ledger = build_ledger(probe, sampled, to_be_noised(probe, sampled))
+    if reasons := un_noised(ledger, "server"):
+        raise ScenarioError(
+            [f"privacy.{key}: no noise on rows reaches {target:g} against the server: {'; '.join(reasons)}"]
+        )
+    found = []
+    labels = job.spec.privacy.randomises_labels if job.protocol.topology == "vanilla" else None
+    for_rows = target - (labels or 0.0)
+    if for_rows <= 0:
+        raise ScenarioError(
+            [f"privacy.{key}: the labels alone spend label-epsilon {labels:g}; give a larger target than {target:g}"]
+        )
+    laplace = noise.kind == "laplace"
+    mu_squared = 0.0 if laplace else calibrate(for_rows, delta, 1.0, 1) ** -2
+    for clinic in clinics:
+        exposures = max(1, int(sampled.exposures[clinic]))
+        steps = exposures * 4 / sigmas[clinic] ** 2 if sigmas and sigmas[clinic] else 0.0
+        if laplace:
+            left = (for_rows - (gaussian_epsilon(steps**0.5, delta) if steps else 0.0)) / exposures
+        else:
+            left = (mu_squared - steps) / exposures
+        if left <= 0:
+            raise ScenarioError(
+                [
+                    f"privacy.{key}: the server sees who is in a batch, so that dp-sgd alone spends more than "
+                    f"{target:g} there; give a larger target, or dp-sgd more noise"
+                ]
+            )
+        reach = noise.reach.values()
+        found.append(sum(reach) / left if laplace else (sum(r**2 for r in reach) / left) ** 0.5)
+    return tuple(found)
+
+
+def dp_sgd_multipliers(
+    spec: RunSpec, delta: float, federation: Federation, rates: Sequence[float], steps: Sequence[int]
+) -> tuple[float, ...]:
+    """Return DP-SGD's noise multipliers by clinic: as given, or the least that meet the target over so many steps."""
+    _check_delta(spec, delta, federation)
+    epsilon = spec.privacy.epsilon
+    if epsilon is None:
+        return tuple(float(spec.privacy.noise_multiplier or 0.0) for _ in rates)
+    try:
+        return tuple(calibrate(epsilon, delta, rate, int(count)) for rate, count in zip(rates, steps, strict=True))
+    except ValueError as error:
+        raise ScenarioError([f"privacy.epsilon: {error}"]) from None
+
+
+def _check_delta(spec: RunSpec, delta: float, federation: Federation) -> None:
+    sizes = np.diff(federation.train.offsets)
+    most, holder = int(sizes.max()), f'clinic "{federation.names[int(sizes.argmax())]}"'
+    if spec.strategy.name == "centralised" and delta * most < 1:
+        most, holder = int(sizes.sum()), "all clinics together"
+    if delta * most >= 1:
+        example = 10.0 ** -math.ceil(math.log10(10 * most))
+        raise ScenarioError(
+            [
+                f"privacy.delta: {delta:g} is not below 1 / {most}, one over the training records of {holder}: "
+                f"a mechanism that publishes a record would pass; give a smaller one, for example {example:g}"
+            ]
+        )
