@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sim.data import Federation
 from sim.job import Job
@@ -16,8 +15,6 @@ from sim.privacy.calibration import calibrate
 from sim.privacy.releases import Sampled, build_ledger, to_be_noised, un_noised
 from sim.problems import ScenarioError
 from sim.spec import RunSpec
-
-Ints = NDArray[np.int64]
 
 
 def update_multiplier(job: Job, sampled: Sampled, delta: float) -> tuple[float, ...]:

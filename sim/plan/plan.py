@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sim.attendance import Attendance
 from sim.clinics import assign_resources
@@ -24,7 +23,6 @@ from sim.privacy.releases import Sampled, build_ledger, to_be_noised
 from sim.protocols import Direction, Traffic
 from sim.spec import RunSpec
 
-Ints = NDArray[np.int64]
 COLUMN_OF = {"model-user": "epsilon_model_user", "peer-clinic": "epsilon_peer", "server": "epsilon_server"}
 
 
