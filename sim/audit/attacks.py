@@ -23,11 +23,13 @@ from sim.engine.lanes import forward
 from sim.engine.row_noise import noised_rows
 from sim.job import Job
 from sim.models import Network
+from sim.plan.costs import FLOAT_BYTES, part_costs
 from sim.plan.plan import Plan
 from sim.rng import stream
 
 Floats = NDArray[np.float64]
-MOST_RECORDS = 1000
+MOST_RECORDS, FEWEST_RECORDS, MOST_VALUES = 500, 20, 4_000_000
+"""How many records the reconstruction looks at: fewer where one has more than 8,000 values at the cut or before it."""
 RIDGES = np.logspace(-6, 6, 25)
 
 
@@ -136,7 +138,8 @@ def reconstruction(
     float
         See :func:`probe_r2`; NaN without held-out records.
     """
-    known, wanted = (_drawn(job.seed, records) for records in (federation.test, federation.train))
+    most = max(FEWEST_RECORDS, min(MOST_RECORDS, MOST_VALUES // _widest(job)))
+    known, wanted = (_drawn(job.seed, records, most) for records in (federation.test, federation.train))
     if min(len(known), len(wanted)) < 2:
         return np.nan
     rows = [
@@ -167,27 +170,31 @@ def probe_r2(rows: Floats, inputs: Floats, new_rows: Floats, new_inputs: Floats)
         return np.nan
     centre, scale, middle = rows.mean(0), rows.std(0), inputs.mean(0)
     scale = np.where(scale > 0, scale, 1.0)
-    u, s, vt = np.linalg.svd((rows - centre) / scale, full_matrices=False)
+    known, new = (rows - centre) / scale, (new_rows - centre) / scale
+    strengths, u = np.linalg.eigh(known @ known.T)
+    strengths = np.maximum(strengths, 0.0)
     along = u.T @ (inputs - middle)
-    outside = float(np.square(inputs - middle).sum() - np.square(along).sum())
-    ridges = RIDGES * len(rows)
 
     def cross_validated(ridge: float) -> float:
-        left = ridge / (s**2 + ridge)
-        residual = outside + float(np.square(left[:, None] * along).sum())
-        free = len(rows) - 1 - float((1 - left).sum())
-        return residual / max(free, 1e-9) ** 2
+        left = ridge / (strengths + ridge)
+        return float(np.square(left[:, None] * along).sum()) / max(float(left.sum()) - 1, 1e-9) ** 2
 
-    ridge = min(ridges, key=cross_validated)
-    predicted = middle + (new_rows - centre) / scale @ (vt.T @ ((s / (s**2 + ridge))[:, None] * along))
+    ridge = min(RIDGES * len(rows), key=cross_validated)
+    predicted = middle + (new @ known.T) @ (u @ (along / (strengths + ridge)[:, None]))
     return max(0.0, 1 - float(np.square(new_inputs - predicted).sum()) / spread)
 
 
-def _drawn(seed: int, records: Records) -> NDArray[np.int64]:
+def _widest(job: Job) -> int:
+    """Return the values of one record at the cut or before the head, whichever are more."""
+    smashed = part_costs(job.parts, job.network.input_shape, job.frozen)["head"].output_bytes // FLOAT_BYTES
+    return max(smashed, int(np.prod(job.network.input_shape)))
+
+
+def _drawn(seed: int, records: Records, most: int) -> NDArray[np.int64]:
     count = len(records.y)
-    if count <= MOST_RECORDS:
+    if count <= most:
         return np.arange(count)
-    return np.sort(stream(seed, "audit.records").choice(count, MOST_RECORDS, replace=False)).astype(np.int64)
+    return np.sort(stream(seed, "audit.records").choice(count, most, replace=False)).astype(np.int64)
 
 
 @torch.no_grad()
@@ -214,7 +221,7 @@ def _rows_at_the_cut(
         if noise is not None:
             after = (job.spec.train.rounds + 1, 0)  # no round of training draws from these streams
             smashed = noised_rows(noise, job.seed, "smashed", smashed, [x.shape[1]], [int(clinic)], after)
-        rows.append(_flat(smashed[0].numpy()))
+        rows.append(_flat(smashed[0].to(job.cut_dtype).float().numpy()))
     return np.concatenate(rows)
 
 

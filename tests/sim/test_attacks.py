@@ -97,9 +97,9 @@ def _own_losses(network, parameters, records, k):
 @pytest.mark.parametrize("noise", [0.0, 0.5, 1.0, 3.0])
 def test_rows_that_are_the_records_with_noise_give_back_the_records_by_the_closed_form(noise):
     rng = np.random.default_rng(2)
-    x = rng.normal(size=(4000, 5)) * 2
+    x = rng.normal(size=(4500, 5)) * 2
     rows = x + 2 * noise * rng.normal(size=x.shape)
-    assert probe_r2(rows[:2000], x[:2000], rows[2000:], x[2000:]) == pytest.approx(1 / (1 + noise**2), abs=0.02)
+    assert probe_r2(rows[:500], x[:500], rows[500:], x[500:]) == pytest.approx(1 / (1 + noise**2), abs=0.03)
 
 
 @pytest.mark.parametrize("width", [3, 40, 400])
