@@ -141,7 +141,7 @@ def test_a_failed_run_is_told_at_once_recorded_and_tried_again(suture, faulty, t
     assert told in plain((tmp_path / "seen").read_text(encoding="utf-8"))  # before the next run began
     assert "1 of 4 runs did not succeed" in plain(out)
     assert f"Report: {study / 'report.html'}\n" in out
-    assert {item.name for item in (study / failed["run_id"]).iterdir()} == {"run.json"}
+    assert {item.name for item in (study / failed["run_id"]).iterdir()} == {"run.json", "privacy.md"}
     before = stamps(study)
 
     marker.unlink()

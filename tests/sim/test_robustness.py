@@ -111,15 +111,17 @@ def mounted(folder, options):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    run(write_scenario(folder, EIGHT), folder / "out")
-    return folder / "out" / "small"
+    path = write_scenario(folder, EIGHT)
+    run(path, folder / "out")
+    return path, folder / "out" / "small"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [8, 120])
 def test_a_full_disk_is_told_and_the_study_goes_on_when_there_is_room(whole, tmp_path, kilobytes):
     """The disk is full in the first run, and when some are finished."""
-    path, out = write_scenario(tmp_path, EIGHT), tmp_path / "disk"
+    path, uninterrupted = whole
+    out = tmp_path / "disk"
     with mounted(out, f"size={kilobytes}k") as mount:
         code, err = complete(path, "--out", out, "--jobs", 2)
         assert code == 2
@@ -135,7 +137,7 @@ def test_a_full_disk_is_told_and_the_study_goes_on_when_there_is_room(whole, tmp
         subprocess.run([mount, "-o", "remount,size=64m", out], check=True)
         assert complete(path, "--out", out, "--jobs", 2)[0] == 0
         assert finished(study) | kept == finished(study)
-        assert_same_results(whole, study)
+        assert_same_results(uninterrupted, study)
         assert [item.name for item in study.iterdir() if item.name.startswith(".")] == []
 
 
@@ -173,7 +175,8 @@ def workers_of(process):
 
 @pytest.mark.slow
 def test_a_worker_that_the_kernel_kills(whole, tmp_path):
-    path, study = write_scenario(tmp_path, EIGHT), tmp_path / "out" / "small"
+    path, uninterrupted = whole
+    study = tmp_path / "out" / "small"
     arguments = (path, "--out", study.parent, "--jobs", 2)
     with begin(*arguments) as process:
         await_runs(process, study, 3)
@@ -187,14 +190,15 @@ def test_a_worker_that_the_kernel_kills(whole, tmp_path):
     assert len(kept) >= 3
     assert complete(*arguments)[0] == 0
     assert finished(study) | kept == finished(study)
-    assert_same_results(whole, study)
+    assert_same_results(uninterrupted, study)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("jobs", "finished_runs"), [(1, 1), (2, 0), (2, 2)])
 def test_ctrl_c_ends_at_once_and_the_study_goes_on_from_there(whole, tmp_path, jobs, finished_runs):
     """With two jobs and no run finished, the workers are still being started."""
-    path, study = write_scenario(tmp_path, EIGHT), tmp_path / "out" / "small"
+    path, uninterrupted = whole
+    study = tmp_path / "out" / "small"
     arguments = (path, "--out", study.parent, "--jobs", jobs)
     rng = np.random.default_rng(finished_runs)
     with begin(*arguments) as process:
@@ -212,12 +216,13 @@ def test_ctrl_c_ends_at_once_and_the_study_goes_on_from_there(whole, tmp_path, j
     assert finished_runs <= len(kept) < 8
     assert complete(*arguments)[0] == 0
     assert finished(study) | kept == finished(study)
-    assert_same_results(whole, study)
+    assert_same_results(uninterrupted, study)
 
 
 def test_half_a_record_is_no_run(whole, tmp_path):
     """Such as a power cut may leave: it is made again, and nothing stumbles over it."""
-    study = shutil.copytree(whole, tmp_path / "small")
+    path, uninterrupted = whole
+    study = shutil.copytree(uninterrupted, tmp_path / "small")
     rows = read_rows(study)
     record = study / rows[0]["run_id"] / "run.json"
     record.write_text(record.read_text(encoding="utf-8")[:200], encoding="utf-8")
@@ -225,5 +230,5 @@ def test_half_a_record_is_no_run(whole, tmp_path):
         json.loads(record.read_text(encoding="utf-8"))
     assert read_rows(study) == rows[1:]
     assert older_runs(study) == []
-    run(write_scenario(tmp_path, EIGHT), tmp_path)
-    assert_same_results(whole, study)
+    run(path, tmp_path)
+    assert_same_results(uninterrupted, study)
