@@ -135,7 +135,7 @@ class Twin:
             norms = {name: torch.cat([g.flatten() for g in grads]).norm() for name, grads in each.items()}
             whole, clip = torch.stack(list(norms.values())).norm(), self.spec.privacy.clip
             for name, grads in each.items():
-                factor = clip / float(whole) if joint else part_clip / float(norms[name])
+                factor = float(clip / whole if joint else part_clip / norms[name])  # inf for a gradient of 0
                 for total, grad in zip(sums[name], grads, strict=True):
                     total += grad * min(1.0, factor)
         sigma = self.noise_multipliers[clinic]
