@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import altair as alt
 
 from sim.report.gantt import PHASES
-from sim.report.look import PALETTE, Look, Sheet
+from sim.report.look import PALETTE, UNITS, Look, Sheet
 
 
 def time_panel(sheet: Sheet, given: Sequence[Look]) -> alt.Chart:
     """Draw the simulated seconds of each method at one level, by phase."""
     colour = _phase_colour()
-    x = alt.X("seconds:Q", title="Seconds, summed over clinics and rounds", axis=alt.Axis(format="~s", tickCount=5))
+    x = alt.X("seconds:Q", title="Sum of seconds", axis=alt.Axis(labelExpr=UNITS["seconds"], tickCount=5))
     return _bars(sheet, given, "phases", x, colour, ["phase:N", alt.Tooltip("seconds:Q", format=".4~s")])
 
 
@@ -32,7 +32,7 @@ def round_panel(sheet: Sheet, rows: int) -> alt.Chart:
         .transform_filter("datum.method === method")
         .mark_bar()
         .encode(
-            x=alt.X("start:Q", title="Seconds since the round began", axis=alt.Axis(format="~s", tickCount=8)),
+            x=alt.X("start:Q", title="Since the round began", axis=alt.Axis(labelExpr=UNITS["seconds"], tickCount=6)),
             x2="end:Q",
             y=alt.Y("row:N", sort=None, title=None, axis=alt.Axis(labelLimit=110, grid=False, ticks=False)),
             color=_phase_colour(),
@@ -43,10 +43,15 @@ def round_panel(sheet: Sheet, rows: int) -> alt.Chart:
     return chart
 
 
+def _columns(most: int) -> alt.ExprRef:
+    """Return how many names stand in a row of a legend; fewer on a phone."""
+    return alt.ExprRef(f"containerSize()[0] < 500 ? 2 : {most}")
+
+
 def _phase_colour() -> alt.Color:
     phases = {phase: colour for phase, (_, colour) in PHASES.items()}
     phases["waiting"] = "#999999"  # also seen on a dark page
-    legend = alt.Legend(title=None, orient="top", columns=5, columnPadding=10)
+    legend = alt.Legend(title=None, orient="top", columns=_columns(5), columnPadding=10)
     return alt.Color("phase:N", scale=alt.Scale(domain=list(phases), range=list(phases.values())), legend=legend)
 
 
@@ -64,10 +69,10 @@ def traffic_panel(sheet: Sheet, given: Sequence[Look], kinds: Sequence[str]) -> 
     colour = alt.Color(
         "kind:N",
         scale=alt.Scale(domain=list(kinds), range=colours),
-        legend=alt.Legend(title=None, orient="top", columns=3, columnPadding=10),
+        legend=alt.Legend(title=None, orient="top", columns=_columns(4), columnPadding=10),
     )
     axis = alt.Axis(labelExpr="format(abs(datum.value), '.2~s') + 'B'", tickCount=5)
-    x = alt.X("signed:Q", title="← down to the clinics | up to the server →", axis=axis)
+    x = alt.X("signed:Q", title="← down | up →", axis=axis)
     return _bars(sheet, given, "traffic", x, colour, ["way:N", "kind:N", alt.Tooltip("bytes:Q", format=".4~s")])
 
 

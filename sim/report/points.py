@@ -169,5 +169,6 @@ def per_group(ok: pd.DataFrame, parts: pd.DataFrame, by: Sequence[str], amount: 
 
 
 def _bounded(table: pd.DataFrame) -> pd.DataFrame:
-    bounded = table.assign(lower=table["mean"] - table["half_width"], upper=table["mean"] + table["half_width"])
-    return bounded.drop(columns="half_width")
+    """Give intervals of scores by their ends, cut to what a score can be."""
+    lower, upper = table["mean"] - table["half_width"], table["mean"] + table["half_width"]
+    return table.assign(lower=lower.clip(0.0, 1.0), upper=upper.clip(0.0, 1.0)).drop(columns="half_width")

@@ -10,18 +10,12 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from sim.report.look import INTERVAL, Chart, Look, Sheet
+from sim.report.look import INTERVAL, UNITS, Chart, Look, Sheet
 from sim.report.points import axis_ends
 from sim.report.summary import ADVERSARIES
 
 _HEIGHT = 300
 _COSTS = {"seconds": "Simulated time of a run", "bytes": "Traffic of a run, all clinics"}
-_UNITS = {
-    "seconds": "datum.value < 1 ? format(datum.value, '~s') + 's' : datum.value < 120 ? datum.value + ' s' : "
-    "datum.value < 7200 ? format(datum.value / 60, '.2~r') + ' min' : "
-    "datum.value < 172800 ? format(datum.value / 3600, '.2~r') + ' h' : format(datum.value / 86400, '.2~r') + ' d'",
-    "bytes": "format(datum.value, '~s') + 'B'",
-}
 _TOOLTIP = ["series:N", "level:N", *INTERVAL, "epsilon:N"]
 
 
@@ -103,7 +97,7 @@ def cost_panel(sheet: Sheet, given: Sequence[Look], cost: str, amounts: pd.Serie
     ticks = [10.0**decade for decade in decades][:: math.ceil(len(decades) / 6)]
     zero = [0.0] if (amounts == 0).any() else []
     scale = alt.Scale(type="symlog", constant=low / 3, domain=[0.0 if zero else low, high], nice=False, padding=14)
-    axis = alt.Axis(values=[*zero, *ticks], labelExpr=_UNITS[cost])
+    axis = alt.Axis(values=[*zero, *ticks], labelExpr=UNITS[cost])
     return _pareto(sheet, given, alt.X(f"{cost}:Q", title=_COSTS[cost], axis=axis, scale=scale))
 
 
