@@ -87,11 +87,13 @@ class Session:
         index, weights, lanes = self.batches.step(self.step)
         x, self.labels = self.cohort.batch(self.clinics[:lanes], index)
         self.weights = torch.from_numpy(weights)
-        return self.learners["head"].forward(x, moment=(self.server_round, self.step))
+        return self.learners["head"].forward(x, rows=self.rows, moment=(self.server_round, self.step))
 
     def train_tail(self, outputs: Tensor) -> Tensor:
         """Train the tail, or hold its gradients, on the body's outputs; return the gradient in them."""
-        self.learners["tail"].forward(outputs, want_input_gradient=True, moment=(self.server_round, self.step))
+        self.learners["tail"].forward(
+            outputs, rows=self.rows, want_input_gradient=True, moment=(self.server_round, self.step)
+        )
         self.learners["tail"].loss(self.labels, self.weights)
         return self._backward("tail", None)
 

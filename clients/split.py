@@ -19,13 +19,12 @@ import torch
 from flwr.app import ConfigRecord, Context, Message
 from torch import Tensor
 
-from clients.own import keep_own, own_learners
+from clients.own import by_destination, keep_own, own_values
 from clients.session import Session, advance, hold, keep, learners_for, optimizer_state_of, parameters_of, resume
 from sim.engine.learner import expand
 from sim.engine.messages import (
     MODEL,
     NOISED,
-    OBSERVED,
     OPTIMIZER,
     ConfigValue,
     config_of,
@@ -48,12 +47,12 @@ def begin(message: Message, context: Context) -> Message:
     server_round = _integer(config, "server-round")
     if not _integer(config, "steps"):  # lost before its first batch
         return Message(content({}, {"clinics": clinics}), reply_to=message)
-    if job.protocol.movement == "own":
-        learners = own_learners(context, job, cohort, clinics)
-    else:
-        handed_on = job.protocol.movement == "handed-on"
-        state = expand(tensors(message, OPTIMIZER), 1) if handed_on else {}
-        learners = learners_for(job, clinics, expand(tensors(message, MODEL), len(clinics)), state, {})
+    parameters, state = own_values(context, job, cohort, clinics)
+    if job.protocol.crosses:
+        parameters |= expand(tensors(message, MODEL), len(clinics))
+    if job.protocol.movement == "handed-on":
+        state = expand(tensors(message, OPTIMIZER), 1)
+    learners = learners_for(job, clinics, parameters, state, {})
     batches = job.batches(server_round, clinics)
     first = _integer(config, "first")
     last = min(first + _integer(config, "steps"), len(batches.active))
@@ -102,8 +101,8 @@ def clip(message: Message, context: Context) -> Message:
 def _go_on(message: Message, context: Context, session: Session) -> Message:
     if advance(context, session):
         return _send_smashed(message, session)
-    if session.job.protocol.movement == "own":
-        keep_own(context, session.cohort, session.clinics, session.learners)
+    if session.job.protocol.movement == "own" or (session.job.apart and not session.lost):
+        keep_own(context, session.job, session.cohort, session.clinics, session.learners)
     return _send_parts(message, session)
 
 
@@ -138,10 +137,8 @@ def _send_parts(message: Message, session: Session) -> Message:
         }
     config |= {f"{NOISED}{kind}": steps.tolist() for kind, steps in session.protected.items()}
     movement, kinds = session.job.protocol.movement, {}
-    if movement == "own":
-        kinds[OBSERVED] = parameters_of(session.learners)
-    elif not session.lost:
-        kinds[MODEL] = parameters_of(session.learners)
+    if movement == "own" or not session.lost:
+        kinds = by_destination(session.job, parameters_of(session.learners))
         if movement == "handed-on":
             kinds[OPTIMIZER] = optimizer_state_of(session.learners)
     return Message(content(kinds, config), reply_to=message)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import torch
 from flwr.app import Context, Message, MetricRecord
 
-from clients.own import keep_own, own_learners
+from clients.own import by_destination, keep_own, own_values
+from clients.session import learners_for
 from sim.engine.lanes import forward, loss_sum
 from sim.engine.learner import Learner, expand, train_whole
-from sim.engine.messages import MODEL, NOISED, OBSERVED, ConfigValue, config_of, content, integers, tensors
+from sim.engine.messages import MODEL, NOISED, ConfigValue, config_of, content, integers, tensors
 from sim.engine.workplace import Cohort, workplace_of
 
 
@@ -28,23 +29,26 @@ def train(message: Message, context: Context) -> Message:
     if not clinics:
         return Message(content({}, {"clinics": asked}), reply_to=message)
     received = tensors(message, MODEL)
-    learner = Learner(job, job.network.whole, clinics, expand(received, len(clinics)))
+    own, _ = own_values(context, job, cohort, clinics)
+    learner = learners_for(job, clinics, own | expand(received, len(clinics)), {}, {})["model"]
     mu = float(config.get("proximal-mu", 0.0))  # type: ignore[arg-type]
     if mu:
         learner.pull_towards(expand(received, 1), mu)
     losses = {} if job.dp is not None or not job.imported else {"train_loss": _training_loss(learner, cohort)}
     train_whole(learner, cohort, _round(message))
-    return _reply(message, learner, MODEL, losses)
+    if own:
+        keep_own(context, job, cohort, clinics, {"model": learner})
+    return _reply(message, learner, losses)
 
 
 def train_alone(message: Message, context: Context) -> Message:
     """Train each clinic's own model further; model and optimiser stay at the clinic, and nothing crosses."""
     job, cohort = workplace_of(context)
     clinics = job.in_lane_order(integers(config_of(message), "clinics"))
-    learners = own_learners(context, job, cohort, clinics)
+    learners = learners_for(job, clinics, *own_values(context, job, cohort, clinics), {})
     train_whole(learners["model"], cohort, _round(message))
-    keep_own(context, cohort, clinics, learners)
-    return _reply(message, learners["model"], OBSERVED, {})
+    keep_own(context, job, cohort, clinics, learners)
+    return _reply(message, learners["model"], {})
 
 
 def _round(message: Message) -> int:
@@ -60,10 +64,10 @@ def _training_loss(learner: Learner, cohort: Cohort) -> float:
     return float(loss_sum(logits, cohort.y[None], weights))
 
 
-def _reply(message: Message, learner: Learner, kind: str, losses: Mapping[str, float]) -> Message:
+def _reply(message: Message, learner: Learner, losses: Mapping[str, float]) -> Message:
     config: dict[str, ConfigValue] = {"clinics": learner.clinics}
     if learner.job.dp is not None:
         config[f"{NOISED}{learner.part.name}"] = learner.noised_steps.tolist()
-    record = content({kind: learner.parameters}, config)
+    record = content(by_destination(learner.job, learner.parameters), config)
     record["metrics"] = MetricRecord({"num-examples": sum(learner.job.sizes[k] for k in learner.clinics), **losses})
     return Message(record, reply_to=message)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 
 import numpy as np
@@ -16,7 +16,17 @@ from sim.attendance import Attendance
 from sim.data import Federation
 from sim.engine.optim import Optimizer
 from sim.mechanisms import AdaptiveClip, DpSgd, RandomisedLabels, RowNoise
-from sim.models import Block, ClipRows, Network, Parameters, Part, build_network, never_negative, stored_values
+from sim.models import (
+    Block,
+    ClipRows,
+    Network,
+    Parameters,
+    Part,
+    build_network,
+    needs_two_rows,
+    never_negative,
+    stored_values,
+)
 from sim.privacy.calibration import uniform_answers
 from sim.problems import ScenarioError
 from sim.protocols import Protocol, protocol_of
@@ -149,6 +159,11 @@ class Job:
                 protocol = protocol.exchanging_norms()
         sampling = Sampling(dp is not None, spec.train.batch_size, spec.train.local_epochs)
         sizes = tuple(int(n) for n in np.diff(federation.train.offsets))
+        if network.whole.statistics:
+            pooled = protocol.movement == "none"
+            clinics = {"the pool": sum(sizes)} if pooled else dict(zip(federation.names, sizes, strict=True))
+            for problem in _unfit_for_batch_norm(spec, network, sampling.batch_size, clinics):
+                raise ScenarioError([problem])
         optimizer = Optimizer.from_settings(spec.train)
         weights = spec.train.class_weights
         if weights is not None and len(weights) != len(federation.classes):
@@ -284,16 +299,59 @@ class Job:
             return [(k, step) for step in range(longest) for k in batches if step < batches[k]]
         return [(k, step) for k in batches for step in range(batches[k])]
 
+    @cached_property
+    def apart(self) -> frozenset[str]:
+        """Names of the values that each clinic has of its own.
+
+        They are the parts that are never averaged and, where model.batch-norm is "local", running statistics: at the
+        clinics, and in the server's copies of the body, one a clinic. One body that serves all clinics has one set.
+        """
+        protocol, copies = self.protocol, self.spec.strategy.order is None
+        own = protocol.clinic_parts if protocol.movement == "own" else ()
+        names = {name for part in own for name in self.part(part).shapes()}
+        if self.spec.model.batch_norm == "local" and protocol.movement != "none":
+            local = protocol.clinic_parts + (protocol.server_parts if copies else ())
+            names |= {name for part in local for name in self.part(part).statistics}
+        return frozenset(names)
+
     def initial_optimizer_state(self, parameters: Parameters) -> Parameters:
         """Return the state that the first clinic is handed with its parts, keyed ``part:slot/parameter``."""
-        parts = ((name, self.part(name).select(parameters)) for name in self.protocol.clinic_parts)
+        parts = ((name, self.part(name)) for name in self.protocol.clinic_parts)
         return {
-            f"{name}:{key}": value for name, own in parts for key, value in self.optimizer.initial_state(own).items()
+            f"{name}:{key}": value
+            for name, part in parts
+            for key, value in self.optimizer.initial_state(
+                {each: parameters[each] for each in part.shapes() if each not in part.statistics}
+            ).items()
         }
 
     def batches(self, server_round: int, clinics: Sequence[int]) -> Batches:
         """Draw a round's batches for clinics in lane order."""
         return _drawn(self.sampling, self.seed, server_round, tuple(clinics), tuple(self.sizes[k] for k in clinics))
+
+
+def _unfit_for_batch_norm(
+    spec: RunSpec, network: Network, batch_size: int, clinics: Mapping[str, int]
+) -> Iterator[str]:
+    """Say what forbids BatchNorm; ``clinics`` holds training records by name."""
+    if spec.privacy.mechanisms:
+        yield (
+            f"model: holds BatchNorm, whose statistics mix the records of a batch, so that {spec.privacy.mechanism} "
+            "bounds no record's influence; use GroupNorm"
+        )
+    if "." in spec.strategy.name:
+        yield (
+            f"model.batch-norm: {spec.strategy.name} would treat running statistics as parameters to learn; "
+            "use fedavg, or GroupNorm"
+        )
+    if spec.model.freeze:
+        yield f"model.freeze: the {spec.model.freeze[0]} cannot be frozen in a model with BatchNorm; use GroupNorm"
+    for name, size in clinics.items():
+        if 1 in (batch_size, size % batch_size) and needs_two_rows(network):
+            yield (
+                f"train.batch-size: {name} has {size} training records, which leaves a batch of one, and BatchNorm "
+                "finds no variance in it; choose another batch size, leave the clinic out, or use GroupNorm"
+            )
 
 
 def _row_noise(privacy: Privacy, parts: Sequence[Part], multipliers: Sequence[float]) -> RowNoise:

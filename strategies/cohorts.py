@@ -14,7 +14,17 @@ from torch import Tensor
 
 from sim.engine.lanes import weighted_average
 from sim.engine.learner import Learner, expand
-from sim.engine.messages import ConfigValue, array_kinds, config_of, content, integers, tensors
+from sim.engine.messages import (
+    OBSERVED,
+    ConfigValue,
+    array_kinds,
+    array_record,
+    config_of,
+    content,
+    integers,
+    tensors,
+    tensors_in,
+)
 from sim.job import Job
 from sim.models import Parameters
 from sim.problems import SutureError
@@ -63,6 +73,8 @@ class CohortStrategy(Strategy):
         count rounds.
     before : dict of str to Tensor
         ``[1, *shape]`` parameters with which the round began, where they are averaged at its end.
+    own : dict of str to Tensor
+        ``[clinic, *shape]`` what each clinic has of its own: seen by the simulator, never sent.
     clip : float
         Of clinics' updates under clinic-level privacy; the next round's, where it adapts.
     """
@@ -71,6 +83,7 @@ class CohortStrategy(Strategy):
         self.job = job
         self.server_noised_steps: dict[str, Tensor] = {}
         self.before: Parameters = {}
+        self.own: Parameters = {}
         self.clip = job.spec.privacy.clip
         self._home: dict[int, int] = {}
 
@@ -154,6 +167,7 @@ class CohortStrategy(Strategy):
             arrays[kind] = {name: _joined([part[name] for part in parts], order) for name in parts[0]}
         if order is not None and rows:
             rows = [rows[i] for i in order.tolist()]
+        self.observe(clinics, arrays.get(OBSERVED, {}))
         return Gathered(clinics, rows, arrays)
 
     def weights(self, clinics: Sequence[int]) -> list[float]:
@@ -166,11 +180,11 @@ class CohortStrategy(Strategy):
     ) -> Parameters:
         """Average these clinics' parameters ``[lane, *shape]``, but for the frozen parts, which are the same in all.
 
-        Weights are n_k / n. Under clinic-level privacy the clipped updates from ``before``, ``[1, *shape]``, count
-        alike.
+        What each clinic has of its own is left out. Weights are n_k / n. Under clinic-level privacy the clipped updates
+        from ``before``, ``[1, *shape]``, count alike.
         """
         fixed = {name for part in self.job.frozen for name in self.job.part(part).shapes()}
-        trained = {name: value for name, value in stacked.items() if name not in fixed}
+        trained = {name: value for name, value in stacked.items() if name not in fixed | self.job.apart}
         if self.job.spec.privacy.unit == "clinic":
             averaged = self._moved_by_noised_updates(trained, clinics, before, server_round)
         else:
@@ -198,11 +212,31 @@ class CohortStrategy(Strategy):
     def clinic_parts_of(self, parameters: Mapping[str, Tensor]) -> Parameters:
         """Return the parameters of the parts that train at the clinics."""
         names = (name for part in self.job.protocol.clinic_parts for name in self.job.part(part).shapes())
-        return {name: parameters[name] for name in names}
+        return {name: parameters[name] for name in names if name not in self.job.apart}
 
     def body_of(self, parameters: Mapping[str, Tensor]) -> Parameters:
         """Return the parameters of the body."""
         return self.job.part("body").select(parameters)
+
+    def common(self, arrays: ArrayRecord) -> Parameters:
+        """Return the parameters ``[1, *shape]`` that the clinics have in common."""
+        parameters = tensors_in(arrays)
+        if self.job.apart and not self.own:
+            own = {name: value for name, value in parameters.items() if name in self.job.apart}
+            self.own = expand(own, len(self.job.sizes))
+        return {name: value[:1] for name, value in parameters.items() if name not in self.job.apart}
+
+    def observe(self, clinics: Sequence[int], values: Mapping[str, Tensor]) -> None:
+        """Take note of what these clinics have of their own, ``[lane, *shape]``, among other values."""
+        for name in self.own.keys() & values.keys():
+            self.own[name] = self.own[name].clone()
+            self.own[name][list(clinics)] = values[name]
+
+    def model(self, parameters: Mapping[str, Tensor]) -> ArrayRecord:
+        """Return the model: ``[1, *shape]``, or ``[clinic, *shape]`` where clinics have something of their own."""
+        if not self.job.apart:
+            return array_record(self.in_order(parameters))
+        return array_record(self.in_order({**expand(parameters, len(self.job.sizes)), **self.own}))
 
     def in_order(self, parameters: Mapping[str, Tensor]) -> Parameters:
         """Return the whole network's parameters in the network's order."""
@@ -210,7 +244,9 @@ class CohortStrategy(Strategy):
 
     def body_copies(self, clinics: Sequence[int], parameters: Mapping[str, Tensor]) -> Learner:
         """Return one copy of the body a clinic."""
-        return Learner(self.job, self.job.part("body"), clinics, expand(self.body_of(parameters), len(clinics)))
+        own = {name: value[list(clinics)] for name, value in self.own.items()}
+        body = self.body_of({**expand(parameters, len(clinics)), **own})
+        return Learner(self.job, self.job.part("body"), clinics, body)
 
     def body_serving(self, clinic: int, body: Learner | None, parameters: Mapping[str, Tensor]) -> Learner:
         """Return the one body, made ready for a clinic's batches; its parameters and optimiser state live on."""

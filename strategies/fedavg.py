@@ -17,7 +17,7 @@ from typing import final
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from sim.engine.messages import MODEL, array_record, tensors_in
+from sim.engine.messages import MODEL
 from strategies.cohorts import CohortStrategy
 
 
@@ -30,7 +30,7 @@ class FedAvg(CohortStrategy):
     ) -> Iterable[Message]:
         """Send w to the round's clinics."""
         clinics = self.job.participants(server_round)
-        self.before = tensors_in(arrays)
+        self.before = self.common(arrays)
         return self.instructions(grid, "train", clinics, {MODEL: self.before}, {"server-round": server_round})
 
     def aggregate_train(
@@ -40,4 +40,4 @@ class FedAvg(CohortStrategy):
         gathered = self.gather(replies)
         if not gathered.clinics:
             return None, None
-        return array_record(self.average(gathered.arrays[MODEL], gathered.clinics, self.before, server_round)), None
+        return self.model(self.average(gathered.arrays[MODEL], gathered.clinics, self.before, server_round)), None

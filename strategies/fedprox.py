@@ -11,7 +11,7 @@ from typing import final
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from sim.engine.messages import MODEL, array_record, tensors_in
+from sim.engine.messages import MODEL
 from strategies.cohorts import CohortStrategy
 
 
@@ -25,7 +25,7 @@ class FedProx(CohortStrategy):
         """Send w and mu to the round's clinics."""
         instruction = {"server-round": server_round, "proximal-mu": self.job.spec.strategy.proximal_mu}
         clinics = self.job.participants(server_round)
-        self.before = tensors_in(arrays)
+        self.before = self.common(arrays)
         return self.instructions(grid, "train", clinics, {MODEL: self.before}, instruction)
 
     def aggregate_train(
@@ -35,4 +35,4 @@ class FedProx(CohortStrategy):
         gathered = self.gather(replies)
         if not gathered.clinics:
             return None, None
-        return array_record(self.average(gathered.arrays[MODEL], gathered.clinics, self.before, server_round)), None
+        return self.model(self.average(gathered.arrays[MODEL], gathered.clinics, self.before, server_round)), None

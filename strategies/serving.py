@@ -91,7 +91,7 @@ class Turn:
         normaliser = job.sampling.normaliser(sizes, rows)
         moment = (self._round, step)
         arrived = widened(smashed.arrays[SMASHED][SMASHED], job.cut_dtype)
-        outputs = body.forward(arrived, want_input_gradient=True, moment=moment)
+        outputs = body.forward(arrived, rows=smashed.rows, want_input_gradient=True, moment=moment)
         cotangent = None
         if job.protocol.topology == "vanilla":
             body.loss(smashed.arrays["labels"]["labels"], torch.from_numpy(loss_weights(rows, normaliser)))

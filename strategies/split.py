@@ -25,7 +25,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from sim.engine.learner import Learner
-from sim.engine.messages import MODEL, OPTIMIZER, array_record, tensors_in
+from sim.engine.messages import MODEL, OPTIMIZER
 from sim.job import Job
 from strategies.cohorts import CohortStrategy
 from strategies.serving import Turn
@@ -49,7 +49,7 @@ class Split(CohortStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Do the whole round; no message is left to send."""
-        parameters = tensors_in(arrays)
+        parameters = self.common(arrays)
         if not self._parts:
             head = self.clinic_parts_of(parameters)
             self._parts = {MODEL: head, OPTIMIZER: self.job.initial_optimizer_state(head)}
@@ -69,7 +69,7 @@ class Split(CohortStrategy):
         if self._body is None:
             return None, None
         body = {name: value.clone() for name, value in self._body.parameters.items()}
-        return array_record(self.in_order({**self._parts[MODEL], **body})), None
+        return self.model({**self._parts[MODEL], **body}), None
 
 
 def _turns(schedule: list[tuple[int, int]], by_mini_batch: bool) -> list[tuple[int, list[int]]]:

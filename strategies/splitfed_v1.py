@@ -25,7 +25,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from sim.engine.learner import Learner
-from sim.engine.messages import MODEL, array_record, tensors_in
+from sim.engine.messages import MODEL
 from sim.job import Job
 from strategies.cohorts import CohortStrategy
 from strategies.serving import Turn
@@ -49,7 +49,7 @@ class SplitFedV1(CohortStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Do every batch of the round; the last cut gradients' messages are left to send."""
-        parameters = self.before = tensors_in(arrays)
+        parameters = self.before = self.common(arrays)
         parts = {MODEL: self.clinic_parts_of(parameters)}
         for k in self.job.lost(server_round):
             Turn.of_lost(self, grid, k, server_round).lose(self.body_copies([k], parameters), parts)
@@ -69,5 +69,6 @@ class SplitFedV1(CohortStrategy):
             return None, None
         gathered = self.gather([*self._turn.finished, *replies])
         self.count_noise(self._bodies)
+        self.observe(gathered.clinics, self._bodies.parameters)
         stacked = {**gathered.arrays[MODEL], **self._bodies.parameters}
-        return array_record(self.in_order(self.average(stacked, gathered.clinics, self.before, server_round))), None
+        return self.model(self.average(stacked, gathered.clinics, self.before, server_round)), None

@@ -25,7 +25,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from sim.engine.learner import Learner
-from sim.engine.messages import MODEL, array_record, tensors_in
+from sim.engine.messages import MODEL
 from sim.job import Job
 from sim.models import Parameters
 from strategies.cohorts import CohortStrategy, Gathered
@@ -50,7 +50,7 @@ class SplitFedV2(CohortStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Do the whole round; no message is left to send."""
-        parameters = self.before = tensors_in(arrays)
+        parameters = self.before = self.common(arrays)
         parts = {MODEL: self.clinic_parts_of(parameters)}
         attendance = self.job.attendance(server_round)
         turns = {k: Turn(self, grid, [k], server_round, 0, attendance.batches_of(k)) for k in attendance.clinics}
@@ -81,4 +81,4 @@ class SplitFedV2(CohortStrategy):
             stacked = {name: torch.cat([parts[name] for parts in each]) for name in heads}
             heads = self.average(stacked, clinics, self.before, server_round)
         body: Parameters = {name: value.clone() for name, value in self._body.parameters.items()}
-        return array_record(self.in_order({**heads, **body})), None
+        return self.model({**heads, **body}), None

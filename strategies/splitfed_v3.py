@@ -18,12 +18,10 @@ from typing import final
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from torch import Tensor
 
-from sim.engine.learner import Learner, expand
-from sim.engine.messages import OBSERVED, array_record, tensors_in
+from sim.engine.learner import Learner
 from sim.job import Job
-from strategies.cohorts import CohortStrategy, Gathered
+from strategies.cohorts import CohortStrategy
 from strategies.serving import Turn
 
 
@@ -40,25 +38,19 @@ class SplitFedV3(CohortStrategy):
         super().__init__(job)
         self._bodies: Learner | None = None
         self._turn: Turn | None = None
-        self._observed: dict[str, Tensor] = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Do every batch of the round; the last cut gradients' messages are left to send."""
-        parameters = tensors_in(arrays)
-        if not self._observed:
-            self._observed = expand(self.clinic_parts_of(parameters), len(self.job.sizes))
-        body = {name: value[:1] for name, value in self.body_of(parameters).items()}
-        self.before = body
-        self._observed = {name: value.clone() for name, value in self._observed.items()}
+        self.before = self.common(arrays)
         for k in self.job.lost(server_round):
-            self._observe(Turn.of_lost(self, grid, k, server_round).lose(self.body_copies([k], body), {}))
+            Turn.of_lost(self, grid, k, server_round).lose(self.body_copies([k], self.before), {})
         clinics = self.job.returning(server_round, self.job.participants(server_round))
         self._turn = None
         if not clinics:
             return []
-        self._bodies = self.body_copies(clinics, body)
+        self._bodies = self.body_copies(clinics, self.before)
         self._turn = Turn(self, grid, clinics, server_round, 0, max(self.job.steps(k) for k in clinics))
         return self._turn.run(self._bodies, {})
 
@@ -70,12 +62,6 @@ class SplitFedV3(CohortStrategy):
         if self._bodies is not None and self._turn is not None:
             gathered = self.gather([*self._turn.finished, *replies])
             self.count_noise(self._bodies)
-            self._observe(gathered)
+            self.observe(gathered.clinics, self._bodies.parameters)
             body = self.average(self._bodies.parameters, gathered.clinics, self.before, server_round)
-        everywhere = expand(body, len(self.job.sizes))
-        return array_record(self.in_order({**self._observed, **everywhere})), None
-
-    def _observe(self, gathered: Gathered) -> None:
-        """Note what the simulator sees of clinics' own parts."""
-        for name, value in gathered.arrays.get(OBSERVED, {}).items():
-            self._observed[name][gathered.clinics] = value
+        return self.model(body), None

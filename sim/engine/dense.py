@@ -66,9 +66,15 @@ class DensePass:
         self._want_input_gradient = False
 
     def forward(
-        self, parameters: Mapping[str, Tensor], x: Tensor, *, want_input_gradient: bool, masks: object = None
+        self,
+        parameters: Mapping[str, Tensor],
+        x: Tensor,
+        *,
+        want_input_gradient: bool,
+        masks: object = None,
+        norms: object = None,
     ) -> Tensor:
-        """Run the chain on ``[lane, batch, feature]``; parameters are ``[lane, *shape]`` each, masks of no use."""
+        """Run the chain on ``[lane, batch, feature]``; parameters are ``[lane, *shape]`` each, the rest of no use."""
         self._parameters = parameters
         self._want_input_gradient = want_input_gradient
         self._values = [x]

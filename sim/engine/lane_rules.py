@@ -9,7 +9,7 @@ view of that, so that a chain of such modules never reorders its data. Modules w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch.nn import functional
 from sim.engine.clipping import ConvolutionRecord, ExpandedRecord, LinearRecord, Tape
 from sim.models.architectures import Residual
 from sim.models.clip import ClipRows
+from sim.models.network import STATISTICS
 from sim.rng import Streams
 
 
@@ -59,6 +60,31 @@ class DropoutMasks:
 
 
 @dataclass(frozen=True)
+class BatchStatistics:
+    """What BatchNorm needs and leaves in one training step.
+
+    Attributes
+    ----------
+    rows : Tensor
+        ``[lane]`` real rows of each batch; the others are padding.
+    updated : dict of str to list of Tensor
+        By name, running statistics ``[lane, channel]`` as they will be after the step, a piece a group of lanes. The
+        forward pass changes none itself, so that it may be repeated.
+    """
+
+    rows: Tensor
+    updated: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def lanes(self, first: int, last: int) -> BatchStatistics:
+        """Return those of a range of lanes."""
+        return BatchStatistics(self.rows[first:last], self.updated)
+
+    def note(self, name: str, momentum: float, before: Tensor, batch: Tensor) -> None:
+        """Note a statistic of the batch, ``[lane, channel]``."""
+        self.updated.setdefault(name, []).append((1 - momentum) * before + momentum * batch.detach())
+
+
+@dataclass(frozen=True)
 class LaneRun:
     """One forward run over some lanes.
 
@@ -72,12 +98,15 @@ class LaneRun:
         None in evaluation, where nothing is dropped.
     lanes : slice
         These lanes among all lanes of the step.
+    norms : BatchStatistics or None
+        None in evaluation, where BatchNorm takes its running statistics.
     """
 
     parameters: Mapping[str, Tensor]
     tape: Tape | None
     masks: DropoutMasks | None
     lanes: slice
+    norms: BatchStatistics | None = None
 
     def apply(self, module: nn.Module, name: str, x: Tensor) -> Tensor:
         """Run a module by its rule; ``name`` is the prefix of its parameters' names, with the dot."""
@@ -209,6 +238,28 @@ def _group_norm(module: nn.GroupNorm, name: str, run: LaneRun, x: Tensor) -> Ten
     return as_lanes(normalised.view(rows.shape).movedim(-1, 1), lanes)
 
 
+def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, name: str, run: LaneRun, x: Tensor) -> Tensor:
+    """Batch normalisation (Ioffe & Szegedy 2015) over each lane's real rows and all positions."""
+    one_each = (x.shape[0], 1, x.shape[2], *[1] * (x.dim() - 3))
+    running = [run.parameters[f"{name}{statistic}"] for statistic in STATISTICS]
+    if run.norms is None:
+        mean, variance = (value.view(one_each) for value in running)
+    else:
+        rows = run.norms.rows.view(-1, *[1] * (x.dim() - 1)).to(x)
+        inside = torch.arange(x.shape[1]).view(1, -1, *[1] * (x.dim() - 2)) < rows
+        axes, count = (1, *range(3, x.dim())), rows * x[0, 0, 0].numel()
+        mean = torch.where(inside, x, 0.0).sum(axes, keepdim=True) / count
+        variance = torch.where(inside, x - mean, 0.0).square().sum(axes, keepdim=True) / count
+        batch = mean, variance * (count / (count - 1))
+        for statistic, before, value in zip(STATISTICS, running, batch, strict=True):
+            run.norms.note(f"{name}{statistic}", module.momentum or 0.0, before, value.view(before.shape))
+    y = (x - mean) * (variance + module.eps).rsqrt()
+    weight, bias = run.parameters.get(f"{name}weight"), run.parameters.get(f"{name}bias")
+    if weight is None or bias is None:
+        return y
+    return y * weight.view(one_each) + bias.view(one_each)
+
+
 def _layer_norm(module: nn.LayerNorm, name: str, run: LaneRun, x: Tensor) -> Tensor:
     batch, shape = x.shape[1], list(module.normalized_shape)
     y = functional.layer_norm(x, shape, eps=module.eps)
@@ -288,6 +339,8 @@ LANE_RULES: dict[type[nn.Module], LaneRule] = {
     nn.Conv1d: _convolution,
     nn.Conv2d: _convolution,
     nn.GroupNorm: _group_norm,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
     nn.LayerNorm: _layer_norm,
     nn.Sequential: _sequential,
     Residual: _residual,

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from sim.engine.alone import run_alone
 from sim.engine.clipping import Tape
-from sim.engine.lane_rules import DropoutMasks, LaneRun
+from sim.engine.lane_rules import BatchStatistics, DropoutMasks, LaneRun
 from sim.models import Parameters, Part
 
 CACHE_BYTES = 3 * 2**20
@@ -37,6 +37,7 @@ def forward(
     x: Tensor,
     tape: Tape | None = None,
     masks: DropoutMasks | None = None,
+    norms: BatchStatistics | None = None,
 ) -> Tensor:
     """Run a part of the network over all lanes.
 
@@ -51,6 +52,8 @@ def forward(
         Filled with what per-sample clipping needs.
     masks : DropoutMasks, optional
         Of the training step; without them nothing is dropped.
+    norms : BatchStatistics, optional
+        Of the training step; without them BatchNorm takes its running statistics.
 
     Returns
     -------
@@ -60,7 +63,7 @@ def forward(
     lanes = x.shape[0]
     groups = 1 if lanes == 1 else round(lanes * x.shape[1] / records_at_once(part, tuple(x.shape[2:])))
     if groups <= 1:
-        return _run(part, LaneRun(parameters, tape, masks, slice(0, lanes)), x)
+        return _run(part, LaneRun(parameters, tape, masks, slice(0, lanes), norms), x)
     together = -(-lanes // groups)
     shared = {name: torch.split(value, together) for name, value in parameters.items()}
     outputs = []
@@ -68,12 +71,13 @@ def forward(
         first, last = group * together, group * together + len(own)
         own_masks = None if masks is None else masks.lanes(first, last)
         own_parameters = {name: values[group] for name, values in shared.items()}
-        outputs.append(_run(part, LaneRun(own_parameters, tape, own_masks, slice(first, last)), own))
+        own_norms = None if norms is None else norms.lanes(first, last)
+        outputs.append(_run(part, LaneRun(own_parameters, tape, own_masks, slice(first, last), own_norms), own))
     return torch.cat(outputs)
 
 
 def _run(part: Part, run: LaneRun, x: Tensor) -> Tensor:
-    if x.shape[0] == 1 and run.tape is None:
+    if x.shape[0] == 1 and run.tape is None and not part.statistics:
         own = {name: value.squeeze(0) for name, value in run.parameters.items()}
         return run_alone(part, own, x.squeeze(0), run.masks).unsqueeze(0)
     for block in part.blocks:
@@ -93,7 +97,9 @@ def records_at_once(part: Part, shape: tuple[int, ...]) -> int:
     """
     if not any(isinstance(m, nn.Conv1d | nn.Conv2d) for block in part.blocks for m in block.module.modules()):
         return sys.maxsize
-    parameters = {name: torch.empty(1, *s, device="meta").requires_grad_() for name, s in part.shapes().items()}
+    parameters = {name: torch.empty(1, *s, device="meta") for name, s in part.shapes().items()}
+    for value in part.trained(parameters).values():
+        value.requires_grad_()
     with torch.enable_grad(), saved_bytes(parameters) as saved:
         _run(part, LaneRun(parameters, None, None, slice(0, 1)), torch.empty(1, 1, *shape, device="meta"))
     return max(1, CACHE_BYTES // max(saved.values()))

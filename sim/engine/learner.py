@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sim.engine.clipping import Sums, add_noise
-from sim.engine.lane_rules import DropoutMasks
+from sim.engine.lane_rules import BatchStatistics, DropoutMasks
 from sim.engine.lanes import by_class, records_at_once
 from sim.engine.passes import pass_of
 from sim.engine.workplace import Cohort
@@ -59,7 +59,7 @@ class Learner:
         self.part = part
         self.clinics = list(clinics)
         self.parameters = dict(parameters)
-        self.state = job.optimizer.initial_state(self.parameters) if state is None else dict(state)
+        self.state = job.optimizer.initial_state(part.trained(self.parameters)) if state is None else dict(state)
         fresh = torch.zeros(len(self.clinics), dtype=torch.int64)
         self.noised_steps = fresh if noised_steps is None else noised_steps
         self._anchor: Parameters = {}
@@ -68,6 +68,7 @@ class Learner:
         self._some: Parameters = {}
         self._batch: tuple[int, ...] = ()
         self._held: Sums | None = None
+        self._norms: BatchStatistics | None = None
 
     def lanes(self, first: int, last: int) -> Learner:
         """Return a learner of some of the lanes that shares this one's memory."""
@@ -87,13 +88,22 @@ class Learner:
         """Add mu/2 |w - anchor|^2 to every lane's loss (FedProx, Li et al. 2020); ``anchor`` is ``[1, *shape]``."""
         self._anchor, self._mu = dict(anchor), mu
 
-    def forward(self, x: Tensor, *, want_input_gradient: bool = False, moment: tuple[int, int] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        rows: Sequence[int] = (),
+        want_input_gradient: bool = False,
+        moment: tuple[int, int] | None = None,
+    ) -> Tensor:
         """Run the part on a batch and keep what the backward half needs.
 
         Parameters
         ----------
         x : Tensor
             ``[lane, batch, *feature]``, for the first lanes only where the others have finished.
+        rows : sequence of int
+            ``[lane]`` real rows of each batch; needed by a part that holds BatchNorm.
         want_input_gradient : bool
             Whether ``backward`` is to return the gradient in ``x`` (the cut gradient).
         moment : (int, int), optional
@@ -107,7 +117,7 @@ class Learner:
         Raises
         ------
         ValueError
-            If the part holds dropout and the moment is not given.
+            If the part holds dropout and the moment is not given, or BatchNorm and the rows are not.
         """
         lanes, self._batch = x.shape[0], tuple(x.shape[:2])
         if not self._some or next(iter(self._some.values())).shape[0] != lanes:
@@ -116,7 +126,15 @@ class Learner:
         if self.part.drops and moment is None:
             raise ValueError(f"the {self.part.name} holds dropout, and this strategy does not say when it trains")
         masks = DropoutMasks(self.job.seed, self.clinics[:lanes], *moment) if self.part.drops and moment else None
-        return self._pass.forward(self._some, x, want_input_gradient=want_input_gradient, masks=masks)
+        if self.part.statistics:
+            if len(rows) != lanes:
+                raise ValueError(
+                    f"the {self.part.name} holds BatchNorm, and this strategy does not say which rows count"
+                )
+            self._norms = BatchStatistics(torch.tensor(rows))
+        return self._pass.forward(
+            self._some, x, want_input_gradient=want_input_gradient, masks=masks, norms=self._norms
+        )
 
     def loss(self, y: Tensor, weights: Tensor) -> None:
         """Turn the outputs into the weighted loss, which ``backward`` then starts from; both are ``[lane, batch]``."""
@@ -198,10 +216,15 @@ class Learner:
         self.noised_steps[:lanes] += 1
 
     def _step(self, grads: list[Tensor], lanes: int) -> None:
+        trained = self.part.trained(self.parameters)
         if self._mu:
-            pull = (self.parameters[name][:lanes] - self._anchor[name] for name in self.parameters)
+            pull = (value[:lanes] - self._anchor[name] for name, value in trained.items())
             grads = [grad.add(away, alpha=self._mu) for grad, away in zip(grads, pull, strict=True)]
-        self.job.optimizer.step(self.parameters, grads, self.state, lanes)
+        self.job.optimizer.step(trained, grads, self.state, lanes)
+        if self._norms is not None:
+            for name, pieces in self._norms.updated.items():
+                self.parameters[name][:lanes] = torch.cat(pieces)
+            self._norms = None
 
 
 def train_whole(learner: Learner, cohort: Cohort, server_round: int) -> None:
@@ -224,6 +247,6 @@ def train_whole(learner: Learner, cohort: Cohort, server_round: int) -> None:
         for s in range(len(batches.active)):
             index, weights, lanes = batches.step(s)
             x, y = cohort.batch(block.clinics[:lanes], index)
-            block.forward(x, moment=(server_round, s))
+            block.forward(x, rows=batches.rows[s, :lanes].tolist(), moment=(server_round, s))
             block.loss(y, torch.from_numpy(weights))
             block.backward(server_round, s, batches.normaliser[s, :lanes])

@@ -11,7 +11,7 @@ from torch import Tensor
 from sim.engine.alone import run_alone
 from sim.engine.clipping import Sums, Tape, clip_factors, per_sample_gradients
 from sim.engine.dense import DensePass, dense_layers
-from sim.engine.lane_rules import DropoutMasks
+from sim.engine.lane_rules import BatchStatistics, DropoutMasks
 from sim.engine.lanes import forward, gradients, leaves, loss_sum
 from sim.models import Part
 
@@ -26,6 +26,7 @@ class Pass(Protocol):
         *,
         want_input_gradient: bool,
         masks: DropoutMasks | None = None,
+        norms: BatchStatistics | None = None,
     ) -> Tensor: ...
 
     def loss(self, y: Tensor, weights: Tensor) -> None: ...  # noqa: D102
@@ -52,7 +53,7 @@ class AutogradPass:
     def __init__(self, part: Part, per_sample: bool = True, alone: bool = False) -> None:
         self._part = part
         self._per_sample = per_sample
-        self._alone = alone and not per_sample
+        self._alone = alone and not per_sample and not part.statistics
         self._leaves: dict[str, Tensor] = {}
         self._tape: Tape = []
         self._inputs: Tensor | None = None
@@ -65,11 +66,12 @@ class AutogradPass:
         *,
         want_input_gradient: bool,
         masks: DropoutMasks | None = None,
+        norms: BatchStatistics | None = None,
     ) -> Tensor:
         """Run the part, with a tape where gradients may be per sample."""
         if self._alone:
             parameters, x = {name: value[0] for name, value in parameters.items()}, x[0]
-        self._leaves = leaves(parameters)
+        self._leaves = leaves(self._part.trained(parameters))
         self._inputs = x.detach().requires_grad_() if want_input_gradient else None
         inputs = x if self._inputs is None else self._inputs
         if self._alone:
@@ -77,7 +79,7 @@ class AutogradPass:
             return self._outputs.detach().unsqueeze(0)
         self._tape = []
         tape = self._tape if self._per_sample else None
-        self._outputs = forward(self._part, self._leaves, inputs, tape, masks)
+        self._outputs = forward(self._part, {**parameters, **self._leaves}, inputs, tape, masks, norms)
         return self._outputs
 
     def loss(self, y: Tensor, weights: Tensor) -> None:

@@ -5,9 +5,19 @@ head, body and tail for U-shaped split learning. Blocks are ordinary ``torch.nn.
 the engine keeps the parameters outside them, stacked over lanes (see ``sim.engine.lanes``).
 """
 
-from sim.models.build import build_network
+from sim.models.build import build_network, needs_two_rows
 from sim.models.clip import ClipRows, never_negative
 from sim.models.network import Block, Network, Parameters, Part
 from sim.models.public_head import stored_values
 
-__all__ = ["Block", "ClipRows", "Network", "Parameters", "Part", "build_network", "never_negative", "stored_values"]
+__all__ = [
+    "Block",
+    "ClipRows",
+    "Network",
+    "Parameters",
+    "Part",
+    "build_network",
+    "needs_two_rows",
+    "never_negative",
+    "stored_values",
+]

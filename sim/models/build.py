@@ -15,7 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from sim.models.architectures import ARCHITECTURES, Residual
-from sim.models.network import Block, Network, seeded
+from sim.models.network import Block, Network, Part, seeded
 from sim.models.public_head import behind_components
 from sim.problems import show
 from sim.scenario import Model as ModelSettings
@@ -58,7 +58,7 @@ def build_network(settings: ModelSettings, input_shape: tuple[int, ...], classes
     else:
         label, build = f'factory "{settings.factory}"', _from_factory(settings.factory, shape, outputs)
         blocks = seeded(build, 0)
-        problems = _problems(blocks, shape, outputs)
+        problems = _problems(blocks, shape, outputs, settings.batch_norm)
     for problem in problems:
         raise ValueError(f"{label} {problem}")
     return Network(blocks, shape, outputs, build)
@@ -89,7 +89,8 @@ def _from_factory(path: str, shape: tuple[int, ...], outputs: int) -> Callable[[
         if not isinstance(named, list | tuple) or not named or not all(map(_names_a_module, named)):
             raise ValueError(f"{label} returned {_in_one_line(named)}; return a list of (name, torch.nn.Module)")
         for module in (module for _, outer in named for module in outer.modules()):
-            module.train(not isinstance(module, nn.Dropout))  # the engine draws the masks, the module drops nothing
+            # The engine draws the masks and normalises batches; the modules do neither.
+            module.train(not isinstance(module, nn.Dropout | _BatchNorm))
         return tuple(Block(*pair) for pair in named)
 
     return build
@@ -101,7 +102,7 @@ def _names_a_module(pair: object) -> bool:
     return isinstance(pair[0], str) and isinstance(pair[1], nn.Module)
 
 
-def _problems(blocks: tuple[Block, ...], shape: tuple[int, ...], outputs: int) -> Iterator[str]:
+def _problems(blocks: tuple[Block, ...], shape: tuple[int, ...], outputs: int, batch_norm: str | None) -> Iterator[str]:
     """Say what is wrong with blocks; each check takes it that those before it found nothing."""
     for name, count in Counter(block.name for block in blocks).items():
         if count > 1:
@@ -110,6 +111,7 @@ def _problems(blocks: tuple[Block, ...], shape: tuple[int, ...], outputs: int) -
             yield f"names a block {show(name)}; use letters, digits, '-' and '_'"
     for block in blocks:
         yield from _unfit_modules(block)
+    yield from _unfit_choice(blocks, batch_norm)
     yield from _unfit_parameters(blocks)
     for rows in (1, 3):
         yield from _misfits(blocks, shape, outputs, rows)
@@ -118,24 +120,51 @@ def _problems(blocks: tuple[Block, ...], shape: tuple[int, ...], outputs: int) -
 
 
 def _unfit_modules(block: Block) -> Iterator[str]:
-    ruled = set(_ruled(block.module))
+    ruled = list(_ruled(block.module))
     for module in block.module.modules():
         held = f"holds {type(module).__name__} in block {show(block.name)}"
-        if isinstance(module, _BatchNorm) or (isinstance(module, _InstanceNorm) and module.track_running_stats):
-            yield (
-                f"{held}: its statistics mix the records of a batch, which bounds no record's influence under dp-sgd "
-                "and leaves open whose running statistics the common model has; use GroupNorm"
-            )
+        if isinstance(module, _InstanceNorm) and module.track_running_stats:
+            yield f"{held}, whose running statistics are no parameters; use track_running_stats=False or GroupNorm"
+        if isinstance(module, _BatchNorm):
+            if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d) or ruled.count(module) != 1:
+                yield f"{held}; put nn.BatchNorm1d or nn.BatchNorm2d directly into an nn.Sequential, once"
+            elif not module.track_running_stats or module.momentum is None:
+                yield f"{held} without running statistics of a fixed momentum; the trained model needs them"
         if isinstance(module, _DropoutNd) and (type(module) is not nn.Dropout or module not in ruled):
             yield f"{held}, whose mask could not be repeated; put nn.Dropout directly into an nn.Sequential"
+
+
+def _unfit_choice(blocks: tuple[Block, ...], batch_norm: str | None) -> Iterator[str]:
+    normalised = bool(Part("model", blocks).statistics)
+    if normalised and batch_norm is None:
+        yield (
+            "holds BatchNorm: say whose running statistics count with model.batch-norm, "
+            '"average" or "local" (without a privacy mechanism), or use GroupNorm'
+        )
+    if batch_norm is not None and not normalised:
+        yield "holds no BatchNorm, so that model.batch-norm has no effect; remove it"
+
+
+def needs_two_rows(network: Network) -> bool:
+    """Say whether a BatchNorm sees one value a record, so that a batch of one has no variance."""
+    blocks = (network.build or (lambda: network.blocks))()
+    chain = nn.Sequential(*(block.module for block in blocks))
+    for module in chain.modules():
+        module.train(isinstance(module, _BatchNorm))
+    try:
+        chain(torch.zeros(1, *network.input_shape))
+    except ValueError:
+        return True
+    return False
 
 
 def _ruled(module: nn.Module) -> Iterator[nn.Module]:
     """Yield the modules that the engine runs by a rule of their own if it has one, not as the inside of another."""
     yield module
     if type(module) in _CONTAINERS:
-        for child in module.children():
-            yield from _ruled(child)
+        for child in module._modules.values():  # a module that stands in two places counts twice
+            if child is not None:
+                yield from _ruled(child)
 
 
 def _unfit_parameters(blocks: tuple[Block, ...]) -> Iterator[str]:

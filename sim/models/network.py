@@ -9,11 +9,13 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sim.rng import stream
 
 Parameters = dict[str, Tensor]
 """Parameters by name, each ``[lane, *shape]``."""
+STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,18 @@ class Part:
 
     @cached_property
     def _shapes(self) -> dict[str, torch.Size]:
-        return {
-            f"{block.name}.{name}": parameter.shape
+        return {name: value.shape for name, value in named_values(self.blocks).items()}
+
+    @cached_property
+    def statistics(self) -> frozenset[str]:
+        """Names of BatchNorm's running statistics, which stand among the parameters and are not trained."""
+        return frozenset(
+            f"{block.name}.{prefix}{'.' if prefix else ''}{name}"
             for block in self.blocks
-            for name, parameter in block.module.named_parameters()
-        }
+            for prefix, module in block.module.named_modules()
+            if isinstance(module, _BatchNorm)
+            for name in STATISTICS
+        )
 
     @cached_property
     def drops(self) -> bool:
@@ -60,12 +69,20 @@ class Part:
         return any(isinstance(m, nn.Dropout) for block in self.blocks for m in block.module.modules())
 
     def shapes(self) -> dict[str, torch.Size]:
-        """Return the shape of every parameter of the part, by name."""
+        """Return the shape of every parameter of the part by name, and behind them those of running statistics."""
         return self._shapes
 
     def parameter_count(self) -> int:
-        """Return the number of scalars in the part."""
-        return sum(shape.numel() for shape in self.shapes().values())
+        """Return the number of scalars that train in the part."""
+        return sum(shape.numel() for name, shape in self.shapes().items() if name not in self.statistics)
+
+    def statistics_count(self) -> int:
+        """Return the number of scalars in the part's running statistics."""
+        return sum(self.shapes()[name].numel() for name in self.statistics)
+
+    def trained(self, parameters: Mapping[str, Tensor]) -> Parameters:
+        """Return those of the part's parameters that train, in the order given."""
+        return {name: value for name, value in parameters.items() if name not in self.statistics}
 
     def select(self, parameters: Mapping[str, Tensor]) -> Parameters:
         """Return this part's parameters out of a larger set, in the part's own order."""
@@ -157,12 +174,15 @@ class Network:
         """
         torch_seed = int(stream(seed, "initial-parameters").integers(2**63))
         blocks = self.blocks if self.build is None else seeded(self.build, torch_seed)
-        drawn = {
-            f"{block.name}.{name}": parameter.detach().clone().unsqueeze(0)
-            for block in blocks
-            for name, parameter in block.module.named_parameters()
-        }
+        drawn = {name: value.detach().clone().unsqueeze(0) for name, value in named_values(blocks).items()}
         return drawn | {name: value.clone() for name, value in self.given.items()}
+
+
+def named_values(blocks: tuple[Block, ...]) -> Parameters:
+    """Return the blocks' own parameters, and behind them BatchNorm's running statistics, without a lane axis."""
+    values: Parameters = {f"{b.name}.{name}": value for b in blocks for name, value in b.module.named_parameters()}
+    buffers = {f"{b.name}.{name}": value for b in blocks for name, value in b.module.named_buffers()}
+    return values | {name: buffers[name] for name in buffers if name in Part("", blocks).statistics}
 
 
 def seeded(build: Callable[[], tuple[Block, ...]], seed: int) -> tuple[Block, ...]:

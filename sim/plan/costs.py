@@ -20,7 +20,7 @@ class PartCost:
     Attributes
     ----------
     parameters : int
-        Number of scalars, whatever the records.
+        Number of scalars that train, whatever the records.
     output_shape : tuple of int
     forward_flops, backward_flops : int
         Multiplications and additions counted apart, matrix products and convolutions only (PyTorch's counter); the
@@ -70,7 +70,9 @@ def part_costs(
 
 
 def _count(part: Part, input_shape: tuple[int, ...], *, first: bool, frozen: bool) -> PartCost:
-    parameters = {n: torch.empty(1, *s, device="meta", requires_grad=not frozen) for n, s in part.shapes().items()}
+    parameters = {n: torch.empty(1, *s, device="meta") for n, s in part.shapes().items()}
+    for value in part.trained(parameters).values():
+        value.requires_grad_(not frozen)
     x = torch.empty(1, 1, *input_shape, device="meta", requires_grad=not first)
     ahead, back = FlopCounterMode(display=False), FlopCounterMode(display=False)
     with ahead, saved_bytes(parameters) as saved:

@@ -121,7 +121,11 @@ class Counts:
             return message + self._model_bytes()
         copies = 2 + len(self.job.optimizer.slots)
         per_record = int(np.prod(self.job.network.input_shape)) + sum(part.activations for part in parts)
-        return FLOAT_BYTES * (copies * sum(part.parameters for part in parts) + self._widest * per_record)
+        return FLOAT_BYTES * (
+            copies * sum(part.parameters for part in parts)
+            + sum(self.job.part(name).statistics_count() for name in self.job.protocol.clinic_parts)
+            + self._widest * per_record
+        )
 
     def _round(self, server_round: int) -> None:
         """Draw who is there, time the round, cut it at its limit, and count what is left."""
@@ -168,7 +172,7 @@ class Counts:
             attended = replace(job, attended={server_round: attendance})
             schedule = tuple((lane[k], step) for k, step in attended.schedule(server_round))
         averaged = () if handed_on or job.alone else self._averaged_parts()
-        parameters = sum(self.costs[name].parameters for name in averaged)
+        parameters = self._common_scalars(averaged)
         moved = self._moved_bytes()
         return RoundLoad(
             tuple(clinics),
@@ -279,14 +283,20 @@ class Counts:
         return self._model_bytes() + self._optimizer_bytes() if self.job.protocol.crosses else 0
 
     def _model_bytes(self) -> int:
-        return FLOAT_BYTES * sum(self.costs[name].parameters for name in self.job.protocol.clinic_parts)
+        return FLOAT_BYTES * self._common_scalars(self.job.protocol.clinic_parts)
+
+    def _common_scalars(self, parts: tuple[str, ...]) -> int:
+        """Return the scalars of some parts, running statistics among them, that are not each clinic's own."""
+        shapes = (named for part in parts for named in self.job.part(part).shapes().items())
+        return sum(shape.numel() for name, shape in shapes if name not in self.job.apart)
 
     def _optimizer_bytes(self) -> int:
         if self.job.protocol.movement != "handed-on":
             return 0
         slots = self.job.optimizer.slots
         step_counters = 8 * len(self.job.protocol.clinic_parts) if self.job.optimizer.name == "adam" else 0
-        return len(slots) * self._model_bytes() + step_counters
+        trained = sum(self.costs[name].parameters for name in self.job.protocol.clinic_parts)
+        return len(slots) * FLOAT_BYTES * trained + step_counters
 
     def _batch_legs(self) -> Iterator[Leg]:
         """Return the way of one batch."""

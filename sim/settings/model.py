@@ -32,7 +32,8 @@ class Model(Section):
     the clinic's parts that do not train: they keep their initial values, which are public. ``public_head`` says where a
     frozen head's come from: drawn from the seed (``random``); ``pca:FILE.npz``, the first ``components`` principal
     components of the public records ``x`` in that file, prepared as the model's inputs are, in front of the model; or
-    ``FILE.safetensors``, which holds the head's parameters.
+    ``FILE.safetensors``, which holds the head's parameters. ``batch_norm`` says what becomes of BatchNorm's running
+    statistics: averaged with the part they belong to (``average``), or each clinic's own (``local``).
     """
 
     name: Literal["logistic", "mlp", "cnn1d", "cnn", "resnet18", "factory"]
@@ -43,6 +44,7 @@ class Model(Section):
     head: Literal["binary", "softmax"] = "binary"
     public_head: str = "random"
     components: Annotated[Whole, Field(gt=0)] | None = Field(default=None, validate_default=True)
+    batch_norm: Literal["average", "local"] | None = None
     freeze: Annotated[tuple[Literal["head", "tail"], ...], AfterValidator(unique)] = ()
 
     @field_validator("factory")
@@ -56,6 +58,14 @@ class Model(Section):
         if factory is not None and not _FACTORY.fullmatch(factory):
             raise ValueError(f'{show(factory)} is no import path; give one such as "package.module:function"')
         return factory
+
+    @field_validator("batch_norm")
+    @classmethod
+    def _batch_norm_of_a_factory(cls, choice: str | None, info: ValidationInfo) -> str | None:
+        name = info.data.get("name")
+        if choice is not None and name not in ("factory", None):
+            raise ValueError(f'has no effect on "{name}", which normalises record by record; remove it')
+        return choice
 
     @field_validator("public_head")
     @classmethod

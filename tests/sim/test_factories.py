@@ -37,6 +37,8 @@ class Careless(nn.Module):
             self.spare = nn.Linear(2, 2)
         if fault == "dropout":
             self.drop = nn.Dropout(0.5)
+        if fault == "norm":
+            self.norm = nn.BatchNorm1d(4)
 
     def forward(self, x):
         y = self.layer(x)
@@ -48,6 +50,8 @@ class Careless(nn.Module):
             return nn.functional.dropout(y, 0.5)
         if self.fault == "dropout":
             return self.drop(y)
+        if self.fault == "norm":
+            return self.norm(y)
         return (y, y) if self.fault == "tuple" else y
 
 
@@ -103,12 +107,16 @@ twice, dotted = named("a", "b", "a"), named("a", "b.c")
 too_many = named("a")
 norm = with_middle(nn.BatchNorm1d(4))
 plain_norm = with_middle(nn.BatchNorm1d(4, affine=False, track_running_stats=False))
+cumulative_norm = with_middle(nn.BatchNorm1d(4, momentum=None))
+volume_norm = with_middle(nn.Unflatten(1, (4, 1, 1, 1)), nn.BatchNorm3d(4), nn.Flatten())
+same_norm = with_middle(*[nn.BatchNorm1d(4, affine=False)] * 2)
 instance = with_middle(nn.Unflatten(1, (2, 2)), nn.InstanceNorm1d(2, track_running_stats=True), nn.Flatten())
 feature_dropout = with_middle(nn.Unflatten(1, (2, 2)), nn.Dropout1d(0.5), nn.Flatten())
-unused, centred, squeezed, random, hidden_dropout, pairs = (
-    with_middle(Careless(fault)) for fault in ("unused", "centred", "squeezed", "random", "dropout", "tuple")
+unused, centred, squeezed, random, hidden_dropout, hidden_norm, pairs = (
+    with_middle(Careless(fault)) for fault in ("unused", "centred", "squeezed", "random", "dropout", "norm", "tuple")
 )
-MIXES = "its statistics mix the records of a batch, which bounds no record's influence under dp-sgd"
+MOMENTUM = "without running statistics of a fixed momentum; the trained model needs them"
+DIRECTLY = "put nn.BatchNorm1d or nn.BatchNorm2d directly into an nn.Sequential, once"
 FACTORIES = [
     ("absent", "cannot be imported: AttributeError: module 'test_factories' has no attribute 'absent'"),
     ("fails", "failed on (4,), 3: ZeroDivisionError: division by zero"),
@@ -125,9 +133,13 @@ FACTORIES = [
     ("frozen", 'has the frozen parameter "a.weight"; every parameter is trained'),
     ("doubles", 'has the parameter "a.weight" of type torch.float64; use torch.float32'),
     ("no_parameters", "has no parameter to train"),
-    ("norm", f'holds BatchNorm1d in block "b": {MIXES}'),
-    ("plain_norm", f'holds BatchNorm1d in block "b": {MIXES}'),
-    ("instance", f'holds InstanceNorm1d in block "b": {MIXES}'),
+    ("norm", 'holds BatchNorm: say whose running statistics count with model.batch-norm, "average" or "local"'),
+    ("plain_norm", f'holds BatchNorm1d in block "b" {MOMENTUM}'),
+    ("cumulative_norm", f'holds BatchNorm1d in block "b" {MOMENTUM}'),
+    ("volume_norm", f'holds BatchNorm3d in block "b"; {DIRECTLY}'),
+    ("same_norm", f'holds BatchNorm1d in block "b"; {DIRECTLY}'),
+    ("hidden_norm", f'holds BatchNorm1d in block "b"; {DIRECTLY}'),
+    ("instance", 'holds InstanceNorm1d in block "b", whose running statistics are no parameters; use'),
     ("feature_dropout", 'holds Dropout1d in block "b", whose mask could not be repeated; put nn.Dropout directly into'),
     ("hidden_dropout", 'holds Dropout in block "b", whose mask could not be repeated; put nn.Dropout directly into'),
     ("unused", 'has the parameter "b.0.spare.weight", which plays no part in the outputs; remove it'),

@@ -161,7 +161,8 @@ def test_a_rule_equals_the_loop_over_lanes(name, count, dtype):
 def test_every_rule_is_tried():
     tried = {type(m) for build, _ in MODULES.values() for m in build().modules()}
     elementwise = {nn.ReLU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Identity, nn.Dropout}
-    assert set(LANE_RULES) <= tried | elementwise
+    of_batches = {nn.BatchNorm1d, nn.BatchNorm2d}  # test_batch_norm
+    assert set(LANE_RULES) <= tried | elementwise | of_batches
 
 
 @given(st.data())
