@@ -51,6 +51,8 @@ class Federation:
         validation records. The arrays cannot be written to.
     statistics : dict of str to str
         Every statistic that the preprocessing used, as ``"public"`` or ``"non-private"``.
+    clinics_of_a_patient : int
+        The largest number of clinics that have training records of one patient.
     """
 
     names: tuple[str, ...]
@@ -60,6 +62,7 @@ class Federation:
     test: Records
     validation: Records
     statistics: dict[str, str]
+    clinics_of_a_patient: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,6 +158,7 @@ def load_federation(data_spec: DataSpec, seed: int) -> Federation:
         test=_records(x, table.y, offsets, held_out),
         validation=_records(x, table.y, offsets, validation),
         statistics=table.statistics | statistics,
+        clinics_of_a_patient=_clinics_of_a_patient(table, train),
     )
 
 
@@ -183,6 +187,13 @@ def _sorted(table: Table) -> Table:
         patient=None if table.patient is None else table.patient[order],
         held_out=None if table.held_out is None else table.held_out[order],
     )
+
+
+def _clinics_of_a_patient(table: Table, train: Mask) -> int:
+    if table.patient is None:
+        return 1
+    stays = np.unique(np.stack([table.patient[train], table.clinic[train]]), axis=1)
+    return int(np.unique(stays[0], return_counts=True)[1].max(initial=1))
 
 
 def _records(x: NDArray[np.float32], y: Ints, offsets: Ints, mask: Mask) -> Records:

@@ -62,17 +62,42 @@ def of_patient(mechanisms: Mechanisms, most: int) -> Mechanisms:
     return atoms
 
 
-def patient_epsilon(ledger: Ledger, adversary: Adversary, clinics: int, most: int, delta: float) -> float:
-    """Return the epsilon of a patient with at most so many records, all at one clinic: the largest over the clinics.
+def patient_epsilon(
+    ledger: Ledger, adversary: Adversary, clinics: int, most: int, delta: float, *, stays: int = 1
+) -> float:
+    """Return the epsilon of a patient with at most so many records at one clinic, or dealt out among several.
 
-    Where more than ``EXACT_CLINICS`` clinics differ, it is that of a clinic with the highest sampling rate, the least
-    noise and the most steps among them, which is no less.
+    Parameters
+    ----------
+    ledger : Ledger
+        For one record.
+    adversary : Adversary
+    clinics : int
+        How many there are.
+    most : int
+        The largest number of records of a patient, at all clinics together.
+    delta : float
+    stays : int
+        The largest number of clinics that have records of one patient.
+
+    Returns
+    -------
+    float
+        At one clinic the largest over the clinics; where more than ``EXACT_CLINICS`` differ, that of a clinic with the
+        highest sampling rate, the least noise and the most steps among them, which is no less. At c clinics that clinic
+        c times over, with as many records each as one can have: most - c + 1.
     """
     different = {tuple(sorted(ledger.mechanisms(adversary, k).items(), key=repr)) for k in range(clinics)}
     found: list[Mechanisms] = [dict(mechanisms) for mechanisms in different]
+    bound = _no_better_than(found)
     if len(found) > EXACT_CLINICS:
-        found = [_no_better_than(found)]
-    return max(composed_epsilon(of_patient(mechanisms, most), delta) for mechanisms in found)
+        found = [bound]
+    at_one = max(composed_epsilon(of_patient(mechanisms, most), delta) for mechanisms in found)
+    at_several = (
+        composed_epsilon({atom: c * n for atom, n in of_patient(bound, most - c + 1).items()}, delta)
+        for c in range(2, min(stays, most) + 1)
+    )
+    return max([at_one, *at_several])
 
 
 def _no_better_than(clinics: list[Mechanisms]) -> Mechanisms:

@@ -85,8 +85,9 @@ def privacy_statement(
         - ``settings``: the keys of ``[privacy]``;
         - ``accountant``, ``versions``, ``generator``;
         - ``label-epsilon``: the epsilon of a label where labels are randomised, otherwise None;
-        - ``patients``: ``max-records``, the stated bound on a patient's records, and ``epsilon`` by adversary of a
-          patient whose records are all at one clinic; None where no bound is stated or the unit is the clinic;
+        - ``patients``: ``max-records``, the stated bound on a patient's records at all clinics together,
+          ``max-clinics``, the largest number of clinics that train on one patient, as counted, and ``epsilon`` by
+          adversary of such a patient; None where no bound is stated or the unit is the clinic;
         - ``outside``: rows of ``what``, ``marking`` (``"public"``, ``"dp"`` or ``"non-private"``) and ``note``;
         - ``attacks``: measured attacks, one dict each.
 
@@ -121,7 +122,7 @@ def privacy_statement(
         "versions": {name: versions[name] for name in ACCOUNTING_PACKAGES if name in versions},
         "generator": _GENERATOR,
         "label-epsilon": plan.columns()["epsilon_label"],
-        "patients": _patients(plan),
+        "patients": _patients(plan, federation),
         "outside": [
             {"what": what, "marking": marking, "note": note} for what, marking, note in _outside(plan, federation)
         ],
@@ -135,12 +136,13 @@ def _most_records(plan: Plan) -> int | None:
     return getattr(plan.spec.data, "max_records_per_patient", None) if covered else None
 
 
-def _patients(plan: Plan) -> dict[str, Any] | None:
+def _patients(plan: Plan, federation: Federation) -> dict[str, Any] | None:
     most, delta = _most_records(plan), plan.spec.privacy.delta or 0.0
     if most is None:
         return None
-    epsilon = {a: patient_epsilon(plan.ledger, a, len(plan.clinics), most, delta) for a in ADVERSARIES}
-    return {"max-records": most, "epsilon": epsilon}
+    clinics, stays = len(plan.clinics), federation.clinics_of_a_patient
+    epsilon = {a: patient_epsilon(plan.ledger, a, clinics, most, delta, stays=stays) for a in ADVERSARIES}
+    return {"max-records": most, "max-clinics": stays, "epsilon": epsilon}
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
@@ -307,7 +309,7 @@ def _records_of_a_patient(plan: Plan) -> tuple[str, str, str]:
     return (
         what,
         "dp",
-        f"at one clinic, at most {most}, as stated; those at several clinics compose, and are not counted",
+        f"at most {most}, as stated, and at the largest number of clinics that was counted, which is itself exact",
     )
 
 

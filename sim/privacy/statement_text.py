@@ -113,8 +113,8 @@ def _others(statement: Mapping[str, Any]) -> list[str]:
     if patients is not None:
         values = (f"{a.replace('-', ' ')}: {_epsilon(value)}" for a, value in patients["epsilon"].items())
         found.append(
-            f"For **a patient with up to {patients['max-records']} records**, all at one clinic, epsilon at the same "
-            f"delta is at most: {'; '.join(values)}."
+            f"For **a patient with up to {patients['max-records']} records**, at {patients['max-clinics']} of the "
+            f"clinics at most, epsilon at the same delta is at most: {'; '.join(values)}."
         )
     if statement["label-epsilon"] is not None:
         found.append(

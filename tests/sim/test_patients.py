@@ -80,6 +80,39 @@ def test_of_many_clinics_the_bound_is_no_less_than_any(monkeypatch: pytest.Monke
     assert patient_epsilon(ledger, "model-user", 3, 2, 1e-4) == of(dp_sgd_event(0.2, 1.0, 60), 2, 1e-4) > exact
 
 
+def test_records_at_several_clinics_compose() -> None:
+    """Two records at one clinic, or one at each of two; with the same noise that is twice the steps of one record."""
+    events = [dp_sgd_event(0.1, 1.5, 40), dp_sgd_event(0.1, 1.5, 40), dp_sgd_event(0.05, 1.5, 40)]
+    ledger = Ledger(Release(k, "gradients", ("model-user",), event) for k, event in enumerate(events))
+    apart = epsilon(dp_sgd_event(0.1, 1.5, 80), 1e-4)
+    together = of(events[0], 2, 1e-4)
+    assert patient_epsilon(ledger, "model-user", 3, 2, 1e-4, stays=2) == pytest.approx(max(apart, together))
+    assert patient_epsilon(ledger, "model-user", 3, 2, 1e-4, stays=9) == pytest.approx(max(apart, together))
+    # Unsampled: sqrt(2 records at one clinic) is the larger, 2/s against sqrt(2)/s.
+    still = Ledger(Release(k, "smashed", ("server",), dp.GaussianDpEvent(6.0)) for k in range(2))
+    assert patient_epsilon(still, "server", 2, 2, 1e-4, stays=2) == pytest.approx(epsilon(dp.GaussianDpEvent(3), 1e-4))
+    # Three clinics of one record each make sqrt(3), two of two records each would be the bound for three records.
+    bound = epsilon(dp.GaussianDpEvent(6.0 / max(3.0, 2 * 2**0.5, 3**0.5)), 1e-4)
+    assert patient_epsilon(still, "server", 2, 3, 1e-4, stays=3) == pytest.approx(bound)
+
+
+def test_a_patient_seen_at_two_clinics_is_counted_at_both(tmp_path) -> None:
+    csv = write_csv(tmp_path / "clinics.csv", sizes=(40, 60))
+    lines = csv.read_text(encoding="utf-8").splitlines()
+    rows = [f"{line},p{i % 40}" for i, line in enumerate(lines[1:])]  # the first 40 come back at the second clinic
+    csv.write_text("\n".join([f"{lines[0]},who", *rows]) + "\n", encoding="utf-8")
+    spec = run_spec(csv, privacy=DP_SGD)
+    features = tuple(name for name in spec.data.features if name != "who")
+    data = spec.data.model_copy(update={"features": features, "patient": "who", "max_records_per_patient": 2})
+    plan, federation = plan_of(spec.model_copy(update={"data": data}))
+    assert federation.clinics_of_a_patient == 2
+    stated = privacy_statement(plan, federation, {}, finished=True)["patients"]
+    assert stated["max-clinics"] == 2
+    each = [plan.ledger.mechanisms("server", clinic) for clinic in (0, 1)]
+    both = {atom: each[0].get(atom, 0) + each[1].get(atom, 0) for atom in {*each[0], *each[1]}}
+    assert stated["epsilon"]["server"] >= composed_epsilon(both, 1e-3)
+
+
 def test_the_statement_counts_patients_where_their_records_are_bounded(tmp_path) -> None:
     csv = write_csv(tmp_path / "clinics.csv", sizes=(40, 60))
     lines = csv.read_text(encoding="utf-8").splitlines()
