@@ -59,7 +59,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
 def test_every_command_of_a_page_runs_as_it_is_written(folder, page):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -166,7 +166,7 @@ class Requests(HTMLParser):
             self.found.append(places.get("href") or "")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_site_builds_strictly_and_asks_nothing_of_the_network(tmp_path):
     done = subprocess.run(
         [Path(sys.executable).with_name("mkdocs"), "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"],

@@ -47,7 +47,7 @@ def test_planned_json_equals_the_finished_rows(suture, finished):
     assert len(planned) == RUNS
     for run in planned:
         assert set(run) >= KNOWN | {"clinics"}
-        assert set(run) - KNOWN - {"clinics"} <= {"bytes", "phase_seconds"}
+        assert set(run) - KNOWN - {"clinics"} <= {"bytes", "phase_seconds", "mean_participants", "lost_clinic_rounds"}
         row = rows.loc[run["run_id"]]
         for column in KNOWN:
             value = float(run[column]) if run[column] in ("inf", "-inf") else run[column]
@@ -64,7 +64,7 @@ def test_planned_clinics(suture, trade_off):
         assert [clinic["records"] for clinic in run["clinics"]] == [5, 15, 26, 42]
         for clinic in run["clinics"]:
             assert set(clinic) == {
-                *("name", "records", "sample_rate", "steps", "noise_multiplier"),
+                *("name", "records", "rounds", "lost_rounds", "sample_rate", "steps", "noise_multiplier"),
                 *("epsilon", "bytes_up", "bytes_down", "seconds", "idle_share"),
                 *("flops", "peak_bytes", "memory_bytes", "joules"),
             }

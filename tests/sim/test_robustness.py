@@ -58,7 +58,7 @@ def complete(*arguments):
     return done.returncode, done.stderr.splitlines()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sixty_runs_killed_at_ten_moments_lose_nothing_and_repeat_nothing(tmp_path):
     path = write_scenario(tmp_path)
     uninterrupted, study = tmp_path / "whole" / "small", tmp_path / "killed" / "small"
@@ -116,7 +116,7 @@ def whole(tmp_path_factory):
     return path, folder / "out" / "small"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kilobytes", [8, 120])
 def test_a_full_disk_is_told_and_the_study_goes_on_when_there_is_room(whole, tmp_path, kilobytes):
     """The disk is full in the first run, and when some are finished."""
@@ -173,7 +173,7 @@ def workers_of(process):
     return [int(line.split()[0]) for line in children.stdout.splitlines() if "spawn_main" in line]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_that_the_kernel_kills(whole, tmp_path):
     path, uninterrupted = whole
     study = tmp_path / "out" / "small"
@@ -193,7 +193,7 @@ def test_a_worker_that_the_kernel_kills(whole, tmp_path):
     assert_same_results(uninterrupted, study)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("jobs", "finished_runs"), [(1, 1), (2, 0), (2, 2)])
 def test_ctrl_c_ends_at_once_and_the_study_goes_on_from_there(whole, tmp_path, jobs, finished_runs):
     """With two jobs and no run finished, the workers are still being started."""

@@ -95,7 +95,7 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
         # clinics
         (
             "clinics.0={profile='hospital'}",
-            "clinics: more than one group has no sites; name the sites of all groups but one",
+            "clinics: more than one group has no sites; name the sites, or give the count, of all groups but one",
         ),
         (
             "clinics.0={uplink='1 bit/s'}",
