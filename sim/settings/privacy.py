@@ -113,11 +113,16 @@ class Privacy(Section):
             return self.epsilon if self.label_epsilon is None else self.label_epsilon
         return self.label_epsilon
 
+    @field_validator("noise_multiplier", "epsilon", "stop_at_epsilon")
+    @classmethod
+    def _has_a_mechanism(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("mechanism") == "none":
+            raise ValueError('has no effect without a mechanism; add mechanism = "dp-sgd"')
+        return value
+
     @field_validator("noise_multiplier")
     @classmethod
-    def _noise_has_a_mechanism(cls, noise: float | None, info: ValidationInfo) -> float | None:
-        if noise is not None and info.data.get("mechanism") == "none":
-            raise ValueError('has no effect without a mechanism; add mechanism = "dp-sgd"')
+    def _noise_is_not_for_labels(cls, noise: float | None, info: ValidationInfo) -> float | None:
         if noise is not None and info.data.get("mechanism") == "label-rr":
             raise ValueError("has no effect on labels; give label-epsilon")
         return noise
@@ -126,8 +131,6 @@ class Privacy(Section):
     @classmethod
     def _target_or_noise(cls, epsilon: float | None, info: ValidationInfo) -> float | None:
         mechanism = info.data.get("mechanism")
-        if epsilon is not None and mechanism == "none":
-            raise ValueError('has no effect without a mechanism; add mechanism = "dp-sgd"')
         if mechanism not in ("none", "label-rr", None) and "noise_multiplier" in info.data:
             noise = info.data["noise_multiplier"]
             if epsilon is None and noise is None:
@@ -195,13 +198,6 @@ class Privacy(Section):
         ):
             raise ValueError("inf is only for rows without noise; give a finite norm such as 1.0")
         return clip
-
-    @field_validator("stop_at_epsilon")
-    @classmethod
-    def _budget_of_a_mechanism(cls, limit: float | None, info: ValidationInfo) -> float | None:
-        if limit is not None and info.data.get("mechanism") == "none":
-            raise ValueError('has no effect without a mechanism; add mechanism = "dp-sgd"')
-        return limit
 
     @field_validator("adaptive_quantile")
     @classmethod
