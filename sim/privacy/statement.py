@@ -149,13 +149,10 @@ def _settings(plan: Plan) -> dict[str, Any]:
     privacy = plan.spec.privacy
     if privacy.mechanism == "none":
         return {}
-    of_rows = ("smashed-", "tail-")
+    unused: tuple[str, ...] = () if privacy.noises_rows else ("smashed-", "tail-")
+    unused += () if privacy.adaptive_quantile else ("adaptive-",)
     written = privacy.model_dump(by_alias=True)
-    return {
-        key: value
-        for key, value in written.items()
-        if value is not None and (privacy.noises_rows or not key.startswith(of_rows))
-    }
+    return {key: value for key, value in written.items() if value is not None and not key.startswith(unused)}
 
 
 def _adversary(plan: Plan, adversary: Adversary, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
