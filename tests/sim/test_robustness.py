@@ -165,7 +165,7 @@ def test_something_in_the_way_of_the_logs(tmp_path, jobs):
 def workers_of(process):
     """Return the worker processes of a study, which are children of its process."""
     children = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)],  # noqa: S607
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)],  # noqa: S607
         capture_output=True,
         text=True,
         check=False,
