@@ -9,10 +9,12 @@ from pathlib import Path
 import altair as alt
 import numpy as np
 import pandas as pd
+from altair.utils.schemapi import debug_mode
 from numpy.typing import NDArray
 
 from sim.plan.plan import Plan
 from sim.report.effort import effort_chart, effort_frame
+from sim.report.figures import picture
 from sim.report.gantt import round_chart, round_frame, round_words
 from sim.report.table import seconds_text
 from sim.study.first_round import UPLINKS, Crossing, FirstRound, crossings, first_rounds, uplink_seconds
@@ -24,7 +26,6 @@ _COLOURS = ["#000000", "#E69F00", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#
 _WHOLE_OR_VANILLA, _U_SHAPED = "whole or vanilla", "U-shaped"
 _DASHES: dict[str, Sequence[float]] = {_WHOLE_OR_VANILLA: [1, 0], _U_SHAPED: [6, 4]}
 _SHOWN = 8
-_SCALE = 2  # device pixels to a unit
 _GREY = "#595959"
 
 
@@ -113,6 +114,7 @@ def _name_and_cut(method: str) -> tuple[str, str]:
     return (strategy if comma else method), (_U_SHAPED if cut == "U-shaped" and comma else _WHOLE_OR_VANILLA)
 
 
+@debug_mode(False)  # the tests validate the specifications
 def write_clock_figures(plans: Sequence[Plan], folder: Path) -> list[Path]:
     """Write the clock's pictures as PNG and SVG.
 
@@ -152,7 +154,4 @@ def _save(chart: alt.Chart | alt.LayerChart | alt.FacetChart | alt.HConcatChart,
         .configure_legend(labelFontSize=12, labelLimit=400)
         .configure_view(stroke=None)
     )
-    paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
-    styled.save(paths[0], scale_factor=_SCALE)
-    styled.save(paths[1])
-    return paths
+    return picture(styled.to_dict(validate=False), stem)

@@ -31,7 +31,7 @@ def learning_panel(sheet: Sheet, given: Sequence[Look], lowest: Mapping[str, flo
     scale, axis = alt.Scale(zero=False, nice=True, domainMin=floor), alt.Axis(format=".2f", tickCount=6)
     told = ["series:N", "level:N", "round:Q", *INTERVAL]
     picked = f"indexof({sheet.picked}, datum.series) >= 0"
-    strength = alt.condition(picked, alt.value(0.22), alt.value(0.05))
+    strength = alt.OpacityValue(0.05, condition={"test": picked, "value": 0.22})
     bands = (
         data.transform_filter("isValid(datum.lower)")
         .transform_calculate(shown=f"max(datum.lower, {floor.expr})")
@@ -98,7 +98,7 @@ def clinics_panel(sheet: Sheet, given: Sequence[Look], clinics: Sequence[str]) -
     dots = base.mark_point(filled=True, size=55, cursor="pointer").encode(
         x=alt.X("mean:Q", scale=scale),
         shape=sheet.series(given, "shape"),
-        tooltip=["clinic:N", "series:N", "level:N", *INTERVAL],
+        tooltip=[*map(alt.Tooltip, ("clinic:N", "series:N", "level:N")), *INTERVAL],
     )  # fmt: skip
     band = max(28, min(110, 9 * len(given) + 14)) if len(clinics) <= 8 else 44
     title = alt.TitleParams(alt.ExprRef(f"{score} + ', ' + {sheet.level}"))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import vl_convert
+from altair.utils.schemapi import debug_mode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -40,6 +41,7 @@ _PATHS = {
 }
 
 
+@debug_mode(False)  # the tests validate the specifications
 def write_report(study: StudyResults, study_folder: Path) -> Path:
     """Write the figures of a study, and its report.
 

@@ -120,7 +120,7 @@ class Sheet:
     def shown(self, strong: float = 1.0, faint: float = 0.1) -> Any:
         """Fade the series that are not picked, once any are."""
         picked = f"!length({self.picked}) || indexof({self.picked}, datum.series) >= 0"
-        return alt.condition(picked, alt.value(strong), alt.value(faint))
+        return alt.OpacityValue(faint, condition={"test": picked, "value": strong})
 
 
 PAGE: Final = Sheet("score", "level", "adversary", "picked", "container", "currentColor", legend=False)
@@ -143,38 +143,49 @@ def page_spec(chart: Chart, state: Mapping[str, Any]) -> dict[str, Any]:
     """
     shown = chart.add_params(*(alt.param(name=name, value=value) for name, value in state.items()))
     shown = shown.properties(
-        background="transparent", padding=2, autosize=alt.AutoSizeParams(type="fit-x", contains="padding")
+        background="transparent",
+        padding=2,
+        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+        config=_page_config(),
     )
-    ink = "currentColor"
-    configured = (
-        shown.configure(font="system-ui, sans-serif")
-        .configure_axis(
-            labelFontSize=12, titleFontSize=12, titleFontWeight="normal", labelColor=ink, titleColor=ink,
-            domainColor=ink, tickColor=ink, domainOpacity=0.4, tickOpacity=0.4, gridColor=ink, gridOpacity=0.12,
-        )
-        .configure_title(anchor="start", frame="group", fontSize=13, color=ink, fontWeight="bold", offset=8)
-        .configure_legend(labelFontSize=12, titleColor=ink, labelColor=ink, symbolStrokeWidth=0)
-        .configure_view(stroke=None)
-    )  # fmt: skip
-    spec: dict[str, Any] = configured.to_dict()
+    spec: dict[str, Any] = shown.to_dict(validate=False)
     spec.pop("datasets", None)
     return spec
 
 
-def paper_spec(chart: Any, caption: str, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """Return a chart's Vega-Lite specification for a picture file, with its data.
+def _page_config() -> alt.Config:
+    ink = "currentColor"
+    return alt.Config(
+        font="system-ui, sans-serif",
+        axis=alt.AxisConfig(
+            labelFontSize=12, titleFontSize=12, titleFontWeight="normal", labelColor=ink, titleColor=ink,
+            domainColor=ink, tickColor=ink, domainOpacity=0.4, tickOpacity=0.4, gridColor=ink, gridOpacity=0.12,
+        ),
+        title=alt.TitleConfig(anchor="start", frame="group", fontSize=13, color=ink, fontWeight="bold", offset=8),
+        legend=alt.LegendConfig(labelFontSize=12, titleColor=ink, labelColor=ink, symbolStrokeWidth=0),
+        view=alt.ViewConfig(stroke=None),
+    )  # fmt: skip
+
+
+def paper_spec(
+    panels: Sequence[Chart], columns: int, caption: str, tables: Mapping[str, pd.DataFrame]
+) -> dict[str, Any]:
+    """Return the Vega-Lite specification of charts side by side for a picture file, with their data.
 
     Parameters
     ----------
-    chart : altair chart
+    panels : sequence of altair chart
         Drawn on :func:`paper`.
+    columns : int
+        How many stand in a row.
     caption : str
-        Stands below the chart.
+        Stands below the charts.
     tables : mapping of str to DataFrame
-        The data that the chart names.
+        The data that the charts name.
     """
     whole = (
-        chart.properties(
+        alt.concat(columns=columns, spacing=24)
+        .properties(
             title=alt.TitleParams(
                 textwrap.wrap(caption, 110),
                 orient="bottom",
@@ -195,9 +206,17 @@ def paper_spec(chart: Any, caption: str, tables: Mapping[str, pd.DataFrame]) -> 
         .configure_legend(labelFontSize=13, symbolSize=90, labelLimit=400, columnPadding=18)
         .configure_view(stroke=None)
     )
-    spec: dict[str, Any] = whole.to_dict()
+    spec: dict[str, Any] = whole.to_dict(validate=False)
+    # Altair's own concat copies every chart several times over.
+    spec["concat"] = [_part(panel) for panel in panels]
     spec["datasets"] = {name: plain_rows(table) for name, table in tables.items()}
     return spec
+
+
+def _part(panel: Chart) -> dict[str, Any]:
+    """Return a chart's specification as a part of another."""
+    spec: dict[str, Any] = panel.to_dict(validate=False)
+    return {key: value for key, value in spec.items() if key not in ("$schema", "config")}
 
 
 def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -122,7 +122,8 @@ def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFram
         n - 1 degrees of freedom: NaN when n is 1. Groups come in order of first appearance.
     """
     groups = runs[runs["status"] == "ok"].groupby(list(by), dropna=False, sort=False, observed=True)[metric]
-    table = groups.agg(n="count", mean="mean", half_width=half_width)
+    table = groups.agg(n="count", mean="mean", half_width="std")
+    table["half_width"] *= stdtrit(table["n"] - 1, 0.975) / np.sqrt(table["n"])
     return table.reset_index()
 
 

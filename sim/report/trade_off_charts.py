@@ -16,7 +16,7 @@ from sim.report.summary import ADVERSARIES
 
 _HEIGHT = 300
 _COSTS = {"seconds": "Simulated time of a run", "bytes": "Traffic of a run, all clinics"}
-_TOOLTIP = ["series:N", "level:N", *INTERVAL, "epsilon:N"]
+_TOOLTIP = [*map(alt.Tooltip, ("series:N", "level:N")), *INTERVAL, alt.Tooltip("epsilon:N")]
 
 
 def privacy_panel(sheet: Sheet, given: Sequence[Look], adversary: str, axis: alt.Axis) -> Chart:
@@ -39,12 +39,17 @@ def privacy_panel(sheet: Sheet, given: Sequence[Look], adversary: str, axis: alt
     lines = (
         base.transform_filter("datum.joined")
         .mark_line(strokeWidth=1.5)
-        .encode(y=y, detail="series:N", strokeDash=sheet.series(given, "strokeDash"), opacity=sheet.shown(0.6, 0.05))
+        .encode(
+            y=y,
+            detail=alt.Detail("series:N"),
+            strokeDash=sheet.series(given, "strokeDash"),
+            opacity=sheet.shown(0.6, 0.05),
+        )
     )
     bars = (
         base.transform_filter("isValid(datum.lower)")
         .mark_rule(strokeWidth=1.3)
-        .encode(y=_score_axis("lower:Q"), y2="upper:Q", opacity=sheet.shown(0.55, 0.04))
+        .encode(y=_score_axis("lower:Q"), y2=alt.Y2("upper:Q"), opacity=sheet.shown(0.55, 0.04))
     )
     dots = base.mark_point(filled=True, size=65, cursor="pointer").encode(
         y=y, shape=sheet.series(given, "shape"), opacity=sheet.shown(), tooltip=_TOOLTIP
@@ -122,7 +127,7 @@ def _pareto(sheet: Sheet, given: Sequence[Look], x: alt.X) -> Chart:
         fill=sheet.series(given, "fill"),
         shape=sheet.series(given, "shape"),
         opacity=sheet.shown(),
-        fillOpacity=alt.condition("datum.front", alt.value(0.9), alt.value(0.0)),
+        fillOpacity=alt.FillOpacityValue(0.0, condition={"test": "datum.front", "value": 0.9}),
         tooltip=_TOOLTIP,
     )
     title = alt.TitleParams(alt.ExprRef(sheet.score))

@@ -11,6 +11,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from altair import Root
+from altair.utils.schemapi import debug_mode
+from jsonschema import ValidationError
 from report_studies import make_runs, make_study
 
 from sim.report import gallery as gallery_module
@@ -130,6 +133,20 @@ def test_page_draws_the_data_it_embeds(tmp_path: Path) -> None:
                 assert values == pytest.approx([None if value != value else value for value in want], rel=1e-4)
     for figure in content["figures"].values():
         assert "datasets" not in json.dumps(figure["panels"])
+
+
+def test_every_specification_is_valid_vega_lite() -> None:
+    """Reports are written without Altair's own validation, which takes seconds."""
+    shown = gallery(make_study(make_runs(seeds=[0, 1], epsilons=[3.0, inf])))
+    assert shown is not None
+    with debug_mode(False):
+        specs = [spec for figure in shown.figures for spec in shown.page_specs(figure)]
+        specs += [shown.paper_spec(figure, "heart") for figure in shown.figures]
+    for spec in specs:
+        Root.validate(spec)
+    specs[-1]["concat"][0]["mark"] = "blot"
+    with pytest.raises(ValidationError):
+        Root.validate(specs[-1])
 
 
 def test_privacy_by_method_and_attacks() -> None:
