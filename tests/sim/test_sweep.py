@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from support import write_csv
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from sim.cli import main
 from sim.problems import ScenarioError
@@ -112,6 +113,20 @@ def test_sequential_methods_are_forecast_by_all_their_steps(tmp_path):
     (tmp_path / "swept.toml").write_text(text, encoding="utf-8")
     fedavg, split = planned(tmp_path / "swept.toml")
     assert estimated_seconds(split) > estimated_seconds(fedavg)
+
+
+def blas_threads(plan):
+    threads = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+    return {"run_id": plan, "threads": threads}
+
+
+@pytest.mark.parametrize("engine", [InProcess(), Workers(2)])
+def test_a_process_that_learns_has_one_thread_for_linear_algebra_too(engine, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    with threadpool_limits(2):
+        rows = list(engine.run(blas_threads, ["one", "two"]))
+    assert {row["run_id"] for row in rows} == {"one", "two"}
+    assert all(row["threads"] and set(row["threads"]) == {1} for row in rows)
 
 
 @pytest.mark.parametrize("engine", [InProcess(), Workers(2)])
