@@ -29,7 +29,8 @@ CAVEAT: Final = (
 )
 """What every comparison ends with."""
 
-_MANY: Final = 3
+_NAMED: Final = 3
+"""At most so many groups of a kind are named."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,19 @@ class Comparison:
             said += f" No difference from {self._named(open_)} can be concluded: "
             said += f"the interval of {'each' if len(open_) > 1 else 'the'} difference holds 0."
         if unknown := self.differences.loc[~known, "group"].tolist():
-            said += f" Nothing can be concluded about {_listed(unknown)}: there are not two seeds that both have."
+            said += f" Nothing can be concluded about {self._named(unknown)}: there are not two seeds that both have."
         return said
 
     def _named(self, groups: Sequence[str]) -> str:
-        """Name groups, or say that they are all the others, where these are many."""
-        if _MANY < len(groups) == len(self.differences):
-            return f"any of the other {len(groups)}"
-        return _listed(groups)
+        """Name groups; of many, say how many of the others they are, and name the ones nearest in mean."""
+        if len(groups) <= _NAMED:
+            return _listed(groups)
+        others = len(self.differences)
+        count = f"any of the other {others}" if len(groups) == others else f"{len(groups)} of the other {others}"
+        by_mean = self.means[self.means["group"].isin(groups)].sort_values(
+            "mean", ascending=not higher_is_better(self.metric), kind="stable"
+        )
+        return f"{count} (the nearest: {'; '.join(by_mean['group'].head(_NAMED))})"
 
     def frame(self) -> pd.DataFrame:
         """Lay out means and differences as one table of numbers, best first."""

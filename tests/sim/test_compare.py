@@ -85,6 +85,23 @@ def test_only_seeds_that_both_have_are_paired():
     assert found.loc["FedAvg", "mean"] == pytest.approx(pairs.mean())
 
 
+def test_of_many_methods_a_handful_is_named():
+    """Ten shifted copies are told from the best, five noisy ones are not; of each kind three are named."""
+    table = runs()
+    best = table[(table["strategy"] == "split") & (table["privacy.epsilon"] == 8)]
+    sure = [best.assign(strategy=f"sure{9 - k}", auc=best["auc"] - 0.1 - 0.01 * k) for k in range(10)]
+    noise = np.array([0.05, -0.05, 0.05, -0.05, 0.05, -0.05])
+    open_ = [best.assign(strategy=f"open{4 - k}", auc=best["auc"] - 0.01 - 0.001 * k + noise) for k in range(5)]
+    said = compare(pd.concat([best, *sure, *open_]), ["strategy", "cut"], "auc", {}).finding()
+    assert "differs from 10 of the other 15 (the nearest: sure9, vanilla; sure8, vanilla; sure7, vanilla): " in said
+    assert (
+        "No difference from 5 of the other 15 (the nearest: open4, vanilla; open3, vanilla; open2, vanilla) can" in said
+    )
+    assert said.count("vanilla") == 7
+    lone = compare(pd.concat([best, *open_]), ["strategy", "cut"], "auc", {}).finding()
+    assert "No difference from any of the other 5 (the nearest: open4, vanilla; " in lone
+
+
 def test_one_seed_concludes_nothing():
     table = runs()
     found = compare(table[table["seed"] == 0], ["strategy", "cut"], "auc", {"epsilon": "8"})
