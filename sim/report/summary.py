@@ -4,8 +4,9 @@ Every table and figure takes its numbers from here, so that the same study never
 """
 
 import math
+import re
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ _STRATEGIES = {
     "splitfed-v2": "SplitFed V2",
     "splitfed-v3": "SplitFed V3",
 }
+_IMPORT_PATH: Final = re.compile(r"[^\W\d]\w*([.:][^\W\d]\w*)*[.:](?P<last>[^\W\d]\w*)")
 _CUTS = {"vanilla": "vanilla", "u-shaped": "U-shaped"}
 
 
@@ -36,16 +38,17 @@ def method_label(strategy: str, cut: object = None) -> str:
     Parameters
     ----------
     strategy : str
-        Strategy as in the scenario file: a built-in name, or the import path of a Flower strategy.
+        Strategy as in the scenario file: a built-in name, the import path of a Flower strategy, or a label.
     cut : object, optional
         Name of the cut; an empty string, None or NaN for strategies that do not cut the model.
 
     Returns
     -------
     str
-        For example "SplitFed V1, U-shaped", "FedAvg" or, for an import path, the name of the class.
+        For example "SplitFed V1, U-shaped", "FedAvg" or, for an import path, the name of the class; a label as it is.
     """
-    name = _STRATEGIES.get(strategy, strategy.replace(":", ".").rpartition(".")[2])
+    path = _IMPORT_PATH.fullmatch(strategy)
+    name = _STRATEGIES.get(strategy, path["last"] if path else strategy)
     return f"{name}, {_CUTS.get(cut, cut)}" if isinstance(cut, str) and cut else name
 
 

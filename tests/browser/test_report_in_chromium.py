@@ -192,7 +192,15 @@ def test_prints_with_its_charts(chrome: Chrome, page: Path, tmp_path: Path) -> N
     pdf = base64.b64decode(chrome.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
     (tmp_path / "report.pdf").write_bytes(pdf)
     assert pdf.startswith(b"%PDF")
+    folded = """
+        const inside = document.querySelectorAll("details.statement table, #provenance ~ details pre");
+        return [...inside].map((element) => element.checkVisibility());
+    """
+    on_screen = chrome.execute_script(folded)
     chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    on_paper = chrome.execute_script(folded)
+    assert len(on_paper) >= 5
+    assert (any(on_screen), all(on_paper)) == (False, True)
     hidden = "return ['nav', '.below', '.choices'].map((s) => getComputedStyle(document.querySelector(s)).display)"
     assert chrome.execute_script(hidden) == ["none"] * 3
     assert chrome.execute_script("return getComputedStyle(document.querySelector('.chart')).display") != "none"

@@ -79,6 +79,8 @@ def test_method_labels() -> None:
     assert method_label("split", "vanilla") == "Split learning, vanilla"
     assert method_label("flwr.serverapp.strategy.FedAdam", "") == "FedAdam"
     assert method_label("my_package.mine:FedMine") == "FedMine"
+    for label in ("lr 0.05", "FedAvg: slow", "v1.5", "momentum=.9", "A. Split"):
+        assert method_label(label) == label
 
 
 def test_methods_of_one_name_are_not_pooled() -> None:
