@@ -240,6 +240,8 @@ class Job:
 
     def in_lane_order(self, clinics: Sequence[int]) -> list[int]:
         """Order clinics by descending number of records: the order of lanes, everywhere."""
+        if len(clinics) == 1:
+            return list(clinics)
         of_all = np.array(clinics, dtype=np.int64)
         ordered: list[int] = of_all[np.lexsort((of_all, -np.array(self.sizes)[of_all]))].tolist()
         return ordered

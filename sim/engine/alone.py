@@ -6,7 +6,8 @@ as an activation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -16,8 +17,10 @@ from sim.engine.lane_rules import DropoutMasks, max_pool_2d
 from sim.models import Part
 from sim.models.architectures import Residual
 
+Masks = DropoutMasks | None
 
-def run_alone(part: Part, parameters: Mapping[str, Tensor], x: Tensor, masks: DropoutMasks | None = None) -> Tensor:
+
+def run_alone(part: Part, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks = None) -> Tensor:
     """Run a part on one batch.
 
     Parameters
@@ -40,33 +43,73 @@ def run_alone(part: Part, parameters: Mapping[str, Tensor], x: Tensor, masks: Dr
     return x
 
 
-def _run(
-    module: nn.Module, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: DropoutMasks | None
+def _run(module: nn.Module, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks) -> Tensor:
+    return RULES.get(type(module), _any)(module, name, parameters, x, masks)
+
+
+def _sequential(module: nn.Sequential, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks) -> Tensor:
+    for child_name, child in module._modules.items():
+        if child is not None:
+            x = _run(child, f"{name}{child_name}.", parameters, x, masks)
+    return x
+
+
+def _residual(module: Residual, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks) -> Tensor:
+    main = _run(module.main, f"{name}main.", parameters, x, masks)
+    return functional.relu(main + _run(module.shortcut, f"{name}shortcut.", parameters, x, masks))
+
+
+def _dropout(module: nn.Dropout, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks) -> Tensor:
+    return x if masks is None else (x * masks.draw(name.removesuffix("."), module.p, x.unsqueeze(0))).view_as(x)
+
+
+def _linear(module: nn.Linear, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks) -> Tensor:
+    return functional.linear(x, parameters[f"{name}weight"], parameters.get(f"{name}bias"))
+
+
+def _convolution(
+    module: nn.Conv1d | nn.Conv2d, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks
 ) -> Tensor:
-    kind = type(module)
-    if kind is nn.Sequential:
-        for child_name, child in module._modules.items():
-            if child is not None:
-                x = _run(child, f"{name}{child_name}.", parameters, x, masks)
-        return x
-    if isinstance(module, Residual):
-        main = _run(module.main, f"{name}main.", parameters, x, masks)
-        return functional.relu(main + _run(module.shortcut, f"{name}shortcut.", parameters, x, masks))
-    if isinstance(module, nn.Dropout):
-        return x if masks is None else (x * masks.draw(name.removesuffix("."), module.p, x.unsqueeze(0))).view_as(x)
+    if module.padding_mode != "zeros":
+        return _any(module, name, parameters, x, masks)
+    convolve = functional.conv1d if type(module) is nn.Conv1d else functional.conv2d
+    weight, bias = parameters[f"{name}weight"], parameters.get(f"{name}bias")
+    return convolve(x, weight, bias, module.stride, module.padding, module.dilation, module.groups)
+
+
+def _group_norm(module: nn.GroupNorm, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks) -> Tensor:
     weight, bias = parameters.get(f"{name}weight"), parameters.get(f"{name}bias")
-    if kind is nn.Linear and weight is not None:
-        return functional.linear(x, weight, bias)
-    if isinstance(module, nn.Conv1d | nn.Conv2d) and module.padding_mode == "zeros" and weight is not None:
-        convolve = functional.conv1d if isinstance(module, nn.Conv1d) else functional.conv2d
-        return convolve(x, weight, bias, module.stride, module.padding, module.dilation, module.groups)
-    if isinstance(module, nn.GroupNorm):
-        return functional.group_norm(x, module.num_groups, weight, bias, module.eps)
-    if isinstance(module, nn.MaxPool2d):
-        return max_pool_2d(module, x)
-    if getattr(module, "inplace", False):
-        x = x.clone()  # the sender of x still holds it
+    return functional.group_norm(x, module.num_groups, weight, bias, module.eps)
+
+
+def _max_pool_2d(module: nn.MaxPool2d, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks) -> Tensor:
+    return max_pool_2d(module, x)
+
+
+def _stateless(module: nn.Module, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks) -> Tensor:
+    result: Tensor = module(x.clone() if getattr(module, "inplace", False) else x)  # the sender of x still holds it
+    return result
+
+
+def _any(module: nn.Module, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks) -> Tensor:
     own = {key: buffer.to(x.device) for key, buffer in module.named_buffers()}
     own |= {key.removeprefix(name): value for key, value in parameters.items() if key.startswith(name)}
-    result: Tensor = functional_call(module, own, (x,)) if own else module(x)
+    if not own:
+        return _stateless(module, name, parameters, x, masks)
+    result: Tensor = functional_call(module, own, (x.clone() if getattr(module, "inplace", False) else x,))
     return result
+
+
+Rule = Callable[[Any, str, Mapping[str, Tensor], Tensor, Masks], Tensor]
+RULES: dict[type[nn.Module], Rule] = {
+    nn.Sequential: _sequential,
+    Residual: _residual,
+    nn.Dropout: _dropout,
+    nn.Linear: _linear,
+    nn.Conv1d: _convolution,
+    nn.Conv2d: _convolution,
+    nn.GroupNorm: _group_norm,
+    nn.MaxPool2d: _max_pool_2d,
+    nn.ReLU: _stateless,
+    nn.Flatten: _stateless,
+}

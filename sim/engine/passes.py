@@ -54,6 +54,7 @@ class AutogradPass:
         self._part = part
         self._per_sample = per_sample
         self._alone = alone and not per_sample and not part.statistics
+        self._given: Mapping[str, Tensor] = {}
         self._leaves: dict[str, Tensor] = {}
         self._tape: Tape = []
         self._inputs: Tensor | None = None
@@ -69,9 +70,10 @@ class AutogradPass:
         norms: BatchStatistics | None = None,
     ) -> Tensor:
         """Run the part, with a tape where gradients may be per sample."""
-        if self._alone:
-            parameters, x = {name: value[0] for name, value in parameters.items()}, x[0]
-        self._leaves = leaves(self._part.trained(parameters))
+        if parameters is not self._given:
+            own = {name: value[0] for name, value in parameters.items()} if self._alone else parameters
+            self._given, self._leaves = parameters, leaves(self._part.trained(own))
+        x = x[0] if self._alone else x
         self._inputs = x.detach().requires_grad_() if want_input_gradient else None
         inputs = x if self._inputs is None else self._inputs
         if self._alone:

@@ -12,7 +12,7 @@ from torch import nn
 
 from sim.engine import clipping, lanes
 from sim.engine.clipping import clip_factors, per_sample_gradients
-from sim.engine.lane_rules import LANE_RULES, as_channels, as_lanes
+from sim.engine.lane_rules import LANE_RULES, as_channels, as_lanes, max_pool_2d
 from sim.engine.lanes import forward, gradients, leaves, loss_sum, records_at_once
 from sim.models import Block, ClipRows, Part
 from sim.models.architectures import Residual
@@ -356,3 +356,22 @@ def test_an_in_place_activation_leaves_its_input_alone():
     before = x.clone()
     forward(part, leaves(parameters), x)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d((2, 3), (2, 1), ceil_mode=True), nn.MaxPool2d(2, 1, 0, 2)],
+    ids=str,
+)
+def test_pooling_one_copy_gives_the_very_bits_of_pytorch(pool):
+    # Half of the entries are zero, so that windows hold ties.
+    x = torch.randn(4, 3, 9, 8, generator=torch.Generator().manual_seed(0)).relu()
+    results = []
+    for run in (pool, lambda x: max_pool_2d(pool, x)):
+        at = x.clone().requires_grad_()
+        y = run(at)
+        along = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+        results.append((y, torch.autograd.grad(y, at, along)[0]))
+    for plain, ours in zip(*results, strict=True):
+        assert torch.equal(plain, ours)
+        assert ours.is_contiguous()
