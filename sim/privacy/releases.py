@@ -47,7 +47,7 @@ class Sampled:
 
 
 _MEND = {
-    "gradients": "its part trains on raw records; freeze the clinic's parts with model.freeze, or add dp-sgd",
+    "gradients": "clinics train on their records without noise (add dp-sgd, or freeze their parts with model.freeze)",
     "labels": 'labels are sent as they are; state labels = "public" if they are',
     "norms": "norms of records' gradients are sent as they are, to clip them jointly",
     "records": "the records themselves are sent",
