@@ -75,6 +75,11 @@ class Attendance:
     def _position(self) -> dict[int, int]:
         return {clinic: position for position, clinic in enumerate(self.clinics)}
 
+    def by_lane(self, clinics: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return ``[lane]`` how many batches clinics that are there complete, and whether their parts come back."""
+        at = np.searchsorted(np.array(self.clinics, dtype=np.int64), clinics)
+        return np.array(self.batches, dtype=np.int64)[at], np.array(self.returned, dtype=np.bool_)[at]
+
     def batches_of(self, clinic: int) -> int:
         """Return how many batches a clinic that is there completes."""
         return self.batches[self._position[clinic]]

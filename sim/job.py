@@ -371,8 +371,8 @@ def _everyone_returns(
     sampling: Sampling, seed: int, server_round: int, sizes: tuple[int, ...], share: float
 ) -> Attendance:
     """Draw a round's clinics once for all who ask."""
-    drawn = participants(seed, server_round, len(sizes), share).tolist()
-    return Attendance.complete(drawn, [sampling.steps(sizes[k]) for k in drawn])
+    drawn = participants(seed, server_round, len(sizes), share)
+    return Attendance.complete(drawn.tolist(), sampling.steps(np.array(sizes)[drawn]).tolist())
 
 
 @lru_cache(maxsize=256)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from sim.rng import Streams, stream
 
 Ints = NDArray[np.int64]
+Count = TypeVar("Count", int, Ints)
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Sampling:
     batch_size: int
     local_epochs: int
 
-    def steps(self, records: int) -> int:
-        """Return the number of batches in one round of a clinic with ``records`` records."""
+    def steps(self, records: Count) -> Count:
+        """Return the number of batches in one round of a clinic with ``records`` records, or of each of several."""
         return self.local_epochs * -(-records // self.batch_size)
 
     def rate(self, records: int) -> float:
@@ -148,7 +150,7 @@ def choose(seed: int, server_round: int, available: Ints, size: int) -> Ints:
 
 
 def draw_batches(
-    sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int], records: Sequence[int]
+    sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int], records: Sequence[int] | Ints
 ) -> Batches:
     """Draw one round's batches.
 
@@ -176,7 +178,7 @@ def draw_batches(
     n = np.asarray(records, dtype=np.int64)
     if np.any(np.diff(n) > 0):
         raise ValueError("lanes must be ordered by descending number of records")
-    steps = np.array([sampling.steps(int(k)) for k in n], dtype=np.int64)
+    steps = sampling.steps(n)
     total = int(steps.max(initial=0))
     active = (steps[None, :] > np.arange(total)[:, None]).sum(1)
     draw = _poisson if sampling.poisson else _shuffled
@@ -184,7 +186,9 @@ def draw_batches(
     return Batches(index, rows, active, sampling.normaliser(n, rows))
 
 
-def draw_rows(sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int], records: Sequence[int]) -> Ints:
+def draw_rows(
+    sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int], records: Sequence[int] | Ints
+) -> Ints:
     """Return the rows of one round's batches, ``[step, lane]``, as ``draw_batches`` would draw them."""
     if sampling.poisson:
         return draw_batches(sampling, seed, server_round, clinics, records).rows

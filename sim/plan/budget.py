@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sim.job import Job
 from sim.privacy.accounting import epsilons_along
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger
-from sim.privacy.releases import Sampled, build_ledger, to_be_noised, un_noised
+from sim.privacy.releases import Sampled, build_ledger, un_noised
 from sim.problems import ScenarioError
 
 FOLLOWED_CLINICS = 8
@@ -35,7 +35,7 @@ def epsilon_spent(job: Job, after: Sequence[Sampled]) -> dict[Adversary, tuple[f
         return dict.fromkeys(ADVERSARIES, (0.0,))
     delta, unit = job.spec.privacy.delta or 0.0, job.spec.privacy.unit
     final = _ledger(job, after[-1])
-    at_the_end = {a: [final.epsilon(a, k, delta, unit=unit) for k in range(len(job.sizes))] for a in ADVERSARIES}
+    at_the_end = {a: final.epsilons(a, range(len(job.sizes)), delta, unit) for a in ADVERSARIES}
     followed = {a: _least_protected(epsilons) for a, epsilons in at_the_end.items()}
     needed = sorted({clinic for clinics in followed.values() for clinic in clinics})
     ledgers = [_ledger(job, sampled, needed) for sampled in after]
@@ -94,13 +94,12 @@ def within_budget(job: Job, after: Sequence[Sampled], limit: float) -> int:
 
 
 def _ledger(job: Job, sampled: Sampled, clinics: Sequence[int] | None = None) -> Ledger:
-    return build_ledger(job, sampled, to_be_noised(job, sampled), clinics)
+    return build_ledger(job, sampled, clinics=clinics)
 
 
 def _worst(job: Job, sampled: Sampled) -> float:
     privacy, ledger = job.spec.privacy, _ledger(job, sampled)
-    clinics = range(len(job.sizes))
-    return max(ledger.epsilon(privacy.opponent, k, privacy.delta or 0.0, unit=privacy.unit) for k in clinics)
+    return max(ledger.epsilons(privacy.opponent, range(len(job.sizes)), privacy.delta or 0.0, privacy.unit))
 
 
 def _least_protected(epsilons: Sequence[float]) -> list[int]:

@@ -85,6 +85,11 @@ class RoundLoad:
     lost: frozenset[int] = frozenset()
     slowed: tuple[tuple[int, float], ...] = ()
 
+    @cached_property
+    def lanes(self) -> Ints:
+        """``[lane]`` the clinic of each."""
+        return np.array(self.clinics, dtype=np.int64)
+
     @property
     def ends(self) -> Ints:
         """``[lane]`` number of turns at whose end the clinic's parts are sent back."""
@@ -215,7 +220,7 @@ class Durations:
             ``[clinic]`` by field of ClinicResources.
         server : ServerResources
         """
-        own = {name: values[list(load.clinics)] for name, values in resources.items()}
+        own = {name: values[load.lanes] for name, values in resources.items()}
         factor = np.ones(len(load.clinics))
         for lane, times in load.slowed:
             factor[lane] = times
@@ -227,8 +232,8 @@ class Durations:
 
         def message(direction: Literal["up", "down"], payload: Ints | Floats) -> tuple[Floats, Floats]:
             bits: Floats = np.asarray(8.0 * (payload + HEADER_BYTES))
-            on_link: Floats = bits / (link[direction] or np.inf)
-            return own["latency_s"] + bits / line[direction], on_link
+            rate = link[direction]
+            return own["latency_s"] + bits / line[direction], np.zeros(bits.shape) if rate is None else bits / rate
 
         legs, links = [], []
         for leg in load.legs:
@@ -245,13 +250,18 @@ class Durations:
         end = message("up", none + load.end_bytes) if load.end_bytes else (none, none)
         return cls(tuple(legs), tuple(links), *begin, *end, load.common_server_flops / server.compute_flop_per_s)
 
+    @cached_property
+    def both(self) -> tuple[Floats, ...]:
+        """``[step, lane]`` for each leg, at its place and on the server's link."""
+        return tuple(leg + link for leg, link in zip(self.legs, self.links, strict=True))
+
     def phases(self, load: RoundLoad) -> dict[str, Floats]:
         """Return ``[lane]`` seconds by phase."""
         phases = {phase: np.zeros(len(load.steps)) for phase in ("download", "clinic", "upload", "server")}
         phases["download"] += (self.begin + self.begin_link) * load.turns
         phases["upload"] += (self.end + self.end_link) * load.ends
-        for leg, seconds, link in zip(load.legs, self.legs, self.links, strict=True):
-            phases[PHASES[leg.place]] += (seconds + link).sum(0)
+        for leg, seconds in zip(load.legs, self.both, strict=True):
+            phases[PHASES[leg.place]] += seconds.sum(0)
         return phases
 
 
@@ -291,20 +301,20 @@ class ClosedFormClock(RoundClock):
         """Return when each clinic has finished, and the round once the common work is done."""
         spent = self.durations(load)
         begin, end = spent.begin + spent.begin_link, spent.end + spent.end_link
-        legs = [leg + link for leg, link in zip(spent.legs, spent.links, strict=True)]
-        if load.schedule is None:
-            completed = begin + np.cumsum(_total(legs, load), axis=0)
-            finish = begin + _total(legs, load).sum(0) + end * load.ends
-        elif load.handed_on:
-            completed, finish = _relay(load, _total(legs, load), begin, end)
+        if load.handed_on:
+            completed, finish = _relay(load, _total(spent.both, load), begin, end)
+        elif load.schedule is not None:
+            completed, finish = _one_body(load, spent.both, begin, end)
         else:
-            completed, finish = _one_body(load, legs, begin, end)
+            batch = _total(spent.both, load)
+            completed = begin + np.cumsum(batch, axis=0)
+            finish = begin + batch.sum(0) + end * load.ends
         completed = np.where(np.arange(len(load.rows))[:, None] < load.steps, completed, np.nan)
         return RoundTime(float(finish.max(initial=0.0)) + spent.common, spent.phases(load), finish, completed)
 
 
 def _total(legs: Sequence[Floats], load: RoundLoad) -> Floats:
-    return np.asarray(np.sum([np.zeros(load.rows.shape), *legs], axis=0))
+    return sum(legs, np.zeros(load.rows.shape))
 
 
 def _relay(load: RoundLoad, batch: Floats, begin: Floats, end: Floats) -> tuple[Floats, Floats]:

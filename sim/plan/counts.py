@@ -74,7 +74,10 @@ class Counts:
         self.attended: dict[int, Attendance] = {}
         self.participants: list[int] = []
         self.returned: list[int] = []
-        self._stood = [np.zeros(n, dtype=np.int64) for n in job.sizes]
+        self._sizes = np.array(job.sizes, dtype=np.int64)
+        self._all_steps = job.sampling.steps(self._sizes)
+        self._stood = [np.zeros(n, dtype=np.int64) for n in job.sizes] if job.rows is not None else []
+        self._exposures = np.zeros(len(job.sizes), dtype=np.int64)
         self.traffic: Traffic = {}
         self.clinic_flops = self.server_flops = 0
         self._widest = np.zeros(len(job.sizes), dtype=np.int64)
@@ -86,6 +89,7 @@ class Counts:
         self._rates = self.rates()
         count = job.spec.train.rounds if rounds is None else rounds
         self._behaviours = [each.behaviour for each in clock.resources]
+        self._uneven = any(behaviour.straggler_chance for behaviour in self._behaviours)
         self._reliable = not any(behaviour.may_be_lost for behaviour in self._behaviours)
         self._there = available(job.seed, self._behaviours, count)
         self.loads: list[RoundLoad] = []
@@ -104,9 +108,12 @@ class Counts:
 
     def sampled(self) -> Sampled:
         """Return what was drawn without regard to the data, for the ledger."""
-        exposures = [int(stood.max(initial=0)) for stood in self._stood]
         return Sampled(
-            self._rates, self._left.tolist(), exposures, self.returned_rounds.tolist(), self._released.tolist()
+            self._rates,
+            self._left.tolist(),
+            self._exposures.tolist(),
+            self.returned_rounds.tolist(),
+            self._released.tolist(),
         )
 
     def peak_bytes(self) -> Ints:
@@ -117,7 +124,7 @@ class Counts:
         """
         parts = [self.costs[name] for name in self.job.protocol.clinic_parts]
         if self._pooled:
-            message = np.array(self.job.sizes) * sum(self._row_bytes(kind) for kind in self.job.protocol.once_up)
+            message = self._sizes * sum(self._row_bytes(kind) for kind in self.job.protocol.once_up)
             return message + self._model_bytes()
         copies = 2 + len(self.job.optimizer.slots)
         per_record = int(np.prod(self.job.network.input_shape)) + sum(part.activations for part in parts)
@@ -161,14 +168,15 @@ class Counts:
     def _load(self, server_round: int, attendance: Attendance) -> RoundLoad:
         job, protocol = self.job, self.job.protocol
         clinics = job.in_lane_order(attendance.clinics)
-        steps = np.array([attendance.batches_of(k) for k in clinics], dtype=np.int64)
-        rows = draw_rows(job.sampling, job.seed, server_round, clinics, [job.sizes[k] for k in clinics])
+        order = np.array(clinics, dtype=np.int64)
+        steps, back = attendance.by_lane(order)
+        rows = draw_rows(job.sampling, job.seed, server_round, clinics, self._sizes[order])
         rows = np.where(np.arange(len(rows))[:, None] < steps, rows, 0)[: steps.max(initial=0)]
         handed_on = protocol.movement == "handed-on"
         turns = steps if job.by_mini_batch else np.minimum(steps, 1)
-        lane = {k: position for position, k in enumerate(clinics)}
         schedule = None
         if job.spec.strategy.order is not None:
+            lane = {k: position for position, k in enumerate(clinics)}
             attended = replace(job, attended={server_round: attendance})
             schedule = tuple((lane[k], step) for k, step in attended.schedule(server_round))
         averaged = () if handed_on or job.alone else self._averaged_parts()
@@ -184,15 +192,15 @@ class Counts:
             turns if handed_on else np.ones_like(steps),
             schedule,
             handed_on,
-            2.0 * sum(attendance.returned) * parameters,
-            frozenset(lane[k] for k in clinics if not attendance.returns(k)),
-            slowdowns(job.seed, server_round, clinics, self._behaviours),
+            2.0 * int(back.sum()) * parameters,
+            frozenset(np.flatnonzero(~back).tolist()),
+            slowdowns(job.seed, server_round, clinics, self._behaviours) if self._uneven else (),
         )
 
     def _count(self, server_round: int, attendance: Attendance, load: RoundLoad) -> None:
-        clinics = list(load.clinics)
-        back = np.array([attendance.returns(k) for k in clinics], dtype=np.bool_)
-        complete = back & (load.steps == [self.job.steps(k) for k in clinics])
+        clinics = load.lanes
+        _, back = attendance.by_lane(clinics)
+        complete = back & (load.steps == self._all_steps[clinics])
         self.participants.append(len(clinics))
         self.returned.append(int(complete.sum()))
         self.rounds[clinics] += 1
@@ -219,11 +227,12 @@ class Counts:
             inside = np.arange(batches.index.shape[2]) < load.rows[:, lane, None]
             drawn = batches.index[: len(load.rows), lane][inside]
             self._stood[clinic] += np.bincount(drawn, minlength=self.job.sizes[clinic])
+            self._exposures[clinic] = self._stood[clinic].max(initial=0)
 
     def _pooled_round(self, server_round: int) -> None:
         job = self.job
         pool = sum(job.sizes)
-        everyone = tuple(range(len(job.sizes)))
+        everyone = np.arange(len(job.sizes))
         rows = draw_rows(job.sampling, job.seed, server_round, [0], [pool])
         for counted in (self.steps, self._left, self._released):
             counted += job.sampling.steps(pool)
@@ -235,28 +244,29 @@ class Counts:
         legs = [Leg("up", sum(self._row_bytes(kind) for kind in job.protocol.once_up), job.protocol.once_up[0])]
         head_bytes = 0
         if server_round == 1:
-            sent = np.array([job.sizes])
-            for stood in self._stood:
-                stood += 1
+            sent = self._sizes[None]
+            self._exposures += 1
             if job.protocol.clinic_parts:
                 legs.insert(0, Leg("clinic", self.costs["head"].forward_flops, "head forward"))
                 self.clinic_flops += pool * self.costs["head"].forward_flops
                 head_bytes = self._model_bytes()
-                self._cross("down", MODEL_KIND, list(everyone), head_bytes)
-                self._cross("down", HEADERS, list(everyone), HEADER_BYTES)
+                self._cross("down", MODEL_KIND, everyone, head_bytes)
+                self._cross("down", HEADERS, everyone, HEADER_BYTES)
             for kind in job.protocol.once_up:
-                self._cross("up", kind, list(everyone), sent[0] * self._row_bytes(kind))
-            self._cross("up", HEADERS, list(everyone), HEADER_BYTES)
+                self._cross("up", kind, everyone, sent[0] * self._row_bytes(kind))
+            self._cross("up", HEADERS, everyone, HEADER_BYTES)
         trained = self.costs[job.protocol.server_parts[0]]
         flops = int(rows.sum()) * (trained.forward_flops + trained.backward_flops)
         self.server_flops += flops
         steps = np.full(len(job.sizes), len(sent))
-        load = RoundLoad(everyone, sent, steps, tuple(legs), head_bytes, 0, steps, None, False, float(flops))
+        load = RoundLoad(
+            tuple(everyone.tolist()), sent, steps, tuple(legs), head_bytes, 0, steps, None, False, float(flops)
+        )
         self.loads.append(load)
         self.times.append(self.clock.time_round(load))
 
     def _count_traffic(self, load: RoundLoad) -> None:
-        clinics, rows = list(load.clinics), load.rows.sum(0)
+        clinics, rows = load.lanes, load.rows.sum(0)
         for direction, messages in self._row_kinds:
             count = load.steps * len(messages)
             for kind in (kind for kinds in messages for kind in kinds):
@@ -270,7 +280,7 @@ class Counts:
             if count.any():
                 self._cross(direction, HEADERS, clinics, count * HEADER_BYTES)
 
-    def _cross(self, direction: Direction, kind: str, clinics: list[int], size: Ints | int) -> None:
+    def _cross(self, direction: Direction, kind: str, clinics: Ints, size: Ints | int) -> None:
         counted = self.traffic.setdefault((direction, kind), np.zeros(len(self.job.sizes), dtype=np.int64))
         counted[clinics] += size
 

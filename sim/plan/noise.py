@@ -12,7 +12,7 @@ from sim.job import Job
 from sim.mechanisms import RowNoise
 from sim.privacy.accounting import gaussian_epsilon
 from sim.privacy.calibration import calibrate
-from sim.privacy.releases import Sampled, build_ledger, to_be_noised, un_noised
+from sim.privacy.releases import Sampled, build_ledger, un_noised
 from sim.problems import ScenarioError
 from sim.spec import RunSpec
 
@@ -57,7 +57,7 @@ def row_multipliers(
         return (float(given or 0.0),) * len(clinics)
     key = "epsilon-server" if job.dp is not None else "epsilon"
     probe = Job.build(job.spec, federation, sigmas, [1.0 for _ in clinics])
-    ledger = build_ledger(probe, sampled, to_be_noised(probe, sampled))
+    ledger = build_ledger(probe, sampled)
     if reasons := un_noised(ledger, "server"):
         raise ScenarioError(
             [f"privacy.{key}: no noise on rows reaches {target:g} against the server: {'; '.join(reasons)}"]

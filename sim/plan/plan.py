@@ -177,8 +177,7 @@ class Plan:
         privacy = self.spec.privacy
         if privacy.randomises_labels is None:
             return None
-        clinics = range(len(self.clinics))
-        return max(self.ledger.epsilon("server", k, privacy.delta or 0.0, unit="label") for k in clinics)
+        return max(self.ledger.epsilons("server", range(len(self.clinics)), privacy.delta or 0.0, "label"))
 
 
 def make_plan(spec: RunSpec, federation: Federation) -> Plan:
@@ -218,20 +217,23 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
         counts = Counts(job, clock, within_budget(job, counts.after, spec.privacy.stop_at_epsilon))
         sampled = counts.sampled()
     noised = to_be_noised(job, sampled)
-    ledger = build_ledger(job, sampled, noised)
+    ledger = build_ledger(job, sampled)
+    everyone = range(len(federation.names))
+    epsilons = {a: ledger.epsilons(a, everyone, delta, spec.privacy.unit) for a in ADVERSARIES}
     times = counts.times
     served, computed, on_line = np.zeros((3, len(federation.names)))
     flops = np.zeros(len(federation.names), dtype=np.int64)
     for load, time in zip(counts.loads, times, strict=True):
-        served[list(load.clinics)] += time.phases["server"]
-        computed[list(load.clinics)] += time.phases["clinic"]
-        on_line[list(load.clinics)] += time.phases["download"] + time.phases["upload"]
-        flops[list(load.clinics)] += load.rows.sum(0) * sum(leg.per_row for leg in load.legs if leg.place == "clinic")
+        served[load.lanes] += time.phases["server"]
+        computed[load.lanes] += time.phases["clinic"]
+        on_line[load.lanes] += time.phases["download"] + time.phases["upload"]
+        flops[load.lanes] += load.rows.sum(0) * sum(leg.per_row for leg in load.legs if leg.place == "clinic")
     own = computed + on_line
     peaks = counts.peak_bytes()
     total = math.fsum(time.seconds for time in times)
     common = math.fsum(load.common_server_flops for load in counts.loads) / spec.server.compute
     traffic = counts.traffic
+    bytes_up, bytes_down = (_by_clinic(traffic, way, len(everyone)) for way in ("up", "down"))
     clinics = tuple(
         ClinicPlan(
             name,
@@ -241,9 +243,9 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
             int(counts.lost_rounds[k]),
             int(counts.steps[k]),
             (sigmas or release_noise)[k] if sigmas or release_noise else None,
-            {a: ledger.epsilon(a, k, delta, unit=spec.privacy.unit) for a in ADVERSARIES},
-            _total(traffic, "up", k),
-            _total(traffic, "down", k),
+            {a: epsilons[a][k] for a in ADVERSARIES},
+            bytes_up[k],
+            bytes_down[k],
             float(own[k] + served[k]),
             max(0.0, 1 - float(own[k]) / total) if total else 0.0,
             int(flops[k]),
@@ -284,5 +286,8 @@ def _sum_if_known(values: Iterable[float | None]) -> float:
     return sum(known)
 
 
-def _total(traffic: Traffic, direction: Direction, clinic: int) -> int:
-    return sum(int(sizes[clinic]) for (way, _), sizes in traffic.items() if way == direction)
+def _by_clinic(traffic: Traffic, direction: Direction, clinics: int) -> list[int]:
+    """Return ``[clinic]`` bytes of all kinds in one direction."""
+    nothing = np.zeros(clinics, dtype=np.int64)
+    total = sum((sizes for (way, _), sizes in traffic.items() if way == direction), nothing)
+    return [int(size) for size in total]

@@ -9,7 +9,7 @@ that the two can be compared.
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -83,7 +83,7 @@ class Ledger:
     """
 
     def __init__(self, releases: Iterable[Release] = ()) -> None:
-        self._clinics: dict[int, dict[_Key, Counter[DpEvent]]] = {}
+        self._clinics: dict[int, Mapping[_Key, Counter[DpEvent]]] = {}  # whose values never change: they may be shared
         for release in releases:
             self.add(release)
 
@@ -91,7 +91,15 @@ class Ledger:
         """Enter a release."""
         audience = tuple(sorted(set(release.adversaries)))
         key = release.what, audience, release.adjacency, release.unit, release.reason
-        self._clinics.setdefault(release.clinic, {}).setdefault(key, Counter()).update(flatten(release.event))
+        before = self._clinics.get(release.clinic, {})
+        self._clinics[release.clinic] = {**before, key: before.get(key, Counter()) + flatten(release.event)}
+
+    def add_alike(self, clinic: int, other: int) -> None:
+        """Enter for a clinic of which nothing has been released yet the very releases of another."""
+        if clinic in self._clinics:
+            raise ValueError(f"clinic {clinic} has releases of its own")
+        if other in self._clinics:
+            self._clinics[clinic] = self._clinics[other]
 
     @property
     def releases(self) -> tuple[Release, ...]:
@@ -154,6 +162,19 @@ class Ledger:
     ) -> float:
         """Epsilon of a unit of a clinic against an adversary, see :func:`sim.privacy.accounting.composed_epsilon`."""
         return composed_epsilon(self.mechanisms(adversary, clinic, unit), delta, accountant)
+
+    def epsilons(
+        self, adversary: Adversary, clinics: Iterable[int], delta: float, unit: Unit = "record"
+    ) -> list[float]:
+        """Epsilon of each of several clinics, found once for all that share their releases."""
+        known: dict[int, float] = {}
+        found = []
+        for clinic in clinics:
+            shared = id(self._clinics.get(clinic))
+            if shared not in known:
+                known[shared] = self.epsilon(adversary, clinic, delta, unit=unit)
+            found.append(known[shared])
+        return found
 
     def worst(self, adversary: Adversary, delta: float, clinics: Iterable[int]) -> float:
         """Epsilon of the least protected of the clinics, 0 if there are none."""

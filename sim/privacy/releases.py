@@ -130,7 +130,9 @@ def to_be_noised(job: Job, sampled: Sampled) -> dict[str, tuple[int, ...]]:
     return found | dict.fromkeys(of_rounds, tuple(map(int, sampled.rounds)))
 
 
-def build_ledger(job: Job, sampled: Sampled, noised: Noised, clinics: Iterable[int] | None = None) -> Ledger:
+def build_ledger(
+    job: Job, sampled: Sampled, noised: Noised | None = None, clinics: Iterable[int] | None = None
+) -> Ledger:
     """Write down every release of every clinic.
 
     Parameters
@@ -138,8 +140,9 @@ def build_ledger(job: Job, sampled: Sampled, noised: Noised, clinics: Iterable[i
     job : Job
         Its protocol says which adversary sees what.
     sampled : Sampled
-    noised : mapping
-        A step of which a part was not noised is un-noised, and so is a kind of rows of which a batch was not.
+    noised : mapping, optional
+        All that must be, if not given. A step of which a part was not noised is un-noised, and so is a kind of rows
+        of which a batch was not.
     clinics : iterable of int, optional
         Those whose releases are written down; all if not given.
 
@@ -148,24 +151,30 @@ def build_ledger(job: Job, sampled: Sampled, noised: Noised, clinics: Iterable[i
     Ledger
     """
     ledger = Ledger()
+    enter = _updates if job.spec.privacy.unit == "clinic" else _releases
+    noise = (*(() if job.dp is None else (job.dp.noise_std,)), *(() if job.rows is None else (job.rows.multipliers,)))
+    told_apart_by = (sampled.rates, sampled.steps, sampled.exposures, sampled.rounds, sampled.released, *noise)
+    first: dict[tuple[object, ...], int] = {}
     all_of_it = to_be_noised(job, sampled)
+    given = all_of_it if noised is None else noised
     for clinic in range(len(sampled.steps)) if clinics is None else clinics:
         if sampled.steps[clinic]:
-            done = {name for name, due in all_of_it.items() if name in noised and noised[name][clinic] == due[clinic]}
-            of_clinic = job.spec.privacy.unit == "clinic"
-            found = _updates(job, sampled, clinic, noised) if of_clinic else _releases(job, sampled, clinic, done)
-            for release in found:
+            done = frozenset(n for n, due in all_of_it.items() if n in given and given[n][clinic] == due[clinic])
+            alike = first.setdefault((done, *(values[clinic] for values in told_apart_by)), clinic)
+            if alike != clinic:
+                ledger.add_alike(clinic, alike)
+                continue
+            for release in enter(job, sampled, clinic, done):
                 ledger.add(release)
     return ledger
 
 
-def _updates(job: Job, sampled: Sampled, clinic: int, noised: Noised) -> list[Release]:
+def _updates(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> list[Release]:
     """Write down what leaves under clinic-level privacy: the server is trusted, and sees all of it without noise."""
     from dp_accounting import GaussianDpEvent, NonPrivateDpEvent
 
     rounds = int(sampled.rounds[clinic])
-    done = all(what in noised and int(noised[what][clinic]) == rounds for what in job.round_releases)
-    complete = done and bool(job.update_noise)
+    complete = set(job.round_releases) <= done and bool(job.update_noise)
     event: DpEvent = compose({GaussianDpEvent(job.update_noise or 0.0): rounds}) if complete else NonPrivateDpEvent()
     outside = tuple(a for a in job.protocol.sees_model if a != "server")
     found = [_release(clinic, "update", outside, event, "add-or-remove", "clinic")] if rounds else []
@@ -187,7 +196,7 @@ def _audiences(
     return [(audience, count) for audience, count in ((others, released), (server, steps)) if audience and count]
 
 
-def _releases(job: Job, sampled: Sampled, clinic: int, done: set[str]) -> list[Release]:
+def _releases(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> list[Release]:
     from dp_accounting import GaussianDpEvent, NonPrivateDpEvent, RandomizedResponseDpEvent
 
     protocol, privacy = job.protocol, job.spec.privacy

@@ -214,6 +214,12 @@ def test_the_queues_equal_the_events_also_where_clinics_come_at_the_same_instant
     equal_times(load, resources, server)
 
 
+def test_a_round_in_which_nothing_crosses_ends_at_once():
+    load = load_of(np.zeros((0, 2)), VANILLA, turns=(0, 0), head=0)
+    equal_times(load, (A, B), ServerResources(1.0, 1, uplink_bits_per_s=4096))
+    assert QueueClock((A, B), ServerResources(1.0, 1)).time_round(load).seconds == 0
+
+
 @pytest.mark.parametrize("clock", [EventClock, QueueClock])
 def test_at_the_same_instant_the_first_lane_is_served_first(clock):
     """Both arrive at 14: lane 0 computes from 6 to 11 and sends until 14, lane 1 computes from 7 to 8 and sends.

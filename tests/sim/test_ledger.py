@@ -41,6 +41,31 @@ def release(clinic: int = 0, rate: float = 0.1, noise: float = 1.5, count: int =
     return Release(clinic, "model", who or ("model-user", "peer-clinic"), dp_sgd_event(rate, noise, count))
 
 
+@some
+@given(st.lists(releases, max_size=4), st.lists(releases, max_size=2))
+def test_a_clinic_with_the_releases_of_another_is_as_if_they_were_its_own(first, later):
+    """And what is released of one of them afterwards is no release of the other."""
+    ledger = Ledger(replace(each, clinic=0) for each in first)
+    ledger.add_alike(1, 0)
+    for each in later:
+        ledger.add(replace(each, clinic=1))
+    assert ledger == Ledger(
+        [replace(each, clinic=clinic) for clinic in (0, 1) for each in first]
+        + [replace(each, clinic=1) for each in later]
+    )
+
+
+def test_epsilons_are_those_of_each_clinic():
+    ledger = Ledger([release(0), release(2, 0.2)])
+    ledger.add_alike(1, 0)
+    expected = [ledger.epsilon("model-user", clinic, DELTA) for clinic in range(4)]
+    assert ledger.epsilons("model-user", range(4), DELTA) == expected
+    assert expected[0] == expected[1] < expected[2]
+    assert expected[3] == 0
+    with pytest.raises(ValueError, match="clinic 2 has releases of its own"):
+        ledger.add_alike(2, 0)
+
+
 # --- one epsilon per adversary ----------------------------------------------------------------------------------------
 
 
