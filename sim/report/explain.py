@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 
+from sim.attendance import Behaviour
 from sim.clinics import assign_resources
 from sim.data import Federation
 from sim.models.build import build_network
@@ -61,6 +62,7 @@ def explain(
     return [
         _study(scenario, plans),
         _clinics(scenario, federation),
+        *_losses(scenario, federation),
         _data(scenario, federation),
         *_cuts(scenario, federation),
         *_privacy(plans),
@@ -100,6 +102,33 @@ def _clinics(scenario: Scenario, federation: Federation) -> str:
         up = _rates([clinic.uplink_bits_per_s for clinic in resources])
         return f"{text} Their lines differ: {up} up and {_rates([c.downlink_bits_per_s for c in resources])} down."
     return " ".join([text, *(f"{_named(names)}: {line}." for line, names in lines.items())])
+
+
+def _losses(scenario: Scenario, federation: Federation) -> Iterator[str]:
+    """Say which clinics may be away, lost or slow, and when a round does not wait for all."""
+    alike: dict[Behaviour, list[str]] = defaultdict(list)
+    for clinic in assign_resources(scenario.clinics, federation.names, scenario.seeds[0]):
+        alike[clinic.behaviour].append(clinic.name)
+    said = []
+    for behaviour, names in alike.items():
+        habits = []
+        if behaviour.availability < 1:
+            outage = behaviour.mean_outage
+            away = "" if outage is None else f", away for {outage:g} rounds on average"
+            habits.append(f"there in {behaviour.availability:.3g} of the rounds{away}")
+        if behaviour.drop_out:
+            habits.append(f"lost in {behaviour.drop_out:.3g} of the rounds that they begin")
+        if behaviour.straggler_chance:
+            habits.append(f"{behaviour.slowdown:g} times slower in {behaviour.straggler_chance:.3g} of the rounds")
+        if habits:
+            said.append(f"{_named(names)}: {'; '.join(habits)}.")
+    train = scenario.train
+    if train.deadline is not None:
+        said.append(f"A round ends after {seconds_text(train.deadline)} at the latest, without those who are not back.")
+    if train.over_select > 1:
+        said.append(f"{train.over_select:g} times as many clinics are asked as are wanted; the first ones back count.")
+    if said:
+        yield f"Losses: {' '.join(said)}"
 
 
 def _data(scenario: Scenario, federation: Federation) -> str:
