@@ -13,7 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
-from support import STUDY, assert_all_runs_are_whole, assert_same_results, suture_command, write_scenario
+from support import (
+    STUDY,
+    assert_all_runs_are_whole,
+    assert_same_results,
+    suture_command,
+    suture_process,
+    write_scenario,
+)
 
 from sim import Scenario, run
 from sim.data import load_federation
@@ -58,6 +65,27 @@ def test_two_workers_of_the_command_give_the_same_bits(whole, tmp_path):
     )
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
     assert_same_results(study, tmp_path / "small")
+
+
+LOSSES = """
+[[clinics]]
+profile = "rural-dsl"
+availability = 0.8
+drop-out = 0.3
+straggler = { chance = 0.3, slowdown = 4 }
+"""
+
+
+def test_two_workers_lose_the_same_clinics_and_give_the_same_bits(tmp_path):
+    text = (
+        STUDY.replace("seeds = [0, 1]", "seeds = [0]").replace("rounds = 10", 'rounds = 10\ndeadline = "3 s"') + LOSSES
+    )
+    path = write_scenario(tmp_path, text)
+    table = run(path, tmp_path / "one", jobs=1)
+    assert table.set_index("strategy").loc[["fedavg", "splitfed-v1"], "lost_clinic_rounds"].min() > 0
+    done = suture_process("run", path, "--out", tmp_path / "two", "--jobs", 2)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert_same_results(tmp_path / "one" / "small", tmp_path / "two" / "small")
 
 
 def test_a_scenario_object_gives_the_same_table(whole):
