@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sim.job import Job
 from sim.privacy.accounting import epsilons_along
@@ -14,7 +14,9 @@ from sim.problems import ScenarioError
 FOLLOWED_CLINICS = 8
 
 
-def epsilon_spent(job: Job, after: Sequence[Sampled]) -> dict[Adversary, tuple[float, ...]]:
+def epsilon_spent(
+    job: Job, after: Sequence[Sampled], at_the_end: Mapping[Adversary, Sequence[float]]
+) -> dict[Adversary, tuple[float, ...]]:
     """Return the epsilon after each round, by adversary.
 
     It is the largest over the clinics; where there are more than ``FOLLOWED_CLINICS``, over those that are protected
@@ -25,6 +27,8 @@ def epsilon_spent(job: Job, after: Sequence[Sampled]) -> dict[Adversary, tuple[f
     job : Job
     after : sequence of Sampled
         What has been drawn up to the end of each round.
+    at_the_end : mapping of str to sequence of float
+        By adversary, ``[clinic]`` after the last of these.
 
     Returns
     -------
@@ -34,8 +38,6 @@ def epsilon_spent(job: Job, after: Sequence[Sampled]) -> dict[Adversary, tuple[f
     if not after:
         return dict.fromkeys(ADVERSARIES, (0.0,))
     delta, unit = job.spec.privacy.delta or 0.0, job.spec.privacy.unit
-    final = _ledger(job, after[-1])
-    at_the_end = {a: final.epsilons(a, range(len(job.sizes)), delta, unit) for a in ADVERSARIES}
     followed = {a: _least_protected(epsilons) for a, epsilons in at_the_end.items()}
     needed = sorted({clinic for clinics in followed.values() for clinic in clinics})
     ledgers = [_ledger(job, sampled, needed) for sampled in after]
@@ -56,6 +58,12 @@ def epsilon_spent(job: Job, after: Sequence[Sampled]) -> dict[Adversary, tuple[f
     return spent
 
 
+def final_epsilons(job: Job, ledger: Ledger) -> dict[Adversary, list[float]]:
+    """Return the epsilon of a whole plan by adversary, ``[clinic]``."""
+    delta, unit = job.spec.privacy.delta or 0.0, job.spec.privacy.unit
+    return {a: ledger.epsilons(a, range(len(job.sizes)), delta, unit) for a in ADVERSARIES}
+
+
 def within_budget(job: Job, after: Sequence[Sampled], limit: float) -> int:
     """Return how many rounds spend at most ``limit`` against the adversary whom the mechanism is there for.
 
@@ -74,12 +82,14 @@ def within_budget(job: Job, after: Sequence[Sampled], limit: float) -> int:
     privacy = job.spec.privacy
     if not after:
         return 0
-    if reasons := un_noised(_ledger(job, after[-1]), privacy.opponent):
+    final = _ledger(job, after[-1])
+    if reasons := un_noised(final, privacy.opponent):
         raise ScenarioError(
             [f"privacy.stop-at-epsilon: epsilon is infinite against the {privacy.opponent}: {'; '.join(reasons)}"]
         )
+    at_the_end = final_epsilons(job, final)
     # What was spent so far is within 1e-3 and may leave clinics out; the last word has the epsilon of a whole plan.
-    rounds = sum(value <= limit * 1.01 for value in epsilon_spent(job, after)[privacy.opponent]) - 1
+    rounds = sum(value <= limit * 1.01 for value in epsilon_spent(job, after, at_the_end)[privacy.opponent]) - 1
     while rounds and _worst(job, after[rounds - 1]) > limit:
         rounds -= 1
     if not rounds:

@@ -13,7 +13,7 @@ from sim.attendance import Attendance
 from sim.clinics import assign_resources
 from sim.data import Federation
 from sim.job import Job
-from sim.plan.budget import epsilon_spent, within_budget
+from sim.plan.budget import epsilon_spent, final_epsilons, within_budget
 from sim.plan.counts import Counts
 from sim.plan.noise import dp_sgd_multipliers, row_multipliers, update_multiplier
 from sim.plan.queues import PlanClock
@@ -219,7 +219,7 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
     noised = to_be_noised(job, sampled)
     ledger = build_ledger(job, sampled)
     everyone = range(len(federation.names))
-    epsilons = {a: ledger.epsilons(a, everyone, delta, spec.privacy.unit) for a in ADVERSARIES}
+    epsilons = final_epsilons(job, ledger)
     times = counts.times
     served, computed, on_line = np.zeros((3, len(federation.names)))
     flops = np.zeros(len(federation.names), dtype=np.int64)
@@ -268,7 +268,7 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
         traffic,
         noised,
         ledger,
-        epsilon_spent(job, counts.after),
+        epsilon_spent(job, counts.after, epsilons),
         clinics,
         tuple(t.seconds for t in times),
         tuple(counts.bytes_after),

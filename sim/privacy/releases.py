@@ -123,9 +123,12 @@ def to_be_noised(job: Job, sampled: Sampled) -> dict[str, tuple[int, ...]]:
 
     What crosses once is one batch; what a round of clinic-level privacy releases counts rounds.
     """
-    once = tuple(min(1, int(steps)) for steps in sampled.steps)
+
+    def batches(name: str) -> tuple[int, ...]:
+        return tuple(min(1, int(n)) if name in job.protocol.once_up else int(n) for n in sampled.steps)
+
     names = (*(job.trained_parts if job.dp is not None else ()), *job.protected_rows)
-    found = {name: once if name in job.protocol.once_up else tuple(map(int, sampled.steps)) for name in names}
+    found = {name: batches(name) for name in names}
     of_rounds = job.round_releases if job.spec.privacy.unit == "clinic" else ()
     return found | dict.fromkeys(of_rounds, tuple(map(int, sampled.rounds)))
 

@@ -136,7 +136,9 @@ def write_clock_figures(plans: Sequence[Plan], folder: Path) -> list[Path]:
     for one in rounds:
         time = one.traced()
         played = one.load, time, one.names
-        chart = round_chart(round_frame(*played), f"{one.method}: the first round", round_words(*played))
+        chart = round_chart(
+            round_frame(*played), f"{one.method}: the first round, if nobody is away or lost", round_words(*played)
+        )
         written += _save(chart, folder / f"round_{re.sub('[^a-z0-9]+', '_', one.method.lower())}")
     if rounds:
         seconds = uplink_seconds(rounds)

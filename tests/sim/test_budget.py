@@ -93,7 +93,7 @@ def test_a_stopped_run_is_learned_recorded_and_repeated(csv: Path, tmp_path: Pat
 def test_budgets_that_cannot_be_kept_are_refused(csv: Path) -> None:
     with pytest.raises(ScenarioError, match=r"first round alone spends .* against the model-user; give a larger one"):
         planned(csv, CASES[0], 3, **{"stop-at-epsilon": 0.01})
-    with pytest.raises(ScenarioError, match="stop-at-epsilon: epsilon is infinite against the server: its part trains"):
+    with pytest.raises(ScenarioError, match="epsilon is infinite against the server: clinics train on"):
         planned(csv, (*CASES[3][:3], None), 3, **{"stop-at-epsilon": 8.0})
     with pytest.raises(ScenarioError, match="stop-at-epsilon: has no effect without a mechanism"):
         planned(csv, CASES[-1], 3, **{"stop-at-epsilon": 8.0})
