@@ -88,7 +88,7 @@ def test_a_head_trained_on_raw_records_makes_noise_worth_nothing(csv, strategy, 
     assert set(plan.clinics[0].epsilon.values()) == {math.inf}
     target = {key: value for key, value in NOISED.items() if key != "noise-multiplier"} | {"epsilon": 3.0}
     with pytest.raises(
-        ScenarioError, match=r"privacy\.epsilon: no noise .* 3 against the server: .*raw records; freeze"
+        ScenarioError, match=r"privacy\.epsilon: no noise .* 3 against the server: .*without noise .*freeze"
     ):
         plan_of(run_spec(csv, strategy, cut, target))
 
