@@ -108,8 +108,8 @@ def _ledger(job: Job, sampled: Sampled, clinics: Sequence[int] | None = None) ->
 
 
 def _worst(job: Job, sampled: Sampled) -> float:
-    privacy, ledger = job.spec.privacy, _ledger(job, sampled)
-    return max(ledger.epsilons(privacy.opponent, range(len(job.sizes)), privacy.delta or 0.0, privacy.unit))
+    privacy = job.spec.privacy
+    return _ledger(job, sampled).worst(privacy.opponent, privacy.delta or 0.0, range(len(job.sizes)), privacy.unit)
 
 
 def _least_protected(epsilons: Sequence[float]) -> list[int]:

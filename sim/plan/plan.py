@@ -177,7 +177,7 @@ class Plan:
         privacy = self.spec.privacy
         if privacy.randomises_labels is None:
             return None
-        return max(self.ledger.epsilons("server", range(len(self.clinics)), privacy.delta or 0.0, "label"))
+        return self.ledger.worst("server", privacy.delta or 0.0, range(len(self.clinics)), "label")
 
 
 def make_plan(spec: RunSpec, federation: Federation) -> Plan:

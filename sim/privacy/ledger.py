@@ -176,9 +176,9 @@ class Ledger:
             found.append(known[shared])
         return found
 
-    def worst(self, adversary: Adversary, delta: float, clinics: Iterable[int]) -> float:
+    def worst(self, adversary: Adversary, delta: float, clinics: Iterable[int], unit: Unit = "record") -> float:
         """Epsilon of the least protected of the clinics, 0 if there are none."""
-        return max((self.epsilon(adversary, clinic, delta) for clinic in clinics), default=0.0)
+        return max(self.epsilons(adversary, clinics, delta, unit), default=0.0)
 
     def __eq__(self, other: object) -> bool:
         return self._views() == other._views() if isinstance(other, Ledger) else NotImplemented

@@ -3,23 +3,12 @@
 import numpy as np
 import pytest
 from support import NO_PRIVACY, plan_of, run_spec, write_csv
+from two_clinics import HEAD, U_SHAPED, VANILLA, A, B
 
-from sim.clinics import ClinicResources, ServerResources
-from sim.plan.clock import ClosedFormClock, Leg, RoundLoad
+from sim.clinics import ServerResources
+from sim.plan.clock import ClosedFormClock, RoundLoad
 from sim.scenario import ClinicGroup, Server
 
-# Two clinics with round numbers. A message's 512 bytes of headers take a second on A's line and two on B's, and so does
-# each row; computing a row's forward half takes A one second and B two. The server needs three seconds a row.
-A = ClinicResources("A", uplink_bits_per_s=4096, downlink_bits_per_s=4096, latency_s=1, compute_flop_per_s=1)
-B = ClinicResources("B", uplink_bits_per_s=2048, downlink_bits_per_s=2048, latency_s=0, compute_flop_per_s=0.5)
-ROW = 512
-HEAD = 4 * ROW  # 6 s to or from A, 10 s to or from B
-VANILLA = (Leg("clinic", 1), Leg("up", ROW), Leg("server", 3), Leg("down", ROW), Leg("clinic", 2))
-U_SHAPED = (
-    *(Leg("clinic", 1), Leg("up", ROW), Leg("server", 1)),
-    *(Leg("down", ROW), Leg("clinic", 2), Leg("up", ROW), Leg("server", 2)),
-    *(Leg("down", ROW), Leg("clinic", 2)),
-)
 TWO_BATCHES = [[2, 2], [2, 1]]  # by step: rows of A and of B
 BY_CLINIC = {"AB": ((0, 0), (0, 1), (1, 0), (1, 1)), "BA": ((1, 0), (1, 1), (0, 0), (0, 1))}
 BY_BATCH = {"AB": ((0, 0), (1, 0), (0, 1), (1, 1)), "BA": ((1, 0), (0, 0), (1, 1), (0, 1))}

@@ -7,18 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from two_clinics import HEAD, ROW, A, B
 
 from sim.clinics import ClinicResources, ServerResources
 from sim.plan.clock import ClosedFormClock, Leg, RoundLoad
 from sim.plan.events import EventClock
 from sim.plan.queues import PlanClock, QueueClock
 
-# As in test_clock.py: a message's headers take a second on A's line and two on B's, and so does each row; a row's head
-# forward takes A one second and B two. A message takes A a second more.
-A = ClinicResources("A", uplink_bits_per_s=4096, downlink_bits_per_s=4096, latency_s=1, compute_flop_per_s=1)
-B = ClinicResources("B", uplink_bits_per_s=2048, downlink_bits_per_s=2048, latency_s=0, compute_flop_per_s=0.5)
-ROW = 512
-HEAD = 4 * ROW  # 6 s to or from A, 10 s to or from B
+# Bodies ten times as slow as in two_clinics, so that clinics queue; with names for the spans.
 WHOLE = (Leg("clinic", 3, "training"),)
 VANILLA = (
     *(Leg("clinic", 1, "head forward"), Leg("up", ROW, "smashed"), Leg("server", 30, "body")),

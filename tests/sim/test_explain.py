@@ -32,7 +32,7 @@ def test_every_way_to_be_lost_is_said(tmp_path):
     [said] = losses(tmp_path, text + UNRELIABLE + METHOD)
     assert "there in 0.8 of the rounds, away for 3 rounds on average" in said
     assert "lost in 0.1 of the rounds that they begin; 4 times slower in 0.25 of the rounds" in said
-    assert "A round ends after " in said
+    assert "A round ends after 1.5 min at the latest" in said
     assert "1.5 times as many clinics are asked as are wanted" in said
 
 

@@ -1,7 +1,7 @@
 """Rounds worked out by hand: one and two clinics, one and two batches of one record, every strategy and cut.
 
-As in test_clock.py: headers alone take a second on A's line and two on B's, and so does a row; each message of A
-takes a second more. Parts that begin and end a turn take 6 s to and from A, 10 s to and from B. A batch takes
+The clinics are those of two_clinics. Parts that begin and end a turn take 6 s to and from A, 10 s to and from B. A
+batch takes
 
 - whole model: A 3 s, B 6 s;
 - vanilla: A 1 (head) + 3 (up) + 3 (body) + 3 (down) + 2 (head backward) = 12 s, B 2 + 4 + 3 + 4 + 4 = 17 s;
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from two_clinics import HEAD, ROW, U_SHAPED, VANILLA, A, B
 
 from sim.clinics import ClinicResources, ServerResources
 from sim.plan.clock import ClosedFormClock, Leg, RoundLoad
@@ -19,19 +20,7 @@ from sim.plan.events import EventClock
 from sim.plan.queues import PlanClock
 from sim.protocols import HEADER_BYTES
 
-A = ClinicResources("A", uplink_bits_per_s=4096, downlink_bits_per_s=4096, latency_s=1, compute_flop_per_s=1)
-B = ClinicResources("B", uplink_bits_per_s=2048, downlink_bits_per_s=2048, latency_s=0, compute_flop_per_s=0.5)
-ROW = 512
-HEAD = 4 * ROW
-LEGS = {
-    None: (Leg("clinic", 3),),
-    "vanilla": (Leg("clinic", 1), Leg("up", ROW), Leg("server", 3), Leg("down", ROW), Leg("clinic", 2)),
-    "u-shaped": (
-        *(Leg("clinic", 1), Leg("up", ROW), Leg("server", 1)),
-        *(Leg("down", ROW), Leg("clinic", 2), Leg("up", ROW), Leg("server", 2)),
-        *(Leg("down", ROW), Leg("clinic", 2)),
-    ),
-}
+LEGS = {None: (Leg("clinic", 3),), "vanilla": VANILLA, "u-shaped": U_SHAPED}
 SEQUENTIAL = ("split", "split by mini-batch", "splitfed-v2", "splitfed-v2 by mini-batch")
 
 

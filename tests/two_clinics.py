@@ -1,0 +1,20 @@
+"""Two clinics with round numbers, for rounds worked out by hand.
+
+A message's 512 bytes of headers take a second on A's line and two on B's, and so does each row; A's messages take a
+second more. Computing a row's forward half takes A one second and B two. In `VANILLA` and `U_SHAPED` the server needs
+three seconds a row.
+"""
+
+from sim.clinics import ClinicResources
+from sim.plan.clock import Leg
+
+A = ClinicResources("A", uplink_bits_per_s=4096, downlink_bits_per_s=4096, latency_s=1, compute_flop_per_s=1)
+B = ClinicResources("B", uplink_bits_per_s=2048, downlink_bits_per_s=2048, latency_s=0, compute_flop_per_s=0.5)
+ROW = 512
+HEAD = 4 * ROW  # 6 s to or from A, 10 s to or from B
+VANILLA = (Leg("clinic", 1), Leg("up", ROW), Leg("server", 3), Leg("down", ROW), Leg("clinic", 2))
+U_SHAPED = (
+    *(Leg("clinic", 1), Leg("up", ROW), Leg("server", 1)),
+    *(Leg("down", ROW), Leg("clinic", 2), Leg("up", ROW), Leg("server", 2)),
+    *(Leg("down", ROW), Leg("clinic", 2)),
+)
