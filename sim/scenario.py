@@ -12,7 +12,6 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     Field,
     Strict,
     ValidationError,
@@ -20,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from sim.overrides import parsed_override, replaced
 from sim.problems import ScenarioError, problem_lines, show, suggest
 from sim.settings.base import SCALARS, Scalar, Section, SweptValues, unique
 from sim.settings.data import Csv, DataFile, DataSpec, HeartDisease, Npz, Parquet, Synthetic, TableFile
@@ -51,13 +51,11 @@ __all__ = [
     "name_of_a_folder",
     "overridden",
     "parse_scenario",
-    "replaced",
     "validated",
 ]
 
 _Checked = TypeVar("_Checked", bound=Section)
 _NAME: Final = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9._-]{0,63}")
-_BARE_TEXT: Final = re.compile(r"[^\"'\[\]{}=,#\n]+")
 _SWEPT_TABLES: Final[dict[str, tuple[type[Section], ...]]] = {
     "data": (HeartDisease, Csv, Parquet, Npz, Synthetic),
     "model": (Model,),
@@ -273,48 +271,6 @@ def validated(
         raise ScenarioError(problem_lines(error, label, _MODELS, swept)) from None
 
 
-def replaced(table: Mapping[str, Any], keys: Sequence[str], value: object) -> dict[str, Any]:
-    """Return a copy of nested tables with one value set.
-
-    Parameters
-    ----------
-    table : mapping
-        The outermost table; it stays as it is.
-    keys : sequence of str
-        The way to the value; tables on the way are made if absent, and a number picks an element of a list.
-    value : object
-        The value.
-
-    Returns
-    -------
-    dict
-        The copy.
-
-    Raises
-    ------
-    ValueError
-        If something on the way is neither a table nor a list with that element.
-    """
-    changed: dict[str, Any] = _with(table, keys, value)
-    return changed
-
-
-def _with(node: Any, keys: Sequence[str], value: object) -> Any:
-    if not keys:
-        return value
-    first, *rest = keys
-    if isinstance(node, BaseModel):
-        node = node.model_dump(by_alias=True)
-    if isinstance(node, Mapping):
-        return {**node, first: _with(node.get(first, {}), rest, value)}
-    if isinstance(node, list | tuple):
-        if not first.isdecimal() or int(first) >= len(node):
-            raise ValueError(f'there is no element "{first}"; the list has {len(node)}, counted from 0')
-        position = int(first)
-        return [*node[:position], _with(node[position], rest, value), *node[position + 1 :]]
-    raise ValueError(f'there is no table that could hold "{first}"; check the dots in the key')
-
-
 def _flat(sweep: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in sweep.items():
@@ -372,35 +328,11 @@ def overridden(mapping: Mapping[str, Any], override: str) -> dict[str, Any]:
     ValueError
         If it is no ``key=value`` or there is no such place.
     """
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise ValueError('has no "="; write key=value')
-    keys = _keys(key)
+    keys, value = parsed_override(override)
     swept = _swept_in(mapping)
     if swept.pop(".".join(keys), None) is not None:
         mapping = {**mapping, "sweep": swept}
-    return replaced(mapping, keys, _value(text.strip()))
-
-
-def _keys(key: str) -> list[str]:
-    keys = []
-    try:
-        node: Any = tomllib.loads(f"{key} = 0")
-    except tomllib.TOMLDecodeError:
-        raise ValueError("is no dotted key; write it like train.rounds") from None
-    while isinstance(node, dict):
-        [(name, node)] = node.items()
-        keys.append(name)
-    return keys
-
-
-def _value(text: str) -> object:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        if _BARE_TEXT.fullmatch(text):
-            return text
-        raise ValueError(f"{show(text)} is no TOML value; write a number, text, true, false or a list") from None
+    return replaced(mapping, keys, value)
 
 
 def _not_listed(strategies: object, only: Sequence[str]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
+from sim.overrides import replaced
 from sim.problems import ScenarioError
 from sim.scenario import (
     ClinicGroup,
@@ -22,7 +23,6 @@ from sim.scenario import (
     Server,
     Strategy,
     Train,
-    replaced,
     validated,
 )
 from sim.settings.base import Section

@@ -1,72 +1,21 @@
 """The plan against numbers worked out by hand: traffic, FLOPs, times, noise and epsilon, before any training."""
 
-import math
 from collections import Counter
 
 import numpy as np
 import pytest
+from planned import FIRST, SECOND, SPLIT_AND_WHOLE, dp_sgd, named, spec_of
 from support import learn_run, plan_of, write_csv
 from torch import nn
 
 from sim.job import Job
 from sim.models import Block, Part
 from sim.plan.costs import part_costs
-from sim.privacy.accounting import dp_sgd_event, epsilon
-from sim.problems import ScenarioError
 from sim.report.effort import memory_warnings
 from sim.report.table import bytes_text
 from sim.rng import stream
 from sim.sampling import participants
-from sim.scenario import ClinicGroup, parse_scenario
-from sim.spec import expand
-
-NO_PRIVACY = {"mechanism": "none"}
-FIRST = {
-    "sites": ["k0"],
-    "uplink": "8 kbit/s",  # 1000 B/s
-    "downlink": "16 kbit/s",  # 2000 B/s
-    "latency": "1 s",
-    "compute": "100 FLOP/s",
-}
-SECOND = {
-    "sites": ["k1"],
-    "uplink": "80 kbit/s",  # 10000 B/s
-    "downlink": "160 kbit/s",  # 20000 B/s
-    "latency": "500 ms",
-    "compute": "50 FLOP/s",
-}
-# Three features, hidden layers of two units each, one logit: 8 + 6 + 3 = 17 parameters.
-# FLOPs a record, forward + backward: 12 + 12 (first layer), 8 + 16 (second), 4 + 8 (output).
-MODEL = {"name": "mlp", "hidden": [2, 2]}
-
-
-def spec_of(csv, strategy, cut=None, clinics=({"profile": "hospital"},), privacy=NO_PRIVACY, model=MODEL, **train):
-    """Build the one run of a scenario on a file of ``write_csv``; ``seed`` and ``sites`` may be among the rest."""
-    seed, sites = train.pop("seed", 1), train.pop("sites", None)
-    features = csv.read_text(encoding="utf-8").splitlines()[0].split(",")[2:]
-    data = {"source": "csv", "path": str(csv), "label": "label", "clinic": "clinic", "features": features}
-    data |= {"scaling": "none", "test-share": 0.5} | ({"sites": sites} if sites else {})
-    mapping = {
-        "name": "planned",
-        "seeds": [seed],
-        "data": data,
-        "model": {"cut": [1, -1] if cut == "u-shaped" else 1, **model},
-        "train": {"rounds": 2, "batch-size": 4, "learning-rate": 0.1} | train,
-        "server": {"compute": "1 kFLOP/s"},
-        "clinics": list(clinics),
-        "privacy": privacy,
-        "strategies": [{"name": strategy} | ({"cut": cut} if cut else {})],
-    }
-    [spec] = expand(parse_scenario(mapping, csv.parent))
-    return spec
-
-
-def named(method):
-    return "-".join(filter(None, method))
-
-
-def dp_sgd(target, delta=1e-3, **more):
-    return {"mechanism": "dp-sgd", "epsilon": target, "delta": delta} | more
+from sim.scenario import ClinicGroup
 
 
 def by_clinic(plan):
@@ -233,9 +182,6 @@ def test_memory_holds_the_optimisers_state_and_only_the_clinics_parts(pair):
     assert wider > peak["sgd"]  # the larger clinic's batch of 6 instead of 4
 
 
-SPLIT_AND_WHOLE = [("fedavg", None), ("splitfed-v1", "vanilla"), ("splitfed-v1", "u-shaped")]
-
-
 @pytest.mark.parametrize("method", [*SPLIT_AND_WHOLE, ("local", None), ("centralised", None)], ids=named)
 def test_under_poisson_sampling_the_plan_draws_what_learning_draws(ragged, method):
     spec = spec_of(ragged, *method, privacy={"mechanism": "dp-sgd", "noise-multiplier": 1.0, "delta": 1e-3})
@@ -263,77 +209,6 @@ def test_poisson_rows_by_hand(ragged):
     assert plan.traffic["up", "smashed"].tolist() == [8 * n for n in rows]
 
 
-@pytest.mark.parametrize("method", [*SPLIT_AND_WHOLE, ("local", None)], ids=named)
-def test_noise_is_calibrated_for_each_clinic_from_its_own_rate_and_steps(ragged, method):
-    target, delta = 2.0, 1e-3
-    plan, _ = plan_of(spec_of(ragged, *method, privacy=dp_sgd(target, delta), rounds=5))
-    assert [clinic.records for clinic in plan.clinics] == [3, 11, 20, 32]
-    assert [clinic.sample_rate for clinic in plan.clinics] == [1.0, 4 / 11, 4 / 20, 4 / 32]
-    assert [clinic.steps for clinic in plan.clinics] == [5 * 1, 5 * 3, 5 * 5, 5 * 8]
-    for clinic in plan.clinics:
-        assert 0.98 * target < clinic.epsilon["model-user"] <= target, clinic
-        spent = epsilon(dp_sgd_event(clinic.sample_rate, clinic.noise_multiplier, clinic.steps), delta)
-        assert clinic.epsilon["model-user"] == pytest.approx(spent, rel=1e-6)
-    assert len({clinic.noise_multiplier for clinic in plan.clinics}) == 4
-    assert plan.noise_multipliers == tuple(clinic.noise_multiplier for clinic in plan.clinics)
-
-
-def test_pooled_records_are_sampled_from_the_pool(ragged):
-    target, delta = 2.0, 1e-3
-    plan, _ = plan_of(spec_of(ragged, "centralised", privacy=dp_sgd(target, delta), rounds=5))
-    pool = 3 + 11 + 20 + 32
-    for clinic in plan.clinics:
-        assert (clinic.sample_rate, clinic.steps) == (4 / pool, 5 * math.ceil(pool / 4))
-        assert 0.98 * target < clinic.epsilon["model-user"] <= target
-        assert epsilon(dp_sgd_event(4 / pool, clinic.noise_multiplier, clinic.steps), delta) <= target
-
-
-PROTECTED, SEEN, NOTHING = "at most the target", math.inf, 0.0
-VIEWS = {
-    ("fedavg", None): (PROTECTED, PROTECTED, PROTECTED),
-    ("splitfed-v1", "vanilla"): (PROTECTED, PROTECTED, SEEN),
-    ("splitfed-v1", "u-shaped"): (PROTECTED, PROTECTED, SEEN),
-    ("centralised", None): (PROTECTED, PROTECTED, SEEN),
-    ("local", None): (PROTECTED, NOTHING, NOTHING),
-}
-ADVERSARIES = ("model-user", "peer-clinic", "server")
-
-
-@pytest.mark.parametrize("method", VIEWS, ids=named)
-@pytest.mark.parametrize("private", [True, False], ids=["dp-sgd", "none"])
-def test_epsilon_of_each_adversary(ragged, method, private):
-    target = 2.0
-    privacy = dp_sgd(target) if private else NO_PRIVACY
-    plan, _ = plan_of(spec_of(ragged, *method, privacy=privacy, rounds=5))
-    for clinic in plan.clinics:
-        assert set(clinic.epsilon) == set(ADVERSARIES)
-        for adversary, view in zip(ADVERSARIES, VIEWS[method], strict=True):
-            value = clinic.epsilon[adversary]
-            if view is PROTECTED and private:
-                assert 0.98 * target < value <= target
-            else:
-                assert value == (SEEN if view is PROTECTED else view)
-        assert (clinic.noise_multiplier is None) is not private
-    columns = plan.columns()
-    for adversary, column in zip(ADVERSARIES, ("model_user", "peer", "server"), strict=True):
-        assert columns[f"epsilon_{column}"] == max(clinic.epsilon[adversary] for clinic in plan.clinics)
-
-
-def test_no_noise_is_no_guarantee(ragged):
-    privacy = {"mechanism": "dp-sgd", "noise-multiplier": 0.0, "delta": 1e-3}
-    plan, _ = plan_of(spec_of(ragged, "fedavg", privacy=privacy))
-    assert all(set(clinic.epsilon.values()) == {math.inf} for clinic in plan.clinics)
-
-
-def test_stated_noise_is_used_as_it_is(ragged):
-    privacy = {"mechanism": "dp-sgd", "noise-multiplier": 1.5, "delta": 1e-3}
-    plan, _ = plan_of(spec_of(ragged, "splitfed-v1", "u-shaped", privacy=privacy))
-    assert plan.noise_multipliers == (1.5,) * 4
-    for clinic in plan.clinics:  # three parts, each with the whole noise and a third of the squared clip
-        spent = epsilon(dp_sgd_event(clinic.sample_rate, 1.5, clinic.steps), 1e-3)
-        assert clinic.epsilon["model-user"] == pytest.approx(spent, rel=1e-6)
-
-
 def test_participation_decides_each_clinics_steps(ragged):
     target, rounds, share = 2.0, 6, 0.5
     spec = spec_of(ragged, "fedavg", privacy=dp_sgd(target), rounds=rounds, participation=share, seed=2)
@@ -348,37 +223,6 @@ def test_participation_decides_each_clinics_steps(ragged):
     for k, (clinic, same) in enumerate(zip(plan.clinics, always.clinics, strict=True)):
         assert present[k] == rounds or clinic.noise_multiplier < same.noise_multiplier  # fewer steps need less noise
         assert 0.98 * target < clinic.epsilon["server"] <= target
-
-
-def test_a_clinic_that_never_takes_part_gives_nothing_away(ragged):
-    seed = next(s for s in range(100) if 0 not in participants(s, 1, 4, 0.5))
-    plan, _ = plan_of(
-        spec_of(ragged, "splitfed-v1", "vanilla", privacy=dp_sgd(2.0), rounds=1, participation=0.5, seed=seed)
-    )
-    absent = plan.clinics[0]
-    assert (absent.steps, absent.bytes_up, absent.bytes_down, absent.seconds) == (0, 0, 0, 0)
-    assert set(absent.epsilon.values()) == {0.0}
-    assert plan.columns()["epsilon_server"] == math.inf
-
-
-@pytest.mark.parametrize("strategy", ["fedavg", "local"])
-def test_delta_must_stay_below_one_over_the_records_of_every_clinic(pair, strategy):
-    with pytest.raises(ScenarioError, match=r'privacy\.delta: 0\.25 is not below 1 / 6, .*"k1"'):
-        plan_of(spec_of(pair, strategy, privacy=dp_sgd(1.0, 0.25)))
-    with pytest.raises(ScenarioError, match=r"privacy\.delta"):
-        plan_of(spec_of(pair, strategy, privacy=dp_sgd(1.0, 0.2)))  # below 1 / 4, not below 1 / 6
-    assert plan_of(spec_of(pair, strategy, privacy=dp_sgd(1.0, 0.16)))
-
-
-def test_without_a_mechanism_delta_is_not_asked_for(pair):
-    plan, _ = plan_of(spec_of(pair, "fedavg"))
-    assert plan.columns()["delta"] is None
-    assert plan.columns()["mechanism"] == "none"
-
-
-def test_a_target_out_of_reach_names_the_key(pair):
-    with pytest.raises(ScenarioError, match=r"privacy\.epsilon: no noise multiplier up to .* reaches epsilon 1e-08"):
-        plan_of(spec_of(pair, "fedavg", privacy=dp_sgd(1e-8, 1e-9)))
 
 
 def test_the_plan_looks_at_counts_only(pair, tmp_path):
