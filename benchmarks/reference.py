@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sim.report.compare import as_text, compare
+from sim.report.compare import CAVEAT, as_text, compare
 from sim.report.summary import method_label
 from sim.report.table import bytes_text, results_frame, score_text, seconds_text
 
@@ -77,7 +77,7 @@ def paragraphs(reference: Path) -> str:
         f"On the heart-disease records of four real centres, AUC after {heart['rounds'].max()} rounds; mean ± "
         f"half-width of the 95 % interval over {seeds} seeds (`results/reference/heart`):\n",
         scores(heart),
-        f"\n- Without DP: {told(heart, 'inf')}\n- At epsilon 3: {told(heart, '3')}",
+        f"- Without DP: {told(heart, 'inf')}\n- At epsilon 3: {told(heart, '3')}\n\n{CAVEAT}",
     ]
     if (reference / "rural" / "runs.csv").exists():
         rural = read_runs(reference / "rural")
@@ -110,7 +110,7 @@ def scores(runs: pd.DataFrame) -> str:
 def told(runs: pd.DataFrame, epsilon: str) -> str:
     """Return in words how the methods differ on the same seeds at one target epsilon."""
     kept = runs[[pair in METHODS for pair in zip(runs["strategy"], runs["cut"], strict=True)]]
-    return compare(kept, ["strategy", "cut"], "auc", {"epsilon": epsilon}).conclusion()
+    return compare(kept, ["strategy", "cut"], "auc", {"epsilon": epsilon}).finding()
 
 
 def costs(runs: pd.DataFrame) -> str:
