@@ -39,6 +39,10 @@ class Session:
     record : flwr.app.ConfigRecord
         The turn's entry in the context's state. Where the state holds another one, it has travelled, and this session
         no longer refers to its tensors.
+    lanes : int
+        Number of clinics still at work in this step.
+    rows : list of int
+        ``[lane]`` real rows of the batch in flight.
     labels, weights : Tensor
         ``[lane, batch]`` of the batch in flight.
     protected : dict of str to Tensor
@@ -56,6 +60,8 @@ class Session:
     step: int
     last: int
     record: ConfigRecord = field(default_factory=ConfigRecord)
+    lanes: int = 0
+    rows: list[int] = field(default_factory=list)
     labels: Tensor = field(default_factory=lambda: torch.empty(0))
     weights: Tensor = field(default_factory=lambda: torch.empty(0))
     protected: dict[str, Tensor] = field(default_factory=dict)
@@ -65,11 +71,6 @@ class Session:
     def clinics(self) -> list[int]:
         """The clinic of each lane."""
         return self.learners["head"].clinics
-
-    @property
-    def lanes(self) -> int:
-        """Number of clinics still at work in this step."""
-        return int(self.batches.active[self.step])
 
     @property
     def lost(self) -> bool:
@@ -84,8 +85,9 @@ class Session:
 
     def forward_head(self) -> Tensor:
         """Run the heads on the step's batch and return the smashed data ``[lane, batch, *feature]``."""
-        index, weights, lanes = self.batches.step(self.step)
-        x, self.labels = self.cohort.batch(self.clinics[:lanes], index)
+        index, weights, self.lanes = self.batches.step(self.step)
+        self.rows = self.batches.rows[self.step, : self.lanes].tolist()
+        x, self.labels = self.cohort.batch(self.clinics[: self.lanes], index)
         self.weights = torch.from_numpy(weights)
         return self.learners["head"].forward(x, rows=self.rows, moment=(self.server_round, self.step))
 
@@ -106,11 +108,6 @@ class Session:
             return self.learners[part].backward(self.server_round, self.step, self.normaliser, cotangent)
         self.squared[part], gradient = self.learners[part].hold(self.normaliser, cotangent)
         return gradient
-
-    @property
-    def rows(self) -> list[int]:
-        """Real rows of each lane in the batch in flight."""
-        return [int(n) for n in self.batches.rows[self.step, : self.lanes]]
 
     @property
     def addressed(self) -> tuple[list[int], list[int], tuple[int, int]]:
@@ -185,8 +182,9 @@ def hold(context: Context, session: Session, kind: str, rows: Tensor) -> None:
 def advance(context: Context, session: Session) -> bool:
     """Go on to the next step; say whether there is one. After the last, the turn is forgotten."""
     session.step += 1
-    for kind in HELD:
-        context.state.pop(f"{session.name}.{kind}", None)
+    if session.job.joint:
+        for kind in HELD:
+            context.state.pop(f"{session.name}.{kind}", None)
     if session.step < session.last:
         session.record["step"] = session.step
         return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
@@ -56,7 +57,7 @@ def _sequential(module: nn.Sequential, name: str, parameters: Mapping[str, Tenso
 
 def _residual(module: Residual, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks) -> Tensor:
     main = _run(module.main, f"{name}main.", parameters, x, masks)
-    return functional.relu(main + _run(module.shortcut, f"{name}shortcut.", parameters, x, masks))
+    return torch.relu(main + _run(module.shortcut, f"{name}shortcut.", parameters, x, masks))
 
 
 def _dropout(module: nn.Dropout, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks) -> Tensor:
@@ -79,23 +80,24 @@ def _convolution(
 
 def _group_norm(module: nn.GroupNorm, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks) -> Tensor:
     weight, bias = parameters.get(f"{name}weight"), parameters.get(f"{name}bias")
-    return functional.group_norm(x, module.num_groups, weight, bias, module.eps)
+    return torch.group_norm(x, module.num_groups, weight, bias, module.eps)
 
 
 def _max_pool_2d(module: nn.MaxPool2d, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks) -> Tensor:
     return max_pool_2d(module, x)
 
 
-def _stateless(module: nn.Module, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks) -> Tensor:
-    result: Tensor = module(x.clone() if getattr(module, "inplace", False) else x)  # the sender of x still holds it
-    return result
+def _relu(module: nn.ReLU, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks) -> Tensor:
+    return torch.relu(x)  # never in place: the sender of x still holds it
+
+
+def _flatten(module: nn.Flatten, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks) -> Tensor:
+    return x.flatten(module.start_dim, module.end_dim)
 
 
 def _any(module: nn.Module, name: str, parameters: Mapping[str, Tensor], x: Tensor, masks: Masks) -> Tensor:
     own = {key: buffer.to(x.device) for key, buffer in module.named_buffers()}
     own |= {key.removeprefix(name): value for key, value in parameters.items() if key.startswith(name)}
-    if not own:
-        return _stateless(module, name, parameters, x, masks)
     result: Tensor = functional_call(module, own, (x.clone() if getattr(module, "inplace", False) else x,))
     return result
 
@@ -110,6 +112,6 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: _convolution,
     nn.GroupNorm: _group_norm,
     nn.MaxPool2d: _max_pool_2d,
-    nn.ReLU: _stateless,
-    nn.Flatten: _stateless,
+    nn.ReLU: _relu,
+    nn.Flatten: _flatten,
 }

@@ -12,7 +12,7 @@ from torch import Tensor
 from sim.engine.clipping import Sums, add_noise
 from sim.engine.lane_rules import BatchStatistics, DropoutMasks
 from sim.engine.lanes import by_class, records_at_once
-from sim.engine.passes import pass_of
+from sim.engine.passes import Pass, pass_of
 from sim.engine.workplace import Cohort
 from sim.job import Job
 from sim.mechanisms import DpSgd
@@ -59,13 +59,15 @@ class Learner:
         self.part = part
         self.clinics = list(clinics)
         self.parameters = dict(parameters)
-        self.state = job.optimizer.initial_state(part.trained(self.parameters)) if state is None else dict(state)
         fresh = torch.zeros(len(self.clinics), dtype=torch.int64)
         self.noised_steps = fresh if noised_steps is None else noised_steps
         self._anchor: Parameters = {}
         self._mu = 0.0
-        self._pass = pass_of(part)
+        self._trained = part.trained(self.parameters)
+        self.state = job.optimizer.initial_state(self._trained) if state is None else dict(state)
         self._some: Parameters = {}
+        self._at_work = 0
+        self._pass: Pass
         self._batch: tuple[int, ...] = ()
         self._held: Sums | None = None
         self._norms: BatchStatistics | None = None
@@ -120,7 +122,8 @@ class Learner:
             If the part holds dropout and the moment is not given, or BatchNorm and the rows are not.
         """
         lanes, self._batch = x.shape[0], tuple(x.shape[:2])
-        if not self._some or next(iter(self._some.values())).shape[0] != lanes:
+        if self._at_work != lanes:
+            self._at_work = lanes
             self._some = {name: value[:lanes] for name, value in self.parameters.items()}
             self._pass = pass_of(self.part, x.dim() - 2, per_sample=self.job.dp is not None, alone=lanes == 1)
         if self.part.drops and moment is None:
@@ -216,11 +219,10 @@ class Learner:
         self.noised_steps[:lanes] += 1
 
     def _step(self, grads: list[Tensor], lanes: int) -> None:
-        trained = self.part.trained(self.parameters)
         if self._mu:
-            pull = (value[:lanes] - self._anchor[name] for name, value in trained.items())
+            pull = (value[:lanes] - self._anchor[name] for name, value in self._trained.items())
             grads = [grad.add(away, alpha=self._mu) for grad, away in zip(grads, pull, strict=True)]
-        self.job.optimizer.step(trained, grads, self.state, lanes)
+        self.job.optimizer.step(self._trained, grads, self.state, lanes)
         if self._norms is not None:
             for name, pieces in self._norms.updated.items():
                 self.parameters[name][:lanes] = torch.cat(pieces)

@@ -63,12 +63,11 @@ class Meter:
             if kind == OBSERVED or not isinstance(record, ArrayRecord):
                 continue
             crossed = True
-            for array in record.values():
-                size = item_bytes(array) * prod(array.shape[2 if kind in ROW_KINDS else 1 :])
-                if kind not in ROW_KINDS:
-                    self._counts(direction, MODEL_KIND if kind == MODEL else kind)[at] += size
-                else:
-                    self._counts(direction, kind)[at] += size * (rows[0] if one else np.array(rows))
+            if record:
+                own_axes = 2 if kind in ROW_KINDS else 1
+                size = sum(item_bytes(array) * prod(array.shape[own_axes:]) for array in record.values())
+                times = 1 if own_axes == 1 else rows[0] if one else np.array(rows)
+                self._counts(direction, MODEL_KIND if kind == MODEL else kind)[at] += size * times
         if crossed:
             self._counts(direction, HEADERS)[at] += HEADER_BYTES
         if direction == "up":

@@ -62,14 +62,14 @@ class Optimizer:
         parameters : mapping of str to Tensor
             ``[lane, *shape]`` each.
         grads : list of Tensor
-            ``[lanes, *shape]`` each, in the order of ``parameters``.
+            ``[lanes, *shape]`` each, or ``[*shape]`` of a single lane, in the order of ``parameters``.
         state : mapping of str to Tensor
             As made by ``initial_state``; changed in place.
         lanes : int
             How many lanes, from the first, take the step.
         """
-        values = [value[:lanes] for value in parameters.values()]
-        slot = {s: [state[f"{s}/{name}"][:lanes] for name in parameters] for s in self.slots}
+        values = _first(list(parameters.values()), lanes)
+        slot = {s: _first([state[f"{s}/{name}"] for name in parameters], lanes) for s in self.slots}
         if self.name == "sgd":
             torch._foreach_add_(values, grads, alpha=-self.learning_rate)
         elif self.name == "momentum":
@@ -93,3 +93,8 @@ class Optimizer:
             lane = (-1, *[1] * (value.dim() - 1))
             denominator = (square.sqrt() / root_correction.view(lane)).add_(self.epsilon)
             value.sub_(step_size.view(lane) * mean / denominator)
+
+
+def _first(values: list[Tensor], lanes: int) -> list[Tensor]:
+    """Return the first lanes of tensors that all have the same number of them."""
+    return values if values[0].shape[0] == lanes else [value[:lanes] for value in values]

@@ -91,13 +91,13 @@ class AutogradPass:
     def backward(
         self, cotangent: Tensor | None, clip: float | None, normaliser: Tensor
     ) -> tuple[list[Tensor], Tensor | None]:
-        """Differentiate the loss, or the outputs along the cotangent."""
+        """Differentiate the loss, or the outputs along the cotangent; of one copy alone gradients have no lane axis."""
         if clip is None and not self._alone:
             return gradients(self._outputs, self._leaves, self._inputs, cotangent)
         if clip is None:
             along = None if cotangent is None else cotangent[0]
             found, in_inputs = gradients(self._outputs, self._leaves, self._inputs, along)
-            return [gradient.unsqueeze(0) for gradient in found], None if in_inputs is None else in_inputs.unsqueeze(0)
+            return found, None if in_inputs is None else in_inputs.unsqueeze(0)
         squared, sums, input_gradient = self.per_sample(cotangent)
         return list(sums(clip_factors(squared, clip, normaliser)).values()), input_gradient
 

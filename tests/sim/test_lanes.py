@@ -101,7 +101,7 @@ def one_by_one(part, parameters, x, y, weights):
         logits = one.forward({n: v[own] for n, v in parameters.items()}, x[own], want_input_gradient=True).clone()
         one.loss(y[own], weights[own])
         grads, input_gradient = one.backward(None, None, torch.empty(0))
-        found.append([logits, *grads, input_gradient])
+        found.append([logits, *(gradient.unsqueeze(0) for gradient in grads), input_gradient])
     logits, *grads, input_gradient = (torch.cat(pieces) for pieces in zip(*found, strict=True))
     return logits, grads, input_gradient
 
