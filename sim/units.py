@@ -1,11 +1,13 @@
 """Quantities with units, written as text in a scenario file and held as SI floats inside.
 
 Only the units below exist, so that a slip such as ``"10 mbit/s"`` (a thousandth of a bit) or ``"5 Hz"`` is refused
-instead of being read as something else. Pint does the conversion; it is imported when the first quantity is read.
+instead of being read as something else; and only what may exist, so that no sum of times overflows or vanishes. Pint
+does the conversion; it is imported when the first quantity is read.
 """
 
 import math
 import re
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -46,22 +48,41 @@ def _registry() -> "UnitRegistry[float]":
     return pint.UnitRegistry(_DEFINITIONS)
 
 
-def _parse(value: object, unit: str, what: str, example: str) -> float:
-    wanted = f'give {what} such as "{example}"'
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of quantity: its unit inside, what it may be, and how to ask for it."""
+
+    unit: str
+    least: float
+    most: float
+    span: str
+    wanted: str
+
+
+_RATE: Final = _Kind("bit/s", 1.0, 1e15, "1 bit/s and 1 Pbit/s", 'give a data rate such as "10 Mbit/s"')
+_DURATION: Final = _Kind("s", 1e-9, 1e9, "1e-9 s and 1e9 s", 'give a time such as "40 ms"')
+_COMPUTE: Final = _Kind("FLOP/s", 1.0, 1e21, "1 FLOP/s and 1e6 PFLOP/s", 'give a compute rate such as "2 TFLOP/s"')
+_MEMORY: Final = _Kind("B", 1.0, 1e18, "1 B and 1e3 PB", 'give an amount of memory such as "8 GB"')
+_POWER: Final = _Kind("W", 1e-6, 1e9, "1e-6 W and 1 GW", 'give a power such as "45 W"')
+
+
+def _parse(value: object, kind: _Kind) -> float:
     match = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"{show(value)} is not a number with a unit; {wanted}")
+        raise ValueError(f"{show(value)} is not a number with a unit; {kind.wanted}")
     import pint
 
     number, written = match.groups()
     try:
-        amount = float(_registry().Quantity(float(number), written).to(unit).magnitude)
+        amount = float(_registry().Quantity(float(number), written).to(kind.unit).magnitude)
     except pint.UndefinedUnitError:
-        raise ValueError(f"{show(value)} has an unknown unit; {wanted}") from None
+        raise ValueError(f"{show(value)} has an unknown unit; {kind.wanted}") from None
     except pint.DimensionalityError:
-        raise ValueError(f"{show(value)} is of the wrong kind; {wanted}") from None
+        raise ValueError(f"{show(value)} is of the wrong kind; {kind.wanted}") from None
     if not 0 < amount < math.inf:
-        raise ValueError(f"{show(value)} is not positive and finite; {wanted}")
+        raise ValueError(f"{show(value)} is not positive and finite; {kind.wanted}")
+    if not kind.least <= amount <= kind.most:
+        raise ValueError(f"{show(value)} is not between {kind.span}; {kind.wanted}")
     return amount
 
 
@@ -76,14 +97,14 @@ def parse_rate(value: object) -> float:
     Returns
     -------
     float
-        The rate in bit/s, positive and finite.
+        The rate in bit/s, from 1 to 1e15.
 
     Raises
     ------
     ValueError
         For anything else, in one sentence that gives an example.
     """
-    return _parse(value, "bit/s", "a data rate", "10 Mbit/s")
+    return _parse(value, _RATE)
 
 
 def parse_duration(value: object) -> float:
@@ -97,14 +118,14 @@ def parse_duration(value: object) -> float:
     Returns
     -------
     float
-        The time in seconds, positive and finite.
+        The time in seconds, from 1e-9 to 1e9.
 
     Raises
     ------
     ValueError
         For anything else, in one sentence that gives an example.
     """
-    return _parse(value, "s", "a time", "40 ms")
+    return _parse(value, _DURATION)
 
 
 def parse_compute(value: object) -> float:
@@ -118,14 +139,14 @@ def parse_compute(value: object) -> float:
     Returns
     -------
     float
-        The rate in FLOP/s, positive and finite.
+        The rate in FLOP/s, from 1 to 1e21.
 
     Raises
     ------
     ValueError
         For anything else, in one sentence that gives an example.
     """
-    return _parse(value, "FLOP/s", "a compute rate", "2 TFLOP/s")
+    return _parse(value, _COMPUTE)
 
 
 # An SI float that is read from text and written as text again, so that a dump can be parsed.
@@ -149,13 +170,13 @@ Compute = Annotated[
 ]
 Memory = Annotated[
     float,
-    BeforeValidator(lambda value: _parse(value, "B", "an amount of memory", "8 GB")),
+    BeforeValidator(lambda value: _parse(value, _MEMORY)),
     PlainSerializer(lambda size: f"{size!r} B", return_type=str),
     WithJsonSchema({"type": "string", "examples": ["8 GB"]}),
 ]
 Power = Annotated[
     float,
-    BeforeValidator(lambda value: _parse(value, "W", "a power", "45 W")),
+    BeforeValidator(lambda value: _parse(value, _POWER)),
     PlainSerializer(lambda watts: f"{watts!r} W", return_type=str),
     WithJsonSchema({"type": "string", "examples": ["45 W"]}),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,6 +50,18 @@ def planned(file: Path, overrides: list[str] | None, only: list[str] | None) -> 
     except ScenarioError as error:
         lines = (line.removeprefix("scenario: ") for line in error.problems)
         raise ScenarioError(line if line.startswith(f"{file}:") else f"{file}: {line}" for line in lines) from None
-    for note in (note for plan in plans for note in plan.notes):
+    for note in _notes(plans):
         print(f"{file}: note: {note}", file=sys.stderr)
     return plans
+
+
+def _notes(plans: list[Plan]) -> Iterator[str]:
+    """Say in how many rounds nobody comes back, once for all seeds of a method that have the same to say."""
+    seeds: dict[tuple[str, str], dict[int, None]] = {}
+    for plan in plans:
+        strategy = plan.spec.strategy
+        method = " ".join(filter(None, [strategy.label or strategy.name, strategy.cut]))
+        if plan.note:
+            seeds.setdefault((method, plan.note), {})[plan.spec.seed] = None
+    for (method, note), alike in seeds.items():
+        yield f"{method}, seed{'s' * (len(alike) > 1)} {', '.join(map(str, alike))}: {note}"

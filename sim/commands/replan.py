@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -17,13 +18,32 @@ def replan(
     ] = "",
 ) -> None:
     """Time a finished run on other links and servers, without training."""
+    from sim.problems import ScenarioError
     from sim.report.table import seconds_text
     from sim.study.replan import Retiming
 
+    points = _points(sweep) if sweep else [""]
     run = Retiming(folder)
     print(f"as it was run: {seconds_text(run.recorded_seconds)}")
-    key, _, values = sweep.partition("=")
-    points = [f"{key.strip()}={value.strip()}" for value in values.split(",")] if sweep else []
-    for point in points or [""]:
+    refused: list[str] = []
+    for point in points:
         settings = [*(overrides or ()), *filter(None, [point])]
-        print(f"{', '.join(settings) or 'the same settings'}: {seconds_text(run.seconds(settings))}")
+        try:
+            print(f"{', '.join(settings) or 'the same settings'}: {seconds_text(run.seconds(settings))}")
+        except ScenarioError as error:
+            refused += error.problems
+    if refused:
+        raise ScenarioError(refused)
+
+
+def _points(sweep: str) -> list[str]:
+    """Take ``KEY=A,B,...`` apart; commas in brackets part nothing."""
+    from sim.problems import ScenarioError
+
+    key, _, values = sweep.partition("=")
+    points = [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", values)]
+    if not key.strip() or not all(points):
+        raise ScenarioError(
+            [f'--sweep: "{sweep}" is no key with values; write it like "clinics.0.uplink=1 Mbit/s,10 Mbit/s"']
+        )
+    return [f"{key.strip()}={point}" for point in points]

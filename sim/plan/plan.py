@@ -130,17 +130,14 @@ class Plan:
     peak_clinic_bytes: int
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader should know of who comes back, one line each."""
+    def note(self) -> str:
+        """What a reader should know of who comes back; empty if somebody does in every round."""
         empty, rounds = sum(not count for count in self.returned), len(self.returned)
         if not empty:
-            return ()
-        spec = self.spec
-        run = f"{spec.strategy.label or spec.strategy.name}{f' {spec.strategy.cut}' * bool(spec.strategy.cut)}"
-        run += f", seed {spec.seed}"
-        if empty == rounds and spec.train.deadline is not None and any(self.participants):
-            return (f"{run}: train.deadline: no clinic meets it in any of {rounds} rounds; give a longer one",)
-        return (f"{run}: nobody comes back in {empty} of {rounds} rounds, which leave the model as it is",)
+            return ""
+        if empty == rounds and self.spec.train.deadline is not None and any(self.participants):
+            return f"train.deadline: no clinic meets it in any of {rounds} rounds; give a longer one"
+        return f"nobody comes back in {empty} of {rounds} rounds, which leave the model as it is"
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of ``runs.parquet`` that are known before training."""

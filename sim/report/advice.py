@@ -35,6 +35,9 @@ _NAMES: Final = {
     "bytes_down": "traffic down",
     "gigabytes_up": "traffic up",
     "gigabytes_down": "traffic down",
+    "clinic_joules": "energy of all clinics",
+    "peak_clinic_bytes": "peak memory of a clinic",
+    "idle_share": "clinics' idle share",
     **{column: f"ε of the {name.lower()}" for column, name in ADVERSARIES.items()},
 }
 
@@ -191,7 +194,9 @@ class _Study:
         return len(difference) > 1 and abs(float(difference.mean())) > half_width(difference)
 
     def _differences(self, first: str, second: str) -> pd.Series[float]:
-        difference = self._values(first) - self._values(second)
+        one, other = self._values(first), self._values(second)
+        difference = one - other
+        difference[difference.isna() & one.eq(other)] = 0.0  # both infinite
         return difference.dropna()
 
     def _values(self, label: str) -> pd.Series[float]:
@@ -216,7 +221,8 @@ def _text(column: str, mean: float, half_width: float) -> str:
     elif column.endswith(("seconds", "hours", "minutes")):
         texts = [seconds_text(value * sizes.get(column, 1.0)) for value in (mean, half_width)]
     else:
-        texts = [epsilon_text(value) for value in (mean, half_width)]
+        unit = " J" if column == "clinic_joules" else ""
+        texts = [f"{epsilon_text(value)}{unit}" for value in (mean, half_width)]
     return " ± ".join(texts) if half_width > 0 else texts[0]
 
 

@@ -135,10 +135,9 @@ def write_clock_figures(plans: Sequence[Plan], folder: Path) -> list[Path]:
     written = []
     for one in rounds:
         time = one.traced()
-        played = one.load, time, one.names
-        chart = round_chart(
-            round_frame(*played), f"{one.method}: the first round, if nobody is away or lost", round_words(*played)
-        )
+        words = round_words(one.load, time, one.names, one.deadline)
+        title = f"{one.method}: the first round, if nobody is away or lost"
+        chart = round_chart(round_frame(one.load, time, one.names), title, words)
         written += _save(chart, folder / f"round_{re.sub('[^a-z0-9]+', '_', one.method.lower())}")
     if rounds:
         seconds = uplink_seconds(rounds)

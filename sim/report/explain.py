@@ -97,10 +97,15 @@ def _clinics(scenario: Scenario, federation: Federation) -> str:
     lines: dict[str, list[str]] = defaultdict(list)
     for clinic in resources:
         up, down = _rate(clinic.uplink_bits_per_s), _rate(clinic.downlink_bits_per_s)
-        lines[f"{up} up and {down} down"].append(clinic.name)
+        lines[f"{up} up, {down} down, {seconds_text(clinic.latency_s)} each way"].append(clinic.name)
     if len(lines) > _MOST_NAMED:
-        up = _rates([clinic.uplink_bits_per_s for clinic in resources])
-        return f"{text} Their lines differ: {up} up and {_rates([c.downlink_bits_per_s for c in resources])} down."
+        up, down = (
+            _rates([getattr(clinic, way) for clinic in resources])
+            for way in ("uplink_bits_per_s", "downlink_bits_per_s")
+        )
+        latencies = [clinic.latency_s for clinic in resources]
+        each_way = " to ".join(dict.fromkeys(seconds_text(latency) for latency in (min(latencies), max(latencies))))
+        return f"{text} Their lines differ: {up} up, {down} down, {each_way} each way."
     return " ".join([text, *(f"{_named(names)}: {line}." for line, names in lines.items())])
 
 
@@ -228,7 +233,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _rates(bits_per_s: Sequence[float]) -> str:
-    return f"{_rate(min(bits_per_s))} to {_rate(max(bits_per_s))}"
+    return " to ".join(dict.fromkeys(_rate(rate) for rate in (min(bits_per_s), max(bits_per_s))))
 
 
 def _rate(bits_per_s: float) -> str:

@@ -91,17 +91,19 @@ def _legible(spans: _Spans, total: float) -> _Spans:
 
 
 def _by_window(spans: _Spans, width: float) -> _Spans:
-    """Draw the bars of one phase within a window as one; each keeps its seconds."""
+    """Draw the bars of one phase within a window as one, from the first of them on; each keeps its seconds."""
     seconds: dict[int, dict[str, float]] = {}
+    first: dict[int, float] = {}
     for phase, start, end in spans:
         for window in range(int(start / width), int(end / width) + 1):
             inside = min(end, (window + 1) * width) - max(start, window * width)
             if inside > 0:
                 of_window = seconds.setdefault(window, {})
                 of_window[phase] = of_window.get(phase, 0.0) + inside
+                first.setdefault(window, start)
     drawn: _Spans = []
     for window, of_window in sorted(seconds.items()):
-        now = window * width
+        now = max(window * width, first[window])
         for phase in PHASES:
             if phase in of_window:
                 drawn.append((phase, now, now + of_window[phase]))
@@ -163,8 +165,8 @@ def round_chart(frame: pd.DataFrame, title: str, words: Sequence[str]) -> alt.Ch
     return chart
 
 
-def round_words(load: RoundLoad, time: RoundTime, names: Sequence[str]) -> list[str]:
-    """Say in words who waits for whom."""
+def round_words(load: RoundLoad, time: RoundTime, names: Sequence[str], deadline: float | None = None) -> list[str]:
+    """Say in words who waits for whom, and whether the deadline (seconds) would end the round before."""
     last = int(time.finish.argmax())
     text = (
         f"The round takes {seconds_text(time.seconds)}. {names[load.clinics[last]]} finishes last, after "
@@ -173,7 +175,13 @@ def round_words(load: RoundLoad, time: RoundTime, names: Sequence[str]) -> list[
     )
     waits = float(time.waiting.sum())
     if load.handed_on:
-        return [text, "One clinic begins when the one before it has finished."]
-    if waits <= 1e-9 * time.seconds:
-        return [text, "Nobody waits in line for the server."]
-    return [text, f"All clinics together wait {seconds_text(waits)} in line for the server."]
+        queue = "One clinic begins when the one before it has finished."
+    elif waits <= 1e-9 * time.seconds:
+        queue = "Nobody waits in line for the server."
+    elif waits <= 1e-3 * time.seconds:
+        queue = "All clinics together wait less than a thousandth of the round in line for the server."
+    else:
+        queue = f"All clinics together wait {seconds_text(waits)} in line for the server."
+    if deadline is not None and time.finish[last] > deadline:
+        queue += f" The deadline ends the round after {seconds_text(deadline)}, without those who are not back by then."
+    return [text, queue]

@@ -17,7 +17,7 @@ from pydantic import (
 
 from sim.attendance import Behaviour
 from sim.clinics import COMPUTERS, PROFILES, ServerResources
-from sim.problems import suggest
+from sim.problems import show, suggest
 from sim.settings.base import Number, Scalar, Section, Sites, Whole, is_number, unique
 from sim.settings.model import placed_head
 from sim.units import Compute, Duration, Memory, Power, Rate, parse_compute
@@ -90,11 +90,21 @@ class Straggler(Section):
     """How often a clinic is slow for a round, and how many times slower."""
 
     chance: Number = Field(ge=0, le=1)
-    slowdown: Number = Field(ge=1)
+    slowdown: Number = Field(ge=1, le=1e6)
 
 
 def _as_share(value: object) -> object:
     return {"share": value} if is_number(value) else value
+
+
+def _profile(value: object) -> object:
+    if isinstance(value, dict):
+        for name, share in value.items():
+            if not is_number(share) or not 0 < share < math.inf:
+                raise ValueError(f'the share of "{name}" is {show(share)}; give a number greater than 0')
+    elif not isinstance(value, str):
+        raise ValueError(f"{show(value)} is neither a profile nor a table of shares; write a name in quotes")
+    return value
 
 
 def _computer(value: object) -> object:
@@ -113,10 +123,10 @@ class ClinicGroup(Section):
     logarithm of the clinics' rates.
     """
 
-    profile: str | dict[str, Annotated[Number, Field(gt=0)]] | None = None
+    profile: Annotated[str | dict[str, Annotated[Number, Field(gt=0)]], BeforeValidator(_profile)] | None = None
     sites: Sites | None = None
     count: Annotated[Whole, Field(ge=1)] | None = None
-    spread: Annotated[Number, Field(ge=0)] = 0.0
+    spread: Annotated[Number, Field(ge=0, le=5)] = 0.0
     uplink: Rate | None = None
     downlink: Rate | None = None
     latency: Duration | None = None
@@ -166,6 +176,12 @@ class ClinicGroup(Section):
         absent = [key for key in ("uplink", "downlink", "latency", "compute") if getattr(self, key) is None]
         if self.profile is None and absent:
             raise ValueError(f"{', '.join(absent)} not given; name a profile, or give all four rates")
+        return self
+
+    @model_validator(mode="after")
+    def _busy_takes_more(self) -> "ClinicGroup":
+        if self.idle_power is not None and self.busy_power is not None and self.idle_power > self.busy_power:
+            raise ValueError("idle-power is more than busy-power; exchange them")
         return self
 
 

@@ -39,6 +39,8 @@ class FirstRound:
     resources : tuple of ClinicResources
         Of all clinics.
     server : ServerResources
+    deadline : float or None
+        The scenario's, in seconds; the load is that of a round without it.
     """
 
     method: str
@@ -47,6 +49,7 @@ class FirstRound:
     load: RoundLoad
     resources: tuple[ClinicResources, ...]
     server: ServerResources
+    deadline: float | None = None
 
     def traced(self) -> RoundTime:
         """Play the round, and keep who did what when."""
@@ -109,7 +112,7 @@ def first_rounds(specs: Sequence[RunSpec]) -> list[FirstRound]:
         job = Job.build(once, federation, [0.0] * len(federation.names))
         [load] = Counts(job, PlanClock(resources, server)).loads
         family = "SL" if strategy.name == "split" else "SplitFed" if strategy.cut else "FL"
-        found[method] = FirstRound(method, family, federation.names, load, resources, server)
+        found[method] = FirstRound(method, family, federation.names, load, resources, server, spec.train.deadline)
     return list(found.values())
 
 

@@ -12,17 +12,20 @@ from sim.data import load_federation
 from sim.job import Job
 from sim.plan.counts import Counts
 from sim.plan.queues import PlanClock
-from sim.problems import ScenarioError
-from sim.scenario import overridden, validated
+from sim.problems import ScenarioError, suggest
+from sim.scenario import ClinicGroup, Server, overridden, validated
 from sim.spec import RunSpec
 from sim.study.rerun import read_run
 from sim.study.store import from_plain
 
 __all__ = ["Retiming"]
 
-_TIMES_ONLY = re.compile(
-    r"server\.(compute|workers|uplink|downlink)|clinics\.\d+\.(profile|spread|uplink|downlink|latency|compute)"
-)
+_RETIMED = {
+    "server": ("compute", "workers", "uplink", "downlink"),
+    "clinics": ("profile", "spread", "uplink", "downlink", "latency", "compute"),
+}
+_TIMELESS = ("memory", "idle-power", "busy-power")
+_KEY = re.compile(r"(server|clinics)(?:\.\d+)?\.([\w-]+)")
 
 
 class Retiming:
@@ -67,17 +70,15 @@ class Retiming:
         Raises
         ------
         ScenarioError
-            With one line for each key that may change what is learned, and each value that is none.
+            With one line for each key that does not exist, takes no time or may change what is learned, and each value
+            that is none.
         """
         mapping = self._written
         problems = []
         for override in overrides:
             key = override.partition("=")[0].strip()
-            if not _TIMES_ONLY.fullmatch(key):
-                problems.append(
-                    f"{key}: may change what is learned, so it cannot be re-timed; set a key of server, or "
-                    "clinics.N.profile, uplink, downlink, latency or compute, or run the scenario again"
-                )
+            if key and "=" in override and (fault := _fault(key)):
+                problems.append(f"{key}: {fault}")
                 continue
             try:
                 mapping = overridden(mapping, override)
@@ -102,3 +103,20 @@ class Retiming:
 
     def _clock(self, spec: RunSpec) -> PlanClock:
         return PlanClock(assign_resources(spec.clinics, self._names, spec.seed), spec.server.resources())
+
+
+def _fault(key: str) -> str:
+    """Say why a key cannot be re-timed; nothing if it can."""
+    match = _KEY.fullmatch(key)
+    table, name = match.groups() if match else ("", "")
+    if name in _RETIMED.get(table, ()):
+        return ""
+    if name in _TIMELESS:
+        return "takes no time, so there is nothing to re-time; suture plan says what memory and energy are needed"
+    known = {"server": Server, "clinics": ClinicGroup}
+    if table and name not in {field.alias for field in known[table].model_fields.values()}:
+        return f"unknown key; {suggest(name, _RETIMED[table])}"
+    return (
+        "may change what is learned, so it cannot be re-timed; set a key of server, or clinics.N.profile, uplink, "
+        "downlink, latency or compute, or run the scenario again"
+    )

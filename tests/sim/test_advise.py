@@ -158,6 +158,16 @@ def test_the_largest_epsilon_over_seeds_decides():
     assert advise(runs, "epsilon_server<=8", "auc", planned=False).best == "Local"
 
 
+def test_two_that_are_both_infinite_are_equal():
+    both = table(*(rows("split", [0.8, 0.9], 1.0, math.inf, cut) for cut in ("vanilla", "u-shaped")))
+    assert "The two are equal on every seed" in advise(both, "", "epsilon_server", planned=False).paragraph
+
+
+def test_energy_is_told_in_joules():
+    runs = table(*(rows(name, [0.8, 0.9], 1.0, 1.0, clinic_joules=float(len(name))) for name in ("fedavg", "fedprox")))
+    assert "energy of all clinics 6 J (mean of 2 seeds)" in advise(runs, "", "clinic_joules", planned=False).paragraph
+
+
 def test_swept_settings_are_methods_of_their_own():
     groups = [
         rows("fedavg", [auc], 1.0, target, **{"privacy.epsilon": target}) for auc, target in ((0.7, 1.0), (0.8, 8.0))

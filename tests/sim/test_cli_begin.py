@@ -120,7 +120,7 @@ def test_check_explains_the_scenario_in_words(suture, trade_off):
         # Of 7, 23, 40 and 64 records, a third is held out.
         "Clinics: 4 with 88 training and 46 held-out records; the smallest k0 (5 training records), the largest k3 "
         "(42).",
-        "k0, k1: 1 Gbit/s up and 1 Gbit/s down. k2, k3: 1 Mbit/s up and 10 Mbit/s down.",
+        "k0, k1: 1 Gbit/s up, 1 Gbit/s down, 2.5 ms each way. k2, k3: 1 Mbit/s up, 10 Mbit/s down, 25 ms each way.",
         "Vanilla cut: hidden1 at the clinic; hidden2, output at the server, which is sent the labels.",
         "U-shaped cut: hidden1 and output at the clinic, where the labels stay; hidden2 at the server.",
         "Privacy: 6 of the 12 runs have none: what is released there is released as it is.",

@@ -36,6 +36,16 @@ def test_plan_of_some_strategies_with_other_settings(suture, trade_off):
     assert [(p["strategy"], p["seed"], p["rounds"]) for p in json.loads(out)] == [("fedavg", 7, 3)] * 2
 
 
+def test_a_deadline_nobody_meets_is_said_once_for_all_seeds(suture, trade_off):
+    code, out, err = suture("plan", trade_off, "--set", 'train.deadline="1 ms"')
+    assert (code, "SplitFed V1, vanilla" in out) == (0, True)
+    said = "train.deadline: no clinic meets it in any of 2 rounds; give a longer one"
+    assert err.splitlines() == [
+        f"{trade_off}: note: {method}, seeds 0, 1: {said}"
+        for method in ("fedavg", "splitfed-v1 vanilla", "splitfed-v1 u-shaped")
+    ]
+
+
 def test_planned_json_equals_the_finished_rows(suture, finished):
     path, out_folder, _ = finished
     code, out, err = suture("plan", path, "--json")

@@ -161,11 +161,17 @@ def test_more_clinics_than_the_data_has_is_one_line():
     ("keys", "expected"),
     [
         ({"profile": {"rural-dsl": 0.4, "hospital": 0.5}}, "the shares add up to 0.9; give shares that add up to 1"),
+        ({"profile": {"rural-dsl": -0.5, "hospital": 1.5}}, 'the share of "rural-dsl" is -0.5; give a number greater'),
+        ({"profile": {"rural-dsl": float("nan")}}, 'the share of "rural-dsl" is nan; give a number greater than 0'),
+        ({"profile": {"rural-dsl": "most"}}, 'the share of "rural-dsl" is "most"; give a number greater than 0'),
+        ({"profile": 3}, "3 is neither a profile nor a table of shares; write a name in quotes"),
         ({"profile": {"rural-dls": 1.0}}, 'unknown profile "rural-dls"; did you mean "rural-dsl"?'),
         ({"profile": "hospital", "compute": "abacus"}, "or a class of computers: small-board, laptop"),
         ({"profile": "hospital", "memory": "8"}, 'give an amount of memory such as "8 GB"'),
         ({"profile": "hospital", "busy-power": "8 GB"}, 'is of the wrong kind; give a power such as "45 W"'),
         ({"profile": "hospital", "count": 2, "sites": ["a"]}, "has no effect beside sites"),
+        ({"profile": "hospital", "idle-power": "9 W", "busy-power": "3 W"}, "idle-power is more than busy-power"),
+        ({"profile": "hospital", "spread": 400.0}, "less than or equal to 5"),
     ],
 )
 def test_faults_of_a_population(keys, expected):

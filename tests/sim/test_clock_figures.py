@@ -1,6 +1,7 @@
 """Pictures of the clock: the bars hold the clock's seconds, and the crossings stand where they were worked out."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from sim.plan.clock import Leg, RoundLoad
 from sim.plan.events import EventClock
 from sim.report.clock_figures import crossing_sentences, uplink_chart
 from sim.report.gantt import round_chart, round_frame, round_words
+from sim.report.table import seconds_text
 from sim.study.first_round import FirstRound, crossings, uplink_seconds
 
 VANILLA = (
@@ -66,6 +68,27 @@ def test_who_finishes_last_stands_on_top_and_of_many_clinics_twenty_are_drawn():
 def test_in_a_relay_nobody_waits_in_line():
     load, time, names = played(3, 2, handed_on=True)
     assert "waiting" not in set(round_frame(load, time, names)["phase"])
+
+
+def test_no_clinic_of_a_relay_is_drawn_before_its_turn():
+    """Also where its turn begins in the middle of a window in which many bars are drawn as one."""
+    load, time, names = played(3, 60, handed_on=True)
+    frame = round_frame(load, time, names)
+    for lane, name in enumerate(names):
+        begins = min(span.start for span in time.spans if span.lane == lane)
+        own = frame[frame["row"] == name]
+        assert own["start"].min() == pytest.approx(begins, abs=1e-9)
+        assert own["end"].max() <= time.finish[lane] * (1 + 1e-9)
+
+
+def test_the_words_say_what_the_deadline_ends_and_that_a_wait_is_short():
+    load, time, names = played(3, 2)
+    waits = f"{seconds_text(float(time.waiting.sum()))} in line for the server."
+    assert round_words(load, time, names, deadline=float(time.finish.max()))[1].endswith(waits)
+    cut = round_words(load, time, names, deadline=float(time.finish.max()) - 0.1)[1]
+    assert f"{waits} The deadline ends the round after " in cut
+    hardly = replace(time, seconds=1e3 * float(time.waiting.sum()))
+    assert "wait less than a thousandth of the round" in round_words(load, hardly, names)[1]
 
 
 def messages(method, family, end_bytes, flops):

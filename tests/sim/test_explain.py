@@ -1,4 +1,4 @@
-"""What ``suture check`` says in words of clinics that are away, lost or slow."""
+"""What ``suture check`` says in words of the clinics' lines, and of clinics that are away, lost or slow."""
 
 from support import SCENARIO, write_csv
 
@@ -18,13 +18,24 @@ straggler = { chance = 0.25, slowdown = 4 }
 """
 
 
-def losses(tmp_path, text):
+def told(tmp_path, text, word):
     write_csv(tmp_path / "clinics.csv")
     (tmp_path / "scenario.toml").write_text(text)
     scenario = load_scenario(tmp_path / "scenario.toml")
     federation = load_federation(expand(scenario)[0].data, 0)
     said = explain(scenario, list(plan_runs(expand(scenario))), federation, 1.0, 1, "guessed")
-    return [paragraph for paragraph in said if paragraph.startswith("Losses")]
+    return [paragraph for paragraph in said if paragraph.startswith(word)]
+
+
+def losses(tmp_path, text):
+    return told(tmp_path, text, "Losses")
+
+
+def test_lines_of_the_same_rates_and_another_latency_are_told_apart(tmp_path):
+    groups = [f'[[clinics]]\nprofile = "{name}"\ncount = 2\n' for name in ("legacy-broadband", "geo-satellite")]
+    [said] = told(tmp_path, SCENARIO + "".join(groups) + METHOD, "Clinics")
+    assert "k0, k1: 3 Mbit/s up, 25 Mbit/s down, 20 ms each way." in said
+    assert "k2, k3: 3 Mbit/s up, 25 Mbit/s down, 300 ms each way." in said
 
 
 def test_every_way_to_be_lost_is_said(tmp_path):

@@ -131,8 +131,8 @@ def test_a_deadline_nobody_meets_is_said_and_leaves_the_rounds_empty(csv):
     assert plan.participants == (4, 4, 4)
     assert plan.columns()["lost_clinic_rounds"] == 12
     assert plan.columns()["sim_seconds"] == pytest.approx(3e-3)
-    assert plan.notes == ("fedavg, seed 5: train.deadline: no clinic meets it in any of 3 rounds; give a longer one",)
-    assert plan_of(with_settings(run_spec(csv), deadline=3600.0))[0].notes == ()
+    assert plan.note == "train.deadline: no clinic meets it in any of 3 rounds; give a longer one"
+    assert plan_of(with_settings(run_spec(csv), deadline=3600.0))[0].note == ""
 
 
 def test_empty_rounds_are_said(csv):
@@ -140,7 +140,7 @@ def test_empty_rounds_are_said(csv):
     plan, _ = plan_of(with_settings(run_spec(csv, rounds=20), groups))
     empty = sum(not count for count in plan.returned)
     assert 10 < empty < 20
-    assert plan.notes == (f"fedavg, seed 5: nobody comes back in {empty} of 20 rounds, which leave the model as it is",)
+    assert plan.note == f"nobody comes back in {empty} of 20 rounds, which leave the model as it is"
 
 
 def test_over_selection_keeps_as_many_as_wanted_and_asks_more(csv):

@@ -48,24 +48,63 @@ def test_what_may_change_learning_is_refused(finished, key):
         Retiming(finished[0]).seconds([key])
 
 
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ('clinics.0.uplnk="1 Mbit/s"', 'clinics.0.uplnk: unknown key; did you mean "uplink"?'),
+        ("server.worker=3", 'server.worker: unknown key; did you mean "workers"?'),
+        ('clinics.0.memory="1 GB"', "clinics.0.memory: takes no time, so there is nothing to re-time"),
+        ("clinics.0.drop-out=0.1", "clinics.0.drop-out: may change what is learned, so it cannot be re-timed"),
+        ("clinics.0.uplink", 'clinics.0.uplink: has no "="; write key=value'),
+    ],
+)
+def test_what_cannot_be_retimed_is_said_with_its_own_reason(finished, override, line):
+    with pytest.raises(ScenarioError) as error:
+        Retiming(finished[0]).seconds([override])
+    assert [problem.startswith(line) for problem in error.value.problems] == [True]
+
+
 def test_an_impossible_rate_is_one_line(finished):
     with pytest.raises(ScenarioError, match=r"clinics\.0\.uplink: .* is not positive") as error:
         Retiming(finished[0]).seconds(['clinics.0.uplink="0 Mbit/s"'])
     assert len(error.value.problems) == 1
 
 
-def test_the_command_sweeps(finished, monkeypatch, capsys):
-    sweep = "clinics.0.uplink=1 Mbit/s, 10 Mbit/s"
-    monkeypatch.setattr(sys, "argv", ["suture", "replan", str(finished[0]), "--sweep", sweep])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert not end.value.code
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(": ")[0] for line in lines] == [
-        "as it was run",
-        "clinics.0.uplink=1 Mbit/s",
-        "clinics.0.uplink=10 Mbit/s",
-    ]
+@pytest.fixture
+def swept(finished, monkeypatch, capsys):
+    def call(sweep):
+        monkeypatch.setattr(sys, "argv", ["suture", "replan", str(finished[0]), "--sweep", sweep])
+        with pytest.raises(SystemExit) as end:
+            main()
+        told = capsys.readouterr()
+        return end.value.code or 0, [line.partition(": ")[0] for line in told.out.splitlines()], told.err
+
+    return call
+
+
+def test_the_command_sweeps(swept):
+    points = ["clinics.0.uplink=1 Mbit/s", "clinics.0.uplink=10 Mbit/s"]
+    assert swept("clinics.0.uplink=1 Mbit/s, 10 Mbit/s") == (0, ["as it was run", *points], "")
+
+
+def test_a_sweep_goes_over_tables_too(swept):
+    values = ["{hospital=0.5,rural-dsl=0.5}", '"hospital"']
+    points = [f"clinics.0.profile={value}" for value in values]
+    assert swept(f"clinics.0.profile={','.join(values)}") == (0, ["as it was run", *points], "")
+
+
+def test_a_sweep_goes_on_behind_a_value_that_is_none(swept):
+    code, lines, err = swept("clinics.0.uplink=1 Mbit/s,0 Mbit/s,2 Mbit/s")
+    assert code == 2
+    assert lines == ["as it was run", "clinics.0.uplink=1 Mbit/s", "clinics.0.uplink=2 Mbit/s"]
+    assert '"0 Mbit/s" is not positive' in err
+
+
+@pytest.mark.parametrize("sweep", ["clinics.0.uplink", "clinics.0.uplink=1 Mbit/s,,2 Mbit/s", "=1 Mbit/s"])
+def test_a_sweep_that_is_none_is_said_before_anything_is_timed(swept, sweep):
+    code, lines, err = swept(sweep)
+    assert (code, lines) == (2, [])
+    assert err.startswith(f'--sweep: "{sweep}" is no key with values; write it like ')
 
 
 def test_other_links_that_would_change_who_meets_the_deadline_are_refused(tmp_path):
