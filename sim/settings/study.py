@@ -98,11 +98,11 @@ def _as_share(value: object) -> object:
 
 
 def _profile(value: object) -> object:
-    if isinstance(value, dict):
-        for name, share in value.items():
-            if not is_number(share) or not 0 < share < math.inf:
-                raise ValueError(f'the share of "{name}" is {show(share)}; give a number greater than 0')
-    elif not isinstance(value, str):
+    shares = value if isinstance(value, dict) else {}
+    for name, share in shares.items():
+        if not is_number(share) or not 0 < share < math.inf:
+            raise ValueError(f'the share of "{name}" is {show(share)}; give a number greater than 0')
+    if value is not shares and not isinstance(value, str):
         raise ValueError(f"{show(value)} is neither a profile nor a table of shares; write a name in quotes")
     return value
 

@@ -113,8 +113,8 @@ def _fault(key: str) -> str:
         return ""
     if name in _TIMELESS:
         return "takes no time, so there is nothing to re-time; suture plan says what memory and energy are needed"
-    known = {"server": Server, "clinics": ClinicGroup}
-    if table and name not in {field.alias for field in known[table].model_fields.values()}:
+    fields = ClinicGroup.model_fields if table == "clinics" else Server.model_fields
+    if table and name not in {field.alias for field in fields.values()}:
         return f"unknown key; {suggest(name, _RETIMED[table])}"
     return (
         "may change what is learned, so it cannot be re-timed; set a key of server, or clinics.N.profile, uplink, "
