@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sim.rng import Streams
 
@@ -46,47 +46,56 @@ class Behaviour:
         return self.availability < 1 or self.drop_out > 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Attendance:
     """One round: who is there, how many batches each completes, and whose parts come back.
 
     Attributes
     ----------
-    clinics : tuple of int
+    clinics : ndarray of int
         Those who are there, in ascending order.
-    batches : tuple of int
+    batches : ndarray of int
         By position: how many batches the clinic completes. With none it is sent its parts and nothing more; in a relay
         its turn never comes.
-    returned : tuple of bool
+    returned : ndarray of bool
         By position: whether the clinic's parts come back at the end of its last turn. Otherwise it is lost.
     """
 
-    clinics: tuple[int, ...]
-    batches: tuple[int, ...]
-    returned: tuple[bool, ...]
+    clinics: NDArray[np.int64]
+    batches: NDArray[np.int64]
+    returned: NDArray[np.bool_]
 
     @classmethod
-    def complete(cls, clinics: Iterable[int], batches: Iterable[int]) -> Attendance:
+    def of(cls, clinics: ArrayLike, batches: ArrayLike, returned: ArrayLike) -> Attendance:
+        """Return a round that is stated in plain sequences."""
+        return cls(np.array(clinics, np.int64), np.array(batches, np.int64), np.array(returned, np.bool_))
+
+    @classmethod
+    def complete(cls, clinics: ArrayLike, batches: ArrayLike) -> Attendance:
         """Return a round in which nobody is lost."""
-        there = tuple(clinics)
-        return cls(there, tuple(batches), (True,) * len(there))
+        return cls.of(clinics, batches, np.ones(np.shape(clinics)))
+
+    def plain(self) -> list[list[int] | list[bool]]:
+        """Return what ``of`` takes, as lists."""
+        return [self.clinics.tolist(), self.batches.tolist(), self.returned.tolist()]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Attendance):
+            return NotImplemented
+        own, others = ((each.clinics, each.batches, each.returned) for each in (self, other))
+        return all(map(np.array_equal, own, others))
 
     @cached_property
     def _position(self) -> dict[int, int]:
-        return {clinic: position for position, clinic in enumerate(self.clinics)}
-
-    def by_lane(self, clinics: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return ``[lane]`` how many batches clinics that are there complete, and whether their parts come back."""
-        at = np.searchsorted(np.array(self.clinics, dtype=np.int64), clinics)
-        return np.array(self.batches, dtype=np.int64)[at], np.array(self.returned, dtype=np.bool_)[at]
+        return {clinic: position for position, clinic in enumerate(self.clinics.tolist())}
 
     def batches_of(self, clinic: int) -> int:
         """Return how many batches a clinic that is there completes."""
-        return self.batches[self._position[clinic]]
+        return int(self.batches[self._position[clinic]])
 
     def returns(self, clinic: int) -> bool:
         """Whether the parts of a clinic that is there come back."""
-        return self.returned[self._position[clinic]]
+        return bool(self.returned[self._position[clinic]])
 
 
 def available(seed: int, behaviours: Sequence[Behaviour], rounds: int) -> NDArray[np.bool_]:
@@ -146,11 +155,11 @@ def drop_outs(
         lost = random is not None and random.random() < chance
         batches.append(1 + int(random.integers(count)) if random is not None and lost else count)
         returned.append(not lost)
-    return Attendance(tuple(clinics), tuple(batches), tuple(returned))
+    return Attendance.of(clinics, batches, returned)
 
 
 def slowdowns(
-    seed: int, server_round: int, clinics: Sequence[int], behaviours: Sequence[Behaviour]
+    seed: int, server_round: int, clinics: Iterable[int], behaviours: Sequence[Behaviour]
 ) -> tuple[tuple[int, float], ...]:
     """Draw who is slower in a round: pairs of a position in ``clinics`` and the factor."""
     streams = Streams(seed, "straggler")

@@ -215,7 +215,8 @@ def _members(group: "ClinicGroup", sites: Sequence[str], position: int, seed: in
         quotas = _quotas(group.profile, len(sites))
         dealt = [name for name, quota in quotas.items() for _ in range(quota)]
         profiles = [dealt[k] for k in draws.permutation(len(sites))]
-    found = [_resources(group, site, profile) for site, profile in zip(sites, profiles, strict=True)]
+    named = {profile: _resources(group, profile) for profile in dict.fromkeys(profiles)}
+    found = [replace(named[profile], name=site) for site, profile in zip(sites, profiles, strict=True)]
     if not group.spread:
         return found
     factors = draws.lognormal(0.0, group.spread, (len(sites), 2)).tolist()
@@ -239,7 +240,7 @@ def _quotas(shares: Mapping[str, float], clinics: int) -> dict[str, int]:
     return quotas
 
 
-def _resources(group: "ClinicGroup", site: str, profile: str | None) -> ClinicResources:
+def _resources(group: "ClinicGroup", profile: str | None) -> ClinicResources:
     named = COMPUTERS[group.compute] if isinstance(group.compute, str) else None
     given = {
         "uplink_bits_per_s": group.uplink,
@@ -252,5 +253,5 @@ def _resources(group: "ClinicGroup", site: str, profile: str | None) -> ClinicRe
     }
     known: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if profile is None:
-        return ClinicResources(site, **known, behaviour=group.behaviour())
-    return replace(PROFILES[profile], name=site, **known, behaviour=group.behaviour())
+        return ClinicResources("", **known, behaviour=group.behaviour())
+    return replace(PROFILES[profile], **known, behaviour=group.behaviour())

@@ -31,7 +31,7 @@ from sim.privacy.calibration import uniform_answers
 from sim.problems import ScenarioError
 from sim.protocols import Protocol, protocol_of
 from sim.rng import stream
-from sim.sampling import Batches, Sampling, draw_batches, participants, wanted
+from sim.sampling import Batches, Ints, Sampling, draw_batches, participants, wanted
 from sim.scenario import Privacy
 from sim.spec import RunSpec
 
@@ -243,8 +243,17 @@ class Job:
         if len(clinics) == 1:
             return list(clinics)
         of_all = np.array(clinics, dtype=np.int64)
-        ordered: list[int] = of_all[np.lexsort((of_all, -np.array(self.sizes)[of_all]))].tolist()
+        ordered: list[int] = of_all[self.lane_order(of_all)].tolist()
         return ordered
+
+    def lane_order(self, clinics: Ints) -> Ints:
+        """Return the positions of clinics in the order of their lanes."""
+        return np.lexsort((clinics, -self.records[clinics]))
+
+    @cached_property
+    def records(self) -> Ints:
+        """``[clinic]`` training records."""
+        return np.array(self.sizes, dtype=np.int64)
 
     def attendance(self, server_round: int) -> Attendance:
         """Return who is there in a round, and how far each clinic comes."""
@@ -265,7 +274,7 @@ class Job:
 
     def participants(self, server_round: int) -> list[int]:
         """Return a round's clinics in lane order, lost ones too."""
-        return self.in_lane_order(self.attendance(server_round).clinics)
+        return self.in_lane_order(self.attendance(server_round).clinics.tolist())
 
     def returning(self, server_round: int, clinics: Sequence[int]) -> list[int]:
         """Return those of a round's clinics whose parts come back, in the order given."""
@@ -274,7 +283,8 @@ class Job:
     def lost(self, server_round: int) -> list[int]:
         """Return those of a round's clinics whose parts do not come back."""
         attendance = self.attendance(server_round)
-        return [k for k in attendance.clinics if not attendance.returns(k)]
+        lost: list[int] = attendance.clinics[~attendance.returned].tolist()
+        return lost
 
     def steps(self, clinic: int) -> int:
         """Return the number of a clinic's batches in one round."""
@@ -282,7 +292,7 @@ class Job:
 
     def order(self, server_round: int) -> list[int]:
         """Return a round's clinics in the order in which a sequential strategy serves them."""
-        clinics = list(self.attendance(server_round).clinics)
+        clinics: list[int] = self.attendance(server_round).clinics.tolist()
         if self.spec.strategy.order == "fixed":
             return clinics
         return [int(k) for k in stream(self.seed, "order", server_round=server_round).permutation(clinics)]
@@ -372,7 +382,7 @@ def _everyone_returns(
 ) -> Attendance:
     """Draw a round's clinics once for all who ask."""
     drawn = participants(seed, server_round, len(sizes), share)
-    return Attendance.complete(drawn.tolist(), sampling.steps(np.array(sizes)[drawn]).tolist())
+    return Attendance.complete(drawn, sampling.steps(np.array(sizes)[drawn]))
 
 
 @lru_cache(maxsize=256)

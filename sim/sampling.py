@@ -46,6 +46,10 @@ class Sampling:
         """Return the probability with which one record joins one batch under Poisson sampling."""
         return min(1.0, self.batch_size / records)
 
+    def rates(self, records: Ints) -> NDArray[np.float64]:
+        """Return the rate of each of several clinics."""
+        return np.minimum(1.0, self.batch_size / records)
+
     def normaliser(self, records: Ints, rows: Ints) -> Ints:
         """Return what a batch's summed gradient is divided by.
 
@@ -150,7 +154,7 @@ def choose(seed: int, server_round: int, available: Ints, size: int) -> Ints:
 
 
 def draw_batches(
-    sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int], records: Sequence[int] | Ints
+    sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int] | Ints, records: Sequence[int] | Ints
 ) -> Batches:
     """Draw one round's batches.
 
@@ -186,22 +190,38 @@ def draw_batches(
     return Batches(index, rows, active, sampling.normaliser(n, rows))
 
 
+def lane_by_lane(steps: Ints) -> tuple[Ints, Ints]:
+    """Return the lane and the step of every batch, ``[batch]``, one lane after another, of so many ``[lane]`` steps."""
+    lane = np.repeat(np.arange(len(steps)), steps)
+    return lane, np.arange(len(lane)) - (np.cumsum(steps) - steps)[lane]
+
+
 def draw_rows(
-    sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int], records: Sequence[int] | Ints
+    sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int] | Ints, records: Ints, steps: Ints
 ) -> Ints:
-    """Return the rows of one round's batches, ``[step, lane]``, as ``draw_batches`` would draw them."""
+    """Return the rows of each lane's first batches, as ``draw_batches`` would draw them.
+
+    Parameters
+    ----------
+    sampling, seed, server_round, clinics, records
+        As for ``draw_batches``.
+    steps : ndarray
+        ``[lane]`` how many batches.
+
+    Returns
+    -------
+    ndarray
+        ``[batch]``, one lane after another.
+    """
+    lane, step = lane_by_lane(steps)
     if sampling.poisson:
-        return draw_batches(sampling, seed, server_round, clinics, records).rows
-    n = np.asarray(records, dtype=np.int64)
-    per_epoch = -(-n // sampling.batch_size)
-    steps = per_epoch * sampling.local_epochs
-    step = np.arange(int(steps.max(initial=0)))[:, None]
-    left = n - step % per_epoch * sampling.batch_size
-    return np.where(step < steps, np.minimum(left, sampling.batch_size), 0)
+        return draw_batches(sampling, seed, server_round, clinics, records).rows[step, lane]
+    per_epoch = -(-records // sampling.batch_size)
+    return np.minimum(records[lane] - step % per_epoch[lane] * sampling.batch_size, sampling.batch_size)
 
 
 def _shuffled(
-    sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int], n: Ints, steps: Ints
+    sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int] | Ints, n: Ints, steps: Ints
 ) -> tuple[Ints, Ints]:
     epochs, size = sampling.local_epochs, sampling.batch_size
     per_epoch = steps // epochs
@@ -222,7 +242,7 @@ def _shuffled(
 
 
 def _poisson(
-    sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int], n: Ints, steps: Ints
+    sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int] | Ints, n: Ints, steps: Ints
 ) -> tuple[Ints, Ints]:
     total = int(steps.max(initial=0))
     drawn = []

@@ -53,9 +53,10 @@ class SplitFedV2(CohortStrategy):
         parameters = self.before = self.common(arrays)
         parts = {MODEL: self.clinic_parts_of(parameters)}
         attendance = self.job.attendance(server_round)
-        turns = {k: Turn(self, grid, [k], server_round, 0, attendance.batches_of(k)) for k in attendance.clinics}
+        there = attendance.clinics.tolist()
+        turns = {k: Turn(self, grid, [k], server_round, 0, attendance.batches_of(k)) for k in there}
         inbox: dict[int, Gathered] = {}
-        for k in attendance.clinics:
+        for k in there:
             if not attendance.batches_of(k):
                 turns[k].begin(parts)
         for k, batches in groupby(self.job.schedule(server_round), key=itemgetter(0)):

@@ -5,6 +5,8 @@ second more. Computing a row's forward half takes A one second and B two. In `VA
 three seconds a row.
 """
 
+import numpy as np
+
 from sim.clinics import ClinicResources
 from sim.plan.clock import Leg
 
@@ -18,3 +20,9 @@ U_SHAPED = (
     *(Leg("down", ROW), Leg("clinic", 2), Leg("up", ROW), Leg("server", 2)),
     *(Leg("down", ROW), Leg("clinic", 2)),
 )
+
+
+def by_lane(table):
+    """Return the rows of batches as a load has them, and the steps, of a table ``[step, lane]`` with 0 for none."""
+    own = np.array(table, dtype=np.int64).T
+    return own[own > 0], (own > 0).sum(1)

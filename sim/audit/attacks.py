@@ -8,7 +8,7 @@ shows what is lost at least.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -116,7 +116,7 @@ def attack(plan: Plan, parameters: Mapping[str, Tensor], federation: Federation)
 
 
 def reconstruction(
-    job: Job, parameters: Mapping[str, Tensor], federation: Federation, exposures: Sequence[int]
+    job: Job, parameters: Mapping[str, Tensor], federation: Federation, exposures: NDArray[np.int64]
 ) -> float:
     """Reconstruct training records from their rows at the cut, as they leave the clinic after the last round.
 
@@ -130,7 +130,7 @@ def reconstruction(
     parameters : mapping of str to Tensor
         As for :func:`membership`.
     federation : Federation
-    exposures : sequence of int
+    exposures : ndarray of int
         By clinic, of the record that leaves most often.
 
     Returns
@@ -203,7 +203,7 @@ def _rows_at_the_cut(
     parameters: Mapping[str, Tensor],
     records: Records,
     index: NDArray[np.int64],
-    exposures: Sequence[int],
+    exposures: NDArray[np.int64],
 ) -> Floats:
     """Return the smashed data of some records, ``[record, value]``, clipped and noised as the job says."""
     head = job.part("head")

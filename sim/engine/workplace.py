@@ -99,7 +99,7 @@ def run_config(
     return {
         "run-spec": spec.model_dump_json(by_alias=True),
         "noise-multipliers": json.dumps([list(noise_multipliers), list(release_noise)]),
-        "attendance": json.dumps({r: [a.clinics, a.batches, a.returned] for r, a in attended.items()}),
+        "attendance": json.dumps({r: attendance.plain() for r, attendance in attended.items()}),
         "data-sha256": (spec.data.sha256() if isinstance(spec.data, DataFile) else "") + spec.model.public_digest(),
     }
 
@@ -111,8 +111,7 @@ def _job(spec_json: str, noise_json: str, attendance_json: str, data_sha256: str
     federation = load_federation(spec.data, spec.seed)
     noise_multipliers, release_noise = json.loads(noise_json)
     attended = {
-        int(server_round): Attendance(*map(tuple, stated))
-        for server_round, stated in json.loads(attendance_json).items()
+        int(server_round): Attendance.of(*stated) for server_round, stated in json.loads(attendance_json).items()
     }
     return Job.build(spec, federation, noise_multipliers, release_noise, attended), federation
 

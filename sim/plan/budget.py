@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from sim.job import Job
 from sim.privacy.accounting import epsilons_along
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger
@@ -39,18 +41,16 @@ def epsilon_spent(
         return dict.fromkeys(ADVERSARIES, (0.0,))
     delta, unit = job.spec.privacy.delta or 0.0, job.spec.privacy.unit
     followed = {a: _least_protected(epsilons) for a, epsilons in at_the_end.items()}
-    needed = sorted({clinic for clinics in followed.values() for clinic in clinics})
-    ledgers = [_ledger(job, sampled, needed) for sampled in after]
+    bounded = {a: [k for k in clinics if math.isfinite(at_the_end[a][k])] for a, clinics in followed.items()}
+    needed = sorted({clinic for clinics in bounded.values() for clinic in clinics})
+    ledgers = [_ledger(job, sampled, needed) for sampled in after] if needed else []
     spent: dict[Adversary, tuple[float, ...]] = {}
     for adversary, epsilons in at_the_end.items():
-        exposed = [k for k, epsilon in enumerate(epsilons) if math.isinf(epsilon)]
-        if exposed:  # and so from the first step of such a clinic on
-            begun = [any(sampled.steps[k] for k in exposed) for sampled in after]
-            bounded = [k for k in followed[adversary] if k not in exposed]
-        else:
-            begun, bounded = [False] * len(after), followed[adversary]
+        exposed = np.isinf(epsilons)  # from the first step of such a clinic on
+        begun = [bool(sampled.steps[exposed].any()) for sampled in after]
         by_clinic = [
-            epsilons_along([ledger.mechanisms(adversary, k, unit) for ledger in ledgers], delta) for k in bounded
+            epsilons_along([ledger.mechanisms(adversary, k, unit) for ledger in ledgers], delta)
+            for k in bounded[adversary]
         ]
         worst = [max(values) for values in zip(*by_clinic, strict=True)] if by_clinic else [0.0] * len(after)
         rounds = [math.inf if over else value for over, value in zip(begun, worst, strict=True)]

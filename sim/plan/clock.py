@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from sim.clinics import ClinicResources, ServerResources
 from sim.protocols import HEADER_BYTES
+from sim.sampling import lane_by_lane
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Place = Literal["clinic", "server", "up", "down"]
 PHASES = {"clinic": "clinic", "server": "server", "up": "upload", "down": "download"}
 
@@ -48,10 +50,10 @@ class RoundLoad:
 
     Attributes
     ----------
-    clinics : tuple of int
-        Those who take part, in lane order.
+    clinics : ndarray
+        ``[lane]`` those who take part.
     rows : ndarray
-        ``[step, lane]`` records in each batch.
+        ``[batch]`` records in each batch, one lane after another.
     steps : ndarray
         ``[lane]`` number of batches.
     legs : tuple of Leg
@@ -72,7 +74,7 @@ class RoundLoad:
         Lanes whose computer and line are slower in this round, and how many times.
     """
 
-    clinics: tuple[int, ...]
+    clinics: Ints
     rows: Ints
     steps: Ints
     legs: tuple[Leg, ...]
@@ -86,14 +88,37 @@ class RoundLoad:
     slowed: tuple[tuple[int, float], ...] = ()
 
     @cached_property
-    def lanes(self) -> Ints:
-        """``[lane]`` the clinic of each."""
-        return np.array(self.clinics, dtype=np.int64)
+    def lane_and_step(self) -> tuple[Ints, Ints]:
+        """``[batch]`` each: whose it is, and which of that lane's."""
+        return lane_by_lane(self.steps)
+
+    @cached_property
+    def first(self) -> Ints:
+        """``[lane]`` where the lane's batches begin among all."""
+        return np.cumsum(self.steps) - self.steps
+
+    @cached_property
+    def returns(self) -> Bools:
+        """``[lane]`` whether the last turn ends with the clinic's parts sent back."""
+        returns = np.ones(len(self.steps), dtype=np.bool_)
+        returns[list(self.lost)] = False
+        return returns
 
     @property
     def ends(self) -> Ints:
         """``[lane]`` number of turns at whose end the clinic's parts are sent back."""
-        return self.turns - np.isin(np.arange(len(self.turns)), list(self.lost)) * np.minimum(self.turns, 1)
+        return np.where(self.returns, self.turns, np.maximum(self.turns - 1, 0))
+
+    @cached_property
+    def records(self) -> Ints:
+        """``[lane]`` records in all its batches."""
+        return self.by_lane(self.rows).astype(np.int64)
+
+    def by_lane(self, values: Floats | Ints | Bools) -> Floats:
+        """Add up, ``[lane]``, what is given for each batch."""
+        if len(self.steps) == 1:
+            return np.add.reduce(values, keepdims=True, dtype=np.float64)  # in pairs, as NumPy adds up a vector
+        return np.asarray(np.bincount(self.lane_and_step[0], values, len(self.steps)), dtype=np.float64)
 
     def may_queue(self, server: ServerResources) -> bool:
         """Whether clinics may wait for a worker of the server, or for its shared link."""
@@ -105,8 +130,8 @@ class RoundLoad:
 
     def key(self) -> tuple[object, ...]:
         """Return what tells this load from others of the same run."""
-        arrays = (self.rows, self.steps, self.turns)
-        named = (self.clinics, self.schedule, self.common_server_flops, self.lost, self.slowed)
+        arrays = (self.clinics, self.rows, self.steps, self.turns)
+        named = (self.schedule, self.common_server_flops, self.lost, self.slowed)
         return (*named, *(array.tobytes() for array in arrays))
 
     def turn_steps(self, lane: int) -> int:
@@ -156,8 +181,7 @@ class RoundTime:
         ``[lane]`` seconds since the round began when the lane's last message has arrived at the server (where nothing
         is sent back, when its last batch is done); the aggregation comes after all of them.
     completed : ndarray
-        ``[step, lane]`` seconds since the round began when the batch has been trained on, at the clinic too; NaN where
-        the lane has no such batch.
+        ``[batch]`` seconds since the round began when the batch has been trained on, at the clinic too.
     spans : tuple of Span
         In the order in which they ended; empty unless asked for.
     """
@@ -193,8 +217,7 @@ class Durations:
     Attributes
     ----------
     legs, links : tuple of ndarray
-        ``[step, lane]`` for each leg: at its place or on the clinic's line, and on the server's link; 0 where the lane
-        has no such batch.
+        ``[batch]`` for each leg: at its place or on the clinic's line, and on the server's link.
     begin, begin_link, end, end_link : ndarray
         ``[lane]`` the same for the message that begins and that ends a turn; 0 where there is none.
     common : float
@@ -220,39 +243,37 @@ class Durations:
             ``[clinic]`` by field of ClinicResources.
         server : ServerResources
         """
-        own = {name: values[load.lanes] for name, values in resources.items()}
-        factor = np.ones(len(load.clinics))
+        by_lane = {name: values[load.clinics] for name, values in resources.items()}
         for lane, times in load.slowed:
-            factor[lane] = times
-        for name in ("uplink_bits_per_s", "downlink_bits_per_s", "compute_flop_per_s"):
-            own[name] = own[name] / factor
-        line = {"up": own["uplink_bits_per_s"], "down": own["downlink_bits_per_s"]}
-        link = {"up": server.downlink_bits_per_s, "down": server.uplink_bits_per_s}
-        active = np.arange(len(load.rows))[:, None] < load.steps
+            for name in ("uplink_bits_per_s", "downlink_bits_per_s", "compute_flop_per_s"):
+                by_lane[name][lane] /= times
+        by_batch = {name: values[load.lane_and_step[0]] for name, values in by_lane.items()}
+        link = {"up": server.downlink_bits_per_s or np.inf, "down": server.uplink_bits_per_s or np.inf}
 
-        def message(direction: Literal["up", "down"], payload: Ints | Floats) -> tuple[Floats, Floats]:
-            bits: Floats = np.asarray(8.0 * (payload + HEADER_BYTES))
-            rate = link[direction]
-            return own["latency_s"] + bits / line[direction], np.zeros(bits.shape) if rate is None else bits / rate
+        def message(
+            direction: Literal["up", "down"], payload: Ints, own: Mapping[str, Floats]
+        ) -> tuple[Floats, Floats]:
+            bits: Floats = 8.0 * (payload + HEADER_BYTES).astype(np.float64)
+            return own["latency_s"] + bits / own[f"{direction}link_bits_per_s"], bits / link[direction]
 
-        legs, links = [], []
+        legs = []
         for leg in load.legs:
             amount = load.rows * leg.per_row
             if leg.place == "server" or leg.place == "clinic":
-                rate = own["compute_flop_per_s"] if leg.place == "clinic" else server.compute_flop_per_s
-                at_place, at_link = np.asarray(amount / rate, dtype=np.float64), np.zeros(load.rows.shape)
+                rate = by_batch["compute_flop_per_s"] if leg.place == "clinic" else server.compute_flop_per_s
+                legs.append((amount / rate, np.zeros(len(amount))))
             else:
-                at_place, at_link = message(leg.place, amount)
-            legs.append(at_place * active)
-            links.append(at_link * active)
+                legs.append(message(leg.place, amount, by_batch))
+        once = np.ones(len(load.steps), dtype=np.int64)
         none = np.zeros(len(load.steps))
-        begin = message("down", none + load.begin_bytes) if load.begin_bytes else (none, none)
-        end = message("up", none + load.end_bytes) if load.end_bytes else (none, none)
-        return cls(tuple(legs), tuple(links), *begin, *end, load.common_server_flops / server.compute_flop_per_s)
+        begin = message("down", once * load.begin_bytes, by_lane) if load.begin_bytes else (none, none)
+        end = message("up", once * load.end_bytes, by_lane) if load.end_bytes else (none, none)
+        at_place, at_link = zip(*legs, strict=True)
+        return cls(at_place, at_link, *begin, *end, load.common_server_flops / server.compute_flop_per_s)
 
     @cached_property
     def both(self) -> tuple[Floats, ...]:
-        """``[step, lane]`` for each leg, at its place and on the server's link."""
+        """``[batch]`` for each leg, at its place and on the server's link."""
         return tuple(leg + link for leg, link in zip(self.legs, self.links, strict=True))
 
     def phases(self, load: RoundLoad) -> dict[str, Floats]:
@@ -261,7 +282,7 @@ class Durations:
         phases["download"] += (self.begin + self.begin_link) * load.turns
         phases["upload"] += (self.end + self.end_link) * load.ends
         for leg, seconds in zip(load.legs, self.both, strict=True):
-            phases[PHASES[leg.place]] += seconds.sum(0)
+            phases[PHASES[leg.place]] += load.by_lane(seconds)
         return phases
 
 
@@ -282,7 +303,7 @@ class RoundClock:
     @cached_property
     def _by_field(self) -> dict[str, Floats]:
         names = ("uplink_bits_per_s", "downlink_bits_per_s", "latency_s", "compute_flop_per_s")
-        return {name: np.array([getattr(clinic, name) for clinic in self.resources]) for name in names}
+        return {name: np.array([getattr(clinic, name) for clinic in self.resources], np.float64) for name in names}
 
     def durations(self, load: RoundLoad) -> Durations:
         """Return what each piece of a round takes by itself."""
@@ -307,14 +328,21 @@ class ClosedFormClock(RoundClock):
             completed, finish = _one_body(load, spent.both, begin, end)
         else:
             batch = _total(spent.both, load)
-            completed = begin + np.cumsum(batch, axis=0)
-            finish = begin + batch.sum(0) + end * load.ends
-        completed = np.where(np.arange(len(load.rows))[:, None] < load.steps, completed, np.nan)
+            completed = begin[load.lane_and_step[0]] + _so_far(batch, load)
+            finish = begin + load.by_lane(batch) + end * load.ends
         return RoundTime(float(finish.max(initial=0.0)) + spent.common, spent.phases(load), finish, completed)
 
 
 def _total(legs: Sequence[Floats], load: RoundLoad) -> Floats:
-    return sum(legs, np.zeros(load.rows.shape))
+    return sum(legs, np.zeros(len(load.rows)))
+
+
+def _so_far(batch: Floats, load: RoundLoad) -> Floats:
+    """Return, for each batch, the sum over the lane's batches up to it."""
+    inside = np.arange(load.steps.max(initial=0)) < load.steps[:, None]
+    table = np.zeros(inside.shape)
+    table[inside] = batch
+    return np.cumsum(table, axis=1)[inside]
 
 
 def _relay(load: RoundLoad, batch: Floats, begin: Floats, end: Floats) -> tuple[Floats, Floats]:
@@ -322,10 +350,11 @@ def _relay(load: RoundLoad, batch: Floats, begin: Floats, end: Floats) -> tuple[
     lane, step = np.array(load.schedule, dtype=np.int64).reshape(-1, 2).T
     in_turn = (load.steps // np.maximum(load.turns, 1))[lane]
     opens, closes = step % in_turn == 0, step % in_turn == in_turn - 1
-    closes &= ~(np.isin(lane, list(load.lost)) & (step == load.steps[lane] - 1))
-    over = np.cumsum(batch[step, lane] + begin[lane] * opens + end[lane] * closes)
-    completed, finish = np.zeros(load.rows.shape), np.zeros(len(load.steps))
-    completed[step, lane] = over - end[lane] * closes
+    closes &= load.returns[lane] | (step < load.steps[lane] - 1)
+    at = load.first[lane] + step
+    over = np.cumsum(batch[at] + begin[lane] * opens + end[lane] * closes)
+    completed, finish = np.zeros(len(batch)), np.zeros(len(load.steps))
+    completed[at] = over - end[lane] * closes
     np.maximum.at(finish, lane, over)
     return completed, finish
 
@@ -340,10 +369,11 @@ def _one_body(load: RoundLoad, legs: Sequence[Floats], begin: Floats, end: Float
     before, served, after = (
         _total(legs[part], load).tolist() for part in (slice(first), slice(first, last + 1), slice(last + 1, None))
     )
-    clinic_free = begin.tolist()
+    clinic_free, begins = begin.tolist(), load.first.tolist()
     body_free = 0.0
-    completed = np.zeros(load.rows.shape)
+    completed = np.zeros(len(load.rows))
     for lane, step in load.schedule or ():
-        body_free = max(body_free, clinic_free[lane] + before[step][lane]) + served[step][lane]
-        clinic_free[lane] = completed[step, lane] = body_free + after[step][lane]
+        at = begins[lane] + step
+        body_free = max(body_free, clinic_free[lane] + before[at]) + served[at]
+        clinic_free[lane] = completed[at] = body_free + after[at]
     return completed, np.array(clinic_free) + end * load.ends

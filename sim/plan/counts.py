@@ -74,8 +74,7 @@ class Counts:
         self.attended: dict[int, Attendance] = {}
         self.participants: list[int] = []
         self.returned: list[int] = []
-        self._sizes = np.array(job.sizes, dtype=np.int64)
-        self._all_steps = job.sampling.steps(self._sizes)
+        self._all_steps = job.sampling.steps(job.records)
         self._stood = [np.zeros(n, dtype=np.int64) for n in job.sizes] if job.rows is not None else []
         self._exposures = np.zeros(len(job.sizes), dtype=np.int64)
         self.traffic: Traffic = {}
@@ -86,7 +85,11 @@ class Counts:
             ("up", job.protocol.batch_up),
             ("down", job.protocol.batch_down),
         )
-        self._rates = self.rates()
+        # Pooled records are sampled from the pool.
+        self._rates = job.sampling.rates(np.full_like(job.records, sum(job.sizes)) if self._pooled else job.records)
+        self._model_bytes = FLOAT_BYTES * self._common_scalars(job.protocol.clinic_parts)
+        self._optimizer_bytes = self._state_bytes()
+        self._averaged_scalars = self._common_scalars(self._averaged_parts())
         count = job.spec.train.rounds if rounds is None else rounds
         self._behaviours = [each.behaviour for each in clock.resources]
         self._uneven = any(behaviour.straggler_chance for behaviour in self._behaviours)
@@ -101,20 +104,10 @@ class Counts:
             self.bytes_after.append(sum(int(sizes.sum()) for sizes in self.traffic.values()))
             self.after.append(self.sampled())
 
-    def rates(self) -> list[float]:
-        """Return each clinic's sampling rate; pooled records are sampled from the pool."""
-        sizes = [sum(self.job.sizes)] * len(self.job.sizes) if self._pooled else self.job.sizes
-        return [self.job.sampling.rate(n) for n in sizes]
-
     def sampled(self) -> Sampled:
         """Return what was drawn without regard to the data, for the ledger."""
-        return Sampled(
-            self._rates,
-            self._left.tolist(),
-            self._exposures.tolist(),
-            self.returned_rounds.tolist(),
-            self._released.tolist(),
-        )
+        counted = (self._left, self._exposures, self.returned_rounds, self._released)
+        return Sampled(self._rates, *(counts.copy() for counts in counted))
 
     def peak_bytes(self) -> Ints:
         """Return ``[clinic]`` what each keeps at once.
@@ -124,8 +117,8 @@ class Counts:
         """
         parts = [self.costs[name] for name in self.job.protocol.clinic_parts]
         if self._pooled:
-            message = self._sizes * sum(self._row_bytes(kind) for kind in self.job.protocol.once_up)
-            return message + self._model_bytes()
+            message = self.job.records * sum(self._row_bytes(kind) for kind in self.job.protocol.once_up)
+            return message + self._model_bytes
         copies = 2 + len(self.job.optimizer.slots)
         per_record = int(np.prod(self.job.network.input_shape)) + sum(part.activations for part in parts)
         return FLOAT_BYTES * (
@@ -148,7 +141,7 @@ class Counts:
             time = time_until(time, limit, load, self.clock.durations(load))
         if attendance != self.job.attendance(server_round):
             self.attended[server_round] = attendance
-        self._count(server_round, attendance, load)
+        self._count(server_round, load)
         self.loads.append(load)
         self.times.append(time)
 
@@ -159,31 +152,28 @@ class Counts:
             return job.attendance(server_round)
         there = np.flatnonzero(self._there[server_round - 1])
         if job.alone:
-            alone = [int(k) for k in there]
-            return Attendance.complete(alone, [job.steps(k) for k in alone])
+            return Attendance.complete(there, self._all_steps[there])
         size = math.ceil(job.wanted * train.over_select - 1e-9)
-        clinics = choose(job.seed, server_round, there, size).tolist()
-        return drop_outs(job.seed, server_round, clinics, [job.steps(k) for k in clinics], self._behaviours)
+        clinics = choose(job.seed, server_round, there, size)
+        steps = self._all_steps[clinics].tolist()
+        return drop_outs(job.seed, server_round, clinics.tolist(), steps, self._behaviours)
 
     def _load(self, server_round: int, attendance: Attendance) -> RoundLoad:
         job, protocol = self.job, self.job.protocol
-        clinics = job.in_lane_order(attendance.clinics)
-        order = np.array(clinics, dtype=np.int64)
-        steps, back = attendance.by_lane(order)
-        rows = draw_rows(job.sampling, job.seed, server_round, clinics, self._sizes[order])
-        rows = np.where(np.arange(len(rows))[:, None] < steps, rows, 0)[: steps.max(initial=0)]
+        order = job.lane_order(attendance.clinics)
+        clinics, steps, back = attendance.clinics[order], attendance.batches[order], attendance.returned[order]
+        rows = draw_rows(job.sampling, job.seed, server_round, clinics, job.records[clinics], steps)
         handed_on = protocol.movement == "handed-on"
         turns = steps if job.by_mini_batch else np.minimum(steps, 1)
         schedule = None
         if job.spec.strategy.order is not None:
-            lane = {k: position for position, k in enumerate(clinics)}
+            lane = {k: position for position, k in enumerate(clinics.tolist())}
             attended = replace(job, attended={server_round: attendance})
             schedule = tuple((lane[k], step) for k, step in attended.schedule(server_round))
-        averaged = () if handed_on or job.alone else self._averaged_parts()
-        parameters = self._common_scalars(averaged)
-        moved = self._moved_bytes()
+        averaged = 0 if handed_on or job.alone else self._averaged_scalars
+        moved = self._model_bytes + self._optimizer_bytes if protocol.crosses else 0
         return RoundLoad(
-            tuple(clinics),
+            clinics,
             rows,
             steps,
             self._legs,
@@ -192,14 +182,13 @@ class Counts:
             turns if handed_on else np.ones_like(steps),
             schedule,
             handed_on,
-            2.0 * int(back.sum()) * parameters,
+            2.0 * int(back.sum()) * averaged,
             frozenset(np.flatnonzero(~back).tolist()),
-            slowdowns(job.seed, server_round, clinics, self._behaviours) if self._uneven else (),
+            slowdowns(job.seed, server_round, clinics.tolist(), self._behaviours) if self._uneven else (),
         )
 
-    def _count(self, server_round: int, attendance: Attendance, load: RoundLoad) -> None:
-        clinics = load.lanes
-        _, back = attendance.by_lane(clinics)
+    def _count(self, server_round: int, load: RoundLoad) -> None:
+        clinics, back = load.clinics, load.returns
         complete = back & (load.steps == self._all_steps[clinics])
         self.participants.append(len(clinics))
         self.returned.append(int(complete.sum()))
@@ -214,7 +203,7 @@ class Counts:
         self._left[clinics] += kept if self.job.protocol.topology == "whole" else load.steps
         if self.job.rows is not None:
             self._expose(server_round, load)
-        self._widest[clinics] = np.maximum(self._widest[clinics], load.rows.max(0, initial=0))
+        np.maximum.at(self._widest, clinics[load.lane_and_step[0]], load.rows)
         self._count_traffic(load)
         flops = {place: sum(leg.per_row for leg in self._legs if leg.place == place) for place in ("clinic", "server")}
         self.clinic_flops += int(load.rows.sum()) * flops["clinic"]
@@ -222,10 +211,11 @@ class Counts:
 
     def _expose(self, server_round: int, load: RoundLoad) -> None:
         """Count how often each record stands in a batch that leaves."""
-        batches = self.job.batches(server_round, load.clinics)
-        for lane, clinic in enumerate(load.clinics):
-            inside = np.arange(batches.index.shape[2]) < load.rows[:, lane, None]
-            drawn = batches.index[: len(load.rows), lane][inside]
+        clinics = load.clinics.tolist()
+        index = self.job.batches(server_round, clinics).index
+        for lane, (clinic, first, steps) in enumerate(zip(clinics, load.first, load.steps, strict=True)):
+            inside = np.arange(index.shape[2]) < load.rows[first : first + steps, None]
+            drawn = index[:steps, lane][inside]
             self._stood[clinic] += np.bincount(drawn, minlength=self.job.sizes[clinic])
             self._exposures[clinic] = self._stood[clinic].max(initial=0)
 
@@ -233,40 +223,38 @@ class Counts:
         job = self.job
         pool = sum(job.sizes)
         everyone = np.arange(len(job.sizes))
-        rows = draw_rows(job.sampling, job.seed, server_round, [0], [pool])
+        steps = job.sampling.steps(pool)
+        rows = draw_rows(job.sampling, job.seed, server_round, [0], np.array([pool]), np.array([steps]))
         for counted in (self.steps, self._left, self._released):
-            counted += job.sampling.steps(pool)
+            counted += steps
         for counted in (self.rounds, self.returned_rounds):
             counted += 1
         self.participants.append(len(everyone))
         self.returned.append(len(everyone))
-        sent = np.zeros((0, len(job.sizes)), dtype=np.int64)
         legs = [Leg("up", sum(self._row_bytes(kind) for kind in job.protocol.once_up), job.protocol.once_up[0])]
         head_bytes = 0
         if server_round == 1:
-            sent = self._sizes[None]
             self._exposures += 1
             if job.protocol.clinic_parts:
                 legs.insert(0, Leg("clinic", self.costs["head"].forward_flops, "head forward"))
                 self.clinic_flops += pool * self.costs["head"].forward_flops
-                head_bytes = self._model_bytes()
+                head_bytes = self._model_bytes
                 self._cross("down", MODEL_KIND, everyone, head_bytes)
                 self._cross("down", HEADERS, everyone, HEADER_BYTES)
             for kind in job.protocol.once_up:
-                self._cross("up", kind, everyone, sent[0] * self._row_bytes(kind))
+                self._cross("up", kind, everyone, job.records * self._row_bytes(kind))
             self._cross("up", HEADERS, everyone, HEADER_BYTES)
         trained = self.costs[job.protocol.server_parts[0]]
         flops = int(rows.sum()) * (trained.forward_flops + trained.backward_flops)
         self.server_flops += flops
-        steps = np.full(len(job.sizes), len(sent))
-        load = RoundLoad(
-            tuple(everyone.tolist()), sent, steps, tuple(legs), head_bytes, 0, steps, None, False, float(flops)
-        )
+        sent = job.records if server_round == 1 else job.records[:0]
+        batches = np.full(len(job.sizes), int(server_round == 1))
+        load = RoundLoad(everyone, sent, batches, tuple(legs), head_bytes, 0, batches, None, False, float(flops))
         self.loads.append(load)
         self.times.append(self.clock.time_round(load))
 
     def _count_traffic(self, load: RoundLoad) -> None:
-        clinics, rows = load.lanes, load.rows.sum(0)
+        clinics, rows = load.clinics, load.records
         for direction, messages in self._row_kinds:
             count = load.steps * len(messages)
             for kind in (kind for kinds in messages for kind in kinds):
@@ -274,9 +262,9 @@ class Counts:
             if self.job.protocol.crosses:
                 times = load.ends if direction == "up" else load.turns
                 count = count + times
-                self._cross(direction, MODEL_KIND, clinics, times * self._model_bytes())
-                if optimizer := self._optimizer_bytes():
-                    self._cross(direction, OPTIMIZER_KIND, clinics, times * optimizer)
+                self._cross(direction, MODEL_KIND, clinics, times * self._model_bytes)
+                if self._optimizer_bytes:
+                    self._cross(direction, OPTIMIZER_KIND, clinics, times * self._optimizer_bytes)
             if count.any():
                 self._cross(direction, HEADERS, clinics, count * HEADER_BYTES)
 
@@ -289,18 +277,12 @@ class Counts:
         copies = () if self.job.spec.strategy.order is not None else protocol.server_parts
         return copies + (protocol.clinic_parts if protocol.movement == "averaged" else ())
 
-    def _moved_bytes(self) -> int:
-        return self._model_bytes() + self._optimizer_bytes() if self.job.protocol.crosses else 0
-
-    def _model_bytes(self) -> int:
-        return FLOAT_BYTES * self._common_scalars(self.job.protocol.clinic_parts)
-
     def _common_scalars(self, parts: tuple[str, ...]) -> int:
         """Return the scalars of some parts, running statistics among them, that are not each clinic's own."""
         shapes = (named for part in parts for named in self.job.part(part).shapes().items())
         return sum(shape.numel() for name, shape in shapes if name not in self.job.apart)
 
-    def _optimizer_bytes(self) -> int:
+    def _state_bytes(self) -> int:
         if self.job.protocol.movement != "handed-on":
             return 0
         slots = self.job.optimizer.slots

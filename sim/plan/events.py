@@ -62,7 +62,7 @@ class _Round:
         self.free = list(range(server.workers))
         self.link = {"up": simpy.Resource(self.env), "down": simpy.Resource(self.env)}
         self.finish = [0.0] * len(load.clinics)
-        self.completed = np.full(load.rows.shape, np.nan)
+        self.completed = np.zeros(len(load.rows))
         self.seconds = [leg.tolist() for leg in spent.legs]
         self.link_seconds = [leg.tolist() for leg in spent.links]
         at_server = [i for i, leg in enumerate(load.legs) if leg.place == "server"]
@@ -113,12 +113,13 @@ class _Round:
         self.finish[lane] = self.env.now
 
     def batch(self, lane: int, step: int) -> Process:
+        at = int(self.load.first[lane]) + step
         for i, leg in enumerate(self.load.legs):
-            seconds = self.seconds[i][step][lane]
+            seconds = self.seconds[i][at]
             if leg.place == "clinic":
                 yield from self.work(lane, leg.place, seconds, lane, step, leg.work)
             elif leg.place != "server":
-                yield from self.message(leg.place, lane, step, seconds, self.link_seconds[i][step][lane], leg.work)
+                yield from self.message(leg.place, lane, step, seconds, self.link_seconds[i][at], leg.work)
             elif self.serial:
                 if i == self.first:
                     yield self.turn_of[lane, step]
@@ -131,7 +132,7 @@ class _Round:
                     worker = heappop(self.free)
                     yield from self.work(-1 - worker, "server", seconds, lane, step, leg.work)
                     heappush(self.free, worker)
-        self.completed[step, lane] = self.env.now
+        self.completed[at] = self.env.now
 
     def message(self, direction: str, lane: int, step: int, line: float, link: float, work: str) -> Process:
         if direction == "up":

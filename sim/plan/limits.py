@@ -28,7 +28,7 @@ def time_limit(load: RoundLoad, time: RoundTime, deadline: float | None, enough:
         How many clinics are waited for; all, where it is None.
     """
     limit = np.inf if deadline is None else deadline
-    back = np.sort(np.delete(time.finish, list(load.lost)))
+    back = np.sort(time.finish[load.returns])
     if enough is not None and len(back) >= enough:
         limit = min(limit, float(back[enough - 1]))
     return limit
@@ -50,24 +50,20 @@ def attendance_until(
     enough : int or None
         As for ``time_limit``; of clinics that finish at the same moment, those with the lowest numbers are kept.
     """
-    done = (time.completed <= limit).sum(0)
-    lanes = np.arange(len(done))
-    gone = np.isin(lanes, list(load.lost)) & (done == load.steps)
+    done = load.by_lane(time.completed <= limit).astype(np.int64)
+    kept = load.returns | (done < load.steps)
     if load.handed_on:
         in_turn = load.steps // np.maximum(load.turns, 1)
-        last = time.completed[np.maximum(done - 1, 0), lanes]
-        back = (done > 0) & ~gone & (done % np.maximum(in_turn, 1) == 0) & (last + spent.end + spent.end_link <= limit)
+        over = np.full(len(done), np.nan)
+        over[done > 0] = time.completed[(load.first + done - 1)[done > 0]]
+        back = kept & (done % np.maximum(in_turn, 1) == 0) & (over + spent.end + spent.end_link <= limit)
     else:
-        back = ~gone & (time.finish <= limit)
+        back = kept & (time.finish <= limit)
         if enough is not None:
-            ranked = sorted(lanes[back].tolist(), key=lambda lane: (time.finish[lane], load.clinics[lane]))
-            back = np.isin(lanes, ranked[:enough])
-    order = sorted(lanes.tolist(), key=lambda lane: load.clinics[lane])
-    return Attendance(
-        tuple(load.clinics[lane] for lane in order),
-        tuple(int(done[lane]) for lane in order),
-        tuple(bool(back[lane]) for lane in order),
-    )
+            ranked = np.lexsort((load.clinics, time.finish, ~back))
+            back[ranked[enough:]] = False
+    order = np.argsort(load.clinics)
+    return Attendance(load.clinics[order], done[order], back[order])
 
 
 def time_until(time: RoundTime, limit: float, cut: RoundLoad, spent: Durations) -> RoundTime:
@@ -86,7 +82,7 @@ def time_until(time: RoundTime, limit: float, cut: RoundLoad, spent: Durations) 
     finish = np.minimum(time.finish, limit)
     phases = spent.phases(cut)
     phases["download"] = np.minimum(phases["download"], finish)  # parts still on their way to a clinic at the limit
-    completed = np.where(time.completed <= limit, time.completed, np.nan)
+    completed = time.completed[time.completed <= limit]
     return replace(
         time, seconds=float(finish.max(initial=0.0)) + spent.common, phases=phases, finish=finish, completed=completed
     )

@@ -28,7 +28,7 @@ def update_multiplier(job: Job, sampled: Sampled, delta: float) -> tuple[float, 
         noise = float(privacy.noise_multiplier or 0.0)
     else:
         try:
-            noise = calibrate(privacy.epsilon, delta, 1.0, max(1, *sampled.rounds))
+            noise = calibrate(privacy.epsilon, delta, 1.0, max(1, int(sampled.rounds.max())))
         except ValueError as error:
             raise ScenarioError([f"privacy.epsilon: {error}"]) from None
     if job.adaptive is not None and 2 * job.adaptive.count_noise <= noise:
@@ -90,16 +90,15 @@ def row_multipliers(
     return tuple(found)
 
 
-def dp_sgd_multipliers(
-    spec: RunSpec, delta: float, federation: Federation, rates: Sequence[float], steps: Sequence[int]
-) -> tuple[float, ...]:
-    """Return DP-SGD's noise multipliers by clinic: as given, or the least that meet the target over so many steps."""
+def dp_sgd_multipliers(spec: RunSpec, delta: float, federation: Federation, sampled: Sampled) -> tuple[float, ...]:
+    """Return DP-SGD's noise multipliers by clinic: as given, or the least that meet the target."""
     _check_delta(spec, delta, federation)
     epsilon = spec.privacy.epsilon
     if epsilon is None:
-        return tuple(float(spec.privacy.noise_multiplier or 0.0) for _ in rates)
+        return tuple(float(spec.privacy.noise_multiplier or 0.0) for _ in sampled.rates)
     try:
-        return tuple(calibrate(epsilon, delta, rate, int(count)) for rate, count in zip(rates, steps, strict=True))
+        drawn = zip(sampled.rates.tolist(), sampled.released.tolist(), strict=True)
+        return tuple(calibrate(epsilon, delta, rate, steps) for rate, steps in drawn)
     except ValueError as error:
         raise ScenarioError([f"privacy.epsilon: {error}"]) from None
 

@@ -19,7 +19,7 @@ from sim.plan.noise import dp_sgd_multipliers, row_multipliers, update_multiplie
 from sim.plan.queues import PlanClock
 from sim.plan.refusals import refuse
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger
-from sim.privacy.releases import Sampled, build_ledger, to_be_noised
+from sim.privacy.releases import Ints, Sampled, build_ledger, to_be_noised
 from sim.protocols import Direction, Traffic
 from sim.spec import RunSpec
 
@@ -201,10 +201,9 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
     clock = PlanClock(resources, spec.server.resources())
     counts = Counts(job, clock)
     sampled = counts.sampled()
-    rates = sampled.rates
     # Without a mechanism there are only un-noised releases and none at all, which no delta tells apart.
     delta = spec.privacy.delta or 0.0
-    sigmas = dp_sgd_multipliers(spec, delta, federation, rates, sampled.released) if job.dp is not None else ()
+    sigmas = dp_sgd_multipliers(spec, delta, federation, sampled) if job.dp is not None else ()
     release_noise = () if job.rows is None else row_multipliers(job, job.rows, sampled, sigmas, federation, delta)
     if spec.privacy.unit == "clinic":
         release_noise = update_multiplier(job, sampled, delta)
@@ -213,36 +212,35 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
     if spec.privacy.stop_at_epsilon is not None:
         counts = Counts(job, clock, within_budget(job, counts.after, spec.privacy.stop_at_epsilon))
         sampled = counts.sampled()
-    noised = to_be_noised(job, sampled)
     ledger = build_ledger(job, sampled)
-    everyone = range(len(federation.names))
     epsilons = final_epsilons(job, ledger)
     times = counts.times
     served, computed, on_line = np.zeros((3, len(federation.names)))
     flops = np.zeros(len(federation.names), dtype=np.int64)
     for load, time in zip(counts.loads, times, strict=True):
-        served[load.lanes] += time.phases["server"]
-        computed[load.lanes] += time.phases["clinic"]
-        on_line[load.lanes] += time.phases["download"] + time.phases["upload"]
-        flops[load.lanes] += load.rows.sum(0) * sum(leg.per_row for leg in load.legs if leg.place == "clinic")
+        served[load.clinics] += time.phases["server"]
+        computed[load.clinics] += time.phases["clinic"]
+        on_line[load.clinics] += time.phases["download"] + time.phases["upload"]
+        per_row = sum(leg.per_row for leg in load.legs if leg.place == "clinic")
+        flops[load.clinics] += load.records * per_row
     own = computed + on_line
     peaks = counts.peak_bytes()
     total = math.fsum(time.seconds for time in times)
     common = math.fsum(load.common_server_flops for load in counts.loads) / spec.server.compute
     traffic = counts.traffic
-    bytes_up, bytes_down = (_by_clinic(traffic, way, len(everyone)) for way in ("up", "down"))
+    bytes_up, bytes_down = (_by_clinic(traffic, way, len(own)) for way in ("up", "down"))
     clinics = tuple(
         ClinicPlan(
             name,
             job.sizes[k],
-            rates[k],
+            float(sampled.rates[k]),
             int(counts.rounds[k]),
             int(counts.lost_rounds[k]),
             int(counts.steps[k]),
             (sigmas or release_noise)[k] if sigmas or release_noise else None,
             {a: epsilons[a][k] for a in ADVERSARIES},
-            bytes_up[k],
-            bytes_down[k],
+            int(bytes_up[k]),
+            int(bytes_down[k]),
             float(own[k] + served[k]),
             max(0.0, 1 - float(own[k]) / total) if total else 0.0,
             int(flops[k]),
@@ -263,7 +261,7 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
         tuple(counts.participants),
         tuple(counts.returned),
         traffic,
-        noised,
+        {what: tuple(batches.tolist()) for what, batches in to_be_noised(job, sampled).items()},
         ledger,
         epsilon_spent(job, counts.after, epsilons),
         clinics,
@@ -283,8 +281,7 @@ def _sum_if_known(values: Iterable[float | None]) -> float:
     return sum(known)
 
 
-def _by_clinic(traffic: Traffic, direction: Direction, clinics: int) -> list[int]:
+def _by_clinic(traffic: Traffic, direction: Direction, clinics: int) -> Ints:
     """Return ``[clinic]`` bytes of all kinds in one direction."""
     nothing = np.zeros(clinics, dtype=np.int64)
-    total = sum((sizes for (way, _), sizes in traffic.items() if way == direction), nothing)
-    return [int(size) for size in total]
+    return sum((sizes for (way, _), sizes in traffic.items() if way == direction), nothing)

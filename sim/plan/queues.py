@@ -17,7 +17,10 @@ from sim.clinics import ClinicResources, ServerResources
 from sim.plan.clock import ClosedFormClock, Durations, Floats, RoundClock, RoundLoad, RoundTime
 
 Way = list[tuple[str, Floats]]
-"""Stretches one after another: the queue before each (none where ""), and its seconds, ``[..., lane]``."""
+"""Stretches one after another: the queue before each (none where ""), and the seconds of all who go through it."""
+
+Arrival = tuple[float, int, int]
+"""When, which lane, and before which stretch."""
 
 
 class QueueClock(RoundClock):
@@ -27,23 +30,25 @@ class QueueClock(RoundClock):
         """Return when each clinic has finished, and the round once the common work is done."""
         spent = self.durations(load)
         begin, batch, end = _stretches(load, spent)
-        queues = [[queue for queue, _ in way] for way in (begin, batch, end)]
-        most, lanes = load.rows.shape
-        first, last = len(begin) + len(batch) * load.steps, len(begin) + len(batch) * load.steps + len(end)
-        last = np.where(np.isin(np.arange(lanes), list(load.lost)), first, last)
-        # One row a lane: begin, its own batches, end; what stands behind that is never reached.
-        seconds = np.zeros((lanes, max(1, len(begin) + len(batch) * most + len(end))))
-        seconds[:, : len(begin)] = np.reshape([s for _, s in begin], (len(begin), lanes)).T
-        batches = np.reshape([s for _, s in batch], (len(batch), most, lanes)).transpose(2, 1, 0)
-        seconds[:, len(begin) : len(begin) + len(batch) * most] = batches.reshape(lanes, -1)
-        for i, (_, own) in enumerate(end):
-            seconds[np.arange(lanes), first + i] = own
-        programs = {steps: queues[0] + queues[1] * steps + queues[2] for steps in set(load.steps.tolist())}
-        ways = [programs[steps] for steps in load.steps.tolist()]
-        over = np.array(_serve(seconds.tolist(), ways, last.tolist(), load.schedule, self.server.workers))
-        finish = np.where(last > 0, over[np.arange(lanes), last - 1], 0.0)
-        completed = over[:, len(begin) + len(batch) - 1 : len(begin) + len(batch) * most : len(batch)].T
-        completed = np.where(np.arange(most)[:, None] < load.steps, completed, np.nan)
+        # One lane after another: its beginning, its batches, its end.
+        lengths = len(begin) + len(batch) * load.steps + len(end) * load.returns
+        last = np.cumsum(lengths)
+        first = last - lengths
+        lane, step = load.lane_and_step
+        of_batch = first[lane] + len(begin) + len(batch) * step
+        of_end = (last - len(end))[load.returns]
+        seconds = np.zeros(lengths.sum())
+        queues = np.full(len(seconds), "", dtype=object)
+        for way, where in ((begin, first), (batch, of_batch), (end, of_end)):
+            for i, (queue, own) in enumerate(way):
+                seconds[where + i] = own
+                queues[where + i] = queue
+        over = np.array(
+            _serve(seconds.tolist(), queues.tolist(), first.tolist(), last.tolist(), load.schedule, self.server.workers)
+        )
+        finish = np.zeros(len(lengths))
+        finish[lengths > 0] = over[last[lengths > 0] - 1]
+        completed = over[of_batch + len(batch) - 1]
         return RoundTime(float(finish.max(initial=0.0)) + spent.common, spent.phases(load), finish, completed)
 
 
@@ -73,82 +78,72 @@ def _stretches(load: RoundLoad, spent: Durations) -> tuple[Way, Way, Way]:
             batch += [("give", nothing)] * (i == at_server[-1])
     begin = message("down", spent.begin, spent.begin_link) if load.begin_bytes else []
     end = message("up", spent.end, spent.end_link) if load.end_bytes else []
-    return begin, batch, end
+    return begin, batch, [(queue, seconds[load.returns]) for queue, seconds in end]
 
 
 def _serve(
-    seconds: list[list[float]],
-    ways: Sequence[Sequence[str]],
+    seconds: list[float],
+    queues: Sequence[str],
+    first: Sequence[int],
     last: Sequence[int],
     schedule: Sequence[tuple[int, int]] | None,
     workers: int,
-) -> list[list[float]]:
+) -> list[float]:
     """Take the arrivals in order of time until every clinic has finished.
 
     Parameters
     ----------
-    seconds : list of list of float
-        ``[lane][stretch]``; overwritten.
-    ways : sequence of sequence of str
-        ``[lane][stretch]`` the queue before each.
-    last : sequence of int
-        ``[lane]`` how many stretches the lane goes through.
+    seconds : list of float
+        ``[stretch]``, those of one lane after another; overwritten.
+    queues : sequence of str
+        ``[stretch]`` the queue before each.
+    first, last : sequence of int
+        ``[lane]`` its first stretch, and the one behind its last.
     schedule : sequence of (int, int) or None
         As of the load.
     workers : int
 
     Returns
     -------
-    list of list of float
-        ``[lane][stretch]`` when each is over.
+    list of float
+        ``[stretch]`` when each is over.
     """
     free = {"worker": [0.0] * workers, "up": [0.0], "down": [0.0]}
     turns = (lane for lane, _ in schedule or ())
     called, taken = next(turns, None), False
-    waiting: set[int] = set()
-    at = [0] * len(ways)
+    waiting: dict[int, int] = {}
 
-    def until_a_queue(lane: int, now: float) -> float | None:
-        """Go on until the lane arrives where it may wait: return when, or nothing if it has finished."""
-        stretch, own, way = at[lane], seconds[lane], ways[lane]
-        while stretch < last[lane]:
-            if way[stretch]:
-                at[lane] = stretch
-                return now
-            own[stretch] = now = now + own[stretch]
-            stretch += 1
+    def go_on(now: float, lane: int, begin: int) -> Arrival | None:
+        """Go on from a stretch until the lane arrives where it may wait, or has finished."""
+        for stretch in range(begin, last[lane]):
+            if queues[stretch]:
+                return now, lane, stretch
+            seconds[stretch] = now = now + seconds[stretch]
         return None
 
-    def through(lane: int, now: float) -> float | None:
-        """Leave a queue, its stretch over, and go on."""
-        seconds[lane][at[lane]] = now
-        at[lane] += 1
-        return until_a_queue(lane, now)
-
-    arrivals = [(now, lane) for lane in range(len(ways)) if (now := until_a_queue(lane, 0.0)) is not None]
+    arrivals = [arrival for lane, begin in enumerate(first) if (arrival := go_on(0.0, lane, begin)) is not None]
     heapify(arrivals)
-    arrival = heappop(arrivals) if arrivals else None
-    while arrival is not None:
-        now, lane = arrival
-        queue, following = ways[lane][at[lane]], None
+    following: Arrival | None = None
+    while following or arrivals:
+        now, lane, stretch = heappushpop(arrivals, following) if following else heappop(arrivals)
+        queue, following = queues[stretch], None
         if queue in free:
-            over = max(now, free[queue][0]) + seconds[lane][at[lane]]
+            soonest = free[queue][0]
+            seconds[stretch] = over = (now if now > soonest else soonest) + seconds[stretch]
             heapreplace(free[queue], over)
-            following = through(lane, over)
+            following = go_on(over, lane, stretch + 1)
         elif queue == "take":
-            waiting.add(lane)
+            waiting[lane] = stretch
         else:
             called, taken = next(turns, None), False
-            following = through(lane, now)
+            seconds[stretch] = now
+            following = go_on(now, lane, stretch + 1)
         if called in waiting and not taken:
             taken = True
-            waiting.remove(called)
-            if (served := through(called, now)) is not None:
-                heappush(arrivals, (served, called))
-        if following is not None:
-            arrival = heappushpop(arrivals, (following, lane))
-        else:
-            arrival = heappop(arrivals) if arrivals else None
+            stretch = waiting.pop(called)
+            seconds[stretch] = now
+            if (served := go_on(now, called, stretch + 1)) is not None:
+                heappush(arrivals, served)
     return seconds
 
 

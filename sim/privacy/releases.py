@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sim.job import Job
 from sim.mechanisms import RowNoise
@@ -15,35 +18,36 @@ from sim.privacy.loss import Adjacency
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-Noised = Mapping[str, Sequence[int]]
+Ints = NDArray[np.int64]
+Noised = Mapping[str, Ints | Sequence[int]]
 """By part or kind of rows, one number a clinic: how many of its batches were (or will be) clipped and noised."""
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What is drawn without regard to the data, by clinic.
+    """What is drawn without regard to the data, ``[clinic]``.
 
     Attributes
     ----------
-    rates : sequence of float
+    rates : ndarray of float
         The probability with which a record joins a batch.
-    steps : sequence of int
+    steps : ndarray of int
         Training steps on the clinic's records of which anything leaves the clinic.
-    exposures : sequence of int
+    exposures : ndarray of int
         How often the record that stands in most batches does so. The draws are public coins: given them, the rows of
         that record are released exactly so often.
-    rounds : sequence of int
+    rounds : ndarray of int
         Rounds in which the clinic's parts come back.
-    released : sequence of int
+    released : ndarray of int
         Steps that are in the model, at most ``steps``: those of a clinic that was lost before its copy was averaged are
         not.
     """
 
-    rates: Sequence[float]
-    steps: Sequence[int]
-    exposures: Sequence[int]
-    rounds: Sequence[int]
-    released: Sequence[int]
+    rates: NDArray[np.float64]
+    steps: Ints
+    exposures: Ints
+    rounds: Ints
+    released: Ints
 
 
 _MEND = {
@@ -118,23 +122,20 @@ def row_event(noise: RowNoise, kind: str, clinic: int, exposures: int) -> DpEven
     return compose({one: exposures})
 
 
-def to_be_noised(job: Job, sampled: Sampled) -> dict[str, tuple[int, ...]]:
-    """Return, by part or kind of rows, one number a clinic: how many batches must be noised for all to be so.
+def to_be_noised(job: Job, sampled: Sampled) -> dict[str, Ints]:
+    """Return, by part or kind of rows, ``[clinic]``: how many batches must be noised for all to be so.
 
     What crosses once is one batch; what a round of clinic-level privacy releases counts rounds.
     """
-
-    def batches(name: str) -> tuple[int, ...]:
-        return tuple(min(1, int(n)) if name in job.protocol.once_up else int(n) for n in sampled.steps)
-
     names = (*(job.trained_parts if job.dp is not None else ()), *job.protected_rows)
-    found = {name: batches(name) for name in names}
+    once = np.minimum(sampled.steps, 1)
+    found = {name: once if name in job.protocol.once_up else sampled.steps for name in names}
     of_rounds = job.round_releases if job.spec.privacy.unit == "clinic" else ()
-    return found | dict.fromkeys(of_rounds, tuple(map(int, sampled.rounds)))
+    return found | dict.fromkeys(of_rounds, sampled.rounds)
 
 
 def build_ledger(
-    job: Job, sampled: Sampled, noised: Noised | None = None, clinics: Iterable[int] | None = None
+    job: Job, sampled: Sampled, noised: Noised | None = None, clinics: Sequence[int] | None = None
 ) -> Ledger:
     """Write down every release of every clinic.
 
@@ -146,7 +147,7 @@ def build_ledger(
     noised : mapping, optional
         All that must be, if not given. A step of which a part was not noised is un-noised, and so is a kind of rows
         of which a batch was not.
-    clinics : iterable of int, optional
+    clinics : sequence of int, optional
         Those whose releases are written down; all if not given.
 
     Returns
@@ -156,19 +157,21 @@ def build_ledger(
     ledger = Ledger()
     enter = _updates if job.spec.privacy.unit == "clinic" else _releases
     noise = (*(() if job.dp is None else (job.dp.noise_std,)), *(() if job.rows is None else (job.rows.multipliers,)))
-    told_apart_by = (sampled.rates, sampled.steps, sampled.exposures, sampled.rounds, sampled.released, *noise)
-    first: dict[tuple[object, ...], int] = {}
     all_of_it = to_be_noised(job, sampled)
     given = all_of_it if noised is None else noised
-    for clinic in range(len(sampled.steps)) if clinics is None else clinics:
-        if sampled.steps[clinic]:
-            done = frozenset(n for n, due in all_of_it.items() if n in given and given[n][clinic] == due[clinic])
-            alike = first.setdefault((done, *(values[clinic] for values in told_apart_by)), clinic)
-            if alike != clinic:
-                ledger.add_alike(clinic, alike)
-                continue
-            for release in enter(job, sampled, clinic, done):
-                ledger.add(release)
+    done = {name: np.equal(given[name], due) for name, due in all_of_it.items() if name in given}
+    told_apart_by = (sampled.rates, sampled.steps, sampled.exposures, sampled.rounds, sampled.released, *noise)
+    chosen = np.arange(len(sampled.steps)) if clinics is None else np.array(clinics)
+    chosen = chosen[sampled.steps[chosen] > 0]
+    columns = [np.asarray(values)[chosen].tolist() for values in (*told_apart_by, *done.values())]
+    first: dict[tuple[object, ...], int] = {}
+    for clinic, key in zip(chosen.tolist(), zip(*columns, strict=True), strict=True):
+        alike = first.setdefault(key, clinic)
+        if alike != clinic:
+            ledger.add_alike(clinic, alike)
+            continue
+        for release in enter(job, sampled, clinic, frozenset(name for name, of_all in done.items() if of_all[clinic])):
+            ledger.add(release)
     return ledger
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from support import NO_PRIVACY, plan_of, run_spec, write_csv
-from two_clinics import HEAD, U_SHAPED, VANILLA, A, B
+from two_clinics import HEAD, U_SHAPED, VANILLA, A, B, by_lane
 
 from sim.clinics import ServerResources
 from sim.plan.clock import ClosedFormClock, RoundLoad
@@ -15,9 +15,8 @@ BY_BATCH = {"AB": ((0, 0), (1, 0), (0, 1), (1, 1)), "BA": ((1, 0), (0, 0), (1, 1
 
 
 def timed(rows, legs=VANILLA, turns=(1, 1), schedule=None, handed_on=False, common=0.0, head=HEAD):
-    rows = np.array(rows)
-    steps = (rows > 0).sum(0)
-    load = RoundLoad((0, 1), rows, steps, legs, head, head, np.array(turns), schedule, handed_on, common)
+    rows, steps = by_lane(rows)
+    load = RoundLoad(np.arange(2), rows, steps, legs, head, head, np.array(turns), schedule, handed_on, common)
     return ClosedFormClock((A, B), ServerResources(1.0)).time_round(load)
 
 

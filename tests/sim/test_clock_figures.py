@@ -25,10 +25,10 @@ VANILLA = (
 
 def played(lanes, steps, workers=2, handed_on=False):
     resources = [ClinicResources(f"k{k}", 4096, 4096 / (1 + k), 1, 1) for k in range(lanes)]
-    rows = np.ones((steps, lanes), dtype=np.int64)
+    rows = np.ones(steps * lanes, dtype=np.int64)
     schedule = tuple((k, s) for k in range(lanes) for s in range(steps)) if handed_on else None
     ones = np.ones(lanes, dtype=np.int64)
-    load = RoundLoad(tuple(range(lanes)), rows, steps * ones, VANILLA, 2048, 2048, ones, schedule, handed_on, 0.0)
+    load = RoundLoad(np.arange(lanes), rows, steps * ones, VANILLA, 2048, 2048, ones, schedule, handed_on, 0.0)
     names = [clinic.name for clinic in resources]
     return load, EventClock(resources, ServerResources(1.0, workers)).time_round(load, trace=True), names
 
@@ -94,7 +94,7 @@ def test_the_words_say_what_the_deadline_ends_and_that_a_wait_is_short():
 def messages(method, family, end_bytes, flops):
     """One clinic that works for `flops` seconds and sends one message."""
     one = np.ones(1, dtype=np.int64)
-    load = RoundLoad((0,), one[None], one, (Leg("clinic", flops),), 0, end_bytes, one, None, False, 0.0)
+    load = RoundLoad(0 * one, one, one, (Leg("clinic", flops),), 0, end_bytes, one, None, False, 0.0)
     clinic = ClinicResources("k", 1e6, 1e6, 0.1, 1.0)
     return FirstRound(method, family, ("k",), load, (clinic,), ServerResources(1.0))
 

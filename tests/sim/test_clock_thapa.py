@@ -35,8 +35,7 @@ def split(head, body, q):
 
 def one_batch(clinics, rows, legs, moved, schedule=None, handed_on=False, common=0.0):
     ones = np.ones(clinics, dtype=np.int64)
-    lanes = tuple(range(clinics))
-    return RoundLoad(lanes, rows * ones[None], ones, legs, moved, moved, ones, schedule, handed_on, common)
+    return RoundLoad(np.arange(clinics), rows * ones, ones, legs, moved, moved, ones, schedule, handed_on, common)
 
 
 def seconds(clock, load, rate, speed, headers):
@@ -117,12 +116,14 @@ BATCH = {VANILLA: 1 + 3 + 3 + 3 + 2, U_SHAPED: 1 + 3 + 1 + 3 + 2 + 3 + 2 + 3 + 2
     [("FedAvg", WHOLE), *product(["V1", "V2", "V3", "relay", "relay by mini-batch"], [VANILLA, U_SHAPED])],
 )
 def test_one_clinic(clock, batches, legs, movement):
-    rows = np.ones((batches, 1), dtype=np.int64)
+    rows = np.ones(batches, dtype=np.int64)
     steps = np.array([batches])
     moved = 0 if movement == "V3" else 2048
     turns = steps if "mini-batch" in movement else np.ones(1, dtype=np.int64)
     schedule = None if movement in ("FedAvg", "V1", "V3") else tuple((0, step) for step in range(batches))
-    load = RoundLoad((0,), rows, steps, legs, moved, moved, turns, schedule, "relay" in movement, 0.0)
+    load = RoundLoad(
+        np.zeros(1, dtype=np.int64), rows, steps, legs, moved, moved, turns, schedule, "relay" in movement, 0.0
+    )
     parts = 12 * int(turns[0]) if moved else 0
     time = clock([CLINIC], ServerResources(1.0)).time_round(load)
     assert time.seconds == pytest.approx(batches * BATCH[legs] + parts, abs=1e-6)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from two_clinics import HEAD, ROW, A, B
+from two_clinics import HEAD, ROW, A, B, by_lane
 
 from sim.clinics import ClinicResources, ServerResources
 from sim.plan.clock import ClosedFormClock, Leg, RoundLoad
@@ -29,9 +29,8 @@ MICROSECOND = 1e-6
 
 
 def load_of(rows, legs=VANILLA, turns=None, schedule=None, handed_on=False, common=0.0, head=HEAD, clinics=None):
-    rows = np.array(rows, dtype=np.int64)
-    steps = (rows > 0).sum(0)
-    lanes = tuple(range(rows.shape[1])) if clinics is None else clinics
+    rows, steps = by_lane(rows)
+    lanes = np.arange(len(steps)) if clinics is None else np.array(clinics)
     turns = np.ones_like(steps) if turns is None else np.array(turns)
     return RoundLoad(lanes, rows, steps, legs, head, head, turns, schedule, handed_on, common)
 
@@ -48,7 +47,7 @@ def test_v1_one_batch_each_waits_for_the_only_worker():
     """A, one row: there at 6 + 1 + 3 = 10, served until 40. B: there at 10 + 2 + 4 = 16, waits, is served 40-70."""
     time = play(load_of([[1, 1]], common=5.0))
     assert time.finish.tolist() == close([40 + 3 + 2 + 6, 70 + 4 + 4 + 10])
-    assert time.completed.tolist() == [close([45, 78])]
+    assert time.completed.tolist() == close([45, 78])
     assert time.seconds == close(88 + 5)
     assert time.waiting.tolist() == close([0, 24])
     served = [(s.actor, s.lane, s.start, s.end) for s in time.spans if s.phase == "server" and s.lane >= 0]
@@ -65,7 +64,7 @@ def test_v1_two_batches_first_come_first_served():
     """A's second batch, sent at 45 + 1 + 3 = 49, comes behind B's first, which is served 40-70: A 70-100, B 100-130."""
     time = play(load_of([[1, 1], [1, 1]]))
     # B has the gradient at 74, is ready at 78, and its second batch is there at 78 + 2 + 4 = 84.
-    assert time.completed.tolist() == [close([45, 78]), close([105, 138])]
+    assert time.completed.tolist() == close([45, 105, 78, 138])
     assert time.finish.tolist() == close([111, 148])
 
 
@@ -223,7 +222,7 @@ def test_at_the_same_instant_the_first_lane_is_served_first(clock):
     Lane 0 is served 14-44, lane 1, which began to send earlier, 44-74.
     """
     time = clock((SLOW, FAR), ServerResources(1.0, 1)).time_round(load_of([[1, 1]]))
-    assert time.completed.tolist() == [close([44 + 3 + 10, 74 + 4 + 2])]
+    assert time.completed.tolist() == close([44 + 3 + 10, 74 + 4 + 2])
 
 
 def test_the_plans_clock_takes_queues_only_where_somebody_can_queue():

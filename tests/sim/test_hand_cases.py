@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from two_clinics import HEAD, ROW, U_SHAPED, VANILLA, A, B
+from two_clinics import HEAD, ROW, U_SHAPED, VANILLA, A, B, by_lane
 
 from sim.clinics import ClinicResources, ServerResources
 from sim.plan.clock import ClosedFormClock, Leg, RoundLoad
@@ -26,8 +26,7 @@ SEQUENTIAL = ("split", "split by mini-batch", "splitfed-v2", "splitfed-v2 by min
 
 def round_of(strategy, cut, clinics, batches):
     """Return the round of the first `clinics` of A and B, in this order, each with so many batches."""
-    rows = np.ones((batches, clinics), dtype=np.int64)
-    steps = rows.sum(0)
+    rows, steps = by_lane(np.ones((batches, clinics)))
     head = 0 if strategy == "splitfed-v3" else HEAD
     schedule = None
     if strategy in SEQUENTIAL:
@@ -36,7 +35,7 @@ def round_of(strategy, cut, clinics, batches):
         schedule = by_batch if "mini-batch" in strategy else by_clinic
     turns = steps if strategy == "split by mini-batch" else np.ones_like(steps)
     handed_on = strategy.startswith("split") and not strategy.startswith("splitfed")
-    return RoundLoad(tuple(range(clinics)), rows, steps, LEGS[cut], head, head, turns, schedule, handed_on, 0.0)
+    return RoundLoad(np.arange(clinics), rows, steps, LEGS[cut], head, head, turns, schedule, handed_on, 0.0)
 
 
 # Seconds for: A, one batch; A, two; A and B, one batch each; two each.

@@ -102,7 +102,7 @@ def test_a_cut_round_to_the_microsecond_and_the_byte(pair, method, limit, batche
     spec = spec.model_copy(update={"strategy": spec.strategy.model_copy(update=turns)})
     plan, _ = plan_of(spec)
     whole = [done == count and came for done, count, came in zip(batches, (2, 3), back, strict=True)]
-    expected = {} if all(whole) else {1: Attendance((0, 1), batches, back)}
+    expected = {} if all(whole) else {1: Attendance.of((0, 1), batches, back)}
     assert plan.attended == expected
     assert plan.round_seconds == pytest.approx([seconds], abs=1e-6)
     assert plan.participants == (2,)

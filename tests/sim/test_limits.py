@@ -21,7 +21,7 @@ def cut(load, deadline=None, enough=None, workers=2):
     limit = time_limit(load, time, deadline, enough)
     attendance = attendance_until(load, time, spent, limit, enough)
     steps = np.array([attendance.batches_of(k) for k in load.clinics])
-    rows = np.where(np.arange(len(load.rows))[:, None] < steps, load.rows, 0)
+    rows = load.rows[load.lane_and_step[1] < np.repeat(steps, load.steps)]
     lost = frozenset(lane for lane, k in enumerate(load.clinics) if not attendance.returns(k))
     turns = load.turns if not load.handed_on else np.minimum(steps, load.turns)
     rest = replace(load, rows=rows, steps=steps, lost=lost, turns=turns)
@@ -47,7 +47,7 @@ ROWS = [[1, 1], [1, 1]]
 def test_a_deadline_cuts_parallel_clinics_between_two_batches(deadline, batches, returned):
     limit, attendance, time = cut(load_of(ROWS), deadline)
     assert limit == deadline
-    assert attendance == Attendance((0, 1), batches, returned)
+    assert attendance == Attendance.of((0, 1), batches, returned)
     assert time.seconds == close(min(deadline, 108))
     assert np.all(sum(time.phases.values()) <= time.finish * (1 + 1e-12))
 
@@ -67,7 +67,7 @@ def test_a_deadline_cuts_parallel_clinics_between_two_batches(deadline, batches,
 def test_a_deadline_ends_a_relay_in_the_middle_of_a_turn(deadline, batches, returned):
     load = load_of(ROWS, turns=(1, 1), schedule=((0, 0), (0, 1), (1, 0), (1, 1)), handed_on=True)
     _, attendance, time = cut(load, deadline)
-    assert attendance == Attendance((0, 1), batches, returned)
+    assert attendance == Attendance.of((0, 1), batches, returned)
     assert time.seconds == close(min(deadline, 198))
 
 
@@ -85,13 +85,13 @@ def test_a_deadline_ends_a_relay_in_the_middle_of_a_turn(deadline, batches, retu
 )
 def test_a_deadline_ends_a_relay_by_mini_batch_at_a_hand_over(deadline, batches, returned):
     load = load_of(ROWS, turns=(2, 2), schedule=((0, 0), (1, 0), (0, 1), (1, 1)), handed_on=True)
-    assert cut(load, deadline)[1] == Attendance((0, 1), batches, returned)
+    assert cut(load, deadline)[1] == Attendance.of((0, 1), batches, returned)
 
 
 def test_the_first_that_finish_are_enough():
     limit, attendance, time = cut(load_of(ROWS, common=3.0), enough=1)
     assert limit == close(90)
-    assert attendance == Attendance((0, 1), (2, 1), (True, False))
+    assert attendance == Attendance.of((0, 1), (2, 1), (True, False))
     assert time.seconds == close(90 + 3)
     assert cut(load_of(ROWS), 80, enough=1)[0] == 80  # the deadline comes first
     assert cut(load_of(ROWS), enough=2)[0] == close(108)
@@ -100,7 +100,7 @@ def test_the_first_that_finish_are_enough():
 def test_a_clinic_that_has_dropped_out_is_no_finisher():
     limit, attendance, _ = cut(replace(load_of(ROWS), lost=frozenset({0})), enough=1)
     assert limit == close(108)
-    assert attendance == Attendance((0, 1), (2, 2), (False, True))
+    assert attendance == Attendance.of((0, 1), (2, 2), (False, True))
 
 
 def test_of_clinics_that_finish_together_the_lowest_numbers_are_kept():
@@ -109,7 +109,7 @@ def test_of_clinics_that_finish_together_the_lowest_numbers_are_kept():
     clock = PlanClock(resources, server)
     time, spent = clock.time_round(load), clock.durations(load)
     assert time.finish.tolist() == close([90, 90])
-    assert attendance_until(load, time, spent, 90.0, 1) == Attendance((0, 1), (2, 2), (True, False))
+    assert attendance_until(load, time, spent, 90.0, 1) == Attendance.of((0, 1), (2, 2), (True, False))
 
 
 # In a plan
