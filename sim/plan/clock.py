@@ -339,10 +339,11 @@ def _total(legs: Sequence[Floats], load: RoundLoad) -> Floats:
 
 def _so_far(batch: Floats, load: RoundLoad) -> Floats:
     """Return, for each batch, the sum over the lane's batches up to it."""
-    inside = np.arange(load.steps.max(initial=0)) < load.steps[:, None]
-    table = np.zeros(inside.shape)
-    table[inside] = batch
-    return np.cumsum(table, axis=1)[inside]
+    so_far = batch.copy()
+    for step in range(1, int(load.steps.max(initial=0))):
+        at = (load.first + step)[load.steps > step]
+        so_far[at] += so_far[at - 1]
+    return so_far
 
 
 def _relay(load: RoundLoad, batch: Floats, begin: Floats, end: Floats) -> tuple[Floats, Floats]:
