@@ -1,5 +1,6 @@
 from collections import Counter
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 from sim.clinics import COMPUTERS, PROFILES, ClinicResources, assign_resources
 from sim.problems import ScenarioError
 from sim.scenario import ClinicGroup
+from sim.units import parse_compute
 
 SITES = ("cleveland", "hungarian", "switzerland", "va")
 
@@ -52,6 +54,22 @@ def test_what_is_given_overrides_the_profile_and_the_rest_stays():
     [resource] = assign_resources([group(profile="rural-dsl", uplink="2 Mbit/s", latency="1 s")], ["a"], 0)
     profile = PROFILES["rural-dsl"]
     assert resource == replace(profile, name="a", uplink_bits_per_s=2e6, latency_s=1.0)
+
+
+def test_the_guide_gives_these_numbers():
+    text = (Path(__file__).parents[2] / "docs" / "clock.md").read_text(encoding="utf-8")
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    rows = {name: cells for name, *cells in table}
+    for name, profile in PROFILES.items():
+        rates, round_trip, computer, _ = rows[name]
+        assert rates == f"{profile.downlink_bits_per_s / 1e6:g} / {profile.uplink_bits_per_s / 1e6:g}"
+        assert round_trip == f"{2e3 * profile.latency_s:g} ms"
+        assert profile.compute_flop_per_s == COMPUTERS[computer].flop_per_s
+    for name, own in COMPUTERS.items():
+        rate, memory, power, _ = rows[name]
+        assert parse_compute(rate) == own.flop_per_s
+        assert memory == f"{own.memory_bytes / 1e9:g} GB"
+        assert power == f"{own.idle_watts:g} / {own.busy_watts:g} W"
 
 
 def test_four_rates_need_no_profile():
