@@ -114,7 +114,7 @@ def build_imported(name: str, options: Mapping[str, Any], nodes: int) -> Strateg
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise StrategyError(f"strategy {name!r} cannot be imported: {error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise StrategyError(f"strategy {name!r} cannot be imported: {place_of(error)}") from None
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise StrategyError(f"strategy {name!r} is not a Flower Strategy")

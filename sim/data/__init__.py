@@ -15,6 +15,9 @@ __all__ = ["Federation", "Records", "Table", "load_federation"]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
+_OF_A_COLUMN = ("mean and deviation of ", "constant for missing ", "levels of ")
+"""How the name of a statistic begins that is of the column named behind it."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Records:
@@ -63,6 +66,15 @@ class Federation:
     validation: Records
     statistics: dict[str, str]
     clinics_of_a_patient: int = 1
+
+    def statistics_by_kind(self, marking: str) -> dict[str, list[str]]:
+        """Return the columns that statistics of one marking are of, by the words in front of a column's name."""
+        columns: dict[str, list[str]] = {}
+        for name, found in self.statistics.items():
+            if found == marking:
+                kind = next((kind for kind in _OF_A_COLUMN if name.startswith(kind)), "")
+                columns.setdefault(kind, []).append(name.removeprefix(kind))
+        return columns
 
 
 @dataclass(frozen=True, slots=True, eq=False)

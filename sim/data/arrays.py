@@ -96,7 +96,7 @@ def read(spec: Npz) -> Table:
 @lru_cache(maxsize=2)
 def _loaded(path: Path, sha256: str, wanted: tuple[str, ...]) -> tuple[Arrays, tuple[str, ...]]:
     """Return those arrays that exist, and the names of all; `sha256` makes a changed file another entry."""
-    fault = "is no NumPy archive, or not whole; save it with numpy.savez"
+    fault, held = "is no NumPy archive, or not whole; save it with numpy.savez", "an array"
     arrays: dict[str, NDArray[Any]] = {}
     try:
         with path.open("rb") as file:
@@ -104,12 +104,12 @@ def _loaded(path: Path, sha256: str, wanted: tuple[str, ...]) -> tuple[Arrays, t
             stored = () if isinstance(archive, np.ndarray) else tuple(archive.files)
             for name in wanted:
                 if name in stored:
-                    fault = f'has a damaged array "{name}"; save it again'
+                    fault, held = f'has a damaged array "{name}"; save it again', f'array "{name}"'
                     arrays[name] = np.asarray(archive[name])
                     arrays[name].setflags(write=False)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         if str(error).startswith("Object arrays"):
-            fault = f'holds array "{name}" as pickled objects, which are never read; save it as numbers or text'
+            fault = f"holds {held} as pickled objects, which are never read; save it as numbers or text"
         raise ScenarioError([f"scenario: data.path: {path} {fault}"]) from None
     return arrays, stored
 

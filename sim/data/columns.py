@@ -4,6 +4,7 @@ import lzma
 import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.data import Ints, Mask
-from sim.problems import ScenarioError
+from sim.problems import ScenarioError, show
 from sim.scenario import Csv, TableFile
 
 if TYPE_CHECKING:
@@ -25,7 +26,13 @@ __all__ = ["Columns", "Words", "read_columns"]
 _MISSING: Final = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "?"]
 """What stands for a missing feature."""
 
+_OTHER_SEPARATORS: Final = (";", "\t", "|")
+
 _BROKEN: Final = (lzma.LZMAError, zipfile.BadZipFile, zlib.error)
+
+
+class _HeaderError(Exception):
+    """The names of the columns cannot be used; the text ends a line that begins with the file."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +63,8 @@ class Columns:
         Number of records.
     first_row : int
         The number of the first record's row, as people count.
+    unnamed : frozenset of str
+        Those that have no name in the file, and one of their own only in `header`.
     numbers : dict of str to ndarray of float64, ``[record]``
         The numeric features; NaN where missing or no number.
     not_numbers : dict of str to ndarray of bool, ``[record]``
@@ -67,6 +76,7 @@ class Columns:
     header: tuple[str, ...]
     rows: int
     first_row: int
+    unnamed: frozenset[str]
     numbers: dict[str, NDArray[np.float64]]
     not_numbers: dict[str, Mask]
     words: dict[str, Words]
@@ -103,6 +113,8 @@ def read_columns(spec: TableFile) -> Columns:
         fault = "has rows longer than its header, or unclosed quotes; save it again as comma-separated text"
     except UnicodeDecodeError:
         fault = "is not UTF-8 text; save it as UTF-8"
+    except _HeaderError as error:
+        fault = str(error)
     except (OSError, EOFError, ImportError, ValueError, *_BROKEN, pa.ArrowException):
         # pandas raises ValueError for an archive of several files, and ImportError for one that it cannot open
         fault = "cannot be unpacked; check that it is whole and that its name ends as its format asks"
@@ -122,9 +134,14 @@ def _parsed(
     exclude: tuple[str, ...],
 ) -> Columns:
     """Read the columns that exist; `sha256` makes a changed file another entry of the cache."""
+    written = _header(path) if is_csv else ()
     frame = _csv(path, roles, categorical) if is_csv else _parquet(path)
     header = tuple(str(column) for column in frame.columns)
     named = header if features is None else features
+    for column, count in Counter(filter(None, written)).items():
+        if count > 1 and (features is None or column in (*roles, *named)):
+            raise _HeaderError(f'has {count} columns "{column}"; name each once')
+    unnamed = frozenset(column for column, name in zip(header, written, strict=False) if not name)
     numbers: dict[str, NDArray[np.float64]] = {}
     not_numbers: dict[str, Mask] = {}
     for feature in named:
@@ -132,7 +149,18 @@ def _parsed(
             numbers[feature], not_numbers[feature] = _numbers(frame[feature])
     words = {column: _words(frame[column], ("",)) for column in roles if column in header}
     words |= {column: _words(frame[column], _MISSING) for column in categorical if column in header}
-    return Columns(header, len(frame), 2 if is_csv else 1, numbers, not_numbers, words)
+    return Columns(header, len(frame), 2 if is_csv else 1, unnamed, numbers, not_numbers, words)
+
+
+def _header(path: Path) -> tuple[str, ...]:
+    """Return the names of the columns as they are written."""
+    import pandas as pd
+
+    first = pd.read_csv(path, nrows=1, header=None, dtype=str, keep_default_na=False, index_col=False)
+    written = tuple(str(name) for name in first.iloc[0])
+    if len(written) == 1 and (found := [sign for sign in _OTHER_SEPARATORS if sign in written[0]]):
+        raise _HeaderError(f"is separated by {show(found[0])}; save it again as comma-separated text")
+    return written
 
 
 def _csv(path: Path, roles: Sequence[str], categorical: Sequence[str]) -> "pd.DataFrame":

@@ -242,6 +242,9 @@ def _feature_problems(spec: TableFile, columns: Columns, kept: Sequence[str], us
             yield f'features: column "{feature}" has no number in row {row}; correct it, or {out}'
         elif np.array_equal(missing, used):
             yield f'features: column "{feature}" has no value at all; {out}'
+        elif feature in columns.unnamed and spec.features is None:
+            number = columns.header.index(feature) + 1
+            yield f'features: column {number} has no name; give it one, or put "{feature}" into data.exclude'
         elif missing.any() and _constant(spec, feature) is None:
             mend = f'state a public constant as data.missing."{feature}", or "drop" the column there'
             yield f'missing: column "{feature}" has {_rows(missing, columns)}; {mend}'

@@ -13,6 +13,7 @@ from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import UninitializedParameter
 
 from sim.models.architectures import ARCHITECTURES, Residual
 from sim.models.network import Block, Network, Part, seeded
@@ -21,6 +22,7 @@ from sim.problems import show
 from sim.scenario import Model as ModelSettings
 
 _BLOCK_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _CONTAINERS = (nn.Sequential, Residual)
 
 
@@ -78,13 +80,13 @@ def _from_factory(path: str, shape: tuple[int, ...], outputs: int) -> Callable[[
     module_name, _, name = path.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{label} cannot be imported: {_in_one_line(error)}") from error
 
     def build() -> tuple[Block, ...]:
         try:
             named = factory(shape, outputs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(f"{label} failed on {shape}, {outputs}: {_in_one_line(error)}") from error
         if not isinstance(named, list | tuple) or not named or not all(map(_names_a_module, named)):
             raise ValueError(f"{label} returned {_in_one_line(named)}; return a list of (name, torch.nn.Module)")
@@ -115,7 +117,12 @@ def _problems(blocks: tuple[Block, ...], shape: tuple[int, ...], outputs: int, b
     yield from _unfit_parameters(blocks)
     for rows in (1, 3):
         yield from _misfits(blocks, shape, outputs, rows)
-    if _mixes_records(blocks, shape):
+    try:
+        mixed = _mixes_records(blocks, shape)
+    except Exception as error:
+        yield f"cannot run on records: {_in_one_line(error)}"
+        return
+    if mixed:
         yield "mixes the records of a batch, so that padding would count; normalise record by record, as GroupNorm does"
 
 
@@ -178,6 +185,12 @@ def _unfit_parameters(blocks: tuple[Block, ...]) -> Iterator[str]:
                 yield f"has the frozen parameter {place}; every parameter is trained"
             if parameter.dtype != torch.float32:
                 yield f"has the parameter {place} of type {parameter.dtype}; use torch.float32"
+            if isinstance(parameter, UninitializedParameter):
+                yield f"has the parameter {place} without a shape; state it in place of a lazy module"
+            elif parameter.device.type != "cpu":
+                yield f"has the parameter {place} on the device {parameter.device}; build it on the CPU"
+            elif not parameter.isfinite().all():
+                yield f"begins with a value in the parameter {place} that is not finite; initialise it"
             seen.add(id(parameter))
     if not seen:
         yield "has no parameter to train"
@@ -221,5 +234,5 @@ def _mixes_records(blocks: tuple[Block, ...], shape: tuple[int, ...]) -> bool:
 
 def _in_one_line(what: object) -> str:
     text = f"{type(what).__name__}: {what}" if isinstance(what, BaseException) else repr(what)
-    line = " ".join(text.split())
+    line = " ".join(_ADDRESS.sub("", text).split())
     return line if len(line) <= 200 else line[:197] + "..."

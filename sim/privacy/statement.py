@@ -271,7 +271,7 @@ def _outside(plan: Plan, federation: Federation) -> list[tuple[str, str, str]]:
     if spec.train.class_weights is not None:
         rows.append(("class weights", "public", "stated constants; take none that were counted from these records"))
     for marking in ("public", "dp", "non-private"):
-        used = [name for name, found in federation.statistics.items() if found == marking]
+        used = [f"{kind}{', '.join(names)}" for kind, names in federation.statistics_by_kind(marking).items()]
         if used:
             rows.append(("preprocessing", marking, "; ".join(used)))
     rows += [

@@ -90,7 +90,7 @@ def _clinics(scenario: Scenario, federation: Federation) -> str:
     held_out = len(federation.test.y)
     text = (
         f"Clinics: {len(federation.names):,} with {sizes.sum():,} training and {held_out:,} held-out records; the "
-        f"smallest {federation.names[least]} ({sizes[least]:,} training records), the largest "
+        f"smallest {federation.names[least]} ({_count(int(sizes[least]), 'training record')}), the largest "
         f"{federation.names[most]} ({sizes[most]:,})."
     )
     resources = assign_resources(scenario.clinics, federation.names, scenario.seeds[0])
@@ -139,7 +139,7 @@ def _losses(scenario: Scenario, federation: Federation) -> Iterator[str]:
 def _data(scenario: Scenario, federation: Federation) -> str:
     data = scenario.data
     where = "at their natural clinics" if data.split == "natural" else f"dealt to clinics by {data.split}"
-    private = [name for name, kind in federation.statistics.items() if kind != "public"]
+    private = [f"{kind}{_named(names)}" for kind, names in federation.statistics_by_kind("non-private").items()]
     scaled = (
         f"Not private, and outside every guarantee: {', '.join(private)}."
         if private

@@ -135,6 +135,7 @@ def learn(
 
 def check_imported(spec: RunSpec, clinics: int) -> None:
     """Raise a ``ScenarioError`` if a strategy named by import path cannot be built with the scenario's options."""
+    quiet()
     try:
         build_imported(spec.strategy.name, spec.strategy.options, clinics)
     except StrategyError as error:

@@ -253,6 +253,12 @@ def test_pickled_objects_are_never_loaded(path):
         f'scenario: data.path: {path} holds array "y" as pickled objects, which are never read; '
         "save it as numbers or text"
     ]
+    with path.open("wb") as file:
+        np.save(file, np.array([Trap()], dtype=object))
+    assert problems(spec) == [
+        f"scenario: data.path: {path} holds an array as pickled objects, which are never read; "
+        "save it as numbers or text"
+    ]
     path.write_bytes(pickle.dumps(Trap()))
     [line] = problems(spec)
     assert line.endswith("is no NumPy archive, or not whole; save it with numpy.savez")

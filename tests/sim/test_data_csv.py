@@ -218,6 +218,10 @@ def test_csv_all_faults_are_reported_at_once(write):
         (b"site,ill,age,bmi\na,1,2,3,4\na,1,2,3,4\n", "has rows longer than its header, or unclosed quotes; "),
         (b'site,ill,age,bmi\n"a,1,2,3\n', "has rows longer than its header, or unclosed quotes; "),
         (b"site,ill,age,bmi\n\xff,1,2,3\n", "is not UTF-8 text; save it as UTF-8"),
+        (b"site;ill;age;bmi\na;1;2,5;3\n", 'is separated by ";"; save it again as comma-separated text'),
+        (b"site\till\tage\tbmi\na\t1\t2\t3\n", r'is separated by "\t"; save it again as comma-separated text'),
+        (b"site,ill,age,bmi,age\na,1,2,3,4\n", 'has 2 columns "age"; name each once'),
+        (b"ill,site,ill,age,bmi,ill\n1,a,1,2,3,1\n", 'has 3 columns "ill"; name each once'),
     ],
 )
 def test_csv_unreadable_file_is_one_line(tmp_path, content, fault):
@@ -225,6 +229,24 @@ def test_csv_unreadable_file_is_one_line(tmp_path, content, fault):
     path.write_bytes(content)
     [line] = problems(table_spec(path))
     assert line.startswith(f"scenario: data.path: {path} {fault}")
+
+
+def test_a_column_that_stands_twice_is_no_fault_where_it_is_not_used(write):
+    twice = write([(*row, 7, 8) for row in GOOD], ("site", "ill", "age", "bmi", "note", "note"))
+    assert load_federation(table_spec(twice), seed=0).features == ("age", "bmi")
+    [line] = problems(table_spec(twice, features=None, scaling="none", ranges={}))
+    assert line.endswith(' has 2 columns "note"; name each once')
+
+
+def test_a_row_number_without_a_name_is_no_feature(write):
+    numbered = write([(number, *row) for number, row in enumerate(GOOD)], ("", "site", "ill", "age", "bmi"))
+    every = {"features": None, "scaling": "none", "ranges": {}}
+    assert problems(table_spec(numbered, **every)) == [
+        'scenario: data.features: column 1 has no name; give it one, or put "Unnamed: 0" into data.exclude'
+    ]
+    excluded = load_federation(table_spec(numbered, **every, exclude=("Unnamed: 0",)), seed=0)
+    assert excluded.features == ("age", "bmi")
+    assert load_federation(table_spec(numbered), seed=0).features == ("age", "bmi")
 
 
 def test_csv_missing_file_is_one_line(tmp_path):

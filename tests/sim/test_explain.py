@@ -1,4 +1,4 @@
-"""What ``suture check`` says in words of the clinics' lines, and of clinics that are away, lost or slow."""
+"""What ``suture check`` says in words of a scenario's clinics and their data."""
 
 from support import SCENARIO, write_csv
 
@@ -18,8 +18,8 @@ straggler = { chance = 0.25, slowdown = 4 }
 """
 
 
-def told(tmp_path, text, word):
-    write_csv(tmp_path / "clinics.csv")
+def told(tmp_path, text, word, **csv):
+    write_csv(tmp_path / "clinics.csv", **csv)
     (tmp_path / "scenario.toml").write_text(text)
     scenario = load_scenario(tmp_path / "scenario.toml")
     federation = load_federation(expand(scenario)[0].data, 0)
@@ -49,3 +49,19 @@ def test_every_way_to_be_lost_is_said(tmp_path):
 
 def test_nothing_is_said_where_all_come_back(tmp_path):
     assert losses(tmp_path, SCENARIO + METHOD) == []
+
+
+def test_a_long_list_of_what_is_not_private_is_shortened(tmp_path):
+    text = SCENARIO.replace('"none"', '"pooled"')
+    wide = text.replace('"x0", "x1", "x2", "x3"', ", ".join(f'"x{i}"' for i in range(8)))
+    beginning = "Not private, and outside every guarantee: mean and deviation of x0, x1"
+    [said] = told(tmp_path, text + METHOD, "Data")
+    assert said.endswith(f"{beginning}, x2, x3.")
+    [said] = told(tmp_path, wide + METHOD, "Data", features=8)
+    assert said.endswith(f"{beginning} and 6 others.")
+
+
+def test_one_record_is_not_many(tmp_path):
+    text = SCENARIO.replace('"none"', '"none"\none-class = "keep"')
+    [said] = told(tmp_path, text + METHOD, "Clinics", sizes=[9, 2])
+    assert "the smallest k1 (1 training record), the largest k0 (6)." in said

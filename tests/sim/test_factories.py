@@ -1,5 +1,6 @@
 """A user's own model: named blocks from a function found by its import path."""
 
+import sys
 from collections import OrderedDict
 
 import pytest
@@ -99,6 +100,34 @@ def doubles(input_shape, outputs):
     return [("a", nn.Linear(*input_shape, outputs).double())]
 
 
+def lazy(input_shape, outputs):
+    return [("a", nn.LazyLinear(outputs))]
+
+
+def elsewhere(input_shape, outputs):
+    return [("a", nn.Linear(*input_shape, outputs, device="meta"))]
+
+
+def unset(input_shape, outputs):
+    layer = nn.Linear(*input_shape, outputs)
+    nn.init.constant_(layer.bias, float("nan"))
+    return [("a", layer)]
+
+
+def buffer_elsewhere(input_shape, outputs):
+    block = Own(*input_shape)
+    block.register_buffer("shift", torch.zeros(*input_shape, device="meta"))
+    return [("a", block), ("b", nn.Linear(*input_shape, outputs))]
+
+
+def leaves(input_shape, outputs):
+    sys.exit(0)
+
+
+def no_modules(input_shape, outputs):
+    return [("a", lambda x: x)]
+
+
 def no_parameters(input_shape, outputs):
     return [("a", nn.Identity())]
 
@@ -133,6 +162,12 @@ FACTORIES = [
     ("frozen", 'has the frozen parameter "a.weight"; every parameter is trained'),
     ("doubles", 'has the parameter "a.weight" of type torch.float64; use torch.float32'),
     ("no_parameters", "has no parameter to train"),
+    ("lazy", 'has the parameter "a.weight" without a shape; state it in place of a lazy module'),
+    ("elsewhere", 'has the parameter "a.weight" on the device meta; build it on the CPU'),
+    ("unset", 'begins with a value in the parameter "a.bias" that is not finite; initialise it'),
+    ("buffer_elsewhere", "cannot run on records: RuntimeError: "),
+    ("leaves", "failed on (4,), 3: SystemExit: 0"),
+    ("no_modules", "returned [('a', <function no_modules.<locals>.<lambda>>)]; return a list of"),
     ("norm", 'holds BatchNorm: say whose running statistics count with model.batch-norm, "average" or "local"'),
     ("plain_norm", f'holds BatchNorm1d in block "b" {MOMENTUM}'),
     ("cumulative_norm", f'holds BatchNorm1d in block "b" {MOMENTUM}'),
@@ -165,6 +200,13 @@ def test_a_bad_factory_is_one_line(name, line):
 def test_a_factory_that_cannot_be_imported_is_one_line():
     with pytest.raises(ValueError, match=r'^factory "no_such.module:f" cannot be imported: ModuleNotFoundError: '):
         build_network(Model(name="factory", factory="no_such.module:f"), (4,), 3)
+
+
+def test_a_module_that_ends_the_program_when_it_is_imported_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "leaves_at_once.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r'^factory "leaves_at_once:f" cannot be imported: SystemExit: 0$'):
+        build_network(Model(name="factory", factory="leaves_at_once:f"), (4,), 3)
 
 
 def test_a_factorys_own_initialisation_counts_and_depends_on_the_seed_alone():

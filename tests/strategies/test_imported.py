@@ -1,6 +1,7 @@
 """Flower's own strategies by import path: on our grid, repeatable, and each what its definition says."""
 
 import gc
+import logging
 import random
 
 import numpy as np
@@ -246,6 +247,14 @@ def test_the_dp_wrappers_noise_has_its_size_and_is_new_in_every_round_and_seed(r
     other_start = flat(learn_run(imported(ragged, name, rounds=0, seed=6)).parameters)
     other = noise(1, seed=6) - other_start
     assert abs(float(torch.corrcoef(torch.stack([first, other]))[0, 1])) < 0.4
+
+
+def test_nothing_is_said_of_evaluation_which_flower_is_not_asked_for(ragged, monkeypatch, caplog):
+    log = logging.getLogger("flwr")
+    monkeypatch.setattr(log, "handlers", [caplog.handler])
+    log.setLevel(logging.NOTSET)
+    list(plan_runs([run_spec(ragged, f"{FLOWER}FedMedian", rounds=1)]))
+    assert caplog.text == ""
 
 
 # What cannot be built
