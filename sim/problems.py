@@ -5,6 +5,7 @@ A line reads ``<file or 'scenario'>: <dotted.kebab.place>: what is wrong; how to
 
 import json
 import traceback
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
-__all__ = ["FolderError", "ScenarioError", "SutureError", "place_of", "problem_lines", "show", "suggest"]
+__all__ = ["FolderError", "ScenarioError", "SutureError", "place_of", "problem_lines", "show", "suggest", "unwritable"]
 
 
 class SutureError(Exception):
@@ -107,6 +108,20 @@ _SENTENCES: Final = {
     "union_tag_not_found": "is missing; add this key",
 }
 _TAGS: Final = {"union_tag_invalid": "expected_tags", "literal_error": "expected"}
+
+
+def unwritable(name: str) -> bool:
+    """Say whether a name holds a control character, which no picture can be drawn with.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    bool
+    """
+    return any(unicodedata.category(sign) in ("Cc", "Cs", "Cn") for sign in name)
 
 
 def show(value: object) -> str:

@@ -7,11 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.data import Ints, Mask, Table
-from sim.problems import suggest
+from sim.problems import suggest, unwritable
 from sim.rng import Streams
 from sim.scenario import DataSpec
 
-__all__ = ["at_sites", "clinic_problems", "hold_out", "hold_out_patients", "one_sided_problems", "patients_of"]
+__all__ = [
+    "at_sites",
+    "clinic_problems",
+    "hold_out",
+    "hold_out_patients",
+    "name_problems",
+    "one_sided_problems",
+    "patients_of",
+]
 
 _MOST_LINES = 5
 
@@ -191,6 +199,18 @@ def clinic_problems(spec: DataSpec, names: Sequence[str], y: Ints, clinic: Ints,
             fault = "no two records of the same class, so none can be held out"
             problems += _lines(spec, names, undivided, fault, keep)
     return problems
+
+
+def name_problems(names: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Return one line for the clinics, and one for the classes, whose names hold control characters."""
+    lines = []
+    for what, known in (("clinic", names), ("class", classes)):
+        if faulty := [name for name in known if unwritable(name)]:
+            others = f", and {len(faulty) - 1} more" if len(faulty) > 1 else ""
+            lines.append(
+                f"scenario: data: {what} {faulty[0]!r} has a control character in its name{others}; take it out"
+            )
+    return lines
 
 
 def one_sided_problems(spec: DataSpec, names: Sequence[str], clinic: Ints, held_out: Mask) -> list[str]:

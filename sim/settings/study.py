@@ -17,7 +17,7 @@ from pydantic import (
 
 from sim.attendance import Behaviour
 from sim.clinics import COMPUTERS, PROFILES, ServerResources
-from sim.problems import show, suggest
+from sim.problems import show, suggest, unwritable
 from sim.settings.base import Number, Scalar, Section, Sites, Whole, is_number, unique
 from sim.settings.model import placed_head
 from sim.units import Compute, Duration, Memory, Power, Rate, parse_compute
@@ -116,6 +116,12 @@ def _computer(value: object) -> object:
         raise ValueError(f"{error}, or a class of computers: {', '.join(COMPUTERS)}") from None
 
 
+def _writable(label: str) -> str:
+    if unwritable(label):
+        raise ValueError(f"{show(label)} has a control character; take it out")
+    return label
+
+
 class ClinicGroup(Section):
     """Clinics with the same link and computer, or drawn from a mixture of profiles.
 
@@ -193,7 +199,7 @@ class Strategy(Section):
     """
 
     name: str
-    label: Annotated[str, Field(max_length=80)] = ""
+    label: Annotated[str, Field(max_length=80), AfterValidator(_writable)] = ""
     cut: Annotated[
         tuple[Cut, ...],
         BeforeValidator(_as_tuple, json_schema_input_type=Cut | tuple[Cut, ...]),

@@ -249,6 +249,23 @@ def test_a_row_number_without_a_name_is_no_feature(write):
     assert load_federation(table_spec(numbered), seed=0).features == ("age", "bmi")
 
 
+@pytest.mark.parametrize("sign", ["\x07", "\x1b", "\n", "\x9b"])
+def test_a_control_character_in_a_name_is_one_line(write, sign):
+    rows = [(site.replace("bern", f"b{sign}ern"), ill, *rest) for site, ill, *rest in GOOD]
+    assert problems(table_spec(write(rows))) == [
+        f"scenario: data: clinic {f'b{sign}ern'!r} has a control character in its name; take it out"
+    ]
+    rows = [(site, f"{ill}{sign}!", *rest) for site, ill, *rest in GOOD]
+    assert problems(table_spec(write(rows))) == [
+        f"scenario: data: class {f'0{sign}!'!r} has a control character in its name, and 1 more; take it out"
+    ]
+
+
+def test_other_signs_that_are_not_printed_may_stand_in_names(write):
+    rows = [(site.replace("bern", "b\u00a0e\u200crn"), ill, *rest) for site, ill, *rest in GOOD]
+    assert load_federation(table_spec(write(rows)), seed=0).names == ("b\u00a0e\u200crn", "lyon")
+
+
 def test_csv_missing_file_is_one_line(tmp_path):
     path = tmp_path / "no.csv"
     assert problems(table_spec(path)) == [f"scenario: data.path: {path} does not exist; check the path"]

@@ -151,6 +151,10 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
             "strategies.0.name=splitfed-v1",
             'strategies: "splitfed-v1" is listed twice; list it once, or give each a label of its own',
         ),
+        (
+            'strategies.0.label="a\\u0007b"',
+            r'strategies.0.label: "a\u0007b" has a control character; take it out',
+        ),
         # csv
         (CSV.replace('"bmi"]', '"y"]'), 'data.features: "y" is the label column; take it out of the features'),
         (CSV.replace('"bmi"]', '"c"]'), 'data.features: "c" is the clinic column; take it out of the features'),
