@@ -21,7 +21,7 @@ from sim.report.figures import curve_table
 from sim.report.gallery import Gallery, gallery, write_figures
 from sim.report.look import PALETTE
 from sim.report.privacy import attack_frame, method_privacy, outside, unprotected
-from sim.report.resources import clinic_rows, resource_frame, worst_frame
+from sim.report.resources import clinic_rows, demand_frame, resource_frame, worst_frame
 from sim.report.study import StudyResults
 from sim.report.summary import method_label, value_text
 from sim.report.table import CAPTION, results_frame
@@ -82,6 +82,7 @@ def write_report(study: StudyResults, study_folder: Path) -> Path:
         results=results_frame(study.runs),
         caption=CAPTION,
         resources=resource_frame(study.runs),
+        demand=demand_frame(study),
         worst=worst_frame(study),
         clinics=clinic_rows(study),
         levels=shown.levels if shown else [],

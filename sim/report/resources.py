@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pandas as pd
 
 from sim.report.points import with_levels
 from sim.report.study import StudyResults
 from sim.report.summary import successful_runs
 from sim.report.table import bytes_text, score_text, seconds_text
+
+Forms = dict[str, tuple[str, Callable[[float], str]]]
+"""By heading: a column, and how its values are written."""
 
 _CLINICS = 40
 _CLASSES = 8
@@ -26,7 +32,7 @@ def resource_frame(runs: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         One row a series, as text; columns that no run has are left out.
     """
-    forms = {
+    forms: Forms = {
         "Simulated time": ("sim_seconds", seconds_text),
         "Sent up": ("bytes_up", bytes_text),
         "Sent down": ("bytes_down", bytes_text),
@@ -40,6 +46,43 @@ def resource_frame(runs: pd.DataFrame) -> pd.DataFrame:
     means = ok.groupby("series", sort=False)[[column for column, _ in forms.values()]].mean()
     table = {name: [text(value) for value in means[column]] for name, (column, text) in forms.items()}
     return pd.DataFrame({"Method": means.index, **table})
+
+
+def demand_frame(study: StudyResults) -> pd.DataFrame:
+    """Lay out what a run of each method asks of one clinic, as a mean over seeds and levels of privacy.
+
+    Parameters
+    ----------
+    study : StudyResults
+
+    Returns
+    -------
+    DataFrame
+        One row a series, as text: the least and the most over the clinics. What some clinic's plan does not give
+        (energy without power) is left out. Empty where no run succeeded.
+    """
+    if study.clinics.empty:
+        return pd.DataFrame()
+    forms: Forms = {
+        "FLOPs": ("flops", _flops_text),
+        "Busy": ("seconds", seconds_text),
+        "Sent": ("bytes_up", bytes_text),
+        "Received": ("bytes_down", bytes_text),
+        "Memory": ("peak_bytes", bytes_text),
+        "Energy": ("joules", partial(_with_prefix, unit="J")),
+    }
+    own = study.clinics.merge(successful_runs(study.runs)[["run_id", "series"]], on="run_id")
+    forms = {name: form for name, form in forms.items() if form[0] in own and own[form[0]].notna().all()}
+    if not forms:
+        return pd.DataFrame()
+    means = own.groupby(["series", "name"], sort=False)[[column for column, _ in forms.values()]].mean()
+    groups = means.groupby("series", sort=False)
+    low, high = groups.min(), groups.max()
+    table = {
+        name: [" to ".join(dict.fromkeys(map(text, ends))) for ends in zip(low[column], high[column], strict=True)]
+        for name, (column, text) in forms.items()
+    }
+    return pd.DataFrame({"Method": low.index, **table})
 
 
 def worst_frame(study: StudyResults) -> pd.DataFrame:
@@ -107,8 +150,11 @@ def _span(low: float, high: float) -> str:
     return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
 
 
-def _flops_text(count: float) -> str:
-    for name, size in (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6)):
-        if count >= size:
-            return f"{count / size:.3g} {name}"
-    return f"{count:.3g} FLOP"
+def _with_prefix(amount: float, unit: str) -> str:
+    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if amount >= size:
+            return f"{amount / size:.3g} {prefix}{unit}"
+    return f"{amount:.3g} {unit}"
+
+
+_flops_text = partial(_with_prefix, unit="FLOP")

@@ -5,6 +5,7 @@ import hashlib
 import html as html_module
 import json
 import re
+from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from sim.report.html import write_report
 from sim.report.look import looks
 from sim.report.points import by_clinic, learning, trade_offs, with_levels
 from sim.report.privacy import attack_frame, method_privacy, outside
+from sim.report.resources import demand_frame
 from sim.report.summary import successful_runs
 
 
@@ -178,3 +180,22 @@ def test_what_is_outside_the_guarantee_of_some_methods_names_them() -> None:
         ("batch sizes", "public", "seen where rows cross"),
         ("labels", "DP", "stay (FedAvg)"),
     ]
+
+
+def test_what_is_asked_of_a_clinic_is_its_mean_over_runs(tmp_path: Path) -> None:
+    """Two seeds; north 1 and 3 GFLOP, south 40 and 60; energy known for north alone, and so not told."""
+    study = make_study(make_runs(epsilons=(inf,), seeds=(0, 1), methods=[("fedavg", "")]))
+    own = study.clinics.sort_values(["name", "run_id"], ignore_index=True)
+    assert list(own["name"]) == ["north", "north", "south", "south"]
+    asked = own.assign(
+        flops=[1e9, 3e9, 40e9, 60e9],
+        seconds=[59.0, 61.0, 60.0, 60.0],
+        peak_bytes=[2e6, 2e6, 5e5, 7e5],
+        joules=[1.0, 2.0, nan, nan],
+    )
+    study = replace(study, clinics=asked)
+    expected = {"Method": "FedAvg", "FLOPs": "2 GFLOP to 50 GFLOP", "Busy": "1 min", "Memory": "600 kB to 2 MB"}
+    assert demand_frame(study).to_dict("records") == [expected]
+    study = replace(study, clinics=asked.assign(joules=[1.0, 2.0, 1500.0, 4500.0]))
+    assert demand_frame(study)["Energy"].tolist() == ["1.5 J to 3 kJ"]
+    assert "3 kJ" in write_report(study, tmp_path).read_text(encoding="utf-8")
