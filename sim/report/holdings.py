@@ -1,6 +1,7 @@
 """What each clinic holds: its records and classes as a frame, a table on the terminal and a figure."""
 
 from pathlib import Path
+from typing import Literal
 
 import altair as alt
 import numpy as np
@@ -23,6 +24,9 @@ _MOST_CLASSES = 7
 _NAMED = 3
 _PARTS = ["training", "validation", "held-out"]
 _QUANTILES = {"maximum": 1.0, "upper quartile": 0.75, "median": 0.5, "lower quartile": 0.25, "minimum": 0.0}
+
+_MOST_SIGNS = 40
+"""The widest that names of clinics are shown in the table, so that they leave room for its numbers."""
 
 # Okabe and Ito's palette without its yellow, which is too pale on white; the pale blue first, as it fills large areas.
 _COLOURS = ["#56B4E9", "#D55E00", "#009E73", "#E69F00", "#0072B2", "#CC79A7", "#000000"]
@@ -79,7 +83,9 @@ def holdings_table(federation: Federation) -> Table:
     table = Table(caption=Text(caption, style="dim"), box=box.SIMPLE_HEAD, show_edge=False)
     for position, name in enumerate(frame.columns):
         heading = Text(name.replace("share of ", "share of\n", 1))
-        table.add_column(heading, justify="right" if position else "left", no_wrap=position <= len(_PARTS))
+        width = None if position else _MOST_SIGNS
+        justify: Literal["left", "right"] = "right" if position else "left"
+        table.add_column(heading, justify=justify, no_wrap=position <= len(_PARTS), max_width=width)
     sections = [frame]
     if len(frame) > _MOST_CLINICS:
         by_size = frame.iloc[np.argsort(-frame[_PARTS].sum(axis=1).to_numpy(), kind="stable")]

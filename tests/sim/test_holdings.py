@@ -72,6 +72,13 @@ def test_table_has_a_row_a_clinic_and_one_for_all():
     ]
 
 
+def test_a_long_name_leaves_room_for_the_numbers():
+    long = federation([[[300, 10], [5, 5]], [[0, 0], [0, 0]], [[2, 1], [0, 3]]], ["well", "ill"], ("x" * 300, "south"))
+    rows = [line.split() for line in rendered(holdings_table(long)).splitlines() if "%" in line]
+    assert rows[0][1:] == ["310", "0", "3", "96.5%", "3.5%"]
+    assert rows[0][0].endswith("…")
+
+
 def test_table_of_many_clinics_has_quantiles_and_extremes():
     loaded = load_federation(Synthetic(clinics=101, records=20_000, one_class="keep"), seed=0)
     text = rendered(holdings_table(loaded))
