@@ -34,8 +34,8 @@ INTERVAL: Final = [*(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("mean",
 
 UNITS: Final = {
     "seconds": "datum.value < 1 ? format(datum.value, '~s') + 's' : datum.value < 120 ? datum.value + ' s' : "
-    "datum.value < 7200 ? format(datum.value / 60, '.2~r') + ' min' : "
-    "datum.value < 172800 ? format(datum.value / 3600, '.2~r') + ' h' : format(datum.value / 86400, '.2~r') + ' d'",
+    "datum.value < 7200 ? format(datum.value / 60, '.3~r') + ' min' : "
+    "datum.value < 172800 ? format(datum.value / 3600, '.3~r') + ' h' : format(datum.value / 86400, '.3~r') + ' d'",
     "bytes": "format(datum.value, '~s') + 'B'",
 }
 """Vega expressions that write a tick in the unit people would use."""
