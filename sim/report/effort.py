@@ -86,7 +86,7 @@ def effort_chart(frame: pd.DataFrame) -> alt.HConcatChart:
         panels.append(alt.layer(ranges, points).properties(width=230, height=alt.Step(24)))
     clinic = frame["clinic"].iloc[0]
     words = [
-        f"Bars: from the least to the most over the clinics. Point: {clinic}, of the slowest computers the one with most "
+        f"Bars: from the least to the most over the clinics. Point: {clinic}; of the slowest computers, it has most "
         "records.",
         "The clinics' own power while they compute, send and receive; the server's is not in it.",
     ]
