@@ -6,20 +6,24 @@ from collections.abc import Mapping
 
 import torch
 from flwr.app import Context, Message, MetricRecord
+from torch import Tensor
 
 from clients.own import by_destination, keep_own, own_values
 from clients.session import learners_for
+from sim.engine.flower import KEY_CLIPPING_NORM, KEY_NORM_BIT
 from sim.engine.lanes import forward, loss_sum
 from sim.engine.learner import Learner, expand, train_whole
 from sim.engine.messages import MODEL, NOISED, ConfigValue, config_of, content, integers, tensors
 from sim.engine.workplace import Cohort, workplace_of
+from sim.models import Parameters
 
 
 def train(message: Message, context: Context) -> Message:
     """Take the global model, train it on each clinic's own records, and return one model a clinic.
 
     The optimiser starts afresh in every round (McMahan et al. 2017, ClientUpdate). ``proximal-mu`` in the message adds
-    FedProx's pull towards the global model (Li et al. 2020); Flower's own FedProx sends it under the same name.
+    FedProx's pull towards the global model (Li et al. 2020); Flower's own FedProx sends it under the same name. A
+    clipping norm, which the client-side wrappers of Flower's differential privacy send, clips the clinic's update.
     """
     job, cohort = workplace_of(context)
     config = config_of(message)
@@ -36,6 +40,9 @@ def train(message: Message, context: Context) -> Message:
         learner.pull_towards(expand(received, 1), mu)
     losses = {} if job.dp is not None or not job.imported else {"train_loss": _training_loss(learner, cohort)}
     train_whole(learner, cohort, _round(message))
+    if KEY_CLIPPING_NORM in config:
+        clipped = _clip_update(learner.parameters, received, float(config[KEY_CLIPPING_NORM]))  # type: ignore[arg-type]
+        losses[KEY_NORM_BIT] = float(clipped)
     if own:
         keep_own(context, job, cohort, clinics, {"model": learner})
     return _reply(message, learner, losses)
@@ -53,6 +60,15 @@ def train_alone(message: Message, context: Context) -> Message:
 
 def _round(message: Message) -> int:
     return int(config_of(message)["server-round"])  # type: ignore[arg-type]
+
+
+def _clip_update(parameters: Parameters, received: Mapping[str, Tensor], clip: float) -> bool:
+    """Clip what a clinic changed, ``[1, *shape]`` each, over all parameters together; say if it was too long."""
+    updates = {name: value - received[name] for name, value in parameters.items()}
+    norm = float(torch.cat([update.flatten() for update in updates.values()]).norm())
+    if norm > clip:
+        parameters.update({name: received[name] + update * (clip / norm) for name, update in updates.items()})
+    return norm > clip
 
 
 @torch.no_grad()

@@ -11,9 +11,22 @@ from typing import Any, TypeVar
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM, KEY_NORM_BIT
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
+
+__all__ = [
+    "KEY_CLIPPING_NORM",
+    "KEY_NORM_BIT",
+    "TensorArray",
+    "as_tensor",
+    "empty_run",
+    "filled",
+    "identify_server",
+    "quiet",
+    "stamp",
+]
 
 SERVER_NODE_ID = 1
 RecordT = TypeVar("RecordT", ArrayRecord, ConfigRecord, RecordDict)

@@ -209,7 +209,8 @@ def test_qfedavg_weighs_by_the_loss_of_the_model_that_was_sent(ragged):
     assert gap(imported(ragged, "QFedAvg")) > 1e-3, "the average would do as well"
 
 
-def test_the_dp_wrapper_clips_every_clinics_update(ragged):
+@pytest.mark.parametrize("side", ["Server", "Client"])
+def test_the_dp_wrapper_clips_every_clinics_update(ragged, side):
     norm = CLIPPED["clipping-norm"]
     lengths = []
 
@@ -224,10 +225,22 @@ def test_the_dp_wrapper_clips_every_clinics_update(ragged):
 
         return clip
 
-    spec = imported(ragged, "DifferentialPrivacyServerSideFixedClipping", {**CLIPPED, "noise-multiplier": 0.0})
+    spec = imported(ragged, f"DifferentialPrivacy{side}SideFixedClipping", {**CLIPPED, "noise-multiplier": 0.0})
     assert gap(spec, server) < 1e-6
     assert min(lengths) < norm < max(lengths), "all or none were clipped"
     assert gap(spec) > 1e-3, "the average would do as well"
+
+
+def test_the_adaptive_dp_wrappers_clip_the_same_at_the_clinics_and_at_the_server(ragged):
+    options = {"strategy": f"{FLOWER}FedAvg", "noise-multiplier": 0.0, "num-sampled-clients": 4}
+    options |= {"initial-clipping-norm": 0.05, "clip-norm-lr": 0.5, "clipped-count-stddev": 0.0}
+    server, client = (
+        learn_run(imported(ragged, f"DifferentialPrivacy{side}SideAdaptiveClipping", options)).parameters
+        for side in ("Server", "Client")
+    )
+    assert apart(server, client) < 1e-6
+    unclipped = learn_run(imported(ragged, "FedAvg")).parameters
+    assert apart(unclipped, client) > 1e-3
 
 
 def test_the_dp_wrappers_noise_has_its_size_and_is_new_in_every_round_and_seed(ragged):
