@@ -59,7 +59,7 @@ class Server(Section):
     """The server's computer and, where clinics share it as a bottleneck, its link."""
 
     compute: Compute = 10e12
-    workers: Whole = Field(default=4, ge=1)
+    workers: Whole = Field(default=4, ge=1, le=1_000_000)
     uplink: Rate | None = None
     downlink: Rate | None = None
 

@@ -83,6 +83,12 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
             "server.compute=0 FLOP/s",
             'server.compute: "0 FLOP/s" is not positive and finite; give a compute rate such as "2 TFLOP/s"',
         ),
+        (
+            "server.compute=1e300 FLOP/s",
+            'server.compute: "1e300 FLOP/s" is not between 1 FLOP/s and 1e6 PFLOP/s; give a compute rate such as '
+            '"2 TFLOP/s"',
+        ),
+        ("server.workers=2000000", "server.workers: 2000000 is out of range; give a number of at most 1e+06"),
         # names of folders
         *(
             (
