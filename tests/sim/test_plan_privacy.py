@@ -6,7 +6,9 @@ import pytest
 from planned import NO_PRIVACY, SPLIT_AND_WHOLE, dp_sgd, named, spec_of
 from support import plan_of, write_csv
 
+from sim.job import Job
 from sim.privacy.accounting import dp_sgd_event, epsilon
+from sim.privacy.releases import build_ledger
 from sim.problems import ScenarioError
 from sim.sampling import participants
 
@@ -86,6 +88,15 @@ def test_stated_noise_is_used_as_it_is(ragged):
     for clinic in plan.clinics:  # three parts, each with the whole noise and a third of the squared clip
         spent = epsilon(dp_sgd_event(clinic.sample_rate, 1.5, clinic.steps), 1e-3)
         assert clinic.epsilon["model-user"] == pytest.approx(spent, rel=1e-6)
+
+
+def test_a_batch_without_noise_is_held_against_its_own_clinic_only(ragged):
+    plan, federation = plan_of(spec_of(ragged, "fedavg", privacy=dp_sgd(2.0, 1e-3), rounds=2))
+    job = Job.build(plan.spec, federation, plan.noise_multipliers)
+    for clinic in range(4):
+        noised = {"model": [steps - (k == clinic) for k, steps in enumerate(plan.noised_steps["model"])]}
+        spent = build_ledger(job, plan.sampled, noised).epsilons("model-user", range(4), 1e-3)
+        assert [math.isinf(epsilon) for epsilon in spent] == [k == clinic for k in range(4)]
 
 
 def test_a_clinic_that_never_takes_part_gives_nothing_away(ragged):
