@@ -268,7 +268,10 @@ def _rounds(clock: Sequence[FirstRound]) -> pd.DataFrame:
 
 
 def _round(table: pd.DataFrame, clock: Sequence[FirstRound]) -> Figure:
-    words = [f"{one.method}: {' '.join(round_words(one.load, one.traced(), one.names, one.deadline))}" for one in clock]
+    words = [
+        f"{one.method}: {' '.join(round_words(one.load, one.traced(), one.names, one.deadline, one.over_select))}"
+        for one in clock
+    ]
     rows = int(table.groupby("method")["row"].nunique().max())
     return Figure(
         "round",

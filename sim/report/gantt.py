@@ -165,8 +165,27 @@ def round_chart(frame: pd.DataFrame, title: str, words: Sequence[str]) -> alt.Ch
     return chart
 
 
-def round_words(load: RoundLoad, time: RoundTime, names: Sequence[str], deadline: float | None = None) -> list[str]:
-    """Say in words who waits for whom, and whether the deadline (seconds) would end the round before."""
+def round_words(
+    load: RoundLoad, time: RoundTime, names: Sequence[str], deadline: float | None = None, over_select: float = 1.0
+) -> list[str]:
+    """Say in words who waits for whom, and what of the scenario would end the round before all are back.
+
+    Parameters
+    ----------
+    load : RoundLoad
+    time : RoundTime
+    names : sequence of str
+        Of all clinics.
+    deadline : float or None
+        Seconds.
+    over_select : float
+        How many times as many clinics the scenario asks as it waits for; the load has those that it waits for.
+
+    Returns
+    -------
+    list of str
+        Two lines, and a third on what is not drawn.
+    """
     last = int(time.finish.argmax())
     text = (
         f"The round takes {seconds_text(time.seconds)}. {names[load.clinics[last]]} finishes last, after "
@@ -182,6 +201,11 @@ def round_words(load: RoundLoad, time: RoundTime, names: Sequence[str], deadline
         queue = "All clinics together wait less than a thousandth of the round in line for the server."
     else:
         queue = f"All clinics together wait {seconds_text(waits)} in line for the server."
+    drawn = []
+    if len(load.clinics) > _MOST_CLINICS:
+        drawn.append(f"{_MOST_CLINICS} of {len(load.clinics):,} clinics are drawn.")
     if deadline is not None and time.finish[last] > deadline:
-        queue += f" The deadline ends the round after {seconds_text(deadline)}, without those who are not back by then."
-    return [text, queue]
+        drawn.append(f"The deadline ends the round after {seconds_text(deadline)}, without those who are not back.")
+    if over_select > 1:
+        drawn.append(f"Over-selection, {over_select:g}, would not wait for the slowest.")
+    return [text, queue, *filter(None, [" ".join(drawn)])]

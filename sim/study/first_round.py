@@ -41,6 +41,8 @@ class FirstRound:
     server : ServerResources
     deadline : float or None
         The scenario's, in seconds; the load is that of a round without it.
+    over_select : float
+        The scenario's; the load has as many clinics as a round waits for.
     """
 
     method: str
@@ -50,6 +52,7 @@ class FirstRound:
     resources: tuple[ClinicResources, ...]
     server: ServerResources
     deadline: float | None = None
+    over_select: float = 1.0
 
     def traced(self) -> RoundTime:
         """Play the round, and keep who did what when."""
@@ -112,7 +115,8 @@ def first_rounds(specs: Sequence[RunSpec]) -> list[FirstRound]:
         job = Job.build(once, federation, [0.0] * len(federation.names))
         [load] = Counts(job, PlanClock(resources, server)).loads
         family = "SL" if strategy.name == "split" else "SplitFed" if strategy.cut else "FL"
-        found[method] = FirstRound(method, family, federation.names, load, resources, server, spec.train.deadline)
+        limits = spec.train.deadline, spec.train.over_select
+        found[method] = FirstRound(method, family, federation.names, load, resources, server, *limits)
     return list(found.values())
 
 

@@ -61,7 +61,9 @@ def test_who_finishes_last_stands_on_top_and_of_many_clinics_twenty_are_drawn():
     assert len(shown) == 20
     assert shown[0] == names[int(time.finish.argmax())]
     assert shown[-1] == names[int(time.finish.argmin())]
-    assert f"{shown[0]} finishes last" in round_words(load, time, names)[0]
+    words = round_words(load, time, names)
+    assert f"{shown[0]} finishes last" in words[0]
+    assert words[2] == "20 of 50 clinics are drawn."
     assert round_chart(frame, "V1", ["words"]).to_dict()["title"]["subtitle"] == ["words"]
 
 
@@ -83,10 +85,13 @@ def test_no_clinic_of_a_relay_is_drawn_before_its_turn():
 
 def test_the_words_say_what_the_deadline_ends_and_that_a_wait_is_short():
     load, time, names = played(3, 2)
-    waits = f"{seconds_text(float(time.waiting.sum()))} in line for the server."
-    assert round_words(load, time, names, deadline=float(time.finish.max()))[1].endswith(waits)
-    cut = round_words(load, time, names, deadline=float(time.finish.max()) - 0.1)[1]
-    assert f"{waits} The deadline ends the round after " in cut
+    waits = f"All clinics together wait {seconds_text(float(time.waiting.sum()))} in line for the server."
+    assert round_words(load, time, names, deadline=float(time.finish.max()))[1:] == [waits]
+    cut = round_words(load, time, names, deadline=float(time.finish.max()) - 0.1)
+    assert cut[1] == waits
+    assert cut[2].startswith("The deadline ends the round after ")
+    more = "Over-selection, 1.5, would not wait for the slowest."
+    assert round_words(load, time, names, over_select=1.5)[2] == more
     hardly = replace(time, seconds=1e3 * float(time.waiting.sum()))
     assert "wait less than a thousandth of the round" in round_words(load, hardly, names)[1]
 
