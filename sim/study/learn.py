@@ -32,6 +32,10 @@ class PlanMismatchError(SutureError, RuntimeError):
     """What was counted while learning differs from the plan: a fault of the simulator, never of the scenario."""
 
 
+class DivergedError(SutureError, ArithmeticError):
+    """The model has left the range of numbers."""
+
+
 @dataclass
 class Learned:
     """What a run brought forth.
@@ -94,6 +98,8 @@ def learn(
     ------
     PlanMismatchError
         If a counted byte or a noised step differs from the plan.
+    DivergedError
+        If a round's model answers with something that is no number.
     """
     quiet()
     config = run_config(plan.spec, plan.noise_multipliers, plan.release_noise, plan.attended)
@@ -117,10 +123,10 @@ def learn(
         trail.close_round(server_round, meter.traffic, noised_steps())
         if job.adaptive is not None and isinstance(strategy, CohortStrategy):
             learned.clips.append(strategy.clip)
-        learned.evaluations.append(tester.evaluate(learned.parameters))
+        learned.evaluations.append(_judged(tester, learned.parameters, server_round))
         watch(server_round, learned.evaluations[-1])
         if validator is not None:
-            learned.validations.append(validator.evaluate(learned.parameters))
+            learned.validations.append(_judged(validator, learned.parameters, server_round))
         if learned.best_round in (None, server_round):
             learned.best_parameters = learned.parameters
         return None
@@ -131,6 +137,18 @@ def learn(
             meter.count_noise(part, range(clinics), steps.tolist())
     check_against_plan(plan, meter, job)
     return learned
+
+
+def _judged(evaluator: Evaluator, parameters: Mapping[str, Tensor], server_round: int) -> Evaluation:
+    with np.errstate(invalid="ignore"):
+        try:
+            return evaluator.evaluate(parameters)
+        except ValueError:
+            if np.isfinite(evaluator.class_probabilities(parameters)).all():
+                raise
+    raise DivergedError(
+        f"the model diverged: after round {server_round} it has no finite outputs; lower the learning rate"
+    )
 
 
 def check_imported(spec: RunSpec, clinics: int) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from support import (
     STUDY,
     assert_all_runs_are_whole,
     assert_same_results,
+    run_spec,
     suture_command,
     suture_process,
+    write_csv,
     write_scenario,
 )
 
@@ -288,3 +291,15 @@ def test_the_display_escapes_what_it_prints():
 
 def test_one_job_for_each_processor_that_may_be_used():
     assert 1 <= default_jobs() <= (os.cpu_count() or math.inf)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "split", "local", "flwr.serverapp.strategy.FedAvg"])
+def test_a_model_that_diverges_is_said_to(tmp_path, strategy):
+    spec = run_spec(write_csv(tmp_path / "clinics.csv"), strategy, learning_rate=1e30)
+    [plan] = plan_runs([spec])
+    row = execute(plan, tmp_path, {})
+    assert row["status"] == "failed"
+    assert re.fullmatch(
+        "DivergedError: the model diverged: after round [12] it has no finite outputs; lower the learning rate",
+        row["error"],
+    )
