@@ -147,7 +147,8 @@ def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str,
     for _, found in held:
         ok = ok[found.loc[ok.index]]
     if ok.empty:
-        raise ScenarioError(["compare: no successful run is left; give other values to --at"])
+        mend = "give other values to --at" if held else "suture report says why the others failed"
+        raise ScenarioError([f"compare: no successful run is left; {mend}"])
     settings = [key for key in swept_keys(ok) if key not in by]
     ok = ok.assign(group=[_name(row, by, settings) for row in ok.to_dict("records")])
     twice = ok.duplicated(["group", "seed"])

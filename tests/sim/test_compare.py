@@ -161,3 +161,9 @@ def test_bad_arguments_are_one_line(tmp_path, capsys, arguments, words):
     error = capsys.readouterr().err
     assert (ended.value.code, len(error.splitlines())) == (2, 1)
     assert words in error
+
+
+def test_a_study_without_a_successful_run_is_told_where_to_look():
+    failed = runs().assign(status="failed")
+    with pytest.raises(ScenarioError, match="no successful run is left; suture report says why the others failed"):
+        compare(failed, ["strategy"], "auc", {})
