@@ -29,7 +29,7 @@ from sim.settings.base import Section
 
 __all__ = ["RESULTS_VERSION", "RunSpec", "RunStrategy", "expand"]
 
-RESULTS_VERSION: Final = 3
+RESULTS_VERSION: Final = 4
 """Raised when the same spec would give other numbers, so that finished runs are not taken for current ones."""
 
 

@@ -1,6 +1,8 @@
 """FedProx: Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, algorithm 2.
 
 As federated averaging, but every clinic minimises F_k(w) + mu/2 |w - w_t|^2, which holds it near the global model w_t.
+Clinics are drawn uniformly and weighted by their records, as in federated averaging; the paper draws them by their
+share of the records and weights them alike.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@
                 clinic   backward of W^C_k
         W^S <- sum of (n_k / n) W^S_k,   W^C <- sum of (n_k / n) W^C_k
 
-Both sums go over the clinics that were not lost on the way: a lost one's head never arrives, and its body copy is
-dropped with it.
+So the paper's text and its authors' code; the printed algorithm has one server part, which takes one step from the
+clinics' weighted gradients. Both sums go over the clinics that were not lost on the way: a lost one's head never
+arrives, and its body copy is dropped with it.
 
 U-shaped (Vepakomma et al. 2018), the clinic also holds the tail and the loss: the body's outputs go down and their
 gradient comes up, so that labels never leave.

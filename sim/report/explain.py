@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -93,6 +93,10 @@ def _clinics(scenario: Scenario, federation: Federation) -> str:
         f"smallest {federation.names[least]} ({_count(int(sizes[least]), 'training record')}), the largest "
         f"{federation.names[most]} ({sizes[most]:,})."
     )
+    one_class = sum(len(set(federation.test.y[a:b])) < 2 for a, b in pairwise(federation.test.offsets.tolist()))
+    if one_class:
+        have = "of them has" if one_class == 1 else "of them have"
+        text += f" {one_class:,} {have} held-out records of one class only, and so no AUC of their own."
     resources = assign_resources(scenario.clinics, federation.names, scenario.seeds[0])
     lines: dict[str, list[str]] = defaultdict(list)
     for clinic in resources:

@@ -87,7 +87,7 @@ class _Data(Section):
 
     test_share: Number = Field(default=0.34, gt=0, lt=1)
     validation_share: Number = Field(default=0.0, ge=0, lt=1)
-    one_class: Literal["refuse", "keep"] = "refuse"
+    one_class: Literal["keep", "refuse"] = "keep"
     sites: Sites | None = None
     split: Literal["natural", "iid", "quantity", "dirichlet", "pathological", "feature-shift"] = "natural"
     alpha: _Positive | None = Field(default=None, validate_default=True)

@@ -90,8 +90,7 @@ def of_one_class(*clinics):
 
 CSV_PROBLEMS = {
     "one record": (lambda i, cells: cells if i == 0 or cells[0] != "k0" else None, ['"k0" has 1 record,']),
-    "one class": (of_one_class("k1"), ['"k1"', "one class"]),
-    "all one class": (of_one_class("k0", "k1", "k2", "k3"), ["one class"]),
+    "all one class": (of_one_class("k0", "k1", "k2", "k3"), ["the same label"]),
     "no clinic": (with_cell(3, 0, ""), ["data.clinic:", "row 5"]),
     "no label": (with_cell(3, 1, ""), ["data.label:", "row 5"]),
     "NaN": (with_cell(8, 3, "NaN"), ["data.missing:", '"x1"', "row 10"]),
@@ -107,20 +106,20 @@ def test_each_problem_in_the_data_is_a_line_without_values(suture, trade_off, tm
     change, fragments = CSV_PROBLEMS[fault]
     edited(trade_off, change)
     lines = lines_of(suture, trade_off, out=tmp_path / "out")
-    assert len(lines) == (4 if fault == "all one class" else 1)
+    assert len(lines) == 1
     for line in lines:
         assert line.startswith(f"{trade_off}: data")
         assert [fragment for fragment in fragments if fragment not in line] == []
         assert "high" not in line  # no record's value may be printed
 
 
-def test_one_class_may_be_kept_where_it_is_wanted(suture, trade_off):
-    edited(trade_off, CSV_PROBLEMS["one class"][0])
-    assert suture("plan", trade_off, "--set", 'data.one-class="keep"')[0] == 0
-    edited(trade_off, CSV_PROBLEMS["all one class"][0])
-    code, _, err = suture("plan", trade_off, "--set", 'data.one-class="keep"')
-    assert code == 2
-    assert "the same label" in err
+def test_clinics_of_one_class_are_kept_and_told_or_refused_where_that_is_wanted(suture, trade_off, tmp_path):
+    edited(trade_off, of_one_class("k1", "k3"))
+    code, said, _ = suture("check", trade_off)
+    assert code == 0
+    assert "2 of them have held-out records of one class only, and so no AUC of their own." in " ".join(said.split())
+    lines = lines_of(suture, trade_off, "--set", 'data.one-class="refuse"', out=tmp_path / "out")
+    assert ['clinic "k1" has records of one class only' in lines[0], '"k3"' in lines[1], len(lines)] == [True, True, 2]
 
 
 def test_a_missing_or_broken_scenario_file(suture, tmp_path):
@@ -146,7 +145,8 @@ def test_problems_of_the_data_come_out_together(suture, trade_off, tmp_path):
         return with_cell(0, 2, "NaN")(i, with_cell(9, 4, "high")(i, of_one_class("k2")(i, cells)))
 
     edited(trade_off, change)
-    lines = lines_of(suture, trade_off, "--set", "data.missing={x9=1}", out=tmp_path / "out")
+    settings = "--set", "data.missing={x9=1}", "--set", 'data.one-class="refuse"'
+    lines = lines_of(suture, trade_off, *settings, out=tmp_path / "out")
     assert len(lines) == 4
     for fragment in ('missing: column "x0"', 'features: column "x2"', 'clinic "k2"', 'missing: "x9"'):
         assert sum(fragment in line for line in lines) == 1, fragment

@@ -167,12 +167,12 @@ LEAVE_OUT = "leave it out of data.sites"
         ),
         (
             [*GOOD, ("oslo", 1, 1, 1), ("oslo", 1, 2, 2)],
-            {},
+            {"one_class": "refuse"},
             f'data: clinic "oslo" has records of one class only; {LEAVE_OUT}, or set data.one-class = "keep"',
         ),
         (
             [*GOOD, ("oslo", 1, 1, 1), ("oslo", 0, 2, 2)],
-            {},
+            {"one_class": "refuse"},
             f'data: clinic "oslo" has no two records of the same class, so none can be held out; {LEAVE_OUT}, '
             'or set data.one-class = "keep"',
         ),
@@ -205,7 +205,7 @@ def test_csv_each_fault_is_exactly_one_line(write, rows, keys, expected):
 
 def test_csv_all_faults_are_reported_at_once(write):
     path = write([*changed((0, 2, "x"), (1, 3, "")), ("oslo", 1, 1, 1), ("rome", 1, 1, 1), ("rome", 1, 1, 1)])
-    places = [line.split(": ")[1] for line in problems(table_spec(path, ranges={"age": (0, 1)}))]
+    places = [line.split(": ")[1] for line in problems(table_spec(path, ranges={"age": (0, 1)}, one_class="refuse"))]
     assert places == ["data.ranges", "data.features", "data.missing", "data", "data"]
 
 

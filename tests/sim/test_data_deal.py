@@ -252,7 +252,7 @@ def test_feature_shift_has_the_stated_size():
             "take fewer, or fewer data.clinics",
         ),
         (
-            spec("dirichlet", 20, alpha=0.001),
+            spec("dirichlet", 20, alpha=0.001, one_class="refuse"),
             "split: 19 clinics have records of one class only "
             '("clinic-1", "clinic-2", "clinic-3", "clinic-4", "clinic-5" and others); '
             'take fewer data.clinics, or a milder split, or set data.one-class = "keep"',

@@ -40,7 +40,7 @@ def lines(text, folder, **tables):
 
 def test_defaults_are_the_documented_ones(tmp_path):
     heart = HeartDisease()
-    assert (heart.test_share, heart.validation_share, heart.one_class, heart.split) == (0.34, 0.0, "refuse", "natural")
+    assert (heart.test_share, heart.validation_share, heart.one_class, heart.split) == (0.34, 0.0, "keep", "natural")
     assert (heart.clinics, heart.alpha, heart.classes_per_clinic, heart.shift, heart.sites) == (None,) * 5
     csv = scenario(CSV, tmp_path).data
     assert (csv.positive, csv.patient, csv.max_records_per_patient, csv.features) == (None,) * 4

@@ -24,7 +24,7 @@ def file(tmp_path):
 def test_defaults_are_the_documented_ones(file):
     scenario = load_scenario(file)
     assert scenario.seeds == (0, 1)
-    assert (scenario.data.test_share, scenario.data.scaling, scenario.data.one_class) == (0.34, "public", "refuse")
+    assert (scenario.data.test_share, scenario.data.scaling, scenario.data.one_class) == (0.34, "public", "keep")
     assert (scenario.model.hidden, scenario.model.cut, scenario.model.head) == ((32, 16), 1, "binary")
     assert (scenario.train.momentum, scenario.train.participation) == (0.9, 1.0)
     assert (scenario.server.compute, scenario.server.workers) == (10e12, 4)

@@ -12,7 +12,7 @@ from support import DP_SGD, NO_PRIVACY, plan_of
 from sim.study.learn import learn
 
 HOSPITALS = 186
-AS_IT_IS = {"missing": 0.0, "one_class": "keep"}
+AS_IT_IS = {"missing": 0.0}
 
 
 @pytest.fixture(scope="module")
