@@ -31,7 +31,7 @@ CASES = {
 
 def measure(clinics: int, records: int, server: dict[str, object]) -> tuple[float, float]:
     """Return the processor's seconds for a whole plan and for its clock."""
-    data = {"source": "synthetic", "clinics": clinics, "records": records * clinics, "one-class": "keep"}
+    data = {"source": "synthetic", "clinics": clinics, "records": records * clinics}
     mapping = {
         "name": "planning",
         "seeds": [0],

@@ -114,7 +114,6 @@ def spec_for(
             "label": "y",
             "clinic": "clinic",
             "test-share": 0.25,
-            "one-class": "keep",
         },
         "model": {"name": "cnn", "channels": [8, 32], "cut": [1, -1] if cut == "u-shaped" else 1},
         "train": {"rounds": rounds, "batch-size": 16, "optimizer": "momentum", "learning-rate": 0.01},

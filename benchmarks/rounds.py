@@ -53,7 +53,7 @@ def write_clinics(path: Path, clinics: int, model: str) -> dict[str, Any]:
     low, high = (45, 75) if model == "mlp" else (38, 62)
     sizes = np.ceil(rng.integers(low, high + 1, clinics) / 0.75).astype(int)
     clinic = np.repeat(np.arange(clinics), sizes)
-    common = {"path": str(path), "test-share": 0.25, "one-class": "keep"}
+    common = {"path": str(path), "test-share": 0.25}
     if model == "cnn":
         x = rng.integers(0, 256, (len(clinic), 28, 28), dtype=np.uint8)
         np.savez(path, x=x, y=rng.integers(0, 2, len(clinic)), clinic=clinic)

@@ -116,7 +116,7 @@ def medmnist(path, **arrays):
         made |= {f"{part}_images": images, f"{part}_labels": (np.arange(start, stop) % 3)[:, None]}
     made |= arrays
     np.savez(path, **{name: array for name, array in made.items() if array is not None})
-    return Npz(path=path, split="dirichlet", clinics=4, alpha=1.0, one_class="keep")
+    return Npz(path=path, split="dirichlet", clinics=4, alpha=1.0)
 
 
 def numbers(part):

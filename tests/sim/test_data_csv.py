@@ -96,9 +96,9 @@ def test_csv_only_the_used_sites_must_be_sound(write):
     assert load_federation(table_spec(path, sites=("bern",)), seed=0).names == ("bern",)
 
 
-def test_csv_one_class_can_be_kept(write):
+def test_csv_one_class_is_kept(write):
     path = write([("oslo", 1, 1, 1), ("oslo", 1, 2, 2)])
-    federation = load_federation(table_spec(path, one_class="keep"), seed=0)
+    federation = load_federation(table_spec(path), seed=0)
     assert (federation.classes, len(federation.train.y), len(federation.test.y)) == (("1",), 1, 1)
 
 

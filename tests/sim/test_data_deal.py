@@ -179,7 +179,7 @@ def test_the_seed_decides_which_records_and_how_many():
 def test_heart_can_be_dealt_out_anew():
     natural = load_federation(HeartDisease(), seed=0)
     for split in SPLITS:
-        federation = load_federation(spec(split, 6, one_class="keep"), seed=0)
+        federation = load_federation(spec(split, 6), seed=0)
         assert federation.names == tuple(f"clinic-{k + 1}" for k in range(6))
         assert len(federation.train.y) + len(federation.test.y) == 740
         if split != "feature-shift":
@@ -264,5 +264,5 @@ def test_each_fault_is_exactly_one_line(data, expected):
 
 
 def test_as_many_clinics_as_the_records_allow():
-    federation = load_federation(spec("iid", 370, one_class="keep"), seed=0)
+    federation = load_federation(spec("iid", 370), seed=0)
     assert set(np.diff(federation.train.offsets)) == set(np.diff(federation.test.offsets)) == {1}

@@ -27,7 +27,7 @@ def by_clinic(part, classes):
 
 def test_pneumonia_images_of_ten_dirichlet_clinics():
     path = real("pneumoniamnist_28.npz")
-    spec = Npz(path=path, split="dirichlet", clinics=10, alpha=0.5, one_class="keep", validation_share=0.1)
+    spec = Npz(path=path, split="dirichlet", clinics=10, alpha=0.5, validation_share=0.1)
     federation = load_federation(spec, seed=0)
     with np.load(path) as archive:
         labels = {part: archive[f"{part}_labels"].ravel() for part in ("train", "val", "test")}
@@ -47,7 +47,7 @@ def test_pneumonia_images_of_ten_dirichlet_clinics():
 
 def test_heartbeats_with_a_clinic_for_each_of_48_records():
     path = real("mitdb_beats_125hz_128.npz")
-    spec = Npz(path=path, x="x", label="y", clinic="record", range=(-500, 500), one_class="keep")
+    spec = Npz(path=path, x="x", label="y", clinic="record", range=(-500, 500))
     federation = load_federation(spec, seed=0)
     with np.load(path) as archive:
         y, record, x = archive["y"], archive["record"], archive["x"]

@@ -134,7 +134,7 @@ def people(federation, frame):
     return [set(frame["person"].iloc[part.x[:, 0].astype(int)]) for part in (federation.train, federation.test)]
 
 
-PATIENTS = {"exclude": ("age", "bmi", "race"), "categorical": (), "patient": "person", "one_class": "keep"}
+PATIENTS = {"exclude": ("age", "bmi", "race"), "categorical": (), "patient": "person"}
 
 
 @settings(max_examples=25, deadline=None)
@@ -207,7 +207,7 @@ def test_parquet_numbers_name_clinics_and_classes_without_a_decimal_point(tmp_pa
     frame = pd.DataFrame({"site": [1.0, 1, 1, 2, 2, 2], "y": [0, 1, 0, 1, 0, 1], "sex": [True, False] * 3})
     frame["dose"] = [Decimal("1.5")] * 6
     frame.to_parquet(tmp_path / "p.parquet")
-    data = Parquet(path=tmp_path / "p.parquet", label="y", clinic="site", scaling="none", one_class="keep")
+    data = Parquet(path=tmp_path / "p.parquet", label="y", clinic="site", scaling="none")
     federation = load_federation(data, seed=0)
     assert (federation.names, federation.classes, federation.features) == (("1", "2"), ("0", "1"), ("sex", "dose"))
     assert set(federation.train.x.ravel()) == {0.0, 1.0, 1.5}
@@ -381,9 +381,7 @@ def test_many_small_hospitals_load_without_special_care(tmp_path):
     frame["died"] = (rng.random(n) < 0.09).astype(int)
     frame.sample(frac=1, random_state=0).to_csv(tmp_path / "p.csv", index=False)
     for scaling in ("none", "per-clinic"):
-        data = Csv(
-            path=tmp_path / "p.csv", label="died", clinic="hospital", missing=0.0, scaling=scaling, one_class="keep"
-        )
+        data = Csv(path=tmp_path / "p.csv", label="died", clinic="hospital", missing=0.0, scaling=scaling)
         federation = load_federation(data, seed=0)
         total = np.diff(federation.train.offsets) + np.diff(federation.test.offsets)
         assert total.tolist() == sizes.tolist()

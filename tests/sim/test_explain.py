@@ -62,6 +62,5 @@ def test_a_long_list_of_what_is_not_private_is_shortened(tmp_path):
 
 
 def test_one_record_is_not_many(tmp_path):
-    text = SCENARIO.replace('"none"', '"none"\none-class = "keep"')
-    [said] = told(tmp_path, text + METHOD, "Clinics", sizes=[9, 2])
+    [said] = told(tmp_path, SCENARIO + METHOD, "Clinics", sizes=[9, 2])
     assert "the smallest k1 (1 training record), the largest k0 (6)." in said

@@ -80,7 +80,7 @@ def test_a_long_name_leaves_room_for_the_numbers():
 
 
 def test_table_of_many_clinics_has_quantiles_and_extremes():
-    loaded = load_federation(Synthetic(clinics=101, records=20_000, one_class="keep"), seed=0)
+    loaded = load_federation(Synthetic(clinics=101, records=20_000), seed=0)
     text = rendered(holdings_table(loaded))
     rows = {line.split("  ")[0].strip(): line.split() for line in text.splitlines() if "%" in line}
     frame = holdings_frame(loaded)

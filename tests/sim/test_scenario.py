@@ -2,7 +2,6 @@ import math
 import pickle
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -178,9 +177,7 @@ def test_csv_digest_follows_the_content(tmp_path):
     assert spec.sha256() == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_import_is_light_and_quick():
+def test_import_is_light():
     code = "import sys, sim.scenario; print([m for m in ('torch', 'flwr', 'pandas', 'pint') if m in sys.modules])"
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
-    assert time.perf_counter() - start < 2  # the import itself takes 0.1 s; the rest is room for a busy machine

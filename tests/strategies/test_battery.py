@@ -25,7 +25,6 @@ OPTIMIZERS = {
     "momentum": {"optimizer": "momentum", "learning_rate": 0.03},
     "adam": {"optimizer": "adam", "learning_rate": 0.02},
 }
-KEEP = {"one_class": "keep"}
 FILES = {
     "ragged": {},
     "alone": {"sizes": [61]},
@@ -42,7 +41,7 @@ SITUATIONS = {
     "half of the clinics": ("ragged", {"participation": 0.5, "rounds": 3}),
     "half of the clinics, adam": ("ragged", {"participation": 0.5, "rounds": 4, **OPTIMIZERS["adam"]}),
     "one round": ("ragged", {"rounds": 1}),
-    "a clinic of one class": ("one-sided", {"data": KEEP}),
+    "a clinic of one class": ("one-sided", {}),
     "three classes": ("three classes", {}),
     "two classes by softmax": ("ragged", {"model": {"head": "softmax"}}),
     "weighted classes": ("ragged", {"class_weights": [1.0, 4.0]}),
@@ -55,7 +54,7 @@ SITUATIONS = {
     ),
     "dp-sgd, a clinic of one class, weighted classes": (
         "one-sided",
-        {"privacy": DP_SGD, "data": KEEP, "class_weights": [1.0, 4.0]},
+        {"privacy": DP_SGD, "class_weights": [1.0, 4.0]},
     ),
 }
 METHOD = pytest.mark.parametrize("method", METHODS, ids=str)
@@ -100,7 +99,7 @@ def test_the_situations_are_what_they_are_called(files):
     first, second, *_, last = sizes("ragged")
     assert first < 8 < second < 30 < last
     assert max(sizes("uneven")) > 10 * min(sizes("uneven"))
-    one_sided = Method("fedavg").spec(files["one-sided"], data=KEEP)
+    one_sided = Method("fedavg").spec(files["one-sided"])
     train = load_federation(one_sided.data, one_sided.seed).train
     assert [len(set(train.y[a:b])) for a, b in pairwise(train.offsets)] == [2, 1, 2]
     half = run_spec(files["ragged"], participation=0.5)

@@ -206,7 +206,7 @@ def test_a_thousand_clinics_learn_something_useful_at_epsilon_8(tmp_path, adapts
         mapping = {
             "name": "thousand",
             "seeds": [0],
-            "data": {"source": "synthetic", "clinics": 1000, "records": 30_000, "one-class": "keep"},
+            "data": {"source": "synthetic", "clinics": 1000, "records": 30_000},
             "model": {"name": "logistic"},
             "train": {"rounds": 20, "batch-size": 16, "learning-rate": 0.1},
             "privacy": privacy,

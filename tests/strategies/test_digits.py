@@ -27,7 +27,7 @@ from sim.study.learn import learn
 pytestmark = pytest.mark.slow
 
 IID = {"split": "iid", "clinics": 5}
-TWO_CLASSES = {"split": "pathological", "clinics": 5, "classes-per-clinic": 2, "one-class": "keep"}
+TWO_CLASSES = {"split": "pathological", "clinics": 5, "classes-per-clinic": 2}
 
 
 def small_cnn(input_shape, outputs):

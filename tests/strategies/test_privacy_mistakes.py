@@ -82,8 +82,7 @@ def copies(tmp_path_factory):
 def spec_of(copies, strategy, cut, sigma=SIGMA):
     privacy = {"mechanism": "dp-sgd", "noise-multiplier": sigma, "clip": CLIP, "delta": 1e-3}
     model = {"hidden": [40, 30]}
-    spec = run_spec(copies, strategy, cut, privacy, model, rounds=ROUNDS, batch_size=64, learning_rate=1e-12)
-    return spec.model_copy(update={"data": spec.data.model_copy(update={"one_class": "keep"})})
+    return run_spec(copies, strategy, cut, privacy, model, rounds=ROUNDS, batch_size=64, learning_rate=1e-12)
 
 
 def released(copies, strategy, cut, sigma, monkeypatch) -> Released:

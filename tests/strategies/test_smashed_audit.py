@@ -47,7 +47,6 @@ def spec_of(privacy, freeze, folder):
             "records": 4 * CLINICS,
             "size-spread": 0,
             "features": 8,
-            "one-class": "keep",
         },
         "model": {"name": "mlp", "hidden": [4], "cut": 1, "freeze": freeze},
         "train": {
