@@ -6,6 +6,7 @@ import importlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -54,16 +55,24 @@ def build_network(settings: ModelSettings, input_shape: tuple[int, ...], classes
         return behind_components(build_network(behind, (settings.components,), classes), settings.public_file, shape)
     if settings.factory is None:
         label, build = f'model "{settings.name}"', _built_in(settings, shape, outputs)
-        with torch.device("meta"):  # templates of shapes; they cost neither time nor memory
-            blocks = build()
-        problems = _misfits(blocks, shape, outputs, rows=1)
+        blocks, problems = _templates(settings, shape, outputs)
     else:
         label, build = f'factory "{settings.factory}"', _from_factory(settings.factory, shape, outputs)
         blocks = seeded(build, 0)
-        problems = _problems(blocks, shape, outputs, settings.batch_norm)
+        problems = tuple(_problems(blocks, shape, outputs, settings.batch_norm))
     for problem in problems:
         raise ValueError(f"{label} {problem}")
     return Network(blocks, shape, outputs, build)
+
+
+@lru_cache(maxsize=32)
+def _templates(
+    settings: ModelSettings, shape: tuple[int, ...], outputs: int
+) -> tuple[tuple[Block, ...], tuple[str, ...]]:
+    """Return a built-in model's blocks, which hold shapes and no values, and its problems: once for all runs."""
+    with torch.device("meta"):
+        blocks = _built_in(settings, shape, outputs)()
+    return blocks, tuple(_misfits(blocks, shape, outputs, rows=1))
 
 
 def _built_in(settings: ModelSettings, shape: tuple[int, ...], outputs: int) -> Callable[[], tuple[Block, ...]]:

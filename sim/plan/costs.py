@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -69,6 +70,7 @@ def part_costs(
     return costs
 
 
+@lru_cache(maxsize=64)
 def _count(part: Part, input_shape: tuple[int, ...], *, first: bool, frozen: bool) -> PartCost:
     parameters = {n: torch.empty(1, *s, device="meta") for n, s in part.shapes().items()}
     for value in part.trained(parameters).values():
