@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
 import torch
@@ -53,13 +53,14 @@ def build_network(settings: ModelSettings, input_shape: tuple[int, ...], classes
     if settings.components is not None and settings.public_file is not None:
         behind = settings.model_copy(update={"components": None})
         return behind_components(build_network(behind, (settings.components,), classes), settings.public_file, shape)
+    problems: Iterable[str]
     if settings.factory is None:
         label, build = f'model "{settings.name}"', _built_in(settings, shape, outputs)
         blocks, problems = _templates(settings, shape, outputs)
     else:
         label, build = f'factory "{settings.factory}"', _from_factory(settings.factory, shape, outputs)
         blocks = seeded(build, 0)
-        problems = tuple(_problems(blocks, shape, outputs, settings.batch_norm))
+        problems = _problems(blocks, shape, outputs, settings.batch_norm)
     for problem in problems:
         raise ValueError(f"{label} {problem}")
     return Network(blocks, shape, outputs, build)
