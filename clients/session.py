@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sim.engine.learner import Learner
-from sim.engine.messages import array_record, integers, tensors_in
+from sim.engine.messages import array_record, integer, integers, tensors_in
 from sim.engine.workplace import Cohort, workplace_of
 from sim.job import Job
 from sim.models import Parameters
@@ -200,7 +200,7 @@ def resume(context: Context, name: str) -> Session:
     session = SESSIONS.get((context.run_id, context.node_id, name))
     if session is not None and session.record is turn:
         return session
-    server_round, step, last = (int(turn[key]) for key in ("server-round", "step", "last"))  # type: ignore[arg-type]
+    server_round, step, last = (integer(turn, key) for key in ("server-round", "step", "last"))
     job, cohort = workplace_of(context)
     clinics = integers(turn, "clinics")
     kept = [_arrays(context, f"{name}.{record}") for record in ("parameters", "optimizer", "noised")]

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from flwr.app import ConfigRecord, Context, Message
+from flwr.app import Context, Message
 from torch import Tensor
 
 from clients.own import by_destination, keep_own, own_values
@@ -29,6 +29,7 @@ from sim.engine.messages import (
     ConfigValue,
     config_of,
     content,
+    integer,
     integers,
     narrowed,
     tensors,
@@ -44,8 +45,8 @@ def begin(message: Message, context: Context) -> Message:
     job, cohort = workplace_of(context)
     config = config_of(message)
     clinics = job.in_lane_order(integers(config, "clinics"))
-    server_round = _integer(config, "server-round")
-    if not _integer(config, "steps"):  # lost before its first batch
+    server_round = integer(config, "server-round")
+    if not integer(config, "steps"):  # lost before its first batch
         return Message(content({}, {"clinics": clinics}), reply_to=message)
     parameters, state = own_values(context, job, cohort, clinics)
     if job.protocol.crosses:
@@ -54,8 +55,8 @@ def begin(message: Message, context: Context) -> Message:
         state = expand(tensors(message, OPTIMIZER), 1)
     learners = learners_for(job, clinics, parameters, state, {})
     batches = job.batches(server_round, clinics)
-    first = _integer(config, "first")
-    last = min(first + _integer(config, "steps"), len(batches.active))
+    first = integer(config, "first")
+    last = min(first + integer(config, "steps"), len(batches.active))
     session = Session(str(config["turn"]), job, cohort, learners, batches, server_round, first, last)
     keep(context, session)
     return _send_smashed(message, session)
@@ -142,7 +143,3 @@ def _send_parts(message: Message, session: Session) -> Message:
         if movement == "handed-on":
             kinds[OPTIMIZER] = optimizer_state_of(session.learners)
     return Message(content(kinds, config), reply_to=message)
-
-
-def _integer(config: ConfigRecord, key: str) -> int:
-    return int(config[key])  # type: ignore[arg-type]

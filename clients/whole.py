@@ -13,7 +13,7 @@ from clients.session import learners_for
 from sim.engine.flower import KEY_CLIPPING_NORM, KEY_NORM_BIT
 from sim.engine.lanes import forward, loss_sum
 from sim.engine.learner import Learner, expand, train_whole
-from sim.engine.messages import MODEL, NOISED, ConfigValue, config_of, content, integers, tensors
+from sim.engine.messages import MODEL, NOISED, ConfigValue, config_of, content, integer, integers, number, tensors
 from sim.engine.workplace import Cohort, workplace_of
 from sim.models import Parameters
 
@@ -35,13 +35,13 @@ def train(message: Message, context: Context) -> Message:
     received = tensors(message, MODEL)
     own, _ = own_values(context, job, cohort, clinics)
     learner = learners_for(job, clinics, own | expand(received, len(clinics)), {}, {})["model"]
-    mu = float(config.get("proximal-mu", 0.0))  # type: ignore[arg-type]
+    mu = number(config, "proximal-mu") if "proximal-mu" in config else 0.0
     if mu:
         learner.pull_towards(expand(received, 1), mu)
     losses = {} if job.dp is not None or not job.imported else {"train_loss": _training_loss(learner, cohort)}
     train_whole(learner, cohort, _round(message))
     if KEY_CLIPPING_NORM in config:
-        clipped = _clip_update(learner.parameters, received, float(config[KEY_CLIPPING_NORM]))  # type: ignore[arg-type]
+        clipped = _clip_update(learner.parameters, received, number(config, KEY_CLIPPING_NORM))
         losses[KEY_NORM_BIT] = float(clipped)
     if own:
         keep_own(context, job, cohort, clinics, {"model": learner})
@@ -59,7 +59,7 @@ def train_alone(message: Message, context: Context) -> Message:
 
 
 def _round(message: Message) -> int:
-    return int(config_of(message)["server-round"])  # type: ignore[arg-type]
+    return integer(config_of(message), "server-round")
 
 
 def _clip_update(parameters: Parameters, received: Mapping[str, Tensor], clip: float) -> bool:

@@ -90,3 +90,19 @@ def integers(config: ConfigRecord, key: str) -> list[int]:
     """Return a list of integers out of a config record, empty where it is absent."""
     values = config[key] if key in config else []  # noqa: SIM401 - the mapping's own ``get`` takes three times as long
     return list(map(int, values)) if isinstance(values, list) else []
+
+
+def integer(config: ConfigRecord, key: str) -> int:
+    """Return one integer out of a config record."""
+    value = config[key]
+    if not isinstance(value, int):
+        raise TypeError(f"{key!r} in a message is no integer")
+    return value
+
+
+def number(config: ConfigRecord, key: str) -> float:
+    """Return one number out of a config record."""
+    value = config[key]
+    if not isinstance(value, int | float):
+        raise TypeError(f"{key!r} in a message is no number")
+    return float(value)
