@@ -134,10 +134,9 @@ def write_clock_figures(plans: Sequence[Plan], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for one in rounds:
-        time = one.traced()
-        words = round_words(one.load, time, one.names, one.deadline, one.over_select)
+        words = round_words(one.load, one.time, one.names, one.deadline, one.over_select)
         title = f"{one.method}: the first round, if nobody is away or lost"
-        chart = round_chart(round_frame(one.load, time, one.names), title, words)
+        chart = round_chart(round_frame(one.load, one.time, one.names), title, words)
         written += _save(chart, folder / f"round_{re.sub('[^a-z0-9]+', '_', one.method.lower())}")
     if rounds:
         seconds = uplink_seconds(rounds)

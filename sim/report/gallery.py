@@ -263,13 +263,13 @@ def _traffic(table: pd.DataFrame, given: list[Look]) -> Figure:
 def _rounds(clock: Sequence[FirstRound]) -> pd.DataFrame:
     """Lay out the first round of each method: ``method, row, phase, start, end``."""
     return pd.concat(
-        [round_frame(one.load, one.traced(), one.names).assign(method=one.method) for one in clock], ignore_index=True
+        [round_frame(one.load, one.time, one.names).assign(method=one.method) for one in clock], ignore_index=True
     )
 
 
 def _round(table: pd.DataFrame, clock: Sequence[FirstRound]) -> Figure:
     words = [
-        f"{one.method}: {' '.join(round_words(one.load, one.traced(), one.names, one.deadline, one.over_select))}"
+        f"{one.method}: {' '.join(round_words(one.load, one.time, one.names, one.deadline, one.over_select))}"
         for one in clock
     ]
     rows = int(table.groupby("method")["row"].nunique().max())

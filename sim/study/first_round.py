@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +55,9 @@ class FirstRound:
     deadline: float | None = None
     over_select: float = 1.0
 
-    def traced(self) -> RoundTime:
-        """Play the round, and keep who did what when."""
+    @cached_property
+    def time(self) -> RoundTime:
+        """The round as it is played, with who did what when."""
         return EventClock(self.resources, self.server).time_round(self.load, trace=True)
 
     def seconds(self, uplink: float) -> float:
