@@ -79,10 +79,18 @@ def demand_frame(study: StudyResults) -> pd.DataFrame:
     groups = means.groupby("series", sort=False)
     low, high = groups.min(), groups.max()
     table = {
-        name: [" to ".join(dict.fromkeys(map(text, ends))) for ends in zip(low[column], high[column], strict=True)]
+        name: [_from_to(text(least), text(most)) for least, most in zip(low[column], high[column], strict=True)]
         for name, (column, text) in forms.items()
     }
     return pd.DataFrame({"Method": low.index, **table})
+
+
+def _from_to(least: str, most: str) -> str:
+    """Write both ends of a range, and what they have in common once."""
+    if least == most:
+        return most
+    number, _, unit = least.partition(" ")
+    return f"{number if unit == most.partition(' ')[2] else least} to {most}"
 
 
 def worst_frame(study: StudyResults) -> pd.DataFrame:

@@ -194,7 +194,7 @@ def test_what_is_asked_of_a_clinic_is_its_mean_over_runs(tmp_path: Path) -> None
         joules=[1.0, 2.0, nan, nan],
     )
     study = replace(study, clinics=asked)
-    expected = {"Method": "FedAvg", "FLOPs": "2 GFLOP to 50 GFLOP", "Busy": "1 min", "Memory": "600 kB to 2 MB"}
+    expected = {"Method": "FedAvg", "FLOPs": "2 to 50 GFLOP", "Busy": "1 min", "Memory": "600 kB to 2 MB"}
     assert demand_frame(study).to_dict("records") == [expected]
     study = replace(study, clinics=asked.assign(joules=[1.0, 2.0, 1500.0, 4500.0]))
     assert demand_frame(study)["Energy"].tolist() == ["1.5 J to 3 kJ"]
