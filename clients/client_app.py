@@ -7,7 +7,10 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients import records, split, whole
+from clients.own import kept_by_clinics
 from sim.problems import SutureError, place_of
+
+__all__ = ["app", "kept_by_clinics"]
 
 
 class ClinicError(SutureError):

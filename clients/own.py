@@ -1,24 +1,23 @@
 """What is each clinic's own: parts with their optimiser's state, or BatchNorm's running statistics.
 
-It is kept at the clinic between rounds and never sent.
+It is kept at the clinic between rounds and is in no message: the simulator reads it where it lies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from flwr.app import Context
 from torch import Tensor
 
 from clients.session import learners_for, optimizer_state_of, parameters_of
 from sim.engine.learner import Learner, expand
-from sim.engine.messages import MODEL, OBSERVED, array_record, tensors_in
-from sim.engine.workplace import Cohort
+from sim.engine.messages import array_record, tensors_in
+from sim.engine.workplace import Cohort, workplace_of
 from sim.job import Job
 from sim.models import Parameters
 
 PARAMETERS, OPTIMIZER = "own.parameters", "own.optimizer"
-DESTINATIONS = ((MODEL, False), (OBSERVED, True))
 
 
 def own_values(context: Context, job: Job, cohort: Cohort, clinics: Sequence[int]) -> tuple[Parameters, Parameters]:
@@ -45,7 +44,7 @@ def own_names(job: Job) -> frozenset[str]:
 def keep_own(
     context: Context, job: Job, cohort: Cohort, clinics: Sequence[int], learners: Mapping[str, Learner]
 ) -> None:
-    """Put what the clinics have of their own back; what the simulator observed of earlier rounds stays as it was."""
+    """Put what the clinics have of their own back; what the simulator has read of earlier rounds stays as it was."""
     lanes = [cohort.clinics.index(k) for k in clinics]
     for record, trained in ((PARAMETERS, parameters_of(learners)), (OPTIMIZER, optimizer_state_of(learners))):
         whole = {name: value.clone() for name, value in tensors_in(context.state.array_records[record]).items()}
@@ -54,7 +53,20 @@ def keep_own(
         context.state[record] = array_record(whole)
 
 
-def by_destination(job: Job, parameters: Mapping[str, Tensor]) -> dict[str, Parameters]:
-    """Share trained parameters out by kind of message: those that cross, and those that the simulator observes."""
-    kinds = {kind: {n: v for n, v in parameters.items() if (n in job.apart) == own} for kind, own in DESTINATIONS}
-    return {kind: named for kind, named in kinds.items() if named}
+def shared_values(job: Job, parameters: Mapping[str, Tensor]) -> Parameters:
+    """Return those parameters that cross."""
+    return {name: value for name, value in parameters.items() if name not in job.apart}
+
+
+def kept_by_clinics(contexts: Iterable[Context]) -> Parameters:
+    """Read what all clinics have of their own where it lies, ``[clinic, *shape]``; for the simulator alone."""
+    kept: Parameters = {}
+    for context in contexts:
+        job, cohort = workplace_of(context)
+        clinics = list(cohort.clinics)
+        if not kept:
+            initial = expand(job.network.initial_parameters(job.seed), len(job.sizes))
+            kept = {name: value for name, value in initial.items() if name in own_names(job)}
+        for name, value in own_values(context, job, cohort, clinics)[0].items():
+            kept[name][clinics] = value
+    return kept

@@ -10,8 +10,9 @@ from flwr.app import Context, Message
 from torch import Tensor
 
 from sim.engine.lanes import forward, records_at_once
-from sim.engine.messages import MODEL, NOISED, ConfigValue, content, narrowed, tensors
-from sim.engine.row_noise import noised_rows
+from sim.engine.messages import MODEL, NOISED, ConfigValue, content, tensors
+from sim.engine.row_noise import leaving_rows
+from sim.engine.rows import unpadded
 from sim.engine.workplace import workplace_of
 from sim.job import Job
 
@@ -23,26 +24,27 @@ def hello(message: Message, context: Context) -> Message:
 
 
 def upload(message: Message, context: Context) -> Message:
-    """Send every training record of every clinic: ``[clinic, record, *feature]``, padded to the largest clinic.
+    """Send every training record of every clinic: ``[clinic, record, *feature]``, zeros behind a smaller clinic's.
 
     Where the message brings a head, it is the head's outputs that are sent, clipped by it and noised here.
     """
     job, cohort = workplace_of(context)
     clinics = list(cohort.clinics)
     sizes = np.array([job.sizes[k] for k in clinics])
-    index = np.minimum(np.arange(sizes.max()), sizes[:, None] - 1)
+    position = np.arange(sizes.max())
+    index = np.where(position < sizes[:, None], position, -1)
     x, y = cohort.batch(clinics, index)
-    config: dict[str, ConfigValue] = {"clinics": clinics, "rows": sizes.tolist()}
+    rows = sizes.tolist()
+    config: dict[str, ConfigValue] = {"clinics": clinics, "rows": rows}
     if job.labels is not None:
         config[f"{NOISED}labels"] = [1] * len(clinics)
     kind, *_ = job.protocol.once_up
     if kind == "smashed":
-        x = _rows(job, tensors(message, MODEL), x)
+        x = leaving_rows(job, kind, _rows(job, tensors(message, MODEL), x), rows, clinics, (0, 0))
         if job.rows is not None:
-            x = noised_rows(job.rows, job.seed, kind, x, sizes.tolist(), clinics, (0, 0))
             config[f"{NOISED}{kind}"] = [1] * len(clinics)
-        x = narrowed(x, job.cut_dtype)
-    return Message(content({kind: {kind: x}, "labels": {"labels": y.to(torch.uint8)}}, config), reply_to=message)
+    sent = {kind: {kind: unpadded(x, rows)}, "labels": {"labels": unpadded(y.to(torch.uint8), rows)}}
+    return Message(content(sent, config), reply_to=message)
 
 
 @torch.no_grad()

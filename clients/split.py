@@ -19,25 +19,13 @@ import torch
 from flwr.app import Context, Message
 from torch import Tensor
 
-from clients.own import by_destination, keep_own, own_values
+from clients.own import keep_own, own_values, shared_values
 from clients.session import Session, advance, hold, keep, learners_for, optimizer_state_of, parameters_of, resume
 from sim.engine.learner import expand
-from sim.engine.messages import (
-    MODEL,
-    NOISED,
-    OPTIMIZER,
-    ConfigValue,
-    config_of,
-    content,
-    integer,
-    integers,
-    narrowed,
-    tensors,
-    widened,
-)
-from sim.engine.row_noise import noised_gradients, noised_rows
+from sim.engine.messages import MODEL, NOISED, OPTIMIZER, ConfigValue, config_of, content, integer, integers, tensors
+from sim.engine.row_noise import TAIL_GRADIENT, leaving_rows
+from sim.engine.rows import at_least_one_row, unpadded, widened
 from sim.engine.workplace import workplace_of
-from sim.protocols import CUT_KINDS
 
 
 def begin(message: Message, context: Context) -> Message:
@@ -65,15 +53,15 @@ def begin(message: Message, context: Context) -> Message:
 def tail(message: Message, context: Context) -> Message:
     """Run the tail on the body's outputs, train it, and return the gradient in those outputs."""
     session = resume(context, str(config_of(message)["turn"]))
-    outputs = widened(tensors(message, "body-output")["body-output"], session.job.cut_dtype)
+    outputs = _received(message, session, "body-output")
     gradient = session.train_tail(outputs)
     if session.job.joint:
         hold(context, session, "body-output", outputs)
+    normaliser = torch.from_numpy(session.normaliser.copy())
+    leaving = leaving_rows(session.job, TAIL_GRADIENT, gradient, *session.addressed, normaliser)
     if session.job.rows is not None:
-        normaliser = torch.from_numpy(session.normaliser.copy())
-        gradient = noised_gradients(session.job.rows, session.job.seed, gradient, *session.addressed, normaliser)
-        session.count("tail-gradient")
-    return _send_rows(message, session, {"tail-gradient": gradient})
+        session.count(TAIL_GRADIENT)
+    return _send_rows(message, session, {TAIL_GRADIENT: leaving})
 
 
 def step(message: Message, context: Context) -> Message:
@@ -82,7 +70,7 @@ def step(message: Message, context: Context) -> Message:
     With joint clipping nothing trains yet, and the answer is the norms of the records' gradients at the clinic.
     """
     session = resume(context, str(config_of(message)["turn"]))
-    gradient = widened(tensors(message, "cut-gradient")["cut-gradient"], session.job.cut_dtype)
+    gradient = _received(message, session, "cut-gradient")
     session.train_head(gradient)
     if session.job.joint:
         hold(context, session, "cut-gradient", gradient)
@@ -93,7 +81,7 @@ def step(message: Message, context: Context) -> Message:
 def clip(message: Message, context: Context) -> Message:
     """Train the clinic's parts with the gradients that are held, scaled; answer as ``step`` does otherwise."""
     session = resume(context, str(config_of(message)["turn"]))
-    factors = tensors(message, "clip-factors")["clip-factors"]
+    factors = at_least_one_row(tensors(message, "clip-factors")["clip-factors"])
     for learner in session.learners.values():
         learner.release(session.server_round, session.step, session.normaliser, factors)
     return _go_on(message, context, session)
@@ -109,10 +97,9 @@ def _go_on(message: Message, context: Context, session: Session) -> Message:
 
 def _send_smashed(message: Message, session: Session) -> Message:
     job, smashed = session.job, session.forward_head()
+    kinds = {"smashed": leaving_rows(job, "smashed", smashed, *session.addressed)}
     if job.rows is not None:
-        smashed = noised_rows(job.rows, job.seed, "smashed", smashed, *session.addressed)
         session.count("smashed")
-    kinds = {"smashed": smashed}
     if job.protocol.topology == "vanilla":
         kinds["labels"] = session.labels.to(torch.uint8)
         if job.labels is not None:
@@ -121,14 +108,17 @@ def _send_smashed(message: Message, session: Session) -> Message:
 
 
 def _send_rows(message: Message, session: Session, kinds: Mapping[str, Tensor]) -> Message:
-    lanes, dtype = session.lanes, session.job.cut_dtype
-    sent = {kind: narrowed(rows, dtype) if kind in CUT_KINDS else rows for kind, rows in kinds.items()}
-    arrays = {kind: {kind: tensor} for kind, tensor in sent.items()}
-    return Message(content(arrays, {"clinics": session.clinics[:lanes], "rows": session.rows}), reply_to=message)
+    sent = {kind: {kind: unpadded(rows, session.rows)} for kind, rows in kinds.items()}
+    config: dict[str, ConfigValue] = {"clinics": session.clinics[: session.lanes], "rows": session.rows}
+    return Message(content(sent, config), reply_to=message)
+
+
+def _received(message: Message, session: Session, kind: str) -> Tensor:
+    return at_least_one_row(widened(tensors(message, kind)[kind], session.job.cut_dtype))
 
 
 def _send_parts(message: Message, session: Session) -> Message:
-    """Send the trained parts; of lost clinics nothing crosses, and the simulator counts what they noised."""
+    """Send the trained parts that cross; of lost clinics none do, and the simulator counts what they noised."""
     config: dict[str, ConfigValue] = {"clinics": session.clinics}
     if session.job.dp is not None:
         config |= {
@@ -137,9 +127,9 @@ def _send_parts(message: Message, session: Session) -> Message:
             if part not in session.job.frozen
         }
     config |= {f"{NOISED}{kind}": steps.tolist() for kind, steps in session.protected.items()}
-    movement, kinds = session.job.protocol.movement, {}
-    if movement == "own" or not session.lost:
-        kinds = by_destination(session.job, parameters_of(session.learners))
-        if movement == "handed-on":
+    kinds = {}
+    if session.job.protocol.crosses and not session.lost:
+        kinds[MODEL] = shared_values(session.job, parameters_of(session.learners))
+        if session.job.protocol.movement == "handed-on":
             kinds[OPTIMIZER] = optimizer_state_of(session.learners)
     return Message(content(kinds, config), reply_to=message)

@@ -8,7 +8,7 @@ import torch
 from flwr.app import Context, Message, MetricRecord
 from torch import Tensor
 
-from clients.own import by_destination, keep_own, own_values
+from clients.own import keep_own, own_values, shared_values
 from clients.session import learners_for
 from sim.engine.flower import KEY_CLIPPING_NORM, KEY_NORM_BIT
 from sim.engine.lanes import forward, loss_sum
@@ -84,6 +84,7 @@ def _reply(message: Message, learner: Learner, losses: Mapping[str, float]) -> M
     config: dict[str, ConfigValue] = {"clinics": learner.clinics}
     if learner.job.dp is not None:
         config[f"{NOISED}{learner.part.name}"] = learner.noised_steps.tolist()
-    record = content(by_destination(learner.job, learner.parameters), config)
+    shared = shared_values(learner.job, learner.parameters)
+    record = content({MODEL: shared} if shared else {}, config)
     record["metrics"] = MetricRecord({"num-examples": sum(learner.job.sizes[k] for k in learner.clinics), **losses})
     return Message(record, reply_to=message)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from sim.models import (
 from sim.privacy.calibration import uniform_answers
 from sim.problems import ScenarioError
 from sim.protocols import Protocol, protocol_of
-from sim.rng import stream
+from sim.rng import Key, stream
 from sim.sampling import Batches, Ints, Sampling, draw_batches, participants, wanted
 from sim.scenario import Privacy
 from sim.spec import RunSpec
@@ -66,6 +67,8 @@ class Job:
         For labels that are randomised before they leave.
     attended : mapping of int to Attendance
         The plan's, for the rounds in which a clinic is away or lost.
+    key : str
+        The run's digest, which keys whatever hides a record.
     """
 
     spec: RunSpec
@@ -83,6 +86,7 @@ class Job:
     adaptive: AdaptiveClip | None = None
     labels: RandomisedLabels | None = None
     attended: Mapping[int, Attendance] = field(default_factory=dict)
+    key: str = ""
 
     @classmethod
     def build(
@@ -92,6 +96,7 @@ class Job:
         noise_multipliers: Sequence[float],
         release_noise: Sequence[float] = (),
         attended: Mapping[int, Attendance] = MappingProxyType({}),
+        key: str | None = None,
     ) -> Job:
         """Derive the job.
 
@@ -106,6 +111,8 @@ class Job:
             By clinic: noise multipliers of rows at the cut, or of the updates' sum, the same for all.
         attended : mapping of int to Attendance
             The plan's, for the rounds in which a clinic is away or lost.
+        key : str, optional
+            The digest of the run that was planned, if ``spec`` has been changed since; that of ``spec`` if not given.
 
         Raises
         ------
@@ -196,6 +203,7 @@ class Job:
             adaptive,
             labels,
             attended,
+            spec.digest if key is None else key,
         )
 
     @property
@@ -204,10 +212,23 @@ class Job:
         return self.spec.seed
 
     @property
+    def batch_key(self) -> Key:
+        """What keys the batches: the seed, so that methods see the same ones; where they are to be secret, the run."""
+        return self.key if self.sampling.poisson else self.seed
+
+    @property
     def cut_dtype(self) -> torch.dtype:
-        """What rows at a cut are rounded to when they leave, in both directions."""
+        """What un-noised rows at a cut are rounded to when they cross, in both directions."""
         dtype: torch.dtype = getattr(torch, self.spec.train.smashed_dtype)
         return dtype
+
+    def on_grid(self, kind: str) -> bool:
+        """Whether rows of a kind leave noised, on a public grid."""
+        return self.rows is not None and kind in self.rows.clip and not self.rows.silent
+
+    def crossing(self, kind: str) -> torch.dtype:
+        """Return what rows at a cut are when they cross; those of 16 bits travel as integers."""
+        return torch.int16 if self.on_grid(kind) else self.cut_dtype
 
     @property
     def trained_parts(self) -> tuple[str, ...]:
@@ -339,7 +360,9 @@ class Job:
 
     def batches(self, server_round: int, clinics: Sequence[int]) -> Batches:
         """Draw a round's batches for clinics in lane order."""
-        return _drawn(self.sampling, self.seed, server_round, tuple(clinics), tuple(self.sizes[k] for k in clinics))
+        return _drawn(
+            self.sampling, self.batch_key, server_round, tuple(clinics), tuple(self.sizes[k] for k in clinics)
+        )
 
 
 def _unfit_for_batch_norm(
@@ -373,7 +396,9 @@ def _row_noise(privacy: Privacy, parts: Sequence[Part], multipliers: Sequence[fl
         reach["smashed"] = 2**0.5
     if len(parts) == 3:
         clip["tail-gradient"], reach["tail-gradient"] = privacy.tail_clip, 2.0
-    return RowNoise(clip, reach, tuple(multipliers), "laplace" if laplace else "gaussian")
+    given, target, _ = privacy.row_noise
+    kind: Literal["laplace", "gaussian"] = "laplace" if laplace else "gaussian"
+    return RowNoise(clip, reach, tuple(multipliers), kind, silent=target is None and not given)
 
 
 @lru_cache(maxsize=16)
@@ -387,7 +412,7 @@ def _everyone_returns(
 
 @lru_cache(maxsize=256)
 def _drawn(
-    sampling: Sampling, seed: int, server_round: int, clinics: tuple[int, ...], sizes: tuple[int, ...]
+    sampling: Sampling, key: Key, server_round: int, clinics: tuple[int, ...], sizes: tuple[int, ...]
 ) -> Batches:
     """Draw batches once for all the turns of a clinic in one round."""
-    return draw_batches(sampling, seed, server_round, clinics, sizes)
+    return draw_batches(sampling, key, server_round, clinics, sizes)

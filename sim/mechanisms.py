@@ -39,12 +39,19 @@ class RowNoise:
         By clinic: noise over the clip, that is the standard deviation of Gaussian or the scale of Laplace noise.
     kind : {"gaussian", "laplace"}
         Laplace noise goes with the L1 norm, of which non-negative rows make no use.
+    silent : bool
+        Whether rows are clipped only, without noise.
     """
 
     clip: dict[str, float]
     reach: dict[str, float]
     multipliers: tuple[float, ...]
     kind: Literal["gaussian", "laplace"] = "gaussian"
+    silent: bool = False
+
+    def scale(self, kind: str, clinic: int) -> float:
+        """Return the standard deviation, or the scale, of a clinic's noise on rows of one kind."""
+        return self.multipliers[clinic] * self.clip[kind]
 
     @property
     def norm(self) -> Literal[1, 2]:

@@ -3,18 +3,30 @@
 Every draw comes from ``numpy.random.Philox``, a counter-based generator (Salmon et al., "Parallel random numbers: as
 easy as 1, 2, 3", SC 2011). The key holds the seed and the purpose; the counter's upper words hold the clinic, the round
 and the step. Streams with different names can therefore never overlap, and a draw is the same however clinics are
-grouped and in whatever process it is made. The generator is not cryptographic.
+grouped and in whatever process it is made.
+
+What is public is keyed by the seed, so that methods are compared on the same initial values, batches, participants and
+order. What hides a record (noise, randomised answers, the batches of Poisson sampling) is keyed by the run's digest
+besides, which holds every setting and the data: no two runs share a draw, so that no combination of their releases
+cancels it. The generator is not cryptographic, and who knows all the records can form the digest.
 """
 
 from functools import cache
 from hashlib import blake2b
 
 import numpy as np
+from numpy.typing import NDArray
+
+Key = int | str
+"""A seed, not negative, for what is public; a run's digest for what hides a record."""
 
 
 @cache
-def _purpose_key(purpose: str) -> int:
-    return int.from_bytes(blake2b(purpose.encode(), digest_size=8).digest(), "little")
+def _philox_key(key: Key, purpose: str) -> NDArray[np.uint64]:
+    if isinstance(key, int):
+        words = [key, int.from_bytes(blake2b(purpose.encode(), digest_size=8).digest(), "little")]
+        return np.array(words, dtype=np.uint64)
+    return np.frombuffer(blake2b(f"{key}/{purpose}".encode(), digest_size=16).digest(), dtype="<u8").astype(np.uint64)
 
 
 class Streams:
@@ -22,14 +34,14 @@ class Streams:
 
     Parameters
     ----------
-    seed : int
-        The run's seed, not negative.
+    key : int or str
+        The run's seed, not negative, or its digest.
     purpose : str
         What the draws are for, for example ``"batches"`` or ``"noise.head"``.
     """
 
-    def __init__(self, seed: int, purpose: str) -> None:
-        self._bits = np.random.Philox(key=np.array([seed, _purpose_key(purpose)], dtype=np.uint64))
+    def __init__(self, key: Key, purpose: str) -> None:
+        self._bits = np.random.Philox(key=_philox_key(key, purpose))
         self._generator = np.random.Generator(self._bits)
         self._start = self._bits.state
 
@@ -51,6 +63,6 @@ class Streams:
         return self._generator
 
 
-def stream(seed: int, purpose: str, clinic: int = 0, server_round: int = 0, step: int = 0) -> np.random.Generator:
+def stream(key: Key, purpose: str, clinic: int = 0, server_round: int = 0, step: int = 0) -> np.random.Generator:
     """Return a generator of its own at the start of one stream; parameters as for ``Streams``."""
-    return Streams(seed, purpose).at(clinic, server_round, step)
+    return Streams(key, purpose).at(clinic, server_round, step)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.rng import Streams, stream
+from sim.rng import Key, Streams, stream
 
 Ints = NDArray[np.int64]
 Count = TypeVar("Count", int, Ints)
@@ -91,7 +91,7 @@ class Batches:
     Attributes
     ----------
     index : ndarray
-        ``[step, lane, batch]`` positions within the clinic's own records; padding holds 0.
+        ``[step, lane, batch]`` positions within the clinic's own records; padding holds -1.
     rows : ndarray
         ``[step, lane]`` records really in the batch; the rest of the row is padding.
     active : ndarray
@@ -154,14 +154,15 @@ def choose(seed: int, server_round: int, available: Ints, size: int) -> Ints:
 
 
 def draw_batches(
-    sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int] | Ints, records: Sequence[int] | Ints
+    sampling: Sampling, key: Key, server_round: int, clinics: Sequence[int] | Ints, records: Sequence[int] | Ints
 ) -> Batches:
     """Draw one round's batches.
 
     Parameters
     ----------
     sampling : Sampling
-    seed : int
+    key : int or str
+        The run's seed; under Poisson sampling, which amplifies privacy only while nobody knows the draws, its digest.
     server_round : int
         From 1.
     clinics : sequence of int
@@ -186,7 +187,7 @@ def draw_batches(
     total = int(steps.max(initial=0))
     active = (steps[None, :] > np.arange(total)[:, None]).sum(1)
     draw = _poisson if sampling.poisson else _shuffled
-    index, rows = draw(sampling, seed, server_round, clinics, n, steps)
+    index, rows = draw(sampling, key, server_round, clinics, n, steps)
     return Batches(index, rows, active, sampling.normaliser(n, rows))
 
 
@@ -197,13 +198,13 @@ def lane_by_lane(steps: Ints) -> tuple[Ints, Ints]:
 
 
 def draw_rows(
-    sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int] | Ints, records: Ints, steps: Ints
+    sampling: Sampling, key: Key, server_round: int, clinics: Sequence[int] | Ints, records: Ints, steps: Ints
 ) -> Ints:
     """Return the rows of each lane's first batches, as ``draw_batches`` would draw them.
 
     Parameters
     ----------
-    sampling, seed, server_round, clinics, records
+    sampling, key, server_round, clinics, records
         As for ``draw_batches``.
     steps : ndarray
         ``[lane]`` how many batches.
@@ -215,20 +216,20 @@ def draw_rows(
     """
     lane, step = lane_by_lane(steps)
     if sampling.poisson:
-        return draw_batches(sampling, seed, server_round, clinics, records).rows[step, lane]
+        return draw_batches(sampling, key, server_round, clinics, records).rows[step, lane]
     per_epoch = -(-records // sampling.batch_size)
     return np.minimum(records[lane] - step % per_epoch[lane] * sampling.batch_size, sampling.batch_size)
 
 
 def _shuffled(
-    sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int] | Ints, n: Ints, steps: Ints
+    sampling: Sampling, key: Key, server_round: int, clinics: Sequence[int] | Ints, n: Ints, steps: Ints
 ) -> tuple[Ints, Ints]:
     epochs, size = sampling.local_epochs, sampling.batch_size
     per_epoch = steps // epochs
     total = int(steps.max(initial=0))
     padded = int(per_epoch.max(initial=0)) * size
     keys = np.full((len(n), epochs, padded), np.inf)
-    streams = Streams(seed, "batches")
+    streams = Streams(key, "batches")
     for lane, (clinic, count) in enumerate(zip(clinics, n, strict=True)):
         keys[lane, :, :count] = streams.at(clinic, server_round).random((epochs, count))
     order = np.argsort(keys, axis=-1)
@@ -237,22 +238,22 @@ def _shuffled(
     position = (step % per_epoch)[:, :, None] * size + np.arange(size)
     inside = (position < n[:, None]) & (step < steps)[:, :, None]
     own = order[np.arange(len(n))[None, :, None], epoch[:, :, None], position]
-    index = np.where(inside, own, 0)
+    index = np.where(inside, own, -1)
     return index, inside.sum(-1)
 
 
 def _poisson(
-    sampling: Sampling, seed: int, server_round: int, clinics: Sequence[int] | Ints, n: Ints, steps: Ints
+    sampling: Sampling, key: Key, server_round: int, clinics: Sequence[int] | Ints, n: Ints, steps: Ints
 ) -> tuple[Ints, Ints]:
     total = int(steps.max(initial=0))
     drawn = []
     rows = np.zeros((total, len(n)), dtype=np.int64)
-    streams = Streams(seed, "batches")
+    streams = Streams(key, "batches")
     for lane, (clinic, count, own) in enumerate(zip(clinics, n, steps, strict=True)):
         joins = streams.at(clinic, server_round).random((own, count)) < sampling.rate(int(count))
         rows[:own, lane] = joins.sum(1)
         drawn.append(np.nonzero(joins))
-    index = np.zeros((total, len(n), max(1, int(rows.max(initial=0)))), dtype=np.int64)
+    index = np.full((total, len(n), max(1, int(rows.max(initial=0)))), -1)
     for lane, (at, record) in enumerate(drawn):
         first = np.cumsum(rows[:, lane]) - rows[:, lane]
         index[at, lane, np.arange(len(at)) - first[at]] = record

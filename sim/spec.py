@@ -29,7 +29,7 @@ from sim.settings.base import Section
 
 __all__ = ["RESULTS_VERSION", "RunSpec", "RunStrategy", "expand"]
 
-RESULTS_VERSION: Final = 4
+RESULTS_VERSION: Final = 5
 """Raised when the same spec would give other numbers, so that finished runs are not taken for current ones."""
 
 
@@ -61,16 +61,22 @@ class RunSpec(Section):
 
     @property
     def run_id(self) -> str:
-        """The run's name: 16 hexadecimal digits that depend on the spec's content alone.
+        """The run's name: the first 16 hexadecimal digits of its digest."""
+        return self.digest[:16]
 
-        The study's name is left out, and a data file counts with its bytes, not with the place where it lies.
+    @property
+    def digest(self) -> str:
+        """64 hexadecimal digits that depend on the spec's content alone.
+
+        The study's name is left out, and a data file counts with its bytes, not with the place where it lies. The
+        digest keys whatever hides a record: two runs that differ in a setting or in one record share no draw of it.
         """
         content = self.model_dump(mode="json", exclude={"study"}) | {"results-version": RESULTS_VERSION}
         if isinstance(self.data, DataFile):
             content["data"]["path"] = self.data.sha256()
         content["model"]["public-head"] = self.model.public_digest()
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def expand(scenario: Scenario) -> list[RunSpec]:

@@ -13,7 +13,8 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from sim.engine.learner import Learner, expand, train_whole
-from sim.engine.messages import array_record, tensors_in, widened
+from sim.engine.messages import array_record, tensors_in
+from sim.engine.row_noise import arrived_rows
 from sim.engine.workplace import Cohort
 from sim.job import Job
 from sim.protocols import CUT_KINDS
@@ -80,7 +81,7 @@ def fetch_pool(strategy: CohortStrategy, grid: Grid, kind: str, parts: Mapping[s
     by_clinic = sorted(range(len(everyone)), key=lambda lane: gathered.clinics[lane])
     x, y = gathered.arrays[kind][kind], gathered.arrays["labels"]["labels"]
     if kind in CUT_KINDS:
-        x = widened(x, strategy.job.cut_dtype)
+        x = arrived_rows(strategy.job, kind, x, gathered.clinics)
     return Cohort(
         (POOL,),
         torch.cat([x[lane, : gathered.rows[lane]] for lane in by_clinic]),

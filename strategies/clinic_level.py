@@ -23,6 +23,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from sim.engine.released import on_grid
 from sim.mechanisms import AdaptiveClip
 from sim.models import Parameters
 from sim.rng import stream
@@ -56,10 +57,10 @@ def noised_mean(
     clinics: int,
     clip: float,
     noise: float,
-    seed: int,
+    key: str,
     server_round: int,
 ) -> Parameters:
-    """Average clinics' clipped updates, each with the same weight, and noise their sum.
+    """Average clinics' clipped updates, each with the same weight, and noise their sum; one that is no number counts 0.
 
     Parameters
     ----------
@@ -73,8 +74,10 @@ def noised_mean(
         C.
     noise : float
         sigma_delta.
-    seed, server_round : int
-        Name the stream.
+    key : str
+        The run's.
+    server_round : int
+        Names the stream.
 
     Returns
     -------
@@ -82,18 +85,23 @@ def noised_mean(
         ``[1, *shape]`` each.
     """
     factors = (clip / norms).clamp(max=1.0)
-    random = stream(seed, "noise.update", server_round=server_round)
+    finite = norms.isfinite()
+    random = stream(key, "noise.update", server_round=server_round)
     mean = {}
     for name, update in updates.items():
-        total = (update * factors.view(-1, *[1] * (update.dim() - 1))).sum(0, keepdim=True)
-        if noise:
-            total = total + torch.from_numpy(random.standard_normal(total.shape) * (noise * clip)).to(total)
+        by_clinic = (-1, *[1] * (update.dim() - 1))
+        clipped = torch.where(finite.view(by_clinic), update * factors.view(by_clinic), 0.0)
+        total = clipped.sum(0, keepdim=True)
+        if noise and clip:
+            scale = noise * clip
+            noised = random.standard_normal(total.shape) * scale + total.cpu().numpy()
+            total = torch.from_numpy(on_grid(noised, scale)).to(total)
         mean[name] = total / clinics
     return mean
 
 
 def adapted_clip(
-    clip: float, norms: Tensor, clinics: int, adaptive: AdaptiveClip, noised: bool, seed: int, server_round: int
+    clip: float, norms: Tensor, clinics: int, adaptive: AdaptiveClip, noised: bool, key: str, server_round: int
 ) -> float:
     """Return the next round's clip.
 
@@ -108,8 +116,10 @@ def adapted_clip(
     adaptive : AdaptiveClip
     noised : bool
         Whether the count has its noise; without, nothing is private.
-    seed, server_round : int
-        Name the stream.
+    key : str
+        The run's.
+    server_round : int
+        Names the stream.
 
     Returns
     -------
@@ -117,6 +127,7 @@ def adapted_clip(
     """
     centred = float((norms <= clip).double().sub(0.5).sum())
     if noised:
-        centred += adaptive.count_noise * float(stream(seed, "noise.clip-count", server_round=server_round).normal())
+        drawn = stream(key, "noise.clip-count", server_round=server_round).standard_normal(1) * adaptive.count_noise
+        centred = float(on_grid(drawn + centred, adaptive.count_noise)[0])
     within = centred / clinics + 0.5
     return clip * math.exp(-adaptive.rate * (within - adaptive.quantile))

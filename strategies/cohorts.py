@@ -15,7 +15,6 @@ from torch import Tensor
 from sim.engine.lanes import weighted_average
 from sim.engine.learner import Learner, expand
 from sim.engine.messages import (
-    OBSERVED,
     ConfigValue,
     array_kinds,
     array_record,
@@ -74,7 +73,7 @@ class CohortStrategy(Strategy):
     before : dict of str to Tensor
         ``[1, *shape]`` parameters with which the round began, where they are averaged at its end.
     own : dict of str to Tensor
-        ``[clinic, *shape]`` what each clinic has of its own: seen by the simulator, never sent.
+        ``[clinic, *shape]`` what each clinic's copy of the body has of its own, at the server.
     clip : float
         Of clinics' updates under clinic-level privacy; the next round's, where it adapts.
     """
@@ -167,7 +166,6 @@ class CohortStrategy(Strategy):
             arrays[kind] = {name: _joined([part[name] for part in parts], order) for name in parts[0]}
         if order is not None and rows:
             rows = [rows[i] for i in order.tolist()]
-        self.observe(clinics, arrays.get(OBSERVED, {}))
         return Gathered(clinics, rows, arrays)
 
     def weights(self, clinics: Sequence[int]) -> list[float]:
@@ -198,10 +196,10 @@ class CohortStrategy(Strategy):
         multiplier, clip, adaptive = job.update_noise or 0.0, self.clip, job.adaptive
         updates, norms = updates_of(before, trained)
         if adaptive is not None:
-            self.clip = adapted_clip(clip, norms, job.wanted, adaptive, multiplier > 0, job.seed, server_round)
+            self.clip = adapted_clip(clip, norms, job.wanted, adaptive, multiplier > 0, job.key, server_round)
             self._count_release("clip-count", clinics)
             multiplier = adaptive.update_noise(multiplier)
-        mean = noised_mean(updates, norms, job.wanted, clip, multiplier, job.seed, server_round)
+        mean = noised_mean(updates, norms, job.wanted, clip, multiplier, job.key, server_round)
         self._count_release("update", clinics)
         return {name: before[name] + move for name, move in mean.items()}
 
@@ -222,25 +220,24 @@ class CohortStrategy(Strategy):
         """Return the parameters ``[1, *shape]`` that the clinics have in common."""
         parameters = tensors_in(arrays)
         if self.job.apart and not self.own:
-            own = {name: value for name, value in parameters.items() if name in self.job.apart}
+            here = {name for part in self.job.protocol.server_parts for name in self.job.part(part).shapes()}
+            own = {name: value for name, value in parameters.items() if name in self.job.apart & here}
             self.own = expand(own, len(self.job.sizes))
         return {name: value[:1] for name, value in parameters.items() if name not in self.job.apart}
 
-    def observe(self, clinics: Sequence[int], values: Mapping[str, Tensor]) -> None:
-        """Take note of what these clinics have of their own, ``[lane, *shape]``, among other values."""
+    def keep_own(self, clinics: Sequence[int], values: Mapping[str, Tensor]) -> None:
+        """Keep what these clinics' body copies have of their own, ``[lane, *shape]``, among other values."""
         for name in self.own.keys() & values.keys():
             self.own[name] = self.own[name].clone()
             self.own[name][list(clinics)] = values[name]
 
     def model(self, parameters: Mapping[str, Tensor]) -> ArrayRecord:
-        """Return the model: ``[1, *shape]``, or ``[clinic, *shape]`` where clinics have something of their own."""
-        if not self.job.apart:
-            return array_record(self.in_order(parameters))
-        return array_record(self.in_order({**expand(parameters, len(self.job.sizes)), **self.own}))
+        """Return what the server holds of the model, in the network's order: nothing that is the clinics' own.
 
-    def in_order(self, parameters: Mapping[str, Tensor]) -> Parameters:
-        """Return the whole network's parameters in the network's order."""
-        return self.job.network.whole.select(parameters)
+        ``[1, *shape]``, and ``[clinic, *shape]`` where body copies have something of their own.
+        """
+        held = {**parameters, **self.own}
+        return array_record({name: held[name] for name in self.job.network.whole.shapes() if name in held})
 
     def body_copies(self, clinics: Sequence[int], parameters: Mapping[str, Tensor]) -> Learner:
         """Return one copy of the body a clinic."""
@@ -323,8 +320,8 @@ def checked(replies: Iterable[Message], expected: int | None = None) -> list[Mes
 
 
 def _share(named: Mapping[str, Tensor], lanes: list[int], rows: list[int]) -> dict[str, Tensor]:
-    """Return some lanes' rows, padded to the widest of these lanes, as their node padded them."""
-    width = max(1, *rows)
+    """Return some lanes' rows, as wide as the widest of these lanes."""
+    width = max(rows)
     return {name: value[torch.tensor(lanes), :width] for name, value in named.items()}
 
 

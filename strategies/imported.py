@@ -17,7 +17,7 @@ from flwr.serverapp.strategy import Strategy
 from sim.engine.messages import array_kinds, array_record, tensors, tensors_in
 from sim.job import Job
 from sim.problems import SutureError, place_of
-from sim.rng import stream
+from sim.rng import Key, stream
 from strategies.cohorts import checked, hosts
 
 
@@ -80,7 +80,7 @@ class Imported(Strategy):
         if not sound:
             return None, None
         kept = tensors(sound[0], array_kinds(sound[0])[0])
-        with self._named_errors(), seeded_globals(self._job.seed, server_round, step=1):
+        with self._named_errors(), seeded_globals(self._job.key, server_round):
             arrays, metrics = self.inner.aggregate_train(server_round, sound)
         if arrays is None:
             return None, metrics
@@ -136,10 +136,10 @@ def build_imported(name: str, options: Mapping[str, Any], nodes: int) -> Strateg
 
 
 @contextmanager
-def seeded_globals(seed: int, server_round: int, step: int = 0) -> Iterator[None]:
-    """Let code that draws from ``random`` and ``numpy.random`` draw from a stream of the run, and put both back."""
+def seeded_globals(key: Key, server_round: int) -> Iterator[None]:
+    """Let code that draws from ``random`` and ``numpy.random`` draw from a stream of this key, and put both back."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    drawn = stream(seed, "imported-strategy", server_round=server_round, step=step).integers(2**32, size=2)
+    drawn = stream(key, "imported-strategy", server_round=server_round).integers(2**32, size=2)
     random.seed(int(drawn[0]))
     np.random.seed(int(drawn[1]))  # noqa: NPY002
     try:

@@ -18,7 +18,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from sim.engine.learner import Learner, expand, train_whole
-from sim.engine.messages import MODEL, array_record, tensors_in
+from sim.engine.messages import MODEL, tensors_in
 from sim.engine.workplace import Cohort
 from sim.job import Job
 from sim.models import Parameters
@@ -65,4 +65,4 @@ class ReleaseOnce(CohortStrategy):
         if self._body is None:
             return None, None
         body = {name: value.clone() for name, value in self._body.parameters.items()}
-        return array_record(self.in_order({**self._head, **body})), None
+        return self.model({**self._head, **body}), None

@@ -70,7 +70,10 @@ def main(grid: Grid, context: Context) -> None:
     initial = job.network.initial_parameters(job.seed)
     result = build_strategy(job).start(grid, array_record(initial), job.spec.train.rounds)
     final = tensors_in(result.arrays) if job.spec.train.rounds else initial
-    evaluation = Evaluator(job.network, federation_of(context.run_config).test).evaluate(final)
-    print("held-out records, pooled: " + ", ".join(f"{name} {value:.6f}" for name, value in evaluation.pooled.items()))
+    if job.apart:
+        print("each clinic keeps parts of its own, which no message carries: there is no one model to evaluate here")
+    else:
+        scores = Evaluator(job.network, federation_of(context.run_config).test).evaluate(final).pooled
+        print("held-out records, pooled: " + ", ".join(f"{name} {value:.6f}" for name, value in scores.items()))
     if out := str(context.run_config.get("out", "")):
         save_file({name: value.contiguous() for name, value in final.items()}, out)

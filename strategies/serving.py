@@ -12,7 +12,9 @@ from torch import Tensor
 
 from sim.engine.clipping import joint_factors
 from sim.engine.learner import Learner
-from sim.engine.messages import ConfigValue, narrowed, widened
+from sim.engine.messages import ConfigValue
+from sim.engine.row_noise import TAIL_GRADIENT, arrived_rows
+from sim.engine.rows import at_least_one_row, narrowed, unpadded
 from sim.protocols import CUT_KINDS
 from sim.sampling import loss_weights
 from strategies.cohorts import CohortStrategy, Gathered, checked
@@ -90,26 +92,28 @@ class Turn:
         rows = np.array(smashed.rows)
         normaliser = job.sampling.normaliser(sizes, rows)
         moment = (self._round, step)
-        arrived = widened(smashed.arrays[SMASHED][SMASHED], job.cut_dtype)
+        arrived = arrived_rows(job, SMASHED, smashed.arrays[SMASHED][SMASHED], smashed.clinics)
         outputs = body.forward(arrived, rows=smashed.rows, want_input_gradient=True, moment=moment)
         cotangent = None
         if job.protocol.topology == "vanilla":
-            body.loss(smashed.arrays["labels"]["labels"], torch.from_numpy(loss_weights(rows, normaliser)))
+            body.loss(
+                at_least_one_row(smashed.arrays["labels"]["labels"]), torch.from_numpy(loss_weights(rows, normaliser))
+            )
         else:
-            cotangent = self._ask("train.tail", "body-output", outputs, smashed, "tail-gradient")
+            answer = self._ask("train.tail", "body-output", outputs, smashed, TAIL_GRADIENT)
+            cotangent = arrived_rows(job, TAIL_GRADIENT, answer, smashed.clinics, torch.from_numpy(normaliser.copy()))
         if job.dp is None or not job.dp.joint:
             gradient = body.backward(self._round, step, normaliser, cotangent)
             return self._down("train.step", "cut-gradient", gradient, smashed)
         squared, gradient = body.hold(normaliser, cotangent)
-        at_clinic = self._ask("train.step", "cut-gradient", gradient, smashed, "norms")
+        at_clinic = at_least_one_row(self._ask("train.step", "cut-gradient", gradient, smashed, "norms"))
         factors = joint_factors(squared + at_clinic, job.dp.part_clip)
         body.release(self._round, step, normaliser, factors)
         return self._down("train.clip", "clip-factors", factors, smashed)
 
     def _ask(self, message_type: str, kind: str, rows: Tensor, smashed: Gathered, answer: str) -> Tensor:
         replies = self._grid.send_and_receive(self._down(message_type, kind, rows, smashed))
-        answered = self._strategy.gather(replies).arrays[answer][answer]
-        return widened(answered, self._strategy.job.cut_dtype) if answer in CUT_KINDS else answered
+        return self._strategy.gather(replies).arrays[answer][answer]
 
     def lose(self, body: Learner, parts: Mapping[str, Mapping[str, Tensor]]) -> Gathered:
         """Do every batch of a clinic that is lost after them: body copy and parts go no further."""
@@ -120,6 +124,7 @@ class Turn:
     def _down(self, message_type: str, kind: str, rows: Tensor, smashed: Gathered) -> list[Message]:
         if kind in CUT_KINDS:
             rows = narrowed(rows, self._strategy.job.cut_dtype)
+        sent = {kind: {kind: unpadded(rows, smashed.rows)}}
         return self._strategy.instructions(
-            self._grid, message_type, smashed.clinics, {kind: {kind: rows}}, {"turn": self._name}, smashed.rows
+            self._grid, message_type, smashed.clinics, sent, {"turn": self._name}, smashed.rows
         )

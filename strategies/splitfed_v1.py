@@ -70,6 +70,6 @@ class SplitFedV1(CohortStrategy):
             return None, None
         gathered = self.gather([*self._turn.finished, *replies])
         self.count_noise(self._bodies)
-        self.observe(gathered.clinics, self._bodies.parameters)
+        self.keep_own(gathered.clinics, self._bodies.parameters)
         stacked = {**gathered.arrays[MODEL], **self._bodies.parameters}
         return self.model(self.average(stacked, gathered.clinics, self.before, server_round)), None

@@ -57,11 +57,11 @@ class SplitFedV3(CohortStrategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average the bodies with weights n_k / n; what the simulator observes of the clinics' own parts goes along."""
+        """Average the bodies with weights n_k / n."""
         body = self.before
         if self._bodies is not None and self._turn is not None:
-            gathered = self.gather([*self._turn.finished, *replies])
+            self.gather([*self._turn.finished, *replies])
             self.count_noise(self._bodies)
-            self.observe(gathered.clinics, self._bodies.parameters)
-            body = self.average(self._bodies.parameters, gathered.clinics, self.before, server_round)
+            self.keep_own(self._bodies.clinics, self._bodies.parameters)
+            body = self.average(self._bodies.parameters, self._bodies.clinics, self.before, server_round)
         return self.model(body), None

@@ -272,7 +272,7 @@ METHODS = UNCUT + CUT
 
 def expected(spec, plan, federation, twin_of=None, lost=None, stopped=None) -> State:
     """Return the twin's parameters, with a leading axis as the simulator has it."""
-    twin = SplitTwin(spec, federation, plan.noise_multipliers, lost or {}, stopped or {})
+    twin = SplitTwin(spec, federation, plan.noise_multipliers, lost or {}, stopped or {}, plan.spec.digest)
     if not spec.train.rounds:
         return {name: value[None] for name, value in twin.initial().items()}
     state = (twin_of or TWINS[spec.strategy.name])(twin)
@@ -284,6 +284,14 @@ def apart(a: State, b: State) -> float:
     assert a.keys() == b.keys()
     assert all(a[name].shape == b[name].shape for name in a)
     return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
+
+
+def rounding(spec) -> float:
+    """Return how far apart runs may be that differ in rounding alone.
+
+    Noised sums lie on a grid, and two that differ in the last bit may land on neighbouring points of it.
+    """
+    return 1e-6 if spec.privacy.mechanism == "none" else 1e-5
 
 
 def gap(spec, twin_of=None) -> float:

@@ -36,6 +36,12 @@ class Twin:
     noise_multipliers: tuple[float, ...] = ()
     lost: dict[tuple[int, int], int] = field(default_factory=dict)
     stopped: dict[tuple[int, int], int] = field(default_factory=dict)
+    digest: str = ""
+
+    @property
+    def key(self) -> str:
+        """What keys the run's noise; of the planned run, where the twin's spec is another one."""
+        return self.digest or self.spec.digest
 
     def there(self, server_round: int, everyone: bool = False) -> list[int]:
         share = 1.0 if everyone else self.spec.train.participation
@@ -91,7 +97,8 @@ class Twin:
         """Return the positions of each batch's records, without padding."""
         train = self.spec.train
         sampling = Sampling(self.spec.privacy.mechanism == "dp-sgd", train.batch_size, train.local_epochs)
-        drawn = draw_batches(sampling, self.spec.seed, server_round, [clinic], [size])
+        key = self.key if sampling.poisson else self.spec.seed
+        drawn = draw_batches(sampling, key, server_round, [clinic], [size])
         return [drawn.index[s, 0, : drawn.rows[s, 0]] for s in range(len(drawn.rows))]
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -140,12 +147,14 @@ class Twin:
                     total += grad * min(1.0, factor)
         sigma = self.noise_multipliers[clinic]
         for name, part in parts.items():
-            noise = stream(self.spec.seed, f"noise.{name}", clinic, server_round, step)
+            noise = stream(self.key, f"noise.{name}", clinic, server_round, step)
             for parameter, total in zip(part.parameters(), sums[name], strict=True):
-                if sigma:
-                    drawn = noise.standard_normal(parameter.shape, dtype=np.float32)
-                    total += torch.from_numpy(drawn) * (sigma * self.spec.privacy.clip)
                 parameter.grad = total / expected
+                if sigma:
+                    scale = sigma * self.spec.privacy.clip / expected
+                    grid = 2.0 ** (np.ceil(np.log2(scale)) - 16)
+                    noised = parameter.grad.double() + torch.from_numpy(noise.standard_normal(parameter.shape)) * scale
+                    parameter.grad = (torch.round(noised / grid) * grid).float()
 
 
 def weighted_average(models: list[tuple[int, State]]) -> State:

@@ -20,7 +20,7 @@ from torch import Tensor
 from sim.data import Federation, Records
 from sim.engine.evaluation import Evaluator, area_under_curve
 from sim.engine.lanes import forward
-from sim.engine.row_noise import noised_rows
+from sim.engine.row_noise import arrived_rows, leaving_rows
 from sim.job import Job
 from sim.models import Network
 from sim.plan.costs import FLOAT_BYTES, part_costs
@@ -212,16 +212,16 @@ def _rows_at_the_cut(
     if noise is not None and "head" in job.frozen:
         copies = np.sqrt(np.maximum(exposures, 1))
         noise = replace(noise, multipliers=tuple(float(m / c) for m, c in zip(noise.multipliers, copies, strict=True)))
+        job = replace(job, rows=noise)
     clinic_of = np.searchsorted(records.offsets, index, side="right") - 1
     rows = []
     for clinic in np.unique(clinic_of):
         x = torch.tensor(records.x[index[clinic_of == clinic]])[None]
         lane = slice(clinic, clinic + 1) if next(iter(own.values())).shape[0] > 1 else slice(0, 1)
         smashed = forward(head, {name: value[lane] for name, value in own.items()}, x)
-        if noise is not None:
-            after = (job.spec.train.rounds + 1, 0)  # no round of training draws from these streams
-            smashed = noised_rows(noise, job.seed, "smashed", smashed, [x.shape[1]], [int(clinic)], after)
-        rows.append(_flat(smashed[0].to(job.cut_dtype).float().numpy()))
+        after = (job.spec.train.rounds + 1, 0)  # no round of training draws from these streams
+        sent = leaving_rows(job, "smashed", smashed, [x.shape[1]], [int(clinic)], after)
+        rows.append(_flat(arrived_rows(job, "smashed", sent, [int(clinic)])[0].numpy()))
     return np.concatenate(rows)
 
 

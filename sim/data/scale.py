@@ -1,4 +1,4 @@
-"""Scaling of features: by public ranges, or by statistics of the training records."""
+"""Scaling of features: by public ranges, or by statistics of the training records; and the public bounds they keep."""
 
 from itertools import pairwise
 
@@ -7,11 +7,16 @@ from numpy.typing import NDArray
 
 from sim.data import Ints, Mask, Table
 
-__all__ = ["scaled"]
+__all__ = ["LARGEST", "scaled"]
+
+LARGEST = 1e6
+"""Beyond this, up or down, a scaled feature without a public range is clamped: a public bound, whatever the records."""
 
 
 def scaled(table: Table, offsets: Ints, train: Mask) -> tuple[NDArray[np.float32], dict[str, str]]:
-    """Scale records as their source asks.
+    """Scale records as their source asks, and clamp them: to their public ranges, or to ``LARGEST`` without.
+
+    No record can then be so large that a network's outputs are no numbers.
 
     Parameters
     ----------
@@ -30,18 +35,19 @@ def scaled(table: Table, offsets: Ints, train: Mask) -> tuple[NDArray[np.float32
     """
     x = table.x
     if table.scaling == "none":
-        return x.astype(np.float32, copy=False), {}
+        return np.clip(x.astype(np.float32, copy=False), -LARGEST, LARGEST), {}
     result = np.empty(x.shape, dtype=np.float32)
     if table.scaling == "public":
         bounds = np.array([table.ranges.get(feature, (-1.0, 1.0)) for feature in table.features])
         low, high = (side.reshape(-1, *(1,) * (x.ndim - 2)) for side in bounds.T)
         for start, stop in pairwise(offsets.tolist()):
-            result[start:stop] = (2 * x[start:stop].astype(np.float64, copy=False) - low - high) / (high - low)
+            own = np.clip(x[start:stop].astype(np.float64, copy=False), low, high)
+            result[start:stop] = (2 * own - low - high) / (high - low)
         return result, {f"range of {feature}": "public" for feature in table.features if feature in table.ranges}
     groups = [0, len(x)] if table.scaling == "pooled" else offsets.tolist()
     for start, stop in pairwise(groups):
         own = x[start:stop][train[start:stop]]
         varies = own.max(axis=0) > own.min(axis=0)
         deviation = np.where(varies, own.std(axis=0, ddof=min(1, len(own) - 1)), 1.0)
-        result[start:stop] = (x[start:stop] - own.mean(axis=0)) / deviation
+        result[start:stop] = np.clip((x[start:stop] - own.mean(axis=0)) / deviation, -LARGEST, LARGEST)
     return result, {f"mean and deviation of {feature}": "non-private" for feature in table.features}

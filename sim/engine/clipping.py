@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
+from sim.engine.released import on_grid
 from sim.rng import Streams
 
 Sums = Callable[[Tensor], dict[str, Tensor]]
@@ -87,8 +87,10 @@ class LinearRecord:
             squared = squared.view(gradient.shape[:2])
 
         def sums(factors: Tensor) -> dict[str, Tensor]:
-            scaled = (gradient * factors.view(*factors.shape, *[1] * (gradient.dim() - 2))).flatten(1, -2)
-            found = {self.weight: torch.bmm(scaled.transpose(1, 2), inputs.flatten(1, -2))}
+            dropped = factors == 0
+            own = without(dropped, gradient) * factors.view(*factors.shape, *[1] * (gradient.dim() - 2))
+            scaled = own.flatten(1, -2)
+            found = {self.weight: torch.bmm(scaled.transpose(1, 2), without(dropped, inputs).flatten(1, -2))}
             return found | {self.bias: scaled.sum(1)} if self.bias else found
 
         return squared, sums
@@ -139,7 +141,9 @@ class ConvolutionRecord:
 
         def sums(factors: Tensor) -> dict[str, Tensor]:
             found = {self.weight: weight_sums(factors).reshape(lanes, *self.shape)}
-            return found | {self.bias: torch.einsum("kb,bko->ko", factors, bias_each)} if self.bias else found
+            if self.bias:
+                found[self.bias] = torch.einsum("kb,bko->ko", factors, without(factors.t() == 0, bias_each))
+            return found
 
         return squared.t(), sums
 
@@ -149,7 +153,9 @@ class ConvolutionRecord:
         inputs, delta = _records_as_channels(self.inputs.detach()), _records_as_channels(gradient)
         shape = (records * self.kernel[0], *self.kernel[1:])
         each = _weight_gradient(inputs, shape, delta, records * self.groups, self.options).reshape(batch, lanes, -1)
-        return each.square().sum(-1), lambda factors: torch.einsum("kb,bkn->kn", factors, each)
+        return each.square().sum(-1), lambda factors: torch.einsum(
+            "kb,bkn->kn", factors, without(factors.t() == 0, each)
+        )
 
     def _by_products(self, gradient: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         inputs, (out, in_, *window) = self.inputs.detach(), self.kernel
@@ -160,8 +166,11 @@ class ConvolutionRecord:
         squared = _product_norms(delta.transpose(1, 2), patches.transpose(1, 2)).view(batch, lanes)
 
         def sums(factors: Tensor) -> Tensor:
-            scaled = gradient * factors.t().repeat_interleave(out, 1)[:, :, None, None]
-            return _weight_gradient(inputs, (lanes * out, in_, *window), scaled, lanes, self.options)
+            dropped = factors.t() == 0
+            scaled = without(dropped.repeat_interleave(out, 1), gradient)
+            scaled = scaled * factors.t().repeat_interleave(out, 1)[:, :, None, None]
+            kept = without(dropped.repeat_interleave(in_, 1), inputs)
+            return _weight_gradient(kept, (lanes * out, in_, *window), scaled, lanes, self.options)
 
         return squared, sums
 
@@ -185,7 +194,9 @@ class ExpandedRecord:
     def per_sample(self, gradient: Tensor) -> tuple[Tensor, Sums]:
         """See ``Record``."""
         squared = gradient.flatten(2).square().sum(-1)
-        return squared, lambda factors: {self.name: torch.einsum("kb,kb...->k...", factors, gradient)}
+        return squared, lambda factors: {
+            self.name: torch.einsum("kb,kb...->k...", factors, without(factors == 0, gradient))
+        }
 
 
 def _weight_gradient(
@@ -264,7 +275,7 @@ def per_sample_gradients(
 
 
 def clip_factors(squared: Tensor, clip: float, normaliser: Tensor) -> Tensor:
-    """Return min(1, clip / norm) for each record, ``[lane, batch]``.
+    """Return min(1, clip / norm) for each record, ``[lane, batch]``; 0 where the norm is no finite number.
 
     Parameters
     ----------
@@ -274,25 +285,39 @@ def clip_factors(squared: Tensor, clip: float, normaliser: Tensor) -> Tensor:
     normaliser : Tensor
         ``[lane]``
     """
-    return (clip / (squared.sqrt() * normaliser[:, None])).clamp(max=1.0)
+    return _at_most_one(clip / (squared.sqrt() * normaliser[:, None]), squared)
 
 
 def joint_factors(squared: Tensor, clip: float) -> Tensor:
     """Return min(1, clip / norm) for each record, from its squared norm over all parts together, ``[lane, batch]``."""
-    return (clip / squared.sqrt()).clamp(max=1.0)
+    return _at_most_one(clip / squared.sqrt(), squared)
+
+
+def _at_most_one(factors: Tensor, squared: Tensor) -> Tensor:
+    return torch.where(squared.isfinite(), factors.clamp(max=1.0), 0.0)
+
+
+def without(dropped: Tensor, values: Tensor) -> Tensor:
+    """Return values ``[lane, batch, ...]`` with zeros for the records that are dropped, ``[lane, batch]``, if any are.
+
+    A factor of 0 does not do it: 0 times infinity is no number.
+    """
+    if not dropped.any():
+        return values
+    return values.masked_fill(dropped.view(*dropped.shape, *[1] * (values.dim() - 2)), 0.0)
 
 
 def add_noise(
     sums: Sequence[Tensor],
     std: Sequence[float],
     normaliser: Sequence[float],
-    seed: int,
+    key: str,
     purpose: str,
     clinics: Sequence[int],
     server_round: int,
     step: int,
 ) -> None:
-    """Add Gaussian noise to clipped sums, in place; each lane draws from its own clinic's stream.
+    """Add Gaussian noise to clipped sums, in place, and put them on a grid; each lane draws from its clinic's stream.
 
     Parameters
     ----------
@@ -302,18 +327,17 @@ def add_noise(
         ``[lane]``, standard deviation on the undivided sum.
     normaliser : sequence of float
         ``[lane]``
-    seed, purpose, clinics, server_round, step
+    key, purpose, clinics, server_round, step
         Name the streams.
     """
     size = sum(value[0].numel() for value in sums)
-    noise = np.empty((len(clinics), size), dtype=np.float32)
-    streams = Streams(seed, purpose)
+    streams = Streams(key, purpose)
     for lane, (clinic, s, n) in enumerate(zip(clinics, std, normaliser, strict=True)):
-        streams.at(clinic, server_round, step).standard_normal(out=noise[lane], dtype=np.float32)
-        noise[lane] *= np.float32(s / n)
-    flat = torch.from_numpy(noise).to(sums[0].device, sums[0].dtype)
-    position = 0
-    for value in sums:
-        width = value[0].numel()
-        value += flat[:, position : position + width].view_as(value)
-        position += width
+        if s:
+            noised = streams.at(clinic, server_round, step).standard_normal(size)
+            noised *= s / n
+            noised += torch.cat([value[lane].flatten() for value in sums]).cpu().numpy()
+            on_grid(noised, s / n)
+            pieces = torch.split(torch.from_numpy(noised), [value[0].numel() for value in sums])
+            for value, own in zip(sums, pieces, strict=True):
+                value[lane] = own.view_as(value[lane])

@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from sim.engine.clipping import Sums, clip_factors
+from sim.engine.clipping import Sums, clip_factors, without
 from sim.models import Part
 
 
@@ -122,8 +122,9 @@ class DensePass:
         squared = sum(d.square().sum(-1) * (a.square().sum(-1) + 1) for d, a in zip(deltas, values, strict=False))
 
         def sums(factors: Tensor) -> dict[str, Tensor]:
-            scale = factors.unsqueeze(-1)
-            return dict(zip(names, _sums([d * scale for d in deltas], values), strict=True))
+            dropped, scale = factors == 0, factors.unsqueeze(-1)
+            scaled = [without(dropped, d) * scale for d in deltas]
+            return dict(zip(names, _sums(scaled, [without(dropped, a) for a in values]), strict=True))
 
         return torch.as_tensor(squared), sums, input_gradient
 

@@ -71,6 +71,11 @@ class InProcessGrid(Grid):
             self._nodes[node_id] = Node(node_id, tuple(clinics), context)
         identify_server(self._run.run_id)
 
+    @property
+    def contexts(self) -> list[Context]:
+        """The nodes' contexts: what lies at the clinics, for the simulator to read."""
+        return [node.context for node in self._nodes.values()]
+
     def set_run(self, run: Run) -> None:
         """Set the run; its identifier marks every message from then on."""
         self._run = run

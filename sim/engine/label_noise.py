@@ -9,7 +9,7 @@ from sim.mechanisms import RandomisedLabels
 from sim.rng import stream
 
 
-def randomised(labels: NDArray[np.int64], noise: RandomisedLabels, seed: int, clinic: int) -> NDArray[np.int64]:
+def randomised(labels: NDArray[np.int64], noise: RandomisedLabels, key: str, clinic: int) -> NDArray[np.int64]:
     """Answer for each of a clinic's records: its label with probability e^eps / (e^eps + k - 1), or another.
 
     Sending an answer again tells nothing more, so that the whole run is one release (Kairouz, Bonawitz & Ramage,
@@ -20,14 +20,16 @@ def randomised(labels: NDArray[np.int64], noise: RandomisedLabels, seed: int, cl
     labels : ndarray
         ``[record]``
     noise : RandomisedLabels
-    seed, clinic : int
-        Name the stream.
+    key : str
+        The run's.
+    clinic : int
+        Names the stream.
 
     Returns
     -------
     ndarray
         ``[record]``
     """
-    random = stream(seed, "noise.labels", clinic)
+    random = stream(key, "noise.labels", clinic)
     uniform = random.random(len(labels)) < noise.uniform
     return np.where(uniform, random.integers(noise.classes, size=len(labels)), labels)

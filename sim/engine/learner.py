@@ -215,7 +215,7 @@ class Learner:
         clinics = self.clinics[:lanes]
         std = [dp.noise_std[k] for k in clinics]
         purpose = f"noise.{self.part.name}"
-        add_noise(grads, std, normaliser.tolist(), self.job.seed, purpose, clinics, server_round, step)
+        add_noise(grads, std, normaliser.tolist(), self.job.key, purpose, clinics, server_round, step)
         self.noised_steps[:lanes] += 1
 
     def _step(self, grads: list[Tensor], lanes: int) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
@@ -17,7 +16,6 @@ from sim.engine.flower import TensorArray, as_tensor, filled
 
 MODEL = "arrays"
 OPTIMIZER = "optimizer"
-OBSERVED = "observed"
 NOISED = "noised-"
 """Begins the config keys that say, part by part, how many gradients each clinic clipped and noised."""
 ConfigValue = int | float | str | list[int] | list[float] | list[str]
@@ -44,22 +42,6 @@ def content(kinds: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Conf
 def array_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     """Wrap tensors for Flower without a copy."""
     return filled(ArrayRecord(), {name: TensorArray(tensor) for name, tensor in tensors.items()})
-
-
-def narrowed(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round rows at a cut to what crosses: 16 bits as they are (an integer array), or the rows themselves.
-
-    What is too large for the type becomes its largest value.
-    """
-    if dtype == rows.dtype:
-        return rows
-    limits = torch.finfo(dtype)
-    return rows.clamp(limits.min, limits.max).to(dtype).view(torch.int16)
-
-
-def widened(sent: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return what ``narrowed`` has sent as float32."""
-    return sent if dtype == torch.float32 else sent.view(dtype).float()
 
 
 def tensors_in(record: ArrayRecord) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, Message
 from numpy.typing import NDArray
 
 from sim.engine.flower import TensorArray
-from sim.engine.messages import MODEL, NOISED, OBSERVED, config_of, integers
+from sim.engine.messages import MODEL, NOISED, config_of, integers
 from sim.protocols import HEADER_BYTES, HEADERS, MODEL_KIND, ROW_KINDS, Direction, Traffic
 
 
@@ -32,7 +32,7 @@ class Meter:
     traffic : Traffic
         Bytes by ``(direction, kind)``, an integer array ``[clinic]`` each. A clinic's bytes are what its own message
         would carry: its rows without padding, the payload of the arrays, and ``HEADER_BYTES`` a message. Messages that
-        carry no array, and what the simulator itself looks at, do not cross and are not counted.
+        carry no array are not counted.
     noised_steps : dict of str to ndarray
         By part, ``[clinic]``: how many gradients of that part were clipped and noised.
     """
@@ -60,7 +60,7 @@ class Meter:
         at: int | list[int] = clinics[0] if one else clinics
         crossed = False
         for kind, record in message.content.items():
-            if kind == OBSERVED or not isinstance(record, ArrayRecord):
+            if not isinstance(record, ArrayRecord):
                 continue
             crossed = True
             if record:

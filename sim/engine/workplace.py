@@ -20,7 +20,7 @@ from sim.engine.label_noise import randomised
 from sim.job import Job
 from sim.plan.plan import make_plan
 from sim.problems import ScenarioError
-from sim.scenario import DataFile, load_scenario
+from sim.scenario import load_scenario
 from sim.spec import RunSpec, expand
 
 
@@ -52,7 +52,7 @@ class Cohort:
         rows = [slice(int(train.offsets[k]), int(train.offsets[k + 1])) for k in ordered]
         labels = [train.y[r] for r in rows]
         if job.labels is not None:
-            labels = [randomised(y, job.labels, job.seed, k) for k, y in zip(ordered, labels, strict=True)]
+            labels = [randomised(y, job.labels, job.key, k) for k, y in zip(ordered, labels, strict=True)]
         first = np.full(len(job.sizes), -1)
         first[ordered] = np.cumsum([0, *(r.stop - r.start for r in rows[:-1])])
         return cls(
@@ -70,17 +70,22 @@ class Cohort:
         clinics : list of int
             The clinic of each lane.
         index : ndarray
-            ``[lane, batch]`` positions within each clinic's records.
+            ``[lane, batch]`` positions within each clinic's records; negative ones are padding.
 
         Returns
         -------
         x : Tensor
-            ``[lane, batch, *feature]``
+            ``[lane, batch, *feature]``; padding is 0, and no copy of a record, whose values could then reach others
+            through it.
         y : Tensor
-            ``[lane, batch]``
+            ``[lane, batch]``, likewise.
         """
-        flat = torch.from_numpy((index + self.first[clinics][:, None]).ravel())
+        padding = index < 0
+        flat = torch.from_numpy((np.where(padding, 0, index) + self.first[clinics][:, None]).ravel())
         x, y = self.x.index_select(0, flat), self.y.index_select(0, flat)
+        if padding.any():
+            empty = torch.from_numpy(padding.ravel())
+            x[empty], y[empty] = 0, 0
         return x.view(*index.shape, *self.x.shape[1:]), y.view(index.shape)
 
 
@@ -94,38 +99,39 @@ def run_config(
     noise_multipliers: Sequence[float],
     release_noise: Sequence[float] = (),
     attended: Mapping[int, Attendance] = MappingProxyType({}),
+    key: str | None = None,
 ) -> UserConfig:
     """Write what every party must know into Flower's run config, which holds scalars only."""
     return {
         "run-spec": spec.model_dump_json(by_alias=True),
         "noise-multipliers": json.dumps([list(noise_multipliers), list(release_noise)]),
         "attendance": json.dumps({r: attendance.plain() for r, attendance in attended.items()}),
-        "data-sha256": (spec.data.sha256() if isinstance(spec.data, DataFile) else "") + spec.model.public_digest(),
+        "run-key": spec.digest if key is None else key,
     }
 
 
 @lru_cache(maxsize=8)
-def _job(spec_json: str, noise_json: str, attendance_json: str, data_sha256: str) -> tuple[Job, Federation]:
-    """Derive a run's job once for all its parties here; ``data_sha256`` makes a changed file another run."""
+def _job(spec_json: str, noise_json: str, attendance_json: str, key: str) -> tuple[Job, Federation]:
+    """Derive a run's job once for all its parties here; its digest ``key`` makes a changed file another run."""
     spec = RunSpec.model_validate_json(spec_json)
     federation = load_federation(spec.data, spec.seed)
     noise_multipliers, release_noise = json.loads(noise_json)
     attended = {
         int(server_round): Attendance.of(*stated) for server_round, stated in json.loads(attendance_json).items()
     }
-    return Job.build(spec, federation, noise_multipliers, release_noise, attended), federation
+    return Job.build(spec, federation, noise_multipliers, release_noise, attended, key), federation
 
 
 @lru_cache(maxsize=64)
 def _cohort(
-    spec_json: str, noise_json: str, attendance_json: str, data_sha256: str, partition: int, partitions: int
+    spec_json: str, noise_json: str, attendance_json: str, key: str, partition: int, partitions: int
 ) -> tuple[Job, Cohort]:
-    job, federation = _job(spec_json, noise_json, attendance_json, data_sha256)
+    job, federation = _job(spec_json, noise_json, attendance_json, key)
     return job, Cohort.build(job, federation.train, cohorts_of(len(job.sizes), partitions)[partition])
 
 
 def stated_run(config: UserConfig) -> tuple[str, str, str, str]:
-    """Return the run, its noise multipliers, its attendance and its data file's digest as a run config states them.
+    """Return the run, its noise multipliers, its attendance and its digest as a run config states them.
 
     Parameters
     ----------
@@ -156,14 +162,14 @@ def _planned(scenario: str, run: int) -> tuple[str, str, str, str]:
     plan = make_plan(specs[run], load_federation(specs[run].data, specs[run].seed))
     executed = plan.spec.train.model_copy(update={"rounds": plan.rounds})
     spec = plan.spec.model_copy(update={"train": executed})
-    return _stated(run_config(spec, plan.noise_multipliers, plan.release_noise, plan.attended))
+    return _stated(run_config(spec, plan.noise_multipliers, plan.release_noise, plan.attended, plan.spec.digest))
 
 
 def _stated(config: UserConfig) -> tuple[str, str, str, str]:
-    run, noise, attendance, digest = (
-        str(config[key]) for key in ("run-spec", "noise-multipliers", "attendance", "data-sha256")
+    run, noise, attendance, key = (
+        str(config[name]) for name in ("run-spec", "noise-multipliers", "attendance", "run-key")
     )
-    return run, noise, attendance, digest
+    return run, noise, attendance, key
 
 
 def job_of(config: UserConfig) -> Job:

@@ -33,13 +33,15 @@ class ClipRows(nn.Module):
         return self.over(x, 1)
 
     def over(self, x: Tensor, leading: int) -> Tensor:
-        """Clip rows behind ``leading`` axes; a row of zeros stays as it is."""
+        """Clip rows behind ``leading`` axes; zeros stay, and a row whose norm is no finite number becomes zeros."""
         flat = x.flatten(leading)
+        size = flat.abs().sum(-1, keepdim=True) if self.order == 1 else flat.square().sum(-1, keepdim=True)
+        finite = size.isfinite()
+        flat, size = torch.where(finite, flat, 0.0), torch.where(finite, size, 0.0)
         if self.order == 1:
-            return (flat * (self.clip / flat.abs().sum(-1, keepdim=True).clamp(min=self.clip))).view_as(x)
-        squared = flat.square().sum(-1, keepdim=True)
-        bound = torch.full_like(squared, self.clip**2)
-        return (flat * (bound / torch.where(squared > bound, squared, bound)).sqrt()).view_as(x)
+            return (flat * (self.clip / size.clamp(min=self.clip))).view_as(x)
+        bound = torch.full_like(size, self.clip**2)
+        return (flat * (bound / torch.where(size > bound, size, bound)).sqrt()).view_as(x)
 
 
 def never_negative(part: Part) -> bool:

@@ -162,7 +162,7 @@ class Counts:
         job, protocol = self.job, self.job.protocol
         order = job.lane_order(attendance.clinics)
         clinics, steps, back = attendance.clinics[order], attendance.batches[order], attendance.returned[order]
-        rows = draw_rows(job.sampling, job.seed, server_round, clinics, job.records[clinics], steps)
+        rows = draw_rows(job.sampling, job.batch_key, server_round, clinics, job.records[clinics], steps)
         handed_on = protocol.movement == "handed-on"
         turns = steps if job.by_mini_batch else np.minimum(steps, 1)
         schedule = None
@@ -224,7 +224,7 @@ class Counts:
         pool = sum(job.sizes)
         everyone = np.arange(len(job.sizes))
         steps = job.sampling.steps(pool)
-        rows = draw_rows(job.sampling, job.seed, server_round, [0], np.array([pool]), np.array([steps]))
+        rows = draw_rows(job.sampling, job.batch_key, server_round, [0], np.array([pool]), np.array([steps]))
         for counted in (self.steps, self._left, self._released):
             counted += steps
         for counted in (self.rounds, self.returned_rounds):
@@ -321,4 +321,4 @@ class Counts:
         if kind == "records":
             return FLOAT_BYTES * int(np.prod(self.job.network.input_shape))
         values = self.costs["head" if kind in ("smashed", "cut-gradient") else "body"].output_bytes // FLOAT_BYTES
-        return self.job.cut_dtype.itemsize * values
+        return self.job.crossing(kind).itemsize * values

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.client_app import app as client_app
+from clients.client_app import kept_by_clinics
 from sim.data import Federation
 from sim.engine.evaluation import Evaluation, Evaluator
 from sim.engine.flower import quiet
 from sim.engine.grid import InProcessGrid
+from sim.engine.learner import expand
 from sim.engine.messages import array_record, tensors_in
 from sim.engine.meter import Meter
 from sim.engine.workplace import cohorts_of, job_of, run_config
@@ -119,7 +121,7 @@ def learn(
         return {**meter.noised_steps, **{part: steps.numpy() for part, steps in at_server.items()}}
 
     def look(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-        learned.parameters = tensors_in(arrays)
+        learned.parameters = _whole_model(job, tensors_in(arrays), grid) if server_round else tensors_in(arrays)
         trail.close_round(server_round, meter.traffic, noised_steps())
         if job.adaptive is not None and isinstance(strategy, CohortStrategy):
             learned.clips.append(strategy.clip)
@@ -137,6 +139,14 @@ def learn(
             meter.count_noise(part, range(clinics), steps.tolist())
     check_against_plan(plan, meter, job)
     return learned
+
+
+def _whole_model(job: Job, at_server: Mapping[str, Tensor], grid: InProcessGrid) -> dict[str, Tensor]:
+    """Return the model ``[1, *shape]``, or ``[clinic, *shape]`` with what lies at the clinics in its place."""
+    if not job.apart:
+        return dict(at_server)
+    everywhere = {**expand(at_server, len(job.sizes)), **kept_by_clinics(grid.contexts)}
+    return job.network.whole.select(everywhere)
 
 
 def _judged(evaluator: Evaluator, parameters: Mapping[str, Tensor], server_round: int) -> Evaluation:

@@ -321,7 +321,7 @@ def test_a_run_may_be_set(grid_of):
 
 
 def test_bytes_by_hand(grid_of):
-    """Rows without padding, parameters once a clinic, the simulator's own looks and empty messages for nothing."""
+    """Rows without padding, parameters once a clinic, messages without arrays for nothing."""
     meter = Meter(4)
     grid_of(echo)
     smashed, labels = torch.zeros(2, 8, 3), torch.zeros(2, 8, dtype=torch.uint8)
@@ -330,9 +330,9 @@ def test_bytes_by_hand(grid_of):
     meter.observe(rows, "up", [0, 1, 2])
     model = Message(content({"arrays": {"w": torch.zeros(1, 10), "b": torch.zeros(1, 2)}}, {}), 2, "train")
     meter.observe(model, "down", [0, 1])
-    observed = content({"observed": {"w": torch.zeros(2, 10)}}, {"clinics": [0, 1]})
-    observed["metrics"] = MetricRecord({"num-examples": 3})
-    meter.observe(Message(observed, 2, "train"), "up", [0, 1])
+    counts = content({}, {"clinics": [0, 1]})
+    counts["metrics"] = MetricRecord({"num-examples": 3})
+    meter.observe(Message(counts, 2, "train"), "up", [0, 1])
     meter.observe(Message(content({}, {}), 2, "query.hello"), "down", [0, 1, 2, 3])
     assert {key: sizes.tolist() for key, sizes in meter.traffic.items()} == {
         ("up", "smashed"): [8 * 12, 0, 5 * 12, 0],

@@ -199,7 +199,9 @@ def test_poisson_rows_by_hand(ragged):
     records = [clinic.records for clinic in plan.clinics]
     rows = [
         sum(
-            int((stream(1, "batches", clinic=k, server_round=r).random((-(-n // 4), n)) < min(1, 4 / n)).sum())
+            int(
+                (stream(spec.digest, "batches", clinic=k, server_round=r).random((-(-n // 4), n)) < min(1, 4 / n)).sum()
+            )
             for r in (1, 2, 3)
         )
         for k, n in enumerate(records)
@@ -225,6 +227,7 @@ def test_participation_decides_each_clinics_steps(ragged):
         assert 0.98 * target < clinic.epsilon["server"] <= target
 
 
+@pytest.mark.usefixtures("one_key")
 def test_the_plan_looks_at_counts_only(pair, tmp_path):
     """Other feature values and other labels, equally many of each class: the same plan."""
     header, *rows = pair.read_text(encoding="utf-8").splitlines()

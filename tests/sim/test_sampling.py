@@ -65,7 +65,7 @@ def test_index_rows_active_and_normaliser_agree(sampling, sizes, seed, server_ro
         for s, records in enumerate(rows_of(batches, lane)):
             assert len(set(records)) == len(records), "no record stands twice in a batch"
             assert all(0 <= r < n for r in records)
-            assert not batches.index[s, lane, len(records) :].any(), "padding points at record 0"
+            assert (batches.index[s, lane, len(records) :] == -1).all(), "padding is no record"
             assert not records or s < steps[lane], "a lane that has finished draws nothing"
             expected = min(sampling.batch_size, n) if sampling.poisson else max(len(records), 1)
             assert batches.normaliser[s, lane] == expected

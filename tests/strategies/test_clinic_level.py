@@ -159,7 +159,9 @@ def test_the_noise_on_updates_is_raised_and_follows_the_clip(csv, monkeypatch):
     assert [clip for _, clip, _ in seen] == learned.clips[:3]
     for r, (norms, clip, noise) in enumerate(seen, 1):
         assert noise == pytest.approx((1.5**-2 - 2.0**-2) ** -0.5)
-        assert learned.clips[r] == adapted_clip(clip, norms, len(norms), AdaptiveClip(0.5, 0.2, 1.0), True, 5, r)
+        assert learned.clips[r] == adapted_clip(
+            clip, norms, len(norms), AdaptiveClip(0.5, 0.2, 1.0), True, plan.spec.digest, r
+        )
 
 
 def test_the_count_has_a_twentieth_of_the_rounds_clinics_as_noise(csv):

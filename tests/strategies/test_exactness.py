@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import twins
+from split_twins import rounding
 from support import BUILT_IN, DP_SGD, JOINT, NO_PRIVACY, bitwise, distance, learn_run, plan_of, run_spec, write_csv
 
 from clients.client_app import app
@@ -40,13 +41,13 @@ def by_twin(spec, plan, federation, twin_of=None):
     return state if spec.strategy.name == "local" else {name: value[None] for name, value in state.items()}
 
 
-def assert_equals_twin(spec, tolerance=1e-6, twin_of=None, cohorts=1):
+def assert_equals_twin(spec, tolerance=None, twin_of=None, cohorts=1):
     plan, federation = plan_of(spec)
     learned = learn(plan, federation, cohorts).parameters
     initial = {name: value[None] for name, value in twins.Twin(spec, federation).initial().items()}
     moved = {name: value[:1] for name, value in learned.items()}
     assert spec.train.rounds == 0 or distance(moved, initial) > 1e-2, "the run learned nothing; the test would be blind"
-    assert distance(learned, by_twin(spec, plan, federation, twin_of)) < tolerance
+    assert distance(learned, by_twin(spec, plan, federation, twin_of)) < (tolerance or rounding(spec))
 
 
 # The strategies among themselves
@@ -202,13 +203,14 @@ def flower(csv, name, options=None, **train):
     return run_spec(csv, f"flwr.serverapp.strategy.{name}", options=options, **train)
 
 
+@pytest.mark.usefixtures("one_key")
 @pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_fedavg_equals_flowers_stock_fedavg(ragged, optimizer, privacy):
     train = {"optimizer": optimizer, "learning_rate": RATE[optimizer], "privacy": privacy, "rounds": 4}
     stock = learn_run(flower(ragged, "FedAvg", **train))
     ours = learn_run(run_spec(ragged, "fedavg", **train))
-    assert distance(ours.parameters, stock.parameters) < 1e-6
+    assert distance(ours.parameters, stock.parameters) < (1e-6 if privacy == NO_PRIVACY else 1e-3)
     assert ours.meter.traffic.keys() == stock.meter.traffic.keys()
     for key, sizes in ours.meter.traffic.items():
         np.testing.assert_array_equal(sizes, stock.meter.traffic[key])
@@ -289,6 +291,7 @@ def test_any_number_of_cohorts_gives_the_same_draws_bytes_and_model(
             np.testing.assert_array_equal(run.meter.traffic[key], sizes)
 
 
+@pytest.mark.usefixtures("one_key")
 @pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
 @pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
 def test_the_order_of_rows_of_different_clinics_in_the_file_does_not_matter(tmp_path, strategy, cut, privacy):

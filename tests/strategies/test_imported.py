@@ -243,6 +243,7 @@ def test_the_adaptive_dp_wrappers_clip_the_same_at_the_clinics_and_at_the_server
     assert apart(unclipped, client) > 1e-3
 
 
+@pytest.mark.usefixtures("one_key")
 def test_the_dp_wrappers_noise_has_its_size_and_is_new_in_every_round_and_seed(ragged):
     """Standard deviation z C / n on every parameter."""
     name = "DifferentialPrivacyServerSideFixedClipping"

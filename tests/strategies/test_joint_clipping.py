@@ -38,6 +38,7 @@ def test_the_guarantee_is_that_of_per_part_clipping_but_the_server_sees_norms(cs
     assert not any("norms" in reason for reason in un_noised(apart.ledger, "server"))
 
 
+@pytest.mark.usefixtures("one_key")
 @CUT
 def test_four_bytes_a_record_and_direction_and_one_more_exchange_a_batch(csv, strategy, cut):
     joint, federation = plan_of(run_spec(csv, strategy, cut, JOINT))
@@ -57,6 +58,7 @@ def test_cohorts_agree(csv, strategy, cut):
     assert distance(learn(plan, federation).parameters, learn(plan, federation, cohorts=3).parameters) < 1e-4
 
 
+@pytest.mark.usefixtures("one_key")
 @WHOLE
 def test_a_network_in_one_piece_is_clipped_jointly_as_it_is(csv, strategy, cut):
     assert bitwise(*(learn_run(run_spec(csv, strategy, cut, p)).parameters for p in (JOINT, DP_SGD)))

@@ -7,7 +7,6 @@ import pytest
 import torch
 from support import bitwise, distance, learn_run, plan_of, run_spec, write_csv
 
-from clients import split
 from sim.engine import row_noise
 from sim.models import ClipRows
 from sim.privacy.accounting import gaussian_epsilon
@@ -81,16 +80,16 @@ def test_a_head_trained_on_raw_records_makes_it_worth_nothing(csv, strategy, cut
 @pytest.mark.parametrize("cut", ENDS)
 def test_rows_lie_within_the_l1_norm_and_the_noise_is_laplace_of_the_stated_scale(csv, monkeypatch, cut):
     seen = {}
-    original = row_noise.noised_rows
+    original = row_noise.noised_codes
 
-    def spy(noise, seed, kind, rows, sizes, clinics, moment):
-        out = original(noise, seed, kind, rows, sizes, clinics, moment)
-        for lane, size in enumerate(sizes):
-            seen.setdefault(kind, []).append((rows[lane, :size].detach().clone(), out[lane, :size].detach().clone()))
+    def spy(noise, key, kind, rows, sizes, clinics, moment):
+        out = original(noise, key, kind, rows, sizes, clinics, moment)
+        for lane, (size, clinic) in enumerate(zip(sizes, clinics, strict=True)):
+            values = out[lane, :size].float() * row_noise.grid_step(noise, kind, clinic)
+            seen.setdefault(kind, []).append((rows[lane, :size].detach().clone(), values))
         return out
 
-    monkeypatch.setattr(split, "noised_rows", spy)
-    monkeypatch.setattr(row_noise, "noised_rows", spy)
+    monkeypatch.setattr(row_noise, "noised_codes", spy)
     learn_run(frozen(csv, "splitfed-v1", cut, {**LAPLACE, "tail-clip": 0.2}, rounds=40))
     assert set(seen) == ({"smashed"} if cut == "vanilla" else {"smashed", "tail-gradient"})
     for kind, pairs in seen.items():

@@ -46,7 +46,7 @@ class Formulas:
         if not self.dp:
             return n * train.local_epochs * len(self.joined(k))
         rate = min(1, train.batch_size / n)
-        draws = (stream(self.spec.seed, "batches", k, r).random((self.steps(k), n)) for r in self.joined(k))
+        draws = (stream(self.spec.digest, "batches", k, r).random((self.steps(k), n)) for r in self.joined(k))
         return sum(int((draw < rate).sum()) for draw in draws)
 
     def traffic(self, k):

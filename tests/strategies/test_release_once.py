@@ -14,7 +14,7 @@ from support import bitwise, distance, learn_run, plan_of, run_spec, write_csv
 from clients import records
 from sim.data import load_federation
 from sim.engine.evaluation import Evaluator
-from sim.engine.row_noise import noised_rows
+from sim.engine.row_noise import arrived_rows, leaving_rows
 from sim.job import Job
 from sim.plan.plan import make_plan
 from sim.privacy.accounting import epsilon
@@ -51,17 +51,17 @@ def test_the_server_trains_on_the_noised_rows_of_all_clinics(csv, monkeypatch):
     sent = []
 
     def spy(*arguments):
-        sent.append(noised_rows(*arguments))
+        sent.append(leaving_rows(*arguments))
         return sent[-1]
 
-    monkeypatch.setattr(records, "noised_rows", spy)
+    monkeypatch.setattr(records, "leaving_rows", spy)
     plan, federation = plan_of(once(csv))
     learned = learn(plan, federation)
     assert len(sent) == 1  # three rounds, one release
     rows = iter(sent)
-    monkeypatch.setattr(records, "noised_rows", lambda *arguments: next(rows))
+    monkeypatch.setattr(records, "leaving_rows", lambda *arguments: next(rows))
     assert bitwise(learn(plan, federation).parameters, learned.parameters)
-    monkeypatch.setattr(records, "noised_rows", lambda noise, seed, kind, x, *rest: x)
+    monkeypatch.setattr(records, "leaving_rows", lambda *arguments: torch.zeros_like(sent[0]))
     assert distance(learn(plan, federation).parameters, learned.parameters) > 1e-2
     monkeypatch.undo()
     assert distance(learn(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-5
@@ -82,7 +82,7 @@ def test_rounds_cost_neither_traffic_nor_privacy_nor_work_at_the_clinic(csv, rou
     assert counted == {
         ("down", "model"): [(4 * 6 + 6) * 4] * 4,
         ("down", "headers"): [512] * 4,
-        ("up", "smashed"): (sizes * 6 * 4).tolist(),
+        ("up", "smashed"): (sizes * 6 * 2).tolist(),
         ("up", "labels"): sizes.tolist(),
         ("up", "headers"): [512] * 4,
     }
@@ -120,12 +120,13 @@ def test_rows_are_clipped_first_and_noise_has_the_stated_size(tmp_path, monkeypa
     csv = write_csv(tmp_path / "many.csv", [900, 600])
     seen = []
 
-    def spy(noise, seed, kind, rows, sizes, clinics, moment):
-        out = noised_rows(noise, seed, kind, rows, sizes, clinics, moment)
-        seen.extend((rows[lane, :n].clone(), out[lane, :n].clone()) for lane, n in enumerate(sizes))
+    def spy(job, kind, rows, sizes, clinics, moment):
+        out = leaving_rows(job, kind, rows, sizes, clinics, moment)
+        values = arrived_rows(job, kind, out, clinics)
+        seen.extend((rows[lane, :n].clone(), values[lane, :n].clone()) for lane, n in enumerate(sizes))
         return out
 
-    monkeypatch.setattr(records, "noised_rows", spy)
+    monkeypatch.setattr(records, "leaving_rows", spy)
     learn_run(once(csv))
     noise = [after - before for before, after in seen]
     assert max(float(before.norm(dim=1).max()) for before, _ in seen) == pytest.approx(0.7, rel=1e-5)

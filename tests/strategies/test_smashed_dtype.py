@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import bitwise, distance, learn_run, plan_of, run_spec, write_csv
 
-from sim.engine.messages import narrowed, widened
+from sim.engine.rows import narrowed, widened
 from sim.protocols import CUT_KINDS
 
 CUTS = ["vanilla", "u-shaped"]

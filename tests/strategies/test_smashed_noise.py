@@ -120,18 +120,16 @@ def test_reference_noise_of_one_release():
 def sent_rows(csv, monkeypatch, privacy, cut="vanilla"):
     """Record what is noised and what leaves, by clinic, round and step."""
     seen = []
-    original = row_noise.noised_rows
+    original = row_noise.noised_codes
 
-    def spy(noise, seed, kind, rows, sizes, clinics, moment):
-        out = original(noise, seed, kind, rows, sizes, clinics, moment)
-        seen.extend(
-            (kind, clinic, *moment, rows[lane, :size].detach().clone(), out[lane, :size].detach().clone())
-            for lane, (clinic, size) in enumerate(zip(clinics, sizes, strict=True))
-        )
+    def spy(noise, key, kind, rows, sizes, clinics, moment):
+        out = original(noise, key, kind, rows, sizes, clinics, moment)
+        for lane, (clinic, size) in enumerate(zip(clinics, sizes, strict=True)):
+            values = out[lane, :size].float() * row_noise.grid_step(noise, kind, clinic)
+            seen.append((kind, clinic, *moment, rows[lane, :size].detach().clone(), values))
         return out
 
-    monkeypatch.setattr(split, "noised_rows", spy)
-    monkeypatch.setattr(row_noise, "noised_rows", spy)
+    monkeypatch.setattr(row_noise, "noised_codes", spy)
     learn_run(frozen(csv, "splitfed-v1", cut, privacy, rounds=40))
     return seen
 
@@ -150,7 +148,7 @@ def test_rows_are_clipped_first_and_noise_has_the_stated_size_and_is_never_reuse
         values = torch.cat([n.flatten() for n in noise]).numpy()
         assert np.std(values) == pytest.approx(5.0 * clip, rel=0.02)
         assert abs(values.mean()) < 5.0 * clip * 5 / math.sqrt(len(values))
-        firsts = [round(float(n[0, 0]), 4) for n in noise]
+        firsts = [tuple(n[0, :2].tolist()) for n in noise]
         assert len(set(firsts)) > 0.99 * len(firsts)  # clinics, rounds and steps have streams of their own
 
 
@@ -160,15 +158,16 @@ def test_noise_on_tail_gradients_is_that_of_one_record_whatever_the_batch(csv, m
     for size in (4, 16):
         seen = []
 
-        def spy(noise, seed, rows, sizes, clinics, moment, n, seen=seen):
-            out = row_noise.noised_gradients(noise, seed, rows, sizes, clinics, moment, n)
-            seen.append((out - rows, n))
+        def spy(job, kind, rows, sizes, clinics, moment, n=None, seen=seen):
+            out = row_noise.leaving_rows(job, kind, rows, sizes, clinics, moment, n)
+            if n is not None:
+                arrived = row_noise.arrived_rows(job, kind, out, clinics, n)
+                seen.append((arrived - rows[:, : arrived.shape[1]]) * n.view(-1, 1, 1))
             return out
 
-        monkeypatch.setattr(split, "noised_gradients", spy)
+        monkeypatch.setattr(split, "leaving_rows", spy)
         learn_run(frozen(csv, "splitfed-v1", "u-shaped", {**NOISED, "tail-clip": 1.0}, batch_size=size))
-        scaled = [(diff * n.view(-1, 1, 1)) for diff, n in seen]
-        stds.append(np.std([float(v) for t in scaled for v in t.flatten() if v != 0]))
+        stds.append(np.std([float(v) for t in seen for v in t.flatten() if v != 0]))
     assert stds[0] == pytest.approx(5.0, rel=0.1)
     assert stds[1] == pytest.approx(5.0, rel=0.1)
 

@@ -1,0 +1,54 @@
+"""What is noised leaves on a public grid, so that no floating-point number betrays what lies under the noise.
+
+A sum of a value and Gaussian noise in floating point has gaps that depend on the value: which numbers can be reached
+tells neighbours apart (Mironov, "On significance of the least significant bits for differential privacy", CCS 2012).
+Here value and noise are added in 64 bits and rounded to the nearest multiple of a step that public numbers decide. With
+ideal noise that rounding is post-processing, and the mechanism's guarantee holds as it is. The noise that is drawn
+has 52 random bits: a cell of the grid is reached with its ideal probability to within a share of 2^-40 (rows) or 2^-34
+(sums), apart from cells that one draw in 2^40 reaches.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+ROW_BITS, SUM_BITS = 10, 16
+LARGEST_CODE = 2**15 - 1
+"""Noised rows leave as numbers of 16 bits."""
+
+
+def row_step(scale: float, clip: float) -> float:
+    """Return the step of the grid for noised rows: a power of two, of which 16 bits hold row and noise.
+
+    Parameters
+    ----------
+    scale : float
+        Standard deviation of Gaussian, scale of Laplace noise, above 0: from 512 to 1,024 steps, but no less than lets
+        the clip be 16,384 steps.
+    clip : float
+        Bound of the row's norm.
+    """
+    return 2.0 ** (math.ceil(math.log2(max(scale, clip / 16))) - ROW_BITS)
+
+
+def sum_step(scale: float) -> float:
+    """Return the step of the grid for noised sums: a power of two, 2^15 to 2^16 steps a standard deviation above 0."""
+    return 2.0 ** (math.ceil(math.log2(scale)) - SUM_BITS)
+
+
+def as_codes(noised: Floats, step: float) -> NDArray[np.int16]:
+    """Return the nearest multiples of the step, as numbers of steps; what lies beyond 16 bits becomes the last one."""
+    return np.clip(np.rint(noised / step), -LARGEST_CODE, LARGEST_CODE).astype(np.int16)
+
+
+def on_grid(noised: Floats, scale: float) -> Floats:
+    """Round noised sums to their grid, in place."""
+    step = sum_step(scale)
+    noised *= 1 / step
+    np.rint(noised, out=noised)
+    noised *= step
+    return noised
