@@ -60,14 +60,14 @@ def status(path: Path, most: int | None = None) -> os.stat_result:
     if most is not None and found.st_size > most:
         raise ValueError(f"has {gigabytes(found.st_size)}, and at most {gigabytes(most)} are read; give a smaller file")
     if most is None and (fault := scarce(found.st_size)):
-        raise ValueError(f"{fault}; give a smaller file")
+        raise ValueError(f"takes {fault}; give a smaller file")
     return found
 
 
 def scarce(needed: float) -> str:
-    """Say that so many bytes are more than this machine's memory; empty where they fit."""
+    """Say how many bytes that is if this machine has less memory, to stand behind a verb; empty where they fit."""
     there = memory_bytes()
-    return f"needs {gigabytes(needed)} of memory, and this machine has {gigabytes(there)}" if needed > there else ""
+    return f"{gigabytes(needed)} of memory, and this machine has {gigabytes(there)}" if needed > there else ""
 
 
 def memory_bytes() -> int:
@@ -83,4 +83,5 @@ def memory_bytes() -> int:
 
 def gigabytes(size: float) -> str:
     """Return a number of bytes in GB, or in MB where that reads better."""
-    return f"{size / 1e9:,.3g} GB" if size >= 1e8 else f"{size / 1e6:,.3g} MB"
+    amount, unit = (size / 1e9, "GB") if size >= 1e8 else (size / 1e6, "MB")
+    return f"{amount:,.0f} {unit}" if amount >= 100 else f"{amount:.3g} {unit}"

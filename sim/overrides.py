@@ -73,7 +73,7 @@ def parsed_override(override: str) -> tuple[list[str], object]:
 
 
 def _keys(key: str) -> list[str]:
-    keys = []
+    keys: list[str] = []
     try:
         node: Any = tomllib.loads(f"{key} = 0") if _ONE_KEY.match(key) else None
     except tomllib.TOMLDecodeError:

@@ -195,7 +195,7 @@ def problem_lines(
     """
     lines: dict[str, str] = {}
     details = error.errors(include_url=False)
-    wrong_inside = {detail["loc"][:-1] for detail in details}
+    wrong_inside = {detail["loc"][:end] for detail in details for end in range(len(detail["loc"]))}
     for detail in details:
         if detail["type"] == "too_short" and detail["loc"] in wrong_inside:
             continue  # it is the wrong elements that were not counted, and they have lines of their own

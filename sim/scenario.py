@@ -19,8 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from sim.overrides import parsed_override, replaced
 from sim.files import status
+from sim.overrides import parsed_override, replaced
 from sim.problems import ScenarioError, problem_lines, show, suggest
 from sim.settings.base import SCALARS, Scalar, Section, SweptValues, unique
 from sim.settings.data import Csv, DataFile, DataSpec, HeartDisease, Npz, Parquet, Synthetic, TableFile
@@ -338,7 +338,9 @@ def _read_toml(path: Path, label: str) -> dict[str, Any]:
         what, _, where = str(error).rstrip(")").partition(" (at ")
         raise ScenarioError([f"{label}: {where}: {what}; write it as TOML"]) from None
     except RecursionError:
-        raise ScenarioError([f"{label}: lists or tables stand more than {DEEPEST} deep in each other; no key has so many"]) from None
+        raise ScenarioError(
+            [f"{label}: lists or tables stand more than {DEEPEST} deep in each other; no key has so many"]
+        ) from None
     except ValueError:  # Python reads no number of more than some thousands of digits
         raise ScenarioError([f"{label}: has a whole number of thousands of digits; give a smaller one"]) from None
 

@@ -28,7 +28,8 @@ def epsilon(
     record = read_record(folder)
     plan = record["plan"]
     # Without a mechanism there are only un-noised releases and none at all, which no delta tells apart.
-    at = delta or plan["delta"] or 0.0
+    own = plan["delta"] or 0.0
+    at = own if delta is None else delta
     names = [clinic["name"] for clinic in plan["clinics"]]
     try:
         ledger = Ledger.from_json(record["privacy"]["releases"])
@@ -52,8 +53,11 @@ def epsilon(
         if reasons := un_noised(ledger, adversary):
             wide_console().print(f"{adversary} ∞: {'; '.join(reasons)}", markup=False, highlight=False)
     risks = Table("what an attacker can tell of the worst clinic", *ADVERSARIES)
+    # What an attacker can tell depends on no delta; that of 0 has no finite epsilon to begin from.
     found = [
-        membership_risk(ledger.mechanisms(a, k, plan["unit"]), spent[k][i])
+        membership_risk(
+            ledger.mechanisms(a, k, plan["unit"]), spent[k][i] if at else ledger.epsilon(a, k, own, unit=plan["unit"])
+        )
         for i, (a, k) in enumerate(zip(ADVERSARIES, worst, strict=True))
     ]
     risks.add_row("membership advantage, at most", *(f"{risk.advantage:.3f}" for risk in found))

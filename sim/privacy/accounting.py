@@ -374,6 +374,9 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     from scipy.optimize import brentq
     from scipy.special import log_ndtr
 
+    if mu > 1e4:
+        return _zcdp_epsilon(mu, delta)  # astronomic, and the formula overflows
+
     def missing(eps: float) -> float:
         upper, lower = log_ndtr(mu / 2 - eps / mu), eps + log_ndtr(-mu / 2 - eps / mu)
         return -math.exp(upper) * math.expm1(lower - upper) - delta

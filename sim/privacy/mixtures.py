@@ -47,17 +47,15 @@ def replaced_mixture(deviation: float, moves: Sequence[float], likely: Sequence[
     from dp_accounting.pld import pld_pmf
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
-    c, p = np.asarray(moves) / deviation, np.asarray(likely)
+    c, p = np.array(moves, dtype=np.float64) / deviation, np.array(likely, dtype=np.float64)
     furthest = float(c.max()) + _TAIL
     most = max(1, math.ceil(float(_loss_at(np.array([furthest]), c, p)[0]) / interval))
-    losses = np.arange(most + 1) * interval
+    losses: Floats = np.arange(most + 1, dtype=np.float64) * interval
     above = _deltas(losses, c, p, furthest + 1.0)
     # P and Q are mirror images, so that delta(-e) = 1 - exp(-e) (1 - delta(e)).
     below = (1 - np.exp(-losses) * (1 - above))[:0:-1]
     deltas = np.clip(np.concatenate([below, above]), 0.0, 1.0)
-    return PrivacyLossDistribution(
-        pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(interval, -most, most, deltas)
-    )
+    return PrivacyLossDistribution(pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(interval, -most, most, deltas))
 
 
 def _loss_at(z: Floats, c: Floats, p: Floats) -> Floats:

@@ -1,7 +1,6 @@
 """The table ``[data]``: where the records come from, how they stand at clinics, and how they are prepared."""
 
 import hashlib
-import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path

@@ -52,7 +52,7 @@ def _within(least: float, most: float, other: float, mend: str) -> AfterValidato
     return AfterValidator(check)
 
 
-Target = Annotated[Unbounded, Field(gt=0), _within(1e-6, 1e6, math.inf, "inf for no protection")]
+Target = Annotated[Unbounded, Field(gt=0), _within(1e-6, 1e3, math.inf, "inf for no protection")]
 Multiplier = Annotated[Number, Field(ge=0), _within(1e-9, 1e9, 0.0, "0 for no noise")]
 Clip = Annotated[Unbounded, Field(gt=0), _within(1e-9, 1e9, math.inf, "inf without noise")]
 Delta = Annotated[Number, Field(ge=0, lt=1), _within(MIN_DELTA, 1.0, 0.0, "0 where all noise is of pure epsilon")]
