@@ -52,10 +52,10 @@ def _with(node: Any, keys: Sequence[str], value: object) -> Any:
         return {**node, first: _with(node.get(first, {}), rest, value)}
     if isinstance(node, list | tuple):
         if not first.isdecimal() or len(first) > 9 or int(first) >= len(node):
-            raise ValueError(f'there is no element "{first}"; the list has {len(node)}, counted from 0')
+            raise ValueError(f"there is no element {show(first)}; the list has {len(node)}, counted from 0")
         position = int(first)
         return [*node[:position], _with(node[position], rest, value), *node[position + 1 :]]
-    raise ValueError(f'there is no table that could hold "{first}"; check the dots in the key')
+    raise ValueError(f"there is no table that could hold {show(first)}; check the dots in the key")
 
 
 def parsed_override(override: str) -> tuple[list[str], object]:

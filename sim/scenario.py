@@ -205,7 +205,8 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = (), only: Sequenc
         try:
             mapping = overridden(mapping, override)
         except ValueError as error:
-            problems.append(f"{label}: {override.partition('=')[0].strip()}: {error}")
+            key = override.partition("=")[0].strip()
+            problems.append(f"{label}: {key if len(key) <= 60 else key[:57] + '...'}: {error}")
     problems += [f"{label}: strategies: {sentence}" for sentence in _not_listed(mapping.get("strategies"), only)]
     scenario = _checked(mapping, Path(path).parent, label, problems)
     if only:

@@ -109,5 +109,5 @@ def _parquet_bytes(path: Path) -> int:
 
     found = pq.read_metadata(path)
     plain = int(found.num_rows) * found.num_columns * 8
-    groups = (found.row_group(group).total_byte_size for group in range(found.num_row_groups))
-    return max(plain, sum(map(int, groups)))
+    encoded = sum(int(found.row_group(group).total_byte_size) for group in range(found.num_row_groups))
+    return max(plain, encoded)

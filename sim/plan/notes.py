@@ -73,7 +73,10 @@ def label_notes(scenario: Scenario, federation: Federation) -> Iterator[str]:
         )
     records = sum(len(part.y) for part in (federation.train, federation.test, federation.validation))
     if 2 * len(federation.classes) >= records:
-        yield f"data.label: {len(federation.classes)} classes for {records} records; is it an identifier, or a measurement?"
+        yield (
+            f"data.label: {len(federation.classes)} classes for {records} records, so that the label may be an "
+            "identifier or a measurement; name a column of classes"
+        )
 
 
 def _alike(classes: Sequence[str]) -> int:

@@ -17,7 +17,8 @@ def refuse(spec: RunSpec, federation: Federation) -> None:
         problems.append("data: all records have the same label, so there is nothing to learn; check data.label")
     if classes > 256:
         problems.append(
-            f"data: {classes} classes; a label travels in one byte, so give at most 256, and no identifier as data.label"
+            f"data: {classes} classes; a label travels in one byte, so give at most 256, "
+            "and no identifier as data.label"
         )
     if "." in spec.strategy.name:
         if spec.train.participation < 1:

@@ -182,7 +182,7 @@ class Privacy(Section):
         noise = info.data.get("smashed_noise_multiplier")
         if not both and (epsilon is not None or noise is not None):
             raise ValueError("this and smashed-noise-multiplier are for rows beside dp-sgd; give epsilon alone")
-        if both and (epsilon is None) == (noise is None):
+        if both and "smashed_noise_multiplier" in info.data and (epsilon is None) == (noise is None):
             raise ValueError("give either this, for example 8, or smashed-noise-multiplier beside dp-sgd")
         return epsilon
 
