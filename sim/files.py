@@ -19,7 +19,7 @@ _KINDS: Final = {
 
 
 def absolute(folder: Path, name: str | Path) -> Path:
-    """Return a path without links; a loop of links stays, and is refused when the file is to be read.
+    """Return the whole path of a file; links stay, so that a loop of them is told when the file is to be read.
 
     Raises
     ------
@@ -28,7 +28,7 @@ def absolute(folder: Path, name: str | Path) -> Path:
     """
     if "\0" in str(name):
         raise ValueError("has a NUL character; give the path of a file")
-    return Path(os.path.realpath(folder / name))
+    return Path(os.path.abspath(folder / name))  # noqa: PTH100 - resolve() raises on a loop of links
 
 
 def status(path: Path, most: int | None = None) -> os.stat_result:
@@ -83,5 +83,5 @@ def memory_bytes() -> int:
 
 def gigabytes(size: float) -> str:
     """Return a number of bytes in GB, or in MB where that reads better."""
-    amount, unit = (size / 1e9, "GB") if size >= 1e8 else (size / 1e6, "MB")
+    amount, unit = (size / 1e9, "GB") if size >= 1e9 else (size / 1e6, "MB")
     return f"{amount:,.0f} {unit}" if amount >= 100 else f"{amount:.3g} {unit}"

@@ -41,7 +41,8 @@ class ScenarioError(SutureError, ValueError):
     """
 
     def __init__(self, problems: Iterable[str]) -> None:
-        self.problems: tuple[str, ...] = tuple(dict.fromkeys(" ".join(line.splitlines()) for line in problems))
+        lines = (" ".join(line.splitlines()).encode("utf-8", "backslashreplace").decode() for line in problems)
+        self.problems: tuple[str, ...] = tuple(dict.fromkeys(lines))
         super().__init__(self.problems)
 
     def __str__(self) -> str:

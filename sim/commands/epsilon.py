@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -18,10 +18,11 @@ def epsilon(
     from rich.markup import escape
     from rich.table import Table
 
+    from sim.privacy.accounting import MIN_DELTA, Accountant
     from sim.privacy.ledger import ADVERSARIES, Ledger
     from sim.privacy.releases import un_noised
     from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
-    from sim.problems import ScenarioError
+    from sim.problems import ScenarioError, show
     from sim.report.table import epsilon_text
     from sim.study.store import read_record
 
@@ -31,6 +32,10 @@ def epsilon(
     own = plan["delta"] or 0.0
     at = own if delta is None else delta
     names = [clinic["name"] for clinic in plan["clinics"]]
+    if accountant not in get_args(Accountant):
+        raise ScenarioError([f"{folder}: --accountant {show(accountant)} does not exist; choose pld, prv or rdp"])
+    if delta and not MIN_DELTA <= delta < 1:
+        raise ScenarioError([f"{folder}: --delta {delta:g} is out of range; give 0, or {MIN_DELTA:g} to below 1"])
     try:
         ledger = Ledger.from_json(record["privacy"]["releases"])
         spent = [

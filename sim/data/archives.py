@@ -108,6 +108,6 @@ def _parquet_bytes(path: Path) -> int:
     import pyarrow.parquet as pq
 
     found = pq.read_metadata(path)
-    plain = int(found.num_rows) * found.num_columns * 8
-    encoded = sum(int(found.row_group(group).total_byte_size) for group in range(found.num_row_groups))
+    plain = int(found.num_rows * found.num_columns * 8)
+    encoded: int = sum(int(found.row_group(group).total_byte_size) for group in range(found.num_row_groups))
     return max(plain, encoded)

@@ -12,7 +12,7 @@ DEEPEST: Final = 12
 
 
 def shape_problems(mapping: Mapping[str, Any]) -> Iterator[str]:
-    """Yield ``place: what is wrong; how to mend it`` for each whole number beyond 64 bits and what is nested too deep.
+    """Yield ``place: what is wrong; how to mend it`` for numbers beyond 64 bits, no text, and what is nested too deep.
 
     Parameters
     ----------
@@ -24,6 +24,8 @@ def shape_problems(mapping: Mapping[str, Any]) -> Iterator[str]:
         place, value = left.pop()
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             yield f"{'.'.join(place)}: {show(value)} does not fit in 64 bits; give a smaller number"
+        if any("\ud800" <= sign <= "\udfff" for text in (*place[-1:], value) if isinstance(text, str) for sign in text):
+            yield f"{'.'.join(place)}: is not UTF-8 text; write it as such"
         if not isinstance(value, Mapping | list | tuple):
             continue
         if len(place) > DEEPEST:

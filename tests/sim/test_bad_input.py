@@ -1,4 +1,4 @@
-"""Values that no scenario can have: `check`, `plan` and `run` say the same one line, end with code 2, and leave nothing.
+"""Values that no scenario can have: `check`, `plan` and `run` say the same one line, end with code 2, leave nothing.
 
 Sizes beyond what can be counted or held, numbers that round to nothing or overflow, and what is no TOML at all.
 """
@@ -164,7 +164,7 @@ def test_each_value_is_one_line_in_every_command(suture, tmp_path, place, overri
     ],
 )
 def test_records_that_fit_in_no_memory_are_told_with_their_size(suture, tmp_path, made, gigabytes):
-    data = "data={source='synthetic', clinics=4, %s}" % made
+    data = f"data={{source='synthetic', clinics=4, {made}}}"
     [line] = refused(suture, tmp_path, HEART, *settings(*SMALL, "clinics=[{profile='hospital'}]", data))
     assert "data.records: " in line
     assert f"take {gigabytes} of memory, and this machine has " in line
