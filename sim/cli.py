@@ -63,6 +63,9 @@ def main() -> None:
     except OSError as error:
         print(f"{error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except MemoryError:
+        print("there is not enough memory; take fewer records, a smaller model or fewer --jobs", file=sys.stderr)
+        raise SystemExit(1) from None
     except SutureError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2 if isinstance(error, FolderError) else 1) from None

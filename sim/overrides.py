@@ -11,6 +11,8 @@ from sim.problems import show
 
 __all__ = ["parsed_override", "replaced"]
 
+_MOST_KEYS: Final = 12
+_ONE_KEY: Final = re.compile(r"\s*[^\s\[#]")
 _BARE_TEXT: Final = re.compile(r"[^\"'\[\]{}=,#\n]+")
 
 
@@ -49,11 +51,11 @@ def _with(node: Any, keys: Sequence[str], value: object) -> Any:
     if isinstance(node, Mapping):
         return {**node, first: _with(node.get(first, {}), rest, value)}
     if isinstance(node, list | tuple):
-        if not first.isdecimal() or int(first) >= len(node):
-            raise ValueError(f'there is no element "{first}"; the list has {len(node)}, counted from 0')
+        if not first.isdecimal() or len(first) > 9 or int(first) >= len(node):
+            raise ValueError(f"there is no element {show(first)}; the list has {len(node)}, counted from 0")
         position = int(first)
         return [*node[:position], _with(node[position], rest, value), *node[position + 1 :]]
-    raise ValueError(f'there is no table that could hold "{first}"; check the dots in the key')
+    raise ValueError(f"there is no table that could hold {show(first)}; check the dots in the key")
 
 
 def parsed_override(override: str) -> tuple[list[str], object]:
@@ -71,21 +73,29 @@ def parsed_override(override: str) -> tuple[list[str], object]:
 
 
 def _keys(key: str) -> list[str]:
-    keys = []
+    keys: list[str] = []
     try:
-        node: Any = tomllib.loads(f"{key} = 0")
+        node: Any = tomllib.loads(f"{key} = 0") if _ONE_KEY.match(key) else None
     except tomllib.TOMLDecodeError:
-        raise ValueError("is no dotted key; write it like train.rounds") from None
-    while isinstance(node, dict):
+        node = None
+    while isinstance(node, dict) and len(node) == 1 and len(keys) <= _MOST_KEYS:
         [(name, node)] = node.items()
         keys.append(name)
+    if node != 0:
+        raise ValueError("is no dotted key; write it like train.rounds")
     return keys
 
 
 def _value(text: str) -> object:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        read = tomllib.loads(f"value = {text}")
+        if len(read) == 1:
+            return read["value"]
+    except RecursionError:
+        raise ValueError("holds lists or tables in each other far too deep; no key has so many") from None
     except tomllib.TOMLDecodeError:
         if _BARE_TEXT.fullmatch(text):
             return text
-        raise ValueError(f"{show(text)} is no TOML value; write a number, text, true, false or a list") from None
+    except ValueError:
+        raise ValueError("has a whole number of thousands of digits; give a smaller one") from None
+    raise ValueError(f"{show(text)} is no TOML value; write a number, text, true, false or a list")

@@ -41,7 +41,8 @@ class ScenarioError(SutureError, ValueError):
     """
 
     def __init__(self, problems: Iterable[str]) -> None:
-        self.problems: tuple[str, ...] = tuple(dict.fromkeys(" ".join(line.splitlines()) for line in problems))
+        lines = (" ".join(line.splitlines()).encode("utf-8", "backslashreplace").decode() for line in problems)
+        self.problems: tuple[str, ...] = tuple(dict.fromkeys(lines))
         super().__init__(self.problems)
 
     def __str__(self) -> str:
@@ -103,7 +104,8 @@ _SENTENCES: Final = {
     "model_type": "{got} is not a table; write it as one",
     "path_type": "{got} is not a path; write one in quotes",
     "string_type": "{got} is not text; write it in quotes",
-    "too_short": "is empty; give at least one value",
+    "too_long": "has {actual_length} values; give at most {max_length}",
+    "too_short": "has {actual_length} values; give at least {min_length}",
     "tuple_type": "{got} is not a list; write it in square brackets",
     "union_tag_not_found": "is missing; add this key",
 }
@@ -137,6 +139,8 @@ def show(value: object) -> str:
     str
         At most 60 characters.
     """
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"a whole number of {value.bit_length()} bits"
     if isinstance(value, list | tuple):
         text = f"[{', '.join(show(element) for element in value)}]"
     else:
@@ -158,6 +162,8 @@ def _sentence(error: "ErrorDetails", models: "Mapping[tuple[str, ...], type[Base
     if kind in _TAGS:
         word = context["tag"] if kind == "union_tag_invalid" else got
         return f"{show(word)} does not exist; {suggest(word, _choices(context[_TAGS[kind]]))}"
+    if kind == "too_short" and not got:
+        return "is empty; give at least one value"
     if kind in _SENTENCES:
         return _SENTENCES[kind].format(got=show(got), **context)
     return f"{error['msg']}; got {show(got)}"
@@ -189,8 +195,10 @@ def problem_lines(
         The lines in the order of the file's tables.
     """
     lines: dict[str, str] = {}
-    for detail in error.errors(include_url=False):
-        if detail["type"] == "too_short" and detail["input"]:
+    details = error.errors(include_url=False)
+    wrong_inside = {detail["loc"][:end] for detail in details for end in range(len(detail["loc"]))}
+    for detail in details:
+        if detail["type"] == "too_short" and detail["loc"] in wrong_inside:
             continue  # it is the wrong elements that were not counted, and they have lines of their own
         place = _place(detail["loc"], detail["type"], models)
         if place in swept:

@@ -19,12 +19,14 @@ from pydantic import (
     model_validator,
 )
 
+from sim.files import status
 from sim.overrides import parsed_override, replaced
 from sim.problems import ScenarioError, problem_lines, show, suggest
 from sim.settings.base import SCALARS, Scalar, Section, SweptValues, unique
 from sim.settings.data import Csv, DataFile, DataSpec, HeartDisease, Npz, Parquet, Synthetic, TableFile
 from sim.settings.model import Model
 from sim.settings.privacy import Privacy
+from sim.settings.shape import DEEPEST, shape_problems
 from sim.settings.study import BUILT_IN_STRATEGIES, Availability, ClinicGroup, Cut, Server, Straggler, Strategy, Train
 
 __all__ = [
@@ -63,6 +65,8 @@ _SWEPT_TABLES: Final[dict[str, tuple[type[Section], ...]]] = {
     "server": (Server,),
     "privacy": (Privacy,),
 }
+_MOST_BYTES: Final = 4_000_000
+"""Of a scenario file."""
 _SWEPT_KEYS: Final = tuple(
     dict.fromkeys(
         f"{table}.{field.alias}"
@@ -201,7 +205,8 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = (), only: Sequenc
         try:
             mapping = overridden(mapping, override)
         except ValueError as error:
-            problems.append(f"{label}: {override.partition('=')[0].strip()}: {error}")
+            key = override.partition("=")[0].strip()
+            problems.append(f"{label}: {key if len(key) <= 60 else key[:57] + '...'}: {error}")
     problems += [f"{label}: strategies: {sentence}" for sentence in _not_listed(mapping.get("strategies"), only)]
     scenario = _checked(mapping, Path(path).parent, label, problems)
     if only:
@@ -287,7 +292,10 @@ def _swept_in(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked(mapping: Mapping[str, Any], folder: Path, label: str, problems: list[str]) -> Scenario:
+    if wrong := [f"{label}: {problem}" for problem in shape_problems(mapping)]:
+        raise ScenarioError([*problems, *wrong])
     sweep = _swept_in(mapping)
+    problems += [f"{label}: {problem}" for problem in _unplaced(mapping, sweep)]
     later_values = (
         {**mapping, "sweep": {**sweep, key: [value]}}
         for key, values in sweep.items()
@@ -306,18 +314,36 @@ def _checked(mapping: Mapping[str, Any], folder: Path, label: str, problems: lis
     return checked[0]
 
 
+def _unplaced(mapping: Mapping[str, Any], sweep: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each swept key that lies behind a value, and so in no table."""
+    for key in sweep:
+        try:
+            replaced(mapping, key.split("."), None)
+        except ValueError as error:
+            yield f"sweep.{key}: {error}"
+
+
 def _read_toml(path: Path, label: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ScenarioError([f"{label}: does not exist; check the path"]) from None
+        status(path, _MOST_BYTES)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ScenarioError([f"{label}: cannot be read ({error.strerror}); check the path"]) from None
     except UnicodeDecodeError:
         raise ScenarioError([f"{label}: is not UTF-8 text; save it as UTF-8"]) from None
+    except ValueError as error:
+        raise ScenarioError([f"{label}: {error}"]) from None
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         what, _, where = str(error).rstrip(")").partition(" (at ")
         raise ScenarioError([f"{label}: {where}: {what}; write it as TOML"]) from None
+    except RecursionError:
+        raise ScenarioError(
+            [f"{label}: lists or tables stand more than {DEEPEST} deep in each other; no key has so many"]
+        ) from None
+    except ValueError:  # Python reads no number of more than some thousands of digits
+        raise ScenarioError([f"{label}: has a whole number of thousands of digits; give a smaller one"]) from None
 
 
 def overridden(mapping: Mapping[str, Any], override: str) -> dict[str, Any]:

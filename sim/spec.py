@@ -32,6 +32,8 @@ __all__ = ["RESULTS_VERSION", "RunSpec", "RunStrategy", "expand"]
 RESULTS_VERSION: Final = 5
 """Raised when the same spec would give other numbers, so that finished runs are not taken for current ones."""
 
+MOST_RUNS: Final = 10_000
+
 
 class RunStrategy(Section):
     """The strategy of one run, with one cut."""
@@ -99,6 +101,10 @@ def expand(scenario: Scenario) -> list[RunSpec]:
     ScenarioError
         With one line for each combination of swept values, or of what a strategy sets, that cannot be run.
     """
+    cuts = sum(len(strategy.cut) or 1 for strategy in scenario.strategies)
+    runs = math.prod([cuts, len(scenario.seeds), *map(len, scenario.sweep.values())])
+    if runs > MOST_RUNS:
+        raise ScenarioError([f"scenario: sweep: {runs:,} runs, and a study has at most {MOST_RUNS:,}; sweep less"])
     common = _settings(scenario, {}, "scenario")
     specs: list[RunSpec] = []
     problems: list[str] = []

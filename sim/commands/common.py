@@ -33,24 +33,28 @@ def wide_console() -> Console:
 
 
 def planned(file: Path, overrides: list[str] | None, only: list[str] | None) -> list[Plan]:
-    """Plan every run of a scenario file, and say on standard error where nobody comes back in a round.
+    """Plan every run of a scenario file, and say on standard error what is most likely not meant.
 
     Raises
     ------
     ScenarioError
         With every problem; each line begins with the file.
     """
+    from sim.data import load_federation
+    from sim.plan.notes import label_notes, privacy_notes
     from sim.problems import ScenarioError
     from sim.scenario import load_scenario
     from sim.spec import expand
     from sim.study.runner import plan_runs
 
     try:
-        plans = list(plan_runs(expand(load_scenario(file, overrides or (), only or ()))))
+        scenario = load_scenario(file, overrides or (), only or ())
+        plans = list(plan_runs(expand(scenario)))
+        federation = load_federation(scenario.data, scenario.seeds[0])
     except ScenarioError as error:
         lines = (line.removeprefix("scenario: ") for line in error.problems)
         raise ScenarioError(line if line.startswith(f"{file}:") else f"{file}: {line}" for line in lines) from None
-    for note in _notes(plans):
+    for note in (*privacy_notes(scenario), *label_notes(scenario, federation), *_notes(plans)):
         print(f"{file}: note: {note}", file=sys.stderr)
     return plans
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -18,18 +18,24 @@ def epsilon(
     from rich.markup import escape
     from rich.table import Table
 
+    from sim.privacy.accounting import MIN_DELTA, Accountant
     from sim.privacy.ledger import ADVERSARIES, Ledger
     from sim.privacy.releases import un_noised
     from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
-    from sim.problems import ScenarioError
+    from sim.problems import ScenarioError, show
     from sim.report.table import epsilon_text
     from sim.study.store import read_record
 
     record = read_record(folder)
     plan = record["plan"]
     # Without a mechanism there are only un-noised releases and none at all, which no delta tells apart.
-    at = delta or plan["delta"] or 0.0
+    own = plan["delta"] or 0.0
+    at = own if delta is None else delta
     names = [clinic["name"] for clinic in plan["clinics"]]
+    if accountant not in get_args(Accountant):
+        raise ScenarioError([f"{folder}: --accountant {show(accountant)} does not exist; choose pld, prv or rdp"])
+    if delta and not MIN_DELTA <= delta < 1:
+        raise ScenarioError([f"{folder}: --delta {delta:g} is out of range; give 0, or {MIN_DELTA:g} to below 1"])
     try:
         ledger = Ledger.from_json(record["privacy"]["releases"])
         spent = [
@@ -52,8 +58,11 @@ def epsilon(
         if reasons := un_noised(ledger, adversary):
             wide_console().print(f"{adversary} ∞: {'; '.join(reasons)}", markup=False, highlight=False)
     risks = Table("what an attacker can tell of the worst clinic", *ADVERSARIES)
+    # What an attacker can tell depends on no delta; that of 0 has no finite epsilon to begin from.
     found = [
-        membership_risk(ledger.mechanisms(a, k, plan["unit"]), spent[k][i])
+        membership_risk(
+            ledger.mechanisms(a, k, plan["unit"]), spent[k][i] if at else ledger.epsilon(a, k, own, unit=plan["unit"])
+        )
         for i, (a, k) in enumerate(zip(ADVERSARIES, worst, strict=True))
     ]
     risks.add_row("membership advantage, at most", *(f"{risk.advantage:.3f}" for risk in found))

@@ -26,7 +26,7 @@ def run(
     file: ScenarioFile,
     out: Out = Path("results"),
     jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, help="Worker processes; one a processor if not given.")
+        int | None, typer.Option("--jobs", min=1, max=4096, help="Worker processes; one a processor if not given.")
     ] = None,
     overrides: Overrides = None,
     only: Only = None,
@@ -91,7 +91,9 @@ def _engine(name: EngineName, jobs: int | None, ray_address: str | None) -> Engi
 
     jobs = jobs or default_jobs()
     if name is EngineName.RAY:
-        return RayTasks(ray_address, jobs)
+        tasks = RayTasks(ray_address, jobs)
+        tasks.reach()
+        return tasks
     if ray_address is not None:
         raise ScenarioError(["--ray-address: has no effect on worker processes; add --engine ray"])
     return Workers(jobs) if jobs > 1 else InProcess()

@@ -7,8 +7,6 @@ unsigned bytes and MedMNIST's arrays are images without a channel axis, and anyt
 held-out ones. Numbers are mapped from the stated public range, by default 0 to 255 for unsigned bytes, to -1 to 1.
 """
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.data import Ints, Table
+from sim.data.archives import archive_fault
 from sim.data.split import at_sites
 from sim.data.table import class_names
 from sim.problems import ScenarioError, suggest
@@ -96,18 +95,23 @@ def read(spec: Npz) -> Table:
 @lru_cache(maxsize=2)
 def _loaded(path: Path, sha256: str, wanted: tuple[str, ...]) -> tuple[Arrays, tuple[str, ...]]:
     """Return those arrays that exist, and the names of all; `sha256` makes a changed file another entry."""
-    fault, held = "is no NumPy archive, or not whole; save it with numpy.savez", "an array"
+    if fault := archive_fault(path, wanted):
+        raise ScenarioError([f"scenario: data.path: {path} {fault}"])
+    fault, held = "is no NumPy archive, or not whole; save it with numpy.savez", "it"
     arrays: dict[str, NDArray[Any]] = {}
     try:
         with path.open("rb") as file:
+            if file.read(6) == b"\x93NUMPY":
+                return {}, ()
+            file.seek(0)
             archive = np.load(file, allow_pickle=False)
-            stored = () if isinstance(archive, np.ndarray) else tuple(archive.files)
+            stored = tuple(archive.files)
             for name in wanted:
                 if name in stored:
                     fault, held = f'has a damaged array "{name}"; save it again', f'array "{name}"'
                     arrays[name] = np.asarray(archive[name])
                     arrays[name].setflags(write=False)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # the bytes may be of any kind
         if str(error).startswith("Object arrays"):
             fault = f"holds {held} as pickled objects, which are never read; save it as numbers or text"
         raise ScenarioError([f"scenario: data.path: {path} {fault}"]) from None

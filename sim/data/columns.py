@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.data import Ints, Mask
+from sim.data.archives import table_fault
 from sim.problems import ScenarioError, show
 from sim.scenario import Csv, TableFile
 
@@ -104,6 +105,8 @@ def read_columns(spec: TableFile) -> Columns:
     import pyarrow as pa
 
     digest, is_csv = spec.sha256(), isinstance(spec, Csv)
+    if fault := table_fault(spec.path, is_csv=is_csv):
+        raise ScenarioError([f"scenario: data.path: {spec.path} {fault}"])
     roles = tuple(column for column in (spec.label, spec.clinic, spec.patient) if column is not None)
     try:
         return _parsed(spec.path, digest, is_csv, roles, spec.categorical, spec.features, spec.exclude)
@@ -115,7 +118,7 @@ def read_columns(spec: TableFile) -> Columns:
         fault = "is not UTF-8 text; save it as UTF-8"
     except _HeaderError as error:
         fault = str(error)
-    except (OSError, EOFError, ImportError, ValueError, *_BROKEN, pa.ArrowException):
+    except (OSError, EOFError, ImportError, ValueError, RuntimeError, MemoryError, *_BROKEN, pa.ArrowException):
         # pandas raises ValueError for an archive of several files, and ImportError for one that it cannot open
         fault = "cannot be unpacked; check that it is whole and that its name ends as its format asks"
         if not is_csv:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sim.data import Table
 from sim.data.deal import apportion
 from sim.data.split import at_sites
+from sim.files import scarce
 from sim.problems import ScenarioError
 from sim.rng import Streams, stream
 from sim.scenario import Synthetic
@@ -53,8 +54,11 @@ def make(spec: Synthetic, seed: int) -> Table:
     Raises
     ------
     ScenarioError
-        With one line for each unknown site.
+        With one line for each unknown site, or if the records do not fit in memory.
     """
+    # Features twice, as made and as dealt out to training and test; log-odds and shares; labels, clinics and draws.
+    if fault := scarce(spec.records * (8 * spec.features + 16 * spec.classes + 48) + 1000 * spec.clinics):
+        raise ScenarioError([f"scenario: data.records: {spec.records:,} records take {fault}; make fewer"])
     truth = stream(seed, "synthetic.truth")
     weights = truth.standard_normal((spec.features, spec.classes - 1))
     weights *= spec.signal / np.linalg.norm(weights, axis=0)

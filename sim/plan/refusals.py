@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sim.data import Federation
+from sim.plan.sizes import size_problems
 from sim.problems import ScenarioError
 from sim.protocols import protocol_of
 from sim.spec import RunSpec
@@ -15,7 +16,10 @@ def refuse(spec: RunSpec, federation: Federation) -> None:
     if classes < 2:
         problems.append("data: all records have the same label, so there is nothing to learn; check data.label")
     if classes > 256:
-        problems.append(f"data: {classes} classes; a label travels in one byte, so give at most 256")
+        problems.append(
+            f"data: {classes} classes; a label travels in one byte, so give at most 256, "
+            "and no identifier as data.label"
+        )
     if "." in spec.strategy.name:
         if spec.train.participation < 1:
             problems.append(
@@ -34,6 +38,7 @@ def refuse(spec: RunSpec, federation: Federation) -> None:
         for option in spec.strategy.options:
             if option.replace("-", "_") in sampling:
                 problems.append(f"strategies.options.{option}: every clinic takes part in every round; remove it")
+    problems += size_problems(spec, federation)
     if problems:
         raise ScenarioError(problems)
 

@@ -255,10 +255,13 @@ def halved(atom: "DpEvent") -> "DpEvent":
         For an atom that has no noise to halve.
     """
     import dp_accounting as dp
+    from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
 
     match atom:
         case dp.GaussianDpEvent(sigma):
             return dp.GaussianDpEvent(sigma / 2)
+        case MixtureOfGaussiansDpEvent(sigma, moves, likely):
+            return MixtureOfGaussiansDpEvent(sigma / 2, moves, likely)
         case dp.LaplaceDpEvent(scale):
             return dp.LaplaceDpEvent(scale / 2)
         case dp.PoissonSampledDpEvent(rate, inner):
@@ -301,14 +304,16 @@ def _epsilon(atoms: Atoms, delta: float, accountant: Accountant, adjacency: Adja
                 squared_mu += count / sigma**2
             case MixtureOfGaussiansDpEvent(sigma, moves, _):
                 squared_mu, sampled = squared_mu + count * (max(moves) / sigma) ** 2, True
-                if accountant != "pld" or adjacency == "replace":
-                    raise ValueError(f"only pld takes {atom}, and only under adding or removing")
+                if accountant != "pld":
+                    raise ValueError(f"only pld takes {atom}")
             case dp.LaplaceDpEvent() | dp.RandomizedResponseDpEvent():
                 pure += count * pure_epsilon(atom)
                 if isinstance(atom, dp.RandomizedResponseDpEvent) and adjacency != "replace":
                     raise ValueError(f"no accountant here takes {atom} under adding or removing a record")
             case _:
                 raise ValueError(f"no accountant here takes {atom}")
+    if delta == 0:
+        return math.inf if squared_mu else pure, 0.0
     if accountant != "pld":
         if pure or (sampled and adjacency == "replace"):
             what = "subsampling under replacement" if not pure else "Laplace noise or randomised response"
@@ -319,8 +324,6 @@ def _epsilon(atoms: Atoms, delta: float, accountant: Accountant, adjacency: Adja
             return float(dp.rdp.RdpAccountant().compose(event).get_epsilon(delta)), 0.0
         return _prv(atoms, delta), 0.0
     mu = math.sqrt(squared_mu)
-    if delta == 0:
-        return math.inf if mu else pure, 0.0
     if not sampled and not pure:
         return gaussian_epsilon(mu, delta), 0.0
     if mu == 0 and (pure > 50 or (len(atoms) == 1 and atoms[0][1] == 1)):
@@ -370,6 +373,9 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     """Solve Phi(mu/2 - eps/mu) - exp(eps) Phi(-mu/2 - eps/mu) = delta (Balle & Wang 2018, theorem 8) for eps."""
     from scipy.optimize import brentq
     from scipy.special import log_ndtr
+
+    if mu > 1e4:
+        return _zcdp_epsilon(mu, delta)  # astronomic, and the formula overflows
 
     def missing(eps: float) -> float:
         upper, lower = log_ndtr(mu / 2 - eps / mu), eps + log_ndtr(-mu / 2 - eps / mu)

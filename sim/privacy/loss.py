@@ -108,6 +108,8 @@ def _loss(atom: "DpEvent", adjacency: Adjacency, interval: float) -> Any:
     from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
     from dp_accounting.pld import privacy_loss_distribution as library
 
+    from sim.privacy.mixtures import replaced_mixture
+
     way = (
         dp.NeighboringRelation.ADD_OR_REMOVE_ONE if adjacency == "add-or-remove" else dp.NeighboringRelation.REPLACE_ONE
     )
@@ -122,6 +124,8 @@ def _loss(atom: "DpEvent", adjacency: Adjacency, interval: float) -> Any:
                 sampling_prob=rate,
                 neighboring_relation=way,
             )
+        case MixtureOfGaussiansDpEvent(sigma, moves, likely) if adjacency == "replace":
+            return replaced_mixture(2 * sigma, moves, likely, interval)
         case MixtureOfGaussiansDpEvent(sigma, moves, likely):
             return library.from_mixture_gaussian_mechanism(sigma, moves, likely, value_discretization_interval=interval)
         case dp.LaplaceDpEvent(scale):

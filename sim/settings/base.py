@@ -76,6 +76,8 @@ Scalar = Annotated[
 ]
 Whole = Annotated[int, Strict()]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Factor = Annotated[Number, Field(le=1e6)]
+"""A number whose products with others stay finite in single precision."""
 Unbounded = Annotated[float, Strict(), BeforeValidator(_revive), PlainSerializer(plain, when_used="json")]
 Sites = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique)]
 SweptValues = Annotated[

@@ -1,7 +1,6 @@
 """The table ``[data]``: where the records come from, how they stand at clinics, and how they are prepared."""
 
 import hashlib
-import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -17,8 +16,9 @@ from pydantic import (
     model_validator,
 )
 
+from sim.files import absolute, status
 from sim.problems import ScenarioError, show
-from sim.settings.base import Number, Section, Sites, Whole, is_number, unique
+from sim.settings.base import Factor, Number, Section, Sites, Whole, is_number, unique
 
 _NEEDED: Final[dict[str, tuple[str, ...]]] = {
     "natural": (),
@@ -29,10 +29,12 @@ _NEEDED: Final[dict[str, tuple[str, ...]]] = {
     "feature-shift": ("clinics", "shift"),
 }
 """The keys that each split needs; it takes no others of them."""
+_LARGEST: Final = 1e30
+"""Largest public constant or end of a range: what scaling makes of it stays finite."""
 
 
 def _public_constant(value: object) -> object:
-    if value == "drop" or (is_number(value) and math.isfinite(value)):  # type: ignore[arg-type]
+    if value == "drop" or (is_number(value) and abs(value) <= _LARGEST):  # type: ignore[arg-type]
         return value if value == "drop" else float(value)  # type: ignore[arg-type]
     raise ValueError(f'{show(value)} is no constant; give a number to fill in, or "drop" to drop the column')
 
@@ -40,7 +42,7 @@ def _public_constant(value: object) -> object:
 def _public_range(value: object) -> object:
     if isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value)):
         low, high = map(float, value)
-        if -math.inf < low < high < math.inf:
+        if -_LARGEST <= low < high <= _LARGEST:
             return low, high
     raise ValueError(f"{show(value)} is not a range; give [lowest, highest] as two numbers")
 
@@ -66,9 +68,9 @@ _Words = Annotated[
     AfterValidator(unique),
 ]
 _Columns = Annotated[tuple[str, ...], AfterValidator(unique)]
-_Positive = Annotated[Number, Field(gt=0)]
-_Spread = Annotated[Number, Field(ge=0)]
-_Count = Annotated[Whole, Field(ge=1)]
+_Positive = Annotated[Factor, Field(gt=0)]
+_Spread = Annotated[Number, Field(ge=0, le=1000)]
+_Count = Annotated[Whole, Field(ge=1, le=1_000_000)]
 
 
 def _fits_the_split(value: object, info: ValidationInfo) -> None:
@@ -139,7 +141,7 @@ class DataFile(_Found):
     @field_validator("path")
     @classmethod
     def _beside_the_scenario(cls, path: Path, info: ValidationInfo) -> Path:
-        return Path(info.context["folder"], path).resolve() if info.context else path
+        return absolute(info.context["folder"], path) if info.context else path
 
     @field_validator("clinic")
     @classmethod
@@ -164,10 +166,10 @@ class DataFile(_Found):
             If the file cannot be read.
         """
         try:
-            status = self.path.stat()
-            return _sha256(self.path, status.st_mtime_ns, status.st_size)
-        except FileNotFoundError:
-            raise ScenarioError([f"scenario: data.path: {self.path} does not exist; check the path"]) from None
+            found = status(self.path)
+            return _sha256(self.path, found.st_mtime_ns, found.st_size)
+        except ValueError as error:
+            raise ScenarioError([f"scenario: data.path: {self.path} {error}"]) from None
         except OSError as error:
             raise ScenarioError(
                 [f"scenario: data.path: {self.path} cannot be read ({error.strerror}); check the path"]
@@ -264,11 +266,11 @@ class Synthetic(_Data):
 
     source: Literal["synthetic"] = "synthetic"
     clinics: _Count
-    records: _Count
+    records: Annotated[Whole, Field(ge=1, le=10**12)]
     features: _Count = 20
-    classes: Annotated[Whole, Field(ge=2)] = 2
+    classes: Annotated[Whole, Field(ge=2, le=256)] = 2
     prevalence: Annotated[Number, Field(gt=0, lt=1)] | None = None
-    size_spread: _Spread = 1.0
+    size_spread: Annotated[Number, Field(ge=0, le=10)] = 1.0
     feature_shift: _Spread = 0.5
     intercept_shift: _Spread = 0.5
     signal: _Spread = 1.5

@@ -8,13 +8,14 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
+from sim.files import absolute, status
 from sim.problems import show
 from sim.settings.base import Section, Whole, is_number, unique
 
 _LAYERS: Final = {"cnn1d": None, "cnn": None, "resnet18": 4}
 """Models with convolutions; how many widths their ``channels`` must have, if that is fixed."""
 _FACTORY: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-Widths = Annotated[tuple[Annotated[Whole, Field(gt=0)], ...], Field(min_length=1)]
+Widths = Annotated[tuple[Annotated[Whole, Field(gt=0, le=1_000_000)], ...], Field(min_length=1, max_length=1000)]
 
 
 def _model_cut(value: object) -> object:
@@ -43,7 +44,7 @@ class Model(Section):
     cut: Annotated[int | tuple[int, int], BeforeValidator(_model_cut, json_schema_input_type=int | tuple[int, int])] = 1
     head: Literal["binary", "softmax"] = "binary"
     public_head: str = "random"
-    components: Annotated[Whole, Field(gt=0)] | None = Field(default=None, validate_default=True)
+    components: Annotated[Whole, Field(gt=0, le=1_000_000)] | None = Field(default=None, validate_default=True)
     batch_norm: Literal["average", "local"] | None = None
     freeze: Annotated[tuple[Literal["head", "tail"], ...], AfterValidator(unique)] = ()
 
@@ -102,9 +103,9 @@ class Model(Section):
         if self.public_file is None:
             return self.public_head
         try:
-            status = self.public_file.stat()
-            digest = _sha256(self.public_file, status.st_mtime_ns, status.st_size)
-        except OSError:
+            found = status(self.public_file)
+            digest = _sha256(self.public_file, found.st_mtime_ns, found.st_size)
+        except (OSError, ValueError):
             digest = ""
         return f"{self.public_head.partition(':')[0] if self.components else 'file'}:{digest}"
 
@@ -124,7 +125,7 @@ class Model(Section):
 def placed_head(source: str, folder: Path) -> str:
     """Return the source of a public head with its file beside the scenario."""
     kind = "pca:" if source.startswith("pca:") else ""
-    return source if source == "random" else f"{kind}{Path(folder, source.removeprefix(kind)).resolve()}"
+    return source if source == "random" else f"{kind}{absolute(folder, source.removeprefix(kind))}"
 
 
 @lru_cache(maxsize=32)

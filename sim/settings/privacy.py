@@ -3,10 +3,11 @@
 import math
 from typing import Annotated, Final, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
+from sim.privacy.accounting import MIN_DELTA
 from sim.problems import show, suggest
-from sim.settings.base import Number, Section, Unbounded
+from sim.settings.base import Factor, Number, Section, Unbounded
 
 MECHANISMS: Final = ("dp-sgd", "smashed-noise", "laplace", "release-once", "label-rr", "clinic-level")
 """In the order in which a combination is written."""
@@ -38,7 +39,23 @@ def _combined(value: object) -> object:
 
 
 Mechanisms = Annotated[str, BeforeValidator(_combined, json_schema_input_type=str | tuple[str, ...])]
-Target = Annotated[Unbounded, Field(gt=0)]
+
+
+def _within(least: float, most: float, other: float, mend: str) -> AfterValidator:
+    """Refuse numbers out of a span but one: what rounds to nothing, or whose products overflow."""
+
+    def check(value: float) -> float:
+        if value != other and not least <= value <= most:
+            raise ValueError(f"{show(value)} is out of range; give {least:g} to {most:g}, or {mend}")
+        return value
+
+    return AfterValidator(check)
+
+
+Target = Annotated[Unbounded, Field(gt=0), _within(1e-6, 1e3, math.inf, "inf for no protection")]
+Multiplier = Annotated[Number, Field(ge=0), _within(1e-9, 1e9, 0.0, "0 for no noise")]
+Clip = Annotated[Unbounded, Field(gt=0), _within(1e-9, 1e9, math.inf, "inf without noise")]
+Delta = Annotated[Number, Field(ge=0, lt=1), _within(MIN_DELTA, 1.0, 0.0, "0 where all noise is of pure epsilon")]
 
 
 class Privacy(Section):
@@ -58,21 +75,21 @@ class Privacy(Section):
     """
 
     mechanism: Mechanisms = "none"
-    noise_multiplier: Annotated[Number, Field(ge=0)] | None = None
+    noise_multiplier: Multiplier | None = None
     epsilon: Target | None = Field(default=None, validate_default=True)
-    clip: Annotated[Unbounded, Field(gt=0)] = 1.0
-    delta: Annotated[Number, Field(ge=0, lt=1)] | None = Field(default=None, validate_default=True)
-    smashed_noise_multiplier: Annotated[Number, Field(ge=0)] | None = None
+    clip: Clip = 1.0
+    delta: Delta | None = Field(default=None, validate_default=True)
+    smashed_noise_multiplier: Multiplier | None = None
     epsilon_server: Target | None = Field(default=None, validate_default=True)
-    smashed_clip: Annotated[Unbounded, Field(gt=0)] = 1.0
-    tail_clip: Annotated[Unbounded, Field(gt=0)] = 1.0
+    smashed_clip: Clip = 1.0
+    tail_clip: Clip = 1.0
     label_epsilon: Target | None = Field(default=None, validate_default=True)
     labels: Literal["private", "public"] = "private"
     clipping: Literal["per-part", "joint"] = "per-part"
     stop_at_epsilon: Target | None = None
     adaptive_quantile: Annotated[Number, Field(gt=0, lt=1)] | None = None
-    adaptive_rate: Annotated[Number, Field(gt=0)] = 0.2
-    adaptive_count_noise: Annotated[Number, Field(gt=0)] | None = None
+    adaptive_rate: Annotated[Number, Field(gt=0, le=100)] = 0.2
+    adaptive_count_noise: Annotated[Factor, Field(gt=0)] | None = None
 
     @property
     def mechanisms(self) -> tuple[str, ...]:
@@ -165,7 +182,7 @@ class Privacy(Section):
         noise = info.data.get("smashed_noise_multiplier")
         if not both and (epsilon is not None or noise is not None):
             raise ValueError("this and smashed-noise-multiplier are for rows beside dp-sgd; give epsilon alone")
-        if both and (epsilon is None) == (noise is None):
+        if both and "smashed_noise_multiplier" in info.data and (epsilon is None) == (noise is None):
             raise ValueError("give either this, for example 8, or smashed-noise-multiplier beside dp-sgd")
         return epsilon
 

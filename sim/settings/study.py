@@ -18,7 +18,7 @@ from pydantic import (
 from sim.attendance import Behaviour
 from sim.clinics import COMPUTERS, PROFILES, ServerResources
 from sim.problems import show, suggest, unwritable
-from sim.settings.base import Number, Scalar, Section, Sites, Whole, is_number, unique
+from sim.settings.base import Factor, Number, Scalar, Section, Sites, Whole, is_number, unique
 from sim.settings.model import placed_head
 from sim.units import Compute, Duration, Memory, Power, Rate, parse_compute
 
@@ -36,16 +36,16 @@ def _as_tuple(value: object) -> object:
 class Train(Section):
     """How every strategy trains."""
 
-    rounds: Whole = Field(ge=0)
-    local_epochs: Whole = Field(default=1, ge=1)
-    batch_size: Whole = Field(ge=1)
+    rounds: Whole = Field(ge=0, le=100_000)
+    local_epochs: Whole = Field(default=1, ge=1, le=100_000)
+    batch_size: Whole = Field(ge=1, le=10_000_000)
     optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
-    learning_rate: Number = Field(gt=0)
+    learning_rate: Factor = Field(gt=0)
     momentum: Number = Field(default=0.9, ge=0, lt=1)
     participation: Number = Field(default=1.0, gt=0, le=1)
-    over_select: Number = Field(default=1.0, ge=1)
+    over_select: Factor = Field(default=1.0, ge=1)
     deadline: Duration | None = None
-    class_weights: Annotated[tuple[Annotated[Number, Field(gt=0)], ...], Field(min_length=2)] | None = None
+    class_weights: Annotated[tuple[Annotated[Factor, Field(ge=1e-6)], ...], Field(min_length=2)] | None = None
     smashed_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
     @model_validator(mode="after")
@@ -72,7 +72,7 @@ class Availability(Section):
     """In which rounds a clinic is there: a share of them, and for how many it stays away."""
 
     share: Number = Field(gt=0, le=1)
-    mean_outage: Number | None = Field(default=None, ge=1)
+    mean_outage: Factor | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _can_be_a_chain(self) -> "Availability":
@@ -100,8 +100,8 @@ def _as_share(value: object) -> object:
 def _profile(value: object) -> object:
     shares = value if isinstance(value, dict) else {}
     for name, share in shares.items():
-        if not is_number(share) or not 0 < share < math.inf:
-            raise ValueError(f'the share of "{name}" is {show(share)}; give a number greater than 0')
+        if not is_number(share) or not 0 < share <= 1:
+            raise ValueError(f'the share of "{name}" is {show(share)}; give a number greater than 0, at most 1')
     if value is not shares and not isinstance(value, str):
         raise ValueError(f"{show(value)} is neither a profile nor a table of shares; write a name in quotes")
     return value
@@ -207,7 +207,7 @@ class Strategy(Section):
     ] = Field(default=(), validate_default=True)
     order: Literal["random", "fixed"] | None = Field(default=None, validate_default=True)
     alternate: Literal["clinic", "mini-batch"] | None = Field(default=None, validate_default=True)
-    proximal_mu: Annotated[Number, Field(ge=0)] = 0.0
+    proximal_mu: Annotated[Factor, Field(ge=0)] = 0.0
     options: dict[str, Scalar] = Field(default_factory=dict)
     set: dict[Literal["model", "train", "privacy"], dict[str, Any]] = Field(default_factory=dict)
 

@@ -9,7 +9,11 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import re
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -20,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sim.plan.plan import Plan
-from sim.problems import SutureError
+from sim.problems import ScenarioError, SutureError, show
 
 Row = dict[str, Any]
 Learn = Callable[[Plan], Row]
@@ -34,6 +38,11 @@ WORKER_DIED = (
     "a worker process was killed from outside (out of memory?); what had finished is kept, "
     "and the same command goes on from there, with fewer --jobs if memory is short"
 )
+
+
+_HOST = re.compile(r"(ray://)?(?P<host>\[[0-9A-Fa-f:]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
+_CONNECT_SECONDS, _JOIN_SECONDS = 5, 60
+_JOIN = "import logging, sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)"
 
 
 class Engine(Protocol):
@@ -106,13 +115,43 @@ class RayTasks:
     Attributes
     ----------
     address : str or None
-        Of a running cluster; without it one is started on this machine for as long as the study runs.
+        Of a running cluster; without it that in the environment variable ``RAY_ADDRESS``, and without that one is
+        started on this machine for as long as the study runs.
     jobs : int
         Processors of the cluster that is started.
     """
 
     address: str | None
     jobs: int
+
+    @property
+    def cluster(self) -> str | None:
+        """Address of the running cluster; None where one is started."""
+        address = self.address or os.environ.get("RAY_ADDRESS") or "local"
+        return None if address == "local" else address
+
+    def reach(self) -> None:
+        """Try to join the cluster, in a process of its own: Ray itself waits for minutes, and cannot be interrupted.
+
+        Raises
+        ------
+        ScenarioError
+            If there is no cluster that answers.
+        """
+        if self.cluster is None:
+            return
+        place = "--ray-address" if self.address else "RAY_ADDRESS"
+        try:
+            if match := _HOST.fullmatch(self.cluster):
+                socket.create_connection((match["host"].strip("[]"), int(match["port"])), _CONNECT_SECONDS).close()
+            elif self.cluster != "auto":
+                raise ScenarioError([f"{place}: {show(self.cluster)} is no address; give one such as 10.0.0.1:6379"])
+            words = [sys.executable, "-c", _JOIN, self.cluster]
+            subprocess.run(words, check=True, capture_output=True, timeout=_JOIN_SECONDS)  # noqa: S603
+        except (OSError, OverflowError, UnicodeError, subprocess.SubprocessError):
+            raise ScenarioError(
+                [f"{place}: no Ray cluster answers at {show(self.cluster)}; check the address, and that it runs"]
+            ) from None
 
     def run(self, learn: Learn, plans: Sequence[Plan]) -> Generator[Row]:
         """See :meth:`Engine.run`.
@@ -129,9 +168,9 @@ class RayTasks:
             import ray
         except ImportError:
             raise SutureError("--engine ray needs Ray, which is not installed; install suture[ray]") from None
-        size: dict[str, Any] = {} if self.address else {"num_cpus": self.jobs, "include_dashboard": False}
+        size: dict[str, Any] = {} if self.cluster else {"num_cpus": self.jobs, "include_dashboard": False}
         try:
-            ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **size)
+            ray.init(address=self.cluster or "local", log_to_driver=False, logging_level=logging.ERROR, **size)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise SutureError(f"--ray-address: {error}; check the address of the cluster") from None
         try:

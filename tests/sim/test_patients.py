@@ -12,6 +12,7 @@ from support import DP_SGD, plan_of, run_spec, write_csv
 from sim.privacy import patients
 from sim.privacy.accounting import composed_epsilon, dp_sgd_event, epsilon, flatten
 from sim.privacy.ledger import Ledger, Release
+from sim.privacy.mixtures import replaced_mixture
 from sim.privacy.patients import of_patient, patient_epsilon
 from sim.privacy.statement import privacy_statement
 from sim.privacy.statement_text import statement_text
@@ -134,3 +135,115 @@ def test_the_statement_counts_patients_where_their_records_are_bounded(tmp_path)
     assert stated["epsilon"]["server"] == pytest.approx(expected)
     assert expected > plan.columns()["epsilon_server"]
     assert "**a patient with up to 2 records**" in statement_text(found["bounded"])
+
+
+def replaced_delta(rate: float, sigma: float, most: int, steps: int, loss: float) -> float:
+    """Return delta of steps under replacement, by sums over a fine grid and no library: P^k against Q^k.
+
+    A step's privacy losses are spread over a grid of their own, rounded to the nearest, and convolved directly.
+    """
+    moves = np.arange(most + 1)
+    likely = binom.pmf(moves, most, rate)
+    x = np.linspace(-most - 9 * sigma, most + 9 * sigma, 400_001)
+    p, q = ((likely[:, None] * norm.pdf(x, sign * moves[:, None], sigma)).sum(axis=0) for sign in (1, -1))
+    weight = p / p.sum()
+    grid = 5e-3
+    cell = np.rint(np.log(p / q) / grid).astype(int)
+    low = cell.min()
+    one = np.bincount(cell - low, weights=weight)
+    whole = one
+    for _ in range(steps - 1):
+        whole = np.convolve(whole, one)
+    losses = (np.arange(len(whole)) + steps * low) * grid
+    return float((whole * np.maximum(-np.expm1(loss - losses), 0.0)).sum())
+
+
+@pytest.mark.parametrize(("rate", "sigma", "most", "steps"), [(0.1, 1.0, 2, 1), (0.2, 1.5, 3, 4), (0.05, 0.8, 2, 3)])
+def test_a_replaced_patient_against_direct_sums(rate: float, sigma: float, most: int, steps: int) -> None:
+    """With labels that say nothing, the statement is one about replacement: of a mixture against its mirror image."""
+    released = {("add-or-remove", atom): n for atom, n in flatten(dp_sgd_event(rate, sigma, steps)).items()}
+    told = {("replace", dp.RandomizedResponseDpEvent(1 - 1e-12, 2)): 1}
+    found = composed_epsilon(of_patient(released | told, most), 1e-3)
+    assert replaced_delta(rate, sigma, most, steps, found) == pytest.approx(1e-3, rel=2e-2)
+    assert found > composed_epsilon(of_patient(released, most), 1e-3)
+
+
+def test_no_pair_of_patients_is_told_apart_better() -> None:
+    """Against records that move the sum anywhere within their clip, in the plane, at every order."""
+    rng = np.random.default_rng(1)
+    moves, likely, sigma = np.array([0.0, 1.0, 2.0]), np.array([0.5, 0.3, 0.2]), 1.1
+    loss = replaced_mixture(sigma, moves, likely, 1e-3)
+    axis = np.linspace(-9, 9, 451)
+    plane = np.stack(np.meshgrid(axis, axis), axis=-1)
+    for _ in range(12):
+        way = rng.normal(size=(2, 3, 2))
+        ends = way / np.linalg.norm(way, axis=-1, keepdims=True) * moves[:, None] * rng.choice([1, 0.6], (2, 3, 1))
+        p, q = (
+            sum(
+                weight * np.exp(-((plane - end) ** 2).sum(axis=-1) / (2 * sigma**2))
+                for weight, end in zip(likely, side, strict=True)
+            )
+            for side in ends
+        )
+        for eps in (-1.0, 0.0, 0.5, 2.0):
+            told = float(np.maximum(p - math.exp(eps) * q, 0).sum() / p.sum())
+            assert told <= float(loss.get_delta_for_epsilon(eps)) + 1e-6
+
+
+def test_one_record_under_replacement_is_the_librarys() -> None:
+    from dp_accounting.pld import privacy_loss_distribution as library
+
+    way = dp.NeighboringRelation.REPLACE_ONE
+    theirs = library.from_gaussian_mechanism(
+        1.3, value_discretization_interval=1e-3, sampling_prob=0.2, neighboring_relation=way
+    ).self_compose(20)
+    ours = replaced_mixture(1.3, (0, 1), (0.8, 0.2), 1e-3).self_compose(20)
+    assert ours.get_epsilon_for_delta(1e-5) == pytest.approx(theirs.get_epsilon_for_delta(1e-5), rel=1e-6)
+
+
+def test_dp_sgd_with_randomised_labels_states_patients(suture, tmp_path) -> None:
+    """Labels and batches both count: more than either alone, and labels for each of the patient's records."""
+    csv = write_csv(tmp_path / "clinics.csv", sizes=(40, 60))
+    lines = csv.read_text(encoding="utf-8").splitlines()
+    rows = [f"{line},p{i // 2}" for i, line in enumerate(lines[1:])]
+    csv.write_text("\n".join([f"{lines[0]},who", *rows]) + "\n", encoding="utf-8")
+    both = {"mechanism": "dp-sgd+smashed-noise+label-rr", "noise-multiplier": 1.5, "delta": 1e-3}
+    both |= {"smashed-noise-multiplier": 4.0, "label-epsilon": 0.5}
+    spec = run_spec(csv, "split", "vanilla", both)
+    features = tuple(name for name in spec.data.features if name != "who")
+    data = spec.data.model_copy(update={"features": features, "patient": "who", "max_records_per_patient": 2})
+    plan, federation = plan_of(spec.model_copy(update={"data": data}))
+    stated = privacy_statement(plan, federation, {}, finished=True)["patients"]["epsilon"]
+    assert plan.columns()["epsilon_server"] < stated["server"] < math.inf
+    table = {
+        "source": "csv", "path": str(csv), "label": "label", "clinic": "clinic", "patient": "who",
+        "max-records-per-patient": 2, "scaling": "none",
+    }  # fmt: skip
+    scenario = tmp_path / "both.toml"
+    scenario.write_text(
+        f"""
+name = "both"
+seeds = [0]
+[data]
+{chr(10).join(f"{key} = {value!r}" for key, value in table.items())}
+[model]
+name = "mlp"
+hidden = [4]
+[train]
+rounds = 2
+batch-size = 8
+learning-rate = 0.1
+[privacy]
+mechanism = ["dp-sgd", "label-rr"]
+noise-multiplier = 1.0
+label-epsilon = 1.0
+delta = 1e-3
+[[strategies]]
+name = "split"
+""",
+        encoding="utf-8",
+    )
+    code, _, err = suture("run", scenario, "--out", tmp_path / "out", "--jobs", 1)
+    assert (code, "Traceback" in err) == (0, False), err
+    [statement] = (tmp_path / "out" / "both").glob("*/privacy.md")
+    assert "**a patient with up to 2 records**" in statement.read_text(encoding="utf-8")

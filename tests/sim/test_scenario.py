@@ -136,7 +136,7 @@ def test_missing_file(tmp_path):
 
 
 def test_folder_for_a_file(tmp_path):
-    assert lines(tmp_path) == ["cannot be read (Is a directory); check the path"]
+    assert lines(tmp_path) == ["is a directory; give an ordinary file"]
 
 
 def test_syntax_error_names_the_line(file):

@@ -58,7 +58,6 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
         ("train.batch-size=0", "train.batch-size: 0 is out of range; give a number of at least 1"),
         ("train.learning-rate=0", "train.learning-rate: 0 is out of range; give a number greater than 0"),
         ("train.learning-rate=inf", "train.learning-rate: inf is not a finite number; give one"),
-        ("train.learning-rate=nan", "train.learning-rate: nan is not a finite number; give one"),
         ("train.participation=1.1", "train.participation: 1.1 is out of range; give a number of at most 1"),
         ("train.momentum=1", "train.momentum: 1 is out of range; give a number less than 1"),
         ("data.test-share=1", "data.test-share: 1 is out of range; give a number less than 1"),
@@ -121,7 +120,6 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
             "privacy.epsilon: neither this nor noise-multiplier is given; add a target such as epsilon = 3",
         ),
         (DP % "noise-multiplier=-1", "privacy.noise-multiplier: -1 is out of range; give a number of at least 0"),
-        (DP % "noise-multiplier=inf", "privacy.noise-multiplier: inf is not a finite number; give one"),
         (
             DP % "noise-multiplier=1, clip=inf",
             "privacy.clip: inf is only for noise-multiplier = 0; give a finite norm such as 1.0",

@@ -99,7 +99,7 @@ def test_json_round_trip_is_exact():
     st.dictionaries(
         st.text(min_size=1, max_size=5),
         st.booleans()
-        | st.integers()
+        | st.integers(-(2**63), 2**63 - 1)
         | st.floats(allow_nan=False)
         | st.text().filter(lambda t: t not in {"inf", "-inf"}),
         max_size=3,

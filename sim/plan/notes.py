@@ -1,0 +1,92 @@
+"""What is no error but most likely not meant: privacy keys without effect, and labels that are hardly classes."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+from sim.data import Federation
+from sim.scenario import Npz, Scenario, TableFile
+from sim.settings.privacy import PURE, Privacy
+
+__all__ = ["label_notes", "privacy_notes"]
+
+
+def privacy_notes(scenario: Scenario) -> Iterator[str]:
+    """Yield a line for each key of ``[privacy]`` that no mechanism of the study uses.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        Mechanisms may be swept, or set by a strategy; an infinite target has that mechanism all the same.
+    """
+    mechanisms = {scenario.privacy.mechanism, *map(str, scenario.sweep.get("privacy.mechanism", ()))}
+    for strategy in scenario.strategies:
+        own = strategy.set.get("privacy", {}).get("mechanism", ())
+        mechanisms.add("+".join(own) if isinstance(own, list | tuple) else str(own))
+    used = set().union(*(_used(name) for name in mechanisms))
+    shown = " or ".join(sorted(filter(None, mechanisms)))
+    for field in Privacy.model_fields:
+        key = field.replace("_", "-")
+        if field in scenario.privacy.model_fields_set and field in _OF_A_MECHANISM and field not in used:
+            yield f"privacy.{key}: has no effect with mechanism {shown}; remove it, or choose a mechanism that uses it"
+    if "adaptive_rate" in scenario.privacy.model_fields_set and scenario.privacy.adaptive_quantile is None:
+        yield "privacy.adaptive-rate: has no effect without adaptive-quantile; remove it"
+
+
+_OF_A_MECHANISM = frozenset({"clip", "delta", "smashed_clip", "tail_clip", "labels"})
+"""Keys that may be written without one; to write the others is an error then."""
+
+
+def _used(mechanism: str) -> set[str]:
+    names = set(mechanism.split("+")) - {"none", ""}
+    rows = bool(names & {"smashed-noise", "laplace", "release-once"})
+    found = set()
+    if names - {"label-rr"}:
+        found |= {"clip", "labels"}
+    if names and mechanism not in PURE:
+        found.add("delta")
+    if rows:
+        found.add("tail_clip")
+    if rows and "dp-sgd" in names:
+        found.add("smashed_clip")
+    return found
+
+
+def label_notes(scenario: Scenario, federation: Federation) -> Iterator[str]:
+    """Yield a line where classes differ in writing alone, and where there are nearly as many as records.
+
+    No line quotes a label.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    federation : Federation
+    """
+    data = scenario.data
+    if not isinstance(data, TableFile | Npz):
+        return
+    if alike := _alike(federation.classes):
+        yield (
+            f"data.label: {alike} of the {len(federation.classes)} classes differ from another only by case, blanks or "
+            "the way a number is written; write the same class in one way"
+        )
+    records = sum(len(part.y) for part in (federation.train, federation.test, federation.validation))
+    if 2 * len(federation.classes) >= records:
+        yield (
+            f"data.label: {len(federation.classes)} classes for {records} records, so that the label may be an "
+            "identifier or a measurement; name a column of classes"
+        )
+
+
+def _alike(classes: Sequence[str]) -> int:
+    """Return how many classes read like one before them."""
+    return len(classes) - len({_read_as(name) for name in classes})
+
+
+def _read_as(name: str) -> str:
+    plain = "".join(unicodedata.normalize("NFKC", name).casefold().split())
+    try:
+        return repr(float(plain))
+    except ValueError:
+        return plain
