@@ -110,8 +110,14 @@ _SENTENCES: Final = {
 _TAGS: Final = {"union_tag_invalid": "expected_tags", "literal_error": "expected"}
 
 
+_UNSEEN: Final = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
+
+
 def unwritable(name: str) -> bool:
-    """Say whether a name holds a control character, which no picture can be drawn with.
+    """Say whether a name holds a sign that nobody sees, or that turns the signs around it: a control or formatting one.
+
+    Those are the Unicode categories Cc, Cf, Cn, Co, Cs, Zl and Zp: escapes of a terminal, bidirectional overrides, line
+    separators, signs without a meaning, and halves of one.
 
     Parameters
     ----------
@@ -121,7 +127,7 @@ def unwritable(name: str) -> bool:
     -------
     bool
     """
-    return any(unicodedata.category(sign) in ("Cc", "Cs", "Cn") for sign in name)
+    return any(unicodedata.category(sign) in _UNSEEN for sign in name)
 
 
 def show(value: object) -> str:
