@@ -387,4 +387,4 @@ def checked_table(frame: pd.DataFrame, needed: Collection[str], texts: Collectio
         known = values.dropna()
         if column in needed and len(known) < len(values):
             refuse(label, f"{column[:60]}: lacks a value; run again")
-        _held(TypeAdapter(list[_kind(column)]), known.tolist(), label, (column[:60],))  # type: ignore[arg-type]
+        _held(TypeAdapter(list[_kind(column)]), known.tolist(), label, (column[:60],))  # type: ignore[arg-type, misc]
