@@ -32,7 +32,7 @@ class ScenarioError(SutureError, ValueError):
     Parameters
     ----------
     problems : iterable of str
-        One line a problem; lines said twice are kept once.
+        One line a problem; lines said twice are kept once, and signs that nobody sees are written as escapes.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class ScenarioError(SutureError, ValueError):
     """
 
     def __init__(self, problems: Iterable[str]) -> None:
-        self.problems: tuple[str, ...] = tuple(dict.fromkeys(" ".join(line.splitlines()) for line in problems))
+        self.problems: tuple[str, ...] = tuple(dict.fromkeys(_seen(" ".join(line.splitlines())) for line in problems))
         super().__init__(self.problems)
 
     def __str__(self) -> str:
@@ -128,6 +128,13 @@ def unwritable(name: str) -> bool:
     bool
     """
     return any(unicodedata.category(sign) in _UNSEEN for sign in name)
+
+
+def _seen(text: str) -> str:
+    """Write signs that nobody sees as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(f"\\u{ord(sign):04x}" if unwritable(sign) else sign for sign in text)
 
 
 def show(value: object) -> str:

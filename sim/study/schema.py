@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from sim.problems import unwritable
+from sim.report.summary import NOISE_KEYS
 from sim.settings.base import Scalar
 from sim.study.reading import parsed_json, refuse
 
@@ -122,6 +123,7 @@ _Row: Final[Any] = create_model(  # type: ignore[call-overload]  # its stub know
     **{column: (_kind(column), ...) if column in _NEEDED else (_kind(column) | None, None) for column in COLUMNS},
 )
 _SWEPT: Final[TypeAdapter[Any]] = TypeAdapter(dict[Name, Scalar])
+_NOISE: Final[TypeAdapter[Any]] = TypeAdapter(dict[Name, Annotated[Bound, Field(gt=0)]])
 
 
 class _Clinic(_Part):
@@ -360,6 +362,7 @@ def checked_rows(rows: Sequence[Any], label: Path | str, *, finished: bool = Fal
             if "." not in name:
                 refuse(label, f"row: unknown column {json.dumps(name)[:60]}; take it out")
         _held(_SWEPT, extra, label, ("row",))
+        _held(_NOISE, {name: extra[name] for name in NOISE_KEYS if name in extra}, label, ("row",))
         if finished and (lacking := [name for name in _OF_A_PLAN if row.get(name) in (None, "")]):
             refuse(label, f"row.{lacking[0]}: is missing; put the file that was written in its place, or run again")
     _once([row["run_id"] for row in rows], label, "run_id")
