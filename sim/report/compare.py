@@ -213,14 +213,17 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def as_text(comparison: Comparison, form: str) -> str:
-    """Write a comparison as ``csv`` (full precision), ``markdown`` or ``latex`` (as people read it); names can do nothing in any."""
+    """Write a comparison as ``csv`` (full precision), ``markdown`` or ``latex`` (as people read it).
+
+    Names are escaped: none is a formula, a tag, a link or a command.
+    """
     table = comparison.frame()
     if form == "csv":
         return table.assign(group=table["group"].map(without_formula)).to_csv(index=False)
     texts = readable(comparison)
     if form == "latex":
         return texts.to_latex(index=False, escape=True, caption=_latex(comparison.conclusion()))
-    head, *rows = [list(map(escaped, row)) for row in (texts.columns, *texts.to_numpy().tolist())]
+    head, *rows = [[escaped(cell) for cell in row] for row in [list(texts.columns), *texts.to_numpy().tolist()]]
     lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
     return "\n".join([*lines, "", escaped(comparison.conclusion())]) + "\n"
 
