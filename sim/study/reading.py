@@ -59,14 +59,11 @@ def refuse(path: Path | str, fault: str) -> NoReturn:
 def entries(folder: Path) -> Iterator[str]:
     """Yield the names of the folders that lie in a folder, sorted; links and names with a leading dot are none."""
     try:
-        found = sorted(
-            entry.name
-            for entry in os.scandir(folder)
-            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".") and _ENTRY.fullmatch(entry.name)
-        )
+        with os.scandir(folder) as found:
+            names = sorted(entry.name for entry in found if entry.is_dir(follow_symlinks=False))
     except OSError:
-        found = []
-    yield from found
+        return
+    yield from (name for name in names if not name.startswith(".") and _ENTRY.fullmatch(name))
 
 
 def refuse_links(folder: Path) -> None:
@@ -74,11 +71,16 @@ def refuse_links(folder: Path) -> None:
     try:
         if not stat.S_ISDIR(folder.lstat().st_mode):
             refuse(folder, "is no folder but something in its place; remove it")
-        for entry in os.scandir(folder):
-            if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
-                refuse(folder / entry.name, "is a link or no plain file, so nothing is written there; remove it")
+        with os.scandir(folder) as found:
+            odd = [
+                entry.name
+                for entry in found
+                if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False)
+            ]
     except FileNotFoundError:
         return
+    if odd:
+        refuse(folder / odd[0], "is a link or no plain file, so nothing is written there; remove it")
 
 
 def file_bytes(root: Path, name: str, most: int = MOST_BYTES) -> bytes | None:
