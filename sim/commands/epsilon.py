@@ -32,6 +32,9 @@ def epsilon(
     names = [clinic["name"] for clinic in plan["clinics"]]
     try:
         ledger = Ledger.from_json(record["privacy"]["releases"])
+    except ValueError:
+        raise ScenarioError([f"{folder}: its run.json holds no ledger; restore the file, or run again"]) from None
+    try:
         spent = [
             [ledger.epsilon(a, k, at, accountant, plan["unit"]) for a in ADVERSARIES]  # type: ignore[arg-type]
             for k in range(len(names))

@@ -6,6 +6,7 @@ Keys that are not named here may stand beside those that are, except columns of 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -25,35 +26,21 @@ from pydantic import (
 from sim.problems import unwritable
 from sim.report.summary import NOISE_KEYS
 from sim.settings.base import Scalar
+from sim.study.columns import COLUMNS
 from sim.study.reading import parsed_json, refuse
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "TEXT_COLUMNS", "WHOLE_COLUMNS", "checked", "checked_rows", "checked_table"]
+__all__ = ["checked", "checked_rows", "checked_table"]
 
-COLUMNS: Final = (
-    "run_id", "study", "strategy", "cut", "seed", "status", "rounds",
-    "auc", "balanced_accuracy", "accuracy", "loss", "calibration_error",
-    "worst_clinic_auc", "worst_clinic", "majority_accuracy",
-    "best_round", "best_auc", "best_balanced_accuracy", "best_accuracy", "best_loss", "best_calibration_error",
-    "mean_participants", "lost_clinic_rounds",
-    "sim_seconds", "bytes_up", "bytes_down", "clinic_flops", "server_flops", "peak_clinic_bytes",
-    "clinic_joules", "idle_share", "server_busy_share",
-    "unit", "mechanism", "delta", "epsilon_model_user", "epsilon_peer", "epsilon_server", "epsilon_label",
-    "membership_auc", "smashed_reconstruction_r2", "wall_seconds", "error",
-)  # fmt: skip
-"""The columns of ``runs.parquet``; swept keys stand behind them."""
-TEXT_COLUMNS: Final = frozenset(
-    {"run_id", "study", "strategy", "cut", "status", "worst_clinic", "unit", "mechanism", "error"}
-)
-WHOLE_COLUMNS: Final = frozenset({"seed", "rounds"})
 _OF_A_PLAN: Final = (
     "strategy", "sim_seconds", "bytes_up", "bytes_down", "unit", "mechanism",
     "epsilon_model_user", "epsilon_peer", "epsilon_server",
 )  # fmt: skip
 """What every run has, since its plan says it."""
 _MOST_REPEATS: Final = 10**12
+_LEAST_SCALE: Final = 1e-12
 
 
 def _revived(value: object) -> object:
@@ -194,6 +181,15 @@ class _Statement(_Part):
     generator: Text
 
 
+def _in_range(key: str, number: float) -> bool:
+    """Say whether a number of an event can be counted with: a probability, a count, or a scale of noise."""
+    if "prob" in key:
+        return 0 <= number <= 1
+    if "count" in key:
+        return 1 <= number <= _MOST_REPEATS
+    return number in (0, math.inf) or _LEAST_SCALE <= number <= 1 / _LEAST_SCALE
+
+
 def _event(value: object) -> object:
     """Check the numbers of an event, whichever mechanism it is."""
     parts = [("", value)]
@@ -206,7 +202,7 @@ def _event(value: object) -> object:
             continue
         elif not isinstance(number := _revived(part), int | float):
             raise ValueError("holds text where a number must be")
-        elif number < 0 or ("prob" in key and number > 1) or ("count" in key and not 1 <= number <= _MOST_REPEATS):
+        elif not _in_range(key, number):
             raise ValueError("holds a number that is out of range")
     return value
 

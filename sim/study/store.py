@@ -25,7 +25,8 @@ from safetensors import SafetensorError
 from sim.problems import FolderError, ScenarioError
 from sim.spec import RESULTS_VERSION, RunSpec
 from sim.study import reading
-from sim.study.schema import COLUMNS, TEXT_COLUMNS, WHOLE_COLUMNS, checked, checked_rows, checked_table
+from sim.study.columns import COLUMNS, TEXT_COLUMNS, WHOLE_COLUMNS
+from sim.study.schema import checked, checked_rows, checked_table
 
 if TYPE_CHECKING:
     import pandas as pd
