@@ -64,6 +64,8 @@ def test_no_reader_imports_what_a_folder_names_nor_opens_its_data(evil, suture, 
         code, _, err = suture(*arguments(command, folder / "small.toml", study, one))
         assert (code, err) == (0, ""), command
     assert "One round, second by second" in (study / "report.html").read_text(encoding="utf-8")
+    (folder / "own.csv").unlink()
+    (folder / "own.csv").write_bytes(csv)
     shutil.move(folder / "gone", folder / "code")
     for command in ("rerun", "replan"):
         code, out, err = suture(command, one)
@@ -73,8 +75,6 @@ def test_no_reader_imports_what_a_folder_names_nor_opens_its_data(evil, suture, 
             "if you trust whoever made the folder, add --trust\n"
         )
     assert not told.exists()
-    (folder / "own.csv").unlink()
-    (folder / "own.csv").write_bytes(csv)
     assert suture("rerun", one, "--trust")[0] == 0
     assert told.read_text(encoding="utf-8") == "imported"
 
