@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from sim.attendance import Behaviour
-from sim.problems import ScenarioError, suggest
+from sim.problems import ScenarioError
 from sim.rng import stream
 
 if TYPE_CHECKING:
@@ -173,9 +173,7 @@ def assign_resources(
     for position, group in enumerate(groups):
         for site in group.sites or ():
             if site not in site_names:
-                problems.append(
-                    f'scenario: clinics.{position}.sites: unknown site "{site}"; {suggest(site, site_names)}'
-                )
+                problems.append(f'scenario: clinics.{position}.sites: unknown site "{site}"; write it as in the data')
             elif site in group_of:
                 problems.append(f'scenario: clinics.{position}.sites: site "{site}" is named twice; name it once')
             else:
@@ -190,10 +188,11 @@ def assign_resources(
                     "that no other group takes; give a smaller count"
                 )
             group_of |= dict.fromkeys(taken, position)
-    problems += [
-        f'scenario: clinics: no group covers site "{site}"; name it in a group, or add a group without sites'
-        for site in left
-    ]
+    if left:
+        problems.append(
+            f"scenario: clinics: no group covers {len(left)} of the {len(site_names)} sites; "
+            "name each in a group, or add a group without sites"
+        )
     if problems:
         raise ScenarioError(problems)
     for site in site_names:

@@ -32,7 +32,7 @@ class ScenarioError(SutureError, ValueError):
     Parameters
     ----------
     problems : iterable of str
-        One line a problem; lines said twice are kept once.
+        One line a problem; lines said twice are kept once, and signs that nobody sees are written as escapes.
 
     Attributes
     ----------
@@ -41,8 +41,7 @@ class ScenarioError(SutureError, ValueError):
     """
 
     def __init__(self, problems: Iterable[str]) -> None:
-        lines = (" ".join(line.splitlines()).encode("utf-8", "backslashreplace").decode() for line in problems)
-        self.problems: tuple[str, ...] = tuple(dict.fromkeys(lines))
+        self.problems: tuple[str, ...] = tuple(dict.fromkeys(_seen(" ".join(line.splitlines())) for line in problems))
         super().__init__(self.problems)
 
     def __str__(self) -> str:
@@ -112,8 +111,14 @@ _SENTENCES: Final = {
 _TAGS: Final = {"union_tag_invalid": "expected_tags", "literal_error": "expected"}
 
 
+_UNSEEN: Final = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
+
+
 def unwritable(name: str) -> bool:
-    """Say whether a name holds a control character, which no picture can be drawn with.
+    """Say whether a name holds a sign that nobody sees, or that turns the signs around it: a control or formatting one.
+
+    Those are the Unicode categories Cc, Cf, Cn, Co, Cs, Zl and Zp: escapes of a terminal, bidirectional overrides, line
+    separators, signs without a meaning, and halves of one.
 
     Parameters
     ----------
@@ -123,7 +128,14 @@ def unwritable(name: str) -> bool:
     -------
     bool
     """
-    return any(unicodedata.category(sign) in ("Cc", "Cs", "Cn") for sign in name)
+    return any(unicodedata.category(sign) in _UNSEEN for sign in name)
+
+
+def _seen(text: str) -> str:
+    """Write signs that nobody sees as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(f"\\u{ord(sign):04x}" if unwritable(sign) else sign for sign in text)
 
 
 def show(value: object) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any, Final, Literal
 
@@ -12,6 +12,7 @@ from pydantic import Field
 from sim.overrides import replaced
 from sim.problems import ScenarioError
 from sim.scenario import (
+    BUILT_IN_STRATEGIES,
     ClinicGroup,
     Cut,
     DataFile,
@@ -27,7 +28,7 @@ from sim.scenario import (
 )
 from sim.settings.base import Section
 
-__all__ = ["RESULTS_VERSION", "RunSpec", "RunStrategy", "expand"]
+__all__ = ["RESULTS_VERSION", "RunSpec", "RunStrategy", "expand", "imports"]
 
 RESULTS_VERSION: Final = 5
 """Raised when the same spec would give other numbers, so that finished runs are not taken for current ones."""
@@ -79,6 +80,18 @@ class RunSpec(Section):
         content["model"]["public-head"] = self.model.public_digest()
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def imports(model: Model, strategies: Iterable[Strategy | RunStrategy]) -> list[str]:
+    """Return the import paths that a scenario or a run names: learning it, or only planning it, runs their code."""
+    named = [] if model.factory is None else [f'factory "{model.factory}"']
+    for strategy in strategies:
+        own = getattr(strategy, "set", {}).get("model", {}).get("factory")
+        named += [] if own is None else [f'factory "{own}"']
+        if strategy.name not in BUILT_IN_STRATEGIES:
+            inner = [value for key, value in strategy.options.items() if key == "strategy" and isinstance(value, str)]
+            named += [f'strategy "{name}"' for name in (strategy.name, *inner)]
+    return list(dict.fromkeys(named))
 
 
 def expand(scenario: Scenario) -> list[RunSpec]:

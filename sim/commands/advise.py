@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -20,17 +21,15 @@ def advise(
     overrides: Overrides = None,
 ) -> None:
     """Name the best method under a condition, the runner-up and the reason; from the plan where nothing has run."""
-    import pandas as pd
-
     from sim.report.advice import advise as choose
     from sim.scenario import load_scenario
     from sim.spec import expand
-    from sim.study.store import TABLE_FILE, as_table
+    from sim.study.store import TABLE_FILE, as_table, read_table
 
     scenario = load_scenario(file, overrides or ())
     specs = expand(scenario)
-    table = out / scenario.name / TABLE_FILE
-    runs = pd.read_parquet(table) if table.is_file() else as_table([])
+    folder = out / scenario.name
+    runs = read_table(folder) if os.path.lexists(folder / TABLE_FILE) else as_table([])
     runs = runs[runs["run_id"].isin([spec.run_id for spec in specs]) & (runs["status"] == "ok")]
     if runs.empty:
         plans = planned(file, overrides, None)

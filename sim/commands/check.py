@@ -23,13 +23,19 @@ def check(
     from sim.report.explain import explain
     from sim.report.holdings import holdings_table, write_holdings_figure
     from sim.scenario import load_scenario
+    from sim.spec import imports
     from sim.study.forecast import BASIS, study_seconds
     from sim.study.runner import default_jobs
 
     scenario = load_scenario(file, overrides or ())
+    console = wide_console()
+    swept = [scenario.model.model_copy(update={"factory": path}) for path in scenario.sweep.get("model.factory", ())]
+    named = [name for model in (scenario.model, *swept) for name in imports(model, scenario.strategies)]
+    if named:
+        told = ", ".join(dict.fromkeys(named))
+        console.print(f"This scenario imports code and runs it: {told}.", markup=False, highlight=False)
     plans = planned(file, overrides, None)
     federation = load_federation(scenario.data, scenario.seeds[0])
-    console = wide_console()
     console.print(holdings_table(federation))
     jobs = default_jobs()
     paragraphs = explain(scenario, plans, federation, study_seconds(plans, jobs), jobs, BASIS)

@@ -38,6 +38,9 @@ def epsilon(
         raise ScenarioError([f"{folder}: --delta {delta:g} is out of range; give 0, or {MIN_DELTA:g} to below 1"])
     try:
         ledger = Ledger.from_json(record["privacy"]["releases"])
+    except ValueError:
+        raise ScenarioError([f"{folder}: its run.json holds no ledger; restore the file, or run again"]) from None
+    try:
         spent = [
             [ledger.epsilon(a, k, at, accountant, plan["unit"]) for a in ADVERSARIES]  # type: ignore[arg-type]
             for k in range(len(names))

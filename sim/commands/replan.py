@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sim.commands.common import Overrides, RunFolder
+from sim.commands.common import Overrides, RunFolder, Trust
 
 
 def replan(
@@ -16,6 +16,7 @@ def replan(
     sweep: Annotated[
         str, typer.Option("--sweep", metavar="KEY=A,B,...", help="Time each of these values of one key.")
     ] = "",
+    trust: Trust = False,
 ) -> None:
     """Time a finished run on other links and servers, without training."""
     from sim.problems import ScenarioError
@@ -23,7 +24,7 @@ def replan(
     from sim.study.replan import Retiming
 
     points = _points(sweep) if sweep else [""]
-    run = Retiming(folder)
+    run = Retiming(folder, trust=trust)
     print(f"as it was run: {seconds_text(run.recorded_seconds)}")
     refused: list[str] = []
     for point in points:

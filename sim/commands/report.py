@@ -9,10 +9,13 @@ def report(folder: StudyFolder) -> None:
     """Write the table, the report and its figures anew from the finished runs, without learning."""
     from sim.report.html import write_report
     from sim.study.journal import read_study
+    from sim.study.reading import refuse_links
     from sim.study.results import read_results
     from sim.study.store import TABLE_FILE, write_table, writing_to
 
+    table = read_study(folder)["table"]
+    refuse_links(folder / "figures")
     with writing_to(folder):
-        write_table(folder, read_study(folder)["table"])
+        write_table(folder, table, strict=True)
         path = write_report(read_results(folder), folder)
     print(f"Table: {folder / TABLE_FILE}\nReport: {path}\nFigures: {folder / 'figures'}")

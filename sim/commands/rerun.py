@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from sim.commands.common import RunFolder, wide_console
+from sim.commands.common import RunFolder, Trust, wide_console
 
 
-def rerun(folder: RunFolder) -> None:
+def rerun(folder: RunFolder, trust: Trust = False) -> None:
     """Learn a run again from its own folder, and compare every metric and every weight; nothing is kept."""
     from sim.study.rerun import differences
 
     console = wide_console()
-    if lines := differences(folder):
+    if lines := differences(folder, trust=trust):
         console.print("\n".join(lines), markup=False, highlight=False)
         raise typer.Exit(1)
     console.print(f"{folder}: identical, every metric and every weight", markup=False, highlight=False)

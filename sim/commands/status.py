@@ -39,5 +39,5 @@ def status(
     if older := older_runs(folder):
         console.print(f"{len(older)} runs of another results version are left out: {', '.join(older)}", highlight=False)
     if rebuild:
-        table = write_table(folder, read_study(folder)["table"])
+        table = write_table(folder, read_study(folder)["table"], strict=True)
         console.print(f"Table: {folder / 'runs.parquet'}, {len(table)} runs", soft_wrap=True, highlight=False)

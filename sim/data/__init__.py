@@ -140,7 +140,7 @@ def load_federation(data_spec: DataSpec, seed: int) -> Federation:
     from sim.data import deal, scale, split
 
     table = _read(data_spec, seed)
-    if faults := split.name_problems(table.names, table.classes):
+    if faults := split.name_problems(table):
         raise ScenarioError([*table.problems, *faults])
     try:
         names, clinic = deal.place(data_spec, table, seed)

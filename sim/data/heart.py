@@ -107,7 +107,7 @@ def read(spec: HeartDisease) -> Table:
         If the file is absent or altered, or a centre does not exist.
     """
     x, y, centre = _parsed()
-    used, problems = at_sites(CENTRES, centre, spec.sites)
+    used, problems = at_sites(CENTRES, centre, spec.sites, public=True)
     if problems:
         raise ScenarioError(problems)
     held_out = _flamby_held_out(centre)[used] if spec.held_out == "flamby" else None

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sim.data import Ints, Mask, Table
 from sim.problems import suggest, unwritable
 from sim.rng import Streams
-from sim.scenario import DataSpec
+from sim.scenario import DataFile, DataSpec
 
 __all__ = [
     "at_sites",
@@ -136,7 +136,9 @@ def hold_out_patients(
     return held_out
 
 
-def at_sites(names: Sequence[str], clinic: Ints, sites: Sequence[str] | None) -> tuple[Mask, list[str]]:
+def at_sites(
+    names: Sequence[str], clinic: Ints, sites: Sequence[str] | None, *, public: bool = False
+) -> tuple[Mask, list[str]]:
     """Find the records of the sites in use.
 
     Parameters
@@ -147,6 +149,8 @@ def at_sites(names: Sequence[str], clinic: Ints, sites: Sequence[str] | None) ->
         Index into `names`.
     sites : sequence of str, optional
         The clinics to use; all if None.
+    public : bool
+        Whether lines may quote the clinics' names, which do not come from a file of the user's.
 
     Returns
     -------
@@ -157,7 +161,9 @@ def at_sites(names: Sequence[str], clinic: Ints, sites: Sequence[str] | None) ->
     if sites is None:
         return np.ones(len(clinic), dtype=np.bool_), []
     problems = [
-        f'scenario: data.sites: unknown site "{site}"; {suggest(site, names)}' for site in sites if site not in names
+        f'scenario: data.sites: unknown site "{site}"; {suggest(site, names) if public else "write it as in the file"}'
+        for site in sites
+        if site not in names
     ]
     return np.isin(clinic, [code for code, name in enumerate(names) if name in sites]), problems
 
@@ -201,14 +207,15 @@ def clinic_problems(spec: DataSpec, names: Sequence[str], y: Ints, clinic: Ints,
     return problems
 
 
-def name_problems(names: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Return one line for the clinics, and one for the classes, whose names hold control characters."""
+def name_problems(table: Table) -> list[str]:
+    """Return one line for the clinics, classes and features whose names hold control or formatting characters."""
     lines = []
-    for what, known in (("clinic", names), ("class", classes)):
-        if faulty := [name for name in known if unwritable(name)]:
-            others = f", and {len(faulty) - 1} more" if len(faulty) > 1 else ""
+    for what, known in (("clinics", table.names), ("classes", table.classes), ("features", table.features)):
+        if faulty := [number for number, name in enumerate(known, 1) if unwritable(name)]:
+            which = f"{len(faulty)} of {len(known)} {what}" if len(known) > 1 else f"the only one of the {what}"
             lines.append(
-                f"scenario: data: {what} {faulty[0]!r} has a control character in its name{others}; take it out"
+                f"scenario: data: {which} (the first is number {faulty[0]}) with a control or formatting character in "
+                "the name; take it out"
             )
     return lines
 
@@ -227,11 +234,17 @@ def _lines(spec: DataSpec, names: Sequence[str], faulty: Mask, fault: str, keep:
     natural = spec.split == "natural"
     own = "leave it out of data.sites" if natural else "take fewer data.clinics, or a milder split"
     place, mend = ("data" if natural else "data.split"), ", or ".join(filter(None, (own, keep)))
-    clinics = [name for name, is_faulty in zip(names, faulty, strict=True) if is_faulty]
+    # Names out of a file may be a patient's where the wrong column is taken for the clinics.
+    written = not natural or not isinstance(spec, DataFile)
+    clinics = [
+        f'clinic "{name}"' if written or name in (spec.sites or ()) else f"clinic {number} of {len(names)} by name"
+        for number, (name, is_faulty) in enumerate(zip(names, faulty, strict=True), 1)
+        if is_faulty
+    ]
     if len(clinics) > _MOST_LINES:
         mend = mend.replace("leave it", "leave them")
-        shown = ", ".join(f'"{name}"' for name in clinics[:_MOST_LINES])
+        shown = ", ".join(name.removeprefix("clinic ") for name in clinics[:_MOST_LINES])
         yield f"scenario: {place}: {len(clinics)} clinics have {fault} ({shown} and others); {mend}"
         return
     for name in clinics:
-        yield f'scenario: {place}: clinic "{name}" has {fault}; {mend}'
+        yield f"scenario: {place}: {name} has {fault}; {mend}"

@@ -85,7 +85,7 @@ def make(spec: Synthetic, seed: int) -> Table:
     features = tuple(f"x{number + 1}" for number in range(spec.features))
     classes = tuple(str(label) for label in range(spec.classes))
     if spec.sites is not None:
-        used, unknown = at_sites(names, clinic_of, spec.sites)
+        used, unknown = at_sites(names, clinic_of, spec.sites, public=True)
         if unknown:
             raise ScenarioError(unknown)
         names = tuple(name for name in names if name in spec.sites)

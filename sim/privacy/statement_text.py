@@ -104,7 +104,8 @@ _NEIGHBOURS = {"add-or-remove": "one more or less", "replace": "one replaced by 
 def escaped(value: object) -> str:
     """Return text that Markdown shows as it is, on one line."""
     text = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
-    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(text, quote=False))
+    text = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(text, quote=False))
+    return re.sub(r"^(?=(?:[+-]+|#{1,6})(?:\s|$))|(?<=^\d)(?=[.)])|(?=://)|(?<=www)(?=\.)", r"\\", text)
 
 
 def _others(statement: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from sim.privacy.statement_text import escaped
 from sim.problems import ScenarioError, suggest
 from sim.report.summary import (
     half_width,
@@ -31,6 +32,13 @@ CAVEAT: Final = (
 
 _NAMED: Final = 3
 """At most so many groups of a kind are named."""
+_FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_LATEX: Final = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+}
 
 
 @dataclass(frozen=True)
@@ -205,16 +213,28 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def as_text(comparison: Comparison, form: str) -> str:
-    """Write a comparison as ``csv`` (full precision), ``markdown`` or ``latex`` (as people read it)."""
+    """Write a comparison as ``csv`` (full precision), ``markdown`` or ``latex`` (as people read it).
+
+    Names are escaped: none is a formula, a tag, a link or a command.
+    """
     table = comparison.frame()
     if form == "csv":
-        return table.to_csv(index=False)
+        return table.assign(group=table["group"].map(without_formula)).to_csv(index=False)
     texts = readable(comparison)
     if form == "latex":
-        return texts.to_latex(index=False, escape=True, caption=comparison.conclusion())
-    rows = [list(texts.columns), ["---"] * len(texts.columns), *texts.to_numpy().tolist()]
-    lines = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join([*lines, "", comparison.conclusion()]) + "\n"
+        return texts.to_latex(index=False, escape=True, caption=_latex(comparison.conclusion()))
+    head, *rows = [[escaped(cell) for cell in row] for row in [list(texts.columns), *texts.to_numpy().tolist()]]
+    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+    return "\n".join([*lines, "", escaped(comparison.conclusion())]) + "\n"
+
+
+def without_formula(text: str) -> str:
+    """Return text that a spreadsheet shows as it is: what could begin a formula gets an apostrophe (OWASP)."""
+    return f"'{text}" if text.startswith(_FORMULAS) else text
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in text)
 
 
 def readable(comparison: Comparison) -> pd.DataFrame:

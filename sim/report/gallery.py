@@ -14,14 +14,12 @@ import pandas as pd
 from sim.report.cost_charts import round_panel, time_panel, traffic_panel
 from sim.report.course_charts import clinics_panel, learning_panel
 from sim.report.figures import picture, privacy_accuracy_chart
-from sim.report.gantt import round_frame, round_words
 from sim.report.look import PAGE, Chart, Look, Sheet, looks, page_spec, paper, paper_spec
 from sim.report.points import SCORES, by_clinic, largest_epsilons, learning, per_group, trade_offs, with_levels
-from sim.report.study import StudyResults
+from sim.report.study import DrawnRound, StudyResults
 from sim.report.summary import ADVERSARIES, successful_runs
 from sim.report.table import bytes_text, score_text, seconds_text
 from sim.report.trade_off_charts import cost_panel, epsilon_axis, front_panel, privacy_panel
-from sim.study.first_round import FirstRound
 
 Panel = Callable[[Sheet], Chart]
 
@@ -260,18 +258,13 @@ def _traffic(table: pd.DataFrame, given: list[Look]) -> Figure:
     )
 
 
-def _rounds(clock: Sequence[FirstRound]) -> pd.DataFrame:
+def _rounds(clock: Sequence[DrawnRound]) -> pd.DataFrame:
     """Lay out the first round of each method: ``method, row, phase, start, end``."""
-    return pd.concat(
-        [round_frame(one.load, one.time, one.names).assign(method=one.method) for one in clock], ignore_index=True
-    )
+    return pd.concat([one.bars.assign(method=one.method) for one in clock], ignore_index=True)
 
 
-def _round(table: pd.DataFrame, clock: Sequence[FirstRound]) -> Figure:
-    words = [
-        f"{one.method}: {' '.join(round_words(one.load, one.time, one.names, one.deadline, one.over_select))}"
-        for one in clock
-    ]
+def _round(table: pd.DataFrame, clock: Sequence[DrawnRound]) -> Figure:
+    words = [f"{one.method}: {one.words}" for one in clock]
     rows = int(table.groupby("method")["row"].nunique().max())
     return Figure(
         "round",

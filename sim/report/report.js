@@ -35,7 +35,9 @@ function pick(series) {
 
 function csv(name) {
   const rows = rowsOf(name);
-  const cell = (value) => value === null ? "" : /[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
+  // Text that a spreadsheet would take for a formula gets an apostrophe.
+  const shown = (value) => typeof value === "string" && /^[=+\-@\t\r\n＝＋－＠]/.test(value) ? `'${value}` : String(value);
+  const cell = (value) => value === null ? "" : /[",\r\n]/.test(value) ? `"${shown(value).replaceAll('"', '""')}"` : shown(value);
   return [Object.keys(rows[0]), ...rows.map(Object.values)].map((row) => row.map(cell).join(",")).join("\n") + "\n";
 }
 

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-if TYPE_CHECKING:
-    from sim.study.first_round import FirstRound
+
+@dataclass(frozen=True)
+class DrawnRound:
+    """One round of a method as it is drawn.
+
+    Attributes
+    ----------
+    method : str
+        As people read it.
+    words : str
+        What happens in the round.
+    bars : DataFrame
+        ``row, phase, start, end``: one row a bar, as of :func:`sim.report.gantt.round_frame`.
+    """
+
+    method: str
+    words: str
+    bars: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -27,8 +43,8 @@ class StudyResults:
         ``run_id, phase, seconds``: simulated time summed over clinics and rounds.
     traffic : DataFrame
         ``run_id, way, kind, bytes``: traffic of all clinics; `way` is "up" or "down".
-    clock : sequence of FirstRound
-        The first round of each method, where the data is still at hand.
+    clock : sequence of DrawnRound
+        The first round of each method.
     statements : mapping of str to mapping
         The privacy statement of each run, by its id.
     settings : mapping
@@ -49,7 +65,7 @@ class StudyResults:
     clinics: pd.DataFrame = field(default_factory=pd.DataFrame)
     phases: pd.DataFrame = field(default_factory=pd.DataFrame)
     traffic: pd.DataFrame = field(default_factory=pd.DataFrame)
-    clock: Sequence[FirstRound] = ()
+    clock: Sequence[DrawnRound] = ()
     statements: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -118,7 +118,7 @@ def _computer(value: object) -> object:
 
 def _writable(label: str) -> str:
     if unwritable(label):
-        raise ValueError(f"{show(label)} has a control character; take it out")
+        raise ValueError(f"{show(label)} has a control or formatting character; take it out")
     return label
 
 

@@ -24,7 +24,9 @@ from typing import Any, Literal
 from sim.plan.plan import Plan
 from sim.problems import ScenarioError
 from sim.spec import RESULTS_VERSION
+from sim.study import reading
 from sim.study.forecast import estimated_seconds
+from sim.study.schema import checked
 from sim.study.store import read_rows, to_plain, unfinished, write_atomically, writing_to
 
 STUDY_FILE, COMMANDS, LOGS = "study.json", "commands.jsonl", "logs"
@@ -55,13 +57,13 @@ def read_study(folder: Path) -> dict[str, Any]:
     Raises
     ------
     ScenarioError
-        If the folder is no study's.
+        If the folder is no study's, or the file does not hold what it must.
     """
-    try:
-        study: dict[str, Any] = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ScenarioError([f"{folder}: holds no {STUDY_FILE}; name the folder of a study, OUT/<study>"]) from None
-    return study
+    study = reading.read_json(folder, STUDY_FILE)
+    if study is None:
+        raise ScenarioError([f"{folder}: holds no {STUDY_FILE}; name the folder of a study, OUT/<study>"])
+    found: dict[str, Any] = checked("study", study, folder / STUDY_FILE)
+    return found
 
 
 def note_command(folder: Path, arguments: Sequence[str], scenario: Path) -> None:
@@ -77,7 +79,8 @@ def note_command(folder: Path, arguments: Sequence[str], scenario: Path) -> None
 
 def read_commands(folder: Path) -> list[dict[str, str]]:
     """Read what :func:`note_command` wrote; empty where the study was run from Python."""
-    return _log_lines(folder / COMMANDS)
+    found: list[dict[str, str]] = checked("commands", reading.read_lines(folder, COMMANDS), folder / COMMANDS)
+    return found
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -116,6 +119,8 @@ def _process() -> dict[str, Any]:
 
 
 def _alive(pid: int) -> bool:
+    if pid <= 0:
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -159,25 +164,21 @@ def statuses(folder: Path) -> list[RunStatus]:
 
 
 def _status(folder: Path, run: dict[str, Any]) -> RunStatus:
-    for row in read_rows(folder, [run["run_id"]]):
+    lines = _log_lines(folder, run["run_id"])
+    for row in read_rows(folder, [run["run_id"]], strict=True):
         # A failed run is tried again: what its log says now counts, once it says more than that it failed.
         if row["status"] == "ok":
             return RunStatus(run, "ok", int(run["rounds"]))
-        lines = _log_lines(folder / LOGS / f"{run['run_id']}.log")
         if not lines or lines[-1]["event"] == "end":
-            return RunStatus(run, "failed", error=str(row["error"]))
-    lines = _log_lines(folder / LOGS / f"{run['run_id']}.log")
+            return RunStatus(run, "failed", error=str(row.get("error")))
     if not lines or lines[-1]["event"] == "end":
         return RunStatus(run, "waiting")
-    here = lines[0]["host"] == socket.gethostname()
-    state: State = "running" if not here or _alive(int(lines[0]["pid"])) else "interrupted"
-    return RunStatus(run, state, max((int(line["round"]) for line in lines if line["event"] == "round"), default=0))
+    here = lines[0].get("host") == socket.gethostname()
+    state: State = "running" if not here or _alive(lines[0].get("pid", 0)) else "interrupted"
+    return RunStatus(run, state, max((line["round"] for line in lines if line["event"] == "round"), default=0))
 
 
-def _log_lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError:
-        return []
-    whole = text[: text.rfind("\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()]
+def _log_lines(folder: Path, run_id: str) -> list[dict[str, Any]]:
+    name = f"{LOGS}/{run_id}.log"
+    found: list[dict[str, Any]] = checked("log", reading.read_lines(folder, name), folder / name)
+    return found

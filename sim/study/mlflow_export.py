@@ -6,10 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from sim.problems import SutureError
-from sim.study.store import read_record, read_rows
+from sim.study.store import read_record, read_rows, read_run_table
 
 TAG = "suture.run_id"
 
@@ -39,17 +37,19 @@ def export(study_folder: Path, uri: str) -> int:
         from mlflow.exceptions import MlflowException
     except ImportError:
         raise SutureError("export needs MLflow, which is not installed; install suture[mlflow]") from None
-    rows = [row for row in read_rows(study_folder) if row["status"] == "ok"]
+    rows = [row for row in read_rows(study_folder, strict=True) if row["status"] == "ok"]
+    read = [
+        (row, read_record(study_folder, row["run_id"])["spec"], _rounds(study_folder, row["run_id"])) for row in rows
+    ]
     try:
         client = MlflowClient(tracking_uri=uri)
-        for row in rows:
-            folder = study_folder / row["run_id"]
+        for row, spec, rounds in read:
             experiment = client.get_experiment_by_name(row["study"])
             experiment_id = experiment.experiment_id if experiment else client.create_experiment(row["study"])
             for old in client.search_runs([experiment_id], f"tags.`{TAG}` = '{row['run_id']}'"):
                 client.delete_run(old.info.run_id)
             run = client.create_run(experiment_id, run_name=row["run_id"], tags={TAG: row["run_id"]})
-            settings = _flat(read_record(folder)["spec"])
+            settings = _flat(spec)
             params = [Param(key, str(value)[:6000]) for key, value in settings.items()]
             # MLflow's stores do not all keep infinity: an infinite epsilon is a tag.
             numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)}
@@ -57,7 +57,7 @@ def export(study_folder: Path, uri: str) -> int:
             tags = [RunTag(key, str(value)) for key, value in row.items() if key not in finite and value is not None]
             metrics = [Metric(_key(key), value, 0, 0) for key, value in finite.items()]
             client.log_batch(run.info.run_id, metrics, params, tags)
-            for chunk in _chunks(_rounds(folder), 500):
+            for chunk in _chunks(rounds, 500):
                 client.log_batch(run.info.run_id, [Metric(f"round/{k}", v, 0, step) for k, v, step in chunk])
             client.set_terminated(run.info.run_id)
     except MlflowException as error:
@@ -65,8 +65,8 @@ def export(study_folder: Path, uri: str) -> int:
     return len(rows)
 
 
-def _rounds(folder: Path) -> list[tuple[str, float, int]]:
-    table = pd.read_parquet(folder / "rounds.parquet")
+def _rounds(study_folder: Path, run_id: str) -> list[tuple[str, float, int]]:
+    table = read_run_table(study_folder, run_id, "rounds")
     numbers = table.select_dtypes("number").drop(columns="round")
     return [
         (str(name), float(value), int(step))

@@ -16,7 +16,6 @@ from sim.problems import ScenarioError, suggest
 from sim.scenario import ClinicGroup, Server, overridden, validated
 from sim.spec import RunSpec
 from sim.study.rerun import read_run
-from sim.study.store import from_plain
 
 __all__ = ["Retiming"]
 
@@ -35,6 +34,8 @@ class Retiming:
     ----------
     folder : Path
         The run's.
+    trust : bool
+        Whether code that the folder names may be imported and run: the model is built to count what crosses.
 
     Attributes
     ----------
@@ -44,14 +45,14 @@ class Retiming:
     Raises
     ------
     ScenarioError
-        If the folder is no run's, or the data is no more what it was.
+        If the folder is no run's, names code without `trust`, or the data is no more what it was.
     """
 
-    def __init__(self, folder: Path) -> None:
-        record, spec = read_run(folder)
+    def __init__(self, folder: Path, *, trust: bool = False) -> None:
+        record, spec = read_run(folder, trust=trust)
         self.recorded_seconds = float(record["row"]["sim_seconds"])
         self._folder = folder
-        self._written = from_plain(record["spec"])
+        self._written = record["spec"]
         federation = load_federation(spec.data, spec.seed)
         self._names = federation.names
         self._job = Job.build(spec, federation, [0.0] * len(federation.names))

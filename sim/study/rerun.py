@@ -2,47 +2,45 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from sim.problems import ScenarioError
-from sim.spec import RunSpec
+from sim.spec import RunSpec, imports
 from sim.study.engines import InProcess
+from sim.study.reading import file_bytes
 from sim.study.runner import execute, plan_runs
-from sim.study.store import from_plain, read_record
+from sim.study.store import RUN_FILE, read_record, read_spec
 
 NOT_COMPARED = frozenset({"wall_seconds", "study"})
 
 
-def read_spec(record: dict[str, Any]) -> RunSpec:
-    """Return the spec of a run from its ``run.json``.
-
-    Raises
-    ------
-    ScenarioError
-        If it cannot be read.
-    """
-    try:
-        return RunSpec.model_validate_json(json.dumps(from_plain(record["spec"])), by_alias=True, by_name=False)
-    except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
-        raise ScenarioError([f"run.json: spec.{place}: cannot be read; restore the file, or run again"]) from None
-
-
-def read_run(folder: Path) -> tuple[dict[str, Any], RunSpec]:
+def read_run(folder: Path, *, trust: bool) -> tuple[dict[str, Any], RunSpec]:
     """Return a run's ``run.json`` and its spec.
 
+    Parameters
+    ----------
+    folder : Path
+        The run's.
+    trust : bool
+        Whether code that the folder names may be imported and run.
+
     Raises
     ------
     ScenarioError
-        If the folder is no run's, another results version made it, or the data is no more what it was.
+        If the folder is no run's, another results version made it, it names code without `trust`, or the data is no
+        more what it was.
     """
     record = read_record(folder)
-    spec = read_spec(record)
+    spec = read_spec(record, folder / RUN_FILE)
+    if not trust and (named := imports(spec.model, [spec.strategy])):
+        raise ScenarioError(
+            [
+                f"{folder}: would import and run {' and '.join(named)}, as its {RUN_FILE} says; "
+                "if you trust whoever made the folder, add --trust"
+            ]
+        )
     if spec.run_id != record["row"]["run_id"]:
         raise ScenarioError(
             [f"{folder}: the data or the settings are not those of the run; put the same data file in its place"]
@@ -50,13 +48,15 @@ def read_run(folder: Path) -> tuple[dict[str, Any], RunSpec]:
     return record, spec
 
 
-def differences(folder: Path) -> list[str]:
+def differences(folder: Path, *, trust: bool = False) -> list[str]:
     """Learn a run again and compare.
 
     Parameters
     ----------
     folder : Path
         The run's.
+    trust : bool
+        Whether code that the folder names may be imported and run.
 
     Returns
     -------
@@ -66,9 +66,9 @@ def differences(folder: Path) -> list[str]:
     Raises
     ------
     ScenarioError
-        If the folder is no run's, or the data is no more what it was.
+        If the folder is no run's, names code without `trust`, or the data is no more what it was.
     """
-    _, spec = read_run(folder)
+    _, spec = read_run(folder, trust=trust)
     [plan] = plan_runs([spec])
     with tempfile.TemporaryDirectory() as scratch:
         [_] = InProcess().run(lambda p: execute(p, Path(scratch), {}), [plan])
@@ -80,6 +80,6 @@ def differences(folder: Path) -> list[str]:
             if ours.get(name) != theirs.get(name)
         ]
         for file in sorted(folder.glob("*.safetensors")):
-            if not (again / file.name).is_file() or (again / file.name).read_bytes() != file.read_bytes():
+            if file_bytes(again, file.name) != file_bytes(folder, file.name):
                 lines.append(f"{file.name}: the weights differ")
     return lines

@@ -12,14 +12,13 @@ import pandas as pd
 
 from sim.problems import ScenarioError
 from sim.report.study import StudyResults
-from sim.study.first_round import FirstRound, first_rounds
 from sim.study.journal import read_commands
-from sim.study.rerun import read_spec
-from sim.study.store import from_plain, read_record, read_table
+from sim.study.played import read_first_rounds
+from sim.study.store import read_record, read_run_table, read_table
 
 
 def read_results(folder: Path) -> StudyResults:
-    """Read a study's finished runs.
+    """Read a study's finished runs from nothing but its folder; no data file is opened, and no module imported.
 
     Parameters
     ----------
@@ -34,7 +33,7 @@ def read_results(folder: Path) -> StudyResults:
     runs = read_table(folder)
     if runs.empty:
         raise ScenarioError([f"{folder}: holds no finished run; run the study first"])
-    records = {run_id: from_plain(read_record(folder / run_id)) for run_id in runs["run_id"]}
+    records = {run_id: read_record(folder, run_id) for run_id in runs["run_id"]}
     specs = [record["spec"] for record in records.values()]
     return StudyResults(
         name=", ".join(runs["study"].unique()),
@@ -43,7 +42,7 @@ def read_results(folder: Path) -> StudyResults:
         clinics=_tables(folder, runs, "clinics"),
         phases=pd.DataFrame(_phases(records), columns=["run_id", "phase", "seconds"]),
         traffic=pd.DataFrame(_traffic(records), columns=["run_id", "way", "kind", "bytes"]),
-        clock=_clock(records),
+        clock=read_first_rounds(folder, records),
         statements={run_id: record["privacy"]["statement"] for run_id, record in records.items()},
         settings=_settings(specs),
         versions=_united([record["provenance"] for record in records.values()]),
@@ -55,7 +54,7 @@ def read_results(folder: Path) -> StudyResults:
 
 def _tables(folder: Path, runs: pd.DataFrame, stem: str) -> pd.DataFrame:
     ids = runs.loc[runs["status"] == "ok", "run_id"]
-    parts = [pd.read_parquet(folder / run_id / f"{stem}.parquet").assign(run_id=run_id) for run_id in ids]
+    parts = [read_run_table(folder, run_id, stem).assign(run_id=run_id) for run_id in ids]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -70,14 +69,6 @@ def _traffic(records: Mapping[str, Any]) -> Iterator[tuple[str, str, str, int]]:
         for name, size in record["plan"]["bytes"].items():
             way, _, kind = name.partition(" ")
             yield run_id, way, kind, size
-
-
-def _clock(records: Mapping[str, Any]) -> list[FirstRound]:
-    """Play each method's first round again; none where the data is no more at hand."""
-    try:
-        return first_rounds([read_spec(record) for record in records.values()])
-    except ScenarioError:
-        return []
 
 
 def _settings(specs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -103,7 +94,7 @@ def _stated(value: Any) -> Any:
 def _forget(tables: Any, path: Sequence[str]) -> None:
     *parents, last = path
     for key in parents:
-        tables = tables[int(key)] if isinstance(tables, list) else tables.get(key, {})
+        tables = tables.get(key) if isinstance(tables, dict) else None
     if isinstance(tables, dict):
         tables.pop(last, None)
 

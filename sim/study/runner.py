@@ -25,6 +25,7 @@ from sim.spec import RESULTS_VERSION, RunSpec
 from sim.study.engines import Engine, Row
 from sim.study.forecast import Forecast, estimated_seconds
 from sim.study.journal import RunLog, remove_leftovers, write_study
+from sim.study.played import write_first_rounds
 from sim.study.provenance import provenance
 from sim.study.store import read_rows, write_run, write_table, writing_to
 
@@ -128,6 +129,7 @@ def run_study(
                     break
     finally:
         table = write_table(folder, table_ids)
+    write_first_rounds(folder, [plan.spec for plan in plans])
     return table
 
 

@@ -19,29 +19,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from sim.problems import FolderError, ScenarioError
-from sim.spec import RESULTS_VERSION
+from sim.spec import RESULTS_VERSION, RunSpec
+from sim.study import reading
+from sim.study.columns import COLUMNS, TEXT_COLUMNS, WHOLE_COLUMNS
+from sim.study.schema import checked, checked_rows, checked_table
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
 RUN_FILE, TABLE_FILE = "run.json", "runs.parquet"
-COLUMNS = (
-    "run_id", "study", "strategy", "cut", "seed", "status", "rounds",
-    "auc", "balanced_accuracy", "accuracy", "loss", "calibration_error",
-    "worst_clinic_auc", "worst_clinic", "majority_accuracy",
-    "best_round", "best_auc", "best_balanced_accuracy", "best_accuracy", "best_loss", "best_calibration_error",
-    "mean_participants", "lost_clinic_rounds",
-    "sim_seconds", "bytes_up", "bytes_down", "clinic_flops", "server_flops", "peak_clinic_bytes",
-    "clinic_joules", "idle_share", "server_busy_share",
-    "unit", "mechanism", "delta", "epsilon_model_user", "epsilon_peer", "epsilon_server", "epsilon_label",
-    "membership_auc", "smashed_reconstruction_r2", "wall_seconds", "error",
-)  # fmt: skip
-_TEXT = frozenset({"run_id", "study", "strategy", "cut", "status", "worst_clinic", "unit", "mechanism", "error"})
-_WHOLE = frozenset({"seed", "rounds"})
 _UNFINISHED = re.compile(r"\.(?:[0-9a-f]{16}|[a-z]+\.(?:parquet|json))\.(\d+)")
 
 
@@ -128,7 +119,9 @@ def write_run(
     return target
 
 
-def read_rows(study_folder: Path, run_ids: Iterable[str] | None = None) -> list[dict[str, Any]]:
+def read_rows(
+    study_folder: Path, run_ids: Iterable[str] | None = None, *, strict: bool = False
+) -> list[dict[str, Any]]:
     """Read the rows of finished runs of the current results version from their folders.
 
     Parameters
@@ -136,27 +129,46 @@ def read_rows(study_folder: Path, run_ids: Iterable[str] | None = None) -> list[
     study_folder : Path
     run_ids : iterable of str, optional
         Which runs, in which order; those that are not there are left out. All of them, by name, where not given.
+    strict : bool
+        Whether a damaged ``run.json`` is an error; otherwise its run is not there, as one that is to be learned again.
 
     Returns
     -------
     list of dict
+
+    Raises
+    ------
+    ScenarioError
+        If `strict`, in one line a damaged run.
     """
-    if run_ids is None:
-        run_ids = sorted(path.parent.name for path in study_folder.glob(f"[!.]*/{RUN_FILE}"))
-    files = (study_folder / run_id / RUN_FILE for run_id in run_ids)
-    records = map(_record, files)
-    return [from_plain(record["row"]) for record in records if record.get("results-version") == RESULTS_VERSION]
+    rows: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for run_id in reading.entries(study_folder) if run_ids is None else run_ids:
+        try:
+            record = _record(study_folder, run_id)
+            if record.get("results-version") != RESULTS_VERSION:
+                continue
+            row = from_plain(record.get("row"))
+            checked_rows([row], study_folder / run_id / RUN_FILE)
+            if row["run_id"] != run_id:
+                reading.refuse(study_folder / run_id / RUN_FILE, "row.run_id: is not the folder's name; run again")
+            rows.append(row)
+        except ScenarioError as error:
+            problems += error.problems
+    if strict and problems:
+        raise ScenarioError(problems)
+    return rows
 
 
-def write_table(study_folder: Path, run_ids: Iterable[str] | None = None) -> pd.DataFrame:
-    """Build ``runs.parquet`` anew from the run folders, in one atomic step.
+def write_table(study_folder: Path, run_ids: Iterable[str] | None = None, *, strict: bool = False) -> pd.DataFrame:
+    """Build ``runs.parquet`` anew from the run folders, in one atomic step; parameters as for :func:`read_rows`.
 
     Returns
     -------
     DataFrame
         DESIGN's columns, then one column per swept key.
     """
-    table = as_table(read_rows(study_folder, run_ids))
+    table = as_table(read_rows(study_folder, run_ids, strict=strict))
     with writing_to(study_folder), _moved_in(study_folder / TABLE_FILE) as partial:
         study_folder.mkdir(parents=True, exist_ok=True)
         table.to_parquet(partial, index=False)
@@ -173,6 +185,7 @@ def write_atomically(path: Path, text: str) -> None:
 def _moved_in(path: Path) -> Iterator[Path]:
     """Give a name to write under, and put the file in its place when that went well."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.unlink(missing_ok=True)  # what somebody else put there may be a link
     try:
         yield partial
         partial.replace(path)
@@ -180,27 +193,61 @@ def _moved_in(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def read_record(run_folder: Path) -> dict[str, Any]:
+def read_record(folder: Path, run_id: str | None = None) -> dict[str, Any]:
     """Read a run's ``run.json``.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's, or with `run_id` that of its study.
+    run_id : str, optional
+
+    Returns
+    -------
+    dict
+        Infinities as they are, not-a-number as None; the spec with every key it has.
 
     Raises
     ------
     ScenarioError
-        If the folder is no run's, or another results version made it.
+        If the folder is no run's, another results version made it, or it does not hold what it must.
     """
-    record = _record(run_folder / RUN_FILE)
+    record: dict[str, Any] = from_plain(_record(folder, run_id))
+    run_folder = folder if run_id is None else folder / run_id
     if "row" not in record:
         raise ScenarioError(
             [f"{run_folder}: holds no {RUN_FILE} of a run; name the folder of a run, OUT/<study>/<run-id>"]
         )
-    if record.get("results-version") != RESULTS_VERSION:
+    version, path = record.get("results-version"), run_folder / RUN_FILE
+    if version != RESULTS_VERSION:
+        stated = version if isinstance(version, int) else "unknown"
         raise ScenarioError(
             [
-                f"{run_folder}: is of results version {record.get('results-version')}, this is {RESULTS_VERSION}; "
+                f"{run_folder}: is of results version {stated}, this is {RESULTS_VERSION}; "
                 f"run the scenario again, or take the version of Suture that {RUN_FILE} names"
             ]
         )
-    return record
+    checked("run", record, path)
+    spec, row = read_spec(record, path), record["row"]
+    swept = {name: value for name, value in row.items() if name not in COLUMNS}
+    if swept != spec.swept or row["seed"] != spec.seed or row["study"] != spec.study:
+        reading.refuse(path, "row: is not that of the spec beside it; run again")
+    return record | {"spec": from_plain(spec.model_dump(mode="json"))}
+
+
+def read_spec(record: Mapping[str, Any], path: Path) -> RunSpec:
+    """Return the spec of a run from its ``run.json``; nothing that it names is opened or imported.
+
+    Raises
+    ------
+    ScenarioError
+        If it cannot be read.
+    """
+    try:
+        return RunSpec.model_validate_json(json.dumps(to_plain(record["spec"])), by_alias=True, by_name=False)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))[:100]
+        raise ScenarioError([f"{path}: spec.{place}: cannot be read; restore the file, or run again"]) from None
 
 
 def read_table(study_folder: Path) -> pd.DataFrame:
@@ -209,30 +256,72 @@ def read_table(study_folder: Path) -> pd.DataFrame:
     Raises
     ------
     ScenarioError
-        If the folder holds none.
+        If the folder holds none, or it is not what such a table must be.
     """
-    import pandas as pd
-
-    try:
-        return pd.read_parquet(study_folder / TABLE_FILE)
-    except (OSError, ValueError):
+    path = study_folder / TABLE_FILE
+    frame = reading.read_parquet(study_folder, TABLE_FILE)
+    if frame is None:
         raise ScenarioError(
             [f"{study_folder}: holds no {TABLE_FILE} to read; name a study's folder, or suture status --rebuild"]
-        ) from None
+        )
+    if lacking := [column for column in COLUMNS if column not in frame]:
+        reading.refuse(path, f"{lacking[0]}: the column is missing; suture status --rebuild makes the table anew")
+    rows = [
+        {str(name): value for name, value in row.items() if value is not None and value == value}
+        for row in frame.to_dict("records")
+    ]
+    checked_rows(rows, path, finished=True)
+    return as_table(rows)
+
+
+def read_run_table(study_folder: Path, run_id: str, stem: str) -> pd.DataFrame:
+    """Read ``rounds.parquet`` or ``clinics.parquet`` of a successful run.
+
+    Raises
+    ------
+    ScenarioError
+        If it is not there, or not what it must be.
+    """
+    name = f"{run_id}/{stem}.parquet"
+    frame = reading.read_parquet(study_folder, name)
+    if frame is None:
+        reading.refuse(study_folder / name, "is missing; run again")
+    if frame.empty:
+        reading.refuse(study_folder / name, "has no rows; run again")
+    needed, texts = _RUN_TABLES[stem]
+    checked_table(frame, needed, texts, study_folder / name)
+    if frame[needed[0]].duplicated().any():
+        reading.refuse(study_folder / name, f"{needed[0]}: has a value twice; run again")
+    return frame
+
+
+_RUN_TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "rounds": (("round", "sim_seconds", "bytes"), ("worst_clinic",)),
+    "clinics": (("name", "records", "test_records"), ("name",)),
+}
 
 
 def older_runs(study_folder: Path) -> list[str]:
     """Return the runs in a study's folder that another results version made, which never enter its table."""
-    records = ((file, _record(file)) for file in sorted(study_folder.glob(f"[!.]*/{RUN_FILE}")))
-    return [file.parent.name for file, record in records if record and record.get("results-version") != RESULTS_VERSION]
+    found = []
+    for run_id in reading.entries(study_folder):
+        try:
+            record = _record(study_folder, run_id)
+        except ScenarioError:
+            continue
+        if record and record.get("results-version") != RESULTS_VERSION:
+            found.append(run_id)
+    return found
 
 
-def _record(file: Path) -> dict[str, Any]:
-    """Return what ``run.json`` holds: nothing where it is no file, or not whole."""
-    try:
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def _record(folder: Path, run_id: str | None = None) -> dict[str, Any]:
+    """Return what ``run.json`` holds: nothing where it is no file."""
+    name = RUN_FILE if run_id is None else f"{run_id}/{RUN_FILE}"
+    record = reading.read_json(folder, name)
+    if record is None:
         return {}
+    if not isinstance(record, dict):
+        reading.refuse(folder / name, "is no table of a run; restore the file, or run again")
     return record
 
 
@@ -244,10 +333,10 @@ def as_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     swept = sorted({key for row in rows for key in row} - set(COLUMNS))
     table = pd.DataFrame(rows, columns=[*COLUMNS, *swept])
     for column in COLUMNS:
-        if column in _TEXT:
+        if column in TEXT_COLUMNS:
             table[column] = table[column].astype(object).fillna("").astype(str)
         else:
-            table[column] = pd.to_numeric(table[column]).astype("int64" if column in _WHOLE else "float64")
+            table[column] = pd.to_numeric(table[column]).astype("int64" if column in WHOLE_COLUMNS else "float64")
     return table
 
 

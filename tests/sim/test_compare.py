@@ -141,7 +141,9 @@ def test_csv_markdown_and_latex_hold_the_same_groups():
 
 
 def test_the_command_reads_the_table_of_a_study(tmp_path, capsys):
-    runs().to_parquet(tmp_path / "runs.parquet")
+    planned = {"sim_seconds": 1.0, "bytes_up": 1, "bytes_down": 1, "unit": "record", "mechanism": "none"}
+    epsilons = {"epsilon_model_user": 1.0, "epsilon_peer": 1.0, "epsilon_server": math.inf}
+    runs(**planned, **epsilons).to_parquet(tmp_path / "runs.parquet")
     arguments = ["suture", "compare", str(tmp_path), "--at", "epsilon=8", "--format", "csv"]
     with patch.object(sys, "argv", arguments), pytest.raises(SystemExit) as ended:
         main()

@@ -157,7 +157,11 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
         ),
         (
             'strategies.0.label="a\\u0007b"',
-            r'strategies.0.label: "a\u0007b" has a control character; take it out',
+            r'strategies.0.label: "a\u0007b" has a control or formatting character; take it out',
+        ),
+        (
+            'strategies.0.label="a\u202eb"',
+            r'strategies.0.label: "a\u202eb" has a control or formatting character; take it out',
         ),
         # csv
         (CSV.replace('"bmi"]', '"y"]'), 'data.features: "y" is the label column; take it out of the features'),
