@@ -37,10 +37,13 @@ COLUMNS = (
     "mean_participants", "lost_clinic_rounds",
     "sim_seconds", "bytes_up", "bytes_down", "clinic_flops", "server_flops", "peak_clinic_bytes",
     "clinic_joules", "idle_share", "server_busy_share",
-    "unit", "mechanism", "delta", "epsilon_model_user", "epsilon_peer", "epsilon_server", "epsilon_label",
+    "unit", "mechanism", "adjacency", "delta", "epsilon_model_user", "epsilon_peer", "epsilon_server",
+    "epsilon_model_user_replace", "epsilon_peer_replace", "epsilon_server_replace", "epsilon_label",
     "membership_auc", "smashed_reconstruction_r2", "wall_seconds", "error",
 )  # fmt: skip
-_TEXT = frozenset({"run_id", "study", "strategy", "cut", "status", "worst_clinic", "unit", "mechanism", "error"})
+_TEXT = frozenset(
+    {"run_id", "study", "strategy", "cut", "status", "worst_clinic", "unit", "mechanism", "adjacency", "error"}
+)
 _WHOLE = frozenset({"seed", "rounds"})
 _UNFINISHED = re.compile(r"\.(?:[0-9a-f]{16}|[a-z]+\.(?:parquet|json))\.(\d+)")
 
