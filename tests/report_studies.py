@@ -39,6 +39,8 @@ def make_runs(
         sim_seconds=192.0, bytes_up=3_410_000, bytes_down=12_400, **scores,
         epsilon_model_user=0.99 * epsilon, epsilon_peer=(0.99 * epsilon).mask(alone, 0.0),
         epsilon_server=(0.99 * epsilon).mask(split, inf),
+        epsilon_model_user_replace=2.1 * epsilon, epsilon_peer_replace=(2.1 * epsilon).mask(alone, 0.0),
+        epsilon_server_replace=(2.1 * epsilon).mask(split, inf), adjacency=(epsilon == inf).map({True: "", False: "zero-out"}),
         epsilon_label=nan,
     ).assign(**changes)  # fmt: skip
 

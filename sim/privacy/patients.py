@@ -134,7 +134,7 @@ def _shared_out(alike: Sequence[int], records: int, clinics: int, chosen: _Share
                 yield from _shared_out(alike, records - own, clinics - 1, (*chosen, (kind, own)))
 
 
-def no_better_than(clinics: list[Mechanisms]) -> Mechanisms:
+def no_better_than(clinics: Sequence[Mechanisms]) -> Mechanisms:
     """Return mechanisms that protect no better than any clinic's."""
     import dp_accounting as dp
 

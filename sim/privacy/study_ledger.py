@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +29,10 @@ from sim.privacy.patients import composed, no_better_than
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-MOST_MECHANISMS = 12
+MOST_MECHANISMS = 60
 """Of more different sampled mechanisms than this, similar ones are counted as the weakest of them."""
 
-_BY_NAME = "natural"
+_ORDERS = (*range(2, 65), *range(72, 257, 8), 512, 1024)  # whole: of others dp-accounting's series may not converge
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ class StudyRun:
             If its ledger is none.
         """
         spec, clinics = record["spec"], tuple(clinic["name"] for clinic in record["plan"]["clinics"])
-        data = spec["data"]
-        population = f"seed {spec['seed']}" if data["source"] == "synthetic" else ""
-        dealt = json.dumps([data, spec["seed"]], sort_keys=True)
-        placement = _BY_NAME if data["split"] == "natural" else dealt
+        data, seed = spec["data"], spec["seed"]
+        own = [data["source"], data.get("path"), data.get("clinic")] if data["split"] == "natural" else [data, seed]
+        population = f"seed {seed}" if data["source"] == "synthetic" else ""
+        placement = json.dumps(own, sort_keys=True)
         return cls(record["row"], Ledger.from_json(record["privacy"]["releases"]), clinics, population, placement)
 
     def infinite(self, adversary: Adversary) -> bool:
@@ -189,6 +190,14 @@ def compose_study(runs: Sequence[StudyRun], delta: float | None = None) -> Study
     )
 
 
+def own_epsilon(run: StudyRun, adversary: Adversary, found: StudyPrivacy, delta: float | None = None) -> float:
+    """Count a run alone in the unit and under the adjacency of its study, at its own delta if none is given."""
+    clinics = (run.ledger.mechanisms(adversary, k, found.unit) for k in range(len(run.clinics)))
+    convert = found.adjacency == NAMES["replace"]
+    at = (run.row["delta"] or 0.0) if delta is None else delta
+    return largest_epsilon((replaced(each) if convert else each for each in clinics), at)
+
+
 def _by_population(runs: Iterable[StudyRun]) -> list[list[StudyRun]]:
     groups: dict[str, list[StudyRun]] = {}
     for run in runs:
@@ -197,19 +206,22 @@ def _by_population(runs: Iterable[StudyRun]) -> list[list[StudyRun]]:
 
 
 def _compositions(runs: Sequence[StudyRun], adversary: Adversary, unit: Unit) -> list[Mechanisms]:
-    """Return mechanisms of all runs together such that no record is protected less than by one of them."""
+    """Return mechanisms of all runs together such that no record is protected less than by one of them.
+
+    Clinics are told by name in the runs of the most frequent placement; a run of another counts as one clinic that is
+    protected no better than any of its own.
+    """
     found: dict[frozenset[Any], Mechanisms] = {}
     for own in _by_population(runs):
-        placements = {run.placement for run in own}
-        named = placements if len(placements) == 1 else placements & {_BY_NAME}
+        [(named, _)] = Counter(run.placement for run in own).most_common(1)
         elsewhere = composed(
             no_better_than([run.ledger.mechanisms(adversary, k, unit) for k in range(len(run.clinics))])
             for run in own
-            if run.placement not in named
+            if run.placement != named
         )
         at: dict[str, list[Mechanisms]] = {}
         for run in own:
-            for k, name in enumerate(run.clinics if run.placement in named else ()):
+            for k, name in enumerate(run.clinics if run.placement == named else ()):
                 at.setdefault(name, []).append(run.ledger.mechanisms(adversary, k, unit))
         for parts in at.values() or [[]]:
             whole = composed([elsewhere, *parts])
@@ -230,7 +242,7 @@ def _reduced(mechanisms: Mechanisms, *, convert: bool) -> tuple[Mechanisms, floa
     for (way, atom), count in (replaced(mechanisms) if convert else mechanisms).items():
         match atom:
             case dp.GaussianDpEvent(sigma):
-                squared[way] += count / sigma**2  # type: ignore[assignment]
+                squared[way] += count / sigma**2
             case dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma)):
                 sampled.append((way, rate, sigma, count))
             case _:
@@ -259,6 +271,7 @@ def _bin(value: float, share: float) -> float:
 def _drawn(runs: Sequence[StudyRun], adversary: Adversary, unit: Unit, delta: float, *, convert: bool) -> float | None:
     """Count the best of a drawn number of runs; None unless all are alike and Renyi DP takes their mechanisms."""
     import dp_accounting as dp
+    from dp_accounting.dp_event import RepeatAndSelectDpEvent
 
     if len(runs) < 2 or not delta or len({(run.population, run.placement) for run in runs}) > 1:
         return None
@@ -273,6 +286,15 @@ def _drawn(runs: Sequence[StudyRun], adversary: Adversary, unit: Unit, delta: fl
                 return None
             atoms[atom] += count
         if atoms:
-            event = dp.RepeatAndSelectDpEvent(compose(atoms), float(len(runs)), math.inf)
-            largest = max(largest, float(dp.rdp.RdpAccountant().compose(event).get_epsilon(delta)))
+            event = RepeatAndSelectDpEvent(compose(atoms), float(len(runs)), math.inf)
+            largest = max(largest, float(dp.rdp.RdpAccountant(_ORDERS).compose(event).get_epsilon(delta)))
     return largest
+
+
+def _told(mechanisms: Mechanisms) -> dict[str, int]:
+    """Write mechanisms with numbers to nine digits, so that what differs by rounding alone is alike."""
+    number = re.compile(r"\d+\.\d+(?:e[+-]?\d+)?")
+    told: Counter[str] = Counter()
+    for key, count in mechanisms.items():
+        told[number.sub(lambda found: f"{float(found[0]):.9g}", repr(key))] += count
+    return told

@@ -151,6 +151,12 @@ def read_rows(study_folder: Path, run_ids: Iterable[str] | None = None) -> list[
     return [from_plain(record["row"]) for record in records if record.get("results-version") == RESULTS_VERSION]
 
 
+def read_records(study_folder: Path) -> list[dict[str, Any]]:
+    """Read what ``run.json`` of every run of the current results version holds, in the table or not, by name."""
+    records = [from_plain(_record(file)) for file in sorted(study_folder.glob(f"[!.]*/{RUN_FILE}"))]
+    return [record for record in records if record.get("results-version") == RESULTS_VERSION]
+
+
 def write_table(study_folder: Path, run_ids: Iterable[str] | None = None) -> pd.DataFrame:
     """Build ``runs.parquet`` anew from the run folders, in one atomic step.
 
