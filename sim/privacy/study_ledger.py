@@ -276,7 +276,8 @@ def _drawn(runs: Sequence[StudyRun], adversary: Adversary, unit: Unit, delta: fl
     if len(runs) < 2 or not delta or len({(run.population, run.placement) for run in runs}) > 1:
         return None
     views = [{name: run.ledger.mechanisms(adversary, k, unit) for k, name in enumerate(run.clinics)} for run in runs]
-    if any(view != views[0] for view in views):
+    told = [{name: _told(mechanisms) for name, mechanisms in view.items()} for view in views]
+    if any(one != told[0] for one in told):
         return None
     largest = 0.0
     for mechanisms in views[0].values():

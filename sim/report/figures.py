@@ -30,8 +30,8 @@ def epsilon_column(runs: pd.DataFrame) -> str:
 
     Targets are for the adjacency of each run's mechanism: where these differ, one axis cannot show them.
     """
-    one = runs.loc[runs["status"] == "ok", "adjacency"].replace("", None).nunique() <= 1
-    return "privacy.epsilon" if "privacy.epsilon" in runs and one else "epsilon_model_user"
+    apart = len(set(runs.loc[runs["status"] == "ok", "adjacency"]) - {""}) > 1
+    return "privacy.epsilon" if "privacy.epsilon" in runs and not apart else "epsilon_model_user"
 
 
 def curve_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -50,9 +50,9 @@ def curve_table(runs: pd.DataFrame) -> pd.DataFrame:
         out. Series come in reading order.
     """
     ok = successful_runs(runs)
-    noise = [key for key in NOISE_KEYS if key in ok]
-    largest = ok.groupby(["series", *noise], dropna=False)[epsilon_column(ok)].transform("max")
-    ok["target"] = [NO_DP if math.isinf(value) else f"{value:.3g}" for value in largest]
+    column, noise = epsilon_column(ok), [key for key in NOISE_KEYS if key in ok]
+    spent = ok.groupby(["series", *noise], dropna=False)[column].transform("max") if noise else ok[column]
+    ok["target"] = [NO_DP if math.isinf(value) else f"{value:.3g}" for value in spent]
     parts = [summarise(ok, ["series", "strategy", "target"], metric).assign(metric=metric) for metric in METRICS]
     table = pd.concat(parts, ignore_index=True).dropna(subset="mean")
     return table.assign(lower=table["mean"] - table["half_width"], upper=table["mean"] + table["half_width"])

@@ -131,6 +131,18 @@ def adjacency_of(runs: pd.DataFrame) -> str:
     return "replace-one" if "replace-one" in found else "zero-out" if found else ""
 
 
+def adjacency_note(runs: pd.DataFrame) -> str:
+    """Say that the runs' noise is for different neighbours; empty where it is not."""
+    ways = runs.loc[runs["adjacency"] != ""].groupby("adjacency")["mechanism"].unique()
+    if len(ways) < 2:
+        return ""
+    named = "; ".join(f"{', '.join(mechanisms)}: {adjacency}" for adjacency, mechanisms in ways.items())
+    return (
+        f"The mechanisms are for different neighbours ({named}), so the same target epsilon is not the same "
+        "protection; all epsilons are compared under replace-one."
+    )
+
+
 def under_one_adjacency(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with all epsilons of `adjacency_of` them."""
     if adjacency_of(runs) != "replace-one":

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sim.privacy.study_ledger import StudyPrivacy, StudyRun, compose_study
+from sim.privacy.study_ledger import StudyRun
 from sim.problems import ScenarioError
 from sim.study.journal import LOGS
 from sim.study.store import RUN_FILE, older_runs, read_records
 
-__all__ = ["read_study_runs", "study_privacy", "uncounted"]
+__all__ = ["read_study_runs", "uncounted"]
 
 
 def read_study_runs(folder: Path) -> list[StudyRun]:
@@ -28,11 +28,6 @@ def read_study_runs(folder: Path) -> list[StudyRun]:
             name = record.get("row", {}).get("run_id", "a run")
             raise ScenarioError([f"{folder / str(name) / RUN_FILE}: holds no ledger: {error}"]) from None
     return runs
-
-
-def study_privacy(folder: Path, delta: float | None = None) -> StudyPrivacy:
-    """Compose the releases of all runs in a study's folder."""
-    return compose_study(read_study_runs(folder), delta)
 
 
 def uncounted(folder: Path) -> list[str]:
