@@ -127,8 +127,8 @@ def test_check_explains_the_scenario_in_words(suture, trade_off):
         "Privacy: dp-sgd protects one record: its gradient is clipped and noised; ",
         "Against the server, one record at delta 0.001, zero-out: epsilon 3 (FedAvg); no guarantee, since labels are "
         'sent as they are; state labels = "public" if they are; smashed rows leave without noise (SplitFed V1, '
-        "vanilla); no guarantee, since smashed rows leave without noise; tail-gradient rows leave without noise (SplitFed V1, "
-        "U-shaped).",
+        "vanilla); no guarantee, since smashed rows leave without noise; tail-gradient rows leave without noise "
+        "(SplitFed V1, U-shaped).",
     ):
         assert sentence in told
     assert re.search(
