@@ -11,7 +11,7 @@ import pandas as pd
 import vl_convert
 
 from sim.report.look import looks
-from sim.report.summary import NOISE_KEYS, adjacency_of, successful_runs, summarise
+from sim.report.summary import NOISE_KEYS, adjacencies, adjacency_of, successful_runs, summarise
 
 METRICS = {"auc": "AUC on held-out records", "accuracy": "Accuracy on held-out records"}
 """Column drawn in a panel, and the title of its axis."""
@@ -30,7 +30,7 @@ def epsilon_column(runs: pd.DataFrame) -> str:
 
     Targets are for the adjacency of each run's mechanism: where these differ, one axis cannot show them.
     """
-    apart = len(set(runs.loc[runs["status"] == "ok", "adjacency"]) - {""}) > 1
+    apart = len(adjacencies(runs[runs["status"] == "ok"])) > 1
     return "privacy.epsilon" if "privacy.epsilon" in runs and not apart else "epsilon_model_user"
 
 

@@ -121,21 +121,26 @@ def named_settings(runs: pd.DataFrame, without: Sequence[str] = ()) -> list[str]
     ]
 
 
+def adjacencies(runs: pd.DataFrame) -> set[str]:
+    """Return the adjacencies that occur; a table that names none, or leaves a run's open, adds nothing."""
+    return set(runs["adjacency"].dropna()) - {""} if "adjacency" in runs else set()
+
+
 def adjacency_of(runs: pd.DataFrame) -> str:
     """Name the one adjacency that all epsilons of a table are shown for; empty where nothing is noised.
 
     An epsilon for zeroing a record out is not comparable with one for replacing it. Where any run has the latter, all
     are shown under replacement.
     """
-    found = set(runs["adjacency"]) - {""}
+    found = adjacencies(runs)
     return "replace-one" if "replace-one" in found else "zero-out" if found else ""
 
 
 def adjacency_note(runs: pd.DataFrame) -> str:
     """Say that the runs' noise is for different neighbours; empty where it is not."""
-    ways = runs.loc[runs["adjacency"] != ""].groupby("adjacency")["mechanism"].unique()
-    if len(ways) < 2:
+    if len(adjacencies(runs)) < 2:
         return ""
+    ways = runs[runs["adjacency"].isin(adjacencies(runs))].groupby("adjacency")["mechanism"].unique()
     named = "; ".join(f"{', '.join(mechanisms)}: {adjacency}" for adjacency, mechanisms in ways.items())
     return (
         f"The mechanisms are for different neighbours ({named}), so the same target epsilon is not the same "
