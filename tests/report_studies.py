@@ -39,6 +39,9 @@ def make_runs(
         sim_seconds=192.0, bytes_up=3_410_000, bytes_down=12_400, **scores,
         epsilon_model_user=0.99 * epsilon, epsilon_peer=(0.99 * epsilon).mask(alone, 0.0),
         epsilon_server=(0.99 * epsilon).mask(split, inf),
+        epsilon_model_user_replace=2.1 * epsilon, epsilon_peer_replace=(2.1 * epsilon).mask(alone, 0.0),
+        epsilon_server_replace=(2.1 * epsilon).mask(split, inf),
+        adjacency=(epsilon == inf).map({True: "", False: "zero-out"}),
         epsilon_label=nan,
     ).assign(**changes)  # fmt: skip
 
@@ -70,7 +73,8 @@ def make_statement(row: Mapping[Hashable, Any]) -> dict[str, Any]:
             "sees": [{"meaning": "smashed data", "noised": False}] if name == "server" and row["cut"] else [],
             "epsilon": row[column],
             "clinic": "north",
-            "adjacency": "add-or-remove",
+            "adjacency": "zero-out",
+            "replace-epsilon": row[f"{column}_replace"],
             "reasons": ["smashed rows leave without noise"] if row[column] == inf else [],
             "advantage": 0.25,
             "true-positive-rates": {"0.01": 0.05},
@@ -80,7 +84,7 @@ def make_statement(row: Mapping[Hashable, Any]) -> dict[str, Any]:
     mechanism = {
         "what": "gradients", "seen-by": ["server"], "mechanism": "Gaussian noise on Poisson samples",
         "noise": [1.5, 2.5], "noise-is": "standard deviation over the sensitivity", "sample-rate": [0.1, 0.1],
-        "times": [40, 60], "counted-in": "training steps", "adjacency": "add-or-remove",
+        "times": [40, 60], "counted-in": "training steps", "adjacency": "zero-out",
     }  # fmt: skip
     return {
         "delta": 1e-4,
@@ -88,6 +92,9 @@ def make_statement(row: Mapping[Hashable, Any]) -> dict[str, Any]:
         "mechanisms": [mechanism] if row["mechanism"] != "none" else [],
         "attacks": [{"attack": "membership by loss", "auc": 0.5 + 0.01 * row["seed"], "advantage": 0.02}],
         "outside": [{"what": "batch sizes", "marking": "public", "note": "seen where rows cross"}],
+        "not-covered": [
+            {"what": "held-out metrics", "where": "run.json", "of": "held-out records", "columns": ["auc"]}
+        ],
         "accountant": "privacy loss distributions",
         "generator": "Philox streams.",
     }

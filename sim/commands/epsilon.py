@@ -2,23 +2,74 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
 
-from sim.commands.common import RunFolder, wide_console
+from sim.commands.common import wide_console
 
 
 def epsilon(
-    folder: RunFolder,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A run's folder, OUT/<study>/<run-id>, or a study's, OUT/<study>.")
+    ],
     accountant: Annotated[str, typer.Option("--accountant", metavar="pld|prv|rdp", help="Who counts.")] = "pld",
     delta: Annotated[float | None, typer.Option("--delta", help="The run's own if not given.")] = None,
 ) -> None:
-    """Count a run's epsilon anew from its saved ledger: a line a clinic, a column an adversary, the worst first."""
+    """Count epsilon anew from saved ledgers.
+
+    Of a run: a line a clinic, a column an adversary, the worst first. Of a study: each setting's own, and that of all
+    runs on the same records composed, with the price of picking the best.
+    """
+    from sim.study.journal import STUDY_FILE
+    from sim.study.store import RUN_FILE
+
+    if (folder / RUN_FILE).is_file() or not (folder / STUDY_FILE).is_file():
+        _of_run(folder, accountant, delta)
+    else:
+        _of_study(folder, accountant, delta)
+
+
+def _of_study(folder: Path, accountant: str, delta: float | None) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from sim.privacy.study_ledger import compose_study
+    from sim.problems import ScenarioError
+    from sim.report.composed import composed_frame, composed_words
+    from sim.study.composition import read_study_runs, uncounted
+
+    if accountant != "pld":
+        raise ScenarioError(
+            [f"--accountant: {accountant} does not count a study; leave it out, or name a run's folder"]
+        )
+    runs = read_study_runs(folder)
+    if not runs:
+        raise ScenarioError([f"{folder}: holds no run of this results version; run the study first"])
+    try:
+        found = compose_study(runs, delta)
+    except ValueError as error:
+        raise ScenarioError([f"{folder}: {error}"]) from None
+    frame = composed_frame(found, runs, delta)
+    adjacency = f", {found.adjacency}" if found.adjacency else ""
+    table = Table(title=f"epsilon at delta {found.delta:g}, by pld; unit: {found.unit}{adjacency}")
+    for position, name in enumerate(frame.columns):
+        table.add_column(name, justify="left" if position == 0 else "right")
+    for row in frame.itertuples(index=False):
+        table.add_row(*map(escape, row), end_section=False)
+    console = wide_console()
+    console.print(table)
+    for sentence in (*composed_words(found), *uncounted(folder)):
+        console.print(sentence, markup=False, highlight=False)
+
+
+def _of_run(folder: Path, accountant: str, delta: float | None) -> None:
     from rich.markup import escape
     from rich.table import Table
 
     from sim.privacy.accounting import MIN_DELTA, Accountant
+    from sim.privacy.adjacency import MEANING, adjacency_of, replace_epsilon
     from sim.privacy.ledger import ADVERSARIES, Ledger
     from sim.privacy.releases import un_noised
     from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
@@ -50,10 +101,17 @@ def epsilon(
     table = Table("clinic", *ADVERSARIES, title=f"epsilon at delta {at:g}, by {accountant}; unit: {plan['unit']}")
     worst = [max(range(len(names)), key=lambda k, a=a: spent[k][a]) for a in range(len(ADVERSARIES))]  # type: ignore[misc]
     cells = [f"{epsilon_text(spent[k][a])} ({escape(names[k])})" for a, k in enumerate(worst)]
-    table.add_row("worst", *cells, end_section=True)
+    noised = adjacency_of(ledger)
+    table.add_row("worst", *cells, end_section=not noised)
+    if noised:
+        replaced = [replace_epsilon(ledger, a, range(len(names)), at, plan["unit"]) for a in ADVERSARIES]
+        cells = ["–" if value is None else epsilon_text(value) for value in replaced]
+        table.add_row("worst, replace-one, by pld", *cells, end_section=True)
     for name, row in sorted(zip(names, spent, strict=True), key=lambda item: [-value for value in item[1]]):
         table.add_row(escape(name), *map(epsilon_text, row))
     wide_console().print(table)
+    if noised:
+        wide_console().print(f"This run is for {noised}. {MEANING}", markup=False, highlight=False)
     if any(release.unit == "label" for release in ledger.releases):
         of_labels = max(ledger.epsilon(a, k, at, unit="label") for a in ADVERSARIES for k in range(len(names)))
         wide_console().print(f"one label, randomised before it leaves: {epsilon_text(of_labels)} against everyone")

@@ -18,12 +18,14 @@ from sim.plan.counts import Counts
 from sim.plan.noise import dp_sgd_multipliers, row_multipliers, update_multiplier
 from sim.plan.queues import PlanClock
 from sim.plan.refusals import refuse
+from sim.privacy.adjacency import adjacency_of, replace_epsilon
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger
 from sim.privacy.releases import Ints, Sampled, build_ledger, to_be_noised
 from sim.protocols import Direction, Traffic
 from sim.spec import RunSpec
 
 COLUMN_OF = {"model-user": "epsilon_model_user", "peer-clinic": "epsilon_peer", "server": "epsilon_server"}
+REPLACE_COLUMN_OF = {adversary: f"{column}_replace" for adversary, column in COLUMN_OF.items()}
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class Plan:
     ledger : Ledger
     epsilon_spent : dict of str to tuple of float
         By adversary, the epsilon after each round, before the first one 0; see :mod:`sim.plan.budget`.
+    replace_epsilon : dict of str to float
+        By adversary, of the least protected clinic with everything under replacement; None where nothing counts it.
     clinics : tuple of ClinicPlan
     round_seconds : tuple of float
     bytes_after : tuple of int
@@ -120,6 +124,7 @@ class Plan:
     noised_steps: dict[str, tuple[int, ...]]
     ledger: Ledger
     epsilon_spent: dict[Adversary, tuple[float, ...]]
+    replace_epsilon: dict[Adversary, float | None]
     clinics: tuple[ClinicPlan, ...]
     round_seconds: tuple[float, ...]
     bytes_after: tuple[int, ...]
@@ -164,7 +169,9 @@ class Plan:
             "unit": spec.privacy.unit,
             "mechanism": spec.privacy.mechanism,
             "delta": spec.privacy.delta,
+            "adjacency": adjacency_of(self.ledger),
             **worst,
+            **{REPLACE_COLUMN_OF[a]: value for a, value in self.replace_epsilon.items()},
             "epsilon_label": self._epsilon_of_labels(),
             **spec.swept,
         }
@@ -264,6 +271,7 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
         {what: tuple(batches.tolist()) for what, batches in to_be_noised(job, sampled).items()},
         ledger,
         epsilon_spent(job, counts.after, epsilons),
+        {a: replace_epsilon(ledger, a, range(len(job.sizes)), delta, spec.privacy.unit) for a in ADVERSARIES},
         clinics,
         tuple(t.seconds for t in times),
         tuple(counts.bytes_after),

@@ -102,7 +102,7 @@ def privacy_loss(atoms: Atoms, adjacency: Adjacency, interval: float) -> Any:
     return whole
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _loss(atom: "DpEvent", adjacency: Adjacency, interval: float) -> Any:
     import dp_accounting as dp
     from dp_accounting.dp_event import MixtureOfGaussiansDpEvent

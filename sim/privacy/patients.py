@@ -13,16 +13,22 @@ References
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, TypeAlias
 
-from sim.privacy.accounting import Mechanisms, composed_epsilon
+from sim.privacy.accounting import Mechanisms
+from sim.privacy.largest import largest_epsilon
 from sim.privacy.ledger import Adversary, Ledger
 from sim.privacy.loss import Adjacency
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-EXACT_CLINICS = 8
+EXACT_COMBINATIONS = 40
+"""Of more ways than this to share out a patient's records among so many clinics, a bound is counted instead."""
+
+_Shares: TypeAlias = tuple[tuple[int, int], ...]
 
 
 def of_patient(mechanisms: Mechanisms, most: int) -> Mechanisms:
@@ -83,24 +89,52 @@ def patient_epsilon(
     Returns
     -------
     float
-        At one clinic the largest over the clinics; where more than ``EXACT_CLINICS`` differ, that of a clinic with the
-        highest sampling rate, the least noise and the most steps among them, which is no less. At c clinics that clinic
-        c times over, with as many records each as one can have: most - c + 1.
+        The largest over every choice of up to `stays` different clinics and every way to share out the records among
+        them, what each clinic releases composed; clinics that release the same are told apart only by their number.
+        Where c clinics allow more than ``EXACT_COMBINATIONS`` of these, for them a bound: c times a clinic with the
+        highest sampling rate, the least noise and the most steps, with most - c + 1 records each.
     """
-    different = {tuple(sorted(ledger.mechanisms(adversary, k).items(), key=repr)) for k in range(clinics)}
-    found: list[Mechanisms] = [dict(mechanisms) for mechanisms in different]
-    bound = _no_better_than(found)
-    if len(found) > EXACT_CLINICS:
-        found = [bound]
-    at_one = max(composed_epsilon(of_patient(mechanisms, most), delta) for mechanisms in found)
-    at_several = (
-        composed_epsilon({atom: c * n for atom, n in of_patient(bound, most - c + 1).items()}, delta)
-        for c in range(2, min(stays, most) + 1)
-    )
-    return max([at_one, *at_several])
+    alike = Counter(tuple(sorted(ledger.mechanisms(adversary, k).items(), key=repr)) for k in range(clinics))
+    kinds: list[Mechanisms] = [dict(mechanisms) for mechanisms in alike]
+    return largest_epsilon(_choices(kinds, list(alike.values()), most, min(stays, most, clinics)), delta)
 
 
-def _no_better_than(clinics: list[Mechanisms]) -> Mechanisms:
+def _choices(kinds: Sequence[Mechanisms], alike: Sequence[int], most: int, stays: int) -> Iterator[Mechanisms]:
+    for c in range(1, stays + 1):
+        ways = list(islice(_shared_out(alike, most, c), EXACT_COMBINATIONS + 1))
+        if len(ways) > EXACT_COMBINATIONS:
+            yield composed((of_patient(no_better_than(kinds), most - c + 1),) * c)
+        else:
+            yield from (composed(of_patient(kinds[kind], own) for kind, own in way) for way in ways)
+
+
+def composed(parts: Iterable[Mechanisms]) -> Mechanisms:
+    """Return mechanisms that are applied one after another as one."""
+    whole: Counter[tuple[Adjacency, DpEvent]] = Counter()
+    for mechanisms in parts:
+        whole.update(mechanisms)
+    return whole
+
+
+def _shared_out(alike: Sequence[int], records: int, clinics: int, chosen: _Shares = ()) -> Iterator[_Shares]:
+    """Yield the ways to share out records among so many clinics, as pairs of a kind of clinic and its records.
+
+    Of each kind there are ``alike[kind]``; pairs come in order, so that no way comes twice.
+    """
+    if not clinics:
+        yield chosen
+        return
+    first, least = chosen[-1] if chosen else (0, 1)
+    for kind in range(first, len(alike)):
+        if sum(one == kind for one, _ in chosen) == alike[kind]:
+            continue
+        rest = records - clinics + 1
+        for own in range(least if kind == first else 1, rest + 1) if clinics > 1 else (rest,):
+            if clinics > 1 or kind > first or own >= least:
+                yield from _shared_out(alike, records - own, clinics - 1, (*chosen, (kind, own)))
+
+
+def no_better_than(clinics: Sequence[Mechanisms]) -> Mechanisms:
     """Return mechanisms that protect no better than any clinic's."""
     import dp_accounting as dp
 

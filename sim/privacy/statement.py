@@ -10,10 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sim.privacy.accounting import flatten, under_one_adjacency
+from sim.privacy.adjacency import NAMES
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Release
 from sim.privacy.patients import patient_epsilon
 from sim.privacy.releases import un_noised
 from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
+from sim.privacy.uncovered import not_covered
 from sim.protocols import Protocol, protocol_of
 
 if TYPE_CHECKING:
@@ -89,12 +91,16 @@ def privacy_statement(
           ``max-clinics``, the largest number of clinics that train on one patient, as counted, and ``epsilon`` by
           adversary of such a patient; None where no bound is stated or the unit is the clinic;
         - ``outside``: rows of ``what``, ``marking`` (``"public"``, ``"dp"`` or ``"non-private"``) and ``note``;
+        - ``not-covered``: what the run publishes of its records beside all that, see
+          :func:`sim.privacy.uncovered.not_covered`;
         - ``attacks``: measured attacks, one dict each.
 
         A row of ``adversaries`` has ``adversary``, ``who``, ``sees`` (rows of ``what``, ``meaning``, ``noised``,
-        ``times``, ``counted-in``), ``epsilon`` and ``clinic`` (the least protected one's), ``adjacency`` (None where
-        nothing is released or nothing is noised), ``reasons`` (why epsilon is infinite), ``advantage`` (the most by
-        which an attacker's true positive rate exceeds its false positive rate, on that clinic) and
+        ``times``, ``counted-in``), ``epsilon`` and ``clinic`` (the least protected one's), ``adjacency``
+        (``"zero-out"``, ``"replace-one"``, or None where nothing is released or nothing is noised),
+        ``replace-epsilon`` (of the clinic protected least under replace-one; None where it is not
+        counted), ``reasons`` (why epsilon is infinite), ``advantage`` (the most by which an attacker's true positive
+        rate exceeds its false positive rate, on that clinic) and
         ``true-positive-rates`` (the highest, by false positive rate).
     """
     spec = plan.spec
@@ -126,6 +132,7 @@ def privacy_statement(
         "outside": [
             {"what": what, "marking": marking, "note": note} for what, marking, note in _outside(plan, federation)
         ],
+        "not-covered": not_covered(spec),
         "attacks": [],
     }
 
@@ -167,7 +174,8 @@ def _adversary(plan: Plan, adversary: Adversary, groups: Sequence[Mapping[str, A
         "sees": _seen(group for group in groups if adversary in group["seen-by"]),
         "epsilon": epsilons[worst],
         "clinic": plan.clinics[worst].name,
-        "adjacency": None if reasons or not mechanisms else under_one_adjacency(mechanisms)[1],
+        "adjacency": None if reasons or not mechanisms else NAMES[under_one_adjacency(mechanisms)[1]],
+        "replace-epsilon": plan.replace_epsilon[adversary],
         "reasons": reasons,
         "advantage": risk.advantage,
         "true-positive-rates": {
@@ -204,7 +212,7 @@ def _grouped(plan: Plan) -> list[dict[str, Any]]:
             "seen-by": list(seen_by),
             "noised": noise_is is not None,
             "mechanism": name,
-            "adjacency": adjacency,
+            "adjacency": NAMES[adjacency],
             "clinics": len(clinics[key]),
             "times": _range(times for _, _, times in rows),
             "counted-in": counted_in,
@@ -277,18 +285,16 @@ def _outside(plan: Plan, federation: Federation) -> list[tuple[str, str, str]]:
     rows += [
         ("timing of messages", "non-private", "follows from counts here; on real computers it may depend on records"),
         (
-            "held-out records and reported metrics",
-            "non-private",
-            "metrics are exact; held-out and validation records are not protected from them, and the share of the "
-            "majority class is counted on training labels",
-        ),
-        (
             "choice of settings",
             "non-private",
             "rounds, learning rate, clip and model are as the scenario gives them; a choice made by looking at results "
             "on these records is not counted",
         ),
-        ("other runs on the same records", "non-private", "each seed and swept value is one more; they compose"),
+        (
+            "other runs on the same records",
+            "non-private",
+            "each seed and swept value is one more; they compose, and suture epsilon says to what for a study's folder",
+        ),
         ("adversaries who join forces", "non-private", "together they learn what their rows compose to"),
     ]
     if spec.data.validation_share:
@@ -306,7 +312,8 @@ def _records_of_a_patient(plan: Plan) -> tuple[str, str, str]:
     return (
         what,
         "dp",
-        f"at most {most}, as stated, and at the largest number of clinics that was counted, which is itself exact",
+        f"at most {most}, as stated, and at the largest number of clinics that was counted, which is itself exact; the "
+        "largest over every choice of clinics and way to share out the records, or a bound where these are many",
     )
 
 

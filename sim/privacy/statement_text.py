@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sim.privacy.adjacency import MEANING
+
 STATEMENT_FILE = "privacy.md"
 
 
@@ -40,14 +42,24 @@ def statement_text(statement: Mapping[str, Any]) -> str:
         *_others(s),
         "## By adversary",
         _table(
-            ("adversary", "sees", "epsilon", "delta", "neighbours differ by", "membership advantage", *_RATES.values()),
+            (
+                "adversary",
+                "sees",
+                "epsilon",
+                "delta",
+                "neighbours",
+                "epsilon, replace-one",
+                "membership advantage",
+                *_RATES.values(),
+            ),
             (_adversary_cells(row, s["delta"]) for row in s["adversaries"]),
         ),
-        "Epsilon and the last four columns are upper bounds over every attack, for the clinic that is protected least"
+        MEANING,
+        "Epsilon and the last five columns are upper bounds over every attack, for the clinic that is protected least"
         + (f" ({worst})." if worst else "."),
         "## Mechanisms",
         _table(
-            ("release", "seen by", "mechanism", "noise", "sampling rate", "times", "neighbours differ by"),
+            ("release", "seen by", "mechanism", "noise", "sampling rate", "times", "neighbours"),
             (_mechanism_cells(row) for row in s["mechanisms"]),
         )
         if s["mechanisms"]
@@ -69,6 +81,13 @@ def statement_text(statement: Mapping[str, Any]) -> str:
             ((escaped(row["what"]), row["marking"], escaped(row["note"])) for row in s["outside"]),
         ),
         "Public: held to be known to everyone. Dp: protected as stated above. Non-private: not protected.",
+        "## Not covered by epsilon",
+        "Numbers of this run that depend on records and are written without noise. To publish one is a release of its "
+        "own, which no epsilon here covers.",
+        _table(
+            ("what", "where it stands", "a statistic of"),
+            ((escaped(row["what"]), escaped(row["where"]), escaped(row["of"])) for row in s["not-covered"]),
+        ),
         "## Measured attacks",
         "\n".join(
             "- " + "; ".join(f"{escaped(key)}: {escaped(value)}" for key, value in attack.items())
@@ -89,7 +108,7 @@ _SIMULATED = (
 )
 _READING = (
     "Epsilon e at delta d means that, but for a part of d, what an adversary sees is at most exp(e) times as likely "
-    "with it as without it (or with another in its place). "
+    "with it as without it, or with another in its place, as the adjacency says. "
     "Membership advantage 0 means that nobody can tell whether it was among the training data; 1 means that it may be "
     "told for certain. With advantage a, whoever has to guess is right in at most (1 + a) / 2 of the cases."
 )
@@ -98,7 +117,6 @@ _RATES = {
     "0.01": "true positives at 1 % false",
     "0.1": "true positives at 10 % false",
 }
-_NEIGHBOURS = {"add-or-remove": "one more or less", "replace": "one replaced by another"}
 
 
 def escaped(value: object) -> str:
@@ -144,8 +162,10 @@ def _in_short(row: Mapping[str, Any], statement: Mapping[str, Any]) -> str:
         return f"{who}. Nothing that depends on the records reaches it."
     if math.isinf(epsilon):
         return f"{who}. **No guarantee** (epsilon is infinite): {'; '.join(map(escaped, row['reasons']))}."
+    known = row["adjacency"] != "replace-one" and row["replace-epsilon"] is not None
+    other = f" (replace-one: at most {_upper(row['replace-epsilon'])})" if known else ""
     return (
-        f"{who}. Epsilon at most {_upper(epsilon)} at delta {statement['delta']:g}; "
+        f"{who}. Epsilon at most {_upper(epsilon)} at delta {statement['delta']:g}, {row['adjacency']}{other}; "
         f"membership advantage at most {_upper(row['advantage'])}."
     )
 
@@ -158,7 +178,8 @@ def _adversary_cells(row: Mapping[str, Any], delta: float | None) -> list[str]:
         "; ".join(map(_seen, row["sees"])) or "nothing",
         _epsilon(row["epsilon"]),
         f"{delta:g}" if finite and delta is not None and row["epsilon"] else "–",
-        _NEIGHBOURS.get(row["adjacency"], "–"),
+        row["adjacency"] or "–",
+        "–" if row["replace-epsilon"] is None else _epsilon(row["replace-epsilon"]),
         _upper(row["advantage"]),
         *rates,
     ]
@@ -177,7 +198,7 @@ def _mechanism_cells(row: Mapping[str, Any]) -> list[str]:
         f"{_between(row['noise'])} ({row['noise-is']})",
         _between(row["sample-rate"]) if row["sample-rate"] else "–",
         f"{_between(row['times'])} {row['counted-in']} at {row['clinics']} clinic{'s' * (row['clinics'] != 1)}",
-        _NEIGHBOURS[row["adjacency"]],
+        row["adjacency"],
     ]
 
 

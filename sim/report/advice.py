@@ -11,7 +11,15 @@ import pandas as pd
 
 from sim.problems import ScenarioError, suggest
 from sim.report.condition import Condition, parse_condition
-from sim.report.summary import ADVERSARIES, half_width, higher_is_better, series_label, successful_runs, swept_keys
+from sim.report.summary import (
+    ADVERSARIES,
+    adjacency_note,
+    half_width,
+    higher_is_better,
+    series_label,
+    successful_runs,
+    swept_keys,
+)
 from sim.report.table import bytes_text, epsilon_text, score_text, seconds_text
 
 __all__ = ["Advice", "advise"]
@@ -94,7 +102,7 @@ def advise(runs: pd.DataFrame, where: str, best: str, *, planned: bool) -> Advic
     if best not in ranked:
         raise ScenarioError([f'--best: cannot rank by "{best}"; {suggest(best, ranked)}'])
     unknown = {name for name in numbers if planned and ok[name].isna().all()}
-    notes = []
+    notes = [note] if (note := adjacency_note(ok)) else []
     if planned:
         notes.append("No run is finished, so this is from the plan alone and scores are unknown.")
     if best in unknown:

@@ -13,6 +13,7 @@ import pandas as pd
 from sim.privacy.statement_text import escaped
 from sim.problems import ScenarioError, suggest
 from sim.report.summary import (
+    adjacency_note,
     half_width,
     higher_is_better,
     method_label,
@@ -55,12 +56,15 @@ class Comparison:
         hold together with 95 % (Bonferroni over the comparisons).
     best : str
         The group with the best mean.
+    note : str
+        What has to be known of the runs; may be empty.
     """
 
     metric: str
     means: pd.DataFrame
     differences: pd.DataFrame
     best: str
+    note: str = ""
 
     def conclusion(self) -> str:
         """Say in plain words what can and what cannot be concluded."""
@@ -86,7 +90,7 @@ class Comparison:
             said += f"the interval of {'each' if len(open_) > 1 else 'the'} difference holds 0."
         if unknown := self.differences.loc[~known, "group"].tolist():
             said += f" Nothing can be concluded about {self._named(unknown)}: there are not two seeds that both have."
-        return said
+        return f"{said} {self.note}" if self.note else said
 
     def _named(self, groups: Sequence[str]) -> str:
         """Name groups; of many, say how many of the others they are, and name the ones nearest in mean."""
@@ -175,7 +179,7 @@ def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str,
         [_paired(group, table.get(group), table[best], len(others)) for group in others],
         columns=["group", "n", "mean", "half_width"],
     )
-    return Comparison(metric, means, differences, best)
+    return Comparison(metric, means, differences, best, adjacency_note(ok))
 
 
 def _paired(group: str, values: pd.Series[float] | None, best: pd.Series[float], comparisons: int) -> dict[str, object]:

@@ -11,7 +11,8 @@ from sim.attendance import Behaviour
 from sim.clinics import assign_resources
 from sim.data import Federation
 from sim.models.build import build_network
-from sim.plan.plan import COLUMN_OF, Plan
+from sim.plan.plan import COLUMN_OF, REPLACE_COLUMN_OF, Plan
+from sim.privacy.adjacency import NAMES, adjacency_of
 from sim.privacy.ledger import ADVERSARIES, Adversary
 from sim.privacy.releases import un_noised
 from sim.report.summary import method_label, value_text
@@ -181,17 +182,23 @@ def _privacy(plans: Sequence[Plan]) -> Iterator[str]:
         yield f"Privacy: {which}: what is released there is released as it is."
     for mechanism in dict.fromkeys(m for plan in protected for m in plan.spec.privacy.mechanisms):
         yield f"Privacy: {mechanism} protects {PROTECTS[mechanism]}."
-    guarantees = dict.fromkeys((plan.spec.privacy.unit, plan.spec.privacy.delta) for plan in protected)
-    for (unit, delta), adversary in product(guarantees, ADVERSARIES):
-        alike = [plan for plan in protected if (plan.spec.privacy.unit, plan.spec.privacy.delta) == (unit, delta)]
-        yield f"Against the {adversary.replace('-', ' ')}, one {unit} at delta {delta:g}: {_against(adversary, alike)}."
+    guarantees: dict[tuple[str, float | None, str], list[Plan]] = {}
+    for plan in protected:
+        privacy = plan.spec.privacy
+        guarantees.setdefault((privacy.unit, privacy.delta, adjacency_of(plan.ledger)), []).append(plan)
+    for ((unit, delta, adjacency), alike), adversary in product(guarantees.items(), ADVERSARIES):
+        where = f"one {unit} at delta {delta:g}{f', {adjacency}' if adjacency else ''}"
+        yield f"Against the {adversary.replace('-', ' ')}, {where}: {_against(adversary, alike)}."
 
 
 def _against(adversary: Adversary, plans: Sequence[Plan]) -> str:
     finite: dict[str, list[float]] = defaultdict(list)
     infinite: dict[str, str] = {}
     for plan in plans:
-        epsilon = plan.columns()[COLUMN_OF[adversary]]
+        row = plan.columns()
+        # A run whose noise is for replacing a record may have an adversary whom only noise for zeroing it out protects.
+        columns = REPLACE_COLUMN_OF if row["adjacency"] == NAMES["replace"] else COLUMN_OF
+        epsilon = row[columns[adversary]]
         if math.isfinite(epsilon):
             finite[_method(plan)].append(epsilon)
         else:

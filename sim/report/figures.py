@@ -11,7 +11,7 @@ import pandas as pd
 import vl_convert
 
 from sim.report.look import looks
-from sim.report.summary import successful_runs, summarise
+from sim.report.summary import NOISE_KEYS, adjacencies, adjacency_of, successful_runs, summarise
 
 METRICS = {"auc": "AUC on held-out records", "accuracy": "Accuracy on held-out records"}
 """Column drawn in a panel, and the title of its axis."""
@@ -26,8 +26,12 @@ _GREY = "#595959"
 
 
 def epsilon_column(runs: pd.DataFrame) -> str:
-    """Name the column the privacy axis shows: the target epsilon where it was swept, else the model user's."""
-    return "privacy.epsilon" if "privacy.epsilon" in runs else "epsilon_model_user"
+    """Name the column the privacy axis shows: the target epsilon where it was swept, else the model user's.
+
+    Targets are for the adjacency of each run's mechanism: where these differ, one axis cannot show them.
+    """
+    apart = len(adjacencies(runs[runs["status"] == "ok"])) > 1
+    return "privacy.epsilon" if "privacy.epsilon" in runs and not apart else "epsilon_model_user"
 
 
 def curve_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -46,7 +50,9 @@ def curve_table(runs: pd.DataFrame) -> pd.DataFrame:
         out. Series come in reading order.
     """
     ok = successful_runs(runs)
-    ok["target"] = [NO_DP if math.isinf(value) else f"{value:.3g}" for value in ok[epsilon_column(ok)]]
+    column, noise = epsilon_column(ok), [key for key in NOISE_KEYS if key in ok]
+    spent = ok.groupby(["series", *noise], dropna=False)[column].transform("max") if noise else ok[column]
+    ok["target"] = [NO_DP if math.isinf(value) else f"{value:.3g}" for value in spent]
     parts = [summarise(ok, ["series", "strategy", "target"], metric).assign(metric=metric) for metric in METRICS]
     table = pd.concat(parts, ignore_index=True).dropna(subset="mean")
     return table.assign(lower=table["mean"] - table["half_width"], upper=table["mean"] + table["half_width"])
@@ -218,7 +224,8 @@ def _epsilon_title(runs: pd.DataFrame) -> str:
     units, deltas = private["unit"].unique(), private["delta"].unique()
     per = f" per {units[0]}" if len(units) == 1 else ""
     delta = f", δ = {deltas[0]:g}" if len(deltas) == 1 else ""
-    return f"{name}{per}{delta} (smaller: more private)"
+    adjacency = adjacency_of(ok)
+    return f"{name}{per}{delta}{f', {adjacency}' if adjacency else ''} (smaller: more private)"
 
 
 def _caption(runs: pd.DataFrame, curves: pd.DataFrame) -> str:

@@ -17,7 +17,7 @@ from sim.report.figures import picture, privacy_accuracy_chart
 from sim.report.look import PAGE, Chart, Look, Sheet, looks, page_spec, paper, paper_spec
 from sim.report.points import SCORES, by_clinic, largest_epsilons, learning, per_group, trade_offs, with_levels
 from sim.report.study import DrawnRound, StudyResults
-from sim.report.summary import ADVERSARIES, successful_runs
+from sim.report.summary import ADVERSARIES, adjacency_of, successful_runs
 from sim.report.table import bytes_text, score_text, seconds_text
 from sim.report.trade_off_charts import cost_panel, epsilon_axis, front_panel, privacy_panel
 
@@ -116,7 +116,7 @@ def gallery(study: StudyResults) -> Gallery | None:
     scores = [score for score in SCORES if (points["score"] == score).any()]
     tables = {"trade_offs": points}
     axis = epsilon_axis(largest_epsilons(ok))
-    figures = [_privacy(points, given, axis, scores[0]), _pareto(points, given, axis, scores[0])]
+    figures = [make(points, given, axis, scores[0], adjacency_of(ok)) for make in (_privacy, _pareto)]
     if len(study.rounds):
         tables["learning"] = learning(ok, study.rounds)
         figures.append(_learning(tables["learning"], given, scores[0]))
@@ -166,7 +166,7 @@ def write_figures(study: StudyResults, shown: Gallery | None, folder: Path) -> l
     return [path for name, spec in specs.items() for path in picture(spec, folder / name)]
 
 
-def _privacy(points: pd.DataFrame, given: list[Look], axis: alt.Axis, score: str) -> Figure:
+def _privacy(points: pd.DataFrame, given: list[Look], axis: alt.Axis, score: str, adjacency: str) -> Figure:
     return Figure(
         "privacy",
         "Score against privacy, one adversary at a time",
@@ -175,12 +175,15 @@ def _privacy(points: pd.DataFrame, given: list[Look], axis: alt.Axis, score: str
         f"Three charts of {score} against the epsilon of the model user, a peer clinic and the server. "
         f"{_spans(points, score)}",
         "trade_offs",
-        [partial(privacy_panel, given=given, adversary=adversary, axis=axis) for adversary in ADVERSARIES.values()],
+        [
+            partial(privacy_panel, given=given, adversary=adversary, axis=axis, adjacency=adjacency)
+            for adversary in ADVERSARIES.values()
+        ],
         by_level=False,
     )
 
 
-def _pareto(points: pd.DataFrame, given: list[Look], axis: alt.Axis, score: str) -> Figure:
+def _pareto(points: pd.DataFrame, given: list[Look], axis: alt.Axis, score: str, adjacency: str) -> Figure:
     adversary = next(iter(ADVERSARIES.values()))
     own = points[(points["score"] == score) & (points["adversary"] == adversary) & points["front"]]
     names = [f"{series} ({level})" for series, level in own[["series", "level"]].itertuples(index=False)]
@@ -195,7 +198,7 @@ def _pareto(points: pd.DataFrame, given: list[Look], axis: alt.Axis, score: str)
         [
             partial(cost_panel, given=given, cost="seconds", amounts=points["seconds"]),
             partial(cost_panel, given=given, cost="bytes", amounts=points["bytes"]),
-            partial(front_panel, given=given, axis=axis),
+            partial(front_panel, given=given, axis=axis, adjacency=adjacency),
         ],
         by_level=False,
     )

@@ -17,14 +17,15 @@ from altair.utils.schemapi import debug_mode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from sim.privacy.adjacency import MEANING
 from sim.report.figures import curve_table
 from sim.report.gallery import Gallery, gallery, write_figures
 from sim.report.look import PALETTE
-from sim.report.privacy import attack_frame, method_privacy, outside, unprotected
+from sim.report.privacy import attack_frame, method_privacy, not_covered, outside, unprotected
 from sim.report.resources import clinic_rows, demand_frame, resource_frame, worst_frame
 from sim.report.study import StudyResults
-from sim.report.summary import method_label, value_text
-from sim.report.table import CAPTION, results_frame
+from sim.report.summary import adjacency_of, method_label, value_text
+from sim.report.table import caption, results_frame
 from sim.report.words import compared, conclusions, guarantee, sentences
 from sim.study.store import write_atomically
 
@@ -80,7 +81,7 @@ def write_report(study: StudyResults, study_folder: Path) -> Path:
         sentences=[*sentences(study.runs, curve_table(study.runs)), *unprotected(study)],
         conclusions=conclusions(study.runs),
         results=results_frame(study.runs),
-        caption=CAPTION,
+        caption=caption(study.runs),
         resources=resource_frame(study.runs),
         demand=demand_frame(study),
         worst=worst_frame(study),
@@ -89,6 +90,10 @@ def write_report(study: StudyResults, study_folder: Path) -> Path:
         privacy=method_privacy(study),
         attacks=attack_frame(study),
         outside=outside(study),
+        not_covered=not_covered(study),
+        composed=study.composed,
+        composed_words=study.composed_words,
+        adjacency=MEANING if adjacency_of(study.runs) else "",
         counted=_counted(study.statements),
         guarantee=guarantee(study.runs),
         statistics=study.statistics,

@@ -14,7 +14,6 @@ from sim.report.study import StudyResults
 from sim.report.summary import ADVERSARIES, successful_runs
 from sim.report.table import epsilon_text, score_text
 
-_NEIGHBOURS = {"add-or-remove": "one more or less", "replace": "one replaced by another"}
 _RATE = "0.01"
 
 
@@ -123,6 +122,13 @@ def outside(study: StudyResults) -> list[tuple[str, str, str]]:
     ]
 
 
+def not_covered(study: StudyResults) -> pd.DataFrame:
+    """List once what runs publish of their records that no epsilon covers: what, where, and of which records."""
+    rows = [row for statement in study.statements.values() for row in statement["not-covered"]]
+    named = {"what": "What", "where": "Where it stands", "of": "A statistic of"}
+    return pd.DataFrame(rows, columns=[*named]).drop_duplicates().rename(columns=named)
+
+
 def _sees(row: Mapping[str, Any]) -> str:
     seen = [f"{part['meaning']} ({'noised' if part['noised'] else 'not noised'})" for part in row["sees"]]
     return "; ".join(seen) or "nothing"
@@ -135,7 +141,8 @@ def _bound(level: str, row: Mapping[str, Any], delta: float | None) -> dict[str,
         "Adversary": row["adversary"].replace("-", " "),
         "ε": epsilon_text(row["epsilon"]),
         "δ": f"{delta:g}" if finite and delta is not None else "–",
-        "Neighbours differ by": _NEIGHBOURS.get(row["adjacency"], "–"),
+        "Neighbours": row["adjacency"] or "–",
+        "ε, replace-one": "–" if row["replace-epsilon"] is None else epsilon_text(row["replace-epsilon"]),
         "Least protected clinic": row["clinic"] if finite else "–",
         "Membership advantage at most": _upper(row["advantage"]),
         "True positives at 1 % false at most": _upper(row["true-positive-rates"][_RATE]),
@@ -152,7 +159,7 @@ def _mechanism(level: str, row: Mapping[str, Any]) -> dict[str, str]:
         "Noise": f"{_between(row['noise'])} ({row['noise-is']})",
         "Sampling rate": _between(row["sample-rate"]),
         "Times": f"{_between(row['times'])} {row['counted-in']}",
-        "Neighbours differ by": _NEIGHBOURS.get(row["adjacency"], "–"),
+        "Neighbours": row["adjacency"],
     }
 
 

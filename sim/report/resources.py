@@ -128,6 +128,8 @@ def _worst(group: pd.DataFrame) -> str:
 def clinic_rows(study: StudyResults) -> pd.DataFrame:
     """Lay out what each clinic holds, as text: records by part and, of up to 8, by class; the range over seeds.
 
+    Classes are left out where any run of the study is private: its clinics are those of the others too.
+
     Parameters
     ----------
     study : StudyResults
@@ -141,7 +143,7 @@ def clinic_rows(study: StudyResults) -> pd.DataFrame:
         return pd.DataFrame()
     counted = {"Training records": "records", "Held-out records": "test_records"}
     classes = [str(column) for column in study.clinics if str(column).startswith("class ")]
-    if len(classes) <= _CLASSES:
+    if len(classes) <= _CLASSES and (study.runs["mechanism"] == "none").all():
         counted |= {f"Of class {column.removeprefix('class ')}": column for column in classes}
     groups = study.clinics.groupby("name", sort=False)[list(counted.values())]
     low, high = groups.min(), groups.max()

@@ -53,6 +53,10 @@ class StudyResults:
         Software and state of the code.
     statistics : mapping of str to str
         Every statistic that the preprocessing used, as "public" or "non-private".
+    composed : DataFrame
+        The study's own ledger as text, see :func:`sim.report.composed.composed_frame`.
+    composed_words : sequence of str
+        What it says, and what it leaves out.
     data_card : str
         Where bundled data comes from.
     commands : sequence of mapping
@@ -70,5 +74,7 @@ class StudyResults:
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     statistics: Mapping[str, str] = field(default_factory=dict)
+    composed: pd.DataFrame = field(default_factory=pd.DataFrame)
+    composed_words: Sequence[str] = ()
     data_card: str = ""
     commands: Sequence[Mapping[str, str]] = ()

@@ -15,6 +15,9 @@ from scipy.special import stdtrit
 ADVERSARIES = {"epsilon_model_user": "Model user", "epsilon_peer": "Peer clinic", "epsilon_server": "Server"}
 """Column of `runs` with an adversary's epsilon, and the adversary's name."""
 
+REPLACE = {column: f"{column}_replace" for column in ADVERSARIES}
+"""Column of an epsilon, and that of the same with everything under replacement."""
+
 NOISE_KEYS = ("privacy.epsilon", "privacy.noise-multiplier")
 """Swept keys that only change how much noise is added: a curve runs along them."""
 
@@ -84,26 +87,72 @@ def successful_runs(runs: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         The runs with status "ok" and two more columns: `method`, and `series` (the method, followed by the values of
-        the swept keys other than the amount of noise). Sorted by method, then by swept values.
+        the swept keys other than the amount of noise). Sorted by method, then by swept values. All epsilons are of one
+        adjacency, see `under_one_adjacency`.
     """
-    ok = runs[runs["status"] == "ok"].copy()
-    keys = swept_keys(ok)
+    ok = in_reading_order(under_one_adjacency(runs[runs["status"] == "ok"]))
+    ok["series"] = named_settings(ok, without=NOISE_KEYS)
+    return ok
+
+
+def in_reading_order(runs: pd.DataFrame) -> pd.DataFrame:
+    """Name the method of each run, and sort by method, then by swept values, then by seed."""
+    runs = runs.copy()
+    keys = swept_keys(runs)
     for key in keys:
-        ok[key] = ok[key].map(_hashable)
-    pairs = list(zip(ok["strategy"], ok["cut"], strict=True))
+        runs[key] = runs[key].map(_hashable)
+    pairs = list(zip(runs["strategy"], runs["cut"], strict=True))
     built_in = {method_label(strategy, cut) for strategy, cut in pairs if strategy in _STRATEGIES}
-    ok["method"] = [
+    runs["method"] = [
         f"{label} ({strategy})" if strategy not in _STRATEGIES and label in built_in else label
         for (strategy, _), label in zip(pairs, [method_label(*pair) for pair in pairs], strict=True)
     ]
-    settings = [key for key in keys if key not in NOISE_KEYS]
-    ok["series"] = [
-        series_label(method, dict(zip(settings, values, strict=True)))
-        for method, values in zip(ok["method"], ok[settings].itertuples(index=False), strict=True)
-    ]
-    ok["_rank"] = [_rank(strategy, _STRATEGIES) * 10 + _rank(cut, _CUTS) for strategy, cut in pairs]
+    runs["_rank"] = [_rank(strategy, _STRATEGIES) * 10 + _rank(cut, _CUTS) for strategy, cut in pairs]
     by = ["_rank", "method", *keys, "seed"]
-    return ok.sort_values(by, key=_sortable).drop(columns="_rank").reset_index(drop=True)
+    return runs.sort_values(by, key=_sortable).drop(columns="_rank").reset_index(drop=True)
+
+
+def named_settings(runs: pd.DataFrame, without: Sequence[str] = ()) -> list[str]:
+    """Name the setting of each run: its method, followed by the values of the swept keys."""
+    settings = [key for key in swept_keys(runs) if key not in without]
+    return [
+        series_label(method, dict(zip(settings, values, strict=True)))
+        for method, values in zip(runs["method"], runs[settings].itertuples(index=False), strict=True)
+    ]
+
+
+def adjacencies(runs: pd.DataFrame) -> set[str]:
+    """Return the adjacencies that occur; a table that names none, or leaves a run's open, adds nothing."""
+    return set(runs["adjacency"].dropna()) - {""} if "adjacency" in runs else set()
+
+
+def adjacency_of(runs: pd.DataFrame) -> str:
+    """Name the one adjacency that all epsilons of a table are shown for; empty where nothing is noised.
+
+    An epsilon for zeroing a record out is not comparable with one for replacing it. Where any run has the latter, all
+    are shown under replacement.
+    """
+    found = adjacencies(runs)
+    return "replace-one" if "replace-one" in found else "zero-out" if found else ""
+
+
+def adjacency_note(runs: pd.DataFrame) -> str:
+    """Say that the runs' noise is for different neighbours; empty where it is not."""
+    if len(adjacencies(runs)) < 2:
+        return ""
+    ways = runs[runs["adjacency"].isin(adjacencies(runs))].groupby("adjacency")["mechanism"].unique()
+    named = "; ".join(f"{', '.join(mechanisms)}: {adjacency}" for adjacency, mechanisms in ways.items())
+    return (
+        f"The mechanisms are for different neighbours ({named}), so the same target epsilon is not the same "
+        "protection; all epsilons are compared under replace-one."
+    )
+
+
+def under_one_adjacency(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs with all epsilons of `adjacency_of` them."""
+    if adjacency_of(runs) != "replace-one":
+        return runs.copy()
+    return runs.assign(**{column: runs[other].astype(float) for column, other in REPLACE.items()})
 
 
 def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFrame:

@@ -10,13 +10,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sim.report.summary import ADVERSARIES, successful_runs, summarise, swept_keys, value_text
+from sim.report.summary import ADVERSARIES, adjacency_of, successful_runs, summarise, swept_keys, value_text
 
-CAPTION = (
+_CAPTION = (
     "Mean ± half-width of the 95 % confidence interval over seeds. Time and traffic of a whole run, simulated. "
     "ε is the largest over seeds; ∞ means no guarantee against that adversary."
 )
-PLAN_CAPTION = (
+_PLAN_CAPTION = (
     "Planned, before any training. Time and traffic of a whole run over all clinics, for the first seed. "
     "ε is that of the clinic with the largest; ∞ means no guarantee against that adversary."
 )
@@ -105,8 +105,18 @@ def console_table(runs: pd.DataFrame) -> Table:
     """
     frame = results_frame(runs)
     missing = int((runs["status"] != "ok").sum())
-    caption = f"{CAPTION} {missing} of {len(runs)} runs did not succeed and are left out." if missing else CAPTION
-    return rendered(frame, ", ".join(runs["study"].unique()), caption)
+    left_out = f" {missing} of {len(runs)} runs did not succeed and are left out." if missing else ""
+    return rendered(frame, ", ".join(runs["study"].unique()), f"{caption(runs)}{left_out}")
+
+
+def caption(runs: pd.DataFrame) -> str:
+    """Say what the table of results shows."""
+    return f"{_CAPTION}{_neighbours(runs)}"
+
+
+def _neighbours(runs: pd.DataFrame) -> str:
+    adjacency = adjacency_of(runs)
+    return f" All ε are for {adjacency}." if adjacency else ""
 
 
 def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
@@ -149,7 +159,7 @@ def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
                 "Server GFLOP": f"{run['server_flops'] / 1e9:.3g}",
             }
         )
-    return rendered(pd.DataFrame(rows), ", ".join(runs["study"].unique()), PLAN_CAPTION)
+    return rendered(pd.DataFrame(rows), ", ".join(runs["study"].unique()), f"{_PLAN_CAPTION}{_neighbours(runs)}")
 
 
 def rendered(frame: pd.DataFrame, title: str, caption: str) -> Table:

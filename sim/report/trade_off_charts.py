@@ -19,7 +19,7 @@ _COSTS = {"seconds": "Simulated time of a run", "bytes": "Traffic of a run, all 
 _TOOLTIP = [*map(alt.Tooltip, ("series:N", "level:N")), *INTERVAL, alt.Tooltip("epsilon:N")]
 
 
-def privacy_panel(sheet: Sheet, given: Sequence[Look], adversary: str, axis: alt.Axis) -> Chart:
+def privacy_panel(sheet: Sheet, given: Sequence[Look], adversary: str, axis: alt.Axis, adjacency: str) -> Chart:
     """Draw the score against one adversary's epsilon.
 
     Parameters
@@ -29,11 +29,13 @@ def privacy_panel(sheet: Sheet, given: Sequence[Look], adversary: str, axis: alt
     adversary : str
     axis : altair.Axis
         As of :func:`epsilon_axis`.
+    adjacency : str
+        Of every epsilon, as of :func:`sim.report.summary.adjacency_of`.
     """
     data = alt.Chart(alt.NamedData(name="trade_offs")).transform_filter(
         f"datum.score === {sheet.score} && datum.adversary === '{adversary}'"
     )
-    x = _place(axis, f"ε of the {adversary.lower()} (left: more private)")
+    x = _place(axis, f"ε of the {adversary.lower()}{_named(adjacency)} (left: more private)")
     y = _score_axis("mean:Q")
     base = data.encode(x=x, color=sheet.series(given, "color"))
     lines = (
@@ -106,10 +108,14 @@ def cost_panel(sheet: Sheet, given: Sequence[Look], cost: str, amounts: pd.Serie
     return _pareto(sheet, given, alt.X(f"{cost}:Q", title=_COSTS[cost], axis=axis, scale=scale))
 
 
-def front_panel(sheet: Sheet, given: Sequence[Look], axis: alt.Axis) -> Chart:
+def front_panel(sheet: Sheet, given: Sequence[Look], axis: alt.Axis, adjacency: str) -> Chart:
     """Draw the score against the chosen adversary's epsilon; filled marks are on the Pareto front."""
     whose = "chosen adversary" if sheet.width == "container" else json.loads(sheet.adversary).lower()
-    return _pareto(sheet, given, _place(axis, f"ε of the {whose}"))
+    return _pareto(sheet, given, _place(axis, f"ε of the {whose}{_named(adjacency)}"))
+
+
+def _named(adjacency: str) -> str:
+    return f", {adjacency}" if adjacency else ""
 
 
 def _place(axis: alt.Axis, title: str) -> alt.X:

@@ -11,7 +11,7 @@ from sim.report.compare import CAVEAT, compare
 from sim.report.figures import NO_DP, target_order
 from sim.report.points import noise_key, with_levels
 from sim.report.study import StudyResults
-from sim.report.summary import successful_runs, value_text
+from sim.report.summary import adjacency_of, successful_runs, value_text
 from sim.report.table import score_text
 
 
@@ -106,7 +106,7 @@ def guarantee(runs: pd.DataFrame) -> str:
         return "No run of this study used differential privacy."
     mechanisms, units = listed(private["mechanism"].unique()), listed(private["unit"].unique())
     deltas = listed([f"{delta:g}" for delta in sorted(private["delta"].unique())])
-    return f"Mechanism: {mechanisms}. Protected unit: one {units}. δ = {deltas}."
+    return f"Mechanism: {mechanisms}. Protected unit: one {units}. δ = {deltas}. ε is for {adjacency_of(private)}."
 
 
 def listed(names: Iterable[str]) -> str:

@@ -10,8 +10,11 @@ from typing import Any
 
 import pandas as pd
 
+from sim.privacy.study_ledger import compose_study
 from sim.problems import ScenarioError
+from sim.report.composed import composed_frame, composed_words
 from sim.report.study import StudyResults
+from sim.study.composition import read_study_runs, uncounted
 from sim.study.journal import read_commands
 from sim.study.played import read_first_rounds
 from sim.study.store import read_record, read_run_table, read_table
@@ -35,6 +38,8 @@ def read_results(folder: Path) -> StudyResults:
         raise ScenarioError([f"{folder}: holds no finished run; run the study first"])
     records = {run_id: read_record(folder, run_id) for run_id in runs["run_id"]}
     specs = [record["spec"] for record in records.values()]
+    releases = read_study_runs(folder)
+    composition = compose_study(releases)
     return StudyResults(
         name=", ".join(runs["study"].unique()),
         runs=runs,
@@ -47,6 +52,8 @@ def read_results(folder: Path) -> StudyResults:
         settings=_settings(specs),
         versions=_united([record["provenance"] for record in records.values()]),
         statistics=_united([record["privacy"]["statistics"] for record in records.values()]),
+        composed=composed_frame(composition, releases),
+        composed_words=[*composed_words(composition), *uncounted(folder)],
         data_card=_data_card(specs),
         commands=read_commands(folder),
     )

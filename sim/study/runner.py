@@ -20,6 +20,7 @@ from sim.plan.plan import COLUMN_OF, Plan, make_plan
 from sim.privacy.audit_log import AUDIT_FILE, chained, release_entries
 from sim.privacy.statement import privacy_statement
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
+from sim.privacy.uncovered import not_covered, publishes_class_counts
 from sim.problems import FolderError, ScenarioError, SutureError, place_of
 from sim.spec import RESULTS_VERSION, RunSpec
 from sim.study.engines import Engine, Row
@@ -159,7 +160,11 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
     record: dict[str, Any] = {
         "spec": spec.model_dump(mode="json"),
         "plan": {**plan_summary(plan), "counts": plan_counts(plan)},
-        "privacy": {"releases": plan.ledger.to_json(), "statistics": dict(federation.statistics)},
+        "privacy": {
+            "releases": plan.ledger.to_json(),
+            "statistics": dict(federation.statistics),
+            "non-private-releases": [found["what"] for found in not_covered(spec)],
+        },
         "results-version": RESULTS_VERSION,
         "provenance": origin,
     }
@@ -212,7 +217,8 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
         [{**flat_clinic(clinic), **metrics} for clinic, metrics in zip(plan.clinics, final.clinics, strict=True)]
     )
     clinics.insert(1, "test_records", np.diff(federation.test.offsets))
-    clinics = clinics.assign(**_class_counts(federation))
+    if publishes_class_counts(spec):
+        clinics = clinics.assign(**_class_counts(federation))
     clinics["membership_auc"] = inferred.clinics
     text, head = chained([*learned.trail.entries, *release_entries(plan.ledger.to_json())])
     record["privacy"]["audit-log"] = {"lines": text.count("\n"), "head": head}

@@ -160,6 +160,27 @@ def read_rows(
     return rows
 
 
+def read_records(study_folder: Path) -> list[dict[str, Any]]:
+    """Read what ``run.json`` of every run of the current results version holds, in the table or not, by name.
+
+    Raises
+    ------
+    ScenarioError
+        With one line for each damaged run.
+    """
+    records: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for run_id in reading.entries(study_folder):
+        try:
+            if _record(study_folder, run_id).get("results-version") == RESULTS_VERSION:
+                records.append(read_record(study_folder, run_id))
+        except ScenarioError as error:
+            problems += error.problems
+    if problems:
+        raise ScenarioError(problems)
+    return records
+
+
 def write_table(study_folder: Path, run_ids: Iterable[str] | None = None, *, strict: bool = False) -> pd.DataFrame:
     """Build ``runs.parquet`` anew from the run folders, in one atomic step; parameters as for :func:`read_rows`.
 

@@ -125,13 +125,15 @@ def test_check_explains_the_scenario_in_words(suture, trade_off):
         "U-shaped cut: hidden1 and output at the clinic, where the labels stay; hidden2 at the server.",
         "Privacy: 6 of the 12 runs have none: what is released there is released as it is.",
         "Privacy: dp-sgd protects one record: its gradient is clipped and noised; ",
-        "Against the server, one record at delta 0.001: epsilon 3 (FedAvg); no guarantee, since labels are sent as "
-        'they are; state labels = "public" if they are; smashed rows leave without noise (SplitFed V1, vanilla); no '
-        "guarantee, since smashed rows leave without noise; tail-gradient rows leave without noise (SplitFed V1, "
-        "U-shaped).",
+        "Against the server, one record at delta 0.001, zero-out: epsilon 3 (FedAvg); no guarantee, since labels are "
+        'sent as they are; state labels = "public" if they are; smashed rows leave without noise (SplitFed V1, '
+        "vanilla); no guarantee, since smashed rows leave without noise; tail-gradient rows leave without noise "
+        "(SplitFed V1, U-shaped).",
     ):
         assert sentence in told
-    assert re.search(r"Against the model user, one record at delta 0\.001: epsilon (3|2\.99) \(every method\)\.", told)
+    assert re.search(
+        r"Against the model user, one record at delta 0\.001, zero-out: epsilon (3|2\.99) \(every method\)\.", told
+    )
     assert re.search(r"Time to wait: about .* on \d+ processors? for all runs, by a rule of thumb", told)
 
 

@@ -11,7 +11,8 @@ KNOWN = {
     *("run_id", "study", "strategy", "cut", "seed", "rounds"),
     *("sim_seconds", "bytes_up", "bytes_down", "clinic_flops", "server_flops", "peak_clinic_bytes"),
     *("clinic_joules", "idle_share", "server_busy_share"),
-    *("unit", "mechanism", "delta", "epsilon_model_user", "epsilon_peer", "epsilon_server", "epsilon_label"),
+    *("unit", "mechanism", "adjacency", "delta", "epsilon_model_user", "epsilon_peer", "epsilon_server"),
+    *("epsilon_model_user_replace", "epsilon_peer_replace", "epsilon_server_replace", "epsilon_label"),
     "privacy.epsilon",
 }
 ADVERSARIES = {"model-user", "peer-clinic", "server"}

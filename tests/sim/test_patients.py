@@ -1,6 +1,8 @@
 """Epsilon of a patient with several records against integration, closed forms and the general bound on groups."""
 
 import math
+from collections import Counter
+from itertools import product
 
 import dp_accounting as dp
 import numpy as np
@@ -70,31 +72,86 @@ def test_lies_between_a_record_and_the_general_bound_on_groups(most: int) -> Non
     assert epsilon(event, delta) < of(event, most - 1, delta) * 1.0001 <= found < general
 
 
-def test_of_many_clinics_the_bound_is_no_less_than_any(monkeypatch: pytest.MonkeyPatch) -> None:
-    events = [
-        dp_sgd_event(rate, sigma, steps) for rate, sigma, steps in [(0.1, 1.5, 40), (0.2, 2.0, 20), (0.05, 1, 60)]
-    ]
-    ledger = Ledger(Release(k, "gradients", ("model-user",), event) for k, event in enumerate(events))
-    exact = patient_epsilon(ledger, "model-user", 3, 2, 1e-4)
-    assert exact == max(of(event, 2, 1e-4) for event in events)
-    monkeypatch.setattr(patients, "EXACT_CLINICS", 2)
-    assert patient_epsilon(ledger, "model-user", 3, 2, 1e-4) == of(dp_sgd_event(0.2, 1.0, 60), 2, 1e-4) > exact
+EVENTS = [dp_sgd_event(rate, sigma, steps) for rate, sigma, steps in [(0.1, 1.5, 40), (0.2, 2.0, 20), (0.05, 1, 60)]]
+
+
+def ledger_of(events: list[dp.DpEvent], way: str = "add-or-remove") -> Ledger:
+    return Ledger(Release(k, "gradients", ("model-user",), event, way) for k, event in enumerate(events))
+
+
+def brute_force(events: list[dp.DpEvent], most: int, delta: float, stays: int, way: str = "add-or-remove") -> float:
+    """Give each record to a clinic, in every way, and count every patient who is seen at `stays` clinics at most."""
+    found = []
+    for clinics in {tuple(sorted(given)) for given in product(range(len(events)), repeat=most)}:
+        if len(set(clinics)) <= stays:
+            patient: Counter = Counter()
+            for clinic in set(clinics):
+                patient.update(of_patient(mechanisms(events[clinic], way), clinics.count(clinic)))
+            found.append(composed_epsilon(patient, delta))
+    return max(found)
+
+
+STILL = [dp.GaussianDpEvent(6.0), dp.GaussianDpEvent(4.0), dp.GaussianDpEvent(4.0), dp.GaussianDpEvent(9.0)]
+APART = [dp_sgd_event(0.05, 1.0, 100)] * 2 + [dp_sgd_event(0.1, 2.0, 30)]
+
+
+@pytest.mark.parametrize(
+    ("events", "most", "stays", "way"),
+    [
+        (EVENTS, 2, 1, "add-or-remove"),
+        (EVENTS, 2, 2, "add-or-remove"),
+        (EVENTS[:2], 3, 2, "add-or-remove"),
+        (APART, 2, 2, "add-or-remove"),
+        (STILL, 4, 3, "replace"),
+        (STILL, 2, 9, "replace"),
+        ([dp.RandomizedResponseDpEvent(0.5, 2), dp.RandomizedResponseDpEvent(0.8, 2)], 3, 2, "replace"),
+    ],
+)
+def test_over_every_choice_of_clinics_by_brute_force(events: list[dp.DpEvent], most: int, stays: int, way: str) -> None:
+    found = patient_epsilon(ledger_of(events, way), "model-user", len(events), most, 1e-4, stays=stays)
+    assert found == pytest.approx(brute_force(events, most, 1e-4, stays, way), rel=1e-9)
+
+
+def test_of_unsampled_noise_only_the_sharing_out_matters() -> None:
+    """Pure epsilons of labels add up however they are shared out; two clinics of two records make 2 sqrt(2) / s."""
+    labels = ledger_of([dp.RandomizedResponseDpEvent(0.5, 2)] * 3, "replace")
+    assert patient_epsilon(labels, "model-user", 3, 2, 0.0, stays=2) == pytest.approx(2 * math.log(3))
+    still = ledger_of([dp.GaussianDpEvent(4.0)] * 2, "replace")
+    for stays in (1, 2):  # four records at one clinic move it by four
+        assert patient_epsilon(still, "model-user", 2, 4, 1e-4, stays=stays) == epsilon(dp.GaussianDpEvent(1.0), 1e-4)
+
+
+def test_ways_to_share_out_are_each_once() -> None:
+    """Against every assignment of records to clinics that are told apart."""
+    alike, most, c = [2, 1, 3], 5, 3
+    kind_of = [0, 0, 1, 2, 2, 2]
+    expected = {
+        tuple(sorted((kind_of[clinic], given.count(clinic)) for clinic in set(given)))
+        for given in product(range(6), repeat=most)
+        if len(set(given)) == c
+    }
+    found = list(patients._shared_out(alike, most, c))
+    assert len(found) == len(set(found))
+    assert set(found) == expected
+
+
+def test_of_many_choices_the_bound_is_no_less_than_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = ledger_of(EVENTS)
+    exact = {stays: patient_epsilon(ledger, "model-user", 3, 2, 1e-4, stays=stays) for stays in (1, 2)}
+    monkeypatch.setattr(patients, "EXACT_COMBINATIONS", 2)
+    bound = of(dp_sgd_event(0.2, 1.0, 60), 2, 1e-4)
+    assert patient_epsilon(ledger, "model-user", 3, 2, 1e-4) == bound > exact[1]
+    assert patient_epsilon(ledger, "model-user", 3, 2, 1e-4, stays=2) >= max(bound, exact[2])
 
 
 def test_records_at_several_clinics_compose() -> None:
-    """Two records at one clinic, or one at each of two; with the same noise that is twice the steps of one record."""
-    events = [dp_sgd_event(0.1, 1.5, 40), dp_sgd_event(0.1, 1.5, 40), dp_sgd_event(0.05, 1.5, 40)]
-    ledger = Ledger(Release(k, "gradients", ("model-user",), event) for k, event in enumerate(events))
-    apart = epsilon(dp_sgd_event(0.1, 1.5, 80), 1e-4)
-    together = of(events[0], 2, 1e-4)
-    assert patient_epsilon(ledger, "model-user", 3, 2, 1e-4, stays=2) == pytest.approx(max(apart, together))
-    assert patient_epsilon(ledger, "model-user", 3, 2, 1e-4, stays=9) == pytest.approx(max(apart, together))
-    # Unsampled: sqrt(2 records at one clinic) is the larger, 2/s against sqrt(2)/s.
-    still = Ledger(Release(k, "smashed", ("server",), dp.GaussianDpEvent(6.0)) for k in range(2))
-    assert patient_epsilon(still, "server", 2, 2, 1e-4, stays=2) == pytest.approx(epsilon(dp.GaussianDpEvent(3), 1e-4))
-    # Three clinics of one record each make sqrt(3), two of two records each would be the bound for three records.
-    bound = epsilon(dp.GaussianDpEvent(6.0 / max(3.0, 2 * 2**0.5, 3**0.5)), 1e-4)
-    assert patient_epsilon(still, "server", 2, 3, 1e-4, stays=3) == pytest.approx(bound)
+    """One record at each of two clinics with the same noise is twice the steps of one record."""
+    short, long = dp_sgd_event(0.9, 3.0, 10), dp_sgd_event(0.1, 1.5, 40)
+    ledger = ledger_of([long, long, short])
+    apart, together = epsilon(dp_sgd_event(0.1, 1.5, 80), 1e-4), of(long, 2, 1e-4)
+    found = patient_epsilon(ledger, "model-user", 3, 2, 1e-4, stays=2)
+    assert found >= max(apart, together)
+    assert found == pytest.approx(brute_force([long, long, short], 2, 1e-4, 2))
 
 
 def test_a_patient_seen_at_two_clinics_is_counted_at_both(tmp_path) -> None:

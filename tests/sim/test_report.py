@@ -242,7 +242,7 @@ def test_report_is_complete(tmp_path: Path) -> None:
         "age: public",
     ):
         assert text in page.text
-    assert page.count("table") == page.count("caption") == 9 + 2 * len(METHODS)  # two in each statement
+    assert page.count("table") == page.count("caption") == 10 + 2 * len(METHODS)  # two in each statement
     assert page.count("figure") == 6  # privacy, Pareto, learning, clinics, time, traffic
     pictures = {path.name for path in (tmp_path / "figures").iterdir()}
     names = ["clinics", "learning", "pareto", "privacy", "privacy_accuracy", "time", "traffic"]

@@ -55,6 +55,10 @@ def test_report_is_rebuilt_from_the_run_folders(tmp_path, monkeypatch, capsys):
     assert (study / "figures" / "traffic.svg").is_file()
 
     results = read_results(study)
+    page = (study / "report.html").read_text(encoding="utf-8")
+    for title in ("One ε for what is published", "Not covered by ε", "All runs, composed"):
+        assert title in page
+    assert {"All runs, composed", "Runs with a finite ε, composed"} < set(results.composed["Setting"])
     assert results.settings["sweep"] == {"privacy.epsilon": [2.0, float("inf")]}
     assert [s["name"] for s in results.settings["strategies"]] == ["fedavg", "splitfed-v1"]
     assert results.settings["privacy"]["mechanism"] == "dp-sgd"

@@ -45,7 +45,7 @@ def test_clinic_level_by_the_closed_form_of_gaussians(csv: Path) -> None:
         assert most == pytest.approx(norm.cdf(norm.ppf(float(rate)) + mu))
     [mechanism] = statement["mechanisms"]
     assert (mechanism["times"], mechanism["counted-in"], mechanism["noise"]) == ([6, 6], "rounds", [1.5, 1.5])
-    assert (statement["unit"], user["adjacency"]) == ("clinic", "add-or-remove")
+    assert (statement["unit"], user["adjacency"]) == ("clinic", "zero-out")
     assert (row(statement, "server")["epsilon"], row(statement, "server")["advantage"]) == (math.inf, 1.0)
 
 
@@ -133,9 +133,10 @@ def test_escaping_is_lossless() -> None:
 
 def test_bounds_are_rounded_up(csv: Path) -> None:
     statement = stated(run_spec(csv, privacy=DP_SGD))
-    row(statement, "server").update(epsilon=2.99601, advantage=0.12301)
+    row(statement, "server").update({"epsilon": 2.99601, "replace-epsilon": 6.1201, "advantage": 0.12301})
     shown = statement_text(statement)
-    assert "Epsilon at most 3 at delta 0.001; membership advantage at most 0.124" in shown
+    said = "Epsilon at most 3 at delta 0.001, zero-out (replace-one: at most 6.13); membership advantage at most 0.124"
+    assert said in shown
 
 
 def test_files_of_a_finished_and_of_a_failed_run(csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ CONTRACT = {
     **dict.fromkeys(("auc", "balanced_accuracy", "accuracy", "loss", "worst_clinic_auc"), pa.float64()),
     **dict.fromkeys(("sim_seconds", "bytes_up", "bytes_down", "clinic_flops"), pa.float64()),
     **dict.fromkeys(("server_flops", "peak_clinic_bytes"), pa.float64()),
-    **dict.fromkeys(("unit", "mechanism"), pa.string()),
+    **dict.fromkeys(("unit", "mechanism", "adjacency"), pa.string()),
     "delta": pa.float64(),
     **dict.fromkeys(("epsilon_model_user", "epsilon_peer", "epsilon_server"), pa.float64()),
     "wall_seconds": pa.float64(),

@@ -1,0 +1,301 @@
+"""What a study gives away in all: the releases of every run on the same records, composed.
+
+Each run draws its noise independently of every other, so that runs on the same records compose like steps of one run.
+The number of runs is fixed, not drawn: whoever publishes the best one alone has chosen it by looking at all, and
+owes the composition of all. Had the number been drawn from a stated distribution, the price would be less [1]_.
+
+References
+----------
+.. [1] Papernot & Steinke, "Hyperparameter tuning with Renyi differential privacy", ICLR 2022.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sim.privacy.accounting import Mechanisms, compose
+from sim.privacy.adjacency import NAMES, replaced
+from sim.privacy.largest import largest_epsilon
+from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Unit
+from sim.privacy.loss import Adjacency
+from sim.privacy.patients import composed, no_better_than
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+MOST_MECHANISMS = 60
+"""Of more different sampled mechanisms than this, similar ones are counted as the weakest of them."""
+
+_ORDERS = (*range(2, 65), *range(72, 257, 8), 512, 1024)  # whole: of others dp-accounting's series may not converge
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """The releases of one run.
+
+    Attributes
+    ----------
+    row : mapping
+        Its row in the table of runs.
+    ledger : Ledger
+        The executed releases of a finished run, the planned ones of one that failed.
+    clinics : tuple of str
+        Names, in the order of the ledger's clinics.
+    population : str
+        Two runs with the same one are on the same records.
+    placement : str
+        In two runs with the same one a record is at the clinic of the same name.
+    """
+
+    row: Mapping[str, Any]
+    ledger: Ledger
+    clinics: tuple[str, ...]
+    population: str
+    placement: str
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> StudyRun:
+        """Take a run from what ``run.json`` holds.
+
+        Raises
+        ------
+        ValueError
+            If its ledger is none.
+        """
+        spec, clinics = record["spec"], tuple(clinic["name"] for clinic in record["plan"]["clinics"])
+        data, seed = spec["data"], spec["seed"]
+        own = [data["source"], data.get("path"), data.get("clinic")] if data["split"] == "natural" else [data, seed]
+        population = f"seed {seed}" if data["source"] == "synthetic" else ""
+        placement = json.dumps(own, sort_keys=True)
+        return cls(record["row"], Ledger.from_json(record["privacy"]["releases"]), clinics, population, placement)
+
+    def infinite(self, adversary: Adversary) -> bool:
+        """Whether an adversary sees anything of any clinic without noise."""
+        from dp_accounting import NonPrivateDpEvent
+
+        return any(
+            isinstance(atom, NonPrivateDpEvent)
+            for clinic in range(len(self.clinics))
+            for _, atom in self.ledger.mechanisms(adversary, clinic)
+        )
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What one adversary learns from all runs of a study.
+
+    Attributes
+    ----------
+    adversary : Adversary
+    runs, finite_runs : int
+        How many runs release anything to it, and how many of them nothing without noise.
+    epsilon : float
+        Of all runs, infinite if that of any is.
+    finite : float
+        Of those with a finite one.
+    drawn : float or None
+        Of the best of the finite ones, had their number been drawn from a Poisson distribution with that mean; None
+        where that does not apply.
+    """
+
+    adversary: Adversary
+    runs: int
+    finite_runs: int
+    epsilon: float
+    finite: float
+    drawn: float | None
+
+
+@dataclass(frozen=True)
+class StudyPrivacy:
+    """The ledger of a study, counted.
+
+    Attributes
+    ----------
+    unit : {"record", "clinic"}
+    delta : float
+    adjacency : str
+        Of every epsilon in it.
+    compositions : tuple of Composition
+        One an adversary.
+    runs, failed : int
+        How many runs are counted, and how many of them by what was planned, since they failed.
+    by_clinic : bool
+        Whether a record is at the same clinic in all runs; otherwise a run counts as a clinic that is protected no
+        better than any of its own.
+    populations : int
+        How many sets of records there are; the largest epsilon over them is given.
+    rounding : float
+        By which share noise or sampling rates were rounded to have fewer mechanisms to compose, always to a
+        weaker one; 0 if they were not.
+    """
+
+    unit: Unit
+    delta: float
+    adjacency: str
+    compositions: tuple[Composition, ...]
+    runs: int
+    failed: int
+    by_clinic: bool
+    populations: int
+    rounding: float
+
+
+def compose_study(runs: Sequence[StudyRun], delta: float | None = None) -> StudyPrivacy:
+    """Compose the releases of all runs of a study.
+
+    Parameters
+    ----------
+    runs : sequence of StudyRun
+    delta : float, optional
+        The largest of the runs' own if not given.
+
+    Returns
+    -------
+    StudyPrivacy
+        In the unit that all noised runs share, otherwise a record; under replacement if any noised release of any run
+        is stated for it.
+    """
+    noised = [run for run in runs if run.row["mechanism"] != "none"]
+    unit: Unit = "clinic" if noised and all(run.row["unit"] == "clinic" for run in noised) else "record"
+    at = max((run.row["delta"] or 0.0 for run in runs), default=0.0) if delta is None else delta
+    convert = any(run.row["adjacency"] == NAMES["replace"] for run in runs)
+    adjacency = NAMES["replace" if convert else "add-or-remove"] if noised else ""
+    found, rounding = [], 0.0
+    for adversary in ADVERSARIES:
+        seen = [run for run in runs if any(run.ledger.mechanisms(adversary, k) for k in range(len(run.clinics)))]
+        finite = [run for run in seen if not run.infinite(adversary)]
+        whole = [_reduced(m, convert=convert) for m in _compositions(finite, adversary, unit)]
+        rounding = max([rounding, *(share for _, share in whole)])
+        of_finite = largest_epsilon((mechanisms for mechanisms, _ in whole), at)
+        of_all = of_finite if len(finite) == len(seen) else math.inf
+        drawn = _drawn(finite, adversary, unit, at, convert=convert)
+        found.append(Composition(adversary, len(seen), len(finite), of_all, of_finite, drawn))
+    return StudyPrivacy(
+        unit,
+        at,
+        adjacency,
+        tuple(found),
+        len(runs),
+        sum(run.row["status"] != "ok" for run in runs),
+        all(len({run.placement for run in own}) == 1 for own in _by_population(runs)),
+        len(_by_population(runs)),
+        rounding,
+    )
+
+
+def own_epsilon(run: StudyRun, adversary: Adversary, found: StudyPrivacy, delta: float | None = None) -> float:
+    """Count a run alone in the unit and under the adjacency of its study, at its own delta if none is given."""
+    clinics = (run.ledger.mechanisms(adversary, k, found.unit) for k in range(len(run.clinics)))
+    convert = found.adjacency == NAMES["replace"]
+    at = (run.row["delta"] or 0.0) if delta is None else delta
+    return largest_epsilon((replaced(each) if convert else each for each in clinics), at)
+
+
+def _by_population(runs: Iterable[StudyRun]) -> list[list[StudyRun]]:
+    groups: dict[str, list[StudyRun]] = {}
+    for run in runs:
+        groups.setdefault(run.population, []).append(run)
+    return list(groups.values())
+
+
+def _compositions(runs: Sequence[StudyRun], adversary: Adversary, unit: Unit) -> list[Mechanisms]:
+    """Return mechanisms of all runs together such that no record is protected less than by one of them.
+
+    Clinics are told by name in the runs of the most frequent placement; a run of another counts as one clinic that is
+    protected no better than any of its own.
+    """
+    found: dict[frozenset[Any], Mechanisms] = {}
+    for own in _by_population(runs):
+        [(named, _)] = Counter(run.placement for run in own).most_common(1)
+        elsewhere = composed(
+            no_better_than([run.ledger.mechanisms(adversary, k, unit) for k in range(len(run.clinics))])
+            for run in own
+            if run.placement != named
+        )
+        at: dict[str, list[Mechanisms]] = {}
+        for run in own:
+            for k, name in enumerate(run.clinics if run.placement == named else ()):
+                at.setdefault(name, []).append(run.ledger.mechanisms(adversary, k, unit))
+        for parts in at.values() or [[]]:
+            whole = composed([elsewhere, *parts])
+            found[frozenset(whole.items())] = whole
+    return list(found.values())
+
+
+def _reduced(mechanisms: Mechanisms, *, convert: bool) -> tuple[Mechanisms, float]:
+    """Return mechanisms that protect no better and are few, and by which share they were rounded.
+
+    Gaussians without sampling are one, exactly.
+    """
+    import dp_accounting as dp
+
+    atoms: Counter[tuple[Adjacency, DpEvent]] = Counter()
+    squared: Counter[Adjacency] = Counter()
+    sampled: list[tuple[Adjacency, float, float, int]] = []
+    for (way, atom), count in (replaced(mechanisms) if convert else mechanisms).items():
+        match atom:
+            case dp.GaussianDpEvent(sigma):
+                squared[way] += count / sigma**2
+            case dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma)):
+                sampled.append((way, rate, sigma, count))
+            case _:
+                atoms[way, atom] += count
+    for way, total in squared.items():
+        atoms[way, dp.GaussianDpEvent(total**-0.5)] += 1
+    share = 0.0
+    while True:
+        groups: dict[tuple[Any, ...], tuple[float, float, int]] = {}
+        for way, rate, sigma, count in sampled:
+            key = (way, *(_bin(value, share) for value in (rate, sigma)))
+            highest, least, times = groups.get(key, (rate, sigma, 0))
+            groups[key] = max(highest, rate), min(least, sigma), times + count
+        if len(groups) <= MOST_MECHANISMS:
+            break
+        share = 2 * share or 0.005
+    for (way, *_), (rate, sigma, count) in groups.items():
+        atoms[way, dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma))] += count
+    return atoms, share
+
+
+def _bin(value: float, share: float) -> float:
+    return math.floor(math.log(value) / math.log1p(share)) if share else value
+
+
+def _drawn(runs: Sequence[StudyRun], adversary: Adversary, unit: Unit, delta: float, *, convert: bool) -> float | None:
+    """Count the best of a drawn number of runs; None unless all are alike and Renyi DP takes their mechanisms."""
+    import dp_accounting as dp
+    from dp_accounting.dp_event import RepeatAndSelectDpEvent
+
+    if len(runs) < 2 or not delta or len({(run.population, run.placement) for run in runs}) > 1:
+        return None
+    views = [{name: run.ledger.mechanisms(adversary, k, unit) for k, name in enumerate(run.clinics)} for run in runs]
+    told = [{name: _told(mechanisms) for name, mechanisms in view.items()} for view in views]
+    if any(one != told[0] for one in told):
+        return None
+    largest = 0.0
+    for mechanisms in views[0].values():
+        atoms: Counter[DpEvent] = Counter()
+        for (_, atom), count in (replaced(mechanisms) if convert else mechanisms).items():
+            if not isinstance(atom, dp.GaussianDpEvent) and (convert or not isinstance(atom, dp.PoissonSampledDpEvent)):
+                return None
+            atoms[atom] += count
+        if atoms:
+            event = RepeatAndSelectDpEvent(compose(atoms), float(len(runs)), math.inf)
+            largest = max(largest, float(dp.rdp.RdpAccountant(_ORDERS).compose(event).get_epsilon(delta)))
+    return largest
+
+
+def _told(mechanisms: Mechanisms) -> dict[str, int]:
+    """Write mechanisms with numbers to nine digits, so that what differs by rounding alone is alike."""
+    number = re.compile(r"\d+\.\d+(?:e[+-]?\d+)?")
+    told: Counter[str] = Counter()
+    for key, count in mechanisms.items():
+        told[number.sub(lambda found: f"{float(found[0]):.9g}", repr(key))] += count
+    return told

@@ -1,0 +1,104 @@
+"""What a run's folder holds that depends on records and that no epsilon covers, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from sim.spec import RunSpec
+
+_HELD_OUT: Final = "held-out records, exact; a record held out here may be a training record of another seed's run"
+_SCORES: Final = ("auc", "balanced_accuracy", "accuracy", "loss", "calibration_error")
+_EVERYWHERE: Final = (
+    "run.json, rounds.parquet, clinics.parquet, the run's log, runs.parquet, report.html and its figures"
+)
+
+
+def not_covered(spec: RunSpec) -> list[dict[str, Any]]:
+    """List what a finished run publishes of its records besides what is noised.
+
+    Parameters
+    ----------
+    spec : RunSpec
+
+    Returns
+    -------
+    list of dict
+        ``what``; ``where`` it stands; ``of`` which records it is a statistic; ``columns``, the patterns of the names
+        under which it stands there.
+    """
+    return [
+        {"what": what, "where": where, "of": of, "columns": list(columns)} for what, where, of, columns in _rows(spec)
+    ]
+
+
+def is_listed(column: str, spec: RunSpec) -> bool:
+    """Whether a column is named by a row of :func:`not_covered`."""
+    return any(fnmatchcase(column, pattern) for row in not_covered(spec) for pattern in row["columns"])
+
+
+def publishes_class_counts(spec: RunSpec) -> bool:
+    """Whether the numbers of each clinic's records of each class are written: only where nothing is noised.
+
+    With them one label follows from all the others.
+    """
+    return spec.privacy.mechanism == "none"
+
+
+def _rows(spec: RunSpec) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
+    yield "held-out metrics, after each round and by clinic", _EVERYWHERE, _HELD_OUT, (*_SCORES, "worst_clinic_auc")
+    yield "name of the clinic with the lowest AUC", _EVERYWHERE, _HELD_OUT, ("worst_clinic",)
+    if spec.data.validation_share:
+        yield (
+            "validation metrics, the round that they chose and its metrics",
+            "run.json, rounds.parquet, runs.parquet; the choice also in model_best.safetensors",
+            "validation records, exact, and held-out records",
+            ("validation_*", "best_*"),
+        )
+    yield (
+        "share of the majority class",
+        "run.json, runs.parquet, figures",
+        "labels of training and of held-out records, exact",
+        ("majority_accuracy",),
+    )
+    yield (
+        "scores of the membership attack, of all and by clinic",
+        "run.json, privacy.md, clinics.parquet, runs.parquet, report.html",
+        "training and held-out records, exact: the losses of single records are compared",
+        ("membership_auc", "advantage", "worst_clinic", "worst_clinic_auc", "auc"),
+    )
+    yield (
+        "score of the reconstruction attack",
+        "run.json, privacy.md, runs.parquet, report.html",
+        "rows and features of training and of held-out records, exact",
+        ("smashed_reconstruction_r2", "r2"),
+    )
+    if publishes_class_counts(spec):
+        yield (
+            "numbers of records by clinic and class",
+            "clinics.parquet, report.html",
+            "all labels, exact",
+            ("class *",),
+        )
+    if getattr(spec.data, "patient", None) is not None:
+        yield (
+            "the largest number of clinics that train on one patient",
+            "privacy.md, run.json",
+            "training records, exact",
+            ("max-clinics",),
+        )
+    yield (
+        "the run's id",
+        "names of folders, every table and the logs",
+        "all records: it is a digest of the settings and of the data file, so that a guess of the whole file can be "
+        "checked, one unknown record too",
+        ("run_id", "run"),
+    )
+    yield (
+        "seconds on the clock, and whether and why a run failed",
+        "run.json, runs.parquet, the run's log",
+        "training records, as far as computing with them takes longer or fails",
+        ("wall_seconds", "status", "error"),
+    )
