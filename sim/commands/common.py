@@ -21,6 +21,9 @@ Overrides = Annotated[
 Only = Annotated[list[str] | None, typer.Option("--only", metavar="STRATEGY", help="This strategy only; repeatable.")]
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="The study's folder, OUT/<study>.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, OUT/<study>/<run-id>.")]
+AnyFolder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A study's folder, OUT/<study>, or a run's, OUT/<study>/<run-id>.")
+]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The results folder.")]
 
 

@@ -2,12 +2,12 @@
 
 A line a round and clinic holds the bytes by direction and kind that were counted while learning and the noised steps by
 part; messages of the same kind in a round are one figure, since a thousand clinics' single batches would be millions of
-lines. Then a line a release holds its event over the whole run, ``"none"`` where nothing was noised. The last lines hold
-the hashes of every file of the folder, of ``run.json`` itself, of settings and data, and the versions of the code. Each
-line has the hash of the one before it, and ``run.json`` names the last, so that a changed, dropped, moved or cut-off
-line shows. No patient's value is in it. Who can rewrite the whole folder can write a new chain: that shows where the
-head is kept elsewhere or signed (:mod:`sim.study.signature`), and an epsilon that settings and counts do not give shows
-in any case (:mod:`sim.privacy.recount`).
+lines. Then a line a release holds its event over the whole run, ``"none"`` where nothing was noised. The last lines
+hold the hashes of every file of the folder, of ``run.json`` itself, of settings and data, and the versions of the code.
+Each line has the hash of the one before it, and ``run.json`` names the last, so that a changed, dropped, moved or
+cut-off line shows. No patient's value is in it. Who can rewrite the whole folder can write a new chain: that shows
+where the head is kept elsewhere or signed (:mod:`sim.study.signature`), and an epsilon that settings and counts do not
+give shows in any case (:mod:`sim.privacy.recount`).
 """
 
 from __future__ import annotations

@@ -120,7 +120,9 @@ class Method:
         if privacy.mechanism == "clinic-level":
             return frozenset({"update"} | (set() if privacy.adaptive_quantile is None else {"clip-count"}))
         if self.gradients_are_noised:
-            names |= ({"model"} if self.cut is None else {"head", "body", "tail"} if self.parts == 3 else {"head", "body"})
+            names |= (
+                {"model"} if self.cut is None else {"head", "body", "tail"} if self.parts == 3 else {"head", "body"}
+            )
         names -= self.frozen
         if not {"smashed-noise", "laplace", "release-once"}.isdisjoint(mechanisms):
             names |= {"smashed", "tail-gradient"} if self.cut == "u-shaped" else {"smashed"}

@@ -54,7 +54,9 @@ def second_epsilon(mechanisms: Mapping[tuple[Adjacency, DpEvent], int], delta: f
     return _epsilon(tuple(sorted(present.items(), key=repr)), delta, replaced)
 
 
-def of_patient(mechanisms: Mapping[tuple[Adjacency, DpEvent], int], most: int) -> Mapping[tuple[Adjacency, DpEvent], int]:
+def of_patient(
+    mechanisms: Mapping[tuple[Adjacency, DpEvent], int], most: int
+) -> Mapping[tuple[Adjacency, DpEvent], int]:
     """Return what mechanisms for a record are to a patient with so many at one clinic.
 
     A Poisson batch holds a binomial number of them; noise without subsampling is moved so many times as far; each has
@@ -150,9 +152,7 @@ def _composed(atoms: Any, mu_squared: float, replaced: bool, interval: float) ->
                     neighboring_relation=way,
                 )
             case MixtureOfGaussiansDpEvent(sigma, moves, likely):
-                one = pld.from_mixture_gaussian_mechanism(
-                    sigma, moves, likely, value_discretization_interval=interval
-                )
+                one = pld.from_mixture_gaussian_mechanism(sigma, moves, likely, value_discretization_interval=interval)
             case dp.LaplaceDpEvent(scale):
                 moved = 2.0 if replaced and stated == "add-or-remove" else 1.0
                 one = pld.from_laplace_mechanism(scale / moved, value_discretization_interval=interval)

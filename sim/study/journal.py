@@ -93,7 +93,6 @@ class RunLog:
         with self._written(), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(to_plain(told), allow_nan=False) + "\n")
 
-
     def end(self, run_folder: Path, status: Literal["ok", "failed"], error: str = "") -> None:
         """Say how the run ended, once its folder is there."""
         with self._written():

@@ -13,9 +13,9 @@ import pandas as pd
 from sim.problems import ScenarioError
 from sim.report.study import StudyResults
 from sim.study.first_round import FirstRound, first_rounds
-from sim.study.study_log import read_commands
 from sim.study.rerun import read_spec
 from sim.study.store import from_plain, read_record, read_table
+from sim.study.study_log import read_commands
 
 
 def read_results(folder: Path) -> StudyResults:

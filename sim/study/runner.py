@@ -27,8 +27,8 @@ from sim.study.engines import Engine, Row
 from sim.study.forecast import Forecast, estimated_seconds
 from sim.study.journal import RunLog, remove_leftovers, write_study
 from sim.study.provenance import provenance
-from sim.study.study_log import note_interrupted
 from sim.study.store import from_plain, read_rows, to_plain, write_run, write_table, writing_to
+from sim.study.study_log import note_interrupted
 
 if TYPE_CHECKING:
     from sim.audit.attacks import Membership

@@ -30,7 +30,9 @@ STUDY_LOG = "study-log.jsonl"
 def note_command(folder: Path, arguments: Sequence[str], scenario: Path) -> None:
     """Enter a command that made part of the study, and the hash of its scenario file."""
     command = shlex.join(["suture", *arguments])
-    _append(folder, "command", {"command": command, "scenario-sha256": hashlib.sha256(scenario.read_bytes()).hexdigest()})
+    _append(
+        folder, "command", {"command": command, "scenario-sha256": hashlib.sha256(scenario.read_bytes()).hexdigest()}
+    )
 
 
 def read_commands(folder: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,12 +76,15 @@ def _name_faults(folder: Path, record: Record) -> list[str]:
     """Hold the run's name, a hash of its settings and data, against both."""
     name = run_id_of(record["spec"], record["data-sha256"], record["public-head"], record["results-version"])
     places = {
-        str(folder): folder.resolve().name,
         f"{folder / RUN_FILE}: row.run_id": record["row"]["run_id"],
         f"{folder / RUN_FILE}: plan.run_id": record["plan"]["run_id"],
         f"{folder / RUN_FILE}: privacy.statement.run": record["privacy"]["statement"]["run"],
     }
-    return [f"{place}: is {told}, but settings and data are those of {name}" for place, told in places.items() if told != name]
+    return [
+        f"{place}: is {told}, but settings and data are those of {name}"
+        for place, told in places.items()
+        if told != name
+    ]
 
 
 def _statement_faults(folder: Path, record: Record) -> list[str]:
@@ -150,7 +153,7 @@ def _number(value: Any) -> float:
 
 
 def _claims(folder: Path, record: Record) -> Iterator[tuple[str, Adversary, int | None, float]]:
-    """Yield every epsilon that is claimed: its place, against whom, of which clinic (None: the worst), and the value."""
+    """Yield every epsilon that is claimed: its place, against whom, of which clinic (None: the worst), the value."""
     file, plan = folder / RUN_FILE, record["plan"]
     for a in ADVERSARIES:
         yield f"{file}: row.{COLUMN_OF[a]}", a, None, _number(record["row"][COLUMN_OF[a]])
@@ -161,8 +164,8 @@ def _claims(folder: Path, record: Record) -> Iterator[tuple[str, Adversary, int 
         a = row["adversary"]
         yield f"{file}: privacy.statement.adversaries.{i}.epsilon", a, None, _number(row["epsilon"])
         names = [clinic["name"] for clinic in plan["clinics"]]
-        k = names.index(row["clinic"]) if row["clinic"] in names else None
-        yield f"{file}: privacy.statement.adversaries.{i}.clinic", a, k, _number(row["epsilon"])
+        place = f"{file}: privacy.statement.adversaries.{i}.clinic"
+        yield place, a, names.index(row["clinic"]), _number(row["epsilon"])
     for stem in ("clinics", "rounds"):
         path = folder / f"{stem}.parquet"
         table = _table(path)
@@ -226,7 +229,7 @@ def _other_claims(
     views: list[dict[Adversary, Seen]],
     epsilons: Mapping[Adversary, list[float]],
 ) -> list[str]:
-    """Hold what else follows from the settings: delta, unit, a label's epsilon, a patient's, and what they are worth."""
+    """Hold what else follows from the settings: delta, unit, a label's epsilon, a patient's, membership."""
     privacy, statement = method.privacy, record["privacy"]["statement"]
     label = method.label_noise
     of_label = None if label is None else (label if any(drawn.steps) else 0.0)
@@ -240,7 +243,9 @@ def _other_claims(
     fields |= {
         f"privacy.statement.settings.{key}": (value, settings.get(key)) for key, value in statement["settings"].items()
     }
-    faults = [f"{file}: {key}: is {told}, and the settings say {said}" for key, (told, said) in fields.items() if told != said]
+    faults = [
+        f"{file}: {key}: is {told}, and the settings say {said}" for key, (told, said) in fields.items() if told != said
+    ]
     for key, told in (
         ("row.epsilon_label", record["row"]["epsilon_label"]),
         ("plan.epsilon_label", record["plan"]["epsilon_label"]),
@@ -290,11 +295,8 @@ def _shortened(faults: list[str]) -> list[str]:
     kinds: dict[str, int] = {}
     kept = []
     for fault in faults:
-        kind = _kind(fault)
+        kind = ": ".join(fault.split(": ")[:2]).rstrip("0123456789")
         kinds[kind] = kinds.get(kind, 0) + 1
         if kinds[kind] <= TOLD:
             kept.append(fault)
     return kept + [f"{kind}: {count - TOLD} more clinics disagree" for kind, count in kinds.items() if count > TOLD]
-
-
-_kind: Callable[[str], str] = lambda fault: ": ".join(fault.split(": ")[:2]).rstrip("0123456789")  # noqa: E731

@@ -1,16 +1,11 @@
 """The second count of epsilon against the first, over every method and mechanism, and over hard settings."""
 
-import math
-from collections import Counter
 from pathlib import Path
 
-import dp_accounting as dp
 import pytest
 from support import plan_of, run_spec, write_csv
 
 from sim.plan.plan import Plan
-from sim.privacy.accounting import composed_epsilon
-from sim.privacy.ledger import ADVERSARIES
 from sim.privacy.recount import Drawn, Method, alike, count_faults, noise_faults, seen
 from sim.privacy.second_opinion import same, second_epsilon
 from sim.problems import ScenarioError
@@ -21,7 +16,11 @@ METHODS = [
     ("local", None),
     ("fedavg", None),
     ("flwr.serverapp.strategy.FedAvg", None),
-    *((name, cut) for name in ("split", "splitfed-v1", "splitfed-v2", "splitfed-v3") for cut in ("vanilla", "u-shaped")),
+    *(
+        (name, cut)
+        for name in ("split", "splitfed-v1", "splitfed-v2", "splitfed-v3")
+        for cut in ("vanilla", "u-shaped")
+    ),
 ]
 DELTA = {"delta": 1e-3}
 SGD = {"mechanism": "dp-sgd", "noise-multiplier": 0.8, **DELTA}
@@ -94,3 +93,68 @@ def test_every_method_is_counted_the_same_twice(csv: Path, mechanism: str, freez
     assert found or freeze
 
 
+def sampled(rate: float, sigma: float) -> tuple[str, dp.DpEvent]:
+    return "add-or-remove", dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma))
+
+
+RESPONSE, LAPLACE = dp.RandomizedResponseDpEvent(0.3, 2), dp.LaplaceDpEvent(5.0)
+HARD = [
+    ({sampled(0.01, 1.0): 1000}, 1e-5),
+    ({sampled(0.01, 0.5): 1000}, 1e-5),
+    ({sampled(0.001, 10.0): 20_000}, 1e-6),
+    ({sampled(0.1, 0.3): 200}, 1e-5),
+    ({sampled(0.05, 0.1): 50}, 1e-4),
+    ({sampled(0.2, 3.0): 1}, 1e-3),
+    ({sampled(0.9, 50.0): 10}, 1e-5),
+    ({("replace", RESPONSE): 1, ("replace", dp.GaussianDpEvent(2.0)): 10, sampled(0.1, 2.0): 20}, 1e-3),
+    ({("replace", RESPONSE): 5}, 1e-3),
+    ({("replace", LAPLACE): 20, ("add-or-remove", dp.GaussianDpEvent(2.0)): 3}, 1e-3),
+    ({("replace", LAPLACE): 20, ("replace", RESPONSE): 1}, 0.0),
+    ({("add-or-remove", dp.GaussianDpEvent(0.01)): 7}, 1e-9),
+    ({("add-or-remove", dp.GaussianDpEvent(5.0)): 20, ("replace", dp.GaussianDpEvent(5.0)): 1}, 1e-5),
+    ({("add-or-remove", dp.NonPrivateDpEvent()): 1}, 1e-5),
+    ({}, 1e-5),
+]
+
+
+@pytest.mark.parametrize(("mechanisms", "delta"), HARD)
+def test_two_accountants_agree_within_the_tolerance_that_is_stated(mechanisms: dict, delta: float) -> None:
+    assert same(second_epsilon(mechanisms, delta), composed_epsilon(mechanisms, delta))
+
+
+@pytest.mark.parametrize(("kept", "sigma", "steps", "delta", "epsilon"), [(1.0, 5.0, 20, 1e-5, 3.8486)])
+def test_published_values(kept: float, sigma: float, steps: int, delta: float, epsilon: float) -> None:
+    assert second_epsilon({("add-or-remove", dp.GaussianDpEvent(sigma)): steps}, delta) == pytest.approx(
+        epsilon, rel=1e-4
+    )
+    assert second_epsilon({("replace", dp.GaussianDpEvent(sigma / 2)): steps}, delta) == pytest.approx(8.7208, rel=1e-4)
+    assert second_epsilon({sampled(0.01, 1.0): 1000}, delta) == pytest.approx(1.828, rel=2e-3)
+
+
+def test_a_tolerance_is_no_licence() -> None:
+    assert same(3.0, 3.02)
+    assert not same(3.0, 2.95)
+    assert not same(float("inf"), 1e9)
+    assert not same(0.0, 0.002)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_patient_at_one_clinic(most: int) -> None:
+    mechanisms = {sampled(0.1, 1.5): 40}
+    other = first_of_patient(mechanisms, most)
+    assert same(second_epsilon(of_patient(mechanisms, most), 1e-4), composed_epsilon(other, 1e-4))
+
+
+def test_less_noise_more_steps_and_other_records_are_named(csv: Path) -> None:
+    plan, _ = plan_of(run_spec(csv, "fedavg", None, SGD))
+    method, drawn = recounted(plan)
+    record = {**plan_summary(plan), "counts": plan_counts(plan)}
+    settings = plan.spec.model_dump(mode="json")
+    doubled = drawn.model_copy(update={"steps": tuple(2 * n for n in drawn.steps)})
+    assert all("plan.drawn.steps" in fault for fault in [*count_faults(method, doubled, record, settings)][:4])
+    halved = drawn.model_copy(update={"noise_multipliers": tuple(n / 2 for n in drawn.noise_multipliers)})
+    assert next(noise_faults(method, halved, record)).startswith(
+        "plan.drawn.noise-multipliers.0: is 0.4, but the settings"
+    )
+    record["counts"].pop("noised-steps model")
+    assert list(count_faults(method, drawn, record, settings)) == ["plan.counts.noised-steps model: is missing"]
