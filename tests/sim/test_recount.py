@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import dp_accounting as dp
 import pytest
 from support import plan_of, run_spec, write_csv
 
 from sim.plan.plan import Plan
+from sim.privacy.accounting import composed_epsilon
+from sim.privacy.patients import of_patient as first_of_patient
 from sim.privacy.recount import Drawn, Method, alike, count_faults, noise_faults, seen
-from sim.privacy.second_opinion import same, second_epsilon
+from sim.privacy.second_opinion import of_patient, same, second_epsilon
 from sim.problems import ScenarioError
 from sim.study.runner import plan_counts, plan_drawn, plan_summary
 
@@ -55,7 +58,6 @@ MECHANISMS = {
         **DELTA,
     },
 }
-LOSSY = {"participation": 0.75, "deadline": "100 s"}
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,8 @@ def test_every_method_is_counted_the_same_twice(csv: Path, mechanism: str, freez
                 ledgers = plan.ledger.mechanisms(adversary, k, plan.spec.privacy.unit)
                 assert alike(mechanisms, ledgers), (name, cut, adversary, k, mechanisms, ledgers)
                 assert same(clinic.epsilon[adversary], second_epsilon(mechanisms, delta)), (name, cut, adversary, k)
-    assert found or freeze
+    # A target for rows that stand beside heads in training is refused, and so is a frozen part where there is none.
+    assert found or freeze or mechanism == "rows-public-labels"
 
 
 def sampled(rate: float, sigma: float) -> tuple[str, dp.DpEvent]:
@@ -122,13 +125,11 @@ def test_two_accountants_agree_within_the_tolerance_that_is_stated(mechanisms: d
     assert same(second_epsilon(mechanisms, delta), composed_epsilon(mechanisms, delta))
 
 
-@pytest.mark.parametrize(("kept", "sigma", "steps", "delta", "epsilon"), [(1.0, 5.0, 20, 1e-5, 3.8486)])
-def test_published_values(kept: float, sigma: float, steps: int, delta: float, epsilon: float) -> None:
-    assert second_epsilon({("add-or-remove", dp.GaussianDpEvent(sigma)): steps}, delta) == pytest.approx(
-        epsilon, rel=1e-4
-    )
-    assert second_epsilon({("replace", dp.GaussianDpEvent(sigma / 2)): steps}, delta) == pytest.approx(8.7208, rel=1e-4)
-    assert second_epsilon({sampled(0.01, 1.0): 1000}, delta) == pytest.approx(1.828, rel=2e-3)
+def test_reference_values() -> None:
+    """Of s / C = 5 in 20 releases (exact), and of the sampled Gaussian as several libraries give it."""
+    assert second_epsilon({("add-or-remove", dp.GaussianDpEvent(5.0)): 20}, 1e-5) == pytest.approx(3.8486, rel=1e-4)
+    assert second_epsilon({("replace", dp.GaussianDpEvent(2.5)): 20}, 1e-5) == pytest.approx(8.7208, rel=1e-4)
+    assert second_epsilon({sampled(0.01, 1.0): 1000}, 1e-5) == pytest.approx(1.828, rel=2e-3)
 
 
 def test_a_tolerance_is_no_licence() -> None:
