@@ -37,8 +37,8 @@ def _of_run(folder: Path) -> tuple[list[str], list[str]]:
     from sim.study.verification import run_faults
 
     record = read_record(folder)
-    stated = record["privacy"].get("audit-log")
-    if stated is None:
+    stated = record.get("privacy", {}).get("audit-log") if isinstance(record.get("privacy"), dict) else None
+    if not isinstance(stated, dict) or "lines" not in stated:
         raise ScenarioError([f"{folder}: this run did not finish, so that it has no audit log; take one that did"])
     said = [
         f"{folder / AUDIT_FILE}: {stated['lines']} lines, chain sound; log, ledger and plan agree; every file is "

@@ -71,11 +71,12 @@ def note_interrupted(folder: Path, over: Collection[str] = ()) -> None:
     open_runs: dict[str, dict[str, Any]] = {}
     ended: dict[str, dict[str, Any]] = {}
     for entry in _entries(folder):
-        if entry["event"] == "start":
-            open_runs[entry["run"]] = entry
+        run_id = str(entry.get("run"))
+        if entry["event"] == "start" and run_id == Path(run_id).name:
+            open_runs[run_id] = entry
         elif entry["event"] == "end":
-            open_runs.pop(entry["run"], None)
-            ended[entry["run"]] = entry
+            open_runs.pop(run_id, None)
+            ended[run_id] = entry
     here = socket.gethostname()
     for run_id, entry in open_runs.items():
         gone = not alive(int(entry["pid"])) or (run_id in over and entry["pid"] == os.getpid())
@@ -110,9 +111,10 @@ def alive(pid: int) -> bool:
 def _entries(folder: Path) -> list[dict[str, Any]]:
     """Return what is sound of the log; nothing where there is none."""
     try:
-        return read_chain((folder / STUDY_LOG).read_bytes()).entries
+        entries = read_chain((folder / STUDY_LOG).read_bytes()).entries
     except FileNotFoundError:
         return []
+    return [{"pid": 0, "host": "", **entry} for entry in entries if "event" in entry]
 
 
 def _append(folder: Path, event: str, fields: dict[str, Any]) -> None:

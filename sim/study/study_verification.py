@@ -61,7 +61,7 @@ def study_findings(folder: Path) -> StudyFindings:
             starts[str(entry.get("run"))] = number
         elif entry.get("event") == "end":
             ends[str(entry.get("run"))] = number, entry
-    there = {path.parent.name for path in folder.glob(f"[!.]*/{RUN_FILE}")}
+    there = {path.parent.name for path in folder.glob(f"[!.]*/{RUN_FILE}") if _ordinary(path)}
     found.listed = len(starts.keys() | ends.keys())
     for run_id in sorted(there - starts.keys() - ends.keys()):
         found.faults.append(f"{folder / run_id}: is not listed in {STUDY_LOG}")
@@ -70,14 +70,20 @@ def study_findings(folder: Path) -> StudyFindings:
         if number < begun:
             found.notes.append(f"{log}: line {begun}: run {run_id} began and has not ended: it runs, or was killed")
         if run_id not in there:
-            if end and end["status"] != "interrupted":
-                found.faults.append(f"{log}: line {number}: run {run_id} ended {end['status']}, its folder is missing")
+            if end and end.get("status") != "interrupted":
+                found.faults.append(
+                    f"{log}: line {number}: run {run_id} ended {end.get('status')}, its folder is missing"
+                )
             elif number > begun:
                 found.notes.append(f"{log}: line {number}: run {run_id} was interrupted")
         elif number > begun:
             _check_run(folder / run_id, log, number, end, found)
     found.faults += _table_faults(folder)
     return found
+
+
+def _ordinary(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and not path.parent.is_symlink()
 
 
 def _check_run(folder: Path, log: Path, number: int, end: Mapping[str, Any], found: StudyFindings) -> None:

@@ -49,7 +49,6 @@ def run_faults(folder: Path, record: Record) -> list[str]:
     list of str
         A line each, which names the file and the field; empty for a sound run.
     """
-    log = folder / AUDIT_FILE
     faults: list[str] = []
     for check in (_log_faults, _name_faults, _claim_faults, _statement_faults):
         try:
@@ -57,15 +56,13 @@ def run_faults(folder: Path, record: Record) -> list[str]:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             detail = f"{error}" if isinstance(error, KeyError) else type(error).__name__
             faults.append(f"{folder / RUN_FILE}: is not as a run writes it ({detail})")
-    if log.is_symlink():
-        faults.append(f"{log}: is no ordinary file")
     return list(dict.fromkeys(faults))
 
 
 def _log_faults(folder: Path, record: Record) -> list[str]:
     log = folder / AUDIT_FILE
-    if not log.is_file():
-        return [f"{log}: is missing"]
+    if log.is_symlink() or not log.is_file():
+        return [f"{log}: is missing, or no ordinary file"]
     content = log.read_bytes()
     if fault := first_fault(content, record):
         return [f"{log}: {fault}"]
@@ -89,8 +86,8 @@ def _name_faults(folder: Path, record: Record) -> list[str]:
 
 def _statement_faults(folder: Path, record: Record) -> list[str]:
     path = folder / STATEMENT_FILE
-    if not path.is_file():
-        return [f"{path}: is missing"]
+    if path.is_symlink() or not path.is_file():
+        return [f"{path}: is missing, or no ordinary file"]
     expected = statement_text(from_plain(record["privacy"]["statement"])).splitlines()
     found = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, (line, wanted) in enumerate(zip(found, expected, strict=False), 1):
@@ -187,6 +184,8 @@ def _claims(folder: Path, record: Record) -> Iterator[tuple[str, Adversary, int 
 def _table(path: Path) -> pd.DataFrame | None:
     import pandas as pd
 
+    if path.is_symlink() or not path.is_file():
+        return None
     try:
         return pd.read_parquet(path)
     except Exception:  # whatever a library says of a damaged file

@@ -1,6 +1,7 @@
 """Every way to forge a run's folder that was tried, before and after the log is chained anew, and what names it."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -295,3 +296,84 @@ def test_the_ledger_and_every_claim_forged_in_one_piece_is_not_what_the_settings
     found = faults(run)
     for place in ("privacy.releases: clinic 3, server", "row.epsilon_server", "plan.clinics.3.epsilon.server"):
         assert any(f"run.json: {place}" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("method", "cut", "privacy", "freeze"),
+    [
+        ("local", None, {"mechanism": "dp-sgd", "epsilon": 3.0, "delta": 1e-3}, []),
+        (
+            "split",
+            "vanilla",
+            {"mechanism": "laplace+label-rr", "noise-multiplier": 9.0, "label-epsilon": 2.0},
+            ["head"],
+        ),
+        ("split", "vanilla", {"mechanism": "release-once", "epsilon": 4.0, "labels": "public", "delta": 1e-3}, []),
+        ("splitfed-v3", "vanilla", {"mechanism": "clinic-level", "noise-multiplier": 2.0, "delta": 1e-3}, []),
+        ("fedavg", None, {"mechanism": "none"}, []),
+    ],
+)
+def test_runs_of_every_unit_are_sound(
+    tmp_path: Path, method: str, cut: str | None, privacy: dict[str, Any], freeze: list[str]
+) -> None:
+    spec = run_spec(write_csv(tmp_path / "patients.csv"), method, cut, privacy, {"freeze": freeze}, rounds=1)
+    assert execute(plan_of(spec)[0], tmp_path, {})["status"] == "ok"
+    assert faults(tmp_path / spec.run_id) == []
+
+
+@pytest.mark.parametrize("stays", [1, 2])
+def test_the_epsilon_of_a_patient(tmp_path: Path, stays: int) -> None:
+    csv = write_csv(tmp_path / "clinics.csv", sizes=(40, 60))
+    lines = csv.read_text(encoding="utf-8").splitlines()
+    rows = [f"{line},p{i // 2 if stays == 1 else i % 40}" for i, line in enumerate(lines[1:])]
+    csv.write_text("\n".join([f"{lines[0]},who", *rows]) + "\n", encoding="utf-8")
+    spec = run_spec(csv, privacy={"mechanism": "dp-sgd", "noise-multiplier": 1.0, "delta": 1e-3}, rounds=1)
+    features = tuple(name for name in spec.data.features if name != "who")
+    data = spec.data.model_copy(update={"features": features, "patient": "who", "max_records_per_patient": 2})
+    spec = spec.model_copy(update={"data": data})
+    assert execute(plan_of(spec)[0], tmp_path, {})["status"] == "ok"
+    run = tmp_path / spec.run_id
+    assert faults(run) == []
+    edit(run, lambda record: scale(record["privacy"]["statement"]["patients"]["epsilon"], "server", 0.5))
+    chain_anew(run)
+    [fault] = faults(run)
+    assert fault.startswith(f"{run / 'run.json'}: privacy.statement.patients.epsilon.server: ")
+
+
+@pytest.mark.parametrize("name", [AUDIT_FILE, STATEMENT_FILE, "rounds.parquet", WEIGHTS])
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder", "junk"])
+def test_what_is_no_file_of_a_run_is_named_and_not_read(run: Path, tmp_path: Path, name: str, kind: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes((run / name).read_bytes())
+    (run / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(run / name)
+    elif kind == "link":
+        (run / name).symlink_to(secret)
+    elif kind == "folder":
+        (run / name).mkdir()
+    else:
+        (run / name).write_bytes(b"\x00\xff junk \n" * 9)
+    found = faults(run)
+    assert found
+    assert all(line.startswith(f"{run / name}: ") for line in found)
+
+
+def test_a_record_without_any_one_of_its_keys_is_one_line_or_several(run: Path) -> None:
+    whole = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    for table, key in [
+        *((None, key) for key in ("spec", "plan", "privacy", "data-sha256", "public-head")),
+        *(("plan", key) for key in ("drawn", "counts", "clinics", "epsilon_server")),
+        *(("privacy", key) for key in ("releases", "statement")),
+    ]:
+        for value in ("missing", None, 7, "text", [], {}):
+            record = json.loads(json.dumps(whole))
+            holder = record if table is None else record[table]
+            if value == "missing":
+                del holder[key]
+            else:
+                holder[key] = value
+            (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
+            found = run_faults(run, record)
+            assert found, (table, key, value)
+            assert all(line.startswith(str(run)) and "\n" not in line for line in found)
