@@ -68,15 +68,13 @@ def sign(folder: Path, key: Path, timestamp: str | None = None) -> Path:
     chain = read_chain(log.read_bytes())
     if chain.fault or not chain.entries:
         raise ScenarioError([f"{log}: {chain.fault or 'is empty'}; only a sound log is signed"])
-    kind = "base64" if timestamp is not None and Path(timestamp).is_file() else "text"
-    if timestamp is not None and kind == "base64":
-        timestamp = base64.b64encode(_content(Path(timestamp), "a timestamp")).decode()
+    kind, timestamp = _timestamp(timestamp)
     signed = {
         "log": log.name,
         "lines": len(chain.entries),
         "head": chain.head,
         "timestamp": timestamp,
-        "timestamp-is": None if timestamp is None else kind,
+        "timestamp-is": kind,
     }
     signature = base64.b64encode(_private(key).sign(_message(signed))).decode()
     path = folder / SIGNATURE_FILE
@@ -125,6 +123,19 @@ def signature_faults(folder: Path, public_key: Path) -> tuple[list[str], str]:
     stamp = f"; timestamp ({signed['timestamp-is']}, not interpreted): {signed['timestamp']}"
     said = f"signed up to line {signed['lines']} of {len(chain.heads)}" + (stamp if signed["timestamp"] else "")
     return [], f"{path}: {said}"
+
+
+def _timestamp(given: str | None) -> tuple[str | None, str | None]:
+    """Return of what kind a timestamp is, and the text that is kept."""
+    if given is None:
+        return None, None
+    try:
+        a_file = Path(given).is_file()
+    except (OSError, ValueError):  # longer than a path can be
+        a_file = False
+    if a_file:
+        return "base64", base64.b64encode(_content(Path(given), "a timestamp")).decode()
+    return "text", given
 
 
 def _message(signed: dict[str, Any]) -> bytes:
