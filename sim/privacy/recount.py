@@ -132,8 +132,8 @@ class Method:
         """Return, for each kind of noised row, how far another record's row can lie away, over the clip."""
         built_in = self.model.name != "factory"
         first = self.model.cut if isinstance(self.model.cut, int) else self.model.cut[0]
-        blocks = 1 + len(self.model.hidden) + 1 if self.model.name == "mlp" else None  # with the components' block
-        components_alone = self.model.components is not None and (first == 1 or (blocks and first == 1 - blocks))
+        behind = 1 if self.model.name == "logistic" else len(self.model.hidden) + 1  # blocks, counted from the end too
+        components_alone = self.model.components is not None and first in (1, -behind)
         # Built-in heads end in a rectifier; principal components have both signs; Laplace noise goes by the L1 norm.
         tight = (built_in and not components_alone) or (not built_in and self.tight_rows)
         smashed = math.sqrt(2) if tight and "laplace" not in self.privacy.mechanism.split("+") else 2.0

@@ -1,9 +1,11 @@
 """The second count of epsilon against the first, over every method and mechanism, and over hard settings."""
 
 import contextlib
+import math
 from pathlib import Path
 
 import dp_accounting as dp
+import numpy as np
 import pytest
 from support import plan_of, run_spec, write_csv
 
@@ -118,6 +120,28 @@ def test_steps_of_clinics_that_were_lost_count_for_those_who_saw_them(
         assert name == "local" or sum(clinic.lost_rounds for clinic in plan.clinics) > 0
         fewer = (plan.sampled.released < plan.sampled.steps).any()
         assert fewer == (name == "splitfed-v1")
+
+
+@pytest.mark.parametrize("mechanism", ["rows-public-labels", "once", "laplace"])
+@pytest.mark.parametrize(
+    ("name", "cut", "tight"),
+    [("logistic", 1, 0), ("logistic", -1, 0), ("mlp", 1, 0), ("mlp", -3, 0), ("mlp", 2, 1), ("mlp", -1, 1)],
+)
+def test_rows_of_principal_components_have_both_signs(
+    csv: Path, tmp_path: Path, name: str, cut: int, tight: int, mechanism: str
+) -> None:
+    np.savez(tmp_path / "public.npz", x=np.random.default_rng(0).normal(size=(50, 4)))
+    model = {
+        "name": name,
+        "cut": cut,
+        "freeze": ["head"],
+        "components": 3,
+        "public-head": f"pca:{tmp_path / 'public.npz'}",
+    }
+    model |= {} if name == "mlp" else {"hidden": [32, 16]}
+    plan = assert_counted_twice(run_spec(csv, "split", "vanilla", MECHANISMS[mechanism], model))
+    method, _ = recounted(plan)
+    assert method.reaches() == [math.sqrt(2) if tight and mechanism != "laplace" else 2.0]
 
 
 def sampled(rate: float, sigma: float) -> tuple[str, dp.DpEvent]:
