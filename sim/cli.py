@@ -18,6 +18,7 @@ from sim.commands.report import report
 from sim.commands.rerun import rerun
 from sim.commands.run import run
 from sim.commands.schema import schema
+from sim.commands.sign import sign
 from sim.commands.status import status
 from sim.commands.verify import verify
 
@@ -39,6 +40,7 @@ app.command()(report)
 app.command()(rerun)
 app.command()(run)
 app.command()(schema)
+app.command()(sign)
 app.command()(status)
 
 

@@ -74,12 +74,29 @@ class RunSpec(Section):
         The study's name is left out, and a data file counts with its bytes, not with the place where it lies. The
         digest keys whatever hides a record: two runs that differ in a setting or in one record share no draw of it.
         """
-        content = self.model_dump(mode="json", exclude={"study"}) | {"results-version": RESULTS_VERSION}
-        if isinstance(self.data, DataFile):
-            content["data"]["path"] = self.data.sha256()
-        content["model"]["public-head"] = self.model.public_digest()
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        data = self.data.sha256() if isinstance(self.data, DataFile) else None
+        return digest_of(self.model_dump(mode="json"), data, self.model.public_digest(), RESULTS_VERSION)
+
+
+def digest_of(settings: Mapping[str, Any], data_sha256: str | None, public_head: str, results_version: int) -> str:
+    """Return the digest of a run with these settings.
+
+    Parameters
+    ----------
+    settings : mapping
+        A :class:`RunSpec` in plain values.
+    data_sha256 : str or None
+        Of the data file; None where the data come from no file.
+    public_head : str
+        As ``Model.public_digest`` returns it.
+    results_version : int
+    """
+    content = {key: value for key, value in settings.items() if key != "study"} | {"results-version": results_version}
+    if data_sha256 is not None:
+        content["data"] = {**settings["data"], "path": data_sha256}
+    content["model"] = {**settings["model"], "public-head": public_head}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def imports(model: Model, strategies: Iterable[Strategy | RunStrategy]) -> list[str]:

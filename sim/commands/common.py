@@ -24,6 +24,9 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's fold
 Trust = Annotated[
     bool, typer.Option("--trust", help="Import and run the code that the folder names (a factory, a strategy's path).")
 ]
+AnyFolder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A study's folder, OUT/<study>, or a run's, OUT/<study>/<run-id>.")
+]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The results folder.")]
 
 

@@ -57,10 +57,10 @@ def _run(
     from sim.scenario import load_scenario
     from sim.spec import expand
     from sim.study.display import shown_progress
-    from sim.study.journal import note_command
     from sim.study.results import read_results
     from sim.study.runner import run_study
     from sim.study.store import older_runs, writing_to
+    from sim.study.study_log import note_command
 
     plans = planned(file, overrides, only)
     scenario = load_scenario(file, overrides or ())

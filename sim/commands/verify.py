@@ -2,25 +2,62 @@
 
 from __future__ import annotations
 
-from sim.commands.common import RunFolder
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sim.commands.common import AnyFolder
 
 
 def verify(
-    folder: RunFolder,
+    folder: AnyFolder,
+    public_key: Annotated[
+        Path | None, typer.Option("--public-key", metavar="PUB.pem", help="Check the signature by this Ed25519 key.")
+    ] = None,
 ) -> None:
-    """Check a run's audit log: its chain, and that log, ledger and plan agree."""
-    from sim.privacy.audit_log import AUDIT_FILE, first_fault
-    from sim.problems import ScenarioError, SutureError
-    from sim.study.reading import file_bytes
-    from sim.study.store import read_record
+    """Check a run or a study: its log's chain, every file's hash, and every epsilon, counted again."""
+    from sim.problems import SutureError
+    from sim.study.signature import signature_faults
+    from sim.study.study_log import STUDY_LOG
 
-    record, log = read_record(folder), folder / AUDIT_FILE
-    if "audit-log" not in record["privacy"]:
+    faults, said = _of_study(folder) if (folder / STUDY_LOG).is_file() else _of_run(folder)
+    if public_key is not None:
+        wrong, signed = signature_faults(folder, public_key)
+        faults, said = faults + wrong, [*said, signed] if signed else said
+    if faults:
+        raise SutureError("\n".join(faults))
+    print("\n".join(said))
+
+
+def _of_run(folder: Path) -> tuple[list[str], list[str]]:
+    from sim.privacy.audit_log import AUDIT_FILE, SIGNATURE_FILE
+    from sim.problems import ScenarioError
+    from sim.study.reading import read_json
+    from sim.study.store import RUN_FILE, read_record
+    from sim.study.verification import run_faults
+
+    record = read_record(folder)
+    stated = record.get("privacy", {}).get("audit-log") if isinstance(record.get("privacy"), dict) else None
+    if not isinstance(stated, dict) or "lines" not in stated:
         raise ScenarioError([f"{folder}: this run did not finish, so that it has no audit log; take one that did"])
-    content = file_bytes(folder, AUDIT_FILE)
-    if content is None:
-        raise SutureError(f"{log}: is missing")
-    fault = first_fault(content, record)
-    if fault is not None:
-        raise SutureError(f"{log}: {fault}")
-    print(f"{log}: {record['privacy']['audit-log']['lines']} lines, chain sound; log, ledger and plan agree")
+    said = [
+        f"{folder / AUDIT_FILE}: {stated['lines']} lines, chain sound; log, ledger and plan agree; every file is "
+        "as it was written, and every epsilon is what settings and counts give"
+    ]
+    if (folder / SIGNATURE_FILE).exists():
+        said.append(f"{folder / SIGNATURE_FILE}: is checked with --public-key PUB.pem")
+    return run_faults(folder, read_json(folder, RUN_FILE)), said
+
+
+def _of_study(folder: Path) -> tuple[list[str], list[str]]:
+    import sys
+
+    from sim.study.study_log import STUDY_LOG
+    from sim.study.study_verification import study_findings
+
+    found = study_findings(folder)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    told = f"{found.lines} lines, chain sound; {found.listed} runs listed, {found.checked} of them recounted, all agree"
+    return found.faults, [f"{folder / STUDY_LOG}: {told}"]

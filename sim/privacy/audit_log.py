@@ -2,24 +2,30 @@
 
 A line a round and clinic holds the bytes by direction and kind that were counted while learning and the noised steps by
 part; messages of the same kind in a round are one figure, since a thousand clinics' single batches would be millions of
-lines. Then a line a release holds its event over the whole run, ``"none"`` where nothing was noised. Each line has the
-hash of the one before it, and ``run.json`` names the last, so that a changed, dropped, moved or cut-off line shows.
-No patient's value is in it. The chain shows damage and careless edits; who can rewrite the whole folder can forge it.
+lines. Then a line a release holds its event over the whole run, ``"none"`` where nothing was noised. The last lines
+hold the hashes of every file of the folder, of ``run.json`` itself, of settings and data, and the versions of the code.
+Each line has the hash of the one before it, and ``run.json`` names the last, so that a changed, dropped, moved or
+cut-off line shows. No patient's value is in it. Who can rewrite the whole folder can write a new chain: that shows
+where the head is kept elsewhere or signed (:mod:`sim.study.signature`), and an epsilon that settings and counts do not
+give shows in any case (:mod:`sim.privacy.recount`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-AUDIT_FILE = "audit-log.jsonl"
-START = "0" * 64
+from sim.chain import canonical_hash, file_hash, read_chain
+
+AUDIT_FILE, SIGNATURE_FILE = "audit-log.jsonl", "signature.json"
+NOT_LISTED = frozenset({AUDIT_FILE, SIGNATURE_FILE, "run.json"})
+"""Files of a run's folder whose hashes do not stand in its log as a file's."""
 
 Counted = Mapping[Any, NDArray[np.int64]]
 
@@ -71,28 +77,84 @@ def release_entries(ledger: str) -> list[dict[str, Any]]:
     ]
 
 
-def chained(entries: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
-    """Write entries as chained lines.
+def seal_entries(hashes: Mapping[str, str], record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the last entries of a run's log: what its folder holds, and what made it.
+
+    Parameters
+    ----------
+    hashes : mapping of str to str
+        SHA-256 of every other file of the folder but ``run.json``, by name.
+    record : mapping
+        What becomes of ``run.json``, in plain values.
 
     Returns
     -------
-    tuple of str
-        The text of the file, and the hash of its last line.
+    list of dict
+        One a file, then one with the hashes of ``run.json`` (without the place where it names this log), of the
+        settings and of the data, and with the versions of the code.
     """
-    head, lines = START, []
-    for number, entry in enumerate(entries, 1):
-        line = _line(number, head, entry)
-        lines.append(line)
-        head = _hash(line)
-    return "".join(f"{line}\n" for line in lines), head
+    seal = {
+        "record-sha256": record_hash(record),
+        "settings-sha256": canonical_hash(record.get("spec")),
+        "data-sha256": record.get("data-sha256"),
+        "code": record.get("provenance"),
+    }
+    return [*({"file": name, "sha256": value} for name, value in sorted(hashes.items())), {"seal": seal}]
 
 
-def _line(number: int, previous: str, entry: Mapping[str, Any]) -> str:
-    return json.dumps({"line": number, "previous": previous, **entry}, separators=(",", ":"), allow_nan=False)
+def record_hash(record: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what ``run.json`` holds, without the place where it names its audit log."""
+    privacy = {key: value for key, value in record.get("privacy", {}).items() if key != "audit-log"}
+    return canonical_hash({**record, "privacy": privacy})
 
 
-def _hash(line: str) -> str:
-    return hashlib.sha256(line.encode()).hexdigest()
+def seal_faults(entries: Sequence[Mapping[str, Any]], folder: Path, record: Mapping[str, Any]) -> list[str]:
+    """Hold a run's folder against the last lines of its log.
+
+    Parameters
+    ----------
+    entries : sequence of mapping
+        The log's, in order.
+    folder : Path
+        The run's.
+    record : mapping
+        Its ``run.json``, as it was read.
+
+    Returns
+    -------
+    list of str
+        A line for each file that differs, is missing or is not listed.
+    """
+    listed = {entry["file"]: entry["sha256"] for entry in entries if "file" in entry}
+    seals = [entry["seal"] for entry in entries if "seal" in entry]
+    if len(seals) != 1:
+        return [f"{folder / AUDIT_FILE}: holds no hash of run.json in its last line"]
+    wanted = seal_entries({}, record)[-1]["seal"]
+    faults = [
+        f"{folder / 'run.json'}: {what} not as {AUDIT_FILE} has it"
+        for key, what in _SEALED.items()
+        if seals[0].get(key) != wanted[key]
+    ]
+    there = {path.name: path for path in folder.iterdir() if path.name not in NOT_LISTED}
+    for name in sorted(listed.keys() | there.keys()):
+        path = folder / name
+        if name not in there:
+            faults.append(f"{path}: is missing; {AUDIT_FILE} lists it")
+        elif name not in listed:
+            faults.append(f"{path}: is none of the run's files by {AUDIT_FILE}")
+        elif path.is_symlink() or not path.is_file():
+            faults.append(f"{path}: is no ordinary file")
+        elif file_hash(path) != listed[name]:
+            faults.append(f"{path}: is not as it was written: its SHA-256 is another than in {AUDIT_FILE}")
+    return faults
+
+
+_SEALED = {
+    "record-sha256": "is",
+    "settings-sha256": "spec: the settings are",
+    "data-sha256": "data-sha256: the data's digest is",
+    "code": "provenance: the code's versions are",
+}
 
 
 def first_fault(log: bytes, record: Mapping[str, Any]) -> str | None:
@@ -110,30 +172,15 @@ def first_fault(log: bytes, record: Mapping[str, Any]) -> str | None:
     str or None
         The line and its fault: a broken chain, or figures that are not the plan's or the ledger's.
     """
-    stated = record["privacy"]["audit-log"]
-    lines = log.split(b"\n")
-    head, entries = START, []
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            entry = json.loads(line)
-            previous, whole = entry["previous"], _line(number, entry["previous"], _payload(entry)).encode() == line
-        except (ValueError, KeyError, TypeError):
-            return f"line {number}: is no line of an audit log"
-        if previous != head:
-            return f"line {number}: does not follow from the line before it"
-        if not whole:
-            return f"line {number}: is not as it was written"
-        head = _hash(line.decode())
-        entries.append(_payload(entry))
-        if number == stated["lines"] and head != stated["head"]:
-            return f"line {number}: is not the last line that run.json names"
-    if lines[-1] or len(entries) != stated["lines"]:
-        return f"line {len(entries) + 1}: the log has {stated['lines']} lines by run.json, but ends elsewhere"
-    return _disagreement(entries, record)
-
-
-def _payload(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if key not in ("line", "previous")}
+    stated, chain = record["privacy"]["audit-log"], read_chain(log)
+    lines = len(chain.entries)
+    if lines >= stated["lines"] and (not stated["lines"] or chain.heads[stated["lines"] - 1] != stated["head"]):
+        return f"line {stated['lines']}: is not the last line that run.json names"
+    if chain.fault:
+        return chain.fault
+    if chain.torn or lines != stated["lines"]:
+        return f"line {lines + 1}: the log has {stated['lines']} lines by run.json, but ends elsewhere"
+    return _disagreement(chain.entries, record)
 
 
 def _disagreement(entries: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> str | None:

@@ -3,15 +3,12 @@
 ``OUT/<study>/study.json`` names the runs that were asked for and the process that learns them;
 ``OUT/<study>/logs/<run-id>.log`` holds JSON lines: the start with its process, each round with its metrics, the
 end with its status. Another process reads both at any moment; a line that is being written is not read.
-``OUT/<study>/commands.jsonl`` holds the commands that were given.
+What outlives a run's folder is in the study's log (:mod:`sim.study.study_log`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shlex
 import shutil
 import socket
 from collections.abc import Sequence
@@ -28,8 +25,9 @@ from sim.study import reading
 from sim.study.forecast import estimated_seconds
 from sim.study.schema import checked
 from sim.study.store import read_rows, to_plain, unfinished, write_atomically, writing_to
+from sim.study.study_log import alive, note_end, note_start, this_process
 
-STUDY_FILE, COMMANDS, LOGS = "study.json", "commands.jsonl", "logs"
+STUDY_FILE, LOGS = "study.json", "logs"
 State = Literal["ok", "failed", "running", "waiting", "interrupted"]
 
 
@@ -47,7 +45,7 @@ def write_study(folder: Path, plans: Sequence[Plan], table_ids: Sequence[str]) -
         }
         for plan in plans
     ]
-    study = {"results-version": RESULTS_VERSION, **_process(), "table": list(table_ids), "runs": runs}
+    study = {"results-version": RESULTS_VERSION, **this_process(), "table": list(table_ids), "runs": runs}
     write_atomically(folder / STUDY_FILE, json.dumps(to_plain(study), indent=1, allow_nan=False))
 
 
@@ -66,32 +64,15 @@ def read_study(folder: Path) -> dict[str, Any]:
     return found
 
 
-def note_command(folder: Path, arguments: Sequence[str], scenario: Path) -> None:
-    """Add a command that made part of the study, and the hash of its scenario file, to ``commands.jsonl``."""
-    told = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["suture", *arguments]),
-        "scenario-sha256": hashlib.sha256(scenario.read_bytes()).hexdigest(),
-    }
-    with (folder / COMMANDS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(told) + "\n")
-
-
-def read_commands(folder: Path) -> list[dict[str, str]]:
-    """Read what :func:`note_command` wrote; empty where the study was run from Python."""
-    found: list[dict[str, str]] = checked("commands", reading.read_lines(folder, COMMANDS), folder / COMMANDS)
-    return found
-
-
 def remove_leftovers(folder: Path) -> None:
     """Remove what processes of this machine that are no more have left unfinished."""
     for path, process in unfinished(folder):
-        if not _alive(process):
+        if not alive(process):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 class RunLog:
-    """The log of one run.
+    """The log of one run, whose start and end stand in the study's log too.
 
     Parameters
     ----------
@@ -105,7 +86,8 @@ class RunLog:
         with self._written():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text("", encoding="utf-8")
-        self.line("start", **_process())
+            note_start(study_folder, run_id)
+        self.line("start", **this_process())
 
     def line(self, event: str, **fields: Any) -> None:
         """Add a line, whole or not at all in the eyes of a reader."""
@@ -113,21 +95,11 @@ class RunLog:
         with self._written(), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(to_plain(told), allow_nan=False) + "\n")
 
-
-def _process() -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname()}
-
-
-def _alive(pid: int) -> bool:
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    def end(self, run_folder: Path, status: Literal["ok", "failed"], error: str = "") -> None:
+        """Say how the run ended, once its folder is there."""
+        with self._written():
+            note_end(run_folder, status, error)
+        self.line("end", status=status, **({"error": error} if error else {}))
 
 
 @dataclass(frozen=True)
@@ -173,9 +145,9 @@ def _status(folder: Path, run: dict[str, Any]) -> RunStatus:
             return RunStatus(run, "failed", error=str(row.get("error")))
     if not lines or lines[-1]["event"] == "end":
         return RunStatus(run, "waiting")
-    here = lines[0].get("host") == socket.gethostname()
-    state: State = "running" if not here or _alive(lines[0].get("pid", 0)) else "interrupted"
-    return RunStatus(run, state, max((line["round"] for line in lines if line["event"] == "round"), default=0))
+    here = lines[0]["host"] == socket.gethostname()
+    state: State = "running" if not here or alive(int(lines[0]["pid"])) else "interrupted"
+    return RunStatus(run, state, max((int(line["round"]) for line in lines if line["event"] == "round"), default=0))
 
 
 def _log_lines(folder: Path, run_id: str) -> list[dict[str, Any]]:

@@ -15,9 +15,9 @@ from sim.problems import ScenarioError
 from sim.report.composed import composed_frame, composed_words
 from sim.report.study import StudyResults
 from sim.study.composition import read_study_runs, uncounted
-from sim.study.journal import read_commands
 from sim.study.played import read_first_rounds
 from sim.study.store import read_record, read_run_table, read_table
+from sim.study.study_log import read_commands
 
 
 def read_results(folder: Path) -> StudyResults:

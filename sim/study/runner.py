@@ -17,18 +17,20 @@ from numpy.typing import NDArray
 
 from sim.data import Federation, load_federation
 from sim.plan.plan import COLUMN_OF, Plan, make_plan
-from sim.privacy.audit_log import AUDIT_FILE, chained, release_entries
+from sim.privacy.audit_log import release_entries
 from sim.privacy.statement import privacy_statement
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
 from sim.privacy.uncovered import not_covered, publishes_class_counts
 from sim.problems import FolderError, ScenarioError, SutureError, place_of
+from sim.scenario import DataFile
 from sim.spec import RESULTS_VERSION, RunSpec
 from sim.study.engines import Engine, Row
 from sim.study.forecast import Forecast, estimated_seconds
 from sim.study.journal import RunLog, remove_leftovers, write_study
 from sim.study.played import write_first_rounds
 from sim.study.provenance import provenance
-from sim.study.store import read_rows, write_run, write_table, writing_to
+from sim.study.store import from_plain, read_rows, to_plain, write_run, write_table, writing_to
+from sim.study.study_log import note_interrupted
 
 if TYPE_CHECKING:
     from sim.audit.attacks import Membership
@@ -114,6 +116,7 @@ def run_study(
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
+        note_interrupted(folder)
     done = {row["run_id"] for row in read_rows(folder, [p.spec.run_id for p in plans]) if row["status"] == "ok"}
     quickest_first = sorted(plans, key=estimated_seconds)
     write_study(folder, quickest_first, table_ids)
@@ -129,6 +132,8 @@ def run_study(
                 if fail_fast and row["status"] != "ok":
                     break
     finally:
+        with writing_to(folder):
+            note_interrupted(folder, {plan.spec.run_id for plan in pending})
         table = write_table(folder, table_ids)
     write_first_rounds(folder, [plan.spec for plan in plans])
     return table
@@ -159,13 +164,15 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
     federation = load_federation(spec.data, spec.seed)
     record: dict[str, Any] = {
         "spec": spec.model_dump(mode="json"),
-        "plan": {**plan_summary(plan), "counts": plan_counts(plan)},
+        "plan": {**plan_summary(plan), "counts": plan_counts(plan), "drawn": plan_drawn(plan, len(federation.classes))},
         "privacy": {
             "releases": plan.ledger.to_json(),
             "statistics": dict(federation.statistics),
             "non-private-releases": [found["what"] for found in not_covered(spec)],
         },
         "results-version": RESULTS_VERSION,
+        "data-sha256": spec.data.sha256() if isinstance(spec.data, DataFile) else None,
+        "public-head": spec.model.public_digest(),
         "provenance": origin,
     }
     try:
@@ -179,8 +186,8 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
         row["wall_seconds"] = time.perf_counter() - started
         statement = privacy_statement(plan, federation, origin, finished=False)
         record["privacy"]["statement"] = statement
-        write_run(folder, {**record, "row": row}, {}, {}, {STATEMENT_FILE: statement_text(statement)})
-        log.line("end", status="failed", error=text)
+        run_folder = write_run(folder, {**record, "row": row}, {}, {}, {STATEMENT_FILE: statement_text(statement)})
+        log.end(run_folder, "failed", text)
         return row
     final = learned.evaluations[-1]
     best = learned.best_round
@@ -220,16 +227,13 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
     if publishes_class_counts(spec):
         clinics = clinics.assign(**_class_counts(federation))
     clinics["membership_auc"] = inferred.clinics
-    text, head = chained([*learned.trail.entries, *release_entries(plan.ledger.to_json())])
-    record["privacy"]["audit-log"] = {"lines": text.count("\n"), "head": head}
     statement = privacy_statement(plan, federation, origin, finished=True)
     statement["attacks"] = [{"adversary": who, **found} for who, found in record["audit"].items()]
-    record["privacy"]["statement"] = statement
-    tables = {"rounds": rounds, "clinics": clinics}
-    write_run(
-        folder, {**record, "row": row}, tables, models, {AUDIT_FILE: text, STATEMENT_FILE: statement_text(statement)}
-    )
-    log.line("end", status="ok")
+    # As it will be read again, so that who reads it can write the very same text.
+    record["privacy"]["statement"] = statement = from_plain(to_plain(statement))
+    tables, texts = {"rounds": rounds, "clinics": clinics}, {STATEMENT_FILE: statement_text(statement)}
+    lines = [*learned.trail.entries, *release_entries(plan.ledger.to_json())]
+    log.end(write_run(folder, {**record, "row": row}, tables, models, texts, lines), "ok")
     return row
 
 
@@ -293,6 +297,13 @@ def plan_counts(plan: Plan) -> dict[str, list[int]]:
     """Return planned bytes by direction and kind and planned noised steps by part, one number a clinic."""
     traffic = {f"{way} {kind}": sizes.tolist() for (way, kind), sizes in sorted(plan.traffic.items())}
     return traffic | {f"noised-steps {part}": list(steps) for part, steps in sorted(plan.noised_steps.items())}
+
+
+def plan_drawn(plan: Plan, classes: int) -> Row:
+    """Return the counts and noise that epsilon follows from, ``[clinic]`` each, and the number of classes."""
+    drawn = {name: values.tolist() for name, values in vars(plan.sampled).items()}
+    noise = {"noise-multipliers": list(plan.noise_multipliers), "release-noise": list(plan.release_noise)}
+    return {**drawn, **noise, "classes": classes}
 
 
 def plan_summary(plan: Plan) -> Row:

@@ -13,7 +13,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
+from sim.chain import chained, file_hash
+from sim.privacy.audit_log import AUDIT_FILE, seal_entries
 from sim.problems import FolderError, ScenarioError
 from sim.spec import RESULTS_VERSION, RunSpec
 from sim.study import reading
@@ -68,6 +70,7 @@ def write_run(
     tables: Mapping[str, pd.DataFrame],
     models: Mapping[str, Mapping[str, Tensor]],
     texts: Mapping[str, str] = MappingProxyType({}),
+    log: Sequence[Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write a run's folder, complete or not at all.
 
@@ -82,6 +85,9 @@ def write_run(
         By file stem.
     texts : mapping of str to str
         By file name.
+    log : sequence of mapping, optional
+        Entries of the audit log, which is written behind all other files and ends with their hashes. Without it the
+        run has none.
 
     Returns
     -------
@@ -110,7 +116,13 @@ def write_run(
                 )
             for name, text in texts.items():
                 (partial / name).write_text(text, encoding="utf-8", newline="\n")
-            (partial / RUN_FILE).write_text(json.dumps(to_plain(record), indent=1, allow_nan=False), encoding="utf-8")
+            plain = to_plain(record)
+            if log is not None:
+                hashes = {path.name: file_hash(path) for path in partial.iterdir()}
+                text, head = chained([*log, *seal_entries(hashes, plain)])
+                (partial / AUDIT_FILE).write_text(text, encoding="utf-8", newline="\n")
+                plain["privacy"]["audit-log"] = {"lines": text.count("\n"), "head": head}
+            (partial / RUN_FILE).write_text(json.dumps(plain, indent=1, allow_nan=False), encoding="utf-8")
             if target.exists():
                 shutil.rmtree(target)
             partial.rename(target)

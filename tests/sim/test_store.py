@@ -279,7 +279,8 @@ def test_one_row_a_run_and_one_column_a_swept_key(study):
 def test_every_run_has_its_folder_with_all_its_files(study):
     _, table, folder = study
     names = {path.name for path in folder.iterdir()}
-    assert names == {*table["run_id"], "runs.parquet", "study.json", "first-rounds.json", "logs"}
+    files = {"runs.parquet", "study.json", "study-log.jsonl", "first-rounds.json", "logs"}
+    assert names == {*table["run_id"], *files}
     for run_id in table["run_id"]:
         assert {"run.json", "rounds.parquet", "clinics.parquet", "model.safetensors"} <= {
             path.name for path in (folder / run_id).iterdir()

@@ -1,0 +1,307 @@
+"""What each adversary sees, derived again from settings and counts: the other side of ``suture verify``.
+
+Nothing here looks at the ledger, at the protocols or at :mod:`sim.privacy.releases`: which method sends what to whom is
+stated a second time, after Thapa et al. (2022), Gupta & Raskar (2018) and Gawali et al. (2020), so that an error or a
+forgery on one side shows as a difference. The counts are those that the run's log counted; their limits follow from the
+settings (:func:`count_faults`). One thing is taken as stated: whether the head of a user's own factory has no negative
+outputs, which only the factory's code can tell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+from pydantic import Field, Strict
+
+from sim.privacy.ledger import ADVERSARIES, Adversary
+from sim.privacy.loss import Adjacency
+from sim.settings.base import Number, Section
+from sim.settings.model import Model
+from sim.settings.privacy import Privacy
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+Seen: TypeAlias = "Counter[tuple[Adjacency, DpEvent]]"
+
+
+Count = Annotated[int, Strict(), Field(ge=0)]
+Noise = Annotated[Number, Field(ge=0)]
+
+
+class Drawn(Section):
+    """Counts and noise of a run as ``plan.drawn`` of ``run.json`` has them, a value a clinic.
+
+    ``rates``, ``steps``, ``exposures``, ``rounds`` and ``released`` are those of
+    :class:`sim.privacy.releases.Sampled`; ``noise_multipliers`` are DP-SGD's, ``release_noise`` those of rows or
+    updates, empty without.
+    """
+
+    rates: tuple[Noise, ...]
+    steps: tuple[Count, ...]
+    exposures: tuple[Count, ...]
+    rounds: tuple[Count, ...]
+    released: tuple[Count, ...]
+    noise_multipliers: tuple[Noise, ...]
+    release_noise: tuple[Noise, ...]
+    classes: Annotated[int, Strict(), Field(ge=2)]
+
+    def of(self, clinics: int) -> bool:
+        """Say whether every list has a value for each of so many clinics."""
+        counts = (self.rates, self.steps, self.exposures, self.rounds, self.released)
+        noise = (self.noise_multipliers, self.release_noise)
+        return all(len(x) == clinics for x in counts) and all(len(x) in (0, clinics) for x in noise)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What of a run's settings says who sees what.
+
+    Attributes
+    ----------
+    name : str
+    cut : str or None
+    privacy : Privacy
+    model : Model
+    tight_rows : bool
+        Whether the smashed rows of a factory's head are stated to have no negative value.
+    """
+
+    name: str
+    cut: str | None
+    privacy: Privacy
+    model: Model
+    tight_rows: bool = False
+
+    @property
+    def parts(self) -> int:
+        """Into how many parts the model is cut."""
+        return {"vanilla": 2, "u-shaped": 3}.get(self.cut or "", 1)
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """The parts that do not train."""
+        return frozenset(self.model.freeze) | ({"head"} if "release-once" in self.privacy.mechanism else frozenset())
+
+    @property
+    def trained(self) -> int:
+        """How many parts train."""
+        return self.parts - len(self.frozen)
+
+    @property
+    def gradients_are_noised(self) -> bool:
+        """Whether DP-SGD is among the mechanisms."""
+        return "dp-sgd" in self.privacy.mechanism.split("+")
+
+    @property
+    def rows_are_noised(self) -> bool:
+        """Whether rows at the cut get noise, of which the server sees nothing else."""
+        names = {"smashed-noise", "laplace", "release-once"}
+        norms_too = self.gradients_are_noised and self.privacy.clipping == "joint" and self.trained > 1
+        return not names.isdisjoint(self.privacy.mechanism.split("+")) and not norms_too
+
+    @property
+    def label_noise(self) -> float | None:
+        """Epsilon of a label's randomised answer."""
+        if "label-rr" not in self.privacy.mechanism.split("+"):
+            return None
+        given = self.privacy.label_epsilon
+        return self.privacy.epsilon if given is None else given
+
+    @property
+    def noised(self) -> frozenset[str]:
+        """Names of what has its noised steps counted: parts, kinds of rows, or what a round releases."""
+        privacy, names = self.privacy, set[str]()
+        mechanisms = privacy.mechanism.split("+")
+        if privacy.mechanism == "clinic-level":
+            return frozenset({"update"} | (set() if privacy.adaptive_quantile is None else {"clip-count"}))
+        if self.gradients_are_noised:
+            names |= (
+                {"model"} if self.cut is None else {"head", "body", "tail"} if self.parts == 3 else {"head", "body"}
+            )
+        names -= self.frozen
+        if not {"smashed-noise", "laplace", "release-once"}.isdisjoint(mechanisms):
+            names |= {"smashed", "tail-gradient"} if self.cut == "u-shaped" else {"smashed"}
+        return frozenset(names | ({"labels"} if "label-rr" in mechanisms else set()))
+
+    def reaches(self) -> list[float]:
+        """Return, for each kind of noised row, how far another record's row can lie away, over the clip."""
+        built_in = self.model.name != "factory"
+        first = self.model.cut if isinstance(self.model.cut, int) else self.model.cut[0]
+        behind = 1 if self.model.name == "logistic" else len(self.model.hidden) + 1  # blocks, counted from the end too
+        components_alone = self.model.components is not None and first in (1, -behind)
+        # Built-in heads end in a rectifier; principal components have both signs; Laplace noise goes by the L1 norm.
+        tight = (built_in and not components_alone) or (not built_in and self.tight_rows)
+        smashed = math.sqrt(2) if tight and "laplace" not in self.privacy.mechanism.split("+") else 2.0
+        return [smashed, 2.0] if self.cut == "u-shaped" else [smashed]
+
+
+def seen(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]:
+    """Return what each adversary sees of a clinic's records, in the unit that the run protects."""
+    from dp_accounting import NonPrivateDpEvent
+
+    views: dict[Adversary, Seen] = {adversary: Counter() for adversary in ADVERSARIES}
+    if not drawn.steps[clinic]:
+        return views
+    bare: Seen = Counter({("add-or-remove", NonPrivateDpEvent()): 1})
+    if method.privacy.mechanism == "clinic-level":
+        update = _gaussian("add-or-remove", drawn.release_noise[clinic], drawn.rounds[clinic])
+        return {
+            "model-user": update + bare if method.name == "splitfed-v3" else update,
+            "peer-clinic": update,
+            "server": bare,
+        }
+    public_ends = {"vanilla": {"head"}, "u-shaped": {"head", "tail"}}.get(method.cut or "", {"model"})
+    only_rows = method.rows_are_noised and not method.gradients_are_noised and public_ends <= method.frozen
+    rows = _rows(method, drawn, clinic) if method.cut or method.name == "centralised" else Counter()
+    if only_rows:
+        return dict.fromkeys(ADVERSARIES, rows)
+    sigma = drawn.noise_multipliers[clinic] if method.gradients_are_noised else 0.0
+    views["model-user"] = _steps(drawn.rates[clinic], sigma, drawn.released[clinic])
+    if method.name == "local":
+        return views
+    views["peer-clinic"] = views["model-user"]
+    if method.rows_are_noised:  # who sees the rows sees who is in a batch, and a replaced record moves a sum by 2 C
+        views["server"] = rows + _gaussian("replace", sigma / 2, max(1, drawn.exposures[clinic]))
+    else:
+        views["server"] = rows + _steps(drawn.rates[clinic], sigma, drawn.steps[clinic])
+    return views
+
+
+def _rows(method: Method, drawn: Drawn, clinic: int) -> Seen:
+    """Return what the server receives of each record beside gradients."""
+    import dp_accounting as dp
+
+    found: Seen = Counter()
+    times = max(1, drawn.exposures[clinic])
+    if method.rows_are_noised:
+        noise = drawn.release_noise[clinic]
+        for reach in method.reaches():
+            if "laplace" in method.privacy.mechanism.split("+") and noise:
+                found["replace", dp.LaplaceDpEvent(noise / reach)] += times
+            else:
+                found += _gaussian("replace", noise / reach, times)
+    else:
+        found["add-or-remove", dp.NonPrivateDpEvent()] += 1
+    if method.cut == "u-shaped":
+        return found
+    if method.label_noise is not None:
+        odds = math.exp(-method.label_noise)
+        uniform = drawn.classes * odds / (1 + (drawn.classes - 1) * odds)
+        found["replace", dp.RandomizedResponseDpEvent(uniform, drawn.classes)] += 1
+    elif method.privacy.labels != "public":
+        found["add-or-remove", dp.NonPrivateDpEvent()] += 1
+    return found
+
+
+def _gaussian(way: Adjacency, sigma: float, times: int) -> Seen:
+    import dp_accounting as dp
+
+    return Counter({(way, dp.GaussianDpEvent(sigma) if sigma else dp.NonPrivateDpEvent()): times} if times else {})
+
+
+def _steps(rate: float, sigma: float, times: int) -> Seen:
+    import dp_accounting as dp
+
+    if rate == 1 or not sigma:
+        return _gaussian("add-or-remove", sigma, times)
+    event = dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma))
+    return Counter({("add-or-remove", event): times} if times else {})
+
+
+def alike(one: Mapping[tuple[Adjacency, DpEvent], int], other: Mapping[tuple[Adjacency, DpEvent], int]) -> bool:
+    """Say whether two lists of mechanisms are the same, noise and rates to nine digits; un-noised is un-noised."""
+    ours, theirs = (sorted(_plain(mechanisms)) for mechanisms in (one, other))
+    return len(ours) == len(theirs) and all(
+        a[:-1] == b[:-1] and all(map(_close, a[-1], b[-1])) for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def _close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def _plain(mechanisms: Mapping[tuple[Adjacency, DpEvent], int]) -> list[tuple[str, str, tuple[float, ...]]]:
+    import dp_accounting as dp
+
+    rows: list[tuple[str, str, tuple[float, ...]]] = []
+    for (way, atom), count in mechanisms.items():
+        match atom:
+            case dp.NonPrivateDpEvent():
+                return [("", "none", ())]
+            case dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma)):
+                rows.append((way, "sampled", (sigma, rate, count)))
+            case dp.GaussianDpEvent(noise) | dp.LaplaceDpEvent(noise):
+                rows.append((way, type(atom).__name__, (noise, count)))
+            case dp.RandomizedResponseDpEvent(uniform, classes):
+                rows.append((way, "randomised response", (uniform, classes, count)))
+            case _:
+                rows.append((way, repr(atom), (count,)))
+    return rows
+
+
+def count_faults(method: Method, drawn: Drawn, plan: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
+    """Hold the counts of a run against its settings and against the noised steps that its log counted.
+
+    Parameters
+    ----------
+    method : Method
+    drawn : Drawn
+    plan : mapping
+        ``plan`` of ``run.json``.
+    settings : mapping
+        ``spec`` of ``run.json``.
+
+    Yields
+    ------
+    str
+        A field of ``run.json``, and what is wrong with it.
+    """
+    train, clinics = settings["train"], plan["clinics"]
+    pooled = method.name == "centralised" or "release-once" in method.privacy.mechanism.split("+")
+    pool = sum(clinic["records"] for clinic in clinics)
+    for k, clinic in enumerate(clinics):
+        records = pool if pooled else clinic["records"]
+        if not _close(drawn.rates[k], min(1.0, train["batch-size"] / records)):
+            yield f"plan.drawn.rates.{k}: is not batch-size over the {records} records"
+        most = train["local-epochs"] * math.ceil(records / train["batch-size"])
+        if not drawn.released[k] <= drawn.steps[k] <= clinic["steps"] <= most * clinic["rounds"]:
+            yield f"plan.drawn.steps.{k}: {drawn.steps[k]} steps cannot come from {clinic['rounds']} rounds of {most}"
+        elif not clinic["lost_rounds"] and drawn.released[k] != most * clinic["rounds"]:
+            yield f"plan.drawn.released.{k}: {drawn.released[k]} steps, but {clinic['rounds']} whole rounds of {most}"
+        if not drawn.rounds[k] <= clinic["rounds"] <= plan["rounds"] <= train["rounds"]:
+            yield f"plan.drawn.rounds.{k}: {drawn.rounds[k]} are not among {plan['rounds']} of {train['rounds']}"
+        if not drawn.exposures[k] <= clinic["steps"]:
+            yield f"plan.drawn.exposures.{k}: {drawn.exposures[k]} are more than the steps"
+    counted = {key: list(value) for key, value in plan["counts"].items() if key.startswith("noised-steps ")}
+    for key in sorted(counted.keys() ^ {f"noised-steps {name}" for name in method.noised}):
+        yield f"plan.counts.{key}: {'is not of this method' if key in counted else 'is missing'}"
+    for key, values in counted.items():
+        of_rows = key.removeprefix("noised-steps ") in ("smashed", "labels")
+        due = [min(steps, 1) for steps in drawn.steps] if pooled and of_rows else list(drawn.steps)
+        due = list(drawn.rounds) if method.privacy.mechanism == "clinic-level" else due
+        if values != due:
+            yield f"plan.counts.{key}: are not as many as plan.drawn has"
+
+
+def noise_faults(method: Method, drawn: Drawn, plan: Mapping[str, Any]) -> Iterator[str]:
+    """Hold the noise of a run against its settings, and each clinic's stated multiplier against it."""
+    privacy = method.privacy
+    both = method.gradients_are_noised and bool(drawn.release_noise)
+    of_rows = privacy.smashed_noise_multiplier if both else privacy.noise_multiplier
+    for field, values, given in (
+        ("noise-multipliers", drawn.noise_multipliers, privacy.noise_multiplier),
+        ("release-noise", drawn.release_noise, of_rows),
+    ):
+        for k, value in enumerate(values):
+            if given is not None and not _close(value, given):
+                yield f"plan.drawn.{field}.{k}: is {value:.6g}, but the settings ask for {given:.6g}"
+    stated = drawn.noise_multipliers or drawn.release_noise
+    for k, clinic in enumerate(plan["clinics"]):
+        wanted = stated[k] if stated else None
+        if clinic["noise_multiplier"] != wanted:
+            yield f"plan.clinics.{k}.noise_multiplier: is {clinic['noise_multiplier']}, and plan.drawn has {wanted}"
