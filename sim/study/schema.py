@@ -87,6 +87,7 @@ _FIXED: Final[dict[str, Any]] = {
     "round": Rounds,
     "records": Count,
     "test_records": Count,
+    "adjacency": Literal["", "zero-out", "replace-one"],
     "delta": Share,
     "smashed_reconstruction_r2": Annotated[float, Strict(), Field(le=1, allow_inf_nan=False)],
     "error": Text,
