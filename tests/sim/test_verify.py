@@ -50,7 +50,11 @@ def run(runs: list[Path], tmp_path: Path) -> Path:
 
 
 def faults(run: Path) -> list[str]:
-    return run_faults(run, read_record(run))
+    try:
+        read_record(run)
+    except ScenarioError as damage:
+        return list(damage.problems)
+    return run_faults(run, json.loads((run / "run.json").read_text(encoding="utf-8")))
 
 
 def edit(run: Path, change: Callable[[dict[str, Any]], object]) -> None:

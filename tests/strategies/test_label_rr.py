@@ -15,6 +15,7 @@ from clients import split
 from sim.cli import main
 from sim.data import load_federation
 from sim.engine.label_noise import randomised
+from sim.job import run_key
 from sim.mechanisms import RandomisedLabels
 from sim.plan.plan import make_plan
 from sim.privacy.calibration import uniform_answers
@@ -48,7 +49,7 @@ def test_it_is_training_on_the_answers_and_judged_on_the_truth(csv, strategy, cu
     learned = learn(plan, federation)
     assert distance(learn(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-5
     plain = run_spec(csv, strategy, cut).model_copy(update={"study": "answers"})
-    answered = with_labels_of(load_federation(plain.data, plain.seed), plan.spec.digest, 1.0)
+    answered = with_labels_of(load_federation(plain.data, plain.seed), run_key(plan.spec.digest, federation), 1.0)
     monkeypatch.setattr("sim.engine.workplace.load_federation", lambda data, seed: answered)
     expected = learn(make_plan(plain, answered), answered)
     assert bitwise(learned.parameters, expected.parameters)
