@@ -19,8 +19,10 @@ import torch
 from flwr.app import Context, Message
 from torch import Tensor
 
+from clients.instructions import open_turn, rows_asked, turn_asked
 from clients.own import by_destination, keep_own, own_values
 from clients.session import Session, advance, hold, keep, learners_for, optimizer_state_of, parameters_of, resume
+from sim.engine.forms import sendable
 from sim.engine.learner import expand
 from sim.engine.messages import (
     MODEL,
@@ -30,7 +32,6 @@ from sim.engine.messages import (
     config_of,
     content,
     integer,
-    integers,
     narrowed,
     tensors,
     widened,
@@ -44,7 +45,7 @@ def begin(message: Message, context: Context) -> Message:
     """Open a turn: take the clinic's parts, or the clinic's own, and send the first batch's smashed data."""
     job, cohort = workplace_of(context)
     config = config_of(message)
-    clinics = job.in_lane_order(integers(config, "clinics"))
+    clinics = turn_asked(message, context, job, cohort)
     server_round = integer(config, "server-round")
     if not integer(config, "steps"):  # lost before its first batch
         return Message(content({}, {"clinics": clinics}), reply_to=message)
@@ -64,8 +65,8 @@ def begin(message: Message, context: Context) -> Message:
 
 def tail(message: Message, context: Context) -> Message:
     """Run the tail on the body's outputs, train it, and return the gradient in those outputs."""
-    session = resume(context, str(config_of(message)["turn"]))
-    outputs = widened(tensors(message, "body-output")["body-output"], session.job.cut_dtype)
+    session = resume(context, open_turn(message, context))
+    outputs = widened(rows_asked(message, session, "tail", "body-output"), session.job.cut_dtype)
     gradient = session.train_tail(outputs)
     if session.job.joint:
         hold(context, session, "body-output", outputs)
@@ -81,8 +82,8 @@ def step(message: Message, context: Context) -> Message:
 
     With joint clipping nothing trains yet, and the answer is the norms of the records' gradients at the clinic.
     """
-    session = resume(context, str(config_of(message)["turn"]))
-    gradient = widened(tensors(message, "cut-gradient")["cut-gradient"], session.job.cut_dtype)
+    session = resume(context, open_turn(message, context))
+    gradient = widened(rows_asked(message, session, "step", "cut-gradient"), session.job.cut_dtype)
     session.train_head(gradient)
     if session.job.joint:
         hold(context, session, "cut-gradient", gradient)
@@ -92,8 +93,8 @@ def step(message: Message, context: Context) -> Message:
 
 def clip(message: Message, context: Context) -> Message:
     """Train the clinic's parts with the gradients that are held, scaled; answer as ``step`` does otherwise."""
-    session = resume(context, str(config_of(message)["turn"]))
-    factors = tensors(message, "clip-factors")["clip-factors"]
+    session = resume(context, open_turn(message, context))
+    factors = rows_asked(message, session, "clip", "clip-factors")
     for learner in session.learners.values():
         learner.release(session.server_round, session.step, session.normaliser, factors)
     return _go_on(message, context, session)
@@ -122,6 +123,7 @@ def _send_smashed(message: Message, session: Session) -> Message:
 
 def _send_rows(message: Message, session: Session, kinds: Mapping[str, Tensor]) -> Message:
     lanes, dtype = session.lanes, session.job.cut_dtype
+    kinds = {kind: sendable(session.job, kind, rows) for kind, rows in kinds.items()}
     sent = {kind: narrowed(rows, dtype) if kind in CUT_KINDS else rows for kind, rows in kinds.items()}
     arrays = {kind: {kind: tensor} for kind, tensor in sent.items()}
     return Message(content(arrays, {"clinics": session.clinics[:lanes], "rows": session.rows}), reply_to=message)

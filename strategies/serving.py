@@ -11,11 +11,12 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from sim.engine.clipping import joint_factors
+from sim.engine.forms import sendable
 from sim.engine.learner import Learner
 from sim.engine.messages import ConfigValue, narrowed, widened
 from sim.protocols import CUT_KINDS
 from sim.sampling import loss_weights
-from strategies.cohorts import CohortStrategy, Gathered, checked
+from strategies.cohorts import CohortStrategy, Gathered
 
 SMASHED = "smashed"
 
@@ -73,9 +74,9 @@ class Turn:
             return []
         messages = self.serve(body, smashed, self._first)
         for step in range(self._first + 1, self._first + self._steps):
-            replies = checked(self._grid.send_and_receive(messages), len(messages))
+            replies = self._strategy.received(self._grid.send_and_receive(messages))
             self.finished += [reply for reply in replies if SMASHED not in reply.content]
-            smashed = self._strategy.gather([reply for reply in replies if SMASHED in reply.content])
+            smashed = self._strategy.joined([reply for reply in replies if SMASHED in reply.content])
             messages = self.serve(body, smashed, step)
         return messages
 
@@ -96,18 +97,18 @@ class Turn:
         if job.protocol.topology == "vanilla":
             body.loss(smashed.arrays["labels"]["labels"], torch.from_numpy(loss_weights(rows, normaliser)))
         else:
-            cotangent = self._ask("train.tail", "body-output", outputs, smashed, "tail-gradient")
+            cotangent = self._ask("train.tail", "body-output", outputs, smashed, step, "tail-gradient")
         if job.dp is None or not job.dp.joint:
             gradient = body.backward(self._round, step, normaliser, cotangent)
-            return self._down("train.step", "cut-gradient", gradient, smashed)
+            return self._down("train.step", "cut-gradient", gradient, smashed, step)
         squared, gradient = body.hold(normaliser, cotangent)
-        at_clinic = self._ask("train.step", "cut-gradient", gradient, smashed, "norms")
+        at_clinic = self._ask("train.step", "cut-gradient", gradient, smashed, step, "norms")
         factors = joint_factors(squared + at_clinic, job.dp.part_clip)
         body.release(self._round, step, normaliser, factors)
-        return self._down("train.clip", "clip-factors", factors, smashed)
+        return self._down("train.clip", "clip-factors", factors, smashed, step)
 
-    def _ask(self, message_type: str, kind: str, rows: Tensor, smashed: Gathered, answer: str) -> Tensor:
-        replies = self._grid.send_and_receive(self._down(message_type, kind, rows, smashed))
+    def _ask(self, message_type: str, kind: str, rows: Tensor, smashed: Gathered, step: int, answer: str) -> Tensor:
+        replies = self._grid.send_and_receive(self._down(message_type, kind, rows, smashed, step))
         answered = self._strategy.gather(replies).arrays[answer][answer]
         return widened(answered, self._strategy.job.cut_dtype) if answer in CUT_KINDS else answered
 
@@ -117,9 +118,15 @@ class Turn:
         self._strategy.count_noise(body)
         return self._strategy.gather(answers)
 
-    def _down(self, message_type: str, kind: str, rows: Tensor, smashed: Gathered) -> list[Message]:
+    def _down(self, message_type: str, kind: str, rows: Tensor, smashed: Gathered, step: int) -> list[Message]:
+        rows = sendable(self._strategy.job, kind, rows)
         if kind in CUT_KINDS:
             rows = narrowed(rows, self._strategy.job.cut_dtype)
         return self._strategy.instructions(
-            self._grid, message_type, smashed.clinics, {kind: {kind: rows}}, {"turn": self._name}, smashed.rows
+            self._grid,
+            message_type,
+            smashed.clinics,
+            {kind: {kind: rows}},
+            {"turn": self._name, "step": step},
+            smashed.rows,
         )

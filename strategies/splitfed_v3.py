@@ -60,7 +60,7 @@ class SplitFedV3(CohortStrategy):
         """Average the bodies with weights n_k / n; what the simulator observes of the clinics' own parts goes along."""
         body = self.before
         if self._bodies is not None and self._turn is not None:
-            gathered = self.gather([*self._turn.finished, *replies])
+            gathered = self.gather(replies, self._turn.finished)
             self.count_noise(self._bodies)
             self.observe(gathered.clinics, self._bodies.parameters)
             body = self.average(self._bodies.parameters, gathered.clinics, self.before, server_round)

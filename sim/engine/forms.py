@@ -1,0 +1,133 @@
+"""What the arrays of a message may be: names, shapes, element types and ranges, by which both sides check each other.
+
+Each function returns what is wrong, in words that quote no value, or an empty text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sim.engine.lanes import forward
+from sim.engine.optim import Optimizer
+from sim.job import Job
+from sim.models import Part
+from sim.protocols import CUT_KINDS
+
+NOT_FINITE = "a value that is not finite"
+"""Stands in every error that a diverged model may have caused."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+_NEVER_NEGATIVE = re.compile(r":square/|:steps$|(^|\.)running_var$")
+
+
+def shared_shapes(job: Job) -> Shapes:
+    """Return the shapes of the parameters that cross between server and clinics, by name."""
+    parts = (job.part(part) for part in job.protocol.clinic_parts)
+    return {name: tuple(shape) for part in parts for name, shape in part.shapes().items() if name not in job.apart}
+
+
+def optimizer_shapes(job: Job) -> Shapes:
+    """Return the shapes of the optimiser's state that is handed on, by name; Adam's count of steps is a scalar."""
+    return _optimizer_shapes(tuple(job.part(part) for part in job.protocol.clinic_parts), job.optimizer)
+
+
+@lru_cache(maxsize=16)
+def _optimizer_shapes(parts: tuple[Part, ...], optimizer: Optimizer) -> Shapes:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for part in parts:
+        meta = {name: torch.empty(1, *shape, device="meta") for name, shape in part.shapes().items()}
+        state = optimizer.initial_state(part.trained(meta))
+        shapes |= {f"{part.name}:{key}": tuple(value.shape[1:]) for key, value in state.items()}
+    return shapes
+
+
+def row_shape(job: Job, kind: str) -> tuple[int, ...]:
+    """Return the shape of one record's row of a kind."""
+    if kind in ("labels", "norms", "clip-factors"):
+        return ()
+    if kind == "records":
+        return job.network.input_shape
+    return _output_shapes(job.parts, job.network.input_shape)[1 if kind in ("body-output", "tail-gradient") else 0]
+
+
+@lru_cache(maxsize=16)
+def _output_shapes(parts: tuple[Part, ...], input_shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    x, shapes = torch.empty(1, 1, *input_shape, device="meta"), []
+    for part in parts:
+        x = forward(part, {name: torch.empty(1, *s, device="meta") for name, s in part.shapes().items()}, x)
+        shapes.append(tuple(x.shape[2:]))
+    return tuple(shapes)
+
+
+def expected_dtype(job: Job, kind: str) -> torch.dtype:
+    """Return the element type of a kind of rows as they cross; those of 16 bits travel as integers."""
+    if kind == "labels":
+        return torch.uint8
+    return torch.int16 if kind in CUT_KINDS and job.cut_dtype != torch.float32 else torch.float32
+
+
+def parameters_fault(found: Mapping[str, Tensor], shapes: Shapes, lanes: int) -> str:
+    """Say what is wrong with parameters or optimiser state, ``[lane, *shape]`` each."""
+    if found.keys() != shapes.keys():
+        return "the wrong names"
+    for name, value in found.items():
+        counts = name.endswith(":steps")
+        if tuple(value.shape) != (lanes, *shapes[name]):
+            return "an array of the wrong shape"
+        if value.dtype != (torch.float64 if counts else torch.float32):
+            return "an array of the wrong element type"
+        if not finite(value):
+            return NOT_FINITE
+        if _NEVER_NEGATIVE.search(name) and bool((value < 0).any()):
+            return "a negative value"
+    return ""
+
+
+def rows_fault(job: Job, kind: str, found: Mapping[str, Tensor], rows: Sequence[int]) -> str:
+    """Say what is wrong with rows of a kind, ``[lane, batch, *feature]``, of so many records ``[lane]``."""
+    if len(found) != 1 or kind not in found:
+        return "the wrong names"
+    value, feature, widest = found[kind], row_shape(job, kind), max(rows)
+    shape = tuple(value.shape)
+    if shape != (len(rows), widest, *feature) and shape != (len(rows), max(1, widest), *feature):
+        return "an array of the wrong shape"
+    if value.dtype != expected_dtype(job, kind):
+        return "an array of the wrong element type"
+    return _range_fault(job, kind, value) if value.numel() else ""
+
+
+def _range_fault(job: Job, kind: str, value: Tensor) -> str:
+    if kind == "labels":
+        return "" if int(value.numpy().max()) < max(2, job.network.outputs) else "a label that is no class"
+    if kind == "norms":  # an infinite one says that the record is not to count
+        return "" if bool((value >= 0).all()) else "a norm that is negative or no number"
+    if kind == "clip-factors":
+        return "" if bool(((value >= 0) & (value <= 1)).all()) else "a factor outside [0, 1]"
+    if value.dtype == torch.int16:
+        return "" if bool(value.contiguous().view(job.cut_dtype).isfinite().all()) else NOT_FINITE
+    return "" if finite(value) else NOT_FINITE
+
+
+def finite(value: Tensor) -> bool:
+    """Whether all values are finite; a sum of squares, where it is finite itself, tells so at once."""
+    flat = value.detach().numpy().ravel()
+    return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
+
+
+def sendable(job: Job, kind: str, rows: Tensor) -> Tensor:
+    """Return rows as their sender may let them go: where records are protected, no single one may end the run.
+
+    What is not finite becomes 0, a norm infinite: its record does not count.
+    """
+    if (job.dp is None and job.rows is None) or not rows.is_floating_point():
+        return rows
+    if kind == "norms":
+        return torch.nan_to_num(rows, nan=math.inf, posinf=math.inf)
+    return torch.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
