@@ -7,12 +7,13 @@ strategy asks. The node's state holds one number a clinic: up to which round and
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from torch import Tensor
 
 from clients.session import Session
-from sim.engine.flower import KEY_CLIPPING_NORM
+from sim.engine.flower import KEY_CLIPPING_NORM, held
 from sim.engine.forms import optimizer_shapes, parameters_fault, rows_fault, shared_shapes
 from sim.engine.messages import MODEL, OPTIMIZER, array_kinds, config_of, number, tensors
 from sim.engine.workplace import Cohort
@@ -103,28 +104,38 @@ def turn_asked(message: Message, context: Context, job: Job, cohort: Cohort) -> 
 
 def open_turn(message: Message, context: Context) -> str:
     """Return the name of the open turn that a message belongs to."""
-    name = config_of(message)["turn"]
-    _demand(isinstance(name, str) and f"{name}.turn" in context.state, "no such turn is open")
+    name = held(config_of(message)).get("turn")
+    _demand(isinstance(name, str) and f"{name}.turn" in held(context.state), "no such turn is open")
     return str(name)
 
 
 def rows_asked(message: Message, session: Session, asked: str, kind: str) -> Tensor:
     """Admit the next message of a batch, and return the rows that it brings."""
     job = session.job
-    order = ("tail", "step", "clip")[job.protocol.topology != "u-shaped" : 3 if job.joint else 2]
+    order = _order(job.protocol.topology, job.joint)
     _demand(order[session.due] == asked, "it is not the turn's next message")
-    config = config_of(message)
-    _demand(_is(config, "step", session.step), "it is for another batch than the one in flight")
-    _demand(_is(config, "clinics", session.clinics[: session.lanes]), "it is for other clinics than the turn's")
-    _demand(_is(config, "rows", session.rows), "it is for other rows than the batch has")
-    _only(message, ("turn", "step", "clinics", "rows"), (kind,))
+    content = held(message.content)
+    config = content.get("config")
+    if not isinstance(config, ConfigRecord) or len(content) != 2:
+        raise RefusedError("it brings other arrays than it should")
+    stated = held(config)
+    _demand(len(stated) == 4, "it states other things than it should")
+    _demand(stated.get("step") == session.step, "it is for another batch than the one in flight")
+    _demand(stated.get("clinics") == session.clinics[: session.lanes], "it is for other clinics than the turn's")
+    _demand(stated.get("rows") == session.rows, "it is for other rows than the batch has")
     found = tensors(message, kind)
-    fault = rows_fault(job, kind, found, session.rows)
-    _demand(not fault, f"its {kind!r} holds {fault}")
+    if fault := rows_fault(job, kind, found, session.rows):
+        raise RefusedError(f"its {kind!r} holds {fault}")
     if len(order) > 1:
         session.due = (session.due + 1) % len(order)
         session.record["due"] = session.due
     return found[kind]
+
+
+@lru_cache(maxsize=8)
+def _order(topology: str, joint: bool) -> tuple[str, ...]:
+    """Return the messages of one batch, in order."""
+    return (*(("tail",) if topology == "u-shaped" else ()), "step", *(("clip",) if joint else ()))
 
 
 def _demand(holds: bool, otherwise: str) -> None:
@@ -134,10 +145,9 @@ def _demand(holds: bool, otherwise: str) -> None:
 
 def _only(message: Message, keys: Sequence[str], kinds: Sequence[str]) -> None:
     """Demand that a message holds these keys and kinds of arrays and no others."""
-    config = config_of(message)
-    _demand(len(config) == len(keys) and all(key in config for key in keys), "it states other things than it should")
-    content = message.content
-    brings = all(isinstance(content[kind], ArrayRecord) if kind in content else False for kind in kinds)
+    config, content = held(config_of(message)), held(message.content)
+    _demand(config.keys() == set(keys), "it states other things than it should")
+    brings = all(isinstance(content.get(kind), ArrayRecord) for kind in kinds)
     _demand(brings and len(content) == len(kinds) + 1, "it brings other arrays than it should")
 
 
@@ -151,26 +161,20 @@ def _parameters(message: Message, kind: str, job: Job) -> None:
     _demand(not fault, f"its {kind!r} holds {fault}")
 
 
-def _is(config: ConfigRecord, key: str, wanted: int | list[int]) -> bool:
-    return key in config and config[key] == wanted
-
-
 def _whole(config: ConfigRecord, key: str) -> int:
-    value = config[key] if key in config else None  # noqa: SIM401 - the mapping's own ``get`` takes three times as long
+    value = held(config).get(key)
     if type(value) is not int:
         raise RefusedError(f"its {key!r} is no integer")
     return value
 
 
 def _clinics(message: Message, job: Job, cohort: Cohort) -> list[int]:
-    config = config_of(message)
-    told = config["clinics"] if "clinics" in config else None  # noqa: SIM401 - as above
+    told = held(config_of(message)).get("clinics")
     if not isinstance(told, list) or set(map(type, told)) != {int}:
         raise RefusedError("it names no clinics")
-    clinics = [int(k) for k in told]
-    _demand(len(set(clinics)) == len(clinics), "it names a clinic twice")
-    _places(cohort, clinics)
-    return job.in_lane_order(clinics)
+    _demand(len(set(told)) == len(told), "it names a clinic twice")
+    _places(cohort, told)
+    return job.in_lane_order(told)
 
 
 def _round(message: Message, job: Job, clinics: Iterable[int]) -> int:
@@ -195,13 +199,11 @@ def _answered(context: Context, cohort: Cohort) -> list[int]:
     """Return what the node's clinics have answered so far; changed in place."""
     if ANSWERED not in context.state:
         context.state[ANSWERED] = ConfigRecord({ANSWERED: [0] * len(cohort.clinics)})
-    answered: list[int] = context.state.config_records[ANSWERED][ANSWERED]  # type: ignore[assignment]
+    answered: list[int] = held(held(context.state)[ANSWERED])[ANSWERED]
     return answered
 
 
 def _takes_part(context: Context, turn: str, clinics: Iterable[int]) -> bool:
     """Whether a turn is open that one of these clinics takes part in."""
-    if f"{turn}.turn" not in context.state:
-        return False
-    taking: list[int] = context.state.config_records[f"{turn}.turn"]["clinics"]  # type: ignore[assignment]
-    return not set(taking).isdisjoint(clinics)
+    record = held(context.state).get(f"{turn}.turn")
+    return record is not None and not set(held(record)["clinics"]).isdisjoint(clinics)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from flwr.app import ConfigRecord, Message, MetricRecord
 
-from sim.engine.flower import KEY_NORM_BIT
+from sim.engine.flower import KEY_NORM_BIT, held
 from sim.engine.forms import NOT_FINITE, Shapes, optimizer_shapes, parameters_fault, rows_fault, shared_shapes
-from sim.engine.messages import MODEL, NOISED, OBSERVED, OPTIMIZER, config_of, integer, integers, tensors
+from sim.engine.messages import MODEL, NOISED, OBSERVED, OPTIMIZER, config_of, integer, integers, tensors_in
 from sim.job import Job
 from sim.problems import SutureError
 
@@ -62,7 +62,7 @@ class Course:
         return cls(clinics, server_round, first, last, drawn.rows.tolist(), drawn.active.tolist())
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Expected:
     """What an honest reply holds.
 
@@ -81,7 +81,7 @@ class Expected:
     """
 
     clinics: list[int]
-    rows: list[int] = field(default_factory=list)
+    rows: Sequence[int] = ()
     row_kinds: Sequence[str] = ()
     parameters: Mapping[str, Shapes] = field(default_factory=dict)
     noised: Mapping[str, list[int]] = field(default_factory=dict)
@@ -134,14 +134,15 @@ class Replies:
             return self._of_whole(config)
         if kind == "train.records":
             return self._of_upload(integers(config, "clinics"))
-        key = message.metadata.dst_node_id, str(config["turn"])
+        stated = held(config)
+        key = message.metadata.dst_node_id, stated["turn"]
         if kind == "train.begin":
             course = Course.of(self._job, config)
             if course.first == course.last:
                 return Expected(course.clinics)
             self._turns[key] = course
             return self._of_batch(course, course.first)
-        course, step = self._turns[key], integer(config, "step")
+        course, step = self._turns[key], stated["step"]
         if kind == "train.tail":
             return self._of_rows(course, step, ("tail-gradient",))
         if kind == "train.step" and self._job.joint:
@@ -200,45 +201,43 @@ def _own_shapes(job: Job) -> dict[str, Shapes]:
 
 def reply_fault(job: Job, expected: Expected, reply: Message, metrics: Sequence[str] = ()) -> str:
     """Say how a reply differs from what an honest one holds; an empty text if it does not."""
-    content = reply.content
-    kinds = len(expected.row_kinds) + len(expected.parameters)
-    if len(content) != kinds + 1 + expected.examples:
+    content = held(reply.content)
+    if len(content) != 1 + len(expected.row_kinds) + len(expected.parameters) + expected.examples:
         return "the reply holds other kinds of arrays than were asked for"
     config = content.get("config")
     if not isinstance(config, ConfigRecord):
         return "the reply says nothing about itself"
-    if fault := _config_fault(expected, config):
+    if fault := _config_fault(expected, held(config)):
         return fault
     for kind in expected.row_kinds:
         if kind not in content:
             return f"the reply lacks {kind!r}"
-        if fault := rows_fault(job, kind, tensors(reply, kind), expected.rows):
+        if fault := rows_fault(job, kind, tensors_in(content[kind]), expected.rows):
             return f"the reply's {kind!r} holds {fault}"
     for kind, shapes in expected.parameters.items():
         if kind not in content:
             return f"the reply lacks {kind!r}"
-        if fault := parameters_fault(tensors(reply, kind), shapes, len(expected.clinics)):
+        if fault := parameters_fault(tensors_in(content[kind]), shapes, len(expected.clinics)):
             return f"the reply's {kind!r} holds {fault}"
     return _metrics_fault(content.get("metrics"), job, expected.clinics, metrics) if expected.examples else ""
 
 
-def _config_fault(expected: Expected, config: ConfigRecord) -> str:
+def _config_fault(expected: Expected, config: Mapping[str, object]) -> str:
     if len(config) != 1 + bool(expected.rows) + len(expected.noised):
         return "the reply states other things than were asked for"
-    if not _are(config, "clinics", expected.clinics):
+    if not _are(config.get("clinics"), expected.clinics):
         return "the reply is for other clinics than were asked"
-    if expected.rows and not _are(config, "rows", expected.rows):
+    if expected.rows and not _are(config.get("rows"), expected.rows):
         return "the reply has another number of records than its batch"
     for part, steps in expected.noised.items():
-        if not _are(config, f"{NOISED}{part}", steps):
+        if not _are(config.get(f"{NOISED}{part}"), steps):
             return f"the reply counts other noised steps of {part!r} than were to be done"
     return ""
 
 
-def _are(config: ConfigRecord, key: str, wanted: list[int]) -> bool:
-    """Whether a config record states these integers under a key."""
-    found = config[key] if key in config else None  # noqa: SIM401 - the mapping's own ``get`` takes three times as long
-    return isinstance(found, list) and found == wanted and set(map(type, found)) == {int}
+def _are(found: object, wanted: Sequence[int]) -> bool:
+    """Whether what a config record states is these integers; all elements of its lists are of one type."""
+    return isinstance(found, list) and found == wanted and type(found[0]) is int
 
 
 def _metrics_fault(metrics: object, job: Job, clinics: Sequence[int], others: Sequence[str]) -> str:
@@ -348,7 +347,7 @@ def hosted_clinics(replies: Iterable[Message], asked: Sequence[int], clinics: in
         raise ExchangeError(f"{len(found)} replies came from the {len(asked)} nodes that were asked; one each is due")
     for reply in found:
         node, config = reply.metadata.src_node_id, config_of(reply)
-        told = config["clinics"] if "clinics" in config else None  # noqa: SIM401 - as above
+        told = held(config).get("clinics")
         if len(reply.content) != 1 or len(config) != 1 or not isinstance(told, list):
             raise ExchangeError(f"node {node} does not say which clinics it hosts, or says more")
         for k in told:

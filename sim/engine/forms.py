@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from sim.engine.lanes import forward
 from sim.engine.optim import Optimizer
 from sim.job import Job
 from sim.models import Part
-from sim.protocols import CUT_KINDS
+from sim.protocols import CUT_KINDS, ROW_KINDS
 
 NOT_FINITE = "a value that is not finite"
 """Stands in every error that a diverged model may have caused."""
@@ -48,11 +48,45 @@ def _optimizer_shapes(parts: tuple[Part, ...], optimizer: Optimizer) -> Shapes:
     return shapes
 
 
+@dataclass(frozen=True, eq=False)
+class RowForms:
+    """The rows of a job's messages, by kind.
+
+    Attributes
+    ----------
+    job : Job
+    shapes : dict of str to tuple of int
+        Of one record's row.
+    dtypes : dict of str to torch.dtype
+        As they cross; rows of 16 bits travel as integers.
+    """
+
+    job: Job
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, torch.dtype]
+
+    @classmethod
+    def of(cls, job: Job) -> RowForms:
+        """Return the forms of a job's rows, found out once for each of the jobs in progress."""
+        found = _ROW_FORMS.get(id(job))
+        if found is None or found.job is not job:
+            shapes = {kind: row_shape(job, kind) for kind in ROW_KINDS}
+            found = cls(job, shapes, {kind: expected_dtype(job, kind) for kind in ROW_KINDS})
+            if len(_ROW_FORMS) >= JOBS_IN_PROGRESS:
+                _ROW_FORMS.clear()
+            _ROW_FORMS[id(job)] = found
+        return found
+
+
+JOBS_IN_PROGRESS = 16
+_ROW_FORMS: dict[int, RowForms] = {}
+
+
 def row_shape(job: Job, kind: str) -> tuple[int, ...]:
     """Return the shape of one record's row of a kind."""
     if kind in ("labels", "norms", "clip-factors"):
         return ()
-    if kind == "records":
+    if kind == "records" or job.protocol.topology == "whole":
         return job.network.input_shape
     return _output_shapes(job.parts, job.network.input_shape)[1 if kind in ("body-output", "tail-gradient") else 0]
 
@@ -94,18 +128,20 @@ def rows_fault(job: Job, kind: str, found: Mapping[str, Tensor], rows: Sequence[
     """Say what is wrong with rows of a kind, ``[lane, batch, *feature]``, of so many records ``[lane]``."""
     if len(found) != 1 or kind not in found:
         return "the wrong names"
-    value, feature, widest = found[kind], row_shape(job, kind), max(rows)
-    shape = tuple(value.shape)
-    if shape != (len(rows), widest, *feature) and shape != (len(rows), max(1, widest), *feature):
+    forms, value, widest = RowForms.of(job), found[kind], max(rows)
+    shape = value.shape
+    if len(shape) < 2 or shape[0] != len(rows) or shape[2:] != forms.shapes[kind]:
         return "an array of the wrong shape"
-    if value.dtype != expected_dtype(job, kind):
+    if shape[1] != widest and (widest or shape[1] != 1):
+        return "an array of the wrong shape"
+    if value.dtype != forms.dtypes[kind]:
         return "an array of the wrong element type"
     return _range_fault(job, kind, value) if value.numel() else ""
 
 
 def _range_fault(job: Job, kind: str, value: Tensor) -> str:
     if kind == "labels":
-        return "" if int(value.numpy().max()) < max(2, job.network.outputs) else "a label that is no class"
+        return "" if int(value.max()) < max(2, job.network.outputs) else "a label that is no class"
     if kind == "norms":  # an infinite one says that the record is not to count
         return "" if bool((value >= 0).all()) else "a norm that is negative or no number"
     if kind == "clip-factors":
@@ -116,9 +152,8 @@ def _range_fault(job: Job, kind: str, value: Tensor) -> str:
 
 
 def finite(value: Tensor) -> bool:
-    """Whether all values are finite; a sum of squares, where it is finite itself, tells so at once."""
-    flat = value.detach().numpy().ravel()
-    return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
+    """Whether all values are finite; their sum, where it is finite itself, tells so at once."""
+    return math.isfinite(value.sum().item()) or bool(value.isfinite().all())
 
 
 def sendable(job: Job, kind: str, rows: Tensor) -> Tensor:
