@@ -145,7 +145,7 @@ def _range_fault(job: Job, kind: str, value: Tensor) -> str:
     if kind == "norms":  # an infinite one says that the record is not to count
         return "" if bool((value >= 0).all()) else "a norm that is negative or no number"
     if kind == "clip-factors":
-        return "" if bool(((value >= 0) & (value <= 1)).all()) else "a factor outside [0, 1]"
+        return "" if bool(((value >= 0) & (value <= 1)).all()) else "a factor outside its range"
     if value.dtype == torch.int16:
         return "" if bool(value.contiguous().view(job.cut_dtype).isfinite().all()) else NOT_FINITE
     return "" if finite(value) else NOT_FINITE
