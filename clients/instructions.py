@@ -14,8 +14,8 @@ from torch import Tensor
 
 from clients.session import Session
 from sim.engine.flower import KEY_CLIPPING_NORM, held
-from sim.engine.forms import optimizer_shapes, parameters_fault, rows_fault, shared_shapes
-from sim.engine.messages import MODEL, OPTIMIZER, array_kinds, config_of, number, tensors
+from sim.engine.forms import Forms, parameters_fault, rows_fault
+from sim.engine.messages import MODEL, OPTIMIZER, array_kinds, config_of, number, tensors, tensors_in
 from sim.engine.workplace import Cohort
 from sim.job import Job
 
@@ -81,17 +81,17 @@ def turn_asked(message: Message, context: Context, job: Job, cohort: Cohort) -> 
     _demand(own_turn or name == "round", "its turn has another name than a turn has")
     for turn in ("round", *(f"clinic-{k}" for k in clinics)):
         _demand(not _takes_part(context, turn, clinics), "a clinic's turn is open")
-    attendance = job.attendance(server_round)
+    attendance, by_mini_batch = job.attendance(server_round), handed_on and job.by_mini_batch
     for k in clinics:
         batches = attendance.batches_of(k)
-        if handed_on and job.by_mini_batch:
+        if by_mini_batch:
             _demand(steps == 1 and 0 <= first < batches, "its batches are not the plan's")
         else:
             _demand(first == 0 and steps >= 0 and min(steps, job.steps(k)) == batches, "its batches are not the plan's")
     if crosses:
         _parameters(message, MODEL, job)
     if handed_on:
-        fault = parameters_fault(tensors(message, OPTIMIZER), optimizer_shapes(job), 1)
+        fault = parameters_fault(tensors(message, OPTIMIZER), Forms.of(job).optimizer, 1)
         _demand(not fault, f"its {OPTIMIZER!r} holds {fault}")
     answered, places = _answered(context, cohort), _places(cohort, clinics)
     for place in places:
@@ -104,7 +104,8 @@ def turn_asked(message: Message, context: Context, job: Job, cohort: Cohort) -> 
 
 def open_turn(message: Message, context: Context) -> str:
     """Return the name of the open turn that a message belongs to."""
-    name = held(config_of(message)).get("turn")
+    config = held(message.content).get("config")
+    name = held(config).get("turn") if isinstance(config, ConfigRecord) else None
     _demand(isinstance(name, str) and f"{name}.turn" in held(context.state), "no such turn is open")
     return str(name)
 
@@ -123,7 +124,10 @@ def rows_asked(message: Message, session: Session, asked: str, kind: str) -> Ten
     _demand(stated.get("step") == session.step, "it is for another batch than the one in flight")
     _demand(stated.get("clinics") == session.clinics[: session.lanes], "it is for other clinics than the turn's")
     _demand(stated.get("rows") == session.rows, "it is for other rows than the batch has")
-    found = tensors(message, kind)
+    brought = content.get(kind)
+    if not isinstance(brought, ArrayRecord):
+        raise RefusedError("it brings other arrays than it should")
+    found = tensors_in(brought)
     if fault := rows_fault(job, kind, found, session.rows):
         raise RefusedError(f"its {kind!r} holds {fault}")
     if len(order) > 1:
@@ -157,7 +161,7 @@ def _begin_kinds(job: Job) -> tuple[str, ...]:
 
 
 def _parameters(message: Message, kind: str, job: Job) -> None:
-    fault = parameters_fault(tensors(message, kind), shared_shapes(job), 1)
+    fault = parameters_fault(tensors(message, kind), Forms.of(job).shared, 1)
     _demand(not fault, f"its {kind!r} holds {fault}")
 
 
@@ -180,8 +184,8 @@ def _clinics(message: Message, job: Job, cohort: Cohort) -> list[int]:
 def _round(message: Message, job: Job, clinics: Iterable[int]) -> int:
     server_round = _whole(config_of(message), "server-round")
     _demand(1 <= server_round <= job.spec.train.rounds, "the plan has no such round")
-    there = set(job.attendance(server_round).clinics.tolist())
-    _demand(there.issuperset(clinics), "a clinic takes no part in that round")
+    attendance = job.attendance(server_round)
+    _demand(all(attendance.has(k) for k in clinics), "a clinic takes no part in that round")
     return server_round
 
 

@@ -131,7 +131,7 @@ class CohortStrategy(Strategy):
                 for kind, named in arrays.items()
             }
             messages.append(Message(content(payload, own), node_id, message_type))
-            self._replies.expect(messages[-1])
+            self._replies.expect(node_id, message_type, own)
         return messages
 
     def exchange(

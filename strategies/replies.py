@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import itemgetter
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from flwr.app import ConfigRecord, Message, MetricRecord
 
 from sim.engine.flower import KEY_NORM_BIT, held
-from sim.engine.forms import NOT_FINITE, Shapes, optimizer_shapes, parameters_fault, rows_fault, shared_shapes
-from sim.engine.messages import MODEL, NOISED, OBSERVED, OPTIMIZER, config_of, integer, integers, tensors_in
+from sim.engine.forms import NOT_FINITE, Form, Forms, own_forms, parameters_fault, rows_fault
+from sim.engine.messages import MODEL, NOISED, OBSERVED, OPTIMIZER, config_of, tensors_in
 from sim.job import Job
 from sim.problems import SutureError
 
@@ -53,17 +56,15 @@ class Course:
     active: list[int]
 
     @classmethod
-    def of(cls, job: Job, config: ConfigRecord) -> Course:
+    def of(cls, job: Job, config: Mapping[str, Any]) -> Course:
         """Return the turn that an instruction to begin opens."""
-        clinics = integers(config, "clinics")
-        server_round, first, steps = (integer(config, key) for key in ("server-round", "first", "steps"))
+        clinics, server_round, first, steps = (config[key] for key in ("clinics", "server-round", "first", "steps"))
         drawn = job.batches(server_round, clinics)
         last = min(first + steps, len(drawn.active))
         return cls(clinics, server_round, first, last, drawn.rows.tolist(), drawn.active.tolist())
 
 
-@dataclass(slots=True)
-class Expected:
+class Expected(NamedTuple):
     """What an honest reply holds.
 
     Attributes
@@ -72,8 +73,8 @@ class Expected:
     rows : list of int
         Real rows in each lane, for row-wise kinds.
     row_kinds : tuple of str
-    parameters : dict of str to dict of str to tuple of int
-        By kind and name, the shape without the clinic axis.
+    parameters : dict of str to dict of str to Form
+        By kind and name.
     noised : dict of str to list of int
         By part or kind of rows, how many noised steps each clinic did.
     examples : bool
@@ -83,8 +84,8 @@ class Expected:
     clinics: list[int]
     rows: Sequence[int] = ()
     row_kinds: Sequence[str] = ()
-    parameters: Mapping[str, Shapes] = field(default_factory=dict)
-    noised: Mapping[str, list[int]] = field(default_factory=dict)
+    parameters: Mapping[str, Mapping[str, Form]] = MappingProxyType({})
+    noised: Mapping[str, list[int]] = MappingProxyType({})
     examples: bool = False
 
 
@@ -98,12 +99,12 @@ class Replies:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._asked: dict[int, Message] = {}
+        self._asked: dict[int, tuple[str, Mapping[str, Any]]] = {}
         self._turns: dict[tuple[int, str], Course] = {}
 
-    def expect(self, message: Message) -> None:
-        """Note that a node is asked something."""
-        self._asked[message.metadata.dst_node_id] = message
+    def expect(self, node: int, message_type: str, config: Mapping[str, Any]) -> None:
+        """Note that a node is asked something, by what the message says of itself."""
+        self._asked[node] = message_type, config
 
     def received(self, replies: Iterable[Message]) -> list[Message]:
         """Return the replies to all that was asked, sorted by node.
@@ -114,35 +115,29 @@ class Replies:
             If one is missing, an error, or no answer to what its node was asked.
         """
         found = in_order(replies)
-        for reply in found:
-            node = reply.metadata.src_node_id
-            message = self._asked.pop(node, None)
-            if message is None:
+        for node, reply in found:
+            asked = self._asked.pop(node, None)
+            if asked is None:
                 raise ExchangeError(f"node {node} answers what it was not asked")
-            self._check(message, reply)
+            expected = self._expected(node, *asked)
+            _refuse(expected.clinics, lambda: reply_fault(self._job, expected, reply))  # noqa: B023 - called at once
         if self._asked:
             raise ExchangeError(f"{len(self._asked)} of {len(found) + len(self._asked)} nodes did not answer")
-        return found
+        return [reply for _, reply in found]
 
-    def _check(self, message: Message, reply: Message) -> None:
-        expected = self._expected(message)
-        _refuse(integers(config_of(message), "clinics"), lambda: reply_fault(self._job, expected, reply))
-
-    def _expected(self, message: Message) -> Expected:
-        kind, config = message.metadata.message_type, config_of(message)
+    def _expected(self, node: int, kind: str, config: Mapping[str, Any]) -> Expected:
         if kind in ("train", "train.alone"):
-            return self._of_whole(config)
+            return self._of_whole(config["server-round"], config["clinics"])
         if kind == "train.records":
-            return self._of_upload(integers(config, "clinics"))
-        stated = held(config)
-        key = message.metadata.dst_node_id, stated["turn"]
+            return self._of_upload(config["clinics"])
+        key = node, config["turn"]
         if kind == "train.begin":
             course = Course.of(self._job, config)
             if course.first == course.last:
                 return Expected(course.clinics)
             self._turns[key] = course
             return self._of_batch(course, course.first)
-        course, step = self._turns[key], stated["step"]
+        course, step = self._turns[key], config["step"]
         if kind == "train.tail":
             return self._of_rows(course, step, ("tail-gradient",))
         if kind == "train.step" and self._job.joint:
@@ -168,21 +163,21 @@ class Replies:
         noised = {part: done for part in parts if part not in job.frozen}
         crossing = {kind for kinds in job.protocol.batch_up for kind in kinds}
         noised |= {kind: done if kind in crossing else [0] * len(done) for kind in job.protected_rows}
-        kinds = {} if lost and job.protocol.movement != "own" else _own_shapes(job)
+        kinds = {} if lost and job.protocol.movement != "own" else _own_forms(job)
         if job.protocol.crosses and not lost:
-            kinds[MODEL] = shared_shapes(job)
+            kinds[MODEL] = Forms.of(job).shared
         if job.protocol.movement == "handed-on" and not lost:
-            kinds[OPTIMIZER] = optimizer_shapes(job)
+            kinds[OPTIMIZER] = Forms.of(job).optimizer
         return Expected(clinics, parameters=kinds, noised=noised)
 
-    def _of_whole(self, config: ConfigRecord) -> Expected:
-        job, asked = self._job, integers(config, "clinics")
-        clinics = job.returning(integer(config, "server-round"), asked)
+    def _of_whole(self, server_round: int, asked: list[int]) -> Expected:
+        job = self._job
+        clinics = job.returning(server_round, asked)
         if not clinics:
             return Expected(asked)
-        kinds = _own_shapes(job)
+        kinds = _own_forms(job)
         if job.protocol.crosses:
-            kinds[MODEL] = shared_shapes(job)
+            kinds[MODEL] = Forms.of(job).shared
         noised = {"model": [job.steps(k) for k in clinics]} if job.dp is not None else {}
         return Expected(clinics, parameters=kinds, noised=noised, examples=True)
 
@@ -192,11 +187,9 @@ class Replies:
         return Expected(clinics, [job.sizes[k] for k in clinics], job.protocol.once_up, noised=noised)
 
 
-def _own_shapes(job: Job) -> dict[str, Shapes]:
+def _own_forms(job: Job) -> dict[str, Mapping[str, Form]]:
     """Return what the simulator observes of the clinics' own values."""
-    parts = (job.part(part) for part in job.protocol.clinic_parts)
-    own = {name: tuple(shape) for part in parts for name, shape in part.shapes().items() if name in job.apart}
-    return {OBSERVED: own} if own else {}
+    return {OBSERVED: own_forms(job)} if job.apart else {}
 
 
 def reply_fault(job: Job, expected: Expected, reply: Message, metrics: Sequence[str] = ()) -> str:
@@ -214,10 +207,10 @@ def reply_fault(job: Job, expected: Expected, reply: Message, metrics: Sequence[
             return f"the reply lacks {kind!r}"
         if fault := rows_fault(job, kind, tensors_in(content[kind]), expected.rows):
             return f"the reply's {kind!r} holds {fault}"
-    for kind, shapes in expected.parameters.items():
+    for kind, forms in expected.parameters.items():
         if kind not in content:
             return f"the reply lacks {kind!r}"
-        if fault := parameters_fault(tensors_in(content[kind]), shapes, len(expected.clinics)):
+        if fault := parameters_fault(tensors_in(content[kind]), forms, len(expected.clinics)):
             return f"the reply's {kind!r} holds {fault}"
     return _metrics_fault(content.get("metrics"), job, expected.clinics, metrics) if expected.examples else ""
 
@@ -263,20 +256,20 @@ def whose(clinics: Sequence[int]) -> str:
     return f"clinic{'s' if len(clinics) > 1 else ''} {few}{more}"
 
 
-def in_order(replies: Iterable[Message]) -> list[Message]:
-    """Return replies sorted by node.
+def in_order(replies: Iterable[Message]) -> list[tuple[int, Message]]:
+    """Return node and reply of each, sorted by node.
 
     Raises
     ------
     ExchangeError
         If one is an error.
     """
-    found = sorted(replies, key=lambda reply: reply.metadata.src_node_id)
-    for reply in found:
+    found = sorted(((reply.metadata.src_node_id, reply) for reply in replies), key=itemgetter(0))
+    for node, reply in found:
         if reply.has_error():
             reason = reply.error.reason
             kind = NotFiniteError if reason is not None and NOT_FINITE in reason else ExchangeError
-            raise kind(f"node {reply.metadata.src_node_id}: {reason}")
+            raise kind(f"node {node}: {reason}")
     return found
 
 
@@ -309,11 +302,10 @@ def model_replies(
         If one is missing, an error, or not what an honest clinic could answer.
     """
     found, sound = in_order(replies), []
-    answering = [reply.metadata.src_node_id for reply in found]
-    if answering != sorted(node for node, _ in asked):
+    if [node for node, _ in found] != sorted(node for node, _ in asked):
         raise ExchangeError(f"{len(found)} replies came from the {len(asked)} nodes that were asked; one each is due")
     clinic_of = dict(asked)
-    for node, reply in zip(answering, found, strict=True):
+    for node, reply in found:
         k = clinic_of[node]
         comes_back = bool(job.returning(server_round, [k]))
         _refuse([k], lambda: _model_fault(job, reply, k, comes_back))  # noqa: B023 - called at once
@@ -328,7 +320,7 @@ def _model_fault(job: Job, reply: Message, clinic: int, comes_back: bool) -> str
     if isinstance(metrics, MetricRecord) and KEY_NORM_BIT in metrics:
         others.append(KEY_NORM_BIT)
     noised = {"model": [job.steps(clinic)]} if comes_back and job.dp is not None else {}
-    kinds = {MODEL: shared_shapes(job)} if comes_back else {}
+    kinds = {MODEL: Forms.of(job).shared} if comes_back else {}
     expected = Expected([clinic], parameters=kinds, noised=noised, examples=comes_back)
     return reply_fault(job, expected, reply, others)
 
@@ -343,10 +335,10 @@ def hosted_clinics(replies: Iterable[Message], asked: Sequence[int], clinics: in
     """
     home: dict[int, int] = {}
     found = in_order(replies)
-    if sorted(asked) != [reply.metadata.src_node_id for reply in found]:
+    if sorted(asked) != [node for node, _ in found]:
         raise ExchangeError(f"{len(found)} replies came from the {len(asked)} nodes that were asked; one each is due")
-    for reply in found:
-        node, config = reply.metadata.src_node_id, config_of(reply)
+    for node, reply in found:
+        config = config_of(reply)
         told = held(config).get("clinics")
         if len(reply.content) != 1 or len(config) != 1 or not isinstance(told, list):
             raise ExchangeError(f"node {node} does not say which clinics it hosts, or says more")

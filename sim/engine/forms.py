@@ -10,76 +10,93 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sim.engine.lanes import forward
-from sim.engine.optim import Optimizer
 from sim.job import Job
-from sim.models import Part
+from sim.models import Parameters, Part
 from sim.protocols import CUT_KINDS, ROW_KINDS
 
 NOT_FINITE = "a value that is not finite"
 """Stands in every error that a diverged model may have caused."""
 
-Shapes = Mapping[str, tuple[int, ...]]
 _NEVER_NEGATIVE = re.compile(r":square/|:steps$|(^|\.)running_var$")
 
 
-def shared_shapes(job: Job) -> Shapes:
-    """Return the shapes of the parameters that cross between server and clinics, by name."""
-    parts = (job.part(part) for part in job.protocol.clinic_parts)
-    return {name: tuple(shape) for part in parts for name, shape in part.shapes().items() if name not in job.apart}
+class Form(NamedTuple):
+    """What one array of parameters or of optimiser state is.
 
+    Attributes
+    ----------
+    shape : tuple of int
+        Without the clinic axis.
+    dtype : torch.dtype
+    negative : bool
+        Whether its values may lie below 0.
+    """
 
-def optimizer_shapes(job: Job) -> Shapes:
-    """Return the shapes of the optimiser's state that is handed on, by name; Adam's count of steps is a scalar."""
-    return _optimizer_shapes(tuple(job.part(part) for part in job.protocol.clinic_parts), job.optimizer)
-
-
-@lru_cache(maxsize=16)
-def _optimizer_shapes(parts: tuple[Part, ...], optimizer: Optimizer) -> Shapes:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for part in parts:
-        meta = {name: torch.empty(1, *shape, device="meta") for name, shape in part.shapes().items()}
-        state = optimizer.initial_state(part.trained(meta))
-        shapes |= {f"{part.name}:{key}": tuple(value.shape[1:]) for key, value in state.items()}
-    return shapes
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    negative: bool
 
 
 @dataclass(frozen=True, eq=False)
-class RowForms:
-    """The rows of a job's messages, by kind.
+class Forms:
+    """The arrays of a job's messages.
 
     Attributes
     ----------
     job : Job
-    shapes : dict of str to tuple of int
-        Of one record's row.
-    dtypes : dict of str to torch.dtype
-        As they cross; rows of 16 bits travel as integers.
+    shared, optimizer : dict of str to Form
+        By name: the parameters that cross between server and clinics, and their optimiser's state.
+    row_shapes : dict of str to tuple of int
+        By kind of rows: the shape of one record's.
+    row_dtypes : dict of str to torch.dtype
+        By kind of rows, as they cross.
     """
 
     job: Job
-    shapes: dict[str, tuple[int, ...]]
-    dtypes: dict[str, torch.dtype]
+    shared: dict[str, Form]
+    optimizer: dict[str, Form]
+    row_shapes: dict[str, tuple[int, ...]]
+    row_dtypes: dict[str, torch.dtype]
 
     @classmethod
-    def of(cls, job: Job) -> RowForms:
-        """Return the forms of a job's rows, found out once for each of the jobs in progress."""
-        found = _ROW_FORMS.get(id(job))
+    def of(cls, job: Job) -> Forms:
+        """Return the forms of a job's arrays, found out once for each of the jobs in progress."""
+        found = _FORMS.get(id(job))
         if found is None or found.job is not job:
+            if len(_FORMS) >= JOBS_IN_PROGRESS:
+                _FORMS.clear()
+            values = {name: value for name, value in _parameters(job).items() if name not in job.apart}
+            state = job.initial_optimizer_state(_parameters(job))
             shapes = {kind: row_shape(job, kind) for kind in ROW_KINDS}
-            found = cls(job, shapes, {kind: expected_dtype(job, kind) for kind in ROW_KINDS})
-            if len(_ROW_FORMS) >= JOBS_IN_PROGRESS:
-                _ROW_FORMS.clear()
-            _ROW_FORMS[id(job)] = found
+            dtypes = {kind: expected_dtype(job, kind) for kind in ROW_KINDS}
+            found = _FORMS[id(job)] = cls(job, forms_of(values), forms_of(state), shapes, dtypes)
         return found
 
 
 JOBS_IN_PROGRESS = 16
-_ROW_FORMS: dict[int, RowForms] = {}
+_FORMS: dict[int, Forms] = {}
+
+
+def _parameters(job: Job) -> Parameters:
+    """Return the parameters of the clinic's parts, ``[1, *shape]``, without values."""
+    parts = (job.part(part) for part in job.protocol.clinic_parts)
+    return {n: torch.empty(1, *shape, device="meta") for part in parts for n, shape in part.shapes().items()}
+
+
+def forms_of(values: Mapping[str, Tensor]) -> dict[str, Form]:
+    """Return the forms of arrays ``[lane, *shape]``."""
+    return {n: Form(tuple(v.shape[1:]), v.dtype, not _NEVER_NEGATIVE.search(n)) for n, v in values.items()}
+
+
+def own_forms(job: Job) -> dict[str, Form]:
+    """Return the forms of what is each clinic's own."""
+    return forms_of({name: value for name, value in _parameters(job).items() if name in job.apart})
 
 
 def row_shape(job: Job, kind: str) -> tuple[int, ...]:
@@ -107,19 +124,19 @@ def expected_dtype(job: Job, kind: str) -> torch.dtype:
     return torch.int16 if kind in CUT_KINDS and job.cut_dtype != torch.float32 else torch.float32
 
 
-def parameters_fault(found: Mapping[str, Tensor], shapes: Shapes, lanes: int) -> str:
+def parameters_fault(found: Mapping[str, Tensor], forms: Mapping[str, Form], lanes: int) -> str:
     """Say what is wrong with parameters or optimiser state, ``[lane, *shape]`` each."""
-    if found.keys() != shapes.keys():
+    if found.keys() != forms.keys():
         return "the wrong names"
     for name, value in found.items():
-        counts = name.endswith(":steps")
-        if tuple(value.shape) != (lanes, *shapes[name]):
+        shape, dtype, negative = forms[name]
+        if value.shape != (lanes, *shape):
             return "an array of the wrong shape"
-        if value.dtype != (torch.float64 if counts else torch.float32):
+        if value.dtype != dtype:
             return "an array of the wrong element type"
         if not finite(value):
             return NOT_FINITE
-        if _NEVER_NEGATIVE.search(name) and bool((value < 0).any()):
+        if not negative and bool((value < 0).any()):
             return "a negative value"
     return ""
 
@@ -128,13 +145,13 @@ def rows_fault(job: Job, kind: str, found: Mapping[str, Tensor], rows: Sequence[
     """Say what is wrong with rows of a kind, ``[lane, batch, *feature]``, of so many records ``[lane]``."""
     if len(found) != 1 or kind not in found:
         return "the wrong names"
-    forms, value, widest = RowForms.of(job), found[kind], max(rows)
+    forms, value, widest = Forms.of(job), found[kind], max(rows)
     shape = value.shape
-    if len(shape) < 2 or shape[0] != len(rows) or shape[2:] != forms.shapes[kind]:
+    if len(shape) < 2 or shape[0] != len(rows) or shape[2:] != forms.row_shapes[kind]:
         return "an array of the wrong shape"
     if shape[1] != widest and (widest or shape[1] != 1):
         return "an array of the wrong shape"
-    if value.dtype != forms.dtypes[kind]:
+    if value.dtype != forms.row_dtypes[kind]:
         return "an array of the wrong element type"
     return _range_fault(job, kind, value) if value.numel() else ""
 

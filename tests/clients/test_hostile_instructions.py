@@ -5,12 +5,14 @@ from copy import deepcopy
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from hostile import Opened, add_array, add_kind, array, arrays, numbers, planned, state, value
 from support import bitwise
 
 from clients.client_app import ClinicError, app
 from clients.session import SESSIONS
+from sim.engine.messages import content
+from sim.engine.workplace import cohorts_of, job_of, run_config
 from sim.study.learn import learn
 
 STATED = {
@@ -197,7 +199,7 @@ def test_what_was_answered_is_not_answered_again(ragged, monkeypatch, untouched,
     kept, asked = [], []
 
     def replaying(message, context):
-        if kept and kept[0][1] is context and message.metadata.message_type != kind:
+        if kept and kept[0][1] is context:
             refused(copied(kept[0][0]), context)
         again = copied(message)
         reply = app(message, context)
@@ -219,14 +221,19 @@ def test_what_was_answered_is_not_answered_again(ragged, monkeypatch, untouched,
 @pytest.mark.parametrize(("run", "kind"), FOREIGN)
 def test_a_strategy_is_asked_for_nothing_that_is_not_its_own(ragged, monkeypatch, untouched, run, kind):
     """A server of federated averaging could otherwise ask for the records themselves."""
-    tried = []
+    tried, plan = [], planned(ragged, run)[0]
+    job = job_of(run_config(plan.spec, plan.noise_multipliers, plan.release_noise, plan.attended))
+    initial, head = job.network.initial_parameters(job.seed), job.parts[0].shapes()
 
     def curious(message, context):
         if message.metadata.message_type != "query.hello":
             tried.append(kind)
             refused(copied(message, kind), context)
-            bare = Message(RecordDict({"config": ConfigRecord({})}), message.metadata.dst_node_id, kind)
-            refused(bare, context)
+            node = context.node_config
+            own = job.in_lane_order(cohorts_of(len(job.sizes), node["num-partitions"])[node["partition-id"]])
+            parts = {"arrays": {n: v for n, v in initial.items() if job.protocol.topology == "vanilla" and n in head}}
+            bare = content({kind: named for kind, named in parts.items() if named}, {"clinics": own})
+            refused(Message(bare, message.metadata.dst_node_id, kind), context)
         return app(message, context)
 
     assert bitwise(run_with(monkeypatch, ragged, run, curious), untouched(run))
