@@ -15,6 +15,7 @@ from sim.chain import chained, file_hash, read_chain
 from sim.privacy.audit_log import AUDIT_FILE, NOT_LISTED, release_entries, seal_entries
 from sim.privacy.ledger import Ledger
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
+from sim.problems import ScenarioError
 from sim.spec import digest_of
 from sim.study.runner import execute
 from sim.study.store import from_plain, read_record
