@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
+from sim.engine.flower import held
 from sim.engine.lanes import weighted_average
 from sim.engine.learner import Learner, expand
 from sim.engine.messages import (
@@ -20,7 +21,6 @@ from sim.engine.messages import (
     array_record,
     config_of,
     content,
-    integers,
     tensors,
     tensors_in,
 )
@@ -163,9 +163,9 @@ class CohortStrategy(Strategy):
     def joined(self, received: Iterable[Message]) -> Gathered:
         """Join replies along the clinic axis, in lane order; a node whose clinics are all lost sends nothing."""
         sound = [reply for reply in received if array_kinds(reply)]
-        configs = [config_of(reply) for reply in sound]
-        found = [k for config in configs for k in integers(config, "clinics")]
-        rows = [r for config in configs for r in integers(config, "rows")]
+        stated = [held(config_of(reply)) for reply in sound]
+        found: list[int] = [k for own in stated for k in own["clinics"]]
+        rows: list[int] = [r for own in stated for r in own.get("rows", ())]
         clinics = self.job.in_lane_order(found)
         order = None if clinics == found else torch.tensor([found.index(k) for k in clinics])
         arrays: dict[str, dict[str, Tensor]] = {}

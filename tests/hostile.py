@@ -29,6 +29,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "release-once": {"strategy": "split", "cut": "vanilla", "privacy": ONCE},
     "centralised": {"strategy": "centralised"},
     "local": {"strategy": "local"},
+    "fedavg-some": {"strategy": "fedavg", "participation": 0.5},
+    "v2-some": {"strategy": "splitfed-v2", "cut": "vanilla", "participation": 0.5},
     "imported": {"strategy": "flwr.serverapp.strategy.FedAvg"},
 }
 

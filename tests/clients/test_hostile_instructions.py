@@ -277,3 +277,25 @@ def test_a_batchs_messages_come_in_their_order(ragged, monkeypatch, untouched, r
 
     assert bitwise(run_with(monkeypatch, ragged, run, hasty), untouched(run))
     assert hit
+
+
+@pytest.mark.parametrize(("run", "kind"), [("fedavg-some", "train"), ("v2-some", "train.begin")])
+def test_a_clinic_that_is_away_is_not_asked(ragged, monkeypatch, run, kind):
+    plan, federation = planned(ragged, run)
+    away = []
+
+    def hostile(message, context):
+        if message.metadata.message_type == kind and not away:
+            there = set(job_of(context.run_config).participants(1))
+            away.extend({0, 1, 2, 3} - there)
+            other = copied(message)
+            other.content["config"]["clinics"] = away[:1]
+            if kind == "train.begin":
+                other.content["config"]["turn"] = f"clinic-{away[0]}"
+            with pytest.raises(ClinicError, match="takes no part in that round"):
+                app(other, context)
+        return app(message, context)
+
+    monkeypatch.setattr("sim.study.learn.client_app", hostile)
+    learn(plan, federation, 1)
+    assert away

@@ -121,6 +121,8 @@ TABLES = {
     },
     ("imported", "arrays"): {**clinics_of(3), **MODEL, **EXAMPLES, **LOSS, **FOREIGN_COUNT},
     ("local", None): {**clinics_of(3), **EXAMPLES},
+    ("fedavg-some", "arrays"): clinics_of(3),
+    ("v2-some", "smashed"): clinics_of(3),
     ("fedavg", None): {"hello: " + n: c for n, c in clinics_of(3).items()},
 }
 CASES = [(*at, name) for at, table in TABLES.items() for name in table]
