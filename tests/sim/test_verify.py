@@ -307,6 +307,7 @@ def test_the_ledger_and_every_claim_forged_in_one_piece_is_not_what_the_settings
     ("method", "cut", "privacy", "freeze"),
     [
         ("local", None, {"mechanism": "dp-sgd", "epsilon": 3.0, "delta": 1e-3}, []),
+        ("splitfed-v1", "vanilla", {"mechanism": "dp-sgd", "epsilon": 3.0, "delta": 1e-3}, []),
         (
             "split",
             "vanilla",
@@ -321,7 +322,7 @@ def test_the_ledger_and_every_claim_forged_in_one_piece_is_not_what_the_settings
 def test_runs_of_every_unit_are_sound(
     tmp_path: Path, method: str, cut: str | None, privacy: dict[str, Any], freeze: list[str]
 ) -> None:
-    spec = run_spec(write_csv(tmp_path / "patients.csv"), method, cut, privacy, {"freeze": freeze}, rounds=1)
+    spec = run_spec(write_csv(tmp_path / "patients.csv"), method, cut, privacy, {"freeze": freeze}, rounds=10)
     assert execute(plan_of(spec)[0], tmp_path, {})["status"] == "ok"
     assert faults(tmp_path / spec.run_id) == []
 
