@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from hashlib import blake2b
 from types import MappingProxyType
 from typing import Literal
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sim.attendance import Attendance
+from sim.batch_norm import unfit_for_batch_norm
 from sim.data import Federation
 from sim.engine.optim import Optimizer
 from sim.mechanisms import AdaptiveClip, DpSgd, RandomisedLabels, RowNoise
@@ -24,7 +26,6 @@ from sim.models import (
     Parameters,
     Part,
     build_network,
-    needs_two_rows,
     never_negative,
     stored_values,
 )
@@ -68,7 +69,7 @@ class Job:
     attended : mapping of int to Attendance
         The plan's, for the rounds in which a clinic is away or lost.
     key : str
-        The run's digest, which keys whatever hides a record.
+        Of whatever hides a record, see :func:`run_key`.
     """
 
     spec: RunSpec
@@ -96,7 +97,7 @@ class Job:
         noise_multipliers: Sequence[float],
         release_noise: Sequence[float] = (),
         attended: Mapping[int, Attendance] = MappingProxyType({}),
-        key: str | None = None,
+        digest: str | None = None,
     ) -> Job:
         """Derive the job.
 
@@ -111,8 +112,8 @@ class Job:
             By clinic: noise multipliers of rows at the cut, or of the updates' sum, the same for all.
         attended : mapping of int to Attendance
             The plan's, for the rounds in which a clinic is away or lost.
-        key : str, optional
-            The digest of the run that was planned, if ``spec`` has been changed since; that of ``spec`` if not given.
+        digest : str, optional
+            That of the run that was planned, if ``spec`` has been changed since; that of ``spec`` if not given.
 
         Raises
         ------
@@ -169,7 +170,7 @@ class Job:
         if network.whole.statistics:
             pooled = protocol.movement == "none"
             clinics = {"the pool": sum(sizes)} if pooled else dict(zip(federation.names, sizes, strict=True))
-            for problem in _unfit_for_batch_norm(spec, network, sampling.batch_size, clinics):
+            for problem in unfit_for_batch_norm(spec, network, sampling.batch_size, clinics):
                 raise ScenarioError([problem])
         optimizer = Optimizer.from_settings(spec.train)
         weights = spec.train.class_weights
@@ -203,7 +204,7 @@ class Job:
             adaptive,
             labels,
             attended,
-            spec.digest if key is None else key,
+            run_key(spec.digest if digest is None else digest, federation),
         )
 
     @property
@@ -365,28 +366,12 @@ class Job:
         )
 
 
-def _unfit_for_batch_norm(
-    spec: RunSpec, network: Network, batch_size: int, clinics: Mapping[str, int]
-) -> Iterator[str]:
-    """Say what forbids BatchNorm; ``clinics`` holds training records by name."""
-    if spec.privacy.mechanisms:
-        yield (
-            f"model: holds BatchNorm, whose statistics mix the records of a batch, so that {spec.privacy.mechanism} "
-            "bounds no record's influence; use GroupNorm"
-        )
-    if "." in spec.strategy.name:
-        yield (
-            f"model.batch-norm: {spec.strategy.name} would treat running statistics as parameters to learn; "
-            "use fedavg, or GroupNorm"
-        )
-    if spec.model.freeze:
-        yield f"model.freeze: the {spec.model.freeze[0]} cannot be frozen in a model with BatchNorm; use GroupNorm"
-    for name, size in clinics.items():
-        if 1 in (batch_size, size % batch_size) and needs_two_rows(network):
-            yield (
-                f"train.batch-size: {name} has {size} training records, which leaves a batch of one, and BatchNorm "
-                "finds no variance in it; choose another batch size, leave the clinic out, or use GroupNorm"
-            )
+def run_key(digest: str, federation: Federation) -> str:
+    """Return what keys a run's noise, randomised answers and secret batches: its digest and every record.
+
+    Two runs that differ in a setting or in one record share no draw, and a digest, which is published, is not enough.
+    """
+    return blake2b(f"{digest}/{federation.fingerprint}".encode(), digest_size=32).hexdigest()
 
 
 def _row_noise(privacy: Privacy, parts: Sequence[Part], multipliers: Sequence[float]) -> RowNoise:

@@ -15,6 +15,7 @@ from sim.chain import chained, file_hash, read_chain
 from sim.privacy.audit_log import AUDIT_FILE, NOT_LISTED, release_entries, seal_entries
 from sim.privacy.ledger import Ledger
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
+from sim.problems import ScenarioError
 from sim.spec import digest_of
 from sim.study.runner import execute
 from sim.study.store import from_plain, read_record
@@ -50,7 +51,11 @@ def run(runs: list[Path], tmp_path: Path) -> Path:
 
 
 def faults(run: Path) -> list[str]:
-    return run_faults(run, read_record(run))
+    try:
+        read_record(run)
+    except ScenarioError as damage:
+        return list(damage.problems)
+    return run_faults(run, json.loads((run / "run.json").read_text(encoding="utf-8")))
 
 
 def edit(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -302,6 +307,7 @@ def test_the_ledger_and_every_claim_forged_in_one_piece_is_not_what_the_settings
     ("method", "cut", "privacy", "freeze"),
     [
         ("local", None, {"mechanism": "dp-sgd", "epsilon": 3.0, "delta": 1e-3}, []),
+        ("splitfed-v1", "vanilla", {"mechanism": "dp-sgd", "epsilon": 3.0, "delta": 1e-3}, []),
         (
             "split",
             "vanilla",
@@ -316,7 +322,7 @@ def test_the_ledger_and_every_claim_forged_in_one_piece_is_not_what_the_settings
 def test_runs_of_every_unit_are_sound(
     tmp_path: Path, method: str, cut: str | None, privacy: dict[str, Any], freeze: list[str]
 ) -> None:
-    spec = run_spec(write_csv(tmp_path / "patients.csv"), method, cut, privacy, {"freeze": freeze}, rounds=1)
+    spec = run_spec(write_csv(tmp_path / "patients.csv"), method, cut, privacy, {"freeze": freeze}, rounds=10)
     assert execute(plan_of(spec)[0], tmp_path, {})["status"] == "ok"
     assert faults(tmp_path / spec.run_id) == []
 
