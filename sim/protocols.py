@@ -8,17 +8,18 @@ kind                direction  what
 ==================  =========  ================================================================
 model               both       the parts of the network that are the clinic's in this strategy
 optimizer           both       their optimiser's state, where it is handed on with them
-smashed             up         the head's outputs at the cut layer
+smashed             up         the head's outputs at the cut layer; two bytes a number where they are noised
 labels              up         vanilla only, one byte a record
 body-output         down       U-shaped only, the body's outputs at the second cut
-tail-gradient       up         U-shaped only, the loss's gradient in the body's outputs
+tail-gradient       up         U-shaped only, the loss's gradient in the body's outputs; noised as smashed rows are
 cut-gradient        down       the loss's gradient in the smashed data
 norms               up         joint clipping only, squared norms of records' gradients at the clinic, four bytes
 clip-factors        down       joint clipping only, by how much each record's gradient is scaled, four bytes
 records             up         centralised only, once: the training records themselves
 ==================  =========  ================================================================
 
-Under ``release-once`` the head goes down once, and smashed rows and labels come up once, before training.
+Under ``release-once`` the head goes down once, and smashed rows and labels come up once, before training. What a clinic
+keeps as its own (``local``'s model, parts of V3, BatchNorm's local statistics) is in no message.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ HEADER_BYTES = 512
 HEADERS = "headers"
 MODEL_KIND, OPTIMIZER_KIND = "model", "optimizer"
 CUT_KINDS = frozenset({"smashed", "body-output", "tail-gradient", "cut-gradient"})
-"""Rows of real numbers at a cut, of which ``train.smashed-dtype`` may leave 16 bits."""
+"""Rows of real numbers at a cut, of which noise or ``train.smashed-dtype`` may leave 16 bits."""
 ROW_KINDS = frozenset(
     {"smashed", "labels", "body-output", "tail-gradient", "cut-gradient", "norms", "clip-factors", "records"}
 )

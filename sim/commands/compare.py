@@ -64,7 +64,7 @@ def compare(
     console = wide_console()
     caption = (
         f"Mean ± half-width of the 95 % confidence interval over seeds. Differences are from {comparison.best}; "
-        "their intervals hold together."
+        "their intervals are widened for their number."
     )
     frame = readable(comparison)
     frame.columns = [*frame.columns[:-1], "Difference"]

@@ -104,8 +104,7 @@ _BASIS = {
 }
 _SIMULATED = (
     "This run was simulated on one computer that held all records. The statement is about what clinics that follow the "
-    "same protocol would give away, not about this folder: it also holds exact metrics and, in run.json, all that the "
-    "noise is drawn from."
+    "same protocol would give away, not about this folder: it also holds exact metrics and digests of the records."
 )
 _READING = (
     "Epsilon e at delta d means that, but for a part of d, what an adversary sees is at most exp(e) times as likely "
