@@ -25,8 +25,8 @@ STUDIES = ("heart", "rural", "privacy")
 MARKED = re.compile(r"(<!-- reference:begin -->\n).*?(<!-- reference:end -->)", re.DOTALL)
 METHODS = (("fedavg", ""), ("split", "vanilla"), ("splitfed-v1", "vanilla"), ("splitfed-v2", "vanilla"))
 STEPS = (
-    "A column says how methods do at this rate, not how well they can do: a relay takes as many noised steps on one model "
-    "as all clinics of FedAvg together, so that under DP its best rate is smaller."
+    "A column says how methods do at this rate, not how well they can do: a relay takes as many noised steps on one "
+    "model as all clinics of FedAvg together, so that under DP its best rate is smaller."
 )
 NOT_YET = "`make reference` runs the reference study and writes here what it found.\n"
 

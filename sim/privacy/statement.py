@@ -49,12 +49,12 @@ _ACCOUNTANT = (
     "mechanism where nothing is subsampled; bounds on membership inference from the same distributions"
 )
 _GENERATOR = (
-    "Noise, randomised answers and Poisson batches come from Philox streams that are keyed by the run: by every setting, "
-    "the seed and every record, so that no two runs share a draw and a results folder does not give the key. That is no "
-    "cryptographic generator, and whoever has the settings and all records can draw them again and subtract the noise. "
-    "The guarantee is one for a deployment that draws noise and batches from a secure source and keeps them secret. "
-    "What is noised leaves on a public grid. Not counted: clipping and summing in 32-bit floating point, and the "
-    "sampler's finite number of random bits."
+    "Noise, randomised answers and Poisson batches come from Philox streams that are keyed by the run: by every "
+    "setting, the seed and every record, so that no two runs share a draw and a results folder does not give the key. "
+    "That is no cryptographic generator, and whoever has the settings and all records can draw them again and subtract "
+    "the noise. The guarantee is one for a deployment that draws noise and batches from a secure source and keeps them "
+    "secret. What is noised leaves on a public grid. Not counted: clipping and summing in 32-bit floating point, and "
+    "the sampler's finite number of random bits."
 )
 
 
@@ -295,8 +295,8 @@ def _outside(plan: Plan, federation: Federation) -> list[tuple[str, str, str]]:
         (
             "other runs on the same records",
             "non-private",
-            "each seed and swept value is one more; they compose, and suture epsilon says to what for a study's folder; "
-            "runs in other folders, and deleted ones, are not in that",
+            "each seed and swept value is one more; they compose, and suture epsilon says to what for a study's "
+            "folder; runs in other folders, and deleted ones, are not in that",
         ),
         ("adversaries who join forces", "non-private", "together they learn what their rows compose to"),
     ]
