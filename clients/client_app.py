@@ -7,6 +7,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients import records, split, whole
+from clients.instructions import RefusedError
 from clients.own import kept_by_clinics
 from sim.problems import SutureError, place_of
 
@@ -21,6 +22,8 @@ def shield(message: Message, context: Context, call_next: ClientAppCallable) -> 
     """Replace any exception: Flower sends its text to the server, and the text may hold a patient's value."""
     try:
         return call_next(message, context)
+    except RefusedError as error:
+        text = f"refused {message.metadata.message_type!r}: {error}"
     except Exception as error:
         text = f"{place_of(error)} while handling {message.metadata.message_type!r}"
     raise ClinicError(text)

@@ -9,6 +9,7 @@ import torch
 from flwr.app import Context, Message
 from torch import Tensor
 
+from clients.instructions import records_asked
 from sim.engine.lanes import forward, records_at_once
 from sim.engine.messages import MODEL, NOISED, ConfigValue, content, tensors
 from sim.engine.row_noise import leaving_rows
@@ -29,6 +30,7 @@ def upload(message: Message, context: Context) -> Message:
     Where the message brings a head, it is the head's outputs that are sent, clipped by it and noised here.
     """
     job, cohort = workplace_of(context)
+    records_asked(message, context, job, cohort)
     clinics = list(cohort.clinics)
     sizes = np.array([job.sizes[k] for k in clinics])
     position = np.arange(sizes.max())

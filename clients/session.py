@@ -39,6 +39,8 @@ class Session:
     record : flwr.app.ConfigRecord
         The turn's entry in the context's state. Where the state holds another one, it has travelled, and this session
         no longer refers to its tensors.
+    due : int
+        Which of a batch's messages is the next one, counted from 0.
     lanes : int
         Number of clinics still at work in this step.
     rows : list of int
@@ -60,6 +62,7 @@ class Session:
     step: int
     last: int
     record: ConfigRecord = field(default_factory=ConfigRecord)
+    due: int = 0
     lanes: int = 0
     rows: list[int] = field(default_factory=list)
     labels: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -165,6 +168,7 @@ def keep(context: Context, session: Session) -> None:
             "server-round": session.server_round,
             "step": session.step,
             "last": session.last,
+            "due": session.due,
         }
     )
     context.state[f"{name}.turn"] = session.record
@@ -207,6 +211,7 @@ def resume(context: Context, name: str) -> Session:
     learners = learners_for(job, clinics, *kept)
     session = Session(name, job, cohort, learners, job.batches(server_round, clinics), server_round, step, last)
     session.protected = _arrays(context, f"{name}.protected")
+    session.due = integer(turn, "due")
     session.forward_head()
     for kind, train in zip(HELD, (session.train_tail, session.train_head), strict=True):
         if f"{name}.{kind}" in context.state:

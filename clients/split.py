@@ -19,10 +19,12 @@ import torch
 from flwr.app import Context, Message
 from torch import Tensor
 
+from clients.instructions import open_turn, rows_asked, turn_asked
 from clients.own import keep_own, own_values, shared_values
 from clients.session import Session, advance, hold, keep, learners_for, optimizer_state_of, parameters_of, resume
+from sim.engine.forms import sendable
 from sim.engine.learner import expand
-from sim.engine.messages import MODEL, NOISED, OPTIMIZER, ConfigValue, config_of, content, integer, integers, tensors
+from sim.engine.messages import MODEL, NOISED, OPTIMIZER, ConfigValue, config_of, content, integer, tensors
 from sim.engine.row_noise import TAIL_GRADIENT, leaving_rows
 from sim.engine.rows import at_least_one_row, unpadded, widened
 from sim.engine.workplace import workplace_of
@@ -32,7 +34,7 @@ def begin(message: Message, context: Context) -> Message:
     """Open a turn: take the clinic's parts, or the clinic's own, and send the first batch's smashed data."""
     job, cohort = workplace_of(context)
     config = config_of(message)
-    clinics = job.in_lane_order(integers(config, "clinics"))
+    clinics = turn_asked(message, context, job, cohort)
     server_round = integer(config, "server-round")
     if not integer(config, "steps"):  # lost before its first batch
         return Message(content({}, {"clinics": clinics}), reply_to=message)
@@ -52,8 +54,8 @@ def begin(message: Message, context: Context) -> Message:
 
 def tail(message: Message, context: Context) -> Message:
     """Run the tail on the body's outputs, train it, and return the gradient in those outputs."""
-    session = resume(context, str(config_of(message)["turn"]))
-    outputs = _received(message, session, "body-output")
+    session = resume(context, open_turn(message, context))
+    outputs = _received(message, session, "tail", "body-output")
     gradient = session.train_tail(outputs)
     if session.job.joint:
         hold(context, session, "body-output", outputs)
@@ -69,19 +71,23 @@ def step(message: Message, context: Context) -> Message:
 
     With joint clipping nothing trains yet, and the answer is the norms of the records' gradients at the clinic.
     """
-    session = resume(context, str(config_of(message)["turn"]))
-    gradient = _received(message, session, "cut-gradient")
+    session = resume(context, open_turn(message, context))
+    gradient = _received(message, session, "step", "cut-gradient")
     session.train_head(gradient)
     if session.job.joint:
         hold(context, session, "cut-gradient", gradient)
-        return _send_rows(message, session, {"norms": torch.stack(list(session.squared.values())).sum(0)})
+        return _send_rows(
+            message,
+            session,
+            {"norms": sendable(session.job, "norms", torch.stack(list(session.squared.values())).sum(0))},
+        )
     return _go_on(message, context, session)
 
 
 def clip(message: Message, context: Context) -> Message:
     """Train the clinic's parts with the gradients that are held, scaled; answer as ``step`` does otherwise."""
-    session = resume(context, str(config_of(message)["turn"]))
-    factors = at_least_one_row(tensors(message, "clip-factors")["clip-factors"])
+    session = resume(context, open_turn(message, context))
+    factors = at_least_one_row(rows_asked(message, session, "clip", "clip-factors"))
     for learner in session.learners.values():
         learner.release(session.server_round, session.step, session.normaliser, factors)
     return _go_on(message, context, session)
@@ -113,8 +119,8 @@ def _send_rows(message: Message, session: Session, kinds: Mapping[str, Tensor]) 
     return Message(content(sent, config), reply_to=message)
 
 
-def _received(message: Message, session: Session, kind: str) -> Tensor:
-    return at_least_one_row(widened(tensors(message, kind)[kind], session.job.cut_dtype))
+def _received(message: Message, session: Session, asked: str, kind: str) -> Tensor:
+    return at_least_one_row(widened(rows_asked(message, session, asked, kind), session.job.cut_dtype))
 
 
 def _send_parts(message: Message, session: Session) -> Message:

@@ -8,12 +8,13 @@ import torch
 from flwr.app import Context, Message, MetricRecord
 from torch import Tensor
 
+from clients.instructions import training_asked
 from clients.own import keep_own, own_values, shared_values
 from clients.session import learners_for
 from sim.engine.flower import KEY_CLIPPING_NORM, KEY_NORM_BIT
 from sim.engine.lanes import forward, loss_sum
 from sim.engine.learner import Learner, expand, train_whole
-from sim.engine.messages import MODEL, NOISED, ConfigValue, config_of, content, integer, integers, number, tensors
+from sim.engine.messages import MODEL, NOISED, ConfigValue, config_of, content, integer, number, tensors
 from sim.engine.workplace import Cohort, workplace_of
 from sim.models import Parameters
 
@@ -28,7 +29,7 @@ def train(message: Message, context: Context) -> Message:
     job, cohort = workplace_of(context)
     config = config_of(message)
     # Whatever a lost clinic trains, nobody will see.
-    asked = job.in_lane_order(integers(config, "clinics") or cohort.clinics)
+    asked = training_asked(message, context, job, cohort)
     clinics = job.returning(_round(message), asked)
     if not clinics:
         return Message(content({}, {"clinics": asked}), reply_to=message)
@@ -51,7 +52,7 @@ def train(message: Message, context: Context) -> Message:
 def train_alone(message: Message, context: Context) -> Message:
     """Train each clinic's own model further; model and optimiser stay at the clinic, and nothing crosses."""
     job, cohort = workplace_of(context)
-    clinics = job.in_lane_order(integers(config_of(message), "clinics"))
+    clinics = training_asked(message, context, job, cohort, alone=True)
     learners = learners_for(job, clinics, *own_values(context, job, cohort, clinics), {})
     train_whole(learners["model"], cohort, _round(message))
     keep_own(context, job, cohort, clinics, learners)

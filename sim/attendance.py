@@ -89,6 +89,10 @@ class Attendance:
     def _position(self) -> dict[int, int]:
         return {clinic: position for position, clinic in enumerate(self.clinics.tolist())}
 
+    def has(self, clinic: int) -> bool:
+        """Whether a clinic is there."""
+        return clinic in self._position
+
     def batches_of(self, clinic: int) -> int:
         """Return how many batches a clinic that is there completes."""
         return int(self.batches[self._position[clinic]])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from hashlib import blake2b
 from types import MappingProxyType
 from typing import Literal
 
@@ -68,7 +69,7 @@ class Job:
     attended : mapping of int to Attendance
         The plan's, for the rounds in which a clinic is away or lost.
     key : str
-        The run's digest, which keys whatever hides a record.
+        Of whatever hides a record, see :func:`run_key`.
     """
 
     spec: RunSpec
@@ -96,7 +97,7 @@ class Job:
         noise_multipliers: Sequence[float],
         release_noise: Sequence[float] = (),
         attended: Mapping[int, Attendance] = MappingProxyType({}),
-        key: str | None = None,
+        digest: str | None = None,
     ) -> Job:
         """Derive the job.
 
@@ -111,8 +112,8 @@ class Job:
             By clinic: noise multipliers of rows at the cut, or of the updates' sum, the same for all.
         attended : mapping of int to Attendance
             The plan's, for the rounds in which a clinic is away or lost.
-        key : str, optional
-            The digest of the run that was planned, if ``spec`` has been changed since; that of ``spec`` if not given.
+        digest : str, optional
+            That of the run that was planned, if ``spec`` has been changed since; that of ``spec`` if not given.
 
         Raises
         ------
@@ -203,7 +204,7 @@ class Job:
             adaptive,
             labels,
             attended,
-            spec.digest if key is None else key,
+            run_key(spec.digest if digest is None else digest, federation),
         )
 
     @property
@@ -363,6 +364,14 @@ class Job:
         return _drawn(
             self.sampling, self.batch_key, server_round, tuple(clinics), tuple(self.sizes[k] for k in clinics)
         )
+
+
+def run_key(digest: str, federation: Federation) -> str:
+    """Return what keys a run's noise, randomised answers and secret batches: its digest and every record.
+
+    Two runs that differ in a setting or in one record share no draw, and a digest, which is published, is not enough.
+    """
+    return blake2b(f"{digest}/{federation.fingerprint}".encode(), digest_size=32).hexdigest()
 
 
 def _unfit_for_batch_norm(

@@ -6,9 +6,10 @@ and the step. Streams with different names can therefore never overlap, and a dr
 grouped and in whatever process it is made.
 
 What is public is keyed by the seed, so that methods are compared on the same initial values, batches, participants and
-order. What hides a record (noise, randomised answers, the batches of Poisson sampling) is keyed by the run's digest
-besides, which holds every setting and the data: no two runs share a draw, so that no combination of their releases
-cancels it. The generator is not cryptographic, and who knows all the records can form the digest.
+order. What hides a record (noise, randomised answers, the batches of Poisson sampling) is keyed by the run: by every
+setting and every record. No two runs share a draw, so that no combination of their releases cancels it, and nothing
+that a results folder holds gives the key. The generator is not cryptographic, and who has all the records can form the
+key: this is a simulation.
 """
 
 from functools import cache
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Key = int | str
-"""A seed, not negative, for what is public; a run's digest for what hides a record."""
+"""A seed, not negative, for what is public; a run's key for what hides a record."""
 
 
 @cache
@@ -35,7 +36,7 @@ class Streams:
     Parameters
     ----------
     key : int or str
-        The run's seed, not negative, or its digest.
+        The run's seed, not negative, or its key.
     purpose : str
         What the draws are for, for example ``"batches"`` or ``"noise.head"``.
     """

@@ -162,7 +162,7 @@ def draw_batches(
     ----------
     sampling : Sampling
     key : int or str
-        The run's seed; under Poisson sampling, which amplifies privacy only while nobody knows the draws, its digest.
+        The run's seed; under Poisson sampling, which amplifies privacy only while nobody knows the draws, its key.
     server_round : int
         From 1.
     clinics : sequence of int

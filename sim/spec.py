@@ -71,8 +71,7 @@ class RunSpec(Section):
     def digest(self) -> str:
         """64 hexadecimal digits that depend on the spec's content alone.
 
-        The study's name is left out, and a data file counts with its bytes, not with the place where it lies. The
-        digest keys whatever hides a record: two runs that differ in a setting or in one record share no draw of it.
+        The study's name is left out, and a data file counts with its bytes, not with the place where it lies.
         """
         data = self.data.sha256() if isinstance(self.data, DataFile) else None
         return digest_of(self.model_dump(mode="json"), data, self.model.public_digest(), RESULTS_VERSION)

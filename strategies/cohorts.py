@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
+from sim.engine.flower import held
 from sim.engine.lanes import weighted_average
 from sim.engine.learner import Learner, expand
 from sim.engine.messages import (
@@ -20,19 +21,16 @@ from sim.engine.messages import (
     array_record,
     config_of,
     content,
-    integers,
     tensors,
     tensors_in,
 )
 from sim.job import Job
 from sim.models import Parameters
-from sim.problems import SutureError
 from sim.protocols import ROW_KINDS
 from strategies.clinic_level import adapted_clip, noised_mean, updates_of
+from strategies.replies import ExchangeError, Replies, hosted_clinics
 
-
-class ExchangeError(SutureError, RuntimeError):
-    """A node did not answer, or answered with an error."""
+__all__ = ["CohortStrategy", "ExchangeError", "Gathered", "hosts"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,7 @@ class CohortStrategy(Strategy):
         self.own: Parameters = {}
         self.clip = job.spec.privacy.clip
         self._home: dict[int, int] = {}
+        self._replies = Replies(job)
 
     def home(self, grid: Grid) -> dict[int, int]:
         """Return the node that hosts each clinic, asked for once."""
@@ -131,6 +130,7 @@ class CohortStrategy(Strategy):
                 for kind, named in arrays.items()
             }
             messages.append(Message(content(payload, own), node_id, message_type))
+            self._replies.expect(node_id, message_type, own)
         return messages
 
     def exchange(
@@ -144,20 +144,28 @@ class CohortStrategy(Strategy):
     ) -> Gathered:
         """Send to the nodes of these clinics and gather the replies; parameters as for ``instructions``."""
         messages = self.instructions(grid, message_type, clinics, arrays, config, rows)
-        return self.gather(grid.send_and_receive(messages), len(messages))
+        return self.gather(grid.send_and_receive(messages))
 
-    def gather(self, replies: Iterable[Message], expected: int | None = None) -> Gathered:
-        """Join replies along the clinic axis, in lane order; a node whose clinics are all lost sends nothing to join.
+    def received(self, replies: Iterable[Message]) -> list[Message]:
+        """Return the replies to all instructions that were built since, sorted by node.
 
         Raises
         ------
         ExchangeError
-            If a reply is missing or is an error.
+            If one is missing, an error, or no answer to what was asked.
         """
-        sound = [reply for reply in checked(replies, expected) if array_kinds(reply)]
-        configs = [config_of(reply) for reply in sound]
-        found = [k for config in configs for k in integers(config, "clinics")]
-        rows = [r for config in configs for r in integers(config, "rows")]
+        return self._replies.received(replies)
+
+    def gather(self, replies: Iterable[Message], before: Sequence[Message] = ()) -> Gathered:
+        """Receive replies, and join them, and those received before, along the clinic axis; raises as ``received``."""
+        return self.joined([*before, *self.received(replies)])
+
+    def joined(self, received: Iterable[Message]) -> Gathered:
+        """Join replies along the clinic axis, in lane order; a node whose clinics are all lost sends nothing."""
+        sound = [reply for reply in received if array_kinds(reply)]
+        stated = [held(config_of(reply)) for reply in sound]
+        found: list[int] = [k for own in stated for k in own["clinics"]]
+        rows: list[int] = [r for own in stated for r in own.get("rows", ())]
         clinics = self.job.in_lane_order(found)
         order = None if clinics == found else torch.tensor([found.index(k) for k in clinics])
         arrays: dict[str, dict[str, Tensor]] = {}
@@ -291,32 +299,9 @@ def hosts(grid: Grid, clinics: int) -> dict[int, int]:
     ExchangeError
         If the nodes do not host every clinic exactly once.
     """
-    ask = [Message(content({}, {}), node_id, "query.hello") for node_id in grid.get_node_ids()]
-    hosted = [
-        (clinic, reply.metadata.src_node_id)
-        for reply in checked(grid.send_and_receive(ask), len(ask))
-        for clinic in integers(config_of(reply), "clinics")
-    ]
-    if sorted(clinic for clinic, _ in hosted) != list(range(clinics)):
-        raise ExchangeError(f"the nodes do not host each of the {clinics} clinics once")
-    return dict(hosted)
-
-
-def checked(replies: Iterable[Message], expected: int | None = None) -> list[Message]:
-    """Return replies sorted by node.
-
-    Raises
-    ------
-    ExchangeError
-        If one is an error, or fewer came than expected.
-    """
-    found = sorted(replies, key=lambda reply: reply.metadata.src_node_id)
-    for reply in found:
-        if reply.has_error():
-            raise ExchangeError(f"node {reply.metadata.src_node_id}: {reply.error.reason}")
-    if expected is not None and len(found) != expected:
-        raise ExchangeError(f"{expected - len(found)} of {expected} nodes did not answer")
-    return found
+    nodes = list(grid.get_node_ids())
+    ask = [Message(content({}, {}), node_id, "query.hello") for node_id in nodes]
+    return hosted_clinics(grid.send_and_receive(ask), nodes, clinics)
 
 
 def _share(named: Mapping[str, Tensor], lanes: list[int], rows: list[int]) -> dict[str, Tensor]:

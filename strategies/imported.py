@@ -18,7 +18,8 @@ from sim.engine.messages import array_kinds, array_record, tensors, tensors_in
 from sim.job import Job
 from sim.problems import SutureError, place_of
 from sim.rng import Key, stream
-from strategies.cohorts import checked, hosts
+from strategies.cohorts import hosts
+from strategies.replies import model_replies
 
 
 class StrategyError(SutureError, ValueError):
@@ -49,6 +50,7 @@ class Imported(Strategy):
     def __init__(self, job: Job) -> None:
         self._job = job
         self._home: dict[int, int] = {}
+        self._asked: list[int] = []
         self.inner = build_imported(job.spec.strategy.name, job.spec.strategy.options, len(job.sizes))
 
     @contextmanager
@@ -70,13 +72,17 @@ class Imported(Strategy):
         there = {self._home[k] for k in self._job.participants(server_round)}
         with self._named_errors(), seeded_globals(self._job.seed, server_round):
             asked = list(self.inner.configure_train(server_round, arrays, config, grid))
-        return [message for message in asked if message.metadata.dst_node_id in there]
+        kept = [message for message in asked if message.metadata.dst_node_id in there]
+        self._asked = [message.metadata.dst_node_id for message in kept]
+        return kept
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Hand on sound replies, and give the model back in its clinics' element type."""
-        sound = [reply for reply in checked(replies) if array_kinds(reply)]
+        clinic_of = {node: k for k, node in self._home.items()}
+        asked = [(node, clinic_of[node]) for node in self._asked]
+        sound = model_replies(self._job, server_round, asked, replies)
         if not sound:
             return None, None
         kept = tensors(sound[0], array_kinds(sound[0])[0])

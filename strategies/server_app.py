@@ -21,12 +21,13 @@ from strategies.fedprox import FedProx
 from strategies.imported import Imported, StrategyError, build_imported
 from strategies.local import Local
 from strategies.release_once import ReleaseOnce
+from strategies.replies import NotFiniteError
 from strategies.split import Split
 from strategies.splitfed_v1 import SplitFedV1
 from strategies.splitfed_v2 import SplitFedV2
 from strategies.splitfed_v3 import SplitFedV3
 
-__all__ = ["STRATEGIES", "CohortStrategy", "StrategyError", "app", "build_imported", "build_strategy"]
+__all__ = ["STRATEGIES", "CohortStrategy", "NotFiniteError", "StrategyError", "app", "build_imported", "build_strategy"]
 
 STRATEGIES: dict[str, type[CohortStrategy]] = {
     "centralised": Centralised,

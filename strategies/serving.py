@@ -11,13 +11,14 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from sim.engine.clipping import joint_factors
+from sim.engine.forms import sendable
 from sim.engine.learner import Learner
 from sim.engine.messages import ConfigValue
 from sim.engine.row_noise import TAIL_GRADIENT, arrived_rows
 from sim.engine.rows import at_least_one_row, narrowed, unpadded
 from sim.protocols import CUT_KINDS
 from sim.sampling import loss_weights
-from strategies.cohorts import CohortStrategy, Gathered, checked
+from strategies.cohorts import CohortStrategy, Gathered
 
 SMASHED = "smashed"
 
@@ -75,9 +76,9 @@ class Turn:
             return []
         messages = self.serve(body, smashed, self._first)
         for step in range(self._first + 1, self._first + self._steps):
-            replies = checked(self._grid.send_and_receive(messages), len(messages))
+            replies = self._strategy.received(self._grid.send_and_receive(messages))
             self.finished += [reply for reply in replies if SMASHED not in reply.content]
-            smashed = self._strategy.gather([reply for reply in replies if SMASHED in reply.content])
+            smashed = self._strategy.joined([reply for reply in replies if SMASHED in reply.content])
             messages = self.serve(body, smashed, step)
         return messages
 
@@ -100,19 +101,19 @@ class Turn:
                 at_least_one_row(smashed.arrays["labels"]["labels"]), torch.from_numpy(loss_weights(rows, normaliser))
             )
         else:
-            answer = self._ask("train.tail", "body-output", outputs, smashed, TAIL_GRADIENT)
+            answer = self._ask("train.tail", "body-output", outputs, smashed, step, TAIL_GRADIENT)
             cotangent = arrived_rows(job, TAIL_GRADIENT, answer, smashed.clinics, torch.from_numpy(normaliser.copy()))
         if job.dp is None or not job.dp.joint:
             gradient = body.backward(self._round, step, normaliser, cotangent)
-            return self._down("train.step", "cut-gradient", gradient, smashed)
+            return self._down("train.step", "cut-gradient", gradient, smashed, step)
         squared, gradient = body.hold(normaliser, cotangent)
-        at_clinic = at_least_one_row(self._ask("train.step", "cut-gradient", gradient, smashed, "norms"))
+        at_clinic = at_least_one_row(self._ask("train.step", "cut-gradient", gradient, smashed, step, "norms"))
         factors = joint_factors(squared + at_clinic, job.dp.part_clip)
         body.release(self._round, step, normaliser, factors)
-        return self._down("train.clip", "clip-factors", factors, smashed)
+        return self._down("train.clip", "clip-factors", factors, smashed, step)
 
-    def _ask(self, message_type: str, kind: str, rows: Tensor, smashed: Gathered, answer: str) -> Tensor:
-        replies = self._grid.send_and_receive(self._down(message_type, kind, rows, smashed))
+    def _ask(self, message_type: str, kind: str, rows: Tensor, smashed: Gathered, step: int, answer: str) -> Tensor:
+        replies = self._grid.send_and_receive(self._down(message_type, kind, rows, smashed, step))
         return self._strategy.gather(replies).arrays[answer][answer]
 
     def lose(self, body: Learner, parts: Mapping[str, Mapping[str, Tensor]]) -> Gathered:
@@ -121,10 +122,16 @@ class Turn:
         self._strategy.count_noise(body)
         return self._strategy.gather(answers)
 
-    def _down(self, message_type: str, kind: str, rows: Tensor, smashed: Gathered) -> list[Message]:
+    def _down(self, message_type: str, kind: str, rows: Tensor, smashed: Gathered, step: int) -> list[Message]:
+        rows = sendable(self._strategy.job, kind, rows)
         if kind in CUT_KINDS:
             rows = narrowed(rows, self._strategy.job.cut_dtype)
         sent = {kind: {kind: unpadded(rows, smashed.rows)}}
         return self._strategy.instructions(
-            self._grid, message_type, smashed.clinics, sent, {"turn": self._name}, smashed.rows
+            self._grid,
+            message_type,
+            smashed.clinics,
+            sent,
+            {"turn": self._name, "step": step},
+            smashed.rows,
         )

@@ -68,7 +68,7 @@ class SplitFedV1(CohortStrategy):
         """Average heads (and tails) and bodies with weights n_k / n."""
         if self._bodies is None or self._turn is None:
             return None, None
-        gathered = self.gather([*self._turn.finished, *replies])
+        gathered = self.gather(replies, self._turn.finished)
         self.count_noise(self._bodies)
         self.keep_own(gathered.clinics, self._bodies.parameters)
         stacked = {**gathered.arrays[MODEL], **self._bodies.parameters}

@@ -60,7 +60,7 @@ class SplitFedV3(CohortStrategy):
         """Average the bodies with weights n_k / n."""
         body = self.before
         if self._bodies is not None and self._turn is not None:
-            self.gather([*self._turn.finished, *replies])
+            self.gather(replies, self._turn.finished)
             self.count_noise(self._bodies)
             self.keep_own(self._bodies.clinics, self._bodies.parameters)
             body = self.average(self._bodies.parameters, self._bodies.clinics, self.before, server_round)

@@ -25,6 +25,7 @@ def one_key(monkeypatch):
     from sim.spec import RunSpec
 
     monkeypatch.setattr(RunSpec, "digest", property(lambda spec: f"seed-{spec.seed}"))
+    monkeypatch.setattr("sim.job.run_key", lambda digest, federation: digest)
 
 
 @pytest.fixture

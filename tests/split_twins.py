@@ -291,7 +291,7 @@ def rounding(spec) -> float:
 
     Noised sums lie on a grid, and two that differ in the last bit may land on neighbouring points of it.
     """
-    return 1e-6 if spec.privacy.mechanism == "none" else 1e-5
+    return 1e-6 if spec.privacy.mechanism == "none" else 1e-4
 
 
 def gap(spec, twin_of=None) -> float:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sim import job
 from sim.data import Federation
 from sim.models import build_network
 from sim.rng import stream
@@ -41,7 +42,7 @@ class Twin:
     @property
     def key(self) -> str:
         """What keys the run's noise; of the planned run, where the twin's spec is another one."""
-        return self.digest or self.spec.digest
+        return job.run_key(self.digest or self.spec.digest, self.federation)
 
     def there(self, server_round: int, everyone: bool = False) -> list[int]:
         share = 1.0 if everyone else self.spec.train.participation

@@ -32,8 +32,8 @@ def verify(
 
 def _of_run(folder: Path) -> tuple[list[str], list[str]]:
     from sim.privacy.audit_log import AUDIT_FILE, SIGNATURE_FILE
-    from sim.problems import ScenarioError
-    from sim.study.reading import read_json
+    from sim.problems import ScenarioError, SutureError
+    from sim.study.reading import file_bytes, read_json
     from sim.study.store import RUN_FILE, read_record
     from sim.study.verification import run_faults
 
@@ -41,6 +41,8 @@ def _of_run(folder: Path) -> tuple[list[str], list[str]]:
     stated = record.get("privacy", {}).get("audit-log") if isinstance(record.get("privacy"), dict) else None
     if not isinstance(stated, dict) or "lines" not in stated:
         raise ScenarioError([f"{folder}: this run did not finish, so that it has no audit log; take one that did"])
+    if file_bytes(folder, AUDIT_FILE) is None:
+        raise SutureError(f"{folder / AUDIT_FILE}: is missing")
     said = [
         f"{folder / AUDIT_FILE}: {stated['lines']} lines, chain sound; log, ledger and plan agree; every file is "
         "as it was written, and every epsilon is what settings and counts give"

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -39,7 +41,7 @@ class Records:
     offsets: Ints
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Federation:
     """Clinics with their training, validation and held-out records.
 
@@ -66,6 +68,15 @@ class Federation:
     validation: Records
     statistics: dict[str, str]
     clinics_of_a_patient: int = 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of all records; who lacks one of them cannot form it, and it is written nowhere."""
+        digest = blake2b(digest_size=32)
+        for part in (self.train, self.test, self.validation):
+            for array in (part.x, part.y, part.offsets):
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     def statistics_by_kind(self, marking: str) -> dict[str, list[str]]:
         """Return the columns that statistics of one marking are of, by the words in front of a column's name."""

@@ -23,6 +23,7 @@ __all__ = [
     "as_tensor",
     "empty_run",
     "filled",
+    "held",
     "identify_server",
     "quiet",
     "stamp",
@@ -85,6 +86,12 @@ def filled(record: RecordT, values: Mapping[str, Any]) -> RecordT:
     """Fill an empty record of Flower's with values whose types are known to be right, without checking each again."""
     record.__dict__["_data"].update(values)
     return record
+
+
+def held(record: ConfigRecord | RecordDict) -> dict[str, Any]:
+    """Return what a record of Flower's holds as a plain dictionary, which is read several times as fast."""
+    values: dict[str, Any] = record.__dict__["_data"]
+    return values
 
 
 def as_tensor(array: Array) -> Tensor:

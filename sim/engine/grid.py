@@ -12,6 +12,7 @@ from flwr.supercore.run import Run
 
 from sim.engine.flower import empty_run, identify_server, stamp
 from sim.engine.meter import Meter
+from sim.problems import place_of
 
 CLIENT_APP_FAILED = 2
 _run_ids = itertools.count(1)
@@ -125,5 +126,10 @@ class InProcessGrid(Grid):
         except Exception as error:
             return Message(Error(CLIENT_APP_FAILED, str(error)), reply_to=message)
         stamp(reply, f"{next(self._message_ids)}")
-        self._meter.observe(reply, "up", node.clinics)
+        try:
+            self._meter.observe(reply, "up", node.clinics)
+        except Exception as error:
+            return Message(
+                Error(CLIENT_APP_FAILED, f"the reply cannot be counted: {place_of(error)}"), reply_to=message
+            )
         return reply

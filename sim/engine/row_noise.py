@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sim.engine.forms import sendable
 from sim.engine.released import as_codes, row_step
 from sim.engine.rows import at_least_one_row, narrowed, unpadded, widened
 from sim.job import Job
@@ -56,6 +57,7 @@ def leaving_rows(
         if np.isfinite(job.rows.clip[kind]):
             own = ClipRows(job.rows.clip[kind], job.rows.norm).over(own, 2)
         rows = own if job.on_grid(kind) else own / _by_lane(normaliser, rows)
+    rows = sendable(job, kind, rows)
     if job.rows is not None and job.on_grid(kind):
         return unpadded(noised_codes(job.rows, job.key, kind, rows, sizes, clinics, moment), sizes)
     return unpadded(narrowed(rows, job.cut_dtype), sizes)

@@ -99,34 +99,34 @@ def run_config(
     noise_multipliers: Sequence[float],
     release_noise: Sequence[float] = (),
     attended: Mapping[int, Attendance] = MappingProxyType({}),
-    key: str | None = None,
+    digest: str | None = None,
 ) -> UserConfig:
     """Write what every party must know into Flower's run config, which holds scalars only."""
     return {
         "run-spec": spec.model_dump_json(by_alias=True),
         "noise-multipliers": json.dumps([list(noise_multipliers), list(release_noise)]),
         "attendance": json.dumps({r: attendance.plain() for r, attendance in attended.items()}),
-        "run-key": spec.digest if key is None else key,
+        "run-digest": spec.digest if digest is None else digest,
     }
 
 
 @lru_cache(maxsize=8)
-def _job(spec_json: str, noise_json: str, attendance_json: str, key: str) -> tuple[Job, Federation]:
-    """Derive a run's job once for all its parties here; its digest ``key`` makes a changed file another run."""
+def _job(spec_json: str, noise_json: str, attendance_json: str, digest: str) -> tuple[Job, Federation]:
+    """Derive a run's job once for all its parties here; its digest makes a changed file another run."""
     spec = RunSpec.model_validate_json(spec_json)
     federation = load_federation(spec.data, spec.seed)
     noise_multipliers, release_noise = json.loads(noise_json)
     attended = {
         int(server_round): Attendance.of(*stated) for server_round, stated in json.loads(attendance_json).items()
     }
-    return Job.build(spec, federation, noise_multipliers, release_noise, attended, key), federation
+    return Job.build(spec, federation, noise_multipliers, release_noise, attended, digest), federation
 
 
 @lru_cache(maxsize=64)
 def _cohort(
-    spec_json: str, noise_json: str, attendance_json: str, key: str, partition: int, partitions: int
+    spec_json: str, noise_json: str, attendance_json: str, digest: str, partition: int, partitions: int
 ) -> tuple[Job, Cohort]:
-    job, federation = _job(spec_json, noise_json, attendance_json, key)
+    job, federation = _job(spec_json, noise_json, attendance_json, digest)
     return job, Cohort.build(job, federation.train, cohorts_of(len(job.sizes), partitions)[partition])
 
 
@@ -166,10 +166,10 @@ def _planned(scenario: str, run: int) -> tuple[str, str, str, str]:
 
 
 def _stated(config: UserConfig) -> tuple[str, str, str, str]:
-    run, noise, attendance, key = (
-        str(config[name]) for name in ("run-spec", "noise-multipliers", "attendance", "run-key")
+    run, noise, attendance, digest = (
+        str(config[key]) for key in ("run-spec", "noise-multipliers", "attendance", "run-digest")
     )
-    return run, noise, attendance, key
+    return run, noise, attendance, digest
 
 
 def job_of(config: UserConfig) -> Job:

@@ -90,11 +90,11 @@ def _rows(spec: RunSpec) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
             ("max-clinics",),
         )
     yield (
-        "the run's id",
-        "names of folders, every table and the logs",
-        "all records: it is a digest of the settings and of the data file, so that a guess of the whole file can be "
-        "checked, one unknown record too",
-        ("run_id", "run"),
+        "the run's id and the data file's digest",
+        "names of folders, every table, run.json and the logs",
+        "all records: the id is a digest of the settings and of the data file, so that a guess of the whole file can "
+        "be checked, one unknown record too",
+        ("run_id", "run", "data-sha256"),
     )
     yield (
         "seconds on the clock, and whether and why a run failed",

@@ -27,7 +27,7 @@ from sim.privacy.audit_log import Trail
 from sim.privacy.releases import build_ledger
 from sim.problems import ScenarioError, SutureError
 from sim.spec import RunSpec
-from strategies.server_app import CohortStrategy, StrategyError, build_imported, build_strategy
+from strategies.server_app import CohortStrategy, NotFiniteError, StrategyError, build_imported, build_strategy
 
 
 class PlanMismatchError(SutureError, RuntimeError):
@@ -104,7 +104,9 @@ def learn(
         If a round's model answers with something that is no number.
     """
     quiet()
-    config = run_config(plan.spec, plan.noise_multipliers, plan.release_noise, plan.attended)
+    executed = plan.spec.train.model_copy(update={"rounds": plan.rounds})
+    spec = plan.spec.model_copy(update={"train": executed})
+    config = run_config(spec, plan.noise_multipliers, plan.release_noise, plan.attended)
     job = job_of(config)
     strategy = build_strategy(job)
     clinics = len(job.sizes)
@@ -133,7 +135,10 @@ def learn(
             learned.best_parameters = learned.parameters
         return None
 
-    strategy.start(grid, array_record(learned.parameters), plan.rounds, evaluate_fn=look)
+    try:
+        strategy.start(grid, array_record(learned.parameters), plan.rounds, evaluate_fn=look)
+    except NotFiniteError as error:  # the clinics are simulated, and do as they should
+        raise _diverged(len(learned.evaluations)) from error
     if isinstance(strategy, CohortStrategy):
         for part, steps in strategy.server_noised_steps.items():
             meter.count_noise(part, range(clinics), steps.tolist())
@@ -156,7 +161,11 @@ def _judged(evaluator: Evaluator, parameters: Mapping[str, Tensor], server_round
         except ValueError:
             if np.isfinite(evaluator.class_probabilities(parameters)).all():
                 raise
-    raise DivergedError(
+    raise _diverged(server_round)
+
+
+def _diverged(server_round: int) -> DivergedError:
+    return DivergedError(
         f"the model diverged: after round {server_round} it has no finite outputs; lower the learning rate"
     )
 

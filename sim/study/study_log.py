@@ -38,11 +38,20 @@ def note_command(folder: Path, arguments: Sequence[str], scenario: Path) -> None
 
 
 def read_commands(folder: Path) -> list[dict[str, Any]]:
-    """Return the commands that were entered; none where the study was run from Python."""
+    """Return the commands that were entered; none where the study was run from Python.
+
+    Raises
+    ------
+    ScenarioError
+        If the log is damaged; a last line that was not finished is no damage.
+    """
+    chain = read_chain(reading.file_bytes(folder, STUDY_LOG) or b"")
+    if chain.fault:
+        reading.refuse(folder / STUDY_LOG, f"{chain.fault}; put back the file as it was, or move it away")
     said = [
         {key: entry.get(key) for key in ("time", "command", "scenario-sha256")}
-        for entry in _entries(folder)
-        if entry["event"] == "command"
+        for entry in chain.entries
+        if entry.get("event") == "command"
     ]
     found: list[dict[str, Any]] = checked("commands", said, folder / STUDY_LOG)
     return found

@@ -287,7 +287,7 @@ def test_a_training_step_clips_to_the_parts_share_and_noises_the_sum(ragged, str
         learner = Learner(job, part, [2], {name: value.clone() for name, value in before.items()})
         outputs = learner.forward(torch.randn(1, 1, width))
         learner.backward(5, 3, np.array([8]), torch.ones_like(outputs))
-        drawn = stream(spec.digest, f"noise.{part.name}", 2, 5, 3).standard_normal(part.parameter_count())
+        drawn = stream(job.key, f"noise.{part.name}", 2, 5, 3).standard_normal(part.parameter_count())
         moved = torch.cat([(before[n] - learner.parameters[n]).flatten() for n in part.shapes()]).double()
         clipped = moved * 8 - torch.from_numpy(drawn).double() * sigma * clip
         assert float(clipped.norm()) == pytest.approx(clip / parts**0.5, rel=1e-2)

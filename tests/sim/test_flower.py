@@ -18,7 +18,7 @@ from sim.engine.grid import InProcessGrid
 from sim.engine.messages import array_record, content, tensors, tensors_in
 from sim.engine.meter import Meter
 from sim.study.learn import learn
-from strategies.cohorts import ExchangeError, checked
+from strategies.replies import ExchangeError, hosted_clinics, in_order
 
 TENSORS = {
     "matrix": torch.randn(2, 3),
@@ -221,15 +221,15 @@ def test_an_exception_at_a_client_becomes_an_error_reply_and_the_others_answer(g
     replies = list(grid.send_and_receive([ask(node) for node in grid.get_node_ids()]))
     assert [reply.has_error() for reply in replies] == [False, True, False]
     with pytest.raises(ExchangeError, match="node 3: broken"):
-        checked(replies)
+        in_order(replies)
 
 
 def test_a_missing_reply_ends_the_exchange(grid_of):
     grid = grid_of(echo)
     replies = list(grid.send_and_receive([ask(node) for node in grid.get_node_ids()]))
-    assert len(checked(replies, 3)) == 3
-    with pytest.raises(ExchangeError, match="1 of 3 nodes did not answer"):
-        checked(replies[:2], 3)
+    assert len(in_order(replies)) == 3
+    with pytest.raises(ExchangeError, match="2 replies came from the 3 nodes that were asked"):
+        hosted_clinics(replies[:2], [2, 3, 4], 6)
 
 
 @pytest.mark.parametrize(

@@ -281,8 +281,8 @@ DAMAGE = {
     "study.json is a pipe": (piped("../study.json"), STUDY),
     "junk first rounds": (written("../first-rounds.json", MARK), ("report", "target")),
     "first rounds of text": (written("../first-rounds.json", json.dumps({"a": MARK})), ("report", "target")),
-    "junk commands": (written("../commands.jsonl", f"{MARK}\n"), ("report", "target")),
-    "commands of numbers": (written("../commands.jsonl", "[1]\n"), ("report", "target")),
+    "junk study log": (written("../study-log.jsonl", f"{MARK}\n"), ("report", "target")),
+    "study log of numbers": (written("../study-log.jsonl", "[1]\n"), ("report", "target")),
 }
 
 

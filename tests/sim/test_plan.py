@@ -8,7 +8,7 @@ from planned import FIRST, SECOND, SPLIT_AND_WHOLE, dp_sgd, named, spec_of
 from support import learn_run, plan_of, write_csv
 from torch import nn
 
-from sim.job import Job
+from sim.job import Job, run_key
 from sim.models import Block, Part
 from sim.plan.costs import part_costs
 from sim.report.effort import memory_warnings
@@ -195,13 +195,12 @@ def test_under_poisson_sampling_the_plan_draws_what_learning_draws(ragged, metho
 
 def test_poisson_rows_by_hand(ragged):
     spec = spec_of(ragged, "splitfed-v1", "vanilla", privacy=dp_sgd(1.0), rounds=3)
-    plan, _ = plan_of(spec)
+    plan, federation = plan_of(spec)
+    key = run_key(spec.digest, federation)
     records = [clinic.records for clinic in plan.clinics]
     rows = [
         sum(
-            int(
-                (stream(spec.digest, "batches", clinic=k, server_round=r).random((-(-n // 4), n)) < min(1, 4 / n)).sum()
-            )
+            int((stream(key, "batches", clinic=k, server_round=r).random((-(-n // 4), n)) < min(1, 4 / n)).sum())
             for r in (1, 2, 3)
         )
         for k, n in enumerate(records)

@@ -206,7 +206,7 @@ def test_failed_and_lost_runs_are_told_of(suture, study, tmp_path) -> None:
     code, _, err = suture("epsilon", folder)
     assert code == 2
     assert err.count("\n") == 1
-    assert "holds no ledger" in err
+    assert "run.json: privacy." in err
 
 
 @pytest.mark.parametrize("arguments", [("--accountant", "rdp"), ("--delta", "2")])

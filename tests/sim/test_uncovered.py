@@ -35,6 +35,7 @@ def other_records(csv, path):
     return path
 
 
+@pytest.mark.usefixtures("one_key")
 @pytest.mark.parametrize(
     ("method", "privacy", "share"),
     [(("fedavg", None), DP_SGD, 0.0), (("splitfed-v1", "vanilla"), DP_SGD, 0.2), (("fedavg", None), NO_PRIVACY, 0.0)],

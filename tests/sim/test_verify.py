@@ -15,6 +15,7 @@ from sim.chain import chained, file_hash, read_chain
 from sim.privacy.audit_log import AUDIT_FILE, NOT_LISTED, release_entries, seal_entries
 from sim.privacy.ledger import Ledger
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
+from sim.problems import ScenarioError
 from sim.spec import digest_of
 from sim.study.runner import execute
 from sim.study.store import from_plain, read_record
@@ -50,7 +51,11 @@ def run(runs: list[Path], tmp_path: Path) -> Path:
 
 
 def faults(run: Path) -> list[str]:
-    return run_faults(run, read_record(run))
+    try:
+        read_record(run)
+    except ScenarioError as damage:
+        return list(damage.problems)
+    return run_faults(run, json.loads((run / "run.json").read_text(encoding="utf-8")))
 
 
 def edit(run: Path, change: Callable[[dict[str, Any]], object]) -> None:

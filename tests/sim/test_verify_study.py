@@ -266,7 +266,7 @@ def test_an_interrupted_study_says_so_and_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_failed_run_stands_in_it_with_its_error(tmp_path: Path) -> None:
-    spec = run_spec(write_csv(tmp_path / "patients.csv"), learning_rate=1e30)
+    spec = run_spec(write_csv(tmp_path / "patients.csv"), learning_rate=1e6, rounds=20)
     [plan] = plan_runs([spec])
     execute(plan, tmp_path / "study", {})
     end = entries(tmp_path / "study")[-1]

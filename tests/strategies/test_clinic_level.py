@@ -7,7 +7,7 @@ import pytest
 import torch
 from support import NO_PRIVACY, distance, learn_run, plan_of, run_spec, write_csv
 
-from sim.job import Job
+from sim.job import Job, run_key
 from sim.mechanisms import AdaptiveClip
 from sim.privacy.accounting import epsilon
 from sim.problems import ScenarioError
@@ -160,7 +160,7 @@ def test_the_noise_on_updates_is_raised_and_follows_the_clip(csv, monkeypatch):
     for r, (norms, clip, noise) in enumerate(seen, 1):
         assert noise == pytest.approx((1.5**-2 - 2.0**-2) ** -0.5)
         assert learned.clips[r] == adapted_clip(
-            clip, norms, len(norms), AdaptiveClip(0.5, 0.2, 1.0), True, plan.spec.digest, r
+            clip, norms, len(norms), AdaptiveClip(0.5, 0.2, 1.0), True, run_key(plan.spec.digest, federation), r
         )
 
 

@@ -175,7 +175,9 @@ def test_dp_sgd_equals_record_by_record_clipping_with_noise_in_every_part(ragged
 @pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
 def test_dp_sgd_with_batches_that_may_be_empty(ragged, strategy, cut):
     """An empty Poisson batch is a step all the same: nothing but noise."""
-    assert_equals_twin(run_spec(ragged, strategy, cut, DP_SGD, batch_size=1, rounds=2, learning_rate=0.05))
+    assert_equals_twin(
+        run_spec(ragged, strategy, cut, DP_SGD, batch_size=1, rounds=2, learning_rate=0.05), tolerance=1e-3
+    )
 
 
 @pytest.mark.parametrize(("strategy", "cut"), BUILT_IN[2:])

@@ -56,8 +56,8 @@ def client_optimizer_still_holds_the_old_head(monkeypatch):
 def _cut_gradients(monkeypatch, merge):
     down = Turn._down
 
-    def merged(self, message_type, kind, rows, smashed):
-        return down(self, message_type, kind, merge(rows) if kind == "cut-gradient" else rows, smashed)
+    def merged(self, message_type, kind, rows, *batch):
+        return down(self, message_type, kind, merge(rows) if kind == "cut-gradient" else rows, *batch)
 
     monkeypatch.setattr(Turn, "_down", merged)
 

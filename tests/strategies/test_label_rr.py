@@ -15,12 +15,14 @@ from clients import split
 from sim.cli import main
 from sim.data import load_federation
 from sim.engine.label_noise import randomised
+from sim.job import run_key
 from sim.mechanisms import RandomisedLabels
 from sim.plan.plan import make_plan
 from sim.privacy.calibration import uniform_answers
 from sim.problems import ScenarioError
-from sim.study.learn import PlanMismatchError, learn
+from sim.study.learn import learn
 from sim.study.runner import execute
+from strategies.replies import ExchangeError
 
 RR = {"mechanism": "label-rr", "label-epsilon": 1.0}
 ROWS = {"mechanism": "smashed-noise", "noise-multiplier": 5.0, "delta": 1e-3}
@@ -48,7 +50,7 @@ def test_it_is_training_on_the_answers_and_judged_on_the_truth(csv, strategy, cu
     learned = learn(plan, federation)
     assert distance(learn(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-5
     plain = run_spec(csv, strategy, cut).model_copy(update={"study": "answers"})
-    answered = with_labels_of(load_federation(plain.data, plain.seed), plan.spec.digest, 1.0)
+    answered = with_labels_of(load_federation(plain.data, plain.seed), run_key(plan.spec.digest, federation), 1.0)
     monkeypatch.setattr("sim.engine.workplace.load_federation", lambda data, seed: answered)
     expected = learn(make_plan(plain, answered), answered)
     assert bitwise(learned.parameters, expected.parameters)
@@ -175,7 +177,7 @@ def test_an_unlimited_epsilon_sends_the_labels_as_they_are_and_says_so(csv):
 def test_labels_that_leave_as_they_are_are_caught(csv, monkeypatch):
     count = split.Session.count
     monkeypatch.setattr(split.Session, "count", lambda self, kind: None if kind == "labels" else count(self, kind))
-    with pytest.raises(PlanMismatchError, match=r"noised steps, labels: .*releases"):
+    with pytest.raises(ExchangeError, match="counts other noised steps of 'labels'"):
         learn_run(run_spec(csv, "splitfed-v1", "vanilla", RR))
 
 
