@@ -104,7 +104,8 @@ _BASIS = {
 }
 _SIMULATED = (
     "This run was simulated on one computer that held all records. The statement is about what clinics that follow the "
-    "same protocol would give away, not about this folder: it also holds exact metrics and the seed of the noise."
+    "same protocol would give away, not about this folder: it also holds exact metrics and, in run.json, all that the "
+    "noise is drawn from."
 )
 _READING = (
     "Epsilon e at delta d means that, but for a part of d, what an adversary sees is at most exp(e) times as likely "
