@@ -121,7 +121,9 @@ def expected_dtype(job: Job, kind: str) -> torch.dtype:
     return torch.int16 if job.crossing(kind) != torch.float32 else torch.float32
 
 
-def parameters_fault(found: Mapping[str, Tensor], forms: Mapping[str, Form], lanes: int) -> str:
+def parameters_fault(
+    found: Mapping[str, Tensor], forms: Mapping[str, Form], lanes: int, *, may_diverge: bool = False
+) -> str:
     """Say what is wrong with parameters or optimiser state, ``[lane, *shape]`` each."""
     if found.keys() != forms.keys():
         return "the wrong names"
@@ -131,7 +133,7 @@ def parameters_fault(found: Mapping[str, Tensor], forms: Mapping[str, Form], lan
             return "an array of the wrong shape"
         if value.dtype != dtype:
             return "an array of the wrong element type"
-        if not finite(value):
+        if not may_diverge and not finite(value):
             return NOT_FINITE
         if not negative and bool((value < 0).any()):
             return "a negative value"
@@ -173,11 +175,12 @@ def finite(value: Tensor) -> bool:
 
 
 def sendable(job: Job, kind: str, rows: Tensor) -> Tensor:
-    """Return rows as their sender may let them go: where records are protected, no single one may end the run.
+    """Return rows as their sender may let them go: where records or clinics are protected, no single one ends the run.
 
     What is not finite becomes 0, a norm infinite: its record does not count.
     """
-    if (job.dp is None and job.rows is None) or not rows.is_floating_point():
+    protected = job.dp is not None or job.rows is not None or job.spec.privacy.unit == "clinic"
+    if not protected or not rows.is_floating_point():
         return rows
     if kind == "norms":
         return torch.nan_to_num(rows, nan=math.inf, posinf=math.inf)

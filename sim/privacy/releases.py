@@ -56,6 +56,7 @@ _MEND = {
     "norms": "norms of records' gradients are sent as they are, to clip them jointly",
     "records": "the records themselves are sent",
     "update": "the server is trusted with every clinic's update",
+    "metrics": "each clinic's exact training loss, and whether its update was clipped, go to Flower's strategy",
     "own parts": "the model holds the clinic's own parts, trained without noise",
 }
 
@@ -236,4 +237,6 @@ def _releases(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> 
                 found.append(_release(clinic, kind, audience, row_event(job.rows, kind, clinic, exposures), "replace"))
             elif kind != "labels" or privacy.labels != "public":
                 found.append(_release(clinic, kind, audience, NonPrivateDpEvent()))
+    if job.imported and job.dp is None:
+        found.append(_release(clinic, "metrics", ("server",), NonPrivateDpEvent()))
     return found

@@ -123,7 +123,7 @@ def escaped(value: object) -> str:
     """Return text that Markdown shows as it is, on one line."""
     text = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
     text = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(text, quote=False))
-    return re.sub(r"^(?=(?:[+-]+|#{1,6})(?:\s|$))|(?<=^\d)(?=[.)])|(?=://)|(?<=www)(?=\.)", r"\\", text)
+    return re.sub(r"^(?=(?:[+-]+|#{1,6})(?:\s|$))|(?<=^\d)(?=[.)](?:\s|$))|(?=://)|(?<=www)(?=\.)", r"\\", text)
 
 
 def _others(statement: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,215 @@
+"""A record of any size, in every mechanism: the run ends, all numbers are numbers, and it moves what one record may.
+
+Records of 1e10 to 3e38 are clamped to a public bound and clipped. Networks with huge weights make gradients and rows
+overflow besides: those count as zero. What leaves is held, with one key, against the run with an ordinary record.
+"""
+
+import numpy as np
+import pytest
+import torch
+from support import plan_of, run_spec, write_csv
+from torch import nn
+from wire import record, with_record
+
+from sim.engine.learner import Learner
+from sim.engine.row_noise import grid_step
+
+CLIP, CLINIC = 0.5, 1
+HUGE = 1e15
+DP = {"mechanism": "dp-sgd", "noise-multiplier": 1.5, "clip": CLIP, "delta": 1e-3}
+ROWS = {"noise-multiplier": 4.0, "clip": CLIP, "delta": 1e-3, "labels": "public"}
+SIZES = [20, 14, 9]
+
+
+@pytest.fixture(scope="module")
+def csv(tmp_path_factory):
+    return write_csv(tmp_path_factory.mktemp("extreme") / "clinics.csv", SIZES)
+
+
+def extremes(csv):
+    """Return the files in which one record is extreme, in several ways."""
+    ways = [[1e10] * 4, [1e25, -1e25, 1e25, -1e25], [3e38, 3e38, -3e38, 3e38]]
+    return [with_record(csv, run_spec(csv), CLINIC, way) for way in ways]
+
+
+def scaled(layer):
+    """Make a layer's weights huge, so that a clamped record overflows behind it and an ordinary one does not."""
+    with torch.no_grad():
+        layer.weight.mul_(HUGE)
+    return layer
+
+
+def dense(input_shape, outputs):
+    return [
+        ("first", nn.Sequential(scaled(nn.Linear(*input_shape, 6)), nn.ReLU())),
+        ("second", nn.Sequential(nn.Linear(6, 5), nn.ReLU())),
+        ("output", nn.Linear(5, outputs)),
+    ]
+
+
+def convolutional(channels, kernel):
+    def blocks(input_shape, outputs):
+        convolution = nn.Conv2d(1, channels, kernel, padding=kernel // 2)
+        return [
+            ("first", nn.Sequential(nn.Unflatten(1, (1, 2, 2)), scaled(convolution), nn.ReLU())),
+            ("second", nn.Sequential(nn.Conv2d(channels, 2, 1), nn.ReLU(), nn.Flatten())),
+            ("output", nn.Linear(8, outputs)),
+        ]
+
+    return blocks
+
+
+by_gradients = convolutional(2, 1)
+by_products = convolutional(8, 3)
+
+
+class Scale(nn.Module):
+    """A parameter of a user's own: the forward pass takes one copy a record."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return x * self.weight
+
+
+def by_copies(input_shape, outputs):
+    return [
+        ("first", nn.Sequential(scaled(nn.Linear(*input_shape, 6)), Scale(6), nn.ReLU())),
+        ("second", nn.Sequential(nn.Linear(6, 5), nn.ReLU())),
+        ("output", nn.Linear(5, outputs)),
+    ]
+
+
+NETWORKS = ["dense", "by_gradients", "by_products", "by_copies"]
+METHODS = {
+    "fedavg": ("fedavg", None, {}),
+    "splitfed-v1, vanilla": ("splitfed-v1", "vanilla", {}),
+    "split, u-shaped": ("split", "u-shaped", {}),
+    "splitfed-v1, u-shaped, joint": ("splitfed-v1", "u-shaped", {"clipping": "joint"}),
+}
+
+
+def assert_finite(run):
+    for reply in run.replies:
+        for key, value in reply.arrays.items():
+            # The norm of a gradient that counts as zero is infinite, of a record that the ledger says is not hidden.
+            assert np.isfinite(value).all() or (key[0] == "norms" and not np.isnan(value).any()), key
+    for name, value in run.learned.parameters.items():
+        assert value.isfinite().all(), name
+    assert len(run.learned.evaluations) == run.plan.rounds + 1
+
+
+def sums(monkeypatch, spec):
+    """Learn one round; return the run and its noised sums of gradients by part, clinic and step, times the batch."""
+    found = {}
+    original = Learner._add_noise
+
+    def watched(self, grads, dp, server_round, step, normaliser):
+        original(self, grads, dp, server_round, step, normaliser)
+        for lane, clinic in enumerate(self.clinics[: len(normaliser)]):
+            own = torch.cat([grad[lane].flatten() for grad in grads]).double()
+            found[self.part.name, clinic, server_round, step] = (own * normaliser[lane]).numpy()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "_add_noise", watched)
+        return record(monkeypatch, *plan_of(spec)), found
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("network", [None, *NETWORKS])
+def test_dp_sgd_is_moved_by_no_more_than_one_clipped_gradient(csv, monkeypatch, one_key, network, method):
+    strategy, cut, more = METHODS[method]
+
+    def spec(path, **train):
+        model = {"name": "factory", "factory": f"{__name__}:{network}"} if network else None
+        return run_spec(path, strategy, cut, DP | more, model, **{"rounds": 1, "batch_size": 64, **train})
+
+    _, ordinary = sums(monkeypatch, spec(csv))
+    first = None
+    for path in extremes(csv):
+        run, found = sums(monkeypatch, spec(path))
+        assert_finite(run)
+        clip = CLIP if run.job.joint else run.job.dp.part_clip
+        for key, value in found.items():
+            # The extreme record's contribution and the ordinary one's, each within the clip; behind the first of
+            # several clinics in a row the model itself is another.
+            if key[1] == CLINIC:
+                assert np.linalg.norm(value - ordinary[key]) <= 2 * clip * (1 + 1e-3), key
+            elif strategy != "split":
+                np.testing.assert_array_equal(value, ordinary[key], err_msg=str(key))
+        first = found if first is None else first
+        assert found.keys() == ordinary.keys()
+    longer, _ = sums(monkeypatch, spec(path, rounds=3, batch_size=4))
+    assert_finite(longer)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_gradient_that_overflows_counts_as_zero(csv, monkeypatch, one_key, network):
+    """Whatever it overflows from: the sums are the same, and within one clip of those with the record."""
+    model = {"name": "factory", "factory": f"{__name__}:{network}"}
+    found = []
+    # The very same magnitudes behind the clamp, of other signs: two records that share nothing but that they overflow.
+    for values in ([3e38, 3e38, -3e38, 3e38], [-1e30, 2e20, 1e30, -1e10], None):
+        path = csv if values is None else with_record(csv, run_spec(csv), CLINIC, values)
+        found.append(sums(monkeypatch, run_spec(path, "fedavg", None, DP, model, rounds=1, batch_size=64))[1])
+    key = ("model", CLINIC, 1, 0)
+    np.testing.assert_array_equal(found[0][key], found[1][key])
+    assert np.linalg.norm(found[0][key] - found[2][key]) <= CLIP * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("network", [None, "dense", "by_copies"])
+@pytest.mark.parametrize("mechanism", ["smashed-noise", "laplace", "release-once"])
+@pytest.mark.parametrize("cut", ["vanilla", "u-shaped"])
+def test_rows_move_by_twice_the_clip_and_no_other_row_does(csv, monkeypatch, one_key, mechanism, cut, network):
+    if (mechanism, cut) == ("release-once", "u-shaped"):
+        return  # refused
+
+    def rows(path):
+        model = {"name": "factory", "factory": f"{__name__}:{network}"} if network else {}
+        model |= {"freeze": ["head"] if cut == "vanilla" else ["head", "tail"]}
+        strategy = "split" if mechanism == "release-once" else "splitfed-v1"
+        spec = run_spec(
+            path, strategy, cut, {"mechanism": mechanism, **ROWS, "tail-clip": 0.25}, model, rounds=1, batch_size=64
+        )
+        run = record(monkeypatch, *plan_of(spec))
+        assert_finite(run)
+        return run
+
+    ordinary = rows(csv)
+    for path in extremes(csv):
+        run = rows(path)
+        for kind, clip in run.job.rows.clip.items():
+            for clinic in range(len(SIZES)):
+                [own], [plain] = run.rows_of(kind, clinic), ordinary.rows_of(kind, clinic)
+                away = (own.astype(float) - plain) * grid_step(run.job.rows, kind, clinic)
+                norms = np.linalg.norm(away, 1 if mechanism == "laplace" else 2, axis=1)
+                assert np.count_nonzero(norms) <= (clinic == CLINIC)
+                assert norms.max() <= 2 * clip + grid_step(run.job.rows, kind, clinic) * own.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "cut"), [("fedavg", None), ("splitfed-v1", "vanilla"), ("splitfed-v1", "u-shaped")]
+)
+@pytest.mark.parametrize(("network", "rate"), [(None, 0.1), ("dense", 1e6)], ids=["ordinary", "diverging"])
+def test_clinic_level_is_moved_by_no_more_than_twice_the_clip(csv, monkeypatch, one_key, network, rate, strategy, cut):
+    """A clinic whose records are extreme, also where its own model then leaves every range."""
+    privacy = {"mechanism": "clinic-level", "noise-multiplier": 1.5, "clip": CLIP, "delta": 1e-3}
+    model = {"name": "factory", "factory": f"{__name__}:{network}"} if network else None
+    models = []
+    for path in (csv, *extremes(csv)):
+        spec = run_spec(path, strategy, cut, privacy, model, rounds=1, learning_rate=rate, local_epochs=4)
+        learned = record(monkeypatch, *plan_of(spec)).learned
+        models.append(torch.cat([value.flatten() for value in learned.parameters.values()]).double())
+        assert models[-1].isfinite().all()
+        assert len(learned.evaluations) == 2
+    for other in models[1:]:
+        assert float((other - models[0]).norm()) * len(SIZES) <= 2 * CLIP * (1 + 1e-3)
+
+
+def test_without_a_mechanism_an_extreme_record_is_clamped(csv, monkeypatch):
+    for path in extremes(csv):
+        run = record(monkeypatch, *plan_of(run_spec(path, "centralised", rounds=1, learning_rate=1e-8)))
+        [sent] = run.rows_of("records", CLINIC)
+        assert np.abs(sent).max() == 1e6

@@ -1,0 +1,128 @@
+"""Which numbers can be reached tells nothing: the attack of Mironov (2012) on rows and sums as they leave.
+
+The attacker knows both candidates and how noise is drawn, added and rounded, and asks of every number that is released
+whether any draw leads to it from a candidate. Where that does not decide, it takes the likelier one. Numbers of 32 bits
+that were noised as they are betray the candidate; what leaves here does not.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import beta
+
+from sim.engine.clipping import add_noise
+from sim.engine.released import on_grid, row_step
+from sim.engine.row_noise import noised_codes
+from sim.mechanisms import RowNoise
+from sim.privacy.calibration import calibrate
+
+TRIALS, CLAIM, DELTA = 400, 1.0, 1e-5
+WIDTHS = pytest.mark.parametrize("width", [64, 256])
+
+
+def unreachable(released, candidate, scale, dtype, noised):
+    """Count the numbers to which no draw near the one that is needed leads, ``[trial]``."""
+    needed = ((released.astype(np.longdouble) - candidate) / scale).astype(dtype)
+    found = np.zeros(released.shape, dtype=bool)
+    for direction in (-np.inf, np.inf):
+        draw = needed.copy()
+        for _ in range(4):
+            found |= noised(draw, candidate) == released
+            draw = np.nextafter(draw, dtype(direction))
+    return (~found).sum(-1)
+
+
+def lower_bound(released, candidates, truth, scale, dtype, noised):
+    """Return the epsilon that the guesses prove with 95 % confidence, and how many the numbers' reach decided."""
+    missed = [unreachable(released, candidate, scale, dtype, noised) for candidate in candidates]
+    distance = [((released.astype(float) - candidate) ** 2).sum(-1) for candidate in candidates]
+    guess = np.where(missed[0] == missed[1], distance[1] < distance[0], missed[1] < missed[0])
+    right = int((guess == truth).sum())
+    at_least = float(beta.ppf(0.05, right, TRIALS - right + 1)) if right else 0.0
+    bound = math.log((at_least - DELTA) / (1 - at_least)) if at_least > 0.5 else 0.0
+    return bound, int((missed[0] != missed[1]).sum())
+
+
+def two_rows(width, norm):
+    random = np.random.default_rng(width)
+    rows = random.normal(size=(2, width))
+    return (norm * rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def truth():
+    return np.random.default_rng(0).integers(2, size=TRIALS)
+
+
+def as_plain_floats(scale):
+    """Return how 32-bit noise is added to 32-bit numbers."""
+    return lambda draw, candidate: draw * np.float32(scale) + candidate
+
+
+@WIDTHS
+def test_plain_floats_are_beaten(truth, width):
+    candidates, scale = two_rows(width, 1.0), 2 * calibrate(CLAIM, DELTA, 1.0, 1)
+    draws = np.random.default_rng(1).standard_normal((TRIALS, width), dtype=np.float32)
+    released = as_plain_floats(scale)(draws, candidates[truth])
+    bound, decided = lower_bound(released, candidates, truth, scale, np.float32, as_plain_floats(scale))
+    assert bound > 4
+    assert decided > 0.9 * TRIALS
+
+
+@WIDTHS
+@pytest.mark.parametrize("attacker", ["of 64 bits and the grid", "of plain floats"])
+def test_rows_that_leave_are_not(truth, width, attacker):
+    candidates, multiplier = two_rows(width, 1.0), 2 * calibrate(CLAIM, DELTA, 1.0, 1)
+    step = row_step(multiplier, 1.0)
+    noise = RowNoise({"smashed": 1.0}, {"smashed": 2.0}, (multiplier,))
+    rows = torch.from_numpy(candidates[truth])[None]
+    codes = noised_codes(noise, "attacked", "smashed", rows, [TRIALS], [0], (1, 0))[0].numpy()
+    assert codes.std() * step == pytest.approx(multiplier, rel=0.05)  # it is the noise that is claimed
+    if attacker == "of plain floats":
+        released, dtype, noised = (codes * step).astype(np.float32), np.float32, as_plain_floats(multiplier)
+    else:
+        released, dtype = codes * step, np.float64
+
+        def noised(draw, candidate):
+            return np.rint((draw * multiplier + candidate) / step) * step
+
+    bound, decided = lower_bound(released, candidates, truth, multiplier, dtype, noised)
+    assert bound < CLAIM
+    assert decided == 0 or attacker == "of plain floats"
+
+
+@WIDTHS
+@pytest.mark.parametrize("attacker", ["of 64 bits and the grid", "of plain floats"])
+def test_a_steps_noised_sum_is_not(truth, width, attacker):
+    """DP-SGD, one step on a batch of four: with a record's clipped gradient, or without."""
+    sigma, batch = calibrate(CLAIM, DELTA, 1.0, 1), 4
+    rest, own = two_rows(width, 1.5), two_rows(width + 1, 1.0)[0, :width]
+    candidates = np.stack([rest[0], rest[0] + own]) / batch
+    scale = sigma / batch
+    sums = torch.from_numpy(candidates[truth]).clone()
+    for trial in range(TRIALS):
+        add_noise([sums[trial : trial + 1]], [sigma], [batch], "attacked", "noise.model", [0], trial, 0)
+    released = sums.numpy()
+    assert (released - candidates[truth]).std() == pytest.approx(scale, rel=0.05)
+
+    def on_the_grid(draw, candidate):
+        return on_grid(draw * scale + candidate, scale).astype(np.float32)
+
+    plain = attacker == "of plain floats"
+    dtype, noised = (np.float32, as_plain_floats(scale)) if plain else (np.float64, on_the_grid)
+    bound, decided = lower_bound(released, candidates, truth, scale, dtype, noised)
+    assert bound < CLAIM
+    assert decided == 0 or plain
+
+
+@WIDTHS
+def test_a_plain_sum_is(truth, width):
+    sigma, batch = calibrate(CLAIM, DELTA, 1.0, 1), 4
+    rest, own = two_rows(width, 1.5), two_rows(width + 1, 1.0)[0, :width]
+    candidates = (np.stack([rest[0], rest[0] + own]) / batch).astype(np.float32)
+    draws = np.random.default_rng(2).standard_normal((TRIALS, width), dtype=np.float32)
+    noised = as_plain_floats(sigma / batch)
+    bound, _ = lower_bound(noised(draws, candidates[truth]), candidates, truth, sigma / batch, np.float32, noised)
+    assert bound > 4
