@@ -4,8 +4,7 @@ A sum of a value and Gaussian noise in floating point has gaps that depend on th
 tells neighbours apart (Mironov, "On significance of the least significant bits for differential privacy", CCS 2012).
 Here value and noise are added in 64 bits and rounded to the nearest multiple of a step that public numbers decide. With
 ideal noise that rounding is post-processing, and the mechanism's guarantee holds as it is. The noise that is drawn
-has 52 random bits: a cell of the grid is reached with its ideal probability to within a share of 2^-40 (rows) or 2^-34
-(sums), apart from cells that one draw in 2^40 reaches.
+has 52 random bits: what they and the rounding in 64 bits add to epsilon and delta at most is in ``docs/privacy.md``.
 """
 
 from __future__ import annotations

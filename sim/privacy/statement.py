@@ -42,6 +42,7 @@ _MEANING = {
     "tail-gradient": "the loss's gradient in the body's output, for each record",
     "labels": "the label of each record",
     "norms": "the norm of each record's gradient in each part",
+    "metrics": "the clinic's exact training loss, and whether its update was clipped",
     "records": "the training records themselves",
 }
 _ACCOUNTANT = (
