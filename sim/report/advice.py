@@ -165,7 +165,9 @@ class _Study:
             sentences.append(f"All {_count(total, 'method')} meet the condition.")
         if self.sign < 0 and len(self.scored) > 1:
             picked = f"The best of {len(self.scored)} was picked by the figures shown"
-            sentences.append(f"{picked}, so its own is likely a little too high. All ran at the settings given, untuned.")
+            sentences.append(
+                f"{picked}, so its own is likely a little too high. All ran at the settings given, untuned."
+            )
         return Advice(first, others[0] if others else None, " ".join(sentences))
 
     def _figures(self, label: str) -> str:
