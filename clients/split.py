@@ -22,6 +22,7 @@ from torch import Tensor
 from clients.instructions import open_turn, rows_asked, turn_asked
 from clients.own import keep_own, own_values, shared_values
 from clients.session import Session, advance, hold, keep, learners_for, optimizer_state_of, parameters_of, resume
+from sim.engine.clipping import joint_factors
 from sim.engine.forms import sendable
 from sim.engine.learner import expand
 from sim.engine.messages import MODEL, NOISED, OPTIMIZER, ConfigValue, config_of, content, integer, tensors
@@ -88,6 +89,9 @@ def clip(message: Message, context: Context) -> Message:
     """Train the clinic's parts with the gradients that are held, scaled; answer as ``step`` does otherwise."""
     session = resume(context, open_turn(message, context))
     factors = at_least_one_row(rows_asked(message, session, "clip", "clip-factors"))
+    own = torch.stack(list(session.squared.values())).sum(0)
+    if session.job.dp is not None:  # whatever the server says, no record counts for more than the clip
+        factors = torch.minimum(factors, joint_factors(own, session.job.dp.part_clip))
     for learner in session.learners.values():
         learner.release(session.server_round, session.step, session.normaliser, factors)
     return _go_on(message, context, session)

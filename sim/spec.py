@@ -4,7 +4,9 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from itertools import product
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import Field
@@ -74,10 +76,17 @@ class RunSpec(Section):
         The study's name is left out, and a data file counts with its bytes, not with the place where it lies.
         """
         data = self.data.sha256() if isinstance(self.data, DataFile) else None
-        return digest_of(self.model_dump(mode="json"), data, self.model.public_digest(), RESULTS_VERSION)
+        code = code_digests(imports(self.model, [self.strategy]))
+        return digest_of(self.model_dump(mode="json"), data, self.model.public_digest(), code, RESULTS_VERSION)
 
 
-def digest_of(settings: Mapping[str, Any], data_sha256: str | None, public_head: str, results_version: int) -> str:
+def digest_of(
+    settings: Mapping[str, Any],
+    data_sha256: str | None,
+    public_head: str,
+    code: Mapping[str, str],
+    results_version: int,
+) -> str:
     """Return the digest of a run with these settings.
 
     Parameters
@@ -88,9 +97,12 @@ def digest_of(settings: Mapping[str, Any], data_sha256: str | None, public_head:
         Of the data file; None where the data come from no file.
     public_head : str
         As ``Model.public_digest`` returns it.
+    code : mapping of str to str
+        As :func:`code_digests` returns it.
     results_version : int
     """
     content = {key: value for key, value in settings.items() if key != "study"} | {"results-version": results_version}
+    content |= {"code": dict(code)} if code else {}
     if data_sha256 is not None:
         content["data"] = {**settings["data"], "path": data_sha256}
     content["model"] = {**settings["model"], "public-head": public_head}
@@ -98,16 +110,55 @@ def digest_of(settings: Mapping[str, Any], data_sha256: str | None, public_head:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def imports(model: Model, strategies: Iterable[Strategy | RunStrategy]) -> list[str]:
-    """Return the import paths that a scenario or a run names: learning it, or only planning it, runs their code."""
-    named = [] if model.factory is None else [f'factory "{model.factory}"']
+def imports(model: Model, strategies: Iterable[Strategy | RunStrategy]) -> list[tuple[str, str]]:
+    """Return what a scenario or a run imports: learning it, or only planning it, runs that code.
+
+    Returns
+    -------
+    list of (str, str)
+        ``factory`` or ``strategy``, and the import path.
+    """
+    named = [] if model.factory is None else [("factory", model.factory)]
     for strategy in strategies:
         own = getattr(strategy, "set", {}).get("model", {}).get("factory")
-        named += [] if own is None else [f'factory "{own}"']
+        named += [] if own is None else [("factory", str(own))]
         if strategy.name not in BUILT_IN_STRATEGIES:
             inner = [value for key, value in strategy.options.items() if key == "strategy" and isinstance(value, str)]
-            named += [f'strategy "{name}"' for name in (strategy.name, *inner)]
+            named += [("strategy", name) for name in (strategy.name, *inner)]
     return list(dict.fromkeys(named))
+
+
+def code_digests(named: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the SHA-256 of the module file behind each import path of a user's own, without importing it.
+
+    Parameters
+    ----------
+    named : iterable of (str, str)
+        As :func:`imports` returns them. What comes with Flower is known by its version.
+    """
+    found = {}
+    for kind, path in named:
+        module = path.partition(":")[0] if kind == "factory" else path.rpartition(".")[0]
+        if module.partition(".")[0] != "flwr" and (file := _module_file(module)) is not None:
+            found[path] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
+
+
+def _module_file(module: str) -> Path | None:
+    """Return where a module lies; parents are looked at as folders, so that none of their code runs."""
+    top, *rest = module.split(".")
+    try:
+        spec = find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    origin = Path(spec.origin)
+    if not rest:
+        return origin if origin.suffix == ".py" else None
+    inside = origin.parent.joinpath(*rest)
+    places = (inside.with_suffix(".py"), inside / "__init__.py")
+    return next((place for place in places if place.is_file()), None)
 
 
 def expand(scenario: Scenario) -> list[RunSpec]:

@@ -28,6 +28,9 @@ from sim.mechanisms import AdaptiveClip
 from sim.models import Parameters
 from sim.rng import stream
 
+LARGEST_STEP, SMALLEST_CLIP = 20.0, 1e-9
+"""However large the noise on the count, a round moves the clip by no more than e^20, and never out of 1e-9 to 1e9."""
+
 
 def updates_of(before: Mapping[str, Tensor], stacked: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
     """Return what each clinic changed, and its norm over all these parameters together.
@@ -130,4 +133,5 @@ def adapted_clip(
         drawn = stream(key, "noise.clip-count", server_round=server_round).standard_normal(1) * adaptive.count_noise
         centred = float(on_grid(drawn + centred, adaptive.count_noise)[0])
     within = centred / clinics + 0.5
-    return clip * math.exp(-adaptive.rate * (within - adaptive.quantile))
+    moved = clip * math.exp(min(max(-adaptive.rate * (within - adaptive.quantile), -LARGEST_STEP), LARGEST_STEP))
+    return min(max(moved, SMALLEST_CLIP), 1 / SMALLEST_CLIP)

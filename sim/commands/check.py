@@ -30,7 +30,8 @@ def check(
     scenario = load_scenario(file, overrides or ())
     console = wide_console()
     swept = [scenario.model.model_copy(update={"factory": path}) for path in scenario.sweep.get("model.factory", ())]
-    named = [name for model in (scenario.model, *swept) for name in imports(model, scenario.strategies)]
+    found = [each for model in (scenario.model, *swept) for each in imports(model, scenario.strategies)]
+    named = [f'{kind} "{path}"' for kind, path in found]
     if named:
         told = ", ".join(dict.fromkeys(named))
         console.print(f"This scenario imports code and runs it: {told}.", markup=False, highlight=False)

@@ -162,7 +162,7 @@ class Counts:
         job, protocol = self.job, self.job.protocol
         order = job.lane_order(attendance.clinics)
         clinics, steps, back = attendance.clinics[order], attendance.batches[order], attendance.returned[order]
-        rows = draw_rows(job.sampling, job.batch_key, server_round, clinics, job.records[clinics], steps)
+        rows = self._rows(server_round, clinics, job.records[clinics], steps)
         handed_on = protocol.movement == "handed-on"
         turns = steps if job.by_mini_batch else np.minimum(steps, 1)
         schedule = None
@@ -186,6 +186,17 @@ class Counts:
             frozenset(np.flatnonzero(~back).tolist()),
             slowdowns(job.seed, server_round, clinics.tolist(), self._behaviours) if self._uneven else (),
         )
+
+    def _rows(self, server_round: int, clinics: Ints, records: Ints, steps: Ints) -> Ints:
+        """Return the rows of each batch, one lane after another.
+
+        Where batches are secret and no rows cross, nothing that is published may tell their sizes: they count as they
+        are expected.
+        """
+        sampling = self.job.sampling
+        if sampling.poisson and not self.job.protocol.batch_up:
+            return np.repeat(np.minimum(sampling.batch_size, records), steps)
+        return draw_rows(sampling, self.job.batch_key, server_round, clinics, records, steps)
 
     def _count(self, server_round: int, load: RoundLoad) -> None:
         clinics, back = load.clinics, load.returns
@@ -224,7 +235,7 @@ class Counts:
         pool = sum(job.sizes)
         everyone = np.arange(len(job.sizes))
         steps = job.sampling.steps(pool)
-        rows = draw_rows(job.sampling, job.batch_key, server_round, [0], np.array([pool]), np.array([steps]))
+        rows = self._rows(server_round, np.zeros(1, dtype=np.int64), np.array([pool]), np.array([steps]))
         for counted in (self.steps, self._left, self._released):
             counted += steps
         for counted in (self.rounds, self.returned_rounds):

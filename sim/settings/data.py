@@ -167,7 +167,7 @@ class DataFile(_Found):
         """
         try:
             found = status(self.path)
-            return _sha256(self.path, found.st_mtime_ns, found.st_size)
+            return _sha256(self.path, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
         except ValueError as error:
             raise ScenarioError([f"scenario: data.path: {self.path} {error}"]) from None
         except OSError as error:
@@ -177,7 +177,7 @@ class DataFile(_Found):
 
 
 @lru_cache(maxsize=32)
-def _sha256(path: Path, modified_ns: int, size: int) -> str:
+def _sha256(path: Path, modified_ns: int, changed_ns: int, size: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

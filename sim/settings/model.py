@@ -104,7 +104,7 @@ class Model(Section):
             return self.public_head
         try:
             found = status(self.public_file)
-            digest = _sha256(self.public_file, found.st_mtime_ns, found.st_size)
+            digest = _sha256(self.public_file, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
         except (OSError, ValueError):
             digest = ""
         return f"{self.public_head.partition(':')[0] if self.components else 'file'}:{digest}"
@@ -129,6 +129,6 @@ def placed_head(source: str, folder: Path) -> str:
 
 
 @lru_cache(maxsize=32)
-def _sha256(path: Path, modified_ns: int, size: int) -> str:
+def _sha256(path: Path, modified_ns: int, changed_ns: int, size: int) -> str:
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()

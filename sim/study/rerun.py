@@ -34,7 +34,7 @@ def read_run(folder: Path, *, trust: bool) -> tuple[dict[str, Any], RunSpec]:
     """
     record = read_record(folder)
     spec = read_spec(record, folder / RUN_FILE)
-    if not trust and (named := imports(spec.model, [spec.strategy])):
+    if not trust and (named := [f'{kind} "{path}"' for kind, path in imports(spec.model, [spec.strategy])]):
         raise ScenarioError(
             [
                 f"{folder}: would import and run {' and '.join(named)}, as its {RUN_FILE} says; "

@@ -23,7 +23,7 @@ from sim.privacy.statement_text import STATEMENT_FILE, statement_text
 from sim.privacy.uncovered import not_covered, publishes_class_counts
 from sim.problems import FolderError, ScenarioError, SutureError, place_of
 from sim.scenario import DataFile
-from sim.spec import RESULTS_VERSION, RunSpec
+from sim.spec import RESULTS_VERSION, RunSpec, code_digests, imports
 from sim.study.engines import Engine, Row
 from sim.study.forecast import Forecast, estimated_seconds
 from sim.study.journal import RunLog, remove_leftovers, write_study
@@ -173,6 +173,7 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
         "results-version": RESULTS_VERSION,
         "data-sha256": spec.data.sha256() if isinstance(spec.data, DataFile) else None,
         "public-head": spec.model.public_digest(),
+        "code-sha256": code_digests(imports(spec.model, [spec.strategy])),
         "provenance": origin,
     }
     try:

@@ -122,9 +122,14 @@ def noisier(rows: list[dict[str, Any]]) -> None:
             row["event"] = json.loads(json.dumps(row["event"]).replace('"noise_multiplier": ', '"noise_multiplier": 1'))
 
 
+def name_of(record: dict[str, Any]) -> str:
+    known = record["data-sha256"], record["public-head"], record["code-sha256"]
+    return digest_of(record["spec"], *known, record["results-version"])[:16]
+
+
 def other_name(record: dict[str, Any]) -> None:
     """Give the run the name that its changed settings have."""
-    name = digest_of(record["spec"], record["data-sha256"], record["public-head"], record["results-version"])[:16]
+    name = name_of(record)
     record["row"]["run_id"] = record["plan"]["run_id"] = record["privacy"]["statement"]["run"] = name
 
 
