@@ -82,6 +82,14 @@ def _rows(spec: RunSpec) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
             "all labels, exact",
             ("class *",),
         )
+    if "dp-sgd" in spec.privacy.mechanisms and spec.strategy.cut is not None:
+        yield (
+            "traffic and time of a method that cuts the network",
+            "every table and log with bytes or seconds of such a run",
+            "sizes of the Poisson batches that were drawn: no record's values, but who knows a batch's size knows more "
+            "than the accounting assumes (one step of epsilon 1: 1.05 with 1,000 records, 1.3 with 10)",
+            ("bytes*", "up *", "down *", "*seconds", "clinic_flops", "server_flops", "flops"),
+        )
     if getattr(spec.data, "patient", None) is not None:
         yield (
             "the largest number of clinics that train on one patient",
