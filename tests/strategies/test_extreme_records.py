@@ -11,6 +11,7 @@ from support import plan_of, run_spec, write_csv
 from torch import nn
 from wire import record, with_record
 
+from sim.data import load_federation
 from sim.engine.learner import Learner
 from sim.engine.row_noise import grid_step
 
@@ -213,3 +214,15 @@ def test_without_a_mechanism_an_extreme_record_is_clamped(csv, monkeypatch):
         run = record(monkeypatch, *plan_of(run_spec(path, "centralised", rounds=1, learning_rate=1e-8)))
         [sent] = run.rows_of("records", CLINIC)
         assert np.abs(sent).max() == 1e6
+
+
+@pytest.mark.parametrize("scaling", ["public", "per-clinic", "pooled"])
+def test_scaled_records_are_within_public_bounds(csv, scaling):
+    for path in extremes(csv):
+        spec = run_spec(path)
+        federation = load_federation(
+            spec.data.model_copy(update={"scaling": scaling, "ranges": {f"x{i}": (-3.0, 3.0) for i in range(4)}}),
+            spec.seed,
+        )
+        assert np.isfinite(federation.train.x).all()
+        assert np.abs(federation.train.x).max() <= (1 if scaling == "public" else 1e6)

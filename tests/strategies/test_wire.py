@@ -27,6 +27,7 @@ from wire import (
 
 from sim.engine.learner import Learner
 from sim.engine.released import row_step, sum_step
+from sim.job import Job
 
 LOUD, RATE, CLIP = 20.0, 1e-3, 0.7
 CHANGED = 1
@@ -399,3 +400,22 @@ def test_noised_sums_lie_on_the_public_grid_before_the_optimizer_sees_them(files
         steps = sums / sum_step(3.0 * CLIP / min(2, run.job.sizes[clinic]))
         assert torch.equal(steps, steps.round())
         assert steps.abs().max() > 1000  # a grid that is fine beside the noise
+
+
+@pytest.mark.parametrize("participation", [1.0, 0.5])
+def test_exposures_are_those_of_the_record_that_stands_in_most_batches(files, participation):
+    mechanism = "dp-sgd+smashed-noise"
+    privacy = {"mechanism": mechanism, "delta": 1e-3, **MECHANISMS[mechanism], "labels": "public"}
+    plan, federation = plan_of(
+        run_spec(
+            files[False][0], "splitfed-v1", "vanilla", privacy, rounds=12, batch_size=2, participation=participation
+        )
+    )
+    job = Job.build(plan.spec, federation, plan.noise_multipliers, plan.release_noise)
+    for clinic, size in enumerate(job.sizes):
+        stood = np.zeros(size, dtype=int)
+        for server_round in range(1, 13):
+            if clinic in job.participants(server_round):
+                index = job.batches(server_round, [clinic]).index
+                stood += np.bincount(index[index >= 0], minlength=size)
+        assert plan.sampled.exposures[clinic] == stood.max() > stood.mean()
