@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from hashlib import blake2b
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sim.attendance import Attendance
+from sim.batch_norm import unfit_for_batch_norm
 from sim.data import Federation
 from sim.engine.optim import Optimizer
 from sim.mechanisms import AdaptiveClip, DpSgd, RandomisedLabels, RowNoise
@@ -25,7 +26,6 @@ from sim.models import (
     Parameters,
     Part,
     build_network,
-    needs_two_rows,
     never_negative,
     stored_values,
 )
@@ -170,7 +170,7 @@ class Job:
         if network.whole.statistics:
             pooled = protocol.movement == "none"
             clinics = {"the pool": sum(sizes)} if pooled else dict(zip(federation.names, sizes, strict=True))
-            for problem in _unfit_for_batch_norm(spec, network, sampling.batch_size, clinics):
+            for problem in unfit_for_batch_norm(spec, network, sampling.batch_size, clinics):
                 raise ScenarioError([problem])
         optimizer = Optimizer.from_settings(spec.train)
         weights = spec.train.class_weights
@@ -372,30 +372,6 @@ def run_key(digest: str, federation: Federation) -> str:
     Two runs that differ in a setting or in one record share no draw, and a digest, which is published, is not enough.
     """
     return blake2b(f"{digest}/{federation.fingerprint}".encode(), digest_size=32).hexdigest()
-
-
-def _unfit_for_batch_norm(
-    spec: RunSpec, network: Network, batch_size: int, clinics: Mapping[str, int]
-) -> Iterator[str]:
-    """Say what forbids BatchNorm; ``clinics`` holds training records by name."""
-    if spec.privacy.mechanisms:
-        yield (
-            f"model: holds BatchNorm, whose statistics mix the records of a batch, so that {spec.privacy.mechanism} "
-            "bounds no record's influence; use GroupNorm"
-        )
-    if "." in spec.strategy.name:
-        yield (
-            f"model.batch-norm: {spec.strategy.name} would treat running statistics as parameters to learn; "
-            "use fedavg, or GroupNorm"
-        )
-    if spec.model.freeze:
-        yield f"model.freeze: the {spec.model.freeze[0]} cannot be frozen in a model with BatchNorm; use GroupNorm"
-    for name, size in clinics.items():
-        if 1 in (batch_size, size % batch_size) and needs_two_rows(network):
-            yield (
-                f"train.batch-size: {name} has {size} training records, which leaves a batch of one, and BatchNorm "
-                "finds no variance in it; choose another batch size, leave the clinic out, or use GroupNorm"
-            )
 
 
 def _row_noise(privacy: Privacy, parts: Sequence[Part], multipliers: Sequence[float]) -> RowNoise:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -330,14 +331,19 @@ def add_noise(
     key, purpose, clinics, server_round, step
         Name the streams.
     """
-    size = sum(value[0].numel() for value in sums)
-    streams = Streams(key, purpose)
-    for lane, (clinic, s, n) in enumerate(zip(clinics, std, normaliser, strict=True)):
-        if s:
-            noised = streams.at(clinic, server_round, step).standard_normal(size)
-            noised *= s / n
-            noised += torch.cat([value[lane].flatten() for value in sums]).cpu().numpy()
-            on_grid(noised, s / n)
-            pieces = torch.split(torch.from_numpy(noised), [value[0].numel() for value in sums])
-            for value, own in zip(sums, pieces, strict=True):
-                value[lane] = own.view_as(value[lane])
+    noisy = np.flatnonzero(std)
+    if not len(noisy):
+        return
+    sizes = [value[0].numel() for value in sums]
+    scale = np.asarray(std)[noisy] / np.asarray(normaliser)[noisy]
+    noised, streams = np.empty((len(noisy), sum(sizes))), Streams(key, purpose)
+    for row, lane in zip(noised, noisy.tolist(), strict=True):
+        streams.at(clinics[lane], server_round, step).standard_normal(out=row)
+    noised *= scale[:, None]
+    lanes = slice(None) if len(noisy) == len(clinics) else torch.from_numpy(noisy)
+    pieces = torch.split(torch.from_numpy(noised), sizes, dim=1)
+    for value, own in zip(sums, pieces, strict=True):
+        own += value[lanes].flatten(1).cpu()
+    on_grid(noised, scale[:, None])
+    for value, own in zip(sums, pieces, strict=True):
+        value[lanes] = own.view(-1, *value.shape[1:]).to(value)

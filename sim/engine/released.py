@@ -35,9 +35,9 @@ def row_step(scale: float, clip: float) -> float:
     return 2.0 ** (math.ceil(math.log2(max(scale, clip / 16))) - ROW_BITS)
 
 
-def sum_step(scale: float) -> float:
-    """Return the step of the grid for noised sums: a power of two, 2^15 to 2^16 steps a standard deviation above 0."""
-    return 2.0 ** (math.ceil(math.log2(scale)) - SUM_BITS)
+def sum_step(scale: Floats) -> Floats:
+    """Return the steps of the grids for noised sums: powers of two, 2^15 to 2^16 steps a standard deviation above 0."""
+    return np.ldexp(1.0, np.ceil(np.log2(scale)).astype(np.int64) - SUM_BITS)
 
 
 def as_codes(noised: Floats, step: float) -> NDArray[np.int16]:
@@ -45,10 +45,10 @@ def as_codes(noised: Floats, step: float) -> NDArray[np.int16]:
     return np.clip(np.rint(noised / step), -LARGEST_CODE, LARGEST_CODE).astype(np.int16)
 
 
-def on_grid(noised: Floats, scale: float) -> Floats:
-    """Round noised sums to their grid, in place."""
-    step = sum_step(scale)
-    noised *= 1 / step
+def on_grid(noised: Floats, scale: Floats | float) -> Floats:
+    """Round noised sums to their grids, in place; ``scale`` is one for all of them, or broadcasts against them."""
+    step = sum_step(np.asarray(scale))
+    noised /= step
     np.rint(noised, out=noised)
     noised *= step
     return noised

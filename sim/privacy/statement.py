@@ -49,10 +49,12 @@ _ACCOUNTANT = (
     "mechanism where nothing is subsampled; bounds on membership inference from the same distributions"
 )
 _GENERATOR = (
-    "Noise and batches come from Philox streams of the run's seed, which is no cryptographic generator: whoever knows "
-    "the seed can draw the noise again and subtract it, and the seed stands in run.json. The guarantee is one for a "
-    "deployment that draws its noise from a secure source and keeps it secret. Noise is added in floating point, while "
-    "the theorems are about real numbers."
+    "Noise, randomised answers and Poisson batches come from Philox streams that are keyed by the run's digest (of its "
+    "settings, its seed and its data file): no two runs share a draw. That is no cryptographic generator, and whoever "
+    "has run.json, or the settings and all records, can draw them again and subtract the noise. The guarantee is one "
+    "for a deployment that draws noise and batches from a secure source and keeps them secret. What is noised leaves on "
+    "a public grid. Not counted: clipping and summing in 32-bit floating point, and the sampler's finite number of "
+    "random bits."
 )
 
 
@@ -270,7 +272,7 @@ def _outside(plan: Plan, federation: Federation) -> list[tuple[str, str, str]]:
     spec = plan.spec
     rows = [
         ("sizes of the clinics", "public", "numbers of training records set sampling rates, steps and weights"),
-        ("batch sizes", "public", "seen where rows cross; drawn from the number of records and the seed alone"),
+        ("batch sizes", "public", "seen where rows cross; the number of records alone decides how they are drawn"),
         ("participation", "public", "who takes part in which round is drawn without regard to any record"),
         ("names of clinics, features and classes", "public", "stand in the results as the source gives them"),
         ("initial parameters and frozen parts", "public", spec.model.public_note),
@@ -293,7 +295,8 @@ def _outside(plan: Plan, federation: Federation) -> list[tuple[str, str, str]]:
         (
             "other runs on the same records",
             "non-private",
-            "each seed and swept value is one more; they compose, and suture epsilon says to what for a study's folder",
+            "each seed and swept value is one more; they compose, and suture epsilon says to what for a study's folder; "
+            "runs in other folders, and deleted ones, are not in that",
         ),
         ("adversaries who join forces", "non-private", "together they learn what their rows compose to"),
     ]

@@ -104,7 +104,8 @@ _BASIS = {
 }
 _SIMULATED = (
     "This run was simulated on one computer that held all records. The statement is about what clinics that follow the "
-    "same protocol would give away, not about this folder: it also holds exact metrics and the seed of the noise."
+    "same protocol would give away, not about this folder: it also holds exact metrics and, in run.json, all that the "
+    "noise is drawn from."
 )
 _READING = (
     "Epsilon e at delta d means that, but for a part of d, what an adversary sees is at most exp(e) times as likely "
@@ -123,7 +124,7 @@ def escaped(value: object) -> str:
     """Return text that Markdown shows as it is, on one line."""
     text = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
     text = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(text, quote=False))
-    return re.sub(r"^(?=(?:[+-]+|#{1,6})(?:\s|$))|(?<=^\d)(?=[.)])|(?=://)|(?<=www)(?=\.)", r"\\", text)
+    return re.sub(r"^(?=(?:[+-]+|#{1,6})(?:\s|$))|(?<=^\d)(?=[.)](?:\s|$))|(?=://)|(?<=www)(?=\.)", r"\\", text)
 
 
 def _others(statement: Mapping[str, Any]) -> list[str]:

@@ -26,6 +26,9 @@ from sim.report.summary import (
 from sim.report.table import score_text
 
 CAVEAT: Final = (
+    "Every method ran at the settings it was given and none was tuned: where all share one learning rate, another rate "
+    "can change their order, above all with DP. A pooled AUC also rewards knowing each clinic's share of cases, which "
+    "can favour models of a clinic's own (Local, SplitFed V3). "
     "Seeds vary the split, the initial values, the batches and the noise, not the hospitals: "
     "the intervals say how repeatable the numbers are on these data, and nothing about other patients."
 )
@@ -52,8 +55,8 @@ class Comparison:
     means : DataFrame
         ``group, n, mean, half_width``: one row a group; 95 % interval over seeds (Student's t).
     differences : DataFrame
-        ``group, n, mean, half_width``: each other group minus the best one, on the seeds that both have. The intervals
-        hold together with 95 % (Bonferroni over the comparisons).
+        ``group, n, mean, half_width``: each other group minus the best one, on the seeds that both have. Each interval
+        is widened for the number of comparisons (Bonferroni), but not for the choice of the best by the same figures.
     best : str
         The group with the best mean.
     note : str

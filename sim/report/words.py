@@ -80,7 +80,7 @@ def _best(points: pd.DataFrame) -> str:
     names = points.loc[(points["mean"] - top["mean"]).abs() < 1e-9, "series"]
     verb = "has" if len(names) == 1 else "share"
     seeds = "one seed" if top["n"] == 1 else f"mean of {top['n']} seeds and 95 % confidence interval"
-    return f"{listed(names)} {verb} the highest AUC: {score_text(top['mean'], top['half_width'])} ({seeds})"
+    return f"{listed(names)} {verb} the highest pooled AUC: {score_text(top['mean'], top['half_width'])} ({seeds})"
 
 
 def _costs(auc: pd.DataFrame, free: pd.DataFrame) -> list[str]:
@@ -91,10 +91,10 @@ def _costs(auc: pd.DataFrame, free: pd.DataFrame) -> list[str]:
     for target in target_order(private):
         points = private[private["target"] == target].sort_values("loss")
         low, high = points.iloc[0], points.iloc[-1]
-        text = f"At ε = {target}, DP costs {score_text(low['loss'])} of AUC ({low['series']})"
+        text = f"At ε = {target} and these settings, DP costs {score_text(low['loss'])} of AUC ({low['series']})"
         if len(points) > 1:
-            text = f"At ε = {target}, DP costs between {score_text(low['loss'])} of AUC ({low['series']}) and "
-            text += f"{score_text(high['loss'])} ({high['series']})"
+            text = f"At ε = {target} and these settings, DP costs between {score_text(low['loss'])} of AUC "
+            text += f"({low['series']}) and {score_text(high['loss'])} ({high['series']})"
         sentences.append(f"{text}{'; a minus sign is a gain' if '-' in score_text(low['loss']) else ''}.")
     return sentences
 

@@ -106,7 +106,7 @@ def learn(
     quiet()
     executed = plan.spec.train.model_copy(update={"rounds": plan.rounds})
     spec = plan.spec.model_copy(update={"train": executed})
-    config = run_config(spec, plan.noise_multipliers, plan.release_noise, plan.attended)
+    config = run_config(spec, plan.noise_multipliers, plan.release_noise, plan.attended, plan.spec.digest)
     job = job_of(config)
     strategy = build_strategy(job)
     clinics = len(job.sizes)

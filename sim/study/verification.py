@@ -55,7 +55,7 @@ def run_faults(folder: Path, record: Record) -> list[str]:
         except ScenarioError as error:
             faults += error.problems
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-            detail = f"{error}" if isinstance(error, KeyError) else type(error).__name__
+            detail = f"{error}"[:40] if isinstance(error, KeyError) else type(error).__name__
             faults.append(f"{folder / RUN_FILE}: is not as a run writes it ({detail})")
     return list(dict.fromkeys(faults))
 
@@ -161,8 +161,8 @@ def _claims(folder: Path, record: Record) -> Iterator[tuple[str, Adversary, int 
         a = row["adversary"]
         yield f"{file}: privacy.statement.adversaries.{i}.epsilon", a, None, _number(row["epsilon"])
         names = [clinic["name"] for clinic in plan["clinics"]]
-        place = f"{file}: privacy.statement.adversaries.{i}.clinic"
-        yield place, a, names.index(row["clinic"]), _number(row["epsilon"])
+        k = names.index(row["clinic"])
+        yield f"{file}: privacy.statement.adversaries.{i}.clinic, which is {k}", a, k, _number(row["epsilon"])
     for stem in ("clinics", "rounds"):
         path = folder / f"{stem}.parquet"
         table = read_parquet(folder, path.name)
@@ -241,10 +241,11 @@ def _other_claims(
     ):
         if (told is None) != (of_label is None) or (of_label is not None and not same(_number(told), of_label)):
             faults.append(f"{file}: {key}: is {told}, and the settings say {of_label}")
+    names = [clinic["name"] for clinic in record["plan"]["clinics"]]
     for i, row in enumerate(statement["adversaries"]):
-        values = epsilons[row["adversary"]]
-        worst = max(range(len(values)), key=values.__getitem__)
-        risk = membership_risk(views[worst][row["adversary"]], values[worst])
+        # Of clinics that a target gives the same epsilon, either accountant may find another the worst.
+        worst = names.index(row["clinic"])
+        risk = membership_risk(views[worst][row["adversary"]], epsilons[row["adversary"]][worst])
         place = f"{file}: privacy.statement.adversaries.{i}"
         told = [row["advantage"], *row["true-positive-rates"].values()]
         for key, claim, value in zip(

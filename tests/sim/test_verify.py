@@ -203,11 +203,6 @@ EDITS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         ("run.json: plan.drawn.noise-multipliers.0: ", "run.json: privacy.statement.settings.noise-multiplier: "),
     ),
     "data": (in_record(lambda r: r.update({"data-sha256": "0" * 64})), ("settings and data are those of ",)),
-    "no number": (
-        in_record(lambda r: r["row"].update(epsilon_server="less than you think")),
-        ("run.json: row.epsilon_server: no epsilon can be read",),
-    ),
-    "no list": (in_record(lambda r: r["plan"].update(clinics=7)), ("run.json: is not as a run writes it",)),
 }
 
 
@@ -220,10 +215,9 @@ def test_an_edit_shows_in_the_chain_and_when_chained_anew_in_the_recount(run: Pa
     assert any(
         f"{edited}: is not as" in line or "the ledger's release" in line or "releases are in" in line for line in found
     )
-    if name != "no list":
-        chain_anew(run)
-        found = faults(run)
-        assert not any("audit-log" in line for line in found)
+    chain_anew(run)
+    found = faults(run)
+    assert not any("audit-log" in line for line in found)
     for part in wanted:
         assert any(part in line for line in found), (part, found)
     assert all(line.startswith(str(run)) and "\n" not in line for line in found)
@@ -307,6 +301,7 @@ def test_the_ledger_and_every_claim_forged_in_one_piece_is_not_what_the_settings
     ("method", "cut", "privacy", "freeze"),
     [
         ("local", None, {"mechanism": "dp-sgd", "epsilon": 3.0, "delta": 1e-3}, []),
+        ("splitfed-v1", "vanilla", {"mechanism": "dp-sgd", "epsilon": 3.0, "delta": 1e-3}, []),
         (
             "split",
             "vanilla",
@@ -321,7 +316,7 @@ def test_the_ledger_and_every_claim_forged_in_one_piece_is_not_what_the_settings
 def test_runs_of_every_unit_are_sound(
     tmp_path: Path, method: str, cut: str | None, privacy: dict[str, Any], freeze: list[str]
 ) -> None:
-    spec = run_spec(write_csv(tmp_path / "patients.csv"), method, cut, privacy, {"freeze": freeze}, rounds=1)
+    spec = run_spec(write_csv(tmp_path / "patients.csv"), method, cut, privacy, {"freeze": freeze}, rounds=10)
     assert execute(plan_of(spec)[0], tmp_path, {})["status"] == "ok"
     assert faults(tmp_path / spec.run_id) == []
 

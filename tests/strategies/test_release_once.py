@@ -152,8 +152,14 @@ def test_rows_are_clipped_first_and_noise_has_the_stated_size(tmp_path, monkeypa
         ("split", "vanilla", {}, {"public-head": "head.bin"}, r"model\.public-head: .* is no source"),
         ("split", "vanilla", {}, {"public-head": "pca:x.npz"}, r"model\.components: is missing"),
         ("split", "vanilla", {}, {"components": 3}, r"model\.components: has no effect"),
-        ("split", "vanilla", {}, {"public-head": "absent.safetensors"}, r"model\.public-head: .*cannot be read"),
-        ("split", "vanilla", {}, {"public-head": "pca:absent.npz", "components": 2}, r"model: .*cannot be read"),
+        ("split", "vanilla", {}, {"public-head": "absent.safetensors"}, r"model\.public-head: .*does not exist"),
+        (
+            "split",
+            "vanilla",
+            {},
+            {"public-head": "pca:absent.npz", "components": 2},
+            r"model\.public-head: .*does not exist",
+        ),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(csv, strategy, cut, privacy, more, line):
