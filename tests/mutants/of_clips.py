@@ -5,6 +5,7 @@ from .trial import Mutant
 
 OVERFLOW = (f"{EXTREME}test_dp_sgd_is_moved_by_no_more_than_one_clipped_gradient",)
 ROWS_MOVE = (f"{EXTREME}test_rows_move_by_twice_the_clip_and_no_other_row_does",)
+JOINT = ("tests/strategies/test_joint_clipping.py::test_each_record_is_clipped_as_in_a_network_in_one_piece",)
 DIVERGED = (f"{EXTREME}test_clinic_level_is_moved_by_no_more_than_twice_the_clip",)
 FACTORS = "factors = (clip / norms).clamp(max=1.0)"
 
@@ -54,7 +55,7 @@ CLIPS = (
         "strategies/serving.py",
         "joint_factors(squared + at_clinic,",
         "joint_factors(squared + 0 * at_clinic.nan_to_num(0, 0, 0),",
-        OVERFLOW,
+        JOINT,
     ),
     Mutant(
         "the clip does not know the batch",
@@ -80,13 +81,11 @@ CLIPS = (
         ROWS_MOVE,
     ),
     Mutant(
-        "tail gradients noised as shares of a mean",
+        "tail gradients clipped as shares of a mean",
         ROW_NOISE,
-        "own = rows * _by_lane(normaliser, rows)",
-        "own = rows + 0",
-        (
-            "tests/strategies/test_smashed_noise.py::test_noise_on_tail_gradients_is_that_of_one_record_whatever_the_batch",
-        ),
+        "own = ClipRows(job.rows.clip[kind], job.rows.norm).over(own, 2)",
+        "own = ClipRows(job.rows.clip[kind], job.rows.norm).over(rows, 2) * _by_lane(normaliser, rows)",
+        ROWS_MOVE,
     ),
     Mutant(
         "Laplace rows clipped by the other norm",
