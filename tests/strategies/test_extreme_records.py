@@ -4,6 +4,8 @@ Records of 1e10 to 3e38 are clamped to a public bound and clipped. Networks with
 overflow besides: those count as zero. What leaves is held, with one key, against the run with an ordinary record.
 """
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from wire import record, with_record
 from sim.data import load_federation
 from sim.engine.learner import Learner
 from sim.engine.row_noise import grid_step
+from sim.models import ClipRows
 
 CLIP, CLINIC = 0.5, 1
 HUGE, BEYOND = 1e15, 1e18
@@ -186,6 +189,34 @@ def test_rows_move_by_twice_the_clip_and_no_other_row_does(csv, monkeypatch, one
                 norms = np.linalg.norm(away, 1 if mechanism == "laplace" else 2, axis=1)
                 assert np.count_nonzero(norms) <= (clinic == CLINIC)
                 assert norms.max() <= 2 * clip + grid_step(run.job.rows, kind, clinic) * own.shape[1]
+
+
+@pytest.mark.parametrize("network", [None, "dense", "dense_beyond"])
+@pytest.mark.parametrize("mechanism", ["smashed-noise", "laplace"])
+def test_what_lies_under_the_noise_is_within_the_clip(csv, monkeypatch, mechanism, network):
+    """Seen without noise: every record's own row and its own tail gradient, which leaves as its share of a mean."""
+    model = {"name": "factory", "factory": f"{__name__}:{network}"} if network else {}
+    quiet = {"mechanism": mechanism, **ROWS, "tail-clip": 0.01, "noise-multiplier": 0}
+    for path in (csv, *extremes(csv)):
+        spec = run_spec(
+            path, "splitfed-v1", "u-shaped", quiet, {**model, "freeze": ["head", "tail"]}, rounds=1, batch_size=64
+        )
+        run = record(monkeypatch, *plan_of(spec))
+        for kind, clip in (("smashed", CLIP), ("tail-gradient", 0.01)):
+            for clinic in range(len(SIZES)):
+                [rows] = run.rows_of(kind, clinic)
+                own = rows * (len(rows) if kind == "tail-gradient" else 1)
+                assert np.linalg.norm(own, 1 if mechanism == "laplace" else 2, axis=1).max() <= clip * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 3e38])
+def test_a_row_whose_norm_is_no_number_is_zero(order, value):
+    rows = torch.tensor([[1.0, 2.0], [value, value], [value, 0.0]])
+    clipped = ClipRows(1.0, order)(rows)
+    assert clipped.isfinite().all()
+    assert clipped[0].norm(order) == pytest.approx(1)
+    assert not clipped[1].any()
 
 
 @pytest.mark.parametrize(
