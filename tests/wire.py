@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 import sim.study.learn
 from sim.data import Federation, load_federation
 from sim.engine.flower import KEY_NORM_BIT
+from sim.engine.row_noise import grid_step
 from sim.job import Job
 from sim.plan.plan import Plan
 from sim.privacy.accounting import flatten
@@ -217,3 +218,50 @@ def metric_is_listed(plan: Plan, clinic: int, key: str) -> bool:
     known = listed(plan, clinic)
     noised = "dp-sgd" in plan.spec.privacy.mechanisms and UN_NOISED not in known.get("gradients", {UN_NOISED})
     return METRICS.get(key) in known or (key == KEY_NORM_BIT and noised)
+
+
+PARALLEL = {"fedavg", "fedprox", "splitfed-v1", "splitfed-v3", "local", "centralised"}
+
+
+def differences(run: Recorded, changed: Recorded, clinic: int) -> list[str]:
+    """Name what differs that must not, where one record of a clinic has been replaced by one of the same label."""
+    wrong = []
+    job = run.job
+    parallel = job.spec.strategy.name in PARALLEL or job.imported or job.spec.privacy.releases_once
+    first: dict[str, bool] = {}
+    assert len(run.replies) == len(changed.replies)
+    for one, other in zip(run.replies, changed.replies, strict=True):
+        if (one.what, one.clinics, one.rows, one.config) != (other.what, other.clinics, other.rows, other.config):
+            wrong.append(f"{one.what}: config")
+        if one.arrays.keys() != other.arrays.keys():
+            wrong.append(f"{one.what}: arrays")
+            continue
+        for key in one.metrics:
+            if one.metrics[key] != other.metrics[key] and not metric_is_listed(run.plan, clinic, key):
+                wrong.append(f"{one.what}: {key}")
+        for k, lane in one.lanes():
+            ours, theirs = bytes_of(one.arrays, lane), bytes_of(other.arrays, lane)
+            for kind, name in ours:
+                if ours[kind, name] == theirs[kind, name]:
+                    continue
+                if parallel and k != clinic:
+                    wrong.append(f"{one.what}: {kind} {name} of another clinic")
+                if not is_listed(run.plan, k, kind):
+                    wrong.append(f"{one.what}: {kind} {name} is not listed and tells which record it was")
+            if k == clinic and parallel and not job.joint:
+                for kind in {kind for kind, _ in one.arrays} & ROWS:
+                    rows, moved = (x.arrays[kind, kind][lane].astype(float) for x in (one, other))
+                    apart = [i for i in range(len(rows)) if (rows[i] != moved[i]).any()]
+                    begun = first.setdefault(kind, False)
+                    first[kind] = True
+                    fixed = kind != "tail-gradient" and set(job.protocol.clinic_parts) <= job.frozen
+                    if (not begun or fixed) and len(apart) > 1:
+                        wrong.append(f"{one.what}: {len(apart)} rows of {kind} differ, and one record does")
+                    if not begun and job.on_grid(kind):
+                        clip, step = job.rows.clip[kind], grid_step(job.rows, kind, clinic)
+                        order = 1 if job.rows.kind == "laplace" else 2
+                        for i in apart:
+                            away = np.linalg.norm((rows[i] - moved[i]).ravel() * step, order)
+                            if away > 2 * clip + step * rows[i].size:
+                                wrong.append(f"{one.what}: a row of {kind} moves by {away:.3g}, the clip is {clip:g}")
+    return wrong

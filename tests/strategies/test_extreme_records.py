@@ -4,6 +4,8 @@ Records of 1e10 to 3e38 are clamped to a public bound and clipped. Networks with
 overflow besides: those count as zero. What leaves is held, with one key, against the run with an ordinary record.
 """
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,11 +13,13 @@ from support import plan_of, run_spec, write_csv
 from torch import nn
 from wire import record, with_record
 
+from sim.data import load_federation
 from sim.engine.learner import Learner
 from sim.engine.row_noise import grid_step
+from sim.models import ClipRows
 
 CLIP, CLINIC = 0.5, 1
-HUGE = 1e15
+HUGE, BEYOND = 1e15, 1e18
 DP = {"mechanism": "dp-sgd", "noise-multiplier": 1.5, "clip": CLIP, "delta": 1e-3}
 ROWS = {"noise-multiplier": 4.0, "clip": CLIP, "delta": 1e-3, "labels": "public"}
 SIZES = [20, 14, 9]
@@ -32,57 +36,55 @@ def extremes(csv):
     return [with_record(csv, run_spec(csv), CLINIC, way) for way in ways]
 
 
-def scaled(layer):
-    """Make a layer's weights huge, so that a clamped record overflows behind it and an ordinary one does not."""
+def scaled(layer, factor=HUGE):
+    """Make a layer's weights huge, so that a clamped record's gradient overflows and an ordinary one's does not."""
     with torch.no_grad():
-        layer.weight.mul_(HUGE)
+        layer.weight.mul_(factor)
     return layer
-
-
-def dense(input_shape, outputs):
-    return [
-        ("first", nn.Sequential(scaled(nn.Linear(*input_shape, 6)), nn.ReLU())),
-        ("second", nn.Sequential(nn.Linear(6, 5), nn.ReLU())),
-        ("output", nn.Linear(5, outputs)),
-    ]
-
-
-def convolutional(channels, kernel):
-    def blocks(input_shape, outputs):
-        convolution = nn.Conv2d(1, channels, kernel, padding=kernel // 2)
-        return [
-            ("first", nn.Sequential(nn.Unflatten(1, (1, 2, 2)), scaled(convolution), nn.ReLU())),
-            ("second", nn.Sequential(nn.Conv2d(channels, 2, 1), nn.ReLU(), nn.Flatten())),
-            ("output", nn.Linear(8, outputs)),
-        ]
-
-    return blocks
-
-
-by_gradients = convolutional(2, 1)
-by_products = convolutional(8, 3)
 
 
 class Scale(nn.Module):
     """A parameter of a user's own: the forward pass takes one copy a record."""
 
-    def __init__(self, width):
+    def __init__(self, width, factor=1.0):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight = nn.Parameter(torch.full((width,), factor))
 
     def forward(self, x):
         return x * self.weight
 
 
-def by_copies(input_shape, outputs):
-    return [
-        ("first", nn.Sequential(scaled(nn.Linear(*input_shape, 6)), Scale(6), nn.ReLU())),
-        ("second", nn.Sequential(nn.Linear(6, 5), nn.ReLU())),
+def chain(width, *first, flat=None):
+    behind = nn.Linear(width, 5) if flat is None else nn.Sequential(nn.Flatten(), nn.Linear(4 * width, 5))
+    return lambda outputs: [
+        ("first", nn.Sequential(*first, nn.ReLU())),
+        ("second", nn.Sequential(behind, nn.ReLU())),
         ("output", nn.Linear(5, outputs)),
     ]
 
 
-NETWORKS = ["dense", "by_gradients", "by_products", "by_copies"]
+def network(kind, beyond):
+    """Return a factory; ``beyond`` puts a second huge layer behind the first: a clamped record's rows are infinite."""
+
+    def blocks(input_shape, outputs):
+        if kind == "dense":
+            more = [nn.ReLU(), scaled(nn.Linear(6, 6), BEYOND)] if beyond else []
+            return chain(6, scaled(nn.Linear(*input_shape, 6)), *more)(outputs)
+        if kind == "copies":
+            return chain(6, scaled(nn.Linear(*input_shape, 6)), Scale(6, BEYOND if beyond else 1.0))(outputs)
+        channels, kernel = (2, 1) if kind == "gradients" else (8, 3)
+        convolution = scaled(nn.Conv2d(1, channels, kernel, padding=kernel // 2))
+        more = [nn.ReLU(), scaled(nn.Conv2d(channels, channels, kernel, padding=kernel // 2), BEYOND)] if beyond else []
+        return chain(channels, nn.Unflatten(1, (1, 2, 2)), convolution, *more, flat=True)(outputs)
+
+    return blocks
+
+
+HUGE_GRADIENTS = ["dense", "gradients", "products", "copies"]
+"""By how per-sample gradients are formed: of dense layers, of convolutions in both ways, of copied parameters."""
+INFINITE_ROWS = [f"{kind}_beyond" for kind in HUGE_GRADIENTS]
+dense, gradients, products, copies = (network(kind, False) for kind in HUGE_GRADIENTS)
+dense_beyond, gradients_beyond, products_beyond, copies_beyond = (network(kind, True) for kind in HUGE_GRADIENTS)
 METHODS = {
     "fedavg": ("fedavg", None, {}),
     "splitfed-v1, vanilla": ("splitfed-v1", "vanilla", {}),
@@ -118,7 +120,7 @@ def sums(monkeypatch, spec):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("network", [None, *NETWORKS])
+@pytest.mark.parametrize("network", [None, *HUGE_GRADIENTS, *INFINITE_ROWS])
 def test_dp_sgd_is_moved_by_no_more_than_one_clipped_gradient(csv, monkeypatch, one_key, network, method):
     strategy, cut, more = METHODS[method]
 
@@ -145,7 +147,7 @@ def test_dp_sgd_is_moved_by_no_more_than_one_clipped_gradient(csv, monkeypatch, 
     assert_finite(longer)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", HUGE_GRADIENTS)
 def test_a_gradient_that_overflows_counts_as_zero(csv, monkeypatch, one_key, network):
     """Whatever it overflows from: the sums are the same, and within one clip of those with the record."""
     model = {"name": "factory", "factory": f"{__name__}:{network}"}
@@ -159,7 +161,7 @@ def test_a_gradient_that_overflows_counts_as_zero(csv, monkeypatch, one_key, net
     assert np.linalg.norm(found[0][key] - found[2][key]) <= CLIP * (1 + 1e-3)
 
 
-@pytest.mark.parametrize("network", [None, "dense", "by_copies"])
+@pytest.mark.parametrize("network", [None, "dense", "dense_beyond", "copies_beyond"])
 @pytest.mark.parametrize("mechanism", ["smashed-noise", "laplace", "release-once"])
 @pytest.mark.parametrize("cut", ["vanilla", "u-shaped"])
 def test_rows_move_by_twice_the_clip_and_no_other_row_does(csv, monkeypatch, one_key, mechanism, cut, network):
@@ -171,7 +173,7 @@ def test_rows_move_by_twice_the_clip_and_no_other_row_does(csv, monkeypatch, one
         model |= {"freeze": ["head"] if cut == "vanilla" else ["head", "tail"]}
         strategy = "split" if mechanism == "release-once" else "splitfed-v1"
         spec = run_spec(
-            path, strategy, cut, {"mechanism": mechanism, **ROWS, "tail-clip": 0.25}, model, rounds=1, batch_size=64
+            path, strategy, cut, {"mechanism": mechanism, **ROWS, "tail-clip": 0.01}, model, rounds=1, batch_size=64
         )
         run = record(monkeypatch, *plan_of(spec))
         assert_finite(run)
@@ -187,6 +189,34 @@ def test_rows_move_by_twice_the_clip_and_no_other_row_does(csv, monkeypatch, one
                 norms = np.linalg.norm(away, 1 if mechanism == "laplace" else 2, axis=1)
                 assert np.count_nonzero(norms) <= (clinic == CLINIC)
                 assert norms.max() <= 2 * clip + grid_step(run.job.rows, kind, clinic) * own.shape[1]
+
+
+@pytest.mark.parametrize("network", [None, "dense", "dense_beyond"])
+@pytest.mark.parametrize("mechanism", ["smashed-noise", "laplace"])
+def test_what_lies_under_the_noise_is_within_the_clip(csv, monkeypatch, mechanism, network):
+    """Seen without noise: every record's own row and its own tail gradient, which leaves as its share of a mean."""
+    model = {"name": "factory", "factory": f"{__name__}:{network}"} if network else {}
+    quiet = {"mechanism": mechanism, **ROWS, "tail-clip": 0.01, "noise-multiplier": 0}
+    for path in (csv, *extremes(csv)):
+        spec = run_spec(
+            path, "splitfed-v1", "u-shaped", quiet, {**model, "freeze": ["head", "tail"]}, rounds=1, batch_size=64
+        )
+        run = record(monkeypatch, *plan_of(spec))
+        for kind, clip in (("smashed", CLIP), ("tail-gradient", 0.01)):
+            for clinic in range(len(SIZES)):
+                [rows] = run.rows_of(kind, clinic)
+                own = rows * (len(rows) if kind == "tail-gradient" else 1)
+                assert np.linalg.norm(own, 1 if mechanism == "laplace" else 2, axis=1).max() <= clip * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 3e38])
+def test_a_row_whose_norm_is_no_number_is_zero(order, value):
+    rows = torch.tensor([[1.0, 2.0], [value, value], [value, 0.0]])
+    clipped = ClipRows(1.0, order)(rows)
+    assert clipped.isfinite().all()
+    assert clipped[0].norm(order) == pytest.approx(1)
+    assert not clipped[1].any()
 
 
 @pytest.mark.parametrize(
@@ -213,3 +243,15 @@ def test_without_a_mechanism_an_extreme_record_is_clamped(csv, monkeypatch):
         run = record(monkeypatch, *plan_of(run_spec(path, "centralised", rounds=1, learning_rate=1e-8)))
         [sent] = run.rows_of("records", CLINIC)
         assert np.abs(sent).max() == 1e6
+
+
+@pytest.mark.parametrize("scaling", ["public", "per-clinic", "pooled"])
+def test_scaled_records_are_within_public_bounds(csv, scaling):
+    for path in extremes(csv):
+        spec = run_spec(path)
+        federation = load_federation(
+            spec.data.model_copy(update={"scaling": scaling, "ranges": {f"x{i}": (-3.0, 3.0) for i in range(4)}}),
+            spec.seed,
+        )
+        assert np.isfinite(federation.train.x).all()
+        assert np.abs(federation.train.x).max() <= (1 if scaling == "public" else 1e6)

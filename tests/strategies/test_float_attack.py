@@ -13,10 +13,11 @@ import torch
 from scipy.stats import beta
 
 from sim.engine.clipping import add_noise
-from sim.engine.released import on_grid, row_step
+from sim.engine.released import on_grid, row_step, sum_step
 from sim.engine.row_noise import noised_codes
-from sim.mechanisms import RowNoise
+from sim.mechanisms import AdaptiveClip, RowNoise
 from sim.privacy.calibration import calibrate
+from strategies.clinic_level import adapted_clip, noised_mean
 
 TRIALS, CLAIM, DELTA = 400, 1.0, 1e-5
 WIDTHS = pytest.mark.parametrize("width", [64, 256])
@@ -126,3 +127,19 @@ def test_a_plain_sum_is(truth, width):
     noised = as_plain_floats(sigma / batch)
     bound, _ = lower_bound(noised(draws, candidates[truth]), candidates, truth, sigma / batch, np.float32, noised)
     assert bound > 4
+
+
+def test_what_the_server_noises_lies_on_a_public_grid_too():
+    """Updates' sums and the count within the clip, whatever they are; the mean is over a number that is fixed."""
+    random = torch.Generator().manual_seed(0)
+    updates, norms = {"a": torch.randn(3, 500, generator=random)}, torch.full((3,), 30.0)
+    sums = noised_mean(updates, norms, 4, 0.7, 1.5, "attacked", 1)["a"].double() * 4
+    quotient = sums / sum_step(1.5 * 0.7)
+    assert torch.equal(quotient, quotient.round())
+    quiet = noised_mean(updates, norms, 4, 0.7, 0.0, "attacked", 1)["a"] * 4
+    assert float((sums - quiet).std()) == pytest.approx(1.5 * 0.7, rel=0.1)
+    assert float(quiet.norm()) == pytest.approx(float(updates["a"].sum(0).norm()) * 0.7 / 30, rel=1e-4)
+    for r in range(20):
+        clip = adapted_clip(1.0, norms, 4, AdaptiveClip(0.5, 1.0, 2.0), True, "attacked", r)
+        count = (0.5 - math.log(clip) - 0.5) * 4 / sum_step(2.0)
+        assert count == pytest.approx(round(count), abs=1e-6)

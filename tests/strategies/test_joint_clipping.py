@@ -64,6 +64,15 @@ def test_a_network_in_one_piece_is_clipped_jointly_as_it_is(csv, strategy, cut):
     assert bitwise(*(learn_run(run_spec(csv, strategy, cut, p)).parameters for p in (JOINT, DP_SGD)))
 
 
+@pytest.mark.usefixtures("one_key")
+@pytest.mark.parametrize("cut", ["vanilla", "u-shaped"])
+def test_each_record_is_clipped_as_in_a_network_in_one_piece(csv, cut):
+    """Without noise, SplitFed V1 with joint clipping is federated averaging with the same clip."""
+    quiet = {"mechanism": "dp-sgd", "noise-multiplier": 0, "clip": 0.05, "delta": 1e-3}
+    joint = learn_run(run_spec(csv, "splitfed-v1", cut, {**quiet, "clipping": "joint"})).parameters
+    assert distance(joint, learn_run(run_spec(csv, "fedavg", None, quiet)).parameters) < 1e-5
+
+
 @pytest.mark.parametrize(("cut", "freeze"), [("u-shaped", ["head"]), ("u-shaped", ["tail"]), ("vanilla", ["head"])])
 def test_frozen_parts_have_no_gradient_to_clip(csv, cut, freeze):
     frozen = run_spec(csv, "splitfed-v1", cut, JOINT, {"freeze": freeze}, rounds=2)

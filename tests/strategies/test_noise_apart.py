@@ -1,6 +1,7 @@
 """No two runs share a draw, and within a run no two places do: what is left of every combination is full noise."""
 
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -12,7 +13,7 @@ from wire import record, with_record
 from sim.data import load_federation
 from sim.engine.learner import Learner
 from sim.engine.released import row_step
-from sim.job import Job
+from sim.job import Job, run_key
 from sim.mechanisms import AdaptiveClip
 from strategies.clinic_level import adapted_clip, noised_mean
 
@@ -143,6 +144,35 @@ def test_a_record_replaced_does_not_show_in_the_difference_of_two_runs(monkeypat
     left = (after - before) - (plain[1] - plain[0])
     assert np.std(left) == pytest.approx(math.sqrt(2) * 3.0 * CLIP, rel=5 / math.sqrt(2 * len(left)))
     assert np.count_nonzero(left) > 0.99 * len(left)
+
+
+def test_the_key_is_of_settings_and_records_and_no_digest_of_the_settings_gives_it(csv, replaced):
+    """Every record counts, held-out ones too, and so does each of its values and its label."""
+    spec = run_spec(csv)
+    federation = load_federation(spec.data, spec.seed)
+    keys = {
+        run_key("a", federation),
+        run_key("b", federation),
+        run_key("a", load_federation(run_spec(replaced).data, 5)),
+    }
+    for part in ("train", "test"):
+        records = getattr(federation, part)
+        for change in ({"x": records.x + np.float32(1e-6)}, {"y": 1 - records.y}):
+            keys.add(run_key("a", replace(federation, **{part: replace(records, **change)})))
+    assert len(keys) == 7
+    assert spec.digest not in keys
+
+
+def test_flowers_own_noise_is_the_runs(monkeypatch, csv):
+    """Two multipliers on one seed, where nothing else differs: the models differ by both noises, not by one scaled."""
+    models = []
+    for noise in (3.0, 2.0):
+        inner = {"strategy": "flwr.serverapp.strategy.FedAvg", "noise-multiplier": noise, "num-sampled-clients": 2}
+        name = "flwr.serverapp.strategy.DifferentialPrivacyServerSideFixedClipping"
+        spec = run_spec(csv, name, None, model=WIDE, options={**inner, "clipping-norm": CLIP}, rounds=1)
+        models.append(moved_model(monkeypatch, spec))
+    deviation = CLIP * math.hypot(3.0, 2.0)
+    assert np.std(models[0] - models[1]) == pytest.approx(deviation, rel=5 / math.sqrt(2 * len(models[0])))
 
 
 LABELS = {"mechanism": "label-rr", "label-epsilon": 1.0, "delta": 1e-3}

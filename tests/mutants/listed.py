@@ -1,0 +1,7 @@
+"""All mutants."""
+
+from .of_claims import HELD, LEDGER, WHAT_LEAVES
+from .of_clips import CLIPS
+from .of_noise import DRAWS, GRIDS, KEYS
+
+MUTANTS = (*KEYS, *DRAWS, *GRIDS, *CLIPS, *WHAT_LEAVES, *LEDGER, *HELD)

@@ -1,0 +1,246 @@
+"""Mutants of how noise is keyed, drawn, scaled and put on a grid."""
+
+from .trial import Mutant
+
+APART = "tests/strategies/test_noise_apart.py::"
+WIRE = "tests/strategies/test_wire.py::"
+EACH = f"{WIRE}test_each_byte_is_listed_or_public_or_constant"
+ATTACK = "tests/strategies/test_float_attack.py::"
+EXTREME = "tests/strategies/test_extreme_records.py::"
+MISTAKES = "tests/strategies/test_privacy_mistakes.py::"
+MEASURED = (f"{MISTAKES}test_what_is_measured_is_what_the_ledger_claims",)
+RUNS = (f"{APART}test_no_two_runs_share_noise",)
+SECRETS = (f"{APART}test_no_two_runs_share_answers_or_secret_batches",)
+KEY = (f"{APART}test_the_key_is_of_settings_and_records_and_no_digest_of_the_settings_gives_it",)
+PLACES = (f"{APART}test_kinds_clinics_rounds_and_steps_have_noise_of_their_own",)
+PARTS = (f"{APART}test_parts_clinics_rounds_and_steps_have_noise_of_their_own",)
+COLUMNS = (f"{APART}test_columns_and_rows_have_noise_of_their_own",)
+COUNT = (f"{APART}test_the_count_within_the_clip_has_noise_apart_from_the_update",)
+SERVER_GRID = (f"{ATTACK}test_what_the_server_noises_lies_on_a_public_grid_too",)
+ROWS_ALONE = (f"{EACH}[smashed-noise-splitfed-v1-u-shaped-two nodes, frozen ends, public labels]",)
+SUMS = (f"{EACH}[dp-sgd-splitfed-v1-u-shaped-one node, batches of 2]",)
+CLINIC = "tests/strategies/test_clinic_level.py::"
+ROW_NOISE, CLIPPING, LEVEL = "sim/engine/row_noise.py", "sim/engine/clipping.py", "strategies/clinic_level.py"
+NORMAL = "random.standard_normal(shape)"
+PHILOX = "np.array([0, step, server_round, clinic]"
+
+KEYS = (
+    Mutant(
+        "noise is keyed by the seed",
+        "sim/job.py",
+        "run_key(spec.digest if digest is None else digest, federation),",
+        'f"seed-{spec.seed}",',
+        RUNS,
+    ),
+    Mutant("the key is the published digest", "sim/job.py", 'f"{digest}/{federation.fingerprint}"', 'f"{digest}"', KEY),
+    Mutant(
+        "the key leaves out the settings",
+        "sim/job.py",
+        'f"{digest}/{federation.fingerprint}"',
+        'f"{federation.fingerprint}"',
+        KEY,
+    ),
+    Mutant(
+        "the key leaves out features",
+        "sim/data/__init__.py",
+        "for array in (part.x, part.y, part.offsets):",
+        "for array in (part.y, part.offsets):",
+        KEY,
+    ),
+    Mutant(
+        "the run's id leaves out the data",
+        "sim/spec.py",
+        'content["data"] = {**settings["data"], "path": data_sha256}',
+        'content["data"] = {**settings["data"], "path": ""}',
+        ("tests/sim/test_spec.py::test_run_id_follows_the_bytes_of_a_data_file_and_not_its_place",),
+    ),
+    Mutant(
+        "secret batches are keyed by the seed",
+        "sim/job.py",
+        "return self.key if self.sampling.poisson else self.seed",
+        "return self.seed",
+        SECRETS,
+    ),
+    Mutant(
+        "answers are keyed by the seed",
+        "sim/engine/workplace.py",
+        "randomised(y, job.labels, job.key, k)",
+        "randomised(y, job.labels, str(job.seed), k)",
+        SECRETS,
+    ),
+    Mutant(
+        "updates' noise is keyed by the seed",
+        "strategies/cohorts.py",
+        "job.wanted, clip, multiplier, job.key, server_round)",
+        "job.wanted, clip, multiplier, str(job.seed), server_round)",
+        RUNS,
+    ),
+    Mutant(
+        "rows' noise is keyed by the seed",
+        ROW_NOISE,
+        "noised_codes(job.rows, job.key,",
+        "noised_codes(job.rows, str(job.seed),",
+        RUNS,
+    ),
+    Mutant(
+        "gradients' noise is keyed by the seed",
+        "sim/engine/learner.py",
+        "self.job.key, purpose",
+        "str(self.job.seed), purpose",
+        RUNS,
+    ),
+    Mutant(
+        "Flower's noise is keyed by the seed",
+        "strategies/imported.py",
+        "seeded_globals(self._job.key, server_round)",
+        "seeded_globals(self._job.seed, server_round)",
+        (f"{APART}test_flowers_own_noise_is_the_runs",),
+    ),
+    Mutant("steps share noise", "sim/rng.py", PHILOX, "np.array([0, 0, server_round, clinic]", PLACES),
+    Mutant("rounds share noise", "sim/rng.py", PHILOX, "np.array([0, step, 0, clinic]", PLACES),
+    Mutant("clinics share noise", "sim/rng.py", PHILOX, "np.array([0, step, server_round, 0]", PLACES),
+    Mutant("purposes share noise", "sim/rng.py", 'f"{key}/{purpose}"', 'f"{key}"', PARTS),
+    Mutant(
+        "parts share noise",
+        "sim/engine/learner.py",
+        'purpose = f"noise.{self.part.name}"',
+        'purpose = "noise.part"',
+        PARTS,
+    ),
+    Mutant("smashed rows and tail gradients share noise", ROW_NOISE, 'f"noise.{kind}"', '"noise.rows"', PLACES),
+    Mutant("the count shares noise with the update", LEVEL, '"noise.clip-count"', '"noise.update"', COUNT),
+)
+DRAWS = (
+    Mutant(
+        "one draw for all columns of a row",
+        ROW_NOISE,
+        NORMAL,
+        "np.repeat(random.standard_normal((*shape[:-1], 1)), shape[-1], -1)",
+        COLUMNS,
+    ),
+    Mutant(
+        "one draw for all rows of a batch",
+        ROW_NOISE,
+        NORMAL,
+        "np.repeat(random.standard_normal((1, *shape[1:])), size, 0)",
+        COLUMNS,
+    ),
+    Mutant(
+        "one draw for a whole sum",
+        CLIPPING,
+        ".standard_normal(out=row)",
+        ".standard_normal(out=row[:1])\n        row[:] = row[0]",
+        PARTS,
+    ),
+    Mutant(
+        "noise on the first row alone",
+        ROW_NOISE,
+        "drawn *= noise.scale(kind, clinic)",
+        "drawn *= noise.scale(kind, clinic)\n        drawn[1:] = 0",
+        ROWS_ALONE,
+    ),
+    Mutant(
+        "noise on rows of half the size",
+        ROW_NOISE,
+        "drawn *= noise.scale(kind, clinic)",
+        "drawn *= noise.scale(kind, clinic) / 2",
+        ROWS_ALONE,
+    ),
+    Mutant(
+        "Laplace noise is Gaussian",
+        ROW_NOISE,
+        'if noise.kind == "laplace" else',
+        'if noise.kind == "none" else',
+        (
+            "tests/strategies/test_laplace.py::test_rows_lie_within_the_l1_norm_and_the_noise_is_laplace_of_the_stated_scale",
+        ),
+    ),
+    Mutant(
+        "rows leave without noise",
+        "sim/job.py",
+        "return self.rows is not None and kind in self.rows.clip and not self.rows.silent",
+        "return False",
+        ROWS_ALONE,
+    ),
+    Mutant(
+        "tail gradients leave without noise",
+        "sim/job.py",
+        "return self.rows is not None and kind in self.rows.clip and",
+        'return self.rows is not None and kind == "smashed" and',
+        ROWS_ALONE,
+    ),
+    Mutant(
+        "noise in the first lane alone",
+        CLIPPING,
+        "noisy = np.flatnonzero(std)",
+        "noisy = np.flatnonzero(std)[:1]",
+        SUMS,
+    ),
+    Mutant(
+        "noise off for one part",
+        "sim/engine/learner.py",
+        "std = [dp.noise_std[k] for k in clinics]",
+        'std = [dp.noise_std[k] * (self.part.name != "tail") for k in clinics]',
+        SUMS,
+    ),
+    Mutant(
+        "noise off in one layer",
+        CLIPPING,
+        "    for value, own in zip(sums, pieces, strict=True):\n        value[lanes] = own",
+        "    for value, own in list(zip(sums, pieces, strict=True))[1:]:\n        value[lanes] = own",
+        SUMS,
+    ),
+    Mutant(
+        "noise divided by the batch twice",
+        CLIPPING,
+        "noised *= scale[:, None]",
+        "noised *= scale[:, None] / np.asarray(normaliser)[noisy][:, None]",
+        SUMS,
+    ),
+    Mutant("noise on updates missing", LEVEL, "if noise and clip:", "if False:", SERVER_GRID),
+    Mutant("noise on the count missing", LEVEL, "    if noised:\n", "    if False:\n", COUNT),
+    Mutant(
+        "noise on updates not raised for the count",
+        "strategies/cohorts.py",
+        "multiplier = adaptive.update_noise(multiplier)",
+        "multiplier = float(multiplier)",
+        (f"{CLINIC}test_the_noise_on_updates_is_raised_and_follows_the_clip",),
+    ),
+)
+GRIDS = (
+    Mutant(
+        "rows on a grid that a record decides",
+        ROW_NOISE,
+        "as_codes(drawn + values[lane, :size], grid_step(noise, kind, clinic))",
+        "as_codes(drawn + values[lane, :size], grid_step(noise, kind, clinic) * (1 + np.abs(values[lane]).max()))",
+        ROWS_ALONE,
+    ),
+    Mutant(
+        "noised sums off the grid",
+        CLIPPING,
+        "    on_grid(noised, scale[:, None])\n",
+        "",
+        (f"{WIRE}test_noised_sums_lie_on_the_public_grid_before_the_optimizer_sees_them",),
+    ),
+    Mutant(
+        "noised updates off the grid",
+        LEVEL,
+        "torch.from_numpy(on_grid(noised, scale))",
+        "torch.from_numpy(noised)",
+        SERVER_GRID,
+    ),
+    Mutant(
+        "the noised count off the grid",
+        LEVEL,
+        "float(on_grid(drawn + centred, adaptive.count_noise)[0])",
+        "float((drawn + centred)[0])",
+        SERVER_GRID,
+    ),
+    Mutant(
+        "a grid as coarse as the noise",
+        "sim/engine/released.py",
+        "ROW_BITS, SUM_BITS = 10, 16",
+        "ROW_BITS, SUM_BITS = 10, 2",
+        (f"{WIRE}test_noised_sums_lie_on_the_public_grid_before_the_optimizer_sees_them",),
+    ),
+)
