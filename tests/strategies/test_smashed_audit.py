@@ -18,6 +18,7 @@ from sim.audit.one_run import audit_one_run
 from sim.data import Records, load_federation
 from sim.engine import workplace
 from sim.engine.lanes import forward
+from sim.engine.row_noise import arrived_rows
 from sim.job import Job
 from sim.plan.plan import make_plan
 from sim.rng import stream
@@ -106,18 +107,19 @@ def audited(privacy, freeze, folder, monkeypatch):
     grown = torch.relu(initial["output.weight"][0, 0])  # where the canary, of class 1, drives the head's outputs
     direction = first - grown / grown.norm()
     likeness = np.zeros(CLINICS)
-    original = split.noised_rows
+    original = split.leaving_rows
 
-    def watched(noise, seed, kind, rows, sizes, clinics, moment):
-        sent = original(noise, seed, kind, rows, sizes, clinics, moment)
+    def watched(job, kind, rows, sizes, clinics, moment):
+        leaving = original(job, kind, rows, sizes, clinics, moment)
+        sent = arrived_rows(job, kind, leaving, clinics)
         batches = job.batches(moment[0], clinics)
         for lane, (k, size) in enumerate(zip(clinics, sizes, strict=True)):
             index = batches.index[moment[1], lane, :size]
             others = index < OWN - 1
             likeness[k] += float((sent[lane, :size][others] * direction[k, index[others]]).sum().detach())
-        return sent
+        return leaving
 
-    monkeypatch.setattr(split, "noised_rows", watched)
+    monkeypatch.setattr(split, "leaving_rows", watched)
     learn(plan, federation)
     bound = audit_one_run(-likeness, included, GUESSES, DELTA).epsilon_lower
     return plan.columns()["epsilon_server"], bound
