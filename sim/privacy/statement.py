@@ -92,7 +92,8 @@ def privacy_statement(
         - ``patients``: ``max-records``, the stated bound on a patient's records at all clinics together,
           ``max-clinics``, the largest number of clinics that train on one patient, as counted, and ``epsilon`` by
           adversary of such a patient; None where no bound is stated or the unit is the clinic;
-        - ``outside``: rows of ``what``, ``marking`` (``"public"``, ``"dp"``, ``"non-private"`` or ``"simulated"``) and ``note``;
+        - ``outside``: rows of ``what``, ``marking`` (``"public"``, ``"dp"``, ``"non-private"`` or, of how a simulation
+          makes its clinics, ``"simulated"``) and ``note``;
         - ``not-covered``: what the run publishes of its records beside all that, see
           :func:`sim.privacy.uncovered.not_covered`;
         - ``attacks``: measured attacks, one dict each.
