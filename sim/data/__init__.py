@@ -55,7 +55,8 @@ class Federation:
         Training, held-out and validation records, each in the source's order within a clinic; a clinic may have no
         validation records. The arrays cannot be written to.
     statistics : dict of str to str
-        Every statistic that the preprocessing used, as ``"public"`` or ``"non-private"``.
+        Every statistic that the preprocessing used, as ``"public"`` or ``"non-private"``, and, as ``"simulated"``, what
+        made the clinics out of the records and is no statistic of theirs.
     clinics_of_a_patient : int
         The largest number of clinics that have training records of one patient.
     """
@@ -162,17 +163,26 @@ def load_federation(data_spec: DataSpec, seed: int) -> Federation:
         raise ScenarioError([*table.problems, *faults])
     table = _sorted(replace(table, names=names, clinic=clinic))
     held_out = table.held_out
+    by_class = data_spec.stratified
     if held_out is None:
         everything, singles = np.ones(len(table.y), dtype=np.bool_), data_spec.one_class == "keep"
-        held_out = split.hold_out_patients(table, everything, data_spec.test_share, seed, "split", singles=singles)
-    if faults := split.one_sided_problems(data_spec, names, table.clinic, held_out):
-        raise ScenarioError(faults)
+        held_out = split.hold_out_patients(
+            table, everything, data_spec.test_share, seed, "split", by_class=by_class, singles=singles
+        )
     validation = np.zeros_like(held_out)
     if data_spec.validation_share:
-        validation = split.hold_out_patients(table, ~held_out, data_spec.validation_share, seed, "validation")
+        validation = split.hold_out_patients(
+            table, ~held_out, data_spec.validation_share, seed, "validation", by_class=by_class
+        )
     train = ~held_out & ~validation
+    if faults := split.one_sided_problems(data_spec, names, table.clinic, train, held_out):
+        raise ScenarioError(faults)
     offsets = np.searchsorted(table.clinic, np.arange(len(names) + 1))
     x, statistics = scale.scaled(table, offsets, train)
+    if by_class and (table.held_out is None or data_spec.validation_share):
+        statistics["held-out records drawn by class"] = "non-private"
+    if data_spec.split in deal.BY_CLASS:
+        statistics["records dealt to clinics by label"] = "simulated"
     if data_spec.split == "feature-shift":
         x = deal.shifted(x, offsets, data_spec.shift or 0.0, seed)
     return Federation(

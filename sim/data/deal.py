@@ -34,9 +34,10 @@ from sim.problems import ScenarioError
 from sim.rng import Streams, stream
 from sim.scenario import DataSpec
 
-__all__ = ["apportion", "deal", "place", "shifted"]
+__all__ = ["BY_CLASS", "apportion", "deal", "place", "shifted"]
 
-_BY_CLASS: Final = ("dirichlet", "pathological")
+BY_CLASS: Final = ("dirichlet", "pathological")
+"""The splits that look at labels."""
 
 
 def place(spec: DataSpec, table: Table, seed: int) -> tuple[tuple[str, ...], Ints]:
@@ -96,7 +97,7 @@ def deal(spec: DataSpec, y: Ints, seed: int, held_out: Mask | None = None) -> In
     ScenarioError
         If there are too few records or classes for the clinics.
     """
-    stratum = y if spec.split in _BY_CLASS else np.zeros_like(y)
+    stratum = y if spec.split in BY_CLASS else np.zeros_like(y)
     train = np.ones(len(y), dtype=np.bool_) if held_out is None else ~held_out
     strata = int(stratum.max(initial=0)) + 1
     counts = np.bincount(stratum[train], minlength=strata)

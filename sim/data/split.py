@@ -24,29 +24,30 @@ __all__ = [
 _MOST_LINES = 5
 
 
-def _held_out_counts(class_counts: dict[int, int], share: float, singles: bool) -> dict[int, int]:
-    counts = {label: min(int(share * n + 0.5), n - 1) for label, n in class_counts.items()}
-    divisible = [label for label, n in class_counts.items() if n > 1]
+def _held_out_counts(totals: dict[int, int], share: float, singles: bool) -> dict[int, int]:
+    counts = {stratum: min(int(share * n + 0.5), n - 1) for stratum, n in totals.items()}
+    divisible = [stratum for stratum, n in totals.items() if n > 1]
     if divisible and not any(counts.values()):
-        counts[max(divisible, key=class_counts.__getitem__)] = 1
+        counts[max(divisible, key=totals.__getitem__)] = 1
     if singles and not divisible and len(counts) > 1:
         counts[min(counts)] = 1
     return counts
 
 
 def hold_out(
-    y: Ints, offsets: Ints, share: float, seed: int, purpose: str = "split", *, singles: bool = False
+    strata: Ints, offsets: Ints, share: float, seed: int, purpose: str = "split", *, singles: bool = False
 ) -> NDArray[np.bool_]:
-    """Choose the held-out records of every clinic, stratified by class.
+    """Choose the held-out records of every clinic, stratum by stratum.
 
-    A class with ``n`` records of a clinic gives ``floor(share n + 1/2)`` of them, but keeps at least one for training;
-    a clinic that would hold out nothing gives one of its largest class. The counts do not depend on the seed, and a
-    clinic's draw on no other clinic.
+    A stratum with ``n`` records of a clinic gives ``floor(share n + 1/2)`` of them, but keeps at least one for
+    training; a clinic that would hold out nothing gives one of its largest stratum. The counts do not depend on the
+    seed, and a clinic's draw on no other clinic. Where all records are of one stratum, the draw depends on nothing but
+    how many records the clinics have: no record's values move another one.
 
     Parameters
     ----------
-    y : ndarray of int64, ``[record]``
-        Class of each record.
+    strata : ndarray of int64, ``[record]``
+        Stratum of each record: its class where the draw is to be by class, and otherwise the same for all.
     offsets : ndarray of int64, ``[clinic + 1]``
         Clinic ``k`` has the records ``offsets[k]:offsets[k + 1]``.
     share : float
@@ -56,22 +57,22 @@ def hold_out(
     purpose : str
         Name of the random streams.
     singles : bool
-        Whether a clinic with several classes of one record each gives that of its first class.
+        Whether a clinic with several strata of one record each gives that of its first stratum.
 
     Returns
     -------
     ndarray of bool, ``[record]``
         True where a record is held out.
     """
-    held_out = np.zeros(len(y), dtype=np.bool_)
+    held_out = np.zeros(len(strata), dtype=np.bool_)
     streams = Streams(seed, purpose)
     for clinic, (start, stop) in enumerate(pairwise(offsets.tolist())):
-        own = y[start:stop]
-        labels, sizes = np.unique(own, return_counts=True)
-        class_counts = dict(zip(labels.tolist(), sizes.tolist(), strict=True))
-        for label, count in _held_out_counts(class_counts, share, singles).items():
+        own = strata[start:stop]
+        found, sizes = np.unique(own, return_counts=True)
+        totals = dict(zip(found.tolist(), sizes.tolist(), strict=True))
+        for stratum, count in _held_out_counts(totals, share, singles).items():
             if count:
-                order = streams.at(clinic=clinic, step=label).permutation(np.flatnonzero(own == label))
+                order = streams.at(clinic=clinic, step=stratum).permutation(np.flatnonzero(own == stratum))
                 held_out[start + order[:count]] = True
     return held_out
 
@@ -103,12 +104,12 @@ def patients_of(patient: Ints, y: Ints) -> tuple[Ints, Ints, Ints]:
 
 
 def hold_out_patients(
-    table: Table, among: Mask, share: float, seed: int, purpose: str, *, singles: bool = False
+    table: Table, among: Mask, share: float, seed: int, purpose: str, *, by_class: bool = False, singles: bool = False
 ) -> NDArray[np.bool_]:
     """Choose the held-out records of every clinic by patient, so that no patient stands on both sides.
 
-    The draw is that of ``hold_out`` over patients: each at the clinic of its first record and of the class that
-    ``patients_of`` gives it. A patient with records at several clinics is on the same side at all of them.
+    The draw is that of ``hold_out`` over patients, each at the clinic of its first record. A patient with records at
+    several clinics is on the same side at all of them.
 
     Parameters
     ----------
@@ -116,6 +117,9 @@ def hold_out_patients(
         The records, sorted by clinic; without patients each record is one of its own.
     among : ndarray of bool, ``[record]``
         The records to draw among; the others stay where they are.
+    by_class : bool
+        Whether to draw within each class, a patient's being the one that ``patients_of`` gives it. One record's label
+        then moves other records between the sides.
     share, seed, purpose, singles
         As for ``hold_out``.
 
@@ -124,14 +128,14 @@ def hold_out_patients(
     ndarray of bool, ``[record]``
         True where a record is held out.
     """
-    y = table.y[among]
+    strata = table.y[among] if by_class else np.zeros(np.count_nonzero(among), dtype=np.int64)
     offsets = np.searchsorted(table.clinic[among], np.arange(len(table.names) + 1))
     held_out = np.zeros_like(among)
     if table.patient is None:
-        held_out[among] = hold_out(y, offsets, share, seed, purpose, singles=singles)
+        held_out[among] = hold_out(strata, offsets, share, seed, purpose, singles=singles)
     else:
-        index, first, class_of = patients_of(table.patient[among], y)
-        of_patient = hold_out(class_of, np.searchsorted(first, offsets), share, seed, purpose, singles=singles)
+        index, first, stratum_of = patients_of(table.patient[among], strata)
+        of_patient = hold_out(stratum_of, np.searchsorted(first, offsets), share, seed, purpose, singles=singles)
         held_out[among] = of_patient[index]
     return held_out
 
@@ -185,9 +189,9 @@ def clinic_problems(spec: DataSpec, names: Sequence[str], y: Ints, clinic: Ints,
     Returns
     -------
     list of str
-        One line for each clinic with fewer than two records and, unless such clinics are kept, with a single class or
-        with none of which two records could be told apart into training and held-out; where there are many such
-        clinics, one line for all.
+        One line for each clinic with fewer than two records and, unless such clinics are kept, with a single class or,
+        where records are held out by class, with none of which two records could be told apart into training and
+        held-out; where there are many such clinics, one line for all.
     """
     classes = int(y.max(initial=0)) + 1
     counts = np.bincount(clinic * classes + y, minlength=len(names) * classes).reshape(len(names), classes)
@@ -201,7 +205,7 @@ def clinic_problems(spec: DataSpec, names: Sequence[str], y: Ints, clinic: Ints,
         single = (records > 1) & (np.count_nonzero(counts, axis=1) == 1)
         problems += _lines(spec, names, single, "records of one class only", keep)
         undivided = (records > 1) & (counts.max(axis=1, initial=0) < 2)
-        if not given:
+        if spec.stratified and not given:
             fault = "no two records of the same class, so none can be held out"
             problems += _lines(spec, names, undivided, fault, keep)
     return problems
@@ -220,11 +224,11 @@ def name_problems(table: Table) -> list[str]:
     return lines
 
 
-def one_sided_problems(spec: DataSpec, names: Sequence[str], clinic: Ints, held_out: Mask) -> list[str]:
+def one_sided_problems(spec: DataSpec, names: Sequence[str], clinic: Ints, train: Mask, held_out: Mask) -> list[str]:
     """Return which clinics have no training, or no held-out, records; parameters as for ``clinic_problems``."""
     return [
         line
-        for side, kind in ((~held_out, "training"), (held_out, "held-out"))
+        for side, kind in ((train, "training"), (held_out, "held-out"))
         for line in _lines(spec, names, np.bincount(clinic[side], minlength=len(names)) == 0, f"no {kind} record")
     ]
 

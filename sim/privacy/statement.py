@@ -93,7 +93,8 @@ def privacy_statement(
         - ``patients``: ``max-records``, the stated bound on a patient's records at all clinics together,
           ``max-clinics``, the largest number of clinics that train on one patient, as counted, and ``epsilon`` by
           adversary of such a patient; None where no bound is stated or the unit is the clinic;
-        - ``outside``: rows of ``what``, ``marking`` (``"public"``, ``"dp"`` or ``"non-private"``) and ``note``;
+        - ``outside``: rows of ``what``, ``marking`` (``"public"``, ``"dp"``, ``"non-private"`` or, of how a simulation
+          makes its clinics, ``"simulated"``) and ``note``;
         - ``not-covered``: what the run publishes of its records beside all that, see
           :func:`sim.privacy.uncovered.not_covered`;
         - ``attacks``: measured attacks, one dict each.
@@ -281,7 +282,7 @@ def _outside(plan: Plan, federation: Federation) -> list[tuple[str, str, str]]:
     ]
     if spec.train.class_weights is not None:
         rows.append(("class weights", "public", "stated constants; take none that were counted from these records"))
-    for marking in ("public", "dp", "non-private"):
+    for marking in ("public", "dp", "non-private", "simulated"):
         used = [f"{kind}{', '.join(names)}" for kind, names in federation.statistics_by_kind(marking).items()]
         if used:
             rows.append(("preprocessing", marking, "; ".join(used)))

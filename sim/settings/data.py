@@ -85,10 +85,15 @@ def _fits_the_split(value: object, info: ValidationInfo) -> None:
 
 
 class _Data(Section):
-    """What all sources share; ``sites`` are those clinics of the source whose records are used."""
+    """What all sources share; ``sites`` are those clinics of the source whose records are used.
+
+    Held-out and validation records are drawn without looking at labels, or within each class where ``stratified``: one
+    label then decides where other records stand, which no guarantee covers.
+    """
 
     test_share: Number = Field(default=0.34, gt=0, lt=1)
     validation_share: Number = Field(default=0.0, ge=0, lt=1)
+    stratified: bool = False
     one_class: Literal["keep", "refuse"] = "keep"
     sites: Sites | None = None
     split: Literal["natural", "iid", "quantity", "dirichlet", "pathological", "feature-shift"] = "natural"

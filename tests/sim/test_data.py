@@ -56,13 +56,18 @@ def test_heart_has_the_published_counts():
     totals = np.diff(federation.train.offsets) + np.diff(federation.test.offsets)
     assert totals.tolist() == [303, 261, 46, 130]
     assert totals.sum() == len(federation.train.y) + len(federation.test.y) == 740
+    assert np.diff(federation.test.offsets).tolist() == [103, 89, 16, 44]  # floor(0.34 n + 1/2)
+    assert federation.train.y.sum() + federation.test.y.sum() == 139 + 98 + 45 + 101
+
+
+def test_heart_by_class_has_the_published_counts():
+    federation = load_federation(HeartDisease(stratified=True), seed=0)
     # floor(0.34 n + 1/2) of each class: 164 and 139, 163 and 98, 1 and 45, 29 and 101 records
     assert np.diff(federation.test.offsets).tolist() == [56 + 47, 55 + 33, 0 + 15, 10 + 34]
     positives = [
         federation.test.y[a:b].sum() for a, b in zip(*(federation.test.offsets[i:] for i in (0, 1)), strict=False)
     ]
     assert positives == [47, 33, 15, 34]
-    assert federation.train.y.sum() + federation.test.y.sum() == 139 + 98 + 45 + 101
 
 
 def test_heart_public_scaling_maps_the_stated_ranges(flamby):
@@ -95,7 +100,7 @@ def test_heart_public_scaling_uses_nothing_of_the_other_records():
 
 def test_heart_per_clinic_scaling_is_flambys(flamby):
     frame, y, centre = flamby
-    federation = load_federation(HeartDisease(scaling="per-clinic"), seed=5)
+    federation = load_federation(HeartDisease(scaling="per-clinic", stratified=True), seed=5)
     offsets = np.array([0, 303, 564, 610, 740])
     held_out = hold_out(y.to_numpy(), offsets, 0.34, seed=5)
     for clinic, name in enumerate(federation.names):
@@ -109,7 +114,7 @@ def test_heart_per_clinic_scaling_is_flambys(flamby):
             own = part.x[part.offsets[clinic] : part.offsets[clinic + 1]]
             np.testing.assert_allclose(own, expected[mask], rtol=1e-5, atol=1e-5)
     assert set(federation.statistics.values()) == {"non-private"}
-    assert len(federation.statistics) == 13
+    assert len(federation.statistics) == 13 + 1
 
 
 def test_heart_constant_column_of_a_clinic_becomes_zero_and_not_infinite():

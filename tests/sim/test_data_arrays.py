@@ -202,7 +202,7 @@ def test_clinics_without_held_out_records_are_one_line(path):
         ({}, {"sites": ("7", "9")}, 'sites: unknown site "9"; write it as in the file'),
         (
             {"y": np.arange(N)},
-            {"one_class": "refuse"},
+            {"one_class": "refuse", "stratified": True},
             ": clinic 1 of 2 by name has no two records of the same class, so none can be held out; "
             'leave it out of data.sites, or set data.one-class = "keep"',
         ),

@@ -42,12 +42,15 @@ def test_pneumonia_images_of_ten_dirichlet_clinics():
     assert federation.train.x.shape[1:] == (1, 28, 28)
     assert (federation.train.x.min(), federation.train.x.max()) == (-1, 1)
     assert federation.test.x.sum() == pytest.approx((test / 127.5 - 1).sum(), rel=1e-4)
-    assert federation.statistics == {"range of channel-0": "public"}
+    assert federation.statistics == {
+        "range of channel-0": "public",
+        "records dealt to clinics by label": "simulated",
+    }
 
 
 def test_heartbeats_with_a_clinic_for_each_of_48_records():
     path = real("mitdb_beats_125hz_128.npz")
-    spec = Npz(path=path, x="x", label="y", clinic="record", range=(-500, 500))
+    spec = Npz(path=path, x="x", label="y", clinic="record", range=(-500, 500), stratified=True)
     federation = load_federation(spec, seed=0)
     with np.load(path) as archive:
         y, record, x = archive["y"], archive["record"], archive["x"]

@@ -41,6 +41,7 @@ def lines(text, folder, **tables):
 def test_defaults_are_the_documented_ones(tmp_path):
     heart = HeartDisease()
     assert (heart.test_share, heart.validation_share, heart.one_class, heart.split) == (0.34, 0.0, "keep", "natural")
+    assert heart.stratified is False
     assert (heart.clinics, heart.alpha, heart.classes_per_clinic, heart.shift, heart.sites) == (None,) * 5
     csv = scenario(CSV, tmp_path).data
     assert (csv.positive, csv.patient, csv.max_records_per_patient, csv.features) == (None,) * 4
@@ -70,7 +71,7 @@ def test_full_table_survives_json(tmp_path):
     text = CSV + (
         'patient = "who"\nmax-records-per-patient = 1\npositive = ["<30", 1]\nexclude = ["id"]\n'
         'categorical = ["race"]\nlevels = {race = ["a", 2]}\nmissing = {age = 3, bmi = "drop"}\n'
-        'split = "dirichlet"\nclinics = 5\nalpha = 0.5\nvalidation-share = 0.1\n'
+        'split = "dirichlet"\nclinics = 5\nalpha = 0.5\nvalidation-share = 0.1\nstratified = true\n'
     )
     parsed = scenario(text, tmp_path)
     assert (parsed.data.positive, parsed.data.levels) == (("<30", "1"), {"race": ("a", "2")})

@@ -174,7 +174,15 @@ def test_patients_are_stratified_by_their_rarest_class(tmp_path):
     frame = pd.DataFrame({"site": "a", "who": people, "x": np.arange(120), "y": 0})
     frame.loc[frame["who"].between(0, 9) & (frame["x"] % 3 == 1), "y"] = 1  # 10 people with one ill row of three
     frame.to_csv(tmp_path / "p.csv", index=False)
-    data = Csv(path=tmp_path / "p.csv", label="y", clinic="site", patient="who", scaling="none", test_share=0.3)
+    data = Csv(
+        path=tmp_path / "p.csv",
+        label="y",
+        clinic="site",
+        patient="who",
+        scaling="none",
+        test_share=0.3,
+        stratified=True,
+    )
     federation = load_federation(data, seed=3)
     assert federation.test.y.sum() == 3  # 0.3 of the 10 ill people, with one ill row each
     assert len(federation.test.y) == 3 * (3 + 9)
@@ -223,10 +231,14 @@ def test_validation_records_come_from_the_training_records_and_leave_the_others_
     assert not len(without.validation.y)
     assert without.validation.x.shape == (0, 5)
     assert in_any_order(np.r_[federation.train.x, federation.validation.x]) == in_any_order(without.train.x)
+    before, held = np.diff(without.train.offsets), np.diff(federation.validation.offsets)
+    assert held.tolist() == np.floor(0.25 * before + 0.5).tolist()
+    by_class = load_federation(spec(path, validation_share=0.25, stratified=True), seed=3)
+    without = load_federation(spec(path, stratified=True), seed=3)
     for clinic in range(2):
         before, held = (
             np.bincount(part.y[part.offsets[clinic] : part.offsets[clinic + 1]], minlength=3)
-            for part in (without.train, federation.validation)
+            for part in (without.train, by_class.validation)
         )
         assert held.tolist() == np.floor(0.25 * before + 0.5).tolist()
 

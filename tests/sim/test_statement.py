@@ -100,6 +100,13 @@ def test_what_is_outside_is_marked(csv: Path) -> None:
     assert markings(stated(scaled), "preprocessing") == {"non-private"}
     assert markings(stated(scaled), "best round") == {"non-private"}
     assert {found["marking"] for found in stated(scaled)["outside"]} == {"public", "dp", "non-private"}
+    dealt = {**spec.data.model_dump(), "split": "dirichlet", "clinics": 3, "alpha": 5.0}
+    made = stated(spec.model_copy(update={"data": type(spec.data).model_validate(dealt | {"stratified": True})}))
+    notes = {found["marking"]: found["note"] for found in made["outside"] if found["what"] == "preprocessing"}
+    assert notes == {
+        "non-private": "held-out records drawn by class",
+        "simulated": "records dealt to clinics by label",
+    }
 
 
 HOSTILE = "a|b <script>alert(1)</script> [x](http://y) `c` *d* _e_ $f$ &lt;"
