@@ -70,6 +70,8 @@ class Job:
         The plan's, for the rounds in which a clinic is away or lost.
     key : str
         Of whatever hides a record, see :func:`run_key`.
+    preprocessing : tuple of str
+        Statistics of the records that the preprocessing used.
     """
 
     spec: RunSpec
@@ -88,6 +90,7 @@ class Job:
     labels: RandomisedLabels | None = None
     attended: Mapping[int, Attendance] = field(default_factory=dict)
     key: str = ""
+    preprocessing: tuple[str, ...] = ()
 
     @classmethod
     def build(
@@ -105,7 +108,7 @@ class Job:
         ----------
         spec : RunSpec
         federation : Federation
-            Only its shapes, classes and sizes are used.
+            Only its shapes, classes, sizes and names of statistics are used.
         noise_multipliers : sequence of float
             By clinic; ignored without DP-SGD.
         release_noise : sequence of float
@@ -205,6 +208,7 @@ class Job:
             labels,
             attended,
             run_key(spec.digest if digest is None else digest, federation),
+            federation.non_private,
         )
 
     @property

@@ -79,6 +79,11 @@ class Federation:
                 digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
+    @property
+    def non_private(self) -> tuple[str, ...]:
+        """The statistics of the records that the preprocessing used."""
+        return tuple(name for name, marking in self.statistics.items() if marking == "non-private")
+
     def statistics_by_kind(self, marking: str) -> dict[str, list[str]]:
         """Return the columns that statistics of one marking are of, by the words in front of a column's name."""
         columns: dict[str, list[str]] = {}

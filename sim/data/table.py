@@ -71,8 +71,8 @@ def read(spec: TableFile) -> Table:
     names, clinic = _numbered(columns.words[spec.clinic], used) if spec.clinic else ((), np.zeros_like(y))
     patient = columns.words[spec.patient].codes[used] if spec.patient else None
     x, names_of_x, statistics = _assembled(spec, columns, [] if problems else kept, used)
-    if dropped and spec.missing == "drop":
-        statistics["columns with missing values, which were dropped"] = "non-private"
+    if spec.missing == "drop":
+        statistics["which columns are dropped for missing values"] = "non-private"
     return Table(
         names,
         names_of_x,

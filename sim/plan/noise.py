@@ -12,9 +12,30 @@ from sim.job import Job
 from sim.mechanisms import RowNoise
 from sim.privacy.accounting import gaussian_epsilon
 from sim.privacy.calibration import calibrate
+from sim.privacy.preprocessing import exposed
 from sim.privacy.releases import Sampled, build_ledger, un_noised
 from sim.problems import ScenarioError
 from sim.spec import RunSpec
+
+
+def refuse_lost_targets(job: Job, sampled: Sampled) -> None:
+    """Raise a ``ScenarioError`` for each target that no noise meets, since the preprocessing used the records."""
+    privacy, used = job.spec.privacy, list(exposed(job.preprocessing, getattr(job.spec.data, "scaling", None)))
+    of_label = privacy.randomises_labels
+    alone = privacy.mechanism == "label-rr"
+    label_key = "label-epsilon" if privacy.label_epsilon is not None else "epsilon"
+    targets = (
+        ("epsilon", None if alone else privacy.epsilon, privacy.opponent, [found.reason for found in used]),
+        (label_key, of_label, "everyone", [found.reason for found in used if found.unit == "label"]),
+    )
+    problems = [
+        f"privacy.{key}: no noise reaches {target:g} against {'' if who == 'everyone' else 'the '}{who}: "
+        f"{'; '.join(reasons)}"
+        for key, target, who, reasons in targets
+        if target is not None and math.isfinite(target) and reasons
+    ]
+    if problems and sampled.steps.any():
+        raise ScenarioError(problems)
 
 
 def update_multiplier(job: Job, sampled: Sampled, delta: float) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ from sim.data import Federation
 from sim.job import Job
 from sim.plan.budget import epsilon_spent, final_epsilons, within_budget
 from sim.plan.counts import Counts
-from sim.plan.noise import dp_sgd_multipliers, row_multipliers, update_multiplier
+from sim.plan.noise import dp_sgd_multipliers, refuse_lost_targets, row_multipliers, update_multiplier
 from sim.plan.queues import PlanClock
 from sim.plan.refusals import refuse
 from sim.privacy.adjacency import adjacency_of, replace_epsilon
@@ -208,6 +208,7 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
     clock = PlanClock(resources, spec.server.resources())
     counts = Counts(job, clock)
     sampled = counts.sampled()
+    refuse_lost_targets(job, sampled)
     # Without a mechanism there are only un-noised releases and none at all, which no delta tells apart.
     delta = spec.privacy.delta or 0.0
     sigmas = dp_sgd_multipliers(spec, delta, federation, sampled) if job.dp is not None else ()

@@ -69,6 +69,10 @@ class Method:
     model : Model
     tight_rows : bool
         Whether the smashed rows of a factory's head are stated to have no negative value.
+    preprocessing : frozenset of str
+        The statistics of the records that the preprocessing used.
+    pooled : bool
+        Whether features are scaled by statistics of all clinics.
     """
 
     name: str
@@ -76,6 +80,15 @@ class Method:
     privacy: Privacy
     model: Model
     tight_rows: bool = False
+    preprocessing: frozenset[str] = frozenset()
+    pooled: bool = False
+
+    @property
+    def of_all_clinics(self) -> bool:
+        """Whether the records of one clinic change the features or the columns of another."""
+        within = {name for name in self.preprocessing if name.startswith("mean and deviation of ")}
+        within |= {"held-out records drawn by class"}
+        return bool(self.preprocessing - within) or (self.pooled and bool(self.preprocessing))
 
     @property
     def parts(self) -> int:
@@ -142,6 +155,21 @@ class Method:
 
 def seen(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]:
     """Return what each adversary sees of a clinic's records, in the unit that the run protects."""
+    from dp_accounting import NonPrivateDpEvent
+
+    views = _learned(method, drawn, clinic)
+    if method.preprocessing:
+        everybody = method.of_all_clinics and any(drawn.steps)
+        told = {
+            a for a, view in views.items() if view or (everybody and not (a == "server" and method.name == "local"))
+        }
+        for a in told:
+            views[a] = views[a] + Counter({("add-or-remove", NonPrivateDpEvent()): 1})
+    return views
+
+
+def _learned(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]:
+    """Return what the training gives away, whatever its features were made with."""
     from dp_accounting import NonPrivateDpEvent
 
     views: dict[Adversary, Seen] = {adversary: Counter() for adversary in ADVERSARIES}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from sim.mechanisms import RowNoise
 from sim.privacy.accounting import compose, dp_sgd_event, flatten
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Release, Unit
 from sim.privacy.loss import Adjacency
+from sim.privacy.preprocessing import exposed
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -171,9 +172,35 @@ def build_ledger(
         if alike != clinic:
             ledger.add_alike(clinic, alike)
             continue
-        for release in enter(job, sampled, clinic, frozenset(name for name, of_all in done.items() if of_all[clinic])):
+        complete = frozenset(name for name, of_all in done.items() if of_all[clinic])
+        found = enter(job, sampled, clinic, complete)
+        seeing = {a for release in found if flatten(release.event) for a in release.adversaries}
+        for release in (*found, *_preprocessing(job, clinic, seeing)):
             ledger.add(release)
+    if sampled.steps.any():
+        everyone = range(len(sampled.steps)) if clinics is None else clinics
+        idle = [k for k in everyone if not sampled.steps[k]]
+        for release in _preprocessing(job, idle[0], frozenset()) if idle else ():
+            ledger.add(release)
+        for clinic in idle[1:]:
+            ledger.add_alike(clinic, idle[0])
     return ledger
+
+
+def _preprocessing(job: Job, clinic: int, seeing: Set[Adversary]) -> Iterator[Release]:
+    """Write down the statistics that features were made with.
+
+    Those of one clinic are seen by who sees anything of it; those of all clinics by all who see what any clinic trains,
+    and by the clinics, whose own features are made with them.
+    """
+    from dp_accounting import NonPrivateDpEvent
+
+    for used in exposed(job.preprocessing, getattr(job.spec.data, "scaling", None)):
+        audience = seeing | {*job.protocol.sees_model, "peer-clinic"} if used.of_all else seeing
+        if audience:
+            adversaries = tuple(a for a in ADVERSARIES if a in audience)
+            event = NonPrivateDpEvent()
+            yield Release(clinic, "preprocessing", adversaries, event, "add-or-remove", used.unit, used.reason)
 
 
 def _updates(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> list[Release]:

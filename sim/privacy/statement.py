@@ -6,6 +6,7 @@ Everything follows from the plan, its ledger and the settings; no value of a rec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ _MEANING = {
     "norms": "the norm of each record's gradient in each part",
     "metrics": "the clinic's exact training loss, and whether its update was clipped",
     "records": "the training records themselves",
+    "preprocessing": "all that was scaled, chosen or encoded by statistics of the records",
 }
 _ACCOUNTANT = (
     "privacy loss distributions, rounded so that epsilon is never underestimated; the exact formula of the Gaussian "
@@ -256,6 +258,8 @@ def _how_often(plan: Plan, release: Release, count: int, *, noised: bool) -> tup
     """Return how often something is released, and what that number counts."""
     if noised and release.adjacency == "replace":
         return count, "releases of a record"
+    if release.what == "preprocessing":
+        return count, "times, before training"
     if release.what == "update":
         return int(plan.sampled.rounds[release.clinic]), "rounds"
     protocol = _protocol(plan)
@@ -284,8 +288,9 @@ def _outside(plan: Plan, federation: Federation) -> list[tuple[str, str, str]]:
         rows.append(("class weights", "public", "stated constants; take none that were counted from these records"))
     for marking in ("public", "dp", "non-private", "simulated"):
         used = [f"{kind}{', '.join(names)}" for kind, names in federation.statistics_by_kind(marking).items()]
+        counted = "; counted as sent without noise" if marking == "non-private" else ""
         if used:
-            rows.append(("preprocessing", marking, "; ".join(used)))
+            rows.append(("preprocessing", marking, "; ".join(used) + counted))
     rows += [
         ("timing of messages", "non-private", "follows from counts here; on real computers it may depend on records"),
         (
@@ -332,7 +337,9 @@ def _labels(plan: Plan) -> tuple[str, str, str]:
         return (
             "labels",
             "dp",
-            f"randomised once before they are sent: epsilon {spent:.3g} of one label, against everyone",
+            f"randomised once before they are sent: epsilon {spent:.3g} of one label, against everyone"
+            if math.isfinite(spent)
+            else "randomised once before they are sent, but the choice of held-out records is not",
         )
     if sent:
         return "labels", "non-private", "sent to the server as they are, and counted as such in its row"

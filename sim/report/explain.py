@@ -146,7 +146,7 @@ def _data(scenario: Scenario, federation: Federation) -> str:
     where = "at their natural clinics" if data.split == "natural" else f"dealt to clinics by {data.split}"
     private = [f"{kind}{_named(names)}" for kind, names in federation.statistics_by_kind("non-private").items()]
     scaled = (
-        f"Not private, and outside every guarantee: {', '.join(private)}."
+        f"Not private, and no epsilon is finite where it is used: {', '.join(private)}."
         if private
         else ("The preprocessing uses public constants only.")
     )

@@ -113,6 +113,7 @@ def _claim_faults(folder: Path, record: Record) -> list[str]:
     unit = method.privacy.unit
     faults = [f"{file}: {fault}" for fault in count_faults(method, drawn, plan, record["spec"])]
     faults += [f"{file}: {fault}" for fault in noise_faults(method, drawn, plan)]
+    faults += _statistics_faults(file, record)
     views = [seen(method, drawn, k) for k in range(len(names))]
     faults += [
         f"{file}: privacy.releases: clinic {k}, {a}: is not what settings and counts give"
@@ -141,7 +142,33 @@ def _method(record: Record, ledger: Ledger, drawn: Drawn) -> Method:
             for release in stated
             for noise in {drawn.release_noise[release.clinic]}
         )
-    return Method(name=strategy["name"], cut=strategy["cut"], privacy=privacy, model=model, tight_rows=tight)
+    statistics = record["privacy"]["statistics"]
+    return Method(
+        name=strategy["name"],
+        cut=strategy["cut"],
+        privacy=privacy,
+        model=model,
+        tight_rows=tight,
+        preprocessing=frozenset(name for name, marking in statistics.items() if marking == "non-private"),
+        pooled=spec["data"].get("scaling") == "pooled",
+    )
+
+
+def _statistics_faults(file: Path, record: Record) -> list[str]:
+    """Hold the list of statistics against the settings, which say when preprocessing uses the records."""
+    data, listed = record["spec"]["data"], record["privacy"]["statistics"]
+    missing = data.get("missing")
+    stated = {*data.get("levels", ()), *data.get("exclude", ())}
+    stated |= {c for c in data.get("categorical", ()) if isinstance(missing, Mapping) and missing.get(c) == "drop"}
+    due = {f"levels of {column}" for column in data.get("categorical", ()) if column not in stated}
+    if missing == "drop":
+        due.add("which columns are dropped for missing values")
+    non_private = {name for name, marking in listed.items() if marking == "non-private"}
+    faults = [f"{name} is not listed as non-private" for name in sorted(due - non_private)]
+    scaled = any(name.startswith("mean and deviation of ") for name in non_private)
+    if scaled != (data.get("scaling") in ("per-clinic", "pooled")):
+        faults.append(f"is not what data.scaling = {json.dumps(data.get('scaling'))} uses")
+    return [f"{file}: privacy.statistics: {fault}" for fault in faults]
 
 
 def _noise_in(release: Any) -> float:
@@ -227,6 +254,8 @@ def _other_claims(
     privacy, statement = method.privacy, record["privacy"]["statement"]
     label = method.label_noise
     of_label = None if label is None else (label if any(drawn.steps) else 0.0)
+    if of_label and "held-out records drawn by class" in method.preprocessing:
+        of_label = math.inf
     settings = record["spec"]["privacy"]
     fields = {
         f"{place}.{key}": (holder[key], wanted)

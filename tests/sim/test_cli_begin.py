@@ -154,8 +154,12 @@ def test_check_without_privacy_promises_none(suture, trade_off):
 
 def test_check_marks_preprocessing_that_is_not_private(suture, trade_off):
     assert "The preprocessing uses public constants only." in plain(suture("check", trade_off)[1])
-    told = plain(suture("check", trade_off, "--set", "data.scaling=pooled")[1])
-    assert "Not private, and outside every guarantee: " in told
+    code, _, refused = suture("check", trade_off, "--set", "data.scaling=pooled")
+    assert (code, plain(refused).count("privacy.epsilon: no noise reaches 3 against the model-user: ")) == (2, 1)
+    noise = 'privacy={mechanism="dp-sgd",noise-multiplier=1.0,delta=1e-3}'
+    told = plain(suture("check", trade_off, "--set", "data.scaling=pooled", "--set", "sweep={}", "--set", noise)[1])
+    assert "Not private, and no epsilon is finite where it is used: mean and deviation of " in told
+    assert "no guarantee, since features are scaled by statistics of the records (mean and deviation of " in told
 
 
 def test_every_mechanism_is_explained():

@@ -99,7 +99,7 @@ def test_drop_for_all_leaves_out_the_columns_that_lack_a_value(path):
     assert federation.features[0] == "age"
     assert "bmi" not in federation.features
     assert list(frame[["age", "bmi"]].dropna(axis=1)) == ["age"]
-    assert federation.statistics["columns with missing values, which were dropped"] == "non-private"
+    assert federation.statistics["which columns are dropped for missing values"] == "non-private"
 
 
 def test_positive_values_become_class_1_and_all_others_class_0(path):
