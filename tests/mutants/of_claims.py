@@ -309,7 +309,7 @@ HELD = (
         ORDER,
         'order[session.due] == asked, "it is not',
         'asked in order, "it is not',
-        (f"{ORDERS}test_a_batchs_messages_come_in_their_order",),
+        (f"{ORDERS}test_what_was_answered_is_not_answered_again",),
     ),
     Mutant(
         "verify: the releases are not compared",
