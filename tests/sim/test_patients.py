@@ -304,3 +304,10 @@ name = "split"
     assert (code, "Traceback" in err) == (0, False), err
     [statement] = (tmp_path / "out" / "both").glob("*/privacy.md")
     assert "**a patient with up to 2 records**" in statement.read_text(encoding="utf-8")
+
+
+def test_a_patients_answers_add_up() -> None:
+    """Randomised response is pure: three answers of one patient cost three times one."""
+    answers = dp.RandomizedResponseDpEvent(2 / (math.e + 1), 2)
+    ledger = Ledger([Release(0, "labels", ("server",), answers, "replace", "label")])
+    assert patient_epsilon(ledger, "server", 1, 3, 0.0) == pytest.approx(3, rel=1e-6)
