@@ -163,6 +163,8 @@ def _statistics_faults(file: Path, record: Record) -> list[str]:
     due = {f"levels of {column}" for column in data.get("categorical", ()) if column not in stated}
     if missing == "drop":
         due.add("which columns are dropped for missing values")
+    if data.get("stratified"):
+        due.add("held-out records drawn by class")
     non_private = {name for name, marking in listed.items() if marking == "non-private"}
     faults = [f"{name} is not listed as non-private" for name in sorted(due - non_private)]
     scaled = any(name.startswith("mean and deviation of ") for name in non_private)
