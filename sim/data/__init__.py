@@ -184,7 +184,7 @@ def load_federation(data_spec: DataSpec, seed: int) -> Federation:
         raise ScenarioError(faults)
     offsets = np.searchsorted(table.clinic, np.arange(len(names) + 1))
     x, statistics = scale.scaled(table, offsets, train)
-    if by_class and (table.held_out is None or data_spec.validation_share):
+    if by_class:
         statistics["held-out records drawn by class"] = "non-private"
     if data_spec.split in deal.BY_CLASS:
         statistics["records dealt to clinics by label"] = "simulated"

@@ -61,14 +61,14 @@ CLIPS = (
     Mutant(
         "the clip does not know the batch",
         CLIPPING,
-        "_at_most_one(clip / (squared.sqrt() * normaliser[:, None]), squared)",
-        "_at_most_one(clip / squared.sqrt(), squared)",
+        "_at_most_one(clip / (squared.sqrt() * normaliser[:, None]))",
+        "_at_most_one(clip / squared.sqrt())",
         MEASURED,
     ),
     Mutant(
         "a gradient that is no number counts",
         CLIPPING,
-        "torch.where(squared.isfinite(), factors.clamp(max=1.0), 0.0)",
+        "torch.where(factors >= 0, factors.clamp(max=1.0), 0.0)",
         "factors.clamp(max=1.0)",
         OVERFLOW,
     ),

@@ -1,5 +1,6 @@
 """Bad input: one line a problem, exit code 2, and nothing left behind."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -111,9 +112,10 @@ def test_each_problem_in_the_data_is_a_line_without_values(suture, trade_off, tm
 
 def test_clinics_of_one_class_are_kept_and_told_or_refused_where_that_is_wanted(suture, trade_off, tmp_path):
     edited(trade_off, of_one_class("k1", "k3"))
-    code, said, _ = suture("check", trade_off, "--set", "data.stratified=true")
+    code, said, _ = suture("check", trade_off)
     assert code == 0
-    assert "2 of them have held-out records of one class only, and so no AUC of their own." in " ".join(said.split())
+    told = re.search(r"(\d) of them have held-out records of one class only, and so no AUC", " ".join(said.split()))
+    assert int(told[1]) >= 2  # the two, and whichever have one class by chance
     lines = lines_of(suture, trade_off, "--set", 'data.one-class="refuse"', out=tmp_path / "out")
     assert ["clinic 2 of 4 by name has records of one class only" in lines[0], "clinic 4" in lines[1], len(lines)] == [
         True,

@@ -122,7 +122,7 @@ def clinics_job(model, shape, privacy=None, sigma=0.0, **train):
         y=rng.integers(3, size=offsets[-1]),
         offsets=offsets,
     )
-    federation = SimpleNamespace(train=train_records, classes=("a", "b", "c"), fingerprint="")
+    federation = SimpleNamespace(train=train_records, classes=("a", "b", "c"), fingerprint="", non_private=())
     job = Job.build(spec, federation, [sigma] * len(SIZES))
     return job, Cohort.build(job, train_records, range(len(SIZES)))
 

@@ -104,7 +104,7 @@ def test_what_is_outside_is_marked(csv: Path) -> None:
     made = stated(spec.model_copy(update={"data": type(spec.data).model_validate(dealt | {"stratified": True})}))
     notes = {found["marking"]: found["note"] for found in made["outside"] if found["what"] == "preprocessing"}
     assert notes == {
-        "non-private": "held-out records drawn by class",
+        "non-private": "held-out records drawn by class; counted as sent without noise",
         "simulated": "records dealt to clinics by label",
     }
 
