@@ -184,7 +184,7 @@ class _Statement(_Part):
 
 def _in_range(key: str, number: float) -> bool:
     """Say whether a number of an event can be counted with: a probability, a count, or a scale of noise."""
-    if "prob" in key:
+    if "prob" in key or key == "noise_parameter":
         return 0 <= number <= 1
     if "count" in key:
         return 1 <= number <= _MOST_REPEATS

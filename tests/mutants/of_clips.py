@@ -168,8 +168,8 @@ CLIPS = (
     Mutant(
         "the adaptive clip's sign",
         LEVEL,
-        "math.exp(-adaptive.rate",
-        "math.exp(adaptive.rate",
+        "math.exp(min(max(-adaptive.rate",
+        "math.exp(min(max(adaptive.rate",
         (f"{CLINIC}test_a_step_of_the_clip_by_hand",),
     ),
 )
