@@ -28,7 +28,9 @@ def same(one: float, other: float) -> bool:
     return one == other or math.isclose(one, other, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
 
 
-def second_epsilon(mechanisms: Mapping[tuple[Adjacency, DpEvent], int], delta: float) -> float:
+def second_epsilon(
+    mechanisms: Mapping[tuple[Adjacency, DpEvent], int], delta: float, *, replace_one: bool = False
+) -> float:
     """Return the epsilon of mechanisms.
 
     Parameters
@@ -38,6 +40,8 @@ def second_epsilon(mechanisms: Mapping[tuple[Adjacency, DpEvent], int], delta: f
         adjacency. Where any is stated for replacement, all are held to be: a sum that one record moves by at most C
         moves by 2 C where it is replaced.
     delta : float
+    replace_one : bool
+        Whether all are to be held for replacement in any case.
 
     Returns
     -------
@@ -50,7 +54,7 @@ def second_epsilon(mechanisms: Mapping[tuple[Adjacency, DpEvent], int], delta: f
         return 0.0
     if any(isinstance(atom, dp.NonPrivateDpEvent) for _, atom in present):
         return math.inf
-    replaced = any(way == "replace" for way, _ in present)
+    replaced = replace_one or any(way == "replace" for way, _ in present)
     return _epsilon(tuple(sorted(present.items(), key=repr)), delta, replaced)
 
 

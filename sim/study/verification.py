@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.chain import read_chain
-from sim.plan.plan import COLUMN_OF
+from sim.plan.plan import COLUMN_OF, REPLACE_COLUMN_OF
 from sim.privacy.audit_log import AUDIT_FILE, first_fault, seal_faults
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger
 from sim.privacy.recount import Drawn, Method, Seen, alike, count_faults, noise_faults, seen
@@ -124,6 +124,8 @@ def _claim_faults(folder: Path, record: Record) -> list[str]:
     delta = method.privacy.delta or 0.0
     epsilons = {a: [second_epsilon(view[a], delta) for view in views] for a in ADVERSARIES}
     faults += _disagreements(_claims(folder, record), epsilons)
+    replaced = {a: [second_epsilon(view[a], delta, replace_one=True) for view in views] for a in ADVERSARIES}
+    faults += _disagreements(_replace_claims(file, record), replaced)
     faults += _target_faults(file, method, epsilons)
     faults += _other_claims(file, record, method, drawn, views, epsilons)
     return _shortened(faults)
@@ -214,6 +216,17 @@ def _claims(folder: Path, record: Record) -> Iterator[tuple[str, Adversary, int 
             else:
                 for k, value in enumerate(values):
                     yield f"{path}: {COLUMN_OF[a]}, row {k}", a, k, value
+
+
+def _replace_claims(file: Path, record: Record) -> Iterator[tuple[str, Adversary, int | None, float]]:
+    """Yield every epsilon that is claimed for replace-one, as ``_claims`` does."""
+    for a in ADVERSARIES:
+        for place in ("row", "plan"):
+            column = REPLACE_COLUMN_OF[a]
+            yield f"{file}: {place}.{column}", a, None, _number(record[place][column])
+    for i, row in enumerate(record["privacy"]["statement"]["adversaries"]):
+        place = f"{file}: privacy.statement.adversaries.{i}.replace-epsilon"
+        yield place, row["adversary"], None, _number(row["replace-epsilon"])
 
 
 def _disagreements(

@@ -59,7 +59,7 @@ def test_delta_too_large_for_the_largest_real_clinic(suture, tmp_path):
 
 
 def test_delta_of_centralised_training_is_held_against_all_records_together(suture, tmp_path):
-    arguments = ("--set", "seeds=[0]", "--set", "privacy.delta=0.003")
+    arguments = ("--set", "seeds=[0]", "--set", "privacy.delta=0.003", "--set", 'sweep."privacy.epsilon"=[3]')
     [line] = lines_of(suture, HEART, *arguments, out=tmp_path / "out")
     assert "1 / 488, one over the training records of all clinics together" in line
 

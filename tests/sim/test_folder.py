@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+from importlib.util import find_spec
 
 import pandas as pd
 import pyarrow as pa
@@ -292,8 +293,8 @@ def test_damage_is_one_line_that_quotes_nothing(copy, suture, damage):
     harm, commands = DAMAGE[damage]
     harm(study, one)
     for command in commands:
-        if command == "export":
-            pytest.importorskip("mlflow")
+        if command == "export" and find_spec("mlflow") is None:
+            continue  # an extra; the second stage has it
         code, out, err = suture(*arguments(command, scenario, study, one))
         assert (code, err.count("\n"), out) == (2, 1, ""), (command, out, err)
         assert str(study.parent) in err or damage == "table without rows"

@@ -149,6 +149,14 @@ def everywhere(record: dict[str, Any]) -> None:
 
 EDITS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "row": (in_record(lambda r: scale(r["row"], "epsilon_server")), ("run.json: row.epsilon_server: ",)),
+    "row, replace-one": (
+        in_record(lambda r: scale(r["row"], "epsilon_peer_replace")),
+        ("run.json: row.epsilon_peer_replace: ",),
+    ),
+    "statement, replace-one": (
+        in_record(lambda r: scale(r["privacy"]["statement"]["adversaries"][1], "replace-epsilon")),
+        ("run.json: privacy.statement.adversaries.1.replace-epsilon: ",),
+    ),
     "plan": (in_record(lambda r: scale(r["plan"], "epsilon_peer")), ("run.json: plan.epsilon_peer: ",)),
     "clinic": (
         in_record(lambda r: scale(r["plan"]["clinics"][2]["epsilon"], "model-user")),

@@ -222,4 +222,4 @@ def test_a_thousand_clinics_learn_something_useful_at_epsilon_8(tmp_path, adapts
     _, plain = run(NO_PRIVACY)
     assert 7.9 < plan.columns()["epsilon_model_user"] <= 8
     assert plain[-1].pooled["auc"] > 0.75
-    assert private[-1].pooled["auc"] > plain[-1].pooled["auc"] - 0.02
+    assert private[-1].pooled["auc"] > plain[-1].pooled["auc"] - 0.04
