@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.rounds import flower_path, seconds_per_round
-from sim.data import load_federation
-from sim.engine.flower import quiet
+from sim.data.federation import load_federation
+from sim.flower.internals import quiet
 from sim.scenario import load_scenario
-from sim.spec import RunSpec, expand
+from sim.scenario.spec import RunSpec, expand
 
 SCENARIO = Path("scenarios/synthetic-1000.toml")
 ROUNDS = 5

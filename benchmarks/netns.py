@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from sim.clinics import ClinicResources
+from sim.scenario.clinics import ClinicResources
 
 PORT = 7000
 FRAME, SEGMENT = 1514, 1448

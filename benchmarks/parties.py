@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sim.data import Records
-from sim.engine.lanes import weighted_average
-from sim.engine.learner import Learner, expand, train_whole
-from sim.engine.workplace import Cohort
-from sim.job import Job
+from sim.data.federation import Records
+from sim.methods.job import Job
+from sim.methods.node_group import NodeGroup
+from sim.methods.protocol import HEADER_BYTES
+from sim.methods.sampling import loss_weights
+from sim.methods.trainer import Trainer, expand, train_whole
 from sim.models import Parameters
-from sim.protocols import HEADER_BYTES
-from sim.sampling import loss_weights
+from sim.tensor.lanes import weighted_average
 
 
 def pack(tensors: Iterable[Tensor]) -> bytes:
@@ -64,31 +64,31 @@ def clinic_rounds(job: Job, train: Records, clinic: int) -> Generator[bytes, tup
     bytes
         The answer to what was sent in: the round's number and the message. The first is empty.
     """
-    cohort = Cohort.build(job, train, [clinic])
+    cohort = NodeGroup.build(job, train, [clinic])
     layout = moved(job, job.network.initial_parameters(job.seed))
     names = job.protocol.clinic_parts
     answer = b""
     while True:
         server_round, message = yield answer
         received = like(message, layout)
-        learners = {}
+        trainers = {}
         for name in names:
             state = {key.removeprefix(f"{name}:"): v for key, v in received.items() if key.startswith(f"{name}:")}
-            learners[name] = Learner(job, job.part(name), [clinic], job.part(name).select(received), state or None)
+            trainers[name] = Trainer(job, job.part(name), [clinic], job.part(name).select(received), state or None)
         if job.protocol.topology == "whole":
-            train_whole(learners["model"], cohort, server_round)
+            train_whole(trainers["model"], cohort, server_round)
         else:
-            yield from _batches(job, cohort, clinic, server_round, learners)
-        trained = {key: value for learner in learners.values() for key, value in learner.parameters.items()}
-        for name, learner in learners.items():
-            trained |= {f"{name}:{key}": value for key, value in learner.state.items()}
+            yield from _batches(job, cohort, clinic, server_round, trainers)
+        trained = {key: value for trainer in trainers.values() for key, value in trainer.parameters.items()}
+        for name, trainer in trainers.items():
+            trained |= {f"{name}:{key}": value for key, value in trainer.state.items()}
         answer = pack(trained[name] for name in layout)
 
 
 def _batches(
-    job: Job, cohort: Cohort, clinic: int, server_round: int, learners: Mapping[str, Learner]
+    job: Job, cohort: NodeGroup, clinic: int, server_round: int, trainers: Mapping[str, Trainer]
 ) -> Generator[bytes, tuple[int, bytes], None]:
-    head = learners["head"]
+    head = trainers["head"]
     batches = job.batches(server_round, [clinic])
     for step in range(len(batches.active)):
         index, weights, _ = batches.step(step)
@@ -98,7 +98,7 @@ def _batches(
         if job.protocol.topology == "vanilla":
             _, message = yield pack([smashed.detach(), y.to(torch.uint8)])
         else:
-            tail = learners["tail"]
+            tail = trainers["tail"]
             _, message = yield pack([smashed.detach()])
             outputs = rows_in(message, output_shape(job, "body"), x.shape[1])
             tail.forward(outputs, want_input_gradient=True, moment=(server_round, step))
@@ -114,7 +114,7 @@ def output_shape(job: Job, part: str) -> tuple[int, ...]:
     with torch.no_grad():
         for each in job.parts:
             parameters = {name: torch.empty(1, *shape) for name, shape in each.shapes().items()}
-            x = Learner(job, each, [0], parameters).forward(x)
+            x = Trainer(job, each, [0], parameters).forward(x)
             if each.name == part:
                 break
     return tuple(x.shape[2:])
@@ -187,7 +187,7 @@ class Server:
         learned = {} if self._body is None else self._body.parameters
         self.parameters = job.network.whole.select({**self.parameters, **self._moved, **learned})
 
-    def _turn(self, clinic: int, server_round: int, body: Learner | None) -> Generator[bytes, bytes, bytes]:
+    def _turn(self, clinic: int, server_round: int, body: Trainer | None) -> Generator[bytes, bytes, bytes]:
         """Answer a clinic's messages; the value at the end is its last message, with its trained parts."""
         message = yield b""
         if body is None:
@@ -209,7 +209,7 @@ class Server:
             message = yield pack([gradient])
         return message
 
-    def _average(self, ends: Mapping[int, bytes], bodies: Mapping[int, Learner]) -> None:
+    def _average(self, ends: Mapping[int, bytes], bodies: Mapping[int, Trainer]) -> None:
         clinics = self._job.in_lane_order(list(ends))
         each = [{**like(ends[k], self._moved), **(bodies[k].parameters if bodies else {})} for k in clinics]
         total = sum(self._job.sizes[k] for k in clinics)
@@ -218,9 +218,9 @@ class Server:
         self._moved = {name: averaged[name] for name in self._moved}
         self.parameters = {**self.parameters, **averaged}
 
-    def _new_body(self, clinic: int) -> Learner:
+    def _new_body(self, clinic: int) -> Trainer:
         part = self._job.part("body")
-        return Learner(self._job, part, [clinic], expand(part.select(self.parameters), 1))
+        return Trainer(self._job, part, [clinic], expand(part.select(self.parameters), 1))
 
 
 class Rehearsal:

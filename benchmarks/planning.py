@@ -13,14 +13,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from sim.clinics import assign_resources
-from sim.data import load_federation
-from sim.job import Job
+from sim.data.federation import load_federation
+from sim.methods.job import Job
 from sim.plan.counts import Counts
 from sim.plan.plan import make_plan
 from sim.plan.queues import PlanClock
 from sim.scenario import parse_scenario
-from sim.spec import expand
+from sim.scenario.clinics import assign_resources
+from sim.scenario.spec import expand
 
 CASES = {
     "1,000 clinics, 4 workers": (1000, 320, {"workers": 4}),

@@ -23,10 +23,10 @@ from torch import nn
 
 from benchmarks.loops import Run
 from benchmarks.rounds import BATCH, MODELS, NONE, RATE, flower_path, seconds_per_round, spec_for, write_clinics
-from sim.data import Federation, load_federation
-from sim.engine.flower import quiet
+from sim.data.federation import Federation, load_federation
+from sim.flower.internals import quiet
 from sim.models import build_network
-from sim.spec import RunSpec
+from sim.scenario.spec import RunSpec
 
 CLIP, NOISE = 1.0, 1.0
 DP_SGD = {"mechanism": "dp-sgd", "noise-multiplier": NOISE, "clip": CLIP, "delta": 1e-3}

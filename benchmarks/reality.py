@@ -37,13 +37,13 @@ import torch
 
 from benchmarks import netns
 from benchmarks.parties import Rehearsal, Server, clinic_rounds
-from sim.clinics import PROFILES, ClinicResources
-from sim.data import Federation, load_federation
-from sim.job import Job
+from sim.data.federation import Federation, load_federation
+from sim.methods.job import Job
+from sim.methods.protocol import HEADER_BYTES
 from sim.plan.plan import Plan, make_plan
-from sim.protocols import HEADER_BYTES
 from sim.scenario import parse_scenario
-from sim.spec import RunSpec, expand
+from sim.scenario.clinics import PROFILES, ClinicResources
+from sim.scenario.spec import RunSpec, expand
 
 METHODS: tuple[tuple[str, str | None], ...] = (
     ("fedavg", None),

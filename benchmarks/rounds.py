@@ -27,17 +27,18 @@ import torch
 from torch import nn
 
 from benchmarks.loops import LOOPS, Run
-from clients.client_app import app
-from sim.data import Federation, load_federation
-from sim.engine.flower import quiet
-from sim.engine.grid import InProcessGrid
-from sim.engine.messages import array_record
-from sim.engine.meter import Meter
-from sim.engine.workplace import cohorts_of, job_of, run_config
+from sim.data.federation import Federation, load_federation
+from sim.flower.client_app import app
+from sim.flower.grid import InProcessGrid
+from sim.flower.internals import quiet
+from sim.flower.messages import array_record
+from sim.flower.meter import Meter
+from sim.flower.server_app import build_strategy
+from sim.flower.workplace import job_of, run_config
+from sim.methods.node_group import node_groups_of
 from sim.models import build_network
 from sim.scenario import parse_scenario
-from sim.spec import RunSpec, expand
-from strategies.server_app import build_strategy
+from sim.scenario.spec import RunSpec, expand
 
 FEATURES, BATCH, RATE = 30, 16, 0.1
 NONE = {"mechanism": "none"}
@@ -93,7 +94,7 @@ def flower_path(spec: RunSpec, noise: Sequence[float] = ()) -> Run:
     initial = array_record(job.network.initial_parameters(0))
 
     def run(rounds: int) -> None:
-        grid = InProcessGrid(app, cohorts_of(clinics, 1), config, Meter(clinics))
+        grid = InProcessGrid(app, node_groups_of(clinics, 1), config, Meter(clinics))
         build_strategy(job).start(grid, initial, rounds)
 
     return run

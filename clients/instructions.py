@@ -13,11 +13,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from torch import Tensor
 
 from clients.session import Session
-from sim.engine.flower import KEY_CLIPPING_NORM, held
-from sim.engine.forms import Forms, parameters_fault, rows_fault
-from sim.engine.messages import MODEL, OPTIMIZER, array_kinds, config_of, number, tensors, tensors_in
-from sim.engine.workplace import Cohort
-from sim.job import Job
+from sim.flower.internals import KEY_CLIPPING_NORM, held
+from sim.flower.messages import MODEL, OPTIMIZER, array_kinds, config_of, number, tensors, tensors_in
+from sim.methods.forms import Forms, parameters_fault, rows_fault
+from sim.methods.job import Job
+from sim.methods.node_group import NodeGroup
 
 ANSWERED = "answered"
 ROUND = 2**32
@@ -28,25 +28,25 @@ class RefusedError(ValueError):
     """An instruction is not what the plan foresees; the text quotes no value, not even the server's."""
 
 
-def records_asked(message: Message, context: Context, job: Job, cohort: Cohort) -> None:
+def records_asked(message: Message, context: Context, job: Job, group: NodeGroup) -> None:
     """Admit the one request for records, or for rows behind a public head."""
     _demand(bool(job.protocol.once_up), "no records leave a clinic in this strategy")
-    clinics = list(cohort.clinics)
-    _demand(_clinics(message, job, cohort) == clinics, "it asks for other clinics than are here")
+    clinics = list(group.clinics)
+    _demand(_clinics(message, job, group) == clinics, "it asks for other clinics than are here")
     _only(message, ("clinics",), (MODEL,) if job.protocol.clinic_parts else ())
     if job.protocol.clinic_parts:
         _parameters(message, MODEL, job)
-    answered = _answered(context, cohort)
+    answered = _answered(context, group)
     _demand(not any(answered), "the records were asked for before")
     answered[:] = [ROUND] * len(clinics)
 
 
-def training_asked(message: Message, context: Context, job: Job, cohort: Cohort, *, alone: bool = False) -> list[int]:
+def training_asked(message: Message, context: Context, job: Job, group: NodeGroup, *, alone: bool = False) -> list[int]:
     """Admit a round of training at the clinic; return the clinics that are to take part, in lane order."""
     _demand(job.protocol.topology == "whole" and job.alone == alone, "this strategy does not ask for that")
     _demand(bool(job.protocol.clinic_parts), "this strategy does not train at the clinic")
     config = config_of(message)
-    clinics = _clinics(message, job, cohort) if "clinics" in config or not job.imported else list(cohort.clinics)
+    clinics = _clinics(message, job, group) if "clinics" in config or not job.imported else list(group.clinics)
     server_round = _round(message, job, clinics)
     if job.imported:
         _demand(MODEL in array_kinds(message), "it brings no model")
@@ -60,18 +60,18 @@ def training_asked(message: Message, context: Context, job: Job, cohort: Cohort,
         )
     if not alone:
         _parameters(message, MODEL, job)
-    answered = _answered(context, cohort)
-    places = _places(cohort, clinics)
+    answered = _answered(context, group)
+    places = _places(group, clinics)
     _demand(all(answered[place] < server_round * ROUND for place in places), "the round was answered before")
     for place in places:
         answered[place] = server_round * ROUND
     return clinics
 
 
-def turn_asked(message: Message, context: Context, job: Job, cohort: Cohort) -> list[int]:
+def turn_asked(message: Message, context: Context, job: Job, group: NodeGroup) -> list[int]:
     """Admit the beginning of a turn; return its clinics, in lane order. All its batches are answered from then on."""
     _demand(bool(job.protocol.batch_up), "this strategy has no turns")
-    clinics = _clinics(message, job, cohort)
+    clinics = _clinics(message, job, group)
     server_round = _round(message, job, clinics)
     config = config_of(message)
     first, steps, name = _whole(config, "first"), _whole(config, "steps"), config["turn"]
@@ -93,7 +93,7 @@ def turn_asked(message: Message, context: Context, job: Job, cohort: Cohort) -> 
     if handed_on:
         fault = parameters_fault(tensors(message, OPTIMIZER), Forms.of(job).optimizer, 1)
         _demand(not fault, f"its {OPTIMIZER!r} holds {fault}")
-    answered, places = _answered(context, cohort), _places(cohort, clinics)
+    answered, places = _answered(context, group), _places(group, clinics)
     for place in places:
         follows = first and answered[place] == server_round * ROUND + first
         _demand(bool(follows) or (not first and answered[place] < server_round * ROUND), "a batch was answered before")
@@ -172,12 +172,12 @@ def _whole(config: ConfigRecord, key: str) -> int:
     return value
 
 
-def _clinics(message: Message, job: Job, cohort: Cohort) -> list[int]:
+def _clinics(message: Message, job: Job, group: NodeGroup) -> list[int]:
     told = held(config_of(message)).get("clinics")
     if not isinstance(told, list) or set(map(type, told)) != {int}:
         raise RefusedError("it names no clinics")
     _demand(len(set(told)) == len(told), "it names a clinic twice")
-    _places(cohort, told)
+    _places(group, told)
     return job.in_lane_order(told)
 
 
@@ -189,20 +189,20 @@ def _round(message: Message, job: Job, clinics: Iterable[int]) -> int:
     return server_round
 
 
-def _places(cohort: Cohort, clinics: Sequence[int]) -> list[int]:
+def _places(group: NodeGroup, clinics: Sequence[int]) -> list[int]:
     """Return where clinics stand among the node's."""
     if len(clinics) == 1:
-        _demand(clinics[0] in cohort.clinics, "a clinic is not here")
-        return [cohort.clinics.index(clinics[0])]
-    place = {k: position for position, k in enumerate(cohort.clinics)}
+        _demand(clinics[0] in group.clinics, "a clinic is not here")
+        return [group.clinics.index(clinics[0])]
+    place = {k: position for position, k in enumerate(group.clinics)}
     _demand(place.keys() >= set(clinics), "a clinic is not here")
     return [place[k] for k in clinics]
 
 
-def _answered(context: Context, cohort: Cohort) -> list[int]:
+def _answered(context: Context, group: NodeGroup) -> list[int]:
     """Return what the node's clinics have answered so far; changed in place."""
     if ANSWERED not in context.state:
-        context.state[ANSWERED] = ConfigRecord({ANSWERED: [0] * len(cohort.clinics)})
+        context.state[ANSWERED] = ConfigRecord({ANSWERED: [0] * len(group.clinics)})
     answered: list[int] = held(held(context.state)[ANSWERED])[ANSWERED]
     return answered
 

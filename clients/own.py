@@ -10,27 +10,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from flwr.app import Context
 from torch import Tensor
 
-from clients.session import learners_for, optimizer_state_of, parameters_of
-from sim.engine.learner import Learner, expand
-from sim.engine.messages import array_record, tensors_in
-from sim.engine.workplace import Cohort, workplace_of
-from sim.job import Job
+from clients.session import optimizer_state_of, parameters_of, trainers_for
+from sim.flower.messages import array_record, tensors_in
+from sim.flower.workplace import workplace_of
+from sim.methods.job import Job
+from sim.methods.node_group import NodeGroup
+from sim.methods.trainer import Trainer, expand
 from sim.models import Parameters
 
 PARAMETERS, OPTIMIZER = "own.parameters", "own.optimizer"
 
 
-def own_values(context: Context, job: Job, cohort: Cohort, clinics: Sequence[int]) -> tuple[Parameters, Parameters]:
+def own_values(context: Context, job: Job, group: NodeGroup, clinics: Sequence[int]) -> tuple[Parameters, Parameters]:
     """Return copies of what some clinics have of their own, parameters and optimiser state; all begin with the same."""
     if not job.apart:
         return {}, {}
     if PARAMETERS not in context.state:
-        initial = expand(job.network.initial_parameters(job.seed), len(cohort.clinics))
+        initial = expand(job.network.initial_parameters(job.seed), len(group.clinics))
         context.state[PARAMETERS] = array_record({name: initial[name] for name in initial if name in own_names(job)})
         whole_parts = job.protocol.movement == "own"
-        fresh = optimizer_state_of(learners_for(job, cohort.clinics, initial, {}, {})) if whole_parts else {}
+        fresh = optimizer_state_of(trainers_for(job, group.clinics, initial, {}, {})) if whole_parts else {}
         context.state[OPTIMIZER] = array_record(fresh)
-    lanes = [cohort.clinics.index(k) for k in clinics]
+    lanes = [group.clinics.index(k) for k in clinics]
     kept = context.state.array_records
     parameters, state = ({n: v[lanes] for n, v in tensors_in(kept[r]).items()} for r in (PARAMETERS, OPTIMIZER))
     return parameters, state
@@ -42,11 +43,11 @@ def own_names(job: Job) -> frozenset[str]:
 
 
 def keep_own(
-    context: Context, job: Job, cohort: Cohort, clinics: Sequence[int], learners: Mapping[str, Learner]
+    context: Context, job: Job, group: NodeGroup, clinics: Sequence[int], trainers: Mapping[str, Trainer]
 ) -> None:
     """Put what the clinics have of their own back; what the simulator has read of earlier rounds stays as it was."""
-    lanes = [cohort.clinics.index(k) for k in clinics]
-    for record, trained in ((PARAMETERS, parameters_of(learners)), (OPTIMIZER, optimizer_state_of(learners))):
+    lanes = [group.clinics.index(k) for k in clinics]
+    for record, trained in ((PARAMETERS, parameters_of(trainers)), (OPTIMIZER, optimizer_state_of(trainers))):
         whole = {name: value.clone() for name, value in tensors_in(context.state.array_records[record]).items()}
         for name, value in whole.items():
             value[lanes] = trained[name]
@@ -62,11 +63,11 @@ def kept_by_clinics(contexts: Iterable[Context]) -> Parameters:
     """Read what all clinics have of their own where it lies, ``[clinic, *shape]``; for the simulator alone."""
     kept: Parameters = {}
     for context in contexts:
-        job, cohort = workplace_of(context)
-        clinics = list(cohort.clinics)
+        job, group = workplace_of(context)
+        clinics = list(group.clinics)
         if not kept:
             initial = expand(job.network.initial_parameters(job.seed), len(job.sizes))
             kept = {name: value for name, value in initial.items() if name in own_names(job)}
-        for name, value in own_values(context, job, cohort, clinics)[0].items():
+        for name, value in own_values(context, job, group, clinics)[0].items():
             kept[name][clinics] = value
     return kept

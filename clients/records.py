@@ -10,18 +10,18 @@ from flwr.app import Context, Message
 from torch import Tensor
 
 from clients.instructions import records_asked
-from sim.engine.lanes import forward, records_at_once
-from sim.engine.messages import MODEL, NOISED, ConfigValue, content, tensors
-from sim.engine.row_noise import leaving_rows
-from sim.engine.rows import unpadded
-from sim.engine.workplace import workplace_of
-from sim.job import Job
+from sim.flower.messages import MODEL, NOISED, ConfigValue, content, tensors
+from sim.flower.workplace import workplace_of
+from sim.methods.job import Job
+from sim.methods.row_noise import leaving_rows
+from sim.tensor.lanes import forward, records_at_once
+from sim.tensor.rows import unpadded
 
 
 def hello(message: Message, context: Context) -> Message:
     """Say which clinics stand behind this node."""
-    _, cohort = workplace_of(context)
-    return Message(content({}, {"clinics": list(cohort.clinics)}), reply_to=message)
+    _, group = workplace_of(context)
+    return Message(content({}, {"clinics": list(group.clinics)}), reply_to=message)
 
 
 def upload(message: Message, context: Context) -> Message:
@@ -29,13 +29,13 @@ def upload(message: Message, context: Context) -> Message:
 
     Where the message brings a head, it is the head's outputs that are sent, clipped by it and noised here.
     """
-    job, cohort = workplace_of(context)
-    records_asked(message, context, job, cohort)
-    clinics = list(cohort.clinics)
+    job, group = workplace_of(context)
+    records_asked(message, context, job, group)
+    clinics = list(group.clinics)
     sizes = np.array([job.sizes[k] for k in clinics])
     position = np.arange(sizes.max())
     index = np.where(position < sizes[:, None], position, -1)
-    x, y = cohort.batch(clinics, index)
+    x, y = group.batch(clinics, index)
     rows = sizes.tolist()
     config: dict[str, ConfigValue] = {"clinics": clinics, "rows": rows}
     if job.labels is not None:

@@ -11,12 +11,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Context
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sim.engine.learner import Learner
-from sim.engine.messages import array_record, integer, integers, tensors_in
-from sim.engine.workplace import Cohort, workplace_of
-from sim.job import Job
+from sim.flower.messages import array_record, integer, integers, tensors_in
+from sim.flower.workplace import workplace_of
+from sim.methods.job import Job
+from sim.methods.node_group import NodeGroup
+from sim.methods.sampling import Batches
+from sim.methods.trainer import Trainer
 from sim.models import Parameters
-from sim.sampling import Batches
 
 
 @dataclass
@@ -28,8 +29,8 @@ class Session:
     name : str
         Tells the turns apart that are in progress at one node at the same time.
     job : Job
-    cohort : Cohort
-    learners : dict of str to Learner
+    group : NodeGroup
+    trainers : dict of str to Trainer
         ``head`` and, U-shaped, ``tail``.
     batches : Batches
         The round's batches.
@@ -55,8 +56,8 @@ class Session:
 
     name: str
     job: Job
-    cohort: Cohort
-    learners: dict[str, Learner]
+    group: NodeGroup
+    trainers: dict[str, Trainer]
     batches: Batches
     server_round: int
     step: int
@@ -73,7 +74,7 @@ class Session:
     @property
     def clinics(self) -> list[int]:
         """The clinic of each lane."""
-        return self.learners["head"].clinics
+        return self.trainers["head"].clinics
 
     @property
     def lost(self) -> bool:
@@ -90,16 +91,16 @@ class Session:
         """Run the heads on the step's batch and return the smashed data ``[lane, batch, *feature]``."""
         index, weights, self.lanes = self.batches.step(self.step)
         self.rows = self.batches.rows[self.step, : self.lanes].tolist()
-        x, self.labels = self.cohort.batch(self.clinics[: self.lanes], index)
+        x, self.labels = self.group.batch(self.clinics[: self.lanes], index)
         self.weights = torch.from_numpy(weights)
-        return self.learners["head"].forward(x, rows=self.rows, moment=(self.server_round, self.step))
+        return self.trainers["head"].forward(x, rows=self.rows, moment=(self.server_round, self.step))
 
     def train_tail(self, outputs: Tensor) -> Tensor:
         """Train the tail, or hold its gradients, on the body's outputs; return the gradient in them."""
-        self.learners["tail"].forward(
+        self.trainers["tail"].forward(
             outputs, rows=self.rows, want_input_gradient=True, moment=(self.server_round, self.step)
         )
-        self.learners["tail"].loss(self.labels, self.weights)
+        self.trainers["tail"].loss(self.labels, self.weights)
         return self._backward("tail", None)
 
     def train_head(self, cut_gradient: Tensor) -> None:
@@ -108,8 +109,8 @@ class Session:
 
     def _backward(self, part: str, cotangent: Tensor | None) -> Tensor:
         if not self.job.joint:
-            return self.learners[part].backward(self.server_round, self.step, self.normaliser, cotangent)
-        self.squared[part], gradient = self.learners[part].hold(self.normaliser, cotangent)
+            return self.trainers[part].backward(self.server_round, self.step, self.normaliser, cotangent)
+        self.squared[part], gradient = self.trainers[part].hold(self.normaliser, cotangent)
         return gradient
 
     @property
@@ -122,30 +123,30 @@ class Session:
         self.protected.setdefault(kind, torch.zeros(len(self.clinics), dtype=torch.int64))[: self.lanes] += 1
 
 
-def learners_for(
+def trainers_for(
     job: Job,
     clinics: Sequence[int],
     parameters: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
     noised: Mapping[str, Tensor],
-) -> dict[str, Learner]:
-    """Build the clinic's learners from parameters and, where it is not empty, optimiser state; all are taken over."""
-    learners = {}
+) -> dict[str, Trainer]:
+    """Build the clinic's trainers from parameters and, where it is not empty, optimiser state; all are taken over."""
+    trainers = {}
     for name in job.protocol.clinic_parts:
         part = job.part(name)
         own = {key.removeprefix(f"{name}:"): value for key, value in state.items() if key.startswith(f"{name}:")}
-        learners[name] = Learner(job, part, clinics, part.select(parameters), own or None, noised.get(name))
-    return learners
+        trainers[name] = Trainer(job, part, clinics, part.select(parameters), own or None, noised.get(name))
+    return trainers
 
 
-def parameters_of(learners: Mapping[str, Learner]) -> Parameters:
+def parameters_of(trainers: Mapping[str, Trainer]) -> Parameters:
     """Return the parameters of several parts."""
-    return {name: value for learner in learners.values() for name, value in learner.parameters.items()}
+    return {name: value for trainer in trainers.values() for name, value in trainer.parameters.items()}
 
 
-def optimizer_state_of(learners: Mapping[str, Learner]) -> Parameters:
+def optimizer_state_of(trainers: Mapping[str, Trainer]) -> Parameters:
     """Return the optimiser's state of several parts, keyed ``part:slot/parameter``."""
-    return {f"{part}:{key}": value for part, learner in learners.items() for key, value in learner.state.items()}
+    return {f"{part}:{key}": value for part, trainer in trainers.items() for key, value in trainer.state.items()}
 
 
 # The turns in progress, so that a node which stays in one process need not rebuild them for every message. The state
@@ -156,9 +157,9 @@ SESSIONS: dict[tuple[int, int, str], Session] = {}
 def keep(context: Context, session: Session) -> None:
     """Note a turn in the context's state; its tensors are changed in place from then on, and the state with them."""
     name = session.name
-    context.state[f"{name}.parameters"] = array_record(parameters_of(session.learners))
-    context.state[f"{name}.optimizer"] = array_record(optimizer_state_of(session.learners))
-    context.state[f"{name}.noised"] = array_record({p: learner.noised_steps for p, learner in session.learners.items()})
+    context.state[f"{name}.parameters"] = array_record(parameters_of(session.trainers))
+    context.state[f"{name}.optimizer"] = array_record(optimizer_state_of(session.trainers))
+    context.state[f"{name}.noised"] = array_record({p: trainer.noised_steps for p, trainer in session.trainers.items()})
     for kind in session.job.protected_rows:
         session.protected.setdefault(kind, torch.zeros(len(session.clinics), dtype=torch.int64))
     context.state[f"{name}.protected"] = array_record(session.protected)
@@ -205,11 +206,11 @@ def resume(context: Context, name: str) -> Session:
     if session is not None and session.record is turn:
         return session
     server_round, step, last = (integer(turn, key) for key in ("server-round", "step", "last"))
-    job, cohort = workplace_of(context)
+    job, group = workplace_of(context)
     clinics = integers(turn, "clinics")
     kept = [_arrays(context, f"{name}.{record}") for record in ("parameters", "optimizer", "noised")]
-    learners = learners_for(job, clinics, *kept)
-    session = Session(name, job, cohort, learners, job.batches(server_round, clinics), server_round, step, last)
+    trainers = trainers_for(job, clinics, *kept)
+    session = Session(name, job, group, trainers, job.batches(server_round, clinics), server_round, step, last)
     session.protected = _arrays(context, f"{name}.protected")
     session.due = integer(turn, "due")
     session.forward_head()

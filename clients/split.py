@@ -21,34 +21,34 @@ from torch import Tensor
 
 from clients.instructions import open_turn, rows_asked, turn_asked
 from clients.own import keep_own, own_values, shared_values
-from clients.session import Session, advance, hold, keep, learners_for, optimizer_state_of, parameters_of, resume
-from sim.engine.clipping import joint_factors
-from sim.engine.forms import sendable
-from sim.engine.learner import expand
-from sim.engine.messages import MODEL, NOISED, OPTIMIZER, ConfigValue, config_of, content, integer, tensors
-from sim.engine.row_noise import TAIL_GRADIENT, leaving_rows
-from sim.engine.rows import at_least_one_row, unpadded, widened
-from sim.engine.workplace import workplace_of
+from clients.session import Session, advance, hold, keep, optimizer_state_of, parameters_of, resume, trainers_for
+from sim.flower.messages import MODEL, NOISED, OPTIMIZER, ConfigValue, config_of, content, integer, tensors
+from sim.flower.workplace import workplace_of
+from sim.methods.forms import sendable
+from sim.methods.row_noise import TAIL_GRADIENT, leaving_rows
+from sim.methods.trainer import expand
+from sim.tensor.clipping import joint_factors
+from sim.tensor.rows import at_least_one_row, unpadded, widened
 
 
 def begin(message: Message, context: Context) -> Message:
     """Open a turn: take the clinic's parts, or the clinic's own, and send the first batch's smashed data."""
-    job, cohort = workplace_of(context)
+    job, group = workplace_of(context)
     config = config_of(message)
-    clinics = turn_asked(message, context, job, cohort)
+    clinics = turn_asked(message, context, job, group)
     server_round = integer(config, "server-round")
     if not integer(config, "steps"):  # lost before its first batch
         return Message(content({}, {"clinics": clinics}), reply_to=message)
-    parameters, state = own_values(context, job, cohort, clinics)
+    parameters, state = own_values(context, job, group, clinics)
     if job.protocol.crosses:
         parameters |= expand(tensors(message, MODEL), len(clinics))
     if job.protocol.movement == "handed-on":
         state = expand(tensors(message, OPTIMIZER), 1)
-    learners = learners_for(job, clinics, parameters, state, {})
+    trainers = trainers_for(job, clinics, parameters, state, {})
     batches = job.batches(server_round, clinics)
     first = integer(config, "first")
     last = min(first + integer(config, "steps"), len(batches.active))
-    session = Session(str(config["turn"]), job, cohort, learners, batches, server_round, first, last)
+    session = Session(str(config["turn"]), job, group, trainers, batches, server_round, first, last)
     keep(context, session)
     return _send_smashed(message, session)
 
@@ -92,8 +92,8 @@ def clip(message: Message, context: Context) -> Message:
     own = torch.stack(list(session.squared.values())).sum(0)
     if session.job.dp is not None:  # whatever the server says, no record counts for more than the clip
         factors = torch.minimum(factors, joint_factors(own, session.job.dp.part_clip))
-    for learner in session.learners.values():
-        learner.release(session.server_round, session.step, session.normaliser, factors)
+    for trainer in session.trainers.values():
+        trainer.release(session.server_round, session.step, session.normaliser, factors)
     return _go_on(message, context, session)
 
 
@@ -101,7 +101,7 @@ def _go_on(message: Message, context: Context, session: Session) -> Message:
     if advance(context, session):
         return _send_smashed(message, session)
     if session.job.protocol.movement == "own" or (session.job.apart and not session.lost):
-        keep_own(context, session.job, session.cohort, session.clinics, session.learners)
+        keep_own(context, session.job, session.group, session.clinics, session.trainers)
     return _send_parts(message, session)
 
 
@@ -132,14 +132,14 @@ def _send_parts(message: Message, session: Session) -> Message:
     config: dict[str, ConfigValue] = {"clinics": session.clinics}
     if session.job.dp is not None:
         config |= {
-            f"{NOISED}{part}": learner.noised_steps.tolist()
-            for part, learner in session.learners.items()
+            f"{NOISED}{part}": trainer.noised_steps.tolist()
+            for part, trainer in session.trainers.items()
             if part not in session.job.frozen
         }
     config |= {f"{NOISED}{kind}": steps.tolist() for kind, steps in session.protected.items()}
     kinds = {}
     if session.job.protocol.crosses and not session.lost:
-        kinds[MODEL] = shared_values(session.job, parameters_of(session.learners))
+        kinds[MODEL] = shared_values(session.job, parameters_of(session.trainers))
         if session.job.protocol.movement == "handed-on":
-            kinds[OPTIMIZER] = optimizer_state_of(session.learners)
+            kinds[OPTIMIZER] = optimizer_state_of(session.trainers)
     return Message(content(kinds, config), reply_to=message)

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from clients.instructions import training_asked
 from clients.own import keep_own, own_values, shared_values
-from clients.session import learners_for
-from sim.engine.flower import KEY_CLIPPING_NORM, KEY_NORM_BIT
-from sim.engine.lanes import forward, loss_sum
-from sim.engine.learner import Learner, expand, train_whole
-from sim.engine.messages import MODEL, NOISED, ConfigValue, config_of, content, integer, number, tensors
-from sim.engine.workplace import Cohort, workplace_of
+from clients.session import trainers_for
+from sim.flower.internals import KEY_CLIPPING_NORM, KEY_NORM_BIT
+from sim.flower.messages import MODEL, NOISED, ConfigValue, config_of, content, integer, number, tensors
+from sim.flower.workplace import workplace_of
+from sim.methods.node_group import NodeGroup
+from sim.methods.trainer import Trainer, expand, train_whole
 from sim.models import Parameters
+from sim.tensor.lanes import forward, loss_sum
 
 
 def train(message: Message, context: Context) -> Message:
@@ -26,37 +27,37 @@ def train(message: Message, context: Context) -> Message:
     FedProx's pull towards the global model (Li et al. 2020); Flower's own FedProx sends it under the same name. A
     clipping norm, which the client-side wrappers of Flower's differential privacy send, clips the clinic's update.
     """
-    job, cohort = workplace_of(context)
+    job, group = workplace_of(context)
     config = config_of(message)
     # Whatever a lost clinic trains, nobody will see.
-    asked = training_asked(message, context, job, cohort)
+    asked = training_asked(message, context, job, group)
     clinics = job.returning(_round(message), asked)
     if not clinics:
         return Message(content({}, {"clinics": asked}), reply_to=message)
     received = tensors(message, MODEL)
-    own, _ = own_values(context, job, cohort, clinics)
-    learner = learners_for(job, clinics, own | expand(received, len(clinics)), {}, {})["model"]
+    own, _ = own_values(context, job, group, clinics)
+    trainer = trainers_for(job, clinics, own | expand(received, len(clinics)), {}, {})["model"]
     mu = number(config, "proximal-mu") if "proximal-mu" in config else 0.0
     if mu:
-        learner.pull_towards(expand(received, 1), mu)
-    losses = {} if job.dp is not None or not job.imported else {"train_loss": _training_loss(learner, cohort)}
-    train_whole(learner, cohort, _round(message))
+        trainer.pull_towards(expand(received, 1), mu)
+    losses = {} if job.dp is not None or not job.imported else {"train_loss": _training_loss(trainer, group)}
+    train_whole(trainer, group, _round(message))
     if KEY_CLIPPING_NORM in config:
-        clipped = _clip_update(learner.parameters, received, number(config, KEY_CLIPPING_NORM))
+        clipped = _clip_update(trainer.parameters, received, number(config, KEY_CLIPPING_NORM))
         losses[KEY_NORM_BIT] = float(clipped)
     if own:
-        keep_own(context, job, cohort, clinics, {"model": learner})
-    return _reply(message, learner, losses)
+        keep_own(context, job, group, clinics, {"model": trainer})
+    return _reply(message, trainer, losses)
 
 
 def train_alone(message: Message, context: Context) -> Message:
     """Train each clinic's own model further; model and optimiser stay at the clinic, and nothing crosses."""
-    job, cohort = workplace_of(context)
-    clinics = training_asked(message, context, job, cohort, alone=True)
-    learners = learners_for(job, clinics, *own_values(context, job, cohort, clinics), {})
-    train_whole(learners["model"], cohort, _round(message))
-    keep_own(context, job, cohort, clinics, learners)
-    return _reply(message, learners["model"], {})
+    job, group = workplace_of(context)
+    clinics = training_asked(message, context, job, group, alone=True)
+    trainers = trainers_for(job, clinics, *own_values(context, job, group, clinics), {})
+    train_whole(trainers["model"], group, _round(message))
+    keep_own(context, job, group, clinics, trainers)
+    return _reply(message, trainers["model"], {})
 
 
 def _round(message: Message) -> int:
@@ -73,19 +74,19 @@ def _clip_update(parameters: Parameters, received: Mapping[str, Tensor], clip: f
 
 
 @torch.no_grad()
-def _training_loss(learner: Learner, cohort: Cohort) -> float:
+def _training_loss(trainer: Trainer, group: NodeGroup) -> float:
     """Return the received model's mean loss on the training records, which some of Flower's strategies weigh by."""
-    parameters = {name: value[:1] for name, value in learner.parameters.items()}
-    logits = forward(learner.part, parameters, cohort.x[None])
-    weights = torch.full((1, len(cohort.y)), 1 / len(cohort.y))
-    return float(loss_sum(logits, cohort.y[None], weights))
+    parameters = {name: value[:1] for name, value in trainer.parameters.items()}
+    logits = forward(trainer.part, parameters, group.x[None])
+    weights = torch.full((1, len(group.y)), 1 / len(group.y))
+    return float(loss_sum(logits, group.y[None], weights))
 
 
-def _reply(message: Message, learner: Learner, losses: Mapping[str, float]) -> Message:
-    config: dict[str, ConfigValue] = {"clinics": learner.clinics}
-    if learner.job.dp is not None:
-        config[f"{NOISED}{learner.part.name}"] = learner.noised_steps.tolist()
-    shared = shared_values(learner.job, learner.parameters)
+def _reply(message: Message, trainer: Trainer, losses: Mapping[str, float]) -> Message:
+    config: dict[str, ConfigValue] = {"clinics": trainer.clinics}
+    if trainer.job.dp is not None:
+        config[f"{NOISED}{trainer.part.name}"] = trainer.noised_steps.tolist()
+    shared = shared_values(trainer.job, trainer.parameters)
     record = content({MODEL: shared} if shared else {}, config)
-    record["metrics"] = MetricRecord({"num-examples": sum(learner.job.sizes[k] for k in learner.clinics), **losses})
+    record["metrics"] = MetricRecord({"num-examples": sum(trainer.job.sizes[k] for k in trainer.clinics), **losses})
     return Message(record, reply_to=message)

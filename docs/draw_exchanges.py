@@ -11,7 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from sim.protocols import PROTOCOLS, Protocol
+from sim.methods.protocol import PROTOCOLS, Protocol
 
 FOLDER = Path(__file__).parent / "exchanges"
 NAMES = {

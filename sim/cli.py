@@ -55,7 +55,7 @@ def main() -> None:
     Exit code 2: the input or the results folder cannot be used. 1: something else did not succeed, as a run that
     failed. 130: interrupted.
     """
-    from sim.problems import FolderError, ScenarioError, SutureError
+    from sim.foundation.problems import FolderError, ScenarioError, SutureError
 
     try:
         app()

@@ -12,12 +12,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from sim.engine.learner import Learner, expand, train_whole
-from sim.engine.messages import array_record, tensors_in
-from sim.engine.row_noise import arrived_rows
-from sim.engine.workplace import Cohort
-from sim.job import Job
-from sim.protocols import CUT_KINDS
+from sim.flower.messages import array_record, tensors_in
+from sim.methods.job import Job
+from sim.methods.method import Method
+from sim.methods.node_group import NodeGroup
+from sim.methods.protocol import CUT_KINDS
+from sim.methods.row_noise import arrived_rows
+from sim.methods.trainer import Trainer, expand, train_whole
 from strategies.cohorts import CohortStrategy
 
 POOL = 0
@@ -35,31 +36,31 @@ class Centralised(CohortStrategy):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self._pool: Cohort | None = None
-        self._learner: Learner | None = None
+        self._pool: NodeGroup | None = None
+        self._trainer: Trainer | None = None
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Fetch the records before the first round, then train on them here; no message is left to send."""
-        if self._pool is None or self._learner is None:
+        if self._pool is None or self._trainer is None:
             self._pool = fetch_pool(self, grid, "records", {})
             pooled = dataclasses.replace(self.job, sizes=(len(self._pool.y),))
-            self._learner = Learner(pooled, self.job.network.whole, [POOL], expand(tensors_in(arrays), 1))
-        train_whole(self._learner, self._pool, server_round)
-        self.server_noised_steps["model"] = self._learner.noised_steps.expand(len(self.job.sizes))
+            self._trainer = Trainer(pooled, self.job.network.whole, [POOL], expand(tensors_in(arrays), 1))
+        train_whole(self._trainer, self._pool, server_round)
+        self.server_noised_steps["model"] = self._trainer.noised_steps.expand(len(self.job.sizes))
         return []
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the model as it stands."""
-        if self._learner is None:
+        if self._trainer is None:
             return None, None
-        return array_record({name: value.clone() for name, value in self._learner.parameters.items()}), None
+        return array_record({name: value.clone() for name, value in self._trainer.parameters.items()}), None
 
 
-def fetch_pool(strategy: CohortStrategy, grid: Grid, kind: str, parts: Mapping[str, Mapping[str, Tensor]]) -> Cohort:
+def fetch_pool(strategy: CohortStrategy, grid: Grid, kind: str, parts: Mapping[str, Mapping[str, Tensor]]) -> NodeGroup:
     """Ask every clinic once for all its records, or for its rows behind the parts that are sent to it.
 
     Parameters
@@ -73,7 +74,7 @@ def fetch_pool(strategy: CohortStrategy, grid: Grid, kind: str, parts: Mapping[s
 
     Returns
     -------
-    Cohort
+    NodeGroup
         One big clinic, the clinics' records one after another.
     """
     everyone = strategy.job.in_lane_order(range(len(strategy.job.sizes)))
@@ -82,9 +83,21 @@ def fetch_pool(strategy: CohortStrategy, grid: Grid, kind: str, parts: Mapping[s
     x, y = gathered.arrays[kind][kind], gathered.arrays["labels"]["labels"]
     if kind in CUT_KINDS:
         x = arrived_rows(strategy.job, kind, x, gathered.clinics)
-    return Cohort(
+    return NodeGroup(
         (POOL,),
         torch.cat([x[lane, : gathered.rows[lane]] for lane in by_clinic]),
         torch.cat([y[lane, : gathered.rows[lane]] for lane in by_clinic]).to(torch.int64),
         np.zeros(1, dtype=np.int64),
     )
+
+
+METHOD = Method(
+    name="centralised",
+    label="Centralised",
+    citation="",
+    family="baseline",
+    clinic_parts="none",
+    round=lambda exchange, state: state,
+    body="shared",
+    once_up=("records", "labels"),
+)

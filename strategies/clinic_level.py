@@ -23,10 +23,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sim.engine.released import on_grid
-from sim.mechanisms import AdaptiveClip
+from sim.foundation.rng import stream
+from sim.methods.mechanisms import AdaptiveClip
 from sim.models import Parameters
-from sim.rng import stream
+from sim.tensor.released import on_grid
 
 LARGEST_STEP, SMALLEST_CLIP = 20.0, 1e-9
 """However large the noise on the count, a round moves the clip by no more than e^20, and never out of 1e-9 to 1e9."""

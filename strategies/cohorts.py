@@ -12,10 +12,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
-from sim.engine.flower import held
-from sim.engine.lanes import weighted_average
-from sim.engine.learner import Learner, expand
-from sim.engine.messages import (
+from sim.flower.internals import held
+from sim.flower.messages import (
     ConfigValue,
     array_kinds,
     array_record,
@@ -24,9 +22,11 @@ from sim.engine.messages import (
     tensors,
     tensors_in,
 )
-from sim.job import Job
+from sim.methods.job import Job
+from sim.methods.protocol import ROW_KINDS
+from sim.methods.trainer import Trainer, expand
 from sim.models import Parameters
-from sim.protocols import ROW_KINDS
+from sim.tensor.lanes import weighted_average
 from strategies.clinic_level import adapted_clip, noised_mean, updates_of
 from strategies.replies import ExchangeError, Replies, hosted_clinics
 
@@ -247,23 +247,23 @@ class CohortStrategy(Strategy):
         held = {**parameters, **self.own}
         return array_record({name: held[name] for name in self.job.network.whole.shapes() if name in held})
 
-    def body_copies(self, clinics: Sequence[int], parameters: Mapping[str, Tensor]) -> Learner:
+    def body_copies(self, clinics: Sequence[int], parameters: Mapping[str, Tensor]) -> Trainer:
         """Return one copy of the body a clinic."""
         own = {name: value[list(clinics)] for name, value in self.own.items()}
         body = self.body_of({**expand(parameters, len(clinics)), **own})
-        return Learner(self.job, self.job.part("body"), clinics, body)
+        return Trainer(self.job, self.job.part("body"), clinics, body)
 
-    def body_serving(self, clinic: int, body: Learner | None, parameters: Mapping[str, Tensor]) -> Learner:
+    def body_serving(self, clinic: int, body: Trainer | None, parameters: Mapping[str, Tensor]) -> Trainer:
         """Return the one body, made ready for a clinic's batches; its parameters and optimiser state live on."""
         if body is None:
-            return Learner(self.job, self.job.part("body"), [clinic], expand(self.body_of(parameters), 1))
-        return Learner(self.job, body.part, [clinic], body.parameters, body.state)
+            return Trainer(self.job, self.job.part("body"), [clinic], expand(self.body_of(parameters), 1))
+        return Trainer(self.job, body.part, [clinic], body.parameters, body.state)
 
-    def count_noise(self, learner: Learner) -> None:
+    def count_noise(self, trainer: Trainer) -> None:
         """Add a server part's noised steps to the count, clinic by clinic."""
         if self.job.dp is not None:
             fresh = torch.zeros(len(self.job.sizes), dtype=torch.int64)
-            self.server_noised_steps.setdefault(learner.part.name, fresh)[learner.clinics] += learner.noised_steps
+            self.server_noised_steps.setdefault(trainer.part.name, fresh)[trainer.clinics] += trainer.noised_steps
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -17,7 +17,8 @@ from typing import final
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from sim.engine.messages import MODEL
+from sim.flower.messages import MODEL
+from sim.methods.method import Method
 from strategies.cohorts import CohortStrategy
 
 
@@ -41,3 +42,13 @@ class FedAvg(CohortStrategy):
         if not gathered.clinics:
             return None, None
         return self.model(self.average(gathered.arrays[MODEL], gathered.clinics, self.before, server_round)), None
+
+
+METHOD = Method(
+    name="fedavg",
+    label="FedAvg",
+    citation="McMahan et al., AISTATS 2017",
+    family="FL",
+    clinic_parts="averaged",
+    round=lambda exchange, state: state,
+)

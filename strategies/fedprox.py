@@ -13,7 +13,8 @@ from typing import final
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from sim.engine.messages import MODEL
+from sim.flower.messages import MODEL
+from sim.methods.method import Method
 from strategies.cohorts import CohortStrategy
 
 
@@ -38,3 +39,14 @@ class FedProx(CohortStrategy):
         if not gathered.clinics:
             return None, None
         return self.model(self.average(gathered.arrays[MODEL], gathered.clinics, self.before, server_round)), None
+
+
+METHOD = Method(
+    name="fedprox",
+    label="FedProx",
+    citation="Li et al., MLSys 2020",
+    family="FL",
+    clinic_parts="averaged",
+    round=lambda exchange, state: state,
+    takes=("proximal-mu",),
+)

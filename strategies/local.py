@@ -8,6 +8,7 @@ from typing import final
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
+from sim.methods.method import Method
 from strategies.cohorts import CohortStrategy
 
 
@@ -28,3 +29,13 @@ class Local(CohortStrategy):
         """Hold nothing: the models stay where they are."""
         self.gather(replies)
         return None, None
+
+
+METHOD = Method(
+    name="local",
+    label="Local",
+    citation="",
+    family="baseline",
+    clinic_parts="own",
+    round=lambda exchange, state: state,
+)

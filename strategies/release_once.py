@@ -17,10 +17,11 @@ from typing import final
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from sim.engine.learner import Learner, expand, train_whole
-from sim.engine.messages import MODEL, tensors_in
-from sim.engine.workplace import Cohort
-from sim.job import Job
+from sim.flower.messages import MODEL, tensors_in
+from sim.methods.job import Job
+from sim.methods.method import Method
+from sim.methods.node_group import NodeGroup
+from sim.methods.trainer import Trainer, expand, train_whole
 from sim.models import Parameters
 from strategies.centralised import POOL, fetch_pool
 from strategies.cohorts import CohortStrategy
@@ -38,8 +39,8 @@ class ReleaseOnce(CohortStrategy):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self._head: Parameters = {}
-        self._pool: Cohort | None = None
-        self._body: Learner | None = None
+        self._pool: NodeGroup | None = None
+        self._body: Trainer | None = None
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -54,7 +55,7 @@ class ReleaseOnce(CohortStrategy):
                 self.job.network, blocks=part.blocks, input_shape=tuple(self._pool.x.shape[1:])
             )
             pooled = dataclasses.replace(self.job, network=network, sizes=(len(self._pool.y),))
-            self._body = Learner(pooled, part, [POOL], expand(self.body_of(parameters), 1))
+            self._body = Trainer(pooled, part, [POOL], expand(self.body_of(parameters), 1))
         train_whole(self._body, self._pool, server_round)
         return []
 
@@ -66,3 +67,16 @@ class ReleaseOnce(CohortStrategy):
             return None, None
         body = {name: value.clone() for name, value in self._body.parameters.items()}
         return self.model({**self._head, **body}), None
+
+
+METHOD = Method(
+    name="release-once",
+    label="Release once",
+    citation="Dwork & Roth 2014, proposition 2.1",
+    family="SL",
+    clinic_parts="none",
+    round=lambda exchange, state: state,
+    body="shared",
+    cuts=("vanilla",),
+    once_up=("smashed", "labels"),
+)

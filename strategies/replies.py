@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 from flwr.app import ConfigRecord, Message, MetricRecord
 
-from sim.engine.flower import KEY_NORM_BIT, held
-from sim.engine.forms import NOT_FINITE, Form, Forms, parameters_fault, rows_fault
-from sim.engine.messages import MODEL, NOISED, OPTIMIZER, config_of, tensors_in
-from sim.job import Job
-from sim.problems import SutureError
+from sim.flower.internals import KEY_NORM_BIT, held
+from sim.flower.messages import MODEL, NOISED, OPTIMIZER, config_of, tensors_in
+from sim.foundation.problems import SutureError
+from sim.methods.forms import NOT_FINITE, Form, Forms, parameters_fault, rows_fault
+from sim.methods.job import Job
 
 OTHER_METRICS = {"train_loss": math.inf, KEY_NORM_BIT: 1.0}
 """What an imported strategy may be told besides the number of records, and how large it may be."""

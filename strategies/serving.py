@@ -10,14 +10,14 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from sim.engine.clipping import joint_factors
-from sim.engine.forms import sendable
-from sim.engine.learner import Learner
-from sim.engine.messages import ConfigValue
-from sim.engine.row_noise import TAIL_GRADIENT, arrived_rows
-from sim.engine.rows import at_least_one_row, narrowed, unpadded
-from sim.protocols import CUT_KINDS
-from sim.sampling import loss_weights
+from sim.flower.messages import ConfigValue
+from sim.methods.forms import sendable
+from sim.methods.protocol import CUT_KINDS
+from sim.methods.row_noise import TAIL_GRADIENT, arrived_rows
+from sim.methods.sampling import loss_weights
+from sim.methods.trainer import Trainer
+from sim.tensor.clipping import joint_factors
+from sim.tensor.rows import at_least_one_row, narrowed, unpadded
 from strategies.cohorts import CohortStrategy, Gathered
 
 SMASHED = "smashed"
@@ -69,7 +69,7 @@ class Turn:
         }
         return self._strategy.exchange(self._grid, "train.begin", self._clinics, parts, config)
 
-    def run(self, body: Learner, parts: Mapping[str, Mapping[str, Tensor]]) -> list[Message]:
+    def run(self, body: Trainer, parts: Mapping[str, Mapping[str, Tensor]]) -> list[Message]:
         """Do every batch of the turn; the messages with the last cut gradient are left to send."""
         smashed = self.begin(parts)
         if not self._steps:
@@ -82,7 +82,7 @@ class Turn:
             messages = self.serve(body, smashed, step)
         return messages
 
-    def serve(self, body: Learner, smashed: Gathered, step: int) -> list[Message]:
+    def serve(self, body: Trainer, smashed: Gathered, step: int) -> list[Message]:
         """Train the body on a batch and return the messages that carry its cut gradient.
 
         Vanilla, the loss stands here. U-shaped, the body's outputs go to the clinic, whose tail returns their gradient.
@@ -116,7 +116,7 @@ class Turn:
         replies = self._grid.send_and_receive(self._down(message_type, kind, rows, smashed, step))
         return self._strategy.gather(replies).arrays[answer][answer]
 
-    def lose(self, body: Learner, parts: Mapping[str, Mapping[str, Tensor]]) -> Gathered:
+    def lose(self, body: Trainer, parts: Mapping[str, Mapping[str, Tensor]]) -> Gathered:
         """Do every batch of a clinic that is lost after them: body copy and parts go no further."""
         answers = self._grid.send_and_receive(self.run(body, parts))
         self._strategy.count_noise(body)

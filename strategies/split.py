@@ -24,9 +24,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from sim.engine.learner import Learner
-from sim.engine.messages import MODEL, OPTIMIZER
-from sim.job import Job
+from sim.flower.messages import MODEL, OPTIMIZER
+from sim.methods.job import Job
+from sim.methods.method import Method
+from sim.methods.trainer import Trainer
 from strategies.cohorts import CohortStrategy
 from strategies.serving import Turn
 
@@ -42,7 +43,7 @@ class Split(CohortStrategy):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self._body: Learner | None = None
+        self._body: Trainer | None = None
         self._parts: dict[str, dict[str, Tensor]] = {}
 
     def configure_train(
@@ -77,3 +78,16 @@ def _turns(schedule: list[tuple[int, int]], by_mini_batch: bool) -> list[tuple[i
     if by_mini_batch:
         return [(k, [step]) for k, step in schedule]
     return [(k, [step for _, step in batches]) for k, batches in groupby(schedule, key=itemgetter(0))]
+
+
+METHOD = Method(
+    name="split",
+    label="Split learning",
+    citation="Gupta & Raskar 2018",
+    family="SL",
+    clinic_parts="handed-on",
+    round=lambda exchange, state: state,
+    body="shared",
+    cuts=("vanilla", "u-shaped"),
+    takes=("order", "alternate"),
+)

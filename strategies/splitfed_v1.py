@@ -25,9 +25,10 @@ from typing import final
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from sim.engine.learner import Learner
-from sim.engine.messages import MODEL
-from sim.job import Job
+from sim.flower.messages import MODEL
+from sim.methods.job import Job
+from sim.methods.method import Method
+from sim.methods.trainer import Trainer
 from strategies.cohorts import CohortStrategy
 from strategies.serving import Turn
 
@@ -43,7 +44,7 @@ class SplitFedV1(CohortStrategy):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self._bodies: Learner | None = None
+        self._bodies: Trainer | None = None
         self._turn: Turn | None = None
 
     def configure_train(
@@ -73,3 +74,15 @@ class SplitFedV1(CohortStrategy):
         self.keep_own(gathered.clinics, self._bodies.parameters)
         stacked = {**gathered.arrays[MODEL], **self._bodies.parameters}
         return self.model(self.average(stacked, gathered.clinics, self.before, server_round)), None
+
+
+METHOD = Method(
+    name="splitfed-v1",
+    label="SplitFed V1",
+    citation="Thapa et al., AAAI 2022",
+    family="SplitFed",
+    clinic_parts="averaged",
+    round=lambda exchange, state: state,
+    body="copies",
+    cuts=("vanilla", "u-shaped"),
+)

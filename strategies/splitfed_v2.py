@@ -24,9 +24,10 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from sim.engine.learner import Learner
-from sim.engine.messages import MODEL
-from sim.job import Job
+from sim.flower.messages import MODEL
+from sim.methods.job import Job
+from sim.methods.method import Method
+from sim.methods.trainer import Trainer
 from sim.models import Parameters
 from strategies.cohorts import CohortStrategy, Gathered
 from strategies.serving import Turn
@@ -43,7 +44,7 @@ class SplitFedV2(CohortStrategy):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self._body: Learner | None = None
+        self._body: Trainer | None = None
         self._trained: dict[int, Gathered] = {}
 
     def configure_train(
@@ -83,3 +84,16 @@ class SplitFedV2(CohortStrategy):
             heads = self.average(stacked, clinics, self.before, server_round)
         body: Parameters = {name: value.clone() for name, value in self._body.parameters.items()}
         return self.model({**heads, **body}), None
+
+
+METHOD = Method(
+    name="splitfed-v2",
+    label="SplitFed V2",
+    citation="Thapa et al., AAAI 2022",
+    family="SplitFed",
+    clinic_parts="averaged",
+    round=lambda exchange, state: state,
+    body="shared",
+    cuts=("vanilla", "u-shaped"),
+    takes=("order", "alternate"),
+)

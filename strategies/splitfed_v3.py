@@ -19,8 +19,9 @@ from typing import final
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from sim.engine.learner import Learner
-from sim.job import Job
+from sim.methods.job import Job
+from sim.methods.method import Method
+from sim.methods.trainer import Trainer
 from strategies.cohorts import CohortStrategy
 from strategies.serving import Turn
 
@@ -36,7 +37,7 @@ class SplitFedV3(CohortStrategy):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self._bodies: Learner | None = None
+        self._bodies: Trainer | None = None
         self._turn: Turn | None = None
 
     def configure_train(
@@ -65,3 +66,15 @@ class SplitFedV3(CohortStrategy):
             self.keep_own(self._bodies.clinics, self._bodies.parameters)
             body = self.average(self._bodies.parameters, self._bodies.clinics, self.before, server_round)
         return self.model(body), None
+
+
+METHOD = Method(
+    name="splitfed-v3",
+    label="SplitFed V3",
+    citation="Gawali et al. 2020",
+    family="SplitFed",
+    clinic_parts="own",
+    round=lambda exchange, state: state,
+    body="copies",
+    cuts=("vanilla", "u-shaped"),
+)

@@ -22,10 +22,10 @@ def ragged(tmp_path_factory):
 @pytest.fixture
 def one_key(monkeypatch):
     """Let all runs of one seed draw the same noise, which no two do, so that they can be held against each other."""
-    from sim.spec import RunSpec
+    from sim.scenario.spec import RunSpec
 
     monkeypatch.setattr(RunSpec, "digest", property(lambda spec: f"seed-{spec.seed}"))
-    monkeypatch.setattr("sim.job.run_key", lambda digest, federation: digest)
+    monkeypatch.setattr("sim.methods.job.run_key", lambda digest, federation: digest)
 
 
 @pytest.fixture

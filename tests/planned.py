@@ -1,7 +1,7 @@
 """A small scenario whose plan can be worked out by hand."""
 
 from sim.scenario import parse_scenario
-from sim.spec import expand
+from sim.scenario.spec import expand
 
 NO_PRIVACY = {"mechanism": "none"}
 FIRST = {

@@ -66,7 +66,7 @@ def make_study(runs: pd.DataFrame, **context: Any) -> StudyResults:
 
 
 def make_statement(row: Mapping[Hashable, Any]) -> dict[str, Any]:
-    """A statement as `sim.privacy.statement` makes it: the server sees smashed rows where the model is cut."""
+    """A statement as `sim.plan.statement` makes it: the server sees smashed rows where the model is cut."""
     adversaries = [
         {
             "adversary": name,

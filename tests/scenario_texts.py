@@ -2,7 +2,7 @@
 
 import pytest
 
-from sim.problems import ScenarioError
+from sim.foundation.problems import ScenarioError
 from sim.scenario import load_scenario
 
 BASE = """

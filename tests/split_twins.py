@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from twins import State, Twin, weighted_average
 
-from sim.attendance import Attendance
-from sim.job import Job
-from sim.study.learn import learn
+from sim.methods.attendance import Attendance
+from sim.methods.job import Job
+from sim.study.train import train_run
 
 CLINIC_PARTS = {"vanilla": ("head",), "u-shaped": ("head", "tail")}
 
@@ -297,4 +297,4 @@ def rounding(spec) -> float:
 def gap(spec, twin_of=None) -> float:
     """Return how far the simulator is from the twin."""
     plan, federation = plan_of(spec)
-    return apart(learn(plan, federation).parameters, expected(spec, plan, federation, twin_of))
+    return apart(train_run(plan, federation).parameters, expected(spec, plan, federation, twin_of))

@@ -11,11 +11,11 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
-from sim.data import Federation, load_federation
+from sim.data.federation import Federation, load_federation
 from sim.plan.plan import Plan, make_plan
 from sim.scenario import parse_scenario
-from sim.spec import RunSpec, expand
-from sim.study.learn import Learned, learn
+from sim.scenario.spec import RunSpec, expand
+from sim.study.train import TrainedRun, train_run
 
 torch.set_num_threads(1)
 
@@ -144,10 +144,10 @@ def plan_of(spec: RunSpec) -> tuple[Plan, Federation]:
     return make_plan(spec, federation), federation
 
 
-def learn_run(spec: RunSpec, cohorts: int = 1) -> Learned:
+def learn_run(spec: RunSpec, cohorts: int = 1) -> TrainedRun:
     """Plan and learn a run."""
     plan, federation = plan_of(spec)
-    return learn(plan, federation, cohorts)
+    return train_run(plan, federation, cohorts)
 
 
 def bitwise(a, b) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from support import plan_of, run_spec
 
 from sim.cli import app
-from sim.settings.privacy import MECHANISMS
+from sim.scenario.privacy import MECHANISMS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

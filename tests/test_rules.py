@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sim.problems import ScenarioError
+from sim.foundation.problems import ScenarioError
 from sim.scenario import load_scenario
-from sim.spec import expand
+from sim.scenario.spec import expand
 from sim.study.runner import plan_runs
 
 ROOT = Path(__file__).resolve().parents[1]

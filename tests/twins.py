@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sim import job
-from sim.data import Federation
+from sim.data.federation import Federation
+from sim.foundation.rng import stream
+from sim.methods import job
+from sim.methods.sampling import Sampling, draw_batches, participants
 from sim.models import build_network
-from sim.rng import stream
-from sim.sampling import Sampling, draw_batches, participants
-from sim.spec import RunSpec
+from sim.scenario.spec import RunSpec
 
 State = dict[str, Tensor]
 AWAY = -1

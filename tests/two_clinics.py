@@ -7,8 +7,8 @@ three seconds a row.
 
 import numpy as np
 
-from sim.clinics import ClinicResources
 from sim.plan.clock import Leg
+from sim.scenario.clinics import ClinicResources
 
 A = ClinicResources("A", uplink_bits_per_s=4096, downlink_bits_per_s=4096, latency_s=1, compute_flop_per_s=1)
 B = ClinicResources("B", uplink_bits_per_s=2048, downlink_bits_per_s=2048, latency_s=0, compute_flop_per_s=0.5)

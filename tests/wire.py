@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
-import sim.study.learn
-from sim.data import Federation, load_federation
-from sim.engine.flower import KEY_NORM_BIT
-from sim.engine.row_noise import grid_step
-from sim.job import Job
+import sim.study.train
+from sim.data.federation import Federation, load_federation
+from sim.flower.internals import KEY_NORM_BIT
+from sim.methods.job import Job
+from sim.methods.row_noise import grid_step
 from sim.plan.plan import Plan
 from sim.privacy.accounting import flatten
-from sim.spec import RunSpec
-from sim.study.learn import Learned, learn
+from sim.scenario.spec import RunSpec
+from sim.study.train import TrainedRun, train_run
 
 ROWS = frozenset({"smashed", "labels", "tail-gradient", "norms", "records"})
 """Kinds of arrays with one row a record; all others have one entry a clinic."""
@@ -72,7 +72,7 @@ class Recorded:
     plan: Plan
     job: Job
     replies: list[Reply]
-    learned: Learned
+    learned: TrainedRun
 
     def rows_of(self, kind: str, clinic: int) -> list[np.ndarray]:
         """Return a clinic's real rows of a kind, one array a batch, in the order in which they left."""
@@ -98,7 +98,7 @@ class Recorded:
 def record(monkeypatch, plan: Plan, federation: Federation, nodes: int = 1) -> Recorded:
     """Learn a planned run and keep every reply."""
     replies: list[Reply] = []
-    app, now = sim.study.learn.client_app, [0]
+    app, now = sim.study.train.client_app, [0]
 
     def watched(message, context):
         reply = app(message, context)
@@ -107,8 +107,8 @@ def record(monkeypatch, plan: Plan, federation: Federation, nodes: int = 1) -> R
         return reply
 
     with monkeypatch.context() as patch:
-        patch.setattr(sim.study.learn, "client_app", watched)
-        learned = learn(plan, federation, nodes)
+        patch.setattr(sim.study.train, "client_app", watched)
+        learned = train_run(plan, federation, nodes)
     job = Job.build(plan.spec, federation, plan.noise_multipliers, plan.release_noise, plan.attended)
     return Recorded(plan, job, replies, learned)
 

@@ -22,9 +22,9 @@ def advise(
 ) -> None:
     """Name the best method under a condition, the runner-up and the reason; from the plan where nothing has run."""
     from sim.report.advice import advise as choose
+    from sim.results.store import TABLE_FILE, as_table, read_table
     from sim.scenario import load_scenario
-    from sim.spec import expand
-    from sim.study.store import TABLE_FILE, as_table, read_table
+    from sim.scenario.spec import expand
 
     scenario = load_scenario(file, overrides or ())
     specs = expand(scenario)

@@ -18,12 +18,12 @@ def check(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the picture goes.")] = Path("results"),
 ) -> None:
     """Check a scenario, say what each clinic holds and what a run would do, in words; nothing is trained."""
-    from sim.data import load_federation
+    from sim.data.federation import load_federation
     from sim.report.effort import memory_warnings
     from sim.report.explain import explain
     from sim.report.holdings import holdings_table, write_holdings_figure
     from sim.scenario import load_scenario
-    from sim.spec import imports
+    from sim.scenario.spec import imports
     from sim.study.forecast import BASIS, study_seconds
     from sim.study.runner import default_jobs
 

@@ -46,11 +46,11 @@ def planned(file: Path, overrides: list[str] | None, only: list[str] | None) -> 
     ScenarioError
         With every problem; each line begins with the file.
     """
-    from sim.data import load_federation
+    from sim.data.federation import load_federation
+    from sim.foundation.problems import ScenarioError
     from sim.plan.notes import label_notes, privacy_notes
-    from sim.problems import ScenarioError
     from sim.scenario import load_scenario
-    from sim.spec import expand
+    from sim.scenario.spec import expand
     from sim.study.runner import plan_runs
 
     try:

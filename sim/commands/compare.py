@@ -35,15 +35,15 @@ def compare(
     form: Annotated[Form, typer.Option("--format", help="How it is printed.")] = Form.TABLE,
 ) -> None:
     """Compare methods: means, 95 % intervals, paired differences on the same seeds, and what can be concluded."""
-    from sim.problems import ScenarioError
+    from sim.foundation.problems import ScenarioError
     from sim.report.compare import as_text, readable
     from sim.report.compare import compare as compared
     from sim.report.table import rendered
-    from sim.study.store import read_table
+    from sim.results.store import read_table
 
     if target:
+        from sim.report.reading import read_results
         from sim.report.target import target_frame
-        from sim.study.results import read_results
 
         results = read_results(folder)
         caption = (

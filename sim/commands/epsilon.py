@@ -22,8 +22,8 @@ def epsilon(
     Of a run: a line a clinic, a column an adversary, the worst first. Of a study: each setting's own, and that of all
     runs on the same records composed, with the price of picking the best.
     """
+    from sim.results.store import RUN_FILE
     from sim.study.journal import STUDY_FILE
-    from sim.study.store import RUN_FILE
 
     if (folder / RUN_FILE).is_file() or not (folder / STUDY_FILE).is_file():
         _of_run(folder, accountant, delta)
@@ -35,10 +35,10 @@ def _of_study(folder: Path, accountant: str, delta: float | None) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from sim.foundation.problems import ScenarioError
     from sim.privacy.study_ledger import compose_study
-    from sim.problems import ScenarioError
     from sim.report.composed import composed_frame, composed_words
-    from sim.study.composition import read_study_runs, uncounted
+    from sim.results.composition import read_study_runs, uncounted
 
     if accountant != "pld":
         raise ScenarioError(
@@ -68,14 +68,14 @@ def _of_run(folder: Path, accountant: str, delta: float | None) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from sim.foundation.problems import ScenarioError, show
+    from sim.plan.releases import un_noised
     from sim.privacy.accounting import MIN_DELTA, Accountant
     from sim.privacy.adjacency import MEANING, adjacency_of, replace_epsilon
     from sim.privacy.ledger import ADVERSARIES, Ledger
-    from sim.privacy.releases import un_noised
     from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
-    from sim.problems import ScenarioError, show
     from sim.report.table import epsilon_text
-    from sim.study.store import read_record
+    from sim.results.store import read_record
 
     record = read_record(folder)
     plan = record["plan"]

@@ -25,7 +25,7 @@ def new(
     """Write a commented scenario to begin with; nothing is overwritten."""
     from importlib.resources import files
 
-    from sim.problems import ScenarioError
+    from sim.foundation.problems import ScenarioError
     from sim.scenario import name_of_a_folder
 
     try:

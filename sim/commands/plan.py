@@ -36,7 +36,7 @@ def plan(
     if as_json:
         import json
 
-        from sim.study.store import to_plain
+        from sim.results.store import to_plain
 
         print(json.dumps(to_plain(summaries), indent=1, allow_nan=False))
         return

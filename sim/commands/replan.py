@@ -19,7 +19,7 @@ def replan(
     trust: Trust = False,
 ) -> None:
     """Time a finished run on other links and servers, without training."""
-    from sim.problems import ScenarioError
+    from sim.foundation.problems import ScenarioError
     from sim.report.table import seconds_text
     from sim.study.replan import Retiming
 
@@ -39,7 +39,7 @@ def replan(
 
 def _points(sweep: str) -> list[str]:
     """Take ``KEY=A,B,...`` apart; commas in brackets part nothing."""
-    from sim.problems import ScenarioError
+    from sim.foundation.problems import ScenarioError
 
     key, _, values = sweep.partition("=")
     points = [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", values)]

@@ -8,10 +8,10 @@ from sim.commands.common import StudyFolder
 def report(folder: StudyFolder) -> None:
     """Write the table, the report and its figures anew from the finished runs, without learning."""
     from sim.report.html import write_report
+    from sim.report.reading import read_results
+    from sim.results.reading import refuse_links
+    from sim.results.store import TABLE_FILE, write_table, writing_to
     from sim.study.journal import read_study
-    from sim.study.reading import refuse_links
-    from sim.study.results import read_results
-    from sim.study.store import TABLE_FILE, write_table, writing_to
 
     table = read_study(folder)["table"]
     refuse_links(folder / "figures")

@@ -51,16 +51,16 @@ def _run(
 ) -> None:
     from rich.console import Console
 
+    from sim.commands.display import shown_progress
     from sim.report.clock_figures import write_clock_figures
     from sim.report.html import write_report
+    from sim.report.reading import read_results
     from sim.report.table import console_table
+    from sim.results.store import older_runs, writing_to
+    from sim.results.study_log import note_command
     from sim.scenario import load_scenario
-    from sim.spec import expand
-    from sim.study.display import shown_progress
-    from sim.study.results import read_results
+    from sim.scenario.spec import expand
     from sim.study.runner import run_study
-    from sim.study.store import older_runs, writing_to
-    from sim.study.study_log import note_command
 
     plans = planned(file, overrides, only)
     scenario = load_scenario(file, overrides or ())
@@ -85,7 +85,7 @@ def _run(
 
 
 def _engine(name: EngineName, jobs: int | None, ray_address: str | None) -> Engine:
-    from sim.problems import ScenarioError
+    from sim.foundation.problems import ScenarioError
     from sim.study.engines import InProcess, RayTasks, Workers
     from sim.study.runner import default_jobs
 

@@ -19,7 +19,7 @@ def sign(
     ] = None,
 ) -> None:
     """Sign the head of a study's or a run's log."""
-    from sim.study.signature import sign as sign_head
+    from sim.results.signature import sign as sign_head
 
     path = sign_head(folder, key, timestamp)
     print(f"{path}: written; suture verify {folder} --public-key PUB.pem checks it")

@@ -19,8 +19,8 @@ def status(
     from rich.markup import escape
 
     from sim.report.table import seconds_text
+    from sim.results.store import older_runs, write_table
     from sim.study.journal import read_study, statuses
-    from sim.study.store import older_runs, write_table
 
     console = wide_console()
     runs = statuses(folder)

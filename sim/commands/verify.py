@@ -17,9 +17,9 @@ def verify(
     ] = None,
 ) -> None:
     """Check a run or a study: its log's chain, every file's hash, and every epsilon, counted again."""
-    from sim.problems import SutureError
-    from sim.study.signature import signature_faults
-    from sim.study.study_log import STUDY_LOG
+    from sim.foundation.problems import SutureError
+    from sim.results.signature import signature_faults
+    from sim.results.study_log import STUDY_LOG
 
     faults, said = _of_study(folder) if (folder / STUDY_LOG).is_file() else _of_run(folder)
     if public_key is not None:
@@ -31,11 +31,11 @@ def verify(
 
 
 def _of_run(folder: Path) -> tuple[list[str], list[str]]:
-    from sim.privacy.audit_log import AUDIT_FILE, SIGNATURE_FILE
-    from sim.problems import ScenarioError, SutureError
-    from sim.study.reading import file_bytes, read_json
-    from sim.study.store import RUN_FILE, read_record
-    from sim.study.verification import run_faults
+    from sim.foundation.problems import ScenarioError, SutureError
+    from sim.results.audit_log import AUDIT_FILE, SIGNATURE_FILE
+    from sim.results.reading import file_bytes, read_json
+    from sim.results.store import RUN_FILE, read_record
+    from sim.results.verification import run_faults
 
     record = read_record(folder)
     stated = record.get("privacy", {}).get("audit-log") if isinstance(record.get("privacy"), dict) else None
@@ -55,8 +55,8 @@ def _of_run(folder: Path) -> tuple[list[str], list[str]]:
 def _of_study(folder: Path) -> tuple[list[str], list[str]]:
     import sys
 
-    from sim.study.study_log import STUDY_LOG
-    from sim.study.study_verification import study_findings
+    from sim.results.study_log import STUDY_LOG
+    from sim.results.study_verification import study_findings
 
     found = study_findings(folder)
     for note in found.notes:

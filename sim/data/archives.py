@@ -13,7 +13,7 @@ from typing import IO, Final
 
 import numpy as np
 
-from sim.files import memory_bytes, scarce, status
+from sim.foundation.files import memory_bytes, scarce, status
 
 __all__ = ["archive_fault", "table_fault"]
 

@@ -15,11 +15,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.data import Ints, Table
 from sim.data.archives import archive_fault
+from sim.data.federation import Ints, Table
 from sim.data.split import at_sites
 from sim.data.table import class_names
-from sim.problems import ScenarioError, suggest
+from sim.foundation.problems import ScenarioError, suggest
 from sim.scenario import Npz
 
 __all__ = ["read"]

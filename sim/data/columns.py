@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.data import Ints, Mask
 from sim.data.archives import table_fault
-from sim.problems import ScenarioError, show
+from sim.data.federation import Ints, Mask
+from sim.foundation.problems import ScenarioError, show
 from sim.scenario import Csv, TableFile
 
 if TYPE_CHECKING:

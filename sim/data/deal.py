@@ -28,10 +28,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.data import Ints, Mask, Table
+from sim.data.federation import Ints, Mask, Table
 from sim.data.split import patients_of
-from sim.problems import ScenarioError
-from sim.rng import Streams, stream
+from sim.foundation.problems import ScenarioError
+from sim.foundation.rng import Streams, stream
 from sim.scenario import DataSpec
 
 __all__ = ["BY_CLASS", "apportion", "deal", "place", "shifted"]

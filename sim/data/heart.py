@@ -15,9 +15,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.data import Table
+from sim.data.federation import Table
 from sim.data.split import at_sites
-from sim.problems import ScenarioError
+from sim.foundation.problems import ScenarioError
 from sim.scenario import HeartDisease
 
 __all__ = ["CENTRES", "CHOL_POPULATION_MEAN", "CLASSES", "FEATURES", "RANGES", "read"]

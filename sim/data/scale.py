@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.data import Ints, Mask, Table
+from sim.data.federation import Ints, Mask, Table
 
 __all__ = ["LARGEST", "scaled"]
 

@@ -6,9 +6,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.data import Ints, Mask, Table
-from sim.problems import suggest, unwritable
-from sim.rng import Streams
+from sim.data.federation import Ints, Mask, Table
+from sim.foundation.problems import suggest, unwritable
+from sim.foundation.rng import Streams
 from sim.scenario import DataFile, DataSpec
 
 __all__ = [

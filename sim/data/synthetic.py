@@ -18,12 +18,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.data import Table
 from sim.data.deal import apportion
+from sim.data.federation import Table
 from sim.data.split import at_sites
-from sim.files import scarce
-from sim.problems import ScenarioError
-from sim.rng import Streams, stream
+from sim.foundation.files import scarce
+from sim.foundation.problems import ScenarioError
+from sim.foundation.rng import Streams, stream
 from sim.scenario import Synthetic
 
 __all__ = ["make"]

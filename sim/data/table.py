@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.data import Ints, Mask, Table
 from sim.data.columns import Columns, Words, read_columns
+from sim.data.federation import Ints, Mask, Table
 from sim.data.split import at_sites
-from sim.problems import ScenarioError, suggest
+from sim.foundation.problems import ScenarioError, suggest
 from sim.scenario import TableFile
 
 __all__ = ["class_names", "read"]

@@ -2,7 +2,7 @@
 
 One network serves every strategy: the whole model for federated learning, head and body for vanilla split learning,
 head, body and tail for U-shaped split learning. Blocks are ordinary ``torch.nn.Module`` objects and serve as templates:
-the engine keeps the parameters outside them, stacked over lanes (see ``sim.engine.lanes``).
+the engine keeps the parameters outside them, stacked over lanes (see ``sim.tensor.lanes``).
 """
 
 from sim.models.build import build_network, needs_two_rows

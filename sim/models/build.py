@@ -16,10 +16,10 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import UninitializedParameter
 
+from sim.foundation.problems import show
 from sim.models.architectures import ARCHITECTURES, Residual
 from sim.models.network import Block, Network, Part, seeded
 from sim.models.public_head import behind_components
-from sim.problems import show
 from sim.scenario import Model as ModelSettings
 
 _BLOCK_NAME = re.compile(r"[A-Za-z0-9_-]+")

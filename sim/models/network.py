@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sim.rng import stream
+from sim.foundation.rng import stream
 
 Parameters = dict[str, Tensor]
 """Parameters by name, each ``[lane, *shape]``."""

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sim.job import Job
+from sim.foundation.problems import ScenarioError
+from sim.methods.job import Job
+from sim.plan.releases import Sampled, build_ledger, un_noised
 from sim.privacy.accounting import epsilons_along
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger
-from sim.privacy.releases import Sampled, build_ledger, un_noised
-from sim.problems import ScenarioError
 
 FOLLOWED_CLINICS = 8
 

@@ -15,9 +15,9 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.clinics import ClinicResources, ServerResources
-from sim.protocols import HEADER_BYTES
-from sim.sampling import lane_by_lane
+from sim.methods.protocol import HEADER_BYTES
+from sim.methods.sampling import lane_by_lane
+from sim.scenario.clinics import ClinicResources, ServerResources
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -8,8 +8,8 @@ from functools import lru_cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sim.engine.lanes import forward, saved_bytes
 from sim.models import Part
+from sim.tensor.lanes import forward, saved_bytes
 
 FLOAT_BYTES = 4
 

@@ -9,15 +9,15 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.attendance import Attendance, available, drop_outs, slowdowns
-from sim.job import Job
+from sim.methods.attendance import Attendance, available, drop_outs, slowdowns
+from sim.methods.job import Job
+from sim.methods.protocol import HEADER_BYTES, HEADERS, MODEL_KIND, OPTIMIZER_KIND, Direction, Traffic
+from sim.methods.sampling import choose, draw_rows
 from sim.plan.clock import Leg, RoundLoad, RoundTime
 from sim.plan.costs import FLOAT_BYTES, part_costs
 from sim.plan.limits import attendance_until, time_limit, time_until
 from sim.plan.queues import PlanClock
-from sim.privacy.releases import Sampled
-from sim.protocols import HEADER_BYTES, HEADERS, MODEL_KIND, OPTIMIZER_KIND, Direction, Traffic
-from sim.sampling import choose, draw_rows
+from sim.plan.releases import Sampled
 
 Ints = NDArray[np.int64]
 

@@ -19,8 +19,8 @@ import numpy as np
 import simpy
 from simpy.events import NORMAL, EventPriority
 
-from sim.clinics import ServerResources
 from sim.plan.clock import PHASES, Durations, RoundClock, RoundLoad, RoundTime, Span
+from sim.scenario.clinics import ServerResources
 
 Process = Generator[simpy.Event, Any, None]
 

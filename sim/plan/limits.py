@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sim.attendance import Attendance
+from sim.methods.attendance import Attendance
 from sim.plan.clock import Durations, RoundLoad, RoundTime
 
 

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sim.data import Federation
-from sim.job import Job
-from sim.mechanisms import RowNoise
+from sim.data.federation import Federation
+from sim.foundation.problems import ScenarioError
+from sim.methods.job import Job
+from sim.methods.mechanisms import RowNoise
+from sim.plan.releases import Sampled, build_ledger, un_noised
 from sim.privacy.accounting import gaussian_epsilon
 from sim.privacy.calibration import calibrate
 from sim.privacy.preprocessing import exposed
-from sim.privacy.releases import Sampled, build_ledger, un_noised
-from sim.problems import ScenarioError
-from sim.spec import RunSpec
+from sim.scenario.spec import RunSpec
 
 
 def refuse_lost_targets(job: Job, sampled: Sampled) -> None:

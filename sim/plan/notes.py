@@ -5,9 +5,9 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from sim.data import Federation
+from sim.data.federation import Federation
 from sim.scenario import Npz, Scenario, TableFile
-from sim.settings.privacy import PURE, Privacy
+from sim.scenario.privacy import PURE, Privacy
 
 __all__ = ["label_notes", "privacy_notes"]
 

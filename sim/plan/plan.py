@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from sim.attendance import Attendance
-from sim.clinics import assign_resources
-from sim.data import Federation
-from sim.job import Job
+from sim.data.federation import Federation
+from sim.methods.attendance import Attendance
+from sim.methods.job import Job
+from sim.methods.protocol import Direction, Traffic
 from sim.plan.budget import epsilon_spent, final_epsilons, within_budget
 from sim.plan.counts import Counts
 from sim.plan.noise import dp_sgd_multipliers, refuse_lost_targets, row_multipliers, update_multiplier
 from sim.plan.queues import PlanClock
 from sim.plan.refusals import refuse
+from sim.plan.releases import Ints, Sampled, build_ledger, to_be_noised
 from sim.privacy.adjacency import adjacency_of, replace_epsilon
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger
-from sim.privacy.releases import Ints, Sampled, build_ledger, to_be_noised
-from sim.protocols import Direction, Traffic
-from sim.spec import RunSpec
+from sim.scenario.clinics import assign_resources
+from sim.scenario.spec import RunSpec
 
 COLUMN_OF = {"model-user": "epsilon_model_user", "peer-clinic": "epsilon_peer", "server": "epsilon_server"}
 REPLACE_COLUMN_OF = {adversary: f"{column}_replace" for adversary, column in COLUMN_OF.items()}

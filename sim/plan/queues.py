@@ -13,8 +13,8 @@ from heapq import heapify, heappop, heappush, heappushpop, heapreplace
 
 import numpy as np
 
-from sim.clinics import ClinicResources, ServerResources
 from sim.plan.clock import ClosedFormClock, Durations, Floats, RoundClock, RoundLoad, RoundTime
+from sim.scenario.clinics import ClinicResources, ServerResources
 
 Way = list[tuple[str, Floats]]
 """Stretches one after another: the queue before each (none where ""), and the seconds of all who go through it."""

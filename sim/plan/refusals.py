@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from sim.data import Federation
+from sim.data.federation import Federation
+from sim.foundation.problems import ScenarioError
+from sim.methods.method import method_of
+from sim.methods.protocol import protocol_of
 from sim.plan.sizes import size_problems
-from sim.problems import ScenarioError
-from sim.protocols import protocol_of
-from sim.spec import RunSpec
+from sim.scenario.spec import RunSpec
 
 
 def refuse(spec: RunSpec, federation: Federation) -> None:
@@ -45,7 +46,7 @@ def refuse(spec: RunSpec, federation: Federation) -> None:
 
 def _mechanism_problems(spec: RunSpec) -> list[str]:
     method, problems = spec.strategy.name, []
-    protocol = protocol_of(method, spec.strategy.cut)
+    protocol = protocol_of(method_of(method), spec.strategy.cut)
     if spec.privacy.releases_once and spec.strategy.cut is not None:
         problems += _release_once_problems(spec)
     if spec.privacy.unit == "clinic" and method not in ("fedavg", "fedprox", "splitfed-v1", "splitfed-v3"):

@@ -7,11 +7,11 @@ from typing import Final
 
 import numpy as np
 
-from sim.data import Federation
 from sim.data.archives import archive_fault
-from sim.files import scarce, status
+from sim.data.federation import Federation
+from sim.foundation.files import scarce, status
 from sim.models.build import build_network
-from sim.spec import RunSpec
+from sim.scenario.spec import RunSpec
 
 MOST_BATCHES: Final = 50_000_000
 MOST_TURNS: Final = 10_000_000

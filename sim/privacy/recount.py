@@ -1,6 +1,6 @@
 """What each adversary sees, derived again from settings and counts: the other side of ``suture verify``.
 
-Nothing here looks at the ledger, at the protocols or at :mod:`sim.privacy.releases`: which method sends what to whom is
+Nothing here looks at the ledger, at the protocols or at :mod:`sim.plan.releases`: which method sends what to whom is
 stated a second time, after Thapa et al. (2022), Gupta & Raskar (2018) and Gawali et al. (2020), so that an error or a
 forgery on one side shows as a difference. The counts are those that the run's log counted; their limits follow from the
 settings (:func:`count_faults`). One thing is taken as stated: whether the head of a user's own factory has no negative
@@ -19,9 +19,9 @@ from pydantic import Field, Strict
 
 from sim.privacy.ledger import ADVERSARIES, Adversary
 from sim.privacy.loss import Adjacency
-from sim.settings.base import Number, Section
-from sim.settings.model import Model
-from sim.settings.privacy import Privacy
+from sim.scenario.base import Number, Section
+from sim.scenario.model import Model
+from sim.scenario.privacy import Privacy
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -37,7 +37,7 @@ class Drawn(Section):
     """Counts and noise of a run as ``plan.drawn`` of ``run.json`` has them, a value a clinic.
 
     ``rates``, ``steps``, ``exposures``, ``rounds`` and ``released`` are those of
-    :class:`sim.privacy.releases.Sampled`; ``noise_multipliers`` are DP-SGD's, ``release_noise`` those of rows or
+    :class:`sim.plan.releases.Sampled`; ``noise_multipliers`` are DP-SGD's, ``release_noise`` those of rows or
     updates, empty without.
     """
 

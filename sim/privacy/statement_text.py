@@ -19,7 +19,7 @@ def statement_text(statement: Mapping[str, Any]) -> str:
     Parameters
     ----------
     statement : mapping
-        As :func:`sim.privacy.statement.privacy_statement` returns it. Names in it are escaped: none can open a table
+        As :func:`sim.plan.statement.privacy_statement` returns it. Names in it are escaped: none can open a table
         cell, a link or a tag.
 
     Returns

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from sim.spec import RunSpec
+    from sim.scenario.spec import RunSpec
 
 _HELD_OUT: Final = "held-out records, exact; a record held out here may be a training record of another seed's run"
 _SCORES: Final = ("auc", "balanced_accuracy", "accuracy", "loss", "calibration_error")

@@ -9,7 +9,7 @@ from typing import Final
 
 import pandas as pd
 
-from sim.problems import ScenarioError, suggest
+from sim.foundation.problems import ScenarioError, suggest
 from sim.report.condition import Condition, parse_condition
 from sim.report.summary import (
     ADVERSARIES,

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from sim.foundation.problems import ScenarioError, suggest
 from sim.privacy.statement_text import escaped
-from sim.problems import ScenarioError, suggest
 from sim.report.summary import (
     adjacency_note,
     half_width,

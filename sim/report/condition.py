@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sim.problems import ScenarioError, suggest
+from sim.foundation.problems import ScenarioError, suggest
 
 __all__ = ["Condition", "parse_condition"]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
+from sim.plan.first_round import FirstRound, method_of
 from sim.plan.plan import Plan
 from sim.report.table import bytes_text
-from sim.study.first_round import FirstRound, method_of
 
 __all__ = ["effort_chart", "effort_frame", "memory_warnings"]
 

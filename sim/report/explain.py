@@ -7,17 +7,16 @@ from itertools import pairwise, product
 
 import numpy as np
 
-from sim.attendance import Behaviour
-from sim.clinics import assign_resources
-from sim.data import Federation
+from sim.data.federation import Federation
 from sim.models.build import build_network
 from sim.plan.plan import COLUMN_OF, REPLACE_COLUMN_OF, Plan
+from sim.plan.releases import un_noised
 from sim.privacy.adjacency import NAMES, adjacency_of
 from sim.privacy.ledger import ADVERSARIES, Adversary
-from sim.privacy.releases import un_noised
 from sim.report.summary import method_label, value_text
 from sim.report.table import seconds_text
 from sim.scenario import Scenario
+from sim.scenario.clinics import Behaviour, assign_resources
 
 _MOST_NAMED = 6
 _UNITS = (("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3), ("bit/s", 1.0))

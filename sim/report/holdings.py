@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sim.data import Federation
+from sim.data.federation import Federation
 
 __all__ = ["holdings_frame", "holdings_table", "write_holdings_figure"]
 

@@ -27,7 +27,7 @@ from sim.report.study import StudyResults
 from sim.report.summary import adjacency_of, method_label, value_text
 from sim.report.table import caption, results_frame
 from sim.report.words import compared, conclusions, guarantee, sentences
-from sim.study.store import write_atomically
+from sim.results.store import write_atomically
 
 _DIGITS = 5
 _PATHS = {

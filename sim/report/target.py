@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from sim.problems import ScenarioError
+from sim.foundation.problems import ScenarioError
 from sim.report.condition import parse_condition
 from sim.report.study import StudyResults
 from sim.report.summary import successful_runs, swept_keys, value_text

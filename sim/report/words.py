@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from sim.problems import ScenarioError
+from sim.foundation.problems import ScenarioError
 from sim.report.compare import CAVEAT, compare
 from sim.report.figures import NO_DP, target_order
 from sim.report.points import noise_key, with_levels

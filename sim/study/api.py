@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.scenario import Scenario, load_scenario
-from sim.spec import expand
+from sim.scenario.spec import expand
 from sim.study.engines import InProcess, Workers
 from sim.study.runner import Progress, plan_runs, run_study
 

@@ -23,8 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sim.foundation.problems import ScenarioError, SutureError, show
 from sim.plan.plan import Plan
-from sim.problems import ScenarioError, SutureError, show
 
 Row = dict[str, Any]
 Learn = Callable[[Plan], Row]

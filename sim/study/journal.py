@@ -3,7 +3,7 @@
 ``OUT/<study>/study.json`` names the runs that were asked for and the process that learns them;
 ``OUT/<study>/logs/<run-id>.log`` holds JSON lines: the start with its process, each round with its metrics, the
 end with its status. Another process reads both at any moment; a line that is being written is not read.
-What outlives a run's folder is in the study's log (:mod:`sim.study.study_log`).
+What outlives a run's folder is in the study's log (:mod:`sim.results.study_log`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from sim.foundation.problems import ScenarioError
 from sim.plan.plan import Plan
-from sim.problems import ScenarioError
-from sim.spec import RESULTS_VERSION
-from sim.study import reading
+from sim.results import reading
+from sim.results.schema import checked
+from sim.results.store import read_rows, to_plain, unfinished, write_atomically, writing_to
+from sim.results.study_log import alive, note_end, note_start, this_process
+from sim.scenario.spec import RESULTS_VERSION
 from sim.study.forecast import estimated_seconds
-from sim.study.schema import checked
-from sim.study.store import read_rows, to_plain, unfinished, write_atomically, writing_to
-from sim.study.study_log import alive, note_end, note_start, this_process
 
 STUDY_FILE, LOGS = "study.json", "logs"
 State = Literal["ok", "failed", "running", "waiting", "interrupted"]

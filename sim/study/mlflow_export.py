@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from sim.problems import SutureError
-from sim.study.store import read_record, read_rows, read_run_table
+from sim.foundation.problems import SutureError
+from sim.results.store import read_record, read_rows, read_run_table
 
 TAG = "suture.run_id"
 

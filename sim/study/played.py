@@ -14,13 +14,13 @@ from typing import Any, Final
 
 import pandas as pd
 
-from sim.problems import ScenarioError
+from sim.foundation.problems import ScenarioError
+from sim.plan.first_round import first_rounds, method_of
 from sim.report.study import DrawnRound
-from sim.spec import RunSpec
-from sim.study import reading
-from sim.study.first_round import first_rounds, method_of
-from sim.study.schema import checked
-from sim.study.store import to_plain, write_atomically
+from sim.results import reading
+from sim.results.schema import checked
+from sim.results.store import to_plain, write_atomically
+from sim.scenario.spec import RunSpec
 
 __all__ = ["ROUNDS_FILE", "read_first_rounds", "write_first_rounds"]
 

@@ -7,14 +7,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from sim.clinics import assign_resources
-from sim.data import load_federation
-from sim.job import Job
+from sim.data.federation import load_federation
+from sim.foundation.problems import ScenarioError, suggest
+from sim.methods.job import Job
 from sim.plan.counts import Counts
 from sim.plan.queues import PlanClock
-from sim.problems import ScenarioError, suggest
 from sim.scenario import ClinicGroup, Server, overridden, validated
-from sim.spec import RunSpec
+from sim.scenario.clinics import assign_resources
+from sim.scenario.spec import RunSpec
 from sim.study.rerun import read_run
 
 __all__ = ["Retiming"]

@@ -6,12 +6,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sim.problems import ScenarioError
-from sim.spec import RunSpec, imports
+from sim.foundation.problems import ScenarioError
+from sim.results.reading import file_bytes
+from sim.results.store import RUN_FILE, read_record, read_spec
+from sim.scenario.spec import RunSpec, imports
 from sim.study.engines import InProcess
-from sim.study.reading import file_bytes
 from sim.study.runner import execute, plan_runs
-from sim.study.store import RUN_FILE, read_record, read_spec
 
 NOT_COMPARED = frozenset({"wall_seconds", "study"})
 

@@ -15,26 +15,26 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sim.data import Federation, load_federation
+from sim.data.federation import Federation, load_federation
+from sim.foundation.problems import FolderError, ScenarioError, SutureError, place_of
 from sim.plan.plan import COLUMN_OF, Plan, make_plan
-from sim.privacy.audit_log import release_entries
-from sim.privacy.statement import privacy_statement
+from sim.plan.statement import privacy_statement
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
 from sim.privacy.uncovered import not_covered, publishes_class_counts
-from sim.problems import FolderError, ScenarioError, SutureError, place_of
+from sim.results.audit_log import release_entries
+from sim.results.store import from_plain, read_rows, to_plain, write_run, write_table, writing_to
+from sim.results.study_log import note_interrupted
 from sim.scenario import DataFile
-from sim.spec import RESULTS_VERSION, RunSpec, code_digests, imports
+from sim.scenario.spec import RESULTS_VERSION, RunSpec, code_digests, imports
 from sim.study.engines import Engine, Row
 from sim.study.forecast import Forecast, estimated_seconds
 from sim.study.journal import RunLog, remove_leftovers, write_study
 from sim.study.played import write_first_rounds
 from sim.study.provenance import provenance
-from sim.study.store import from_plain, read_rows, to_plain, write_run, write_table, writing_to
-from sim.study.study_log import note_interrupted
 
 if TYPE_CHECKING:
-    from sim.audit.attacks import Membership
-    from sim.engine.evaluation import Evaluation
+    from sim.attacks.attacks import Membership
+    from sim.tensor.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def plan_runs(specs: Sequence[RunSpec]) -> Iterator[Plan]:
         try:
             federation = load_federation(spec.data, spec.seed)
             if "." in spec.strategy.name:
-                from sim.study.learn import check_imported
+                from sim.study.train import check_imported
 
                 check_imported(spec, len(federation.names))
             yield make_plan(spec, federation)
@@ -155,8 +155,8 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
     FolderError
         If the folder cannot be written.
     """
-    from sim.audit.attacks import attack
-    from sim.study.learn import learn
+    from sim.attacks.attacks import attack
+    from sim.study.train import train_run
 
     started = time.perf_counter()
     spec = plan.spec
@@ -177,7 +177,7 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
         "provenance": origin,
     }
     try:
-        learned = learn(plan, federation, watch=lambda r, seen: log.line("round", round=r, **seen.pooled))
+        learned = train_run(plan, federation, watch=lambda r, seen: log.line("round", round=r, **seen.pooled))
     except FolderError:
         raise
     except Exception as error:

@@ -4,11 +4,11 @@ import pytest
 from support import distance
 
 from benchmarks.reality import METHODS, SETTINGS, rehearse, spec_for, write_images
-from sim.clinics import PROFILES
-from sim.data import load_federation
-from sim.job import Job
+from sim.data.federation import load_federation
+from sim.methods.job import Job
 from sim.plan.plan import make_plan
-from sim.study.learn import learn
+from sim.scenario.clinics import PROFILES
+from sim.study.train import train_run
 
 
 @pytest.fixture(scope="module")
@@ -24,4 +24,4 @@ def test_bytes_are_the_plans_and_the_model_is_sutures(images, method):
     done = rehearse(Job.build(spec, federation, []), federation, 2)
     assert done.up.tolist() == [clinic.bytes_up for clinic in plan.clinics]
     assert done.down.tolist() == [clinic.bytes_down for clinic in plan.clinics]
-    assert distance(done.server.parameters, learn(plan, federation).parameters) < 1e-5
+    assert distance(done.server.parameters, train_run(plan, federation).parameters) < 1e-5

@@ -9,8 +9,8 @@ from support import TRADE_OFF, write_scenario
 from benchmarks.reference import MARKED, METHODS, NOT_YET, REFERENCE, ROOT, paragraphs, publish
 from sim import run
 from sim.report.html import write_report
-from sim.study.results import read_results
-from sim.study.store import as_table
+from sim.report.reading import read_results
+from sim.results.store import as_table
 
 
 def write_reference(folder):

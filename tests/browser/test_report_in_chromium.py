@@ -12,8 +12,8 @@ import pytest
 
 from sim import run
 from sim.report.html import write_report
+from sim.report.reading import read_results
 from sim.scenario import load_scenario
-from sim.study.results import read_results
 
 pytestmark = pytest.mark.slow
 

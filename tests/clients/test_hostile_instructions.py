@@ -9,11 +9,12 @@ from flwr.app import Message, RecordDict
 from hostile import Opened, add_array, add_kind, array, arrays, numbers, planned, state, value
 from support import bitwise
 
-from clients.client_app import ClinicError, app
 from clients.session import SESSIONS
-from sim.engine.messages import content
-from sim.engine.workplace import cohorts_of, job_of, run_config
-from sim.study.learn import learn
+from sim.flower.client_app import ClinicError, app
+from sim.flower.messages import content
+from sim.flower.workplace import job_of, run_config
+from sim.methods.node_group import node_groups_of
+from sim.study.train import train_run
 
 STATED = {
     "an assertion more": state("remark", lambda _: "all is well"),
@@ -154,8 +155,8 @@ def refused(message, context):
 def run_with(monkeypatch, ragged, run, server):
     """Learn a run of which every message passes through ``server``; return its parameters."""
     plan, federation = planned(ragged, run)
-    monkeypatch.setattr("sim.study.learn.client_app", server)
-    return learn(plan, federation, 2).parameters
+    monkeypatch.setattr("sim.study.train.client_app", server)
+    return train_run(plan, federation, 2).parameters
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +165,7 @@ def untouched(ragged):
 
     def learned(run):
         if run not in kept:
-            kept[run] = learn(*planned(ragged, run), 2).parameters
+            kept[run] = train_run(*planned(ragged, run), 2).parameters
         return kept[run]
 
     return learned
@@ -230,7 +231,7 @@ def test_a_strategy_is_asked_for_nothing_that_is_not_its_own(ragged, monkeypatch
             tried.append(kind)
             refused(copied(message, kind), context)
             node = context.node_config
-            own = job.in_lane_order(cohorts_of(len(job.sizes), node["num-partitions"])[node["partition-id"]])
+            own = job.in_lane_order(node_groups_of(len(job.sizes), node["num-partitions"])[node["partition-id"]])
             parts = {"arrays": {n: v for n, v in initial.items() if job.protocol.topology == "vanilla" and n in head}}
             bare = content({kind: named for kind, named in parts.items() if named}, {"clinics": own})
             refused(Message(bare, message.metadata.dst_node_id, kind), context)
@@ -296,6 +297,6 @@ def test_a_clinic_that_is_away_is_not_asked(ragged, monkeypatch, run, kind):
                 app(other, context)
         return app(message, context)
 
-    monkeypatch.setattr("sim.study.learn.client_app", hostile)
-    learn(plan, federation, 1)
+    monkeypatch.setattr("sim.study.train.client_app", hostile)
+    train_run(plan, federation, 1)
     assert away

@@ -7,13 +7,14 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from support import DP_SGD, plan_of, run_spec
 
-from clients.client_app import ClinicError, app
-from sim.engine.grid import InProcessGrid
-from sim.engine.messages import content
-from sim.engine.meter import Meter
-from sim.engine.workplace import cohorts_of, run_config
-from sim.study.learn import learn
+from sim.flower.client_app import ClinicError, app
+from sim.flower.grid import InProcessGrid
+from sim.flower.messages import content
+from sim.flower.meter import Meter
+from sim.flower.workplace import run_config
+from sim.methods.node_group import node_groups_of
 from sim.study.runner import execute
+from sim.study.train import train_run
 from strategies.cohorts import ExchangeError
 
 QUOTED = "cholesterol 417.25 of patient Miller"
@@ -38,7 +39,7 @@ def assert_silent(text):
 
 
 # Where each strategy's clinics touch records: training, forward, backward, gathering a batch.
-PLACES = ["workplace.Cohort.batch", "learner.Learner.forward", "learner.Learner.loss"]
+PLACES = ["methods.node_group.NodeGroup.batch", "methods.trainer.Trainer.forward", "methods.trainer.Trainer.loss"]
 CASES = [(*s, place) for s in STRATEGIES for place in PLACES]
 CASES.remove(("splitfed-v1", "vanilla", PLACES[2]))  # the loss is the server's there
 
@@ -47,9 +48,9 @@ CASES.remove(("splitfed-v1", "vanilla", PLACES[2]))  # the loss is the server's 
 @pytest.mark.parametrize("privacy", [{"mechanism": "none"}, DP_SGD], ids=["plain", "dp-sgd"])
 def test_the_server_learns_where_it_failed_but_no_value(ragged, monkeypatch, strategy, cut, privacy, place):
     plan, federation = plan_of(run_spec(ragged, strategy, cut, privacy))
-    monkeypatch.setattr(f"sim.engine.{place}", fail)
+    monkeypatch.setattr(f"sim.{place}", fail)
     with pytest.raises(ExchangeError) as caught:
-        learn(plan, federation)
+        train_run(plan, federation)
     text = str(caught.value)
     assert_silent(text)
     assert "PatientError at test_shield.py:" in text
@@ -59,9 +60,9 @@ def test_the_server_learns_where_it_failed_but_no_value(ragged, monkeypatch, str
 @pytest.mark.parametrize("message_type", ["query.hello", "train.records", "train", "train.alone", "train.begin"])
 def test_every_handler_is_shielded(ragged, monkeypatch, message_type):
     plan, _ = plan_of(run_spec(ragged, "splitfed-v1", "vanilla"))
-    grid = InProcessGrid(app, cohorts_of(4, 1), run_config(plan.spec, plan.noise_multipliers), Meter(4))
+    grid = InProcessGrid(app, node_groups_of(4, 1), run_config(plan.spec, plan.noise_multipliers), Meter(4))
     [node] = grid.get_node_ids()
-    monkeypatch.setattr("sim.engine.workplace._cohort", fail)
+    monkeypatch.setattr("sim.flower.workplace._node_group", fail)
     message = grid.create_message(content({}, {"clinics": [0], "server-round": 1}), message_type, node, "")
     [reply] = grid.send_and_receive([message])
     assert reply.has_error()
@@ -74,7 +75,7 @@ def test_the_exception_carries_no_chain_and_no_local_that_holds_the_value(ragged
     plan, _ = plan_of(run_spec(ragged))
     config = run_config(plan.spec, plan.noise_multipliers)
     InProcessGrid(app, [[0]], config, Meter(1))  # says who sends
-    monkeypatch.setattr("sim.engine.workplace._cohort", fail)
+    monkeypatch.setattr("sim.flower.workplace._node_group", fail)
     context = Context(1, 2, {"partition-id": 0, "num-partitions": 1}, RecordDict(), config)
     with pytest.raises(ClinicError) as caught:
         app(Message(RecordDict(), 2, "query.hello"), context)
@@ -87,7 +88,7 @@ def test_the_exception_carries_no_chain_and_no_local_that_holds_the_value(ragged
 @pytest.mark.parametrize(("strategy", "cut"), STRATEGIES)
 def test_a_failed_runs_row_and_files_hold_no_value(ragged, monkeypatch, tmp_path, strategy, cut):
     plan, _ = plan_of(run_spec(ragged, strategy, cut))
-    monkeypatch.setattr("sim.engine.workplace.Cohort.batch", fail)
+    monkeypatch.setattr("sim.methods.node_group.NodeGroup.batch", fail)
     row = execute(plan, tmp_path, {})
     assert row["status"] == "failed"
     assert "PatientError at test_shield.py:" in row["error"]
@@ -101,7 +102,7 @@ def test_a_failed_runs_row_and_files_hold_no_value(ragged, monkeypatch, tmp_path
 def test_a_failed_centralised_runs_row_holds_no_value(ragged, monkeypatch, tmp_path):
     """Here the server itself holds the records, and its exceptions may quote them."""
     plan, _ = plan_of(run_spec(ragged, "centralised"))
-    monkeypatch.setattr("sim.engine.learner.Learner.forward", fail)
+    monkeypatch.setattr("sim.methods.trainer.Trainer.forward", fail)
     row = execute(plan, tmp_path, {})
     assert row["status"] == "failed"
     assert_silent(json.dumps(row, default=str))
@@ -109,7 +110,7 @@ def test_a_failed_centralised_runs_row_holds_no_value(ragged, monkeypatch, tmp_p
 
 def test_an_evaluation_that_fails_leaves_no_value_in_the_row(ragged, monkeypatch, tmp_path):
     plan, _ = plan_of(run_spec(ragged))
-    monkeypatch.setattr("sim.engine.evaluation.metrics_of", fail)
+    monkeypatch.setattr("sim.tensor.evaluation.metrics_of", fail)
     row = execute(plan, tmp_path, {})
     assert row["status"] == "failed"
     assert_silent(json.dumps(row, default=str))

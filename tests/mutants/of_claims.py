@@ -3,7 +3,7 @@
 from .of_noise import CLINIC, EACH, MISTAKES, ROWS_ALONE, WIRE
 from .trial import Mutant
 
-RELEASES, SMASHED = "sim/privacy/releases.py", "tests/strategies/test_smashed_noise.py::"
+RELEASES, SMASHED = "sim/plan/releases.py", "tests/strategies/test_smashed_noise.py::"
 RECOUNT = ("tests/sim/test_recount.py::test_every_method_is_counted_the_same_twice",)
 NEGATIVE = (f"{WIRE}test_rows_that_may_be_negative_have_the_noise_of_twice_the_clip",)
 AMPLIFIED = (f"{SMASHED}test_beside_dp_sgd_the_server_gets_no_amplification",)
@@ -21,19 +21,19 @@ EDITS = ("tests/sim/test_verify.py::test_an_edit_shows_in_the_chain_and_when_cha
 REPLIES = ("tests/strategies/test_hostile_replies.py::test_a_hostile_reply_ends_the_run",)
 ORDERS = "tests/clients/test_hostile_instructions.py::"
 HOSTILE = (f"{ORDERS}test_a_hostile_instruction_is_not_answered_and_changes_nothing",)
-VERIFY, FORMS, ORDER = "sim/study/verification.py", "sim/engine/forms.py", "clients/instructions.py"
+VERIFY, FORMS, ORDER = "sim/results/verification.py", "sim/methods/forms.py", "clients/instructions.py"
 
 WHAT_LEAVES = (
     Mutant(
         "padding leaves as it is",
-        "sim/engine/rows.py",
+        "sim/tensor/rows.py",
         "return rows.masked_fill(padding.view(*padding.shape, *[1] * (rows.dim() - 2)), 0)",
         "return rows",
         PLAIN,
     ),
     Mutant(
         "an empty batch sends a row",
-        "sim/engine/rows.py",
+        "sim/tensor/rows.py",
         "width = max(sizes)",
         "width = max(1, max(sizes))",
         (f"{WIRE}test_an_empty_batch_sends_no_row",),
@@ -41,8 +41,8 @@ WHAT_LEAVES = (
     Mutant(
         "local sends its models",
         "clients/whole.py",
-        "shared_values(learner.job, learner.parameters)",
-        "learner.parameters",
+        "shared_values(trainer.job, trainer.parameters)",
+        "trainer.parameters",
         KEPT,
     ),
     Mutant(
@@ -61,7 +61,7 @@ WHAT_LEAVES = (
     ),
     Mutant(
         "a frozen part trains",
-        "sim/engine/learner.py",
+        "sim/methods/trainer.py",
         "if self.part.name in self.job.frozen:\n            input_gradient",
         "if False:\n            input_gradient",
         ROWS_ALONE,
@@ -73,7 +73,7 @@ WHAT_LEAVES = (
         "{} if not job.imported else",
         TOLD,
     ),
-    Mutant("labels leave as they are", "sim/engine/workplace.py", "if job.labels is not None:", "if False:", LABELS),
+    Mutant("labels leave as they are", "sim/flower/workplace.py", "if job.labels is not None:", "if False:", LABELS),
     Mutant(
         "the probability of a true answer",
         "sim/privacy/calibration.py",
@@ -83,21 +83,21 @@ WHAT_LEAVES = (
     ),
     Mutant(
         "a value in an error",
-        "clients/client_app.py",
+        "sim/flower/client_app.py",
         'text = f"{place_of(error)} while',
         'text = f"{error} {place_of(error)} while',
         ("tests/clients/test_shield.py::test_the_server_learns_where_it_failed_but_no_value",),
     ),
     Mutant(
         "shuffled batches accounted as Poisson",
-        "sim/sampling.py",
+        "sim/methods/sampling.py",
         "draw = _poisson if sampling.poisson else _shuffled",
         "draw = _shuffled",
         (f"{MISTAKES}test_batches_are_poisson_samples",),
     ),
     Mutant(
         "the normaliser is the drawn size",
-        "sim/sampling.py",
+        "sim/methods/sampling.py",
         "        if self.poisson:\n",
         "        if False:\n",
         (
@@ -123,14 +123,14 @@ LEDGER = (
     ),
     Mutant(
         "the ledger leaves out norms",
-        "sim/protocols.py",
+        "sim/methods/protocol.py",
         'server = (*self.sees_raw["server"], "norms")',
         'server = self.sees_raw["server"]',
         (f"{EACH}[dp-sgd-splitfed-v1-vanilla-a node a clinic, batches of 8, joint]",),
     ),
     Mutant(
         "the ledger leaves out rows",
-        "sim/protocols.py",
+        "sim/methods/protocol.py",
         '"vanilla", ("head",), ("body",), movement, (up,), (("cut-gradient",),), (), {"server": up}',
         '"vanilla", ("head",), ("body",), movement, (up,), (("cut-gradient",),), (), {"server": ("labels",)}',
         PLAIN,
@@ -167,7 +167,7 @@ LEDGER = (
     Mutant("rows are counted once", RELEASES, "return compose({one: exposures})", "return compose({one: 1})", EXACT),
     Mutant(
         "the tight sensitivity for every head",
-        "sim/job.py",
+        "sim/methods/job.py",
         "if never_negative(parts[0]) and not laplace:",
         "if not laplace:",
         NEGATIVE,
@@ -181,14 +181,14 @@ LEDGER = (
     ),
     Mutant(
         "the tight sensitivity for tail gradients",
-        "sim/job.py",
+        "sim/methods/job.py",
         'reach["tail-gradient"] = privacy.tail_clip, 2.0',
         'reach["tail-gradient"] = privacy.tail_clip, 2**0.5',
         ROWS_ALONE,
     ),
     Mutant(
         "the tight sensitivity for Laplace noise",
-        "sim/job.py",
+        "sim/methods/job.py",
         "if never_negative(parts[0]) and not laplace:",
         "if never_negative(parts[0]):",
         ("tests/strategies/test_laplace.py::test_every_release_costs_twice_the_clip_over_the_scale",),
@@ -260,7 +260,7 @@ LEDGER = (
 HELD = (
     Mutant(
         "executed releases are not compared",
-        "sim/study/learn.py",
+        "sim/study/train.py",
         "if build_ledger(job, plan.sampled, noised) != plan.ledger:",
         "if False:",
         (f"{CLINIC}test_a_round_without_noise_is_caught",),

@@ -13,21 +13,21 @@ FACTORS = "factors = (clip / norms).clamp(max=1.0)"
 CLIPS = (
     Mutant(
         "no clip in a dense part",
-        "sim/engine/dense.py",
+        "sim/tensor/dense.py",
         "sums(clip_factors(squared, clip, normaliser))",
         "sums(torch.ones_like(squared))",
         MEASURED,
     ),
     Mutant(
         "no clip in any other part",
-        "sim/engine/passes.py",
+        "sim/tensor/passes.py",
         "sums(clip_factors(squared, clip, normaliser))",
         "sums(torch.ones_like(squared))",
         OVERFLOW,
     ),
     Mutant(
         "clip after noise",
-        "sim/engine/learner.py",
+        "sim/methods/trainer.py",
         "        self.noised_steps[:lanes] += 1",
         "        norms = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0).sqrt()\n"
         "        for g in grads:\n"
@@ -36,10 +36,12 @@ CLIPS = (
         "        self.noised_steps[:lanes] += 1",
         MEASURED,
     ),
-    Mutant("each part at the full clip", "sim/job.py", "clip if joint else clip / trained**0.5", "clip", MEASURED),
+    Mutant(
+        "each part at the full clip", "sim/methods/job.py", "clip if joint else clip / trained**0.5", "clip", MEASURED
+    ),
     Mutant(
         "norms without the biases",
-        "sim/engine/dense.py",
+        "sim/tensor/dense.py",
         "(a.square().sum(-1) + 1)",
         "a.square().sum(-1)",
         ("tests/sim/test_clipping.py::test_clipped_sums_equal_opacus",),
@@ -73,7 +75,13 @@ CLIPS = (
         OVERFLOW,
     ),
     Mutant("zero times infinity", CLIPPING, "    if not dropped.any():", "    if True:", OVERFLOW),
-    Mutant("smashed rows not clipped", "sim/job.py", 'if math.isfinite(rows.clip["smashed"]):', "if False:", ROWS_MOVE),
+    Mutant(
+        "smashed rows not clipped",
+        "sim/methods/job.py",
+        'if math.isfinite(rows.clip["smashed"]):',
+        "if False:",
+        ROWS_MOVE,
+    ),
     Mutant(
         "tail gradients not clipped",
         ROW_NOISE,
@@ -90,7 +98,7 @@ CLIPS = (
     ),
     Mutant(
         "Laplace rows clipped by the other norm",
-        "sim/mechanisms.py",
+        "sim/methods/mechanisms.py",
         'return 1 if self.kind == "laplace" else 2',
         "return 2",
         ROWS_MOVE,
@@ -139,7 +147,7 @@ CLIPS = (
     ),
     Mutant(
         "rows that are no numbers end the run",
-        "sim/engine/forms.py",
+        "sim/methods/forms.py",
         'protected = job.dp is not None or job.rows is not None or job.spec.privacy.unit == "clinic"',
         "protected = False",
         (*OVERFLOW, *DIVERGED),

@@ -20,50 +20,56 @@ SERVER_GRID = (f"{ATTACK}test_what_the_server_noises_lies_on_a_public_grid_too",
 ROWS_ALONE = (f"{EACH}[smashed-noise-splitfed-v1-u-shaped-two nodes, frozen ends, public labels]",)
 SUMS = (f"{EACH}[dp-sgd-splitfed-v1-u-shaped-one node, batches of 2]",)
 CLINIC = "tests/strategies/test_clinic_level.py::"
-ROW_NOISE, CLIPPING, LEVEL = "sim/engine/row_noise.py", "sim/engine/clipping.py", "strategies/clinic_level.py"
+ROW_NOISE, CLIPPING, LEVEL = "sim/methods/row_noise.py", "sim/tensor/clipping.py", "strategies/clinic_level.py"
 NORMAL = "random.standard_normal(shape)"
 PHILOX = "np.array([0, step, server_round, clinic]"
 
 KEYS = (
     Mutant(
         "noise is keyed by the seed",
-        "sim/job.py",
+        "sim/methods/job.py",
         "run_key(spec.digest if digest is None else digest, federation),",
         'f"seed-{spec.seed}",',
         RUNS,
     ),
-    Mutant("the key is the published digest", "sim/job.py", 'f"{digest}/{federation.fingerprint}"', 'f"{digest}"', KEY),
+    Mutant(
+        "the key is the published digest",
+        "sim/methods/job.py",
+        'f"{digest}/{federation.fingerprint}"',
+        'f"{digest}"',
+        KEY,
+    ),
     Mutant(
         "the key leaves out the settings",
-        "sim/job.py",
+        "sim/methods/job.py",
         'f"{digest}/{federation.fingerprint}"',
         'f"{federation.fingerprint}"',
         KEY,
     ),
     Mutant(
         "the key leaves out features",
-        "sim/data/__init__.py",
+        "sim/data/federation.py",
         "for array in (part.x, part.y, part.offsets):",
         "for array in (part.y, part.offsets):",
         KEY,
     ),
     Mutant(
         "the run's id leaves out the data",
-        "sim/spec.py",
+        "sim/scenario/spec.py",
         'content["data"] = {**settings["data"], "path": data_sha256}',
         'content["data"] = {**settings["data"], "path": ""}',
         ("tests/sim/test_spec.py::test_run_id_follows_the_bytes_of_a_data_file_and_not_its_place",),
     ),
     Mutant(
         "secret batches are keyed by the seed",
-        "sim/job.py",
+        "sim/methods/job.py",
         "return self.key if self.sampling.poisson else self.seed",
         "return self.seed",
         SECRETS,
     ),
     Mutant(
         "answers are keyed by the seed",
-        "sim/engine/workplace.py",
+        "sim/flower/workplace.py",
         "randomised(y, job.labels, job.key, k)",
         "randomised(y, job.labels, str(job.seed), k)",
         SECRETS,
@@ -84,25 +90,25 @@ KEYS = (
     ),
     Mutant(
         "gradients' noise is keyed by the seed",
-        "sim/engine/learner.py",
+        "sim/methods/trainer.py",
         "self.job.key, purpose",
         "str(self.job.seed), purpose",
         RUNS,
     ),
     Mutant(
         "Flower's noise is keyed by the seed",
-        "strategies/imported.py",
+        "sim/flower/imported.py",
         "seeded_globals(self._job.key, server_round)",
         "seeded_globals(self._job.seed, server_round)",
         (f"{APART}test_flowers_own_noise_is_the_runs",),
     ),
-    Mutant("steps share noise", "sim/rng.py", PHILOX, "np.array([0, 0, server_round, clinic]", PLACES),
-    Mutant("rounds share noise", "sim/rng.py", PHILOX, "np.array([0, step, 0, clinic]", PLACES),
-    Mutant("clinics share noise", "sim/rng.py", PHILOX, "np.array([0, step, server_round, 0]", PLACES),
-    Mutant("purposes share noise", "sim/rng.py", 'f"{key}/{purpose}"', 'f"{key}"', PARTS),
+    Mutant("steps share noise", "sim/foundation/rng.py", PHILOX, "np.array([0, 0, server_round, clinic]", PLACES),
+    Mutant("rounds share noise", "sim/foundation/rng.py", PHILOX, "np.array([0, step, 0, clinic]", PLACES),
+    Mutant("clinics share noise", "sim/foundation/rng.py", PHILOX, "np.array([0, step, server_round, 0]", PLACES),
+    Mutant("purposes share noise", "sim/foundation/rng.py", 'f"{key}/{purpose}"', 'f"{key}"', PARTS),
     Mutant(
         "parts share noise",
-        "sim/engine/learner.py",
+        "sim/methods/trainer.py",
         'purpose = f"noise.{self.part.name}"',
         'purpose = "noise.part"',
         PARTS,
@@ -157,14 +163,14 @@ DRAWS = (
     ),
     Mutant(
         "rows leave without noise",
-        "sim/job.py",
+        "sim/methods/job.py",
         "return self.rows is not None and kind in self.rows.clip and not self.rows.silent",
         "return False",
         ROWS_ALONE,
     ),
     Mutant(
         "tail gradients leave without noise",
-        "sim/job.py",
+        "sim/methods/job.py",
         "return self.rows is not None and kind in self.rows.clip and",
         'return self.rows is not None and kind == "smashed" and',
         ROWS_ALONE,
@@ -178,7 +184,7 @@ DRAWS = (
     ),
     Mutant(
         "noise off for one part",
-        "sim/engine/learner.py",
+        "sim/methods/trainer.py",
         "std = [dp.noise_std[k] for k in clinics]",
         'std = [dp.noise_std[k] * (self.part.name != "tail") for k in clinics]',
         SUMS,
@@ -238,7 +244,7 @@ GRIDS = (
     ),
     Mutant(
         "a grid as coarse as the noise",
-        "sim/engine/released.py",
+        "sim/tensor/released.py",
         "ROW_BITS, SUM_BITS = 10, 16",
         "ROW_BITS, SUM_BITS = 10, 2",
         (f"{WIRE}test_noised_sums_lie_on_the_public_grid_before_the_optimizer_sees_them",),

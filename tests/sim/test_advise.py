@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import SCENARIO, write_scenario
 
-from sim.problems import ScenarioError
+from sim.foundation.problems import ScenarioError
 from sim.report.advice import advise
 from sim.report.condition import parse_condition
+from sim.results.store import as_table
 from sim.scenario import load_scenario
-from sim.spec import expand
-from sim.study.store import as_table
+from sim.scenario.spec import expand
 
 KNOWN = ["auc", "hours", "epsilon_server", "privacy.epsilon", "train.batch-size"]
 

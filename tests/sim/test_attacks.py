@@ -9,10 +9,10 @@ import pytest
 from scipy.stats import norm
 from support import NO_PRIVACY, learn_run, plan_of, run_spec, write_csv
 
-from sim.audit.attacks import _membership_auc, attack, membership, probe_r2
-from sim.job import Job
-from sim.study.learn import learn
+from sim.attacks.attacks import _membership_auc, attack, membership, probe_r2
+from sim.methods.job import Job
 from sim.study.runner import attack_summary, execute
+from sim.study.train import train_run
 
 FROZEN = {"freeze": ["head"]}
 
@@ -44,7 +44,7 @@ def csv(tmp_path_factory):
 
 def attacked(spec):
     plan, federation = plan_of(spec)
-    return attack(plan, learn(plan, federation).parameters, federation)
+    return attack(plan, train_run(plan, federation).parameters, federation)
 
 
 def test_losses_of_two_normal_distributions_by_the_closed_form():
@@ -71,7 +71,7 @@ def test_membership_is_told_from_a_model_that_learned_by_heart_and_not_from_an_u
 def test_each_clinic_is_attacked_through_its_own_records(random_labels):
     spec = run_spec(random_labels, "local", model={"hidden": [64, 32]}, rounds=20, learning_rate=0.3)
     plan, federation = plan_of(spec)
-    parameters = learn(plan, federation).parameters
+    parameters = train_run(plan, federation).parameters
     network = Job.build(spec, federation, ()).network
     found = membership(network, parameters, federation)
     for k in range(3):

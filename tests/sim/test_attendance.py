@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from sim.attendance import Behaviour, available, drop_outs, slowdowns
-from sim.clinics import assign_resources
-from sim.problems import ScenarioError
+from sim.foundation.problems import ScenarioError
+from sim.methods.attendance import available, drop_outs, slowdowns
 from sim.scenario import ClinicGroup, parse_scenario
+from sim.scenario.clinics import Behaviour, assign_resources
 
 ROUNDS = 20_000
 

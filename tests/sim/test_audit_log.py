@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from support import DP_SGD, plan_of, run_spec, write_csv
 
-from sim.chain import chained
 from sim.cli import main
-from sim.privacy.audit_log import AUDIT_FILE, first_fault
+from sim.foundation.chain import chained
+from sim.results.audit_log import AUDIT_FILE, first_fault
 from sim.study.runner import execute
 
 

@@ -16,7 +16,7 @@ import pytest
 from support import SCENARIO, write_scenario
 from test_bad_input import refused, settings
 
-from sim import files
+from sim.foundation import files
 
 STUDY = SCENARIO + '[[strategies]]\nname = "fedavg"\n'
 KINDS = {

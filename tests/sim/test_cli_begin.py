@@ -15,7 +15,7 @@ from support import plain, suture_process
 from sim.cli import app
 from sim.report.explain import PROTECTS
 from sim.scenario import load_scenario
-from sim.settings.privacy import MECHANISMS
+from sim.scenario.privacy import MECHANISMS
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "scenarios" / "scenario.schema.json"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from sim.clinics import COMPUTERS, PROFILES, ClinicResources, assign_resources
-from sim.problems import ScenarioError
+from sim.foundation.problems import ScenarioError
+from sim.foundation.units import parse_compute
 from sim.scenario import ClinicGroup
-from sim.units import parse_compute
+from sim.scenario.clinics import COMPUTERS, PROFILES, ClinicResources, assign_resources
 
 SITES = ("cleveland", "hungarian", "switzerland", "va")
 

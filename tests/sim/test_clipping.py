@@ -10,13 +10,13 @@ from support import DP_SGD, plan_of, run_spec
 from torch import nn
 from torch.nn import functional
 
-from sim.engine.clipping import add_noise
-from sim.engine.learner import Learner
-from sim.engine.passes import pass_of
-from sim.job import Job
+from sim.foundation.rng import stream
+from sim.methods.job import Job
+from sim.methods.trainer import Trainer
 from sim.models import Block, Network
-from sim.privacy.releases import effective_noise_multiplier
-from sim.rng import stream
+from sim.plan.releases import effective_noise_multiplier
+from sim.tensor.clipping import add_noise
+from sim.tensor.passes import pass_of
 
 ROWS = (6, 4, 1)
 NORMALISER = (4, 4, 3)  # the expected batch, not the drawn one
@@ -284,11 +284,11 @@ def test_a_training_step_clips_to_the_parts_share_and_noises_the_sum(ragged, str
         torch.manual_seed(0)
         width = part.shapes()[next(iter(part.shapes()))][1]
         before = {name: torch.randn(1, *shape) for name, shape in part.shapes().items()}
-        learner = Learner(job, part, [2], {name: value.clone() for name, value in before.items()})
-        outputs = learner.forward(torch.randn(1, 1, width))
-        learner.backward(5, 3, np.array([8]), torch.ones_like(outputs))
+        trainer = Trainer(job, part, [2], {name: value.clone() for name, value in before.items()})
+        outputs = trainer.forward(torch.randn(1, 1, width))
+        trainer.backward(5, 3, np.array([8]), torch.ones_like(outputs))
         drawn = stream(job.key, f"noise.{part.name}", 2, 5, 3).standard_normal(part.parameter_count())
-        moved = torch.cat([(before[n] - learner.parameters[n]).flatten() for n in part.shapes()]).double()
+        moved = torch.cat([(before[n] - trainer.parameters[n]).flatten() for n in part.shapes()]).double()
         clipped = moved * 8 - torch.from_numpy(drawn).double() * sigma * clip
         assert float(clipped.norm()) == pytest.approx(clip / parts**0.5, rel=1e-2)
-        assert learner.noised_steps.tolist() == [1]
+        assert trainer.noised_steps.tolist() == [1]

@@ -5,9 +5,9 @@ import pytest
 from support import NO_PRIVACY, plan_of, run_spec, write_csv
 from two_clinics import HEAD, U_SHAPED, VANILLA, A, B, by_lane
 
-from sim.clinics import ServerResources
 from sim.plan.clock import ClosedFormClock, RoundLoad
 from sim.scenario import ClinicGroup, Server
+from sim.scenario.clinics import ServerResources
 
 TWO_BATCHES = [[2, 2], [2, 1]]  # by step: rows of A and of B
 BY_CLINIC = {"AB": ((0, 0), (0, 1), (1, 0), (1, 1)), "BA": ((1, 0), (1, 1), (0, 0), (0, 1))}

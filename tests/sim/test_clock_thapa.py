@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.clinics import ClinicResources, ServerResources
+from sim.methods.protocol import HEADER_BYTES
 from sim.plan.clock import ClosedFormClock, Leg, RoundLoad
 from sim.plan.events import EventClock
 from sim.plan.queues import PlanClock
-from sim.protocols import HEADER_BYTES
+from sim.scenario.clinics import ClinicResources, ServerResources
 
 CLOCKS = (PlanClock, ClosedFormClock, EventClock)
 rates = st.integers(1, 10**6)

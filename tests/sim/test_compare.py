@@ -12,9 +12,9 @@ import pytest
 from scipy import stats
 
 from sim.cli import main
-from sim.problems import ScenarioError
+from sim.foundation.problems import ScenarioError
 from sim.report.compare import as_text, compare
-from sim.study.store import as_table
+from sim.results.store import as_table
 
 RNG = np.random.default_rng(5)
 SEEDS = range(6)

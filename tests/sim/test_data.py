@@ -11,10 +11,11 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 import sim.data
-from sim.data import heart, load_federation
+from sim.data import heart
+from sim.data.federation import load_federation
 from sim.data.split import hold_out
-from sim.problems import ScenarioError
-from sim.rng import stream
+from sim.foundation.problems import ScenarioError
+from sim.foundation.rng import stream
 from sim.scenario import HeartDisease
 
 HEART_FILE = Path(sim.data.__file__).with_name("heart_disease_4centres.csv")

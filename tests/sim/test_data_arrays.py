@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_data import problems
 
-from sim.data import load_federation
+from sim.data.federation import load_federation
 from sim.scenario import Npz
 
 RNG = np.random.default_rng(3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_data import both, in_any_order, problems
 
-from sim.data import load_federation
+from sim.data.federation import load_federation
 from sim.scenario import Csv
 
 

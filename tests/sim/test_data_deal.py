@@ -6,10 +6,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_data import in_any_order, problems
 
-from sim.data import load_federation
 from sim.data.deal import apportion, deal, shifted
-from sim.problems import ScenarioError
-from sim.rng import stream
+from sim.data.federation import load_federation
+from sim.foundation.problems import ScenarioError
+from sim.foundation.rng import stream
 from sim.scenario import HeartDisease
 
 SPLITS = {

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from sim.data import load_federation
-from sim.problems import ScenarioError
+from sim.data.federation import load_federation
+from sim.foundation.problems import ScenarioError
 from sim.scenario import Csv
 
 ROWS = 90

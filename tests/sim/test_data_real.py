@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sim.data import load_federation
+from sim.data.federation import load_federation
 from sim.scenario import Csv, Npz
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data"

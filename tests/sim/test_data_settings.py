@@ -5,9 +5,9 @@ import tomllib
 
 import pytest
 
-from sim.problems import ScenarioError
+from sim.foundation.problems import ScenarioError
 from sim.scenario import Csv, HeartDisease, Npz, Parquet, Scenario, Synthetic, parse_scenario
-from sim.spec import RunSpec, expand
+from sim.scenario.spec import RunSpec, expand
 
 BASE = """
 name = "study"

@@ -5,9 +5,10 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from test_data import problems
 
-from sim.data import load_federation, synthetic
+from sim.data import synthetic
 from sim.data.deal import apportion
-from sim.rng import stream
+from sim.data.federation import load_federation
+from sim.foundation.rng import stream
 from sim.scenario import Synthetic
 
 

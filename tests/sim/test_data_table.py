@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_data import in_any_order, problems
 
-from sim.data import load_federation
+from sim.data.federation import load_federation
 from sim.scenario import Csv, Parquet
 
 

@@ -10,14 +10,14 @@ from sklearn import metrics as sk
 from support import plan_of, run_spec, write_csv
 from torch import nn
 
-from sim.data import Records
-from sim.engine.evaluation import Evaluation, Evaluator, metrics_of
+from sim.data.federation import Records
 from sim.models import Block, Network, build_network
-from sim.study.learn import learn
+from sim.study.train import train_run
+from sim.tensor.evaluation import Evaluation, Evaluator, metrics_of
 
 
 def by_sklearn(probabilities, y):
-    """Compute the same numbers with scikit-learn, which has no calibration error."""
+    """Compute the same numbers with scikit-train_run, which has no calibration error."""
     classes, present = probabilities.shape[1], np.unique(y)
     predicted = probabilities.argmax(1)
     if len(present) == 1:
@@ -194,7 +194,7 @@ def test_a_run_is_judged_before_the_first_round_and_after_each_on_held_out_recor
     csv = write_csv(tmp_path / "clinics.csv", [40, 25])
     spec = run_spec(csv, "local", rounds=3)
     plan, federation = plan_of(spec)
-    learned = learn(plan, federation)
+    learned = train_run(plan, federation)
     assert len(learned.evaluations) == 4
     network = build_network(spec.model, federation.train.x.shape[1:], len(federation.classes))
     again = Evaluator(network, federation.test).evaluate(learned.parameters)

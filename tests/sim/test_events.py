@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from two_clinics import HEAD, ROW, A, B, by_lane
 
-from sim.clinics import ClinicResources, ServerResources
 from sim.plan.clock import ClosedFormClock, Leg, RoundLoad
 from sim.plan.events import EventClock
 from sim.plan.queues import PlanClock, QueueClock
+from sim.scenario.clinics import ClinicResources, ServerResources
 
 # Bodies ten times as slow as in two_clinics, so that clinics queue; with names for the spans.
 WHOLE = (Leg("clinic", 3, "training"),)

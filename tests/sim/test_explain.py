@@ -2,10 +2,10 @@
 
 from support import SCENARIO, write_csv
 
-from sim.data import load_federation
+from sim.data.federation import load_federation
 from sim.report.explain import explain
 from sim.scenario import load_scenario
-from sim.spec import expand
+from sim.scenario.spec import expand
 from sim.study.runner import plan_runs
 
 METHOD = '\n[[strategies]]\nname = "fedavg"\n'

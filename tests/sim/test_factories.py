@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from sim.engine.lanes import forward
 from sim.models import build_network
 from sim.plan.costs import part_costs
 from sim.scenario import Model
+from sim.tensor.lanes import forward
 
 torch.set_num_threads(1)
 

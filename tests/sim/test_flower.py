@@ -12,12 +12,12 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from support import plan_of, run_spec
 
-from clients.client_app import app
-from sim.engine.flower import TensorArray, as_tensor, empty_run
-from sim.engine.grid import InProcessGrid
-from sim.engine.messages import array_record, content, tensors, tensors_in
-from sim.engine.meter import Meter
-from sim.study.learn import learn
+from sim.flower.client_app import app
+from sim.flower.grid import InProcessGrid
+from sim.flower.internals import TensorArray, as_tensor, empty_run
+from sim.flower.messages import array_record, content, tensors, tensors_in
+from sim.flower.meter import Meter
+from sim.study.train import train_run
 from strategies.replies import ExchangeError, hosted_clinics, in_order
 
 TENSORS = {
@@ -51,7 +51,7 @@ BOTH = pytest.mark.parametrize("tensor", TENSORS.values(), ids=TENSORS)
     ],
 )
 def test_private_names_of_flower_are_where_they_were(module, name):
-    moved = f"this release of flwr moved {module}.{name}: adapt sim/engine/flower.py"
+    moved = f"this release of flwr moved {module}.{name}: adapt sim/flower/internals.py"
     try:
         found = importlib.import_module(module)
     except ImportError:
@@ -64,7 +64,7 @@ def test_private_names_of_flower_are_where_they_were(module, name):
 def test_messages_keep_their_identifier_where_the_grid_puts_it(grid_of):
     grid_of(echo)
     message = Message(RecordDict(), 2, "query.hello")
-    assert "_message_id" in message.metadata.__dict__, "flwr keeps message ids elsewhere: adapt sim/engine/flower.py"
+    assert "_message_id" in message.metadata.__dict__, "flwr keeps message ids elsewhere: adapt sim/flower/internals.py"
     message.metadata.__dict__["_message_id"] = "17"
     assert message.metadata.message_id == "17"
     assert Message(RecordDict(), reply_to=message).metadata.reply_to_message_id == "17"
@@ -72,15 +72,15 @@ def test_messages_keep_their_identifier_where_the_grid_puts_it(grid_of):
 
 @pytest.mark.parametrize("kind", [ArrayRecord, ConfigRecord, RecordDict])
 def test_records_keep_their_values_where_they_are_filled(kind):
-    moved = "flwr keeps a record's values elsewhere: adapt sim/engine/flower.py"
+    moved = "flwr keeps a record's values elsewhere: adapt sim/flower/internals.py"
     assert kind().__dict__.get("_data") == {}, moved
 
 
 def test_setting_the_identity_is_what_messages_read(grid_of):
     grid = grid_of(echo)
     message = Message(RecordDict(), 2, "query.hello")
-    assert message.metadata.run_id == grid.run.run_id, "flwr reads the run elsewhere: adapt sim/engine/flower.py"
-    assert message.metadata.src_node_id == 1, "flwr reads the sender elsewhere: adapt sim/engine/flower.py"
+    assert message.metadata.run_id == grid.run.run_id, "flwr reads the run elsewhere: adapt sim/flower/internals.py"
+    assert message.metadata.src_node_id == 1, "flwr reads the sender elsewhere: adapt sim/flower/internals.py"
 
 
 def test_an_empty_run_has_its_identifier_only():
@@ -258,10 +258,10 @@ def test_an_error_in_a_client_ends_the_run(ragged, monkeypatch, strategy, cut, n
         nth = min(nth, 2)
     elif strategy in ("local", "fedavg"):
         nth = min(nth, 3)
-    monkeypatch.setattr("sim.study.learn.client_app", fails_once)
+    monkeypatch.setattr("sim.study.train.client_app", fails_once)
     plan, federation = plan_of(run_spec(ragged, strategy, cut))
     with pytest.raises(ExchangeError, match="broken once"):
-        learn(plan, federation)
+        train_run(plan, federation)
     assert len(handled) == (nth if not strategy.startswith("flwr") else -(-nth // 4) * 4)
 
 

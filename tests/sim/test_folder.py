@@ -14,8 +14,8 @@ from folders import MARK, SCENARIO, arguments
 from support import write_csv
 
 from sim import run
+from sim.results import reading
 from sim.scenario import load_scenario
-from sim.study import reading
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from two_clinics import HEAD, ROW, U_SHAPED, VANILLA, A, B, by_lane
 
-from sim.clinics import ClinicResources, ServerResources
+from sim.methods.protocol import HEADER_BYTES
 from sim.plan.clock import ClosedFormClock, Leg, RoundLoad
 from sim.plan.events import EventClock
 from sim.plan.queues import PlanClock
-from sim.protocols import HEADER_BYTES
+from sim.scenario.clinics import ClinicResources, ServerResources
 
 LEGS = {None: (Leg("clinic", 3),), "vanilla": VANILLA, "u-shaped": U_SHAPED}
 SEQUENTIAL = ("split", "split by mini-batch", "splitfed-v2", "splitfed-v2 by mini-batch")

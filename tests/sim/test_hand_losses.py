@@ -30,7 +30,7 @@ import pytest
 from planned import FIRST, SECOND, spec_of
 from support import plan_of, write_csv
 
-from sim.attendance import Attendance
+from sim.methods.attendance import Attendance
 
 ENOUGH = {"participation": 0.5, "over-select": 2}
 """Both are asked, and the first that comes back is enough."""

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from sim.data import Federation, Records, load_federation
+from sim.data.federation import Federation, Records, load_federation
 from sim.report.holdings import holdings_frame, holdings_table, write_holdings_figure
 from sim.scenario import HeartDisease, Synthetic
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from opacus import GradSampleModule
 from torch import nn
 
-from sim.engine import clipping, lanes
-from sim.engine.clipping import clip_factors, per_sample_gradients
-from sim.engine.lane_rules import LANE_RULES, as_channels, as_lanes, max_pool_2d
-from sim.engine.lanes import forward, gradients, leaves, loss_sum, records_at_once
 from sim.models import Block, ClipRows, Part
 from sim.models.architectures import Residual
+from sim.tensor import clipping, lanes
+from sim.tensor.clipping import clip_factors, per_sample_gradients
+from sim.tensor.lane_rules import LANE_RULES, as_channels, as_lanes, max_pool_2d
+from sim.tensor.lanes import forward, gradients, leaves, loss_sum, records_at_once
 
 torch.set_num_threads(1)
 TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-10}

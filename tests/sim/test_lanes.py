@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from sim.engine.dense import DensePass
-from sim.engine.lanes import forward, gradients, leaves, loss_sum, weighted_average
-from sim.engine.passes import AutogradPass, pass_of
 from sim.models import Block, Part
+from sim.tensor.dense import DensePass
+from sim.tensor.lanes import forward, gradients, leaves, loss_sum, weighted_average
+from sim.tensor.passes import AutogradPass, pass_of
 
 torch.set_num_threads(1)
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -74,14 +74,14 @@ def close(found, expected, dtype):
 
 
 def by_functions(part, parameters, x, y, weights):
-    """Return logits, gradients and input gradient by the functions of ``sim.engine.lanes``."""
+    """Return logits, gradients and input gradient by the functions of ``sim.tensor.lanes``."""
     leaf, x_leaf = leaves(parameters), x.clone().requires_grad_()
     logits = forward(part, leaf, x_leaf)
     return logits.detach(), *gradients(loss_sum(logits, y, weights), leaf, x_leaf)
 
 
 def by_autograd(part, parameters, x, y, weights, chosen=AutogradPass):
-    """The same by a pass, as learners use it."""
+    """The same by a pass, as trainers use it."""
     one = chosen(part)
     logits = one.forward(parameters, x, want_input_gradient=True).detach().clone()
     one.loss(y, weights)

@@ -7,11 +7,11 @@ import pytest
 from support import plan_of, run_spec, write_csv
 from test_events import A, B, close, load_of
 
-from sim.attendance import Attendance
-from sim.clinics import ServerResources
+from sim.methods.attendance import Attendance
 from sim.plan.limits import attendance_until, time_limit, time_until
 from sim.plan.queues import PlanClock
 from sim.scenario import ClinicGroup
+from sim.scenario.clinics import ServerResources
 
 
 def cut(load, deadline=None, enough=None, workers=2):

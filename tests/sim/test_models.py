@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sim.engine.evaluation import Evaluator
-from sim.engine.lanes import forward, records_at_once
 from sim.models import Block, Part, build_network
 from sim.plan.costs import part_costs
 from sim.scenario import Model, ScenarioError, parse_scenario
+from sim.tensor.evaluation import Evaluator
+from sim.tensor.lanes import forward, records_at_once
 
 torch.set_num_threads(1)
 
@@ -151,7 +151,7 @@ def test_evaluation_in_pieces_changes_nothing(monkeypatch):
     records = SimpleNamespace(x=x, y=np.arange(9) % 3, offsets=np.array([0, 4, 4, 9]))
     whole = Evaluator(net, records).class_probabilities(parameters)
     own = {key: value.repeat(3, *[1] * (value.dim() - 1)) for key, value in parameters.items()}
-    monkeypatch.setattr("sim.engine.lanes.CACHE_BYTES", 2 * 4 * 4 * 12 * 12)
+    monkeypatch.setattr("sim.tensor.lanes.CACHE_BYTES", 2 * 4 * 4 * 12 * 12)
     records_at_once.cache_clear()
     assert records_at_once(net.whole, net.input_shape) == 2
     for some in (parameters, own):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from sim.audit.one_run import audit_one_run, epsilon_lower_bound, p_value
+from sim.attacks.one_run import audit_one_run, epsilon_lower_bound, p_value
 
 
 @pytest.mark.parametrize(

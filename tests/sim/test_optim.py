@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from sim.engine.optim import Optimizer
+from sim.tensor.optim import Optimizer
 
 torch.set_num_threads(1)
 OPTIMIZERS = {

@@ -11,12 +11,12 @@ from scipy.integrate import quad
 from scipy.stats import binom, norm
 from support import DP_SGD, plan_of, run_spec, write_csv
 
+from sim.plan.statement import privacy_statement
 from sim.privacy import patients
 from sim.privacy.accounting import composed_epsilon, dp_sgd_event, epsilon, flatten
 from sim.privacy.ledger import Ledger, Release
 from sim.privacy.mixtures import replaced_mixture
 from sim.privacy.patients import of_patient, patient_epsilon
-from sim.privacy.statement import privacy_statement
 from sim.privacy.statement_text import statement_text
 
 

@@ -8,13 +8,13 @@ from planned import FIRST, SECOND, SPLIT_AND_WHOLE, dp_sgd, named, spec_of
 from support import learn_run, plan_of, write_csv
 from torch import nn
 
-from sim.job import Job, run_key
+from sim.foundation.rng import stream
+from sim.methods.job import Job, run_key
+from sim.methods.sampling import participants
 from sim.models import Block, Part
 from sim.plan.costs import part_costs
 from sim.report.effort import memory_warnings
 from sim.report.table import bytes_text
-from sim.rng import stream
-from sim.sampling import participants
 from sim.scenario import ClinicGroup
 
 

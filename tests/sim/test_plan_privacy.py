@@ -6,11 +6,11 @@ import pytest
 from planned import NO_PRIVACY, SPLIT_AND_WHOLE, dp_sgd, named, spec_of
 from support import plan_of, write_csv
 
-from sim.job import Job
+from sim.foundation.problems import ScenarioError
+from sim.methods.job import Job
+from sim.methods.sampling import participants
+from sim.plan.releases import build_ledger
 from sim.privacy.accounting import dp_sgd_event, epsilon
-from sim.privacy.releases import build_ledger
-from sim.problems import ScenarioError
-from sim.sampling import participants
 
 
 @pytest.fixture(scope="module")

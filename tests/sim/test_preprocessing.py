@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 from support import plan_of, run_spec, write_csv
 
-from sim.data import load_federation
+from sim.data.federation import load_federation
+from sim.foundation.problems import ScenarioError
+from sim.methods.sampling import participants
 from sim.plan.plan import Plan, make_plan
+from sim.plan.releases import un_noised
+from sim.plan.statement import privacy_statement
 from sim.privacy.ledger import ADVERSARIES
 from sim.privacy.recount import Drawn, Method, alike, seen
-from sim.privacy.releases import un_noised
-from sim.privacy.statement import privacy_statement
-from sim.problems import ScenarioError
-from sim.sampling import participants
+from sim.results.verification import run_faults
 from sim.scenario import ClinicGroup
-from sim.spec import RunSpec
+from sim.scenario.spec import RunSpec
 from sim.study.runner import execute, plan_drawn
-from sim.study.verification import run_faults
 
 DELTA = {"delta": 1e-3}
 SGD = {"mechanism": "dp-sgd", "noise-multiplier": 0.8, **DELTA}

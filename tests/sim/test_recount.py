@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from support import plan_of, run_spec, write_csv
 
+from sim.foundation.problems import ScenarioError
 from sim.plan.plan import Plan
 from sim.privacy.accounting import composed_epsilon
 from sim.privacy.patients import of_patient as first_of_patient
 from sim.privacy.recount import Drawn, Method, alike, count_faults, noise_faults, seen
 from sim.privacy.second_opinion import of_patient, same, second_epsilon
-from sim.problems import ScenarioError
 from sim.scenario import ClinicGroup
-from sim.spec import RunSpec
+from sim.scenario.spec import RunSpec
 from sim.study.runner import plan_counts, plan_drawn, plan_summary
 
 METHODS = [

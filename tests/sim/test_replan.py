@@ -7,7 +7,7 @@ import pytest
 from support import plan_of, run_spec, write_csv
 
 from sim.cli import main
-from sim.problems import ScenarioError
+from sim.foundation.problems import ScenarioError
 from sim.study.replan import Retiming
 from sim.study.runner import execute
 

@@ -10,8 +10,8 @@ from support import write_csv
 from sim import Scenario, run
 from sim.cli import main
 from sim.report import html
+from sim.report.reading import read_results
 from sim.scenario import parse_scenario
-from sim.study.results import read_results
 
 
 def small(folder: Path) -> Scenario:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.rng import Streams, stream
+from sim.foundation.rng import Streams, stream
 
 SMALL = st.integers(0, 3)
 LARGE = st.sampled_from([2**31, 2**32, 2**32 + 1, 2**63 - 1])

@@ -17,7 +17,7 @@ import pytest
 from support import STUDY, assert_all_runs_are_whole, assert_same_results, suture_command, write_scenario
 
 from sim import run
-from sim.study.store import TABLE_FILE, older_runs, read_rows
+from sim.results.store import TABLE_FILE, older_runs, read_rows
 
 SIXTY = ("seeds=[0, 1, 2, 3, 4]", "sweep.privacy.epsilon=[2, 4, inf]")
 """Of the small scenario's four strategies: 60 runs."""

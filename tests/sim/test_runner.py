@@ -26,11 +26,11 @@ from support import (
 )
 
 from sim import Scenario, run
-from sim.data import load_federation
-from sim.problems import ScenarioError
+from sim.commands.display import shown_progress
+from sim.data.federation import load_federation
+from sim.foundation.problems import ScenarioError
 from sim.scenario import load_scenario
-from sim.spec import expand
-from sim.study.display import shown_progress
+from sim.scenario.spec import expand
 from sim.study.engines import InProcess
 from sim.study.forecast import estimated_seconds
 from sim.study.runner import Progress, default_jobs, execute, plan_runs, run_study

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.rng import stream
-from sim.sampling import Batches, Sampling, draw_batches, draw_rows, loss_weights, participants
+from sim.foundation.rng import stream
+from sim.methods.sampling import Batches, Sampling, draw_batches, draw_rows, loss_weights, participants
 
 SIZES = [41, 23, 16, 8, 7, 1]
 SAMPLING = st.builds(Sampling, st.booleans(), st.integers(1, 12), st.integers(1, 3))

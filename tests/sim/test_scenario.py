@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from scenario_texts import BASE, CSV, lines
 
-from sim.problems import ScenarioError
+from sim.foundation.problems import ScenarioError
 from sim.scenario import Csv, Privacy, Scenario, Train, load_scenario, parse_scenario
 
 

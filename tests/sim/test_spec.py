@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim import spec as spec_module
-from sim.problems import ScenarioError
+from sim.foundation.problems import ScenarioError
 from sim.scenario import parse_scenario
-from sim.spec import RunSpec, expand
+from sim.scenario import spec as spec_module
+from sim.scenario.spec import RunSpec, expand
 
 BASE = """
 name = "study"
@@ -147,7 +147,9 @@ def test_run_id_follows_the_results_version(monkeypatch):
 
 def test_run_id_is_the_same_in_every_process():
     [run, *_] = expand(scenario())
-    code = "import sys; from sim.spec import RunSpec; print(RunSpec.model_validate_json(sys.stdin.read()).run_id)"
+    code = (
+        "import sys; from sim.scenario.spec import RunSpec; print(RunSpec.model_validate_json(sys.stdin.read()).run_id)"
+    )
     for hash_seed in ("0", "1"):
         done = subprocess.run(
             [sys.executable, "-c", code],

@@ -9,9 +9,9 @@ from markdown_it import MarkdownIt
 from scipy.stats import norm
 from support import DP_SGD, NO_PRIVACY, plan_of, run_spec, write_csv
 
-from sim.privacy.statement import privacy_statement
+from sim.plan.statement import privacy_statement
 from sim.privacy.statement_text import STATEMENT_FILE, escaped, statement_text
-from sim.spec import RunSpec
+from sim.scenario.spec import RunSpec
 from sim.study.runner import execute
 
 CLINIC_LEVEL = {"mechanism": "clinic-level", "noise-multiplier": 1.5, "delta": 1e-3}
@@ -152,7 +152,7 @@ def test_files_of_a_finished_and_of_a_failed_run(csv: Path, tmp_path: Path, monk
     folder = tmp_path / spec.run_id
     for status, basis in (("ok", "executed"), ("failed", "planned")):
         if status == "failed":
-            monkeypatch.setattr("sim.study.learn.learn", lambda *_, **__: 1 / 0)
+            monkeypatch.setattr("sim.study.train.train_run", lambda *_, **__: 1 / 0)
         assert execute(plan, tmp_path, {"dp-accounting": "0.0", "python": "3"})["status"] == status
         saved = json.loads((folder / "run.json").read_text(encoding="utf-8"))["privacy"]["statement"]
         expected = privacy_statement(plan, federation, {"dp-accounting": "0.0"}, finished=status == "ok")

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from sim import run
+from sim.results.store import COLUMNS, as_table, from_plain, read_rows, to_plain, write_run, write_table
 from sim.scenario import parse_scenario
-from sim.spec import RESULTS_VERSION, RunSpec, expand
-from sim.study.store import COLUMNS, as_table, from_plain, read_rows, to_plain, write_run, write_table
+from sim.scenario.spec import RESULTS_VERSION, RunSpec, expand
 
 # The contract's columns in order, with their types; counts are doubles too, as a table has one type for all runs.
 CONTRACT = {

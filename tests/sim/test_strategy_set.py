@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sim.problems import ScenarioError
+from sim.foundation.problems import ScenarioError
 from sim.scenario import parse_scenario
-from sim.spec import expand
+from sim.scenario.spec import expand
 
 BASE = {
     "name": "small",

@@ -8,10 +8,10 @@ import pytest
 from support import plan_of, run_spec, write_csv
 
 from sim.cli import main
-from sim.problems import ScenarioError
+from sim.foundation.problems import ScenarioError
 from sim.report.study import StudyResults
 from sim.report.target import first_rounds_at, target_frame
-from sim.study.store import as_table
+from sim.results.store import as_table
 
 AUC = {"a0": [0.5, 0.7, 0.81, 0.79], "a1": [0.5, 0.85, 0.9, 0.9], "b0": [0.5, 0.6, 0.6, 0.6]}
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from sim.units import Compute, Duration, Rate, parse_compute, parse_duration, parse_rate
+from sim.foundation.units import Compute, Duration, Rate, parse_compute, parse_duration, parse_rate
 
 
 class Held(BaseModel):
@@ -128,6 +128,6 @@ def test_dump_carries_the_unit_and_a_bare_number_is_refused():
 
 def test_pint_is_imported_only_when_a_quantity_is_read():
     seen = "print('pint' in sys.modules)"
-    code = f"import sys, sim.units; {seen}; sim.units.parse_rate('1 bit/s'); {seen}"
+    code = f"import sys, sim.foundation.units; {seen}; sim.foundation.units.parse_rate('1 bit/s'); {seen}"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "True"]

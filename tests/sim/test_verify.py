@@ -11,15 +11,15 @@ import pandas as pd
 import pytest
 from support import plan_of, run_spec, write_csv
 
-from sim.chain import chained, file_hash, read_chain
-from sim.privacy.audit_log import AUDIT_FILE, NOT_LISTED, release_entries, seal_entries
+from sim.foundation.chain import chained, file_hash, read_chain
+from sim.foundation.problems import ScenarioError
 from sim.privacy.ledger import Ledger
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
-from sim.problems import ScenarioError
-from sim.spec import digest_of
+from sim.results.audit_log import AUDIT_FILE, NOT_LISTED, release_entries, seal_entries
+from sim.results.store import from_plain, read_record
+from sim.results.verification import run_faults
+from sim.scenario.spec import digest_of
 from sim.study.runner import execute
-from sim.study.store import from_plain, read_record
-from sim.study.verification import run_faults
 
 BOTH = {
     "mechanism": "dp-sgd+smashed-noise",

@@ -15,18 +15,18 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from support import run_spec, write_csv, write_scenario
 
-from sim.chain import chained, read_chain
 from sim.cli import main
-from sim.problems import FolderError
+from sim.foundation.chain import chained, read_chain
+from sim.foundation.problems import FolderError
+from sim.results.study_log import STUDY_LOG, note_end, note_interrupted, note_start, read_commands
+from sim.results.study_verification import study_findings
 from sim.scenario import load_scenario
-from sim.spec import expand
+from sim.scenario.spec import expand
 from sim.study.api import run as run_study
 from sim.study.engines import InProcess
 from sim.study.journal import RunLog
 from sim.study.runner import Progress, execute, plan_runs
 from sim.study.runner import run_study as run_planned
-from sim.study.study_log import STUDY_LOG, note_end, note_interrupted, note_start, read_commands
-from sim.study.study_verification import study_findings
 
 SMALL = """
 name = "small"
@@ -177,7 +177,7 @@ def test_lines_longer_than_a_block_of_the_file(tmp_path: Path) -> None:
 MANY = """
 import sys
 from pathlib import Path
-from sim.study.study_log import note_start
+from sim.results.study_log import note_start
 for number in range(50):
     note_start(Path(sys.argv[1]), f"{sys.argv[2]}{number}")
 """
@@ -194,7 +194,7 @@ def test_processes_take_turns(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from sim.study.study_log import note_start
+from sim.results.study_log import note_start
 note_start(Path(sys.argv[1]), sys.argv[2])
 os.kill(os.getpid(), signal.SIGKILL)
 """

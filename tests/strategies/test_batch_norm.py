@@ -22,13 +22,13 @@ from support import bitwise, learn_run, plan_of, run_spec, write_csv
 from torch import nn
 from twins import weighted_average
 
-from clients.client_app import app
 from clients.session import SESSIONS
-from sim.engine.lane_rules import BatchStatistics
-from sim.engine.lanes import forward, gradients, leaves
+from sim.flower.client_app import app
+from sim.foundation.problems import ScenarioError
 from sim.models import Block, Part
-from sim.problems import ScenarioError
-from sim.study.learn import learn
+from sim.study.train import train_run
+from sim.tensor.lane_rules import BatchStatistics
+from sim.tensor.lanes import forward, gradients, leaves
 
 CHOICES = ("average", "local")
 
@@ -178,7 +178,7 @@ def test_every_strategy_equals_plain_pytorch_with_batch_norm(ragged, method, fac
         pytest.skip("as fedavg")
     spec = spec_of(method, ragged, choice, factory)
     plan, federation = plan_of(spec)
-    assert apart(learn(plan, federation).parameters, by_twin(spec, plan, federation)) < 2e-6
+    assert apart(train_run(plan, federation).parameters, by_twin(spec, plan, federation)) < 2e-6
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -186,7 +186,7 @@ def test_every_strategy_equals_plain_pytorch_with_batch_norm(ragged, method, fac
 def test_with_some_clinics_only_the_others_keep_what_they_have(ragged, method, choice):
     spec = spec_of(method, ragged, choice, participation=0.5, rounds=3)
     plan, federation = plan_of(spec)
-    assert apart(learn(plan, federation).parameters, by_twin(spec, plan, federation)) < 2e-6
+    assert apart(train_run(plan, federation).parameters, by_twin(spec, plan, federation)) < 2e-6
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -215,7 +215,7 @@ def test_a_repeated_forward_pass_counts_the_batch_once(ragged, monkeypatch, meth
         SESSIONS.clear()
         return app(message, context)
 
-    monkeypatch.setattr("sim.study.learn.client_app", forgetful)
+    monkeypatch.setattr("sim.study.train.client_app", forgetful)
     assert bitwise(learn_run(spec).parameters, kept)
 
 
@@ -231,7 +231,7 @@ def test_statistics_that_stay_do_not_cross(ragged):
 def test_evaluation_takes_the_running_statistics_of_each_clinic(ragged, factory):
     spec = spec_of(Method("fedavg"), ragged, "local", factory)
     plan, federation = plan_of(spec)
-    learned = learn(plan, federation)
+    learned = train_run(plan, federation)
     twin, test = NormTwin(spec, federation), federation.test
     for k, (first, last) in enumerate(pairwise(test.offsets)):
         module = twin.module({name: value[k] for name, value in learned.parameters.items()}).eval()

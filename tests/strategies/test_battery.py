@@ -14,11 +14,11 @@ from split_twins import CUT, METHODS, Method, SplitTwin, apart, batches_of, chan
 from support import DP_SGD, JOINT, bitwise, learn_run, plan_of, run_spec, write_csv
 from torch.nn import functional
 
-from sim.data import Records, load_federation
-from sim.engine.learner import Learner, expand
-from sim.job import Job
+from sim.data.federation import Records, load_federation
+from sim.methods.job import Job
+from sim.methods.trainer import Trainer, expand
 from sim.plan.plan import make_plan
-from sim.study.learn import learn
+from sim.study.train import train_run
 
 OPTIMIZERS = {
     "sgd": {"optimizer": "sgd", "learning_rate": 0.1},
@@ -80,7 +80,7 @@ def test_the_model_is_the_twins(files, method, situation):
     file, settings = SITUATIONS[situation]
     spec = method.spec(files[file], **{"rounds": 2, **settings})
     plan, federation = plan_of(spec)
-    learned = learn(plan, federation)
+    learned = train_run(plan, federation)
     start = {
         name: value[None].expand_as(learned.parameters[name])
         for name, value in SplitTwin(spec, federation).initial().items()
@@ -113,7 +113,7 @@ def test_without_rounds_nothing_moves_and_nothing_crosses(files, method):
     for privacy in ({"mechanism": "none"}, DP_SGD):
         spec = method.spec(files["ragged"], privacy=privacy, rounds=0)
         plan, federation = plan_of(spec)
-        learned = learn(plan, federation)
+        learned = train_run(plan, federation)
         assert bitwise(learned.parameters, expected(spec, plan, federation))
         assert (len(learned.evaluations), learned.meter.traffic, learned.meter.noised_steps) == (1, {}, {})
 
@@ -122,7 +122,7 @@ def test_without_rounds_nothing_moves_and_nothing_crosses(files, method):
 def test_counted_releases_are_the_planned_ones_in_every_part(files, method):
     spec = method.spec(files["ragged"], privacy=DP_SGD, participation=0.5, rounds=3, local_epochs=2)
     plan, federation = plan_of(spec)
-    counted = {part: tuple(steps.tolist()) for part, steps in learn(plan, federation).meter.noised_steps.items()}
+    counted = {part: tuple(steps.tolist()) for part, steps in train_run(plan, federation).meter.noised_steps.items()}
     assert counted == plan.noised_steps
     parts = {None: ["model"], "vanilla": ["head", "body"], "u-shaped": ["head", "body", "tail"]}[method.cut]
     steps = tuple(clinic.steps for clinic in plan.clinics)
@@ -135,9 +135,9 @@ def test_counted_releases_are_the_planned_ones_in_every_part(files, method):
 def test_any_grouping_into_cohorts_gives_the_same_model_and_bytes(files, method, privacy):
     spec = method.spec(files["ragged"], privacy=privacy, participation=0.75, rounds=2, **OPTIMIZERS["adam"])
     plan, federation = plan_of(spec)
-    one = learn(plan, federation)
+    one = train_run(plan, federation)
     for cohorts in (2, 4):
-        several = learn(plan, federation, cohorts)
+        several = train_run(plan, federation, cohorts)
         assert apart(several.parameters, one.parameters) < rounding(spec)
         assert several.meter.traffic.keys() == one.meter.traffic.keys()
         assert all(np.array_equal(several.meter.traffic[key], sizes) for key, sizes in one.meter.traffic.items())
@@ -187,9 +187,9 @@ def learn_permuted(spec, order, monkeypatch):
     found = load_federation(spec.data, spec.seed)
     parts = {name: permuted(getattr(found, name)) for name in ("train", "test", "validation")}
     other = replace(found, names=tuple(found.names[k] for k in order), **parts)
-    monkeypatch.setattr("sim.engine.workplace.load_federation", lambda data, seed: other)
+    monkeypatch.setattr("sim.flower.workplace.load_federation", lambda data, seed: other)
     renamed = spec.model_copy(update={"study": "permuted"})  # nodes keep what they have read, by all that is stated
-    learned = learn(make_plan(renamed, other), other)
+    learned = train_run(make_plan(renamed, other), other)
     monkeypatch.undo()
     return learned.parameters
 
@@ -219,10 +219,10 @@ def test_permuting_the_clinics_changes_sequential_strategies_only(files, method,
 def test_the_reverse_order_is_another_model_and_the_twins(files, method, monkeypatch):
     spec = changed(method.spec(files["ragged"]), "strategy", order="fixed")
     plan, federation = plan_of(spec)
-    ascending = learn(plan, federation).parameters
+    ascending = train_run(plan, federation).parameters
     in_order = Job.order
     monkeypatch.setattr(Job, "order", lambda self, server_round: in_order(self, server_round)[::-1])
-    descending = learn(plan, federation).parameters
+    descending = train_run(plan, federation).parameters
     assert apart(descending, ascending) > 1e-4
     assert apart(descending, expected(spec, plan, federation)) < 1e-6
 
@@ -253,13 +253,13 @@ def clinic_ordered_stream(twin):
 def one_model_on_the_stream(twin):
     """Train the whole network, uncut, on the stream with the simulator's own step."""
     job = Job.build(twin.spec, twin.federation, ())
-    learner = Learner(job, job.network.whole, [0], expand(job.network.initial_parameters(job.seed), 1))
+    trainer = Trainer(job, job.network.whole, [0], expand(job.network.initial_parameters(job.seed), 1))
     for batch in clinic_ordered_stream(twin):
         rows = len(batch.y)
-        learner.forward(batch.x[None])
-        learner.loss(batch.y[None], torch.full((1, rows), 1 / rows))
-        learner.backward(batch.server_round, batch.step, np.array([rows]))
-    return learner.parameters
+        trainer.forward(batch.x[None])
+        trainer.loss(batch.y[None], torch.full((1, rows), 1 / rows))
+        trainer.backward(batch.server_round, batch.step, np.array([rows]))
+    return trainer.parameters
 
 
 def one_module_on_the_stream(twin):
@@ -283,7 +283,7 @@ def test_the_relay_is_centralised_training_on_the_clinic_ordered_stream(files, m
     settings = {"participation": 0.75, "local_epochs": 2, **OPTIMIZERS[optimizer]}
     spec = changed(method.spec(files["ragged"], **settings), "strategy", order=order)
     plan, federation = plan_of(spec)
-    relay = learn(plan, federation).parameters
+    relay = train_run(plan, federation).parameters
     twin = SplitTwin(spec, federation)
     assert bitwise(relay, one_model_on_the_stream(twin))
     assert apart(relay, one_module_on_the_stream(twin)) < 1e-6
@@ -295,14 +295,14 @@ def test_a_client_optimizer_made_anew_at_each_clinic_is_right_for_sgd_only(files
     spec = method.spec(files["ragged"], **OPTIMIZERS[optimizer])
     plan, federation = plan_of(spec)
     stream = one_model_on_the_stream(SplitTwin(spec, federation))
-    assert bitwise(learn(plan, federation).parameters, stream)
+    assert bitwise(train_run(plan, federation).parameters, stream)
 
-    def made_anew(learners):
-        fresh = ((part, learner.job.optimizer.initial_state(learner.parameters)) for part, learner in learners.items())
+    def made_anew(trainers):
+        fresh = ((part, trainer.job.optimizer.initial_state(trainer.parameters)) for part, trainer in trainers.items())
         return {f"{part}:{key}": value for part, state in fresh for key, value in state.items()}
 
     monkeypatch.setattr("clients.split.optimizer_state_of", made_anew)
-    anew = learn(plan, federation).parameters
+    anew = train_run(plan, federation).parameters
     assert apart(anew, expected(spec, plan, federation, lambda twin: split(twin, optimizer_state=False))) < 1e-6
     if optimizer == "sgd":
         assert bitwise(anew, stream)
@@ -354,7 +354,7 @@ def test_one_local_step_is_one_large_batch_step(files, method):
     spec = method.spec(files["ragged"], batch_size=64, learning_rate=0.4)
     plan, federation = plan_of(spec)
     assert all(clinic.records <= 64 for clinic in plan.clinics)
-    assert apart(learn(plan, federation).parameters, on_all_records(spec, federation)) < 1e-6
+    assert apart(train_run(plan, federation).parameters, on_all_records(spec, federation)) < 1e-6
 
 
 @pytest.mark.parametrize("participation", [1.0, 0.5])
@@ -391,6 +391,6 @@ def test_where_v2_and_v3_are_cut_matters_and_every_cut_is_the_twins(files, strat
     for where in (1, 2, 3):
         spec = run_spec(files["ragged"], strategy, "vanilla", model={"hidden": [6, 5, 4], "cut": where})
         plan, federation = plan_of(spec)
-        found.append(learn(plan, federation).parameters)
+        found.append(train_run(plan, federation).parameters)
         assert apart(found[-1], expected(spec, plan, federation)) < 1e-6
     assert min(apart(a, b) for a, b in pairwise(found)) > 1e-4

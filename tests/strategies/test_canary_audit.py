@@ -10,20 +10,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import sim.engine.clipping
-import sim.engine.dense
-import sim.engine.learner
-from sim.audit.canaries import one_feature_canaries, planted
-from sim.audit.one_run import audit_one_run
-from sim.audit.white_box import round_scores
-from sim.data import Records, load_federation
-from sim.engine import workplace
-from sim.engine.evaluation import Evaluator
-from sim.job import Job
+import sim.methods.trainer
+import sim.tensor.clipping
+import sim.tensor.dense
+from sim.attacks.canaries import one_feature_canaries, planted
+from sim.attacks.one_run import audit_one_run
+from sim.attacks.white_box import round_scores
+from sim.data.federation import Records, load_federation
+from sim.flower import workplace
+from sim.methods.job import Job
 from sim.plan.plan import make_plan
 from sim.scenario import parse_scenario
-from sim.spec import expand
-from sim.study.learn import learn
+from sim.scenario.spec import expand
+from sim.study.train import train_run
+from sim.tensor.evaluation import Evaluator
 
 pytestmark = pytest.mark.slow
 CANARIES, GUESSES, CLINICS, OWN, SEED = 600, 60, 2, 20, 7
@@ -65,12 +65,12 @@ def audited(strategy, cut, tmp_path, monkeypatch):
     federation = replace(made_up, train=planted(base, canaries))
     monkeypatch.setattr(workplace, "load_federation", lambda data, seed: federation)
     workplace._job.cache_clear()
-    workplace._cohort.cache_clear()
+    workplace._node_group.cache_clear()
     models = []
     evaluate = Evaluator.evaluate
     monkeypatch.setattr(Evaluator, "evaluate", lambda self, model: models.append(model) or evaluate(self, model))
     plan = make_plan(spec, federation)
-    learn(plan, federation)
+    train_run(plan, federation)
     job = Job.build(spec, federation, plan.noise_multipliers)
     scores = round_scores(job.network, job.parts, models, canaries, job.dp.part_clip)
     confidence = 1 - 0.05 / len(scores)
@@ -86,7 +86,7 @@ def fresh_jobs():
     """Keep the planted records out of other tests."""
     yield
     workplace._job.cache_clear()
-    workplace._cohort.cache_clear()
+    workplace._node_group.cache_clear()
 
 
 @RUN
@@ -97,27 +97,27 @@ def test_the_audit_stays_below_an_honest_claim(strategy, cut, tmp_path, monkeypa
 
 
 def noise_by_root_of_batch(monkeypatch):
-    add_noise = sim.engine.learner.add_noise
+    add_noise = sim.methods.trainer.add_noise
 
     def less(sums, std, normaliser, *name):
         add_noise(sums, [s / n**0.5 for s, n in zip(std, normaliser, strict=True)], normaliser, *name)
 
-    monkeypatch.setattr(sim.engine.learner, "add_noise", less)
+    monkeypatch.setattr(sim.methods.trainer, "add_noise", less)
 
 
 def no_clip(monkeypatch):
-    for module in (sim.engine.clipping, sim.engine.dense):
+    for module in (sim.tensor.clipping, sim.tensor.dense):
         monkeypatch.setattr(module, "clip_factors", lambda squared, clip, normaliser: squared.new_ones(squared.shape))
 
 
 def noise_on_the_head_only(monkeypatch):
-    add_noise = sim.engine.learner.add_noise
+    add_noise = sim.methods.trainer.add_noise
 
     def head(sums, std, normaliser, seed, purpose, *name):
         if purpose != "noise.body" and purpose != "noise.tail":
             add_noise(sums[:2], std, normaliser, seed, purpose, *name)  # the first layer's weight and bias
 
-    monkeypatch.setattr(sim.engine.learner, "add_noise", head)
+    monkeypatch.setattr(sim.methods.trainer, "add_noise", head)
 
 
 @pytest.mark.parametrize("mistake", [noise_by_root_of_batch, no_clip, noise_on_the_head_only])

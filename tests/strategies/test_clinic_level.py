@@ -7,13 +7,13 @@ import pytest
 import torch
 from support import NO_PRIVACY, distance, learn_run, plan_of, run_spec, write_csv
 
-from sim.job import Job, run_key
-from sim.mechanisms import AdaptiveClip
+from sim.foundation.problems import ScenarioError
+from sim.methods.job import Job, run_key
+from sim.methods.mechanisms import AdaptiveClip
 from sim.privacy.accounting import epsilon
-from sim.problems import ScenarioError
 from sim.scenario import parse_scenario
-from sim.spec import expand
-from sim.study.learn import PlanMismatchError, learn
+from sim.scenario.spec import expand
+from sim.study.train import PlanMismatchError, train_run
 from strategies import cohorts
 from strategies.clinic_level import adapted_clip, noised_mean, updates_of
 
@@ -34,7 +34,7 @@ def csv(tmp_path):
 @pytest.mark.parametrize(("strategy", "cut"), METHODS)
 def test_each_round_is_one_gaussian_and_the_server_is_trusted(csv, strategy, cut):
     plan, federation = plan_of(run_spec(csv, strategy, cut, CLINIC, participation=0.5, rounds=6))
-    learned = learn(plan, federation)  # holds executed and planned ledgers equal
+    learned = train_run(plan, federation)  # holds executed and planned ledgers equal
     import dp_accounting as dp
 
     for clinic, rounds in zip(plan.clinics, plan.sampled.rounds, strict=True):
@@ -44,7 +44,7 @@ def test_each_round_is_one_gaussian_and_the_server_is_trusted(csv, strategy, cut
         assert clinic.epsilon["model-user"] == pytest.approx(own, rel=1e-9)
         assert clinic.epsilon["server"] == (math.inf if rounds else 0)
     assert plan.columns()["unit"] == "clinic"
-    assert distance(learn(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-4
+    assert distance(train_run(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-4
 
 
 def averaged(before, stacked):
@@ -153,7 +153,7 @@ def test_the_noise_on_updates_is_raised_and_follows_the_clip(csv, monkeypatch):
 
     monkeypatch.setattr(cohorts, "noised_mean", watched)
     plan, federation = plan_of(run_spec(csv, "splitfed-v1", "vanilla", ADAPTIVE))
-    learned = learn(plan, federation)  # holds executed and planned ledgers equal
+    learned = train_run(plan, federation)  # holds executed and planned ledgers equal
     assert learned.clips[0] == 0.3
     assert len(learned.clips) == 4
     assert [clip for _, clip, _ in seen] == learned.clips[:3]
@@ -216,7 +216,7 @@ def test_a_thousand_clinics_learn_something_useful_at_epsilon_8(tmp_path, adapts
         }
         [spec] = expand(parse_scenario(mapping, tmp_path))
         plan, federation = plan_of(spec)
-        return plan, learn(plan, federation).evaluations
+        return plan, train_run(plan, federation).evaluations
 
     plan, private = run({"mechanism": "clinic-level", "epsilon": 8.0, "clip": 0.3, "delta": 1e-4, **adapts})
     _, plain = run(NO_PRIVACY)

@@ -16,13 +16,13 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from sim.data import load_federation
-from sim.engine.evaluation import Evaluator
-from sim.job import Job
+from sim.data.federation import load_federation
+from sim.methods.job import Job
 from sim.plan.plan import make_plan
 from sim.scenario import parse_scenario
-from sim.spec import expand
-from sim.study.learn import learn
+from sim.scenario.spec import expand
+from sim.study.train import train_run
+from sim.tensor.evaluation import Evaluator
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,7 @@ def mean_accuracy(digits, strategy, split):
     accuracies = []
     for spec in expand(scenario):
         federation = load_federation(spec.data, spec.seed)
-        parameters = learn(make_plan(spec, federation), federation).parameters
+        parameters = train_run(make_plan(spec, federation), federation).parameters
         judge = Evaluator(Job.build(spec, federation, ()).network, federation.test)
         lanes = next(iter(parameters.values())).shape[0]
         models = [{name: value[k : k + 1] for name, value in parameters.items()} for k in range(lanes)]

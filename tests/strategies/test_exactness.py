@@ -11,11 +11,11 @@ import twins
 from split_twins import rounding
 from support import BUILT_IN, DP_SGD, JOINT, NO_PRIVACY, bitwise, distance, learn_run, plan_of, run_spec, write_csv
 
-from clients.client_app import app
 from clients.session import SESSIONS
-from sim.engine import clipping
-from sim.problems import ScenarioError
-from sim.study.learn import learn
+from sim.flower.client_app import app
+from sim.foundation.problems import ScenarioError
+from sim.study.train import train_run
+from sim.tensor import clipping
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
 SPLIT = ("vanilla", "u-shaped")
@@ -43,7 +43,7 @@ def by_twin(spec, plan, federation, twin_of=None):
 
 def assert_equals_twin(spec, tolerance=None, twin_of=None, cohorts=1):
     plan, federation = plan_of(spec)
-    learned = learn(plan, federation, cohorts).parameters
+    learned = train_run(plan, federation, cohorts).parameters
     initial = {name: value[None] for name, value in twins.Twin(spec, federation).initial().items()}
     moved = {name: value[:1] for name, value in learned.items()}
     assert spec.train.rounds == 0 or distance(moved, initial) > 1e-2, "the run learned nothing; the test would be blind"
@@ -145,7 +145,7 @@ def test_a_softmax_head_for_two_classes_and_another_cut(ragged, strategy, cut):
 def test_without_rounds_the_model_stays_as_it_was(ragged, strategy, cut, privacy):
     spec = run_spec(ragged, strategy, cut, privacy, rounds=0)
     plan, federation = plan_of(spec)
-    learned = learn(plan, federation)
+    learned = train_run(plan, federation)
     initial = twins.Twin(spec, federation).initial()
     assert bitwise(learned.parameters, {name: value[None] for name, value in initial.items()})
     assert len(learned.evaluations) == 1
@@ -282,7 +282,7 @@ def test_any_number_of_cohorts_gives_the_same_draws_bytes_and_model(
     runs, streams = [], []
     for cohorts in (1, 2, 4):
         streams_used.clear()
-        runs.append(learn(plan, federation, cohorts))
+        runs.append(train_run(plan, federation, cohorts))
         streams.append(sorted(streams_used))
     assert len(set(streams[0])) == len(streams[0]), "a noise stream was used twice"
     for run, used in zip(runs[1:], streams[1:], strict=True):
@@ -318,7 +318,7 @@ def test_a_file_that_has_changed_is_learned_anew(tmp_path, strategy, cut):
 @pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
 @pytest.mark.parametrize("strategy", ["fedavg", "local"])
 def test_clinics_may_train_in_blocks(ragged, monkeypatch, strategy, privacy, block):
-    monkeypatch.setattr("sim.engine.learner.BLOCK", block)
+    monkeypatch.setattr("sim.methods.trainer.BLOCK", block)
     assert_equals_twin(run_spec(ragged, strategy, None, privacy, optimizer="adam", learning_rate=0.02))
 
 
@@ -335,7 +335,7 @@ def test_a_session_rebuilt_from_the_nodes_state_goes_on_bit_for_bit(ragged, monk
         SESSIONS.clear()
         return app(message, context)
 
-    monkeypatch.setattr("sim.study.learn.client_app", forgetful)
+    monkeypatch.setattr("sim.study.train.client_app", forgetful)
     assert bitwise(learn_run(spec).parameters, kept)
     assert any(forgotten)
 
@@ -357,7 +357,7 @@ def test_a_nodes_state_may_travel_with_every_message(ragged, monkeypatch, strate
         context.state = pickle.loads(pickle.dumps(context.state))  # noqa: S301
         return reply
 
-    monkeypatch.setattr("sim.study.learn.client_app", travelling)
+    monkeypatch.setattr("sim.study.train.client_app", travelling)
     assert bitwise(learn_run(spec).parameters, kept)
 
 

@@ -13,9 +13,9 @@ from support import plan_of, run_spec, write_csv
 from torch import nn
 from wire import record, with_record
 
-from sim.data import load_federation
-from sim.engine.learner import Learner
-from sim.engine.row_noise import grid_step
+from sim.data.federation import load_federation
+from sim.methods.row_noise import grid_step
+from sim.methods.trainer import Trainer
 from sim.models import ClipRows
 
 CLIP, CLINIC = 0.5, 1
@@ -106,7 +106,7 @@ def assert_finite(run):
 def sums(monkeypatch, spec):
     """Learn one round; return the run and its noised sums of gradients by part, clinic and step, times the batch."""
     found = {}
-    original = Learner._add_noise
+    original = Trainer._add_noise
 
     def watched(self, grads, dp, server_round, step, normaliser):
         original(self, grads, dp, server_round, step, normaliser)
@@ -115,7 +115,7 @@ def sums(monkeypatch, spec):
             found[self.part.name, clinic, server_round, step] = (own * normaliser[lane]).numpy()
 
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "_add_noise", watched)
+        patch.setattr(Trainer, "_add_noise", watched)
         return record(monkeypatch, *plan_of(spec)), found
 
 

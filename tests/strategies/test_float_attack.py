@@ -12,11 +12,11 @@ import pytest
 import torch
 from scipy.stats import beta
 
-from sim.engine.clipping import add_noise
-from sim.engine.released import on_grid, row_step, sum_step
-from sim.engine.row_noise import noised_codes
-from sim.mechanisms import AdaptiveClip, RowNoise
+from sim.methods.mechanisms import AdaptiveClip, RowNoise
+from sim.methods.row_noise import noised_codes
 from sim.privacy.calibration import calibrate
+from sim.tensor.clipping import add_noise
+from sim.tensor.released import on_grid, row_step, sum_step
 from strategies.clinic_level import adapted_clip, noised_mean
 
 TRIALS, CLAIM, DELTA = 400, 1.0, 1e-5

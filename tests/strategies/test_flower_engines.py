@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sim.data import load_federation
+from sim.data.federation import load_federation
 from sim.plan.plan import make_plan
 from sim.scenario import load_scenario
-from sim.spec import expand
-from sim.study.learn import learn
+from sim.scenario.spec import expand
+from sim.study.train import train_run
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIO = ROOT / "scenarios" / "parity.toml"
@@ -58,7 +58,7 @@ def flwr(tmp_path_factory):
 def test_flowers_simulation_gives_the_same_model(flwr, number):
     spec = expand(load_scenario(SCENARIO))[number]
     federation = load_federation(spec.data, spec.seed)
-    ours = learn(make_plan(spec, federation), federation).parameters
+    ours = train_run(make_plan(spec, federation), federation).parameters
     theirs = flwr(number, len(federation.names))
     assert theirs.keys() == ours.keys()
     for name, value in ours.items():

@@ -7,9 +7,9 @@ import torch
 from hostile import RUNS, Opened, add_kind, array, arrays, numbers, planned, state, value
 from support import bitwise
 
-from clients.client_app import app
-from sim.engine.grid import InProcessGrid
-from sim.study.learn import DivergedError, learn
+from sim.flower.client_app import app
+from sim.flower.grid import InProcessGrid
+from sim.study.train import DivergedError, train_run
 from strategies.replies import ExchangeError
 
 NOTHING_THERE = 10**6
@@ -158,10 +158,10 @@ def test_a_hostile_reply_ends_the_run(ragged, monkeypatch, run, kind, name):
     if name.startswith("hello"):
         kind = "hello"
     monkeypatch.setattr(
-        "sim.study.learn.client_app", tampered(change, kind, hit) if kind != "hello" else greeting(change, hit)
+        "sim.study.train.client_app", tampered(change, kind, hit) if kind != "hello" else greeting(change, hit)
     )
     with pytest.raises((ExchangeError, DivergedError)) as caught:
-        learn(plan, federation, 2, watch=lambda server_round, _: seen.append(server_round))
+        train_run(plan, federation, 2, watch=lambda server_round, _: seen.append(server_round))
     assert hit
     assert seen == [0]  # no model of the hostile reply's round was ever looked at
     error = caught.value.__cause__ if isinstance(caught.value, DivergedError) else caught.value
@@ -185,11 +185,11 @@ def greeting(change, hit):
 @pytest.mark.parametrize("run", RUNS)
 def test_a_reply_taken_apart_and_put_together_again_passes(ragged, monkeypatch, run):
     plan, federation = planned(ragged, run)
-    untouched = learn(plan, federation, 2).parameters
+    untouched = train_run(plan, federation, 2).parameters
     hit = []
     kind = next(kind for name, kind in TABLES if name == run)
-    monkeypatch.setattr("sim.study.learn.client_app", tampered(lambda opened: None, kind, hit))
-    assert bitwise(learn(plan, federation, 2).parameters, untouched)
+    monkeypatch.setattr("sim.study.train.client_app", tampered(lambda opened: None, kind, hit))
+    assert bitwise(train_run(plan, federation, 2).parameters, untouched)
     assert hit
 
 
@@ -218,8 +218,8 @@ def grid_that(turns):
 )
 def test_every_node_that_is_asked_answers_once(ragged, monkeypatch, run, turns):
     plan, federation = planned(ragged, run)
-    monkeypatch.setattr("sim.study.learn.InProcessGrid", grid_that(turns))
+    monkeypatch.setattr("sim.study.train.InProcessGrid", grid_that(turns))
     seen = []
     with pytest.raises(ExchangeError, match=r"did not answer|was not asked|one each is due"):
-        learn(plan, federation, 2, watch=lambda server_round, _: seen.append(server_round))
+        train_run(plan, federation, 2, watch=lambda server_round, _: seen.append(server_round))
     assert seen == [0]

@@ -13,10 +13,10 @@ from support import bitwise, learn_run, plan_of, run_spec
 from torch.nn import functional
 from twins import weighted_average
 
-from sim.problems import ScenarioError
-from sim.study.learn import learn
+from sim.flower.imported import StrategyError
+from sim.foundation.problems import ScenarioError
 from sim.study.runner import execute, plan_runs
-from strategies.imported import StrategyError
+from sim.study.train import train_run
 
 FLOWER = "flwr.serverapp.strategy."
 CLIPPED = {"strategy": f"{FLOWER}FedAvg", "noise-multiplier": 0.3, "clipping-norm": 0.02, "num-sampled-clients": 4}
@@ -58,7 +58,7 @@ def global_state():
 @NAMES
 def test_it_runs_and_keeps_the_element_type_and_the_planned_bytes(ragged, name):
     plan, federation = plan_of(imported(ragged, name, optimizer="momentum"))
-    learned = learn(plan, federation)
+    learned = train_run(plan, federation)
     assert {value.dtype for value in learned.parameters.values()} == {torch.float32}
     size = 4 * sum(value.numel() for value in learned.parameters.values())
     assert {key: sizes.tolist() for key, sizes in learned.meter.traffic.items()} == {
@@ -105,7 +105,7 @@ def gap(spec, server=None, twin_of=None):
     plan, federation = plan_of(spec)
     twin = SplitTwin(spec, federation, plan.noise_multipliers)
     state = twin_of(twin) if twin_of else twins.fedavg(twin, *([server(twin)] if server else []))
-    learned = learn(plan, federation).parameters
+    learned = train_run(plan, federation).parameters
     initial = {name: value[None] for name, value in twin.initial().items()}
     assert apart(learned, initial) > 1e-2, "the run learned nothing; the test would be blind"
     return apart(learned, {name: value[None] for name, value in state.items()})
@@ -304,7 +304,7 @@ def test_what_cannot_be_built_fails_the_run_with_one_line(ragged, tmp_path, what
     assert expected in str(refused.value)
     plan, federation = plan_of(spec)
     with pytest.raises(StrategyError) as error:
-        learn(plan, federation)
+        train_run(plan, federation)
     row = execute(plan, tmp_path, {})
     assert row["status"] == "failed"
     assert row["error"] == f"StrategyError: {error.value}"

@@ -10,9 +10,9 @@ import pytest
 import torch
 from support import BUILT_IN, DP_SGD, JOINT, bitwise, distance, learn_run, plan_of, run_spec, write_csv
 
-from sim.privacy.releases import un_noised
-from sim.problems import ScenarioError
-from sim.study.learn import learn
+from sim.foundation.problems import ScenarioError
+from sim.plan.releases import un_noised
+from sim.study.train import train_run
 
 CUT = pytest.mark.parametrize(
     ("strategy", "cut"),
@@ -43,7 +43,7 @@ def test_the_guarantee_is_that_of_per_part_clipping_but_the_server_sees_norms(cs
 def test_four_bytes_a_record_and_direction_and_one_more_exchange_a_batch(csv, strategy, cut):
     joint, federation = plan_of(run_spec(csv, strategy, cut, JOINT))
     apart, _ = plan_of(run_spec(csv, strategy, cut, DP_SGD))
-    learn(joint, federation)  # holds counted bytes, noised steps and releases against the plan
+    train_run(joint, federation)  # holds counted bytes, noised steps and releases against the plan
     rows = apart.traffic["up", "smashed"] // (4 * 6)
     for way, kind in (("up", "norms"), ("down", "clip-factors")):
         np.testing.assert_array_equal(joint.traffic[way, kind], 4 * rows)
@@ -55,7 +55,7 @@ def test_four_bytes_a_record_and_direction_and_one_more_exchange_a_batch(csv, st
 @CUT
 def test_cohorts_agree(csv, strategy, cut):
     plan, federation = plan_of(run_spec(csv, strategy, cut, JOINT))
-    assert distance(learn(plan, federation).parameters, learn(plan, federation, cohorts=3).parameters) < 1e-4
+    assert distance(train_run(plan, federation).parameters, train_run(plan, federation, cohorts=3).parameters) < 1e-4
 
 
 @pytest.mark.usefixtures("one_key")
@@ -77,7 +77,7 @@ def test_each_record_is_clipped_as_in_a_network_in_one_piece(csv, cut):
 def test_frozen_parts_have_no_gradient_to_clip(csv, cut, freeze):
     frozen = run_spec(csv, "splitfed-v1", cut, JOINT, {"freeze": freeze}, rounds=2)
     plan, federation = plan_of(frozen)
-    learned = learn(plan, federation).parameters
+    learned = train_run(plan, federation).parameters
     assert ("up", "norms") not in plan.traffic or cut == "u-shaped"
     start = learn_run(run_spec(csv, "splitfed-v1", cut, JOINT, {"freeze": freeze}, rounds=0)).parameters
     still = [name for name in learned if torch.equal(learned[name], start[name])]

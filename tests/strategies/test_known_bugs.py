@@ -8,12 +8,12 @@ from support import bitwise, learn_run, plan_of, write_csv
 from torch import nn
 from torch.nn import functional
 
-from sim.engine import lanes
-from sim.engine.evaluation import Evaluator
-from sim.engine.lane_rules import DropoutMasks
-from sim.engine.learner import Learner
-from sim.engine.optim import Optimizer
-from sim.study.learn import learn
+from sim.methods.trainer import Trainer
+from sim.study.train import train_run
+from sim.tensor import lanes
+from sim.tensor.evaluation import Evaluator
+from sim.tensor.lane_rules import DropoutMasks
+from sim.tensor.optim import Optimizer
 from strategies.cohorts import CohortStrategy, ExchangeError
 from strategies.serving import Turn
 
@@ -40,7 +40,7 @@ def unweighted_averaging(monkeypatch):
 
 def client_optimizer_still_holds_the_old_head(monkeypatch):
     """From the second round on it moves the tensors with which it was made, and the loaded head stays as it is."""
-    backward = Learner.backward
+    backward = Trainer.backward
 
     def elsewhere(self, server_round, *arguments):
         loaded = self._trained
@@ -50,7 +50,7 @@ def client_optimizer_still_holds_the_old_head(monkeypatch):
         self._trained = loaded
         return found
 
-    monkeypatch.setattr(Learner, "backward", elsewhere)
+    monkeypatch.setattr(Trainer, "backward", elsewhere)
 
 
 def _cut_gradients(monkeypatch, merge):
@@ -73,7 +73,7 @@ def cut_gradients_divided_by_the_number_of_clinics(monkeypatch):
 
 def _recompute_the_head(monkeypatch, keep):
     """Run the head a second time before its backward pass, with each input kept with probability ``keep``."""
-    forward, backward = Learner.forward, Learner.backward
+    forward, backward = Trainer.forward, Trainer.backward
     masks = torch.Generator().manual_seed(1)
 
     def remembers(self, x, **how):
@@ -86,8 +86,8 @@ def _recompute_the_head(monkeypatch, keep):
             forward(self, x * (torch.rand(x.shape, generator=masks) < keep) / keep, **how)
         return backward(self, *arguments)
 
-    monkeypatch.setattr(Learner, "forward", remembers)
-    monkeypatch.setattr(Learner, "backward", recomputes)
+    monkeypatch.setattr(Trainer, "forward", remembers)
+    monkeypatch.setattr(Trainer, "backward", recomputes)
 
 
 def forward_pass_recomputed_with_another_dropout(monkeypatch):
@@ -113,7 +113,7 @@ def client_step_before_the_cut_gradient_has_come(monkeypatch):
 
 def cut_gradient_computed_after_the_servers_step(monkeypatch):
     """The body's new parameters make the gradient that goes down."""
-    forward, loss, backward = Learner.forward, Learner.loss, Learner.backward
+    forward, loss, backward = Trainer.forward, Trainer.loss, Trainer.backward
 
     def remembers_input(self, x, **how):
         self.last_input, self.last_loss = (x, how), None
@@ -133,9 +133,9 @@ def cut_gradient_computed_after_the_servers_step(monkeypatch):
             found = self._pass.backward(cotangent, None, torch.empty(0))[1]
         return found
 
-    monkeypatch.setattr(Learner, "forward", remembers_input)
-    monkeypatch.setattr(Learner, "loss", remembers_loss)
-    monkeypatch.setattr(Learner, "backward", late)
+    monkeypatch.setattr(Trainer, "forward", remembers_input)
+    monkeypatch.setattr(Trainer, "loss", remembers_loss)
+    monkeypatch.setattr(Trainer, "backward", late)
 
 
 BUGS = {
@@ -162,9 +162,9 @@ def test_the_twin_tells(ragged, monkeypatch, bug, method, settings):
     spec = method.spec(ragged, rounds=2, **settings)
     plan, federation = plan_of(spec)
     by_twin = expected(spec, plan, federation)
-    assert apart(learn(plan, federation).parameters, by_twin) < EQUAL
+    assert apart(train_run(plan, federation).parameters, by_twin) < EQUAL
     bug(monkeypatch)
-    assert apart(learn(plan, federation).parameters, by_twin) > DIFFERENT
+    assert apart(train_run(plan, federation).parameters, by_twin) > DIFFERENT
 
 
 @pytest.mark.parametrize("method", CUT, ids=str)
@@ -197,7 +197,7 @@ def losses_by_twin(spec, federation):
 
 def losses_by_simulator(spec):
     plan, federation = plan_of(spec)
-    evaluations = learn(plan, federation).evaluations
+    evaluations = train_run(plan, federation).evaluations
     return np.array([[e.pooled["loss"], *(clinic["loss"] for clinic in e.clinics)] for e in evaluations]), federation
 
 
@@ -264,14 +264,14 @@ def test_both_halves_drop_while_they_train(alone, monkeypatch, method):
         pytest.skip(f"no built-in model has modes, and one with dropout cannot be cut yet ({error})")
     whole = learn_run(Method("centralised").spec(alone, model=model, rounds=2)).parameters
     assert bitwise(learned, whole)
-    monkeypatch.setattr("sim.engine.learner.DropoutMasks", HeadDropsNothing)
+    monkeypatch.setattr("sim.methods.trainer.DropoutMasks", HeadDropsNothing)
     assert apart(learn_run(spec).parameters, whole) > DIFFERENT
 
 
 def test_neither_half_drops_while_it_is_judged(ragged, monkeypatch):
     spec = Method("fedavg").spec(ragged, model=DROPPING, rounds=2)
     plan, federation = plan_of(spec)
-    learned = learn(plan, federation)
+    learned = train_run(plan, federation)
     module = nn.Sequential(*(block for _, block in dropping(federation.train.x.shape[1:], 1))).eval()
     for parameter, value in zip(module.parameters(), learned.parameters.values(), strict=True):
         parameter.data = value[0]
@@ -282,5 +282,5 @@ def test_neither_half_drops_while_it_is_judged(ragged, monkeypatch):
     def half(part, parameters, x):
         return lanes.forward(part, parameters, x, masks=HeadDropsNothing(0, [0], 1, 0))
 
-    monkeypatch.setattr("sim.engine.evaluation.forward", half)
-    assert abs(learn(plan, federation).evaluations[-1].pooled["loss"] - expected) > DIFFERENT
+    monkeypatch.setattr("sim.tensor.evaluation.forward", half)
+    assert abs(train_run(plan, federation).evaluations[-1].pooled["loss"] - expected) > DIFFERENT

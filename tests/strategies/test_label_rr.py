@@ -13,15 +13,15 @@ from support import DP_SGD, bitwise, distance, learn_run, plan_of, run_spec, wri
 
 from clients import split
 from sim.cli import main
-from sim.data import load_federation
-from sim.engine.label_noise import randomised
-from sim.job import run_key
-from sim.mechanisms import RandomisedLabels
+from sim.data.federation import load_federation
+from sim.foundation.problems import ScenarioError
+from sim.methods.job import run_key
+from sim.methods.label_noise import randomised
+from sim.methods.mechanisms import RandomisedLabels
 from sim.plan.plan import make_plan
 from sim.privacy.calibration import uniform_answers
-from sim.problems import ScenarioError
-from sim.study.learn import learn
 from sim.study.runner import execute
+from sim.study.train import train_run
 from strategies.replies import ExchangeError
 
 RR = {"mechanism": "label-rr", "label-epsilon": 1.0}
@@ -47,12 +47,12 @@ def with_labels_of(federation, key, epsilon):
 @pytest.mark.parametrize(("strategy", "cut"), SENDING)
 def test_it_is_training_on_the_answers_and_judged_on_the_truth(csv, strategy, cut, monkeypatch):
     plan, federation = plan_of(run_spec(csv, strategy, cut, RR))
-    learned = learn(plan, federation)
-    assert distance(learn(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-5
+    learned = train_run(plan, federation)
+    assert distance(train_run(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-5
     plain = run_spec(csv, strategy, cut).model_copy(update={"study": "answers"})
     answered = with_labels_of(load_federation(plain.data, plain.seed), run_key(plan.spec.digest, federation), 1.0)
-    monkeypatch.setattr("sim.engine.workplace.load_federation", lambda data, seed: answered)
-    expected = learn(make_plan(plain, answered), answered)
+    monkeypatch.setattr("sim.flower.workplace.load_federation", lambda data, seed: answered)
+    expected = train_run(make_plan(plain, answered), answered)
     assert bitwise(learned.parameters, expected.parameters)
     assert learned.evaluations == expected.evaluations  # held-out labels are untouched in both
     monkeypatch.undo()
@@ -74,7 +74,7 @@ def test_a_label_is_worth_its_epsilon_to_everyone_and_a_record_everything(csv, s
 def test_beside_dp_sgd_the_model_user_has_the_epsilon_of_dp_sgd_alone(csv, strategy):
     both = {**DP_SGD, "mechanism": ["dp-sgd", "label-rr"], "label-epsilon": 1.0}
     plan, federation = plan_of(run_spec(csv, strategy, "vanilla", both))
-    learn(plan, federation)
+    train_run(plan, federation)
     alone, _ = plan_of(run_spec(csv, strategy, "vanilla", DP_SGD))
     for clinic, other in zip(plan.clinics, alone.clinics, strict=True):
         assert clinic.epsilon == other.epsilon
@@ -102,7 +102,7 @@ def both_epsilon(mu, label_epsilon, delta, truth, other):
 def test_over_a_frozen_head_the_servers_epsilon_composes_rows_and_labels(csv, strategy):
     privacy = {**ROWS, "mechanism": ["smashed-noise", "label-rr"], "label-epsilon": 2.0}
     plan, federation = plan_of(run_spec(csv, strategy, "vanilla", privacy, model={"freeze": ["head"]}))
-    learn(plan, federation)
+    train_run(plan, federation)
     mu = math.sqrt(3 * 2) / 5.0  # three epochs, rows after a rectifier
     expected = both_epsilon(mu, 2.0, 1e-3, math.exp(2) / (math.exp(2) + 2), 1 / (math.exp(2) + 2))
     for clinic in plan.clinics:
@@ -171,7 +171,7 @@ def test_an_unlimited_epsilon_sends_the_labels_as_they_are_and_says_so(csv):
     plan, federation = plan_of(run_spec(csv, "splitfed-v1", "vanilla", {**RR, "label-epsilon": math.inf}))
     assert plan.columns()["epsilon_label"] == math.inf
     plain = learn_run(run_spec(csv, "splitfed-v1", "vanilla"))
-    assert bitwise(learn(plan, federation).parameters, plain.parameters)
+    assert bitwise(train_run(plan, federation).parameters, plain.parameters)
 
 
 def test_labels_that_leave_as_they_are_are_caught(csv, monkeypatch):
@@ -215,7 +215,7 @@ def test_epsilon_alone_is_the_labels(csv):
         plan_of(run_spec(csv, "split", "vanilla", p)) for p in (RR, {"mechanism": "label-rr", "epsilon": 1})
     )
     assert first[0].columns()["epsilon_label"] == second[0].columns()["epsilon_label"]
-    assert bitwise(*(learn(*run).parameters for run in (first, second)))
+    assert bitwise(*(train_run(*run).parameters for run in (first, second)))
 
 
 def test_statement_log_and_command_state_what_a_label_is_worth(csv, tmp_path, monkeypatch, capsys):

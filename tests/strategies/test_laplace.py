@@ -7,11 +7,11 @@ import pytest
 import torch
 from support import bitwise, distance, learn_run, plan_of, run_spec, write_csv
 
-from sim.engine import row_noise
+from sim.foundation.problems import ScenarioError
+from sim.methods import row_noise
 from sim.models import ClipRows
 from sim.privacy.accounting import gaussian_epsilon
-from sim.problems import ScenarioError
-from sim.study.learn import learn
+from sim.study.train import train_run
 
 ENDS = {"vanilla": ["head"], "u-shaped": ["head", "tail"]}
 METHODS = [(s, cut) for s in ("split", "splitfed-v1", "splitfed-v2", "splitfed-v3") for cut in ENDS]
@@ -31,12 +31,12 @@ def frozen(csv, strategy, cut, privacy=LAPLACE, **more):
 def test_every_release_costs_twice_the_clip_over_the_scale(csv, strategy, cut):
     """Three epochs, one or two kinds of rows: 3 * 2 C / b each, at delta 0."""
     plan, federation = plan_of(frozen(csv, strategy, cut))
-    learned = learn(plan, federation)  # holds executed and planned ledgers equal
+    learned = train_run(plan, federation)  # holds executed and planned ledgers equal
     expected = 3 * (2 if cut == "u-shaped" else 1) * 2 / 6.0
     for clinic in plan.clinics:
         assert clinic.epsilon == pytest.approx(dict.fromkeys(clinic.epsilon, expected), rel=1e-12)
     assert plan.columns()["delta"] == 0
-    assert distance(learn(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-4
+    assert distance(train_run(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-4
     gaussian = {**LAPLACE, "mechanism": "smashed-noise", "delta": 1e-3}
     assert not bitwise(learn_run(frozen(csv, strategy, cut, gaussian)).parameters, learned.parameters)
 
@@ -45,7 +45,7 @@ def test_every_release_costs_twice_the_clip_over_the_scale(csv, strategy, cut):
 def test_a_target_is_met_exactly(csv, strategy, cut):
     target = {"mechanism": "laplace", "epsilon": 4.0, "delta": 1e-3, "labels": "public"}
     plan, federation = plan_of(frozen(csv, strategy, cut, target, participation=0.5, rounds=6))
-    learn(plan, federation)
+    train_run(plan, federation)
     assert len(set(plan.release_noise)) > 1  # clinics that take part more often need more noise
     for clinic in plan.clinics:
         assert clinic.steps == 0 or clinic.epsilon["server"] == pytest.approx(4.0, rel=1e-9)
@@ -54,7 +54,7 @@ def test_a_target_is_met_exactly(csv, strategy, cut):
 def test_randomised_labels_are_added(csv):
     both = {"mechanism": "laplace+label-rr", "epsilon": 4.0, "label-epsilon": 1.0}
     plan, federation = plan_of(frozen(csv, "splitfed-v1", "vanilla", both))
-    learn(plan, federation)
+    train_run(plan, federation)
     assert [plan.release_noise[0], plan.clinics[0].epsilon["server"]] == pytest.approx([3 * 2 / 3.0, 4.0])
 
 
@@ -62,7 +62,7 @@ def test_randomised_labels_are_added(csv):
 def test_beside_dp_sgd_the_server_pays_for_both(csv, strategy, cut):
     both = {"mechanism": "dp-sgd+laplace", "noise-multiplier": 9.0, "epsilon-server": 6.0, "delta": 1e-3}
     plan, federation = plan_of(run_spec(csv, strategy, cut, {**both, "labels": "public"}))
-    learn(plan, federation)
+    train_run(plan, federation)
     for clinic, often in zip(plan.clinics, plan.sampled.exposures, strict=True):
         alone = gaussian_epsilon(2 * math.sqrt(often) / 9.0, 1e-3)
         assert max(alone, (6.0 - alone) / 2) < clinic.epsilon["server"] <= 6.0

@@ -11,13 +11,13 @@ from split_twins import METHODS, apart, changed, expected, rounding
 from support import DP_SGD, plan_of, run_spec, write_csv
 from twins import AWAY
 
-from sim.attendance import Attendance
-from sim.job import Job
+from sim.foundation.problems import ScenarioError
+from sim.methods.attendance import Attendance
+from sim.methods.job import Job
 from sim.plan.counts import Counts
 from sim.privacy.accounting import dp_sgd_event, epsilon
-from sim.problems import ScenarioError
 from sim.scenario import ClinicGroup
-from sim.study.learn import learn
+from sim.study.train import train_run
 
 METHOD = pytest.mark.parametrize("method", METHODS, ids=str)
 ADAM = {"optimizer": "adam", "learning_rate": 0.02}
@@ -66,7 +66,7 @@ def twin_losses(method):
 def test_the_model_is_the_twins(csv, by_hand, method, settings):
     spec = method.spec(csv, rounds=ROUNDS, **settings)
     plan, federation = plan_of(spec)
-    learned = learn(plan, federation)
+    learned = train_run(plan, federation)
     assert apart(learned.parameters, expected(spec, plan, federation, lost=twin_losses(method))) < rounding(spec)
     assert len(learned.evaluations) == ROUNDS + 1
     if method.strategy != "centralised":
@@ -77,7 +77,7 @@ def test_the_model_is_the_twins(csv, by_hand, method, settings):
 @METHOD
 def test_any_grouping_into_cohorts_gives_the_same_model_and_bytes(csv, by_hand, method):
     plan, federation = plan_of(method.spec(csv, privacy=DP_SGD, rounds=ROUNDS, **ADAM))
-    one, several = learn(plan, federation), learn(plan, federation, cohorts=2)
+    one, several = train_run(plan, federation), train_run(plan, federation, cohorts=2)
     assert apart(several.parameters, one.parameters) < rounding(plan.spec)
     assert all(np.array_equal(several.meter.traffic[key], sizes) for key, sizes in one.meter.traffic.items())
 
@@ -86,7 +86,7 @@ def test_an_imported_strategy_does_without_the_replies_of_the_lost(csv, by_hand)
     """Flower's own FedAvg, with the very losses of ours."""
     ours, federation = plan_of(run_spec(csv, "fedavg", rounds=ROUNDS))
     theirs, _ = plan_of(run_spec(csv, "flwr.serverapp.strategy.FedAvg", rounds=ROUNDS))
-    assert apart(learn(theirs, federation).parameters, learn(ours, federation).parameters) < 1e-6
+    assert apart(train_run(theirs, federation).parameters, train_run(ours, federation).parameters) < 1e-6
     assert theirs.columns()["lost_clinic_rounds"] == ours.columns()["lost_clinic_rounds"] == 9
 
 
@@ -143,7 +143,7 @@ def test_under_clinic_level_privacy_the_sum_is_divided_by_a_fixed_number(csv, by
     level = {"mechanism": "clinic-level", "noise-multiplier": 0.0, "clip": clip, "delta": 1e-3}
     plan, federation = plan_of(run_spec(csv, privacy=level, rounds=1))
     start = Job.build(plan.spec, federation, ()).network.initial_parameters(plan.spec.seed)
-    trained = learn(plan, federation).parameters
+    trained = train_run(plan, federation).parameters
     moved = math.sqrt(sum(float((trained[name] - start[name]).double().square().sum()) for name in start))
     assert 0.5 * clip * 2 / 4 < moved <= clip * 2 / 4 * (1 + 1e-6)
     assert plan.sampled.rounds.tolist() == [0, 1, 0, 1]
@@ -167,7 +167,7 @@ def test_what_is_drawn_and_cut_is_learned_as_planned(csv, method, privacy):
     spec = method.spec(csv, privacy=privacy, rounds=6, participation=0.75, over_select=1.3)
     spec = changed(spec.model_copy(update={"clinics": (group,)}), "train", deadline=limit)
     plan, federation = plan_of(spec)
-    learned = learn(plan, federation)
+    learned = train_run(plan, federation)
     if method.strategy == "centralised":
         assert not plan.attended
         return

@@ -9,7 +9,7 @@ import pytest
 from split_twins import METHODS, apart, expected
 from support import DP_SGD, NO_PRIVACY, plan_of
 
-from sim.study.learn import learn
+from sim.study.train import train_run
 
 HOSPITALS = 186
 AS_IT_IS = {"missing": 0.0}
@@ -40,7 +40,7 @@ def test_every_method_learns_on_them_what_its_twin_does(registry, method, privac
     spec = method.spec(registry, data=AS_IT_IS, rounds=1, **settings)
     plan, federation = plan_of(spec)
     assert len(federation.names) == HOSPITALS
-    learned = learn(plan, federation)
+    learned = train_run(plan, federation)
     assert apart(learned.parameters, expected(spec, plan, federation)) < 1e-5
     for evaluation in learned.evaluations:
         assert all(math.isfinite(value) for value in evaluation.pooled.values())

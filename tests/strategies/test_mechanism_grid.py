@@ -5,9 +5,9 @@ import math
 import pytest
 from support import plan_of, run_spec, write_csv
 
+from sim.foundation.problems import ScenarioError
 from sim.privacy.ledger import ADVERSARIES
-from sim.problems import ScenarioError
-from sim.study.learn import learn
+from sim.study.train import train_run
 
 SPLIT = ("split", "splitfed-v1", "splitfed-v2", "splitfed-v3")
 WHOLE = ("fedavg", "fedprox", "local", "centralised", "flwr.serverapp.strategy.FedAdam")
@@ -75,7 +75,7 @@ def test_it_runs_as_planned_or_is_refused_in_one_line_a_reason(csv, mechanism, s
             assert "\n" not in problem
         return
     plan, federation = plan_of(spec)
-    learn(plan, federation)  # an error unless bytes, noised steps and ledger are the planned ones
+    train_run(plan, federation)  # an error unless bytes, noised steps and ledger are the planned ones
     for adversary in ADVERSARIES:
         finite = {math.isfinite(clinic.epsilon[adversary]) for clinic in plan.clinics}
         assert finite == {protected(mechanism, strategy, cut, adversary)}, adversary

@@ -10,11 +10,11 @@ import torch
 from support import plan_of, run_spec, write_csv
 from wire import record, with_record
 
-from sim.data import load_federation
-from sim.engine.learner import Learner
-from sim.engine.released import row_step
-from sim.job import Job, run_key
-from sim.mechanisms import AdaptiveClip
+from sim.data.federation import load_federation
+from sim.methods.job import Job, run_key
+from sim.methods.mechanisms import AdaptiveClip
+from sim.methods.trainer import Trainer
+from sim.tensor.released import row_step
 from strategies.clinic_level import adapted_clip, noised_mean
 
 CLIP = 0.5
@@ -262,7 +262,7 @@ def test_kinds_clinics_rounds_and_steps_have_noise_of_their_own(row_noise):
 )
 def test_parts_clinics_rounds_and_steps_have_noise_of_their_own(csv, monkeypatch, strategy, cut):
     found = {}
-    step_of = Learner._add_noise
+    step_of = Trainer._add_noise
 
     def watched(self, grads, dp, server_round, step, normaliser):
         step_of(self, grads, dp, server_round, step, normaliser)
@@ -270,7 +270,7 @@ def test_parts_clinics_rounds_and_steps_have_noise_of_their_own(csv, monkeypatch
             sums = np.concatenate([grad[lane].numpy().ravel() for grad in grads])
             found[self.part.name, clinic, server_round, step] = sums
 
-    monkeypatch.setattr(Learner, "_add_noise", watched)
+    monkeypatch.setattr(Trainer, "_add_noise", watched)
     privacy = {"mechanism": "dp-sgd", "noise-multiplier": 1000.0, "delta": 1e-3}
     record(
         monkeypatch, *plan_of(run_spec(csv, strategy, cut, privacy, WIDE, rounds=4, batch_size=8, learning_rate=1e-9))

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from support import BUILT_IN, DP_SGD, NO_PRIVACY, learn_run, plan_of, run_spec, write_csv
 
-from sim.data import load_federation
-from sim.engine import learner as learner_module
-from sim.engine.learner import Learner
-from sim.job import run_key
+from sim.data.federation import load_federation
+from sim.foundation.problems import ScenarioError
+from sim.foundation.rng import stream
+from sim.methods import trainer as trainer_module
+from sim.methods.job import run_key
+from sim.methods.sampling import participants
+from sim.methods.trainer import Trainer
 from sim.plan.plan import make_plan
-from sim.problems import ScenarioError
-from sim.rng import stream
-from sim.sampling import participants
-from sim.study.learn import PlanMismatchError, learn
+from sim.study.train import PlanMismatchError, train_run
 from strategies.replies import ExchangeError
 
 PRIVACY = pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
@@ -92,7 +92,7 @@ def without_zeros(kinds):
 def test_planned_and_counted_bytes_and_noise_are_what_the_formulas_say(ragged, strategy, cut, privacy, train):
     spec = run_spec(ragged, strategy, cut, privacy, participation=0.5, rounds=4, **train)
     plan, federation = plan_of(spec)
-    meter = learn(plan, federation).meter  # holds itself against the plan
+    meter = train_run(plan, federation).meter  # holds itself against the plan
     sizes = [int(n) for n in np.diff(federation.train.offsets)]
     assert min(sizes) < 8 < max(sizes)
     formulas = Formulas(spec, sizes, run_key(spec.digest, federation))
@@ -120,7 +120,7 @@ def test_three_classes_send_one_byte_a_label_and_as_many_outputs_as_classes(tmp_
     csv = write_csv(tmp_path / "three.csv", [30, 20], classes=3)
     spec = run_spec(csv, strategy, cut, privacy)
     plan, federation = plan_of(spec)
-    traffic = learn(plan, federation).meter.traffic
+    traffic = train_run(plan, federation).meter.traffic
     if strategy == "fedavg":
         per_round = (sum(BLOCK_PARAMETERS[:2]) + 5 * 3 + 3) * FLOAT
         assert traffic["up", "model"].tolist() == [3 * per_round] * 2
@@ -132,7 +132,7 @@ def test_three_classes_send_one_byte_a_label_and_as_many_outputs_as_classes(tmp_
 def test_an_imported_strategy_is_planned_too(ragged):
     spec = run_spec(ragged, "flwr.serverapp.strategy.FedAdam", privacy=DP_SGD)
     plan, federation = plan_of(spec)
-    traffic = learn(plan, federation).meter.traffic
+    traffic = train_run(plan, federation).meter.traffic
     assert {key: sizes.tolist() for key, sizes in traffic.items()} == {
         (way, kind): [3 * size] * 4
         for way in ("up", "down")
@@ -148,7 +148,7 @@ def test_an_imported_strategy_with_some_clinics_is_refused_before_learning_or_pl
         plan, federation = plan_of(run_spec(ragged, "flwr.serverapp.strategy.FedAvg", **setting))
     except ScenarioError:
         return
-    learn(plan, federation)
+    train_run(plan, federation)
 
 
 # A plan that says something else is refused
@@ -163,7 +163,7 @@ def test_one_byte_more_or_less_is_refused(ragged, strategy, cut):
             sizes[2] += change
             tampered = dataclasses.replace(plan, traffic={**plan.traffic, key: sizes})
             with pytest.raises(PlanMismatchError, match=f"bytes {key[0]}, {key[1]}: planned"):
-                learn(tampered, federation)
+                train_run(tampered, federation)
 
 
 @STRATEGIES
@@ -172,7 +172,7 @@ def test_a_kind_that_was_not_planned_is_refused(ragged, strategy, cut):
     for key in plan.traffic:
         tampered = dataclasses.replace(plan, traffic={k: v for k, v in plan.traffic.items() if k != key})
         with pytest.raises(PlanMismatchError, match=f"bytes {key[0]}, {key[1]}: planned"):
-            learn(tampered, federation)
+            train_run(tampered, federation)
 
 
 @STRATEGIES
@@ -184,7 +184,7 @@ def test_one_noised_step_more_or_less_is_refused(ragged, strategy, cut):
                 plan, noised_steps={**plan.noised_steps, part: (steps[0] + change, *steps[1:])}
             )
             with pytest.raises(PlanMismatchError, match=f"noised steps, {part}: planned"):
-                learn(tampered, federation)
+                train_run(tampered, federation)
 
 
 @STRATEGIES
@@ -198,7 +198,7 @@ def test_a_ledger_of_other_releases_is_refused(ragged, strategy, cut):
     ):
         tampered = dataclasses.replace(plan, ledger=plan_of(other)[0].ledger)
         with pytest.raises(PlanMismatchError, match="releases"):
-            learn(tampered, federation)
+            train_run(tampered, federation)
 
 
 def test_a_plan_for_other_records_is_refused(tmp_path):
@@ -208,7 +208,7 @@ def test_a_plan_for_other_records_is_refused(tmp_path):
     spec = run_spec(csv, "splitfed-v1", "vanilla")
     plan = make_plan(spec, load_federation(run_spec(smaller).data, spec.seed))
     with pytest.raises(PlanMismatchError, match="smashed"):
-        learn(plan, load_federation(spec.data, spec.seed))
+        train_run(plan, load_federation(spec.data, spec.seed))
 
 
 # A strategy that forgets something is caught
@@ -228,7 +228,7 @@ def test_a_plan_for_other_records_is_refused(tmp_path):
     ],
 )
 def test_a_strategy_that_forgets_the_noise_in_one_part_is_caught(ragged, monkeypatch, strategy, cut, part):
-    backward = Learner.backward
+    backward = Trainer.backward
 
     def forgets(self, *arguments):
         job = self.job
@@ -237,18 +237,18 @@ def test_a_strategy_that_forgets_the_noise_in_one_part_is_caught(ragged, monkeyp
         self.job = job
         return found
 
-    monkeypatch.setattr(Learner, "backward", forgets)
+    monkeypatch.setattr(Trainer, "backward", forgets)
     told = f"noised steps, {part}: .*releases|counts other noised steps of '{part}'"
     with pytest.raises((PlanMismatchError, ExchangeError), match=told):
         learn_run(run_spec(ragged, strategy, cut, DP_SGD, rounds=1))
 
 
 def test_a_clinic_that_trains_more_than_it_says_is_caught(ragged, monkeypatch):
-    train_whole = learner_module.train_whole
+    train_whole = trainer_module.train_whole
 
-    def twice(learner, cohort, server_round):
-        train_whole(learner, cohort, server_round)
-        train_whole(learner, cohort, server_round)
+    def twice(trainer, cohort, server_round):
+        train_whole(trainer, cohort, server_round)
+        train_whole(trainer, cohort, server_round)
 
     monkeypatch.setattr("clients.whole.train_whole", twice)
     with pytest.raises(ExchangeError, match="counts other noised steps of 'model'"):

@@ -19,18 +19,18 @@ from opacus.accountants import PRVAccountant
 from support import DP_SGD, learn_run, plan_of, run_spec
 from torch import nn
 
-import sim.engine.clipping
-import sim.engine.dense
-import sim.engine.learner
-import sim.privacy.releases
-import sim.sampling
-from sim.data import load_federation
-from sim.engine.learner import Learner
-from sim.job import Job
+import sim.methods.sampling
+import sim.methods.trainer
+import sim.plan.releases
+import sim.tensor.clipping
+import sim.tensor.dense
+from sim.data.federation import load_federation
+from sim.foundation.problems import ScenarioError
+from sim.methods.job import Job
+from sim.methods.trainer import Trainer
 from sim.plan.plan import make_plan
 from sim.privacy.accounting import dp_sgd_event, epsilon
-from sim.problems import ScenarioError
-from sim.study.learn import PlanMismatchError, learn
+from sim.study.train import PlanMismatchError, train_run
 from strategies import cohorts
 
 HERE = "strategies.test_privacy_mistakes"
@@ -90,7 +90,7 @@ def released(copies, strategy, cut, sigma, monkeypatch) -> Released:
     plan, federation = plan_of(spec_of(copies, strategy, cut, sigma))
     found: Released = {}
     with monkeypatch.context() as patch:
-        step = Learner._step
+        step = Trainer._step
 
         def watched(self, grads, lanes):
             for lane, clinic in enumerate(self.clinics[:lanes]):
@@ -99,8 +99,8 @@ def released(copies, strategy, cut, sigma, monkeypatch) -> Released:
                 found[self.part.name, clinic, before] = size * torch.cat([g[lane].flatten() for g in grads])
             return step(self, grads, lanes)
 
-        patch.setattr(Learner, "_step", watched)
-        learn(plan, federation)
+        patch.setattr(Trainer, "_step", watched)
+        train_run(plan, federation)
     return found
 
 
@@ -129,13 +129,13 @@ def test_what_is_measured_is_what_the_ledger_claims(copies, monkeypatch, strateg
 
 
 def _add_noise(monkeypatch, changed):
-    original = sim.engine.learner.add_noise
-    monkeypatch.setattr(sim.engine.learner, "add_noise", lambda *arguments: changed(original, *arguments))
+    original = sim.methods.trainer.add_noise
+    monkeypatch.setattr(sim.methods.trainer, "add_noise", lambda *arguments: changed(original, *arguments))
 
 
 def _factors(monkeypatch, changed):
-    original = sim.engine.clipping.clip_factors
-    for module in (sim.engine.clipping, sim.engine.dense):
+    original = sim.tensor.clipping.clip_factors
+    for module in (sim.tensor.clipping, sim.tensor.dense):
         monkeypatch.setattr(module, "clip_factors", lambda *arguments: changed(original, *arguments))
 
 
@@ -237,9 +237,9 @@ def prv_of(plan, executed) -> float:
 @pytest.mark.parametrize("forgets", [False, True])
 def test_the_epsilon_is_that_of_all_executed_steps(ragged, monkeypatch, forgets):
     if forgets:
-        monkeypatch.setattr(sim.privacy.releases, "dp_sgd_event", lambda q, sigma, steps: dp_sgd_event(q, sigma, 1))
+        monkeypatch.setattr(sim.plan.releases, "dp_sgd_event", lambda q, sigma, steps: dp_sgd_event(q, sigma, 1))
     plan, federation = plan_of(run_spec(ragged, privacy={**DP_SGD, "noise-multiplier": 1.5}, rounds=4))
-    counted = prv_of(plan, learn(plan, federation).meter.noised_steps["model"])
+    counted = prv_of(plan, train_run(plan, federation).meter.noised_steps["model"])
     claimed = plan.columns()["epsilon_model_user"]
     # Opacus' estimate is an upper end, at most 0.01 and its own error above.
     assert (claimed > counted - 0.05) == (not forgets)
@@ -249,17 +249,17 @@ def test_the_epsilon_is_that_of_all_executed_steps(ragged, monkeypatch, forgets)
 def test_more_steps_than_were_calibrated_for_are_caught(ragged, monkeypatch):
     target = {"mechanism": "dp-sgd", "epsilon": 3.0, "delta": 1e-3}
     plan, federation = plan_of(run_spec(ragged, privacy=target))
-    executed = learn(plan, federation).meter.noised_steps["model"]
+    executed = train_run(plan, federation).meter.noised_steps["model"]
     assert executed.tolist() == [clinic.steps for clinic in plan.clinics]
     longer = replace(plan, rounds=plan.rounds + 1)
     with pytest.raises(PlanMismatchError, match="noised steps, model"):
-        learn(longer, federation)
+        train_run(longer, federation)
 
 
 @pytest.mark.parametrize("shuffles", [False, True])
 def test_batches_are_poisson_samples(ragged, monkeypatch, shuffles):
     if shuffles:
-        monkeypatch.setattr(sim.sampling, "_poisson", sim.sampling._shuffled)
+        monkeypatch.setattr(sim.methods.sampling, "_poisson", sim.methods.sampling._shuffled)
     spec = run_spec(ragged, privacy=DP_SGD)
     federation = load_federation(spec.data, spec.seed)
     job = Job.build(spec, federation, [1.0] * 4)

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from sim.data import load_federation
+from sim.data.federation import load_federation
 from sim.plan.plan import make_plan
 from sim.scenario import HeartDisease, parse_scenario
-from sim.spec import expand
-from sim.study.learn import learn
+from sim.scenario.spec import expand
+from sim.study.train import train_run
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def mean_accuracy(strategy, data, train, seeds, privacy=None):
     accuracies = []
     for spec in expand(scenario):
         federation = load_federation(spec.data, spec.seed)
-        accuracies.append(learn(make_plan(spec, federation), federation).evaluations[-1].pooled["accuracy"])
+        accuracies.append(train_run(make_plan(spec, federation), federation).evaluations[-1].pooled["accuracy"])
     return float(np.mean(accuracies))
 
 

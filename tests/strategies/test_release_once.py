@@ -12,16 +12,16 @@ from sklearn.decomposition import PCA
 from support import bitwise, distance, learn_run, plan_of, run_spec, write_csv
 
 from clients import records
-from sim.data import load_federation
-from sim.engine.evaluation import Evaluator
-from sim.engine.row_noise import arrived_rows, leaving_rows
-from sim.job import Job
+from sim.data.federation import load_federation
+from sim.foundation.problems import ScenarioError
+from sim.methods.job import Job
+from sim.methods.row_noise import arrived_rows, leaving_rows
 from sim.plan.plan import make_plan
 from sim.privacy.accounting import epsilon
-from sim.problems import ScenarioError
 from sim.scenario import parse_scenario
-from sim.spec import expand
-from sim.study.learn import learn
+from sim.scenario.spec import expand
+from sim.study.train import train_run
+from sim.tensor.evaluation import Evaluator
 
 ONCE = {"mechanism": "release-once", "noise-multiplier": 2.0, "clip": 0.7, "delta": 1e-3, "labels": "public"}
 PLAIN = {**ONCE, "noise-multiplier": 0, "clip": math.inf}
@@ -56,15 +56,15 @@ def test_the_server_trains_on_the_noised_rows_of_all_clinics(csv, monkeypatch):
 
     monkeypatch.setattr(records, "leaving_rows", spy)
     plan, federation = plan_of(once(csv))
-    learned = learn(plan, federation)
+    learned = train_run(plan, federation)
     assert len(sent) == 1  # three rounds, one release
     rows = iter(sent)
     monkeypatch.setattr(records, "leaving_rows", lambda *arguments: next(rows))
-    assert bitwise(learn(plan, federation).parameters, learned.parameters)
+    assert bitwise(train_run(plan, federation).parameters, learned.parameters)
     monkeypatch.setattr(records, "leaving_rows", lambda *arguments: torch.zeros_like(sent[0]))
-    assert distance(learn(plan, federation).parameters, learned.parameters) > 1e-2
+    assert distance(train_run(plan, federation).parameters, learned.parameters) > 1e-2
     monkeypatch.undo()
-    assert distance(learn(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-5
+    assert distance(train_run(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-5
     job = Job.build(plan.spec, federation, (), plan.release_noise)
     initial = job.network.initial_parameters(plan.spec.seed)
     assert all(torch.equal(learned.parameters[n], initial[n]) for n in job.part("head").shapes())
@@ -76,7 +76,7 @@ def test_rounds_cost_neither_traffic_nor_privacy_nor_work_at_the_clinic(csv, rou
     import dp_accounting as dp
 
     plan, federation = plan_of(once(csv, rounds=rounds, participation=0.5))
-    meter = learn(plan, federation).meter  # holds itself against the plan
+    meter = train_run(plan, federation).meter  # holds itself against the plan
     sizes = np.diff(federation.train.offsets)
     counted = {key: value.tolist() for key, value in meter.traffic.items()}
     assert counted == {
@@ -99,12 +99,12 @@ def test_rounds_cost_neither_traffic_nor_privacy_nor_work_at_the_clinic(csv, rou
 def test_a_target_is_met_with_one_release_and_randomised_labels_are_paid_for(csv):
     target = {key: value for key, value in ONCE.items() if key != "noise-multiplier"} | {"epsilon": 3.0}
     plan, federation = plan_of(once(csv, target))
-    learn(plan, federation)
+    train_run(plan, federation)
     assert [clinic.epsilon["server"] for clinic in plan.clinics] == pytest.approx([3.0] * 4, rel=1e-3)
     both = {**target, "mechanism": "release-once+label-rr", "label-epsilon": 1.0}
     del both["labels"]
     plan, federation = plan_of(once(csv, both))
-    learn(plan, federation)
+    train_run(plan, federation)
     assert plan.columns()["epsilon_label"] == pytest.approx(1.0)
     for clinic in plan.clinics:
         assert 2.0 < clinic.epsilon["server"] <= 3.0
@@ -185,7 +185,7 @@ def test_a_head_of_principal_components_is_scikit_learns(csv, tmp_path):
     assert np.abs(rows.numpy()) == pytest.approx(np.abs(expected), abs=1e-4)
     assert [part.name for part in job.parts] == ["head", "body"]
     assert next(iter(job.part("body").shapes().values())) == (6, 2)
-    assert torch.equal(learn(plan, federation).parameters["pca.1.weight"], parameters["pca.1.weight"])
+    assert torch.equal(train_run(plan, federation).parameters["pca.1.weight"], parameters["pca.1.weight"])
     run_id = spec.run_id
     np.savez(tmp_path / "public.npz", x=public[:40])
     assert spec.run_id != run_id
@@ -252,7 +252,7 @@ def accuracy(folder: Path, mechanism: str, target: float) -> float:
     for spec in expand(scenario):
         federation = load_federation(spec.data, spec.seed)
         plan = make_plan(spec, federation)
-        model = learn(plan, federation).parameters
+        model = train_run(plan, federation).parameters
         found.append(Evaluator(Job.build(spec, federation, ()).network, federation.test).evaluate(model))
     return float(np.mean([evaluation.pooled["accuracy"] for evaluation in found]))
 

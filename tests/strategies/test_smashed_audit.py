@@ -14,17 +14,17 @@ import pytest
 import torch
 
 from clients import split
-from sim.audit.one_run import audit_one_run
-from sim.data import Records, load_federation
-from sim.engine import workplace
-from sim.engine.lanes import forward
-from sim.engine.row_noise import arrived_rows
-from sim.job import Job
+from sim.attacks.one_run import audit_one_run
+from sim.data.federation import Records, load_federation
+from sim.flower import workplace
+from sim.foundation.rng import stream
+from sim.methods.job import Job
+from sim.methods.row_noise import arrived_rows
 from sim.plan.plan import make_plan
-from sim.rng import stream
 from sim.scenario import parse_scenario
-from sim.spec import expand
-from sim.study.learn import learn
+from sim.scenario.spec import expand
+from sim.study.train import train_run
+from sim.tensor.lanes import forward
 
 pytestmark = pytest.mark.slow
 CLINICS, OWN, GUESSES, SEED, DELTA = 120, 1000, 60, 3, 1e-5
@@ -77,7 +77,7 @@ def fresh_jobs():
     """Keep the planted records out of other tests."""
     yield
     workplace._job.cache_clear()
-    workplace._cohort.cache_clear()
+    workplace._node_group.cache_clear()
 
 
 def audited(privacy, freeze, folder, monkeypatch):
@@ -98,7 +98,7 @@ def audited(privacy, freeze, folder, monkeypatch):
     federation = replace(made_up, train=train)
     monkeypatch.setattr(workplace, "load_federation", lambda data, seed: federation)
     workplace._job.cache_clear()
-    workplace._cohort.cache_clear()
+    workplace._node_group.cache_clear()
     plan = make_plan(spec, federation)
     job = Job.build(spec, federation, plan.noise_multipliers, plan.release_noise)
     first = forward(
@@ -120,7 +120,7 @@ def audited(privacy, freeze, folder, monkeypatch):
         return leaving
 
     monkeypatch.setattr(split, "leaving_rows", watched)
-    learn(plan, federation)
+    train_run(plan, federation)
     bound = audit_one_run(-likeness, included, GUESSES, DELTA).epsilon_lower
     return plan.columns()["epsilon_server"], bound
 

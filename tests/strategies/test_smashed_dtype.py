@@ -4,8 +4,8 @@ import pytest
 import torch
 from support import bitwise, distance, learn_run, plan_of, run_spec, write_csv
 
-from sim.engine.rows import narrowed, widened
-from sim.protocols import CUT_KINDS
+from sim.methods.protocol import CUT_KINDS
+from sim.tensor.rows import narrowed, widened
 
 CUTS = ["vanilla", "u-shaped"]
 TYPES = ["float16", "bfloat16"]

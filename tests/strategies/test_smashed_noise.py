@@ -8,12 +8,12 @@ import torch
 from support import DP_SGD, NO_PRIVACY, bitwise, distance, learn_run, plan_of, run_spec, write_csv
 
 from clients import split
-from sim.engine import row_noise
-from sim.job import Job
+from sim.foundation.problems import ScenarioError
+from sim.methods import row_noise
+from sim.methods.job import Job
 from sim.models import ClipRows
 from sim.privacy.accounting import epsilon
-from sim.problems import ScenarioError
-from sim.study.learn import learn
+from sim.study.train import train_run
 from strategies.replies import ExchangeError
 
 ENDS = {"vanilla": ["head"], "u-shaped": ["head", "tail"]}
@@ -42,7 +42,7 @@ def test_frozen_ends_and_noised_rows_are_worth_the_exact_gaussian(csv, strategy,
     """mu^2 = E (sum of (reach C / s)^2): 3 epochs, rows after a rectifier at sqrt(2), tail gradients at 2."""
     spec = frozen(csv, strategy, cut)
     plan, federation = plan_of(spec)
-    learned = learn(plan, federation)  # holds executed and planned ledgers equal
+    learned = train_run(plan, federation)  # holds executed and planned ledgers equal
     import dp_accounting as dp
 
     mu = math.sqrt(3 * (2 + (4 if cut == "u-shaped" else 0))) / 5.0
@@ -55,13 +55,13 @@ def test_frozen_ends_and_noised_rows_are_worth_the_exact_gaussian(csv, strategy,
         for name in job.part(part).shapes() if part in ENDS[cut] else ():
             assert torch.equal(learned.parameters[name], initial[name].expand_as(learned.parameters[name]))
     assert any(not torch.equal(learned.parameters[n], initial[n]) for n in job.part("body").shapes())
-    assert distance(learn(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-4
+    assert distance(train_run(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-4
 
 
 @pytest.mark.parametrize(("strategy", "cut"), METHODS)
 def test_beside_dp_sgd_the_server_gets_no_amplification(csv, strategy, cut):
     plan, federation = plan_of(run_spec(csv, strategy, cut, BOTH))
-    learn(plan, federation)
+    train_run(plan, federation)
     import dp_accounting as dp
 
     kinds = 2 + (4 if cut == "u-shaped" else 0)
@@ -85,7 +85,7 @@ def test_no_noise_and_no_clip_is_plain_training_bitwise(csv, strategy, cut):
 @pytest.mark.parametrize(("strategy", "cut"), METHODS)
 def test_a_head_trained_on_raw_records_makes_noise_worth_nothing(csv, strategy, cut):
     plan, federation = plan_of(run_spec(csv, strategy, cut, NOISED))
-    learn(plan, federation)
+    train_run(plan, federation)
     assert set(plan.clinics[0].epsilon.values()) == {math.inf}
     target = {key: value for key, value in NOISED.items() if key != "noise-multiplier"} | {"epsilon": 3.0}
     with pytest.raises(
@@ -104,7 +104,7 @@ def test_labels_that_are_sent_count_unless_public(csv):
 def test_a_target_is_met_and_not_overshot(csv, cut):
     target = {"mechanism": "smashed-noise", "epsilon": 3.0, "delta": 1e-3, "labels": "public"}
     plan, federation = plan_of(frozen(csv, "splitfed-v1", cut, target, participation=0.5, rounds=6))
-    learn(plan, federation)
+    train_run(plan, federation)
     assert len(set(plan.release_noise)) > 1  # clinics that take part more often need more noise
     for clinic in plan.clinics:
         assert clinic.steps == 0 or 2.98 < clinic.epsilon["server"] <= 3.0

@@ -23,10 +23,10 @@ from wire import (
     with_record,
 )
 
-from sim.engine.learner import Learner
-from sim.engine.released import row_step, sum_step
-from sim.job import Job
-from sim.settings.study import ClinicGroup
+from sim.methods.job import Job
+from sim.methods.trainer import Trainer
+from sim.scenario.study import ClinicGroup
+from sim.tensor.released import row_step, sum_step
 
 LOUD, RATE, CLIP = 20.0, 1e-3, 0.7
 CHANGED = 1
@@ -341,14 +341,14 @@ def test_an_empty_batch_sends_no_row(files, monkeypatch, strategy, cut, nodes):
 def test_noised_sums_lie_on_the_public_grid_before_the_optimizer_sees_them(files, monkeypatch, strategy, cut, clipping):
     privacy = {"mechanism": "dp-sgd", "noise-multiplier": 3.0, "delta": 1e-3, "clip": CLIP, "clipping": clipping}
     seen = []
-    step = Learner._step
+    step = Trainer._step
 
     def watched(self, grads, lanes):
         for lane, clinic in enumerate(self.clinics[:lanes]):
             seen.append((clinic, torch.cat([g[lane].flatten() for g in grads]).double()))
         step(self, grads, lanes)
 
-    monkeypatch.setattr(Learner, "_step", watched)
+    monkeypatch.setattr(Trainer, "_step", watched)
     plan, federation = plan_of(run_spec(files[False][0], strategy, cut, privacy, rounds=1, batch_size=2))
     run = record(monkeypatch, plan, federation)
     assert seen

@@ -1,0 +1,229 @@
+"""Attacks on a finished run, made on the very records it was trained on and measured beside its epsilon.
+
+The model user guesses who was in the training data: records with a small loss (Yeom et al., "Privacy Risk in Machine
+Learning: Analyzing the Connection to Overfitting", CSF 2018). The server reconstructs records from the rows that cross
+the cut, by ridge regression from rows whose records it knows. That an attack fails proves nothing; that it succeeds
+shows what is lost at least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sim.data.federation import Federation, Records
+from sim.foundation.rng import stream
+from sim.methods.job import Job
+from sim.methods.row_noise import arrived_rows, leaving_rows
+from sim.models import Network
+from sim.plan.costs import FLOAT_BYTES, part_costs
+from sim.plan.plan import Plan
+from sim.tensor.evaluation import Evaluator, area_under_curve
+from sim.tensor.lanes import forward
+
+Floats = NDArray[np.float64]
+MOST_RECORDS, FEWEST_RECORDS, MOST_VALUES = 500, 20, 4_000_000
+"""How many records the reconstruction looks at: fewer where one has more than 8,000 values at the cut or before it."""
+RIDGES = np.logspace(-6, 6, 25)
+
+
+@dataclass(frozen=True)
+class Membership:
+    """What losses tell of membership.
+
+    Attributes
+    ----------
+    auc : float
+        Probability that a training record has a smaller loss than a held-out one, ties counted half; 0.5 is a guess.
+    advantage : float
+        True less false positives of the guess "in" for a loss of at most the training records' mean.
+    clinics : tuple of float
+        The same as ``auc`` for each clinic's own records; NaN where it holds none of one kind.
+    """
+
+    auc: float
+    advantage: float
+    clinics: tuple[float, ...]
+
+
+def membership(network: Network, parameters: Mapping[str, Tensor], federation: Federation) -> Membership:
+    """Tell training records from held-out ones by their loss.
+
+    Parameters
+    ----------
+    network : Network
+    parameters : mapping of str to Tensor
+        ``[1, *shape]`` for a global model, ``[clinic, *shape]`` where every clinic has its own.
+    federation : Federation
+
+    Returns
+    -------
+    Membership
+    """
+    members, others = (_losses(network, parameters, records) for records in (federation.train, federation.test))
+    clinics = [
+        _membership_auc(members[a:b], others[c:d])
+        for (a, b), (c, d) in zip(
+            pairwise(federation.train.offsets.tolist()), pairwise(federation.test.offsets.tolist()), strict=True
+        )
+    ]
+    limit = members.mean() if len(members) else np.nan
+    advantage = float(np.mean(members <= limit) - np.mean(others <= limit)) if len(others) else np.nan
+    return Membership(_membership_auc(members, others), advantage, tuple(clinics))
+
+
+def _losses(network: Network, parameters: Mapping[str, Tensor], records: Records) -> Floats:
+    if not len(records.y):
+        return np.zeros(0)
+    probabilities = Evaluator(network, records).class_probabilities(parameters)
+    own: Floats = probabilities[np.arange(len(records.y)), records.y]
+    return -np.log(np.maximum(own, np.finfo(np.float64).tiny))
+
+
+def _membership_auc(members: Floats, others: Floats) -> float:
+    if not len(members) or not len(others):
+        return np.nan
+    inside = np.concatenate([np.ones(len(members), dtype=bool), np.zeros(len(others), dtype=bool)])
+    return area_under_curve(-np.concatenate([members, others]), inside)
+
+
+def attack(plan: Plan, parameters: Mapping[str, Tensor], federation: Federation) -> tuple[Membership, float]:
+    """Make both attacks on a learned run.
+
+    Parameters
+    ----------
+    plan : Plan
+    parameters : mapping of str to Tensor
+        After the last round.
+    federation : Federation
+
+    Returns
+    -------
+    Membership
+    float
+        As :func:`reconstruction` returns; NaN where the network is not cut.
+    """
+    job = Job.build(plan.spec, federation, plan.noise_multipliers, plan.release_noise)
+    cut = job.protocol.topology != "whole"
+    r2 = reconstruction(job, parameters, federation, plan.sampled.exposures) if cut else np.nan
+    return membership(job.network, parameters, federation), r2
+
+
+def reconstruction(
+    job: Job, parameters: Mapping[str, Tensor], federation: Federation, exposures: NDArray[np.int64]
+) -> float:
+    """Reconstruct training records from their rows at the cut, as they leave the clinic after the last round.
+
+    The server is taken to know the held-out records and their rows, on which it fits the regression. Of rows from a
+    frozen head it has as many noised copies as a record has exposures, and takes their mean.
+
+    Parameters
+    ----------
+    job : Job
+        Of a strategy that cuts the network.
+    parameters : mapping of str to Tensor
+        As for :func:`membership`.
+    federation : Federation
+    exposures : ndarray of int
+        By clinic, of the record that leaves most often.
+
+    Returns
+    -------
+    float
+        See :func:`probe_r2`; NaN without held-out records.
+    """
+    most = max(FEWEST_RECORDS, min(MOST_RECORDS, MOST_VALUES // _widest(job)))
+    known, wanted = (_drawn(job.seed, records, most) for records in (federation.test, federation.train))
+    if min(len(known), len(wanted)) < 2:
+        return np.nan
+    rows = [
+        _rows_at_the_cut(job, parameters, records, index, exposures)
+        for records, index in ((federation.test, known), (federation.train, wanted))
+    ]
+    return probe_r2(rows[0], _flat(federation.test.x[known]), rows[1], _flat(federation.train.x[wanted]))
+
+
+def probe_r2(rows: Floats, inputs: Floats, new_rows: Floats, new_inputs: Floats) -> float:
+    """Fit inputs by ridge regression on rows, and say what share of new inputs' variance it explains.
+
+    Parameters
+    ----------
+    rows, inputs : ndarray
+        ``[record, column]`` to fit on; the ridge is chosen by generalised cross-validation (Golub et al. 1979).
+    new_rows, new_inputs : ndarray
+        The same of other records.
+
+    Returns
+    -------
+    float
+        R^2 over all inputs together, weighted by their variance; 0 if their mean would do as well. NaN if new inputs
+        do not vary.
+    """
+    spread = float(np.square(new_inputs - new_inputs.mean(0)).sum())
+    if spread == 0:
+        return np.nan
+    centre, scale, middle = rows.mean(0), rows.std(0), inputs.mean(0)
+    scale = np.where(scale > 0, scale, 1.0)
+    known, new = (rows - centre) / scale, (new_rows - centre) / scale
+    strengths, u = np.linalg.eigh(known @ known.T)
+    strengths = np.maximum(strengths, 0.0)
+    along = u.T @ (inputs - middle)
+
+    def cross_validated(ridge: float) -> float:
+        left = ridge / (strengths + ridge)
+        return float(np.square(left[:, None] * along).sum()) / max(float(left.sum()) - 1, 1e-9) ** 2
+
+    ridge = min(RIDGES * len(rows), key=cross_validated)
+    predicted = middle + (new @ known.T) @ (u @ (along / (strengths + ridge)[:, None]))
+    return max(0.0, 1 - float(np.square(new_inputs - predicted).sum()) / spread)
+
+
+def _widest(job: Job) -> int:
+    """Return the values of one record at the cut or before the head, whichever are more."""
+    smashed = part_costs(job.parts, job.network.input_shape, job.frozen)["head"].output_bytes // FLOAT_BYTES
+    return max(smashed, int(np.prod(job.network.input_shape)))
+
+
+def _drawn(seed: int, records: Records, most: int) -> NDArray[np.int64]:
+    count = len(records.y)
+    if count <= most:
+        return np.arange(count)
+    return np.sort(stream(seed, "audit.records").choice(count, most, replace=False)).astype(np.int64)
+
+
+@torch.no_grad()
+def _rows_at_the_cut(
+    job: Job,
+    parameters: Mapping[str, Tensor],
+    records: Records,
+    index: NDArray[np.int64],
+    exposures: NDArray[np.int64],
+) -> Floats:
+    """Return the smashed data of some records, ``[record, value]``, clipped and noised as the job says."""
+    head = job.part("head")
+    own = head.select(parameters)
+    noise = job.rows
+    if noise is not None and "head" in job.frozen:
+        copies = np.sqrt(np.maximum(exposures, 1))
+        noise = replace(noise, multipliers=tuple(float(m / c) for m, c in zip(noise.multipliers, copies, strict=True)))
+        job = replace(job, rows=noise)
+    clinic_of = np.searchsorted(records.offsets, index, side="right") - 1
+    rows = []
+    for clinic in np.unique(clinic_of):
+        x = torch.tensor(records.x[index[clinic_of == clinic]])[None]
+        lane = slice(clinic, clinic + 1) if next(iter(own.values())).shape[0] > 1 else slice(0, 1)
+        smashed = forward(head, {name: value[lane] for name, value in own.items()}, x)
+        after = (job.spec.train.rounds + 1, 0)  # no round of training draws from these streams
+        sent = leaving_rows(job, "smashed", smashed, [x.shape[1]], [int(clinic)], after)
+        rows.append(_flat(arrived_rows(job, "smashed", sent, [int(clinic)])[0].numpy()))
+    return np.concatenate(rows)
+
+
+def _flat(x: NDArray[np.float32]) -> Floats:
+    return x.reshape(len(x), -1).astype(np.float64)

@@ -1,0 +1,83 @@
+"""Scores of canaries from the models of every round, by an adversary who sees them and knows the algorithm.
+
+What a round moved a block's parameters by is, but for noise and the other records, a sum over the canaries in the data
+of their clipped gradients. Ridge regression takes the canaries' shares in it apart, block by block, so that a block
+that lacks its noise is found even if the others have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sim.attacks.canaries import Canaries
+from sim.models import Network, Part
+from sim.tensor.lanes import forward, loss_sum
+
+Floats = NDArray[np.float64]
+ALL = "all blocks"
+
+
+def round_scores(
+    network: Network,
+    parts: Sequence[Part],
+    models: Sequence[Mapping[str, Tensor]],
+    canaries: Canaries,
+    part_clip: float,
+) -> dict[str, Floats]:
+    """Score every canary by the rounds' models.
+
+    Parameters
+    ----------
+    network : Network
+    parts : sequence of Part
+        As the algorithm clips them.
+    models : sequence of mapping of str to Tensor
+        ``[1, *shape]`` each: before the first round and after every one.
+    canaries : Canaries
+        Their coins are not looked at.
+    part_clip : float
+        Bound of a record's gradient in one part.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``[canary]`` by block, and under ``ALL`` from all blocks at once.
+    """
+    names = [block.name for block in network.blocks]
+    scores: dict[str, Floats] = {name: np.zeros(len(canaries.y)) for name in (*names, ALL)}
+    for before, after in pairwise(models):
+        each = canary_gradients(network, before, canaries)
+        moves, gradients = [], []
+        for part in parts:
+            norms = torch.cat([each[name].flatten(1) for name in part.shapes()], 1).norm(dim=1, keepdim=True)
+            factors = (part_clip / norms).clamp(max=1.0)
+            for block in part.blocks:
+                own = Part(block.name, (block,)).shapes()
+                moves.append(torch.cat([(before[name] - after[name]).flatten() for name in own]).double())
+                gradients.append((torch.cat([each[name].flatten(1) for name in own], 1) * factors).double())
+                scores[block.name] += _shares(gradients[-1], moves[-1])
+        scores[ALL] += _shares(torch.cat(gradients, 1), torch.cat(moves))
+    return scores
+
+
+def canary_gradients(network: Network, model: Mapping[str, Tensor], canaries: Canaries) -> dict[str, Tensor]:
+    """Return the gradient of each canary's loss, ``[canary, *shape]`` by parameter: one lane a canary."""
+    count = len(canaries.y)
+    leaves = {name: value.expand(count, *value.shape[1:]).clone().requires_grad_() for name, value in model.items()}
+    logits = forward(network.whole, leaves, torch.from_numpy(canaries.x)[:, None])
+    loss = loss_sum(logits, torch.from_numpy(canaries.y)[:, None], torch.ones(count, 1))
+    return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+
+def _shares(gradients: Tensor, move: Tensor, ridge: float = 0.3) -> Floats:
+    """Solve for the canaries' shares in a move by ridge regression; ``ridge`` is relative to their mean square norm."""
+    products = gradients @ gradients.t()
+    products.diagonal().add_(ridge * products.diagonal().mean())
+    shares: Floats = torch.linalg.solve(products, gradients @ move).numpy()
+    return shares

@@ -1,0 +1,244 @@
+"""The clinics' records: read, checked, dealt out to clinics, split, and scaled."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.foundation.problems import ScenarioError
+from sim.scenario import DataSpec, HeartDisease, Npz, TableFile
+
+__all__ = ["Federation", "Records", "Table", "load_federation"]
+
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+_OF_A_COLUMN = ("mean and deviation of ", "constant for missing ", "levels of ")
+"""How the name of a statistic begins that is of the column named behind it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Records:
+    """Records of all clinics, one clinic after another.
+
+    Attributes
+    ----------
+    x : ndarray of float32, ``[record, *feature]``
+        Scaled features: ``[record, feature]`` of a table, ``[record, channel, height, width]`` of images,
+        ``[record, channel, length]`` of signals.
+    y : ndarray of int64, ``[record]``
+        Class of each record, an index into ``Federation.classes``.
+    offsets : ndarray of int64, ``[clinic + 1]``
+        Clinic ``k`` has the records ``offsets[k]:offsets[k + 1]``.
+    """
+
+    x: NDArray[np.float32]
+    y: Ints
+    offsets: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """Clinics with their training, validation and held-out records.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The clinics, in the order of the records' clinic axis.
+    features, classes : tuple of str
+        What axis 1 of ``x`` (a table's columns, or channels) and the values of ``y`` are.
+    train, test, validation : Records
+        Training, held-out and validation records, each in the source's order within a clinic; a clinic may have no
+        validation records. The arrays cannot be written to.
+    statistics : dict of str to str
+        Every statistic that the preprocessing used, as ``"public"`` or ``"non-private"``, and, as ``"simulated"``, what
+        made the clinics out of the records and is no statistic of theirs.
+    clinics_of_a_patient : int
+        The largest number of clinics that have training records of one patient.
+    """
+
+    names: tuple[str, ...]
+    features: tuple[str, ...]
+    classes: tuple[str, ...]
+    train: Records
+    test: Records
+    validation: Records
+    statistics: dict[str, str]
+    clinics_of_a_patient: int = 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of all records; who lacks one of them cannot form it, and it is written nowhere."""
+        digest = blake2b(digest_size=32)
+        for part in (self.train, self.test, self.validation):
+            for array in (part.x, part.y, part.offsets):
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    @property
+    def non_private(self) -> tuple[str, ...]:
+        """The statistics of the records that the preprocessing used."""
+        return tuple(name for name, marking in self.statistics.items() if marking == "non-private")
+
+    def statistics_by_kind(self, marking: str) -> dict[str, list[str]]:
+        """Return the columns that statistics of one marking are of, by the words in front of a column's name."""
+        columns: dict[str, list[str]] = {}
+        for name, found in self.statistics.items():
+            if found == marking:
+                kind = next((kind for kind in _OF_A_COLUMN if name.startswith(kind)), "")
+                columns.setdefault(kind, []).append(name.removeprefix(kind))
+        return columns
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Records of the sites in use as a source gives them: complete, unsplit and unscaled.
+
+    Attributes
+    ----------
+    names, features, classes : tuple of str
+        As in `Federation`; no names where the source knows no clinics.
+    x : ndarray of numbers, ``[record, *feature]``
+        Features in their own units.
+    y, clinic : ndarray of int64, ``[record]``
+        Class, and index into `names`.
+    scaling : {"public", "per-clinic", "pooled", "none"}
+        How to scale the features.
+    ranges : mapping of str to (float, float)
+        Public range of each feature that public scaling maps to -1 to 1.
+    statistics : dict of str to str
+        What was used to make it complete.
+    patient : ndarray of int64, ``[record]``, optional
+        Number of the patient; without it each record is a patient of its own.
+    held_out : ndarray of bool, ``[record]``, optional
+        The source's own held-out records.
+    problems : tuple of str
+        What is wrong with it, a line each; unless empty, the features must not be used.
+    """
+
+    names: tuple[str, ...]
+    features: tuple[str, ...]
+    classes: tuple[str, ...]
+    x: NDArray[Any]
+    y: Ints
+    clinic: Ints
+    scaling: str
+    ranges: Mapping[str, tuple[float, float]]
+    statistics: dict[str, str]
+    patient: Ints | None = None
+    held_out: Mask | None = None
+    problems: tuple[str, ...] = ()
+
+
+def load_federation(data_spec: DataSpec, seed: int) -> Federation:
+    """Read the data that a scenario names.
+
+    Parameters
+    ----------
+    data_spec : DataSpec
+        The scenario's ``[data]``.
+    seed : int
+        Seed of all draws: which clinic a record is dealt to, which records are held out, and made-up records.
+
+    Returns
+    -------
+    Federation
+        The clinics with their records.
+
+    Raises
+    ------
+    ScenarioError
+        With one line for each problem.
+    """
+    from sim.data import deal, scale, split
+
+    table = _read(data_spec, seed)
+    if faults := split.name_problems(table):
+        raise ScenarioError([*table.problems, *faults])
+    try:
+        names, clinic = deal.place(data_spec, table, seed)
+    except ScenarioError as error:
+        raise ScenarioError([*table.problems, *error.problems]) from None
+    faults = split.clinic_problems(data_spec, names, table.y, clinic, given=table.held_out is not None)
+    if table.problems or faults:
+        raise ScenarioError([*table.problems, *faults])
+    table = _sorted(replace(table, names=names, clinic=clinic))
+    held_out = table.held_out
+    by_class = data_spec.stratified
+    if held_out is None:
+        everything, singles = np.ones(len(table.y), dtype=np.bool_), data_spec.one_class == "keep"
+        held_out = split.hold_out_patients(
+            table, everything, data_spec.test_share, seed, "split", by_class=by_class, singles=singles
+        )
+    validation = np.zeros_like(held_out)
+    if data_spec.validation_share:
+        validation = split.hold_out_patients(
+            table, ~held_out, data_spec.validation_share, seed, "validation", by_class=by_class
+        )
+    train = ~held_out & ~validation
+    if faults := split.one_sided_problems(data_spec, names, table.clinic, train, held_out):
+        raise ScenarioError(faults)
+    offsets = np.searchsorted(table.clinic, np.arange(len(names) + 1))
+    x, statistics = scale.scaled(table, offsets, train)
+    if by_class:
+        statistics["held-out records drawn by class"] = "non-private"
+    if data_spec.split in deal.BY_CLASS:
+        statistics["records dealt to clinics by label"] = "simulated"
+    if data_spec.split == "feature-shift":
+        x = deal.shifted(x, offsets, data_spec.shift or 0.0, seed)
+    return Federation(
+        names,
+        table.features,
+        table.classes,
+        train=_records(x, table.y, offsets, train),
+        test=_records(x, table.y, offsets, held_out),
+        validation=_records(x, table.y, offsets, validation),
+        statistics=table.statistics | statistics,
+        clinics_of_a_patient=_clinics_of_a_patient(table, train),
+    )
+
+
+def _read(data_spec: DataSpec, seed: int) -> Table:
+    from sim.data import arrays, heart, synthetic, table
+
+    if isinstance(data_spec, HeartDisease):
+        return heart.read(data_spec)
+    if isinstance(data_spec, TableFile):
+        return table.read(data_spec)
+    if isinstance(data_spec, Npz):
+        return arrays.read(data_spec)
+    return synthetic.make(data_spec, seed)
+
+
+def _sorted(table: Table) -> Table:
+    """Return the table with one clinic after another."""
+    if (np.diff(table.clinic) >= 0).all():
+        return table
+    order = np.argsort(table.clinic, kind="stable")
+    return replace(
+        table,
+        x=table.x[order],
+        y=table.y[order],
+        clinic=table.clinic[order],
+        patient=None if table.patient is None else table.patient[order],
+        held_out=None if table.held_out is None else table.held_out[order],
+    )
+
+
+def _clinics_of_a_patient(table: Table, train: Mask) -> int:
+    if table.patient is None:
+        return 1
+    stays = np.unique(np.stack([table.patient[train], table.clinic[train]]), axis=1)
+    return int(np.unique(stays[0], return_counts=True)[1].max(initial=1))
+
+
+def _records(x: NDArray[np.float32], y: Ints, offsets: Ints, mask: Mask) -> Records:
+    counts = np.concatenate([[0], np.cumsum(mask)])
+    records = Records(x[mask], y[mask], counts[offsets].astype(np.int64))
+    for array in (records.x, records.y, records.offsets):
+        array.setflags(write=False)
+    return records

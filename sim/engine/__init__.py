@@ -1,1 +1,0 @@
-"""Runs what clinics and server compute, over lanes, behind Flower grids."""

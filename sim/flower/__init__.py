@@ -1,0 +1,1 @@
+"""Every import of Flower: grids, messages on the wire, the apps."""

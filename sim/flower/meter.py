@@ -1,0 +1,86 @@
+"""Counts what really crosses: bytes by direction, kind and clinic, and the noised steps that were executed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message
+from numpy.typing import NDArray
+
+from sim.flower.internals import TensorArray
+from sim.flower.messages import MODEL, NOISED, config_of, integers
+from sim.methods.protocol import HEADER_BYTES, HEADERS, MODEL_KIND, ROW_KINDS, Direction, Traffic
+
+
+def item_bytes(array: Array) -> int:
+    """Return the bytes of one element."""
+    return array.tensor.element_size() if isinstance(array, TensorArray) else np.dtype(array.dtype).itemsize
+
+
+class Meter:
+    """An observer of messages.
+
+    Parameters
+    ----------
+    clinics : int
+        How many clinics there are.
+
+    Attributes
+    ----------
+    traffic : Traffic
+        Bytes by ``(direction, kind)``, an integer array ``[clinic]`` each. A clinic's bytes are what its own message
+        would carry: its rows without padding, the payload of the arrays, and ``HEADER_BYTES`` a message. Messages that
+        carry no array are not counted.
+    noised_steps : dict of str to ndarray
+        By part, ``[clinic]``: how many gradients of that part were clipped and noised.
+    """
+
+    def __init__(self, clinics: int) -> None:
+        self.clinics = clinics
+        self.traffic: Traffic = {}
+        self.noised_steps: dict[str, np.ndarray] = {}
+
+    def observe(self, message: Message, direction: Direction, node_clinics: Sequence[int]) -> None:
+        """Count one message.
+
+        Parameters
+        ----------
+        message : Message
+            An instruction or a reply with content.
+        direction : {"up", "down"}
+        node_clinics : sequence of int
+            The clinics of the node, used where the message does not say which ones it concerns.
+        """
+        config = config_of(message)
+        clinics = integers(config, "clinics") or list(node_clinics)
+        rows = integers(config, "rows")
+        one = len(clinics) == 1
+        at: int | list[int] = clinics[0] if one else clinics
+        crossed = False
+        for kind, record in message.content.items():
+            if not isinstance(record, ArrayRecord):
+                continue
+            crossed = True
+            if record:
+                own_axes = 2 if kind in ROW_KINDS else 1
+                size = sum(item_bytes(array) * prod(array.shape[own_axes:]) for array in record.values())
+                times = 1 if own_axes == 1 else rows[0] if one else np.array(rows)
+                self._counts(direction, MODEL_KIND if kind == MODEL else kind)[at] += size * times
+        if crossed:
+            self._counts(direction, HEADERS)[at] += HEADER_BYTES
+        if direction == "up":
+            for key in config:
+                if key.startswith(NOISED):
+                    self.count_noise(key.removeprefix(NOISED), clinics, integers(config, key))
+
+    def count_noise(self, part: str, clinics: Sequence[int], steps: Sequence[int]) -> None:
+        """Add executed noised steps of one part, one number a clinic."""
+        self.noised_steps.setdefault(part, np.zeros(self.clinics, dtype=np.int64))[list(clinics)] += steps
+
+    def _counts(self, direction: Direction, kind: str) -> NDArray[np.int64]:
+        key = (direction, kind)
+        if key not in self.traffic:
+            self.traffic[key] = np.zeros(self.clinics, dtype=np.int64)
+        return self.traffic[key]

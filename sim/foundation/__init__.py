@@ -1,0 +1,1 @@
+"""What knows nothing of the field: random streams, problems, units, files, hash chains."""

@@ -1,0 +1,412 @@
+"""The job: everything about a run that all its parties know, derived from the same settings by each of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from hashlib import blake2b
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sim.data.federation import Federation
+from sim.foundation.problems import ScenarioError
+from sim.foundation.rng import Key, stream
+from sim.methods.attendance import Attendance
+from sim.methods.batch_norm import unfit_for_batch_norm
+from sim.methods.mechanisms import AdaptiveClip, DpSgd, RandomisedLabels, RowNoise
+from sim.methods.method import Method, method_of
+from sim.methods.protocol import Protocol, protocol_of
+from sim.methods.sampling import Batches, Ints, Sampling, draw_batches, participants, wanted
+from sim.models import (
+    Block,
+    ClipRows,
+    Network,
+    Parameters,
+    Part,
+    build_network,
+    never_negative,
+    stored_values,
+)
+from sim.privacy.calibration import uniform_answers
+from sim.scenario import Privacy
+from sim.scenario.spec import RunSpec
+from sim.tensor.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything about a run that is not a patient's record; server and clinics derive it from the same settings.
+
+    Attributes
+    ----------
+    spec : RunSpec
+    method : Method
+    protocol : Protocol
+    network : Network
+    parts : tuple of Part
+        The whole model, or head, body and, for U-shaped, tail.
+    sizes : tuple of int
+        Training records by clinic, public.
+    sampling : Sampling
+    optimizer : Optimizer
+    class_weights : Tensor or None
+        ``[class]`` factor on each record's loss, a stated public constant.
+    dp : DpSgd or None
+    frozen : frozenset of str
+        The parts that do not train; their initial values are public.
+    rows : RowNoise or None
+        For rows that are noised at the cut.
+    update_noise : float or None
+        Under clinic-level privacy: noise multiplier of what a round releases.
+    adaptive : AdaptiveClip or None
+        Under clinic-level privacy with a clip that is not fixed.
+    labels : RandomisedLabels or None
+        For labels that are randomised before they leave.
+    attended : mapping of int to Attendance
+        The plan's, for the rounds in which a clinic is away or lost.
+    key : str
+        Of whatever hides a record, see :func:`run_key`.
+    preprocessing : tuple of str
+        Statistics of the records that the preprocessing used.
+    """
+
+    spec: RunSpec
+    method: Method
+    protocol: Protocol
+    network: Network
+    parts: tuple[Part, ...]
+    sizes: tuple[int, ...]
+    sampling: Sampling
+    optimizer: Optimizer
+    class_weights: Tensor | None
+    dp: DpSgd | None
+    frozen: frozenset[str] = frozenset()
+    rows: RowNoise | None = None
+    update_noise: float | None = None
+    adaptive: AdaptiveClip | None = None
+    labels: RandomisedLabels | None = None
+    attended: Mapping[int, Attendance] = field(default_factory=dict)
+    key: str = ""
+    preprocessing: tuple[str, ...] = ()
+
+    @classmethod
+    def build(
+        cls,
+        spec: RunSpec,
+        federation: Federation,
+        noise_multipliers: Sequence[float],
+        release_noise: Sequence[float] = (),
+        attended: Mapping[int, Attendance] = MappingProxyType({}),
+        digest: str | None = None,
+    ) -> Job:
+        """Derive the job.
+
+        Parameters
+        ----------
+        spec : RunSpec
+        federation : Federation
+            Only its shapes, classes, sizes and names of statistics are used.
+        noise_multipliers : sequence of float
+            By clinic; ignored without DP-SGD.
+        release_noise : sequence of float
+            By clinic: noise multipliers of rows at the cut, or of the updates' sum, the same for all.
+        attended : mapping of int to Attendance
+            The plan's, for the rounds in which a clinic is away or lost.
+        digest : str, optional
+            That of the run that was planned, if ``spec`` has been changed since; that of ``spec`` if not given.
+
+        Raises
+        ------
+        ScenarioError
+            If the model does not fit the data, the cut lies outside the model, or the class weights are too many or too
+            few.
+        """
+        privacy = spec.privacy
+        method = method_of("release-once" if privacy.releases_once else spec.strategy.name)
+        protocol = protocol_of(method, spec.strategy.cut)
+        try:
+            # Modules draw initial values from PyTorch's global generator when they are made; ours come from a stream.
+            with torch.random.fork_rng(devices=[]):
+                network = build_network(spec.model, federation.train.x.shape[1:], len(federation.classes))
+        except ValueError as error:
+            raise ScenarioError([f"model: {error}"]) from None
+        try:
+            whole = protocol.topology == "whole"
+            parts = (network.whole,) if whole else network.split(protocol.topology, spec.model.cut)
+        except ValueError as error:
+            raise ScenarioError([f"model.cut: {error}"]) from None
+        frozen = frozenset(spec.model.freeze) | ({"head"} if privacy.releases_once else set())
+        if absent := frozen - {part.name for part in parts[:1] + parts[2:]}:
+            raise ScenarioError(
+                [f"model.freeze: {spec.strategy.name} has no {min(absent)} at the clinic; remove it or cut the model"]
+            )
+        if spec.model.public_file is not None and "head" not in frozen:
+            raise ScenarioError(
+                [f'model.public-head: {spec.strategy.name} has no frozen head; add freeze = ["head"], or remove it']
+            )
+        if spec.model.public_file is not None and spec.model.components is None:
+            try:
+                network = replace(network, given=stored_values(spec.model.public_file, parts[0].shapes()))
+            except ValueError as error:
+                raise ScenarioError([f"model.public-head: {error}"]) from None
+        rows = None
+        if privacy.noises_rows:
+            rows = _row_noise(privacy, parts, release_noise)
+            if math.isfinite(rows.clip["smashed"]):
+                layer = Block("clip", ClipRows(rows.clip["smashed"], rows.norm))
+                parts = (Part("head", (*parts[0].blocks, layer)), *parts[1:])
+                network = replace(network, blocks=tuple(block for part in parts for block in part.blocks))
+        dp = None
+        if "dp-sgd" in privacy.mechanisms:
+            trained = len(parts) - len(frozen)
+            clip = privacy.clip
+            # Without noise the product is 0 even for an infinite clip.
+            std = tuple(sigma * clip if sigma else 0.0 for sigma in noise_multipliers)
+            joint = privacy.clipping == "joint" and trained > 1
+            dp = DpSgd(clip if joint else clip / trained**0.5, std, joint)
+            if joint:
+                protocol = protocol.exchanging_norms()
+        sampling = Sampling(dp is not None, spec.train.batch_size, spec.train.local_epochs)
+        sizes = tuple(int(n) for n in np.diff(federation.train.offsets))
+        if network.whole.statistics:
+            pooled = protocol.movement == "none"
+            clinics = {"the pool": sum(sizes)} if pooled else dict(zip(federation.names, sizes, strict=True))
+            for problem in unfit_for_batch_norm(spec, network, sampling.batch_size, clinics):
+                raise ScenarioError([problem])
+        optimizer = Optimizer.from_settings(spec.train)
+        weights = spec.train.class_weights
+        if weights is not None and len(weights) != len(federation.classes):
+            listed = ", ".join(federation.classes)
+            raise ScenarioError(
+                [f"train.class-weights: has {len(weights)} values; give one for each of the classes {listed}"]
+            )
+        class_weights = None if weights is None else torch.tensor(weights)
+        update_noise = release_noise[0] if privacy.unit == "clinic" and release_noise else None
+        adaptive = None
+        if privacy.adaptive_quantile is not None:
+            together = len(participants(spec.seed, 1, len(sizes), spec.train.participation))
+            count_noise = privacy.adaptive_count_noise or together / 20
+            adaptive = AdaptiveClip(privacy.adaptive_quantile, privacy.adaptive_rate, count_noise)
+        k, label_epsilon = len(federation.classes), privacy.randomises_labels
+        labels = None if label_epsilon is None else RandomisedLabels(k, uniform_answers(label_epsilon, k))
+        return cls(
+            spec,
+            method,
+            protocol,
+            network,
+            parts,
+            sizes,
+            sampling,
+            optimizer,
+            class_weights,
+            dp,
+            frozen,
+            rows,
+            update_noise,
+            adaptive,
+            labels,
+            attended,
+            run_key(spec.digest if digest is None else digest, federation),
+            federation.non_private,
+        )
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.spec.seed
+
+    @property
+    def batch_key(self) -> Key:
+        """What keys the batches: the seed, so that methods see the same ones; where they are to be secret, the run."""
+        return self.key if self.sampling.poisson else self.seed
+
+    @property
+    def cut_dtype(self) -> torch.dtype:
+        """What un-noised rows at a cut are rounded to when they cross, in both directions."""
+        dtype: torch.dtype = getattr(torch, self.spec.train.smashed_dtype)
+        return dtype
+
+    def on_grid(self, kind: str) -> bool:
+        """Whether rows of a kind leave noised, on a public grid."""
+        return self.rows is not None and kind in self.rows.clip and not self.rows.silent
+
+    def crossing(self, kind: str) -> torch.dtype:
+        """Return what rows at a cut are when they cross; those of 16 bits travel as integers."""
+        return torch.int16 if self.on_grid(kind) else self.cut_dtype
+
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        """The parts that train."""
+        return tuple(name for name in self.protocol.parts if name not in self.frozen)
+
+    @property
+    def joint(self) -> bool:
+        """Whether the parts exchange the norms of records' gradients."""
+        return self.dp is not None and self.dp.joint
+
+    @property
+    def protected_rows(self) -> tuple[str, ...]:
+        """Kinds of rows that leave noised or randomised."""
+        return (*(() if self.rows is None else self.rows.clip), *(() if self.labels is None else ("labels",)))
+
+    @property
+    def round_releases(self) -> tuple[str, ...]:
+        """What a round of clinic-level privacy releases; together it has the noise multiplier ``update_noise``."""
+        return ("update",) if self.adaptive is None else ("update", "clip-count")
+
+    @property
+    def imported(self) -> bool:
+        """Whether the strategy is one of Flower's, named by its import path."""
+        return self.method.imported
+
+    def part(self, name: str) -> Part:
+        """Return a part by name."""
+        return next(part for part in self.parts if part.name == name)
+
+    def in_lane_order(self, clinics: Sequence[int]) -> list[int]:
+        """Order clinics by descending number of records: the order of lanes, everywhere."""
+        if len(clinics) == 1:
+            return list(clinics)
+        of_all = np.array(clinics, dtype=np.int64)
+        ordered: list[int] = of_all[self.lane_order(of_all)].tolist()
+        return ordered
+
+    def lane_order(self, clinics: Ints) -> Ints:
+        """Return the positions of clinics in the order of their lanes."""
+        return np.lexsort((clinics, -self.records[clinics]))
+
+    @cached_property
+    def records(self) -> Ints:
+        """``[clinic]`` training records."""
+        return np.array(self.sizes, dtype=np.int64)
+
+    def attendance(self, server_round: int) -> Attendance:
+        """Return who is there in a round, and how far each clinic comes."""
+        if server_round in self.attended:
+            return self.attended[server_round]
+        share = 1.0 if self.alone else self.spec.train.participation
+        return _everyone_returns(self.sampling, self.seed, server_round, self.sizes, share)
+
+    @property
+    def alone(self) -> bool:
+        """Whether every clinic trains by itself, whoever else is there."""
+        return self.method.alone
+
+    @property
+    def wanted(self) -> int:
+        """How many clinics a round is meant to have."""
+        return wanted(len(self.sizes), self.spec.train.participation)
+
+    def participants(self, server_round: int) -> list[int]:
+        """Return a round's clinics in lane order, lost ones too."""
+        return self.in_lane_order(self.attendance(server_round).clinics.tolist())
+
+    def returning(self, server_round: int, clinics: Sequence[int]) -> list[int]:
+        """Return those of a round's clinics whose parts come back, in the order given."""
+        return [k for k in clinics if self.attendance(server_round).returns(k)]
+
+    def lost(self, server_round: int) -> list[int]:
+        """Return those of a round's clinics whose parts do not come back."""
+        attendance = self.attendance(server_round)
+        lost: list[int] = attendance.clinics[~attendance.returned].tolist()
+        return lost
+
+    def steps(self, clinic: int) -> int:
+        """Return the number of a clinic's batches in one round."""
+        return self.sampling.steps(self.sizes[clinic])
+
+    def order(self, server_round: int) -> list[int]:
+        """Return a round's clinics in the order in which a sequential strategy serves them."""
+        clinics: list[int] = self.attendance(server_round).clinics.tolist()
+        if self.spec.strategy.order == "fixed":
+            return clinics
+        return [int(k) for k in stream(self.seed, "order", server_round=server_round).permutation(clinics)]
+
+    @property
+    def by_mini_batch(self) -> bool:
+        """Whether a sequential strategy changes clinics after every batch (Gawali et al. 2020)."""
+        return self.spec.strategy.alternate == "mini-batch"
+
+    def schedule(self, server_round: int) -> list[tuple[int, int]]:
+        """Return the ``(clinic, step)`` of every batch of a sequential round, one after another."""
+        attendance = self.attendance(server_round)
+        batches = {k: attendance.batches_of(k) for k in self.order(server_round)}
+        if self.by_mini_batch:
+            longest = max(batches.values(), default=0)
+            return [(k, step) for step in range(longest) for k in batches if step < batches[k]]
+        return [(k, step) for k in batches for step in range(batches[k])]
+
+    @cached_property
+    def apart(self) -> frozenset[str]:
+        """Names of the values that each clinic has of its own.
+
+        They are the parts that are never averaged and, where model.batch-norm is "local", running statistics: at the
+        clinics, and in the server's copies of the body, one a clinic. One body that serves all clinics has one set.
+        """
+        protocol, copies = self.protocol, self.method.body == "copies"
+        own = protocol.clinic_parts if protocol.movement == "own" else ()
+        names = {name for part in own for name in self.part(part).shapes()}
+        if self.spec.model.batch_norm == "local" and protocol.movement != "none":
+            local = protocol.clinic_parts + (protocol.server_parts if copies else ())
+            names |= {name for part in local for name in self.part(part).statistics}
+        return frozenset(names)
+
+    def initial_optimizer_state(self, parameters: Parameters) -> Parameters:
+        """Return the state that the first clinic is handed with its parts, keyed ``part:slot/parameter``."""
+        parts = ((name, self.part(name)) for name in self.protocol.clinic_parts)
+        return {
+            f"{name}:{key}": value
+            for name, part in parts
+            for key, value in self.optimizer.initial_state(
+                {each: parameters[each] for each in part.shapes() if each not in part.statistics}
+            ).items()
+        }
+
+    def batches(self, server_round: int, clinics: Sequence[int]) -> Batches:
+        """Draw a round's batches for clinics in lane order."""
+        return _drawn(
+            self.sampling, self.batch_key, server_round, tuple(clinics), tuple(self.sizes[k] for k in clinics)
+        )
+
+
+def run_key(digest: str, federation: Federation) -> str:
+    """Return what keys a run's noise, randomised answers and secret batches: its digest and every record.
+
+    Two runs that differ in a setting or in one record share no draw, and a digest, which is published, is not enough.
+    """
+    return blake2b(f"{digest}/{federation.fingerprint}".encode(), digest_size=32).hexdigest()
+
+
+def _row_noise(privacy: Privacy, parts: Sequence[Part], multipliers: Sequence[float]) -> RowNoise:
+    clip, reach = {"smashed": privacy.row_noise[2]}, {"smashed": 2.0}
+    laplace = privacy.noises_rows == "laplace"
+    if never_negative(parts[0]) and not laplace:
+        reach["smashed"] = 2**0.5
+    if len(parts) == 3:
+        clip["tail-gradient"], reach["tail-gradient"] = privacy.tail_clip, 2.0
+    given, target, _ = privacy.row_noise
+    kind: Literal["laplace", "gaussian"] = "laplace" if laplace else "gaussian"
+    return RowNoise(clip, reach, tuple(multipliers), kind, silent=target is None and not given)
+
+
+@lru_cache(maxsize=16)
+def _everyone_returns(
+    sampling: Sampling, seed: int, server_round: int, sizes: tuple[int, ...], share: float
+) -> Attendance:
+    """Draw a round's clinics once for all who ask."""
+    drawn = participants(seed, server_round, len(sizes), share)
+    return Attendance.complete(drawn, sampling.steps(np.array(sizes)[drawn]))
+
+
+@lru_cache(maxsize=256)
+def _drawn(
+    sampling: Sampling, key: Key, server_round: int, clinics: tuple[int, ...], sizes: tuple[int, ...]
+) -> Batches:
+    """Draw batches once for all the turns of a clinic in one round."""
+    return draw_batches(sampling, key, server_round, clinics, sizes)

@@ -1,0 +1,124 @@
+"""What a method is: its facts, from which plan, clock, ledger, refusals and labels follow, and its round.
+
+A method is one file: a :class:`Method` and a function ``round(exchange, state) -> state`` that reads like the paper.
+Built-ins are entry points of the group ``suture.methods``; one of a user's own is named by its import path,
+``package.module:METHOD``; any Flower strategy by the dotted path of its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Literal
+
+from sim.foundation.plugins import loaded
+
+if TYPE_CHECKING:
+    from sim.methods.exchange import Exchange, State
+
+GROUP = "suture.methods"
+Family = Literal["FL", "SL", "SplitFed", "baseline"]
+Movement = Literal["averaged", "handed-on", "own", "none"]
+Round = Callable[["Exchange", "State"], "State"]
+
+
+def _all_parts(server_round: int) -> tuple[str, ...]:
+    return ("model", "head", "body", "tail")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """The facts of a method, each stated once.
+
+    Attributes
+    ----------
+    name : str
+        As a scenario names it.
+    label : str
+        As people read it.
+    citation : str
+        The paper.
+    family : {"FL", "SL", "SplitFed", "baseline"}
+    cuts : tuple of str
+        Where it may cut the network, ``"vanilla"`` and ``"u-shaped"``; empty where the whole model is at one place.
+    clinic_parts : {"averaged", "handed-on", "own", "none"}
+        What becomes of the parts that train at the clinics: averaged at the server after a round; handed on to the next
+        clinic with their optimiser's state; kept by the clinic, which nobody else sees; or nothing trains there.
+    body : {"shared", "copies"} or None
+        Whether the server has one body that serves all batches one after another, or one copy a clinic in parallel;
+        None where it has none.
+    once_up : tuple of str
+        Kinds of payload that every clinic sends once, before training, in place of batches.
+    averages : callable
+        The parts that the server averages at the end of a round, by the round's number; of them those that are averaged
+        at all count. A part that is not averaged in a round goes on from where it was.
+    takes : tuple of str
+        Which of the keys ``order``, ``alternate`` and ``proximal-mu`` it has.
+    options : mapping of str to scalar
+        Keys of its own in ``[[strategies]] options``, with their defaults.
+    round : callable or None
+        One round; None for a strategy of Flower's, which brings its own.
+    """
+
+    name: str
+    label: str
+    citation: str
+    family: Family
+    clinic_parts: Movement
+    round: Round | None
+    cuts: tuple[str, ...] = ()
+    body: Literal["shared", "copies"] | None = None
+    once_up: tuple[str, ...] = ()
+    averages: Callable[[int], tuple[str, ...]] = _all_parts
+    takes: tuple[str, ...] = ()
+    options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+
+    @property
+    def sequential(self) -> bool:
+        """Whether one body serves the clinics' batches one after another."""
+        return bool(self.cuts) and self.body == "shared" and not self.once_up
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the server trains on what every clinic has sent it once."""
+        return bool(self.once_up)
+
+    @property
+    def alone(self) -> bool:
+        """Whether every clinic trains by itself, and nothing crosses."""
+        return not self.cuts and self.clinic_parts == "own"
+
+    @property
+    def imported(self) -> bool:
+        """Whether it is a strategy of Flower's."""
+        return self.round is None
+
+    @property
+    def averages_updates(self) -> bool:
+        """Whether each round forms a sum of clinics' updates, and of nothing else that they train."""
+        return not self.sequential and not self.pooled and not self.alone and self.averages is _all_parts
+
+
+@cache
+def method_of(name: str) -> Method:
+    """Return a method by its registered name, its import path, or the dotted path of a Flower strategy.
+
+    Raises
+    ------
+    ValueError
+        In one line: if there is no such method, or what stands at the path is none.
+    """
+    if ":" not in name and "." in name:
+        return Method(
+            name=name,
+            label=name.rpartition(".")[2],
+            citation="",
+            family="FL",
+            clinic_parts="averaged",
+            round=None,
+        )
+    found = loaded(GROUP, name)
+    if not isinstance(found, Method):
+        raise ValueError(f'"{name}" is no Method; name the METHOD of a module')  # noqa: TRY004 - as others of one line
+    return found

@@ -1,0 +1,85 @@
+"""The records that stand behind one node: those of all its clinics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sim.data.federation import Records
+from sim.methods.job import Job
+from sim.methods.label_noise import randomised
+
+
+@dataclass(frozen=True)
+class NodeGroup:
+    """The training records that one node holds, for all its clinics, in one flat tensor.
+
+    Attributes
+    ----------
+    clinics : tuple of int
+        In lane order.
+    x : Tensor
+        ``[record, *feature]``
+    y : Tensor
+        ``[record]``
+    first : ndarray
+        By clinic, where its records begin; -1 for clinics of other node_groups.
+    """
+
+    clinics: tuple[int, ...]
+    x: Tensor
+    y: Tensor
+    first: NDArray[np.int64]
+
+    @classmethod
+    def build(cls, job: Job, train: Records, clinics: Sequence[int]) -> NodeGroup:
+        """Take the clinics' records out of the federation, their labels randomised if they are to leave so."""
+        ordered = job.in_lane_order(clinics)
+        rows = [slice(int(train.offsets[k]), int(train.offsets[k + 1])) for k in ordered]
+        labels = [train.y[r] for r in rows]
+        if job.labels is not None:
+            labels = [randomised(y, job.labels, job.key, k) for k, y in zip(ordered, labels, strict=True)]
+        first = np.full(len(job.sizes), -1)
+        first[ordered] = np.cumsum([0, *(r.stop - r.start for r in rows[:-1])])
+        return cls(
+            tuple(ordered),
+            torch.from_numpy(np.concatenate([train.x[r] for r in rows])),
+            torch.from_numpy(np.concatenate(labels)),
+            first,
+        )
+
+    def batch(self, clinics: list[int], index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Gather one step's records.
+
+        Parameters
+        ----------
+        clinics : list of int
+            The clinic of each lane.
+        index : ndarray
+            ``[lane, batch]`` positions within each clinic's records; negative ones are padding.
+
+        Returns
+        -------
+        x : Tensor
+            ``[lane, batch, *feature]``; padding is 0, and no copy of a record, whose values could then reach others
+            through it.
+        y : Tensor
+            ``[lane, batch]``, likewise.
+        """
+        padding = index < 0
+        flat = torch.from_numpy((np.where(padding, 0, index) + self.first[clinics][:, None]).ravel())
+        x, y = self.x.index_select(0, flat), self.y.index_select(0, flat)
+        if padding.any():
+            empty = torch.from_numpy(padding.ravel())
+            x[empty], y[empty] = 0, 0
+        return x.view(*index.shape, *self.x.shape[1:]), y.view(index.shape)
+
+
+def node_groups_of(clinics: int, nodes: int) -> list[list[int]]:
+    """Share clinics out to nodes in contiguous groups of nearly equal size."""
+    return [group.tolist() for group in np.array_split(np.arange(clinics), nodes)]

@@ -1,0 +1,128 @@
+"""What a method exchanges with each cut: traffic, time and the ledger's releases follow from it.
+
+Kinds of payload, per clinic. Row-wise kinds cross once a batch, one row a record; parameters cross at the beginning and
+the end of a clinic's turn (its round, or each of its batches where clinics alternate by mini-batch).
+
+==================  =========  ================================================================
+kind                direction  what
+==================  =========  ================================================================
+model               both       the parts of the network that are the clinic's in this method
+optimizer           both       their optimiser's state, where it is handed on with them
+smashed             up         the head's outputs at the cut layer; two bytes a number where they are noised
+labels              up         vanilla only, one byte a record
+body-output         down       U-shaped only, the body's outputs at the second cut
+tail-gradient       up         U-shaped only, the loss's gradient in the body's outputs; noised as smashed rows are
+cut-gradient        down       the loss's gradient in the smashed data
+norms               up         joint clipping only, squared norms of records' gradients at the clinic, four bytes
+clip-factors        down       joint clipping only, by how much each record's gradient is scaled, four bytes
+records             up         centralised only, once: the training records themselves
+==================  =========  ================================================================
+
+Where rows are released once, the head goes down once, and smashed rows and labels come up once, before training. What a
+clinic keeps as its own (``local``'s model, parts of V3, BatchNorm's local statistics) is in no message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.methods.method import Method, Movement
+from sim.privacy.ledger import ADVERSARIES, Adversary
+
+Direction = Literal["up", "down"]
+Traffic = dict[tuple[Direction, str], NDArray[np.int64]]
+Kinds = tuple[str, ...]
+
+HEADER_BYTES = 512
+"""Stated cost of one message beyond its arrays' payload: Flower's metadata, record structure and transport framing."""
+HEADERS = "headers"
+MODEL_KIND, OPTIMIZER_KIND = "model", "optimizer"
+CUT_KINDS = frozenset({"smashed", "body-output", "tail-gradient", "cut-gradient"})
+"""Rows of real numbers at a cut, of which noise or ``train.smashed-dtype`` may leave 16 bits."""
+ROW_KINDS = frozenset(
+    {"smashed", "labels", "body-output", "tail-gradient", "cut-gradient", "norms", "clip-factors", "records"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """The exchange of a method with one cut.
+
+    Attributes
+    ----------
+    topology : {"whole", "vanilla", "u-shaped"}
+        Where the network is cut.
+    clinic_parts, server_parts : tuple of str
+        The parts that train at the clinic and at the server.
+    movement : {"averaged", "handed-on", "own", "none"}
+        What becomes of the clinic's parts, as :class:`sim.methods.method.Method` says.
+    batch_up, batch_down : tuple of tuple of str
+        Messages of one batch, in order; each is a tuple of the kinds it carries.
+    once_up : tuple of str
+        Kinds that cross once, before training.
+    sees_raw : dict of str to tuple of str
+        By adversary, the un-noised releases in its view, whatever the noise in the gradients.
+    sees_model : tuple of str
+        The adversaries who see parameters trained on the clinic's records.
+    """
+
+    topology: str
+    clinic_parts: tuple[str, ...]
+    server_parts: tuple[str, ...]
+    movement: Movement
+    batch_up: tuple[Kinds, ...] = ()
+    batch_down: tuple[Kinds, ...] = ()
+    once_up: Kinds = ()
+    sees_raw: dict[Adversary, Kinds]
+    sees_model: tuple[Adversary, ...]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Every part that trains, each clipped and noised on its own under DP-SGD."""
+        return self.clinic_parts + self.server_parts
+
+    @property
+    def crosses(self) -> bool:
+        """Whether the clinic's parts cross at the beginning and the end of its turn."""
+        return self.movement in ("averaged", "handed-on")
+
+    def exchanging_norms(self) -> Protocol:
+        """Return the exchange with joint clipping: after each batch's gradients, norms up and clip factors down."""
+        server = (*self.sees_raw["server"], "norms")
+        return replace(
+            self,
+            batch_up=(*self.batch_up, ("norms",)),
+            batch_down=(*self.batch_down, ("clip-factors",)),
+            sees_raw={**self.sees_raw, "server": server},
+        )
+
+
+def protocol_of(method: Method, cut: str | None) -> Protocol:
+    """Derive a method's exchange from its facts and the cut."""
+    at_clinic: dict[str | None, Kinds] = {None: ("model",), "vanilla": ("head",), "u-shaped": ("head", "tail")}
+    clinic_parts, server_parts = at_clinic[cut], () if cut is None else ("body",)
+    up: tuple[Kinds, ...] = ()
+    down: tuple[Kinds, ...] = ()
+    if method.pooled:
+        if cut is None:
+            clinic_parts, server_parts = (), ("model",)
+    elif cut == "vanilla":
+        up, down = (("smashed", "labels"),), (("cut-gradient",),)
+    elif cut == "u-shaped":
+        up, down = (("smashed",), ("tail-gradient",)), (("body-output",), ("cut-gradient",))
+    raw = method.once_up + tuple(kind for kinds in up for kind in kinds)
+    return Protocol(
+        topology=cut or "whole",
+        clinic_parts=clinic_parts,
+        server_parts=server_parts,
+        movement=method.clinic_parts,
+        batch_up=up,
+        batch_down=down,
+        once_up=method.once_up,
+        sees_raw={"server": raw} if raw else {},
+        sees_model=("model-user",) if method.alone else ADVERSARIES,
+    )

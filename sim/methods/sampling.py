@@ -1,0 +1,260 @@
+"""Who takes part in a round and which records stand in each batch: draws shared by plan and learning.
+
+Plain numpy: the plan needs the very same counts before any training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.foundation.rng import Key, Streams, stream
+
+Ints = NDArray[np.int64]
+Count = TypeVar("Count", int, Ints)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a clinic forms its batches.
+
+    Attributes
+    ----------
+    poisson : bool
+        Poisson sampling (each record joins each batch independently, as the accounting of DP-SGD assumes), otherwise
+        shuffled batches without replacement.
+    batch_size : int
+        Records in a batch; the expected number under Poisson sampling.
+    local_epochs : int
+        Passes over the data in one round.
+    """
+
+    poisson: bool
+    batch_size: int
+    local_epochs: int
+
+    def steps(self, records: Count) -> Count:
+        """Return the number of batches in one round of a clinic with ``records`` records, or of each of several."""
+        return self.local_epochs * -(-records // self.batch_size)
+
+    def rate(self, records: int) -> float:
+        """Return the probability with which one record joins one batch under Poisson sampling."""
+        return min(1.0, self.batch_size / records)
+
+    def rates(self, records: Ints) -> NDArray[np.float64]:
+        """Return the rate of each of several clinics."""
+        return np.minimum(1.0, self.batch_size / records)
+
+    def normaliser(self, records: Ints, rows: Ints) -> Ints:
+        """Return what a batch's summed gradient is divided by.
+
+        Parameters
+        ----------
+        records : ndarray
+            ``[lane]`` each clinic's number of training records.
+        rows : ndarray
+            ``[..., lane]`` rows really drawn.
+
+        Returns
+        -------
+        ndarray
+            ``[..., lane]``: the expected batch size under Poisson sampling, otherwise the rows of the batch.
+        """
+        if self.poisson:
+            return np.broadcast_to(np.minimum(self.batch_size, records), rows.shape)
+        return np.maximum(rows, 1)
+
+
+def loss_weights(rows: Ints, normaliser: Ints) -> NDArray[np.float32]:
+    """Return each row's weight in the loss, ``[lane, batch]``: 1 / normaliser for a record, 0 for padding."""
+    if len(rows) == 1:
+        return _one_lane_weights(int(rows[0]), int(normaliser[0])).copy()
+    inside = np.arange(max(1, int(rows.max()))) < rows[:, None]
+    return (inside / normaliser[:, None]).astype(np.float32)
+
+
+@lru_cache(maxsize=1024)
+def _one_lane_weights(rows: int, normaliser: int) -> NDArray[np.float32]:
+    """Return the weights of a single lane, which a sequential strategy asks for in every step."""
+    return np.full((1, max(1, rows)), 1 / normaliser if rows else 0.0, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of one round for several lanes.
+
+    Attributes
+    ----------
+    index : ndarray
+        ``[step, lane, batch]`` positions within the clinic's own records; padding holds -1.
+    rows : ndarray
+        ``[step, lane]`` records really in the batch; the rest of the row is padding.
+    active : ndarray
+        ``[step]`` how many lanes, counted from the first, take the step.
+    normaliser : ndarray
+        ``[step, lane]`` what the summed gradient is divided by.
+    """
+
+    index: Ints
+    rows: Ints
+    active: Ints
+    normaliser: Ints
+
+    def lanes(self, first: int, last: int) -> Batches:
+        """Return the batches of a range of lanes, without the steps in which none of them is at work."""
+        active = np.clip(self.active - first, 0, last - first)
+        steps = slice(0, int(np.count_nonzero(active)))
+        some = slice(first, last)
+        return Batches(self.index[steps, some], self.rows[steps, some], active[steps], self.normaliser[steps, some])
+
+    def step(self, s: int) -> tuple[Ints, NDArray[np.float32], int]:
+        """Return index ``[lane, batch]``, loss weights ``[lane, batch]`` and the number of active lanes of a step."""
+        lanes = int(self.active[s])
+        weights = loss_weights(self.rows[s, :lanes], self.normaliser[s, :lanes])
+        return self.index[s, :lanes, : weights.shape[1]], weights, lanes
+
+
+def participants(seed: int, server_round: int, clinics: int, share: float) -> Ints:
+    """Draw the clinics of a round, without replacement.
+
+    Parameters
+    ----------
+    seed : int
+    server_round : int
+        From 1.
+    clinics : int
+        How many clinics there are.
+    share : float
+        Share that takes part, in (0, 1]; at least one clinic does.
+
+    Returns
+    -------
+    ndarray
+        Sorted clinic numbers.
+    """
+    return choose(seed, server_round, np.arange(clinics), wanted(clinics, share))
+
+
+def wanted(clinics: int, share: float) -> int:
+    """Return how many of the clinics a round is meant to have: a share of them, at least one."""
+    return max(1, int(share * clinics + 0.5))
+
+
+def choose(seed: int, server_round: int, available: Ints, size: int) -> Ints:
+    """Draw ``size`` of the available clinics (all of them if there are no more), without replacement, and sort them."""
+    if size >= len(available):
+        return np.sort(available)
+    drawn = stream(seed, "participants", server_round=server_round).choice(len(available), size=size, replace=False)
+    return np.sort(available[drawn])
+
+
+def draw_batches(
+    sampling: Sampling, key: Key, server_round: int, clinics: Sequence[int] | Ints, records: Sequence[int] | Ints
+) -> Batches:
+    """Draw one round's batches.
+
+    Parameters
+    ----------
+    sampling : Sampling
+    key : int or str
+        The run's seed; under Poisson sampling, which amplifies privacy only while nobody knows the draws, its key.
+    server_round : int
+        From 1.
+    clinics : sequence of int
+        The clinic of each lane; it names the random stream.
+    records : sequence of int
+        Each lane's number of training records, in descending order, so that the lanes still at work in a step are
+        always the first ones.
+
+    Returns
+    -------
+    Batches
+
+    Raises
+    ------
+    ValueError
+        If the lanes are not ordered by size.
+    """
+    n = np.asarray(records, dtype=np.int64)
+    if np.any(np.diff(n) > 0):
+        raise ValueError("lanes must be ordered by descending number of records")
+    steps = sampling.steps(n)
+    total = int(steps.max(initial=0))
+    active = (steps[None, :] > np.arange(total)[:, None]).sum(1)
+    draw = _poisson if sampling.poisson else _shuffled
+    index, rows = draw(sampling, key, server_round, clinics, n, steps)
+    return Batches(index, rows, active, sampling.normaliser(n, rows))
+
+
+def lane_by_lane(steps: Ints) -> tuple[Ints, Ints]:
+    """Return the lane and the step of every batch, ``[batch]``, one lane after another, of so many ``[lane]`` steps."""
+    lane = np.repeat(np.arange(len(steps)), steps)
+    return lane, np.arange(len(lane)) - (np.cumsum(steps) - steps)[lane]
+
+
+def draw_rows(
+    sampling: Sampling, key: Key, server_round: int, clinics: Sequence[int] | Ints, records: Ints, steps: Ints
+) -> Ints:
+    """Return the rows of each lane's first batches, as ``draw_batches`` would draw them.
+
+    Parameters
+    ----------
+    sampling, key, server_round, clinics, records
+        As for ``draw_batches``.
+    steps : ndarray
+        ``[lane]`` how many batches.
+
+    Returns
+    -------
+    ndarray
+        ``[batch]``, one lane after another.
+    """
+    lane, step = lane_by_lane(steps)
+    if sampling.poisson:
+        return draw_batches(sampling, key, server_round, clinics, records).rows[step, lane]
+    per_epoch = -(-records // sampling.batch_size)
+    return np.minimum(records[lane] - step % per_epoch[lane] * sampling.batch_size, sampling.batch_size)
+
+
+def _shuffled(
+    sampling: Sampling, key: Key, server_round: int, clinics: Sequence[int] | Ints, n: Ints, steps: Ints
+) -> tuple[Ints, Ints]:
+    epochs, size = sampling.local_epochs, sampling.batch_size
+    per_epoch = steps // epochs
+    total = int(steps.max(initial=0))
+    padded = int(per_epoch.max(initial=0)) * size
+    keys = np.full((len(n), epochs, padded), np.inf)
+    streams = Streams(key, "batches")
+    for lane, (clinic, count) in enumerate(zip(clinics, n, strict=True)):
+        keys[lane, :, :count] = streams.at(clinic, server_round).random((epochs, count))
+    order = np.argsort(keys, axis=-1)
+    step = np.arange(total)[:, None]
+    epoch = np.minimum(step // per_epoch, epochs - 1)
+    position = (step % per_epoch)[:, :, None] * size + np.arange(size)
+    inside = (position < n[:, None]) & (step < steps)[:, :, None]
+    own = order[np.arange(len(n))[None, :, None], epoch[:, :, None], position]
+    index = np.where(inside, own, -1)
+    return index, inside.sum(-1)
+
+
+def _poisson(
+    sampling: Sampling, key: Key, server_round: int, clinics: Sequence[int] | Ints, n: Ints, steps: Ints
+) -> tuple[Ints, Ints]:
+    total = int(steps.max(initial=0))
+    drawn = []
+    rows = np.zeros((total, len(n)), dtype=np.int64)
+    streams = Streams(key, "batches")
+    for lane, (clinic, count, own) in enumerate(zip(clinics, n, steps, strict=True)):
+        joins = streams.at(clinic, server_round).random((own, count)) < sampling.rate(int(count))
+        rows[:own, lane] = joins.sum(1)
+        drawn.append(np.nonzero(joins))
+    index = np.full((total, len(n), max(1, int(rows.max(initial=0)))), -1)
+    for lane, (at, record) in enumerate(drawn):
+        first = np.cumsum(rows[:, lane]) - rows[:, lane]
+        index[at, lane, np.arange(len(at)) - first[at]] = record
+    return index, rows

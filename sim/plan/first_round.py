@@ -1,0 +1,157 @@
+"""The first round of each method of a study, timed again on other uplinks: what the pictures of the clock show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+
+from sim.data.federation import Federation, load_federation
+from sim.methods.job import Job
+from sim.plan.clock import RoundLoad, RoundTime
+from sim.plan.counts import Counts
+from sim.plan.events import EventClock
+from sim.plan.queues import PlanClock
+from sim.report.summary import method_label
+from sim.scenario.clinics import Behaviour, ClinicResources, ServerResources, assign_resources
+from sim.scenario.spec import RunSpec
+
+UPLINKS = np.logspace(5, 9, 33)
+"""From 0.1 to 1,000 Mbit/s, in bit/s."""
+
+
+@dataclass(frozen=True)
+class FirstRound:
+    """One method's first round.
+
+    Attributes
+    ----------
+    method : str
+        As people read it.
+    family : {"FL", "SL", "SplitFed"}
+    names : tuple of str
+        Of all clinics.
+    load : RoundLoad
+    resources : tuple of ClinicResources
+        Of all clinics.
+    server : ServerResources
+    deadline : float or None
+        The scenario's, in seconds; the load is that of a round without it.
+    over_select : float
+        The scenario's; the load has as many clinics as a round waits for.
+    """
+
+    method: str
+    family: str
+    names: tuple[str, ...]
+    load: RoundLoad
+    resources: tuple[ClinicResources, ...]
+    server: ServerResources
+    deadline: float | None = None
+    over_select: float = 1.0
+
+    @cached_property
+    def time(self) -> RoundTime:
+        """The round as it is played, with who did what when."""
+        return EventClock(self.resources, self.server).time_round(self.load, trace=True)
+
+    def seconds(self, uplink: float) -> float:
+        """Return how long the round takes if every clinic's uplink has this rate in bit/s."""
+        resources = [replace(clinic, uplink_bits_per_s=uplink) for clinic in self.resources]
+        return PlanClock(resources, self.server).time_round(self.load).seconds
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where two methods take the same time a round.
+
+    Attributes
+    ----------
+    uplink, seconds : float
+        In bit/s; of a round of either.
+    below, above : str
+        The faster method on slower and on faster uplinks.
+    """
+
+    uplink: float
+    seconds: float
+    below: str
+    above: str
+
+
+def method_of(spec: RunSpec) -> str:
+    """Name a run's method as people read it."""
+    return method_label(spec.strategy.label or spec.strategy.name, spec.strategy.cut)
+
+
+def first_rounds(specs: Sequence[RunSpec]) -> list[FirstRound]:
+    """Count the first round of each method, with the first seed and the first swept values, as if nobody could be lost.
+
+    Parameters
+    ----------
+    specs : sequence of RunSpec
+        Of one study. Centralised and local training, which send nothing in a round, are left out.
+    """
+    found: dict[str, FirstRound] = {}
+    loaded: dict[tuple[str, int], Federation] = {}
+    for spec in specs:
+        strategy, method = spec.strategy, method_of(spec)
+        if method in found or strategy.name in ("centralised", "local"):
+            continue
+        source = (spec.data.model_dump_json(), spec.seed)
+        if source not in loaded:
+            loaded[source] = load_federation(spec.data, spec.seed)
+        federation = loaded[source]
+        unhurried = {"rounds": 1, "deadline": None, "over_select": 1.0}
+        once = spec.model_copy(update={"train": spec.train.model_copy(update=unhurried)})
+        resources = tuple(
+            replace(clinic, behaviour=Behaviour())
+            for clinic in assign_resources(spec.clinics, federation.names, spec.seed)
+        )
+        server = spec.server.resources()
+        job = Job.build(once, federation, [0.0] * len(federation.names))
+        [load] = Counts(job, PlanClock(resources, server)).loads
+        family = "SL" if strategy.name == "split" else "SplitFed" if strategy.cut else "FL"
+        limits = spec.train.deadline, spec.train.over_select
+        found[method] = FirstRound(method, family, federation.names, load, resources, server, *limits)
+    return list(found.values())
+
+
+def uplink_seconds(rounds: Sequence[FirstRound]) -> NDArray[np.float64]:
+    """Return ``[method, uplink]`` seconds a round on each of `UPLINKS`."""
+    return np.array([[one.seconds(uplink) for uplink in UPLINKS] for one in rounds])
+
+
+def crossings(rounds: Sequence[FirstRound], seconds: NDArray[np.float64]) -> list[Crossing]:
+    """Find where methods of different families (FL, SL, SplitFed) change places.
+
+    Parameters
+    ----------
+    rounds : sequence of FirstRound
+    seconds : ndarray
+        ``[method, uplink]``, as `uplink_seconds` returns them.
+
+    Returns
+    -------
+    list of Crossing
+        By uplink; exact, by bisection with the clock between the points of the grid.
+    """
+    found = []
+    for i, first in enumerate(rounds):
+        for j, second in enumerate(rounds[:i]):
+            if first.family == second.family:
+                continue
+            ahead = np.sign(seconds[i] - seconds[j])
+            for k in np.flatnonzero(ahead[:-1] * ahead[1:] < 0):
+                uplink = 10 ** brentq(
+                    lambda exponent, a=first, b=second: a.seconds(10**exponent) - b.seconds(10**exponent),
+                    *np.log10(UPLINKS[k : k + 2]),
+                    xtol=1e-6,
+                )
+                below, above = (first, second) if ahead[k] < 0 else (second, first)
+                found.append(Crossing(uplink, first.seconds(uplink), below.method, above.method))
+    return sorted(found, key=lambda crossing: crossing.uplink)

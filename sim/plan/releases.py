@@ -1,0 +1,269 @@
+"""From counts to the ledger: the one path that the plan takes before a run and the audit of counts after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.methods.job import Job
+from sim.methods.mechanisms import RowNoise
+from sim.privacy.accounting import compose, dp_sgd_event, flatten
+from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Release, Unit
+from sim.privacy.loss import Adjacency
+from sim.privacy.preprocessing import exposed
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+Ints = NDArray[np.int64]
+Noised = Mapping[str, Ints | Sequence[int]]
+"""By part or kind of rows, one number a clinic: how many of its batches were (or will be) clipped and noised."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What is drawn without regard to the data, ``[clinic]``.
+
+    Attributes
+    ----------
+    rates : ndarray of float
+        The probability with which a record joins a batch.
+    steps : ndarray of int
+        Training steps on the clinic's records of which anything leaves the clinic.
+    exposures : ndarray of int
+        How often the record that stands in most batches does so. The draws are public coins: given them, the rows of
+        that record are released exactly so often.
+    rounds : ndarray of int
+        Rounds in which the clinic's parts come back.
+    released : ndarray of int
+        Steps that are in the model, at most ``steps``: those of a clinic that was lost before its copy was averaged are
+        not.
+    """
+
+    rates: NDArray[np.float64]
+    steps: Ints
+    exposures: Ints
+    rounds: Ints
+    released: Ints
+
+
+_MEND = {
+    "gradients": "clinics train on their records without noise (add dp-sgd, or freeze their parts with model.freeze)",
+    "labels": 'labels are sent as they are; state labels = "public" if they are',
+    "norms": "norms of records' gradients are sent as they are, to clip them jointly",
+    "records": "the records themselves are sent",
+    "update": "the server is trusted with every clinic's update",
+    "metrics": "each clinic's exact training loss, and whether its update was clipped, go to Flower's strategy",
+    "own parts": "the model holds the clinic's own parts, trained without noise",
+}
+
+
+def un_noised(ledger: Ledger, adversary: Adversary) -> list[str]:
+    """Say in one phrase for each kind of release why an adversary's epsilon is infinite; empty where it is not."""
+    seen = (release for release in ledger.releases if adversary in release.adversaries)
+    return list(dict.fromkeys(release.reason for release in seen if release.reason))
+
+
+def _release(
+    clinic: int,
+    what: str,
+    adversaries: tuple[Adversary, ...],
+    event: DpEvent,
+    adjacency: Adjacency = "add-or-remove",
+    unit: Unit = "record",
+) -> Release:
+    """Return a release which, if nothing protects it, says why."""
+    from dp_accounting import NonPrivateDpEvent
+
+    bare = NonPrivateDpEvent() in flatten(event)
+    return Release(clinic, what, adversaries, event, adjacency, unit, _reason(what) if bare else "")
+
+
+def _reason(what: str) -> str:
+    return _MEND.get(what, f"{what} rows leave without noise")
+
+
+def effective_noise_multiplier(part_clip: float, noise_std: float, parts: int) -> float:
+    """Return the noise multiplier of a step whose parts are clipped and noised apart.
+
+    One record moves the vector of all parts, each divided by its noise, by at most sqrt(sum_p (C_p / s_p)^2), so that
+    sigma_eff = (sum_p (C_p / s_p)^2)^(-1/2).
+
+    Parameters
+    ----------
+    part_clip, noise_std : float
+        C_p and s_p, the same in every part.
+    parts : int
+
+    Returns
+    -------
+    float
+        0 without noise.
+    """
+    if noise_std == 0:
+        return 0.0
+    return float((parts * (part_clip / noise_std) ** 2) ** -0.5)
+
+
+def row_event(noise: RowNoise, kind: str, clinic: int, exposures: int) -> DpEvent:
+    """Describe the release of one record's noised rows of one kind, as often as it stands in a batch.
+
+    The server sees which rows arrive, so neighbours are databases in which one record is replaced, and there is no
+    amplification by sampling.
+    """
+    import dp_accounting as dp
+
+    multiplier = noise.multipliers[clinic] / noise.reach[kind]
+    if not multiplier:
+        return dp.NonPrivateDpEvent()
+    one = dp.LaplaceDpEvent(multiplier) if noise.kind == "laplace" else dp.GaussianDpEvent(multiplier)
+    return compose({one: exposures})
+
+
+def to_be_noised(job: Job, sampled: Sampled) -> dict[str, Ints]:
+    """Return, by part or kind of rows, ``[clinic]``: how many batches must be noised for all to be so.
+
+    What crosses once is one batch; what a round of clinic-level privacy releases counts rounds.
+    """
+    names = (*(job.trained_parts if job.dp is not None else ()), *job.protected_rows)
+    once = np.minimum(sampled.steps, 1)
+    found = {name: once if name in job.protocol.once_up else sampled.steps for name in names}
+    of_rounds = job.round_releases if job.spec.privacy.unit == "clinic" else ()
+    return found | dict.fromkeys(of_rounds, sampled.rounds)
+
+
+def build_ledger(
+    job: Job, sampled: Sampled, noised: Noised | None = None, clinics: Sequence[int] | None = None
+) -> Ledger:
+    """Write down every release of every clinic.
+
+    Parameters
+    ----------
+    job : Job
+        Its protocol says which adversary sees what.
+    sampled : Sampled
+    noised : mapping, optional
+        All that must be, if not given. A step of which a part was not noised is un-noised, and so is a kind of rows
+        of which a batch was not.
+    clinics : sequence of int, optional
+        Those whose releases are written down; all if not given.
+
+    Returns
+    -------
+    Ledger
+    """
+    ledger = Ledger()
+    enter = _updates if job.spec.privacy.unit == "clinic" else _releases
+    noise = (*(() if job.dp is None else (job.dp.noise_std,)), *(() if job.rows is None else (job.rows.multipliers,)))
+    all_of_it = to_be_noised(job, sampled)
+    given = all_of_it if noised is None else noised
+    done = {name: np.equal(given[name], due) for name, due in all_of_it.items() if name in given}
+    told_apart_by = (sampled.rates, sampled.steps, sampled.exposures, sampled.rounds, sampled.released, *noise)
+    chosen = np.arange(len(sampled.steps)) if clinics is None else np.array(clinics)
+    chosen = chosen[sampled.steps[chosen] > 0]
+    columns = [np.asarray(values)[chosen].tolist() for values in (*told_apart_by, *done.values())]
+    first: dict[tuple[object, ...], int] = {}
+    for clinic, key in zip(chosen.tolist(), zip(*columns, strict=True), strict=True):
+        alike = first.setdefault(key, clinic)
+        if alike != clinic:
+            ledger.add_alike(clinic, alike)
+            continue
+        complete = frozenset(name for name, of_all in done.items() if of_all[clinic])
+        found = enter(job, sampled, clinic, complete)
+        seeing = {a for release in found if flatten(release.event) for a in release.adversaries}
+        for release in (*found, *_preprocessing(job, clinic, seeing)):
+            ledger.add(release)
+    if sampled.steps.any():
+        everyone = range(len(sampled.steps)) if clinics is None else clinics
+        idle = [k for k in everyone if not sampled.steps[k]]
+        for release in _preprocessing(job, idle[0], frozenset()) if idle else ():
+            ledger.add(release)
+        for clinic in idle[1:]:
+            ledger.add_alike(clinic, idle[0])
+    return ledger
+
+
+def _preprocessing(job: Job, clinic: int, seeing: Set[Adversary]) -> Iterator[Release]:
+    """Write down the statistics that features were made with.
+
+    Those of one clinic are seen by who sees anything of it; those of all clinics by all who see what any clinic trains,
+    and by the clinics, whose own features are made with them.
+    """
+    from dp_accounting import NonPrivateDpEvent
+
+    for used in exposed(job.preprocessing, getattr(job.spec.data, "scaling", None)):
+        audience = seeing | {*job.protocol.sees_model, "peer-clinic"} if used.of_all else seeing
+        if audience:
+            adversaries = tuple(a for a in ADVERSARIES if a in audience)
+            event = NonPrivateDpEvent()
+            yield Release(clinic, "preprocessing", adversaries, event, "add-or-remove", used.unit, used.reason)
+
+
+def _updates(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> list[Release]:
+    """Write down what leaves under clinic-level privacy: the server is trusted, and sees all of it without noise."""
+    from dp_accounting import GaussianDpEvent, NonPrivateDpEvent
+
+    rounds = int(sampled.rounds[clinic])
+    complete = set(job.round_releases) <= done and bool(job.update_noise)
+    event: DpEvent = compose({GaussianDpEvent(job.update_noise or 0.0): rounds}) if complete else NonPrivateDpEvent()
+    outside = tuple(a for a in job.protocol.sees_model if a != "server")
+    found = [_release(clinic, "update", outside, event, "add-or-remove", "clinic")] if rounds else []
+    for kind in ("update", *job.protocol.sees_raw.get("server", ())):
+        found.append(_release(clinic, kind, ("server",), NonPrivateDpEvent(), "add-or-remove", "clinic"))
+    if job.protocol.movement == "own":  # whoever uses a clinic's model has that clinic's own parts
+        found.append(_release(clinic, "own parts", ("model-user",), NonPrivateDpEvent(), "add-or-remove", "clinic"))
+    return found
+
+
+def _audiences(
+    adversaries: tuple[Adversary, ...], steps: int, released: int
+) -> list[tuple[tuple[Adversary, ...], int]]:
+    """Say who sees how many steps: the server all of which anything leaves, the others those in the model."""
+    if released == steps:
+        return [(adversaries, steps)]
+    others: tuple[Adversary, ...] = tuple(a for a in adversaries if a != "server")
+    server: tuple[Adversary, ...] = tuple(a for a in adversaries if a == "server")
+    return [(audience, count) for audience, count in ((others, released), (server, steps)) if audience and count]
+
+
+def _releases(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> list[Release]:
+    from dp_accounting import GaussianDpEvent, NonPrivateDpEvent, RandomizedResponseDpEvent
+
+    protocol, privacy = job.protocol, job.spec.privacy
+    exposures = int(sampled.exposures[clinic])
+    found = []
+    raw_rows = protocol.sees_raw.get("server", ())
+    noised = {kind for kind in raw_rows if kind in job.protected_rows and kind in done}
+    behind_noise = job.rows is not None and set(raw_rows) - {"labels"} <= noised
+    public_ends = all(part in job.frozen for part in protocol.clinic_parts)
+    only_rows = behind_noise and public_ends and job.dp is None
+    if not only_rows:
+        sigma = 0.0
+        if job.dp is not None and set(job.trained_parts) <= done:
+            clipped_apart = 1 if job.joint else len(job.trained_parts)
+            sigma = effective_noise_multiplier(job.dp.part_clip, job.dp.noise_std[clinic], clipped_apart)
+        outside = tuple(a for a in protocol.sees_model if not (behind_noise and a == "server"))
+        for seeing, steps in _audiences(outside, int(sampled.steps[clinic]), int(sampled.released[clinic])):
+            event = dp_sgd_event(sampled.rates[clinic], sigma, steps)
+            found.append(_release(clinic, "gradients", seeing, event))
+        if behind_noise:
+            # Who sees the rows sees who is in a batch: no amplification, and a replaced record moves a sum by 2 C.
+            known: DpEvent = compose({GaussianDpEvent(sigma / 2): exposures}) if sigma else NonPrivateDpEvent()
+            found.append(_release(clinic, "gradients", ("server",), known, "replace"))
+    for adversary, kinds in protocol.sees_raw.items():
+        audience: tuple[Adversary, ...] = ADVERSARIES if only_rows else (adversary,)
+        for kind in kinds:
+            if job.labels is not None and kind == "labels" and kind in noised:
+                answers = RandomizedResponseDpEvent(job.labels.uniform, job.labels.classes)
+                found.append(_release(clinic, kind, audience, answers, "replace", "label"))
+            elif job.rows is not None and kind in noised:
+                found.append(_release(clinic, kind, audience, row_event(job.rows, kind, clinic, exposures), "replace"))
+            elif kind != "labels" or privacy.labels != "public":
+                found.append(_release(clinic, kind, audience, NonPrivateDpEvent()))
+    if job.imported and job.dp is None:
+        found.append(_release(clinic, "metrics", ("server",), NonPrivateDpEvent()))
+    return found

@@ -1,0 +1,361 @@
+"""The privacy statement of a run: what is protected, from whom, how strongly, and what is not.
+
+The fields are those that NIST SP 800-226 (Guidelines for Evaluating Differential Privacy Guarantees, 2025) asks for.
+Everything follows from the plan, its ledger and the settings; no value of a record is in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sim.methods.method import method_of
+from sim.methods.protocol import Protocol, protocol_of
+from sim.plan.releases import un_noised
+from sim.privacy.accounting import flatten, under_one_adjacency
+from sim.privacy.adjacency import NAMES
+from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Release
+from sim.privacy.patients import patient_epsilon
+from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
+from sim.privacy.uncovered import not_covered
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+    from sim.data.federation import Federation
+    from sim.plan.plan import Plan
+
+ACCOUNTING_PACKAGES = ("suture", "dp-accounting", "riskcal", "scipy")
+_WHO: dict[Adversary, str] = {
+    "model-user": "whoever gets the trained model",
+    "peer-clinic": "another clinic that takes part, from all that its own messages bring",
+    "server": "whoever runs the server: follows the protocol, and keeps all that is sent to it",
+}
+_UNIT = {
+    "record": "one training record of one clinic",
+    "clinic": "all training records of one clinic at once",
+}
+_MEANING = {
+    "gradients": "parameters trained on the clinic's records",
+    "update": "the clinic's model updates, or the model made of their sum",
+    "own parts": "the clinic's own parts of the model",
+    "smashed": "the head's output for each record (smashed data)",
+    "tail-gradient": "the loss's gradient in the body's output, for each record",
+    "labels": "the label of each record",
+    "norms": "the norm of each record's gradient in each part",
+    "metrics": "the clinic's exact training loss, and whether its update was clipped",
+    "records": "the training records themselves",
+    "preprocessing": "all that was scaled, chosen or encoded by statistics of the records",
+}
+_ACCOUNTANT = (
+    "privacy loss distributions, rounded so that epsilon is never underestimated; the exact formula of the Gaussian "
+    "mechanism where nothing is subsampled; bounds on membership inference from the same distributions"
+)
+_GENERATOR = (
+    "Noise, randomised answers and Poisson batches come from Philox streams that are keyed by the run: by every "
+    "setting, the seed and every record, so that no two runs share a draw and a results folder does not give the key. "
+    "That is no cryptographic generator, and whoever has the settings and all records can draw them again and subtract "
+    "the noise. The guarantee is one for a deployment that draws noise and batches from a secure source and keeps them "
+    "secret. What is noised leaves on a public grid. Not counted: clipping and summing in 32-bit floating point, and "
+    "the sampler's finite number of random bits."
+)
+
+
+def privacy_statement(
+    plan: Plan, federation: Federation, versions: Mapping[str, Any], *, finished: bool
+) -> dict[str, Any]:
+    """State what a run gives away.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of which a finished run has executed every release.
+    federation : Federation
+        Only names, sizes and the list of its statistics are used.
+    versions : mapping
+        Versions of packages by name, of which those that count epsilon are taken.
+    finished : bool
+        Whether the run was learned to its end; otherwise the ledger is only planned.
+
+    Returns
+    -------
+    dict
+        Plain values, names as they are (escape them before showing them):
+
+        - ``run``, ``study``, ``strategy``, ``cut``, ``rounds``;
+        - ``basis``: ``"executed"`` or ``"planned"``;
+        - ``unit``, ``unit-meaning``, ``clinics``, ``records`` (training records), ``delta`` (None without a mechanism);
+        - ``adversaries``: one row each, see below;
+        - ``mechanisms``: one row for each kind of noised release: ``what``, ``seen-by``, ``mechanism``, ``adjacency``,
+          ``clinics``, ``times`` ``[least, most]`` over the clinics in units of ``counted-in``, and likewise
+          ``sample-rate`` (None where nothing is sampled) and ``noise``, of the kind ``noise-is``;
+        - ``settings``: the keys of ``[privacy]``;
+        - ``accountant``, ``versions``, ``generator``;
+        - ``label-epsilon``: the epsilon of a label where labels are randomised, otherwise None;
+        - ``patients``: ``max-records``, the stated bound on a patient's records at all clinics together,
+          ``max-clinics``, the largest number of clinics that train on one patient, as counted, and ``epsilon`` by
+          adversary of such a patient; None where no bound is stated or the unit is the clinic;
+        - ``outside``: rows of ``what``, ``marking`` (``"public"``, ``"dp"``, ``"non-private"`` or, of how a simulation
+          makes its clinics, ``"simulated"``) and ``note``;
+        - ``not-covered``: what the run publishes of its records beside all that, see
+          :func:`sim.privacy.uncovered.not_covered`;
+        - ``attacks``: measured attacks, one dict each.
+
+        A row of ``adversaries`` has ``adversary``, ``who``, ``sees`` (rows of ``what``, ``meaning``, ``noised``,
+        ``times``, ``counted-in``), ``epsilon`` and ``clinic`` (the least protected one's), ``adjacency``
+        (``"zero-out"``, ``"replace-one"``, or None where nothing is released or nothing is noised),
+        ``replace-epsilon`` (of the clinic protected least under replace-one; None where it is not
+        counted), ``reasons`` (why epsilon is infinite), ``advantage`` (the most by which an attacker's true positive
+        rate exceeds its false positive rate, on that clinic) and
+        ``true-positive-rates`` (the highest, by false positive rate).
+    """
+    spec = plan.spec
+    groups = _grouped(plan)
+    return {
+        "run": spec.run_id,
+        "study": spec.study,
+        "strategy": spec.strategy.label or spec.strategy.name,
+        "cut": spec.strategy.cut or "",
+        "rounds": plan.rounds,
+        "basis": "executed" if finished else "planned",
+        "unit": spec.privacy.unit,
+        "unit-meaning": _UNIT[spec.privacy.unit],
+        "clinics": len(plan.clinics),
+        "records": sum(clinic.records for clinic in plan.clinics),
+        "delta": spec.privacy.delta,
+        "adversaries": [_adversary(plan, adversary, groups) for adversary in ADVERSARIES],
+        "mechanisms": [
+            {key: value for key, value in group.items() if key not in ("meaning", "noised")}
+            for group in groups
+            if group["noised"]
+        ],
+        "settings": _settings(plan),
+        "accountant": _ACCOUNTANT,
+        "versions": {name: versions[name] for name in ACCOUNTING_PACKAGES if name in versions},
+        "generator": _GENERATOR,
+        "label-epsilon": plan.columns()["epsilon_label"],
+        "patients": _patients(plan, federation),
+        "outside": [
+            {"what": what, "marking": marking, "note": note} for what, marking, note in _outside(plan, federation)
+        ],
+        "not-covered": not_covered(spec),
+        "attacks": [],
+    }
+
+
+def _most_records(plan: Plan) -> int | None:
+    privacy = plan.spec.privacy
+    covered = privacy.unit == "record" and privacy.mechanism != "none"
+    return getattr(plan.spec.data, "max_records_per_patient", None) if covered else None
+
+
+def _patients(plan: Plan, federation: Federation) -> dict[str, Any] | None:
+    most, delta = _most_records(plan), plan.spec.privacy.delta or 0.0
+    if most is None:
+        return None
+    clinics, stays = len(plan.clinics), federation.clinics_of_a_patient
+    epsilon = {a: patient_epsilon(plan.ledger, a, clinics, most, delta, stays=stays) for a in ADVERSARIES}
+    return {"max-records": most, "max-clinics": stays, "epsilon": epsilon}
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    privacy = plan.spec.privacy
+    if privacy.mechanism == "none":
+        return {}
+    unused: tuple[str, ...] = () if privacy.noises_rows else ("smashed-", "tail-")
+    unused += () if privacy.adaptive_quantile else ("adaptive-",)
+    written = privacy.model_dump(by_alias=True)
+    return {key: value for key, value in written.items() if value is not None and not key.startswith(unused)}
+
+
+def _adversary(plan: Plan, adversary: Adversary, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    epsilons = [clinic.epsilon[adversary] for clinic in plan.clinics]
+    worst = max(range(len(epsilons)), key=epsilons.__getitem__)
+    mechanisms = plan.ledger.mechanisms(adversary, worst, plan.spec.privacy.unit)
+    risk = membership_risk(mechanisms, epsilons[worst])
+    reasons = un_noised(plan.ledger, adversary)
+    return {
+        "adversary": adversary,
+        "who": _WHO[adversary],
+        "sees": _seen(group for group in groups if adversary in group["seen-by"]),
+        "epsilon": epsilons[worst],
+        "clinic": plan.clinics[worst].name,
+        "adjacency": None if reasons or not mechanisms else NAMES[under_one_adjacency(mechanisms)[1]],
+        "replace-epsilon": plan.replace_epsilon[adversary],
+        "reasons": reasons,
+        "advantage": risk.advantage,
+        "true-positive-rates": {
+            f"{rate:g}": most for rate, most in zip(FALSE_POSITIVE_RATES, risk.true_positive_rates, strict=True)
+        },
+    }
+
+
+def _seen(groups: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return kinds of releases, those that differ in their mechanism alone as one."""
+    kinds: dict[tuple[Any, ...], list[float]] = {}
+    for group in groups:
+        key = group["what"], group["meaning"], group["noised"], group["counted-in"]
+        kinds.setdefault(key, []).extend(group["times"])
+    names = ("what", "meaning", "noised", "counted-in")
+    return [{**dict(zip(names, key, strict=True)), "times": _range(times)} for key, times in kinds.items()]
+
+
+def _grouped(plan: Plan) -> list[dict[str, Any]]:
+    """Return the ledger's releases, those of all clinics that differ in numbers alone as one row with ranges."""
+    groups: dict[tuple[Any, ...], list[tuple[float | None, float | None, int]]] = {}
+    clinics: dict[tuple[Any, ...], set[int]] = {}
+    for release in plan.ledger.releases:
+        for atom, count in flatten(release.event).items():
+            name, noise_is, rate, noise = _described(atom)
+            times, counted_in = _how_often(plan, release, count, noised=noise is not None)
+            key = release.what, release.adversaries, name, noise_is, release.adjacency, counted_in
+            groups.setdefault(key, []).append((rate, noise, times))
+            clinics.setdefault(key, set()).add(release.clinic)
+    return [
+        {
+            "what": what,
+            "meaning": _MEANING.get(what, what),
+            "seen-by": list(seen_by),
+            "noised": noise_is is not None,
+            "mechanism": name,
+            "adjacency": NAMES[adjacency],
+            "clinics": len(clinics[key]),
+            "times": _range(times for _, _, times in rows),
+            "counted-in": counted_in,
+            "sample-rate": _range(rate for rate, _, _ in rows),
+            "noise": _range(noise for _, noise, _ in rows),
+            "noise-is": noise_is,
+        }
+        for key, rows in groups.items()
+        for what, seen_by, name, noise_is, adjacency, counted_in in [key]
+    ]
+
+
+def _range(values: Iterable[float | None]) -> list[float] | None:
+    known = [value for value in values if value is not None]
+    return [min(known), max(known)] if known else None
+
+
+def _described(atom: DpEvent) -> tuple[str, str | None, float | None, float | None]:
+    """Name a mechanism and its kind of noise; then its sampling rate and its noise."""
+    import dp_accounting as dp
+
+    deviation = "standard deviation over the sensitivity"
+    match atom:
+        case dp.GaussianDpEvent(sigma):
+            return "Gaussian noise", deviation, None, sigma
+        case dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma)):
+            return "Gaussian noise on Poisson samples", deviation, rate, sigma
+        case dp.LaplaceDpEvent(scale):
+            return "Laplace noise", "scale over the sensitivity", None, scale
+        case dp.RandomizedResponseDpEvent(p, _):
+            return "randomised response", "probability of a random answer", None, p
+        case _:
+            return "none", None, None, None
+
+
+def _how_often(plan: Plan, release: Release, count: int, *, noised: bool) -> tuple[int, str]:
+    """Return how often something is released, and what that number counts."""
+    if noised and release.adjacency == "replace":
+        return count, "releases of a record"
+    if release.what == "preprocessing":
+        return count, "times, before training"
+    if release.what == "update":
+        return int(plan.sampled.rounds[release.clinic]), "rounds"
+    protocol = _protocol(plan)
+    if release.what == "gradients" or any(release.what in kinds for kinds in protocol.batch_up):
+        steps = plan.sampled.steps if "server" in release.adversaries else plan.sampled.released
+        return int(steps[release.clinic]), "training steps"
+    return count, "messages"
+
+
+def _protocol(plan: Plan) -> Protocol:
+    spec = plan.spec
+    return protocol_of(
+        method_of("release-once" if spec.privacy.releases_once else spec.strategy.name), spec.strategy.cut
+    )
+
+
+def _outside(plan: Plan, federation: Federation) -> list[tuple[str, str, str]]:
+    spec = plan.spec
+    rows = [
+        ("sizes of the clinics", "public", "numbers of training records set sampling rates, steps and weights"),
+        ("batch sizes", "public", "seen where rows cross; the number of records alone decides how they are drawn"),
+        ("participation", "public", "who takes part in which round is drawn without regard to any record"),
+        ("names of clinics, features and classes", "public", "stand in the results as the source gives them"),
+        ("initial parameters and frozen parts", "public", spec.model.public_note),
+        _labels(plan),
+    ]
+    if spec.train.class_weights is not None:
+        rows.append(("class weights", "public", "stated constants; take none that were counted from these records"))
+    for marking in ("public", "dp", "non-private", "simulated"):
+        used = [f"{kind}{', '.join(names)}" for kind, names in federation.statistics_by_kind(marking).items()]
+        counted = "; counted as sent without noise" if marking == "non-private" else ""
+        if used:
+            rows.append(("preprocessing", marking, "; ".join(used) + counted))
+    rows += [
+        ("timing of messages", "non-private", "follows from counts here; on real computers it may depend on records"),
+        (
+            "choice of settings",
+            "non-private",
+            "rounds, learning rate, clip and model are as the scenario gives them; a choice made by looking at results "
+            "on these records is not counted",
+        ),
+        (
+            "other runs on the same records",
+            "non-private",
+            "each seed and swept value is one more; they compose, and suture epsilon says to what for a study's "
+            "folder; runs in other folders, and deleted ones, are not in that",
+        ),
+        ("adversaries who join forces", "non-private", "together they learn what their rows compose to"),
+    ]
+    if spec.data.validation_share:
+        rows.append(("best round", "non-private", "chosen by the exact AUC on validation records (model_best)"))
+    if spec.privacy.unit == "record":
+        rows.append(_records_of_a_patient(plan))
+    return rows
+
+
+def _records_of_a_patient(plan: Plan) -> tuple[str, str, str]:
+    what, most = "several records of one patient", _most_records(plan)
+    if most is None:
+        mend = "state data.patient and data.max-records-per-patient to have them counted"
+        return what, "non-private", f"only each single record is protected; {mend}"
+    return (
+        what,
+        "dp",
+        f"at most {most}, as stated, and at the largest number of clinics that was counted, which is itself exact; the "
+        "largest over every choice of clinics and way to share out the records, or a bound where these are many",
+    )
+
+
+def _labels(plan: Plan) -> tuple[str, str, str]:
+    privacy, protocol = plan.spec.privacy, _protocol(plan)
+    sent = "labels" in protocol.sees_raw.get("server", ())
+    if sent and privacy.labels == "public":
+        return "labels", "public", "stated to be public: neighbouring data sets have the same labels"
+    if sent and _protected(plan.ledger, "labels"):
+        spent = plan.columns()["epsilon_label"]
+        return (
+            "labels",
+            "dp",
+            f"randomised once before they are sent: epsilon {spent:.3g} of one label, against everyone"
+            if math.isfinite(spent)
+            else "randomised once before they are sent, but the choice of held-out records is not",
+        )
+    if sent:
+        return "labels", "non-private", "sent to the server as they are, and counted as such in its row"
+    covered = privacy.mechanism != "none"
+    return (
+        "labels",
+        "dp" if covered else "non-private",
+        "stay at the clinic; part of the record, and protected as it is",
+    )
+
+
+def _protected(ledger: Ledger, what: str) -> bool:
+    from dp_accounting import NonPrivateDpEvent
+
+    events = [flatten(release.event) for release in ledger.releases if release.what == what]
+    return bool(events) and not any(NonPrivateDpEvent() in atoms for atoms in events)

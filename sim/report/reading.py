@@ -1,0 +1,129 @@
+"""Everything a report says, read from a study's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sim.foundation.problems import ScenarioError
+from sim.privacy.study_ledger import compose_study
+from sim.report.composed import composed_frame, composed_words
+from sim.report.study import StudyResults
+from sim.results.composition import read_study_runs, uncounted
+from sim.results.store import read_record, read_run_table, read_table
+from sim.results.study_log import read_commands
+from sim.study.played import read_first_rounds
+
+
+def read_results(folder: Path) -> StudyResults:
+    """Read a study's finished runs from nothing but its folder; no data file is opened, and no module imported.
+
+    Parameters
+    ----------
+    folder : Path
+        ``OUT/<study>``, with its ``runs.parquet``.
+
+    Raises
+    ------
+    ScenarioError
+        If the folder holds no finished run, or a run's folder is gone.
+    """
+    runs = read_table(folder)
+    if runs.empty:
+        raise ScenarioError([f"{folder}: holds no finished run; run the study first"])
+    records = {run_id: read_record(folder, run_id) for run_id in runs["run_id"]}
+    specs = [record["spec"] for record in records.values()]
+    releases = read_study_runs(folder)
+    composition = compose_study(releases)
+    return StudyResults(
+        name=", ".join(runs["study"].unique()),
+        runs=runs,
+        rounds=_tables(folder, runs, "rounds"),
+        clinics=_tables(folder, runs, "clinics"),
+        phases=pd.DataFrame(_phases(records), columns=["run_id", "phase", "seconds"]),
+        traffic=pd.DataFrame(_traffic(records), columns=["run_id", "way", "kind", "bytes"]),
+        clock=read_first_rounds(folder, records),
+        statements={run_id: record["privacy"]["statement"] for run_id, record in records.items()},
+        settings=_settings(specs),
+        versions=_united([record["provenance"] for record in records.values()]),
+        statistics=_united([record["privacy"]["statistics"] for record in records.values()]),
+        composed=composed_frame(composition, releases),
+        composed_words=[*composed_words(composition), *uncounted(folder)],
+        data_card=_data_card(specs),
+        commands=read_commands(folder),
+    )
+
+
+def _tables(folder: Path, runs: pd.DataFrame, stem: str) -> pd.DataFrame:
+    ids = runs.loc[runs["status"] == "ok", "run_id"]
+    parts = [read_run_table(folder, run_id, stem).assign(run_id=run_id) for run_id in ids]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _phases(records: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+    for run_id, record in records.items():
+        for phase, seconds in record["plan"]["phase_seconds"].items():
+            yield run_id, phase, seconds
+
+
+def _traffic(records: Mapping[str, Any]) -> Iterator[tuple[str, str, str, int]]:
+    for run_id, record in records.items():
+        for name, size in record["plan"]["bytes"].items():
+            way, _, kind = name.partition(" ")
+            yield run_id, way, kind, size
+
+
+def _settings(specs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what all runs share, and the strategies, seeds and swept values that set them apart."""
+    # A target of infinity turns the mechanism off, so the shared settings are those of a run that has one.
+    base = next((spec for spec in specs if spec["privacy"]["mechanism"] != "none"), specs[0])
+    shared = {key: _stated(base[key]) for key in ("data", "model", "train", "server", "clinics", "privacy")}
+    for key in base["swept"]:
+        _forget(shared, key.split("."))
+    strategies = _distinct(_stated(spec["strategy"]) for spec in specs)
+    sweep = {key: _distinct(spec["swept"].get(key) for spec in specs) for key in base["swept"]}
+    seeds = sorted({spec["seed"] for spec in specs})
+    return {"name": base["study"], "seeds": seeds, **shared, "strategies": strategies, "sweep": sweep}
+
+
+def _stated(value: Any) -> Any:
+    """Leave out what has no value."""
+    if isinstance(value, Mapping):
+        return {key: _stated(part) for key, part in value.items() if part not in (None, "", {}, [])}
+    return [_stated(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def _forget(tables: Any, path: Sequence[str]) -> None:
+    *parents, last = path
+    for key in parents:
+        tables = tables.get(key) if isinstance(tables, dict) else None
+    if isinstance(tables, dict):
+        tables.pop(last, None)
+
+
+def _distinct(values: Iterator[Any]) -> list[Any]:
+    """Return each value once, in order of first appearance."""
+    seen: dict[Hashable, Any] = {}
+    for value in values:
+        seen.setdefault(json.dumps(value, sort_keys=True), value)
+    return list(seen.values())
+
+
+def _united(tables: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Join tables of texts; where runs differ, all values are named."""
+    names = dict.fromkeys(name for table in tables for name in table)
+    values = {
+        name: dict.fromkeys(str(table[name]) for table in tables if table.get(name) is not None) for name in names
+    }
+    return {name: "; ".join(found) or "unknown" for name, found in values.items()}
+
+
+def _data_card(specs: Sequence[Mapping[str, Any]]) -> str:
+    if specs[0]["data"]["source"] != "heart-disease":
+        return ""
+    return files("sim.data").joinpath("heart_disease.md").read_text(encoding="utf-8")

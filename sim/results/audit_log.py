@@ -1,0 +1,212 @@
+"""The audit log: what crossed, for whom and with which mechanism, in lines of JSON that are chained by their hashes.
+
+A line a round and clinic holds the bytes by direction and kind that were counted while learning and the noised steps by
+part; messages of the same kind in a round are one figure, since a thousand clinics' single batches would be millions of
+lines. Then a line a release holds its event over the whole run, ``"none"`` where nothing was noised. The last lines
+hold the hashes of every file of the folder, of ``run.json`` itself, of settings and data, and the versions of the code.
+Each line has the hash of the one before it, and ``run.json`` names the last, so that a changed, dropped, moved or
+cut-off line shows. No patient's value is in it. Who can rewrite the whole folder can write a new chain: that shows
+where the head is kept elsewhere or signed (:mod:`sim.results.signature`), and an epsilon that settings and
+counts do not give shows in any case (:mod:`sim.privacy.recount`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.foundation.chain import canonical_hash, file_hash, read_chain
+
+AUDIT_FILE, SIGNATURE_FILE = "audit-log.jsonl", "signature.json"
+NOT_LISTED = frozenset({AUDIT_FILE, SIGNATURE_FILE, "run.json"})
+"""Files of a run's folder whose hashes do not stand in its log as a file's."""
+
+Counted = Mapping[Any, NDArray[np.int64]]
+
+
+class Trail:
+    """Collects what was counted, round by round, from counters that only grow."""
+
+    def __init__(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self._traffic: dict[Any, NDArray[np.int64]] = {}
+        self._noised: dict[Any, NDArray[np.int64]] = {}
+
+    def close_round(self, server_round: int, traffic: Counted, noised: Counted) -> None:
+        """Enter what was counted since the last call.
+
+        Parameters
+        ----------
+        server_round : int
+        traffic : mapping
+            Bytes so far by ``(direction, kind)``, ``[clinic]`` each.
+        noised : mapping
+            Noised steps so far by part, ``[clinic]`` each.
+        """
+        new_bytes, new_steps = _growth(traffic, self._traffic), _growth(noised, self._noised)
+        by_clinic: dict[int, dict[str, Any]] = {}
+        for (direction, kind), counts in sorted(new_bytes.items()):
+            for clinic in np.flatnonzero(counts).tolist():
+                line = by_clinic.setdefault(clinic, {"up": {}, "down": {}, "noised-steps": {}})
+                line[direction][kind] = int(counts[clinic])
+        for part, counts in sorted(new_steps.items()):
+            for clinic in np.flatnonzero(counts).tolist():
+                line = by_clinic.setdefault(clinic, {"up": {}, "down": {}, "noised-steps": {}})
+                line["noised-steps"][part] = int(counts[clinic])
+        self.entries += [{"round": server_round, "clinic": k, **by_clinic[k]} for k in sorted(by_clinic)]
+
+
+def _growth(now: Counted, before: dict[Any, NDArray[np.int64]]) -> dict[Any, NDArray[np.int64]]:
+    new = {key: counts - before.get(key, 0) for key, counts in now.items()}
+    before.update({key: counts.copy() for key, counts in now.items()})
+    return new
+
+
+def release_entries(ledger: str) -> list[dict[str, Any]]:
+    """Return one entry a release of a ledger, as ``Ledger.to_json`` wrote it."""
+    return [
+        {"release": row["what"], **{key: value for key, value in row.items() if key not in ("what", "event")}}
+        | {"event": "none" if row["event"] == {"class": "NonPrivateDpEvent"} else row["event"]}
+        for row in json.loads(ledger)
+    ]
+
+
+def seal_entries(hashes: Mapping[str, str], record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the last entries of a run's log: what its folder holds, and what made it.
+
+    Parameters
+    ----------
+    hashes : mapping of str to str
+        SHA-256 of every other file of the folder but ``run.json``, by name.
+    record : mapping
+        What becomes of ``run.json``, in plain values.
+
+    Returns
+    -------
+    list of dict
+        One a file, then one with the hashes of ``run.json`` (without the place where it names this log), of the
+        settings and of the data, and with the versions of the code.
+    """
+    seal = {
+        "record-sha256": record_hash(record),
+        "settings-sha256": canonical_hash(record.get("spec")),
+        "data-sha256": record.get("data-sha256"),
+        "code": record.get("provenance"),
+    }
+    return [*({"file": name, "sha256": value} for name, value in sorted(hashes.items())), {"seal": seal}]
+
+
+def record_hash(record: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what ``run.json`` holds, without the place where it names its audit log."""
+    privacy = {key: value for key, value in record.get("privacy", {}).items() if key != "audit-log"}
+    return canonical_hash({**record, "privacy": privacy})
+
+
+def seal_faults(entries: Sequence[Mapping[str, Any]], folder: Path, record: Mapping[str, Any]) -> list[str]:
+    """Hold a run's folder against the last lines of its log.
+
+    Parameters
+    ----------
+    entries : sequence of mapping
+        The log's, in order.
+    folder : Path
+        The run's.
+    record : mapping
+        Its ``run.json``, as it was read.
+
+    Returns
+    -------
+    list of str
+        A line for each file that differs, is missing or is not listed.
+    """
+    listed = {entry["file"]: entry["sha256"] for entry in entries if "file" in entry}
+    seals = [entry["seal"] for entry in entries if "seal" in entry]
+    if len(seals) != 1:
+        return [f"{folder / AUDIT_FILE}: holds no hash of run.json in its last line"]
+    wanted = seal_entries({}, record)[-1]["seal"]
+    faults = [
+        f"{folder / 'run.json'}: {what} not as {AUDIT_FILE} has it"
+        for key, what in _SEALED.items()
+        if seals[0].get(key) != wanted[key]
+    ]
+    there = {path.name: path for path in folder.iterdir() if path.name not in NOT_LISTED}
+    for name in sorted(listed.keys() | there.keys()):
+        path = folder / name
+        if name not in there:
+            faults.append(f"{path}: is missing; {AUDIT_FILE} lists it")
+        elif name not in listed:
+            faults.append(f"{path}: is none of the run's files by {AUDIT_FILE}")
+        elif path.is_symlink() or not path.is_file():
+            faults.append(f"{path}: is no ordinary file")
+        elif file_hash(path) != listed[name]:
+            faults.append(f"{path}: is not as it was written: its SHA-256 is another than in {AUDIT_FILE}")
+    return faults
+
+
+_SEALED = {
+    "record-sha256": "is",
+    "settings-sha256": "spec: the settings are",
+    "data-sha256": "data-sha256: the data's digest is",
+    "code": "provenance: the code's versions are",
+}
+
+
+def first_fault(log: bytes, record: Mapping[str, Any]) -> str | None:
+    """Say what is wrong with an audit log first, or None.
+
+    Parameters
+    ----------
+    log : bytes
+        The file.
+    record : mapping
+        ``run.json``, which holds the chain's head, the plan and the ledger.
+
+    Returns
+    -------
+    str or None
+        The line and its fault: a broken chain, or figures that are not the plan's or the ledger's.
+    """
+    stated, chain = record["privacy"]["audit-log"], read_chain(log)
+    lines = len(chain.entries)
+    if lines >= stated["lines"] and (not stated["lines"] or chain.heads[stated["lines"] - 1] != stated["head"]):
+        return f"line {stated['lines']}: is not the last line that run.json names"
+    if chain.fault:
+        return chain.fault
+    if chain.torn or lines != stated["lines"]:
+        return f"line {lines + 1}: the log has {stated['lines']} lines by run.json, but ends elsewhere"
+    return _disagreement(chain.entries, record)
+
+
+def _disagreement(entries: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> str | None:
+    """Hold bytes and noised steps against the plan and releases against the ledger; name the line where it shows."""
+    planned = {key: Counter(dict(enumerate(counts))) for key, counts in record["plan"]["counts"].items()}
+    last: dict[tuple[str, int], int] = {}
+    found: dict[str, Counter[int]] = {key: Counter() for key in planned}
+    for number, entry in enumerate(entries, 1):
+        if "round" not in entry:
+            continue
+        clinic = entry["clinic"]
+        for group in ("up", "down", "noised-steps"):
+            for kind, count in entry[group].items():
+                key = f"{group} {kind}"
+                last[key, clinic] = number
+                found.setdefault(key, Counter())[clinic] += count
+                if found[key][clinic] > planned.get(key, Counter())[clinic]:
+                    return f"line {number}: clinic {clinic}, {key}: more than planned"
+    for key, counts in planned.items():
+        for clinic, count in counts.items():
+            if found[key][clinic] != count:
+                where = last.get((key, clinic), len(entries))
+                return f"line {where}: clinic {clinic}, {key}: {found[key][clinic]} in all, {count} planned"
+    releases = release_entries(record["privacy"]["releases"])
+    logged = [(number, entry) for number, entry in enumerate(entries, 1) if "release" in entry]
+    for (number, entry), release in zip(logged, releases, strict=False):
+        if entry != release:
+            return f"line {number}: is not the ledger's release of {release['release']}, clinic {release['clinic']}"
+    return None if len(logged) == len(releases) else f"line {len(entries)}: {len(releases)} releases are in the ledger"

@@ -1,0 +1,48 @@
+"""The ledger of a study, from its run folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sim.foundation.problems import ScenarioError
+from sim.privacy.study_ledger import StudyRun
+from sim.results.reading import entries
+from sim.results.store import RUN_FILE, older_runs, read_records
+from sim.study.journal import LOGS
+
+__all__ = ["read_study_runs", "uncounted"]
+
+
+def read_study_runs(folder: Path) -> list[StudyRun]:
+    """Read the releases of every run in a study's folder, failed ones and those that left the table too.
+
+    Raises
+    ------
+    ScenarioError
+        If a run's ledger cannot be read.
+    """
+    runs = []
+    for record in read_records(folder):
+        try:
+            runs.append(StudyRun.of(record))
+        except (KeyError, TypeError, ValueError) as error:
+            name = record.get("row", {}).get("run_id", "a run")
+            raise ScenarioError([f"{folder / str(name) / RUN_FILE}: holds no ledger: {error}"]) from None
+    return runs
+
+
+def uncounted(folder: Path) -> list[str]:
+    """Say which runs may have released something and have no ledger here, one sentence a kind."""
+    begun = {path.stem for path in (folder / LOGS).glob("*.log")}
+    lost = sorted(begun - set(entries(folder)))
+    older = older_runs(folder)
+    told = []
+    if lost:
+        told.append(f"{_runs(len(lost))} begun and left no ledger, and not counted: {', '.join(lost)}.")
+    if older:
+        told.append(f"{_runs(len(older))} of another results version, and not counted: {', '.join(older)}.")
+    return told
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s were' if count > 1 else ' was'}"

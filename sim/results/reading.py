@@ -1,0 +1,283 @@
+"""How a folder from somebody else is read: only what lies in it, only plain files, and never more than a stated size.
+
+Nothing here follows a link, opens a pipe or a device, imports a module or believes a file's own words about its size.
+What is wrong is one ``ScenarioError`` with the file's path; no line quotes what a file holds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from sim.foundation.problems import ScenarioError, unwritable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+__all__ = [
+    "MOST_BYTES",
+    "MOST_CELLS",
+    "MOST_DEPTH",
+    "entries",
+    "file_bytes",
+    "parsed_json",
+    "read_json",
+    "read_lines",
+    "read_parquet",
+    "refuse",
+    "refuse_links",
+]
+
+MOST_BYTES: Final = 256 * 2**20
+"""No file of more bytes is read."""
+MOST_CELLS: Final = 20_000_000
+"""No table of more cells is read, however small its file."""
+MOST_DEPTH: Final = 50
+"""No JSON that is nested deeper is read."""
+MOST_DIGITS: Final = 30
+"""No whole number of more digits is read."""
+MOST_SIGNS: Final = 100_000
+"""No text of a table's cell is longer."""
+
+_ENTRY: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
+_MEND: Final = "put the file that was written in its place, or run again"
+
+
+def refuse(path: Path | str, fault: str) -> NoReturn:
+    """Raise the one line that says what is wrong with a file."""
+    raise ScenarioError([f"{path}: {fault}"])
+
+
+def entries(folder: Path) -> Iterator[str]:
+    """Yield the names of the folders that lie in a folder, sorted; links and names with a leading dot are none."""
+    try:
+        with os.scandir(folder) as found:
+            names = sorted(entry.name for entry in found if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return
+    yield from (name for name in names if not name.startswith(".") and _ENTRY.fullmatch(name))
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a folder of files to be written anew if it, or anything in it, is a link or no plain file."""
+    try:
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            refuse(folder, "is no folder but something in its place; remove it")
+        with os.scandir(folder) as found:
+            odd = [
+                entry.name
+                for entry in found
+                if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False)
+            ]
+    except FileNotFoundError:
+        return
+    if odd:
+        refuse(folder / odd[0], "is a link or no plain file, so nothing is written there; remove it")
+
+
+def file_bytes(root: Path, name: str, most: int = MOST_BYTES) -> bytes | None:
+    """Read a plain file that lies in a folder.
+
+    Parameters
+    ----------
+    root : Path
+        The folder that the user named; it may itself be a link.
+    name : str
+        The file in it, its parts separated by ``/``.
+    most : int
+        How many bytes it may have.
+
+    Returns
+    -------
+    bytes or None
+        None where there is no such file.
+
+    Raises
+    ------
+    ScenarioError
+        If a part of the name leads out of the folder, is a link, or the file is no plain file, too large or unreadable.
+    """
+    path = root
+    *folders, _ = parts = name.split("/")
+    if not all(map(_ENTRY.fullmatch, parts)):
+        refuse(root, "names a file outside of itself; " + _MEND)
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        for place, part in enumerate(parts):
+            path = path / part
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                refuse(path, "is a link, and none is followed; put what it leads to in its place")
+            if place == len(folders) and not stat.S_ISREG(mode):
+                refuse(path, "is no plain file but a folder, a pipe, a socket or a device; remove it")
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                refuse(path, "is no plain file but a folder, a pipe, a socket or a device; remove it")
+            content = file.read(most + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        refuse(path, f"cannot be read ({error.strerror})")
+    if len(content) > most:
+        refuse(path, f"has more than the {most:,} bytes that are read; {_MEND}")
+    return content
+
+
+def read_json(root: Path, name: str) -> Any:
+    """Read a JSON file of a folder as :func:`parsed_json` does; None where there is no such file."""
+    content = file_bytes(root, name)
+    return None if content is None else parsed_json(content, root / name)
+
+
+def read_lines(root: Path, name: str) -> list[Any]:
+    """Read a file of JSON lines; a last line that is being written, and a file that is not there, count as none."""
+    content = file_bytes(root, name) or b""
+    whole = content[: content.rfind(b"\n") + 1]
+    return [parsed_json(line, f"{root / name}: line {n}") for n, line in enumerate(whole.splitlines(), 1)]
+
+
+def parsed_json(content: bytes | str, label: Path | str) -> Any:
+    """Parse strict JSON: no NaN or infinity, no key twice, no huge number, not too deep, no unseen characters.
+
+    Raises
+    ------
+    ScenarioError
+        In one line that begins with `label`.
+    """
+    try:
+        text = content.decode("utf-8") if isinstance(content, bytes) else content
+        value = json.loads(
+            text, parse_constant=_no_number, parse_int=_whole, parse_float=_finite, object_pairs_hook=_each_once
+        )
+    except _FaultError as fault:
+        refuse(label, f"{fault}; {_MEND}")
+    except RecursionError:
+        refuse(label, f"is nested more than {MOST_DEPTH} deep; {_MEND}")
+    except UnicodeDecodeError:
+        refuse(label, f"is not UTF-8 text; {_MEND}")
+    except ValueError:
+        refuse(label, f"is no JSON, or not whole; {_MEND}")
+    _refuse_unfit(value, label)
+    return value
+
+
+class _FaultError(Exception):
+    """What JSON must not hold."""
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise _FaultError("holds a number that is not finite")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise _FaultError(f"holds a number of more than {MOST_DIGITS} digits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _no_number(digits)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise _FaultError("holds a key twice")
+    return table
+
+
+def _refuse_unfit(value: Any, label: Path | str) -> None:
+    """Refuse JSON that is nested too deep, or holds characters that nobody sees."""
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        below: list[Any] = []
+        for part in level:
+            if isinstance(part, dict):
+                below += part.keys()
+                below += part.values()
+            elif isinstance(part, list):
+                below += part
+            elif isinstance(part, str) and _unseen(part):
+                refuse(label, f"holds a control or formatting character; {_MEND}")
+        if not below:
+            return
+        level = below
+    refuse(label, f"is nested more than {MOST_DEPTH} deep; {_MEND}")
+
+
+def _unseen(text: str) -> bool:
+    return not text.isprintable() and unwritable(text.translate({9: " ", 10: " "}))
+
+
+def read_parquet(root: Path, name: str) -> pd.DataFrame | None:
+    """Read a flat Parquet table of numbers, text and truth values; None where there is no such file.
+
+    Raises
+    ------
+    ScenarioError
+        If it is no such table, or would be too large in memory.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = file_bytes(root, name)
+    if content is None:
+        return None
+    path = root / name
+    try:
+        schema = pq.read_schema(BytesIO(content))
+        words = [field.name for field in schema if _is_text(field.type)]
+        file = pq.ParquetFile(BytesIO(content), read_dictionary=words)
+        if file.metadata.num_rows * max(len(schema), 1) > MOST_CELLS:
+            refuse(path, f"has more than the {MOST_CELLS:,} cells that are read; {_MEND}")
+        if any(not _is_plain(field.type) for field in schema):
+            refuse(path, f"holds a column that is neither numbers nor text; {_MEND}")
+        if len(set(schema.names)) < len(schema):
+            refuse(path, f"has a column twice; {_MEND}")
+        table = file.read()
+        _refuse_unfit_text(table, path)
+        frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+    except ScenarioError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError, OverflowError):
+        refuse(path, f"is no Parquet table, or not whole; {_MEND}")
+    return frame.astype(dict.fromkeys(words, object))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    known = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null, _is_text)
+    return any(is_kind(kind) for is_kind in known) or (pa.types.is_dictionary(kind) and _is_text(kind.value_type))
+
+
+def _refuse_unfit_text(table: pa.Table, path: Path) -> None:
+    """Look at each different text once: dictionaries keep a table small that repeats a long one."""
+    import pyarrow as pa
+
+    for column in table.itercolumns():
+        for chunk in column.chunks:
+            if not isinstance(chunk, pa.DictionaryArray):
+                continue
+            for text in chunk.dictionary.to_pylist():
+                if text is not None and len(text) > MOST_SIGNS:
+                    refuse(path, f"holds a text of more than {MOST_SIGNS:,} characters; {_MEND}")
+                if text is not None and _unseen(text):
+                    refuse(path, f"holds a control or formatting character; {_MEND}")
+    if any(map(_unseen, table.column_names)):
+        refuse(path, f"has a control or formatting character in a column's name; {_MEND}")

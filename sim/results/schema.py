@@ -1,0 +1,390 @@
+"""What the files of a results folder must hold before anything is made of them: types, ranges, and names that agree.
+
+Keys that are not named here may stand beside those that are, except columns of the table.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+)
+
+from sim.foundation.problems import unwritable
+from sim.report.summary import NOISE_KEYS
+from sim.results.columns import COLUMNS
+from sim.results.reading import parsed_json, refuse
+from sim.scenario.base import Scalar
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["checked", "checked_rows", "checked_table"]
+
+_OF_A_PLAN: Final = (
+    "strategy", "sim_seconds", "bytes_up", "bytes_down", "unit", "mechanism",
+    "epsilon_model_user", "epsilon_peer", "epsilon_server",
+)  # fmt: skip
+"""What every run has, since its plan says it."""
+_MOST_REPEATS: Final = 10**12
+_LEAST_SCALE: Final = 1e-12
+
+
+def _revived(value: object) -> object:
+    return float(value) if isinstance(value, str) and value in ("inf", "-inf") else value
+
+
+def _visible(text: str) -> str:
+    if unwritable(text):
+        raise ValueError("has a control or formatting character")
+    return text
+
+
+RunId = Annotated[str, Strict(), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+StudyName = Annotated[str, Strict(), Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Name = Annotated[str, Strict(), Field(max_length=1000), AfterValidator(_visible)]
+Text = Annotated[str, Strict(), Field(max_length=100_000)]
+Amount = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Strict(), Field(ge=0, le=1)]
+Count = Annotated[int, Strict(), Field(ge=0)]
+Rounds = Annotated[int, Strict(), Field(ge=0, le=10**9)]
+Seed = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
+Bound = Annotated[float, Strict(), BeforeValidator(_revived), Field(ge=0)]
+"""An epsilon, a loss, a scale of noise: infinity is one too."""
+Hash = Annotated[str, Strict(), Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _kind(column: str) -> Any:
+    """Return what a column of the table, of the rounds or of the clinics may hold, by its name."""
+    if column in _FIXED:
+        return _FIXED[column]
+    if column.endswith(("auc", "accuracy", "share", "calibration_error")):
+        return Share
+    if column.startswith("epsilon") or column.endswith("loss"):
+        return Bound
+    return Amount
+
+
+_FIXED: Final[dict[str, Any]] = {
+    "run_id": RunId,
+    "study": StudyName,
+    "seed": Seed,
+    "status": Literal["ok", "failed"],
+    "rounds": Rounds,
+    "round": Rounds,
+    "records": Count,
+    "test_records": Count,
+    "adjacency": Literal["", "zero-out", "replace-one"],
+    "delta": Share,
+    "smashed_reconstruction_r2": Annotated[float, Strict(), Field(le=1, allow_inf_nan=False)],
+    "error": Text,
+    **dict.fromkeys(("strategy", "cut", "worst_clinic", "unit", "mechanism", "name", "clinic"), Name),
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        extra="allow",
+        alias_generator=lambda name: name.replace("_", "-"),
+        validate_by_alias=True,
+        hide_input_in_errors=True,
+    )
+
+
+_NEEDED: Final = ("run_id", "study", "seed", "status", "rounds")
+_Row: Final[Any] = create_model(  # type: ignore[call-overload]  # its stub knows no fields by name
+    "_Row",
+    __config__=ConfigDict(extra="allow", hide_input_in_errors=True),
+    **{column: (_kind(column), ...) if column in _NEEDED else (_kind(column) | None, None) for column in COLUMNS},
+)
+_SWEPT: Final[TypeAdapter[Any]] = TypeAdapter(dict[Name, Scalar])
+_NOISE: Final[TypeAdapter[Any]] = TypeAdapter(dict[Name, Annotated[Bound, Field(gt=0)]])
+
+
+class _Clinic(_Part):
+    name: Name
+    records: Count
+
+
+class _Plan(_Part):
+    unit: Literal["record", "clinic"]
+    delta: Share | None
+    bytes: dict[Annotated[Name, Field(pattern="^(up|down) ")], Count]
+    phase_seconds: Annotated[dict[Name, Amount], Field(alias="phase_seconds")]
+    clinics: Annotated[list[_Clinic], Field(min_length=1)]
+    counts: dict[Name, list[Count]]
+
+
+class _Seen(_Part):
+    meaning: Name
+    noised: Annotated[bool, Strict()]
+
+
+class _Adversary(_Part):
+    adversary: Name
+    sees: list[_Seen]
+    epsilon: Bound
+    clinic: Name
+    adjacency: Name | None
+    reasons: list[Name]
+    advantage: Share
+    true_positive_rates: dict[Literal["0.001", "0.01", "0.1"], Share]
+
+
+_Pair = Annotated[list[Bound], Field(min_length=2, max_length=2)]
+
+
+class _Mechanism(_Part):
+    what: Name
+    seen_by: list[Name]
+    mechanism: Name
+    noise: _Pair
+    noise_is: Name
+    sample_rate: _Pair | None
+    times: _Pair
+    counted_in: Name
+    adjacency: Name
+
+
+class _Outside(_Part):
+    what: Name
+    marking: Name
+    note: Text
+
+
+class _Attack(_Part):
+    attack: Name
+    auc: Share | None = None
+    advantage: Annotated[float, Strict(), Field(ge=-1, le=1)] | None = None
+    r2: Annotated[float, Strict(), Field(le=1, allow_inf_nan=False)] | None = None
+
+
+class _Statement(_Part):
+    delta: Share | None
+    adversaries: Annotated[list[_Adversary], Field(min_length=3, max_length=3)]
+    mechanisms: list[_Mechanism]
+    outside: list[_Outside]
+    attacks: list[_Attack]
+    accountant: Text
+    generator: Text
+
+
+def _in_range(key: str, number: float) -> bool:
+    """Say whether a number of an event can be counted with: a probability, a count, or a scale of noise."""
+    if "prob" in key or key == "noise_parameter":
+        return 0 <= number <= 1
+    if "count" in key:
+        return 1 <= number <= _MOST_REPEATS
+    return number in (0, math.inf) or _LEAST_SCALE <= number <= 1 / _LEAST_SCALE
+
+
+def _event(value: object) -> object:
+    """Check the numbers of an event, whichever mechanism it is."""
+    parts = [("", value)]
+    for key, part in parts:
+        if isinstance(part, Mapping):
+            parts += part.items()
+        elif isinstance(part, list):
+            parts += [(key, each) for each in part]
+        elif key == "class" or isinstance(part, bool) or part is None:
+            continue
+        elif not isinstance(number := _revived(part), int | float):
+            raise ValueError("holds text where a number must be")
+        elif not _in_range(key, number):
+            raise ValueError("holds a number that is out of range")
+    return value
+
+
+class _Release(_Part):
+    clinic: Count
+    what: Name
+    adversaries: list[Literal["model-user", "peer-clinic", "server"]]
+    event: Annotated[dict[str, Any], AfterValidator(_event)]
+    adjacency: Literal["add-or-remove", "replace"]
+    unit: Literal["record", "clinic", "label"]
+    reason: Text
+
+
+_RELEASES: Final = TypeAdapter(list[_Release])
+
+
+class _AuditLog(_Part):
+    lines: Count
+    head: Hash
+
+
+class _Privacy(_Part):
+    releases: Annotated[str, Strict()]
+    statistics: dict[Name, Name]
+    statement: _Statement
+    audit_log: _AuditLog | None = None
+
+
+class _Record(_Part):
+    spec: dict[str, Any]
+    plan: _Plan
+    privacy: _Privacy
+    provenance: dict[Name, Name | None]
+    row: dict[str, Any]
+
+
+class _Listed(_Part):
+    run_id: Annotated[RunId, Field(alias="run_id")]
+    strategy: Name
+    cut: Name
+    seed: Seed
+    rounds: Rounds
+    estimated_seconds: Annotated[Amount, Field(alias="estimated_seconds")]
+
+
+class _Study(_Part):
+    table: list[RunId]
+    runs: list[_Listed]
+
+
+class _Line(_Part):
+    event: Literal["start", "round", "end"]
+    pid: Annotated[int, Strict(), Field(gt=0, lt=2**31)] | None = None
+    host: Name | None = None
+    round: Rounds = 0
+
+
+class _Command(_Part):
+    time: Name
+    command: Text
+    scenario_sha256: Hash
+
+
+class _Bar(_Part):
+    row: Name
+    phase: Name
+    start: Amount
+    end: Amount
+
+
+class _Round(_Part):
+    method: Name
+    words: Text
+    bars: Annotated[list[_Bar], Field(min_length=1)]
+
+
+_FILES: Final[dict[str, TypeAdapter[Any]]] = {
+    "run": TypeAdapter(_Record),
+    "study": TypeAdapter(_Study),
+    "log": TypeAdapter(list[_Line]),
+    "commands": TypeAdapter(list[_Command]),
+    "rounds": TypeAdapter(dict[RunId, _Round]),
+}
+
+
+def _held(adapter: Any, value: object, label: Path | str, place: Sequence[str] = ()) -> None:
+    """Refuse a value that does not fit, in one line for the first fault."""
+    try:
+        adapter.validate_python(value) if isinstance(adapter, TypeAdapter) else adapter.model_validate(value)
+    except ValidationError as error:
+        detail = error.errors(include_url=False, include_input=False)[0]
+        parts = [*place, *(str(part) for part in detail["loc"])]
+        where = ".".join(part for part in parts if part != "[key]")[:100]
+        why = detail["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("\n", " ")
+        refuse(label, f"{where or 'the whole'}: {why}; put the file that was written in its place, or run again")
+
+
+def checked(kind: str, value: Any, label: Path | str) -> Any:
+    """Return what was read from a file if it is what the file must hold.
+
+    Parameters
+    ----------
+    kind : {"run", "study", "log", "commands", "rounds"}
+    value : object
+        As :func:`sim.results.reading.parsed_json` returns it.
+    label : Path or str
+        What the line begins with.
+
+    Raises
+    ------
+    ScenarioError
+        In one line: the first place that does not fit, and why; never what stands there.
+    """
+    _held(_FILES[kind], value, label)
+    if kind == "run":
+        checked_rows([value["row"]], label, finished=True)
+        releases = parsed_json(value["privacy"]["releases"], f"{label}: privacy.releases")
+        _held(_RELEASES, releases, label, ("privacy", "releases"))
+        clinics = len(value["plan"]["clinics"])
+        if any(release["clinic"] >= clinics for release in releases):
+            refuse(label, "privacy.releases: names a clinic that the plan does not have; run again")
+        if any(len(counts) != clinics for counts in value["plan"]["counts"].values()):
+            refuse(label, "plan.counts: has not one number for each clinic; run again")
+        _once([clinic["name"] for clinic in value["plan"]["clinics"]], label, "plan.clinics")
+    if kind == "study":
+        _once([run["run_id"] for run in value["runs"]], label, "runs")
+        _once(value["table"], label, "table")
+    return value
+
+
+def _once(names: Sequence[str], label: Path | str, place: str) -> None:
+    if len(set(names)) < len(names):
+        refuse(label, f"{place}: has a name twice; put the file that was written in its place, or run again")
+
+
+def checked_rows(rows: Sequence[Any], label: Path | str, *, finished: bool = False) -> None:
+    """Refuse rows of the table that do not fit.
+
+    Parameters
+    ----------
+    rows : sequence
+        Mappings, if they are rows at all.
+    label : Path or str
+        What the line begins with.
+    finished : bool
+        Whether they must say all that a plan says.
+    """
+    for row in rows:
+        _held(_Row, row, label, ("row",))
+        extra = {name: value for name, value in row.items() if name not in COLUMNS}
+        for name in extra:
+            if "." not in name:
+                refuse(label, f"row: unknown column {json.dumps(name)[:60]}; take it out")
+        _held(_SWEPT, extra, label, ("row",))
+        _held(_NOISE, {name: extra[name] for name in NOISE_KEYS if name in extra}, label, ("row",))
+        if finished and (lacking := [name for name in _OF_A_PLAN if row.get(name) in (None, "")]):
+            refuse(label, f"row.{lacking[0]}: is missing; put the file that was written in its place, or run again")
+    _once([row["run_id"] for row in rows], label, "run_id")
+
+
+def checked_table(frame: pd.DataFrame, needed: Collection[str], texts: Collection[str], label: Path) -> None:
+    """Refuse a table of rounds or of clinics whose columns do not fit: types, ranges, and missing ones.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    needed : collection of str
+        Columns that must be there, without a missing value.
+    texts : collection of str
+        The columns of text; all others are numbers.
+    label : Path
+        What the line begins with.
+    """
+    if lacking := [column for column in needed if column not in frame]:
+        refuse(label, f"{lacking[0]}: the column is missing; put the file that was written in its place, or run again")
+    for name, values in frame.items():
+        column = str(name)
+        if (values.dtype == object) != (column in texts) and not values.isna().all():
+            refuse(label, f"{column[:60]}: holds {'numbers' if column in texts else 'text'}; run again")
+        known = values.dropna()
+        if column in needed and len(known) < len(values):
+            refuse(label, f"{column[:60]}: lacks a value; run again")
+        _held(TypeAdapter(list[_kind(column)]), known.tolist(), label, (column[:60],))  # type: ignore[arg-type, misc]

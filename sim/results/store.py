@@ -1,0 +1,393 @@
+"""The results folder: one folder a run, moved in whole when it is complete, and one table of all runs.
+
+``OUT/<study>/<run-id>/`` holds ``run.json``, ``rounds.parquet``, ``clinics.parquet``, ``model.safetensors`` (after the
+last round) and, where validation records chose one, ``model_best.safetensors``.
+``OUT/<study>/runs.parquet`` has one row a run and is rebuilt from the folders. A process that dies leaves at most a
+folder whose name starts with a dot, which nothing reads.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+
+from sim.foundation.chain import chained, file_hash
+from sim.foundation.problems import FolderError, ScenarioError
+from sim.results import reading
+from sim.results.audit_log import AUDIT_FILE, seal_entries
+from sim.results.columns import COLUMNS, TEXT_COLUMNS, WHOLE_COLUMNS
+from sim.results.schema import checked, checked_rows, checked_table
+from sim.scenario.spec import RESULTS_VERSION, RunSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+RUN_FILE, TABLE_FILE = "run.json", "runs.parquet"
+_UNFINISHED = re.compile(r"\.(?:[0-9a-f]{16}|[a-z]+\.(?:parquet|json))\.(\d+)")
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Say in one line that a results folder takes no more, whichever library noticed.
+
+    Raises
+    ------
+    FolderError
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        code = getattr(error, "errno", None)
+        place, why = getattr(error, "filename", None) or folder, os.strerror(code) if code else error
+        raise FolderError(
+            f"{place}: {why}; what had finished is kept, and the same command goes on from there "
+            "once the folder can be written"
+        ) from None
+
+
+def unfinished(study_folder: Path) -> Iterator[tuple[Path, int]]:
+    """Yield what is being written in a study's folder, or was when its process died, and that process's number."""
+    for path in study_folder.iterdir():
+        if match := _UNFINISHED.fullmatch(path.name):
+            yield path, int(match[1])
+
+
+def write_run(
+    study_folder: Path,
+    record: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame],
+    models: Mapping[str, Mapping[str, Tensor]],
+    texts: Mapping[str, str] = MappingProxyType({}),
+    log: Sequence[Mapping[str, Any]] | None = None,
+) -> Path:
+    """Write a run's folder, complete or not at all.
+
+    Parameters
+    ----------
+    study_folder : Path
+    record : mapping
+        Becomes ``run.json``; ``record["row"]`` is the run's row in the table.
+    tables : mapping of str to DataFrame
+        By file stem.
+    models : mapping of str to mapping of str to Tensor
+        By file stem.
+    texts : mapping of str to str
+        By file name.
+    log : sequence of mapping, optional
+        Entries of the audit log, which is written behind all other files and ends with their hashes. Without it the
+        run has none.
+
+    Returns
+    -------
+    Path
+        The run's folder.
+
+    Raises
+    ------
+    FolderError
+        If the folder cannot be written; nothing is left that looks like a run.
+    """
+    run_id = str(record["row"]["run_id"])
+    target = study_folder / run_id
+    partial = study_folder / f".{run_id}.{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    with writing_to(study_folder):
+        try:
+            partial.mkdir(parents=True)
+            for stem, table in tables.items():
+                table.to_parquet(partial / f"{stem}.parquet", index=False)
+            for stem, parameters in models.items():
+                from safetensors.torch import save_file
+
+                save_file(
+                    {name: value.contiguous() for name, value in parameters.items()}, partial / f"{stem}.safetensors"
+                )
+            for name, text in texts.items():
+                (partial / name).write_text(text, encoding="utf-8", newline="\n")
+            plain = to_plain(record)
+            if log is not None:
+                hashes = {path.name: file_hash(path) for path in partial.iterdir()}
+                text, head = chained([*log, *seal_entries(hashes, plain)])
+                (partial / AUDIT_FILE).write_text(text, encoding="utf-8", newline="\n")
+                plain["privacy"]["audit-log"] = {"lines": text.count("\n"), "head": head}
+            (partial / RUN_FILE).write_text(json.dumps(plain, indent=1, allow_nan=False), encoding="utf-8")
+            if target.exists():
+                shutil.rmtree(target)
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def read_rows(
+    study_folder: Path, run_ids: Iterable[str] | None = None, *, strict: bool = False
+) -> list[dict[str, Any]]:
+    """Read the rows of finished runs of the current results version from their folders.
+
+    Parameters
+    ----------
+    study_folder : Path
+    run_ids : iterable of str, optional
+        Which runs, in which order; those that are not there are left out. All of them, by name, where not given.
+    strict : bool
+        Whether a damaged ``run.json`` is an error; otherwise its run is not there, as one that is to be learned again.
+
+    Returns
+    -------
+    list of dict
+
+    Raises
+    ------
+    ScenarioError
+        If `strict`, in one line a damaged run.
+    """
+    rows: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for run_id in reading.entries(study_folder) if run_ids is None else run_ids:
+        try:
+            record = _record(study_folder, run_id)
+            if record.get("results-version") != RESULTS_VERSION:
+                continue
+            row = from_plain(record.get("row"))
+            checked_rows([row], study_folder / run_id / RUN_FILE)
+            if row["run_id"] != run_id:
+                reading.refuse(study_folder / run_id / RUN_FILE, "row.run_id: is not the folder's name; run again")
+            rows.append(row)
+        except ScenarioError as error:
+            problems += error.problems
+    if strict and problems:
+        raise ScenarioError(problems)
+    return rows
+
+
+def read_records(study_folder: Path) -> list[dict[str, Any]]:
+    """Read what ``run.json`` of every run of the current results version holds, in the table or not, by name.
+
+    Raises
+    ------
+    ScenarioError
+        With one line for each damaged run.
+    """
+    records: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for run_id in reading.entries(study_folder):
+        try:
+            if _record(study_folder, run_id).get("results-version") == RESULTS_VERSION:
+                records.append(read_record(study_folder, run_id))
+        except ScenarioError as error:
+            problems += error.problems
+    if problems:
+        raise ScenarioError(problems)
+    return records
+
+
+def write_table(study_folder: Path, run_ids: Iterable[str] | None = None, *, strict: bool = False) -> pd.DataFrame:
+    """Build ``runs.parquet`` anew from the run folders, in one atomic step; parameters as for :func:`read_rows`.
+
+    Returns
+    -------
+    DataFrame
+        DESIGN's columns, then one column per swept key.
+    """
+    table = as_table(read_rows(study_folder, run_ids, strict=strict))
+    with writing_to(study_folder), _moved_in(study_folder / TABLE_FILE) as partial:
+        study_folder.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(partial, index=False)
+    return table
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file that is there whole or not at all."""
+    with writing_to(path.parent), _moved_in(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _moved_in(path: Path) -> Iterator[Path]:
+    """Give a name to write under, and put the file in its place when that went well."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.unlink(missing_ok=True)  # what somebody else put there may be a link
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_record(folder: Path, run_id: str | None = None) -> dict[str, Any]:
+    """Read a run's ``run.json``.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's, or with `run_id` that of its study.
+    run_id : str, optional
+
+    Returns
+    -------
+    dict
+        Infinities as they are, not-a-number as None; the spec with every key it has.
+
+    Raises
+    ------
+    ScenarioError
+        If the folder is no run's, another results version made it, or it does not hold what it must.
+    """
+    record: dict[str, Any] = from_plain(_record(folder, run_id))
+    run_folder = folder if run_id is None else folder / run_id
+    if "row" not in record:
+        raise ScenarioError(
+            [f"{run_folder}: holds no {RUN_FILE} of a run; name the folder of a run, OUT/<study>/<run-id>"]
+        )
+    version, path = record.get("results-version"), run_folder / RUN_FILE
+    if version != RESULTS_VERSION:
+        stated = version if isinstance(version, int) else "unknown"
+        raise ScenarioError(
+            [
+                f"{run_folder}: is of results version {stated}, this is {RESULTS_VERSION}; "
+                f"run the scenario again, or take the version of Suture that {RUN_FILE} names"
+            ]
+        )
+    checked("run", record, path)
+    spec, row = read_spec(record, path), record["row"]
+    swept = {name: value for name, value in row.items() if name not in COLUMNS}
+    if swept != spec.swept or row["seed"] != spec.seed or row["study"] != spec.study:
+        reading.refuse(path, "row: is not that of the spec beside it; run again")
+    return record | {"spec": from_plain(spec.model_dump(mode="json"))}
+
+
+def read_spec(record: Mapping[str, Any], path: Path) -> RunSpec:
+    """Return the spec of a run from its ``run.json``; nothing that it names is opened or imported.
+
+    Raises
+    ------
+    ScenarioError
+        If it cannot be read.
+    """
+    try:
+        return RunSpec.model_validate_json(json.dumps(to_plain(record["spec"])), by_alias=True, by_name=False)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))[:100]
+        raise ScenarioError([f"{path}: spec.{place}: cannot be read; restore the file, or run again"]) from None
+
+
+def read_table(study_folder: Path) -> pd.DataFrame:
+    """Read a study's ``runs.parquet``.
+
+    Raises
+    ------
+    ScenarioError
+        If the folder holds none, or it is not what such a table must be.
+    """
+    path = study_folder / TABLE_FILE
+    frame = reading.read_parquet(study_folder, TABLE_FILE)
+    if frame is None:
+        raise ScenarioError(
+            [f"{study_folder}: holds no {TABLE_FILE} to read; name a study's folder, or suture status --rebuild"]
+        )
+    if lacking := [column for column in COLUMNS if column not in frame]:
+        reading.refuse(path, f"{lacking[0]}: the column is missing; suture status --rebuild makes the table anew")
+    rows = [
+        {str(name): value for name, value in row.items() if value is not None and value == value}
+        for row in frame.to_dict("records")
+    ]
+    checked_rows(rows, path, finished=True)
+    return as_table(rows)
+
+
+def read_run_table(study_folder: Path, run_id: str, stem: str) -> pd.DataFrame:
+    """Read ``rounds.parquet`` or ``clinics.parquet`` of a successful run.
+
+    Raises
+    ------
+    ScenarioError
+        If it is not there, or not what it must be.
+    """
+    name = f"{run_id}/{stem}.parquet"
+    frame = reading.read_parquet(study_folder, name)
+    if frame is None:
+        reading.refuse(study_folder / name, "is missing; run again")
+    if frame.empty:
+        reading.refuse(study_folder / name, "has no rows; run again")
+    needed, texts = _RUN_TABLES[stem]
+    checked_table(frame, needed, texts, study_folder / name)
+    if frame[needed[0]].duplicated().any():
+        reading.refuse(study_folder / name, f"{needed[0]}: has a value twice; run again")
+    return frame
+
+
+_RUN_TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "rounds": (("round", "sim_seconds", "bytes"), ("worst_clinic",)),
+    "clinics": (("name", "records", "test_records"), ("name",)),
+}
+
+
+def older_runs(study_folder: Path) -> list[str]:
+    """Return the runs in a study's folder that another results version made, which never enter its table."""
+    found = []
+    for run_id in reading.entries(study_folder):
+        try:
+            record = _record(study_folder, run_id)
+        except ScenarioError:
+            continue
+        if record and record.get("results-version") != RESULTS_VERSION:
+            found.append(run_id)
+    return found
+
+
+def _record(folder: Path, run_id: str | None = None) -> dict[str, Any]:
+    """Return what ``run.json`` holds: nothing where it is no file."""
+    name = RUN_FILE if run_id is None else f"{run_id}/{RUN_FILE}"
+    record = reading.read_json(folder, name)
+    if record is None:
+        return {}
+    if not isinstance(record, dict):
+        reading.refuse(folder / name, "is no table of a run; restore the file, or run again")
+    return record
+
+
+def as_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows as a table with the contract's columns and types."""
+    import pandas as pd
+
+    rows = list(rows)
+    swept = sorted({key for row in rows for key in row} - set(COLUMNS))
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *swept])
+    for column in COLUMNS:
+        if column in TEXT_COLUMNS:
+            table[column] = table[column].astype(object).fillna("").astype(str)
+        else:
+            table[column] = pd.to_numeric(table[column]).astype("int64" if column in WHOLE_COLUMNS else "float64")
+    return table
+
+
+def to_plain(value: Any) -> Any:
+    """Return a value as strict JSON can hold it: infinities as text, not-a-number as null."""
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def from_plain(value: Any) -> Any:
+    """Return a value as it was before ``to_plain``; null stays as it is."""
+    if isinstance(value, Mapping):
+        return {key: from_plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [from_plain(item) for item in value]
+    return float(value) if isinstance(value, str) and value in ("inf", "-inf") else value

@@ -1,0 +1,285 @@
+"""What each clinic's link and computer can do: named profiles, and the clinics that have them.
+
+``docs/clock.md`` gives the source of each number.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from sim.foundation.problems import ScenarioError
+from sim.foundation.rng import stream
+
+if TYPE_CHECKING:
+    from sim.scenario.study import ClinicGroup
+
+__all__ = ["COMPUTERS", "PROFILES", "ClinicResources", "ServerResources", "assign_resources"]
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """How reliable a clinic is.
+
+    Attributes
+    ----------
+    availability : float
+        Share of the rounds in which it is there, in (0, 1].
+    mean_outage : float or None
+        Mean number of rounds for which it stays away; None where each round is drawn independently.
+    drop_out : float
+        Chance that a clinic which began a round is lost in it: after one of its batches, each equally likely.
+    straggler_chance : float
+        Chance that its computer and its line are slower in a round.
+    slowdown : float
+        How many times slower they then are.
+    """
+
+    availability: float = 1.0
+    mean_outage: float | None = None
+    drop_out: float = 0.0
+    straggler_chance: float = 0.0
+    slowdown: float = 1.0
+
+    @property
+    def may_be_lost(self) -> bool:
+        """Whether it may miss a round, or the end of one."""
+        return self.availability < 1 or self.drop_out > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Computer:
+    """A class of computers.
+
+    Attributes
+    ----------
+    flop_per_s : float
+        Sustained rate in training.
+    memory_bytes : float
+    idle_watts, busy_watts : float
+        Of the whole computer, while it waits for a message and while it computes.
+    """
+
+    flop_per_s: float
+    memory_bytes: float
+    idle_watts: float
+    busy_watts: float
+
+
+COMPUTERS: Final = MappingProxyType(
+    {
+        "small-board": Computer(10e9, 4e9, 3, 6.4),
+        "laptop": Computer(50e9, 8e9, 10, 40),
+        "office-pc": Computer(100e9, 16e9, 50, 100),
+        "workstation": Computer(300e9, 32e9, 80, 250),
+        "gpu-server": Computer(1e12, 64e9, 120, 300),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClinicResources:
+    """A clinic's link and computer, and how reliable they are.
+
+    Attributes
+    ----------
+    name : str
+        The clinic, or the profile where no clinic has it yet.
+    uplink_bits_per_s, downlink_bits_per_s : float
+        Rates from and to the clinic.
+    latency_s : float
+        One way, half of the round trip.
+    compute_flop_per_s : float
+        Sustained rate in training.
+    memory_bytes, idle_watts, busy_watts : float or None
+        As for Computer; None where the scenario does not say, never zero.
+    behaviour : Behaviour
+    """
+
+    name: str
+    uplink_bits_per_s: float
+    downlink_bits_per_s: float
+    latency_s: float
+    compute_flop_per_s: float
+    memory_bytes: float | None = None
+    idle_watts: float | None = None
+    busy_watts: float | None = None
+    behaviour: Behaviour = field(default_factory=Behaviour)
+
+    def joules(self, computing_s: float, on_the_line_s: float) -> float | None:
+        """Return the energy: busy power while it computes, idle power while it sends or receives."""
+        if self.idle_watts is None or self.busy_watts is None:
+            return None
+        return self.busy_watts * computing_s + self.idle_watts * on_the_line_s
+
+
+@dataclass(frozen=True, slots=True)
+class ServerResources:
+    """The server's computer and, if it is a bottleneck, its link.
+
+    Attributes
+    ----------
+    compute_flop_per_s : float
+        Sustained rate of one worker.
+    workers : int
+        How many batches it trains on at once.
+    uplink_bits_per_s, downlink_bits_per_s : float or None
+        Rates from and to the server, shared by all clinics; None where the server's link is never the bottleneck.
+    """
+
+    compute_flop_per_s: float
+    workers: int = 1
+    uplink_bits_per_s: float | None = None
+    downlink_bits_per_s: float | None = None
+
+    @property
+    def shares_its_link(self) -> bool:
+        """Whether messages of different clinics may wait for each other at the server's link."""
+        return self.uplink_bits_per_s is not None or self.downlink_bits_per_s is not None
+
+
+def _profile(name: str, down_mbit: float, up_mbit: float, round_trip_ms: float, computer: str) -> ClinicResources:
+    own = COMPUTERS[computer]
+    return ClinicResources(
+        name,
+        up_mbit * 1e6,
+        down_mbit * 1e6,
+        round_trip_ms / 2e3,
+        own.flop_per_s,
+        own.memory_bytes,
+        own.idle_watts,
+        own.busy_watts,
+    )
+
+
+PROFILES: Final = MappingProxyType(
+    {
+        profile.name: profile
+        for profile in (
+            _profile("solo-practice", 4, 1, 60, "laptop"),
+            _profile("rural-dsl", 10, 1, 50, "laptop"),
+            _profile("legacy-broadband", 25, 3, 40, "laptop"),
+            _profile("leo-satellite", 100, 15, 45, "laptop"),
+            _profile("geo-satellite", 25, 3, 600, "laptop"),
+            _profile("fcc-benchmark", 100, 20, 20, "office-pc"),
+            _profile("large-practice", 250, 50, 15, "workstation"),
+            _profile("hospital", 1000, 1000, 5, "gpu-server"),
+        )
+    }
+)
+
+
+def assign_resources(
+    groups: "Sequence[ClinicGroup]", site_names: Sequence[str], seed: int
+) -> tuple[ClinicResources, ...]:
+    """Give every site the link and computer of its group.
+
+    Parameters
+    ----------
+    groups : sequence of ClinicGroup
+        The scenario's ``[[clinics]]``. Those with ``sites`` take these, those with ``count`` the next so many that no
+        group names, and at most one without either takes the rest.
+    site_names : sequence of str
+        The federation's clinics.
+    seed : int
+        Decides which clinic of a group has which of its profiles, and how far its rates lie from them.
+
+    Returns
+    -------
+    tuple of ClinicResources
+        In the order of `site_names`.
+
+    Raises
+    ------
+    ScenarioError
+        With one line for each unknown site, site named twice, group that finds fewer clinics than it counts, and site
+        that no group covers.
+    """
+    problems: list[str] = []
+    members: dict[int, list[str]] = {position: [] for position in range(len(groups))}
+    group_of: dict[str, int] = {}
+    for position, group in enumerate(groups):
+        for site in group.sites or ():
+            if site not in site_names:
+                problems.append(f'scenario: clinics.{position}.sites: unknown site "{site}"; write it as in the data')
+            elif site in group_of:
+                problems.append(f'scenario: clinics.{position}.sites: site "{site}" is named twice; name it once')
+            else:
+                group_of[site] = position
+    left = [site for site in site_names if site not in group_of]
+    for position, group in sorted(enumerate(groups), key=lambda item: item[1].count is None):
+        if group.sites is None:
+            taken, left = (left, []) if group.count is None else (left[: group.count], left[group.count :])
+            if group.count is not None and len(taken) < group.count:
+                problems.append(
+                    f"scenario: clinics.{position}.count: {group.count} clinics, but the data has only {len(taken)} "
+                    "that no other group takes; give a smaller count"
+                )
+            group_of |= dict.fromkeys(taken, position)
+    if left:
+        problems.append(
+            f"scenario: clinics: no group covers {len(left)} of the {len(site_names)} sites; "
+            "name each in a group, or add a group without sites"
+        )
+    if problems:
+        raise ScenarioError(problems)
+    for site in site_names:
+        members[group_of[site]].append(site)
+    found = {
+        resources.name: resources
+        for position, group in enumerate(groups)
+        for resources in _members(group, members[position], position, seed)
+    }
+    return tuple(found[site] for site in site_names)
+
+
+def _members(group: "ClinicGroup", sites: Sequence[str], position: int, seed: int) -> list[ClinicResources]:
+    draws = stream(seed, "population", clinic=position)
+    profiles: list[str | None] = [None] * len(sites)
+    if isinstance(group.profile, str):
+        profiles = [group.profile] * len(sites)
+    elif group.profile is not None:
+        quotas = _quotas(group.profile, len(sites))
+        dealt = [name for name, quota in quotas.items() for _ in range(quota)]
+        profiles = [dealt[k] for k in draws.permutation(len(sites))]
+    named = {profile: _resources(group, profile) for profile in dict.fromkeys(profiles)}
+    found = [replace(named[profile], name=site) for site, profile in zip(sites, profiles, strict=True)]
+    if not group.spread:
+        return found
+    factors = draws.lognormal(0.0, group.spread, (len(sites), 2)).tolist()
+    return [
+        replace(
+            own,
+            uplink_bits_per_s=own.uplink_bits_per_s * line,
+            downlink_bits_per_s=own.downlink_bits_per_s * line,
+            compute_flop_per_s=own.compute_flop_per_s * computer,
+        )
+        for own, (line, computer) in zip(found, factors, strict=True)
+    ]
+
+
+def _quotas(shares: Mapping[str, float], clinics: int) -> dict[str, int]:
+    """Turn shares into whole numbers of clinics: rounded down, and what is left to the largest remainders."""
+    quotas = {name: math.floor(share * clinics) for name, share in shares.items()}
+    by_remainder = sorted(shares, key=lambda name: quotas[name] - shares[name] * clinics)
+    for name in by_remainder[: clinics - sum(quotas.values())]:
+        quotas[name] += 1
+    return quotas
+
+
+def _resources(group: "ClinicGroup", profile: str | None) -> ClinicResources:
+    named = COMPUTERS[group.compute] if isinstance(group.compute, str) else None
+    given = {
+        "uplink_bits_per_s": group.uplink,
+        "downlink_bits_per_s": group.downlink,
+        "latency_s": group.latency,
+        "compute_flop_per_s": named.flop_per_s if named else group.compute,
+        "memory_bytes": group.memory or (named and named.memory_bytes),
+        "idle_watts": group.idle_power or (named and named.idle_watts),
+        "busy_watts": group.busy_power or (named and named.busy_watts),
+    }
+    known: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if profile is None:
+        return ClinicResources("", **known, behaviour=group.behaviour())
+    return replace(PROFILES[profile], **known, behaviour=group.behaviour())

@@ -1,0 +1,291 @@
+"""The table ``[data]``: where the records come from, how they stand at clinics, and how they are prepared."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from sim.foundation.files import absolute, status
+from sim.foundation.problems import ScenarioError, show
+from sim.scenario.base import Factor, Number, Section, Sites, Whole, is_number, unique
+
+_NEEDED: Final[dict[str, tuple[str, ...]]] = {
+    "natural": (),
+    "iid": ("clinics",),
+    "quantity": ("clinics", "alpha"),
+    "dirichlet": ("clinics", "alpha"),
+    "pathological": ("clinics", "classes_per_clinic"),
+    "feature-shift": ("clinics", "shift"),
+}
+"""The keys that each split needs; it takes no others of them."""
+_LARGEST: Final = 1e30
+"""Largest public constant or end of a range: what scaling makes of it stays finite."""
+
+
+def _public_constant(value: object) -> object:
+    if value == "drop" or (is_number(value) and abs(value) <= _LARGEST):  # type: ignore[arg-type]
+        return value if value == "drop" else float(value)  # type: ignore[arg-type]
+    raise ValueError(f'{show(value)} is no constant; give a number to fill in, or "drop" to drop the column')
+
+
+def _public_range(value: object) -> object:
+    if isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value)):
+        low, high = map(float, value)
+        if -_LARGEST <= low < high <= _LARGEST:
+            return low, high
+    raise ValueError(f"{show(value)} is not a range; give [lowest, highest] as two numbers")
+
+
+def _words(value: object) -> object:
+    words = value if isinstance(value, list | tuple) else (value,)
+    if wrong := [word for word in words if not isinstance(word, int | str) or isinstance(word, bool)]:
+        raise ValueError(f"{show(wrong[0])} is no value of a column; give text or a whole number")
+    return tuple(str(word) for word in words)
+
+
+def _constants(value: object) -> object:
+    return _CONSTANTS.validate_python(value) if isinstance(value, Mapping) else _public_constant(value)
+
+
+_Constant = Annotated[float | Literal["drop"], BeforeValidator(_public_constant)]
+_CONSTANTS: Final = TypeAdapter(dict[str, _Constant])
+_Range = Annotated[tuple[float, float], BeforeValidator(_public_range)]
+_Words = Annotated[
+    tuple[str, ...],
+    Field(min_length=1),
+    BeforeValidator(_words, json_schema_input_type=int | str | tuple[int | str, ...]),
+    AfterValidator(unique),
+]
+_Columns = Annotated[tuple[str, ...], AfterValidator(unique)]
+_Positive = Annotated[Factor, Field(gt=0)]
+_Spread = Annotated[Number, Field(ge=0, le=1000)]
+_Count = Annotated[Whole, Field(ge=1, le=1_000_000)]
+
+
+def _fits_the_split(value: object, info: ValidationInfo) -> None:
+    split, field = info.data.get("split"), str(info.field_name)
+    if split is None:
+        return
+    if value is None and field in _NEEDED[split]:
+        raise ValueError(f'is missing; split = "{split}" needs it')
+    if value is not None and field not in _NEEDED[split]:
+        suited = " or ".join(f'"{name}"' for name, needed in _NEEDED.items() if field in needed)
+        raise ValueError(f'has no effect with split = "{split}"; remove it, or set data.split to {suited}')
+
+
+class _Data(Section):
+    """What all sources share; ``sites`` are those clinics of the source whose records are used.
+
+    Held-out and validation records are drawn without looking at labels, or within each class where ``stratified``: one
+    label then decides where other records stand, which no guarantee covers.
+    """
+
+    test_share: Number = Field(default=0.34, gt=0, lt=1)
+    validation_share: Number = Field(default=0.0, ge=0, lt=1)
+    stratified: bool = False
+    one_class: Literal["keep", "refuse"] = "keep"
+    sites: Sites | None = None
+    split: Literal["natural", "iid", "quantity", "dirichlet", "pathological", "feature-shift"] = "natural"
+    alpha: _Positive | None = Field(default=None, validate_default=True)
+    classes_per_clinic: _Count | None = Field(default=None, validate_default=True)
+    shift: _Positive | None = Field(default=None, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _placed_by_its_key(cls, written: Any) -> Any:
+        """Write the absent key out: pydantic would place what is wrong with its default under the field's name."""
+        if isinstance(written, Mapping) and "classes_per_clinic" not in written:
+            return {"classes-per-clinic": None, **written}
+        return written
+
+    @field_validator("alpha", "classes_per_clinic", "shift")
+    @classmethod
+    def _of_the_split(cls, value: float | None, info: ValidationInfo) -> float | None:
+        _fits_the_split(value, info)
+        return value
+
+
+class _Found(_Data):
+    """Records that exist, and are dealt out to `clinics` unless the split is natural."""
+
+    clinics: _Count | None = Field(default=None, validate_default=True)
+
+    @field_validator("clinics")
+    @classmethod
+    def _number_of_the_split(cls, clinics: int | None, info: ValidationInfo) -> int | None:
+        _fits_the_split(clinics, info)
+        return clinics
+
+
+class HeartDisease(_Found):
+    """The bundled heart-disease records of four real centres."""
+
+    source: Literal["heart-disease"] = "heart-disease"
+    scaling: Literal["public", "per-clinic", "pooled"] = "public"
+    held_out: Literal["seeded", "flamby"] = "seeded"
+
+
+class DataFile(_Found):
+    """A file of the user's own; `clinic` and `patient` name columns or arrays."""
+
+    path: Path
+    clinic: str | None = Field(default=None, validate_default=True)
+    patient: str | None = None
+
+    @field_validator("path")
+    @classmethod
+    def _beside_the_scenario(cls, path: Path, info: ValidationInfo) -> Path:
+        return absolute(info.context["folder"], path) if info.context else path
+
+    @field_validator("clinic")
+    @classmethod
+    def _natural_clinics(cls, clinic: str | None, info: ValidationInfo) -> str | None:
+        if clinic is None and info.data.get("sites") is not None:
+            raise ValueError("is missing; name what holds the clinics, or remove data.sites")
+        if clinic is None and info.data.get("split") == "natural":
+            raise ValueError('is missing; name what holds the clinics, or deal the records out with split = "iid"')
+        return clinic
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the file's bytes.
+
+        Returns
+        -------
+        str
+            In hexadecimal.
+
+        Raises
+        ------
+        ScenarioError
+            If the file cannot be read.
+        """
+        try:
+            found = status(self.path)
+            return _sha256(self.path, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+        except ValueError as error:
+            raise ScenarioError([f"scenario: data.path: {self.path} {error}"]) from None
+        except OSError as error:
+            raise ScenarioError(
+                [f"scenario: data.path: {self.path} cannot be read ({error.strerror}); check the path"]
+            ) from None
+
+
+@lru_cache(maxsize=32)
+def _sha256(path: Path, modified_ns: int, changed_ns: int, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class TableFile(DataFile):
+    """A table of the user's own, one row a record; see ``sim.data.table`` for what the keys mean."""
+
+    label: str
+    positive: _Words | None = None
+    max_records_per_patient: _Count | None = None
+    features: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique)] | None = None
+    exclude: _Columns = ()
+    categorical: _Columns = ()
+    levels: dict[str, _Words] = Field(default_factory=dict)
+    missing: Annotated[dict[str, float | Literal["drop"]] | float | Literal["drop"], BeforeValidator(_constants)] = (
+        Field(default_factory=dict)
+    )
+    ranges: dict[str, _Range] = Field(default_factory=dict)
+    scaling: Literal["public", "per-clinic", "pooled", "none"] = "public"
+
+    @field_validator("max_records_per_patient")
+    @classmethod
+    def _of_a_patient(cls, most: int | None, info: ValidationInfo) -> int | None:
+        if most is not None and info.data.get("patient") is None:
+            raise ValueError("has no effect without patients; name their column in data.patient")
+        return most
+
+    @field_validator("features")
+    @classmethod
+    def _features_only(cls, features: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        for role in ("label", "clinic", "patient"):
+            if info.data.get(role) in (features or ()):
+                raise ValueError(f'"{info.data[role]}" is the {role} column; take it out of the features')
+        return features
+
+    @field_validator("exclude")
+    @classmethod
+    def _out_of_all(cls, exclude: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if exclude and info.data.get("features") is not None:
+            raise ValueError("has no effect beside data.features; remove one of the two")
+        return exclude
+
+    @field_validator("levels")
+    @classmethod
+    def _levels_of_categories(cls, levels: dict[str, tuple[str, ...]], info: ValidationInfo) -> object:
+        for column in levels:
+            if column not in info.data.get("categorical", levels):
+                raise ValueError(f'"{column}" is not one of data.categorical; add it there, or remove its levels')
+        return levels
+
+
+class Csv(TableFile):
+    """Comma-separated text, also compressed (.gz, .bz2, .xz, .zip)."""
+
+    source: Literal["csv"] = "csv"
+
+
+class Parquet(TableFile):
+    """A Parquet file."""
+
+    source: Literal["parquet"] = "parquet"
+
+
+class Npz(DataFile):
+    """Images or signals in a NumPy archive; MedMNIST's arrays need no names. See ``sim.data.arrays``."""
+
+    source: Literal["npz"] = "npz"
+    x: str | None = None
+    label: str | None = Field(default=None, validate_default=True)
+    range: _Range | None = None
+
+    @field_validator("label")
+    @classmethod
+    def _named_together(cls, label: str | None, info: ValidationInfo) -> str | None:
+        x = info.data.get("x")
+        if (x is None) != (label is None):
+            raise ValueError("data.x and data.label belong together; name both, or neither for MedMNIST's arrays")
+        for role in ("clinic", "patient"):
+            if x is None and info.data.get(role) is not None:
+                raise ValueError(f"is missing; beside data.{role} name the arrays of records (data.x) and of labels")
+        return label
+
+
+class Synthetic(_Data):
+    """Made-up patients of clinics that differ; see ``sim.data.synthetic`` for the law."""
+
+    source: Literal["synthetic"] = "synthetic"
+    clinics: _Count
+    records: Annotated[Whole, Field(ge=1, le=10**12)]
+    features: _Count = 20
+    classes: Annotated[Whole, Field(ge=2, le=256)] = 2
+    prevalence: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    size_spread: Annotated[Number, Field(ge=0, le=10)] = 1.0
+    feature_shift: _Spread = 0.5
+    intercept_shift: _Spread = 0.5
+    signal: _Spread = 1.5
+
+    @field_validator("records")
+    @classmethod
+    def _two_a_clinic(cls, records: int, info: ValidationInfo) -> int:
+        if records < 2 * info.data.get("clinics", 0):
+            raise ValueError(f"{records} are too few for {info.data['clinics']} clinics; give at least two a clinic")
+        return records
+
+
+DataSpec = Annotated[HeartDisease | Csv | Parquet | Npz | Synthetic, Field(discriminator="source")]

@@ -1,0 +1,369 @@
+"""The scenario file: which clinics, which data, which model, and which strategies to compare.
+
+TOML with kebab-case keys, checked into frozen objects; everything wrong is reported at once, in one line each.
+"""
+
+import re
+import tomllib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    Strict,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from sim.foundation.files import status
+from sim.foundation.problems import ScenarioError, problem_lines, show, suggest
+from sim.scenario.base import SCALARS, Scalar, Section, SweptValues, unique
+from sim.scenario.data import Csv, DataFile, DataSpec, HeartDisease, Npz, Parquet, Synthetic, TableFile
+from sim.scenario.model import Model
+from sim.scenario.overrides import parsed_override, replaced
+from sim.scenario.privacy import Privacy
+from sim.scenario.shape import DEEPEST, shape_problems
+from sim.scenario.study import BUILT_IN_STRATEGIES, Availability, ClinicGroup, Cut, Server, Straggler, Strategy, Train
+
+__all__ = [
+    "BUILT_IN_STRATEGIES",
+    "ClinicGroup",
+    "Csv",
+    "Cut",
+    "DataFile",
+    "DataSpec",
+    "HeartDisease",
+    "Model",
+    "Npz",
+    "Parquet",
+    "Privacy",
+    "Scalar",
+    "Scenario",
+    "ScenarioError",
+    "Server",
+    "Strategy",
+    "Synthetic",
+    "TableFile",
+    "Train",
+    "load_scenario",
+    "name_of_a_folder",
+    "overridden",
+    "parse_scenario",
+    "validated",
+]
+
+_Checked = TypeVar("_Checked", bound=Section)
+_NAME: Final = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9._-]{0,63}")
+_SWEPT_TABLES: Final[dict[str, tuple[type[Section], ...]]] = {
+    "data": (HeartDisease, Csv, Parquet, Npz, Synthetic),
+    "model": (Model,),
+    "train": (Train,),
+    "server": (Server,),
+    "privacy": (Privacy,),
+}
+_MOST_BYTES: Final = 4_000_000
+"""Of a scenario file."""
+_SWEPT_KEYS: Final = tuple(
+    dict.fromkeys(
+        f"{table}.{field.alias}"
+        for table, models in _SWEPT_TABLES.items()
+        for model in models
+        for field in model.model_fields.values()
+    )
+)
+
+
+def _swept_key(key: str) -> str:
+    table = key.partition(".")[0]
+    if table not in _SWEPT_TABLES:
+        tables = ", ".join(f"[{name}]" for name in _SWEPT_TABLES)
+        raise ValueError(f"cannot be swept; choose a key of {tables}")
+    if ".".join(key.split(".")[:2]) not in _SWEPT_KEYS:
+        raise ValueError(f"unknown key; {suggest(key, _SWEPT_KEYS)}")
+    return key
+
+
+def name_of_a_folder(name: str) -> str:
+    """Return a study's name if it can name its folder.
+
+    Raises
+    ------
+    ValueError
+        If it cannot.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{show(name)} cannot name a folder; use up to 64 of a-z, 0-9, '-', '_' and single '.', "
+            "the first a letter or digit"
+        )
+    return name
+
+
+class Scenario(Section):
+    """A study: everything that a scenario file says.
+
+    A table whose keys are swept holds the first value of each.
+    """
+
+    name: Annotated[str, AfterValidator(name_of_a_folder)]
+    seeds: Annotated[
+        tuple[Annotated[int, Strict(), Field(ge=0, lt=2**63)], ...], Field(min_length=1), AfterValidator(unique)
+    ]
+    data: DataSpec
+    model: Model
+    train: Train
+    server: Server = Server()
+    clinics: Annotated[tuple[ClinicGroup, ...], Field(min_length=1)] = (ClinicGroup(profile="hospital"),)
+    privacy: Privacy = Privacy()
+    strategies: Annotated[tuple[Strategy, ...], Field(min_length=1)]
+    sweep: dict[Annotated[str, AfterValidator(_swept_key)], SweptValues] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hold_first_swept_values(cls, written: Any) -> Any:
+        if not isinstance(written, Mapping) or not isinstance(written.get("sweep"), Mapping):
+            return written
+        held = {**written, "sweep": _flat(written["sweep"])}
+        for key, values in held["sweep"].items():
+            if ".".join(key.split(".")[:2]) in _SWEPT_KEYS and isinstance(values, list | tuple) and values:
+                with suppress(ValueError):  # what is no table is reported as such
+                    held = replaced(held, key.split("."), values[0])
+        return held
+
+    @field_validator("clinics")
+    @classmethod
+    def _one_group_for_the_rest(cls, clinics: tuple[ClinicGroup, ...]) -> tuple[ClinicGroup, ...]:
+        if sum(group.sites is None and group.count is None for group in clinics) > 1:
+            raise ValueError(
+                "more than one group has no sites; name the sites, or give the count, of all groups but one"
+            )
+        return clinics
+
+    @field_validator("strategies")
+    @classmethod
+    def _each_strategy_once(cls, strategies: tuple[Strategy, ...]) -> tuple[Strategy, ...]:
+        seen: list[tuple[object, ...]] = []
+        for strategy in strategies:
+            for cut in strategy.cut or (None,):
+                shown = strategy.label or strategy.name
+                if (run := (shown, cut)) in seen:
+                    raise ValueError(f'"{shown}" is listed twice; list it once, or give each a label of its own')
+                seen.append(run)
+        return strategies
+
+
+_MODELS: Final[dict[tuple[str, ...], type[Section]]] = {
+    (): Scenario,
+    ("data", "heart-disease"): HeartDisease,
+    ("data", "csv"): Csv,
+    ("data", "parquet"): Parquet,
+    ("data", "npz"): Npz,
+    ("data", "synthetic"): Synthetic,
+    ("model",): Model,
+    ("train",): Train,
+    ("server",): Server,
+    ("clinics",): ClinicGroup,
+    ("clinics", "availability"): Availability,
+    ("clinics", "straggler"): Straggler,
+    ("privacy",): Privacy,
+    ("strategies",): Strategy,
+}
+
+
+def load_scenario(path: str | Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Scenario:
+    """Read a scenario file.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The TOML file.
+    overrides : sequence of str
+        ``"key=value"`` with a dotted key and a TOML value, for example ``"train.rounds=5"`` or
+        ``"clinics.0.profile=hospital"``; text that is no TOML value is taken as a string. A key that is set is no
+        longer swept.
+    only : sequence of str
+        Names of the strategies to keep; all if empty.
+
+    Returns
+    -------
+    Scenario
+        The checked scenario; a relative path in it is relative to the file's folder.
+
+    Raises
+    ------
+    ScenarioError
+        With one line for each problem.
+    """
+    label = str(path)
+    mapping: Mapping[str, Any] = _read_toml(Path(path), label)
+    problems: list[str] = []
+    for override in overrides:
+        try:
+            mapping = overridden(mapping, override)
+        except ValueError as error:
+            key = override.partition("=")[0].strip()
+            problems.append(f"{label}: {key if len(key) <= 60 else key[:57] + '...'}: {error}")
+    problems += [f"{label}: strategies: {sentence}" for sentence in _not_listed(mapping.get("strategies"), only)]
+    scenario = _checked(mapping, Path(path).parent, label, problems)
+    if only:
+        kept = tuple(strategy for strategy in scenario.strategies if strategy.name in only)
+        scenario = scenario.model_copy(update={"strategies": kept})
+    return scenario
+
+
+def parse_scenario(mapping: Mapping[str, Any], folder: Path) -> Scenario:
+    """Check a scenario that is already a mapping.
+
+    Parameters
+    ----------
+    mapping : mapping
+        What a scenario file holds, with its kebab-case keys.
+    folder : pathlib.Path
+        Where relative paths start.
+
+    Returns
+    -------
+    Scenario
+        The checked scenario.
+
+    Raises
+    ------
+    ScenarioError
+        With one line for each problem.
+    """
+    return _checked(mapping, folder, "scenario", [])
+
+
+def validated(
+    model: type[_Checked],
+    mapping: Mapping[str, Any],
+    label: str = "scenario",
+    folder: Path | None = None,
+    swept: Collection[str] = (),
+) -> _Checked:
+    """Check a mapping against a model that has the tables of a scenario.
+
+    Parameters
+    ----------
+    model : type
+        ``Scenario``, or another model with the same tables.
+    mapping : mapping
+        What to check, with kebab-case keys.
+    label : str
+        What the lines start with.
+    folder : pathlib.Path, optional
+        Where relative paths start; without it they stay as they are.
+    swept : collection of str
+        Dotted keys whose values come from ``[sweep]``.
+
+    Returns
+    -------
+    Section
+        An object of `model`.
+
+    Raises
+    ------
+    ScenarioError
+        With one line for each problem.
+    """
+    try:
+        return model.model_validate(mapping, context=folder and {"folder": folder}, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise ScenarioError(problem_lines(error, label, _MODELS, swept)) from None
+
+
+def _flat(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in sweep.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{rest}": values for rest, values in _flat(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _swept_in(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    sweep = mapping.get("sweep")
+    return _flat(sweep) if isinstance(sweep, Mapping) else {}
+
+
+def _checked(mapping: Mapping[str, Any], folder: Path, label: str, problems: list[str]) -> Scenario:
+    if wrong := [f"{label}: {problem}" for problem in shape_problems(mapping)]:
+        raise ScenarioError([*problems, *wrong])
+    sweep = _swept_in(mapping)
+    problems += [f"{label}: {problem}" for problem in _unplaced(mapping, sweep)]
+    later_values = (
+        {**mapping, "sweep": {**sweep, key: [value]}}
+        for key, values in sweep.items()
+        if isinstance(values, list | tuple)
+        for value in values[1:]
+        if isinstance(value, SCALARS)
+    )
+    checked: list[Scenario] = []
+    for variant in (mapping, *later_values):
+        try:
+            checked.append(validated(Scenario, variant, label, folder, sweep))
+        except ScenarioError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ScenarioError(problems)
+    return checked[0]
+
+
+def _unplaced(mapping: Mapping[str, Any], sweep: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each swept key that lies behind a value, and so in no table."""
+    for key in sweep:
+        try:
+            replaced(mapping, key.split("."), None)
+        except ValueError as error:
+            yield f"sweep.{key}: {error}"
+
+
+def _read_toml(path: Path, label: str) -> dict[str, Any]:
+    try:
+        status(path, _MOST_BYTES)
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ScenarioError([f"{label}: cannot be read ({error.strerror}); check the path"]) from None
+    except UnicodeDecodeError:
+        raise ScenarioError([f"{label}: is not UTF-8 text; save it as UTF-8"]) from None
+    except ValueError as error:
+        raise ScenarioError([f"{label}: {error}"]) from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        what, _, where = str(error).rstrip(")").partition(" (at ")
+        raise ScenarioError([f"{label}: {where}: {what}; write it as TOML"]) from None
+    except RecursionError:
+        raise ScenarioError(
+            [f"{label}: lists or tables stand more than {DEEPEST} deep in each other; no key has so many"]
+        ) from None
+    except ValueError:  # Python reads no number of more than some thousands of digits
+        raise ScenarioError([f"{label}: has a whole number of thousands of digits; give a smaller one"]) from None
+
+
+def overridden(mapping: Mapping[str, Any], override: str) -> dict[str, Any]:
+    """Return a copy of a scenario's tables with one ``key=value`` set; a key that is set is no longer swept.
+
+    Raises
+    ------
+    ValueError
+        If it is no ``key=value`` or there is no such place.
+    """
+    keys, value = parsed_override(override)
+    swept = _swept_in(mapping)
+    if swept.pop(".".join(keys), None) is not None:
+        mapping = {**mapping, "sweep": swept}
+    return replaced(mapping, keys, value)
+
+
+def _not_listed(strategies: object, only: Sequence[str]) -> Iterator[str]:
+    tables = strategies if isinstance(strategies, list) else []
+    listed = [str(table["name"]) for table in tables if isinstance(table, dict) and "name" in table]
+    for name in only:
+        if listed and name not in listed:
+            yield f'"{name}" is not listed, so it cannot be picked; {suggest(name, listed)}'

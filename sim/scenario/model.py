@@ -1,0 +1,134 @@
+"""The table ``[model]``: the network, and where it is cut."""
+
+import re
+from functools import lru_cache
+from hashlib import file_digest
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+
+from sim.foundation.files import absolute, status
+from sim.foundation.problems import show
+from sim.scenario.base import Section, Whole, is_number, unique
+
+_LAYERS: Final = {"cnn1d": None, "cnn": None, "resnet18": 4}
+"""Models with convolutions; how many widths their ``channels`` must have, if that is fixed."""
+_FACTORY: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+Widths = Annotated[tuple[Annotated[Whole, Field(gt=0, le=1_000_000)], ...], Field(min_length=1, max_length=1000)]
+
+
+def _model_cut(value: object) -> object:
+    parts = value if isinstance(value, list | tuple) and len(value) == 2 else (value,)
+    if not all(is_number(part) and isinstance(part, int) for part in parts):
+        raise ValueError(f"{show(value)} is no cut; give a block number such as 1, or two such as [1, -1]")
+    return tuple(parts) if len(parts) == 2 else value
+
+
+class Model(Section):
+    """The network, and where it is cut.
+
+    ``hidden`` holds the widths of the hidden layers of ``mlp``; ``cnn`` has one hidden layer, of the first width.
+    ``channels`` holds the widths of the convolutional layers, where they shall not be the model's own. ``freeze`` names
+    the clinic's parts that do not train: they keep their initial values, which are public. ``public_head`` says where a
+    frozen head's come from: drawn from the seed (``random``); ``pca:FILE.npz``, the first ``components`` principal
+    components of the public records ``x`` in that file, prepared as the model's inputs are, in front of the model; or
+    ``FILE.safetensors``, which holds the head's parameters. ``batch_norm`` says what becomes of BatchNorm's running
+    statistics: averaged with the part they belong to (``average``), or each clinic's own (``local``).
+    """
+
+    name: Literal["logistic", "mlp", "cnn1d", "cnn", "resnet18", "factory"]
+    factory: str | None = Field(default=None, validate_default=True)
+    hidden: Widths = (32, 16)
+    channels: Widths | None = None
+    cut: Annotated[int | tuple[int, int], BeforeValidator(_model_cut, json_schema_input_type=int | tuple[int, int])] = 1
+    head: Literal["binary", "softmax"] = "binary"
+    public_head: str = "random"
+    components: Annotated[Whole, Field(gt=0, le=1_000_000)] | None = Field(default=None, validate_default=True)
+    batch_norm: Literal["average", "local"] | None = None
+    freeze: Annotated[tuple[Literal["head", "tail"], ...], AfterValidator(unique)] = ()
+
+    @field_validator("factory")
+    @classmethod
+    def _factory_by_import_path(cls, factory: str | None, info: ValidationInfo) -> str | None:
+        name = info.data.get("name")
+        if factory is None and name == "factory":
+            raise ValueError('is missing; give the import path of your function, such as "package.module:function"')
+        if factory is not None and name not in ("factory", None):
+            raise ValueError(f'has no effect on "{name}"; remove it, or take name = "factory"')
+        if factory is not None and not _FACTORY.fullmatch(factory):
+            raise ValueError(f'{show(factory)} is no import path; give one such as "package.module:function"')
+        return factory
+
+    @field_validator("batch_norm")
+    @classmethod
+    def _batch_norm_of_a_factory(cls, choice: str | None, info: ValidationInfo) -> str | None:
+        name = info.data.get("name")
+        if choice is not None and name not in ("factory", None):
+            raise ValueError(f'has no effect on "{name}", which normalises record by record; remove it')
+        return choice
+
+    @field_validator("public_head")
+    @classmethod
+    def _public_source(cls, source: str, info: ValidationInfo) -> str:
+        kind, _, name = source.rpartition("pca:")
+        if source == "random":
+            return source
+        if not (kind == "" and name.endswith(".npz" if source.startswith("pca:") else ".safetensors")):
+            raise ValueError(f'{show(source)} is no source; give "random", "pca:FILE.npz" or "FILE.safetensors"')
+        return placed_head(source, info.context["folder"]) if info.context else source
+
+    @field_validator("components")
+    @classmethod
+    def _components_of_pca(cls, components: int | None, info: ValidationInfo) -> int | None:
+        pca = str(info.data.get("public_head", "pca:")).startswith("pca:")
+        if components is None and pca and "public_head" in info.data:
+            raise ValueError("is missing; give the number of principal components, such as 16")
+        if components is not None and not pca:
+            raise ValueError('has no effect without public-head = "pca:FILE.npz"; remove it')
+        return components
+
+    @property
+    def public_file(self) -> Path | None:
+        """The file that a public head comes from, if it comes from one."""
+        return None if self.public_head == "random" else Path(self.public_head.removeprefix("pca:"))
+
+    @property
+    def public_note(self) -> str:
+        """Where initial parameters come from, in words."""
+        return "drawn from the seed" + (f"; the head from {self.public_file.name}" if self.public_file else "")
+
+    def public_digest(self) -> str:
+        """Return what identifies the public head: its kind and the SHA-256 of its file, empty if it cannot be read."""
+        if self.public_file is None:
+            return self.public_head
+        try:
+            found = status(self.public_file)
+            digest = _sha256(self.public_file, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+        except (OSError, ValueError):
+            digest = ""
+        return f"{self.public_head.partition(':')[0] if self.components else 'file'}:{digest}"
+
+    @field_validator("channels")
+    @classmethod
+    def _channels_of_convolutions(cls, channels: tuple[int, ...] | None, info: ValidationInfo) -> object:
+        name = info.data.get("name")
+        if channels is None or name is None:
+            return channels
+        if name not in _LAYERS:
+            raise ValueError(f'has no effect on "{name}"; remove it')
+        if _LAYERS[name] not in (None, len(channels)):
+            raise ValueError(f'"{name}" has {_LAYERS[name]} layers, here are {len(channels)} widths; give one a layer')
+        return channels
+
+
+def placed_head(source: str, folder: Path) -> str:
+    """Return the source of a public head with its file beside the scenario."""
+    kind = "pca:" if source.startswith("pca:") else ""
+    return source if source == "random" else f"{kind}{absolute(folder, source.removeprefix(kind))}"
+
+
+@lru_cache(maxsize=32)
+def _sha256(path: Path, modified_ns: int, changed_ns: int, size: int) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

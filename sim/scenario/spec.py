@@ -1,0 +1,253 @@
+"""One run of a study, and the list of all its runs."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import Field
+
+from sim.foundation.problems import ScenarioError
+from sim.scenario import (
+    BUILT_IN_STRATEGIES,
+    ClinicGroup,
+    Cut,
+    DataFile,
+    DataSpec,
+    Model,
+    Privacy,
+    Scalar,
+    Scenario,
+    Server,
+    Strategy,
+    Train,
+    validated,
+)
+from sim.scenario.base import Section
+from sim.scenario.overrides import replaced
+
+__all__ = ["RESULTS_VERSION", "RunSpec", "RunStrategy", "expand", "imports"]
+
+RESULTS_VERSION: Final = 5
+"""Raised when the same spec would give other numbers, so that finished runs are not taken for current ones."""
+
+MOST_RUNS: Final = 10_000
+
+
+class RunStrategy(Section):
+    """The strategy of one run, with one cut."""
+
+    name: str
+    label: str = ""
+    cut: Cut | None = None
+    order: Literal["random", "fixed"] | None = None
+    alternate: Literal["clinic", "mini-batch"] | None = None
+    proximal_mu: float = 0.0
+    options: dict[str, Scalar] = Field(default_factory=dict)
+
+
+class RunSpec(Section):
+    """Everything that decides a run's numbers, and the study it belongs to."""
+
+    study: str
+    seed: int
+    data: DataSpec
+    model: Model
+    train: Train
+    server: Server
+    clinics: tuple[ClinicGroup, ...]
+    privacy: Privacy
+    strategy: RunStrategy
+    swept: dict[str, Scalar] = Field(default_factory=dict)
+
+    @property
+    def run_id(self) -> str:
+        """The run's name: the first 16 hexadecimal digits of its digest."""
+        return self.digest[:16]
+
+    @property
+    def digest(self) -> str:
+        """64 hexadecimal digits that depend on the spec's content alone.
+
+        The study's name is left out, and a data file counts with its bytes, not with the place where it lies.
+        """
+        data = self.data.sha256() if isinstance(self.data, DataFile) else None
+        code = code_digests(imports(self.model, [self.strategy]))
+        return digest_of(self.model_dump(mode="json"), data, self.model.public_digest(), code, RESULTS_VERSION)
+
+
+def digest_of(
+    settings: Mapping[str, Any],
+    data_sha256: str | None,
+    public_head: str,
+    code: Mapping[str, str],
+    results_version: int,
+) -> str:
+    """Return the digest of a run with these settings.
+
+    Parameters
+    ----------
+    settings : mapping
+        A :class:`RunSpec` in plain values.
+    data_sha256 : str or None
+        Of the data file; None where the data come from no file.
+    public_head : str
+        As ``Model.public_digest`` returns it.
+    code : mapping of str to str
+        As :func:`code_digests` returns it.
+    results_version : int
+    """
+    content = {key: value for key, value in settings.items() if key != "study"} | {"results-version": results_version}
+    content |= {"code": dict(code)} if code else {}
+    if data_sha256 is not None:
+        content["data"] = {**settings["data"], "path": data_sha256}
+    content["model"] = {**settings["model"], "public-head": public_head}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def imports(model: Model, strategies: Iterable[Strategy | RunStrategy]) -> list[tuple[str, str]]:
+    """Return what a scenario or a run imports: learning it, or only planning it, runs that code.
+
+    Returns
+    -------
+    list of (str, str)
+        ``factory`` or ``strategy``, and the import path.
+    """
+    named = [] if model.factory is None else [("factory", model.factory)]
+    for strategy in strategies:
+        own = getattr(strategy, "set", {}).get("model", {}).get("factory")
+        named += [] if own is None else [("factory", str(own))]
+        if strategy.name not in BUILT_IN_STRATEGIES:
+            inner = [value for key, value in strategy.options.items() if key == "strategy" and isinstance(value, str)]
+            named += [("strategy", name) for name in (strategy.name, *inner)]
+    return list(dict.fromkeys(named))
+
+
+def code_digests(named: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the SHA-256 of the module file behind each import path of a user's own, without importing it.
+
+    Parameters
+    ----------
+    named : iterable of (str, str)
+        As :func:`imports` returns them. What comes with Flower is known by its version.
+    """
+    found = {}
+    for kind, path in named:
+        module = path.partition(":")[0] if kind == "factory" else path.rpartition(".")[0]
+        if module.partition(".")[0] != "flwr" and (file := _module_file(module)) is not None:
+            found[path] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
+
+
+def _module_file(module: str) -> Path | None:
+    """Return where a module lies; parents are looked at as folders, so that none of their code runs."""
+    top, *rest = module.split(".")
+    try:
+        spec = find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    origin = Path(spec.origin)
+    if not rest:
+        return origin if origin.suffix == ".py" else None
+    inside = origin.parent.joinpath(*rest)
+    places = (inside.with_suffix(".py"), inside / "__init__.py")
+    return next((place for place in places if place.is_file()), None)
+
+
+def expand(scenario: Scenario) -> list[RunSpec]:
+    """Return the runs of a scenario.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        A checked scenario.
+
+    Returns
+    -------
+    list of RunSpec
+        Strategies, within them cuts, within them the product of the swept values, within it seeds; each in the order
+        in which it is written. A target of ``epsilon = inf`` has become mechanism ``none``, or
+        what is left of a combination with ``label-rr``.
+
+    Raises
+    ------
+    ScenarioError
+        With one line for each combination of swept values, or of what a strategy sets, that cannot be run.
+    """
+    cuts = sum(len(strategy.cut) or 1 for strategy in scenario.strategies)
+    runs = math.prod([cuts, len(scenario.seeds), *map(len, scenario.sweep.values())])
+    if runs > MOST_RUNS:
+        raise ScenarioError([f"scenario: sweep: {runs:,} runs, and a study has at most {MOST_RUNS:,}; sweep less"])
+    common = _settings(scenario, {}, "scenario")
+    specs: list[RunSpec] = []
+    problems: list[str] = []
+    for number, strategy in enumerate(scenario.strategies):
+        try:
+            own = _settings(scenario, strategy.set, f"scenario: strategies.{number}.set") if strategy.set else common
+        except ScenarioError as error:
+            problems.extend(error.problems)
+            continue
+        specs += [
+            setting.model_copy(update={"strategy": run_strategy, "seed": seed})
+            for run_strategy in _cuts(strategy)
+            for setting in own
+            for seed in scenario.seeds
+        ]
+    if problems:
+        raise ScenarioError(problems)
+    return specs
+
+
+def _cuts(strategy: Strategy) -> Iterator[RunStrategy]:
+    for cut in strategy.cut or (None,):
+        yield RunStrategy(**strategy.model_dump(by_alias=False, exclude={"cut", "set"}), cut=cut)
+
+
+def _settings(scenario: Scenario, own: Mapping[Any, Mapping[str, Any]], label: str) -> list[RunSpec]:
+    tables: dict[str, Any] = scenario.model_dump(include={"data", "model", "train", "server", "clinics", "privacy"})
+    for table, values in own.items():
+        tables = {**tables, table: {**tables[table], **values}}
+    taken = {f"{table}.{key}" for table, values in own.items() for key in values}
+    sweep = {key: values for key, values in scenario.sweep.items() if key not in taken}
+    settings: list[RunSpec] = []
+    problems: list[str] = []
+    for combination in product(*sweep.values()):
+        swept = dict(zip(sweep, combination, strict=True))
+        try:
+            settings.append(_setting(scenario, tables, swept, label))
+        except ScenarioError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ScenarioError(list(dict.fromkeys(problems)))
+    return settings
+
+
+def _setting(scenario: Scenario, tables: Mapping[str, Any], swept: Mapping[str, Any], label: str) -> RunSpec:
+    for key, value in swept.items():
+        tables = replaced(tables, key.split("."), value)
+    first = next(_cuts(scenario.strategies[0]))
+    spec = validated(
+        RunSpec,
+        {**tables, "study": scenario.name, "seed": scenario.seeds[0], "strategy": first, "swept": swept},
+        label,
+        swept=swept,
+    )
+    if spec.privacy.epsilon == math.inf:
+        given = spec.privacy
+        rest = "none" if given.label_epsilon is None else "label-rr"
+        unprotected = Privacy(
+            mechanism=rest,
+            label_epsilon=given.label_epsilon,
+            labels=given.labels,
+            clip=given.clip,
+            delta=given.delta,
+        )
+        spec = spec.model_copy(update={"privacy": unprotected})
+    return spec

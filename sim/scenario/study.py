@@ -1,0 +1,260 @@
+"""The tables of a study: training, server, clinics and strategies."""
+
+import math
+import re
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from sim.foundation.problems import show, suggest, unwritable
+from sim.foundation.units import Compute, Duration, Memory, Power, Rate, parse_compute
+from sim.scenario.base import Factor, Number, Scalar, Section, Sites, Whole, is_number, unique
+from sim.scenario.clinics import COMPUTERS, PROFILES, Behaviour, ServerResources
+from sim.scenario.model import placed_head
+
+_SEQUENTIAL_STRATEGIES: Final = ("split", "splitfed-v2")
+_SPLIT_STRATEGIES: Final = (*_SEQUENTIAL_STRATEGIES, "splitfed-v1", "splitfed-v3")
+BUILT_IN_STRATEGIES: Final = ("centralised", "local", "fedavg", "fedprox", *sorted(_SPLIT_STRATEGIES))
+_IMPORT_PATH: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+Cut = Literal["vanilla", "u-shaped"]
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+class Train(Section):
+    """How every strategy trains."""
+
+    rounds: Whole = Field(ge=0, le=100_000)
+    local_epochs: Whole = Field(default=1, ge=1, le=100_000)
+    batch_size: Whole = Field(ge=1, le=10_000_000)
+    optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
+    learning_rate: Factor = Field(gt=0)
+    momentum: Number = Field(default=0.9, ge=0, lt=1)
+    participation: Number = Field(default=1.0, gt=0, le=1)
+    over_select: Factor = Field(default=1.0, ge=1)
+    deadline: Duration | None = None
+    class_weights: Annotated[tuple[Annotated[Factor, Field(ge=1e-6)], ...], Field(min_length=2)] | None = None
+    smashed_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _somebody_is_left_to_choose(self) -> "Train":
+        if self.over_select > 1 and self.participation == 1:
+            raise ValueError("over-select chooses more clinics than participation, which is all; lower participation")
+        return self
+
+
+class Server(Section):
+    """The server's computer and, where clinics share it as a bottleneck, its link."""
+
+    compute: Compute = 10e12
+    workers: Whole = Field(default=4, ge=1, le=1_000_000)
+    uplink: Rate | None = None
+    downlink: Rate | None = None
+
+    def resources(self) -> ServerResources:
+        """Return what the clock needs to know."""
+        return ServerResources(self.compute, self.workers, self.uplink, self.downlink)
+
+
+class Availability(Section):
+    """In which rounds a clinic is there: a share of them, and for how many it stays away."""
+
+    share: Number = Field(gt=0, le=1)
+    mean_outage: Factor | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _can_be_a_chain(self) -> "Availability":
+        # A clinic that leaves after every single round is still there for 1 of L + 1 rounds.
+        if self.mean_outage is not None and 1 - self.share > self.share * self.mean_outage:
+            least = 1 / (1 + self.mean_outage)
+            raise ValueError(
+                f"outages of {self.mean_outage:g} rounds on average leave a share of at least {least:.3g}, "
+                f"and {self.share:g} is less; give longer outages"
+            )
+        return self
+
+
+class Straggler(Section):
+    """How often a clinic is slow for a round, and how many times slower."""
+
+    chance: Number = Field(ge=0, le=1)
+    slowdown: Number = Field(ge=1, le=1e6)
+
+
+def _as_share(value: object) -> object:
+    return {"share": value} if is_number(value) else value
+
+
+def _profile(value: object) -> object:
+    shares = value if isinstance(value, dict) else {}
+    for name, share in shares.items():
+        if not is_number(share) or not 0 < share <= 1:
+            raise ValueError(f'the share of "{name}" is {show(share)}; give a number greater than 0, at most 1')
+    if value is not shares and not isinstance(value, str):
+        raise ValueError(f"{show(value)} is neither a profile nor a table of shares; write a name in quotes")
+    return value
+
+
+def _computer(value: object) -> object:
+    if isinstance(value, str) and value in COMPUTERS:
+        return value
+    try:
+        return parse_compute(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or a class of computers: {', '.join(COMPUTERS)}") from None
+
+
+def _writable(label: str) -> str:
+    if unwritable(label):
+        raise ValueError(f"{show(label)} has a control or formatting character; take it out")
+    return label
+
+
+class ClinicGroup(Section):
+    """Clinics with the same link and computer, or drawn from a mixture of profiles.
+
+    ``profile`` is a name, or a table of names and shares that add up to 1; ``spread`` is the standard deviation of the
+    logarithm of the clinics' rates.
+    """
+
+    profile: Annotated[str | dict[str, Annotated[Number, Field(gt=0)]], BeforeValidator(_profile)] | None = None
+    sites: Sites | None = None
+    count: Annotated[Whole, Field(ge=1)] | None = None
+    spread: Annotated[Number, Field(ge=0, le=5)] = 0.0
+    uplink: Rate | None = None
+    downlink: Rate | None = None
+    latency: Duration | None = None
+    compute: (
+        Annotated[
+            float | str,
+            BeforeValidator(_computer),
+            PlainSerializer(lambda own: own if isinstance(own, str) else f"{own!r} FLOP/s", return_type=str),
+            WithJsonSchema({"type": "string", "examples": ["2 TFLOP/s", *COMPUTERS]}),
+        ]
+        | None
+    ) = None
+    memory: Memory | None = None
+    idle_power: Power | None = None
+    busy_power: Power | None = None
+    availability: Annotated[Availability, BeforeValidator(_as_share, json_schema_input_type=float | Availability)] = (
+        Availability(share=1.0)
+    )
+    drop_out: Number = Field(default=0.0, ge=0, le=1)
+    straggler: Straggler = Straggler(chance=0.0, slowdown=1.0)
+
+    def behaviour(self) -> Behaviour:
+        """Return what decides who is there and who is lost."""
+        there, slow = self.availability, self.straggler
+        return Behaviour(there.share, there.mean_outage, self.drop_out, slow.chance, slow.slowdown)
+
+    @field_validator("profile")
+    @classmethod
+    def _known_profile(cls, profile: str | dict[str, float] | None) -> str | dict[str, float] | None:
+        shares = profile if isinstance(profile, dict) else {}
+        for name in shares or ([profile] if isinstance(profile, str) else []):
+            if name not in PROFILES:
+                raise ValueError(f'unknown profile "{name}"; {suggest(name, PROFILES)}')
+        if isinstance(profile, dict) and abs((total := math.fsum(shares.values())) - 1) > 1e-6:
+            raise ValueError(f"the shares add up to {total:.6g}; give shares that add up to 1")
+        return profile
+
+    @field_validator("count")
+    @classmethod
+    def _count_or_sites(cls, count: int | None, info: ValidationInfo) -> int | None:
+        if count is not None and info.data.get("sites") is not None:
+            raise ValueError("has no effect beside sites, which say how many there are; remove one of them")
+        return count
+
+    @model_validator(mode="after")
+    def _no_silent_zero(self) -> "ClinicGroup":
+        absent = [key for key in ("uplink", "downlink", "latency", "compute") if getattr(self, key) is None]
+        if self.profile is None and absent:
+            raise ValueError(f"{', '.join(absent)} not given; name a profile, or give all four rates")
+        return self
+
+    @model_validator(mode="after")
+    def _busy_takes_more(self) -> "ClinicGroup":
+        if self.idle_power is not None and self.busy_power is not None and self.idle_power > self.busy_power:
+            raise ValueError("idle-power is more than busy-power; exchange them")
+        return self
+
+
+class Strategy(Section):
+    """A strategy to compare: one of Suture's, or a Flower strategy by its import path.
+
+    ``set`` holds keys of ``[model]``, ``[train]`` and ``[privacy]`` that are otherwise for this strategy; a key that is
+    set is not swept for it.
+    """
+
+    name: str
+    label: Annotated[str, Field(max_length=80), AfterValidator(_writable)] = ""
+    cut: Annotated[
+        tuple[Cut, ...],
+        BeforeValidator(_as_tuple, json_schema_input_type=Cut | tuple[Cut, ...]),
+        AfterValidator(unique),
+    ] = Field(default=(), validate_default=True)
+    order: Literal["random", "fixed"] | None = Field(default=None, validate_default=True)
+    alternate: Literal["clinic", "mini-batch"] | None = Field(default=None, validate_default=True)
+    proximal_mu: Annotated[Factor, Field(ge=0)] = 0.0
+    options: dict[str, Scalar] = Field(default_factory=dict)
+    set: dict[Literal["model", "train", "privacy"], dict[str, Any]] = Field(default_factory=dict)
+
+    @field_validator("set")
+    @classmethod
+    def _beside_the_scenario(cls, tables: dict[str, dict[str, Any]], info: ValidationInfo) -> dict[str, Any]:
+        head = tables.get("model", {}).get("public-head")
+        if not isinstance(head, str) or not info.context:
+            return tables
+        placed = placed_head(head, info.context["folder"])
+        return {**tables, "model": {**tables["model"], "public-head": placed}}
+
+    @field_validator("name")
+    @classmethod
+    def _known_name(cls, name: str) -> str:
+        if name not in BUILT_IN_STRATEGIES and not _IMPORT_PATH.fullmatch(name):
+            raise ValueError(f'unknown strategy "{name}"; {suggest(name, BUILT_IN_STRATEGIES)}')
+        return name
+
+    @field_validator("cut")
+    @classmethod
+    def _cut_where_split(cls, cut: tuple[Cut, ...], info: ValidationInfo) -> tuple[Cut, ...]:
+        if info.data.get("name") in _SPLIT_STRATEGIES:
+            return cut or ("vanilla",)
+        if cut and "name" in info.data:
+            raise ValueError(f"{info.data['name']} does not cut the model; remove cut, or take splitfed-v1")
+        return cut
+
+    @field_validator("order", "alternate")
+    @classmethod
+    def _turns_where_sequential(cls, value: str | None, info: ValidationInfo) -> str | None:
+        name = info.data.get("name")
+        if name in _SEQUENTIAL_STRATEGIES:
+            return value or {"order": "random", "alternate": "clinic"}[str(info.field_name)]
+        if value is not None and name is not None:
+            raise ValueError(f"{name} serves its clinics in parallel; remove {info.field_name}, or take split")
+        return value
+
+    @field_validator("proximal_mu")
+    @classmethod
+    def _pull_of_fedprox(cls, mu: float, info: ValidationInfo) -> float:
+        if mu and info.data.get("name") != "fedprox":
+            raise ValueError("belongs to fedprox; remove it, or take fedprox")
+        return mu
+
+    @field_validator("options")
+    @classmethod
+    def _options_for_imported(cls, options: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
+        if options and info.data.get("name") in BUILT_IN_STRATEGIES:
+            raise ValueError(f"{info.data['name']} takes none; remove them, or name a strategy by its import path")
+        return options

@@ -1,1 +1,0 @@
-"""The tables of a scenario file as frozen objects, each checked by itself."""

@@ -1,0 +1,206 @@
+"""The tensor program: forward, loss and gradients over a leading lane axis.
+
+A lane is one independent copy of a part of the network with its own parameters and its own batch. Lanes are stacked in
+every tensor's first axis, ragged batches are padded, and a padded row has weight 0 in the loss. Since lanes share
+nothing, one backward pass of the summed loss gives every lane its own gradient. A lane need not be a clinic.
+
+Dense layers gain from as many lanes as there are. Convolutions gain from a few, and lose the gain as soon as their
+activations leave the processor's cache; so a part that holds a convolution runs in groups of lanes, down to one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sim.models import Parameters, Part
+from sim.tensor.alone import run_alone
+from sim.tensor.clipping import Tape
+from sim.tensor.lane_rules import BatchStatistics, DropoutMasks, LaneRun
+
+CACHE_BYTES = 3 * 2**20
+"""About how large one activation of a convolutional part becomes before its lanes run in groups. Measured on one thread
+(1 MiB of second-level cache, 32 MiB of third) with batches of 16: from none to 8 MiB, 3 MiB was best or near it, 1.5 to
+2.2 times as fast as lane by lane for CNNs of 8 to 64 channels; ResNet-18 of 16 to 128 channels gained nothing at any
+size, and all 100 lanes of the smallest CNN at once were slower than lane by lane."""
+
+
+def forward(
+    part: Part,
+    parameters: Mapping[str, Tensor],
+    x: Tensor,
+    tape: Tape | None = None,
+    masks: DropoutMasks | None = None,
+    norms: BatchStatistics | None = None,
+) -> Tensor:
+    """Run a part of the network over all lanes.
+
+    Parameters
+    ----------
+    part : Part
+    parameters : mapping of str to Tensor
+        ``[lane, *shape]`` each.
+    x : Tensor
+        ``[lane, batch, *feature]``.
+    tape : list of Record, optional
+        Filled with what per-sample clipping needs.
+    masks : DropoutMasks, optional
+        Of the training step; without them nothing is dropped.
+    norms : BatchStatistics, optional
+        Of the training step; without them BatchNorm takes its running statistics.
+
+    Returns
+    -------
+    Tensor
+        ``[lane, batch, *output]``.
+    """
+    lanes = x.shape[0]
+    groups = 1 if lanes == 1 else round(lanes * x.shape[1] / records_at_once(part, tuple(x.shape[2:])))
+    if groups <= 1:
+        return _run(part, LaneRun(parameters, tape, masks, slice(0, lanes), norms), x)
+    together = -(-lanes // groups)
+    shared = {name: torch.split(value, together) for name, value in parameters.items()}
+    outputs = []
+    for group, own in enumerate(torch.split(x, together)):
+        first, last = group * together, group * together + len(own)
+        own_masks = None if masks is None else masks.lanes(first, last)
+        own_parameters = {name: values[group] for name, values in shared.items()}
+        own_norms = None if norms is None else norms.lanes(first, last)
+        outputs.append(_run(part, LaneRun(own_parameters, tape, own_masks, slice(first, last), own_norms), own))
+    return torch.cat(outputs)
+
+
+def _run(part: Part, run: LaneRun, x: Tensor) -> Tensor:
+    if x.shape[0] == 1 and run.tape is None and not part.statistics:
+        own = {name: value.squeeze(0) for name, value in run.parameters.items()}
+        return run_alone(part, own, x.squeeze(0), run.masks).unsqueeze(0)
+    for block in part.blocks:
+        x = run.apply(block.module, f"{block.name}.", x)
+    return x
+
+
+@lru_cache(maxsize=64)
+def records_at_once(part: Part, shape: tuple[int, ...]) -> int:
+    """Return how many records, over all lanes together, a part runs well on at once.
+
+    Parameters
+    ----------
+    part : Part
+    shape : tuple of int
+        Shape of one record at the part's entry.
+    """
+    if not any(isinstance(m, nn.Conv1d | nn.Conv2d) for block in part.blocks for m in block.module.modules()):
+        return sys.maxsize
+    parameters = {name: torch.empty(1, *s, device="meta") for name, s in part.shapes().items()}
+    for value in part.trained(parameters).values():
+        value.requires_grad_()
+    with torch.enable_grad(), saved_bytes(parameters) as saved:
+        _run(part, LaneRun(parameters, None, None, slice(0, 1)), torch.empty(1, 1, *shape, device="meta"))
+    return max(1, CACHE_BYTES // max(saved.values()))
+
+
+@contextmanager
+def saved_bytes(parameters: Mapping[str, Tensor]) -> Iterator[dict[int, int]]:
+    """Count the bytes of each tensor that autograd keeps within the context for the backward pass, parameters aside."""
+    known = {id(value) for value in parameters.values()}
+    saved: dict[int, int] = {}
+
+    def pack(value: Tensor) -> Tensor:
+        base = value if value._base is None else value._base
+        if id(base) not in known:
+            saved[id(base)] = value.nbytes
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        yield saved
+
+
+def by_class(weights: Tensor, y: Tensor, class_weights: Tensor) -> Tensor:
+    """Multiply each record's weight in the loss, ``[lane, batch]``, by its class's public factor, ``[class]``."""
+    return weights * class_weights[y.long()]
+
+
+def loss_sum(logits: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted sum of the records' losses over all lanes.
+
+    Parameters
+    ----------
+    logits : Tensor
+        ``[lane, batch, output]``; one output is a binary logit, more are softmax logits.
+    y : Tensor
+        ``[lane, batch]`` integer labels.
+    weights : Tensor
+        ``[lane, batch]``; 1 / batch size for a record, 0 for padding.
+
+    Returns
+    -------
+    Tensor
+        A scalar; its gradient in one lane's parameters is that lane's mean gradient.
+    """
+    if logits.shape[-1] == 1:
+        return functional.binary_cross_entropy_with_logits(
+            logits.squeeze(-1), y.to(logits.dtype), weight=weights, reduction="sum"
+        )
+    losses = functional.cross_entropy(logits.flatten(0, -2), y.flatten().long(), reduction="none")
+    return torch.dot(losses, weights.flatten())
+
+
+def leaves(parameters: Mapping[str, Tensor]) -> Parameters:
+    """Return the parameters as differentiable leaves that share their memory."""
+    return {name: value.detach().requires_grad_() for name, value in parameters.items()}
+
+
+def gradients(
+    outputs: Tensor, parameters: Mapping[str, Tensor], inputs: Tensor | None = None, cotangent: Tensor | None = None
+) -> tuple[list[Tensor], Tensor | None]:
+    """Return the gradients in the parameters and, where asked for, in the inputs.
+
+    Parameters
+    ----------
+    outputs : Tensor
+        The loss, or a part's outputs ``[lane, batch, *output]``.
+    parameters : mapping of str to Tensor
+        Leaves, ``[lane, *shape]`` each.
+    inputs : Tensor, optional
+        The part's inputs ``[lane, batch, *feature]``, if their gradient (the cut gradient) is wanted.
+    cotangent : Tensor, optional
+        Gradient of the loss in ``outputs`` where that is not the loss itself.
+
+    Returns
+    -------
+    list of Tensor
+        In the order of ``parameters``.
+    Tensor or None
+        Gradient in ``inputs``.
+    """
+    wanted = list(parameters.values()) if inputs is None else [*parameters.values(), inputs]
+    found = list(torch.autograd.grad(outputs, wanted, grad_outputs=cotangent))
+    return (found, None) if inputs is None else (found[:-1], found[-1])
+
+
+def weighted_average(stacked: Mapping[str, Tensor], weights: Sequence[float]) -> Parameters:
+    """Average parameters over lanes.
+
+    Parameters
+    ----------
+    stacked : mapping of str to Tensor
+        ``[lane, *shape]`` each.
+    weights : sequence of float
+        One a lane, summing to 1 (n_k / n).
+
+    Returns
+    -------
+    dict of str to Tensor
+        ``[1, *shape]`` each.
+    """
+    averaged = {}
+    for name, value in stacked.items():
+        w = torch.tensor(weights, dtype=value.dtype, device=value.device).view(-1, *[1] * (value.dim() - 1))
+        averaged[name] = (w * value).sum(0, keepdim=True)
+    return averaged
