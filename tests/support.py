@@ -144,10 +144,10 @@ def plan_of(spec: RunSpec) -> tuple[Plan, Federation]:
     return make_plan(spec, federation), federation
 
 
-def learn_run(spec: RunSpec, cohorts: int = 1) -> TrainedRun:
+def learn_run(spec: RunSpec, node_groups: int = 1) -> TrainedRun:
     """Plan and learn a run."""
     plan, federation = plan_of(spec)
-    return train_run(plan, federation, cohorts)
+    return train_run(plan, federation, node_groups)
 
 
 def bitwise(a, b) -> bool:

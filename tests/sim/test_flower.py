@@ -172,7 +172,7 @@ def echo(message, context):
 
 @pytest.fixture
 def grid_of():
-    return lambda app, cohorts=((0, 1), (2,), (3, 4, 5)): InProcessGrid(app, cohorts, {"k": 1}, Meter(6))
+    return lambda app, node_groups=((0, 1), (2,), (3, 4, 5)): InProcessGrid(app, node_groups, {"k": 1}, Meter(6))
 
 
 def ask(node, **kinds):

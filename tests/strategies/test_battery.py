@@ -136,8 +136,8 @@ def test_any_grouping_into_cohorts_gives_the_same_model_and_bytes(files, method,
     spec = method.spec(files["ragged"], privacy=privacy, participation=0.75, rounds=2, **OPTIMIZERS["adam"])
     plan, federation = plan_of(spec)
     one = train_run(plan, federation)
-    for cohorts in (2, 4):
-        several = train_run(plan, federation, cohorts)
+    for node_groups in (2, 4):
+        several = train_run(plan, federation, node_groups)
         assert apart(several.parameters, one.parameters) < rounding(spec)
         assert several.meter.traffic.keys() == one.meter.traffic.keys()
         assert all(np.array_equal(several.meter.traffic[key], sizes) for key, sizes in one.meter.traffic.items())

@@ -44,7 +44,7 @@ def test_each_round_is_one_gaussian_and_the_server_is_trusted(csv, strategy, cut
         assert clinic.epsilon["model-user"] == pytest.approx(own, rel=1e-9)
         assert clinic.epsilon["server"] == (math.inf if rounds else 0)
     assert plan.columns()["unit"] == "clinic"
-    assert distance(train_run(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-4
+    assert distance(train_run(plan, federation, node_groups=3).parameters, learned.parameters) < 1e-4
 
 
 def averaged(before, stacked):

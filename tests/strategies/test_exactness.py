@@ -41,9 +41,9 @@ def by_twin(spec, plan, federation, twin_of=None):
     return state if spec.strategy.name == "local" else {name: value[None] for name, value in state.items()}
 
 
-def assert_equals_twin(spec, tolerance=None, twin_of=None, cohorts=1):
+def assert_equals_twin(spec, tolerance=None, twin_of=None, node_groups=1):
     plan, federation = plan_of(spec)
-    learned = train_run(plan, federation, cohorts).parameters
+    learned = train_run(plan, federation, node_groups).parameters
     initial = {name: value[None] for name, value in twins.Twin(spec, federation).initial().items()}
     moved = {name: value[:1] for name, value in learned.items()}
     assert spec.train.rounds == 0 or distance(moved, initial) > 1e-2, "the run learned nothing; the test would be blind"
@@ -280,9 +280,9 @@ def test_any_number_of_cohorts_gives_the_same_draws_bytes_and_model(
     spec = run_spec(ragged, strategy, cut, privacy, optimizer="momentum", participation=participation, rounds=3)
     plan, federation = plan_of(spec)
     runs, streams = [], []
-    for cohorts in (1, 2, 4):
+    for node_groups in (1, 2, 4):
         streams_used.clear()
-        runs.append(train_run(plan, federation, cohorts))
+        runs.append(train_run(plan, federation, node_groups))
         streams.append(sorted(streams_used))
     assert len(set(streams[0])) == len(streams[0]), "a noise stream was used twice"
     for run, used in zip(runs[1:], streams[1:], strict=True):

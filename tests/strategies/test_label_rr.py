@@ -48,7 +48,7 @@ def with_labels_of(federation, key, epsilon):
 def test_it_is_training_on_the_answers_and_judged_on_the_truth(csv, strategy, cut, monkeypatch):
     plan, federation = plan_of(run_spec(csv, strategy, cut, RR))
     learned = train_run(plan, federation)
-    assert distance(train_run(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-5
+    assert distance(train_run(plan, federation, node_groups=3).parameters, learned.parameters) < 1e-5
     plain = run_spec(csv, strategy, cut).model_copy(update={"study": "answers"})
     answered = with_labels_of(load_federation(plain.data, plain.seed), run_key(plan.spec.digest, federation), 1.0)
     monkeypatch.setattr("sim.flower.workplace.load_federation", lambda data, seed: answered)

@@ -36,7 +36,7 @@ def test_every_release_costs_twice_the_clip_over_the_scale(csv, strategy, cut):
     for clinic in plan.clinics:
         assert clinic.epsilon == pytest.approx(dict.fromkeys(clinic.epsilon, expected), rel=1e-12)
     assert plan.columns()["delta"] == 0
-    assert distance(train_run(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-4
+    assert distance(train_run(plan, federation, node_groups=3).parameters, learned.parameters) < 1e-4
     gaussian = {**LAPLACE, "mechanism": "smashed-noise", "delta": 1e-3}
     assert not bitwise(learn_run(frozen(csv, strategy, cut, gaussian)).parameters, learned.parameters)
 

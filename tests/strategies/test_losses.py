@@ -77,7 +77,7 @@ def test_the_model_is_the_twins(csv, by_hand, method, settings):
 @METHOD
 def test_any_grouping_into_cohorts_gives_the_same_model_and_bytes(csv, by_hand, method):
     plan, federation = plan_of(method.spec(csv, privacy=DP_SGD, rounds=ROUNDS, **ADAM))
-    one, several = train_run(plan, federation), train_run(plan, federation, cohorts=2)
+    one, several = train_run(plan, federation), train_run(plan, federation, node_groups=2)
     assert apart(several.parameters, one.parameters) < rounding(plan.spec)
     assert all(np.array_equal(several.meter.traffic[key], sizes) for key, sizes in one.meter.traffic.items())
 

@@ -64,7 +64,7 @@ def test_the_server_trains_on_the_noised_rows_of_all_clinics(csv, monkeypatch):
     monkeypatch.setattr(records, "leaving_rows", lambda *arguments: torch.zeros_like(sent[0]))
     assert distance(train_run(plan, federation).parameters, learned.parameters) > 1e-2
     monkeypatch.undo()
-    assert distance(train_run(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-5
+    assert distance(train_run(plan, federation, node_groups=3).parameters, learned.parameters) < 1e-5
     job = Job.build(plan.spec, federation, (), plan.release_noise)
     initial = job.network.initial_parameters(plan.spec.seed)
     assert all(torch.equal(learned.parameters[n], initial[n]) for n in job.part("head").shapes())

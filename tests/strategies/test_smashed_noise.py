@@ -55,7 +55,7 @@ def test_frozen_ends_and_noised_rows_are_worth_the_exact_gaussian(csv, strategy,
         for name in job.part(part).shapes() if part in ENDS[cut] else ():
             assert torch.equal(learned.parameters[name], initial[name].expand_as(learned.parameters[name]))
     assert any(not torch.equal(learned.parameters[n], initial[n]) for n in job.part("body").shapes())
-    assert distance(train_run(plan, federation, cohorts=3).parameters, learned.parameters) < 1e-4
+    assert distance(train_run(plan, federation, node_groups=3).parameters, learned.parameters) < 1e-4
 
 
 @pytest.mark.parametrize(("strategy", "cut"), METHODS)
