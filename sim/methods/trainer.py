@@ -229,7 +229,19 @@ class Trainer:
             self._norms = None
 
 
-def train_whole(trainer: Trainer, group: NodeGroup, server_round: int) -> None:
+def trainer_for(
+    job: Job,
+    part: Part,
+    clinics: Sequence[int],
+    parameters: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None = None,
+    noised: Tensor | None = None,
+) -> Trainer:
+    """Return a trainer of a part for some clinics of a job; parameters and state are taken over."""
+    return Trainer(job, part, clinics, parameters, state, noised)
+
+
+def train_whole(trainer: Trainer, group: NodeGroup, job: Job, server_round: int) -> None:
     """Train the whole model for one round on each lane's own records: local SGD, one lane a clinic.
 
     Parameters
@@ -240,7 +252,7 @@ def train_whole(trainer: Trainer, group: NodeGroup, server_round: int) -> None:
         Holds the records of the trainer's clinics.
     server_round : int
     """
-    drawn = trainer.job.batches(server_round, trainer.clinics)
+    drawn = job.batches(server_round, trainer.clinics)
     at_once = records_at_once(trainer.part, trainer.job.network.input_shape)
     size = max(1, min(BLOCK, round(at_once / trainer.job.sampling.batch_size)))
     for first in range(0, len(trainer.clinics), size):
