@@ -16,7 +16,7 @@ from sim.flower.workplace import workplace_of
 from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup
 from sim.methods.sampling import Batches
-from sim.methods.trainer import Trainer
+from sim.methods.trainer import Trainer, trainer_for
 from sim.models import Parameters
 
 
@@ -135,7 +135,7 @@ def trainers_for(
     for name in job.protocol.clinic_parts:
         part = job.part(name)
         own = {key.removeprefix(f"{name}:"): value for key, value in state.items() if key.startswith(f"{name}:")}
-        trainers[name] = Trainer(job, part, clinics, part.select(parameters), own or None, noised.get(name))
+        trainers[name] = trainer_for(job, part, clinics, part.select(parameters), own or None, noised.get(name))
     return trainers
 
 

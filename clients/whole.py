@@ -14,6 +14,7 @@ from clients.session import trainers_for
 from sim.flower.internals import KEY_CLIPPING_NORM, KEY_NORM_BIT
 from sim.flower.messages import MODEL, NOISED, ConfigValue, config_of, content, integer, number, tensors
 from sim.flower.workplace import workplace_of
+from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup
 from sim.methods.trainer import Trainer, expand, train_whole
 from sim.models import Parameters
@@ -41,13 +42,13 @@ def train(message: Message, context: Context) -> Message:
     if mu:
         trainer.pull_towards(expand(received, 1), mu)
     losses = {} if job.dp is not None or not job.imported else {"train_loss": _training_loss(trainer, group)}
-    train_whole(trainer, group, _round(message))
+    train_whole(trainer, group, job, _round(message))
     if KEY_CLIPPING_NORM in config:
         clipped = _clip_update(trainer.parameters, received, number(config, KEY_CLIPPING_NORM))
         losses[KEY_NORM_BIT] = float(clipped)
     if own:
         keep_own(context, job, group, clinics, {"model": trainer})
-    return _reply(message, trainer, losses)
+    return _reply(message, job, trainer, losses)
 
 
 def train_alone(message: Message, context: Context) -> Message:
@@ -55,9 +56,9 @@ def train_alone(message: Message, context: Context) -> Message:
     job, group = workplace_of(context)
     clinics = training_asked(message, context, job, group, alone=True)
     trainers = trainers_for(job, clinics, *own_values(context, job, group, clinics), {})
-    train_whole(trainers["model"], group, _round(message))
+    train_whole(trainers["model"], group, job, _round(message))
     keep_own(context, job, group, clinics, trainers)
-    return _reply(message, trainers["model"], {})
+    return _reply(message, job, trainers["model"], {})
 
 
 def _round(message: Message) -> int:
@@ -82,11 +83,11 @@ def _training_loss(trainer: Trainer, group: NodeGroup) -> float:
     return float(loss_sum(logits, group.y[None], weights))
 
 
-def _reply(message: Message, trainer: Trainer, losses: Mapping[str, float]) -> Message:
+def _reply(message: Message, job: Job, trainer: Trainer, losses: Mapping[str, float]) -> Message:
     config: dict[str, ConfigValue] = {"clinics": trainer.clinics}
-    if trainer.job.dp is not None:
+    if job.dp is not None:
         config[f"{NOISED}{trainer.part.name}"] = trainer.noised_steps.tolist()
-    shared = shared_values(trainer.job, trainer.parameters)
+    shared = shared_values(job, trainer.parameters)
     record = content({MODEL: shared} if shared else {}, config)
-    record["metrics"] = MetricRecord({"num-examples": sum(trainer.job.sizes[k] for k in trainer.clinics), **losses})
+    record["metrics"] = MetricRecord({"num-examples": sum(job.sizes[k] for k in trainer.clinics), **losses})
     return Message(record, reply_to=message)

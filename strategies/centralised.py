@@ -18,7 +18,7 @@ from sim.methods.method import Method
 from sim.methods.node_group import NodeGroup
 from sim.methods.protocol import CUT_KINDS
 from sim.methods.row_noise import arrived_rows
-from sim.methods.trainer import Trainer, expand, train_whole
+from sim.methods.trainer import Trainer, expand, train_whole, trainer_for
 from strategies.cohorts import CohortStrategy
 
 POOL = 0
@@ -38,6 +38,7 @@ class Centralised(CohortStrategy):
         super().__init__(job)
         self._pool: NodeGroup | None = None
         self._trainer: Trainer | None = None
+        self._pooled = job
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -45,9 +46,10 @@ class Centralised(CohortStrategy):
         """Fetch the records before the first round, then train on them here; no message is left to send."""
         if self._pool is None or self._trainer is None:
             self._pool = fetch_pool(self, grid, "records", {})
-            pooled = dataclasses.replace(self.job, sizes=(len(self._pool.y),))
-            self._trainer = Trainer(pooled, self.job.network.whole, [POOL], expand(tensors_in(arrays), 1))
-        train_whole(self._trainer, self._pool, server_round)
+            self._pooled = dataclasses.replace(self.job, sizes=(len(self._pool.y),))
+            parameters = expand(tensors_in(arrays), 1)
+            self._trainer = trainer_for(self._pooled, self.job.network.whole, [POOL], parameters)
+        train_whole(self._trainer, self._pool, self._pooled, server_round)
         self.server_noised_steps["model"] = self._trainer.noised_steps.expand(len(self.job.sizes))
         return []
 

@@ -24,7 +24,7 @@ from sim.flower.messages import (
 )
 from sim.methods.job import Job
 from sim.methods.protocol import ROW_KINDS
-from sim.methods.trainer import Trainer, expand
+from sim.methods.trainer import Trainer, expand, trainer_for
 from sim.models import Parameters
 from sim.tensor.lanes import weighted_average
 from strategies.clinic_level import adapted_clip, noised_mean, updates_of
@@ -251,13 +251,13 @@ class CohortStrategy(Strategy):
         """Return one copy of the body a clinic."""
         own = {name: value[list(clinics)] for name, value in self.own.items()}
         body = self.body_of({**expand(parameters, len(clinics)), **own})
-        return Trainer(self.job, self.job.part("body"), clinics, body)
+        return trainer_for(self.job, self.job.part("body"), clinics, body)
 
     def body_serving(self, clinic: int, body: Trainer | None, parameters: Mapping[str, Tensor]) -> Trainer:
         """Return the one body, made ready for a clinic's batches; its parameters and optimiser state live on."""
         if body is None:
-            return Trainer(self.job, self.job.part("body"), [clinic], expand(self.body_of(parameters), 1))
-        return Trainer(self.job, body.part, [clinic], body.parameters, body.state)
+            return trainer_for(self.job, self.job.part("body"), [clinic], expand(self.body_of(parameters), 1))
+        return trainer_for(self.job, body.part, [clinic], body.parameters, body.state)
 
     def count_noise(self, trainer: Trainer) -> None:
         """Add a server part's noised steps to the count, clinic by clinic."""

@@ -21,7 +21,7 @@ from sim.flower.messages import MODEL, tensors_in
 from sim.methods.job import Job
 from sim.methods.method import Method
 from sim.methods.node_group import NodeGroup
-from sim.methods.trainer import Trainer, expand, train_whole
+from sim.methods.trainer import Trainer, expand, train_whole, trainer_for
 from sim.models import Parameters
 from strategies.centralised import POOL, fetch_pool
 from strategies.cohorts import CohortStrategy
@@ -41,6 +41,7 @@ class ReleaseOnce(CohortStrategy):
         self._head: Parameters = {}
         self._pool: NodeGroup | None = None
         self._body: Trainer | None = None
+        self._pooled = job
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -51,12 +52,9 @@ class ReleaseOnce(CohortStrategy):
             self._head = self.clinic_parts_of(parameters)
             self._pool = fetch_pool(self, grid, "smashed", {MODEL: self._head})
             part = self.job.part("body")
-            network = dataclasses.replace(
-                self.job.network, blocks=part.blocks, input_shape=tuple(self._pool.x.shape[1:])
-            )
-            pooled = dataclasses.replace(self.job, network=network, sizes=(len(self._pool.y),))
-            self._body = Trainer(pooled, part, [POOL], expand(self.body_of(parameters), 1))
-        train_whole(self._body, self._pool, server_round)
+            self._pooled = dataclasses.replace(self.job, sizes=(len(self._pool.y),))
+            self._body = trainer_for(self._pooled, part, [POOL], expand(self.body_of(parameters), 1))
+        train_whole(self._body, self._pool, self._pooled, server_round)
         return []
 
     def aggregate_train(
