@@ -294,6 +294,7 @@ def clip_factors(squared: Tensor, clip: float | Tensor, normaliser: Tensor) -> T
     normaliser : Tensor
         ``[lane]``
     """
+    # A number over a tensor is this in PyTorch: one clip and a clip a lane give the same bits.
     return _at_most_one((squared.sqrt() * normaliser[:, None]).reciprocal() * clip)
 
 
