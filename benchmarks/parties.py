@@ -21,7 +21,7 @@ from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup
 from sim.methods.protocol import HEADER_BYTES
 from sim.methods.sampling import loss_weights
-from sim.methods.trainer import Trainer, expand, train_whole
+from sim.methods.trainer import Trainer, expand, train_whole, trainer_for
 from sim.models import Parameters
 from sim.tensor.lanes import weighted_average
 
@@ -74,9 +74,9 @@ def clinic_rounds(job: Job, train: Records, clinic: int) -> Generator[bytes, tup
         trainers = {}
         for name in names:
             state = {key.removeprefix(f"{name}:"): v for key, v in received.items() if key.startswith(f"{name}:")}
-            trainers[name] = Trainer(job, job.part(name), [clinic], job.part(name).select(received), state or None)
+            trainers[name] = trainer_for(job, job.part(name), [clinic], job.part(name).select(received), state or None)
         if job.protocol.topology == "whole":
-            train_whole(trainers["model"], cohort, server_round)
+            train_whole(trainers["model"], cohort, job, server_round)
         else:
             yield from _batches(job, cohort, clinic, server_round, trainers)
         trained = {key: value for trainer in trainers.values() for key, value in trainer.parameters.items()}

@@ -179,7 +179,7 @@ class Job:
             clinics = {"the pool": sum(sizes)} if pooled else dict(zip(federation.names, sizes, strict=True))
             for problem in unfit_for_batch_norm(spec, network, sampling.batch_size, clinics):
                 raise ScenarioError([problem])
-        optimizer = Optimizer.from_settings(spec.train)
+        optimizer = Optimizer(spec.train.optimizer)
         weights = spec.train.class_weights
         if weights is not None and len(weights) != len(federation.classes):
             listed = ", ".join(federation.classes)

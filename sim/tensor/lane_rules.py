@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
-from sim.foundation.rng import Streams
+from sim.foundation.rng import Keys, lane_streams
 from sim.models.architectures import Residual
 from sim.models.clip import ClipRows
 from sim.models.network import STATISTICS
@@ -34,28 +34,29 @@ class DropoutMasks:
 
     Attributes
     ----------
-    seed : int
-        The run's seed.
+    seed : int or sequence of int
+        The run's seed, or each lane's.
     clinics : sequence of int
         The clinic of each lane.
     server_round, step : int
     """
 
-    seed: int
+    seed: Keys
     clinics: Sequence[int]
     server_round: int
     step: int
 
     def lanes(self, first: int, last: int) -> DropoutMasks:
         """Return the masks of a range of lanes."""
-        return DropoutMasks(self.seed, self.clinics[first:last], self.server_round, self.step)
+        seed = self.seed if isinstance(self.seed, int | str) else self.seed[first:last]
+        return DropoutMasks(seed, self.clinics[first:last], self.server_round, self.step)
 
     def draw(self, layer: str, rate: float, like: Tensor) -> Tensor:
         """Return 0 with probability ``rate`` and otherwise 1 / (1 - rate), in the shape ``[lane, batch, *feature]``."""
         uniform = np.empty(like.shape, dtype=np.float32)
-        streams = Streams(self.seed, f"dropout.{layer}")
+        streams = lane_streams(self.seed, f"dropout.{layer}", len(self.clinics))
         for lane, clinic in enumerate(self.clinics):
-            streams.at(clinic, self.server_round, self.step).random(out=uniform[lane], dtype=np.float32)
+            streams[lane].at(clinic, self.server_round, self.step).random(out=uniform[lane], dtype=np.float32)
         return torch.from_numpy(uniform >= rate).to(like) * (1 / (1 - rate) if rate < 1 else 0.0)
 
 

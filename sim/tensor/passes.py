@@ -32,7 +32,7 @@ class Pass(Protocol):
     def loss(self, y: Tensor, weights: Tensor) -> None: ...  # noqa: D102
 
     def backward(  # noqa: D102
-        self, cotangent: Tensor | None, clip: float | None, normaliser: Tensor
+        self, cotangent: Tensor | None, clip: float | Tensor | None, normaliser: Tensor
     ) -> tuple[list[Tensor], Tensor | None]: ...
 
     def per_sample(self, cotangent: Tensor | None) -> tuple[Tensor, Sums, Tensor | None]: ...  # noqa: D102
@@ -89,7 +89,7 @@ class AutogradPass:
         self._outputs = loss_sum(self._outputs, *((y[0], weights[0]) if self._alone else (y, weights)))
 
     def backward(
-        self, cotangent: Tensor | None, clip: float | None, normaliser: Tensor
+        self, cotangent: Tensor | None, clip: float | Tensor | None, normaliser: Tensor
     ) -> tuple[list[Tensor], Tensor | None]:
         """Differentiate the loss, or the outputs along the cotangent; of one copy alone gradients have no lane axis."""
         if clip is None and not self._alone:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from sim.foundation.rng import stream
 from sim.methods.job import Job
-from sim.methods.trainer import Trainer
+from sim.methods.trainer import trainer_for
 from sim.models import Block, Network
 from sim.plan.releases import effective_noise_multiplier
 from sim.tensor.clipping import add_noise
@@ -284,7 +284,7 @@ def test_a_training_step_clips_to_the_parts_share_and_noises_the_sum(ragged, str
         torch.manual_seed(0)
         width = part.shapes()[next(iter(part.shapes()))][1]
         before = {name: torch.randn(1, *shape) for name, shape in part.shapes().items()}
-        trainer = Trainer(job, part, [2], {name: value.clone() for name, value in before.items()})
+        trainer = trainer_for(job, part, [2], {name: value.clone() for name, value in before.items()})
         outputs = trainer.forward(torch.randn(1, 1, width))
         trainer.backward(5, 3, np.array([8]), torch.ones_like(outputs))
         drawn = stream(job.key, f"noise.{part.name}", 2, 5, 3).standard_normal(part.parameter_count())

@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import sim.methods.trainer
 import sim.tensor.clipping
 import sim.tensor.dense
+import sim.tensor.trainer
 from sim.attacks.canaries import one_feature_canaries, planted
 from sim.attacks.one_run import audit_one_run
 from sim.attacks.white_box import round_scores
@@ -97,12 +97,12 @@ def test_the_audit_stays_below_an_honest_claim(strategy, cut, tmp_path, monkeypa
 
 
 def noise_by_root_of_batch(monkeypatch):
-    add_noise = sim.methods.trainer.add_noise
+    add_noise = sim.tensor.trainer.add_noise
 
     def less(sums, std, normaliser, *name):
         add_noise(sums, [s / n**0.5 for s, n in zip(std, normaliser, strict=True)], normaliser, *name)
 
-    monkeypatch.setattr(sim.methods.trainer, "add_noise", less)
+    monkeypatch.setattr(sim.tensor.trainer, "add_noise", less)
 
 
 def no_clip(monkeypatch):
@@ -111,13 +111,13 @@ def no_clip(monkeypatch):
 
 
 def noise_on_the_head_only(monkeypatch):
-    add_noise = sim.methods.trainer.add_noise
+    add_noise = sim.tensor.trainer.add_noise
 
     def head(sums, std, normaliser, seed, purpose, *name):
         if purpose != "noise.body" and purpose != "noise.tail":
             add_noise(sums[:2], std, normaliser, seed, purpose, *name)  # the first layer's weight and bias
 
-    monkeypatch.setattr(sim.methods.trainer, "add_noise", head)
+    monkeypatch.setattr(sim.tensor.trainer, "add_noise", head)
 
 
 @pytest.mark.parametrize("mistake", [noise_by_root_of_batch, no_clip, noise_on_the_head_only])

@@ -14,8 +14,8 @@ from wire import record, with_record
 from sim.data.federation import load_federation
 from sim.methods.job import Job, run_key
 from sim.methods.mechanisms import AdaptiveClip
-from sim.methods.trainer import Trainer
 from sim.tensor.released import row_step
+from sim.tensor.trainer import Trainer
 
 CLIP = 0.5
 WIDE = {"hidden": [24, 20]}
@@ -264,8 +264,8 @@ def test_parts_clinics_rounds_and_steps_have_noise_of_their_own(csv, monkeypatch
     found = {}
     step_of = Trainer._add_noise
 
-    def watched(self, grads, dp, server_round, step, normaliser):
-        step_of(self, grads, dp, server_round, step, normaliser)
+    def watched(self, grads, server_round, step, normaliser):
+        step_of(self, grads, server_round, step, normaliser)
         for lane, clinic in enumerate(self.clinics[: len(normaliser)]):
             sums = np.concatenate([grad[lane].numpy().ravel() for grad in grads])
             found[self.part.name, clinic, server_round, step] = sums

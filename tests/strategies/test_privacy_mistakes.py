@@ -20,17 +20,17 @@ from support import DP_SGD, learn_run, plan_of, run_spec
 from torch import nn
 
 import sim.methods.sampling
-import sim.methods.trainer
 import sim.plan.releases
 import sim.tensor.clipping
 import sim.tensor.dense
+import sim.tensor.trainer
 from sim.data.federation import load_federation
 from sim.foundation.problems import ScenarioError
 from sim.methods.job import Job
-from sim.methods.trainer import Trainer
 from sim.plan.plan import make_plan
 from sim.privacy.accounting import dp_sgd_event, epsilon
 from sim.study.train import PlanMismatchError, train_run
+from sim.tensor.trainer import Trainer
 from strategies import cohorts
 
 HERE = "strategies.test_privacy_mistakes"
@@ -129,8 +129,8 @@ def test_what_is_measured_is_what_the_ledger_claims(copies, monkeypatch, strateg
 
 
 def _add_noise(monkeypatch, changed):
-    original = sim.methods.trainer.add_noise
-    monkeypatch.setattr(sim.methods.trainer, "add_noise", lambda *arguments: changed(original, *arguments))
+    original = sim.tensor.trainer.add_noise
+    monkeypatch.setattr(sim.tensor.trainer, "add_noise", lambda *arguments: changed(original, *arguments))
 
 
 def _factors(monkeypatch, changed):

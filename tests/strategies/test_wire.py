@@ -24,9 +24,9 @@ from wire import (
 )
 
 from sim.methods.job import Job
-from sim.methods.trainer import Trainer
 from sim.scenario.study import ClinicGroup
 from sim.tensor.released import row_step, sum_step
+from sim.tensor.trainer import Trainer
 
 LOUD, RATE, CLIP = 20.0, 1e-3, 0.7
 CHANGED = 1
