@@ -18,7 +18,7 @@ from sim.foundation.problems import show, suggest, unwritable
 from sim.foundation.units import Compute, Duration, Memory, Power, Rate, parse_compute
 from sim.scenario.base import Factor, Number, Scalar, Section, Sites, Whole, is_number, unique
 from sim.scenario.clinics import COMPUTERS, PROFILES, Behaviour, ServerResources
-from sim.scenario.lookup import example, method_facts
+from sim.scenario.lookup import example, is_own_path, method_facts
 from sim.scenario.model import placed_head
 
 Cut = Literal["vanilla", "u-shaped"]
@@ -194,7 +194,7 @@ class Strategy(Section):
     """
 
     name: str
-    label: Annotated[str, Field(max_length=80), AfterValidator(_writable)] = ""
+    label: Annotated[str, Field(max_length=80, validate_default=True), AfterValidator(_writable)] = ""
     cut: Annotated[
         tuple[Cut, ...],
         BeforeValidator(_as_tuple, json_schema_input_type=Cut | tuple[Cut, ...]),
@@ -220,6 +220,12 @@ class Strategy(Section):
     def _known_name(cls, name: str) -> str:
         method_facts(name)
         return name
+
+    @field_validator("label")
+    @classmethod
+    def _label_of_its_own(cls, label: str, info: ValidationInfo) -> str:
+        name = info.data.get("name", "")
+        return getattr(method_facts(name), "label", "") if not label and is_own_path(name) else label
 
     @field_validator("cut")
     @classmethod
