@@ -114,7 +114,7 @@ def output_shape(job: Job, part: str) -> tuple[int, ...]:
     with torch.no_grad():
         for each in job.parts:
             parameters = {name: torch.empty(1, *shape) for name, shape in each.shapes().items()}
-            x = Trainer(job, each, [0], parameters).forward(x)
+            x = trainer_for(job, each, [0], parameters).forward(x)
             if each.name == part:
                 break
     return tuple(x.shape[2:])
@@ -220,7 +220,7 @@ class Server:
 
     def _new_body(self, clinic: int) -> Trainer:
         part = self._job.part("body")
-        return Trainer(self._job, part, [clinic], expand(part.select(self.parameters), 1))
+        return trainer_for(self._job, part, [clinic], expand(part.select(self.parameters), 1))
 
 
 class Rehearsal:

@@ -54,7 +54,7 @@ class Record(Protocol):
 Tape = list[Record]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LinearRecord:
     """One linear layer.
 
@@ -97,7 +97,7 @@ class LinearRecord:
         return squared, sums
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ConvolutionRecord:
     """One convolution, a one-dimensional one as two-dimensional with height 1.
 

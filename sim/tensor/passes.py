@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from sim.models import Part
-from sim.tensor.alone import run_alone
 from sim.tensor.clipping import Sums, Tape, clip_factors, per_sample_gradients
 from sim.tensor.dense import DensePass, dense_layers
-from sim.tensor.lane_rules import BatchStatistics, DropoutMasks
+from sim.tensor.lane_rules import BatchStatistics, DropoutMasks, LaneRun
 from sim.tensor.lanes import forward, gradients, leaves, loss_sum
 
 
@@ -77,7 +76,8 @@ class AutogradPass:
         self._inputs = x.detach().requires_grad_() if want_input_gradient else None
         inputs = x if self._inputs is None else self._inputs
         if self._alone:
-            self._outputs = run_alone(self._part, self._leaves, inputs, masks)
+            run = LaneRun(parameters=self._leaves, lanes=slice(0, 1), masks=masks, alone=True)
+            self._outputs = run.part(self._part, inputs)
             return self._outputs.detach().unsqueeze(0)
         self._tape = []
         tape = self._tape if self._per_sample else None

@@ -210,7 +210,12 @@ def test_a_learner_draws_the_masks_of_the_moment_or_says_that_it_cannot(monkeypa
     close(drawn, forward(head, trainer.parameters, x, masks=masks), torch.float32)
     moments = []
     monkeypatch.setattr(Trainer, "backward", lambda self, *arguments: None)
-    monkeypatch.setattr(DropoutMasks, "draw", lambda masks, *_: moments.append((masks.server_round, masks.step)) or 1.0)
+
+    def ones(masks, layer, rate, like):
+        moments.append((masks.server_round, masks.step))
+        return torch.ones_like(like)
+
+    monkeypatch.setattr(DropoutMasks, "draw", ones)
     whole = job.network.whole
     train_whole(trainer_for(job, whole, range(4), expand(job.network.initial_parameters(0), 4)), cohort, job, 6)
     assert moments == [(6, 0), (6, 1), (6, 2)]
