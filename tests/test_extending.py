@@ -116,6 +116,14 @@ def test_an_option_changes_the_run_and_its_identity(ragged):
     assert slow.run_id != quick.run_id
 
 
+def test_averaging_less_often_is_less_work_for_the_server_and_nothing_else(ragged):
+    own, v1 = (plan_of(run_spec(ragged, name, "vanilla", rounds=4))[0] for name in (OWN, "splitfed-v1"))
+    assert own.traffic.keys() == v1.traffic.keys()
+    assert all((own.traffic[key] == v1.traffic[key]).all() for key in own.traffic)
+    body = v1.job.part("body").parameter_count()
+    assert v1.server_flops - own.server_flops == 2 * (2 * 4 * body)  # two rounds of four clinics, twice a scalar
+
+
 @pytest.mark.parametrize(
     ("strategy", "told"),
     [

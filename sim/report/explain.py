@@ -143,7 +143,7 @@ def _losses(scenario: Scenario, federation: Federation) -> Iterator[str]:
 def _data(scenario: Scenario, federation: Federation) -> str:
     data = scenario.data
     where = "at their natural clinics" if data.split == "natural" else f"dealt to clinics by {data.split}"
-    private = [f"{kind}{_named(names)}" for kind, names in federation.statistics_by_kind("non-private").items()]
+    private = [f"{kind}{_named(names)}" for kind, names in federation.facts.statistics_by_kind("non-private").items()]
     scaled = (
         f"Not private, and no epsilon is finite where it is used: {', '.join(private)}."
         if private

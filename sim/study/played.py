@@ -16,26 +16,26 @@ import pandas as pd
 
 from sim.foundation.problems import ScenarioError
 from sim.plan.first_round import first_rounds, method_of
+from sim.plan.plan import Plan
 from sim.report.study import DrawnRound
 from sim.results import reading
 from sim.results.schema import checked
 from sim.results.store import to_plain, write_atomically
-from sim.scenario.spec import RunSpec
 
 __all__ = ["ROUNDS_FILE", "read_first_rounds", "write_first_rounds"]
 
 ROUNDS_FILE: Final = "first-rounds.json"
 
 
-def write_first_rounds(folder: Path, specs: Sequence[RunSpec]) -> None:
+def write_first_rounds(folder: Path, plans: Sequence[Plan]) -> None:
     """Play the first round of each method, and keep what is drawn of it beside those that are there."""
     from sim.report.gantt import round_frame, round_words
 
     kept: dict[str, Any] = {}
     with suppress(ScenarioError):  # what is damaged is written anew
         kept = _read(folder)
-    for one in first_rounds(specs):
-        spec = next(spec for spec in specs if method_of(spec) == one.method)
+    for one in first_rounds(plans):
+        spec = next(plan.spec for plan in plans if method_of(plan.spec) == one.method)
         kept[spec.run_id] = {
             "method": one.method,
             "words": " ".join(round_words(one.load, one.time, one.names, one.deadline, one.over_select)),

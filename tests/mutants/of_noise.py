@@ -28,22 +28,22 @@ KEYS = (
     Mutant(
         "noise is keyed by the seed",
         "sim/methods/job.py",
-        "run_key(spec.digest if digest is None else digest, federation),",
+        "run_key(spec.digest, facts),",
         'f"seed-{spec.seed}",',
         RUNS,
     ),
     Mutant(
         "the key is the published digest",
         "sim/methods/job.py",
-        'f"{digest}/{federation.fingerprint}"',
+        'f"{digest}/{facts.fingerprint}"',
         'f"{digest}"',
         KEY,
     ),
     Mutant(
         "the key leaves out the settings",
         "sim/methods/job.py",
-        'f"{digest}/{federation.fingerprint}"',
-        'f"{federation.fingerprint}"',
+        'f"{digest}/{facts.fingerprint}"',
+        'f"{facts.fingerprint}"',
         KEY,
     ),
     Mutant(

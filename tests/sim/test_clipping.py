@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn import functional
 
 from sim.foundation.rng import stream
-from sim.methods.job import Job
 from sim.methods.trainer import trainer_for
 from sim.models import Block, Network
 from sim.plan.releases import effective_noise_multiplier
@@ -256,8 +255,8 @@ PARTS = [("fedavg", None, 1), ("splitfed-v1", "vanilla", 2), ("splitfed-v1", "u-
 @pytest.mark.parametrize(("sigma", "clip"), [(0.8, 0.5), (3.0, 1.0)])
 def test_parts_share_the_clip_and_the_noise_is_worth_sigma(ragged, strategy, cut, parts, sigma, clip):
     spec = run_spec(ragged, strategy, cut, {**DP_SGD, "noise-multiplier": sigma, "clip": clip})
-    plan, federation = plan_of(spec)
-    job = Job.build(spec, federation, plan.noise_multipliers)
+    plan, _federation = plan_of(spec)
+    job = plan.job
     assert len(job.parts) == parts
     assert job.dp.part_clip == pytest.approx(clip / parts**0.5, rel=1e-15)
     assert job.dp.noise_std == pytest.approx([sigma * clip] * 4, rel=1e-15)
@@ -278,8 +277,8 @@ def test_a_training_step_clips_to_the_parts_share_and_noises_the_sum(ragged, str
     """With a learning rate of 1, the step taken by each part is its clipped, noised gradient."""
     sigma, clip = 0.8, 1e-3
     spec = run_spec(ragged, strategy, cut, {**DP_SGD, "noise-multiplier": sigma, "clip": clip}, learning_rate=1.0)
-    plan, federation = plan_of(spec)
-    job = Job.build(spec, federation, plan.noise_multipliers)
+    plan, _federation = plan_of(spec)
+    job = plan.job
     for part in job.parts:
         torch.manual_seed(0)
         width = part.shapes()[next(iter(part.shapes()))][1]

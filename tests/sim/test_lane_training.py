@@ -124,7 +124,7 @@ def clinics_job(model, shape, privacy=None, sigma=0.0, **train):
         offsets=offsets,
     )
     federation = SimpleNamespace(train=train_records, classes=("a", "b", "c"), fingerprint="", non_private=())
-    job = Job.build(spec, federation, [sigma] * len(SIZES))
+    job = Job.build(spec, federation.facts).with_noise([sigma] * len(SIZES))
     return job, NodeGroup.build(job, train_records, range(len(SIZES)))
 
 

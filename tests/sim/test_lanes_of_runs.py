@@ -65,7 +65,7 @@ class Run:
             train=records, classes=("a", "b", "c"), fingerprint=f"records {number}", non_private=()
         )
         self.clinics = list(range(len(self.sizes)))
-        self.job = Job.build(spec, federation, [own["sigma"]] * len(self.sizes))
+        self.job = Job.build(spec, federation.facts).with_noise([own["sigma"]] * len(self.sizes))
         self.group = NodeGroup.build(self.job, records, self.clinics)
         self.initial = expand(self.job.network.initial_parameters(own["seed"]), len(self.sizes))
 

@@ -189,7 +189,7 @@ def learn_permuted(spec, order, monkeypatch):
     other = replace(found, names=tuple(found.names[k] for k in order), **parts)
     monkeypatch.setattr("sim.flower.workplace.load_federation", lambda data, seed: other)
     renamed = spec.model_copy(update={"study": "permuted"})  # nodes keep what they have read, by all that is stated
-    learned = train_run(make_plan(renamed, other), other)
+    learned = train_run(make_plan(renamed, other.facts), other)
     monkeypatch.undo()
     return learned.parameters
 
@@ -252,7 +252,7 @@ def clinic_ordered_stream(twin):
 
 def one_model_on_the_stream(twin):
     """Train the whole network, uncut, on the stream with the simulator's own step."""
-    job = Job.build(twin.spec, twin.federation, ())
+    job = Job.build(twin.spec, twin.federation.facts)
     trainer = trainer_for(job, job.network.whole, [0], expand(job.network.initial_parameters(job.seed), 1))
     for batch in clinic_ordered_stream(twin):
         rows = len(batch.y)

@@ -18,7 +18,6 @@ from sim.attacks.one_run import audit_one_run
 from sim.attacks.white_box import round_scores
 from sim.data.federation import Records, load_federation
 from sim.flower import workplace
-from sim.methods.job import Job
 from sim.plan.plan import make_plan
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
@@ -69,9 +68,9 @@ def audited(strategy, cut, tmp_path, monkeypatch):
     models = []
     evaluate = Evaluator.evaluate
     monkeypatch.setattr(Evaluator, "evaluate", lambda self, model: models.append(model) or evaluate(self, model))
-    plan = make_plan(spec, federation)
+    plan = make_plan(spec, federation.facts)
     train_run(plan, federation)
-    job = Job.build(spec, federation, plan.noise_multipliers)
+    job = plan.job
     scores = round_scores(job.network, job.parts, models, canaries, job.dp.part_clip)
     confidence = 1 - 0.05 / len(scores)
     bounds = {

@@ -95,7 +95,7 @@ def test_planned_and_counted_bytes_and_noise_are_what_the_formulas_say(ragged, s
     meter = train_run(plan, federation).meter  # holds itself against the plan
     sizes = [int(n) for n in np.diff(federation.train.offsets)]
     assert min(sizes) < 8 < max(sizes)
-    formulas = Formulas(spec, sizes, run_key(spec.digest, federation))
+    formulas = Formulas(spec, sizes, run_key(spec.digest, federation.facts))
     for k in range(len(sizes)):
         up, down = formulas.traffic(k)
         assert by_kind(meter.traffic, "up", k) == without_zeros(up)
@@ -206,7 +206,7 @@ def test_a_plan_for_other_records_is_refused(tmp_path):
     csv = write_csv(tmp_path / "clinics.csv", [40, 20])
     smaller = write_csv(tmp_path / "smaller.csv", [35, 20])
     spec = run_spec(csv, "splitfed-v1", "vanilla")
-    plan = make_plan(spec, load_federation(run_spec(smaller).data, spec.seed))
+    plan = make_plan(spec, load_federation(run_spec(smaller).data, spec.seed).facts)
     with pytest.raises(PlanMismatchError, match="smashed"):
         train_run(plan, load_federation(spec.data, spec.seed))
 

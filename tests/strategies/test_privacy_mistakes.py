@@ -262,7 +262,7 @@ def test_batches_are_poisson_samples(ragged, monkeypatch, shuffles):
         monkeypatch.setattr(sim.methods.sampling, "_poisson", sim.methods.sampling._shuffled)
     spec = run_spec(ragged, privacy=DP_SGD)
     federation = load_federation(spec.data, spec.seed)
-    job = Job.build(spec, federation, [1.0] * 4)
+    job = Job.build(spec, federation.facts).with_noise([1.0] * 4)
     [clinic] = [k for k, size in enumerate(job.sizes) if size == max(job.sizes)]
     stood = np.zeros(job.sizes[clinic])
     epochs = 400
@@ -349,6 +349,6 @@ def test_a_delta_that_lets_a_record_be_published_is_refused(ragged, monkeypatch,
     records = Counter(clinic.records for clinic in plan.clinics)
     most = sum(n * k for n, k in records.items()) if method[0] == "centralised" else max(records)
     fits = run_spec(ragged, *method, {**DP_SGD, "delta": 0.999 / most})
-    assert make_plan(fits, federation).columns()["epsilon_model_user"] > 0
+    assert make_plan(fits, federation.facts).columns()["epsilon_model_user"] > 0
     with pytest.raises(ScenarioError, match=f"privacy.delta: .* is not below 1 / {most}"):
-        make_plan(run_spec(ragged, *method, {**DP_SGD, "delta": 1 / most}), federation)
+        make_plan(run_spec(ragged, *method, {**DP_SGD, "delta": 1 / most}), federation.facts)
