@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sim.flower.messages import array_record
 from torch import nn
 
 from benchmarks.loops import LOOPS, Run
@@ -31,7 +32,6 @@ from sim.data.federation import Federation, load_federation
 from sim.flower.client_app import app
 from sim.flower.grid import InProcessGrid
 from sim.flower.internals import quiet
-from sim.flower.messages import array_record
 from sim.flower.meter import Meter
 from sim.flower.server_app import build_strategy
 from sim.flower.workplace import job_of, run_config

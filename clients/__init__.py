@@ -1,1 +1,1 @@
-"""What a clinic does when a message arrives: Flower ClientApp handlers."""
+"""What a clinic does when a message arrives, one function an instruction."""

@@ -7,33 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from flwr.app import Context
 from torch import Tensor
 
 from clients.session import optimizer_state_of, parameters_of, trainers_for
-from sim.flower.messages import array_record, tensors_in
-from sim.flower.workplace import workplace_of
 from sim.methods.job import Job
-from sim.methods.node_group import NodeGroup
 from sim.methods.trainer import Trainer, expand
+from sim.methods.workplace import Workplace
 from sim.models import Parameters
 
 PARAMETERS, OPTIMIZER = "own.parameters", "own.optimizer"
 
 
-def own_values(context: Context, job: Job, group: NodeGroup, clinics: Sequence[int]) -> tuple[Parameters, Parameters]:
+def own_values(here: Workplace, clinics: Sequence[int]) -> tuple[Parameters, Parameters]:
     """Return copies of what some clinics have of their own, parameters and optimiser state; all begin with the same."""
+    job, everyone = here.job, here.group.clinics
     if not job.apart:
         return {}, {}
-    if PARAMETERS not in context.state:
-        initial = expand(job.network.initial_parameters(job.seed), len(group.clinics))
-        context.state[PARAMETERS] = array_record({name: initial[name] for name in initial if name in own_names(job)})
+    if PARAMETERS not in here.memory:
+        initial = expand(job.network.initial_parameters(job.seed), len(everyone))
+        here.memory.keep_tensors(PARAMETERS, {name: initial[name] for name in initial if name in own_names(job)})
         whole_parts = job.protocol.movement == "own"
-        fresh = optimizer_state_of(trainers_for(job, group.clinics, initial, {}, {})) if whole_parts else {}
-        context.state[OPTIMIZER] = array_record(fresh)
-    lanes = [group.clinics.index(k) for k in clinics]
-    kept = context.state.array_records
-    parameters, state = ({n: v[lanes] for n, v in tensors_in(kept[r]).items()} for r in (PARAMETERS, OPTIMIZER))
+        fresh = optimizer_state_of(trainers_for(job, everyone, initial)) if whole_parts else {}
+        here.memory.keep_tensors(OPTIMIZER, fresh)
+    lanes = [everyone.index(k) for k in clinics]
+    kept = [here.memory.tensors(name) for name in (PARAMETERS, OPTIMIZER)]
+    parameters, state = ({name: value[lanes] for name, value in values.items()} for values in kept)
     return parameters, state
 
 
@@ -42,16 +40,14 @@ def own_names(job: Job) -> frozenset[str]:
     return job.apart & {name for part in job.protocol.clinic_parts for name in job.part(part).shapes()}
 
 
-def keep_own(
-    context: Context, job: Job, group: NodeGroup, clinics: Sequence[int], trainers: Mapping[str, Trainer]
-) -> None:
+def keep_own(here: Workplace, clinics: Sequence[int], trainers: Mapping[str, Trainer]) -> None:
     """Put what the clinics have of their own back; what the simulator has read of earlier rounds stays as it was."""
-    lanes = [group.clinics.index(k) for k in clinics]
-    for record, trained in ((PARAMETERS, parameters_of(trainers)), (OPTIMIZER, optimizer_state_of(trainers))):
-        whole = {name: value.clone() for name, value in tensors_in(context.state.array_records[record]).items()}
-        for name, value in whole.items():
-            value[lanes] = trained[name]
-        context.state[record] = array_record(whole)
+    lanes = [here.group.clinics.index(k) for k in clinics]
+    for name, trained in ((PARAMETERS, parameters_of(trainers)), (OPTIMIZER, optimizer_state_of(trainers))):
+        whole = {key: value.clone() for key, value in here.memory.tensors(name).items()}
+        for key, value in whole.items():
+            value[lanes] = trained[key]
+        here.memory.keep_tensors(name, whole)
 
 
 def shared_values(job: Job, parameters: Mapping[str, Tensor]) -> Parameters:
@@ -59,15 +55,14 @@ def shared_values(job: Job, parameters: Mapping[str, Tensor]) -> Parameters:
     return {name: value for name, value in parameters.items() if name not in job.apart}
 
 
-def kept_by_clinics(contexts: Iterable[Context]) -> Parameters:
+def kept_by_clinics(places: Iterable[Workplace]) -> Parameters:
     """Read what all clinics have of their own where it lies, ``[clinic, *shape]``; for the simulator alone."""
     kept: Parameters = {}
-    for context in contexts:
-        job, group = workplace_of(context)
-        clinics = list(group.clinics)
+    for here in places:
+        clinics = list(here.group.clinics)
         if not kept:
-            initial = expand(job.network.initial_parameters(job.seed), len(job.sizes))
-            kept = {name: value for name, value in initial.items() if name in own_names(job)}
-        for name, value in own_values(context, job, group, clinics)[0].items():
+            initial = expand(here.job.network.initial_parameters(here.job.seed), len(here.job.sizes))
+            kept = {name: value for name, value in initial.items() if name in own_names(here.job)}
+        for name, value in own_values(here, clinics)[0].items():
             kept[name][clinics] = value
     return kept

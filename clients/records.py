@@ -6,52 +6,43 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from flwr.app import Context, Message
 from torch import Tensor
 
-from clients.instructions import records_asked
-from sim.flower.messages import MODEL, NOISED, ConfigValue, content, tensors
-from sim.flower.workplace import workplace_of
+from clients.admission import admit_upload
 from sim.methods.job import Job
+from sim.methods.messages import Hello, Kind, Reply, Upload
 from sim.methods.row_noise import leaving_rows
+from sim.methods.workplace import Workplace
 from sim.tensor.lanes import forward, records_at_once
 from sim.tensor.rows import unpadded
 
 
-def hello(message: Message, context: Context) -> Message:
+def hello(asked: Hello, here: Workplace) -> Reply:
     """Say which clinics stand behind this node."""
-    _, group = workplace_of(context)
-    return Message(content({}, {"clinics": list(group.clinics)}), reply_to=message)
+    return Reply(clinics=list(here.group.clinics))
 
 
-def upload(message: Message, context: Context) -> Message:
-    """Send every training record of every clinic: ``[clinic, record, *feature]``, zeros behind a smaller clinic's.
+def upload(asked: Upload, here: Workplace) -> Reply:
+    """Send every training record of every clinic: ``[lane, record, *feature]``, zeros behind a smaller clinic's.
 
-    Where the message brings a head, it is the head's outputs that are sent, clipped by it and noised here.
+    Where a head is brought, it is the head's outputs that are sent, clipped by it and noised here.
     """
-    job, group = workplace_of(context)
-    records_asked(message, context, job, group)
-    clinics = list(group.clinics)
+    admit_upload(asked, here)
+    job, clinics = here.job, list(here.group.clinics)
     sizes = np.array([job.sizes[k] for k in clinics])
-    position = np.arange(sizes.max())
-    index = np.where(position < sizes[:, None], position, -1)
-    x, y = group.batch(clinics, index)
-    rows = sizes.tolist()
-    config: dict[str, ConfigValue] = {"clinics": clinics, "rows": rows}
-    if job.labels is not None:
-        config[f"{NOISED}labels"] = [1] * len(clinics)
-    kind, *_ = job.protocol.once_up
-    if kind == "smashed":
-        x = leaving_rows(job, kind, _rows(job, tensors(message, MODEL), x), rows, clinics, (0, 0))
-        if job.rows is not None:
-            config[f"{NOISED}{kind}"] = [1] * len(clinics)
-    sent = {kind: {kind: unpadded(x, rows)}, "labels": {"labels": unpadded(y.to(torch.uint8), rows)}}
-    return Message(content(sent, config), reply_to=message)
+    position, rows = np.arange(sizes.max()), sizes.tolist()
+    x, y = here.group.batch(clinics, np.where(position < sizes[:, None], position, -1))
+    kind, _ = job.protocol.once_up
+    if asked.head is not None:
+        x = leaving_rows(job, kind, _behind(job, asked.head, x), rows, clinics, (0, 0))
+    noised = {each: [1] * len(clinics) for each in job.protected_rows if each in job.protocol.once_up}
+    payload = {kind: unpadded(x, rows), Kind.LABELS: unpadded(y.to(torch.uint8), rows)}
+    return Reply(clinics=clinics, rows=rows, payload=payload, noised=noised)
 
 
 @torch.no_grad()
-def _rows(job: Job, head: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """Run one head on ``[clinic, record, *feature]``, as many records at once as it runs well on."""
+def _behind(job: Job, head: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Run one head on ``[lane, record, *feature]``, as many records at once as it runs well on."""
     part = job.part("head")
     flat = x.flatten(0, 1)
     at_once = min(records_at_once(part, tuple(flat.shape[1:])), len(flat))

@@ -13,133 +13,133 @@ and all (Gawali et al. 2020, SplitFed V3).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-from flwr.app import Context, Message
 from torch import Tensor
 
-from clients.instructions import open_turn, rows_asked, turn_asked
+from clients.admission import admit_rows, admit_turn, check_turn_is_open
 from clients.own import keep_own, own_values, shared_values
 from clients.session import Session, advance, hold, keep, optimizer_state_of, parameters_of, resume, trainers_for
-from sim.flower.messages import MODEL, NOISED, OPTIMIZER, ConfigValue, config_of, content, integer, tensors
-from sim.flower.workplace import workplace_of
 from sim.methods.forms import sendable
-from sim.methods.row_noise import TAIL_GRADIENT, leaving_rows
+from sim.methods.messages import Begin, Clip, Kind, OfBatch, Reply, Step, Tail
+from sim.methods.replies import parts_that_cross
+from sim.methods.row_noise import leaving_rows
 from sim.methods.trainer import expand
+from sim.methods.workplace import Workplace
 from sim.tensor.clipping import joint_factors
 from sim.tensor.rows import at_least_one_row, unpadded, widened
 
 
-def begin(message: Message, context: Context) -> Message:
+def begin(asked: Begin, here: Workplace) -> Reply:
     """Open a turn: take the clinic's parts, or the clinic's own, and send the first batch's smashed data."""
-    job, group = workplace_of(context)
-    config = config_of(message)
-    clinics = turn_asked(message, context, job, group)
-    server_round = integer(config, "server-round")
-    if not integer(config, "steps"):  # lost before its first batch
-        return Message(content({}, {"clinics": clinics}), reply_to=message)
-    parameters, state = own_values(context, job, group, clinics)
-    if job.protocol.crosses:
-        parameters |= expand(tensors(message, MODEL), len(clinics))
-    if job.protocol.movement == "handed-on":
-        state = expand(tensors(message, OPTIMIZER), 1)
-    trainers = trainers_for(job, clinics, parameters, state, {})
-    batches = job.batches(server_round, clinics)
-    first = integer(config, "first")
-    last = min(first + integer(config, "steps"), len(batches.active))
-    session = Session(str(config["turn"]), job, group, trainers, batches, server_round, first, last)
-    keep(context, session)
-    return _send_smashed(message, session)
+    job, clinics = here.job, admit_turn(asked, here)
+    if not asked.steps:  # lost before its first batch
+        return Reply(clinics=clinics)
+    parameters, state = own_values(here, clinics)
+    if asked.model is not None:
+        parameters |= expand(asked.model, len(clinics))
+    if asked.optimizer is not None:
+        state = expand(asked.optimizer, 1)
+    batches = job.batches(asked.server_round, clinics)
+    session = Session(
+        name=asked.turn,
+        job=job,
+        group=here.group,
+        clinics=clinics,
+        trainers=trainers_for(job, clinics, parameters, state),
+        batches=batches,
+        server_round=asked.server_round,
+        step=asked.first,
+        last=min(asked.first + asked.steps, len(batches.active)),
+    )
+    keep(here, session)
+    return _smashed(session)
 
 
-def tail(message: Message, context: Context) -> Message:
+def tail(asked: Tail, here: Workplace) -> Reply:
     """Run the tail on the body's outputs, train it, and return the gradient in those outputs."""
-    session = resume(context, open_turn(message, context))
-    outputs = _received(message, session, "tail", "body-output")
+    session = _resumed(asked, here)
+    outputs = _arrived(asked, Kind.BODY_OUTPUT, asked.body_output, session, here)
     gradient = session.train_tail(outputs)
     if session.job.joint:
-        hold(context, session, "body-output", outputs)
+        hold(here.memory, session, Kind.BODY_OUTPUT, outputs)
     normaliser = torch.from_numpy(session.normaliser.copy())
-    leaving = leaving_rows(session.job, TAIL_GRADIENT, gradient, *session.addressed, normaliser)
-    if session.job.rows is not None:
-        session.count(TAIL_GRADIENT)
-    return _send_rows(message, session, {TAIL_GRADIENT: leaving})
+    return _rows(session, {Kind.TAIL_GRADIENT: _leaving(session, Kind.TAIL_GRADIENT, gradient, normaliser)})
 
 
-def step(message: Message, context: Context) -> Message:
+def step(asked: Step, here: Workplace) -> Reply:
     """Train the head with the cut gradient; answer with the next batch, or with the trained parts after the last.
 
     With joint clipping nothing trains yet, and the answer is the norms of the records' gradients at the clinic.
     """
-    session = resume(context, open_turn(message, context))
-    gradient = _received(message, session, "step", "cut-gradient")
+    session = _resumed(asked, here)
+    gradient = _arrived(asked, Kind.CUT_GRADIENT, asked.cut_gradient, session, here)
     session.train_head(gradient)
-    if session.job.joint:
-        hold(context, session, "cut-gradient", gradient)
-        return _send_rows(
-            message,
-            session,
-            {"norms": sendable(session.job, "norms", torch.stack(list(session.squared.values())).sum(0))},
-        )
-    return _go_on(message, context, session)
-
-
-def clip(message: Message, context: Context) -> Message:
-    """Train the clinic's parts with the gradients that are held, scaled; answer as ``step`` does otherwise."""
-    session = resume(context, open_turn(message, context))
-    factors = at_least_one_row(rows_asked(message, session, "clip", "clip-factors"))
+    if not session.job.joint:
+        return _go_on(here, session)
+    hold(here.memory, session, Kind.CUT_GRADIENT, gradient)
     own = torch.stack(list(session.squared.values())).sum(0)
+    return _rows(session, {Kind.NORMS: sendable(session.job, Kind.NORMS, own)})
+
+
+def clip(asked: Clip, here: Workplace) -> Reply:
+    """Train the clinic's parts with the gradients that are held, scaled; answer as ``step`` does otherwise."""
+    session = _resumed(asked, here)
+    admit_rows(asked, Kind.CLIP_FACTORS, asked.clip_factors, session, here)
+    factors, own = at_least_one_row(asked.clip_factors), torch.stack(list(session.squared.values())).sum(0)
     if session.job.dp is not None:  # whatever the server says, no record counts for more than the clip
         factors = torch.minimum(factors, joint_factors(own, session.job.dp.part_clip))
-    for trainer in session.trainers.values():
-        trainer.release(session.server_round, session.step, session.normaliser, factors)
-    return _go_on(message, context, session)
+    session.release(factors)
+    return _go_on(here, session)
 
 
-def _go_on(message: Message, context: Context, session: Session) -> Message:
-    if advance(context, session):
-        return _send_smashed(message, session)
+def _resumed(asked: OfBatch, here: Workplace) -> Session:
+    check_turn_is_open(asked, here)
+    return resume(here, asked.turn)
+
+
+def _arrived(asked: OfBatch, kind: Kind, rows: Tensor, session: Session, here: Workplace) -> Tensor:
+    admit_rows(asked, kind, rows, session, here)
+    return at_least_one_row(widened(rows, session.job.cut_dtype))
+
+
+def _leaving(session: Session, kind: Kind, rows: Tensor, normaliser: Tensor | None = None) -> Tensor:
+    if session.job.rows is not None:
+        session.count(kind)
+    clinics = session.clinics[: session.lanes]
+    return leaving_rows(session.job, kind, rows, session.rows, clinics, session.moment, normaliser)
+
+
+def _go_on(here: Workplace, session: Session) -> Reply:
+    if advance(here, session):
+        return _smashed(session)
     if session.job.protocol.movement == "own" or (session.job.apart and not session.lost):
-        keep_own(context, session.job, session.group, session.clinics, session.trainers)
-    return _send_parts(message, session)
+        keep_own(here, session.clinics, session.trainers)
+    return _parts(session)
 
 
-def _send_smashed(message: Message, session: Session) -> Message:
-    job, smashed = session.job, session.forward_head()
-    kinds = {"smashed": leaving_rows(job, "smashed", smashed, *session.addressed)}
-    if job.rows is not None:
-        session.count("smashed")
-    if job.protocol.topology == "vanilla":
-        kinds["labels"] = session.labels.to(torch.uint8)
-        if job.labels is not None:
-            session.count("labels")
-    return _send_rows(message, session, kinds)
+def _smashed(session: Session) -> Reply:
+    payload = {Kind.SMASHED: _leaving(session, Kind.SMASHED, session.forward_head())}
+    if session.job.protocol.topology == "vanilla":
+        payload[Kind.LABELS] = session.labels.to(torch.uint8)
+        if session.job.labels is not None:
+            session.count(Kind.LABELS)
+    return _rows(session, payload)
 
 
-def _send_rows(message: Message, session: Session, kinds: Mapping[str, Tensor]) -> Message:
-    sent = {kind: {kind: unpadded(rows, session.rows)} for kind, rows in kinds.items()}
-    config: dict[str, ConfigValue] = {"clinics": session.clinics[: session.lanes], "rows": session.rows}
-    return Message(content(sent, config), reply_to=message)
+def _rows(session: Session, payload: dict[Kind, Tensor]) -> Reply:
+    sent = {kind: unpadded(rows, session.rows) for kind, rows in payload.items()}
+    return Reply(clinics=session.clinics[: session.lanes], rows=session.rows, payload=sent)
 
 
-def _received(message: Message, session: Session, asked: str, kind: str) -> Tensor:
-    return at_least_one_row(widened(rows_asked(message, session, asked, kind), session.job.cut_dtype))
-
-
-def _send_parts(message: Message, session: Session) -> Message:
+def _parts(session: Session) -> Reply:
     """Send the trained parts that cross; of lost clinics none do, and the simulator counts what they noised."""
-    config: dict[str, ConfigValue] = {"clinics": session.clinics}
-    if session.job.dp is not None:
-        config |= {
-            f"{NOISED}{part}": trainer.noised_steps.tolist()
-            for part, trainer in session.trainers.items()
-            if part not in session.job.frozen
-        }
-    config |= {f"{NOISED}{kind}": steps.tolist() for kind, steps in session.protected.items()}
-    kinds = {}
-    if session.job.protocol.crosses and not session.lost:
-        kinds[MODEL] = shared_values(session.job, parameters_of(session.trainers))
-        if session.job.protocol.movement == "handed-on":
-            kinds[OPTIMIZER] = optimizer_state_of(session.trainers)
-    return Message(content(kinds, config), reply_to=message)
+    job, trainers = session.job, session.trainers
+    noised = {kind: steps.tolist() for kind, steps in session.protected.items()}
+    if job.dp is not None:
+        noised |= {part: own.noised_steps.tolist() for part, own in trainers.items() if part not in job.frozen}
+    crossing = () if session.lost else parts_that_cross(job)
+    values = {
+        Kind.MODEL: lambda: shared_values(job, parameters_of(trainers)),
+        Kind.OPTIMIZER: lambda: optimizer_state_of(trainers),
+    }
+    return Reply(clinics=session.clinics, parts={kind: values[kind]() for kind in crossing}, noised=noised)

@@ -5,64 +5,53 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from flwr.app import Context, Message, MetricRecord
 from torch import Tensor
 
-from clients.instructions import training_asked
+from clients.admission import admit_training
 from clients.own import keep_own, own_values, shared_values
 from clients.session import trainers_for
-from sim.flower.internals import KEY_CLIPPING_NORM, KEY_NORM_BIT
-from sim.flower.messages import MODEL, NOISED, ConfigValue, config_of, content, integer, number, tensors
-from sim.flower.workplace import workplace_of
 from sim.methods.job import Job
+from sim.methods.messages import Kind, Reply, Train, TrainAlone
 from sim.methods.node_group import NodeGroup
+from sim.methods.replies import CLIPPED, EXAMPLES, TRAINING_LOSS
 from sim.methods.trainer import Trainer, expand, train_whole
+from sim.methods.workplace import Workplace
 from sim.models import Parameters
 from sim.tensor.lanes import forward, loss_sum
 
 
-def train(message: Message, context: Context) -> Message:
+def train(asked: Train, here: Workplace) -> Reply:
     """Take the global model, train it on each clinic's own records, and return one model a clinic.
 
-    The optimiser starts afresh in every round (McMahan et al. 2017, ClientUpdate). ``proximal-mu`` in the message adds
-    FedProx's pull towards the global model (Li et al. 2020); Flower's own FedProx sends it under the same name. A
-    clipping norm, which the client-side wrappers of Flower's differential privacy send, clips the clinic's update.
+    The optimiser starts afresh in every round (McMahan et al. 2017, ClientUpdate). ``proximal_mu`` adds FedProx's pull
+    towards the global model (Li et al. 2020). A clipping norm clips the clinic's update.
     """
-    job, group = workplace_of(context)
-    config = config_of(message)
-    # Whatever a lost clinic trains, nobody will see.
-    asked = training_asked(message, context, job, group)
-    clinics = job.returning(_round(message), asked)
-    if not clinics:
-        return Message(content({}, {"clinics": asked}), reply_to=message)
-    received = tensors(message, MODEL)
-    own, _ = own_values(context, job, group, clinics)
-    trainer = trainers_for(job, clinics, own | expand(received, len(clinics)), {}, {})["model"]
-    mu = number(config, "proximal-mu") if "proximal-mu" in config else 0.0
-    if mu:
-        trainer.pull_towards(expand(received, 1), mu)
-    losses = {} if job.dp is not None or not job.imported else {"train_loss": _training_loss(trainer, group)}
-    train_whole(trainer, group, job, _round(message))
-    if KEY_CLIPPING_NORM in config:
-        clipped = _clip_update(trainer.parameters, received, number(config, KEY_CLIPPING_NORM))
-        losses[KEY_NORM_BIT] = float(clipped)
+    admitted, job = admit_training(asked, here), here.job
+    clinics = job.returning(asked.server_round, admitted)
+    if not clinics:  # whatever a lost clinic trains, nobody will see
+        return Reply(clinics=admitted)
+    own, _ = own_values(here, clinics)
+    trainer = trainers_for(job, clinics, own | expand(asked.model, len(clinics)))["model"]
+    if asked.proximal_mu:
+        trainer.pull_towards(expand(asked.model, 1), asked.proximal_mu)
+    told = {}
+    if job.method.imported and job.dp is None:
+        told[TRAINING_LOSS] = _training_loss(trainer, here.group)
+    train_whole(trainer, here.group, job, asked.server_round)
+    if asked.clipping_norm is not None:
+        told[CLIPPED] = float(_clip_update(trainer.parameters, asked.model, asked.clipping_norm))
     if own:
-        keep_own(context, job, group, clinics, {"model": trainer})
-    return _reply(message, job, trainer, losses)
+        keep_own(here, clinics, {"model": trainer})
+    return _reply(job, clinics, trainer, told)
 
 
-def train_alone(message: Message, context: Context) -> Message:
+def train_alone(asked: TrainAlone, here: Workplace) -> Reply:
     """Train each clinic's own model further; model and optimiser stay at the clinic, and nothing crosses."""
-    job, group = workplace_of(context)
-    clinics = training_asked(message, context, job, group, alone=True)
-    trainers = trainers_for(job, clinics, *own_values(context, job, group, clinics), {})
-    train_whole(trainers["model"], group, job, _round(message))
-    keep_own(context, job, group, clinics, trainers)
-    return _reply(message, job, trainers["model"], {})
-
-
-def _round(message: Message) -> int:
-    return integer(config_of(message), "server-round")
+    clinics = admit_training(asked, here)
+    trainers = trainers_for(here.job, clinics, *own_values(here, clinics))
+    train_whole(trainers["model"], here.group, here.job, asked.server_round)
+    keep_own(here, clinics, trainers)
+    return _reply(here.job, clinics, trainers["model"], {})
 
 
 def _clip_update(parameters: Parameters, received: Mapping[str, Tensor], clip: float) -> bool:
@@ -83,11 +72,11 @@ def _training_loss(trainer: Trainer, group: NodeGroup) -> float:
     return float(loss_sum(logits, group.y[None], weights))
 
 
-def _reply(message: Message, job: Job, trainer: Trainer, losses: Mapping[str, float]) -> Message:
-    config: dict[str, ConfigValue] = {"clinics": trainer.clinics}
-    if job.dp is not None:
-        config[f"{NOISED}{trainer.part.name}"] = trainer.noised_steps.tolist()
+def _reply(job: Job, clinics: list[int], trainer: Trainer, told: Mapping[str, float]) -> Reply:
     shared = shared_values(job, trainer.parameters)
-    record = content({MODEL: shared} if shared else {}, config)
-    record["metrics"] = MetricRecord({"num-examples": sum(job.sizes[k] for k in trainer.clinics), **losses})
-    return Message(record, reply_to=message)
+    return Reply(
+        clinics=clinics,
+        parts={Kind.MODEL: shared} if shared else {},
+        noised={} if job.dp is None else {trainer.part.name: trainer.noised_steps.tolist()},
+        metrics={EXAMPLES: sum(job.sizes[k] for k in clinics), **told},
+    )

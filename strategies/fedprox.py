@@ -7,38 +7,18 @@ share of the records and weights them alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import final
+from typing import TYPE_CHECKING
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp import Grid
+from sim.methods.method import Method, State
+from strategies.fedavg import federated_round
 
-from sim.flower.messages import MODEL
-from sim.methods.method import Method
-from strategies.cohorts import CohortStrategy
+if TYPE_CHECKING:
+    from sim.methods.exchange import Exchange
 
 
-@final
-class FedProx(CohortStrategy):
-    """Clinics train the whole model in parallel, each pulled towards the global model; the server averages."""
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Send w and mu to the round's clinics."""
-        instruction = {"server-round": server_round, "proximal-mu": self.job.spec.strategy.proximal_mu}
-        clinics = self.job.participants(server_round)
-        self.before = self.common(arrays)
-        return self.instructions(grid, "train", clinics, {MODEL: self.before}, instruction)
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average the w_k of those who came back, with weights n_k / n."""
-        gathered = self.gather(replies)
-        if not gathered.clinics:
-            return None, None
-        return self.model(self.average(gathered.arrays[MODEL], gathered.clinics, self.before, server_round)), None
+def proximal_round(exchange: Exchange, state: State) -> State:
+    """Do a round of federated averaging in which every clinic is pulled towards the model it was sent."""
+    return federated_round(exchange, state, exchange.job.spec.strategy.proximal_mu)
 
 
 METHOD = Method(
@@ -47,6 +27,6 @@ METHOD = Method(
     citation="Li et al., MLSys 2020",
     family="FL",
     clinic_parts="averaged",
-    round=lambda exchange, state: state,
     takes=("proximal-mu",),
+    round=proximal_round,
 )

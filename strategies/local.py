@@ -1,34 +1,25 @@
-"""Every clinic alone: the lower reference line. Nothing crosses, and each clinic keeps a model of its own."""
+"""Every clinic alone: the lower baseline. Nothing crosses, and each clinic keeps a model of its own.
+
+for each round t = 1, 2, ...
+for each clinic k in S_t in parallel
+w_k <- w_k trained on the clinic's own records; the optimiser's state lives on
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import final
+from typing import TYPE_CHECKING
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp import Grid
+from sim.methods.messages import TrainAlone
+from sim.methods.method import Method, State
 
-from sim.methods.method import Method
-from strategies.cohorts import CohortStrategy
+if TYPE_CHECKING:
+    from sim.methods.exchange import Exchange
 
 
-@final
-class Local(CohortStrategy):
-    """Each clinic trains its own model on its own records; the optimiser's state lives on between rounds."""
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Let another round pass at every clinic that is there."""
-        there = self.job.participants(server_round)
-        return self.instructions(grid, "train.alone", there, {}, {"server-round": server_round})
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Hold nothing: the models stay where they are."""
-        self.gather(replies)
-        return None, None
+def lonely_round(exchange: Exchange, state: State) -> State:
+    """Let another round pass at every clinic that is there; the models stay where they are."""
+    exchange.send(TrainAlone(clinics=exchange.participants, server_round=exchange.server_round))
+    return state
 
 
 METHOD = Method(
@@ -37,5 +28,5 @@ METHOD = Method(
     citation="",
     family="baseline",
     clinic_parts="own",
-    round=lambda exchange, state: state,
+    round=lonely_round,
 )

@@ -15,69 +15,52 @@ training on the clinics' records one after another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import groupby
-from operator import itemgetter
-from typing import final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp import Grid
-from torch import Tensor
+from sim.methods.messages import Kind
+from sim.methods.method import Method, State
 
-from sim.flower.messages import MODEL, OPTIMIZER
-from sim.methods.job import Job
-from sim.methods.method import Method
-from sim.methods.trainer import Trainer
-from strategies.cohorts import CohortStrategy
-from strategies.serving import Turn
+if TYPE_CHECKING:
+    from sim.methods.exchange import Exchange
+    from sim.methods.trainer import Trainer
+    from sim.models import Parameters
 
 
-@final
-class Split(CohortStrategy):
-    """One head, handed from clinic to clinic, and one body.
+@dataclass(frozen=True, kw_only=True)
+class Relay(State):
+    """The head as it is handed on, with its optimiser's state, and the one body in training.
 
-    Parameters
+    Attributes
     ----------
-    job : Job
+    head, optimizer : dict of str to Tensor
+        ``[1, *shape]`` each; U-shaped, the tail is among them.
+    body : Trainer or None
+        None before the first batch.
     """
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
-        self._body: Trainer | None = None
-        self._parts: dict[str, dict[str, Tensor]] = {}
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Do the whole round; no message is left to send."""
-        parameters = self.common(arrays)
-        if not self._parts:
-            head = self.clinic_parts_of(parameters)
-            self._parts = {MODEL: head, OPTIMIZER: self.job.initial_optimizer_state(head)}
-        for k, steps in _turns(self.job.schedule(server_round), self.job.by_mini_batch):
-            self._body = self.body_serving(k, self._body, parameters)
-            turn = Turn(self, grid, [k], server_round, steps[0], len(steps))
-            reply = self.gather(grid.send_and_receive(turn.run(self._body, self._parts)))
-            self.count_noise(self._body)
-            if reply.clinics:
-                self._parts = {MODEL: reply.arrays[MODEL], OPTIMIZER: reply.arrays[OPTIMIZER]}
-        return []
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return head and body as the last batch left them."""
-        if self._body is None:
-            return None, None
-        body = {name: value.clone() for name, value in self._body.parameters.items()}
-        return self.model({**self._parts[MODEL], **body}), None
+    head: Parameters
+    optimizer: Parameters
+    body: Trainer | None = None
 
 
-def _turns(schedule: list[tuple[int, int]], by_mini_batch: bool) -> list[tuple[int, list[int]]]:
-    """Group a schedule of (clinic, step) into turns: one batch each, or all of a clinic's."""
-    if by_mini_batch:
-        return [(k, [step]) for k, step in schedule]
-    return [(k, [step for _, step in batches]) for k, batches in groupby(schedule, key=itemgetter(0))]
+def begin(exchange: Exchange, state: State) -> Relay:
+    """Hand the initial head to the first clinic."""
+    head = exchange.clinic_parts(state.model)
+    return Relay(**vars(state), head=head, optimizer=exchange.job.initial_optimizer_state(head))
+
+
+def relay_round(exchange: Exchange, state: Relay) -> Relay:
+    """Let the clinics train in turn: one head, handed from clinic to clinic, and one body."""
+    head, optimizer, body = state.head, state.optimizer, state.body
+    for k, batches in exchange.turns:
+        body = exchange.body_serving(k, body, state.model)
+        back = exchange.turn([k], batches[0], len(batches)).run(body, head, optimizer)
+        exchange.count_noise(body, [k])
+        if back.clinics:
+            head, optimizer = back.model, back.parts[Kind.OPTIMIZER]
+    model = state.model | head | ({} if body is None else exchange.snapshot(body))
+    return replace(state, model=model, head=head, optimizer=optimizer, body=body)
 
 
 METHOD = Method(
@@ -85,9 +68,10 @@ METHOD = Method(
     label="Split learning",
     citation="Gupta & Raskar 2018",
     family="SL",
-    clinic_parts="handed-on",
-    round=lambda exchange, state: state,
-    body="shared",
     cuts=("vanilla", "u-shaped"),
+    clinic_parts="handed-on",
+    body="shared",
     takes=("order", "alternate"),
+    begin=begin,
+    round=relay_round,
 )

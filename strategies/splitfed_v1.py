@@ -19,61 +19,41 @@ gradient comes up, so that labels never leave.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import final
+from typing import TYPE_CHECKING
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp import Grid
+from sim.methods.method import Method, State
 
-from sim.flower.messages import MODEL
-from sim.methods.job import Job
-from sim.methods.method import Method
-from sim.methods.trainer import Trainer
-from strategies.cohorts import CohortStrategy
-from strategies.serving import Turn
+if TYPE_CHECKING:
+    from sim.methods.exchange import Exchange
+    from sim.models import Parameters
 
 
-@final
-class SplitFedV1(CohortStrategy):
-    """Heads at the clinics and one body copy a clinic at the server, in parallel; all parts averaged each round.
+def train_in_parallel(exchange: Exchange, state: State) -> tuple[Parameters, Parameters]:
+    """Train heads at the clinics and one body copy a clinic at the server, batch by batch in parallel.
 
-    Parameters
-    ----------
-    job : Job
+    Returns
+    -------
+    heads, bodies : dict of str to Tensor
+        ``[lane, *shape]`` each, a lane for each clinic that was not lost, as ``exchange.returning`` has them. Heads
+        that are the clinics' own do not come back.
     """
+    heads = exchange.clinic_parts(state.model) if exchange.job.protocol.crosses else None
+    for k in exchange.lost:
+        dropped = exchange.body([k], state.model)
+        exchange.turn([k]).run(dropped, heads)
+        exchange.count_noise(dropped, [k])
+    if not (clinics := exchange.returning):
+        return {}, {}
+    bodies = exchange.body(clinics, state.model)
+    back = exchange.turn(clinics).run(bodies, heads)
+    exchange.count_noise(bodies, clinics)
+    return back.model if heads else {}, bodies.parameters
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
-        self._bodies: Trainer | None = None
-        self._turn: Turn | None = None
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Do every batch of the round; the last cut gradients' messages are left to send."""
-        parameters = self.before = self.common(arrays)
-        parts = {MODEL: self.clinic_parts_of(parameters)}
-        for k in self.job.lost(server_round):
-            Turn.of_lost(self, grid, k, server_round).lose(self.body_copies([k], parameters), parts)
-        clinics = self.job.returning(server_round, self.job.participants(server_round))
-        self._turn = None
-        if not clinics:
-            return []
-        self._bodies = self.body_copies(clinics, parameters)
-        self._turn = Turn(self, grid, clinics, server_round, 0, max(self.job.steps(k) for k in clinics))
-        return self._turn.run(self._bodies, parts)
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average heads (and tails) and bodies with weights n_k / n."""
-        if self._bodies is None or self._turn is None:
-            return None, None
-        gathered = self.gather(replies, self._turn.finished)
-        self.count_noise(self._bodies)
-        self.keep_own(gathered.clinics, self._bodies.parameters)
-        stacked = {**gathered.arrays[MODEL], **self._bodies.parameters}
-        return self.model(self.average(stacked, gathered.clinics, self.before, server_round)), None
+def splitfed_round(exchange: Exchange, state: State) -> State:
+    """Train heads and body copies in parallel, and average them all."""
+    heads, bodies = train_in_parallel(exchange, state)
+    return exchange.average(state, heads | bodies, exchange.returning) if bodies else state
 
 
 METHOD = Method(
@@ -81,8 +61,8 @@ METHOD = Method(
     label="SplitFed V1",
     citation="Thapa et al., AAAI 2022",
     family="SplitFed",
-    clinic_parts="averaged",
-    round=lambda exchange, state: state,
-    body="copies",
     cuts=("vanilla", "u-shaped"),
+    clinic_parts="averaged",
+    body="copies",
+    round=splitfed_round,
 )

@@ -15,75 +15,50 @@ Of a lost clinic the body keeps the batches that it has seen; its head never arr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
-from typing import final
+from typing import TYPE_CHECKING
 
-import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp import Grid
+from sim.methods.method import Method, State
 
-from sim.flower.messages import MODEL
-from sim.methods.job import Job
-from sim.methods.method import Method
-from sim.methods.trainer import Trainer
-from sim.models import Parameters
-from strategies.cohorts import CohortStrategy, Gathered
-from strategies.serving import Turn
+if TYPE_CHECKING:
+    from sim.methods.exchange import Exchange
+    from sim.methods.messages import Reply
+    from sim.methods.trainer import Trainer
 
 
-@final
-class SplitFedV2(CohortStrategy):
-    """Heads in parallel and averaged; one body that serves the clinics' batches one after another.
+@dataclass(frozen=True, kw_only=True)
+class OneBody(State):
+    """The one body in training, None before the first batch."""
 
-    Parameters
-    ----------
-    job : Job
-    """
+    body: Trainer | None = None
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
-        self._body: Trainer | None = None
-        self._trained: dict[int, Gathered] = {}
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Do the whole round; no message is left to send."""
-        parameters = self.before = self.common(arrays)
-        parts = {MODEL: self.clinic_parts_of(parameters)}
-        attendance = self.job.attendance(server_round)
-        there = attendance.clinics.tolist()
-        turns = {k: Turn(self, grid, [k], server_round, 0, attendance.batches_of(k)) for k in there}
-        inbox: dict[int, Gathered] = {}
-        for k in there:
-            if not attendance.batches_of(k):
-                turns[k].begin(parts)
-        for k, batches in groupby(self.job.schedule(server_round), key=itemgetter(0)):
-            self._body = self.body_serving(k, self._body, parameters)
-            for _, step in batches:
-                if step == 0:
-                    inbox[k] = turns[k].begin(parts)
-                inbox[k] = self.gather(grid.send_and_receive(turns[k].serve(self._body, inbox[k], step)))
-            self.count_noise(self._body)
-        self._trained = {k: last for k, last in inbox.items() if last.clinics}
-        return []
+def begin(exchange: Exchange, state: State) -> OneBody:
+    """Have no body in training yet."""
+    return OneBody(**vars(state))
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average the heads (and tails) with weights n_k / n; the body is as the last batch left it."""
-        if self._body is None:
-            return None, None
-        clinics = self.job.in_lane_order(list(self._trained))
-        each = [self._trained[k].arrays[MODEL] for k in clinics]
-        heads = self.clinic_parts_of(self.before)
-        if each:
-            stacked = {name: torch.cat([parts[name] for parts in each]) for name in heads}
-            heads = self.average(stacked, clinics, self.before, server_round)
-        body: Parameters = {name: value.clone() for name, value in self._body.parameters.items()}
-        return self.model({**heads, **body}), None
+
+def one_body_round(exchange: Exchange, state: OneBody) -> OneBody:
+    """Serve the clinics' batches one after another with one body, and average the heads."""
+    heads, body = exchange.clinic_parts(state.model), state.body
+    turns = {k: exchange.turn([k]) for k in sorted(exchange.participants)}
+    inbox: dict[int, Reply] = {}
+    for k, turn in turns.items():
+        if not exchange.batches_of(k):
+            turn.begin(heads)
+    for k, batches in groupby(exchange.schedule, key=itemgetter(0)):
+        body = exchange.body_serving(k, body, state.model)
+        for _, step in batches:
+            if step == 0:
+                inbox[k] = turns[k].begin(heads)
+            inbox[k] = turns[k].serve(body, inbox[k], step)
+        exchange.count_noise(body, [k])
+    back = exchange.joined(list(inbox.values()))
+    if body is not None:
+        state = replace(state, body=body, model=state.model | exchange.snapshot(body))
+    return exchange.average(state, back.model, back.clinics) if back.clinics else state
 
 
 METHOD = Method(
@@ -91,9 +66,10 @@ METHOD = Method(
     label="SplitFed V2",
     citation="Thapa et al., AAAI 2022",
     family="SplitFed",
-    clinic_parts="averaged",
-    round=lambda exchange, state: state,
-    body="shared",
     cuts=("vanilla", "u-shaped"),
+    clinic_parts="averaged",
+    body="shared",
     takes=("order", "alternate"),
+    begin=begin,
+    round=one_body_round,
 )

@@ -20,6 +20,7 @@ from torch import Tensor
 from sim.data.federation import Federation, Records
 from sim.foundation.rng import stream
 from sim.methods.job import Job
+from sim.methods.messages import Kind
 from sim.methods.row_noise import arrived_rows, leaving_rows
 from sim.models import Network
 from sim.plan.costs import FLOAT_BYTES, part_costs
@@ -220,8 +221,8 @@ def _rows_at_the_cut(
         lane = slice(clinic, clinic + 1) if next(iter(own.values())).shape[0] > 1 else slice(0, 1)
         smashed = forward(head, {name: value[lane] for name, value in own.items()}, x)
         after = (job.spec.train.rounds + 1, 0)  # no round of training draws from these streams
-        sent = leaving_rows(job, "smashed", smashed, [x.shape[1]], [int(clinic)], after)
-        rows.append(_flat(arrived_rows(job, "smashed", sent, [int(clinic)])[0].numpy()))
+        sent = leaving_rows(job, Kind.SMASHED, smashed, [x.shape[1]], [int(clinic)], after)
+        rows.append(_flat(arrived_rows(job, Kind.SMASHED, sent, [int(clinic)])[0].numpy()))
     return np.concatenate(rows)
 
 

@@ -1,17 +1,22 @@
-"""The Flower ClientApp: one for every strategy, grid and deployment."""
+"""The Flower ClientApp: one for every method, grid and deployment."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
-from clients import records, split, whole
-from clients.instructions import RefusedError
-from clients.own import kept_by_clinics
+from clients.admission import RefusedError
+from clients.handlers import handle
+from sim.flower.wire import WireError, answer, instruction_in
+from sim.flower.workplace import workplace_of
 from sim.foundation.problems import SutureError, place_of
+from sim.methods.messages import INSTRUCTIONS
+from sim.methods.workplace import Workplace
 
-__all__ = ["app", "kept_by_clinics"]
+__all__ = ["app", "client_app"]
 
 
 class ClinicError(SutureError):
@@ -22,19 +27,32 @@ def shield(message: Message, context: Context, call_next: ClientAppCallable) -> 
     """Replace any exception: Flower sends its text to the server, and the text may hold a patient's value."""
     try:
         return call_next(message, context)
-    except RefusedError as error:
+    except (RefusedError, WireError) as error:
         text = f"refused {message.metadata.message_type!r}: {error}"
     except Exception as error:
         text = f"{place_of(error)} while handling {message.metadata.message_type!r}"
     raise ClinicError(text)
 
 
-app = ClientApp(mods=[shield])
-app.query("hello")(records.hello)
-app.train("records")(records.upload)
-app.train()(whole.train)
-app.train("alone")(whole.train_alone)
-app.train("begin")(split.begin)
-app.train("tail")(split.tail)
-app.train("step")(split.step)
-app.train("clip")(split.clip)
+def client_app(workplaces: Callable[[Context], Workplace]) -> ClientApp:
+    """Return the app of nodes whose workplaces are found so.
+
+    Parameters
+    ----------
+    workplaces : callable
+        Returns the workplace of the node that a context belongs to.
+    """
+    app = ClientApp(mods=[shield])
+
+    def respond(message: Message, context: Context) -> Message:
+        here = workplaces(context)
+        foreign = here.job.method.imported
+        return answer(handle(instruction_in(message, list(here.group.clinics), foreign=foreign), here), message)
+
+    for action in INSTRUCTIONS:
+        category, _, name = action.partition(".")
+        getattr(app, category)(name or "default")(respond)
+    return app
+
+
+app = client_app(workplace_of)

@@ -44,7 +44,7 @@ class InProcessGrid(Grid):
     ----------
     client_app : callable
         A ``ClientApp`` or anything called like one.
-    node_groups : sequence of sequence of int
+    groups : sequence of sequence of int
         The clinics of each node.
     run_config : dict
         Handed to the client app through its context.
@@ -55,7 +55,7 @@ class InProcessGrid(Grid):
     def __init__(
         self,
         client_app: Callable[[Message, Context], Message],
-        node_groups: Sequence[Sequence[int]],
+        groups: Sequence[Sequence[int]],
         run_config: UserConfig,
         meter: Meter,
     ) -> None:
@@ -65,9 +65,9 @@ class InProcessGrid(Grid):
         self._message_ids = itertools.count(1)
         self._replies: dict[str, Message] = {}
         self._nodes = {}
-        for partition, clinics in enumerate(node_groups):
+        for partition, clinics in enumerate(groups):
             node_id = partition + 2
-            node_config: UserConfig = {"partition-id": partition, "num-partitions": len(node_groups)}
+            node_config: UserConfig = {"partition-id": partition, "num-partitions": len(groups)}
             context = Context(self._run.run_id, node_id, node_config, RecordDict(), run_config)
             self._nodes[node_id] = Node(node_id, tuple(clinics), context)
         identify_server(self._run.run_id)

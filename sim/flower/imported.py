@@ -14,12 +14,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from sim.flower.messages import array_kinds, array_record, tensors, tensors_in
-from sim.foundation.problems import SutureError, place_of
+from sim.flower.exchange import hosts, in_order, read
+from sim.flower.internals import quiet
+from sim.flower.wire import array_record, reply_in, tensors_in
+from sim.foundation.problems import ScenarioError, SutureError, place_of
 from sim.foundation.rng import Key, stream
+from sim.methods.forms import Forms
 from sim.methods.job import Job
-from strategies.cohorts import hosts
-from strategies.replies import model_replies
+from sim.methods.replies import CLIPPED, MOST, TRAINING_LOSS, ExchangeError, expected_of_whole, raise_fault, reply_fault
+from sim.scenario.spec import RunStrategy
 
 
 class StrategyError(SutureError, ValueError):
@@ -51,6 +54,7 @@ class Imported(Strategy):
         self._job = job
         self._home: dict[int, int] = {}
         self._asked: list[int] = []
+        self._forms = Forms(job)
         self.inner = build_imported(job.spec.strategy.name, job.spec.strategy.options, len(job.sizes))
 
     @contextmanager
@@ -80,17 +84,40 @@ class Imported(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Hand on sound replies, and give the model back in its clinics' element type."""
-        clinic_of = {node: k for k, node in self._home.items()}
-        asked = [(node, clinic_of[node]) for node in self._asked]
-        sound = model_replies(self._job, server_round, asked, replies)
+        sound = self._sound(server_round, replies)
         if not sound:
             return None, None
-        kept = tensors(sound[0], array_kinds(sound[0])[0])
+        kept = reply_in(sound[0]).model
         with self._named_errors(), seeded_globals(self._job.key, server_round):
             arrays, metrics = self.inner.aggregate_train(server_round, sound)
         if arrays is None:
             return None, metrics
         return array_record({name: value.to(kept[name].dtype) for name, value in tensors_in(arrays).items()}), metrics
+
+    def _sound(self, server_round: int, replies: Iterable[Message]) -> list[Message]:
+        """Return the replies that an honest clinic could have sent; lost clinics' are left out.
+
+        Raises
+        ------
+        ExchangeError
+            If one is missing, an error, or none of these.
+        """
+        found, sound = in_order(replies), []
+        if [node for node, _ in found] != sorted(self._asked):
+            raise ExchangeError(
+                f"{len(found)} replies came from {len(self._asked)} nodes that were asked; one each is due"
+            )
+        clinic_of = {node: k for k, node in self._home.items()}
+        for node, message in found:
+            reply, k = read(message, [clinic_of[node]]), clinic_of[node]
+            told = {TRAINING_LOSS} if self._job.dp is None else set()
+            told |= {CLIPPED} & reply.metrics.keys()
+            expected = expected_of_whole(self._job, server_round, [k], {key: MOST[key] for key in told})
+            if fault := reply_fault(self._forms, expected, reply):
+                raise_fault([k], fault)
+            if expected.parts:
+                sound.append(message)
+        return sound
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -153,3 +180,12 @@ def seeded_globals(key: Key, server_round: int) -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
+
+
+def check_imported(strategy: RunStrategy, clinics: int) -> None:
+    """Raise a ``ScenarioError`` if a strategy named by import path cannot be built with the scenario's options."""
+    quiet()
+    try:
+        build_imported(strategy.name, strategy.options, clinics)
+    except StrategyError as error:
+        raise ScenarioError([f"strategies: {error}; check the import path and the options"]) from None

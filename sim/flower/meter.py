@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from math import prod
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Array, ConfigRecord, Message
 from numpy.typing import NDArray
 
-from sim.flower.internals import TensorArray
-from sim.flower.messages import MODEL, NOISED, config_of, integers
-from sim.methods.protocol import HEADER_BYTES, HEADERS, MODEL_KIND, ROW_KINDS, Direction, Traffic
+from sim.flower.internals import TensorArray, held
+from sim.flower.wire import CLINICS, CONFIG, NOISED, ROWS, array_kinds
+from sim.methods.messages import ROW_KINDS
+from sim.methods.protocol import HEADER_BYTES, HEADERS, Direction, Traffic
 
 
 def item_bytes(array: Array) -> int:
@@ -53,27 +54,26 @@ class Meter:
         node_clinics : sequence of int
             The clinics of the node, used where the message does not say which ones it concerns.
         """
-        config = config_of(message)
-        clinics = integers(config, "clinics") or list(node_clinics)
-        rows = integers(config, "rows")
+        config = message.content.get(CONFIG)
+        stated = held(config) if isinstance(config, ConfigRecord) else {}
+        clinics = stated.get(CLINICS) or list(node_clinics)
         one = len(clinics) == 1
         at: int | list[int] = clinics[0] if one else clinics
         crossed = False
-        for kind, record in message.content.items():
-            if not isinstance(record, ArrayRecord):
-                continue
+        for kind, record in array_kinds(message):
             crossed = True
             if record:
                 own_axes = 2 if kind in ROW_KINDS else 1
                 size = sum(item_bytes(array) * prod(array.shape[own_axes:]) for array in record.values())
+                rows = stated.get(ROWS, ())
                 times = 1 if own_axes == 1 else rows[0] if one else np.array(rows)
-                self._counts(direction, MODEL_KIND if kind == MODEL else kind)[at] += size * times
+                self._counts(direction, kind)[at] += size * times
         if crossed:
             self._counts(direction, HEADERS)[at] += HEADER_BYTES
         if direction == "up":
-            for key in config:
+            for key, steps in stated.items():
                 if key.startswith(NOISED):
-                    self.count_noise(key.removeprefix(NOISED), clinics, integers(config, key))
+                    self.count_noise(key.removeprefix(NOISED), clinics, steps)
 
     def count_noise(self, part: str, clinics: Sequence[int], steps: Sequence[int]) -> None:
         """Add executed noised steps of one part, one number a clinic."""

@@ -1,11 +1,233 @@
-"""What a round is written against: the exchange with the clinics, and the state between rounds."""
+"""What a round is written against: the exchange with the clinics, and what the server trains and averages."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, TypeVar
 
-class Exchange:
-    """The server's side of the exchange with the clinics."""
+import torch
+from torch import Tensor
+
+from sim.methods.averaging import noised_average
+from sim.methods.job import Job
+from sim.methods.messages import Instruction, Reply
+from sim.methods.method import State
+from sim.methods.pool import Pool
+from sim.methods.trainer import Trainer, expand, trainer_for
+from sim.methods.turn import Turn
+from sim.models import Parameters
+from sim.tensor.lanes import weighted_average
+
+S = TypeVar("S", bound=State)
 
 
-class State:
-    """What the server holds between rounds."""
+class Exchange(ABC):
+    """The exchange with the clinics, round by round, as the server sees it.
+
+    Parameters
+    ----------
+    job : Job
+
+    Attributes
+    ----------
+    job : Job
+    server_round : int
+        The round that is on, from 1.
+    noised : dict of str to Tensor
+        By server part, ``[clinic]``: how many of its gradients were clipped and noised so far; ``update`` and
+        ``clip-count`` count rounds.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.server_round = 0
+        self.noised: dict[str, Tensor] = {}
+
+    def option(self, name: str) -> Any:
+        """Return an option of the method: as the scenario gives it, or its default."""
+        return self.job.spec.strategy.options.get(name, self.job.method.options[name])
+
+    # The clinics
+
+    @abstractmethod
+    def send(self, instruction: Instruction) -> list[Reply]:
+        """Send an instruction to the nodes that host its clinics, each its own lanes.
+
+        Returns
+        -------
+        list of Reply
+            One a node, in the order of the nodes; each is what an honest node could have answered.
+
+        Raises
+        ------
+        ExchangeError
+            If a node does not answer, or answers with an error or with what it was not asked.
+        """
+
+    def ask(self, instruction: Instruction) -> Reply:
+        """Send an instruction, and join the replies along the lane axis."""
+        return self.joined(self.send(instruction))
+
+    def joined(self, replies: Sequence[Reply]) -> Reply:
+        """Join replies along the lane axis, in lane order; a node whose clinics are all lost has sent nothing."""
+        sound = [reply for reply in replies if reply.payload or reply.parts]
+        found = [k for reply in sound for k in reply.clinics]
+        clinics = self.job.in_lane_order(found)
+        if len(sound) == 1 and clinics == found:
+            return sound[0]
+        if not sound:
+            return Reply(clinics=[])
+        lanes = [found.index(k) for k in clinics]
+        rows = [r for reply in sound for r in reply.rows]
+
+        def join(pieces: Sequence[Tensor]) -> Tensor:
+            return torch.cat(_of_one_width(pieces))[lanes]
+
+        return Reply(
+            clinics=clinics,
+            rows=[rows[lane] for lane in lanes] if rows else [],
+            payload={kind: join([reply.payload[kind] for reply in sound]) for kind in sound[0].payload},
+            parts={
+                kind: {name: join([reply.parts[kind][name] for reply in sound]) for name in named}
+                for kind, named in sound[0].parts.items()
+            },
+        )
+
+    @property
+    def participants(self) -> list[int]:
+        """The round's clinics in lane order, lost ones too."""
+        return self.job.participants(self.server_round)
+
+    @property
+    def returning(self) -> list[int]:
+        """Those of them whose parts come back."""
+        return self.job.returning(self.server_round, self.participants)
+
+    @property
+    def lost(self) -> list[int]:
+        """Those of them whose parts do not come back."""
+        return self.job.lost(self.server_round)
+
+    def batches_of(self, clinic: int) -> int:
+        """Return how many batches of the round a clinic completes."""
+        return self.job.attendance(self.server_round).batches_of(clinic)
+
+    @property
+    def schedule(self) -> list[tuple[int, int]]:
+        """The clinic and the step of every batch of a sequential round, one after another."""
+        return self.job.schedule(self.server_round)
+
+    @property
+    def turns(self) -> list[tuple[int, list[int]]]:
+        """A relay's turns, one after another: the clinic, and its batches of that turn."""
+        if self.job.by_mini_batch:
+            return [(k, [step]) for k, step in self.schedule]
+        return [(k, [step for _, step in batches]) for k, batches in groupby(self.schedule, key=itemgetter(0))]
+
+    def turn(self, clinics: Sequence[int], first: int = 0, steps: int | None = None) -> Turn:
+        """Return the turn of a clinic, or of several in parallel lanes: as many batches as the largest of them has."""
+        if steps is None:
+            steps = self.batches_of(clinics[0]) if len(clinics) == 1 else max(self.job.steps(k) for k in clinics)
+        return Turn(self, list(clinics), first, steps)
+
+    # The server
+
+    @property
+    def kept_by_clinics(self) -> frozenset[str]:
+        """Names of the values that each clinic keeps to itself."""
+        at_clinics = (self.job.part(part).shapes() for part in self.job.protocol.clinic_parts)
+        return self.job.apart & {name for shapes in at_clinics for name in shapes}
+
+    def clinic_parts(self, model: Mapping[str, Tensor]) -> Parameters:
+        """Return the parameters ``[1, *shape]`` that the server sends to the clinics for their parts."""
+        names = (name for part in self.job.protocol.clinic_parts for name in self.job.part(part).shapes())
+        return {name: model[name] for name in names if name not in self.job.apart}
+
+    def body(self, clinics: Sequence[int], model: Mapping[str, Tensor]) -> Trainer:
+        """Return one copy of the body for each of some clinics, from the model's body or from each one's own."""
+        copies = {}
+        for name in self.job.part("body").shapes():
+            value = model[name]
+            copies[name] = value[list(clinics)] if value.shape[0] > 1 else expand({name: value}, len(clinics))[name]
+        return trainer_for(self.job, self.job.part("body"), clinics, copies)
+
+    def body_serving(self, clinic: int, body: Trainer | None, model: Mapping[str, Tensor]) -> Trainer:
+        """Return the one body, made ready for a clinic's batches; its parameters and optimiser's state live on."""
+        if body is None:
+            return trainer_for(
+                self.job, self.job.part("body"), [clinic], expand(self.job.part("body").select(model), 1)
+            )
+        return trainer_for(self.job, self.job.part("body"), [clinic], body.parameters, body.state)
+
+    def snapshot(self, trainer: Trainer) -> Parameters:
+        """Return what a trainer's parameters are now, ``[lane, *shape]``: it goes on to change them in place."""
+        return {name: value.clone() for name, value in trainer.parameters.items()}
+
+    def pool(self, model: Mapping[str, Tensor]) -> Pool:
+        """Fetch what every clinic sends once, and make the server's part ready to train on it."""
+        return Pool.fetched(self, model)
+
+    def count_noise(self, trainer: Trainer, clinics: Sequence[int]) -> None:
+        """Add a server part's noised steps to the count, clinic by clinic."""
+        if self.job.dp is not None:
+            self.count(trainer.part.name, clinics, trainer.noised_steps)
+
+    def count(self, what: str, clinics: Sequence[int], steps: Tensor | int = 1) -> None:
+        """Add noised steps of a server part, or released rounds, of some clinics."""
+        counted = self.noised.setdefault(what, torch.zeros(len(self.job.sizes), dtype=torch.int64))
+        counted[list(clinics)] += steps
+
+    def average(self, state: S, trained: Mapping[str, Tensor], clinics: Sequence[int]) -> S:
+        """Average what some clinics have trained, and what of it is each one's own keep apart.
+
+        Weights are n_k / n. Frozen parts are the same at all clinics. Under clinic-level privacy the clipped updates
+        from the model of the round's beginning count alike, and their sum is noised.
+
+        Parameters
+        ----------
+        state : State
+        trained : mapping of str to Tensor
+            ``[lane, *shape]`` each: whole parts, or several.
+        clinics : sequence of int
+            The clinic of each lane.
+
+        Returns
+        -------
+        State
+            With these parts of the model, and the next clip.
+        """
+        job = self.job
+        fixed = {name for part in job.frozen for name in job.part(part).shapes()}
+        common = {name: value for name, value in trained.items() if name not in fixed | job.apart}
+        if job.spec.privacy.unit == "clinic":
+            averaged, clip = noised_average(self, common, clinics, state)
+            state = replace(state, clip=clip)
+        else:
+            total = sum(job.sizes[k] for k in clinics)
+            averaged = weighted_average(common, [job.sizes[k] / total for k in clinics])
+        averaged |= {name: trained[name][:1] for name in fixed & trained.keys()}
+        kept = {name: value for name, value in trained.items() if name in job.apart and name in state.model}
+        return self.keep_copies(replace(state, model=state.model | averaged), kept, clinics)
+
+    def keep_copies(self, state: S, copies: Mapping[str, Tensor], clinics: Sequence[int]) -> S:
+        """Keep some clinics' copies ``[lane, *shape]`` as they are; every clinic has one of its own from then on."""
+        model = dict(state.model)
+        for name, value in copies.items():
+            model[name] = expand({name: model[name]}, len(self.job.sizes))[name]
+            model[name][list(clinics)] = value
+        return replace(state, model=model)
+
+
+def _of_one_width(pieces: Sequence[Tensor]) -> list[Tensor]:
+    """Pad rows ``[lane, batch, ...]`` with zeros to the widest; parameters are of one shape."""
+    if pieces[0].dim() < 2 or len({piece.shape[1] for piece in pieces}) == 1:
+        return list(pieces)
+    width, wide = max(piece.shape[1] for piece in pieces), []
+    for piece in pieces:
+        wide.append(piece.new_zeros(piece.shape[0], width, *piece.shape[2:]))
+        wide[-1][:, : piece.shape[1]] = piece
+    return wide

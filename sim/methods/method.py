@@ -10,17 +10,38 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sim.foundation.plugins import loaded
+from sim.methods.messages import Kind
+from sim.scenario.lookup import METHODS, is_flower_path
 
 if TYPE_CHECKING:
-    from sim.methods.exchange import Exchange, State
+    from sim.methods.exchange import Exchange
+    from sim.models import Parameters
 
-GROUP = "suture.methods"
 Family = Literal["FL", "SL", "SplitFed", "baseline"]
 Movement = Literal["averaged", "handed-on", "own", "none"]
-Round = Callable[["Exchange", "State"], "State"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What the server holds between rounds; a method with more to remember extends it.
+
+    Attributes
+    ----------
+    model : dict of str to Tensor
+        What the server has of the model: ``[1, *shape]``, and ``[clinic, *shape]`` where each clinic's body copy has
+        something of its own. What the clinics keep to themselves is not in it.
+    clip : float
+        Of clinics' updates under clinic-level privacy; the next round's, where it adapts.
+    """
+
+    model: Parameters
+    clip: float
+
+
+Round = Callable[["Exchange", Any], State]
 
 
 def _all_parts(server_round: int) -> tuple[str, ...]:
@@ -48,8 +69,8 @@ class Method:
     body : {"shared", "copies"} or None
         Whether the server has one body that serves all batches one after another, or one copy a clinic in parallel;
         None where it has none.
-    once_up : tuple of str
-        Kinds of payload that every clinic sends once, before training, in place of batches.
+    once_up : tuple of Kind
+        Payload that every clinic sends once, before training, in place of batches.
     averages : callable
         The parts that the server averages at the end of a round, by the round's number; of them those that are averaged
         at all count. A part that is not averaged in a round goes on from where it was.
@@ -57,8 +78,10 @@ class Method:
         Which of the keys ``order``, ``alternate`` and ``proximal-mu`` it has.
     options : mapping of str to scalar
         Keys of its own in ``[[strategies]] options``, with their defaults.
+    begin : callable, optional
+        Makes the first round's state from the exchange and a plain :class:`State`; without it that is taken.
     round : callable or None
-        One round; None for a strategy of Flower's, which brings its own.
+        One round, from state to state; None for a strategy of Flower's, which brings its own.
     """
 
     name: str
@@ -67,9 +90,10 @@ class Method:
     family: Family
     clinic_parts: Movement
     round: Round | None
+    begin: Round | None = None
     cuts: tuple[str, ...] = ()
     body: Literal["shared", "copies"] | None = None
-    once_up: tuple[str, ...] = ()
+    once_up: tuple[Kind, ...] = ()
     averages: Callable[[int], tuple[str, ...]] = _all_parts
     takes: tuple[str, ...] = ()
     options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
@@ -109,7 +133,7 @@ def method_of(name: str) -> Method:
     ValueError
         In one line: if there is no such method, or what stands at the path is none.
     """
-    if ":" not in name and "." in name:
+    if is_flower_path(name):
         return Method(
             name=name,
             label=name.rpartition(".")[2],
@@ -118,7 +142,7 @@ def method_of(name: str) -> Method:
             clinic_parts="averaged",
             round=None,
         )
-    found = loaded(GROUP, name)
+    found = loaded(METHODS, name)
     if not isinstance(found, Method):
         raise ValueError(f'"{name}" is no Method; name the METHOD of a module')  # noqa: TRY004 - as others of one line
     return found

@@ -30,22 +30,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.methods.messages import Kind
 from sim.methods.method import Method, Movement
 from sim.privacy.ledger import ADVERSARIES, Adversary
 
 Direction = Literal["up", "down"]
 Traffic = dict[tuple[Direction, str], NDArray[np.int64]]
-Kinds = tuple[str, ...]
+Kinds = tuple[Kind, ...]
 
 HEADER_BYTES = 512
 """Stated cost of one message beyond its arrays' payload: Flower's metadata, record structure and transport framing."""
 HEADERS = "headers"
-MODEL_KIND, OPTIMIZER_KIND = "model", "optimizer"
-CUT_KINDS = frozenset({"smashed", "body-output", "tail-gradient", "cut-gradient"})
-"""Rows of real numbers at a cut, of which noise or ``train.smashed-dtype`` may leave 16 bits."""
-ROW_KINDS = frozenset(
-    {"smashed", "labels", "body-output", "tail-gradient", "cut-gradient", "norms", "clip-factors", "records"}
-)
+MODEL_KIND, OPTIMIZER_KIND = Kind.MODEL, Kind.OPTIMIZER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,18 +88,29 @@ class Protocol:
 
     def exchanging_norms(self) -> Protocol:
         """Return the exchange with joint clipping: after each batch's gradients, norms up and clip factors down."""
-        server = (*self.sees_raw["server"], "norms")
+        server = (*self.sees_raw["server"], Kind.NORMS)
         return replace(
             self,
-            batch_up=(*self.batch_up, ("norms",)),
-            batch_down=(*self.batch_down, ("clip-factors",)),
+            batch_up=(*self.batch_up, (Kind.NORMS,)),
+            batch_down=(*self.batch_down, (Kind.CLIP_FACTORS,)),
             sees_raw={**self.sees_raw, "server": server},
         )
 
 
+_AT_CLINIC: dict[str | None, tuple[str, ...]] = {
+    None: ("model",),
+    "vanilla": ("head",),
+    "u-shaped": ("head", "tail"),
+}
+
+
 def protocol_of(method: Method, cut: str | None) -> Protocol:
     """Derive a method's exchange from its facts and the cut."""
-    at_clinic: dict[str | None, Kinds] = {None: ("model",), "vanilla": ("head",), "u-shaped": ("head", "tail")}
+    at_clinic: dict[str | None, tuple[str, ...]] = {
+        None: ("model",),
+        "vanilla": ("head",),
+        "u-shaped": ("head", "tail"),
+    }
     clinic_parts, server_parts = at_clinic[cut], () if cut is None else ("body",)
     up: tuple[Kinds, ...] = ()
     down: tuple[Kinds, ...] = ()
@@ -111,9 +118,10 @@ def protocol_of(method: Method, cut: str | None) -> Protocol:
         if cut is None:
             clinic_parts, server_parts = (), ("model",)
     elif cut == "vanilla":
-        up, down = (("smashed", "labels"),), (("cut-gradient",),)
+        up, down = ((Kind.SMASHED, Kind.LABELS),), ((Kind.CUT_GRADIENT,),)
     elif cut == "u-shaped":
-        up, down = (("smashed",), ("tail-gradient",)), (("body-output",), ("cut-gradient",))
+        up = (Kind.SMASHED,), (Kind.TAIL_GRADIENT,)
+        down = (Kind.BODY_OUTPUT,), (Kind.CUT_GRADIENT,)
     raw = method.once_up + tuple(kind for kinds in up for kind in kinds)
     return Protocol(
         topology=cut or "whole",

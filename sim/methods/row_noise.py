@@ -12,16 +12,17 @@ from sim.foundation.rng import Streams
 from sim.methods.forms import sendable
 from sim.methods.job import Job
 from sim.methods.mechanisms import RowNoise
+from sim.methods.messages import Kind
 from sim.models import ClipRows
 from sim.tensor.released import as_codes, row_step
 from sim.tensor.rows import at_least_one_row, narrowed, unpadded, widened
 
-TAIL_GRADIENT = "tail-gradient"
+TAIL_GRADIENT = Kind.TAIL_GRADIENT
 
 
 def leaving_rows(
     job: Job,
-    kind: str,
+    kind: Kind,
     rows: Tensor,
     sizes: Sequence[int],
     clinics: Sequence[int],

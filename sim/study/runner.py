@@ -66,9 +66,9 @@ def plan_runs(specs: Sequence[RunSpec]) -> Iterator[Plan]:
         try:
             federation = load_federation(spec.data, spec.seed)
             if "." in spec.strategy.name:
-                from sim.study.train import check_imported
+                from sim.flower.imported import check_imported
 
-                check_imported(spec, len(federation.names))
+                check_imported(spec.strategy, len(federation.names))
             yield make_plan(spec, federation)
         except ScenarioError as error:
             problems += error.problems

@@ -1,4 +1,4 @@
-"""Learn a planned run: wire the apps together on the in-process grid, and hold what happened against the plan."""
+"""Train a planned run, and hold what happened against the plan."""
 
 from __future__ import annotations
 
@@ -7,32 +7,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, MetricRecord
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sim.data.federation import Federation
-from sim.flower.client_app import app as client_app
-from sim.flower.client_app import kept_by_clinics
-from sim.flower.grid import InProcessGrid
-from sim.flower.internals import quiet
-from sim.flower.messages import array_record, tensors_in
 from sim.flower.meter import Meter
-from sim.flower.server_app import CohortStrategy, NotFiniteError, StrategyError, build_imported, build_strategy
-from sim.flower.workplace import job_of, run_config
-from sim.foundation.problems import ScenarioError, SutureError
+from sim.flower.simulation import Simulation, Through
+from sim.flower.workplace import planned_job
+from sim.foundation.problems import SutureError
 from sim.methods.job import Job
-from sim.methods.node_group import node_groups_of
-from sim.methods.trainer import expand
+from sim.methods.replies import NotFiniteError
+from sim.models import Parameters
 from sim.plan.plan import Plan
 from sim.plan.releases import build_ledger
 from sim.results.audit_log import Trail
-from sim.scenario.spec import RunSpec
 from sim.tensor.evaluation import Evaluation, Evaluator
 
 
 class PlanMismatchError(SutureError, RuntimeError):
-    """What was counted while learning differs from the plan: a fault of the simulator, never of the scenario."""
+    """What was counted in training differs from the plan: a fault of the simulator, never of the scenario."""
 
 
 class DivergedError(SutureError, ArithmeticError):
@@ -41,7 +33,7 @@ class DivergedError(SutureError, ArithmeticError):
 
 @dataclass
 class TrainedRun:
-    """What a run brought forth.
+    """What came of a run.
 
     Attributes
     ----------
@@ -80,6 +72,7 @@ def train_run(
     federation: Federation,
     node_groups: int = 1,
     watch: Callable[[int, Evaluation], None] = lambda server_round, evaluation: None,
+    through: Through = lambda app: app,
 ) -> TrainedRun:
     """Train a planned run through its Flower strategy and client app.
 
@@ -88,8 +81,8 @@ def train_run(
     plan : Plan
     federation : Federation
         The one that was planned for.
-    node_groups : int
-        Number of nodes the clinics are shared out to. A strategy named by import path always has one clinic a node.
+    node_groups, through
+        As for :class:`sim.flower.simulation.Simulation`.
     watch : callable
         Told of every round and its evaluation on held-out records as it ends.
 
@@ -104,55 +97,33 @@ def train_run(
     DivergedError
         If a round's model answers with something that is no number.
     """
-    quiet()
-    executed = plan.spec.train.model_copy(update={"rounds": plan.rounds})
-    spec = plan.spec.model_copy(update={"train": executed})
-    config = run_config(spec, plan.noise_multipliers, plan.release_noise, plan.attended, plan.spec.digest)
-    job = job_of(config)
-    strategy = build_strategy(job)
-    clinics = len(job.sizes)
-    nodes = node_groups if isinstance(strategy, CohortStrategy) else clinics
-    meter = Meter(clinics)
-    grid = InProcessGrid(client_app, node_groups_of(clinics, nodes), config, meter)
+    job = planned_job(plan, federation)
+    simulation = Simulation(job, federation.train, node_groups, through)
     tester = Evaluator(job.network, federation.test)
     validator = Evaluator(job.network, federation.validation) if len(federation.validation.y) else None
-    trail = Trail()
-    learned = TrainedRun(job.network.initial_parameters(job.seed), meter, trail)
+    meter, trained = simulation.meter, TrainedRun({}, simulation.meter, Trail())
 
-    def noised_steps() -> dict[str, NDArray[np.int64]]:
-        at_server = strategy.server_noised_steps if isinstance(strategy, CohortStrategy) else {}
-        return {**meter.noised_steps, **{part: steps.numpy() for part, steps in at_server.items()}}
-
-    def look(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-        learned.parameters = _whole_model(job, tensors_in(arrays), grid) if server_round else tensors_in(arrays)
-        trail.close_round(server_round, meter.traffic, noised_steps())
-        if job.adaptive is not None and isinstance(strategy, CohortStrategy):
-            learned.clips.append(strategy.clip)
-        learned.evaluations.append(_judged(tester, learned.parameters, server_round))
-        watch(server_round, learned.evaluations[-1])
+    def look(server_round: int, model: Parameters) -> None:
+        trained.parameters = model
+        at_server = {part: steps.numpy() for part, steps in simulation.server_noised.items()}
+        trained.trail.close_round(server_round, meter.traffic, {**meter.noised_steps, **at_server})
+        if job.adaptive is not None:
+            trained.clips.append(simulation.clip)
+        trained.evaluations.append(_judged(tester, model, server_round))
+        watch(server_round, trained.evaluations[-1])
         if validator is not None:
-            learned.validations.append(_judged(validator, learned.parameters, server_round))
-        if learned.best_round in (None, server_round):
-            learned.best_parameters = learned.parameters
-        return None
+            trained.validations.append(_judged(validator, model, server_round))
+        if trained.best_round in (None, server_round):
+            trained.best_parameters = model
 
     try:
-        strategy.start(grid, array_record(learned.parameters), plan.rounds, evaluate_fn=look)
+        simulation.run(look)
     except NotFiniteError as error:  # the clinics are simulated, and do as they should
-        raise _diverged(len(learned.evaluations)) from error
-    if isinstance(strategy, CohortStrategy):
-        for part, steps in strategy.server_noised_steps.items():
-            meter.count_noise(part, range(clinics), steps.tolist())
+        raise _diverged(len(trained.evaluations)) from error
+    for part, steps in simulation.server_noised.items():
+        meter.count_noise(part, range(meter.clinics), steps.tolist())
     check_against_plan(plan, meter, job)
-    return learned
-
-
-def _whole_model(job: Job, at_server: Mapping[str, Tensor], grid: InProcessGrid) -> dict[str, Tensor]:
-    """Return the model ``[1, *shape]``, or ``[clinic, *shape]`` with what lies at the clinics in its place."""
-    if not job.apart:
-        return dict(at_server)
-    everywhere = {**expand(at_server, len(job.sizes)), **kept_by_clinics(grid.contexts)}
-    return job.network.whole.select(everywhere)
+    return trained
 
 
 def _judged(evaluator: Evaluator, parameters: Mapping[str, Tensor], server_round: int) -> Evaluation:
@@ -169,15 +140,6 @@ def _diverged(server_round: int) -> DivergedError:
     return DivergedError(
         f"the model diverged: after round {server_round} it has no finite outputs; lower the learning rate"
     )
-
-
-def check_imported(spec: RunSpec, clinics: int) -> None:
-    """Raise a ``ScenarioError`` if a strategy named by import path cannot be built with the scenario's options."""
-    quiet()
-    try:
-        build_imported(spec.strategy.name, spec.strategy.options, clinics)
-    except StrategyError as error:
-        raise ScenarioError([f"strategies: {error}; check the import path and the options"]) from None
 
 
 def check_against_plan(plan: Plan, meter: Meter, job: Job) -> None:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from flwr.app import Message, RecordDict
 from hostile import Opened, add_array, add_kind, array, arrays, numbers, planned, state, value
+from sim.flower.messages import content
 from support import bitwise
 
 from clients.session import SESSIONS
 from sim.flower.client_app import ClinicError, app
-from sim.flower.messages import content
 from sim.flower.workplace import job_of, run_config
 from sim.methods.node_group import node_groups_of
 from sim.study.train import train_run

@@ -5,17 +5,17 @@ import json
 import numpy as np
 import pytest
 from flwr.app import Context, Message, RecordDict
+from sim.flower.messages import content
+from strategies.cohorts import ExchangeError
 from support import DP_SGD, plan_of, run_spec
 
 from sim.flower.client_app import ClinicError, app
 from sim.flower.grid import InProcessGrid
-from sim.flower.messages import content
 from sim.flower.meter import Meter
 from sim.flower.workplace import run_config
 from sim.methods.node_group import node_groups_of
 from sim.study.runner import execute
 from sim.study.train import train_run
-from strategies.cohorts import ExchangeError
 
 QUOTED = "cholesterol 417.25 of patient Miller"
 STRATEGIES = [("local", None), ("fedavg", None), ("splitfed-v1", "vanilla"), ("splitfed-v1", "u-shaped")]

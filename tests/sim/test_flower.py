@@ -10,15 +10,15 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from sim.flower.messages import array_record, content, tensors, tensors_in
+from strategies.replies import ExchangeError, hosted_clinics, in_order
 from support import plan_of, run_spec
 
 from sim.flower.client_app import app
 from sim.flower.grid import InProcessGrid
 from sim.flower.internals import TensorArray, as_tensor, empty_run
-from sim.flower.messages import array_record, content, tensors, tensors_in
 from sim.flower.meter import Meter
 from sim.study.train import train_run
-from strategies.replies import ExchangeError, hosted_clinics, in_order
 
 TENSORS = {
     "matrix": torch.randn(2, 3),

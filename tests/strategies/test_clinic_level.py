@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from strategies.clinic_level import adapted_clip, noised_mean, updates_of
 from support import NO_PRIVACY, distance, learn_run, plan_of, run_spec, write_csv
 
 from sim.foundation.problems import ScenarioError
@@ -15,7 +16,6 @@ from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
 from sim.study.train import PlanMismatchError, train_run
 from strategies import cohorts
-from strategies.clinic_level import adapted_clip, noised_mean, updates_of
 
 CLINIC = {"mechanism": "clinic-level", "noise-multiplier": 1.5, "clip": 0.3, "delta": 1e-3}
 ADAPTIVE = {**CLINIC, "adaptive-quantile": 0.5, "adaptive-count-noise": 1.0}

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import beta
+from strategies.clinic_level import adapted_clip, noised_mean
 
 from sim.methods.mechanisms import AdaptiveClip, RowNoise
 from sim.methods.row_noise import noised_codes
 from sim.privacy.calibration import calibrate
 from sim.tensor.clipping import add_noise
 from sim.tensor.released import on_grid, row_step, sum_step
-from strategies.clinic_level import adapted_clip, noised_mean
 
 TRIALS, CLAIM, DELTA = 400, 1.0, 1e-5
 WIDTHS = pytest.mark.parametrize("width", [64, 256])

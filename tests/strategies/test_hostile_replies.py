@@ -5,12 +5,12 @@ import re
 import pytest
 import torch
 from hostile import RUNS, Opened, add_kind, array, arrays, numbers, planned, state, value
+from strategies.replies import ExchangeError
 from support import bitwise
 
 from sim.flower.client_app import app
 from sim.flower.grid import InProcessGrid
 from sim.study.train import DivergedError, train_run
-from strategies.replies import ExchangeError
 
 NOTHING_THERE = 10**6
 

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from split_twins import CUT, METHODS, OWN_MODELS, TWINS, Method, SplitTwin, apart, changed, expected, gap
+from strategies.cohorts import CohortStrategy, ExchangeError
+from strategies.serving import Turn
 from support import bitwise, learn_run, plan_of, write_csv
 from torch import nn
 from torch.nn import functional
@@ -13,8 +15,6 @@ from sim.tensor import lanes
 from sim.tensor.evaluation import Evaluator
 from sim.tensor.lane_rules import DropoutMasks
 from sim.tensor.trainer import Trainer
-from strategies.cohorts import CohortStrategy, ExchangeError
-from strategies.serving import Turn
 
 EQUAL, DIFFERENT = 1e-6, 1e-4
 ADAM = {"optimizer": "adam", "learning_rate": 0.02}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
+from strategies.replies import ExchangeError
 from support import DP_SGD, bitwise, distance, learn_run, plan_of, run_spec, write_csv
 
 from clients import split
@@ -22,7 +23,6 @@ from sim.plan.plan import make_plan
 from sim.privacy.calibration import uniform_answers
 from sim.study.runner import execute
 from sim.study.train import train_run
-from strategies.replies import ExchangeError
 
 RR = {"mechanism": "label-rr", "label-epsilon": 1.0}
 ROWS = {"mechanism": "smashed-noise", "noise-multiplier": 5.0, "delta": 1e-3}

@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from strategies.clinic_level import adapted_clip, noised_mean
 from support import plan_of, run_spec, write_csv
 from wire import record, with_record
 
@@ -15,7 +16,6 @@ from sim.methods.job import Job, run_key
 from sim.methods.mechanisms import AdaptiveClip
 from sim.tensor.released import row_step
 from sim.tensor.trainer import Trainer
-from strategies.clinic_level import adapted_clip, noised_mean
 
 CLIP = 0.5
 WIDE = {"hidden": [24, 20]}

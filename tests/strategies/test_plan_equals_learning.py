@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from strategies.replies import ExchangeError
 from support import BUILT_IN, DP_SGD, NO_PRIVACY, learn_run, plan_of, run_spec, write_csv
 
 from sim.data.federation import load_federation
@@ -15,7 +16,6 @@ from sim.methods.sampling import participants
 from sim.plan.plan import make_plan
 from sim.study.train import PlanMismatchError, train_run
 from sim.tensor.trainer import Trainer
-from strategies.replies import ExchangeError
 
 PRIVACY = pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
 STRATEGIES = pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)

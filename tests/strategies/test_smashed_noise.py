@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from strategies.replies import ExchangeError
 from support import DP_SGD, NO_PRIVACY, bitwise, distance, learn_run, plan_of, run_spec, write_csv
 
 from clients import split
@@ -14,7 +15,6 @@ from sim.methods.job import Job
 from sim.models import ClipRows
 from sim.privacy.accounting import epsilon
 from sim.study.train import train_run
-from strategies.replies import ExchangeError
 
 ENDS = {"vanilla": ["head"], "u-shaped": ["head", "tail"]}
 METHODS = [(s, cut) for s in ("split", "splitfed-v1", "splitfed-v2", "splitfed-v3") for cut in ENDS]

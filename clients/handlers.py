@@ -1,0 +1,32 @@
+"""Which function answers which instruction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from clients import records, split, whole
+from sim.methods.messages import Begin, Clip, Hello, Instruction, Reply, Step, Tail, Train, TrainAlone, Upload
+from sim.methods.workplace import Workplace
+
+HANDLERS: Final[dict[type[Instruction], Callable[[Any, Workplace], Reply]]] = {
+    Hello: records.hello,
+    Upload: records.upload,
+    Train: whole.train,
+    TrainAlone: whole.train_alone,
+    Begin: split.begin,
+    Tail: split.tail,
+    Step: split.step,
+    Clip: split.clip,
+}
+
+
+def handle(asked: Instruction, here: Workplace) -> Reply:
+    """Answer an instruction.
+
+    Raises
+    ------
+    RefusedError
+        If it is not what the plan foresees.
+    """
+    return HANDLERS[type(asked)](asked, here)

@@ -1,0 +1,96 @@
+"""A run in this process: a method's rounds and its clinics' app, wired together on one grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from flwr.app import ArrayRecord, Context, Message, MetricRecord
+from torch import Tensor
+
+from clients.own import kept_by_clinics
+from sim.data.federation import Records
+from sim.flower.client_app import client_app
+from sim.flower.grid import InProcessGrid
+from sim.flower.internals import quiet
+from sim.flower.meter import Meter
+from sim.flower.strategy import Rounds, build_strategy
+from sim.flower.wire import array_record, tensors_in
+from sim.flower.workplace import Workplaces
+from sim.methods.job import Job
+from sim.methods.node_group import node_groups_of
+from sim.methods.trainer import expand
+from sim.models import Parameters
+
+App = Callable[[Message, Context], Message]
+Through = Callable[[App], App]
+
+
+class Simulation:
+    """A run on the in-process grid.
+
+    Parameters
+    ----------
+    job : Job
+    train : Records
+        Of all clinics.
+    node_groups : int
+        Number of nodes the clinics are shared out to. A strategy of Flower's always has one clinic a node.
+    through : callable
+        Wraps the client app: whatever crosses goes through what it returns.
+
+    Attributes
+    ----------
+    meter : Meter
+        What really crosses.
+    """
+
+    def __init__(self, job: Job, train: Records, node_groups: int = 1, through: Through = lambda app: app) -> None:
+        quiet()
+        clinics = len(job.sizes)
+        self._job = job
+        self._workplaces = Workplaces(job, train)
+        self._strategy = build_strategy(job)
+        self._initial = job.network.initial_parameters(job.seed)
+        self.meter = Meter(clinics)
+        groups = node_groups_of(clinics, clinics if job.method.imported else node_groups)
+        self._grid = InProcessGrid(through(client_app(self._workplaces)), groups, {}, self.meter)
+
+    def run(self, look: Callable[[int, Parameters], None]) -> None:
+        """Train for all rounds.
+
+        Parameters
+        ----------
+        look : callable
+            Told of the model before the first round and after each: ``[1, *shape]``, or ``[clinic, *shape]`` where any
+            of it is each clinic's own.
+
+        Raises
+        ------
+        ExchangeError
+            If a clinic fails, or answers with something that it was not asked.
+        """
+
+        def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+            look(server_round, self._whole(tensors_in(arrays)) if server_round else self._initial)
+            return None
+
+        rounds = self._job.spec.train.rounds
+        self._strategy.start(self._grid, array_record(self._initial), rounds, evaluate_fn=evaluate)
+
+    @property
+    def server_noised(self) -> dict[str, Tensor]:
+        """By server part, ``[clinic]``: how many of its gradients, or its rounds, were noised so far."""
+        return self._strategy.exchange.noised if isinstance(self._strategy, Rounds) else {}
+
+    @property
+    def clip(self) -> float:
+        """Of clinics' updates in the next round, under clinic-level privacy."""
+        state = self._strategy.state if isinstance(self._strategy, Rounds) else None
+        return self._job.spec.privacy.clip if state is None else state.clip
+
+    def _whole(self, at_server: Mapping[str, Tensor]) -> Parameters:
+        """Put what the simulator reads at the clinics to what the server has of the model."""
+        kept = kept_by_clinics(map(self._workplaces, self._grid.contexts)) if self._job.apart else {}
+        found = self._initial | dict(at_server) | kept
+        lanes = max(value.shape[0] for value in found.values())
+        return self._job.network.whole.select(found if lanes == 1 else expand(found, lanes))

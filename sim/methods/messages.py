@@ -1,0 +1,204 @@
+"""The messages between server and clinics, typed: what an instruction asks, and what a reply holds.
+
+Every tensor has a leading lane axis, a lane for each of ``clinics``. Parameters are ``[1, *shape]`` on the way down,
+the same for every clinic, and ``[lane, *shape]`` on the way up. Rows are ``[lane, batch, *feature]``, padded with zeros
+behind those that are real, ``rows`` of each lane. How a message looks on the wire is the business of ``sim.flower``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar, Final
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sim.models import Parameters
+
+
+class Kind(StrEnum):
+    """What may cross, by the names under which traffic, clock and ledger know it."""
+
+    MODEL = "model"
+    OPTIMIZER = "optimizer"
+    SMASHED = "smashed"
+    LABELS = "labels"
+    BODY_OUTPUT = "body-output"
+    TAIL_GRADIENT = "tail-gradient"
+    CUT_GRADIENT = "cut-gradient"
+    NORMS = "norms"
+    CLIP_FACTORS = "clip-factors"
+    RECORDS = "records"
+
+
+CUT_KINDS: Final = frozenset({Kind.SMASHED, Kind.BODY_OUTPUT, Kind.TAIL_GRADIENT, Kind.CUT_GRADIENT})
+"""Rows of real numbers at a cut, of which noise or ``train.smashed-dtype`` may leave 16 bits."""
+ROW_KINDS: Final = CUT_KINDS | {Kind.LABELS, Kind.NORMS, Kind.CLIP_FACTORS, Kind.RECORDS}
+PARAMETER_KINDS: Final = frozenset({Kind.MODEL, Kind.OPTIMIZER})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Instruction:
+    """What the server asks of some clinics.
+
+    Attributes
+    ----------
+    clinics : list of int
+        In lane order.
+    """
+
+    action: ClassVar[str]
+    clinics: list[int]
+
+    @classmethod
+    @cache
+    def kinds(cls) -> dict[str, Kind]:
+        """Return the kinds of arrays that it may bring, by the fields that hold them."""
+        return {each.name: each.metadata["kind"] for each in fields(cls) if "kind" in each.metadata}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Hello(Instruction):
+    """Say which clinics you host; it names none itself."""
+
+    action: ClassVar[str] = "query.hello"
+    clinics: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Upload(Instruction):
+    """Send every training record once; where a head is brought, the rows behind it."""
+
+    action: ClassVar[str] = "train.records"
+    head: Parameters | None = field(default=None, metadata={"kind": Kind.MODEL})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Train(Instruction):
+    """Train the whole model for a round on each clinic's own records.
+
+    Attributes
+    ----------
+    proximal_mu : float, optional
+        Of FedProx's pull towards the model that is brought.
+    clipping_norm : float, optional
+        To which the clinic clips what it changed; strategies of Flower's send it.
+    """
+
+    action: ClassVar[str] = "train"
+    server_round: int
+    proximal_mu: float | None = None
+    clipping_norm: float | None = None
+    model: Parameters = field(metadata={"kind": Kind.MODEL})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainAlone(Instruction):
+    """Train each clinic's own model for another round; nothing comes back."""
+
+    action: ClassVar[str] = "train.alone"
+    server_round: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Begin(Instruction):
+    """Open a turn with the clinics' parts, and send the first batch's smashed data.
+
+    Attributes
+    ----------
+    turn : str
+        Tells the turns apart that are open at one node at the same time.
+    first, steps : int
+        The turn's first batch and their number.
+    """
+
+    action: ClassVar[str] = "train.begin"
+    server_round: int
+    turn: str
+    first: int
+    steps: int
+    model: Parameters | None = field(default=None, metadata={"kind": Kind.MODEL})
+    optimizer: Parameters | None = field(default=None, metadata={"kind": Kind.OPTIMIZER})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OfBatch(Instruction):
+    """Something for the batch in flight.
+
+    Attributes
+    ----------
+    turn : str
+    step : int
+        The batch.
+    rows : list of int
+        ``[lane]`` its records.
+    """
+
+    turn: str
+    step: int
+    rows: list[int]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tail(OfBatch):
+    """Train the tail on the body's outputs, and send the gradient in them."""
+
+    action: ClassVar[str] = "train.tail"
+    body_output: Tensor = field(metadata={"kind": Kind.BODY_OUTPUT})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Step(OfBatch):
+    """Train the head with the cut gradient, and go on to the next batch; clipped jointly, send the gradients' norms."""
+
+    action: ClassVar[str] = "train.step"
+    cut_gradient: Tensor = field(metadata={"kind": Kind.CUT_GRADIENT})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clip(OfBatch):
+    """Scale each record's gradient that is held, train with their sum, and go on to the next batch."""
+
+    action: ClassVar[str] = "train.clip"
+    clip_factors: Tensor = field(metadata={"kind": Kind.CLIP_FACTORS})
+
+
+INSTRUCTIONS: Final[dict[str, type[Instruction]]] = {
+    each.action: each for each in (Hello, Upload, Train, TrainAlone, Begin, Tail, Step, Clip)
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reply:
+    """What a node, or all nodes together, answer.
+
+    Attributes
+    ----------
+    clinics : list of int
+        The clinic of each lane.
+    rows : list of int
+        ``[lane]`` real rows; empty where no rows are sent.
+    payload : mapping of Kind to Tensor
+        Rows, ``[lane, batch, *feature]``.
+    parts : mapping of Kind to parameters
+        ``[lane, *shape]`` by name.
+    noised : mapping of str to list of int
+        ``[lane]`` by part or kind of rows: how many gradients or batches were clipped and noised.
+    metrics : mapping of str to float
+        ``num-examples``, and what strategies of Flower's are told besides.
+    """
+
+    clinics: list[int]
+    rows: list[int] = field(default_factory=list)
+    payload: Mapping[Kind, Tensor] = field(default_factory=dict)
+    parts: Mapping[Kind, Parameters] = field(default_factory=dict)
+    noised: Mapping[str, list[int]] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Parameters:
+        """The trained parameters, ``[lane, *shape]``."""
+        return self.parts[Kind.MODEL]

@@ -1,0 +1,72 @@
+"""What every clinic has sent to the server once, and the part that the server trains on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sim.methods.job import Job
+from sim.methods.messages import CUT_KINDS, Kind, Upload
+from sim.methods.node_group import NodeGroup
+from sim.methods.row_noise import arrived_rows
+from sim.methods.trainer import Trainer, expand, train_whole, trainer_for
+from sim.models import Parameters
+
+if TYPE_CHECKING:
+    from sim.methods.exchange import Exchange
+
+POOL = 0
+"""The pool is one big clinic, in the place of the first."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Records, or rows behind a public head, of all clinics, one clinic after another.
+
+    Attributes
+    ----------
+    job : Job
+        The run's, with the pool for its only clinic.
+    records : NodeGroup
+    trainer : Trainer
+        Of the whole model, or of the body; its optimiser's state lives on between rounds.
+    """
+
+    job: Job
+    records: NodeGroup
+    trainer: Trainer
+
+    @classmethod
+    def fetched(cls, exchange: Exchange, model: Mapping[str, Tensor]) -> Pool:
+        """Ask every clinic once for what it sends, and gather it."""
+        job = exchange.job
+        head = exchange.clinic_parts(model) if job.protocol.clinic_parts else None
+        everyone = job.in_lane_order(range(len(job.sizes)))
+        sent = exchange.ask(Upload(clinics=everyone, head=head))
+        kind, _ = job.protocol.once_up
+        x, y = sent.payload[kind], sent.payload[Kind.LABELS]
+        if kind in CUT_KINDS:
+            x = arrived_rows(job, kind, x, sent.clinics)
+        lanes = sorted(range(len(everyone)), key=lambda lane: sent.clinics[lane])
+        records = NodeGroup(
+            (POOL,),
+            torch.cat([x[lane, : sent.rows[lane]] for lane in lanes]),
+            torch.cat([y[lane, : sent.rows[lane]] for lane in lanes]).to(torch.int64),
+            np.zeros(1, dtype=np.int64),
+        )
+        part = job.network.whole if head is None else job.part("body")
+        pooled = replace(job, sizes=(len(records.y),))
+        return cls(pooled, records, trainer_for(pooled, part, [POOL], expand(part.select(model), 1)))
+
+    def train(self, exchange: Exchange) -> Parameters:
+        """Train for a round; return the parameters ``[1, *shape]`` as they are then."""
+        train_whole(self.trainer, self.records, self.job, exchange.server_round)
+        if self.job.dp is not None:  # a step on the pool is one on every clinic's records
+            everyone = torch.ones(len(exchange.job.sizes), dtype=torch.int64)
+            exchange.noised[self.trainer.part.name] = self.trainer.noised_steps * everyone
+        return exchange.snapshot(self.trainer)

@@ -1,0 +1,272 @@
+"""Every reply is held against what was asked: these clinics, these kinds, names, shapes, ranges and counts.
+
+A clinic may be faulty or hostile. What it answers is used only if it is what an honest clinic could have answered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sim.foundation.problems import SutureError
+from sim.methods.forms import NOT_FINITE, Forms
+from sim.methods.job import Job
+from sim.methods.messages import Begin, Instruction, Kind, OfBatch, Reply, Step, Tail, Train, TrainAlone
+
+EXAMPLES, TRAINING_LOSS, CLIPPED = "num-examples", "train_loss", "norm_bit"
+"""Metrics that come with a whole model: the number of training records; for strategies of Flower's also the received
+model's loss, and whether the update was clipped."""
+MOST = {TRAINING_LOSS: math.inf, CLIPPED: 1.0}
+
+
+class ExchangeError(SutureError, RuntimeError):
+    """A node did not answer, or answered with an error or with what it was not asked."""
+
+
+class NotFiniteError(ExchangeError):
+    """A node answered with numbers that are none: the model has diverged, or the clinic is faulty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """A turn as the server knows it.
+
+    Attributes
+    ----------
+    clinics : list of int
+        Of one node, in lane order.
+    server_round, first, last : int
+        The round, the turn's first batch and the one after its last.
+    rows : list of list of int
+        ``[step][lane]`` records in each batch.
+    active : list of int
+        ``[step]`` lanes at work.
+    """
+
+    clinics: list[int]
+    server_round: int
+    first: int
+    last: int
+    rows: list[list[int]]
+    active: list[int]
+
+    @classmethod
+    def of(cls, job: Job, begin: Begin) -> Course:
+        """Return the turn that an instruction opens."""
+        drawn = job.batches(begin.server_round, begin.clinics)
+        return cls(
+            clinics=begin.clinics,
+            server_round=begin.server_round,
+            first=begin.first,
+            last=min(begin.first + begin.steps, len(drawn.active)),
+            rows=drawn.rows.tolist(),
+            active=drawn.active.tolist(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What an honest reply holds.
+
+    Attributes
+    ----------
+    clinics : list of int
+    rows : list of int
+        Real rows in each lane, for row-wise kinds.
+    payload, parts : tuple of Kind
+        Rows and parameters.
+    noised : dict of str to list of int
+        By part or kind of rows, how many noised steps each clinic did.
+    metrics : dict of str to float
+        By name, the largest value that each may have; the number of training records is exact.
+    """
+
+    clinics: list[int]
+    rows: Sequence[int] = ()
+    payload: Sequence[Kind] = ()
+    parts: Sequence[Kind] = ()
+    noised: Mapping[str, list[int]] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Due:
+    """What the nodes have been asked and not answered yet.
+
+    Parameters
+    ----------
+    job : Job
+    forms : Forms
+    """
+
+    def __init__(self, job: Job, forms: Forms) -> None:
+        self._job = job
+        self._forms = forms
+        self._turns: dict[tuple[int, str], Course] = {}
+
+    def check(self, node: int, asked: Instruction, reply: Reply) -> None:
+        """Hold a node's reply against what it was asked.
+
+        Raises
+        ------
+        ExchangeError
+            If it is no answer to that.
+        """
+        expected = self._expected(node, asked)
+        if fault := reply_fault(self._forms, expected, reply):
+            raise_fault(expected.clinics, fault)
+
+    def _expected(self, node: int, asked: Instruction) -> Expected:
+        if isinstance(asked, Train | TrainAlone):
+            return expected_of_whole(self._job, asked.server_round, asked.clinics)
+        if isinstance(asked, Begin):
+            course = Course.of(self._job, asked)
+            if course.first == course.last:
+                return Expected(clinics=course.clinics)
+            self._turns[node, asked.turn] = course
+            return self._of_batch(course, course.first)
+        if not isinstance(asked, OfBatch):
+            return self._of_upload(asked.clinics)
+        course = self._turns[node, asked.turn]
+        if isinstance(asked, Tail):
+            return self._of_rows(course, asked.step, (Kind.TAIL_GRADIENT,))
+        if isinstance(asked, Step) and self._job.joint:
+            return self._of_rows(course, asked.step, (Kind.NORMS,))
+        if asked.step + 1 < course.last:
+            return self._of_batch(course, asked.step + 1)
+        del self._turns[node, asked.turn]
+        return self._of_parts(course)
+
+    def _of_rows(self, course: Course, step: int, kinds: Sequence[Kind]) -> Expected:
+        lanes = course.active[step]
+        return Expected(clinics=course.clinics[:lanes], rows=course.rows[step][:lanes], payload=kinds)
+
+    def _of_batch(self, course: Course, step: int) -> Expected:
+        return self._of_rows(course, step, self._job.protocol.batch_up[0])
+
+    def _of_parts(self, course: Course) -> Expected:
+        job, clinics = self._job, course.clinics
+        attendance = job.attendance(course.server_round)
+        lost = not any(attendance.returns(k) or course.last < attendance.batches_of(k) for k in clinics)
+        done = [max(0, min(course.last, job.steps(k)) - course.first) for k in clinics]
+        parts = job.protocol.clinic_parts if job.dp is not None else ()
+        noised = {part: done for part in parts if part not in job.frozen}
+        crossing = {kind for kinds in job.protocol.batch_up for kind in kinds}
+        noised |= {kind: done if kind in crossing else [0] * len(done) for kind in job.protected_rows}
+        return Expected(clinics=clinics, parts=() if lost else parts_that_cross(job), noised=noised)
+
+    def _of_upload(self, clinics: list[int]) -> Expected:
+        job = self._job
+        noised = {kind: [1] * len(clinics) for kind in job.protected_rows if kind in job.protocol.once_up}
+        rows = [job.sizes[k] for k in clinics]
+        return Expected(clinics=clinics, rows=rows, payload=job.protocol.once_up, noised=noised)
+
+
+def parts_that_cross(job: Job) -> tuple[Kind, ...]:
+    """Return the kinds of parameters that cross at the beginning and the end of a clinic's turn."""
+    if job.protocol.movement == "handed-on":
+        return Kind.MODEL, Kind.OPTIMIZER
+    return (Kind.MODEL,) if job.protocol.crosses else ()
+
+
+def expected_of_whole(
+    job: Job, server_round: int, asked: list[int], others: Mapping[str, float] | None = None
+) -> Expected:
+    """Return what a round of training the whole model is answered with; lost clinics send nothing.
+
+    Parameters
+    ----------
+    job : Job
+    server_round : int
+    asked : list of int
+    others : mapping of str to float, optional
+        Metrics besides the number of records, and how large each may be.
+    """
+    clinics = job.returning(server_round, asked)
+    if not clinics:
+        return Expected(clinics=asked)
+    noised = {"model": [job.steps(k) for k in clinics]} if job.dp is not None else {}
+    metrics = {EXAMPLES: sum(job.sizes[k] for k in clinics), **(others or {})}
+    return Expected(clinics=clinics, parts=parts_that_cross(job), noised=noised, metrics=metrics)
+
+
+def reply_fault(forms: Forms, expected: Expected, reply: Reply) -> str:
+    """Say how a reply differs from what an honest one holds; an empty text if it does not."""
+    if reply.payload.keys() != set(expected.payload) or reply.parts.keys() != set(expected.parts):
+        return "the reply holds other kinds of arrays than were asked for"
+    if reply.clinics != expected.clinics:
+        return "the reply is for other clinics than were asked"
+    if reply.rows != list(expected.rows):
+        return "the reply has another number of records than its batch"
+    if reply.noised.keys() != expected.noised.keys():
+        return "the reply states other things than were asked for"
+    for part, steps in expected.noised.items():
+        if reply.noised[part] != steps:
+            return f"the reply counts other noised steps of {part!r} than were to be done"
+    for kind, rows in reply.payload.items():
+        if fault := forms.rows_fault(kind, rows, expected.rows):
+            return f"the reply's {str(kind)!r} holds {fault}"
+    # Under clinic-level privacy an update that is no number counts as zero, and must not end the run.
+    may_diverge = forms.job.spec.privacy.unit == "clinic"
+    for kind, named in reply.parts.items():
+        if fault := forms.parameters_fault(kind, named, len(expected.clinics), may_diverge=may_diverge):
+            return f"the reply's {str(kind)!r} holds {fault}"
+    return _metrics_fault(reply.metrics, expected.metrics)
+
+
+def _metrics_fault(found: Mapping[str, float], expected: Mapping[str, float]) -> str:
+    if found.keys() != expected.keys():
+        return "the reply holds other metrics than were asked for"
+    for key, most in expected.items():
+        value = found[key]
+        if key == EXAMPLES:
+            if type(value) is not int or value != most:
+                return "the reply tells another number of records than is public"
+        elif isinstance(value, list) or not math.isfinite(value):
+            return f"the reply's {key!r} is {NOT_FINITE}"
+        elif not 0 <= value <= most:
+            return f"the reply's {key!r} is out of range"
+    return ""
+
+
+def whose(clinics: Sequence[int]) -> str:
+    """Name some clinics, by number, in an error."""
+    few = ", ".join(str(k) for k in clinics[:3])
+    more = f" and {len(clinics) - 3} others" if len(clinics) > 3 else ""
+    return f"clinic{'s' if len(clinics) > 1 else ''} {few}{more}"
+
+
+def raise_fault(clinics: Sequence[int], fault: str) -> None:
+    """Raise what is wrong with the reply of these clinics."""
+    raise (NotFiniteError if NOT_FINITE in fault else ExchangeError)(f"{whose(clinics)}: {fault}")
+
+
+def hosted_clinics(replies: Mapping[int, Reply], clinics: int) -> dict[int, int]:
+    """Return each clinic's node, from what the nodes say that they host.
+
+    Parameters
+    ----------
+    replies : mapping of int to Reply
+        By node, answers to :class:`sim.methods.messages.Hello`.
+    clinics : int
+        How many there are.
+
+    Raises
+    ------
+    ExchangeError
+        If a node says something else, or the nodes do not host every clinic exactly once.
+    """
+    home: dict[int, int] = {}
+    for node, reply in replies.items():
+        if reply.rows or reply.payload or reply.parts or reply.noised or reply.metrics or not reply.clinics:
+            raise ExchangeError(f"node {node} does not say which clinics it hosts, or says more")
+        for k in reply.clinics:
+            if type(k) is not int or not 0 <= k < clinics:
+                raise ExchangeError(f"node {node} says that it hosts a clinic that does not exist")
+            if k in home:
+                raise ExchangeError(f"node {node} says that it hosts clinic {k}, which node {home[k]} hosts")
+            home[k] = node
+    if len(home) != clinics:
+        missing = [k for k in range(clinics) if k not in home]
+        raise ExchangeError(f"no node hosts {whose(missing)}: the nodes do not host each of the {clinics} clinics once")
+    return home
