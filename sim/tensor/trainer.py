@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -78,9 +77,9 @@ class Trainer:
         self._trained = part.trained(self.parameters)
         self.state = optimizer.initial_state(self._trained) if state is None else dict(state)
         self._some: Parameters = {}
-        self._at_work = 0
         self._pass: Pass
         self._clips: Tensor | None = None
+        self._rates: dict[Rate, slice | Tensor] = {}
         self._batch: tuple[int, ...] = ()
         self._held: Sums | None = None
         self._norms: BatchStatistics | None = None
@@ -93,7 +92,7 @@ class Trainer:
         self.lanes = tuple(lanes)
         self.clinics = [lane.clinic for lane in lanes]
         self.private = True in private
-        self._rates = list(_alike([lane.rate for lane in lanes]))
+        self._at_work = 0
 
     def block(self, first: int, last: int) -> Trainer:
         """Return a trainer of some of the lanes that shares this one's memory."""
@@ -162,8 +161,10 @@ class Trainer:
             self._at_work = lanes
             self._some = {name: value[:lanes] for name, value in self.parameters.items()}
             self._pass = pass_of(self.part, x.dim() - 2, per_sample=self.private, alone=lanes == 1)
-            clips = [lane.clip for lane in self.lanes[:lanes] if lane.clip is not None]
+            at_work = self.lanes[:lanes]
+            clips = [lane.clip for lane in at_work if lane.clip is not None]
             self._clips = self._tensor(clips)[:, None] if self.private else None
+            self._rates = _alike([lane.rate for lane in at_work])
         if self.part.drops and moment is None:
             raise ValueError(f"the {self.part.name} holds dropout, and this strategy does not say when it trains")
         masks = None
@@ -254,33 +255,35 @@ class Trainer:
         self.noised_steps[:at_work] += 1
 
     def _step(self, grads: list[Tensor], lanes: int) -> None:
-        for first, last, rate in self._rates:
-            if first >= lanes:
-                break
-            some = slice(first, min(last, lanes))
-            own = grads if some == slice(0, lanes) else [grad[some] for grad in grads]
-            values = self._of(self._trained, some)
+        for rate, some in self._rates.items():
+            alike = isinstance(some, slice) and some == slice(0, lanes)
+            own = grads if alike else [grad[some] for grad in grads]
+            whole = alike and lanes == len(self.lanes)
+            values, state = (each if whole else _at(each, some) for each in (self._trained, self.state))
             if rate.pull:
                 pull = (value - self._anchor[name][some] for name, value in values.items())
                 own = [grad.add(away, alpha=rate.pull) for grad, away in zip(own, pull, strict=True)]
-            self.optimizer.step(values, own, self._of(self.state, some), rate)
+            self.optimizer.step(values, own, state, rate)
+            if isinstance(some, Tensor):
+                for all_lanes, moved in ((self._trained, values), (self.state, state)):
+                    for name, value in moved.items():
+                        all_lanes[name][some] = value
         if self._norms is not None:
             for name, pieces in self._norms.updated.items():
                 self.parameters[name][:lanes] = torch.cat(pieces)
             self._norms = None
 
-    def _of(self, values: Parameters, some: slice) -> Parameters:
-        return values if some == slice(0, len(self.lanes)) else _at(values, some)
 
-
-def _at(values: Mapping[str, Tensor], some: slice) -> Parameters:
+def _at(values: Mapping[str, Tensor], some: slice | Tensor) -> Parameters:
     return {name: value[some] for name, value in values.items()}
 
 
-def _alike(rates: Sequence[Rate]) -> Iterator[tuple[int, int, Rate]]:
-    """Return the first and last lane (exclusive) of each stretch of lanes with one rate."""
-    first = 0
-    for rate, stretch in groupby(rates):
-        last = first + sum(1 for _ in stretch)
-        yield first, last, rate
-        first = last
+def _alike(rates: Sequence[Rate]) -> dict[Rate, slice | Tensor]:
+    """Return the lanes of each rate: a slice, of which tensors have a view, where they stand together."""
+    lanes: dict[Rate, list[int]] = {}
+    for lane, rate in enumerate(rates):
+        lanes.setdefault(rate, []).append(lane)
+    return {
+        rate: slice(own[0], own[-1] + 1) if len(own) == own[-1] + 1 - own[0] else torch.tensor(own)
+        for rate, own in lanes.items()
+    }
