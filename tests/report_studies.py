@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from sim.plan.plan import COLUMN_OF
+from sim.privacy.ledger import COLUMN_OF
 from sim.report.study import StudyResults
 
 METHODS = {

@@ -12,11 +12,12 @@ from scipy.optimize import brentq
 
 from sim.data.federation import Federation, load_federation
 from sim.methods.job import Job
+from sim.methods.labels import method_label
+from sim.methods.method import method_of
 from sim.plan.clock import RoundLoad, RoundTime
 from sim.plan.counts import Counts
 from sim.plan.events import EventClock
 from sim.plan.queues import PlanClock
-from sim.report.summary import method_label
 from sim.scenario.clinics import Behaviour, ClinicResources, ServerResources, assign_resources
 from sim.scenario.spec import RunSpec
 
@@ -83,7 +84,7 @@ class Crossing:
     above: str
 
 
-def method_of(spec: RunSpec) -> str:
+def label_of(spec: RunSpec) -> str:
     """Name a run's method as people read it."""
     return method_label(spec.strategy.label or spec.strategy.name, spec.strategy.cut)
 
@@ -94,13 +95,13 @@ def first_rounds(specs: Sequence[RunSpec]) -> list[FirstRound]:
     Parameters
     ----------
     specs : sequence of RunSpec
-        Of one study. Centralised and local training, which send nothing in a round, are left out.
+        Of one study. Baselines, which send nothing in a round, are left out.
     """
     found: dict[str, FirstRound] = {}
     loaded: dict[tuple[str, int], Federation] = {}
     for spec in specs:
-        strategy, method = spec.strategy, method_of(spec)
-        if method in found or strategy.name in ("centralised", "local"):
+        strategy, method = spec.strategy, label_of(spec)
+        if method in found or method_of(strategy.name).family == "baseline":
             continue
         source = (spec.data.model_dump_json(), spec.seed)
         if source not in loaded:
@@ -115,9 +116,10 @@ def first_rounds(specs: Sequence[RunSpec]) -> list[FirstRound]:
         server = spec.server.resources()
         job = Job.build(once, federation, [0.0] * len(federation.names))
         [load] = Counts(job, PlanClock(resources, server)).loads
-        family = "SL" if strategy.name == "split" else "SplitFed" if strategy.cut else "FL"
         limits = spec.train.deadline, spec.train.over_select
-        found[method] = FirstRound(method, family, federation.names, load, resources, server, *limits)
+        found[method] = FirstRound(
+            method, method_of(strategy.name).family, federation.names, load, resources, server, *limits
+        )
     return list(found.values())
 
 

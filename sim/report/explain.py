@@ -8,13 +8,13 @@ from itertools import pairwise, product
 import numpy as np
 
 from sim.data.federation import Federation
+from sim.foundation.text import seconds_text, value_text
+from sim.methods.labels import method_label
 from sim.models.build import build_network
-from sim.plan.plan import COLUMN_OF, REPLACE_COLUMN_OF, Plan
+from sim.plan.plan import Plan
 from sim.plan.releases import un_noised
 from sim.privacy.adjacency import NAMES, adjacency_of
-from sim.privacy.ledger import ADVERSARIES, Adversary
-from sim.report.summary import method_label, value_text
-from sim.report.table import seconds_text
+from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, REPLACE_COLUMN_OF, Adversary
 from sim.scenario import Scenario
 from sim.scenario.clinics import Behaviour, assign_resources
 

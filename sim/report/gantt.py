@@ -8,8 +8,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from sim.foundation.text import seconds_text
 from sim.plan.clock import RoundLoad, RoundTime
-from sim.report.table import seconds_text
 
 __all__ = ["round_chart", "round_frame", "round_words"]
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pandas as pd
 
 from sim.foundation.problems import ScenarioError
-from sim.plan.first_round import first_rounds, method_of
+from sim.plan.first_round import first_rounds, label_of
 from sim.report.study import DrawnRound
 from sim.results import reading
 from sim.results.schema import checked
@@ -35,7 +35,7 @@ def write_first_rounds(folder: Path, specs: Sequence[RunSpec]) -> None:
     with suppress(ScenarioError):  # what is damaged is written anew
         kept = _read(folder)
     for one in first_rounds(specs):
-        spec = next(spec for spec in specs if method_of(spec) == one.method)
+        spec = next(spec for spec in specs if label_of(spec) == one.method)
         kept[spec.run_id] = {
             "method": one.method,
             "words": " ".join(round_words(one.load, one.time, one.names, one.deadline, one.over_select)),

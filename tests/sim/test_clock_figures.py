@@ -9,12 +9,12 @@ from support import write_csv
 from typer.testing import CliRunner
 
 from sim.cli import app
+from sim.foundation.text import seconds_text
 from sim.plan.clock import Leg, RoundLoad
 from sim.plan.events import EventClock
 from sim.plan.first_round import FirstRound, crossings, uplink_seconds
 from sim.report.clock_figures import crossing_sentences, uplink_chart
 from sim.report.gantt import round_chart, round_frame, round_words
-from sim.report.table import seconds_text
 from sim.scenario.clinics import ClinicResources, ServerResources
 
 VANILLA = (
