@@ -16,7 +16,6 @@ from sim.methods.labels import method_label
 from sim.methods.method import method_of
 from sim.plan.clock import RoundLoad, RoundTime
 from sim.plan.counts import Counts
-from sim.plan.events import EventClock
 from sim.plan.queues import PlanClock
 from sim.scenario.clinics import Behaviour, ClinicResources, ServerResources, assign_resources
 from sim.scenario.spec import RunSpec
@@ -25,7 +24,7 @@ UPLINKS = np.logspace(5, 9, 33)
 """From 0.1 to 1,000 Mbit/s, in bit/s."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FirstRound:
     """One method's first round.
 
@@ -58,7 +57,7 @@ class FirstRound:
     @cached_property
     def time(self) -> RoundTime:
         """The round as it is played, with who did what when."""
-        return EventClock(self.resources, self.server).time_round(self.load, trace=True)
+        return PlanClock(self.resources, self.server).play(self.load)
 
     def seconds(self, uplink: float) -> float:
         """Return how long the round takes if every clinic's uplink has this rate in bit/s."""
@@ -116,9 +115,15 @@ def first_rounds(specs: Sequence[RunSpec]) -> list[FirstRound]:
         server = spec.server.resources()
         job = Job.build(once, federation, [0.0] * len(federation.names))
         [load] = Counts(job, PlanClock(resources, server)).loads
-        limits = spec.train.deadline, spec.train.over_select
         found[method] = FirstRound(
-            method, method_of(strategy.name).family, federation.names, load, resources, server, *limits
+            method=method,
+            family=method_of(strategy.name).family,
+            names=federation.names,
+            load=load,
+            resources=resources,
+            server=server,
+            deadline=spec.train.deadline,
+            over_select=spec.train.over_select,
         )
     return list(found.values())
 
