@@ -13,7 +13,7 @@ import pytest
 from support import plain, suture_process
 
 from sim.cli import app
-from sim.report.explain import PROTECTS
+from sim.commands.explain import PROTECTS
 from sim.scenario import load_scenario
 from sim.scenario.privacy import MECHANISMS
 
@@ -118,12 +118,12 @@ def test_check_explains_the_scenario_in_words(suture, trade_off):
         "Study small: 12 runs, 3 methods x 2 values of privacy.epsilon x 2 seeds.",
         "Methods: FedAvg | SplitFed V1, vanilla | SplitFed V1, U-shaped.",
         # Of 7, 23, 40 and 64 records, a third is held out.
-        "Clinics: 4 with 88 training and 46 held-out records; the smallest k0 (5 training records), the largest k3 "
+        "Clinics: 4 with 88 training and 46 held-out records; the smallest is k0 (5 training records), the largest k3 "
         "(42).",
-        "k0, k1: 1 Gbit/s up, 1 Gbit/s down, 2.5 ms each way. k2, k3: 1 Mbit/s up, 10 Mbit/s down, 25 ms each way.",
-        "Vanilla cut: hidden1 at the clinic; hidden2, output at the server, which is sent the labels.",
+        "k0, k1: 1 Gbit/s up, 1 Gbit/s down, 2.5 ms one way. k2, k3: 1 Mbit/s up, 10 Mbit/s down, 25 ms one way.",
+        "Vanilla cut: hidden1 at the clinic; hidden2, output at the server, which receives the labels.",
         "U-shaped cut: hidden1 and output at the clinic, where the labels stay; hidden2 at the server.",
-        "Privacy: 6 of the 12 runs have none: what is released there is released as it is.",
+        "Privacy: 6 of the 12 runs have none: whatever they release is released as it is.",
         "Privacy: dp-sgd protects one record: its gradient is clipped and noised; ",
         "Against the server, one record at delta 0.001, zero-out: epsilon 3 (FedAvg); no guarantee, since labels are "
         'sent as they are; state labels = "public" if they are; smashed rows leave without noise (SplitFed V1, '
