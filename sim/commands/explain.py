@@ -73,13 +73,10 @@ def explain(
 def holdings(federation: Federation) -> Holdings:
     """Count the records of each clinic."""
     clinics, classes = len(federation.names), len(federation.classes)
-    counts = [
-        np.bincount(
-            np.repeat(np.arange(clinics), np.diff(part.offsets)) * classes + part.y, minlength=clinics * classes
-        )
-        for part in (federation.train, federation.validation, federation.test)
-    ]
-    return Holdings(federation.names, federation.classes, np.reshape(counts, (3, clinics, classes)))
+    counts = np.zeros((3, clinics, classes), dtype=np.int64)
+    for own, part in zip(counts, (federation.train, federation.validation, federation.test), strict=True):
+        np.add.at(own, (np.repeat(np.arange(clinics), np.diff(part.offsets)), part.y), 1)
+    return Holdings(federation.names, federation.classes, counts)
 
 
 def _study(scenario: Scenario, plans: Sequence[Plan]) -> str:
@@ -159,7 +156,7 @@ def _data(scenario: Scenario, federation: Federation) -> str:
     private = [f"{kind}{_named(names)}" for kind, names in federation.statistics_by_kind("non-private").items()]
     used = "Preprocessing uses public constants only."
     if private:
-        used = f"Preprocessing uses non-private statistics, so no epsilon is finite: {', '.join(private)}."
+        used = f"Preprocessing uses non-private statistics, and no epsilon is finite where they enter: {', '.join(private)}."
     return f"Data: {data.source}, {columns}, {len(federation.classes)} classes, {where}. {used}"
 
 
@@ -217,11 +214,8 @@ def _against(adversary: Adversary, plans: Sequence[Plan]) -> str:
 
 
 def _simulated(plans: Sequence[Plan]) -> str:
-    by_seconds = sorted(plans, key=lambda plan: math.fsum(plan.round_seconds))
-    ends = (
-        f"{seconds_text(math.fsum(plan.round_seconds))} ({_method(plan)})"
-        for plan in by_seconds[:: len(plans) - 1 or 1]
-    )
+    seconds = sorted((math.fsum(plan.round_seconds), _method(plan)) for plan in plans)
+    ends = (f"{seconds_text(own)} ({method})" for own, method in (seconds[0], seconds[-1]))
     return f"Simulated time of a run: {' to '.join(dict.fromkeys(ends))}; suture plan lists each."
 
 

@@ -134,7 +134,7 @@ def test_check_explains_the_scenario_in_words(suture, trade_off):
     assert re.search(
         r"Against the model user, one record at delta 0\.001, zero-out: epsilon (3|2\.99) \(every method\)\.", told
     )
-    assert re.search(r"Time to wait: about .* on \d+ processors? for all runs, by a rule of thumb", told)
+    assert re.search(r"Expected running time: about .* on \d+ processors?, by a rule of thumb", told)
 
 
 def test_check_parameters_and_simulated_times_are_those_of_the_plan(suture, trade_off):
@@ -148,17 +148,17 @@ def test_check_parameters_and_simulated_times_are_those_of_the_plan(suture, trad
 
 def test_check_without_privacy_promises_none(suture, trade_off):
     told = plain(suture("check", trade_off, "--set", "sweep={}", "--set", 'privacy={mechanism="none"}')[1])
-    assert "Privacy: No run has a privacy mechanism: what is released there is released as it is." in told
+    assert "Privacy: No run has a privacy mechanism: whatever they release is released as it is." in told
     assert "Against" not in told
 
 
 def test_check_marks_preprocessing_that_is_not_private(suture, trade_off):
-    assert "The preprocessing uses public constants only." in plain(suture("check", trade_off)[1])
+    assert "Preprocessing uses public constants only." in plain(suture("check", trade_off)[1])
     code, _, refused = suture("check", trade_off, "--set", "data.scaling=pooled")
     assert (code, plain(refused).count("privacy.epsilon: no noise reaches 3 against the model-user: ")) == (2, 1)
     noise = 'privacy={mechanism="dp-sgd",noise-multiplier=1.0,delta=1e-3}'
     told = plain(suture("check", trade_off, "--set", "data.scaling=pooled", "--set", "sweep={}", "--set", noise)[1])
-    assert "Not private, and no epsilon is finite where it is used: mean and deviation of " in told
+    assert "Preprocessing uses non-private statistics, and no epsilon is finite where they enter: mean and deviation of " in told
     assert "no guarantee, since features are scaled by statistics of the records (mean and deviation of " in told
 
 
