@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from sim.foundation.text import bytes_text, score_text, seconds_text
+from sim.methods.labels import method_label
 from sim.report.compare import CAVEAT, as_text, compare
-from sim.report.summary import method_label
-from sim.report.table import bytes_text, results_frame, score_text, seconds_text
+from sim.report.table import results_frame
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from sim.plan.plan import COLUMN_OF
+from sim.privacy.ledger import COLUMN_OF
 from sim.report.study import StudyResults
 
 METHODS = {
@@ -62,7 +62,8 @@ def make_study(runs: pd.DataFrame, **context: Any) -> StudyResults:
     phases = ok[["run_id"]].assign(phase="upload", seconds=3.0)
     traffic = ok[["run_id"]].assign(way="up", kind="model", bytes=ok["bytes_up"])
     statements = {row["run_id"]: make_statement(row) for row in runs.to_dict("records")}
-    return StudyResults("heart", runs, rounds, clinics, phases, traffic, statements=statements, **context)
+    tables = {"runs": runs, "rounds": rounds, "clinics": clinics, "phases": phases, "traffic": traffic}
+    return StudyResults(name="heart", **tables, statements=statements, **context)
 
 
 def make_statement(row: Mapping[Hashable, Any]) -> dict[str, Any]:

@@ -18,9 +18,9 @@ def check(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the picture goes.")] = Path("results"),
 ) -> None:
     """Check a scenario, say what each clinic holds and what a run would do, in words; nothing is trained."""
+    from sim.commands.explain import explain, holdings
     from sim.data.federation import load_federation
     from sim.report.effort import memory_warnings
-    from sim.report.explain import explain
     from sim.report.holdings import holdings_table, write_holdings_figure
     from sim.scenario import load_scenario
     from sim.scenario.spec import imports
@@ -37,12 +37,12 @@ def check(
         console.print(f"This scenario imports code and runs it: {told}.", markup=False, highlight=False)
     plans = planned(file, overrides, None)
     federation = load_federation(scenario.data, scenario.seeds[0])
-    console.print(holdings_table(federation))
+    console.print(holdings_table(holdings(federation)))
     jobs = default_jobs()
     paragraphs = explain(scenario, plans, federation, study_seconds(plans, jobs), jobs, BASIS)
     console.print("", *paragraphs, sep="\n", markup=False, highlight=False)
     for line in memory_warnings(plans):
         print(line, file=sys.stderr)
     if plot:
-        for picture in write_holdings_figure(federation, out / scenario.name / "figures"):
+        for picture in write_holdings_figure(holdings(federation), out / scenario.name / "figures"):
             console.print(f"Picture: {picture}", soft_wrap=True, highlight=False)

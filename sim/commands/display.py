@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from sim.report.table import seconds_text
+from sim.foundation.text import seconds_text
 from sim.study.engines import Row
 from sim.study.runner import Progress
 

@@ -8,6 +8,7 @@ from typing import Annotated, get_args
 import typer
 
 from sim.commands.common import wide_console
+from sim.foundation.text import epsilon_text
 
 
 def epsilon(
@@ -70,12 +71,11 @@ def _of_run(folder: Path, accountant: str, delta: float | None) -> None:
 
     from sim.foundation.problems import ScenarioError, show
     from sim.plan.releases import un_noised
-    from sim.privacy.accounting import MIN_DELTA, Accountant
     from sim.privacy.adjacency import MEANING, adjacency_of, replace_epsilon
     from sim.privacy.ledger import ADVERSARIES, Ledger
     from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
-    from sim.report.table import epsilon_text
     from sim.results.store import read_record
+    from sim.scenario.privacy import MIN_DELTA, Accountant
 
     record = read_record(folder)
     plan = record["plan"]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sim.commands.common import Overrides, RunFolder, Trust
+from sim.foundation.text import seconds_text
 
 
 def replan(
@@ -20,7 +21,6 @@ def replan(
 ) -> None:
     """Time a finished run on other links and servers, without training."""
     from sim.foundation.problems import ScenarioError
-    from sim.report.table import seconds_text
     from sim.study.replan import Retiming
 
     points = _points(sweep) if sweep else [""]

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sim.commands.common import StudyFolder, wide_console
+from sim.foundation.text import seconds_text
 
 
 def status(
@@ -18,7 +19,6 @@ def status(
 
     from rich.markup import escape
 
-    from sim.report.table import seconds_text
     from sim.results.store import older_runs, write_table
     from sim.study.journal import read_study, statuses
 

@@ -8,9 +8,9 @@ before has trained. Clinics run side by side in SplitFed and federated learning,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,32 +139,26 @@ class RoundLoad:
         return int(self.steps[lane] // max(self.turns[lane], 1))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Span:
-    """One bar of a Gantt picture: something that was done for a lane.
+    """A stretch of time in which something is done for a clinic.
 
     Attributes
     ----------
-    actor : int
-        The lane where a clinic computes or a message is on its way; ``-1 - worker`` at the server.
+    lane : int
+        -1 for the aggregation.
     phase : {"download", "clinic", "upload", "server"}
     start, end : float
         Seconds since the round began.
-    lane : int
-        The lane it was done for; -1 for the aggregation.
-    step : int
-        The batch; -1 for the parts that cross at the beginning or the end of a turn, and for the aggregation.
-    work : str
-        What it is: ``head forward``, ``smashed``, ``body``, ``model``, ``aggregation``, ...
+    worker : int
+        Of the server, from 1; 0 where none is at work.
     """
 
-    actor: int
+    lane: int
     phase: str
     start: float
     end: float
-    lane: int
-    step: int
-    work: str
+    worker: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -183,7 +177,7 @@ class RoundTime:
     completed : ndarray
         ``[batch]`` seconds since the round began when the batch has been trained on, at the clinic too.
     spans : tuple of Span
-        In the order in which they ended; empty unless asked for.
+        In the order in which they began; empty unless asked for.
     """
 
     seconds: float
@@ -197,14 +191,6 @@ class RoundTime:
         """``[lane]`` seconds before the lane's finish in which nothing was done for it."""
         busy: Floats = np.sum(list(self.phases.values()), axis=0)
         return np.maximum(self.finish - busy, 0.0)
-
-
-class Clock(Protocol):
-    """Anything that times a round."""
-
-    def time_round(self, load: RoundLoad) -> RoundTime:
-        """Return how long a round takes."""
-        ...
 
 
 @dataclass(frozen=True)

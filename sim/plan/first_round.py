@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from sim.methods.labels import method_label
 from sim.plan.clock import RoundLoad, RoundTime
 from sim.plan.counts import Counts
-from sim.plan.events import EventClock
 from sim.plan.plan import Plan
 from sim.plan.queues import PlanClock
-from sim.report.summary import method_label
 from sim.scenario.clinics import Behaviour, ClinicResources, ServerResources, assign_resources
 from sim.scenario.spec import RunSpec
 
@@ -23,7 +22,7 @@ UPLINKS = np.logspace(5, 9, 33)
 """From 0.1 to 1,000 Mbit/s, in bit/s."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FirstRound:
     """One method's first round.
 
@@ -56,7 +55,7 @@ class FirstRound:
     @cached_property
     def time(self) -> RoundTime:
         """The round as it is played, with who did what when."""
-        return EventClock(self.resources, self.server).time_round(self.load, trace=True)
+        return PlanClock(self.resources, self.server).play(self.load)
 
     def seconds(self, uplink: float) -> float:
         """Return how long the round takes if every clinic's uplink has this rate in bit/s."""
@@ -82,7 +81,7 @@ class Crossing:
     above: str
 
 
-def method_of(spec: RunSpec) -> str:
+def label_of(spec: RunSpec) -> str:
     """Name a run's method as people read it."""
     return method_label(spec.strategy.label or spec.strategy.name, spec.strategy.cut)
 
@@ -97,7 +96,7 @@ def first_rounds(plans: Sequence[Plan]) -> list[FirstRound]:
     """
     found: dict[str, FirstRound] = {}
     for plan in plans:
-        spec, job, method = plan.spec, plan.job, method_of(plan.spec)
+        spec, job, method = plan.spec, plan.job, label_of(plan.spec)
         if method in found or job.method.family == "baseline":
             continue
         unhurried = spec.train.model_copy(update={"rounds": 1, "deadline": None, "over_select": 1.0})
@@ -108,8 +107,16 @@ def first_rounds(plans: Sequence[Plan]) -> list[FirstRound]:
         server = spec.server.resources()
         once = replace(job, spec=spec.model_copy(update={"train": unhurried}), attended={})
         [load] = Counts(once, PlanClock(resources, server)).count(1).loads
-        limits = spec.train.deadline, spec.train.over_select
-        found[method] = FirstRound(method, job.method.family, names, load, resources, server, *limits)
+        found[method] = FirstRound(
+            method=method,
+            family=job.method.family,
+            names=names,
+            load=load,
+            resources=resources,
+            server=server,
+            deadline=spec.train.deadline,
+            over_select=spec.train.over_select,
+        )
     return list(found.values())
 
 

@@ -21,13 +21,11 @@ from sim.plan.queues import PlanClock
 from sim.plan.refusals import refuse
 from sim.plan.releases import Ints, Sampled, build_ledger, to_be_noised
 from sim.privacy.adjacency import adjacency_of, replace_epsilon
-from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger
+from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, REPLACE_COLUMN_OF, Adversary, Ledger
 from sim.scenario.clinics import assign_resources
 from sim.scenario.spec import RunSpec
 
 PHASE_NAMES = ("download", "clinic", "upload", "server")
-COLUMN_OF = {"model-user": "epsilon_model_user", "peer-clinic": "epsilon_peer", "server": "epsilon_server"}
-REPLACE_COLUMN_OF = {adversary: f"{column}_replace" for adversary, column in COLUMN_OF.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

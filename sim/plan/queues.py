@@ -1,4 +1,12 @@
-"""Rounds in which clinics wait for each other, computed: the times that ``sim.plan.events`` plays, in far less time.
+"""Rounds in which clinics wait for each other, and who does what when in any round.
+
+- **Workers.** Body copies (SplitFed V1 and V3) are served by the server's workers, each at its full rate, first come
+  first served; U-shaped, a worker is free again while the tail is at work. One body (SplitFed V2) is served by one
+  worker, in the order of the schedule, and is taken until its batch is over.
+- **Shared link.** Where the server's link has a rate, it carries one message at a time in each direction, first come
+  first served: after the clinic's line on the way up, before it on the way down.
+- **At the same instant** clinics are served in lane order.
+- **Aggregation** begins when every clinic has finished, and takes one worker.
 
 Only an arrival where somebody may wait is an event: at a worker of the server, at its one body, at its shared link.
 Between two arrivals a clinic's time is a sum. First come, first served: arrivals are taken in order of time, at one
@@ -9,15 +17,36 @@ at which workers are free are all there is to know.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from heapq import heapify, heappop, heappush, heappushpop, heapreplace
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from sim.plan.clock import ClosedFormClock, Durations, Floats, RoundClock, RoundLoad, RoundTime
+from sim.plan.clock import PHASES, ClosedFormClock, Durations, Floats, RoundClock, RoundLoad, RoundTime, Span
 from sim.scenario.clinics import ClinicResources, ServerResources
 
-Way = list[tuple[str, Floats]]
-"""Stretches one after another: the queue before each (none where ""), and the seconds of all who go through it."""
+
+class Stretch(NamedTuple):
+    """A part of a clinic's way through a round.
+
+    Attributes
+    ----------
+    queue : str
+        Where the clinic may wait before it: ``worker``, ``up`` or ``down``; ``take`` and ``give`` where it is about the
+        one body; none where it is empty.
+    phase : str
+        What is done in it; empty where it takes no time.
+    seconds : ndarray
+        Of all who go through it.
+    """
+
+    queue: str
+    phase: str
+    seconds: Floats
+
+
+Way = list[Stretch]
 
 Arrival = tuple[float, int, int]
 """When, which lane, and before which stretch."""
@@ -26,8 +55,15 @@ Arrival = tuple[float, int, int]
 class QueueClock(RoundClock):
     """Times a round in which clinics may wait; not a relay, where nobody does."""
 
-    def time_round(self, load: RoundLoad) -> RoundTime:
-        """Return when each clinic has finished, and the round once the common work is done."""
+    def time_round(self, load: RoundLoad, *, trace: bool = False) -> RoundTime:
+        """Return when each clinic has finished, and the round once the common work is done.
+
+        Parameters
+        ----------
+        load : RoundLoad
+        trace : bool
+            Whether to keep the spans.
+        """
         spent = self.durations(load)
         begin, batch, end = _stretches(load, spent)
         # One lane after another: its beginning, its batches, its end.
@@ -37,48 +73,95 @@ class QueueClock(RoundClock):
         lane, step = load.lane_and_step
         of_batch = first[lane] + len(begin) + len(batch) * step
         of_end = (last - len(end))[load.returns]
+        end = [stretch._replace(seconds=stretch.seconds[load.returns]) for stretch in end]
         seconds = np.zeros(lengths.sum())
-        queues = np.full(len(seconds), "", dtype=object)
+        queues, phases = (np.full(len(seconds), "", dtype=object) for _ in range(2))
         for way, where in ((begin, first), (batch, of_batch), (end, of_end)):
-            for i, (queue, own) in enumerate(way):
-                seconds[where + i] = own
-                queues[where + i] = queue
-        over = np.array(
-            _serve(seconds.tolist(), queues.tolist(), first.tolist(), last.tolist(), load.schedule, self.server.workers)
+            for i, stretch in enumerate(way):
+                seconds[where + i] = stretch.seconds
+                queues[where + i] = stretch.queue
+                if trace:
+                    phases[where + i] = stretch.phase
+        over, begun = _serve(
+            seconds.tolist(), queues.tolist(), first.tolist(), last.tolist(), load.schedule, self.server.workers
         )
+        ends = np.array(over)
         finish = np.zeros(len(lengths))
-        finish[lengths > 0] = over[last[lengths > 0] - 1]
-        completed = over[of_batch + len(batch) - 1]
-        return RoundTime(float(finish.max(initial=0.0)) + spent.common, spent.phases(load), finish, completed)
+        finish[lengths > 0] = ends[last[lengths > 0] - 1]
+        completed = ends[of_batch + len(batch) - 1]
+        time = RoundTime(float(finish.max(initial=0.0)) + spent.common, spent.phases(load), finish, completed)
+        if not trace:
+            return time
+        spans = []
+        for k, (start, stop) in enumerate(zip(first.tolist(), last.tolist(), strict=True)):
+            now = 0.0
+            for place in range(start, stop):
+                if phases[place]:
+                    spans.append(Span(k, phases[place], begun.get(place, now), over[place]))
+                now = over[place]
+        return replace(time, spans=_with_workers(spans))
+
+
+def relay_spans(load: RoundLoad, spent: Durations) -> tuple[Span, ...]:
+    """Return who does what when in a relay: one turn after another."""
+    begin, batch, end = _stretches(load, spent)
+    spans, now = [], 0.0
+    for lane, step in load.schedule or ():
+        in_turn = load.turn_steps(lane)
+        closes = step % in_turn == in_turn - 1 and (load.returns[lane] or step < load.steps[lane] - 1)
+        at = int(load.first[lane]) + step
+        for way, own in ((begin * (step % in_turn == 0), lane), (batch, at), (end * bool(closes), lane)):
+            for stretch in way:
+                start, now = now, now + float(stretch.seconds[own])
+                spans.append(Span(lane, stretch.phase, start, now))
+    return _with_workers(spans)
+
+
+def _with_workers(spans: list[Span]) -> tuple[Span, ...]:
+    """Say which of the server's workers each span keeps busy: the first that is free."""
+    free: list[int] = []
+    busy: list[tuple[float, int]] = []
+    told = []
+    for span in sorted(spans, key=lambda span: span.start):
+        if span.phase == "server":
+            while busy and busy[0][0] <= span.start:
+                heappush(free, heappop(busy)[1])
+            worker = heappop(free) if free else len(busy) + 1
+            heappush(busy, (span.end, worker))
+            span = replace(span, worker=worker)
+        told.append(span)
+    return tuple(told)
 
 
 def _stretches(load: RoundLoad, spent: Durations) -> tuple[Way, Way, Way]:
     """Lay out what a clinic goes through: its first message, a batch, its last message."""
 
-    def message(direction: str, line: Floats, link: Floats) -> Way:
+    def message(direction: Literal["up", "down"], line: Floats, link: Floats) -> Way:
         """Store and forward: from the server its link comes first, to the server the clinic's line."""
+        phase = PHASES[direction]
         if not link.any():
-            return [("", line)]
-        return [(direction, link), ("", line)] if direction == "down" else [("", line), (direction, link)]
+            return [Stretch("", phase, line)]
+        way = [Stretch("", phase, line), Stretch(direction, phase, link)]
+        return way[::-1] if direction == "down" else way
 
     at_server = [i for i, leg in enumerate(load.legs) if leg.place == "server"]
     batch: Way = []
     for i, (leg, seconds, link) in enumerate(zip(load.legs, spent.legs, spent.links, strict=True)):
         if leg.place == "up" or leg.place == "down":
             batch += message(leg.place, seconds, link)
-        elif leg.place == "clinic":
-            batch.append(("", seconds))
+        elif leg.place == "clinic" or load.handed_on:
+            batch.append(Stretch("", leg.place, seconds))
         elif load.schedule is None:
-            batch.append(("worker", seconds))
+            batch.append(Stretch("worker", leg.place, seconds))
         else:
             # The one body is taken by the first of the server's legs and given back after the last.
             nothing = np.zeros_like(seconds)
-            batch += [("take", nothing)] * (i == at_server[0])
-            batch.append(("", seconds))
-            batch += [("give", nothing)] * (i == at_server[-1])
+            batch += [Stretch("take", "", nothing)] * (i == at_server[0])
+            batch.append(Stretch("", leg.place, seconds))
+            batch += [Stretch("give", "", nothing)] * (i == at_server[-1])
     begin = message("down", spent.begin, spent.begin_link) if load.begin_bytes else []
     end = message("up", spent.end, spent.end_link) if load.end_bytes else []
-    return begin, batch, [(queue, seconds[load.returns]) for queue, seconds in end]
+    return begin, batch, end
 
 
 def _serve(
@@ -88,7 +171,7 @@ def _serve(
     last: Sequence[int],
     schedule: Sequence[tuple[int, int]] | None,
     workers: int,
-) -> list[float]:
+) -> tuple[list[float], dict[int, float]]:
     """Take the arrivals in order of time until every clinic has finished.
 
     Parameters
@@ -107,11 +190,14 @@ def _serve(
     -------
     list of float
         ``[stretch]`` when each is over.
+    dict of int to float
+        When those began before which the clinic may have waited.
     """
     free = {"worker": [0.0] * workers, "up": [0.0], "down": [0.0]}
     turns = (lane for lane, _ in schedule or ())
     called, taken = next(turns, None), False
     waiting: dict[int, int] = {}
+    begun: dict[int, float] = {}
 
     def go_on(now: float, lane: int, begin: int) -> Arrival | None:
         """Go on from a stretch until the lane arrives where it may wait, or has finished."""
@@ -129,7 +215,8 @@ def _serve(
         queue, following = queues[stretch], None
         if queue in free:
             soonest = free[queue][0]
-            seconds[stretch] = over = (now if now > soonest else soonest) + seconds[stretch]
+            begun[stretch] = start = now if now > soonest else soonest
+            seconds[stretch] = over = start + seconds[stretch]
             heapreplace(free[queue], over)
             following = go_on(over, lane, stretch + 1)
         elif queue == "take":
@@ -144,7 +231,7 @@ def _serve(
             seconds[stretch] = now
             if (served := go_on(now, called, stretch + 1)) is not None:
                 heappush(arrivals, served)
-    return seconds
+    return seconds, begun
 
 
 class PlanClock:
@@ -175,3 +262,13 @@ class PlanClock:
             clock = self.queues if load.may_queue(self.server) else self.closed
             self._known[key] = clock.time_round(load)
         return self._known[key]
+
+    def play(self, load: RoundLoad) -> RoundTime:
+        """Return the same with its spans."""
+        if load.handed_on:
+            time = replace(self.time_round(load), spans=relay_spans(load, self.durations(load)))
+        else:
+            time = self.queues.time_round(load, trace=True)
+        over = float(time.finish.max(initial=0.0))
+        together = [Span(-1, "server", over, time.seconds, worker=1)] if time.seconds > over else []
+        return replace(time, spans=(*time.spans, *together))

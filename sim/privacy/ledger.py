@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 Adversary = Literal["model-user", "peer-clinic", "server"]
 ADVERSARIES: tuple[Adversary, ...] = get_args(Adversary)
+COLUMN_OF: Mapping[Adversary, str] = {
+    "model-user": "epsilon_model_user",
+    "peer-clinic": "epsilon_peer",
+    "server": "epsilon_server",
+}
+"""The column of a study's table with each adversary's epsilon."""
+REPLACE_COLUMN_OF = {adversary: f"{column}_replace" for adversary, column in COLUMN_OF.items()}
+"""The same with everything under replacement."""
 Unit = Literal["record", "clinic", "label"]
 
 

@@ -10,6 +10,7 @@ from typing import Final
 import pandas as pd
 
 from sim.foundation.problems import ScenarioError, suggest
+from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text
 from sim.report.condition import Condition, parse_condition
 from sim.report.summary import (
     ADVERSARIES,
@@ -20,7 +21,6 @@ from sim.report.summary import (
     successful_runs,
     swept_keys,
 )
-from sim.report.table import bytes_text, epsilon_text, score_text, seconds_text
 
 __all__ = ["Advice", "advise"]
 

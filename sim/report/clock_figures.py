@@ -12,12 +12,13 @@ import pandas as pd
 from altair.utils.schemapi import debug_mode
 from numpy.typing import NDArray
 
+from sim.foundation.text import seconds_text
+from sim.plan.drawn_round import round_frame, round_words
 from sim.plan.first_round import UPLINKS, Crossing, FirstRound, crossings, first_rounds, uplink_seconds
 from sim.plan.plan import Plan
 from sim.report.effort import effort_chart, effort_frame
 from sim.report.figures import picture
-from sim.report.gantt import round_chart, round_frame, round_words
-from sim.report.table import seconds_text
+from sim.report.gantt import round_chart
 
 __all__ = ["crossing_sentences", "uplink_chart", "write_clock_figures"]
 

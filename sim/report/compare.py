@@ -11,19 +11,18 @@ import numpy as np
 import pandas as pd
 
 from sim.foundation.problems import ScenarioError, suggest
+from sim.foundation.text import score_text, value_text
+from sim.methods.labels import method_label
 from sim.privacy.statement_text import escaped
 from sim.report.summary import (
     adjacency_note,
     half_width,
     higher_is_better,
-    method_label,
     series_label,
     successful_runs,
     summarise,
     swept_keys,
-    value_text,
 )
-from sim.report.table import score_text
 
 CAVEAT: Final = (
     "Every method ran at the settings it was given and none was tuned: where all share one learning rate, another rate "

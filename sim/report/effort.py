@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
-from sim.plan.first_round import FirstRound, method_of
+from sim.foundation.text import bytes_text
+from sim.plan.first_round import FirstRound, label_of
 from sim.plan.plan import Plan
-from sim.report.table import bytes_text
 
 __all__ = ["effort_chart", "effort_frame", "memory_warnings"]
 
@@ -36,7 +36,7 @@ def effort_frame(rounds: Sequence[FirstRound], plans: Sequence[Plan]) -> pd.Data
     """
     first: dict[str, Plan] = {}
     for plan in plans:
-        first.setdefault(method_of(plan.spec), plan)
+        first.setdefault(label_of(plan.spec), plan)
     rows = []
     for one in rounds:
         clinics = first[one.method].clinics
@@ -105,7 +105,7 @@ def memory_warnings(plans: Sequence[Plan]) -> list[str]:
             continue
         worst = max(short, key=lambda clinic: clinic.peak_bytes / (clinic.memory_bytes or 1.0))
         others = f" (and {len(short) - 1} more)" if len(short) > 1 else ""
-        method = method_of(plan.spec)
+        method = label_of(plan.spec)
         found.setdefault(
             method,
             f"memory: {method} needs {bytes_text(worst.peak_bytes)} at {worst.name}{others}, which has "

@@ -11,7 +11,8 @@ import pandas as pd
 import vl_convert
 
 from sim.report.look import looks
-from sim.report.summary import NOISE_KEYS, adjacencies, adjacency_of, successful_runs, summarise
+from sim.report.summary import adjacencies, adjacency_of, is_centralised, successful_runs, summarise
+from sim.results.columns import NOISE_KEYS
 
 METRICS = {"auc": "AUC on held-out records", "accuracy": "Accuracy on held-out records"}
 """Column drawn in a panel, and the title of its axis."""
@@ -79,7 +80,7 @@ def reference_table(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
         `metric`, `kind` ("no DP" or "majority class"), `label` and `mean`. Centralised training has a level only where
         the study ran it without DP in a single setting.
     """
-    central = curves[(curves["strategy"] == "centralised") & (curves["target"] == NO_DP)]
+    central = curves[curves["strategy"].map(is_centralised) & (curves["target"] == NO_DP)]
     levels = central[["metric", "mean"]].assign(kind="no DP", label="centralised,\nno DP")
     if levels["metric"].duplicated().any():
         levels = levels.iloc[:0]

@@ -11,15 +11,16 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from sim.foundation.text import bytes_text, score_text, seconds_text
 from sim.report.cost_charts import round_panel, time_panel, traffic_panel
 from sim.report.course_charts import clinics_panel, learning_panel
 from sim.report.figures import picture, privacy_accuracy_chart
 from sim.report.look import PAGE, Chart, Look, Sheet, looks, page_spec, paper, paper_spec
 from sim.report.points import SCORES, by_clinic, largest_epsilons, learning, per_group, trade_offs, with_levels
-from sim.report.study import DrawnRound, StudyResults
+from sim.report.study import StudyResults
 from sim.report.summary import ADVERSARIES, adjacency_of, successful_runs
-from sim.report.table import bytes_text, score_text, seconds_text
 from sim.report.trade_off_charts import cost_panel, epsilon_axis, front_panel, privacy_panel
+from sim.results.rounds import DrawnRound
 
 Panel = Callable[[Sheet], Chart]
 

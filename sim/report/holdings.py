@@ -1,5 +1,7 @@
 """What each clinic holds: its records and classes as a frame, a table on the terminal and a figure."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,9 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sim.data.federation import Federation
-
-__all__ = ["holdings_frame", "holdings_table", "write_holdings_figure"]
+__all__ = ["Holdings", "holdings_frame", "holdings_table", "write_holdings_figure"]
 
 _MOST_CLINICS = 40
 """More clinics are described by their distribution."""
@@ -35,36 +35,53 @@ _SCALE = 2  # device pixels to a unit
 _PANEL_WIDTH, _PANEL_HEIGHT = 300, 310
 
 
-def holdings_frame(federation: Federation) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Holdings:
+    """How many records each clinic holds.
+
+    Attributes
+    ----------
+    names, classes : sequence of str
+        Of the clinics and of the classes.
+    counts : ndarray
+        ``[part, clinic, class]`` records; the parts are training, validation and held-out.
+    """
+
+    names: Sequence[str]
+    classes: Sequence[str]
+    counts: NDArray[np.int64]
+
+
+def holdings_frame(held: Holdings) -> pd.DataFrame:
     """Count what each clinic holds.
 
     Parameters
     ----------
-    federation : Federation
+    held : Holdings
 
     Returns
     -------
     pandas.DataFrame
-        One row a clinic, in the federation's order: `clinic`, the number of `training`, `validation` and `held-out`
+        One row a clinic, in the given order: `clinic`, the number of `training`, `validation` and `held-out`
         records, and for each class its share of all of these (`share of <class>`).
     """
-    counts = _counts(federation)
-    frame = pd.DataFrame({"clinic": federation.names})
+    counts = held.counts
+    frame = pd.DataFrame({"clinic": held.names})
     for part, sizes in zip(_PARTS, counts.sum(axis=2), strict=True):
         frame[part] = sizes
     of_class = counts.sum(axis=0)
     shares = pd.DataFrame(
-        of_class / of_class.sum(axis=1, keepdims=True), columns=[f"share of {name}" for name in federation.classes]
+        of_class / of_class.sum(axis=1, keepdims=True), columns=[f"share of {name}" for name in held.classes]
     )
     return pd.concat([frame, shares], axis=1)
 
 
-def holdings_table(federation: Federation) -> Table:
+def holdings_table(held: Holdings) -> Table:
     """Build the table of what each clinic holds.
 
     Parameters
     ----------
-    federation : Federation
+    held : Holdings
 
     Returns
     -------
@@ -72,12 +89,12 @@ def holdings_table(federation: Federation) -> Table:
         One row a clinic and one for all; beyond 40 clinics quantiles of each column and the clinics with most and
         fewest records. Of many classes, the most frequent.
     """
-    frame = holdings_frame(federation)
-    shown = [f"share of {federation.classes[label]}" for label in _frequent(federation)]
+    frame = holdings_frame(held)
+    shown = [f"share of {held.classes[label]}" for label in _frequent(held)]
     frame = frame[["clinic", *_PARTS, *shown]]
     caption = "Shares are of all records of a clinic."
-    if len(shown) < len(federation.classes):
-        caption += f" The {len(shown)} most frequent of {len(federation.classes)} classes."
+    if len(shown) < len(held.classes):
+        caption += f" The {len(shown)} most frequent of {len(held.classes)} classes."
     if len(frame) > _MOST_CLINICS:
         caption += f" Quantiles over {len(frame):,} clinics, of each column by itself."
     table = Table(caption=Text(caption, style="dim"), box=box.SIMPLE_HEAD, show_edge=False)
@@ -92,8 +109,8 @@ def holdings_table(federation: Federation) -> Table:
         quantiles = frame.drop(columns="clinic").quantile(list(_QUANTILES.values()))
         quantiles.insert(0, "clinic", list(_QUANTILES))
         sections = [quantiles, by_size.head(_NAMED), by_size.tail(_NAMED)]
-    totals = _counts(federation).sum(axis=1)
-    whole = [*totals.sum(axis=1), *(totals.sum(axis=0)[_frequent(federation)] / totals.sum())]
+    totals = held.counts.sum(axis=1)
+    whole = [*totals.sum(axis=1), *(totals.sum(axis=0)[_frequent(held)] / totals.sum())]
     sections.append(pd.DataFrame([["all", *whole]], columns=frame.columns))
     for section in sections:
         for position, (name, *values) in enumerate(section.itertuples(index=False, name=None)):
@@ -102,7 +119,7 @@ def holdings_table(federation: Federation) -> Table:
     return table
 
 
-def write_holdings_figure(federation: Federation, folder: Path) -> list[Path]:
+def write_holdings_figure(held: Holdings, folder: Path) -> list[Path]:
     """Draw what each clinic holds, as PNG and SVG.
 
     Up to 40 clinics have a bar each, of the records of each class; more are drawn as histograms of their numbers of
@@ -110,7 +127,7 @@ def write_holdings_figure(federation: Federation, folder: Path) -> list[Path]:
 
     Parameters
     ----------
-    federation : Federation
+    held : Holdings
     folder : pathlib.Path
         Where to write; made if it does not exist.
 
@@ -120,9 +137,9 @@ def write_holdings_figure(federation: Federation, folder: Path) -> list[Path]:
         The files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    many = len(federation.names) > _MOST_CLINICS
-    chart = (_histograms(federation) if many else _bars(federation)).properties(
-        title=_caption(federation), description=_caption(federation), background="white", padding=12
+    many = len(held.names) > _MOST_CLINICS
+    chart = (_histograms(held) if many else _bars(held)).properties(
+        title=_caption(held), description=_caption(held), background="white", padding=12
     )
     chart = (
         chart.configure(font="Liberation Sans, Arial, Helvetica, sans-serif")
@@ -139,41 +156,28 @@ def write_holdings_figure(federation: Federation, folder: Path) -> list[Path]:
     return paths
 
 
-def _counts(federation: Federation) -> NDArray[np.int64]:
-    """Count records, ``[part, clinic, class]``; the parts are training, validation and held-out."""
-    clinics, classes = len(federation.names), len(federation.classes)
-    return np.stack(
-        [
-            np.bincount(
-                np.repeat(np.arange(clinics), np.diff(part.offsets)) * classes + part.y, minlength=clinics * classes
-            ).reshape(clinics, classes)
-            for part in (federation.train, federation.validation, federation.test)
-        ]
-    )
-
-
-def _frequent(federation: Federation) -> list[int]:
+def _frequent(held: Holdings) -> list[int]:
     """Return the classes to show, in their own order."""
-    totals = _counts(federation).sum(axis=(0, 1))
+    totals = held.counts.sum(axis=(0, 1))
     return sorted(np.argsort(-totals, kind="stable")[:_MOST_CLASSES].tolist())
 
 
-def _bars(federation: Federation) -> alt.Chart:
+def _bars(held: Holdings) -> alt.Chart:
     """Draw a bar a clinic, largest first, of its records by class."""
-    counts = _counts(federation).sum(axis=0)
-    shown = _frequent(federation)
-    names = [federation.classes[label] for label in shown]
+    counts = held.counts.sum(axis=0)
+    shown = _frequent(held)
+    names = [held.classes[label] for label in shown]
     columns = [counts[:, label] for label in shown]
     colours = _COLOURS[: len(names)]
-    if len(shown) < len(federation.classes):
-        names.append(f"{len(federation.classes) - len(shown)} other classes")
+    if len(shown) < len(held.classes):
+        names.append(f"{len(held.classes) - len(shown)} other classes")
         columns.append(counts.sum(axis=1) - sum(columns))
         colours.append(_OTHERS)
     data = pd.concat(
-        pd.DataFrame({"clinic": federation.names, "class": name, "records": column, "order": order})
+        pd.DataFrame({"clinic": held.names, "class": name, "records": column, "order": order})
         for order, (name, column) in enumerate(zip(names, columns, strict=True))
     )
-    by_size = [federation.names[k] for k in np.argsort(-counts.sum(axis=1), kind="stable")]
+    by_size = [held.names[k] for k in np.argsort(-counts.sum(axis=1), kind="stable")]
     chart: alt.Chart = (
         alt.Chart(data)
         .mark_bar()
@@ -198,9 +202,9 @@ def _bars(federation: Federation) -> alt.Chart:
     return chart
 
 
-def _histograms(federation: Federation) -> alt.HConcatChart:
+def _histograms(held: Holdings) -> alt.HConcatChart:
     """Draw how many clinics have how many records, and which class shares."""
-    counts = _counts(federation).sum(axis=0)
+    counts = held.counts.sum(axis=0)
     sizes = counts.sum(axis=1)
     shares = counts / sizes[:, None]
     low, high = int(sizes.min()), int(sizes.max())
@@ -214,12 +218,12 @@ def _histograms(federation: Federation) -> alt.HConcatChart:
     x = alt.X("low:Q", title="Records of a clinic", scale=scale, axis=ticks)
     left = _histogram(sizes, edges, x, alt.Y("clinics:Q", title="Clinics", axis=alt.Axis(tickMinStep=1)))
     left = left.properties(width=_PANEL_WIDTH, height=_PANEL_HEIGHT)
-    binary = len(federation.classes) == 2
-    shown = [1] if binary else _frequent(federation)
+    binary = len(held.classes) == 2
+    shown = [1] if binary else _frequent(held)
     height = (_PANEL_HEIGHT - 26 * (len(shown) - 1)) / len(shown)
     panels = []
     for label in shown:
-        name, last = federation.classes[label], label == shown[-1]
+        name, last = held.classes[label], label == shown[-1]
         x = alt.X(
             "low:Q",
             title=(f'Share of "{name}" in a clinic' if binary else "Share of each class in a clinic") if last else None,
@@ -250,8 +254,8 @@ def _histogram(
     return chart
 
 
-def _caption(federation: Federation) -> str:
+def _caption(held: Holdings) -> str:
     """Say how many clinics and records are drawn."""
-    totals = _counts(federation).sum(axis=(1, 2))
+    totals = held.counts.sum(axis=(1, 2))
     parts = ", ".join(f"{total:,} {part}" for total, part in zip(totals, _PARTS, strict=True) if total)
-    return f"{len(federation.names):,} clinics with {totals.sum():,} records: {parts}."
+    return f"{len(held.names):,} clinics with {totals.sum():,} records: {parts}."

@@ -17,6 +17,8 @@ from altair.utils.schemapi import debug_mode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from sim.foundation.text import value_text
+from sim.methods.labels import method_label
 from sim.privacy.adjacency import MEANING
 from sim.report.figures import curve_table
 from sim.report.gallery import Gallery, gallery, write_figures
@@ -24,7 +26,7 @@ from sim.report.look import PALETTE
 from sim.report.privacy import attack_frame, method_privacy, not_covered, outside, unprotected
 from sim.report.resources import clinic_rows, demand_frame, resource_frame, worst_frame
 from sim.report.study import StudyResults
-from sim.report.summary import adjacency_of, method_label, value_text
+from sim.report.summary import adjacency_of
 from sim.report.table import caption, results_frame
 from sim.report.words import compared, conclusions, guarantee, sentences
 from sim.results.store import write_atomically

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sim.report.summary import ADVERSARIES, NOISE_KEYS, summarise, swept_keys, value_text
-from sim.report.table import epsilon_text
+from sim.foundation.text import epsilon_text, value_text
+from sim.report.summary import ADVERSARIES, summarise, swept_keys
+from sim.results.columns import NOISE_KEYS
 
 SCORES: Final = {
     "AUC": "auc",

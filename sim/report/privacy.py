@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from sim.foundation.text import epsilon_text, score_text
 from sim.report.points import with_levels
 from sim.report.study import StudyResults
 from sim.report.summary import ADVERSARIES, successful_runs
-from sim.report.table import epsilon_text, score_text
 
 _RATE = "0.01"
 

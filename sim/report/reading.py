@@ -15,9 +15,9 @@ from sim.privacy.study_ledger import compose_study
 from sim.report.composed import composed_frame, composed_words
 from sim.report.study import StudyResults
 from sim.results.composition import read_study_runs, uncounted
+from sim.results.rounds import read_first_rounds
 from sim.results.store import read_record, read_run_table, read_table
 from sim.results.study_log import read_commands
-from sim.study.played import read_first_rounds
 
 
 def read_results(folder: Path) -> StudyResults:

@@ -7,10 +7,10 @@ from functools import partial
 
 import pandas as pd
 
+from sim.foundation.text import bytes_text, score_text, seconds_text
 from sim.report.points import with_levels
 from sim.report.study import StudyResults
 from sim.report.summary import successful_runs
-from sim.report.table import bytes_text, score_text, seconds_text
 
 Forms = dict[str, tuple[str, Callable[[float], str]]]
 """By heading: a column, and how its values are written."""

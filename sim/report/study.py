@@ -8,27 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-
-@dataclass(frozen=True)
-class DrawnRound:
-    """One round of a method as it is drawn.
-
-    Attributes
-    ----------
-    method : str
-        As people read it.
-    words : str
-        What happens in the round.
-    bars : DataFrame
-        ``row, phase, start, end``: one row a bar, as of :func:`sim.report.gantt.round_frame`.
-    """
-
-    method: str
-    words: str
-    bars: pd.DataFrame
+from sim.results.rounds import DrawnRound
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StudyResults:
     """The finished runs of one study; all but the name and the table may be empty.
 

@@ -4,13 +4,16 @@ Every table and figure takes its numbers from here, so that the same study never
 """
 
 import math
-import re
 from collections.abc import Hashable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
+
+from sim.foundation.text import value_text
+from sim.methods.labels import known_method, method_label, reading_order
+from sim.results.columns import NOISE_KEYS
 
 ADVERSARIES = {"epsilon_model_user": "Model user", "epsilon_peer": "Peer clinic", "epsilon_server": "Server"}
 """Column of `runs` with an adversary's epsilon, and the adversary's name."""
@@ -18,41 +21,11 @@ ADVERSARIES = {"epsilon_model_user": "Model user", "epsilon_peer": "Peer clinic"
 REPLACE = {column: f"{column}_replace" for column in ADVERSARIES}
 """Column of an epsilon, and that of the same with everything under replacement."""
 
-NOISE_KEYS = ("privacy.epsilon", "privacy.noise-multiplier")
-"""Swept keys that only change how much noise is added: a curve runs along them."""
 
-_STRATEGIES = {
-    "centralised": "Centralised",
-    "local": "Local",
-    "fedavg": "FedAvg",
-    "fedprox": "FedProx",
-    "split": "Split learning",
-    "splitfed-v1": "SplitFed V1",
-    "splitfed-v2": "SplitFed V2",
-    "splitfed-v3": "SplitFed V3",
-}
-_IMPORT_PATH: Final = re.compile(r"[^\W\d]\w*([.:][^\W\d]\w*)*[.:](?P<last>[^\W\d]\w*)")
-_CUTS = {"vanilla": "vanilla", "u-shaped": "U-shaped"}
-
-
-def method_label(strategy: str, cut: object = None) -> str:
-    """Name a method, that is a strategy and where it cuts the model.
-
-    Parameters
-    ----------
-    strategy : str
-        Strategy as in the scenario file: a built-in name, the import path of a Flower strategy, or a label.
-    cut : object, optional
-        Name of the cut; an empty string, None or NaN for strategies that do not cut the model.
-
-    Returns
-    -------
-    str
-        For example "SplitFed V1, U-shaped", "FedAvg" or, for an import path, the name of the class; a label as it is.
-    """
-    path = _IMPORT_PATH.fullmatch(strategy)
-    name = _STRATEGIES.get(strategy, path["last"] if path else strategy)
-    return f"{name}, {_CUTS.get(cut, cut)}" if isinstance(cut, str) and cut else name
+def is_centralised(strategy: str) -> bool:
+    """Whether a strategy trains on the records of all clinics in one place: the upper baseline."""
+    method = known_method(strategy)
+    return method is not None and method.family == "baseline" and method.pooled
 
 
 def swept_keys(runs: pd.DataFrame) -> list[str]:
@@ -63,16 +36,6 @@ def swept_keys(runs: pd.DataFrame) -> list[str]:
 def series_label(method: str, settings: dict[str, object]) -> str:
     """Name a method together with the swept settings that set it apart, for example "FedAvg, local-epochs 5"."""
     return ", ".join([method, *(f"{key.rpartition('.')[2]} {value_text(value)}" for key, value in settings.items())])
-
-
-def value_text(value: object) -> str:
-    """Write a setting: infinity as its sign, a number without needless digits, a missing value as a dash."""
-    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
-        number = float(value)
-        if math.isnan(number):
-            return "–"
-        return f"{number:.10g}" if math.isfinite(number) else "∞"
-    return "–" if value is None else str(value)
 
 
 def successful_runs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -102,12 +65,14 @@ def in_reading_order(runs: pd.DataFrame) -> pd.DataFrame:
     for key in keys:
         runs[key] = runs[key].map(_hashable)
     pairs = list(zip(runs["strategy"], runs["cut"], strict=True))
-    built_in = {method_label(strategy, cut) for strategy, cut in pairs if strategy in _STRATEGIES}
+    installed = {method_label(*pair) for pair in pairs if known_method(pair[0])}
     runs["method"] = [
-        f"{label} ({strategy})" if strategy not in _STRATEGIES and label in built_in else label
+        f"{label} ({strategy})" if not known_method(strategy) and label in installed else label
         for (strategy, _), label in zip(pairs, [method_label(*pair) for pair in pairs], strict=True)
     ]
-    runs["_rank"] = [_rank(strategy, _STRATEGIES) * 10 + _rank(cut, _CUTS) for strategy, cut in pairs]
+    places = [reading_order(*pair) for pair in pairs]
+    ranks = {place: rank for rank, place in enumerate(sorted(set(places)))}
+    runs["_rank"] = [ranks[place] for place in places]
     by = ["_rank", "method", *keys, "seed"]
     return runs.sort_values(by, key=_sortable).drop(columns="_rank").reset_index(drop=True)
 
@@ -199,11 +164,6 @@ def higher_is_better(column: str) -> bool:
 def _hashable(value: object) -> Hashable:
     """Return scalars as they are and anything else (a list from a scenario) as text, so that it can be grouped."""
     return value if isinstance(value, (str, int, float, np.number)) else str(value)
-
-
-def _rank(name: object, names: dict[str, str]) -> int:
-    """Position of a name in a list of known ones; unknown names come last."""
-    return list(names).index(name) if name in names else len(names)
 
 
 def _sortable(column: "pd.Series[Any]") -> "pd.Series[Any]":

@@ -1,6 +1,5 @@
 """The results as a table: one row for each method and each combination of swept values."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sim.report.summary import ADVERSARIES, adjacency_of, successful_runs, summarise, swept_keys, value_text
+from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text, value_text
+from sim.report.summary import ADVERSARIES, adjacency_of, successful_runs, summarise, swept_keys
 
 _CAPTION = (
     "Mean ± half-width of the 95 % confidence interval over seeds. Time and traffic of a whole run, simulated. "
@@ -21,33 +21,6 @@ _PLAN_CAPTION = (
     "ε is that of the clinic with the largest; ∞ means no guarantee against that adversary."
 )
 _SCORES = {"AUC": "auc", "Balanced accuracy": "balanced_accuracy", "Accuracy": "accuracy"}
-_TIMES = (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3))
-_SIZES = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
-
-
-def score_text(mean: float, half_width: float = math.nan) -> str:
-    """Write a score between 0 and 1 to three digits, with its interval if there is one: ".853±.012"."""
-    if math.isnan(mean):
-        return "–"
-    texts = [_short(mean)] if math.isnan(half_width) else [_short(mean), _short(half_width)]
-    return "±".join(texts)
-
-
-def epsilon_text(epsilon: float) -> str:
-    """Write an epsilon to three significant digits, infinity as its sign and a missing one as a dash."""
-    if math.isnan(epsilon):
-        return "–"
-    return f"{epsilon:.3g}" if math.isfinite(epsilon) else "∞"
-
-
-def seconds_text(seconds: float) -> str:
-    """Write a duration in the unit people would use: "3.09 min"."""
-    return _with_unit(seconds, _TIMES)
-
-
-def bytes_text(count: float) -> str:
-    """Write a number of bytes in the (decimal) unit people would use: "3.41 MB"."""
-    return _with_unit(count, _SIZES)
 
 
 def results_frame(runs: pd.DataFrame) -> pd.DataFrame:
@@ -178,20 +151,3 @@ def rendered(frame: pd.DataFrame, title: str, caption: str) -> Table:
     for row, end_section in zip(frame.itertuples(index=False), last_of_method, strict=True):
         table.add_row(*map(Text, row), end_section=end_section)
     return table
-
-
-def _short(number: float) -> str:
-    """Write three decimals without a leading zero, and without a minus sign before nothing."""
-    text = f"{round(number, 3) + 0.0:.3f}"
-    return text.replace("0.", ".", 1) if abs(number) < 0.9995 else text
-
-
-def _with_unit(value: float, units: tuple[tuple[str, float], ...]) -> str:
-    """Write a value to three significant digits in the largest unit that leaves at least one, or else the smallest."""
-    if math.isnan(value):
-        return "–"
-    if value == 0:
-        return "0"
-    name, size = next((unit for unit in units if value >= unit[1]), units[-1])
-    scaled = value / size
-    return f"{scaled:.0f} {name}" if scaled >= 100 else f"{scaled:.3g} {name}"

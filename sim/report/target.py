@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from sim.foundation.problems import ScenarioError
+from sim.foundation.text import bytes_text, seconds_text, value_text
 from sim.report.condition import parse_condition
 from sim.report.study import StudyResults
-from sim.report.summary import successful_runs, swept_keys, value_text
-from sim.report.table import bytes_text, seconds_text
+from sim.report.summary import successful_runs, swept_keys
 
 __all__ = ["first_rounds_at", "target_frame"]
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 import pandas as pd
 
 from sim.foundation.problems import ScenarioError
+from sim.foundation.text import score_text, value_text
 from sim.report.compare import CAVEAT, compare
 from sim.report.figures import NO_DP, target_order
 from sim.report.points import noise_key, with_levels
 from sim.report.study import StudyResults
-from sim.report.summary import adjacency_of, successful_runs, value_text
-from sim.report.table import score_text
+from sim.report.summary import adjacency_of, is_centralised, successful_runs
 
 
 def compared(study: StudyResults) -> str:
@@ -67,7 +67,7 @@ def sentences(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
             said.append("The study has no run without DP, so what DP costs cannot be read from it.")
     else:
         said.append(f"Without DP, {_best(free)}.")
-        apart = free[free["strategy"] != "centralised"]
+        apart = free[~free["strategy"].map(is_centralised)]
         if 0 < len(apart) < len(free):
             said.append(f"Among the methods that leave the records at the clinics, {_best(apart)}.")
         said += _costs(auc, free)

@@ -19,3 +19,5 @@ TEXT_COLUMNS: Final = frozenset(
     {"run_id", "study", "strategy", "cut", "status", "worst_clinic", "unit", "mechanism", "adjacency", "error"}
 )
 WHOLE_COLUMNS: Final = frozenset({"seed", "rounds"})
+NOISE_KEYS: Final = ("privacy.epsilon", "privacy.noise-multiplier")
+"""Swept keys that only change how much noise is added: a curve runs along them."""

@@ -7,8 +7,7 @@ from pathlib import Path
 from sim.foundation.problems import ScenarioError
 from sim.privacy.study_ledger import StudyRun
 from sim.results.reading import entries
-from sim.results.store import RUN_FILE, older_runs, read_records
-from sim.study.journal import LOGS
+from sim.results.store import LOGS, RUN_FILE, older_runs, read_records
 
 __all__ = ["read_study_runs", "uncounted"]
 

@@ -24,8 +24,7 @@ from pydantic import (
 )
 
 from sim.foundation.problems import unwritable
-from sim.report.summary import NOISE_KEYS
-from sim.results.columns import COLUMNS
+from sim.results.columns import COLUMNS, NOISE_KEYS
 from sim.results.reading import parsed_json, refuse
 from sim.scenario.base import Scalar
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-RUN_FILE, TABLE_FILE = "run.json", "runs.parquet"
+RUN_FILE, TABLE_FILE, LOGS = "run.json", "runs.parquet", "logs"
 _UNFINISHED = re.compile(r"\.(?:[0-9a-f]{16}|[a-z]+\.(?:parquet|json))\.(\d+)")
 
 

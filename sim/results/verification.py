@@ -16,8 +16,7 @@ from typing import Any
 
 from sim.foundation.chain import read_chain
 from sim.foundation.problems import ScenarioError
-from sim.plan.plan import COLUMN_OF, REPLACE_COLUMN_OF
-from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger
+from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, REPLACE_COLUMN_OF, Adversary, Ledger
 from sim.privacy.recount import Drawn, Method, Seen, alike, count_faults, noise_faults, seen
 from sim.privacy.risk import membership_risk
 from sim.privacy.second_opinion import of_patient, same, second_epsilon

@@ -22,12 +22,12 @@ from sim.foundation.problems import ScenarioError
 from sim.plan.plan import Plan
 from sim.results import reading
 from sim.results.schema import checked
-from sim.results.store import read_rows, to_plain, unfinished, write_atomically, writing_to
+from sim.results.store import LOGS, read_rows, to_plain, unfinished, write_atomically, writing_to
 from sim.results.study_log import alive, note_end, note_start, this_process
 from sim.scenario.spec import RESULTS_VERSION
 from sim.study.forecast import estimated_seconds
 
-STUDY_FILE, LOGS = "study.json", "logs"
+STUDY_FILE = "study.json"
 State = Literal["ok", "failed", "running", "waiting", "interrupted"]
 
 

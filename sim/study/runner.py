@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from sim.data.federation import Federation, load_federation
 from sim.foundation.problems import FolderError, ScenarioError, SutureError, place_of
-from sim.plan.plan import COLUMN_OF, Plan, make_plan
+from sim.plan.plan import Plan, make_plan
 from sim.plan.statement import privacy_statement
+from sim.privacy.ledger import COLUMN_OF
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
 from sim.privacy.uncovered import not_covered, publishes_class_counts
 from sim.results.audit_log import release_entries

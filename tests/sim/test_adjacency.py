@@ -9,7 +9,7 @@ import pytest
 from report_studies import make_runs, make_study
 from support import DP_SGD, plan_of, run_spec, write_csv
 
-from sim.plan.plan import COLUMN_OF, REPLACE_COLUMN_OF
+from sim.privacy.ledger import COLUMN_OF, REPLACE_COLUMN_OF
 from sim.report.advice import advise
 from sim.report.compare import compare
 from sim.report.figures import curve_table, privacy_accuracy_chart

@@ -10,8 +10,7 @@ from support import DP_SGD, plan_of, run_spec, write_csv
 
 from sim.foundation.problems import ScenarioError
 from sim.plan import budget
-from sim.plan.plan import COLUMN_OF
-from sim.privacy.ledger import ADVERSARIES
+from sim.privacy.ledger import ADVERSARIES, COLUMN_OF
 from sim.study.rerun import differences
 from sim.study.runner import execute
 

@@ -13,7 +13,7 @@ import pytest
 from support import plain, suture_process
 
 from sim.cli import app
-from sim.report.explain import PROTECTS
+from sim.commands.explain import PROTECTS
 from sim.scenario import load_scenario
 from sim.scenario.privacy import MECHANISMS
 
@@ -118,12 +118,12 @@ def test_check_explains_the_scenario_in_words(suture, trade_off):
         "Study small: 12 runs, 3 methods x 2 values of privacy.epsilon x 2 seeds.",
         "Methods: FedAvg | SplitFed V1, vanilla | SplitFed V1, U-shaped.",
         # Of 7, 23, 40 and 64 records, a third is held out.
-        "Clinics: 4 with 88 training and 46 held-out records; the smallest k0 (5 training records), the largest k3 "
+        "Clinics: 4 with 88 training and 46 held-out records; the smallest is k0 (5 training records), the largest k3 "
         "(42).",
-        "k0, k1: 1 Gbit/s up, 1 Gbit/s down, 2.5 ms each way. k2, k3: 1 Mbit/s up, 10 Mbit/s down, 25 ms each way.",
-        "Vanilla cut: hidden1 at the clinic; hidden2, output at the server, which is sent the labels.",
+        "k0, k1: 1 Gbit/s up, 1 Gbit/s down, 2.5 ms one way. k2, k3: 1 Mbit/s up, 10 Mbit/s down, 25 ms one way.",
+        "Vanilla cut: hidden1 at the clinic; hidden2, output at the server, which receives the labels.",
         "U-shaped cut: hidden1 and output at the clinic, where the labels stay; hidden2 at the server.",
-        "Privacy: 6 of the 12 runs have none: what is released there is released as it is.",
+        "Privacy: 6 of the 12 runs have none: whatever they release is released as it is.",
         "Privacy: dp-sgd protects one record: its gradient is clipped and noised; ",
         "Against the server, one record at delta 0.001, zero-out: epsilon 3 (FedAvg); no guarantee, since labels are "
         'sent as they are; state labels = "public" if they are; smashed rows leave without noise (SplitFed V1, '
@@ -134,7 +134,7 @@ def test_check_explains_the_scenario_in_words(suture, trade_off):
     assert re.search(
         r"Against the model user, one record at delta 0\.001, zero-out: epsilon (3|2\.99) \(every method\)\.", told
     )
-    assert re.search(r"Time to wait: about .* on \d+ processors? for all runs, by a rule of thumb", told)
+    assert re.search(r"Expected running time: about .* on \d+ processors?, by a rule of thumb", told)
 
 
 def test_check_parameters_and_simulated_times_are_those_of_the_plan(suture, trade_off):
@@ -148,17 +148,20 @@ def test_check_parameters_and_simulated_times_are_those_of_the_plan(suture, trad
 
 def test_check_without_privacy_promises_none(suture, trade_off):
     told = plain(suture("check", trade_off, "--set", "sweep={}", "--set", 'privacy={mechanism="none"}')[1])
-    assert "Privacy: No run has a privacy mechanism: what is released there is released as it is." in told
+    assert "Privacy: No run has a privacy mechanism: whatever they release is released as it is." in told
     assert "Against" not in told
 
 
 def test_check_marks_preprocessing_that_is_not_private(suture, trade_off):
-    assert "The preprocessing uses public constants only." in plain(suture("check", trade_off)[1])
+    assert "Preprocessing uses public constants only." in plain(suture("check", trade_off)[1])
     code, _, refused = suture("check", trade_off, "--set", "data.scaling=pooled")
     assert (code, plain(refused).count("privacy.epsilon: no noise reaches 3 against the model-user: ")) == (2, 1)
     noise = 'privacy={mechanism="dp-sgd",noise-multiplier=1.0,delta=1e-3}'
     told = plain(suture("check", trade_off, "--set", "data.scaling=pooled", "--set", "sweep={}", "--set", noise)[1])
-    assert "Not private, and no epsilon is finite where it is used: mean and deviation of " in told
+    assert (
+        "Preprocessing uses non-private statistics; no epsilon is finite where they enter: mean and deviation of "
+        in told
+    )
     assert "no guarantee, since features are scaled by statistics of the records (mean and deviation of " in told
 
 

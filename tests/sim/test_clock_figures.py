@@ -9,12 +9,13 @@ from support import write_csv
 from typer.testing import CliRunner
 
 from sim.cli import app
+from sim.foundation.text import seconds_text
 from sim.plan.clock import Leg, RoundLoad
-from sim.plan.events import EventClock
+from sim.plan.drawn_round import round_frame, round_words
 from sim.plan.first_round import FirstRound, crossings, uplink_seconds
+from sim.plan.queues import PlanClock
 from sim.report.clock_figures import crossing_sentences, uplink_chart
-from sim.report.gantt import round_chart, round_frame, round_words
-from sim.report.table import seconds_text
+from sim.report.gantt import round_chart
 from sim.scenario.clinics import ClinicResources, ServerResources
 
 VANILLA = (
@@ -30,7 +31,7 @@ def played(lanes, steps, workers=2, handed_on=False):
     ones = np.ones(lanes, dtype=np.int64)
     load = RoundLoad(np.arange(lanes), rows, steps * ones, VANILLA, 2048, 2048, ones, schedule, handed_on, 0.0)
     names = [clinic.name for clinic in resources]
-    return load, EventClock(resources, ServerResources(1.0, workers)).time_round(load, trace=True), names
+    return load, PlanClock(resources, ServerResources(1.0, workers)).play(load), names
 
 
 @pytest.mark.parametrize("steps", [2, 60])
@@ -101,7 +102,9 @@ def messages(method, family, end_bytes, flops):
     one = np.ones(1, dtype=np.int64)
     load = RoundLoad(0 * one, one, one, (Leg("clinic", flops),), 0, end_bytes, one, None, False, 0.0)
     clinic = ClinicResources("k", 1e6, 1e6, 0.1, 1.0)
-    return FirstRound(method, family, ("k",), load, (clinic,), ServerResources(1.0))
+    return FirstRound(
+        method=method, family=family, names=("k",), load=load, resources=(clinic,), server=ServerResources(1.0)
+    )
 
 
 def test_methods_change_places_where_the_larger_message_takes_what_the_longer_work_takes():

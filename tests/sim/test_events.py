@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simpy_clock import EventClock
 from two_clinics import HEAD, ROW, A, B, by_lane
 
 from sim.plan.clock import ClosedFormClock, Leg, RoundLoad
-from sim.plan.events import EventClock
 from sim.plan.queues import PlanClock, QueueClock
 from sim.scenario.clinics import ClinicResources, ServerResources
 
@@ -232,3 +232,22 @@ def test_the_plans_clock_takes_queues_only_where_somebody_can_queue():
     assert clock.time_round(alone).seconds == close(16 + 30 + 4 + 4 + 10)
     assert clock.time_round(load) is clock.time_round(load_of([[1, 1]]))
     assert PlanClock((A, B), ServerResources(1.0, 2)).time_round(load).seconds == close(64)
+
+
+@settings(max_examples=100, deadline=None)
+@given(loads(), st.lists(clinics, min_size=4, max_size=4), servers)
+def test_what_is_drawn_is_what_the_events_did_and_no_worker_does_two_things_at_once(load, resources, server):
+    played, events = PlanClock(resources, server).play(load), EventClock(resources, server)
+    expected = events.time_round(load, trace=True)
+    assert played.seconds == pytest.approx(expected.seconds, rel=1e-12)
+    drawn, done = (sorted((s.lane, s.start, s.end, s.phase) for s in time.spans) for time in (played, expected))
+    assert [(lane, phase) for lane, _, _, phase in drawn] == [(lane, phase) for lane, _, _, phase in done]
+    for place in (1, 2):
+        np.testing.assert_allclose([bar[place] for bar in drawn], [bar[place] for bar in done], rtol=1e-9)
+    by_worker = {}
+    for span in played.spans:
+        assert (span.worker > 0) == (span.phase == "server")
+        by_worker.setdefault(span.worker, []).append((span.start, span.end))
+    assert max(by_worker) <= server.workers
+    for worker in by_worker.keys() - {0}:
+        assert all(end <= start for (_, end), (start, _) in pairwise(sorted(by_worker[worker])))

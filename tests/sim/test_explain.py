@@ -2,8 +2,8 @@
 
 from support import SCENARIO, write_csv
 
+from sim.commands.explain import explain
 from sim.data.federation import load_federation
-from sim.report.explain import explain
 from sim.scenario import load_scenario
 from sim.scenario.spec import expand
 from sim.study.runner import plan_runs
@@ -28,23 +28,23 @@ def told(tmp_path, text, word, **csv):
 
 
 def losses(tmp_path, text):
-    return told(tmp_path, text, "Losses")
+    return told(tmp_path, text, "Availability")
 
 
 def test_lines_of_the_same_rates_and_another_latency_are_told_apart(tmp_path):
     groups = [f'[[clinics]]\nprofile = "{name}"\ncount = 2\n' for name in ("legacy-broadband", "geo-satellite")]
     [said] = told(tmp_path, SCENARIO + "".join(groups) + METHOD, "Clinics")
-    assert "k0, k1: 3 Mbit/s up, 25 Mbit/s down, 20 ms each way." in said
-    assert "k2, k3: 3 Mbit/s up, 25 Mbit/s down, 300 ms each way." in said
+    assert "k0, k1: 3 Mbit/s up, 25 Mbit/s down, 20 ms one way." in said
+    assert "k2, k3: 3 Mbit/s up, 25 Mbit/s down, 300 ms one way." in said
 
 
 def test_every_way_to_be_lost_is_said(tmp_path):
     text = SCENARIO.replace("rounds = 2", 'rounds = 2\ndeadline = "90 s"\nparticipation = 0.5\nover-select = 1.5')
     [said] = losses(tmp_path, text + UNRELIABLE + METHOD)
-    assert "there in 0.8 of the rounds, away for 3 rounds on average" in said
-    assert "lost in 0.1 of the rounds that they begin; 4 times slower in 0.25 of the rounds" in said
+    assert "available in 0.8 of the rounds, with outages of 3 rounds on average" in said
+    assert "dropping out of 0.1 of the rounds that they begin; 4 times slower in 0.25 of the rounds" in said
     assert "A round ends after 1.5 min at the latest" in said
-    assert "1.5 times as many clinics are asked as are wanted" in said
+    assert "1.5 times as many clinics as needed are asked" in said
 
 
 def test_nothing_is_said_where_all_come_back(tmp_path):
@@ -54,7 +54,9 @@ def test_nothing_is_said_where_all_come_back(tmp_path):
 def test_a_long_list_of_what_is_not_private_is_shortened(tmp_path):
     text = SCENARIO.replace('"none"', '"pooled"')
     wide = text.replace('"x0", "x1", "x2", "x3"', ", ".join(f'"x{i}"' for i in range(8)))
-    beginning = "Not private, and no epsilon is finite where it is used: mean and deviation of x0, x1"
+    beginning = (
+        "Preprocessing uses non-private statistics; no epsilon is finite where they enter: mean and deviation of x0, x1"
+    )
     [said] = told(tmp_path, text + METHOD, "Data")
     assert said.endswith(f"{beginning}, x2, x3.")
     [said] = told(tmp_path, wide + METHOD, "Data", features=8)
@@ -63,4 +65,4 @@ def test_a_long_list_of_what_is_not_private_is_shortened(tmp_path):
 
 def test_one_record_is_not_many(tmp_path):
     [said] = told(tmp_path, SCENARIO + METHOD, "Clinics", sizes=[9, 2])
-    assert "the smallest k1 (1 training record), the largest k0 (6)." in said
+    assert "the smallest is k1 (1 training record), the largest k0 (6)." in said

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simpy_clock import EventClock
 from two_clinics import HEAD, ROW, U_SHAPED, VANILLA, A, B, by_lane
 
 from sim.methods.protocol import HEADER_BYTES
 from sim.plan.clock import ClosedFormClock, Leg, RoundLoad
-from sim.plan.events import EventClock
 from sim.plan.queues import PlanClock
 from sim.scenario.clinics import ClinicResources, ServerResources
 

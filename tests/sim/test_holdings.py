@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from sim.commands.explain import holdings
 from sim.data.federation import Federation, Records, load_federation
 from sim.report.holdings import holdings_frame, holdings_table, write_holdings_figure
 from sim.scenario import HeartDisease, Synthetic
@@ -38,7 +39,7 @@ def rendered(table):
 
 def test_frame_by_hand():
     pd.testing.assert_frame_equal(
-        holdings_frame(SMALL),
+        holdings_frame(holdings(SMALL)),
         pd.DataFrame(
             {
                 "clinic": ["north [bold]", "south"],
@@ -54,7 +55,7 @@ def test_frame_by_hand():
 
 def test_frame_agrees_with_pandas():
     loaded = load_federation(HeartDisease(validation_share=0.2), seed=0)
-    frame = holdings_frame(loaded).set_index("clinic")
+    frame = holdings_frame(holdings(loaded)).set_index("clinic")
     assert frame[["training", "validation", "held-out"]].sum(axis=1).tolist() == [303, 261, 46, 130]
     for column, part in (("training", loaded.train), ("validation", loaded.validation), ("held-out", loaded.test)):
         assert frame[column].tolist() == np.diff(part.offsets).tolist()
@@ -63,7 +64,7 @@ def test_frame_agrees_with_pandas():
 
 
 def test_table_has_a_row_a_clinic_and_one_for_all():
-    lines = rendered(holdings_table(SMALL)).splitlines()
+    lines = rendered(holdings_table(holdings(SMALL))).splitlines()
     rows = [line.split() for line in lines if "%" in line]
     assert rows == [
         ["north", "[bold]", "4", "1", "3", "75.0%", "25.0%"],
@@ -74,16 +75,16 @@ def test_table_has_a_row_a_clinic_and_one_for_all():
 
 def test_a_long_name_leaves_room_for_the_numbers():
     long = federation([[[300, 10], [5, 5]], [[0, 0], [0, 0]], [[2, 1], [0, 3]]], ["well", "ill"], ("x" * 300, "south"))
-    rows = [line.split() for line in rendered(holdings_table(long)).splitlines() if "%" in line]
+    rows = [line.split() for line in rendered(holdings_table(holdings(long))).splitlines() if "%" in line]
     assert rows[0][1:] == ["310", "0", "3", "96.5%", "3.5%"]
     assert rows[0][0].endswith("…")
 
 
 def test_table_of_many_clinics_has_quantiles_and_extremes():
     loaded = load_federation(Synthetic(clinics=101, records=20_000), seed=0)
-    text = rendered(holdings_table(loaded))
+    text = rendered(holdings_table(holdings(loaded)))
     rows = {line.split("  ")[0].strip(): line.split() for line in text.splitlines() if "%" in line}
-    frame = holdings_frame(loaded)
+    frame = holdings_frame(holdings(loaded))
     sizes = frame["training"] + frame["held-out"]
     assert rows["median"][1] == f"{frame['training'].median():,.0f}"
     assert rows["maximum"][-1] == f"{frame['share of 1'].max():.1%}"
@@ -96,7 +97,7 @@ def test_table_of_many_clinics_has_quantiles_and_extremes():
 
 def test_table_of_many_classes_shows_the_most_frequent_and_fits():
     counts = [[[label + 1 for label in range(12)]] * 3] * 3
-    text = rendered(holdings_table(federation(counts, [f"class {label}" for label in range(12)])))
+    text = rendered(holdings_table(holdings(federation(counts, [f"class {label}" for label in range(12)]))))
     assert "The 7 most frequent of 12 classes." in text
     assert all(len(line) <= 120 for line in text.splitlines())
     assert len([line for line in text.splitlines() if line.count("%") == 7]) == 4
@@ -116,7 +117,7 @@ def test_table_of_many_classes_shows_the_most_frequent_and_fits():
     ],
 )
 def test_figure_is_drawn_for_few_and_many_clinics(tmp_path, made, words):
-    paths = write_holdings_figure(made, tmp_path / "new")
+    paths = write_holdings_figure(holdings(made), tmp_path / "new")
     assert [path.name for path in paths] == ["holdings.png", "holdings.svg"]
     assert paths[0].read_bytes().startswith(b"\x89PNG")
     text = " ".join(ET.parse(paths[1]).getroot().itertext())  # noqa: S314
@@ -126,7 +127,7 @@ def test_figure_is_drawn_for_few_and_many_clinics(tmp_path, made, words):
 
 
 def test_bars_are_as_long_as_the_counts(tmp_path):
-    _, svg = write_holdings_figure(SMALL, tmp_path)
+    _, svg = write_holdings_figure(holdings(SMALL), tmp_path)
     labels = [
         element.get("aria-label") or ""
         for element in ET.parse(svg).getroot().iter()  # noqa: S314

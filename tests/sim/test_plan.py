@@ -9,12 +9,12 @@ from support import learn_run, plan_of, write_csv
 from torch import nn
 
 from sim.foundation.rng import stream
+from sim.foundation.text import bytes_text
 from sim.methods.job import Job, run_key
 from sim.methods.sampling import participants
 from sim.models import Block, Part
 from sim.plan.costs import part_costs
 from sim.report.effort import memory_warnings
-from sim.report.table import bytes_text
 from sim.scenario import ClinicGroup
 
 

@@ -17,11 +17,13 @@ from report_studies import METHODS, make_runs, make_study
 from rich.console import Console
 from rich.text import Text
 
+from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text
+from sim.methods.labels import method_label
 from sim.report import html
 from sim.report.figures import NO_DP, curve_table, picture, privacy_accuracy_chart, reference_table, target_order
 from sim.report.html import write_report
-from sim.report.summary import ADVERSARIES, method_label, successful_runs, summarise, swept_keys
-from sim.report.table import bytes_text, console_table, epsilon_text, results_frame, score_text, seconds_text
+from sim.report.summary import ADVERSARIES, successful_runs, summarise, swept_keys
+from sim.report.table import console_table, results_frame
 
 
 @pytest.fixture(autouse=True)

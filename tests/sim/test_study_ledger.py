@@ -12,10 +12,9 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 from support import STUDY, plain, write_scenario
 
-from sim.plan.plan import COLUMN_OF
 from sim.privacy import study_ledger
 from sim.privacy.accounting import composed_epsilon, dp_sgd_event, epsilon
-from sim.privacy.ledger import ADVERSARIES, Ledger, Release
+from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, Ledger, Release
 from sim.privacy.study_ledger import StudyRun, compose_study
 
 DELTA = 1e-4

@@ -14,13 +14,13 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from sim.cli import main
 from sim.foundation.problems import ScenarioError
-from sim.results.store import older_runs, read_rows, write_table
+from sim.results.store import LOGS, older_runs, read_rows, write_table
 from sim.scenario import load_scenario
 from sim.scenario.spec import RESULTS_VERSION, expand
 from sim.study import runner
 from sim.study.engines import InProcess, Workers
 from sim.study.forecast import Forecast, estimated_seconds
-from sim.study.journal import LOGS, remove_leftovers, statuses
+from sim.study.journal import remove_leftovers, statuses
 from sim.study.rerun import differences
 from sim.study.runner import Progress, plan_runs, run_study
 

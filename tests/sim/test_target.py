@@ -29,8 +29,7 @@ def study():
             for r, value in enumerate(auc)
         ]
     )
-    empty = pd.DataFrame()
-    return StudyResults("s", as_table(rows), rounds, empty, empty, empty, {}, {}, {}, "", [])
+    return StudyResults(name="s", runs=as_table(rows), rounds=rounds)
 
 
 def test_the_first_round_counts_even_if_the_model_gets_worse_again():

@@ -1,4 +1,4 @@
-"""The event clock: a round played out on SimPy, so that clinics wait for each other where they must.
+"""The oracle of the clocks: a round played out on SimPy, so that clinics wait for each other where they must.
 
 - **Workers.** Body copies (SplitFed V1 and V3) are served by the server's workers, each at its full rate, first come
   first served; U-shaped, a worker is free again while the tail is at work. One body (SplitFed V2) is served by one
@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any
 
@@ -19,10 +20,23 @@ import numpy as np
 import simpy
 from simpy.events import NORMAL, EventPriority
 
-from sim.plan.clock import PHASES, Durations, RoundClock, RoundLoad, RoundTime, Span
+from sim.plan.clock import PHASES, Durations, RoundClock, RoundLoad, RoundTime
 from sim.scenario.clinics import ServerResources
 
 Process = Generator[simpy.Event, Any, None]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Who was at work on what, for which lane and step; actors below zero are the server's workers."""
+
+    actor: int
+    phase: str
+    start: float
+    end: float
+    lane: int
+    step: int
+    work: str
 
 
 class EventClock(RoundClock):

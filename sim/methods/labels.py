@@ -1,0 +1,48 @@
+"""The names of methods as people read them."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from sim.foundation.plugins import registered
+from sim.methods.method import Method, method_of
+from sim.scenario.lookup import METHODS
+
+__all__ = ["known_method", "method_label", "reading_order"]
+
+_IMPORT_PATH: Final = re.compile(r"[^\W\d]\w*([.:][^\W\d]\w*)*[.:](?P<last>[^\W\d]\w*)")
+_FAMILIES: Final = ("baseline", "FL", "SL", "SplitFed")
+_CUTS: Final[dict[object, str]] = {"vanilla": "vanilla", "u-shaped": "U-shaped"}
+
+
+def known_method(strategy: str) -> Method | None:
+    """Return an installed method by its name; None for a label or an import path, of which nothing is imported."""
+    return method_of(strategy) if strategy in registered(METHODS) else None
+
+
+def method_label(strategy: str, cut: object = None) -> str:
+    """Name a method, that is a strategy and where it cuts the model.
+
+    Parameters
+    ----------
+    strategy : str
+        Strategy as in the scenario file: the name of an installed method, an import path, or a label.
+    cut : object, optional
+        Name of the cut; an empty string, None or NaN for strategies that do not cut the model.
+
+    Returns
+    -------
+    str
+        For example "SplitFed V1, U-shaped", "FedAvg" or, for an import path, its last part; a label as it is.
+    """
+    method, path = known_method(strategy), _IMPORT_PATH.fullmatch(strategy)
+    name = method.label if method else path["last"] if path else strategy
+    return f"{name}, {_CUTS.get(cut, cut)}" if isinstance(cut, str) and cut else name
+
+
+def reading_order(strategy: str, cut: object = None) -> tuple[int, str, int]:
+    """Return a method's place in tables and legends: baselines first, then family by family, others last."""
+    method, cuts = known_method(strategy), list(_CUTS)
+    family = _FAMILIES.index(method.family) if method else len(_FAMILIES)
+    return family, strategy if method else "", cuts.index(cut) if cut in cuts else len(cuts)
