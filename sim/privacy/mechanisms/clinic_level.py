@@ -18,18 +18,104 @@ A clinic more or less moves that sum by 1/2: a round has noise multiplier (sigma
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-
-import torch
-from torch import Tensor
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
 
 from sim.foundation.rng import stream
-from sim.methods.mechanisms import AdaptiveClip
-from sim.models import Parameters
-from sim.tensor.released import on_grid
+from sim.privacy.accounting import compose
+from sim.privacy.calibration import calibrate
+from sim.privacy.mechanisms.mechanism import OnUpdates
+from sim.privacy.mechanisms.released import on_grid
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+    from torch import Tensor
 
 LARGEST_STEP, SMALLEST_CLIP = 20.0, 1e-9
 """However large the noise on the count, a round moves the clip by no more than e^20, and never out of 1e-9 to 1e9."""
+
+
+@final
+class ClinicLevel(OnUpdates):
+    """Clips each clinic's update, and noises their sum."""
+
+    name = "clinic-level"
+    keys = frozenset(
+        {
+            *("clip", "labels", "noise_multiplier", "epsilon", "stop_at_epsilon"),
+            *("adaptive_quantile", "adaptive_rate", "adaptive_count_noise"),
+        }
+    )
+    sentence = (
+        "all records of a clinic: its update is clipped and the sum noised by a trusted server; for the model user and "
+        "peer clinics"
+    )
+
+    def problem(self, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        """See ``Mechanism``."""
+        if key == "adaptive_quantile" and value is not None and math.isinf(given.get("clip", 1.0)):
+            return "a clip of inf cannot adapt; give a finite privacy.clip to begin with, such as 1.0"
+        return ""
+
+    def refusal(self, method: Any, cut: str | None, sent: Sequence[str]) -> str:
+        """See ``Mechanism``."""
+        if method.averages_updates and not method.imported:
+            return ""
+        return (
+            f"{self.name} noises a sum of updates, and {method.name} forms none here; take fedavg, or a SplitFed with a "
+            "body copy a clinic"
+        )
+
+    def event(self, noise: float, rounds: int) -> DpEvent:
+        """See ``OnUpdates``."""
+        from dp_accounting import GaussianDpEvent, NonPrivateDpEvent
+
+        return compose({GaussianDpEvent(noise): rounds}) if noise else NonPrivateDpEvent()
+
+    def noise_for(self, target: float, delta: float, rounds: int) -> float:
+        """See ``OnUpdates``."""
+        return calibrate(target, delta, 1.0, rounds)
+
+    def described(self, event: DpEvent) -> tuple[str, str, float | None, float] | None:
+        """See ``Mechanism``."""
+        import dp_accounting as dp
+
+        match event:
+            case dp.GaussianDpEvent(sigma):
+                return "Gaussian noise", "standard deviation over the sensitivity", None, sigma
+        return None
+
+
+@dataclass(frozen=True)
+class AdaptiveClip:
+    """How the clip of clinics' updates follows a quantile of their norms (Andrew et al. 2021).
+
+    Attributes
+    ----------
+    quantile : float
+        gamma, the share of updates that is to lie within the clip.
+    rate : float
+        eta_C, of the geometric update.
+    count_noise : float
+        sigma_b, standard deviation of the noise on the number of updates within the clip.
+    """
+
+    quantile: float
+    rate: float
+    count_noise: float
+
+    def update_noise(self, multiplier: float) -> float:
+        """Return sigma_delta, with which updates and counts have this noise multiplier together.
+
+        A clinic moves the centred count by 1/2, so that sigma^-2 = sigma_delta^-2 + (2 sigma_b)^-2.
+
+        Parameters
+        ----------
+        multiplier : float
+            Below 2 sigma_b; 0 stays 0.
+        """
+        return (multiplier**-2 - (2 * self.count_noise) ** -2) ** -0.5 if multiplier else 0.0
 
 
 def updates_of(before: Mapping[str, Tensor], stacked: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
@@ -49,6 +135,8 @@ def updates_of(before: Mapping[str, Tensor], stacked: Mapping[str, Tensor]) -> t
     Tensor
         ``[lane]``
     """
+    import torch
+
     updates = {name: value - before[name] for name, value in stacked.items()}
     squared = torch.stack([update.flatten(1).square().sum(1) for update in updates.values()]).sum(0)
     return updates, squared.sqrt()
@@ -62,7 +150,7 @@ def noised_mean(
     noise: float,
     key: str,
     server_round: int,
-) -> Parameters:
+) -> dict[str, Tensor]:
     """Average clinics' clipped updates, each with the same weight, and noise their sum; one that is no number counts 0.
 
     Parameters
@@ -87,6 +175,8 @@ def noised_mean(
     dict of str to Tensor
         ``[1, *shape]`` each.
     """
+    import torch
+
     factors = (clip / norms).clamp(max=1.0)
     finite = norms.isfinite()
     random = stream(key, "noise.update", server_round=server_round)
@@ -135,3 +225,6 @@ def adapted_clip(
     within = centred / clinics + 0.5
     moved = clip * math.exp(min(max(-adaptive.rate * (within - adaptive.quantile), -LARGEST_STEP), LARGEST_STEP))
     return min(max(moved, SMALLEST_CLIP), 1 / SMALLEST_CLIP)
+
+
+MECHANISM = ClinicLevel()
