@@ -156,7 +156,8 @@ def _data(scenario: Scenario, federation: Federation) -> str:
     private = [f"{kind}{_named(names)}" for kind, names in federation.statistics_by_kind("non-private").items()]
     used = "Preprocessing uses public constants only."
     if private:
-        used = f"Preprocessing uses non-private statistics, and no epsilon is finite where they enter: {', '.join(private)}."
+        what = ", ".join(private)
+        used = f"Preprocessing uses non-private statistics, and no epsilon is finite where they enter: {what}."
     return f"Data: {data.source}, {columns}, {len(federation.classes)} classes, {where}. {used}"
 
 

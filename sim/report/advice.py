@@ -132,11 +132,9 @@ class _Study:
         table["_rank"] = (self.sign * table[best]).round(12)
         table = table.sort_values(["_rank", "sim_seconds"], kind="stable")
         self.rows: dict[str, dict[str, float]] = {str(label): dict(row) for label, row in table.iterrows()}
-        values = {
-            label: {str(key).replace("-", "_"): value for key, value in row.items()} for label, row in self.rows.items()
-        }
-        self.refused = {clause.text: sum(not clause.holds(row) for row in values.values()) for clause in clauses}
-        self.kept = [label for label, row in values.items() if all(clause.holds(row) for clause in clauses)]
+        met = pd.DataFrame({clause.text: clause.holds(table) for clause in clauses}, index=table.index)
+        self.refused = (~met).sum().to_dict()
+        self.kept = [str(label) for label in table.index[met.all(axis=1)]]
         self.scored = [label for label in self.kept if not math.isnan(self.rows[label][best])]
 
     def advice(self, notes: list[str]) -> Advice:

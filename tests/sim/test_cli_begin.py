@@ -158,7 +158,10 @@ def test_check_marks_preprocessing_that_is_not_private(suture, trade_off):
     assert (code, plain(refused).count("privacy.epsilon: no noise reaches 3 against the model-user: ")) == (2, 1)
     noise = 'privacy={mechanism="dp-sgd",noise-multiplier=1.0,delta=1e-3}'
     told = plain(suture("check", trade_off, "--set", "data.scaling=pooled", "--set", "sweep={}", "--set", noise)[1])
-    assert "Preprocessing uses non-private statistics, and no epsilon is finite where they enter: mean and deviation of " in told
+    assert (
+        "Preprocessing uses non-private statistics, and no epsilon is finite where they enter: mean and deviation of "
+        in told
+    )
     assert "no guarantee, since features are scaled by statistics of the records (mean and deviation of " in told
 
 
