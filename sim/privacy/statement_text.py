@@ -25,10 +25,6 @@ def statement_text(statement: Mapping[str, Any]) -> str:
     statement : mapping
         As :func:`sim.plan.statement.privacy_statement` returns it. Names in it are escaped: none can open a table
         cell, a link or a tag.
-
-    Returns
-    -------
-    str
     """
     return _template().render(s=statement, meaning=MEANING, inf=math.inf)
 

@@ -84,10 +84,6 @@ def advise(runs: pd.DataFrame, where: str, best: str, *, planned: bool) -> Advic
         Whether the runs are only planned: clauses on scores are then set aside, and a ranking by score becomes one by
         simulated time.
 
-    Returns
-    -------
-    Advice
-
     Raises
     ------
     ScenarioError

@@ -129,10 +129,6 @@ def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str,
     at : mapping of str to str
         Swept keys, whole or by their last part, and the value to look at.
 
-    Returns
-    -------
-    Comparison
-
     Raises
     ------
     ScenarioError

@@ -103,12 +103,7 @@ class Gallery:
 
 
 def gallery(study: StudyResults) -> Gallery | None:
-    """Choose the figures that a study's results allow; None where no run has a score.
-
-    Parameters
-    ----------
-    study : StudyResults
-    """
+    """Choose the figures that a study's results allow; None where no run has a score."""
     ok = with_levels(successful_runs(study.runs))
     points = trade_offs(ok) if len(ok) else pd.DataFrame(columns=["score"])
     if points.empty:

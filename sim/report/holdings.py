@@ -55,10 +55,6 @@ class Holdings:
 def holdings_frame(held: Holdings) -> pd.DataFrame:
     """Count what each clinic holds.
 
-    Parameters
-    ----------
-    held : Holdings
-
     Returns
     -------
     pandas.DataFrame
@@ -78,10 +74,6 @@ def holdings_frame(held: Holdings) -> pd.DataFrame:
 
 def holdings_table(held: Holdings) -> Table:
     """Build the table of what each clinic holds.
-
-    Parameters
-    ----------
-    held : Holdings
 
     Returns
     -------

@@ -38,12 +38,7 @@ class MethodPrivacy:
 
 
 def method_privacy(study: StudyResults) -> list[MethodPrivacy]:
-    """Lay out the statements of every method.
-
-    Parameters
-    ----------
-    study : StudyResults
-    """
+    """Lay out the statements of every method."""
     ok = with_levels(successful_runs(study.runs))
     levels = [str(level) for level in ok["level"].cat.categories]
     found = []

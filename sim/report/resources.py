@@ -51,10 +51,6 @@ def resource_frame(runs: pd.DataFrame) -> pd.DataFrame:
 def demand_frame(study: StudyResults) -> pd.DataFrame:
     """Lay out what a run of each method asks of one clinic, as a mean over seeds and levels of privacy.
 
-    Parameters
-    ----------
-    study : StudyResults
-
     Returns
     -------
     DataFrame
@@ -96,10 +92,6 @@ def _from_to(least: str, most: str) -> str:
 def worst_frame(study: StudyResults) -> pd.DataFrame:
     """Name the clinic that each method serves worst, at each level of privacy.
 
-    Parameters
-    ----------
-    study : StudyResults
-
     Returns
     -------
     DataFrame
@@ -129,10 +121,6 @@ def clinic_rows(study: StudyResults) -> pd.DataFrame:
     """Lay out what each clinic holds, as text: records by part and, of up to 8, by class; the range over seeds.
 
     Classes are left out where any run of the study is private: its clinics are those of the others too.
-
-    Parameters
-    ----------
-    study : StudyResults
 
     Returns
     -------

@@ -144,10 +144,6 @@ def read_rows(
     strict : bool
         Whether a damaged ``run.json`` is an error; otherwise its run is not there, as one that is to be learned again.
 
-    Returns
-    -------
-    list of dict
-
     Raises
     ------
     ScenarioError

@@ -72,13 +72,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 class RunLog:
-    """The log of one run, whose start and end stand in the study's log too.
-
-    Parameters
-    ----------
-    study_folder : Path
-    run_id : str
-    """
+    """The log of one run, whose start and end stand in the study's log too."""
 
     def __init__(self, study_folder: Path, run_id: str) -> None:
         self._written = partial(writing_to, study_folder)
