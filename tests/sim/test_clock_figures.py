@@ -160,4 +160,4 @@ cut = ["vanilla", "u-shaped"]
     assert stems == {f"round_{method}" for method in methods} | {"round_time_by_uplink", "clinic_effort"}
     assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == stems
     drawn = (tmp_path / "figures" / "round_fedavg.svg").read_text(encoding="utf-8")
-    assert re.search("FedAvg: the first round, if nobody is away or lost", drawn)
+    assert re.search("FedAvg: the first round, if every clinic is available", drawn)
