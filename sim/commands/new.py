@@ -10,7 +10,7 @@ import typer
 
 
 class Template(StrEnum):
-    """What a new scenario begins with."""
+    """Scenarios to start from."""
 
     HEART = "heart"
     OWN_CSV = "own-csv"
@@ -19,10 +19,10 @@ class Template(StrEnum):
 
 
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The study's name; the file is NAME.toml, here.")],
-    template: Annotated[Template, typer.Option("--template", help="What it begins with.")] = Template.HEART,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The study's name; writes NAME.toml in this folder.")],
+    template: Annotated[Template, typer.Option("--template", help="The scenario to start from.")] = Template.HEART,
 ) -> None:
-    """Write a commented scenario to begin with; nothing is overwritten."""
+    """Write a commented scenario to start from; never overwrites a file."""
     from importlib.resources import files
 
     from sim.foundation.problems import ScenarioError

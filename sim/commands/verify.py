@@ -13,10 +13,11 @@ from sim.commands.common import AnyFolder
 def verify(
     folder: AnyFolder,
     public_key: Annotated[
-        Path | None, typer.Option("--public-key", metavar="PUB.pem", help="Check the signature by this Ed25519 key.")
+        Path | None,
+        typer.Option("--public-key", metavar="PUB.pem", help="Also verify the signature with this Ed25519 key."),
     ] = None,
 ) -> None:
-    """Check a run or a study: its log's chain, every file's hash, and every epsilon, counted again."""
+    """Verify a run or a study: the chain of its log, the hash of every file, and every epsilon, recomputed."""
     from sim.foundation.problems import SutureError
     from sim.results.signature import signature_faults
     from sim.results.study_log import STUDY_LOG

@@ -100,13 +100,13 @@ def advise(runs: pd.DataFrame, where: str, best: str, *, planned: bool) -> Advic
     unknown = {name for name in numbers if planned and ok[name].isna().all()}
     notes = [note] if (note := adjacency_note(ok)) else []
     if planned:
-        notes.append("No run is finished, so this is from the plan alone and scores are unknown.")
+        notes.append("No run is finished, so this uses the plan alone and scores are unknown.")
     if best in unknown:
         notes.append(f"The ranking is by simulated time instead of {_title(best)}.")
         best = "sim_seconds"
     clauses = condition.clauses if condition else ()
     if aside := [clause.text for clause in clauses if clause.names & {name.replace("-", "_") for name in unknown}]:
-        notes.append(f"Set aside until there are runs: {'; '.join(aside)}.")
+        notes.append(f"Ignored until runs are finished: {'; '.join(aside)}.")
     study = _Study(ok, best, [clause for clause in clauses if clause.text not in aside], numbers)
     return study.advice(notes)
 
@@ -150,7 +150,9 @@ class _Study:
             alike = [other for other in others[1:] if not self._resolved(first, other)]
             if alike and self._varies(first):
                 shown = "; ".join([*alike[:_LISTED], *([f"{more} more"] if (more := len(alike) - _LISTED) > 0 else [])])
-                sentences.append(f"Nor can {_count(len(alike), 'other method')} be told from it: {shown}.")
+                sentences.append(
+                    f"{_count(len(alike), 'other method')} cannot be distinguished from it either: {shown}."
+                )
         else:
             sentences.append("There is no runner-up.")
         if excluded:
@@ -158,10 +160,8 @@ class _Study:
         elif self.clauses:
             sentences.append(f"All {_count(total, 'method')} meet the condition.")
         if self.sign < 0 and len(self.scored) > 1:
-            picked = f"The best of {len(self.scored)} was picked by the figures shown"
-            sentences.append(
-                f"{picked}, so its own is likely a little too high. All ran at the settings given, untuned."
-            )
+            picked = f"The best of {len(self.scored)} was selected by the same figures"
+            sentences.append(f"{picked}, so its own is probably slightly optimistic. No method was tuned.")
         return Advice(first, others[0] if others else None, " ".join(sentences))
 
     def _figures(self, label: str) -> str:
@@ -185,11 +185,9 @@ class _Study:
         if not self._varies(first) and not self._varies(second) and len(difference) > 1:
             return text
         if len(difference) < 2:
-            return (
-                f"{text} With {_count(len(difference), 'common seed')} nobody can say whether the difference is real."
-            )
+            return f"{text} With {_count(len(difference), 'common seed')} the difference cannot be assessed."
         gap = _text(self.best, abs(float(difference.mean())), half_width(difference))
-        verdict = "which is resolved" if self._resolved(first, second) else "so the two cannot be told apart"
+        verdict = "which is resolved" if self._resolved(first, second) else "so the two cannot be distinguished"
         return f"{text} They differ by {gap} over {len(difference)} common seeds, {verdict}."
 
     def _resolved(self, first: str, second: str) -> bool:

@@ -25,11 +25,11 @@ from sim.report.summary import (
 )
 
 CAVEAT: Final = (
-    "Every method ran at the settings it was given and none was tuned: where all share one learning rate, another rate "
-    "can change their order, above all with DP. A pooled AUC also rewards knowing each clinic's share of cases, which "
-    "can favour models of a clinic's own (Local, SplitFed V3). "
-    "Seeds vary the split, the initial values, the batches and the noise, not the hospitals: "
-    "the intervals say how repeatable the numbers are on these data, and nothing about other patients."
+    "No method was tuned: each ran at the hyperparameters given. Where all share one learning rate, another rate can "
+    "change their order, above all with DP. A pooled AUC also rewards knowing each clinic's prevalence, which can "
+    "favour methods that give each clinic a model of its own. Seeds vary the data split, the initial values, the "
+    "batches and the noise, not the hospitals: the intervals show how repeatable the results are on these data, and "
+    "nothing about other patients."
 )
 """What every comparison ends with."""
 
@@ -86,12 +86,12 @@ class Comparison:
         open_ = self.differences.loc[known & ~apart, "group"].tolist()
         if clear:
             said += f" On the same seeds it differs from {self._named(clear)}: "
-            said += f"the interval of {'each' if len(clear) > 1 else 'the'} difference leaves out 0."
+            said += f"the interval of {'each' if len(clear) > 1 else 'the'} difference excludes 0."
         if open_:
             said += f" No difference from {self._named(open_)} can be concluded: "
-            said += f"the interval of {'each' if len(open_) > 1 else 'the'} difference holds 0."
+            said += f"the interval of {'each' if len(open_) > 1 else 'the'} difference includes 0."
         if unknown := self.differences.loc[~known, "group"].tolist():
-            said += f" Nothing can be concluded about {self._named(unknown)}: there are not two seeds that both have."
+            said += f" Nothing can be concluded about {self._named(unknown)}: they share fewer than two seeds."
         return f"{said} {self.note}" if self.note else said
 
     def _named(self, groups: Sequence[str]) -> str:

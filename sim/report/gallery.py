@@ -165,9 +165,9 @@ def write_figures(study: StudyResults, shown: Gallery | None, folder: Path) -> l
 def _privacy(points: pd.DataFrame, given: list[Look], axis: alt.Axis, score: str, adjacency: str) -> Figure:
     return Figure(
         "privacy",
-        "Score against privacy, one adversary at a time",
-        "Points: means over seeds; bars: 95 % confidence intervals. At ∞ nothing is promised against that adversary. "
-        "Methods with the same ε stand side by side.",
+        "Score against privacy, by adversary",
+        "Points: means over seeds; bars: 95 % confidence intervals. At ∞ there is no guarantee against that adversary. "
+        "Methods with the same ε are drawn side by side.",
         f"Three charts of {score} against the epsilon of the model user, a peer clinic and the server. "
         f"{_spans(points, score)}",
         "trade_offs",
@@ -186,8 +186,8 @@ def _pareto(points: pd.DataFrame, given: list[Look], axis: alt.Axis, score: str,
     return Figure(
         "pareto",
         "Pareto front of score, time, traffic and privacy",
-        "Filled: on the front, that is no other method and level is at least as good in score, time, traffic and the "
-        "chosen adversary's ε and better in one of them. By the means alone: neighbours may not be told apart.",
+        "Filled: on the Pareto front, where no other method and level is at least as good in score, time, traffic and the "
+        "chosen adversary's ε and better in one of them. Judged by means alone: neighbours may be indistinguishable.",
         f"Three charts of {score} against simulated time, traffic and epsilon. "
         f"On the front, with the {adversary.lower()} as adversary: {'; '.join(names)}.",
         "trade_offs",
@@ -221,7 +221,7 @@ def _clinics(table: pd.DataFrame, given: list[Look], clinics: int) -> Figure:
     few = f" The {len(drawn)} clinics with the lowest mean of {clinics}." if clinics > len(drawn) else ""
     return Figure(
         "clinics",
-        "Each clinic's own results",
+        "Results by clinic",
         "On each clinic's own held-out records, the clinic with the lowest mean first; bars: 95 % confidence intervals "
         f"over seeds. Where all of a clinic's held-out records are of one class, it has no AUC.{few}",
         f"A dot chart of {score} by clinic. Mean of all methods and levels: {_told(means, score_text)}.",
@@ -235,8 +235,8 @@ def _time(table: pd.DataFrame, given: list[Look]) -> Figure:
     return Figure(
         "time",
         "Where the time goes",
-        "Simulated, by phase, summed over clinics and rounds. Where a strategy lets clinics work side by side, a run "
-        "takes less than this sum.",
+        "Simulated time by phase, summed over clinics and rounds. Where clinics work in parallel, a run takes less than "
+        "this sum.",
         f"A bar chart of seconds by method and phase. Sums: {_told(_totals(table, 'seconds'), seconds_text)}.",
         "phases",
         [partial(time_panel, given=given)],
@@ -248,8 +248,8 @@ def _traffic(table: pd.DataFrame, given: list[Look]) -> Figure:
     kinds = table.groupby("kind", sort=False)["bytes"].sum().sort_values(ascending=False).index.tolist()
     return Figure(
         "traffic",
-        "What is sent",
-        "Traffic of a whole run, all clinics, by kind of message.",
+        "Traffic by message type",
+        "Traffic of a whole run over all clinics.",
         f"A bar chart of bytes by method and kind of message. Sums: {_told(_totals(table, 'bytes'), bytes_text)}.",
         "traffic",
         [partial(traffic_panel, given=given, kinds=kinds)],
@@ -267,8 +267,8 @@ def _round(table: pd.DataFrame, clock: Sequence[DrawnRound]) -> Figure:
     rows = int(table.groupby("method")["row"].nunique().max())
     return Figure(
         "round",
-        "One round, second by second",
-        "The first round of the method chosen above, first seed: who receives, computes, sends and waits, and when.",
+        "Timeline of a round",
+        "First round of the method selected above, first seed: who receives, computes, sends and waits, and when.",
         f"A Gantt chart of one round. {' '.join(words)}",
         "rounds",
         [partial(round_panel, rows=rows)],

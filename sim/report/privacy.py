@@ -120,7 +120,7 @@ def outside(study: StudyResults) -> list[tuple[str, str, str]]:
 def not_covered(study: StudyResults) -> pd.DataFrame:
     """List once what runs publish of their records that no epsilon covers: what, where, and of which records."""
     rows = [row for statement in study.statements.values() for row in statement["not-covered"]]
-    named = {"what": "What", "where": "Where it stands", "of": "A statistic of"}
+    named = {"what": "What", "where": "Where", "of": "Statistic of"}
     return pd.DataFrame(rows, columns=[*named]).drop_duplicates().rename(columns=named)
 
 
@@ -139,9 +139,9 @@ def _bound(level: str, row: Mapping[str, Any], delta: float | None) -> dict[str,
         "Neighbours": row["adjacency"] or "–",
         "ε, replace-one": "–" if row["replace-epsilon"] is None else epsilon_text(row["replace-epsilon"]),
         "Least protected clinic": row["clinic"] if finite else "–",
-        "Membership advantage at most": _upper(row["advantage"]),
-        "True positives at 1 % false at most": _upper(row["true-positive-rates"][_RATE]),
-        "Why not protected": "; ".join(row["reasons"]) or "–",
+        "Maximum membership advantage": _upper(row["advantage"]),
+        "Maximum TPR at 1 % FPR": _upper(row["true-positive-rates"][_RATE]),
+        "Reason for no guarantee": "; ".join(row["reasons"]) or "–",
     }
 
 

@@ -36,9 +36,9 @@ def resource_frame(runs: pd.DataFrame) -> pd.DataFrame:
         "Simulated time": ("sim_seconds", seconds_text),
         "Sent up": ("bytes_up", bytes_text),
         "Sent down": ("bytes_down", bytes_text),
-        "FLOPs, all clinics": ("clinic_flops", _flops_text),
-        "FLOPs, server": ("server_flops", _flops_text),
-        "Memory, largest clinic": ("peak_clinic_bytes", bytes_text),
+        "Clinic FLOPs (total)": ("clinic_flops", _flops_text),
+        "Server FLOPs": ("server_flops", _flops_text),
+        "Peak clinic memory": ("peak_clinic_bytes", bytes_text),
         "Time to simulate": ("wall_seconds", seconds_text),
     }
     ok = successful_runs(runs)

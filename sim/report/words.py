@@ -24,7 +24,7 @@ def compared(study: StudyResults) -> str:
     parts = [_count(len(methods), "method")]
     levels = with_levels(ok)["level"].cat.categories
     if len(levels) > 1:
-        parts.append(f"at {len(levels)} levels of privacy ({', '.join(levels)})")
+        parts.append(f"at {len(levels)} privacy levels ({', '.join(levels)})")
     parts.append(f"on {_count(ok['seed'].nunique(), 'seed')}")
     if len(study.clinics):
         first = study.clinics[study.clinics["run_id"] == study.clinics["run_id"].iloc[0]]
@@ -64,12 +64,12 @@ def sentences(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
     if free.empty:
         said += [f"At ε = {target}, {_best(auc[auc['target'] == target])}." for target in target_order(auc)]
         if not auc.empty:
-            said.append("The study has no run without DP, so what DP costs cannot be read from it.")
+            said.append("The study has no run without DP, so the cost of DP cannot be estimated.")
     else:
         said.append(f"Without DP, {_best(free)}.")
         apart = free[~free["strategy"].map(is_centralised)]
         if 0 < len(apart) < len(free):
-            said.append(f"Among the methods that leave the records at the clinics, {_best(apart)}.")
+            said.append(f"Among methods that keep records at the clinics, {_best(apart)}.")
         said += _costs(auc, free)
     return said
 
@@ -95,7 +95,7 @@ def _costs(auc: pd.DataFrame, free: pd.DataFrame) -> list[str]:
         if len(points) > 1:
             text = f"At ε = {target} and these settings, DP costs between {score_text(low['loss'])} of AUC "
             text += f"({low['series']}) and {score_text(high['loss'])} ({high['series']})"
-        sentences.append(f"{text}{'; a minus sign is a gain' if '-' in score_text(low['loss']) else ''}.")
+        sentences.append(f"{text}{'; a negative cost is a gain' if '-' in score_text(low['loss']) else ''}.")
     return sentences
 
 

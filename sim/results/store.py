@@ -142,7 +142,7 @@ def read_rows(
     run_ids : iterable of str, optional
         Which runs, in which order; those that are not there are left out. All of them, by name, where not given.
     strict : bool
-        Whether a damaged ``run.json`` is an error; otherwise its run is not there, as one that is to be learned again.
+        Whether a damaged ``run.json`` is an error; otherwise its run is not there, as one that is to run again.
 
     Raises
     ------

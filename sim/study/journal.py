@@ -1,6 +1,6 @@
 """What a study says of itself on disk while it runs: the list of its runs, and one log a run.
 
-``OUT/<study>/study.json`` names the runs that were asked for and the process that learns them;
+``OUT/<study>/study.json`` lists the runs of the study and the process that runs them;
 ``OUT/<study>/logs/<run-id>.log`` holds JSON lines: the start with its process, each round with its metrics, the
 end with its status. Another process reads both at any moment; a line that is being written is not read.
 What outlives a run's folder is in the study's log (:mod:`sim.results.study_log`).

@@ -133,7 +133,7 @@ def test_a_difference_inside_its_interval_is_not_sold_as_one():
     advice = advise(RUNS, "epsilon_server<=8", "auc", planned=False)
     assert (advice.best, advice.runner_up) == ("FedAvg", "FedProx")
     # Differences .01, 0, .02: mean .01, deviation .01, half-width .02484.
-    assert "They differ by .010±.025 over 3 common seeds, so the two cannot be told apart." in advice.paragraph
+    assert "They differ by .010±.025 over 3 common seeds, so the two cannot be distinguished." in advice.paragraph
 
 
 def test_seeds_are_paired():
@@ -184,7 +184,7 @@ def test_swept_settings_are_methods_of_their_own():
 
 def test_one_seed_settles_nothing():
     runs = table(rows("fedavg", [0.9], 1.0, 1.0), rows("fedprox", [0.5], 1.0, 1.0))
-    assert "nobody can say whether the difference is real" in advise(runs, "", "auc", planned=False).paragraph
+    assert "the difference cannot be assessed" in advise(runs, "", "auc", planned=False).paragraph
 
 
 def test_nothing_meets_the_condition():
@@ -202,7 +202,7 @@ def test_from_a_plan_scores_are_unknown():
     for part in (
         "scores are unknown",
         "by simulated time instead of AUC",
-        "Set aside until there are runs: auc > 0.8.",
+        "Ignored until runs are finished: auc > 0.8.",
     ):
         assert part in advice.paragraph
 
@@ -247,7 +247,7 @@ def test_the_command_reads_the_study_s_table(advised, tmp_path):
 def test_the_command_falls_back_on_the_plan(advised):
     code, out, _ = advised("--best", "bytes_up")
     assert code == 0
-    assert "from the plan alone" in out
+    assert "this uses the plan alone" in out
     code, out, err = advised("--where", "huors<3 and open(1)>2")
     assert (code, out) == (2, "")
     assert err.splitlines() == [

@@ -134,7 +134,7 @@ def test_check_explains_the_scenario_in_words(suture, trade_off):
     assert re.search(
         r"Against the model user, one record at delta 0\.001, zero-out: epsilon (3|2\.99) \(every method\)\.", told
     )
-    assert re.search(r"Expected running time: about .* on \d+ processors?, by a rule of thumb", told)
+    assert re.search(r"Expected running time: about .* on \d+ processors?, estimated from", told)
 
 
 def test_check_parameters_and_simulated_times_are_those_of_the_plan(suture, trade_off):

@@ -86,15 +86,15 @@ def test_no_clinic_of_a_relay_is_drawn_before_its_turn():
 
 def test_the_words_say_what_the_deadline_ends_and_that_a_wait_is_short():
     load, time, names = played(3, 2)
-    waits = f"All clinics together wait {seconds_text(float(time.waiting.sum()))} in line for the server."
+    waits = f"Together, the clinics wait {seconds_text(float(time.waiting.sum()))} for the server."
     assert round_words(load, time, names, deadline=float(time.finish.max()))[1:] == [waits]
     cut = round_words(load, time, names, deadline=float(time.finish.max()) - 0.1)
     assert cut[1] == waits
     assert cut[2].startswith("The deadline ends the round after ")
-    more = "Over-selection, 1.5, would not wait for the slowest."
+    more = "With over-selection of 1.5, the round would not wait for the slowest."
     assert round_words(load, time, names, over_select=1.5)[2] == more
     hardly = replace(time, seconds=1e3 * float(time.waiting.sum()))
-    assert "wait less than a thousandth of the round" in round_words(load, hardly, names)[1]
+    assert "wait for the server for less than a thousandth" in round_words(load, hardly, names)[1]
 
 
 def messages(method, family, end_bytes, flops):

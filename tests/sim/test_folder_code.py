@@ -63,7 +63,7 @@ def test_no_reader_imports_what_a_folder_names_nor_opens_its_data(evil, suture, 
     for command in ("report", "compare", "target", "status", "rebuild", "epsilon", "verify"):
         code, _, err = suture(*arguments(command, folder / "small.toml", study, one))
         assert (code, err) == (0, ""), command
-    assert "One round, second by second" in (study / "report.html").read_text(encoding="utf-8")
+    assert "Timeline of a round" in (study / "report.html").read_text(encoding="utf-8")
     (folder / "own.csv").unlink()
     (folder / "own.csv").write_bytes(csv)
     shutil.move(folder / "gone", folder / "code")

@@ -56,7 +56,7 @@ def test_report_is_rebuilt_from_the_run_folders(tmp_path, monkeypatch, capsys):
 
     results = read_results(study)
     page = (study / "report.html").read_text(encoding="utf-8")
-    for title in ("One ε for what is published", "Not covered by ε", "All runs, composed"):
+    for title in ("Composed ε of all runs", "Not covered by ε", "All runs, composed"):
         assert title in page
     assert {"All runs, composed", "Runs with a finite ε, composed"} < set(results.composed["Setting"])
     assert results.settings["sweep"] == {"privacy.epsilon": [2.0, float("inf")]}

@@ -162,7 +162,7 @@ def test_privacy_by_method_and_attacks() -> None:
     assert len(cut.bounds) == 3 * 4
     server = cut.bounds.iloc[2]
     assert (server["Privacy"], server["Adversary"], server["ε"]) == ("ε = 1", "server", "∞")
-    assert server["Why not protected"] == "smashed rows leave without noise"
+    assert server["Reason for no guarantee"] == "smashed rows leave without noise"
     assert cut.mechanisms["Privacy"].tolist() == ["ε = 1", "ε = 3", "ε = 8"]  # nothing is noised without DP
     assert cut.mechanisms["Noise"].unique().tolist() == ["1.5 to 2.5 (standard deviation over the sensitivity)"]
     attacks = attack_frame(study)
