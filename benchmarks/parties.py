@@ -21,7 +21,7 @@ from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup
 from sim.methods.protocol import HEADER_BYTES
 from sim.methods.sampling import loss_weights
-from sim.methods.trainer import Trainer, expand, train_whole
+from sim.methods.trainer import Trainer, expand, train_whole, trainer_for
 from sim.models import Parameters
 from sim.tensor.lanes import weighted_average
 
@@ -74,9 +74,9 @@ def clinic_rounds(job: Job, train: Records, clinic: int) -> Generator[bytes, tup
         trainers = {}
         for name in names:
             state = {key.removeprefix(f"{name}:"): v for key, v in received.items() if key.startswith(f"{name}:")}
-            trainers[name] = Trainer(job, job.part(name), [clinic], job.part(name).select(received), state or None)
+            trainers[name] = trainer_for(job, job.part(name), [clinic], job.part(name).select(received), state or None)
         if job.protocol.topology == "whole":
-            train_whole(trainers["model"], cohort, server_round)
+            train_whole(trainers["model"], cohort, job, server_round)
         else:
             yield from _batches(job, cohort, clinic, server_round, trainers)
         trained = {key: value for trainer in trainers.values() for key, value in trainer.parameters.items()}
@@ -114,7 +114,7 @@ def output_shape(job: Job, part: str) -> tuple[int, ...]:
     with torch.no_grad():
         for each in job.parts:
             parameters = {name: torch.empty(1, *shape) for name, shape in each.shapes().items()}
-            x = Trainer(job, each, [0], parameters).forward(x)
+            x = trainer_for(job, each, [0], parameters).forward(x)
             if each.name == part:
                 break
     return tuple(x.shape[2:])
@@ -220,7 +220,7 @@ class Server:
 
     def _new_body(self, clinic: int) -> Trainer:
         part = self._job.part("body")
-        return Trainer(self._job, part, [clinic], expand(part.select(self.parameters), 1))
+        return trainer_for(self._job, part, [clinic], expand(part.select(self.parameters), 1))
 
 
 class Rehearsal:

@@ -45,10 +45,10 @@ def measure(clinics: int, records: int, server: dict[str, object]) -> tuple[floa
     [spec] = expand(parse_scenario(mapping, Path()))
     federation = load_federation(spec.data, spec.seed)
     start = time.process_time()
-    make_plan(spec, federation)
+    make_plan(spec, federation.facts)
     planned = time.process_time()
     own = assign_resources(spec.clinics, federation.names, spec.seed), spec.server.resources()
-    loads = Counts(Job.build(spec, federation, [0.0] * clinics), PlanClock(*own)).loads
+    loads = Counts(Job.build(spec, federation.facts), PlanClock(*own)).loads
     clock = PlanClock(*own)
     counted = time.process_time()
     for load in loads:

@@ -149,8 +149,8 @@ def calibrated(
     lines = [PROFILES[name] for name in profiles]
     spec = spec_for(npz, method, lines, 1e12, rounds=12)
     federation = load_federation(spec.data, spec.seed)
-    plan = make_plan(spec, federation)
-    done = rehearse(Job.build(spec, federation, []), federation, 12)
+    plan = make_plan(spec, federation.facts)
+    done = rehearse(Job.build(spec, federation.facts), federation, 12)
     clinic_s, server_s = (statistics.median(each[2:]) for each in (done.clinic_seconds, done.server_seconds))
     rate = plan.clinic_flops / 12 / clinic_s
     return [replace(line, compute_flop_per_s=rate) for line in lines], plan.server_flops / 12 / server_s
@@ -272,7 +272,7 @@ def measure(npz: Path, method: tuple[str, str | None], profiles: Sequence[str], 
     clinics, server_flop_per_s = calibrated(npz, method, profiles)
     spec = spec_for(npz, method, clinics, server_flop_per_s, rounds)
     federation = load_federation(spec.data, spec.seed)
-    stated, computing = predicted(make_plan(spec, federation))
+    stated, computing = predicted(make_plan(spec, federation.facts))
     framed_lines = [
         replace(
             clinic,
@@ -281,8 +281,8 @@ def measure(npz: Path, method: tuple[str, str | None], profiles: Sequence[str], 
         )
         for clinic in clinics
     ]
-    framed, _ = predicted(make_plan(spec_for(npz, method, framed_lines, server_flop_per_s, rounds), federation))
-    job = Job.build(spec, federation, [])
+    framed, _ = predicted(make_plan(spec_for(npz, method, framed_lines, server_flop_per_s, rounds), federation.facts))
+    job = Job.build(spec, federation.facts)
     with netns.Lines(clinics) as lines:
         ours, theirs = multiprocessing.Pipe(duplex=False)
         parties: list[tuple[Callable[..., None], tuple[Any, ...]]] = [(server_process, (lines, job, clinics, theirs))]

@@ -1,7 +1,7 @@
 """Hold two folders of one study against each other, bit for bit: ``python -m benchmarks.same_results ONE OTHER``.
 
-Compared are every run's identifier, weights, tables of rounds and clinics, traffic, clock and epsilons; left out is what
-the machine's speed and the code's version decide. Made to show that a redesign changes no number.
+Compared are every run's identifier, weights, tables of rounds and clinics, traffic, clock and epsilons; left out is
+what the machine's speed and the code's version decide. Made to show that a redesign changes no number.
 """
 
 from __future__ import annotations

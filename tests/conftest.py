@@ -25,7 +25,7 @@ def one_key(monkeypatch):
     from sim.scenario.spec import RunSpec
 
     monkeypatch.setattr(RunSpec, "digest", property(lambda spec: f"seed-{spec.seed}"))
-    monkeypatch.setattr("sim.methods.job.run_key", lambda digest, federation: digest)
+    monkeypatch.setattr("sim.methods.job.run_key", lambda digest, facts: digest)
 
 
 @pytest.fixture

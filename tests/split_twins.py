@@ -49,7 +49,9 @@ class SplitTwin(Twin):
     def order(self, server_round: int) -> list[int]:
         there = self.there(server_round)
         attended = {server_round: Attendance.complete(there, [1] * len(there))}
-        return Job.build(self.spec, self.federation, self.noise_multipliers, attended=attended).order(server_round)
+        return (
+            Job.build(self.spec, self.federation.facts).executed(self.spec.train.rounds, attended).order(server_round)
+        )
 
     def turns(self, batches: "dict[int, list[Batch]]") -> "list[list[Batch]]":
         """Return the batches of each turn of a sequential round; ``batches`` come in the order of the clinics."""

@@ -141,7 +141,7 @@ def run_spec(
 def plan_of(spec: RunSpec) -> tuple[Plan, Federation]:
     """Load a run's records and plan it."""
     federation = load_federation(spec.data, spec.seed)
-    return make_plan(spec, federation), federation
+    return make_plan(spec, federation.facts), federation
 
 
 def learn_run(spec: RunSpec, node_groups: int = 1) -> TrainedRun:

@@ -42,7 +42,7 @@ class Twin:
     @property
     def key(self) -> str:
         """What keys the run's noise; of the planned run, where the twin's spec is another one."""
-        return job.run_key(self.digest or self.spec.digest, self.federation)
+        return job.run_key(self.digest or self.spec.digest, self.federation.facts)
 
     def there(self, server_round: int, everyone: bool = False) -> list[int]:
         share = 1.0 if everyone else self.spec.train.participation

@@ -109,7 +109,7 @@ def record(monkeypatch, plan: Plan, federation: Federation, nodes: int = 1) -> R
     with monkeypatch.context() as patch:
         patch.setattr(sim.study.train, "client_app", watched)
         learned = train_run(plan, federation, nodes)
-    job = Job.build(plan.spec, federation, plan.noise_multipliers, plan.release_noise, plan.attended)
+    job = plan.job
     return Recorded(plan, job, replies, learned)
 
 

@@ -110,7 +110,7 @@ def attack(plan: Plan, parameters: Mapping[str, Tensor], federation: Federation)
     float
         As :func:`reconstruction` returns; NaN where the network is not cut.
     """
-    job = Job.build(plan.spec, federation, plan.noise_multipliers, plan.release_noise)
+    job = plan.job
     cut = job.protocol.topology != "whole"
     r2 = reconstruction(job, parameters, federation, plan.sampled.exposures) if cut else np.nan
     return membership(job.network, parameters, federation), r2

@@ -73,11 +73,12 @@ def _of_run(folder: Path, accountant: str, delta: float | None) -> None:
 
     from sim.foundation.problems import ScenarioError, show
     from sim.plan.releases import un_noised
-    from sim.privacy.accounting import MIN_DELTA, Accountant
+    from sim.privacy.accounting import Accountant
     from sim.privacy.adjacency import MEANING, adjacency_of, replace_epsilon
     from sim.privacy.ledger import ADVERSARIES, Ledger
     from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
     from sim.results.store import read_record
+    from sim.scenario.privacy import MIN_DELTA
 
     record = read_record(folder)
     plan = record["plan"]

@@ -153,11 +153,12 @@ def _data(scenario: Scenario, federation: Federation) -> str:
     data, shape = scenario.data, federation.train.x.shape[1:]
     where = "by natural clinic" if data.split == "natural" else f"partitioned by {data.split}"
     columns = f"{len(federation.features)} features" if len(shape) == 1 else f"records of shape {tuple(shape)}"
-    private = [f"{kind}{_named(names)}" for kind, names in federation.statistics_by_kind("non-private").items()]
+    private = [f"{kind}{_named(names)}" for kind, names in federation.facts.statistics_by_kind("non-private").items()]
     used = "Preprocessing uses public constants only."
     if private:
-        what = ", ".join(private)
-        used = f"Preprocessing uses non-private statistics, and no epsilon is finite where they enter: {what}."
+        used = (
+            f"Preprocessing uses non-private statistics; no epsilon is finite where they enter: {', '.join(private)}."
+        )
     return f"Data: {data.source}, {columns}, {len(federation.classes)} classes, {where}. {used}"
 
 

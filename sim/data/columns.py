@@ -126,7 +126,7 @@ def read_columns(spec: TableFile) -> Columns:
     raise ScenarioError([f"scenario: data.path: {spec.path} {fault}"])
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=1)
 def _parsed(
     path: Path,
     sha256: str,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
 from sim.scenario import DataSpec, HeartDisease, Npz, TableFile
 
@@ -16,9 +17,6 @@ __all__ = ["Federation", "Records", "Table", "load_federation"]
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-
-_OF_A_COLUMN = ("mean and deviation of ", "constant for missing ", "levels of ")
-"""How the name of a statistic begins that is of the column named behind it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,27 +69,22 @@ class Federation:
     clinics_of_a_patient: int = 1
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Digest of all records; who lacks one of them cannot form it, and it is written nowhere."""
+    def facts(self) -> Facts:
+        """What anybody but a clinic may know of it, and the digest of all records."""
         digest = blake2b(digest_size=32)
         for part in (self.train, self.test, self.validation):
             for array in (part.x, part.y, part.offsets):
                 digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
-
-    @property
-    def non_private(self) -> tuple[str, ...]:
-        """The statistics of the records that the preprocessing used."""
-        return tuple(name for name, marking in self.statistics.items() if marking == "non-private")
-
-    def statistics_by_kind(self, marking: str) -> dict[str, list[str]]:
-        """Return the columns that statistics of one marking are of, by the words in front of a column's name."""
-        columns: dict[str, list[str]] = {}
-        for name, found in self.statistics.items():
-            if found == marking:
-                kind = next((kind for kind in _OF_A_COLUMN if name.startswith(kind)), "")
-                columns.setdefault(kind, []).append(name.removeprefix(kind))
-        return columns
+        return Facts(
+            names=self.names,
+            classes=self.classes,
+            sizes=tuple(np.diff(self.train.offsets).tolist()),
+            records=sum(len(part.y) for part in (self.train, self.test, self.validation)),
+            input_shape=self.train.x.shape[1:],
+            statistics=self.statistics,
+            clinics_of_a_patient=self.clinics_of_a_patient,
+            fingerprint=digest.hexdigest(),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

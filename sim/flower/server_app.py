@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from sim.flower.internals import quiet
 from sim.flower.strategy import build_strategy
 from sim.flower.wire import array_record, tensors_in
-from sim.flower.workplace import planned_job, stated_run
+from sim.flower.workplace import stated_run
 from sim.tensor.evaluation import Evaluator
 
 app = ServerApp()
@@ -25,7 +25,7 @@ def main(grid: Grid, context: Context) -> None:
     """
     quiet()
     plan, federation, _ = stated_run(context.run_config)
-    job = planned_job(plan, federation)
+    job = plan.job
     while len(list(grid.get_node_ids())) < len(job.sizes):
         time.sleep(0.5)
     initial = job.network.initial_parameters(job.seed)

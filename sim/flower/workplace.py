@@ -52,21 +52,14 @@ class Workplaces:
         return here
 
 
-def planned_job(plan: Plan, federation: Federation) -> Job:
-    """Return the job of a plan."""
-    executed = plan.spec.train.model_copy(update={"rounds": plan.rounds})
-    spec = plan.spec.model_copy(update={"train": executed})
-    return Job.build(spec, federation, plan.noise_multipliers, plan.release_noise, plan.attended, plan.spec.digest)
-
-
 @lru_cache(maxsize=1)
 def _run(scenario: str, number: int) -> tuple[Plan, Federation, Workplaces]:
     specs = expand(load_scenario(scenario))
     if not 0 <= number < len(specs):
         raise ScenarioError([f"{scenario}: there is no run {number}; it has {len(specs)}, counted from 0"])
     federation = load_federation(specs[number].data, specs[number].seed)
-    plan = make_plan(specs[number], federation)
-    return plan, federation, Workplaces(planned_job(plan, federation), federation.train)
+    plan = make_plan(specs[number], federation.facts)
+    return plan, federation, Workplaces(plan.job, federation.train)
 
 
 def stated_run(config: UserConfig) -> tuple[Plan, Federation, Workplaces]:

@@ -12,6 +12,7 @@ that a results folder holds gives the key. The generator is not cryptographic, a
 key: this is a simulation.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from hashlib import blake2b
 
@@ -20,6 +21,9 @@ from numpy.typing import NDArray
 
 Key = int | str
 """A seed, not negative, for what is public; a run's key for what hides a record."""
+
+Keys = Key | Sequence[Key]
+"""One key for all lanes, or one a lane."""
 
 
 @cache
@@ -62,6 +66,14 @@ class Streams:
         self._start["state"]["counter"] = np.array([0, step, server_round, clinic], dtype=np.uint64)
         self._bits.state = self._start
         return self._generator
+
+
+def lane_streams(key: Keys, purpose: str, lanes: int) -> list[Streams]:
+    """Return each lane's streams of a purpose; lanes with the same key share one generator."""
+    if isinstance(key, int | str):
+        return [Streams(key, purpose)] * lanes
+    streams = {each: Streams(each, purpose) for each in dict.fromkeys(key)}
+    return [streams[each] for each in key]
 
 
 def stream(key: Key, purpose: str, clinic: int = 0, server_round: int = 0, step: int = 0) -> np.random.Generator:

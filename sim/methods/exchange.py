@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -46,6 +46,10 @@ class Exchange(ABC):
         self.job = job
         self.server_round = 0
         self.noised: dict[str, Tensor] = {}
+
+    def option(self, name: str) -> Any:
+        """Return an option of the method: as the scenario gives it, or its default."""
+        return self.job.spec.strategy.options.get(name, self.job.method.options[name])
 
     # The clinics
 

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from hashlib import blake2b
-from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sim.data.federation import Federation
+from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import Key, stream
 from sim.methods.attendance import Attendance
@@ -39,13 +38,14 @@ from sim.scenario.spec import RunSpec
 from sim.tensor.optim import Optimizer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """Everything about a run that is not a patient's record; server and clinics derive it from the same settings.
 
     Attributes
     ----------
     spec : RunSpec
+    facts : Facts
     method : Method
     protocol : Protocol
     network : Network
@@ -72,11 +72,10 @@ class Job:
         The plan's, for the rounds in which a clinic is away or lost.
     key : str
         Of whatever hides a record, see :func:`run_key`.
-    preprocessing : tuple of str
-        Statistics of the records that the preprocessing used.
     """
 
     spec: RunSpec
+    facts: Facts
     method: Method
     protocol: Protocol
     network: Network
@@ -92,34 +91,16 @@ class Job:
     adaptive: AdaptiveClip | None = None
     labels: RandomisedLabels | None = None
     attended: Mapping[int, Attendance] = field(default_factory=dict)
-    key: str = ""
-    preprocessing: tuple[str, ...] = ()
+    key: str
 
     @classmethod
-    def build(
-        cls,
-        spec: RunSpec,
-        federation: Federation,
-        noise_multipliers: Sequence[float],
-        release_noise: Sequence[float] = (),
-        attended: Mapping[int, Attendance] = MappingProxyType({}),
-        digest: str | None = None,
-    ) -> Job:
-        """Derive the job.
+    def build(cls, spec: RunSpec, facts: Facts) -> Job:
+        """Derive the job of a run, without noise and with everybody there.
 
         Parameters
         ----------
         spec : RunSpec
-        federation : Federation
-            Only its shapes, classes, sizes and names of statistics are used.
-        noise_multipliers : sequence of float
-            By clinic; ignored without DP-SGD.
-        release_noise : sequence of float
-            By clinic: noise multipliers of rows at the cut, or of the updates' sum, the same for all.
-        attended : mapping of int to Attendance
-            The plan's, for the rounds in which a clinic is away or lost.
-        digest : str, optional
-            That of the run that was planned, if ``spec`` has been changed since; that of ``spec`` if not given.
+        facts : Facts
 
         Raises
         ------
@@ -127,94 +108,64 @@ class Job:
             If the model does not fit the data, the cut lies outside the model, or the class weights are too many or too
             few.
         """
-        privacy = spec.privacy
-        method = method_of("release-once" if privacy.releases_once else spec.strategy.name)
+        method = method_of("release-once" if spec.privacy.releases_once else spec.strategy.name)
         protocol = protocol_of(method, spec.strategy.cut)
-        try:
-            # Modules draw initial values from PyTorch's global generator when they are made; ours come from a stream.
-            with torch.random.fork_rng(devices=[]):
-                network = build_network(spec.model, federation.train.x.shape[1:], len(federation.classes))
-        except ValueError as error:
-            raise ScenarioError([f"model: {error}"]) from None
-        try:
-            whole = protocol.topology == "whole"
-            parts = (network.whole,) if whole else network.split(protocol.topology, spec.model.cut)
-        except ValueError as error:
-            raise ScenarioError([f"model.cut: {error}"]) from None
-        frozen = frozenset(spec.model.freeze) | ({"head"} if privacy.releases_once else set())
-        if absent := frozen - {part.name for part in parts[:1] + parts[2:]}:
-            raise ScenarioError(
-                [f"model.freeze: {spec.strategy.name} has no {min(absent)} at the clinic; remove it or cut the model"]
-            )
-        if spec.model.public_file is not None and "head" not in frozen:
-            raise ScenarioError(
-                [f'model.public-head: {spec.strategy.name} has no frozen head; add freeze = ["head"], or remove it']
-            )
-        if spec.model.public_file is not None and spec.model.components is None:
-            try:
-                network = replace(network, given=stored_values(spec.model.public_file, parts[0].shapes()))
-            except ValueError as error:
-                raise ScenarioError([f"model.public-head: {error}"]) from None
-        rows = None
-        if privacy.noises_rows:
-            rows = _row_noise(privacy, parts, release_noise)
-            if math.isfinite(rows.clip["smashed"]):
-                layer = Block("clip", ClipRows(rows.clip["smashed"], rows.norm))
-                parts = (Part("head", (*parts[0].blocks, layer)), *parts[1:])
-                network = replace(network, blocks=tuple(block for part in parts for block in part.blocks))
-        dp = None
-        if "dp-sgd" in privacy.mechanisms:
-            trained = len(parts) - len(frozen)
-            clip = privacy.clip
-            # Without noise the product is 0 even for an infinite clip.
-            std = tuple(sigma * clip if sigma else 0.0 for sigma in noise_multipliers)
-            joint = privacy.clipping == "joint" and trained > 1
-            dp = DpSgd(clip if joint else clip / trained**0.5, std, joint)
-            if joint:
-                protocol = protocol.exchanging_norms()
-        sampling = Sampling(dp is not None, spec.train.batch_size, spec.train.local_epochs)
-        sizes = tuple(int(n) for n in np.diff(federation.train.offsets))
-        if network.whole.statistics:
-            pooled = protocol.movement == "none"
-            clinics = {"the pool": sum(sizes)} if pooled else dict(zip(federation.names, sizes, strict=True))
-            for problem in unfit_for_batch_norm(spec, network, sampling.batch_size, clinics):
-                raise ScenarioError([problem])
-        optimizer = Optimizer.from_settings(spec.train)
-        weights = spec.train.class_weights
-        if weights is not None and len(weights) != len(federation.classes):
-            listed = ", ".join(federation.classes)
-            raise ScenarioError(
-                [f"train.class-weights: has {len(weights)} values; give one for each of the classes {listed}"]
-            )
-        class_weights = None if weights is None else torch.tensor(weights)
-        update_noise = release_noise[0] if privacy.unit == "clinic" and release_noise else None
-        adaptive = None
-        if privacy.adaptive_quantile is not None:
-            together = len(participants(spec.seed, 1, len(sizes), spec.train.participation))
-            count_noise = privacy.adaptive_count_noise or together / 20
-            adaptive = AdaptiveClip(privacy.adaptive_quantile, privacy.adaptive_rate, count_noise)
-        k, label_epsilon = len(federation.classes), privacy.randomises_labels
-        labels = None if label_epsilon is None else RandomisedLabels(k, uniform_answers(label_epsilon, k))
-        return cls(
-            spec,
-            method,
-            protocol,
-            network,
-            parts,
-            sizes,
-            sampling,
-            optimizer,
-            class_weights,
-            dp,
-            frozen,
-            rows,
-            update_noise,
-            adaptive,
-            labels,
-            attended,
-            run_key(spec.digest if digest is None else digest, federation),
-            federation.non_private,
+        network, parts = _cut_network(spec, facts, protocol)
+        frozen = _frozen_parts(spec, method, parts)
+        network = _with_public_head(spec, network, parts, frozen)
+        rows = _row_noise(spec.privacy, parts) if spec.privacy.noises_rows else None
+        if rows is not None and math.isfinite(rows.clip["smashed"]):
+            layer = Block("clip", ClipRows(rows.clip["smashed"], rows.norm))
+            parts = (Part("head", (*parts[0].blocks, layer)), *parts[1:])
+            network = replace(network, blocks=tuple(block for part in parts for block in part.blocks))
+        dp = _dp_sgd(spec.privacy, len(parts) - len(frozen), len(facts.sizes))
+        job = cls(
+            spec=spec,
+            facts=facts,
+            method=method,
+            protocol=protocol.exchanging_norms() if dp is not None and dp.joint else protocol,
+            network=network,
+            parts=parts,
+            sizes=facts.sizes,
+            sampling=Sampling(dp is not None, spec.train.batch_size, spec.train.local_epochs),
+            optimizer=Optimizer(spec.train.optimizer),
+            class_weights=_class_weights(spec, facts),
+            dp=dp,
+            frozen=frozen,
+            rows=rows,
+            adaptive=_adaptive_clip(spec, len(facts.sizes)),
+            labels=_randomised_labels(spec.privacy, len(facts.classes)),
+            key=run_key(spec.digest, facts),
         )
+        for problem in unfit_for_batch_norm(job, facts.names) if network.whole.statistics else ():
+            raise ScenarioError([problem])
+        return job
+
+    def with_noise(self, noise_multipliers: Sequence[float], release_noise: Sequence[float] = ()) -> Job:
+        """Return the job with its noise.
+
+        Parameters
+        ----------
+        noise_multipliers : sequence of float
+            ``[clinic]``; of no use without DP-SGD.
+        release_noise : sequence of float
+            ``[clinic]`` of rows at the cut, or of the updates' sum, the same for all.
+        """
+        dp, rows, update = self.dp, self.rows, self.update_noise
+        if dp is not None:
+            clip = self.spec.privacy.clip
+            # Without noise the product is 0 even for an infinite clip.
+            dp = replace(dp, noise_std=tuple(sigma * clip if sigma else 0.0 for sigma in noise_multipliers))
+        if rows is not None:
+            rows = replace(rows, multipliers=tuple(release_noise))
+        if self.spec.privacy.unit == "clinic" and release_noise:
+            update = release_noise[0]
+        return replace(self, dp=dp, rows=rows, update_noise=update)
+
+    def executed(self, rounds: int, attended: Mapping[int, Attendance]) -> Job:
+        """Return the job as it is carried out: with its number of rounds, and who is there in them."""
+        train = self.spec.train.model_copy(update={"rounds": rounds})
+        return replace(self, spec=self.spec.model_copy(update={"train": train}), attended=attended)
 
     @property
     def seed(self) -> int:
@@ -375,15 +326,71 @@ class Job:
         )
 
 
-def run_key(digest: str, federation: Federation) -> str:
+def run_key(digest: str, facts: Facts) -> str:
     """Return what keys a run's noise, randomised answers and secret batches: its digest and every record.
 
     Two runs that differ in a setting or in one record share no draw, and a digest, which is published, is not enough.
     """
-    return blake2b(f"{digest}/{federation.fingerprint}".encode(), digest_size=32).hexdigest()
+    return blake2b(f"{digest}/{facts.fingerprint}".encode(), digest_size=32).hexdigest()
 
 
-def _row_noise(privacy: Privacy, parts: Sequence[Part], multipliers: Sequence[float]) -> RowNoise:
+def _cut_network(spec: RunSpec, facts: Facts, protocol: Protocol) -> tuple[Network, tuple[Part, ...]]:
+    try:
+        # Modules draw initial values from PyTorch's global generator when they are made; ours come from a stream.
+        with torch.random.fork_rng(devices=[]):
+            network = build_network(spec.model, facts.input_shape, len(facts.classes))
+    except ValueError as error:
+        raise ScenarioError([f"model: {error}"]) from None
+    if protocol.topology == "whole":
+        return network, (network.whole,)
+    try:
+        return network, network.split(protocol.topology, spec.model.cut)
+    except ValueError as error:
+        raise ScenarioError([f"model.cut: {error}"]) from None
+
+
+def _frozen_parts(spec: RunSpec, method: Method, parts: Sequence[Part]) -> frozenset[str]:
+    """Return the parts that do not train: those that the scenario freezes, and a head behind which rows leave once."""
+    frozen = frozenset(spec.model.freeze) | ({"head"} if method.pooled and method.cuts else frozenset())
+    if absent := frozen - {part.name for part in (*parts[:1], *parts[2:])}:
+        raise ScenarioError(
+            [f"model.freeze: {spec.strategy.name} has no {min(absent)} at the clinic; remove it or cut the model"]
+        )
+    if spec.model.public_file is not None and "head" not in frozen:
+        raise ScenarioError(
+            [f'model.public-head: {spec.strategy.name} has no frozen head; add freeze = ["head"], or remove it']
+        )
+    return frozen
+
+
+def _with_public_head(spec: RunSpec, network: Network, parts: Sequence[Part], frozen: frozenset[str]) -> Network:
+    if spec.model.public_file is None or spec.model.components is not None:
+        return network
+    try:
+        return replace(network, given=stored_values(spec.model.public_file, parts[0].shapes()))
+    except ValueError as error:
+        raise ScenarioError([f"model.public-head: {error}"]) from None
+
+
+def _class_weights(spec: RunSpec, facts: Facts) -> Tensor | None:
+    weights, classes = spec.train.class_weights, facts.classes
+    if weights is not None and len(weights) != len(classes):
+        listed = ", ".join(classes)
+        raise ScenarioError(
+            [f"train.class-weights: has {len(weights)} values; give one for each of the classes {listed}"]
+        )
+    return None if weights is None else torch.tensor(weights)
+
+
+def _dp_sgd(privacy: Privacy, trained: int, clinics: int) -> DpSgd | None:
+    if "dp-sgd" not in privacy.mechanisms:
+        return None
+    joint = privacy.clipping == "joint" and trained > 1
+    clip = privacy.clip if joint else privacy.clip / trained**0.5
+    return DpSgd(part_clip=clip, noise_std=(0.0,) * clinics, joint=joint)
+
+
+def _row_noise(privacy: Privacy, parts: Sequence[Part]) -> RowNoise:
     clip, reach = {"smashed": privacy.row_noise[2]}, {"smashed": 2.0}
     laplace = privacy.noises_rows == "laplace"
     if never_negative(parts[0]) and not laplace:
@@ -392,7 +399,20 @@ def _row_noise(privacy: Privacy, parts: Sequence[Part], multipliers: Sequence[fl
         clip["tail-gradient"], reach["tail-gradient"] = privacy.tail_clip, 2.0
     given, target, _ = privacy.row_noise
     kind: Literal["laplace", "gaussian"] = "laplace" if laplace else "gaussian"
-    return RowNoise(clip, reach, tuple(multipliers), kind, silent=target is None and not given)
+    return RowNoise(clip=clip, reach=reach, multipliers=(), kind=kind, silent=target is None and not given)
+
+
+def _adaptive_clip(spec: RunSpec, clinics: int) -> AdaptiveClip | None:
+    privacy = spec.privacy
+    if privacy.adaptive_quantile is None:
+        return None
+    together = len(participants(spec.seed, 1, clinics, spec.train.participation))
+    return AdaptiveClip(privacy.adaptive_quantile, privacy.adaptive_rate, privacy.adaptive_count_noise or together / 20)
+
+
+def _randomised_labels(privacy: Privacy, classes: int) -> RandomisedLabels | None:
+    epsilon = privacy.randomises_labels
+    return None if epsilon is None else RandomisedLabels(classes, uniform_answers(epsilon, classes))
 
 
 @lru_cache(maxsize=16)

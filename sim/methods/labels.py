@@ -6,7 +6,8 @@ import re
 from typing import Final
 
 from sim.foundation.plugins import registered
-from sim.methods.method import GROUP, Method, method_of
+from sim.methods.method import Method, method_of
+from sim.scenario.lookup import METHODS
 
 __all__ = ["known_method", "method_label", "reading_order"]
 
@@ -17,7 +18,7 @@ _CUTS: Final[dict[object, str]] = {"vanilla": "vanilla", "u-shaped": "U-shaped"}
 
 def known_method(strategy: str) -> Method | None:
     """Return an installed method by its name; None for a label or an import path, of which nothing is imported."""
-    return method_of(strategy) if strategy in registered(GROUP) else None
+    return method_of(strategy) if strategy in registered(METHODS) else None
 
 
 def method_label(strategy: str, cut: object = None) -> str:

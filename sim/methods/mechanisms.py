@@ -25,7 +25,7 @@ class DpSgd:
     joint: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RowNoise:
     """Clipping and noise of the rows that leave the clinic at a cut.
 

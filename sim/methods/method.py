@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sim.foundation.plugins import loaded
 from sim.methods.messages import Kind
+from sim.scenario.lookup import METHODS, is_flower_path
 
 if TYPE_CHECKING:
     from sim.methods.exchange import Exchange
     from sim.models import Parameters
 
-GROUP = "suture.methods"
 Family = Literal["FL", "SL", "SplitFed", "baseline"]
 Movement = Literal["averaged", "handed-on", "own", "none"]
 
@@ -133,7 +133,7 @@ def method_of(name: str) -> Method:
     ValueError
         In one line: if there is no such method, or what stands at the path is none.
     """
-    if ":" not in name and "." in name:
+    if is_flower_path(name):
         return Method(
             name=name,
             label=name.rpartition(".")[2],
@@ -142,7 +142,7 @@ def method_of(name: str) -> Method:
             clinic_parts="averaged",
             round=None,
         )
-    found = loaded(GROUP, name)
+    found = loaded(METHODS, name)
     if not isinstance(found, Method):
         raise ValueError(f'"{name}" is no Method; name the METHOD of a module')  # noqa: TRY004 - as others of one line
     return found

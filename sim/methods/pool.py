@@ -60,8 +60,7 @@ class Pool:
             np.zeros(1, dtype=np.int64),
         )
         part = job.network.whole if head is None else job.part("body")
-        network = replace(job.network, blocks=part.blocks, input_shape=tuple(records.x.shape[1:]))
-        pooled = replace(job, network=network, sizes=(len(records.y),))
+        pooled = replace(job, sizes=(len(records.y),))
         return cls(pooled, records, trainer_for(pooled, part, [POOL], expand(part.select(model), 1)))
 
     def train(self, exchange: Exchange) -> Parameters:

@@ -41,7 +41,6 @@ Kinds = tuple[Kind, ...]
 HEADER_BYTES = 512
 """Stated cost of one message beyond its arrays' payload: Flower's metadata, record structure and transport framing."""
 HEADERS = "headers"
-MODEL_KIND, OPTIMIZER_KIND = Kind.MODEL, Kind.OPTIMIZER
 
 
 @dataclass(frozen=True, kw_only=True)

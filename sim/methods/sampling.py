@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.foundation.rng import Key, Streams, stream
+from sim.foundation.rng import Keys, lane_streams, stream
 
 Ints = NDArray[np.int64]
 Count = TypeVar("Count", int, Ints)
@@ -154,15 +154,16 @@ def choose(seed: int, server_round: int, available: Ints, size: int) -> Ints:
 
 
 def draw_batches(
-    sampling: Sampling, key: Key, server_round: int, clinics: Sequence[int] | Ints, records: Sequence[int] | Ints
+    sampling: Sampling, key: Keys, server_round: int, clinics: Sequence[int] | Ints, records: Sequence[int] | Ints
 ) -> Batches:
     """Draw one round's batches.
 
     Parameters
     ----------
     sampling : Sampling
-    key : int or str
-        The run's seed; under Poisson sampling, which amplifies privacy only while nobody knows the draws, its key.
+    key : int or str, or a sequence of them
+        The run's seed; under Poisson sampling, which amplifies privacy only while nobody knows the draws, its key. One
+        a lane where the lanes are of several runs.
     server_round : int
         From 1.
     clinics : sequence of int
@@ -198,7 +199,7 @@ def lane_by_lane(steps: Ints) -> tuple[Ints, Ints]:
 
 
 def draw_rows(
-    sampling: Sampling, key: Key, server_round: int, clinics: Sequence[int] | Ints, records: Ints, steps: Ints
+    sampling: Sampling, key: Keys, server_round: int, clinics: Sequence[int] | Ints, records: Ints, steps: Ints
 ) -> Ints:
     """Return the rows of each lane's first batches, as ``draw_batches`` would draw them.
 
@@ -222,16 +223,16 @@ def draw_rows(
 
 
 def _shuffled(
-    sampling: Sampling, key: Key, server_round: int, clinics: Sequence[int] | Ints, n: Ints, steps: Ints
+    sampling: Sampling, key: Keys, server_round: int, clinics: Sequence[int] | Ints, n: Ints, steps: Ints
 ) -> tuple[Ints, Ints]:
     epochs, size = sampling.local_epochs, sampling.batch_size
     per_epoch = steps // epochs
     total = int(steps.max(initial=0))
     padded = int(per_epoch.max(initial=0)) * size
     keys = np.full((len(n), epochs, padded), np.inf)
-    streams = Streams(key, "batches")
+    streams = lane_streams(key, "batches", len(n))
     for lane, (clinic, count) in enumerate(zip(clinics, n, strict=True)):
-        keys[lane, :, :count] = streams.at(clinic, server_round).random((epochs, count))
+        keys[lane, :, :count] = streams[lane].at(clinic, server_round).random((epochs, count))
     order = np.argsort(keys, axis=-1)
     step = np.arange(total)[:, None]
     epoch = np.minimum(step // per_epoch, epochs - 1)
@@ -243,14 +244,14 @@ def _shuffled(
 
 
 def _poisson(
-    sampling: Sampling, key: Key, server_round: int, clinics: Sequence[int] | Ints, n: Ints, steps: Ints
+    sampling: Sampling, key: Keys, server_round: int, clinics: Sequence[int] | Ints, n: Ints, steps: Ints
 ) -> tuple[Ints, Ints]:
     total = int(steps.max(initial=0))
     drawn = []
     rows = np.zeros((total, len(n)), dtype=np.int64)
-    streams = Streams(key, "batches")
+    streams = lane_streams(key, "batches", len(n))
     for lane, (clinic, count, own) in enumerate(zip(clinics, n, steps, strict=True)):
-        joins = streams.at(clinic, server_round).random((own, count)) < sampling.rate(int(count))
+        joins = streams[lane].at(clinic, server_round).random((own, count)) < sampling.rate(int(count))
         rows[:own, lane] = joins.sum(1)
         drawn.append(np.nonzero(joins))
     index = np.full((total, len(n), max(1, int(rows.max(initial=0)))), -1)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from sim.methods.attendance import Attendance, available, drop_outs, slowdowns
 from sim.methods.job import Job
-from sim.methods.protocol import HEADER_BYTES, HEADERS, MODEL_KIND, OPTIMIZER_KIND, Direction, Traffic
+from sim.methods.messages import Kind
+from sim.methods.protocol import HEADER_BYTES, HEADERS, Direction, Traffic
 from sim.methods.sampling import choose, draw_rows
 from sim.plan.clock import Leg, RoundLoad, RoundTime
 from sim.plan.costs import FLOAT_BYTES, part_costs
@@ -31,8 +32,6 @@ class Counts:
         What it says of attendance is left aside; it is drawn here.
     clock : PlanClock
         Times the rounds, and with them decides who meets a deadline.
-    rounds : int, optional
-        Stop after so many rounds instead of the scenario's.
 
     Attributes
     ----------
@@ -58,11 +57,11 @@ class Counts:
         In all.
     """
 
-    def __init__(self, job: Job, clock: PlanClock, rounds: int | None = None) -> None:
+    def __init__(self, job: Job, clock: PlanClock) -> None:
         self.job = replace(job, attended={})
         self.clock = clock
         self.costs = part_costs(job.parts, job.network.input_shape, job.frozen)
-        self._pooled = job.protocol.movement == "none"
+        self._pooled = job.method.pooled
         if self._pooled and job.protocol.clinic_parts:  # what is trained on kept rows forms no gradient in them
             self.costs |= part_costs(job.parts[1:], self.costs["head"].output_shape)
         self.steps = np.zeros(len(job.sizes), dtype=np.int64)
@@ -89,20 +88,23 @@ class Counts:
         self._rates = job.sampling.rates(np.full_like(job.records, sum(job.sizes)) if self._pooled else job.records)
         self._model_bytes = FLOAT_BYTES * self._common_scalars(job.protocol.clinic_parts)
         self._optimizer_bytes = self._state_bytes()
-        self._averaged_scalars = self._common_scalars(self._averaged_parts())
-        count = job.spec.train.rounds if rounds is None else rounds
         self._behaviours = [each.behaviour for each in clock.resources]
         self._uneven = any(behaviour.straggler_chance for behaviour in self._behaviours)
         self._reliable = not any(behaviour.may_be_lost for behaviour in self._behaviours)
-        self._there = available(job.seed, self._behaviours, count)
+        self._there = available(job.seed, self._behaviours, 0)
         self.loads: list[RoundLoad] = []
         self.times: list[RoundTime] = []
         self.bytes_after: list[int] = []
         self.after: list[Sampled] = []
-        for server_round in range(1, 1 + count):
+
+    def count(self, rounds: int) -> Counts:
+        """Count so many rounds; return itself."""
+        self._there = available(self.job.seed, self._behaviours, rounds)
+        for server_round in range(1, 1 + rounds):
             self._pooled_round(server_round) if self._pooled else self._round(server_round)
             self.bytes_after.append(sum(int(sizes.sum()) for sizes in self.traffic.values()))
             self.after.append(self.sampled())
+        return self
 
     def sampled(self) -> Sampled:
         """Return what was drawn without regard to the data, for the ledger."""
@@ -166,11 +168,11 @@ class Counts:
         handed_on = protocol.movement == "handed-on"
         turns = steps if job.by_mini_batch else np.minimum(steps, 1)
         schedule = None
-        if job.spec.strategy.order is not None:
+        if job.method.sequential:
             lane = {k: position for position, k in enumerate(clinics.tolist())}
             attended = replace(job, attended={server_round: attendance})
             schedule = tuple((lane[k], step) for k, step in attended.schedule(server_round))
-        averaged = 0 if handed_on or job.alone else self._averaged_scalars
+        averaged = 0 if handed_on or job.alone else self._averaged_scalars(server_round)
         moved = self._model_bytes + self._optimizer_bytes if protocol.crosses else 0
         return RoundLoad(
             clinics,
@@ -207,7 +209,7 @@ class Counts:
         self.returned_rounds[clinics] += back
         self.lost_rounds[clinics] += ~complete
         # Steps of a lost clinic are in the model where they trained a body, or parts, that live on.
-        forgotten = self.job.protocol.movement == "averaged" and self.job.spec.strategy.order is None
+        forgotten = self.job.protocol.movement == "averaged" and not self.job.method.sequential
         kept = load.steps * back if forgotten else load.steps
         self.steps[clinics] += load.steps
         self._released[clinics] += kept
@@ -250,7 +252,7 @@ class Counts:
                 legs.insert(0, Leg("clinic", self.costs["head"].forward_flops, "head forward"))
                 self.clinic_flops += pool * self.costs["head"].forward_flops
                 head_bytes = self._model_bytes
-                self._cross("down", MODEL_KIND, everyone, head_bytes)
+                self._cross("down", Kind.MODEL, everyone, head_bytes)
                 self._cross("down", HEADERS, everyone, HEADER_BYTES)
             for kind in job.protocol.once_up:
                 self._cross("up", kind, everyone, job.records * self._row_bytes(kind))
@@ -273,9 +275,9 @@ class Counts:
             if self.job.protocol.crosses:
                 times = load.ends if direction == "up" else load.turns
                 count = count + times
-                self._cross(direction, MODEL_KIND, clinics, times * self._model_bytes)
+                self._cross(direction, Kind.MODEL, clinics, times * self._model_bytes)
                 if self._optimizer_bytes:
-                    self._cross(direction, OPTIMIZER_KIND, clinics, times * self._optimizer_bytes)
+                    self._cross(direction, Kind.OPTIMIZER, clinics, times * self._optimizer_bytes)
             if count.any():
                 self._cross(direction, HEADERS, clinics, count * HEADER_BYTES)
 
@@ -283,10 +285,13 @@ class Counts:
         counted = self.traffic.setdefault((direction, kind), np.zeros(len(self.job.sizes), dtype=np.int64))
         counted[clinics] += size
 
-    def _averaged_parts(self) -> tuple[str, ...]:
-        protocol = self.job.protocol
-        copies = () if self.job.spec.strategy.order is not None else protocol.server_parts
-        return copies + (protocol.clinic_parts if protocol.movement == "averaged" else ())
+    def _averaged_scalars(self, server_round: int) -> int:
+        """Return the scalars that the server averages at the end of a round, of each clinic."""
+        method, protocol = self.job.method, self.job.protocol
+        copies = protocol.server_parts if method.body == "copies" else ()
+        heads = protocol.clinic_parts if protocol.movement == "averaged" else ()
+        named = method.averages(server_round)
+        return self._common_scalars(tuple(part for part in copies + heads if part in named))
 
     def _common_scalars(self, parts: tuple[str, ...]) -> int:
         """Return the scalars of some parts, running statistics among them, that are not each clinic's own."""

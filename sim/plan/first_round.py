@@ -10,12 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from sim.data.federation import Federation, load_federation
-from sim.methods.job import Job
 from sim.methods.labels import method_label
-from sim.methods.method import method_of
 from sim.plan.clock import RoundLoad, RoundTime
 from sim.plan.counts import Counts
+from sim.plan.plan import Plan
 from sim.plan.queues import PlanClock
 from sim.scenario.clinics import Behaviour, ClinicResources, ServerResources, assign_resources
 from sim.scenario.spec import RunSpec
@@ -88,37 +86,31 @@ def label_of(spec: RunSpec) -> str:
     return method_label(spec.strategy.label or spec.strategy.name, spec.strategy.cut)
 
 
-def first_rounds(specs: Sequence[RunSpec]) -> list[FirstRound]:
+def first_rounds(plans: Sequence[Plan]) -> list[FirstRound]:
     """Count the first round of each method, with the first seed and the first swept values, as if nobody could be lost.
 
     Parameters
     ----------
-    specs : sequence of RunSpec
+    plans : sequence of Plan
         Of one study. Baselines, which send nothing in a round, are left out.
     """
     found: dict[str, FirstRound] = {}
-    loaded: dict[tuple[str, int], Federation] = {}
-    for spec in specs:
-        strategy, method = spec.strategy, label_of(spec)
-        if method in found or method_of(strategy.name).family == "baseline":
+    for plan in plans:
+        spec, job, method = plan.spec, plan.job, label_of(plan.spec)
+        if method in found or job.method.family == "baseline":
             continue
-        source = (spec.data.model_dump_json(), spec.seed)
-        if source not in loaded:
-            loaded[source] = load_federation(spec.data, spec.seed)
-        federation = loaded[source]
-        unhurried = {"rounds": 1, "deadline": None, "over_select": 1.0}
-        once = spec.model_copy(update={"train": spec.train.model_copy(update=unhurried)})
+        unhurried = spec.train.model_copy(update={"rounds": 1, "deadline": None, "over_select": 1.0})
+        names = job.facts.names
         resources = tuple(
-            replace(clinic, behaviour=Behaviour())
-            for clinic in assign_resources(spec.clinics, federation.names, spec.seed)
+            replace(clinic, behaviour=Behaviour()) for clinic in assign_resources(spec.clinics, names, spec.seed)
         )
         server = spec.server.resources()
-        job = Job.build(once, federation, [0.0] * len(federation.names))
-        [load] = Counts(job, PlanClock(resources, server)).loads
+        once = replace(job, spec=spec.model_copy(update={"train": unhurried}), attended={})
+        [load] = Counts(once, PlanClock(resources, server)).count(1).loads
         found[method] = FirstRound(
             method=method,
-            family=method_of(strategy.name).family,
-            names=federation.names,
+            family=job.method.family,
+            names=names,
             load=load,
             resources=resources,
             server=server,

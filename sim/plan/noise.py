@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
-from sim.data.federation import Federation
 from sim.foundation.problems import ScenarioError
 from sim.methods.job import Job
 from sim.methods.mechanisms import RowNoise
@@ -15,12 +12,11 @@ from sim.plan.releases import Sampled, build_ledger, un_noised
 from sim.privacy.accounting import gaussian_epsilon
 from sim.privacy.calibration import calibrate
 from sim.privacy.preprocessing import exposed
-from sim.scenario.spec import RunSpec
 
 
 def refuse_lost_targets(job: Job, sampled: Sampled) -> None:
     """Raise a ``ScenarioError`` for each target that no noise meets, since the preprocessing used the records."""
-    privacy, used = job.spec.privacy, list(exposed(job.preprocessing, getattr(job.spec.data, "scaling", None)))
+    privacy, used = job.spec.privacy, list(exposed(job.facts.non_private, getattr(job.spec.data, "scaling", None)))
     of_label = privacy.randomises_labels
     alone = privacy.mechanism == "label-rr"
     label_key = "label-epsilon" if privacy.label_epsilon is not None else "epsilon"
@@ -63,7 +59,7 @@ def update_multiplier(job: Job, sampled: Sampled, delta: float) -> tuple[float, 
 
 
 def row_multipliers(
-    job: Job, noise: RowNoise, sampled: Sampled, sigmas: Sequence[float], federation: Federation, delta: float
+    job: Job, noise: RowNoise, sampled: Sampled, sigmas: Sequence[float], delta: float
 ) -> tuple[float, ...]:
     """Return the noise on rows over their clip, clinic by clinic: as given, or enough for the target.
 
@@ -73,12 +69,11 @@ def row_multipliers(
     """
     given, target, _ = job.spec.privacy.row_noise
     clinics = range(len(job.sizes))
-    _check_delta(job.spec, delta, federation)
+    _check_delta(job, delta)
     if target is None:
         return (float(given or 0.0),) * len(clinics)
     key = "epsilon-server" if job.dp is not None else "epsilon"
-    probe = Job.build(job.spec, federation, sigmas, [1.0 for _ in clinics])
-    ledger = build_ledger(probe, sampled)
+    ledger = build_ledger(job.with_noise(sigmas, [1.0 for _ in clinics]), sampled)
     if reasons := un_noised(ledger, "server"):
         raise ScenarioError(
             [f"privacy.{key}: no noise on rows reaches {target:g} against the server: {'; '.join(reasons)}"]
@@ -111,12 +106,12 @@ def row_multipliers(
     return tuple(found)
 
 
-def dp_sgd_multipliers(spec: RunSpec, delta: float, federation: Federation, sampled: Sampled) -> tuple[float, ...]:
+def dp_sgd_multipliers(job: Job, delta: float, sampled: Sampled) -> tuple[float, ...]:
     """Return DP-SGD's noise multipliers by clinic: as given, or the least that meet the target."""
-    _check_delta(spec, delta, federation)
-    epsilon = spec.privacy.epsilon
+    _check_delta(job, delta)
+    epsilon = job.spec.privacy.epsilon
     if epsilon is None:
-        return tuple(float(spec.privacy.noise_multiplier or 0.0) for _ in sampled.rates)
+        return tuple(float(job.spec.privacy.noise_multiplier or 0.0) for _ in sampled.rates)
     try:
         drawn = zip(sampled.rates.tolist(), sampled.released.tolist(), strict=True)
         return tuple(calibrate(epsilon, delta, rate, steps) for rate, steps in drawn)
@@ -124,11 +119,11 @@ def dp_sgd_multipliers(spec: RunSpec, delta: float, federation: Federation, samp
         raise ScenarioError([f"privacy.epsilon: {error}"]) from None
 
 
-def _check_delta(spec: RunSpec, delta: float, federation: Federation) -> None:
-    sizes = np.diff(federation.train.offsets)
-    most, holder = int(sizes.max()), f'clinic "{federation.names[int(sizes.argmax())]}"'
-    if spec.strategy.name == "centralised" and delta * most < 1:
-        most, holder = int(sizes.sum()), "all clinics together"
+def _check_delta(job: Job, delta: float) -> None:
+    most = max(job.sizes)
+    holder = f'clinic "{job.facts.names[job.sizes.index(most)]}"'
+    if job.method.pooled and not job.method.cuts and delta * most < 1:
+        most, holder = sum(job.sizes), "all clinics together"
     if delta * most >= 1:
         example = 10.0 ** -math.ceil(math.log10(10 * most))
         raise ScenarioError(

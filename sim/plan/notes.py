@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from sim.data.federation import Federation
+from sim.data.facts import Facts
 from sim.scenario import Npz, Scenario, TableFile
 from sim.scenario.privacy import PURE, Privacy
 
@@ -53,7 +53,7 @@ def _used(mechanism: str) -> set[str]:
     return found
 
 
-def label_notes(scenario: Scenario, federation: Federation) -> Iterator[str]:
+def label_notes(scenario: Scenario, facts: Facts) -> Iterator[str]:
     """Yield a line where classes differ in writing alone, and where there are nearly as many as records.
 
     No line quotes a label.
@@ -61,20 +61,19 @@ def label_notes(scenario: Scenario, federation: Federation) -> Iterator[str]:
     Parameters
     ----------
     scenario : Scenario
-    federation : Federation
+    facts : Facts
     """
     data = scenario.data
     if not isinstance(data, TableFile | Npz):
         return
-    if alike := _alike(federation.classes):
+    if alike := _alike(facts.classes):
         yield (
-            f"data.label: {alike} of the {len(federation.classes)} classes differ from another only by case, blanks or "
+            f"data.label: {alike} of the {len(facts.classes)} classes differ from another only by case, blanks or "
             "the way a number is written; write the same class in one way"
         )
-    records = sum(len(part.y) for part in (federation.train, federation.test, federation.validation))
-    if 2 * len(federation.classes) >= records:
+    if 2 * len(facts.classes) >= facts.records:
         yield (
-            f"data.label: {len(federation.classes)} classes for {records} records, so that the label may be an "
+            f"data.label: {len(facts.classes)} classes for {facts.records} records, so that the label may be an "
             "identifier or a measurement; name a column of classes"
         )
 

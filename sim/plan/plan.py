@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from sim.data.federation import Federation
+from sim.data.facts import Facts
 from sim.methods.attendance import Attendance
 from sim.methods.job import Job
 from sim.methods.protocol import Direction, Traffic
 from sim.plan.budget import epsilon_spent, final_epsilons, within_budget
+from sim.plan.clock import Floats
 from sim.plan.counts import Counts
 from sim.plan.noise import dp_sgd_multipliers, refuse_lost_targets, row_multipliers, update_multiplier
 from sim.plan.queues import PlanClock
@@ -24,8 +25,10 @@ from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, REPLACE_COLUMN_OF, Advers
 from sim.scenario.clinics import assign_resources
 from sim.scenario.spec import RunSpec
 
+PHASE_NAMES = ("download", "clinic", "upload", "server")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class ClinicPlan:
     """What a run will ask of one clinic, and what it gives away.
 
@@ -72,13 +75,15 @@ class ClinicPlan:
     joules: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run before it is learned.
+    """A run before it is trained.
 
     Attributes
     ----------
     spec : RunSpec
+    job : Job
+        As it is carried out: its settings have the executed rounds.
     rounds : int
         Those that are executed: the scenario's, or as many as the budget allows.
     noise_multipliers, release_noise : tuple of float
@@ -110,6 +115,7 @@ class Plan:
     """
 
     spec: RunSpec
+    job: Job
     rounds: int
     noise_multipliers: tuple[float, ...]
     release_noise: tuple[float, ...]
@@ -130,6 +136,11 @@ class Plan:
     clinic_flops: int
     server_flops: int
     peak_clinic_bytes: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process without the job's networks, which are made anew there."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "job"}
+        return _arrived, (self.job.facts, values)
 
     @property
     def note(self) -> str:
@@ -181,14 +192,18 @@ class Plan:
         return self.ledger.worst("server", privacy.delta or 0.0, range(len(self.clinics)), "label")
 
 
-def make_plan(spec: RunSpec, federation: Federation) -> Plan:
+def _arrived(facts: Facts, values: dict[str, Any]) -> Plan:
+    job = Job.build(values["spec"], facts).with_noise(values["noise_multipliers"], values["release_noise"])
+    return Plan(job=job.executed(values["rounds"], values["attended"]), **values)
+
+
+def make_plan(spec: RunSpec, facts: Facts) -> Plan:
     """Plan one run.
 
     Parameters
     ----------
     spec : RunSpec
-    federation : Federation
-        Its names and sizes are used, never a value.
+    facts : Facts
 
     Returns
     -------
@@ -199,86 +214,128 @@ def make_plan(spec: RunSpec, federation: Federation) -> Plan:
     ScenarioError
         If the cut lies outside the model, a site has no resources, delta is too large, or no noise meets the target.
     """
-    refuse(spec, federation)
-    resources = assign_resources(spec.clinics, federation.names, spec.seed)
-    job = Job.build(spec, federation, [0.0] * len(federation.names))
-    clock = PlanClock(resources, spec.server.resources())
-    counts = Counts(job, clock)
-    sampled = counts.sampled()
+    refuse(spec, facts)
+    clock = PlanClock(assign_resources(spec.clinics, facts.names, spec.seed), spec.server.resources())
+    job = Job.build(spec, facts)
+    counts = Counts(job, clock).count(spec.train.rounds)
+    sigmas, release_noise = _noise(job, counts.sampled())
+    job = job.with_noise(sigmas, release_noise)
+    if spec.privacy.stop_at_epsilon is not None:
+        counts = Counts(job, clock).count(within_budget(job, counts.after, spec.privacy.stop_at_epsilon))
+    return _plan(job, counts, sigmas, release_noise)
+
+
+def _noise(job: Job, sampled: Sampled) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return ``[clinic]`` the noise multipliers of DP-SGD, and those of rows or updates; empty without."""
     refuse_lost_targets(job, sampled)
     # Without a mechanism there are only un-noised releases and none at all, which no delta tells apart.
-    delta = spec.privacy.delta or 0.0
-    sigmas = dp_sgd_multipliers(spec, delta, federation, sampled) if job.dp is not None else ()
-    release_noise = () if job.rows is None else row_multipliers(job, job.rows, sampled, sigmas, federation, delta)
-    if spec.privacy.unit == "clinic":
-        release_noise = update_multiplier(job, sampled, delta)
-    if sigmas or release_noise:
-        job = Job.build(spec, federation, sigmas, release_noise)
-    if spec.privacy.stop_at_epsilon is not None:
-        counts = Counts(job, clock, within_budget(job, counts.after, spec.privacy.stop_at_epsilon))
-        sampled = counts.sampled()
+    delta = job.spec.privacy.delta or 0.0
+    sigmas = dp_sgd_multipliers(job, delta, sampled) if job.dp is not None else ()
+    if job.spec.privacy.unit == "clinic":
+        return sigmas, update_multiplier(job, sampled, delta)
+    return sigmas, () if job.rows is None else row_multipliers(job, job.rows, sampled, sigmas, delta)
+
+
+def _plan(job: Job, counts: Counts, sigmas: tuple[float, ...], release_noise: tuple[float, ...]) -> Plan:
+    """Put together what was counted and what follows from it."""
+    spec, sampled, times = job.spec, counts.sampled(), counts.times
     ledger = build_ledger(job, sampled)
     epsilons = final_epsilons(job, ledger)
-    times = counts.times
-    served, computed, on_line = np.zeros((3, len(federation.names)))
-    flops = np.zeros(len(federation.names), dtype=np.int64)
-    for load, time in zip(counts.loads, times, strict=True):
-        served[load.clinics] += time.phases["server"]
-        computed[load.clinics] += time.phases["clinic"]
-        on_line[load.clinics] += time.phases["download"] + time.phases["upload"]
-        per_row = sum(leg.per_row for leg in load.legs if leg.place == "clinic")
-        flops[load.clinics] += load.records * per_row
-    own = computed + on_line
-    peaks = counts.peak_bytes()
-    total = math.fsum(time.seconds for time in times)
-    common = math.fsum(load.common_server_flops for load in counts.loads) / spec.server.compute
-    traffic = counts.traffic
-    bytes_up, bytes_down = (_by_clinic(traffic, way, len(own)) for way in ("up", "down"))
-    clinics = tuple(
-        ClinicPlan(
-            name,
-            job.sizes[k],
-            float(sampled.rates[k]),
-            int(counts.rounds[k]),
-            int(counts.lost_rounds[k]),
-            int(counts.steps[k]),
-            (sigmas or release_noise)[k] if sigmas or release_noise else None,
-            {a: epsilons[a][k] for a in ADVERSARIES},
-            int(bytes_up[k]),
-            int(bytes_down[k]),
-            float(own[k] + served[k]),
-            max(0.0, 1 - float(own[k]) / total) if total else 0.0,
-            int(flops[k]),
-            int(peaks[k]),
-            resources[k].memory_bytes,
-            resources[k].joules(float(computed[k]), float(on_line[k])),
-        )
-        for k, name in enumerate(federation.names)
-    )
-    phases = ("download", "clinic", "upload", "server")
+    delta, unit, everyone = spec.privacy.delta or 0.0, spec.privacy.unit, range(len(job.sizes))
+    use = _Use.of(counts)
     return Plan(
-        spec,
-        len(counts.loads),
-        tuple(sigmas),
-        release_noise,
-        sampled,
-        counts.attended,
-        tuple(counts.participants),
-        tuple(counts.returned),
-        traffic,
-        {what: tuple(batches.tolist()) for what, batches in to_be_noised(job, sampled).items()},
-        ledger,
-        epsilon_spent(job, counts.after, epsilons),
-        {a: replace_epsilon(ledger, a, range(len(job.sizes)), delta, spec.privacy.unit) for a in ADVERSARIES},
-        clinics,
-        tuple(t.seconds for t in times),
-        tuple(counts.bytes_after),
-        {phase: float(sum(t.phases[phase].sum() for t in times)) for phase in phases}
+        spec=spec,
+        job=job.executed(len(counts.loads), counts.attended),
+        rounds=len(counts.loads),
+        noise_multipliers=sigmas,
+        release_noise=release_noise,
+        sampled=sampled,
+        attended=counts.attended,
+        participants=tuple(counts.participants),
+        returned=tuple(counts.returned),
+        traffic=counts.traffic,
+        noised_steps={what: tuple(batches.tolist()) for what, batches in to_be_noised(job, sampled).items()},
+        ledger=ledger,
+        epsilon_spent=epsilon_spent(job, counts.after, epsilons),
+        replace_epsilon={a: replace_epsilon(ledger, a, everyone, delta, unit) for a in ADVERSARIES},
+        clinics=_clinic_plans(job, counts, use, epsilons, sigmas or release_noise),
+        round_seconds=tuple(t.seconds for t in times),
+        bytes_after=tuple(counts.bytes_after),
+        phase_seconds={phase: float(sum(t.phases[phase].sum() for t in times)) for phase in PHASE_NAMES}
         | {"waiting": float(sum(t.waiting.sum() for t in times))},
-        (float(served.sum()) + common) / (spec.server.workers * total) if total else 0.0,
-        counts.clinic_flops,
-        counts.server_flops,
-        int(peaks.max()),
+        server_busy_share=use.server_busy_share(counts, spec),
+        clinic_flops=counts.clinic_flops,
+        server_flops=counts.server_flops,
+        peak_clinic_bytes=int(counts.peak_bytes().max()),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Use:
+    """What a run's rounds ask in all, ``[clinic]`` each.
+
+    Attributes
+    ----------
+    served, computed, on_line : ndarray
+        Seconds at the server, at the clinic's computer, and on its line.
+    flops : ndarray
+        Work at the clinic.
+    seconds : float
+        Of the whole run.
+    """
+
+    served: Floats
+    computed: Floats
+    on_line: Floats
+    flops: Ints
+    seconds: float
+
+    @classmethod
+    def of(cls, counts: Counts) -> _Use:
+        """Add up the rounds."""
+        clinics = len(counts.job.sizes)
+        served, computed, on_line = np.zeros((3, clinics))
+        flops = np.zeros(clinics, dtype=np.int64)
+        for load, time in zip(counts.loads, counts.times, strict=True):
+            served[load.clinics] += time.phases["server"]
+            computed[load.clinics] += time.phases["clinic"]
+            on_line[load.clinics] += time.phases["download"] + time.phases["upload"]
+            flops[load.clinics] += load.records * sum(leg.per_row for leg in load.legs if leg.place == "clinic")
+        seconds = math.fsum(time.seconds for time in counts.times)
+        return cls(served=served, computed=computed, on_line=on_line, flops=flops, seconds=seconds)
+
+    def server_busy_share(self, counts: Counts, spec: RunSpec) -> float:
+        """Return the share of the run's time in which a worker of the server is at work."""
+        common = math.fsum(load.common_server_flops for load in counts.loads) / spec.server.compute
+        return (float(self.served.sum()) + common) / (spec.server.workers * self.seconds) if self.seconds else 0.0
+
+
+def _clinic_plans(
+    job: Job, counts: Counts, use: _Use, epsilons: Mapping[Adversary, Sequence[float]], noise: Sequence[float]
+) -> tuple[ClinicPlan, ...]:
+    sampled, peaks, own = counts.sampled(), counts.peak_bytes(), use.computed + use.on_line
+    bytes_up, bytes_down = (_by_clinic(counts.traffic, way, len(own)) for way in ("up", "down"))
+    resources = counts.clock.resources
+    return tuple(
+        ClinicPlan(
+            name=name,
+            records=job.sizes[k],
+            sample_rate=float(sampled.rates[k]),
+            rounds=int(counts.rounds[k]),
+            lost_rounds=int(counts.lost_rounds[k]),
+            steps=int(counts.steps[k]),
+            noise_multiplier=noise[k] if noise else None,
+            epsilon={a: epsilons[a][k] for a in ADVERSARIES},
+            bytes_up=int(bytes_up[k]),
+            bytes_down=int(bytes_down[k]),
+            seconds=float(own[k] + use.served[k]),
+            idle_share=max(0.0, 1 - float(own[k]) / use.seconds) if use.seconds else 0.0,
+            flops=int(use.flops[k]),
+            peak_bytes=int(peaks[k]),
+            memory_bytes=resources[k].memory_bytes,
+            joules=resources[k].joules(float(use.computed[k]), float(use.on_line[k])),
+        )
+        for k, name in enumerate(job.facts.names)
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.data.federation import Federation
+from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
 from sim.methods.method import method_of
 from sim.methods.protocol import protocol_of
@@ -10,10 +10,10 @@ from sim.plan.sizes import size_problems
 from sim.scenario.spec import RunSpec
 
 
-def refuse(spec: RunSpec, federation: Federation) -> None:
+def refuse(spec: RunSpec, facts: Facts) -> None:
     """Raise a ``ScenarioError`` with a line for each reason why a strategy cannot run these settings."""
     problems = _mechanism_problems(spec)
-    classes = len(federation.classes)
+    classes = len(facts.classes)
     if classes < 2:
         problems.append("data: all records have the same label, so there is nothing to learn; check data.label")
     if classes > 256:
@@ -21,7 +21,7 @@ def refuse(spec: RunSpec, federation: Federation) -> None:
             f"data: {classes} classes; a label travels in one byte, so give at most 256, "
             "and no identifier as data.label"
         )
-    if "." in spec.strategy.name:
+    if method_of(spec.strategy.name).imported:
         if spec.train.participation < 1:
             problems.append(
                 f"train.participation: {spec.strategy.name} draws its clinics itself; set participation = 1.0"
@@ -39,7 +39,7 @@ def refuse(spec: RunSpec, federation: Federation) -> None:
         for option in spec.strategy.options:
             if option.replace("-", "_") in sampling:
                 problems.append(f"strategies.options.{option}: every clinic takes part in every round; remove it")
-    problems += size_problems(spec, federation)
+    problems += size_problems(spec, facts)
     if problems:
         raise ScenarioError(problems)
 

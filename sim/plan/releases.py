@@ -195,7 +195,7 @@ def _preprocessing(job: Job, clinic: int, seeing: Set[Adversary]) -> Iterator[Re
     """
     from dp_accounting import NonPrivateDpEvent
 
-    for used in exposed(job.preprocessing, getattr(job.spec.data, "scaling", None)):
+    for used in exposed(job.facts.non_private, getattr(job.spec.data, "scaling", None)):
         audience = seeing | {*job.protocol.sees_model, "peer-clinic"} if used.of_all else seeing
         if audience:
             adversaries = tuple(a for a in ADVERSARIES if a in audience)

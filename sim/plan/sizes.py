@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-import numpy as np
-
 from sim.data.archives import archive_fault
-from sim.data.federation import Federation
+from sim.data.facts import Facts
 from sim.foundation.files import scarce, status
+from sim.methods.method import method_of
 from sim.models.build import build_network
 from sim.scenario.spec import RunSpec
 
@@ -18,23 +17,20 @@ MOST_TURNS: Final = 10_000_000
 """Of a run: rounds times clinics."""
 
 
-def size_problems(spec: RunSpec, federation: Federation) -> Iterator[str]:
+def size_problems(spec: RunSpec, facts: Facts) -> Iterator[str]:
     """Yield a line for each size of a run that is out of all proportion.
 
     Parameters
     ----------
     spec : RunSpec
-    federation : Federation
-        Only its shapes and sizes are used.
+    facts : Facts
     """
     if fault := _fault_of_head(spec):
         yield fault
         return
-    yield from _model_problems(spec, federation)
-    sizes = np.diff(federation.train.offsets)
-    if spec.strategy.name == "centralised":
-        sizes = sizes.sum(keepdims=True)
-    yield from _batch_problems(spec, sizes.tolist())
+    yield from _model_problems(spec, facts)
+    pooled = method_of(spec.strategy.name).pooled
+    yield from _batch_problems(spec, [sum(facts.sizes)] if pooled else list(facts.sizes))
 
 
 def _fault_of_head(spec: RunSpec) -> str:
@@ -49,11 +45,11 @@ def _fault_of_head(spec: RunSpec) -> str:
     return f"model.public-head: {path} {fault}" if fault else ""
 
 
-def _model_problems(spec: RunSpec, federation: Federation) -> Iterator[str]:
+def _model_problems(spec: RunSpec, facts: Facts) -> Iterator[str]:
     if spec.model.factory is not None or spec.model.components is not None:
         return  # to count their parameters would be to make them
     try:
-        network = build_network(spec.model, federation.train.x.shape[1:], len(federation.classes))
+        network = build_network(spec.model, facts.input_shape, len(facts.classes))
     except ValueError:
         return  # the job says what does not fit
     parameters = sum(p.numel() for block in network.blocks for p in block.module.parameters())

@@ -10,8 +10,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sim.methods.method import method_of
-from sim.methods.protocol import Protocol, protocol_of
 from sim.plan.releases import un_noised
 from sim.privacy.accounting import flatten, under_one_adjacency
 from sim.privacy.adjacency import NAMES
@@ -23,7 +21,6 @@ from sim.privacy.uncovered import not_covered
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-    from sim.data.federation import Federation
     from sim.plan.plan import Plan
 
 ACCOUNTING_PACKAGES = ("suture", "dp-accounting", "riskcal", "scipy")
@@ -62,17 +59,13 @@ _GENERATOR = (
 )
 
 
-def privacy_statement(
-    plan: Plan, federation: Federation, versions: Mapping[str, Any], *, finished: bool
-) -> dict[str, Any]:
+def privacy_statement(plan: Plan, versions: Mapping[str, Any], *, finished: bool) -> dict[str, Any]:
     """State what a run gives away.
 
     Parameters
     ----------
     plan : Plan
         Of which a finished run has executed every release.
-    federation : Federation
-        Only names, sizes and the list of its statistics are used.
     versions : mapping
         Versions of packages by name, of which those that count epsilon are taken.
     finished : bool
@@ -135,10 +128,8 @@ def privacy_statement(
         "versions": {name: versions[name] for name in ACCOUNTING_PACKAGES if name in versions},
         "generator": _GENERATOR,
         "label-epsilon": plan.columns()["epsilon_label"],
-        "patients": _patients(plan, federation),
-        "outside": [
-            {"what": what, "marking": marking, "note": note} for what, marking, note in _outside(plan, federation)
-        ],
+        "patients": _patients(plan),
+        "outside": [{"what": what, "marking": marking, "note": note} for what, marking, note in _outside(plan)],
         "not-covered": not_covered(spec),
         "attacks": [],
     }
@@ -150,11 +141,11 @@ def _most_records(plan: Plan) -> int | None:
     return getattr(plan.spec.data, "max_records_per_patient", None) if covered else None
 
 
-def _patients(plan: Plan, federation: Federation) -> dict[str, Any] | None:
+def _patients(plan: Plan) -> dict[str, Any] | None:
     most, delta = _most_records(plan), plan.spec.privacy.delta or 0.0
     if most is None:
         return None
-    clinics, stays = len(plan.clinics), federation.clinics_of_a_patient
+    clinics, stays = len(plan.clinics), plan.job.facts.clinics_of_a_patient
     epsilon = {a: patient_epsilon(plan.ledger, a, clinics, most, delta, stays=stays) for a in ADVERSARIES}
     return {"max-records": most, "max-clinics": stays, "epsilon": epsilon}
 
@@ -263,21 +254,14 @@ def _how_often(plan: Plan, release: Release, count: int, *, noised: bool) -> tup
         return count, "times, before training"
     if release.what == "update":
         return int(plan.sampled.rounds[release.clinic]), "rounds"
-    protocol = _protocol(plan)
+    protocol = plan.job.protocol
     if release.what == "gradients" or any(release.what in kinds for kinds in protocol.batch_up):
         steps = plan.sampled.steps if "server" in release.adversaries else plan.sampled.released
         return int(steps[release.clinic]), "training steps"
     return count, "messages"
 
 
-def _protocol(plan: Plan) -> Protocol:
-    spec = plan.spec
-    return protocol_of(
-        method_of("release-once" if spec.privacy.releases_once else spec.strategy.name), spec.strategy.cut
-    )
-
-
-def _outside(plan: Plan, federation: Federation) -> list[tuple[str, str, str]]:
+def _outside(plan: Plan) -> list[tuple[str, str, str]]:
     spec = plan.spec
     rows = [
         ("sizes of the clinics", "public", "numbers of training records set sampling rates, steps and weights"),
@@ -290,7 +274,7 @@ def _outside(plan: Plan, federation: Federation) -> list[tuple[str, str, str]]:
     if spec.train.class_weights is not None:
         rows.append(("class weights", "public", "stated constants; take none that were counted from these records"))
     for marking in ("public", "dp", "non-private", "simulated"):
-        used = [f"{kind}{', '.join(names)}" for kind, names in federation.statistics_by_kind(marking).items()]
+        used = [f"{kind}{', '.join(names)}" for kind, names in plan.job.facts.statistics_by_kind(marking).items()]
         counted = "; counted as sent without noise" if marking == "non-private" else ""
         if used:
             rows.append(("preprocessing", marking, "; ".join(used) + counted))
@@ -331,7 +315,7 @@ def _records_of_a_patient(plan: Plan) -> tuple[str, str, str]:
 
 
 def _labels(plan: Plan) -> tuple[str, str, str]:
-    privacy, protocol = plan.spec.privacy, _protocol(plan)
+    privacy, protocol = plan.spec.privacy, plan.job.protocol
     sent = "labels" in protocol.sees_raw.get("server", ())
     if sent and privacy.labels == "public":
         return "labels", "public", "stated to be public: neighbouring data sets have the same labels"

@@ -21,14 +21,13 @@ from operator import index
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from sim.privacy.loss import Adjacency, Atoms, along, settled
+from sim.scenario.privacy import MIN_DELTA
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
 Accountant = Literal["pld", "rdp", "prv"]
 Mechanisms: TypeAlias = "Mapping[tuple[Adjacency, DpEvent], int]"
-
-MIN_DELTA = 1e-12  # below it the rounding of the Fourier transform, not the mechanism, sets epsilon
 
 
 def dp_sgd_event(sample_rate: float, noise_multiplier: float, steps: int) -> "DpEvent":

@@ -130,7 +130,7 @@ def write_clock_figures(plans: Sequence[Plan], folder: Path) -> list[Path]:
     list of pathlib.Path
         ``round_<method>`` of each method, ``round_time_by_uplink`` and ``clinic_effort``.
     """
-    rounds = first_rounds([plan.spec for plan in plans])
+    rounds = first_rounds(plans)
     folder.mkdir(parents=True, exist_ok=True)
     charts: dict[str, Any] = {}
     for one in rounds:

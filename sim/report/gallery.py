@@ -186,8 +186,9 @@ def _pareto(points: pd.DataFrame, given: list[Look], axis: alt.Axis, score: str,
     return Figure(
         "pareto",
         "Pareto front of score, time, traffic and privacy",
-        "Filled: on the Pareto front, where no other method and level is at least as good in score, time, traffic and the "
-        "chosen adversary's ε and better in one of them. Judged by means alone: neighbours may be indistinguishable.",
+        "Filled: on the Pareto front, where no other method and level is at least as good in score, time, traffic and "
+        "the chosen adversary's ε and better in one of them. Judged by means alone: neighbours may be "
+        "indistinguishable.",
         f"Three charts of {score} against simulated time, traffic and epsilon. "
         f"On the front, with the {adversary.lower()} as adversary: {'; '.join(names)}.",
         "trade_offs",
@@ -235,8 +236,8 @@ def _time(table: pd.DataFrame, given: list[Look]) -> Figure:
     return Figure(
         "time",
         "Where the time goes",
-        "Simulated time by phase, summed over clinics and rounds. Where clinics work in parallel, a run takes less than "
-        "this sum.",
+        "Simulated time by phase, summed over clinics and rounds. Where clinics work in parallel, a run takes less "
+        "than this sum.",
         f"A bar chart of seconds by method and phase. Sums: {_told(_totals(table, 'seconds'), seconds_text)}.",
         "phases",
         [partial(time_panel, given=given)],

@@ -1,7 +1,6 @@
 """The scenario file: settings by table, sweeps, overrides, and the runs that they make."""
 
 from sim.scenario.file import (
-    BUILT_IN_STRATEGIES,
     ClinicGroup,
     Csv,
     Cut,
@@ -28,7 +27,6 @@ from sim.scenario.file import (
 )
 
 __all__ = [
-    "BUILT_IN_STRATEGIES",
     "ClinicGroup",
     "Csv",
     "Cut",

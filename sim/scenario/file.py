@@ -27,10 +27,9 @@ from sim.scenario.model import Model
 from sim.scenario.overrides import parsed_override, replaced
 from sim.scenario.privacy import Privacy
 from sim.scenario.shape import DEEPEST, shape_problems
-from sim.scenario.study import BUILT_IN_STRATEGIES, Availability, ClinicGroup, Cut, Server, Straggler, Strategy, Train
+from sim.scenario.study import Availability, ClinicGroup, Cut, Server, Straggler, Strategy, Train
 
 __all__ = [
-    "BUILT_IN_STRATEGIES",
     "ClinicGroup",
     "Csv",
     "Cut",

@@ -6,9 +6,10 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from sim.foundation.problems import show, suggest
-from sim.privacy.accounting import MIN_DELTA
 from sim.scenario.base import Factor, Number, Section, Unbounded
 
+MIN_DELTA: Final = 1e-12
+"""Below it the rounding of the accountant's Fourier transform, not the mechanism, sets epsilon."""
 MECHANISMS: Final = ("dp-sgd", "smashed-noise", "laplace", "release-once", "label-rr", "clinic-level")
 """In the order in which a combination is written."""
 PURE: Final = frozenset({"laplace", "laplace+label-rr", "label-rr"})

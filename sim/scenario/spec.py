@@ -13,7 +13,6 @@ from pydantic import Field
 
 from sim.foundation.problems import ScenarioError
 from sim.scenario import (
-    BUILT_IN_STRATEGIES,
     ClinicGroup,
     Cut,
     DataFile,
@@ -28,6 +27,7 @@ from sim.scenario import (
     validated,
 )
 from sim.scenario.base import Section
+from sim.scenario.lookup import is_flower_path, is_own_path
 from sim.scenario.overrides import replaced
 
 __all__ = ["RESULTS_VERSION", "RunSpec", "RunStrategy", "expand", "imports"]
@@ -116,13 +116,15 @@ def imports(model: Model, strategies: Iterable[Strategy | RunStrategy]) -> list[
     Returns
     -------
     list of (str, str)
-        ``factory`` or ``strategy``, and the import path.
+        ``factory``, ``method`` or ``strategy``, and the import path.
     """
     named = [] if model.factory is None else [("factory", model.factory)]
     for strategy in strategies:
         own = getattr(strategy, "set", {}).get("model", {}).get("factory")
         named += [] if own is None else [("factory", str(own))]
-        if strategy.name not in BUILT_IN_STRATEGIES:
+        if is_own_path(strategy.name):
+            named.append(("method", strategy.name))
+        elif is_flower_path(strategy.name):
             inner = [value for key, value in strategy.options.items() if key == "strategy" and isinstance(value, str)]
             named += [("strategy", name) for name in (strategy.name, *inner)]
     return list(dict.fromkeys(named))
@@ -138,7 +140,7 @@ def code_digests(named: Iterable[tuple[str, str]]) -> dict[str, str]:
     """
     found = {}
     for kind, path in named:
-        module = path.partition(":")[0] if kind == "factory" else path.rpartition(".")[0]
+        module = path.rpartition(".")[0] if kind == "strategy" else path.partition(":")[0]
         if module.partition(".")[0] != "flwr" and (file := _module_file(module)) is not None:
             found[path] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found

@@ -1,8 +1,7 @@
 """The tables of a study: training, server, clinics and strategies."""
 
 import math
-import re
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,12 +18,9 @@ from sim.foundation.problems import show, suggest, unwritable
 from sim.foundation.units import Compute, Duration, Memory, Power, Rate, parse_compute
 from sim.scenario.base import Factor, Number, Scalar, Section, Sites, Whole, is_number, unique
 from sim.scenario.clinics import COMPUTERS, PROFILES, Behaviour, ServerResources
+from sim.scenario.lookup import example, is_own_path, method_facts
 from sim.scenario.model import placed_head
 
-_SEQUENTIAL_STRATEGIES: Final = ("split", "splitfed-v2")
-_SPLIT_STRATEGIES: Final = (*_SEQUENTIAL_STRATEGIES, "splitfed-v1", "splitfed-v3")
-BUILT_IN_STRATEGIES: Final = ("centralised", "local", "fedavg", "fedprox", *sorted(_SPLIT_STRATEGIES))
-_IMPORT_PATH: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 Cut = Literal["vanilla", "u-shaped"]
 
 
@@ -198,7 +194,7 @@ class Strategy(Section):
     """
 
     name: str
-    label: Annotated[str, Field(max_length=80), AfterValidator(_writable)] = ""
+    label: Annotated[str, Field(max_length=80, validate_default=True), AfterValidator(_writable)] = ""
     cut: Annotated[
         tuple[Cut, ...],
         BeforeValidator(_as_tuple, json_schema_input_type=Cut | tuple[Cut, ...]),
@@ -222,39 +218,60 @@ class Strategy(Section):
     @field_validator("name")
     @classmethod
     def _known_name(cls, name: str) -> str:
-        if name not in BUILT_IN_STRATEGIES and not _IMPORT_PATH.fullmatch(name):
-            raise ValueError(f'unknown strategy "{name}"; {suggest(name, BUILT_IN_STRATEGIES)}')
+        method_facts(name)
         return name
+
+    @field_validator("label")
+    @classmethod
+    def _label_of_its_own(cls, label: str, info: ValidationInfo) -> str:
+        name = info.data.get("name", "")
+        return getattr(method_facts(name), "label", "") if not label and is_own_path(name) else label
 
     @field_validator("cut")
     @classmethod
     def _cut_where_split(cls, cut: tuple[Cut, ...], info: ValidationInfo) -> tuple[Cut, ...]:
-        if info.data.get("name") in _SPLIT_STRATEGIES:
-            return cut or ("vanilla",)
-        if cut and "name" in info.data:
-            raise ValueError(f"{info.data['name']} does not cut the model; remove cut, or take splitfed-v1")
-        return cut
+        name = info.data.get("name")
+        cuts = getattr(name and method_facts(name), "cuts", ())
+        if wrong := [own for own in cut if own not in cuts] if name else []:
+            if not cuts:
+                raise ValueError(f"{name} does not cut the model; remove cut, or take {example('cut')}")
+            raise ValueError(f"{name} has no cut {show(wrong[0])}; {suggest(wrong[0], cuts)}")
+        return cut or cuts[:1]
 
     @field_validator("order", "alternate")
     @classmethod
     def _turns_where_sequential(cls, value: str | None, info: ValidationInfo) -> str | None:
-        name = info.data.get("name")
-        if name in _SEQUENTIAL_STRATEGIES:
-            return value or {"order": "random", "alternate": "clinic"}[str(info.field_name)]
+        name, key = info.data.get("name"), str(info.field_name)
+        if key in getattr(name and method_facts(name), "takes", ()):
+            return value or {"order": "random", "alternate": "clinic"}[key]
         if value is not None and name is not None:
-            raise ValueError(f"{name} serves its clinics in parallel; remove {info.field_name}, or take split")
+            raise ValueError(f"{name} does not serve its clinics in turn; remove {key}, or take {example(key)}")
         return value
 
     @field_validator("proximal_mu")
     @classmethod
     def _pull_of_fedprox(cls, mu: float, info: ValidationInfo) -> float:
-        if mu and info.data.get("name") != "fedprox":
-            raise ValueError("belongs to fedprox; remove it, or take fedprox")
+        name, key = info.data.get("name"), "proximal-mu"
+        if mu and name and key not in getattr(method_facts(name), "takes", ()):
+            raise ValueError(f"belongs to {example(key)}; remove it, or take {example(key)}")
         return mu
 
     @field_validator("options")
     @classmethod
-    def _options_for_imported(cls, options: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
-        if options and info.data.get("name") in BUILT_IN_STRATEGIES:
-            raise ValueError(f"{info.data['name']} takes none; remove them, or name a strategy by its import path")
+    def _options_of_the_method(cls, options: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
+        name = info.data.get("name")
+        facts = name and method_facts(name)
+        known = facts.options if facts else {}
+        for key, value in options.items() if facts else ():
+            if not known:
+                raise ValueError(f"{name} takes none; remove them, or name a strategy by its import path")
+            if key not in known:
+                raise ValueError(f"{name} has no option {show(key)}; {suggest(key, tuple(known))}")
+            if not _alike(value, known[key]):
+                raise ValueError(f"{key}: {show(value)} is of another type than its default, {show(known[key])}")
         return options
+
+
+def _alike(value: object, default: object) -> bool:
+    """Whether a value may stand in the place of a default: both numbers, or of one type."""
+    return is_number(value) if is_number(default) else type(value) is type(default)

@@ -53,11 +53,11 @@ class Retiming:
         self.recorded_seconds = float(record["row"]["sim_seconds"])
         self._folder = folder
         self._written = record["spec"]
-        federation = load_federation(spec.data, spec.seed)
-        self._names = federation.names
-        self._job = Job.build(spec, federation, [0.0] * len(federation.names))
+        facts = load_federation(spec.data, spec.seed).facts
+        self._names = facts.names
+        self._job = Job.build(spec, facts)
         self._rounds = int(record["row"]["rounds"])
-        self._counts = Counts(self._job, self._clock(spec), self._rounds)
+        self._counts = Counts(self._job, self._clock(spec)).count(self._rounds)
         self._ends_early = spec.train.deadline is not None or spec.train.over_select > 1
 
     def seconds(self, overrides: Sequence[str]) -> float:
@@ -91,7 +91,7 @@ class Retiming:
         clock = self._clock(spec)
         if not self._ends_early:
             return math.fsum(clock.time_round(load).seconds for load in self._counts.loads)
-        counts = Counts(self._job, clock, self._rounds)
+        counts = Counts(self._job, clock).count(self._rounds)
         if changed := [r for r in range(1, self._rounds + 1) if self._counts.attended.get(r) != counts.attended.get(r)]:
             raise ScenarioError(
                 [

@@ -70,7 +70,7 @@ def plan_runs(specs: Sequence[RunSpec]) -> Iterator[Plan]:
                 from sim.flower.imported import check_imported
 
                 check_imported(spec.strategy, len(federation.names))
-            yield make_plan(spec, federation)
+            yield make_plan(spec, federation.facts)
         except ScenarioError as error:
             problems += error.problems
     if problems:
@@ -136,7 +136,7 @@ def run_study(
         with writing_to(folder):
             note_interrupted(folder, {plan.spec.run_id for plan in pending})
         table = write_table(folder, table_ids)
-    write_first_rounds(folder, [plan.spec for plan in plans])
+    write_first_rounds(folder, plans)
     return table
 
 
@@ -186,7 +186,7 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
         text = f"{type(error).__name__}: {error}" if isinstance(error, SutureError) else place_of(error)
         row = {**plan.columns(), "status": "failed", "error": text}
         row["wall_seconds"] = time.perf_counter() - started
-        statement = privacy_statement(plan, federation, origin, finished=False)
+        statement = privacy_statement(plan, origin, finished=False)
         record["privacy"]["statement"] = statement
         run_folder = write_run(folder, {**record, "row": row}, {}, {}, {STATEMENT_FILE: statement_text(statement)})
         log.end(run_folder, "failed", text)
@@ -229,7 +229,7 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any]) -> Row:
     if publishes_class_counts(spec):
         clinics = clinics.assign(**_class_counts(federation))
     clinics["membership_auc"] = inferred.clinics
-    statement = privacy_statement(plan, federation, origin, finished=True)
+    statement = privacy_statement(plan, origin, finished=True)
     statement["attacks"] = [{"adversary": who, **found} for who, found in record["audit"].items()]
     # As it will be read again, so that who reads it can write the very same text.
     record["privacy"]["statement"] = statement = from_plain(to_plain(statement))

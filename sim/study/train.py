@@ -12,7 +12,6 @@ from torch import Tensor
 from sim.data.federation import Federation
 from sim.flower.meter import Meter
 from sim.flower.simulation import Simulation, Through
-from sim.flower.workplace import planned_job
 from sim.foundation.problems import SutureError
 from sim.methods.job import Job
 from sim.methods.replies import NotFiniteError
@@ -97,7 +96,7 @@ def train_run(
     DivergedError
         If a round's model answers with something that is no number.
     """
-    job = planned_job(plan, federation)
+    job = plan.job
     simulation = Simulation(job, federation.train, node_groups, through)
     tester = Evaluator(job.network, federation.test)
     validator = Evaluator(job.network, federation.validation) if len(federation.validation.y) else None

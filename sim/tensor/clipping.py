@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
-from sim.foundation.rng import Streams
+from sim.foundation.rng import Keys, lane_streams
 from sim.tensor.released import on_grid
 
 Sums = Callable[[Tensor], dict[str, Tensor]]
@@ -54,7 +54,7 @@ class Record(Protocol):
 Tape = list[Record]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LinearRecord:
     """One linear layer.
 
@@ -97,7 +97,7 @@ class LinearRecord:
         return squared, sums
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ConvolutionRecord:
     """One convolution, a one-dimensional one as two-dimensional with height 1.
 
@@ -282,18 +282,20 @@ def per_sample_gradients(
     return squared, sums_of, None if inputs is None else found[-1]
 
 
-def clip_factors(squared: Tensor, clip: float, normaliser: Tensor) -> Tensor:
+def clip_factors(squared: Tensor, clip: float | Tensor, normaliser: Tensor) -> Tensor:
     """Return min(1, clip / norm) for each record, ``[lane, batch]``; 0 where the norm is no finite number.
 
     Parameters
     ----------
     squared : Tensor
         ``[lane, batch]`` squared norm of each record's gradient, divided by ``normaliser`` as the loss was.
-    clip : float
+    clip : float or Tensor
+        One for all lanes, or ``[lane, 1]``.
     normaliser : Tensor
         ``[lane]``
     """
-    return _at_most_one(clip / (squared.sqrt() * normaliser[:, None]))
+    # A number over a tensor is this in PyTorch: one clip and a clip a lane give the same bits.
+    return _at_most_one((squared.sqrt() * normaliser[:, None]).reciprocal() * clip)
 
 
 def joint_factors(squared: Tensor, clip: float) -> Tensor:
@@ -320,7 +322,7 @@ def add_noise(
     sums: Sequence[Tensor],
     std: Sequence[float],
     normaliser: Sequence[float],
-    key: str,
+    key: Keys,
     purpose: str,
     clinics: Sequence[int],
     server_round: int,
@@ -337,16 +339,16 @@ def add_noise(
     normaliser : sequence of float
         ``[lane]``
     key, purpose, clinics, server_round, step
-        Name the streams.
+        Name the streams; the key is one for all lanes, or one a lane.
     """
     noisy = np.flatnonzero(std)
     if not len(noisy):
         return
     sizes = [value[0].numel() for value in sums]
     scale = np.asarray(std)[noisy] / np.asarray(normaliser)[noisy]
-    noised, streams = np.empty((len(noisy), sum(sizes))), Streams(key, purpose)
+    noised, streams = np.empty((len(noisy), sum(sizes))), lane_streams(key, purpose, len(clinics))
     for row, lane in zip(noised, noisy.tolist(), strict=True):
-        streams.at(clinics[lane], server_round, step).standard_normal(out=row)
+        streams[lane].at(clinics[lane], server_round, step).standard_normal(out=row)
     noised *= scale[:, None]
     lanes = slice(None) if len(noisy) == len(clinics) else torch.from_numpy(noisy)
     pieces = torch.split(torch.from_numpy(noised), sizes, dim=1)

@@ -96,7 +96,7 @@ class DensePass:
             self._delta = torch.softmax(logits, -1).sub_(target).mul_(weights.unsqueeze(-1))
 
     def backward(
-        self, cotangent: Tensor | None, clip: float | None, normaliser: Tensor
+        self, cotangent: Tensor | None, clip: float | Tensor | None, normaliser: Tensor
     ) -> tuple[list[Tensor], Tensor | None]:
         """Return the gradients, in the order of the parameters, and the gradient in the inputs if it is wanted.
 
@@ -104,8 +104,8 @@ class DensePass:
         ----------
         cotangent : Tensor or None
             Gradient in the outputs; None after ``loss``.
-        clip : float or None
-            Bound of one record's gradient over the whole part, for DP-SGD.
+        clip : float, Tensor or None
+            Bound of one record's gradient over the whole part, for DP-SGD; one for all lanes, or ``[lane, 1]``.
         normaliser : Tensor
             ``[lane]``, what the loss's weights were divided by; used with ``clip`` only.
         """

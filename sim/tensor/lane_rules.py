@@ -4,6 +4,9 @@ A rule takes ``[lane, batch, *feature]`` to ``[lane, batch, *feature]``. Convolu
 lanes as groups of channels, ``[batch, lane * channel, *space]`` with the channels innermost in memory; they hand on a
 view of that, so that a chain of such modules never reorders its data. Modules without a rule go through
 ``torch.func.vmap``.
+
+One copy alone has no lane axis, ``[batch, *feature]`` and parameters ``[*shape]``, and runs as PyTorch itself would:
+each view that adds or removes an axis costs as much as an activation on a small network.
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
-from sim.foundation.rng import Streams
+from sim.foundation.rng import Keys, lane_streams
 from sim.models.architectures import Residual
 from sim.models.clip import ClipRows
-from sim.models.network import STATISTICS
+from sim.models.network import STATISTICS, Part
 from sim.tensor.clipping import ConvolutionRecord, ExpandedRecord, LinearRecord, Tape
+from sim.tensor.kernels import ChannelsLastGroupNorm, max_pool_2d
 
 
 @dataclass(frozen=True)
@@ -34,28 +38,29 @@ class DropoutMasks:
 
     Attributes
     ----------
-    seed : int
-        The run's seed.
+    seed : int or sequence of int
+        The run's seed, or each lane's.
     clinics : sequence of int
         The clinic of each lane.
     server_round, step : int
     """
 
-    seed: int
+    seed: Keys
     clinics: Sequence[int]
     server_round: int
     step: int
 
     def lanes(self, first: int, last: int) -> DropoutMasks:
         """Return the masks of a range of lanes."""
-        return DropoutMasks(self.seed, self.clinics[first:last], self.server_round, self.step)
+        seed = self.seed if isinstance(self.seed, int | str) else self.seed[first:last]
+        return DropoutMasks(seed, self.clinics[first:last], self.server_round, self.step)
 
     def draw(self, layer: str, rate: float, like: Tensor) -> Tensor:
         """Return 0 with probability ``rate`` and otherwise 1 / (1 - rate), in the shape ``[lane, batch, *feature]``."""
         uniform = np.empty(like.shape, dtype=np.float32)
-        streams = Streams(self.seed, f"dropout.{layer}")
+        streams = lane_streams(self.seed, f"dropout.{layer}", len(self.clinics))
         for lane, clinic in enumerate(self.clinics):
-            streams.at(clinic, self.server_round, self.step).random(out=uniform[lane], dtype=np.float32)
+            streams[lane].at(clinic, self.server_round, self.step).random(out=uniform[lane], dtype=np.float32)
         return torch.from_numpy(uniform >= rate).to(like) * (1 / (1 - rate) if rate < 1 else 0.0)
 
 
@@ -84,33 +89,42 @@ class BatchStatistics:
         self.updated.setdefault(name, []).append((1 - momentum) * before + momentum * batch.detach())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LaneRun:
     """One forward run over some lanes.
 
     Attributes
     ----------
     parameters : mapping of str to Tensor
-        ``[lane, *shape]`` each.
+        ``[lane, *shape]`` each, or ``[*shape]`` of one copy alone.
+    lanes : slice
+        These lanes among all lanes of the step.
     tape : list of Record or None
         Where rules write down what per-sample clipping needs; None without it.
     masks : DropoutMasks or None
         None in evaluation, where nothing is dropped.
-    lanes : slice
-        These lanes among all lanes of the step.
     norms : BatchStatistics or None
         None in evaluation, where BatchNorm takes its running statistics.
+    alone : bool
+        Whether it is one copy without a lane axis; it has no tape, and holds no BatchNorm.
     """
 
     parameters: Mapping[str, Tensor]
-    tape: Tape | None
-    masks: DropoutMasks | None
     lanes: slice
+    tape: Tape | None = None
+    masks: DropoutMasks | None = None
     norms: BatchStatistics | None = None
+    alone: bool = False
+
+    def part(self, part: Part, x: Tensor) -> Tensor:
+        """Run a part."""
+        for block in part.blocks:
+            x = self.apply(block.module, f"{block.name}.", x)
+        return x
 
     def apply(self, module: nn.Module, name: str, x: Tensor) -> Tensor:
         """Run a module by its rule; ``name`` is the prefix of its parameters' names, with the dot."""
-        return LANE_RULES.get(type(module), _stacked_by_vmap)(module, name, self, x)
+        return LANE_RULES.get(type(module), _any)(module, name, self, x)
 
     def spread(self, name: str, batch: int) -> Tensor | None:
         """Return a parameter as ``[lane, 1, *shape]``, or one copy a record for per-sample clipping; None if absent."""
@@ -141,6 +155,8 @@ def as_lanes(x: Tensor, lanes: int) -> Tensor:
 def _linear(module: nn.Linear, name: str, run: LaneRun, x: Tensor) -> Tensor:
     weight = run.parameters[f"{name}weight"]
     bias = run.parameters.get(f"{name}bias")
+    if run.alone:
+        return functional.linear(x, weight, bias)
     rows = x.flatten(1, -2)
     if bias is None:
         z = torch.bmm(rows, weight.transpose(1, 2))
@@ -148,15 +164,19 @@ def _linear(module: nn.Linear, name: str, run: LaneRun, x: Tensor) -> Tensor:
         z = torch.baddbmm(bias.unsqueeze(1), rows, weight.transpose(1, 2))
     z = z.view(*x.shape[:-1], z.shape[-1])
     if run.tape is not None:
-        run.tape.append(LinearRecord(run.lanes, f"{name}weight", "" if bias is None else f"{name}bias", x, z))
+        names = {"weight": f"{name}weight", "bias": "" if bias is None else f"{name}bias"}
+        run.tape.append(LinearRecord(lanes=run.lanes, **names, inputs=x, wanted=z))
     return z
 
 
 def _convolution(module: nn.Conv1d | nn.Conv2d, name: str, run: LaneRun, x: Tensor) -> Tensor:
-    if isinstance(module.padding, str) or module.padding_mode != "zeros":
-        return _stacked_by_vmap(module, name, run, x)
-    lanes, flat = x.shape[0], x.dim() == 4
+    if module.padding_mode != "zeros" or (isinstance(module.padding, str) and not run.alone):
+        return _any(module, name, run, x)
     weight, bias = run.parameters[f"{name}weight"], run.parameters.get(f"{name}bias")
+    if run.alone:
+        convolve = functional.conv1d if type(module) is nn.Conv1d else functional.conv2d
+        return convolve(x, weight, bias, module.stride, module.padding, module.dilation, module.groups)
+    lanes, flat = x.shape[0], x.dim() == 4
     kernel = weight.unsqueeze(3) if flat else weight
     options = {
         "stride": (1, *module.stride)[-2:],
@@ -169,66 +189,33 @@ def _convolution(module: nn.Conv1d | nn.Conv2d, name: str, run: LaneRun, x: Tens
         inputs, kernel.flatten(0, 1), None if bias is None else bias.flatten(), groups=groups, **options
     )
     if run.tape is not None:
-        names = f"{name}weight", "" if bias is None else f"{name}bias"
-        shapes = weight.shape[1:], kernel.shape[1:]
-        run.tape.append(ConvolutionRecord(run.lanes, *names, *shapes, inputs, z, options, module.groups))
+        run.tape.append(
+            ConvolutionRecord(
+                lanes=run.lanes,
+                weight=f"{name}weight",
+                bias="" if bias is None else f"{name}bias",
+                shape=weight.shape[1:],
+                kernel=kernel.shape[1:],
+                inputs=inputs,
+                wanted=z,
+                options=options,
+                groups=module.groups,
+            )
+        )
     outputs = as_lanes(z, lanes)
     return outputs.squeeze(3) if flat else outputs
 
 
-class _ChannelsLastGroupNorm(torch.autograd.Function):
-    """Group normalisation (Wu & He 2018) whose reductions run along the channels, innermost in memory.
-
-    PyTorch's own kernel is quick on one copy with the channels outermost, and takes twice the time on this layout. The
-    weight may have one row a record, and so may its gradient.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        """Normalise ``[batch, position, channel]`` with a weight and a bias ``[batch or 1, channel]``."""
-        batch, positions, channels = x.shape
-        grouped = (batch, groups, channels // groups)
-        size = positions * grouped[2]
-        mean = x.sum(1).view(grouped).sum(-1, keepdim=True) / size
-        centred = x - mean.expand(grouped).reshape(batch, 1, channels)
-        variance = centred.square_().sum(1).view(grouped).sum(-1, keepdim=True) / size
-        scale = (variance + eps).rsqrt()
-        slope = scale * weight.view(-1, *grouped[1:])
-        offset = bias.view(-1, *grouped[1:]) - mean * slope
-        ctx.save_for_backward(x, weight, mean, scale)
-        return torch.addcmul(offset.reshape(batch, 1, channels), x, slope.reshape(batch, 1, channels))
-
-    @staticmethod
-    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """Return the gradients in ``x``, ``weight`` and ``bias``."""
-        x, weight, mean, scale = ctx.saved_tensors
-        batch, positions, channels = x.shape
-        grouped = (batch, mean.shape[1], channels // mean.shape[1])
-        size = positions * grouped[2]
-        slope = weight.view(-1, *grouped[1:])
-        delta_sum = delta.sum(1).view(grouped)
-        product_sum = (delta * x).sum(1).view(grouped)
-        in_weight = (product_sum - delta_sum * mean) * scale
-        delta_mean = (delta_sum * slope).sum(-1, keepdim=True) / size
-        product_mean = (in_weight * slope).sum(-1, keepdim=True) / size
-        by_x = -product_mean * scale * scale
-        constant = -delta_mean * scale - by_x * mean
-
-        def each(value: Tensor) -> Tensor:
-            return value.expand(grouped).reshape(batch, 1, channels)
-
-        in_x = torch.addcmul(each(constant), x, each(by_x)).addcmul_(delta, each(scale * slope))
-        rows = weight.shape
-        return in_x, in_weight.flatten(1).sum_to_size(rows), delta_sum.flatten(1).sum_to_size(rows), None, None
-
-
 def _group_norm(module: nn.GroupNorm, name: str, run: LaneRun, x: Tensor) -> Tensor:
+    if run.alone:
+        weight, bias = run.parameters.get(f"{name}weight"), run.parameters.get(f"{name}bias")
+        return torch.group_norm(x, module.num_groups, weight, bias, module.eps)
     lanes, batch, channels = x.shape[:3]
     weight, bias = run.spread(f"{name}weight", batch), run.spread(f"{name}bias", batch)
     weight = x.new_ones(lanes, 1, channels) if weight is None else weight
     bias = x.new_zeros(lanes, 1, channels) if bias is None else bias
     rows = as_channels(x).movedim(1, -1)
-    normalised: Tensor = _ChannelsLastGroupNorm.apply(  # type: ignore[no-untyped-call]
+    normalised: Tensor = ChannelsLastGroupNorm.apply(  # type: ignore[no-untyped-call]
         rows.reshape(batch, -1, lanes * channels),
         weight.transpose(0, 1).flatten(1),
         bias.transpose(0, 1).flatten(1),
@@ -261,6 +248,8 @@ def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, name: str, run: LaneRun
 
 
 def _layer_norm(module: nn.LayerNorm, name: str, run: LaneRun, x: Tensor) -> Tensor:
+    if run.alone:
+        return _any(module, name, run, x)
     batch, shape = x.shape[1], list(module.normalized_shape)
     y = functional.layer_norm(x, shape, eps=module.eps)
     weight, bias = run.spread(f"{name}weight", batch), run.spread(f"{name}bias", batch)
@@ -272,58 +261,42 @@ def _layer_norm(module: nn.LayerNorm, name: str, run: LaneRun, x: Tensor) -> Ten
 
 def _each_channel(module: nn.Module, name: str, run: LaneRun, x: Tensor) -> Tensor:
     """Run a module that treats every channel alone and has no parameters."""
-    return as_lanes(module(as_channels(x)), x.shape[0])
-
-
-class _MaxPool2d(torch.autograd.Function):
-    """Max pooling of one copy, each half in the layout in which PyTorch's kernel is quicker; no value depends on it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *window: Any) -> Tensor:
-        """Pool ``[batch, channel, *space]``, the channels innermost; ``window`` is as the operator takes it."""
-        innermost = x.contiguous(memory_format=torch.channels_last)
-        pooled, index = torch.ops.aten.max_pool2d_with_indices(innermost, *window)
-        ctx.save_for_backward(x, index)
-        ctx.window = window
-        result: Tensor = pooled.contiguous()
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradient in ``x``, formed with the channels outermost."""
-        x, index = ctx.saved_tensors
-        in_x: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(delta, x.contiguous(), *ctx.window, index)
-        return in_x, *[None] * len(ctx.window)
-
-
-def max_pool_2d(module: nn.MaxPool2d, x: Tensor) -> Tensor:
-    """Pool one copy, ``[batch, channel, *space]``."""
-    window = module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
-    pooled: Tensor = _MaxPool2d.apply(x, *window)  # type: ignore[no-untyped-call]
-    return pooled
+    result: Tensor = module(x) if run.alone else as_lanes(module(as_channels(x)), x.shape[0])
+    return result
 
 
 def _max_pool_2d(module: nn.MaxPool2d, name: str, run: LaneRun, x: Tensor) -> Tensor:
+    if run.alone:
+        return max_pool_2d(module, x)
     return _each_channel(module, name, run, x) if x.shape[0] > 1 else max_pool_2d(module, x.squeeze(0)).unsqueeze(0)
 
 
 def _elementwise(module: nn.Module, name: str, run: LaneRun, x: Tensor) -> Tensor:
-    # In place it would change what the tape and the sender of x still hold.
-    result: Tensor = module(x.clone() if getattr(module, "inplace", False) else x)
+    result: Tensor = module(_own(module, x))
     return result
 
 
+def _own(module: nn.Module, x: Tensor) -> Tensor:
+    """Return a copy for a module that works in place: the tape and the sender of x still hold it."""
+    return x.clone() if getattr(module, "inplace", False) else x
+
+
 def _flatten(module: nn.Flatten, name: str, run: LaneRun, x: Tensor) -> Tensor:
-    first, last = (axis + 1 if axis >= 0 else axis for axis in (module.start_dim, module.end_dim))
+    first, last = (axis + (not run.alone) if axis >= 0 else axis for axis in (module.start_dim, module.end_dim))
     return x.flatten(first, last)
 
 
 def _clip_rows(module: ClipRows, name: str, run: LaneRun, x: Tensor) -> Tensor:
-    return module.over(x, 2)
+    return module.over(x, 1 if run.alone else 2)
 
 
 def _dropout(module: nn.Dropout, name: str, run: LaneRun, x: Tensor) -> Tensor:
-    return x if run.masks is None else x * run.masks.draw(name.removesuffix("."), module.p, x)
+    if run.masks is None:
+        return x
+    layer = name.removesuffix(".")
+    if run.alone:
+        return x * run.masks.draw(layer, module.p, x.unsqueeze(0))[0]
+    return x * run.masks.draw(layer, module.p, x)
 
 
 def _sequential(module: nn.Sequential, name: str, run: LaneRun, x: Tensor) -> Tensor:
@@ -338,7 +311,8 @@ def _residual(module: Residual, name: str, run: LaneRun, x: Tensor) -> Tensor:
     return functional.relu(main + run.apply(module.shortcut, f"{name}shortcut.", x))
 
 
-def _stacked_by_vmap(module: nn.Module, name: str, run: LaneRun, x: Tensor) -> Tensor:
+def _any(module: nn.Module, name: str, run: LaneRun, x: Tensor) -> Tensor:
+    """Run a module that has no rule."""
     own = [key for key in run.parameters if key.startswith(name)]
     buffers = {key: buffer.to(x.device) for key, buffer in module.named_buffers()}
 
@@ -347,12 +321,12 @@ def _stacked_by_vmap(module: nn.Module, name: str, run: LaneRun, x: Tensor) -> T
         return result
 
     if run.tape is None or not own:
-        stacked = {key.removeprefix(name): run.parameters[key] for key in own}
-        result: Tensor = vmap(call)(stacked, x)
+        given = {key.removeprefix(name): run.parameters[key] for key in own}
+        result: Tensor = call(given, _own(module, x)) if run.alone else vmap(call)(given, x)
         return result
     copies = {key.removeprefix(name): run.spread(key, x.shape[1]) for key in own}
-    alone: Tensor = vmap(vmap(lambda parameters, row: call(parameters, row.unsqueeze(0)).squeeze(0)))(copies, x)
-    return alone
+    each: Tensor = vmap(vmap(lambda parameters, row: call(parameters, row.unsqueeze(0)).squeeze(0)))(copies, x)
+    return each
 
 
 LaneRule = Callable[[Any, str, LaneRun, Tensor], Tensor]

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sim.models import Parameters, Part
-from sim.tensor.alone import run_alone
 from sim.tensor.clipping import Tape
 from sim.tensor.lane_rules import BatchStatistics, DropoutMasks, LaneRun
 
@@ -63,26 +62,29 @@ def forward(
     lanes = x.shape[0]
     groups = 1 if lanes == 1 else round(lanes * x.shape[1] / records_at_once(part, tuple(x.shape[2:])))
     if groups <= 1:
-        return _run(part, LaneRun(parameters, tape, masks, slice(0, lanes), norms), x)
+        return _run(part, LaneRun(parameters=parameters, lanes=slice(0, lanes), tape=tape, masks=masks, norms=norms), x)
     together = -(-lanes // groups)
     shared = {name: torch.split(value, together) for name, value in parameters.items()}
     outputs = []
     for group, own in enumerate(torch.split(x, together)):
         first, last = group * together, group * together + len(own)
-        own_masks = None if masks is None else masks.lanes(first, last)
-        own_parameters = {name: values[group] for name, values in shared.items()}
-        own_norms = None if norms is None else norms.lanes(first, last)
-        outputs.append(_run(part, LaneRun(own_parameters, tape, own_masks, slice(first, last), own_norms), own))
+        run = LaneRun(
+            parameters={name: values[group] for name, values in shared.items()},
+            lanes=slice(first, last),
+            tape=tape,
+            masks=None if masks is None else masks.lanes(first, last),
+            norms=None if norms is None else norms.lanes(first, last),
+        )
+        outputs.append(_run(part, run, own))
     return torch.cat(outputs)
 
 
 def _run(part: Part, run: LaneRun, x: Tensor) -> Tensor:
-    if x.shape[0] == 1 and run.tape is None and not part.statistics:
-        own = {name: value.squeeze(0) for name, value in run.parameters.items()}
-        return run_alone(part, own, x.squeeze(0), run.masks).unsqueeze(0)
-    for block in part.blocks:
-        x = run.apply(block.module, f"{block.name}.", x)
-    return x
+    if x.shape[0] > 1 or run.tape is not None or part.statistics:
+        return run.part(part, x)
+    own = {name: value.squeeze(0) for name, value in run.parameters.items()}
+    alone = LaneRun(parameters=own, lanes=run.lanes, masks=run.masks, alone=True)
+    return alone.part(part, x.squeeze(0)).unsqueeze(0)
 
 
 @lru_cache(maxsize=64)
@@ -101,7 +103,7 @@ def records_at_once(part: Part, shape: tuple[int, ...]) -> int:
     for value in part.trained(parameters).values():
         value.requires_grad_()
     with torch.enable_grad(), saved_bytes(parameters) as saved:
-        _run(part, LaneRun(parameters, None, None, slice(0, 1)), torch.empty(1, 1, *shape, device="meta"))
+        _run(part, LaneRun(parameters=parameters, lanes=slice(0, 1)), torch.empty(1, 1, *shape, device="meta"))
     return max(1, CACHE_BYTES // max(saved.values()))
 
 

@@ -8,12 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sim.models import Parameters
-from sim.scenario import Train
+
+
+class Rate(NamedTuple):
+    """How far lanes go in one step.
+
+    Attributes
+    ----------
+    learning_rate : float
+    momentum : float
+        Used by ``"momentum"`` only.
+    pull : float
+        mu of FedProx; the trainer adds its term to the gradients.
+    """
+
+    learning_rate: float
+    momentum: float
+    pull: float
 
 
 @dataclass(frozen=True)
@@ -23,21 +40,11 @@ class Optimizer:
     Attributes
     ----------
     name : {"sgd", "momentum", "adam"}
-    learning_rate : float
-    momentum : float
-        Used by ``"momentum"`` only.
     """
 
     name: str
-    learning_rate: float
-    momentum: float
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
-
-    @classmethod
-    def from_settings(cls, train: Train) -> Optimizer:
-        """Take the optimiser that a scenario states."""
-        return cls(train.optimizer, train.learning_rate, train.momentum)
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -53,38 +60,38 @@ class Optimizer:
         return state
 
     def step(
-        self, parameters: Mapping[str, Tensor], grads: list[Tensor], state: Mapping[str, Tensor], lanes: int
+        self, parameters: Mapping[str, Tensor], grads: list[Tensor], state: Mapping[str, Tensor], rate: Rate
     ) -> None:
-        """Move the first ``lanes`` lanes by one step, in place.
+        """Move lanes that share their rate by one step, in place.
 
         Parameters
         ----------
         parameters : mapping of str to Tensor
             ``[lane, *shape]`` each.
         grads : list of Tensor
-            ``[lanes, *shape]`` each, or ``[*shape]`` of a single lane, in the order of ``parameters``.
+            ``[lane, *shape]`` each, or ``[*shape]`` of a single lane, in the order of ``parameters``.
         state : mapping of str to Tensor
             As made by ``initial_state``; changed in place.
-        lanes : int
-            How many lanes, from the first, take the step.
+        rate : Rate
         """
-        values = _first(list(parameters.values()), lanes)
-        slot = {s: _first([state[f"{s}/{name}"] for name in parameters], lanes) for s in self.slots}
+        values = list(parameters.values())
+        slots = [[state[f"{slot}/{name}"] for name in parameters] for slot in self.slots]
         if self.name == "sgd":
-            torch._foreach_add_(values, grads, alpha=-self.learning_rate)
+            torch._foreach_add_(values, grads, alpha=-rate.learning_rate)
         elif self.name == "momentum":
-            torch._foreach_mul_(slot["momentum"], self.momentum)
-            torch._foreach_add_(slot["momentum"], grads)
-            torch._foreach_add_(values, slot["momentum"], alpha=-self.learning_rate)
+            torch._foreach_mul_(slots[0], rate.momentum)
+            torch._foreach_add_(slots[0], grads)
+            torch._foreach_add_(values, slots[0], alpha=-rate.learning_rate)
         else:
-            self._adam(values, grads, slot["mean"], slot["square"], state["steps"][:lanes])
+            self._adam(values, grads, slots, state["steps"], rate.learning_rate)
 
     def _adam(
-        self, values: list[Tensor], grads: list[Tensor], means: list[Tensor], squares: list[Tensor], steps: Tensor
+        self, values: list[Tensor], grads: list[Tensor], slots: list[list[Tensor]], steps: Tensor, learning_rate: float
     ) -> None:
+        means, squares = slots
         beta1, beta2 = self.betas
         steps += 1
-        step_size = (self.learning_rate / (1 - beta1**steps)).to(values[0].dtype)
+        step_size = (learning_rate / (1 - beta1**steps)).to(values[0].dtype)
         root_correction = (1 - beta2**steps).sqrt().to(values[0].dtype)
         torch._foreach_lerp_(means, grads, 1 - beta1)
         torch._foreach_mul_(squares, beta2)
@@ -93,8 +100,3 @@ class Optimizer:
             lane = (-1, *[1] * (value.dim() - 1))
             denominator = (square.sqrt() / root_correction.view(lane)).add_(self.epsilon)
             value.sub_(step_size.view(lane) * mean / denominator)
-
-
-def _first(values: list[Tensor], lanes: int) -> list[Tensor]:
-    """Return the first lanes of tensors that all have the same number of them."""
-    return values if values[0].shape[0] == lanes else [value[:lanes] for value in values]

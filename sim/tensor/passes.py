@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from sim.models import Part
-from sim.tensor.alone import run_alone
 from sim.tensor.clipping import Sums, Tape, clip_factors, per_sample_gradients
 from sim.tensor.dense import DensePass, dense_layers
-from sim.tensor.lane_rules import BatchStatistics, DropoutMasks
+from sim.tensor.lane_rules import BatchStatistics, DropoutMasks, LaneRun
 from sim.tensor.lanes import forward, gradients, leaves, loss_sum
 
 
@@ -32,7 +31,7 @@ class Pass(Protocol):
     def loss(self, y: Tensor, weights: Tensor) -> None: ...  # noqa: D102
 
     def backward(  # noqa: D102
-        self, cotangent: Tensor | None, clip: float | None, normaliser: Tensor
+        self, cotangent: Tensor | None, clip: float | Tensor | None, normaliser: Tensor
     ) -> tuple[list[Tensor], Tensor | None]: ...
 
     def per_sample(self, cotangent: Tensor | None) -> tuple[Tensor, Sums, Tensor | None]: ...  # noqa: D102
@@ -77,7 +76,8 @@ class AutogradPass:
         self._inputs = x.detach().requires_grad_() if want_input_gradient else None
         inputs = x if self._inputs is None else self._inputs
         if self._alone:
-            self._outputs = run_alone(self._part, self._leaves, inputs, masks)
+            run = LaneRun(parameters=self._leaves, lanes=slice(0, 1), masks=masks, alone=True)
+            self._outputs = run.part(self._part, inputs)
             return self._outputs.detach().unsqueeze(0)
         self._tape = []
         tape = self._tape if self._per_sample else None
@@ -89,7 +89,7 @@ class AutogradPass:
         self._outputs = loss_sum(self._outputs, *((y[0], weights[0]) if self._alone else (y, weights)))
 
     def backward(
-        self, cotangent: Tensor | None, clip: float | None, normaliser: Tensor
+        self, cotangent: Tensor | None, clip: float | Tensor | None, normaliser: Tensor
     ) -> tuple[list[Tensor], Tensor | None]:
         """Differentiate the loss, or the outputs along the cotangent; of one copy alone gradients have no lane axis."""
         if clip is None and not self._alone:

@@ -20,8 +20,8 @@ def images(tmp_path_factory):
 def test_bytes_are_the_plans_and_the_model_is_sutures(images, method):
     spec = spec_for(images, method, [PROFILES[name] for name in SETTINGS["mixed"]], 1e12, rounds=2)
     federation = load_federation(spec.data, spec.seed)
-    plan = make_plan(spec, federation)
-    done = rehearse(Job.build(spec, federation, []), federation, 2)
+    plan = make_plan(spec, federation.facts)
+    done = rehearse(Job.build(spec, federation.facts), federation, 2)
     assert done.up.tolist() == [clinic.bytes_up for clinic in plan.clinics]
     assert done.down.tolist() == [clinic.bytes_down for clinic in plan.clinics]
     assert distance(done.server.parameters, train_run(plan, federation).parameters) < 1e-5

@@ -39,7 +39,7 @@ def assert_silent(text):
 
 
 # Where each strategy's clinics touch records: training, forward, backward, gathering a batch.
-PLACES = ["methods.node_group.NodeGroup.batch", "methods.trainer.Trainer.forward", "methods.trainer.Trainer.loss"]
+PLACES = ["methods.node_group.NodeGroup.batch", "tensor.trainer.Trainer.forward", "tensor.trainer.Trainer.loss"]
 CASES = [(*s, place) for s in STRATEGIES for place in PLACES]
 CASES.remove(("splitfed-v1", "vanilla", PLACES[2]))  # the loss is the server's there
 
@@ -102,7 +102,7 @@ def test_a_failed_runs_row_and_files_hold_no_value(ragged, monkeypatch, tmp_path
 def test_a_failed_centralised_runs_row_holds_no_value(ragged, monkeypatch, tmp_path):
     """Here the server itself holds the records, and its exceptions may quote them."""
     plan, _ = plan_of(run_spec(ragged, "centralised"))
-    monkeypatch.setattr("sim.methods.trainer.Trainer.forward", fail)
+    monkeypatch.setattr("sim.tensor.trainer.Trainer.forward", fail)
     row = execute(plan, tmp_path, {})
     assert row["status"] == "failed"
     assert_silent(json.dumps(row, default=str))

@@ -61,8 +61,8 @@ WHAT_LEAVES = (
     ),
     Mutant(
         "a frozen part trains",
-        "sim/methods/trainer.py",
-        "if self.part.name in self.job.frozen:\n            input_gradient",
+        "sim/tensor/trainer.py",
+        "if self.frozen:\n            input_gradient",
         "if False:\n            input_gradient",
         ROWS_ALONE,
     ),

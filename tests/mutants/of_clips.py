@@ -27,13 +27,13 @@ CLIPS = (
     ),
     Mutant(
         "clip after noise",
-        "sim/methods/trainer.py",
-        "        self.noised_steps[:lanes] += 1",
+        "sim/tensor/trainer.py",
+        "        self.noised_steps[:at_work] += 1",
         "        norms = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0).sqrt()\n"
         "        for g in grads:\n"
-        "            scale = (dp.part_clip / norms / self._tensor(normaliser)).clamp(max=1.0)\n"
+        "            scale = (lanes[0].clip / norms / self._tensor(normaliser)).clamp(max=1.0)\n"
         "            g *= scale.view(-1, *[1] * (g.dim() - 1))\n"
-        "        self.noised_steps[:lanes] += 1",
+        "        self.noised_steps[:at_work] += 1",
         MEASURED,
     ),
     Mutant(
@@ -63,8 +63,8 @@ CLIPS = (
     Mutant(
         "the clip does not know the batch",
         CLIPPING,
-        "_at_most_one(clip / (squared.sqrt() * normaliser[:, None]))",
-        "_at_most_one(clip / squared.sqrt())",
+        "_at_most_one((squared.sqrt() * normaliser[:, None]).reciprocal() * clip)",
+        "_at_most_one(squared.sqrt().reciprocal() * clip)",
         MEASURED,
     ),
     Mutant(

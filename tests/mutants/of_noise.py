@@ -28,22 +28,22 @@ KEYS = (
     Mutant(
         "noise is keyed by the seed",
         "sim/methods/job.py",
-        "run_key(spec.digest if digest is None else digest, federation),",
+        "run_key(spec.digest, facts),",
         'f"seed-{spec.seed}",',
         RUNS,
     ),
     Mutant(
         "the key is the published digest",
         "sim/methods/job.py",
-        'f"{digest}/{federation.fingerprint}"',
+        'f"{digest}/{facts.fingerprint}"',
         'f"{digest}"',
         KEY,
     ),
     Mutant(
         "the key leaves out the settings",
         "sim/methods/job.py",
-        'f"{digest}/{federation.fingerprint}"',
-        'f"{federation.fingerprint}"',
+        'f"{digest}/{facts.fingerprint}"',
+        'f"{facts.fingerprint}"',
         KEY,
     ),
     Mutant(
@@ -90,9 +90,9 @@ KEYS = (
     ),
     Mutant(
         "gradients' noise is keyed by the seed",
-        "sim/methods/trainer.py",
-        "self.job.key, purpose",
-        "str(self.job.seed), purpose",
+        "sim/tensor/trainer.py",
+        "[lane.key for lane in lanes]",
+        "[str(lane.seed) for lane in lanes]",
         RUNS,
     ),
     Mutant(
@@ -108,7 +108,7 @@ KEYS = (
     Mutant("purposes share noise", "sim/foundation/rng.py", 'f"{key}/{purpose}"', 'f"{key}"', PARTS),
     Mutant(
         "parts share noise",
-        "sim/methods/trainer.py",
+        "sim/tensor/trainer.py",
         'purpose = f"noise.{self.part.name}"',
         'purpose = "noise.part"',
         PARTS,
@@ -184,9 +184,9 @@ DRAWS = (
     ),
     Mutant(
         "noise off for one part",
-        "sim/methods/trainer.py",
-        "std = [dp.noise_std[k] for k in clinics]",
-        'std = [dp.noise_std[k] * (self.part.name != "tail") for k in clinics]',
+        "sim/tensor/trainer.py",
+        "std, keys = [lane.noise_std for lane in lanes]",
+        'std, keys = [lane.noise_std * (self.part.name != "tail") for lane in lanes]',
         SUMS,
     ),
     Mutant(

@@ -72,7 +72,7 @@ def test_each_clinic_is_attacked_through_its_own_records(random_labels):
     spec = run_spec(random_labels, "local", model={"hidden": [64, 32]}, rounds=20, learning_rate=0.3)
     plan, federation = plan_of(spec)
     parameters = train_run(plan, federation).parameters
-    network = Job.build(spec, federation, ()).network
+    network = Job.build(spec, federation.facts).network
     found = membership(network, parameters, federation)
     for k in range(3):
         members, others = (

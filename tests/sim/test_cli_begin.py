@@ -159,7 +159,7 @@ def test_check_marks_preprocessing_that_is_not_private(suture, trade_off):
     noise = 'privacy={mechanism="dp-sgd",noise-multiplier=1.0,delta=1e-3}'
     told = plain(suture("check", trade_off, "--set", "data.scaling=pooled", "--set", "sweep={}", "--set", noise)[1])
     assert (
-        "Preprocessing uses non-private statistics, and no epsilon is finite where they enter: mean and deviation of "
+        "Preprocessing uses non-private statistics; no epsilon is finite where they enter: mean and deviation of "
         in told
     )
     assert "no guarantee, since features are scaled by statistics of the records (mean and deviation of " in told

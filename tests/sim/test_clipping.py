@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from sim.foundation.rng import stream
-from sim.methods.job import Job
-from sim.methods.trainer import Trainer
+from sim.methods.trainer import trainer_for
 from sim.models import Block, Network
 from sim.plan.releases import effective_noise_multiplier
 from sim.tensor.clipping import add_noise
@@ -256,8 +255,8 @@ PARTS = [("fedavg", None, 1), ("splitfed-v1", "vanilla", 2), ("splitfed-v1", "u-
 @pytest.mark.parametrize(("sigma", "clip"), [(0.8, 0.5), (3.0, 1.0)])
 def test_parts_share_the_clip_and_the_noise_is_worth_sigma(ragged, strategy, cut, parts, sigma, clip):
     spec = run_spec(ragged, strategy, cut, {**DP_SGD, "noise-multiplier": sigma, "clip": clip})
-    plan, federation = plan_of(spec)
-    job = Job.build(spec, federation, plan.noise_multipliers)
+    plan, _federation = plan_of(spec)
+    job = plan.job
     assert len(job.parts) == parts
     assert job.dp.part_clip == pytest.approx(clip / parts**0.5, rel=1e-15)
     assert job.dp.noise_std == pytest.approx([sigma * clip] * 4, rel=1e-15)
@@ -278,13 +277,13 @@ def test_a_training_step_clips_to_the_parts_share_and_noises_the_sum(ragged, str
     """With a learning rate of 1, the step taken by each part is its clipped, noised gradient."""
     sigma, clip = 0.8, 1e-3
     spec = run_spec(ragged, strategy, cut, {**DP_SGD, "noise-multiplier": sigma, "clip": clip}, learning_rate=1.0)
-    plan, federation = plan_of(spec)
-    job = Job.build(spec, federation, plan.noise_multipliers)
+    plan, _federation = plan_of(spec)
+    job = plan.job
     for part in job.parts:
         torch.manual_seed(0)
         width = part.shapes()[next(iter(part.shapes()))][1]
         before = {name: torch.randn(1, *shape) for name, shape in part.shapes().items()}
-        trainer = Trainer(job, part, [2], {name: value.clone() for name, value in before.items()})
+        trainer = trainer_for(job, part, [2], {name: value.clone() for name, value in before.items()})
         outputs = trainer.forward(torch.randn(1, 1, width))
         trainer.backward(5, 3, np.array([8]), torch.ones_like(outputs))
         drawn = stream(job.key, f"noise.{part.name}", 2, 5, 3).standard_normal(part.parameter_count())

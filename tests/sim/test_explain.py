@@ -54,7 +54,9 @@ def test_nothing_is_said_where_all_come_back(tmp_path):
 def test_a_long_list_of_what_is_not_private_is_shortened(tmp_path):
     text = SCENARIO.replace('"none"', '"pooled"')
     wide = text.replace('"x0", "x1", "x2", "x3"', ", ".join(f'"x{i}"' for i in range(8)))
-    beginning = "and no epsilon is finite where they enter: mean and deviation of x0, x1"
+    beginning = (
+        "Preprocessing uses non-private statistics; no epsilon is finite where they enter: mean and deviation of x0, x1"
+    )
     [said] = told(tmp_path, text + METHOD, "Data")
     assert said.endswith(f"{beginning}, x2, x3.")
     [said] = told(tmp_path, wide + METHOD, "Data", features=8)

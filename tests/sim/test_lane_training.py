@@ -14,12 +14,13 @@ from torch.nn import functional
 from sim.foundation.rng import stream
 from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup
-from sim.methods.trainer import Trainer, expand, train_whole
+from sim.methods.trainer import expand, train_whole, trainer_for
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand as runs_of
 from sim.tensor import lanes
 from sim.tensor.lane_rules import DropoutMasks
 from sim.tensor.lanes import by_class, forward, loss_sum, records_at_once
+from sim.tensor.trainer import Trainer
 
 torch.set_num_threads(1)
 
@@ -123,7 +124,7 @@ def clinics_job(model, shape, privacy=None, sigma=0.0, **train):
         offsets=offsets,
     )
     federation = SimpleNamespace(train=train_records, classes=("a", "b", "c"), fingerprint="", non_private=())
-    job = Job.build(spec, federation, [sigma] * len(SIZES))
+    job = Job.build(spec, federation.facts).with_noise([sigma] * len(SIZES))
     return job, NodeGroup.build(job, train_records, range(len(SIZES)))
 
 
@@ -161,9 +162,9 @@ def test_stacked_training_equals_the_plain_loop(name, optimizer, momentum):
     model, shape = NETWORKS[name]
     job, cohort = clinics_job(model, shape, optimizer=optimizer)
     initial = job.network.initial_parameters(1)
-    trainer = Trainer(job, job.network.whole, range(len(SIZES)), expand(initial, len(SIZES)))
+    trainer = trainer_for(job, job.network.whole, range(len(SIZES)), expand(initial, len(SIZES)))
     for server_round in (1, 2):
-        train_whole(trainer, cohort, server_round)
+        train_whole(trainer, cohort, job, server_round)
     for clinic, expected in enumerate(plain_rounds(job, cohort, initial, momentum, 2)):
         for key, value in expected.items():
             scale = max(float(value.abs().max()), 0.1)
@@ -181,7 +182,7 @@ def test_dp_sgd_without_clip_and_noise_takes_the_plain_gradient(name):
     index, weights, count = batches.step(0)
     moved = []
     for each in (job, plain_job):
-        trainer = Trainer(each, each.network.whole, range(len(SIZES)), expand(initial, len(SIZES)))
+        trainer = trainer_for(each, each.network.whole, range(len(SIZES)), expand(initial, len(SIZES)))
         x, y = cohort.batch(list(range(count)), index)
         trainer.forward(x)
         trainer.loss(y, torch.from_numpy(weights))
@@ -200,7 +201,7 @@ def with_dropout(input_shape, outputs):
 def test_a_learner_draws_the_masks_of_the_moment_or_says_that_it_cannot(monkeypatch):
     job, cohort = clinics_job({"name": "factory", "factory": "test_lane_training:with_dropout"}, (1, 4, 4))
     head = job.network.split("vanilla", 1)[0]
-    trainer = Trainer(job, head, [2, 0], expand(head.select(job.network.initial_parameters(0)), 2))
+    trainer = trainer_for(job, head, [2, 0], expand(head.select(job.network.initial_parameters(0)), 2))
     x = torch.randn(2, 3, 1, 4, 4)
     with pytest.raises(ValueError, match="the head holds dropout, and this strategy does not say when it trains"):
         trainer.forward(x)
@@ -209,8 +210,14 @@ def test_a_learner_draws_the_masks_of_the_moment_or_says_that_it_cannot(monkeypa
     close(drawn, forward(head, trainer.parameters, x, masks=masks), torch.float32)
     moments = []
     monkeypatch.setattr(Trainer, "backward", lambda self, *arguments: None)
-    monkeypatch.setattr(DropoutMasks, "draw", lambda masks, *_: moments.append((masks.server_round, masks.step)) or 1.0)
-    train_whole(Trainer(job, job.network.whole, range(4), expand(job.network.initial_parameters(0), 4)), cohort, 6)
+
+    def ones(masks, layer, rate, like):
+        moments.append((masks.server_round, masks.step))
+        return torch.ones_like(like)
+
+    monkeypatch.setattr(DropoutMasks, "draw", ones)
+    whole = job.network.whole
+    train_whole(trainer_for(job, whole, range(4), expand(job.network.initial_parameters(0), 4)), cohort, job, 6)
     assert moments == [(6, 0), (6, 1), (6, 2)]
 
 
@@ -236,7 +243,7 @@ def test_a_learner_of_dense_layers_takes_the_step_of_the_plain_module(factory, s
     torch.manual_seed(0)
     x, y = torch.randn(1, 4, *shape), torch.randint(3, (1, 4))
     parts = job.network.split("vanilla", 1)
-    head, body = (Trainer(job, part, [0], expand(part.select(parameters), 1)) for part in parts)
+    head, body = (trainer_for(job, part, [0], expand(part.select(parameters), 1)) for part in parts)
     body.forward(head.forward(x).detach(), want_input_gradient=True)
     body.loss(y, torch.full((1, 4), 0.25))
     head.backward(1, 0, np.array([4]), body.backward(1, 0, np.array([4])))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from sim.tensor.optim import Optimizer
+from sim.tensor.optim import Optimizer, Rate
 
 torch.set_num_threads(1)
 OPTIMIZERS = {
@@ -11,6 +11,7 @@ OPTIMIZERS = {
     "adam": lambda params: torch.optim.Adam(params, lr=0.05),
 }
 SHAPES = {"w": (3, 2), "b": (3,), "s": ()}
+RATE = Rate(0.05, 0.8, 0.0)
 STEPS_OF_LANE = (9, 5, 2)  # the lanes still at work are always the first ones
 TOLERANCE = {torch.float32: 2e-7, torch.float64: 1e-14}
 
@@ -42,13 +43,14 @@ def take_steps(optimizer, parameters, state, first, last, dtype):
     for step in range(first, last):
         lanes = sum(step < steps for steps in STEPS_OF_LANE)
         grads = [torch.stack([gradient(k, step, key, dtype) for k in range(lanes)]) for key in parameters]
-        optimizer.step(parameters, grads, state, lanes)
+        at_work = [{key: value[:lanes] for key, value in own.items()} for own in (parameters, state)]
+        optimizer.step(at_work[0], grads, at_work[1], RATE)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_lanes_that_finish_at_different_times_take_the_steps_of_torch_optim(name, dtype):
-    optimizer = Optimizer(name, 0.05, 0.8)
+    optimizer = Optimizer(name)
     parameters = start(dtype)
     state = optimizer.initial_state(parameters)
     take_steps(optimizer, parameters, state, 0, max(STEPS_OF_LANE), dtype)
@@ -59,13 +61,13 @@ def test_lanes_that_finish_at_different_times_take_the_steps_of_torch_optim(name
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_state_handed_on_goes_on_where_it_stopped(name):
-    optimizer = Optimizer(name, 0.05, 0.8)
+    optimizer = Optimizer(name)
     parameters = start(torch.float64)
     state = optimizer.initial_state(parameters)
     take_steps(optimizer, parameters, state, 0, 4, torch.float64)
     parameters = {key: value.clone() for key, value in parameters.items()}
     state = {key: value.clone() for key, value in state.items()}
-    take_steps(Optimizer(name, 0.05, 0.8), parameters, state, 4, max(STEPS_OF_LANE), torch.float64)
+    take_steps(Optimizer(name), parameters, state, 4, max(STEPS_OF_LANE), torch.float64)
     for lane, steps in enumerate(STEPS_OF_LANE):
         for key, expected in by_torch(name, torch.float64, lane, steps).items():
             torch.testing.assert_close(parameters[key][lane], expected.data, rtol=0, atol=1e-14)
@@ -74,7 +76,7 @@ def test_state_handed_on_goes_on_where_it_stopped(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_lanes_that_have_taken_different_numbers_of_steps_go_on_together(name):
     """As in a clinic's second round alone: each lane has a count and a state of its own."""
-    optimizer = Optimizer(name, 0.05, 0.8)
+    optimizer = Optimizer(name)
     parameters = start(torch.float64)
     state = optimizer.initial_state(parameters)
     for _ in range(2):
@@ -87,7 +89,7 @@ def test_lanes_that_have_taken_different_numbers_of_steps_go_on_together(name):
 @pytest.mark.parametrize("name", ["momentum", "adam"])
 def test_fresh_state_differs_from_state_handed_on(name):
     """Otherwise the test above would say nothing."""
-    optimizer = Optimizer(name, 0.05, 0.8)
+    optimizer = Optimizer(name)
     parameters = start(torch.float64)
     for first, last in ((0, 4), (4, 9)):
         take_steps(optimizer, parameters, optimizer.initial_state(parameters), first, last, torch.float64)
@@ -99,15 +101,15 @@ def test_one_step_by_hand():
     grads = [torch.tensor([[2.0], [-4.0]])]
     for name, expected in {"sgd": [[0.8], [1.4]], "momentum": [[0.8], [1.4]], "adam": [[0.9], [1.1]]}.items():
         parameters = {"w": torch.ones(2, 1)}
-        optimizer = Optimizer(name, 0.1, 0.9)
-        optimizer.step(parameters, grads, optimizer.initial_state(parameters), 2)
+        optimizer = Optimizer(name)
+        optimizer.step(parameters, grads, optimizer.initial_state(parameters), Rate(0.1, 0.9, 0.0))
         torch.testing.assert_close(parameters["w"], torch.tensor(expected))
 
 
 @pytest.mark.parametrize(("name", "slots"), [("sgd", 0), ("momentum", 1), ("adam", 2)])
 def test_slots_are_what_the_state_holds(name, slots):
     parameters = start(torch.float32)
-    optimizer = Optimizer(name, 0.1, 0.9)
+    optimizer = Optimizer(name)
     state = optimizer.initial_state(parameters)
     assert len(optimizer.slots) == slots
     assert len(state) == slots * len(parameters) + (name == "adam")

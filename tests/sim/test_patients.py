@@ -164,7 +164,7 @@ def test_a_patient_seen_at_two_clinics_is_counted_at_both(tmp_path) -> None:
     data = spec.data.model_copy(update={"features": features, "patient": "who", "max_records_per_patient": 2})
     plan, federation = plan_of(spec.model_copy(update={"data": data}))
     assert federation.clinics_of_a_patient == 2
-    stated = privacy_statement(plan, federation, {}, finished=True)["patients"]
+    stated = privacy_statement(plan, {}, finished=True)["patients"]
     assert stated["max-clinics"] == 2
     each = [plan.ledger.mechanisms("server", clinic) for clinic in (0, 1)]
     both = {atom: each[0].get(atom, 0) + each[1].get(atom, 0) for atom in {*each[0], *each[1]}}
@@ -182,7 +182,7 @@ def test_the_statement_counts_patients_where_their_records_are_bounded(tmp_path)
     bounded = plain.model_copy(update={"max_records_per_patient": 2})
     found = {}
     for name, data in (("plain", plain), ("bounded", bounded)):
-        found[name] = privacy_statement(*plan_of(spec.model_copy(update={"data": data})), {}, finished=True)
+        found[name] = privacy_statement(plan_of(spec.model_copy(update={"data": data}))[0], {}, finished=True)
     assert found["plain"]["patients"] is None
     assert "state data.patient and data.max-records-per-patient" in statement_text(found["plain"])
     plan, _ = plan_of(spec.model_copy(update={"data": bounded}))
@@ -269,8 +269,8 @@ def test_dp_sgd_with_randomised_labels_states_patients(suture, tmp_path) -> None
     spec = run_spec(csv, "split", "vanilla", both)
     features = tuple(name for name in spec.data.features if name != "who")
     data = spec.data.model_copy(update={"features": features, "patient": "who", "max_records_per_patient": 2})
-    plan, federation = plan_of(spec.model_copy(update={"data": data}))
-    stated = privacy_statement(plan, federation, {}, finished=True)["patients"]["epsilon"]
+    plan, _federation = plan_of(spec.model_copy(update={"data": data}))
+    stated = privacy_statement(plan, {}, finished=True)["patients"]["epsilon"]
     assert plan.columns()["epsilon_server"] < stated["server"] < math.inf
     table = {
         "source": "csv", "path": str(csv), "label": "label", "clinic": "clinic", "patient": "who",

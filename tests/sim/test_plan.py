@@ -196,7 +196,7 @@ def test_under_poisson_sampling_the_plan_draws_what_learning_draws(ragged, metho
 def test_poisson_rows_by_hand(ragged):
     spec = spec_of(ragged, "splitfed-v1", "vanilla", privacy=dp_sgd(1.0), rounds=3)
     plan, federation = plan_of(spec)
-    key = run_key(spec.digest, federation)
+    key = run_key(spec.digest, federation.facts)
     records = [clinic.records for clinic in plan.clinics]
     rows = [
         sum(
@@ -247,7 +247,7 @@ def test_effort_of_each_clinic_by_hand(pair):
     board = ClinicGroup(profile="rural-dsl", compute="small-board")
     spec = spec_of(pair, "fedavg", rounds=1)
     plan, federation = plan_of(spec.model_copy(update={"clinics": (board,)}))
-    job = Job.build(spec, federation, [0.0] * 2)
+    job = Job.build(spec, federation.facts)
     [cost] = part_costs(job.parts, job.network.input_shape).values()
     sizes = np.diff(federation.train.offsets)
     for clinic, records in zip(plan.clinics, sizes, strict=True):

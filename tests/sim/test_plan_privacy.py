@@ -7,7 +7,6 @@ from planned import NO_PRIVACY, SPLIT_AND_WHOLE, dp_sgd, named, spec_of
 from support import plan_of, write_csv
 
 from sim.foundation.problems import ScenarioError
-from sim.methods.job import Job
 from sim.methods.sampling import participants
 from sim.plan.releases import build_ledger
 from sim.privacy.accounting import dp_sgd_event, epsilon
@@ -91,8 +90,8 @@ def test_stated_noise_is_used_as_it_is(ragged):
 
 
 def test_a_batch_without_noise_is_held_against_its_own_clinic_only(ragged):
-    plan, federation = plan_of(spec_of(ragged, "fedavg", privacy=dp_sgd(2.0, 1e-3), rounds=2))
-    job = Job.build(plan.spec, federation, plan.noise_multipliers)
+    plan, _federation = plan_of(spec_of(ragged, "fedavg", privacy=dp_sgd(2.0, 1e-3), rounds=2))
+    job = plan.job
     for clinic in range(4):
         noised = {"model": [steps - (k == clinic) for k, steps in enumerate(plan.noised_steps["model"])]}
         spent = build_ledger(job, plan.sampled, noised).epsilons("model-user", range(4), 1e-3)

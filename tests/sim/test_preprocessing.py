@@ -86,7 +86,7 @@ def with_data(spec: RunSpec, changed: dict[str, Any]) -> RunSpec:
 def by_class(spec: RunSpec) -> Plan:
     federation = load_federation(spec.data, spec.seed)
     statistics = {**federation.statistics, "held-out records drawn by class": "non-private"}
-    return make_plan(spec, replace(federation, statistics=statistics))
+    return make_plan(spec, replace(federation, statistics=statistics).facts)
 
 
 def assert_recounted(plan: Plan, names: set[str]) -> None:
@@ -183,7 +183,7 @@ def test_a_target_that_no_noise_meets_is_refused_in_one_line(
 
 
 def test_the_statement_says_so(csv: Path) -> None:
-    statement = privacy_statement(*plan_of(spec_of(csv, "fedavg", {"scaling": "pooled"})), {}, finished=True)
+    statement = privacy_statement(plan_of(spec_of(csv, "fedavg", {"scaling": "pooled"}))[0], {}, finished=True)
     assert all("scaled by statistics" in row["reasons"][0] for row in statement["adversaries"])
     assert all([s for s in row["sees"] if s["what"] == "preprocessing"] for row in statement["adversaries"])
     [note] = [r["note"] for r in statement["outside"] if (r["what"], r["marking"]) == ("preprocessing", "non-private")]

@@ -270,7 +270,10 @@ def test_summary_in_words(tmp_path: Path) -> None:
     assert f"Even with DP, ε is infinite for the server in {cut}: smashed rows leave without noise." in text
     assert "infinite for the model user" not in text
     assert "infinite for the server in FedAvg" not in text
-    for auc, loss in ((0.85, "-.010 of AUC (FedAvg); a negative cost is a gain."), (0.84 + 1e-9, ".000 of AUC (FedAvg).")):
+    for auc, loss in (
+        (0.85, "-.010 of AUC (FedAvg); a negative cost is a gain."),
+        (0.84 + 1e-9, ".000 of AUC (FedAvg)."),
+    ):
         runs = make_runs(methods=[("fedavg", "")], epsilons=[3.0, inf], seeds=[1], auc=[auc, 0.84])
         assert f"At ε = 3 and these settings, DP costs {loss}" in Page(write_report(make_study(runs), tmp_path)).text
 

@@ -35,8 +35,8 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
         ("strategies.0.name=fedav", 'strategies.0.name: unknown strategy "fedav"; did you mean "fedavg"?'),
         (
             "strategies.0.name=a..b",
-            'strategies.0.name: unknown strategy "a..b"; choose "centralised", "local", "fedavg", "fedprox", "split", '
-            '"splitfed-v1", "splitfed-v2" or "splitfed-v3"',
+            'strategies.0.name: unknown strategy "a..b"; choose "centralised", "fedavg", "fedprox", "local", '
+            '"release-once", "split", "splitfed-v1", "splitfed-v2" or "splitfed-v3"',
         ),
         ("clinics.0.profile=hospitals", 'clinics.0.profile: unknown profile "hospitals"; did you mean "hospital"?'),
         ("strategies.1.cut=['u-shape']", 'strategies.1.cut.0: "u-shape" does not exist; did you mean "u-shaped"?'),
@@ -141,7 +141,7 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
         # strategies
         (
             "strategies.0.cut=vanilla",
-            "strategies.0.cut: fedavg does not cut the model; remove cut, or take splitfed-v1",
+            "strategies.0.cut: fedavg does not cut the model; remove cut, or take split",
         ),
         (
             "strategies.0.options={a=1}",

@@ -24,7 +24,7 @@ def csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stated(spec: RunSpec) -> dict:
-    return privacy_statement(*plan_of(spec), {}, finished=True)
+    return privacy_statement(plan_of(spec)[0], {}, finished=True)
 
 
 def row(statement: dict, adversary: str) -> dict:
@@ -73,8 +73,8 @@ def test_counts_rates_and_noise_by_hand(csv: Path) -> None:
 )
 def test_agrees_with_the_table_of_runs_and_gives_reasons(csv: Path, method: tuple, privacy: dict) -> None:
     spec = run_spec(csv, *method, privacy)
-    plan, federation = plan_of(spec)
-    statement = privacy_statement(plan, federation, {}, finished=True)
+    plan, _federation = plan_of(spec)
+    statement = privacy_statement(plan, {}, finished=True)
     columns = plan.columns()
     names = {"model-user": "epsilon_model_user", "peer-clinic": "epsilon_peer", "server": "epsilon_server"}
     for found in statement["adversaries"]:
@@ -148,14 +148,14 @@ def test_bounds_are_rounded_up(csv: Path) -> None:
 
 def test_files_of_a_finished_and_of_a_failed_run(csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = run_spec(csv, privacy=DP_SGD)
-    plan, federation = plan_of(spec)
+    plan, _federation = plan_of(spec)
     folder = tmp_path / spec.run_id
     for status, basis in (("ok", "executed"), ("failed", "planned")):
         if status == "failed":
             monkeypatch.setattr("sim.study.train.train_run", lambda *_, **__: 1 / 0)
         assert execute(plan, tmp_path, {"dp-accounting": "0.0", "python": "3"})["status"] == status
         saved = json.loads((folder / "run.json").read_text(encoding="utf-8"))["privacy"]["statement"]
-        expected = privacy_statement(plan, federation, {"dp-accounting": "0.0"}, finished=status == "ok")
+        expected = privacy_statement(plan, {"dp-accounting": "0.0"}, finished=status == "ok")
         expected["attacks"] = saved["attacks"]
         assert bool(saved["attacks"]) == (status == "ok")
         assert saved == json.loads(json.dumps(expected))

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from sim.data.federation import Records, load_federation
 from sim.methods.job import Job
-from sim.methods.trainer import Trainer, expand
+from sim.methods.trainer import expand, trainer_for
 from sim.plan.plan import make_plan
 from sim.study.train import train_run
 
@@ -189,7 +189,7 @@ def learn_permuted(spec, order, monkeypatch):
     other = replace(found, names=tuple(found.names[k] for k in order), **parts)
     monkeypatch.setattr("sim.flower.workplace.load_federation", lambda data, seed: other)
     renamed = spec.model_copy(update={"study": "permuted"})  # nodes keep what they have read, by all that is stated
-    learned = train_run(make_plan(renamed, other), other)
+    learned = train_run(make_plan(renamed, other.facts), other)
     monkeypatch.undo()
     return learned.parameters
 
@@ -252,8 +252,8 @@ def clinic_ordered_stream(twin):
 
 def one_model_on_the_stream(twin):
     """Train the whole network, uncut, on the stream with the simulator's own step."""
-    job = Job.build(twin.spec, twin.federation, ())
-    trainer = Trainer(job, job.network.whole, [0], expand(job.network.initial_parameters(job.seed), 1))
+    job = Job.build(twin.spec, twin.federation.facts)
+    trainer = trainer_for(job, job.network.whole, [0], expand(job.network.initial_parameters(job.seed), 1))
     for batch in clinic_ordered_stream(twin):
         rows = len(batch.y)
         trainer.forward(batch.x[None])
@@ -298,7 +298,7 @@ def test_a_client_optimizer_made_anew_at_each_clinic_is_right_for_sgd_only(files
     assert bitwise(train_run(plan, federation).parameters, stream)
 
     def made_anew(trainers):
-        fresh = ((part, trainer.job.optimizer.initial_state(trainer.parameters)) for part, trainer in trainers.items())
+        fresh = ((part, trainer.optimizer.initial_state(trainer.parameters)) for part, trainer in trainers.items())
         return {f"{part}:{key}": value for part, state in fresh for key, value in state.items()}
 
     monkeypatch.setattr("clients.split.optimizer_state_of", made_anew)

@@ -10,15 +10,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import sim.methods.trainer
 import sim.tensor.clipping
 import sim.tensor.dense
+import sim.tensor.trainer
 from sim.attacks.canaries import one_feature_canaries, planted
 from sim.attacks.one_run import audit_one_run
 from sim.attacks.white_box import round_scores
 from sim.data.federation import Records, load_federation
 from sim.flower import workplace
-from sim.methods.job import Job
 from sim.plan.plan import make_plan
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
@@ -69,9 +68,9 @@ def audited(strategy, cut, tmp_path, monkeypatch):
     models = []
     evaluate = Evaluator.evaluate
     monkeypatch.setattr(Evaluator, "evaluate", lambda self, model: models.append(model) or evaluate(self, model))
-    plan = make_plan(spec, federation)
+    plan = make_plan(spec, federation.facts)
     train_run(plan, federation)
-    job = Job.build(spec, federation, plan.noise_multipliers)
+    job = plan.job
     scores = round_scores(job.network, job.parts, models, canaries, job.dp.part_clip)
     confidence = 1 - 0.05 / len(scores)
     bounds = {
@@ -97,12 +96,12 @@ def test_the_audit_stays_below_an_honest_claim(strategy, cut, tmp_path, monkeypa
 
 
 def noise_by_root_of_batch(monkeypatch):
-    add_noise = sim.methods.trainer.add_noise
+    add_noise = sim.tensor.trainer.add_noise
 
     def less(sums, std, normaliser, *name):
         add_noise(sums, [s / n**0.5 for s, n in zip(std, normaliser, strict=True)], normaliser, *name)
 
-    monkeypatch.setattr(sim.methods.trainer, "add_noise", less)
+    monkeypatch.setattr(sim.tensor.trainer, "add_noise", less)
 
 
 def no_clip(monkeypatch):
@@ -111,13 +110,13 @@ def no_clip(monkeypatch):
 
 
 def noise_on_the_head_only(monkeypatch):
-    add_noise = sim.methods.trainer.add_noise
+    add_noise = sim.tensor.trainer.add_noise
 
     def head(sums, std, normaliser, seed, purpose, *name):
         if purpose != "noise.body" and purpose != "noise.tail":
             add_noise(sums[:2], std, normaliser, seed, purpose, *name)  # the first layer's weight and bias
 
-    monkeypatch.setattr(sim.methods.trainer, "add_noise", head)
+    monkeypatch.setattr(sim.tensor.trainer, "add_noise", head)
 
 
 @pytest.mark.parametrize("mistake", [noise_by_root_of_batch, no_clip, noise_on_the_head_only])

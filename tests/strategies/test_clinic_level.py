@@ -9,7 +9,7 @@ from strategies.clinic_level import adapted_clip, noised_mean, updates_of
 from support import NO_PRIVACY, distance, learn_run, plan_of, run_spec, write_csv
 
 from sim.foundation.problems import ScenarioError
-from sim.methods.job import Job, run_key
+from sim.methods.job import run_key
 from sim.methods.mechanisms import AdaptiveClip
 from sim.privacy.accounting import epsilon
 from sim.scenario import parse_scenario
@@ -133,10 +133,10 @@ def test_a_step_of_the_clip_by_hand():
 
 
 def test_updates_and_counts_share_the_multiplier_that_is_accounted(csv):
-    plan, federation = plan_of(run_spec(csv, "fedavg", privacy=ADAPTIVE))
+    plan, _federation = plan_of(run_spec(csv, "fedavg", privacy=ADAPTIVE))
     fixed, _ = plan_of(run_spec(csv, "fedavg", privacy=CLINIC))
     assert plan.columns()["epsilon_model_user"] == fixed.columns()["epsilon_model_user"]
-    adaptive = Job.build(plan.spec, federation, (), plan.release_noise).adaptive
+    adaptive = plan.job.adaptive
     # The joint release is one Gaussian: a clinic moves the updates by C, noised by sigma_delta C, and the count by 1/2.
     moved = math.hypot(1 / adaptive.update_noise(1.5), 0.5 / adaptive.count_noise)
     assert moved == pytest.approx(1 / 1.5, rel=1e-12)
@@ -160,15 +160,15 @@ def test_the_noise_on_updates_is_raised_and_follows_the_clip(csv, monkeypatch):
     for r, (norms, clip, noise) in enumerate(seen, 1):
         assert noise == pytest.approx((1.5**-2 - 2.0**-2) ** -0.5)
         assert learned.clips[r] == adapted_clip(
-            clip, norms, len(norms), AdaptiveClip(0.5, 0.2, 1.0), True, run_key(plan.spec.digest, federation), r
+            clip, norms, len(norms), AdaptiveClip(0.5, 0.2, 1.0), True, run_key(plan.spec.digest, federation.facts), r
         )
 
 
 def test_the_count_has_a_twentieth_of_the_rounds_clinics_as_noise(csv):
     target = {**CLINIC, "noise-multiplier": 0.15, "adaptive-quantile": 0.5}
     spec = run_spec(csv, "fedavg", privacy=target, participation=0.5)
-    plan, federation = plan_of(spec)
-    assert Job.build(spec, federation, (), plan.release_noise).adaptive.count_noise == 2 / 20
+    plan, _federation = plan_of(spec)
+    assert plan.job.adaptive.count_noise == 2 / 20
 
 
 def test_a_count_without_noise_is_caught(csv, monkeypatch):

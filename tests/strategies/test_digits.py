@@ -66,8 +66,8 @@ def mean_accuracy(digits, strategy, split):
     accuracies = []
     for spec in expand(scenario):
         federation = load_federation(spec.data, spec.seed)
-        parameters = train_run(make_plan(spec, federation), federation).parameters
-        judge = Evaluator(Job.build(spec, federation, ()).network, federation.test)
+        parameters = train_run(make_plan(spec, federation.facts), federation).parameters
+        judge = Evaluator(Job.build(spec, federation.facts).network, federation.test)
         lanes = next(iter(parameters.values())).shape[0]
         models = [{name: value[k : k + 1] for name, value in parameters.items()} for k in range(lanes)]
         accuracies.append(np.mean([judge.evaluate(model).pooled["accuracy"] for model in models]))

@@ -13,9 +13,9 @@ from support import BUILT_IN, DP_SGD, JOINT, NO_PRIVACY, bitwise, distance, lear
 
 from clients.session import SESSIONS
 from sim.flower.client_app import app
+from sim.foundation import rng
 from sim.foundation.problems import ScenarioError
 from sim.study.train import train_run
-from sim.tensor import clipping
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
 SPLIT = ("vanilla", "u-shaped")
@@ -258,16 +258,17 @@ def streams_used(monkeypatch):
     """Record the name of every noise stream that is opened."""
     used = []
 
-    class Recorder(clipping.Streams):
+    class Recorder(rng.Streams):
         def __init__(self, seed, purpose):
             super().__init__(seed, purpose)
             self.name = (seed, purpose)
 
         def at(self, *place):
-            used.append((*self.name, *place))
+            if self.name[1].startswith("noise."):
+                used.append((*self.name, *place))
             return super().at(*place)
 
-    monkeypatch.setattr(clipping, "Streams", Recorder)
+    monkeypatch.setattr(rng, "Streams", Recorder)
     return used
 
 

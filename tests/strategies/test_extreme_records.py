@@ -15,8 +15,8 @@ from wire import record, with_record
 
 from sim.data.federation import load_federation
 from sim.methods.row_noise import grid_step
-from sim.methods.trainer import Trainer
 from sim.models import ClipRows
+from sim.tensor.trainer import Trainer
 
 CLIP, CLINIC = 0.5, 1
 HUGE, BEYOND = 1e15, 1e18
@@ -108,8 +108,8 @@ def sums(monkeypatch, spec):
     found = {}
     original = Trainer._add_noise
 
-    def watched(self, grads, dp, server_round, step, normaliser):
-        original(self, grads, dp, server_round, step, normaliser)
+    def watched(self, grads, server_round, step, normaliser):
+        original(self, grads, server_round, step, normaliser)
         for lane, clinic in enumerate(self.clinics[: len(normaliser)]):
             own = torch.cat([grad[lane].flatten() for grad in grads]).double()
             found[self.part.name, clinic, server_round, step] = (own * normaliser[lane]).numpy()

@@ -58,7 +58,7 @@ def flwr(tmp_path_factory):
 def test_flowers_simulation_gives_the_same_model(flwr, number):
     spec = expand(load_scenario(SCENARIO))[number]
     federation = load_federation(spec.data, spec.seed)
-    ours = train_run(make_plan(spec, federation), federation).parameters
+    ours = train_run(make_plan(spec, federation.facts), federation).parameters
     theirs = flwr(number, len(federation.names))
     assert theirs.keys() == ours.keys()
     for name, value in ours.items():

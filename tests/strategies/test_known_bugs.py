@@ -10,12 +10,11 @@ from support import bitwise, learn_run, plan_of, write_csv
 from torch import nn
 from torch.nn import functional
 
-from sim.methods.trainer import Trainer
 from sim.study.train import train_run
 from sim.tensor import lanes
 from sim.tensor.evaluation import Evaluator
 from sim.tensor.lane_rules import DropoutMasks
-from sim.tensor.optim import Optimizer
+from sim.tensor.trainer import Trainer
 
 EQUAL, DIFFERENT = 1e-6, 1e-4
 ADAM = {"optimizer": "adam", "learning_rate": 0.02}
@@ -28,7 +27,7 @@ def server_optimizer_made_anew_for_every_batch(monkeypatch):
     serve = Turn.serve
 
     def forgetful(self, body, smashed, step):
-        body.state = body.job.optimizer.initial_state(body.parameters)
+        body.state = body.optimizer.initial_state(body.parameters)
         return serve(self, body, smashed, step)
 
     monkeypatch.setattr(Turn, "serve", forgetful)
@@ -96,19 +95,18 @@ def forward_pass_recomputed_with_another_dropout(monkeypatch):
 
 def client_step_before_the_cut_gradient_has_come(monkeypatch):
     """The head's optimiser finds the gradient of the batch before, and none at the first."""
-    step = Optimizer.step
-    left_over = {}
+    step = Trainer._step
 
-    def early(self, parameters, grads, state, lanes):
-        if "hidden1.0.weight" not in parameters:
-            step(self, parameters, grads, state, lanes)
+    def early(self, grads, lanes):
+        if self.part.name != "head":
+            step(self, grads, lanes)
             return
-        before = left_over.get(id(parameters))
-        left_over[id(parameters)] = [grad.clone() for grad in grads]
+        before = getattr(self, "left_over", None)
+        self.left_over = [grad.clone() for grad in grads]
         if before is not None:
-            step(self, parameters, [grad[:lanes] for grad in before], state, lanes)
+            step(self, [grad[:lanes] for grad in before], lanes)
 
-    monkeypatch.setattr(Optimizer, "step", early)
+    monkeypatch.setattr(Trainer, "_step", early)
 
 
 def cut_gradient_computed_after_the_servers_step(monkeypatch):
@@ -264,7 +262,7 @@ def test_both_halves_drop_while_they_train(alone, monkeypatch, method):
         pytest.skip(f"no built-in model has modes, and one with dropout cannot be cut yet ({error})")
     whole = learn_run(Method("centralised").spec(alone, model=model, rounds=2)).parameters
     assert bitwise(learned, whole)
-    monkeypatch.setattr("sim.methods.trainer.DropoutMasks", HeadDropsNothing)
+    monkeypatch.setattr("sim.tensor.trainer.DropoutMasks", HeadDropsNothing)
     assert apart(learn_run(spec).parameters, whole) > DIFFERENT
 
 

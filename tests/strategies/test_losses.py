@@ -142,7 +142,7 @@ def test_under_clinic_level_privacy_the_sum_is_divided_by_a_fixed_number(csv, by
     clip = 0.01
     level = {"mechanism": "clinic-level", "noise-multiplier": 0.0, "clip": clip, "delta": 1e-3}
     plan, federation = plan_of(run_spec(csv, privacy=level, rounds=1))
-    start = Job.build(plan.spec, federation, ()).network.initial_parameters(plan.spec.seed)
+    start = Job.build(plan.spec, federation.facts).network.initial_parameters(plan.spec.seed)
     trained = train_run(plan, federation).parameters
     moved = math.sqrt(sum(float((trained[name] - start[name]).double().square().sum()) for name in start))
     assert 0.5 * clip * 2 / 4 < moved <= clip * 2 / 4 * (1 + 1e-6)
@@ -172,7 +172,7 @@ def test_what_is_drawn_and_cut_is_learned_as_planned(csv, method, privacy):
         assert not plan.attended
         return
     assert plan.attended
-    job = Job.build(spec, federation, plan.noise_multipliers, attended=plan.attended)
+    job = plan.job
     lost, stopped = {}, {}
     for r in range(1, 7):
         attendance = job.attendance(r)

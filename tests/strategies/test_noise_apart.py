@@ -14,8 +14,8 @@ from wire import record, with_record
 from sim.data.federation import load_federation
 from sim.methods.job import Job, run_key
 from sim.methods.mechanisms import AdaptiveClip
-from sim.methods.trainer import Trainer
 from sim.tensor.released import row_step
+from sim.tensor.trainer import Trainer
 
 CLIP = 0.5
 WIDE = {"hidden": [24, 20]}
@@ -151,9 +151,9 @@ def test_the_key_is_of_settings_and_records_and_no_digest_of_the_settings_gives_
     spec = run_spec(csv)
     federation = load_federation(spec.data, spec.seed)
     keys = {
-        run_key("a", federation),
-        run_key("b", federation),
-        run_key("a", load_federation(run_spec(replaced).data, 5)),
+        run_key("a", federation.facts),
+        run_key("b", federation.facts),
+        run_key("a", load_federation(run_spec(replaced).data, 5).facts),
     }
     for part in ("train", "test"):
         records = getattr(federation, part)
@@ -199,7 +199,7 @@ def test_no_two_runs_share_answers_or_secret_batches(monkeypatch, tmp_path):
         privacy = {"mechanism": "dp-sgd", "noise-multiplier": sigma, "delta": 1e-5}
         spec = run_spec(path, "fedavg", None, privacy, seed=seed, batch_size=300)
         federation = load_federation(spec.data, seed)
-        batches = Job.build(spec, federation, [sigma]).batches(1, [0])
+        batches = Job.build(spec, federation.facts).with_noise([sigma]).batches(1, [0])
         joined = np.zeros((len(batches.rows), len(federation.train.y)))
         for step, index in enumerate(batches.index[:, 0]):
             joined[step, index[index >= 0]] = 1
@@ -264,8 +264,8 @@ def test_parts_clinics_rounds_and_steps_have_noise_of_their_own(csv, monkeypatch
     found = {}
     step_of = Trainer._add_noise
 
-    def watched(self, grads, dp, server_round, step, normaliser):
-        step_of(self, grads, dp, server_round, step, normaliser)
+    def watched(self, grads, server_round, step, normaliser):
+        step_of(self, grads, server_round, step, normaliser)
         for lane, clinic in enumerate(self.clinics[: len(normaliser)]):
             sums = np.concatenate([grad[lane].numpy().ravel() for grad in grads])
             found[self.part.name, clinic, server_round, step] = sums
@@ -286,7 +286,7 @@ def test_the_count_within_the_clip_has_noise_apart_from_the_update(csv):
     """Over rounds: the count's noise, read off the clip's change, against every entry of the update's."""
     spec = run_spec(csv, privacy={"mechanism": "none"})
     federation = load_federation(spec.data, spec.seed)
-    job = Job.build(spec, federation, [])
+    job = Job.build(spec, federation.facts)
     adaptive = AdaptiveClip(0.5, 1.0, 2.0)
     rounds = 2000
     counts, updates = np.zeros(rounds), np.zeros((rounds, 8))

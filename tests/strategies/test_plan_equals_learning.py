@@ -13,9 +13,9 @@ from sim.foundation.rng import stream
 from sim.methods import trainer as trainer_module
 from sim.methods.job import run_key
 from sim.methods.sampling import participants
-from sim.methods.trainer import Trainer
 from sim.plan.plan import make_plan
 from sim.study.train import PlanMismatchError, train_run
+from sim.tensor.trainer import Trainer
 
 PRIVACY = pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
 STRATEGIES = pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
@@ -95,7 +95,7 @@ def test_planned_and_counted_bytes_and_noise_are_what_the_formulas_say(ragged, s
     meter = train_run(plan, federation).meter  # holds itself against the plan
     sizes = [int(n) for n in np.diff(federation.train.offsets)]
     assert min(sizes) < 8 < max(sizes)
-    formulas = Formulas(spec, sizes, run_key(spec.digest, federation))
+    formulas = Formulas(spec, sizes, run_key(spec.digest, federation.facts))
     for k in range(len(sizes)):
         up, down = formulas.traffic(k)
         assert by_kind(meter.traffic, "up", k) == without_zeros(up)
@@ -206,7 +206,7 @@ def test_a_plan_for_other_records_is_refused(tmp_path):
     csv = write_csv(tmp_path / "clinics.csv", [40, 20])
     smaller = write_csv(tmp_path / "smaller.csv", [35, 20])
     spec = run_spec(csv, "splitfed-v1", "vanilla")
-    plan = make_plan(spec, load_federation(run_spec(smaller).data, spec.seed))
+    plan = make_plan(spec, load_federation(run_spec(smaller).data, spec.seed).facts)
     with pytest.raises(PlanMismatchError, match="smashed"):
         train_run(plan, load_federation(spec.data, spec.seed))
 
@@ -231,10 +231,10 @@ def test_a_strategy_that_forgets_the_noise_in_one_part_is_caught(ragged, monkeyp
     backward = Trainer.backward
 
     def forgets(self, *arguments):
-        job = self.job
-        self.job = dataclasses.replace(job, dp=None) if self.part.name == part else job
+        private = self.private
+        self.private = private and self.part.name != part
         found = backward(self, *arguments)
-        self.job = job
+        self.private = private
         return found
 
     monkeypatch.setattr(Trainer, "backward", forgets)
@@ -246,9 +246,9 @@ def test_a_strategy_that_forgets_the_noise_in_one_part_is_caught(ragged, monkeyp
 def test_a_clinic_that_trains_more_than_it_says_is_caught(ragged, monkeypatch):
     train_whole = trainer_module.train_whole
 
-    def twice(trainer, cohort, server_round):
-        train_whole(trainer, cohort, server_round)
-        train_whole(trainer, cohort, server_round)
+    def twice(*arguments):
+        train_whole(*arguments)
+        train_whole(*arguments)
 
     monkeypatch.setattr("clients.whole.train_whole", twice)
     with pytest.raises(ExchangeError, match="counts other noised steps of 'model'"):

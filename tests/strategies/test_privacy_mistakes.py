@@ -20,17 +20,17 @@ from support import DP_SGD, learn_run, plan_of, run_spec
 from torch import nn
 
 import sim.methods.sampling
-import sim.methods.trainer
 import sim.plan.releases
 import sim.tensor.clipping
 import sim.tensor.dense
+import sim.tensor.trainer
 from sim.data.federation import load_federation
 from sim.foundation.problems import ScenarioError
 from sim.methods.job import Job
-from sim.methods.trainer import Trainer
 from sim.plan.plan import make_plan
 from sim.privacy.accounting import dp_sgd_event, epsilon
 from sim.study.train import PlanMismatchError, train_run
+from sim.tensor.trainer import Trainer
 from strategies import cohorts
 
 HERE = "strategies.test_privacy_mistakes"
@@ -129,8 +129,8 @@ def test_what_is_measured_is_what_the_ledger_claims(copies, monkeypatch, strateg
 
 
 def _add_noise(monkeypatch, changed):
-    original = sim.methods.trainer.add_noise
-    monkeypatch.setattr(sim.methods.trainer, "add_noise", lambda *arguments: changed(original, *arguments))
+    original = sim.tensor.trainer.add_noise
+    monkeypatch.setattr(sim.tensor.trainer, "add_noise", lambda *arguments: changed(original, *arguments))
 
 
 def _factors(monkeypatch, changed):
@@ -262,7 +262,7 @@ def test_batches_are_poisson_samples(ragged, monkeypatch, shuffles):
         monkeypatch.setattr(sim.methods.sampling, "_poisson", sim.methods.sampling._shuffled)
     spec = run_spec(ragged, privacy=DP_SGD)
     federation = load_federation(spec.data, spec.seed)
-    job = Job.build(spec, federation, [1.0] * 4)
+    job = Job.build(spec, federation.facts).with_noise([1.0] * 4)
     [clinic] = [k for k, size in enumerate(job.sizes) if size == max(job.sizes)]
     stood = np.zeros(job.sizes[clinic])
     epochs = 400
@@ -349,6 +349,6 @@ def test_a_delta_that_lets_a_record_be_published_is_refused(ragged, monkeypatch,
     records = Counter(clinic.records for clinic in plan.clinics)
     most = sum(n * k for n, k in records.items()) if method[0] == "centralised" else max(records)
     fits = run_spec(ragged, *method, {**DP_SGD, "delta": 0.999 / most})
-    assert make_plan(fits, federation).columns()["epsilon_model_user"] > 0
+    assert make_plan(fits, federation.facts).columns()["epsilon_model_user"] > 0
     with pytest.raises(ScenarioError, match=f"privacy.delta: .* is not below 1 / {most}"):
-        make_plan(run_spec(ragged, *method, {**DP_SGD, "delta": 1 / most}), federation)
+        make_plan(run_spec(ragged, *method, {**DP_SGD, "delta": 1 / most}), federation.facts)

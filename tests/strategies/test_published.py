@@ -38,7 +38,7 @@ def mean_accuracy(strategy, data, train, seeds, privacy=None):
     accuracies = []
     for spec in expand(scenario):
         federation = load_federation(spec.data, spec.seed)
-        accuracies.append(train_run(make_plan(spec, federation), federation).evaluations[-1].pooled["accuracy"])
+        accuracies.append(train_run(make_plan(spec, federation.facts), federation).evaluations[-1].pooled["accuracy"])
     return float(np.mean(accuracies))
 
 

@@ -65,7 +65,7 @@ def test_the_server_trains_on_the_noised_rows_of_all_clinics(csv, monkeypatch):
     assert distance(train_run(plan, federation).parameters, learned.parameters) > 1e-2
     monkeypatch.undo()
     assert distance(train_run(plan, federation, node_groups=3).parameters, learned.parameters) < 1e-5
-    job = Job.build(plan.spec, federation, (), plan.release_noise)
+    job = plan.job
     initial = job.network.initial_parameters(plan.spec.seed)
     assert all(torch.equal(learned.parameters[n], initial[n]) for n in job.part("head").shapes())
     assert not any(torch.equal(learned.parameters[n], initial[n]) for n in job.part("body").shapes())
@@ -177,7 +177,7 @@ def test_a_head_of_principal_components_is_scikit_learns(csv, tmp_path):
     model = {"public-head": "pca:public.npz", "components": 2}
     spec = once(csv, PLAIN, model=model)
     plan, federation = plan_of(spec)
-    job = Job.build(spec, federation, ())
+    job = Job.build(spec, federation.facts)
     parameters = job.network.initial_parameters(spec.seed)
     x = torch.tensor(federation.train.x)
     rows = x @ parameters["pca.1.weight"][0].T + parameters["pca.1.bias"][0]
@@ -196,7 +196,7 @@ def test_a_head_of_principal_components_is_scikit_learns(csv, tmp_path):
 
 def test_a_head_from_a_file_is_used_by_every_strategy_that_freezes_it(csv, tmp_path):
     values = {"hidden1.0.weight": torch.randn(6, 4), "hidden1.0.bias": torch.zeros(1, 6)}
-    names = list(Job.build(once(csv), load_federation(once(csv).data, 5), ()).part("head").shapes())
+    names = list(Job.build(once(csv), load_federation(once(csv).data, 5).facts).part("head").shapes())
     values = dict(zip(names, values.values(), strict=True))
     save_file(values, tmp_path / "head.safetensors")
     given = {"public-head": "head.safetensors"}
@@ -251,9 +251,9 @@ def accuracy(folder: Path, mechanism: str, target: float) -> float:
     found = []
     for spec in expand(scenario):
         federation = load_federation(spec.data, spec.seed)
-        plan = make_plan(spec, federation)
+        plan = make_plan(spec, federation.facts)
         model = train_run(plan, federation).parameters
-        found.append(Evaluator(Job.build(spec, federation, ()).network, federation.test).evaluate(model))
+        found.append(Evaluator(Job.build(spec, federation.facts).network, federation.test).evaluate(model))
     return float(np.mean([evaluation.pooled["accuracy"] for evaluation in found]))
 
 

@@ -84,9 +84,11 @@ def audited(privacy, freeze, folder, monkeypatch):
     """Learn the run; return the epsilon that is printed against the server, and the audit's lower bound."""
     spec = spec_of(privacy, freeze, folder)
     made_up = load_federation(spec.data, spec.seed)
-    initial = Job.build(spec, made_up, [0.0] * CLINICS, [0.0] * CLINICS).network.initial_parameters(SEED)
+    initial = (
+        Job.build(spec, made_up.facts).with_noise([0.0] * CLINICS, [0.0] * CLINICS).network.initial_parameters(SEED)
+    )
     draws = stream(SEED, "audit")
-    job = Job.build(spec, made_up, [0.0] * CLINICS, [1.0] * CLINICS)
+    job = Job.build(spec, made_up.facts).with_noise([0.0] * CLINICS, [1.0] * CLINICS)
     head = job.part("head").select(initial)
     canary, unseen = canary_for(head)
     included = draws.random(CLINICS) < 0.5
@@ -99,8 +101,8 @@ def audited(privacy, freeze, folder, monkeypatch):
     monkeypatch.setattr(workplace, "load_federation", lambda data, seed: federation)
     workplace._job.cache_clear()
     workplace._node_group.cache_clear()
-    plan = make_plan(spec, federation)
-    job = Job.build(spec, federation, plan.noise_multipliers, plan.release_noise)
+    plan = make_plan(spec, federation.facts)
+    job = plan.job
     first = forward(
         job.part("head"), {k: v.expand(CLINICS, *v.shape[1:]) for k, v in head.items()}, torch.from_numpy(x)
     )

@@ -11,7 +11,6 @@ from support import DP_SGD, NO_PRIVACY, bitwise, distance, learn_run, plan_of, r
 from clients import split
 from sim.foundation.problems import ScenarioError
 from sim.methods import row_noise
-from sim.methods.job import Job
 from sim.models import ClipRows
 from sim.privacy.accounting import epsilon
 from sim.study.train import train_run
@@ -49,7 +48,7 @@ def test_frozen_ends_and_noised_rows_are_worth_the_exact_gaussian(csv, strategy,
     expected = epsilon(dp.GaussianDpEvent(1 / mu), 1e-3)
     for clinic in plan.clinics:
         assert clinic.epsilon == pytest.approx(dict.fromkeys(clinic.epsilon, expected), rel=1e-9)
-    job = Job.build(spec, federation, (), plan.release_noise)
+    job = plan.job
     initial = job.network.initial_parameters(spec.seed)
     for part in ("head", "tail"):
         for name in job.part(part).shapes() if part in ENDS[cut] else ():

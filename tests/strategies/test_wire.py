@@ -23,10 +23,9 @@ from wire import (
     with_record,
 )
 
-from sim.methods.job import Job
-from sim.methods.trainer import Trainer
 from sim.scenario.study import ClinicGroup
 from sim.tensor.released import row_step, sum_step
+from sim.tensor.trainer import Trainer
 
 LOUD, RATE, CLIP = 20.0, 1e-3, 0.7
 CHANGED = 1
@@ -362,12 +361,12 @@ def test_noised_sums_lie_on_the_public_grid_before_the_optimizer_sees_them(files
 def test_exposures_are_those_of_the_record_that_stands_in_most_batches(files, participation):
     mechanism = "dp-sgd+smashed-noise"
     privacy = {"mechanism": mechanism, "delta": 1e-3, **MECHANISMS[mechanism], "labels": "public"}
-    plan, federation = plan_of(
+    plan, _federation = plan_of(
         run_spec(
             files[False][0], "splitfed-v1", "vanilla", privacy, rounds=12, batch_size=2, participation=participation
         )
     )
-    job = Job.build(plan.spec, federation, plan.noise_multipliers, plan.release_noise)
+    job = plan.job
     for clinic, size in enumerate(job.sizes):
         stood = np.zeros(size, dtype=int)
         for server_round in range(1, 13):

@@ -1,0 +1,56 @@
+"""What anybody but a clinic may know of the records: the facts that planning goes by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_OF_A_COLUMN = ("mean and deviation of ", "constant for missing ", "levels of ")
+"""How the name of a statistic begins that is of the column named behind it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Public facts of a federation, and the one secret that keys noise.
+
+    Attributes
+    ----------
+    names, classes : tuple of str
+        The clinics, and what the labels stand for.
+    sizes : tuple of int
+        ``[clinic]`` training records.
+    records : int
+        Of all clinics, held-out and validation records too.
+    input_shape : tuple of int
+        Of one record.
+    statistics : mapping of str to str
+        Every statistic that the preprocessing used, as ``"public"`` or ``"non-private"``, and, as ``"simulated"``, what
+        made the clinics out of the records and is no statistic of theirs.
+    clinics_of_a_patient : int
+        The largest number of clinics that have training records of one patient.
+    fingerprint : str
+        Digest of all records; who lacks one of them cannot form it. It is secret, and written nowhere.
+    """
+
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    sizes: tuple[int, ...]
+    records: int
+    input_shape: tuple[int, ...]
+    statistics: Mapping[str, str]
+    clinics_of_a_patient: int
+    fingerprint: str
+
+    @property
+    def non_private(self) -> tuple[str, ...]:
+        """The statistics of the records that the preprocessing used."""
+        return tuple(name for name, marking in self.statistics.items() if marking == "non-private")
+
+    def statistics_by_kind(self, marking: str) -> dict[str, list[str]]:
+        """Return the columns that statistics of one marking are of, by the words in front of a column's name."""
+        columns: dict[str, list[str]] = {}
+        for name, found in self.statistics.items():
+            if found == marking:
+                kind = next((kind for kind in _OF_A_COLUMN if name.startswith(kind)), "")
+                columns.setdefault(kind, []).append(name.removeprefix(kind))
+        return columns

@@ -1,0 +1,65 @@
+"""What a scenario must know of the methods that it names, before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from sim.foundation.plugins import loaded, registered
+from sim.foundation.problems import suggest
+
+METHODS: Final = "suture.methods"
+"""The group of entry points."""
+_FLOWER: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+_OWN: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+class MethodFacts(Protocol):
+    """What a scenario asks of a method; see :class:`sim.methods.method.Method`."""
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """Where it may cut the network."""
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Which of the keys ``order``, ``alternate`` and ``proximal-mu`` it has."""
+
+    @property
+    def options(self) -> Mapping[str, bool | int | float | str]:
+        """Keys of its own, with their defaults."""
+
+
+def is_flower_path(name: str) -> bool:
+    """Whether a name is the dotted path of a strategy of Flower's."""
+    return _FLOWER.fullmatch(name) is not None
+
+
+def is_own_path(name: str) -> bool:
+    """Whether a name is the import path of a method of a user's own, ``package.module:METHOD``."""
+    return _OWN.fullmatch(name) is not None
+
+
+def method_facts(name: str) -> MethodFacts | None:
+    """Return the facts of a method by its name or import path; None for a strategy of Flower's.
+
+    Raises
+    ------
+    ValueError
+        In one line: if there is no such method.
+    """
+    if name in registered(METHODS) or is_own_path(name):
+        found: MethodFacts = loaded(METHODS, name)
+        if not all(hasattr(found, fact) for fact in ("cuts", "takes", "options")):
+            raise ValueError(f'"{name}" is no Method; name the METHOD of a module')
+        return found
+    if is_flower_path(name):
+        return None
+    raise ValueError(f'unknown strategy "{name}"; {suggest(name, tuple(registered(METHODS)))}')
+
+
+def example(key: str) -> str:
+    """Name a registered method that cuts the network in every way and has a key, where one is asked for."""
+    fits = (name for name in registered(METHODS) if key in ("cut", *loaded(METHODS, name).takes))
+    return next(name for name in fits if key != "cut" or len(loaded(METHODS, name).cuts) > 1)

@@ -1,0 +1,289 @@
+"""One part of the network in training at one place, over lanes; the whole model, a head, a body or a tail alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sim.models import Parameters, Part
+from sim.tensor.clipping import Sums, add_noise
+from sim.tensor.lane import Lane
+from sim.tensor.lane_rules import BatchStatistics, DropoutMasks
+from sim.tensor.lanes import by_class
+from sim.tensor.optim import Optimizer, Rate
+from sim.tensor.passes import Pass, pass_of
+
+_NOTHING = torch.empty(0)
+
+
+def expand(parameters: Mapping[str, Tensor], lanes: int) -> Parameters:
+    """Give each lane its own copy of shared parameters ``[1, *shape]``, or take over ``[lane, *shape]`` as a copy."""
+    return {name: value.expand(lanes, *value.shape[1:]).clone() for name, value in parameters.items()}
+
+
+class Trainer:
+    """Parameters and optimiser state of one part, lane by lane, with the two halves of a training step.
+
+    No lane's numbers depend on which others train beside it: lanes may be of several runs.
+
+    Parameters
+    ----------
+    part : Part
+    lanes : sequence of Lane
+        Either all of them have a clip, or none has.
+    parameters : mapping of str to Tensor
+        ``[lane, *shape]``; taken over and changed in place.
+    optimizer : Optimizer
+    class_weights : Tensor, optional
+        ``[class]`` factor on each record's loss.
+    frozen : bool
+        Whether the part does not train.
+    state : mapping of str to Tensor, optional
+        Optimiser state to carry on from; fresh where it is not given.
+    noised_steps : Tensor, optional
+        ``[lane]`` how many gradients of this part were clipped and noised so far; counted on in place.
+
+    Raises
+    ------
+    ValueError
+        If some lanes have a clip and others have none.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        lanes: Sequence[Lane],
+        parameters: Mapping[str, Tensor],
+        optimizer: Optimizer,
+        *,
+        class_weights: Tensor | None = None,
+        frozen: bool = False,
+        state: Mapping[str, Tensor] | None = None,
+        noised_steps: Tensor | None = None,
+    ) -> None:
+        self.part = part
+        self.parameters = dict(parameters)
+        self.optimizer = optimizer
+        self.frozen = frozen
+        fresh = torch.zeros(len(lanes), dtype=torch.int64)
+        self.noised_steps = fresh if noised_steps is None else noised_steps
+        self._class_weights = class_weights
+        self._anchor: Parameters = {}
+        self._trained = part.trained(self.parameters)
+        self.state = optimizer.initial_state(self._trained) if state is None else dict(state)
+        self._some: Parameters = {}
+        self._pass: Pass
+        self._clips: Tensor | None = None
+        self._rates: dict[Rate, slice | Tensor] = {}
+        self._batch: tuple[int, ...] = ()
+        self._held: Sums | None = None
+        self._norms: BatchStatistics | None = None
+        self._take(lanes)
+
+    def _take(self, lanes: Sequence[Lane]) -> None:
+        private = {lane.clip is not None for lane in lanes}
+        if len(private) > 1:
+            raise ValueError("lanes with a clip and lanes without one cannot train together")
+        self.lanes = tuple(lanes)
+        self.clinics = [lane.clinic for lane in lanes]
+        self.private = True in private
+        self._at_work = 0
+
+    def block(self, first: int, last: int) -> Trainer:
+        """Return a trainer of some of the lanes that shares this one's memory."""
+        some = slice(first, last)
+        part = Trainer(
+            self.part,
+            self.lanes[some],
+            _at(self.parameters, some),
+            self.optimizer,
+            class_weights=self._class_weights,
+            frozen=self.frozen,
+            state=_at(self.state, some),
+            noised_steps=self.noised_steps[some],
+        )
+        part._anchor = _at(self._anchor, some)
+        return part
+
+    def pull_towards(self, anchor: Mapping[str, Tensor], mu: float | None = None) -> None:
+        """Add mu/2 |w - anchor|^2 to every lane's loss (FedProx, Li et al. 2020).
+
+        Parameters
+        ----------
+        anchor : mapping of str to Tensor
+            ``[1, *shape]``, the same for all lanes, or ``[lane, *shape]``.
+        mu : float, optional
+            Of all lanes; if not given, each lane's own.
+        """
+        lanes = len(self.lanes)
+        self._anchor = {name: anchor[name].expand(lanes, *anchor[name].shape[1:]) for name in self._trained}
+        if mu is not None:
+            self._take([replace(lane, rate=lane.rate._replace(pull=mu)) for lane in self.lanes])
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        rows: Sequence[int] = (),
+        want_input_gradient: bool = False,
+        moment: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Run the part on a batch and keep what the backward half needs.
+
+        Parameters
+        ----------
+        x : Tensor
+            ``[lane, batch, *feature]``, for the first lanes only where the others have finished.
+        rows : sequence of int
+            ``[lane]`` real rows of each batch; needed by a part that holds BatchNorm.
+        want_input_gradient : bool
+            Whether ``backward`` is to return the gradient in ``x`` (the cut gradient).
+        moment : (int, int), optional
+            Round and step, which name the streams of the dropout masks; needed by a part that holds dropout.
+
+        Returns
+        -------
+        Tensor
+            ``[lane, batch, *output]``
+
+        Raises
+        ------
+        ValueError
+            If the part holds dropout and the moment is not given, or BatchNorm and the rows are not.
+        """
+        lanes, self._batch = x.shape[0], tuple(x.shape[:2])
+        if self._at_work != lanes:
+            self._at_work = lanes
+            self._some = {name: value[:lanes] for name, value in self.parameters.items()}
+            self._pass = pass_of(self.part, x.dim() - 2, per_sample=self.private, alone=lanes == 1)
+            at_work = self.lanes[:lanes]
+            clips = [lane.clip for lane in at_work if lane.clip is not None]
+            self._clips = self._tensor(clips)[:, None] if self.private else None
+            self._rates = _alike([lane.rate for lane in at_work])
+        if self.part.drops and moment is None:
+            raise ValueError(f"the {self.part.name} holds dropout, and this strategy does not say when it trains")
+        masks = None
+        if self.part.drops and moment:
+            masks = DropoutMasks([lane.seed for lane in self.lanes[:lanes]], self.clinics[:lanes], *moment)
+        if self.part.statistics:
+            if len(rows) != lanes:
+                raise ValueError(
+                    f"the {self.part.name} holds BatchNorm, and this strategy does not say which rows count"
+                )
+            self._norms = BatchStatistics(torch.tensor(rows))
+        return self._pass.forward(
+            self._some, x, want_input_gradient=want_input_gradient, masks=masks, norms=self._norms
+        )
+
+    def loss(self, y: Tensor, weights: Tensor) -> None:
+        """Turn the outputs into the weighted loss, which ``backward`` then starts from; both are ``[lane, batch]``."""
+        factors = self._class_weights
+        self._pass.loss(y, weights if factors is None else by_class(weights, y, factors))
+
+    def backward(
+        self, server_round: int, step: int, normaliser: NDArray[np.int64], cotangent: Tensor | None = None
+    ) -> Tensor:
+        """Form the gradient (clipped and noised under DP-SGD) and take one optimiser step; a frozen part takes none.
+
+        Parameters
+        ----------
+        server_round, step : int
+            Name the noise streams.
+        normaliser : ndarray
+            ``[lane]`` what the loss's weights were divided by.
+        cotangent : Tensor, optional
+            Gradient in the part's outputs, where they were not turned into the loss here.
+
+        Returns
+        -------
+        Tensor
+            Gradient in the part's inputs, computed before the step; empty if it was not asked for.
+        """
+        if self.frozen:
+            input_gradient = self._pass.backward(cotangent, None, _NOTHING)[1]
+            return _NOTHING if input_gradient is None else input_gradient
+        if self.private:
+            grads, input_gradient = self._pass.backward(cotangent, self._clips, self._tensor(normaliser))
+            self._add_noise(grads, server_round, step, normaliser)
+        else:
+            grads, input_gradient = self._pass.backward(cotangent, None, _NOTHING)
+        self._step(grads, len(normaliser))
+        return _NOTHING if input_gradient is None else input_gradient
+
+    def hold(self, normaliser: NDArray[np.int64], cotangent: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Form per-sample gradients for joint clipping and keep them until ``release``; a frozen part has none.
+
+        Parameters
+        ----------
+        normaliser, cotangent
+            As for ``backward``.
+
+        Returns
+        -------
+        squared : Tensor
+            ``[lane, batch]`` squared norm of each record's own gradient in this part.
+        Tensor
+            As ``backward`` returns.
+        """
+        if self.frozen:
+            return torch.zeros(self._batch), self.backward(0, 0, normaliser, cotangent)
+        squared, self._held, input_gradient = self._pass.per_sample(cotangent)
+        return squared * self._tensor(normaliser)[:, None] ** 2, _NOTHING if input_gradient is None else input_gradient
+
+    def release(self, server_round: int, step: int, normaliser: NDArray[np.int64], factors: Tensor) -> None:
+        """Scale the per-sample gradients that are held, ``factors`` is ``[lane, batch]``, noise their sum and step."""
+        if self._held is not None and self.private:
+            grads = list(self._held(factors).values())
+            self._held = None
+            self._add_noise(grads, server_round, step, normaliser)
+            self._step(grads, len(normaliser))
+
+    def _tensor(self, values: Sequence[float] | NDArray[np.int64]) -> Tensor:
+        return torch.tensor(values, dtype=next(iter(self.parameters.values())).dtype)
+
+    def _add_noise(self, grads: list[Tensor], server_round: int, step: int, normaliser: NDArray[np.int64]) -> None:
+        at_work = len(normaliser)
+        lanes = self.lanes[:at_work]
+        std, keys = [lane.noise_std for lane in lanes], [lane.key for lane in lanes]
+        purpose = f"noise.{self.part.name}"
+        add_noise(grads, std, normaliser.tolist(), keys, purpose, self.clinics[:at_work], server_round, step)
+        self.noised_steps[:at_work] += 1
+
+    def _step(self, grads: list[Tensor], lanes: int) -> None:
+        for rate, some in self._rates.items():
+            alike = isinstance(some, slice) and some == slice(0, lanes)
+            own = grads if alike else [grad[some] for grad in grads]
+            whole = alike and lanes == len(self.lanes)
+            values, state = (each if whole else _at(each, some) for each in (self._trained, self.state))
+            if rate.pull:
+                pull = (value - self._anchor[name][some] for name, value in values.items())
+                own = [grad.add(away, alpha=rate.pull) for grad, away in zip(own, pull, strict=True)]
+            self.optimizer.step(values, own, state, rate)
+            if isinstance(some, Tensor):
+                for all_lanes, moved in ((self._trained, values), (self.state, state)):
+                    for name, value in moved.items():
+                        all_lanes[name][some] = value
+        if self._norms is not None:
+            for name, pieces in self._norms.updated.items():
+                self.parameters[name][:lanes] = torch.cat(pieces)
+            self._norms = None
+
+
+def _at(values: Mapping[str, Tensor], some: slice | Tensor) -> Parameters:
+    return {name: value[some] for name, value in values.items()}
+
+
+def _alike(rates: Sequence[Rate]) -> dict[Rate, slice | Tensor]:
+    """Return the lanes of each rate: a slice, of which tensors have a view, where they stand together."""
+    lanes: dict[Rate, list[int]] = {}
+    for lane, rate in enumerate(rates):
+        lanes.setdefault(rate, []).append(lane)
+    return {
+        rate: slice(own[0], own[-1] + 1) if len(own) == own[-1] + 1 - own[0] else torch.tensor(own)
+        for rate, own in lanes.items()
+    }
