@@ -49,7 +49,7 @@ def _of_study(folder: Path, accountant: str, delta: float | None) -> None:
         )
     runs = read_study_runs(folder)
     if not runs:
-        raise ScenarioError([f"{folder}: holds no run of this results version; run the study first"])
+        raise ScenarioError([f"{folder}: has no run of this results version; run the study first"])
     try:
         found = compose_study(runs, delta)
     except ValueError as error:
@@ -93,7 +93,7 @@ def _of_run(folder: Path, accountant: str, delta: float | None) -> None:
     try:
         ledger = Ledger.from_json(record["privacy"]["releases"])
     except ValueError:
-        raise ScenarioError([f"{folder}: its run.json holds no ledger; restore the file, or run again"]) from None
+        raise ScenarioError([f"{folder}: its run.json has no ledger; restore the file, or run again"]) from None
     try:
         spent = [
             [ledger.epsilon(a, k, at, accountant, plan["unit"]) for a in ADVERSARIES]  # type: ignore[arg-type]

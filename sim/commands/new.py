@@ -38,5 +38,5 @@ def new(
         with path.open("x", encoding="utf-8") as file:
             file.write(text.replace("NAME", name))
     except FileExistsError:
-        raise ScenarioError([f"{path}: is there already; choose another name, or remove it"]) from None
+        raise ScenarioError([f"{path}: already exists; choose another name, or remove it"]) from None
     print(f"{path}: written; edit it, then: suture check {path}")

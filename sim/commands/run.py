@@ -47,7 +47,7 @@ def run(
     try:
         _run(file, out, overrides, only, fail_fast, _engine(engine, jobs, ray_address))
     except KeyboardInterrupt:
-        print("interrupted; what has finished is kept, and the same command goes on from there", file=sys.stderr)
+        print("interrupted; finished runs are kept, and the same command resumes", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
@@ -83,7 +83,7 @@ def _run(
     console.print(console_table(table))
     console.print(f"Table: {folder / 'runs.parquet'}\nReport: {report}", soft_wrap=True, highlight=False)
     if older := older_runs(folder):
-        console.print(f"{len(older)} runs of another results version are left out: {', '.join(older)}", highlight=False)
+        console.print(f"{len(older)} runs of another results version are ignored: {', '.join(older)}", highlight=False)
     mine = table[table["run_id"].isin([p.spec.run_id for p in plans])]
     if (mine["status"] != "ok").any():
         raise typer.Exit(1)
@@ -100,5 +100,5 @@ def _engine(name: EngineName, jobs: int | None, ray_address: str | None) -> Engi
         tasks.reach()
         return tasks
     if ray_address is not None:
-        raise ScenarioError(["--ray-address: has no effect on worker processes; add --engine ray"])
+        raise ScenarioError(["--ray-address: has no effect without --engine ray; add it"])
     return Workers(jobs) if jobs > 1 else InProcess()

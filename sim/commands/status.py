@@ -37,7 +37,7 @@ def status(
     if left:
         console.print(f"about {seconds_text(left)} of processor time left (estimate)")
     if older := older_runs(folder):
-        console.print(f"{len(older)} runs of another results version are left out: {', '.join(older)}", highlight=False)
+        console.print(f"{len(older)} runs of another results version are ignored: {', '.join(older)}", highlight=False)
     if rebuild:
         table = write_table(folder, read_study(folder)["table"], strict=True)
         console.print(f"Table: {folder / 'runs.parquet'}, {len(table)} runs", soft_wrap=True, highlight=False)

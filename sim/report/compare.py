@@ -138,8 +138,8 @@ def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str,
     numbers = [c for c in ok.columns if pd.api.types.is_numeric_dtype(ok[c]) and c not in ("seed", "rounds")]
     problems = []
     if metric not in numbers:
-        problems.append(f'--metric: there is no metric "{metric}"; {suggest(metric, numbers)}')
-    problems += [f'--by: there is no column "{c}"; {suggest(c, list(ok.columns))}' for c in by if c not in ok.columns]
+        problems.append(f'--metric: no such metric "{metric}"; {suggest(metric, numbers)}')
+    problems += [f'--by: no such column "{c}"; {suggest(c, list(ok.columns))}' for c in by if c not in ok.columns]
     swept = [column for column in ok.columns if "." in column]
     held = []
     for name, value in at.items():
@@ -150,7 +150,7 @@ def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str,
         found = ok[key].map(value_text) == value_text(_value(value))
         if not found.any():
             there = ", ".join(dict.fromkeys(map(value_text, ok[key])))
-            problems.append(f"--at: {key} was never {value}; take one of {there}")
+            problems.append(f"--at: {key} never takes the value {value}; choose from {there}")
         held.append((key, found))
     if problems:
         raise ScenarioError(problems)
@@ -163,13 +163,11 @@ def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str,
     ok = ok.assign(group=[_name(row, by, settings) for row in ok.to_dict("records")])
     twice = ok.duplicated(["group", "seed"])
     if twice.any():
-        raise ScenarioError(
-            [f'--by: "{ok.loc[twice, "group"].iloc[0]}" holds several runs of one seed; add strategy,cut']
-        )
+        raise ScenarioError([f'--by: "{ok.loc[twice, "group"].iloc[0]}" has several runs per seed; add strategy,cut'])
     means = summarise(ok, ["group"], metric)
     score = means["mean"] * (1 if higher_is_better(metric) else -1)
     if score.isna().all():
-        raise ScenarioError([f"--metric: {metric} is missing in every run; take another"])
+        raise ScenarioError([f"--metric: {metric} is missing in every run; choose another"])
     best = str(means["group"].iloc[int(np.nanargmax(score.to_numpy()))])
     table = ok.pivot_table(index="seed", columns="group", values=metric, sort=False)
     others = [group for group in means["group"] if group != best]

@@ -87,7 +87,7 @@ def parse_condition(text: str, known: Collection[str], place: str) -> Condition:
         node = ast.parse(text.strip(), mode="eval").body
         problems = list(_problems(node, set(map(_written, known))))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise ScenarioError([f'{place}: "{text}" is no condition; {_EXAMPLE}']) from None
+        raise ScenarioError([f'{place}: "{text}" is not a condition; {_EXAMPLE}']) from None
     if problems:
         raise ScenarioError(f"{place}: {problem}" for problem in problems)
     return _condition(node)
@@ -138,4 +138,4 @@ def _problems(node: ast.expr, known: Collection[str]) -> Iterator[str]:
         if not named:
             yield f'"{ast.unparse(node)}" compares no column; {_EXAMPLE}'
     else:
-        yield f'"{ast.unparse(node)}" is no comparison of a column with a number; {_EXAMPLE}'
+        yield f'"{ast.unparse(node)}" is not a comparison of a column with a number; {_EXAMPLE}'

@@ -59,7 +59,7 @@ def read_study(folder: Path) -> dict[str, Any]:
     """
     study = reading.read_json(folder, STUDY_FILE)
     if study is None:
-        raise ScenarioError([f"{folder}: holds no {STUDY_FILE}; name the folder of a study, OUT/<study>"])
+        raise ScenarioError([f"{folder}: has no {STUDY_FILE}; give a study's folder, OUT/<study>"])
     found: dict[str, Any] = checked("study", study, folder / STUDY_FILE)
     return found
 

@@ -66,7 +66,7 @@ def test_new_overwrites_nothing_and_names_folders_only(suture, tmp_path):
     (tmp_path / "mine.toml").write_text("mine", encoding="utf-8")
     code, out, err = suture("new", "mine")
     assert (code, out) == (2, "")
-    assert err == "mine.toml: is there already; choose another name, or remove it\n"
+    assert err == "mine.toml: already exists; choose another name, or remove it\n"
     assert (tmp_path / "mine.toml").read_text(encoding="utf-8") == "mine"
     for name in ("../x", "A b", "<script>", ""):
         code, out, err = suture("new", name)

@@ -222,7 +222,7 @@ def test_runs_of_another_results_version_are_named_and_not_mixed_in(scenario, ca
     assert write_table(folder)["run_id"].tolist() == [ids(plans)[1]]
     assert [row["run_id"] for row in read_rows(folder)] == [ids(plans)[1]]
     run_main(["status", str(folder)])
-    assert f"1 runs of another results version are left out: {ids(plans)[0]}" in capsys.readouterr().out
+    assert f"1 runs of another results version are ignored: {ids(plans)[0]}" in capsys.readouterr().out
     with pytest.raises(ScenarioError, match="results version"):
         differences(file.parent)
 
