@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from sim.foundation.text import span_text
 from sim.privacy.adjacency import MEANING
 
 STATEMENT_FILE = "privacy.md"
@@ -39,7 +40,7 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": escaped, "spaced": _spaced, "between": _between, "upper_bound": _upper_bound}
+    environment.filters |= {"md": escaped, "spaced": _spaced, "between": between, "upper_bound": _upper_bound}
     return environment.get_template("statement.md.j2")
 
 
@@ -54,9 +55,9 @@ def _spaced(name: str) -> str:
     return name.replace("-", " ")
 
 
-def _between(bounds: Sequence[float]) -> str:
-    low, high = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in bounds)
-    return low if low == high else f"{low} to {high}"
+def between(bounds: Sequence[float]) -> str:
+    """Write a range to four significant digits, and one value where both ends are the same."""
+    return span_text(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in bounds))
 
 
 def _upper_bound(value: float) -> str:

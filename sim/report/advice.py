@@ -10,7 +10,7 @@ from typing import Final
 import pandas as pd
 
 from sim.foundation.problems import ScenarioError, suggest
-from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text
+from sim.foundation.text import bytes_text, count_text, epsilon_text, score_text, seconds_text
 from sim.report.condition import Condition, parse_condition
 from sim.report.summary import (
     ADVERSARIES,
@@ -141,7 +141,7 @@ class _Study:
         if not self.scored:
             why = f" ({reasons})" if reasons else ""
             missing = f" with a known {_title(self.best)}" if self.kept else ""
-            sentence = f"None of the {_count(total, 'method')}{missing} meets the condition{why}."
+            sentence = f"None of the {count_text(total, 'method')}{missing} meets the condition{why}."
             return Advice(None, None, " ".join([*notes, sentence]))
         first, *others = self.scored
         sentences = [*notes, f"Take {first}: {self._figures(first)}."]
@@ -151,14 +151,14 @@ class _Study:
             if alike and self._varies(first):
                 shown = "; ".join([*alike[:_LISTED], *([f"{more} more"] if (more := len(alike) - _LISTED) > 0 else [])])
                 sentences.append(
-                    f"{_count(len(alike), 'other method')} cannot be distinguished from it either: {shown}."
+                    f"{count_text(len(alike), 'other method')} cannot be distinguished from it either: {shown}."
                 )
         else:
             sentences.append("There is no runner-up.")
         if excluded:
-            sentences.append(f"{excluded} of {_count(total, 'method')} are excluded: {reasons}.")
+            sentences.append(f"{excluded} of {count_text(total, 'method')} are excluded: {reasons}.")
         elif self.clauses:
-            sentences.append(f"All {_count(total, 'method')} meet the condition.")
+            sentences.append(f"All {count_text(total, 'method')} meet the condition.")
         if self.sign < 0 and len(self.scored) > 1:
             picked = f"The best of {len(self.scored)} was selected by the same figures"
             sentences.append(f"{picked}, so its own is probably slightly optimistic. No method was tuned.")
@@ -185,7 +185,7 @@ class _Study:
         if not self._varies(first) and not self._varies(second) and len(difference) > 1:
             return text
         if len(difference) < 2:
-            return f"{text} With {_count(len(difference), 'common seed')} the difference cannot be assessed."
+            return f"{text} With {count_text(len(difference), 'common seed')} the difference cannot be assessed."
         gap = _text(self.best, abs(float(difference.mean())), half_width(difference))
         verdict = "which is resolved" if self._resolved(first, second) else "so the two cannot be distinguished"
         return f"{text} They differ by {gap} over {len(difference)} common seeds, {verdict}."
@@ -226,7 +226,3 @@ def _text(column: str, mean: float, half_width: float) -> str:
         unit = " J" if column == "clinic_joules" else ""
         texts = [f"{epsilon_text(value)}{unit}" for value in (mean, half_width)]
     return " ± ".join(texts) if half_width > 0 else texts[0]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sim.foundation.problems import ScenarioError, suggest
-from sim.foundation.text import score_text, value_text
+from sim.foundation.text import listed, score_text, value_text
 from sim.methods.labels import method_label
 from sim.privacy.statement_text import escaped
 from sim.report.summary import (
@@ -97,7 +97,7 @@ class Comparison:
     def _named(self, groups: Sequence[str]) -> str:
         """Name groups; of many, say how many of the others they are, and name the ones nearest in mean."""
         if len(groups) <= _NAMED:
-            return _listed(groups)
+            return listed(groups)
         others = len(self.differences)
         count = f"any of the other {others}" if len(groups) == others else f"{len(groups)} of the other {others}"
         by_mean = self.means[self.means["group"].isin(groups)].sort_values(
@@ -205,11 +205,6 @@ def _number(mean: float, half_width: float) -> str:
     if abs(mean) < 1:
         return score_text(mean, half_width)
     return f"{mean:.4g}" if math.isnan(half_width) else f"{mean:.4g}±{half_width:.2g}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    *most, last = names
-    return f"{'; '.join(most)}; and {last}" if most else last
 
 
 def as_text(comparison: Comparison, form: str) -> str:

@@ -107,11 +107,9 @@ def privacy_accuracy_chart(runs: pd.DataFrame) -> alt.HConcatChart | alt.VConcat
         _panel(runs, metric, curves[curves["metric"] == metric], levels[levels["metric"] == metric], width)
         for metric in METRICS
     ]
-    ranges = curves[curves["metric"] == "auc"].groupby("series", sort=False)["mean"].agg(["min", "max"])
-    spans = [f"{series} from {row['min']:.3f} to {row['max']:.3f}" for series, row in ranges.iterrows()]
     words = (
         f"Two line charts: AUC and accuracy against epsilon {', '.join(target_order(curves))}. "
-        f"Lowest and highest mean AUC of each method: {'; '.join(spans)}."
+        f"AUC: {spans(curves[curves['metric'] == 'auc'])}"
     )
     drawn = (
         (alt.vconcat if many else alt.hconcat)(*panels, spacing=18)
@@ -120,6 +118,13 @@ def privacy_accuracy_chart(runs: pd.DataFrame) -> alt.HConcatChart | alt.VConcat
     )
     chart: alt.HConcatChart | alt.VConcatChart = styled(drawn)
     return chart
+
+
+def spans(points: pd.DataFrame) -> str:
+    """Name the lowest and highest mean of each series."""
+    ranges = points.groupby("series", sort=False)["mean"].agg(["min", "max"])
+    texts = [f"{series} from {row['min']:.3f} to {row['max']:.3f}" for series, row in ranges.iterrows()]
+    return f"Lowest and highest mean of each method: {'; '.join(texts)}."
 
 
 def picture(spec: dict[str, Any], path: Path) -> list[Path]:

@@ -14,7 +14,7 @@ import pandas as pd
 from sim.foundation.text import bytes_text, score_text, seconds_text
 from sim.report.cost_charts import round_panel, time_panel, traffic_panel
 from sim.report.course_charts import clinics_panel, learning_panel
-from sim.report.figures import picture, privacy_accuracy_chart
+from sim.report.figures import picture, privacy_accuracy_chart, spans
 from sim.report.look import PAGE, Chart, Look, Sheet, looks, page_spec, paper, paper_spec
 from sim.report.points import SCORES, by_clinic, largest_epsilons, learning, per_group, trade_offs, with_levels
 from sim.report.study import StudyResults
@@ -169,7 +169,7 @@ def _privacy(points: pd.DataFrame, given: list[Look], axis: alt.Axis, score: str
         "Points: means over seeds; bars: 95 % confidence intervals. At ∞ there is no guarantee against that adversary. "
         "Methods with the same ε are drawn side by side.",
         f"Three charts of {score} against the epsilon of the model user, a peer clinic and the server. "
-        f"{_spans(points, score)}",
+        f"{spans(points[points['score'] == score])}",
         "trade_offs",
         [
             partial(privacy_panel, given=given, adversary=adversary, axis=axis, adjacency=adjacency)
@@ -208,7 +208,7 @@ def _learning(table: pd.DataFrame, given: list[Look], score: str) -> Figure:
         "learning",
         "Learning curves",
         "Means over seeds after each round, on the held-out records; bands: 95 % confidence intervals.",
-        f"A line chart of {score} by round. After the last round: {_spans(last, score)}",
+        f"A line chart of {score} by round. After the last round: {spans(last[last['score'] == score])}",
         "learning",
         [partial(learning_panel, given=given, lowest=lowest)],
         by_level=True,
@@ -285,10 +285,3 @@ def _totals(table: pd.DataFrame, amount: str) -> pd.Series[float]:
 
 def _told(values: pd.Series[float], text: Callable[[float], str]) -> str:
     return "; ".join(f"{name} {text(float(value))}" for name, value in values.items())
-
-
-def _spans(points: pd.DataFrame, score: str) -> str:
-    """Name the lowest and highest mean of each series."""
-    ranges = points[points["score"] == score].groupby("series", sort=False)["mean"].agg(["min", "max"])
-    texts = [f"{series} from {row['min']:.3f} to {row['max']:.3f}" for series, row in ranges.iterrows()]
-    return f"Lowest and highest mean of each method: {'; '.join(texts)}."

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from sim.foundation.text import epsilon_text, score_text
+from sim.privacy.statement_text import between
 from sim.report.points import with_levels
 from sim.report.study import StudyResults
 from sim.report.summary import ADVERSARIES, successful_runs
@@ -151,18 +152,11 @@ def _mechanism(level: str, row: Mapping[str, Any]) -> dict[str, str]:
         "Release": row["what"],
         "Seen by": ", ".join(row["seen-by"]),
         "Mechanism": row["mechanism"],
-        "Noise": f"{_between(row['noise'])} ({row['noise-is']})",
-        "Sampling rate": _between(row["sample-rate"]),
-        "Times": f"{_between(row['times'])} {row['counted-in']}",
+        "Noise": f"{between(row['noise'])} ({row['noise-is']})",
+        "Sampling rate": between(row["sample-rate"]) if row["sample-rate"] else "–",
+        "Times": f"{between(row['times'])} {row['counted-in']}",
         "Neighbours": row["adjacency"],
     }
-
-
-def _between(bounds: Sequence[float] | None) -> str:
-    if bounds is None:
-        return "–"
-    low, high = (f"{value:.4g}" for value in bounds)
-    return low if low == high else f"{low} to {high}"
 
 
 def _upper(value: float) -> str:

@@ -7,7 +7,7 @@ from functools import partial
 
 import pandas as pd
 
-from sim.foundation.text import bytes_text, score_text, seconds_text
+from sim.foundation.text import amount_text, bytes_text, score_text, seconds_text, span_text
 from sim.report.points import with_levels
 from sim.report.study import StudyResults
 from sim.report.summary import successful_runs
@@ -65,7 +65,7 @@ def demand_frame(study: StudyResults) -> pd.DataFrame:
         "Sent": ("bytes_up", bytes_text),
         "Received": ("bytes_down", bytes_text),
         "Memory": ("peak_bytes", bytes_text),
-        "Energy": ("joules", partial(_with_prefix, unit="J")),
+        "Energy": ("joules", partial(amount_text, unit="J")),
     }
     own = study.clinics.merge(successful_runs(study.runs)[["run_id", "series"]], on="run_id")
     forms = {name: form for name, form in forms.items() if form[0] in own and own[form[0]].notna().all()}
@@ -138,21 +138,10 @@ def clinic_rows(study: StudyResults) -> pd.DataFrame:
     order = high["records"].sort_values(ascending=False, kind="stable").index[:_CLINICS]
     kept = [name for name in low.index if name in set(order)]
     table = {
-        name: [_span(low.loc[clinic, column], high.loc[clinic, column]) for clinic in kept]
+        name: [span_text(*(f"{ends.loc[clinic, column]:,.0f}" for ends in (low, high))) for clinic in kept]
         for name, column in counted.items()
     }
     return pd.DataFrame({"Clinic": kept, **table})
 
 
-def _span(low: float, high: float) -> str:
-    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
-
-
-def _with_prefix(amount: float, unit: str) -> str:
-    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if amount >= size:
-            return f"{amount / size:.3g} {prefix}{unit}"
-    return f"{amount:.3g} {unit}"
-
-
-_flops_text = partial(_with_prefix, unit="FLOP")
+_flops_text = partial(amount_text, unit="FLOP")

@@ -126,7 +126,8 @@ def test_a_full_disk_is_told_and_the_study_goes_on_when_there_is_room(whole, tmp
         code, err = complete(path, "--out", out, "--jobs", 2)
         assert code == 2
         assert err[-1].endswith(
-            "No space left on device; finished runs are kept, and the same command resumes once the folder can be written"
+            "No space left on device; finished runs are kept, and the same command resumes once the folder can be "
+            "written"
         )
         assert err[-1].startswith(str(out))
         study = out / "small"
