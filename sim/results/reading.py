@@ -14,13 +14,13 @@ import stat
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sim.foundation.problems import ScenarioError, unwritable
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
 
 __all__ = [
     "MOST_BYTES",
@@ -226,9 +226,6 @@ def read_parquet(root: Path, name: str) -> pd.DataFrame | None:
     ScenarioError
         If it is no such table, or would be too large in memory.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     content = file_bytes(root, name)
     if content is None:
         return None
@@ -254,22 +251,16 @@ def read_parquet(root: Path, name: str) -> pd.DataFrame | None:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _is_plain(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
     known = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null, _is_text)
     return any(is_kind(kind) for is_kind in known) or (pa.types.is_dictionary(kind) and _is_text(kind.value_type))
 
 
 def _refuse_unfit_text(table: pa.Table, path: Path) -> None:
     """Look at each different text once: dictionaries keep a table small that repeats a long one."""
-    import pyarrow as pa
-
     for column in table.itercolumns():
         for chunk in column.chunks:
             if not isinstance(chunk, pa.DictionaryArray):

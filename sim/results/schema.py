@@ -9,8 +9,9 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
+import pandas as pd
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -27,9 +28,6 @@ from sim.foundation.problems import unwritable
 from sim.results.columns import COLUMNS, NOISE_KEYS
 from sim.results.reading import parsed_json, refuse
 from sim.scenario.base import Scalar
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["checked", "checked_rows", "checked_table"]
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
@@ -31,7 +32,6 @@ from sim.results.schema import checked, checked_rows, checked_table
 from sim.scenario.spec import RESULTS_VERSION, RunSpec
 
 if TYPE_CHECKING:
-    import pandas as pd
     from torch import Tensor
 
 RUN_FILE, TABLE_FILE, LOGS = "run.json", "runs.parquet", "logs"
@@ -355,8 +355,6 @@ def _record(folder: Path, run_id: str | None = None) -> dict[str, Any]:
 
 def as_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return rows as a table with the contract's columns and types."""
-    import pandas as pd
-
     rows = list(rows)
     swept = sorted({key for row in rows for key in row} - set(COLUMNS))
     table = pd.DataFrame(rows, columns=[*COLUMNS, *swept])
