@@ -44,7 +44,7 @@ _LATEX: Final = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Groups of runs against the one with the best mean.
 
@@ -175,7 +175,7 @@ def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str,
         [_paired(group, table.get(group), table[best], len(others)) for group in others],
         columns=["group", "n", "mean", "half_width"],
     )
-    return Comparison(metric, means, differences, best, adjacency_note(ok))
+    return Comparison(metric=metric, means=means, differences=differences, best=best, note=adjacency_note(ok))
 
 
 def _paired(group: str, values: pd.Series[float] | None, best: pd.Series[float], comparisons: int) -> dict[str, object]:

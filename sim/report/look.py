@@ -76,7 +76,7 @@ def looks(ok: pd.DataFrame) -> list[Look]:
     return given
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sheet:
     """What a chart is drawn on, and what it shows.
 
@@ -123,12 +123,28 @@ class Sheet:
         return alt.OpacityValue(faint, condition={"test": picked, "value": strong})
 
 
-PAGE: Final = Sheet("score", "level", "adversary", "picked", "container", "currentColor", legend=False)
+PAGE: Final = Sheet(
+    score="score",
+    level="level",
+    adversary="adversary",
+    picked="picked",
+    width="container",
+    ink="currentColor",
+    legend=False,
+)
 
 
 def paper(score: str, level: str, adversary: str, width: int) -> Sheet:
     """Return a sheet of paper that shows one score, level and adversary."""
-    return Sheet(json.dumps(score), json.dumps(level), json.dumps(adversary), "[]", width, "#000000", legend=True)
+    return Sheet(
+        score=json.dumps(score),
+        level=json.dumps(level),
+        adversary=json.dumps(adversary),
+        picked="[]",
+        width=width,
+        ink="#000000",
+        legend=True,
+    )
 
 
 def page_spec(chart: Chart, state: Mapping[str, Any]) -> dict[str, Any]:

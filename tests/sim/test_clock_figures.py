@@ -29,7 +29,18 @@ def played(lanes, steps, workers=2, handed_on=False):
     rows = np.ones(steps * lanes, dtype=np.int64)
     schedule = tuple((k, s) for k in range(lanes) for s in range(steps)) if handed_on else None
     ones = np.ones(lanes, dtype=np.int64)
-    load = RoundLoad(np.arange(lanes), rows, steps * ones, VANILLA, 2048, 2048, ones, schedule, handed_on, 0.0)
+    load = RoundLoad(
+        clinics=np.arange(lanes),
+        rows=rows,
+        steps=steps * ones,
+        legs=VANILLA,
+        begin_bytes=2048,
+        end_bytes=2048,
+        turns=ones,
+        schedule=schedule,
+        handed_on=handed_on,
+        common_server_flops=0.0,
+    )
     names = [clinic.name for clinic in resources]
     return load, PlanClock(resources, ServerResources(1.0, workers)).play(load), names
 
@@ -100,7 +111,18 @@ def test_the_words_say_what_the_deadline_ends_and_that_a_wait_is_short():
 def messages(method, family, end_bytes, flops):
     """One clinic that works for `flops` seconds and sends one message."""
     one = np.ones(1, dtype=np.int64)
-    load = RoundLoad(0 * one, one, one, (Leg("clinic", flops),), 0, end_bytes, one, None, False, 0.0)
+    load = RoundLoad(
+        clinics=0 * one,
+        rows=one,
+        steps=one,
+        legs=(Leg("clinic", flops),),
+        begin_bytes=0,
+        end_bytes=end_bytes,
+        turns=one,
+        schedule=None,
+        handed_on=False,
+        common_server_flops=0.0,
+    )
     clinic = ClinicResources("k", 1e6, 1e6, 0.1, 1.0)
     return FirstRound(
         method=method, family=family, names=("k",), load=load, resources=(clinic,), server=ServerResources(1.0)
