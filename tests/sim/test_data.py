@@ -18,7 +18,7 @@ from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import stream
 from sim.scenario import HeartDisease
 
-HEART_FILE = Path(sim.data.__file__).with_name("heart_disease_4centres.csv")
+HEART_FILE = Path(sim.data.__file__).with_name("heart_disease_4centres.json")
 
 
 def both(federation, clinic):
@@ -139,11 +139,11 @@ def test_heart_unknown_site():
 
 
 def test_heart_altered_file_is_refused(tmp_path, monkeypatch):
-    altered = tmp_path / "heart_disease_4centres.csv"
+    altered = tmp_path / "heart_disease_4centres.json"
     altered.write_bytes(HEART_FILE.read_bytes().replace(b"63", b"64", 1))
     monkeypatch.setattr(heart, "_FILE", altered)
     heart._parsed.cache_clear()
-    expected = "scenario: data.source: heart_disease_4centres.csv is absent or altered; install Suture again"
+    expected = "scenario: data.source: heart_disease_4centres.json is absent or altered; install Suture again"
     assert problems(HeartDisease()) == [expected]
     altered.unlink()
     assert problems(HeartDisease()) == [expected]
