@@ -36,11 +36,12 @@ class AbsentError(ExchangeError):
     Attributes
     ----------
     clinics : tuple of int
+    text : str
     """
 
     def __init__(self, clinics: Sequence[int], text: str) -> None:
         super().__init__(f"{whose(clinics)}: {text}")
-        self.clinics = tuple(clinics)
+        self.clinics, self.text = tuple(clinics), text
 
 
 class NotFiniteError(ExchangeError):
