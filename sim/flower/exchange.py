@@ -149,7 +149,7 @@ def hosts(grid: Grid, clinics: int, wait: float | None = None) -> dict[int, int]
         replies = list(grid.pull_messages(pending)) if pending else []
         pending -= {reply.metadata.reply_to_message_id for reply in replies}
         found |= {node: _read_hello(node, reply) for node, reply in in_order(replies)}
-        hosting = {node: reply for node, reply in found.items() if reply != Reply(clinics=[])}
+        hosting = {node: reply for node, reply in found.items() if reply.clinics}
         missing = set(range(clinics)).difference(*(reply.clinics for reply in hosting.values()))
         if not missing or time.monotonic() >= end:
             return hosted_clinics(hosting, clinics)
