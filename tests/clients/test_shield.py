@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from flwr.app import Context, Message, RecordDict
 from sim.flower.messages import content
-from strategies.cohorts import ExchangeError
 from support import DP_SGD, plan_of, run_spec
 
 from sim.flower.client_app import ClinicError, app
@@ -14,6 +13,7 @@ from sim.flower.grid import InProcessGrid
 from sim.flower.meter import Meter
 from sim.flower.workplace import run_config
 from sim.methods.node_group import node_groups_of
+from sim.methods.replies import ExchangeError
 from sim.study.runner import execute
 from sim.study.train import train_run
 

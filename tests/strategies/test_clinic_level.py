@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from strategies.clinic_level import adapted_clip, noised_mean, updates_of
 from support import NO_PRIVACY, distance, learn_run, plan_of, run_spec, write_csv
 
 from sim.foundation.problems import ScenarioError
+from sim.methods.clinic_level import adapted_clip, noised_mean, updates_of
 from sim.methods.job import run_key
 from sim.methods.mechanisms import AdaptiveClip
 from sim.privacy.accounting import epsilon

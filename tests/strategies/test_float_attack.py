@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import beta
-from strategies.clinic_level import adapted_clip, noised_mean
 
+from sim.methods.clinic_level import adapted_clip, noised_mean
 from sim.methods.mechanisms import AdaptiveClip, RowNoise
 from sim.methods.row_noise import noised_codes
 from sim.privacy.calibration import calibrate

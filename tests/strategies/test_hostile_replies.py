@@ -5,11 +5,11 @@ import re
 import pytest
 import torch
 from hostile import RUNS, Opened, add_kind, array, arrays, numbers, planned, state, value
-from strategies.replies import ExchangeError
 from support import bitwise
 
 from sim.flower.client_app import app
 from sim.flower.grid import InProcessGrid
+from sim.methods.replies import ExchangeError
 from sim.study.train import DivergedError, train_run
 
 NOTHING_THERE = 10**6

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
-from strategies.replies import ExchangeError
 from support import DP_SGD, bitwise, distance, learn_run, plan_of, run_spec, write_csv
 
 from clients import split
@@ -19,6 +18,7 @@ from sim.foundation.problems import ScenarioError
 from sim.methods.job import run_key
 from sim.methods.label_noise import randomised
 from sim.methods.mechanisms import RandomisedLabels
+from sim.methods.replies import ExchangeError
 from sim.plan.plan import make_plan
 from sim.privacy.calibration import uniform_answers
 from sim.study.runner import execute

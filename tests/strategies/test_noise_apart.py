@@ -7,11 +7,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from strategies.clinic_level import adapted_clip, noised_mean
 from support import plan_of, run_spec, write_csv
 from wire import record, with_record
 
 from sim.data.federation import load_federation
+from sim.methods.clinic_level import adapted_clip, noised_mean
 from sim.methods.job import Job, run_key
 from sim.methods.mechanisms import AdaptiveClip
 from sim.tensor.released import row_step
