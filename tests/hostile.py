@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
-from sim.flower.messages import array_record, tensors_in
+from sim.flower.wire import array_record, tensors_in
 from support import DP_SGD, JOINT, NO_PRIVACY, plan_of, run_spec
 
 FROZEN = {"freeze": ["head"]}
