@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from sim.data.federation import Federation, load_federation
 from sim.flower.internals import KEY_NORM_BIT
-from sim.flower.simulation import App
+from sim.flower.simulation import App, Through
 from sim.methods.job import Job
 from sim.methods.row_noise import grid_step
 from sim.plan.plan import Plan
@@ -111,6 +113,25 @@ def record(plan: Plan, federation: Federation, nodes: int = 1) -> Recorded:
 
     learned = train_run(plan, federation, nodes, through=watching)
     return Recorded(plan, plan.job, replies, learned)
+
+
+def travelling(every: int = 1) -> Through:
+    """Let the node's state travel with every so many messages, so that what stands for it is built anew."""
+
+    def through(app: App) -> App:
+        messages = itertools.count()
+
+        def travels(message, context):
+            if away := next(messages) % every == 0:
+                context.state = pickle.loads(pickle.dumps(context.state))  # noqa: S301 - our own bytes
+            reply = app(message, context)
+            if away:
+                context.state = pickle.loads(pickle.dumps(context.state))  # noqa: S301
+            return reply
+
+        return travels
+
+    return through
 
 
 def again(recorded: Recorded, spec: RunSpec, nodes: int = 1) -> Recorded:
