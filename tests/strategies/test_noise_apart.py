@@ -225,7 +225,7 @@ def row_noise(csv):
     model = {**WIDE, "freeze": ["head", "tail"]}
     spec = run_spec(csv, "splitfed-v1", "u-shaped", privacy, model, rounds=8, batch_size=8)
     with pytest.MonkeyPatch.context() as patch:
-        run = record(patch, *plan_of(spec))
+        run = record(*plan_of(spec))
     found, steps = {}, {}
     for reply in run.replies:
         for kind in ("smashed", "tail-gradient"):

@@ -221,8 +221,8 @@ def test_more_steps_than_were_calibrated_for_are_caught(ragged, monkeypatch):
     plan, federation = plan_of(run_spec(ragged, privacy=target))
     executed = train_run(plan, federation).meter.noised_steps["model"]
     assert executed.tolist() == [clinic.steps for clinic in plan.clinics]
-    spec = plan.spec.model_copy(update={"train": plan.spec.train.model_copy(update={"rounds": plan.rounds + 1})})
-    longer = replace(plan, job=replace(plan.job, spec=spec))
+    longer, _ = plan_of(run_spec(ragged, privacy=target, rounds=plan.rounds + 1))
+    longer = replace(longer, noised_steps=plan.noised_steps)
     with pytest.raises(PlanMismatchError, match="noised steps, model"):
         train_run(longer, federation)
 
