@@ -190,7 +190,6 @@ def test_no_two_runs_share_answers_or_secret_batches(monkeypatch, tmp_path):
         ("a record replaced", other, 5, 1.0, 3.0),
     ):
         spec = run_spec(path, "centralised", None, {**LABELS, "label-epsilon": epsilon}, seed=seed, rounds=1)
-        run = record(*plan_of(spec))
         [answers] = run.rows_of("labels", 0)
         false = answers != load_federation(spec.data, seed).train.y
         keep = math.exp(epsilon) / (math.exp(epsilon) + 1)
@@ -224,8 +223,7 @@ def row_noise(csv):
     privacy = {"mechanism": "smashed-noise", "noise-multiplier": 1000.0, "delta": 1e-3, "labels": "public"}
     model = {**WIDE, "freeze": ["head", "tail"]}
     spec = run_spec(csv, "splitfed-v1", "u-shaped", privacy, model, rounds=8, batch_size=8)
-    with pytest.MonkeyPatch.context() as patch:
-        run = record(*plan_of(spec))
+    run = record(*plan_of(spec))
     found, steps = {}, {}
     for reply in run.replies:
         for kind in ("smashed", "tail-gradient"):
