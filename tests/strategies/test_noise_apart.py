@@ -190,6 +190,7 @@ def test_no_two_runs_share_answers_or_secret_batches(monkeypatch, tmp_path):
         ("a record replaced", other, 5, 1.0, 3.0),
     ):
         spec = run_spec(path, "centralised", None, {**LABELS, "label-epsilon": epsilon}, seed=seed, rounds=1)
+        run = record(*plan_of(spec))
         [answers] = run.rows_of("labels", 0)
         false = answers != load_federation(spec.data, seed).train.y
         keep = math.exp(epsilon) / (math.exp(epsilon) + 1)
