@@ -19,17 +19,12 @@ from rich.text import Text
 
 from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text
 from sim.methods.labels import method_label
-from sim.report import html
 from sim.report.figures import NO_DP, curve_table, picture, privacy_accuracy_chart, reference_table, target_order
 from sim.report.html import write_report
 from sim.report.summary import ADVERSARIES, successful_runs, summarise, swept_keys
 from sim.report.table import console_table, results_frame
 
-
-@pytest.fixture(autouse=True)
-def _short_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a browser needs Vega, which takes seconds to bundle."""
-    monkeypatch.setattr(html, "bundle", lambda: "const vegaEmbed = null;")
+pytestmark = pytest.mark.usefixtures("no_vega")
 
 
 def datasets(spec: dict[str, Any]) -> list[dict[str, Any]]:

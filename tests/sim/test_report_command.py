@@ -9,7 +9,6 @@ from support import write_csv
 
 from sim import Scenario, run
 from sim.cli import main
-from sim.report import html
 from sim.report.reading import read_results
 from sim.scenario import parse_scenario
 
@@ -38,8 +37,7 @@ def small(folder: Path) -> Scenario:
     )
 
 
-def test_report_is_rebuilt_from_the_run_folders(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(html, "bundle", lambda: "const vegaEmbed = null;")
+def test_report_is_rebuilt_from_the_run_folders(tmp_path, monkeypatch, capsys, no_vega):
     table = run(small(tmp_path), out=tmp_path / "out")
     study = tmp_path / "out" / "small"
     before = {path: path.stat().st_mtime_ns for path in study.glob("*/*")}
