@@ -1,7 +1,6 @@
 """Where the command ``suture`` starts, and what looks after the name ``sim``, which a user's own file may have.
 
-``suture_start.pth`` imports this module whenever Python starts: it stays tiny, and imports nothing that is not loaded by
-then.
+``suture_start.pth`` imports this module whenever Python starts: it stays tiny, and loads nothing else.
 """
 
 import sys
