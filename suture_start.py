@@ -3,8 +3,13 @@
 ``suture_start.pth`` imports this module whenever Python starts: it stays tiny, and loads nothing else.
 """
 
+from __future__ import annotations
+
 import sys
-from importlib.machinery import ModuleSpec, PathFinder
+
+TYPE_CHECKING = False  # without typing, which is slow to load
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
 
 _FIRST_WORDS = b'"""Suture\'s simulator'
 
@@ -20,6 +25,8 @@ class _Watch:
     def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name != "sim":
             return None
+        from importlib.machinery import PathFinder
+
         spec = PathFinder.find_spec(name)
         if spec is None or spec.origin is None:  # absent, or a folder without code
             return None
