@@ -17,7 +17,6 @@ from sim.attacks.canaries import one_feature_canaries, planted
 from sim.attacks.one_run import audit_one_run
 from sim.attacks.white_box import round_scores
 from sim.data.federation import Records, load_federation
-from sim.flower import workplace
 from sim.plan.plan import make_plan
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
@@ -62,9 +61,6 @@ def audited(strategy, cut, tmp_path, monkeypatch):
     base = Records(x, made_up.train.y[own], np.arange(CLINICS + 1) * OWN)
     canaries = one_feature_canaries(CANARIES, CANARIES + 4, 2, CLINICS, scale=10.0, seed=SEED)
     federation = replace(made_up, train=planted(base, canaries))
-    monkeypatch.setattr(workplace, "load_federation", lambda data, seed: federation)
-    workplace._job.cache_clear()
-    workplace._node_group.cache_clear()
     models = []
     evaluate = Evaluator.evaluate
     monkeypatch.setattr(Evaluator, "evaluate", lambda self, model: models.append(model) or evaluate(self, model))
@@ -78,14 +74,6 @@ def audited(strategy, cut, tmp_path, monkeypatch):
         for block, own in scores.items()
     }
     return max(clinic.epsilon["model-user"] for clinic in plan.clinics), bounds
-
-
-@pytest.fixture(autouse=True)
-def fresh_jobs():
-    """Keep the planted records out of other tests."""
-    yield
-    workplace._job.cache_clear()
-    workplace._node_group.cache_clear()
 
 
 @RUN

@@ -16,7 +16,6 @@ import torch
 from clients import split
 from sim.attacks.one_run import audit_one_run
 from sim.data.federation import Records, load_federation
-from sim.flower import workplace
 from sim.foundation.rng import stream
 from sim.methods.job import Job
 from sim.methods.row_noise import arrived_rows
@@ -72,14 +71,6 @@ def canary_for(head):
     return (nearly_nothing + 1e4 * unseen).astype(np.float32), unseen
 
 
-@pytest.fixture(autouse=True)
-def fresh_jobs():
-    """Keep the planted records out of other tests."""
-    yield
-    workplace._job.cache_clear()
-    workplace._node_group.cache_clear()
-
-
 def audited(privacy, freeze, folder, monkeypatch):
     """Learn the run; return the epsilon that is printed against the server, and the audit's lower bound."""
     spec = spec_of(privacy, freeze, folder)
@@ -98,9 +89,6 @@ def audited(privacy, freeze, folder, monkeypatch):
     y[included, -1] = 1
     train = Records(x.reshape(-1, 8), y.reshape(-1), np.arange(CLINICS + 1) * OWN)
     federation = replace(made_up, train=train)
-    monkeypatch.setattr(workplace, "load_federation", lambda data, seed: federation)
-    workplace._job.cache_clear()
-    workplace._node_group.cache_clear()
     plan = make_plan(spec, federation.facts)
     job = plan.job
     first = forward(
