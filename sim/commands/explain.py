@@ -15,24 +15,12 @@ from sim.plan.plan import Plan
 from sim.plan.releases import un_noised
 from sim.privacy.adjacency import NAMES, adjacency_of
 from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, REPLACE_COLUMN_OF, Adversary
+from sim.privacy.mechanisms.mechanism import of
 from sim.report.holdings import Holdings
 from sim.scenario import Scenario
 from sim.scenario.clinics import Behaviour, assign_resources
 
 _MOST_NAMED = 6
-PROTECTS = {
-    "dp-sgd": "one record: its gradient is clipped and noised; for the model user and peer clinics, and for the server "
-    "where nothing else is sent to it",
-    "smashed-noise": "one record: its row at the cut is clipped and noised; for the server, if the clinic's parts "
-    "are not trained on raw records, or are trained with dp-sgd as well",
-    "laplace": "one record: its row at the cut is clipped and noised, with an epsilon that needs no delta; for the "
-    "server, on the terms of smashed-noise",
-    "release-once": "one record: its row behind a public head is clipped, noised and sent once, before training; for "
-    "everyone, but its label only if that is public or randomised",
-    "label-rr": "one label: it is randomised once, before it leaves; for everyone, and labels alone",
-    "clinic-level": "all records of a clinic: its update is clipped and the sum noised by a trusted server; for the "
-    "model user and peer clinics",
-}
 
 
 def explain(
@@ -181,7 +169,7 @@ def _privacy(plans: Sequence[Plan]) -> Iterator[str]:
         which = f"{bare} of the {len(plans)} runs have none" if protected else "No run has a privacy mechanism"
         yield f"Privacy: {which}: whatever they release is released as it is."
     for mechanism in dict.fromkeys(m for plan in protected for m in plan.spec.privacy.mechanisms):
-        yield f"Privacy: {mechanism} protects {PROTECTS[mechanism]}."
+        yield f"Privacy: {mechanism} protects {of(mechanism).sentence}."
     guarantees: dict[tuple[str, float | None, str], list[Plan]] = defaultdict(list)
     for plan in protected:
         guarantees[plan.spec.privacy.unit, plan.spec.privacy.delta, adjacency_of(plan.ledger)].append(plan)

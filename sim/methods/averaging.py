@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from sim.methods.clinic_level import adapted_clip, noised_mean, updates_of
 from sim.methods.method import State
 from sim.models import Parameters
+from sim.privacy.mechanisms.clinic_level import adapted_clip, noised_mean, updates_of
 
 if TYPE_CHECKING:
     from sim.methods.exchange import Exchange

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from hashlib import blake2b
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import Key, stream
 from sim.methods.attendance import Attendance
 from sim.methods.batch_norm import unfit_for_batch_norm
-from sim.methods.mechanisms import AdaptiveClip, DpSgd, RandomisedLabels, RowNoise
 from sim.methods.method import Method, method_of
 from sim.methods.protocol import Protocol, protocol_of
 from sim.methods.sampling import Batches, Ints, Sampling, draw_batches, participants, wanted
@@ -32,7 +30,9 @@ from sim.models import (
     never_negative,
     stored_values,
 )
-from sim.privacy.calibration import uniform_answers
+from sim.privacy.mechanisms.clinic_level import AdaptiveClip
+from sim.privacy.mechanisms.mechanism import on_gradients, on_labels, on_rows
+from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
 from sim.scenario import Privacy
 from sim.scenario.spec import RunSpec
 from sim.tensor.optim import Optimizer
@@ -57,7 +57,7 @@ class Job:
     optimizer : Optimizer
     class_weights : Tensor or None
         ``[class]`` factor on each record's loss, a stated public constant.
-    dp : DpSgd or None
+    dp : GradientNoise or None
     frozen : frozenset of str
         The parts that do not train; their initial values are public.
     rows : RowNoise or None
@@ -66,7 +66,7 @@ class Job:
         Under clinic-level privacy: noise multiplier of what a round releases.
     adaptive : AdaptiveClip or None
         Under clinic-level privacy with a clip that is not fixed.
-    labels : RandomisedLabels or None
+    labels : LabelNoise or None
         For labels that are randomised before they leave.
     attended : mapping of int to Attendance
         The plan's, for the rounds in which a clinic is away or lost.
@@ -84,12 +84,12 @@ class Job:
     sampling: Sampling
     optimizer: Optimizer
     class_weights: Tensor | None
-    dp: DpSgd | None
+    dp: GradientNoise | None
     frozen: frozenset[str] = frozenset()
     rows: RowNoise | None = None
     update_noise: float | None = None
     adaptive: AdaptiveClip | None = None
-    labels: RandomisedLabels | None = None
+    labels: LabelNoise | None = None
     attended: Mapping[int, Attendance] = field(default_factory=dict)
     key: str
 
@@ -108,17 +108,17 @@ class Job:
             If the model does not fit the data, the cut lies outside the model, or the class weights are too many or too
             few.
         """
-        method = method_of("release-once" if spec.privacy.releases_once else spec.strategy.name)
+        method = method_of(spec.strategy.name)
         protocol = protocol_of(method, spec.strategy.cut)
         network, parts = _cut_network(spec, facts, protocol)
         frozen = _frozen_parts(spec, method, parts)
         network = _with_public_head(spec, network, parts, frozen)
-        rows = _row_noise(spec.privacy, parts) if spec.privacy.noises_rows else None
+        rows = _row_noise(spec.privacy, parts)
         if rows is not None and math.isfinite(rows.clip["smashed"]):
-            layer = Block("clip", ClipRows(rows.clip["smashed"], rows.norm))
+            layer = Block("clip", ClipRows(rows.clip["smashed"], rows.mechanism.norm))
             parts = (Part("head", (*parts[0].blocks, layer)), *parts[1:])
             network = replace(network, blocks=tuple(block for part in parts for block in part.blocks))
-        dp = _dp_sgd(spec.privacy, len(parts) - len(frozen), len(facts.sizes))
+        dp = _gradient_noise(spec.privacy, len(parts) - len(frozen), len(facts.sizes))
         job = cls(
             spec=spec,
             facts=facts,
@@ -134,7 +134,7 @@ class Job:
             frozen=frozen,
             rows=rows,
             adaptive=_adaptive_clip(spec, len(facts.sizes)),
-            labels=_randomised_labels(spec.privacy, len(facts.classes)),
+            labels=_label_noise(spec.privacy, len(facts.classes)),
             key=run_key(spec.digest, facts),
         )
         for problem in unfit_for_batch_norm(job, facts.names) if network.whole.statistics else ():
@@ -382,24 +382,18 @@ def _class_weights(spec: RunSpec, facts: Facts) -> Tensor | None:
     return None if weights is None else torch.tensor(weights)
 
 
-def _dp_sgd(privacy: Privacy, trained: int, clinics: int) -> DpSgd | None:
-    if "dp-sgd" not in privacy.mechanisms:
+def _gradient_noise(privacy: Privacy, trained: int, clinics: int) -> GradientNoise | None:
+    if (mechanism := on_gradients(privacy)) is None:
         return None
     joint = privacy.clipping == "joint" and trained > 1
-    clip = privacy.clip if joint else privacy.clip / trained**0.5
-    return DpSgd(part_clip=clip, noise_std=(0.0,) * clinics, joint=joint)
+    clip = mechanism.part_clip(privacy, trained, joint=joint)
+    return GradientNoise(mechanism=mechanism, part_clip=clip, noise_std=(0.0,) * clinics, joint=joint)
 
 
-def _row_noise(privacy: Privacy, parts: Sequence[Part]) -> RowNoise:
-    clip, reach = {"smashed": privacy.row_noise[2]}, {"smashed": 2.0}
-    laplace = privacy.noises_rows == "laplace"
-    if never_negative(parts[0]) and not laplace:
-        reach["smashed"] = 2**0.5
-    if len(parts) == 3:
-        clip["tail-gradient"], reach["tail-gradient"] = privacy.tail_clip, 2.0
-    given, target, _ = privacy.row_noise
-    kind: Literal["laplace", "gaussian"] = "laplace" if laplace else "gaussian"
-    return RowNoise(clip=clip, reach=reach, multipliers=(), kind=kind, silent=target is None and not given)
+def _row_noise(privacy: Privacy, parts: Sequence[Part]) -> RowNoise | None:
+    if (mechanism := on_rows(privacy)) is None:
+        return None
+    return mechanism.acting(privacy, never_negative=never_negative(parts[0]), with_tail=len(parts) == 3)
 
 
 def _adaptive_clip(spec: RunSpec, clinics: int) -> AdaptiveClip | None:
@@ -410,9 +404,11 @@ def _adaptive_clip(spec: RunSpec, clinics: int) -> AdaptiveClip | None:
     return AdaptiveClip(privacy.adaptive_quantile, privacy.adaptive_rate, privacy.adaptive_count_noise or together / 20)
 
 
-def _randomised_labels(privacy: Privacy, classes: int) -> RandomisedLabels | None:
-    epsilon = privacy.randomises_labels
-    return None if epsilon is None else RandomisedLabels(classes, uniform_answers(epsilon, classes))
+def _label_noise(privacy: Privacy, classes: int) -> LabelNoise | None:
+    mechanism, target = on_labels(privacy), privacy.randomises_labels
+    if mechanism is None or target is None:
+        return None
+    return LabelNoise(mechanism=mechanism, classes=classes, uniform=mechanism.uniform(target, classes))
 
 
 @lru_cache(maxsize=16)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from sim.data.federation import Records
 from sim.methods.job import Job
-from sim.methods.label_noise import randomised
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,9 @@ class NodeGroup:
         rows = [slice(int(train.offsets[k]), int(train.offsets[k + 1])) for k in ordered]
         labels = [train.y[r] for r in rows]
         if job.labels is not None:
-            labels = [randomised(y, job.labels, job.key, k) for k, y in zip(ordered, labels, strict=True)]
+            of = job.labels
+            answers = of.mechanism.answers
+            labels = [answers(y, of.uniform, of.classes, job.key, k) for k, y in zip(ordered, labels, strict=True)]
         first = np.full(len(job.sizes), -1)
         first[ordered] = np.cumsum([0, *(r.stop - r.start for r in rows[:-1])])
         return cls(

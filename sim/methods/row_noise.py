@@ -8,13 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sim.foundation.rng import Streams
 from sim.methods.forms import sendable
 from sim.methods.job import Job
-from sim.methods.mechanisms import RowNoise
 from sim.methods.messages import Kind
 from sim.models import ClipRows
-from sim.tensor.released import as_codes, row_step
 from sim.tensor.rows import at_least_one_row, narrowed, unpadded, widened
 
 TAIL_GRADIENT = Kind.TAIL_GRADIENT
@@ -56,11 +53,12 @@ def leaving_rows(
     if kind == TAIL_GRADIENT and job.rows is not None and normaliser is not None:
         own = rows * _by_lane(normaliser, rows)
         if np.isfinite(job.rows.clip[kind]):
-            own = ClipRows(job.rows.clip[kind], job.rows.norm).over(own, 2)
+            own = ClipRows(job.rows.clip[kind], job.rows.mechanism.norm).over(own, 2)
         rows = own if job.on_grid(kind) else own / _by_lane(normaliser, rows)
     rows = sendable(job, kind, rows)
     if job.rows is not None and job.on_grid(kind):
-        return unpadded(noised_codes(job.rows, job.key, kind, rows, sizes, clinics, moment), sizes)
+        codes = job.rows.codes(rows.detach().cpu().numpy(), kind, job.key, sizes, clinics, moment)
+        return unpadded(torch.from_numpy(codes), sizes)
     return unpadded(narrowed(rows, job.cut_dtype), sizes)
 
 
@@ -68,50 +66,9 @@ def arrived_rows(job: Job, kind: str, sent: Tensor, clinics: Sequence[int], norm
     """Return rows as numbers, from what ``leaving_rows`` sent; at least one row wide."""
     if job.rows is None or not job.on_grid(kind):
         return at_least_one_row(widened(sent, job.cut_dtype))
-    steps = torch.tensor([grid_step(job.rows, kind, clinic) for clinic in clinics])
+    steps = torch.tensor([job.rows.grid_step(kind, clinic) for clinic in clinics])
     values = at_least_one_row(sent).float() * _by_lane(steps, sent)
     return values if normaliser is None else values / _by_lane(normaliser, sent)
-
-
-def noised_codes(
-    noise: RowNoise,
-    key: str,
-    kind: str,
-    rows: Tensor,
-    sizes: Sequence[int],
-    clinics: Sequence[int],
-    moment: tuple[int, int],
-) -> Tensor:
-    """Return clipped rows with noise of standard deviation (Laplace: scale) multiplier * clip in every coordinate.
-
-    Parameters
-    ----------
-    noise : RowNoise
-        With noise for each of these clinics.
-    key : str
-        The run's.
-    kind, rows, sizes, clinics, moment
-        As for ``leaving_rows``.
-
-    Returns
-    -------
-    Tensor of int16
-        ``[lane, batch, *feature]`` in steps of each clinic's grid; padding is 0.
-    """
-    streams = Streams(key, f"noise.{kind}")
-    codes = np.zeros(rows.shape, dtype=np.int16)
-    values = rows.detach().cpu().numpy()
-    for lane, (clinic, size) in enumerate(zip(clinics, sizes, strict=True)):
-        random, shape = streams.at(clinic, *moment), (size, *rows.shape[2:])
-        drawn = random.laplace(size=shape) if noise.kind == "laplace" else random.standard_normal(shape)
-        drawn *= noise.scale(kind, clinic)
-        codes[lane, :size] = as_codes(drawn + values[lane, :size], grid_step(noise, kind, clinic))
-    return torch.from_numpy(codes)
-
-
-def grid_step(noise: RowNoise, kind: str, clinic: int) -> float:
-    """Return the step of the grid on which a clinic's noised rows leave."""
-    return row_step(noise.scale(kind, clinic), noise.clip[kind])
 
 
 def _by_lane(values: Tensor, rows: Tensor) -> Tensor:

@@ -74,6 +74,7 @@ def trainer_for(
         class_weights=job.class_weights,
         frozen=part.name in job.frozen,
         state=state,
+        noise=None if job.dp is None else job.dp.mechanism.add_noise,
         noised_steps=noised,
     )
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 from sim.foundation.problems import ScenarioError
 from sim.methods.job import Job
-from sim.methods.mechanisms import RowNoise
 from sim.plan.releases import Sampled, build_ledger, un_noised
-from sim.privacy.accounting import gaussian_epsilon
-from sim.privacy.calibration import calibrate
+from sim.privacy.mechanisms.mechanism import OnGradients, OnUpdates
+from sim.privacy.mechanisms.noises import RowNoise
 from sim.privacy.preprocessing import exposed
 
 
@@ -18,7 +17,7 @@ def refuse_lost_targets(job: Job, sampled: Sampled) -> None:
     """Raise a ``ScenarioError`` for each target that no noise meets, since the preprocessing used the records."""
     privacy, used = job.spec.privacy, list(exposed(job.facts.non_private, getattr(job.spec.data, "scaling", None)))
     of_label = privacy.randomises_labels
-    alone = privacy.mechanism == "label-rr"
+    alone = privacy.labels_alone
     label_key = "label-epsilon" if privacy.label_epsilon is not None else "epsilon"
     targets = (
         ("epsilon", None if alone else privacy.epsilon, privacy.opponent, [found.reason for found in used]),
@@ -34,7 +33,7 @@ def refuse_lost_targets(job: Job, sampled: Sampled) -> None:
         raise ScenarioError(problems)
 
 
-def update_multiplier(job: Job, sampled: Sampled, delta: float) -> tuple[float, ...]:
+def update_multiplier(job: Job, mechanism: OnUpdates, sampled: Sampled, delta: float) -> tuple[float, ...]:
     """Return the noise multiplier of a round's release: as given, or enough for the clinic that takes part most."""
     clinics, privacy = len(sampled.rounds), job.spec.privacy
     if delta * clinics >= 1:
@@ -45,7 +44,7 @@ def update_multiplier(job: Job, sampled: Sampled, delta: float) -> tuple[float, 
         noise = float(privacy.noise_multiplier or 0.0)
     else:
         try:
-            noise = calibrate(privacy.epsilon, delta, 1.0, max(1, int(sampled.rounds.max())))
+            noise = mechanism.noise_for(privacy.epsilon, delta, max(1, int(sampled.rounds.max())))
         except ValueError as error:
             raise ScenarioError([f"privacy.epsilon: {error}"]) from None
     if job.adaptive is not None and 2 * job.adaptive.count_noise <= noise:
@@ -63,9 +62,7 @@ def row_multipliers(
 ) -> tuple[float, ...]:
     """Return the noise on rows over their clip, clinic by clinic: as given, or enough for the target.
 
-    Gaussian noise adds up as mu^2 = exposures * (sum over kinds (reach / multiplier)^2 + (2 / sigma)^2), the last term
-    for DP-SGD, whose batches the server knows. Pure epsilons add up: that of Laplace noise, exposures * sum over kinds
-    reach / multiplier, that of randomised labels, and what DP-SGD has beside Laplace noise.
+    What randomised labels spend counts, and what noised gradients spend, whose batches the server knows.
     """
     given, target, _ = job.spec.privacy.row_noise
     clinics = range(len(job.sizes))
@@ -78,43 +75,35 @@ def row_multipliers(
         raise ScenarioError(
             [f"privacy.{key}: no noise on rows reaches {target:g} against the server: {'; '.join(reasons)}"]
         )
-    found = []
     labels = job.spec.privacy.randomises_labels if job.protocol.topology == "vanilla" else None
     for_rows = target - (labels or 0.0)
     if for_rows <= 0:
         raise ScenarioError(
             [f"privacy.{key}: the labels alone spend label-epsilon {labels:g}; give a larger target than {target:g}"]
         )
-    laplace = noise.kind == "laplace"
-    mu_squared = 0.0 if laplace else calibrate(for_rows, delta, 1.0, 1) ** -2
+    reach, found = tuple(noise.reach.values()), []
     for clinic in clinics:
-        exposures = max(1, int(sampled.exposures[clinic]))
-        steps = exposures * 4 / sigmas[clinic] ** 2 if sigmas and sigmas[clinic] else 0.0
-        if laplace:
-            left = (for_rows - (gaussian_epsilon(steps**0.5, delta) if steps else 0.0)) / exposures
-        else:
-            left = (mu_squared - steps) / exposures
-        if left <= 0:
+        exposures, gradients = max(1, int(sampled.exposures[clinic])), sigmas[clinic] if sigmas else 0.0
+        found.append(noise.mechanism.noise_for(for_rows, delta, exposures, gradients, reach))
+        if not found[-1]:
             raise ScenarioError(
                 [
-                    f"privacy.{key}: the server sees who is in a batch, so that dp-sgd alone spends more than "
-                    f"{target:g} there; give a larger target, or dp-sgd more noise"
+                    f"privacy.{key}: the server sees who is in a batch, so that noise on gradients alone spends more "
+                    f"than {target:g} there; give a larger target, or the gradients more noise"
                 ]
             )
-        reach = noise.reach.values()
-        found.append(sum(reach) / left if laplace else (sum(r**2 for r in reach) / left) ** 0.5)
     return tuple(found)
 
 
-def dp_sgd_multipliers(job: Job, delta: float, sampled: Sampled) -> tuple[float, ...]:
-    """Return DP-SGD's noise multipliers by clinic: as given, or the least that meet the target."""
+def gradient_multipliers(job: Job, mechanism: OnGradients, sampled: Sampled, delta: float) -> tuple[float, ...]:
+    """Return the noise multipliers of gradients by clinic: as given, or the least that meet the target."""
     _check_delta(job, delta)
     epsilon = job.spec.privacy.epsilon
     if epsilon is None:
         return tuple(float(job.spec.privacy.noise_multiplier or 0.0) for _ in sampled.rates)
     try:
         drawn = zip(sampled.rates.tolist(), sampled.released.tolist(), strict=True)
-        return tuple(calibrate(epsilon, delta, rate, steps) for rate, steps in drawn)
+        return tuple(mechanism.noise_for(epsilon, delta, rate, steps) for rate, steps in drawn)
     except ValueError as error:
         raise ScenarioError([f"privacy.epsilon: {error}"]) from None
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from sim.data.facts import Facts
 from sim.scenario import Npz, Scenario, TableFile
-from sim.scenario.privacy import PURE, Privacy
+from sim.scenario.privacy import TOLERATED, Privacy, keys_of
 
 __all__ = ["label_notes", "privacy_notes"]
 
@@ -24,33 +24,14 @@ def privacy_notes(scenario: Scenario) -> Iterator[str]:
     for strategy in scenario.strategies:
         own = strategy.set.get("privacy", {}).get("mechanism", ())
         mechanisms.add("+".join(own) if isinstance(own, list | tuple) else str(own))
-    used = set().union(*(_used(name) for name in mechanisms))
+    used = set().union(*(keys_of(name) for name in mechanisms if name))
     shown = " or ".join(sorted(filter(None, mechanisms)))
     for field in Privacy.model_fields:
         key = field.replace("_", "-")
-        if field in scenario.privacy.model_fields_set and field in _OF_A_MECHANISM and field not in used:
+        if field in scenario.privacy.model_fields_set and field in TOLERATED and field not in used:
             yield f"privacy.{key}: has no effect with mechanism {shown}; remove it, or choose a mechanism that uses it"
     if "adaptive_rate" in scenario.privacy.model_fields_set and scenario.privacy.adaptive_quantile is None:
         yield "privacy.adaptive-rate: has no effect without adaptive-quantile; remove it"
-
-
-_OF_A_MECHANISM = frozenset({"clip", "delta", "smashed_clip", "tail_clip", "labels"})
-"""Keys that may be written without one; to write the others is an error then."""
-
-
-def _used(mechanism: str) -> set[str]:
-    names = set(mechanism.split("+")) - {"none", ""}
-    rows = bool(names & {"smashed-noise", "laplace", "release-once"})
-    found = set()
-    if names - {"label-rr"}:
-        found |= {"clip", "labels"}
-    if names and mechanism not in PURE:
-        found.add("delta")
-    if rows:
-        found.add("tail_clip")
-    if rows and "dp-sgd" in names:
-        found.add("smashed_clip")
-    return found
 
 
 def label_notes(scenario: Scenario, facts: Facts) -> Iterator[str]:

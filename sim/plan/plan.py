@@ -16,12 +16,13 @@ from sim.methods.protocol import Direction, Traffic
 from sim.plan.budget import epsilon_spent, final_epsilons, within_budget
 from sim.plan.clock import Floats
 from sim.plan.counts import Counts
-from sim.plan.noise import dp_sgd_multipliers, refuse_lost_targets, row_multipliers, update_multiplier
+from sim.plan.noise import gradient_multipliers, refuse_lost_targets, row_multipliers, update_multiplier
 from sim.plan.queues import PlanClock
 from sim.plan.refusals import refuse
 from sim.plan.releases import Ints, Sampled, build_ledger, to_be_noised
 from sim.privacy.adjacency import adjacency_of, replace_epsilon
 from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, REPLACE_COLUMN_OF, Adversary, Ledger
+from sim.privacy.mechanisms.mechanism import on_updates
 from sim.scenario.clinics import assign_resources
 from sim.scenario.spec import RunSpec
 
@@ -230,9 +231,9 @@ def _noise(job: Job, sampled: Sampled) -> tuple[tuple[float, ...], tuple[float, 
     refuse_lost_targets(job, sampled)
     # Without a mechanism there are only un-noised releases and none at all, which no delta tells apart.
     delta = job.spec.privacy.delta or 0.0
-    sigmas = dp_sgd_multipliers(job, delta, sampled) if job.dp is not None else ()
-    if job.spec.privacy.unit == "clinic":
-        return sigmas, update_multiplier(job, sampled, delta)
+    sigmas = () if job.dp is None else gradient_multipliers(job, job.dp.mechanism, sampled, delta)
+    if (updates := on_updates(job.spec.privacy)) is not None:
+        return sigmas, update_multiplier(job, updates, sampled, delta)
     return sigmas, () if job.rows is None else row_multipliers(job, job.rows, sampled, sigmas, delta)
 
 

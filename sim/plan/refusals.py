@@ -7,6 +7,7 @@ from sim.foundation.problems import ScenarioError
 from sim.methods.method import method_of
 from sim.methods.protocol import protocol_of
 from sim.plan.sizes import size_problems
+from sim.privacy.mechanisms.mechanism import acting
 from sim.scenario.spec import RunSpec
 
 
@@ -45,39 +46,7 @@ def refuse(spec: RunSpec, facts: Facts) -> None:
 
 
 def _mechanism_problems(spec: RunSpec) -> list[str]:
-    method, problems = spec.strategy.name, []
-    protocol = protocol_of(method_of(method), spec.strategy.cut)
-    if spec.privacy.releases_once and spec.strategy.cut is not None:
-        problems += _release_once_problems(spec)
-    if spec.privacy.unit == "clinic" and method not in ("fedavg", "fedprox", "splitfed-v1", "splitfed-v3"):
-        problems.append(
-            f"privacy.mechanism: clinic-level noises a sum of updates, and {method} forms none here; "
-            "take fedavg, fedprox, splitfed-v1 or splitfed-v3"
-        )
-    if spec.privacy.noises_rows and spec.strategy.cut is None:
-        problems.append(
-            f"privacy.mechanism: {spec.privacy.noises_rows} needs a cut, and {method} sends no smashed data; take split"
-        )
-    if spec.privacy.randomises_labels is not None and "labels" not in protocol.sees_raw.get("server", ()):
-        shown = f"{method}, {spec.strategy.cut}," if spec.strategy.cut else method
-        problems.append(
-            f"privacy.mechanism: label-rr randomises labels that are sent, and those of {shown} never leave the "
-            "clinic; take a vanilla cut, or leave label-rr out"
-        )
-    return problems
-
-
-def _release_once_problems(spec: RunSpec) -> list[str]:
-    if spec.strategy.cut == "u-shaped":
-        return [
-            f"privacy.mechanism: under release-once the server trains the body alone, and the labels of "
-            f"{spec.strategy.name}, u-shaped, stay at the clinic; take split with a vanilla cut"
-        ]
-    if spec.strategy.name != "split":
-        return [
-            f"privacy.mechanism: under release-once the server trains one body on the rows that it keeps, and "
-            f"{spec.strategy.name} would be no other method than split; take split"
-        ]
-    if spec.strategy.order == "fixed" or spec.strategy.alternate == "mini-batch":
-        return ["strategies: after release-once no clinic has a turn; remove order and alternate"]
-    return []
+    method, cut = method_of(spec.strategy.name), spec.strategy.cut
+    sent = protocol_of(method, cut).sees_raw.get("server", ())
+    reasons = (mechanism.refusal(method, cut, sent) for mechanism in acting(spec.privacy))
+    return [f"privacy.mechanism: {reason}" for reason in reasons if reason]

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.methods.job import Job
-from sim.methods.mechanisms import RowNoise
-from sim.privacy.accounting import compose, dp_sgd_event, flatten
+from sim.privacy.accounting import flatten
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Release, Unit
 from sim.privacy.loss import Adjacency
+from sim.privacy.mechanisms.mechanism import on_updates
 from sim.privacy.preprocessing import exposed
 
 if TYPE_CHECKING:
@@ -85,43 +85,6 @@ def _release(
 
 def _reason(what: str) -> str:
     return _MEND.get(what, f"{what} rows leave without noise")
-
-
-def effective_noise_multiplier(part_clip: float, noise_std: float, parts: int) -> float:
-    """Return the noise multiplier of a step whose parts are clipped and noised apart.
-
-    One record moves the vector of all parts, each divided by its noise, by at most sqrt(sum_p (C_p / s_p)^2), so that
-    sigma_eff = (sum_p (C_p / s_p)^2)^(-1/2).
-
-    Parameters
-    ----------
-    part_clip, noise_std : float
-        C_p and s_p, the same in every part.
-    parts : int
-
-    Returns
-    -------
-    float
-        0 without noise.
-    """
-    if noise_std == 0:
-        return 0.0
-    return float((parts * (part_clip / noise_std) ** 2) ** -0.5)
-
-
-def row_event(noise: RowNoise, kind: str, clinic: int, exposures: int) -> DpEvent:
-    """Describe the release of one record's noised rows of one kind, as often as it stands in a batch.
-
-    The server sees which rows arrive, so neighbours are databases in which one record is replaced, and there is no
-    amplification by sampling.
-    """
-    import dp_accounting as dp
-
-    multiplier = noise.multipliers[clinic] / noise.reach[kind]
-    if not multiplier:
-        return dp.NonPrivateDpEvent()
-    one = dp.LaplaceDpEvent(multiplier) if noise.kind == "laplace" else dp.GaussianDpEvent(multiplier)
-    return compose({one: exposures})
 
 
 def to_be_noised(job: Job, sampled: Sampled) -> dict[str, Ints]:
@@ -205,11 +168,11 @@ def _preprocessing(job: Job, clinic: int, seeing: Set[Adversary]) -> Iterator[Re
 
 def _updates(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> list[Release]:
     """Write down what leaves under clinic-level privacy: the server is trusted, and sees all of it without noise."""
-    from dp_accounting import GaussianDpEvent, NonPrivateDpEvent
+    from dp_accounting import NonPrivateDpEvent
 
-    rounds = int(sampled.rounds[clinic])
-    complete = set(job.round_releases) <= done and bool(job.update_noise)
-    event: DpEvent = compose({GaussianDpEvent(job.update_noise or 0.0): rounds}) if complete else NonPrivateDpEvent()
+    rounds, mechanism = int(sampled.rounds[clinic]), on_updates(job.spec.privacy)
+    complete = mechanism is not None and set(job.round_releases) <= done
+    event = mechanism.event(job.update_noise or 0.0, rounds) if mechanism and complete else NonPrivateDpEvent()
     outside = tuple(a for a in job.protocol.sees_model if a != "server")
     found = [_release(clinic, "update", outside, event, "add-or-remove", "clinic")] if rounds else []
     for kind in ("update", *job.protocol.sees_raw.get("server", ())):
@@ -231,9 +194,9 @@ def _audiences(
 
 
 def _releases(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> list[Release]:
-    from dp_accounting import GaussianDpEvent, NonPrivateDpEvent, RandomizedResponseDpEvent
+    from dp_accounting import NonPrivateDpEvent
 
-    protocol, privacy = job.protocol, job.spec.privacy
+    protocol, privacy, dp = job.protocol, job.spec.privacy, job.dp
     exposures = int(sampled.exposures[clinic])
     found = []
     raw_rows = protocol.sees_raw.get("server", ())
@@ -243,25 +206,26 @@ def _releases(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> 
     only_rows = behind_noise and public_ends and job.dp is None
     if not only_rows:
         sigma = 0.0
-        if job.dp is not None and set(job.trained_parts) <= done:
+        if dp is not None and set(job.trained_parts) <= done:
             clipped_apart = 1 if job.joint else len(job.trained_parts)
-            sigma = effective_noise_multiplier(job.dp.part_clip, job.dp.noise_std[clinic], clipped_apart)
+            sigma = dp.mechanism.noise_of_a_step(dp.part_clip, dp.noise_std[clinic], clipped_apart)
         outside = tuple(a for a in protocol.sees_model if not (behind_noise and a == "server"))
         for seeing, steps in _audiences(outside, int(sampled.steps[clinic]), int(sampled.released[clinic])):
-            event = dp_sgd_event(sampled.rates[clinic], sigma, steps)
+            event = NonPrivateDpEvent() if dp is None else dp.mechanism.event(sampled.rates[clinic], sigma, steps)
             found.append(_release(clinic, "gradients", seeing, event))
         if behind_noise:
             # Who sees the rows sees who is in a batch: no amplification, and a replaced record moves a sum by 2 C.
-            known: DpEvent = compose({GaussianDpEvent(sigma / 2): exposures}) if sigma else NonPrivateDpEvent()
+            known = NonPrivateDpEvent() if dp is None else dp.mechanism.in_known_batches(sigma, exposures)
             found.append(_release(clinic, "gradients", ("server",), known, "replace"))
     for adversary, kinds in protocol.sees_raw.items():
         audience: tuple[Adversary, ...] = ADVERSARIES if only_rows else (adversary,)
         for kind in kinds:
             if job.labels is not None and kind == "labels" and kind in noised:
-                answers = RandomizedResponseDpEvent(job.labels.uniform, job.labels.classes)
+                answers = job.labels.mechanism.event(job.labels.uniform, job.labels.classes)
                 found.append(_release(clinic, kind, audience, answers, "replace", "label"))
             elif job.rows is not None and kind in noised:
-                found.append(_release(clinic, kind, audience, row_event(job.rows, kind, clinic, exposures), "replace"))
+                rows = job.rows.mechanism.event(job.rows.multipliers[clinic] / job.rows.reach[kind], exposures)
+                found.append(_release(clinic, kind, audience, rows, "replace"))
             elif kind != "labels" or privacy.labels != "public":
                 found.append(_release(clinic, kind, audience, NonPrivateDpEvent()))
     if job.imported and job.dp is None:

@@ -74,7 +74,7 @@ def _batch_problems(spec: RunSpec, sizes: list[int]) -> Iterator[str]:
         return
     most = max(sizes)
     a_pass = -(-most // train.batch_size)
-    if "dp-sgd" in spec.privacy.mechanisms:
+    if spec.privacy.noises_gradients:
         if fault := scarce(9 * train.local_epochs * a_pass * most):  # each record's coin, for each batch
             yield f"train.batch-size: to draw a round's batches of {most:,} records takes {fault}; take larger ones"
         return

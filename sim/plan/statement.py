@@ -14,6 +14,7 @@ from sim.plan.releases import un_noised
 from sim.privacy.accounting import flatten, under_one_adjacency
 from sim.privacy.adjacency import NAMES
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Release
+from sim.privacy.mechanisms.mechanism import acting
 from sim.privacy.patients import patient_epsilon
 from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
 from sim.privacy.uncovered import not_covered
@@ -198,7 +199,7 @@ def _grouped(plan: Plan) -> list[dict[str, Any]]:
     clinics: dict[tuple[Any, ...], set[int]] = {}
     for release in plan.ledger.releases:
         for atom, count in flatten(release.event).items():
-            name, noise_is, rate, noise = _described(atom)
+            name, noise_is, rate, noise = _described(plan, atom)
             times, counted_in = _how_often(plan, release, count, noised=noise is not None)
             key = release.what, release.adversaries, name, noise_is, release.adjacency, counted_in
             groups.setdefault(key, []).append((rate, noise, times))
@@ -228,22 +229,10 @@ def _range(values: Iterable[float | None]) -> list[float] | None:
     return [min(known), max(known)] if known else None
 
 
-def _described(atom: DpEvent) -> tuple[str, str | None, float | None, float | None]:
+def _described(plan: Plan, atom: DpEvent) -> tuple[str, str | None, float | None, float | None]:
     """Name a mechanism and its kind of noise; then its sampling rate and its noise."""
-    import dp_accounting as dp
-
-    deviation = "standard deviation over the sensitivity"
-    match atom:
-        case dp.GaussianDpEvent(sigma):
-            return "Gaussian noise", deviation, None, sigma
-        case dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma)):
-            return "Gaussian noise on Poisson samples", deviation, rate, sigma
-        case dp.LaplaceDpEvent(scale):
-            return "Laplace noise", "scale over the sensitivity", None, scale
-        case dp.RandomizedResponseDpEvent(p, _):
-            return "randomised response", "probability of a random answer", None, p
-        case _:
-            return "none", None, None, None
+    found = filter(None, (mechanism.described(atom) for mechanism in acting(plan.spec.privacy)))
+    return next(found, ("none", None, None, None))
 
 
 def _how_often(plan: Plan, release: Release, count: int, *, noised: bool) -> tuple[int, str]:

@@ -2,9 +2,9 @@
 
 Nothing here looks at the ledger, at the protocols or at :mod:`sim.plan.releases`: which method sends what to whom is
 stated a second time, after Thapa et al. (2022), Gupta & Raskar (2018) and Gawali et al. (2020), so that an error or a
-forgery on one side shows as a difference. The counts are those that the run's log counted; their limits follow from the
-settings (:func:`count_faults`). One thing is taken as stated: whether the head of a user's own factory has no negative
-outputs, which only the factory's code can tell.
+forgery on one side shows as a difference. Two things are taken as stated: which method lets clinics keep parts, and
+whether the head of a user's own factory has no negative outputs, which only the factory's code can tell. The counts are
+those that the run's log counted; their limits follow from the settings (:func:`count_faults`).
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ class Method:
         The statistics of the records that the preprocessing used.
     pooled : bool
         Whether features are scaled by statistics of all clinics.
+    own_parts : bool
+        Whether each clinic keeps parts of the model to itself.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Method:
     tight_rows: bool = False
     preprocessing: frozenset[str] = frozenset()
     pooled: bool = False
+    own_parts: bool = False
 
     @property
     def of_all_clinics(self) -> bool:
@@ -98,7 +101,7 @@ class Method:
     @property
     def frozen(self) -> frozenset[str]:
         """The parts that do not train."""
-        return frozenset(self.model.freeze) | ({"head"} if "release-once" in self.privacy.mechanism else frozenset())
+        return frozenset(self.model.freeze) | ({"head"} if self.name == "release-once" else frozenset())
 
     @property
     def trained(self) -> int:
@@ -113,7 +116,7 @@ class Method:
     @property
     def rows_are_noised(self) -> bool:
         """Whether rows at the cut get noise, of which the server sees nothing else."""
-        names = {"smashed-noise", "laplace", "release-once"}
+        names = {"smashed-noise", "laplace"}
         norms_too = self.gradients_are_noised and self.privacy.clipping == "joint" and self.trained > 1
         return not names.isdisjoint(self.privacy.mechanism.split("+")) and not norms_too
 
@@ -137,7 +140,7 @@ class Method:
                 {"model"} if self.cut is None else {"head", "body", "tail"} if self.parts == 3 else {"head", "body"}
             )
         names -= self.frozen
-        if not {"smashed-noise", "laplace", "release-once"}.isdisjoint(mechanisms):
+        if not {"smashed-noise", "laplace"}.isdisjoint(mechanisms):
             names |= {"smashed", "tail-gradient"} if self.cut == "u-shaped" else {"smashed"}
         return frozenset(names | ({"labels"} if "label-rr" in mechanisms else set()))
 
@@ -179,7 +182,7 @@ def _learned(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]
     if method.privacy.mechanism == "clinic-level":
         update = _gaussian("add-or-remove", drawn.release_noise[clinic], drawn.rounds[clinic])
         return {
-            "model-user": update + bare if method.name == "splitfed-v3" else update,
+            "model-user": update + bare if method.own_parts else update,
             "peer-clinic": update,
             "server": bare,
         }
@@ -290,7 +293,7 @@ def count_faults(method: Method, drawn: Drawn, plan: Mapping[str, Any], settings
         A field of ``run.json``, and what is wrong with it.
     """
     train, clinics = settings["train"], plan["clinics"]
-    pooled = method.name == "centralised" or "release-once" in method.privacy.mechanism.split("+")
+    pooled = method.name in ("centralised", "release-once")
     pool = sum(clinic["records"] for clinic in clinics)
     for k, clinic in enumerate(clinics):
         records = pool if pooled else clinic["records"]

@@ -82,7 +82,7 @@ def _rows(spec: RunSpec) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
             "all labels, exact",
             ("class *",),
         )
-    if "dp-sgd" in spec.privacy.mechanisms and spec.strategy.cut is not None:
+    if spec.privacy.noises_gradients and spec.strategy.cut is not None:
         yield (
             "traffic and time of a method that cuts the network",
             "every table and log with bytes or seconds of such a run",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.foundation.chain import read_chain
+from sim.foundation.plugins import loaded, registered
 from sim.foundation.problems import ScenarioError
 from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, REPLACE_COLUMN_OF, Adversary, Ledger
 from sim.privacy.recount import Drawn, Method, Seen, alike, count_faults, noise_faults, seen
@@ -24,6 +25,7 @@ from sim.privacy.statement_text import STATEMENT_FILE, statement_text
 from sim.results.audit_log import AUDIT_FILE, first_fault, seal_faults
 from sim.results.reading import file_bytes, read_parquet
 from sim.results.store import RUN_FILE, from_plain
+from sim.scenario.lookup import METHODS
 from sim.scenario.model import Model
 from sim.scenario.privacy import Privacy
 from sim.scenario.spec import digest_of
@@ -132,7 +134,7 @@ def _claim_faults(folder: Path, record: Record) -> list[str]:
 
 def _method(record: Record, ledger: Ledger, drawn: Drawn) -> Method:
     spec = record["spec"]
-    strategy = spec["strategy"]
+    strategy, name = spec["strategy"], spec["strategy"]["name"]
     privacy = Privacy.model_validate_json(json.dumps(spec["privacy"]), by_alias=True, by_name=False)
     model = Model.model_validate_json(json.dumps(spec["model"]), by_alias=True, by_name=False)
     tight = False
@@ -145,13 +147,14 @@ def _method(record: Record, ledger: Ledger, drawn: Drawn) -> Method:
         )
     statistics = record["privacy"]["statistics"]
     return Method(
-        name=strategy["name"],
+        name=name,
         cut=strategy["cut"],
         privacy=privacy,
         model=model,
         tight_rows=tight,
         preprocessing=frozenset(name for name, marking in statistics.items() if marking == "non-private"),
         pooled=spec["data"].get("scaling") == "pooled",
+        own_parts=name in registered(METHODS) and loaded(METHODS, name).clinic_parts == "own",
     )
 
 

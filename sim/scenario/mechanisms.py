@@ -45,7 +45,7 @@ def facts(name: str) -> MechanismFacts:
 @cache
 def names() -> tuple[str, ...]:
     """Return all mechanisms in the order in which a combination is written: by the place where they act."""
-    return tuple(sorted(registered(MECHANISMS), key=lambda name: (get_args(Place).index(facts(name).place), name)))
+    return tuple(sorted(registered(MECHANISMS), key=lambda name: get_args(Place).index(facts(name).place)))
 
 
 def at(place: Place, among: Iterable[str]) -> str | None:

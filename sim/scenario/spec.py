@@ -28,6 +28,7 @@ from sim.scenario import (
 )
 from sim.scenario.base import Section
 from sim.scenario.lookup import is_flower_path, is_own_path
+from sim.scenario.mechanisms import at
 from sim.scenario.overrides import replaced
 
 __all__ = ["RESULTS_VERSION", "RunSpec", "RunStrategy", "expand", "imports"]
@@ -243,9 +244,9 @@ def _setting(scenario: Scenario, tables: Mapping[str, Any], swept: Mapping[str, 
     )
     if spec.privacy.epsilon == math.inf:
         given = spec.privacy
-        rest = "none" if given.label_epsilon is None else "label-rr"
+        rest = at("labels", given.mechanisms) if given.label_epsilon is not None else None
         unprotected = Privacy(
-            mechanism=rest,
+            mechanism=rest or "none",
             label_epsilon=given.label_epsilon,
             labels=given.labels,
             clip=given.clip,

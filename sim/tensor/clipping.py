@@ -13,18 +13,14 @@ and over all lanes at once.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.grad import conv2d_weight
-
-from sim.foundation.rng import Keys, lane_streams
-from sim.tensor.released import on_grid
 
 Sums = Callable[[Tensor], dict[str, Tensor]]
 """From the clip factors ``[lane, batch]`` to the clipped sums ``[lane, *shape]`` by parameter."""
@@ -316,44 +312,3 @@ def without(dropped: Tensor, values: Tensor) -> Tensor:
     if not dropped.any():
         return values
     return values.masked_fill(dropped.view(*dropped.shape, *[1] * (values.dim() - 2)), 0.0)
-
-
-def add_noise(
-    sums: Sequence[Tensor],
-    std: Sequence[float],
-    normaliser: Sequence[float],
-    key: Keys,
-    purpose: str,
-    clinics: Sequence[int],
-    server_round: int,
-    step: int,
-) -> None:
-    """Add Gaussian noise to clipped sums, in place, and put them on a grid; each lane draws from its clinic's stream.
-
-    Parameters
-    ----------
-    sums : sequence of Tensor
-        ``[lane, *shape]`` each, already divided by ``normaliser``.
-    std : sequence of float
-        ``[lane]``, standard deviation on the undivided sum.
-    normaliser : sequence of float
-        ``[lane]``
-    key, purpose, clinics, server_round, step
-        Name the streams; the key is one for all lanes, or one a lane.
-    """
-    noisy = np.flatnonzero(std)
-    if not len(noisy):
-        return
-    sizes = [value[0].numel() for value in sums]
-    scale = np.asarray(std)[noisy] / np.asarray(normaliser)[noisy]
-    noised, streams = np.empty((len(noisy), sum(sizes))), lane_streams(key, purpose, len(clinics))
-    for row, lane in zip(noised, noisy.tolist(), strict=True):
-        streams[lane].at(clinics[lane], server_round, step).standard_normal(out=row)
-    noised *= scale[:, None]
-    lanes = slice(None) if len(noisy) == len(clinics) else torch.from_numpy(noisy)
-    pieces = torch.split(torch.from_numpy(noised), sizes, dim=1)
-    for value, own in zip(sums, pieces, strict=True):
-        own += value[lanes].flatten(1).cpu()
-    on_grid(noised, scale[:, None])
-    for value, own in zip(sums, pieces, strict=True):
-        value[lanes] = own.view(-1, *value.shape[1:]).to(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sim.models import Parameters, Part
-from sim.tensor.clipping import Sums, add_noise
+from sim.tensor.clipping import Sums
 from sim.tensor.lane import Lane
 from sim.tensor.lane_rules import BatchStatistics, DropoutMasks
 from sim.tensor.lanes import by_class
@@ -19,6 +19,10 @@ from sim.tensor.optim import Optimizer, Rate
 from sim.tensor.passes import Pass, pass_of
 
 _NOTHING = torch.empty(0)
+Noise = Callable[
+    [Sequence[Tensor], Sequence[float], Sequence[float], Sequence[str], str, Sequence[int], int, int], None
+]
+"""Noises clipped sums in place: ``sums, std, normaliser, keys, purpose, clinics, server_round, step``."""
 
 
 def expand(parameters: Mapping[str, Tensor], lanes: int) -> Parameters:
@@ -45,13 +49,15 @@ class Trainer:
         Whether the part does not train.
     state : mapping of str to Tensor, optional
         Optimiser state to carry on from; fresh where it is not given.
+    noise : callable, optional
+        Noises the clipped sums of lanes with noise.
     noised_steps : Tensor, optional
         ``[lane]`` how many gradients of this part were clipped and noised so far; counted on in place.
 
     Raises
     ------
     ValueError
-        If some lanes have a clip and others have none.
+        If some lanes have a clip and others have none, or nothing draws the noise that they are to get.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class Trainer:
         class_weights: Tensor | None = None,
         frozen: bool = False,
         state: Mapping[str, Tensor] | None = None,
+        noise: Noise | None = None,
         noised_steps: Tensor | None = None,
     ) -> None:
         self.part = part
@@ -73,6 +80,7 @@ class Trainer:
         fresh = torch.zeros(len(lanes), dtype=torch.int64)
         self.noised_steps = fresh if noised_steps is None else noised_steps
         self._class_weights = class_weights
+        self._noise = noise
         self._anchor: Parameters = {}
         self._trained = part.trained(self.parameters)
         self.state = optimizer.initial_state(self._trained) if state is None else dict(state)
@@ -89,6 +97,8 @@ class Trainer:
         private = {lane.clip is not None for lane in lanes}
         if len(private) > 1:
             raise ValueError("lanes with a clip and lanes without one cannot train together")
+        if self._noise is None and any(lane.noise_std for lane in lanes):
+            raise ValueError("these lanes are to be noised, and nothing is given that draws the noise")
         self.lanes = tuple(lanes)
         self.clinics = [lane.clinic for lane in lanes]
         self.private = True in private
@@ -105,6 +115,7 @@ class Trainer:
             class_weights=self._class_weights,
             frozen=self.frozen,
             state=_at(self.state, some),
+            noise=self._noise,
             noised_steps=self.noised_steps[some],
         )
         part._anchor = _at(self._anchor, some)
@@ -251,7 +262,8 @@ class Trainer:
         lanes = self.lanes[:at_work]
         std, keys = [lane.noise_std for lane in lanes], [lane.key for lane in lanes]
         purpose = f"noise.{self.part.name}"
-        add_noise(grads, std, normaliser.tolist(), keys, purpose, self.clinics[:at_work], server_round, step)
+        if self._noise is not None:
+            self._noise(grads, std, normaliser.tolist(), keys, purpose, self.clinics[:at_work], server_round, step)
         self.noised_steps[:at_work] += 1
 
     def _step(self, grads: list[Tensor], lanes: int) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from sim.foundation.rng import stream
 from sim.methods.trainer import trainer_for
 from sim.models import Block, Network
-from sim.plan.releases import effective_noise_multiplier
+from sim.privacy.mechanisms.dp_sgd import effective_noise_multiplier
 from sim.tensor.clipping import add_noise
 from sim.tensor.passes import pass_of
 

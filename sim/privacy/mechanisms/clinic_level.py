@@ -63,8 +63,8 @@ class ClinicLevel(OnUpdates):
         if method.averages_updates and not method.imported:
             return ""
         return (
-            f"{self.name} noises a sum of updates, and {method.name} forms none here; take fedavg, or a SplitFed with a "
-            "body copy a clinic"
+            f"{self.name} noises a sum of updates, and {method.name} forms none here; take fedavg, or a SplitFed "
+            "with a body copy a clinic"
         )
 
     def event(self, noise: float, rounds: int) -> DpEvent:

@@ -44,6 +44,10 @@ class DpSgd(OnGradients):
             return f"under {method.name} no training sees a record, so that {self.name} protects none; drop {self.name}"
         return ""
 
+    def noise_of_a_step(self, part_clip: float, noise_std: float, parts: int) -> float:
+        """See ``OnGradients``: one record moves the vector of all parts, each over its noise, by sqrt(P) C_p / s."""
+        return effective_noise_multiplier(part_clip, noise_std, parts)
+
     def part_clip(self, privacy: Privacy, parts: int, *, joint: bool) -> float:
         """See ``OnGradients``."""
         return privacy.clip if joint else privacy.clip / parts**0.5
@@ -69,6 +73,8 @@ class DpSgd(OnGradients):
         match event:
             case dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma)):
                 return "Gaussian noise on Poisson samples", "standard deviation over the sensitivity", rate, sigma
+            case dp.GaussianDpEvent(sigma):
+                return "Gaussian noise", "standard deviation over the sensitivity", None, sigma
         return None
 
     def add_noise(

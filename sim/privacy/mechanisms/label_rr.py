@@ -1,7 +1,8 @@
 """Randomised response on labels (Warner 1965).
 
-Of k classes: Kairouz, Bonawitz & Ramage, "Discrete distribution estimation under local privacy", ICML 2016. A label is answered truly with probability e^eps / (e^eps + k - 1), and otherwise by another. There is one answer a
-record, the same whenever it is sent: sending it again tells nothing more, so that the whole run is one release.
+Of k classes: Kairouz, Bonawitz & Ramage, "Discrete distribution estimation under local privacy", ICML 2016. A label is
+answered truly with probability e^eps / (e^eps + k - 1), and otherwise by another. There is one answer a record, the
+same whenever it is sent: sending it again tells nothing more, so that the whole run is one release.
 """
 
 from __future__ import annotations
@@ -32,8 +33,6 @@ class LabelRr(OnLabels):
     def problem(self, key: str, value: Any, given: Mapping[str, Any]) -> str:
         """See ``Mechanism``."""
         alone = given.get("mechanism") == self.name
-        if key == "noise_multiplier" and alone and value is not None:
-            return "has no effect on labels; give label-epsilon"
         if key == "label_epsilon" and alone and (value is None) == (given.get("epsilon") is None):
             return "give either this, for example 2, or epsilon in its place"
         if key == "label_epsilon" and not alone and value is None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from sim.privacy.mechanisms.row_noise import RowNoise
+    from sim.privacy.mechanisms.noises import RowNoise
 
 
 class Mechanism(ABC):
@@ -36,7 +36,7 @@ class Mechanism(ABC):
     pure : bool
         Whether its epsilon needs no delta.
     keys : frozenset of str
-        The keys of ``[privacy]`` without effect in other places that it gives one, by field.
+        The keys of ``[privacy]`` that it gives an effect, by field.
     sentence : str
         What is protected, how and against whom.
     """
@@ -80,12 +80,16 @@ class OnGradients(Mechanism):
         """Return the bound of one record's gradient in each of so many parts."""
 
     @abstractmethod
+    def noise_of_a_step(self, part_clip: float, noise_std: float, parts: int) -> float:
+        """Return the noise multiplier of a step whose parts are clipped and noised apart; 0 without noise."""
+
+    @abstractmethod
     def event(self, rate: float, noise: float, steps: int) -> DpEvent:
         """Describe steps on batches that each record joins with this probability."""
 
     @abstractmethod
     def in_known_batches(self, noise: float, exposures: int) -> DpEvent:
-        """Describe steps for who sees the record in so many batches, and a replaced record move the sum twice as far."""
+        """Describe steps for who sees the record in so many batches, where a replaced record moves the sum by 2 C."""
 
     @abstractmethod
     def noise_for(self, target: float, delta: float, rate: float, steps: int) -> float:
@@ -147,7 +151,7 @@ class OnRows(Mechanism):
 
     def acting(self, privacy: Privacy, *, never_negative: bool, with_tail: bool) -> RowNoise:
         """Return clip and reach of each kind of rows, without noise."""
-        from sim.privacy.mechanisms.row_noise import RowNoise
+        from sim.privacy.mechanisms.noises import RowNoise
 
         clip, reach = {"smashed": privacy.row_noise[2]}, {"smashed": self.reach(never_negative=never_negative)}
         if with_tail:
@@ -165,7 +169,9 @@ class OnRows(Mechanism):
 
     def refusal(self, method: Any, cut: str | None, sent: Sequence[str]) -> str:
         """See :meth:`Mechanism.refusal`."""
-        return "" if cut is not None else f"{self.name} needs a cut, and {method.name} sends no smashed data; take split"
+        return (
+            "" if cut is not None else f"{self.name} needs a cut, and {method.name} sends no smashed data; take split"
+        )
 
 
 _EITHER = "give either this, for example 8, or smashed-noise-multiplier beside dp-sgd"

@@ -28,8 +28,8 @@ class SmashedNoise(OnRows):
     norm = 2
     keys = frozenset({"clip", "labels", "noise_multiplier", "epsilon", "stop_at_epsilon", "tail_clip"})
     sentence = (
-        "one record: its row at the cut is clipped and noised; for the server, if the clinic's parts are not trained on "
-        "raw records, or are trained with dp-sgd as well"
+        "one record: its row at the cut is clipped and noised; for the server, if the clinic's parts are not trained "
+        "on raw records, or are trained with dp-sgd as well"
     )
 
     def reach(self, *, never_negative: bool) -> float:

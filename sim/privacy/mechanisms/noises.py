@@ -1,4 +1,4 @@
-"""Noise on rows that leave a clinic at a cut, whatever its law: clip, reach, and the public grid that they leave on."""
+"""What a run's mechanisms do, in numbers that server and clinics share."""
 
 from __future__ import annotations
 
@@ -9,8 +9,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.foundation.rng import Streams
-from sim.privacy.mechanisms.mechanism import OnRows
+from sim.privacy.mechanisms.mechanism import OnGradients, OnLabels, OnRows
 from sim.privacy.mechanisms.released import as_codes, row_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientNoise:
+    """Clipping and noise of gradients, with the clip shared among the parts.
+
+    Attributes
+    ----------
+    mechanism : OnGradients
+    part_clip : float
+        Bound of one record's gradient in one part; clipped jointly: over all of them.
+    noise_std : tuple of float
+        By clinic: standard deviation of the noise on the sum of a batch's clipped gradients, sigma_k C, in each part.
+    joint : bool
+        Whether several parts exchange the norms of each record's gradient and clip by their joint norm.
+    """
+
+    mechanism: OnGradients
+    part_clip: float
+    noise_std: tuple[float, ...]
+    joint: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelNoise:
+    """Answers for labels, once for the whole run.
+
+    Attributes
+    ----------
+    mechanism : OnLabels
+    classes : int
+        k.
+    uniform : float
+        Probability with which a label is answered by one of the k drawn uniformly, and else by the truth.
+    """
+
+    mechanism: OnLabels
+    classes: int
+    uniform: float
 
 
 @dataclass(frozen=True, kw_only=True)
