@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from canaries import one_feature_canaries, planted
+from one_run import audit_one_run
+from white_box import round_scores
 
 import sim.tensor.clipping
 import sim.tensor.dense
 import sim.tensor.trainer
-from sim.attacks.canaries import one_feature_canaries, planted
-from sim.attacks.one_run import audit_one_run
-from sim.attacks.white_box import round_scores
 from sim.data.federation import Records, load_federation
 from sim.flower import workplace
 from sim.plan.plan import make_plan

@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from one_run import audit_one_run
 
 from clients import split
-from sim.attacks.one_run import audit_one_run
 from sim.data.federation import Records, load_federation
 from sim.flower import workplace
 from sim.foundation.rng import stream
