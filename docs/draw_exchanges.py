@@ -11,7 +11,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from sim.methods.protocol import PROTOCOLS, Protocol
+from sim.methods.method import method_of
+from sim.methods.protocol import Protocol, protocol_of
 
 FOLDER = Path(__file__).parent / "exchanges"
 NAMES = {
@@ -44,7 +45,7 @@ class Step(NamedTuple):
 
 def steps(name: str, cut: str | None) -> list[Step]:
     """Return a round of a strategy, in order."""
-    protocol = PROTOCOLS[name, cut]
+    protocol = protocol_of(method_of(name), cut)
     if name not in IN_TURN:
         return [*_begin(protocol, "AB"), *_batch(protocol, "AB"), *_end(protocol, "AB"), Step("", "", AT_SERVER[name])]
     if name == "split":
@@ -133,7 +134,7 @@ def drawn(name: str, cut: str | None) -> str:
 
 def pictures() -> dict[str, str]:
     """Return every picture by its file's name."""
-    drawings = ((name, cut) for name, cut in PROTOCOLS if name in AT_SERVER)
+    drawings = ((name, cut) for name in AT_SERVER for cut in method_of(name).cuts or (None,))
     return {f"{'-'.join(filter(None, pair))}.svg": drawn(*pair) for pair in drawings}
 
 

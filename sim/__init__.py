@@ -5,6 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from suture_start import ForeignPackageError
+
 if TYPE_CHECKING:
     from sim.scenario import Scenario
     from sim.study.api import run
@@ -17,7 +19,7 @@ def _refuse_intruders() -> None:
 
     Raises
     ------
-    ImportError
+    ForeignPackageError
         Names the package that stands in the way, and where it lies.
     """
     home = Path(__file__).resolve().parent.parent
@@ -26,7 +28,7 @@ def _refuse_intruders() -> None:
         places = list(spec.submodule_search_locations or [str(spec.origin)]) if spec else []
         if [Path(str(place)).resolve() for place in places] != [home / name]:
             found = ", ".join(map(str, places)) or "nowhere"
-            raise ImportError(
+            raise ForeignPackageError(
                 f"Suture needs its own package {name!r} from {home}, but Python finds it at {found}; "
                 "rename or move that package, or run Suture from another folder or environment"
             )

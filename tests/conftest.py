@@ -49,6 +49,28 @@ def suture(monkeypatch, capfd, tmp_path):
 
 
 @pytest.fixture
+def no_vega(monkeypatch):
+    """Only a browser needs Vega, which takes seconds to bundle."""
+    import vl_convert
+
+    from sim.report.html import bundle
+
+    monkeypatch.setattr(vl_convert, "javascript_bundle", lambda: "const vegaEmbed = null;")
+    bundle.cache_clear()
+    yield
+    bundle.cache_clear()
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Drawing takes most of a report's time, and most tests look at its page alone."""
+    import vl_convert
+
+    monkeypatch.setattr(vl_convert, "vegalite_to_svg", lambda spec: "<svg/>")
+    monkeypatch.setattr(vl_convert, "svg_to_png", lambda svg, scale: b"")
+
+
+@pytest.fixture
 def trade_off(tmp_path):
     """Write the scenario of twelve runs; return its file."""
     from support import TRADE_OFF, write_scenario

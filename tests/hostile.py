@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
-from sim.flower.messages import array_record, tensors_in
 from support import DP_SGD, JOINT, NO_PRIVACY, plan_of, run_spec
+
+from sim.flower.wire import array_record, tensors_in
 
 FROZEN = {"freeze": ["head"]}
 ROWS = {"mechanism": "smashed-noise", "noise-multiplier": 0.8, "clip": 1.0, "delta": 1e-3, "labels": "public"}

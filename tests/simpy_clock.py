@@ -100,7 +100,13 @@ class _Round:
             self.spans.append(Span(-1, "server", over, over + self.spent.common, -1, -1, "aggregation"))
         finish = np.array(self.finish)
         spans = tuple(self.spans or ())
-        return RoundTime(over + self.spent.common, self.spent.phases(load), finish, self.completed, spans)
+        return RoundTime(
+            seconds=over + self.spent.common,
+            phases=self.spent.phases(load),
+            finish=finish,
+            completed=self.completed,
+            spans=spans,
+        )
 
     def relay(self) -> Process:
         for lane, step in self.load.schedule or ():

@@ -14,7 +14,7 @@ import twins
 from support import plan_of, run_spec
 from torch import Tensor, nn
 from torch.nn import functional
-from twins import State, Twin, weighted_average
+from twins import State, Twin
 
 from sim.methods.attendance import Attendance
 from sim.methods.job import Job
@@ -52,6 +52,9 @@ class SplitTwin(Twin):
         return (
             Job.build(self.spec, self.federation.facts).executed(self.spec.train.rounds, attended).order(server_round)
         )
+
+    def train_batch(self, clinic: "Place", server: "Place", batch: "Batch") -> None:
+        train_batch(self, clinic, server, batch)
 
     def turns(self, batches: "dict[int, list[Batch]]") -> "list[list[Batch]]":
         """Return the batches of each turn of a sequential round; ``batches`` come in the order of the clinics."""
@@ -140,7 +143,7 @@ def split(twin: SplitTwin, optimizer_state: bool = True) -> State:
             clinic = Place.build(twin, state, twin.clinic_parts)
             clinic.take_over(last, optimizer_state)
             for batch in turn:
-                train_batch(twin, clinic, server, batch)
+                twin.train_batch(clinic, server, batch)
             if twin.lost.get((server_round, turn[-1].clinic)) != turn[-1].step + 1:
                 last = clinic
     return last.state() | server.state()
@@ -155,9 +158,9 @@ def splitfed_v1(twin: SplitTwin) -> State:
             clinic = Place.build(twin, state, twin.clinic_parts)
             server = Place.build(twin, state, ("body",))
             for batch in own:
-                train_batch(twin, clinic, server, batch)
+                twin.train_batch(clinic, server, batch)
             models.append((own[0].size, clinic.state() | server.state()))
-        state = weighted_average(models) if models else state
+        state = twin.average(models) if models else state
     return state
 
 
@@ -170,9 +173,9 @@ def splitfed_v2(twin: SplitTwin) -> State:
         clinics = {k: Place.build(twin, state, twin.clinic_parts) for k in batches}
         for turn in twin.turns(batches):
             for batch in turn:
-                train_batch(twin, clinics[batch.clinic], server, batch)
+                twin.train_batch(clinics[batch.clinic], server, batch)
         heads = [(batches[k][0].size, clinics[k].state()) for k in twin.returning(server_round)]
-        state = (weighted_average(heads) if heads else state) | server.state()
+        state = (twin.average(heads) if heads else state) | server.state()
     return state
 
 
@@ -185,10 +188,10 @@ def splitfed_v3(twin: SplitTwin) -> State:
         for k, own in batches_of(twin, server_round, twin.there(server_round)).items():
             server = Place.build(twin, state, ("body",))
             for batch in own:
-                train_batch(twin, clinics[k], server, batch)
+                twin.train_batch(clinics[k], server, batch)
             if k in twin.returning(server_round):
                 bodies.append((own[0].size, server.state()))
-        state = state | (weighted_average(bodies) if bodies else {})
+        state = state | (twin.average(bodies) if bodies else {})
     models = [state | clinic.state() for clinic in clinics]
     return {name: torch.stack([model[name] for model in models]) for name in state}
 
@@ -213,7 +216,7 @@ def fedprox(twin: SplitTwin, mu: float | None = None) -> State:
                 (mu / 2 * pull).backward()
                 optimizer.step()
             models.append((own[0].size, module.state_dict()))
-        state = weighted_average(models) if models else state
+        state = twin.average(models) if models else state
     return state
 
 
@@ -272,9 +275,9 @@ CUT = tuple(
 METHODS = UNCUT + CUT
 
 
-def expected(spec, plan, federation, twin_of=None, lost=None, stopped=None) -> State:
+def expected(spec, plan, federation, twin_of=None, lost=None, stopped=None, made_by=SplitTwin) -> State:
     """Return the twin's parameters, with a leading axis as the simulator has it."""
-    twin = SplitTwin(spec, federation, plan.noise_multipliers, lost or {}, stopped or {}, plan.spec.digest)
+    twin = made_by(spec, federation, plan.noise_multipliers, lost or {}, stopped or {}, plan.spec.digest)
     if not spec.train.rounds:
         return {name: value[None] for name, value in twin.initial().items()}
     state = (twin_of or TWINS[spec.strategy.name])(twin)

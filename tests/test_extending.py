@@ -15,9 +15,9 @@ from split_twins import (
     batches_of,
     rounding,
     train_batch,
-    weighted_average,
 )
 from support import DP_SGD, JOINT, TRADE_OFF, plan_of, run_spec, suture_process, write_scenario
+from twins import weighted_average
 
 from sim.foundation.problems import ScenarioError
 from sim.scenario import load_scenario

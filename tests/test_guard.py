@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 import pytest
@@ -40,7 +42,7 @@ def test_refuses_a_foreign_package_by_name_and_place(tmp_path, name, kind, entry
     assert done.returncode == 1
     assert done.stdout == ""  # the intruder was found, not run
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"ImportError: Suture needs its own package '{name}' from {ROOT}")
+    assert last.startswith(f"suture_start.ForeignPackageError: Suture needs its own package '{name}' from {ROOT}")
     assert f"Python finds it at {place};" in last
     assert "rename or move that package" in last
 
@@ -63,12 +65,86 @@ def test_refuses_when_its_own_package_is_absent(tmp_path, name):
     for own in {"sim", "strategies", "clients"} - {name}:
         (alone / own).mkdir()
         (alone / own / "__init__.py").touch()
-    (alone / "sim" / "__init__.py").write_bytes((ROOT / "sim" / "__init__.py").read_bytes())
+    for own in ("sim/__init__.py", "suture_start.py"):
+        (alone / own).write_bytes((ROOT / own).read_bytes())
     code = f"import sys; sys.path.insert(0, {str(alone)!r}); import sim"
     bare = [sys.executable, "-I", "-S", "-c", code]  # the standard library only
     done = subprocess.run(bare, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert f"Suture needs its own package '{name}' from {alone}, but Python finds it at nowhere;" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Lay out an environment in which Suture is installed as pip does it, editable or from a wheel."""
+
+    def make(kind):
+        home = tmp_path_factory.mktemp(kind)
+        venv.create(home, symlinks=True, with_pip=False)
+        site = next(home.glob("lib/python*/site-packages"))
+        (site / "suture_start.pth").write_bytes((ROOT / "suture_start.pth").read_bytes())
+        if kind == "editable":
+            (site / "_suture.pth").write_text(f"{ROOT}\n", encoding="utf-8")
+        else:
+            (site / "suture_start.py").write_bytes((ROOT / "suture_start.py").read_bytes())
+            for name in ("sim", "strategies", "clients"):
+                (site / name).symlink_to(ROOT / name)
+        (site / "others.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
+        script = "import sys\nfrom suture_start import main\nsys.exit(main())\n"
+        (home / "bin" / "suture").write_text(f"#!{home / 'bin' / 'python'}\n{script}", encoding="utf-8")
+        (home / "bin" / "suture").chmod(0o755)
+        return home / "bin"
+
+    return {kind: make(kind) for kind in ("editable", "wheel")}
+
+
+def started(command, folder, **environment):
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return subprocess.run(
+        command, cwd=folder, env=kept | environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+STARTS = {
+    "from sim import run": ["python", "-c", "from sim import run"],
+    "import sim": ["python", "-c", "import sim"],
+    "a module of it": ["python", "-c", "from sim.scenario import load_scenario"],
+    "strategies first": ["python", "-c", "import strategies, sim"],
+    "clients first": ["python", "-c", "import clients; from sim import run"],
+    "-m": ["python", "-m", "sim.cli", "--help"],
+    "a script beside it": ["python", "study.py"],
+    "the file itself": ["python", "sim.py"],
+    "command": ["suture", "--help"],
+}
+
+
+@pytest.mark.parametrize("kind", ["editable", "wheel"])
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [(name, start) for name in ("strategies", "clients") for start in STARTS if start != "the file itself"]
+    + [("sim", start) for start in STARTS],
+)
+def test_a_file_beside_the_scenario_is_named_however_suture_is_started(tmp_path, installed, kind, name, start):
+    place = tmp_path / f"{name}.py"
+    place.write_text("from sim import run\n" if name == "sim" else "", encoding="utf-8")
+    (tmp_path / "study.py").write_text("from sim import run\n", encoding="utf-8")
+    program, *rest = STARTS[start]
+    more = {"PYTHONPATH": "."} if start == "command" else {}
+    done = started([installed[kind] / program, *rest], tmp_path, **more)
+    assert done.returncode != 0
+    assert f"Suture needs its own package '{name}'" in done.stderr
+    assert f"Python finds it at {place};" in done.stderr
+    if start == "command":
+        assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "")
+
+
+@pytest.mark.parametrize("kind", ["editable", "wheel"])
+def test_other_programs_of_the_environment_notice_nothing(tmp_path, installed, kind):
+    for name in ("strategies", "clients", "suture"):
+        (tmp_path / f"{name}.py").write_text(f"print({name!r})\n", encoding="utf-8")
+    code = "import sys; loaded = set(sys.modules); import strategies, clients, suture; print('torch' in loaded)"
+    done = started([installed[kind] / "python", "-c", code], tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "strategies\nclients\nsuture\nFalse\n", "")
 
 
 def test_works_where_the_names_are_its_own(tmp_path):

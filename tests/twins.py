@@ -39,6 +39,9 @@ class Twin:
     stopped: dict[tuple[int, int], int] = field(default_factory=dict)
     digest: str = ""
 
+    def average(self, models: "list[tuple[int, State]]") -> "State":
+        return weighted_average(models)
+
     @property
     def key(self) -> str:
         """What keys the run's noise; of the planned run, where the twin's spec is another one."""
@@ -168,7 +171,7 @@ def weighted_average(models: list[tuple[int, State]]) -> State:
     return average
 
 
-def fedavg(twin: Twin, server=lambda state, models, server_round: weighted_average(models)) -> State:
+def fedavg(twin: Twin, server=None) -> State:
     """McMahan et al. 2017; another ``server`` may make something else of the clinics' models."""
     state, records = twin.initial(), twin.records
     for server_round in range(1, twin.spec.train.rounds + 1):
@@ -178,7 +181,7 @@ def fedavg(twin: Twin, server=lambda state, models, server_round: weighted_avera
             module = twin.module(state)
             twin.fit(module, [twin.optimizer(module)], server_round, k, x, y)
             models.append((len(y), module.state_dict()))
-        state = server(state, models, server_round) if models else state
+        state = server(state, models, server_round) if server else twin.average(models) if models else state
     return state
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+import itertools
+import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
-import sim.study.train
 from sim.data.federation import Federation, load_federation
 from sim.flower.internals import KEY_NORM_BIT
+from sim.flower.simulation import App, Through
 from sim.methods.job import Job
 from sim.methods.row_noise import grid_step
 from sim.plan.plan import Plan
@@ -95,27 +97,46 @@ class Recorded:
         ]
 
 
-def record(monkeypatch, plan: Plan, federation: Federation, nodes: int = 1) -> Recorded:
-    """Learn a planned run and keep every reply."""
+def record(plan: Plan, federation: Federation, nodes: int = 1) -> Recorded:
+    """Train a planned run and keep every reply."""
     replies: list[Reply] = []
-    app, now = sim.study.train.client_app, [0]
+    now = [0]
 
-    def watched(message, context):
-        reply = app(message, context)
-        now[0] = message.content["config"].get("server-round", now[0]) if "config" in message.content else now[0]
-        replies.append(read_back(reply, message.metadata.message_type, now[0]))
-        return reply
+    def watching(app: App) -> App:
+        def watched(message, context):
+            reply = app(message, context)
+            now[0] = message.content["config"].get("server-round", now[0]) if "config" in message.content else now[0]
+            replies.append(read_back(reply, message.metadata.message_type, now[0]))
+            return reply
 
-    with monkeypatch.context() as patch:
-        patch.setattr(sim.study.train, "client_app", watched)
-        learned = train_run(plan, federation, nodes)
-    job = plan.job
-    return Recorded(plan, job, replies, learned)
+        return watched
+
+    learned = train_run(plan, federation, nodes, through=watching)
+    return Recorded(plan, plan.job, replies, learned)
 
 
-def again(monkeypatch, recorded: Recorded, spec: RunSpec, nodes: int = 1) -> Recorded:
-    """Learn the same plan, whose counts are public, on other records or with other settings of noise."""
-    return record(monkeypatch, replace(recorded.plan, spec=spec), load_federation(spec.data, spec.seed), nodes)
+def travelling(every: int = 1) -> Through:
+    """Let the node's state travel with every so many messages, so that what stands for it is built anew."""
+
+    def through(app: App) -> App:
+        messages = itertools.count()
+
+        def travels(message, context):
+            if away := next(messages) % every == 0:
+                context.state = pickle.loads(pickle.dumps(context.state))  # noqa: S301 - our own bytes
+            reply = app(message, context)
+            if away:
+                context.state = pickle.loads(pickle.dumps(context.state))  # noqa: S301
+            return reply
+
+        return travels
+
+    return through
+
+
+def again(recorded: Recorded, spec: RunSpec, nodes: int = 1) -> Recorded:
+    """Train by the same plan, whose counts are public, on other records."""
+    return record(recorded.plan, load_federation(spec.data, spec.seed), nodes)
 
 
 def listed(plan: Plan, clinic: int) -> dict[str, set[str]]:

@@ -14,13 +14,15 @@ from sim.commands.common import Out, Overrides, ScenarioFile, planned
 def advise(
     file: ScenarioFile,
     where: Annotated[
-        str, typer.Option("--where", metavar="CONDITION", help='Such as "epsilon_server<=8 and hours<=24".')
+        str, typer.Option("--where", metavar="CONDITION", help='For example "epsilon_server<=8 and hours<=24".')
     ] = "",
-    best: Annotated[str, typer.Option("--best", metavar="COLUMN", help="Rank by this column of runs.parquet.")] = "auc",
+    best: Annotated[
+        str, typer.Option("--best", metavar="COLUMN", help="The column of runs.parquet to rank by.")
+    ] = "auc",
     out: Out = Path("results"),
     overrides: Overrides = None,
 ) -> None:
-    """Name the best method under a condition, the runner-up and the reason; from the plan where nothing has run."""
+    """Recommend a method under a condition, with the runner-up and the reasons; from the plan before any run."""
     from sim.report.advice import advise as choose
     from sim.results.store import TABLE_FILE, as_table, read_table
     from sim.scenario import load_scenario

@@ -14,10 +14,10 @@ from sim.commands.common import Overrides, ScenarioFile, planned, wide_console
 def check(
     file: ScenarioFile,
     overrides: Overrides = None,
-    plot: Annotated[bool, typer.Option("--plot", help="Also draw what each clinic holds.")] = False,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the picture goes.")] = Path("results"),
+    plot: Annotated[bool, typer.Option("--plot", help="Also plot each clinic's records.")] = False,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for the plot.")] = Path("results"),
 ) -> None:
-    """Check a scenario, say what each clinic holds and what a run would do, in words; nothing is trained."""
+    """Check a scenario, and describe each clinic's data and what a run would do, without training."""
     from sim.commands.explain import explain, holdings
     from sim.data.federation import load_federation
     from sim.report.effort import memory_warnings

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
 ScenarioFile = Annotated[Path, typer.Argument(metavar="FILE", help="The scenario (TOML).")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable. VALUE is TOML.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the scenario; repeatable. VALUE is TOML."),
 ]
-Only = Annotated[list[str] | None, typer.Option("--only", metavar="STRATEGY", help="This strategy only; repeatable.")]
+Only = Annotated[
+    list[str] | None, typer.Option("--only", metavar="STRATEGY", help="Run only this strategy; repeatable.")
+]
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="The study's folder, OUT/<study>.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, OUT/<study>/<run-id>.")]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Import and run the code that the folder names (a factory, a strategy's path).")
+    bool, typer.Option("--trust", help="Import and run code that the folder names (a model factory, a strategy).")
 ]
 AnyFolder = Annotated[
     Path, typer.Argument(metavar="DIR", help="A study's folder, OUT/<study>, or a run's, OUT/<study>/<run-id>.")

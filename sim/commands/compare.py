@@ -11,7 +11,7 @@ from sim.commands.common import StudyFolder, wide_console
 
 
 class Form(StrEnum):
-    """How a comparison is printed."""
+    """Output formats of a comparison."""
 
     TABLE = "table"
     CSV = "csv"
@@ -21,20 +21,22 @@ class Form(StrEnum):
 
 def compare(
     folder: StudyFolder,
-    by: Annotated[str, typer.Option("--by", metavar="COLUMNS", help="What makes a group.")] = "strategy,cut",
-    metric: Annotated[str, typer.Option("--metric", help="A column of runs.parquet.")] = "auc",
+    by: Annotated[
+        str, typer.Option("--by", metavar="COLUMNS", help="Columns to group by, comma-separated.")
+    ] = "strategy,cut",
+    metric: Annotated[str, typer.Option("--metric", help="The column of runs.parquet to compare.")] = "auc",
     at: Annotated[
-        list[str] | None, typer.Option("--at", metavar="KEY=VALUE", help="Hold a swept key at a value; repeatable.")
+        list[str] | None, typer.Option("--at", metavar="KEY=VALUE", help="Fix a swept key at a value; repeatable.")
     ] = None,
     target: Annotated[
         str,
         typer.Option(
-            "--target", metavar="CONDITION", help="Instead: time and traffic until, for example, auc>=0.8 holds."
+            "--target", metavar="CONDITION", help="Report time and traffic until a condition such as auc>=0.8 is met."
         ),
     ] = "",
-    form: Annotated[Form, typer.Option("--format", help="How it is printed.")] = Form.TABLE,
+    form: Annotated[Form, typer.Option("--format", help="Output format.")] = Form.TABLE,
 ) -> None:
-    """Compare methods: means, 95 % intervals, paired differences on the same seeds, and what can be concluded."""
+    """Compare methods: means with 95 % intervals, paired differences over seeds, and what they support."""
     from sim.foundation.problems import ScenarioError
     from sim.report.compare import as_text, readable
     from sim.report.compare import compare as compared

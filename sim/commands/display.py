@@ -31,7 +31,7 @@ def shown_progress(console: Console) -> Iterator[Progress]:
         def start(to_do: int, done: int, seconds_left: float) -> None:
             bar.update(task, total=to_do, left=seconds_text(seconds_left))
             if done:
-                bar.console.print(f"{done} runs are there already; {to_do} to do")
+                bar.console.print(f"{done} runs are already finished; {to_do} to do")
 
         def finished(row: Row, seconds_left: float) -> None:
             bar.update(task, advance=1, left=seconds_text(seconds_left))

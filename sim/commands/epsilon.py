@@ -15,13 +15,15 @@ def epsilon(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A run's folder, OUT/<study>/<run-id>, or a study's, OUT/<study>.")
     ],
-    accountant: Annotated[str, typer.Option("--accountant", metavar="pld|prv|rdp", help="Who counts.")] = "pld",
-    delta: Annotated[float | None, typer.Option("--delta", help="The run's own if not given.")] = None,
+    accountant: Annotated[
+        str, typer.Option("--accountant", metavar="pld|prv|rdp", help="The privacy accountant.")
+    ] = "pld",
+    delta: Annotated[float | None, typer.Option("--delta", help="Delta; the run's own by default.")] = None,
 ) -> None:
-    """Count epsilon anew from saved ledgers.
+    """Compute epsilon again from saved ledgers.
 
-    Of a run: a line a clinic, a column an adversary, the worst first. Of a study: each setting's own, and that of all
-    runs on the same records composed, with the price of picking the best.
+    For a run: one line per clinic and one column per adversary, the worst first. For a study: the epsilon of each
+    setting, and of all runs on the same records composed, with the cost of selecting the best.
     """
     from sim.results.store import RUN_FILE
     from sim.study.journal import STUDY_FILE
@@ -47,7 +49,7 @@ def _of_study(folder: Path, accountant: str, delta: float | None) -> None:
         )
     runs = read_study_runs(folder)
     if not runs:
-        raise ScenarioError([f"{folder}: holds no run of this results version; run the study first"])
+        raise ScenarioError([f"{folder}: has no run of this results version; run the study first"])
     try:
         found = compose_study(runs, delta)
     except ValueError as error:
@@ -91,7 +93,7 @@ def _of_run(folder: Path, accountant: str, delta: float | None) -> None:
     try:
         ledger = Ledger.from_json(record["privacy"]["releases"])
     except ValueError:
-        raise ScenarioError([f"{folder}: its run.json holds no ledger; restore the file, or run again"]) from None
+        raise ScenarioError([f"{folder}: its run.json has no ledger; restore the file, or run again"]) from None
     try:
         spent = [
             [ledger.epsilon(a, k, at, accountant, plan["unit"]) for a in ADVERSARIES]  # type: ignore[arg-type]
@@ -119,7 +121,7 @@ def _of_run(folder: Path, accountant: str, delta: float | None) -> None:
     for adversary in ADVERSARIES:
         if reasons := un_noised(ledger, adversary):
             wide_console().print(f"{adversary} ∞: {'; '.join(reasons)}", markup=False, highlight=False)
-    risks = Table("what an attacker can tell of the worst clinic", *ADVERSARIES)
+    risks = Table("bounds on membership inference, worst clinic", *ADVERSARIES)
     # What an attacker can tell depends on no delta; that of 0 has no finite epsilon to begin from.
     found = [
         membership_risk(
@@ -130,5 +132,5 @@ def _of_run(folder: Path, accountant: str, delta: float | None) -> None:
     risks.add_row("membership advantage, at most", *(f"{risk.advantage:.3f}" for risk in found))
     for i, rate in enumerate(FALSE_POSITIVE_RATES):
         cells = [f"{risk.true_positive_rates[i]:.3f}" for risk in found]
-        risks.add_row(f"true positives at {rate:.1%} false, at most", *cells)
+        risks.add_row(f"true-positive rate at {rate:.1%} FPR, at most", *cells)
     wide_console().print(risks)

@@ -10,7 +10,7 @@ import typer
 
 
 class Template(StrEnum):
-    """What a new scenario begins with."""
+    """Scenarios to start from."""
 
     HEART = "heart"
     OWN_CSV = "own-csv"
@@ -19,10 +19,10 @@ class Template(StrEnum):
 
 
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The study's name; the file is NAME.toml, here.")],
-    template: Annotated[Template, typer.Option("--template", help="What it begins with.")] = Template.HEART,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The study's name; writes NAME.toml in this folder.")],
+    template: Annotated[Template, typer.Option("--template", help="The scenario to start from.")] = Template.HEART,
 ) -> None:
-    """Write a commented scenario to begin with; nothing is overwritten."""
+    """Write a commented scenario to start from; never overwrites a file."""
     from importlib.resources import files
 
     from sim.foundation.problems import ScenarioError
@@ -38,5 +38,5 @@ def new(
         with path.open("x", encoding="utf-8") as file:
             file.write(text.replace("NAME", name))
     except FileExistsError:
-        raise ScenarioError([f"{path}: is there already; choose another name, or remove it"]) from None
+        raise ScenarioError([f"{path}: already exists; choose another name, or remove it"]) from None
     print(f"{path}: written; edit it, then: suture check {path}")

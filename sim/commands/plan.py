@@ -17,11 +17,13 @@ def plan(
     only: Only = None,
     figures: Annotated[
         Path | None,
-        typer.Option("--figures", metavar="DIR", help="Draw a round of each method, and its time on other uplinks."),
+        typer.Option(
+            "--figures", metavar="DIR", help="Plot a round of each method, and its duration over uplink rates."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object a run.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list with one object per run.")] = False,
 ) -> None:
-    """Say what a study will cost in time, traffic and epsilon, before any training."""
+    """Show what a study will cost in time, traffic and epsilon, before any training."""
     from sim.report.effort import memory_warnings
     from sim.study.planning import plan_summary
 

@@ -15,17 +15,17 @@ def replan(
     folder: RunFolder,
     overrides: Overrides = None,
     sweep: Annotated[
-        str, typer.Option("--sweep", metavar="KEY=A,B,...", help="Time each of these values of one key.")
+        str, typer.Option("--sweep", metavar="KEY=A,B,...", help="Repeat for each of these values of one key.")
     ] = "",
     trust: Trust = False,
 ) -> None:
-    """Time a finished run on other links and servers, without training."""
+    """Recompute the time of a finished run for other links and servers, without training."""
     from sim.foundation.problems import ScenarioError
     from sim.study.replan import Retiming
 
     points = _points(sweep) if sweep else [""]
     run = Retiming(folder, trust=trust)
-    print(f"as it was run: {seconds_text(run.recorded_seconds)}")
+    print(f"as run: {seconds_text(run.recorded_seconds)}")
     refused: list[str] = []
     for point in points:
         settings = [*(overrides or ()), *filter(None, [point])]
@@ -45,6 +45,6 @@ def _points(sweep: str) -> list[str]:
     points = [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", values)]
     if not key.strip() or not all(points):
         raise ScenarioError(
-            [f'--sweep: "{sweep}" is no key with values; write it like "clinics.0.uplink=1 Mbit/s,10 Mbit/s"']
+            [f'--sweep: "{sweep}" is not a key with values; write it like "clinics.0.uplink=1 Mbit/s,10 Mbit/s"']
         )
     return [f"{key.strip()}={point}" for point in points]

@@ -6,7 +6,7 @@ from sim.commands.common import StudyFolder
 
 
 def report(folder: StudyFolder) -> None:
-    """Write the table, the report and its figures anew from the finished runs, without learning."""
+    """Rebuild the table, the report and its figures from the finished runs, without training."""
     from sim.report.html import write_report
     from sim.report.reading import read_results
     from sim.results.reading import refuse_links

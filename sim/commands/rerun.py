@@ -8,7 +8,7 @@ from sim.commands.common import RunFolder, Trust, wide_console
 
 
 def rerun(folder: RunFolder, trust: Trust = False) -> None:
-    """Learn a run again from its own folder, and compare every metric and every weight; nothing is kept."""
+    """Train a run again from its folder, and compare every metric and weight; writes nothing."""
     from sim.study.rerun import differences
 
     console = wide_console()

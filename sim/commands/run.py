@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class EngineName(StrEnum):
-    """Where runs are learned."""
+    """Where runs are executed."""
 
     PROCESSES = "processes"
     RAY = "ray"
@@ -26,23 +26,28 @@ def run(
     file: ScenarioFile,
     out: Out = Path("results"),
     jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, max=4096, help="Worker processes; one a processor if not given.")
+        int | None,
+        typer.Option("--jobs", min=1, max=4096, help="Number of worker processes; one per processor by default."),
     ] = None,
     overrides: Overrides = None,
     only: Only = None,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End the study at the first failed run.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed run.")] = False,
     engine: Annotated[
-        EngineName, typer.Option("--engine", help="Worker processes, or tasks on a Ray cluster (suture[ray]).")
+        EngineName,
+        typer.Option("--engine", help="Run in worker processes, or as tasks on a Ray cluster (suture[ray])."),
     ] = EngineName.PROCESSES,
     ray_address: Annotated[
-        str | None, typer.Option("--ray-address", metavar="ADDRESS", help="A running Ray cluster; else a local one.")
+        str | None,
+        typer.Option(
+            "--ray-address", metavar="ADDRESS", help="The address of a running Ray cluster; a local one by default."
+        ),
     ] = None,
 ) -> None:
-    """Run a study; runs that are finished in the results folder are not repeated."""
+    """Run a study; finished runs in the results folder are not repeated."""
     try:
         _run(file, out, overrides, only, fail_fast, _engine(engine, jobs, ray_address))
     except KeyboardInterrupt:
-        print("interrupted; what has finished is kept, and the same command goes on from there", file=sys.stderr)
+        print("interrupted; finished runs are kept, and the same command resumes", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
@@ -78,7 +83,7 @@ def _run(
     console.print(console_table(table))
     console.print(f"Table: {folder / 'runs.parquet'}\nReport: {report}", soft_wrap=True, highlight=False)
     if older := older_runs(folder):
-        console.print(f"{len(older)} runs of another results version are left out: {', '.join(older)}", highlight=False)
+        console.print(f"{len(older)} runs of another results version are ignored: {', '.join(older)}", highlight=False)
     mine = table[table["run_id"].isin([p.spec.run_id for p in plans])]
     if (mine["status"] != "ok").any():
         raise typer.Exit(1)
@@ -94,5 +99,5 @@ def _engine(name: EngineName, jobs: int | None, ray_address: str | None) -> Engi
         tasks.reach()
         return tasks
     if ray_address is not None:
-        raise ScenarioError(["--ray-address: has no effect on worker processes; add --engine ray"])
+        raise ScenarioError(["--ray-address: has no effect without --engine ray; add it"])
     return Workers(jobs) if jobs > 1 else InProcess()

@@ -15,7 +15,7 @@ def sign(
     key: Annotated[Path, typer.Option("--key", metavar="KEY.pem", help="An unencrypted Ed25519 private key.")],
     timestamp: Annotated[
         str | None,
-        typer.Option("--timestamp", metavar="TEXT|FILE", help="Kept and signed with the head, not interpreted."),
+        typer.Option("--timestamp", metavar="TEXT|FILE", help="Stored and signed with the head; not interpreted."),
     ] = None,
 ) -> None:
     """Sign the head of a study's or a run's log."""

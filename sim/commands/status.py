@@ -12,9 +12,9 @@ from sim.foundation.text import seconds_text
 
 def status(
     folder: StudyFolder,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build runs.parquet anew from the run folders.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild runs.parquet from the run folders.")] = False,
 ) -> None:
-    """Say how far a study is, also while it runs elsewhere."""
+    """Show the progress of a study, also while another process runs it."""
     from collections import Counter
 
     from rich.markup import escape
@@ -35,9 +35,9 @@ def status(
             console.print(f"[red]failed[/red] {run.run['run_id']} {name}: {escape(run.error)}")
     left = sum(float(run.run["estimated_seconds"]) for run in runs if run.state not in ("ok", "failed"))
     if left:
-        console.print(f"about {seconds_text(left)} of one processor's time left, by a rule of thumb")
+        console.print(f"about {seconds_text(left)} of processor time left (estimate)")
     if older := older_runs(folder):
-        console.print(f"{len(older)} runs of another results version are left out: {', '.join(older)}", highlight=False)
+        console.print(f"{len(older)} runs of another results version are ignored: {', '.join(older)}", highlight=False)
     if rebuild:
         table = write_table(folder, read_study(folder)["table"], strict=True)
         console.print(f"Table: {folder / 'runs.parquet'}, {len(table)} runs", soft_wrap=True, highlight=False)

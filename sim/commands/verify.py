@@ -13,10 +13,11 @@ from sim.commands.common import AnyFolder
 def verify(
     folder: AnyFolder,
     public_key: Annotated[
-        Path | None, typer.Option("--public-key", metavar="PUB.pem", help="Check the signature by this Ed25519 key.")
+        Path | None,
+        typer.Option("--public-key", metavar="PUB.pem", help="Also verify the signature with this Ed25519 key."),
     ] = None,
 ) -> None:
-    """Check a run or a study: its log's chain, every file's hash, and every epsilon, counted again."""
+    """Verify a run or a study: the chain of its log, the hash of every file, and every epsilon, recomputed."""
     from sim.foundation.problems import SutureError
     from sim.results.signature import signature_faults
     from sim.results.study_log import STUDY_LOG
@@ -40,7 +41,7 @@ def _of_run(folder: Path) -> tuple[list[str], list[str]]:
     record = read_record(folder)
     stated = record.get("privacy", {}).get("audit-log") if isinstance(record.get("privacy"), dict) else None
     if not isinstance(stated, dict) or "lines" not in stated:
-        raise ScenarioError([f"{folder}: this run did not finish, so that it has no audit log; take one that did"])
+        raise ScenarioError([f"{folder}: this run did not finish and has no audit log; choose a finished run"])
     if file_bytes(folder, AUDIT_FILE) is None:
         raise SutureError(f"{folder / AUDIT_FILE}: is missing")
     said = [

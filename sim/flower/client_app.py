@@ -12,7 +12,7 @@ from clients.admission import RefusedError
 from clients.handlers import handle
 from sim.flower.wire import WireError, answer, instruction_in
 from sim.flower.workplace import workplace_of
-from sim.foundation.problems import SutureError, place_of
+from sim.foundation.problems import ScenarioError, SutureError, place_of
 from sim.methods.messages import INSTRUCTIONS
 from sim.methods.workplace import Workplace
 
@@ -27,7 +27,7 @@ def shield(message: Message, context: Context, call_next: ClientAppCallable) -> 
     """Replace any exception: Flower sends its text to the server, and the text may hold a patient's value."""
     try:
         return call_next(message, context)
-    except (RefusedError, WireError) as error:
+    except (RefusedError, WireError, ScenarioError) as error:
         text = f"refused {message.metadata.message_type!r}: {error}"
     except Exception as error:
         text = f"{place_of(error)} while handling {message.metadata.message_type!r}"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from sim.flower.internals import unavailable
 from sim.flower.wire import WireError, instruct, reply_in
 from sim.methods.exchange import Exchange
 from sim.methods.forms import NOT_FINITE, Forms
 from sim.methods.job import Job
 from sim.methods.messages import Hello, Instruction, Reply
-from sim.methods.replies import Due, ExchangeError, NotFiniteError, hosted_clinics, whose
+from sim.methods.replies import AbsentError, Due, ExchangeError, NotFiniteError, hosted_clinics, whose
+
+NO_ANSWER = "the node did not answer"
+_PAUSE_S = 0.5
 
 
 class GridExchange(Exchange):
@@ -24,10 +29,13 @@ class GridExchange(Exchange):
     Parameters
     ----------
     job : Job
+    wait : float, optional
+        Seconds to wait for the nodes to come, and for their answers; without limit by default.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, wait: float | None = None) -> None:
         super().__init__(job)
+        self._wait = wait
         self._due = Due(job, Forms(job))
         self._home: dict[int, int] = {}
         self._grid: Grid
@@ -36,13 +44,13 @@ class GridExchange(Exchange):
         """Begin a round on a grid."""
         self._grid, self.server_round = grid, server_round
         if not self._home:
-            self._home = hosts(grid, len(self.job.sizes))
+            self._home = hosts(grid, len(self.job.sizes), self._wait)
 
     def send(self, instruction: Instruction) -> list[Reply]:
         """See :meth:`sim.methods.exchange.Exchange.send`."""
         asked = self._shared_out(instruction)
         messages = [instruct(own, node) for node, own in asked.items()]
-        found = in_order(self._grid.send_and_receive(messages))
+        found = in_order(self._grid.send_and_receive(messages, timeout=self._wait))
         replies = []
         for node, message in found:
             if node not in asked:
@@ -52,7 +60,7 @@ class GridExchange(Exchange):
             self._due.check(node, own, reply)
             replies.append(reply)
         if asked:
-            raise ExchangeError(f"{len(asked)} of {len(asked) + len(found)} nodes did not answer")
+            raise AbsentError(sorted(k for own in asked.values() for k in own.clinics), NO_ANSWER)
         return replies
 
     def _shared_out(self, instruction: Instruction) -> dict[int, Instruction]:
@@ -66,14 +74,16 @@ class GridExchange(Exchange):
 
 
 def in_order(replies: Iterable[Message]) -> list[tuple[int, Message]]:
-    """Return node and reply of each, sorted by node.
+    """Return node and reply of each that came from a node, sorted by node.
 
     Raises
     ------
     ExchangeError
         If one is an error.
     """
-    found = sorted(((reply.metadata.src_node_id, reply) for reply in replies), key=itemgetter(0))
+    found = sorted(
+        ((reply.metadata.src_node_id, reply) for reply in replies if not unavailable(reply)), key=itemgetter(0)
+    )
     for node, reply in found:
         if reply.has_error():
             reason = reply.error.reason
@@ -98,19 +108,41 @@ def read(message: Message, clinics: Sequence[int]) -> Reply:
         raise ExchangeError(f"{whose(clinics)}: the reply cannot be read ({type(error).__name__})") from None
 
 
-def hosts(grid: Grid, clinics: int) -> dict[int, int]:
+def hosts(grid: Grid, clinics: int, wait: float | None = None) -> dict[int, int]:
     """Ask the nodes which clinics they host, and return each clinic's node.
+
+    Parameters
+    ----------
+    grid : Grid
+    clinics : int
+        How many there are.
+    wait : float, optional
+        Seconds to wait for nodes that are not there yet; by default those that are there must answer at once.
 
     Raises
     ------
+    AbsentError
+        If the nodes of some clinics do not come or do not answer.
     ExchangeError
-        If a node does not answer, or the nodes do not host every clinic exactly once.
+        If the nodes do not host every clinic exactly once.
     """
-    nodes = list(grid.get_node_ids())
-    found = in_order(grid.send_and_receive([instruct(Hello(), node) for node in nodes]))
-    if sorted(nodes) != [node for node, _ in found]:
-        raise ExchangeError(f"{len(found)} replies came from the {len(nodes)} nodes that were asked; one each is due")
-    return hosted_clinics({node: _read_hello(node, message) for node, message in found}, clinics)
+    end = time.monotonic() + (wait or 0.0)
+    asked: set[int] = set()
+    pending: set[str] = set()
+    found: dict[int, Reply] = {}
+    while True:
+        new = sorted(set(grid.get_node_ids()) - asked)
+        asked.update(new)
+        if new:
+            pending.update(grid.push_messages([instruct(Hello(), node) for node in new]))
+        replies = list(grid.pull_messages(pending)) if pending else []
+        pending -= {reply.metadata.reply_to_message_id for reply in replies}
+        found |= {node: _read_hello(node, reply) for node, reply in in_order(replies)}
+        hosting = {node: reply for node, reply in found.items() if reply.clinics}
+        missing = set(range(clinics)).difference(*(reply.clinics for reply in hosting.values()))
+        if not missing or time.monotonic() >= end:
+            return hosted_clinics(hosting, clinics)
+        time.sleep(_PAUSE_S)
 
 
 def _read_hello(node: int, message: Message) -> Reply:

@@ -14,14 +14,23 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from sim.flower.exchange import hosts, in_order, read
+from sim.flower.exchange import NO_ANSWER, hosts, in_order, read
 from sim.flower.internals import quiet
 from sim.flower.wire import array_record, reply_in, tensors_in
 from sim.foundation.problems import ScenarioError, SutureError, place_of
 from sim.foundation.rng import Key, stream
 from sim.methods.forms import Forms
 from sim.methods.job import Job
-from sim.methods.replies import CLIPPED, MOST, TRAINING_LOSS, ExchangeError, expected_of_whole, raise_fault, reply_fault
+from sim.methods.replies import (
+    CLIPPED,
+    MOST,
+    TRAINING_LOSS,
+    AbsentError,
+    ExchangeError,
+    expected_of_whole,
+    raise_fault,
+    reply_fault,
+)
 from sim.scenario.spec import RunStrategy
 
 
@@ -43,6 +52,8 @@ class Imported(Strategy):
     job : Job
         Its strategy's name is the import path; its options are the keyword arguments. An option ``strategy`` that is an
         import path too is built first, for Flower's wrappers.
+    wait : float, optional
+        Seconds to wait for the nodes to come.
 
     Raises
     ------
@@ -50,8 +61,9 @@ class Imported(Strategy):
         If the path leads to no Flower strategy or the options do not fit.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, wait: float | None = None) -> None:
         self._job = job
+        self._wait = wait
         self._home: dict[int, int] = {}
         self._asked: list[int] = []
         self._forms = Forms(job)
@@ -72,7 +84,9 @@ class Imported(Strategy):
         """Hand on."""
         config["server-round"] = server_round
         if not self._home:
-            self._home = hosts(grid, len(self._job.sizes))
+            self._home = hosts(grid, len(self._job.sizes), self._wait)
+        elif gone := set(self._home.values()).difference(grid.get_node_ids()):
+            raise AbsentError([k for k, node in self._home.items() if node in gone], "the node is gone")
         there = {self._home[k] for k in self._job.participants(server_round)}
         with self._named_errors(), seeded_globals(self._job.seed, server_round):
             asked = list(self.inner.configure_train(server_round, arrays, config, grid))
@@ -103,11 +117,13 @@ class Imported(Strategy):
             If one is missing, an error, or none of these.
         """
         found, sound = in_order(replies), []
+        clinic_of = {node: k for k, node in self._home.items()}
+        if silent := set(self._asked).difference(node for node, _ in found):
+            raise AbsentError(sorted(clinic_of[node] for node in silent), NO_ANSWER)
         if [node for node, _ in found] != sorted(self._asked):
             raise ExchangeError(
                 f"{len(found)} replies came from {len(self._asked)} nodes that were asked; one each is due"
             )
-        clinic_of = {node: k for k, node in self._home.items()}
         for node, message in found:
             reply, k = read(message, [clinic_of[node]]), clinic_of[node]
             told = {TRAINING_LOSS} if self._job.dp is None else set()

@@ -11,10 +11,13 @@ from typing import Any, TypeVar
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM, KEY_NORM_BIT
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
+
+from sim.foundation.problems import SutureError
 
 __all__ = [
     "KEY_CLIPPING_NORM",
@@ -27,6 +30,8 @@ __all__ = [
     "identify_server",
     "quiet",
     "stamp",
+    "told_in_one_line",
+    "unavailable",
 ]
 
 SERVER_NODE_ID = 1
@@ -119,3 +124,21 @@ def empty_run(run_id: int) -> Run:
 def quiet() -> None:
     """Leave Flower's log to errors; the study's own display tells the rest."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
+
+
+def told_in_one_line() -> None:
+    """Let Flower's log tell errors of ours by their text alone, without a traceback."""
+    logging.getLogger("flwr").addFilter(_without_traceback)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, SutureError):
+        record.msg, record.args, record.exc_info = str(error), (), None
+    return True
+
+
+def unavailable(reply: Message) -> bool:
+    """Whether a reply is only the SuperLink's word that none came, or that the node is gone."""
+    lost = ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE
+    return reply.has_error() and reply.error.code in lost

@@ -1,40 +1,74 @@
-"""The Flower ServerApp: replays one run of a scenario on any grid, one clinic a node."""
+"""The Flower ServerApp: replays one run of a scenario on any grid."""
 
 from __future__ import annotations
 
-import time
+import os
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from safetensors.torch import save_file
 
-from sim.flower.internals import quiet
+from sim.data.federation import Federation
+from sim.flower.internals import quiet, told_in_one_line
 from sim.flower.strategy import build_strategy
 from sim.flower.wire import array_record, tensors_in
-from sim.flower.workplace import stated_run
+from sim.flower.workplace import RunConfig, stated_run
+from sim.foundation.problems import ScenarioError, SutureError
+from sim.methods.job import Job
+from sim.methods.replies import AbsentError
+from sim.models import Parameters
 from sim.tensor.evaluation import Evaluator
 
 app = ServerApp()
 
 
+class ReplayError(SutureError):
+    """A replay that could not be finished."""
+
+
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Replay the run that the run config states, and write the model where ``out`` says.
+    """Replay the run that the run config states; see :class:`sim.flower.workplace.RunConfig`.
 
-    The run config names ``scenario`` and ``run``, as in ``[tool.flwr.app.config]``. ``out`` is a safetensors file.
+    Raises
+    ------
+    SutureError
+        In one line a problem, each a clear one; Flower ends the run as failed.
     """
+    told_in_one_line()
     quiet()
-    plan, federation, _ = stated_run(context.run_config)
+    print(
+        "This is a replay of a simulation, not a deployment: every party, the server and each node, reads the scenario "
+        "and all records of all clinics.",
+        flush=True,
+    )
+    config = RunConfig.of(context.run_config)
+    if config.out is not None and not os.access(config.out.parent, os.W_OK):
+        raise ScenarioError([f"run config: out: nothing can be written into {config.out.parent} of the server"])
+    plan, federation, _ = stated_run(config)
     job = plan.job
-    while len(list(grid.get_node_ids())) < len(job.sizes):
-        time.sleep(0.5)
-    initial = job.network.initial_parameters(job.seed)
-    result = build_strategy(job).start(grid, array_record(initial), job.spec.train.rounds)
-    final = tensors_in(result.arrays) if job.spec.train.rounds else initial
+    try:
+        final = _trained(grid, job, config.wait)
+    except AbsentError as error:
+        names = ", ".join(federation.names[k] for k in error.clinics)
+        raise ReplayError(f"lost {names}: {error.text}; the limit is {config.wait:g} s (wait-seconds)") from None
+    _tell_scores(job, federation, final)
+    if config.out is not None:
+        try:
+            save_file({name: value.contiguous() for name, value in final.items()}, config.out)
+        except Exception as error:
+            raise ReplayError(f"{config.out} cannot be written ({type(error).__name__})") from None
+
+
+def _trained(grid: Grid, job: Job, wait: float) -> Parameters:
+    initial, rounds = job.network.initial_parameters(job.seed), job.spec.train.rounds
+    result = build_strategy(job, wait).start(grid, array_record(initial), rounds, timeout=wait)
+    return tensors_in(result.arrays) if rounds else initial
+
+
+def _tell_scores(job: Job, federation: Federation, model: Parameters) -> None:
     if job.apart:
         print("each clinic keeps parts of its own, which no message carries: there is no one model to evaluate here")
-    else:
-        scores = Evaluator(job.network, federation.test).evaluate(final).pooled
-        print("held-out records, pooled: " + ", ".join(f"{name} {value:.6f}" for name, value in scores.items()))
-    if out := str(context.run_config.get("out", "")):
-        save_file({name: value.contiguous() for name, value in final.items()}, out)
+        return
+    scores = Evaluator(job.network, federation.test).evaluate(model).pooled
+    print("held-out records, pooled: " + ", ".join(f"{name} {value:.6f}" for name, value in scores.items()))

@@ -26,6 +26,8 @@ class Rounds(Strategy):
     Parameters
     ----------
     job : Job
+    wait : float, optional
+        Seconds to wait for the nodes to come, and for their answers.
 
     Attributes
     ----------
@@ -34,8 +36,8 @@ class Rounds(Strategy):
         None before the first round.
     """
 
-    def __init__(self, job: Job) -> None:
-        self.exchange = GridExchange(job)
+    def __init__(self, job: Job, wait: float | None = None) -> None:
+        self.exchange = GridExchange(job, wait)
         self.state: State | None = None
 
     def configure_train(
@@ -73,12 +75,18 @@ class Rounds(Strategy):
         """Log nothing: the plan says what will happen."""
 
 
-def build_strategy(job: Job) -> Rounds | Imported:
+def build_strategy(job: Job, wait: float | None = None) -> Rounds | Imported:
     """Build the strategy of a job: the rounds of its method, or one of Flower's.
+
+    Parameters
+    ----------
+    job : Job
+    wait : float, optional
+        Seconds to wait for the nodes to come, and for their answers; without limit by default.
 
     Raises
     ------
     StrategyError
         If an import path leads to no Flower strategy or its options do not fit.
     """
-    return Imported(job) if job.method.imported else Rounds(job)
+    return Imported(job, wait) if job.method.imported else Rounds(job, wait)

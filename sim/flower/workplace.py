@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 from flwr.app import Context, UserConfig
 
 from sim.data.federation import Federation, Records, load_federation
 from sim.flower.memory import ContextMemory
-from sim.foundation.problems import ScenarioError
+from sim.foundation.problems import ScenarioError, show
 from sim.methods.forms import Forms
 from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup, node_groups_of
@@ -42,8 +44,7 @@ class Workplaces:
             return here
         memory = self._memories[context.node_id] = ContextMemory(context.state)
         if here is None:
-            node = context.node_config
-            partition, partitions = int(node["partition-id"]), int(node["num-partitions"])
+            partition, partitions = _partition(context.node_config)
             clinics = node_groups_of(len(self._job.sizes), partitions)[partition]
             group = NodeGroup.build(self._job, self._train, clinics)
             here = Workplace(job=self._job, forms=self._forms, group=group, memory=memory)
@@ -52,18 +53,89 @@ class Workplaces:
         return here
 
 
+def _partition(node: UserConfig) -> tuple[int, int]:
+    """Return which part of the clinics a node hosts, counted from 0, and of how many.
+
+    Raises
+    ------
+    ScenarioError
+        If its config does not say so.
+    """
+    part, parts = node.get("partition-id"), node.get("num-partitions")
+    if type(part) is not int or type(parts) is not int or not 0 <= part < parts:
+        raise ScenarioError(["the node's config must give partition-id, a number from 0, and num-partitions, above it"])
+    return part, parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What an app's config states, as in ``[tool.flwr.app.config]``.
+
+    Attributes
+    ----------
+    scenario : Path
+        A file; a path that is not absolute begins at the app's folder, wherever its bundle is unpacked.
+    run : int
+        Counted from 0.
+    out : Path or None
+        Where the server writes the model, as safetensors.
+    wait : float
+        Seconds that the server waits for the nodes to come, and for an answer.
+    """
+
+    scenario: Path
+    run: int
+    out: Path | None
+    wait: float
+
+    @classmethod
+    def of(cls, config: UserConfig) -> RunConfig:
+        """Read an app's config.
+
+        Raises
+        ------
+        ScenarioError
+            Names everything that is wrong with it.
+        """
+        scenario, run, out, wait = (config.get(key) for key in ("scenario", "run", "out", "wait-seconds"))
+        problems = []
+        app = Path(__file__).resolve().parents[2]
+        if not isinstance(scenario, str) or not scenario:
+            problems.append(f"scenario: {show(scenario)} is not a path; write one in quotes")
+        elif not (app / scenario).is_file():
+            where = "on this party's disk" if Path(scenario).is_absolute() else "in the app's bundle"
+            bundled = [f'"scenarios/{path.name}"' for path in sorted((app / "scenarios").glob("*.toml"))]
+            mend = f"give {', '.join(bundled)} or " if bundled else "give "
+            problems.append(
+                f"scenario: {show(scenario)} is no file {where}; {mend}an absolute path that all parties have"
+            )
+        if type(run) is not int or run < 0:
+            problems.append(f"run: {show(run)} is not a run's number; give 0 or more")
+        if not isinstance(out, str):
+            problems.append(f"out: {show(out)} is not a path; write one in quotes")
+        if type(wait) not in (int, float) or not 0 < float(wait or 0) < math.inf:
+            problems.append(f"wait-seconds: {show(wait)} is not a time; give a number greater than 0, such as 600")
+        if problems:
+            raise ScenarioError(f"run config: {line}" for line in problems)
+        return cls(
+            scenario=app / str(scenario), run=int(run or 0), out=Path(str(out)) if out else None, wait=float(wait or 0)
+        )
+
+
 @lru_cache(maxsize=1)
-def _run(scenario: str, number: int) -> tuple[Plan, Federation, Workplaces]:
+def _run(scenario: Path, number: int) -> tuple[Plan, Federation, Workplaces]:
     specs = expand(load_scenario(scenario))
-    if not 0 <= number < len(specs):
-        raise ScenarioError([f"{scenario}: there is no run {number}; it has {len(specs)}, counted from 0"])
+    if number >= len(specs):
+        raise ScenarioError(
+            [f"run config: run: there is no run {number}; {scenario.name} has {len(specs)}, counted from 0"]
+        )
     federation = load_federation(specs[number].data, specs[number].seed)
     plan = make_plan(specs[number], federation.facts)
     return plan, federation, Workplaces(plan.job, federation.train)
 
 
-def stated_run(config: UserConfig) -> tuple[Plan, Federation, Workplaces]:
-    """Return the run that an app's config states: ``scenario``, a file, and ``run``, counted from 0.
+def stated_run(config: RunConfig) -> tuple[Plan, Federation, Workplaces]:
+    """Return the run that an app's config states.
 
     Every party of a replay plans it anew from the scenario, and reads all records.
 
@@ -72,9 +144,9 @@ def stated_run(config: UserConfig) -> tuple[Plan, Federation, Workplaces]:
     ScenarioError
         If the scenario has a problem or no such run.
     """
-    return _run(str(config["scenario"]), int(config.get("run", 0)))
+    return _run(config.scenario, config.run)
 
 
 def workplace_of(context: Context) -> Workplace:
     """Return the workplace of the node that a context belongs to, in the run that its config states."""
-    return stated_run(context.run_config)[2](context)
+    return stated_run(RunConfig.of(context.run_config))[2](context)

@@ -3,17 +3,48 @@
 from __future__ import annotations
 
 import importlib
+import tomllib
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
-from sim.foundation.problems import place_of, show, suggest
+from sim.foundation.problems import SutureError, place_of, show, suggest
 
 
 @cache
 def registered(group: str) -> dict[str, EntryPoint]:
-    """Return the entry points of a group by name, in the order in which their distributions list them."""
-    return {entry.name: entry for entry in entry_points(group=group)}
+    """Return the entry points of a group by name, in the order in which their distributions list them.
+
+    Where these packages lie in a folder of Suture's with its ``pyproject.toml``, as in a clone or an app of Flower's,
+    that file is what registers ours: another copy, or none, may be installed.
+
+    Raises
+    ------
+    SutureError
+        In one line: if there is none.
+    """
+    installed = entry_points(group=group)
+    if (project := _project()) is None:
+        found = {entry.name: entry for entry in installed}
+    else:
+        own = project.get("entry-points", {}).get(group, {})
+        found = {name: EntryPoint(name, value, group) for name, value in own.items()}
+        found |= {each.name: each for each in installed if each.dist is None or each.dist.name != project["name"]}
+    if not found:
+        raise SutureError(f'nothing is registered as "{group}": Suture is not installed in this Python; install it')
+    return found
+
+
+@cache
+def _project() -> dict[str, Any] | None:
+    """Return the table ``[project]`` of the ``pyproject.toml`` beside these packages, if it is Suture's."""
+    try:
+        found = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    project: dict[str, Any] = found.get("project", {})
+    return project if project.get("name") == "suture" else None
 
 
 @cache

@@ -22,7 +22,7 @@ class NodeGroup:
     Attributes
     ----------
     clinics : tuple of int
-        In lane order.
+        In lane order; none at a node that there is no clinic for.
     x : Tensor
         ``[record, *feature]``
     y : Tensor
@@ -48,8 +48,8 @@ class NodeGroup:
         first[ordered] = np.cumsum([0, *(r.stop - r.start for r in rows[:-1])])
         return cls(
             tuple(ordered),
-            torch.from_numpy(np.concatenate([train.x[r] for r in rows])),
-            torch.from_numpy(np.concatenate(labels)),
+            torch.from_numpy(np.concatenate([train.x[:0], *(train.x[r] for r in rows)])),
+            torch.from_numpy(np.concatenate([train.y[:0], *labels])),
             first,
         )
 

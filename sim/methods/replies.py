@@ -24,6 +24,26 @@ class ExchangeError(SutureError, RuntimeError):
     """A node did not answer, or answered with an error or with what it was not asked."""
 
 
+class AbsentError(ExchangeError):
+    """The nodes of some clinics did not come, or did not answer.
+
+    Parameters
+    ----------
+    clinics : sequence of int
+    text : str
+        What they did not do.
+
+    Attributes
+    ----------
+    clinics : tuple of int
+    text : str
+    """
+
+    def __init__(self, clinics: Sequence[int], text: str) -> None:
+        super().__init__(f"{whose(clinics)}: {text}")
+        self.clinics, self.text = tuple(clinics), text
+
+
 class NotFiniteError(ExchangeError):
     """A node answered with numbers that are none: the model has diverged, or the clinic is faulty."""
 
@@ -253,8 +273,10 @@ def hosted_clinics(replies: Mapping[int, Reply], clinics: int) -> dict[int, int]
 
     Raises
     ------
+    AbsentError
+        If no node hosts a clinic.
     ExchangeError
-        If a node says something else, or the nodes do not host every clinic exactly once.
+        If a node says something else, or two host the same clinic.
     """
     home: dict[int, int] = {}
     for node, reply in replies.items():
@@ -268,5 +290,8 @@ def hosted_clinics(replies: Mapping[int, Reply], clinics: int) -> dict[int, int]
             home[k] = node
     if len(home) != clinics:
         missing = [k for k in range(clinics) if k not in home]
-        raise ExchangeError(f"no node hosts {whose(missing)}: the nodes do not host each of the {clinics} clinics once")
+        raise AbsentError(
+            missing,
+            f"no node hosts {'it' if len(missing) == 1 else 'them'}, and each of the {clinics} clinics needs one",
+        )
     return home

@@ -44,7 +44,7 @@ class Leg:
     work: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RoundLoad:
     """What a round asks of the clinics and of the server.
 
@@ -161,7 +161,7 @@ class Span:
     worker: int = field(default=0, kw_only=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RoundTime:
     """When a round is over, and what each clinic spent on what.
 
@@ -193,7 +193,7 @@ class RoundTime:
         return np.maximum(self.finish - busy, 0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Durations:
     """What each piece of a round takes by itself, waiting not included.
 
@@ -255,7 +255,15 @@ class Durations:
         begin = message("down", once * load.begin_bytes, by_lane) if load.begin_bytes else (none, none)
         end = message("up", once * load.end_bytes, by_lane) if load.end_bytes else (none, none)
         at_place, at_link = zip(*legs, strict=True)
-        return cls(at_place, at_link, *begin, *end, load.common_server_flops / server.compute_flop_per_s)
+        return cls(
+            legs=at_place,
+            links=at_link,
+            begin=begin[0],
+            begin_link=begin[1],
+            end=end[0],
+            end_link=end[1],
+            common=load.common_server_flops / server.compute_flop_per_s,
+        )
 
     @cached_property
     def both(self) -> tuple[Floats, ...]:
@@ -316,7 +324,12 @@ class ClosedFormClock(RoundClock):
             batch = _total(spent.both, load)
             completed = begin[load.lane_and_step[0]] + _so_far(batch, load)
             finish = begin + load.by_lane(batch) + end * load.ends
-        return RoundTime(float(finish.max(initial=0.0)) + spent.common, spent.phases(load), finish, completed)
+        return RoundTime(
+            seconds=float(finish.max(initial=0.0)) + spent.common,
+            phases=spent.phases(load),
+            finish=finish,
+            completed=completed,
+        )
 
 
 def _total(legs: Sequence[Floats], load: RoundLoad) -> Floats:

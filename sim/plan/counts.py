@@ -175,18 +175,18 @@ class Counts:
         averaged = 0 if handed_on or job.alone else self._averaged_scalars(server_round)
         moved = self._model_bytes + self._optimizer_bytes if protocol.crosses else 0
         return RoundLoad(
-            clinics,
-            rows,
-            steps,
-            self._legs,
-            moved,
-            moved,
-            turns if handed_on else np.ones_like(steps),
-            schedule,
-            handed_on,
-            2.0 * int(back.sum()) * averaged,
-            frozenset(np.flatnonzero(~back).tolist()),
-            slowdowns(job.seed, server_round, clinics.tolist(), self._behaviours) if self._uneven else (),
+            clinics=clinics,
+            rows=rows,
+            steps=steps,
+            legs=self._legs,
+            begin_bytes=moved,
+            end_bytes=moved,
+            turns=turns if handed_on else np.ones_like(steps),
+            schedule=schedule,
+            handed_on=handed_on,
+            common_server_flops=2.0 * int(back.sum()) * averaged,
+            lost=frozenset(np.flatnonzero(~back).tolist()),
+            slowed=slowdowns(job.seed, server_round, clinics.tolist(), self._behaviours) if self._uneven else (),
         )
 
     def _rows(self, server_round: int, clinics: Ints, records: Ints, steps: Ints) -> Ints:
@@ -262,7 +262,18 @@ class Counts:
         self.server_flops += flops
         sent = job.records if server_round == 1 else job.records[:0]
         batches = np.full(len(job.sizes), int(server_round == 1))
-        load = RoundLoad(everyone, sent, batches, tuple(legs), head_bytes, 0, batches, None, False, float(flops))
+        load = RoundLoad(
+            clinics=everyone,
+            rows=sent,
+            steps=batches,
+            legs=tuple(legs),
+            begin_bytes=head_bytes,
+            end_bytes=0,
+            turns=batches,
+            schedule=None,
+            handed_on=False,
+            common_server_flops=float(flops),
+        )
         self.loads.append(load)
         self.times.append(self.clock.time_round(load))
 

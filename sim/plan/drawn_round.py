@@ -128,18 +128,18 @@ def round_words(
     )
     waits = float(time.waiting.sum())
     if load.handed_on:
-        queue = "One clinic begins when the one before it has finished."
+        queue = "Each clinic starts when the one before it has finished."
     elif waits <= 1e-9 * time.seconds:
-        queue = "Nobody waits in line for the server."
+        queue = "No clinic waits for the server."
     elif waits <= 1e-3 * time.seconds:
-        queue = "All clinics together wait less than a thousandth of the round in line for the server."
+        queue = "Together, the clinics wait for the server for less than a thousandth of the round."
     else:
-        queue = f"All clinics together wait {seconds_text(waits)} in line for the server."
+        queue = f"Together, the clinics wait {seconds_text(waits)} for the server."
     drawn = []
     if len(load.clinics) > _MOST_CLINICS:
         drawn.append(f"{_MOST_CLINICS} of {len(load.clinics):,} clinics are drawn.")
     if deadline is not None and time.finish[last] > deadline:
-        drawn.append(f"The deadline ends the round after {seconds_text(deadline)}, without those who are not back.")
+        drawn.append(f"The deadline ends the round after {seconds_text(deadline)}, without clinics not yet back.")
     if over_select > 1:
-        drawn.append(f"Over-selection, {over_select:g}, would not wait for the slowest.")
+        drawn.append(f"With over-selection of {over_select:g}, the round would not wait for the slowest.")
     return [text, queue, *filter(None, [" ".join(drawn)])]

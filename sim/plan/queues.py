@@ -89,7 +89,12 @@ class QueueClock(RoundClock):
         finish = np.zeros(len(lengths))
         finish[lengths > 0] = ends[last[lengths > 0] - 1]
         completed = ends[of_batch + len(batch) - 1]
-        time = RoundTime(float(finish.max(initial=0.0)) + spent.common, spent.phases(load), finish, completed)
+        time = RoundTime(
+            seconds=float(finish.max(initial=0.0)) + spent.common,
+            phases=spent.phases(load),
+            finish=finish,
+            completed=completed,
+        )
         if not trace:
             return time
         spans = []

@@ -10,7 +10,7 @@ from typing import Final
 import pandas as pd
 
 from sim.foundation.problems import ScenarioError, suggest
-from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text
+from sim.foundation.text import bytes_text, count_text, epsilon_text, score_text, seconds_text
 from sim.report.condition import Condition, parse_condition
 from sim.report.summary import (
     ADVERSARIES,
@@ -84,10 +84,6 @@ def advise(runs: pd.DataFrame, where: str, best: str, *, planned: bool) -> Advic
         Whether the runs are only planned: clauses on scores are then set aside, and a ranking by score becomes one by
         simulated time.
 
-    Returns
-    -------
-    Advice
-
     Raises
     ------
     ScenarioError
@@ -104,13 +100,13 @@ def advise(runs: pd.DataFrame, where: str, best: str, *, planned: bool) -> Advic
     unknown = {name for name in numbers if planned and ok[name].isna().all()}
     notes = [note] if (note := adjacency_note(ok)) else []
     if planned:
-        notes.append("No run is finished, so this is from the plan alone and scores are unknown.")
+        notes.append("No run is finished, so this uses the plan alone and scores are unknown.")
     if best in unknown:
         notes.append(f"The ranking is by simulated time instead of {_title(best)}.")
         best = "sim_seconds"
     clauses = condition.clauses if condition else ()
     if aside := [clause.text for clause in clauses if clause.names & {name.replace("-", "_") for name in unknown}]:
-        notes.append(f"Set aside until there are runs: {'; '.join(aside)}.")
+        notes.append(f"Ignored until runs are finished: {'; '.join(aside)}.")
     study = _Study(ok, best, [clause for clause in clauses if clause.text not in aside], numbers)
     return study.advice(notes)
 
@@ -132,11 +128,9 @@ class _Study:
         table["_rank"] = (self.sign * table[best]).round(12)
         table = table.sort_values(["_rank", "sim_seconds"], kind="stable")
         self.rows: dict[str, dict[str, float]] = {str(label): dict(row) for label, row in table.iterrows()}
-        values = {
-            label: {str(key).replace("-", "_"): value for key, value in row.items()} for label, row in self.rows.items()
-        }
-        self.refused = {clause.text: sum(not clause.holds(row) for row in values.values()) for clause in clauses}
-        self.kept = [label for label, row in values.items() if all(clause.holds(row) for clause in clauses)]
+        met = pd.DataFrame({clause.text: clause.holds(table) for clause in clauses}, index=table.index)
+        self.refused = (~met).sum().to_dict()
+        self.kept = [str(label) for label in table.index[met.all(axis=1)]]
         self.scored = [label for label in self.kept if not math.isnan(self.rows[label][best])]
 
     def advice(self, notes: list[str]) -> Advice:
@@ -147,7 +141,7 @@ class _Study:
         if not self.scored:
             why = f" ({reasons})" if reasons else ""
             missing = f" with a known {_title(self.best)}" if self.kept else ""
-            sentence = f"None of the {_count(total, 'method')}{missing} meets the condition{why}."
+            sentence = f"None of the {count_text(total, 'method')}{missing} meets the condition{why}."
             return Advice(None, None, " ".join([*notes, sentence]))
         first, *others = self.scored
         sentences = [*notes, f"Take {first}: {self._figures(first)}."]
@@ -156,18 +150,18 @@ class _Study:
             alike = [other for other in others[1:] if not self._resolved(first, other)]
             if alike and self._varies(first):
                 shown = "; ".join([*alike[:_LISTED], *([f"{more} more"] if (more := len(alike) - _LISTED) > 0 else [])])
-                sentences.append(f"Nor can {_count(len(alike), 'other method')} be told from it: {shown}.")
+                sentences.append(
+                    f"{count_text(len(alike), 'other method')} cannot be distinguished from it either: {shown}."
+                )
         else:
             sentences.append("There is no runner-up.")
         if excluded:
-            sentences.append(f"{excluded} of {_count(total, 'method')} are excluded: {reasons}.")
+            sentences.append(f"{excluded} of {count_text(total, 'method')} are excluded: {reasons}.")
         elif self.clauses:
-            sentences.append(f"All {_count(total, 'method')} meet the condition.")
+            sentences.append(f"All {count_text(total, 'method')} meet the condition.")
         if self.sign < 0 and len(self.scored) > 1:
-            picked = f"The best of {len(self.scored)} was picked by the figures shown"
-            sentences.append(
-                f"{picked}, so its own is likely a little too high. All ran at the settings given, untuned."
-            )
+            picked = f"The best of {len(self.scored)} was selected by the same figures"
+            sentences.append(f"{picked}, so its own is probably slightly optimistic. No method was tuned.")
         return Advice(first, others[0] if others else None, " ".join(sentences))
 
     def _figures(self, label: str) -> str:
@@ -191,11 +185,9 @@ class _Study:
         if not self._varies(first) and not self._varies(second) and len(difference) > 1:
             return text
         if len(difference) < 2:
-            return (
-                f"{text} With {_count(len(difference), 'common seed')} nobody can say whether the difference is real."
-            )
+            return f"{text} With {count_text(len(difference), 'common seed')} the difference cannot be assessed."
         gap = _text(self.best, abs(float(difference.mean())), half_width(difference))
-        verdict = "which is resolved" if self._resolved(first, second) else "so the two cannot be told apart"
+        verdict = "which is resolved" if self._resolved(first, second) else "so the two cannot be distinguished"
         return f"{text} They differ by {gap} over {len(difference)} common seeds, {verdict}."
 
     def _resolved(self, first: str, second: str) -> bool:
@@ -234,7 +226,3 @@ def _text(column: str, mean: float, half_width: float) -> str:
         unit = " J" if column == "clinic_joules" else ""
         texts = [f"{epsilon_text(value)}{unit}" for value in (mean, half_width)]
     return " ± ".join(texts) if half_width > 0 else texts[0]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

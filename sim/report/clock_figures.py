@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -19,15 +20,13 @@ from sim.plan.plan import Plan
 from sim.report.effort import effort_chart, effort_frame
 from sim.report.figures import picture
 from sim.report.gantt import round_chart
+from sim.report.look import PALETTE, styled
 
 __all__ = ["crossing_sentences", "uplink_chart", "write_clock_figures"]
 
-# Okabe and Ito's palette without its yellow, which is too pale on white.
-_COLOURS = ["#000000", "#E69F00", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"]
 _WHOLE_OR_VANILLA, _U_SHAPED = "whole or vanilla", "U-shaped"
 _DASHES: dict[str, Sequence[float]] = {_WHOLE_OR_VANILLA: [1, 0], _U_SHAPED: [6, 4]}
 _SHOWN = 8
-_GREY = "#595959"
 
 
 def crossing_sentences(found: Sequence[Crossing]) -> list[str]:
@@ -84,7 +83,7 @@ def uplink_chart(
             color=alt.Color(
                 "strategy:N",
                 title=None,
-                scale=alt.Scale(domain=strategies, range=_COLOURS),
+                scale=alt.Scale(domain=strategies, range=list(PALETTE)),
                 legend=alt.Legend(orient="top", columns=7),
             ),
             strokeDash=alt.StrokeDash(
@@ -133,26 +132,16 @@ def write_clock_figures(plans: Sequence[Plan], folder: Path) -> list[Path]:
     """
     rounds = first_rounds(plans)
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    charts: dict[str, Any] = {}
     for one in rounds:
         words = round_words(one.load, one.time, one.names, one.deadline, one.over_select)
-        title = f"{one.method}: the first round, if nobody is away or lost"
-        chart = round_chart(round_frame(one.load, one.time, one.names), title, words)
-        written += _save(chart, folder / f"round_{re.sub('[^a-z0-9]+', '_', one.method.lower())}")
+        title = f"{one.method}: the first round, if every clinic is available"
+        stem = f"round_{re.sub('[^a-z0-9]+', '_', one.method.lower())}"
+        charts[stem] = round_chart(round_frame(one.load, one.time, one.names), title, words)
     if rounds:
         seconds = uplink_seconds(rounds)
-        written += _save(uplink_chart(rounds, seconds, crossings(rounds, seconds)), folder / "round_time_by_uplink")
-        written += _save(effort_chart(effort_frame(rounds, plans)), folder / "clinic_effort")
-    return written
-
-
-def _save(chart: alt.Chart | alt.LayerChart | alt.FacetChart | alt.HConcatChart, stem: Path) -> list[Path]:
-    styled = (
-        chart.properties(background="white", padding=12)
-        .configure(font="Liberation Sans, Arial, Helvetica, sans-serif")
-        .configure_title(anchor="start", fontSize=15, subtitleFontSize=12, subtitleColor=_GREY, offset=10)
-        .configure_axis(labelFontSize=12, titleFontSize=13, titleFontWeight="normal", gridColor="#e6e6e6")
-        .configure_legend(labelFontSize=12, labelLimit=400)
-        .configure_view(stroke=None)
-    )
-    return picture(styled.to_dict(validate=False), stem)
+        charts["round_time_by_uplink"] = uplink_chart(rounds, seconds, crossings(rounds, seconds))
+        charts["clinic_effort"] = effort_chart(effort_frame(rounds, plans))
+    return [
+        path for stem, chart in charts.items() for path in picture(styled(chart).to_dict(validate=False), folder / stem)
+    ]

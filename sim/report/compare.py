@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sim.foundation.problems import ScenarioError, suggest
-from sim.foundation.text import score_text, value_text
+from sim.foundation.text import listed, score_text, value_text
 from sim.methods.labels import method_label
 from sim.privacy.statement_text import escaped
 from sim.report.summary import (
@@ -25,11 +25,11 @@ from sim.report.summary import (
 )
 
 CAVEAT: Final = (
-    "Every method ran at the settings it was given and none was tuned: where all share one learning rate, another rate "
-    "can change their order, above all with DP. A pooled AUC also rewards knowing each clinic's share of cases, which "
-    "can favour models of a clinic's own (Local, SplitFed V3). "
-    "Seeds vary the split, the initial values, the batches and the noise, not the hospitals: "
-    "the intervals say how repeatable the numbers are on these data, and nothing about other patients."
+    "No method was tuned: each ran at the hyperparameters given. Where all share one learning rate, another rate can "
+    "change their order, above all with DP. A pooled AUC also rewards knowing each clinic's prevalence, which can "
+    "favour methods that give each clinic a model of its own. Seeds vary the data split, the initial values, the "
+    "batches and the noise, not the hospitals: the intervals show how repeatable the results are on these data, and "
+    "nothing about other patients."
 )
 """What every comparison ends with."""
 
@@ -44,7 +44,7 @@ _LATEX: Final = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Groups of runs against the one with the best mean.
 
@@ -86,18 +86,18 @@ class Comparison:
         open_ = self.differences.loc[known & ~apart, "group"].tolist()
         if clear:
             said += f" On the same seeds it differs from {self._named(clear)}: "
-            said += f"the interval of {'each' if len(clear) > 1 else 'the'} difference leaves out 0."
+            said += f"the interval of {'each' if len(clear) > 1 else 'the'} difference excludes 0."
         if open_:
             said += f" No difference from {self._named(open_)} can be concluded: "
-            said += f"the interval of {'each' if len(open_) > 1 else 'the'} difference holds 0."
+            said += f"the interval of {'each' if len(open_) > 1 else 'the'} difference includes 0."
         if unknown := self.differences.loc[~known, "group"].tolist():
-            said += f" Nothing can be concluded about {self._named(unknown)}: there are not two seeds that both have."
+            said += f" Nothing can be concluded about {self._named(unknown)}: they share fewer than two seeds."
         return f"{said} {self.note}" if self.note else said
 
     def _named(self, groups: Sequence[str]) -> str:
         """Name groups; of many, say how many of the others they are, and name the ones nearest in mean."""
         if len(groups) <= _NAMED:
-            return _listed(groups)
+            return listed(groups)
         others = len(self.differences)
         count = f"any of the other {others}" if len(groups) == others else f"{len(groups)} of the other {others}"
         by_mean = self.means[self.means["group"].isin(groups)].sort_values(
@@ -129,10 +129,6 @@ def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str,
     at : mapping of str to str
         Swept keys, whole or by their last part, and the value to look at.
 
-    Returns
-    -------
-    Comparison
-
     Raises
     ------
     ScenarioError
@@ -142,8 +138,8 @@ def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str,
     numbers = [c for c in ok.columns if pd.api.types.is_numeric_dtype(ok[c]) and c not in ("seed", "rounds")]
     problems = []
     if metric not in numbers:
-        problems.append(f'--metric: there is no metric "{metric}"; {suggest(metric, numbers)}')
-    problems += [f'--by: there is no column "{c}"; {suggest(c, list(ok.columns))}' for c in by if c not in ok.columns]
+        problems.append(f'--metric: no such metric "{metric}"; {suggest(metric, numbers)}')
+    problems += [f'--by: no such column "{c}"; {suggest(c, list(ok.columns))}' for c in by if c not in ok.columns]
     swept = [column for column in ok.columns if "." in column]
     held = []
     for name, value in at.items():
@@ -154,7 +150,7 @@ def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str,
         found = ok[key].map(value_text) == value_text(_value(value))
         if not found.any():
             there = ", ".join(dict.fromkeys(map(value_text, ok[key])))
-            problems.append(f"--at: {key} was never {value}; take one of {there}")
+            problems.append(f"--at: {key} never takes the value {value}; choose from {there}")
         held.append((key, found))
     if problems:
         raise ScenarioError(problems)
@@ -167,13 +163,11 @@ def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str,
     ok = ok.assign(group=[_name(row, by, settings) for row in ok.to_dict("records")])
     twice = ok.duplicated(["group", "seed"])
     if twice.any():
-        raise ScenarioError(
-            [f'--by: "{ok.loc[twice, "group"].iloc[0]}" holds several runs of one seed; add strategy,cut']
-        )
+        raise ScenarioError([f'--by: "{ok.loc[twice, "group"].iloc[0]}" has several runs per seed; add strategy,cut'])
     means = summarise(ok, ["group"], metric)
     score = means["mean"] * (1 if higher_is_better(metric) else -1)
     if score.isna().all():
-        raise ScenarioError([f"--metric: {metric} is missing in every run; take another"])
+        raise ScenarioError([f"--metric: {metric} is missing in every run; choose another"])
     best = str(means["group"].iloc[int(np.nanargmax(score.to_numpy()))])
     table = ok.pivot_table(index="seed", columns="group", values=metric, sort=False)
     others = [group for group in means["group"] if group != best]
@@ -181,7 +175,7 @@ def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str,
         [_paired(group, table.get(group), table[best], len(others)) for group in others],
         columns=["group", "n", "mean", "half_width"],
     )
-    return Comparison(metric, means, differences, best, adjacency_note(ok))
+    return Comparison(metric=metric, means=means, differences=differences, best=best, note=adjacency_note(ok))
 
 
 def _paired(group: str, values: pd.Series[float] | None, best: pd.Series[float], comparisons: int) -> dict[str, object]:
@@ -211,11 +205,6 @@ def _number(mean: float, half_width: float) -> str:
     if abs(mean) < 1:
         return score_text(mean, half_width)
     return f"{mean:.4g}" if math.isnan(half_width) else f"{mean:.4g}±{half_width:.2g}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    *most, last = names
-    return f"{'; '.join(most)}; and {last}" if most else last
 
 
 def as_text(comparison: Comparison, form: str) -> str:

@@ -44,7 +44,7 @@ def composed_frame(found: StudyPrivacy, runs: Sequence[StudyRun], delta: float |
     ]
     if any(c.drawn is not None for c in compositions):
         drawn = ["–" if c.drawn is None else epsilon_text(c.drawn) for c in compositions]
-        laid.append(["The best of them, had their number been drawn", _counts(compositions), *drawn])
+        laid.append(["The best of them, if their number had been random", _counts(compositions), *drawn])
     names = [f"ε {name.lower()}" for name in ADVERSARIES.values()]
     return pd.DataFrame(laid, columns=["Setting", "Runs", *names])
 
@@ -58,13 +58,13 @@ def composed_words(found: StudyPrivacy) -> list[str]:
     """Say what the figures mean, one sentence a point."""
     adjacency = f", {found.adjacency}" if found.adjacency else ""
     said = [
-        "Each run's ε holds for that run alone. Its noise is independent of every other run's, so that runs on the "
-        f"same records compose: who sees several learns more. Of one {found.unit}, at δ = {found.delta:g}{adjacency}."
+        "Each ε holds for one run alone. Noise is independent between runs, so runs on the same records compose: "
+        f"whoever sees several learns more. Unit: one {found.unit}, at δ = {found.delta:g}{adjacency}."
     ]
     if any(c.finite_runs < c.runs for c in found.compositions):
         said.append(
-            "Runs with infinite ε promise nothing: to publish any number or model of one voids the finite ε of all the "
-            "others, since they are about the same records."
+            "Runs with infinite ε give no guarantee: publishing any number or model of one voids the finite ε of all "
+            "others, since they concern the same records."
         )
     said.append(_price(found))
     if not found.by_clinic:
@@ -91,10 +91,10 @@ def composed_words(found: StudyPrivacy) -> list[str]:
 def _price(found: StudyPrivacy) -> str:
     several = [c for c in found.compositions if c.finite_runs > 1 and 0 < c.finite < math.inf]
     if not several:
-        return "No two runs with a finite ε release anything to the same adversary: there is no price of picking one."
+        return "No two runs with a finite ε release anything to the same adversary, so selecting one costs nothing."
     text = (
-        "The number of runs was fixed, not drawn, so that to publish the best run alone costs as much as to publish "
-        "all of those among which it was picked: their composition."
+        "The number of runs was fixed, not random, so publishing only the best run costs as much as publishing all the "
+        "runs it was selected from: their composition."
     )
     if any(c.drawn is not None for c in several):
         return (

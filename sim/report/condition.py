@@ -1,63 +1,66 @@
-"""Conditions such as ``epsilon_server<=8 and hours<=24``: comparisons of named numbers, joined by and, or and not."""
+"""Conditions such as ``epsilon_server<=8 and hours<=24``: comparisons of columns and numbers, evaluated by pandas."""
 
 from __future__ import annotations
 
 import ast
-import math
-import operator
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
+import pandas as pd
 
 from sim.foundation.problems import ScenarioError, suggest
 
 __all__ = ["Condition", "parse_condition"]
 
-_COMPARISONS: Final[dict[type[ast.cmpop], Callable[[float, float], bool]]] = {
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-}
+_COMPARISONS: Final = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
 _EXAMPLE: Final = 'write it like "epsilon_server<=8 and hours<=24"'
 _LONGEST: Final = 1000
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A checked condition.
+    """A condition that holds nothing but comparisons of columns and numbers, joined by and, or and not.
 
     Attributes
     ----------
     text : str
         As it reads.
     names : frozenset of str
-        The columns that decide it.
+        The columns that decide it, with underscores for hyphens.
     """
 
     text: str
     names: frozenset[str]
-    _node: ast.expr
 
     @property
     def clauses(self) -> tuple[Condition, ...]:
         """The conditions that must all hold: the operands of an outermost ``and``, or the condition itself."""
-        node = self._node
+        node = ast.parse(self.text, mode="eval").body
         if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
-            return tuple(_condition(operand) for operand in node.values)
+            return tuple(map(_condition, node.values))
         return (self,)
 
-    def holds(self, values: Mapping[str, float]) -> bool:
-        """Say whether the condition holds; what hangs on an unknown value (NaN) does not.
+    def holds(self, table: pd.DataFrame) -> pd.Series[bool]:
+        """Say of each row whether it meets the condition; one that lacks a value of ``names`` does not.
 
         Parameters
         ----------
-        values : mapping of str to float
-            At least those of ``names``.
+        table : DataFrame
+            With a column for each of ``names``.
         """
-        return _truth(self._node, values) is True
+        columns = table.rename(columns=_written)[sorted(self.names)]
+        quoted = ast.unparse(_Quoted().visit(ast.parse(self.text, mode="eval")))
+        met = np.asarray(columns.eval(quoted, engine="python"), dtype=bool)
+        return columns.notna().all(axis=1) & met
+
+
+class _Quoted(ast.NodeTransformer):
+    """Quotes names with a dot as pandas has them."""
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.Name:
+        return ast.Name(f"`{ast.unparse(node)}`")
 
 
 def parse_condition(text: str, known: Collection[str], place: str) -> Condition:
@@ -73,10 +76,6 @@ def parse_condition(text: str, known: Collection[str], place: str) -> Condition:
     place : str
         What the lines of an error start with.
 
-    Returns
-    -------
-    Condition
-
     Raises
     ------
     ScenarioError
@@ -86,92 +85,57 @@ def parse_condition(text: str, known: Collection[str], place: str) -> Condition:
         raise ScenarioError([f"{place}: has {len(text)} characters; {_EXAMPLE}"])
     try:
         node = ast.parse(text.strip(), mode="eval").body
-        problems = list(_problems(node, {_written(name) for name in known}))
+        problems = list(_problems(node, set(map(_written, known))))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise ScenarioError([f'{place}: "{text}" is no condition; {_EXAMPLE}']) from None
+        raise ScenarioError([f'{place}: "{text}" is not a condition; {_EXAMPLE}']) from None
     if problems:
         raise ScenarioError(f"{place}: {problem}" for problem in problems)
     return _condition(node)
-
-
-def _condition(node: ast.expr) -> Condition:
-    compared = (part for part in ast.walk(node) if isinstance(part, ast.Compare))
-    operands = (operand for part in compared for operand in (part.left, *part.comparators) if _number(operand) is None)
-    return Condition(ast.unparse(node), frozenset(filter(None, map(_name, operands))), node)
 
 
 def _written(column: str) -> str:
     return column.replace("-", "_")
 
 
-def _name(node: ast.AST) -> str | None:
-    """Return a name, with its dots; None for anything else."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute) and (table := _name(node.value)) is not None:
-        return f"{table}.{node.attr}"
-    return None
+def _condition(node: ast.expr) -> Condition:
+    return Condition(ast.unparse(node), frozenset(filter(None, map(_name, _operands(node)))))
 
 
-def _number(node: ast.expr) -> float | None:
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
-        return float(node.value)
-    if isinstance(node, ast.Name) and node.id == "inf":
-        return math.inf
-    if (
-        isinstance(node, ast.UnaryOp)
-        and isinstance(node.op, ast.USub)
-        and (number := _number(node.operand)) is not None
-    ):
-        return -number
-    return None
+def _operands(node: ast.expr) -> Iterator[ast.expr]:
+    for part in ast.walk(node):
+        if isinstance(part, ast.Compare):
+            yield from (part.left, *part.comparators)
+
+
+def _name(node: ast.expr) -> str | None:
+    """Return the name of a column, with its dots; None for anything else."""
+    names = (ast.Name, ast.Attribute)
+    inner = node.value if isinstance(node, ast.Attribute) else node
+    return ast.unparse(node) if isinstance(node, names) and isinstance(inner, ast.Name) and inner.id != "inf" else None
+
+
+def _is_number(node: ast.expr) -> bool:
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return _is_number(node.operand)
+    constant = isinstance(node, ast.Constant) and type(node.value) in (int, float)
+    return constant or (isinstance(node, ast.Name) and node.id == "inf")
 
 
 def _problems(node: ast.expr, known: Collection[str]) -> Iterator[str]:
     if isinstance(node, ast.BoolOp):
-        for operand in node.values:
+        for operand in node.values:  # noqa: PD011 (of Python's grammar)
             yield from _problems(operand, known)
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         yield from _problems(node.operand, known)
-    elif isinstance(node, ast.Compare):
-        for operator_ in node.ops:
-            if type(operator_) not in _COMPARISONS:
-                yield f'"{ast.unparse(node)}" compares in a way that numbers do not; take <, <=, >, >=, == or !='
-        for operand in (node.left, *node.comparators):
-            if _number(operand) is None:
-                yield from _problems_of_name(operand, known)
+    elif isinstance(node, ast.Compare) and all(isinstance(sign, _COMPARISONS) for sign in node.ops):
+        named = [operand for operand in (node.left, *node.comparators) if not _is_number(operand)]
+        for operand in named:
+            name = _name(operand)
+            if name is None:
+                yield f'"{ast.unparse(operand)}" is neither a column nor a number; {_EXAMPLE}'
+            elif name not in known:
+                yield f'unknown name "{name}"; {suggest(name, sorted(known))}'
+        if not named:
+            yield f'"{ast.unparse(node)}" compares no column; {_EXAMPLE}'
     else:
-        yield f'"{ast.unparse(node)}" is no comparison of a column with a number; {_EXAMPLE}'
-
-
-def _problems_of_name(node: ast.expr, known: Collection[str]) -> Iterator[str]:
-    name = _name(node)
-    if name is None:
-        yield f'"{ast.unparse(node)}" is neither a column nor a number; {_EXAMPLE}'
-    elif name not in known:
-        yield f'unknown name "{name}"; {suggest(name, sorted(known))}'
-
-
-def _truth(node: ast.expr, values: Mapping[str, float]) -> bool | None:
-    """Evaluate in Kleene's three-valued logic; None is unknown."""
-    if isinstance(node, ast.BoolOp):
-        operands = [_truth(operand, values) for operand in node.values]
-        decisive = isinstance(node.op, ast.Or)
-        if decisive in operands:
-            return decisive
-        return None if None in operands else not decisive
-    if isinstance(node, ast.UnaryOp):
-        operand = _truth(node.operand, values)
-        return None if operand is None else not operand
-    if not isinstance(node, ast.Compare):
-        raise TypeError(f"{type(node).__name__} is no condition")
-    numbers = [_value(operand, values) for operand in (node.left, *node.comparators)]
-    if any(map(math.isnan, numbers)):
-        return None
-    pairs = zip(node.ops, numbers, numbers[1:], strict=False)
-    return all(_COMPARISONS[type(operator_)](left, right) for operator_, left, right in pairs)
-
-
-def _value(node: ast.expr, values: Mapping[str, float]) -> float:
-    number = _number(node)
-    return float(values[_name(node) or ""]) if number is None else number
+        yield f'"{ast.unparse(node)}" is not a comparison of a column with a number; {_EXAMPLE}'

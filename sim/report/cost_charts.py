@@ -56,14 +56,7 @@ def _phase_colour() -> alt.Color:
 
 
 def traffic_panel(sheet: Sheet, given: Sequence[Look], kinds: Sequence[str]) -> alt.Chart:
-    """Draw the bytes of each method at one level, by kind of message: to the right up, to the left down.
-
-    Parameters
-    ----------
-    sheet : Sheet
-    given : sequence of Look
-    kinds : sequence of str
-    """
+    """Draw the bytes of each method at one level, by kind of message: to the right up, to the left down."""
     # Colours go round after eight kinds; the tooltip and the table name the kind.
     colours = [PALETTE[(5 + place) % len(PALETTE)] if place != 3 else sheet.ink for place in range(len(kinds))]
     colour = alt.Color(

@@ -86,12 +86,11 @@ def effort_chart(frame: pd.DataFrame) -> alt.HConcatChart:
         panels.append(alt.layer(ranges, points).properties(width=230, height=alt.Step(24)))
     clinic = frame["clinic"].iloc[0]
     words = [
-        f"Bars: from the least to the most over the clinics. Point: {clinic}; of the slowest computers, it has most "
-        "records.",
-        "The clinics' own power while they compute, send and receive; the server's is not in it.",
+        f"Bars: range over clinics. Point: {clinic}, with the most records of those with the slowest computers.",
+        "Energy: the clinics' power while they compute, send and receive, without the server's.",
     ]
     chart: alt.HConcatChart = alt.hconcat(*panels, spacing=20).properties(
-        title=alt.Title("What each method asks of the clinics", subtitle=words), description=" ".join(words)
+        title=alt.Title("Clinic workload by method", subtitle=words), description=" ".join(words)
     )
     return chart
 
@@ -109,6 +108,6 @@ def memory_warnings(plans: Sequence[Plan]) -> list[str]:
         found.setdefault(
             method,
             f"memory: {method} needs {bytes_text(worst.peak_bytes)} at {worst.name}{others}, which has "
-            f"{bytes_text(worst.memory_bytes or 0.0)}; take smaller batches, an earlier cut or other computers",
+            f"{bytes_text(worst.memory_bytes or 0.0)}; use smaller batches, an earlier cut or more memory",
         )
     return list(found.values())

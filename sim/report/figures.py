@@ -1,16 +1,14 @@
 """Figures of a study, drawn with Vega-Altair and rendered without a browser or a network."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import altair as alt
-import numpy as np
 import pandas as pd
 import vl_convert
 
-from sim.report.look import looks
+from sim.report.look import GREY, below, looks, paper, styled
 from sim.report.summary import adjacencies, adjacency_of, is_centralised, successful_runs, summarise
 from sim.results.columns import NOISE_KEYS
 
@@ -19,11 +17,9 @@ METRICS = {"auc": "AUC on held-out records", "accuracy": "Accuracy on held-out r
 
 NO_DP = "∞ (no DP)"
 
-_DASHES: dict[str, Sequence[float]] = {"no DP": [6, 4], "majority class": [1.5, 3]}
 _PANEL_WIDTH, _WIDE_PANEL, _PANEL_HEIGHT = 262, 640, 310
 _FEW = 7  # methods whose intervals still stand apart in a narrow panel
 _SCALE = 2  # device pixels to a unit: the picture is about 1600 pixels wide
-_GREY = "#595959"
 
 
 def epsilon_column(runs: pd.DataFrame) -> str:
@@ -90,19 +86,8 @@ def reference_table(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([levels, majority], ignore_index=True)
 
 
-def describe_curves(curves: pd.DataFrame) -> str:
-    """Describe the figure in words, for those who do not see it."""
-    auc = curves[curves["metric"] == "auc"]
-    ranges = auc.groupby("series", sort=False)["mean"].agg(["min", "max"])
-    spans = [f"{series} from {row['min']:.3f} to {row['max']:.3f}" for series, row in ranges.iterrows()]
-    return (
-        f"Two line charts: AUC and accuracy against epsilon {', '.join(target_order(curves))}. "
-        f"Lowest and highest mean AUC of each method: {'; '.join(spans)}."
-    )
-
-
 def privacy_accuracy_chart(runs: pd.DataFrame) -> alt.HConcatChart | alt.VConcatChart:
-    """Draw AUC and accuracy against epsilon, a line a method, with intervals and reference levels.
+    """Draw AUC and accuracy against epsilon, a line a method, with intervals and baselines.
 
     Parameters
     ----------
@@ -118,20 +103,28 @@ def privacy_accuracy_chart(runs: pd.DataFrame) -> alt.HConcatChart | alt.VConcat
     levels = reference_table(runs, curves)
     many = curves["series"].nunique() > _FEW
     width = _WIDE_PANEL if many else _PANEL_WIDTH
-    panels = [_panel(runs, curves, levels, metric, width) for metric in METRICS]
-    chart: alt.HConcatChart | alt.VConcatChart = (
+    panels = [
+        _panel(runs, metric, curves[curves["metric"] == metric], levels[levels["metric"] == metric], width)
+        for metric in METRICS
+    ]
+    words = (
+        f"Two line charts: AUC and accuracy against epsilon {', '.join(target_order(curves))}. "
+        f"AUC: {spans(curves[curves['metric'] == 'auc'])}"
+    )
+    drawn = (
         (alt.vconcat if many else alt.hconcat)(*panels, spacing=18)
         .resolve_scale(color="shared", shape="shared")
-        .properties(title=_caption(runs, curves), description=describe_curves(curves), background="white", padding=12)
-        .configure(font="Liberation Sans, Arial, Helvetica, sans-serif")
-        .configure_title(orient="bottom", anchor="start", fontSize=12, fontWeight="normal", color=_GREY, offset=14)
-        .configure_axis(
-            labelFontSize=12, titleFontSize=13, titleFontWeight="normal", titlePadding=8, gridColor="#e6e6e6"
-        )
-        .configure_legend(labelFontSize=13, symbolSize=90, labelLimit=400, columnPadding=18)
-        .configure_view(stroke=None)
+        .properties(title=below(_caption(runs, curves)), description=words)
     )
+    chart: alt.HConcatChart | alt.VConcatChart = styled(drawn)
     return chart
+
+
+def spans(points: pd.DataFrame) -> str:
+    """Name the lowest and highest mean of each series."""
+    ranges = points.groupby("series", sort=False)["mean"].agg(["min", "max"])
+    texts = [f"{series} from {row['min']:.3f} to {row['max']:.3f}" for series, row in ranges.iterrows()]
+    return f"Lowest and highest mean of each method: {'; '.join(texts)}."
 
 
 def picture(spec: dict[str, Any], path: Path) -> list[Path]:
@@ -157,64 +150,33 @@ def picture(spec: dict[str, Any], path: Path) -> list[Path]:
 
 
 def _panel(
-    runs: pd.DataFrame, curves: pd.DataFrame, levels: pd.DataFrame, metric: str, width: int
+    runs: pd.DataFrame, metric: str, shown: pd.DataFrame, rules: pd.DataFrame, width: int
 ) -> alt.LayerChart | alt.FacetChart:
     """Draw one metric against epsilon."""
-    shown, rules = curves[curves["metric"] == metric], levels[levels["metric"] == metric]
-    y = alt.Y(
-        "mean:Q",
-        title=METRICS[metric],
-        scale=alt.Scale(domain=_domain(shown, rules), nice=False),
-        axis=alt.Axis(format=".2f", tickCount=8),
-    )
+    sheet, given = paper("", "", "", width), looks(successful_runs(runs))
+    axis, scale = alt.Axis(format=".2f", tickCount=8), alt.Scale(zero=False, padding=8)
+    y = alt.Y("mean:Q", title=METRICS[metric], scale=scale, axis=axis)
     x = alt.X(
         "target:N",
-        sort=target_order(curves),
+        sort=target_order(shown),
         title=_epsilon_title(runs),
         scale=alt.Scale(paddingInner=0.3, paddingOuter=0.2),
         axis=alt.Axis(labelAngle=0, grid=False),
     )
-    given = looks(successful_runs(runs))
-    methods = [look.series for look in given]
-    # One legend for colour and shape: Vega-Lite merges them only where both scales state the same domain.
-    legend = alt.Legend(orient="top", columns=_legend_columns(methods), title=None, offset=12, symbolOpacity=1)
-    colour = alt.Color(
-        "series:N", scale=alt.Scale(domain=methods, range=[look.colour for look in given]), legend=legend
-    )
-    shape = alt.Shape("series:N", scale=alt.Scale(domain=methods, range=[look.shape for look in given]), legend=legend)
-    dodge = alt.XOffset("series:N", sort=methods)
-
-    base = alt.Chart(shown).encode(x=x, xOffset=dodge, color=colour)
+    dodge = alt.XOffset("series:N", sort=[look.series for look in given])
+    base = alt.Chart(shown).encode(x=x, xOffset=dodge, color=sheet.series(given, "color"))
     lines = base.mark_line(strokeWidth=1.5, opacity=0.75).encode(y=y)
     bars = base.transform_filter("isValid(datum.lower)").mark_rule(strokeWidth=1.5).encode(y="lower:Q", y2="upper:Q")
-    points = base.mark_point(filled=True, size=60, opacity=1).encode(y=y, shape=shape)
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(y=y, shape=sheet.series(given, "shape"))
     level = alt.Chart(rules).encode(y=y)
-    reference = level.mark_rule(color=_GREY, strokeWidth=1.3).encode(
-        strokeDash=alt.StrokeDash(
-            "kind:N", legend=None, scale=alt.Scale(domain=list(_DASHES), range=list(_DASHES.values()))
-        )
+    kinds = alt.Scale(domain=["no DP", "majority class"], range=[[6, 4], [1.5, 3]])
+    reference = level.mark_rule(color=GREY, strokeWidth=1.3).encode(
+        strokeDash=alt.StrokeDash("kind:N", legend=None, scale=kinds)
     )
     label = level.mark_text(
-        align="left", baseline="line-bottom", lineHeight=14, fontSize=12, color=_GREY, lineBreak="\n"
+        align="left", baseline="line-bottom", lineHeight=14, fontSize=12, color=GREY, lineBreak="\n"
     ).encode(x=alt.value(width + 5), text="label:N")
     return alt.layer(reference, lines, bars, points, label).properties(width=width, height=_PANEL_HEIGHT)
-
-
-def _legend_columns(names: list[str]) -> int:
-    """Choose how many names stand in a row above the panels: all of them if they fit, or else columns of one width."""
-    if sum(len(name) + 5 for name in names) <= 100:
-        return max(len(names), 1)
-    return max(110 // (max(map(len, names)) + 4), 1)
-
-
-def _domain(curves: pd.DataFrame, levels: pd.DataFrame) -> list[float]:
-    """Zoom the axis to what is drawn and a margin, inside the scores that are possible."""
-    values = np.append(curves[["mean", "lower", "upper"]].to_numpy(float), levels["mean"].to_numpy(float))
-    if np.isnan(values).all():  # a metric that no run has
-        return [0.0, 1.0]
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    margin = max(0.05 * (high - low), 0.01)
-    return [max(0.0, low - margin), min(1.0, high + margin)]
 
 
 def _epsilon_title(runs: pd.DataFrame) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 from sim.foundation.text import bytes_text, score_text, seconds_text
 from sim.report.cost_charts import round_panel, time_panel, traffic_panel
 from sim.report.course_charts import clinics_panel, learning_panel
-from sim.report.figures import picture, privacy_accuracy_chart
+from sim.report.figures import picture, privacy_accuracy_chart, spans
 from sim.report.look import PAGE, Chart, Look, Sheet, looks, page_spec, paper, paper_spec
 from sim.report.points import SCORES, by_clinic, largest_epsilons, learning, per_group, trade_offs, with_levels
 from sim.report.study import StudyResults
@@ -25,7 +25,7 @@ from sim.results.rounds import DrawnRound
 Panel = Callable[[Sheet], Chart]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Figure:
     """One figure.
 
@@ -52,7 +52,7 @@ class Figure:
     by_level: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Gallery:
     """The figures of a study.
 
@@ -103,12 +103,7 @@ class Gallery:
 
 
 def gallery(study: StudyResults) -> Gallery | None:
-    """Choose the figures that a study's results allow; None where no run has a score.
-
-    Parameters
-    ----------
-    study : StudyResults
-    """
+    """Choose the figures that a study's results allow; None where no run has a score."""
     ok = with_levels(successful_runs(study.runs))
     points = trade_offs(ok) if len(ok) else pd.DataFrame(columns=["score"])
     if points.empty:
@@ -138,7 +133,15 @@ def gallery(study: StudyResults) -> Gallery | None:
     levels = [str(level) for level in ok["level"].cat.categories]
     texts = {name: table.astype(dict.fromkeys(table.select_dtypes("category"), str)) for name, table in tables.items()}
     rounds = [one.method for one in study.clock]
-    return Gallery(figures, texts, given, scores, levels, list(ADVERSARIES.values()), rounds)
+    return Gallery(
+        figures=figures,
+        tables=texts,
+        given=given,
+        scores=scores,
+        levels=levels,
+        adversaries=list(ADVERSARIES.values()),
+        rounds=rounds,
+    )
 
 
 def write_figures(study: StudyResults, shown: Gallery | None, folder: Path) -> list[Path]:
@@ -169,14 +172,15 @@ def write_figures(study: StudyResults, shown: Gallery | None, folder: Path) -> l
 
 def _privacy(points: pd.DataFrame, given: list[Look], axis: alt.Axis, score: str, adjacency: str) -> Figure:
     return Figure(
-        "privacy",
-        "Score against privacy, one adversary at a time",
-        "Points: means over seeds; bars: 95 % confidence intervals. At ∞ nothing is promised against that adversary. "
-        "Methods with the same ε stand side by side.",
-        f"Three charts of {score} against the epsilon of the model user, a peer clinic and the server. "
-        f"{_spans(points, score)}",
-        "trade_offs",
-        [
+        name="privacy",
+        title="Score against privacy, by adversary",
+        note="Points: means over seeds; bars: 95 % confidence intervals. At ∞ there is no guarantee against that "
+        "adversary. "
+        "Methods with the same ε are drawn side by side.",
+        description=f"Three charts of {score} against the epsilon of the model user, a peer clinic and the server. "
+        f"{spans(points[points['score'] == score])}",
+        table="trade_offs",
+        panels=[
             partial(privacy_panel, given=given, adversary=adversary, axis=axis, adjacency=adjacency)
             for adversary in ADVERSARIES.values()
         ],
@@ -189,14 +193,16 @@ def _pareto(points: pd.DataFrame, given: list[Look], axis: alt.Axis, score: str,
     own = points[(points["score"] == score) & (points["adversary"] == adversary) & points["front"]]
     names = [f"{series} ({level})" for series, level in own[["series", "level"]].itertuples(index=False)]
     return Figure(
-        "pareto",
-        "Pareto front of score, time, traffic and privacy",
-        "Filled: on the front, that is no other method and level is at least as good in score, time, traffic and the "
-        "chosen adversary's ε and better in one of them. By the means alone: neighbours may not be told apart.",
-        f"Three charts of {score} against simulated time, traffic and epsilon. "
+        name="pareto",
+        title="Pareto front of score, time, traffic and privacy",
+        note="Filled: on the Pareto front, where no other method and level is at least as good in score, time, "
+        "traffic and "
+        "the chosen adversary's ε and better in one of them. Judged by means alone: neighbours may be "
+        "indistinguishable.",
+        description=f"Three charts of {score} against simulated time, traffic and epsilon. "
         f"On the front, with the {adversary.lower()} as adversary: {'; '.join(names)}.",
-        "trade_offs",
-        [
+        table="trade_offs",
+        panels=[
             partial(cost_panel, given=given, cost="seconds", amounts=points["seconds"]),
             partial(cost_panel, given=given, cost="bytes", amounts=points["bytes"]),
             partial(front_panel, given=given, axis=axis, adjacency=adjacency),
@@ -209,12 +215,12 @@ def _learning(table: pd.DataFrame, given: list[Look], score: str) -> Figure:
     lowest = {str(name): round(float(low), 2) for name, low in table.groupby("score")["mean"].min().items()}
     last = table[table["round"] == table.groupby(["series", "level"], observed=True)["round"].transform("max")]
     return Figure(
-        "learning",
-        "Learning curves",
-        "Means over seeds after each round, on the held-out records; bands: 95 % confidence intervals.",
-        f"A line chart of {score} by round. After the last round: {_spans(last, score)}",
-        "learning",
-        [partial(learning_panel, given=given, lowest=lowest)],
+        name="learning",
+        title="Learning curves",
+        note="Means over seeds after each round, on the held-out records; bands: 95 % confidence intervals.",
+        description=f"A line chart of {score} by round. After the last round: {spans(last[last['score'] == score])}",
+        table="learning",
+        panels=[partial(learning_panel, given=given, lowest=lowest)],
         by_level=True,
     )
 
@@ -225,26 +231,29 @@ def _clinics(table: pd.DataFrame, given: list[Look], clinics: int) -> Figure:
     means = table[table["score"] == score].groupby("clinic", observed=True)["mean"].mean()
     few = f" The {len(drawn)} clinics with the lowest mean of {clinics}." if clinics > len(drawn) else ""
     return Figure(
-        "clinics",
-        "Each clinic's own results",
-        "On each clinic's own held-out records, the clinic with the lowest mean first; bars: 95 % confidence intervals "
+        name="clinics",
+        title="Results by clinic",
+        note="On each clinic's own held-out records, the clinic with the lowest mean first; bars: 95 % confidence "
+        "intervals "
         f"over seeds. Where all of a clinic's held-out records are of one class, it has no AUC.{few}",
-        f"A dot chart of {score} by clinic. Mean of all methods and levels: {_told(means, score_text)}.",
-        "clinics",
-        [partial(clinics_panel, given=given, clinics=drawn)],
+        description=f"A dot chart of {score} by clinic. Mean of all methods and levels: {_told(means, score_text)}.",
+        table="clinics",
+        panels=[partial(clinics_panel, given=given, clinics=drawn)],
         by_level=True,
     )
 
 
 def _time(table: pd.DataFrame, given: list[Look]) -> Figure:
     return Figure(
-        "time",
-        "Where the time goes",
-        "Simulated, by phase, summed over clinics and rounds. Where a strategy lets clinics work side by side, a run "
-        "takes less than this sum.",
-        f"A bar chart of seconds by method and phase. Sums: {_told(_totals(table, 'seconds'), seconds_text)}.",
-        "phases",
-        [partial(time_panel, given=given)],
+        name="time",
+        title="Where the time goes",
+        note="Simulated time by phase, summed over clinics and rounds. Where clinics work in parallel, a run takes "
+        "less "
+        "than this sum.",
+        description=f"A bar chart of seconds by method and phase. Sums: "
+        f"{_told(_totals(table, 'seconds'), seconds_text)}.",
+        table="phases",
+        panels=[partial(time_panel, given=given)],
         by_level=False,
     )
 
@@ -252,12 +261,13 @@ def _time(table: pd.DataFrame, given: list[Look]) -> Figure:
 def _traffic(table: pd.DataFrame, given: list[Look]) -> Figure:
     kinds = table.groupby("kind", sort=False)["bytes"].sum().sort_values(ascending=False).index.tolist()
     return Figure(
-        "traffic",
-        "What is sent",
-        "Traffic of a whole run, all clinics, by kind of message.",
-        f"A bar chart of bytes by method and kind of message. Sums: {_told(_totals(table, 'bytes'), bytes_text)}.",
-        "traffic",
-        [partial(traffic_panel, given=given, kinds=kinds)],
+        name="traffic",
+        title="Traffic by message type",
+        note="Traffic of a whole run over all clinics.",
+        description=f"A bar chart of bytes by method and kind of message. Sums: "
+        f"{_told(_totals(table, 'bytes'), bytes_text)}.",
+        table="traffic",
+        panels=[partial(traffic_panel, given=given, kinds=kinds)],
         by_level=False,
     )
 
@@ -271,12 +281,12 @@ def _round(table: pd.DataFrame, clock: Sequence[DrawnRound]) -> Figure:
     words = [f"{one.method}: {one.words}" for one in clock]
     rows = int(table.groupby("method")["row"].nunique().max())
     return Figure(
-        "round",
-        "One round, second by second",
-        "The first round of the method chosen above, first seed: who receives, computes, sends and waits, and when.",
-        f"A Gantt chart of one round. {' '.join(words)}",
-        "rounds",
-        [partial(round_panel, rows=rows)],
+        name="round",
+        title="Timeline of a round",
+        note="First round of the method selected above, first seed: who receives, computes, sends and waits, and when.",
+        description=f"A Gantt chart of one round. {' '.join(words)}",
+        table="rounds",
+        panels=[partial(round_panel, rows=rows)],
         by_level=False,
     )
 
@@ -289,10 +299,3 @@ def _totals(table: pd.DataFrame, amount: str) -> pd.Series[float]:
 
 def _told(values: pd.Series[float], text: Callable[[float], str]) -> str:
     return "; ".join(f"{name} {text(float(value))}" for name, value in values.items())
-
-
-def _spans(points: pd.DataFrame, score: str) -> str:
-    """Name the lowest and highest mean of each series."""
-    ranges = points[points["score"] == score].groupby("series", sort=False)["mean"].agg(["min", "max"])
-    texts = [f"{series} from {row['min']:.3f} to {row['max']:.3f}" for series, row in ranges.iterrows()]
-    return f"Lowest and highest mean of each method: {'; '.join(texts)}."

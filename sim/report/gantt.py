@@ -15,7 +15,7 @@ PHASES = {
     "clinic": ("computes", "#E69F00"),
     "upload": ("sends", "#0072B2"),
     "server": ("the server computes for it", "#CC79A7"),
-    "waiting": ("waits in line", "#595959"),
+    "waiting": ("waits", "#595959"),
 }
 _UNITS = (("hours", 3600.0, 7200.0), ("minutes", 60.0, 300.0), ("seconds", 1.0, 1.0), ("milliseconds", 1e-3, 0.0))
 """Name, seconds, and the shortest round it is used for."""

@@ -13,6 +13,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from sim.report.figures import picture
+from sim.report.look import below, styled
+
 __all__ = ["Holdings", "holdings_frame", "holdings_table", "write_holdings_figure"]
 
 _MOST_CLINICS = 40
@@ -30,8 +33,7 @@ _MOST_SIGNS = 40
 
 # Okabe and Ito's palette without its yellow, which is too pale on white; the pale blue first, as it fills large areas.
 _COLOURS = ["#56B4E9", "#D55E00", "#009E73", "#E69F00", "#0072B2", "#CC79A7", "#000000"]
-_GREY, _OTHERS = "#595959", "#BDBDBD"
-_SCALE = 2  # device pixels to a unit
+_OTHERS = "#BDBDBD"
 _PANEL_WIDTH, _PANEL_HEIGHT = 300, 310
 
 
@@ -55,10 +57,6 @@ class Holdings:
 def holdings_frame(held: Holdings) -> pd.DataFrame:
     """Count what each clinic holds.
 
-    Parameters
-    ----------
-    held : Holdings
-
     Returns
     -------
     pandas.DataFrame
@@ -78,10 +76,6 @@ def holdings_frame(held: Holdings) -> pd.DataFrame:
 
 def holdings_table(held: Holdings) -> Table:
     """Build the table of what each clinic holds.
-
-    Parameters
-    ----------
-    held : Holdings
 
     Returns
     -------
@@ -138,22 +132,9 @@ def write_holdings_figure(held: Holdings, folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     many = len(held.names) > _MOST_CLINICS
-    chart = (_histograms(held) if many else _bars(held)).properties(
-        title=_caption(held), description=_caption(held), background="white", padding=12
-    )
-    chart = (
-        chart.configure(font="Liberation Sans, Arial, Helvetica, sans-serif")
-        .configure_title(orient="bottom", anchor="start", fontSize=12, fontWeight="normal", color=_GREY, offset=14)
-        .configure_axis(
-            labelFontSize=12, titleFontSize=13, titleFontWeight="normal", titlePadding=8, gridColor="#e6e6e6"
-        )
-        .configure_legend(labelFontSize=13, titleFontSize=13, titleFontWeight="normal", labelLimit=400)
-        .configure_view(stroke=None)
-    )
-    paths = [folder / "holdings.png", folder / "holdings.svg"]
-    chart.save(paths[0], scale_factor=_SCALE)
-    chart.save(paths[1])
-    return paths
+    caption = _caption(held)
+    chart = styled((_histograms(held) if many else _bars(held)).properties(title=below(caption), description=caption))
+    return picture(chart.to_dict(validate=False), folder / "holdings")
 
 
 def _frequent(held: Holdings) -> list[int]:

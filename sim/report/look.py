@@ -26,7 +26,7 @@ SHAPES: Final = (
 _DASHES: Final = ((1, 0), (5, 3), (2, 2), (8, 3, 2, 3))
 _FONT: Final = "Liberation Sans, Arial, Helvetica, sans-serif"
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart
-_GREY: Final = "#595959"
+GREY: Final = "#595959"
 
 
 INTERVAL: Final = [*(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("mean", "lower", "upper")), alt.Tooltip("n:Q")]
@@ -76,7 +76,7 @@ def looks(ok: pd.DataFrame) -> list[Look]:
     return given
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sheet:
     """What a chart is drawn on, and what it shows.
 
@@ -123,12 +123,28 @@ class Sheet:
         return alt.OpacityValue(faint, condition={"test": picked, "value": strong})
 
 
-PAGE: Final = Sheet("score", "level", "adversary", "picked", "container", "currentColor", legend=False)
+PAGE: Final = Sheet(
+    score="score",
+    level="level",
+    adversary="adversary",
+    picked="picked",
+    width="container",
+    ink="currentColor",
+    legend=False,
+)
 
 
 def paper(score: str, level: str, adversary: str, width: int) -> Sheet:
     """Return a sheet of paper that shows one score, level and adversary."""
-    return Sheet(json.dumps(score), json.dumps(level), json.dumps(adversary), "[]", width, "#000000", legend=True)
+    return Sheet(
+        score=json.dumps(score),
+        level=json.dumps(level),
+        adversary=json.dumps(adversary),
+        picked="[]",
+        width=width,
+        ink="#000000",
+        legend=True,
+    )
 
 
 def page_spec(chart: Chart, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,34 +199,41 @@ def paper_spec(
     tables : mapping of str to DataFrame
         The data that the charts name.
     """
-    whole = (
-        alt.concat(columns=columns, spacing=24)
-        .properties(
-            title=alt.TitleParams(
-                textwrap.wrap(caption, 110),
-                orient="bottom",
-                anchor="start",
-                fontSize=12,
-                fontWeight="normal",
-                color=_GREY,
-                offset=14,
-            ),
-            background="white",
-            padding=12,
-        )
-        .configure(font=_FONT)
-        .configure_axis(
-            labelFontSize=12, titleFontSize=13, titleFontWeight="normal", titlePadding=8, gridColor="#e6e6e6"
-        )
-        .configure_title(anchor="start", frame="group", fontSize=13, fontWeight="bold")
-        .configure_legend(labelFontSize=13, symbolSize=90, labelLimit=400, columnPadding=18)
-        .configure_view(stroke=None)
-    )
+    whole = styled(alt.concat(columns=columns, spacing=24).properties(title=below(caption)))
     spec: dict[str, Any] = whole.to_dict(validate=False)
     # Altair's own concat copies every chart several times over.
     spec["concat"] = [_part(panel) for panel in panels]
     spec["datasets"] = {name: plain_rows(table) for name, table in tables.items()}
     return spec
+
+
+def below(caption: str) -> alt.TitleParams:
+    """Return a caption that stands below a picture."""
+    lines = textwrap.wrap(caption, 110)
+    return alt.TitleParams(
+        lines, orient="bottom", anchor="start", fontSize=12, fontWeight="normal", color=GREY, offset=14
+    )
+
+
+def styled(chart: Any) -> Any:
+    """Return a chart of any kind in the style of all picture files."""
+    return (
+        chart.properties(background="white", padding=12)
+        .configure(font=_FONT)
+        .configure_axis(
+            labelFontSize=12, titleFontSize=13, titleFontWeight="normal", titlePadding=8, gridColor="#e6e6e6"
+        )
+        .configure_title(anchor="start", frame="group", fontSize=13, subtitleFontSize=12, subtitleColor=GREY)
+        .configure_legend(
+            labelFontSize=13,
+            titleFontSize=13,
+            titleFontWeight="normal",
+            symbolSize=90,
+            labelLimit=400,
+            columnPadding=18,
+        )
+        .configure_view(stroke=None)
+    )
 
 
 def _part(panel: Chart) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from sim.foundation.text import epsilon_text, score_text
+from sim.privacy.statement_text import between
 from sim.report.points import with_levels
 from sim.report.study import StudyResults
 from sim.report.summary import ADVERSARIES, successful_runs
@@ -39,12 +40,7 @@ class MethodPrivacy:
 
 
 def method_privacy(study: StudyResults) -> list[MethodPrivacy]:
-    """Lay out the statements of every method.
-
-    Parameters
-    ----------
-    study : StudyResults
-    """
+    """Lay out the statements of every method."""
     ok = with_levels(successful_runs(study.runs))
     levels = [str(level) for level in ok["level"].cat.categories]
     found = []
@@ -131,7 +127,7 @@ def outside(study: StudyResults) -> list[tuple[str, str, str]]:
 def not_covered(study: StudyResults) -> pd.DataFrame:
     """List once what runs publish of their records that no epsilon covers: what, where, and of which records."""
     rows = [row for statement in study.statements.values() for row in statement["not-covered"]]
-    named = {"what": "What", "where": "Where it stands", "of": "A statistic of"}
+    named = {"what": "What", "where": "Where", "of": "Statistic of"}
     return pd.DataFrame(rows, columns=[*named]).drop_duplicates().rename(columns=named)
 
 
@@ -150,9 +146,9 @@ def _bound(level: str, row: Mapping[str, Any], delta: float | None) -> dict[str,
         "Neighbours": row["adjacency"] or "–",
         "ε, replace-one": "–" if row["replace-epsilon"] is None else epsilon_text(row["replace-epsilon"]),
         "Least protected clinic": row["clinic"] if finite else "–",
-        "Membership advantage at most": _upper(row["advantage"]),
-        "True positives at 1 % false at most": _upper(row["true-positive-rates"][_RATE]),
-        "Why not protected": "; ".join(row["reasons"]) or "–",
+        "Maximum membership advantage": _upper(row["advantage"]),
+        "Maximum TPR at 1 % FPR": _upper(row["true-positive-rates"][_RATE]),
+        "Reason for no guarantee": "; ".join(row["reasons"]) or "–",
     }
 
 
@@ -162,18 +158,11 @@ def _mechanism(level: str, row: Mapping[str, Any]) -> dict[str, str]:
         "Release": row["what"],
         "Seen by": ", ".join(row["seen-by"]),
         "Mechanism": row["mechanism"],
-        "Noise": f"{_between(row['noise'])} ({row['noise-is']})",
-        "Sampling rate": _between(row["sample-rate"]),
-        "Times": f"{_between(row['times'])} {row['counted-in']}",
+        "Noise": f"{between(row['noise'])} ({row['noise-is']})",
+        "Sampling rate": between(row["sample-rate"]) if row["sample-rate"] else "–",
+        "Times": f"{between(row['times'])} {row['counted-in']}",
         "Neighbours": row["adjacency"],
     }
-
-
-def _between(bounds: Sequence[float] | None) -> str:
-    if bounds is None:
-        return "–"
-    low, high = (f"{value:.4g}" for value in bounds)
-    return low if low == high else f"{low} to {high}"
 
 
 def _upper(value: float) -> str:

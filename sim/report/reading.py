@@ -35,7 +35,7 @@ def read_results(folder: Path) -> StudyResults:
     """
     runs = read_table(folder)
     if runs.empty:
-        raise ScenarioError([f"{folder}: holds no finished run; run the study first"])
+        raise ScenarioError([f"{folder}: has no finished run; run the study first"])
     records = {run_id: read_record(folder, run_id) for run_id in runs["run_id"]}
     specs = [record["spec"] for record in records.values()]
     releases = read_study_runs(folder)

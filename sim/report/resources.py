@@ -7,7 +7,7 @@ from functools import partial
 
 import pandas as pd
 
-from sim.foundation.text import bytes_text, score_text, seconds_text
+from sim.foundation.text import amount_text, bytes_text, score_text, seconds_text, span_text
 from sim.report.points import with_levels
 from sim.report.study import StudyResults
 from sim.report.summary import successful_runs
@@ -36,9 +36,9 @@ def resource_frame(runs: pd.DataFrame) -> pd.DataFrame:
         "Simulated time": ("sim_seconds", seconds_text),
         "Sent up": ("bytes_up", bytes_text),
         "Sent down": ("bytes_down", bytes_text),
-        "FLOPs, all clinics": ("clinic_flops", _flops_text),
-        "FLOPs, server": ("server_flops", _flops_text),
-        "Memory, largest clinic": ("peak_clinic_bytes", bytes_text),
+        "Clinic FLOPs (total)": ("clinic_flops", _flops_text),
+        "Server FLOPs": ("server_flops", _flops_text),
+        "Peak clinic memory": ("peak_clinic_bytes", bytes_text),
         "Time to simulate": ("wall_seconds", seconds_text),
     }
     ok = successful_runs(runs)
@@ -50,10 +50,6 @@ def resource_frame(runs: pd.DataFrame) -> pd.DataFrame:
 
 def demand_frame(study: StudyResults) -> pd.DataFrame:
     """Lay out what a run of each method asks of one clinic, as a mean over seeds and levels of privacy.
-
-    Parameters
-    ----------
-    study : StudyResults
 
     Returns
     -------
@@ -69,7 +65,7 @@ def demand_frame(study: StudyResults) -> pd.DataFrame:
         "Sent": ("bytes_up", bytes_text),
         "Received": ("bytes_down", bytes_text),
         "Memory": ("peak_bytes", bytes_text),
-        "Energy": ("joules", partial(_with_prefix, unit="J")),
+        "Energy": ("joules", partial(amount_text, unit="J")),
     }
     own = study.clinics.merge(successful_runs(study.runs)[["run_id", "series"]], on="run_id")
     forms = {name: form for name, form in forms.items() if form[0] in own and own[form[0]].notna().all()}
@@ -95,10 +91,6 @@ def _from_to(least: str, most: str) -> str:
 
 def worst_frame(study: StudyResults) -> pd.DataFrame:
     """Name the clinic that each method serves worst, at each level of privacy.
-
-    Parameters
-    ----------
-    study : StudyResults
 
     Returns
     -------
@@ -130,10 +122,6 @@ def clinic_rows(study: StudyResults) -> pd.DataFrame:
 
     Classes are left out where any run of the study is private: its clinics are those of the others too.
 
-    Parameters
-    ----------
-    study : StudyResults
-
     Returns
     -------
     DataFrame
@@ -150,21 +138,10 @@ def clinic_rows(study: StudyResults) -> pd.DataFrame:
     order = high["records"].sort_values(ascending=False, kind="stable").index[:_CLINICS]
     kept = [name for name in low.index if name in set(order)]
     table = {
-        name: [_span(low.loc[clinic, column], high.loc[clinic, column]) for clinic in kept]
+        name: [span_text(*(f"{ends.loc[clinic, column]:,.0f}" for ends in (low, high))) for clinic in kept]
         for name, column in counted.items()
     }
     return pd.DataFrame({"Clinic": kept, **table})
 
 
-def _span(low: float, high: float) -> str:
-    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
-
-
-def _with_prefix(amount: float, unit: str) -> str:
-    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if amount >= size:
-            return f"{amount / size:.3g} {prefix}{unit}"
-    return f"{amount:.3g} {unit}"
-
-
-_flops_text = partial(_with_prefix, unit="FLOP")
+_flops_text = partial(amount_text, unit="FLOP")

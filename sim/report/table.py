@@ -13,12 +13,12 @@ from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_te
 from sim.report.summary import ADVERSARIES, adjacency_of, successful_runs, summarise, swept_keys
 
 _CAPTION = (
-    "Mean ± half-width of the 95 % confidence interval over seeds. Time and traffic of a whole run, simulated. "
+    "Mean ± half-width of the 95 % confidence interval over seeds. Simulated time and traffic of a whole run. "
     "ε is the largest over seeds; ∞ means no guarantee against that adversary."
 )
 _PLAN_CAPTION = (
     "Planned, before any training. Time and traffic of a whole run over all clinics, for the first seed. "
-    "ε is that of the clinic with the largest; ∞ means no guarantee against that adversary."
+    "ε is the largest over clinics; ∞ means no guarantee against that adversary."
 )
 _SCORES = {"AUC": "auc", "Balanced accuracy": "balanced_accuracy", "Accuracy": "accuracy"}
 
@@ -78,7 +78,7 @@ def console_table(runs: pd.DataFrame) -> Table:
     """
     frame = results_frame(runs)
     missing = int((runs["status"] != "ok").sum())
-    left_out = f" {missing} of {len(runs)} runs did not succeed and are left out." if missing else ""
+    left_out = f" {missing} of {len(runs)} runs failed and are left out." if missing else ""
     return rendered(frame, ", ".join(runs["study"].unique()), f"{caption(runs)}{left_out}")
 
 

@@ -36,9 +36,7 @@ def first_rounds_at(study: StudyResults, target: str) -> pd.DataFrame:
         raise ScenarioError(["--target: no run of the study has succeeded; run the study first"])
     numbers = study.rounds.select_dtypes("number")
     condition = parse_condition(target, list(numbers.columns), "--target")
-    names = sorted(condition.names)
-    holds = [condition.holds(dict(zip(names, row, strict=True))) for row in numbers[names].itertuples(index=False)]
-    first = study.rounds[holds].groupby("run_id")[["round", "sim_seconds", "bytes"]].first()
+    first = study.rounds[condition.holds(numbers)].groupby("run_id")[["round", "sim_seconds", "bytes"]].first()
     first.columns = pd.Index(["target_round", "target_seconds", "target_bytes"])
     return successful_runs(study.runs).merge(first, how="left", left_on="run_id", right_index=True)
 

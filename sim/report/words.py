@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pandas as pd
 
 from sim.foundation.problems import ScenarioError
-from sim.foundation.text import score_text, value_text
+from sim.foundation.text import count_text, listed, score_text, value_text
 from sim.report.compare import CAVEAT, compare
 from sim.report.figures import NO_DP, target_order
 from sim.report.points import noise_key, with_levels
@@ -21,15 +19,15 @@ def compared(study: StudyResults) -> str:
     if ok.empty:
         return ""
     methods = ok["series"].drop_duplicates()
-    parts = [_count(len(methods), "method")]
+    parts = [count_text(len(methods), "method")]
     levels = with_levels(ok)["level"].cat.categories
     if len(levels) > 1:
-        parts.append(f"at {len(levels)} levels of privacy ({', '.join(levels)})")
-    parts.append(f"on {_count(ok['seed'].nunique(), 'seed')}")
+        parts.append(f"at {len(levels)} privacy levels ({', '.join(levels)})")
+    parts.append(f"on {count_text(ok['seed'].nunique(), 'seed')}")
     if len(study.clinics):
         first = study.clinics[study.clinics["run_id"] == study.clinics["run_id"].iloc[0]]
         records = f"{first['records'].sum():,} training and {first['test_records'].sum():,} held-out records"
-        parts.append(f"over {_count(len(first), 'clinic')} with {records}")
+        parts.append(f"over {count_text(len(first), 'clinic')} with {records}")
     return f"Compared: {', '.join(parts)}. The methods: {listed(methods)}."
 
 
@@ -64,12 +62,12 @@ def sentences(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
     if free.empty:
         said += [f"At ε = {target}, {_best(auc[auc['target'] == target])}." for target in target_order(auc)]
         if not auc.empty:
-            said.append("The study has no run without DP, so what DP costs cannot be read from it.")
+            said.append("The study has no run without DP, so the cost of DP cannot be estimated.")
     else:
         said.append(f"Without DP, {_best(free)}.")
         apart = free[~free["strategy"].map(is_centralised)]
         if 0 < len(apart) < len(free):
-            said.append(f"Among the methods that leave the records at the clinics, {_best(apart)}.")
+            said.append(f"Among methods that keep records at the clinics, {_best(apart)}.")
         said += _costs(auc, free)
     return said
 
@@ -95,7 +93,7 @@ def _costs(auc: pd.DataFrame, free: pd.DataFrame) -> list[str]:
         if len(points) > 1:
             text = f"At ε = {target} and these settings, DP costs between {score_text(low['loss'])} of AUC "
             text += f"({low['series']}) and {score_text(high['loss'])} ({high['series']})"
-        sentences.append(f"{text}{'; a minus sign is a gain' if '-' in score_text(low['loss']) else ''}.")
+        sentences.append(f"{text}{'; a negative cost is a gain' if '-' in score_text(low['loss']) else ''}.")
     return sentences
 
 
@@ -107,15 +105,3 @@ def guarantee(runs: pd.DataFrame) -> str:
     mechanisms, units = listed(private["mechanism"].unique()), listed(private["unit"].unique())
     deltas = listed([f"{delta:g}" for delta in sorted(private["delta"].unique())])
     return f"Mechanism: {mechanisms}. Protected unit: one {units}. δ = {deltas}. ε is for {adjacency_of(private)}."
-
-
-def listed(names: Iterable[str]) -> str:
-    """Join names into a list for a sentence; semicolons, because names hold commas."""
-    *first, last = names
-    if len(first) < 2:
-        return " and ".join([*first, last])
-    return f"{'; '.join(first)}; and {last}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -14,13 +14,13 @@ import stat
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sim.foundation.problems import ScenarioError, unwritable
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
 
 __all__ = [
     "MOST_BYTES",
@@ -48,7 +48,7 @@ MOST_SIGNS: Final = 100_000
 """No text of a table's cell is longer."""
 
 _ENTRY: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
-_MEND: Final = "put the file that was written in its place, or run again"
+_MEND: Final = "restore the original file, or run again"
 
 
 def refuse(path: Path | str, fault: str) -> NoReturn:
@@ -70,7 +70,7 @@ def refuse_links(folder: Path) -> None:
     """Refuse a folder of files to be written anew if it, or anything in it, is a link or no plain file."""
     try:
         if not stat.S_ISDIR(folder.lstat().st_mode):
-            refuse(folder, "is no folder but something in its place; remove it")
+            refuse(folder, "is not a folder; remove it")
         with os.scandir(folder) as found:
             odd = [
                 entry.name
@@ -80,7 +80,7 @@ def refuse_links(folder: Path) -> None:
     except FileNotFoundError:
         return
     if odd:
-        refuse(folder / odd[0], "is a link or no plain file, so nothing is written there; remove it")
+        refuse(folder / odd[0], "is a link or a special file, so nothing is written there; remove it")
 
 
 def file_bytes(root: Path, name: str, most: int = MOST_BYTES) -> bytes | None:
@@ -108,26 +108,26 @@ def file_bytes(root: Path, name: str, most: int = MOST_BYTES) -> bytes | None:
     path = root
     *folders, _ = parts = name.split("/")
     if not all(map(_ENTRY.fullmatch, parts)):
-        refuse(root, "names a file outside of itself; " + _MEND)
+        refuse(root, "names a file outside the folder; " + _MEND)
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         for place, part in enumerate(parts):
             path = path / part
             mode = path.lstat().st_mode
             if stat.S_ISLNK(mode):
-                refuse(path, "is a link, and none is followed; put what it leads to in its place")
+                refuse(path, "is a link, which is not followed; replace it by the file it points to")
             if place == len(folders) and not stat.S_ISREG(mode):
-                refuse(path, "is no plain file but a folder, a pipe, a socket or a device; remove it")
+                refuse(path, "is a folder, a pipe, a socket or a device, not a file; remove it")
         with os.fdopen(os.open(path, flags), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                refuse(path, "is no plain file but a folder, a pipe, a socket or a device; remove it")
+                refuse(path, "is a folder, a pipe, a socket or a device, not a file; remove it")
             content = file.read(most + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         refuse(path, f"cannot be read ({error.strerror})")
     if len(content) > most:
-        refuse(path, f"has more than the {most:,} bytes that are read; {_MEND}")
+        refuse(path, f"is larger than the limit of {most:,} bytes; {_MEND}")
     return content
 
 
@@ -164,7 +164,7 @@ def parsed_json(content: bytes | str, label: Path | str) -> Any:
     except UnicodeDecodeError:
         refuse(label, f"is not UTF-8 text; {_MEND}")
     except ValueError:
-        refuse(label, f"is no JSON, or not whole; {_MEND}")
+        refuse(label, f"is not valid JSON; {_MEND}")
     _refuse_unfit(value, label)
     return value
 
@@ -191,7 +191,7 @@ def _finite(digits: str) -> float:
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) < len(pairs):
-        raise _FaultError("holds a key twice")
+        raise _FaultError("has a duplicate key")
     return table
 
 
@@ -226,9 +226,6 @@ def read_parquet(root: Path, name: str) -> pd.DataFrame | None:
     ScenarioError
         If it is no such table, or would be too large in memory.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     content = file_bytes(root, name)
     if content is None:
         return None
@@ -238,38 +235,32 @@ def read_parquet(root: Path, name: str) -> pd.DataFrame | None:
         words = [field.name for field in schema if _is_text(field.type)]
         file = pq.ParquetFile(BytesIO(content), read_dictionary=words)
         if file.metadata.num_rows * max(len(schema), 1) > MOST_CELLS:
-            refuse(path, f"has more than the {MOST_CELLS:,} cells that are read; {_MEND}")
+            refuse(path, f"has more cells than the limit of {MOST_CELLS:,}; {_MEND}")
         if any(not _is_plain(field.type) for field in schema):
-            refuse(path, f"holds a column that is neither numbers nor text; {_MEND}")
+            refuse(path, f"has a column of neither numbers nor text; {_MEND}")
         if len(set(schema.names)) < len(schema):
-            refuse(path, f"has a column twice; {_MEND}")
+            refuse(path, f"has a duplicate column; {_MEND}")
         table = file.read()
         _refuse_unfit_text(table, path)
         frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
     except ScenarioError:
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError, OverflowError):
-        refuse(path, f"is no Parquet table, or not whole; {_MEND}")
+        refuse(path, f"is not a valid Parquet table; {_MEND}")
     return frame.astype(dict.fromkeys(words, object))
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _is_plain(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
     known = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null, _is_text)
     return any(is_kind(kind) for is_kind in known) or (pa.types.is_dictionary(kind) and _is_text(kind.value_type))
 
 
 def _refuse_unfit_text(table: pa.Table, path: Path) -> None:
     """Look at each different text once: dictionaries keep a table small that repeats a long one."""
-    import pyarrow as pa
-
     for column in table.itercolumns():
         for chunk in column.chunks:
             if not isinstance(chunk, pa.DictionaryArray):

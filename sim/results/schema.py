@@ -9,8 +9,9 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
+import pandas as pd
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -27,9 +28,6 @@ from sim.foundation.problems import unwritable
 from sim.results.columns import COLUMNS, NOISE_KEYS, UNITS, is_measured, is_swept, unit_of
 from sim.results.reading import parsed_json, refuse
 from sim.scenario.base import Scalar
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["checked", "checked_rows", "checked_table"]
 
@@ -311,7 +309,7 @@ def _held(adapter: Any, value: object, label: Path | str, place: Sequence[str] =
         parts = [*place, *(str(part) for part in detail["loc"])]
         where = ".".join(part for part in parts if part != "[key]")[:100]
         why = detail["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("\n", " ")
-        refuse(label, f"{where or 'the whole'}: {why}; put the file that was written in its place, or run again")
+        refuse(label, f"{where or 'the whole'}: {why}; restore the original file, or run again")
 
 
 def checked(kind: str, value: Any, label: Path | str) -> Any:
@@ -337,9 +335,9 @@ def checked(kind: str, value: Any, label: Path | str) -> Any:
         _held(_RELEASES, releases, label, ("privacy", "releases"))
         clinics = len(value["plan"]["clinics"])
         if any(release["clinic"] >= clinics for release in releases):
-            refuse(label, "privacy.releases: names a clinic that the plan does not have; run again")
+            refuse(label, "privacy.releases: names a clinic that is not in the plan; run again")
         if any(len(counts) != clinics for counts in value["plan"]["counts"].values()):
-            refuse(label, "plan.counts: has not one number for each clinic; run again")
+            refuse(label, "plan.counts: does not have one number per clinic; run again")
         _once([clinic["name"] for clinic in value["plan"]["clinics"]], label, "plan.clinics")
     if kind == "study":
         _once([run["run_id"] for run in value["runs"]], label, "runs")
@@ -349,7 +347,7 @@ def checked(kind: str, value: Any, label: Path | str) -> Any:
 
 def _once(names: Sequence[str], label: Path | str, place: str) -> None:
     if len(set(names)) < len(names):
-        refuse(label, f"{place}: has a name twice; put the file that was written in its place, or run again")
+        refuse(label, f"{place}: has a duplicate name; restore the original file, or run again")
 
 
 def checked_rows(rows: Sequence[Any], label: Path | str, *, finished: bool = False) -> None:
@@ -375,7 +373,7 @@ def checked_rows(rows: Sequence[Any], label: Path | str, *, finished: bool = Fal
         _held(_SWEPT, extra, label, ("row",))
         _held(_NOISE, {name: extra[name] for name in NOISE_KEYS if name in extra}, label, ("row",))
         if finished and (lacking := [name for name in _OF_A_PLAN if row.get(name) in (None, "")]):
-            refuse(label, f"row.{lacking[0]}: is missing; put the file that was written in its place, or run again")
+            refuse(label, f"row.{lacking[0]}: is missing; restore the original file, or run again")
     _once([row["run_id"] for row in rows], label, "run_id")
 
 
@@ -393,7 +391,7 @@ def checked_table(frame: pd.DataFrame, needed: Collection[str], texts: Collectio
         What the line begins with.
     """
     if lacking := [column for column in needed if column not in frame]:
-        refuse(label, f"{lacking[0]}: the column is missing; put the file that was written in its place, or run again")
+        refuse(label, f"{lacking[0]}: the column is missing; restore the original file, or run again")
     for name, values in frame.items():
         column = str(name)
         if (values.dtype == object) != (column in texts) and not values.isna().all():

@@ -11,7 +11,11 @@ import base64
 import binascii
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from sim.foundation.chain import read_chain
 from sim.foundation.problems import ScenarioError
@@ -19,9 +23,6 @@ from sim.results.audit_log import AUDIT_FILE, SIGNATURE_FILE
 from sim.results.reading import file_bytes, read_json
 from sim.results.store import write_atomically
 from sim.results.study_log import STUDY_LOG
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 MOST_BYTES = 1_000_000
 """Of a key, a signature's file or a timestamp's."""
@@ -104,8 +105,6 @@ def signature_faults(folder: Path, public_key: Path) -> tuple[list[str], str]:
     ScenarioError
         If the key cannot be used.
     """
-    from cryptography.exceptions import InvalidSignature
-
     verifier, path = _public(public_key), folder / SIGNATURE_FILE
     log = log_of(folder)
     told = read_json(folder, SIGNATURE_FILE)
@@ -152,9 +151,6 @@ def _content(path: Path, what: str) -> bytes:
 
 
 def _private(path: Path) -> Ed25519PrivateKey:
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     content = _content(path, "a private key")
     try:
@@ -171,9 +167,6 @@ def _private(path: Path) -> Ed25519PrivateKey:
 
 
 def _public(path: Path) -> Ed25519PublicKey:
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     content = _content(path, "a public key")
     try:

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
@@ -32,7 +33,6 @@ from sim.results.schema import checked, checked_rows, checked_table
 from sim.scenario.spec import RESULTS_VERSION, RunSpec
 
 if TYPE_CHECKING:
-    import pandas as pd
     from torch import Tensor
 
 RUN_FILE, TABLE_FILE, LOGS = "run.json", "runs.parquet", "logs"
@@ -53,8 +53,7 @@ def writing_to(folder: Path) -> Iterator[None]:
         code = getattr(error, "errno", None)
         place, why = getattr(error, "filename", None) or folder, os.strerror(code) if code else error
         raise FolderError(
-            f"{place}: {why}; what had finished is kept, and the same command goes on from there "
-            "once the folder can be written"
+            f"{place}: {why}; finished runs are kept, and the same command resumes once the folder can be written"
         ) from None
 
 
@@ -143,11 +142,7 @@ def read_rows(
     run_ids : iterable of str, optional
         Which runs, in which order; those that are not there are left out. All of them, by name, where not given.
     strict : bool
-        Whether a damaged ``run.json`` is an error; otherwise its run is not there, as one that is to be learned again.
-
-    Returns
-    -------
-    list of dict
+        Whether a damaged ``run.json`` is an error; otherwise its run is not there, as one that is to run again.
 
     Raises
     ------
@@ -164,7 +159,9 @@ def read_rows(
             row = from_plain(record.get("row"))
             checked_rows([row], study_folder / run_id / RUN_FILE)
             if row["run_id"] != run_id:
-                reading.refuse(study_folder / run_id / RUN_FILE, "row.run_id: is not the folder's name; run again")
+                reading.refuse(
+                    study_folder / run_id / RUN_FILE, "row.run_id: does not match the folder's name; run again"
+                )
             rows.append(row)
         except ScenarioError as error:
             problems += error.problems
@@ -249,9 +246,7 @@ def read_record(folder: Path, run_id: str | None = None) -> dict[str, Any]:
     record: dict[str, Any] = from_plain(_record(folder, run_id))
     run_folder = folder if run_id is None else folder / run_id
     if "row" not in record:
-        raise ScenarioError(
-            [f"{run_folder}: holds no {RUN_FILE} of a run; name the folder of a run, OUT/<study>/<run-id>"]
-        )
+        raise ScenarioError([f"{run_folder}: has no {RUN_FILE} of a run; give a run's folder, OUT/<study>/<run-id>"])
     version, path = record.get("results-version"), run_folder / RUN_FILE
     if version != RESULTS_VERSION:
         stated = version if isinstance(version, int) else "unknown"
@@ -265,7 +260,7 @@ def read_record(folder: Path, run_id: str | None = None) -> dict[str, Any]:
     spec, row = read_spec(record, path), record["row"]
     swept = {name: value for name, value in row.items() if is_swept(name)}
     if swept != spec.swept or row["seed"] != spec.seed or row["study"] != spec.study:
-        reading.refuse(path, "row: is not that of the spec beside it; run again")
+        reading.refuse(path, "row: does not match the spec beside it; run again")
     return record | {"spec": from_plain(spec.model_dump(mode="json"))}
 
 
@@ -296,10 +291,10 @@ def read_table(study_folder: Path) -> pd.DataFrame:
     frame = reading.read_parquet(study_folder, TABLE_FILE)
     if frame is None:
         raise ScenarioError(
-            [f"{study_folder}: holds no {TABLE_FILE} to read; name a study's folder, or suture status --rebuild"]
+            [f"{study_folder}: has no {TABLE_FILE}; give a study's folder, or rebuild it with suture status --rebuild"]
         )
     if lacking := [column for column in COLUMNS if column not in frame]:
-        reading.refuse(path, f"{lacking[0]}: the column is missing; suture status --rebuild makes the table anew")
+        reading.refuse(path, f"{lacking[0]}: the column is missing; rebuild the table with suture status --rebuild")
     rows = [
         {str(name): value for name, value in row.items() if value is not None and value == value}
         for row in frame.to_dict("records")
@@ -325,7 +320,7 @@ def read_run_table(study_folder: Path, run_id: str, stem: str) -> pd.DataFrame:
     needed, texts = _RUN_TABLES[stem]
     checked_table(frame, needed, texts, study_folder / name)
     if frame[needed[0]].duplicated().any():
-        reading.refuse(study_folder / name, f"{needed[0]}: has a value twice; run again")
+        reading.refuse(study_folder / name, f"{needed[0]}: has a duplicate value; run again")
     return frame
 
 
@@ -355,14 +350,12 @@ def _record(folder: Path, run_id: str | None = None) -> dict[str, Any]:
     if record is None:
         return {}
     if not isinstance(record, dict):
-        reading.refuse(folder / name, "is no table of a run; restore the file, or run again")
+        reading.refuse(folder / name, "is not the record of a run; restore the file, or run again")
     return record
 
 
 def as_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return rows as a table with the contract's columns and types."""
-    import pandas as pd
-
     rows = list(rows)
     table = pd.DataFrame(rows, columns=in_order(key for row in rows for key in row))
     for column in filterfalse(is_swept, table.columns):

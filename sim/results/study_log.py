@@ -84,7 +84,7 @@ def note_interrupted(folder: Path, over: Collection[str] = ()) -> None:
     folder : Path
         The study's.
     over : collection of str
-        Runs that nobody learns any more, though the process that began them is this one.
+        Runs that no worker is at any more, though this process began them.
     """
     open_runs: dict[str, dict[str, Any]] = {}
     ended: dict[str, dict[str, Any]] = {}

@@ -16,7 +16,7 @@ from sim.results.verification import run_faults
 from sim.scenario.spec import RESULTS_VERSION
 
 
-@dataclass
+@dataclass(kw_only=True)
 class StudyFindings:
     """What was found in a study's folder.
 

@@ -11,8 +11,7 @@ STEP_SECONDS, NOISED_STEP_SECONDS, ROUND_SECONDS, FLOP_PER_S = 0.35e-3, 0.8e-3, 
 round costs besides (evaluation, messages); the rate of large layers."""
 
 BASIS = (
-    "by a rule of thumb from training steps and FLOPs, without planning and the start of the processes; suture run "
-    "corrects it as runs end"
+    "estimated from training steps and FLOPs, without planning and process start-up; suture run refines it as runs end"
 )
 
 
@@ -39,7 +38,7 @@ class Forecast:
     plans : sequence of Plan
         What is to do.
     jobs : int
-        How many runs are learned at a time.
+        Runs at a time.
     """
 
     def __init__(self, plans: Sequence[Plan], jobs: int) -> None:
@@ -48,7 +47,7 @@ class Forecast:
         self._seen: dict[str, tuple[float, float]] = {}
 
     def finished(self, run_id: str, seconds: float) -> None:
-        """Learn from a run that has ended."""
+        """Correct the forecast by a run that has ended."""
         method, estimated = self._pending.pop(run_id)
         expected, measured = self._seen.get(method, (0.0, 0.0))
         self._seen[method] = expected + estimated, measured + seconds

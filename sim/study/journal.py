@@ -1,6 +1,6 @@
 """What a study says of itself on disk while it runs: the list of its runs, and one log a run.
 
-``OUT/<study>/study.json`` names the runs that were asked for and the process that learns them;
+``OUT/<study>/study.json`` lists the runs of the study and the process that runs them;
 ``OUT/<study>/logs/<run-id>.log`` holds JSON lines: the start with its process, each round with its metrics, the
 end with its status. Another process reads both at any moment; a line that is being written is not read.
 What outlives a run's folder is in the study's log (:mod:`sim.results.study_log`).
@@ -59,7 +59,7 @@ def read_study(folder: Path) -> dict[str, Any]:
     """
     study = reading.read_json(folder, STUDY_FILE)
     if study is None:
-        raise ScenarioError([f"{folder}: holds no {STUDY_FILE}; name the folder of a study, OUT/<study>"])
+        raise ScenarioError([f"{folder}: has no {STUDY_FILE}; give a study's folder, OUT/<study>"])
     found: dict[str, Any] = checked("study", study, folder / STUDY_FILE)
     return found
 
@@ -72,13 +72,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 class RunLog:
-    """The log of one run, whose start and end stand in the study's log too.
-
-    Parameters
-    ----------
-    study_folder : Path
-    run_id : str
-    """
+    """The log of one run, whose start and end stand in the study's log too."""
 
     def __init__(self, study_folder: Path, run_id: str) -> None:
         self._written = partial(writing_to, study_folder)

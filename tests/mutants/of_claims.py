@@ -21,7 +21,7 @@ EDITS = ("tests/sim/test_verify.py::test_an_edit_shows_in_the_chain_and_when_cha
 REPLIES = ("tests/strategies/test_hostile_replies.py::test_a_hostile_reply_ends_the_run",)
 ORDERS = "tests/clients/test_hostile_instructions.py::"
 HOSTILE = (f"{ORDERS}test_a_hostile_instruction_is_not_answered_and_changes_nothing",)
-VERIFY, FORMS, ORDER = "sim/results/verification.py", "sim/methods/forms.py", "clients/instructions.py"
+VERIFY, FORMS, ORDER = "sim/results/verification.py", "sim/methods/forms.py", "clients/admission.py"
 
 WHAT_LEAVES = (
     Mutant(
@@ -267,14 +267,14 @@ HELD = (
     ),
     Mutant(
         "replies pass unchecked",
-        "strategies/replies.py",
+        "sim/methods/replies.py",
         "    if fault:\n        raise",
         "    if False:\n        raise",
         REPLIES,
     ),
     Mutant(
         "replies' noised steps pass unchecked",
-        "strategies/replies.py",
+        "sim/methods/replies.py",
         "    for part, steps in expected.noised.items():",
         "    for part, steps in ():",
         REPLIES,
@@ -288,7 +288,7 @@ HELD = (
     ),
     Mutant(
         "replies that are missing pass",
-        "strategies/replies.py",
+        "sim/methods/replies.py",
         "        if self._asked:\n",
         "        if False:\n",
         ("tests/strategies/test_hostile_replies.py::test_every_node_that_is_asked_answers_once",),

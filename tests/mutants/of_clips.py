@@ -55,7 +55,7 @@ CLIPS = (
     ),
     Mutant(
         "joint clipping forgets the clinic's norms",
-        "strategies/serving.py",
+        "sim/methods/turn.py",
         "joint_factors(squared + at_clinic,",
         "joint_factors(squared + 0 * at_clinic.nan_to_num(0, 0, 0),",
         JOINT,
@@ -140,7 +140,7 @@ CLIPS = (
     ),
     Mutant(
         "a clinic that diverges ends the run",
-        "strategies/replies.py",
+        "sim/methods/replies.py",
         'may_diverge = job.spec.privacy.unit == "clinic"',
         "may_diverge = False",
         DIVERGED,

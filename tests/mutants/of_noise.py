@@ -20,7 +20,7 @@ SERVER_GRID = (f"{ATTACK}test_what_the_server_noises_lies_on_a_public_grid_too",
 ROWS_ALONE = (f"{EACH}[smashed-noise-splitfed-v1-u-shaped-two nodes, frozen ends, public labels]",)
 SUMS = (f"{EACH}[dp-sgd-splitfed-v1-u-shaped-one node, batches of 2]",)
 CLINIC = "tests/strategies/test_clinic_level.py::"
-ROW_NOISE, CLIPPING, LEVEL = "sim/methods/row_noise.py", "sim/tensor/clipping.py", "strategies/clinic_level.py"
+ROW_NOISE, CLIPPING, LEVEL = "sim/methods/row_noise.py", "sim/tensor/clipping.py", "sim/methods/clinic_level.py"
 NORMAL = "random.standard_normal(shape)"
 PHILOX = "np.array([0, step, server_round, clinic]"
 
@@ -76,7 +76,7 @@ KEYS = (
     ),
     Mutant(
         "updates' noise is keyed by the seed",
-        "strategies/cohorts.py",
+        "sim/methods/averaging.py",
         "job.wanted, clip, multiplier, job.key, server_round)",
         "job.wanted, clip, multiplier, str(job.seed), server_round)",
         RUNS,
@@ -207,7 +207,7 @@ DRAWS = (
     Mutant("noise on the count missing", LEVEL, "    if noised:\n", "    if False:\n", COUNT),
     Mutant(
         "noise on updates not raised for the count",
-        "strategies/cohorts.py",
+        "sim/methods/averaging.py",
         "multiplier = adaptive.update_noise(multiplier)",
         "multiplier = float(multiplier)",
         (f"{CLINIC}test_the_noise_on_updates_is_raised_and_follows_the_clip",),

@@ -16,8 +16,6 @@ import pytest
 from support import SCENARIO, write_scenario
 from test_bad_input import refused, settings
 
-from sim.foundation import files
-
 STUDY = SCENARIO + '[[strategies]]\nname = "fedavg"\n'
 KINDS = {
     "loop": lambda path: path.symlink_to(path),
@@ -150,8 +148,9 @@ def test_archives_that_declare_what_they_do_not_hold(suture, tmp_path, members, 
 @pytest.fixture
 def little_memory(monkeypatch):
     """A machine of 20 MB, so that what does not fit need not be large."""
-    monkeypatch.setattr(files, "memory_bytes", lambda: 20_000_000)
-    monkeypatch.setattr("sim.data.archives.memory_bytes", lambda: 20_000_000)
+    pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 20_000_000 // 4096}
+    ask = os.sysconf
+    monkeypatch.setattr(os, "sysconf", lambda name: pages.get(name) or ask(name))
 
 
 def packed_text(path, pack):

@@ -66,7 +66,7 @@ def test_new_overwrites_nothing_and_names_folders_only(suture, tmp_path):
     (tmp_path / "mine.toml").write_text("mine", encoding="utf-8")
     code, out, err = suture("new", "mine")
     assert (code, out) == (2, "")
-    assert err == "mine.toml: is there already; choose another name, or remove it\n"
+    assert err == "mine.toml: already exists; choose another name, or remove it\n"
     assert (tmp_path / "mine.toml").read_text(encoding="utf-8") == "mine"
     for name in ("../x", "A b", "<script>", ""):
         code, out, err = suture("new", name)
@@ -134,7 +134,7 @@ def test_check_explains_the_scenario_in_words(suture, trade_off):
     assert re.search(
         r"Against the model user, one record at delta 0\.001, zero-out: epsilon (3|2\.99) \(every method\)\.", told
     )
-    assert re.search(r"Expected running time: about .* on \d+ processors?, by a rule of thumb", told)
+    assert re.search(r"Expected running time: about .* on \d+ processors?, estimated from", told)
 
 
 def test_check_parameters_and_simulated_times_are_those_of_the_plan(suture, trade_off):

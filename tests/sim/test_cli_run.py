@@ -44,7 +44,7 @@ def test_a_second_run_does_nothing_anew(suture, finished):
     assert len(before) >= RUNS * 5
     pd.testing.assert_frame_equal(pd.read_parquet(study / "runs.parquet"), table)
     assert out == first.stdout  # the same table, and the same places
-    assert f"{RUNS} runs are there already; 0 to do" in plain(err)
+    assert f"{RUNS} runs are already finished; 0 to do" in plain(err)
 
 
 def test_only_does_less_and_keeps_the_whole_table(suture, finished, tmp_path):
@@ -66,7 +66,7 @@ def test_only_does_less_and_keeps_the_whole_table(suture, finished, tmp_path):
     assert len(table) == 2
     code, out, err = suture("run", path, *settings)
     assert (code, "SplitFed" in out) == (0, True)
-    assert "2 runs are there already; 4 to do" in plain(err)
+    assert "2 runs are already finished; 4 to do" in plain(err)
     assert len(pd.read_parquet(tmp_path / "new" / "small" / "runs.parquet")) == 6
 
 
@@ -139,7 +139,7 @@ def test_a_failed_run_is_told_at_once_recorded_and_tried_again(suture, faulty, t
     assert plain(err).count(told) == 1
     assert ("Traceback" in err, "Roe" in err) == (False, False)
     assert told in plain((tmp_path / "seen").read_text(encoding="utf-8"))  # before the next run began
-    assert "1 of 4 runs did not succeed" in plain(out)
+    assert "1 of 4 runs failed" in plain(out)
     assert f"Report: {study / 'report.html'}\n" in out
     assert {item.name for item in (study / failed["run_id"]).iterdir()} == {"run.json", "privacy.md"}
     before = stamps(study)
@@ -153,7 +153,7 @@ def test_a_failed_run_is_told_at_once_recorded_and_tried_again(suture, faulty, t
     assert again["run_id"].tolist() == table["run_id"].tolist()
     changed = {item for item, time in stamps(study).items() if before.get(item) != time}
     assert {study / failed["run_id"], *(study / failed["run_id"]).iterdir()} == changed
-    assert "3 runs are there already; 1 to do" in plain(err)
+    assert "3 runs are already finished; 1 to do" in plain(err)
 
 
 def test_a_study_of_which_every_run_fails(suture, faulty, tmp_path):
@@ -161,7 +161,7 @@ def test_a_study_of_which_every_run_fails(suture, faulty, tmp_path):
     assert code == 1
     assert "faulty_for_tests.Faulty seed 0: StrategyError" in plain(err)
     assert "RuntimeError at faulty_for_tests.py" in plain(err)
-    assert "1 of 1 runs did not succeed" in plain(out)
+    assert "1 of 1 runs failed" in plain(out)
     assert (tmp_path / "out" / "small" / "report.html").exists()
 
 
@@ -170,4 +170,4 @@ def test_a_failure_outside_the_picked_runs_is_not_theirs(suture, faulty, tmp_pat
     suture("run", faulty[0], *settings, "--only", "faulty_for_tests.Faulty")
     code, out, _ = suture("run", faulty[0], *settings, "--only", "splitfed-v1")
     assert code == 0
-    assert "1 of 3 runs did not succeed" in plain(out)  # it stays in the table all the same
+    assert "1 of 3 runs failed" in plain(out)  # it stays in the table all the same

@@ -16,7 +16,18 @@ BY_BATCH = {"AB": ((0, 0), (1, 0), (0, 1), (1, 1)), "BA": ((1, 0), (0, 0), (1, 1
 
 def timed(rows, legs=VANILLA, turns=(1, 1), schedule=None, handed_on=False, common=0.0, head=HEAD):
     rows, steps = by_lane(rows)
-    load = RoundLoad(np.arange(2), rows, steps, legs, head, head, np.array(turns), schedule, handed_on, common)
+    load = RoundLoad(
+        clinics=np.arange(2),
+        rows=rows,
+        steps=steps,
+        legs=legs,
+        begin_bytes=head,
+        end_bytes=head,
+        turns=np.array(turns),
+        schedule=schedule,
+        handed_on=handed_on,
+        common_server_flops=common,
+    )
     return ClosedFormClock((A, B), ServerResources(1.0)).time_round(load)
 
 

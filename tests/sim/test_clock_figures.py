@@ -29,7 +29,18 @@ def played(lanes, steps, workers=2, handed_on=False):
     rows = np.ones(steps * lanes, dtype=np.int64)
     schedule = tuple((k, s) for k in range(lanes) for s in range(steps)) if handed_on else None
     ones = np.ones(lanes, dtype=np.int64)
-    load = RoundLoad(np.arange(lanes), rows, steps * ones, VANILLA, 2048, 2048, ones, schedule, handed_on, 0.0)
+    load = RoundLoad(
+        clinics=np.arange(lanes),
+        rows=rows,
+        steps=steps * ones,
+        legs=VANILLA,
+        begin_bytes=2048,
+        end_bytes=2048,
+        turns=ones,
+        schedule=schedule,
+        handed_on=handed_on,
+        common_server_flops=0.0,
+    )
     names = [clinic.name for clinic in resources]
     return load, PlanClock(resources, ServerResources(1.0, workers)).play(load), names
 
@@ -86,21 +97,32 @@ def test_no_clinic_of_a_relay_is_drawn_before_its_turn():
 
 def test_the_words_say_what_the_deadline_ends_and_that_a_wait_is_short():
     load, time, names = played(3, 2)
-    waits = f"All clinics together wait {seconds_text(float(time.waiting.sum()))} in line for the server."
+    waits = f"Together, the clinics wait {seconds_text(float(time.waiting.sum()))} for the server."
     assert round_words(load, time, names, deadline=float(time.finish.max()))[1:] == [waits]
     cut = round_words(load, time, names, deadline=float(time.finish.max()) - 0.1)
     assert cut[1] == waits
     assert cut[2].startswith("The deadline ends the round after ")
-    more = "Over-selection, 1.5, would not wait for the slowest."
+    more = "With over-selection of 1.5, the round would not wait for the slowest."
     assert round_words(load, time, names, over_select=1.5)[2] == more
     hardly = replace(time, seconds=1e3 * float(time.waiting.sum()))
-    assert "wait less than a thousandth of the round" in round_words(load, hardly, names)[1]
+    assert "wait for the server for less than a thousandth" in round_words(load, hardly, names)[1]
 
 
 def messages(method, family, end_bytes, flops):
     """One clinic that works for `flops` seconds and sends one message."""
     one = np.ones(1, dtype=np.int64)
-    load = RoundLoad(0 * one, one, one, (Leg("clinic", flops),), 0, end_bytes, one, None, False, 0.0)
+    load = RoundLoad(
+        clinics=0 * one,
+        rows=one,
+        steps=one,
+        legs=(Leg("clinic", flops),),
+        begin_bytes=0,
+        end_bytes=end_bytes,
+        turns=one,
+        schedule=None,
+        handed_on=False,
+        common_server_flops=0.0,
+    )
     clinic = ClinicResources("k", 1e6, 1e6, 0.1, 1.0)
     return FirstRound(
         method=method, family=family, names=("k",), load=load, resources=(clinic,), server=ServerResources(1.0)
@@ -160,4 +182,4 @@ cut = ["vanilla", "u-shaped"]
     assert stems == {f"round_{method}" for method in methods} | {"round_time_by_uplink", "clinic_effort"}
     assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == stems
     drawn = (tmp_path / "figures" / "round_fedavg.svg").read_text(encoding="utf-8")
-    assert re.search("FedAvg: the first round, if nobody is away or lost", drawn)
+    assert re.search("FedAvg: the first round, if every clinic is available", drawn)

@@ -35,7 +35,18 @@ def split(head, body, q):
 
 def one_batch(clinics, rows, legs, moved, schedule=None, handed_on=False, common=0.0):
     ones = np.ones(clinics, dtype=np.int64)
-    return RoundLoad(np.arange(clinics), rows * ones, ones, legs, moved, moved, ones, schedule, handed_on, common)
+    return RoundLoad(
+        clinics=np.arange(clinics),
+        rows=rows * ones,
+        steps=ones,
+        legs=legs,
+        begin_bytes=moved,
+        end_bytes=moved,
+        turns=ones,
+        schedule=schedule,
+        handed_on=handed_on,
+        common_server_flops=common,
+    )
 
 
 def seconds(clock, load, rate, speed, headers):
@@ -122,7 +133,16 @@ def test_one_clinic(clock, batches, legs, movement):
     turns = steps if "mini-batch" in movement else np.ones(1, dtype=np.int64)
     schedule = None if movement in ("FedAvg", "V1", "V3") else tuple((0, step) for step in range(batches))
     load = RoundLoad(
-        np.zeros(1, dtype=np.int64), rows, steps, legs, moved, moved, turns, schedule, "relay" in movement, 0.0
+        clinics=np.zeros(1, dtype=np.int64),
+        rows=rows,
+        steps=steps,
+        legs=legs,
+        begin_bytes=moved,
+        end_bytes=moved,
+        turns=turns,
+        schedule=schedule,
+        handed_on="relay" in movement,
+        common_server_flops=0.0,
     )
     parts = 12 * int(turns[0]) if moved else 0
     time = clock([CLINIC], ServerResources(1.0)).time_round(load)

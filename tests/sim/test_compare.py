@@ -112,9 +112,14 @@ def test_one_seed_concludes_nothing():
 @pytest.mark.parametrize(
     ("by", "metric", "at", "line"),
     [
-        (["strategy", "cut"], "acu", {}, '--metric: there is no metric "acu"; did you mean "auc"?'),
-        (["strategie"], "auc", {}, '--by: there is no column "strategie"; did you mean "strategy"?'),
-        (["strategy", "cut"], "auc", {"epsilon": "3"}, "--at: privacy.epsilon was never 3; take one of 1, 8"),
+        (["strategy", "cut"], "acu", {}, '--metric: no such metric "acu"; did you mean "auc"?'),
+        (["strategie"], "auc", {}, '--by: no such column "strategie"; did you mean "strategy"?'),
+        (
+            ["strategy", "cut"],
+            "auc",
+            {"epsilon": "3"},
+            "--at: privacy.epsilon never takes the value 3; choose from 1, 8",
+        ),
         (["strategy", "cut"], "auc", {"rounds": "3"}, '--at: "rounds" was not swept'),
         (["cut"], "auc", {"epsilon": "8"}, None),
     ],
@@ -122,7 +127,7 @@ def test_one_seed_concludes_nothing():
 def test_what_cannot_be_compared_is_one_line(by, metric, at, line):
     table = runs()
     if line is None:
-        table["cut"], line = "", "holds several runs of one seed"
+        table["cut"], line = "", "has several runs per seed"
     with pytest.raises(ScenarioError) as caught:
         compare(table, by, metric, at)
     [problem] = caught.value.problems

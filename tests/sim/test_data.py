@@ -1,4 +1,6 @@
 import hashlib
+import io
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +20,8 @@ from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import stream
 from sim.scenario import HeartDisease
 
-HEART_FILE = Path(sim.data.__file__).with_name("heart_disease_4centres.csv")
+HEART_FILE = Path(sim.data.__file__).with_name("heart_disease_4centres.json")
+HEART_CSV = "".join(f"{line}\n" for line in json.loads(HEART_FILE.read_text()))
 
 
 def both(federation, clinic):
@@ -41,7 +44,7 @@ def problems(spec, seed=0):
 @pytest.fixture(scope="module")
 def flamby():
     """FLamby's preparation, by other means: 13 features, the class, and the centre."""
-    frame = pd.read_csv(HEART_FILE).drop(columns=["slope", "ca", "thal"]).dropna()
+    frame = pd.read_csv(io.StringIO(HEART_CSV)).drop(columns=["slope", "ca", "thal"]).dropna()
     frame = pd.get_dummies(frame, columns=["cp", "restecg"], drop_first=True, dtype=float)
     y = (frame.pop("num") > 0).astype(int)
     centre = frame.pop("centre")
@@ -139,11 +142,11 @@ def test_heart_unknown_site():
 
 
 def test_heart_altered_file_is_refused(tmp_path, monkeypatch):
-    altered = tmp_path / "heart_disease_4centres.csv"
+    altered = tmp_path / "heart_disease_4centres.json"
     altered.write_bytes(HEART_FILE.read_bytes().replace(b"63", b"64", 1))
     monkeypatch.setattr(heart, "_FILE", altered)
     heart._parsed.cache_clear()
-    expected = "scenario: data.source: heart_disease_4centres.csv is absent or altered; install Suture again"
+    expected = "scenario: data.source: heart_disease_4centres.json is absent or altered; install Suture again"
     assert problems(HeartDisease()) == [expected]
     altered.unlink()
     assert problems(HeartDisease()) == [expected]
@@ -151,7 +154,7 @@ def test_heart_altered_file_is_refused(tmp_path, monkeypatch):
 
 def test_data_card_states_the_file_and_the_constants():
     card = HEART_FILE.with_name("heart_disease.md").read_text(encoding="utf-8")
-    assert hashlib.sha256(HEART_FILE.read_bytes()).hexdigest() in card
+    assert hashlib.sha256(HEART_CSV.encode()).hexdigest() in card
     for low, high in heart.RANGES.values():
         assert f"{low:g} to {high:g}" in card
     assert f"{heart.CHOL_POPULATION_MEAN:g} mg/dl" in card

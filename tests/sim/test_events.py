@@ -32,7 +32,18 @@ def load_of(rows, legs=VANILLA, turns=None, schedule=None, handed_on=False, comm
     rows, steps = by_lane(rows)
     lanes = np.arange(len(steps)) if clinics is None else np.array(clinics)
     turns = np.ones_like(steps) if turns is None else np.array(turns)
-    return RoundLoad(lanes, rows, steps, legs, head, head, turns, schedule, handed_on, common)
+    return RoundLoad(
+        clinics=lanes,
+        rows=rows,
+        steps=steps,
+        legs=legs,
+        begin_bytes=head,
+        end_bytes=head,
+        turns=turns,
+        schedule=schedule,
+        handed_on=handed_on,
+        common_server_flops=common,
+    )
 
 
 def play(load, workers=1, resources=(A, B), **server):

@@ -343,5 +343,5 @@ def test_a_name_that_leads_out_is_refused(tmp_path, name):
 def test_a_file_that_is_too_large_is_not_read(tmp_path):
     with (tmp_path / "big").open("wb") as file:
         file.truncate(2**40)  # no byte of it takes room on the disk
-    with pytest.raises(reading.ScenarioError, match="more than the 1,000 bytes"):
+    with pytest.raises(reading.ScenarioError, match="larger than the limit of 1,000 bytes"):
         reading.file_bytes(tmp_path, "big", most=1000)

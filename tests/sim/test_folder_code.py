@@ -11,7 +11,6 @@ from folders import MARK, SCENARIO, arguments
 from support import write_csv
 
 from sim import run
-from sim.report import html
 from sim.scenario import load_scenario
 
 # Code that a folder names
@@ -53,9 +52,8 @@ def evil(tmp_path, monkeypatch):
     sys.modules.pop("evil_7731", None)
 
 
-def test_no_reader_imports_what_a_folder_names_nor_opens_its_data(evil, suture, monkeypatch):
+def test_no_reader_imports_what_a_folder_names_nor_opens_its_data(evil, suture, no_vega):
     study, one, folder, told = evil
-    monkeypatch.setattr(html, "bundle", lambda: "const vegaEmbed = null;")
     csv = (folder / "own.csv").read_bytes()
     (folder / "own.csv").unlink()
     os.mkfifo(folder / "own.csv")  # whoever opens it waits for ever
@@ -63,7 +61,7 @@ def test_no_reader_imports_what_a_folder_names_nor_opens_its_data(evil, suture, 
     for command in ("report", "compare", "target", "status", "rebuild", "epsilon", "verify"):
         code, _, err = suture(*arguments(command, folder / "small.toml", study, one))
         assert (code, err) == (0, ""), command
-    assert "One round, second by second" in (study / "report.html").read_text(encoding="utf-8")
+    assert "Timeline of a round" in (study / "report.html").read_text(encoding="utf-8")
     (folder / "own.csv").unlink()
     (folder / "own.csv").write_bytes(csv)
     shutil.move(folder / "gone", folder / "code")
@@ -100,10 +98,9 @@ def test_a_strategy_by_import_path_needs_trust_too(evil, suture):
 HOSTILE = '=HYPERLINK("http://x") | `b` <script>alert(1)</script> [c](d) \\x $y$ #z'
 
 
-def test_a_label_can_do_nothing_in_csv_markdown_latex_or_html(tmp_path, suture, monkeypatch):
+def test_a_label_can_do_nothing_in_csv_markdown_latex_or_html(tmp_path, suture, no_vega):
     from markdown_it import MarkdownIt
 
-    monkeypatch.setattr(html, "bundle", lambda: "const vegaEmbed = null;")
     write_csv(tmp_path / "own.csv")
     text = SCENARIO.replace('name = "fedavg"', f'name = "fedavg"\nlabel = {json.dumps(HOSTILE)}')
     (tmp_path / "small.toml").write_text(text, encoding="utf-8")

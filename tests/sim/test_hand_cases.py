@@ -35,7 +35,18 @@ def round_of(strategy, cut, clinics, batches):
         schedule = by_batch if "mini-batch" in strategy else by_clinic
     turns = steps if strategy == "split by mini-batch" else np.ones_like(steps)
     handed_on = strategy.startswith("split") and not strategy.startswith("splitfed")
-    return RoundLoad(np.arange(clinics), rows, steps, LEGS[cut], head, head, turns, schedule, handed_on, 0.0)
+    return RoundLoad(
+        clinics=np.arange(clinics),
+        rows=rows,
+        steps=steps,
+        legs=LEGS[cut],
+        begin_bytes=head,
+        end_bytes=head,
+        turns=turns,
+        schedule=schedule,
+        handed_on=handed_on,
+        common_server_flops=0.0,
+    )
 
 
 # Seconds for: A, one batch; A, two; A and B, one batch each; two each.

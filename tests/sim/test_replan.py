@@ -104,7 +104,7 @@ def test_a_sweep_goes_on_behind_a_value_that_is_none(swept):
 def test_a_sweep_that_is_none_is_said_before_anything_is_timed(swept, sweep):
     code, lines, err = swept(sweep)
     assert (code, lines) == (2, [])
-    assert err.startswith(f'--sweep: "{sweep}" is no key with values; write it like ')
+    assert err.startswith(f'--sweep: "{sweep}" is not a key with values; write it like ')
 
 
 def test_other_links_that_would_change_who_meets_the_deadline_are_refused(tmp_path):

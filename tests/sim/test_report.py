@@ -19,17 +19,12 @@ from rich.text import Text
 
 from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text
 from sim.methods.labels import method_label
-from sim.report import html
 from sim.report.figures import NO_DP, curve_table, picture, privacy_accuracy_chart, reference_table, target_order
 from sim.report.html import write_report
 from sim.report.summary import ADVERSARIES, successful_runs, summarise, swept_keys
 from sim.report.table import console_table, results_frame
 
-
-@pytest.fixture(autouse=True)
-def _short_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a browser needs Vega, which takes seconds to bundle."""
-    monkeypatch.setattr(html, "bundle", lambda: "const vegaEmbed = null;")
+pytestmark = pytest.mark.usefixtures("no_vega")
 
 
 def datasets(spec: dict[str, Any]) -> list[dict[str, Any]]:
@@ -137,7 +132,7 @@ def test_console_table_fits_120_columns() -> None:
     assert not any("…" in line for line in lines)
     assert "[red]x[/red]" in lines[0]  # text of a scenario is no markup
     assert isinstance(next(iter(console_table(make_runs()).columns[0].cells)), Text)
-    assert "1 of 60 runs did not succeed" in " ".join(" ".join(lines).split())
+    assert "1 of 60 runs failed" in " ".join(" ".join(lines).split())
 
 
 def test_chart_data_equals_the_summary() -> None:
@@ -264,13 +259,16 @@ def test_summary_in_words(tmp_path: Path) -> None:
     assert "60 of 60 runs succeeded." in text
     assert "Without DP, Centralised has the highest pooled AUC: .860±.050 (mean of 3 seeds" in text
     tied = "FedAvg; SplitFed V1, vanilla; and SplitFed V1, U-shaped share the highest pooled AUC: .840±.050"
-    assert f"leave the records at the clinics, {tied}" in text
+    assert f"keep records at the clinics, {tied}" in text
     assert "At ε = 1 and these settings, DP costs between .050 of AUC" in text
     cut = "SplitFed V1, vanilla; SplitFed V1, U-shaped"
     assert f"Even with DP, ε is infinite for the server in {cut}: smashed rows leave without noise." in text
     assert "infinite for the model user" not in text
     assert "infinite for the server in FedAvg" not in text
-    for auc, loss in ((0.85, "-.010 of AUC (FedAvg); a minus sign is a gain."), (0.84 + 1e-9, ".000 of AUC (FedAvg).")):
+    for auc, loss in (
+        (0.85, "-.010 of AUC (FedAvg); a negative cost is a gain."),
+        (0.84 + 1e-9, ".000 of AUC (FedAvg)."),
+    ):
         runs = make_runs(methods=[("fedavg", "")], epsilons=[3.0, inf], seeds=[1], auc=[auc, 0.84])
         assert f"At ε = 3 and these settings, DP costs {loss}" in Page(write_report(make_study(runs), tmp_path)).text
 

@@ -17,8 +17,6 @@ from altair.utils.schemapi import debug_mode
 from jsonschema import ValidationError
 from report_studies import make_runs, make_study
 
-from sim.report import gallery as gallery_module
-from sim.report import html
 from sim.report.gallery import gallery
 from sim.report.html import write_report
 from sim.report.look import looks
@@ -27,12 +25,7 @@ from sim.report.privacy import attack_frame, method_privacy, outside
 from sim.report.resources import demand_frame
 from sim.report.summary import successful_runs
 
-
-@pytest.fixture(autouse=True)
-def _page_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a browser needs Vega, which takes seconds to bundle; pictures are tested elsewhere."""
-    monkeypatch.setattr(html, "bundle", lambda: "const vegaEmbed = null;")
-    monkeypatch.setattr(gallery_module, "picture", lambda spec, path: [])
+pytestmark = pytest.mark.usefixtures("no_vega", "no_pictures")
 
 
 def test_page_runs_its_own_scripts_only(tmp_path: Path) -> None:
@@ -162,7 +155,7 @@ def test_privacy_by_method_and_attacks() -> None:
     assert len(cut.bounds) == 3 * 4
     server = cut.bounds.iloc[2]
     assert (server["Privacy"], server["Adversary"], server["ε"]) == ("ε = 1", "server", "∞")
-    assert server["Why not protected"] == "smashed rows leave without noise"
+    assert server["Reason for no guarantee"] == "smashed rows leave without noise"
     assert cut.mechanisms["Privacy"].tolist() == ["ε = 1", "ε = 3", "ε = 8"]  # nothing is noised without DP
     assert cut.mechanisms["Noise"].unique().tolist() == ["1.5 to 2.5 (standard deviation over the sensitivity)"]
     attacks = attack_frame(study)

@@ -126,8 +126,8 @@ def test_a_full_disk_is_told_and_the_study_goes_on_when_there_is_room(whole, tmp
         code, err = complete(path, "--out", out, "--jobs", 2)
         assert code == 2
         assert err[-1].endswith(
-            "No space left on device; what had finished is kept, and the same command goes on from there "
-            "once the folder can be written"
+            "No space left on device; finished runs are kept, and the same command resumes once the folder can be "
+            "written"
         )
         assert err[-1].startswith(str(out))
         study = out / "small"
@@ -209,7 +209,7 @@ def test_ctrl_c_ends_at_once_and_the_study_goes_on_from_there(whole, tmp_path, j
         os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
         err = process.stderr.read()
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "interrupted; what has finished is kept, and the same command goes on from there"
+    assert err.splitlines()[-1] == "interrupted; finished runs are kept, and the same command resumes"
     assert "Traceback" not in err
     assert_all_runs_are_whole(study)
     kept = finished(study)

@@ -178,6 +178,6 @@ def test_csv_digest_follows_the_content(tmp_path):
 
 
 def test_import_is_light():
-    code = "import sys, sim.scenario; print([m for m in ('torch', 'flwr', 'pandas', 'pint') if m in sys.modules])"
+    code = "import sys, sim.scenario; print([m for m in ('torch', 'flwr', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from sim.foundation.problems import ScenarioError
 from sim.scenario import parse_scenario
-from sim.scenario import spec as spec_module
-from sim.scenario.spec import RunSpec, expand
+from sim.scenario.spec import RESULTS_VERSION, RunSpec, digest_of, expand
 
 BASE = """
 name = "study"
@@ -138,11 +137,12 @@ def test_run_id_follows_every_table(change):
     assert not {run.run_id for run in expand(scenario())} & {run.run_id for run in expand(scenario(**change))}
 
 
-def test_run_id_follows_the_results_version(monkeypatch):
+def test_run_id_follows_the_results_version():
     [run, *_] = expand(scenario())
-    before = run.run_id
-    monkeypatch.setattr(spec_module, "RESULTS_VERSION", spec_module.RESULTS_VERSION + 1)
-    assert run.run_id != before
+    settings = run.model_dump(mode="json")
+    data = run.data.sha256() if "path" in settings["data"] else None
+    found = [digest_of(settings, data, run.model.public_digest(), {}, RESULTS_VERSION + more) for more in (0, 1)]
+    assert run.digest == found[0] != found[1]
 
 
 def test_run_id_is_the_same_in_every_process():

@@ -184,8 +184,8 @@ def test_the_command_composes_the_folder(suture, study) -> None:
             own = private[private["strategy"] == name.split(",")[0].lower()][COLUMN_OF[adversary]].max()
             assert float(rows[name][position]) == pytest.approx(own, rel=5e-3)
     told = plain(out)
-    assert "voids the finite ε of all the others" in told
-    assert "The number of runs was fixed, not drawn" in told
+    assert "voids the finite ε of all others" in told
+    assert "The number of runs was fixed, not random" in told
 
 
 def test_failed_and_lost_runs_are_told_of(suture, study, tmp_path) -> None:

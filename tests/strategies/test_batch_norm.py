@@ -21,9 +21,8 @@ from split_twins import (
 from support import bitwise, learn_run, plan_of, run_spec, write_csv
 from torch import nn
 from twins import weighted_average
+from wire import travelling
 
-from clients.session import SESSIONS
-from sim.flower.client_app import app
 from sim.foundation.problems import ScenarioError
 from sim.models import Block, Part
 from sim.study.train import train_run
@@ -206,17 +205,13 @@ def test_cohorts_give_the_same_model(ragged, method, choice):
 
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("method", [CUT[0], CUT[3], *CUT[4:6], *CUT[-2:]], ids=str)
-def test_a_repeated_forward_pass_counts_the_batch_once(ragged, monkeypatch, method, choice):
+def test_a_repeated_forward_pass_counts_the_batch_once(ragged, method, choice):
     """A turn that is rebuilt from the node's state runs the head's forward pass again."""
     spec = spec_of(method, ragged, choice, local_epochs=1)
     kept = learn_run(spec).parameters
 
-    def forgetful(message, context):
-        SESSIONS.clear()
-        return app(message, context)
-
-    monkeypatch.setattr("sim.study.train.client_app", forgetful)
-    assert bitwise(learn_run(spec).parameters, kept)
+    plan, federation = plan_of(spec)
+    assert bitwise(train_run(plan, federation, through=travelling()).parameters, kept)
 
 
 def test_statistics_that_stay_do_not_cross(ragged):

@@ -1,7 +1,5 @@
 """Every strategy against an oracle: a slow twin in plain PyTorch, another strategy that must agree, or Flower's own."""
 
-import itertools
-import pickle
 import random
 
 import numpy as np
@@ -10,9 +8,8 @@ import torch
 import twins
 from split_twins import rounding
 from support import BUILT_IN, DP_SGD, JOINT, NO_PRIVACY, bitwise, distance, learn_run, plan_of, run_spec, write_csv
+from wire import travelling
 
-from clients.session import SESSIONS
-from sim.flower.client_app import app
 from sim.foundation import rng
 from sim.foundation.problems import ScenarioError
 from sim.study.train import train_run
@@ -323,43 +320,15 @@ def test_clinics_may_train_in_blocks(ragged, monkeypatch, strategy, privacy, blo
     assert_equals_twin(run_spec(ragged, strategy, None, privacy, optimizer="adam", learning_rate=0.02))
 
 
-@pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("cut", SPLIT)
-def test_a_session_rebuilt_from_the_nodes_state_goes_on_bit_for_bit(ragged, monkeypatch, cut, optimizer, privacy):
-    spec = run_spec(ragged, "splitfed-v1", cut, privacy, optimizer=optimizer, local_epochs=2, rounds=2)
-    kept = learn_run(spec).parameters
-    forgotten = []
-
-    def forgetful(message, context):
-        forgotten.append(len(SESSIONS))
-        SESSIONS.clear()
-        return app(message, context)
-
-    monkeypatch.setattr("sim.study.train.client_app", forgetful)
-    assert bitwise(learn_run(spec).parameters, kept)
-    assert any(forgotten)
-
-
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD, JOINT], ids=["plain", "dp-sgd", "joint"])
 @pytest.mark.parametrize(("strategy", "cut"), [("local", None), *BUILT_IN[3:]])
-def test_a_nodes_state_may_travel_with_every_message(ragged, monkeypatch, strategy, cut, privacy, every):
+def test_a_nodes_state_may_travel_with_every_message(ragged, strategy, cut, privacy, every):
     """On other grids a handler gets a copy of the state and gives it back, now in one process and now in another."""
     spec = run_spec(ragged, strategy, cut, privacy, optimizer="adam", rounds=2)
     kept = learn_run(spec).parameters
-    messages = itertools.count()
-
-    def travelling(message, context):
-        if next(messages) % every == 0:
-            SESSIONS.clear()
-        context.state = pickle.loads(pickle.dumps(context.state))  # noqa: S301 - our own bytes
-        reply = app(message, context)
-        context.state = pickle.loads(pickle.dumps(context.state))  # noqa: S301
-        return reply
-
-    monkeypatch.setattr("sim.study.train.client_app", travelling)
-    assert bitwise(learn_run(spec).parameters, kept)
+    plan, federation = plan_of(spec)
+    assert bitwise(train_run(plan, federation, through=travelling(every)).parameters, kept)
 
 
 @pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])

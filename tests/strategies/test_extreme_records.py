@@ -116,7 +116,7 @@ def sums(monkeypatch, spec):
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_add_noise", watched)
-        return record(monkeypatch, *plan_of(spec)), found
+        return record(*plan_of(spec)), found
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -175,7 +175,7 @@ def test_rows_move_by_twice_the_clip_and_no_other_row_does(csv, monkeypatch, one
         spec = run_spec(
             path, strategy, cut, {"mechanism": mechanism, **ROWS, "tail-clip": 0.01}, model, rounds=1, batch_size=64
         )
-        run = record(monkeypatch, *plan_of(spec))
+        run = record(*plan_of(spec))
         assert_finite(run)
         return run
 
@@ -201,7 +201,7 @@ def test_what_lies_under_the_noise_is_within_the_clip(csv, monkeypatch, mechanis
         spec = run_spec(
             path, "splitfed-v1", "u-shaped", quiet, {**model, "freeze": ["head", "tail"]}, rounds=1, batch_size=64
         )
-        run = record(monkeypatch, *plan_of(spec))
+        run = record(*plan_of(spec))
         for kind, clip in (("smashed", CLIP), ("tail-gradient", 0.01)):
             for clinic in range(len(SIZES)):
                 [rows] = run.rows_of(kind, clinic)
@@ -230,7 +230,7 @@ def test_clinic_level_is_moved_by_no_more_than_twice_the_clip(csv, monkeypatch, 
     models = []
     for path in (csv, *extremes(csv)):
         spec = run_spec(path, strategy, cut, privacy, model, rounds=1, learning_rate=rate, local_epochs=4)
-        learned = record(monkeypatch, *plan_of(spec)).learned
+        learned = record(*plan_of(spec)).learned
         models.append(torch.cat([value.flatten() for value in learned.parameters.values()]).double())
         assert models[-1].isfinite().all()
         assert len(learned.evaluations) == 2
@@ -240,7 +240,7 @@ def test_clinic_level_is_moved_by_no_more_than_twice_the_clip(csv, monkeypatch, 
 
 def test_without_a_mechanism_an_extreme_record_is_clamped(csv, monkeypatch):
     for path in extremes(csv):
-        run = record(monkeypatch, *plan_of(run_spec(path, "centralised", rounds=1, learning_rate=1e-8)))
+        run = record(*plan_of(run_spec(path, "centralised", rounds=1, learning_rate=1e-8)))
         [sent] = run.rows_of("records", CLINIC)
         assert np.abs(sent).max() == 1e6
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import beta
-from strategies.clinic_level import adapted_clip, noised_mean
 
+from sim.methods.clinic_level import adapted_clip, noised_mean
 from sim.methods.mechanisms import AdaptiveClip, RowNoise
 from sim.methods.row_noise import noised_codes
 from sim.privacy.calibration import calibrate
@@ -77,7 +77,7 @@ def test_plain_floats_are_beaten(truth, width):
 def test_rows_that_leave_are_not(truth, width, attacker):
     candidates, multiplier = two_rows(width, 1.0), 2 * calibrate(CLAIM, DELTA, 1.0, 1)
     step = row_step(multiplier, 1.0)
-    noise = RowNoise({"smashed": 1.0}, {"smashed": 2.0}, (multiplier,))
+    noise = RowNoise(clip={"smashed": 1.0}, reach={"smashed": 2.0}, multipliers=(multiplier,))
     rows = torch.from_numpy(candidates[truth])[None]
     codes = noised_codes(noise, "attacked", "smashed", rows, [TRIALS], [0], (1, 0))[0].numpy()
     assert codes.std() * step == pytest.approx(multiplier, rel=0.05)  # it is the noise that is claimed

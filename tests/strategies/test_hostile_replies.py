@@ -5,11 +5,10 @@ import re
 import pytest
 import torch
 from hostile import RUNS, Opened, add_kind, array, arrays, numbers, planned, state, value
-from strategies.replies import ExchangeError
 from support import bitwise
 
-from sim.flower.client_app import app
 from sim.flower.grid import InProcessGrid
+from sim.methods.replies import ExchangeError
 from sim.study.train import DivergedError, train_run
 
 NOTHING_THERE = 10**6
@@ -129,20 +128,23 @@ CASES = [(*at, name) for at, table in TABLES.items() for name in table]
 
 
 def tampered(change, wanted, hit):
-    """Return the client app, but for its first reply that holds a kind of array, which is changed."""
+    """Change the first reply that holds a kind of array."""
 
-    def hostile(message, context):
-        reply = app(message, context)
-        hello = message.metadata.message_type == "query.hello"
-        right = wanted in reply.content if wanted else not hello
-        if not hit and right:
-            opened = Opened.of(reply.content)
-            change(opened)
-            opened.into(reply.content)
-            hit.append(opened.config)
-        return reply
+    def through(app):
+        def hostile(message, context):
+            reply = app(message, context)
+            hello = message.metadata.message_type == "query.hello"
+            right = hello if wanted == "hello" else wanted in reply.content if wanted else not hello
+            if not hit and right:
+                opened = Opened.of(reply.content)
+                change(opened)
+                opened.into(reply.content)
+                hit.append(opened.config)
+            return reply
 
-    return hostile
+        return hostile
+
+    return through
 
 
 def test_the_table_is_long():
@@ -151,17 +153,15 @@ def test_the_table_is_long():
 
 
 @pytest.mark.parametrize(("run", "kind", "name"), CASES)
-def test_a_hostile_reply_ends_the_run(ragged, monkeypatch, run, kind, name):
+def test_a_hostile_reply_ends_the_run(ragged, run, kind, name):
     plan, federation = planned(ragged, run)
     hit, seen = [], []
     change = TABLES[run, kind][name]
     if name.startswith("hello"):
         kind = "hello"
-    monkeypatch.setattr(
-        "sim.study.train.client_app", tampered(change, kind, hit) if kind != "hello" else greeting(change, hit)
-    )
+    watch, through = lambda server_round, _: seen.append(server_round), tampered(change, kind, hit)
     with pytest.raises((ExchangeError, DivergedError)) as caught:
-        train_run(plan, federation, 2, watch=lambda server_round, _: seen.append(server_round))
+        train_run(plan, federation, 2, watch=watch, through=through)
     assert hit
     assert seen == [0]  # no model of the hostile reply's round was ever looked at
     error = caught.value.__cause__ if isinstance(caught.value, DivergedError) else caught.value
@@ -169,27 +169,14 @@ def test_a_hostile_reply_ends_the_run(ragged, monkeypatch, run, kind, name):
     assert re.match(r"clinics? \d|node \d|no node hosts clinic", str(error)), str(error)
 
 
-def greeting(change, hit):
-    def hostile(message, context):
-        reply = app(message, context)
-        if not hit and message.metadata.message_type == "query.hello":
-            opened = Opened.of(reply.content)
-            change(opened)
-            opened.into(reply.content)
-            hit.append(opened.config)
-        return reply
-
-    return hostile
-
-
 @pytest.mark.parametrize("run", RUNS)
-def test_a_reply_taken_apart_and_put_together_again_passes(ragged, monkeypatch, run):
+def test_a_reply_taken_apart_and_put_together_again_passes(ragged, run):
     plan, federation = planned(ragged, run)
     untouched = train_run(plan, federation, 2).parameters
     hit = []
     kind = next(kind for name, kind in TABLES if name == run)
-    monkeypatch.setattr("sim.study.train.client_app", tampered(lambda opened: None, kind, hit))
-    assert bitwise(train_run(plan, federation, 2).parameters, untouched)
+    passed = train_run(plan, federation, 2, through=tampered(lambda opened: None, kind, hit))
+    assert bitwise(passed.parameters, untouched)
     assert hit
 
 
@@ -218,7 +205,7 @@ def grid_that(turns):
 )
 def test_every_node_that_is_asked_answers_once(ragged, monkeypatch, run, turns):
     plan, federation = planned(ragged, run)
-    monkeypatch.setattr("sim.study.train.InProcessGrid", grid_that(turns))
+    monkeypatch.setattr("sim.flower.simulation.InProcessGrid", grid_that(turns))
     seen = []
     with pytest.raises(ExchangeError, match=r"did not answer|was not asked|one each is due"):
         train_run(plan, federation, 2, watch=lambda server_round, _: seen.append(server_round))

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
-from strategies.replies import ExchangeError
 from support import DP_SGD, bitwise, distance, learn_run, plan_of, run_spec, write_csv
 
 from clients import split
@@ -19,6 +18,7 @@ from sim.foundation.problems import ScenarioError
 from sim.methods.job import run_key
 from sim.methods.label_noise import randomised
 from sim.methods.mechanisms import RandomisedLabels
+from sim.methods.replies import ExchangeError
 from sim.plan.plan import make_plan
 from sim.privacy.calibration import uniform_answers
 from sim.study.runner import execute
@@ -45,17 +45,15 @@ def with_labels_of(federation, key, epsilon):
 
 
 @pytest.mark.parametrize(("strategy", "cut"), SENDING)
-def test_it_is_training_on_the_answers_and_judged_on_the_truth(csv, strategy, cut, monkeypatch):
+def test_it_is_training_on_the_answers_and_judged_on_the_truth(csv, strategy, cut):
     plan, federation = plan_of(run_spec(csv, strategy, cut, RR))
     learned = train_run(plan, federation)
     assert distance(train_run(plan, federation, node_groups=3).parameters, learned.parameters) < 1e-5
     plain = run_spec(csv, strategy, cut).model_copy(update={"study": "answers"})
     answered = with_labels_of(load_federation(plain.data, plain.seed), run_key(plan.spec.digest, federation.facts), 1.0)
-    monkeypatch.setattr("sim.flower.workplace.load_federation", lambda data, seed: answered)
     expected = train_run(make_plan(plain, answered.facts), answered)
     assert bitwise(learned.parameters, expected.parameters)
     assert learned.evaluations == expected.evaluations  # held-out labels are untouched in both
-    monkeypatch.undo()
     assert distance(learn_run(run_spec(csv, strategy, cut)).parameters, learned.parameters) > 1e-3
 
 

@@ -7,11 +7,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from strategies.clinic_level import adapted_clip, noised_mean
 from support import plan_of, run_spec, write_csv
 from wire import record, with_record
 
 from sim.data.federation import load_federation
+from sim.methods.clinic_level import adapted_clip, noised_mean
 from sim.methods.job import Job, run_key
 from sim.methods.mechanisms import AdaptiveClip
 from sim.tensor.released import row_step
@@ -54,7 +54,7 @@ def of_updates(path, strategy="fedavg", seed=5, noise=3.0):
 
 def sent_rows(monkeypatch, spec):
     """Return the first clinic's smashed rows as numbers."""
-    run = record(monkeypatch, *plan_of(spec))
+    run = record(*plan_of(spec))
     noise = spec.privacy.noise_multiplier
     step = row_step(noise * CLIP, CLIP) if noise else 1.0
     return np.concatenate([rows.ravel() * step for rows in run.rows_of("smashed", 0)])
@@ -62,7 +62,7 @@ def sent_rows(monkeypatch, spec):
 
 def sent_sums(monkeypatch, spec):
     """Return what a clinic's model says of its sum of gradients."""
-    run = record(monkeypatch, *plan_of(spec))
+    run = record(*plan_of(spec))
     initial = run.job.network.initial_parameters(spec.seed)
     [parts] = run.parts_of(0)
     moved = np.concatenate([(parts[name].astype(float) - initial[name][0].numpy()).ravel() for name in parts])
@@ -71,7 +71,7 @@ def sent_sums(monkeypatch, spec):
 
 def moved_model(monkeypatch, spec):
     """Return what the model says of the sum of updates."""
-    run = record(monkeypatch, *plan_of(spec))
+    run = record(*plan_of(spec))
     initial = run.job.network.initial_parameters(spec.seed)
     return np.concatenate(
         [(run.learned.parameters[name] - value).double().numpy().ravel() * 2 for name, value in initial.items()]
@@ -190,7 +190,7 @@ def test_no_two_runs_share_answers_or_secret_batches(monkeypatch, tmp_path):
         ("a record replaced", other, 5, 1.0, 3.0),
     ):
         spec = run_spec(path, "centralised", None, {**LABELS, "label-epsilon": epsilon}, seed=seed, rounds=1)
-        run = record(monkeypatch, *plan_of(spec))
+        run = record(*plan_of(spec))
         [answers] = run.rows_of("labels", 0)
         false = answers != load_federation(spec.data, seed).train.y
         keep = math.exp(epsilon) / (math.exp(epsilon) + 1)
@@ -224,8 +224,7 @@ def row_noise(csv):
     privacy = {"mechanism": "smashed-noise", "noise-multiplier": 1000.0, "delta": 1e-3, "labels": "public"}
     model = {**WIDE, "freeze": ["head", "tail"]}
     spec = run_spec(csv, "splitfed-v1", "u-shaped", privacy, model, rounds=8, batch_size=8)
-    with pytest.MonkeyPatch.context() as patch:
-        run = record(patch, *plan_of(spec))
+    run = record(*plan_of(spec))
     found, steps = {}, {}
     for reply in run.replies:
         for kind in ("smashed", "tail-gradient"):
@@ -272,9 +271,7 @@ def test_parts_clinics_rounds_and_steps_have_noise_of_their_own(csv, monkeypatch
 
     monkeypatch.setattr(Trainer, "_add_noise", watched)
     privacy = {"mechanism": "dp-sgd", "noise-multiplier": 1000.0, "delta": 1e-3}
-    record(
-        monkeypatch, *plan_of(run_spec(csv, strategy, cut, privacy, WIDE, rounds=4, batch_size=8, learning_rate=1e-9))
-    )
+    record(*plan_of(run_spec(csv, strategy, cut, privacy, WIDE, rounds=4, batch_size=8, learning_rate=1e-9)))
     assert len(found) == {None: 1, "vanilla": 2, "u-shaped": 3}[cut] * 2 * 4 * 3
     assert not [pair for pair in combinations(found, 2) if far(found[pair[0]], found[pair[1]])]
     for sums in found.values():  # and none within one sum, from entry to entry

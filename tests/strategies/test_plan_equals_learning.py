@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from strategies.replies import ExchangeError
 from support import BUILT_IN, DP_SGD, NO_PRIVACY, learn_run, plan_of, run_spec, write_csv
 
 from sim.data.federation import load_federation
@@ -12,6 +11,7 @@ from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import stream
 from sim.methods import trainer as trainer_module
 from sim.methods.job import run_key
+from sim.methods.replies import ExchangeError
 from sim.methods.sampling import participants
 from sim.plan.plan import make_plan
 from sim.study.train import PlanMismatchError, train_run

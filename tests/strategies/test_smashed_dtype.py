@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import bitwise, distance, learn_run, plan_of, run_spec, write_csv
 
-from sim.methods.protocol import CUT_KINDS
+from sim.methods.messages import CUT_KINDS
 from sim.tensor.rows import narrowed, widened
 
 CUTS = ["vanilla", "u-shaped"]

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from strategies.replies import ExchangeError
 from support import DP_SGD, NO_PRIVACY, bitwise, distance, learn_run, plan_of, run_spec, write_csv
 
 from clients import split
 from sim.foundation.problems import ScenarioError
 from sim.methods import row_noise
+from sim.methods.replies import ExchangeError
 from sim.models import ClipRows
 from sim.privacy.accounting import epsilon
 from sim.study.train import train_run

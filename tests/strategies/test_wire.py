@@ -89,14 +89,14 @@ def test_each_byte_is_listed_or_public_or_constant(files, monkeypatch, one_key, 
     how = dict(VARIANTS[variant])
     nodes = how.pop("nodes")
     spec, other, quiet = specs(files, mechanism, strategy, cut, **how)
-    run = record(monkeypatch, *plan_of(spec), nodes)
+    run = record(*plan_of(spec), nodes)
     assert not unlisted(run)
-    changed = again(monkeypatch, run, other, nodes)
+    changed = again(run, other, nodes)
     assert not unlisted(changed)
     assert not differences(run, changed, 0 if how.get("alone") else CHANGED)
     if not noisy(run):
         return
-    clean = record(monkeypatch, *plan_of(quiet), nodes)
+    clean = record(*plan_of(quiet), nodes)
     found = {}
     for clinic in range(len(run.job.sizes)):
         for what, noise, deviation in noise_of(run, clean, clinic):
@@ -189,7 +189,7 @@ def test_rows_that_may_be_negative_have_the_noise_of_twice_the_clip(files, monke
         model = {**factory("with_tanh"), "freeze": ["head"]}
         return run_spec(files[False][0], "split", "vanilla", privacy, model, rounds=1, batch_size=2)
 
-    run, clean = (record(monkeypatch, *plan_of(spec(loud))) for loud in (LOUD, 0.0))
+    run, clean = (record(*plan_of(spec(loud))) for loud in (LOUD, 0.0))
     assert all((rows < 0).any() for rows in clean.rows_of("smashed", 0))
     noise = np.concatenate([n / deviation for clinic in range(3) for _, n, deviation in noise_of(run, clean, clinic)])
     assert np.std(noise) == pytest.approx(1, rel=5 / math.sqrt(2 * noise.size))
@@ -209,9 +209,7 @@ def test_running_statistics_that_are_the_clinics_own_are_in_no_message(
     files, monkeypatch, one_key, strategy, cut, kept
 ):
     model = {**factory("with_batch_norm"), "batch-norm": kept}
-    run = record(
-        monkeypatch, *plan_of(run_spec(files[False][0], strategy, cut, model=model, rounds=2, batch_size=16)), 2
-    )
+    run = record(*plan_of(run_spec(files[False][0], strategy, cut, model=model, rounds=2, batch_size=16)), 2)
     assert not unlisted(run)
     sent = {name for reply in run.replies for kind, name in reply.arrays if kind == "arrays"}
     assert bool({name for name in sent if "running" in name}) == (kept == "average" and run.job.protocol.crosses)
@@ -225,10 +223,10 @@ def test_running_statistics_that_are_the_clinics_own_are_in_no_message(
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_what_a_clinic_keeps_is_in_no_message(files, monkeypatch, one_key, strategy, cut, optimizer):
     spec, other = (run_spec(p, strategy, cut, optimizer=optimizer, rounds=3, batch_size=2) for p in files[False])
-    run = record(monkeypatch, *plan_of(spec), 3)
+    run = record(*plan_of(spec), 3)
     assert not {"arrays", "optimizer"} & {kind for reply in run.replies for kind in reply.kinds}
     if strategy == "local":
-        changed = again(monkeypatch, run, other, 3)
+        changed = again(run, other, 3)
         assert [vars(reply) for reply in run.replies] == [vars(reply) for reply in changed.replies]
         before, after = run.learned.parameters, changed.learned.parameters
         moved = [k for k in range(3) if any((before[n][k] != after[n][k]).any() for n in before)]
@@ -255,10 +253,10 @@ def test_the_optimizers_state_that_is_handed_on_is_noised_like_the_parts(
         )
         for path, loud in zip((*files[False], files[False][0]), (LOUD, LOUD, 0.0), strict=True)
     ]
-    run = record(monkeypatch, *plan_of(specs[0]))
+    run = record(*plan_of(specs[0]))
     assert not unlisted(run)
-    assert not differences(run, again(monkeypatch, run, specs[1]), CHANGED)
-    clean = record(monkeypatch, *plan_of(specs[2]))
+    assert not differences(run, again(run, specs[1]), CHANGED)
+    clean = record(*plan_of(specs[2]))
     for clinic in range(3):
         [state], [plain] = run.parts_of(clinic, "optimizer"), clean.parts_of(clinic, "optimizer")
         for name, value in state.items():
@@ -299,12 +297,12 @@ def test_what_flowers_strategies_are_told_is_listed(files, monkeypatch, one_key,
         )
         for path in files[False]
     )
-    run = record(monkeypatch, *plan_of(spec))
+    run = record(*plan_of(spec))
     assert not unlisted(run)
     told = {key for reply in run.replies for key in reply.metrics}
     assert ("train_loss" in told) == (not noise)
     assert (len(told) == 3 - bool(noise)) == ("ClientSide" in name)
-    changed = again(monkeypatch, run, other)
+    changed = again(run, other)
     if not noise:
         losses = [
             [reply.metrics["train_loss"] for reply in r.replies if "train_loss" in reply.metrics]
@@ -320,9 +318,7 @@ def test_what_flowers_strategies_are_told_is_listed(files, monkeypatch, one_key,
 def test_an_empty_batch_sends_no_row(files, monkeypatch, strategy, cut, nodes):
     mechanism = "dp-sgd+smashed-noise"
     privacy = {"mechanism": mechanism, "delta": 1e-3, **MECHANISMS[mechanism], "labels": "public"}
-    run = record(
-        monkeypatch, *plan_of(run_spec(files[False][0], strategy, cut, privacy, rounds=6, batch_size=1)), nodes
-    )
+    run = record(*plan_of(run_spec(files[False][0], strategy, cut, privacy, rounds=6, batch_size=1)), nodes)
     assert not unlisted(run)
     batches = [(reply, lane) for reply in run.replies if "smashed" in reply.kinds for _, lane in reply.lanes()]
     empty = [reply.arrays["smashed", "smashed"][lane] for reply, lane in batches if not reply.rows[lane]]
@@ -349,7 +345,7 @@ def test_noised_sums_lie_on_the_public_grid_before_the_optimizer_sees_them(files
 
     monkeypatch.setattr(Trainer, "_step", watched)
     plan, federation = plan_of(run_spec(files[False][0], strategy, cut, privacy, rounds=1, batch_size=2))
-    run = record(monkeypatch, plan, federation)
+    run = record(plan, federation)
     assert seen
     for clinic, sums in seen:
         steps = sums / sum_step(3.0 * CLIP / min(2, run.job.sizes[clinic]))
@@ -387,7 +383,7 @@ def test_a_lost_clinics_parts_are_in_no_message(files, monkeypatch, strategy, cu
     privacy = {"mechanism": mechanism, "delta": 1e-3, **MECHANISMS[mechanism]}
     spec = run_spec(files[False][0], strategy, cut, privacy, rounds=6, batch_size=2)
     shaky = ClinicGroup.model_validate({"profile": "hospital", "drop-out": 0.4})
-    run = record(monkeypatch, *plan_of(spec.model_copy(update={"clinics": (shaky,)})), nodes)
+    run = record(*plan_of(spec.model_copy(update={"clinics": (shaky,)})), nodes)
     assert not unlisted(run)
     sent = {(reply.server_round, k) for reply in run.replies if "arrays" in reply.kinds for k in reply.clinics}
     lost = {(r, k) for r in range(1, 7) for k in run.job.lost(r)}
