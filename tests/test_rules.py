@@ -13,7 +13,7 @@ import pytest
 from sim.foundation.problems import ScenarioError
 from sim.scenario import load_scenario
 from sim.scenario.spec import expand
-from sim.study.runner import plan_runs
+from sim.study.planning import plan_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("sim", "strategies", "clients")

@@ -24,8 +24,8 @@ def check(
     from sim.report.holdings import holdings_table, write_holdings_figure
     from sim.scenario import load_scenario
     from sim.scenario.spec import imports
+    from sim.study.engines import default_jobs
     from sim.study.forecast import BASIS, study_seconds
-    from sim.study.runner import default_jobs
 
     scenario = load_scenario(file, overrides or ())
     console = wide_console()

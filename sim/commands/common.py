@@ -54,7 +54,7 @@ def planned(file: Path, overrides: list[str] | None, only: list[str] | None) -> 
     from sim.plan.notes import label_notes, privacy_notes
     from sim.scenario import load_scenario
     from sim.scenario.spec import expand
-    from sim.study.runner import plan_runs
+    from sim.study.planning import plan_runs
 
     try:
         scenario = load_scenario(file, overrides or (), only or ())

@@ -25,7 +25,7 @@ def plan(
 ) -> None:
     """Show what a study will cost in time, traffic and epsilon, before any training."""
     from sim.report.effort import memory_warnings
-    from sim.study.runner import plan_summary
+    from sim.study.planning import plan_summary
 
     plans = planned(file, overrides, only)
     if figures is not None:

@@ -91,8 +91,7 @@ def _run(
 
 def _engine(name: EngineName, jobs: int | None, ray_address: str | None) -> Engine:
     from sim.foundation.problems import ScenarioError
-    from sim.study.engines import InProcess, RayTasks, Workers
-    from sim.study.runner import default_jobs
+    from sim.study.engines import InProcess, RayTasks, Workers, default_jobs
 
     jobs = jobs or default_jobs()
     if name is EngineName.RAY:

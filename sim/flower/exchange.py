@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from operator import itemgetter
 
 from flwr.app import Message
@@ -15,7 +14,7 @@ from sim.flower.wire import WireError, instruct, reply_in
 from sim.methods.exchange import Exchange
 from sim.methods.forms import NOT_FINITE, Forms
 from sim.methods.job import Job
-from sim.methods.messages import PARAMETER_KINDS, Hello, Instruction, OfBatch, Reply
+from sim.methods.messages import Hello, Instruction, Reply
 from sim.methods.replies import AbsentError, Due, ExchangeError, NotFiniteError, hosted_clinics, whose
 
 NO_ANSWER = "the node did not answer"
@@ -71,17 +70,7 @@ class GridExchange(Exchange):
             lanes_of.setdefault(self._home[clinic], []).append(lane)
         if len(lanes_of) == 1:
             return dict.fromkeys(lanes_of, instruction)
-        return {node: _of_lanes(instruction, lanes) for node, lanes in sorted(lanes_of.items())}
-
-
-def _of_lanes(instruction: Instruction, lanes: Sequence[int]) -> Instruction:
-    clinics = [instruction.clinics[lane] for lane in lanes]
-    if not isinstance(instruction, OfBatch):
-        return replace(instruction, clinics=clinics)
-    rows = [instruction.rows[lane] for lane in lanes]
-    fields = [name for name, kind in instruction.kinds().items() if kind not in PARAMETER_KINDS]
-    cut = {name: getattr(instruction, name)[lanes, : max(rows)] for name in fields}
-    return replace(instruction, clinics=clinics, rows=rows, **cut)
+        return {node: instruction.of_lanes(lanes) for node, lanes in sorted(lanes_of.items())}
 
 
 def in_order(replies: Iterable[Message]) -> list[tuple[int, Message]]:

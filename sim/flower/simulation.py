@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from flwr.app import ArrayRecord, Context, Message, MetricRecord
 from torch import Tensor
@@ -14,15 +14,17 @@ from sim.flower.grid import InProcessGrid
 from sim.flower.internals import quiet
 from sim.flower.meter import Meter
 from sim.flower.strategy import Rounds, build_strategy
-from sim.flower.wire import array_record, tensors_in
+from sim.flower.wire import array_record, instruction_in, reply_in, tensors_in
 from sim.flower.workplace import Workplaces
 from sim.methods.job import Job
+from sim.methods.messages import Hello, Instruction, Reply
 from sim.methods.node_group import node_groups_of
 from sim.methods.trainer import expand
 from sim.models import Parameters
 
 App = Callable[[Message, Context], Message]
 Through = Callable[[App], App]
+Overhears = Callable[[Instruction, Reply], None]
 
 
 class Simulation:
@@ -37,6 +39,8 @@ class Simulation:
         Number of nodes the clinics are shared out to. A strategy of Flower's always has one clinic a node.
     through : callable
         Wraps the client app: whatever crosses goes through what it returns.
+    overheard : callable, optional
+        Told of every instruction to clinics and its reply, as they cross.
 
     Attributes
     ----------
@@ -44,7 +48,14 @@ class Simulation:
         What really crosses.
     """
 
-    def __init__(self, job: Job, train: Records, node_groups: int = 1, through: Through = lambda app: app) -> None:
+    def __init__(
+        self,
+        job: Job,
+        train: Records,
+        node_groups: int = 1,
+        through: Through = lambda app: app,
+        overheard: Overhears | None = None,
+    ) -> None:
         quiet()
         clinics = len(job.sizes)
         self._job = job
@@ -53,7 +64,10 @@ class Simulation:
         self._initial = job.network.initial_parameters(job.seed)
         self.meter = Meter(clinics)
         groups = node_groups_of(clinics, clinics if job.method.imported else node_groups)
-        self._grid = InProcessGrid(through(client_app(self._workplaces)), groups, {}, self.meter)
+        app = through(client_app(self._workplaces))
+        if overheard is not None:
+            app = _overheard(app, groups, overheard, foreign=job.method.imported)
+        self._grid = InProcessGrid(app, groups, {}, self.meter)
 
     def run(self, look: Callable[[int, Parameters], None]) -> None:
         """Train for all rounds.
@@ -94,3 +108,14 @@ class Simulation:
         found = self._initial | dict(at_server) | kept
         lanes = max(value.shape[0] for value in found.values())
         return self._job.network.whole.select(found if lanes == 1 else expand(found, lanes))
+
+
+def _overheard(app: App, groups: Sequence[Sequence[int]], told: Overhears, *, foreign: bool) -> App:
+    def call(message: Message, context: Context) -> Message:
+        reply = app(message, context)
+        if message.metadata.message_type != Hello.action:
+            here = list(groups[int(context.node_config["partition-id"])])
+            told(instruction_in(message, here, foreign=foreign), reply_in(reply))
+        return reply
+
+    return call

@@ -7,11 +7,11 @@ behind those that are real, ``rows`` of each lane. How a message looks on the wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +58,10 @@ class Instruction:
     def kinds(cls) -> dict[str, Kind]:
         """Return the kinds of arrays that it may bring, by the fields that hold them."""
         return {each.name: each.metadata["kind"] for each in fields(cls) if "kind" in each.metadata}
+
+    def of_lanes(self, lanes: Sequence[int]) -> Self:
+        """Return what it asks of the clinics of some lanes."""
+        return replace(self, clinics=[self.clinics[lane] for lane in lanes])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,6 +145,13 @@ class OfBatch(Instruction):
     step: int
     rows: list[int]
 
+    def of_lanes(self, lanes: Sequence[int]) -> Self:
+        """Return what it asks of the clinics of some lanes, as wide as the widest of them."""
+        rows = [self.rows[lane] for lane in lanes]
+        fields = [name for name, kind in self.kinds().items() if kind not in PARAMETER_KINDS]
+        cut = {name: getattr(self, name)[lanes, : max(rows)] for name in fields}
+        return replace(self, clinics=[self.clinics[lane] for lane in lanes], rows=rows, **cut)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tail(OfBatch):
@@ -202,3 +213,21 @@ class Reply:
     def model(self) -> Parameters:
         """The trained parameters, ``[lane, *shape]``."""
         return self.parts[Kind.MODEL]
+
+    def of_clinic(self, clinic: int) -> Reply:
+        """Return what it holds of one clinic; nothing of one that is lost."""
+        if clinic not in self.clinics:
+            return Reply(clinics=[])
+        lane = self.clinics.index(clinic)
+        rows = self.rows[lane : lane + 1]
+        return Reply(
+            clinics=[clinic],
+            rows=rows,
+            payload={kind: value[lane : lane + 1, : rows[0]] for kind, value in self.payload.items()},
+            parts={
+                kind: {name: value[lane : lane + 1] for name, value in named.items()}
+                for kind, named in self.parts.items()
+            },
+            noised={what: steps[lane : lane + 1] for what, steps in self.noised.items()},
+            metrics=self.metrics if len(self.clinics) == 1 else {},
+        )

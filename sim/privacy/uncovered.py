@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ _EVERYWHERE: Final = (
 
 
 def not_covered(spec: RunSpec) -> list[dict[str, Any]]:
-    """List what a finished run publishes of its records besides what is noised.
+    """List what a finished run publishes of its records besides what is noised and what attacks find.
 
     Parameters
     ----------
@@ -32,11 +31,6 @@ def not_covered(spec: RunSpec) -> list[dict[str, Any]]:
     return [
         {"what": what, "where": where, "of": of, "columns": list(columns)} for what, where, of, columns in _rows(spec)
     ]
-
-
-def is_listed(column: str, spec: RunSpec) -> bool:
-    """Whether a column is named by a row of :func:`not_covered`."""
-    return any(fnmatchcase(column, pattern) for row in not_covered(spec) for pattern in row["columns"])
 
 
 def publishes_class_counts(spec: RunSpec) -> bool:
@@ -62,18 +56,6 @@ def _rows(spec: RunSpec) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
         "run.json, runs.parquet, figures",
         "labels of training and of held-out records, exact",
         ("majority_accuracy",),
-    )
-    yield (
-        "scores of the membership attack, of all and by clinic",
-        "run.json, privacy.md, clinics.parquet, runs.parquet, report.html",
-        "training and held-out records, exact: the losses of single records are compared",
-        ("membership_auc", "advantage", "worst_clinic", "worst_clinic_auc", "auc"),
-    )
-    yield (
-        "score of the reconstruction attack",
-        "run.json, privacy.md, runs.parquet, report.html",
-        "rows and features of training and of held-out records, exact",
-        ("smashed_reconstruction_r2", "r2"),
     )
     if publishes_class_counts(spec):
         yield (

@@ -14,6 +14,7 @@ from sim.privacy.statement_text import between
 from sim.report.points import with_levels
 from sim.report.study import StudyResults
 from sim.report.summary import ADVERSARIES, successful_runs
+from sim.results.columns import unit_of
 
 _RATE = "0.01"
 
@@ -91,15 +92,20 @@ def attack_frame(study: StudyResults) -> pd.DataFrame:
         {"Method": series, "Privacy": level, "attack": attack["attack"], "measure": measure, "value": attack[measure]}
         for run_id, series, level in ok[["run_id", "series", "level"]].itertuples(index=False)
         for attack in study.statements[run_id]["attacks"]
-        for measure in ("auc", "advantage", "r2")
-        if measure in attack
+        for measure in attack
+        if unit_of(measure) not in (None, "records") and not measure.startswith("worst_clinic_")
     ]
     if not rows:
         return pd.DataFrame()
     table = pd.DataFrame(rows)
-    table["told"] = table["attack"] + ": " + table["measure"].map({"auc": "AUC", "advantage": "advantage", "r2": "R²"})
+    table["told"] = table["attack"] + ": " + table["measure"].map(_measure_text)
     means = table.groupby(["Method", "Privacy", "told"], sort=False)["value"].mean()
     return means.unstack(sort=False).map(score_text).reset_index()  # noqa: PD010 (nothing is left to aggregate)
+
+
+def _measure_text(measure: str) -> str:
+    words = measure.split("_")
+    return " ".join([*words[:-1], {"auc": "AUC", "r2": "R²"}.get(words[-1], words[-1])])
 
 
 def outside(study: StudyResults) -> list[tuple[str, str, str]]:

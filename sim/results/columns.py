@@ -1,5 +1,8 @@
 """The columns of a study's table."""
 
+import math
+import re
+from collections.abc import Iterable
 from typing import Final
 
 COLUMNS: Final = (
@@ -12,12 +15,41 @@ COLUMNS: Final = (
     "clinic_joules", "idle_share", "server_busy_share",
     "unit", "mechanism", "adjacency", "delta", "epsilon_model_user", "epsilon_peer", "epsilon_server",
     "epsilon_model_user_replace", "epsilon_peer_replace", "epsilon_server_replace", "epsilon_label",
-    "membership_auc", "smashed_reconstruction_r2", "wall_seconds", "error",
+    "wall_seconds", "error",
 )  # fmt: skip
-"""The columns of ``runs.parquet``; swept keys stand behind them."""
+"""The columns of ``runs.parquet``; what attacks measured stands before the last two, swept keys behind them."""
 TEXT_COLUMNS: Final = frozenset(
     {"run_id", "study", "strategy", "cut", "status", "worst_clinic", "unit", "mechanism", "adjacency", "error"}
 )
 WHOLE_COLUMNS: Final = frozenset({"seed", "rounds"})
 NOISE_KEYS: Final = ("privacy.epsilon", "privacy.noise-multiplier")
 """Swept keys that only change how much noise is added: a curve runs along them."""
+UNITS: Final = {
+    "auc": (0.0, 1.0), "accuracy": (0.0, 1.0), "rate": (0.0, 1.0), "advantage": (-1.0, 1.0), "r2": (-math.inf, 1.0),
+    "error": (0.0, math.inf), "records": (0.0, math.inf),
+}  # fmt: skip
+"""What attacks measure, by the last word of the measure's or the column's name: least and largest value."""
+_MEASURE: Final = re.compile(rf"(?:[a-z][a-z0-9_]{{0,63}}_)?({'|'.join(UNITS)})")
+
+
+def unit_of(name: str) -> str | None:
+    """Return the unit in which a measure's or a column's name ends; None if it ends in no unit."""
+    match = _MEASURE.fullmatch(name)
+    return match[1] if match else None
+
+
+def is_measured(column: str) -> bool:
+    """Whether a column of the table holds what an attack measured."""
+    return column not in COLUMNS and unit_of(column) is not None
+
+
+def is_swept(column: str) -> bool:
+    """Whether a column of the table holds a swept key."""
+    return column not in COLUMNS and unit_of(column) is None
+
+
+def in_order(columns: Iterable[str]) -> list[str]:
+    """Return the table's columns and those that stand beside them, in their order."""
+    others, end = sorted(set(columns).difference(COLUMNS)), COLUMNS.index("wall_seconds")
+    measured, swept = filter(is_measured, others), filter(is_swept, others)
+    return [*COLUMNS[:end], *measured, *COLUMNS[end:], *swept]

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from sim.foundation.problems import unwritable
-from sim.results.columns import COLUMNS, NOISE_KEYS
+from sim.results.columns import COLUMNS, NOISE_KEYS, UNITS, is_measured, is_swept, unit_of
 from sim.results.reading import parsed_json, refuse
 from sim.scenario.base import Scalar
 
@@ -72,7 +72,14 @@ def _kind(column: str) -> Any:
         return Share
     if column.startswith("epsilon") or column.endswith("loss"):
         return Bound
+    if unit := unit_of(column):
+        return _measured(unit)
     return Amount
+
+
+def _measured(unit: str) -> Any:
+    least, most = UNITS[unit]
+    return Annotated[float, Strict(), Field(ge=least, le=most, allow_inf_nan=False)]
 
 
 _FIXED: Final[dict[str, Any]] = {
@@ -86,7 +93,6 @@ _FIXED: Final[dict[str, Any]] = {
     "test_records": Count,
     "adjacency": Literal["", "zero-out", "replace-one"],
     "delta": Share,
-    "smashed_reconstruction_r2": Annotated[float, Strict(), Field(le=1, allow_inf_nan=False)],
     "error": Text,
     **dict.fromkeys(("strategy", "cut", "worst_clinic", "unit", "mechanism", "name", "clinic"), Name),
 }
@@ -162,11 +168,18 @@ class _Outside(_Part):
     note: Text
 
 
+def _measures(entry: object) -> object:
+    """Check what an attack measured, whatever it is."""
+    for name, value in entry.items() if isinstance(entry, dict) else ():
+        if (unit := unit_of(name)) and value is not None:
+            least, most = UNITS[unit]
+            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+                raise ValueError("holds a measure that is out of range")
+    return entry
+
+
 class _Attack(_Part):
     attack: Name
-    auc: Share | None = None
-    advantage: Annotated[float, Strict(), Field(ge=-1, le=1)] | None = None
-    r2: Annotated[float, Strict(), Field(le=1, allow_inf_nan=False)] | None = None
 
 
 class _Statement(_Part):
@@ -174,7 +187,7 @@ class _Statement(_Part):
     adversaries: Annotated[list[_Adversary], Field(min_length=3, max_length=3)]
     mechanisms: list[_Mechanism]
     outside: list[_Outside]
-    attacks: list[_Attack]
+    attacks: list[Annotated[_Attack, BeforeValidator(_measures)]]
     accountant: Text
     generator: Text
 
@@ -351,7 +364,9 @@ def checked_rows(rows: Sequence[Any], label: Path | str, *, finished: bool = Fal
     """
     for row in rows:
         _held(_Row, row, label, ("row",))
-        extra = {name: value for name, value in row.items() if name not in COLUMNS}
+        for name in filter(is_measured, row):
+            _held(TypeAdapter(_kind(name) | None), row[name], label, ("row", name))
+        extra = {name: value for name, value in row.items() if is_swept(name)}
         for name in extra:
             if "." not in name:
                 refuse(label, f"row: unknown column {json.dumps(name)[:60]}; take it out")

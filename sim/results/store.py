@@ -15,6 +15,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import filterfalse
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from sim.foundation.chain import chained, file_hash
 from sim.foundation.problems import FolderError, ScenarioError
 from sim.results import reading
 from sim.results.audit_log import AUDIT_FILE, seal_entries
-from sim.results.columns import COLUMNS, TEXT_COLUMNS, WHOLE_COLUMNS
+from sim.results.columns import COLUMNS, TEXT_COLUMNS, WHOLE_COLUMNS, in_order, is_swept
 from sim.results.schema import checked, checked_rows, checked_table
 from sim.scenario.spec import RESULTS_VERSION, RunSpec
 
@@ -257,7 +258,7 @@ def read_record(folder: Path, run_id: str | None = None) -> dict[str, Any]:
         )
     checked("run", record, path)
     spec, row = read_spec(record, path), record["row"]
-    swept = {name: value for name, value in row.items() if name not in COLUMNS}
+    swept = {name: value for name, value in row.items() if is_swept(name)}
     if swept != spec.swept or row["seed"] != spec.seed or row["study"] != spec.study:
         reading.refuse(path, "row: does not match the spec beside it; run again")
     return record | {"spec": from_plain(spec.model_dump(mode="json"))}
@@ -356,9 +357,8 @@ def _record(folder: Path, run_id: str | None = None) -> dict[str, Any]:
 def as_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return rows as a table with the contract's columns and types."""
     rows = list(rows)
-    swept = sorted({key for row in rows for key in row} - set(COLUMNS))
-    table = pd.DataFrame(rows, columns=[*COLUMNS, *swept])
-    for column in COLUMNS:
+    table = pd.DataFrame(rows, columns=in_order(key for row in rows for key in row))
+    for column in filterfalse(is_swept, table.columns):
         if column in TEXT_COLUMNS:
             table[column] = table[column].astype(object).fillna("").astype(str)
         else:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from sim.scenario import Scenario, load_scenario
 from sim.scenario.spec import expand
 from sim.study.engines import InProcess, Workers
-from sim.study.runner import Progress, plan_runs, run_study
-
-if TYPE_CHECKING:
-    import pandas as pd
+from sim.study.planning import plan_runs
+from sim.study.runner import Progress, run_study
 
 
-def run(scenario: Scenario | Path | str, out: Path | str = "results", jobs: int = 1) -> pd.DataFrame:
+def run(
+    scenario: Scenario | Path | str, out: Path | str = "results", jobs: int = 1, attacks: Sequence[str] = ()
+) -> pd.DataFrame:
     """Run a study and return its table.
 
     Parameters
@@ -25,6 +27,9 @@ def run(scenario: Scenario | Path | str, out: Path | str = "results", jobs: int 
         The results folder; finished runs in it are not repeated.
     jobs : int
         Number of worker processes.
+    attacks : sequence of str
+        Import paths of attacks of your own, ``package.module:NAME``, which are made on each run beside the built-in
+        ones.
 
     Returns
     -------
@@ -35,9 +40,11 @@ def run(scenario: Scenario | Path | str, out: Path | str = "results", jobs: int 
     ------
     ScenarioError
         With every problem of the scenario.
+    AttackError
+        If there is no such attack.
     """
     checked = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     plans = list(plan_runs(expand(checked)))
     silent = Progress(lambda to_do, done, seconds: None, lambda row, seconds: None)
     engine = Workers(jobs) if jobs > 1 else InProcess()
-    return run_study(plans, [plan.spec.run_id for plan in plans], Path(out), engine, silent)
+    return run_study(plans, [plan.spec.run_id for plan in plans], Path(out), engine, silent, attacks=attacks)

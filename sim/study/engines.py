@@ -1,4 +1,4 @@
-"""Where the runs of a study are learned: in this process, in worker processes, or as Ray tasks.
+"""Where the runs of a study are executed: in this process, in worker processes, or as Ray tasks.
 
 A run's numbers depend on its spec alone, so that the engines differ in nothing but time. Each yields the runs' rows as
 they end; to close the iterator early leaves out the runs that have not begun.
@@ -27,7 +27,7 @@ from sim.foundation.problems import ScenarioError, SutureError, show
 from sim.plan.plan import Plan
 
 Row = dict[str, Any]
-Learn = Callable[[Plan], Row]
+Execute = Callable[[Plan], Row]
 
 
 class WorkerDiedError(SutureError, RuntimeError):
@@ -46,15 +46,15 @@ _JOIN = "import logging, sys, ray; ray.init(sys.argv[1], log_to_driver=False, lo
 
 
 class Engine(Protocol):
-    """Learns runs."""
+    """Executes runs."""
 
     @property
     def jobs(self) -> int:
-        """How many runs are learned at a time."""
+        """How many runs are executed at a time."""
         ...
 
-    def run(self, learn: Learn, plans: Sequence[Plan]) -> Generator[Row]:
-        """Learn the runs, begun in the order given, and yield each one's row when it ends."""
+    def run(self, execute: Execute, plans: Sequence[Plan]) -> Generator[Row]:
+        """Execute the runs, begun in the order given, and yield each one's row when it ends."""
         ...
 
 
@@ -64,10 +64,10 @@ class InProcess:
 
     jobs: int = 1
 
-    def run(self, learn: Learn, plans: Sequence[Plan]) -> Generator[Row]:
+    def run(self, execute: Execute, plans: Sequence[Plan]) -> Generator[Row]:
         """See :meth:`Engine.run`."""
         _one_thread()
-        yield from map(learn, plans)
+        yield from map(execute, plans)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Workers:
 
     jobs: int
 
-    def run(self, learn: Learn, plans: Sequence[Plan]) -> Generator[Row]:
+    def run(self, execute: Execute, plans: Sequence[Plan]) -> Generator[Row]:
         """See :meth:`Engine.run`.
 
         Raises
@@ -95,7 +95,7 @@ class Workers:
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
         try:
             with _interrupts_held():
-                futures = [pool.submit(learn, plan) for plan in plans]
+                futures = [pool.submit(execute, plan) for plan in plans]
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool:
@@ -153,7 +153,7 @@ class RayTasks:
                 [f"{place}: no Ray cluster answers at {show(self.cluster)}; check the address, and that it runs"]
             ) from None
 
-    def run(self, learn: Learn, plans: Sequence[Plan]) -> Generator[Row]:
+    def run(self, execute: Execute, plans: Sequence[Plan]) -> Generator[Row]:
         """See :meth:`Engine.run`.
 
         Raises
@@ -176,7 +176,7 @@ class RayTasks:
         try:
             # A run that fails is a row; a process that dies is not tried again behind the user's back.
             task = ray.remote(num_cpus=1, max_retries=0)(_in_task)
-            waiting = [task.remote(learn, plan) for plan in plans]
+            waiting = [task.remote(execute, plan) for plan in plans]
             while waiting:
                 done, waiting = ray.wait(waiting)
                 yield ray.get(done[0])
@@ -186,9 +186,9 @@ class RayTasks:
             ray.shutdown()
 
 
-def _in_task(learn: Learn, plan: Plan) -> Row:
+def _in_task(execute: Execute, plan: Plan) -> Row:
     _one_thread()
-    return learn(plan)
+    return execute(plan)
 
 
 def _one_thread() -> None:
@@ -221,3 +221,8 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
+
+
+def default_jobs() -> int:
+    """Return the number of processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,17 +1,20 @@
-"""Learn a run again from nothing but its folder."""
+"""Execute a run again from nothing but its folder."""
 
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sim.foundation.problems import ScenarioError
+from sim.results.columns import is_measured
 from sim.results.reading import file_bytes
 from sim.results.store import RUN_FILE, read_record, read_spec
 from sim.scenario.spec import RunSpec, imports
 from sim.study.engines import InProcess
-from sim.study.runner import execute, plan_runs
+from sim.study.planning import plan_runs
+from sim.study.runner import execute
 
 NOT_COMPARED = frozenset({"wall_seconds", "study"})
 
@@ -49,7 +52,7 @@ def read_run(folder: Path, *, trust: bool) -> tuple[dict[str, Any], RunSpec]:
 
 
 def differences(folder: Path, *, trust: bool = False) -> list[str]:
-    """Learn a run again and compare.
+    """Execute a run again and compare.
 
     Parameters
     ----------
@@ -61,7 +64,8 @@ def differences(folder: Path, *, trust: bool = False) -> list[str]:
     Returns
     -------
     list of str
-        A line for each metric and file that differs; empty if nothing does.
+        A line for each metric and file that differs; empty if nothing does. What only attacks that are not registered
+        here have measured is not compared.
 
     Raises
     ------
@@ -71,13 +75,13 @@ def differences(folder: Path, *, trust: bool = False) -> list[str]:
     _, spec = read_run(folder, trust=trust)
     [plan] = plan_runs([spec])
     with tempfile.TemporaryDirectory() as scratch:
-        [_] = InProcess().run(lambda p: execute(p, Path(scratch), {}), [plan])
+        list(InProcess().run(partial(execute, folder=Path(scratch), origin={}), [plan]))
         again = Path(scratch) / spec.run_id
         ours, theirs = (read_record(place)["row"] for place in (folder, again))
         lines = [
             f"{name}: {ours.get(name)} in the folder, {theirs.get(name)} now"
             for name in sorted({*ours, *theirs} - NOT_COMPARED)
-            if ours.get(name) != theirs.get(name)
+            if ours.get(name) != theirs.get(name) and not (is_measured(name) and name not in theirs)
         ]
         for file in sorted(folder.glob("*.safetensors")):
             if file_bytes(again, file.name) != file_bytes(folder, file.name):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sim.data.federation import Federation
 from sim.flower.meter import Meter
-from sim.flower.simulation import Simulation, Through
+from sim.flower.simulation import Overhears, Simulation, Through
 from sim.foundation.problems import SutureError
 from sim.methods.job import Job
 from sim.methods.replies import NotFiniteError
@@ -72,6 +72,8 @@ def train_run(
     node_groups: int = 1,
     watch: Callable[[int, Evaluation], None] = lambda server_round, evaluation: None,
     through: Through = lambda app: app,
+    models: Callable[[int, Parameters], None] = lambda server_round, model: None,
+    overheard: Overhears | None = None,
 ) -> TrainedRun:
     """Train a planned run through its Flower strategy and client app.
 
@@ -80,10 +82,12 @@ def train_run(
     plan : Plan
     federation : Federation
         The one that was planned for.
-    node_groups, through
+    node_groups, through, overheard
         As for :class:`sim.flower.simulation.Simulation`.
     watch : callable
         Told of every round and its evaluation on held-out records as it ends.
+    models : callable
+        Told of the model before the first round and after each; see :meth:`sim.flower.simulation.Simulation.run`.
 
     Returns
     -------
@@ -97,7 +101,7 @@ def train_run(
         If a round's model answers with something that is no number.
     """
     job = plan.job
-    simulation = Simulation(job, federation.train, node_groups, through)
+    simulation = Simulation(job, federation.train, node_groups, through, overheard)
     tester = Evaluator(job.network, federation.test)
     validator = Evaluator(job.network, federation.validation) if len(federation.validation.y) else None
     meter, trained = simulation.meter, TrainedRun({}, simulation.meter, Trail())
@@ -110,6 +114,7 @@ def train_run(
             trained.clips.append(simulation.clip)
         trained.evaluations.append(_judged(tester, model, server_round))
         watch(server_round, trained.evaluations[-1])
+        models(server_round, model)
         if validator is not None:
             trained.validations.append(_judged(validator, model, server_round))
         if trained.best_round in (None, server_round):

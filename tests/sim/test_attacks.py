@@ -1,17 +1,22 @@
 """Attacks against what they must find: closed forms, models that remember everything, and models that know nothing."""
 
-import json
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import norm
-from support import NO_PRIVACY, learn_run, plan_of, run_spec, write_csv
+from support import NO_PRIVACY, plan_of, run_spec, write_csv
 
-from sim.attacks.attacks import _membership_auc, attack, membership, probe_r2
-from sim.methods.job import Job
-from sim.study.runner import attack_summary, execute
+from sim.attacks.attack import Attack, AttackError, Finding, Observer, attack_of, attacks_on
+from sim.attacks.membership import membership_auc
+from sim.attacks.observation import Observation
+from sim.attacks.reconstruction import probe_r2
+from sim.results.store import read_record, read_run_table, read_table, write_table
+from sim.study.engines import InProcess
+from sim.study.rerun import differences
+from sim.study.runner import execute
 from sim.study.train import train_run
 
 FROZEN = {"freeze": ["head"]}
@@ -42,17 +47,31 @@ def csv(tmp_path_factory):
     return write_csv(tmp_path_factory.mktemp("attacks") / "clinics.csv", sizes=(200, 300, 100))
 
 
-def attacked(spec):
+def attacked(spec, attacks=None):
+    """Train a run and make all registered attacks on it, or these."""
     plan, federation = plan_of(spec)
-    return attack(plan, train_run(plan, federation).parameters, federation)
+    observation = Observation(attacks_on() if attacks is None else attacks, plan, federation)
+    trained = train_run(plan, federation, models=observation.round, overheard=observation.message)
+    return observation.found(trained.parameters)
+
+
+def membership(spec):
+    """Return AUC, advantage, and the AUC of each clinic."""
+    found = attacked(spec, [attack_of("membership")])
+    [stated] = found.stated()
+    return found.row()["membership_auc"], stated["advantage"], found.of_clinics(["k0", "k1", "k2"])["membership_auc"]
+
+
+def reconstructed(spec):
+    return attacked(spec, [attack_of("reconstruction")]).row()["smashed_reconstruction_r2"]
 
 
 def test_losses_of_two_normal_distributions_by_the_closed_form():
     rng = np.random.default_rng(1)
     members, others = rng.normal(0, 1, 20000), rng.normal(0.7, 1, 20000)
-    assert _membership_auc(members, others) == pytest.approx(norm.cdf(0.7 / math.sqrt(2)), abs=0.01)
-    assert _membership_auc(np.array([1.0, 1.0]), np.array([1.0])) == 0.5
-    assert math.isnan(_membership_auc(members, np.zeros(0)))
+    assert membership_auc(members, others) == pytest.approx(norm.cdf(0.7 / math.sqrt(2)), abs=0.01)
+    assert membership_auc(np.array([1.0, 1.0]), np.array([1.0])) == 0.5
+    assert math.isnan(membership_auc(members, np.zeros(0)))
 
 
 @pytest.mark.parametrize(("strategy", "cut"), [("fedavg", None), ("local", None), ("splitfed-v3", "u-shaped")])
@@ -60,26 +79,28 @@ def test_membership_is_told_from_a_model_that_learned_by_heart_and_not_from_an_u
     random_labels, strategy, cut
 ):
     how = {"model": {"hidden": [64, 32]}, "optimizer": "adam", "learning_rate": 0.01}
-    found = [attacked(run_spec(random_labels, strategy, cut, rounds=r, **how))[0] for r in (0, 60)]
-    assert found[0].auc == pytest.approx(0.5, abs=0.1)
-    assert abs(found[0].advantage) < 0.15
-    assert found[1].auc > 0.75
-    assert found[1].advantage > 0.35
-    assert min(found[1].clinics) > 0.6
+    (auc, advantage, _), trained = (
+        membership(run_spec(random_labels, strategy, cut, rounds=r, **how)) for r in (0, 60)
+    )
+    assert auc == pytest.approx(0.5, abs=0.1)
+    assert abs(advantage) < 0.15
+    assert trained[0] > 0.75
+    assert trained[1] > 0.35
+    assert min(trained[2]) > 0.6
 
 
 def test_each_clinic_is_attacked_through_its_own_records(random_labels):
     spec = run_spec(random_labels, "local", model={"hidden": [64, 32]}, rounds=20, learning_rate=0.3)
     plan, federation = plan_of(spec)
     parameters = train_run(plan, federation).parameters
-    network = Job.build(spec, federation.facts).network
-    found = membership(network, parameters, federation)
+    network = plan.job.network
+    _, _, clinics = membership(spec)
     for k in range(3):
         members, others = (
             _own_losses(network, parameters, records, k) for records in (federation.train, federation.test)
         )
         wins = [(m < o) + 0.5 * (m == o) for m in members for o in others]
-        assert found.clinics[k] == pytest.approx(np.mean(wins), abs=1e-9)
+        assert clinics[k] == pytest.approx(np.mean(wins), abs=1e-9)
 
 
 def _own_losses(network, parameters, records, k):
@@ -122,7 +143,7 @@ def test_wide_rows_that_hold_the_records_give_them_back():
 def test_noise_at_the_cut_takes_away_what_the_server_can_reconstruct(csv, strategy, cut):
     wide = {"hidden": [12, 5], "freeze": ["head", "tail"] if cut == "u-shaped" else ["head"]}
     mechanisms = (NO_PRIVACY, noised(0.1), noised(10.0))
-    r2 = [attacked(run_spec(csv, strategy, cut, p, model=wide, learning_rate=1e-4))[1] for p in mechanisms]
+    r2 = [reconstructed(run_spec(csv, strategy, cut, p, model=wide, learning_rate=1e-4)) for p in mechanisms]
     assert r2[0] > 0.8
     assert r2[0] > r2[1] > 0.2
     assert r2[2] < 0.1
@@ -130,32 +151,182 @@ def test_noise_at_the_cut_takes_away_what_the_server_can_reconstruct(csv, strate
 
 def test_a_frozen_head_is_attacked_with_the_mean_of_all_its_noised_rows(csv):
     few, many = (
-        attacked(run_spec(csv, "split", "vanilla", noised(0.5), model=FROZEN, rounds=r, learning_rate=1e-3))[1]
+        reconstructed(run_spec(csv, "split", "vanilla", noised(0.5), model=FROZEN, rounds=r, learning_rate=1e-3))
         for r in (1, 40)
     )
     assert many > few + 0.15
 
 
 def test_nothing_is_reconstructed_where_nothing_is_cut(csv):
-    plan, federation = plan_of(run_spec(csv, "fedavg"))
-    inferred, r2 = attack(plan, learn_run(plan.spec).parameters, federation)
-    assert math.isnan(r2)
-    summary = attack_summary(inferred, r2, federation)
-    assert list(summary) == ["model-user"]
-    told = summary["model-user"]
-    worst = federation.names.index(told["worst_clinic"])
-    assert inferred.clinics[worst] == max(inferred.clinics)
-    assert told["worst_clinic_auc"] == round(inferred.clinics[worst], 4)
+    spec = run_spec(csv, "fedavg")
+    (_, federation), found = plan_of(spec), attacked(spec)
+    assert math.isnan(found.row()["smashed_reconstruction_r2"])
+    [told] = found.stated()
+    assert told["adversary"] == "model-user"
+    clinics = found.of_clinics(["k0", "k1", "k2"])["membership_auc"]
+    worst = ["k0", "k1", "k2"].index(told["worst_clinic"])
+    assert clinics[worst] == max(clinics)
+    assert told["worst_clinic_auc"] == round(clinics[worst], 4)
+    assert (told["training_records"], told["held_out_records"]) == (len(federation.train.y), len(federation.test.y))
 
 
 def test_a_run_keeps_its_attacks_and_its_statement_shows_them(csv, tmp_path):
     plan, _ = plan_of(run_spec(csv, "split", "vanilla", noised(0.5), model=FROZEN, rounds=1, learning_rate=1e-3))
     row = execute(plan, tmp_path, {})
-    inferred, r2 = attacked(plan.spec)
-    assert (row["membership_auc"], row["smashed_reconstruction_r2"]) == (inferred.auc, r2)
+    found = attacked(plan.spec)
+    auc, r2 = found.row().values()
+    assert (row["membership_auc"], row["smashed_reconstruction_r2"]) == (auc, r2)
     folder = tmp_path / plan.spec.run_id
-    assert pd.read_parquet(folder / "clinics.parquet")["membership_auc"].tolist() == list(inferred.clinics)
-    assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["audit"]["server"]["r2"] == round(r2, 4)
+    clinics = pd.read_parquet(folder / "clinics.parquet")
+    assert clinics["membership_auc"].tolist() == found.of_clinics(clinics["name"])["membership_auc"]
+    audit = {(each["attack"], each["measure"]): each for each in read_record(folder)["audit"]}
+    assert audit["reconstruction", "r2"]["value"] == r2
+    assert audit["membership", "auc"]["chance"] == 0.5
+    assert audit["membership", "worst_clinic_auc"]["value"] == clinics["membership_auc"].max()
     statement = (folder / "privacy.md").read_text(encoding="utf-8")
     assert f"r2: {round(r2, 4)}" in statement
-    assert f"auc: {round(inferred.auc, 4)}" in statement
+    assert f"auc: {round(auc, 4)}" in statement
+
+
+# An attack of one's own
+
+OWN = '''
+from sim.attacks.attack import Attack, Finding, Observer
+
+
+class Eavesdropper(Observer):
+    """Counts what it sees."""
+
+    def __init__(self, plan, federation):
+        self.rounds, self.rows = [], 0
+
+    def round(self, server_round, model):
+        self.rounds.append(server_round)
+
+    def message(self, instruction, reply):
+        self.rows += sum(reply.rows) if "smashed" in reply.payload else 0
+
+    def findings(self, model):
+        yield Finding(measure="overheard_records", value=self.rows)
+        yield Finding(measure="seen_rate", value=len(self.rounds) / 10, chance=0.0, low=0.1, high=0.9)
+        yield Finding(measure="seen_rate", value=0.25, clinic="k1")
+
+
+ATTACK = Attack(
+    name="eavesdropper",
+    sentence="counting of rows",
+    adversary="server",
+    uses="nothing but their number",
+    begin=Eavesdropper,
+    columns={"overheard_records": "overheard_records", "seen_rate": "seen_rate"},
+)
+'''
+
+
+def test_an_attack_of_ones_own_sees_rounds_and_messages_and_is_in_every_table(csv, tmp_path, monkeypatch):
+    (tmp_path / "own_attack_for_tests.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    plan, _ = plan_of(run_spec(csv, "splitfed-v1", "vanilla", rounds=4))
+    how = {"folder": tmp_path / "small", "origin": {}, "attacks": ["own_attack_for_tests:ATTACK"]}
+    [row] = InProcess().run(partial(execute, **how), [plan])
+    study, run_id = tmp_path / "small", plan.spec.run_id
+    assert row["status"] == "ok"
+    assert row["overheard_records"] == 4 * sum(plan.job.sizes), "each record once a round"
+    assert row["seen_rate"] == 0.5, "before the first round and after each of four"
+    clinics = read_run_table(study, run_id, "clinics").set_index("name")
+    assert clinics["seen_rate"].tolist() == pytest.approx([math.nan, 0.25, math.nan], nan_ok=True)
+    table = write_table(study)
+    assert read_table(study)["seen_rate"].tolist() == table["seen_rate"].tolist() == [0.5]
+    audit = [each for each in read_record(study, run_id)["audit"] if each["attack"] == "eavesdropper"]
+    assert [(each["measure"], each["unit"], each["worst_clinic"]) for each in audit] == [
+        ("overheard_records", "records", ""),
+        ("seen_rate", "rate", ""),
+        ("worst_clinic_seen_rate", "rate", "k1"),
+    ]
+    assert (audit[1]["low"], audit[1]["high"], audit[1]["chance"]) == (0.1, 0.9, 0.0)
+    statement = (study / run_id / "privacy.md").read_text(encoding="utf-8")
+    assert "counting of rows" in statement
+    assert "nothing but their number" in statement
+    assert differences(study / run_id) == []
+
+
+class Watcher(Observer):
+    """Keeps what it is shown."""
+
+    def __init__(self, plan, federation):
+        self.names, self.lanes = set(), set()
+        self.features = set()
+        KEPT.append(self)
+
+    def round(self, server_round, model):
+        self.names |= set(model)
+
+    def message(self, instruction, reply):
+        self.lanes.add(tuple(instruction.clinics))
+        self.features |= {(reply.clinics[0], rows.shape[:2]) for rows in reply.payload.values()}
+
+    def findings(self, model):
+        return []
+
+
+KEPT: list[Watcher] = []
+
+
+def watched(spec, adversary):
+    KEPT.clear()
+    own = Attack(name="watcher", sentence="", adversary=adversary, uses="", begin=Watcher)
+    assert attacked(spec, [own]).stated() == [], "who finds nothing has nothing to say"
+    [seen] = KEPT
+    return seen
+
+
+def test_the_server_is_not_shown_what_clinics_keep_and_a_peer_not_what_is_the_servers(csv):
+    own_heads = run_spec(csv, "splitfed-v3", "u-shaped")
+    heads, bodies, tails = (set(part.shapes()) for part in plan_of(own_heads)[0].job.parts)
+    assert watched(own_heads, "server").names == bodies
+    assert watched(own_heads, "peer-clinic").names == set()
+    assert watched(run_spec(csv, "splitfed-v1", "u-shaped"), "server").names == heads | bodies | tails
+    assert watched(run_spec(csv, "splitfed-v1", "u-shaped"), "peer-clinic").names == heads | tails
+    assert watched(run_spec(csv, "local"), "server").names == set()
+
+
+def test_a_peer_clinic_is_shown_one_clinics_messages_at_a_time(csv):
+    spec = run_spec(csv, "splitfed-v1", "u-shaped", rounds=1)
+    assert watched(spec, "server").lanes >= {(1, 0, 2)}, "all clinics of the node at once"
+    peer = watched(spec, "peer-clinic")
+    assert peer.lanes == {(0,), (1,), (2,)}
+    assert {shape[0] for _, shape in peer.features} == {1}
+
+
+def test_what_flowers_strategies_exchange_is_overheard(csv):
+    assert watched(run_spec(csv, "flwr.serverapp.strategy.FedAvg", rounds=1), "server").lanes == {(0,), (1,), (2,)}
+
+
+def test_the_model_user_sees_no_round_and_no_message(csv, tmp_path):
+    with pytest.raises(AttackError, match="the model user sees the final model alone"):
+        watched(run_spec(csv, "fedavg"), "model-user")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("membershp", 'attacks: "membershp" does not exist; did you mean "membership"'),
+        ("nowhere.at_all:ATTACK", "cannot be imported"),
+        ("math:pi", 'attacks: "math:pi" is no Attack'),
+    ],
+)
+def test_what_is_no_attack_is_said_in_one_line(name, said):
+    with pytest.raises(AttackError, match=said) as caught:
+        attacks_on([name])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("measure", "column"), [("auc", "auc"), ("auc", "score"), ("auc", "x_r2"), ("thing", "x_auc")])
+def test_a_column_is_new_and_ends_in_its_measures_unit(measure, column):
+    with pytest.raises(AttackError, match="must be new and end in the unit"):
+        Attack(name="x", sentence="", adversary="server", uses="", begin=Watcher, columns={measure: column})
+
+
+def test_a_measure_without_a_unit_fails():
+    with pytest.raises(AttackError, match="has no unit"):
+        _ = Finding(measure="surprise", value=1.0).unit

@@ -6,7 +6,7 @@ from sim.commands.explain import explain
 from sim.data.federation import load_federation
 from sim.scenario import load_scenario
 from sim.scenario.spec import expand
-from sim.study.runner import plan_runs
+from sim.study.planning import plan_runs
 
 METHOD = '\n[[strategies]]\nname = "fedavg"\n'
 UNRELIABLE = """

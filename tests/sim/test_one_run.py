@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_run import audit_one_run, epsilon_lower_bound, p_value
 from scipy.stats import binom
-
-from sim.attacks.one_run import audit_one_run, epsilon_lower_bound, p_value
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from sim.privacy.recount import Drawn, Method, alike, seen
 from sim.results.verification import run_faults
 from sim.scenario import ClinicGroup
 from sim.scenario.spec import RunSpec
-from sim.study.runner import execute, plan_drawn
+from sim.study.planning import plan_drawn
+from sim.study.runner import execute
 
 DELTA = {"delta": 1e-3}
 SGD = {"mechanism": "dp-sgd", "noise-multiplier": 0.8, **DELTA}
@@ -99,7 +100,7 @@ def assert_recounted(plan: Plan, names: set[str]) -> None:
         preprocessing=frozenset(names),
         pooled=spec.data.scaling == "pooled",
     )
-    drawn = Drawn.model_validate(plan_drawn(plan, 2))
+    drawn = Drawn.model_validate(plan_drawn(plan))
     for k in range(len(plan.clinics)):
         for adversary, view in seen(method, drawn, k).items():
             assert alike(view, plan.ledger.mechanisms(adversary, k, spec.privacy.unit)), (adversary, k)

@@ -17,7 +17,7 @@ from sim.privacy.recount import Drawn, Method, alike, count_faults, noise_faults
 from sim.privacy.second_opinion import of_patient, same, second_epsilon
 from sim.scenario import ClinicGroup
 from sim.scenario.spec import RunSpec
-from sim.study.runner import plan_counts, plan_drawn, plan_summary
+from sim.study.planning import plan_counts, plan_drawn, plan_summary
 
 METHODS = [
     ("centralised", None),
@@ -73,7 +73,7 @@ def csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recounted(plan: Plan) -> tuple[Method, Drawn]:
     spec = plan.spec
     method = Method(name=spec.strategy.name, cut=spec.strategy.cut, privacy=spec.privacy, model=spec.model)
-    return method, Drawn.model_validate(plan_drawn(plan, 2))
+    return method, Drawn.model_validate(plan_drawn(plan))
 
 
 def assert_counted_twice(spec: RunSpec) -> Plan:

@@ -31,9 +31,10 @@ from sim.data.federation import load_federation
 from sim.foundation.problems import ScenarioError
 from sim.scenario import load_scenario
 from sim.scenario.spec import expand
-from sim.study.engines import InProcess
+from sim.study.engines import InProcess, default_jobs
 from sim.study.forecast import estimated_seconds
-from sim.study.runner import Progress, default_jobs, execute, plan_runs, run_study
+from sim.study.planning import plan_runs
+from sim.study.runner import Progress, execute, run_study
 
 RUNS = 4 * 2 * 2
 

@@ -157,6 +157,9 @@ def test_files_of_a_finished_and_of_a_failed_run(csv: Path, tmp_path: Path) -> N
         expected = privacy_statement(plan, {"dp-accounting": "0.0"}, finished=status == "ok")
         expected["attacks"] = saved["attacks"]
         assert bool(saved["attacks"]) == (status == "ok")
+        found = [row for row in saved["not-covered"] if row["what"].startswith("findings of the attack")]
+        assert len(found) == len(saved["attacks"]), "what an attack publishes is listed where it was carried out"
+        expected["not-covered"] += found
         assert saved == json.loads(json.dumps(expected))
         assert (saved["basis"], saved["versions"]) == (basis, {"dp-accounting": "0.0"})
         shown = (folder / STATEMENT_FILE).read_text(encoding="utf-8")

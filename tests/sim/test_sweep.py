@@ -20,8 +20,9 @@ from sim.scenario.spec import RESULTS_VERSION, expand
 from sim.study.engines import InProcess, Workers
 from sim.study.forecast import Forecast, estimated_seconds
 from sim.study.journal import remove_leftovers, statuses
+from sim.study.planning import plan_runs
 from sim.study.rerun import differences
-from sim.study.runner import Progress, plan_runs, run_study
+from sim.study.runner import Progress, run_study
 
 SCENARIO = """
 name = "swept"

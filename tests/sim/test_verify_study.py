@@ -25,7 +25,8 @@ from sim.scenario.spec import expand
 from sim.study.api import run as run_study
 from sim.study.engines import InProcess
 from sim.study.journal import RunLog
-from sim.study.runner import Progress, execute, plan_runs
+from sim.study.planning import plan_runs
+from sim.study.runner import Progress, execute
 from sim.study.runner import run_study as run_planned
 
 SMALL = """

@@ -9,19 +9,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from canaries import one_feature_canaries, planted
+from one_run import audit_one_run
+from white_box import round_scores
 
 import sim.tensor.clipping
 import sim.tensor.dense
 import sim.tensor.trainer
-from sim.attacks.canaries import one_feature_canaries, planted
-from sim.attacks.one_run import audit_one_run
-from sim.attacks.white_box import round_scores
 from sim.data.federation import Records, load_federation
 from sim.plan.plan import make_plan
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
 from sim.study.train import train_run
-from sim.tensor.evaluation import Evaluator
 
 pytestmark = pytest.mark.slow
 CANARIES, GUESSES, CLINICS, OWN, SEED = 600, 60, 2, 20, 7
@@ -51,7 +50,7 @@ def spec_of(strategy, cut, tmp_path):
     return spec
 
 
-def audited(strategy, cut, tmp_path, monkeypatch):
+def audited(strategy, cut, tmp_path):
     """Learn the run with canaries in it; return the claim and the bounds by block."""
     spec = spec_of(strategy, cut, tmp_path)
     made_up = load_federation(spec.data, spec.seed)
@@ -62,10 +61,8 @@ def audited(strategy, cut, tmp_path, monkeypatch):
     canaries = one_feature_canaries(CANARIES, CANARIES + 4, 2, CLINICS, scale=10.0, seed=SEED)
     federation = replace(made_up, train=planted(base, canaries))
     models = []
-    evaluate = Evaluator.evaluate
-    monkeypatch.setattr(Evaluator, "evaluate", lambda self, model: models.append(model) or evaluate(self, model))
     plan = make_plan(spec, federation.facts)
-    train_run(plan, federation)
+    train_run(plan, federation, models=lambda server_round, model: models.append(model))
     job = plan.job
     scores = round_scores(job.network, job.parts, models, canaries, job.dp.part_clip)
     confidence = 1 - 0.05 / len(scores)
@@ -77,8 +74,8 @@ def audited(strategy, cut, tmp_path, monkeypatch):
 
 
 @RUN
-def test_the_audit_stays_below_an_honest_claim(strategy, cut, tmp_path, monkeypatch):
-    claim, bounds = audited(strategy, cut, tmp_path, monkeypatch)
+def test_the_audit_stays_below_an_honest_claim(strategy, cut, tmp_path):
+    claim, bounds = audited(strategy, cut, tmp_path)
     assert 0.99 < claim <= CLAIM
     assert max(bounds.values()) < claim
 
@@ -111,6 +108,6 @@ def noise_on_the_head_only(monkeypatch):
 @RUN
 def test_the_audit_refutes_the_claim_of_a_broken_mechanism(strategy, cut, mistake, tmp_path, monkeypatch):
     mistake(monkeypatch)
-    claim, bounds = audited(strategy, cut, tmp_path, monkeypatch)
+    claim, bounds = audited(strategy, cut, tmp_path)
     assert claim <= CLAIM, "the ledger does not know of the mistake"
     assert max(bounds.values()) > claim, bounds

@@ -15,7 +15,8 @@ from twins import weighted_average
 
 from sim.flower.imported import StrategyError
 from sim.foundation.problems import ScenarioError
-from sim.study.runner import execute, plan_runs
+from sim.study.planning import plan_runs
+from sim.study.runner import execute
 from sim.study.train import train_run
 
 FLOWER = "flwr.serverapp.strategy."

@@ -12,12 +12,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from one_run import audit_one_run
 
-from clients import split
-from sim.attacks.one_run import audit_one_run
 from sim.data.federation import Records, load_federation
 from sim.foundation.rng import stream
 from sim.methods.job import Job
+from sim.methods.messages import Begin, Kind, Step
 from sim.methods.row_noise import arrived_rows
 from sim.plan.plan import make_plan
 from sim.scenario import parse_scenario
@@ -71,7 +71,7 @@ def canary_for(head):
     return (nearly_nothing + 1e4 * unseen).astype(np.float32), unseen
 
 
-def audited(privacy, freeze, folder, monkeypatch):
+def audited(privacy, freeze, folder):
     """Learn the run; return the epsilon that is printed against the server, and the audit's lower bound."""
     spec = spec_of(privacy, freeze, folder)
     made_up = load_federation(spec.data, spec.seed)
@@ -93,36 +93,40 @@ def audited(privacy, freeze, folder, monkeypatch):
     job = plan.job
     first = forward(
         job.part("head"), {k: v.expand(CLINICS, *v.shape[1:]) for k, v in head.items()}, torch.from_numpy(x)
-    )
+    ).detach()
     grown = torch.relu(initial["output.weight"][0, 0])  # where the canary, of class 1, drives the head's outputs
     direction = first - grown / grown.norm()
     likeness = np.zeros(CLINICS)
-    original = split.leaving_rows
+    server_round, step = 0, 0
 
-    def watched(job, kind, rows, sizes, clinics, moment):
-        leaving = original(job, kind, rows, sizes, clinics, moment)
-        sent = arrived_rows(job, kind, leaving, clinics)
-        batches = job.batches(moment[0], clinics)
-        for lane, (k, size) in enumerate(zip(clinics, sizes, strict=True)):
-            index = batches.index[moment[1], lane, :size]
-            others = index < OWN - 1
-            likeness[k] += float((sent[lane, :size][others] * direction[k, index[others]]).sum().detach())
-        return leaving
+    def overheard(asked, reply):
+        nonlocal server_round, step
+        if isinstance(asked, Begin):
+            server_round, step = asked.server_round, asked.first
+        elif isinstance(asked, Step):
+            step = asked.step + 1
+        if Kind.SMASHED not in reply.payload:
+            return
+        sent = arrived_rows(job, Kind.SMASHED, reply.payload[Kind.SMASHED], reply.clinics)
+        index = job.batches(server_round, asked.clinics).index[step]
+        for lane, (k, size) in enumerate(zip(reply.clinics, reply.rows, strict=True)):
+            own = index[lane, :size]
+            others = own < OWN - 1
+            likeness[k] += float((sent[lane, :size][others] * direction[k, own[others]]).sum())
 
-    monkeypatch.setattr(split, "leaving_rows", watched)
-    train_run(plan, federation)
+    train_run(plan, federation, overheard=overheard)
     bound = audit_one_run(-likeness, included, GUESSES, DELTA).epsilon_lower
     return plan.columns()["epsilon_server"], bound
 
 
-def test_rows_of_others_betray_a_record_that_trained_the_head(tmp_path, monkeypatch):
-    worth, frozen = audited(ROWS, ["head"], tmp_path, monkeypatch)
+def test_rows_of_others_betray_a_record_that_trained_the_head(tmp_path):
+    worth, frozen = audited(ROWS, ["head"], tmp_path)
     assert frozen <= worth < 2
-    printed, bound = audited(ROWS, [], tmp_path, monkeypatch)
+    printed, bound = audited(ROWS, [], tmp_path)
     assert printed == math.inf
     assert bound > worth, "the noise alone would have been claimed to be worth less"
 
 
-def test_dp_sgd_in_the_head_keeps_the_audit_below_what_is_printed(tmp_path, monkeypatch):
-    printed, bound = audited(BOTH, [], tmp_path, monkeypatch)
+def test_dp_sgd_in_the_head_keeps_the_audit_below_what_is_printed(tmp_path):
+    printed, bound = audited(BOTH, [], tmp_path)
     assert bound <= printed < 10

@@ -12,10 +12,10 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from canaries import Canaries
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sim.attacks.canaries import Canaries
 from sim.models import Network, Part
 from sim.tensor.lanes import forward, loss_sum
 

@@ -1,31 +1,26 @@
-"""Attacks on a finished run, made on the very records it was trained on and measured beside its epsilon.
+"""The server reconstructs records from rows that cross the cut, by ridge regression from rows whose records it knows.
 
-The model user guesses who was in the training data: records with a small loss (Yeom et al., "Privacy Risk in Machine
-Learning: Analyzing the Connection to Overfitting", CSF 2018). The server reconstructs records from the rows that cross
-the cut, by ridge regression from rows whose records it knows. That an attack fails proves nothing; that it succeeds
-shows what is lost at least.
+It is taken to know the held-out records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from sim.attacks.attack import Attack, Finding, Observer
 from sim.data.federation import Federation, Records
 from sim.foundation.rng import stream
 from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.row_noise import arrived_rows, leaving_rows
-from sim.models import Network
+from sim.models import Parameters
 from sim.plan.costs import FLOAT_BYTES, part_costs
 from sim.plan.plan import Plan
-from sim.tensor.evaluation import Evaluator, area_under_curve
 from sim.tensor.lanes import forward
 
 Floats = NDArray[np.float64]
@@ -34,91 +29,20 @@ MOST_RECORDS, FEWEST_RECORDS, MOST_VALUES = 500, 20, 4_000_000
 RIDGES = np.logspace(-6, 6, 25)
 
 
-@dataclass(frozen=True)
-class Membership:
-    """What losses tell of membership.
+class Reconstruction(Observer):
+    """Reconstructs training records from their rows at the cut, as they leave the clinic after the last round."""
 
-    Attributes
-    ----------
-    auc : float
-        Probability that a training record has a smaller loss than a held-out one, ties counted half; 0.5 is a guess.
-    advantage : float
-        True less false positives of the guess "in" for a loss of at most the training records' mean.
-    clinics : tuple of float
-        The same as ``auc`` for each clinic's own records; NaN where it holds none of one kind.
-    """
+    def __init__(self, plan: Plan, federation: Federation) -> None:
+        self._plan, self._federation = plan, federation
 
-    auc: float
-    advantage: float
-    clinics: tuple[float, ...]
+    def findings(self, model: Parameters) -> Iterator[Finding]:
+        """Return the share of the training records' variance that is recovered; nothing without held-out records."""
+        r2 = reconstruction(self._plan.job, model, self._federation, self._plan.sampled.exposures)
+        if not np.isnan(r2):
+            yield Finding(measure="r2", value=r2, chance=0.0)
 
 
-def membership(network: Network, parameters: Mapping[str, Tensor], federation: Federation) -> Membership:
-    """Tell training records from held-out ones by their loss.
-
-    Parameters
-    ----------
-    network : Network
-    parameters : mapping of str to Tensor
-        ``[1, *shape]`` for a global model, ``[clinic, *shape]`` where every clinic has its own.
-    federation : Federation
-
-    Returns
-    -------
-    Membership
-    """
-    members, others = (_losses(network, parameters, records) for records in (federation.train, federation.test))
-    clinics = [
-        _membership_auc(members[a:b], others[c:d])
-        for (a, b), (c, d) in zip(
-            pairwise(federation.train.offsets.tolist()), pairwise(federation.test.offsets.tolist()), strict=True
-        )
-    ]
-    limit = members.mean() if len(members) else np.nan
-    advantage = float(np.mean(members <= limit) - np.mean(others <= limit)) if len(others) else np.nan
-    return Membership(_membership_auc(members, others), advantage, tuple(clinics))
-
-
-def _losses(network: Network, parameters: Mapping[str, Tensor], records: Records) -> Floats:
-    if not len(records.y):
-        return np.zeros(0)
-    probabilities = Evaluator(network, records).class_probabilities(parameters)
-    own: Floats = probabilities[np.arange(len(records.y)), records.y]
-    return -np.log(np.maximum(own, np.finfo(np.float64).tiny))
-
-
-def _membership_auc(members: Floats, others: Floats) -> float:
-    if not len(members) or not len(others):
-        return np.nan
-    inside = np.concatenate([np.ones(len(members), dtype=bool), np.zeros(len(others), dtype=bool)])
-    return area_under_curve(-np.concatenate([members, others]), inside)
-
-
-def attack(plan: Plan, parameters: Mapping[str, Tensor], federation: Federation) -> tuple[Membership, float]:
-    """Make both attacks on a learned run.
-
-    Parameters
-    ----------
-    plan : Plan
-    parameters : mapping of str to Tensor
-        After the last round.
-    federation : Federation
-
-    Returns
-    -------
-    Membership
-    float
-        As :func:`reconstruction` returns; NaN where the network is not cut.
-    """
-    job = plan.job
-    cut = job.protocol.topology != "whole"
-    r2 = reconstruction(job, parameters, federation, plan.sampled.exposures) if cut else np.nan
-    return membership(job.network, parameters, federation), r2
-
-
-def reconstruction(
-    job: Job, parameters: Mapping[str, Tensor], federation: Federation, exposures: NDArray[np.int64]
-) -> float:
+def reconstruction(job: Job, parameters: Parameters, federation: Federation, exposures: NDArray[np.int64]) -> float:
     """Reconstruct training records from their rows at the cut, as they leave the clinic after the last round.
 
     The server is taken to know the held-out records and their rows, on which it fits the regression. Of rows from a
@@ -128,8 +52,8 @@ def reconstruction(
     ----------
     job : Job
         Of a strategy that cuts the network.
-    parameters : mapping of str to Tensor
-        As for :func:`membership`.
+    parameters : dict of str to Tensor
+        ``[1, *shape]`` for a global model, ``[clinic, *shape]`` where every clinic has its own.
     federation : Federation
     exposures : ndarray of int
         By clinic, of the record that leaves most often.
@@ -201,7 +125,7 @@ def _drawn(seed: int, records: Records, most: int) -> NDArray[np.int64]:
 @torch.no_grad()
 def _rows_at_the_cut(
     job: Job,
-    parameters: Mapping[str, Tensor],
+    parameters: Parameters,
     records: Records,
     index: NDArray[np.int64],
     exposures: NDArray[np.int64],
@@ -228,3 +152,14 @@ def _rows_at_the_cut(
 
 def _flat(x: NDArray[np.float32]) -> Floats:
     return x.reshape(len(x), -1).astype(np.float64)
+
+
+ATTACK = Attack(
+    name="reconstruction",
+    sentence="reconstruction of records from smashed rows by ridge regression, fitted on held-out records",
+    adversary="server",
+    uses="rows and features of training and of held-out records, exact",
+    begin=Reconstruction,
+    applies=lambda job: job.protocol.topology != "whole",
+    columns={"r2": "smashed_reconstruction_r2"},
+)

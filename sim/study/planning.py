@@ -1,0 +1,65 @@
+"""Plan the runs of a study, and put a plan into ``run.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sim.data.facts import Facts
+from sim.data.federation import load_federation
+from sim.foundation.problems import ScenarioError
+from sim.plan.plan import Plan, make_plan
+from sim.scenario.lookup import is_flower_path
+from sim.scenario.spec import RunSpec
+
+Row = dict[str, Any]
+
+
+def plan_runs(specs: Sequence[RunSpec]) -> Iterator[Plan]:
+    """Plan runs one by one; of each data set only the facts are kept, however many runs share it.
+
+    Raises
+    ------
+    ScenarioError
+        At the end, with every problem of every run, each once.
+    """
+    problems: list[str] = []
+    known: dict[tuple[str, int], Facts] = {}
+    for spec in specs:
+        data = spec.data.model_dump_json(), spec.seed
+        try:
+            if data not in known:
+                known[data] = load_federation(spec.data, spec.seed).facts
+            if is_flower_path(spec.strategy.name):
+                from sim.flower.imported import check_imported
+
+                check_imported(spec.strategy, len(known[data].names))
+            yield make_plan(spec, known[data])
+        except ScenarioError as error:
+            problems += error.problems
+    if problems:
+        raise ScenarioError(problems)
+
+
+def plan_summary(plan: Plan) -> Row:
+    """Return what ``suture plan --json`` prints of a run: the columns known before training, and its clinics."""
+    return {
+        **plan.columns(),
+        "bytes": {f"{way} {kind}": int(sizes.sum()) for (way, kind), sizes in sorted(plan.traffic.items())},
+        "phase_seconds": plan.phase_seconds,
+        "clinics": [asdict(clinic) for clinic in plan.clinics],
+    }
+
+
+def plan_counts(plan: Plan) -> dict[str, list[int]]:
+    """Return planned bytes by direction and kind and planned noised steps by part, one number a clinic."""
+    traffic = {f"{way} {kind}": sizes.tolist() for (way, kind), sizes in sorted(plan.traffic.items())}
+    return traffic | {f"noised-steps {part}": list(steps) for part, steps in sorted(plan.noised_steps.items())}
+
+
+def plan_drawn(plan: Plan) -> Row:
+    """Return the counts and noise that epsilon follows from, ``[clinic]`` each, and the number of classes."""
+    drawn = {name: values.tolist() for name, values in vars(plan.sampled).items()}
+    noise = {"noise-multipliers": list(plan.noise_multipliers), "release-noise": list(plan.release_noise)}
+    return {**drawn, **noise, "classes": len(plan.job.facts.classes)}

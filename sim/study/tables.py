@@ -1,0 +1,105 @@
+"""The tables of a run: its row in that of the study, its rounds, and its clinics."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sim.attacks.attack import AttackError
+from sim.attacks.observation import Findings
+from sim.data.federation import Federation
+from sim.plan.plan import ClinicPlan, Plan
+from sim.privacy.ledger import COLUMN_OF
+from sim.privacy.uncovered import publishes_class_counts
+from sim.study.train import TrainedRun
+from sim.tensor.evaluation import Evaluation
+
+Row = dict[str, Any]
+
+
+def finished_row(plan: Plan, trained: TrainedRun, findings: Findings, federation: Federation) -> Row:
+    """Return the row of ``runs.parquet`` of a run that has been trained and attacked."""
+    best: Row = {}
+    if trained.best_round is not None:
+        scores = trained.evaluations[trained.best_round].pooled
+        best = {"best_round": trained.best_round, **{f"best_{metric}": value for metric, value in scores.items()}}
+    return {
+        **plan.columns(),
+        "status": "ok",
+        **_scores(trained.evaluations[-1], federation.names),
+        **best,
+        **findings.row(),
+        "majority_accuracy": _majority_accuracy(federation),
+    }
+
+
+def rounds_table(plan: Plan, trained: TrainedRun, federation: Federation) -> pd.DataFrame:
+    """Return ``rounds.parquet``: a row before the first round and one after each."""
+    rounds = pd.DataFrame([_scores(evaluation, federation.names) for evaluation in trained.evaluations])
+    for metric in trained.validations[0].pooled if trained.validations else ():
+        rounds[f"validation_{metric}"] = [validation.pooled[metric] for validation in trained.validations]
+    if trained.clips:
+        rounds["clip"] = trained.clips
+    rounds.insert(0, "round", range(len(rounds)))
+    rounds["participants"], rounds["returned"] = [0, *plan.participants], [0, *plan.returned]
+    rounds["sim_seconds"] = np.cumsum([0.0, *plan.round_seconds])
+    rounds["bytes"] = [0, *plan.bytes_after]
+    for adversary, spent in plan.epsilon_spent.items():
+        rounds[COLUMN_OF[adversary]] = spent
+    return rounds
+
+
+def clinics_table(plan: Plan, trained: TrainedRun, findings: Findings, federation: Federation) -> pd.DataFrame:
+    """Return ``clinics.parquet``: a row a clinic.
+
+    Raises
+    ------
+    AttackError
+        If an attack takes a column that is there already.
+    """
+    scores = trained.evaluations[-1].clinics
+    clinics = pd.DataFrame([{**_flat(clinic), **own} for clinic, own in zip(plan.clinics, scores, strict=True)])
+    clinics.insert(1, "test_records", np.diff(federation.test.offsets))
+    if publishes_class_counts(plan.spec):
+        clinics = clinics.assign(**_class_counts(federation))
+    measured = findings.of_clinics(federation.names)
+    for column in measured.keys() & set(clinics):
+        raise AttackError(f'an attack takes column "{column}" of clinics.parquet; name another')
+    return clinics.assign(**measured)
+
+
+def _scores(evaluation: Evaluation, names: tuple[str, ...]) -> Row:
+    worst = evaluation.worst_clinic
+    named = {
+        "worst_clinic_auc": evaluation.clinics[worst]["auc"] if worst >= 0 else np.nan,
+        "worst_clinic": names[worst] if worst >= 0 else "",
+    }
+    return {**evaluation.pooled, **named}
+
+
+def _majority_accuracy(federation: Federation) -> float:
+    """Return the pooled test accuracy of always predicting the most frequent training label."""
+    majority = np.bincount(federation.train.y).argmax()
+    return float(np.mean(federation.test.y == majority))
+
+
+def _class_counts(federation: Federation) -> dict[str, NDArray[np.int64]]:
+    """Count each clinic's records of each class, in training, validation and held out together."""
+    parts = (federation.train, federation.validation, federation.test)
+    y = np.concatenate([part.y for part in parts])
+    clinic = np.concatenate([np.repeat(np.arange(len(part.offsets) - 1), np.diff(part.offsets)) for part in parts])
+    return {
+        f"class {name}": np.bincount(clinic[y == label], minlength=len(federation.names))
+        for label, name in enumerate(federation.classes)
+    }
+
+
+def _flat(clinic: ClinicPlan) -> Row:
+    """Return a clinic's plan as one flat row, epsilon in a column an adversary."""
+    row = asdict(clinic)
+    epsilon = row.pop("epsilon")
+    return {**row, **{COLUMN_OF[adversary]: value for adversary, value in epsilon.items()}}
