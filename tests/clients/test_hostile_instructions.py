@@ -5,14 +5,14 @@ from copy import deepcopy
 
 import pytest
 import torch
-from flwr.app import Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from hostile import Opened, add_array, add_kind, array, arrays, numbers, planned, state, value
-from sim.flower.messages import content
 from support import bitwise
 
-from clients.session import SESSIONS
-from sim.flower.client_app import ClinicError, app
-from sim.flower.workplace import job_of, run_config
+from sim.flower.client_app import ClinicError, client_app
+from sim.flower.wire import instruct
+from sim.flower.workplace import Workplaces
+from sim.methods.messages import INSTRUCTIONS
 from sim.methods.node_group import node_groups_of
 from sim.study.train import train_run
 
@@ -143,32 +143,39 @@ def state_of(context):
     return arrays, configs
 
 
-def refused(message, context):
+def refused(app, message, context, why=""):
     """Ask, and check that no answer is given, why is told, and no value with it."""
     before = state_of(context)
-    with pytest.raises(ClinicError, match=r"^refused|^\w+ at .* while handling") as caught:
+    with pytest.raises(ClinicError, match=rf"^refused '[a-z.]+': .*{why}") as caught:
         app(message, context)
-    assert not any(sign.isdigit() for sign in str(caught.value).partition("refused")[2])
+    assert not any(sign.isdigit() for sign in str(caught.value))
     assert state_of(context) == before
 
 
-def run_with(monkeypatch, ragged, run, server):
-    """Learn a run of which every message passes through ``server``; return its parameters."""
+def elsewhere(context):
+    """Return what another process has of a node after its state has travelled there."""
+    travelled = pickle.loads(pickle.dumps(context.state))  # noqa: S301 - our own bytes
+    return Context(context.run_id, context.node_id, context.node_config, travelled, context.run_config)
+
+
+def run_with(ragged, run, server, nodes=2):
+    """Train a run of which every message passes through ``server(app, message, context)``; return its parameters."""
     plan, federation = planned(ragged, run)
-    monkeypatch.setattr("sim.study.train.client_app", server)
-    return train_run(plan, federation, 2).parameters
+    return train_run(
+        plan, federation, nodes, through=lambda app: lambda message, context: server(app, message, context)
+    ).parameters
 
 
 @pytest.fixture(scope="module")
 def untouched(ragged):
     kept = {}
 
-    def learned(run):
+    def trained(run):
         if run not in kept:
             kept[run] = train_run(*planned(ragged, run), 2).parameters
         return kept[run]
 
-    return learned
+    return trained
 
 
 def test_the_table_is_long():
@@ -176,77 +183,97 @@ def test_the_table_is_long():
 
 
 @pytest.mark.parametrize(("run", "kind", "name"), CASES)
-def test_a_hostile_instruction_is_not_answered_and_changes_nothing(ragged, monkeypatch, untouched, run, kind, name):
+def test_a_hostile_instruction_is_not_answered_and_changes_nothing(ragged, untouched, run, kind, name):
     hit = []
 
-    def hostile(message, context):
+    def hostile(app, message, context):
         if not hit and message.metadata.message_type == kind:
             other = copied(message)
             opened = Opened.of(other.content)
             TABLES[run, kind][name](opened)
             opened.into(other.content)
-            refused(other, context)
+            refused(app, other, context)
             hit.append(opened)
         return app(message, context)
 
-    assert bitwise(run_with(monkeypatch, ragged, run, hostile), untouched(run))
+    assert bitwise(run_with(ragged, run, hostile), untouched(run))
     assert hit
 
 
 @pytest.mark.parametrize("nth", [0, 1, 3])
 @pytest.mark.parametrize(("run", "kind"), REPLAYED)
-def test_what_was_answered_is_not_answered_again(ragged, monkeypatch, untouched, run, kind, nth):
+def test_what_was_answered_is_not_answered_again(ragged, untouched, run, kind, nth):
     """Neither at once, nor later in the run, nor by another process to which the node's state has travelled."""
     kept, asked = [], []
+    plan, federation = planned(ragged, run)
 
-    def replaying(message, context):
+    def replaying(app, message, context):
         if kept and kept[0][1] is context:
-            refused(copied(kept[0][0]), context)
+            refused(app, copied(kept[0][0]), context)
         again = copied(message)
         reply = app(message, context)
         if message.metadata.message_type == kind:
             asked.append(kind)
             if len(asked) > nth:
-                refused(again, context)
-                SESSIONS.clear()
-                context.state = pickle.loads(pickle.dumps(context.state))  # noqa: S301 - our own bytes
-                refused(copied(again), context)
+                refused(app, again, context)
+                there = elsewhere(context)
+                refused(client_app(Workplaces(plan.job, federation.train)), copied(again), there)
+                context.state = there.state
+                refused(app, copied(again), context)
                 kept[:] = [(again, context)]
         return reply
 
     once = kind == "train.records"
-    assert bitwise(run_with(monkeypatch, ragged, run, replaying), untouched(run))
+    assert bitwise(run_with(ragged, run, replaying), untouched(run))
     assert kept or once
 
 
-@pytest.mark.parametrize(("run", "kind"), FOREIGN)
-def test_a_strategy_is_asked_for_nothing_that_is_not_its_own(ragged, monkeypatch, untouched, run, kind):
-    """A server of federated averaging could otherwise ask for the records themselves."""
-    tried, plan = [], planned(ragged, run)[0]
-    job = job_of(run_config(plan.spec, plan.noise_multipliers, plan.release_noise, plan.attended))
-    initial, head = job.network.initial_parameters(job.seed), job.parts[0].shapes()
+NOT_ITS_OWN = "(this strategy|no records leave|no such turn|it is not the turn's next message)"
 
-    def curious(message, context):
+
+def well_formed(job, kind, clinics):
+    """Return an instruction as a strategy that has this kind would write it, with arrays of the right names."""
+    initial = job.network.initial_parameters(job.seed)
+    head = {name: initial[name] for name in job.parts[0].shapes()}
+    turn = {"turn": "round", "step": 0, "rows": [1] * len(clinics)}
+    rows = torch.zeros(len(clinics), 1, 1)
+    more = {
+        "train": {"server_round": 1, "model": initial},
+        "train.alone": {"server_round": 1},
+        "train.records": {"head": head if job.protocol.topology == "vanilla" else None},
+        "train.begin": {"server_round": 1, "turn": "round", "first": 0, "steps": 1, "model": head},
+        "train.tail": {**turn, "body_output": rows},
+        "train.step": {**turn, "cut_gradient": rows},
+        "train.clip": {**turn, "clip_factors": rows[..., 0]},
+    }
+    return INSTRUCTIONS[kind](clinics=clinics, **more[kind])
+
+
+@pytest.mark.parametrize(("run", "kind"), FOREIGN)
+def test_a_strategy_is_asked_for_nothing_that_is_not_its_own(ragged, untouched, run, kind):
+    """A server of federated averaging could otherwise ask for the records themselves."""
+    tried, job = [], planned(ragged, run)[0].job
+
+    def curious(app, message, context):
         if message.metadata.message_type != "query.hello":
             tried.append(kind)
-            refused(copied(message, kind), context)
+            refused(app, copied(message, kind), context)
             node = context.node_config
             own = job.in_lane_order(node_groups_of(len(job.sizes), node["num-partitions"])[node["partition-id"]])
-            parts = {"arrays": {n: v for n, v in initial.items() if job.protocol.topology == "vanilla" and n in head}}
-            bare = content({kind: named for kind, named in parts.items() if named}, {"clinics": own})
-            refused(Message(bare, message.metadata.dst_node_id, kind), context)
+            asked = instruct(well_formed(job, kind, own), message.metadata.dst_node_id)
+            refused(app, asked, context, NOT_ITS_OWN)
         return app(message, context)
 
-    assert bitwise(run_with(monkeypatch, ragged, run, curious), untouched(run))
+    assert bitwise(run_with(ragged, run, curious), untouched(run))
     assert tried
 
 
 @pytest.mark.parametrize("run", ["v1", "v1-u-dp", "v1-joint", "v2", "v3", "relay"])
-def test_a_clinic_takes_part_in_one_turn_at_a_time(ragged, monkeypatch, untouched, run):
+def test_a_clinic_takes_part_in_one_turn_at_a_time(ragged, untouched, run):
     """A server that opens turns and leaves them open gets no second batch, and the state does not grow."""
     begun = []
 
-    def opening(message, context):
+    def opening(app, message, context):
         if message.metadata.message_type != "train.begin":
             return app(message, context)
         reply = app(message, context)
@@ -255,48 +282,49 @@ def test_a_clinic_takes_part_in_one_turn_at_a_time(ragged, monkeypatch, untouche
             for name in ("round", f"clinic-{clinic}"):
                 other = copied(message)
                 other.content["config"].update({"server-round": server_round, "turn": name, "clinics": [clinic]})
-                refused(other, context)
+                refused(app, other, context)
         assert sum(key.endswith(".turn") for key in context.state) == 1
         begun.append(clinic)
         return reply
 
-    assert bitwise(run_with(monkeypatch, ragged, run, opening), untouched(run))
+    assert bitwise(run_with(ragged, run, opening), untouched(run))
     assert begun
 
 
-@pytest.mark.parametrize(("run", "order"), [("v1-u-dp", ("train.step", "train.tail")), ("v1-joint", ("train.clip",))])
-def test_a_batchs_messages_come_in_their_order(ragged, monkeypatch, untouched, run, order):
+@pytest.mark.parametrize(
+    ("run", "early"), [("v1-u-dp", "train.step"), ("v1-joint", "train.step"), ("v1-joint", "train.clip")]
+)
+def test_a_batchs_messages_come_in_their_order(ragged, untouched, run, early):
     hit = []
 
-    def hasty(message, context):
+    def hasty(app, message, context):
         if message.metadata.message_type == "train.tail":
-            for kind in order:
-                if kind != "train.tail":
-                    refused(copied(message, kind), context)
-                    hit.append(kind)
+            opened, other = Opened.of(message.content), RecordDict()
+            brings = {"train.step": "cut-gradient", "train.clip": "clip-factors"}[early]
+            opened.kinds = {brings: {brings: opened.first("body-output")[1]}}
+            opened.into(other)
+            early_message = Message(other, message.metadata.dst_node_id, early)
+            refused(app, early_message, context, "it is not the turn's next message")
+            hit.append(early)
         return app(message, context)
 
-    assert bitwise(run_with(monkeypatch, ragged, run, hasty), untouched(run))
+    assert bitwise(run_with(ragged, run, hasty), untouched(run))
     assert hit
 
 
 @pytest.mark.parametrize(("run", "kind"), [("fedavg-some", "train"), ("v2-some", "train.begin")])
-def test_a_clinic_that_is_away_is_not_asked(ragged, monkeypatch, run, kind):
-    plan, federation = planned(ragged, run)
-    away = []
+def test_a_clinic_that_is_away_is_not_asked(ragged, run, kind):
+    away, job = [], planned(ragged, run)[0].job
 
-    def hostile(message, context):
+    def hostile(app, message, context):
         if message.metadata.message_type == kind and not away:
-            there = set(job_of(context.run_config).participants(1))
-            away.extend({0, 1, 2, 3} - there)
+            away.extend({0, 1, 2, 3} - set(job.participants(1)))
             other = copied(message)
             other.content["config"]["clinics"] = away[:1]
             if kind == "train.begin":
                 other.content["config"]["turn"] = f"clinic-{away[0]}"
-            with pytest.raises(ClinicError, match="takes no part in that round"):
-                app(other, context)
+            refused(app, other, context, "takes no part in that round")
         return app(message, context)
 
-    monkeypatch.setattr("sim.study.train.client_app", hostile)
-    train_run(plan, federation, 1)
+    run_with(ragged, run, hostile, nodes=1)
     assert away
