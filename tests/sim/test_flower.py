@@ -10,14 +10,15 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from sim.flower.messages import array_record, content, tensors, tensors_in
-from strategies.replies import ExchangeError, hosted_clinics, in_order
 from support import plan_of, run_spec
 
-from sim.flower.client_app import app
+from sim.flower.exchange import hosts, in_order
 from sim.flower.grid import InProcessGrid
 from sim.flower.internals import TensorArray, as_tensor, empty_run
 from sim.flower.meter import Meter
+from sim.flower.wire import answer, array_record, tensors_in
+from sim.methods.messages import Reply
+from sim.methods.replies import AbsentError, ExchangeError
 from sim.study.train import train_run
 
 TENSORS = {
@@ -107,6 +108,11 @@ def test_pickling_makes_it_an_ordinary_array(tensor):
     assert copy == Array(tensor.detach().numpy())
 
 
+def content(kinds, config):
+    """Return the content of a message: arrays by kind and name, and what its config states."""
+    return RecordDict({kind: array_record(named) for kind, named in kinds.items()} | {"config": ConfigRecord(config)})
+
+
 def over_the_wire(thing):
     """Take an object apart and put it together as Flower's link does."""
     contents = {object_id: part.deflate() for object_id, part in get_all_nested_objects(thing).items()}
@@ -130,7 +136,7 @@ def test_a_whole_message_survives_the_wire(grid_of):
     arrived = over_the_wire(message)
     assert all(type(array) is Array for record in arrived.content.array_records.values() for array in record.values())
     assert list(arrived.content["arrays"]) == list(TENSORS)
-    for name, tensor in tensors(arrived, "arrays").items():
+    for name, tensor in tensors_in(arrived.content["arrays"]).items():
         assert torch.equal(tensor, TENSORS[name])
         assert tensor.dtype == TENSORS[name].dtype
     assert arrived.content["config"] == {"rows": [2]}
@@ -224,12 +230,20 @@ def test_an_exception_at_a_client_becomes_an_error_reply_and_the_others_answer(g
         in_order(replies)
 
 
-def test_a_missing_reply_ends_the_exchange(grid_of):
-    grid = grid_of(echo)
-    replies = list(grid.send_and_receive([ask(node) for node in grid.get_node_ids()]))
-    assert len(in_order(replies)) == 3
-    with pytest.raises(ExchangeError, match="2 replies came from the 3 nodes that were asked"):
-        hosted_clinics(replies[:2], [2, 3, 4], 6)
+def hosting(message, context):
+    """Say that the node hosts two clinics, by its place."""
+    place = context.node_config["partition-id"]
+    return answer(Reply(clinics=[2 * place, 2 * place + 1]), message)
+
+
+def test_every_clinic_is_hosted_by_one_node(grid_of):
+    assert hosts(grid_of(hosting), 6) == {0: 2, 1: 2, 2: 3, 3: 3, 4: 4, 5: 4}
+    with pytest.raises(AbsentError, match="clinics 6, 7: no node hosts them, and each of the 8 clinics needs one"):
+        hosts(grid_of(hosting), 8)
+    with pytest.raises(ExchangeError, match="node 4 says that it hosts a clinic that does not exist"):
+        hosts(grid_of(hosting), 4)
+    with pytest.raises(ExchangeError, match="node 3 says that it hosts clinic 0, which node 2 hosts"):
+        hosts(grid_of(lambda message, context: answer(Reply(clinics=[0]), message)), 1)
 
 
 @pytest.mark.parametrize(
@@ -244,24 +258,26 @@ def test_a_missing_reply_ends_the_exchange(grid_of):
     ],
 )
 @pytest.mark.parametrize("nth", [1, 6])
-def test_an_error_in_a_client_ends_the_run(ragged, monkeypatch, strategy, cut, nth):
+def test_an_error_in_a_client_ends_the_run(ragged, strategy, cut, nth):
     """Flower's strategies would go on without that clinic."""
     handled = []
 
-    def fails_once(message, context):
-        handled.append(message.metadata.message_type)
-        if len(handled) == nth:
-            raise RuntimeError("broken once")
-        return app(message, context)
+    def through(app):
+        def fails_once(message, context):
+            handled.append(message.metadata.message_type)
+            if len(handled) == nth:
+                raise RuntimeError("broken once")
+            return app(message, context)
+
+        return fails_once
 
     if strategy == "centralised":
         nth = min(nth, 2)
     elif strategy in ("local", "fedavg"):
         nth = min(nth, 3)
-    monkeypatch.setattr("sim.study.train.client_app", fails_once)
     plan, federation = plan_of(run_spec(ragged, strategy, cut))
     with pytest.raises(ExchangeError, match="broken once"):
-        train_run(plan, federation)
+        train_run(plan, federation, through=through)
     assert len(handled) == (nth if not strategy.startswith("flwr") else -(-nth // 4) * 4)
 
 
@@ -270,7 +286,7 @@ def test_arrays_cross_by_reference(grid_of):
     tensor = torch.randn(3)
     messages = [ask(node, arrays=array_record({"w": tensor})) for node in grid.get_node_ids()]
     replies = list(grid.send_and_receive(messages))
-    assert all(tensors(reply, "arrays")["w"].data_ptr() == tensor.data_ptr() for reply in replies)
+    assert all(tensors_in(reply.content["arrays"])["w"].data_ptr() == tensor.data_ptr() for reply in replies)
 
 
 def test_a_nodes_state_lives_as_long_as_the_grid_and_belongs_to_it(grid_of):
