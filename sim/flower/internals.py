@@ -93,7 +93,7 @@ def filled(record: RecordT, values: Mapping[str, Any]) -> RecordT:
     return record
 
 
-def held(record: ConfigRecord | RecordDict) -> dict[str, Any]:
+def held(record: ArrayRecord | ConfigRecord | RecordDict) -> dict[str, Any]:
     """Return what a record of Flower's holds as a plain dictionary, which is read several times as fast."""
     values: dict[str, Any] = record.__dict__["_data"]
     return values

@@ -54,7 +54,7 @@ class Meter:
         node_clinics : sequence of int
             The clinics of the node, used where the message does not say which ones it concerns.
         """
-        config = message.content.get(CONFIG)
+        config = held(message.content).get(CONFIG)
         stated = held(config) if isinstance(config, ConfigRecord) else {}
         clinics = stated.get(CLINICS) or list(node_clinics)
         one = len(clinics) == 1
@@ -62,9 +62,9 @@ class Meter:
         crossed = False
         for kind, record in array_kinds(message):
             crossed = True
-            if record:
+            if arrays := held(record):
                 own_axes = 2 if kind in ROW_KINDS else 1
-                size = sum(item_bytes(array) * prod(array.shape[own_axes:]) for array in record.values())
+                size = sum(item_bytes(array) * prod(array.shape[own_axes:]) for array in arrays.values())
                 rows = stated.get(ROWS, ())
                 times = 1 if own_axes == 1 else rows[0] if one else np.array(rows)
                 self._counts(direction, kind)[at] += size * times

@@ -22,6 +22,7 @@ CONFIG, METRICS = "config", "metrics"
 CLINICS, ROWS, NOISED = "clinics", "rows", "noised-"
 _RECORD_OF = {kind: "arrays" if kind == Kind.MODEL else str(kind) for kind in Kind}
 _KIND_OF = {record: kind for kind, record in _RECORD_OF.items()}
+_TRAFFIC_OF = {record: str(kind) for record, kind in _KIND_OF.items()}
 _KEYS = {"clipping_norm": KEY_CLIPPING_NORM}
 
 
@@ -73,7 +74,7 @@ def array_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 
 def tensors_in(record: ArrayRecord) -> dict[str, Tensor]:
     """Return an array record's tensors by name, without a copy where it holds tensors."""
-    return {name: as_tensor(array) for name, array in record.items()}
+    return {name: as_tensor(array) for name, array in held(record).items()}
 
 
 def instruct(instruction: Instruction, node_id: int) -> Message:
@@ -218,6 +219,6 @@ def stated_in(config: ConfigRecord) -> tuple[list[int], list[int], dict[str, lis
 
 def array_kinds(message: Message) -> Iterable[tuple[str, ArrayRecord]]:
     """Yield the message's array records, by the kinds that traffic knows."""
-    for name, record in message.content.items():
+    for name, record in held(message.content).items():
         if isinstance(record, ArrayRecord):
-            yield str(_KIND_OF.get(name, name)), record
+            yield _TRAFFIC_OF.get(name, name), record
