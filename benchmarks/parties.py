@@ -64,7 +64,7 @@ def clinic_rounds(job: Job, train: Records, clinic: int) -> Generator[bytes, tup
     bytes
         The answer to what was sent in: the round's number and the message. The first is empty.
     """
-    cohort = NodeGroup.build(job, train, [clinic])
+    group = NodeGroup.build(job, train, [clinic])
     layout = moved(job, job.network.initial_parameters(job.seed))
     names = job.protocol.clinic_parts
     answer = b""
@@ -76,9 +76,9 @@ def clinic_rounds(job: Job, train: Records, clinic: int) -> Generator[bytes, tup
             state = {key.removeprefix(f"{name}:"): v for key, v in received.items() if key.startswith(f"{name}:")}
             trainers[name] = trainer_for(job, job.part(name), [clinic], job.part(name).select(received), state or None)
         if job.protocol.topology == "whole":
-            train_whole(trainers["model"], cohort, job, server_round)
+            train_whole(trainers["model"], group, job, server_round)
         else:
-            yield from _batches(job, cohort, clinic, server_round, trainers)
+            yield from _batches(job, group, clinic, server_round, trainers)
         trained = {key: value for trainer in trainers.values() for key, value in trainer.parameters.items()}
         for name, trainer in trainers.items():
             trained |= {f"{name}:{key}": value for key, value in trainer.state.items()}
@@ -86,14 +86,14 @@ def clinic_rounds(job: Job, train: Records, clinic: int) -> Generator[bytes, tup
 
 
 def _batches(
-    job: Job, cohort: NodeGroup, clinic: int, server_round: int, trainers: Mapping[str, Trainer]
+    job: Job, group: NodeGroup, clinic: int, server_round: int, trainers: Mapping[str, Trainer]
 ) -> Generator[bytes, tuple[int, bytes], None]:
     head = trainers["head"]
     batches = job.batches(server_round, [clinic])
     for step in range(len(batches.active)):
         index, weights, _ = batches.step(step)
         normaliser = batches.normaliser[step, :1]
-        x, y = cohort.batch([clinic], index)
+        x, y = group.batch([clinic], index)
         smashed = head.forward(x, moment=(server_round, step))
         if job.protocol.topology == "vanilla":
             _, message = yield pack([smashed.detach(), y.to(torch.uint8)])

@@ -18,23 +18,26 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from sim.flower.messages import array_record
+from flwr.clientapp import ClientApp
 from torch import nn
 
 from benchmarks.loops import LOOPS, Run
 from sim.data.federation import Federation, load_federation
-from sim.flower.client_app import app
+from sim.flower.client_app import client_app
 from sim.flower.grid import InProcessGrid
 from sim.flower.internals import quiet
 from sim.flower.meter import Meter
-from sim.flower.server_app import build_strategy
-from sim.flower.workplace import job_of, run_config
+from sim.flower.strategy import build_strategy
+from sim.flower.wire import array_record
+from sim.flower.workplace import Workplaces
+from sim.methods.job import Job
 from sim.methods.node_group import node_groups_of
 from sim.models import build_network
 from sim.scenario import parse_scenario
@@ -88,21 +91,29 @@ def spec_for(data: dict[str, Any], model: str, strategy: str, privacy: Mapping[s
 
 def flower_path(spec: RunSpec, noise: Sequence[float] = ()) -> Run:
     """Return a function that runs rounds through strategy, messages and grid; ``noise`` is DP-SGD's, by clinic."""
-    config = run_config(of_many_rounds(spec), noise)
-    job = job_of(config)
+    job, app = job_and_app(spec, noise)
     clinics = len(job.sizes)
     initial = array_record(job.network.initial_parameters(0))
 
     def run(rounds: int) -> None:
-        grid = InProcessGrid(app, node_groups_of(clinics, 1), config, Meter(clinics))
+        grid = InProcessGrid(app, node_groups_of(clinics, 1), {}, Meter(clinics))
         build_strategy(job).start(grid, initial, rounds)
 
     return run
 
 
-def of_many_rounds(spec: RunSpec) -> RunSpec:
-    """Return a spec with more rounds than are ever timed: no clinic answers beyond its plan."""
-    return spec.model_copy(update={"train": spec.train.model_copy(update={"rounds": 100_000})})
+def job_and_app(spec: RunSpec, noise: Sequence[float] = ()) -> tuple[Job, ClientApp]:
+    """Return a job of more rounds than are ever timed, as no clinic answers beyond its plan, and its clinics' app."""
+    long = spec.model_copy(update={"train": spec.train.model_copy(update={"rounds": 100_000})})
+    federation = load_federation(spec.data, spec.seed)
+    job = Job.build(long, federation.facts).with_noise(noise)
+    return job, client_app(Workplaces(job, federation.train))
+
+
+@cache
+def app_in_worker(spec: str) -> ClientApp:
+    """Return the clinics' app of a spec in JSON, made once in each of Ray's workers."""
+    return job_and_app(RunSpec.model_validate_json(spec))[1]
 
 
 def plain_loop(spec: RunSpec, federation: Federation) -> Run:
@@ -117,19 +128,17 @@ def plain_loop(spec: RunSpec, federation: Federation) -> Run:
 def ray_simulation(spec: RunSpec) -> Run:
     """Return a function that runs rounds in Flower's own simulation, one clinic a node, with the same client app."""
     from flwr.app import Context, Message
-    from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid, ServerApp
     from flwr.simulation import run_simulation
 
-    config = run_config(of_many_rounds(spec), [])
-    job = job_of(config)
-    told = ClientApp()
+    job, text, told = job_and_app(spec)[0], spec.model_dump_json(), ClientApp()
 
     @told.train()
     @told.query("hello")
     def handle(message: Message, context: Context) -> Message:
-        informed = Context(context.run_id, context.node_id, context.node_config, context.state, config)
-        return app(message, informed)
+        from benchmarks.rounds import app_in_worker  # by its module's name, so that what it has made is found again
+
+        return app_in_worker(text)(message, context)
 
     def run(rounds: int) -> None:
         server = ServerApp()
