@@ -44,6 +44,8 @@ from sim.scenario import parse_scenario
 from sim.scenario.spec import RunSpec, expand
 
 FEATURES, BATCH, RATE = 30, 16, 0.1
+WAIT = 600.0
+"""Seconds for Ray's workers to start."""
 NONE = {"mechanism": "none"}
 MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp", "hidden": [64, 32], "head": "softmax"},
@@ -145,7 +147,7 @@ def ray_simulation(spec: RunSpec) -> Run:
 
         @server.main()
         def main(grid: Grid, context: Context) -> None:
-            strategy, arrays = build_strategy(job), array_record(job.network.initial_parameters(0))
+            strategy, arrays = build_strategy(job, WAIT), array_record(job.network.initial_parameters(0))
             ends: list[float] = []
             strategy.start(grid, arrays, 1 + rounds, evaluate_fn=lambda *_: ends.append(time.perf_counter()))
             spent.append((ends[-1] - ends[1]) / rounds)

@@ -198,7 +198,7 @@ def test_with_one_clinic_they_are_centralised(tmp_path, method, choice):
 
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("method", [Method("fedavg"), *CUT[:2], *CUT[-2:]], ids=str)
-def test_cohorts_give_the_same_model(ragged, method, choice):
+def test_node_groups_give_the_same_model(ragged, method, choice):
     spec = spec_of(method, ragged, choice)
     assert apart(learn_run(spec, 3).parameters, learn_run(spec).parameters) < 1e-6
 

@@ -132,7 +132,7 @@ def test_counted_releases_are_the_planned_ones_in_every_part(files, method):
 
 @pytest.mark.parametrize("privacy", [{"mechanism": "none"}, DP_SGD], ids=["plain", "dp-sgd"])
 @METHOD
-def test_any_grouping_into_cohorts_gives_the_same_model_and_bytes(files, method, privacy):
+def test_any_grouping_of_nodes_gives_the_same_model_and_bytes(files, method, privacy):
     spec = method.spec(files["ragged"], privacy=privacy, participation=0.75, rounds=2, **OPTIMIZERS["adam"])
     plan, federation = plan_of(spec)
     one = train_run(plan, federation)

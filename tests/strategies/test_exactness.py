@@ -272,7 +272,7 @@ def streams_used(monkeypatch):
 @pytest.mark.parametrize("participation", [1.0, 0.75])
 @pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
 @pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
-def test_any_number_of_cohorts_gives_the_same_draws_bytes_and_model(
+def test_any_number_of_node_groups_gives_the_same_draws_bytes_and_model(
     ragged, streams_used, strategy, cut, privacy, participation
 ):
     spec = run_spec(ragged, strategy, cut, privacy, optimizer="momentum", participation=participation, rounds=3)

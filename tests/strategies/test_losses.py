@@ -75,7 +75,7 @@ def test_the_model_is_the_twins(csv, by_hand, method, settings):
 
 
 @METHOD
-def test_any_grouping_into_cohorts_gives_the_same_model_and_bytes(csv, by_hand, method):
+def test_any_grouping_of_nodes_gives_the_same_model_and_bytes(csv, by_hand, method):
     plan, federation = plan_of(method.spec(csv, privacy=DP_SGD, rounds=ROUNDS, **ADAM))
     one, several = train_run(plan, federation), train_run(plan, federation, node_groups=2)
     assert apart(several.parameters, one.parameters) < rounding(plan.spec)

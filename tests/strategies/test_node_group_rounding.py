@@ -1,4 +1,4 @@
-"""Grouping clinics into cohorts changes a user's own network by rounding only, on the generic path over lanes too."""
+"""Grouping clinics behind nodes changes a user's own network by rounding only, on the generic path over lanes too."""
 
 import pytest
 from split_twins import CUT, Method, apart
@@ -25,8 +25,8 @@ def grouped(input_shape, outputs):
     ]
 
 
-@pytest.mark.parametrize("cohorts", [2, 3])
+@pytest.mark.parametrize("node_groups", [2, 3])
 @pytest.mark.parametrize("method", [Method("fedavg"), *CUT[4:6], *CUT[-2:]], ids=str)
-def test_cohorts_change_the_model_by_rounding_only(ragged, method, cohorts):
-    spec = method.spec(ragged, model={"name": "factory", "factory": "test_cohort_rounding:grouped", "hidden": [6]})
-    assert apart(learn_run(spec, cohorts).parameters, learn_run(spec).parameters) < 5e-6
+def test_node_groups_change_the_model_by_rounding_only(ragged, method, node_groups):
+    spec = method.spec(ragged, model={"name": "factory", "factory": "test_node_group_rounding:grouped", "hidden": [6]})
+    assert apart(learn_run(spec, node_groups).parameters, learn_run(spec).parameters) < 5e-6
