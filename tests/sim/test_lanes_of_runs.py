@@ -10,6 +10,7 @@ import torch
 from support import bitwise, distance
 from torch import nn
 
+from sim.data.facts import Facts
 from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup
 from sim.methods.sampling import draw_batches
@@ -61,11 +62,18 @@ class Run:
         offsets = np.cumsum([0, *self.sizes])
         x = rng.normal(size=(offsets[-1], *shape)).astype(np.float32)
         records = SimpleNamespace(x=x, y=rng.integers(3, size=len(x)), offsets=offsets)
-        federation = SimpleNamespace(
-            train=records, classes=("a", "b", "c"), fingerprint=f"records {number}", non_private=()
+        facts = Facts(
+            names=tuple(map(str, self.sizes)),
+            classes=("a", "b", "c"),
+            sizes=tuple(self.sizes),
+            records=len(x),
+            input_shape=shape,
+            statistics={},
+            clinics_of_a_patient=1,
+            fingerprint=f"records {number}",
         )
         self.clinics = list(range(len(self.sizes)))
-        self.job = Job.build(spec, federation.facts).with_noise([own["sigma"]] * len(self.sizes))
+        self.job = Job.build(spec, facts).with_noise([own["sigma"]] * len(self.sizes))
         self.group = NodeGroup.build(self.job, records, self.clinics)
         self.initial = expand(self.job.network.initial_parameters(own["seed"]), len(self.sizes))
 

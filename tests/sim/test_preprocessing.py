@@ -28,7 +28,7 @@ from sim.study.runner import execute
 DELTA = {"delta": 1e-3}
 SGD = {"mechanism": "dp-sgd", "noise-multiplier": 0.8, **DELTA}
 ROWS = {"mechanism": "smashed-noise", "noise-multiplier": 6.0, "labels": "public", **DELTA}
-ONCE = {"mechanism": "release-once+label-rr", "noise-multiplier": 4.0, "label-epsilon": 1.5, **DELTA}
+ONCE = {"mechanism": "smashed-noise+label-rr", "noise-multiplier": 4.0, "label-epsilon": 1.5, **DELTA}
 CLINIC = {"mechanism": "clinic-level", "noise-multiplier": 2.0, **DELTA}
 FROZEN = {"freeze": ["head"]}
 
@@ -40,7 +40,7 @@ METHODS: dict[str, tuple[str, str | None, dict[str, Any], dict[str, Any]]] = {
     "split": ("split", "vanilla", SGD | {"labels": "public"}, {}),
     "u-shaped": ("splitfed-v2", "u-shaped", SGD, {}),
     "rows": ("splitfed-v1", "vanilla", ROWS, FROZEN),
-    "once": ("split", "vanilla", ONCE, FROZEN),
+    "once": ("release-once", "vanilla", ONCE, {}),
     "clinic-level": ("fedavg", None, CLINIC, {}),
     "clinic-level, own bodies": ("splitfed-v3", "vanilla", CLINIC, {}),
 }

@@ -24,6 +24,7 @@ METHODS = [
     ("local", None),
     ("fedavg", None),
     ("flwr.serverapp.strategy.FedAvg", None),
+    ("release-once", "vanilla"),
     *(
         (name, cut)
         for name in ("split", "splitfed-v1", "splitfed-v2", "splitfed-v3")
@@ -42,8 +43,7 @@ MECHANISMS = {
     "rows-public-labels": {"mechanism": "smashed-noise", "epsilon": 4.0, "labels": "public", **DELTA},
     "laplace": {"mechanism": "laplace", "noise-multiplier": 9.0, "labels": "public"},
     "laplace-labels": {"mechanism": "laplace+label-rr", "noise-multiplier": 9.0, "label-epsilon": 2.0},
-    "once": {"mechanism": "release-once", "noise-multiplier": 4.0, "labels": "public", **DELTA},
-    "once-labels": {"mechanism": "release-once+label-rr", "noise-multiplier": 4.0, "label-epsilon": 1.5, **DELTA},
+    "rows-labels": {"mechanism": "smashed-noise+label-rr", "noise-multiplier": 4.0, "label-epsilon": 1.5, **DELTA},
     "both": {**SGD, "mechanism": "dp-sgd+smashed-noise", "smashed-noise-multiplier": 5.0, "labels": "public"},
     "both-target": {**SGD, "noise-multiplier": 9.0, "mechanism": "dp-sgd+smashed-noise", "epsilon-server": 40.0},
     "three": {

@@ -10,10 +10,9 @@ from support import NO_PRIVACY, distance, learn_run, plan_of, run_spec, write_cs
 
 from sim.foundation.problems import ScenarioError
 from sim.methods import averaging
-from sim.methods.clinic_level import adapted_clip, noised_mean, updates_of
 from sim.methods.job import run_key
-from sim.methods.mechanisms import AdaptiveClip
 from sim.privacy.accounting import epsilon
+from sim.privacy.mechanisms.clinic_level import AdaptiveClip, adapted_clip, noised_mean, updates_of
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
 from sim.study.train import PlanMismatchError, train_run
