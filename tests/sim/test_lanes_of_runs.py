@@ -15,6 +15,7 @@ from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup
 from sim.methods.sampling import draw_batches
 from sim.methods.trainer import expand, lanes_of, train_lanes, train_whole, trainer_for
+from sim.privacy.mechanisms.dp_sgd import DpSgd
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand as runs_of
 from sim.tensor.trainer import Trainer
@@ -101,7 +102,7 @@ def together(runs, mu=(0.0, 0.0), broken=lambda lane, lanes: lane):
     lanes = [replace(lane, rate=lane.rate._replace(pull=mu[n])) for lane, (n, _) in zip(lanes, places, strict=True)]
     initial = {name: torch.stack([runs[n].initial[name][k] for n, k in places]) for name in runs[0].initial}
     job = runs[0].job
-    trainer = Trainer(job.network.whole, lanes, copied(initial), job.optimizer)
+    trainer = Trainer(job.network.whole, lanes, copied(initial), job.optimizer, noise=DpSgd().add_noise)
     trainer.pull_towards(initial)
 
     def gather(some, index):
@@ -156,4 +157,4 @@ def test_lanes_with_a_clip_and_lanes_without_one_do_not_train_together():
     lanes = lanes_of(run.job, run.clinics)
     lanes[1] = replace(lanes[1], clip=None)
     with pytest.raises(ValueError, match="lanes with a clip and lanes without one cannot train together"):
-        Trainer(run.job.network.whole, lanes, copied(run.initial), run.job.optimizer)
+        Trainer(run.job.network.whole, lanes, copied(run.initial), run.job.optimizer, noise=DpSgd().add_noise)

@@ -93,6 +93,7 @@ def by_class(spec: RunSpec) -> Plan:
 def assert_recounted(plan: Plan, names: set[str]) -> None:
     spec = plan.spec
     method = Method(
+        own_parts=plan.spec.strategy.name == "splitfed-v3",
         name=spec.strategy.name,
         cut=spec.strategy.cut,
         privacy=spec.privacy,

@@ -193,7 +193,7 @@ def test_a_count_without_noise_is_caught(csv):
         ("fedavg", None, {"adaptive-quantile": 0.5}, r"adaptive-count-noise: 0\.2 spends more .*give more than half"),
         ("fedavg", None, {"adaptive-count-noise": 2}, r"adaptive-count-noise: .*without adaptive-quantile"),
         ("fedavg", None, {"adaptive-quantile": 1.0}, r"adaptive-quantile"),
-        ("fedavg", None, {"mechanism": "dp-sgd", "adaptive-quantile": 0.5}, "clip of dp-sgd is fixed"),
+        ("fedavg", None, {"mechanism": "dp-sgd", "adaptive-quantile": 0.5}, "has no effect with mechanism dp-sgd"),
         ("fedavg", None, {"noise-multiplier": 0, "clip": math.inf, "adaptive-quantile": 0.5}, "inf cannot adapt"),
     ],
 )

@@ -187,9 +187,9 @@ def test_it_is_refused_where_labels_stay(csv, strategy, cut):
     [
         ({"label-epsilon": None}, r"privacy\.label-epsilon: give either this"),
         ({"epsilon": 2.0}, r"privacy\.label-epsilon: give either this"),
-        ({"noise-multiplier": 1.0}, r"privacy\.noise-multiplier: has no effect on labels"),
+        ({"noise-multiplier": 1.0}, r"privacy\.noise-multiplier: has no effect with"),
         ({"labels": "public"}, r'privacy\.labels: "public" labels need no label-rr'),
-        ({"mechanism": "dp-sgd", "epsilon": 1.0, "delta": 1e-3}, r"privacy\.label-epsilon: has no effect without"),
+        ({"mechanism": "dp-sgd", "epsilon": 1.0, "delta": 1e-3}, r"privacy\.label-epsilon: has no effect with"),
         ({"mechanism": "clinic-level+label-rr"}, r"privacy\.mechanism: .* cannot be combined"),
         (
             {"mechanism": "dp-sgd+label-rr", "label-epsilon": None, "epsilon": 1.0, "delta": 1e-3},

@@ -66,7 +66,9 @@ def test_beside_dp_sgd_the_server_pays_for_both(csv, strategy, cut):
         alone = gaussian_epsilon(2 * math.sqrt(often) / 9.0, 1e-3)
         assert max(alone, (6.0 - alone) / 2) < clinic.epsilon["server"] <= 6.0
         assert clinic.epsilon["model-user"] < alone  # sampling amplifies
-    with pytest.raises(ScenarioError, match=r"privacy\.epsilon-server: .* dp-sgd alone spends more than 0\.01"):
+    with pytest.raises(
+        ScenarioError, match=r"privacy\.epsilon-server: .* noise on gradients alone spends more than 0\.01"
+    ):
         plan_of(run_spec(csv, strategy, cut, {**both, "labels": "public", "epsilon-server": 0.01}))
 
 

@@ -29,6 +29,7 @@ from sim.methods import averaging
 from sim.methods.job import Job
 from sim.plan.plan import make_plan
 from sim.privacy.accounting import dp_sgd_event, epsilon
+from sim.privacy.mechanisms.dp_sgd import DpSgd
 from sim.study.train import PlanMismatchError, train_run
 
 # What is released, measured
@@ -204,7 +205,7 @@ def prv_of(plan, executed) -> float:
 @pytest.mark.parametrize("forgets", [False, True])
 def test_the_epsilon_is_that_of_all_executed_steps(ragged, monkeypatch, forgets):
     if forgets:
-        monkeypatch.setattr(sim.plan.releases, "dp_sgd_event", lambda q, sigma, steps: dp_sgd_event(q, sigma, 1))
+        monkeypatch.setattr(DpSgd, "event", lambda self, q, sigma, steps: dp_sgd_event(q, sigma, 1))
     plan, federation = plan_of(run_spec(ragged, privacy={**DP_SGD, "noise-multiplier": 1.5}, rounds=4))
     counted = prv_of(plan, train_run(plan, federation).meter.noised_steps["model"])
     claimed = plan.columns()["epsilon_model_user"]

@@ -188,7 +188,7 @@ def test_a_batch_that_leaves_without_noise_is_caught(csv, monkeypatch):
         ({"clip": math.inf}, "split", "vanilla", r"privacy\.clip: inf is only for"),
         ({"mechanism": ["none", "dp-sgd"]}, "split", "vanilla", r"privacy\.mechanism: .* none alone"),
         ({"mechanism": "smashed"}, "split", "vanilla", r'privacy\.mechanism: .*did you mean "smashed-noise"'),
-        ({"epsilon-server": 3.0}, "split", "vanilla", r"privacy\.epsilon-server: .*for rows beside dp-sgd"),
+        ({"epsilon-server": 3.0}, "split", "vanilla", r"privacy\.epsilon-server: .*for rows noised beside gradients"),
         ({"delta": 0.1}, "split", "vanilla", r"privacy\.delta: 0\.1 is not below 1 / "),
     ],
 )
