@@ -12,7 +12,6 @@ from sim.flower.wire import array_record, tensors_in
 
 FROZEN = {"freeze": ["head"]}
 ROWS = {"mechanism": "smashed-noise", "noise-multiplier": 0.8, "clip": 1.0, "delta": 1e-3, "labels": "public"}
-ONCE = {**ROWS, "mechanism": "release-once"}
 LABELS = {"mechanism": "label-rr", "label-epsilon": 1.0}
 RUNS: dict[str, dict[str, Any]] = {
     "fedavg": {"strategy": "fedavg"},
@@ -26,7 +25,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "v2": {"strategy": "splitfed-v2", "cut": "u-shaped"},
     "v3": {"strategy": "splitfed-v3", "cut": "vanilla"},
     "relay": {"strategy": "split", "cut": "vanilla", "optimizer": "adam"},
-    "release-once": {"strategy": "split", "cut": "vanilla", "privacy": ONCE},
+    "release-once": {"strategy": "release-once", "cut": "vanilla", "privacy": ROWS},
     "centralised": {"strategy": "centralised"},
     "local": {"strategy": "local"},
     "fedavg-some": {"strategy": "fedavg", "participation": 0.5},

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from safetensors.torch import load_file
 
 from sim.data.federation import Federation, load_federation
 from sim.plan.plan import Plan, make_plan
+from sim.privacy.mechanisms.dp_sgd import DpSgd
+from sim.privacy.mechanisms.noises import RowNoise
 from sim.scenario import parse_scenario
 from sim.scenario.spec import RunSpec, expand
 from sim.study.train import TrainedRun, train_run
@@ -148,6 +151,41 @@ def learn_run(spec: RunSpec, node_groups: int = 1) -> TrainedRun:
     """Plan and learn a run."""
     plan, federation = plan_of(spec)
     return train_run(plan, federation, node_groups)
+
+
+class NoisedBy(DpSgd):
+    """DP-SGD whose noise a test watches, or draws otherwise: ``add(original, *arguments of add_noise)``."""
+
+    def __init__(self, add):
+        self.add = add
+
+    def add_noise(self, *arguments):
+        self.add(super().add_noise, *arguments)
+
+
+def with_noise_by(plan: Plan, add) -> Plan:
+    """Return a plan whose gradients are noised by a mechanism of the test's own."""
+    return replace(plan, job=replace(plan.job, dp=replace(plan.job.dp, mechanism=NoisedBy(add))))
+
+
+class WatchedRows(RowNoise):
+    """Noise on rows that tells a test of the rows, and of the values that leave."""
+
+    seen = None
+
+    def codes(self, rows, kind, key, sizes, clinics, moment):
+        codes = super().codes(rows, kind, key, sizes, clinics, moment)
+        for lane, (clinic, size) in enumerate(zip(clinics, sizes, strict=True)):
+            values = codes[lane, :size].astype(np.float32) * self.grid_step(kind, clinic)
+            self.seen(kind, clinic, moment, torch.from_numpy(rows[lane, :size].copy()), torch.from_numpy(values))
+        return codes
+
+
+def with_rows_seen_by(plan: Plan, seen) -> Plan:
+    """Return a plan whose noised rows a test sees: ``seen(kind, clinic, moment, before, after)``."""
+    rows = WatchedRows(**vars(plan.job.rows))
+    object.__setattr__(rows, "seen", seen)
+    return replace(plan, job=replace(plan.job, rows=rows))
 
 
 def bitwise(a, b) -> bool:

@@ -17,7 +17,6 @@ from sim.data.federation import Federation, load_federation
 from sim.flower.internals import KEY_NORM_BIT
 from sim.flower.simulation import App, Through
 from sim.methods.job import Job
-from sim.methods.row_noise import grid_step
 from sim.plan.plan import Plan
 from sim.privacy.accounting import flatten
 from sim.scenario.spec import RunSpec
@@ -279,7 +278,7 @@ def differences(run: Recorded, changed: Recorded, clinic: int) -> list[str]:
                     if (not begun or fixed) and len(apart) > 1:
                         wrong.append(f"{one.what}: {len(apart)} rows of {kind} differ, and one record does")
                     if not begun and job.on_grid(kind):
-                        clip, step = job.rows.clip[kind], grid_step(job.rows, kind, clinic)
+                        clip, step = job.rows.clip[kind], job.rows.grid_step(kind, clinic)
                         order = 1 if job.rows.kind == "laplace" else 2
                         for i in apart:
                             away = np.linalg.norm((rows[i] - moved[i]).ravel() * step, order)

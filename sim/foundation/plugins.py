@@ -14,7 +14,7 @@ from sim.foundation.problems import SutureError, place_of, show, suggest
 
 @cache
 def registered(group: str) -> dict[str, EntryPoint]:
-    """Return the entry points of a group by name, in the order in which their distributions list them.
+    """Return the entry points of a group by name, in alphabetical order.
 
     Where these packages lie in a folder of Suture's with its ``pyproject.toml``, as in a clone or an app of Flower's,
     that file is what registers ours: another copy, or none, may be installed.
@@ -33,7 +33,7 @@ def registered(group: str) -> dict[str, EntryPoint]:
         found |= {each.name: each for each in installed if each.dist is None or each.dist.name != project["name"]}
     if not found:
         raise SutureError(f'nothing is registered as "{group}": Suture is not installed in this Python; install it')
-    return found
+    return dict(sorted(found.items()))
 
 
 @cache

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, UndefinedError
 
 from sim.foundation.text import span_text
 from sim.privacy.adjacency import MEANING
@@ -26,8 +26,16 @@ def statement_text(statement: Mapping[str, Any]) -> str:
     statement : mapping
         As :func:`sim.plan.statement.privacy_statement` returns it. Names in it are escaped: none can open a table
         cell, a link or a tag.
+
+    Raises
+    ------
+    ValueError
+        If something is missing in it.
     """
-    return _template().render(s=statement, meaning=MEANING, inf=math.inf)
+    try:
+        return _template().render(s=statement, meaning=MEANING, inf=math.inf)
+    except UndefinedError as error:
+        raise ValueError(str(error)) from None
 
 
 @cache

@@ -169,6 +169,8 @@ class Privacy(Section):
             return value
         without = value is None or value == cls.model_fields[field].default
         if not without and field not in TOLERATED and field not in keys_of(mechanism) | _TUNING:
+            if mechanism == "none":
+                raise ValueError('has no effect without a mechanism; add mechanism = "dp-sgd"')
             raise ValueError(f"has no effect with mechanism {mechanism}; {_user(field)}")
         for name in split_up(mechanism):
             if problem := facts(name).problem(field, value, info.data):

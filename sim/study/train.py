@@ -96,11 +96,13 @@ def train_run(
     Raises
     ------
     PlanMismatchError
-        If a counted byte or a noised step differs from the plan.
+        If the plan is for other records, or a counted byte or a noised step differs from it.
     DivergedError
         If a round's model answers with something that is no number.
     """
     job = plan.job
+    if federation.facts.fingerprint != job.facts.fingerprint:
+        raise PlanMismatchError("the plan was made for other records")
     simulation = Simulation(job, federation.train, node_groups, through, overheard)
     tester = Evaluator(job.network, federation.test)
     validator = Evaluator(job.network, federation.validation) if len(federation.validation.y) else None

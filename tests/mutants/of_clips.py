@@ -85,15 +85,15 @@ CLIPS = (
     Mutant(
         "tail gradients not clipped",
         ROW_NOISE,
-        "own = ClipRows(job.rows.clip[kind], job.rows.norm).over(own, 2)",
+        "own = ClipRows(job.rows.clip[kind], job.rows.mechanism.norm).over(own, 2)",
         "own = own + 0",
         UNDER,
     ),
     Mutant(
         "tail gradients clipped as shares of a mean",
         ROW_NOISE,
-        "own = ClipRows(job.rows.clip[kind], job.rows.norm).over(own, 2)",
-        "own = ClipRows(job.rows.clip[kind], job.rows.norm).over(rows, 2) * _by_lane(normaliser, rows)",
+        "own = ClipRows(job.rows.clip[kind], job.rows.mechanism.norm).over(own, 2)",
+        "own = ClipRows(job.rows.clip[kind], job.rows.mechanism.norm).over(rows, 2) * _by_lane(normaliser, rows)",
         UNDER,
     ),
     Mutant(

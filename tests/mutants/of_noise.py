@@ -217,8 +217,8 @@ GRIDS = (
     Mutant(
         "rows on a grid that a record decides",
         ROW_NOISE,
-        "as_codes(drawn + values[lane, :size], grid_step(noise, kind, clinic))",
-        "as_codes(drawn + values[lane, :size], grid_step(noise, kind, clinic) * (1 + np.abs(values[lane]).max()))",
+        "as_codes(drawn + values[lane, :size], noise.grid_step(kind, clinic))",
+        "as_codes(drawn + values[lane, :size], noise.grid_step(kind, clinic) * (1 + np.abs(values[lane]).max()))",
         ROWS_ALONE,
     ),
     Mutant(

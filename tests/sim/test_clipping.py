@@ -13,8 +13,7 @@ from torch.nn import functional
 from sim.foundation.rng import stream
 from sim.methods.trainer import trainer_for
 from sim.models import Block, Network
-from sim.privacy.mechanisms.dp_sgd import effective_noise_multiplier
-from sim.tensor.clipping import add_noise
+from sim.privacy.mechanisms.dp_sgd import DpSgd, effective_noise_multiplier
 from sim.tensor.passes import pass_of
 
 ROWS = (6, 4, 1)
@@ -197,7 +196,7 @@ def noise(clinics=(0,), server_round=1, step=0, purpose="noise.head", std=1.0, n
     """Return what is added to zeros, ``[lane, size]``."""
     sums = [torch.zeros(len(clinics), size - 4).double(), torch.zeros(len(clinics), 2, 2).double()]
     spread = [std] * len(clinics), [normaliser] * len(clinics)
-    add_noise(sums, *spread, seed, purpose, list(clinics), server_round, step)
+    DpSgd().add_noise(sums, *spread, seed, purpose, list(clinics), server_round, step)
     return torch.cat([value.flatten(1) for value in sums], 1).numpy()
 
 
@@ -213,7 +212,7 @@ def test_noise_is_gaussian_with_sigma_c_over_the_normaliser(sigma_c, normaliser)
 def test_noise_is_added_to_what_is_there_each_lane_with_its_own_scale_and_grid():
     """Scales of 1/8 and 1/4 have steps of 2^-19 and 2^-18: what is noised lies on a multiple, the nearest one."""
     sums = [torch.full((2, 3), 10.0), torch.full((2, 1), -5.0)]
-    add_noise(sums, [0.5, 2.0], [4, 8], "key", "noise.body", [3, 1], 2, 6)
+    DpSgd().add_noise(sums, [0.5, 2.0], [4, 8], "key", "noise.body", [3, 1], 2, 6)
     for lane, (clinic, scale) in enumerate([(3, 0.125), (1, 0.25)]):
         exact = np.array([10, 10, 10, -5]) + scale * stream("key", "noise.body", clinic, 2, 6).standard_normal(4)
         noised = torch.cat([sums[0][lane], sums[1][lane]]).double().numpy()
@@ -225,7 +224,7 @@ def test_noise_is_added_to_what_is_there_each_lane_with_its_own_scale_and_grid()
 def test_no_noise_changes_no_bit():
     sums = torch.randn(3, 4)
     before = sums.clone()
-    add_noise([sums], [0.0] * 3, [4, 4, 2], 0, "noise.model", [0, 1, 2], 1, 0)
+    DpSgd().add_noise([sums], [0.0] * 3, [4, 4, 2], 0, "noise.model", [0, 1, 2], 1, 0)
     assert torch.equal(sums, before)
 
 

@@ -11,6 +11,7 @@ from test_lane_rules import close, stacked
 from torch import nn
 from torch.nn import functional
 
+from sim.data.facts import Facts
 from sim.foundation.rng import stream
 from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup
@@ -123,8 +124,17 @@ def clinics_job(model, shape, privacy=None, sigma=0.0, **train):
         y=rng.integers(3, size=offsets[-1]),
         offsets=offsets,
     )
-    federation = SimpleNamespace(train=train_records, classes=("a", "b", "c"), fingerprint="", non_private=())
-    job = Job.build(spec, federation.facts).with_noise([sigma] * len(SIZES))
+    facts = Facts(
+        names=tuple(map(str, tuple(SIZES))),
+        classes=("a", "b", "c"),
+        sizes=tuple(SIZES),
+        records=int(offsets[-1]),
+        input_shape=shape,
+        statistics={},
+        clinics_of_a_patient=1,
+        fingerprint="",
+    )
+    job = Job.build(spec, facts).with_noise([sigma] * len(SIZES))
     return job, NodeGroup.build(job, train_records, range(len(SIZES)))
 
 

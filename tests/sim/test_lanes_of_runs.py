@@ -10,10 +10,12 @@ import torch
 from support import bitwise, distance
 from torch import nn
 
+from sim.data.facts import Facts
 from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup
 from sim.methods.sampling import draw_batches
 from sim.methods.trainer import expand, lanes_of, train_lanes, train_whole, trainer_for
+from sim.privacy.mechanisms.dp_sgd import DpSgd
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand as runs_of
 from sim.tensor.trainer import Trainer
@@ -61,11 +63,18 @@ class Run:
         offsets = np.cumsum([0, *self.sizes])
         x = rng.normal(size=(offsets[-1], *shape)).astype(np.float32)
         records = SimpleNamespace(x=x, y=rng.integers(3, size=len(x)), offsets=offsets)
-        federation = SimpleNamespace(
-            train=records, classes=("a", "b", "c"), fingerprint=f"records {number}", non_private=()
+        facts = Facts(
+            names=tuple(map(str, self.sizes)),
+            classes=("a", "b", "c"),
+            sizes=tuple(self.sizes),
+            records=len(x),
+            input_shape=shape,
+            statistics={},
+            clinics_of_a_patient=1,
+            fingerprint=f"records {number}",
         )
         self.clinics = list(range(len(self.sizes)))
-        self.job = Job.build(spec, federation.facts).with_noise([own["sigma"]] * len(self.sizes))
+        self.job = Job.build(spec, facts).with_noise([own["sigma"]] * len(self.sizes))
         self.group = NodeGroup.build(self.job, records, self.clinics)
         self.initial = expand(self.job.network.initial_parameters(own["seed"]), len(self.sizes))
 
@@ -93,7 +102,7 @@ def together(runs, mu=(0.0, 0.0), broken=lambda lane, lanes: lane):
     lanes = [replace(lane, rate=lane.rate._replace(pull=mu[n])) for lane, (n, _) in zip(lanes, places, strict=True)]
     initial = {name: torch.stack([runs[n].initial[name][k] for n, k in places]) for name in runs[0].initial}
     job = runs[0].job
-    trainer = Trainer(job.network.whole, lanes, copied(initial), job.optimizer)
+    trainer = Trainer(job.network.whole, lanes, copied(initial), job.optimizer, noise=DpSgd().add_noise)
     trainer.pull_towards(initial)
 
     def gather(some, index):
@@ -148,4 +157,4 @@ def test_lanes_with_a_clip_and_lanes_without_one_do_not_train_together():
     lanes = lanes_of(run.job, run.clinics)
     lanes[1] = replace(lanes[1], clip=None)
     with pytest.raises(ValueError, match="lanes with a clip and lanes without one cannot train together"):
-        Trainer(run.job.network.whole, lanes, copied(run.initial), run.job.optimizer)
+        Trainer(run.job.network.whole, lanes, copied(run.initial), run.job.optimizer, noise=DpSgd().add_noise)

@@ -28,7 +28,7 @@ from sim.study.runner import execute
 DELTA = {"delta": 1e-3}
 SGD = {"mechanism": "dp-sgd", "noise-multiplier": 0.8, **DELTA}
 ROWS = {"mechanism": "smashed-noise", "noise-multiplier": 6.0, "labels": "public", **DELTA}
-ONCE = {"mechanism": "release-once+label-rr", "noise-multiplier": 4.0, "label-epsilon": 1.5, **DELTA}
+ONCE = {"mechanism": "smashed-noise+label-rr", "noise-multiplier": 4.0, "label-epsilon": 1.5, **DELTA}
 CLINIC = {"mechanism": "clinic-level", "noise-multiplier": 2.0, **DELTA}
 FROZEN = {"freeze": ["head"]}
 
@@ -40,7 +40,7 @@ METHODS: dict[str, tuple[str, str | None, dict[str, Any], dict[str, Any]]] = {
     "split": ("split", "vanilla", SGD | {"labels": "public"}, {}),
     "u-shaped": ("splitfed-v2", "u-shaped", SGD, {}),
     "rows": ("splitfed-v1", "vanilla", ROWS, FROZEN),
-    "once": ("split", "vanilla", ONCE, FROZEN),
+    "once": ("release-once", "vanilla", ONCE, {}),
     "clinic-level": ("fedavg", None, CLINIC, {}),
     "clinic-level, own bodies": ("splitfed-v3", "vanilla", CLINIC, {}),
 }
@@ -93,6 +93,7 @@ def by_class(spec: RunSpec) -> Plan:
 def assert_recounted(plan: Plan, names: set[str]) -> None:
     spec = plan.spec
     method = Method(
+        own_parts=plan.spec.strategy.name == "splitfed-v3",
         name=spec.strategy.name,
         cut=spec.strategy.cut,
         privacy=spec.privacy,

@@ -157,7 +157,7 @@ def test_something_in_the_way_of_the_logs(tmp_path, jobs):
     (study / "logs").write_text("mine", encoding="utf-8")
     code, err = complete(path, "--out", study.parent, "--jobs", jobs)
     assert code == 2
-    assert err[-1].startswith(f"{study / 'logs'}: File exists; what had finished is kept")
+    assert err[-1].startswith(f"{study / 'logs'}: File exists; finished runs are kept")
     assert (study / "logs").read_text(encoding="utf-8") == "mine"
     assert finished(study) == {}
 

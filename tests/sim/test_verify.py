@@ -321,7 +321,12 @@ def test_the_ledger_and_every_claim_forged_in_one_piece_is_not_what_the_settings
             {"mechanism": "laplace+label-rr", "noise-multiplier": 9.0, "label-epsilon": 2.0},
             ["head"],
         ),
-        ("split", "vanilla", {"mechanism": "release-once", "epsilon": 4.0, "labels": "public", "delta": 1e-3}, []),
+        (
+            "release-once",
+            "vanilla",
+            {"mechanism": "smashed-noise", "epsilon": 4.0, "labels": "public", "delta": 1e-3},
+            [],
+        ),
         ("splitfed-v3", "vanilla", {"mechanism": "clinic-level", "noise-multiplier": 2.0, "delta": 1e-3}, []),
         ("fedavg", None, {"mechanism": "none"}, []),
     ],

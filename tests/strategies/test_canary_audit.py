@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from canaries import one_feature_canaries, planted
 from one_run import audit_one_run
+from support import with_noise_by
 from white_box import round_scores
 
 import sim.tensor.clipping
 import sim.tensor.dense
-import sim.tensor.trainer
 from sim.data.federation import Records, load_federation
 from sim.plan.plan import make_plan
 from sim.scenario import parse_scenario
@@ -50,7 +50,7 @@ def spec_of(strategy, cut, tmp_path):
     return spec
 
 
-def audited(strategy, cut, tmp_path):
+def audited(strategy, cut, tmp_path, add=None):
     """Learn the run with canaries in it; return the claim and the bounds by block."""
     spec = spec_of(strategy, cut, tmp_path)
     made_up = load_federation(spec.data, spec.seed)
@@ -62,7 +62,8 @@ def audited(strategy, cut, tmp_path):
     federation = replace(made_up, train=planted(base, canaries))
     models = []
     plan = make_plan(spec, federation.facts)
-    train_run(plan, federation, models=lambda server_round, model: models.append(model))
+    watched = plan if add is None else with_noise_by(plan, add)
+    train_run(watched, federation, models=lambda server_round, model: models.append(model))
     job = plan.job
     scores = round_scores(job.network, job.parts, models, canaries, job.dp.part_clip)
     confidence = 1 - 0.05 / len(scores)
@@ -81,12 +82,10 @@ def test_the_audit_stays_below_an_honest_claim(strategy, cut, tmp_path):
 
 
 def noise_by_root_of_batch(monkeypatch):
-    add_noise = sim.tensor.trainer.add_noise
+    def less(original, sums, std, normaliser, *name):
+        original(sums, [s / n**0.5 for s, n in zip(std, normaliser, strict=True)], normaliser, *name)
 
-    def less(sums, std, normaliser, *name):
-        add_noise(sums, [s / n**0.5 for s, n in zip(std, normaliser, strict=True)], normaliser, *name)
-
-    monkeypatch.setattr(sim.tensor.trainer, "add_noise", less)
+    return less
 
 
 def no_clip(monkeypatch):
@@ -95,19 +94,16 @@ def no_clip(monkeypatch):
 
 
 def noise_on_the_head_only(monkeypatch):
-    add_noise = sim.tensor.trainer.add_noise
-
-    def head(sums, std, normaliser, seed, purpose, *name):
+    def head(original, sums, std, normaliser, key, purpose, *name):
         if purpose != "noise.body" and purpose != "noise.tail":
-            add_noise(sums[:2], std, normaliser, seed, purpose, *name)  # the first layer's weight and bias
+            original(sums[:2], std, normaliser, key, purpose, *name)  # the first layer's weight and bias
 
-    monkeypatch.setattr(sim.tensor.trainer, "add_noise", head)
+    return head
 
 
 @pytest.mark.parametrize("mistake", [noise_by_root_of_batch, no_clip, noise_on_the_head_only])
 @RUN
 def test_the_audit_refutes_the_claim_of_a_broken_mechanism(strategy, cut, mistake, tmp_path, monkeypatch):
-    mistake(monkeypatch)
-    claim, bounds = audited(strategy, cut, tmp_path)
+    claim, bounds = audited(strategy, cut, tmp_path, mistake(monkeypatch))
     assert claim <= CLAIM, "the ledger does not know of the mistake"
     assert max(bounds.values()) > claim, bounds

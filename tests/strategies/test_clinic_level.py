@@ -10,10 +10,9 @@ from support import NO_PRIVACY, distance, learn_run, plan_of, run_spec, write_cs
 
 from sim.foundation.problems import ScenarioError
 from sim.methods import averaging
-from sim.methods.clinic_level import adapted_clip, noised_mean, updates_of
 from sim.methods.job import run_key
-from sim.methods.mechanisms import AdaptiveClip
 from sim.privacy.accounting import epsilon
+from sim.privacy.mechanisms.clinic_level import AdaptiveClip, adapted_clip, noised_mean, updates_of
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
 from sim.study.train import PlanMismatchError, train_run
@@ -194,7 +193,7 @@ def test_a_count_without_noise_is_caught(csv):
         ("fedavg", None, {"adaptive-quantile": 0.5}, r"adaptive-count-noise: 0\.2 spends more .*give more than half"),
         ("fedavg", None, {"adaptive-count-noise": 2}, r"adaptive-count-noise: .*without adaptive-quantile"),
         ("fedavg", None, {"adaptive-quantile": 1.0}, r"adaptive-quantile"),
-        ("fedavg", None, {"mechanism": "dp-sgd", "adaptive-quantile": 0.5}, "clip of dp-sgd is fixed"),
+        ("fedavg", None, {"mechanism": "dp-sgd", "adaptive-quantile": 0.5}, "has no effect with mechanism dp-sgd"),
         ("fedavg", None, {"noise-multiplier": 0, "clip": math.inf, "adaptive-quantile": 0.5}, "inf cannot adapt"),
     ],
 )

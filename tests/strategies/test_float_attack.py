@@ -12,12 +12,12 @@ import pytest
 import torch
 from scipy.stats import beta
 
-from sim.methods.clinic_level import adapted_clip, noised_mean
-from sim.methods.mechanisms import AdaptiveClip, RowNoise
-from sim.methods.row_noise import noised_codes
 from sim.privacy.calibration import calibrate
-from sim.tensor.clipping import add_noise
-from sim.tensor.released import on_grid, row_step, sum_step
+from sim.privacy.mechanisms.clinic_level import AdaptiveClip, adapted_clip, noised_mean
+from sim.privacy.mechanisms.dp_sgd import DpSgd
+from sim.privacy.mechanisms.noises import RowNoise
+from sim.privacy.mechanisms.released import on_grid, row_step, sum_step
+from sim.privacy.mechanisms.smashed_noise import SmashedNoise
 
 TRIALS, CLAIM, DELTA = 400, 1.0, 1e-5
 WIDTHS = pytest.mark.parametrize("width", [64, 256])
@@ -77,9 +77,8 @@ def test_plain_floats_are_beaten(truth, width):
 def test_rows_that_leave_are_not(truth, width, attacker):
     candidates, multiplier = two_rows(width, 1.0), 2 * calibrate(CLAIM, DELTA, 1.0, 1)
     step = row_step(multiplier, 1.0)
-    noise = RowNoise(clip={"smashed": 1.0}, reach={"smashed": 2.0}, multipliers=(multiplier,))
-    rows = torch.from_numpy(candidates[truth])[None]
-    codes = noised_codes(noise, "attacked", "smashed", rows, [TRIALS], [0], (1, 0))[0].numpy()
+    noise = RowNoise(mechanism=SmashedNoise(), clip={"smashed": 1.0}, reach={"smashed": 2.0}, multipliers=(multiplier,))
+    codes = noise.codes(candidates[truth][None], "smashed", "attacked", [TRIALS], [0], (1, 0))[0]
     assert codes.std() * step == pytest.approx(multiplier, rel=0.05)  # it is the noise that is claimed
     if attacker == "of plain floats":
         released, dtype, noised = (codes * step).astype(np.float32), np.float32, as_plain_floats(multiplier)
@@ -104,7 +103,7 @@ def test_a_steps_noised_sum_is_not(truth, width, attacker):
     scale = sigma / batch
     sums = torch.from_numpy(candidates[truth]).clone()
     for trial in range(TRIALS):
-        add_noise([sums[trial : trial + 1]], [sigma], [batch], "attacked", "noise.model", [0], trial, 0)
+        DpSgd().add_noise([sums[trial : trial + 1]], [sigma], [batch], "attacked", "noise.model", [0], trial, 0)
     released = sums.numpy()
     assert (released - candidates[truth]).std() == pytest.approx(scale, rel=0.05)
 

@@ -94,5 +94,5 @@ def test_noise_on_rows_does_not_hide_the_norms(csv):
 
 
 def test_joint_clipping_is_for_gradients(csv):
-    with pytest.raises(ScenarioError, match=r'privacy\.clipping: has no effect .* add mechanism = "dp-sgd"'):
+    with pytest.raises(ScenarioError, match=r"privacy\.clipping: has no effect with"):
         run_spec(csv, "split", "vanilla", {"mechanism": "none", "clipping": "joint"})

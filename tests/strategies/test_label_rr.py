@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -10,17 +11,17 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
 from support import DP_SGD, bitwise, distance, learn_run, plan_of, run_spec, write_csv
+from wire import record
 
 from clients import split
 from sim.cli import main
 from sim.data.federation import load_federation
 from sim.foundation.problems import ScenarioError
 from sim.methods.job import run_key
-from sim.methods.label_noise import randomised
-from sim.methods.mechanisms import RandomisedLabels
 from sim.methods.replies import ExchangeError
 from sim.plan.plan import make_plan
 from sim.privacy.calibration import uniform_answers
+from sim.privacy.mechanisms.label_rr import LabelRr
 from sim.study.runner import execute
 from sim.study.train import train_run
 
@@ -38,9 +39,9 @@ def csv(tmp_path):
 
 def with_labels_of(federation, key, epsilon):
     """Return the federation with the answers in the place of the training labels."""
-    noise = RandomisedLabels(3, uniform_answers(epsilon, 3))
+    uniform, answer = uniform_answers(epsilon, 3), LabelRr().answers
     train, offsets = federation.train, federation.train.offsets
-    answers = [randomised(train.y[offsets[k] : offsets[k + 1]], noise, key, k) for k in range(len(offsets) - 1)]
+    answers = [answer(train.y[offsets[k] : offsets[k + 1]], uniform, 3, key, k) for k in range(len(offsets) - 1)]
     return replace(federation, train=replace(train, y=np.concatenate(answers)))
 
 
@@ -122,29 +123,26 @@ def test_a_target_pays_for_rows_and_labels(csv):
     assert (unlimited.spec.privacy.mechanism, unlimited.columns()["epsilon_label"]) == ("label-rr", pytest.approx(1.0))
 
 
-def sent_labels(csv, monkeypatch, privacy, **train):
+def sent_labels(csv, privacy, **train):
     """Return every label that leaves, by clinic and record."""
-    found = {}
-    send = split._send_rows
-
-    def spy(message, session, kinds):
-        if "labels" in kinds:
-            index = session.batches.step(session.step)[0]
-            for lane, (clinic, rows) in enumerate(zip(session.clinics, session.rows, strict=False)):
-                for record, label in zip(index[lane, :rows], kinds["labels"][lane, :rows], strict=True):
-                    found.setdefault((clinic, int(record)), []).append(int(label))
-        return send(message, session, kinds)
-
-    monkeypatch.setattr(split, "_send_rows", spy)
-    learn_run(run_spec(csv, "splitfed-v1", "vanilla", privacy, **train))
+    found, steps = {}, Counter()
+    run = record(*plan_of(run_spec(csv, "splitfed-v1", "vanilla", privacy, **train)))
+    for reply in (reply for reply in run.replies if "labels" in reply.kinds):
+        batches = run.job.batches(reply.server_round, run.job.participants(reply.server_round))
+        index = batches.step(steps[reply.server_round])[0]
+        steps[reply.server_round] += 1
+        [labels] = [values for (kind, _), values in reply.arrays.items() if kind == "labels"]
+        for (clinic, lane), rows in zip(reply.lanes(), reply.rows, strict=True):
+            for number, label in zip(index[lane, :rows], labels[lane, :rows], strict=True):
+                found.setdefault((clinic, int(number)), []).append(int(label))
     return found
 
 
 @pytest.mark.parametrize(("epsilon", "classes"), [(1.0, 3), (2.0, 2)])
-def test_labels_leave_true_as_often_as_stated_and_the_same_every_time(tmp_path, monkeypatch, epsilon, classes):
+def test_labels_leave_true_as_often_as_stated_and_the_same_every_time(tmp_path, epsilon, classes):
     csv = write_csv(tmp_path / "many.csv", [3000, 2000], classes=classes)
     privacy = {"mechanism": "label-rr", "label-epsilon": epsilon}
-    sent = sent_labels(csv, monkeypatch, privacy, batch_size=500, rounds=3)
+    sent = sent_labels(csv, privacy, batch_size=500, rounds=3)
     assert all(len(labels) == 3 and len(set(labels)) == 1 for labels in sent.values())
     train = load_federation(run_spec(csv).data, 5).train
     truth = {(k, i): train.y[train.offsets[k] + i] for k, i in sent}
@@ -157,9 +155,8 @@ def test_labels_leave_true_as_often_as_stated_and_the_same_every_time(tmp_path, 
 
 
 def test_clinics_and_seeds_answer_independently():
-    noise = RandomisedLabels(2, 0.5)
     zeros = np.zeros(4000, dtype=np.int64)
-    answers = [randomised(zeros, noise, seed, clinic) for seed in (0, 1) for clinic in (0, 1)]
+    answers = [LabelRr().answers(zeros, 0.5, 2, seed, clinic) for seed in (0, 1) for clinic in (0, 1)]
     for i in range(4):
         for j in range(i):
             assert np.corrcoef(answers[i], answers[j])[0, 1] == pytest.approx(0, abs=0.07)
@@ -190,9 +187,9 @@ def test_it_is_refused_where_labels_stay(csv, strategy, cut):
     [
         ({"label-epsilon": None}, r"privacy\.label-epsilon: give either this"),
         ({"epsilon": 2.0}, r"privacy\.label-epsilon: give either this"),
-        ({"noise-multiplier": 1.0}, r"privacy\.noise-multiplier: has no effect on labels"),
+        ({"noise-multiplier": 1.0}, r"privacy\.noise-multiplier: has no effect with"),
         ({"labels": "public"}, r'privacy\.labels: "public" labels need no label-rr'),
-        ({"mechanism": "dp-sgd", "epsilon": 1.0, "delta": 1e-3}, r"privacy\.label-epsilon: has no effect without"),
+        ({"mechanism": "dp-sgd", "epsilon": 1.0, "delta": 1e-3}, r"privacy\.label-epsilon: has no effect with"),
         ({"mechanism": "clinic-level+label-rr"}, r"privacy\.mechanism: .* cannot be combined"),
         (
             {"mechanism": "dp-sgd+label-rr", "label-epsilon": None, "epsilon": 1.0, "delta": 1e-3},
@@ -217,8 +214,8 @@ def test_epsilon_alone_is_the_labels(csv):
 
 
 def test_statement_log_and_command_state_what_a_label_is_worth(csv, tmp_path, monkeypatch, capsys):
-    both = {"mechanism": "release-once+label-rr", "noise-multiplier": 4.0, "label-epsilon": 1.5, "delta": 1e-3}
-    plan, _ = plan_of(run_spec(csv, "split", "vanilla", both))
+    both = {"mechanism": "smashed-noise+label-rr", "noise-multiplier": 4.0, "label-epsilon": 1.5, "delta": 1e-3}
+    plan, _ = plan_of(run_spec(csv, "release-once", "vanilla", both))
     assert execute(plan, tmp_path, {})["status"] == "ok"
     run = tmp_path / plan.spec.run_id
     outside = json.loads((run / "run.json").read_text(encoding="utf-8"))["privacy"]["statement"]["outside"]

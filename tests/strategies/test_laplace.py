@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from support import bitwise, distance, learn_run, plan_of, run_spec, write_csv
+from support import bitwise, distance, learn_run, plan_of, run_spec, with_rows_seen_by, write_csv
 
 from sim.foundation.problems import ScenarioError
-from sim.methods import row_noise
 from sim.models import ClipRows
 from sim.privacy.accounting import gaussian_epsilon
 from sim.study.train import train_run
@@ -67,7 +66,9 @@ def test_beside_dp_sgd_the_server_pays_for_both(csv, strategy, cut):
         alone = gaussian_epsilon(2 * math.sqrt(often) / 9.0, 1e-3)
         assert max(alone, (6.0 - alone) / 2) < clinic.epsilon["server"] <= 6.0
         assert clinic.epsilon["model-user"] < alone  # sampling amplifies
-    with pytest.raises(ScenarioError, match=r"privacy\.epsilon-server: .* dp-sgd alone spends more than 0\.01"):
+    with pytest.raises(
+        ScenarioError, match=r"privacy\.epsilon-server: .* noise on gradients alone spends more than 0\.01"
+    ):
         plan_of(run_spec(csv, strategy, cut, {**both, "labels": "public", "epsilon-server": 0.01}))
 
 
@@ -78,19 +79,14 @@ def test_a_head_trained_on_raw_records_makes_it_worth_nothing(csv, strategy, cut
 
 
 @pytest.mark.parametrize("cut", ENDS)
-def test_rows_lie_within_the_l1_norm_and_the_noise_is_laplace_of_the_stated_scale(csv, monkeypatch, cut):
+def test_rows_lie_within_the_l1_norm_and_the_noise_is_laplace_of_the_stated_scale(csv, cut):
     seen = {}
-    original = row_noise.noised_codes
 
-    def spy(noise, key, kind, rows, sizes, clinics, moment):
-        out = original(noise, key, kind, rows, sizes, clinics, moment)
-        for lane, (size, clinic) in enumerate(zip(sizes, clinics, strict=True)):
-            values = out[lane, :size].float() * row_noise.grid_step(noise, kind, clinic)
-            seen.setdefault(kind, []).append((rows[lane, :size].detach().clone(), values))
-        return out
+    def watched(kind, clinic, moment, before, after):
+        seen.setdefault(kind, []).append((before, after))
 
-    monkeypatch.setattr(row_noise, "noised_codes", spy)
-    learn_run(frozen(csv, "splitfed-v1", cut, {**LAPLACE, "tail-clip": 0.2}, rounds=40))
+    plan, federation = plan_of(frozen(csv, "splitfed-v1", cut, {**LAPLACE, "tail-clip": 0.2}, rounds=40))
+    train_run(with_rows_seen_by(plan, watched), federation)
     assert set(seen) == ({"smashed"} if cut == "vanilla" else {"smashed", "tail-gradient"})
     for kind, pairs in seen.items():
         clip = {"smashed": 0.7, "tail-gradient": 0.2}[kind]

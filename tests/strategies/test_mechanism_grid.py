@@ -11,13 +11,16 @@ from sim.study.train import train_run
 
 SPLIT = ("split", "splitfed-v1", "splitfed-v2", "splitfed-v3")
 WHOLE = ("fedavg", "fedprox", "local", "centralised", "flwr.serverapp.strategy.FedAdam")
-METHODS = [*((s, cut) for s in SPLIT for cut in ("vanilla", "u-shaped")), *((s, None) for s in WHOLE)]
+METHODS = [
+    ("release-once", "vanilla"),
+    *((s, cut) for s in SPLIT for cut in ("vanilla", "u-shaped")),
+    *((s, None) for s in WHOLE),
+]
 MECHANISMS = {
     "none": {},
     "dp-sgd": {"noise-multiplier": 1.5},
     "smashed-noise": {"noise-multiplier": 4.0},
     "laplace": {"noise-multiplier": 4.0},
-    "release-once": {"noise-multiplier": 4.0},
     "label-rr": {"label-epsilon": 2.0},
     "clinic-level": {"noise-multiplier": 1.5},
     "dp-sgd+smashed-noise": {"noise-multiplier": 1.5, "smashed-noise-multiplier": 4.0},
@@ -25,13 +28,10 @@ MECHANISMS = {
     "dp-sgd+label-rr": {"noise-multiplier": 1.5, "label-epsilon": 2.0},
     "smashed-noise+label-rr": {"noise-multiplier": 4.0, "label-epsilon": 2.0},
     "laplace+label-rr": {"noise-multiplier": 4.0, "label-epsilon": 2.0},
-    "release-once+label-rr": {"noise-multiplier": 4.0, "label-epsilon": 2.0},
     "dp-sgd+smashed-noise+label-rr": {"noise-multiplier": 1.5, "smashed-noise-multiplier": 4.0, "label-epsilon": 2.0},
 }
 NEVER = {
     "smashed-noise+laplace": "one kind of noise",
-    "smashed-noise+release-once": "one kind of noise",
-    "dp-sgd+release-once": "drop dp-sgd",
     "clinic-level+label-rr": "stands alone",
     "dp-sgd+clinic-level": "stands alone",
 }
@@ -48,13 +48,11 @@ def refusals(mechanism, strategy, cut):
     names = mechanism.split("+")
     if "clinic-level" in names and strategy not in AVERAGED:
         yield f"clinic-level noises a sum of updates, and {strategy} forms none"
-    for name in ("smashed-noise", "laplace", "release-once"):
+    if "dp-sgd" in names and strategy == "release-once":
+        yield "no training sees a record"
+    for name in ("smashed-noise", "laplace"):
         if name in names and cut is None:
             yield f"{name} needs a cut, and {strategy} sends no smashed data"
-    if "release-once" in names and cut == "u-shaped":
-        yield f"labels of {strategy}, u-shaped, stay at the clinic"
-    elif "release-once" in names and cut and strategy != "split":
-        yield f"{strategy} would be no other method than split"
     if "label-rr" in names and cut != "vanilla" and strategy != "centralised":
         yield "label-rr randomises labels that are sent"
 
@@ -86,8 +84,8 @@ def protected(mechanism, strategy, cut, adversary):
     names = mechanism.split("+")
     if strategy == "local" and adversary != "model-user":
         return True  # sees nothing
-    if "release-once" in names:
-        return "label-rr" in names
+    if strategy == "release-once":
+        return "label-rr" in names and len(names) == 2
     if "clinic-level" in names:
         return adversary != "server" and not (strategy == "splitfed-v3" and adversary == "model-user")
     if "dp-sgd" not in names:

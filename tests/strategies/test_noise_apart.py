@@ -7,15 +7,14 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from support import plan_of, run_spec, write_csv
+from support import plan_of, run_spec, with_noise_by, write_csv
 from wire import record, with_record
 
 from sim.data.federation import load_federation
-from sim.methods.clinic_level import adapted_clip, noised_mean
 from sim.methods.job import Job, run_key
-from sim.methods.mechanisms import AdaptiveClip
-from sim.tensor.released import row_step
-from sim.tensor.trainer import Trainer
+from sim.privacy.mechanisms.clinic_level import AdaptiveClip, adapted_clip, noised_mean
+from sim.privacy.mechanisms.released import row_step
+from sim.study.train import train_run
 
 CLIP = 0.5
 WIDE = {"hidden": [24, 20]}
@@ -80,7 +79,7 @@ def moved_model(monkeypatch, spec):
 
 FAMILIES = {
     "smashed rows": (of_rows, sent_rows, "splitfed-v1"),
-    "rows released once": (lambda path, **more: of_rows(path, mechanism="release-once", **more), sent_rows, None),
+    "rows released once": (lambda path, **more: of_rows(path, strategy="release-once", **more), sent_rows, None),
     "sums of gradients": (of_sums, sent_sums, "fedprox"),
     "sums of updates": (of_updates, moved_model, "fedprox"),
 }
@@ -158,7 +157,7 @@ def test_the_key_is_of_settings_and_records_and_no_digest_of_the_settings_gives_
     for part in ("train", "test"):
         records = getattr(federation, part)
         for change in ({"x": records.x + np.float32(1e-6)}, {"y": 1 - records.y}):
-            keys.add(run_key("a", replace(federation, **{part: replace(records, **change)})))
+            keys.add(run_key("a", replace(federation, **{part: replace(records, **change)}).facts))
     assert len(keys) == 7
     assert spec.digest not in keys
 
@@ -259,19 +258,17 @@ def test_kinds_clinics_rounds_and_steps_have_noise_of_their_own(row_noise):
     ("strategy", "cut"),
     [("fedavg", None), ("splitfed-v1", "u-shaped"), ("splitfed-v3", "vanilla"), ("split", "u-shaped")],
 )
-def test_parts_clinics_rounds_and_steps_have_noise_of_their_own(csv, monkeypatch, strategy, cut):
+def test_parts_clinics_rounds_and_steps_have_noise_of_their_own(csv, strategy, cut):
     found = {}
-    step_of = Trainer._add_noise
 
-    def watched(self, grads, server_round, step, normaliser):
-        step_of(self, grads, server_round, step, normaliser)
-        for lane, clinic in enumerate(self.clinics[: len(normaliser)]):
-            sums = np.concatenate([grad[lane].numpy().ravel() for grad in grads])
-            found[self.part.name, clinic, server_round, step] = sums
+    def watched(original, sums, std, normaliser, key, purpose, clinics, server_round, step):
+        original(sums, std, normaliser, key, purpose, clinics, server_round, step)
+        for lane, clinic in enumerate(clinics):
+            found[purpose, clinic, server_round, step] = np.concatenate([value[lane].numpy().ravel() for value in sums])
 
-    monkeypatch.setattr(Trainer, "_add_noise", watched)
     privacy = {"mechanism": "dp-sgd", "noise-multiplier": 1000.0, "delta": 1e-3}
-    record(*plan_of(run_spec(csv, strategy, cut, privacy, WIDE, rounds=4, batch_size=8, learning_rate=1e-9)))
+    plan, federation = plan_of(run_spec(csv, strategy, cut, privacy, WIDE, rounds=4, batch_size=8, learning_rate=1e-9))
+    train_run(with_noise_by(plan, watched), federation)
     assert len(found) == {None: 1, "vanilla": 2, "u-shaped": 3}[cut] * 2 * 4 * 3
     assert not [pair for pair in combinations(found, 2) if far(found[pair[0]], found[pair[1]])]
     for sums in found.values():  # and none within one sum, from entry to entry

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from opacus.accountants import PRVAccountant
-from support import DP_SGD, learn_run, plan_of, run_spec
+from support import DP_SGD, learn_run, plan_of, run_spec, with_noise_by
 from torch import nn
 
 import sim.methods.sampling
@@ -29,8 +29,8 @@ from sim.methods import averaging
 from sim.methods.job import Job
 from sim.plan.plan import make_plan
 from sim.privacy.accounting import dp_sgd_event, epsilon
+from sim.privacy.mechanisms.dp_sgd import DpSgd
 from sim.study.train import PlanMismatchError, train_run
-from sim.tensor.trainer import Trainer
 
 # What is released, measured
 
@@ -55,29 +55,32 @@ def spec_of(copies, strategy, cut, sigma=SIGMA):
     return run_spec(copies, strategy, cut, privacy, model, rounds=ROUNDS, batch_size=64, learning_rate=1e-12)
 
 
-def released(copies, strategy, cut, sigma, monkeypatch) -> Released:
+def honest(original, *arguments):
+    """Add the noise that is due."""
+    original(*arguments)
+
+
+def released(copies, strategy, cut, sigma, add=honest) -> Released:
     """Return the summed gradient that each part's optimiser was handed, by part, clinic and how many came before."""
     plan, federation = plan_of(spec_of(copies, strategy, cut, sigma))
     found: Released = {}
-    with monkeypatch.context() as patch:
-        step = Trainer._step
 
-        def watched(self, grads, lanes):
-            for lane, clinic in enumerate(self.clinics[:lanes]):
-                before = sum(key[:2] == (self.part.name, clinic) for key in found)
-                size = min(64, plan.clinics[clinic].records)  # of every batch: the sampling rate is 1
-                found[self.part.name, clinic, before] = size * torch.cat([g[lane].flatten() for g in grads])
-            return step(self, grads, lanes)
+    def watched(original, sums, std, normaliser, key, purpose, clinics, *moment):
+        add(original, sums, std, normaliser, key, purpose, clinics, *moment)
+        part = purpose.removeprefix("noise.")
+        for lane, clinic in enumerate(clinics):
+            before = sum(key[:2] == (part, clinic) for key in found)
+            size = min(64, plan.clinics[clinic].records)  # of every batch: the sampling rate is 1
+            found[part, clinic, before] = size * torch.cat([value[lane].flatten() for value in sums])
 
-        patch.setattr(Trainer, "_step", watched)
-        train_run(plan, federation)
+    train_run(with_noise_by(plan, watched), federation)
     return found
 
 
-def measured(copies, strategy, cut, monkeypatch) -> tuple[float, dict[tuple[str, int, int], np.ndarray]]:
+def measured(copies, strategy, cut, add=honest) -> tuple[float, dict[tuple[str, int, int], np.ndarray]]:
     """Return the noise multiplier of all parts together as it is measured, the worst clinic's, and the noise."""
-    clean = released(copies, strategy, cut, 0.0, monkeypatch)
-    noisy = released(copies, strategy, cut, SIGMA, monkeypatch)
+    clean = released(copies, strategy, cut, 0.0, add)
+    noisy = released(copies, strategy, cut, SIGMA, add)
     records = [clinic.records for clinic in plan_of(spec_of(copies, strategy, cut))[0].clinics]
     noise = {key: (noisy[key] - clean[key]).numpy().astype(float) for key in noisy}
     worst = math.inf
@@ -92,15 +95,10 @@ def measured(copies, strategy, cut, monkeypatch) -> tuple[float, dict[tuple[str,
 
 
 @METHOD
-def test_what_is_measured_is_what_the_ledger_claims(copies, monkeypatch, strategy, cut):
-    found, noise = measured(copies, strategy, cut, monkeypatch)
+def test_what_is_measured_is_what_the_ledger_claims(copies, strategy, cut):
+    found, noise = measured(copies, strategy, cut)
     assert found == pytest.approx(SIGMA, rel=0.1)
     assert not shared(noise)
-
-
-def _add_noise(monkeypatch, changed):
-    original = sim.tensor.trainer.add_noise
-    monkeypatch.setattr(sim.tensor.trainer, "add_noise", lambda *arguments: changed(original, *arguments))
 
 
 def _factors(monkeypatch, changed):
@@ -111,25 +109,27 @@ def _factors(monkeypatch, changed):
 
 def noise_without_clipping(monkeypatch):
     _factors(monkeypatch, lambda original, squared, *_: torch.ones_like(squared))
+    return honest
 
 
 def each_part_at_full_c(monkeypatch):
     _factors(monkeypatch, lambda original, squared, clip, normaliser: original(squared, CLIP, normaliser))
+    return honest
 
 
 def one_part_noised(monkeypatch):
-    def head_only(original, sums, std, normaliser, seed, purpose, *name):
+    def head_only(original, sums, std, normaliser, key, purpose, *name):
         if purpose == "noise.head":
-            original(sums, std, normaliser, seed, purpose, *name)
+            original(sums, std, normaliser, key, purpose, *name)
 
-    _add_noise(monkeypatch, head_only)
+    return head_only
 
 
 def noise_on_the_mean_scaled_by_the_batch(monkeypatch):
     def scaled(original, sums, std, normaliser, *name):
         original(sums, [s / n for s, n in zip(std, normaliser, strict=True)], normaliser, *name)
 
-    _add_noise(monkeypatch, scaled)
+    return scaled
 
 
 def clip_after_noise(monkeypatch):
@@ -141,11 +141,11 @@ def clip_after_noise(monkeypatch):
         for value in sums:
             value *= (CLIP / norms).clamp(max=1.0).view(-1, *[1] * (value.dim() - 1))
 
-    _add_noise(monkeypatch, late)
+    return late
 
 
 def noise_off_in_train_mode(monkeypatch):
-    _add_noise(monkeypatch, lambda original, *arguments: None)
+    return lambda original, *arguments: None
 
 
 EVERYWHERE = (noise_without_clipping, noise_on_the_mean_scaled_by_the_batch, clip_after_noise, noise_off_in_train_mode)
@@ -161,8 +161,7 @@ CUT_ONLY = (each_part_at_full_c, one_part_noised)
     ],
 )
 def test_each_mistake_shows_in_what_is_measured(copies, monkeypatch, mistake, strategy, cut):
-    mistake(monkeypatch)
-    found, _ = measured(copies, strategy, cut, monkeypatch)
+    found, _ = measured(copies, strategy, cut, mistake(monkeypatch))
     assert found < 0.8 * SIGMA
 
 
@@ -176,15 +175,14 @@ def shared(noise) -> list[tuple]:
 
 
 @pytest.mark.parametrize("reused", ["clinic", "round"])
-def test_reused_noise_shows(copies, monkeypatch, reused):
+def test_reused_noise_shows(copies, reused):
     def same(original, sums, std, normaliser, seed, purpose, clinics, server_round, step):
         if reused == "clinic":
             original(sums, std, normaliser, seed, purpose, [0] * len(clinics), server_round, step)
         else:
             original(sums, std, normaliser, seed, purpose, clinics, 1, step)
 
-    _add_noise(monkeypatch, same)
-    pairs = shared(measured(copies, "fedavg", None, monkeypatch)[1])
+    pairs = shared(measured(copies, "fedavg", None, same)[1])
     assert pairs
     same_clinic = {one[1] == other[1] for one, other in pairs}
     assert same_clinic == {reused == "round"}
@@ -207,7 +205,7 @@ def prv_of(plan, executed) -> float:
 @pytest.mark.parametrize("forgets", [False, True])
 def test_the_epsilon_is_that_of_all_executed_steps(ragged, monkeypatch, forgets):
     if forgets:
-        monkeypatch.setattr(sim.plan.releases, "dp_sgd_event", lambda q, sigma, steps: dp_sgd_event(q, sigma, 1))
+        monkeypatch.setattr(DpSgd, "event", lambda self, q, sigma, steps: dp_sgd_event(q, sigma, 1))
     plan, federation = plan_of(run_spec(ragged, privacy={**DP_SGD, "noise-multiplier": 1.5}, rounds=4))
     counted = prv_of(plan, train_run(plan, federation).meter.noised_steps["model"])
     claimed = plan.columns()["epsilon_model_user"]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from support import DP_SGD, NO_PRIVACY, bitwise, distance, learn_run, plan_of, run_spec, write_csv
+from support import DP_SGD, NO_PRIVACY, bitwise, distance, learn_run, plan_of, run_spec, with_rows_seen_by, write_csv
 
 from clients import split
 from sim.foundation.problems import ScenarioError
@@ -117,26 +117,18 @@ def test_reference_noise_of_one_release():
         assert epsilon(dp.GaussianDpEvent(multiplier / 2), 1e-5) == pytest.approx(target, rel=0.01)
 
 
-def sent_rows(csv, monkeypatch, privacy, cut="vanilla"):
+def sent_rows(csv, privacy, cut="vanilla"):
     """Record what is noised and what leaves, by clinic, round and step."""
     seen = []
-    original = row_noise.noised_codes
-
-    def spy(noise, key, kind, rows, sizes, clinics, moment):
-        out = original(noise, key, kind, rows, sizes, clinics, moment)
-        for lane, (clinic, size) in enumerate(zip(clinics, sizes, strict=True)):
-            values = out[lane, :size].float() * row_noise.grid_step(noise, kind, clinic)
-            seen.append((kind, clinic, *moment, rows[lane, :size].detach().clone(), values))
-        return out
-
-    monkeypatch.setattr(row_noise, "noised_codes", spy)
-    learn_run(frozen(csv, "splitfed-v1", cut, privacy, rounds=40))
+    plan, federation = plan_of(frozen(csv, "splitfed-v1", cut, privacy, rounds=40))
+    watched = with_rows_seen_by(plan, lambda kind, clinic, moment, *rows: seen.append((kind, clinic, *moment, *rows)))
+    train_run(watched, federation)
     return seen
 
 
 @pytest.mark.parametrize("cut", ENDS)
 def test_rows_are_clipped_first_and_noise_has_the_stated_size_and_is_never_reused(csv, monkeypatch, cut):
-    seen = sent_rows(csv, monkeypatch, {**NOISED, "tail-clip": 0.2}, cut)
+    seen = sent_rows(csv, {**NOISED, "tail-clip": 0.2}, cut)
     for kind, clip in (("smashed", 0.7), ("tail-gradient", 0.2)):
         own = [entry for entry in seen if entry[0] == kind]
         if not own:
@@ -196,7 +188,7 @@ def test_a_batch_that_leaves_without_noise_is_caught(csv, monkeypatch):
         ({"clip": math.inf}, "split", "vanilla", r"privacy\.clip: inf is only for"),
         ({"mechanism": ["none", "dp-sgd"]}, "split", "vanilla", r"privacy\.mechanism: .* none alone"),
         ({"mechanism": "smashed"}, "split", "vanilla", r'privacy\.mechanism: .*did you mean "smashed-noise"'),
-        ({"epsilon-server": 3.0}, "split", "vanilla", r"privacy\.epsilon-server: .*for rows beside dp-sgd"),
+        ({"epsilon-server": 3.0}, "split", "vanilla", r"privacy\.epsilon-server: .*for rows noised beside gradients"),
         ({"delta": 0.1}, "split", "vanilla", r"privacy\.delta: 0\.1 is not below 1 / "),
     ],
 )

@@ -23,8 +23,8 @@ from wire import (
     with_record,
 )
 
+from sim.privacy.mechanisms.released import row_step, sum_step
 from sim.scenario.study import ClinicGroup
-from sim.tensor.released import row_step, sum_step
 from sim.tensor.trainer import Trainer
 
 LOUD, RATE, CLIP = 20.0, 1e-3, 0.7
@@ -182,12 +182,14 @@ def factory(name):
     return {"name": "factory", "factory": f"{__name__}:{name}"}
 
 
-@pytest.mark.parametrize("mechanism", ["smashed-noise", "release-once"])
-def test_rows_that_may_be_negative_have_the_noise_of_twice_the_clip(files, monkeypatch, one_key, mechanism):
+@pytest.mark.parametrize("strategy", ["split", "release-once"])
+def test_rows_that_may_be_negative_have_the_noise_of_twice_the_clip(files, monkeypatch, one_key, strategy):
     def spec(loud):
-        privacy = {"mechanism": mechanism, "delta": 1e-3, "noise-multiplier": loud, "clip": CLIP, "labels": "public"}
+        privacy = {"mechanism": "smashed-noise", "delta": 1e-3, "noise-multiplier": loud, "clip": CLIP} | {
+            "labels": "public"
+        }
         model = {**factory("with_tanh"), "freeze": ["head"]}
-        return run_spec(files[False][0], "split", "vanilla", privacy, model, rounds=1, batch_size=2)
+        return run_spec(files[False][0], strategy, "vanilla", privacy, model, rounds=1, batch_size=2)
 
     run, clean = (record(*plan_of(spec(loud))) for loud in (LOUD, 0.0))
     assert all((rows < 0).any() for rows in clean.rows_of("smashed", 0))
