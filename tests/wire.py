@@ -6,7 +6,7 @@ import io
 import itertools
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,9 @@ def travelling(every: int = 1) -> Through:
 
 def again(recorded: Recorded, spec: RunSpec, nodes: int = 1) -> Recorded:
     """Train by the same plan, whose counts are public, on other records."""
-    return record(recorded.plan, load_federation(spec.data, spec.seed), nodes)
+    federation = load_federation(spec.data, spec.seed)
+    plan = replace(recorded.plan, job=replace(recorded.job, facts=federation.facts))
+    return record(plan, federation, nodes)
 
 
 def listed(plan: Plan, clinic: int) -> dict[str, set[str]]:
@@ -247,7 +249,7 @@ def differences(run: Recorded, changed: Recorded, clinic: int) -> list[str]:
     """Name what differs that must not, where one record of a clinic has been replaced by one of the same label."""
     wrong = []
     job = run.job
-    parallel = job.spec.strategy.name in PARALLEL or job.imported or job.spec.privacy.releases_once
+    parallel = job.spec.strategy.name in PARALLEL or job.method.imported or job.method.pooled
     first: dict[str, bool] = {}
     assert len(run.replies) == len(changed.replies)
     for one, other in zip(run.replies, changed.replies, strict=True):
@@ -279,9 +281,8 @@ def differences(run: Recorded, changed: Recorded, clinic: int) -> list[str]:
                         wrong.append(f"{one.what}: {len(apart)} rows of {kind} differ, and one record does")
                     if not begun and job.on_grid(kind):
                         clip, step = job.rows.clip[kind], job.rows.grid_step(kind, clinic)
-                        order = 1 if job.rows.kind == "laplace" else 2
                         for i in apart:
-                            away = np.linalg.norm((rows[i] - moved[i]).ravel() * step, order)
+                            away = np.linalg.norm((rows[i] - moved[i]).ravel() * step, job.rows.mechanism.norm)
                             if away > 2 * clip + step * rows[i].size:
                                 wrong.append(f"{one.what}: a row of {kind} moves by {away:.3g}, the clip is {clip:g}")
     return wrong

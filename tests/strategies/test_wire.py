@@ -125,9 +125,9 @@ def noise_of(run, clean, clinic):
         values = np.concatenate([each.ravel() for each in noise])
         # The event's multiplier counts in how far two clipped rows of this head can lie apart.
         negative = any((plain < 0).any() for plain in bare)
-        apart = (2 if negative or kind == "tail-gradient" or job.rows.kind == "laplace" else 2**0.5) * clip
+        apart = (2 if negative or kind == "tail-gradient" or job.rows.mechanism.norm == 1 else 2**0.5) * clip
         [multiplier] = mechanisms_of(plan, clinic, kind)
-        deviation = multiplier * apart * (2**0.5 if job.rows.kind == "laplace" else 1)
+        deviation = multiplier * apart * (2**0.5 if job.rows.mechanism.norm == 1 else 1)
         yield kind, values, deviation
     if job.dp is None or not run.parts_of(clinic):
         return
