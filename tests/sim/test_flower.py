@@ -10,14 +10,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from sim.flower.messages import array_record, content, tensors, tensors_in
-from strategies.replies import ExchangeError, hosted_clinics, in_order
 from support import plan_of, run_spec
 
 from sim.flower.client_app import app
 from sim.flower.grid import InProcessGrid
 from sim.flower.internals import TensorArray, as_tensor, empty_run
 from sim.flower.meter import Meter
+from sim.flower.wire import array_record, tensors_in
+from sim.methods.replies import ExchangeError, hosted_clinics, in_order
 from sim.study.train import train_run
 
 TENSORS = {
@@ -32,6 +32,16 @@ TENSORS = {
     "leaf": torch.randn(3, requires_grad=True),
 }
 BOTH = pytest.mark.parametrize("tensor", TENSORS.values(), ids=TENSORS)
+
+
+def content(kinds, config):
+    return RecordDict(
+        {name: array_record(tensors) for name, tensors in kinds.items()} | {"config": ConfigRecord(config)}
+    )
+
+
+def tensors(message, kind):
+    return tensors_in(message.content[kind])
 
 
 # Private names
