@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """A clinic answers nothing that the plan does not foresee, tells why without a value, and goes on as if unasked."""
 
 import pickle

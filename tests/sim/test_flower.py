@@ -13,11 +13,12 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from support import plan_of, run_spec
 
 from sim.flower.client_app import app
+from sim.flower.exchange import in_order
 from sim.flower.grid import InProcessGrid
 from sim.flower.internals import TensorArray, as_tensor, empty_run
 from sim.flower.meter import Meter
 from sim.flower.wire import array_record, tensors_in
-from sim.methods.replies import ExchangeError, hosted_clinics, in_order
+from sim.methods.replies import ExchangeError, hosted_clinics
 from sim.study.train import train_run
 
 TENSORS = {
