@@ -12,13 +12,13 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from support import plan_of, run_spec
 
-from sim.flower.client_app import app
 from sim.flower.exchange import in_order
 from sim.flower.grid import InProcessGrid
 from sim.flower.internals import TensorArray, as_tensor, empty_run
 from sim.flower.meter import Meter
 from sim.flower.wire import array_record, tensors_in
-from sim.methods.replies import ExchangeError, hosted_clinics
+from sim.methods.messages import Reply
+from sim.methods.replies import AbsentError, ExchangeError, hosted_clinics
 from sim.study.train import train_run
 
 TENSORS = {
@@ -235,12 +235,13 @@ def test_an_exception_at_a_client_becomes_an_error_reply_and_the_others_answer(g
         in_order(replies)
 
 
-def test_a_missing_reply_ends_the_exchange(grid_of):
+def test_a_clinic_that_no_node_hosts_is_named(grid_of):
     grid = grid_of(echo)
-    replies = list(grid.send_and_receive([ask(node) for node in grid.get_node_ids()]))
-    assert len(in_order(replies)) == 3
-    with pytest.raises(ExchangeError, match="2 replies came from the 3 nodes that were asked"):
-        hosted_clinics(replies[:2], [2, 3, 4], 6)
+    assert len(in_order(list(grid.send_and_receive([ask(node) for node in grid.get_node_ids()])))) == 3
+    hello = {2: Reply(clinics=(0, 1)), 3: Reply(clinics=(3,))}
+    with pytest.raises(AbsentError) as error:
+        hosted_clinics(hello, 4)
+    assert list(error.value.clinics) == [2]
 
 
 @pytest.mark.parametrize(
@@ -255,24 +256,26 @@ def test_a_missing_reply_ends_the_exchange(grid_of):
     ],
 )
 @pytest.mark.parametrize("nth", [1, 6])
-def test_an_error_in_a_client_ends_the_run(ragged, monkeypatch, strategy, cut, nth):
+def test_an_error_in_a_client_ends_the_run(ragged, strategy, cut, nth):
     """Flower's strategies would go on without that clinic."""
     handled = []
 
-    def fails_once(message, context):
-        handled.append(message.metadata.message_type)
-        if len(handled) == nth:
-            raise RuntimeError("broken once")
-        return app(message, context)
+    def failing_once(app):
+        def once(message, context):
+            handled.append(message.metadata.message_type)
+            if len(handled) == nth:
+                raise RuntimeError("broken once")
+            return app(message, context)
+
+        return once
 
     if strategy == "centralised":
         nth = min(nth, 2)
     elif strategy in ("local", "fedavg"):
         nth = min(nth, 3)
-    monkeypatch.setattr("sim.study.train.client_app", fails_once)
     plan, federation = plan_of(run_spec(ragged, strategy, cut))
     with pytest.raises(ExchangeError, match="broken once"):
-        train_run(plan, federation)
+        train_run(plan, federation, through=failing_once)
     assert len(handled) == (nth if not strategy.startswith("flwr") else -(-nth // 4) * 4)
 
 
