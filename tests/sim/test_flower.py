@@ -12,13 +12,13 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from support import plan_of, run_spec
 
-from sim.flower.exchange import hosts, in_order
+from sim.flower.exchange import in_order
 from sim.flower.grid import InProcessGrid
 from sim.flower.internals import TensorArray, as_tensor, empty_run
 from sim.flower.meter import Meter
-from sim.flower.wire import answer, array_record, tensors_in
+from sim.flower.wire import array_record, tensors_in
 from sim.methods.messages import Reply
-from sim.methods.replies import AbsentError, ExchangeError
+from sim.methods.replies import AbsentError, ExchangeError, hosted_clinics
 from sim.study.train import train_run
 
 TENSORS = {
@@ -33,6 +33,16 @@ TENSORS = {
     "leaf": torch.randn(3, requires_grad=True),
 }
 BOTH = pytest.mark.parametrize("tensor", TENSORS.values(), ids=TENSORS)
+
+
+def content(kinds, config):
+    return RecordDict(
+        {name: array_record(tensors) for name, tensors in kinds.items()} | {"config": ConfigRecord(config)}
+    )
+
+
+def tensors(message, kind):
+    return tensors_in(message.content[kind])
 
 
 # Private names
@@ -108,11 +118,6 @@ def test_pickling_makes_it_an_ordinary_array(tensor):
     assert copy == Array(tensor.detach().numpy())
 
 
-def content(kinds, config):
-    """Return the content of a message: arrays by kind and name, and what its config states."""
-    return RecordDict({kind: array_record(named) for kind, named in kinds.items()} | {"config": ConfigRecord(config)})
-
-
 def over_the_wire(thing):
     """Take an object apart and put it together as Flower's link does."""
     contents = {object_id: part.deflate() for object_id, part in get_all_nested_objects(thing).items()}
@@ -136,7 +141,7 @@ def test_a_whole_message_survives_the_wire(grid_of):
     arrived = over_the_wire(message)
     assert all(type(array) is Array for record in arrived.content.array_records.values() for array in record.values())
     assert list(arrived.content["arrays"]) == list(TENSORS)
-    for name, tensor in tensors_in(arrived.content["arrays"]).items():
+    for name, tensor in tensors(arrived, "arrays").items():
         assert torch.equal(tensor, TENSORS[name])
         assert tensor.dtype == TENSORS[name].dtype
     assert arrived.content["config"] == {"rows": [2]}
@@ -230,20 +235,13 @@ def test_an_exception_at_a_client_becomes_an_error_reply_and_the_others_answer(g
         in_order(replies)
 
 
-def hosting(message, context):
-    """Say that the node hosts two clinics, by its place."""
-    place = context.node_config["partition-id"]
-    return answer(Reply(clinics=[2 * place, 2 * place + 1]), message)
-
-
-def test_every_clinic_is_hosted_by_one_node(grid_of):
-    assert hosts(grid_of(hosting), 6) == {0: 2, 1: 2, 2: 3, 3: 3, 4: 4, 5: 4}
-    with pytest.raises(AbsentError, match="clinics 6, 7: no node hosts them, and each of the 8 clinics needs one"):
-        hosts(grid_of(hosting), 8)
-    with pytest.raises(ExchangeError, match="node 4 says that it hosts a clinic that does not exist"):
-        hosts(grid_of(hosting), 4)
-    with pytest.raises(ExchangeError, match="node 3 says that it hosts clinic 0, which node 2 hosts"):
-        hosts(grid_of(lambda message, context: answer(Reply(clinics=[0]), message)), 1)
+def test_a_clinic_that_no_node_hosts_is_named(grid_of):
+    grid = grid_of(echo)
+    assert len(in_order(list(grid.send_and_receive([ask(node) for node in grid.get_node_ids()])))) == 3
+    hello = {2: Reply(clinics=(0, 1)), 3: Reply(clinics=(3,))}
+    with pytest.raises(AbsentError) as error:
+        hosted_clinics(hello, 4)
+    assert list(error.value.clinics) == [2]
 
 
 @pytest.mark.parametrize(
@@ -262,14 +260,14 @@ def test_an_error_in_a_client_ends_the_run(ragged, strategy, cut, nth):
     """Flower's strategies would go on without that clinic."""
     handled = []
 
-    def through(app):
-        def fails_once(message, context):
+    def failing_once(app):
+        def once(message, context):
             handled.append(message.metadata.message_type)
             if len(handled) == nth:
                 raise RuntimeError("broken once")
             return app(message, context)
 
-        return fails_once
+        return once
 
     if strategy == "centralised":
         nth = min(nth, 2)
@@ -277,7 +275,7 @@ def test_an_error_in_a_client_ends_the_run(ragged, strategy, cut, nth):
         nth = min(nth, 3)
     plan, federation = plan_of(run_spec(ragged, strategy, cut))
     with pytest.raises(ExchangeError, match="broken once"):
-        train_run(plan, federation, through=through)
+        train_run(plan, federation, through=failing_once)
     assert len(handled) == (nth if not strategy.startswith("flwr") else -(-nth // 4) * 4)
 
 
@@ -286,7 +284,7 @@ def test_arrays_cross_by_reference(grid_of):
     tensor = torch.randn(3)
     messages = [ask(node, arrays=array_record({"w": tensor})) for node in grid.get_node_ids()]
     replies = list(grid.send_and_receive(messages))
-    assert all(tensors_in(reply.content["arrays"])["w"].data_ptr() == tensor.data_ptr() for reply in replies)
+    assert all(tensors(reply, "arrays")["w"].data_ptr() == tensor.data_ptr() for reply in replies)
 
 
 def test_a_nodes_state_lives_as_long_as_the_grid_and_belongs_to_it(grid_of):

@@ -141,7 +141,6 @@ def test_rows_are_clipped_first_and_noise_has_the_stated_size(tmp_path, monkeypa
     ("cut", "privacy", "more", "line"),
     [
         ("u-shaped", {}, {}, r"strategies\.0\.cut: "),
-        (None, {}, {}, r"strategies\.0\.cut: "),
         ("vanilla", {"mechanism": "dp-sgd"}, {}, r"privacy\.mechanism: under release-once .* drop dp-sgd"),
         ("vanilla", {"mechanism": "clinic-level"}, {}, r"privacy\.mechanism: clinic-level noises a sum of updates"),
         ("vanilla", {"delta": 0.1}, {}, r"privacy\.delta: 0\.1 is not below 1 / "),
