@@ -4,7 +4,6 @@ import pickle
 from copy import deepcopy
 
 import pytest
-
 import torch
 from flwr.app import Context, Message, RecordDict
 from hostile import Opened, add_array, add_kind, array, arrays, numbers, planned, state, value
