@@ -141,7 +141,7 @@ CLIPS = (
     Mutant(
         "a clinic that diverges ends the run",
         "sim/methods/replies.py",
-        'may_diverge = job.spec.privacy.unit == "clinic"',
+        'may_diverge = forms.job.spec.privacy.unit == "clinic"',
         "may_diverge = False",
         DIVERGED,
     ),

@@ -69,9 +69,9 @@ KEYS = (
     ),
     Mutant(
         "answers are keyed by the seed",
-        "sim/flower/workplace.py",
-        "randomised(y, job.labels, job.key, k)",
-        "randomised(y, job.labels, str(job.seed), k)",
+        "sim/methods/node_group.py",
+        "answers(y, of.uniform, of.classes, job.key, k)",
+        "answers(y, of.uniform, of.classes, str(job.seed), k)",
         SECRETS,
     ),
     Mutant(
