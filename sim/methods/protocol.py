@@ -105,12 +105,7 @@ _AT_CLINIC: dict[str | None, tuple[str, ...]] = {
 
 def protocol_of(method: Method, cut: str | None) -> Protocol:
     """Derive a method's exchange from its facts and the cut."""
-    at_clinic: dict[str | None, tuple[str, ...]] = {
-        None: ("model",),
-        "vanilla": ("head",),
-        "u-shaped": ("head", "tail"),
-    }
-    clinic_parts, server_parts = at_clinic[cut], () if cut is None else ("body",)
+    clinic_parts, server_parts = _AT_CLINIC[cut], () if cut is None else ("body",)
     up: tuple[Kinds, ...] = ()
     down: tuple[Kinds, ...] = ()
     if method.pooled:

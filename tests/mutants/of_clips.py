@@ -1,6 +1,6 @@
 """Mutants of what bounds one record's and one clinic's contribution, whatever its values."""
 
-from .of_noise import CLINIC, CLIPPING, EXTREME, LEVEL, MEASURED, ROW_NOISE, SERVER_GRID
+from .of_noise import CLINIC, CLIPPING, EXTREME, MEASURED, ROW_NOISE, SERVER_GRID
 from .trial import Mutant
 
 OVERFLOW = (f"{EXTREME}test_dp_sgd_is_moved_by_no_more_than_one_clipped_gradient",)
@@ -37,7 +37,11 @@ CLIPS = (
         MEASURED,
     ),
     Mutant(
-        "each part at the full clip", "sim/methods/job.py", "clip if joint else clip / trained**0.5", "clip", MEASURED
+        "each part at the full clip",
+        "sim/privacy/mechanisms/dp_sgd.py",
+        "privacy.clip if joint else privacy.clip / parts**0.5",
+        "privacy.clip",
+        MEASURED,
     ),
     Mutant(
         "norms without the biases",
@@ -78,7 +82,7 @@ CLIPS = (
     Mutant(
         "smashed rows not clipped",
         "sim/methods/job.py",
-        'if math.isfinite(rows.clip["smashed"]):',
+        'if rows is not None and math.isfinite(rows.clip["smashed"]):',
         "if False:",
         ROWS_MOVE,
     ),
@@ -98,9 +102,9 @@ CLIPS = (
     ),
     Mutant(
         "Laplace rows clipped by the other norm",
-        "sim/methods/mechanisms.py",
-        'return 1 if self.kind == "laplace" else 2',
-        "return 2",
+        "sim/privacy/mechanisms/laplace.py",
+        "    norm = 1\n",
+        "    norm = 2\n",
         ROWS_MOVE,
     ),
     Mutant(
@@ -133,7 +137,7 @@ CLIPS = (
     ),
     Mutant(
         "an update that is no number counts",
-        LEVEL,
+        "sim/privacy/mechanisms/clinic_level.py",
         "torch.where(finite.view(by_clinic), update * factors.view(by_clinic), 0.0)",
         "update * factors.view(by_clinic)",
         DIVERGED,
@@ -154,28 +158,28 @@ CLIPS = (
     ),
     Mutant(
         "updates not clipped",
-        LEVEL,
-        FACTORS,
+        "sim/privacy/mechanisms/clinic_level.py",
+        "factors = (clip / norms).clamp(max=1.0)",
         "factors = torch.ones_like(norms)",
         (f"{CLINIC}test_one_clinic_moves_the_sum_by_the_clip_at_most_whatever_its_records",),
     ),
     Mutant(
         "clinics of unequal weight in a noised sum",
-        LEVEL,
-        FACTORS,
-        f"{FACTORS} * torch.arange(1.0, len(norms) + 1)",
+        "sim/privacy/mechanisms/clinic_level.py",
+        "factors = (clip / norms).clamp(max=1.0)",
+        "factors = (clip / norms).clamp(max=1.0) * torch.arange(1.0, len(norms) + 1)",
         (f"{CLINIC}test_one_clinic_moves_the_sum_by_the_clip_at_most_whatever_its_records",),
     ),
     Mutant(
         "the noised sum over those who came back",
-        LEVEL,
+        "sim/privacy/mechanisms/clinic_level.py",
         "mean[name] = total / clinics",
         "mean[name] = total / len(norms)",
         SERVER_GRID,
     ),
     Mutant(
         "the adaptive clip's sign",
-        LEVEL,
+        "sim/privacy/mechanisms/clinic_level.py",
         "math.exp(min(max(-adaptive.rate",
         "math.exp(min(max(adaptive.rate",
         (f"{CLINIC}test_a_step_of_the_clip_by_hand",),

@@ -20,7 +20,10 @@ SERVER_GRID = (f"{ATTACK}test_what_the_server_noises_lies_on_a_public_grid_too",
 ROWS_ALONE = (f"{EACH}[smashed-noise-splitfed-v1-u-shaped-two nodes, frozen ends, public labels]",)
 SUMS = (f"{EACH}[dp-sgd-splitfed-v1-u-shaped-one node, batches of 2]",)
 CLINIC = "tests/strategies/test_clinic_level.py::"
-ROW_NOISE, CLIPPING, LEVEL = "sim/methods/row_noise.py", "sim/tensor/clipping.py", "sim/methods/clinic_level.py"
+MECHANISMS = "sim/privacy/mechanisms"
+ROW_NOISE, CLIPPING = "sim/methods/row_noise.py", "sim/tensor/clipping.py"
+ROWS_NOISED, SMASHED, LAPLACE = f"{MECHANISMS}/noises.py", f"{MECHANISMS}/smashed_noise.py", f"{MECHANISMS}/laplace.py"
+GRADIENTS, LEVEL = f"{MECHANISMS}/dp_sgd.py", f"{MECHANISMS}/clinic_level.py"
 NORMAL = "random.standard_normal(shape)"
 PHILOX = "np.array([0, step, server_round, clinic]"
 
@@ -77,15 +80,15 @@ KEYS = (
     Mutant(
         "updates' noise is keyed by the seed",
         "sim/methods/averaging.py",
-        "job.wanted, clip, multiplier, job.key, server_round)",
-        "job.wanted, clip, multiplier, str(job.seed), server_round)",
+        "state.clip, multiplier, job.key, server_round)",
+        "state.clip, multiplier, str(job.seed), server_round)",
         RUNS,
     ),
     Mutant(
         "rows' noise is keyed by the seed",
-        ROW_NOISE,
-        "noised_codes(job.rows, job.key,",
-        "noised_codes(job.rows, str(job.seed),",
+        "sim/methods/row_noise.py",
+        ".numpy(), kind, job.key,",
+        ".numpy(), kind, str(job.seed),",
         RUNS,
     ),
     Mutant(
@@ -113,50 +116,50 @@ KEYS = (
         'purpose = "noise.part"',
         PARTS,
     ),
-    Mutant("smashed rows and tail gradients share noise", ROW_NOISE, 'f"noise.{kind}"', '"noise.rows"', PLACES),
+    Mutant("smashed rows and tail gradients share noise", ROWS_NOISED, 'f"noise.{kind}"', '"noise.rows"', PLACES),
     Mutant("the count shares noise with the update", LEVEL, '"noise.clip-count"', '"noise.update"', COUNT),
 )
 DRAWS = (
     Mutant(
         "one draw for all columns of a row",
-        ROW_NOISE,
-        NORMAL,
+        SMASHED,
+        "random.standard_normal(shape)",
         "np.repeat(random.standard_normal((*shape[:-1], 1)), shape[-1], -1)",
         COLUMNS,
     ),
     Mutant(
         "one draw for all rows of a batch",
-        ROW_NOISE,
-        NORMAL,
-        "np.repeat(random.standard_normal((1, *shape[1:])), size, 0)",
+        SMASHED,
+        "random.standard_normal(shape)",
+        "np.repeat(random.standard_normal((1, *shape[1:])), shape[0], 0)",
         COLUMNS,
     ),
     Mutant(
         "one draw for a whole sum",
-        CLIPPING,
+        GRADIENTS,
         ".standard_normal(out=row)",
         ".standard_normal(out=row[:1])\n        row[:] = row[0]",
         PARTS,
     ),
     Mutant(
         "noise on the first row alone",
-        ROW_NOISE,
-        "drawn *= noise.scale(kind, clinic)",
-        "drawn *= noise.scale(kind, clinic)\n        drawn[1:] = 0",
+        ROWS_NOISED,
+        "drawn *= self.scale(kind, clinic)",
+        "drawn *= self.scale(kind, clinic)\n            drawn[1:] = 0",
         ROWS_ALONE,
     ),
     Mutant(
         "noise on rows of half the size",
-        ROW_NOISE,
-        "drawn *= noise.scale(kind, clinic)",
-        "drawn *= noise.scale(kind, clinic) / 2",
+        ROWS_NOISED,
+        "drawn *= self.scale(kind, clinic)",
+        "drawn *= self.scale(kind, clinic) / 2",
         ROWS_ALONE,
     ),
     Mutant(
         "Laplace noise is Gaussian",
-        ROW_NOISE,
-        'if noise.kind == "laplace" else',
-        'if noise.kind == "none" else',
+        LAPLACE,
+        "random.laplace(size=shape)",
+        "random.standard_normal(shape)",
         (
             "tests/strategies/test_laplace.py::test_rows_lie_within_the_l1_norm_and_the_noise_is_laplace_of_the_stated_scale",
         ),
@@ -177,7 +180,7 @@ DRAWS = (
     ),
     Mutant(
         "noise in the first lane alone",
-        CLIPPING,
+        GRADIENTS,
         "noisy = np.flatnonzero(std)",
         "noisy = np.flatnonzero(std)[:1]",
         SUMS,
@@ -191,14 +194,14 @@ DRAWS = (
     ),
     Mutant(
         "noise off in one layer",
-        CLIPPING,
-        "    for value, own in zip(sums, pieces, strict=True):\n        value[lanes] = own",
-        "    for value, own in list(zip(sums, pieces, strict=True))[1:]:\n        value[lanes] = own",
+        GRADIENTS,
+        "        for value, own in zip(sums, pieces, strict=True):\n            value[lanes] = own",
+        "        for value, own in list(zip(sums, pieces, strict=True))[1:]:\n            value[lanes] = own",
         SUMS,
     ),
     Mutant(
         "noise divided by the batch twice",
-        CLIPPING,
+        GRADIENTS,
         "noised *= scale[:, None]",
         "noised *= scale[:, None] / np.asarray(normaliser)[noisy][:, None]",
         SUMS,
@@ -216,15 +219,15 @@ DRAWS = (
 GRIDS = (
     Mutant(
         "rows on a grid that a record decides",
-        ROW_NOISE,
-        "as_codes(drawn + values[lane, :size], noise.grid_step(kind, clinic))",
-        "as_codes(drawn + values[lane, :size], noise.grid_step(kind, clinic) * (1 + np.abs(values[lane]).max()))",
+        ROWS_NOISED,
+        "as_codes(drawn + rows[lane, :size], self.grid_step(kind, clinic))",
+        "as_codes(drawn + rows[lane, :size], self.grid_step(kind, clinic) * (1 + np.abs(rows[lane]).max()))",
         ROWS_ALONE,
     ),
     Mutant(
         "noised sums off the grid",
-        CLIPPING,
-        "    on_grid(noised, scale[:, None])\n",
+        GRADIENTS,
+        "        on_grid(noised, scale[:, None])\n",
         "",
         (f"{WIRE}test_noised_sums_lie_on_the_public_grid_before_the_optimizer_sees_them",),
     ),
@@ -244,7 +247,7 @@ GRIDS = (
     ),
     Mutant(
         "a grid as coarse as the noise",
-        "sim/tensor/released.py",
+        "sim/privacy/mechanisms/released.py",
         "ROW_BITS, SUM_BITS = 10, 16",
         "ROW_BITS, SUM_BITS = 10, 2",
         (f"{WIRE}test_noised_sums_lie_on_the_public_grid_before_the_optimizer_sees_them",),
