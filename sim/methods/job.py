@@ -320,10 +320,18 @@ class Job:
         }
 
     def batches(self, server_round: int, clinics: Sequence[int]) -> Batches:
-        """Draw a round's batches for clinics in lane order."""
-        return _drawn(
-            self.sampling, self.batch_key, server_round, tuple(clinics), tuple(self.sizes[k] for k in clinics)
-        )
+        """Draw a round's batches for clinics in lane order; once for all who ask in that round."""
+        if server_round not in self._drawn:
+            self._drawn.clear()
+        of_round = self._drawn.setdefault(server_round, {})
+        if (lanes := tuple(clinics)) not in of_round:
+            sizes = [self.sizes[k] for k in lanes]
+            of_round[lanes] = draw_batches(self.sampling, self.batch_key, server_round, lanes, sizes)
+        return of_round[lanes]
+
+    @cached_property
+    def _drawn(self) -> dict[int, dict[tuple[int, ...], Batches]]:
+        return {}
 
 
 def run_key(digest: str, facts: Facts) -> str:
@@ -418,11 +426,3 @@ def _everyone_returns(
     """Draw a round's clinics once for all who ask."""
     drawn = participants(seed, server_round, len(sizes), share)
     return Attendance.complete(drawn, sampling.steps(np.array(sizes)[drawn]))
-
-
-@lru_cache(maxsize=256)
-def _drawn(
-    sampling: Sampling, key: Key, server_round: int, clinics: tuple[int, ...], sizes: tuple[int, ...]
-) -> Batches:
-    """Draw batches once for all the turns of a clinic in one round."""
-    return draw_batches(sampling, key, server_round, clinics, sizes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,7 @@ def train_run(
     DivergedError
         If a round's model answers with something that is no number.
     """
-    job = plan.job
+    job = replace(plan.job)  # what it draws goes with the run
     if federation.facts.fingerprint != job.facts.fingerprint:
         raise PlanMismatchError("the plan was made for other records")
     simulation = Simulation(job, federation.train, node_groups, through, overheard)

@@ -50,10 +50,5 @@ def test_no_cache_keeps_a_runs_records_job_or_network(left_behind):
     assert [names & OF_A_RUN for names in left_behind] == [set()] * 6
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="sim.methods.job._drawn keeps the batches of up to 256 rounds of past runs",
-)
 def test_no_cache_keeps_a_runs_batches(left_behind):
     assert [names & {"Batches"} for names in left_behind] == [set()] * 6
