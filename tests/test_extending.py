@@ -1,7 +1,9 @@
 """The examples of ``docs/extending.md``: methods of a user's own, held against plain PyTorch like the built-in ones."""
 
+import math
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,10 +18,11 @@ from split_twins import (
     rounding,
     train_batch,
 )
-from support import DP_SGD, JOINT, TRADE_OFF, plan_of, run_spec, suture_process, write_scenario
+from support import DP_SGD, JOINT, TRADE_OFF, plain, plan_of, run_spec, suture_process, write_scenario
 from twins import weighted_average
 
 from sim.foundation.problems import ScenarioError
+from sim.privacy.accounting import gaussian_epsilon
 from sim.scenario import load_scenario
 from sim.study.train import train_run
 
@@ -156,3 +159,40 @@ def test_a_study_of_ones_own_methods_has_plan_table_and_report(tmp_path, modules
     assert (private["epsilon_model_user"] <= 3).all()
     report = (tmp_path / "out" / "small" / "report.html").read_text(encoding="utf-8")
     assert "Relay with momentum" in report
+
+
+# A mechanism
+
+
+def test_a_mechanism_of_another_distribution_is_planned_trained_stated_and_not_recounted(tmp_path, modules):
+    """By hand: mu^2 of two rounds is 2 (2 / multiplier)^2, and half of it under smashed-noise, after a rectifier."""
+    page = PAGE.read_text(encoding="utf-8")
+    section = page[page.index("## A mechanism") : page.index("## An attack")]
+    [script] = re.findall(r"^```sh\n(.*?)^```", section, re.M | re.S)
+    subprocess.run(["/bin/sh", "-euc", script], cwd=tmp_path, check=True)
+    scenario = """
+        name = "own"
+        seeds = [0]
+        data = { source = "synthetic", clinics = 3, records = 300, features = 6 }
+        model = { name = "mlp", hidden = [8], cut = 1, freeze = ["head"] }
+        train = { rounds = 2, batch-size = 16, learning-rate = 0.1 }
+        privacy = { mechanism = "cautious-noise", noise-multiplier = 6.0, delta = 1e-4, labels = "public" }
+        [[strategies]]
+        name = "splitfed-v1"
+    """
+    (tmp_path / "own.toml").write_text(scenario, encoding="utf-8")
+    path = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = suture_process("run", "own.toml", "--out", "results", cwd=tmp_path, env=path)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet(tmp_path / "results" / "own" / "runs.parquet")
+    assert table["epsilon_server"].iloc[0] == pytest.approx(gaussian_epsilon(math.sqrt(2) * 2 / 6.0, 1e-4), rel=1e-6)
+    [run] = (path.parent for path in (tmp_path / "results" / "own").glob("*/run.json"))
+    assert "Gaussian noise" in (run / "privacy.md").read_text(encoding="utf-8")
+    told = suture_process("verify", str(run), cwd=tmp_path, env=path)
+    assert told.returncode != 0
+    assert "cautious-noise is not Suture's own, so that no epsilon can be recounted" in plain(told.stdout + told.stderr)
+    told = suture_process(
+        "check", "own.toml", "--set", 'privacy.mechanism="cautious:MECHANISM"', cwd=tmp_path, env=path
+    )
+    assert told.returncode == 2
+    assert '"cautious:MECHANISM" does not exist' in told.stderr

@@ -26,6 +26,8 @@ from sim.scenario.privacy import Privacy
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
+RECOUNTED = frozenset({"dp-sgd", "smashed-noise", "laplace", "label-rr", "clinic-level"})
+"""The mechanisms whose releases are known here."""
 Seen: TypeAlias = "Counter[tuple[Adjacency, DpEvent]]"
 
 

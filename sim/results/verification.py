@@ -18,7 +18,7 @@ from sim.foundation.chain import read_chain
 from sim.foundation.plugins import loaded, registered
 from sim.foundation.problems import ScenarioError
 from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, REPLACE_COLUMN_OF, Adversary, Ledger
-from sim.privacy.recount import Drawn, Method, Seen, alike, count_faults, noise_faults, seen
+from sim.privacy.recount import RECOUNTED, Drawn, Method, Seen, alike, count_faults, noise_faults, seen
 from sim.privacy.risk import membership_risk
 from sim.privacy.second_opinion import of_patient, same, second_epsilon
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
@@ -108,6 +108,10 @@ def _claim_faults(folder: Path, record: Record) -> list[str]:
     ledger = Ledger.from_json(record["privacy"]["releases"])
     drawn = Drawn.model_validate_json(json.dumps(plan["drawn"]))
     method = _method(record, ledger, drawn)
+    if foreign := sorted({*method.privacy.mechanisms} - RECOUNTED):
+        return [
+            f"{file}: spec.privacy.mechanism: {foreign[0]} is not Suture's own, so that no epsilon can be recounted"
+        ]
     names = [clinic["name"] for clinic in plan["clinics"]]
     if not drawn.of(len(names)):
         return [f"{file}: plan.drawn: has not a value for each of {len(names)} clinics"]

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, Final, Literal, Protocol, get_args
 
 from sim.foundation.plugins import loaded, registered
+from sim.foundation.problems import show, suggest
 
 MECHANISMS: Final = "suture.mechanisms"
 """The group of entry points."""
@@ -37,7 +38,9 @@ class MechanismFacts(Protocol):
 
 
 def facts(name: str) -> MechanismFacts:
-    """Return what a mechanism is."""
+    """Return what a registered mechanism is; a path of a scenario's own is never imported."""
+    if name not in registered(MECHANISMS):
+        raise ValueError(f"{show(name)} does not exist; {suggest(name, names())}")
     found: MechanismFacts = loaded(MECHANISMS, name)
     return found
 

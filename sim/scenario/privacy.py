@@ -7,7 +7,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from sim.foundation.problems import show, suggest
 from sim.scenario.base import Factor, Number, Section, Unbounded
-from sim.scenario.lookup import is_own_path
 from sim.scenario.mechanisms import Place, at, facts, names
 
 MIN_DELTA: Final = 1e-12
@@ -47,7 +46,7 @@ def _combined(value: object) -> object:
     if list(given) == ["none"]:
         return "none"
     known = ("none", *names())
-    if unknown := [name for name in given if name not in known and not is_own_path(name)]:
+    if unknown := [name for name in given if name not in known]:
         raise ValueError(f"{show(unknown[0])} does not exist; {suggest(unknown[0], known)}")
     if len(set(given)) < len(given) or "none" in given:
         raise ValueError(f"{show(value)} cannot be combined: name each once, and none alone")
