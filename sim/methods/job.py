@@ -17,6 +17,7 @@ from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import Key, stream
 from sim.methods.attendance import Attendance
 from sim.methods.batch_norm import unfit_for_batch_norm
+from sim.methods.cutting import cut_network, frozen_parts, with_public_head
 from sim.methods.method import Method, method_of
 from sim.methods.protocol import Protocol, protocol_of
 from sim.methods.sampling import Batches, Ints, Sampling, draw_batches, participants, wanted
@@ -26,9 +27,7 @@ from sim.models import (
     Network,
     Parameters,
     Part,
-    build_network,
     never_negative,
-    stored_values,
 )
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip
 from sim.privacy.mechanisms.mechanism import on_gradients, on_labels, on_rows
@@ -110,9 +109,9 @@ class Job:
         """
         method = method_of(spec.strategy.name)
         protocol = protocol_of(method, spec.strategy.cut)
-        network, parts = _cut_network(spec, facts, protocol)
-        frozen = _frozen_parts(spec, method, parts)
-        network = _with_public_head(spec, network, parts, frozen)
+        network, parts = cut_network(spec, facts, protocol)
+        frozen = frozen_parts(spec, method, parts)
+        network = with_public_head(spec, network, parts, frozen)
         rows = _row_noise(spec.privacy, parts)
         if rows is not None and math.isfinite(rows.clip["smashed"]):
             layer = Block("clip", ClipRows(rows.clip["smashed"], rows.mechanism.norm))
@@ -340,44 +339,6 @@ def run_key(digest: str, facts: Facts) -> str:
     Two runs that differ in a setting or in one record share no draw, and a digest, which is published, is not enough.
     """
     return blake2b(f"{digest}/{facts.fingerprint}".encode(), digest_size=32).hexdigest()
-
-
-def _cut_network(spec: RunSpec, facts: Facts, protocol: Protocol) -> tuple[Network, tuple[Part, ...]]:
-    try:
-        # Modules draw initial values from PyTorch's global generator when they are made; ours come from a stream.
-        with torch.random.fork_rng(devices=[]):
-            network = build_network(spec.model, facts.input_shape, len(facts.classes))
-    except ValueError as error:
-        raise ScenarioError([f"model: {error}"]) from None
-    if protocol.topology == "whole":
-        return network, (network.whole,)
-    try:
-        return network, network.split(protocol.topology, spec.model.cut)
-    except ValueError as error:
-        raise ScenarioError([f"model.cut: {error}"]) from None
-
-
-def _frozen_parts(spec: RunSpec, method: Method, parts: Sequence[Part]) -> frozenset[str]:
-    """Return the parts that do not train: those that the scenario freezes, and a head behind which rows leave once."""
-    frozen = frozenset(spec.model.freeze) | ({"head"} if method.pooled and method.cuts else frozenset())
-    if absent := frozen - {part.name for part in (*parts[:1], *parts[2:])}:
-        raise ScenarioError(
-            [f"model.freeze: {spec.strategy.name} has no {min(absent)} at the clinic; remove it or cut the model"]
-        )
-    if spec.model.public_file is not None and "head" not in frozen:
-        raise ScenarioError(
-            [f'model.public-head: {spec.strategy.name} has no frozen head; add freeze = ["head"], or remove it']
-        )
-    return frozen
-
-
-def _with_public_head(spec: RunSpec, network: Network, parts: Sequence[Part], frozen: frozenset[str]) -> Network:
-    if spec.model.public_file is None or spec.model.components is not None:
-        return network
-    try:
-        return replace(network, given=stored_values(spec.model.public_file, parts[0].shapes()))
-    except ValueError as error:
-        raise ScenarioError([f"model.public-head: {error}"]) from None
 
 
 def _class_weights(spec: RunSpec, facts: Facts) -> Tensor | None:
