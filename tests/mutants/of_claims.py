@@ -11,7 +11,7 @@ EXACT = (f"{SMASHED}test_frozen_ends_and_noised_rows_are_worth_the_exact_gaussia
 PLAIN = (
     f"{EACH}[none-splitfed-v1-vanilla-two nodes, frozen ends, public labels]",
     f"{EACH}[none-splitfed-v1-vanilla-a node a clinic, batches of 8, joint]",
-    f"{EACH}[none-splitfed-v1-vanilla-one node, batches of 2]",
+    f"{EACH}[none-splitfed-v1-vanilla-one node, batches of 4]",
 )
 KEPT = (f"{WIRE}test_what_a_clinic_keeps_is_in_no_message",)
 STATISTICS = (f"{WIRE}test_running_statistics_that_are_the_clinics_own_are_in_no_message",)
@@ -102,7 +102,7 @@ WHAT_LEAVES = (
         "        if False:\n",
         (
             "tests/sim/test_sampling.py::test_step_trims_padding_and_weighs_records_by_the_normaliser",
-            f"{EACH}[dp-sgd-fedavg-one node, batches of 2]",
+            f"{EACH}[dp-sgd-fedavg-one node, batches of 4]",
         ),
     ),
 )

@@ -31,6 +31,7 @@ from sim.plan.plan import make_plan
 from sim.privacy.accounting import dp_sgd_event, epsilon
 from sim.privacy.mechanisms.dp_sgd import DpSgd
 from sim.study.train import PlanMismatchError, train_run
+from sim.tensor.trainer import Trainer
 
 # What is released, measured
 
@@ -60,27 +61,29 @@ def honest(original, *arguments):
     original(*arguments)
 
 
-def released(copies, strategy, cut, sigma, add=honest) -> Released:
+def released(copies, strategy, cut, sigma, monkeypatch, add=honest) -> Released:
     """Return the summed gradient that each part's optimiser was handed, by part, clinic and how many came before."""
     plan, federation = plan_of(spec_of(copies, strategy, cut, sigma))
     found: Released = {}
+    step = Trainer._step
 
-    def watched(original, sums, std, normaliser, key, purpose, clinics, *moment):
-        add(original, sums, std, normaliser, key, purpose, clinics, *moment)
-        part = purpose.removeprefix("noise.")
-        for lane, clinic in enumerate(clinics):
-            before = sum(key[:2] == (part, clinic) for key in found)
+    def watched(self, grads, lanes):
+        for lane, clinic in enumerate(self.clinics[:lanes]):
+            before = sum(key[:2] == (self.part.name, clinic) for key in found)
             size = min(64, plan.clinics[clinic].records)  # of every batch: the sampling rate is 1
-            found[part, clinic, before] = size * torch.cat([value[lane].flatten() for value in sums])
+            found[self.part.name, clinic, before] = size * torch.cat([g[lane].flatten() for g in grads])
+        return step(self, grads, lanes)
 
-    train_run(with_noise_by(plan, watched), federation)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", watched)
+        train_run(with_noise_by(plan, add), federation)
     return found
 
 
-def measured(copies, strategy, cut, add=honest) -> tuple[float, dict[tuple[str, int, int], np.ndarray]]:
+def measured(copies, strategy, cut, monkeypatch, add=honest) -> tuple[float, dict[tuple[str, int, int], np.ndarray]]:
     """Return the noise multiplier of all parts together as it is measured, the worst clinic's, and the noise."""
-    clean = released(copies, strategy, cut, 0.0, add)
-    noisy = released(copies, strategy, cut, SIGMA, add)
+    clean = released(copies, strategy, cut, 0.0, monkeypatch, add)
+    noisy = released(copies, strategy, cut, SIGMA, monkeypatch, add)
     records = [clinic.records for clinic in plan_of(spec_of(copies, strategy, cut))[0].clinics]
     noise = {key: (noisy[key] - clean[key]).numpy().astype(float) for key in noisy}
     worst = math.inf
@@ -95,8 +98,8 @@ def measured(copies, strategy, cut, add=honest) -> tuple[float, dict[tuple[str, 
 
 
 @METHOD
-def test_what_is_measured_is_what_the_ledger_claims(copies, strategy, cut):
-    found, noise = measured(copies, strategy, cut)
+def test_what_is_measured_is_what_the_ledger_claims(copies, monkeypatch, strategy, cut):
+    found, noise = measured(copies, strategy, cut, monkeypatch)
     assert found == pytest.approx(SIGMA, rel=0.1)
     assert not shared(noise)
 
@@ -161,7 +164,7 @@ CUT_ONLY = (each_part_at_full_c, one_part_noised)
     ],
 )
 def test_each_mistake_shows_in_what_is_measured(copies, monkeypatch, mistake, strategy, cut):
-    found, _ = measured(copies, strategy, cut, mistake(monkeypatch))
+    found, _ = measured(copies, strategy, cut, monkeypatch, mistake(monkeypatch))
     assert found < 0.8 * SIGMA
 
 
@@ -175,14 +178,14 @@ def shared(noise) -> list[tuple]:
 
 
 @pytest.mark.parametrize("reused", ["clinic", "round"])
-def test_reused_noise_shows(copies, reused):
+def test_reused_noise_shows(copies, monkeypatch, reused):
     def same(original, sums, std, normaliser, seed, purpose, clinics, server_round, step):
         if reused == "clinic":
             original(sums, std, normaliser, seed, purpose, [0] * len(clinics), server_round, step)
         else:
             original(sums, std, normaliser, seed, purpose, clinics, 1, step)
 
-    pairs = shared(measured(copies, "fedavg", None, same)[1])
+    pairs = shared(measured(copies, "fedavg", None, monkeypatch, same)[1])
     assert pairs
     same_clinic = {one[1] == other[1] for one, other in pairs}
     assert same_clinic == {reused == "round"}

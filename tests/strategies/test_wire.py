@@ -33,7 +33,7 @@ CHANGED = 1
 SIZES = (30, 18, 9)
 ENDS = {"vanilla": ["head"], "u-shaped": ["head", "tail"]}
 VARIANTS = {
-    "one node, batches of 2": {"nodes": 1, "batch_size": 2},
+    "one node, batches of 4": {"nodes": 1, "batch_size": 4},
     "two nodes, frozen ends, public labels": {"nodes": 2, "batch_size": 2, "frozen": True, "labels": "public"},
     "a node a clinic, batches of 8, joint": {"nodes": 3, "batch_size": 8, "joint": True},
     "one clinic alone": {"nodes": 1, "batch_size": 2, "alone": True},
