@@ -58,19 +58,6 @@ def test_the_table_that_comes_back_is_the_one_on_disk(whole):
     assert len(weights) >= RUNS - 2  # the two pairs that may be equal are splitfed-v1 and fedavg without noise
 
 
-def test_two_workers_of_the_command_give_the_same_bits(whole, tmp_path):
-    path, study, _ = whole
-    done = subprocess.run(
-        suture_command("run", path, "--out", tmp_path, "--jobs", 2),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
-    assert_same_results(study, tmp_path / "small")
-
-
 LOSSES = """
 [[clinics]]
 profile = "rural-dsl"

@@ -44,6 +44,7 @@ CASES = [
     for method in METHODS
     for variant, how in VARIANTS.items()
     if not list(refusals(mechanism, *method)) and not (how.get("alone") and mechanism == "clinic-level")
+    if "+" not in mechanism or how.get("joint") or variant.startswith("one node")
 ]
 
 
