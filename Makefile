@@ -15,7 +15,7 @@ demo: setup
 	@cp results/heart/figures/privacy_accuracy.png docs/privacy_accuracy.png
 
 test: setup
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 long: setup
 	$(BIN)/python -m pytest -m long

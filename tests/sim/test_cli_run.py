@@ -1,5 +1,6 @@
 """``suture run`` from outside: what it prints, what it leaves behind, and its exit code."""
 
+import json
 import sys
 
 import pandas as pd
@@ -7,6 +8,14 @@ import pytest
 from support import TRADE_OFF, plain, write_scenario
 
 RUNS = 3 * 2 * 2
+KNOWN = {
+    *("run_id", "study", "strategy", "cut", "seed", "rounds"),
+    *("sim_seconds", "bytes_up", "bytes_down", "clinic_flops", "server_flops", "peak_clinic_bytes"),
+    *("clinic_joules", "idle_share", "server_busy_share"),
+    *("unit", "mechanism", "adjacency", "delta", "epsilon_model_user", "epsilon_peer", "epsilon_server"),
+    *("epsilon_model_user_replace", "epsilon_peer_replace", "epsilon_server_replace", "epsilon_label"),
+    "privacy.epsilon",
+}
 
 
 def stamps(study):
@@ -32,6 +41,26 @@ def test_run_makes_the_table_the_picture_and_the_report(finished):
     assert (study / "report.html").stat().st_size > 0
     assert (study / "figures" / "privacy_accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert not list(study.glob(".*"))
+
+
+def test_planned_json_equals_the_finished_rows(suture, finished):
+    path, out_folder, _ = finished
+    code, out, err = suture("plan", path, "--json")
+    assert (code, err) == (0, "")
+    planned = json.loads(out, parse_constant=pytest.fail)  # neither NaN nor Infinity
+    assert isinstance(planned, list)
+    rows = pd.read_parquet(out_folder / "small" / "runs.parquet").set_index("run_id", drop=False)
+    assert [run["run_id"] for run in planned] == rows["run_id"].tolist()
+    assert len(planned) == RUNS
+    for run in planned:
+        assert set(run) >= KNOWN | {"clinics"}
+        assert set(run) - KNOWN - {"clinics"} <= {"bytes", "phase_seconds", "mean_participants", "lost_clinic_rounds"}
+        row = rows.loc[run["run_id"]]
+        for column in KNOWN:
+            value = float(run[column]) if run[column] in ("inf", "-inf") else run[column]
+            assert pd.isna(row[column]) if value is None else row[column] == value, column
+        assert run["bytes_up"] == sum(clinic["bytes_up"] for clinic in run["clinics"]) > 0
+        assert run["bytes_down"] == sum(clinic["bytes_down"] for clinic in run["clinics"]) > 0
 
 
 def test_a_second_run_does_nothing_anew(suture, finished):

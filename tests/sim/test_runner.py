@@ -69,7 +69,7 @@ straggler = { chance = 0.3, slowdown = 4 }
 
 def test_two_workers_lose_the_same_clinics_and_give_the_same_bits(tmp_path):
     text = (
-        STUDY.replace("seeds = [0, 1]", "seeds = [0]").replace("rounds = 10", 'rounds = 10\ndeadline = "3 s"') + LOSSES
+        STUDY.replace("seeds = [0, 1]", "seeds = [0]").replace("rounds = 10", 'rounds = 6\ndeadline = "3 s"') + LOSSES
     )
     path = write_scenario(tmp_path, text)
     table = run(path, tmp_path / "one", jobs=1)
