@@ -70,7 +70,7 @@ def privacy_statement(plan: Plan, versions: Mapping[str, Any], *, finished: bool
     versions : mapping
         Versions of packages by name, of which those that count epsilon are taken.
     finished : bool
-        Whether the run was learned to its end; otherwise the ledger is only planned.
+        Whether the run was trained to its end; otherwise the ledger is only planned.
 
     Returns
     -------
