@@ -147,8 +147,8 @@ def plan_of(spec: RunSpec) -> tuple[Plan, Federation]:
     return make_plan(spec, federation.facts), federation
 
 
-def learn_run(spec: RunSpec, node_groups: int = 1) -> TrainedRun:
-    """Plan and learn a run."""
+def train_spec(spec: RunSpec, node_groups: int = 1) -> TrainedRun:
+    """Plan and train a run."""
     plan, federation = plan_of(spec)
     return train_run(plan, federation, node_groups)
 

@@ -73,7 +73,7 @@ class Recorded:
     plan: Plan
     job: Job
     replies: list[Reply]
-    learned: TrainedRun
+    trained: TrainedRun
 
     def rows_of(self, kind: str, clinic: int) -> list[np.ndarray]:
         """Return a clinic's real rows of a kind, one array a batch, in the order in which they left."""
@@ -110,8 +110,8 @@ def record(plan: Plan, federation: Federation, nodes: int = 1) -> Recorded:
 
         return watched
 
-    learned = train_run(plan, federation, nodes, through=watching)
-    return Recorded(plan, plan.job, replies, learned)
+    trained = train_run(plan, federation, nodes, through=watching)
+    return Recorded(plan, plan.job, replies, trained)
 
 
 def travelling(every: int = 1) -> Through:

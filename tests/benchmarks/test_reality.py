@@ -1,4 +1,4 @@
-"""The parties that are measured over a real network: they do what the plan counts and what Suture learns."""
+"""The parties that are measured over a real network: they do what the plan counts and what Suture computes."""
 
 import pytest
 from support import distance

@@ -80,7 +80,7 @@ CASES.remove(("splitfed-v1", "vanilla", "tail"))  # it is the server's there
 
 @pytest.mark.parametrize(("strategy", "cut", "place"), CASES)
 @pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
-def test_the_server_learns_where_it_failed_but_no_value(ragged, armed, strategy, cut, privacy, place):
+def test_the_server_is_told_where_it_failed_but_no_value(ragged, armed, strategy, cut, privacy, place):
     plan, federation = planned(ragged, strategy, cut, privacy)
     armed(f"training {place}")
     with pytest.raises(ExchangeError) as caught:

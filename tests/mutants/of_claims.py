@@ -86,7 +86,7 @@ WHAT_LEAVES = (
         "sim/flower/client_app.py",
         'text = f"{place_of(error)} while',
         'text = f"{error} {place_of(error)} while',
-        ("tests/clients/test_shield.py::test_the_server_learns_where_it_failed_but_no_value",),
+        ("tests/clients/test_shield.py::test_the_server_is_told_where_it_failed_but_no_value",),
     ),
     Mutant(
         "shuffled batches accounted as Poisson",

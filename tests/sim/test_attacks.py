@@ -29,7 +29,7 @@ def noised(multiplier):
 
 @pytest.fixture(scope="module")
 def random_labels(tmp_path_factory):
-    """Features that say nothing of the labels: who fits the training records has learned them by heart."""
+    """Features that say nothing of the labels: who fits the training records has memorised them."""
     path = tmp_path_factory.mktemp("attacks") / "random.csv"
     rng = np.random.default_rng(0)
     lines = [
@@ -75,9 +75,7 @@ def test_losses_of_two_normal_distributions_by_the_closed_form():
 
 
 @pytest.mark.parametrize(("strategy", "cut"), [("fedavg", None), ("local", None), ("splitfed-v3", "u-shaped")])
-def test_membership_is_told_from_a_model_that_learned_by_heart_and_not_from_an_untrained_one(
-    random_labels, strategy, cut
-):
+def test_membership_is_told_from_a_model_that_memorised_and_not_from_an_untrained_one(random_labels, strategy, cut):
     how = {"model": {"hidden": [64, 32]}, "optimizer": "adam", "learning_rate": 0.01}
     (auc, advantage, _), trained = (
         membership(run_spec(random_labels, strategy, cut, rounds=r, **how)) for r in (0, 60)

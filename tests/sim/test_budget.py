@@ -80,7 +80,7 @@ def test_stops_after_the_last_round_within_the_budget(
 
 
 @pytest.mark.usefixtures("one_key")
-def test_a_stopped_run_is_learned_recorded_and_repeated(csv: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_is_trained_recorded_and_repeated(csv: Path, tmp_path: Path) -> None:
     free = planned(csv, CASES[0], 5)
     plan = planned(csv, CASES[0], 5, **{"stop-at-epsilon": free.epsilon_spent["model-user"][3] + 1e-3})
     row = execute(plan, tmp_path, {})

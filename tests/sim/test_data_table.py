@@ -1,6 +1,5 @@
 """What a table of the user's own may hold: categories, missing values, patients, other formats."""
 
-import lzma
 from decimal import Decimal
 
 import numpy as np
@@ -8,42 +7,17 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_data import in_any_order, problems
+from tables import frame_of, spec
+from test_data import in_any_order
 
 from sim.data.federation import load_federation
 from sim.scenario import Csv, Parquet
-
-
-def frame_of(rows=60, seed=0):
-    """Two clinics; a patient has one to three rows; some values are missing."""
-    rng = np.random.default_rng(seed)
-    frame = pd.DataFrame(
-        {
-            "id": np.arange(rows),
-            "person": rng.integers(0, rows // 2, rows),
-            "site": rng.choice(["bern", "lyon"], rows),
-            "result": rng.choice(["<30", ">30", "NO"], rows),
-            "age": rng.integers(20, 90, rows).astype(float),
-            "bmi": rng.normal(27, 4, rows).round(1),
-            "race": rng.choice(["a", "b", "c"], rows),
-        }
-    )
-    frame.loc[rng.random(rows) < 0.2, "bmi"] = np.nan
-    frame.loc[rng.random(rows) < 0.2, "race"] = None
-    return frame
-
-
-BASE = {"label": "result", "clinic": "site", "exclude": ("id", "person"), "categorical": ("race",), "scaling": "none"}
 
 
 @pytest.fixture
 def path(tmp_path):
     frame_of().to_csv(tmp_path / "p.csv", index=False)
     return tmp_path / "p.csv"
-
-
-def spec(path, kind=Csv, **keys):
-    return kind(path=path, **({"missing": 0.0} | BASE | keys))
 
 
 def records(federation):
@@ -247,137 +221,6 @@ def test_per_clinic_scaling_does_not_see_validation_records(path):
     federation = load_federation(spec(path, scaling="per-clinic", validation_share=0.4), seed=0)
     for start, stop in zip(federation.train.offsets, federation.train.offsets[1:], strict=False):
         np.testing.assert_allclose(federation.train.x[start:stop].mean(0), 0, atol=1e-5)
-
-
-# --- problems
-
-MISSING = frame_of()["bmi"].isna().to_numpy()
-
-
-@pytest.mark.parametrize(
-    ("keys", "expected"),
-    [
-        ({"label": "resul"}, 'label: there is no column "resul"; did you mean "result"?'),
-        ({"patient": "persona"}, 'patient: there is no column "persona"; did you mean "person"?'),
-        ({"exclude": ("idd", "person")}, 'exclude: there is no column "idd"; did you mean "id"?'),
-        (
-            {"categorical": ()},
-            'features: column "race" holds no numbers; '
-            "list it in data.categorical, or put the column into data.exclude",
-        ),
-        ({"categorical": ("race", "racy")}, 'categorical: "racy" is not one of the features; did you mean "race"?'),
-        (
-            {"categorical": ("race", "site")},
-            'categorical: "site" is not one of the features; choose "age", "bmi" or "race"',
-        ),
-        (
-            {"levels": {"race": ("x", "y")}},
-            'levels: no record has a level stated for "race"; write them as in the file',
-        ),
-        (
-            {"missing": {"bmi": 1, "race": 2}},
-            'missing: "race" is categorical, and missing values of it are 0 in every level; take it out',
-        ),
-        ({"ranges": {"race": (0, 1)}}, 'ranges: "race" is categorical, and its levels are 0 or 1; take it out'),
-        (
-            {"missing": {}},
-            f'missing: column "bmi" has {MISSING.sum()} missing values, the first in row {MISSING.argmax() + 2}; '
-            'state a public constant as data.missing."bmi", or "drop" the column there',
-        ),
-        ({"positive": "<31"}, 'positive: column "result" lacks a value that is listed; write it as in the file'),
-        (
-            {"exclude": ("id", "person", "age", "race"), "categorical": (), "missing": "drop"},
-            "missing: every feature is dropped; keep at least one",
-        ),
-        (
-            {"exclude": ("id", "person", "age", "race", "bmi"), "categorical": ()},
-            "features: there is no column left; exclude fewer",
-        ),
-        (
-            {"scaling": "public"},
-            'ranges: no public range is stated for "age", "bmi"; '
-            'state [lowest, highest] for each, or set data.scaling to "none" or "per-clinic"',
-        ),
-    ],
-)
-def test_each_fault_is_exactly_one_line(path, keys, expected):
-    assert problems(spec(path, **keys)) == [f"scenario: data.{expected}"]
-
-
-def test_many_faults_are_told_at_once_and_without_values(path):
-    frame = frame_of()
-    frame["note"] = "Mrs Miller"
-    frame["empty"] = np.nan
-    frame.loc[3, "age"] = np.inf
-    frame.loc[5, "site"] = ""
-    frame.to_csv(path, index=False)
-    found = problems(spec(path, missing={}, categorical=("race", "racy")))
-    assert [line.split(": ")[1] for line in found] == [
-        *("data.categorical", "data.features", "data.missing", "data.features", "data.features", "data.clinic"),
-    ]
-    assert "Miller" not in "".join(found)
-
-
-def test_categories_without_a_value_and_with_far_too_many(tmp_path):
-    frame = pd.DataFrame({"site": "a", "y": np.arange(1200) % 2, "who": np.arange(1200), "none": ""})
-    frame.to_csv(tmp_path / "p.csv", index=False)
-    data = Csv(path=tmp_path / "p.csv", label="y", clinic="site", categorical=("who", "none"))
-    assert problems(data) == [
-        'scenario: data.categorical: column "who" has more than 1000 levels; '
-        'state those to use as data.levels."who", or put the column into data.exclude',
-        'scenario: data.features: column "none" has no value at all; put the column into data.exclude',
-    ]
-
-
-def test_a_clinic_whose_patients_leave_nothing_to_test(tmp_path):
-    frame = pd.DataFrame(
-        {"site": ["a"] * 7 + ["b"] * 3, "who": [0, 1, 2, 3, 4, 5, 6, 8, 8, 8], "y": [0, 1] * 5, "x": 1}
-    )
-    frame.to_csv(tmp_path / "p.csv", index=False)
-    data = Csv(path=tmp_path / "p.csv", label="y", clinic="site", patient="who", scaling="none")
-    assert problems(data) == [
-        "scenario: data: clinic 2 of 2 by name has no held-out record; leave it out of data.sites",
-    ]
-
-
-def test_parquet_dates_are_no_numbers_and_rows_count_from_one(tmp_path):
-    frame = pd.DataFrame(
-        {"site": ["a"] * 6, "y": [0, 1] * 3, "when": pd.Timestamp("2020-01-01"), "x": [1, 2, np.inf] * 2}
-    )
-    frame.to_parquet(tmp_path / "p.parquet")
-    data = Parquet(path=tmp_path / "p.parquet", label="y", clinic="site", scaling="none")
-    assert problems(data) == [
-        'scenario: data.features: column "when" holds no numbers; '
-        "list it in data.categorical, or put the column into data.exclude",
-        'scenario: data.features: column "x" has an infinite or too large value in row 3; correct it',
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("p.csv.xz", b"no xz at all"),
-        ("p.csv.xz", lzma.compress(b"site,y\n" * 99)[:-20]),
-        ("p.csv.gz", b"no gzip"),
-        ("p.csv.zip", b"no zip"),
-        ("p.csv.bz2", b"no bz2"),
-        ("p.csv.zst", b"no zstandard"),
-    ],
-)
-def test_a_broken_archive_is_one_line(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    [line] = problems(spec(tmp_path / name))
-    assert line == (
-        f"scenario: data.path: {tmp_path / name} cannot be unpacked; "
-        "check that it is whole and that its name ends as its format asks"
-    )
-
-
-def test_a_broken_parquet_file_is_one_line(tmp_path):
-    for content in (b"", b"PAR1 and then nothing"):
-        (tmp_path / "p.parquet").write_bytes(content)
-        [line] = problems(spec(tmp_path / "p.parquet", Parquet))
-        assert line.endswith("is no Parquet file, or not whole; save it again")
 
 
 # --- a network of small hospitals

@@ -194,15 +194,15 @@ def test_a_run_is_judged_before_the_first_round_and_after_each_on_held_out_recor
     csv = write_csv(tmp_path / "clinics.csv", [40, 25])
     spec = run_spec(csv, "local", rounds=3)
     plan, federation = plan_of(spec)
-    learned = train_run(plan, federation)
-    assert len(learned.evaluations) == 4
+    trained = train_run(plan, federation)
+    assert len(trained.evaluations) == 4
     network = build_network(spec.model, federation.train.x.shape[1:], len(federation.classes))
-    again = Evaluator(network, federation.test).evaluate(learned.parameters)
-    assert again.pooled == learned.evaluations[-1].pooled
+    again = Evaluator(network, federation.test).evaluate(trained.parameters)
+    assert again.pooled == trained.evaluations[-1].pooled
     alone = []
     for k, (a, b) in enumerate(pairwise(federation.test.offsets)):
         only = Records(federation.test.x[a:b], federation.test.y[a:b], np.array([0, b - a]))
-        own = {name: value[k : k + 1] for name, value in learned.parameters.items()}
+        own = {name: value[k : k + 1] for name, value in trained.parameters.items()}
         alone.append(Evaluator(network, only).evaluate(own).pooled)
-    for a, b in zip(learned.evaluations[-1].clinics, alone, strict=True):
+    for a, b in zip(trained.evaluations[-1].clinics, alone, strict=True):
         agrees_loosely(a, b)

@@ -102,7 +102,7 @@ SIZES = (11, 7, 6, 3)
 
 
 def clinics_job(model, shape, privacy=None, sigma=0.0, **train):
-    """Derive the job of ragged clinics whose records have any shape, and their cohort."""
+    """Derive the job of ragged clinics whose records have any shape, and their node_group."""
     [spec] = runs_of(
         parse_scenario(
             {
@@ -138,15 +138,15 @@ def clinics_job(model, shape, privacy=None, sigma=0.0, **train):
     return job, NodeGroup.build(job, train_records, range(len(SIZES)))
 
 
-def plain_rounds(job, cohort, state, momentum, rounds):
+def plain_rounds(job, node_group, state, momentum, rounds):
     """Train each clinic by a plain loop with its own optimiser; return the parameters by clinic."""
     found = []
     for clinic, size in enumerate(job.sizes):
         module = nn.Sequential(OrderedDict((block.name, block.module) for block in job.network.build()))
         module.load_state_dict({name: value[0] for name, value in state.items()})
         optimiser = torch.optim.SGD(module.parameters(), 0.1, momentum)
-        first = int(cohort.first[clinic])
-        x, y = cohort.x[first : first + size], cohort.y[first : first + size]
+        first = int(node_group.first[clinic])
+        x, y = node_group.x[first : first + size], node_group.y[first : first + size]
         for server_round in range(1, rounds + 1):
             batches = job.batches(server_round, [clinic])
             for step, rows in enumerate(batches.rows[:, 0]):
@@ -170,12 +170,12 @@ NETWORKS = {
 def test_stacked_training_equals_the_plain_loop(name, optimizer, momentum):
     torch.manual_seed(0)
     model, shape = NETWORKS[name]
-    job, cohort = clinics_job(model, shape, optimizer=optimizer)
+    job, node_group = clinics_job(model, shape, optimizer=optimizer)
     initial = job.network.initial_parameters(1)
     trainer = trainer_for(job, job.network.whole, range(len(SIZES)), expand(initial, len(SIZES)))
     for server_round in (1, 2):
-        train_whole(trainer, cohort, job, server_round)
-    for clinic, expected in enumerate(plain_rounds(job, cohort, initial, momentum, 2)):
+        train_whole(trainer, node_group, job, server_round)
+    for clinic, expected in enumerate(plain_rounds(job, node_group, initial, momentum, 2)):
         for key, value in expected.items():
             scale = max(float(value.abs().max()), 0.1)
             torch.testing.assert_close(trainer.parameters[key][clinic], value, rtol=0, atol=1e-4 * scale)
@@ -185,7 +185,7 @@ def test_stacked_training_equals_the_plain_loop(name, optimizer, momentum):
 def test_dp_sgd_without_clip_and_noise_takes_the_plain_gradient(name):
     model, shape = NETWORKS[name]
     private = {"mechanism": "dp-sgd", "noise-multiplier": 0.0, "clip": float("inf"), "delta": 1e-3}
-    job, cohort = clinics_job(model, shape, private)
+    job, node_group = clinics_job(model, shape, private)
     plain_job, _ = clinics_job(model, shape)
     initial = job.network.initial_parameters(1)
     batches = job.batches(1, list(range(len(SIZES))))
@@ -193,7 +193,7 @@ def test_dp_sgd_without_clip_and_noise_takes_the_plain_gradient(name):
     moved = []
     for each in (job, plain_job):
         trainer = trainer_for(each, each.network.whole, range(len(SIZES)), expand(initial, len(SIZES)))
-        x, y = cohort.batch(list(range(count)), index)
+        x, y = node_group.batch(list(range(count)), index)
         trainer.forward(x)
         trainer.loss(y, torch.from_numpy(weights))
         trainer.backward(1, 0, batches.normaliser[0, :count])
@@ -208,8 +208,8 @@ def with_dropout(input_shape, outputs):
     return [("hidden", first), ("output", nn.Linear(4, outputs))]
 
 
-def test_a_learner_draws_the_masks_of_the_moment_or_says_that_it_cannot(monkeypatch):
-    job, cohort = clinics_job({"name": "factory", "factory": "test_lane_training:with_dropout"}, (1, 4, 4))
+def test_a_trainer_draws_the_masks_of_the_moment_or_says_that_it_cannot(monkeypatch):
+    job, node_group = clinics_job({"name": "factory", "factory": "test_lane_training:with_dropout"}, (1, 4, 4))
     head = job.network.split("vanilla", 1)[0]
     trainer = trainer_for(job, head, [2, 0], expand(head.select(job.network.initial_parameters(0)), 2))
     x = torch.randn(2, 3, 1, 4, 4)
@@ -227,7 +227,7 @@ def test_a_learner_draws_the_masks_of_the_moment_or_says_that_it_cannot(monkeypa
 
     monkeypatch.setattr(DropoutMasks, "draw", ones)
     whole = job.network.whole
-    train_whole(trainer_for(job, whole, range(4), expand(job.network.initial_parameters(0), 4)), cohort, job, 6)
+    train_whole(trainer_for(job, whole, range(4), expand(job.network.initial_parameters(0), 4)), node_group, job, 6)
     assert moments == [(6, 0), (6, 1), (6, 2)]
 
 
@@ -245,7 +245,7 @@ def of_positions(input_shape, outputs):
 
 @pytest.mark.parametrize("private", [False, True])
 @pytest.mark.parametrize(("factory", "shape"), [("with_one_activation_twice", (6,)), ("of_positions", (3, 2))])
-def test_a_learner_of_dense_layers_takes_the_step_of_the_plain_module(factory, shape, private):
+def test_a_trainer_of_dense_layers_takes_the_step_of_the_plain_module(factory, shape, private):
     """Chains of linear layers have a quicker way of their own; it must know what it cannot do."""
     privacy = {"mechanism": "dp-sgd", "noise-multiplier": 0.0, "clip": 1e9, "delta": 1e-3} if private else None
     job, _ = clinics_job({"name": "factory", "factory": f"test_lane_training:{factory}"}, shape, privacy)

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from planned import FIRST, SECOND, SPLIT_AND_WHOLE, dp_sgd, named, spec_of
-from support import learn_run, plan_of, write_csv
+from support import plan_of, train_spec, write_csv
 from torch import nn
 
 from sim.foundation.rng import stream
@@ -183,13 +183,13 @@ def test_memory_holds_the_optimisers_state_and_only_the_clinics_parts(pair):
 
 
 @pytest.mark.parametrize("method", [*SPLIT_AND_WHOLE, ("local", None), ("centralised", None)], ids=named)
-def test_under_poisson_sampling_the_plan_draws_what_learning_draws(ragged, method):
+def test_under_poisson_sampling_the_plan_draws_what_training_draws(ragged, method):
     spec = spec_of(ragged, *method, privacy={"mechanism": "dp-sgd", "noise-multiplier": 1.0, "delta": 1e-3})
     plan, _ = plan_of(spec)
-    learned = learn_run(spec)
-    assert by_clinic(plan) == {key: sizes.tolist() for key, sizes in learned.meter.traffic.items()}
+    trained = train_spec(spec)
+    assert by_clinic(plan) == {key: sizes.tolist() for key, sizes in trained.meter.traffic.items()}
     assert {part: list(steps) for part, steps in plan.noised_steps.items()} == {
-        part: steps.tolist() for part, steps in learned.meter.noised_steps.items()
+        part: steps.tolist() for part, steps in trained.meter.noised_steps.items()
     }
 
 

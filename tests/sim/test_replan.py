@@ -43,7 +43,7 @@ def test_federated_averaging_by_hand(finished):
 
 
 @pytest.mark.parametrize("key", ["train.rounds=5", "seed=1", 'clinics.0.sites=["k0"]', "privacy.clip=2", "serverx=1"])
-def test_what_may_change_learning_is_refused(finished, key):
+def test_what_may_change_training_is_refused(finished, key):
     with pytest.raises(ScenarioError, match="may change what is learned"):
         Retiming(finished[0]).seconds([key])
 

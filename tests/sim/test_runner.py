@@ -102,7 +102,7 @@ def test_order_and_company_of_the_runs_do_not_matter(whole, tmp_path):
 
 
 def test_killed_before_the_first_run_is_finished(whole, tmp_path):
-    """Killed while it imports, plans or learns its first run, the command leaves nothing that counts as a run."""
+    """Killed while it imports, plans or trains its first run, the command leaves nothing that counts as a run."""
     path, uninterrupted, _ = whole
     rng = np.random.default_rng()
     arguments = suture_command("run", path, "--out", tmp_path, "--jobs", 1)

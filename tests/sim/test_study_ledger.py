@@ -147,7 +147,7 @@ def test_drawn_number_of_runs_against_dp_accounting() -> None:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """Two private methods and none without noise, learned; the folder of the study."""
+    """Two private methods and none without noise, trained; the folder of the study."""
     from sim import run
 
     folder = tmp_path_factory.mktemp("composed")

@@ -121,7 +121,7 @@ def blas_threads(plan):
 
 
 @pytest.mark.parametrize("engine", [InProcess(), Workers(2)])
-def test_a_process_that_learns_has_one_thread_for_linear_algebra_too(engine, monkeypatch):
+def test_a_process_that_trains_has_one_thread_for_linear_algebra_too(engine, monkeypatch):
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
     with threadpool_limits(2):
         rows = list(engine.run(blas_threads, ["one", "two"]))
@@ -261,7 +261,7 @@ def test_a_folder_that_holds_nothing_is_one_line(tmp_path, capsys, command):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_changed_data_is_told_before_it_is_learned(scenario):
+def test_changed_data_is_told_before_it_is_trained_on(scenario):
     plans = planned(scenario)[:1]
     run_study(plans, ids(plans), scenario.parent / "out", InProcess(), silent())
     folder = scenario.parent / "out" / "swept" / ids(plans)[0]

@@ -237,15 +237,15 @@ def test_runs_of_other_machines_and_of_live_processes_are_not_ended(tmp_path: Pa
 
 
 class InterruptedEngine:
-    """Learns one run, begins another, and hears Ctrl-C."""
+    """Trains one run, begins another, and hears Ctrl-C."""
 
     jobs = 1
 
     def __init__(self, study: Path) -> None:
         self.study = study
 
-    def run(self, learn, plans):
-        yield learn(plans[0])
+    def run(self, train, plans):
+        yield train(plans[0])
         RunLog(self.study, plans[1].spec.run_id)
         raise KeyboardInterrupt
 

@@ -18,7 +18,7 @@ from split_twins import (
     changed,
     train_batch,
 )
-from support import bitwise, learn_run, plan_of, run_spec, write_csv
+from support import bitwise, plan_of, run_spec, train_spec, write_csv
 from torch import nn
 from twins import weighted_average
 from wire import travelling
@@ -172,7 +172,7 @@ def by_twin(spec, plan, federation):
 @pytest.mark.parametrize("factory", FACTORIES)
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_every_strategy_equals_plain_pytorch_with_batch_norm(ragged, method, factory, choice):
-    """Ragged clinics, so that lanes are padded; the bytes that crossed are held against the plan by ``learn``."""
+    """Ragged clinics, so that lanes are padded; the bytes that crossed are held against the plan by training itself."""
     if choice == "local" and method.strategy == "fedprox":
         pytest.skip("as fedavg")
     spec = spec_of(method, ragged, choice, factory)
@@ -192,15 +192,15 @@ def test_with_some_clinics_only_the_others_keep_what_they_have(ragged, method, c
 @pytest.mark.parametrize("method", [Method("fedavg"), *CUT[4:6]], ids=str)
 def test_with_one_clinic_they_are_centralised(tmp_path, method, choice):
     csv = write_csv(tmp_path / "alone.csv", [61])
-    pooled = learn_run(spec_of(Method("centralised"), csv, choice)).parameters
-    assert apart(learn_run(spec_of(method, csv, choice)).parameters, pooled) < 1e-6
+    pooled = train_spec(spec_of(Method("centralised"), csv, choice)).parameters
+    assert apart(train_spec(spec_of(method, csv, choice)).parameters, pooled) < 1e-6
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("method", [Method("fedavg"), *CUT[:2], *CUT[-2:]], ids=str)
 def test_node_groups_give_the_same_model(ragged, method, choice):
     spec = spec_of(method, ragged, choice)
-    assert apart(learn_run(spec, 3).parameters, learn_run(spec).parameters) < 1e-6
+    assert apart(train_spec(spec, 3).parameters, train_spec(spec).parameters) < 1e-6
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -208,7 +208,7 @@ def test_node_groups_give_the_same_model(ragged, method, choice):
 def test_a_repeated_forward_pass_counts_the_batch_once(ragged, method, choice):
     """A turn that is rebuilt from the node's state runs the head's forward pass again."""
     spec = spec_of(method, ragged, choice, local_epochs=1)
-    kept = learn_run(spec).parameters
+    kept = train_spec(spec).parameters
 
     plan, federation = plan_of(spec)
     assert bitwise(train_run(plan, federation, through=travelling()).parameters, kept)
@@ -216,7 +216,7 @@ def test_a_repeated_forward_pass_counts_the_batch_once(ragged, method, choice):
 
 def test_statistics_that_stay_do_not_cross(ragged):
     """Two statistics of 6 + 5 + 5 channels, four bytes each, in every message that carries the model."""
-    moved = [learn_run(spec_of(Method("fedavg"), ragged, choice)).meter.traffic for choice in CHOICES]
+    moved = [train_spec(spec_of(Method("fedavg"), ragged, choice)).meter.traffic for choice in CHOICES]
     for direction in ("up", "down"):
         saved = moved[0][direction, "model"] - moved[1][direction, "model"]
         assert saved.tolist() == [2 * 4 * 2 * (6 + 5 + 5)] * 4
@@ -226,15 +226,15 @@ def test_statistics_that_stay_do_not_cross(ragged):
 def test_evaluation_takes_the_running_statistics_of_each_clinic(ragged, factory):
     spec = spec_of(Method("fedavg"), ragged, "local", factory)
     plan, federation = plan_of(spec)
-    learned = train_run(plan, federation)
+    trained = train_run(plan, federation)
     twin, test = NormTwin(spec, federation), federation.test
     for k, (first, last) in enumerate(pairwise(test.offsets)):
-        module = twin.module({name: value[k] for name, value in learned.parameters.items()}).eval()
+        module = twin.module({name: value[k] for name, value in trained.parameters.items()}).eval()
         with torch.no_grad():
             loss = twin.loss(module(torch.tensor(test.x[first:last])), torch.tensor(test.y[first:last])) / (
                 last - first
             )
-        assert learned.evaluations[-1].clinics[k]["loss"] == pytest.approx(float(loss), rel=1e-5)
+        assert trained.evaluations[-1].clinics[k]["loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
 @pytest.mark.parametrize(("module", "shape"), [(nn.BatchNorm1d(3), (3,)), (nn.BatchNorm2d(2), (2, 3, 2))])

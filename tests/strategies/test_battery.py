@@ -1,7 +1,7 @@
 """The battery that every strategy passes with every cut, and the oracles that hold some of them to one another.
 
 Each situation is a small federation with one thing that could go wrong. The simulator's model must be the one of the
-plain PyTorch twin, and ``learn`` itself holds every byte and every noised step against the plan.
+plain PyTorch twin, and training itself holds every byte and every noised step against the plan.
 """
 
 from dataclasses import replace
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from split_twins import CUT, METHODS, Method, SplitTwin, apart, batches_of, changed, expected, rounding, split
-from support import DP_SGD, JOINT, bitwise, learn_run, plan_of, run_spec, write_csv
+from support import DP_SGD, JOINT, bitwise, plan_of, run_spec, train_spec, write_csv
 from torch.nn import functional
 
 from sim.data.federation import Records, load_federation
@@ -80,14 +80,14 @@ def test_the_model_is_the_twins(files, method, situation):
     file, settings = SITUATIONS[situation]
     spec = method.spec(files[file], **{"rounds": 2, **settings})
     plan, federation = plan_of(spec)
-    learned = train_run(plan, federation)
+    trained = train_run(plan, federation)
     start = {
-        name: value[None].expand_as(learned.parameters[name])
+        name: value[None].expand_as(trained.parameters[name])
         for name, value in SplitTwin(spec, federation).initial().items()
     }
-    assert apart(learned.parameters, start) > 1e-2, "the run learned nothing; the test would be blind"
-    assert apart(learned.parameters, expected(spec, plan, federation)) < rounding(spec)
-    assert len(learned.evaluations) == spec.train.rounds + 1
+    assert apart(trained.parameters, start) > 1e-2, "the run did not train; the test would be blind"
+    assert apart(trained.parameters, expected(spec, plan, federation)) < rounding(spec)
+    assert len(trained.evaluations) == spec.train.rounds + 1
 
 
 def test_the_situations_are_what_they_are_called(files):
@@ -113,9 +113,9 @@ def test_without_rounds_nothing_moves_and_nothing_crosses(files, method):
     for privacy in ({"mechanism": "none"}, DP_SGD):
         spec = method.spec(files["ragged"], privacy=privacy, rounds=0)
         plan, federation = plan_of(spec)
-        learned = train_run(plan, federation)
-        assert bitwise(learned.parameters, expected(spec, plan, federation))
-        assert (len(learned.evaluations), learned.meter.traffic, learned.meter.noised_steps) == (1, {}, {})
+        trained = train_run(plan, federation)
+        assert bitwise(trained.parameters, expected(spec, plan, federation))
+        assert (len(trained.evaluations), trained.meter.traffic, trained.meter.noised_steps) == (1, {}, {})
 
 
 @METHOD
@@ -145,7 +145,7 @@ def test_any_grouping_of_nodes_gives_the_same_model_and_bytes(files, method, pri
 
 def test_all_methods_begin_with_the_same_network_and_are_judged_on_the_same_records(files):
     specs = [method.spec(files["ragged"], rounds=0) for method in METHODS]
-    begun = [learn_run(spec) for spec in specs]
+    begun = [train_spec(spec) for spec in specs]
     assert all(bitwise(run.parameters, begun[0].parameters) for run in begun)
     assert all(run.evaluations == begun[0].evaluations for run in begun)
 
@@ -161,13 +161,13 @@ def test_all_methods_begin_with_the_same_network_and_are_judged_on_the_same_reco
 def test_u_shaped_is_vanilla_bit_for_bit(files, keys, optimizer):
     """Relay and V1 treat all parts alike; V2 and V3 do not average body and tail alike."""
     vanilla, u_shaped = (Method(cut=cut, **keys).spec(files["ragged"], **OPTIMIZERS[optimizer]) for cut in SPLIT_CUTS)
-    assert bitwise(learn_run(u_shaped).parameters, learn_run(vanilla).parameters)
+    assert bitwise(train_spec(u_shaped).parameters, train_spec(vanilla).parameters)
 
 
 @pytest.mark.parametrize("strategy", ["splitfed-v2", "splitfed-v3"])
 @pytest.mark.parametrize(("file", "equal"), [("alone", True), ("ragged", False)])
 def test_u_shaped_v2_and_v3_are_vanilla_with_one_clinic_only(files, strategy, file, equal):
-    vanilla, u_shaped = (learn_run(Method(strategy, cut).spec(files[file])).parameters for cut in SPLIT_CUTS)
+    vanilla, u_shaped = (train_spec(Method(strategy, cut).spec(files[file])).parameters for cut in SPLIT_CUTS)
     assert bitwise(u_shaped, vanilla) == equal
     assert equal or apart(u_shaped, vanilla) > 1e-4
 
@@ -175,8 +175,8 @@ def test_u_shaped_v2_and_v3_are_vanilla_with_one_clinic_only(files, strategy, fi
 # The order of the clinics
 
 
-def learn_permuted(spec, order):
-    """Learn with the clinics, records and all, numbered otherwise."""
+def train_permuted(spec, order):
+    """Train with the clinics, records and all, numbered otherwise."""
 
     def permuted(records):
         pieces = [slice(*records.offsets[k : k + 2]) for k in order]
@@ -202,8 +202,8 @@ def test_permuting_the_clinics_changes_sequential_strategies_only(files, method)
     if method.strategy not in ORDER_FREE:
         spec = changed(spec, "strategy", order="fixed")
     order = [2, 0, 3, 1]
-    here = learn_run(spec).parameters
-    there = learn_permuted(spec, order)
+    here = train_spec(spec).parameters
+    there = train_permuted(spec, order)
     if method.strategy in OWN_MODEL:
         here = {name: value[order] for name, value in here.items()}
     if method.strategy in ORDER_FREE:
@@ -317,16 +317,16 @@ def test_with_one_clinic_every_strategy_is_centralised_bit_for_bit(files, method
     settings = {"rounds": rounds, "local_epochs": 3, **OPTIMIZERS[optimizer]}
     if method.strategy == "fedprox":
         method = Method("fedprox")
-    centralised = learn_run(Method("centralised").spec(files["alone"], **settings)).parameters
-    assert bitwise(learn_run(method.spec(files["alone"], **settings)).parameters, centralised)
+    centralised = train_spec(Method("centralised").spec(files["alone"], **settings)).parameters
+    assert bitwise(train_spec(method.spec(files["alone"], **settings)).parameters, centralised)
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 @pytest.mark.parametrize("method", [Method("local"), *RELAYS], ids=str)
 def test_with_one_clinic_what_lives_on_is_centralised_over_rounds(files, method, optimizer):
     settings = {"rounds": 3, "local_epochs": 2, **OPTIMIZERS[optimizer]}
-    centralised = learn_run(Method("centralised").spec(files["alone"], **settings)).parameters
-    assert bitwise(learn_run(method.spec(files["alone"], **settings)).parameters, centralised)
+    centralised = train_spec(Method("centralised").spec(files["alone"], **settings)).parameters
+    assert bitwise(train_spec(method.spec(files["alone"], **settings)).parameters, centralised)
 
 
 # One local step; FedProx without a pull; any cut
@@ -358,11 +358,12 @@ def test_one_local_step_is_one_large_batch_step(files, method):
 @OPTIMIZER
 def test_fedprox_without_a_pull_is_fedavg_bit_for_bit(files, optimizer, participation):
     settings = {"participation": participation, "local_epochs": 2, **OPTIMIZERS[optimizer]}
-    fedavg = learn_run(Method("fedavg").spec(files["ragged"], **settings)).parameters
+    fedavg = train_spec(Method("fedavg").spec(files["ragged"], **settings)).parameters
     assert bitwise(
-        learn_run(Method("fedprox", None, (("proximal_mu", 0.0),)).spec(files["ragged"], **settings)).parameters, fedavg
+        train_spec(Method("fedprox", None, (("proximal_mu", 0.0),)).spec(files["ragged"], **settings)).parameters,
+        fedavg,
     )
-    pulled = learn_run(Method("fedprox", None, (("proximal_mu", 1.0),)).spec(files["ragged"], **settings)).parameters
+    pulled = train_spec(Method("fedprox", None, (("proximal_mu", 1.0),)).spec(files["ragged"], **settings)).parameters
     assert apart(pulled, fedavg) > 1e-3
 
 
@@ -372,12 +373,12 @@ CUTS = {"vanilla": [1, 2, 3, -1], "u-shaped": [[1, 2], [1, 3], [2, 3], [1, -1]]}
 @pytest.mark.parametrize("cut", SPLIT_CUTS)
 @pytest.mark.parametrize("strategy", ["splitfed-v1", "split"])
 def test_any_cut_of_a_network_of_four_blocks_gives_the_same_model(files, strategy, cut):
-    def learned(where):
+    def trained(where):
         model = {"hidden": [6, 5, 4], "cut": where}
         spec = run_spec(files["ragged"], strategy, cut, model=model, optimizer="adam", learning_rate=0.02)
-        return learn_run(spec).parameters
+        return train_spec(spec).parameters
 
-    first, *others = map(learned, CUTS[cut])
+    first, *others = map(trained, CUTS[cut])
     assert len(first) == 8
     assert all(bitwise(other, first) for other in others)
 

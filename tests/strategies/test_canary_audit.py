@@ -51,7 +51,7 @@ def spec_of(strategy, cut, tmp_path):
 
 
 def audited(strategy, cut, tmp_path, add=None):
-    """Learn the run with canaries in it; return the claim and the bounds by block."""
+    """Train the run with canaries in it; return the claim and the bounds by block."""
     spec = spec_of(strategy, cut, tmp_path)
     made_up = load_federation(spec.data, spec.seed)
     own = np.concatenate([np.arange(first, first + OWN) for first in made_up.train.offsets[:-1]])

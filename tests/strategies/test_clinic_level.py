@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support import NO_PRIVACY, distance, learn_run, plan_of, run_spec, write_csv
+from support import NO_PRIVACY, distance, plan_of, run_spec, train_spec, write_csv
 
 from sim.foundation.problems import ScenarioError
 from sim.methods import averaging
@@ -35,7 +35,7 @@ def csv(tmp_path):
 @pytest.mark.parametrize(("strategy", "cut"), METHODS)
 def test_each_round_is_one_gaussian_and_the_server_is_trusted(csv, strategy, cut):
     plan, federation = plan_of(run_spec(csv, strategy, cut, CLINIC, participation=0.5, rounds=6))
-    learned = train_run(plan, federation)  # holds executed and planned ledgers equal
+    trained = train_run(plan, federation)  # holds executed and planned ledgers equal
     import dp_accounting as dp
 
     for clinic, rounds in zip(plan.clinics, plan.sampled.rounds, strict=True):
@@ -45,7 +45,7 @@ def test_each_round_is_one_gaussian_and_the_server_is_trusted(csv, strategy, cut
         assert clinic.epsilon["model-user"] == pytest.approx(own, rel=1e-9)
         assert clinic.epsilon["server"] == (math.inf if rounds else 0)
     assert plan.columns()["unit"] == "clinic"
-    assert distance(train_run(plan, federation, node_groups=3).parameters, learned.parameters) < 1e-4
+    assert distance(train_run(plan, federation, node_groups=3).parameters, trained.parameters) < 1e-4
 
 
 def averaged(before, stacked):
@@ -89,8 +89,8 @@ def test_noise_on_the_sum_has_the_stated_size_and_differs_round_by_round():
 def test_without_noise_and_clip_it_is_the_plain_mean_of_equal_clinics(tmp_path, strategy, cut):
     even = write_csv(tmp_path / "even.csv", sizes=(40, 40, 40))
     none = {**CLINIC, "noise-multiplier": 0, "clip": math.inf}
-    learned = learn_run(run_spec(even, strategy, cut, none)).parameters
-    assert distance(learned, learn_run(run_spec(even, strategy, cut, NO_PRIVACY)).parameters) < 1e-5
+    trained = train_spec(run_spec(even, strategy, cut, none)).parameters
+    assert distance(trained, train_spec(run_spec(even, strategy, cut, NO_PRIVACY)).parameters) < 1e-5
 
 
 def test_a_target_is_met(csv):
@@ -158,13 +158,13 @@ def test_the_noise_on_updates_is_raised_and_follows_the_clip(csv, monkeypatch):
 
     monkeypatch.setattr(averaging, "noised_mean", watched)
     plan, federation = plan_of(run_spec(csv, "splitfed-v1", "vanilla", ADAPTIVE))
-    learned = train_run(plan, federation)  # holds executed and planned ledgers equal
-    assert learned.clips[0] == 0.3
-    assert len(learned.clips) == 4
-    assert [clip for _, clip, _ in seen] == learned.clips[:3]
+    trained = train_run(plan, federation)  # holds executed and planned ledgers equal
+    assert trained.clips[0] == 0.3
+    assert len(trained.clips) == 4
+    assert [clip for _, clip, _ in seen] == trained.clips[:3]
     for r, (norms, clip, noise) in enumerate(seen, 1):
         assert noise == pytest.approx((1.5**-2 - 2.0**-2) ** -0.5)
-        assert learned.clips[r] == adapted_clip(
+        assert trained.clips[r] == adapted_clip(
             clip, norms, len(norms), AdaptiveClip(0.5, 0.2, 1.0), True, run_key(plan.spec.digest, federation.facts), r
         )
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import twins
 from split_twins import rounding
-from support import BUILT_IN, DP_SGD, JOINT, NO_PRIVACY, bitwise, distance, learn_run, plan_of, run_spec, write_csv
+from support import BUILT_IN, DP_SGD, JOINT, NO_PRIVACY, bitwise, distance, plan_of, run_spec, train_spec, write_csv
 from wire import travelling
 
 from sim.foundation import rng
@@ -40,11 +40,11 @@ def by_twin(spec, plan, federation, twin_of=None):
 
 def assert_equals_twin(spec, tolerance=None, twin_of=None, node_groups=1):
     plan, federation = plan_of(spec)
-    learned = train_run(plan, federation, node_groups).parameters
+    trained = train_run(plan, federation, node_groups).parameters
     initial = {name: value[None] for name, value in twins.Twin(spec, federation).initial().items()}
-    moved = {name: value[:1] for name, value in learned.items()}
-    assert spec.train.rounds == 0 or distance(moved, initial) > 1e-2, "the run learned nothing; the test would be blind"
-    assert distance(learned, by_twin(spec, plan, federation, twin_of)) < (tolerance or rounding(spec))
+    moved = {name: value[:1] for name, value in trained.items()}
+    assert spec.train.rounds == 0 or distance(moved, initial) > 1e-2, "the run did not train; the test would be blind"
+    assert distance(trained, by_twin(spec, plan, federation, twin_of)) < (tolerance or rounding(spec))
 
 
 # The strategies among themselves
@@ -55,14 +55,14 @@ def assert_equals_twin(spec, tolerance=None, twin_of=None, node_groups=1):
 @pytest.mark.parametrize("participation", [1.0, 0.6])
 def test_splitfed_v1_is_fedavg_bit_for_bit(ragged, optimizer, cut, participation):
     train = {"optimizer": optimizer, "local_epochs": 2, "participation": participation, "learning_rate": 0.02}
-    fedavg = learn_run(run_spec(ragged, "fedavg", **train))
-    assert bitwise(learn_run(run_spec(ragged, "splitfed-v1", cut, **train)).parameters, fedavg.parameters)
+    fedavg = train_spec(run_spec(ragged, "fedavg", **train))
+    assert bitwise(train_spec(run_spec(ragged, "splitfed-v1", cut, **train)).parameters, fedavg.parameters)
 
 
 @pytest.mark.parametrize("cut", SPLIT)
 def test_splitfed_v1_is_fedavg_bit_for_bit_with_three_classes(three_classes, cut):
-    fedavg = learn_run(run_spec(three_classes, "fedavg"))
-    assert bitwise(learn_run(run_spec(three_classes, "splitfed-v1", cut)).parameters, fedavg.parameters)
+    fedavg = train_spec(run_spec(three_classes, "fedavg"))
+    assert bitwise(train_spec(run_spec(three_classes, "splitfed-v1", cut)).parameters, fedavg.parameters)
 
 
 @pytest.mark.parametrize(("optimizer", "rounds"), [("sgd", 4), ("momentum", 1), ("adam", 1)])
@@ -72,29 +72,29 @@ def test_splitfed_v1_is_fedavg_bit_for_bit_with_three_classes(three_classes, cut
 def test_with_one_clinic_split_and_federated_are_centralised_bit_for_bit(alone, strategy, cut, optimizer, rounds):
     """With momentum or Adam only for one round: V1 and FedAvg begin each round with a fresh optimiser."""
     train = {"optimizer": optimizer, "rounds": rounds, "local_epochs": 2}
-    centralised = learn_run(run_spec(alone, "centralised", **train))
-    assert bitwise(learn_run(run_spec(alone, strategy, cut, **train)).parameters, centralised.parameters)
+    centralised = train_spec(run_spec(alone, "centralised", **train))
+    assert bitwise(train_spec(run_spec(alone, strategy, cut, **train)).parameters, centralised.parameters)
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 def test_over_several_rounds_only_centralised_carries_the_optimiser(alone, optimizer):
     train = {"optimizer": optimizer, "rounds": 3}
-    centralised, fedavg = (learn_run(run_spec(alone, name, **train)).parameters for name in ("centralised", "fedavg"))
+    centralised, fedavg = (train_spec(run_spec(alone, name, **train)).parameters for name in ("centralised", "fedavg"))
     assert distance(fedavg, centralised) > 1e-3
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_with_one_clinic_local_is_centralised_bit_for_bit(alone, optimizer):
     train = {"optimizer": optimizer, "rounds": 3}
-    centralised = learn_run(run_spec(alone, "centralised", **train))
-    assert bitwise(learn_run(run_spec(alone, "local", **train)).parameters, centralised.parameters)
+    centralised = train_spec(run_spec(alone, "centralised", **train))
+    assert bitwise(train_spec(run_spec(alone, "local", **train)).parameters, centralised.parameters)
 
 
 @pytest.mark.parametrize(("strategy", "cut"), BUILT_IN[2:])
 def test_one_local_step_a_round_is_one_step_on_the_pooled_records(ragged, strategy, cut):
     train = {"batch_size": 1000, "rounds": 3, "learning_rate": 0.3}
-    pooled = learn_run(run_spec(ragged, "centralised", **train))
-    assert distance(learn_run(run_spec(ragged, strategy, cut, **train)).parameters, pooled.parameters) < 1e-6
+    pooled = train_spec(run_spec(ragged, "centralised", **train))
+    assert distance(train_spec(run_spec(ragged, strategy, cut, **train)).parameters, pooled.parameters) < 1e-6
 
 
 # Plain PyTorch
@@ -142,21 +142,21 @@ def test_a_softmax_head_for_two_classes_and_another_cut(ragged, strategy, cut):
 def test_without_rounds_the_model_stays_as_it_was(ragged, strategy, cut, privacy):
     spec = run_spec(ragged, strategy, cut, privacy, rounds=0)
     plan, federation = plan_of(spec)
-    learned = train_run(plan, federation)
+    trained = train_run(plan, federation)
     initial = twins.Twin(spec, federation).initial()
-    assert bitwise(learned.parameters, {name: value[None] for name, value in initial.items()})
-    assert len(learned.evaluations) == 1
-    assert not learned.meter.traffic
-    assert not learned.meter.noised_steps
+    assert bitwise(trained.parameters, {name: value[None] for name, value in initial.items()})
+    assert len(trained.evaluations) == 1
+    assert not trained.meter.traffic
+    assert not trained.meter.noised_steps
 
 
 def test_more_classes_than_a_byte_can_name_are_refused_or_arrive(tmp_path):
     csv = write_csv(tmp_path / "many.csv", [1000], classes=260)
     try:
-        vanilla = learn_run(run_spec(csv, "splitfed-v1", "vanilla", rounds=1)).parameters
+        vanilla = train_spec(run_spec(csv, "splitfed-v1", "vanilla", rounds=1)).parameters
     except ScenarioError:
         return
-    assert bitwise(vanilla, learn_run(run_spec(csv, "fedavg", rounds=1)).parameters)
+    assert bitwise(vanilla, train_spec(run_spec(csv, "fedavg", rounds=1)).parameters)
 
 
 # DP-SGD
@@ -189,8 +189,8 @@ def test_dp_sgd_without_clip_and_noise_is_plain_training_on_the_poisson_batches(
 
 def test_noise_differs_between_seeds_only_in_what_it_should(ragged):
     """Two seeds must not share the noise, and the noise must move the model."""
-    quiet = learn_run(run_spec(ragged, "fedavg", privacy={**DP_SGD, "noise-multiplier": 0})).parameters
-    noised = [learn_run(run_spec(ragged, "fedavg", privacy=DP_SGD, seed=seed)).parameters for seed in (5, 6)]
+    quiet = train_spec(run_spec(ragged, "fedavg", privacy={**DP_SGD, "noise-multiplier": 0})).parameters
+    noised = [train_spec(run_spec(ragged, "fedavg", privacy=DP_SGD, seed=seed)).parameters for seed in (5, 6)]
     assert distance(noised[0], quiet) > 1e-3
     assert distance(noised[0], noised[1]) > 1e-3
 
@@ -207,8 +207,8 @@ def flower(csv, name, options=None, **train):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_fedavg_equals_flowers_stock_fedavg(ragged, optimizer, privacy):
     train = {"optimizer": optimizer, "learning_rate": RATE[optimizer], "privacy": privacy, "rounds": 4}
-    stock = learn_run(flower(ragged, "FedAvg", **train))
-    ours = learn_run(run_spec(ragged, "fedavg", **train))
+    stock = train_spec(flower(ragged, "FedAvg", **train))
+    ours = train_spec(run_spec(ragged, "fedavg", **train))
     assert distance(ours.parameters, stock.parameters) < (1e-6 if privacy == NO_PRIVACY else 1e-3)
     assert ours.meter.traffic.keys() == stock.meter.traffic.keys()
     for key, sizes in ours.meter.traffic.items():
@@ -298,18 +298,18 @@ def test_the_order_of_rows_of_different_clinics_in_the_file_does_not_matter(tmp_
     """Clinics are numbered by name, and their streams by number."""
     files = [write_csv(tmp_path / f"{shuffled}.csv", shuffled=shuffled) for shuffled in (False, True)]
     assert files[0].read_bytes() != files[1].read_bytes()
-    tidy, mixed = (learn_run(run_spec(csv, strategy, cut, privacy, rounds=2)).parameters for csv in files)
+    tidy, mixed = (train_spec(run_spec(csv, strategy, cut, privacy, rounds=2)).parameters for csv in files)
     assert bitwise(tidy, mixed)
 
 
 @pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
-def test_a_file_that_has_changed_is_learned_anew(tmp_path, strategy, cut):
+def test_a_file_that_has_changed_is_trained_on_anew(tmp_path, strategy, cut):
     csv = write_csv(tmp_path / "clinics.csv", [40, 30])
-    before = learn_run(run_spec(csv, strategy, cut)).parameters
+    before = train_spec(run_spec(csv, strategy, cut)).parameters
     rows = csv.read_text(encoding="utf-8").splitlines()
     changed = [rows[0], *(row.replace(",0.", ",5.") for row in rows[1:])]
     csv.write_text("\n".join(changed) + "\n", encoding="utf-8")
-    assert not bitwise(learn_run(run_spec(csv, strategy, cut)).parameters, before)
+    assert not bitwise(train_spec(run_spec(csv, strategy, cut)).parameters, before)
 
 
 @pytest.mark.parametrize("block", [1, 3])
@@ -326,20 +326,20 @@ def test_clinics_may_train_in_blocks(ragged, monkeypatch, strategy, privacy, blo
 def test_a_nodes_state_may_travel_with_every_message(ragged, strategy, cut, privacy, every):
     """On other grids a handler gets a copy of the state and gives it back, now in one process and now in another."""
     spec = run_spec(ragged, strategy, cut, privacy, optimizer="adam", rounds=2)
-    kept = learn_run(spec).parameters
+    kept = train_spec(spec).parameters
     plan, federation = plan_of(spec)
     assert bitwise(train_run(plan, federation, through=travelling(every)).parameters, kept)
 
 
 @pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
 @pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
-def test_learning_again_gives_the_same_bits_whatever_the_global_generators_hold(ragged, strategy, cut, privacy):
+def test_training_again_gives_the_same_bits_whatever_the_global_generators_hold(ragged, strategy, cut, privacy):
     spec = run_spec(ragged, strategy, cut, privacy)
-    first = learn_run(spec).parameters
+    first = train_spec(spec).parameters
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002 - the global state must not matter
     torch.manual_seed(1)
-    assert bitwise(learn_run(spec).parameters, first)
+    assert bitwise(train_spec(spec).parameters, first)
 
 
 @pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
@@ -349,6 +349,6 @@ def test_no_global_generator_is_touched(ragged, strategy, cut):
 
     spec = run_spec(ragged, strategy, cut, DP_SGD, seed=11)
     before = global_state()
-    learn_run(spec)
+    train_spec(spec)
     same = [a == b for a, b in zip(before, global_state(), strict=True)]
     assert same == [True] * 3, "random, numpy, torch"

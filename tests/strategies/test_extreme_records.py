@@ -96,13 +96,13 @@ def assert_finite(run):
         for key, value in reply.arrays.items():
             # The norm of a gradient that counts as zero is infinite, of a record that the ledger says is not hidden.
             assert np.isfinite(value).all() or (key[0] == "norms" and not np.isnan(value).any()), key
-    for name, value in run.learned.parameters.items():
+    for name, value in run.trained.parameters.items():
         assert value.isfinite().all(), name
-    assert len(run.learned.evaluations) == run.plan.rounds + 1
+    assert len(run.trained.evaluations) == run.plan.rounds + 1
 
 
 def sums(spec):
-    """Learn one round; return the run and its noised sums of gradients by part, clinic and step, times the batch."""
+    """Train one round; return the run and its noised sums of gradients by part, clinic and step, times the batch."""
     found = {}
 
     def watched(original, sums, std, normaliser, key, purpose, clinics, server_round, step):
@@ -227,10 +227,10 @@ def test_clinic_level_is_moved_by_no_more_than_twice_the_clip(csv, monkeypatch, 
     models = []
     for path in (csv, *extremes(csv)):
         spec = run_spec(path, strategy, cut, privacy, model, rounds=1, learning_rate=rate, local_epochs=4)
-        learned = record(*plan_of(spec)).learned
-        models.append(torch.cat([value.flatten() for value in learned.parameters.values()]).double())
+        trained = record(*plan_of(spec)).trained
+        models.append(torch.cat([value.flatten() for value in trained.parameters.values()]).double())
         assert models[-1].isfinite().all()
-        assert len(learned.evaluations) == 2
+        assert len(trained.evaluations) == 2
     for other in models[1:]:
         assert float((other - models[0]).norm()) * len(SIZES) <= 2 * CLIP * (1 + 1e-3)
 

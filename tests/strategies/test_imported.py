@@ -9,7 +9,7 @@ import pytest
 import torch
 import twins
 from split_twins import SplitTwin, apart, fedprox
-from support import bitwise, learn_run, plan_of, run_spec
+from support import bitwise, plan_of, run_spec, train_spec
 from torch.nn import functional
 from twins import weighted_average
 
@@ -59,14 +59,14 @@ def global_state():
 @NAMES
 def test_it_runs_and_keeps_the_element_type_and_the_planned_bytes(ragged, name):
     plan, federation = plan_of(imported(ragged, name, optimizer="momentum"))
-    learned = train_run(plan, federation)
-    assert {value.dtype for value in learned.parameters.values()} == {torch.float32}
-    size = 4 * sum(value.numel() for value in learned.parameters.values())
-    assert {key: sizes.tolist() for key, sizes in learned.meter.traffic.items()} == {
+    trained = train_run(plan, federation)
+    assert {value.dtype for value in trained.parameters.values()} == {torch.float32}
+    size = 4 * sum(value.numel() for value in trained.parameters.values())
+    assert {key: sizes.tolist() for key, sizes in trained.meter.traffic.items()} == {
         (way, kind): [3 * each] * 4 for way in ("up", "down") for kind, each in {"model": size, "headers": 512}.items()
     }
-    assert len(learned.evaluations) == 4
-    assert learned.evaluations[0] != learned.evaluations[3]
+    assert len(trained.evaluations) == 4
+    assert trained.evaluations[0] != trained.evaluations[3]
 
 
 @NAMES
@@ -76,7 +76,7 @@ def test_it_gives_the_same_bits_whatever_the_global_generators_hold(ragged, name
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         torch.manual_seed(seed)
-        found.append(learn_run(imported(ragged, name)).parameters)
+        found.append(train_spec(imported(ragged, name)).parameters)
     assert bitwise(*found)
 
 
@@ -84,7 +84,7 @@ def test_it_gives_the_same_bits_whatever_the_global_generators_hold(ragged, name
 def test_it_leaves_the_global_generators_as_they_were(ragged, name):
     spec = imported(ragged, name, seed=11)
     before = global_state()
-    learn_run(spec)
+    train_spec(spec)
     assert all(a == b for a, b in zip(before, global_state(), strict=True)), "random, numpy or torch was touched"
 
 
@@ -94,7 +94,7 @@ def test_flower_does_draw_from_the_global_generators(ragged, monkeypatch):
     sample, normal = random.sample, np.random.normal
     monkeypatch.setattr(random, "sample", lambda *a: drawn.append("sample") or sample(*a))
     monkeypatch.setattr(np.random, "normal", lambda *a: drawn.append("normal") or normal(*a))
-    learn_run(imported(ragged, "DifferentialPrivacyServerSideFixedClipping"))
+    train_spec(imported(ragged, "DifferentialPrivacyServerSideFixedClipping"))
     assert {"sample", "normal"} == set(drawn)
 
 
@@ -106,10 +106,10 @@ def gap(spec, server=None, twin_of=None):
     plan, federation = plan_of(spec)
     twin = SplitTwin(spec, federation, plan.noise_multipliers)
     state = twin_of(twin) if twin_of else twins.fedavg(twin, *([server(twin)] if server else []))
-    learned = train_run(plan, federation).parameters
+    trained = train_run(plan, federation).parameters
     initial = {name: value[None] for name, value in twin.initial().items()}
-    assert apart(learned, initial) > 1e-2, "the run learned nothing; the test would be blind"
-    return apart(learned, {name: value[None] for name, value in state.items()})
+    assert apart(trained, initial) > 1e-2, "the run did not train; the test would be blind"
+    return apart(trained, {name: value[None] for name, value in state.items()})
 
 
 def flat(model):
@@ -236,11 +236,11 @@ def test_the_adaptive_dp_wrappers_clip_the_same_at_the_clinics_and_at_the_server
     options = {"strategy": f"{FLOWER}FedAvg", "noise-multiplier": 0.0, "num-sampled-clients": 4}
     options |= {"initial-clipping-norm": 0.05, "clip-norm-lr": 0.5, "clipped-count-stddev": 0.0}
     server, client = (
-        learn_run(imported(ragged, f"DifferentialPrivacy{side}SideAdaptiveClipping", options)).parameters
+        train_spec(imported(ragged, f"DifferentialPrivacy{side}SideAdaptiveClipping", options)).parameters
         for side in ("Server", "Client")
     )
     assert apart(server, client) < 1e-6
-    unclipped = learn_run(imported(ragged, "FedAvg")).parameters
+    unclipped = train_spec(imported(ragged, "FedAvg")).parameters
     assert apart(unclipped, client) > 1e-3
 
 
@@ -251,15 +251,15 @@ def test_the_dp_wrappers_noise_has_its_size_and_is_new_in_every_round_and_seed(r
 
     def noise(rounds, seed=5):
         settings = {"rounds": rounds, "seed": seed, "learning_rate": 1e-4}
-        return flat(learn_run(imported(ragged, name, {**CLIPPED, "clipping-norm": 4.0}, **settings)).parameters)
+        return flat(train_spec(imported(ragged, name, {**CLIPPED, "clipping-norm": 4.0}, **settings)).parameters)
 
-    start = flat(learn_run(imported(ragged, name, rounds=0)).parameters)
+    start = flat(train_spec(imported(ragged, name, rounds=0)).parameters)
     first, second = noise(1) - start, noise(2) - noise(1)
     assert len(first) == 71
     for drawn in (first, second):
         assert float(drawn.std()) == pytest.approx(0.3 * 4.0 / 4, rel=0.3)
     assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.4
-    other_start = flat(learn_run(imported(ragged, name, rounds=0, seed=6)).parameters)
+    other_start = flat(train_spec(imported(ragged, name, rounds=0, seed=6)).parameters)
     other = noise(1, seed=6) - other_start
     assert abs(float(torch.corrcoef(torch.stack([first, other]))[0, 1])) < 0.4
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from support import BUILT_IN, DP_SGD, JOINT, bitwise, distance, learn_run, plan_of, run_spec, write_csv
+from support import BUILT_IN, DP_SGD, JOINT, bitwise, distance, plan_of, run_spec, train_spec, write_csv
 
 from sim.foundation.problems import ScenarioError
 from sim.plan.releases import un_noised
@@ -62,7 +62,7 @@ def test_node_groups_agree(csv, strategy, cut):
 @pytest.mark.usefixtures("one_key")
 @WHOLE
 def test_a_network_in_one_piece_is_clipped_jointly_as_it_is(csv, strategy, cut):
-    assert bitwise(*(learn_run(run_spec(csv, strategy, cut, p)).parameters for p in (JOINT, DP_SGD)))
+    assert bitwise(*(train_spec(run_spec(csv, strategy, cut, p)).parameters for p in (JOINT, DP_SGD)))
 
 
 @pytest.mark.usefixtures("one_key")
@@ -70,18 +70,18 @@ def test_a_network_in_one_piece_is_clipped_jointly_as_it_is(csv, strategy, cut):
 def test_each_record_is_clipped_as_in_a_network_in_one_piece(csv, cut):
     """Without noise, SplitFed V1 with joint clipping is federated averaging with the same clip."""
     quiet = {"mechanism": "dp-sgd", "noise-multiplier": 0, "clip": 0.05, "delta": 1e-3}
-    joint = learn_run(run_spec(csv, "splitfed-v1", cut, {**quiet, "clipping": "joint"})).parameters
-    assert distance(joint, learn_run(run_spec(csv, "fedavg", None, quiet)).parameters) < 1e-5
+    joint = train_spec(run_spec(csv, "splitfed-v1", cut, {**quiet, "clipping": "joint"})).parameters
+    assert distance(joint, train_spec(run_spec(csv, "fedavg", None, quiet)).parameters) < 1e-5
 
 
 @pytest.mark.parametrize(("cut", "freeze"), [("u-shaped", ["head"]), ("u-shaped", ["tail"]), ("vanilla", ["head"])])
 def test_frozen_parts_have_no_gradient_to_clip(csv, cut, freeze):
     frozen = run_spec(csv, "splitfed-v1", cut, JOINT, {"freeze": freeze}, rounds=2)
     plan, federation = plan_of(frozen)
-    learned = train_run(plan, federation).parameters
+    trained = train_run(plan, federation).parameters
     assert ("up", "norms") not in plan.traffic or cut == "u-shaped"
-    start = learn_run(run_spec(csv, "splitfed-v1", cut, JOINT, {"freeze": freeze}, rounds=0)).parameters
-    still = [name for name in learned if torch.equal(learned[name], start[name])]
+    start = train_spec(run_spec(csv, "splitfed-v1", cut, JOINT, {"freeze": freeze}, rounds=0)).parameters
+    still = [name for name in trained if torch.equal(trained[name], start[name])]
     assert len(still) == 2 * len(freeze)
 
 

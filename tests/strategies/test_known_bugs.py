@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from split_twins import CUT, METHODS, OWN_MODELS, TWINS, Method, SplitTwin, apart, changed, expected
-from support import bitwise, learn_run, plan_of, write_csv
+from support import bitwise, plan_of, train_spec, write_csv
 from torch import nn
 from torch.nn import functional
 
@@ -251,24 +251,24 @@ def test_both_halves_drop_while_they_train(alone, method):
     """With one clinic a network that drops is trained as it would be uncut, mask by mask."""
     model = {**DROPPING, "cut": [1, -1] if method.cut == "u-shaped" else 1}
     spec = method.spec(alone, model=model, rounds=2)
-    learned = learn_run(spec).parameters
-    whole = learn_run(Method("centralised").spec(alone, model=model, rounds=2)).parameters
-    assert bitwise(learned, whole)
+    trained = train_spec(spec).parameters
+    whole = train_spec(Method("centralised").spec(alone, model=model, rounds=2)).parameters
+    assert bitwise(trained, whole)
     half = model | {"factory": f"{__name__}:dropping_in_the_body"}
-    assert apart(learn_run(method.spec(alone, model=half, rounds=2)).parameters, whole) > DIFFERENT
+    assert apart(train_spec(method.spec(alone, model=half, rounds=2)).parameters, whole) > DIFFERENT
 
 
 def test_neither_half_drops_while_it_is_judged(ragged):
     spec = Method("fedavg").spec(ragged, model=DROPPING, rounds=2)
     plan, federation = plan_of(spec)
-    learned = train_run(plan, federation)
+    trained = train_run(plan, federation)
     module = nn.Sequential(*(block for _, block in dropping(federation.train.x.shape[1:], 1))).eval()
-    for parameter, value in zip(module.parameters(), learned.parameters.values(), strict=True):
+    for parameter, value in zip(module.parameters(), trained.parameters.values(), strict=True):
         parameter.data = value[0]
     logits, y = module(torch.tensor(federation.test.x))[:, 0], torch.tensor(federation.test.y)
     expected = float(functional.binary_cross_entropy_with_logits(logits, y.float()).detach())
-    assert learned.evaluations[-1].pooled["loss"] == pytest.approx(expected, rel=1e-5)
+    assert trained.evaluations[-1].pooled["loss"] == pytest.approx(expected, rel=1e-5)
     module[0].train()
     logits = module(torch.tensor(federation.test.x))[:, 0]
     half = float(functional.binary_cross_entropy_with_logits(logits, y.float()).detach())
-    assert abs(learned.evaluations[-1].pooled["loss"] - half) > DIFFERENT
+    assert abs(trained.evaluations[-1].pooled["loss"] - half) > DIFFERENT

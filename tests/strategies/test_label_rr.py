@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
-from support import DP_SGD, bitwise, distance, learn_run, plan_of, run_spec, write_csv
+from support import DP_SGD, bitwise, distance, plan_of, run_spec, train_spec, write_csv
 from wire import record
 
 from clients import split
@@ -48,14 +48,14 @@ def with_labels_of(federation, key, epsilon):
 @pytest.mark.parametrize(("strategy", "cut"), SENDING)
 def test_it_is_training_on_the_answers_and_judged_on_the_truth(csv, strategy, cut):
     plan, federation = plan_of(run_spec(csv, strategy, cut, RR))
-    learned = train_run(plan, federation)
-    assert distance(train_run(plan, federation, node_groups=3).parameters, learned.parameters) < 1e-5
+    trained = train_run(plan, federation)
+    assert distance(train_run(plan, federation, node_groups=3).parameters, trained.parameters) < 1e-5
     plain = run_spec(csv, strategy, cut).model_copy(update={"study": "answers"})
     answered = with_labels_of(load_federation(plain.data, plain.seed), run_key(plan.spec.digest, federation.facts), 1.0)
     expected = train_run(make_plan(plain, answered.facts), answered)
-    assert bitwise(learned.parameters, expected.parameters)
-    assert learned.evaluations == expected.evaluations  # held-out labels are untouched in both
-    assert distance(learn_run(run_spec(csv, strategy, cut)).parameters, learned.parameters) > 1e-3
+    assert bitwise(trained.parameters, expected.parameters)
+    assert trained.evaluations == expected.evaluations  # held-out labels are untouched in both
+    assert distance(train_spec(run_spec(csv, strategy, cut)).parameters, trained.parameters) > 1e-3
 
 
 @pytest.mark.parametrize(("strategy", "cut"), SENDING)
@@ -165,7 +165,7 @@ def test_clinics_and_seeds_answer_independently():
 def test_an_unlimited_epsilon_sends_the_labels_as_they_are_and_says_so(csv):
     plan, federation = plan_of(run_spec(csv, "splitfed-v1", "vanilla", {**RR, "label-epsilon": math.inf}))
     assert plan.columns()["epsilon_label"] == math.inf
-    plain = learn_run(run_spec(csv, "splitfed-v1", "vanilla"))
+    plain = train_spec(run_spec(csv, "splitfed-v1", "vanilla"))
     assert bitwise(train_run(plan, federation).parameters, plain.parameters)
 
 
@@ -173,7 +173,7 @@ def test_labels_that_leave_as_they_are_are_caught(csv, monkeypatch):
     count = split.Session.count
     monkeypatch.setattr(split.Session, "count", lambda self, kind: None if kind == "labels" else count(self, kind))
     with pytest.raises(ExchangeError, match="counts other noised steps of 'labels'"):
-        learn_run(run_spec(csv, "splitfed-v1", "vanilla", RR))
+        train_spec(run_spec(csv, "splitfed-v1", "vanilla", RR))
 
 
 @pytest.mark.parametrize(("strategy", "cut"), KEEPING)

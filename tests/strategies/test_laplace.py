@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from support import bitwise, distance, learn_run, plan_of, run_spec, with_rows_seen_by, write_csv
+from support import bitwise, distance, plan_of, run_spec, train_spec, with_rows_seen_by, write_csv
 
 from sim.foundation.problems import ScenarioError
 from sim.models import ClipRows
@@ -30,14 +30,14 @@ def frozen(csv, strategy, cut, privacy=LAPLACE, **more):
 def test_every_release_costs_twice_the_clip_over_the_scale(csv, strategy, cut):
     """Three epochs, one or two kinds of rows: 3 * 2 C / b each, at delta 0."""
     plan, federation = plan_of(frozen(csv, strategy, cut))
-    learned = train_run(plan, federation)  # holds executed and planned ledgers equal
+    trained = train_run(plan, federation)  # holds executed and planned ledgers equal
     expected = 3 * (2 if cut == "u-shaped" else 1) * 2 / 6.0
     for clinic in plan.clinics:
         assert clinic.epsilon == pytest.approx(dict.fromkeys(clinic.epsilon, expected), rel=1e-12)
     assert plan.columns()["delta"] == 0
-    assert distance(train_run(plan, federation, node_groups=3).parameters, learned.parameters) < 1e-4
+    assert distance(train_run(plan, federation, node_groups=3).parameters, trained.parameters) < 1e-4
     gaussian = {**LAPLACE, "mechanism": "smashed-noise", "delta": 1e-3}
-    assert not bitwise(learn_run(frozen(csv, strategy, cut, gaussian)).parameters, learned.parameters)
+    assert not bitwise(train_spec(frozen(csv, strategy, cut, gaussian)).parameters, trained.parameters)
 
 
 @pytest.mark.parametrize(("strategy", "cut"), METHODS)

@@ -1,6 +1,6 @@
 """Clinics that are away, or lost in the middle of a round: every strategy and cut against its plain PyTorch twin.
 
-Who is lost, and when, is put in by hand; ``learn`` itself holds every byte and every noised step against the plan.
+Who is lost, and when, is put in by hand; training itself holds every byte and every noised step against the plan.
 """
 
 import math
@@ -66,12 +66,12 @@ def twin_losses(method):
 def test_the_model_is_the_twins(csv, by_hand, method, settings):
     spec = method.spec(csv, rounds=ROUNDS, **settings)
     plan, federation = plan_of(spec)
-    learned = train_run(plan, federation)
-    assert apart(learned.parameters, expected(spec, plan, federation, lost=twin_losses(method))) < rounding(spec)
-    assert len(learned.evaluations) == ROUNDS + 1
+    trained = train_run(plan, federation)
+    assert apart(trained.parameters, expected(spec, plan, federation, lost=twin_losses(method))) < rounding(spec)
+    assert len(trained.evaluations) == ROUNDS + 1
     if method.strategy != "centralised":
         undisturbed = expected(spec, plan, federation)
-        assert apart(learned.parameters, undisturbed) > 1e-3, "the losses changed nothing; the test would be blind"
+        assert apart(trained.parameters, undisturbed) > 1e-3, "the losses changed nothing; the test would be blind"
 
 
 @METHOD
@@ -155,7 +155,7 @@ LIMITS = {"fedavg": 0.065, "fedprox": 0.065, "split": 0.5, "splitfed-v1": 0.25, 
 
 @pytest.mark.parametrize("privacy", [{"mechanism": "none"}, DP_SGD], ids=["plain", "dp-sgd"])
 @METHOD
-def test_what_is_drawn_and_cut_is_learned_as_planned(csv, method, privacy):
+def test_what_is_drawn_and_cut_is_trained_as_planned(csv, method, privacy):
     """All at once: outages, drop-outs, stragglers, over-selection, and a deadline that bites."""
     group = ClinicGroup(
         profile="rural-dsl",
@@ -167,7 +167,7 @@ def test_what_is_drawn_and_cut_is_learned_as_planned(csv, method, privacy):
     spec = method.spec(csv, privacy=privacy, rounds=6, participation=0.75, over_select=1.3)
     spec = changed(spec.model_copy(update={"clinics": (group,)}), "train", deadline=limit)
     plan, federation = plan_of(spec)
-    learned = train_run(plan, federation)
+    trained = train_run(plan, federation)
     if method.strategy == "centralised":
         assert not plan.attended
         return
@@ -182,4 +182,4 @@ def test_what_is_drawn_and_cut_is_learned_as_planned(csv, method, privacy):
     in_the_middle = [after for after in lost.values() if after > 0]
     assert method.strategy == "local" or in_the_middle
     everyone = changed(spec, "train", participation=1.0, over_select=1.0, deadline=None)
-    assert apart(learned.parameters, expected(everyone, plan, federation, lost=lost, stopped=stopped)) < rounding(spec)
+    assert apart(trained.parameters, expected(everyone, plan, federation, lost=lost, stopped=stopped)) < rounding(spec)

@@ -35,14 +35,14 @@ def registry(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("privacy", [NO_PRIVACY, {**DP_SGD, "delta": 1e-4}], ids=["plain", "dp-sgd"])
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_every_method_learns_on_them_what_its_twin_does(registry, method, privacy):
+def test_every_method_trains_on_them_what_its_twin_does(registry, method, privacy):
     settings = {"privacy": privacy, "class_weights": [1.0, 9.0]}
     spec = method.spec(registry, data=AS_IT_IS, rounds=1, **settings)
     plan, federation = plan_of(spec)
     assert len(federation.names) == HOSPITALS
-    learned = train_run(plan, federation)
-    assert apart(learned.parameters, expected(spec, plan, federation)) < 1e-5
-    for evaluation in learned.evaluations:
+    trained = train_run(plan, federation)
+    assert apart(trained.parameters, expected(spec, plan, federation)) < 1e-5
+    for evaluation in trained.evaluations:
         assert all(math.isfinite(value) for value in evaluation.pooled.values())
         assert len(evaluation.clinics) == HOSPITALS
         assert all(math.isfinite(clinic["loss"]) for clinic in evaluation.clinics)

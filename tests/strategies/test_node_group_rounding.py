@@ -2,7 +2,7 @@
 
 import pytest
 from split_twins import CUT, Method, apart
-from support import learn_run
+from support import train_spec
 from torch import nn
 
 
@@ -29,4 +29,4 @@ def grouped(input_shape, outputs):
 @pytest.mark.parametrize("method", [Method("fedavg"), *CUT[4:6], *CUT[-2:]], ids=str)
 def test_node_groups_change_the_model_by_rounding_only(ragged, method, node_groups):
     spec = method.spec(ragged, model={"name": "factory", "factory": "test_node_group_rounding:grouped", "hidden": [6]})
-    assert apart(learn_run(spec, node_groups).parameters, learn_run(spec).parameters) < 5e-6
+    assert apart(train_spec(spec, node_groups).parameters, train_spec(spec).parameters) < 5e-6

@@ -73,7 +73,7 @@ def moved_model(monkeypatch, spec):
     run = record(*plan_of(spec))
     initial = run.job.network.initial_parameters(spec.seed)
     return np.concatenate(
-        [(run.learned.parameters[name] - value).double().numpy().ravel() * 2 for name, value in initial.items()]
+        [(run.trained.parameters[name] - value).double().numpy().ravel() * 2 for name, value in initial.items()]
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from opacus.accountants import PRVAccountant
-from support import DP_SGD, learn_run, plan_of, run_spec, with_noise_by
+from support import DP_SGD, plan_of, run_spec, train_spec, with_noise_by
 from torch import nn
 
 import sim.methods.sampling
@@ -195,7 +195,7 @@ def test_reused_noise_shows(copies, monkeypatch, reused):
 
 
 def prv_of(plan, executed) -> float:
-    """Return Opacus' estimate for the steps that were counted while learning."""
+    """Return Opacus' estimate for the steps that were counted during training."""
     worst = 0.0
     for clinic, steps in zip(plan.clinics, executed, strict=True):
         accountant = PRVAccountant()
@@ -280,7 +280,7 @@ def test_every_clinic_moves_the_mean_by_the_same_bound(ragged, monkeypatch, weig
 
     monkeypatch.setattr(averaging, "noised_mean", watched)
     privacy = {"mechanism": "clinic-level", "noise-multiplier": 1.0, "clip": 1e-3, "delta": 1e-3}
-    learn_run(run_spec(ragged, privacy=privacy, rounds=2))
+    train_spec(run_spec(ragged, privacy=privacy, rounds=2))
     assert len(seen) == 8
     assert (max(seen) < 1 + 1e-4) == (not weighs)
 

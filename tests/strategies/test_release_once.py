@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
-from support import bitwise, distance, learn_run, plan_of, run_spec, write_csv
+from support import bitwise, distance, plan_of, run_spec, train_spec, write_csv
 
 from clients import records
 from sim.data.federation import load_federation
@@ -40,8 +40,8 @@ def once(csv, privacy=ONCE, **more):
 def test_without_noise_one_clinic_trains_as_split_learning_over_a_frozen_head(tmp_path, optimizer):
     csv = write_csv(tmp_path / "alone.csv", [61])
     settings = {"optimizer": optimizer, "learning_rate": 0.05, "local_epochs": 2, "rounds": 3}
-    relay = learn_run(run_spec(csv, "split", "vanilla", model={"freeze": ["head"]}, **settings))
-    released = learn_run(once(csv, PLAIN, **settings))
+    relay = train_spec(run_spec(csv, "split", "vanilla", model={"freeze": ["head"]}, **settings))
+    released = train_spec(once(csv, PLAIN, **settings))
     assert distance(released.parameters, relay.parameters) < 1e-5  # rows computed together round otherwise
     assert released.evaluations[-1].pooled == pytest.approx(relay.evaluations[-1].pooled, abs=1e-5)
 
@@ -56,19 +56,19 @@ def test_the_server_trains_on_the_noised_rows_of_all_clinics(csv, monkeypatch):
 
     monkeypatch.setattr(records, "leaving_rows", spy)
     plan, federation = plan_of(once(csv))
-    learned = train_run(plan, federation)
+    trained = train_run(plan, federation)
     assert len(sent) == 1  # three rounds, one release
     rows = iter(sent)
     monkeypatch.setattr(records, "leaving_rows", lambda *arguments: next(rows))
-    assert bitwise(train_run(plan, federation).parameters, learned.parameters)
+    assert bitwise(train_run(plan, federation).parameters, trained.parameters)
     monkeypatch.setattr(records, "leaving_rows", lambda *arguments: torch.zeros_like(sent[0]))
-    assert distance(train_run(plan, federation).parameters, learned.parameters) > 1e-2
+    assert distance(train_run(plan, federation).parameters, trained.parameters) > 1e-2
     monkeypatch.undo()
-    assert distance(train_run(plan, federation, node_groups=3).parameters, learned.parameters) < 1e-5
+    assert distance(train_run(plan, federation, node_groups=3).parameters, trained.parameters) < 1e-5
     job = plan.job
     initial = job.network.initial_parameters(plan.spec.seed)
-    assert all(torch.equal(learned.parameters[n], initial[n]) for n in job.part("head").shapes())
-    assert not any(torch.equal(learned.parameters[n], initial[n]) for n in job.part("body").shapes())
+    assert all(torch.equal(trained.parameters[n], initial[n]) for n in job.part("head").shapes())
+    assert not any(torch.equal(trained.parameters[n], initial[n]) for n in job.part("body").shapes())
 
 
 @pytest.mark.parametrize("rounds", [1, 5])
@@ -127,7 +127,7 @@ def test_rows_are_clipped_first_and_noise_has_the_stated_size(tmp_path, monkeypa
         return out
 
     monkeypatch.setattr(records, "leaving_rows", spy)
-    learn_run(once(csv))
+    train_spec(once(csv))
     noise = [after - before for before, after in seen]
     assert max(float(before.norm(dim=1).max()) for before, _ in seen) == pytest.approx(0.7, rel=1e-5)
     for values in noise:
@@ -195,8 +195,8 @@ def test_a_head_from_a_file_is_used_by_every_strategy_that_freezes_it(csv, tmp_p
     save_file(values, tmp_path / "head.safetensors")
     given = {"public-head": "head.safetensors"}
     for method, model in (("release-once", given), ("split", {**given, "freeze": ["head"]})):
-        learned = learn_run(run_spec(csv, method, "vanilla", ONCE, model=model)).parameters
-        assert all(torch.equal(learned[name], values[name].reshape(learned[name].shape)) for name in names)
+        trained = train_spec(run_spec(csv, method, "vanilla", ONCE, model=model)).parameters
+        assert all(torch.equal(trained[name], values[name].reshape(trained[name].shape)) for name in names)
     with pytest.raises(ScenarioError, match=r"model\.public-head: split has no frozen head"):
         plan_of(run_spec(csv, "split", "vanilla", ONCE, model=given))
     save_file({names[0]: torch.zeros(5, 4)}, tmp_path / "head.safetensors")

@@ -72,7 +72,7 @@ def canary_for(head):
 
 
 def audited(privacy, freeze, folder):
-    """Learn the run; return the epsilon that is printed against the server, and the audit's lower bound."""
+    """Train the run; return the epsilon that is printed against the server, and the audit's lower bound."""
     spec = spec_of(privacy, freeze, folder)
     made_up = load_federation(spec.data, spec.seed)
     initial = (

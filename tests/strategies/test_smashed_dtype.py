@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import bitwise, distance, learn_run, plan_of, run_spec, write_csv
+from support import bitwise, distance, plan_of, run_spec, train_spec, write_csv
 
 from sim.methods.messages import CUT_KINDS
 from sim.tensor.rows import narrowed, widened
@@ -28,8 +28,8 @@ def test_what_crosses_is_the_nearest_16_bit_number(name):
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("strategy", ["split", "splitfed-v1", "splitfed-v2", "splitfed-v3"])
-def test_planned_rows_take_half_the_bytes_and_learning_counts_the_same(tmp_path, strategy, cut):
-    """Learning ends with an error where a counted byte differs from the plan."""
+def test_planned_rows_take_half_the_bytes_and_training_counts_the_same(tmp_path, strategy, cut):
+    """Training ends with an error where a counted byte differs from the plan."""
     csv = write_csv(tmp_path / "data.csv", (9, 14))
     [full, half] = [plan_of(run_spec(csv, strategy, cut, rounds=1, smashed_dtype=t))[0] for t in ("float32", "float16")]
     assert full.traffic.keys() == half.traffic.keys()
@@ -37,7 +37,7 @@ def test_planned_rows_take_half_the_bytes_and_learning_counts_the_same(tmp_path,
         shrunk = sizes // 2 if kind in CUT_KINDS else sizes
         assert half.traffic[direction, kind].tolist() == shrunk.tolist(), kind
     assert half.round_seconds[0] < full.round_seconds[0]
-    learn_run(run_spec(csv, strategy, cut, rounds=1, smashed_dtype="float16"))
+    train_spec(run_spec(csv, strategy, cut, rounds=1, smashed_dtype="float16"))
 
 
 class Rounded(torch.autograd.Function):
@@ -55,13 +55,13 @@ class Rounded(torch.autograd.Function):
 
 @pytest.mark.parametrize("name", ["float32", *TYPES])
 @pytest.mark.parametrize("cut", CUTS)
-def test_one_clinic_learns_as_a_network_that_rounds_at_its_cuts(tmp_path, cut, name):
+def test_one_clinic_trains_as_a_network_that_rounds_at_its_cuts(tmp_path, cut, name):
     csv = write_csv(tmp_path / "one.csv", (24,))
     settings = {"batch_size": 64, "learning_rate": 0.5, "smashed_dtype": name}
     spec = run_spec(csv, "split", cut, rounds=3, **settings)
     _, federation = plan_of(spec)
     cuts = (0,) if cut == "vanilla" else (0, 1)  # after which of the three layers
-    start = learn_run(run_spec(csv, "split", cut, rounds=0, **settings)).parameters
+    start = train_spec(run_spec(csv, "split", cut, rounds=0, **settings)).parameters
     own = {key: value.clone().requires_grad_() for key, value in start.items()}
     dtype = getattr(torch, name)
     y = torch.tensor(federation.train.y).float()
@@ -76,9 +76,9 @@ def test_one_clinic_learns_as_a_network_that_rounds_at_its_cuts(tmp_path, cut, n
         with torch.no_grad():
             for value, gradient in zip(own.values(), gradients, strict=True):
                 value -= 0.5 * gradient
-    learned = learn_run(spec).parameters
-    assert distance({key: value.detach() for key, value in own.items()}, learned) < 1e-5
+    trained = train_spec(spec).parameters
+    assert distance({key: value.detach() for key, value in own.items()}, trained) < 1e-5
     if name != "float32":
-        exact = learn_run(run_spec(csv, "split", cut, rounds=3, **{**settings, "smashed_dtype": "float32"})).parameters
-        assert distance(exact, learned) > 1e-5
-        assert bitwise(learn_run(spec).parameters, learned)
+        exact = train_spec(run_spec(csv, "split", cut, rounds=3, **{**settings, "smashed_dtype": "float32"})).parameters
+        assert distance(exact, trained) > 1e-5
+        assert bitwise(train_spec(spec).parameters, trained)

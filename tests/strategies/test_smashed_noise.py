@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from support import DP_SGD, NO_PRIVACY, bitwise, distance, learn_run, plan_of, run_spec, with_rows_seen_by, write_csv
+from support import DP_SGD, NO_PRIVACY, bitwise, distance, plan_of, run_spec, train_spec, with_rows_seen_by, write_csv
 
 from clients import split
 from sim.foundation.problems import ScenarioError
@@ -41,7 +41,7 @@ def test_frozen_ends_and_noised_rows_are_worth_the_exact_gaussian(csv, strategy,
     """mu^2 = E (sum of (reach C / s)^2): 3 epochs, rows after a rectifier at sqrt(2), tail gradients at 2."""
     spec = frozen(csv, strategy, cut)
     plan, federation = plan_of(spec)
-    learned = train_run(plan, federation)  # holds executed and planned ledgers equal
+    trained = train_run(plan, federation)  # holds executed and planned ledgers equal
     import dp_accounting as dp
 
     mu = math.sqrt(3 * (2 + (4 if cut == "u-shaped" else 0))) / 5.0
@@ -52,9 +52,9 @@ def test_frozen_ends_and_noised_rows_are_worth_the_exact_gaussian(csv, strategy,
     initial = job.network.initial_parameters(spec.seed)
     for part in ("head", "tail"):
         for name in job.part(part).shapes() if part in ENDS[cut] else ():
-            assert torch.equal(learned.parameters[name], initial[name].expand_as(learned.parameters[name]))
-    assert any(not torch.equal(learned.parameters[n], initial[n]) for n in job.part("body").shapes())
-    assert distance(train_run(plan, federation, node_groups=3).parameters, learned.parameters) < 1e-4
+            assert torch.equal(trained.parameters[name], initial[name].expand_as(trained.parameters[name]))
+    assert any(not torch.equal(trained.parameters[n], initial[n]) for n in job.part("body").shapes())
+    assert distance(train_run(plan, federation, node_groups=3).parameters, trained.parameters) < 1e-4
 
 
 @pytest.mark.parametrize(("strategy", "cut"), METHODS)
@@ -75,8 +75,8 @@ def test_beside_dp_sgd_the_server_gets_no_amplification(csv, strategy, cut):
 def test_no_noise_and_no_clip_is_plain_training_bitwise(csv, strategy, cut):
     none = {**NOISED, "noise-multiplier": 0, "clip": math.inf, "tail-clip": math.inf}
     assert bitwise(
-        learn_run(frozen(csv, strategy, cut, none)).parameters,
-        learn_run(frozen(csv, strategy, cut, NO_PRIVACY)).parameters,
+        train_spec(frozen(csv, strategy, cut, none)).parameters,
+        train_spec(frozen(csv, strategy, cut, NO_PRIVACY)).parameters,
     )
     assert set(plan_of(frozen(csv, strategy, cut, none))[0].clinics[0].epsilon.values()) == {math.inf}
 
@@ -158,7 +158,7 @@ def test_noise_on_tail_gradients_is_that_of_one_record_whatever_the_batch(csv, m
             return out
 
         monkeypatch.setattr(split, "leaving_rows", spy)
-        learn_run(frozen(csv, "splitfed-v1", "u-shaped", {**NOISED, "tail-clip": 1.0}, batch_size=size))
+        train_spec(frozen(csv, "splitfed-v1", "u-shaped", {**NOISED, "tail-clip": 1.0}, batch_size=size))
         stds.append(np.std([float(v) for t in seen for v in t.flatten() if v != 0]))
     assert stds[0] == pytest.approx(5.0, rel=0.1)
     assert stds[1] == pytest.approx(5.0, rel=0.1)
@@ -178,7 +178,7 @@ def test_the_gradient_through_the_clip_is_the_exact_one():
 def test_a_batch_that_leaves_without_noise_is_caught(csv, monkeypatch):
     monkeypatch.setattr("clients.session.Session.count", lambda self, kind: None)
     with pytest.raises(ExchangeError, match="counts other noised steps of 'smashed'"):
-        learn_run(frozen(csv, "splitfed-v1", "vanilla"))
+        train_spec(frozen(csv, "splitfed-v1", "vanilla"))
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ def test_what_a_clinic_keeps_is_in_no_message(files, monkeypatch, one_key, strat
     if strategy == "local":
         changed = again(run, other, 3)
         assert [vars(reply) for reply in run.replies] == [vars(reply) for reply in changed.replies]
-        before, after = run.learned.parameters, changed.learned.parameters
+        before, after = run.trained.parameters, changed.trained.parameters
         moved = [k for k in range(3) if any((before[n][k] != after[n][k]).any() for n in before)]
         assert moved == [CHANGED]  # the models did train on it
 

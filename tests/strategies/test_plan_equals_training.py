@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from support import BUILT_IN, DP_SGD, NO_PRIVACY, learn_run, plan_of, run_spec, write_csv
+from support import BUILT_IN, DP_SGD, NO_PRIVACY, plan_of, run_spec, train_spec, write_csv
 
 from sim.data.federation import load_federation
 from sim.foundation.problems import ScenarioError
@@ -143,7 +143,7 @@ def test_an_imported_strategy_is_planned_too(ragged):
 @pytest.mark.parametrize(
     "setting", [{"participation": 0.5}, {"options": {"fraction_train": 0.5, "min_train_nodes": 1}}]
 )
-def test_an_imported_strategy_with_some_clinics_is_refused_before_learning_or_planned_right(ragged, setting):
+def test_an_imported_strategy_with_some_clinics_is_refused_before_training_or_planned_right(ragged, setting):
     try:
         plan, federation = plan_of(run_spec(ragged, "flwr.serverapp.strategy.FedAvg", **setting))
     except ScenarioError:
@@ -240,7 +240,7 @@ def test_a_strategy_that_forgets_the_noise_in_one_part_is_caught(ragged, monkeyp
     monkeypatch.setattr(Trainer, "backward", forgets)
     told = f"noised steps, {part}: .*releases|counts other noised steps of '{part}'"
     with pytest.raises((PlanMismatchError, ExchangeError), match=told):
-        learn_run(run_spec(ragged, strategy, cut, DP_SGD, rounds=1))
+        train_spec(run_spec(ragged, strategy, cut, DP_SGD, rounds=1))
 
 
 def test_a_clinic_that_trains_more_than_it_says_is_caught(ragged, monkeypatch):
@@ -252,4 +252,4 @@ def test_a_clinic_that_trains_more_than_it_says_is_caught(ragged, monkeypatch):
 
     monkeypatch.setattr("clients.whole.train_whole", twice)
     with pytest.raises(ExchangeError, match="counts other noised steps of 'model'"):
-        learn_run(run_spec(ragged, "fedavg", privacy=DP_SGD, rounds=1))
+        train_spec(run_spec(ragged, "fedavg", privacy=DP_SGD, rounds=1))
