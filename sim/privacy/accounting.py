@@ -190,12 +190,12 @@ def composed_epsilon(mechanisms: Mechanisms, delta: float, accountant: Accountan
     if accountant not in get_args(Accountant):
         raise ValueError(f"the accountant must be one of {', '.join(get_args(Accountant))}, got {accountant!r}")
     atoms, adjacency = under_one_adjacency(mechanisms)
-    return _epsilon(_in_order(atoms), float(delta), accountant, adjacency)[0]
+    return _epsilon(in_order(atoms), float(delta), accountant, adjacency)[0]
 
 
 def settled_interval(event: "DpEvent", delta: float) -> float:
     """Return the interval of the grid on which an event's epsilon by ``"pld"`` has settled, 0 where none is needed."""
-    return _epsilon(_in_order(flatten(event)), float(delta), "pld", "add-or-remove")[1]
+    return _epsilon(in_order(flatten(event)), float(delta), "pld", "add-or-remove")[1]
 
 
 def epsilons_along(prefixes: Sequence[Mechanisms], delta: float) -> list[float]:
@@ -219,18 +219,19 @@ def epsilons_along(prefixes: Sequence[Mechanisms], delta: float) -> list[float]:
         return []
     totals = [under_one_adjacency(mechanisms) for mechanisms in prefixes]
     last, adjacency = totals[-1]
-    whole, interval = _epsilon(_in_order(last), float(delta), "pld", adjacency)
+    whole, interval = _epsilon(in_order(last), float(delta), "pld", adjacency)
     if not interval or math.isinf(interval) or any(way != adjacency for _, way in totals):
         return [composed_epsilon(mechanisms, delta) for mechanisms in prefixes]
     before: Counter[DpEvent] = Counter()
     steps = []
     for total, _ in totals:
-        steps.append(_in_order(total - before))
+        steps.append(in_order(total - before))
         before = total
     return along(tuple(steps), adjacency, float(delta), whole, interval)
 
 
-def _in_order(atoms: "Mapping[DpEvent, int]") -> Atoms:
+def in_order(atoms: "Mapping[DpEvent, int]") -> Atoms:
+    """Return atoms in a fixed order."""
     return tuple(sorted(atoms.items(), key=repr))
 
 

@@ -3,23 +3,24 @@
 import math
 from collections.abc import Iterable
 
-from sim.privacy.accounting import Mechanisms, composed_epsilon, under_one_adjacency
-from sim.privacy.loss import grid_epsilon
+from sim.privacy.accounting import Mechanisms, composed_epsilon, in_order, under_one_adjacency
+from sim.privacy.loss import Adjacency, Atoms, first_epsilon, loss_variance
 
 
 def largest_epsilon(candidates: Iterable[Mechanisms], delta: float) -> float:
     """Return the largest epsilon, 0 of none.
 
-    A coarse grid overstates epsilon: what it puts below one that was found already is not counted again on finer ones.
+    They are counted from the one whose loss varies most. A coarse grid overstates epsilon: what it puts below one that
+    was found already is not counted again on finer ones.
 
     Parameters
     ----------
     candidates : iterable of mappings
-        As for :func:`sim.privacy.accounting.composed_epsilon`; quickest with the largest first.
+        As for :func:`sim.privacy.accounting.composed_epsilon`.
     delta : float
     """
     largest = 0.0
-    for mechanisms in candidates:
+    for mechanisms in sorted(candidates, key=_variance, reverse=True):
         if math.isinf(largest):
             break
         if not _below(mechanisms, delta, largest):
@@ -27,11 +28,23 @@ def largest_epsilon(candidates: Iterable[Mechanisms], delta: float) -> float:
     return largest
 
 
+def _variance(mechanisms: Mechanisms) -> float:
+    return math.inf if _without_noise(mechanisms) else loss_variance(_counted(mechanisms)[0])[0]
+
+
 def _below(mechanisms: Mechanisms, delta: float, largest: float) -> bool:
+    if not 0 < largest <= 1e8 or not delta or _without_noise(mechanisms):
+        return False
+    atoms, adjacency = _counted(mechanisms)
+    return first_epsilon(atoms, adjacency, delta, largest) < largest
+
+
+def _without_noise(mechanisms: Mechanisms) -> bool:
     from dp_accounting import NonPrivateDpEvent
 
-    if not 0 < largest < 100 or not delta or any(isinstance(atom, NonPrivateDpEvent) for _, atom in mechanisms):
-        return False
+    return any(isinstance(atom, NonPrivateDpEvent) for _, atom in mechanisms)
+
+
+def _counted(mechanisms: Mechanisms) -> tuple[Atoms, Adjacency]:
     atoms, adjacency = under_one_adjacency(mechanisms)
-    in_order = tuple(sorted(atoms.items(), key=repr))
-    return grid_epsilon(in_order, adjacency, delta, largest, largest / 500) < largest
+    return in_order(atoms), adjacency

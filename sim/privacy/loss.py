@@ -43,7 +43,7 @@ def settled(atoms: Atoms, adjacency: Adjacency, delta: float, bound: float) -> t
     """
     if bound > 1e8:
         return bound, math.inf
-    level = min(math.ceil(math.log(min(_first_interval(atoms), bound / 1e3), 4)), 3)
+    level = _first_level(atoms, bound)
     coarser, value = math.inf, grid_epsilon(atoms, adjacency, delta, bound, 4.0**level)
     while level > -8 and (value == bound or not math.isclose(value, coarser, rel_tol=2e-3, abs_tol=5e-5)):
         level -= 1
@@ -51,11 +51,22 @@ def settled(atoms: Atoms, adjacency: Adjacency, delta: float, bound: float) -> t
     return value, 4.0**level
 
 
-def _first_interval(atoms: Atoms) -> float:
-    """Return an interval h of which the grid adds about a percent to epsilon.
+def first_epsilon(atoms: Atoms, adjacency: Adjacency, delta: float, bound: float) -> float:
+    """Return epsilon on the grid that :func:`settled` begins with, which it never exceeds; at most the bound."""
+    return grid_epsilon(atoms, adjacency, delta, bound, 4.0 ** _first_level(atoms, bound))
+
+
+def _first_level(atoms: Atoms, bound: float) -> int:
+    """Return the power of 4 of an interval h of which the grid adds about a percent to epsilon.
 
     Rounding a loss to a grid adds about h^2 / 6 to its variance, and epsilon grows as the deviation of the sum.
     """
+    variance, parts = loss_variance(atoms)
+    return min(math.ceil(math.log(min(max(math.sqrt(0.024 * variance / parts), 4.0**-6), bound / 1e3), 4)), 3)
+
+
+def loss_variance(atoms: Atoms) -> tuple[float, int]:
+    """Return about the variance of the privacy loss of all atoms, and how many random parts it has."""
     import dp_accounting as dp
     from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
 
@@ -77,7 +88,7 @@ def _first_interval(atoms: Atoms) -> float:
                 variance, parts = variance + count / scale**2, parts + count
             case _:
                 variance, parts = variance + count, parts + count
-    return max(math.sqrt(0.024 * variance / parts), 4.0**-6)
+    return variance, parts
 
 
 @lru_cache(maxsize=4)

@@ -14,9 +14,9 @@ from sim.foundation.problems import ScenarioError
 from sim.privacy.study_ledger import compose_study
 from sim.report.composed import composed_frame, composed_words
 from sim.report.study import StudyResults
-from sim.results.composition import read_study_runs, uncounted
+from sim.results.composition import study_runs, uncounted
 from sim.results.rounds import read_first_rounds
-from sim.results.store import read_record, read_run_table, read_table
+from sim.results.store import read_record, read_records, read_run_tables, read_table
 from sim.results.study_log import read_commands
 
 
@@ -36,15 +36,17 @@ def read_results(folder: Path) -> StudyResults:
     runs = read_table(folder)
     if runs.empty:
         raise ScenarioError([f"{folder}: has no finished run; run the study first"])
-    records = {run_id: read_record(folder, run_id) for run_id in runs["run_id"]}
+    every = {record["row"]["run_id"]: record for record in read_records(folder)}
+    records = {run_id: every.get(run_id) or read_record(folder, run_id) for run_id in runs["run_id"]}
     specs = [record["spec"] for record in records.values()]
-    releases = read_study_runs(folder)
+    releases = study_runs(folder, every.values())
     composition = compose_study(releases)
+    ok = runs.loc[runs["status"] == "ok", "run_id"]
     return StudyResults(
         name=", ".join(runs["study"].unique()),
         runs=runs,
-        rounds=_tables(folder, runs, "rounds"),
-        clinics=_tables(folder, runs, "clinics"),
+        rounds=read_run_tables(folder, ok, "rounds"),
+        clinics=read_run_tables(folder, ok, "clinics"),
         phases=pd.DataFrame(_phases(records), columns=["run_id", "phase", "seconds"]),
         traffic=pd.DataFrame(_traffic(records), columns=["run_id", "way", "kind", "bytes"]),
         clock=read_first_rounds(folder, records),
@@ -53,16 +55,10 @@ def read_results(folder: Path) -> StudyResults:
         versions=_united([record["provenance"] for record in records.values()]),
         statistics=_united([record["privacy"]["statistics"] for record in records.values()]),
         composed=composed_frame(composition, releases),
-        composed_words=[*composed_words(composition), *uncounted(folder)],
+        composed_words=[*composed_words(composition), *uncounted(folder, releases)],
         data_card=_data_card(specs),
         commands=read_commands(folder),
     )
-
-
-def _tables(folder: Path, runs: pd.DataFrame, stem: str) -> pd.DataFrame:
-    ids = runs.loc[runs["status"] == "ok", "run_id"]
-    parts = [read_run_table(folder, run_id, stem).assign(run_id=run_id) for run_id in ids]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def _phases(records: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from sim.foundation.problems import ScenarioError
 from sim.privacy.study_ledger import StudyRun
 from sim.results.reading import entries
-from sim.results.store import LOGS, RUN_FILE, older_runs, read_records
+from sim.results.store import LOGS, RUN_FILE, older_runs
 
-__all__ = ["read_study_runs", "uncounted"]
+__all__ = ["study_runs", "uncounted"]
 
 
-def read_study_runs(folder: Path) -> list[StudyRun]:
-    """Read the releases of every run in a study's folder, failed ones and those that left the table too.
+def study_runs(folder: Path, records: Iterable[Mapping[str, Any]]) -> list[StudyRun]:
+    """Return the releases of every run in a study's folder, failed ones and those that left the table too.
+
+    Parameters
+    ----------
+    folder : Path
+    records : iterable of mapping
+        As of :func:`sim.results.store.read_records`.
 
     Raises
     ------
@@ -21,7 +29,7 @@ def read_study_runs(folder: Path) -> list[StudyRun]:
         If a run's ledger cannot be read.
     """
     runs = []
-    for record in read_records(folder):
+    for record in records:
         try:
             runs.append(StudyRun.of(record))
         except (KeyError, TypeError, ValueError) as error:
@@ -30,11 +38,11 @@ def read_study_runs(folder: Path) -> list[StudyRun]:
     return runs
 
 
-def uncounted(folder: Path) -> list[str]:
-    """Say which runs may have released something and have no ledger here, one sentence a kind."""
+def uncounted(folder: Path, runs: Iterable[StudyRun]) -> list[str]:
+    """Say which runs may have released something and are none of those with a ledger, one sentence a kind."""
     begun = {path.stem for path in (folder / LOGS).glob("*.log")}
     lost = sorted(begun - set(entries(folder)))
-    older = older_runs(folder)
+    older = older_runs(folder, {str(run.row["run_id"]) for run in runs})
     told = []
     if lost:
         told.append(f"{_runs(len(lost))} begun and left no ledger, and not counted: {', '.join(lost)}.")

@@ -26,9 +26,11 @@ __all__ = [
     "MOST_BYTES",
     "MOST_CELLS",
     "MOST_DEPTH",
+    "as_frame",
     "entries",
     "file_bytes",
     "parsed_json",
+    "read_arrow",
     "read_json",
     "read_lines",
     "read_parquet",
@@ -219,6 +221,19 @@ def _unseen(text: str) -> bool:
 
 
 def read_parquet(root: Path, name: str) -> pd.DataFrame | None:
+    """Read a table as :func:`read_arrow` does, its text as objects."""
+    table = read_arrow(root, name)
+    return None if table is None else as_frame(table)
+
+
+def as_frame(table: pa.Table) -> pd.DataFrame:
+    """Return what :func:`read_arrow` read, or several of them joined, with text as objects."""
+    words = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
+    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+    return frame.astype(dict.fromkeys(words, object))
+
+
+def read_arrow(root: Path, name: str) -> pa.Table | None:
     """Read a flat Parquet table of numbers, text and truth values; None where there is no such file.
 
     Raises
@@ -242,12 +257,11 @@ def read_parquet(root: Path, name: str) -> pd.DataFrame | None:
             refuse(path, f"has a duplicate column; {_MEND}")
         table = file.read()
         _refuse_unfit_text(table, path)
-        frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
     except ScenarioError:
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError, OverflowError):
         refuse(path, f"is not a valid Parquet table; {_MEND}")
-    return frame.astype(dict.fromkeys(words, object))
+    return table
 
 
 def _is_text(kind: pa.DataType) -> bool:

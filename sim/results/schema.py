@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import pandas as pd
+import pyarrow as pa
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -75,6 +76,16 @@ def _kind(column: str) -> Any:
     if unit := unit_of(column):
         return _measured(unit)
     return Amount
+
+
+@lru_cache(maxsize=256)
+def _value(column: str) -> TypeAdapter[Any]:
+    return TypeAdapter(_kind(column) | None)
+
+
+@lru_cache(maxsize=256)
+def _values(column: str) -> TypeAdapter[Any]:
+    return TypeAdapter(list[_kind(column)])  # type: ignore[misc, arg-type]
 
 
 def _measured(unit: str) -> Any:
@@ -365,7 +376,7 @@ def checked_rows(rows: Sequence[Any], label: Path | str, *, finished: bool = Fal
     for row in rows:
         _held(_Row, row, label, ("row",))
         for name in filter(is_measured, row):
-            _held(TypeAdapter(_kind(name) | None), row[name], label, ("row", name))
+            _held(_value(name), row[name], label, ("row", name))
         extra = {name: value for name, value in row.items() if is_swept(name)}
         for name in extra:
             if "." not in name:
@@ -377,26 +388,29 @@ def checked_rows(rows: Sequence[Any], label: Path | str, *, finished: bool = Fal
     _once([row["run_id"] for row in rows], label, "run_id")
 
 
-def checked_table(frame: pd.DataFrame, needed: Collection[str], texts: Collection[str], label: Path) -> None:
+def checked_table(table: pa.Table, needed: Sequence[str], texts: Collection[str], label: Path) -> None:
     """Refuse a table of rounds or of clinics whose columns do not fit: types, ranges, and missing ones.
 
     Parameters
     ----------
-    frame : DataFrame
+    table : pyarrow.Table
+        As of :func:`sim.results.reading.read_arrow`.
     needed : collection of str
-        Columns that must be there, without a missing value.
+        Columns that must be there, without a missing value; the first without a duplicate.
     texts : collection of str
         The columns of text; all others are numbers.
     label : Path
         What the line begins with.
     """
-    if lacking := [column for column in needed if column not in frame]:
+    if lacking := [column for column in needed if column not in table.column_names]:
         refuse(label, f"{lacking[0]}: the column is missing; restore the original file, or run again")
-    for name, values in frame.items():
-        column = str(name)
-        if (values.dtype == object) != (column in texts) and not values.isna().all():
-            refuse(label, f"{column[:60]}: holds {'numbers' if column in texts else 'text'}; run again")
-        known = values.dropna()
-        if column in needed and len(known) < len(values):
-            refuse(label, f"{column[:60]}: lacks a value; run again")
-        _held(TypeAdapter(list[_kind(column)]), known.tolist(), label, (column[:60],))  # type: ignore[arg-type, misc]
+    for name, values in zip(table.column_names, table.columns, strict=True):
+        column = name[:60]
+        known = [value for value in values.to_pylist() if value is not None and value == value]
+        if known and isinstance(known[0], str) != (name in texts):
+            refuse(label, f"{column}: holds {'numbers' if name in texts else 'text'}; run again")
+        if name in needed and len(known) < len(values):
+            refuse(label, f"{column}: lacks a value; run again")
+        _held(_values(name), known, label, (column,))
+        if name in needed[:1] and len(set(known)) < len(known):
+            refuse(label, f"{column}: has a duplicate value; run again")

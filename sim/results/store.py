@@ -13,7 +13,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import filterfalse
 from pathlib import Path
@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
@@ -182,8 +183,8 @@ def read_records(study_folder: Path) -> list[dict[str, Any]]:
     problems: list[str] = []
     for run_id in reading.entries(study_folder):
         try:
-            if _record(study_folder, run_id).get("results-version") == RESULTS_VERSION:
-                records.append(read_record(study_folder, run_id))
+            if (record := _record(study_folder, run_id)).get("results-version") == RESULTS_VERSION:
+                records.append(_whole(record, study_folder / run_id))
         except ScenarioError as error:
             problems += error.problems
     if problems:
@@ -243,8 +244,12 @@ def read_record(folder: Path, run_id: str | None = None) -> dict[str, Any]:
     ScenarioError
         If the folder is no run's, another results version made it, or it does not hold what it must.
     """
-    record: dict[str, Any] = from_plain(_record(folder, run_id))
-    run_folder = folder if run_id is None else folder / run_id
+    return _whole(_record(folder, run_id), folder if run_id is None else folder / run_id)
+
+
+def _whole(read: Mapping[str, Any], run_folder: Path) -> dict[str, Any]:
+    """Return what was read from a run's ``run.json`` as :func:`read_record` does."""
+    record: dict[str, Any] = from_plain(read)
     if "row" not in record:
         raise ScenarioError([f"{run_folder}: has no {RUN_FILE} of a run; give a run's folder, OUT/<study>/<run-id>"])
     version, path = record.get("results-version"), run_folder / RUN_FILE
@@ -303,25 +308,25 @@ def read_table(study_folder: Path) -> pd.DataFrame:
     return as_table(rows)
 
 
-def read_run_table(study_folder: Path, run_id: str, stem: str) -> pd.DataFrame:
-    """Read ``rounds.parquet`` or ``clinics.parquet`` of a successful run.
+def read_run_tables(study_folder: Path, run_ids: Iterable[str], stem: str) -> pd.DataFrame:
+    """Read ``rounds.parquet`` or ``clinics.parquet`` of successful runs as one table, with a column ``run_id``.
 
     Raises
     ------
     ScenarioError
-        If it is not there, or not what it must be.
+        If one is not there, or not what it must be.
     """
-    name = f"{run_id}/{stem}.parquet"
-    frame = reading.read_parquet(study_folder, name)
-    if frame is None:
-        reading.refuse(study_folder / name, "is missing; run again")
-    if frame.empty:
-        reading.refuse(study_folder / name, "has no rows; run again")
-    needed, texts = _RUN_TABLES[stem]
-    checked_table(frame, needed, texts, study_folder / name)
-    if frame[needed[0]].duplicated().any():
-        reading.refuse(study_folder / name, f"{needed[0]}: has a duplicate value; run again")
-    return frame
+    parts = []
+    for run_id in run_ids:
+        name = f"{run_id}/{stem}.parquet"
+        table = reading.read_arrow(study_folder, name)
+        if table is None:
+            reading.refuse(study_folder / name, "is missing; run again")
+        if not table.num_rows:
+            reading.refuse(study_folder / name, "has no rows; run again")
+        checked_table(table, *_RUN_TABLES[stem], study_folder / name)
+        parts.append(table.append_column("run_id", pa.repeat(run_id, len(table)).dictionary_encode()))
+    return reading.as_frame(pa.concat_tables(parts, promote_options="permissive")) if parts else pd.DataFrame()
 
 
 _RUN_TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -330,10 +335,15 @@ _RUN_TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def older_runs(study_folder: Path) -> list[str]:
-    """Return the runs in a study's folder that another results version made, which never enter its table."""
+def older_runs(study_folder: Path, current: Collection[str] = ()) -> list[str]:
+    """Return the runs in a study's folder that another results version made, which never enter its table.
+
+    Those known to be `current` are not read again.
+    """
     found = []
     for run_id in reading.entries(study_folder):
+        if run_id in current:
+            continue
         try:
             record = _record(study_folder, run_id)
         except ScenarioError:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.foundation.problems import SutureError
-from sim.results.store import read_record, read_rows, read_run_table
+from sim.results.store import read_record, read_rows, read_run_tables
 
 TAG = "suture.run_id"
 
@@ -66,7 +66,7 @@ def export(study_folder: Path, uri: str) -> int:
 
 
 def _rounds(study_folder: Path, run_id: str) -> list[tuple[str, float, int]]:
-    table = read_run_table(study_folder, run_id, "rounds")
+    table = read_run_tables(study_folder, [run_id], "rounds")
     numbers = table.select_dtypes("number").drop(columns="round")
     return [
         (str(name), float(value), int(step))

@@ -13,7 +13,7 @@ from sim.attacks.attack import Attack, AttackError, Finding, Observer, attack_of
 from sim.attacks.membership import membership_auc
 from sim.attacks.observation import Observation
 from sim.attacks.reconstruction import probe_r2
-from sim.results.store import read_record, read_run_table, read_table, write_table
+from sim.results.store import read_record, read_run_tables, read_table, write_table
 from sim.study.engines import InProcess
 from sim.study.rerun import differences
 from sim.study.runner import execute
@@ -231,7 +231,7 @@ def test_an_attack_of_ones_own_sees_rounds_and_messages_and_is_in_every_table(cs
     assert row["status"] == "ok"
     assert row["overheard_records"] == 4 * sum(plan.job.sizes), "each record once a round"
     assert row["seen_rate"] == 0.5, "before the first round and after each of four"
-    clinics = read_run_table(study, run_id, "clinics").set_index("name")
+    clinics = read_run_tables(study, [run_id], "clinics").set_index("name")
     assert clinics["seen_rate"].tolist() == pytest.approx([math.nan, 0.25, math.nan], nan_ok=True)
     table = write_table(study)
     assert read_table(study)["seen_rate"].tolist() == table["seen_rate"].tolist() == [0.5]
