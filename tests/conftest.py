@@ -1,6 +1,5 @@
 """What every test shares."""
 
-import sys
 import warnings
 
 import pytest
@@ -21,29 +20,20 @@ def ragged(tmp_path_factory):
 
 @pytest.fixture
 def one_key(monkeypatch):
-    """Let all runs of one seed draw the same noise, which no two do, so that they can be held against each other."""
-    from sim.scenario.spec import RunSpec
-
-    monkeypatch.setattr(RunSpec, "digest", property(lambda spec: f"seed-{spec.seed}"))
-    monkeypatch.setattr("sim.methods.job.run_key", lambda digest, facts: digest)
+    """Let all runs draw the same noise, which no two do, so that they can be held against each other."""
+    monkeypatch.setattr("sim.methods.job.run_key", lambda digest, facts: "one key")
 
 
 @pytest.fixture
 def suture(monkeypatch, capfd, tmp_path):
     """Call the command in this process, in an empty folder; return its exit code, its output and its stderr."""
-    from sim.cli import main
+    from support import call_suture
 
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["suture", *map(str, arguments)])
         capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capfd.readouterr()
+        return call_suture(*arguments), *capfd.readouterr()
 
     return call
 

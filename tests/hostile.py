@@ -16,6 +16,7 @@ LABELS = {"mechanism": "label-rr", "label-epsilon": 1.0}
 RUNS: dict[str, dict[str, Any]] = {
     "fedavg": {"strategy": "fedavg"},
     "fedavg-dp": {"strategy": "fedavg", "privacy": DP_SGD},
+    "local-dp": {"strategy": "local", "privacy": DP_SGD},
     "v1": {"strategy": "splitfed-v1", "cut": "vanilla"},
     "v1-rows": {"strategy": "splitfed-v1", "cut": "vanilla", "privacy": ROWS, "model": FROZEN},
     "v1-labels": {"strategy": "splitfed-v1", "cut": "vanilla", "privacy": LABELS},

@@ -6,12 +6,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file
 
+from sim.cli import main
 from sim.data.federation import Federation, load_federation
 from sim.plan.plan import Plan, make_plan
 from sim.privacy.mechanisms.dp_sgd import DpSgd
@@ -19,6 +21,7 @@ from sim.privacy.mechanisms.noises import RowNoise
 from sim.scenario import parse_scenario
 from sim.scenario.spec import RunSpec, expand
 from sim.study.train import TrainedRun, train_run
+from sim.tensor.optim import Optimizer
 
 torch.set_num_threads(1)
 
@@ -168,24 +171,63 @@ def with_noise_by(plan: Plan, add) -> Plan:
     return replace(plan, job=replace(plan.job, dp=replace(plan.job.dp, mechanism=NoisedBy(add))))
 
 
-class WatchedRows(RowNoise):
-    """Noise on rows that tells a test of the rows, and of the values that leave."""
+class SumsSeen(Optimizer):
+    """An optimiser that tells a test of the noised sums that it is handed, which the mechanism has just named."""
 
-    seen = None
+    def step(self, parameters, grads, state, rate):
+        self.seen([grad.clone() for grad in grads])
+        super().step(parameters, grads, state, rate)
 
-    def codes(self, rows, kind, key, sizes, clinics, moment):
-        codes = super().codes(rows, kind, key, sizes, clinics, moment)
-        for lane, (clinic, size) in enumerate(zip(clinics, sizes, strict=True)):
-            values = codes[lane, :size].astype(np.float32) * self.grid_step(kind, clinic)
-            self.seen(kind, clinic, moment, torch.from_numpy(rows[lane, :size].copy()), torch.from_numpy(values))
-        return codes
+
+def with_sums_seen_by(plan: Plan, seen) -> Plan:
+    """Return a plan whose clipped and noised sums a test sees where they are used: ``seen(part, clinic, sums)``."""
+    named = []
+
+    def add(original, *arguments):
+        original(*arguments)
+        _, _, _, _, purpose, clinics, _, _ = arguments
+        named.append((purpose.removeprefix("noise."), list(clinics)))
+
+    def told(grads):
+        part, clinics = named.pop()
+        for lane, clinic in enumerate(clinics):
+            seen(part, clinic, torch.cat([grad[lane].flatten() for grad in grads]))
+
+    mechanism = plan.job.dp.mechanism
+    given = mechanism.add if isinstance(mechanism, NoisedBy) else lambda original, *arguments: original(*arguments)
+    watched = with_noise_by(plan, lambda original, *arguments: add(lambda *a: given(original, *a), *arguments))
+    optimizer = SumsSeen(**vars(plan.job.optimizer))
+    object.__setattr__(optimizer, "seen", told)
+    return replace(watched, job=replace(watched.job, optimizer=optimizer))
+
+
+class CodesBy(RowNoise):
+    """Noise on rows that a test watches, or draws otherwise: ``made(original, *arguments of codes)``."""
+
+    made = None
+
+    def codes(self, *arguments):
+        return self.made(super().codes, *arguments)
+
+
+def with_codes_by(plan: Plan, made) -> Plan:
+    """Return a plan whose rows are noised by a function of the test's own."""
+    rows = CodesBy(**vars(plan.job.rows))
+    object.__setattr__(rows, "made", made)
+    return replace(plan, job=replace(plan.job, rows=rows))
 
 
 def with_rows_seen_by(plan: Plan, seen) -> Plan:
     """Return a plan whose noised rows a test sees: ``seen(kind, clinic, moment, before, after)``."""
-    rows = WatchedRows(**vars(plan.job.rows))
-    object.__setattr__(rows, "seen", seen)
-    return replace(plan, job=replace(plan.job, rows=rows))
+
+    def watched(original, rows, kind, key, sizes, clinics, moment):
+        codes = original(rows, kind, key, sizes, clinics, moment)
+        for lane, (clinic, size) in enumerate(zip(clinics, sizes, strict=True)):
+            values = codes[lane, :size].astype(np.float32) * plan.job.rows.grid_step(kind, clinic)
+            seen(kind, clinic, moment, torch.from_numpy(rows[lane, :size].copy()), torch.from_numpy(values))
+        return codes
+
+    return with_codes_by(plan, watched)
 
 
 def bitwise(a, b) -> bool:
@@ -217,6 +259,16 @@ def suture_process(*arguments: object, **options: Any) -> subprocess.CompletedPr
     """Call the installed command in a process of its own."""
     settings = {"capture_output": True, "check": False, "text": True, "timeout": 300} | options
     return subprocess.run(suture_command(*arguments), **settings)
+
+
+def call_suture(*arguments: object) -> int:
+    """Call the command in this process; return its exit code."""
+    with patch.object(sys, "argv", ["suture", *map(str, arguments)]):
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
 
 
 def plain(text: str) -> str:

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from support import DP_SGD, plan_of, run_spec, write_csv
+from support import DP_SGD, call_suture, plan_of, run_spec, write_csv
 
-from sim.cli import main
 from sim.foundation.chain import chained
 from sim.results.audit_log import AUDIT_FILE, first_fault
 from sim.study.runner import execute
@@ -94,38 +93,27 @@ def test_a_chain_written_anew_still_has_to_agree_with_plan_and_ledger(log: bytes
     ] in fault
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr("sys.argv", ["suture", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)
-
-
-def test_verify(
-    run: Path, log: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert command(monkeypatch, "verify", run) == 0
+def test_verify(run: Path, log: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call_suture("verify", run) == 0
     assert "agree" in capsys.readouterr().out
     try:
         (run / AUDIT_FILE).write_bytes(log[:-9])
-        assert command(monkeypatch, "verify", run) == 1
+        assert call_suture("verify", run) == 1
         assert capsys.readouterr().err.count("\n") == 1
     finally:
         (run / AUDIT_FILE).write_bytes(log)
-    assert command(monkeypatch, "verify", tmp_path) == 2
+    assert call_suture("verify", tmp_path) == 2
 
 
-def test_epsilon_of_a_saved_run(
-    run: Path, record: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert command(monkeypatch, "epsilon", run) == 0
+def test_epsilon_of_a_saved_run(run: Path, record: dict, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call_suture("epsilon", run) == 0
     by_pld = capsys.readouterr().out
     worst = max(clinic["epsilon"]["model-user"] for clinic in record["plan"]["clinics"])
     assert "k0" in by_pld
     assert f"{worst:.3g}" in by_pld
-    assert command(monkeypatch, "epsilon", run, "--accountant", "rdp", "--delta", "1e-5") == 0
+    assert call_suture("epsilon", run, "--accountant", "rdp", "--delta", "1e-5") == 0
     assert capsys.readouterr().out != by_pld
     for wrong in (["--accountant", "gdp"], ["--delta", "2"]):
-        assert command(monkeypatch, "epsilon", run, *wrong) == 2
+        assert call_suture("epsilon", run, *wrong) == 2
         assert capsys.readouterr().err.count("\n") == 1
-    assert command(monkeypatch, "epsilon", run.parent) == 2
+    assert call_suture("epsilon", run.parent) == 2

@@ -1,5 +1,6 @@
 """``suture run`` from outside: what it prints, what it leaves behind, and its exit code."""
 
+import contextlib
 import json
 import sys
 
@@ -147,11 +148,10 @@ def faulty(tmp_path, monkeypatch):
     sys.modules.pop("faulty_for_tests", None)
 
 
-def test_a_failed_run_is_told_at_once_recorded_and_tried_again(suture, faulty, tmp_path, monkeypatch):
+def test_a_failed_run_is_told_at_once_recorded_and_tried_again(suture, faulty, tmp_path):
     path, marker = faulty
     study = tmp_path / "out" / "small"
-    with (tmp_path / "stderr").open("w", encoding="utf-8") as stderr, monkeypatch.context() as patch:
-        patch.setattr(sys, "stderr", stderr)
+    with (tmp_path / "stderr").open("w", encoding="utf-8") as stderr, contextlib.redirect_stderr(stderr):
         code, out, _ = suture("run", path, "--out", tmp_path / "out", "--jobs", 1)
     err = (tmp_path / "stderr").read_text(encoding="utf-8")
     table = pd.read_parquet(study / "runs.parquet")

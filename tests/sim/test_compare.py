@@ -3,15 +3,13 @@
 import csv
 import io
 import math
-import sys
-from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from support import call_suture
 
-from sim.cli import main
 from sim.foundation.problems import ScenarioError
 from sim.report.compare import as_text, compare
 from sim.results.store import as_table
@@ -149,10 +147,7 @@ def test_the_command_reads_the_table_of_a_study(tmp_path, capsys):
     planned = {"sim_seconds": 1.0, "bytes_up": 1, "bytes_down": 1, "unit": "record", "mechanism": "none"}
     epsilons = {"epsilon_model_user": 1.0, "epsilon_peer": 1.0, "epsilon_server": math.inf}
     runs(**planned, **epsilons).to_parquet(tmp_path / "runs.parquet")
-    arguments = ["suture", "compare", str(tmp_path), "--at", "epsilon=8", "--format", "csv"]
-    with patch.object(sys, "argv", arguments), pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 0
+    assert call_suture("compare", tmp_path, "--at", "epsilon=8", "--format", "csv") == 0
     frame = pd.read_csv(io.StringIO(capsys.readouterr().out))
     assert frame["group"][0] == "Split learning, vanilla"
     assert math.isnan(frame["difference"][0])
@@ -160,13 +155,9 @@ def test_the_command_reads_the_table_of_a_study(tmp_path, capsys):
 
 @pytest.mark.parametrize(("arguments", "words"), [([], "runs.parquet"), (["--at", "epsilon"], "key=value")])
 def test_bad_arguments_are_one_line(tmp_path, capsys, arguments, words):
-    with (
-        patch.object(sys, "argv", ["suture", "compare", str(tmp_path), *arguments]),
-        pytest.raises(SystemExit) as ended,
-    ):
-        main()
+    code = call_suture("compare", tmp_path, *arguments)
     error = capsys.readouterr().err
-    assert (ended.value.code, len(error.splitlines())) == (2, 1)
+    assert (code, len(error.splitlines())) == (2, 1)
     assert words in error
 
 

@@ -1,12 +1,10 @@
 """A finished run on other links: the same times as a run that had them from the start, and nothing trained."""
 
 import json
-import sys
 
 import pytest
-from support import plan_of, run_spec, write_csv
+from support import call_suture, plan_of, run_spec, write_csv
 
-from sim.cli import main
 from sim.foundation.problems import ScenarioError
 from sim.study.replan import Retiming
 from sim.study.runner import execute
@@ -71,13 +69,11 @@ def test_an_impossible_rate_is_one_line(finished):
 
 
 @pytest.fixture
-def swept(finished, monkeypatch, capsys):
+def swept(finished, capsys):
     def call(sweep):
-        monkeypatch.setattr(sys, "argv", ["suture", "replan", str(finished[0]), "--sweep", sweep])
-        with pytest.raises(SystemExit) as end:
-            main()
+        code = call_suture("replan", finished[0], "--sweep", sweep)
         told = capsys.readouterr()
-        return end.value.code or 0, [line.partition(": ")[0] for line in told.out.splitlines()], told.err
+        return code, [line.partition(": ")[0] for line in told.out.splitlines()], told.err
 
     return call
 

@@ -1,14 +1,12 @@
 """``suture report`` makes table, report and figures anew from the run folders, and touches none of these."""
 
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from support import write_csv
+from support import call_suture, write_csv
 
 from sim import Scenario, run
-from sim.cli import main
 from sim.report.reading import read_results
 from sim.scenario import parse_scenario
 
@@ -37,16 +35,13 @@ def small(folder: Path) -> Scenario:
     )
 
 
-def test_report_is_rebuilt_from_the_run_folders(tmp_path, monkeypatch, capsys, no_vega):
+def test_report_is_rebuilt_from_the_run_folders(tmp_path, capsys, no_vega):
     table = run(small(tmp_path), out=tmp_path / "out")
     study = tmp_path / "out" / "small"
     before = {path: path.stat().st_mtime_ns for path in study.glob("*/*")}
     (study / "runs.parquet").unlink()
 
-    monkeypatch.setattr(sys, "argv", ["suture", "report", str(study)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    assert exit_.value.code == 0
+    assert call_suture("report", study) == 0
     assert f"Report: {study / 'report.html'}\n" in capsys.readouterr().out
     pd.testing.assert_frame_equal(pd.read_parquet(study / "runs.parquet"), table)
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -74,9 +69,6 @@ def test_report_is_rebuilt_from_the_run_folders(tmp_path, monkeypatch, capsys, n
     assert last.to_dict() == pytest.approx(table.set_index("run_id")["auc"].to_dict())
 
 
-def test_a_folder_that_is_no_study(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["suture", "report", str(tmp_path)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    assert exit_.value.code == 2
+def test_a_folder_that_is_no_study(tmp_path, capsys):
+    assert call_suture("report", tmp_path) == 2
     assert capsys.readouterr().err.count("\n") == 1

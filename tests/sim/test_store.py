@@ -3,6 +3,9 @@
 import json
 import math
 import os
+import resource
+import signal
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -13,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from sim import run
+from sim.foundation.problems import FolderError
 from sim.results.store import COLUMNS, as_table, from_plain, read_rows, to_plain, write_run, write_table
 from sim.scenario import parse_scenario
 from sim.scenario.spec import RESULTS_VERSION, RunSpec, expand
@@ -114,42 +118,38 @@ def test_infinite_epsilon_survives_the_folder_and_the_table(tmp_path):
 # All or nothing
 
 
-class TroubleError(Exception):
-    pass
+@contextmanager
+def files_of_at_most(size):
+    """Let every write beyond some bytes of a file fail, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
-def broken_table(monkeypatch):
-    """Return a table that starts to write its file and then fails."""
-
-    def to_parquet(path, **options):
-        path.write_bytes(b"half")
-        raise TroubleError
-
-    table = pd.DataFrame({"a": [1]})
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", lambda self, path, **options: to_parquet(path))
-    return table
-
-
-@pytest.mark.parametrize("where", ["table", "weights", "record", "move"])
-def test_an_exception_in_the_middle_leaves_nothing(tmp_path, monkeypatch, where):
-    record, tables, parameters = (
-        {"results-version": RESULTS_VERSION, "row": row_of()},
-        {"rounds": pd.DataFrame({"a": [1]})},
-        {"model": {"w": torch.ones(2)}},
-    )
-    expected = TroubleError
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [("table", FolderError), ("weights", AttributeError), ("record", TypeError), ("move", FolderError)],
+)
+def test_an_exception_in_the_middle_leaves_nothing(tmp_path, where, expected):
+    record = {"results-version": RESULTS_VERSION, "row": row_of()}
+    tables, parameters = {"rounds": pd.DataFrame({"a": [1]})}, {"model": {"w": torch.ones(2)}}
     if where == "table":
-        tables = {"rounds": broken_table(monkeypatch)}
+        tables = {"rounds": pd.DataFrame({"a": np.random.default_rng(0).normal(size=20_000)})}
     elif where == "weights":
-        parameters, expected = {"model": {"w": "no tensor"}}, AttributeError
+        parameters = {"model": {"w": "no tensor"}}
     elif where == "record":
-        record, expected = record | {"plan": object()}, TypeError
+        record |= {"plan": object()}
     else:
-        monkeypatch.setattr("pathlib.Path.rename", lambda self, target: (_ for _ in ()).throw(TroubleError))
-    with pytest.raises(expected):
+        (tmp_path / "r1").touch()
+    with files_of_at_most(50_000), pytest.raises(expected):
         write_run(tmp_path, record, tables, parameters)
     assert read_rows(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == (["r1"] if where == "move" else [])
 
 
 def test_a_failed_write_keeps_what_was_there(tmp_path):
@@ -222,13 +222,12 @@ def test_who_reads_the_old_table_reads_on(tmp_path):
     assert pd.read_parquet(tmp_path / "runs.parquet")["run_id"].tolist() == ["r1", "r2"]
 
 
-def test_the_table_is_replaced_in_one_step(tmp_path, monkeypatch):
+def test_the_table_is_replaced_in_one_step(tmp_path):
     write_run(tmp_path, {"results-version": RESULTS_VERSION, "row": row_of()}, {}, {})
     write_table(tmp_path)
     before = (tmp_path / "runs.parquet").read_bytes()
     write_run(tmp_path, {"results-version": RESULTS_VERSION, "row": row_of("r2")}, {}, {})
-    broken_table(monkeypatch)
-    with pytest.raises(TroubleError):
+    with files_of_at_most(1000), pytest.raises(FolderError, match="File too large"):
         write_table(tmp_path)
     assert (tmp_path / "runs.parquet").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r1", "r2", "runs.parquet"]

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support import write_csv
+from support import call_suture, write_csv
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from sim.cli import main
 from sim.foundation.problems import ScenarioError
 from sim.results.store import LOGS, older_runs, read_rows, write_table
 from sim.scenario import load_scenario
@@ -156,19 +155,11 @@ def test_a_failed_run_is_kept_and_does_not_stop_the_others(scenario, capsys):
         "broken_for_tests.Broken": "failed",
     }
     assert "RuntimeError" in found["broken_for_tests.Broken"].error
-    code = run_main(["status", str(folder)])
+    code = call_suture("status", str(folder))
     out = capsys.readouterr().out
     assert code == 0
     assert "2 of 3 runs finished, 1 failed" in out
     assert "RuntimeError" in out
-
-
-def run_main(arguments):
-    from unittest.mock import patch
-
-    with patch.object(sys, "argv", ["suture", *arguments]), pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code
 
 
 def test_each_run_has_one_log_with_its_rounds(scenario):
@@ -222,7 +213,7 @@ def test_runs_of_another_results_version_are_named_and_not_mixed_in(scenario, ca
     assert older_runs(folder) == [ids(plans)[0]]
     assert write_table(folder)["run_id"].tolist() == [ids(plans)[1]]
     assert [row["run_id"] for row in read_rows(folder)] == [ids(plans)[1]]
-    run_main(["status", str(folder)])
+    call_suture("status", str(folder))
     assert f"1 runs of another results version are ignored: {ids(plans)[0]}" in capsys.readouterr().out
     with pytest.raises(ScenarioError, match="results version"):
         differences(file.parent)
@@ -233,7 +224,7 @@ def test_rebuilt_from_its_folders_the_table_is_the_same(scenario):
     table = run_study(plans, ids(plans), scenario.parent / "out", InProcess(), silent())
     folder = scenario.parent / "out" / "swept"
     (folder / "runs.parquet").unlink()
-    assert run_main(["status", "--rebuild", str(folder)]) == 0
+    assert call_suture("status", "--rebuild", str(folder)) == 0
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "runs.parquet"), table)
 
 
@@ -249,7 +240,7 @@ def test_a_run_folder_is_enough_to_repeat_the_run(scenario, capsys):
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
-    assert run_main(["rerun", str(folder)]) == 1
+    assert call_suture("rerun", str(folder)) == 1
     told = capsys.readouterr().out
     assert "auc:" in told
     assert "model.safetensors: the weights differ" in told
@@ -257,7 +248,7 @@ def test_a_run_folder_is_enough_to_repeat_the_run(scenario, capsys):
 
 @pytest.mark.parametrize("command", ["rerun", "status"])
 def test_a_folder_that_holds_nothing_is_one_line(tmp_path, capsys, command):
-    assert run_main([command, str(tmp_path)]) == 2
+    assert call_suture(command, str(tmp_path)) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 

@@ -1,13 +1,9 @@
 """Time and traffic to a target: the first round at which it holds, means over the runs that reach it."""
 
-import sys
-from unittest.mock import patch
-
 import pandas as pd
 import pytest
-from support import plan_of, run_spec, write_csv
+from support import call_suture, plan_of, run_spec, write_csv
 
-from sim.cli import main
 from sim.foundation.problems import ScenarioError
 from sim.report.study import StudyResults
 from sim.report.target import first_rounds_at, target_frame
@@ -52,10 +48,7 @@ def test_a_column_that_is_not_there_is_one_line():
 
 
 def test_the_command_says_where_a_folder_is_no_study(tmp_path, capsys):
-    arguments = ["suture", "compare", str(tmp_path), "--target", "auc>=0.8"]
-    with patch.object(sys, "argv", arguments), pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
+    assert call_suture("compare", tmp_path, "--target", "auc>=0.8") == 2
     assert "runs.parquet" in capsys.readouterr().err
 
 

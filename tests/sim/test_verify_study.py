@@ -13,9 +13,8 @@ import pandas as pd
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from support import run_spec, write_csv, write_scenario
+from support import call_suture, run_spec, write_csv, write_scenario
 
-from sim.cli import main
 from sim.foundation.chain import chained, read_chain
 from sim.foundation.problems import FolderError
 from sim.results.study_log import STUDY_LOG, note_end, note_interrupted, note_start, read_commands
@@ -72,13 +71,6 @@ def entries(study: Path) -> list[dict]:
 
 def runs(study: Path) -> list[Path]:
     return sorted(path.parent for path in study.glob("*/run.json"))
-
-
-def suture(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr("sys.argv", ["suture", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)
 
 
 def test_every_run_stands_in_the_log_with_its_head(study: Path) -> None:
@@ -291,50 +283,43 @@ def write_keys(folder: Path) -> tuple[Path, Path]:
     return private, public
 
 
-def test_the_command(study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert suture(monkeypatch, "verify", study) == 0
+def test_the_command(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call_suture("verify", study) == 0
     assert "2 runs listed, 2 of them recounted, all agree" in capsys.readouterr().out
     shutil.rmtree(runs(study)[0])
-    assert suture(monkeypatch, "verify", study) == 1
+    assert call_suture("verify", study) == 1
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 2)
 
 
-def test_a_command_is_entered_and_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_command_is_entered_and_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_scenario(tmp_path, SMALL.replace("[0, 1]", "[0]"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["suture", "run", str(path), "--out", str(tmp_path / "out"), "--jobs", "1"])
-        with pytest.raises(SystemExit):
-            main()
+    call_suture("run", path, "--out", tmp_path / "out", "--jobs", 1)
     study = tmp_path / "out" / "small"
     [told] = read_commands(study)
     assert told["command"] == f"suture run {path} --out {tmp_path / 'out'} --jobs 1"
     assert [entry["event"] for entry in entries(study)] == ["command", "start", "end"]
     capsys.readouterr()
-    assert suture(monkeypatch, "verify", study) == 0
+    assert call_suture("verify", study) == 0
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["study", "run"])
-def test_signature(
-    study: Path, tmp_path: Path, whole: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_signature(study: Path, tmp_path: Path, whole: bool, capsys: pytest.CaptureFixture[str]) -> None:
     private, public = write_keys(tmp_path)
     folder = study if whole else runs(study)[0]
     token = tmp_path / "token.tsr"
     token.write_bytes(b"\x30\x82 not looked at")
-    assert suture(monkeypatch, "sign", folder, "--key", private, "--timestamp", token) == 0
+    assert call_suture("sign", folder, "--key", private, "--timestamp", token) == 0
     capsys.readouterr()
-    assert suture(monkeypatch, "verify", folder, "--public-key", public) == 0
+    assert call_suture("verify", folder, "--public-key", public) == 0
     out = capsys.readouterr().out
     kept = base64.b64encode(token.read_bytes()).decode()
     assert f"timestamp (base64, not interpreted): {kept}\n" in out
-    assert suture(monkeypatch, "verify", study) == 0
+    assert call_suture("verify", study) == 0
 
     (tmp_path / "other").mkdir()
     _, stranger = write_keys(tmp_path / "other")
-    assert suture(monkeypatch, "verify", folder, "--public-key", stranger) == 1
+    assert call_suture("verify", folder, "--public-key", stranger) == 1
     path = folder / "signature.json"
     told = json.loads(path.read_text(encoding="utf-8"))
     for field, value in (
@@ -346,20 +331,18 @@ def test_signature(
     ):
         path.write_text(json.dumps({**told, field: value}), encoding="utf-8")
         capsys.readouterr()
-        assert suture(monkeypatch, "verify", folder, "--public-key", public) == 1
+        assert call_suture("verify", folder, "--public-key", public) == 1
         assert capsys.readouterr().err.startswith(f"{path}: ")
 
 
-def test_a_log_that_was_written_anew_is_not_the_one_that_was_signed(
-    study: Path, tmp_path: Path, monkeypatch, capsys
-) -> None:
+def test_a_log_that_was_written_anew_is_not_the_one_that_was_signed(study: Path, tmp_path: Path, capsys) -> None:
     """What the signature is for: whoever deletes a run and its lines, and chains the rest anew, has no such head."""
     private, public = write_keys(tmp_path)
-    assert suture(monkeypatch, "sign", study, "--key", private, "--timestamp", "noon" * 99) == 0
+    assert call_suture("sign", study, "--key", private, "--timestamp", "noon" * 99) == 0
     note_start(study, "0" * 16)
     note_end(study / ("0" * 16), "interrupted")
     capsys.readouterr()
-    assert suture(monkeypatch, "verify", study, "--public-key", public) == 0
+    assert call_suture("verify", study, "--public-key", public) == 0
     assert "signed up to line 4 of 6; timestamp (text, not interpreted): noonnoon" in capsys.readouterr().out
     gone = runs(study)[0]
     shutil.rmtree(gone)
@@ -367,11 +350,11 @@ def test_a_log_that_was_written_anew_is_not_the_one_that_was_signed(
     kept = [entry for entry in entries(study) if entry["run"] != gone.name]
     (study / STUDY_LOG).write_text(chained(kept)[0], encoding="utf-8")
     assert study_findings(study).faults == []
-    assert suture(monkeypatch, "verify", study, "--public-key", public) == 1
+    assert call_suture("verify", study, "--public-key", public) == 1
     assert "line 4: is not the head that was signed" in capsys.readouterr().err
 
 
-def test_keys_that_cannot_be_used(study: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_keys_that_cannot_be_used(study: Path, tmp_path: Path, capsys) -> None:
     private, public = write_keys(tmp_path)
     pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     secret = serialization.BestAvailableEncryption(b"word")
@@ -387,11 +370,11 @@ def test_keys_that_cannot_be_used(study: Path, tmp_path: Path, monkeypatch, caps
         ("nowhere.pem", "is no file"),
         (".", "is no file"),
     ):
-        assert suture(monkeypatch, "sign", study, "--key", tmp_path / name) == 2
+        assert call_suture("sign", study, "--key", tmp_path / name) == 2
         err = capsys.readouterr().err
         assert (said in err, err.count("\n")) == (True, 1)
     assert not (study / "signature.json").exists()
-    assert suture(monkeypatch, "verify", study, "--public-key", public) == 1
+    assert call_suture("verify", study, "--public-key", public) == 1
     assert "signature.json: is missing" in capsys.readouterr().err
-    assert suture(monkeypatch, "verify", study, "--public-key", private) == 2
-    assert suture(monkeypatch, "sign", tmp_path, "--key", private) == 2
+    assert call_suture("verify", study, "--public-key", private) == 2
+    assert call_suture("sign", tmp_path, "--key", private) == 2

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support import NO_PRIVACY, distance, plan_of, run_spec, train_spec, write_csv
+from support import NO_PRIVACY, bitwise, distance, plan_of, run_spec, train_spec, write_csv
 
 from sim.foundation.problems import ScenarioError
-from sim.methods import averaging
 from sim.methods.job import run_key
+from sim.methods.messages import Kind
 from sim.privacy.accounting import epsilon
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip, adapted_clip, noised_mean, updates_of
 from sim.scenario import parse_scenario
@@ -148,25 +148,26 @@ def test_updates_and_counts_share_the_multiplier_that_is_accounted(csv):
     assert adaptive.update_noise(1.5) > 1.5
 
 
-def test_the_noise_on_updates_is_raised_and_follows_the_clip(csv, monkeypatch):
-    seen = []
-    original = averaging.noised_mean
-
-    def watched(updates, norms, clinics, clip, noise, *name):
-        seen.append((norms, clip, noise))
-        return original(updates, norms, clinics, clip, noise, *name)
-
-    monkeypatch.setattr(averaging, "noised_mean", watched)
-    plan, federation = plan_of(run_spec(csv, "splitfed-v1", "vanilla", ADAPTIVE))
-    trained = train_run(plan, federation)  # holds executed and planned ledgers equal
+def test_the_noise_on_updates_is_raised_and_follows_the_clip(csv):
+    """Every round is worked out again from the model before it and the models that its clinics sent."""
+    plan, federation = plan_of(run_spec(csv, "fedavg", privacy=ADAPTIVE))
+    models, sent = [], []
+    trained = train_run(
+        plan,
+        federation,
+        models=lambda server_round, model: models.append(model),
+        overheard=lambda instruction, reply: sent.append(reply),
+    )  # holds executed and planned ledgers equal
     assert trained.clips[0] == 0.3
-    assert len(trained.clips) == 4
-    assert [clip for _, clip, _ in seen] == trained.clips[:3]
-    for r, (norms, clip, noise) in enumerate(seen, 1):
-        assert noise == pytest.approx((1.5**-2 - 2.0**-2) ** -0.5)
-        assert trained.clips[r] == adapted_clip(
-            clip, norms, len(norms), AdaptiveClip(0.5, 0.2, 1.0), True, run_key(plan.spec.digest, federation.facts), r
-        )
+    assert len(trained.clips) == len(models) == 4
+    job, noise = plan.job, (1.5**-2 - 2.0**-2) ** -0.5
+    key = run_key(plan.spec.digest, federation.facts)
+    for r, reply in enumerate([reply for reply in sent if Kind.MODEL in reply.parts], 1):
+        updates, norms = updates_of(models[r - 1], reply.parts[Kind.MODEL])
+        clip = trained.clips[r - 1]
+        assert trained.clips[r] == adapted_clip(clip, norms, 4, AdaptiveClip(0.5, 0.2, 1.0), True, key, r)
+        mean = noised_mean(updates, norms, 4, clip, noise, job.key, r)
+        assert bitwise(models[r], {name: models[r - 1][name] + move for name, move in mean.items()})
 
 
 def test_the_count_has_a_twentieth_of_the_rounds_clinics_as_noise(csv):

@@ -117,7 +117,7 @@ def sums(spec):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("network", [None, *HUGE_GRADIENTS, *INFINITE_ROWS])
-def test_dp_sgd_is_moved_by_no_more_than_one_clipped_gradient(csv, monkeypatch, one_key, network, method):
+def test_dp_sgd_is_moved_by_no_more_than_one_clipped_gradient(csv, one_key, network, method):
     strategy, cut, more = METHODS[method]
 
     def spec(path, **train):
@@ -144,7 +144,7 @@ def test_dp_sgd_is_moved_by_no_more_than_one_clipped_gradient(csv, monkeypatch, 
 
 
 @pytest.mark.parametrize("network", HUGE_GRADIENTS)
-def test_a_gradient_that_overflows_counts_as_zero(csv, monkeypatch, one_key, network):
+def test_a_gradient_that_overflows_counts_as_zero(csv, one_key, network):
     """Whatever it overflows from: the sums are the same, and within one clip of those with the record."""
     model = {"name": "factory", "factory": f"{__name__}:{network}"}
     found = []
@@ -162,9 +162,7 @@ def test_a_gradient_that_overflows_counts_as_zero(csv, monkeypatch, one_key, net
 @pytest.mark.parametrize(
     ("strategy", "cut"), [("splitfed-v1", "vanilla"), ("splitfed-v1", "u-shaped"), ("release-once", "vanilla")]
 )
-def test_rows_move_by_twice_the_clip_and_no_other_row_does(
-    csv, monkeypatch, one_key, mechanism, strategy, cut, network
-):
+def test_rows_move_by_twice_the_clip_and_no_other_row_does(csv, one_key, mechanism, strategy, cut, network):
 
     def rows(path):
         model = {"name": "factory", "factory": f"{__name__}:{network}"} if network else {}
@@ -190,7 +188,7 @@ def test_rows_move_by_twice_the_clip_and_no_other_row_does(
 
 @pytest.mark.parametrize("network", [None, "dense", "dense_beyond"])
 @pytest.mark.parametrize("mechanism", ["smashed-noise", "laplace"])
-def test_what_lies_under_the_noise_is_within_the_clip(csv, monkeypatch, mechanism, network):
+def test_what_lies_under_the_noise_is_within_the_clip(csv, mechanism, network):
     """Seen without noise: every record's own row and its own tail gradient, which leaves as its share of a mean."""
     model = {"name": "factory", "factory": f"{__name__}:{network}"} if network else {}
     quiet = {"mechanism": mechanism, **ROWS, "tail-clip": 0.01, "noise-multiplier": 0}
@@ -220,7 +218,7 @@ def test_a_row_whose_norm_is_no_number_is_zero(order, value):
     ("strategy", "cut"), [("fedavg", None), ("splitfed-v1", "vanilla"), ("splitfed-v1", "u-shaped")]
 )
 @pytest.mark.parametrize(("network", "rate"), [(None, 0.1), ("dense", 1e6)], ids=["ordinary", "diverging"])
-def test_clinic_level_is_moved_by_no_more_than_twice_the_clip(csv, monkeypatch, one_key, network, rate, strategy, cut):
+def test_clinic_level_is_moved_by_no_more_than_twice_the_clip(csv, one_key, network, rate, strategy, cut):
     """A clinic whose records are extreme, also where its own model then leaves every range."""
     privacy = {"mechanism": "clinic-level", "noise-multiplier": 1.5, "clip": CLIP, "delta": 1e-3}
     model = {"name": "factory", "factory": f"{__name__}:{network}"} if network else None
@@ -235,7 +233,7 @@ def test_clinic_level_is_moved_by_no_more_than_twice_the_clip(csv, monkeypatch, 
         assert float((other - models[0]).norm()) * len(SIZES) <= 2 * CLIP * (1 + 1e-3)
 
 
-def test_without_a_mechanism_an_extreme_record_is_clamped(csv, monkeypatch):
+def test_without_a_mechanism_an_extreme_record_is_clamped(csv):
     for path in extremes(csv):
         run = record(*plan_of(run_spec(path, "centralised", rounds=1, learning_rate=1e-8)))
         [sent] = run.rows_of("records", CLINIC)

@@ -7,7 +7,13 @@ import torch
 from hostile import RUNS, Opened, add_kind, array, arrays, numbers, planned, state, value
 from support import bitwise
 
+from sim.flower.client_app import client_app
 from sim.flower.grid import InProcessGrid
+from sim.flower.meter import Meter
+from sim.flower.strategy import build_strategy
+from sim.flower.wire import array_record
+from sim.flower.workplace import Workplaces
+from sim.methods.node_group import node_groups_of
 from sim.methods.replies import ExchangeError
 from sim.study.train import DivergedError, train_run
 
@@ -92,6 +98,7 @@ ADAM = {
 TABLES = {
     ("fedavg", "arrays"): {**clinics_of(3), **MODEL, **EXAMPLES, **FOREIGN_COUNT},
     ("fedavg-dp", "arrays"): {**counts("model"), **numbers("arrays")},
+    ("local-dp", None): counts("model"),
     ("v1", "smashed"): {**clinics_of(3), **ROWS_STATED, **SMASHED, **numbers("smashed"), **LABELS, **arrays("labels")},
     ("v1", "arrays"): {**clinics_of(3), **MODEL, **FOREIGN_COUNT},
     ("v1-rows", "arrays"): counts("smashed"),
@@ -180,21 +187,19 @@ def test_a_reply_taken_apart_and_put_together_again_passes(ragged, run):
     assert hit
 
 
-def grid_that(turns):
-    """Return a grid whose replies to training are turned into others, once."""
+class HostileGrid(InProcessGrid):
+    """Turns the replies to the first training messages into others."""
 
-    class Hostile(InProcessGrid):
-        done = False
+    turns = None
 
-        def send_and_receive(self, messages, *, timeout=None):
-            messages = list(messages)
-            replies = list(super().send_and_receive(messages, timeout=timeout))
-            if not Hostile.done and messages and messages[0].metadata.message_type.startswith("train"):
-                Hostile.done = True
-                return turns(replies)
-            return replies
-
-    return Hostile
+    def send_and_receive(self, messages, *, timeout=None):
+        messages = list(messages)
+        replies = list(super().send_and_receive(messages, timeout=timeout))
+        turns = self.turns
+        if turns and messages and messages[0].metadata.message_type.startswith("train"):
+            self.turns = None
+            return turns(replies)
+        return replies
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -203,10 +208,15 @@ def grid_that(turns):
     [lambda replies: replies[1:], lambda replies: [*replies, replies[0]], lambda replies: []],
     ids=["a missing reply", "a reply twice", "no reply"],
 )
-def test_every_node_that_is_asked_answers_once(ragged, monkeypatch, run, turns):
+def test_every_node_that_is_asked_answers_once(ragged, run, turns):
     plan, federation = planned(ragged, run)
-    monkeypatch.setattr("sim.flower.simulation.InProcessGrid", grid_that(turns))
-    seen = []
+    job, clinics = plan.job, len(plan.clinics)
+    groups = node_groups_of(clinics, clinics if job.method.imported else 2)
+    grid = HostileGrid(client_app(Workplaces(job, federation.train)), groups, {}, Meter(clinics))
+    grid.turns = turns
+    initial, seen = array_record(job.network.initial_parameters(job.seed)), []
     with pytest.raises(ExchangeError, match=r"did not answer|was not asked|one each is due"):
-        train_run(plan, federation, 2, watch=lambda server_round, _: seen.append(server_round))
+        build_strategy(job).start(
+            grid, initial, plan.rounds, evaluate_fn=lambda server_round, _: seen.append(server_round)
+        )
     assert seen == [0]

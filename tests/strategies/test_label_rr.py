@@ -1,6 +1,5 @@
 """Randomised labels: what is sent, how often, and what it is worth to whom."""
 
-import contextlib
 import json
 import math
 from collections import Counter
@@ -10,15 +9,12 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
-from support import DP_SGD, bitwise, distance, plan_of, run_spec, train_spec, write_csv
+from support import DP_SGD, bitwise, call_suture, distance, plan_of, run_spec, train_spec, write_csv
 from wire import record
 
-from clients import split
-from sim.cli import main
 from sim.data.federation import load_federation
 from sim.foundation.problems import ScenarioError
 from sim.methods.job import run_key
-from sim.methods.replies import ExchangeError
 from sim.plan.plan import make_plan
 from sim.privacy.calibration import uniform_answers
 from sim.privacy.mechanisms.label_rr import LabelRr
@@ -169,13 +165,6 @@ def test_an_unlimited_epsilon_sends_the_labels_as_they_are_and_says_so(csv):
     assert bitwise(train_run(plan, federation).parameters, plain.parameters)
 
 
-def test_labels_that_leave_as_they_are_are_caught(csv, monkeypatch):
-    count = split.Session.count
-    monkeypatch.setattr(split.Session, "count", lambda self, kind: None if kind == "labels" else count(self, kind))
-    with pytest.raises(ExchangeError, match="counts other noised steps of 'labels'"):
-        train_spec(run_spec(csv, "splitfed-v1", "vanilla", RR))
-
-
 @pytest.mark.parametrize(("strategy", "cut"), KEEPING)
 def test_it_is_refused_where_labels_stay(csv, strategy, cut):
     with pytest.raises(ScenarioError, match=r"privacy\.mechanism: label-rr .* never leave the clinic; take a vanilla"):
@@ -213,7 +202,7 @@ def test_epsilon_alone_is_the_labels(csv):
     assert bitwise(*(train_run(*run).parameters for run in (first, second)))
 
 
-def test_statement_log_and_command_state_what_a_label_is_worth(csv, tmp_path, monkeypatch, capsys):
+def test_statement_log_and_command_state_what_a_label_is_worth(csv, tmp_path, capsys):
     both = {"mechanism": "smashed-noise+label-rr", "noise-multiplier": 4.0, "label-epsilon": 1.5, "delta": 1e-3}
     plan, _ = plan_of(run_spec(csv, "release-once", "vanilla", both))
     assert execute(plan, tmp_path, {})["status"] == "ok"
@@ -226,7 +215,5 @@ def test_statement_log_and_command_state_what_a_label_is_worth(csv, tmp_path, mo
         ("epsilon", "one label, randomised before it leaves: 1.5 against everyone"),
         ("verify", "agree"),
     ):
-        monkeypatch.setattr("sys.argv", ["suture", command, str(run)])
-        with contextlib.suppress(SystemExit):
-            main()
+        call_suture(command, run)
         assert told in capsys.readouterr().out

@@ -9,13 +9,11 @@ import torch
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
-from support import bitwise, distance, plan_of, run_spec, train_spec, write_csv
+from support import bitwise, distance, plan_of, run_spec, train_spec, with_codes_by, with_rows_seen_by, write_csv
 
-from clients import records
 from sim.data.federation import load_federation
 from sim.foundation.problems import ScenarioError
 from sim.methods.job import Job
-from sim.methods.row_noise import arrived_rows, leaving_rows
 from sim.plan.plan import make_plan
 from sim.privacy.accounting import epsilon
 from sim.scenario import parse_scenario
@@ -46,24 +44,21 @@ def test_without_noise_one_clinic_trains_as_split_learning_over_a_frozen_head(tm
     assert released.evaluations[-1].pooled == pytest.approx(relay.evaluations[-1].pooled, abs=1e-5)
 
 
-def test_the_server_trains_on_the_noised_rows_of_all_clinics(csv, monkeypatch):
+def test_the_server_trains_on_the_noised_rows_of_all_clinics(csv):
     """The body of another run whose clinics send those very rows, un-noised, is the same."""
+    plan, federation = plan_of(once(csv))
     sent = []
 
-    def spy(*arguments):
-        sent.append(leaving_rows(*arguments))
+    def kept(original, *arguments):
+        sent.append(original(*arguments))
         return sent[-1]
 
-    monkeypatch.setattr(records, "leaving_rows", spy)
-    plan, federation = plan_of(once(csv))
-    trained = train_run(plan, federation)
+    trained = train_run(with_codes_by(plan, kept), federation)
     assert len(sent) == 1  # three rounds, one release
-    rows = iter(sent)
-    monkeypatch.setattr(records, "leaving_rows", lambda *arguments: next(rows))
-    assert bitwise(train_run(plan, federation).parameters, trained.parameters)
-    monkeypatch.setattr(records, "leaving_rows", lambda *arguments: torch.zeros_like(sent[0]))
-    assert distance(train_run(plan, federation).parameters, trained.parameters) > 1e-2
-    monkeypatch.undo()
+    same = with_codes_by(plan, lambda original, *arguments: sent[0])
+    assert bitwise(train_run(same, federation).parameters, trained.parameters)
+    nothing = with_codes_by(plan, lambda original, *arguments: np.zeros_like(sent[0]))
+    assert distance(train_run(nothing, federation).parameters, trained.parameters) > 1e-2
     assert distance(train_run(plan, federation, node_groups=3).parameters, trained.parameters) < 1e-5
     job = plan.job
     initial = job.network.initial_parameters(plan.spec.seed)
@@ -116,18 +111,11 @@ def test_labels_sent_as_they_are_count_unless_public(csv):
     assert set(plan_of(once(csv, private))[0].clinics[0].epsilon.values()) == {math.inf}
 
 
-def test_rows_are_clipped_first_and_noise_has_the_stated_size(tmp_path, monkeypatch):
+def test_rows_are_clipped_first_and_noise_has_the_stated_size(tmp_path):
     csv = write_csv(tmp_path / "many.csv", [900, 600])
     seen = []
-
-    def spy(job, kind, rows, sizes, clinics, moment):
-        out = leaving_rows(job, kind, rows, sizes, clinics, moment)
-        values = arrived_rows(job, kind, out, clinics)
-        seen.extend((rows[lane, :n].clone(), values[lane, :n].clone()) for lane, n in enumerate(sizes))
-        return out
-
-    monkeypatch.setattr(records, "leaving_rows", spy)
-    train_spec(once(csv))
+    plan, federation = plan_of(once(csv))
+    train_run(with_rows_seen_by(plan, lambda kind, clinic, moment, *rows: seen.append(rows)), federation)
     noise = [after - before for before, after in seen]
     assert max(float(before.norm(dim=1).max()) for before, _ in seen) == pytest.approx(0.7, rel=1e-5)
     for values in noise:

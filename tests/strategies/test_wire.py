@@ -10,7 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from support import plan_of, run_spec
+from support import plan_of, run_spec, with_sums_seen_by
 from test_mechanism_grid import MECHANISMS, METHODS, refusals
 from torch import nn
 from wire import (
@@ -25,7 +25,6 @@ from wire import (
 
 from sim.privacy.mechanisms.released import row_step, sum_step
 from sim.scenario.study import ClinicGroup
-from sim.tensor.trainer import Trainer
 
 LOUD, RATE, CLIP = 20.0, 1e-3, 0.7
 CHANGED = 1
@@ -86,7 +85,7 @@ def specs(files, mechanism, strategy, cut, *, alone=False, frozen=False, joint=F
 
 
 @pytest.mark.parametrize(("mechanism", "strategy", "cut", "variant"), CASES)
-def test_each_byte_is_listed_or_public_or_constant(files, monkeypatch, one_key, mechanism, strategy, cut, variant):
+def test_each_byte_is_listed_or_public_or_constant(files, one_key, mechanism, strategy, cut, variant):
     how = dict(VARIANTS[variant])
     nodes = how.pop("nodes")
     spec, other, quiet = specs(files, mechanism, strategy, cut, **how)
@@ -184,7 +183,7 @@ def factory(name):
 
 
 @pytest.mark.parametrize("strategy", ["split", "release-once"])
-def test_rows_that_may_be_negative_have_the_noise_of_twice_the_clip(files, monkeypatch, one_key, strategy):
+def test_rows_that_may_be_negative_have_the_noise_of_twice_the_clip(files, one_key, strategy):
     def spec(loud):
         privacy = {"mechanism": "smashed-noise", "delta": 1e-3, "noise-multiplier": loud, "clip": CLIP} | {
             "labels": "public"
@@ -208,9 +207,7 @@ def test_rows_that_may_be_negative_have_the_noise_of_twice_the_clip(files, monke
     ],
     ids=str,
 )
-def test_running_statistics_that_are_the_clinics_own_are_in_no_message(
-    files, monkeypatch, one_key, strategy, cut, kept
-):
+def test_running_statistics_that_are_the_clinics_own_are_in_no_message(files, one_key, strategy, cut, kept):
     model = {**factory("with_batch_norm"), "batch-norm": kept}
     run = record(*plan_of(run_spec(files[False][0], strategy, cut, model=model, rounds=2, batch_size=16)), 2)
     assert not unlisted(run)
@@ -224,7 +221,7 @@ def test_running_statistics_that_are_the_clinics_own_are_in_no_message(
     ("strategy", "cut"), [("local", None), ("splitfed-v3", "vanilla"), ("splitfed-v3", "u-shaped")]
 )
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_what_a_clinic_keeps_is_in_no_message(files, monkeypatch, one_key, strategy, cut, optimizer):
+def test_what_a_clinic_keeps_is_in_no_message(files, one_key, strategy, cut, optimizer):
     spec, other = (run_spec(p, strategy, cut, optimizer=optimizer, rounds=3, batch_size=2) for p in files[False])
     run = record(*plan_of(spec), 3)
     assert not {"arrays", "optimizer"} & {kind for reply in run.replies for kind in reply.kinds}
@@ -238,9 +235,7 @@ def test_what_a_clinic_keeps_is_in_no_message(files, monkeypatch, one_key, strat
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_the_optimizers_state_that_is_handed_on_is_noised_like_the_parts(
-    files, monkeypatch, one_key, optimizer, frozen
-):
+def test_the_optimizers_state_that_is_handed_on_is_noised_like_the_parts(files, one_key, optimizer, frozen):
     privacy = {"mechanism": "dp-sgd", "noise-multiplier": LOUD, "delta": 1e-3, "clip": CLIP, "labels": "public"}
     model = {"freeze": ["tail"]} if frozen else None
     specs = [
@@ -285,7 +280,7 @@ WRAPPED = {
 
 @pytest.mark.parametrize("noise", [0.0, LOUD])
 @pytest.mark.parametrize("name", WRAPPED)
-def test_what_flowers_strategies_are_told_is_listed(files, monkeypatch, one_key, name, noise):
+def test_what_flowers_strategies_are_told_is_listed(files, one_key, name, noise):
     if name == "QFedAvg" and noise:
         return  # refused
     privacy = {"mechanism": "dp-sgd", "noise-multiplier": LOUD, "delta": 1e-3} if noise else None
@@ -318,7 +313,7 @@ def test_what_flowers_strategies_are_told_is_listed(files, monkeypatch, one_key,
 @pytest.mark.parametrize(
     ("strategy", "cut"), [("splitfed-v1", "vanilla"), ("split", "u-shaped"), ("splitfed-v3", "vanilla")]
 )
-def test_an_empty_batch_sends_no_row(files, monkeypatch, strategy, cut, nodes):
+def test_an_empty_batch_sends_no_row(files, strategy, cut, nodes):
     mechanism = "dp-sgd+smashed-noise"
     privacy = {"mechanism": mechanism, "delta": 1e-3, **MECHANISMS[mechanism], "labels": "public"}
     run = record(*plan_of(run_spec(files[False][0], strategy, cut, privacy, rounds=6, batch_size=1)), nodes)
@@ -336,19 +331,12 @@ def test_an_empty_batch_sends_no_row(files, monkeypatch, strategy, cut, nodes):
     ("strategy", "cut", "clipping"),
     [("fedavg", None, "per-part"), ("splitfed-v1", "u-shaped", "per-part"), ("split", "vanilla", "joint")],
 )
-def test_noised_sums_lie_on_the_public_grid_before_the_optimizer_sees_them(files, monkeypatch, strategy, cut, clipping):
+def test_noised_sums_lie_on_the_public_grid_before_the_optimizer_sees_them(files, strategy, cut, clipping):
     privacy = {"mechanism": "dp-sgd", "noise-multiplier": 3.0, "delta": 1e-3, "clip": CLIP, "clipping": clipping}
     seen = []
-    step = Trainer._step
-
-    def watched(self, grads, lanes):
-        for lane, clinic in enumerate(self.clinics[:lanes]):
-            seen.append((clinic, torch.cat([g[lane].flatten() for g in grads]).double()))
-        step(self, grads, lanes)
-
-    monkeypatch.setattr(Trainer, "_step", watched)
     plan, federation = plan_of(run_spec(files[False][0], strategy, cut, privacy, rounds=1, batch_size=2))
-    run = record(plan, federation)
+    watched = with_sums_seen_by(plan, lambda part, clinic, sums: seen.append((clinic, sums.double())))
+    run = record(watched, federation)
     assert seen
     for clinic, sums in seen:
         steps = sums / sum_step(3.0 * CLIP / min(2, run.job.sizes[clinic]))
@@ -380,7 +368,7 @@ def test_exposures_are_those_of_the_record_that_stands_in_most_batches(files, pa
 @pytest.mark.parametrize(
     ("strategy", "cut"), [("fedavg", None), *((s, c) for s in ("split", "splitfed-v1", "splitfed-v2") for c in ENDS)]
 )
-def test_a_lost_clinics_parts_are_in_no_message(files, monkeypatch, strategy, cut, mechanism, nodes):
+def test_a_lost_clinics_parts_are_in_no_message(files, strategy, cut, mechanism, nodes):
     if cut is None and "smashed" in mechanism:
         mechanism = "dp-sgd"
     privacy = {"mechanism": mechanism, "delta": 1e-3, **MECHANISMS[mechanism]}
