@@ -1,5 +1,7 @@
 """What every test shares."""
 
+import os
+import tempfile
 import warnings
 
 import pytest
@@ -8,6 +10,9 @@ with warnings.catch_warnings():
     # Typer takes a name from click that click has deprecated; imported here once, before warnings count as errors.
     warnings.simplefilter("ignore", DeprecationWarning)
     import typer  # noqa: F401
+
+# What the accountant remembers between processes is of one session of tests, its subprocesses included.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="suture-cache-")
 
 
 @pytest.fixture(scope="session")

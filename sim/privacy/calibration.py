@@ -2,81 +2,16 @@
 
 import math
 from functools import cache
-from typing import TYPE_CHECKING
 
-from sim.privacy.accounting import (
-    check_delta,
-    check_dp_sgd,
-    dp_sgd_event,
-    epsilon,
-    flatten,
-    gaussian_epsilon,
-    settled_interval,
-)
+from sim.privacy.accounting import check_delta, check_dp_sgd, dp_sgd_event, epsilon, flatten, settled_interval
 from sim.privacy.loss import grid_epsilon
-
-if TYPE_CHECKING:
-    from dp_accounting import RandomizedResponseDpEvent
+from sim.privacy.remembered import remembered
 
 MIN_NOISE, MAX_NOISE = 1e-2, 1e6  # noise multipliers between which calibrate searches
 
 
-def calibrate_gaussian(target_epsilon: float, delta: float, releases: int = 1) -> float:
-    """Find the noise of Gaussian releases without subsampling, by the exact formula of Balle & Wang (2018).
-
-    Parameters
-    ----------
-    target_epsilon : float
-        Positive; ``inf`` asks for no noise.
-    delta : float
-    releases : int
-        How many releases of the same unit are composed.
-
-    Returns
-    -------
-    float
-        Standard deviation over the sensitivity: a row of norm C under replacement is noised by this times 2 C. Its
-        epsilon is at most the target and at least 1 - 1e-9 times it.
-    """
-    from scipy.optimize import brentq
-
-    _check_target(target_epsilon)
-    check_delta(delta)
-    if math.isinf(target_epsilon) or releases == 0:
-        return 0.0
-
-    def excess(log_mu: float) -> float:
-        return gaussian_epsilon(math.exp(log_mu), delta) - target_epsilon * (1 - 1e-10)
-
-    low, high = -math.log(MAX_NOISE), -math.log(MIN_NOISE)
-    if excess(low) > 0:
-        raise ValueError(f"no noise multiplier up to {MAX_NOISE:g} reaches epsilon {target_epsilon:g}")
-    if excess(high) <= 0:
-        return MIN_NOISE * math.sqrt(releases)
-    mu = math.exp(float(brentq(excess, low, high, xtol=1e-13)))
-    while gaussian_epsilon(mu, delta) > target_epsilon:
-        mu *= 1 - 1e-12
-    return math.sqrt(releases) / mu
-
-
-def calibrate_laplace(target_epsilon: float, releases: int = 1) -> float:
-    """Return the scale over the L1 sensitivity with which Laplace releases have this epsilon at delta 0 in all."""
-    _check_target(target_epsilon)
-    return releases / target_epsilon
-
-
-def calibrate_randomised_response(target_epsilon: float, classes: int) -> "RandomizedResponseDpEvent":
-    """Return k-ary randomised response of this epsilon: the truth with probability e^eps / (e^eps + k - 1).
-
-    The event's ``noise_parameter`` is the probability of a uniform answer, k / (e^eps + k - 1).
-    """
-    import dp_accounting as dp
-
-    return dp.RandomizedResponseDpEvent(uniform_answers(target_epsilon, classes), classes)
-
-
 def uniform_answers(target_epsilon: float, classes: int) -> float:
-    """Return the probability of a uniform answer in :func:`calibrate_randomised_response`."""
+    """Return the probability of a uniform answer, k / (e^eps + k - 1), with which k-ary answers have this epsilon."""
     _check_target(target_epsilon)
     tail = math.exp(-target_epsilon)  # k e^-eps / (1 + (k - 1) e^-eps) does not overflow
     return classes * tail / (1 + (classes - 1) * tail)
@@ -88,6 +23,7 @@ def _check_target(target_epsilon: float) -> None:
 
 
 @cache
+@remembered
 def calibrate(target_epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
     """Find the least noise with which DP-SGD meets a target epsilon by the accountant of :func:`epsilon`.
 
@@ -104,8 +40,8 @@ def calibrate(target_epsilon: float, delta: float, sample_rate: float, steps: in
     Returns
     -------
     float
-        Noise multiplier whose epsilon is at most the target, at most 1e-3 (relative) above the least such; 0 if the
-        target is ``inf`` or there are no steps, otherwise at least ``MIN_NOISE``.
+        Noise multiplier of six digits whose epsilon is at most the target, at most 1e-3 (relative) above the least
+        such; 0 if the target is ``inf`` or there are no steps, otherwise at least ``MIN_NOISE``.
 
     Raises
     ------
@@ -121,28 +57,34 @@ def calibrate(target_epsilon: float, delta: float, sample_rate: float, steps: in
         return 0.0
 
     @cache
-    def excess(log_sigma: float) -> float:
-        spent = epsilon(dp_sgd_event(sample_rate, math.exp(log_sigma), steps), delta)
+    def excess(sigma: float) -> float:
+        spent = epsilon(dp_sgd_event(sample_rate, sigma, steps), delta)
         return math.log(min(max(spent / target_epsilon, 0.1), 10.0))
 
-    least, most = math.log(MIN_NOISE), math.log(MAX_NOISE)
     mu = math.sqrt(2) * (math.sqrt(target_epsilon - math.log(delta)) - math.sqrt(-math.log(delta)))
     guess = -0.5 * math.log(math.log1p((mu / sample_rate) ** 2 / steps))
-    low = high = _improved(min(max(guess, least), most), target_epsilon, delta, sample_rate, steps)
+    guess = min(max(guess, math.log(MIN_NOISE)), math.log(MAX_NOISE))
+    low = high = six_digits(math.exp(_improved(guess, target_epsilon, delta, sample_rate, steps)))
     while excess(high) > 0:  # epsilon falls about as fast as sigma grows, or faster: one step mostly suffices
-        if high == most:
+        if high == MAX_NOISE:
             raise ValueError(f"no noise multiplier up to {MAX_NOISE:g} reaches epsilon {target_epsilon:g}")
-        low, high = high, min(most, high + 1.2 * excess(high) + 0.02)
+        low, high = high, min(MAX_NOISE, six_digits(high * math.exp(1.2 * excess(high) + 0.02)))
     if -1e-3 <= excess(high) <= 0:
-        return math.exp(high)
+        return high
     while excess(low) <= 0:
-        if low == least:
+        if low == MIN_NOISE:
             return MIN_NOISE
-        low, high = max(least, low + 1.2 * excess(low) - 0.02), low
-    log_sigma = float(brentq(excess, low, high, xtol=2e-4))
-    while excess(log_sigma) > 0:
-        log_sigma += 2e-4
-    return math.exp(log_sigma)
+        low, high = max(MIN_NOISE, low * math.exp(1.2 * excess(low) - 0.02)), low
+    sigma = six_digits(math.exp(brentq(lambda log: excess(math.exp(log)), math.log(low), math.log(high), xtol=2e-4)))
+    while excess(sigma) > 0:
+        sigma = six_digits(sigma * (1 + 2e-4))
+    return sigma
+
+
+def six_digits(sigma: float) -> float:
+    """Round up to six significant digits, so that another machine's last bits do not change a run's noise."""
+    nearest = float(f"{sigma:.5e}")
+    return nearest if nearest >= sigma else float(f"{nearest + 10.0 ** (math.floor(math.log10(sigma)) - 5):.5e}")
 
 
 def _improved(guess: float, target_epsilon: float, delta: float, sample_rate: float, steps: int) -> float:

@@ -12,6 +12,9 @@ from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from sim.privacy.remembered import remembered
+from sim.privacy.sampled_gaussian import LARGEST, delta_of_steps
+
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
@@ -20,6 +23,7 @@ Atoms: TypeAlias = "tuple[tuple[DpEvent, int], ...]"
 
 
 @cache
+@remembered
 def settled(atoms: Atoms, adjacency: Adjacency, delta: float, bound: float) -> tuple[float, float]:
     """Refine the grid of the privacy loss until epsilon has settled.
 
@@ -179,6 +183,14 @@ def along(steps: tuple[Atoms, ...], adjacency: Adjacency, delta: float, bound: f
 
 def grid_epsilon(atoms: Atoms, adjacency: Adjacency, delta: float, bound: float, interval: float) -> float:
     """Return epsilon on one grid, or the bound if that is smaller."""
+    import dp_accounting as dp
+
+    match atoms:
+        case ((dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma)), steps),) if adjacency == "add-or-remove":
+            most = min(bound, LARGEST)
+            found = _inverted(delta_of_steps(rate, sigma, steps, interval), delta, most)
+            if found < most or most == bound:
+                return found
     return _inverted(privacy_loss(atoms, adjacency, interval).get_delta_for_epsilon, delta, bound)
 
 

@@ -33,7 +33,7 @@ from sim.scenario.overrides import replaced
 
 __all__ = ["RESULTS_VERSION", "RunSpec", "RunStrategy", "expand", "imports"]
 
-RESULTS_VERSION: Final = 5
+RESULTS_VERSION: Final = 6
 """Raised when the same spec would give other numbers, so that finished runs are not taken for current ones."""
 
 MOST_RUNS: Final = 10_000
