@@ -36,7 +36,7 @@ def _below(mechanisms: Mechanisms, delta: float, largest: float) -> bool:
     if not 0 < largest <= 1e8 or not delta or _without_noise(mechanisms):
         return False
     atoms, adjacency = _counted(mechanisms)
-    return first_epsilon(atoms, adjacency, delta, largest) < largest
+    return not atoms or first_epsilon(atoms, adjacency, delta, largest) < largest
 
 
 def _without_noise(mechanisms: Mechanisms) -> bool:

@@ -33,7 +33,7 @@ _ROUNDING = 2.0**-53
 """Mass that the transform may misplace, a step."""
 
 _BY_WIDTH, _BY_DEVIATION = np.geomspace(1.0, 128.0, 22), np.geomspace(0.5, 1.5, 7)
-"""Orders that are tried for a bound on a tail, over the width of the grid and over the best of a normal distribution."""
+"""Orders tried for a bound on a tail, over the width of the grid and over the best of a normal distribution."""
 
 _NEGLIGIBLE = 80.0
 """A frequency whose amplitude falls below exp(-80) is left out."""
