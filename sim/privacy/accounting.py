@@ -227,7 +227,7 @@ def epsilons_along(prefixes: Sequence[Mechanisms], delta: float) -> list[float]:
     for total, _ in totals:
         steps.append(in_order(total - before))
         before = total
-    return along(tuple(steps), adjacency, float(delta), whole, interval)
+    return list(along(tuple(steps), adjacency, float(delta), whole, interval))
 
 
 def in_order(atoms: "Mapping[DpEvent, int]") -> Atoms:

@@ -10,6 +10,7 @@ References
 import math
 from collections.abc import Callable
 from functools import cache, lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from sim.privacy.remembered import remembered
@@ -154,7 +155,10 @@ def _loss(atom: "DpEvent", adjacency: Adjacency, interval: float) -> Any:
 
 
 @lru_cache(maxsize=256)
-def along(steps: tuple[Atoms, ...], adjacency: Adjacency, delta: float, bound: float, interval: float) -> list[float]:
+@remembered
+def along(
+    steps: tuple[Atoms, ...], adjacency: Adjacency, delta: float, bound: float, interval: float
+) -> tuple[float, ...]:
     """Compose one step after another on one grid.
 
     Parameters
@@ -170,15 +174,19 @@ def along(steps: tuple[Atoms, ...], adjacency: Adjacency, delta: float, bound: f
 
     Returns
     -------
-    list of float
+    tuple of float
         Epsilon after each step, an upper bound.
     """
+    if adjacency == "add-or-remove" and len({atom for atoms in steps for atom, _ in atoms}) == 1:
+        counts = accumulate(sum(count for _, count in atoms) for atoms in steps)
+        [atom] = {atom for atoms in steps for atom, _ in atoms}
+        return tuple(grid_epsilon(((atom, n),) if n else (), adjacency, delta, bound, interval) for n in counts)
     parts = {atoms: privacy_loss(atoms, adjacency, interval) for atoms in dict.fromkeys(steps)}
     whole, spent = privacy_loss((), adjacency, interval), []
     for atoms in steps:
         whole = whole.compose(parts[atoms])
         spent.append(_inverted(whole.get_delta_for_epsilon, delta, bound))
-    return spent
+    return tuple(spent)
 
 
 def grid_epsilon(atoms: Atoms, adjacency: Adjacency, delta: float, bound: float, interval: float) -> float:

@@ -18,7 +18,7 @@ from platform import machine
 from typing import ParamSpec, TypeVar
 
 Arguments = ParamSpec("Arguments")
-Answer = TypeVar("Answer", float, tuple[float, float])
+Answer = TypeVar("Answer", float, tuple[float, float], tuple[float, ...])
 
 MOST_ROWS = 100_000
 
@@ -48,7 +48,7 @@ def _file() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "suture" / "accountant.sqlite"
 
 
-def _read(name: str) -> float | tuple[float, float] | None:
+def _read(name: str) -> float | tuple[float, ...] | None:
     try:
         if not (path := _file()).is_file():
             return None
