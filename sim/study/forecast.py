@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from sim.plan.plan import Plan
+if TYPE_CHECKING:
+    from sim.plan.plan import Plan
 
 STEP_SECONDS, NOISED_STEP_SECONDS, ROUND_SECONDS, FLOP_PER_S = 0.35e-3, 0.8e-3, 4e-3, 8e9
 """Measured on one 2-core machine, see benchmarks/README.md: one step of all lanes, without and with DP-SGD; what a

@@ -16,16 +16,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sim.foundation.problems import ScenarioError
-from sim.plan.plan import Plan
 from sim.results import reading
 from sim.results.schema import checked
 from sim.results.store import LOGS, read_rows, to_plain, unfinished, write_atomically, writing_to
 from sim.results.study_log import alive, note_end, note_start, this_process
 from sim.scenario.spec import RESULTS_VERSION
 from sim.study.forecast import estimated_seconds
+
+if TYPE_CHECKING:
+    from sim.plan.plan import Plan
 
 STUDY_FILE = "study.json"
 State = Literal["ok", "failed", "running", "waiting", "interrupted"]
