@@ -11,7 +11,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import typer  # noqa: F401
 
-# What the accountant remembers between processes is of one session of tests, its subprocesses included.
+# What commands remember for later ones is of one session of tests, its subprocesses included.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="suture-cache-")
 
 
@@ -46,23 +46,7 @@ def suture(monkeypatch, capfd, tmp_path):
 @pytest.fixture
 def no_vega(monkeypatch):
     """Only a browser needs Vega, which takes seconds to bundle."""
-    import vl_convert
-
-    from sim.report.html import bundle
-
-    monkeypatch.setattr(vl_convert, "javascript_bundle", lambda: "const vegaEmbed = null;")
-    bundle.cache_clear()
-    yield
-    bundle.cache_clear()
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """Drawing takes most of a report's time, and most tests look at its page alone."""
-    import vl_convert
-
-    monkeypatch.setattr(vl_convert, "vegalite_to_svg", lambda spec: "<svg/>")
-    monkeypatch.setattr(vl_convert, "svg_to_png", lambda svg, scale: b"")
+    monkeypatch.setattr("sim.report.html.bundle", lambda: "const vegaEmbed = null;")
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ def check(
     from sim.commands.explain import explain, holdings
     from sim.data.federation import load_federation
     from sim.report.effort import memory_warnings
-    from sim.report.holdings import holdings_table, write_holdings_figure
+    from sim.report.holdings import holdings_picture, holdings_table
+    from sim.report.pictures import draw
     from sim.scenario import load_scenario
     from sim.scenario.spec import imports
     from sim.study.engines import default_jobs
@@ -44,5 +45,6 @@ def check(
     for line in memory_warnings(plans):
         print(line, file=sys.stderr)
     if plot:
-        for picture in write_holdings_figure(holdings(federation), out / scenario.name / "figures"):
-            console.print(f"Picture: {picture}", soft_wrap=True, highlight=False)
+        picture = {"holdings": holdings_picture(holdings(federation))}
+        for path in draw(picture, out / scenario.name / "figures"):
+            console.print(f"Picture: {path}", soft_wrap=True, highlight=False)

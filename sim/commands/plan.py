@@ -29,9 +29,10 @@ def plan(
 
     plans = planned(file, overrides, only)
     if figures is not None:
-        from sim.report.clock_figures import write_clock_figures
+        from sim.report.clock_figures import clock_pictures
+        from sim.report.pictures import draw
 
-        write_clock_figures(plans, figures)
+        draw(clock_pictures(plans), figures)
     for line in memory_warnings(plans):
         print(line, file=sys.stderr)
     summaries = [plan_summary(p) for p in plans]

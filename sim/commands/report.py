@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from sim.commands.common import StudyFolder
 
 
-def report(folder: StudyFolder) -> None:
-    """Rebuild the table, the report and its figures from the finished runs, without training."""
+def report(
+    folder: StudyFolder,
+    figures: Annotated[bool, typer.Option("--figures", help="Also draw its figures as SVG and PNG.")] = False,
+) -> None:
+    """Rebuild the table and the report from the finished runs, without training."""
+    from sim.report.gallery import gallery, study_pictures
     from sim.report.html import write_report
+    from sim.report.pictures import drawn_beside
     from sim.report.reading import read_results
     from sim.results.reading import refuse_links
     from sim.results.store import TABLE_FILE, write_table, writing_to
     from sim.study.journal import read_study
 
     table = read_study(folder)["table"]
-    refuse_links(folder / "figures")
+    if figures:
+        refuse_links(folder / "figures")
     with writing_to(folder):
         write_table(folder, table, strict=True)
-        path = write_report(read_results(folder), folder)
-    print(f"Table: {folder / TABLE_FILE}\nReport: {path}\nFigures: {folder / 'figures'}")
+        study = read_results(folder)
+        shown = gallery(study)
+        with drawn_beside(study_pictures(study, shown) if figures else {}, folder / "figures"):
+            path = write_report(study, folder, shown)
+    print(f"Table: {folder / TABLE_FILE}\nReport: {path}")
+    if figures:
+        print(f"Figures: {folder / 'figures'}")

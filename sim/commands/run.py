@@ -57,8 +57,10 @@ def _run(
     from rich.console import Console
 
     from sim.commands.display import shown_progress
-    from sim.report.clock_figures import write_clock_figures
+    from sim.report.clock_figures import clock_pictures
+    from sim.report.gallery import gallery, study_pictures
     from sim.report.html import write_report
+    from sim.report.pictures import drawn_beside
     from sim.report.reading import read_results
     from sim.report.table import console_table
     from sim.results.store import older_runs, writing_to
@@ -78,8 +80,10 @@ def _run(
     with shown_progress(Console(stderr=True)) as progress:
         table = run_study(plans, ids, out, engine, progress, fail_fast)
     with writing_to(folder):
-        write_clock_figures(plans, folder / "figures")
-        report = write_report(read_results(folder), folder)
+        study = read_results(folder)
+        shown = gallery(study)
+        with drawn_beside(clock_pictures(plans) | study_pictures(study, shown), folder / "figures"):
+            report = write_report(study, folder, shown)
     console.print(console_table(table))
     console.print(f"Table: {folder / 'runs.parquet'}\nReport: {report}", soft_wrap=True, highlight=False)
     if older := older_runs(folder):

@@ -56,6 +56,7 @@ def settled(atoms: Atoms, adjacency: Adjacency, delta: float, bound: float) -> t
     return value, 4.0**level
 
 
+@remembered
 def first_epsilon(atoms: Atoms, adjacency: Adjacency, delta: float, bound: float) -> float:
     """Return epsilon on the grid that :func:`settled` begins with, which it never exceeds; at most the bound."""
     return grid_epsilon(atoms, adjacency, delta, bound, 4.0 ** _first_level(atoms, bound))

@@ -6,7 +6,6 @@ the libraries that count. A file that cannot be read or written is done without.
 """
 
 import json
-import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -16,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from platform import machine
 from typing import ParamSpec, TypeVar
+
+from sim.foundation.disk_cache import cache_folder
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer", float, tuple[float, float], tuple[float, ...])
@@ -45,7 +46,7 @@ def _counted_with() -> tuple[str, ...]:
 
 
 def _file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "suture" / "accountant.sqlite"
+    return cache_folder() / "accountant.sqlite"
 
 
 def _read(name: str) -> float | tuple[float, ...] | None:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import altair as alt
 import numpy as np
 import pandas as pd
-from altair.utils.schemapi import debug_mode
 from numpy.typing import NDArray
 
 from sim.foundation.text import seconds_text
@@ -18,11 +14,10 @@ from sim.plan.drawn_round import round_frame, round_words
 from sim.plan.first_round import UPLINKS, Crossing, FirstRound, crossings, first_rounds, uplink_seconds
 from sim.plan.plan import Plan
 from sim.report.effort import effort_chart, effort_frame
-from sim.report.figures import picture
 from sim.report.gantt import round_chart
-from sim.report.look import PALETTE, styled
+from sim.report.look import PALETTE, Spec, field, picture_spec, rows
 
-__all__ = ["crossing_sentences", "uplink_chart", "write_clock_figures"]
+__all__ = ["clock_pictures", "crossing_sentences", "uplink_chart"]
 
 _WHOLE_OR_VANILLA, _U_SHAPED = "whole or vanilla", "U-shaped"
 _DASHES: dict[str, Sequence[float]] = {_WHOLE_OR_VANILLA: [1, 0], _U_SHAPED: [6, 4]}
@@ -38,9 +33,7 @@ def crossing_sentences(found: Sequence[Crossing]) -> list[str]:
     ]
 
 
-def uplink_chart(
-    rounds: Sequence[FirstRound], seconds: NDArray[np.float64], found: Sequence[Crossing]
-) -> alt.LayerChart | alt.FacetChart:
+def uplink_chart(rounds: Sequence[FirstRound], seconds: NDArray[np.float64], found: Sequence[Crossing]) -> Spec:
     """Draw the time of a round against the uplink that all clinics have, and where methods change places.
 
     Parameters
@@ -49,11 +42,6 @@ def uplink_chart(
     seconds : ndarray
         ``[method, uplink]``, as ``uplink_seconds`` returns them.
     found : sequence of Crossing
-
-    Returns
-    -------
-    altair.LayerChart or altair.FacetChart
-        Without configuration, so that it can stand in another picture.
     """
     names = [one.method for one in rounds]
     points = pd.DataFrame(
@@ -64,49 +52,44 @@ def uplink_chart(
         ],
         columns=["method", "strategy", "cut", "uplink", "seconds"],
     )
-    strategies = list(dict.fromkeys(points["strategy"]))
     cuts = [cut for cut in _DASHES if (points["cut"] == cut).any()]
-    x = alt.X(
+    x = field(
         "uplink:Q",
         title="Uplink of every clinic in Mbit/s (downlink, latency and computers as in the scenario)",
-        scale=alt.Scale(type="log", domain=[0.1, 1000], nice=False),
-        axis=alt.Axis(values=[0.1, 1, 10, 100, 1000], format="~g"),
+        scale={"type": "log", "domain": [0.1, 1000], "nice": False},
+        axis={"values": [0.1, 1, 10, 100, 1000], "format": "~g"},
     )
-    y = alt.Y("seconds:Q", title="Simulated seconds a round", scale=alt.Scale(type="log", nice=False, padding=8))
-    lines = (
-        alt.Chart(points)
-        .mark_line(strokeWidth=2)
-        .encode(
-            x=x,
-            y=y,
-            detail="method:N",
-            color=alt.Color(
-                "strategy:N",
-                title=None,
-                scale=alt.Scale(domain=strategies, range=list(PALETTE)),
-                legend=alt.Legend(orient="top", columns=7),
-            ),
-            strokeDash=alt.StrokeDash(
-                "cut:N",
-                title=None,
-                scale=alt.Scale(domain=cuts, range=[_DASHES[cut] for cut in cuts]),
-                legend=alt.Legend(orient="top-right", symbolSize=500) if len(cuts) > 1 else None,
-            ),
-        )
-    )
-    crossed = pd.DataFrame([(one.uplink / 1e6, one.seconds) for one in found], columns=["uplink", "seconds"])
-    marks = alt.Chart(crossed).mark_point(size=70, color="black", fill="white", opacity=1, strokeWidth=1.3)
+    y = field("seconds:Q", title="Simulated seconds a round", scale={"type": "log", "nice": False, "padding": 8})
+    colours = {"domain": list(points["strategy"].unique()), "range": list(PALETTE)}
+    dashes = {"domain": cuts, "range": [_DASHES[cut] for cut in cuts]}
+    legend = {"orient": "top-right", "symbolSize": 500} if len(cuts) > 1 else None
+    lines = {
+        "data": {"values": rows(points)},
+        "mark": {"type": "line", "strokeWidth": 2},
+        "encoding": {
+            "x": x,
+            "y": y,
+            "detail": field("method:N"),
+            "color": field("strategy:N", title=None, scale=colours, legend={"orient": "top", "columns": 7}),
+            "strokeDash": field("cut:N", title=None, scale=dashes, legend=legend),
+        },
+    }
+    marks = {
+        "data": {"values": [{"uplink": one.uplink / 1e6, "seconds": one.seconds} for one in found]},
+        "mark": {"type": "point", "size": 70, "color": "black", "fill": "white", "opacity": 1, "strokeWidth": 1.3},
+        "encoding": {"x": x, "y": y},
+    }
     words = crossing_sentences(found) or ["No two of FL, SL and SplitFed change places between 0.1 and 1,000 Mbit/s."]
     left = len(words) - _SHOWN
     shown = words if left <= 0 else [*words[:_SHOWN], f"and {left} more crossings."]
-    return alt.layer(lines, marks.encode(x=x, y=y)).properties(
-        width=640,
-        height=380,
-        title=alt.Title(
-            "Time of a round against the uplink; circles: FL, SL and SplitFed change places", subtitle=shown
-        ),
-        description=f"Seconds a round of {', '.join(names)} against the uplink. {' '.join(words)}",
-    )
+    title = "Time of a round against the uplink; circles: FL, SL and SplitFed change places"
+    return {
+        "title": {"text": title, "subtitle": shown},
+        "description": f"Seconds a round of {', '.join(names)} against the uplink. {' '.join(words)}",
+        "width": 640,
+        "height": 380,
+        "layer": [lines, marks],
+    }
 
 
 def _name_and_cut(method: str) -> tuple[str, str]:
@@ -114,25 +97,14 @@ def _name_and_cut(method: str) -> tuple[str, str]:
     return (strategy if comma else method), (_U_SHAPED if cut == "U-shaped" and comma else _WHOLE_OR_VANILLA)
 
 
-@debug_mode(False)  # the tests validate the specifications
-def write_clock_figures(plans: Sequence[Plan], folder: Path) -> list[Path]:
-    """Write the clock's pictures as PNG and SVG.
+def clock_pictures(plans: Sequence[Plan]) -> dict[str, Spec]:
+    """Return the clock's pictures of one study's plans, by file stem.
 
-    Parameters
-    ----------
-    plans : sequence of Plan
-        Of one study.
-    folder : pathlib.Path
-        Where to write; made if it does not exist.
-
-    Returns
-    -------
-    list of pathlib.Path
-        ``round_<method>`` of each method, ``round_time_by_uplink`` and ``clinic_effort``.
+    These are ``round_<method>`` of each method, ``round_time_by_uplink`` and ``clinic_effort``; none where no method
+    sends anything.
     """
     rounds = first_rounds(plans)
-    folder.mkdir(parents=True, exist_ok=True)
-    charts: dict[str, Any] = {}
+    charts: dict[str, Spec] = {}
     for one in rounds:
         words = round_words(one.load, one.time, one.names, one.deadline, one.over_select)
         title = f"{one.method}: the first round, if every clinic is available"
@@ -142,6 +114,4 @@ def write_clock_figures(plans: Sequence[Plan], folder: Path) -> list[Path]:
         seconds = uplink_seconds(rounds)
         charts["round_time_by_uplink"] = uplink_chart(rounds, seconds, crossings(rounds, seconds))
         charts["clinic_effort"] = effort_chart(effort_frame(rounds, plans))
-    return [
-        path for stem, chart in charts.items() for path in picture(styled(chart).to_dict(validate=False), folder / stem)
-    ]
+    return {stem: picture_spec(chart) for stem, chart in charts.items()}

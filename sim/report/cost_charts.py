@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import altair as alt
-
 from sim.report.gantt import PHASES
-from sim.report.look import PALETTE, UNITS, Look, Sheet
+from sim.report.look import PALETTE, UNITS, Sheet, Spec, field
+
+_PHASES = {phase: colour for phase, (_, colour) in PHASES.items()} | {"waiting": "#999999"}  # seen on a dark page too
 
 
-def time_panel(sheet: Sheet, given: Sequence[Look]) -> alt.Chart:
+def time_panel(sheet: Sheet) -> Spec:
     """Draw the simulated seconds of each method at one level, by phase."""
-    colour = _phase_colour()
-    x = alt.X("seconds:Q", title="Sum of seconds", axis=alt.Axis(labelExpr=UNITS["seconds"], tickCount=5))
-    return _bars(sheet, given, "phases", x, colour, ["phase:N", alt.Tooltip("seconds:Q", format=".4~s")])
+    axis = {"labelExpr": UNITS["seconds"], "tickCount": 5}
+    x = field("seconds:Q", title="Sum of seconds", axis=axis)
+    return _bars(sheet, "phases", x, _phases(), [field("phase:N"), field("seconds:Q", format=".4~s")])
 
 
-def round_panel(sheet: Sheet, rows: int) -> alt.Chart:
+def round_panel(sheet: Sheet, rows: int) -> Spec:
     """Draw one round of the chosen method, a row a clinic and a row a worker of the server.
 
     Parameters
@@ -27,62 +27,61 @@ def round_panel(sheet: Sheet, rows: int) -> alt.Chart:
     rows : int
         The most that a method has.
     """
-    chart: alt.Chart = (
-        alt.Chart(alt.NamedData(name="rounds"))
-        .transform_filter("datum.method === method")
-        .mark_bar()
-        .encode(
-            x=alt.X("start:Q", title="Since the round began", axis=alt.Axis(labelExpr=UNITS["seconds"], tickCount=6)),
-            x2="end:Q",
-            y=alt.Y("row:N", sort=None, title=None, axis=alt.Axis(labelLimit=110, grid=False, ticks=False)),
-            color=_phase_colour(),
-            tooltip=["row:N", "phase:N", alt.Tooltip("start:Q", format=".4~s"), alt.Tooltip("end:Q", format=".4~s")],
-        )
-        .properties(width=sheet.width, height=26 * rows, title=alt.TitleParams(alt.ExprRef("method")))
+    return sheet.chart(
+        "rounds",
+        "method",
+        26 * rows,
+        transform=[{"filter": "datum.method === method"}],
+        mark="bar",
+        encoding={
+            "x": field("start:Q", title="Since the round began", axis={"labelExpr": UNITS["seconds"], "tickCount": 6}),
+            "x2": {"field": "end"},
+            "y": field("row:N", sort=None, title=None, axis={"labelLimit": 110, "grid": False, "ticks": False}),
+            "color": _phases(),
+            "tooltip": [
+                *(field(f"{name}:N") for name in ("row", "phase")),
+                *(field(f"{name}:Q", format=".4~s") for name in ("start", "end")),
+            ],
+        },
     )
-    return chart
 
 
-def _columns(most: int) -> alt.ExprRef:
-    """Return how many names stand in a row of a legend; fewer on a phone."""
-    return alt.ExprRef(f"containerSize()[0] < 500 ? 2 : {most}")
+def _colours(name: str, colours: dict[str, str], columns: int) -> Spec:
+    """Encode a colour with its legend, of fewer columns on a phone."""
+    fitting = {"expr": f"containerSize()[0] < 500 ? 2 : {columns}"}
+    legend = {"title": None, "orient": "top", "columns": fitting, "columnPadding": 10}
+    return field(f"{name}:N", scale={"domain": list(colours), "range": list(colours.values())}, legend=legend)
 
 
-def _phase_colour() -> alt.Color:
-    phases = {phase: colour for phase, (_, colour) in PHASES.items()}
-    phases["waiting"] = "#999999"  # also seen on a dark page
-    legend = alt.Legend(title=None, orient="top", columns=_columns(5), columnPadding=10)
-    return alt.Color("phase:N", scale=alt.Scale(domain=list(phases), range=list(phases.values())), legend=legend)
+def _phases() -> Spec:
+    return _colours("phase", _PHASES, 5)
 
 
-def traffic_panel(sheet: Sheet, given: Sequence[Look], kinds: Sequence[str]) -> alt.Chart:
+def traffic_panel(sheet: Sheet, kinds: Sequence[str]) -> Spec:
     """Draw the bytes of each method at one level, by kind of message: to the right up, to the left down."""
     # Colours go round after eight kinds; the tooltip and the table name the kind.
-    colours = [PALETTE[(5 + place) % len(PALETTE)] if place != 3 else sheet.ink for place in range(len(kinds))]
-    colour = alt.Color(
-        "kind:N",
-        scale=alt.Scale(domain=list(kinds), range=colours),
-        legend=alt.Legend(title=None, orient="top", columns=_columns(4), columnPadding=10),
-    )
-    axis = alt.Axis(labelExpr="format(abs(datum.value), '.2~s') + 'B'", tickCount=5)
-    x = alt.X("signed:Q", title="← down | up →", axis=axis)
-    return _bars(sheet, given, "traffic", x, colour, ["way:N", "kind:N", alt.Tooltip("bytes:Q", format=".4~s")])
+    colours = {
+        kind: PALETTE[(5 + place) % len(PALETTE)] if place != 3 else sheet.ink for place, kind in enumerate(kinds)
+    }
+    axis = {"labelExpr": "format(abs(datum.value), '.2~s') + 'B'", "tickCount": 5}
+    x = field("signed:Q", title="← down | up →", axis=axis)
+    said = [field("way:N"), field("kind:N"), field("bytes:Q", format=".4~s")]
+    return _bars(sheet, "traffic", x, _colours("kind", colours, 4), said)
 
 
-def _bars(
-    sheet: Sheet, given: Sequence[Look], table: str, x: alt.X, colour: alt.Color, told: list[object]
-) -> alt.Chart:
-    y = alt.Y(
-        "series:N",
-        sort=[look.series for look in given],
-        title=None,
-        axis=alt.Axis(labelLimit=150, grid=False, ticks=False),
+def _bars(sheet: Sheet, table: str, x: Spec, colour: Spec, said: Sequence[Spec]) -> Spec:
+    axis = {"labelLimit": 150, "grid": False, "ticks": False}
+    return sheet.chart(
+        table,
+        sheet.level,
+        22 * len(sheet.given),
+        transform=[{"filter": f"datum.level === {sheet.level}"}],
+        mark={"type": "bar", "cursor": "pointer"},
+        encoding={
+            "x": x,
+            "y": field("series:N", sort=sheet.names, title=None, axis=axis),
+            "color": colour,
+            "opacity": sheet.shown(1.0, 0.2),
+            "tooltip": [field("series:N"), field("level:N"), *said],
+        },
     )
-    chart: alt.Chart = (
-        alt.Chart(alt.NamedData(name=table))
-        .transform_filter(f"datum.level === {sheet.level}")
-        .mark_bar(cursor="pointer")
-        .encode(x=x, y=y, color=colour, opacity=sheet.shown(1.0, 0.2), tooltip=["series:N", "level:N", *told])
-        .properties(width=sheet.width, height=22 * len(given), title=alt.TitleParams(alt.ExprRef(sheet.level)))
-    )
-    return chart

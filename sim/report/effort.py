@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import altair as alt
 import pandas as pd
 
 from sim.foundation.text import bytes_text
 from sim.plan.first_round import FirstRound, label_of
 from sim.plan.plan import Plan
+from sim.report.look import Spec, field, rows
 
 __all__ = ["effort_chart", "effort_frame", "memory_warnings"]
 
@@ -53,46 +53,36 @@ def effort_frame(rounds: Sequence[FirstRound], plans: Sequence[Plan]) -> pd.Data
     return pd.DataFrame(rows, columns=["method", "measure", "least", "most", "weakest", "clinic"])
 
 
-def effort_chart(frame: pd.DataFrame) -> alt.HConcatChart:
-    """Draw the effort of the clinics, a row a method and a panel a measure.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        As `effort_frame` returns it.
-
-    Returns
-    -------
-    altair.HConcatChart
-        Without configuration, so that it can stand in another picture.
-    """
-    methods = list(dict.fromkeys(frame["method"]))
-    panels = []
-    for position, measure in enumerate(dict.fromkeys(frame["measure"])):
-        own = frame[frame["measure"] == measure]
-        y = alt.Y("method:N", sort=methods, title=None, axis=alt.Axis(labels=position == 0, labelLimit=220))
-        scale = alt.Scale(type="log", nice=False, padding=10)
-        x = alt.X(
-            "least:Q",
-            title=measure,
-            scale=scale,
-            axis=alt.Axis(format="~g", tickCount=4, labelOverlap="greedy", labelSeparation=8),
+def effort_chart(frame: pd.DataFrame) -> Spec:
+    """Draw the effort of the clinics, a row a method and a panel a measure; `frame` as `effort_frame` returns it."""
+    panels: list[Spec] = []
+    for measure, own in frame.groupby("measure", sort=False):
+        first = not panels
+        y = field(
+            "method:N", sort=list(frame["method"].unique()), title=None, axis={"labels": first, "labelLimit": 220}
         )
-        base = alt.Chart(own).encode(y=y)
-        ranges = base.mark_bar(color=_RANGE, height=10, cornerRadius=4).encode(x=x, x2="most:Q")
-        points = base.mark_point(color=_WEAKEST, filled=True, size=90, opacity=1).encode(
-            x=alt.X("weakest:Q"), tooltip=["method:N", "clinic:N", alt.Tooltip("weakest:Q", format=".4g")]
-        )
-        panels.append(alt.layer(ranges, points).properties(width=230, height=alt.Step(24)))
-    clinic = frame["clinic"].iloc[0]
+        axis = {"format": "~g", "tickCount": 4, "labelOverlap": "greedy", "labelSeparation": 8}
+        scale = {"type": "log", "nice": False, "padding": 10}
+        ranges = {
+            "mark": {"type": "bar", "color": _RANGE, "height": 10, "cornerRadius": 4},
+            "encoding": {"x": field("least:Q", title=measure, scale=scale, axis=axis), "x2": {"field": "most"}, "y": y},
+        }
+        points = {
+            "mark": {"type": "point", "color": _WEAKEST, "filled": True, "size": 90, "opacity": 1},
+            "encoding": {
+                "x": field("weakest:Q"),
+                "y": y,
+                "tooltip": [field("method:N"), field("clinic:N"), field("weakest:Q", format=".4g")],
+            },
+        }
+        panels.append({"data": {"values": rows(own)}, "width": 230, "height": {"step": 24}, "layer": [ranges, points]})
     words = [
-        f"Bars: range over clinics. Point: {clinic}, with the most records of those with the slowest computers.",
+        f"Bars: range over clinics. Point: {frame['clinic'].iloc[0]}, with the most records of those with the slowest "
+        "computers.",
         "Energy: the clinics' power while they compute, send and receive, without the server's.",
     ]
-    chart: alt.HConcatChart = alt.hconcat(*panels, spacing=20).properties(
-        title=alt.Title("Clinic workload by method", subtitle=words), description=" ".join(words)
-    )
-    return chart
+    title = {"text": "Clinic workload by method", "subtitle": words}
+    return {"hconcat": panels, "spacing": 20, "title": title, "description": " ".join(words)}
 
 
 def memory_warnings(plans: Sequence[Plan]) -> list[str]:

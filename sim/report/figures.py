@@ -1,14 +1,10 @@
-"""Figures of a study, drawn with Vega-Altair and rendered without a browser or a network."""
+"""The privacy-accuracy curves of a study, and the picture of them."""
 
 import math
-from pathlib import Path
-from typing import Any
 
-import altair as alt
 import pandas as pd
-import vl_convert
 
-from sim.report.look import GREY, below, looks, paper, styled
+from sim.report.look import GREY, Spec, field, looks, paper, picture_spec, rows
 from sim.report.summary import adjacencies, adjacency_of, is_centralised, successful_runs, summarise
 from sim.results.columns import NOISE_KEYS
 
@@ -19,7 +15,6 @@ NO_DP = "∞ (no DP)"
 
 _PANEL_WIDTH, _WIDE_PANEL, _PANEL_HEIGHT = 262, 640, 310
 _FEW = 7  # methods whose intervals still stand apart in a narrow panel
-_SCALE = 2  # device pixels to a unit: the picture is about 1600 pixels wide
 
 
 def epsilon_column(runs: pd.DataFrame) -> str:
@@ -86,7 +81,7 @@ def reference_table(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([levels, majority], ignore_index=True)
 
 
-def privacy_accuracy_chart(runs: pd.DataFrame) -> alt.HConcatChart | alt.VConcatChart:
+def privacy_accuracy_chart(runs: pd.DataFrame) -> Spec:
     """Draw AUC and accuracy against epsilon, a line a method, with intervals and baselines.
 
     Parameters
@@ -96,7 +91,7 @@ def privacy_accuracy_chart(runs: pd.DataFrame) -> alt.HConcatChart | alt.VConcat
 
     Returns
     -------
-    altair.HConcatChart or altair.VConcatChart
+    dict
         Two panels that share one legend: side by side, or wide ones above each other where there are many methods.
     """
     curves = curve_table(runs)
@@ -111,13 +106,9 @@ def privacy_accuracy_chart(runs: pd.DataFrame) -> alt.HConcatChart | alt.VConcat
         f"Two line charts: AUC and accuracy against epsilon {', '.join(target_order(curves))}. "
         f"AUC: {spans(curves[curves['metric'] == 'auc'])}"
     )
-    drawn = (
-        (alt.vconcat if many else alt.hconcat)(*panels, spacing=18)
-        .resolve_scale(color="shared", shape="shared")
-        .properties(title=below(_caption(runs, curves)), description=words)
-    )
-    chart: alt.HConcatChart | alt.VConcatChart = styled(drawn)
-    return chart
+    shared = {"scale": {"color": "shared", "shape": "shared"}}
+    drawn = {"vconcat" if many else "hconcat": panels, "spacing": 18, "resolve": shared, "description": words}
+    return picture_spec(drawn, _caption(runs, curves))
 
 
 def spans(points: pd.DataFrame) -> str:
@@ -127,56 +118,50 @@ def spans(points: pd.DataFrame) -> str:
     return f"Lowest and highest mean of each method: {'; '.join(texts)}."
 
 
-def picture(spec: dict[str, Any], path: Path) -> list[Path]:
-    """Write a Vega-Lite specification as a PNG and an SVG file.
-
-    Parameters
-    ----------
-    spec : dict
-        With its data.
-    path : pathlib.Path
-        Without the ending.
-
-    Returns
-    -------
-    list of pathlib.Path
-        The PNG and the SVG file.
-    """
-    svg = vl_convert.vegalite_to_svg(spec)
-    paths = [path.with_suffix(".png"), path.with_suffix(".svg")]
-    paths[0].write_bytes(vl_convert.svg_to_png(svg, scale=_SCALE))
-    paths[1].write_text(svg, encoding="utf-8")
-    return paths
-
-
-def _panel(
-    runs: pd.DataFrame, metric: str, shown: pd.DataFrame, rules: pd.DataFrame, width: int
-) -> alt.LayerChart | alt.FacetChart:
+def _panel(runs: pd.DataFrame, metric: str, shown: pd.DataFrame, rules: pd.DataFrame, width: int) -> Spec:
     """Draw one metric against epsilon."""
-    sheet, given = paper("", "", "", width), looks(successful_runs(runs))
-    axis, scale = alt.Axis(format=".2f", tickCount=8), alt.Scale(zero=False, padding=8)
-    y = alt.Y("mean:Q", title=METRICS[metric], scale=scale, axis=axis)
-    x = alt.X(
+    sheet = paper(looks(successful_runs(runs)), "", "", "", width)
+    scale, axis = {"zero": False, "padding": 8}, {"format": ".2f", "tickCount": 8}
+    y = field("mean:Q", title=METRICS[metric], scale=scale, axis=axis)
+    x = field(
         "target:N",
         sort=target_order(shown),
         title=_epsilon_title(runs),
-        scale=alt.Scale(paddingInner=0.3, paddingOuter=0.2),
-        axis=alt.Axis(labelAngle=0, grid=False),
+        scale={"paddingInner": 0.3, "paddingOuter": 0.2},
+        axis={"labelAngle": 0, "grid": False},
     )
-    dodge = alt.XOffset("series:N", sort=[look.series for look in given])
-    base = alt.Chart(shown).encode(x=x, xOffset=dodge, color=sheet.series(given, "color"))
-    lines = base.mark_line(strokeWidth=1.5, opacity=0.75).encode(y=y)
-    bars = base.transform_filter("isValid(datum.lower)").mark_rule(strokeWidth=1.5).encode(y="lower:Q", y2="upper:Q")
-    points = base.mark_point(filled=True, size=60, opacity=1).encode(y=y, shape=sheet.series(given, "shape"))
-    level = alt.Chart(rules).encode(y=y)
-    kinds = alt.Scale(domain=["no DP", "majority class"], range=[[6, 4], [1.5, 3]])
-    reference = level.mark_rule(color=GREY, strokeWidth=1.3).encode(
-        strokeDash=alt.StrokeDash("kind:N", legend=None, scale=kinds)
-    )
-    label = level.mark_text(
-        align="left", baseline="line-bottom", lineHeight=14, fontSize=12, color=GREY, lineBreak="\n"
-    ).encode(x=alt.value(width + 5), text="label:N")
-    return alt.layer(reference, lines, bars, points, label).properties(width=width, height=_PANEL_HEIGHT)
+    base = {"x": x, "xOffset": field("series:N", sort=sheet.names), "color": sheet.series("color")}
+    lines = {"mark": {"type": "line", "strokeWidth": 1.5, "strokeOpacity": 0.75}, "encoding": {**base, "y": y}}
+    bars = {
+        "transform": [{"filter": "isValid(datum.lower)"}],
+        "mark": {"type": "rule", "strokeWidth": 1.5},
+        "encoding": {**base, "y": field("lower:Q"), "y2": {"field": "upper"}},
+    }
+    points = {
+        "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1},
+        "encoding": {**base, "y": y, "shape": sheet.series("shape")},
+    }
+    kinds = {"domain": ["no DP", "majority class"], "range": [[6, 4], [1.5, 3]]}
+    level = {"data": {"values": rows(rules)}}
+    reference = {
+        **level,
+        "mark": {"type": "rule", "color": GREY, "strokeWidth": 1.3},
+        "encoding": {"y": y, "strokeDash": field("kind:N", legend=None, scale=kinds)},
+    }
+    label = {
+        **level,
+        "mark": {
+            "type": "text", "align": "left", "baseline": "line-bottom", "lineHeight": 14, "fontSize": 12, "color": GREY,
+            "lineBreak": "\n",
+        },
+        "encoding": {"y": y, "x": {"value": width + 5}, "text": field("label:N")},
+    }  # fmt: skip
+    return {
+        "data": {"values": rows(shown)},
+        "width": width,
+        "height": _PANEL_HEIGHT,
+        "layer": [reference, lines, bars, points, label],
+    }
 
 
 def _epsilon_title(runs: pd.DataFrame) -> str:

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-import altair as alt
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -13,10 +11,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sim.report.figures import picture
-from sim.report.look import below, styled
+from sim.report.look import Spec, field, picture_spec, rows
 
-__all__ = ["Holdings", "holdings_frame", "holdings_table", "write_holdings_figure"]
+__all__ = ["Holdings", "holdings_frame", "holdings_picture", "holdings_table"]
 
 _MOST_CLINICS = 40
 """More clinics are described by their distribution."""
@@ -113,28 +110,15 @@ def holdings_table(held: Holdings) -> Table:
     return table
 
 
-def write_holdings_figure(held: Holdings, folder: Path) -> list[Path]:
-    """Draw what each clinic holds, as PNG and SVG.
+def holdings_picture(held: Holdings) -> Spec:
+    """Draw what each clinic holds.
 
     Up to 40 clinics have a bar each, of the records of each class; more are drawn as histograms of their numbers of
     records and of their class shares.
-
-    Parameters
-    ----------
-    held : Holdings
-    folder : pathlib.Path
-        Where to write; made if it does not exist.
-
-    Returns
-    -------
-    list of pathlib.Path
-        The files written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    many = len(held.names) > _MOST_CLINICS
+    chart = _histograms(held) if len(held.names) > _MOST_CLINICS else _bars(held)
     caption = _caption(held)
-    chart = styled((_histograms(held) if many else _bars(held)).properties(title=below(caption), description=caption))
-    return picture(chart.to_dict(validate=False), folder / "holdings")
+    return picture_spec({**chart, "description": caption}, caption)
 
 
 def _frequent(held: Holdings) -> list[int]:
@@ -143,7 +127,7 @@ def _frequent(held: Holdings) -> list[int]:
     return sorted(np.argsort(-totals, kind="stable")[:_MOST_CLASSES].tolist())
 
 
-def _bars(held: Holdings) -> alt.Chart:
+def _bars(held: Holdings) -> Spec:
     """Draw a bar a clinic, largest first, of its records by class."""
     counts = held.counts.sum(axis=0)
     shown = _frequent(held)
@@ -158,32 +142,33 @@ def _bars(held: Holdings) -> alt.Chart:
         pd.DataFrame({"clinic": held.names, "class": name, "records": column, "order": order})
         for order, (name, column) in enumerate(zip(names, columns, strict=True))
     )
-    by_size = [held.names[k] for k in np.argsort(-counts.sum(axis=1), kind="stable")]
-    chart: alt.Chart = (
-        alt.Chart(data)
-        .mark_bar()
-        .encode(
-            y=alt.Y("clinic:N", sort=by_size, title=None, axis=alt.Axis(labelLimit=260, grid=False)),
-            x=alt.X(
+    sizes = counts.sum(axis=1)
+    by_size = [held.names[k] for k in np.argsort(-sizes, kind="stable")]
+    return {
+        "data": {"values": rows(data)},
+        "width": 2 * _PANEL_WIDTH,
+        "height": {"step": 20},
+        "mark": "bar",
+        "encoding": {
+            "y": field("clinic:N", sort=by_size, title=None, axis={"labelLimit": 260, "grid": False}),
+            "x": field(
                 "records:Q",
                 title="Records (training, validation and held-out)",
-                axis=alt.Axis(format=",d", tickCount=7, tickMinStep=1),
-                scale=alt.Scale(domain=[0, int(counts.sum(axis=1).max())], nice=False),
+                axis={"format": ",d", "tickCount": 7, "tickMinStep": 1},
+                scale={"domain": [0, int(sizes.max())], "nice": False},
             ),
-            color=alt.Color(
+            "color": field(
                 "class:N",
                 title="Class",
-                scale=alt.Scale(domain=names, range=colours),
-                legend=alt.Legend(orient="top", titleOrient="left", columnPadding=18),
+                scale={"domain": names, "range": colours},
+                legend={"orient": "top", "titleOrient": "left", "columnPadding": 18},
             ),
-            order="order:Q",
-        )
-        .properties(width=2 * _PANEL_WIDTH, height=alt.Step(20))
-    )
-    return chart
+            "order": field("order:Q"),
+        },
+    }
 
 
-def _histograms(held: Holdings) -> alt.HConcatChart:
+def _histograms(held: Holdings) -> Spec:
     """Draw how many clinics have how many records, and which class shares."""
     counts = held.counts.sum(axis=0)
     sizes = counts.sum(axis=1)
@@ -194,45 +179,41 @@ def _histograms(held: Holdings) -> alt.HConcatChart:
     edges = np.geomspace(low, high + 1, 21).round() if logarithmic else np.arange(low, high + width + 1, width) - 0.5
     edges = np.unique(edges.astype(np.float64))
     few = high - low < 6  # Vega would put ticks between whole numbers
-    ticks = alt.Axis(format=",d", values=[*range(low, high + 1)]) if few else alt.Axis(format=",d", tickCount=6)
-    scale = alt.Scale(type="log" if logarithmic else "linear", domain=edges[[0, -1]].tolist(), nice=False)
-    x = alt.X("low:Q", title="Records of a clinic", scale=scale, axis=ticks)
-    left = _histogram(sizes, edges, x, alt.Y("clinics:Q", title="Clinics", axis=alt.Axis(tickMinStep=1)))
-    left = left.properties(width=_PANEL_WIDTH, height=_PANEL_HEIGHT)
+    ticks = {"format": ",d", **({"values": [*range(low, high + 1)]} if few else {"tickCount": 6})}
+    scale = {"type": "log" if logarithmic else "linear", "domain": edges[[0, -1]].tolist(), "nice": False}
+    x = field("low:Q", title="Records of a clinic", scale=scale, axis=ticks)
+    left = _histogram(sizes, edges, x, field("clinics:Q", title="Clinics", axis={"tickMinStep": 1}), _PANEL_HEIGHT)
     binary = len(held.classes) == 2
     shown = [1] if binary else _frequent(held)
     height = (_PANEL_HEIGHT - 26 * (len(shown) - 1)) / len(shown)
     panels = []
     for label in shown:
         name, last = held.classes[label], label == shown[-1]
-        x = alt.X(
+        x = field(
             "low:Q",
             title=(f'Share of "{name}" in a clinic' if binary else "Share of each class in a clinic") if last else None,
-            scale=alt.Scale(domain=[0, 1]),
-            axis=alt.Axis(format=".0%", labels=last, ticks=last),
+            scale={"domain": [0, 1]},
+            axis={"format": ".0%", "labels": last, "ticks": last},
         )
-        y = alt.Y("clinics:Q", title="Clinics", axis=alt.Axis(tickMinStep=1, tickCount=8))
-        if not binary:
-            beside = alt.Axis(
-                tickMinStep=1, tickCount=2, titleAngle=0, titleAlign="right", titleX=-44, titleY=height / 2 + 4
-            )
-            y = alt.Y("clinics:Q", title=name, axis=beside)
-        panel = _histogram(shares[:, label], np.linspace(0, 1, 26), x, y)
-        panels.append(panel.properties(width=_PANEL_WIDTH, height=height))
-    return alt.hconcat(left, alt.vconcat(*panels, spacing=12), spacing=24)
+        beside = {"tickCount": 2, "titleAngle": 0, "titleAlign": "right", "titleX": -44, "titleY": height / 2 + 4}
+        axis = {"tickMinStep": 1, **({"tickCount": 8} if binary else beside)}
+        y = field("clinics:Q", title="Clinics" if binary else name, axis=axis)
+        panels.append(_histogram(shares[:, label], np.linspace(0, 1, 26), x, y, height))
+    return {"hconcat": [left, {"vconcat": panels, "spacing": 12}], "spacing": 24}
 
 
 def _histogram(
-    values: NDArray[np.int64] | NDArray[np.float64], edges: NDArray[np.float64], x: alt.X, y: alt.Y
-) -> alt.Chart:
+    values: NDArray[np.int64] | NDArray[np.float64], edges: NDArray[np.float64], x: Spec, y: Spec, height: float
+) -> Spec:
     clinics, _ = np.histogram(values, edges)
     data = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "clinics": clinics})
-    chart: alt.Chart = (
-        alt.Chart(data[data["clinics"] > 0])
-        .mark_bar(color=_COLOURS[0], stroke="white", strokeWidth=0.5)
-        .encode(x=x, x2="high:Q", y=y, y2=alt.datum(0))
-    )
-    return chart
+    return {
+        "data": {"values": rows(data[data["clinics"] > 0])},
+        "width": _PANEL_WIDTH,
+        "height": height,
+        "mark": {"type": "bar", "color": _COLOURS[0], "stroke": "white", "strokeWidth": 0.5},
+        "encoding": {"x": x, "x2": {"field": "high"}, "y": y, "y2": {"datum": 0}},
+    }
 
 
 def _caption(held: Holdings) -> str:

@@ -6,22 +6,22 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import vl_convert
-from altair.utils.schemapi import debug_mode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from sim.foundation.disk_cache import kept_text
 from sim.foundation.text import value_text
 from sim.methods.labels import method_label
 from sim.privacy.adjacency import MEANING
 from sim.report.figures import curve_table
-from sim.report.gallery import Gallery, gallery, write_figures
+from sim.report.gallery import Gallery, gallery
 from sim.report.look import PALETTE
 from sim.report.privacy import attack_frame, method_privacy, not_covered, outside, unprotected
 from sim.report.resources import clinic_rows, demand_frame, resource_frame, worst_frame
@@ -44,24 +44,23 @@ _PATHS = {
 }
 
 
-@debug_mode(False)  # the tests validate the specifications
-def write_report(study: StudyResults, study_folder: Path) -> Path:
-    """Write the figures of a study, and its report.
+def write_report(study: StudyResults, study_folder: Path, shown: Gallery | None = None) -> Path:
+    """Write the report of a study.
 
     Parameters
     ----------
     study : StudyResults
     study_folder : pathlib.Path
-        Folder of the study; the figures go to `figures` in it.
+    shown : Gallery, optional
+        The study's, if it has been made.
 
     Returns
     -------
     pathlib.Path
         The file `report.html` in `study_folder`.
     """
-    shown = gallery(study)
+    shown = shown or gallery(study)
     study_folder.mkdir(parents=True, exist_ok=True)
-    write_figures(study, shown, study_folder / "figures")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -69,14 +68,14 @@ def write_report(study: StudyResults, study_folder: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    scripts = [bundle(), files("sim.report").joinpath("report.js").read_text(encoding="utf-8")] if shown else []
+    scripts = [bundle(), files("sim.report").joinpath("report.js").read_text(encoding="utf-8")] if shown.figures else []
     text = environment.get_template("report.html.j2").render(
         study=study.name,
         policy=_policy(scripts),
         style=Markup(files("sim.report").joinpath("report.css").read_text(encoding="utf-8")),  # noqa: S704 (our own file)
         scripts=[Markup(script) for script in scripts],  # noqa: S704 (our own files)
         gallery=shown,
-        data=_embedded(shown) if shown else "",
+        data=_embedded(shown) if shown.figures else "",
         paths=_PATHS,
         black=PALETTE[0],
         compared=compared(study),
@@ -88,7 +87,7 @@ def write_report(study: StudyResults, study_folder: Path) -> Path:
         demand=demand_frame(study),
         worst=worst_frame(study),
         clinics=clinic_rows(study),
-        levels=shown.levels if shown else [],
+        levels=shown.levels,
         privacy=method_privacy(study),
         attacks=attack_frame(study),
         outside=outside(study),
@@ -110,9 +109,15 @@ def write_report(study: StudyResults, study_folder: Path) -> Path:
     return path
 
 
-@lru_cache(maxsize=1)
+@cache
 def bundle() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one script."""
+    return kept_text(f"vega-{version('vl-convert-python')}.js", _bundled)
+
+
+def _bundled() -> str:
+    import vl_convert
+
     script: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub knows no default
     return script
 

@@ -1,4 +1,7 @@
-"""How a method looks in every chart, and the two sheets charts are drawn on: the page and paper."""
+"""How a method looks in every chart, and the two sheets charts are drawn on: the page and paper.
+
+Charts are Vega-Lite specifications in plain dictionaries.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,22 @@ import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
-import altair as alt
 import pandas as pd
+
+Spec: TypeAlias = dict[str, Any]
 
 # Okabe and Ito's palette without its yellow, which is too pale on white, and with their grey.
 PALETTE: Final = ("#000000", "#999999", "#E69F00", "#CC79A7", "#D55E00", "#0072B2", "#009E73", "#56B4E9")
 SHAPES: Final = (
-    "circle",
-    "square",
-    "triangle-up",
-    "diamond",
-    "triangle-down",
-    "cross",
-    "triangle-right",
-    "triangle-left",
-)
+    "circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left",
+)  # fmt: skip
 _DASHES: Final = ((1, 0), (5, 3), (2, 2), (8, 3, 2, 3))
-_FONT: Final = "Liberation Sans, Arial, Helvetica, sans-serif"
-Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 GREY: Final = "#595959"
-
-
-INTERVAL: Final = [*(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("mean", "lower", "upper")), alt.Tooltip("n:Q")]
-"""What a tooltip tells of a mean."""
+_SCHEMA: Final = "https://vega.github.io/schema/vega-lite/v6.json"
+_KINDS: Final = {"Q": "quantitative", "N": "nominal"}
+_INK: Final = "currentColor"
 
 UNITS: Final = {
     "seconds": "datum.value < 1 ? format(datum.value, '~s') + 's' : datum.value < 120 ? datum.value + ' s' : "
@@ -39,6 +33,18 @@ UNITS: Final = {
     "bytes": "format(datum.value, '~s') + 'B'",
 }
 """Vega expressions that write a tick in the unit people would use."""
+
+
+def field(shorthand: str, **settings: Any) -> Spec:
+    """Encode a field by its name and the letter of its type: ``"auc:Q"`` or ``"series:N"``."""
+    name, _, kind = shorthand.partition(":")
+    return {"field": name, "type": _KINDS[kind], **settings}
+
+
+def told(*names: str) -> list[Spec]:
+    """Return a tooltip of what is nominal, then of a mean and its interval."""
+    numbers = (field(f"{name}:Q", format=".3f") for name in ("mean", "lower", "upper"))
+    return [*(field(f"{name}:N") for name in names), *numbers, field("n:Q")]
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class Sheet:
 
     Attributes
     ----------
+    given : sequence of Look
     score, level, adversary, picked : str
         Vega expressions: parameters on the page, constants on paper.
     width : int or "container"
@@ -91,158 +98,123 @@ class Sheet:
         Whether the chart says itself which colour is which method.
     """
 
-    score: str
-    level: str
-    adversary: str
-    picked: str
-    width: int | Literal["container"]
-    ink: str
-    legend: bool
+    given: Sequence[Look]
+    score: str = "score"
+    level: str = "level"
+    adversary: str = "adversary"
+    picked: str = "picked"
+    width: int | Literal["container"] = "container"
+    ink: str = _INK
+    legend: bool = False
 
-    def series(self, given: Sequence[Look], channel: str) -> Any:
+    @property
+    def names(self) -> list[str]:
+        """The series in reading order."""
+        return [look.series for look in self.given]
+
+    def series(self, channel: Literal["color", "fill", "shape", "strokeDash"]) -> Spec:
         """Encode the series as colour, fill, shape or dash."""
-        legend = (
-            alt.Legend(title=None, orient="top", columns=4, labelLimit=300, symbolOpacity=1, symbolDash=[1, 0])
-            if self.legend
-            else None
-        )
-        values: dict[str, list[Any]] = {
-            "color": [self.ink if look.colour == PALETTE[0] else look.colour for look in given],
-            "shape": [look.shape for look in given],
-            "strokeDash": [list(look.dash) for look in given],
-        }
-        scale = alt.Scale(
-            domain=[look.series for look in given], range=values["color" if channel == "fill" else channel]
-        )
-        kinds = {"color": alt.Color, "fill": alt.Fill, "shape": alt.Shape, "strokeDash": alt.StrokeDash}
-        return kinds[channel]("series:N", scale=scale, legend=legend if channel in ("color", "shape") else None)
+        values: list[Any]
+        if channel == "shape":
+            values = [look.shape for look in self.given]
+        elif channel == "strokeDash":
+            values = [list(look.dash) for look in self.given]
+        else:
+            values = [self.ink if look.colour == PALETTE[0] else look.colour for look in self.given]
+        legend = {
+            "title": None, "orient": "top", "columns": 4, "labelLimit": 300, "symbolOpacity": 1, "symbolDash": [1, 0],
+        }  # fmt: skip
+        shown = self.legend and channel in ("color", "shape")
+        scale = {"domain": self.names, "range": values}
+        return field("series:N", scale=scale, legend=legend if shown else None)
 
-    def shown(self, strong: float = 1.0, faint: float = 0.1) -> Any:
-        """Fade the series that are not picked, once any are."""
+    def shown(self, strong: float = 1.0, faint: float = 0.1) -> Spec:
+        """Fade the series that are not picked, once any are; of lines their stroke, which is drawn far quicker."""
         picked = f"!length({self.picked}) || indexof({self.picked}, datum.series) >= 0"
-        return alt.OpacityValue(faint, condition={"test": picked, "value": strong})
+        return {"value": faint, "condition": {"test": picked, "value": strong}}
+
+    def chart(self, data: str, title: str, height: float, **parts: Any) -> Spec:
+        """Return a chart of named data as wide as the sheet, its title a Vega expression."""
+        return {
+            "data": {"name": data}, "width": self.width, "height": height, "title": {"text": {"expr": title}}, **parts,
+        }  # fmt: skip
 
 
-PAGE: Final = Sheet(
-    score="score",
-    level="level",
-    adversary="adversary",
-    picked="picked",
-    width="container",
-    ink="currentColor",
-    legend=False,
-)
-
-
-def paper(score: str, level: str, adversary: str, width: int) -> Sheet:
+def paper(given: Sequence[Look], score: str, level: str, adversary: str, width: int) -> Sheet:
     """Return a sheet of paper that shows one score, level and adversary."""
+    score, level, adversary = map(json.dumps, (score, level, adversary))
     return Sheet(
-        score=json.dumps(score),
-        level=json.dumps(level),
-        adversary=json.dumps(adversary),
-        picked="[]",
-        width=width,
-        ink="#000000",
-        legend=True,
+        given=given, score=score, level=level, adversary=adversary, picked="[]", width=width, ink="#000000", legend=True
     )
 
 
-def page_spec(chart: Chart, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a chart's Vega-Lite specification for the page, without its data.
+def page_spec(chart: Spec, state: Mapping[str, Any]) -> Spec:
+    """Return a whole specification for the page, without its data.
 
     Parameters
     ----------
-    chart : altair chart
-        Drawn on :data:`PAGE`.
+    chart : dict
+        Drawn on a sheet of the page.
     state : mapping of str to object
         The page's parameters and what they are at first.
     """
-    shown = chart.add_params(*(alt.param(name=name, value=value) for name, value in state.items()))
-    shown = shown.properties(
-        background="transparent",
-        padding=2,
-        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
-        config=_page_config(),
-    )
-    spec: dict[str, Any] = shown.to_dict(validate=False)
-    spec.pop("datasets", None)
-    return spec
+    return {
+        "$schema": _SCHEMA,
+        "params": [{"name": name, "value": value} for name, value in state.items()],
+        "background": "transparent",
+        "padding": 2,
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "config": _PAGE,
+        **chart,
+    }
 
 
-def _page_config() -> alt.Config:
-    ink = "currentColor"
-    return alt.Config(
-        font="system-ui, sans-serif",
-        axis=alt.AxisConfig(
-            labelFontSize=12, titleFontSize=12, titleFontWeight="normal", labelColor=ink, titleColor=ink,
-            domainColor=ink, tickColor=ink, domainOpacity=0.4, tickOpacity=0.4, gridColor=ink, gridOpacity=0.12,
-        ),
-        title=alt.TitleConfig(anchor="start", frame="group", fontSize=13, color=ink, fontWeight="bold", offset=8),
-        legend=alt.LegendConfig(labelFontSize=12, titleColor=ink, labelColor=ink, symbolStrokeWidth=0),
-        view=alt.ViewConfig(stroke=None),
-    )  # fmt: skip
+_PAGE: Final[Spec] = {
+    "font": "system-ui, sans-serif",
+    "axis": {
+        "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelColor": _INK, "titleColor": _INK,
+        "domainColor": _INK, "tickColor": _INK, "domainOpacity": 0.4, "tickOpacity": 0.4, "gridColor": _INK,
+        "gridOpacity": 0.12,
+    },
+    "title": {
+        "anchor": "start", "frame": "group", "fontSize": 13, "color": _INK, "fontWeight": "bold", "offset": 8,
+    },
+    "legend": {"labelFontSize": 12, "titleColor": _INK, "labelColor": _INK, "symbolStrokeWidth": 0},
+    "view": {"stroke": None},
+}  # fmt: skip
+
+_PAPER: Final[Spec] = {
+    "font": "Liberation Sans, Arial, Helvetica, sans-serif",
+    "axis": {
+        "labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal", "titlePadding": 8,
+        "gridColor": "#e6e6e6",
+    },
+    "title": {"anchor": "start", "frame": "group", "fontSize": 13, "subtitleFontSize": 12, "subtitleColor": GREY},
+    "legend": {
+        "labelFontSize": 13, "titleFontSize": 13, "titleFontWeight": "normal", "symbolSize": 90, "labelLimit": 400,
+        "columnPadding": 18,
+    },
+    "view": {"stroke": None},
+}  # fmt: skip
 
 
-def paper_spec(
-    panels: Sequence[Chart], columns: int, caption: str, tables: Mapping[str, pd.DataFrame]
-) -> dict[str, Any]:
-    """Return the Vega-Lite specification of charts side by side for a picture file, with their data.
-
-    Parameters
-    ----------
-    panels : sequence of altair chart
-        Drawn on :func:`paper`.
-    columns : int
-        How many stand in a row.
-    caption : str
-        Stands below the charts.
-    tables : mapping of str to DataFrame
-        The data that the charts name.
-    """
-    whole = styled(alt.concat(columns=columns, spacing=24).properties(title=below(caption)))
-    spec: dict[str, Any] = whole.to_dict(validate=False)
-    # Altair's own concat copies every chart several times over.
-    spec["concat"] = [_part(panel) for panel in panels]
-    spec["datasets"] = {name: plain_rows(table) for name, table in tables.items()}
-    return spec
+def picture_spec(chart: Spec, caption: str = "") -> Spec:
+    """Return a whole specification in the style of all picture files, with a caption below it if one is given."""
+    title = {
+        "text": textwrap.wrap(caption, 110), "orient": "bottom", "anchor": "start", "fontSize": 12,
+        "fontWeight": "normal", "color": GREY, "offset": 14,
+    }  # fmt: skip
+    return {
+        "$schema": _SCHEMA,
+        "background": "white",
+        "padding": 12,
+        "config": _PAPER,
+        **({"title": title} if caption else {}),
+        **chart,
+    }
 
 
-def below(caption: str) -> alt.TitleParams:
-    """Return a caption that stands below a picture."""
-    lines = textwrap.wrap(caption, 110)
-    return alt.TitleParams(
-        lines, orient="bottom", anchor="start", fontSize=12, fontWeight="normal", color=GREY, offset=14
-    )
-
-
-def styled(chart: Any) -> Any:
-    """Return a chart of any kind in the style of all picture files."""
-    return (
-        chart.properties(background="white", padding=12)
-        .configure(font=_FONT)
-        .configure_axis(
-            labelFontSize=12, titleFontSize=13, titleFontWeight="normal", titlePadding=8, gridColor="#e6e6e6"
-        )
-        .configure_title(anchor="start", frame="group", fontSize=13, subtitleFontSize=12, subtitleColor=GREY)
-        .configure_legend(
-            labelFontSize=13,
-            titleFontSize=13,
-            titleFontWeight="normal",
-            symbolSize=90,
-            labelLimit=400,
-            columnPadding=18,
-        )
-        .configure_view(stroke=None)
-    )
-
-
-def _part(panel: Chart) -> dict[str, Any]:
-    """Return a chart's specification as a part of another."""
-    spec: dict[str, Any] = panel.to_dict(validate=False)
-    return {key: value for key, value in spec.items() if key not in ("$schema", "config")}
-
-
-def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+def rows(table: pd.DataFrame) -> list[Spec]:
     """Return a table as rows for JSON; what is missing is null."""
-    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", force_ascii=False))
-    return rows
+    found: list[Spec] = json.loads(table.to_json(orient="records", force_ascii=False, double_precision=15))
+    return found

@@ -4,63 +4,74 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 
-import altair as alt
 import numpy as np
 import pandas as pd
 
-from sim.report.look import INTERVAL, UNITS, Chart, Look, Sheet
+from sim.report.look import UNITS, Sheet, Spec, field, told
 from sim.report.points import axis_ends
 from sim.report.summary import ADVERSARIES
 
 _HEIGHT = 300
 _COSTS = {"seconds": "Simulated time of a run", "bytes": "Traffic of a run, all clinics"}
-_TOOLTIP = [*map(alt.Tooltip, ("series:N", "level:N")), *INTERVAL, alt.Tooltip("epsilon:N")]
+_SCORE = {"title": None, "scale": {"zero": False, "nice": True}, "axis": {"format": ".2f", "tickCount": 6}}
+_TOLD = [*told("series", "level"), field("epsilon:N")]
 
 
-def privacy_panel(sheet: Sheet, given: Sequence[Look], adversary: str, axis: alt.Axis, adjacency: str) -> Chart:
+def privacy_panel(sheet: Sheet, adversary: str, axis: Spec, adjacency: str) -> Spec:
     """Draw the score against one adversary's epsilon.
 
     Parameters
     ----------
     sheet : Sheet
-    given : sequence of Look
     adversary : str
-    axis : altair.Axis
+    axis : dict
         As of :func:`epsilon_axis`.
     adjacency : str
         Of every epsilon, as of :func:`sim.report.summary.adjacency_of`.
     """
-    data = alt.Chart(alt.NamedData(name="trade_offs")).transform_filter(
-        f"datum.score === {sheet.score} && datum.adversary === '{adversary}'"
+    line = {
+        "transform": [{"filter": "datum.joined"}],
+        "mark": {"type": "line", "strokeWidth": 1.5},
+        "encoding": {
+            "y": field("mean:Q", **_SCORE),
+            "detail": field("series:N"),
+            "strokeDash": sheet.series("strokeDash"),
+            "strokeOpacity": sheet.shown(0.6, 0.05),
+        },
+    }
+    bars = {
+        "transform": [{"filter": "isValid(datum.lower)"}],
+        "mark": {"type": "rule", "strokeWidth": 1.3},
+        "encoding": {
+            "y": field("lower:Q", **_SCORE),
+            "y2": {"field": "upper"},
+            "strokeOpacity": sheet.shown(0.55, 0.04),
+        },
+    }
+    dots = {
+        "mark": {"type": "point", "filled": True, "size": 65, "cursor": "pointer"},
+        "encoding": {
+            "y": field("mean:Q", **_SCORE),
+            "shape": sheet.series("shape"),
+            "opacity": sheet.shown(),
+            "tooltip": _TOLD,
+        },
+    }
+    return sheet.chart(
+        "trade_offs",
+        f"{sheet.score} + ', by ε of the {adversary.lower()}'",
+        _HEIGHT,
+        transform=[{"filter": f"datum.score === {sheet.score} && datum.adversary === '{adversary}'"}],
+        encoding={
+            "x": _place(axis, f"ε of the {adversary.lower()}{_named(adjacency)} (left: more private)"),
+            "color": sheet.series("color"),
+        },
+        layer=[line, bars, dots],
     )
-    x = _place(axis, f"ε of the {adversary.lower()}{_named(adjacency)} (left: more private)")
-    y = _score_axis("mean:Q")
-    base = data.encode(x=x, color=sheet.series(given, "color"))
-    lines = (
-        base.transform_filter("datum.joined")
-        .mark_line(strokeWidth=1.5)
-        .encode(
-            y=y,
-            detail=alt.Detail("series:N"),
-            strokeDash=sheet.series(given, "strokeDash"),
-            opacity=sheet.shown(0.6, 0.05),
-        )
-    )
-    bars = (
-        base.transform_filter("isValid(datum.lower)")
-        .mark_rule(strokeWidth=1.3)
-        .encode(y=_score_axis("lower:Q"), y2=alt.Y2("upper:Q"), opacity=sheet.shown(0.55, 0.04))
-    )
-    dots = base.mark_point(filled=True, size=65, cursor="pointer").encode(
-        y=y, shape=sheet.series(given, "shape"), opacity=sheet.shown(), tooltip=_TOOLTIP
-    )
-    title = alt.TitleParams(alt.ExprRef(f"{sheet.score} + ', by ε of the {adversary.lower()}'"))
-    return alt.layer(lines, bars, dots).properties(width=sheet.width, height=_HEIGHT, title=title)
 
 
-def epsilon_axis(largest: pd.DataFrame) -> alt.Axis:
+def epsilon_axis(largest: pd.DataFrame) -> Spec:
     """Return the axis of epsilons: their logarithms, with 0 and infinity set apart at the ends where they occur.
 
     Parameters
@@ -75,70 +86,63 @@ def epsilon_axis(largest: pd.DataFrame) -> alt.Axis:
     ends = [*([zero] if (epsilons == 0).any() else []), *([infinite] if np.isinf(epsilons).any() else [])]
     number = "format(pow(10, datum.value), '.2~r')"
     text = f"datum.value > {infinite - gap / 2} ? '∞' : datum.value < {zero + gap / 2} ? '0' : {number}"
-    return alt.Axis(values=sorted([*ticks, *ends]), labelExpr=text, grid=True)
+    return {"values": sorted([*ticks, *ends]), "labelExpr": text, "grid": True}
+
+
+def _decades(low: float, high: float) -> range:
+    return range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
     """Return logarithms of round numbers that span a range: 1, 2, 5, 10, or powers of ten where that is many."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    decades = _decades(low, high)
     wide = len(decades) > 4
     ticks = [decade + math.log10(step) for decade in decades for step in ((1,) if wide else (1, 2, 5))]
     margin = 0.08
     return [tick for tick in ticks if math.log10(low) - margin <= tick <= math.log10(high) + margin]
 
 
-def cost_panel(sheet: Sheet, given: Sequence[Look], cost: str, amounts: pd.Series[float]) -> Chart:
-    """Draw the score against what a run costs in seconds or bytes; filled marks are on the Pareto front.
-
-    Parameters
-    ----------
-    sheet : Sheet
-    given : sequence of Look
-    cost : {"seconds", "bytes"}
-    amounts : Series of float
-        All that occur.
-    """
+def cost_panel(sheet: Sheet, cost: str, amounts: pd.Series[float]) -> Spec:
+    """Draw the score against what a run costs in seconds or bytes, all that occur; filled: on the Pareto front."""
     positive = amounts[amounts > 0]
     low, high = (float(positive.min()), float(positive.max())) if len(positive) else (1.0, 1.0)
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    decades = _decades(low, high)
     ticks = [10.0**decade for decade in decades][:: math.ceil(len(decades) / 6)]
     zero = [0.0] if (amounts == 0).any() else []
-    scale = alt.Scale(type="symlog", constant=low / 3, domain=[0.0 if zero else low, high], nice=False, padding=14)
-    axis = alt.Axis(values=[*zero, *ticks], labelExpr=UNITS[cost])
-    return _pareto(sheet, given, alt.X(f"{cost}:Q", title=_COSTS[cost], axis=axis, scale=scale))
+    scale = {"type": "symlog", "constant": low / 3, "domain": [*(zero or [low]), high], "nice": False, "padding": 14}
+    axis = {"values": [*zero, *ticks], "labelExpr": UNITS[cost]}
+    return _pareto(sheet, field(f"{cost}:Q", title=_COSTS[cost], axis=axis, scale=scale))
 
 
-def front_panel(sheet: Sheet, given: Sequence[Look], axis: alt.Axis, adjacency: str) -> Chart:
+def front_panel(sheet: Sheet, axis: Spec, adjacency: str) -> Spec:
     """Draw the score against the chosen adversary's epsilon; filled marks are on the Pareto front."""
     whose = "chosen adversary" if sheet.width == "container" else json.loads(sheet.adversary).lower()
-    return _pareto(sheet, given, _place(axis, f"ε of the {whose}{_named(adjacency)}"))
+    return _pareto(sheet, _place(axis, f"ε of the {whose}{_named(adjacency)}"))
 
 
 def _named(adjacency: str) -> str:
     return f", {adjacency}" if adjacency else ""
 
 
-def _place(axis: alt.Axis, title: str) -> alt.X:
-    return alt.X("place:Q", title=title, axis=axis, scale=alt.Scale(zero=False, nice=False, padding=14))
+def _place(axis: Spec, title: str) -> Spec:
+    return field("place:Q", title=title, axis=axis, scale={"zero": False, "nice": False, "padding": 14})
 
 
-def _pareto(sheet: Sheet, given: Sequence[Look], x: alt.X) -> Chart:
-    data = alt.Chart(alt.NamedData(name="trade_offs")).transform_filter(
-        f"datum.score === {sheet.score} && datum.adversary === {sheet.adversary}"
+def _pareto(sheet: Sheet, x: Spec) -> Spec:
+    return sheet.chart(
+        "trade_offs",
+        sheet.score,
+        _HEIGHT,
+        transform=[{"filter": f"datum.score === {sheet.score} && datum.adversary === {sheet.adversary}"}],
+        mark={"type": "point", "size": 75, "strokeWidth": 1.4, "cursor": "pointer"},
+        encoding={
+            "x": x,
+            "y": field("mean:Q", **_SCORE),
+            "color": sheet.series("color"),
+            "fill": sheet.series("fill"),
+            "shape": sheet.series("shape"),
+            "opacity": sheet.shown(),
+            "fillOpacity": {"value": 0.0, "condition": {"test": "datum.front", "value": 0.9}},
+            "tooltip": _TOLD,
+        },
     )
-    dots = data.mark_point(size=75, strokeWidth=1.4, cursor="pointer").encode(
-        x=x,
-        y=_score_axis("mean:Q"),
-        color=sheet.series(given, "color"),
-        fill=sheet.series(given, "fill"),
-        shape=sheet.series(given, "shape"),
-        opacity=sheet.shown(),
-        fillOpacity=alt.FillOpacityValue(0.0, condition={"test": "datum.front", "value": 0.9}),
-        tooltip=_TOOLTIP,
-    )
-    title = alt.TitleParams(alt.ExprRef(sheet.score))
-    return alt.layer(dots).properties(width=sheet.width, height=_HEIGHT, title=title)
-
-
-def _score_axis(field: str) -> alt.Y:
-    return alt.Y(field, title=None, scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(format=".2f", tickCount=6))

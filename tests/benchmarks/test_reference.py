@@ -8,7 +8,9 @@ from support import TRADE_OFF, write_scenario
 
 from benchmarks.reference import MARKED, METHODS, NOT_YET, REFERENCE, ROOT, paragraphs, publish
 from sim import run
+from sim.report.gallery import gallery, study_pictures
 from sim.report.html import write_report
+from sim.report.pictures import draw
 from sim.report.reading import read_results
 from sim.results.store import as_table
 
@@ -59,7 +61,9 @@ def test_means_and_intervals_by_hand(tmp_path):
 def test_a_study_is_published_without_its_run_folders_and_wall_times(tmp_path):
     path = write_scenario(tmp_path, TRADE_OFF)
     table = run(path, tmp_path, jobs=1)
-    write_report(read_results(tmp_path / "small"), tmp_path / "small")
+    study = read_results(tmp_path / "small")
+    write_report(study, tmp_path / "small")
+    draw(study_pictures(study, gallery(study)), tmp_path / "small" / "figures")
     publish(tmp_path / "small", tmp_path / "reference")
     assert {item.name for item in (tmp_path / "reference").iterdir()} == {
         *("runs.csv", "results.md", "comparison.md", "report.html", "figures")

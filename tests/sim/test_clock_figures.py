@@ -76,7 +76,7 @@ def test_who_finishes_last_stands_on_top_and_of_many_clinics_twenty_are_drawn():
     words = round_words(load, time, names)
     assert f"{shown[0]} finishes last" in words[0]
     assert words[2] == "20 of 50 clinics are drawn."
-    assert round_chart(frame, "V1", ["words"]).to_dict()["title"]["subtitle"] == ["words"]
+    assert round_chart(frame, "V1", ["words"])["title"]["subtitle"] == ["words"]
 
 
 def test_in_a_relay_nobody_waits_in_line():
@@ -138,7 +138,7 @@ def test_methods_change_places_where_the_larger_message_takes_what_the_longer_wo
     assert crossing.seconds == pytest.approx(0.1 + 1 + 2 + 512 / 1e6, rel=1e-4)
     [sentence] = crossing_sentences([crossing])
     assert sentence == "FedAvg is faster than V1 above 8 Mbit/s (3.1 s a round)."
-    assert sentence in uplink_chart(rounds, seconds, [crossing]).to_dict()["description"]
+    assert sentence in uplink_chart(rounds, seconds, [crossing])["description"]
 
 
 def test_methods_of_one_family_have_no_crossing():

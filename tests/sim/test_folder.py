@@ -313,13 +313,13 @@ def test_a_folder_of_pictures_that_leads_out_is_not_written_to(copy, suture, tmp
     _, study, _ = copy
     (tmp_path / "outside").mkdir()
     (study / "figures").symlink_to(tmp_path / "outside")
-    code, _, err = suture("report", study)
+    code, _, err = suture("report", study, "--figures")
     assert (code, err.count("\n"), list((tmp_path / "outside").iterdir())) == (2, 1, [])
     (study / "figures").unlink()
     (study / "figures").mkdir()
     (tmp_path / "kept.svg").write_text("mine", encoding="utf-8")
     (study / "figures" / "pareto.svg").symlink_to(tmp_path / "kept.svg")
-    assert suture("report", study)[0] == 2
+    assert suture("report", study, "--figures")[0] == 2
     assert (tmp_path / "kept.svg").read_text(encoding="utf-8") == "mine"
 
 

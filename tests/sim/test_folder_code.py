@@ -123,7 +123,7 @@ def test_a_label_can_do_nothing_in_csv_markdown_latex_or_html(tmp_path, suture, 
     _, out, _ = suture("compare", study, "--at", "epsilon=2", "--format", "latex")
     assert "\\x" not in out.replace("\\textbackslash", "")
 
-    assert suture("report", study)[0] == 0
+    assert suture("report", study, "--figures")[0] == 0
     shown = (study / "report.html").read_text(encoding="utf-8")
     assert "<script>alert" not in shown
     for picture in (study / "figures").glob("*.svg"):

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from sim.commands.explain import holdings
 from sim.data.federation import Federation, Records, load_federation
-from sim.report.holdings import holdings_frame, holdings_table, write_holdings_figure
+from sim.report.holdings import holdings_frame, holdings_picture, holdings_table
+from sim.report.pictures import draw
 from sim.scenario import HeartDisease, Synthetic
 
 
@@ -117,7 +118,7 @@ def test_table_of_many_classes_shows_the_most_frequent_and_fits():
     ],
 )
 def test_figure_is_drawn_for_few_and_many_clinics(tmp_path, made, words):
-    paths = write_holdings_figure(holdings(made), tmp_path / "new")
+    paths = draw({"holdings": holdings_picture(holdings(made))}, tmp_path / "new")
     assert [path.name for path in paths] == ["holdings.png", "holdings.svg"]
     assert paths[0].read_bytes().startswith(b"\x89PNG")
     text = " ".join(ET.parse(paths[1]).getroot().itertext())  # noqa: S314
@@ -127,7 +128,7 @@ def test_figure_is_drawn_for_few_and_many_clinics(tmp_path, made, words):
 
 
 def test_bars_are_as_long_as_the_counts(tmp_path):
-    _, svg = write_holdings_figure(holdings(SMALL), tmp_path)
+    _, svg = draw({"holdings": holdings_picture(holdings(SMALL))}, tmp_path)
     labels = [
         element.get("aria-label") or ""
         for element in ET.parse(svg).getroot().iter()  # noqa: S314

@@ -19,8 +19,10 @@ from rich.text import Text
 
 from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text
 from sim.methods.labels import method_label
-from sim.report.figures import NO_DP, curve_table, picture, privacy_accuracy_chart, reference_table, target_order
+from sim.report.figures import NO_DP, curve_table, privacy_accuracy_chart, reference_table, target_order
+from sim.report.gallery import gallery, study_pictures
 from sim.report.html import write_report
+from sim.report.pictures import draw
 from sim.report.summary import ADVERSARIES, successful_runs, summarise, swept_keys
 from sim.report.table import console_table, results_frame
 
@@ -28,8 +30,10 @@ pytestmark = pytest.mark.usefixtures("no_vega")
 
 
 def datasets(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return all rows of data embedded in a Vega-Lite specification."""
-    return [row for rows in spec["datasets"].values() for row in rows]
+    """Return all rows of data embedded in a Vega-Lite specification and its parts."""
+    own = spec.get("data", {}).get("values", [])
+    parts = (part for kind in ("hconcat", "vconcat", "layer") for part in spec.get(kind, ()))
+    return [*own, *(row for part in parts for row in datasets(part))]
 
 
 class Page(HTMLParser):
@@ -137,7 +141,7 @@ def test_console_table_fits_120_columns() -> None:
 
 def test_chart_data_equals_the_summary() -> None:
     runs = make_runs()
-    rows = [row for row in datasets(privacy_accuracy_chart(runs).to_dict()) if "series" in row]
+    rows = [row for row in datasets(privacy_accuracy_chart(runs)) if "series" in row]
     drawn = {(row["metric"], row["series"], row["target"]): row for row in rows}
     assert len(rows) == len(drawn) == 2 * 5 * 4
     for metric in ("auc", "accuracy"):
@@ -149,7 +153,7 @@ def test_chart_data_equals_the_summary() -> None:
 
 
 def test_axis_rises_to_infinity() -> None:
-    text = json.dumps(privacy_accuracy_chart(make_runs(epsilons=[inf, 8.0, 1.0, 3.0])).to_dict(), ensure_ascii=False)
+    text = json.dumps(privacy_accuracy_chart(make_runs(epsilons=[inf, 8.0, 1.0, 3.0])), ensure_ascii=False)
     assert f'"sort": ["1", "3", "8", "{NO_DP}"]' in text
     not_swept = make_runs().drop(columns="privacy.epsilon")
     assert target_order(curve_table(not_swept)) == ["0.99", "2.97", "7.92", NO_DP]
@@ -162,14 +166,14 @@ def test_reference_rules() -> None:
     assert levels["accuracy", "no DP"] == pytest.approx(0.80)
     assert levels["auc", "majority class"] == 0.5
     assert levels["accuracy", "majority class"] == pytest.approx(0.55)
-    labels = {row["label"] for row in datasets(privacy_accuracy_chart(runs).to_dict()) if "label" in row}
+    labels = {row["label"] for row in datasets(privacy_accuracy_chart(runs)) if "label" in row}
     assert labels == {"centralised,\nno DP", "majority\nclass"}
     ambiguous = pd.concat([runs.assign(**{"train.rounds": rounds}) for rounds in (5, 30)])
     assert "no DP" not in set(reference_table(ambiguous, curve_table(ambiguous))["kind"])
 
 
 def test_figures_are_written(tmp_path: Path) -> None:
-    png, svg = picture(privacy_accuracy_chart(make_runs()).to_dict(), tmp_path / "privacy_accuracy")
+    png, svg = draw({"privacy_accuracy": privacy_accuracy_chart(make_runs())}, tmp_path)
     assert [png.name, svg.name] == ["privacy_accuracy.png", "privacy_accuracy.svg"]
     head = png.read_bytes()[:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
@@ -195,8 +199,10 @@ SMALL = {
 @pytest.mark.parametrize("name", SMALL)
 def test_small_studies(name: str, tmp_path: Path) -> None:
     runs = SMALL[name]
-    page = Page(write_report(make_study(runs), tmp_path))
-    assert (tmp_path / "figures" / "privacy_accuracy.png").is_file()
+    study = make_study(runs)
+    page = Page(write_report(study, tmp_path))
+    draw(study_pictures(study, gallery(study)), tmp_path)
+    assert (tmp_path / "privacy_accuracy.png").is_file()
     assert all(name in page.text for name in successful_runs(runs)["series"])
     assert "nan" not in page.text.lower()
     assert console_table(runs).row_count == len(results_frame(runs))
@@ -204,8 +210,9 @@ def test_small_studies(name: str, tmp_path: Path) -> None:
 
 def test_study_without_results(tmp_path: Path) -> None:
     runs = make_runs(seeds=[0], status="failed", error="ValueError: the disk is full")
-    page = Page(write_report(make_study(runs), tmp_path))
-    assert not (tmp_path / "figures").exists()
+    study = make_study(runs)
+    page = Page(write_report(study, tmp_path))
+    assert study_pictures(study, gallery(study)) == {}
     assert "0 of 20 runs succeeded" in page.text
     assert page.text.count("ValueError: the disk is full") == 20
     assert console_table(runs).row_count == 0
@@ -224,7 +231,8 @@ CONTEXT: dict[str, Any] = {
 
 
 def test_report_is_complete(tmp_path: Path) -> None:
-    path = write_report(make_study(make_runs(), **CONTEXT), tmp_path)
+    study = make_study(make_runs(), **CONTEXT)
+    path = write_report(study, tmp_path)
     assert path == tmp_path / "report.html"
     page = Page(path)
     assert all(name in page.text for name in METHODS.values())
@@ -241,9 +249,8 @@ def test_report_is_complete(tmp_path: Path) -> None:
         assert text in page.text
     assert page.count("table") == page.count("caption") == 10 + 2 * len(METHODS)  # two in each statement
     assert page.count("figure") == 6  # privacy, Pareto, learning, clinics, time, traffic
-    pictures = {path.name for path in (tmp_path / "figures").iterdir()}
     names = ["clinics", "learning", "pareto", "privacy", "privacy_accuracy", "time", "traffic"]
-    assert pictures == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    assert sorted(study_pictures(study, gallery(study))) == names
     told = [attributes["aria-label"] or "" for _, attributes in page.tags if attributes.get("role") == "img"]
     assert len(told) == 6
     assert "Local from 0.690 to 0.740" in told[0]
@@ -292,8 +299,8 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.count("<script>") == text.count("</script>") - 1 == 2  # ours, and the data
     assert "alert(1)" not in "".join(re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL))
-    for picture_file in (tmp_path / "figures").glob("*.svg"):
-        assert "<script" not in picture_file.read_text(encoding="utf-8")
+    for picture in draw(study_pictures(study, gallery(study)), tmp_path / "figures")[1::2]:
+        assert "<script" not in picture.read_text(encoding="utf-8")
 
 
 def test_importing_the_package_imports_nothing_else() -> None:

@@ -41,11 +41,12 @@ def test_report_is_rebuilt_from_the_run_folders(tmp_path, capsys, no_vega):
     before = {path: path.stat().st_mtime_ns for path in study.glob("*/*")}
     (study / "runs.parquet").unlink()
 
-    assert call_suture("report", study) == 0
+    assert call_suture("report", study, "--figures") == 0
     assert f"Report: {study / 'report.html'}\n" in capsys.readouterr().out
     pd.testing.assert_frame_equal(pd.read_parquet(study / "runs.parquet"), table)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (study / "figures" / "traffic.svg").is_file()
+    assert (study / "figures" / "privacy_accuracy.png").read_bytes().startswith(b"\x89PNG")
 
     results = read_results(study)
     page = (study / "report.html").read_text(encoding="utf-8")

@@ -1,0 +1,54 @@
+"""Picture files of specifications, drawn without a browser or a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["draw", "drawn_beside"]
+
+_SCALE = 2  # device pixels to a unit: most pictures are about 1600 pixels wide
+
+
+def draw(specs: Mapping[str, dict[str, Any]], folder: Path) -> list[Path]:
+    """Write a PNG and an SVG file of each Vega-Lite specification, which holds its data.
+
+    Parameters
+    ----------
+    specs : mapping of str to dict
+        By file stem.
+    folder : pathlib.Path
+        Where to write; made if it does not exist.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The files written.
+    """
+    import vl_convert
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for stem, spec in specs.items():
+        svg = vl_convert.vegalite_to_svg(spec)
+        paths += [folder / f"{stem}.png", folder / f"{stem}.svg"]
+        paths[-2].write_bytes(vl_convert.svg_to_png(svg, scale=_SCALE))
+        paths[-1].write_text(svg, encoding="utf-8")
+    return paths
+
+
+@contextmanager
+def drawn_beside(specs: Mapping[str, dict[str, Any]], folder: Path) -> Iterator[None]:
+    """Draw in a process beside what is done meanwhile; at its end the pictures are there."""
+    if not specs:
+        yield
+        return
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(1, get_context("spawn")) as beside:
+        drawn = beside.submit(draw, specs, folder)
+        yield
+        drawn.result()
