@@ -59,10 +59,10 @@ def trade_off(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Run that study once, as a user would; return its scenario file, its results folder and the process."""
-    from support import TRADE_OFF, suture_process, write_scenario
+    """Run it once with losses, as a user would; return the scenario's file, the results folder and the process."""
+    from support import LOSSES, TRADE_OFF, suture_process, write_scenario
 
     folder = tmp_path_factory.mktemp("finished")
-    path = write_scenario(folder, TRADE_OFF)
+    path = write_scenario(folder, TRADE_OFF.replace(*LOSSES))
     done = suture_process("run", path, "--out", folder / "out", "--jobs", 2)
     return path, folder / "out", done

@@ -18,8 +18,11 @@ from sim.data.federation import Federation, load_federation
 from sim.plan.plan import Plan, make_plan
 from sim.privacy.mechanisms.dp_sgd import DpSgd
 from sim.privacy.mechanisms.noises import RowNoise
-from sim.scenario import parse_scenario
+from sim.scenario import load_scenario, parse_scenario
 from sim.scenario.spec import RunSpec, expand
+from sim.study.engines import InProcess
+from sim.study.planning import plan_runs
+from sim.study.runner import Progress, run_study
 from sim.study.train import TrainedRun, train_run
 from sim.tensor.optim import Optimizer
 
@@ -95,6 +98,11 @@ cut = ["vanilla", "u-shaped"]
 """
 )
 """Twelve runs: three methods on two links, with and without privacy."""
+LOSSES = (
+    'profile = "rural-dsl"',
+    'profile = "rural-dsl"\navailability = 0.8\ndrop-out = 0.3\nstraggler = { chance = 0.3, slowdown = 4 }',
+)
+"""What a group of clinics is replaced by, so that some are lost."""
 DP_SGD = {"mechanism": "dp-sgd", "noise-multiplier": 0.8, "clip": 0.5, "delta": 1e-3}
 JOINT = {**DP_SGD, "clipping": "joint"}
 
@@ -269,6 +277,13 @@ def call_suture(*arguments: object) -> int:
         except SystemExit as end:
             return int(end.code or 0)
     return 0
+
+
+def executed(path: Path, out: Path) -> Path:
+    """Run a study in this process, without its report; return its folder."""
+    plans = list(plan_runs(expand(load_scenario(path))))
+    run_study(plans, [plan.spec.run_id for plan in plans], out, InProcess(), Progress(*[lambda *_: None] * 2))
+    return out / plans[0].spec.study
 
 
 def plain(text: str) -> str:

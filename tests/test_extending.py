@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from textwrap import dedent
 
 import pandas as pd
 import pytest
@@ -19,7 +20,7 @@ from split_twins import (
     rounding,
     train_batch,
 )
-from support import DP_SGD, JOINT, TRADE_OFF, plain, plan_of, run_spec, suture_process, write_scenario
+from support import DP_SGD, JOINT, TRADE_OFF, plain, plan_of, run_spec, write_scenario
 from twins import weighted_average
 
 from sim.foundation.problems import ScenarioError
@@ -146,13 +147,12 @@ def test_a_mistake_is_one_line(tmp_path, strategy, told):
     assert told in line
 
 
-def test_a_study_of_ones_own_methods_has_plan_table_and_report(tmp_path, modules):
+@pytest.mark.usefixtures("no_vega", "no_pictures")
+def test_a_study_of_ones_own_methods_has_plan_table_and_report(suture, tmp_path):
     path = write_scenario(tmp_path, TRADE_OFF)
     strategies = f'strategies=[{{name="split"}}, {{name="{OWN}", cut="u-shaped"}}, {{name="{MOMENTUM}"}}]'
-    done = suture_process(
-        "run", path, "--out", tmp_path / "out", "--set", strategies, env=os.environ | {"PYTHONPATH": str(modules)}
-    )
-    assert done.returncode == 0, done.stderr
+    code, _, err = suture("run", path, "--out", tmp_path / "out", "--jobs", 1, "--set", strategies)
+    assert code == 0, err
     runs = pd.read_parquet(tmp_path / "out" / "small" / "runs.parquet")
     assert set(runs["status"]) == {"ok"}
     assert set(runs["strategy"]) == {"split", "SplitFed, bodies every 2nd round", "Relay with momentum"}
@@ -182,16 +182,27 @@ def test_a_mechanism_of_another_distribution_is_planned_trained_stated_and_not_r
         name = "splitfed-v1"
     """
     (tmp_path / "own.toml").write_text(scenario, encoding="utf-8")
-    path = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = suture_process("run", "own.toml", "--out", "results", cwd=tmp_path, env=path)
-    assert done.returncode == 0, done.stderr
+    program = """
+        from pathlib import Path
+        from support import call_suture
+        assert call_suture("run", "own.toml", "--out", "results", "--jobs", 1) == 0
+        [run] = Path("results/own").glob("*/run.json")
+        print(call_suture("verify", run.parent))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", dedent(program)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parent)])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     table = pd.read_parquet(tmp_path / "results" / "own" / "runs.parquet")
     assert table["epsilon_server"].iloc[0] == pytest.approx(gaussian_epsilon(math.sqrt(2) * 2 / 6.0, 1e-4), rel=1e-6)
     [run] = (path.parent for path in (tmp_path / "results" / "own").glob("*/run.json"))
     assert "Gaussian noise" in (run / "privacy.md").read_text(encoding="utf-8")
-    told = suture_process("verify", str(run), cwd=tmp_path, env=path)
-    assert told.returncode != 0
-    assert "cautious-noise is not Suture's own, so that no epsilon can be recounted" in plain(told.stdout + told.stderr)
+    assert done.stdout.splitlines()[-1] == "1"
+    assert "cautious-noise is not Suture's own, so that no epsilon can be recounted" in plain(done.stdout + done.stderr)
     with pytest.raises(ScenarioError, match='"cautious:MECHANISM" does not exist'):
         parse_scenario(tomllib.loads(scenario) | {"privacy": {"mechanism": "cautious:MECHANISM"}}, tmp_path)
     assert "cautious" not in sys.modules

@@ -6,9 +6,10 @@ import sys
 
 import pandas as pd
 import pytest
-from support import TRADE_OFF, plain, write_scenario
+from support import TRADE_OFF, assert_same_results, executed, plain, write_scenario
 
 RUNS = 3 * 2 * 2
+QUICK = pytest.mark.usefixtures("no_vega", "no_pictures")
 KNOWN = {
     *("run_id", "study", "strategy", "cut", "seed", "rounds"),
     *("sim_seconds", "bytes_up", "bytes_down", "clinic_flops", "server_flops", "peak_clinic_bytes"),
@@ -44,6 +45,13 @@ def test_run_makes_the_table_the_picture_and_the_report(finished):
     assert not list(study.glob(".*"))
 
 
+def test_workers_lose_the_same_clinics_and_give_the_same_bits_as_one_process(finished, tmp_path):
+    path, out, _ = finished
+    table = pd.read_parquet(out / "small" / "runs.parquet").set_index("strategy")
+    assert table.loc[["fedavg", "splitfed-v1"], "lost_clinic_rounds"].min() > 0
+    assert_same_results(executed(path, tmp_path), out / "small")
+
+
 def test_planned_json_equals_the_finished_rows(suture, finished):
     path, out_folder, _ = finished
     code, out, err = suture("plan", path, "--json")
@@ -64,6 +72,7 @@ def test_planned_json_equals_the_finished_rows(suture, finished):
         assert run["bytes_down"] == sum(clinic["bytes_down"] for clinic in run["clinics"]) > 0
 
 
+@QUICK
 def test_a_second_run_does_nothing_anew(suture, finished):
     path, out_folder, first = finished
     study = out_folder / "small"
@@ -77,6 +86,7 @@ def test_a_second_run_does_nothing_anew(suture, finished):
     assert f"{RUNS} runs are already finished; 0 to do" in plain(err)
 
 
+@QUICK
 def test_only_does_less_and_keeps_the_whole_table(suture, finished, tmp_path):
     path, out_folder, _ = finished
     study = out_folder / "small"
@@ -148,6 +158,7 @@ def faulty(tmp_path, monkeypatch):
     sys.modules.pop("faulty_for_tests", None)
 
 
+@QUICK
 def test_a_failed_run_is_told_at_once_recorded_and_tried_again(suture, faulty, tmp_path):
     path, marker = faulty
     study = tmp_path / "out" / "small"
@@ -185,8 +196,11 @@ def test_a_failed_run_is_told_at_once_recorded_and_tried_again(suture, faulty, t
     assert "3 runs are already finished; 1 to do" in plain(err)
 
 
+@QUICK
 def test_a_study_of_which_every_run_fails(suture, faulty, tmp_path):
-    code, out, err = suture("run", faulty[0], "--out", tmp_path / "out", "--only", "faulty_for_tests.Faulty")
+    code, out, err = suture(
+        "run", faulty[0], "--out", tmp_path / "out", "--jobs", 1, "--only", "faulty_for_tests.Faulty"
+    )
     assert code == 1
     assert "faulty_for_tests.Faulty seed 0: StrategyError" in plain(err)
     assert "RuntimeError at faulty_for_tests.py" in plain(err)
@@ -194,6 +208,7 @@ def test_a_study_of_which_every_run_fails(suture, faulty, tmp_path):
     assert (tmp_path / "out" / "small" / "report.html").exists()
 
 
+@QUICK
 def test_a_failure_outside_the_picked_runs_is_not_theirs(suture, faulty, tmp_path):
     settings = ("--out", tmp_path / "out", "--jobs", 1)
     suture("run", faulty[0], *settings, "--only", "faulty_for_tests.Faulty")

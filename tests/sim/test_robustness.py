@@ -141,22 +141,22 @@ def test_a_full_disk_is_told_and_the_study_goes_on_when_there_is_room(whole, tmp
         assert [item.name for item in study.iterdir() if item.name.startswith(".")] == []
 
 
-def test_a_folder_that_is_read_only(tmp_path):
+def test_a_folder_that_is_read_only(suture, tmp_path):
     path, out = write_scenario(tmp_path, EIGHT), tmp_path / "out"
     with mounted(out, "ro"):
-        code, err = complete(path, "--out", out, "--jobs", 1)
-        assert (code, len(err)) == (2, 1)
-        assert err[0].startswith(f"{out / 'small'}: Read-only file system; ")
+        code, _, err = suture("run", path, "--out", out, "--jobs", 1)
+        assert (code, err.count("\n")) == (2, 1)
+        assert err.startswith(f"{out / 'small'}: Read-only file system; ")
         assert list(out.iterdir()) == []
 
 
-def test_something_in_the_way_of_the_logs(tmp_path):
+def test_something_in_the_way_of_the_logs(suture, tmp_path):
     path, study = write_scenario(tmp_path, EIGHT), tmp_path / "out" / "small"
     study.mkdir(parents=True)
     (study / "logs").write_text("mine", encoding="utf-8")
-    code, err = complete(path, "--out", study.parent, "--jobs", 2)
+    code, _, err = suture("run", path, "--out", study.parent, "--jobs", 1)
     assert code == 2
-    assert err[-1].startswith(f"{study / 'logs'}: File exists; finished runs are kept")
+    assert err.splitlines()[-1].startswith(f"{study / 'logs'}: File exists; finished runs are kept")
     assert (study / "logs").read_text(encoding="utf-8") == "mine"
     assert finished(study) == {}
 

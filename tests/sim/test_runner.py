@@ -18,9 +18,10 @@ from support import (
     STUDY,
     assert_all_runs_are_whole,
     assert_same_results,
+    call_suture,
+    executed,
     run_spec,
     suture_command,
-    suture_process,
     write_csv,
     write_scenario,
 )
@@ -56,27 +57,6 @@ def test_the_table_that_comes_back_is_the_one_on_disk(whole):
     assert set(table["status"]) == {"ok"}
     weights = {(study / run_id / "model.safetensors").read_bytes() for run_id in table["run_id"]}
     assert len(weights) >= RUNS - 2  # the two pairs that may be equal are splitfed-v1 and fedavg without noise
-
-
-LOSSES = """
-[[clinics]]
-profile = "rural-dsl"
-availability = 0.8
-drop-out = 0.3
-straggler = { chance = 0.3, slowdown = 4 }
-"""
-
-
-def test_two_workers_lose_the_same_clinics_and_give_the_same_bits(tmp_path):
-    text = (
-        STUDY.replace("seeds = [0, 1]", "seeds = [0]").replace("rounds = 10", 'rounds = 6\ndeadline = "3 s"') + LOSSES
-    )
-    path = write_scenario(tmp_path, text)
-    table = run(path, tmp_path / "one", jobs=1)
-    assert table.set_index("strategy").loc[["fedavg", "splitfed-v1"], "lost_clinic_rounds"].min() > 0
-    done = suture_process("run", path, "--out", tmp_path / "two", "--jobs", 2)
-    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
-    assert_same_results(tmp_path / "one" / "small", tmp_path / "two" / "small")
 
 
 def test_a_scenario_object_gives_the_same_table(whole):
@@ -115,8 +95,7 @@ def test_killed_before_the_first_run_is_finished(whole, tmp_path):
         process.wait()
     if (tmp_path / "small").exists():
         assert_all_runs_are_whole(tmp_path / "small")
-    run(path, tmp_path, jobs=1)
-    assert_same_results(uninterrupted, tmp_path / "small")
+    assert_same_results(uninterrupted, executed(path, tmp_path))
 
 
 DEADLY = '''
@@ -142,38 +121,32 @@ WITH_DEADLY = (
 )
 
 
-def test_a_dead_worker_is_told_and_the_study_goes_on_from_there(tmp_path, monkeypatch):
+def test_a_dead_worker_is_told_and_the_study_goes_on_from_there(tmp_path, monkeypatch, capfd):
     path = write_scenario(tmp_path, WITH_DEADLY)
     (tmp_path / "deadly_for_tests.py").write_text(DEADLY, encoding="utf-8")
     (tmp_path / "deadly").touch()
     places = filter(None, (os.environ.get("PYTHONPATH"), str(tmp_path)))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(places))
     study = tmp_path / "out" / "small"
-    done = subprocess.run(
-        suture_command("run", path, "--out", tmp_path / "out", "--jobs", 2),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode not in (0, -signal.SIGKILL)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert call_suture("run", path, "--out", tmp_path / "out", "--jobs", 2) == 1
     told = "a worker process was killed from outside (out of memory?); what had finished is kept, and the same command"
-    assert told in " ".join(done.stderr.split())
-    assert "BrokenProcessPool" not in done.stderr
+    error = " ".join(capfd.readouterr().err.split())
+    assert told in error
+    assert "BrokenProcessPool" not in error
     assert_all_runs_are_whole(study)
     finished = {folder.parent.name for folder in study.glob("*/run.json")}
     assert set(pd.read_parquet(study / "runs.parquet")["run_id"]) == finished  # the table is written all the same
     assert len(finished) < 8
 
     (tmp_path / "deadly").unlink()
-    monkeypatch.syspath_prepend(tmp_path)
     try:
-        resumed = run(path, tmp_path / "out", jobs=1)
-        run(path, tmp_path / "uninterrupted", jobs=1)
+        executed(path, tmp_path / "out")
+        uninterrupted = executed(path, tmp_path / "uninterrupted")
     finally:
         sys.modules.pop("deadly_for_tests", None)
-    assert len(resumed) == 8
-    assert_same_results(tmp_path / "uninterrupted" / "small", study)
+    assert len(pd.read_parquet(study / "runs.parquet")) == 8
+    assert_same_results(uninterrupted, study)
 
 
 # What identifies a run

@@ -119,7 +119,7 @@ def blas_threads(plan):
     return {"run_id": plan, "threads": threads}
 
 
-@pytest.mark.parametrize("engine", [InProcess(), Workers(2)])
+@pytest.mark.parametrize("engine", [InProcess(), Workers(1)])
 def test_a_process_that_trains_has_one_thread_for_linear_algebra_too(engine, monkeypatch):
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
     with threadpool_limits(2):
@@ -128,7 +128,7 @@ def test_a_process_that_trains_has_one_thread_for_linear_algebra_too(engine, mon
     assert all(row["threads"] and set(row["threads"]) == {1} for row in rows)
 
 
-@pytest.mark.parametrize("engine", [InProcess(), Workers(2)])
+@pytest.mark.parametrize("engine", [InProcess(), Workers(1)])
 def test_fail_fast_ends_the_study_and_leaves_the_rest_waiting(scenario, engine, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(scenario.parent))
     plans = planned(scenario, "seeds=[0, 1, 2, 3, 4, 5]")
