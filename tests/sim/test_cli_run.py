@@ -47,8 +47,8 @@ def test_run_makes_the_table_the_picture_and_the_report(finished):
 
 def test_workers_lose_the_same_clinics_and_give_the_same_bits_as_one_process(finished, tmp_path):
     path, out, _ = finished
-    table = pd.read_parquet(out / "small" / "runs.parquet").set_index("strategy")
-    assert table.loc[["fedavg", "splitfed-v1"], "lost_clinic_rounds"].min() > 0
+    lost = pd.read_parquet(out / "small" / "runs.parquet").groupby("strategy")["lost_clinic_rounds"].max()
+    assert lost[["fedavg", "splitfed-v1"]].min() > 0
     assert_same_results(executed(path, tmp_path), out / "small")
 
 

@@ -196,8 +196,13 @@ SMALL = {
 }
 
 
+DRAWN = ("one method", "one run", "no AUC at all")
+
+
 @pytest.mark.parametrize("name", SMALL)
-def test_small_studies(name: str, tmp_path: Path) -> None:
+def test_small_studies(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if name not in DRAWN:
+        request.getfixturevalue("no_pictures")
     runs = SMALL[name]
     study = make_study(runs)
     page = Page(write_report(study, tmp_path))
@@ -261,6 +266,7 @@ def test_report_is_complete(tmp_path: Path) -> None:
     assert {link[1:] for link in links if link.startswith("#")} <= {attributes.get("id") for _, attributes in page.tags}
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_summary_in_words(tmp_path: Path) -> None:
     text = " ".join(Page(write_report(make_study(make_runs(), **CONTEXT), tmp_path)).text.split())
     assert "60 of 60 runs succeeded." in text
