@@ -32,7 +32,6 @@ def archive_fault(path: Path, wanted: Sequence[str]) -> str:
 
     Parameters
     ----------
-    path : pathlib.Path
     wanted : sequence of str
         The arrays' names; those that are absent are passed over.
 

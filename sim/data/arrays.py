@@ -34,11 +34,6 @@ Arrays = Mapping[str, NDArray[Any]]
 def read(spec: Npz) -> Table:
     """Read the archive that a scenario names.
 
-    Parameters
-    ----------
-    spec : Npz
-        The scenario's ``[data]``.
-
     Returns
     -------
     Table

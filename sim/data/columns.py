@@ -86,11 +86,6 @@ class Columns:
 def read_columns(spec: TableFile) -> Columns:
     """Read the columns that a scenario names and that exist.
 
-    Parameters
-    ----------
-    spec : TableFile
-        The scenario's ``[data]``.
-
     Returns
     -------
     Columns

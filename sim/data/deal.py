@@ -43,15 +43,6 @@ BY_CLASS: Final = ("dirichlet", "pathological")
 def place(spec: DataSpec, table: Table, seed: int) -> tuple[tuple[str, ...], Ints]:
     """Say at which clinic each record stands.
 
-    Parameters
-    ----------
-    spec : DataSpec
-        The scenario's ``[data]``.
-    table : Table
-        The records.
-    seed : int
-        The run's seed.
-
     Returns
     -------
     names : tuple of str
@@ -82,8 +73,6 @@ def deal(spec: DataSpec, y: Ints, seed: int, held_out: Mask | None = None) -> In
         The scenario's ``[data]``, with a split other than natural.
     y : ndarray of int64, ``[record]``
         Class of each record.
-    seed : int
-        The run's seed.
     held_out : ndarray of bool, ``[record]``, optional
         The source's own held-out records.
 
@@ -128,8 +117,6 @@ def shifted(x: NDArray[np.float32], offsets: Ints, shift: float, seed: int) -> N
         Clinic ``k`` has the records ``offsets[k]:offsets[k + 1]``.
     shift : float
         Size, in units of the scaled features.
-    seed : int
-        The run's seed.
 
     Returns
     -------

@@ -132,15 +132,8 @@ def load_federation(data_spec: DataSpec, seed: int) -> Federation:
 
     Parameters
     ----------
-    data_spec : DataSpec
-        The scenario's ``[data]``.
     seed : int
         Seed of all draws: which clinic a record is dealt to, which records are held out, and made-up records.
-
-    Returns
-    -------
-    Federation
-        The clinics with their records.
 
     Raises
     ------

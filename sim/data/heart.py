@@ -100,11 +100,6 @@ def _flamby_held_out(centre: NDArray[np.int64]) -> NDArray[np.bool_]:
 def read(spec: HeartDisease) -> Table:
     """Read the bundled records.
 
-    Parameters
-    ----------
-    spec : HeartDisease
-        The scenario's ``[data]``.
-
     Returns
     -------
     Table

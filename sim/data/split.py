@@ -177,10 +177,6 @@ def clinic_problems(spec: DataSpec, names: Sequence[str], y: Ints, clinic: Ints,
 
     Parameters
     ----------
-    spec : DataSpec
-        The scenario's ``[data]``.
-    names : sequence of str
-        The clinics.
     y, clinic : ndarray of int64, ``[record]``
         Class and clinic of each record.
     given : bool

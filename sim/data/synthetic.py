@@ -39,13 +39,6 @@ Floats = NDArray[np.float32]
 def make(spec: Synthetic, seed: int) -> Table:
     """Make the records that a scenario describes.
 
-    Parameters
-    ----------
-    spec : Synthetic
-        The scenario's ``[data]``.
-    seed : int
-        The run's seed.
-
     Returns
     -------
     Table

@@ -26,11 +26,6 @@ _MOST_LEVELS = 1000
 def read(spec: TableFile) -> Table:
     """Read the file that a scenario names.
 
-    Parameters
-    ----------
-    spec : TableFile
-        The scenario's ``[data]``.
-
     Returns
     -------
     Table

@@ -32,15 +32,8 @@ def build_network(settings: ModelSettings, input_shape: tuple[int, ...], classes
 
     Parameters
     ----------
-    settings : sim.scenario.Model
     input_shape : tuple of int
         Shape of one record: ``(feature,)``, ``(channel, length)`` or ``(channel, height, width)``.
-    classes : int
-        Number of classes in the data.
-
-    Returns
-    -------
-    Network
 
     Raises
     ------

@@ -19,7 +19,6 @@ class ClipRows(nn.Module):
 
     Parameters
     ----------
-    clip : float
     order : {2, 1}
         Of the norm.
     """

@@ -42,7 +42,6 @@ class Part:
     ----------
     name : str
         ``"model"``, ``"head"``, ``"body"`` or ``"tail"``.
-    blocks : tuple of Block
     """
 
     name: str
@@ -95,9 +94,6 @@ class Network:
 
     Attributes
     ----------
-    blocks : tuple of Block
-    input_shape : tuple of int
-        Shape of one record.
     outputs : int
         1 for a binary head with one logit, otherwise the number of classes.
     build : callable, optional
@@ -128,10 +124,6 @@ class Network:
         cut : int or (int, int)
             Index of the body's first block and, for U-shaped, of the tail's first block; negative counts from the end.
 
-        Returns
-        -------
-        tuple of Part
-
         Raises
         ------
         ValueError
@@ -161,11 +153,6 @@ class Network:
 
     def initial_parameters(self, seed: int) -> Parameters:
         """Draw the initial parameters; every party that knows the seed gets the same.
-
-        Parameters
-        ----------
-        seed : int
-            The run's seed.
 
         Returns
         -------

@@ -26,8 +26,6 @@ def behind_components(body: Network, path: Path, input_shape: tuple[int, ...]) -
         Takes records of shape ``(component,)``.
     path : Path
         An npz archive whose ``x`` is ``[record, *feature]``, prepared as the model's inputs are.
-    input_shape : tuple of int
-        Shape of one record.
 
     Returns
     -------

@@ -26,7 +26,6 @@ def epsilon_spent(
 
     Parameters
     ----------
-    job : Job
     after : sequence of Sampled
         What has been drawn up to the end of each round.
     at_the_end : mapping of str to sequence of float
@@ -69,10 +68,8 @@ def within_budget(job: Job, after: Sequence[Sampled], limit: float) -> int:
 
     Parameters
     ----------
-    job : Job
     after : sequence of Sampled
         What has been drawn up to the end of each round.
-    limit : float
 
     Raises
     ------

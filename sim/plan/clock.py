@@ -32,7 +32,6 @@ class Leg:
 
     Attributes
     ----------
-    place : {"clinic", "server", "up", "down"}
     per_row : int
         FLOPs of the work, or bytes of the payload, for one record.
     work : str
@@ -147,7 +146,6 @@ class Span:
     ----------
     lane : int
         -1 for the aggregation.
-    phase : {"download", "clinic", "upload", "server"}
     start, end : float
         Seconds since the round began.
     worker : int
@@ -224,10 +222,8 @@ class Durations:
 
         Parameters
         ----------
-        load : RoundLoad
         resources : mapping of str to ndarray
             ``[clinic]`` by field of ClinicResources.
-        server : ServerResources
         """
         by_lane = {name: values[load.clinics] for name, values in resources.items()}
         for lane, times in load.slowed:
@@ -288,7 +284,6 @@ class RoundClock:
     ----------
     resources : sequence of ClinicResources
         Of all clinics.
-    server : ServerResources
     """
 
     resources: Sequence[ClinicResources]

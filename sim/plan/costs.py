@@ -22,7 +22,6 @@ class PartCost:
     ----------
     parameters : int
         Number of scalars that train, whatever the records.
-    output_shape : tuple of int
     forward_flops, backward_flops : int
         Multiplications and additions counted apart, matrix products and convolutions only (PyTorch's counter); the
         extra work of per-sample clipping is not in it. Backward includes the gradient in the part's inputs for every
@@ -52,8 +51,6 @@ def part_costs(
     ----------
     parts : tuple of Part
         In the network's order.
-    input_shape : tuple of int
-        Shape of one record.
     frozen : frozenset of str
         Parts that form no gradient in their parameters.
 

@@ -48,7 +48,6 @@ class Counts:
         Bytes by direction and kind, ``[clinic]`` each.
     loads : list of RoundLoad
         One a round, as the clock wants them.
-    times : list of RoundTime
     bytes_after : list of int
         Traffic of all clinics up to the end of each round.
     after : list of Sampled

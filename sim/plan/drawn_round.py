@@ -25,7 +25,6 @@ def round_frame(load: RoundLoad, time: RoundTime, names: Sequence[str]) -> pd.Da
 
     Parameters
     ----------
-    load : RoundLoad
     time : RoundTime
         With its spans.
     names : sequence of str
@@ -106,8 +105,6 @@ def round_words(
 
     Parameters
     ----------
-    load : RoundLoad
-    time : RoundTime
     names : sequence of str
         Of all clinics.
     deadline : float or None

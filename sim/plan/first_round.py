@@ -30,13 +30,10 @@ class FirstRound:
     ----------
     method : str
         As people read it.
-    family : {"FL", "SL", "SplitFed"}
     names : tuple of str
         Of all clinics.
-    load : RoundLoad
     resources : tuple of ClinicResources
         Of all clinics.
-    server : ServerResources
     deadline : float or None
         The scenario's, in seconds; the load is that of a round without it.
     over_select : float
@@ -130,7 +127,6 @@ def crossings(rounds: Sequence[FirstRound], seconds: NDArray[np.float64]) -> lis
 
     Parameters
     ----------
-    rounds : sequence of FirstRound
     seconds : ndarray
         ``[method, uplink]``, as `uplink_seconds` returns them.
 

@@ -19,7 +19,6 @@ def time_limit(load: RoundLoad, time: RoundTime, deadline: float | None, enough:
 
     Parameters
     ----------
-    load : RoundLoad
     time : RoundTime
         Of that load, without a limit.
     deadline : float or None
@@ -41,12 +40,10 @@ def attendance_until(
 
     Parameters
     ----------
-    load : RoundLoad
     time : RoundTime
         Of that load, without a limit.
     spent : Durations
         Of that load.
-    limit : float
     enough : int or None
         As for ``time_limit``; of clinics that finish at the same moment, those with the lowest numbers are kept.
     """
@@ -73,7 +70,6 @@ def time_until(time: RoundTime, limit: float, cut: RoundLoad, spent: Durations) 
     ----------
     time : RoundTime
         Without the limit.
-    limit : float
     cut : RoundLoad
         What is left of the load.
     spent : Durations

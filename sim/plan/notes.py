@@ -38,11 +38,6 @@ def label_notes(scenario: Scenario, facts: Facts) -> Iterator[str]:
     """Yield a line where classes differ in writing alone, and where there are nearly as many as records.
 
     No line quotes a label.
-
-    Parameters
-    ----------
-    scenario : Scenario
-    facts : Facts
     """
     data = scenario.data
     if not isinstance(data, TableFile | Npz):

@@ -35,7 +35,6 @@ class ClinicPlan:
 
     Attributes
     ----------
-    name : str
     records, steps : int
         Training records; training steps on them over the whole run, lost ones too.
     rounds, lost_rounds : int
@@ -46,7 +45,6 @@ class ClinicPlan:
         None without DP.
     epsilon : dict of str to float
         By adversary, at the run's delta.
-    bytes_up, bytes_down : int
     seconds : float
         Time in which something is done at, for, or on the line of this clinic.
     idle_share : float
@@ -82,14 +80,12 @@ class Plan:
 
     Attributes
     ----------
-    spec : RunSpec
     job : Job
         As it is carried out: its settings have the executed rounds.
     rounds : int
         Those that are executed: the scenario's, or as many as the budget allows.
     noise_multipliers, release_noise : tuple of float
         By clinic: of DP-SGD, and of rows at the cut; empty without.
-    sampled : Sampled
     attended : dict of int to Attendance
         Of the rounds in which a clinic is away or lost.
     participants, returned : tuple of int
@@ -98,13 +94,10 @@ class Plan:
         Bytes by direction and kind, ``[clinic]`` each.
     noised_steps : dict of str to tuple of int
         By part, one number a clinic.
-    ledger : Ledger
     epsilon_spent : dict of str to tuple of float
         By adversary, the epsilon after each round, before the first one 0; see :mod:`sim.plan.budget`.
     replace_epsilon : dict of str to float
         By adversary, of the least protected clinic with everything under replacement; None where nothing counts it.
-    clinics : tuple of ClinicPlan
-    round_seconds : tuple of float
     bytes_after : tuple of int
         Traffic of all clinics up to the end of each round.
     phase_seconds : dict of str to float
@@ -200,15 +193,6 @@ def _arrived(facts: Facts, values: dict[str, Any]) -> Plan:
 
 def make_plan(spec: RunSpec, facts: Facts) -> Plan:
     """Plan one run.
-
-    Parameters
-    ----------
-    spec : RunSpec
-    facts : Facts
-
-    Returns
-    -------
-    Plan
 
     Raises
     ------

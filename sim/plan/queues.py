@@ -60,7 +60,6 @@ class QueueClock(RoundClock):
 
         Parameters
         ----------
-        load : RoundLoad
         trace : bool
             Whether to keep the spans.
         """
@@ -177,27 +176,7 @@ def _serve(
     schedule: Sequence[tuple[int, int]] | None,
     workers: int,
 ) -> tuple[list[float], dict[int, float]]:
-    """Take the arrivals in order of time until every clinic has finished.
-
-    Parameters
-    ----------
-    seconds : list of float
-        ``[stretch]``, those of one lane after another; overwritten.
-    queues : sequence of str
-        ``[stretch]`` the queue before each.
-    first, last : sequence of int
-        ``[lane]`` its first stretch, and the one behind its last.
-    schedule : sequence of (int, int) or None
-        As of the load.
-    workers : int
-
-    Returns
-    -------
-    list of float
-        ``[stretch]`` when each is over.
-    dict of int to float
-        When those began before which the clinic may have waited.
-    """
+    """Take the arrivals in order of time until every clinic has finished."""
     free = {"worker": [0.0] * workers, "up": [0.0], "down": [0.0]}
     turns = (lane for lane, _ in schedule or ())
     called, taken = next(turns, None), False
@@ -246,7 +225,6 @@ class PlanClock:
     ----------
     resources : sequence of ClinicResources
         Of all clinics.
-    server : ServerResources
     """
 
     def __init__(self, resources: Sequence[ClinicResources], server: ServerResources) -> None:

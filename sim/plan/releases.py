@@ -108,16 +108,11 @@ def build_ledger(
     ----------
     job : Job
         Its protocol says which adversary sees what.
-    sampled : Sampled
     noised : mapping, optional
         All that must be, if not given. A step of which a part was not noised is un-noised, and so is a kind of rows
         of which a batch was not.
     clinics : sequence of int, optional
         Those whose releases are written down; all if not given.
-
-    Returns
-    -------
-    Ledger
     """
     ledger = Ledger()
     enter = _updates if job.spec.privacy.unit == "clinic" else _releases

@@ -18,13 +18,7 @@ MOST_TURNS: Final = 10_000_000
 
 
 def size_problems(spec: RunSpec, facts: Facts) -> Iterator[str]:
-    """Yield a line for each size of a run that is out of all proportion.
-
-    Parameters
-    ----------
-    spec : RunSpec
-    facts : Facts
-    """
+    """Yield a line for each size of a run that is out of all proportion."""
     if fault := _fault_of_head(spec):
         yield fault
         return

@@ -76,7 +76,6 @@ def privacy_statement(plan: Plan, versions: Mapping[str, Any], *, finished: bool
     -------
     dict
         Plain values, names as they are (escape them before showing them):
-
         - ``run``, ``study``, ``strategy``, ``cut``, ``rounds``;
         - ``basis``: ``"executed"`` or ``"planned"``;
         - ``unit``, ``unit-meaning``, ``clinics``, ``records`` (training records), ``delta`` (None without a mechanism);
@@ -95,7 +94,6 @@ def privacy_statement(plan: Plan, versions: Mapping[str, Any], *, finished: bool
         - ``not-covered``: what the run publishes of its records beside all that, see
           :func:`sim.privacy.uncovered.not_covered`;
         - ``attacks``: measured attacks, one dict each.
-
         A row of ``adversaries`` has ``adversary``, ``who``, ``sees`` (rows of ``what``, ``meaning``, ``noised``,
         ``times``, ``counted-in``), ``epsilon`` and ``clinic`` (the least protected one's), ``adjacency``
         (``"zero-out"``, ``"replace-one"``, or None where nothing is released or nothing is noised),

@@ -148,7 +148,6 @@ def epsilon(
         0, or from ``MIN_DELTA`` to below 1; the caller sees to it that it is below 1 / number of records.
     accountant : {"pld", "rdp", "prv"}
         As for :func:`composed_epsilon`.
-    adjacency : {"add-or-remove", "replace"}
 
     Returns
     -------
@@ -208,7 +207,6 @@ def epsilons_along(prefixes: Sequence[Mechanisms], delta: float) -> list[float]:
     ----------
     prefixes : sequence of mappings
         All that is released up to the end of each round, as for :func:`composed_epsilon`.
-    delta : float
 
     Returns
     -------

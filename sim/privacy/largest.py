@@ -17,7 +17,6 @@ def largest_epsilon(candidates: Iterable[Mechanisms], delta: float) -> float:
     ----------
     candidates : iterable of mappings
         As for :func:`sim.privacy.accounting.composed_epsilon`.
-    delta : float
     """
     largest = 0.0
     for mechanisms in sorted(candidates, key=_variance, reverse=True):

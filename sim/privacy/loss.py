@@ -36,8 +36,6 @@ def settled(atoms: Atoms, adjacency: Adjacency, delta: float, bound: float) -> t
     ----------
     atoms : tuple of (DpEvent, int)
         Mechanisms and how often each is applied, with noise over the sensitivity under ``adjacency``.
-    adjacency : {"add-or-remove", "replace"}
-    delta : float
     bound : float
         An upper bound on epsilon; if astronomic, it is the answer.
 

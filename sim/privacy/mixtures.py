@@ -39,10 +39,6 @@ def replaced_mixture(deviation: float, moves: Sequence[float], likely: Sequence[
         c_i, each at least 0, and p_i.
     interval : float
         Of the grid of losses.
-
-    Returns
-    -------
-    dp_accounting.pld.privacy_loss_distribution.PrivacyLossDistribution
     """
     from dp_accounting.pld import pld_pmf
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution

@@ -77,12 +77,10 @@ def patient_epsilon(
     ----------
     ledger : Ledger
         For one record.
-    adversary : Adversary
     clinics : int
         How many there are.
     most : int
         The largest number of records of a patient, at all clinics together.
-    delta : float
     stays : int
         The largest number of clinics that have records of one patient.
 

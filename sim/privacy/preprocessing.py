@@ -40,10 +40,6 @@ def exposed(names: Sequence[str], scaling: str | None) -> Iterator[Exposed]:
         Those marked ``"non-private"`` in ``Federation.statistics``.
     scaling : str or None
         ``data.scaling``.
-
-    Yields
-    ------
-    Exposed
     """
     if scaled := [name.removeprefix(_SCALED) for name in names if name.startswith(_SCALED)]:
         mend = 'take data.scaling = "public" with stated data.ranges'

@@ -65,10 +65,6 @@ class Method:
 
     Attributes
     ----------
-    name : str
-    cut : str or None
-    privacy : Privacy
-    model : Model
     tight_rows : bool
         Whether the smashed rows of a factory's head are stated to have no negative value.
     preprocessing : frozenset of str
@@ -282,8 +278,6 @@ def count_faults(method: Method, drawn: Drawn, plan: Mapping[str, Any], settings
 
     Parameters
     ----------
-    method : Method
-    drawn : Drawn
     plan : mapping
         ``plan`` of ``run.json``.
     settings : mapping

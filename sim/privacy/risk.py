@@ -48,10 +48,6 @@ def membership_risk(mechanisms: Mechanisms, epsilon: float) -> Risk:
         As for :func:`sim.privacy.accounting.composed_epsilon`.
     epsilon : float
         Their epsilon, at any delta; where it is infinite or too large for a grid, nothing bounds the attacker.
-
-    Returns
-    -------
-    Risk
     """
     atoms, adjacency = under_one_adjacency(mechanisms)
     if not atoms:

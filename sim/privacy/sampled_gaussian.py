@@ -49,7 +49,6 @@ def delta_of_steps(rate: float, sigma: float, steps: int, interval: float) -> Ca
         Sampling rate, in (0, 1).
     sigma : float
         Noise multiplier.
-    steps : int
     interval : float
         Of the grid of losses.
 

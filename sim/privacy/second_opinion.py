@@ -39,13 +39,8 @@ def second_epsilon(
         Gaussian, Poisson-sampled Gaussian, Laplace, randomised response, or none; noise over the sensitivity under the
         adjacency. Where any is stated for replacement, all are held to be: a sum that one record moves by at most C
         moves by 2 C where it is replaced.
-    delta : float
     replace_one : bool
         Whether all are to be held for replacement in any case.
-
-    Returns
-    -------
-    float
     """
     import dp_accounting as dp
 

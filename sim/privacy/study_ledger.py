@@ -92,7 +92,6 @@ class Composition:
 
     Attributes
     ----------
-    adversary : Adversary
     runs, finite_runs : int
         How many runs release anything to it, and how many of them nothing without noise.
     epsilon : float
@@ -118,8 +117,6 @@ class StudyPrivacy:
 
     Attributes
     ----------
-    unit : {"record", "clinic"}
-    delta : float
     adjacency : str
         Of every epsilon in it.
     compositions : tuple of Composition
@@ -152,7 +149,6 @@ def compose_study(runs: Sequence[StudyRun], delta: float | None = None) -> Study
 
     Parameters
     ----------
-    runs : sequence of StudyRun
     delta : float, optional
         The largest of the runs' own if not given.
 

@@ -18,10 +18,6 @@ _EVERYWHERE: Final = (
 def not_covered(spec: RunSpec) -> list[dict[str, Any]]:
     """List what a finished run publishes of its records besides what is noised and what attacks find.
 
-    Parameters
-    ----------
-    spec : RunSpec
-
     Returns
     -------
     list of dict

@@ -54,11 +54,6 @@ def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     values : tuple
         What a list of the scenario holds.
 
-    Returns
-    -------
-    tuple
-        The same.
-
     Raises
     ------
     ValueError

@@ -56,7 +56,6 @@ class Computer:
     ----------
     flop_per_s : float
         Sustained rate in training.
-    memory_bytes : float
     idle_watts, busy_watts : float
         Of the whole computer, while it waits for a message and while it computes.
     """
@@ -94,7 +93,6 @@ class ClinicResources:
         Sustained rate in training.
     memory_bytes, idle_watts, busy_watts : float or None
         As for Computer; None where the scenario does not say, never zero.
-    behaviour : Behaviour
     """
 
     name: str

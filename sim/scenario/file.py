@@ -178,8 +178,6 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = (), only: Sequenc
 
     Parameters
     ----------
-    path : str or pathlib.Path
-        The TOML file.
     overrides : sequence of str
         ``"key=value"`` with a dotted key and a TOML value, for example ``"train.rounds=5"`` or
         ``"clinics.0.profile=hospital"``; text that is no TOML value is taken as a string. A key that is set is no
@@ -224,11 +222,6 @@ def parse_scenario(mapping: Mapping[str, Any], folder: Path) -> Scenario:
     folder : pathlib.Path
         Where relative paths start.
 
-    Returns
-    -------
-    Scenario
-        The checked scenario.
-
     Raises
     ------
     ScenarioError
@@ -250,8 +243,6 @@ def validated(
     ----------
     model : type
         ``Scenario``, or another model with the same tables.
-    mapping : mapping
-        What to check, with kebab-case keys.
     label : str
         What the lines start with.
     folder : pathlib.Path, optional

@@ -25,13 +25,6 @@ def replaced(table: Mapping[str, Any], keys: Sequence[str], value: object) -> di
         The outermost table; it stays as it is.
     keys : sequence of str
         The way to the value; tables on the way are made if absent, and a number picks an element of a list.
-    value : object
-        The value.
-
-    Returns
-    -------
-    dict
-        The copy.
 
     Raises
     ------

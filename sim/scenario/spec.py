@@ -100,7 +100,6 @@ def digest_of(
         As ``Model.public_digest`` returns it.
     code : mapping of str to str
         As :func:`code_digests` returns it.
-    results_version : int
     """
     content = {key: value for key, value in settings.items() if key != "study"} | {"results-version": results_version}
     content |= {"code": dict(code)} if code else {}
@@ -166,11 +165,6 @@ def _module_file(module: str) -> Path | None:
 
 def expand(scenario: Scenario) -> list[RunSpec]:
     """Return the runs of a scenario.
-
-    Parameters
-    ----------
-    scenario : Scenario
-        A checked scenario.
 
     Returns
     -------

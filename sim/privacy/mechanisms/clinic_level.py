@@ -165,8 +165,6 @@ def noised_mean(
         C.
     noise : float
         sigma_delta.
-    key : str
-        The run's.
     server_round : int
         Names the stream.
 
@@ -206,17 +204,10 @@ def adapted_clip(
         ``[lane]`` norms of the updates before they were clipped.
     clinics : int
         n, as for ``noised_mean``.
-    adaptive : AdaptiveClip
     noised : bool
         Whether the count has its noise; without, nothing is private.
-    key : str
-        The run's.
     server_round : int
         Names the stream.
-
-    Returns
-    -------
-    float
     """
     centred = float((norms <= clip).double().sub(0.5).sum())
     if noised:

@@ -131,7 +131,6 @@ def effective_noise_multiplier(part_clip: float, noise_std: float, parts: int) -
     ----------
     part_clip, noise_std : float
         C_p and s_p, the same in every part.
-    parts : int
 
     Returns
     -------

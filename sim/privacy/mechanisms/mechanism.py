@@ -28,7 +28,6 @@ class Mechanism(ABC):
 
     Attributes
     ----------
-    name : str
     place : {"gradients", "rows", "labels", "updates"}
         Where it acts.
     unit : {"record", "clinic"}
@@ -59,7 +58,6 @@ class Mechanism(ABC):
         ----------
         method : sim.methods.method.Method
             Its facts.
-        cut : str or None
         sent : sequence of str
             Kinds of rows that the method sends to the server.
         """
@@ -136,7 +134,6 @@ class OnRows(Mechanism):
 
         Parameters
         ----------
-        target, delta : float
         exposures : int
             How often the record stands in a batch.
         gradients : float

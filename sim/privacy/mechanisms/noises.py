@@ -19,7 +19,6 @@ class GradientNoise:
 
     Attributes
     ----------
-    mechanism : OnGradients
     part_clip : float
         Bound of one record's gradient in one part; clipped jointly: over all of them.
     noise_std : tuple of float
@@ -40,7 +39,6 @@ class LabelNoise:
 
     Attributes
     ----------
-    mechanism : OnLabels
     classes : int
         k.
     uniform : float
@@ -58,7 +56,6 @@ class RowNoise:
 
     Attributes
     ----------
-    mechanism : OnRows
     clip : dict of str to float
         By kind (``smashed``, ``tail-gradient``): bound C of the norm of one record's row.
     reach : dict of str to float
@@ -98,9 +95,6 @@ class RowNoise:
         ----------
         rows : ndarray
             ``[lane, batch, *feature]``
-        kind : str
-        key : str
-            The run's.
         sizes, clinics : sequence of int
             ``[lane]`` rows that are real, and the lane's clinic.
         moment : (int, int)
