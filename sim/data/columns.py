@@ -38,49 +38,23 @@ class _HeaderError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Words:
-    """A column of words.
+    """A column of words."""
 
-    Attributes
-    ----------
-    words : tuple of str
-        The different words, sorted.
-    codes : ndarray of int64, ``[record]``
-        Each record's index into `words`, -1 where missing.
-    """
-
-    words: tuple[str, ...]
-    codes: Ints
+    words: tuple[str, ...]  # The different words, sorted
+    codes: Ints  # [record] Each record's index into `words`, -1 where missing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
-    """A file's columns.
+    """A file's columns."""
 
-    Attributes
-    ----------
-    header : tuple of str
-        All columns of the file.
-    rows : int
-        Number of records.
-    first_row : int
-        The number of the first record's row, as people count.
-    unnamed : frozenset of str
-        Those that have no name in the file, and one of their own only in `header`.
-    numbers : dict of str to ndarray of float64, ``[record]``
-        The numeric features; NaN where missing or no number.
-    not_numbers : dict of str to ndarray of bool, ``[record]``
-        Where a numeric feature holds something that is no number.
-    words : dict of str to Words
-        Label, clinic, patient and categorical features.
-    """
-
-    header: tuple[str, ...]
-    rows: int
-    first_row: int
-    unnamed: frozenset[str]
-    numbers: dict[str, NDArray[np.float64]]
-    not_numbers: dict[str, Mask]
-    words: dict[str, Words]
+    header: tuple[str, ...]  # All columns of the file
+    rows: int  # Number of records
+    first_row: int  # The number of the first record's row, as people count
+    unnamed: frozenset[str]  # Those that have no name in the file, and one of their own only in `header`
+    numbers: dict[str, NDArray[np.float64]]  # [record] The numeric features; NaN where missing or no number
+    not_numbers: dict[str, Mask]  # [record] Where a numeric feature holds something that is no number
+    words: dict[str, Words]  # Label, clinic, patient and categorical features
 
 
 def read_columns(spec: TableFile) -> Columns:

@@ -11,35 +11,19 @@ _OF_A_COLUMN = ("mean and deviation of ", "constant for missing ", "levels of ")
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Public facts of a federation, and the one secret that keys noise.
+    """Public facts of a federation, and the one secret that keys noise."""
 
-    Attributes
-    ----------
-    names, classes : tuple of str
-        The clinics, and what the labels stand for.
-    sizes : tuple of int
-        ``[clinic]`` training records.
-    records : int
-        Of all clinics, held-out and validation records too.
-    input_shape : tuple of int
-        Of one record.
-    statistics : mapping of str to str
-        Every statistic that the preprocessing used, as ``"public"`` or ``"non-private"``, and, as ``"simulated"``, what
-        made the clinics out of the records and is no statistic of theirs.
-    clinics_of_a_patient : int
-        The largest number of clinics that have training records of one patient.
-    fingerprint : str
-        Digest of all records; who lacks one of them cannot form it. It is secret, and written nowhere.
-    """
-
+    # names, classes: the clinics, and what the labels stand for
     names: tuple[str, ...]
     classes: tuple[str, ...]
-    sizes: tuple[int, ...]
-    records: int
-    input_shape: tuple[int, ...]
+    sizes: tuple[int, ...]  # [clinic] training records
+    records: int  # Of all clinics, held-out and validation records too
+    input_shape: tuple[int, ...]  # Of one record
+    # Every statistic that the preprocessing used, as "public" or "non-private", and, as "simulated", what made
+    # the clinics out of the records and is no statistic of theirs
     statistics: Mapping[str, str]
-    clinics_of_a_patient: int
-    fingerprint: str
+    clinics_of_a_patient: int  # The largest number of clinics that have training records of one patient
+    fingerprint: str  # Digest of all records; who lacks one of them cannot form it. It is secret, and written nowhere.
 
     @property
     def non_private(self) -> tuple[str, ...]:

@@ -21,52 +21,32 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Records:
-    """Records of all clinics, one clinic after another.
+    """Records of all clinics, one clinic after another."""
 
-    Attributes
-    ----------
-    x : ndarray of float32, ``[record, *feature]``
-        Scaled features: ``[record, feature]`` of a table, ``[record, channel, height, width]`` of images,
-        ``[record, channel, length]`` of signals.
-    y : ndarray of int64, ``[record]``
-        Class of each record, an index into ``Federation.classes``.
-    offsets : ndarray of int64, ``[clinic + 1]``
-        Clinic ``k`` has the records ``offsets[k]:offsets[k + 1]``.
-    """
-
+    # [record, *feature] Scaled features: [record, feature] of a table, [record, channel, height, width] of images,
+    # [record, channel, length] of signals
     x: NDArray[np.float32]
-    y: Ints
-    offsets: Ints
+    y: Ints  # [record] Class of each record, an index into `Federation.classes`
+    offsets: Ints  # [clinic + 1] Clinic `k` has the records `offsets[k]:offsets[k + 1]`
 
 
 @dataclass(frozen=True, eq=False)
 class Federation:
-    """Clinics with their training, validation and held-out records.
+    """Clinics with their training, validation and held-out records."""
 
-    Attributes
-    ----------
-    names : tuple of str
-        The clinics, in the order of the records' clinic axis.
-    features, classes : tuple of str
-        What axis 1 of ``x`` (a table's columns, or channels) and the values of ``y`` are.
-    train, test, validation : Records
-        Training, held-out and validation records, each in the source's order within a clinic; a clinic may have no
-        validation records. The arrays cannot be written to.
-    statistics : dict of str to str
-        Every statistic that the preprocessing used, as ``"public"`` or ``"non-private"``, and, as ``"simulated"``, what
-        made the clinics out of the records and is no statistic of theirs.
-    clinics_of_a_patient : int
-        The largest number of clinics that have training records of one patient.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # The clinics, in the order of the records' clinic axis
+    # features, classes: what axis 1 of `x` (a table's columns, or channels) and the values of `y` are
     features: tuple[str, ...]
     classes: tuple[str, ...]
+    # train, test, validation: training, held-out and validation records, each in the source's order within a clinic; a
+    # clinic may have no validation records. The arrays cannot be written to.
     train: Records
     test: Records
     validation: Records
+    # Every statistic that the preprocessing used, as "public" or "non-private", and, as "simulated", what made
+    # the clinics out of the records and is no statistic of theirs
     statistics: dict[str, str]
-    clinics_of_a_patient: int = 1
+    clinics_of_a_patient: int = 1  # The largest number of clinics that have training records of one patient
 
     @cached_property
     def facts(self) -> Facts:
@@ -89,42 +69,22 @@ class Federation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """Records of the sites in use as a source gives them: complete, unsplit and unscaled.
+    """Records of the sites in use as a source gives them: complete, unsplit and unscaled."""
 
-    Attributes
-    ----------
-    names, features, classes : tuple of str
-        As in `Federation`; no names where the source knows no clinics.
-    x : ndarray of numbers, ``[record, *feature]``
-        Features in their own units.
-    y, clinic : ndarray of int64, ``[record]``
-        Class, and index into `names`.
-    scaling : {"public", "per-clinic", "pooled", "none"}
-        How to scale the features.
-    ranges : mapping of str to (float, float)
-        Public range of each feature that public scaling maps to -1 to 1.
-    statistics : dict of str to str
-        What was used to make it complete.
-    patient : ndarray of int64, ``[record]``, optional
-        Number of the patient; without it each record is a patient of its own.
-    held_out : ndarray of bool, ``[record]``, optional
-        The source's own held-out records.
-    problems : tuple of str
-        What is wrong with it, a line each; unless empty, the features must not be used.
-    """
-
+    # names, features, classes: as in `Federation`; no names where the source knows no clinics
     names: tuple[str, ...]
     features: tuple[str, ...]
     classes: tuple[str, ...]
-    x: NDArray[Any]
+    x: NDArray[Any]  # [record, *feature] Features in their own units
+    # y, clinic: [record] Class, and index into `names`
     y: Ints
     clinic: Ints
-    scaling: str
-    ranges: Mapping[str, tuple[float, float]]
-    statistics: dict[str, str]
-    patient: Ints | None = None
-    held_out: Mask | None = None
-    problems: tuple[str, ...] = ()
+    scaling: str  # How to scale the features
+    ranges: Mapping[str, tuple[float, float]]  # Public range of each feature that public scaling maps to -1 to 1
+    statistics: dict[str, str]  # What was used to make it complete
+    patient: Ints | None = None  # [record] Number of the patient; without it each record is a patient of its own
+    held_out: Mask | None = None  # [record] The source's own held-out records
+    problems: tuple[str, ...] = ()  # What is wrong with it, a line each; unless empty, the features must not be used
 
 
 def load_federation(data_spec: DataSpec, seed: int) -> Federation:

@@ -36,20 +36,11 @@ class Residual(nn.Module):
 
 @dataclass(frozen=True)
 class Architecture:
-    """How a built-in model is made.
+    """How a built-in model is made."""
 
-    Attributes
-    ----------
-    axes : tuple of str
-        What the axes of one record are; empty where any shape will do.
-    channels : tuple of int
-        Widths of its convolutions unless the scenario states others; empty where it has none.
-    make : callable
-        From settings, channels, the shape of a record and the number of outputs to named blocks.
-    """
-
-    axes: tuple[str, ...]
-    channels: tuple[int, ...]
+    axes: tuple[str, ...]  # What the axes of one record are; empty where any shape will do
+    channels: tuple[int, ...]  # Widths of its convolutions unless the scenario states others; empty where it has none
+    # From settings, channels, the shape of a record and the number of outputs to named blocks
     make: Callable[[ModelSettings, tuple[int, ...], tuple[int, ...], int], Named]
 
 

@@ -20,31 +20,17 @@ STATISTICS = ("running_mean", "running_var")
 
 @dataclass(frozen=True)
 class Block:
-    """A named stretch of the network.
+    """A named stretch of the network."""
 
-    Attributes
-    ----------
-    name : str
-        Prefix of its parameters' names.
-    module : torch.nn.Module
-        The template; its own parameters hold the shapes, never the values in training.
-    """
-
-    name: str
-    module: nn.Module
+    name: str  # Prefix of its parameters' names
+    module: nn.Module  # The template; its own parameters hold the shapes, never the values in training
 
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive blocks that stand at one place: the whole model, or its head, body or tail.
+    """Consecutive blocks that stand at one place: the whole model, or its head, body or tail."""
 
-    Attributes
-    ----------
-    name : str
-        ``"model"``, ``"head"``, ``"body"`` or ``"tail"``.
-    """
-
-    name: str
+    name: str  # "model", "head", "body" or "tail"
     blocks: tuple[Block, ...]
 
     @cached_property
@@ -90,23 +76,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Network:
-    """A model as a chain of blocks.
-
-    Attributes
-    ----------
-    outputs : int
-        1 for a binary head with one logit, otherwise the number of classes.
-    build : callable, optional
-        Makes the blocks anew, with initial values from PyTorch's generator; without it the templates' own values are
-        the initial ones.
-    given : mapping of str to Tensor
-        ``[1, *shape]`` initial values that are not drawn.
-    """
+    """A model as a chain of blocks."""
 
     blocks: tuple[Block, ...]
     input_shape: tuple[int, ...]
-    outputs: int
+    outputs: int  # 1 for a binary head with one logit, otherwise the number of classes
+    # Makes the blocks anew, with initial values from PyTorch's generator; without it the templates' own values are the
+    # initial ones
     build: Callable[[], tuple[Block, ...]] | None = field(default=None, repr=False, compare=False)
+    # [1, *shape] initial values that are not drawn
     given: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property

@@ -28,62 +28,32 @@ PHASES = {"clinic": "clinic", "server": "server", "up": "upload", "down": "downl
 
 @dataclass(frozen=True)
 class Leg:
-    """One stretch of a batch's way: work at a place, or a message.
-
-    Attributes
-    ----------
-    per_row : int
-        FLOPs of the work, or bytes of the payload, for one record.
-    work : str
-        What it is, for pictures: ``head forward``, ``smashed``, ``body``, ...
-    """
+    """One stretch of a batch's way: work at a place, or a message."""
 
     place: Place
-    per_row: int
-    work: str = ""
+    per_row: int  # FLOPs of the work, or bytes of the payload, for one record
+    work: str = ""  # What it is, for pictures: `head forward`, `smashed`, `body`
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundLoad:
-    """What a round asks of the clinics and of the server.
+    """What a round asks of the clinics and of the server."""
 
-    Attributes
-    ----------
-    clinics : ndarray
-        ``[lane]`` those who take part.
-    rows : ndarray
-        ``[batch]`` records in each batch, one lane after another.
-    steps : ndarray
-        ``[lane]`` number of batches.
-    legs : tuple of Leg
-        The way of every batch, in order.
-    begin_bytes, end_bytes : int
-        Payload at the beginning (down) and the end (up) of each turn; no message where it is 0.
-    turns : ndarray
-        ``[lane]`` number of turns; 0 for a lane whose turn never comes in a relay.
-    schedule : tuple of (int, int) or None
-        ``(lane, step)`` in the order in which one serial body serves them; None where every clinic has a body copy.
-    handed_on : bool
-        Whether a turn begins only when the one before it has ended (the relay).
-    common_server_flops : float
-        The server's work that waits for all clinics: aggregation, or training on pooled records.
-    lost : frozenset of int
-        Lanes whose last turn ends with its last batch: nothing is sent back.
-    slowed : tuple of (int, float)
-        Lanes whose computer and line are slower in this round, and how many times.
-    """
-
-    clinics: Ints
-    rows: Ints
-    steps: Ints
-    legs: tuple[Leg, ...]
+    clinics: Ints  # [lane] those who take part
+    rows: Ints  # [batch] records in each batch, one lane after another
+    steps: Ints  # [lane] number of batches
+    legs: tuple[Leg, ...]  # The way of every batch, in order
+    # begin_bytes, end_bytes: payload at the beginning (down) and the end (up) of each turn; no message where it is 0
     begin_bytes: int
     end_bytes: int
-    turns: Ints
+    turns: Ints  # [lane] number of turns; 0 for a lane whose turn never comes in a relay
+    # `(lane, step)` in the order in which one serial body serves them; None where every clinic has a body copy
     schedule: tuple[tuple[int, int], ...] | None
-    handed_on: bool
+    handed_on: bool  # Whether a turn begins only when the one before it has ended (the relay)
+    # The server's work that waits for all clinics: aggregation, or training on pooled records
     common_server_flops: float
-    lost: frozenset[int] = frozenset()
+    lost: frozenset[int] = frozenset()  # Lanes whose last turn ends with its last batch: nothing is sent back
+    # Lanes whose computer and line are slower in this round, and how many times
     slowed: tuple[tuple[int, float], ...] = ()
 
     @cached_property
@@ -140,49 +110,27 @@ class RoundLoad:
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of time in which something is done for a clinic.
+    """A stretch of time in which something is done for a clinic."""
 
-    Attributes
-    ----------
-    lane : int
-        -1 for the aggregation.
-    start, end : float
-        Seconds since the round began.
-    worker : int
-        Of the server, from 1; 0 where none is at work.
-    """
-
-    lane: int
+    lane: int  # -1 for the aggregation
     phase: str
+    # start, end: seconds since the round began
     start: float
     end: float
-    worker: int = field(default=0, kw_only=True)
+    worker: int = field(default=0, kw_only=True)  # Of the server, from 1; 0 where none is at work
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundTime:
-    """When a round is over, and what each clinic spent on what.
+    """When a round is over, and what each clinic spent on what."""
 
-    Attributes
-    ----------
-    seconds : float
-        From the first download to the end of the aggregation.
-    phases : dict of str to ndarray
-        ``[lane]`` seconds of ``download``, ``clinic``, ``upload`` and ``server``, waiting not included.
-    finish : ndarray
-        ``[lane]`` seconds since the round began when the lane's last message has arrived at the server (where nothing
-        is sent back, when its last batch is done); the aggregation comes after all of them.
-    completed : ndarray
-        ``[batch]`` seconds since the round began when the batch has been trained on, at the clinic too.
-    spans : tuple of Span
-        In the order in which they began; empty unless asked for.
-    """
-
-    seconds: float
-    phases: dict[str, Floats]
+    seconds: float  # From the first download to the end of the aggregation
+    phases: dict[str, Floats]  # [lane] seconds of `download`, `clinic`, `upload` and `server`, waiting not included
+    # [lane] seconds since the round began when the lane's last message has arrived at the server (where nothing is sent
+    # back, when its last batch is done); the aggregation comes after all of them
     finish: Floats
-    completed: Floats
-    spans: tuple[Span, ...] = ()
+    completed: Floats  # [batch] seconds since the round began when the batch has been trained on, at the clinic too
+    spans: tuple[Span, ...] = ()  # In the order in which they began; empty unless asked for
 
     @property
     def waiting(self) -> Floats:
@@ -197,24 +145,18 @@ class Durations:
 
     A message takes the clinic's latency and its bytes over the clinic's line; on a server link that all clinics share,
     its bytes over that link come on top (store and forward).
-
-    Attributes
-    ----------
-    legs, links : tuple of ndarray
-        ``[batch]`` for each leg: at its place or on the clinic's line, and on the server's link.
-    begin, begin_link, end, end_link : ndarray
-        ``[lane]`` the same for the message that begins and that ends a turn; 0 where there is none.
-    common : float
-        The server's work that waits for all clinics.
     """
 
+    # legs, links: [batch] for each leg: at its place or on the clinic's line, and on the server's link
     legs: tuple[Floats, ...]
     links: tuple[Floats, ...]
+    # begin, begin_link, end, end_link: [lane] the same for the message that begins and that ends a turn; 0 where there
+    # is none
     begin: Floats
     begin_link: Floats
     end: Floats
     end_link: Floats
-    common: float
+    common: float  # The server's work that waits for all clinics
 
     @classmethod
     def of(cls, load: RoundLoad, resources: Mapping[str, Floats], server: ServerResources) -> Durations:
@@ -278,15 +220,9 @@ class Durations:
 
 @dataclass(frozen=True)
 class RoundClock:
-    """What every clock knows.
+    """What every clock knows."""
 
-    Attributes
-    ----------
-    resources : sequence of ClinicResources
-        Of all clinics.
-    """
-
-    resources: Sequence[ClinicResources]
+    resources: Sequence[ClinicResources]  # Of all clinics
     server: ServerResources
 
     @cached_property

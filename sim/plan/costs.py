@@ -16,25 +16,16 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True)
 class PartCost:
-    """Costs of one part, for one record unless said otherwise.
+    """Costs of one part, for one record unless said otherwise."""
 
-    Attributes
-    ----------
-    parameters : int
-        Number of scalars that train, whatever the records.
-    forward_flops, backward_flops : int
-        Multiplications and additions counted apart, matrix products and convolutions only (PyTorch's counter); the
-        extra work of per-sample clipping is not in it. Backward includes the gradient in the part's inputs for every
-        part but the first.
-    activations : int
-        Scalars of four bytes kept between forward and backward.
-    """
-
-    parameters: int
+    parameters: int  # Number of scalars that train, whatever the records
     output_shape: tuple[int, ...]
+    # forward_flops, backward_flops: multiplications and additions counted apart, matrix products and convolutions only
+    # (PyTorch's counter); the extra work of per-sample clipping is not in it. Backward includes the gradient in the
+    # part's inputs for every part but the first.
     forward_flops: int
     backward_flops: int
-    activations: int
+    activations: int  # Scalars of four bytes kept between forward and backward
 
     @property
     def output_bytes(self) -> int:

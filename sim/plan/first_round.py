@@ -24,30 +24,16 @@ UPLINKS = np.logspace(5, 9, 33)
 
 @dataclass(frozen=True, kw_only=True)
 class FirstRound:
-    """One method's first round.
+    """One method's first round."""
 
-    Attributes
-    ----------
-    method : str
-        As people read it.
-    names : tuple of str
-        Of all clinics.
-    resources : tuple of ClinicResources
-        Of all clinics.
-    deadline : float or None
-        The scenario's, in seconds; the load is that of a round without it.
-    over_select : float
-        The scenario's; the load has as many clinics as a round waits for.
-    """
-
-    method: str
+    method: str  # As people read it
     family: str
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # Of all clinics
     load: RoundLoad
-    resources: tuple[ClinicResources, ...]
+    resources: tuple[ClinicResources, ...]  # Of all clinics
     server: ServerResources
-    deadline: float | None = None
-    over_select: float = 1.0
+    deadline: float | None = None  # The scenario's, in seconds; the load is that of a round without it
+    over_select: float = 1.0  # The scenario's; the load has as many clinics as a round waits for
 
     @cached_property
     def time(self) -> RoundTime:
@@ -62,18 +48,12 @@ class FirstRound:
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where two methods take the same time a round.
+    """Where two methods take the same time a round."""
 
-    Attributes
-    ----------
-    uplink, seconds : float
-        In bit/s; of a round of either.
-    below, above : str
-        The faster method on slower and on faster uplinks.
-    """
-
+    # uplink, seconds: in bit/s; of a round of either
     uplink: float
     seconds: float
+    # below, above: the faster method on slower and on faster uplinks
     below: str
     above: str
 

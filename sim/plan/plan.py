@@ -31,102 +31,62 @@ PHASE_NAMES = ("download", "clinic", "upload", "server")
 
 @dataclass(frozen=True, kw_only=True)
 class ClinicPlan:
-    """What a run will ask of one clinic, and what it gives away.
-
-    Attributes
-    ----------
-    records, steps : int
-        Training records; training steps on them over the whole run, lost ones too.
-    rounds, lost_rounds : int
-        Rounds in which the clinic is there, and those of them in which it is lost.
-    sample_rate : float
-        Probability with which a record joins a batch; the batch's share of the records without DP.
-    noise_multiplier : float or None
-        None without DP.
-    epsilon : dict of str to float
-        By adversary, at the run's delta.
-    seconds : float
-        Time in which something is done at, for, or on the line of this clinic.
-    idle_share : float
-        Share of the run's time in which the clinic neither computes nor sends or receives.
-    flops, peak_bytes : int
-        Its work over the whole run; what it keeps at once.
-    memory_bytes, joules : float or None
-        What its computer has; the energy of its computer while it computes, sends and receives. None where the
-        scenario gives no memory or power.
-    """
+    """What a run will ask of one clinic, and what it gives away."""
 
     name: str
+    # records, steps: training records; training steps on them over the whole run, lost ones too
     records: int
-    sample_rate: float
+    sample_rate: float  # Probability with which a record joins a batch; the batch's share of the records without DP
+    # rounds, lost_rounds: rounds in which the clinic is there, and those of them in which it is lost
     rounds: int
     lost_rounds: int
     steps: int
-    noise_multiplier: float | None
-    epsilon: dict[str, float]
+    noise_multiplier: float | None  # None without DP
+    epsilon: dict[str, float]  # By adversary, at the run's delta
     bytes_up: int
     bytes_down: int
-    seconds: float
-    idle_share: float
+    seconds: float  # Time in which something is done at, for, or on the line of this clinic
+    idle_share: float  # Share of the run's time in which the clinic neither computes nor sends or receives
+    # flops, peak_bytes: its work over the whole run; what it keeps at once
     flops: int
     peak_bytes: int
+    # memory_bytes, joules: what its computer has; the energy of its computer while it computes, sends and receives.
+    # None where the scenario gives no memory or power.
     memory_bytes: float | None
     joules: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run before it is trained.
-
-    Attributes
-    ----------
-    job : Job
-        As it is carried out: its settings have the executed rounds.
-    rounds : int
-        Those that are executed: the scenario's, or as many as the budget allows.
-    noise_multipliers, release_noise : tuple of float
-        By clinic: of DP-SGD, and of rows at the cut; empty without.
-    attended : dict of int to Attendance
-        Of the rounds in which a clinic is away or lost.
-    participants, returned : tuple of int
-        By round: how many clinics are there, and how many of them do all their batches and give their parts back.
-    traffic : Traffic
-        Bytes by direction and kind, ``[clinic]`` each.
-    noised_steps : dict of str to tuple of int
-        By part, one number a clinic.
-    epsilon_spent : dict of str to tuple of float
-        By adversary, the epsilon after each round, before the first one 0; see :mod:`sim.plan.budget`.
-    replace_epsilon : dict of str to float
-        By adversary, of the least protected clinic with everything under replacement; None where nothing counts it.
-    bytes_after : tuple of int
-        Traffic of all clinics up to the end of each round.
-    phase_seconds : dict of str to float
-        Summed over clinics and rounds; ``waiting`` is what a clinic waits before it has finished a round.
-    server_busy_share : float
-        Share of the run's time in which a worker of the server is at work, as a mean over its workers.
-    clinic_flops, server_flops, peak_clinic_bytes : int
-        FLOPs in all; memory of the clinic that needs most.
-    """
+    """A run before it is trained."""
 
     spec: RunSpec
-    job: Job
-    rounds: int
+    job: Job  # As it is carried out: its settings have the executed rounds
+    rounds: int  # Those that are executed: the scenario's, or as many as the budget allows
+    # noise_multipliers, release_noise: by clinic: of DP-SGD, and of rows at the cut; empty without
     noise_multipliers: tuple[float, ...]
     release_noise: tuple[float, ...]
     sampled: Sampled
-    attended: dict[int, Attendance]
+    attended: dict[int, Attendance]  # Of the rounds in which a clinic is away or lost
+    # participants, returned: by round: how many clinics are there, and how many of them do all their batches and give
+    # their parts back
     participants: tuple[int, ...]
     returned: tuple[int, ...]
-    traffic: Traffic
-    noised_steps: dict[str, tuple[int, ...]]
+    traffic: Traffic  # Bytes by direction and kind, [clinic] each
+    noised_steps: dict[str, tuple[int, ...]]  # By part, one number a clinic
     ledger: Ledger
+    # By adversary, the epsilon after each round, before the first one 0; see `sim.plan.budget`
     epsilon_spent: dict[Adversary, tuple[float, ...]]
+    # By adversary, of the least protected clinic with everything under replacement; None where nothing counts it
     replace_epsilon: dict[Adversary, float | None]
     clinics: tuple[ClinicPlan, ...]
     round_seconds: tuple[float, ...]
-    bytes_after: tuple[int, ...]
+    bytes_after: tuple[int, ...]  # Traffic of all clinics up to the end of each round
+    # Summed over clinics and rounds; `waiting` is what a clinic waits before it has finished a round
     phase_seconds: dict[str, float]
+    # Share of the run's time in which a worker of the server is at work, as a mean over its workers
     server_busy_share: float
+    # clinic_flops, server_flops, peak_clinic_bytes: FLOPs in all; memory of the clinic that needs most
     clinic_flops: int
     server_flops: int
     peak_clinic_bytes: int
@@ -257,23 +217,14 @@ def _plan(job: Job, counts: Counts, sigmas: tuple[float, ...], release_noise: tu
 
 @dataclass(frozen=True, kw_only=True)
 class _Use:
-    """What a run's rounds ask in all, ``[clinic]`` each.
+    """What a run's rounds ask in all, ``[clinic]`` each."""
 
-    Attributes
-    ----------
-    served, computed, on_line : ndarray
-        Seconds at the server, at the clinic's computer, and on its line.
-    flops : ndarray
-        Work at the clinic.
-    seconds : float
-        Of the whole run.
-    """
-
+    # served, computed, on_line: seconds at the server, at the clinic's computer, and on its line
     served: Floats
     computed: Floats
     on_line: Floats
-    flops: Ints
-    seconds: float
+    flops: Ints  # Work at the clinic
+    seconds: float  # Of the whole run
 
     @classmethod
     def of(cls, counts: Counts) -> _Use:

@@ -28,22 +28,13 @@ from sim.scenario.clinics import ClinicResources, ServerResources
 
 
 class Stretch(NamedTuple):
-    """A part of a clinic's way through a round.
+    """A part of a clinic's way through a round."""
 
-    Attributes
-    ----------
-    queue : str
-        Where the clinic may wait before it: ``worker``, ``up`` or ``down``; ``take`` and ``give`` where it is about the
-        one body; none where it is empty.
-    phase : str
-        What is done in it; empty where it takes no time.
-    seconds : ndarray
-        Of all who go through it.
-    """
-
+    # Where the clinic may wait before it: `worker`, `up` or `down`; `take` and `give` where it is about the one body;
+    # none where it is empty
     queue: str
-    phase: str
-    seconds: Floats
+    phase: str  # What is done in it; empty where it takes no time
+    seconds: Floats  # Of all who go through it
 
 
 Way = list[Stretch]

@@ -26,28 +26,15 @@ Noised = Mapping[str, Ints | Sequence[int]]
 
 @dataclass(frozen=True)
 class Sampled:
-    """What is drawn without regard to the data, ``[clinic]``.
+    """What is drawn without regard to the data, ``[clinic]``."""
 
-    Attributes
-    ----------
-    rates : ndarray of float
-        The probability with which a record joins a batch.
-    steps : ndarray of int
-        Training steps on the clinic's records of which anything leaves the clinic.
-    exposures : ndarray of int
-        How often the record that stands in most batches does so. The draws are public coins: given them, the rows of
-        that record are released exactly so often.
-    rounds : ndarray of int
-        Rounds in which the clinic's parts come back.
-    released : ndarray of int
-        Steps that are in the model, at most ``steps``: those of a clinic that was lost before its copy was averaged are
-        not.
-    """
-
-    rates: NDArray[np.float64]
-    steps: Ints
+    rates: NDArray[np.float64]  # The probability with which a record joins a batch
+    steps: Ints  # Training steps on the clinic's records of which anything leaves the clinic
+    # How often the record that stands in most batches does so. The draws are public coins: given them, the rows of that
+    # record are released exactly so often.
     exposures: Ints
-    rounds: Ints
+    rounds: Ints  # Rounds in which the clinic's parts come back
+    # Steps that are in the model, at most `steps`: those of a clinic that was lost before its copy was averaged are not
     released: Ints
 
 

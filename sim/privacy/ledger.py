@@ -34,39 +34,24 @@ Unit = Literal["record", "clinic", "label"]
 
 @dataclass(frozen=True)
 class Release:
-    """Something that leaves a clinic.
+    """Something that leaves a clinic."""
 
-    Parameters
-    ----------
-    clinic : int
-        The clinic whose data it concerns.
-    what : str
-        What is released, for example ``"model"`` or ``"smashed data"``.
-    adversaries : tuple of Adversary
-        Everyone who sees it; order and repetition mean nothing.
-    event : dp_accounting.DpEvent
-        The mechanism that was applied to it, ``NonPrivateDpEvent`` if none. Parts that are noised over the same batch
-        are one release with one event, of their joint noise: composed as separate events they would count as sampled
-        independently. A noise multiplier is the noise's standard deviation (Laplace: scale) over the sensitivity under
-        the release's own adjacency: s / C where a record is added or removed, s / (2 C) where a row of norm C is
-        replaced by another, s / (sqrt(2) C) if rows are non-negative.
-    adjacency : {"add-or-remove", "replace"}
-        What two neighbouring data sets differ in: one unit more or less, or one unit changed where its presence is
-        visible (a row that is sent for every record, a label).
-    unit : {"record", "clinic", "label"}
-        Whose one value the mechanism hides: a record, all the records of a clinic, or the label of a record alone. What
-        depends on labels in no other way than through a mechanism of unit ``"label"`` is no release of that unit.
-    reason : str
-        Why an un-noised release is un-noised, or what the mechanism is; part of the release's identity.
-    """
-
-    clinic: int
-    what: str
-    adversaries: tuple[Adversary, ...]
+    clinic: int  # The clinic whose data it concerns
+    what: str  # What is released, for example "model" or "smashed data"
+    adversaries: tuple[Adversary, ...]  # Everyone who sees it; order and repetition mean nothing
+    # The mechanism that was applied to it, `NonPrivateDpEvent` if none. Parts that are noised over the same batch are
+    # one release with one event, of their joint noise: composed as separate events they would count as sampled
+    # independently. A noise multiplier is the noise's standard deviation (Laplace: scale) over the sensitivity under
+    # the release's own adjacency: s / C where a record is added or removed, s / (2 C) where a row of norm C is replaced
+    # by another, s / (sqrt(2) C) if rows are non-negative.
     event: "DpEvent"
+    # What two neighbouring data sets differ in: one unit more or less, or one unit changed where its presence is
+    # visible (a row that is sent for every record, a label)
     adjacency: Adjacency = "add-or-remove"
+    # Whose one value the mechanism hides: a record, all the records of a clinic, or the label of a record alone. What
+    # depends on labels in no other way than through a mechanism of unit "label" is no release of that unit.
     unit: Unit = "record"
-    reason: str = ""
+    reason: str = ""  # Why an un-noised release is un-noised, or what the mechanism is; part of the release's identity
 
     def __post_init__(self) -> None:
         _check_adversaries(self.adversaries)

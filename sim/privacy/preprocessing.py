@@ -14,21 +14,11 @@ _MOST_NAMED = 4
 
 @dataclass(frozen=True)
 class Exposed:
-    """One kind of statistics that preprocessing took from the records.
+    """One kind of statistics that preprocessing took from the records."""
 
-    Attributes
-    ----------
-    reason : str
-        What was used, and what to state in its place.
-    of_all : bool
-        Whether one clinic's records change what others train on.
-    unit : {"record", "label"}
-        ``"label"`` where it depends on labels, so that no randomised answer hides one.
-    """
-
-    reason: str
-    of_all: bool
-    unit: Unit = "record"
+    reason: str  # What was used, and what to state in its place
+    of_all: bool  # Whether one clinic's records change what others train on
+    unit: Unit = "record"  # "label" where it depends on labels, so that no randomised answer hides one
 
 
 def exposed(names: Sequence[str], scaling: str | None) -> Iterator[Exposed]:

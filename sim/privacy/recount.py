@@ -61,28 +61,16 @@ class Drawn(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What of a run's settings says who sees what.
-
-    Attributes
-    ----------
-    tight_rows : bool
-        Whether the smashed rows of a factory's head are stated to have no negative value.
-    preprocessing : frozenset of str
-        The statistics of the records that the preprocessing used.
-    pooled : bool
-        Whether features are scaled by statistics of all clinics.
-    own_parts : bool
-        Whether each clinic keeps parts of the model to itself.
-    """
+    """What of a run's settings says who sees what."""
 
     name: str
     cut: str | None
     privacy: Privacy
     model: Model
-    tight_rows: bool = False
-    preprocessing: frozenset[str] = frozenset()
-    pooled: bool = False
-    own_parts: bool = False
+    tight_rows: bool = False  # Whether the smashed rows of a factory's head are stated to have no negative value
+    preprocessing: frozenset[str] = frozenset()  # The statistics of the records that the preprocessing used
+    pooled: bool = False  # Whether features are scaled by statistics of all clinics
+    own_parts: bool = False  # Whether each clinic keeps parts of the model to itself
 
     @property
     def of_all_clinics(self) -> bool:

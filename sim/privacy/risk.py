@@ -25,18 +25,10 @@ FALSE_POSITIVE_RATES = (0.001, 0.01, 0.1)
 
 @dataclass(frozen=True)
 class Risk:
-    """Bounds on every attack.
+    """Bounds on every attack."""
 
-    Attributes
-    ----------
-    advantage : float
-        Largest true positive rate minus false positive rate; 1 is certainty.
-    true_positive_rates : tuple of float
-        At each of ``FALSE_POSITIVE_RATES``.
-    """
-
-    advantage: float
-    true_positive_rates: tuple[float, ...]
+    advantage: float  # Largest true positive rate minus false positive rate; 1 is certainty
+    true_positive_rates: tuple[float, ...]  # At each of `FALSE_POSITIVE_RATES`
 
 
 def membership_risk(mechanisms: Mechanisms, epsilon: float) -> Risk:

@@ -37,27 +37,13 @@ _ORDERS = (*range(2, 65), *range(72, 257, 8), 512, 1024)  # whole: of others dp-
 
 @dataclass(frozen=True)
 class StudyRun:
-    """The releases of one run.
+    """The releases of one run."""
 
-    Attributes
-    ----------
-    row : mapping
-        Its row in the table of runs.
-    ledger : Ledger
-        The executed releases of a finished run, the planned ones of one that failed.
-    clinics : tuple of str
-        Names, in the order of the ledger's clinics.
-    population : str
-        Two runs with the same one are on the same records.
-    placement : str
-        In two runs with the same one a record is at the clinic of the same name.
-    """
-
-    row: Mapping[str, Any]
-    ledger: Ledger
-    clinics: tuple[str, ...]
-    population: str
-    placement: str
+    row: Mapping[str, Any]  # Its row in the table of runs
+    ledger: Ledger  # The executed releases of a finished run, the planned ones of one that failed
+    clinics: tuple[str, ...]  # Names, in the order of the ledger's clinics
+    population: str  # Two runs with the same one are on the same records
+    placement: str  # In two runs with the same one a record is at the clinic of the same name
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> StudyRun:
@@ -88,59 +74,36 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class Composition:
-    """What one adversary learns from all runs of a study.
-
-    Attributes
-    ----------
-    runs, finite_runs : int
-        How many runs release anything to it, and how many of them nothing without noise.
-    epsilon : float
-        Of all runs, infinite if that of any is.
-    finite : float
-        Of those with a finite one.
-    drawn : float or None
-        Of the best of the finite ones, had their number been drawn from a Poisson distribution with that mean; None
-        where that does not apply.
-    """
+    """What one adversary learns from all runs of a study."""
 
     adversary: Adversary
+    # runs, finite_runs: how many runs release anything to it, and how many of them nothing without noise
     runs: int
     finite_runs: int
-    epsilon: float
-    finite: float
+    epsilon: float  # Of all runs, infinite if that of any is
+    finite: float  # Of those with a finite one
+    # Of the best of the finite ones, had their number been drawn from a Poisson distribution with that mean; None where
+    # that does not apply
     drawn: float | None
 
 
 @dataclass(frozen=True)
 class StudyPrivacy:
-    """The ledger of a study, counted.
-
-    Attributes
-    ----------
-    adjacency : str
-        Of every epsilon in it.
-    compositions : tuple of Composition
-        One an adversary.
-    runs, failed : int
-        How many runs are counted, and how many of them by what was planned, since they failed.
-    by_clinic : bool
-        Whether a record is at the same clinic in all runs; otherwise a run counts as a clinic that is protected no
-        better than any of its own.
-    populations : int
-        How many sets of records there are; the largest epsilon over them is given.
-    rounding : float
-        By which share noise or sampling rates were rounded to have fewer mechanisms to compose, always to a
-        weaker one; 0 if they were not.
-    """
+    """The ledger of a study, counted."""
 
     unit: Unit
     delta: float
-    adjacency: str
-    compositions: tuple[Composition, ...]
+    adjacency: str  # Of every epsilon in it
+    compositions: tuple[Composition, ...]  # One an adversary
+    # runs, failed: how many runs are counted, and how many of them by what was planned, since they failed
     runs: int
     failed: int
+    # Whether a record is at the same clinic in all runs; otherwise a run counts as a clinic that is protected no better
+    # than any of its own
     by_clinic: bool
-    populations: int
+    populations: int  # How many sets of records there are; the largest epsilon over them is given
+    # By which share noise or sampling rates were rounded to have fewer mechanisms to compose, always to a weaker one; 0
+    # if they were not
     rounding: float
 
 

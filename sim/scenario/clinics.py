@@ -20,27 +20,15 @@ __all__ = ["COMPUTERS", "PROFILES", "ClinicResources", "ServerResources", "assig
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """How reliable a clinic is.
+    """How reliable a clinic is."""
 
-    Attributes
-    ----------
-    availability : float
-        Share of the rounds in which it is there, in (0, 1].
-    mean_outage : float or None
-        Mean number of rounds for which it stays away; None where each round is drawn independently.
-    drop_out : float
-        Chance that a clinic which began a round is lost in it: after one of its batches, each equally likely.
-    straggler_chance : float
-        Chance that its computer and its line are slower in a round.
-    slowdown : float
-        How many times slower they then are.
-    """
-
-    availability: float = 1.0
+    availability: float = 1.0  # Share of the rounds in which it is there, in (0, 1]
+    # Mean number of rounds for which it stays away; None where each round is drawn independently
     mean_outage: float | None = None
+    # Chance that a clinic which began a round is lost in it: after one of its batches, each equally likely
     drop_out: float = 0.0
-    straggler_chance: float = 0.0
-    slowdown: float = 1.0
+    straggler_chance: float = 0.0  # Chance that its computer and its line are slower in a round
+    slowdown: float = 1.0  # How many times slower they then are
 
     @property
     def may_be_lost(self) -> bool:
@@ -50,18 +38,11 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class Computer:
-    """A class of computers.
+    """A class of computers."""
 
-    Attributes
-    ----------
-    flop_per_s : float
-        Sustained rate in training.
-    idle_watts, busy_watts : float
-        Of the whole computer, while it waits for a message and while it computes.
-    """
-
-    flop_per_s: float
+    flop_per_s: float  # Sustained rate in training
     memory_bytes: float
+    # idle_watts, busy_watts: of the whole computer, while it waits for a message and while it computes
     idle_watts: float
     busy_watts: float
 
@@ -79,27 +60,15 @@ COMPUTERS: Final = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class ClinicResources:
-    """A clinic's link and computer, and how reliable they are.
+    """A clinic's link and computer, and how reliable they are."""
 
-    Attributes
-    ----------
-    name : str
-        The clinic, or the profile where no clinic has it yet.
-    uplink_bits_per_s, downlink_bits_per_s : float
-        Rates from and to the clinic.
-    latency_s : float
-        One way, half of the round trip.
-    compute_flop_per_s : float
-        Sustained rate in training.
-    memory_bytes, idle_watts, busy_watts : float or None
-        As for Computer; None where the scenario does not say, never zero.
-    """
-
-    name: str
+    name: str  # The clinic, or the profile where no clinic has it yet
+    # uplink_bits_per_s, downlink_bits_per_s: rates from and to the clinic
     uplink_bits_per_s: float
     downlink_bits_per_s: float
-    latency_s: float
-    compute_flop_per_s: float
+    latency_s: float  # One way, half of the round trip
+    compute_flop_per_s: float  # Sustained rate in training
+    # memory_bytes, idle_watts, busy_watts: as for Computer; None where the scenario does not say, never zero
     memory_bytes: float | None = None
     idle_watts: float | None = None
     busy_watts: float | None = None
@@ -114,20 +83,12 @@ class ClinicResources:
 
 @dataclass(frozen=True, slots=True)
 class ServerResources:
-    """The server's computer and, if it is a bottleneck, its link.
+    """The server's computer and, if it is a bottleneck, its link."""
 
-    Attributes
-    ----------
-    compute_flop_per_s : float
-        Sustained rate of one worker.
-    workers : int
-        How many batches it trains on at once.
-    uplink_bits_per_s, downlink_bits_per_s : float or None
-        Rates from and to the server, shared by all clinics; None where the server's link is never the bottleneck.
-    """
-
-    compute_flop_per_s: float
-    workers: int = 1
+    compute_flop_per_s: float  # Sustained rate of one worker
+    workers: int = 1  # How many batches it trains on at once
+    # uplink_bits_per_s, downlink_bits_per_s: rates from and to the server, shared by all clinics; None where the
+    # server's link is never the bottleneck
     uplink_bits_per_s: float | None = None
     downlink_bits_per_s: float | None = None
 

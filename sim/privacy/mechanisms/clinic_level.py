@@ -89,21 +89,11 @@ class ClinicLevel(OnUpdates):
 
 @dataclass(frozen=True)
 class AdaptiveClip:
-    """How the clip of clinics' updates follows a quantile of their norms (Andrew et al. 2021).
+    """How the clip of clinics' updates follows a quantile of their norms (Andrew et al. 2021)."""
 
-    Attributes
-    ----------
-    quantile : float
-        gamma, the share of updates that is to lie within the clip.
-    rate : float
-        eta_C, of the geometric update.
-    count_noise : float
-        sigma_b, standard deviation of the noise on the number of updates within the clip.
-    """
-
-    quantile: float
-    rate: float
-    count_noise: float
+    quantile: float  # gamma, the share of updates that is to lie within the clip
+    rate: float  # eta_C, of the geometric update
+    count_noise: float  # sigma_b, standard deviation of the noise on the number of updates within the clip
 
     def update_noise(self, multiplier: float) -> float:
         """Return sigma_delta, with which updates and counts have this noise multiplier together.

@@ -24,28 +24,14 @@ if TYPE_CHECKING:
 
 
 class Mechanism(ABC):
-    """What every mechanism states.
-
-    Attributes
-    ----------
-    place : {"gradients", "rows", "labels", "updates"}
-        Where it acts.
-    unit : {"record", "clinic"}
-        What it protects.
-    pure : bool
-        Whether its epsilon needs no delta.
-    keys : frozenset of str
-        The keys of ``[privacy]`` that it gives an effect, by field.
-    sentence : str
-        What is protected, how and against whom.
-    """
+    """What every mechanism states."""
 
     name: ClassVar[str]
-    place: ClassVar[Place]
-    unit: ClassVar[Literal["record", "clinic"]] = "record"
-    pure: ClassVar[bool] = False
-    keys: ClassVar[frozenset[str]]
-    sentence: ClassVar[str]
+    place: ClassVar[Place]  # Where it acts
+    unit: ClassVar[Literal["record", "clinic"]] = "record"  # What it protects
+    pure: ClassVar[bool] = False  # Whether its epsilon needs no delta
+    keys: ClassVar[frozenset[str]]  # The keys of [privacy] that it gives an effect, by field
+    sentence: ClassVar[str]  # What is protected, how and against whom
 
     def problem(self, key: str, value: Any, given: Mapping[str, Any]) -> str:
         """Say what is wrong with a key of ``[privacy]``, given those before it by field; empty if nothing is."""
@@ -109,16 +95,10 @@ class OnGradients(Mechanism):
 
 
 class OnRows(Mechanism):
-    """Acts on each record's row at a cut.
-
-    Attributes
-    ----------
-    norm : {1, 2}
-        Order of the norm that is clipped.
-    """
+    """Acts on each record's row at a cut."""
 
     place = "rows"
-    norm: ClassVar[Literal[1, 2]]
+    norm: ClassVar[Literal[1, 2]]  # Order of the norm that is clipped
 
     @abstractmethod
     def reach(self, *, never_negative: bool) -> float:

@@ -15,62 +15,35 @@ from sim.privacy.mechanisms.released import as_codes, row_step
 
 @dataclass(frozen=True, kw_only=True)
 class GradientNoise:
-    """Clipping and noise of gradients, with the clip shared among the parts.
-
-    Attributes
-    ----------
-    part_clip : float
-        Bound of one record's gradient in one part; clipped jointly: over all of them.
-    noise_std : tuple of float
-        By clinic: standard deviation of the noise on the sum of a batch's clipped gradients, sigma_k C, in each part.
-    joint : bool
-        Whether several parts exchange the norms of each record's gradient and clip by their joint norm.
-    """
+    """Clipping and noise of gradients, with the clip shared among the parts."""
 
     mechanism: OnGradients
-    part_clip: float
+    part_clip: float  # Bound of one record's gradient in one part; clipped jointly: over all of them
+    # By clinic: standard deviation of the noise on the sum of a batch's clipped gradients, sigma_k C, in each part
     noise_std: tuple[float, ...]
+    # Whether several parts exchange the norms of each record's gradient and clip by their joint norm
     joint: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelNoise:
-    """Answers for labels, once for the whole run.
-
-    Attributes
-    ----------
-    classes : int
-        k.
-    uniform : float
-        Probability with which a label is answered by one of the k drawn uniformly, and else by the truth.
-    """
+    """Answers for labels, once for the whole run."""
 
     mechanism: OnLabels
-    classes: int
-    uniform: float
+    classes: int  # k
+    uniform: float  # Probability with which a label is answered by one of the k drawn uniformly, and else by the truth
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowNoise:
-    """Clipping and noise of the rows that leave the clinic at a cut.
-
-    Attributes
-    ----------
-    clip : dict of str to float
-        By kind (``smashed``, ``tail-gradient``): bound C of the norm of one record's row.
-    reach : dict of str to float
-        By kind: how far the row of another record can lie away, over the clip.
-    multipliers : tuple of float
-        By clinic: noise over the clip, that is the standard deviation of Gaussian or the scale of Laplace noise.
-    silent : bool
-        Whether rows are clipped only, without noise.
-    """
+    """Clipping and noise of the rows that leave the clinic at a cut."""
 
     mechanism: OnRows
-    clip: dict[str, float]
-    reach: dict[str, float]
+    clip: dict[str, float]  # By kind (`smashed`, `tail-gradient`): bound C of the norm of one record's row
+    reach: dict[str, float]  # By kind: how far the row of another record can lie away, over the clip
+    # By clinic: noise over the clip, that is the standard deviation of Gaussian or the scale of Laplace noise
     multipliers: tuple[float, ...] = ()
-    silent: bool = False
+    silent: bool = False  # Whether rows are clipped only, without noise
 
     def scale(self, kind: str, clinic: int) -> float:
         """Return the standard deviation, or the scale, of a clinic's noise on rows of one kind."""
