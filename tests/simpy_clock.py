@@ -36,7 +36,6 @@ class Span:
     end: float
     lane: int
     step: int
-    work: str
 
 
 class EventClock(RoundClock):
@@ -97,7 +96,7 @@ class _Round:
         self.env.run()
         over = max(self.finish, default=0.0)
         if self.spans is not None and self.spent.common:
-            self.spans.append(Span(-1, "server", over, over + self.spent.common, -1, -1, "aggregation"))
+            self.spans.append(Span(-1, "server", over, over + self.spent.common, -1, -1))
         finish = np.array(self.finish)
         spans = tuple(self.spans or ())
         return RoundTime(
@@ -137,38 +136,38 @@ class _Round:
         for i, leg in enumerate(self.load.legs):
             seconds = self.seconds[i][at]
             if leg.place == "clinic":
-                yield from self.work(lane, leg.place, seconds, lane, step, leg.work)
+                yield from self.work(lane, leg.place, seconds, lane, step)
             elif leg.place != "server":
-                yield from self.message(leg.place, lane, step, seconds, self.link_seconds[i][at], leg.work)
+                yield from self.message(leg.place, lane, step, seconds, self.link_seconds[i][at])
             elif self.serial:
                 if i == self.first:
                     yield self.turn_of[lane, step]
-                yield from self.work(-1, "server", seconds, lane, step, leg.work)
+                yield from self.work(-1, "server", seconds, lane, step)
                 if i == self.last:
                     self.call_next()
             else:
                 with self.workers.request() as served:
                     yield served
                     worker = heappop(self.free)
-                    yield from self.work(-1 - worker, "server", seconds, lane, step, leg.work)
+                    yield from self.work(-1 - worker, "server", seconds, lane, step)
                     heappush(self.free, worker)
         self.completed[at] = self.env.now
 
-    def message(self, direction: str, lane: int, step: int, line: float, link: float, work: str) -> Process:
+    def message(self, direction: str, lane: int, step: int, line: float, link: float) -> Process:
         if direction == "up":
-            yield from self.work(lane, "up", line, lane, step, work)
+            yield from self.work(lane, "up", line, lane, step)
         if link:
             with self.link[direction].request() as carried:
                 yield carried
-                yield from self.work(lane, direction, link, lane, step, work)
+                yield from self.work(lane, direction, link, lane, step)
         if direction == "down":
-            yield from self.work(lane, "down", line, lane, step, work)
+            yield from self.work(lane, "down", line, lane, step)
 
-    def work(self, actor: int, place: str, seconds: float, lane: int, step: int, work: str) -> Process:
+    def work(self, actor: int, place: str, seconds: float, lane: int, step: int) -> Process:
         start = self.env.now
         yield self.env.timeout(seconds, lane)
         if self.spans is not None:
-            self.spans.append(Span(actor, PHASES[place], start, self.env.now, lane, step, work))
+            self.spans.append(Span(actor, PHASES[place], start, self.env.now, lane, step))
 
     def call_next(self) -> None:
         """Give the one body to the next batch of the schedule."""

@@ -10,8 +10,8 @@ import numpy as np
 from sim.plan.clock import Leg
 from sim.scenario.clinics import ClinicResources
 
-A = ClinicResources("A", uplink_bits_per_s=4096, downlink_bits_per_s=4096, latency_s=1, compute_flop_per_s=1)
-B = ClinicResources("B", uplink_bits_per_s=2048, downlink_bits_per_s=2048, latency_s=0, compute_flop_per_s=0.5)
+A = ClinicResources(name="A", uplink_bits_per_s=4096, downlink_bits_per_s=4096, latency_s=1, compute_flop_per_s=1)
+B = ClinicResources(name="B", uplink_bits_per_s=2048, downlink_bits_per_s=2048, latency_s=0, compute_flop_per_s=0.5)
 ROW = 512
 HEAD = 4 * ROW  # 6 s to or from A, 10 s to or from B
 VANILLA = (Leg("clinic", 1), Leg("up", ROW), Leg("server", 3), Leg("down", ROW), Leg("clinic", 2))

@@ -73,15 +73,15 @@ def read(spec: Npz) -> Table:
     features = tuple(f"channel-{number}" for number in range(x.shape[1]))
     span = spec.range or ((0.0, 255.0) if x.dtype == np.uint8 else None)
     return Table(
-        tuple(sites[number] for number in present) if spec.clinic else (),
-        features,
-        tuple(classes[number] for number in seen),
-        x,
-        y,
-        clinic,
-        "none" if span is None else "public",
-        {} if span is None else dict.fromkeys(features, span),
-        {},
+        names=tuple(sites[number] for number in present) if spec.clinic else (),
+        features=features,
+        classes=tuple(classes[number] for number in seen),
+        x=x,
+        y=y,
+        clinic=clinic,
+        scaling="none" if span is None else "public",
+        ranges={} if span is None else dict.fromkeys(features, span),
+        statistics={},
         patient=_coded(arrays[spec.patient])[1][used] if spec.patient else None,
         held_out=held_out,
     )

@@ -44,7 +44,7 @@ class Words:
     codes: Ints  # [record] Each record's index into `words`, -1 where missing
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Columns:
     """A file's columns."""
 
@@ -121,7 +121,15 @@ def _parsed(
             numbers[feature], not_numbers[feature] = _numbers(frame[feature])
     words = {column: _words(frame[column], ("",)) for column in roles if column in header}
     words |= {column: _words(frame[column], _MISSING) for column in categorical if column in header}
-    return Columns(header, len(frame), 2 if is_csv else 1, unnamed, numbers, not_numbers, words)
+    return Columns(
+        header=header,
+        rows=len(frame),
+        first_row=2 if is_csv else 1,
+        unnamed=unnamed,
+        numbers=numbers,
+        not_numbers=not_numbers,
+        words=words,
+    )
 
 
 def _header(path: Path) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ class Records:
     offsets: Ints  # [clinic + 1] Clinic `k` has the records `offsets[k]:offsets[k + 1]`
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Federation:
     """Clinics with their training, validation and held-out records."""
 
@@ -67,7 +67,7 @@ class Federation:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Table:
     """Records of the sites in use as a source gives them: complete, unsplit and unscaled."""
 
@@ -137,9 +137,9 @@ def load_federation(data_spec: DataSpec, seed: int) -> Federation:
     if data_spec.split == "feature-shift":
         x = deal.shifted(x, offsets, data_spec.shift or 0.0, seed)
     return Federation(
-        names,
-        table.features,
-        table.classes,
+        names=names,
+        features=table.features,
+        classes=table.classes,
         train=_records(x, table.y, offsets, train),
         test=_records(x, table.y, offsets, held_out),
         validation=_records(x, table.y, offsets, validation),

@@ -123,4 +123,15 @@ def read(spec: HeartDisease) -> Table:
         x[x[:, chol] == 0, chol] = CHOL_POPULATION_MEAN
         statistics["constant for missing chol"] = "public"
     names = tuple(CENTRES[code] for code in present)
-    return Table(names, FEATURES, CLASSES, x, y, clinic, spec.scaling, RANGES, statistics, held_out=held_out)
+    return Table(
+        names=names,
+        features=FEATURES,
+        classes=CLASSES,
+        x=x,
+        y=y,
+        clinic=clinic,
+        scaling=spec.scaling,
+        ranges=RANGES,
+        statistics=statistics,
+        held_out=held_out,
+    )

@@ -83,7 +83,17 @@ def make(spec: Synthetic, seed: int) -> Table:
             raise ScenarioError(unknown)
         names = tuple(name for name in names if name in spec.sites)
         x, y, clinic_of = x[used], y[used], np.unique(clinic_of[used], return_inverse=True)[1]
-    return Table(names, features, classes, x, y, clinic_of, "none", {}, {})
+    return Table(
+        names=names,
+        features=features,
+        classes=classes,
+        x=x,
+        y=y,
+        clinic=clinic_of,
+        scaling="none",
+        ranges={},
+        statistics={},
+    )
 
 
 def _classes(spec: Synthetic, odds: Floats, uniform: Floats) -> NDArray[np.int64]:

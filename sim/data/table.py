@@ -69,16 +69,16 @@ def read(spec: TableFile) -> Table:
     if spec.missing == "drop":
         statistics["which columns are dropped for missing values"] = "non-private"
     return Table(
-        names,
-        names_of_x,
-        tuple(classes[code] for code in seen),
-        x,
-        y,
-        clinic,
-        spec.scaling,
-        spec.ranges,
-        statistics,
-        patient,
+        names=names,
+        features=names_of_x,
+        classes=tuple(classes[code] for code in seen),
+        x=x,
+        y=y,
+        clinic=clinic,
+        scaling=spec.scaling,
+        ranges=spec.ranges,
+        statistics=statistics,
+        patient=patient,
         problems=tuple(problems),
     )
 

@@ -370,7 +370,11 @@ def _adaptive_clip(spec: RunSpec, clinics: int) -> AdaptiveClip | None:
     if privacy.adaptive_quantile is None:
         return None
     together = len(participants(spec.seed, 1, clinics, spec.train.participation))
-    return AdaptiveClip(privacy.adaptive_quantile, privacy.adaptive_rate, privacy.adaptive_count_noise or together / 20)
+    return AdaptiveClip(
+        quantile=privacy.adaptive_quantile,
+        rate=privacy.adaptive_rate,
+        count_noise=privacy.adaptive_count_noise or together / 20,
+    )
 
 
 def _label_noise(privacy: Privacy, classes: int) -> LabelNoise | None:

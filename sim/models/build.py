@@ -56,7 +56,7 @@ def build_network(settings: ModelSettings, input_shape: tuple[int, ...], classes
         problems = _problems(blocks, shape, outputs, settings.batch_norm)
     for problem in problems:
         raise ValueError(f"{label} {problem}")
-    return Network(blocks, shape, outputs, build)
+    return Network(blocks=blocks, input_shape=shape, outputs=outputs, build=build)
 
 
 @lru_cache(maxsize=32)

@@ -74,7 +74,7 @@ class Part:
         return {name: parameters[name] for name in self.shapes()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Network:
     """A model as a chain of blocks."""
 

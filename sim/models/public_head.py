@@ -53,11 +53,11 @@ def behind_components(body: Network, path: Path, input_shape: tuple[int, ...]) -
     with torch.device("meta"):
         first = projection()
     return Network(
-        (first, *body.blocks),
-        input_shape,
-        body.outputs,
-        None if build is None else lambda: (*seeded(lambda: (projection(),), 0), *build()),
-        {name: torch.from_numpy(value).float()[None] for name, value in given.items()},
+        blocks=(first, *body.blocks),
+        input_shape=input_shape,
+        outputs=body.outputs,
+        build=None if build is None else lambda: (*seeded(lambda: (projection(),), 0), *build()),
+        given={name: torch.from_numpy(value).float()[None] for name, value in given.items()},
     )
 
 

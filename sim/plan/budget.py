@@ -39,10 +39,10 @@ def epsilon_spent(
     if not after:
         return dict.fromkeys(ADVERSARIES, (0.0,))
     delta, unit = job.spec.privacy.delta or 0.0, job.spec.privacy.unit
-    followed = {a: _least_protected(epsilons) for a, epsilons in at_the_end.items()}
+    followed = {a: sorted(range(len(e)), key=lambda k: -e[k])[:FOLLOWED_CLINICS] for a, e in at_the_end.items()}
     bounded = {a: [k for k in clinics if math.isfinite(at_the_end[a][k])] for a, clinics in followed.items()}
     needed = sorted({clinic for clinics in bounded.values() for clinic in clinics})
-    ledgers = [_ledger(job, sampled, needed) for sampled in after] if needed else []
+    ledgers = [build_ledger(job, sampled, clinics=needed) for sampled in after] if needed else []
     spent: dict[Adversary, tuple[float, ...]] = {}
     for adversary, epsilons in at_the_end.items():
         exposed = np.isinf(epsilons)  # from the first step of such a clinic on
@@ -79,7 +79,7 @@ def within_budget(job: Job, after: Sequence[Sampled], limit: float) -> int:
     privacy = job.spec.privacy
     if not after:
         return 0
-    final = _ledger(job, after[-1])
+    final = build_ledger(job, after[-1])
     if reasons := un_noised(final, privacy.opponent):
         raise ScenarioError(
             [f"privacy.stop-at-epsilon: epsilon is infinite against the {privacy.opponent}: {'; '.join(reasons)}"]
@@ -100,14 +100,6 @@ def within_budget(job: Job, after: Sequence[Sampled], limit: float) -> int:
     return rounds
 
 
-def _ledger(job: Job, sampled: Sampled, clinics: Sequence[int] | None = None) -> Ledger:
-    return build_ledger(job, sampled, clinics=clinics)
-
-
 def _worst(job: Job, sampled: Sampled) -> float:
     privacy = job.spec.privacy
-    return _ledger(job, sampled).worst(privacy.opponent, privacy.delta or 0.0, range(len(job.sizes)), privacy.unit)
-
-
-def _least_protected(epsilons: Sequence[float]) -> list[int]:
-    return sorted(range(len(epsilons)), key=lambda k: -epsilons[k])[:FOLLOWED_CLINICS]
+    return build_ledger(job, sampled).worst(privacy.opponent, privacy.delta or 0.0, range(len(job.sizes)), privacy.unit)

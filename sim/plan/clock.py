@@ -32,7 +32,6 @@ class Leg:
 
     place: Place
     per_row: int  # FLOPs of the work, or bytes of the payload, for one record
-    work: str = ""  # What it is, for pictures: `head forward`, `smashed`, `body`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +107,7 @@ class RoundLoad:
         return int(self.steps[lane] // max(self.turns[lane], 1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Span:
     """A stretch of time in which something is done for a clinic."""
 

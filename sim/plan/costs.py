@@ -14,7 +14,7 @@ from sim.tensor.lanes import forward, saved_bytes
 FLOAT_BYTES = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PartCost:
     """Costs of one part, for one record unless said otherwise."""
 
@@ -71,9 +71,9 @@ def _count(part: Part, input_shape: tuple[int, ...], *, first: bool, frozen: boo
         if outputs.requires_grad:
             torch.autograd.backward(outputs, torch.empty_like(outputs))
     return PartCost(
-        part.parameter_count(),
-        tuple(outputs.shape[2:]),
-        ahead.get_total_flops(),
-        back.get_total_flops(),
-        sum(saved.values()) // FLOAT_BYTES,
+        parameters=part.parameter_count(),
+        output_shape=tuple(outputs.shape[2:]),
+        forward_flops=ahead.get_total_flops(),
+        backward_flops=back.get_total_flops(),
+        activations=sum(saved.values()) // FLOAT_BYTES,
     )

@@ -107,8 +107,13 @@ class Counts:
 
     def sampled(self) -> Sampled:
         """Return what was drawn without regard to the data, for the ledger."""
-        counted = (self._left, self._exposures, self.returned_rounds, self._released)
-        return Sampled(self._rates, *(counts.copy() for counts in counted))
+        return Sampled(
+            rates=self._rates,
+            steps=self._left.copy(),
+            exposures=self._exposures.copy(),
+            rounds=self.returned_rounds.copy(),
+            released=self._released.copy(),
+        )
 
     def peak_bytes(self) -> Ints:
         """Return ``[clinic]`` what each keeps at once.
@@ -243,12 +248,12 @@ class Counts:
             counted += 1
         self.participants.append(len(everyone))
         self.returned.append(len(everyone))
-        legs = [Leg("up", sum(self._row_bytes(kind) for kind in job.protocol.once_up), job.protocol.once_up[0])]
+        legs = [Leg("up", sum(self._row_bytes(kind) for kind in job.protocol.once_up))]
         head_bytes = 0
         if server_round == 1:
             self._exposures += 1
             if job.protocol.clinic_parts:
-                legs.insert(0, Leg("clinic", self.costs["head"].forward_flops, "head forward"))
+                legs.insert(0, Leg("clinic", self.costs["head"].forward_flops))
                 self.clinic_flops += pool * self.costs["head"].forward_flops
                 head_bytes = self._model_bytes
                 self._cross("down", Kind.MODEL, everyone, head_bytes)
@@ -320,24 +325,24 @@ class Counts:
         """Return the way of one batch."""
         costs, protocol = self.costs, self.job.protocol
         if protocol.topology == "whole":
-            yield Leg("clinic", costs["model"].forward_flops + costs["model"].backward_flops, "training")
+            yield Leg("clinic", costs["model"].forward_flops + costs["model"].backward_flops)
             return
-        yield Leg("clinic", costs["head"].forward_flops, "head forward")
-        yield Leg("up", sum(self._row_bytes(kind) for kind in protocol.batch_up[0]), "smashed")
+        yield Leg("clinic", costs["head"].forward_flops)
+        yield Leg("up", sum(self._row_bytes(kind) for kind in protocol.batch_up[0]))
         if protocol.topology == "vanilla":
-            yield Leg("server", costs["body"].forward_flops + costs["body"].backward_flops, "body")
+            yield Leg("server", costs["body"].forward_flops + costs["body"].backward_flops)
         else:
-            yield Leg("server", costs["body"].forward_flops, "body forward")
-            yield Leg("down", self._row_bytes("body-output"), "body-output")
-            yield Leg("clinic", costs["tail"].forward_flops + costs["tail"].backward_flops, "tail")
-            yield Leg("up", self._row_bytes("tail-gradient"), "tail-gradient")
-            yield Leg("server", costs["body"].backward_flops, "body backward")
-        yield Leg("down", self._row_bytes("cut-gradient"), "cut-gradient")
-        yield Leg("clinic", costs["head"].backward_flops, "head backward")
+            yield Leg("server", costs["body"].forward_flops)
+            yield Leg("down", self._row_bytes("body-output"))
+            yield Leg("clinic", costs["tail"].forward_flops + costs["tail"].backward_flops)
+            yield Leg("up", self._row_bytes("tail-gradient"))
+            yield Leg("server", costs["body"].backward_flops)
+        yield Leg("down", self._row_bytes("cut-gradient"))
+        yield Leg("clinic", costs["head"].backward_flops)
         if self.job.joint:
-            yield Leg("up", self._row_bytes("norms"), "norms")
-            yield Leg("server", 0, "body update")
-            yield Leg("down", self._row_bytes("clip-factors"), "clip-factors")
+            yield Leg("up", self._row_bytes("norms"))
+            yield Leg("server", 0)
+            yield Leg("down", self._row_bytes("clip-factors"))
 
     def _row_bytes(self, kind: str) -> int:
         if kind == "labels":

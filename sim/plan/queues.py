@@ -92,7 +92,7 @@ class QueueClock(RoundClock):
             now = 0.0
             for place in range(start, stop):
                 if phases[place]:
-                    spans.append(Span(k, phases[place], begun.get(place, now), over[place]))
+                    spans.append(Span(lane=k, phase=phases[place], start=begun.get(place, now), end=over[place]))
                 now = over[place]
         return replace(time, spans=_with_workers(spans))
 
@@ -108,7 +108,7 @@ def relay_spans(load: RoundLoad, spent: Durations) -> tuple[Span, ...]:
         for way, own in ((begin * (step % in_turn == 0), lane), (batch, at), (end * bool(closes), lane)):
             for stretch in way:
                 start, now = now, now + float(stretch.seconds[own])
-                spans.append(Span(lane, stretch.phase, start, now))
+                spans.append(Span(lane=lane, phase=stretch.phase, start=start, end=now))
     return _with_workers(spans)
 
 
@@ -244,5 +244,7 @@ class PlanClock:
         else:
             time = self.queues.time_round(load, trace=True)
         over = float(time.finish.max(initial=0.0))
-        together = [Span(-1, "server", over, time.seconds, worker=1)] if time.seconds > over else []
+        together = (
+            [Span(lane=-1, phase="server", start=over, end=time.seconds, worker=1)] if time.seconds > over else []
+        )
         return replace(time, spans=(*time.spans, *together))

@@ -24,7 +24,7 @@ Noised = Mapping[str, Ints | Sequence[int]]
 """By part or kind of rows, one number a clinic: how many of its batches were (or will be) clipped and noised."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sampled:
     """What is drawn without regard to the data, ``[clinic]``."""
 
@@ -67,7 +67,15 @@ def _release(
     from dp_accounting import NonPrivateDpEvent
 
     bare = NonPrivateDpEvent() in flatten(event)
-    return Release(clinic, what, adversaries, event, adjacency, unit, _reason(what) if bare else "")
+    return Release(
+        clinic=clinic,
+        what=what,
+        adversaries=adversaries,
+        event=event,
+        adjacency=adjacency,
+        unit=unit,
+        reason=_reason(what) if bare else "",
+    )
 
 
 def _reason(what: str) -> str:
@@ -145,7 +153,15 @@ def _preprocessing(job: Job, clinic: int, seeing: Set[Adversary]) -> Iterator[Re
         if audience:
             adversaries = tuple(a for a in ADVERSARIES if a in audience)
             event = NonPrivateDpEvent()
-            yield Release(clinic, "preprocessing", adversaries, event, "add-or-remove", used.unit, used.reason)
+            yield Release(
+                clinic=clinic,
+                what="preprocessing",
+                adversaries=adversaries,
+                event=event,
+                adjacency="add-or-remove",
+                unit=used.unit,
+                reason=used.reason,
+            )
 
 
 def _updates(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> list[Release]:

@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from sim.privacy.accounting import Accountant, Mechanisms, compose, composed_epsilon, flatten, halved
@@ -32,7 +32,7 @@ REPLACE_COLUMN_OF = {adversary: f"{column}_replace" for adversary, column in COL
 Unit = Literal["record", "clinic", "label"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Release:
     """Something that leaves a clinic."""
 
@@ -98,7 +98,15 @@ class Ledger:
     def releases(self) -> tuple[Release, ...]:
         """One release for each clinic, kind and audience, with its composed event, in a fixed order."""
         return tuple(
-            Release(clinic, what, adversaries, compose(atoms), adjacency, unit, reason)
+            Release(
+                clinic=clinic,
+                what=what,
+                adversaries=adversaries,
+                event=compose(atoms),
+                adjacency=adjacency,
+                unit=unit,
+                reason=reason,
+            )
             for clinic in sorted(self._clinics)
             for (what, adversaries, adjacency, unit, reason), atoms in sorted(
                 self._clinics[clinic].items(), key=lambda item: item[0]
@@ -187,21 +195,8 @@ class Ledger:
 
     def to_json(self) -> str:
         """Write the ledger as JSON: events by the names of their class and fields, infinity as a string."""
-        return json.dumps(
-            [
-                {
-                    "clinic": r.clinic,
-                    "what": r.what,
-                    "adversaries": r.adversaries,
-                    "event": _to_plain(r.event),
-                    "adjacency": r.adjacency,
-                    "unit": r.unit,
-                    "reason": r.reason,
-                }
-                for r in self.releases
-            ],
-            allow_nan=False,
-        )
+        plain = [vars(release) | {"event": _to_plain(release.event)} for release in self.releases]
+        return json.dumps(plain, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Ledger":
@@ -214,19 +209,9 @@ class Ledger:
             ``from_named_tuple``, which would import and call whatever the text names.
         """
         try:
-            rows = json.loads(text)
-            return cls(
-                Release(
-                    r["clinic"],
-                    r["what"],
-                    tuple(r["adversaries"]),
-                    _from_plain(r["event"]),
-                    r["adjacency"],
-                    r["unit"],
-                    r["reason"],
-                )
-                for r in rows
-            )
+            rows = [{field.name: row[field.name] for field in fields(Release)} for row in json.loads(text)]
+            read = ({"adversaries": tuple(row["adversaries"]), "event": _from_plain(row["event"])} for row in rows)
+            return cls(Release(**row | parts) for row, parts in zip(rows, read, strict=True))
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"this is no ledger: {error!r}") from error
 
@@ -243,8 +228,7 @@ def _to_plain(value: Any) -> Any:
     if isinstance(value, dp.DpEvent):
         value = value.to_named_tuple()
     if hasattr(value, "class_name"):
-        fields = {name: _to_plain(getattr(value, name)) for name in value._fields[2:]}
-        return {"class": value.class_name} | fields
+        return {"class": value.class_name} | {name: _to_plain(getattr(value, name)) for name in value._fields[2:]}
     if isinstance(value, list | tuple):
         return [_to_plain(part) for part in value]
     return str(value) if isinstance(value, float) and math.isinf(value) else value

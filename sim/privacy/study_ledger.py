@@ -35,7 +35,7 @@ MOST_MECHANISMS = 60
 _ORDERS = (*range(2, 65), *range(72, 257, 8), 512, 1024)  # whole: of others dp-accounting's series may not converge
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StudyRun:
     """The releases of one run."""
 
@@ -57,9 +57,13 @@ class StudyRun:
         spec, clinics = record["spec"], tuple(clinic["name"] for clinic in record["plan"]["clinics"])
         data, seed = spec["data"], spec["seed"]
         own = [data["source"], data.get("path"), data.get("clinic")] if data["split"] == "natural" else [data, seed]
-        population = f"seed {seed}" if data["source"] == "synthetic" else ""
-        placement = json.dumps(own, sort_keys=True)
-        return cls(record["row"], Ledger.from_json(record["privacy"]["releases"]), clinics, population, placement)
+        return cls(
+            row=record["row"],
+            ledger=Ledger.from_json(record["privacy"]["releases"]),
+            clinics=clinics,
+            population=f"seed {seed}" if data["source"] == "synthetic" else "",
+            placement=json.dumps(own, sort_keys=True),
+        )
 
     def infinite(self, adversary: Adversary) -> bool:
         """Whether an adversary sees anything of any clinic without noise."""
@@ -72,7 +76,7 @@ class StudyRun:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Composition:
     """What one adversary learns from all runs of a study."""
 
@@ -87,7 +91,7 @@ class Composition:
     drawn: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StudyPrivacy:
     """The ledger of a study, counted."""
 
@@ -135,17 +139,26 @@ def compose_study(runs: Sequence[StudyRun], delta: float | None = None) -> Study
         of_finite = largest_epsilon((mechanisms for mechanisms, _ in whole), at)
         of_all = of_finite if len(finite) == len(seen) else math.inf
         drawn = _drawn(finite, adversary, unit, at, convert=convert)
-        found.append(Composition(adversary, len(seen), len(finite), of_all, of_finite, drawn))
+        found.append(
+            Composition(
+                adversary=adversary,
+                runs=len(seen),
+                finite_runs=len(finite),
+                epsilon=of_all,
+                finite=of_finite,
+                drawn=drawn,
+            )
+        )
     return StudyPrivacy(
-        unit,
-        at,
-        adjacency,
-        tuple(found),
-        len(runs),
-        sum(run.row["status"] != "ok" for run in runs),
-        all(len({run.placement for run in own}) == 1 for own in _by_population(runs)),
-        len(_by_population(runs)),
-        rounding,
+        unit=unit,
+        delta=at,
+        adjacency=adjacency,
+        compositions=tuple(found),
+        runs=len(runs),
+        failed=sum(run.row["status"] != "ok" for run in runs),
+        by_clinic=all(len({run.placement for run in own}) == 1 for own in _by_population(runs)),
+        populations=len(_by_population(runs)),
+        rounding=rounding,
     )
 
 

@@ -1,30 +1,12 @@
 """The scenario file: settings by table, sweeps, overrides, and the runs that they make."""
 
-from sim.scenario.file import (
-    ClinicGroup,
-    Csv,
-    Cut,
-    DataFile,
-    DataSpec,
-    HeartDisease,
-    Model,
-    Npz,
-    Parquet,
-    Privacy,
-    Scalar,
-    Scenario,
-    ScenarioError,
-    Server,
-    Strategy,
-    Synthetic,
-    TableFile,
-    Train,
-    load_scenario,
-    name_of_a_folder,
-    overridden,
-    parse_scenario,
-    validated,
-)
+from sim.foundation.problems import ScenarioError
+from sim.scenario.base import Scalar
+from sim.scenario.data import Csv, DataFile, DataSpec, HeartDisease, Npz, Parquet, Synthetic, TableFile
+from sim.scenario.file import Scenario, load_scenario, name_of_a_folder, overridden, parse_scenario, validated
+from sim.scenario.model import Model
+from sim.scenario.privacy import Privacy
+from sim.scenario.study import ClinicGroup, Cut, Server, Strategy, Train
 
 __all__ = [
     "ClinicGroup",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["COMPUTERS", "PROFILES", "ClinicResources", "ServerResources", "assign_resources"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
     """How reliable a clinic is."""
 
@@ -58,7 +58,7 @@ COMPUTERS: Final = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClinicResources:
     """A clinic's link and computer, and how reliable they are."""
 
@@ -101,14 +101,14 @@ class ServerResources:
 def _profile(name: str, down_mbit: float, up_mbit: float, round_trip_ms: float, computer: str) -> ClinicResources:
     own = COMPUTERS[computer]
     return ClinicResources(
-        name,
-        up_mbit * 1e6,
-        down_mbit * 1e6,
-        round_trip_ms / 2e3,
-        own.flop_per_s,
-        own.memory_bytes,
-        own.idle_watts,
-        own.busy_watts,
+        name=name,
+        uplink_bits_per_s=up_mbit * 1e6,
+        downlink_bits_per_s=down_mbit * 1e6,
+        latency_s=round_trip_ms / 2e3,
+        compute_flop_per_s=own.flop_per_s,
+        memory_bytes=own.memory_bytes,
+        idle_watts=own.idle_watts,
+        busy_watts=own.busy_watts,
     )
 
 
@@ -240,5 +240,5 @@ def _resources(group: "ClinicGroup", profile: str | None) -> ClinicResources:
     }
     known: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if profile is None:
-        return ClinicResources("", **known, behaviour=group.behaviour())
+        return ClinicResources(name="", **known, behaviour=group.behaviour())
     return replace(PROFILES[profile], **known, behaviour=group.behaviour())

@@ -21,39 +21,13 @@ from pydantic import (
 
 from sim.foundation.files import status
 from sim.foundation.problems import ScenarioError, problem_lines, show, suggest
-from sim.scenario.base import SCALARS, Scalar, Section, SweptValues, unique
-from sim.scenario.data import Csv, DataFile, DataSpec, HeartDisease, Npz, Parquet, Synthetic, TableFile
+from sim.scenario.base import SCALARS, Section, SweptValues, unique
+from sim.scenario.data import Csv, DataSpec, HeartDisease, Npz, Parquet, Synthetic
 from sim.scenario.model import Model
 from sim.scenario.overrides import parsed_override, replaced
 from sim.scenario.privacy import Privacy
 from sim.scenario.shape import DEEPEST, shape_problems
-from sim.scenario.study import Availability, ClinicGroup, Cut, Server, Straggler, Strategy, Train
-
-__all__ = [
-    "ClinicGroup",
-    "Csv",
-    "Cut",
-    "DataFile",
-    "DataSpec",
-    "HeartDisease",
-    "Model",
-    "Npz",
-    "Parquet",
-    "Privacy",
-    "Scalar",
-    "Scenario",
-    "ScenarioError",
-    "Server",
-    "Strategy",
-    "Synthetic",
-    "TableFile",
-    "Train",
-    "load_scenario",
-    "name_of_a_folder",
-    "overridden",
-    "parse_scenario",
-    "validated",
-]
+from sim.scenario.study import Availability, ClinicGroup, Server, Straggler, Strategy, Train
 
 _Checked = TypeVar("_Checked", bound=Section)
 _NAME: Final = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9._-]{0,63}")

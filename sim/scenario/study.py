@@ -152,7 +152,13 @@ class ClinicGroup(Section):
     def behaviour(self) -> Behaviour:
         """Return what decides who is there and who is lost."""
         there, slow = self.availability, self.straggler
-        return Behaviour(there.share, there.mean_outage, self.drop_out, slow.chance, slow.slowdown)
+        return Behaviour(
+            availability=there.share,
+            mean_outage=there.mean_outage,
+            drop_out=self.drop_out,
+            straggler_chance=slow.chance,
+            slowdown=slow.slowdown,
+        )
 
     @field_validator("profile")
     @classmethod

@@ -21,7 +21,7 @@ def outages(there):
 @pytest.mark.parametrize(("share", "outage"), [(0.9, 5.0), (0.6, 2.0), (0.5, 1.0), (0.8, 20.0)])
 def test_a_markov_clinic_has_its_share_and_its_mean_outage(share, outage):
     """The share's standard error follows from the chain's second eigenvalue, 1 - 1 / L - (1 - a) / (a L)."""
-    there = available(3, [Behaviour(share, outage)], ROUNDS)[:, 0]
+    there = available(3, [Behaviour(availability=share, mean_outage=outage)], ROUNDS)[:, 0]
     eigenvalue = 1 - 1 / outage - (1 - share) / (share * outage)
     error = np.sqrt(share * (1 - share) * (1 + eigenvalue) / (1 - eigenvalue) / ROUNDS)
     assert abs(there.mean() - share) <= 4 * error
@@ -30,18 +30,23 @@ def test_a_markov_clinic_has_its_share_and_its_mean_outage(share, outage):
 
 
 def test_an_independent_clinic_has_its_share_and_geometric_outages():
-    there = available(3, [Behaviour(0.75)], ROUNDS)[:, 0]
+    there = available(3, [Behaviour(availability=0.75)], ROUNDS)[:, 0]
     assert abs(there.mean() - 0.75) < 4 * np.sqrt(0.75 * 0.25 / ROUNDS)
     assert outages(there).mean() == pytest.approx(1 / 0.75, rel=0.03)
 
 
 def test_the_first_round_is_drawn_from_the_share():
-    first = np.array([available(seed, [Behaviour(0.7, 10.0)], 1)[0, 0] for seed in range(3000)])
+    first = np.array(
+        [available(seed, [Behaviour(availability=0.7, mean_outage=10.0)], 1)[0, 0] for seed in range(3000)]
+    )
     assert abs(first.mean() - 0.7) < 4 * np.sqrt(0.7 * 0.3 / 3000)
 
 
 def test_a_clinics_luck_does_not_depend_on_the_others_or_on_later_rounds():
-    shaky, calm = Behaviour(0.6, 3.0, drop_out=0.5, straggler_chance=0.5, slowdown=4.0), Behaviour()
+    shaky, calm = (
+        Behaviour(availability=0.6, mean_outage=3.0, drop_out=0.5, straggler_chance=0.5, slowdown=4.0),
+        Behaviour(),
+    )
     one, two = available(1, [calm, shaky], 50), available(1, [shaky, shaky, calm], 30)
     np.testing.assert_array_equal(one[:30, 1], two[:, 1])
     assert one[:, 0].all()
@@ -84,9 +89,11 @@ def test_a_groups_keys_reach_its_clinics():
         "straggler": {"chance": 0.1, "slowdown": 4.0},
     }
     [clinic] = assign_resources(scenario(**written).clinics, ["a"], 0)
-    assert clinic.behaviour == Behaviour(0.9, 5.0, 0.05, 0.1, 4.0)
+    assert clinic.behaviour == Behaviour(
+        availability=0.9, mean_outage=5.0, drop_out=0.05, straggler_chance=0.1, slowdown=4.0
+    )
     [clinic] = assign_resources(scenario(availability=0.9).clinics, ["a"], 0)
-    assert clinic.behaviour == Behaviour(0.9)
+    assert clinic.behaviour == Behaviour(availability=0.9)
     assert assign_resources([ClinicGroup(profile="hospital")], ["a"], 0)[0].behaviour == Behaviour()
 
 

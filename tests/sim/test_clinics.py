@@ -75,7 +75,9 @@ def test_the_guide_gives_these_numbers():
 def test_four_rates_need_no_profile():
     rates = {"uplink": "1 Mbit/s", "downlink": "2 Mbit/s", "latency": "3 ms", "compute": "4 GFLOP/s"}
     [resource] = assign_resources([group(**rates)], ["a"], 0)
-    assert resource == ClinicResources("a", 1e6, 2e6, 0.003, 4e9)
+    assert resource == ClinicResources(
+        name="a", uplink_bits_per_s=1e6, downlink_bits_per_s=2e6, latency_s=0.003, compute_flop_per_s=4e9
+    )
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,12 @@ def test_a_class_of_computers_brings_memory_and_power_which_can_be_overridden():
 
 
 def test_energy_that_nobody_gave_is_unknown_and_not_zero():
-    assert ClinicResources("a", 1e6, 1e6, 0.1, 1e9).joules(1, 1) is None
+    assert (
+        ClinicResources(
+            name="a", uplink_bits_per_s=1e6, downlink_bits_per_s=1e6, latency_s=0.1, compute_flop_per_s=1e9
+        ).joules(1, 1)
+        is None
+    )
 
 
 def test_a_group_survives_being_written_and_read():

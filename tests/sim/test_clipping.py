@@ -39,7 +39,7 @@ class Lanes:
             for _ in ROWS
         ]
         blocks = tuple(Block(name, child) for name, child in self.modules[0].named_children())
-        self.network = Network(blocks, (INPUTS,), outputs)
+        self.network = Network(blocks=blocks, input_shape=(INPUTS,), outputs=outputs)
         self.parameters = {
             name: torch.stack([m.get_parameter(name).detach() for m in self.modules])
             for name, _ in self.modules[0].named_parameters()

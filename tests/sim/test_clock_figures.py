@@ -19,13 +19,18 @@ from sim.report.gantt import round_chart
 from sim.scenario.clinics import ClinicResources, ServerResources
 
 VANILLA = (
-    *(Leg("clinic", 1, "head forward"), Leg("up", 512, "smashed"), Leg("server", 30, "body")),
-    *(Leg("down", 512, "cut-gradient"), Leg("clinic", 2, "head backward")),
+    *(Leg("clinic", 1), Leg("up", 512), Leg("server", 30)),
+    *(Leg("down", 512), Leg("clinic", 2)),
 )
 
 
 def played(lanes, steps, workers=2, handed_on=False):
-    resources = [ClinicResources(f"k{k}", 4096, 4096 / (1 + k), 1, 1) for k in range(lanes)]
+    resources = [
+        ClinicResources(
+            name=f"k{k}", uplink_bits_per_s=4096, downlink_bits_per_s=4096 / (1 + k), latency_s=1, compute_flop_per_s=1
+        )
+        for k in range(lanes)
+    ]
     rows = np.ones(steps * lanes, dtype=np.int64)
     schedule = tuple((k, s) for k in range(lanes) for s in range(steps)) if handed_on else None
     ones = np.ones(lanes, dtype=np.int64)
@@ -123,7 +128,9 @@ def messages(method, family, end_bytes, flops):
         handed_on=False,
         common_server_flops=0.0,
     )
-    clinic = ClinicResources("k", 1e6, 1e6, 0.1, 1.0)
+    clinic = ClinicResources(
+        name="k", uplink_bits_per_s=1e6, downlink_bits_per_s=1e6, latency_s=0.1, compute_flop_per_s=1.0
+    )
     return FirstRound(
         method=method, family=family, names=("k",), load=load, resources=(clinic,), server=ServerResources(1.0)
     )

@@ -23,13 +23,13 @@ rates = st.integers(1, 10**6)
 
 
 def whole(flops):
-    return (Leg("clinic", flops, "training"),)
+    return (Leg("clinic", flops),)
 
 
 def split(head, body, q):
     return (
-        *(Leg("clinic", head, "head forward"), Leg("up", q, "smashed"), Leg("server", body, "body")),
-        *(Leg("down", q, "cut-gradient"), Leg("clinic", head, "head backward")),
+        *(Leg("clinic", head), Leg("up", q), Leg("server", body)),
+        *(Leg("down", q), Leg("clinic", head)),
     )
 
 
@@ -51,7 +51,9 @@ def one_batch(clinics, rows, legs, moved, schedule=None, handed_on=False, common
 
 def seconds(clock, load, rate, speed, headers):
     """Time a round without the headers of its messages, which Thapa et al. do not count."""
-    one = ClinicResources("k", 8.0 * rate, 8.0 * rate, 0.0, speed)
+    one = ClinicResources(
+        name="k", uplink_bits_per_s=8.0 * rate, downlink_bits_per_s=8.0 * rate, latency_s=0.0, compute_flop_per_s=speed
+    )
     server = ServerResources(speed, len(load.clinics))
     time = clock([one] * len(load.clinics), server).time_round(load)
     return time.seconds - headers * HEADER_BYTES / rate
@@ -109,7 +111,7 @@ def test_splitfed_v2_is_theirs_but_for_the_line_at_the_body(clock, clinics, rows
 # One clinic, one and two batches, by hand: 4,096 bit/s, a second a message, a FLOP a second; a server of 1 FLOP/s
 
 
-CLINIC = ClinicResources("A", 4096, 4096, 1, 1)
+CLINIC = ClinicResources(name="A", uplink_bits_per_s=4096, downlink_bits_per_s=4096, latency_s=1, compute_flop_per_s=1)
 VANILLA = (Leg("clinic", 1), Leg("up", 512), Leg("server", 3), Leg("down", 512), Leg("clinic", 2))
 U_SHAPED = (
     *(Leg("clinic", 1), Leg("up", 512), Leg("server", 1), Leg("down", 512), Leg("clinic", 2)),

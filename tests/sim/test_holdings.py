@@ -23,7 +23,15 @@ def federation(counts, classes, names=None):
         parts.append(Records(np.zeros((len(y), 1), np.float32), y, offsets))
     train, validation, test = parts
     names = names or tuple(f"k{clinic}" for clinic in range(len(counts[0])))
-    return Federation(names, ("x",), tuple(classes), train=train, test=test, validation=validation, statistics={})
+    return Federation(
+        names=names,
+        features=("x",),
+        classes=tuple(classes),
+        train=train,
+        test=test,
+        validation=validation,
+        statistics={},
+    )
 
 
 SMALL = federation(

@@ -38,7 +38,12 @@ releases = st.builds(
 
 
 def release(clinic: int = 0, rate: float = 0.1, noise: float = 1.5, count: int = 30, *who: Adversary) -> Release:
-    return Release(clinic, "model", who or ("model-user", "peer-clinic"), dp_sgd_event(rate, noise, count))
+    return Release(
+        clinic=clinic,
+        what="model",
+        adversaries=who or ("model-user", "peer-clinic"),
+        event=dp_sgd_event(rate, noise, count),
+    )
 
 
 @some
@@ -85,20 +90,31 @@ def test_nothing_seen_costs_nothing() -> None:
 def test_un_noised_release_is_infinite_for_who_sees_it_and_nobody_else() -> None:
     ledger = Ledger([release(0), release(1)])
     before = {(a, k): ledger.epsilon(a, k, DELTA) for a in ADVERSARIES for k in CLINICS}
-    ledger.add(Release(1, "smashed data", ("server",), dp.NonPrivateDpEvent()))
+    ledger.add(Release(clinic=1, what="smashed data", adversaries=("server",), event=dp.NonPrivateDpEvent()))
     after = {(a, k): ledger.epsilon(a, k, DELTA) for a in ADVERSARIES for k in CLINICS}
     assert after.pop(("server", 1)) == math.inf
     assert after == {view: eps for view, eps in before.items() if view != ("server", 1)}
 
 
 def test_un_noised_release_is_not_outweighed_by_noised_ones() -> None:
-    ledger = Ledger([release(), Release(0, "labels", ("model-user",), dp.NonPrivateDpEvent()), release()])
+    ledger = Ledger(
+        [
+            release(),
+            Release(clinic=0, what="labels", adversaries=("model-user",), event=dp.NonPrivateDpEvent()),
+            release(),
+        ]
+    )
     assert ledger.epsilon("model-user", 0, DELTA) == math.inf
     assert ledger.epsilon("peer-clinic", 0, DELTA) < math.inf
 
 
 def test_equal_releases_compose_to_their_sum() -> None:
-    ledger = Ledger([release(count=30), Release(0, "update", ("model-user",), dp_sgd_event(0.1, 1.5, 12))])
+    ledger = Ledger(
+        [
+            release(count=30),
+            Release(clinic=0, what="update", adversaries=("model-user",), event=dp_sgd_event(0.1, 1.5, 12)),
+        ]
+    )
     assert ledger.event("model-user", 0) == dp_sgd_event(0.1, 1.5, 42)
     assert ledger.epsilon("model-user", 0, DELTA) == epsilon(dp_sgd_event(0.1, 1.5, 42), DELTA)
     assert ledger.epsilon("peer-clinic", 0, DELTA) == epsilon(dp_sgd_event(0.1, 1.5, 30), DELTA)
@@ -120,7 +136,7 @@ def test_worst_is_the_least_protected_clinic() -> None:
 
 def test_unknown_adversary_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown adversary sever"):
-        Release(0, "model", ("sever",), dp.NoOpDpEvent())  # type: ignore[arg-type]
+        Release(clinic=0, what="model", adversaries=("sever",), event=dp.NoOpDpEvent())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown adversary sever"):
         Ledger().epsilon("sever", 0, DELTA)  # type: ignore[arg-type]
 
@@ -128,7 +144,7 @@ def test_unknown_adversary_is_refused() -> None:
 @pytest.mark.parametrize("how", [{"adjacency": "swap"}, {"unit": "patient"}])
 def test_unknown_adjacency_or_unit_is_refused(how: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=f"unknown {next(iter(how))}"):
-        Release(0, "model", ("server",), dp.NoOpDpEvent(), **how)  # type: ignore[arg-type]
+        Release(clinic=0, what="model", adversaries=("server",), event=dp.NoOpDpEvent(), **how)  # type: ignore[arg-type]
 
 
 # --- planned against executed -----------------------------------------------------------------------------------------
@@ -153,15 +169,21 @@ def test_planned_equals_executed_in_any_order_and_cut(planned: list[Release], ch
 
 def test_audience_may_be_entered_at_once_or_one_by_one() -> None:
     event = dp_sgd_event(0.1, 1.5, 30)
-    apart = [Release(0, "model", (adversary,), event) for adversary in ("peer-clinic", "model-user")]
+    apart = [
+        Release(clinic=0, what="model", adversaries=(adversary,), event=event)
+        for adversary in ("peer-clinic", "model-user")
+    ]
     assert Ledger(apart) == Ledger([release()])
-    assert Ledger([Release(0, "model", ("server", "server"), event)]) == Ledger(
-        [Release(0, "model", ("server",), event)]
+    assert Ledger([Release(clinic=0, what="model", adversaries=("server", "server"), event=event)]) == Ledger(
+        [Release(clinic=0, what="model", adversaries=("server",), event=event)]
     )
 
 
 def test_releasing_nothing_is_no_release() -> None:
-    assert Ledger([release(count=0), Release(0, "model", (), dp.NonPrivateDpEvent())]) == Ledger()
+    assert (
+        Ledger([release(count=0), Release(clinic=0, what="model", adversaries=(), event=dp.NonPrivateDpEvent())])
+        == Ledger()
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,11 +197,11 @@ def test_releasing_nothing_is_no_release() -> None:
         [release(0, 0.1, 1.5, 30, "model-user")],
         [release(0, 0.1, 1.5, 30, "model-user", "server")],
         [release(), release(1)],
-        [Release(0, "head", ("model-user", "peer-clinic"), dp_sgd_event(0.1, 1.5, 30))],
+        [Release(clinic=0, what="head", adversaries=("model-user", "peer-clinic"), event=dp_sgd_event(0.1, 1.5, 30))],
         [replace(release(), adjacency="replace")],
         [replace(release(), unit="clinic")],
         [replace(release(), reason="noised gradients")],
-        [release(), Release(0, "model", ("server",), dp.NonPrivateDpEvent())],
+        [release(), Release(clinic=0, what="model", adversaries=("server",), event=dp.NonPrivateDpEvent())],
         [],
     ],
 )
@@ -211,7 +233,9 @@ def test_json_round_trip(entries: list[Release]) -> None:
 
 def test_json_names_events_and_writes_infinity_as_a_string() -> None:
     event = RepeatAndSelectDpEvent(dp.GaussianDpEvent(2.0), 3.0, math.inf)
-    ledger = Ledger([Release(0, "model", ("server",), compose({event: 2, dp.NonPrivateDpEvent(): 1}))])
+    ledger = Ledger(
+        [Release(clinic=0, what="model", adversaries=("server",), event=compose({event: 2, dp.NonPrivateDpEvent(): 1}))]
+    )
     text = ledger.to_json()
     assert "Infinity" not in text
     inner = {"class": "GaussianDpEvent", "noise_multiplier": 2.0}
@@ -248,11 +272,11 @@ def test_json_that_is_no_ledger_is_refused(event: str, complaint: str) -> None:
 
 def test_clinic_level_covers_each_record_at_twice_the_sensitivity() -> None:
     rounds = dp.SelfComposedDpEvent(dp.GaussianDpEvent(4.0), 10)
-    ledger = Ledger([Release(0, "update", ("server",), rounds, unit="clinic")])
+    ledger = Ledger([Release(clinic=0, what="update", adversaries=("server",), event=rounds, unit="clinic")])
     assert ledger.epsilon("server", 0, DELTA, unit="clinic") == epsilon(rounds, DELTA)
     halves = dp.SelfComposedDpEvent(dp.GaussianDpEvent(2.0), 10)
     assert ledger.epsilon("server", 0, DELTA) == epsilon(halves, DELTA)
-    ledger.add(Release(0, "gradients", ("server",), dp_sgd_event(0.1, 1.5, 30)))
+    ledger.add(Release(clinic=0, what="gradients", adversaries=("server",), event=dp_sgd_event(0.1, 1.5, 30)))
     assert ledger.epsilon("server", 0, DELTA, unit="clinic") == math.inf
     together = dp.ComposedDpEvent([halves, dp_sgd_event(0.1, 1.5, 30)])
     assert ledger.epsilon("server", 0, DELTA) == epsilon(together, DELTA)
@@ -260,9 +284,20 @@ def test_clinic_level_covers_each_record_at_twice_the_sensitivity() -> None:
 
 def test_randomised_labels_protect_labels_not_records() -> None:
     answer = dp.RandomizedResponseDpEvent(0.5, 2)
-    ledger = Ledger([Release(0, "labels", ("server",), answer, "replace", "label")])
+    ledger = Ledger(
+        [Release(clinic=0, what="labels", adversaries=("server",), event=answer, adjacency="replace", unit="label")]
+    )
     assert ledger.epsilon("server", 0, DELTA, unit="label") == pytest.approx(math.log(3))
-    ledger.add(Release(0, "smashed", ("server",), dp.NonPrivateDpEvent(), "replace", reason="sent as it is"))
+    ledger.add(
+        Release(
+            clinic=0,
+            what="smashed",
+            adversaries=("server",),
+            event=dp.NonPrivateDpEvent(),
+            adjacency="replace",
+            reason="sent as it is",
+        )
+    )
     assert ledger.epsilon("server", 0, DELTA, unit="label") == pytest.approx(math.log(3))
     assert ledger.epsilon("server", 0, DELTA) == math.inf
 
@@ -270,5 +305,7 @@ def test_randomised_labels_protect_labels_not_records() -> None:
 def test_rows_and_gradients_compose_under_replacement() -> None:
     ledger = Ledger([release(0, 0.1, 1.5, 30, "server")])
     alone = ledger.epsilon("server", 0, DELTA)
-    ledger.add(Release(0, "smashed", ("server",), dp.GaussianDpEvent(1e6), "replace"))
+    ledger.add(
+        Release(clinic=0, what="smashed", adversaries=("server",), event=dp.GaussianDpEvent(1e6), adjacency="replace")
+    )
     assert ledger.epsilon("server", 0, DELTA) > 1.3 * alone

@@ -76,7 +76,10 @@ EVENTS = [dp_sgd_event(rate, sigma, steps) for rate, sigma, steps in [(0.1, 1.5,
 
 
 def ledger_of(events: list[dp.DpEvent], way: str = "add-or-remove") -> Ledger:
-    return Ledger(Release(k, "gradients", ("model-user",), event, way) for k, event in enumerate(events))
+    return Ledger(
+        Release(clinic=k, what="gradients", adversaries=("model-user",), event=event, adjacency=way)
+        for k, event in enumerate(events)
+    )
 
 
 def brute_force(events: list[dp.DpEvent], most: int, delta: float, stays: int, way: str = "add-or-remove") -> float:
@@ -312,5 +315,7 @@ name = "split"
 def test_a_patients_answers_add_up() -> None:
     """Randomised response is pure: three answers of one patient cost three times one."""
     answers = dp.RandomizedResponseDpEvent(2 / (math.e + 1), 2)
-    ledger = Ledger([Release(0, "labels", ("server",), answers, "replace", "label")])
+    ledger = Ledger(
+        [Release(clinic=0, what="labels", adversaries=("server",), event=answers, adjacency="replace", unit="label")]
+    )
     assert patient_epsilon(ledger, "server", 1, 3, 0.0) == pytest.approx(3, rel=1e-6)

@@ -22,11 +22,14 @@ DELTA = 1e-4
 
 def run_of(events, names="ab", way="add-or-remove", unit="record", **more) -> StudyRun:
     """A run that releases one event of each clinic to the server, under the names of the clinics given."""
-    ledger = Ledger(Release(k, "gradients", ("server",), event, way, unit) for k, event in enumerate(events))
+    ledger = Ledger(
+        Release(clinic=k, what="gradients", adversaries=("server",), event=event, adjacency=way, unit=unit)
+        for k, event in enumerate(events)
+    )
     row = {"mechanism": "dp-sgd", "unit": unit, "delta": DELTA, "status": "ok"}
     row["adjacency"] = "zero-out" if way == "add-or-remove" else "replace-one"
     place = {key: more.pop(key, "") for key in ("population", "placement")}
-    return StudyRun({**row, **more}, ledger, tuple(names[: len(events)]), **place)
+    return StudyRun(row={**row, **more}, ledger=ledger, clinics=tuple(names[: len(events)]), **place)
 
 
 def server(runs, delta=None):

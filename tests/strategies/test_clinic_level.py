@@ -123,12 +123,16 @@ def test_the_clip_comes_to_the_quantile_of_the_norms_before_clipping(quantile, s
     norms = torch.from_numpy(np.random.default_rng(0).permutation(np.linspace(1, 3, 1001)))
     clips = [start]
     for r in range(600):
-        clips.append(adapted_clip(clips[-1], norms, len(norms), AdaptiveClip(quantile, 0.2, 50.0), True, 3, r))
+        clips.append(
+            adapted_clip(
+                clips[-1], norms, len(norms), AdaptiveClip(quantile=quantile, rate=0.2, count_noise=50.0), True, 3, r
+            )
+        )
     assert np.mean(clips[-100:]) == pytest.approx(1 + 2 * quantile, abs=0.1)
 
 
 def test_a_step_of_the_clip_by_hand():
-    norms, adaptive = torch.tensor([0.5, 1.0, 2.0, 4.0, 8.0]), AdaptiveClip(0.6, 0.2, 3.0)
+    norms, adaptive = torch.tensor([0.5, 1.0, 2.0, 4.0, 8.0]), AdaptiveClip(quantile=0.6, rate=0.2, count_noise=3.0)
     # 2 of 5 lie within the clip, a norm equal to it among them: too few, so that it grows.
     assert adapted_clip(1.0, norms, len(norms), adaptive, False, 1, 1) == pytest.approx(math.exp(-0.2 * (2 / 5 - 0.6)))
     draws = [adapted_clip(1.0, norms, len(norms), adaptive, True, 1, r) for r in range(1, 2001)]
@@ -165,7 +169,9 @@ def test_the_noise_on_updates_is_raised_and_follows_the_clip(csv):
     for r, reply in enumerate([reply for reply in sent if Kind.MODEL in reply.parts], 1):
         updates, norms = updates_of(models[r - 1], reply.parts[Kind.MODEL])
         clip = trained.clips[r - 1]
-        assert trained.clips[r] == adapted_clip(clip, norms, 4, AdaptiveClip(0.5, 0.2, 1.0), True, key, r)
+        assert trained.clips[r] == adapted_clip(
+            clip, norms, 4, AdaptiveClip(quantile=0.5, rate=0.2, count_noise=1.0), True, key, r
+        )
         mean = noised_mean(updates, norms, 4, clip, noise, job.key, r)
         assert bitwise(models[r], {name: models[r - 1][name] + move for name, move in mean.items()})
 

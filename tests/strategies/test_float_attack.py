@@ -139,6 +139,6 @@ def test_what_the_server_noises_lies_on_a_public_grid_too():
     assert float((sums - quiet).std()) == pytest.approx(1.5 * 0.7, rel=0.1)
     assert float(quiet.norm()) == pytest.approx(float(updates["a"].sum(0).norm()) * 0.7 / 30, rel=1e-4)
     for r in range(20):
-        clip = adapted_clip(1.0, norms, 4, AdaptiveClip(0.5, 1.0, 2.0), True, "attacked", r)
+        clip = adapted_clip(1.0, norms, 4, AdaptiveClip(quantile=0.5, rate=1.0, count_noise=2.0), True, "attacked", r)
         count = (0.5 - math.log(clip) - 0.5) * 4 / sum_step(2.0)
         assert count == pytest.approx(round(count), abs=1e-6)

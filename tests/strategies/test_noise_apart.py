@@ -281,7 +281,7 @@ def test_the_count_within_the_clip_has_noise_apart_from_the_update(csv):
     spec = run_spec(csv, privacy={"mechanism": "none"})
     federation = load_federation(spec.data, spec.seed)
     job = Job.build(spec, federation.facts)
-    adaptive = AdaptiveClip(0.5, 1.0, 2.0)
+    adaptive = AdaptiveClip(quantile=0.5, rate=1.0, count_noise=2.0)
     rounds = 2000
     counts, updates = np.zeros(rounds), np.zeros((rounds, 8))
     for r in range(rounds):

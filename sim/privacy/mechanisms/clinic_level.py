@@ -87,7 +87,7 @@ class ClinicLevel(OnUpdates):
         return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AdaptiveClip:
     """How the clip of clinics' updates follows a quantile of their norms (Andrew et al. 2021)."""
 
