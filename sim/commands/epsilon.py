@@ -15,9 +15,7 @@ def epsilon(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A run's folder, OUT/<study>/<run-id>, or a study's, OUT/<study>.")
     ],
-    accountant: Annotated[
-        str, typer.Option("--accountant", metavar="pld|prv|rdp", help="The privacy accountant.")
-    ] = "pld",
+    accountant: Annotated[str, typer.Option("--accountant", metavar="pld|rdp", help="The privacy accountant.")] = "pld",
     delta: Annotated[float | None, typer.Option("--delta", help="Delta; the run's own by default.")] = None,
 ) -> None:
     """Compute epsilon again from saved ledgers.
@@ -88,7 +86,7 @@ def _of_run(folder: Path, accountant: str, delta: float | None) -> None:
     at = own if delta is None else delta
     names = [clinic["name"] for clinic in plan["clinics"]]
     if accountant not in get_args(Accountant):
-        raise ScenarioError([f"{folder}: --accountant {show(accountant)} does not exist; choose pld, prv or rdp"])
+        raise ScenarioError([f"{folder}: --accountant {show(accountant)} does not exist; choose pld or rdp"])
     if delta and not MIN_DELTA <= delta < 1:
         raise ScenarioError([f"{folder}: --delta {delta:g} is out of range; give 0, or {MIN_DELTA:g} to below 1"])
     try:

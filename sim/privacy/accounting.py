@@ -26,7 +26,7 @@ from sim.scenario.privacy import MIN_DELTA
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-Accountant = Literal["pld", "rdp", "prv"]
+Accountant = Literal["pld", "rdp"]
 Mechanisms: TypeAlias = "Mapping[tuple[Adjacency, DpEvent], int]"
 
 
@@ -146,7 +146,7 @@ def epsilon(
         Noise is stated over the sensitivity under ``adjacency``.
     delta : float
         0, or from ``MIN_DELTA`` to below 1; the caller sees to it that it is below 1 / number of records.
-    accountant : {"pld", "rdp", "prv"}
+    accountant : {"pld", "rdp"}
         As for :func:`composed_epsilon`.
 
     Returns
@@ -169,10 +169,9 @@ def composed_epsilon(mechanisms: Mechanisms, delta: float, accountant: Accountan
         How often each atom, as :func:`flatten` returns them, is applied.
     delta : float
         0, or from ``MIN_DELTA`` to below 1. At 0 pure epsilons add up, and Gaussian noise has none.
-    accountant : {"pld", "rdp", "prv"}
+    accountant : {"pld", "rdp"}
         ``"pld"``: exact where all noise is Gaussian and nothing is subsampled, otherwise dp-accounting's PLD,
-        pessimistic and within 1e-3 (relative) or 1e-4 (absolute) of the true value. ``"rdp"``: dp-accounting's Renyi
-        accountant. ``"prv"``: the upper end of Opacus' numerical accountant; Gaussians only.
+        pessimistic and within 1e-3 (relative) or 1e-4 (absolute) of the true value. ``"rdp"``: its Renyi accountant.
 
     Returns
     -------
@@ -317,10 +316,7 @@ def _epsilon(atoms: Atoms, delta: float, accountant: Accountant, adjacency: Adja
             what = "subsampling under replacement" if not pure else "Laplace noise or randomised response"
             raise ValueError(f"the accountant {accountant} does not take {what}; use pld")
         # Without subsampling the loss depends on noise over sensitivity alone, so that both adjacencies are one case.
-        event = compose(dict(atoms))
-        if accountant == "rdp":
-            return float(dp.rdp.RdpAccountant().compose(event).get_epsilon(delta)), 0.0
-        return _prv(atoms, delta), 0.0
+        return float(dp.rdp.RdpAccountant().compose(compose(dict(atoms))).get_epsilon(delta)), 0.0
     mu = math.sqrt(squared_mu)
     if not sampled and not pure:
         return gaussian_epsilon(mu, delta), 0.0
@@ -344,22 +340,6 @@ def pure_epsilon(atom: "DpEvent") -> float:
             return 0.0 if k == 1 else math.inf if p == 0 else math.log((1 - p) * k / p + 1)
         case _:
             raise ValueError(f"{atom} has no pure epsilon")
-
-
-def _prv(atoms: Atoms, delta: float) -> float:
-    """Upper end of Opacus' estimate (Gopi et al., NeurIPS 2021), with its error of 0.01 in epsilon."""
-    import dp_accounting as dp
-    import numpy as np
-    from opacus.accountants import PRVAccountant
-
-    accountant = PRVAccountant()
-    for atom, count in atoms:
-        rate, inner = (
-            (atom.sampling_probability, atom.event) if isinstance(atom, dp.PoissonSampledDpEvent) else (1, atom)
-        )
-        accountant.history.append((inner.noise_multiplier, rate, count))
-    with np.errstate(divide="ignore"):  # it takes the logarithm of 1 - rate, which is 0 where nothing is sampled
-        return float(accountant.get_epsilon(delta))
 
 
 def _zcdp_epsilon(mu: float, delta: float) -> float:

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("suture", "flwr", "torch", "opacus", "dp-accounting", "riskcal", "numpy", "pandas", "scipy")
+PACKAGES = ("suture", "flwr", "torch", "dp-accounting", "riskcal", "numpy", "pandas", "scipy")
 
 
 def provenance() -> dict[str, Any]:

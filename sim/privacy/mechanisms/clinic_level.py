@@ -77,15 +77,6 @@ class ClinicLevel(OnUpdates):
         """See ``OnUpdates``."""
         return calibrate(target, delta, 1.0, rounds)
 
-    def described(self, event: DpEvent) -> tuple[str, str, float | None, float] | None:
-        """See ``Mechanism``."""
-        import dp_accounting as dp
-
-        match event:
-            case dp.GaussianDpEvent(sigma):
-                return "Gaussian noise", "standard deviation over the sensitivity", None, sigma
-        return None
-
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveClip:

@@ -66,17 +66,6 @@ class DpSgd(OnGradients):
         """See ``OnGradients``."""
         return calibrate(target, delta, rate, steps)
 
-    def described(self, event: DpEvent) -> tuple[str, str, float | None, float] | None:
-        """See ``Mechanism``."""
-        import dp_accounting as dp
-
-        match event:
-            case dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma)):
-                return "Gaussian noise on Poisson samples", "standard deviation over the sensitivity", rate, sigma
-            case dp.GaussianDpEvent(sigma):
-                return "Gaussian noise", "standard deviation over the sensitivity", None, sigma
-        return None
-
     def add_noise(
         self,
         sums: Sequence[Tensor],

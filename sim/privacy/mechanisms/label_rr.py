@@ -69,14 +69,5 @@ class LabelRr(OnLabels):
         drawn = random.random(len(labels)) < uniform
         return np.where(drawn, random.integers(classes, size=len(labels)), labels)
 
-    def described(self, event: DpEvent) -> tuple[str, str, float | None, float] | None:
-        """See ``Mechanism``."""
-        import dp_accounting as dp
-
-        match event:
-            case dp.RandomizedResponseDpEvent(p, _):
-                return "randomised response", "probability of a random answer", None, p
-        return None
-
 
 MECHANISM = LabelRr()

@@ -52,14 +52,5 @@ class Laplace(OnRows):
         """See ``OnRows``."""
         return random.laplace(size=shape)
 
-    def described(self, event: DpEvent) -> tuple[str, str, float | None, float] | None:
-        """See ``Mechanism``."""
-        import dp_accounting as dp
-
-        match event:
-            case dp.LaplaceDpEvent(scale):
-                return "Laplace noise", "scale over the sensitivity", None, scale
-        return None
-
 
 MECHANISM = Laplace()

@@ -49,9 +49,20 @@ class Mechanism(ABC):
         """
         return ""
 
-    @abstractmethod
     def described(self, event: DpEvent) -> tuple[str, str, float | None, float] | None:
-        """Return name, kind of noise, sampling rate and noise of an event; None for one of another mechanism."""
+        """Return name, kind of noise, sampling rate and noise of an event; None for one that has no noise."""
+        import dp_accounting as dp
+
+        match event:
+            case dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma)):
+                return "Gaussian noise on Poisson samples", "standard deviation over the sensitivity", rate, sigma
+            case dp.GaussianDpEvent(sigma):
+                return "Gaussian noise", "standard deviation over the sensitivity", None, sigma
+            case dp.LaplaceDpEvent(scale):
+                return "Laplace noise", "scale over the sensitivity", None, scale
+            case dp.RandomizedResponseDpEvent(p, _):
+                return "randomised response", "probability of a random answer", None, p
+        return None
 
 
 class OnGradients(Mechanism):

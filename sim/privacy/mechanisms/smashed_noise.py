@@ -52,14 +52,5 @@ class SmashedNoise(OnRows):
         """See ``OnRows``."""
         return random.standard_normal(shape)
 
-    def described(self, event: DpEvent) -> tuple[str, str, float | None, float] | None:
-        """See ``Mechanism``."""
-        import dp_accounting as dp
-
-        match event:
-            case dp.GaussianDpEvent(sigma):
-                return "Gaussian noise", "standard deviation over the sensitivity", None, sigma
-        return None
-
 
 MECHANISM = SmashedNoise()
