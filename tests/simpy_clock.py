@@ -124,11 +124,11 @@ class _Round:
 
     def begin(self, lane: int) -> Process:
         if self.load.begin_bytes:
-            yield from self.message("down", lane, -1, self.spent.begin[lane], self.spent.begin_link[lane], "model")
+            yield from self.message("down", lane, -1, self.spent.begin[lane], self.spent.begin_link[lane])
 
     def end(self, lane: int, *, last: bool) -> Process:
         if self.load.end_bytes and not (last and lane in self.load.lost):
-            yield from self.message("up", lane, -1, self.spent.end[lane], self.spent.end_link[lane], "model")
+            yield from self.message("up", lane, -1, self.spent.end[lane], self.spent.end_link[lane])
         self.finish[lane] = self.env.now
 
     def batch(self, lane: int, step: int) -> Process:

@@ -127,7 +127,14 @@ def rounds(draw, most):
 
 
 rates = st.floats(1e3, 1e9)
-clinics = st.builds(ClinicResources, st.just("k"), rates, rates, st.floats(1e-3, 1.0), rates)
+clinics = st.builds(
+    ClinicResources,
+    name=st.just("k"),
+    uplink_bits_per_s=rates,
+    downlink_bits_per_s=rates,
+    latency_s=st.floats(1e-3, 1.0),
+    compute_flop_per_s=rates,
+)
 servers = st.builds(ServerResources, rates, st.integers(1, 3), st.none() | rates, st.none() | rates)
 
 

@@ -90,7 +90,14 @@ def test_rounds_to_the_microsecond(strategy, cut, seconds, clock):
 
 
 rates = st.floats(1e3, 1e6)
-resources = st.builds(ClinicResources, st.just("k"), rates, rates, st.floats(1e-3, 1.0), rates)
+resources = st.builds(
+    ClinicResources,
+    name=st.just("k"),
+    uplink_bits_per_s=rates,
+    downlink_bits_per_s=rates,
+    latency_s=st.floats(1e-3, 1.0),
+    compute_flop_per_s=rates,
+)
 
 
 @settings(max_examples=100, deadline=None)
