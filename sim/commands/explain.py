@@ -30,14 +30,12 @@ def explain(
 
     Parameters
     ----------
-    scenario : Scenario
     plans : sequence of Plan
         Of all its runs.
     federation : Federation
         The clinics for the first seed.
     wall_seconds : float
         How long all runs are expected to take on so many processors.
-    jobs : int
     basis : str
         How that was estimated.
 

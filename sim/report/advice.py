@@ -74,8 +74,6 @@ def advise(runs: pd.DataFrame, where: str, best: str, *, planned: bool) -> Advic
 
     Parameters
     ----------
-    runs : pandas.DataFrame
-        One row a run, with the columns of `runs.parquet`.
     where : str
         A condition on the columns, and on `hours`, `minutes`, `gigabytes_up` and `gigabytes_down`; empty for none.
     best : str
@@ -83,11 +81,6 @@ def advise(runs: pd.DataFrame, where: str, best: str, *, planned: bool) -> Advic
     planned : bool
         Whether the runs are only planned: clauses on scores are then set aside, and a ranking by score becomes one by
         simulated time.
-
-    Raises
-    ------
-    ScenarioError
-        For an unknown name, or a condition that is none.
     """
     ok = successful_runs(runs)
     for name, (column, size) in _DERIVED.items():

@@ -38,10 +38,8 @@ def uplink_chart(rounds: Sequence[FirstRound], seconds: NDArray[np.float64], fou
 
     Parameters
     ----------
-    rounds : sequence of FirstRound
     seconds : ndarray
         ``[method, uplink]``, as ``uplink_seconds`` returns them.
-    found : sequence of Crossing
     """
     names = [one.method for one in rounds]
     points = pd.DataFrame(

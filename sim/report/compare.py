@@ -120,8 +120,6 @@ def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str,
 
     Parameters
     ----------
-    runs : DataFrame
-        One row a run, as in ``runs.parquet``.
     by : sequence of str
         Columns that make a group, besides the swept keys that `at` does not hold.
     metric : str

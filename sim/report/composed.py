@@ -20,7 +20,6 @@ def composed_frame(found: StudyPrivacy, runs: Sequence[StudyRun], delta: float |
 
     Parameters
     ----------
-    found : StudyPrivacy
     runs : sequence of StudyRun
         Those that it was counted from.
     delta : float, optional

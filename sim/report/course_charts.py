@@ -15,7 +15,6 @@ def learning_panel(sheet: Sheet, lowest: Mapping[str, float]) -> Spec:
 
     Parameters
     ----------
-    sheet : Sheet
     lowest : mapping of str to float
         By score, the lowest mean: the axis begins there, since intervals of untrained models are wide.
     """

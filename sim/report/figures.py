@@ -29,11 +29,6 @@ def epsilon_column(runs: pd.DataFrame) -> str:
 def curve_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Compute the points of the privacy-accuracy curves.
 
-    Parameters
-    ----------
-    runs : pandas.DataFrame
-        One row a run, with the columns of `runs.parquet`.
-
     Returns
     -------
     pandas.DataFrame
@@ -60,8 +55,6 @@ def reference_table(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    runs : pandas.DataFrame
-        One row a run, with the columns of `runs.parquet`.
     curves : pandas.DataFrame
         The same study's `curve_table`.
 

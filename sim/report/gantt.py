@@ -27,10 +27,6 @@ def round_chart(frame: pd.DataFrame, title: str, words: Sequence[str]) -> Spec:
 
     Parameters
     ----------
-    frame : pandas.DataFrame
-        As `round_frame` returns it.
-    title : str
-        The method.
     words : sequence of str
         Lines below the title, as `round_words` returns them.
     """

@@ -45,20 +45,7 @@ _PATHS = {
 
 
 def write_report(study: StudyResults, study_folder: Path, shown: Gallery | None = None) -> Path:
-    """Write the report of a study.
-
-    Parameters
-    ----------
-    study : StudyResults
-    study_folder : pathlib.Path
-    shown : Gallery, optional
-        The study's, if it has been made.
-
-    Returns
-    -------
-    pathlib.Path
-        The file `report.html` in `study_folder`.
-    """
+    """Write the report of a study."""
     shown = shown or gallery(study)
     study_folder.mkdir(parents=True, exist_ok=True)
     environment = Environment(

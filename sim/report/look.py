@@ -60,11 +60,6 @@ class Look:
 def looks(ok: pd.DataFrame) -> list[Look]:
     """Give each series a look: the colour says the strategy; shape and dash tell its cuts and settings apart.
 
-    Parameters
-    ----------
-    ok : DataFrame
-        As of :func:`sim.report.summary.successful_runs`.
-
     Returns
     -------
     list of Look

@@ -13,20 +13,7 @@ _SCALE = 2  # device pixels to a unit: most pictures are about 1600 pixels wide
 
 
 def draw(specs: Mapping[str, dict[str, Any]], folder: Path) -> list[Path]:
-    """Write a PNG and an SVG file of each Vega-Lite specification, which holds its data.
-
-    Parameters
-    ----------
-    specs : mapping of str to dict
-        By file stem.
-    folder : pathlib.Path
-        Where to write; made if it does not exist.
-
-    Returns
-    -------
-    list of pathlib.Path
-        The files written.
-    """
+    """Write a PNG and an SVG file of each Vega-Lite specification, which holds its data."""
     import vl_convert
 
     folder.mkdir(parents=True, exist_ok=True)

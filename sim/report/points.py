@@ -58,11 +58,6 @@ def _level(key: str, value: float) -> str:
 def trade_offs(ok: pd.DataFrame) -> pd.DataFrame:
     """Compute what each method scores and what it costs, once for each score and adversary.
 
-    Parameters
-    ----------
-    ok : DataFrame
-        Successful runs with levels.
-
     Returns
     -------
     DataFrame
@@ -131,8 +126,6 @@ def learning(ok: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    ok : DataFrame
-        Successful runs with levels.
     rounds : DataFrame
         Scores after each round, with a column `run_id`.
     """

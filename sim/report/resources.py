@@ -22,11 +22,6 @@ _CLASSES = 8
 def resource_frame(runs: pd.DataFrame) -> pd.DataFrame:
     """Lay out what a run of each method needs, as a mean over seeds and levels of privacy.
 
-    Parameters
-    ----------
-    runs : DataFrame
-        One row a run, with the columns of `runs.parquet`.
-
     Returns
     -------
     DataFrame

@@ -41,11 +41,6 @@ def series_label(method: str, settings: dict[str, object]) -> str:
 def successful_runs(runs: pd.DataFrame) -> pd.DataFrame:
     """Keep the runs that succeeded, name their methods and put them in reading order.
 
-    Parameters
-    ----------
-    runs : pandas.DataFrame
-        One row a run, with the columns of `runs.parquet`.
-
     Returns
     -------
     pandas.DataFrame

@@ -26,11 +26,6 @@ _SCORES = {"AUC": "auc", "Balanced accuracy": "balanced_accuracy", "Accuracy": "
 def results_frame(runs: pd.DataFrame) -> pd.DataFrame:
     """Lay out the results as text.
 
-    Parameters
-    ----------
-    runs : pandas.DataFrame
-        One row a run, with the columns of `runs.parquet`.
-
     Returns
     -------
     pandas.DataFrame
@@ -65,11 +60,6 @@ def results_frame(runs: pd.DataFrame) -> pd.DataFrame:
 
 def console_table(runs: pd.DataFrame) -> Table:
     """Build the table a study ends with on the terminal; it fits 120 columns.
-
-    Parameters
-    ----------
-    runs : pandas.DataFrame
-        One row a run, with the columns of `runs.parquet`.
 
     Returns
     -------

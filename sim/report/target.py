@@ -18,7 +18,6 @@ def first_rounds_at(study: StudyResults, target: str) -> pd.DataFrame:
 
     Parameters
     ----------
-    study : StudyResults
     target : str
         A condition on columns of ``rounds.parquet``, such as ``auc>=0.8`` (held-out) or ``validation_auc>=0.8``.
 
@@ -43,12 +42,6 @@ def first_rounds_at(study: StudyResults, target: str) -> pd.DataFrame:
 
 def target_frame(study: StudyResults, target: str) -> pd.DataFrame:
     """Lay out time and traffic to a target as text, by method and swept values.
-
-    Parameters
-    ----------
-    study : StudyResults
-    target : str
-        As for `first_rounds_at`.
 
     Returns
     -------

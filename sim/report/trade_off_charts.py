@@ -23,10 +23,6 @@ def privacy_panel(sheet: Sheet, adversary: str, axis: Spec, adjacency: str) -> S
 
     Parameters
     ----------
-    sheet : Sheet
-    adversary : str
-    axis : dict
-        As of :func:`epsilon_axis`.
     adjacency : str
         Of every epsilon, as of :func:`sim.report.summary.adjacency_of`.
     """
@@ -72,13 +68,7 @@ def privacy_panel(sheet: Sheet, adversary: str, axis: Spec, adjacency: str) -> S
 
 
 def epsilon_axis(largest: pd.DataFrame) -> Spec:
-    """Return the axis of epsilons: their logarithms, with 0 and infinity set apart at the ends where they occur.
-
-    Parameters
-    ----------
-    largest : DataFrame
-        As of :func:`sim.report.points.largest_epsilons`.
-    """
+    """Return the axis of epsilons: their logarithms, with 0 and infinity set apart at the ends where they occur."""
     zero, infinite, gap = axis_ends(largest)
     epsilons = largest[list(ADVERSARIES)].to_numpy(float)
     finite = epsilons[np.isfinite(epsilons) & (epsilons > 0)]

@@ -43,7 +43,6 @@ class Trail:
 
         Parameters
         ----------
-        server_round : int
         traffic : mapping
             Bytes so far by ``(direction, kind)``, ``[clinic]`` each.
         noised : mapping
@@ -115,8 +114,6 @@ def seal_faults(entries: Sequence[Mapping[str, Any]], folder: Path, record: Mapp
     ----------
     entries : sequence of mapping
         The log's, in order.
-    folder : Path
-        The run's.
     record : mapping
         Its ``run.json``, as it was read.
 
@@ -162,8 +159,6 @@ def first_fault(log: bytes, record: Mapping[str, Any]) -> str | None:
 
     Parameters
     ----------
-    log : bytes
-        The file.
     record : mapping
         ``run.json``, which holds the chain's head, the plan and the ledger.
 

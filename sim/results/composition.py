@@ -19,14 +19,8 @@ def study_runs(folder: Path, records: Iterable[Mapping[str, Any]]) -> list[Study
 
     Parameters
     ----------
-    folder : Path
     records : iterable of mapping
         As of :func:`sim.results.store.read_records`.
-
-    Raises
-    ------
-    ScenarioError
-        If a run's ledger cannot be read.
     """
     runs = []
     for record in records:

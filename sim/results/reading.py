@@ -147,13 +147,7 @@ def read_lines(root: Path, name: str) -> list[Any]:
 
 
 def parsed_json(content: bytes | str, label: Path | str) -> Any:
-    """Parse strict JSON: no NaN or infinity, no key twice, no huge number, not too deep, no unseen characters.
-
-    Raises
-    ------
-    ScenarioError
-        In one line that begins with `label`.
-    """
+    """Parse strict JSON: no NaN or infinity, no key twice, no huge number, not too deep, no unseen characters."""
     try:
         text = content.decode("utf-8") if isinstance(content, bytes) else content
         value = json.loads(

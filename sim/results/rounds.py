@@ -55,13 +55,7 @@ def keep_first_rounds(folder: Path, rounds: Mapping[str, DrawnRound]) -> None:
 
 
 def read_first_rounds(folder: Path, run_ids: Collection[str]) -> list[DrawnRound]:
-    """Read the first rounds of those methods whose runs are asked for, in their order.
-
-    Raises
-    ------
-    ScenarioError
-        If the file does not hold what it must.
-    """
+    """Read the first rounds of those methods whose runs are asked for, in their order."""
     kept = _read(folder)
     found = {kept[run_id]["method"]: kept[run_id] for run_id in run_ids if run_id in kept}
     return [DrawnRound(name, one["words"], pd.DataFrame(one["bars"])) for name, one in found.items()]

@@ -331,8 +331,6 @@ def checked(kind: str, value: Any, label: Path | str) -> Any:
     kind : {"run", "study", "log", "commands", "rounds"}
     value : object
         As :func:`sim.results.reading.parsed_json` returns it.
-    label : Path or str
-        What the line begins with.
 
     Raises
     ------
@@ -366,10 +364,6 @@ def checked_rows(rows: Sequence[Any], label: Path | str, *, finished: bool = Fal
 
     Parameters
     ----------
-    rows : sequence
-        Mappings, if they are rows at all.
-    label : Path or str
-        What the line begins with.
     finished : bool
         Whether they must say all that a plan says.
     """
@@ -399,8 +393,6 @@ def checked_table(table: pa.Table, needed: Sequence[str], texts: Collection[str]
         Columns that must be there, without a missing value; the first without a duplicate.
     texts : collection of str
         The columns of text; all others are numbers.
-    label : Path
-        What the line begins with.
     """
     if lacking := [column for column in needed if column not in table.column_names]:
         refuse(label, f"{lacking[0]}: the column is missing; restore the original file, or run again")

@@ -29,13 +29,7 @@ MOST_BYTES = 1_000_000
 
 
 def log_of(folder: Path) -> Path:
-    """Return the log of a run's or a study's folder.
-
-    Raises
-    ------
-    ScenarioError
-        If there is none.
-    """
+    """Return the log of a run's or a study's folder."""
     for name in (AUDIT_FILE, STUDY_LOG):
         if (folder / name).is_file():
             return folder / name
@@ -49,8 +43,6 @@ def sign(folder: Path, key: Path, timestamp: str | None = None) -> Path:
 
     Parameters
     ----------
-    folder : Path
-        A run's or a study's.
     key : Path
         An unencrypted PEM file of an Ed25519 private key.
     timestamp : str, optional
@@ -89,7 +81,6 @@ def signature_faults(folder: Path, public_key: Path) -> tuple[list[str], str]:
 
     Parameters
     ----------
-    folder : Path
     public_key : Path
         A PEM file of an Ed25519 public key.
 

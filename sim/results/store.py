@@ -42,12 +42,7 @@ _UNFINISHED = re.compile(r"\.(?:[0-9a-f]{16}|[a-z]+\.(?:parquet|json))\.(\d+)")
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Say in one line that a results folder takes no more, whichever library noticed.
-
-    Raises
-    ------
-    FolderError
-    """
+    """Say in one line that a results folder takes no more, whichever library noticed."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -77,23 +72,11 @@ def write_run(
 
     Parameters
     ----------
-    study_folder : Path
     record : mapping
         Becomes ``run.json``; ``record["row"]`` is the run's row in the table.
-    tables : mapping of str to DataFrame
-        By file stem.
-    models : mapping of str to mapping of str to Tensor
-        By file stem.
-    texts : mapping of str to str
-        By file name.
     log : sequence of mapping, optional
         Entries of the audit log, which is written behind all other files and ends with their hashes. Without it the
         run has none.
-
-    Returns
-    -------
-    Path
-        The run's folder.
 
     Raises
     ------
@@ -139,7 +122,6 @@ def read_rows(
 
     Parameters
     ----------
-    study_folder : Path
     run_ids : iterable of str, optional
         Which runs, in which order; those that are not there are left out. All of them, by name, where not given.
     strict : bool
@@ -172,13 +154,7 @@ def read_rows(
 
 
 def read_records(study_folder: Path) -> list[dict[str, Any]]:
-    """Read what ``run.json`` of every run of the current results version holds, in the table or not, by name.
-
-    Raises
-    ------
-    ScenarioError
-        With one line for each damaged run.
-    """
+    """Read what ``run.json`` of every run of the current results version holds, in the table or not, by name."""
     records: list[dict[str, Any]] = []
     problems: list[str] = []
     for run_id in reading.entries(study_folder):
@@ -232,7 +208,6 @@ def read_record(folder: Path, run_id: str | None = None) -> dict[str, Any]:
     ----------
     folder : Path
         The run's, or with `run_id` that of its study.
-    run_id : str, optional
 
     Returns
     -------
@@ -270,13 +245,7 @@ def _whole(read: Mapping[str, Any], run_folder: Path) -> dict[str, Any]:
 
 
 def read_spec(record: Mapping[str, Any], path: Path) -> RunSpec:
-    """Return the spec of a run from its ``run.json``; nothing that it names is opened or imported.
-
-    Raises
-    ------
-    ScenarioError
-        If it cannot be read.
-    """
+    """Return the spec of a run from its ``run.json``; nothing that it names is opened or imported."""
     try:
         return RunSpec.model_validate_json(json.dumps(to_plain(record["spec"])), by_alias=True, by_name=False)
     except ValidationError as error:
@@ -285,13 +254,7 @@ def read_spec(record: Mapping[str, Any], path: Path) -> RunSpec:
 
 
 def read_table(study_folder: Path) -> pd.DataFrame:
-    """Read a study's ``runs.parquet``.
-
-    Raises
-    ------
-    ScenarioError
-        If the folder holds none, or it is not what such a table must be.
-    """
+    """Read a study's ``runs.parquet``."""
     path = study_folder / TABLE_FILE
     frame = reading.read_parquet(study_folder, TABLE_FILE)
     if frame is None:
@@ -309,13 +272,7 @@ def read_table(study_folder: Path) -> pd.DataFrame:
 
 
 def read_run_tables(study_folder: Path, run_ids: Iterable[str], stem: str) -> pd.DataFrame:
-    """Read ``rounds.parquet`` or ``clinics.parquet`` of successful runs as one table, with a column ``run_id``.
-
-    Raises
-    ------
-    ScenarioError
-        If one is not there, or not what it must be.
-    """
+    """Read ``rounds.parquet`` or ``clinics.parquet`` of successful runs as one table, with a column ``run_id``."""
     parts = []
     for run_id in run_ids:
         name = f"{run_id}/{stem}.parquet"

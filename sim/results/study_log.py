@@ -81,8 +81,6 @@ def note_interrupted(folder: Path, over: Collection[str] = ()) -> None:
 
     Parameters
     ----------
-    folder : Path
-        The study's.
     over : collection of str
         Runs that no worker is at any more, though this process began them.
     """

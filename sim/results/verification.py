@@ -40,7 +40,6 @@ def run_faults(folder: Path, record: Record) -> list[str]:
 
     Parameters
     ----------
-    folder : Path
     record : mapping
         Its ``run.json``, as it stands in the file; of a run that finished.
 
