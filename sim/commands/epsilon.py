@@ -37,16 +37,16 @@ def _of_study(folder: Path, accountant: str, delta: float | None) -> None:
     from rich.table import Table
 
     from sim.foundation.problems import ScenarioError
-    from sim.privacy.study_ledger import compose_study
+    from sim.privacy.study_ledger import StudyRun, compose_study
     from sim.report.composed import composed_frame, composed_words
-    from sim.results.composition import study_runs, uncounted
+    from sim.results.composition import uncounted
     from sim.results.store import read_records
 
     if accountant != "pld":
         raise ScenarioError(
             [f"--accountant: {accountant} does not count a study; leave it out, or name a run's folder"]
         )
-    runs = study_runs(folder, read_records(folder))
+    runs = list(map(StudyRun.of, read_records(folder)))
     if not runs:
         raise ScenarioError([f"{folder}: has no run of this results version; run the study first"])
     try:
@@ -62,7 +62,7 @@ def _of_study(folder: Path, accountant: str, delta: float | None) -> None:
         table.add_row(*map(escape, row), end_section=False)
     console = wide_console()
     console.print(table)
-    for sentence in (*composed_words(found), *uncounted(folder, runs)):
+    for sentence in (*composed_words(found), *uncounted(folder, {run.row["run_id"] for run in runs})):
         console.print(sentence, markup=False, highlight=False)
 
 

@@ -19,7 +19,7 @@ from typing import ParamSpec, TypeVar
 from sim.foundation.disk_cache import cache_folder
 
 Arguments = ParamSpec("Arguments")
-Answer = TypeVar("Answer", float, tuple[float, float], tuple[float, ...])
+Answer = TypeVar("Answer", float, tuple[float, float], tuple[float, ...], str)
 
 MOST_ROWS = 100_000
 
@@ -49,7 +49,7 @@ def _file() -> Path:
     return cache_folder() / "accountant.sqlite"
 
 
-def _read(name: str) -> float | tuple[float, ...] | None:
+def _read(name: str) -> float | tuple[float, ...] | str | None:
     try:
         if not (path := _file()).is_file():
             return None

@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sim.privacy.accounting import Mechanisms, compose
@@ -25,6 +26,7 @@ from sim.privacy.largest import largest_epsilon
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Unit
 from sim.privacy.loss import Adjacency
 from sim.privacy.patients import composed, no_better_than
+from sim.privacy.remembered import remembered
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -40,30 +42,29 @@ class StudyRun:
     """The releases of one run."""
 
     row: Mapping[str, Any]  # Its row in the table of runs
-    ledger: Ledger  # The executed releases of a finished run, the planned ones of one that failed
+    releases: str  # Its ledger in JSON: executed releases of a finished run, planned ones of one that failed
     clinics: tuple[str, ...]  # Names, in the order of the ledger's clinics
     population: str  # Two runs with the same one are on the same records
     placement: str  # In two runs with the same one a record is at the clinic of the same name
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> StudyRun:
-        """Take a run from what ``run.json`` holds.
-
-        Raises
-        ------
-        ValueError
-            If its ledger is none.
-        """
+        """Take a run from what ``run.json`` holds."""
         spec, clinics = record["spec"], tuple(clinic["name"] for clinic in record["plan"]["clinics"])
         data, seed = spec["data"], spec["seed"]
         own = [data["source"], data.get("path"), data.get("clinic")] if data["split"] == "natural" else [data, seed]
         return cls(
             row=record["row"],
-            ledger=Ledger.from_json(record["privacy"]["releases"]),
+            releases=record["privacy"]["releases"],
             clinics=clinics,
             population=f"seed {seed}" if data["source"] == "synthetic" else "",
             placement=json.dumps(own, sort_keys=True),
         )
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The releases."""
+        return Ledger.from_json(self.releases)
 
     def infinite(self, adversary: Adversary) -> bool:
         """Whether an adversary sees anything of any clinic without noise."""
@@ -130,7 +131,34 @@ def compose_study(runs: Sequence[StudyRun], delta: float | None = None) -> Study
     at = max((run.row["delta"] or 0.0 for run in runs), default=0.0) if delta is None else delta
     convert = any(run.row["adjacency"] == NAMES["replace"] for run in runs)
     adjacency = NAMES["replace" if convert else "add-or-remove"] if noised else ""
-    found, rounding = [], 0.0
+    texts = tuple((run.releases, run.clinics, run.population, run.placement) for run in runs)
+    *compositions, rounding = json.loads(_counted(texts, unit, at, convert))
+    names = ("runs", "finite_runs", "epsilon", "finite", "drawn")
+    return StudyPrivacy(
+        unit=unit,
+        delta=at,
+        adjacency=adjacency,
+        compositions=tuple(
+            Composition(adversary=adversary, **dict(zip(names, each, strict=True)))
+            for adversary, each in zip(ADVERSARIES, compositions, strict=True)
+        ),
+        runs=len(runs),
+        failed=sum(run.row["status"] != "ok" for run in runs),
+        by_clinic=all(len({run.placement for run in own}) == 1 for own in _by_population(runs)),
+        populations=len(_by_population(runs)),
+        rounding=rounding,
+    )
+
+
+@remembered
+def _counted(texts: tuple[tuple[str, tuple[str, ...], str, str], ...], unit: Unit, at: float, convert: bool) -> str:
+    """Return, as JSON, what each adversary learns from runs that are given by their texts, and how it was rounded."""
+    runs = [
+        StudyRun(row={}, releases=releases, clinics=clinics, population=population, placement=placement)
+        for releases, clinics, population, placement in texts
+    ]
+    found: list[Any] = []
+    rounding = 0.0
     for adversary in ADVERSARIES:
         seen = [run for run in runs if any(run.ledger.mechanisms(adversary, k) for k in range(len(run.clinics)))]
         finite = [run for run in seen if not run.infinite(adversary)]
@@ -139,27 +167,8 @@ def compose_study(runs: Sequence[StudyRun], delta: float | None = None) -> Study
         of_finite = largest_epsilon((mechanisms for mechanisms, _ in whole), at)
         of_all = of_finite if len(finite) == len(seen) else math.inf
         drawn = _drawn(finite, adversary, unit, at, convert=convert)
-        found.append(
-            Composition(
-                adversary=adversary,
-                runs=len(seen),
-                finite_runs=len(finite),
-                epsilon=of_all,
-                finite=of_finite,
-                drawn=drawn,
-            )
-        )
-    return StudyPrivacy(
-        unit=unit,
-        delta=at,
-        adjacency=adjacency,
-        compositions=tuple(found),
-        runs=len(runs),
-        failed=sum(run.row["status"] != "ok" for run in runs),
-        by_clinic=all(len({run.placement for run in own}) == 1 for own in _by_population(runs)),
-        populations=len(_by_population(runs)),
-        rounding=rounding,
-    )
+        found.append((len(seen), len(finite), of_all, of_finite, drawn))
+    return json.dumps([*found, rounding])
 
 
 def own_epsilon(run: StudyRun, adversary: Adversary, found: StudyPrivacy, delta: float | None = None) -> float:

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from sim.foundation.problems import ScenarioError
-from sim.privacy.study_ledger import compose_study
+from sim.privacy.study_ledger import StudyRun, compose_study
 from sim.report.composed import composed_frame, composed_words
 from sim.report.study import StudyResults
-from sim.results.composition import study_runs, uncounted
+from sim.results.composition import uncounted
 from sim.results.rounds import read_first_rounds
 from sim.results.store import read_record, read_records, read_run_tables, read_table
 from sim.results.study_log import read_commands
@@ -39,7 +39,7 @@ def read_results(folder: Path) -> StudyResults:
     every = {record["row"]["run_id"]: record for record in read_records(folder)}
     records = {run_id: every.get(run_id) or read_record(folder, run_id) for run_id in runs["run_id"]}
     specs = [record["spec"] for record in records.values()]
-    releases = study_runs(folder, every.values())
+    releases = list(map(StudyRun.of, every.values()))
     composition = compose_study(releases)
     ok = runs.loc[runs["status"] == "ok", "run_id"]
     return StudyResults(
@@ -55,7 +55,7 @@ def read_results(folder: Path) -> StudyResults:
         versions=_united([record["provenance"] for record in records.values()]),
         statistics=_united([record["privacy"]["statistics"] for record in records.values()]),
         composed=composed_frame(composition, releases),
-        composed_words=[*composed_words(composition), *uncounted(folder, releases)],
+        composed_words=[*composed_words(composition), *uncounted(folder, every)],
         data_card=_data_card(specs),
         commands=read_commands(folder),
     )

@@ -3,6 +3,7 @@
 import json
 import math
 from itertools import product
+from pathlib import Path
 
 import dp_accounting as dp
 import pandas as pd
@@ -29,7 +30,7 @@ def run_of(events, names="ab", way="add-or-remove", unit="record", **more) -> St
     row = {"mechanism": "dp-sgd", "unit": unit, "delta": DELTA, "status": "ok"}
     row["adjacency"] = "zero-out" if way == "add-or-remove" else "replace-one"
     place = {key: more.pop(key, "") for key in ("population", "placement")}
-    return StudyRun(row={**row, **more}, ledger=ledger, clinics=tuple(names[: len(events)]), **place)
+    return StudyRun(row={**row, **more}, releases=ledger.to_json(), clinics=tuple(names[: len(events)]), **place)
 
 
 def server(runs, delta=None):
@@ -122,10 +123,11 @@ def test_made_up_records_of_other_seeds_are_others() -> None:
     assert server(runs).finite == pytest.approx(gaussian_epsilon(math.sqrt(2) / 4, DELTA), rel=1e-6)
 
 
-def test_many_mechanisms_are_rounded_to_weaker_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_mechanisms_are_rounded_to_weaker_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     runs = [run_of([dp_sgd_event(0.05 + 0.001 * i, 1.0 + 0.02 * i, 20 + i)]) for i in range(12)]
     exact = server(runs).finite
     monkeypatch.setattr(study_ledger, "MOST_MECHANISMS", 5)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # nothing is remembered there
     found = compose_study(runs)
     assert 0 < found.rounding < 0.2
     rounded = next(c.finite for c in found.compositions if c.adversary == "server")
