@@ -36,7 +36,7 @@ class WorkerDiedError(SutureError, RuntimeError):
 
 WORKER_DIED = (
     "a worker process was killed from outside (out of memory?); what had finished is kept, "
-    "and the same command goes on from there, with fewer --jobs if memory is short"
+    "and the same command resumes, with fewer --jobs if memory is short"
 )
 
 
