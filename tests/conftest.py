@@ -50,6 +50,14 @@ def no_vega(monkeypatch):
 
 
 @pytest.fixture
+def no_pictures(monkeypatch):
+    """Drawing takes most of a report's time, and most tests look at its page alone."""
+    from contextlib import nullcontext
+
+    monkeypatch.setattr("sim.report.pictures.drawn_beside", lambda specs, folder: nullcontext())
+
+
+@pytest.fixture
 def trade_off(tmp_path):
     """Write the scenario of twelve runs; return its file."""
     from support import TRADE_OFF, write_scenario
