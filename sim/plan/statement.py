@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dp_accounting import DpEvent, NonPrivateDpEvent
+
 from sim.plan.releases import un_noised
 from sim.privacy.accounting import flatten, under_one_adjacency
 from sim.privacy.adjacency import NAMES
@@ -20,8 +22,6 @@ from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
 from sim.privacy.uncovered import not_covered
 
 if TYPE_CHECKING:
-    from dp_accounting import DpEvent
-
     from sim.plan.plan import Plan
 
 ACCOUNTING_PACKAGES = ("suture", "dp-accounting", "riskcal", "scipy")
@@ -326,7 +326,5 @@ def _labels(plan: Plan) -> tuple[str, str, str]:
 
 
 def _protected(ledger: Ledger, what: str) -> bool:
-    from dp_accounting import NonPrivateDpEvent
-
     events = [flatten(release.event) for release in ledger.releases if release.what == what]
     return bool(events) and not any(NonPrivateDpEvent() in atoms for atoms in events)

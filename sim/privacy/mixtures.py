@@ -20,7 +20,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from dp_accounting.pld import pld_pmf
+from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 from numpy.typing import NDArray
+from scipy.special import log_ndtr, logsumexp
 
 Floats = NDArray[np.float64]
 
@@ -40,9 +43,6 @@ def replaced_mixture(deviation: float, moves: Sequence[float], likely: Sequence[
     interval : float
         Of the grid of losses.
     """
-    from dp_accounting.pld import pld_pmf
-    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
-
     c, p = np.array(moves, dtype=np.float64) / deviation, np.array(likely, dtype=np.float64)
     furthest = float(c.max()) + _TAIL
     most = max(1, math.ceil(float(_loss_at(np.array([furthest]), c, p)[0]) / interval))
@@ -56,8 +56,6 @@ def replaced_mixture(deviation: float, moves: Sequence[float], likely: Sequence[
 
 def _loss_at(z: Floats, c: Floats, p: Floats) -> Floats:
     """Return log P / Q where the noised sum is z standard deviations."""
-    from scipy.special import logsumexp
-
     towards, away = (logsumexp(sign * z[:, None] * c - c**2 / 2, axis=1, b=p) for sign in (1, -1))
     loss: Floats = towards - away
     return loss
@@ -65,8 +63,6 @@ def _loss_at(z: Floats, c: Floats, p: Floats) -> Floats:
 
 def _deltas(losses: Floats, c: Floats, p: Floats, furthest: float) -> Floats:
     """Return P(z > t) - exp(loss) Q(z > t), where t is where the loss is found; it grows with z, from 0 at 0."""
-    from scipy.special import log_ndtr
-
     low, high = np.zeros_like(losses), np.full_like(losses, furthest)
     for _ in range(55):
         middle = (low + high) / 2

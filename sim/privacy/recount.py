@@ -13,8 +13,10 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
+import dp_accounting as dp
+from dp_accounting import DpEvent, NonPrivateDpEvent
 from pydantic import Field, Strict
 
 from sim.privacy.ledger import ADVERSARIES, Adversary
@@ -22,9 +24,6 @@ from sim.privacy.loss import Adjacency
 from sim.scenario.base import Number, Section
 from sim.scenario.model import Model
 from sim.scenario.privacy import Privacy
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
 
 RECOUNTED = frozenset({"dp-sgd", "smashed-noise", "laplace", "label-rr", "clinic-level"})
 """The mechanisms whose releases are known here."""
@@ -144,8 +143,6 @@ class Method:
 
 def seen(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]:
     """Return what each adversary sees of a clinic's records, in the unit that the run protects."""
-    from dp_accounting import NonPrivateDpEvent
-
     views = _learned(method, drawn, clinic)
     if method.preprocessing:
         everybody = method.of_all_clinics and any(drawn.steps)
@@ -159,8 +156,6 @@ def seen(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]:
 
 def _learned(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]:
     """Return what the training gives away, whatever its features were made with."""
-    from dp_accounting import NonPrivateDpEvent
-
     views: dict[Adversary, Seen] = {adversary: Counter() for adversary in ADVERSARIES}
     if not drawn.steps[clinic]:
         return views
@@ -191,8 +186,6 @@ def _learned(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]
 
 def _rows(method: Method, drawn: Drawn, clinic: int) -> Seen:
     """Return what the server receives of each record beside gradients."""
-    import dp_accounting as dp
-
     found: Seen = Counter()
     times = max(1, drawn.exposures[clinic])
     if method.rows_are_noised:
@@ -216,14 +209,10 @@ def _rows(method: Method, drawn: Drawn, clinic: int) -> Seen:
 
 
 def _gaussian(way: Adjacency, sigma: float, times: int) -> Seen:
-    import dp_accounting as dp
-
     return Counter({(way, dp.GaussianDpEvent(sigma) if sigma else dp.NonPrivateDpEvent()): times} if times else {})
 
 
 def _steps(rate: float, sigma: float, times: int) -> Seen:
-    import dp_accounting as dp
-
     if rate == 1 or not sigma:
         return _gaussian("add-or-remove", sigma, times)
     event = dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma))
@@ -243,8 +232,6 @@ def _close(one: float, other: float) -> bool:
 
 
 def _plain(mechanisms: Mapping[tuple[Adjacency, DpEvent], int]) -> list[tuple[str, str, tuple[float, ...]]]:
-    import dp_accounting as dp
-
     rows: list[tuple[str, str, tuple[float, ...]]] = []
     for (way, atom), count in mechanisms.items():
         match atom:

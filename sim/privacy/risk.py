@@ -12,13 +12,14 @@ References
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+
+import dp_accounting as dp
+import numpy as np
+from dp_accounting import DpEvent
+from riskcal.analysis import get_advantage_from_gdp, get_advantage_from_pld, get_beta_from_gdp
 
 from sim.privacy.accounting import Mechanisms, under_one_adjacency
 from sim.privacy.loss import privacy_loss
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
 
 FALSE_POSITIVE_RATES = (0.001, 0.01, 0.1)
 
@@ -51,10 +52,6 @@ def membership_risk(mechanisms: Mechanisms, epsilon: float) -> Risk:
 
 @cache
 def _risk(atoms: "tuple[tuple[DpEvent, int], ...]", adjacency: str) -> Risk:
-    import dp_accounting as dp
-    import numpy as np
-    from riskcal.analysis import get_advantage_from_gdp, get_advantage_from_pld, get_beta_from_gdp
-
     if all(isinstance(atom, dp.GaussianDpEvent) for atom, _ in atoms):
         mu = math.sqrt(sum(count / atom.noise_multiplier**2 for atom, count in atoms))
         rates = [1 - float(get_beta_from_gdp(mu, rate)) for rate in FALSE_POSITIVE_RATES]

@@ -12,12 +12,15 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import dp_accounting as dp
+from dp_accounting import DpEvent
+from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
+from dp_accounting.pld import privacy_loss_distribution as pld
+from scipy.stats import norm
 
 from sim.privacy.loss import Adjacency
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
 
 RELATIVE, ABSOLUTE = 1e-2, 1e-3
 LARGE = 50.0  # beyond this a pure epsilon stands for itself: no grid is of use
@@ -42,8 +45,6 @@ def second_epsilon(
     replace_one : bool
         Whether all are to be held for replacement in any case.
     """
-    import dp_accounting as dp
-
     present = {key: count for key, count in mechanisms.items() if count}
     if not present:
         return 0.0
@@ -61,9 +62,6 @@ def of_patient(
     A Poisson batch holds a binomial number of them; noise without subsampling is moved so many times as far; each has
     a label that is answered for.
     """
-    import dp_accounting as dp
-    from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
-
     found: Counter[tuple[Adjacency, DpEvent]] = Counter()
     for (way, atom), count in mechanisms.items():
         match atom:
@@ -84,9 +82,6 @@ def of_patient(
 
 @cache
 def _epsilon(atoms: tuple[tuple[tuple[Adjacency, DpEvent], int], ...], delta: float, replaced: bool) -> float:
-    import dp_accounting as dp
-    from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
-
     mu_squared, pure, sampled = 0.0, 0.0, 0.0
     variances: list[tuple[float, int]] = []
     for (way, atom), count in atoms:
@@ -131,10 +126,6 @@ def response_epsilon(uniform: float, classes: int) -> float:
 
 
 def _composed(atoms: Any, mu_squared: float, replaced: bool, interval: float) -> Any:
-    import dp_accounting as dp
-    from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
-    from dp_accounting.pld import privacy_loss_distribution as pld
-
     way = dp.NeighboringRelation.REPLACE_ONE if replaced else dp.NeighboringRelation.ADD_OR_REMOVE_ONE
     whole = pld.identity(value_discretization_interval=interval)
     if mu_squared:
@@ -167,7 +158,6 @@ def _composed(atoms: Any, mu_squared: float, replaced: bool, interval: float) ->
 
 def _gaussian(mu: float, delta: float) -> float:
     """Return the epsilon at which Phi(mu/2 - e/mu) - exp(e) Phi(-mu/2 - e/mu) is delta."""
-    from scipy.stats import norm
 
     def missed(epsilon: float) -> float:
         far = float(norm.logcdf(-mu / 2 - epsilon / mu)) + epsilon
