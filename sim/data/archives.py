@@ -28,17 +28,9 @@ _CHUNK: Final = 2**20
 
 
 def archive_fault(path: Path, wanted: Sequence[str]) -> str:
-    """Say why arrays of a NumPy archive must not be loaded; empty where they may.
+    """Say why arrays of a NumPy archive must not be loaded, to stand behind the file's name; empty where they may.
 
-    Parameters
-    ----------
-    wanted : sequence of str
-        The arrays' names; those that are absent are passed over.
-
-    Returns
-    -------
-    str
-        What is wrong and how to mend it, to stand behind the file's name.
+    Names of arrays that are absent are passed over.
     """
     try:
         status(path)
@@ -72,15 +64,7 @@ def _declared(file: IO[bytes]) -> tuple[int, int]:
 
 
 def table_fault(path: Path, *, is_csv: bool) -> str:
-    """Say why a table must not be read: it would not fit in memory; empty where it may.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        An ordinary file.
-    is_csv : bool
-        Text, maybe compressed; otherwise Parquet.
-    """
+    """Say why a table, text or Parquet, must not be read: it would not fit in memory; empty where it may."""
     try:
         size = _text_bytes(path) if is_csv else _parquet_bytes(path)
     except Exception:  # damaged in whichever way: who reads it says so

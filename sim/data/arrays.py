@@ -32,13 +32,10 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def read(spec: Npz) -> Table:
-    """Read the archive that a scenario names.
+    """Read the archive that a scenario names: the records of the clinics in use, in file order.
 
-    Returns
-    -------
-    Table
-        The records of the clinics in use, in file order; `x` is ``[record, channel, height, width]`` or ``[record,
-        channel, length]`` in the file's own numbers, and its features are the channels.
+    ``x`` is ``[record, channel, height, width]`` or ``[record, channel, length]`` in the file's own numbers, and its
+    features are the channels.
 
     Raises
     ------

@@ -58,17 +58,9 @@ class Columns:
 
 
 def read_columns(spec: TableFile) -> Columns:
-    """Read the columns that a scenario names and that exist.
+    """Read the columns that a scenario names and that exist; kept between calls until the file changes.
 
-    Returns
-    -------
-    Columns
-        Kept between calls until the file changes.
-
-    Raises
-    ------
-    ScenarioError
-        If the file cannot be read.
+    Raises ``ScenarioError`` if the file cannot be read.
     """
     import pandas as pd
     import pyarrow as pa

@@ -41,19 +41,10 @@ BY_CLASS: Final = ("dirichlet", "pathological")
 
 
 def place(spec: DataSpec, table: Table, seed: int) -> tuple[tuple[str, ...], Ints]:
-    """Say at which clinic each record stands.
+    """Say at which clinic each record stands: names, and ``[record]`` an index into them.
 
-    Returns
-    -------
-    names : tuple of str
-        The clinics: the source's own if the split is natural, otherwise ``clinic-1`` and so on.
-    clinic : ndarray of int64, ``[record]``
-        Index into `names`.
-
-    Raises
-    ------
-    ScenarioError
-        If the records cannot be dealt out so.
+    The clinics are the source's own if the split is natural, otherwise ``clinic-1`` and so on. Raises ``ScenarioError``
+    if the records cannot be dealt out so.
     """
     if spec.split == "natural":
         return table.names, table.clinic
@@ -65,12 +56,10 @@ def place(spec: DataSpec, table: Table, seed: int) -> tuple[tuple[str, ...], Int
 
 
 def deal(spec: DataSpec, y: Ints, seed: int, held_out: Mask | None = None) -> Ints:
-    """Deal records out to clinics.
+    """Deal records out to clinics by a split other than natural.
 
     Parameters
     ----------
-    spec : DataSpec
-        The scenario's ``[data]``, with a split other than natural.
     y : ndarray of int64, ``[record]``
         Class of each record.
     held_out : ndarray of bool, ``[record]``, optional
@@ -107,20 +96,9 @@ def deal(spec: DataSpec, y: Ints, seed: int, held_out: Mask | None = None) -> In
 def shifted(x: NDArray[np.float32], offsets: Ints, shift: float, seed: int) -> NDArray[np.float32]:
     """Give each clinic's features an affine shift of its own, as another device or population would.
 
-    A feature, or channel, of a clinic becomes ``exp(shift a) x + shift b`` with standard normal ``a`` and ``b``.
-
-    Parameters
-    ----------
-    x : ndarray of float32, ``[record, *feature]``
-        Scaled features, sorted by clinic.
-    offsets : ndarray of int64, ``[clinic + 1]``
-        Clinic ``k`` has the records ``offsets[k]:offsets[k + 1]``.
-    shift : float
-        Size, in units of the scaled features.
-
-    Returns
-    -------
-    ndarray of float32, ``[record, *feature]``
+    A feature, or channel, of a clinic becomes ``exp(shift a) x + shift b`` with standard normal ``a`` and ``b``; ``x``
+    is ``[record, *feature]``, scaled and sorted by clinic, and clinic ``k`` has the records ``offsets[k]:offsets[k +
+    1]``.
     """
     result = np.empty_like(x)
     streams = Streams(seed, "feature-shift")
@@ -132,21 +110,14 @@ def shifted(x: NDArray[np.float32], offsets: Ints, shift: float, seed: int) -> N
 
 
 def apportion(weights: NDArray[np.int64] | NDArray[np.float64], total: int, least: int = 0) -> Ints:
-    """Divide a number into whole parts in proportion to weights, by largest remainders.
+    """Divide a number into whole parts in proportion to weights, by largest remainders; equal ones go to the first.
 
     Parameters
     ----------
     weights : ndarray, ``[part]``
         Not negative, and not all zero.
-    total : int
-        What to divide.
     least : int
         What each part gets before the rest is divided.
-
-    Returns
-    -------
-    ndarray of int64, ``[part]``
-        The parts; their sum is `total`. Equal remainders go to the first.
     """
     rest = total - least * len(weights)
     exact = rest * (weights / weights.sum())

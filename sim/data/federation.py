@@ -90,15 +90,8 @@ class Table:
 def load_federation(data_spec: DataSpec, seed: int) -> Federation:
     """Read the data that a scenario names.
 
-    Parameters
-    ----------
-    seed : int
-        Seed of all draws: which clinic a record is dealt to, which records are held out, and made-up records.
-
-    Raises
-    ------
-    ScenarioError
-        With one line for each problem.
+    The seed decides which clinic a record is dealt to, which records are held out, and made-up records. Raises
+    ``ScenarioError`` with one line for each problem.
     """
     from sim.data import deal, scale, split
 

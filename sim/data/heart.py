@@ -98,17 +98,9 @@ def _flamby_held_out(centre: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def read(spec: HeartDisease) -> Table:
-    """Read the bundled records.
+    """Read the bundled records of the centres in use, in the order of the file.
 
-    Returns
-    -------
-    Table
-        The records of the centres in use, in the order of the file.
-
-    Raises
-    ------
-    ScenarioError
-        If the file is absent or altered, or a centre does not exist.
+    Raises ``ScenarioError`` if the file is absent or altered, or a centre does not exist.
     """
     x, y, centre = _parsed()
     used, problems = at_sites(CENTRES, centre, spec.sites, public=True)

@@ -20,10 +20,8 @@ def scaled(table: Table, offsets: Ints, train: Mask) -> tuple[NDArray[np.float32
 
     Parameters
     ----------
-    table : Table
-        The records, sorted by clinic.
     offsets : ndarray of int64, ``[clinic + 1]``
-        Clinic ``k`` has the records ``offsets[k]:offsets[k + 1]``.
+        Clinic ``k`` has the records ``offsets[k]:offsets[k + 1]`` of the table, which is sorted by clinic.
     train : ndarray of bool, ``[record]``
         The training records, the only ones that per-clinic and pooled statistics come from.
 

@@ -37,7 +37,7 @@ def _held_out_counts(totals: dict[int, int], share: float, singles: bool) -> dic
 def hold_out(
     strata: Ints, offsets: Ints, share: float, seed: int, purpose: str = "split", *, singles: bool = False
 ) -> NDArray[np.bool_]:
-    """Choose the held-out records of every clinic, stratum by stratum.
+    """Choose the held-out records of every clinic, ``[record]``, stratum by stratum.
 
     A stratum with ``n`` records of a clinic gives ``floor(share n + 1/2)`` of them, but keeps at least one for
     training; a clinic that would hold out nothing gives one of its largest stratum. The counts do not depend on the
@@ -47,22 +47,13 @@ def hold_out(
     Parameters
     ----------
     strata : ndarray of int64, ``[record]``
-        Stratum of each record: its class where the draw is to be by class, and otherwise the same for all.
+        Its class where the draw is to be by class, and otherwise the same for all.
     offsets : ndarray of int64, ``[clinic + 1]``
         Clinic ``k`` has the records ``offsets[k]:offsets[k + 1]``.
-    share : float
-        Share to hold out, between 0 and 1.
-    seed : int
-        Seed of the draw.
     purpose : str
         Name of the random streams.
     singles : bool
         Whether a clinic with several strata of one record each gives that of its first stratum.
-
-    Returns
-    -------
-    ndarray of bool, ``[record]``
-        True where a record is held out.
     """
     held_out = np.zeros(len(strata), dtype=np.bool_)
     streams = Streams(seed, purpose)
@@ -80,19 +71,12 @@ def hold_out(
 def patients_of(patient: Ints, y: Ints) -> tuple[Ints, Ints, Ints]:
     """Describe the patients to whom records belong.
 
-    Parameters
-    ----------
-    patient, y : ndarray of int64, ``[record]``
-        Number of the patient, and class, of each record.
-
     Returns
     -------
     index : ndarray of int64, ``[record]``
         The patient of each record, counted in order of appearance.
-    first : ndarray of int64, ``[patient]``
-        The first record of each patient.
-    class_of : ndarray of int64, ``[patient]``
-        The class of each patient: of the classes among its records, the one that is rarest in all records.
+    first, class_of : ndarray of int64, ``[patient]``
+        Its first record, and its class: of those among its records, the one that is rarest in all records.
     """
     _, first, index = np.unique(patient, return_index=True, return_inverse=True)
     order = np.argsort(first)
@@ -106,7 +90,7 @@ def patients_of(patient: Ints, y: Ints) -> tuple[Ints, Ints, Ints]:
 def hold_out_patients(
     table: Table, among: Mask, share: float, seed: int, purpose: str, *, by_class: bool = False, singles: bool = False
 ) -> NDArray[np.bool_]:
-    """Choose the held-out records of every clinic by patient, so that no patient stands on both sides.
+    """Choose the held-out records of every clinic, ``[record]``, by patient, so that none stands on both sides.
 
     The draw is that of ``hold_out`` over patients, each at the clinic of its first record. A patient with records at
     several clinics is on the same side at all of them.
@@ -114,19 +98,12 @@ def hold_out_patients(
     Parameters
     ----------
     table : Table
-        The records, sorted by clinic; without patients each record is one of its own.
+        Sorted by clinic; without patients each record is one of its own.
     among : ndarray of bool, ``[record]``
         The records to draw among; the others stay where they are.
     by_class : bool
         Whether to draw within each class, a patient's being the one that ``patients_of`` gives it. One record's label
         then moves other records between the sides.
-    share, seed, purpose, singles
-        As for ``hold_out``.
-
-    Returns
-    -------
-    ndarray of bool, ``[record]``
-        True where a record is held out.
     """
     strata = table.y[among] if by_class else np.zeros(np.count_nonzero(among), dtype=np.int64)
     offsets = np.searchsorted(table.clinic[among], np.arange(len(table.names) + 1))
@@ -143,24 +120,16 @@ def hold_out_patients(
 def at_sites(
     names: Sequence[str], clinic: Ints, sites: Sequence[str] | None, *, public: bool = False
 ) -> tuple[Mask, list[str]]:
-    """Find the records of the sites in use.
+    """Find the records of the sites in use, ``[record]``, and one line for each unknown site.
 
     Parameters
     ----------
-    names : sequence of str
-        All clinics of the source.
     clinic : ndarray of int64, ``[record]``
-        Index into `names`.
+        Index into `names`, all clinics of the source.
     sites : sequence of str, optional
         The clinics to use; all if None.
     public : bool
         Whether lines may quote the clinics' names, which do not come from a file of the user's.
-
-    Returns
-    -------
-    used : ndarray of bool, ``[record]``
-    problems : list of str
-        One line for each unknown site.
     """
     if sites is None:
         return np.ones(len(clinic), dtype=np.bool_), []
@@ -173,21 +142,11 @@ def at_sites(
 
 
 def clinic_problems(spec: DataSpec, names: Sequence[str], y: Ints, clinic: Ints, *, given: bool) -> list[str]:
-    """Return why clinics cannot take part.
+    """Return why clinics cannot take part, a line each or one for many.
 
-    Parameters
-    ----------
-    y, clinic : ndarray of int64, ``[record]``
-        Class and clinic of each record.
-    given : bool
-        Whether the source has its own held-out records, so that none need be drawn.
-
-    Returns
-    -------
-    list of str
-        One line for each clinic with fewer than two records and, unless such clinics are kept, with a single class or,
-        where records are held out by class, with none of which two records could be told apart into training and
-        held-out; where there are many such clinics, one line for all.
+    Those with fewer than two records and, unless such clinics are kept, with a single class or, where records are held
+    out by class, with none of which two records could be told apart into training and held-out (unless these are
+    ``given``).
     """
     classes = int(y.max(initial=0)) + 1
     counts = np.bincount(clinic * classes + y, minlength=len(names) * classes).reshape(len(names), classes)

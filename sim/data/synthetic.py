@@ -37,17 +37,9 @@ Floats = NDArray[np.float32]
 
 
 def make(spec: Synthetic, seed: int) -> Table:
-    """Make the records that a scenario describes.
+    """Make the records that a scenario describes, one clinic after another; `x` is ``[record, feature]``, float32.
 
-    Returns
-    -------
-    Table
-        The records of the clinics in use, one clinic after another; `x` is ``[record, feature]``, float32.
-
-    Raises
-    ------
-    ScenarioError
-        With one line for each unknown site, or if the records do not fit in memory.
+    Raises ``ScenarioError`` for unknown sites, or if the records do not fit in memory.
     """
     # Features twice, as made and as dealt out to training and test; log-odds and shares; labels, clinics and draws.
     if fault := scarce(spec.records * (8 * spec.features + 16 * spec.classes + 48) + 1000 * spec.clinics):

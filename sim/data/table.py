@@ -26,11 +26,8 @@ _MOST_LEVELS = 1000
 def read(spec: TableFile) -> Table:
     """Read the file that a scenario names.
 
-    Returns
-    -------
-    Table
-        The records of the clinics in use, of each patient only the first if so asked, in file order. The clinics are
-        sorted by name. Its problems do not contain a value of a record.
+    The records of the clinics in use, of each patient only the first if so asked, in file order; the clinics are sorted
+    by name. The table's problems do not contain a value of a record.
 
     Raises
     ------
@@ -84,24 +81,10 @@ def read(spec: TableFile) -> Table:
 
 
 def class_names(words: Sequence[str]) -> tuple[tuple[str, ...], Ints]:
-    """Name the classes that a label's words stand for.
+    """Name the classes that a label's sorted words stand for, and ``[word]`` the index of each into them.
 
-    Parameters
-    ----------
-    words : sequence of str
-        The different words, sorted.
-
-    Returns
-    -------
-    classes : tuple of str
-        Whole numbers in their own order, or the words.
-    class_of : ndarray of int64, ``[word]``
-        Index into `classes` of each word.
-
-    Raises
-    ------
-    ValueError
-        If all words are numbers and some are not whole; the text ends a line that begins with the column.
+    Whole numbers stand in their own order. Raises ``ValueError`` if all words are numbers and some are not whole; the
+    text ends a line that begins with the column.
     """
     try:
         numbers = [float(word) for word in words]

@@ -16,13 +16,7 @@ Named = list[tuple[str, nn.Module]]
 
 
 class Residual(nn.Module):
-    """A residual block, ``relu(main(x) + shortcut(x))``: He et al. 2016, arXiv:1512.03385.
-
-    Parameters
-    ----------
-    main, shortcut : torch.nn.Module
-        Both turn ``[batch, channel, *space]`` into the same shape.
-    """
+    """A residual block, ``relu(main(x) + shortcut(x))``: He et al. 2016, arXiv:1512.03385."""
 
     def __init__(self, main: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()

@@ -15,13 +15,7 @@ _KEEP_SIGN = (nn.Flatten, nn.Dropout, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, 
 
 
 class ClipRows(nn.Module):
-    """Scales each record's row down to a norm of at most ``clip``; its gradient is that function's exact one.
-
-    Parameters
-    ----------
-    order : {2, 1}
-        Of the norm.
-    """
+    """Scales each record's row down to a norm (of order 1 or 2) of at most ``clip``; its gradient is the exact one."""
 
     def __init__(self, clip: float, order: Literal[1, 2] = 2) -> None:
         super().__init__()

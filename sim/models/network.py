@@ -130,13 +130,7 @@ class Network:
         return parts
 
     def initial_parameters(self, seed: int) -> Parameters:
-        """Draw the initial parameters; every party that knows the seed gets the same.
-
-        Returns
-        -------
-        dict of str to Tensor
-            ``[1, *shape]`` each, initialised as the modules initialise themselves.
-        """
+        """Draw the initial parameters, ``[1, *shape]`` each, as the modules initialise themselves."""
         torch_seed = int(stream(seed, "initial-parameters").integers(2**63))
         blocks = self.blocks if self.build is None else seeded(self.build, torch_seed)
         drawn = {name: value.detach().clone().unsqueeze(0) for name, value in named_values(blocks).items()}

@@ -20,17 +20,8 @@ from sim.models.network import Block, Network, Parameters, seeded
 def behind_components(body: Network, path: Path, input_shape: tuple[int, ...]) -> Network:
     """Put the principal components of public records in front of a network that takes them as its inputs.
 
-    Parameters
-    ----------
-    body : Network
-        Takes records of shape ``(component,)``.
-    path : Path
-        An npz archive whose ``x`` is ``[record, *feature]``, prepared as the model's inputs are.
-
-    Returns
-    -------
-    Network
-        Its first block is named ``pca``: the projection of a record less the mean.
+    The file is an npz archive whose ``x`` is ``[record, *feature]``, prepared as the model's inputs are. The first
+    block of the result is named ``pca``: the projection of a record less the mean.
 
     Raises
     ------
@@ -64,10 +55,7 @@ def behind_components(body: Network, path: Path, input_shape: tuple[int, ...]) -
 def stored_values(path: Path, shapes: Mapping[str, torch.Size]) -> Parameters:
     """Read parameters, ``[*shape]`` or ``[1, *shape]`` as in a run's own model, from a safetensors file.
 
-    Raises
-    ------
-    ValueError
-        If the file does not hold all of them in these shapes.
+    Raises ``ValueError`` if the file does not hold all of them in these shapes.
     """
     try:
         stored = load_file(path)

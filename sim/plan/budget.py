@@ -19,22 +19,11 @@ FOLLOWED_CLINICS = 8
 def epsilon_spent(
     job: Job, after: Sequence[Sampled], at_the_end: Mapping[Adversary, Sequence[float]]
 ) -> dict[Adversary, tuple[float, ...]]:
-    """Return the epsilon after each round, by adversary.
+    """Return the epsilon before the first round, 0, and after each, by adversary.
 
     It is the largest over the clinics; where there are more than ``FOLLOWED_CLINICS``, over those that are protected
-    least at the end.
-
-    Parameters
-    ----------
-    after : sequence of Sampled
-        What has been drawn up to the end of each round.
-    at_the_end : mapping of str to sequence of float
-        By adversary, ``[clinic]`` after the last of these.
-
-    Returns
-    -------
-    dict of str to tuple of float
-        One value before the first round, 0, and one after each.
+    least at the end. ``after`` is what has been drawn up to the end of each round, ``at_the_end`` the epsilons after
+    the last, ``[clinic]``.
     """
     if not after:
         return dict.fromkeys(ADVERSARIES, (0.0,))
@@ -66,15 +55,8 @@ def final_epsilons(job: Job, ledger: Ledger) -> dict[Adversary, list[float]]:
 def within_budget(job: Job, after: Sequence[Sampled], limit: float) -> int:
     """Return how many rounds spend at most ``limit`` against the adversary whom the mechanism is there for.
 
-    Parameters
-    ----------
-    after : sequence of Sampled
-        What has been drawn up to the end of each round.
-
-    Raises
-    ------
-    ScenarioError
-        If epsilon is infinite, or the first round alone spends more.
+    ``after`` is what has been drawn up to the end of each round. Raises ``ScenarioError`` if epsilon is infinite, or
+    the first round alone spends more.
     """
     privacy = job.spec.privacy
     if not after:

@@ -159,13 +159,7 @@ class Durations:
 
     @classmethod
     def of(cls, load: RoundLoad, resources: Mapping[str, Floats], server: ServerResources) -> Durations:
-        """Work out the pieces of one round.
-
-        Parameters
-        ----------
-        resources : mapping of str to ndarray
-            ``[clinic]`` by field of ClinicResources.
-        """
+        """Work out the pieces of one round; ``resources`` are ``[clinic]`` by field of ClinicResources."""
         by_lane = {name: values[load.clinics] for name, values in resources.items()}
         for lane, times in load.slowed:
             for name in ("uplink_bits_per_s", "downlink_bits_per_s", "compute_flop_per_s"):

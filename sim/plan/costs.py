@@ -36,19 +36,10 @@ class PartCost:
 def part_costs(
     parts: tuple[Part, ...], input_shape: tuple[int, ...], frozen: frozenset[str] = frozenset()
 ) -> dict[str, PartCost]:
-    """Count every part's costs on tensors without data.
+    """Count every part's costs, by its name, on tensors without data.
 
-    Parameters
-    ----------
-    parts : tuple of Part
-        In the network's order.
-    frozen : frozenset of str
-        Parts that form no gradient in their parameters.
-
-    Returns
-    -------
-    dict of str to PartCost
-        By the part's name.
+    ``parts`` are in the network's order, ``input_shape`` is that of one record, and ``frozen`` names the parts that
+    form no gradient in their parameters.
     """
     costs = {}
     for position, part in enumerate(parts):

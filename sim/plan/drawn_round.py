@@ -21,21 +21,11 @@ _Spans = list[tuple[str, float, float]]
 
 
 def round_frame(load: RoundLoad, time: RoundTime, names: Sequence[str]) -> pd.DataFrame:
-    """Lay out a round that was played with its spans kept.
+    """Lay out a round that was played with its spans kept; ``names`` are those of all clinics.
 
-    Parameters
-    ----------
-    time : RoundTime
-        With its spans.
-    names : sequence of str
-        Of all clinics.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a bar: `row` (a clinic or a worker of the server), `phase`, `start` and `end` in seconds. Of more than
-        20 clinics, 20 from the first to the last to finish. In a row of more than 120 bars, those of the same phase
-        within an 80th of the round are drawn as one.
+    One row a bar: `row` (a clinic or a worker of the server), `phase`, `start` and `end` in seconds. Of more than
+    20 clinics, 20 from the first to the last to finish. In a row of more than 120 bars, those of the same phase
+    within an 80th of the round are drawn as one.
     """
     lanes = np.argsort(time.finish, kind="stable")[::-1]
     if len(lanes) > _MOST_CLINICS:
@@ -103,19 +93,8 @@ def round_words(
 ) -> list[str]:
     """Say in words who waits for whom, and what of the scenario would end the round before all are back.
 
-    Parameters
-    ----------
-    names : sequence of str
-        Of all clinics.
-    deadline : float or None
-        Seconds.
-    over_select : float
-        How many times as many clinics the scenario asks as it waits for; the load has those that it waits for.
-
-    Returns
-    -------
-    list of str
-        Two lines, and a third on what is not drawn.
+    Two lines, and a third on what is not drawn. ``deadline`` is in seconds; ``over_select`` says how many times as many
+    clinics the scenario asks as it waits for, and the load has those that it waits for.
     """
     last = int(time.finish.argmax())
     text = (

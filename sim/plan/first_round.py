@@ -66,10 +66,7 @@ def label_of(spec: RunSpec) -> str:
 def first_rounds(plans: Sequence[Plan]) -> list[FirstRound]:
     """Count the first round of each method, with the first seed and the first swept values, as if nobody could be lost.
 
-    Parameters
-    ----------
-    plans : sequence of Plan
-        Of one study. Baselines, which send nothing in a round, are left out.
+    Baselines, which send nothing in a round, are left out.
     """
     found: dict[str, FirstRound] = {}
     for plan in plans:
@@ -103,17 +100,9 @@ def uplink_seconds(rounds: Sequence[FirstRound]) -> NDArray[np.float64]:
 
 
 def crossings(rounds: Sequence[FirstRound], seconds: NDArray[np.float64]) -> list[Crossing]:
-    """Find where methods of different families (FL, SL, SplitFed) change places.
+    """Find where methods of different families (FL, SL, SplitFed) change places, by uplink.
 
-    Parameters
-    ----------
-    seconds : ndarray
-        ``[method, uplink]``, as `uplink_seconds` returns them.
-
-    Returns
-    -------
-    list of Crossing
-        By uplink; exact, by bisection with the clock between the points of the grid.
+    ``seconds`` are those of :func:`uplink_seconds`; exact, by bisection with the clock between the points of the grid.
     """
     found = []
     for i, first in enumerate(rounds):

@@ -17,14 +17,7 @@ from sim.plan.clock import Durations, RoundLoad, RoundTime
 def time_limit(load: RoundLoad, time: RoundTime, deadline: float | None, enough: int | None) -> float:
     """Return when the server stops waiting, in seconds since the round began.
 
-    Parameters
-    ----------
-    time : RoundTime
-        Of that load, without a limit.
-    deadline : float or None
-        Seconds.
-    enough : int or None
-        How many clinics are waited for; all, where it is None.
+    ``time`` is that of the load without a limit; ``enough`` says how many clinics are waited for, None for all.
     """
     limit = np.inf if deadline is None else deadline
     back = np.sort(time.finish[load.returns])
@@ -38,14 +31,8 @@ def attendance_until(
 ) -> Attendance:
     """Return how far each clinic comes by the limit, and whose parts are back by then.
 
-    Parameters
-    ----------
-    time : RoundTime
-        Of that load, without a limit.
-    spent : Durations
-        Of that load.
-    enough : int or None
-        As for ``time_limit``; of clinics that finish at the same moment, those with the lowest numbers are kept.
+    ``time`` is that of the load without a limit. Of clinics that finish at the same moment, where ``enough`` are waited
+    for, those with the lowest numbers are kept.
     """
     done = load.by_lane(time.completed <= limit).astype(np.int64)
     kept = load.returns | (done < load.steps)
@@ -66,14 +53,7 @@ def attendance_until(
 def time_until(time: RoundTime, limit: float, cut: RoundLoad, spent: Durations) -> RoundTime:
     """Return the time of a round that ends at the limit at the latest, with the aggregation of what is there.
 
-    Parameters
-    ----------
-    time : RoundTime
-        Without the limit.
-    cut : RoundLoad
-        What is left of the load.
-    spent : Durations
-        Of what is left.
+    ``time`` is without the limit; ``cut`` and ``spent`` are what is left of the load.
     """
     finish = np.minimum(time.finish, limit)
     phases = spent.phases(cut)

@@ -15,10 +15,7 @@ __all__ = ["label_notes", "privacy_notes"]
 def privacy_notes(scenario: Scenario) -> Iterator[str]:
     """Yield a line for each key of ``[privacy]`` that no mechanism of the study uses.
 
-    Parameters
-    ----------
-    scenario : Scenario
-        Mechanisms may be swept, or set by a strategy; an infinite target has that mechanism all the same.
+    Mechanisms may be swept, or set by a strategy; an infinite target has that mechanism all the same.
     """
     mechanisms = {scenario.privacy.mechanism, *map(str, scenario.sweep.get("privacy.mechanism", ()))}
     for strategy in scenario.strategies:

@@ -154,10 +154,8 @@ def _arrived(facts: Facts, values: dict[str, Any]) -> Plan:
 def make_plan(spec: RunSpec, facts: Facts) -> Plan:
     """Plan one run.
 
-    Raises
-    ------
-    ScenarioError
-        If the cut lies outside the model, a site has no resources, delta is too large, or no noise meets the target.
+    Raises ``ScenarioError`` if the cut lies outside the model, a site has no resources, delta is too large, or no noise
+    meets the target.
     """
     refuse(spec, facts)
     clock = PlanClock(assign_resources(spec.clinics, facts.names, spec.seed), spec.server.resources())

@@ -47,13 +47,7 @@ class QueueClock(RoundClock):
     """Times a round in which clinics may wait; not a relay, where nobody does."""
 
     def time_round(self, load: RoundLoad, *, trace: bool = False) -> RoundTime:
-        """Return when each clinic has finished, and the round once the common work is done.
-
-        Parameters
-        ----------
-        trace : bool
-            Whether to keep the spans.
-        """
+        """Return when each clinic has finished, and the round once the common work is done; with spans if ``trace``."""
         spent = self.durations(load)
         begin, batch, end = _stretches(load, spent)
         # One lane after another: its beginning, its batches, its end.

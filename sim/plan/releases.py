@@ -97,17 +97,10 @@ def to_be_noised(job: Job, sampled: Sampled) -> dict[str, Ints]:
 def build_ledger(
     job: Job, sampled: Sampled, noised: Noised | None = None, clinics: Sequence[int] | None = None
 ) -> Ledger:
-    """Write down every release of every clinic.
+    """Write down every release of every clinic, or of those given.
 
-    Parameters
-    ----------
-    job : Job
-        Its protocol says which adversary sees what.
-    noised : mapping, optional
-        All that must be, if not given. A step of which a part was not noised is un-noised, and so is a kind of rows
-        of which a batch was not.
-    clinics : sequence of int, optional
-        Those whose releases are written down; all if not given.
+    A step of which a part was not ``noised`` (all that must be, if not given) is un-noised, and so is a kind of rows of
+    which a batch was not.
     """
     ledger = Ledger()
     enter = _updates if job.spec.privacy.unit == "clinic" else _releases

@@ -31,21 +31,10 @@ Mechanisms: TypeAlias = "Mapping[tuple[Adjacency, DpEvent], int]"
 
 
 def dp_sgd_event(sample_rate: float, noise_multiplier: float, steps: int) -> "DpEvent":
-    """Describe ``steps`` steps of DP-SGD (Abadi et al., CCS 2016).
+    """Describe ``steps`` executed steps of DP-SGD (Abadi et al., CCS 2016), in the form of :func:`compose`.
 
-    Parameters
-    ----------
-    sample_rate : float
-        Probability with which each record enters a batch (Poisson sampling), in (0, 1].
-    noise_multiplier : float
-        Standard deviation of the noise on the summed gradient over the clipping norm; 0 is no privacy.
-    steps : int
-        Number of steps really executed.
-
-    Returns
-    -------
-    dp_accounting.DpEvent
-        In canonical form, see :func:`compose`.
+    Each record enters a batch with probability ``sample_rate``, in (0, 1]; ``noise_multiplier`` is the standard
+    deviation of the noise on the summed gradient over the clipping norm, and 0 is no privacy.
     """
     import dp_accounting as dp
 
@@ -55,21 +44,11 @@ def dp_sgd_event(sample_rate: float, noise_multiplier: float, steps: int) -> "Dp
 
 
 def flatten(event: "DpEvent") -> "Counter[DpEvent]":
-    """Break an event into its atoms and count them.
+    """Break an event into its atoms and count them; kinds that are not known here are atoms.
 
     Two descriptions of the same composition have the same atoms: nesting and order vanish, equal events are counted
     together, zero noise becomes ``NonPrivateDpEvent``, a sampling rate of 1 disappears, and what reveals nothing (no
     steps, infinite noise) is left out. An impossible noise, sampling probability or count is a ``ValueError``.
-
-    Parameters
-    ----------
-    event : dp_accounting.DpEvent
-        Kinds that are not known here are atoms.
-
-    Returns
-    -------
-    collections.Counter
-        How often each atom is applied.
     """
     import dp_accounting as dp
 
@@ -116,15 +95,7 @@ def flatten(event: "DpEvent") -> "Counter[DpEvent]":
 def compose(atoms: "Mapping[DpEvent, int]") -> "DpEvent":
     """Build the one canonical event that applies every atom as often as it is counted.
 
-    Parameters
-    ----------
-    atoms : mapping of dp_accounting.DpEvent to int
-        As :func:`flatten` returns them.
-
-    Returns
-    -------
-    dp_accounting.DpEvent
-        ``NoOpDpEvent`` for no atoms, else the atoms in a fixed order, repeated ones self-composed.
+    ``NoOpDpEvent`` for no atoms, else the atoms in a fixed order, repeated ones self-composed.
     """
     import dp_accounting as dp
 
@@ -137,23 +108,7 @@ def compose(atoms: "Mapping[DpEvent, int]") -> "DpEvent":
 def epsilon(
     event: "DpEvent", delta: float, accountant: Accountant = "pld", adjacency: Adjacency = "add-or-remove"
 ) -> float:
-    """Return the epsilon of an event at a given delta.
-
-    Parameters
-    ----------
-    event : dp_accounting.DpEvent
-        Composition of (Poisson-sampled) Gaussians, Laplace noise, randomised response, un-noised releases and nothings.
-        Noise is stated over the sensitivity under ``adjacency``.
-    delta : float
-        0, or from ``MIN_DELTA`` to below 1; the caller sees to it that it is below 1 / number of records.
-    accountant : {"pld", "rdp"}
-        As for :func:`composed_epsilon`.
-
-    Returns
-    -------
-    float
-        ``inf`` where something is released without noise, 0 where nothing is released.
-    """
+    """Return an event's epsilon, as :func:`composed_epsilon`; noise is over the sensitivity under ``adjacency``."""
     return composed_epsilon({(adjacency, atom): n for atom, n in flatten(event).items()}, delta, accountant)
 
 
@@ -166,12 +121,14 @@ def composed_epsilon(mechanisms: Mechanisms, delta: float, accountant: Accountan
     Parameters
     ----------
     mechanisms : mapping of (Adjacency, DpEvent) to int
-        How often each atom, as :func:`flatten` returns them, is applied.
+        How often each atom, as :func:`flatten` returns them, is applied: (Poisson-sampled) Gaussians, Laplace noise,
+        randomised response, un-noised releases.
     delta : float
-        0, or from ``MIN_DELTA`` to below 1. At 0 pure epsilons add up, and Gaussian noise has none.
+        0, or from ``MIN_DELTA`` to below 1; the caller sees to it that it is below 1 / number of records. At 0 pure
+        epsilons add up, and Gaussian noise has none.
     accountant : {"pld", "rdp"}
-        ``"pld"``: exact where all noise is Gaussian and nothing is subsampled, otherwise dp-accounting's PLD,
-        pessimistic and within 1e-3 (relative) or 1e-4 (absolute) of the true value. ``"rdp"``: its Renyi accountant.
+        ``"pld"``: exact where all noise is Gaussian and nothing is subsampled, otherwise pessimistic and within 1e-3
+        (relative) or 1e-4 (absolute) of the true value. ``"rdp"``: dp-accounting's Renyi accountant.
 
     Returns
     -------
@@ -197,20 +154,10 @@ def settled_interval(event: "DpEvent", delta: float) -> float:
 
 
 def epsilons_along(prefixes: Sequence[Mechanisms], delta: float) -> list[float]:
-    """Return the epsilon after each of several rounds, by the accountant ``"pld"``.
+    """Return the epsilon after each of several rounds, by ``"pld"``, of all that is released up to the end of each.
 
     The rounds' privacy losses are composed one after another on one grid, that of the last epsilon: as exact as
     composing each anew, and far quicker.
-
-    Parameters
-    ----------
-    prefixes : sequence of mappings
-        All that is released up to the end of each round, as for :func:`composed_epsilon`.
-
-    Returns
-    -------
-    list of float
-        One a round, growing.
     """
     if not prefixes:
         return []
@@ -244,13 +191,7 @@ def under_one_adjacency(mechanisms: Mechanisms) -> "tuple[Counter[DpEvent], Adja
 
 
 def halved(atom: "DpEvent") -> "DpEvent":
-    """Return the same noise over twice the sensitivity.
-
-    Raises
-    ------
-    ValueError
-        For an atom that has no noise to halve.
-    """
+    """Return the same noise over twice the sensitivity; ``ValueError`` for an atom that has no noise to halve."""
     import dp_accounting as dp
     from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
 

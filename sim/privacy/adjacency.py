@@ -41,13 +41,7 @@ def adjacency_of(ledger: Ledger) -> str:
 
 
 def replaced(mechanisms: Mechanisms) -> Mechanisms:
-    """Return the same mechanisms, all of them under replacement.
-
-    Raises
-    ------
-    ValueError
-        For one that has no noise to halve.
-    """
+    """Return the same mechanisms, all under replacement; ``ValueError`` for one that has no noise to halve."""
     atoms: Counter[tuple[Adjacency, DpEvent]] = Counter()
     for (way, atom), count in mechanisms.items():
         atoms["replace", atom if way == "replace" else halved(atom)] += count

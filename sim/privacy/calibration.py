@@ -30,13 +30,6 @@ def calibrate(target_epsilon: float, delta: float, sample_rate: float, steps: in
     The search starts from the central limit of the composition (Bu et al., "Deep learning with Gaussian differential
     privacy", 2020), which alone would underestimate epsilon.
 
-    Parameters
-    ----------
-    target_epsilon : float
-        Positive; ``inf`` asks for no noise.
-    delta, sample_rate, steps
-        As for :func:`sim.privacy.accounting.epsilon` and :func:`sim.privacy.accounting.dp_sgd_event`.
-
     Returns
     -------
     float

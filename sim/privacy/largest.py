@@ -8,15 +8,10 @@ from sim.privacy.loss import Adjacency, Atoms, first_epsilon, loss_variance
 
 
 def largest_epsilon(candidates: Iterable[Mechanisms], delta: float) -> float:
-    """Return the largest epsilon, 0 of none.
+    """Return the largest epsilon of compositions as of :func:`sim.privacy.accounting.composed_epsilon`, 0 of none.
 
     They are counted from the one whose loss varies most. A coarse grid overstates epsilon: what it puts below one that
     was found already is not counted again on finer ones.
-
-    Parameters
-    ----------
-    candidates : iterable of mappings
-        As for :func:`sim.privacy.accounting.composed_epsilon`.
     """
     largest = 0.0
     for mechanisms in sorted(candidates, key=_variance, reverse=True):

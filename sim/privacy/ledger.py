@@ -68,11 +68,6 @@ class Ledger:
 
     Two ledgers are equal if every adversary sees the same mechanisms, equally often, on the same kinds of release of
     the same clinics, in whatever order and nesting they were added.
-
-    Parameters
-    ----------
-    releases : iterable of Release
-        Added one after another.
     """
 
     def __init__(self, releases: Iterable[Release] = ()) -> None:
@@ -200,13 +195,10 @@ class Ledger:
 
     @classmethod
     def from_json(cls, text: str) -> "Ledger":
-        """Read what :meth:`to_json` wrote.
+        """Read what :meth:`to_json` wrote; ``ValueError`` if the text is no ledger.
 
-        Raises
-        ------
-        ValueError
-            If the text is no ledger. Events are looked up among dp-accounting's only, and not with its own
-            ``from_named_tuple``, which would import and call whatever the text names.
+        Events are looked up among dp-accounting's only, and not with its own ``from_named_tuple``, which would import
+        and call whatever the text names.
         """
         try:
             rows = [{field.name: row[field.name] for field in fields(Release)} for row in json.loads(text)]

@@ -26,23 +26,12 @@ Atoms: TypeAlias = "tuple[tuple[DpEvent, int], ...]"
 @cache
 @remembered
 def settled(atoms: Atoms, adjacency: Adjacency, delta: float, bound: float) -> tuple[float, float]:
-    """Refine the grid of the privacy loss until epsilon has settled.
+    """Refine the grid of the privacy loss until epsilon has settled; return it and the last grid's interval.
 
     The error of a grid falls at least as fast as its interval and mostly as its square. A fixed interval would let time
     and memory grow without limit as the noise shrinks, and overstate epsilon where much noise is spread over many
-    steps; the first one follows from the variance of the loss.
-
-    Parameters
-    ----------
-    atoms : tuple of (DpEvent, int)
-        Mechanisms and how often each is applied, with noise over the sensitivity under ``adjacency``.
-    bound : float
-        An upper bound on epsilon; if astronomic, it is the answer.
-
-    Returns
-    -------
-    epsilon, interval : float
-        The interval is that of the last grid.
+    steps; the first one follows from the variance of the loss. ``bound`` is an upper bound on epsilon; if astronomic,
+    it is the answer.
     """
     if bound > 1e8:
         return bound, math.inf
@@ -158,23 +147,10 @@ def _loss(atom: "DpEvent", adjacency: Adjacency, interval: float) -> Any:
 def along(
     steps: tuple[Atoms, ...], adjacency: Adjacency, delta: float, bound: float, interval: float
 ) -> tuple[float, ...]:
-    """Compose one step after another on one grid.
+    """Compose one step after another on one grid; return an upper bound on epsilon after each.
 
-    Parameters
-    ----------
-    steps : tuple of atoms
-        What each step adds.
-    adjacency, delta
-        As for :func:`settled`.
-    bound : float
-        Epsilon after the last step, or an upper bound on it.
-    interval : float
-        That on which the last epsilon has settled: a grid's error relative to epsilon is the same for fewer steps.
-
-    Returns
-    -------
-    tuple of float
-        Epsilon after each step, an upper bound.
+    ``bound`` is one after the last step, and ``interval`` that on which the last epsilon has settled: a grid's error
+    relative to epsilon is the same for fewer steps.
     """
     if adjacency == "add-or-remove" and len({atom for atoms in steps for atom, _ in atoms}) == 1:
         counts = accumulate(sum(count for _, count in atoms) for atoms in steps)

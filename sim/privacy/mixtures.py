@@ -34,14 +34,8 @@ _TAIL = 10.0
 def replaced_mixture(deviation: float, moves: Sequence[float], likely: Sequence[float], interval: float) -> Any:
     """Discretise the privacy loss of one such batch, so that epsilon is never underestimated.
 
-    Parameters
-    ----------
-    deviation : float
-        s, of the noise.
-    moves, likely : sequence of float
-        c_i, each at least 0, and p_i.
-    interval : float
-        Of the grid of losses.
+    ``deviation`` is s, ``moves`` are the c_i, each at least 0, and ``likely`` the p_i. Returns a
+    ``PrivacyLossDistribution`` of dp-accounting on a grid of this interval.
     """
     c, p = np.array(moves, dtype=np.float64) / deviation, np.array(likely, dtype=np.float64)
     furthest = float(c.max()) + _TAIL

@@ -32,19 +32,9 @@ _Shares: TypeAlias = tuple[tuple[int, int], ...]
 
 
 def of_patient(mechanisms: Mechanisms, most: int) -> Mechanisms:
-    """Return what mechanisms for a record are to a patient with so many.
+    """Return what mechanisms for a record, as of ``Ledger.mechanisms``, are to a patient with so many.
 
-    Parameters
-    ----------
-    mechanisms : mapping of (Adjacency, DpEvent) to int
-        For one record, as ``Ledger.mechanisms`` returns them.
-    most : int
-        The largest number of records of a patient.
-
-    Returns
-    -------
-    mapping of (Adjacency, DpEvent) to int
-        With noise over a record's sensitivity in mixtures, and otherwise over the patient's.
+    Noise is over a record's sensitivity in mixtures, and otherwise over the patient's.
     """
     import dp_accounting as dp
     from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
@@ -73,24 +63,10 @@ def patient_epsilon(
 ) -> float:
     """Return the epsilon of a patient with at most so many records at one clinic, or dealt out among several.
 
-    Parameters
-    ----------
-    ledger : Ledger
-        For one record.
-    clinics : int
-        How many there are.
-    most : int
-        The largest number of records of a patient, at all clinics together.
-    stays : int
-        The largest number of clinics that have records of one patient.
-
-    Returns
-    -------
-    float
-        The largest over every choice of up to `stays` different clinics and every way to share out the records among
-        them, what each clinic releases composed; clinics that release the same are told apart only by their number.
-        Where c clinics allow more than ``EXACT_COMBINATIONS`` of these, for them a bound: c times a clinic with the
-        highest sampling rate, the least noise and the most steps, with most - c + 1 records each.
+    The largest over every choice of up to `stays` different clinics and every way to share out `most` records among
+    them, what each clinic releases composed; clinics that release the same are told apart only by their number. Where c
+    clinics allow more than ``EXACT_COMBINATIONS`` of these, for them a bound: c times a clinic with the highest
+    sampling rate, the least noise and the most steps, with most - c + 1 records each.
     """
     alike = Counter(tuple(sorted(ledger.mechanisms(adversary, k).items(), key=repr)) for k in range(clinics))
     kinds: list[Mechanisms] = [dict(mechanisms) for mechanisms in alike]

@@ -22,15 +22,7 @@ class Exposed:
 
 
 def exposed(names: Sequence[str], scaling: str | None) -> Iterator[Exposed]:
-    """Say what statistics of the records give away.
-
-    Parameters
-    ----------
-    names : sequence of str
-        Those marked ``"non-private"`` in ``Federation.statistics``.
-    scaling : str or None
-        ``data.scaling``.
-    """
+    """Say what statistics of the records give away: those marked ``"non-private"``, under this ``data.scaling``."""
     if scaled := [name.removeprefix(_SCALED) for name in names if name.startswith(_SCALED)]:
         mend = 'take data.scaling = "public" with stated data.ranges'
         reason = f"features are scaled by statistics of the records (mean and deviation of {_named(scaled)}); {mend}"

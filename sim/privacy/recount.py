@@ -251,17 +251,8 @@ def _plain(mechanisms: Mapping[tuple[Adjacency, DpEvent], int]) -> list[tuple[st
 def count_faults(method: Method, drawn: Drawn, plan: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
     """Hold the counts of a run against its settings and against the noised steps that its log counted.
 
-    Parameters
-    ----------
-    plan : mapping
-        ``plan`` of ``run.json``.
-    settings : mapping
-        ``spec`` of ``run.json``.
-
-    Yields
-    ------
-    str
-        A field of ``run.json``, and what is wrong with it.
+    ``plan`` and ``settings`` are ``plan`` and ``spec`` of ``run.json``. Each fault is a field of that file, and what is
+    wrong.
     """
     train, clinics = settings["train"], plan["clinics"]
     pooled = method.name in ("centralised", "release-once")

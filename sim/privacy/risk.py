@@ -35,12 +35,7 @@ class Risk:
 def membership_risk(mechanisms: Mechanisms, epsilon: float) -> Risk:
     """Bound every attack on what these mechanisms release.
 
-    Parameters
-    ----------
-    mechanisms : mapping of (Adjacency, DpEvent) to int
-        As for :func:`sim.privacy.accounting.composed_epsilon`.
-    epsilon : float
-        Their epsilon, at any delta; where it is infinite or too large for a grid, nothing bounds the attacker.
+    Where their epsilon, at any delta, is infinite or too large for a grid, nothing bounds the attacker.
     """
     atoms, adjacency = under_one_adjacency(mechanisms)
     if not atoms:

@@ -41,21 +41,9 @@ _NEGLIGIBLE = 80.0
 
 @lru_cache(maxsize=8)
 def delta_of_steps(rate: float, sigma: float, steps: int, interval: float) -> Callable[[float], float]:
-    """Compose steps of DP-SGD on a grid.
+    """Compose steps of DP-SGD, with a sampling rate below 1, on a grid of losses.
 
-    Parameters
-    ----------
-    rate : float
-        Sampling rate, in (0, 1).
-    sigma : float
-        Noise multiplier.
-    interval : float
-        Of the grid of losses.
-
-    Returns
-    -------
-    callable
-        An upper bound on delta at an epsilon from 0 to ``LARGEST``.
+    What is returned gives an upper bound on delta at an epsilon from 0 to ``LARGEST``.
     """
     removed = _composed(rate, sigma, steps, interval, removal=True)
 

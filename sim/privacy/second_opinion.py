@@ -34,16 +34,10 @@ def same(one: float, other: float) -> bool:
 def second_epsilon(
     mechanisms: Mapping[tuple[Adjacency, DpEvent], int], delta: float, *, replace_one: bool = False
 ) -> float:
-    """Return the epsilon of mechanisms.
+    """Return the epsilon of Gaussian, Poisson-sampled Gaussian, Laplace, randomised-response or un-noised mechanisms.
 
-    Parameters
-    ----------
-    mechanisms : mapping of (Adjacency, DpEvent) to int
-        Gaussian, Poisson-sampled Gaussian, Laplace, randomised response, or none; noise over the sensitivity under the
-        adjacency. Where any is stated for replacement, all are held to be: a sum that one record moves by at most C
-        moves by 2 C where it is replaced.
-    replace_one : bool
-        Whether all are to be held for replacement in any case.
+    Noise is over the sensitivity under the adjacency. Where any is stated for replacement, or ``replace_one``, all are
+    held to be: a sum that one record moves by at most C moves by 2 C where it is replaced.
     """
     present = {key: count for key, count in mechanisms.items() if count}
     if not present:

@@ -19,18 +19,9 @@ STATEMENT_FILE = "privacy.md"
 
 
 def statement_text(statement: Mapping[str, Any]) -> str:
-    """Write a statement as Markdown.
+    """Write a statement, as of :func:`sim.plan.statement.privacy_statement`, as Markdown.
 
-    Parameters
-    ----------
-    statement : mapping
-        As :func:`sim.plan.statement.privacy_statement` returns it. Names in it are escaped: none can open a table
-        cell, a link or a tag.
-
-    Raises
-    ------
-    ValueError
-        If something is missing in it.
+    Names in it are escaped: none can open a table cell, a link or a tag. ``ValueError`` if something is missing in it.
     """
     try:
         return _template().render(s=statement, meaning=MEANING, inf=math.inf)

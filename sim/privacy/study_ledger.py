@@ -113,18 +113,10 @@ class StudyPrivacy:
 
 
 def compose_study(runs: Sequence[StudyRun], delta: float | None = None) -> StudyPrivacy:
-    """Compose the releases of all runs of a study.
+    """Compose the releases of all runs of a study, at the largest of the runs' own deltas if none is given.
 
-    Parameters
-    ----------
-    delta : float, optional
-        The largest of the runs' own if not given.
-
-    Returns
-    -------
-    StudyPrivacy
-        In the unit that all noised runs share, otherwise a record; under replacement if any noised release of any run
-        is stated for it.
+    In the unit that all noised runs share, otherwise a record; under replacement if any noised release of any run is
+    stated for it.
     """
     noised = [run for run in runs if run.row["mechanism"] != "none"]
     unit: Unit = "clinic" if noised and all(run.row["unit"] == "clinic" for run in noised) else "record"

@@ -18,11 +18,8 @@ _EVERYWHERE: Final = (
 def not_covered(spec: RunSpec) -> list[dict[str, Any]]:
     """List what a finished run publishes of its records besides what is noised and what attacks find.
 
-    Returns
-    -------
-    list of dict
-        ``what``; ``where`` it stands; ``of`` which records it is a statistic; ``columns``, the patterns of the names
-        under which it stands there.
+    ``what``; ``where`` it stands; ``of`` which records it is a statistic; ``columns``, the patterns of the names under
+    which it stands there.
     """
     return [
         {"what": what, "where": where, "of": of, "columns": list(columns)} for what, where, of, columns in _rows(spec)

@@ -47,18 +47,7 @@ def _swept(values: object) -> tuple[object, ...]:
 
 
 def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the values if none comes twice.
-
-    Parameters
-    ----------
-    values : tuple
-        What a list of the scenario holds.
-
-    Raises
-    ------
-    ValueError
-        If a value comes twice.
-    """
+    """Return the values; raise ``ValueError`` if one comes twice."""
     if len(set(values)) < len(values):
         raise ValueError(f"{show(values)} has a value twice; name each once")
     return values

@@ -132,22 +132,11 @@ PROFILES: Final = MappingProxyType(
 def assign_resources(
     groups: "Sequence[ClinicGroup]", site_names: Sequence[str], seed: int
 ) -> tuple[ClinicResources, ...]:
-    """Give every site the link and computer of its group.
+    """Give every site the link and computer of its group, in the order of the sites.
 
-    Parameters
-    ----------
-    groups : sequence of ClinicGroup
-        The scenario's ``[[clinics]]``. Those with ``sites`` take these, those with ``count`` the next so many that no
-        group names, and at most one without either takes the rest.
-    site_names : sequence of str
-        The federation's clinics.
-    seed : int
-        Decides which clinic of a group has which of its profiles, and how far its rates lie from them.
-
-    Returns
-    -------
-    tuple of ClinicResources
-        In the order of `site_names`.
+    Groups with ``sites`` take these, those with ``count`` the next so many that no group names, and at most one without
+    either takes the rest. The seed decides which clinic of a group has which of its profiles, and how far its rates lie
+    from them.
 
     Raises
     ------

@@ -158,18 +158,7 @@ class DataFile(_Found):
         return clinic
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the file's bytes.
-
-        Returns
-        -------
-        str
-            In hexadecimal.
-
-        Raises
-        ------
-        ScenarioError
-            If the file cannot be read.
-        """
+        """Return the SHA-256 of the file's bytes; raise ``ScenarioError`` if it cannot be read."""
         try:
             found = status(self.path)
             return _sha256(self.path, found.st_mtime_ns, found.st_ctime_ns, found.st_size)

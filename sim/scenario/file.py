@@ -61,13 +61,7 @@ def _swept_key(key: str) -> str:
 
 
 def name_of_a_folder(name: str) -> str:
-    """Return a study's name if it can name its folder.
-
-    Raises
-    ------
-    ValueError
-        If it cannot.
-    """
+    """Return a study's name; raise ``ValueError`` if it cannot name its folder."""
     if not _NAME.fullmatch(name):
         raise ValueError(
             f"{show(name)} cannot name a folder; use up to 64 of a-z, 0-9, '-', '_' and single '.', "
@@ -148,7 +142,7 @@ _MODELS: Final[dict[tuple[str, ...], type[Section]]] = {
 
 
 def load_scenario(path: str | Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Scenario:
-    """Read a scenario file.
+    """Read a scenario file; relative paths in it are relative to its folder.
 
     Parameters
     ----------
@@ -158,11 +152,6 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = (), only: Sequenc
         longer swept.
     only : sequence of str
         Names of the strategies to keep; all if empty.
-
-    Returns
-    -------
-    Scenario
-        The checked scenario; a relative path in it is relative to the file's folder.
 
     Raises
     ------
@@ -187,14 +176,7 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = (), only: Sequenc
 
 
 def parse_scenario(mapping: Mapping[str, Any], folder: Path) -> Scenario:
-    """Check a scenario that is already a mapping.
-
-    Parameters
-    ----------
-    mapping : mapping
-        What a scenario file holds, with its kebab-case keys.
-    folder : pathlib.Path
-        Where relative paths start.
+    """Check what a scenario file holds; relative paths start at the folder.
 
     Raises
     ------
@@ -211,23 +193,16 @@ def validated(
     folder: Path | None = None,
     swept: Collection[str] = (),
 ) -> _Checked:
-    """Check a mapping against a model that has the tables of a scenario.
+    """Check a mapping with kebab-case keys against a model that has the tables of a scenario.
 
     Parameters
     ----------
-    model : type
-        ``Scenario``, or another model with the same tables.
     label : str
-        What the lines start with.
+        What the lines of an error start with.
     folder : pathlib.Path, optional
         Where relative paths start; without it they stay as they are.
     swept : collection of str
         Dotted keys whose values come from ``[sweep]``.
-
-    Returns
-    -------
-    Section
-        An object of `model`.
 
     Raises
     ------
@@ -313,10 +288,7 @@ def _read_toml(path: Path, label: str) -> dict[str, Any]:
 def overridden(mapping: Mapping[str, Any], override: str) -> dict[str, Any]:
     """Return a copy of a scenario's tables with one ``key=value`` set; a key that is set is no longer swept.
 
-    Raises
-    ------
-    ValueError
-        If it is no ``key=value`` or there is no such place.
+    Raises ``ValueError`` if it is no ``key=value`` or there is no such place.
     """
     keys, value = parsed_override(override)
     swept = _swept_in(mapping)

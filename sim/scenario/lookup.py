@@ -44,10 +44,7 @@ def is_own_path(name: str) -> bool:
 def method_facts(name: str) -> MethodFacts | None:
     """Return the facts of a method by its name or import path; None for a strategy of Flower's.
 
-    Raises
-    ------
-    ValueError
-        In one line: if there is no such method.
+    Raises ``ValueError`` if there is no such method.
     """
     if name in registered(METHODS) or is_own_path(name):
         found: MethodFacts = loaded(METHODS, name)

@@ -19,17 +19,8 @@ _BARE_TEXT: Final = re.compile(r"[^\"'\[\]{}=,#\n]+")
 def replaced(table: Mapping[str, Any], keys: Sequence[str], value: object) -> dict[str, Any]:
     """Return a copy of nested tables with one value set.
 
-    Parameters
-    ----------
-    table : mapping
-        The outermost table; it stays as it is.
-    keys : sequence of str
-        The way to the value; tables on the way are made if absent, and a number picks an element of a list.
-
-    Raises
-    ------
-    ValueError
-        If something on the way is neither a table nor a list with that element.
+    Tables on the way are made if absent, and a number picks an element of a list. Raises ``ValueError`` if something on
+    the way is neither a table nor a list with that element.
     """
     changed: dict[str, Any] = _with(table, keys, value)
     return changed
@@ -52,13 +43,7 @@ def _with(node: Any, keys: Sequence[str], value: object) -> Any:
 
 
 def parsed_override(override: str) -> tuple[list[str], object]:
-    """Take ``key=value`` apart: the way to the key, and the value as TOML, or as bare text.
-
-    Raises
-    ------
-    ValueError
-        If it is no ``key=value``.
-    """
+    """Take ``key=value`` apart: the way to the key, and the value as TOML or bare text."""
     key, equals, text = override.partition("=")
     if not equals:
         raise ValueError('has no "="; write key=value')

@@ -12,13 +12,7 @@ DEEPEST: Final = 12
 
 
 def shape_problems(mapping: Mapping[str, Any]) -> Iterator[str]:
-    """Yield ``place: what is wrong; how to mend it`` for numbers beyond 64 bits, no text, and what is nested too deep.
-
-    Parameters
-    ----------
-    mapping : mapping
-        A scenario's tables.
-    """
+    """Yield ``place: what is wrong; how to mend it`` for numbers beyond 64 bits, no text, and deep nesting."""
     left: list[tuple[tuple[str, ...], Any]] = [((), mapping)]
     while left:
         place, value = left.pop()

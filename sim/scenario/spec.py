@@ -88,18 +88,10 @@ def digest_of(
     code: Mapping[str, str],
     results_version: int,
 ) -> str:
-    """Return the digest of a run with these settings.
+    """Return the digest of a run with these settings, those of a :class:`RunSpec` in plain values.
 
-    Parameters
-    ----------
-    settings : mapping
-        A :class:`RunSpec` in plain values.
-    data_sha256 : str or None
-        Of the data file; None where the data come from no file.
-    public_head : str
-        As ``Model.public_digest`` returns it.
-    code : mapping of str to str
-        As :func:`code_digests` returns it.
+    ``data_sha256`` is None where the data come from no file; ``public_head`` is as ``Model.public_digest``, ``code`` as
+    :func:`code_digests` returns it.
     """
     content = {key: value for key, value in settings.items() if key != "study"} | {"results-version": results_version}
     content |= {"code": dict(code)} if code else {}
@@ -111,12 +103,9 @@ def digest_of(
 
 
 def imports(model: Model, strategies: Iterable[Strategy | RunStrategy]) -> list[tuple[str, str]]:
-    """Return what a scenario or a run imports: learning it, or only planning it, runs that code.
+    """Return what a scenario or a run imports: training it, or only planning it, runs that code.
 
-    Returns
-    -------
-    list of (str, str)
-        ``factory``, ``method`` or ``strategy``, and the import path.
+    Each is ``factory``, ``method`` or ``strategy``, and the import path.
     """
     named = [] if model.factory is None else [("factory", model.factory)]
     for strategy in strategies:
@@ -133,10 +122,7 @@ def imports(model: Model, strategies: Iterable[Strategy | RunStrategy]) -> list[
 def code_digests(named: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return the SHA-256 of the module file behind each import path of a user's own, without importing it.
 
-    Parameters
-    ----------
-    named : iterable of (str, str)
-        As :func:`imports` returns them. What comes with Flower is known by its version.
+    What comes with Flower is known by its version.
     """
     found = {}
     for kind, path in named:
@@ -166,12 +152,9 @@ def _module_file(module: str) -> Path | None:
 def expand(scenario: Scenario) -> list[RunSpec]:
     """Return the runs of a scenario.
 
-    Returns
-    -------
-    list of RunSpec
-        Strategies, within them cuts, within them the product of the swept values, within it seeds; each in the order
-        in which it is written. A target of ``epsilon = inf`` has become mechanism ``none``, or
-        what is left of a combination with ``label-rr``.
+    Strategies, within them cuts, within them the product of the swept values, within it seeds; each in the order in
+    which it is written. A target of ``epsilon = inf`` has become mechanism ``none``, or what is left of a combination
+    with ``label-rr``.
 
     Raises
     ------

@@ -87,34 +87,17 @@ class AdaptiveClip:
     count_noise: float  # sigma_b, standard deviation of the noise on the number of updates within the clip
 
     def update_noise(self, multiplier: float) -> float:
-        """Return sigma_delta, with which updates and counts have this noise multiplier together.
+        """Return sigma_delta, with which updates and counts have this noise multiplier, below 2 sigma_b, together.
 
-        A clinic moves the centred count by 1/2, so that sigma^-2 = sigma_delta^-2 + (2 sigma_b)^-2.
-
-        Parameters
-        ----------
-        multiplier : float
-            Below 2 sigma_b; 0 stays 0.
+        A clinic moves the centred count by 1/2, so that sigma^-2 = sigma_delta^-2 + (2 sigma_b)^-2; 0 stays 0.
         """
         return (multiplier**-2 - (2 * self.count_noise) ** -2) ** -0.5 if multiplier else 0.0
 
 
 def updates_of(before: Mapping[str, Tensor], stacked: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-    """Return what each clinic changed, and its norm over all these parameters together.
+    """Return what each clinic changed, ``[lane, *shape]`` each, and its norm over all of these together, ``[lane]``.
 
-    Parameters
-    ----------
-    before : mapping of str to Tensor
-        ``[1, *shape]`` parameters that the round began with.
-    stacked : mapping of str to Tensor
-        ``[lane, *shape]`` each clinic's.
-
-    Returns
-    -------
-    dict of str to Tensor
-        ``[lane, *shape]`` each.
-    Tensor
-        ``[lane]``
+    ``before`` holds the ``[1, *shape]`` parameters that the round began with, ``stacked`` each clinic's.
     """
     import torch
 
@@ -136,18 +119,12 @@ def noised_mean(
 
     Parameters
     ----------
-    updates : mapping of str to Tensor
-        ``[lane, *shape]`` each.
-    norms : Tensor
-        ``[lane]``
+    updates, norms
+        ``[lane, *shape]`` each; ``[lane]``.
     clinics : int
         n, lost ones too: it does not depend on who came back.
-    clip : float
-        C.
-    noise : float
-        sigma_delta.
-    server_round : int
-        Names the stream.
+    clip, noise : float
+        C and sigma_delta.
 
     Returns
     -------
@@ -175,20 +152,9 @@ def noised_mean(
 def adapted_clip(
     clip: float, norms: Tensor, clinics: int, adaptive: AdaptiveClip, noised: bool, key: str, server_round: int
 ) -> float:
-    """Return the next round's clip.
+    """Return the next round's clip, from the ``[lane]`` norms of the updates before they were clipped.
 
-    Parameters
-    ----------
-    clip : float
-        C.
-    norms : Tensor
-        ``[lane]`` norms of the updates before they were clipped.
-    clinics : int
-        n, as for ``noised_mean``.
-    noised : bool
-        Whether the count has its noise; without, nothing is private.
-    server_round : int
-        Names the stream.
+    ``noised`` says whether the count has its noise; without, nothing is private.
     """
     centred = float((norms <= clip).double().sub(0.5).sum())
     if noised:

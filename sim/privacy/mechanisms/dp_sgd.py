@@ -79,16 +79,8 @@ class DpSgd(OnGradients):
     ) -> None:
         """Add Gaussian noise to clipped sums, in place, and put them on a grid; each lane draws from its own stream.
 
-        Parameters
-        ----------
-        sums : sequence of Tensor
-            ``[lane, *shape]`` each, already divided by ``normaliser``.
-        std : sequence of float
-            ``[lane]``, standard deviation on the undivided sum.
-        normaliser : sequence of float
-            ``[lane]``
-        key, purpose, clinics, server_round, step
-            Name the streams; the key is one for all lanes, or one a lane.
+        ``sums`` are ``[lane, *shape]`` each, already divided by ``normaliser``, ``[lane]``; ``std``, ``[lane]``, is of
+        the noise on the undivided sum. The key is one for all lanes, or one a lane.
         """
         import torch
 
@@ -111,20 +103,10 @@ class DpSgd(OnGradients):
 
 
 def effective_noise_multiplier(part_clip: float, noise_std: float, parts: int) -> float:
-    """Return the noise multiplier of a step whose parts are clipped and noised apart.
+    """Return the noise multiplier of a step whose parts are clipped and noised apart; 0 without noise.
 
     One record moves the vector of all parts, each divided by its noise, by at most sqrt(sum_p (C_p / s_p)^2), so that
     sigma_eff = (sum_p (C_p / s_p)^2)^(-1/2).
-
-    Parameters
-    ----------
-    part_clip, noise_std : float
-        C_p and s_p, the same in every part.
-
-    Returns
-    -------
-    float
-        0 without noise.
     """
     if noise_std == 0:
         return 0.0

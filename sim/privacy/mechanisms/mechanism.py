@@ -38,15 +38,7 @@ class Mechanism(ABC):
         return ""
 
     def refusal(self, method: Any, cut: str | None, sent: Sequence[str]) -> str:
-        """Say why a method has no use for it; empty if it has.
-
-        Parameters
-        ----------
-        method : sim.methods.method.Method
-            Its facts.
-        sent : sequence of str
-            Kinds of rows that the method sends to the server.
-        """
+        """Say why a method (its facts) that sends these kinds of rows has no use for it; empty if it has."""
         return ""
 
     def described(self, event: DpEvent) -> tuple[str, str, float | None, float] | None:
@@ -123,14 +115,8 @@ class OnRows(Mechanism):
     def noise_for(self, target: float, delta: float, exposures: int, gradients: float, reach: Sequence[float]) -> float:
         """Return the noise over the clip that meets a target; 0 if what is spent already leaves nothing.
 
-        Parameters
-        ----------
-        exposures : int
-            How often the record stands in a batch.
-        gradients : float
-            Noise multiplier of the gradients in these batches, 0 where they tell nothing of the record.
-        reach : sequence of float
-            By kind of rows.
+        ``exposures`` says how often the record stands in a batch, ``gradients`` is the noise multiplier of the
+        gradients in these batches, 0 where they tell nothing of the record, and ``reach`` is by kind of rows.
         """
 
     @abstractmethod

@@ -71,7 +71,7 @@ class RowNoise:
         sizes, clinics : sequence of int
             ``[lane]`` rows that are real, and the lane's clinic.
         moment : (int, int)
-            Round and step, which name the streams.
+            Round and step, which name the streams, with the run's key.
 
         Returns
         -------

@@ -23,13 +23,7 @@ LARGEST_CODE = 2**15 - 1
 def row_step(scale: float, clip: float) -> float:
     """Return the step of the grid for noised rows: a power of two, of which 16 bits hold row and noise.
 
-    Parameters
-    ----------
-    scale : float
-        Standard deviation of Gaussian, scale of Laplace noise, above 0: from 512 to 1,024 steps, but no less than lets
-        the clip be 16,384 steps.
-    clip : float
-        Bound of the row's norm.
+    The noise's standard deviation, or scale, is 512 to 1,024 steps, but no less than lets the clip be 16,384 steps.
     """
     return 2.0 ** (math.ceil(math.log2(max(scale, clip / 16))) - ROW_BITS)
 
