@@ -26,63 +26,39 @@ Ints = NDArray[np.int64]
 class Counts:
     """The counts of a whole run: who is there, what crosses, and how long it takes.
 
-    Parameters
-    ----------
-    job : Job
-        What it says of attendance is left aside; it is drawn here.
-    clock : PlanClock
-        Times the rounds, and with them decides who meets a deadline.
-
-    Attributes
-    ----------
-    attended : dict of int to Attendance
-        Of the rounds in which a clinic is away or lost.
-    steps : ndarray
-        ``[clinic]`` training steps on the clinic's records.
-    rounds, returned_rounds, lost_rounds : ndarray
-        ``[clinic]`` rounds in which the clinic is there; whose parts come back; in which it does not do all its batches
-        or its parts do not come back.
-    participants, returned : list of int
-        By round: how many clinics are there, and how many of them are not lost.
-    traffic : Traffic
-        Bytes by direction and kind, ``[clinic]`` each.
-    loads : list of RoundLoad
-        One a round, as the clock wants them.
-    bytes_after : list of int
-        Traffic of all clinics up to the end of each round.
-    after : list of Sampled
-        What has been drawn up to the end of each round.
-    clinic_flops, server_flops : int
-        In all.
+    What the job says of attendance is left aside; it is drawn here. The clock times the rounds, and with them decides
+    who meets a deadline.
     """
 
     def __init__(self, job: Job, clock: PlanClock) -> None:
+        def by_clinic() -> Ints:
+            return np.zeros(len(job.sizes), dtype=np.int64)
+
         self.job = replace(job, attended={})
         self.clock = clock
         self.costs = part_costs(job.parts, job.network.input_shape, job.frozen)
-        self._pooled = job.method.pooled
-        if self._pooled and job.protocol.clinic_parts:  # what is trained on kept rows forms no gradient in them
-            self.costs |= part_costs(job.parts[1:], self.costs["head"].output_shape)
-        self.steps = np.zeros(len(job.sizes), dtype=np.int64)
-        self._left = np.zeros(len(job.sizes), dtype=np.int64)
-        self._released = np.zeros(len(job.sizes), dtype=np.int64)
-        self.rounds = np.zeros(len(job.sizes), dtype=np.int64)
-        self.returned_rounds = np.zeros(len(job.sizes), dtype=np.int64)
-        self.lost_rounds = np.zeros(len(job.sizes), dtype=np.int64)
+        self.steps = by_clinic()  # training steps on the clinic's records
+        self.rounds = by_clinic()  # in which the clinic is there
+        self.returned_rounds = by_clinic()  # in which its parts come back
+        self.lost_rounds = by_clinic()  # in which it does not do all its batches or its parts do not come back
+        self.traffic: Traffic = {}  # by direction and kind, [clinic] each
+        self.clinic_flops = self.server_flops = 0
+        # By round: those in which a clinic is away or lost; how many clinics are there, and how many are not lost; the
+        # bytes of all clinics, and what has been drawn, up to its end.
         self.attended: dict[int, Attendance] = {}
         self.participants: list[int] = []
         self.returned: list[int] = []
+        self.loads: list[RoundLoad] = []
+        self.times: list[RoundTime] = []
+        self.bytes_after: list[int] = []
+        self.after: list[Sampled] = []
+        self._pooled = job.method.pooled
+        if self._pooled and job.protocol.clinic_parts:  # what is trained on kept rows forms no gradient in them
+            self.costs |= part_costs(job.parts[1:], self.costs["head"].output_shape)
+        self._left, self._released, self._exposures, self._widest = (by_clinic() for _ in range(4))
         self._all_steps = job.sampling.steps(job.records)
         self._stood = [np.zeros(n, dtype=np.int64) for n in job.sizes] if job.rows is not None else []
-        self._exposures = np.zeros(len(job.sizes), dtype=np.int64)
-        self.traffic: Traffic = {}
-        self.clinic_flops = self.server_flops = 0
-        self._widest = np.zeros(len(job.sizes), dtype=np.int64)
         self._legs = () if self._pooled else tuple(self._batch_legs())
-        self._row_kinds: tuple[tuple[Direction, tuple[tuple[str, ...], ...]], ...] = (
-            ("up", job.protocol.batch_up),
-            ("down", job.protocol.batch_down),
-        )
         # Pooled records are sampled from the pool.
         self._rates = job.sampling.rates(np.full_like(job.records, sum(job.sizes)) if self._pooled else job.records)
         self._model_bytes = FLOAT_BYTES * self._common_scalars(job.protocol.clinic_parts)
@@ -90,11 +66,6 @@ class Counts:
         self._behaviours = [each.behaviour for each in clock.resources]
         self._uneven = any(behaviour.straggler_chance for behaviour in self._behaviours)
         self._reliable = not any(behaviour.may_be_lost for behaviour in self._behaviours)
-        self._there = available(job.seed, self._behaviours, 0)
-        self.loads: list[RoundLoad] = []
-        self.times: list[RoundTime] = []
-        self.bytes_after: list[int] = []
-        self.after: list[Sampled] = []
 
     def count(self, rounds: int) -> Counts:
         """Count so many rounds; return itself."""
@@ -283,7 +254,9 @@ class Counts:
 
     def _count_traffic(self, load: RoundLoad) -> None:
         clinics, rows = load.clinics, load.records
-        for direction, messages in self._row_kinds:
+        sent: tuple[tuple[Direction, tuple[tuple[str, ...], ...]], ...]
+        sent = (("up", self.job.protocol.batch_up), ("down", self.job.protocol.batch_down))
+        for direction, messages in sent:
             count = load.steps * len(messages)
             for kind in (kind for kinds in messages for kind in kinds):
                 self._cross(direction, kind, clinics, rows * self._row_bytes(kind))

@@ -1,6 +1,9 @@
 """What all tables share: the frozen base class and the kinds of values."""
 
 import math
+from functools import lru_cache
+from hashlib import file_digest
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 from pydantic import (
@@ -13,6 +16,7 @@ from pydantic import (
     Strict,
 )
 
+from sim.foundation.files import status
 from sim.foundation.problems import show
 
 SCALARS: Final = (bool, int, float, str)
@@ -51,6 +55,18 @@ def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(values)) < len(values):
         raise ValueError(f"{show(values)} has a value twice; name each once")
     return values
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of an ordinary file, once until it changes; ``ValueError`` or ``OSError`` if there is none."""
+    found = status(path)
+    return _sha256(path, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+
+
+@lru_cache(maxsize=32)
+def _sha256(path: Path, modified_ns: int, changed_ns: int, size: int) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 Scalar = Annotated[

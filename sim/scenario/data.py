@@ -1,8 +1,6 @@
 """The table ``[data]``: where the records come from, how they stand at clinics, and how they are prepared."""
 
-import hashlib
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -16,9 +14,9 @@ from pydantic import (
     model_validator,
 )
 
-from sim.foundation.files import absolute, status
+from sim.foundation.files import absolute
 from sim.foundation.problems import ScenarioError, show
-from sim.scenario.base import Factor, Number, Section, Sites, Whole, is_number, unique
+from sim.scenario.base import Factor, Number, Section, Sites, Whole, file_sha256, is_number, unique
 
 _NEEDED: Final[dict[str, tuple[str, ...]]] = {
     "natural": (),
@@ -160,20 +158,13 @@ class DataFile(_Found):
     def sha256(self) -> str:
         """Return the SHA-256 of the file's bytes; raise ``ScenarioError`` if it cannot be read."""
         try:
-            found = status(self.path)
-            return _sha256(self.path, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+            return file_sha256(self.path)
         except ValueError as error:
             raise ScenarioError([f"scenario: data.path: {self.path} {error}"]) from None
         except OSError as error:
             raise ScenarioError(
                 [f"scenario: data.path: {self.path} cannot be read ({error.strerror}); check the path"]
             ) from None
-
-
-@lru_cache(maxsize=32)
-def _sha256(path: Path, modified_ns: int, changed_ns: int, size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class TableFile(DataFile):

@@ -1,20 +1,17 @@
 """The table ``[model]``: the network, and where it is cut."""
 
-import re
-from functools import lru_cache
-from hashlib import file_digest
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-from sim.foundation.files import absolute, status
+from sim.foundation.files import absolute
 from sim.foundation.problems import show
-from sim.scenario.base import Section, Whole, is_number, unique
+from sim.scenario.base import Section, Whole, file_sha256, is_number, unique
+from sim.scenario.lookup import is_own_path
 
 _LAYERS: Final = {"cnn1d": None, "cnn": None, "resnet18": 4}
 """Models with convolutions; how many widths their ``channels`` must have, if that is fixed."""
-_FACTORY: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 Widths = Annotated[tuple[Annotated[Whole, Field(gt=0, le=1_000_000)], ...], Field(min_length=1, max_length=1000)]
 
 
@@ -56,7 +53,7 @@ class Model(Section):
             raise ValueError('is missing; give the import path of your function, such as "package.module:function"')
         if factory is not None and name not in ("factory", None):
             raise ValueError(f'has no effect on "{name}"; remove it, or take name = "factory"')
-        if factory is not None and not _FACTORY.fullmatch(factory):
+        if factory is not None and not is_own_path(factory):
             raise ValueError(f'{show(factory)} is no import path; give one such as "package.module:function"')
         return factory
 
@@ -103,8 +100,7 @@ class Model(Section):
         if self.public_file is None:
             return self.public_head
         try:
-            found = status(self.public_file)
-            digest = _sha256(self.public_file, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+            digest = file_sha256(self.public_file)
         except (OSError, ValueError):
             digest = ""
         return f"{self.public_head.partition(':')[0] if self.components else 'file'}:{digest}"
@@ -126,9 +122,3 @@ def placed_head(source: str, folder: Path) -> str:
     """Return the source of a public head with its file beside the scenario."""
     kind = "pca:" if source.startswith("pca:") else ""
     return source if source == "random" else f"{kind}{absolute(folder, source.removeprefix(kind))}"
-
-
-@lru_cache(maxsize=32)
-def _sha256(path: Path, modified_ns: int, changed_ns: int, size: int) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
