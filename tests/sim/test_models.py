@@ -129,7 +129,7 @@ def test_a_cut_may_leave_no_part_without_parameters():
     blocks = (Block("flat", nn.Flatten()), Block("a", nn.Linear(4, 3)), Block("b", nn.Linear(3, 1)))
     net = build_network(settings("mlp", hidden=[3]), (4,), 2)
     with pytest.raises(ValueError, match=r"cut \[1\] leaves the head without a parameter to train; .* flat, a, b"):
-        type(net)(blocks, (4,), 1).split("vanilla", 1)
+        type(net)(blocks=blocks, input_shape=(4,), outputs=1).split("vanilla", 1)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
