@@ -52,19 +52,12 @@ _NAMES: Final = {
 
 @dataclass(frozen=True)
 class Advice:
-    """What to take, and why.
+    """What to take, and why."""
 
-    Attributes
-    ----------
-    best, runner_up : str or None
-        Methods with their swept settings; None where no (other) method meets the condition.
-    paragraph : str
-        Both, the reason, and what the figures do not settle.
-    """
-
+    # best, runner_up: methods with their swept settings; None where no (other) method meets the condition
     best: str | None
     runner_up: str | None
-    paragraph: str
+    paragraph: str  # Both, the reason, and what the figures do not settle
 
 
 def advise(runs: pd.DataFrame, where: str, best: str, *, planned: bool) -> Advice:

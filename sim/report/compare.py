@@ -46,27 +46,15 @@ _LATEX: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Groups of runs against the one with the best mean.
-
-    Attributes
-    ----------
-    metric : str
-    means : DataFrame
-        ``group, n, mean, half_width``: one row a group; 95 % interval over seeds (Student's t).
-    differences : DataFrame
-        ``group, n, mean, half_width``: each other group minus the best one, on the seeds that both have. Each interval
-        is widened for the number of comparisons (Bonferroni), but not for the choice of the best by the same figures.
-    best : str
-        The group with the best mean.
-    note : str
-        What has to be known of the runs; may be empty.
-    """
+    """Groups of runs against the one with the best mean."""
 
     metric: str
-    means: pd.DataFrame
+    means: pd.DataFrame  # ``group, n, mean, half_width``: one row a group; 95 % interval over seeds (Student's t)
+    # ``group, n, mean, half_width``: each other group minus the best one, on the seeds that both have. Each interval is
+    # widened for the number of comparisons (Bonferroni), but not for the choice of the best by the same figures.
     differences: pd.DataFrame
-    best: str
-    note: str = ""
+    best: str  # The group with the best mean
+    note: str = ""  # What has to be known of the runs; may be empty
 
     def conclusion(self) -> str:
         """Say in plain words what can and what cannot be concluded."""

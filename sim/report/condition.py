@@ -21,18 +21,10 @@ _LONGEST: Final = 1000
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition that holds nothing but comparisons of columns and numbers, joined by and, or and not.
+    """A condition that holds nothing but comparisons of columns and numbers, joined by and, or and not."""
 
-    Attributes
-    ----------
-    text : str
-        As it reads.
-    names : frozenset of str
-        The columns that decide it, with underscores for hyphens.
-    """
-
-    text: str
-    names: frozenset[str]
+    text: str  # As it reads
+    names: frozenset[str]  # The columns that decide it, with underscores for hyphens
 
     @property
     def clauses(self) -> tuple[Condition, ...]:

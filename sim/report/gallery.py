@@ -23,48 +23,26 @@ from sim.results.rounds import DrawnRound
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One figure.
+    """One figure."""
 
-    Attributes
-    ----------
-    name : str
-        Of its picture files, and of its place on the page.
-    title, note, description : str
-        Heading; how to read it; what it shows, in words, for those who do not see it.
-    table : str
-        The data that it draws.
-    panels : sequence of callable
-        Draw on a sheet; the page puts them side by side where there is room.
-    by_level : bool
-        Whether paper needs one for each level of privacy.
-    """
-
-    name: str
+    name: str  # Of its picture files, and of its place on the page
+    # title, note, description: heading; how to read it; what it shows, in words, for those who do not see it
     title: str
     note: str
     description: str
-    table: str
-    panels: Sequence[Callable[[Sheet], Spec]]
-    by_level: bool = False
+    table: str  # The data that it draws
+    panels: Sequence[Callable[[Sheet], Spec]]  # Draw on a sheet; the page puts them side by side where there is room
+    by_level: bool = False  # Whether paper needs one for each level of privacy
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """The figures of a study; without any where no run has a score.
-
-    Attributes
-    ----------
-    figures : list of Figure
-    tables : dict of str to DataFrame
-        The data of all figures, each once.
-    given : list of Look
-    scores, levels, adversaries, rounds : list of str
-        What can be chosen; of `rounds`, the method whose round is drawn.
-    """
+    """The figures of a study; without any where no run has a score."""
 
     figures: list[Figure] = field(default_factory=list)
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # The data of all figures, each once
     given: list[Look] = field(default_factory=list)
+    # scores, levels, adversaries, rounds: what can be chosen; of `rounds`, the method whose round is drawn
     scores: list[str] = field(default_factory=list)
     levels: list[str] = field(default_factory=list)
     adversaries: list[str] = field(default_factory=lambda: list(ADVERSARIES.values()))

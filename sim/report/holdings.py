@@ -36,19 +36,12 @@ _PANEL_WIDTH, _PANEL_HEIGHT = 300, 310
 
 @dataclass(frozen=True)
 class Holdings:
-    """How many records each clinic holds.
+    """How many records each clinic holds."""
 
-    Attributes
-    ----------
-    names, classes : sequence of str
-        Of the clinics and of the classes.
-    counts : ndarray
-        ``[part, clinic, class]`` records; the parts are training, validation and held-out.
-    """
-
+    # names, classes: of the clinics and of the classes
     names: Sequence[str]
     classes: Sequence[str]
-    counts: NDArray[np.int64]
+    counts: NDArray[np.int64]  # ``[part, clinic, class]`` records; the parts are training, validation and held-out
 
 
 def holdings_frame(held: Holdings) -> pd.DataFrame:

@@ -79,28 +79,17 @@ def looks(ok: pd.DataFrame) -> list[Look]:
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """What a chart is drawn on, and what it shows.
-
-    Attributes
-    ----------
-    given : sequence of Look
-    score, level, adversary, picked : str
-        Vega expressions: parameters on the page, constants on paper.
-    width : int or "container"
-    ink : str
-        Colour of text and lines, and of the method that is black on paper.
-    legend : bool
-        Whether the chart says itself which colour is which method.
-    """
+    """What a chart is drawn on, and what it shows."""
 
     given: Sequence[Look]
+    # score, level, adversary, picked: Vega expressions: parameters on the page, constants on paper
     score: str = "score"
     level: str = "level"
     adversary: str = "adversary"
     picked: str = "picked"
     width: int | Literal["container"] = "container"
-    ink: str = _INK
-    legend: bool = False
+    ink: str = _INK  # Colour of text and lines, and of the method that is black on paper
+    legend: bool = False  # Whether the chart says itself which colour is which method
 
     @property
     def names(self) -> list[str]:

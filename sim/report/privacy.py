@@ -21,20 +21,13 @@ _RATE = "0.01"
 
 @dataclass(frozen=True)
 class MethodPrivacy:
-    """What one method gives away, as text.
-
-    Attributes
-    ----------
-    series : str
-    rows : list of (str, str, list of str)
-        For each adversary its name, what it sees at the first level, and its epsilon at every level.
-    bounds, mechanisms : DataFrame
-        For each level and adversary, the bounds on membership inference and why there are none; for each level and
-        kind of noised release, how it is noised. Of the first seed.
-    """
+    """What one method gives away, as text."""
 
     series: str
+    # For each adversary its name, what it sees at the first level, and its epsilon at every level
     rows: list[tuple[str, str, list[str]]]
+    # bounds, mechanisms: for each level and adversary, the bounds on membership inference and why there are none; for
+    # each level and kind of noised release, how it is noised. Of the first seed.
     bounds: pd.DataFrame
     mechanisms: pd.DataFrame
 

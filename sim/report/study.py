@@ -13,51 +13,28 @@ from sim.results.rounds import DrawnRound
 
 @dataclass(frozen=True, kw_only=True)
 class StudyResults:
-    """The finished runs of one study; all but the name and the table may be empty.
-
-    Attributes
-    ----------
-    name : str
-    runs : DataFrame
-        One row a run, with the columns of ``runs.parquet``.
-    rounds, clinics : DataFrame
-        ``rounds.parquet`` and ``clinics.parquet`` of all runs, with a column ``run_id``.
-    phases : DataFrame
-        ``run_id, phase, seconds``: simulated time summed over clinics and rounds.
-    traffic : DataFrame
-        ``run_id, way, kind, bytes``: traffic of all clinics; `way` is "up" or "down".
-    clock : sequence of DrawnRound
-        The first round of each method.
-    statements : mapping of str to mapping
-        The privacy statement of each run, by its id.
-    settings : mapping
-        What the study asked for: the settings that all runs share, the strategies, seeds and swept values.
-    versions : mapping of str to str
-        Software and state of the code.
-    statistics : mapping of str to str
-        Every statistic that the preprocessing used, as "public" or "non-private".
-    composed : DataFrame
-        The study's own ledger as text, see :func:`sim.report.composed.composed_frame`.
-    composed_words : sequence of str
-        What it says, and what it leaves out.
-    data_card : str
-        Where bundled data comes from.
-    commands : sequence of mapping
-        The commands that made the study: ``time``, ``command``, ``scenario-sha256``.
-    """
+    """The finished runs of one study; all but the name and the table may be empty."""
 
     name: str
-    runs: pd.DataFrame
+    runs: pd.DataFrame  # One row a run, with the columns of ``runs.parquet``
+    # rounds, clinics: ``rounds.parquet`` and ``clinics.parquet`` of all runs, with a column ``run_id``
     rounds: pd.DataFrame = field(default_factory=pd.DataFrame)
     clinics: pd.DataFrame = field(default_factory=pd.DataFrame)
+    # ``run_id, phase, seconds``: simulated time summed over clinics and rounds
     phases: pd.DataFrame = field(default_factory=pd.DataFrame)
+    # ``run_id, way, kind, bytes``: traffic of all clinics; `way` is "up" or "down"
     traffic: pd.DataFrame = field(default_factory=pd.DataFrame)
-    clock: Sequence[DrawnRound] = ()
+    clock: Sequence[DrawnRound] = ()  # The first round of each method
+    # The privacy statement of each run, by its id
     statements: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    # What the study asked for: the settings that all runs share, the strategies, seeds and swept values
     settings: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)  # Software and state of the code
+    # Every statistic that the preprocessing used, as "public" or "non-private"
     statistics: Mapping[str, str] = field(default_factory=dict)
+    # The study's own ledger as text, see :func:`sim.report.composed.composed_frame`
     composed: pd.DataFrame = field(default_factory=pd.DataFrame)
-    composed_words: Sequence[str] = ()
-    data_card: str = ""
+    composed_words: Sequence[str] = ()  # What it says, and what it leaves out
+    data_card: str = ""  # Where bundled data comes from
+    # The commands that made the study: ``time``, ``command``, ``scenario-sha256``
     commands: Sequence[Mapping[str, str]] = ()

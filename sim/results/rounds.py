@@ -27,21 +27,11 @@ _FILE: Final = "first-rounds.json"
 
 @dataclass(frozen=True)
 class DrawnRound:
-    """One round of a method as it is drawn.
+    """One round of a method as it is drawn."""
 
-    Attributes
-    ----------
-    method : str
-        As people read it.
-    words : str
-        What happens in the round.
-    bars : DataFrame
-        ``row, phase, start, end``: one row a bar, as of :func:`sim.plan.drawn_round.round_frame`.
-    """
-
-    method: str
-    words: str
-    bars: pd.DataFrame
+    method: str  # As people read it
+    words: str  # What happens in the round
+    bars: pd.DataFrame  # ``row, phase, start, end``: one row a bar, as of :func:`sim.plan.drawn_round.round_frame`
 
 
 def keep_first_rounds(folder: Path, rounds: Mapping[str, DrawnRound]) -> None:

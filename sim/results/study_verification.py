@@ -18,25 +18,14 @@ from sim.scenario.spec import RESULTS_VERSION
 
 @dataclass(kw_only=True)
 class StudyFindings:
-    """What was found in a study's folder.
+    """What was found in a study's folder."""
 
-    Attributes
-    ----------
-    faults : list of str
-        What disagrees, a line each.
-    notes : list of str
-        What a reader should know and is no fault.
-    listed, checked : int
-        Runs that the log lists, and those whose folders were recounted.
-    lines : int
-        Of the log.
-    """
-
-    faults: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)  # What disagrees, a line each
+    notes: list[str] = field(default_factory=list)  # What a reader should know and is no fault
+    # listed, checked: runs that the log lists, and those whose folders were recounted
     listed: int = 0
     checked: int = 0
-    lines: int = 0
+    lines: int = 0  # Of the log
 
 
 def read_study_log(folder: Path) -> Chain:
