@@ -15,8 +15,6 @@ import numpy as np
 
 from sim.foundation.files import memory_bytes, scarce, status
 
-__all__ = ["archive_fault", "table_fault"]
-
 _OF_A_TABLE: Final = 4
 """Memory that a table takes, over the bytes of its text or of its plain numbers."""
 _STREAMS: Final[Mapping[str, Callable[[Path], gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile]]] = {

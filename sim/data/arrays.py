@@ -22,8 +22,6 @@ from sim.data.table import class_names
 from sim.foundation.problems import ScenarioError, suggest
 from sim.scenario import Npz
 
-__all__ = ["read"]
-
 _MEDMNIST: Final = ("train", "val", "test")
 _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 _CHANNELS: Final = (1, 3, 4)

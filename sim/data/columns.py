@@ -22,8 +22,6 @@ from sim.scenario import Csv, TableFile
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Columns", "Words", "read_columns"]
-
 _MISSING: Final = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "?"]
 """What stands for a missing feature."""
 

@@ -34,8 +34,6 @@ from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import Streams, stream
 from sim.scenario import DataSpec
 
-__all__ = ["BY_CLASS", "apportion", "deal", "place", "shifted"]
-
 BY_CLASS: Final = ("dirichlet", "pathological")
 """The splits that look at labels."""
 

@@ -13,8 +13,6 @@ from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
 from sim.scenario import DataSpec, HeartDisease, Npz, TableFile
 
-__all__ = ["Federation", "Records", "Table", "load_federation"]
-
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 

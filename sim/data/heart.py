@@ -20,8 +20,6 @@ from sim.data.split import at_sites
 from sim.foundation.problems import ScenarioError
 from sim.scenario import HeartDisease
 
-__all__ = ["CENTRES", "CHOL_POPULATION_MEAN", "CLASSES", "FEATURES", "RANGES", "read"]
-
 CENTRES: Final = ("cleveland", "hungarian", "switzerland", "va")
 CLASSES: Final = ("no disease", "disease")
 """Angiographic diagnosis: column ``num`` 0, or 1 to 4 (a vessel narrowed by more than half)."""

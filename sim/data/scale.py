@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from sim.data.federation import Ints, Mask, Table
 
-__all__ = ["LARGEST", "scaled"]
-
 LARGEST = 1e6
 """Beyond this, up or down, a scaled feature without a public range is clamped: a public bound, whatever the records."""
 

@@ -11,16 +11,6 @@ from sim.foundation.problems import suggest, unwritable
 from sim.foundation.rng import Streams
 from sim.scenario import DataFile, DataSpec
 
-__all__ = [
-    "at_sites",
-    "clinic_problems",
-    "hold_out",
-    "hold_out_patients",
-    "name_problems",
-    "one_sided_problems",
-    "patients_of",
-]
-
 _MOST_LINES = 5
 
 

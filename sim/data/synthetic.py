@@ -26,8 +26,6 @@ from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import Streams, stream
 from sim.scenario import Synthetic
 
-__all__ = ["make"]
-
 _CALIBRATION: Final = 50_000
 """Records, evenly spread, that the intercepts are set by."""
 

@@ -17,8 +17,6 @@ from sim.data.split import at_sites
 from sim.foundation.problems import ScenarioError, suggest
 from sim.scenario import TableFile
 
-__all__ = ["class_names", "read"]
-
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _MOST_LEVELS = 1000
 

@@ -10,8 +10,6 @@ import pandas as pd
 from sim.foundation.text import seconds_text
 from sim.plan.clock import RoundLoad, RoundTime
 
-__all__ = ["round_frame", "round_words"]
-
 _PHASES = ("download", "clinic", "upload", "server", "waiting")
 _MOST_CLINICS = 20
 _MOST_SPANS = 120

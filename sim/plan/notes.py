@@ -9,8 +9,6 @@ from sim.data.facts import Facts
 from sim.scenario import Npz, Scenario, TableFile
 from sim.scenario.privacy import TOLERATED, Privacy, keys_of
 
-__all__ = ["label_notes", "privacy_notes"]
-
 
 def privacy_notes(scenario: Scenario) -> Iterator[str]:
     """Yield a line for each key of ``[privacy]`` that no mechanism of the study uses.

@@ -10,18 +10,6 @@ from sim.privacy.remembered import remembered
 MIN_NOISE, MAX_NOISE = 1e-2, 1e6  # noise multipliers between which calibrate searches
 
 
-def uniform_answers(target_epsilon: float, classes: int) -> float:
-    """Return the probability of a uniform answer, k / (e^eps + k - 1), with which k-ary answers have this epsilon."""
-    _check_target(target_epsilon)
-    tail = math.exp(-target_epsilon)  # k e^-eps / (1 + (k - 1) e^-eps) does not overflow
-    return classes * tail / (1 + (classes - 1) * tail)
-
-
-def _check_target(target_epsilon: float) -> None:
-    if not target_epsilon > 0:
-        raise ValueError(f"the target epsilon must be positive, got {target_epsilon}")
-
-
 @cache
 @remembered
 def calibrate(target_epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
@@ -43,7 +31,8 @@ def calibrate(target_epsilon: float, delta: float, sample_rate: float, steps: in
     """
     from scipy.optimize import brentq
 
-    _check_target(target_epsilon)
+    if not target_epsilon > 0:
+        raise ValueError(f"the target epsilon must be positive, got {target_epsilon}")
     check_delta(delta)
     check_dp_sgd(sample_rate, steps)
     if math.isinf(target_epsilon) or steps == 0:

@@ -108,15 +108,6 @@ class Ledger:
             )
         )
 
-    def event(self, adversary: Adversary, clinic: int) -> "DpEvent":
-        """Compose every release of a clinic's data that an adversary sees; ``NoOpDpEvent`` if there is none."""
-        _check_adversaries([adversary])
-        atoms: Counter[DpEvent] = Counter()
-        for (_, adversaries, *_), seen in self._clinics.get(clinic, {}).items():
-            if adversary in adversaries:
-                atoms.update(seen)
-        return compose(atoms)
-
     def mechanisms(self, adversary: Adversary, clinic: int, unit: Unit = "record") -> Mechanisms:
         """Return every mechanism between a clinic's data and an adversary, converted to one unit.
 

@@ -15,8 +15,6 @@ from sim.foundation.rng import stream
 if TYPE_CHECKING:
     from sim.scenario.study import ClinicGroup
 
-__all__ = ["COMPUTERS", "PROFILES", "ClinicResources", "ServerResources", "assign_resources"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:

@@ -9,8 +9,6 @@ from pydantic import BaseModel
 
 from sim.foundation.problems import show
 
-__all__ = ["parsed_override", "replaced"]
-
 _MOST_KEYS: Final = 12
 _ONE_KEY: Final = re.compile(r"\s*[^\s\[#]")
 _BARE_TEXT: Final = re.compile(r"[^\"'\[\]{}=,#\n]+")

@@ -5,8 +5,6 @@ from typing import Any, Final
 
 from sim.foundation.problems import show
 
-__all__ = ["DEEPEST", "shape_problems"]
-
 DEEPEST: Final = 12
 """How deep tables and lists may stand in each other."""
 

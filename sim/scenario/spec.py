@@ -31,8 +31,6 @@ from sim.scenario.lookup import is_flower_path, is_own_path
 from sim.scenario.mechanisms import at
 from sim.scenario.overrides import replaced
 
-__all__ = ["RESULTS_VERSION", "RunSpec", "RunStrategy", "expand", "imports"]
-
 RESULTS_VERSION: Final = 6
 """Raised when the same spec would give other numbers, so that finished runs are not taken for current ones."""
 

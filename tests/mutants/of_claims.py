@@ -76,7 +76,7 @@ WHAT_LEAVES = (
     Mutant("labels leave as they are", "sim/methods/node_group.py", "if job.labels is not None:", "if False:", LABELS),
     Mutant(
         "the probability of a true answer",
-        "sim/privacy/calibration.py",
+        "sim/privacy/mechanisms/label_rr.py",
         "return classes * tail / (1 + (classes - 1) * tail)",
         "return tail / (1 + (classes - 1) * tail)",
         LABELS,

@@ -14,7 +14,8 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from sim.privacy.accounting import compose, composed_epsilon, dp_sgd_event, epsilon, flatten
-from sim.privacy.calibration import MAX_NOISE, MIN_NOISE, calibrate, uniform_answers
+from sim.privacy.calibration import MAX_NOISE, MIN_NOISE, calibrate
+from sim.privacy.mechanisms.label_rr import LabelRr
 
 DELTA = 1e-4
 few = settings(max_examples=10, deadline=None, derandomize=True)
@@ -343,14 +344,14 @@ def test_laplace_is_pure_and_composition_adds() -> None:
 @pytest.mark.parametrize("classes", [2, 5, 200])
 @pytest.mark.parametrize("target", [0.1, 1.0, 8.0])
 def test_randomised_response_keeps_the_label_with_the_stated_probability(classes: int, target: float) -> None:
-    event = dp.RandomizedResponseDpEvent(uniform_answers(target, classes), classes)
+    event = dp.RandomizedResponseDpEvent(LabelRr().uniform(target, classes), classes)
     keep = 1 - event.noise_parameter + event.noise_parameter / classes
     assert keep == pytest.approx(math.exp(target) / (math.exp(target) + classes - 1))
     assert epsilon(event, 1e-5, adjacency="replace") == pytest.approx(target)
 
 
 def test_randomised_response_composes() -> None:
-    event = dp.RandomizedResponseDpEvent(uniform_answers(0.5, 2), 2)
+    event = dp.RandomizedResponseDpEvent(LabelRr().uniform(0.5, 2), 2)
     ten = epsilon(dp.SelfComposedDpEvent(event, 10), 1e-6, adjacency="replace")
     # Of ten answers k are true: the loss is (2 k - 10) / 2, and delta at 4 is that of ten true answers.
     keep = math.exp(0.5) / (1 + math.exp(0.5))

@@ -13,7 +13,7 @@ from torch.nn import functional
 from sim.foundation.rng import stream
 from sim.methods.trainer import trainer_for
 from sim.models import Block, Network
-from sim.privacy.mechanisms.dp_sgd import DpSgd, effective_noise_multiplier
+from sim.privacy.mechanisms.dp_sgd import DpSgd
 from sim.tensor.passes import pass_of
 
 ROWS = (6, 4, 1)
@@ -261,14 +261,14 @@ def test_parts_share_the_clip_and_the_noise_is_worth_sigma(ragged, strategy, cut
     assert job.dp.noise_std == pytest.approx([sigma * clip] * 4, rel=1e-15)
     # One record moves the joint vector of all parts by at most the clip.
     assert (parts * job.dp.part_clip**2) ** 0.5 == pytest.approx(clip, rel=1e-12)
-    assert effective_noise_multiplier(job.dp.part_clip, job.dp.noise_std[0], parts) == pytest.approx(sigma, rel=1e-12)
+    assert DpSgd().noise_of_a_step(job.dp.part_clip, job.dp.noise_std[0], parts) == pytest.approx(sigma, rel=1e-12)
 
 
 def test_effective_noise_multiplier_by_hand():
-    assert effective_noise_multiplier(1.0, 2.0, 1) == pytest.approx(2.0)
-    assert effective_noise_multiplier(1.0, 2.0, 4) == pytest.approx(1.0), "every part at the full clip halves the noise"
-    assert effective_noise_multiplier(0.5, 2.0, 4) == pytest.approx(2.0)
-    assert effective_noise_multiplier(float("inf"), 0.0, 3) == 0.0
+    assert DpSgd().noise_of_a_step(1.0, 2.0, 1) == pytest.approx(2.0)
+    assert DpSgd().noise_of_a_step(1.0, 2.0, 4) == pytest.approx(1.0), "every part at the full clip halves the noise"
+    assert DpSgd().noise_of_a_step(0.5, 2.0, 4) == pytest.approx(2.0)
+    assert DpSgd().noise_of_a_step(float("inf"), 0.0, 3) == 0.0
 
 
 @pytest.mark.parametrize(("strategy", "cut", "parts"), PARTS)

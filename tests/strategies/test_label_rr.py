@@ -16,7 +16,6 @@ from sim.data.federation import load_federation
 from sim.foundation.problems import ScenarioError
 from sim.methods.job import run_key
 from sim.plan.plan import make_plan
-from sim.privacy.calibration import uniform_answers
 from sim.privacy.mechanisms.label_rr import LabelRr
 from sim.study.runner import execute
 from sim.study.train import train_run
@@ -35,7 +34,7 @@ def csv(tmp_path):
 
 def with_labels_of(federation, key, epsilon):
     """Return the federation with the answers in the place of the training labels."""
-    uniform, answer = uniform_answers(epsilon, 3), LabelRr().answers
+    uniform, answer = LabelRr().uniform(epsilon, 3), LabelRr().answers
     train, offsets = federation.train, federation.train.offsets
     answers = [answer(train.y[offsets[k] : offsets[k + 1]], uniform, 3, key, k) for k in range(len(offsets) - 1)]
     return replace(federation, train=replace(train, y=np.concatenate(answers)))

@@ -45,8 +45,12 @@ class DpSgd(OnGradients):
         return ""
 
     def noise_of_a_step(self, part_clip: float, noise_std: float, parts: int) -> float:
-        """See ``OnGradients``: one record moves the vector of all parts, each over its noise, by sqrt(P) C_p / s."""
-        return effective_noise_multiplier(part_clip, noise_std, parts)
+        """See ``OnGradients``.
+
+        One record moves the vector of all parts, each divided by its noise, by at most sqrt(sum_p (C_p / s_p)^2), so
+        that sigma_eff = (sum_p (C_p / s_p)^2)^(-1/2).
+        """
+        return float((parts * (part_clip / noise_std) ** 2) ** -0.5) if noise_std else 0.0
 
     def part_clip(self, privacy: Privacy, parts: int, *, joint: bool) -> float:
         """See ``OnGradients``."""
@@ -100,17 +104,6 @@ class DpSgd(OnGradients):
         on_grid(noised, scale[:, None])
         for value, own in zip(sums, pieces, strict=True):
             value[lanes] = own.view(-1, *value.shape[1:]).to(value)
-
-
-def effective_noise_multiplier(part_clip: float, noise_std: float, parts: int) -> float:
-    """Return the noise multiplier of a step whose parts are clipped and noised apart; 0 without noise.
-
-    One record moves the vector of all parts, each divided by its noise, by at most sqrt(sum_p (C_p / s_p)^2), so that
-    sigma_eff = (sum_p (C_p / s_p)^2)^(-1/2).
-    """
-    if noise_std == 0:
-        return 0.0
-    return float((parts * (part_clip / noise_std) ** 2) ** -0.5)
 
 
 MECHANISM = DpSgd()

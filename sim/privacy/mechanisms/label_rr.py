@@ -7,6 +7,7 @@ same whenever it is sent: sending it again tells nothing more, so that the whole
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final
 
@@ -14,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.foundation.rng import stream
-from sim.privacy.calibration import uniform_answers
 from sim.privacy.mechanisms.mechanism import OnLabels
 
 if TYPE_CHECKING:
@@ -52,8 +52,9 @@ class LabelRr(OnLabels):
         )
 
     def uniform(self, target: float, classes: int) -> float:
-        """See ``OnLabels``."""
-        return uniform_answers(target, classes)
+        """See ``OnLabels``: k / (e^eps + k - 1)."""
+        tail = math.exp(-target)  # k e^-eps / (1 + (k - 1) e^-eps) does not overflow
+        return classes * tail / (1 + (classes - 1) * tail)
 
     def event(self, uniform: float, classes: int) -> DpEvent:
         """See ``OnLabels``."""
