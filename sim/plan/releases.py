@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.foundation.lazy import Lazy
 from sim.methods.job import Job
 from sim.privacy.accounting import flatten
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Release, Unit
@@ -18,6 +19,8 @@ from sim.privacy.preprocessing import exposed
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+dp: Any = Lazy("dp_accounting")
 
 Ints = NDArray[np.int64]
 Noised = Mapping[str, Ints | Sequence[int]]
@@ -64,9 +67,7 @@ def _release(
     unit: Unit = "record",
 ) -> Release:
     """Return a release which, if nothing protects it, says why."""
-    from dp_accounting import NonPrivateDpEvent
-
-    bare = NonPrivateDpEvent() in flatten(event)
+    bare = dp.NonPrivateDpEvent() in flatten(event)
     return Release(
         clinic=clinic,
         what=what,
@@ -139,13 +140,11 @@ def _preprocessing(job: Job, clinic: int, seeing: Set[Adversary]) -> Iterator[Re
     Those of one clinic are seen by who sees anything of it; those of all clinics by all who see what any clinic trains,
     and by the clinics, whose own features are made with them.
     """
-    from dp_accounting import NonPrivateDpEvent
-
     for used in exposed(job.facts.non_private, getattr(job.spec.data, "scaling", None)):
         audience = seeing | {*job.protocol.sees_model, "peer-clinic"} if used.of_all else seeing
         if audience:
             adversaries = tuple(a for a in ADVERSARIES if a in audience)
-            event = NonPrivateDpEvent()
+            event = dp.NonPrivateDpEvent()
             yield Release(
                 clinic=clinic,
                 what="preprocessing",
@@ -159,17 +158,15 @@ def _preprocessing(job: Job, clinic: int, seeing: Set[Adversary]) -> Iterator[Re
 
 def _updates(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> list[Release]:
     """Write down what leaves under clinic-level privacy: the server is trusted, and sees all of it without noise."""
-    from dp_accounting import NonPrivateDpEvent
-
     rounds, mechanism = int(sampled.rounds[clinic]), on_updates(job.spec.privacy)
     complete = mechanism is not None and set(job.round_releases) <= done
-    event = mechanism.event(job.update_noise or 0.0, rounds) if mechanism and complete else NonPrivateDpEvent()
+    event = mechanism.event(job.update_noise or 0.0, rounds) if mechanism and complete else dp.NonPrivateDpEvent()
     outside = tuple(a for a in job.protocol.sees_model if a != "server")
     found = [_release(clinic, "update", outside, event, "add-or-remove", "clinic")] if rounds else []
     for kind in ("update", *job.protocol.sees_raw.get("server", ())):
-        found.append(_release(clinic, kind, ("server",), NonPrivateDpEvent(), "add-or-remove", "clinic"))
+        found.append(_release(clinic, kind, ("server",), dp.NonPrivateDpEvent(), "add-or-remove", "clinic"))
     if job.protocol.movement == "own":  # whoever uses a clinic's model has that clinic's own parts
-        found.append(_release(clinic, "own parts", ("model-user",), NonPrivateDpEvent(), "add-or-remove", "clinic"))
+        found.append(_release(clinic, "own parts", ("model-user",), dp.NonPrivateDpEvent(), "add-or-remove", "clinic"))
     return found
 
 
@@ -185,28 +182,26 @@ def _audiences(
 
 
 def _releases(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> list[Release]:
-    from dp_accounting import NonPrivateDpEvent
-
-    protocol, privacy, dp = job.protocol, job.spec.privacy, job.dp
+    protocol, privacy, clipped = job.protocol, job.spec.privacy, job.dp
     exposures = int(sampled.exposures[clinic])
     found = []
     raw_rows = protocol.sees_raw.get("server", ())
     noised = {kind for kind in raw_rows if kind in job.protected_rows and kind in done}
     behind_noise = job.rows is not None and set(raw_rows) - {"labels"} <= noised
     public_ends = all(part in job.frozen for part in protocol.clinic_parts)
-    only_rows = behind_noise and public_ends and job.dp is None
+    only_rows = behind_noise and public_ends and clipped is None
     if not only_rows:
         sigma = 0.0
-        if dp is not None and set(job.trained_parts) <= done:
-            clipped_apart = 1 if job.joint else len(job.trained_parts)
-            sigma = dp.mechanism.noise_of_a_step(dp.part_clip, dp.noise_std[clinic], clipped_apart)
+        if clipped is not None and set(job.trained_parts) <= done:
+            apart = 1 if job.joint else len(job.trained_parts)
+            sigma = clipped.mechanism.noise_of_a_step(clipped.part_clip, clipped.noise_std[clinic], apart)
         outside = tuple(a for a in protocol.sees_model if not (behind_noise and a == "server"))
         for seeing, steps in _audiences(outside, int(sampled.steps[clinic]), int(sampled.released[clinic])):
-            event = NonPrivateDpEvent() if dp is None else dp.mechanism.event(sampled.rates[clinic], sigma, steps)
+            event = clipped.mechanism.event(sampled.rates[clinic], sigma, steps) if clipped else dp.NonPrivateDpEvent()
             found.append(_release(clinic, "gradients", seeing, event))
         if behind_noise:
             # Who sees the rows sees who is in a batch: no amplification, and a replaced record moves a sum by 2 C.
-            known = NonPrivateDpEvent() if dp is None else dp.mechanism.in_known_batches(sigma, exposures)
+            known = clipped.mechanism.in_known_batches(sigma, exposures) if clipped else dp.NonPrivateDpEvent()
             found.append(_release(clinic, "gradients", ("server",), known, "replace"))
     for adversary, kinds in protocol.sees_raw.items():
         audience: tuple[Adversary, ...] = ADVERSARIES if only_rows else (adversary,)
@@ -218,7 +213,7 @@ def _releases(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> 
                 rows = job.rows.mechanism.event(job.rows.multipliers[clinic] / job.rows.reach[kind], exposures)
                 found.append(_release(clinic, kind, audience, rows, "replace"))
             elif kind != "labels" or privacy.labels != "public":
-                found.append(_release(clinic, kind, audience, NonPrivateDpEvent()))
-    if job.imported and job.dp is None:
-        found.append(_release(clinic, "metrics", ("server",), NonPrivateDpEvent()))
+                found.append(_release(clinic, kind, audience, dp.NonPrivateDpEvent()))
+    if job.imported and clipped is None:
+        found.append(_release(clinic, "metrics", ("server",), dp.NonPrivateDpEvent()))
     return found

@@ -18,13 +18,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from operator import index
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
+from sim.foundation.lazy import Lazy
 from sim.privacy.loss import Adjacency, Atoms, along, settled
 from sim.scenario.privacy import MIN_DELTA
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+dp: Any = Lazy("dp_accounting")
+optimize: Any = Lazy("scipy.optimize")
+special: Any = Lazy("scipy.special")
 
 Accountant = Literal["pld", "rdp"]
 Mechanisms: TypeAlias = "Mapping[tuple[Adjacency, DpEvent], int]"
@@ -36,8 +41,6 @@ def dp_sgd_event(sample_rate: float, noise_multiplier: float, steps: int) -> "Dp
     Each record enters a batch with probability ``sample_rate``, in (0, 1]; ``noise_multiplier`` is the standard
     deviation of the noise on the summed gradient over the clipping norm, and 0 is no privacy.
     """
-    import dp_accounting as dp
-
     check_dp_sgd(sample_rate, steps)
     step = dp.PoissonSampledDpEvent(float(sample_rate), dp.GaussianDpEvent(float(noise_multiplier)))
     return compose(flatten(dp.SelfComposedDpEvent(step, index(steps))))
@@ -50,8 +53,6 @@ def flatten(event: "DpEvent") -> "Counter[DpEvent]":
     together, zero noise becomes ``NonPrivateDpEvent``, a sampling rate of 1 disappears, and what reveals nothing (no
     steps, infinite noise) is left out. An impossible noise, sampling probability or count is a ``ValueError``.
     """
-    import dp_accounting as dp
-
     match event:
         case dp.NoOpDpEvent():
             return Counter()
@@ -97,8 +98,6 @@ def compose(atoms: "Mapping[DpEvent, int]") -> "DpEvent":
 
     ``NoOpDpEvent`` for no atoms, else the atoms in a fixed order, repeated ones self-composed.
     """
-    import dp_accounting as dp
-
     parts = [dp.SelfComposedDpEvent(atom, n) if n > 1 else atom for atom, n in sorted(atoms.items(), key=repr)]
     if not parts:
         return dp.NoOpDpEvent()
@@ -181,8 +180,6 @@ def in_order(atoms: "Mapping[DpEvent, int]") -> Atoms:
 
 def under_one_adjacency(mechanisms: Mechanisms) -> "tuple[Counter[DpEvent], Adjacency]":
     """Convert to replacement where anything is stated for it; noise over the sensitivity under the result."""
-    import dp_accounting as dp
-
     replaced = any(way == "replace" and not isinstance(atom, dp.NonPrivateDpEvent) for way, atom in mechanisms)
     atoms: Counter[DpEvent] = Counter()
     for (way, atom), count in mechanisms.items():
@@ -192,14 +189,11 @@ def under_one_adjacency(mechanisms: Mechanisms) -> "tuple[Counter[DpEvent], Adja
 
 def halved(atom: "DpEvent") -> "DpEvent":
     """Return the same noise over twice the sensitivity; ``ValueError`` for an atom that has no noise to halve."""
-    import dp_accounting as dp
-    from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
-
     match atom:
         case dp.GaussianDpEvent(sigma):
             return dp.GaussianDpEvent(sigma / 2)
-        case MixtureOfGaussiansDpEvent(sigma, moves, likely):
-            return MixtureOfGaussiansDpEvent(sigma / 2, moves, likely)
+        case dp.dp_event.MixtureOfGaussiansDpEvent(sigma, moves, likely):
+            return dp.dp_event.MixtureOfGaussiansDpEvent(sigma / 2, moves, likely)
         case dp.LaplaceDpEvent(scale):
             return dp.LaplaceDpEvent(scale / 2)
         case dp.PoissonSampledDpEvent(rate, inner):
@@ -227,9 +221,6 @@ def check_dp_sgd(sample_rate: float, steps: int) -> None:
 @cache
 def _epsilon(atoms: Atoms, delta: float, accountant: Accountant, adjacency: Adjacency) -> tuple[float, float]:
     """Return epsilon, and the interval of the grid that it was found on, 0 where none was needed."""
-    import dp_accounting as dp
-    from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
-
     if not atoms:
         return 0.0, 0.0
     if any(isinstance(atom, dp.NonPrivateDpEvent) for atom, _ in atoms):
@@ -240,7 +231,7 @@ def _epsilon(atoms: Atoms, delta: float, accountant: Accountant, adjacency: Adja
         match atom:
             case dp.GaussianDpEvent(sigma) | dp.PoissonSampledDpEvent(_, dp.GaussianDpEvent(sigma)):
                 squared_mu += count / sigma**2
-            case MixtureOfGaussiansDpEvent(sigma, moves, _):
+            case dp.dp_event.MixtureOfGaussiansDpEvent(sigma, moves, _):
                 squared_mu, sampled = squared_mu + count * (max(moves) / sigma) ** 2, True
                 if accountant != "pld":
                     raise ValueError(f"only pld takes {atom}")
@@ -272,8 +263,6 @@ def pure_epsilon(atom: "DpEvent") -> float:
 
     Randomised response of k buckets answers truly with probability 1 - p and uniformly otherwise (Kairouz et al. 2016).
     """
-    import dp_accounting as dp
-
     match atom:
         case dp.LaplaceDpEvent(scale):
             return math.inf if scale == 0 else 1 / scale
@@ -290,14 +279,11 @@ def _zcdp_epsilon(mu: float, delta: float) -> float:
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
     """Solve Phi(mu/2 - eps/mu) - exp(eps) Phi(-mu/2 - eps/mu) = delta (Balle & Wang 2018, theorem 8) for eps."""
-    from scipy.optimize import brentq
-    from scipy.special import log_ndtr
-
     if mu > 1e4:
         return _zcdp_epsilon(mu, delta)  # astronomic, and the formula overflows
 
     def missing(eps: float) -> float:
-        upper, lower = log_ndtr(mu / 2 - eps / mu), eps + log_ndtr(-mu / 2 - eps / mu)
+        upper, lower = special.log_ndtr(mu / 2 - eps / mu), eps + special.log_ndtr(-mu / 2 - eps / mu)
         return -math.exp(upper) * math.expm1(lower - upper) - delta
 
-    return float(brentq(missing, 0.0, _zcdp_epsilon(mu, delta), xtol=1e-12)) if missing(0.0) > 0 else 0.0
+    return float(optimize.brentq(missing, 0.0, _zcdp_epsilon(mu, delta), xtol=1e-12)) if missing(0.0) > 0 else 0.0

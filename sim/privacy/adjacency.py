@@ -12,8 +12,9 @@ References
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Mechanisms, flatten, halved
 from sim.privacy.largest import largest_epsilon
 from sim.privacy.ledger import Adversary, Ledger, Unit
@@ -21,6 +22,8 @@ from sim.privacy.loss import Adjacency
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+dp: Any = Lazy("dp_accounting")
 
 NAMES: Final[dict[Adjacency, str]] = {"add-or-remove": "zero-out", "replace": "replace-one"}
 """By the name in the ledger, the one that people read."""
@@ -34,9 +37,7 @@ MEANING: Final = (
 
 def adjacency_of(ledger: Ledger) -> str:
     """Name a run's adjacency: replace-one if any noised release has it, otherwise zero-out; empty without noise."""
-    from dp_accounting import NonPrivateDpEvent
-
-    ways = {r.adjacency for r in ledger.releases if any(atom != NonPrivateDpEvent() for atom in flatten(r.event))}
+    ways = {r.adjacency for r in ledger.releases if any(atom != dp.NonPrivateDpEvent() for atom in flatten(r.event))}
     return NAMES["replace"] if "replace" in ways else NAMES["add-or-remove"] if ways else ""
 
 

@@ -2,10 +2,14 @@
 
 import math
 from functools import cache
+from typing import Any
 
+from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import check_delta, check_dp_sgd, dp_sgd_event, epsilon, flatten, settled_interval
 from sim.privacy.loss import grid_epsilon
 from sim.privacy.remembered import remembered
+
+optimize: Any = Lazy("scipy.optimize")
 
 MIN_NOISE, MAX_NOISE = 1e-2, 1e6  # noise multipliers between which calibrate searches
 
@@ -29,8 +33,6 @@ def calibrate(target_epsilon: float, delta: float, sample_rate: float, steps: in
     ValueError
         If a parameter is out of its range, or not even ``MAX_NOISE`` meets the target.
     """
-    from scipy.optimize import brentq
-
     if not target_epsilon > 0:
         raise ValueError(f"the target epsilon must be positive, got {target_epsilon}")
     check_delta(delta)
@@ -57,7 +59,9 @@ def calibrate(target_epsilon: float, delta: float, sample_rate: float, steps: in
         if low == MIN_NOISE:
             return MIN_NOISE
         low, high = max(MIN_NOISE, low * math.exp(1.2 * excess(low) - 0.02)), low
-    sigma = six_digits(math.exp(brentq(lambda log: excess(math.exp(log)), math.log(low), math.log(high), xtol=2e-4)))
+    sigma = six_digits(
+        math.exp(optimize.brentq(lambda log: excess(math.exp(log)), math.log(low), math.log(high), xtol=2e-4))
+    )
     while excess(sigma) > 0:
         sigma = six_digits(sigma * (1 + 2e-4))
     return sigma

@@ -2,9 +2,13 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
+from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Mechanisms, composed_epsilon, in_order, under_one_adjacency
 from sim.privacy.loss import Adjacency, Atoms, first_epsilon, loss_variance
+
+dp: Any = Lazy("dp_accounting")
 
 
 def largest_epsilon(candidates: Iterable[Mechanisms], delta: float) -> float:
@@ -34,9 +38,7 @@ def _below(mechanisms: Mechanisms, delta: float, largest: float) -> bool:
 
 
 def _without_noise(mechanisms: Mechanisms) -> bool:
-    from dp_accounting import NonPrivateDpEvent
-
-    return any(isinstance(atom, NonPrivateDpEvent) for _, atom in mechanisms)
+    return any(isinstance(atom, dp.NonPrivateDpEvent) for _, atom in mechanisms)
 
 
 def _counted(mechanisms: Mechanisms) -> tuple[Atoms, Adjacency]:

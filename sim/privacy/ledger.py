@@ -13,11 +13,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
+from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Accountant, Mechanisms, compose, composed_epsilon, flatten, halved
 from sim.privacy.loss import Adjacency
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+dp: Any = Lazy("dp_accounting")
 
 Adversary = Literal["model-user", "peer-clinic", "server"]
 ADVERSARIES: tuple[Adversary, ...] = get_args(Adversary)
@@ -120,8 +123,6 @@ class Ledger:
           from the randomised labels. Otherwise every release, since what hides a record hides its label. The records'
           features are public in this unit.
         """
-        from dp_accounting import NonPrivateDpEvent
-
         _check_adversaries([adversary])
         atoms: Counter[tuple[Adjacency, DpEvent]] = Counter()
         releases = self._clinics.get(clinic, {})
@@ -134,7 +135,7 @@ class Ledger:
                 if protected == "clinic" and unit != "clinic" and adjacency == "add-or-remove":
                     atoms[adjacency, halved(atom)] += count
                 elif unit == "clinic" and protected != "clinic":
-                    atoms[adjacency, NonPrivateDpEvent()] += count
+                    atoms[adjacency, dp.NonPrivateDpEvent()] += count
                 else:
                     atoms[adjacency, atom] += count
         return atoms
@@ -206,8 +207,6 @@ def _check_adversaries(names: Iterable[str]) -> None:
 
 def _to_plain(value: Any) -> Any:
     """Turn an event, or a part of its named tuple, into what JSON can hold."""
-    import dp_accounting as dp
-
     if isinstance(value, dp.DpEvent):
         value = value.to_named_tuple()
     if hasattr(value, "class_name"):
@@ -219,10 +218,10 @@ def _to_plain(value: Any) -> Any:
 
 def _from_plain(value: Any) -> Any:
     """Undo :func:`_to_plain`."""
-    from dp_accounting import dp_event
-
     if isinstance(value, dict):
-        kinds = {n: k for n, k in vars(dp_event).items() if isinstance(k, type) and issubclass(k, dp_event.DpEvent)}
+        kinds = {
+            n: k for n, k in vars(dp.dp_event).items() if isinstance(k, type) and issubclass(k, dp.dp_event.DpEvent)
+        }
         if value["class"] not in kinds:
             raise ValueError(f"{value['class']!r} is not an event of dp-accounting")
         return kinds[value["class"]](**{name: _from_plain(part) for name, part in value.items() if name != "class"})

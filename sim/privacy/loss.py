@@ -13,11 +13,16 @@ from functools import cache, lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from sim.foundation.lazy import Lazy
 from sim.privacy.remembered import remembered
 from sim.privacy.sampled_gaussian import LARGEST, delta_of_steps
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+dp: Any = Lazy("dp_accounting")
+library: Any = Lazy("dp_accounting.pld.privacy_loss_distribution")
+optimize: Any = Lazy("scipy.optimize")
 
 Adjacency = Literal["add-or-remove", "replace"]
 Atoms: TypeAlias = "tuple[tuple[DpEvent, int], ...]"
@@ -60,9 +65,6 @@ def _first_level(atoms: Atoms, bound: float) -> int:
 
 def loss_variance(atoms: Atoms) -> tuple[float, int]:
     """Return about the variance of the privacy loss of all atoms, and how many random parts it has."""
-    import dp_accounting as dp
-    from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
-
     variance, parts = 0.0, 0
     for atom, count in atoms:
         match atom:
@@ -73,7 +75,7 @@ def loss_variance(atoms: Atoms) -> tuple[float, int]:
                 often = rate * mu_squared * (1 + mu_squared / 4)
                 rare = rate**2 * math.expm1(min(mu_squared, 100.0))
                 variance, parts = variance + count * min(often, rare), parts + count
-            case MixtureOfGaussiansDpEvent(sigma, moves, likely):
+            case dp.dp_event.MixtureOfGaussiansDpEvent(sigma, moves, likely):
                 weighed = [(p, (c / sigma) ** 2) for p, c in zip(likely, moves, strict=True)]
                 often = sum(p * mu_squared * (1 + mu_squared / 4) for p, mu_squared in weighed)
                 variance, parts = variance + count * often * (1 - likely[0]), parts + count
@@ -91,9 +93,6 @@ def privacy_loss(atoms: Atoms, adjacency: Adjacency, interval: float) -> Any:
     Repetition is ours: dp-accounting's PLDAccountant ignores it for randomised response, and takes no Laplace noise
     under replacement, which is to it the same shift over a smaller scale.
     """
-    import dp_accounting as dp
-    from dp_accounting.pld import privacy_loss_distribution as library
-
     whole = library.identity(value_discretization_interval=interval)
     for atom, count in atoms:
         if isinstance(atom, dp.GaussianDpEvent):
@@ -108,10 +107,6 @@ def privacy_loss(atoms: Atoms, adjacency: Adjacency, interval: float) -> Any:
 
 @lru_cache(maxsize=16)
 def _loss(atom: "DpEvent", adjacency: Adjacency, interval: float) -> Any:
-    import dp_accounting as dp
-    from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
-    from dp_accounting.pld import privacy_loss_distribution as library
-
     from sim.privacy.mixtures import replaced_mixture
 
     way = (
@@ -128,9 +123,9 @@ def _loss(atom: "DpEvent", adjacency: Adjacency, interval: float) -> Any:
                 sampling_prob=rate,
                 neighboring_relation=way,
             )
-        case MixtureOfGaussiansDpEvent(sigma, moves, likely) if adjacency == "replace":
+        case dp.dp_event.MixtureOfGaussiansDpEvent(sigma, moves, likely) if adjacency == "replace":
             return replaced_mixture(2 * sigma, moves, likely, interval)
-        case MixtureOfGaussiansDpEvent(sigma, moves, likely):
+        case dp.dp_event.MixtureOfGaussiansDpEvent(sigma, moves, likely):
             return library.from_mixture_gaussian_mechanism(sigma, moves, likely, value_discretization_interval=interval)
         case dp.LaplaceDpEvent(scale):
             return library.from_laplace_mechanism(scale, value_discretization_interval=interval)
@@ -166,8 +161,6 @@ def along(
 
 def grid_epsilon(atoms: Atoms, adjacency: Adjacency, delta: float, bound: float, interval: float) -> float:
     """Return epsilon on one grid, or the bound if that is smaller."""
-    import dp_accounting as dp
-
     match atoms:
         case ((dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma)), steps),) if adjacency == "add-or-remove":
             most = min(bound, LARGEST)
@@ -179,7 +172,6 @@ def grid_epsilon(atoms: Atoms, adjacency: Adjacency, delta: float, bound: float,
 
 def _inverted(delta_of: Callable[[float], Any], delta: float, bound: float) -> float:
     """Return the epsilon of a delta, or the bound; the library's own inverse overflows near epsilon 700."""
-    from scipy.optimize import brentq
 
     @cache
     def log_excess(eps: float) -> float:
@@ -188,4 +180,4 @@ def _inverted(delta_of: Callable[[float], Any], delta: float, bound: float) -> f
     if log_excess(bound) >= 0:
         return bound
     low = 0.95 * bound if log_excess(0.95 * bound) > 0 else 0.0
-    return float(brentq(log_excess, low, bound, xtol=1e-8)) if log_excess(low) > 0 else 0.0
+    return float(optimize.brentq(log_excess, low, bound, xtol=1e-8)) if log_excess(low) > 0 else 0.0

@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Mechanisms
 from sim.privacy.largest import largest_epsilon
 from sim.privacy.ledger import Adversary, Ledger
@@ -24,6 +25,9 @@ from sim.privacy.loss import Adjacency
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+dp: Any = Lazy("dp_accounting")
+stats: Any = Lazy("scipy.stats")
 
 EXACT_COMBINATIONS = 40
 """Of more ways than this to share out a patient's records among so many clinics, a bound is counted instead."""
@@ -36,17 +40,13 @@ def of_patient(mechanisms: Mechanisms, most: int) -> Mechanisms:
 
     Noise is over a record's sensitivity in mixtures, and otherwise over the patient's.
     """
-    import dp_accounting as dp
-    from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
-    from scipy.stats import binom
-
     atoms: Counter[tuple[Adjacency, DpEvent]] = Counter()
     for (way, atom), count in mechanisms.items():
         match atom:
             case dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma)) if most > 1:
                 moves = tuple(range(most + 1))
-                likely = tuple(float(p) for p in binom.pmf(moves, most, rate))
-                atoms[way, MixtureOfGaussiansDpEvent(sigma, moves, likely)] += count
+                likely = tuple(float(p) for p in stats.binom.pmf(moves, most, rate))
+                atoms[way, dp.dp_event.MixtureOfGaussiansDpEvent(sigma, moves, likely)] += count
             case dp.GaussianDpEvent(sigma):
                 atoms[way, dp.GaussianDpEvent(sigma / most)] += count
             case dp.LaplaceDpEvent(scale):
@@ -110,8 +110,6 @@ def _shared_out(alike: Sequence[int], records: int, clinics: int, chosen: _Share
 
 def no_better_than(clinics: Sequence[Mechanisms]) -> Mechanisms:
     """Return mechanisms that protect no better than any clinic's."""
-    import dp_accounting as dp
-
     gaussian: dict[Adjacency, tuple[float, float, int]] = {}
     others: Counter[tuple[Adjacency, DpEvent]] = Counter()
     for mechanisms in clinics:

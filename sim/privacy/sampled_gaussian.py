@@ -12,11 +12,16 @@ References
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.foundation.lazy import Lazy
 from sim.scenario.privacy import MIN_DELTA
+
+fft: Any = Lazy("scipy.fft")
+special: Any = Lazy("scipy.special")
 
 Floats = NDArray[np.float64]
 
@@ -77,8 +82,6 @@ def _above(masses: Floats) -> Floats:
 
 def _one_step(rate: float, sigma: float, interval: float, *, removal: bool) -> tuple[int, Floats, float]:
     """Return the lowest point of the grid, the mass of each from there on, and that of infinite loss."""
-    from scipy.special import log_ndtr, ndtr
-
     move = 1 / sigma
     ends = np.logaddexp(math.log1p(-rate), math.log(rate) + move * np.array([-_TAIL, move + _TAIL]) - move**2 / 2)
     lowest, highest = ends if removal else -ends[::-1]
@@ -92,9 +95,9 @@ def _one_step(rate: float, sigma: float, interval: float, *, removal: bool) -> t
     deltas = np.zeros_like(losses)
     if removal:
         deltas[~reached] = -np.expm1(losses[~reached])
-        deltas[reached] = rate * (ndtr(move - at) - np.exp(shifted + log_ndtr(-at)))
+        deltas[reached] = rate * (special.ndtr(move - at) - np.exp(shifted + special.log_ndtr(-at)))
     else:
-        deltas[reached] = rate * (np.exp(shifted - ratio) * ndtr(at) - np.exp(-ratio) * ndtr(at - move))
+        deltas[reached] = rate * (np.exp(shifted - ratio) * special.ndtr(at) - np.exp(-ratio) * special.ndtr(at - move))
     falls = np.diff(np.minimum.accumulate(np.clip(deltas, 0.0, 1.0)))
     width = math.expm1(interval)
     masses = np.empty_like(deltas)
@@ -106,18 +109,16 @@ def _one_step(rate: float, sigma: float, interval: float, *, removal: bool) -> t
 
 def _repeated(first: int, masses: Floats, infinite: float, steps: int, interval: float) -> tuple[Floats, Floats, float]:
     """Return positive losses, the mass of each, and that of infinite loss, after so many steps."""
-    from scipy.fft import irfft, next_fast_len, rfft
-
     low, high = _edge(masses, steps, -1), _edge(masses, steps, 1)
-    size = next_fast_len(max(high - low + 1, len(masses)), real=True)
-    spectrum = rfft(masses, size)
+    size = fft.next_fast_len(max(high - low + 1, len(masses)), real=True)
+    spectrum = fft.rfft(masses, size)
     kept = np.abs(spectrum) > math.exp(-_NEGLIGIBLE / steps)
     spectrum[kept] = np.exp(steps * np.log(spectrum[kept]))
     spectrum[~kept] = 0.0
     points = np.arange(max(low, 1 - steps * first), high + 1)
     losses = np.asarray((points + steps * first) * interval, dtype=np.float64)
     lost = _CUT + steps * _ROUNDING - math.expm1(steps * math.log1p(-infinite))
-    return losses, irfft(spectrum, size)[points % size], lost
+    return losses, fft.irfft(spectrum, size)[points % size], lost
 
 
 def _edge(masses: Floats, steps: int, side: int) -> int:

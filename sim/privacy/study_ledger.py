@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Mechanisms, compose
 from sim.privacy.adjacency import NAMES, replaced
 from sim.privacy.largest import largest_epsilon
@@ -30,6 +31,8 @@ from sim.privacy.remembered import remembered
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+dp: Any = Lazy("dp_accounting")
 
 MOST_MECHANISMS = 60
 """Of more different sampled mechanisms than this, similar ones are counted as the weakest of them."""
@@ -68,10 +71,8 @@ class StudyRun:
 
     def infinite(self, adversary: Adversary) -> bool:
         """Whether an adversary sees anything of any clinic without noise."""
-        from dp_accounting import NonPrivateDpEvent
-
         return any(
-            isinstance(atom, NonPrivateDpEvent)
+            isinstance(atom, dp.NonPrivateDpEvent)
             for clinic in range(len(self.clinics))
             for _, atom in self.ledger.mechanisms(adversary, clinic)
         )
@@ -207,8 +208,6 @@ def _reduced(mechanisms: Mechanisms, *, convert: bool) -> tuple[Mechanisms, floa
 
     Gaussians without sampling are one, exactly.
     """
-    import dp_accounting as dp
-
     atoms: Counter[tuple[Adjacency, DpEvent]] = Counter()
     squared: Counter[Adjacency] = Counter()
     sampled: list[tuple[Adjacency, float, float, int]] = []
@@ -243,9 +242,6 @@ def _bin(value: float, share: float) -> float:
 
 def _drawn(runs: Sequence[StudyRun], adversary: Adversary, unit: Unit, delta: float, *, convert: bool) -> float | None:
     """Count the best of a drawn number of runs; None unless all are alike and Renyi DP takes their mechanisms."""
-    import dp_accounting as dp
-    from dp_accounting.dp_event import RepeatAndSelectDpEvent
-
     if len(runs) < 2 or not delta or len({(run.population, run.placement) for run in runs}) > 1:
         return None
     views = [{name: run.ledger.mechanisms(adversary, k, unit) for k, name in enumerate(run.clinics)} for run in runs]
@@ -260,7 +256,7 @@ def _drawn(runs: Sequence[StudyRun], adversary: Adversary, unit: Unit, delta: fl
                 return None
             atoms[atom] += count
         if atoms:
-            event = RepeatAndSelectDpEvent(compose(atoms), float(len(runs)), math.inf)
+            event = dp.dp_event.RepeatAndSelectDpEvent(compose(atoms), float(len(runs)), math.inf)
             largest = max(largest, float(dp.rdp.RdpAccountant(_ORDERS).compose(event).get_epsilon(delta)))
     return largest
 

@@ -110,7 +110,7 @@ LEDGER = (
     Mutant(
         "the ledger leaves out what Flower's strategies are told",
         RELEASES,
-        "if job.imported and job.dp is None:",
+        "if job.imported and clipped is None:",
         "if False:",
         TOLD,
     ),
@@ -139,15 +139,15 @@ LEDGER = (
     Mutant(
         "a head that trains is taken for public",
         RELEASES,
-        "only_rows = behind_noise and public_ends and job.dp is None",
-        "only_rows = behind_noise and job.dp is None",
+        "only_rows = behind_noise and public_ends and clipped is None",
+        "only_rows = behind_noise and clipped is None",
         (f"{SMASHED}test_a_head_trained_on_raw_records_makes_noise_worth_nothing",),
     ),
     Mutant(
         "the server's view is amplified",
         "sim/plan/releases.py",
-        "dp.mechanism.in_known_batches(sigma, exposures)",
-        "dp.mechanism.event(sampled.rates[clinic], sigma / 2, exposures)",
+        "clipped.mechanism.in_known_batches(sigma, exposures)",
+        "clipped.mechanism.event(sampled.rates[clinic], sigma / 2, exposures)",
         AMPLIFIED,
     ),
     Mutant(

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
+from sim.foundation.lazy import Lazy
 from sim.foundation.rng import stream
 from sim.privacy.accounting import compose
 from sim.privacy.calibration import calibrate
@@ -31,6 +32,8 @@ from sim.privacy.mechanisms.released import on_grid
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
     from torch import Tensor
+
+dp: Any = Lazy("dp_accounting")
 
 LARGEST_STEP, SMALLEST_CLIP = 20.0, 1e-9
 """However large the noise on the count, a round moves the clip by no more than e^20, and never out of 1e-9 to 1e9."""
@@ -69,9 +72,7 @@ class ClinicLevel(OnUpdates):
 
     def event(self, noise: float, rounds: int) -> DpEvent:
         """See ``OnUpdates``."""
-        from dp_accounting import GaussianDpEvent, NonPrivateDpEvent
-
-        return compose({GaussianDpEvent(noise): rounds}) if noise else NonPrivateDpEvent()
+        return compose({dp.GaussianDpEvent(noise): rounds}) if noise else dp.NonPrivateDpEvent()
 
     def noise_for(self, target: float, delta: float, rounds: int) -> float:
         """See ``OnUpdates``."""

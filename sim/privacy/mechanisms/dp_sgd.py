@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from sim.foundation.lazy import Lazy
 from sim.foundation.rng import Keys, lane_streams
 from sim.privacy.accounting import compose, dp_sgd_event
 from sim.privacy.calibration import calibrate
@@ -25,6 +26,8 @@ from sim.scenario.privacy import Privacy
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
     from torch import Tensor
+
+dp: Any = Lazy("dp_accounting")
 
 
 @final
@@ -62,9 +65,7 @@ class DpSgd(OnGradients):
 
     def in_known_batches(self, noise: float, exposures: int) -> DpEvent:
         """See ``OnGradients``: no amplification by sampling."""
-        from dp_accounting import GaussianDpEvent, NonPrivateDpEvent
-
-        return compose({GaussianDpEvent(noise / 2): exposures}) if noise else NonPrivateDpEvent()
+        return compose({dp.GaussianDpEvent(noise / 2): exposures}) if noise else dp.NonPrivateDpEvent()
 
     def noise_for(self, target: float, delta: float, rate: float, steps: int) -> float:
         """See ``OnGradients``."""

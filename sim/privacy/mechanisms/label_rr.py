@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.foundation.lazy import Lazy
 from sim.foundation.rng import stream
 from sim.privacy.mechanisms.mechanism import OnLabels
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+dp: Any = Lazy("dp_accounting")
 
 
 @final
@@ -58,9 +61,7 @@ class LabelRr(OnLabels):
 
     def event(self, uniform: float, classes: int) -> DpEvent:
         """See ``OnLabels``."""
-        from dp_accounting import RandomizedResponseDpEvent
-
-        return RandomizedResponseDpEvent(uniform, classes)
+        return dp.RandomizedResponseDpEvent(uniform, classes)
 
     def answers(
         self, labels: NDArray[np.int64], uniform: float, classes: int, key: str, clinic: int

@@ -7,16 +7,19 @@ most, whatever their signs. Its epsilon, exposures * (sum over kinds of reach / 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import compose, gaussian_epsilon
 from sim.privacy.mechanisms.mechanism import OnRows
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+dp: Any = Lazy("dp_accounting")
 
 
 @final
@@ -38,8 +41,6 @@ class Laplace(OnRows):
 
     def event(self, noise: float, exposures: int) -> DpEvent:
         """See ``OnRows``."""
-        import dp_accounting as dp
-
         return compose({dp.LaplaceDpEvent(noise): exposures}) if noise else dp.NonPrivateDpEvent()
 
     def noise_for(self, target: float, delta: float, exposures: int, gradients: float, reach: Sequence[float]) -> float:

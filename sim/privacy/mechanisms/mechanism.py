@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from sim.foundation.lazy import Lazy
 from sim.foundation.plugins import loaded
 from sim.scenario.mechanisms import MECHANISMS, Place
 from sim.scenario.privacy import Privacy
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sim.privacy.mechanisms.noises import RowNoise
+
+dp: Any = Lazy("dp_accounting")
 
 
 class Mechanism(ABC):
@@ -43,8 +46,6 @@ class Mechanism(ABC):
 
     def described(self, event: DpEvent) -> tuple[str, str, float | None, float] | None:
         """Return name, kind of noise, sampling rate and noise of an event; None for one that has no noise."""
-        import dp_accounting as dp
-
         match event:
             case dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma)):
                 return "Gaussian noise on Poisson samples", "standard deviation over the sensitivity", rate, sigma
