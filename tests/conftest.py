@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import gc
 import warnings
 
 import pytest
@@ -13,6 +14,16 @@ with warnings.catch_warnings():
 
 # What commands remember for later ones is of one session of tests, its subprocesses included.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="suture-cache-")
+
+
+def pytest_collection_finish():
+    """Leave what stays until the end, thousands of tests and libraries, out of every later garbage collection."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,7 @@ VALUES = [
     ("train.class-weights", "train.class-weights=[]"),
     ("sweep.train.rounds.x", "sweep={'train.rounds.x'=[1]}"),
     ("sweep.train.rounds.x", "sweep={'train.rounds.x'=[1, 2]}"),
-    ("sweep", f"sweep={{'train.momentum'={[i / 20000 for i in range(10001)]}}}"),
+    ("sweep", f"sweep={{'train.momentum'={[i / 200 for i in range(101)]}, 'train.rounds'={[*range(1, 101)]}}}"),
     ("sweep.train.rounds.1", f"sweep={{'train.rounds'=[1, {LONG}]}}"),
     ("seeds.0", f"seeds=[{2**63}]"),
     ("seeds.0", f"seeds=[{LONG}]"),
