@@ -1,8 +1,8 @@
 """What every test shares."""
 
+import gc
 import os
 import tempfile
-import gc
 import warnings
 
 import pytest

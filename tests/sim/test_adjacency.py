@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from report_studies import make_runs, make_study
 from support import DP_SGD, plan_of, run_spec, write_csv
+from test_report import datasets
 
 from sim.privacy.ledger import COLUMN_OF, REPLACE_COLUMN_OF
 from sim.report.advice import advise
@@ -110,17 +111,12 @@ def test_an_axis_has_one_adjacency_and_names_it(mixed):
         found = [title for spec in specs for title in titles(spec)]
         assert all(name in title for title in found)
         assert bool(found) == (figure.name in ("privacy", "pareto"))
-    chart = privacy_accuracy_chart(runs).to_dict()
+    chart = privacy_accuracy_chart(runs)
     assert titles(chart)
     for title in titles(chart):
         assert name in title
         assert title.startswith("ε of the model user" if mixed else "Target ε")
-    drawn = {
-        (row["series"].partition(",")[0], row["target"])
-        for data in chart["datasets"].values()
-        for row in data
-        if "target" in row
-    }
+    drawn = {(row["series"].partition(",")[0], row["target"]) for row in datasets(chart) if "target" in row}
     assert {target for _, target in drawn} == (set(EXPECTED.values()) if mixed else {"3", "8"})
     assert set(curve_table(runs)["n"]) == {3}
 
