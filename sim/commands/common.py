@@ -44,10 +44,7 @@ def wide_console() -> Console:
 def planned(file: Path, overrides: list[str] | None, only: list[str] | None) -> list[Plan]:
     """Plan every run of a scenario file, and say on standard error what is most likely not meant.
 
-    Raises
-    ------
-    ScenarioError
-        With every problem; each line begins with the file.
+    Raises ScenarioError with every problem; each line begins with the file.
     """
     from sim.data.federation import load_federation
     from sim.foundation.problems import ScenarioError

@@ -28,6 +28,8 @@ def explain(
 ) -> list[str]:
     """Say what a scenario will do.
 
+    Paragraphs of plain text.
+
     Parameters
     ----------
     plans : sequence of Plan
@@ -38,11 +40,6 @@ def explain(
         How long all runs are expected to take on so many processors.
     basis : str
         How that was estimated.
-
-    Returns
-    -------
-    list of str
-        Paragraphs of plain text.
     """
     return [
         _study(scenario, plans),

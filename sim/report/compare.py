@@ -106,6 +106,8 @@ class Comparison:
 def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str, str]) -> Comparison:
     """Compare groups of runs.
 
+    Raises ScenarioError if a name is no column, a value was not swept, or no run is left.
+
     Parameters
     ----------
     by : sequence of str
@@ -114,11 +116,6 @@ def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str,
         Column to compare.
     at : mapping of str to str
         Swept keys, whole or by their last part, and the value to look at.
-
-    Raises
-    ------
-    ScenarioError
-        If a name is no column, a value was not swept, or no run is left.
     """
     ok = successful_runs(runs)
     numbers = [c for c in ok.columns if pd.api.types.is_numeric_dtype(ok[c]) and c not in ("seed", "rounds")]

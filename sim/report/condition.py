@@ -58,6 +58,8 @@ class _Quoted(ast.NodeTransformer):
 def parse_condition(text: str, known: Collection[str], place: str) -> Condition:
     """Check a condition.
 
+    Raises ScenarioError with one line for each unknown name and each thing that is no part of a condition.
+
     Parameters
     ----------
     text : str
@@ -67,11 +69,6 @@ def parse_condition(text: str, known: Collection[str], place: str) -> Condition:
         The names that exist.
     place : str
         What the lines of an error start with.
-
-    Raises
-    ------
-    ScenarioError
-        With one line for each unknown name and each thing that is no part of a condition.
     """
     if len(text) > _LONGEST:
         raise ScenarioError([f"{place}: has {len(text)} characters; {_EXAMPLE}"])

@@ -20,19 +20,16 @@ _RANGE, _WEAKEST = "#56B4E9", "#D55E00"
 def effort_frame(rounds: Sequence[FirstRound], plans: Sequence[Plan]) -> pd.DataFrame:
     """Lay out the effort of the clinics.
 
+    One row for each method and measure: `method`, `measure`, `least`, `most` over the clinics, `weakest` of the clinic
+    with the slowest computer (of several, the one with most records) and its `clinic`. Measures that the scenario does
+    not give (energy without power) are left out.
+
     Parameters
     ----------
     rounds : sequence of FirstRound
         One a method.
     plans : sequence of Plan
         Of the same study; of each method the first is taken.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row for each method and measure: `method`, `measure`, `least`, `most` over the clinics, `weakest` of the
-        clinic with the slowest computer (of several, the one with most records) and its `clinic`. Measures that the
-        scenario does not give (energy without power) are left out.
     """
     first: dict[str, Plan] = {}
     for plan in plans:

@@ -29,12 +29,9 @@ def epsilon_column(runs: pd.DataFrame) -> str:
 def curve_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Compute the points of the privacy-accuracy curves.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row for each metric, series and epsilon: `metric`, `series`, `strategy`, `target` (epsilon as the axis
-        shows it), `n`, `mean`, `half_width`, `lower` and `upper` (NaN for one seed). Points without a value are left
-        out. Series come in reading order.
+    One row for each metric, series and epsilon: `metric`, `series`, `strategy`, `target` (epsilon as the axis shows
+    it), `n`, `mean`, `half_width`, `lower` and `upper` (NaN for one seed). Points without a value are left out. Series
+    come in reading order.
     """
     ok = successful_runs(runs)
     column, noise = epsilon_column(ok), [key for key in NOISE_KEYS if key in ok]
@@ -53,16 +50,13 @@ def target_order(curves: pd.DataFrame) -> list[str]:
 def reference_table(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """Compute the levels every method is compared with.
 
+    `metric`, `kind` ("no DP" or "majority class"), `label` and `mean`. Centralised training has a level only where the
+    study ran it without DP in a single setting.
+
     Parameters
     ----------
     curves : pandas.DataFrame
         The same study's `curve_table`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        `metric`, `kind` ("no DP" or "majority class"), `label` and `mean`. Centralised training has a level only where
-        the study ran it without DP in a single setting.
     """
     central = curves[curves["strategy"].map(is_centralised) & (curves["target"] == NO_DP)]
     levels = central[["metric", "mean"]].assign(kind="no DP", label="centralised,\nno DP")
@@ -77,15 +71,12 @@ def reference_table(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 def privacy_accuracy_chart(runs: pd.DataFrame) -> Spec:
     """Draw AUC and accuracy against epsilon, a line a method, with intervals and baselines.
 
+    Two panels that share one legend: side by side, or wide ones above each other where there are many methods.
+
     Parameters
     ----------
     runs : pandas.DataFrame
         One row a run, with the columns of `runs.parquet`; at least one that succeeded and has a score.
-
-    Returns
-    -------
-    dict
-        Two panels that share one legend: side by side, or wide ones above each other where there are many methods.
     """
     curves = curve_table(runs)
     levels = reference_table(runs, curves)

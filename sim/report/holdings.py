@@ -47,11 +47,8 @@ class Holdings:
 def holdings_frame(held: Holdings) -> pd.DataFrame:
     """Count what each clinic holds.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row a clinic, in the given order: `clinic`, the number of `training`, `validation` and `held-out`
-        records, and for each class its share of all of these (`share of <class>`).
+    One row a clinic, in the given order: `clinic`, the number of `training`, `validation` and `held-out` records, and
+    for each class its share of all of these (`share of <class>`).
     """
     counts = held.counts
     frame = pd.DataFrame({"clinic": held.names})
@@ -67,11 +64,8 @@ def holdings_frame(held: Holdings) -> pd.DataFrame:
 def holdings_table(held: Holdings) -> Table:
     """Build the table of what each clinic holds.
 
-    Returns
-    -------
-    rich.table.Table
-        One row a clinic and one for all; beyond 40 clinics quantiles of each column and the clinics with most and
-        fewest records. Of many classes, the most frequent.
+    One row a clinic and one for all; beyond 40 clinics quantiles of each column and the clinics with most and fewest
+    records. Of many classes, the most frequent.
     """
     frame = holdings_frame(held)
     shown = [f"share of {held.classes[label]}" for label in _frequent(held)]

@@ -60,10 +60,7 @@ class Look:
 def looks(ok: pd.DataFrame) -> list[Look]:
     """Give each series a look: the colour says the strategy; shape and dash tell its cuts and settings apart.
 
-    Returns
-    -------
-    list of Look
-        In reading order. No two alike up to 64 series.
+    In reading order. No two alike up to 64 series.
     """
     colours: dict[str, int] = {}
     used: dict[int, int] = {}

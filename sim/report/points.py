@@ -58,13 +58,10 @@ def _level(key: str, value: float) -> str:
 def trade_offs(ok: pd.DataFrame) -> pd.DataFrame:
     """Compute what each method scores and what it costs, once for each score and adversary.
 
-    Returns
-    -------
-    DataFrame
-        ``series, level, score, adversary, n, mean, lower, upper, epsilon, place, joined, seconds, bytes, front``.
-        `epsilon` is the largest over seeds; `place` is where it stands on the axis (:func:`axis_ends`); `joined` says
-        whether the series changes its place; `front` whether no other method and level is at least as good in score,
-        time, traffic and this adversary's epsilon and better in one of them, by the means.
+    ``series, level, score, adversary, n, mean, lower, upper, epsilon, place, joined, seconds, bytes, front``. `epsilon`
+    is the largest over seeds; `place` is where it stands on the axis (:func:`axis_ends`); `joined` says whether the
+    series changes its place; `front` whether no other method and level is at least as good in score, time, traffic and
+    this adversary's epsilon and better in one of them, by the means.
     """
     costs = ok.assign(bytes=ok["bytes_up"] + ok["bytes_down"]).groupby(_GROUP, sort=False, observed=True)
     spent = costs.agg(seconds=("sim_seconds", "mean"), bytes=("bytes", "mean")).reset_index()

@@ -23,15 +23,12 @@ from sim.results.study_log import read_commands
 def read_results(folder: Path) -> StudyResults:
     """Read a study's finished runs from nothing but its folder; no data file is opened, and no module imported.
 
+    Raises ScenarioError if the folder holds no finished run, or a run's folder is gone.
+
     Parameters
     ----------
     folder : Path
         ``OUT/<study>``, with its ``runs.parquet``.
-
-    Raises
-    ------
-    ScenarioError
-        If the folder holds no finished run, or a run's folder is gone.
     """
     runs = read_table(folder)
     if runs.empty:

@@ -22,10 +22,7 @@ _CLASSES = 8
 def resource_frame(runs: pd.DataFrame) -> pd.DataFrame:
     """Lay out what a run of each method needs, as a mean over seeds and levels of privacy.
 
-    Returns
-    -------
-    DataFrame
-        One row a series, as text; columns that no run has are left out.
+    One row a series, as text; columns that no run has are left out.
     """
     forms: Forms = {
         "Simulated time": ("sim_seconds", seconds_text),
@@ -46,11 +43,8 @@ def resource_frame(runs: pd.DataFrame) -> pd.DataFrame:
 def demand_frame(study: StudyResults) -> pd.DataFrame:
     """Lay out what a run of each method asks of one clinic, as a mean over seeds and levels of privacy.
 
-    Returns
-    -------
-    DataFrame
-        One row a series, as text: the least and the most over the clinics. What some clinic's plan does not give
-        (energy without power) is left out. Empty where no run succeeded.
+    One row a series, as text: the least and the most over the clinics. What some clinic's plan does not give (energy
+    without power) is left out. Empty where no run succeeded.
     """
     if study.clinics.empty:
         return pd.DataFrame()
@@ -87,11 +81,8 @@ def _from_to(least: str, most: str) -> str:
 def worst_frame(study: StudyResults) -> pd.DataFrame:
     """Name the clinic that each method serves worst, at each level of privacy.
 
-    Returns
-    -------
-    DataFrame
-        One row a series and one column a level, as text: the clinic with the lowest AUC in most seeds, how many these
-        are, and the mean of the lowest AUC. Empty where no run names one.
+    One row a series and one column a level, as text: the clinic with the lowest AUC in most seeds, how many these are,
+    and the mean of the lowest AUC. Empty where no run names one.
     """
     ok = with_levels(successful_runs(study.runs))
     if "worst_clinic" not in ok or ok["worst_clinic_auc"].isna().all():
@@ -117,10 +108,7 @@ def clinic_rows(study: StudyResults) -> pd.DataFrame:
 
     Classes are left out where any run of the study is private: its clinics are those of the others too.
 
-    Returns
-    -------
-    DataFrame
-        One row a clinic; of more than 40 those with most records. Empty where no run succeeded.
+    One row a clinic; of more than 40 those with most records. Empty where no run succeeded.
     """
     if study.clinics.empty:
         return pd.DataFrame()

@@ -41,12 +41,9 @@ def series_label(method: str, settings: dict[str, object]) -> str:
 def successful_runs(runs: pd.DataFrame) -> pd.DataFrame:
     """Keep the runs that succeeded, name their methods and put them in reading order.
 
-    Returns
-    -------
-    pandas.DataFrame
-        The runs with status "ok" and two more columns: `method`, and `series` (the method, followed by the values of
-        the swept keys other than the amount of noise). Sorted by method, then by swept values. All epsilons are of one
-        adjacency, see `under_one_adjacency`.
+    The runs with status "ok" and two more columns: `method`, and `series` (the method, followed by the values of the
+    swept keys other than the amount of noise). Sorted by method, then by swept values. All epsilons are of one
+    adjacency, see `under_one_adjacency`.
     """
     ok = in_reading_order(under_one_adjacency(runs[runs["status"] == "ok"]))
     ok["series"] = named_settings(ok, without=NOISE_KEYS)
@@ -118,6 +115,9 @@ def under_one_adjacency(runs: pd.DataFrame) -> pd.DataFrame:
 def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFrame:
     """Mean of a metric and its 95 % confidence interval over seeds, for every group of successful runs.
 
+    The columns `by`, then `n` (values averaged), `mean`, and `half_width` of the interval, from Student's t with n - 1
+    degrees of freedom: NaN when n is 1. Groups come in order of first appearance.
+
     Parameters
     ----------
     runs : pandas.DataFrame
@@ -126,12 +126,6 @@ def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFram
         Columns that make a group; everything else in a group counts as repetition.
     metric : str
         Column to average. Missing values are left out.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The columns `by`, then `n` (values averaged), `mean`, and `half_width` of the interval, from Student's t with
-        n - 1 degrees of freedom: NaN when n is 1. Groups come in order of first appearance.
     """
     groups = runs[runs["status"] == "ok"].groupby(list(by), dropna=False, sort=False, observed=True)[metric]
     table = groups.agg(n="count", mean="mean", half_width="std")

@@ -26,11 +26,8 @@ _SCORES = {"AUC": "auc", "Balanced accuracy": "balanced_accuracy", "Accuracy": "
 def results_frame(runs: pd.DataFrame) -> pd.DataFrame:
     """Lay out the results as text.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row for each method and combination of swept values; the columns' names are the headings. Empty when no
-        run succeeded.
+    One row for each method and combination of swept values; the columns' names are the headings. Empty when no run
+    succeeded.
     """
     ok = successful_runs(runs)
     keys = swept_keys(ok)
@@ -61,10 +58,7 @@ def results_frame(runs: pd.DataFrame) -> pd.DataFrame:
 def console_table(runs: pd.DataFrame) -> Table:
     """Build the table a study ends with on the terminal; it fits 120 columns.
 
-    Returns
-    -------
-    rich.table.Table
-        One row for each method and combination of swept values; the caption says how many runs are missing.
+    One row for each method and combination of swept values; the caption says how many runs are missing.
     """
     frame = results_frame(runs)
     missing = int((runs["status"] != "ok").sum())
@@ -85,15 +79,12 @@ def _neighbours(runs: pd.DataFrame) -> str:
 def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
     """Build the table that tells what a study will cost; it fits 120 columns.
 
+    One row for each method and combination of swept values; time, traffic and noise of the first seed.
+
     Parameters
     ----------
     plans : sequence of mapping
         One object a run, as `suture plan --json` prints them.
-
-    Returns
-    -------
-    rich.table.Table
-        One row for each method and combination of swept values; time, traffic and noise of the first seed.
     """
     runs = pd.DataFrame(plans).assign(status="ok")
     ok = successful_runs(runs)

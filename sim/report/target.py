@@ -16,20 +16,14 @@ __all__ = ["first_rounds_at", "target_frame"]
 def first_rounds_at(study: StudyResults, target: str) -> pd.DataFrame:
     """Find the first round of each run after which a condition holds.
 
+    The successful runs with `target_round`, `target_seconds` and `target_bytes`; NaN where it never holds.
+
+    Raises ScenarioError if there is no such column, or it is no condition.
+
     Parameters
     ----------
     target : str
         A condition on columns of ``rounds.parquet``, such as ``auc>=0.8`` (held-out) or ``validation_auc>=0.8``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The successful runs with `target_round`, `target_seconds` and `target_bytes`; NaN where it never holds.
-
-    Raises
-    ------
-    ScenarioError
-        If there is no such column, or it is no condition.
     """
     if study.rounds.empty:
         raise ScenarioError(["--target: no run of the study has succeeded; run the study first"])
@@ -43,10 +37,7 @@ def first_rounds_at(study: StudyResults, target: str) -> pd.DataFrame:
 def target_frame(study: StudyResults, target: str) -> pd.DataFrame:
     """Lay out time and traffic to a target as text, by method and swept values.
 
-    Returns
-    -------
-    pandas.DataFrame
-        Means over the runs that reach it, and how many do.
+    Means over the runs that reach it, and how many do.
     """
     runs = first_rounds_at(study, target)
     keys = swept_keys(runs)

@@ -34,10 +34,7 @@ def compared(study: StudyResults) -> str:
 def conclusions(runs: pd.DataFrame) -> list[tuple[str, str]]:
     """Say for each level of privacy what can and cannot be concluded about AUC, from pairs on the same seeds.
 
-    Returns
-    -------
-    list of (str, str)
-        The level and the finding; last, what holds for all. Empty where no run has an AUC.
+    The level and the finding; last, what holds for all. Empty where no run has an AUC.
     """
     ok = with_levels(successful_runs(runs))
     key = noise_key(ok)

@@ -79,18 +79,15 @@ def release_entries(ledger: str) -> list[dict[str, Any]]:
 def seal_entries(hashes: Mapping[str, str], record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the last entries of a run's log: what its folder holds, and what made it.
 
+    One a file, then one with the hashes of ``run.json`` (without the place where it names this log), of the settings
+    and of the data, and with the versions of the code.
+
     Parameters
     ----------
     hashes : mapping of str to str
         SHA-256 of every other file of the folder but ``run.json``, by name.
     record : mapping
         What becomes of ``run.json``, in plain values.
-
-    Returns
-    -------
-    list of dict
-        One a file, then one with the hashes of ``run.json`` (without the place where it names this log), of the
-        settings and of the data, and with the versions of the code.
     """
     seal = {
         "record-sha256": record_hash(record),
@@ -110,17 +107,14 @@ def record_hash(record: Mapping[str, Any]) -> str:
 def seal_faults(entries: Sequence[Mapping[str, Any]], folder: Path, record: Mapping[str, Any]) -> list[str]:
     """Hold a run's folder against the last lines of its log.
 
+    A line for each file that differs, is missing or is not listed.
+
     Parameters
     ----------
     entries : sequence of mapping
         The log's, in order.
     record : mapping
         Its ``run.json``, as it was read.
-
-    Returns
-    -------
-    list of str
-        A line for each file that differs, is missing or is not listed.
     """
     listed = {entry["file"]: entry["sha256"] for entry in entries if "file" in entry}
     seals = [entry["seal"] for entry in entries if "seal" in entry]
@@ -157,15 +151,12 @@ _SEALED = {
 def first_fault(log: bytes, record: Mapping[str, Any]) -> str | None:
     """Say what is wrong with an audit log first, or None.
 
+    The line and its fault: a broken chain, or figures that are not the plan's or the ledger's.
+
     Parameters
     ----------
     record : mapping
         ``run.json``, which holds the chain's head, the plan and the ledger.
-
-    Returns
-    -------
-    str or None
-        The line and its fault: a broken chain, or figures that are not the plan's or the ledger's.
     """
     stated, chain = record["privacy"]["audit-log"], read_chain(log)
     lines = len(chain.entries)

@@ -88,6 +88,11 @@ def refuse_links(folder: Path) -> None:
 def file_bytes(root: Path, name: str, most: int = MOST_BYTES) -> bytes | None:
     """Read a plain file that lies in a folder.
 
+    None where there is no such file.
+
+    Raises ScenarioError if a part of the name leads out of the folder, is a link, or the file is no plain file, too
+    large or unreadable.
+
     Parameters
     ----------
     root : Path
@@ -96,16 +101,6 @@ def file_bytes(root: Path, name: str, most: int = MOST_BYTES) -> bytes | None:
         The file in it, its parts separated by ``/``.
     most : int
         How many bytes it may have.
-
-    Returns
-    -------
-    bytes or None
-        None where there is no such file.
-
-    Raises
-    ------
-    ScenarioError
-        If a part of the name leads out of the folder, is a link, or the file is no plain file, too large or unreadable.
     """
     path = root
     *folders, _ = parts = name.split("/")
@@ -230,10 +225,7 @@ def as_frame(table: pa.Table) -> pd.DataFrame:
 def read_arrow(root: Path, name: str) -> pa.Table | None:
     """Read a flat Parquet table of numbers, text and truth values; None where there is no such file.
 
-    Raises
-    ------
-    ScenarioError
-        If it is no such table, or would be too large in memory.
+    Raises ScenarioError if it is no such table, or would be too large in memory.
     """
     content = file_bytes(root, name)
     if content is None:

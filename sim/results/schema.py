@@ -326,16 +326,13 @@ def _held(adapter: Any, value: object, label: Path | str, place: Sequence[str] =
 def checked(kind: str, value: Any, label: Path | str) -> Any:
     """Return what was read from a file if it is what the file must hold.
 
+    Raises ScenarioError in one line: the first place that does not fit, and why; never what stands there.
+
     Parameters
     ----------
     kind : {"run", "study", "log", "commands", "rounds"}
     value : object
         As :func:`sim.results.reading.parsed_json` returns it.
-
-    Raises
-    ------
-    ScenarioError
-        In one line: the first place that does not fit, and why; never what stands there.
     """
     _held(_FILES[kind], value, label)
     if kind == "run":

@@ -41,22 +41,16 @@ def log_of(folder: Path) -> Path:
 def sign(folder: Path, key: Path, timestamp: str | None = None) -> Path:
     """Sign the head of a folder's log as it is now.
 
+    The signature's file in that folder, which takes the place of one that was there.
+
+    Raises ScenarioError if the log is not sound, or a file cannot be used.
+
     Parameters
     ----------
     key : Path
         An unencrypted PEM file of an Ed25519 private key.
     timestamp : str, optional
         Text, or the name of a file whose bytes are kept.
-
-    Returns
-    -------
-    Path
-        The signature's file in that folder, which takes the place of one that was there.
-
-    Raises
-    ------
-    ScenarioError
-        If the log is not sound, or a file cannot be used.
     """
     log = log_of(folder)
     chain = read_chain(file_bytes(folder, log.name) or b"")
@@ -79,6 +73,8 @@ def sign(folder: Path, key: Path, timestamp: str | None = None) -> Path:
 def signature_faults(folder: Path, public_key: Path) -> tuple[list[str], str]:
     """Check a folder's signature.
 
+    Raises ScenarioError if the key cannot be used.
+
     Parameters
     ----------
     public_key : Path
@@ -90,11 +86,6 @@ def signature_faults(folder: Path, public_key: Path) -> tuple[list[str], str]:
         A line for what is wrong.
     said : str
         What the signature is over, if nothing is.
-
-    Raises
-    ------
-    ScenarioError
-        If the key cannot be used.
     """
     verifier, path = _public(public_key), folder / SIGNATURE_FILE
     log = log_of(folder)

@@ -70,6 +70,8 @@ def write_run(
 ) -> Path:
     """Write a run's folder, complete or not at all.
 
+    Raises FolderError if the folder cannot be written; nothing is left that looks like a run.
+
     Parameters
     ----------
     record : mapping
@@ -77,11 +79,6 @@ def write_run(
     log : sequence of mapping, optional
         Entries of the audit log, which is written behind all other files and ends with their hashes. Without it the
         run has none.
-
-    Raises
-    ------
-    FolderError
-        If the folder cannot be written; nothing is left that looks like a run.
     """
     run_id = str(record["row"]["run_id"])
     target = study_folder / run_id
@@ -120,17 +117,14 @@ def read_rows(
 ) -> list[dict[str, Any]]:
     """Read the rows of finished runs of the current results version from their folders.
 
+    Raises ScenarioError if `strict`, in one line a damaged run.
+
     Parameters
     ----------
     run_ids : iterable of str, optional
         Which runs, in which order; those that are not there are left out. All of them, by name, where not given.
     strict : bool
         Whether a damaged ``run.json`` is an error; otherwise its run is not there, as one that is to run again.
-
-    Raises
-    ------
-    ScenarioError
-        If `strict`, in one line a damaged run.
     """
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
@@ -171,10 +165,7 @@ def read_records(study_folder: Path) -> list[dict[str, Any]]:
 def write_table(study_folder: Path, run_ids: Iterable[str] | None = None, *, strict: bool = False) -> pd.DataFrame:
     """Build ``runs.parquet`` anew from the run folders, in one atomic step; parameters as for :func:`read_rows`.
 
-    Returns
-    -------
-    DataFrame
-        DESIGN's columns, then one column per swept key.
+    DESIGN's columns, then one column per swept key.
     """
     table = as_table(read_rows(study_folder, run_ids, strict=strict))
     with writing_to(study_folder), _moved_in(study_folder / TABLE_FILE) as partial:
@@ -204,20 +195,14 @@ def _moved_in(path: Path) -> Iterator[Path]:
 def read_record(folder: Path, run_id: str | None = None) -> dict[str, Any]:
     """Read a run's ``run.json``.
 
+    Infinities as they are, not-a-number as None; the spec with every key it has.
+
+    Raises ScenarioError if the folder is no run's, another results version made it, or it does not hold what it must.
+
     Parameters
     ----------
     folder : Path
         The run's, or with `run_id` that of its study.
-
-    Returns
-    -------
-    dict
-        Infinities as they are, not-a-number as None; the spec with every key it has.
-
-    Raises
-    ------
-    ScenarioError
-        If the folder is no run's, another results version made it, or it does not hold what it must.
     """
     return _whole(_record(folder, run_id), folder if run_id is None else folder / run_id)
 

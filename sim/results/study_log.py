@@ -41,10 +41,7 @@ def note_command(folder: Path, arguments: Sequence[str], scenario: Path) -> None
 def read_commands(folder: Path) -> list[dict[str, Any]]:
     """Return the commands that were entered; none where the study was run from Python.
 
-    Raises
-    ------
-    ScenarioError
-        If the log is damaged; a last line that was not finished is no damage.
+    Raises ScenarioError if the log is damaged; a last line that was not finished is no damage.
     """
     chain = read_chain(reading.file_bytes(folder, STUDY_LOG) or b"")
     if chain.fault:

@@ -38,15 +38,12 @@ Record = Mapping[str, Any]
 def run_faults(folder: Path, record: Record) -> list[str]:
     """Say everything that disagrees in a run's folder.
 
+    A line each, which names the file and the field; empty for a sound run.
+
     Parameters
     ----------
     record : mapping
         Its ``run.json``, as it stands in the file; of a run that finished.
-
-    Returns
-    -------
-    list of str
-        A line each, which names the file and the field; empty for a sound run.
     """
     faults: list[str] = []
     for check in (_log_faults, _name_faults, _claim_faults, _statement_faults):
