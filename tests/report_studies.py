@@ -99,3 +99,10 @@ def make_statement(row: Mapping[Hashable, Any]) -> dict[str, Any]:
         "accountant": "privacy loss distributions",
         "generator": "Philox streams.",
     }
+
+
+def datasets(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return all rows of data embedded in a Vega-Lite specification and its parts."""
+    own = spec.get("data", {}).get("values", [])
+    parts = (part for kind in ("hconcat", "vconcat", "layer") for part in spec.get(kind, ()))
+    return [*own, *(row for part in parts for row in datasets(part))]

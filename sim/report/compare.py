@@ -14,6 +14,7 @@ from sim.foundation.problems import ScenarioError, suggest
 from sim.foundation.text import listed, score_text, value_text
 from sim.methods.labels import method_label
 from sim.privacy.statement_text import escaped
+from sim.report.prose import sentences
 from sim.report.summary import (
     adjacency_note,
     half_width,
@@ -62,25 +63,22 @@ class Comparison:
 
     def finding(self) -> str:
         """Say which group is best, and which others are told from it."""
-        word = "highest" if higher_is_better(self.metric) else "lowest"
         [(seeds, mean, half_width)] = self.means.loc[
             self.means["group"] == self.best, ["n", "mean", "half_width"]
         ].itertuples(index=False)
-        said = f"{self.best} has the {word} mean {self.metric}: {_number(mean, half_width)} over "
-        said += f"{seeds} seed{'s' if seeds != 1 else ''}."
         known = self.differences["half_width"].notna()
         apart = self.differences["mean"].abs() > self.differences["half_width"]
-        clear = self.differences.loc[known & apart, "group"].tolist()
-        open_ = self.differences.loc[known & ~apart, "group"].tolist()
-        if clear:
-            said += f" On the same seeds it differs from {self._named(clear)}: "
-            said += f"the interval of {'each' if len(clear) > 1 else 'the'} difference excludes 0."
-        if open_:
-            said += f" No difference from {self._named(open_)} can be concluded: "
-            said += f"the interval of {'each' if len(open_) > 1 else 'the'} difference includes 0."
-        if unknown := self.differences.loc[~known, "group"].tolist():
-            said += f" Nothing can be concluded about {self._named(unknown)}: they share fewer than two seeds."
-        return f"{said} {self.note}" if self.note else said
+        kinds = {"clear": known & apart, "open": known & ~apart, "unknown": ~known}
+        said = sentences(
+            "finding",
+            comparison=self,
+            highest=higher_is_better(self.metric),
+            value=_number(mean, half_width),
+            seeds=seeds,
+            named=self._named,
+            **{kind: self.differences.loc[held, "group"].tolist() for kind, held in kinds.items()},
+        )
+        return " ".join(said)
 
     def _named(self, groups: Sequence[str]) -> str:
         """Name groups; of many, say how many of the others they are, and name the ones nearest in mean."""

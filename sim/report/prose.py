@@ -28,5 +28,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"listed": listed, "count": count_text}
+    environment.filters |= {"listed": listed, "count": count_text, "grouped": "{:,}".format}
     return environment

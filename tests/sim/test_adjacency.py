@@ -6,7 +6,7 @@ import math
 import dp_accounting as dp
 import pandas as pd
 import pytest
-from report_studies import make_runs, make_study
+from report_studies import datasets, make_runs, make_study
 from support import DP_SGD, plan_of, run_spec, write_csv
 from test_report import datasets
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from report_studies import METHODS, make_runs, make_study
+from report_studies import METHODS, datasets, make_runs, make_study
 from rich.console import Console
 from rich.text import Text
 
@@ -27,13 +27,6 @@ from sim.report.summary import ADVERSARIES, successful_runs, summarise, swept_ke
 from sim.report.table import console_table, results_frame
 
 pytestmark = pytest.mark.usefixtures("no_vega")
-
-
-def datasets(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return all rows of data embedded in a Vega-Lite specification and its parts."""
-    own = spec.get("data", {}).get("values", [])
-    parts = (part for kind in ("hconcat", "vconcat", "layer") for part in spec.get(kind, ()))
-    return [*own, *(row for part in parts for row in datasets(part))]
 
 
 class Page(HTMLParser):
