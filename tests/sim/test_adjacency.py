@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from report_studies import datasets, make_runs, make_study
 from support import DP_SGD, plan_of, run_spec, write_csv
-from test_report import datasets
 
 from sim.privacy.ledger import COLUMN_OF, REPLACE_COLUMN_OF
 from sim.report.advice import advise
