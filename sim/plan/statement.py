@@ -61,46 +61,19 @@ _GENERATOR = (
 
 
 def privacy_statement(plan: Plan, versions: Mapping[str, Any], *, finished: bool) -> dict[str, Any]:
-    """State what a run gives away.
+    """State what a run gives away, in plain values; names are as they are (escape them before showing them).
 
-    Parameters
-    ----------
-    plan : Plan
-        Of which a finished run has executed every release.
-    versions : mapping
-        Versions of packages by name, of which those that count epsilon are taken.
-    finished : bool
-        Whether the run was trained to its end; otherwise the ledger is only planned.
-
-    Returns
-    -------
-    dict
-        Plain values, names as they are (escape them before showing them):
-        - ``run``, ``study``, ``strategy``, ``cut``, ``rounds``;
-        - ``basis``: ``"executed"`` or ``"planned"``;
-        - ``unit``, ``unit-meaning``, ``clinics``, ``records`` (training records), ``delta`` (None without a mechanism);
-        - ``adversaries``: one row each, see below;
-        - ``mechanisms``: one row for each kind of noised release: ``what``, ``seen-by``, ``mechanism``, ``adjacency``,
-          ``clinics``, ``times`` ``[least, most]`` over the clinics in units of ``counted-in``, and likewise
-          ``sample-rate`` (None where nothing is sampled) and ``noise``, of the kind ``noise-is``;
-        - ``settings``: the keys of ``[privacy]``;
-        - ``accountant``, ``versions``, ``generator``;
-        - ``label-epsilon``: the epsilon of a label where labels are randomised, otherwise None;
-        - ``patients``: ``max-records``, the stated bound on a patient's records at all clinics together,
-          ``max-clinics``, the largest number of clinics that train on one patient, as counted, and ``epsilon`` by
-          adversary of such a patient; None where no bound is stated or the unit is the clinic;
-        - ``outside``: rows of ``what``, ``marking`` (``"public"``, ``"dp"``, ``"non-private"`` or, of how a simulation
-          makes its clinics, ``"simulated"``) and ``note``;
-        - ``not-covered``: what the run publishes of its records beside all that, see
-          :func:`sim.privacy.uncovered.not_covered`;
-        - ``attacks``: measured attacks, one dict each.
-        A row of ``adversaries`` has ``adversary``, ``who``, ``sees`` (rows of ``what``, ``meaning``, ``noised``,
-        ``times``, ``counted-in``), ``epsilon`` and ``clinic`` (the least protected one's), ``adjacency``
-        (``"zero-out"``, ``"replace-one"``, or None where nothing is released or nothing is noised),
-        ``replace-epsilon`` (of the clinic protected least under replace-one; None where it is not
-        counted), ``reasons`` (why epsilon is infinite), ``advantage`` (the most by which an attacker's true positive
-        rate exceeds its false positive rate, on that clinic) and
-        ``true-positive-rates`` (the highest, by false positive rate).
+    ``versions`` are those of packages by name; an unfinished run's ledger is only planned. ``adversaries`` has a row
+    each: ``sees`` (rows of ``what``, ``meaning``, ``noised``, ``times``, ``counted-in``), ``epsilon`` and ``clinic``
+    (the least protected one's), ``adjacency`` (``"zero-out"``, ``"replace-one"``, or None where nothing is released or
+    nothing is noised), ``replace-epsilon`` (None where it is not counted), ``reasons`` (why epsilon is infinite),
+    ``advantage`` (the most by which an attacker's true positive rate exceeds its false positive rate, on that clinic)
+    and ``true-positive-rates`` (the highest, by false positive rate). ``mechanisms`` has one for each kind of noised
+    release: ``times`` is ``[least, most]`` over the clinics in units of ``counted-in``, and likewise ``sample-rate``
+    (None where nothing is sampled) and ``noise``, of the kind ``noise-is``. ``patients`` has the stated bound on a
+    patient's records at all clinics together and the largest number of clinics that train on one, as counted; None
+    where no bound is stated or the unit is the clinic. ``outside`` has rows of ``what``, ``marking`` (``"public"``,
+    ``"dp"``, ``"non-private"`` or, of how a simulation makes its clinics, ``"simulated"``) and ``note``.
     """
     spec = plan.spec
     groups = _grouped(plan)

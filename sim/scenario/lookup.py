@@ -18,17 +18,9 @@ _OWN: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 class MethodFacts(Protocol):
     """What a scenario asks of a method; see :class:`sim.methods.method.Method`."""
 
-    @property
-    def cuts(self) -> tuple[str, ...]:
-        """Where it may cut the network."""
-
-    @property
-    def takes(self) -> tuple[str, ...]:
-        """Which of the keys ``order``, ``alternate`` and ``proximal-mu`` it has."""
-
-    @property
-    def options(self) -> Mapping[str, bool | int | float | str]:
-        """Keys of its own, with their defaults."""
+    cuts: tuple[str, ...]  # Where it may cut the network
+    takes: tuple[str, ...]  # Which of the keys `order`, `alternate` and `proximal-mu` it has
+    options: Mapping[str, bool | int | float | str]  # Keys of its own, with their defaults
 
 
 def is_flower_path(name: str) -> bool:

@@ -17,21 +17,10 @@ Place = Literal["gradients", "rows", "labels", "updates"]
 class MechanismFacts(Protocol):
     """What ``[privacy]`` asks of a mechanism; see :class:`sim.privacy.mechanisms.mechanism.Mechanism`."""
 
-    @property
-    def place(self) -> Place:
-        """Where it acts."""
-
-    @property
-    def unit(self) -> Literal["record", "clinic"]:
-        """What it protects."""
-
-    @property
-    def pure(self) -> bool:
-        """Whether its epsilon needs no delta."""
-
-    @property
-    def keys(self) -> frozenset[str]:
-        """The keys that it gives an effect, by field."""
+    place: Place  # Where it acts
+    unit: Literal["record", "clinic"]  # What it protects
+    pure: bool  # Whether its epsilon needs no delta
+    keys: frozenset[str]  # The keys that it gives an effect, by field
 
     def problem(self, key: str, value: Any, given: Mapping[str, Any]) -> str:
         """Say what is wrong with a key; empty if nothing is."""
