@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from sim.data.facts import Facts
 from sim.scenario import Npz, Scenario, TableFile
@@ -37,7 +37,7 @@ def label_notes(scenario: Scenario, facts: Facts) -> Iterator[str]:
     data = scenario.data
     if not isinstance(data, TableFile | Npz):
         return
-    if alike := _alike(facts.classes):
+    if alike := len(facts.classes) - len({_read_as(name) for name in facts.classes}):
         yield (
             f"data.label: {alike} of the {len(facts.classes)} classes differ from another only by case, blanks or "
             "the way a number is written; write the same class in one way"
@@ -47,11 +47,6 @@ def label_notes(scenario: Scenario, facts: Facts) -> Iterator[str]:
             f"data.label: {len(facts.classes)} classes for {facts.records} records, so that the label may be an "
             "identifier or a measurement; name a column of classes"
         )
-
-
-def _alike(classes: Sequence[str]) -> int:
-    """Return how many classes read like one before them."""
-    return len(classes) - len({_read_as(name) for name in classes})
 
 
 def _read_as(name: str) -> str:

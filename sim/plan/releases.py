@@ -75,12 +75,8 @@ def _release(
         event=event,
         adjacency=adjacency,
         unit=unit,
-        reason=_reason(what) if bare else "",
+        reason=_MEND.get(what, f"{what} rows leave without noise") if bare else "",
     )
-
-
-def _reason(what: str) -> str:
-    return _MEND.get(what, f"{what} rows leave without noise")
 
 
 def to_be_noised(job: Job, sampled: Sampled) -> dict[str, Ints]:

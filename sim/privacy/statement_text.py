@@ -39,7 +39,7 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": escaped, "spaced": _spaced, "between": between, "upper_bound": _upper_bound}
+    environment.filters |= {"md": escaped, "between": between, "upper_bound": _upper_bound}
     return environment.get_template("statement.md.j2")
 
 
@@ -48,10 +48,6 @@ def escaped(value: object) -> str:
     text = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
     text = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(text, quote=False))
     return re.sub(r"^(?=(?:[+-]+|#{1,6})(?:\s|$))|(?<=^\d)(?=[.)](?:\s|$))|(?=://)|(?<=www)(?=\.)", r"\\", text)
-
-
-def _spaced(name: str) -> str:
-    return name.replace("-", " ")
 
 
 def between(bounds: Sequence[float]) -> str:
