@@ -27,21 +27,24 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command()(advise)
-app.command()(check)
-app.command()(compare)
-app.command()(export)
-app.command()(epsilon)
-app.command()(verify)
-app.command()(new)
-app.command()(plan)
-app.command()(replan)
-app.command()(report)
-app.command()(rerun)
-app.command()(run)
-app.command()(schema)
-app.command()(sign)
-app.command()(status)
+for _command in (
+    advise,
+    check,
+    compare,
+    export,
+    epsilon,
+    verify,
+    new,
+    plan,
+    replan,
+    report,
+    rerun,
+    run,
+    schema,
+    sign,
+    status,
+):
+    app.command()(_command)
 
 
 @app.callback()

@@ -12,6 +12,7 @@ import pandas as pd
 from sim.foundation.problems import ScenarioError, suggest
 from sim.foundation.text import bytes_text, count_text, epsilon_text, score_text, seconds_text
 from sim.report.condition import Condition, parse_condition
+from sim.report.prose import sentences
 from sim.report.summary import (
     ADVERSARIES,
     adjacency_note,
@@ -130,25 +131,20 @@ class _Study:
             sentence = f"None of the {count_text(total, 'method')}{missing} meets the condition{why}."
             return Advice(None, None, " ".join([*notes, sentence]))
         first, *others = self.scored
-        sentences = [*notes, f"Take {first}: {self._figures(first)}."]
-        if others:
-            sentences.append(self._against(first, others[0]))
-            alike = [other for other in others[1:] if not self._resolved(first, other)]
-            if alike and self._varies(first):
-                shown = "; ".join([*alike[:_LISTED], *([f"{more} more"] if (more := len(alike) - _LISTED) > 0 else [])])
-                sentences.append(
-                    f"{count_text(len(alike), 'other method')} cannot be distinguished from it either: {shown}."
-                )
-        else:
-            sentences.append("There is no runner-up.")
-        if excluded:
-            sentences.append(f"{excluded} of {count_text(total, 'method')} are excluded: {reasons}.")
-        elif self.clauses:
-            sentences.append(f"All {count_text(total, 'method')} meet the condition.")
-        if self.sign < 0 and len(self.scored) > 1:
-            picked = f"The best of {len(self.scored)} was selected by the same figures"
-            sentences.append(f"{picked}, so its own is probably slightly optimistic. No method was tuned.")
-        return Advice(first, others[0] if others else None, " ".join(sentences))
+        said = sentences(
+            "advice",
+            first=first,
+            figures=self._figures(first),
+            against=self._against(first, others[0]) if others else "There is no runner-up.",
+            alike=[other for other in others[1:] if self._varies(first) and not self._resolved(first, other)],
+            listed=_LISTED,
+            excluded=excluded,
+            reasons=reasons,
+            total=total,
+            limited=bool(self.clauses),
+            scored=len(self.scored) if self.sign < 0 else 0,
+        )
+        return Advice(first, others[0] if others else None, " ".join([*notes, *said]))
 
     def _figures(self, label: str) -> str:
         row, values = self.rows[label], self._values(label)

@@ -133,8 +133,8 @@ def _content(path: Path, what: str) -> bytes:
 
 
 def _private(path: Path) -> Ed25519PrivateKey:
-
     content = _content(path, "a private key")
+    make = "make one with openssl genpkey -algorithm ed25519"
     try:
         key = load_pem_private_key(content, None)
     except TypeError:
@@ -142,14 +142,13 @@ def _private(path: Path) -> Ed25519PrivateKey:
             [f"{path}: this key is encrypted; give an unencrypted one (openssl pkey -in ... -out ...)"]
         ) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise ScenarioError([f"{path}: is no private key; make one with openssl genpkey -algorithm ed25519"]) from None
+        raise ScenarioError([f"{path}: is no private key; {make}"]) from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise ScenarioError([f"{path}: is no Ed25519 key; make one with openssl genpkey -algorithm ed25519"])
+        raise ScenarioError([f"{path}: is no Ed25519 key; {make}"])
     return key
 
 
 def _public(path: Path) -> Ed25519PublicKey:
-
     content = _content(path, "a public key")
     try:
         key = load_pem_public_key(content)

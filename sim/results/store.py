@@ -13,7 +13,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import filterfalse
 from pathlib import Path
@@ -126,40 +126,41 @@ def read_rows(
     strict : bool
         Whether a damaged ``run.json`` is an error; otherwise its run is not there, as one that is to run again.
     """
-    rows: list[dict[str, Any]] = []
-    problems: list[str] = []
-    for run_id in reading.entries(study_folder) if run_ids is None else run_ids:
-        try:
-            record = _record(study_folder, run_id)
-            if record.get("results-version") != RESULTS_VERSION:
-                continue
-            row = from_plain(record.get("row"))
-            checked_rows([row], study_folder / run_id / RUN_FILE)
-            if row["run_id"] != run_id:
-                reading.refuse(
-                    study_folder / run_id / RUN_FILE, "row.run_id: does not match the folder's name; run again"
-                )
-            rows.append(row)
-        except ScenarioError as error:
-            problems += error.problems
-    if strict and problems:
-        raise ScenarioError(problems)
-    return rows
+
+    def row_of(record: Mapping[str, Any], run_folder: Path) -> dict[str, Any]:
+        row: dict[str, Any] = from_plain(record.get("row"))
+        checked_rows([row], run_folder / RUN_FILE)
+        if row["run_id"] != run_folder.name:
+            reading.refuse(run_folder / RUN_FILE, "row.run_id: does not match the folder's name; run again")
+        return row
+
+    return _each(study_folder, row_of, run_ids, strict=strict)
 
 
 def read_records(study_folder: Path) -> list[dict[str, Any]]:
     """Read what ``run.json`` of every run of the current results version holds, in the table or not, by name."""
-    records: list[dict[str, Any]] = []
+    return _each(study_folder, _whole)
+
+
+def _each(
+    study_folder: Path,
+    read: Callable[[dict[str, Any], Path], dict[str, Any]],
+    run_ids: Iterable[str] | None = None,
+    *,
+    strict: bool = True,
+) -> list[dict[str, Any]]:
+    """Read every run of the current results version, by name or in the order given; of damaged ones see `strict`."""
+    found: list[dict[str, Any]] = []
     problems: list[str] = []
-    for run_id in reading.entries(study_folder):
+    for run_id in reading.entries(study_folder) if run_ids is None else run_ids:
         try:
             if (record := _record(study_folder, run_id)).get("results-version") == RESULTS_VERSION:
-                records.append(_whole(record, study_folder / run_id))
+                found.append(read(record, study_folder / run_id))
         except ScenarioError as error:
             problems += error.problems
-    if problems:
+    if strict and problems:
         raise ScenarioError(problems)
-    return records
+    return found
 
 
 def write_table(study_folder: Path, run_ids: Iterable[str] | None = None, *, strict: bool = False) -> pd.DataFrame:
