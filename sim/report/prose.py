@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from sim.foundation.text import count_text, listed
+from sim.foundation.text import count_text
 
 __all__ = ["sentences"]
 
@@ -28,5 +28,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"listed": listed, "count": count_text, "grouped": "{:,}".format}
+    environment.filters |= {"count": count_text, "grouped": "{:,}".format}
     return environment

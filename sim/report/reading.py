@@ -38,14 +38,28 @@ def read_results(folder: Path) -> StudyResults:
     specs = [record["spec"] for record in records.values()]
     releases = list(map(StudyRun.of, every.values()))
     composition = compose_study(releases)
-    ok = runs.loc[runs["status"] == "ok", "run_id"]
+    ok, heart = runs.loc[runs["status"] == "ok", "run_id"], specs[0]["data"]["source"] == "heart-disease"
     return StudyResults(
         name=", ".join(runs["study"].unique()),
         runs=runs,
         rounds=read_run_tables(folder, ok, "rounds"),
         clinics=read_run_tables(folder, ok, "clinics"),
-        phases=pd.DataFrame(_phases(records), columns=["run_id", "phase", "seconds"]),
-        traffic=pd.DataFrame(_traffic(records), columns=["run_id", "way", "kind", "bytes"]),
+        phases=pd.DataFrame(
+            [
+                (run_id, phase, seconds)
+                for run_id, record in records.items()
+                for phase, seconds in record["plan"]["phase_seconds"].items()
+            ],
+            columns=["run_id", "phase", "seconds"],
+        ),
+        traffic=pd.DataFrame(
+            [
+                (run_id, *name.split(" ", 1), size)
+                for run_id, record in records.items()
+                for name, size in record["plan"]["bytes"].items()
+            ],
+            columns=["run_id", "way", "kind", "bytes"],
+        ),
         clock=read_first_rounds(folder, records),
         statements={run_id: record["privacy"]["statement"] for run_id, record in records.items()},
         settings=_settings(specs),
@@ -53,22 +67,9 @@ def read_results(folder: Path) -> StudyResults:
         statistics=_united([record["privacy"]["statistics"] for record in records.values()]),
         composed=composed_frame(composition, releases),
         composed_words=[*composed_words(composition), *uncounted(folder, every)],
-        data_card=_data_card(specs),
+        data_card=files("sim.data").joinpath("heart_disease.md").read_text(encoding="utf-8") if heart else "",
         commands=read_commands(folder),
     )
-
-
-def _phases(records: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
-    for run_id, record in records.items():
-        for phase, seconds in record["plan"]["phase_seconds"].items():
-            yield run_id, phase, seconds
-
-
-def _traffic(records: Mapping[str, Any]) -> Iterator[tuple[str, str, str, int]]:
-    for run_id, record in records.items():
-        for name, size in record["plan"]["bytes"].items():
-            way, _, kind = name.partition(" ")
-            yield run_id, way, kind, size
 
 
 def _settings(specs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -114,9 +115,3 @@ def _united(tables: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         name: dict.fromkeys(str(table[name]) for table in tables if table.get(name) is not None) for name in names
     }
     return {name: "; ".join(found) or "unknown" for name, found in values.items()}
-
-
-def _data_card(specs: Sequence[Mapping[str, Any]]) -> str:
-    if specs[0]["data"]["source"] != "heart-disease":
-        return ""
-    return files("sim.data").joinpath("heart_disease.md").read_text(encoding="utf-8")

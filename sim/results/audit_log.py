@@ -48,16 +48,13 @@ class Trail:
         noised : mapping
             Noised steps so far by part, ``[clinic]`` each.
         """
-        new_bytes, new_steps = _growth(traffic, self._traffic), _growth(noised, self._noised)
+        steps = sorted(_growth(noised, self._noised).items())
+        new = [*sorted(_growth(traffic, self._traffic).items()), *((("noised-steps", part), n) for part, n in steps)]
         by_clinic: dict[int, dict[str, Any]] = {}
-        for (direction, kind), counts in sorted(new_bytes.items()):
+        for (group, kind), counts in new:
             for clinic in np.flatnonzero(counts).tolist():
                 line = by_clinic.setdefault(clinic, {"up": {}, "down": {}, "noised-steps": {}})
-                line[direction][kind] = int(counts[clinic])
-        for part, counts in sorted(new_steps.items()):
-            for clinic in np.flatnonzero(counts).tolist():
-                line = by_clinic.setdefault(clinic, {"up": {}, "down": {}, "noised-steps": {}})
-                line["noised-steps"][part] = int(counts[clinic])
+                line[group][kind] = int(counts[clinic])
         self.entries += [{"round": server_round, "clinic": k, **by_clinic[k]} for k in sorted(by_clinic)]
 
 
