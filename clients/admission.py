@@ -13,7 +13,20 @@ from torch import Tensor
 
 from clients.session import Session
 from sim.methods.job import Job
-from sim.methods.messages import Begin, Clip, Instruction, Kind, OfBatch, Step, Tail, Train, TrainAlone, Upload
+from sim.methods.messages import (
+    Begin,
+    Clip,
+    Close,
+    Instruction,
+    Kind,
+    OfBatch,
+    Open,
+    Step,
+    Tail,
+    Train,
+    TrainAlone,
+    Upload,
+)
 from sim.methods.node_group import NodeGroup
 from sim.methods.workplace import Workplace
 
@@ -66,6 +79,7 @@ def admit_turn(asked: Begin, here: Workplace) -> list[int]:
     """Admit the beginning of a turn; return its clinics, in lane order. All its batches are answered from then on."""
     job, first, steps = here.job, asked.first, asked.steps
     _demand(bool(job.protocol.batch_up), "this strategy has no turns")
+    _demand(here.with_server or not isinstance(asked, Open), "the server is not in this process")
     clinics = _clinics(asked, here)
     _check_round(asked.server_round, clinics, job)
     handed_on = job.protocol.movement == "handed-on"
@@ -91,6 +105,15 @@ def admit_turn(asked: Begin, here: Workplace) -> list[int]:
     for place, k in zip(places, clinics, strict=True):
         answered[place] = begun + min(first + steps, job.steps(k))
     return clinics
+
+
+def admit_close(asked: Close, here: Workplace) -> Session:
+    """Admit the end of a turn whose batches were done without messages; return the turn."""
+    session = here.live.get(asked.turn)
+    if not isinstance(session, Session) or not here.with_server:
+        raise RefusedError("no such turn is open")
+    _demand(session.step == session.last, "its batches are not done")
+    return session
 
 
 def check_turn_is_open(asked: OfBatch, here: Workplace) -> None:

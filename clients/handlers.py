@@ -6,7 +6,20 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from clients import records, split, whole
-from sim.methods.messages import Begin, Clip, Hello, Instruction, Reply, Step, Tail, Train, TrainAlone, Upload
+from sim.methods.messages import (
+    Begin,
+    Clip,
+    Close,
+    Hello,
+    Instruction,
+    Open,
+    Reply,
+    Step,
+    Tail,
+    Train,
+    TrainAlone,
+    Upload,
+)
 from sim.methods.workplace import Workplace
 
 HANDLERS: Final[dict[type[Instruction], Callable[[Any, Workplace], Reply]]] = {
@@ -15,6 +28,8 @@ HANDLERS: Final[dict[type[Instruction], Callable[[Any, Workplace], Reply]]] = {
     Train: whole.train,
     TrainAlone: whole.train_alone,
     Begin: split.begin,
+    Open: split.begin,
+    Close: split.close,
     Tail: split.tail,
     Step: split.step,
     Clip: split.clip,

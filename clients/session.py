@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sim.methods.feed import Feed
 from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.node_group import NodeGroup
@@ -47,8 +48,10 @@ class Session:
         Number of clinics still at work in this step.
     rows : list of int
         ``[lane]`` real rows of the batch in flight.
+    width : int
+        How wide the batch in flight is computed.
     labels, weights : Tensor
-        ``[lane, batch]`` of the batch in flight.
+        ``[lane, width]`` of the batch in flight.
     protected : dict of str to Tensor
         By kind of rows, ``[lane]``: how many batches left with their rows noised.
     squared : dict of str to Tensor
@@ -67,6 +70,7 @@ class Session:
     record: Numbers = field(default_factory=dict)
     due: int = 0
     lanes: int = 0
+    width: int = 0
     rows: list[int] = field(default_factory=list)
     labels: Tensor = field(default_factory=lambda: torch.empty(0))
     weights: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -91,11 +95,22 @@ class Session:
 
     def forward_head(self) -> Tensor:
         """Run the heads on the step's batch and return the smashed data ``[lane, batch, *feature]``."""
-        index, weights, self.lanes = self.batches.step(self.step)
-        self.rows = self.batches.rows[self.step, : self.lanes].tolist()
-        x, self.labels = self.group.batch(self.clinics[: self.lanes], index)
-        self.weights = torch.from_numpy(weights)
+        step = slice(self.step, self.step + 1)
+        feed = Feed.gathered(self.job, self.group, self.clinics, self.server_round, step)
+        self.lanes, self.width = int(feed.active[0]), feed.x.shape[2]
+        self.rows = feed.rows[0, : self.lanes].tolist()
+        x, self.labels, self.weights = (each[0, : self.lanes] for each in (feed.x, feed.y, feed.weights))
         return self.trainers["head"].forward(x, rows=self.rows, moment=self.moment)
+
+    def trained(self, steps: int) -> None:
+        """Note that the next batches are done without messages; of what they would have carried, some was protected."""
+        first, last = self.step, self.step + steps
+        done = (np.arange(len(self.clinics)) < self.batches.active[first:last, None]).sum(0)
+        crossing = {kind for kinds in self.job.protocol.batch_up for kind in kinds}
+        for kind, count in self.protected.items():
+            if kind in crossing:
+                count += torch.from_numpy(done)
+        self.step = last
 
     def train_tail(self, outputs: Tensor) -> Tensor:
         """Train the tail, or hold its gradients, on the body's outputs; return the gradient in them."""
@@ -191,10 +206,15 @@ def advance(here: Workplace, session: Session) -> bool:
     if session.step < session.last:
         session.record["step"] = session.step
         return True
+    forget(here, session)
+    return False
+
+
+def forget(here: Workplace, session: Session) -> None:
+    """Take a turn that is over out of the memory."""
     for what in (*_TENSORS, "turn"):
         here.memory.forget(f"{session.name}.{what}")
     here.live.pop(session.name, None)
-    return False
 
 
 def resume(here: Workplace, name: str) -> Session:

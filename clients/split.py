@@ -16,17 +16,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clients.admission import admit_rows, admit_turn, check_turn_is_open
+from clients.admission import admit_close, admit_rows, admit_turn, check_turn_is_open
 from clients.own import keep_own, own_values, shared_values
-from clients.session import Session, advance, hold, keep, optimizer_state_of, parameters_of, resume, trainers_for
+from clients.session import (
+    Session,
+    advance,
+    forget,
+    hold,
+    keep,
+    optimizer_state_of,
+    parameters_of,
+    resume,
+    trainers_for,
+)
+from sim.methods.feed import padded
 from sim.methods.forms import sendable
-from sim.methods.messages import Begin, Clip, Kind, OfBatch, Reply, Step, Tail
+from sim.methods.messages import Begin, Clip, Close, Kind, OfBatch, Open, Reply, Step, Tail
 from sim.methods.replies import parts_that_cross
 from sim.methods.row_noise import leaving_rows
 from sim.methods.trainer import expand
 from sim.methods.workplace import Workplace
 from sim.tensor.clipping import joint_factors
-from sim.tensor.rows import at_least_one_row, unpadded, widened
+from sim.tensor.rows import unpadded, widened
 
 
 def begin(asked: Begin, here: Workplace) -> Reply:
@@ -52,7 +63,14 @@ def begin(asked: Begin, here: Workplace) -> Reply:
         last=min(asked.first + asked.steps, len(batches.active)),
     )
     keep(here, session)
-    return _smashed(session)
+    return Reply(clinics=clinics) if isinstance(asked, Open) else _smashed(session)
+
+
+def close(asked: Close, here: Workplace) -> Reply:
+    """End a turn whose batches are done; answer with what becomes of the clinic's parts."""
+    session = admit_close(asked, here)
+    forget(here, session)
+    return _ended(here, session)
 
 
 def tail(asked: Tail, here: Workplace) -> Reply:
@@ -85,7 +103,7 @@ def clip(asked: Clip, here: Workplace) -> Reply:
     """Train the clinic's parts with the gradients that are held, scaled; answer as ``step`` does otherwise."""
     session = _resumed(asked, here)
     admit_rows(asked, Kind.CLIP_FACTORS, asked.clip_factors, session, here)
-    factors, own = at_least_one_row(asked.clip_factors), torch.stack(list(session.squared.values())).sum(0)
+    factors, own = padded(asked.clip_factors, session.width), torch.stack(list(session.squared.values())).sum(0)
     if session.job.dp is not None:  # whatever the server says, no record counts for more than the clip
         factors = torch.minimum(factors, joint_factors(own, session.job.dp.part_clip))
     session.release(factors)
@@ -99,7 +117,7 @@ def _resumed(asked: OfBatch, here: Workplace) -> Session:
 
 def _arrived(asked: OfBatch, kind: Kind, rows: Tensor, session: Session, here: Workplace) -> Tensor:
     admit_rows(asked, kind, rows, session, here)
-    return at_least_one_row(widened(rows, session.job.cut_dtype))
+    return padded(widened(rows, session.job.cut_dtype), session.width)
 
 
 def _leaving(session: Session, kind: Kind, rows: Tensor, normaliser: Tensor | None = None) -> Tensor:
@@ -110,8 +128,10 @@ def _leaving(session: Session, kind: Kind, rows: Tensor, normaliser: Tensor | No
 
 
 def _go_on(here: Workplace, session: Session) -> Reply:
-    if advance(here, session):
-        return _smashed(session)
+    return _smashed(session) if advance(here, session) else _ended(here, session)
+
+
+def _ended(here: Workplace, session: Session) -> Reply:
     if session.job.protocol.movement == "own" or (session.job.apart and not session.lost):
         keep_own(here, session.clinics, session.trainers)
     return _parts(session)

@@ -14,7 +14,7 @@ from sim.methods.job import Job
 from sim.methods.messages import Kind, Reply, Train, TrainAlone
 from sim.methods.node_group import NodeGroup
 from sim.methods.replies import CLIPPED, EXAMPLES, TRAINING_LOSS
-from sim.methods.trainer import Trainer, expand, train_whole
+from sim.methods.trainer import LocalTraining, Trainer, expand
 from sim.methods.workplace import Workplace
 from sim.models import Parameters
 from sim.tensor.lanes import forward, loss_sum
@@ -37,7 +37,7 @@ def train(asked: Train, here: Workplace) -> Reply:
     told = {}
     if job.method.imported and job.dp is None:
         told[TRAINING_LOSS] = _training_loss(trainer, here.group)
-    train_whole(trainer, here.group, job, asked.server_round)
+    _train(trainer, here, asked.server_round)
     if asked.clipping_norm is not None:
         told[CLIPPED] = float(_clip_update(trainer.parameters, asked.model, asked.clipping_norm))
     if own:
@@ -49,9 +49,13 @@ def train_alone(asked: TrainAlone, here: Workplace) -> Reply:
     """Train each clinic's own model further; model and optimiser stay at the clinic, and nothing crosses."""
     clinics = admit_training(asked, here)
     trainers = trainers_for(here.job, clinics, *own_values(here, clinics))
-    train_whole(trainers["model"], here.group, here.job, asked.server_round)
+    _train(trainers["model"], here, asked.server_round)
     keep_own(here, clinics, trainers)
     return _reply(here.job, clinics, trainers["model"], {})
+
+
+def _train(trainer: Trainer, here: Workplace, server_round: int) -> None:
+    here.program.do(LocalTraining(trainer=trainer, group=here.group, job=here.job, server_round=server_round))
 
 
 def _clip_update(parameters: Parameters, received: Mapping[str, Tensor], clip: float) -> bool:

@@ -24,7 +24,6 @@ from sim.methods.method import Method, State
 
 if TYPE_CHECKING:
     from sim.methods.exchange import Exchange
-    from sim.methods.messages import Reply
     from sim.methods.trainer import Trainer
 
 
@@ -44,18 +43,16 @@ def one_body_round(exchange: Exchange, state: OneBody) -> OneBody:
     """Serve the clinics' batches one after another with one body, and average the heads."""
     heads, body = exchange.clinic_parts(state.model), state.body
     turns = {k: exchange.turn([k]) for k in sorted(exchange.participants)}
-    inbox: dict[int, Reply] = {}
     for k, turn in turns.items():
         if not exchange.batches_of(k):
             turn.begin(heads)
     for k, batches in groupby(exchange.schedule, key=itemgetter(0)):
-        body = exchange.body_serving(k, body, state.model)
-        for _, step in batches:
-            if step == 0:
-                inbox[k] = turns[k].begin(heads)
-            inbox[k] = turns[k].serve(body, inbox[k], step)
+        body, steps = exchange.body_serving(k, body, state.model), [step for _, step in batches]
+        if steps[0] == 0:
+            turns[k].begin(heads)
+        turns[k].serve(body, len(steps))
         exchange.count_noise(body, [k])
-    back = exchange.joined(list(inbox.values()))
+    back = exchange.joined([turn.back for turn in turns.values()])
     if body is not None:
         state = replace(state, body=body, model=state.model | exchange.snapshot(body))
     return exchange.average(state, back.model, back.clinics) if back.clinics else state

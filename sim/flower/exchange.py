@@ -16,6 +16,7 @@ from sim.methods.forms import NOT_FINITE, Forms
 from sim.methods.job import Job
 from sim.methods.messages import Hello, Instruction, Reply
 from sim.methods.replies import AbsentError, Due, ExchangeError, NotFiniteError, hosted_clinics, whose
+from sim.tensor.program import Program
 
 NO_ANSWER = "the node did not answer"
 _PAUSE_S = 0.5
@@ -31,10 +32,12 @@ class GridExchange(Exchange):
     job : Job
     wait : float, optional
         Seconds to wait for the nodes to come, and for their answers; without limit by default.
+    program : Program, optional
+        Does what the server trains.
     """
 
-    def __init__(self, job: Job, wait: float | None = None) -> None:
-        super().__init__(job)
+    def __init__(self, job: Job, wait: float | None = None, program: Program | None = None) -> None:
+        super().__init__(job, program)
         self._wait = wait
         self._due = Due(job, Forms(job))
         self._home: dict[int, int] = {}

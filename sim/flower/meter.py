@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from sim.flower.internals import TensorArray, held
 from sim.flower.wire import CLINICS, CONFIG, NOISED, ROWS, array_kinds
-from sim.methods.messages import ROW_KINDS
+from sim.methods.messages import ROW_KINDS, Kind
 from sim.methods.protocol import HEADER_BYTES, HEADERS, Direction, Traffic
+from sim.methods.sampling import Ints
 
 
 def item_bytes(array: Array) -> int:
@@ -74,6 +75,22 @@ class Meter:
             for key, steps in stated.items():
                 if key.startswith(NOISED):
                     self.count_noise(key.removeprefix(NOISED), clinics, steps)
+
+    def count(self, direction: Direction, sizes: Mapping[Kind, Ints], clinics: Sequence[int], messages: Ints) -> None:
+        """Add messages that took a shorter way.
+
+        Parameters
+        ----------
+        direction : {"up", "down"}
+        sizes : mapping of Kind to ndarray
+            ``[lane]`` bytes of each kind, over all the messages.
+        clinics : sequence of int
+            The clinic of each lane.
+        messages : ndarray
+            ``[lane]`` how many there are.
+        """
+        for kind, size in (*sizes.items(), (HEADERS, messages * HEADER_BYTES)):
+            self._counts(direction, kind)[list(clinics)] += size
 
     def count_noise(self, part: str, clinics: Sequence[int], steps: Sequence[int]) -> None:
         """Add executed noised steps of one part, one number a clinic."""

@@ -13,6 +13,7 @@ from sim.flower.client_app import client_app
 from sim.flower.grid import InProcessGrid
 from sim.flower.internals import quiet
 from sim.flower.meter import Meter
+from sim.flower.shortcut import SameProcess
 from sim.flower.strategy import Rounds, build_strategy
 from sim.flower.wire import array_record, instruction_in, reply_in, tensors_in
 from sim.flower.workplace import Workplaces
@@ -21,6 +22,7 @@ from sim.methods.messages import Hello, Instruction, Reply
 from sim.methods.node_group import node_groups_of
 from sim.methods.trainer import expand
 from sim.models import Parameters
+from sim.tensor.program import Program
 
 App = Callable[[Message, Context], Message]
 Through = Callable[[App], App]
@@ -37,10 +39,14 @@ class Simulation:
         Of all clinics.
     node_groups : int
         Number of nodes the clinics are shared out to. A strategy of Flower's always has one clinic a node.
-    through : callable
+    through : callable, optional
         Wraps the client app: whatever crosses goes through what it returns.
     overheard : callable, optional
         Told of every instruction to clinics and its reply, as they cross.
+    program : Program, optional
+        Does what server and clinics train.
+    shortcut : bool
+        Whether a turn's batches may do without messages where all clinics are at one node, and nobody listens.
 
     Attributes
     ----------
@@ -53,21 +59,29 @@ class Simulation:
         job: Job,
         train: Records,
         node_groups: int = 1,
-        through: Through = lambda app: app,
+        through: Through | None = None,
         overheard: Overhears | None = None,
+        program: Program | None = None,
+        *,
+        shortcut: bool = True,
     ) -> None:
         quiet()
         clinics = len(job.sizes)
         self._job = job
-        self._workplaces = Workplaces(job, train)
-        self._strategy = build_strategy(job)
+        direct = shortcut and node_groups == 1 and through is None and overheard is None
+        self._workplaces = Workplaces(job, train, program, with_server=direct)
+        self._strategy = build_strategy(job, program=program)
         self._initial = job.network.initial_parameters(job.seed)
         self.meter = Meter(clinics)
         groups = node_groups_of(clinics, clinics if job.method.imported else node_groups)
-        app = through(client_app(self._workplaces))
+        app: App = client_app(self._workplaces)
+        if through is not None:
+            app = through(app)
         if overheard is not None:
             app = _overheard(app, groups, overheard, foreign=job.method.imported)
         self._grid = InProcessGrid(app, groups, {}, self.meter)
+        if direct and isinstance(self._strategy, Rounds):
+            self._strategy.exchange.shortcut = SameProcess(self._workplaces, self._grid.contexts[0], self.meter)
 
     def run(self, look: Callable[[int, Parameters], None]) -> None:
         """Train for all rounds.

@@ -14,6 +14,7 @@ from sim.flower.imported import Imported
 from sim.flower.wire import array_record, tensors_in
 from sim.methods.job import Job
 from sim.methods.method import State
+from sim.tensor.program import Program
 
 
 @final
@@ -28,6 +29,8 @@ class Rounds(Strategy):
     job : Job
     wait : float, optional
         Seconds to wait for the nodes to come, and for their answers.
+    program : Program, optional
+        Does what the server trains.
 
     Attributes
     ----------
@@ -36,8 +39,8 @@ class Rounds(Strategy):
         None before the first round.
     """
 
-    def __init__(self, job: Job, wait: float | None = None) -> None:
-        self.exchange = GridExchange(job, wait)
+    def __init__(self, job: Job, wait: float | None = None, program: Program | None = None) -> None:
+        self.exchange = GridExchange(job, wait, program)
         self.state: State | None = None
 
     def configure_train(
@@ -75,7 +78,7 @@ class Rounds(Strategy):
         """Log nothing: the plan says what will happen."""
 
 
-def build_strategy(job: Job, wait: float | None = None) -> Rounds | Imported:
+def build_strategy(job: Job, wait: float | None = None, program: Program | None = None) -> Rounds | Imported:
     """Build the strategy of a job: the rounds of its method, or one of Flower's.
 
     Parameters
@@ -83,10 +86,12 @@ def build_strategy(job: Job, wait: float | None = None) -> Rounds | Imported:
     job : Job
     wait : float, optional
         Seconds to wait for the nodes to come, and for their answers; without limit by default.
+    program : Program, optional
+        Does what the server trains.
 
     Raises
     ------
     StrategyError
         If an import path leads to no Flower strategy or its options do not fit.
     """
-    return Imported(job, wait) if job.method.imported else Rounds(job, wait)
+    return Imported(job, wait) if job.method.imported else Rounds(job, wait, program)

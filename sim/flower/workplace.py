@@ -19,6 +19,7 @@ from sim.methods.workplace import Workplace
 from sim.plan.plan import Plan, make_plan
 from sim.scenario import load_scenario
 from sim.scenario.spec import expand
+from sim.tensor.program import Alone, Program
 
 
 class Workplaces:
@@ -29,10 +30,15 @@ class Workplaces:
     job : Job
     train : Records
         Of all clinics.
+    program : Program, optional
+        Does what the clinics train.
+    with_server : bool
+        Whether the server is in this process, and does a turn's batches without messages.
     """
 
-    def __init__(self, job: Job, train: Records) -> None:
+    def __init__(self, job: Job, train: Records, program: Program | None = None, *, with_server: bool = False) -> None:
         self._job, self._train = job, train
+        self._program, self._with_server = program or Alone(), with_server
         self._forms = Forms(job)
         self._made: dict[int, Workplace] = {}
         self._memories: dict[int, ContextMemory] = {}
@@ -47,7 +53,14 @@ class Workplaces:
             partition, partitions = _partition(context.node_config)
             clinics = node_groups_of(len(self._job.sizes), partitions)[partition]
             group = NodeGroup.build(self._job, self._train, clinics)
-            here = Workplace(job=self._job, forms=self._forms, group=group, memory=memory)
+            here = Workplace(
+                job=self._job,
+                forms=self._forms,
+                group=group,
+                program=self._program,
+                with_server=self._with_server,
+                memory=memory,
+            )
         # Otherwise the node's state has travelled, and come back.
         here = self._made[context.node_id] = replace(here, memory=memory)
         return here

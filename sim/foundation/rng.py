@@ -13,7 +13,7 @@ key: this is a simulation.
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 
 import numpy as np
@@ -72,8 +72,11 @@ def lane_streams(key: Keys, purpose: str, lanes: int) -> list[Streams]:
     """Return each lane's streams of a purpose; lanes with the same key share one generator."""
     if isinstance(key, int | str):
         return [Streams(key, purpose)] * lanes
-    streams = {each: Streams(each, purpose) for each in dict.fromkeys(key)}
-    return [streams[each] for each in key]
+    return [_kept_streams(each, purpose) for each in key]
+
+
+_kept_streams = lru_cache(maxsize=4096)(Streams)
+"""Those of keys that are asked for in every step; a generator is moved, never drawn from where it was left."""
 
 
 def stream(key: Key, purpose: str, clinic: int = 0, server_round: int = 0, step: int = 0) -> np.random.Generator:

@@ -18,9 +18,10 @@ from sim.methods.messages import Instruction, Reply
 from sim.methods.method import State
 from sim.methods.pool import Pool
 from sim.methods.trainer import Trainer, expand, trainer_for
-from sim.methods.turn import Turn
+from sim.methods.turn import Shortcut, Turn
 from sim.models import Parameters
 from sim.tensor.lanes import weighted_average
+from sim.tensor.program import Alone, Program
 
 S = TypeVar("S", bound=State)
 
@@ -40,10 +41,16 @@ class Exchange(ABC):
     noised : dict of str to Tensor
         By server part, ``[clinic]``: how many of its gradients were clipped and noised so far; ``update`` and
         ``clip-count`` count rounds.
+    program : Program
+        Does what the server trains.
+    shortcut : Shortcut or None
+        Leads to clinics in this process; without it every batch has its messages.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, program: Program | None = None) -> None:
         self.job = job
+        self.program = program or Alone()
+        self.shortcut: Shortcut | None = None
         self.server_round = 0
         self.noised: dict[str, Tensor] = {}
 

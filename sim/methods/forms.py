@@ -147,8 +147,7 @@ def sendable(job: Job, kind: Kind, rows: Tensor) -> Tensor:
 
     What is not finite becomes 0, a norm infinite: its record does not count.
     """
-    protected = job.dp is not None or job.rows is not None or job.spec.privacy.unit == "clinic"
-    if not protected or not rows.is_floating_point():
+    if not job.shielded or not rows.is_floating_point():
         return rows
     if kind == Kind.NORMS:
         return torch.nan_to_num(rows, nan=math.inf, posinf=math.inf)

@@ -34,6 +34,7 @@ from sim.privacy.mechanisms.mechanism import on_gradients, on_labels, on_rows
 from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
 from sim.scenario import Privacy
 from sim.scenario.spec import RunSpec
+from sim.tensor.dense import dense_layers
 from sim.tensor.optim import Optimizer
 
 
@@ -201,6 +202,11 @@ class Job:
         return self.dp is not None and self.dp.joint
 
     @property
+    def shielded(self) -> bool:
+        """Whether records or clinics are protected, so that no single one may end the run."""
+        return self.dp is not None or self.rows is not None or self.spec.privacy.unit == "clinic"
+
+    @property
     def protected_rows(self) -> tuple[str, ...]:
         """Kinds of rows that leave noised or randomised."""
         return (*(() if self.rows is None else self.rows.clip), *(() if self.labels is None else ("labels",)))
@@ -266,6 +272,15 @@ class Job:
         attendance = self.attendance(server_round)
         lost: list[int] = attendance.clinics[~attendance.returned].tolist()
         return lost
+
+    @cached_property
+    def dense(self) -> bool:
+        """Whether the network is a chain of linear layers, whose lanes may be of several runs."""
+        return len(self.network.input_shape) == 1 and dense_layers(self.network.whole) is not None
+
+    def width(self, rows: Ints) -> Ints:
+        """Return how wide batches of so many rows are computed."""
+        return self.sampling.width(rows, max(self.sizes)) if self.dense else np.maximum(1, rows)
 
     def steps(self, clinic: int) -> int:
         """Return the number of a clinic's batches in one round."""

@@ -129,6 +129,21 @@ class Begin(Instruction):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Open(Begin):
+    """Open a turn in the server's own process, where its batches need no message; nothing comes back."""
+
+    action: ClassVar[str] = "train.open"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Close(Instruction):
+    """End a turn that was opened so, and send the clinics' parts, where they cross."""
+
+    action: ClassVar[str] = "train.close"
+    turn: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class OfBatch(Instruction):
     """Something for the batch in flight.
 
@@ -178,7 +193,7 @@ class Clip(OfBatch):
 
 
 INSTRUCTIONS: Final[dict[str, type[Instruction]]] = {
-    each.action: each for each in (Hello, Upload, Train, TrainAlone, Begin, Tail, Step, Clip)
+    each.action: each for each in (Hello, Upload, Train, TrainAlone, Begin, Open, Close, Tail, Step, Clip)
 }
 
 

@@ -55,22 +55,22 @@ class NodeGroup:
         )
 
     def batch(self, clinics: list[int], index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Gather one step's records.
+        """Gather the records of one step, or of several.
 
         Parameters
         ----------
         clinics : list of int
             The clinic of each lane.
         index : ndarray
-            ``[lane, batch]`` positions within each clinic's records; negative ones are padding.
+            ``[..., lane, batch]`` positions within each clinic's records; negative ones are padding.
 
         Returns
         -------
         x : Tensor
-            ``[lane, batch, *feature]``; padding is 0, and no copy of a record, whose values could then reach others
-            through it.
+            ``[..., lane, batch, *feature]``; padding is 0, and no copy of a record, whose values could then reach
+            others through it.
         y : Tensor
-            ``[lane, batch]``, likewise.
+            ``[..., lane, batch]``, likewise.
         """
         padding = index < 0
         flat = torch.from_numpy((np.where(padding, 0, index) + self.first[clinics][:, None]).ravel())

@@ -14,7 +14,7 @@ from sim.methods.job import Job
 from sim.methods.messages import CUT_KINDS, Kind, Upload
 from sim.methods.node_group import NodeGroup
 from sim.methods.row_noise import arrived_rows
-from sim.methods.trainer import Trainer, expand, train_whole, trainer_for
+from sim.methods.trainer import LocalTraining, Trainer, expand, trainer_for
 from sim.models import Parameters
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ class Pool:
 
     def train(self, exchange: Exchange) -> Parameters:
         """Train for a round; return the parameters ``[1, *shape]`` as they are then."""
-        train_whole(self.trainer, self.records, self.job, exchange.server_round)
+        exchange.program.do(
+            LocalTraining(trainer=self.trainer, group=self.records, job=self.job, server_round=exchange.server_round)
+        )
         if self.job.dp is not None:  # a step on the pool is one on every clinic's records
             everyone = torch.ones(len(exchange.job.sizes), dtype=torch.int64)
             exchange.noised[self.trainer.part.name] = self.trainer.noised_steps * everyone

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from sim.foundation.problems import SutureError
 from sim.methods.forms import NOT_FINITE, Forms
 from sim.methods.job import Job
-from sim.methods.messages import Begin, Instruction, Kind, OfBatch, Reply, Step, Tail, Train, TrainAlone
+from sim.methods.messages import Begin, Close, Instruction, Kind, OfBatch, Open, Reply, Step, Tail, Train, TrainAlone
 
 EXAMPLES, TRAINING_LOSS, CLIPPED = "num-examples", "train_loss", "norm_bit"
 """Metrics that come with a whole model: the number of training records; for strategies of Flower's also the received
@@ -144,7 +144,11 @@ class Due:
             if course.first == course.last:
                 return Expected(clinics=course.clinics)
             self._turns[node, asked.turn] = course
+            if isinstance(asked, Open):
+                return Expected(clinics=course.clinics)
             return self._of_batch(course, course.first)
+        if isinstance(asked, Close):
+            return self._of_parts(self._turns.pop((node, asked.turn)))
         if not isinstance(asked, OfBatch):
             return self._of_upload(asked.clinics)
         course = self._turns[node, asked.turn]

@@ -5,9 +5,9 @@ Plain numpy: the plan needs the very same counts before any training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -42,6 +42,23 @@ class Sampling:
         """Return the number of batches in one round of a clinic with ``records`` records, or of each of several."""
         return self.local_epochs * -(-records // self.batch_size)
 
+    def width(self, rows: Ints, most: int) -> Ints:
+        """Return how wide batches are computed: nearly always the same, whatever was drawn.
+
+        Arithmetic on a batch that is padded to another width may round otherwise. With one width for all steps, or for
+        all but one in ten thousand under Poisson sampling, runs can share a program and keep their bits.
+
+        Parameters
+        ----------
+        rows : ndarray
+            Of each batch; of any shape.
+        most : int
+            Records of the largest clinic.
+        """
+        usual = self.batch_size + (math.ceil(4 * math.sqrt(self.batch_size)) if self.poisson else 0)
+        usual = -(-min(usual, most) // 8) * 8
+        return usual * np.maximum(1, -(-rows // usual))
+
     def rate(self, records: int) -> float:
         """Return the probability with which one record joins one batch under Poisson sampling."""
         return min(1.0, self.batch_size / records)
@@ -70,18 +87,22 @@ class Sampling:
         return np.maximum(rows, 1)
 
 
-def loss_weights(rows: Ints, normaliser: Ints) -> NDArray[np.float32]:
-    """Return each row's weight in the loss, ``[lane, batch]``: 1 / normaliser for a record, 0 for padding."""
-    if len(rows) == 1:
-        return _one_lane_weights(int(rows[0]), int(normaliser[0])).copy()
-    inside = np.arange(max(1, int(rows.max()))) < rows[:, None]
-    return (inside / normaliser[:, None]).astype(np.float32)
+def loss_weights(rows: Ints, normaliser: Ints, width: int) -> NDArray[np.float32]:
+    """Return each row's weight in the loss: 1 / normaliser for a record, 0 for padding.
 
+    Parameters
+    ----------
+    rows, normaliser : ndarray
+        ``[..., lane]``
+    width : int
 
-@lru_cache(maxsize=1024)
-def _one_lane_weights(rows: int, normaliser: int) -> NDArray[np.float32]:
-    """Return the weights of a single lane, which a sequential strategy asks for in every step."""
-    return np.full((1, max(1, rows)), 1 / normaliser if rows else 0.0, dtype=np.float32)
+    Returns
+    -------
+    ndarray
+        ``[..., lane, width]``
+    """
+    inside = np.arange(width) < rows[..., None]
+    return (inside / normaliser[..., None]).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -104,19 +125,6 @@ class Batches:
     rows: Ints
     active: Ints
     normaliser: Ints
-
-    def lanes(self, first: int, last: int) -> Batches:
-        """Return the batches of a range of lanes, without the steps in which none of them is at work."""
-        active = np.clip(self.active - first, 0, last - first)
-        steps = slice(0, int(np.count_nonzero(active)))
-        some = slice(first, last)
-        return Batches(self.index[steps, some], self.rows[steps, some], active[steps], self.normaliser[steps, some])
-
-    def step(self, s: int) -> tuple[Ints, NDArray[np.float32], int]:
-        """Return index ``[lane, batch]``, loss weights ``[lane, batch]`` and the number of active lanes of a step."""
-        lanes = int(self.active[s])
-        weights = loss_weights(self.rows[s, :lanes], self.normaliser[s, :lanes])
-        return self.index[s, :lanes, : weights.shape[1]], weights, lanes
 
 
 def participants(seed: int, server_round: int, clinics: int, share: float) -> Ints:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
-import torch
 from torch import Tensor
 
+from sim.methods.feed import Feed
 from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup
-from sim.methods.sampling import Batches, Ints
 from sim.models import Part
 from sim.tensor.lane import Lane
 from sim.tensor.lanes import records_at_once
 from sim.tensor.optim import Rate
+from sim.tensor.program import Work
 from sim.tensor.trainer import Trainer, expand
 
-__all__ = ["Trainer", "expand", "lanes_of", "train_lanes", "train_whole", "trainer_for"]
+__all__ = ["LocalTraining", "Trainer", "expand", "lanes_of", "train_lanes", "trainer_for"]
 
 BLOCK = 128
 """Most lanes that train through all their steps before the next ones begin: their parameters stay in the cache."""
-
-Gather = Callable[[slice, Ints], tuple[Tensor, Tensor]]
-"""From lanes and the positions ``[lane, batch]`` within their records to ``x`` and ``y``, ``[lane, batch, ...]``."""
 
 
 def lanes_of(job: Job, clinics: Sequence[int]) -> list[Lane]:
@@ -79,10 +78,11 @@ def trainer_for(
     )
 
 
-def train_whole(trainer: Trainer, group: NodeGroup, job: Job, server_round: int) -> None:
-    """Train a whole model for one round on each clinic's own records: local SGD, one lane a clinic.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LocalTraining(Work):
+    """A round in which a whole model trains on each clinic's own records: local SGD, one lane a clinic.
 
-    Parameters
+    Attributes
     ----------
     trainer : Trainer
         Of the whole model; changed in place.
@@ -92,35 +92,65 @@ def train_whole(trainer: Trainer, group: NodeGroup, job: Job, server_round: int)
         Draws the batches.
     server_round : int
     """
-    at_once = records_at_once(trainer.part, tuple(group.x.shape[1:])) / job.sampling.batch_size
 
-    def gather(lanes: slice, index: Ints) -> tuple[Tensor, Tensor]:
-        return group.batch(trainer.clinics[lanes], index)
+    trainer: Trainer
+    group: NodeGroup
+    job: Job
+    server_round: int
 
-    train_lanes(trainer, job.batches(server_round, trainer.clinics), gather, server_round, round(at_once))
+    @property
+    def key(self) -> Hashable:
+        """See :class:`Work`."""
+        if not self.job.dense:
+            return self
+        return LocalTraining, self.server_round, self.trainer.alike
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """See :class:`Work`."""
+        return self.server_round, 0
+
+    @classmethod
+    def together(cls, works: Sequence[Self]) -> None:
+        """See :class:`Work`."""
+        if len(works) == 1:
+            works[0]._alone()
+            return
+        feed, places = Feed.joined([work._feed(slice(None)) for work in works])
+        trainers = [work.trainer for work in works]
+        joined = Trainer.joined(trainers, places)
+        train_lanes(joined, feed, works[0].server_round)
+        joined.hand_out(trainers, places)
+
+    def _alone(self) -> None:
+        at_once = records_at_once(self.trainer.part, tuple(self.group.x.shape[1:])) // self.job.sampling.batch_size
+        size = max(1, min(len(self.trainer.lanes) if self.job.dense else BLOCK, at_once))
+        for first in range(0, len(self.trainer.lanes), size):
+            some = slice(first, first + size)
+            train_lanes(self.trainer.some(some), self._feed(some), self.server_round)
+
+    def _feed(self, lanes: slice) -> Feed:
+        return Feed.gathered(self.job, self.group, self.trainer.clinics[lanes], self.server_round, slice(None))
 
 
-def train_lanes(trainer: Trainer, drawn: Batches, gather: Gather, server_round: int, at_once: int = BLOCK) -> None:
+def train_lanes(trainer: Trainer, feed: Feed, server_round: int) -> None:
     """Train lanes, of one run or of several, through a round's batches.
 
     Parameters
     ----------
     trainer : Trainer
         Changed in place.
-    drawn : Batches
+    feed : Feed
         Of the trainer's lanes.
-    gather : Gather
     server_round : int
-    at_once : int
-        How many lanes the part runs well on at once.
     """
-    size = max(1, min(BLOCK, at_once))
-    for first in range(0, len(trainer.lanes), size):
-        block = trainer.block(first, first + size)
-        batches = drawn.lanes(first, first + size)
+    for first in range(0, len(trainer.lanes), BLOCK):
+        block = trainer.some(slice(first, first + BLOCK))
+        batches = feed.lanes(first, first + BLOCK)
         for s in range(len(batches.active)):
-            index, weights, lanes = batches.step(s)
-            x, y = gather(slice(first, first + lanes), index)
-            block.forward(x, rows=batches.rows[s, :lanes].tolist(), moment=(server_round, s))
-            block.loss(y, torch.from_numpy(weights))
-            block.backward(server_round, s, batches.normaliser[s, :lanes])
+            for batch in batches.step(s):
+                own = block.of_batch(batch.lanes)
+                own.forward(batch.x, rows=batch.rows.tolist(), moment=(server_round, s))
+                own.loss(batch.y, batch.weights)
+                own.backward(server_round, s, batch.normaliser)
+                block.put_back(batch.lanes, own)

@@ -2,23 +2,63 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sim.methods.feed import padded
 from sim.methods.forms import sendable
-from sim.methods.messages import CUT_KINDS, Begin, Clip, Kind, OfBatch, Reply, Step, Tail
+from sim.methods.messages import CUT_KINDS, Begin, Clip, Close, Kind, OfBatch, Open, Reply, Step, Tail
+from sim.methods.node_group import NodeGroup
+from sim.methods.protocol import Direction
 from sim.methods.row_noise import arrived_rows
-from sim.methods.sampling import loss_weights
+from sim.methods.sampling import Ints, loss_weights
 from sim.methods.trainer import Trainer
+from sim.methods.turn_training import TurnTraining
 from sim.models import Parameters
 from sim.tensor.clipping import joint_factors
-from sim.tensor.rows import at_least_one_row, narrowed, unpadded
+from sim.tensor.rows import narrowed, unpadded
 
 if TYPE_CHECKING:
     from sim.methods.exchange import Exchange
+
+
+class OpenTurn(Protocol):
+    """A clinic's end of a turn in this process."""
+
+    @property
+    def group(self) -> NodeGroup:
+        """The records behind it."""
+
+    @property
+    def trainers(self) -> dict[str, Trainer]:
+        """The clinics' parts in training."""
+
+    def trained(self, steps: int) -> None:
+        """Note that the next so many batches are done."""
+
+
+class Shortcut(Protocol):
+    """What leads from the server to the clinics where both are in one process."""
+
+    def open_turn(self, name: str) -> OpenTurn:
+        """Return the clinics' end of an open turn."""
+
+    def count_rows(self, direction: Direction, kinds: Mapping[Kind, int], clinics: Sequence[int], rows: Ints) -> None:
+        """Count a turn's messages of one sort as if they had been sent.
+
+        Parameters
+        ----------
+        direction : {"up", "down"}
+        kinds : mapping of Kind to int
+            Bytes of one record's row of each kind that the message carries.
+        clinics : sequence of int
+        rows : ndarray
+            ``[step, lane]`` records in each message; -1 where the lane has none.
+        """
 
 
 class _Batch(TypedDict):
@@ -46,12 +86,27 @@ class Turn:
         self._exchange = exchange
         self._clinics = clinics
         self._first, self._steps = first, steps
+        self._next = first
         self._name = "round" if len(clinics) > 1 else f"clinic-{clinics[0]}"
+        self._smashed = Reply(clinics=[])
+        self._finished: list[Reply] = []
 
-    def begin(self, model: Parameters | None = None, optimizer: Parameters | None = None) -> Reply:
-        """Send the clinics' parts, where they cross, and return the first batch's smashed data."""
-        return self._exchange.ask(
-            Begin(
+    @property
+    def back(self) -> Reply:
+        """The clinics' parts as they come back, after the last batch."""
+        return self._exchange.joined(self._finished)
+
+    def run(self, body: Trainer, model: Parameters | None = None, optimizer: Parameters | None = None) -> Reply:
+        """Do every batch of the turn, and return the clinics' parts as they come back."""
+        self.begin(model, optimizer)
+        self.serve(body, self._steps)
+        return self.back
+
+    def begin(self, model: Parameters | None = None, optimizer: Parameters | None = None) -> None:
+        """Send the clinics' parts, where they cross, and wait for the first batch's smashed data."""
+        kind = Begin if self._exchange.shortcut is None else Open
+        self._smashed = self._exchange.ask(
+            kind(
                 clinics=self._clinics,
                 server_round=self._exchange.server_round,
                 turn=self._name,
@@ -62,20 +117,45 @@ class Turn:
             )
         )
 
-    def run(self, body: Trainer, model: Parameters | None = None, optimizer: Parameters | None = None) -> Reply:
-        """Do every batch of the turn, and return the clinics' parts as they come back."""
-        smashed = self.begin(model, optimizer)
-        finished: list[Reply] = []
-        for step in range(self._first, self._first + self._steps):
-            replies = self._exchange.send(self._served(body, smashed, step))
-            # Nodes whose clinics have fewer batches than others answer with the parts already.
-            finished += [reply for reply in replies if Kind.SMASHED not in reply.payload]
-            smashed = self._exchange.joined([reply for reply in replies if Kind.SMASHED in reply.payload])
-        return self._exchange.joined(finished)
+    def serve(self, body: Trainer, steps: int) -> None:
+        """Train the body, and with it the clinics' parts, on the next batches; after the last the parts come back."""
+        end = self._next + steps
+        if self._exchange.shortcut is not None:
+            self._serve_at_once(self._exchange.shortcut, body, end)
+        else:
+            for step in range(self._next, end):
+                replies = self._exchange.send(self._served(body, self._smashed, step))
+                # Nodes whose clinics have fewer batches than others answer with the parts already.
+                self._finished += [reply for reply in replies if Kind.SMASHED not in reply.payload]
+                self._smashed = self._exchange.joined([reply for reply in replies if Kind.SMASHED in reply.payload])
+        self._next = end
 
-    def serve(self, body: Trainer, smashed: Reply, step: int) -> Reply:
-        """Train the body on one batch; return the clinic's next batch, or its parts after the last."""
-        return self._exchange.ask(self._served(body, smashed, step))
+    def _serve_at_once(self, shortcut: Shortcut, body: Trainer, end: int) -> None:
+        """Do what the messages of some batches would do, and count them."""
+        exchange, clinics = self._exchange, self._clinics
+        if end > self._next:
+            opened = shortcut.open_turn(self._name)
+            work = TurnTraining(
+                job=exchange.job,
+                group=opened.group,
+                clinics=clinics,
+                trainers={**opened.trainers, "body": body},
+                server_round=exchange.server_round,
+                first=self._next,
+                last=end,
+            )
+            exchange.program.do(work)
+            opened.trained(end - self._next)
+            drawn = exchange.job.batches(exchange.server_round, clinics)
+            lanes = np.arange(len(clinics)) < drawn.active[self._next : end, None]
+            rows = np.where(lanes, drawn.rows[self._next : end], -1)
+            protocol = exchange.job.protocol
+            for kinds in protocol.batch_up:
+                shortcut.count_rows("up", {kind: work.bytes_of(kind) for kind in kinds}, clinics, rows)
+            for kinds in protocol.batch_down:
+                shortcut.count_rows("down", {kind: work.bytes_of(kind) for kind in kinds}, clinics, rows)
+        if end >= self._first + self._steps and self._steps:
+            self._finished = exchange.send(Close(clinics=clinics, turn=self._name))
 
     def _served(self, body: Trainer, smashed: Reply, step: int) -> OfBatch:
         """Train the body on a batch and return what goes down in the end: the cut gradient, or clip factors.
@@ -85,25 +165,27 @@ class Turn:
         """
         job, server_round = self._exchange.job, self._exchange.server_round
         rows = np.array(smashed.rows)
+        width = int(job.width(rows.max(initial=0)))
         normaliser = job.sampling.normaliser(np.array([job.sizes[k] for k in smashed.clinics]), rows)
         arrived = arrived_rows(job, Kind.SMASHED, smashed.payload[Kind.SMASHED], smashed.clinics)
-        outputs = body.forward(arrived, rows=smashed.rows, want_input_gradient=True, moment=(server_round, step))
+        x = padded(arrived, width)
+        outputs = body.forward(x, rows=smashed.rows, want_input_gradient=True, moment=(server_round, step))
         cotangent = None
         if job.protocol.topology == "vanilla":
-            labels = at_least_one_row(smashed.payload[Kind.LABELS])
-            body.loss(labels, torch.from_numpy(loss_weights(rows, normaliser)))
+            labels = padded(smashed.payload[Kind.LABELS], width)
+            body.loss(labels, torch.from_numpy(loss_weights(rows, normaliser, width)))
         else:
             sent = self._down(Kind.BODY_OUTPUT, outputs, smashed)
             answer = self._exchange.ask(Tail(**self._batch(smashed, step), body_output=sent))
             by_lane = torch.from_numpy(normaliser.copy())
             gradient = answer.payload[Kind.TAIL_GRADIENT]
-            cotangent = arrived_rows(job, Kind.TAIL_GRADIENT, gradient, smashed.clinics, by_lane)
+            cotangent = padded(arrived_rows(job, Kind.TAIL_GRADIENT, gradient, smashed.clinics, by_lane), width)
         if not job.joint:
             gradient = body.backward(server_round, step, normaliser, cotangent)
             return Step(**self._batch(smashed, step), cut_gradient=self._down(Kind.CUT_GRADIENT, gradient, smashed))
         squared, gradient = body.hold(normaliser, cotangent)
         held = Step(**self._batch(smashed, step), cut_gradient=self._down(Kind.CUT_GRADIENT, gradient, smashed))
-        at_clinic = at_least_one_row(self._exchange.ask(held).payload[Kind.NORMS])
+        at_clinic = padded(self._exchange.ask(held).payload[Kind.NORMS], width)
         factors = joint_factors(squared + at_clinic, job.dp.part_clip if job.dp is not None else 0.0)
         body.release(server_round, step, normaliser, factors)
         return Clip(**self._batch(smashed, step), clip_factors=self._down(Kind.CLIP_FACTORS, factors, smashed))

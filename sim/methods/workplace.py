@@ -10,6 +10,7 @@ from sim.methods.forms import Forms
 from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup
 from sim.models import Parameters
+from sim.tensor.program import Alone, Program
 
 Numbers = dict[str, int | list[int]]
 
@@ -44,6 +45,10 @@ class Workplace:
     job : Job
     forms : Forms
     group : NodeGroup
+    program : Program
+        Does what the clinics train.
+    with_server : bool
+        Whether the server is in this process, and does a turn's batches without messages.
     memory : Memory
     live : dict
         Objects that stand for what the memory holds, as long as this process goes on with it.
@@ -52,5 +57,7 @@ class Workplace:
     job: Job
     forms: Forms
     group: NodeGroup
+    program: Program = field(default_factory=Alone)
+    with_server: bool = False
     memory: Memory
     live: dict[str, Any] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from sim.plan.plan import Plan
 from sim.plan.releases import build_ledger
 from sim.results.audit_log import Trail
 from sim.tensor.evaluation import Evaluation, Evaluator
+from sim.tensor.program import Program
 
 
 class PlanMismatchError(SutureError, RuntimeError):
@@ -71,9 +72,11 @@ def train_run(
     federation: Federation,
     node_groups: int = 1,
     watch: Callable[[int, Evaluation], None] = lambda server_round, evaluation: None,
-    through: Through = lambda app: app,
+    through: Through | None = None,
     models: Callable[[int, Parameters], None] = lambda server_round, model: None,
     overheard: Overhears | None = None,
+    program: Program | None = None,
+    shortcut: bool = True,
 ) -> TrainedRun:
     """Train a planned run through its Flower strategy and client app.
 
@@ -82,7 +85,7 @@ def train_run(
     plan : Plan
     federation : Federation
         The one that was planned for.
-    node_groups, through, overheard
+    node_groups, through, overheard, program, shortcut
         As for :class:`sim.flower.simulation.Simulation`.
     watch : callable
         Told of every round and its evaluation on held-out records as it ends.
@@ -103,7 +106,7 @@ def train_run(
     job = replace(plan.job)  # what it draws goes with the run
     if federation.facts.fingerprint != job.facts.fingerprint:
         raise PlanMismatchError("the plan was made for other records")
-    simulation = Simulation(job, federation.train, node_groups, through, overheard)
+    simulation = Simulation(job, federation.train, node_groups, through, overheard, program, shortcut=shortcut)
     tester = Evaluator(job.network, federation.test)
     validator = Evaluator(job.network, federation.validation) if len(federation.validation.y) else None
     meter, trained = simulation.meter, TrainedRun({}, simulation.meter, Trail())

@@ -12,9 +12,13 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sim.models import Part
 from sim.tensor.clipping import Sums, clip_factors, without
+
+_VECTORS = 64
+"""How many values a processor takes at once, or a multiple of it."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class DensePass:
         self._values = [x]
         for layer in self._layers:
             weight, bias = parameters[layer.weight], parameters[layer.bias]
-            x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+            x = _linear(bias.unsqueeze(1), x, weight.transpose(1, 2))
             if layer.relu:
                 x = x.relu_()
             self._values.append(x)
@@ -90,7 +94,7 @@ class DensePass:
         """Form the gradient of the weighted loss in the logits: weight times (probability - label)."""
         logits = self._values[-1]
         if logits.shape[-1] == 1:
-            self._delta = torch.sigmoid(logits).sub_(y.to(logits.dtype).unsqueeze(-1)).mul_(weights.unsqueeze(-1))
+            self._delta = _sigmoid(logits).sub_(y.to(logits.dtype).unsqueeze(-1)).mul_(weights.unsqueeze(-1))
         else:
             target = torch.zeros_like(logits).scatter_(-1, y.long().unsqueeze(-1), 1.0)
             self._delta = torch.softmax(logits, -1).sub_(target).mul_(weights.unsqueeze(-1))
@@ -142,6 +146,20 @@ class DensePass:
                 delta = torch.bmm(delta, self._parameters[layer.weight])
                 input_gradient = delta
         return deltas, input_gradient if self._want_input_gradient else None
+
+
+def _linear(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Return bias + x weight over lanes; a single lane with a single output has the bits that it has beside others."""
+    if len(x) == weight.shape[-1] == 1:
+        return torch.baddbmm(*(value.expand(2, -1, -1) for value in (bias, x, weight)))[:1]
+    return torch.baddbmm(bias, x, weight)
+
+
+def _sigmoid(logits: Tensor) -> Tensor:
+    """Return the sigmoid, a multiple of the processor's vectors at a time: what is left over would get other bits."""
+    values = logits.numel()
+    padded = functional.pad(logits.reshape(-1), (0, -values % _VECTORS))
+    return torch.sigmoid(padded)[:values].view(logits.shape)
 
 
 def _sums(deltas: Sequence[Tensor], values: Sequence[Tensor]) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sim.models import Parameters, Part
 from sim.tensor.clipping import Sums
+from sim.tensor.dense import dense_layers
 from sim.tensor.lane import Lane
 from sim.tensor.lane_rules import BatchStatistics, DropoutMasks
 from sim.tensor.lanes import by_class
@@ -104,22 +105,81 @@ class Trainer:
         self.private = True in private
         self._at_work = 0
 
-    def block(self, first: int, last: int) -> Trainer:
-        """Return a trainer of some of the lanes that shares this one's memory."""
-        some = slice(first, last)
-        part = Trainer(
+    def some(self, lanes: slice | NDArray[np.int64]) -> Trainer:
+        """Return a trainer of some of the lanes: of a slice it shares this one's memory, of others it has a copy."""
+        chosen = self.lanes[lanes] if isinstance(lanes, slice) else [self.lanes[lane] for lane in lanes]
+        return self._of(chosen, [_at(values, lanes) for values in self._values], self.noised_steps[lanes])
+
+    def of_batch(self, lanes: slice | NDArray[np.int64]) -> Trainer:
+        """Return the trainer that some of the lanes train in for one batch: this one for the first of them."""
+        return self if isinstance(lanes, slice) else self.some(lanes)
+
+    def put_back(self, lanes: slice | NDArray[np.int64], trained: Trainer) -> None:
+        """Take over what the trainer of some lanes has become, unless it has this one's memory."""
+        if isinstance(lanes, slice):
+            return
+        for own, values in zip(self._values[:2], trained._values, strict=False):
+            for name, value in values.items():
+                own[name][lanes] = value
+        self.noised_steps[lanes] = trained.noised_steps
+
+    @property
+    def alike(self) -> Hashable:
+        """What lanes must share to train in one trainer."""
+        weights = None if self._class_weights is None else tuple(self._class_weights.tolist())
+        shapes = tuple((name, value.shape[1:], value.dtype, value.device) for name, value in self.parameters.items())
+        settings = self.optimizer, weights, self.frozen, self.private, bool(self._anchor), self._noise
+        return self.part.name, dense_layers(self.part), shapes, *settings
+
+    @classmethod
+    def joined(cls, trainers: Sequence[Trainer], places: Sequence[NDArray[np.int64]]) -> Trainer:
+        """Return one trainer of all lanes of several, with copies of what they have.
+
+        Parameters
+        ----------
+        trainers : sequence of Trainer
+            All alike.
+        places : sequence of ndarray
+            Where each one's lanes are to stand.
+        """
+        order = torch.from_numpy(np.argsort(np.concatenate(places)))
+        lanes = [lane for trainer in trainers for lane in trainer.lanes]
+        values = [
+            {name: torch.cat([each[name] for each in of_all])[order] for name in of_all[0]}
+            for of_all in zip(*(trainer._values for trainer in trainers), strict=True)
+        ]
+        noised = torch.cat([trainer.noised_steps for trainer in trainers])[order]
+        return trainers[0]._of([lanes[lane] for lane in order.tolist()], values, noised)
+
+    def hand_out(self, trainers: Sequence[Trainer], places: Sequence[NDArray[np.int64]]) -> None:
+        """Give each of the trainers that were joined what its lanes have become."""
+        place, sizes = torch.from_numpy(np.concatenate(places)), [len(own) for own in places]
+        for own, of_all in zip(self._values[:2], zip(*(t._values[:2] for t in trainers), strict=True), strict=True):
+            for name, value in own.items():
+                torch._foreach_copy_([each[name] for each in of_all], list(torch.split(value[place], sizes)))
+        noised = torch.split(self.noised_steps[place], sizes)
+        torch._foreach_copy_([trainer.noised_steps for trainer in trainers], list(noised))
+
+    @property
+    def _values(self) -> tuple[Parameters, Parameters, Parameters]:
+        return self.parameters, self.state, self._anchor
+
+    def _of(self, lanes: Sequence[Lane], values: Sequence[Parameters], noised_steps: Tensor) -> Trainer:
+        """Return a trainer like this one of other lanes, with their values."""
+        parameters, state, anchor = values
+        other = Trainer(
             self.part,
-            self.lanes[some],
-            _at(self.parameters, some),
+            lanes,
+            parameters,
             self.optimizer,
             class_weights=self._class_weights,
             frozen=self.frozen,
-            state=_at(self.state, some),
+            state=state,
             noise=self._noise,
-            noised_steps=self.noised_steps[some],
+            noised_steps=noised_steps,
         )
-        part._anchor = _at(self._anchor, some)
-        return part
+        other._anchor = anchor
+        return other
 
     def pull_towards(self, anchor: Mapping[str, Tensor], mu: float | None = None) -> None:
         """Add mu/2 |w - anchor|^2 to every lane's loss (FedProx, Li et al. 2020).
@@ -286,7 +346,7 @@ class Trainer:
             self._norms = None
 
 
-def _at(values: Mapping[str, Tensor], some: slice | Tensor) -> Parameters:
+def _at(values: Mapping[str, Tensor], some: slice | Tensor | NDArray[np.int64]) -> Parameters:
     return {name: value[some] for name, value in values.items()}
 
 

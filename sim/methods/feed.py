@@ -1,0 +1,164 @@
+"""The batches of a turn, or of a round of local training, as tensors: gathered at once, and joined over runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sim.methods.job import Job
+from sim.methods.node_group import NodeGroup
+from sim.methods.sampling import Ints, loss_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """What lanes train on, step by step.
+
+    Attributes
+    ----------
+    x : Tensor
+        ``[step, lane, width, *feature]``; padding is 0.
+    y, weights : Tensor
+        ``[step, lane, width]`` labels and weights in the loss, 0 for padding.
+    rows, normaliser : ndarray
+        ``[step, lane]`` records in each batch, and what its summed gradient is divided by.
+    active : ndarray
+        ``[step]`` how many lanes, counted from the first, take the step.
+    width : ndarray
+        ``[step, lane]`` how wide a lane's batch is computed.
+    """
+
+    x: Tensor
+    y: Tensor
+    weights: Tensor
+    rows: Ints
+    normaliser: Ints
+    active: Ints
+    width: Ints
+
+    @classmethod
+    def gathered(cls, job: Job, group: NodeGroup, clinics: list[int], server_round: int, steps: slice) -> Feed:
+        """Gather some steps of a round for clinics in lane order."""
+        drawn = job.batches(server_round, clinics)
+        rows, normaliser = drawn.rows[steps], drawn.normaliser[steps]
+        width = job.width(rows.max(1, initial=0))
+        widest = int(width.max(initial=1))
+        index = np.full((*rows.shape, widest), -1)
+        some = drawn.index[steps, :, :widest]
+        index[:, :, : some.shape[2]] = some
+        x, y = group.batch(clinics, index)
+        return cls(
+            x=x,
+            y=y,
+            weights=torch.from_numpy(loss_weights(rows, normaliser, widest)),
+            rows=rows,
+            normaliser=np.broadcast_to(normaliser, rows.shape),
+            active=drawn.active[steps],
+            width=np.broadcast_to(width[:, None], rows.shape),
+        )
+
+    @classmethod
+    def joined(cls, feeds: Sequence[Feed]) -> tuple[Feed, list[Ints]]:
+        """Join the lanes of several feeds, those with the most steps first.
+
+        Returns
+        -------
+        Feed
+        list of ndarray
+            Of each feed, where its lanes are now.
+        """
+        taken = [(feed.active[:, None] > np.arange(feed.rows.shape[1])).sum(0) for feed in feeds]
+        lanes = np.cumsum([0, *(len(own) for own in taken)])
+        order = np.argsort(-np.concatenate(taken), kind="stable")
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        places = [place[first:last] for first, last in pairwise(lanes)]
+        steps, widest = max(len(feed.active) for feed in feeds), max(feed.x.shape[2] for feed in feeds)
+        first, shape = feeds[0], (steps, len(order), widest)
+        x, y = first.x.new_zeros(*shape, *first.x.shape[3:]), first.y.new_zeros(shape)
+        weights = first.weights.new_zeros(shape)
+        rows, width = np.zeros(shape[:2], dtype=np.int64), np.zeros(shape[:2], dtype=np.int64)
+        normaliser, active = np.ones(shape[:2], dtype=np.int64), np.zeros(steps, dtype=np.int64)
+        for feed, own in zip(feeds, places, strict=True):
+            there, wide = len(feed.active), feed.x.shape[2]
+            for whole, part in ((x, feed.x), (y, feed.y), (weights, feed.weights)):
+                whole[:there, torch.from_numpy(own), :wide] = part
+            for numbers, some in ((rows, feed.rows), (width, feed.width), (normaliser, feed.normaliser)):
+                numbers[:there, own] = some
+            active[:there] += feed.active
+        joined = cls(x=x, y=y, weights=weights, rows=rows, normaliser=normaliser, active=active, width=width)
+        return joined, places
+
+    def lanes(self, first: int, last: int) -> Feed:
+        """Return the feed of a range of lanes, without the steps in which none of them is at work."""
+        active = np.clip(self.active - first, 0, last - first)
+        steps, some = slice(0, int(np.count_nonzero(active))), slice(first, last)
+        return Feed(
+            x=self.x[steps, some],
+            y=self.y[steps, some],
+            weights=self.weights[steps, some],
+            rows=self.rows[steps, some],
+            normaliser=self.normaliser[steps, some],
+            active=active[steps],
+            width=self.width[steps, some],
+        )
+
+    def step(self, s: int) -> Iterator[Batch]:
+        """Return the batches of a step: one of all lanes at work, or one for each width at which some of them are."""
+        lanes = int(self.active[s])
+        width = self.width[s, :lanes]
+        if lanes and (width == width[0]).all():
+            yield Batch.of(self, s, slice(0, lanes), int(width[0]))
+        else:
+            for each in np.unique(width):
+                yield Batch.of(self, s, np.flatnonzero(width == each), int(each))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One step of lanes that are computed at one width.
+
+    Attributes
+    ----------
+    lanes : slice or ndarray
+        Which they are: the first ones, or some by number.
+    x : Tensor
+        ``[lane, width, *feature]``
+    y, weights : Tensor
+        ``[lane, width]``
+    rows, normaliser : ndarray
+        ``[lane]``
+    """
+
+    lanes: slice | Ints
+    x: Tensor
+    y: Tensor
+    weights: Tensor
+    rows: Ints
+    normaliser: Ints
+
+    @classmethod
+    def of(cls, feed: Feed, s: int, lanes: slice | Ints, width: int) -> Batch:
+        """Take some lanes' batch out of a feed."""
+        return cls(
+            lanes=lanes,
+            x=feed.x[s, lanes, :width].contiguous(),
+            y=feed.y[s, lanes, :width].contiguous(),
+            weights=feed.weights[s, lanes, :width].contiguous(),
+            rows=feed.rows[s, lanes],
+            normaliser=feed.normaliser[s, lanes],
+        )
+
+
+def padded(rows: Tensor, width: int) -> Tensor:
+    """Return rows ``[lane, batch, ...]`` padded with zeros to a width."""
+    if rows.shape[1] == width:
+        return rows
+    wide = rows.new_zeros(rows.shape[0], width, *rows.shape[2:])
+    wide[:, : rows.shape[1]] = rows
+    return wide
