@@ -17,17 +17,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
 from typing import Any, Protocol
 
 from sim.foundation.problems import ScenarioError, SutureError, show
 from sim.plan.plan import Plan
 
 Row = dict[str, Any]
-Execute = Callable[[Plan], Row]
+Execute = Callable[[Sequence[Plan]], Iterator[Row]]
+"""Executes a group of runs, and yields each one's row when it ends."""
 
 
 class WorkerDiedError(SutureError, RuntimeError):
@@ -41,7 +43,7 @@ WORKER_DIED = (
 
 
 _HOST = re.compile(r"(ray://)?(?P<host>\[[0-9A-Fa-f:]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
-_CONNECT_SECONDS, _JOIN_SECONDS = 5, 60
+_CONNECT_SECONDS, _JOIN_SECONDS, _LOOK_SECONDS = 5, 60, 0.5
 _JOIN = "import logging, sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)"
 
 
@@ -53,8 +55,8 @@ class Engine(Protocol):
         """How many runs are executed at a time."""
         ...
 
-    def run(self, execute: Execute, plans: Sequence[Plan]) -> Generator[Row]:
-        """Execute the runs, begun in the order given, and yield each one's row when it ends."""
+    def run(self, execute: Execute, groups: Sequence[Sequence[Plan]]) -> Generator[Row]:
+        """Execute groups of runs, begun in the order given, and yield each run's row when it ends."""
         ...
 
 
@@ -64,10 +66,11 @@ class InProcess:
 
     jobs: int = 1
 
-    def run(self, execute: Execute, plans: Sequence[Plan]) -> Generator[Row]:
+    def run(self, execute: Execute, groups: Sequence[Sequence[Plan]]) -> Generator[Row]:
         """See :meth:`Engine.run`."""
         _one_thread()
-        yield from map(execute, plans)
+        for group in groups:
+            yield from execute(group)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Workers:
 
     jobs: int
 
-    def run(self, execute: Execute, plans: Sequence[Plan]) -> Generator[Row]:
+    def run(self, execute: Execute, groups: Sequence[Sequence[Plan]]) -> Generator[Row]:
         """See :meth:`Engine.run`.
 
         Raises
@@ -89,15 +92,23 @@ class Workers:
         WorkerDiedError
             If a worker was killed.
         """
+        if len(groups) < 2:  # a process of its own would only cost its start
+            yield from InProcess().run(execute, groups)
+            return
         context = multiprocessing.get_context("spawn")
-        workers = max(1, min(self.jobs, len(plans)))
+        told = context.SimpleQueue()
         others = multiprocessing.active_children()
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+        workers = min(self.jobs, len(groups))
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(told,))
         try:
             with _interrupts_held():
-                futures = [pool.submit(execute, plan) for plan in plans]
-            for future in as_completed(futures):
-                yield future.result()
+                going = {pool.submit(_tell_rows, execute, group) for group in groups}
+            while going:
+                done, going = wait(going, _LOOK_SECONDS, FIRST_COMPLETED)
+                while not told.empty():
+                    yield told.get()
+                for future in done:
+                    future.result()
         except BrokenProcessPool:
             raise WorkerDiedError(WORKER_DIED) from None
         except KeyboardInterrupt:
@@ -153,7 +164,7 @@ class RayTasks:
                 [f"{place}: no Ray cluster answers at {show(self.cluster)}; check the address, and that it runs"]
             ) from None
 
-    def run(self, execute: Execute, plans: Sequence[Plan]) -> Generator[Row]:
+    def run(self, execute: Execute, groups: Sequence[Sequence[Plan]]) -> Generator[Row]:
         """See :meth:`Engine.run`.
 
         Raises
@@ -176,19 +187,19 @@ class RayTasks:
         try:
             # A run that fails is a row; a process that dies is not tried again behind the user's back.
             task = ray.remote(num_cpus=1, max_retries=0)(_in_task)
-            waiting = [task.remote(execute, plan) for plan in plans]
+            waiting = [task.remote(execute, group) for group in groups]
             while waiting:
                 done, waiting = ray.wait(waiting)
-                yield ray.get(done[0])
+                yield from ray.get(done[0])
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
             raise WorkerDiedError(WORKER_DIED) from None
         finally:
             ray.shutdown()
 
 
-def _in_task(execute: Execute, plan: Plan) -> Row:
+def _in_task(execute: Execute, group: Sequence[Plan]) -> list[Row]:
     _one_thread()
-    return execute(plan)
+    return list(execute(group))
 
 
 def _one_thread() -> None:
@@ -211,9 +222,19 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin_worker() -> None:
+_rows: SimpleQueue[Row]
+
+
+def _begin_worker(told: SimpleQueue[Row]) -> None:
+    global _rows
+    _rows = told
     _one_thread()
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _tell_rows(execute: Execute, group: Sequence[Plan]) -> None:
+    for row in execute(group):
+        _rows.put(row)
 
 
 def _end_with(parent: int) -> None:

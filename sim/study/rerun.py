@@ -14,7 +14,7 @@ from sim.results.store import RUN_FILE, read_record, read_spec
 from sim.scenario.spec import RunSpec, imports
 from sim.study.engines import InProcess
 from sim.study.planning import plan_runs
-from sim.study.runner import execute
+from sim.study.runner import execute_together
 
 NOT_COMPARED = frozenset({"wall_seconds", "study"})
 
@@ -75,7 +75,7 @@ def differences(folder: Path, *, trust: bool = False) -> list[str]:
     _, spec = read_run(folder, trust=trust)
     [plan] = plan_runs([spec])
     with tempfile.TemporaryDirectory() as scratch:
-        list(InProcess().run(partial(execute, folder=Path(scratch), origin={}), [plan]))
+        list(InProcess().run(partial(execute_together, folder=Path(scratch), origin={}), [[plan]]))
         again = Path(scratch) / spec.run_id
         ours, theirs = (read_record(place)["row"] for place in (folder, again))
         lines = [

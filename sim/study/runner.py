@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -26,12 +25,15 @@ from sim.scenario import DataFile
 from sim.scenario.spec import RESULTS_VERSION, code_digests, imports
 from sim.study.engines import Engine, Row
 from sim.study.forecast import Forecast, estimated_seconds
+from sim.study.groups import grouped
 from sim.study.journal import RunLog, remove_leftovers, write_study
+from sim.study.lockstep import Shared
 from sim.study.planning import plan_counts, plan_drawn, plan_summary
 from sim.study.played import write_first_rounds
 from sim.study.provenance import provenance
 from sim.study.tables import clinics_table, finished_row, rounds_table
 from sim.study.train import TrainedRun, train_run
+from sim.tensor.program import Alone, Program
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,9 @@ def run_study(
     pending = [plan for plan in quickest_first if plan.spec.run_id not in done]
     forecast = Forecast(pending, engine.jobs)
     progress.start(len(pending), len(done), forecast.seconds_left())
-    run = partial(execute, folder=folder, origin=provenance(), attacks=attacks)
+    run = partial(execute_together, folder=folder, origin=provenance(), attacks=attacks)
     try:
-        with closing(engine.run(run, pending)) as rows:
+        with closing(engine.run(run, grouped(pending, engine.jobs))) as rows:
             for row in rows:
                 forecast.finished(row["run_id"], row["wall_seconds"])
                 progress.finished(row, forecast.seconds_left())
@@ -119,7 +121,33 @@ def run_study(
     return table
 
 
-def execute(plan: Plan, folder: Path, origin: dict[str, Any], attacks: Sequence[str] = ()) -> Row:
+def execute_together(
+    plans: Sequence[Plan], folder: Path, origin: dict[str, Any], attacks: Sequence[str] = ()
+) -> Iterator[Row]:
+    """Execute runs in lockstep, their tensor work as one program, and yield each one's row when it ends.
+
+    Parameters and errors are those of :func:`execute`. Runs on the same records share them.
+    """
+    shared = Shared()
+    known: dict[tuple[str, int], Federation] = {}
+
+    def one(plan: Plan) -> Row:
+        of_data = plan.spec.data.model_dump_json(), plan.spec.seed
+        if of_data not in known:
+            known[of_data] = load_federation(plan.spec.data, plan.spec.seed)
+        return execute(plan, folder, origin, attacks, known[of_data], shared)
+
+    yield from shared.run([partial(one, plan) for plan in plans])
+
+
+def execute(
+    plan: Plan,
+    folder: Path,
+    origin: dict[str, Any],
+    attacks: Sequence[str] = (),
+    federation: Federation | None = None,
+    program: Program | None = None,
+) -> Row:
     """Train one run, attack it, write its folder, and return its row; an error is a row too, with status ``failed``.
 
     Parameters
@@ -131,17 +159,22 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any], attacks: Sequence[
         Versions and state of the code.
     attacks : sequence of str
         As for :func:`run_study`.
+    federation : Federation, optional
+        The run's records, where they are at hand.
+    program : Program, optional
+        Does the tensor work.
 
     Raises
     ------
     FolderError
         If the folder cannot be written.
     """
-    started = time.perf_counter()
+    program = program or Alone()
+    started = program.clock()
     log = RunLog(folder, plan.spec.run_id)
-    federation = load_federation(plan.spec.data, plan.spec.seed)
+    federation = federation or load_federation(plan.spec.data, plan.spec.seed)
     try:
-        trained, findings = _trained_and_attacked(plan, federation, log, attacks)
+        trained, findings = _trained_and_attacked(plan, federation, log, attacks, program)
         row = finished_row(plan, trained, findings, federation)
         tables = {
             "rounds": rounds_table(plan, trained, federation),
@@ -151,11 +184,11 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any], attacks: Sequence[
         raise
     except Exception as error:
         row = {**plan.columns(), "status": "failed", "error": _told(error)}
-        row["wall_seconds"] = time.perf_counter() - started
+        row["wall_seconds"] = program.clock() - started
         record, texts = _record(plan, federation, origin, row)
         log.end(write_run(folder, record, {}, {}, texts), "failed", row["error"])
         return row
-    row["wall_seconds"] = time.perf_counter() - started
+    row["wall_seconds"] = program.clock() - started
     record, texts = _record(plan, federation, origin, row, findings)
     entries = [*trained.trail.entries, *release_entries(plan.ledger.to_json())]
     log.end(write_run(folder, record, tables, _models(trained), texts, entries), "ok")
@@ -163,7 +196,7 @@ def execute(plan: Plan, folder: Path, origin: dict[str, Any], attacks: Sequence[
 
 
 def _trained_and_attacked(
-    plan: Plan, federation: Federation, log: RunLog, further: Sequence[str]
+    plan: Plan, federation: Federation, log: RunLog, further: Sequence[str], program: Program
 ) -> tuple[TrainedRun, Findings]:
     """Train a run before the eyes of its attackers, and let them make what they can of it."""
     observation = Observation(attacks_on(further), plan, federation)
@@ -173,6 +206,7 @@ def _trained_and_attacked(
         watch=lambda server_round, seen: log.line("round", round=server_round, **seen.pooled),
         models=observation.round,
         overheard=observation.message if observation.listens else None,
+        program=program,
     )
     return trained, observation.found(trained.parameters)
 

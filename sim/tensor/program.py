@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from typing import Protocol, Self
@@ -32,6 +33,9 @@ class Program(Protocol):
     def do(self, work: Work) -> None:
         """Have a piece of work done."""
 
+    def clock(self) -> float:
+        """Return the seconds spent on the run that asks, of work done together its share; from any moment."""
+
 
 class Alone:
     """Does every piece of work at once and by itself."""
@@ -39,3 +43,7 @@ class Alone:
     def do(self, work: Work) -> None:
         """See :class:`Program`."""
         work.together([work])
+
+    def clock(self) -> float:
+        """See :class:`Program`."""
+        return time.perf_counter()

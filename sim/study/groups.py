@@ -1,0 +1,76 @@
+"""Which runs of a study are executed together, as one tensor program in one process.
+
+Whatever the grouping, a run's numbers are the same; it decides about time and memory alone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sim.plan.plan import Plan
+from sim.study.forecast import estimated_seconds
+
+MEMORY_SHARE = 0.25
+"""Of the machine's memory, what the runs that are executed at one time may take together, by rough count."""
+_COPIES = 6
+"""About how many copies of a lane's parameters and of its records there are at a time."""
+_SET_APART_BY_LANE: Final = {
+    "seed": True,
+    "swept": True,
+    "train": {"learning_rate", "momentum"},
+    "privacy": {"epsilon", "noise_multiplier", "clip"},
+    "strategy": {"proximal_mu", "label"},
+}
+"""Settings in which the lanes of one program may differ."""
+
+
+def grouped(plans: Sequence[Plan], jobs: int) -> list[list[Plan]]:
+    """Group runs that share shapes, and split what is too large for memory or leaves a process idle.
+
+    Parameters
+    ----------
+    plans : sequence of Plan
+    jobs : int
+        Groups at a time.
+
+    Returns
+    -------
+    list of list of Plan
+        Those that seem quickest first, each in the order given.
+    """
+    alike: dict[str, list[Plan]] = {}
+    for plan in plans:
+        name = _shared_settings(plan) if plan.job.dense else plan.spec.run_id
+        alike.setdefault(name, []).append(plan)
+    most = sum(map(estimated_seconds, plans)) / (2 * jobs)
+    memory = MEMORY_SHARE * _memory_bytes() / jobs
+    groups = [part for group in alike.values() for part in _split(group, most, memory)]
+    return sorted(groups, key=lambda group: sum(map(estimated_seconds, group)))
+
+
+def _shared_settings(plan: Plan) -> str:
+    apart: Any = _SET_APART_BY_LANE
+    return plan.spec.model_dump_json(exclude=apart)
+
+
+def _split(group: list[Plan], seconds: float, memory: float) -> list[list[Plan]]:
+    """Halve a group until it fits."""
+    fits = sum(map(estimated_seconds, group)) <= seconds and sum(map(_bytes, group)) <= memory
+    if len(group) == 1 or fits:
+        return [group]
+    half = (len(group) + 1) // 2
+    return _split(group[:half], seconds, memory) + _split(group[half:], seconds, memory)
+
+
+def _bytes(plan: Plan) -> int:
+    job = plan.job
+    parameters = sum(map(math.prod, job.network.whole.shapes().values()))
+    records = sum(job.sizes) * math.prod(job.network.input_shape)
+    return 4 * _COPIES * (parameters * len(job.sizes) + records)
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
