@@ -42,6 +42,7 @@ class Train(Section):
     deadline: Duration | None = None
     class_weights: Annotated[tuple[Annotated[Factor, Field(ge=1e-6)], ...], Field(min_length=2)] | None = None
     smashed_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    eval_every: Whole = Field(default=1, ge=1, le=100_000)
 
     @model_validator(mode="after")
     def _somebody_is_left_to_choose(self) -> "Train":

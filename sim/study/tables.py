@@ -61,8 +61,7 @@ def clinics_table(plan: Plan, trained: TrainedRun, findings: Findings, federatio
     AttackError
         If an attack takes a column that is there already.
     """
-    scores = trained.evaluations[-1].clinics
-    clinics = pd.DataFrame([{**_flat(clinic), **own} for clinic, own in zip(plan.clinics, scores, strict=True)])
+    clinics = pd.DataFrame([_flat(clinic) for clinic in plan.clinics]).assign(**trained.evaluations[-1].by_clinic)
     clinics.insert(1, "test_records", np.diff(federation.test.offsets))
     if publishes_class_counts(plan.spec):
         clinics = clinics.assign(**_class_counts(federation))
@@ -75,7 +74,7 @@ def clinics_table(plan: Plan, trained: TrainedRun, findings: Findings, federatio
 def _scores(evaluation: Evaluation, names: tuple[str, ...]) -> Row:
     worst = evaluation.worst_clinic
     named = {
-        "worst_clinic_auc": evaluation.clinics[worst]["auc"] if worst >= 0 else np.nan,
+        "worst_clinic_auc": float(evaluation.by_clinic["auc"][worst]) if worst >= 0 else np.nan,
         "worst_clinic": names[worst] if worst >= 0 else "",
     }
     return {**evaluation.pooled, **named}

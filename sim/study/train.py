@@ -42,8 +42,8 @@ class TrainedRun:
     best_parameters : dict of str to Tensor
         The model after the round with the best pooled validation AUC; the final model without validation records.
     evaluations, validations : list of Evaluation
-        On held-out and on validation records, before the first round and after each; no validations without such
-        records.
+        On held-out and on validation records, before the first round and after each, without numbers where
+        ``eval-every`` leaves a round out; no validations without such records.
     meter : Meter
         What really crossed.
     trail : Trail
@@ -109,6 +109,7 @@ def train_run(
     simulation = Simulation(job, federation.train, node_groups, through, overheard, program, shortcut=shortcut)
     tester = Evaluator(job.network, federation.test)
     validator = Evaluator(job.network, federation.validation) if len(federation.validation.y) else None
+    skipped = Evaluation.none(len(job.sizes))
     meter, trained = simulation.meter, TrainedRun({}, simulation.meter, Trail())
 
     def look(server_round: int, model: Parameters) -> None:
@@ -117,11 +118,12 @@ def train_run(
         trained.trail.close_round(server_round, meter.traffic, {**meter.noised_steps, **at_server})
         if job.adaptive is not None:
             trained.clips.append(simulation.clip)
-        trained.evaluations.append(_judged(tester, model, server_round))
+        judged = server_round % job.spec.train.eval_every == 0 or server_round == job.spec.train.rounds
+        trained.evaluations.append(_judged(tester, model, server_round) if judged else skipped)
         watch(server_round, trained.evaluations[-1])
         models(server_round, model)
         if validator is not None:
-            trained.validations.append(_judged(validator, model, server_round))
+            trained.validations.append(_judged(validator, model, server_round) if judged else skipped)
         if trained.best_round in (None, server_round):
             trained.best_parameters = model
 
@@ -136,13 +138,10 @@ def train_run(
 
 
 def _judged(evaluator: Evaluator, parameters: Mapping[str, Tensor], server_round: int) -> Evaluation:
-    with np.errstate(invalid="ignore"):
-        try:
-            return evaluator.evaluate(parameters)
-        except ValueError:
-            if np.isfinite(evaluator.class_probabilities(parameters)).all():
-                raise
-    raise _diverged(server_round)
+    try:
+        return evaluator.evaluate(parameters)
+    except FloatingPointError:
+        raise _diverged(server_round) from None
 
 
 def _diverged(server_round: int) -> DivergedError:

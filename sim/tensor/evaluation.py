@@ -7,24 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor
 
 from sim.data.federation import Records
 from sim.models import Network
+from sim.tensor.dense import dense_layers
 from sim.tensor.lanes import forward, records_at_once
 
 METRICS = ("auc", "balanced_accuracy", "accuracy", "loss", "calibration_error")
 BINS = 10
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+_SIDE_BY_SIDE = 128
+"""How many clinics' own models are evaluated at a time."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
     """Metrics of one model, or of one model a clinic.
 
@@ -32,18 +35,31 @@ class Evaluation:
     ----------
     pooled : dict of str to float
         Over all held-out records, by metric.
-    clinics : list of dict of str to float
-        The same for each clinic alone; AUC is NaN where a clinic holds one class only.
+    by_clinic : dict of str to ndarray
+        The same for each clinic alone, ``[clinic]``; AUC is NaN where a clinic holds one class only.
     """
 
     pooled: dict[str, float]
-    clinics: list[dict[str, float]]
+    by_clinic: dict[str, Floats]
+
+    @classmethod
+    def none(cls, clinics: int) -> Evaluation:
+        """Return what stands for a round in which nothing was evaluated: no numbers."""
+        return cls(
+            pooled=dict.fromkeys(METRICS, np.nan), by_clinic={name: np.full(clinics, np.nan) for name in METRICS}
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Evaluation):
+            return NotImplemented
+        own, others = ([*each.by_clinic.values(), np.array([*each.pooled.values()])] for each in (self, other))
+        return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(own, others, strict=True))
 
     @property
     def worst_clinic(self) -> int:
         """The clinic with the lowest AUC, of those that have one; -1 if none has."""
-        values = [metrics["auc"] for metrics in self.clinics]
-        return -1 if np.all(np.isnan(values)) else int(np.nanargmin(values))
+        values = self.by_clinic["auc"]
+        return -1 if np.isnan(values).all() else int(np.nanargmin(values))
 
 
 class Evaluator:
@@ -71,26 +87,53 @@ class Evaluator:
         Returns
         -------
         Evaluation
+
+        Raises
+        ------
+        FloatingPointError
+            If an output is not finite.
         """
-        probabilities = self.class_probabilities(parameters)
-        y, bounds = self._test.y, self._test.offsets.tolist()
-        clinics = [metrics_of(probabilities[a:b], y[a:b]) for a, b in pairwise(bounds)]
-        return Evaluation(metrics_of(probabilities, y), clinics)
+        probabilities, y = self.class_probabilities(parameters), self._test.y
+        if not np.isfinite(probabilities).all():
+            raise FloatingPointError("the model's outputs are not finite")
+        pooled = metrics_of(probabilities, y, np.array([0, len(y)]))
+        by_clinic = metrics_of(probabilities, y, self._test.offsets)
+        return Evaluation(pooled={name: float(value[0]) for name, value in pooled.items()}, by_clinic=by_clinic)
 
     @torch.no_grad()
     def class_probabilities(self, parameters: Mapping[str, Tensor]) -> Floats:
         """Return ``[record, class]`` probabilities under the global model or each record's clinic's own."""
-        lanes = next(iter(parameters.values())).shape[0]
-        bounds = pairwise([0, self._x.shape[1]] if lanes == 1 else self._test.offsets.tolist())
-        pieces = [
-            self._logits({n: v[lane : lane + 1] for n, v in parameters.items()}, self._x[:, a:b])
-            for lane, (a, b) in enumerate(bounds)
-        ]
-        logits = torch.cat(pieces)
+        if next(iter(parameters.values())).shape[0] == 1:
+            logits = self._logits(parameters, self._x)
+        elif len(self._network.input_shape) == 1 and dense_layers(self._network.whole) is not None:
+            logits = self._logits_side_by_side(parameters)
+        else:
+            bounds = pairwise(self._test.offsets.tolist())
+            own = ({n: v[k : k + 1] for n, v in parameters.items()} for k in count())
+            logits = torch.cat(
+                [self._logits(model, self._x[:, a:b]) for model, (a, b) in zip(own, bounds, strict=False)]
+            )
         if self._network.outputs == 1:
             positive = torch.sigmoid(logits.double()[:, 0])
             return torch.stack([1 - positive, positive], 1).numpy()
         return torch.softmax(logits.double(), 1).numpy()
+
+    def _logits_side_by_side(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return ``[record, output]`` of each clinic's own model, of many clinics of about one size at a time."""
+        offsets = self._test.offsets
+        sizes = np.diff(offsets)
+        logits = torch.empty(self._x.shape[1], self._network.outputs)
+        by_size = np.argsort(sizes, kind="stable")
+        for first in range(0, len(sizes), _SIDE_BY_SIDE):
+            clinics = by_size[first : first + _SIDE_BY_SIDE]
+            inside = np.arange(max(1, int(sizes[clinics].max()))) < sizes[clinics, None]
+            records = torch.from_numpy(np.concatenate([np.arange(offsets[k], offsets[k + 1]) for k in clinics]))
+            place = torch.from_numpy(inside)
+            x = self._x.new_zeros(*inside.shape, *self._x.shape[2:])
+            x[place] = self._x[0, records]
+            own = {name: value[clinics] for name, value in parameters.items()}
+            logits[records] = forward(self._network.whole, own, x)[place]
+        return logits
 
     def _logits(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Return ``[record, output]`` of one lane, from as many records at once as the part runs well on."""
@@ -98,8 +141,8 @@ class Evaluator:
         return torch.cat([forward(self._network.whole, parameters, piece)[0] for piece in torch.split(x, rows, 1)])
 
 
-def metrics_of(probabilities: Floats, y: NDArray[np.int64]) -> dict[str, float]:
-    """Return AUC, balanced accuracy, accuracy, mean log loss and calibration error.
+def metrics_of(probabilities: Floats, y: Ints, offsets: Ints) -> dict[str, Floats]:
+    """Return AUC, balanced accuracy, accuracy, mean log loss and calibration error of each segment of the records.
 
     Parameters
     ----------
@@ -107,40 +150,84 @@ def metrics_of(probabilities: Floats, y: NDArray[np.int64]) -> dict[str, float]:
         ``[record, class]``
     y : ndarray
         ``[record]``
+    offsets : ndarray
+        ``[segment + 1]`` where each segment begins, and the end of the last.
 
     Returns
     -------
-    dict of str to float
-        AUC is the mean over classes of one against the rest (for two classes: the AUC), NaN unless two classes are
-        present; balanced accuracy is the mean recall of the classes that are present; calibration error is the expected
-        calibration error over ten equal bins of the predicted class's probability (Naeini et al., AAAI 2015). All are
-        NaN without records.
+    dict of str to ndarray
+        ``[segment]``. AUC is the mean over classes of one against the rest (for two classes: the AUC), NaN unless two
+        classes are present; balanced accuracy is the mean recall of the classes that are present; calibration error is
+        the expected calibration error over ten equal bins of the predicted class's probability (Naeini et al., AAAI
+        2015). All are NaN without records.
     """
-    if not len(y):
-        return dict.fromkeys(METRICS, np.nan)
+    sizes, classes = np.diff(offsets), probabilities.shape[1]
+    segments = len(sizes)
+    segment = np.repeat(np.arange(segments), sizes)
     predicted = probabilities.argmax(1)
-    present = np.unique(y)
-    recalls = [float(np.mean(predicted[y == c] == c)) for c in present]
-    classes = [1] if probabilities.shape[1] == 2 else [int(c) for c in present]
-    aucs = [area_under_curve(probabilities[:, c], y == c) for c in classes] if len(present) > 1 else [np.nan]
+    correct = (predicted == y).astype(np.float64)
+    cell = segment * classes + y
+    present = np.bincount(cell, minlength=segments * classes).reshape(segments, classes)
+    hits = np.bincount(cell, weights=correct, minlength=segments * classes).reshape(segments, classes)
     likelihood = np.maximum(probabilities[np.arange(len(y)), y], np.finfo(np.float64).tiny)
-    return {
-        "auc": float(np.mean(aucs)),
-        "balanced_accuracy": float(np.mean(recalls)),
-        "accuracy": float(np.mean(predicted == y)),
-        "loss": float(-np.log(likelihood).mean()),
-        "calibration_error": _calibration_error(probabilities.max(1), predicted == y),
-    }
+    confidence = probabilities.max(1)
+    bins = segment * BINS + np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    gaps = np.bincount(bins, weights=correct - confidence, minlength=segments * BINS).reshape(segments, BINS)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "auc": _one_against_rest(probabilities, y, segment, present),
+            "balanced_accuracy": np.where(present > 0, hits / present, 0.0).sum(1) / (present > 0).sum(1),
+            "accuracy": hits.sum(1) / sizes,
+            "loss": np.bincount(segment, weights=-np.log(likelihood), minlength=segments) / sizes,
+            "calibration_error": np.abs(gaps).sum(1) / sizes,
+        }
 
 
-def _calibration_error(confidence: Floats, correct: NDArray[np.bool_]) -> float:
-    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    gaps = np.bincount(bins, weights=correct - confidence, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(confidence))
+def _one_against_rest(probabilities: Floats, y: Ints, segment: Ints, present: Ints) -> Floats:
+    """Return each segment's mean over its classes of the AUC of one against the rest; for two classes the AUC."""
+    classes = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
+    total, found = np.zeros(len(present)), np.zeros(len(present), dtype=np.int64)
+    for c in classes:
+        auc = segment_aucs(probabilities[:, c], y == c, segment, len(present))
+        here = ~np.isnan(auc)
+        total[here] += auc[here]
+        found += here
+    return np.where(found > 0, total / found, np.nan)
+
+
+def segment_aucs(score: Floats, positive: NDArray[np.bool_], segment: Ints, segments: int) -> Floats:
+    """Return the AUC of each segment's scores: Mann and Whitney's statistic over the number of pairs, ties half.
+
+    Parameters
+    ----------
+    score, positive : ndarray
+        ``[record]``
+    segment : ndarray
+        ``[record]`` the segment of each, ascending.
+    segments : int
+
+    Returns
+    -------
+    ndarray
+        ``[segment]``, NaN where a segment has no pair.
+    """
+    order = np.lexsort((score, segment))
+    ordered, of = score[order], segment[order]
+    sizes = np.bincount(segment, minlength=segments)
+    begins = np.cumsum(sizes) - sizes
+    new = np.ones(len(score), dtype=np.bool_)
+    new[1:] = (np.diff(ordered) != 0) | (np.diff(of) != 0)
+    first = np.flatnonzero(new)
+    ties = np.diff(np.append(first, len(score)))
+    rank = np.repeat(first + (ties + 1) / 2, ties) - begins[of]
+    among = positive[order]
+    n1 = np.bincount(of[among], minlength=segments)
+    pairs = n1 * (sizes - n1)
+    above = np.bincount(of[among], weights=rank[among], minlength=segments) - n1 * (n1 + 1) / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(pairs > 0, above / pairs, np.nan)
 
 
 def area_under_curve(score: Floats, positive: NDArray[np.bool_]) -> float:
     """Return the AUC of scores ``[record]``: Mann and Whitney's statistic over the number of pairs, ties half."""
-    n1 = int(positive.sum())
-    n0 = len(positive) - n1
-    return float((rankdata(score)[positive].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+    return float(segment_aucs(score, positive, np.zeros(len(score), dtype=np.int64), 1)[0])

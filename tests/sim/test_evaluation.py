@@ -16,8 +16,17 @@ from sim.study.train import train_run
 from sim.tensor.evaluation import Evaluation, Evaluator, metrics_of
 
 
+def one(probabilities, y):
+    """Return the metrics of one segment."""
+    return {name: float(value) for name, [value] in metrics_of(probabilities, y, np.array([0, len(y)])).items()}
+
+
+def of_clinic(evaluation, k):
+    return {name: float(values[k]) for name, values in evaluation.by_clinic.items()}
+
+
 def by_sklearn(probabilities, y):
-    """Compute the same numbers with scikit-train_run, which has no calibration error."""
+    """Compute the same numbers with scikit-learn, which has no calibration error."""
     classes, present = probabilities.shape[1], np.unique(y)
     predicted = probabilities.argmax(1)
     if len(present) == 1:
@@ -66,14 +75,25 @@ def cases(draw):
 @settings(deadline=None, max_examples=150)
 def test_metrics_equal_scikit_learns(case):
     probabilities, y = case
-    agrees(metrics_of(probabilities, y), by_sklearn(probabilities, y))
+    agrees(one(probabilities, y), by_sklearn(probabilities, y))
+
+
+@given(st.lists(cases(), min_size=2, max_size=5))
+@settings(deadline=None, max_examples=50)
+def test_each_segment_has_the_metrics_that_it_has_alone(found):
+    classes = max(probabilities.shape[1] for probabilities, _ in found)
+    wide = [(np.pad(p, ((0, 0), (0, classes - p.shape[1]))), y) for p, y in found]
+    offsets = np.cumsum([0, *(len(y) for _, y in wide)])
+    together = metrics_of(np.concatenate([p for p, _ in wide]), np.concatenate([y for _, y in wide]), offsets)
+    for k, (probabilities, y) in enumerate(wide):
+        agrees({name: value[k] for name, value in together.items()}, one(probabilities, y))
 
 
 def test_metrics_by_hand_with_a_tie():
     """Of the 2 x 2 pairs, two are in order, one is a tie, one is the wrong way round: AUC (2 + 1/2) / 4."""
     positive = np.array([0.2, 0.6, 0.6, 0.3])
     y = np.array([0, 0, 1, 1])
-    found = metrics_of(np.stack([1 - positive, positive], 1), y)
+    found = one(np.stack([1 - positive, positive], 1), y)
     assert found["auc"] == pytest.approx((1 + 1 + 0.5 + 0) / 4)
     assert found["accuracy"] == 0.5
     assert found["balanced_accuracy"] == 0.5
@@ -82,37 +102,37 @@ def test_metrics_by_hand_with_a_tie():
 
 def test_balanced_accuracy_weighs_classes_alike():
     probabilities = np.array([[0.9, 0.1]] * 9 + [[0.8, 0.2]])
-    found = metrics_of(probabilities, np.array([0] * 9 + [1]))
+    found = one(probabilities, np.array([0] * 9 + [1]))
     assert found["accuracy"] == 0.9
     assert found["balanced_accuracy"] == 0.5
 
 
 def test_one_class_has_no_auc_but_the_rest():
-    found = metrics_of(np.array([[0.3, 0.7], [0.6, 0.4]]), np.array([1, 1]))
+    found = one(np.array([[0.3, 0.7], [0.6, 0.4]]), np.array([1, 1]))
     assert math.isnan(found["auc"])
     assert found["accuracy"] == found["balanced_accuracy"] == 0.5
 
 
 def test_no_record_has_no_metric():
-    found = metrics_of(np.empty((0, 2)), np.empty(0, dtype=np.int64))
+    found = one(np.empty((0, 2)), np.empty(0, dtype=np.int64))
     assert all(math.isnan(value) for value in found.values())
 
 
 def test_calibration_error_by_hand():
     """Two at .95 both right, two at .6 one right: (2 * .05 + 2 * .1) / 4."""
     confident = np.array([[0.05, 0.95], [0.95, 0.05], [0.6, 0.4], [0.6, 0.4]])
-    assert metrics_of(confident, np.array([1, 0, 0, 1]))["calibration_error"] == pytest.approx(0.075)
+    assert one(confident, np.array([1, 0, 0, 1]))["calibration_error"] == pytest.approx(0.075)
 
 
 def test_a_certain_mistake_has_a_finite_loss():
-    found = metrics_of(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([1, 1]))
+    found = one(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([1, 1]))
     assert math.isfinite(found["loss"])
     assert found["loss"] > 300
 
 
 def test_worst_clinic_is_the_lowest_auc_of_those_that_have_one():
     def of(*aucs):
-        return Evaluation({}, [{"auc": auc} for auc in aucs]).worst_clinic
+        return Evaluation(pooled={}, by_clinic={"auc": np.array(aucs)}).worst_clinic
 
     assert of(0.9, math.nan, 0.4, 0.6) == 2
     assert of(math.nan, 0.7) == 1
@@ -122,10 +142,10 @@ def test_worst_clinic_is_the_lowest_auc_of_those_that_have_one():
 SIZES = (9, 1, 4, 17)
 
 
-def network_and_models(outputs, count=4):
+def network_and_models(outputs, count=4, between=nn.Tanh):
     torch.manual_seed(outputs)
-    models = [nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, outputs)) for _ in range(count)]
-    network = Network(blocks=(Block("all", models[0]),), input_shape=(3,), outputs=outputs)
+    models = [nn.Sequential(nn.Linear(3, 6), between(), nn.Linear(6, outputs)) for _ in range(count)]
+    network = Network((Block("all", models[0]),), (3,), outputs)
     names = [name for name, _ in models[0].named_parameters()]
     return network, models, {f"all.{n}": torch.stack([m.get_parameter(n).detach() for m in models]) for n in names}
 
@@ -156,19 +176,20 @@ def test_a_global_model_is_judged_pooled_and_clinic_by_clinic(outputs, classes):
     probabilities = by_torch(models[0], test.x)
     agrees_loosely(evaluation.pooled, by_sklearn(probabilities, test.y))
     for k, (a, b) in enumerate(pairwise(test.offsets)):
-        agrees_loosely(evaluation.clinics[k], by_sklearn(probabilities[a:b], test.y[a:b]))
-    assert math.isnan(evaluation.clinics[1]["auc"])
-    assert math.isnan(evaluation.clinics[2]["auc"])
+        agrees_loosely(of_clinic(evaluation, k), by_sklearn(probabilities[a:b], test.y[a:b]))
+    assert math.isnan(evaluation.by_clinic["auc"][1])
+    assert math.isnan(evaluation.by_clinic["auc"][2])
 
 
+@pytest.mark.parametrize("between", [nn.Tanh, nn.ReLU])
 @pytest.mark.parametrize(("outputs", "classes"), [(1, 2), (2, 2), (3, 3)])
-def test_own_models_are_each_judged_on_their_own_clinic(outputs, classes):
-    network, models, parameters = network_and_models(outputs)
+def test_own_models_are_each_judged_on_their_own_clinic(outputs, classes, between):
+    network, models, parameters = network_and_models(outputs, between=between)
     test = records(classes)
     evaluation = Evaluator(network, test).evaluate(parameters)
     own = [by_torch(model, test.x[a:b]) for model, (a, b) in zip(models, pairwise(test.offsets), strict=True)]
     for k, (a, b) in enumerate(pairwise(test.offsets)):
-        agrees_loosely(evaluation.clinics[k], by_sklearn(own[k], test.y[a:b]))
+        agrees_loosely(of_clinic(evaluation, k), by_sklearn(own[k], test.y[a:b]))
     agrees_loosely(evaluation.pooled, by_sklearn(np.concatenate(own), test.y))
 
 

@@ -240,7 +240,7 @@ def test_evaluation_takes_the_running_statistics_of_each_clinic(ragged, factory)
             loss = twin.loss(module(torch.tensor(test.x[first:last])), torch.tensor(test.y[first:last])) / (
                 last - first
             )
-        assert trained.evaluations[-1].clinics[k]["loss"] == pytest.approx(float(loss), rel=1e-5)
+        assert trained.evaluations[-1].by_clinic["loss"][k] == pytest.approx(float(loss), rel=1e-5)
 
 
 @pytest.mark.parametrize(("module", "shape"), [(nn.BatchNorm1d(3), (3,)), (nn.BatchNorm2d(2), (2, 3, 2))])

@@ -207,7 +207,7 @@ def losses_by_twin(spec, federation, stale=False):
 def losses_by_simulator(spec):
     plan, federation = plan_of(spec)
     evaluations = train_run(plan, federation).evaluations
-    return np.array([[e.pooled["loss"], *(clinic["loss"] for clinic in e.clinics)] for e in evaluations]), federation
+    return np.array([[e.pooled["loss"], *e.by_clinic["loss"]] for e in evaluations]), federation
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
