@@ -44,7 +44,7 @@ def test_every_method_trains_on_them_what_its_twin_does(registry, method, privac
     assert apart(trained.parameters, expected(spec, plan, federation)) < 1e-5
     for evaluation in trained.evaluations:
         assert all(math.isfinite(value) for value in evaluation.pooled.values())
-        assert len(evaluation.clinics) == HOSPITALS
-        assert all(math.isfinite(clinic["loss"]) for clinic in evaluation.clinics)
+        assert len(evaluation.by_clinic["loss"]) == HOSPITALS
+        assert np.isfinite(evaluation.by_clinic["loss"]).all()
         one_class = [len(set(federation.test.y[a:b])) < 2 for a, b in pairwise(federation.test.offsets)]
-        assert [math.isnan(clinic["auc"]) for clinic in evaluation.clinics] == one_class
+        assert np.isnan(evaluation.by_clinic["auc"]).tolist() == one_class
