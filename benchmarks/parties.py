@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 
 from sim.data.federation import Records
+from sim.methods.feed import Feed, padded
 from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup
 from sim.methods.protocol import HEADER_BYTES
 from sim.methods.sampling import loss_weights
-from sim.methods.trainer import Trainer, expand, train_whole, trainer_for
+from sim.methods.trainer import LocalTraining, Trainer, expand, trainer_for
 from sim.models import Parameters
 from sim.tensor.lanes import weighted_average
+from sim.tensor.program import Alone
 
 
 def pack(tensors: Iterable[Tensor]) -> bytes:
@@ -76,7 +78,8 @@ def clinic_rounds(job: Job, train: Records, clinic: int) -> Generator[bytes, tup
             state = {key.removeprefix(f"{name}:"): v for key, v in received.items() if key.startswith(f"{name}:")}
             trainers[name] = trainer_for(job, job.part(name), [clinic], job.part(name).select(received), state or None)
         if job.protocol.topology == "whole":
-            train_whole(trainers["model"], group, job, server_round)
+            work = LocalTraining(trainer=trainers["model"], group=group, job=job, server_round=server_round)
+            Alone().do(work)
         else:
             yield from _batches(job, group, clinic, server_round, trainers)
         trained = {key: value for trainer in trainers.values() for key, value in trainer.parameters.items()}
@@ -89,23 +92,23 @@ def _batches(
     job: Job, group: NodeGroup, clinic: int, server_round: int, trainers: Mapping[str, Trainer]
 ) -> Generator[bytes, tuple[int, bytes], None]:
     head = trainers["head"]
-    batches = job.batches(server_round, [clinic])
-    for step in range(len(batches.active)):
-        index, weights, _ = batches.step(step)
-        normaliser = batches.normaliser[step, :1]
-        x, y = group.batch([clinic], index)
-        smashed = head.forward(x, moment=(server_round, step))
+    feed = Feed.gathered(job, group, [clinic], server_round, slice(None))
+    for step in range(len(feed.active)):
+        normaliser, rows = feed.normaliser[step], int(feed.rows[step, 0])
+        [batch] = feed.step(step)
+        width, y = batch.x.shape[1], batch.y[:, :rows]
+        smashed = head.forward(batch.x, moment=(server_round, step))[:, :rows]
         if job.protocol.topology == "vanilla":
             _, message = yield pack([smashed.detach(), y.to(torch.uint8)])
         else:
             tail = trainers["tail"]
             _, message = yield pack([smashed.detach()])
-            outputs = rows_in(message, output_shape(job, "body"), x.shape[1])
+            outputs = padded(rows_in(message, output_shape(job, "body"), rows), width)
             tail.forward(outputs, want_input_gradient=True, moment=(server_round, step))
-            tail.loss(y, torch.from_numpy(weights))
-            _, message = yield pack([tail.backward(server_round, step, normaliser)])
-        gradient = rows_in(message, tuple(smashed.shape[2:]), x.shape[1])
-        head.backward(server_round, step, normaliser, gradient)
+            tail.loss(batch.y, batch.weights)
+            _, message = yield pack([tail.backward(server_round, step, normaliser)[:, :rows]])
+        gradient = rows_in(message, tuple(smashed.shape[2:]), rows)
+        head.backward(server_round, step, normaliser, padded(gradient, width))
 
 
 def output_shape(job: Job, part: str) -> tuple[int, ...]:
@@ -197,16 +200,17 @@ class Server:
             rows = np.array([min(size, job.sizes[clinic] - step % -(-job.sizes[clinic] // size) * size)])
             normaliser = job.sampling.normaliser(np.array([job.sizes[clinic]]), rows)
             smashed = rows_in(message, self._smashed_shape, int(rows[0]))
-            outputs = body.forward(smashed, want_input_gradient=True, moment=(server_round, step))
+            width = int(job.width(rows)[0])
+            outputs = body.forward(padded(smashed, width), want_input_gradient=True, moment=(server_round, step))
             if job.protocol.topology == "vanilla":
                 labels = torch.from_numpy(np.frombuffer(message, np.uint8, offset=smashed.nbytes).copy())[None]
-                body.loss(labels, torch.from_numpy(loss_weights(rows, normaliser)))
+                body.loss(padded(labels, width), torch.from_numpy(loss_weights(rows, normaliser, width)))
                 gradient = body.backward(server_round, step, normaliser)
             else:
-                message = yield pack([outputs.detach()])
-                cotangent = rows_in(message, tuple(outputs.shape[2:]), int(rows[0]))
+                message = yield pack([outputs.detach()[:, : rows[0]]])
+                cotangent = padded(rows_in(message, tuple(outputs.shape[2:]), int(rows[0])), width)
                 gradient = body.backward(server_round, step, normaliser, cotangent)
-            message = yield pack([gradient])
+            message = yield pack([gradient[:, : rows[0]]])
         return message
 
     def _average(self, ends: Mapping[int, bytes], bodies: Mapping[int, Trainer]) -> None:

@@ -1,5 +1,6 @@
 """Suture's simulator. ``from sim import Scenario, run`` does what the command ``suture run`` does."""
 
+import os
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +36,9 @@ def _refuse_intruders() -> None:
 
 
 _refuse_intruders()
+# Let MKL choose its way through a product by the matrices' shape alone, not by where in memory they begin: a lane gets
+# the same bits wherever it stands. It is read before the first product, even if torch is imported already.
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 
 _HOMES = {"Scenario": "sim.scenario", "run": "sim.study.api"}

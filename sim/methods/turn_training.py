@@ -57,8 +57,7 @@ class TurnTraining(Work):
         job = self.job
         if not job.dense or job.rows is not None:
             return self
-        clip = job.dp.part_clip if job.dp is not None and job.joint else None
-        settings = job.protocol.topology, clip, job.cut_dtype, job.shielded
+        settings = job.protocol.topology, job.joint, job.cut_dtype, job.shielded
         moment = self.server_round, self.first, self.last - self.first == 1
         return TurnTraining, settings, moment, *(trainer.alike for trainer in self.trainers.values())
 
@@ -126,8 +125,8 @@ class TurnTraining(Work):
         at_server, gradient = body.hold(normaliser, cotangent)
         at_head, _ = head.hold(normaliser, self._down(Kind.CUT_GRADIENT, gradient))
         at_clinic = self._sent(Kind.NORMS, at_head + squared if tail is not None else at_head)
-        bound = 0.0 if job.dp is None else job.dp.part_clip
-        factors = self._sent(Kind.CLIP_FACTORS, joint_factors(at_server + at_clinic, bound))
+        clip = torch.tensor([lane.clip or 0.0 for lane in body.lanes[: len(rows)]])[:, None]
+        factors = self._sent(Kind.CLIP_FACTORS, joint_factors(at_server + at_clinic, clip))
         for part in trainers.values():
             part.release(*moment, normaliser, factors)
 

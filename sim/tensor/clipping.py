@@ -290,13 +290,16 @@ def clip_factors(squared: Tensor, clip: float | Tensor, normaliser: Tensor) -> T
     normaliser : Tensor
         ``[lane]``
     """
-    # A number over a tensor is this in PyTorch: one clip and a clip a lane give the same bits.
     return _at_most_one((squared.sqrt() * normaliser[:, None]).reciprocal() * clip)
 
 
-def joint_factors(squared: Tensor, clip: float) -> Tensor:
-    """Return min(1, clip / norm) for each record, from its squared norm over all parts together, ``[lane, batch]``."""
-    return _at_most_one(clip / squared.sqrt())
+def joint_factors(squared: Tensor, clip: float | Tensor) -> Tensor:
+    """Return min(1, clip / norm) for each record, from its squared norm over all parts together, ``[lane, batch]``.
+
+    The clip is one for all lanes, or ``[lane, 1]``.
+    """
+    # A number over a tensor is this in PyTorch: one clip and a clip a lane give the same bits.
+    return _at_most_one(squared.sqrt().reciprocal() * clip)
 
 
 def _at_most_one(factors: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ step takes less than half of them, and the per-sample norms of DP-SGD cost two s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -143,16 +143,21 @@ class DensePass:
                 delta = delta * (self._values[position + 1] > 0)
             deltas.insert(0, delta)
             if position or self._want_input_gradient:
-                delta = torch.bmm(delta, self._parameters[layer.weight])
+                delta = torch.bmm(*_not_alone(delta, self._parameters[layer.weight]))[: len(delta)]
                 input_gradient = delta
         return deltas, input_gradient if self._want_input_gradient else None
 
 
 def _linear(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """Return bias + x weight over lanes; a single lane with a single output has the bits that it has beside others."""
-    if len(x) == weight.shape[-1] == 1:
-        return torch.baddbmm(*(value.expand(2, -1, -1) for value in (bias, x, weight)))[:1]
-    return torch.baddbmm(bias, x, weight)
+    """Return bias + x weight over lanes."""
+    return torch.baddbmm(*_not_alone(bias, x, weight))[: len(x)]
+
+
+def _not_alone(*operands: Tensor) -> Iterable[Tensor]:
+    """Double a single lane whose product has a single column: it would get other bits than beside other lanes."""
+    if len(operands[0]) == operands[-1].shape[-1] == 1:
+        return (operand.expand(2, -1, -1) for operand in operands)
+    return operands
 
 
 def _sigmoid(logits: Tensor) -> Tensor:

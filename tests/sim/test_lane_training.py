@@ -7,20 +7,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support import bitwise
 from test_lane_rules import close, stacked
 from torch import nn
 from torch.nn import functional
 
 from sim.data.facts import Facts
 from sim.foundation.rng import stream
+from sim.methods.feed import Feed
 from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup
-from sim.methods.trainer import expand, train_whole, trainer_for
+from sim.methods.trainer import LocalTraining, expand, trainer_for
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand as runs_of
+from sim.tensor import lanes
 from sim.tensor.lane_rules import DropoutMasks
 from sim.tensor.lanes import by_class, forward, loss_sum, records_at_once
+from sim.tensor.program import Alone
+from sim.tensor.trainer import Trainer
 
 torch.set_num_threads(1)
 
@@ -29,7 +32,7 @@ def dropout_net():
     return nn.Sequential(nn.Conv1d(1, 3, 3), nn.Dropout(0.4), nn.Flatten(), nn.Linear(18, 2))
 
 
-def test_dropout_is_repeatable_and_no_lane_depends_on_the_others():
+def test_dropout_is_repeatable_and_no_lane_depends_on_the_others(monkeypatch):
     torch.manual_seed(0)
     _, part, parameters = stacked(dropout_net, torch.float64, 3)
     x = torch.randn(3, 4, 1, 8, dtype=torch.float64)
@@ -40,23 +43,12 @@ def test_dropout_is_repeatable_and_no_lane_depends_on_the_others():
         padded = torch.cat([x[lane : lane + 1], torch.randn(1, 2, 1, 8, dtype=torch.float64)], 1)
         alone = forward(part, own, padded, masks=DropoutMasks(7, [clinic], 3, 5))
         close(alone[0, :4], together[lane], torch.float64)
+    monkeypatch.setattr(lanes, "CACHE_BYTES", 1)
+    records_at_once.cache_clear()
+    close(forward(part, parameters, x, masks=DropoutMasks(7, [4, 0, 2], 3, 5)), together, torch.float64)
+    records_at_once.cache_clear()
     for other in [(8, [4, 0, 2], 3, 5), (7, [5, 1, 3], 3, 5), (7, [4, 0, 2], 4, 5), (7, [4, 0, 2], 3, 6)]:
         assert not torch.equal(together, forward(part, parameters, x, masks=DropoutMasks(*other)))
-
-
-def test_lanes_in_groups_draw_the_masks_that_each_draws_alone():
-    torch.manual_seed(0)
-    convolution, pooled = nn.Conv1d(1, 3, 3), nn.AdaptiveAvgPool1d(2)
-    _, part, parameters = stacked(
-        lambda: nn.Sequential(convolution, nn.Dropout(0.4), pooled, nn.Flatten(), nn.Linear(6, 2)), torch.float64, 3
-    )
-    x = torch.randn(3, 2, 1, 200_000, dtype=torch.float64)
-    assert records_at_once(part, x.shape[2:]) == 1
-    together = forward(part, parameters, x, masks=DropoutMasks(7, [4, 0, 2], 3, 5))
-    for lane, clinic in enumerate([4, 0, 2]):
-        own = {name: value[lane : lane + 1] for name, value in parameters.items()}
-        alone = forward(part, own, x[lane : lane + 1], masks=DropoutMasks(7, [clinic], 3, 5))
-        close(together[lane], alone[0], torch.float64)
 
 
 def test_dropout_equals_the_plain_forward_under_the_same_mask():
@@ -184,7 +176,7 @@ def test_stacked_training_equals_the_plain_loop(name, optimizer, momentum):
     initial = job.network.initial_parameters(1)
     trainer = trainer_for(job, job.network.whole, range(len(SIZES)), expand(initial, len(SIZES)))
     for server_round in (1, 2):
-        train_whole(trainer, node_group, job, server_round)
+        Alone().do(LocalTraining(trainer=trainer, group=node_group, job=job, server_round=server_round))
     for clinic, expected in enumerate(plain_rounds(job, node_group, initial, momentum, 2)):
         for key, value in expected.items():
             scale = max(float(value.abs().max()), 0.1)
@@ -198,15 +190,13 @@ def test_dp_sgd_without_clip_and_noise_takes_the_plain_gradient(name):
     job, node_group = clinics_job(model, shape, private)
     plain_job, _ = clinics_job(model, shape)
     initial = job.network.initial_parameters(1)
-    batches = job.batches(1, list(range(len(SIZES))))
-    index, weights, count = batches.step(0)
+    [batch] = Feed.gathered(job, node_group, list(range(len(SIZES))), 1, slice(1)).step(0)
     moved = []
     for each in (job, plain_job):
         trainer = trainer_for(each, each.network.whole, range(len(SIZES)), expand(initial, len(SIZES)))
-        x, y = node_group.batch(list(range(count)), index)
-        trainer.forward(x)
-        trainer.loss(y, torch.from_numpy(weights))
-        trainer.backward(1, 0, batches.normaliser[0, :count])
+        trainer.forward(batch.x)
+        trainer.loss(batch.y, batch.weights)
+        trainer.backward(1, 0, batch.normaliser)
         moved.append(trainer.parameters)
     for key in initial:
         close(moved[0][key] - initial[key], moved[1][key] - initial[key], torch.float32)
@@ -218,7 +208,7 @@ def with_dropout(input_shape, outputs):
     return [("hidden", first), ("output", nn.Linear(4, outputs))]
 
 
-def test_a_trainer_draws_the_masks_of_the_moment_or_says_that_it_cannot():
+def test_a_trainer_draws_the_masks_of_the_moment_or_says_that_it_cannot(monkeypatch):
     job, node_group = clinics_job({"name": "factory", "factory": "test_lane_training:with_dropout"}, (1, 4, 4))
     head = job.network.split("vanilla", 1)[0]
     trainer = trainer_for(job, head, [2, 0], expand(head.select(job.network.initial_parameters(0)), 2))
@@ -228,16 +218,18 @@ def test_a_trainer_draws_the_masks_of_the_moment_or_says_that_it_cannot():
     drawn = trainer.forward(x, moment=(1, 0)).detach()
     masks = DropoutMasks(job.seed, [2, 0], 1, 0)
     close(drawn, forward(head, trainer.parameters, x, masks=masks), torch.float32)
-    whole, batches = job.network.whole, job.batches(6, range(4))
-    quick, plain = (trainer_for(job, whole, range(4), expand(job.network.initial_parameters(0), 4)) for _ in range(2))
-    train_whole(quick, node_group, job, 6)
-    for step, lanes in enumerate(batches.active):
-        index, weights, lanes = batches.step(step)
-        x, y = node_group.batch(list(range(lanes)), index)
-        plain.forward(x, moment=(6, step))
-        plain.loss(y, torch.from_numpy(weights))
-        plain.backward(6, step, batches.normaliser[step, :lanes])
-    assert bitwise(quick.parameters, plain.parameters)
+    moments = []
+    monkeypatch.setattr(Trainer, "backward", lambda self, *arguments: None)
+
+    def ones(masks, layer, rate, like):
+        moments.append((masks.server_round, masks.step))
+        return torch.ones_like(like)
+
+    monkeypatch.setattr(DropoutMasks, "draw", ones)
+    whole = job.network.whole
+    trainer = trainer_for(job, whole, range(4), expand(job.network.initial_parameters(0), 4))
+    Alone().do(LocalTraining(trainer=trainer, group=node_group, job=job, server_round=6))
+    assert moments == [(6, 0), (6, 1), (6, 2)]
 
 
 def with_one_activation_twice(input_shape, outputs):

@@ -1,160 +1,229 @@
-"""Lanes of several runs trained together give, bit for bit, what each run gives alone."""
+"""Runs that share a program give, bit for bit, what each of them gives alone."""
 
-from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
+import dataclasses
+from collections import defaultdict
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from support import bitwise, distance
-from torch import nn
+from greenlet import greenlet
+from support import DP_SGD, JOINT, NO_PRIVACY, bitwise, plan_of, run_spec, write_csv
 
-from sim.data.facts import Facts
-from sim.methods.job import Job
-from sim.methods.node_group import NodeGroup
-from sim.methods.sampling import draw_batches
-from sim.methods.trainer import expand, lanes_of, train_lanes, train_whole, trainer_for
-from sim.privacy.mechanisms.dp_sgd import DpSgd
-from sim.scenario import parse_scenario
-from sim.scenario.spec import expand as runs_of
+from sim.methods.sampling import Sampling
+from sim.methods.trainer import expand, lanes_of
+from sim.study.lockstep import Shared
+from sim.study.runner import execute, execute_together
+from sim.study.train import DivergedError, train_run
 from sim.tensor.trainer import Trainer
 
 torch.set_num_threads(1)
-SIZES = ((13, 9, 7, 3), (11, 10, 4))
-"""Training records by clinic, in each of two runs."""
-RUNS = ({"seed": 5, "rate": 0.1, "clip": 0.5, "sigma": 0.7}, {"seed": 6, "rate": 0.03, "clip": 2.0, "sigma": 1.9})
-PRIVATE = {"mechanism": "dp-sgd", "delta": 1e-3}
-
-
-def dropping(input_shape, outputs):
-    first = nn.Sequential(nn.Linear(*input_shape, 7), nn.Dropout(0.3), nn.ReLU())
-    return [("hidden", first), ("output", nn.Linear(7, outputs))]
-
-
-MODELS = {
-    "mlp": ({"name": "mlp", "hidden": [7, 5]}, (6,)),
-    "dropout": ({"name": "factory", "factory": f"{__name__}:dropping"}, (6,)),
-    "cnn": ({"name": "cnn", "channels": [4, 6], "hidden": [5]}, (1, 8, 8)),
+SIZES = (7, 23, 40, 64)
+METHODS = [
+    ("centralised", None),
+    ("local", None),
+    ("fedavg", None),
+    ("fedprox", None),
+    *(
+        (name, cut)
+        for name in ("split", "splitfed-v1", "splitfed-v2", "splitfed-v3")
+        for cut in ("vanilla", "u-shaped")
+    ),
+]
+PRIVACY = {"none": NO_PRIVACY, "dp-sgd": DP_SGD}
+SMASHED_NOISE = {
+    "mechanism": "smashed-noise",
+    "noise-multiplier": 0.7,
+    "smashed-clip": 1.0,
+    "tail-clip": 0.1,
+    "delta": 1e-3,
 }
+CASES = [
+    *((name, cut, privacy, {}) for name, cut in METHODS for privacy in PRIVACY.values()),
+    *((name, "u-shaped", JOINT, {}) for name in ("split", "splitfed-v1")),
+    ("splitfed-v2", "vanilla", {"mechanism": "label-rr", "label-epsilon": 2.0}, {}),
+    ("split", "vanilla", NO_PRIVACY, {"smashed_dtype": "bfloat16"}),
+    ("splitfed-v1", "vanilla", NO_PRIVACY, {"optimizer": "adam"}),
+    ("splitfed-v2", "u-shaped", DP_SGD, {"optimizer": "momentum"}),
+    ("fedavg", None, NO_PRIVACY, {"optimizer": "momentum", "participation": 0.5}),
+]
 
 
-class Run:
-    """A run with records, a seed, a learning rate, a clip and a noise of its own."""
+class Noted(Shared):
+    """Notes which runs ask for what."""
 
-    def __init__(self, number, model, optimizer, private):
-        settings, shape = MODELS[model]
-        own, self.sizes = RUNS[number], SIZES[number]
-        privacy = PRIVATE | {"clip": own["clip"], "noise-multiplier": own["sigma"]} if private else None
-        train = {"rounds": 2, "batch-size": 4, "learning-rate": own["rate"], "optimizer": optimizer}
-        if optimizer == "momentum":
-            train["momentum"] = 0.9 - 0.2 * number
-        scenario = {
-            "name": "small",
-            "seeds": [own["seed"]],
-            "data": {"source": "heart-disease"},
-            "model": settings,
-            "train": train,
-            "privacy": privacy or {"mechanism": "none"},
-            "strategies": [{"name": "fedavg"}],
-        }
-        [spec] = runs_of(parse_scenario(scenario, Path()))
-        rng = np.random.default_rng(number)
-        offsets = np.cumsum([0, *self.sizes])
-        x = rng.normal(size=(offsets[-1], *shape)).astype(np.float32)
-        records = SimpleNamespace(x=x, y=rng.integers(3, size=len(x)), offsets=offsets)
-        facts = Facts(
-            names=tuple(map(str, self.sizes)),
-            classes=("a", "b", "c"),
-            sizes=tuple(self.sizes),
-            records=len(x),
-            input_shape=shape,
-            statistics={},
-            clinics_of_a_patient=1,
-            fingerprint=f"records {number}",
+    def __init__(self):
+        super().__init__()
+        self.asked = defaultdict(set)
+
+    def do(self, work):
+        self.asked[work.key].add(greenlet.getcurrent())
+        super().do(work)
+
+
+@pytest.fixture(scope="module")
+def csv(tmp_path_factory):
+    return write_csv(tmp_path_factory.mktemp("lanes") / "clinics.csv", SIZES)
+
+
+def planned(csv, name, cut, privacy, train, count=3):
+    """Return runs that differ in seed, rate, clip and noise."""
+    plans = []
+    for number in range(count):
+        own = {"noise-multiplier": 0.5 + number, "clip": 0.3 * (number + 1)} if privacy in (DP_SGD, JOINT) else {}
+        rates = {"learning_rate": 0.1 / (number + 1)}
+        if train.get("optimizer") == "momentum":
+            rates["momentum"] = 0.9 - 0.2 * number
+        plans.append(plan_of(run_spec(csv, name, cut, privacy | own, seed=5 + number // 2, **rates, **train)))
+    return plans
+
+
+def together(planned_runs, shared):
+    """Train runs in lockstep; return what came of them, in order."""
+
+    def one(number, plan, federation):
+        return number, train_run(plan, federation, program=shared)
+
+    runs = [partial(one, number, *each) for number, each in enumerate(planned_runs)]
+    return [trained for _, trained in sorted(shared.run(runs), key=lambda found: found[0])]
+
+
+@pytest.mark.parametrize(("name", "cut", "privacy", "train"), CASES)
+def test_runs_in_lockstep_are_bit_for_bit_what_they_are_alone(csv, name, cut, privacy, train):
+    plans, shared = planned(csv, name, cut, privacy, train), Noted()
+    for (plan, federation), found in zip(plans, together(plans, shared), strict=True):
+        alone = train_run(plan, federation)
+        assert bitwise(found.parameters, alone.parameters)
+        assert found.evaluations == alone.evaluations
+        assert found.trail.entries == alone.trail.entries
+    assert {len(runs) for runs in shared.asked.values()} == {len(plans)}
+
+
+@pytest.mark.parametrize(("name", "cut"), [("fedavg", None), ("split", "u-shaped"), ("splitfed-v1", "vanilla")])
+def test_batches_of_many_widths_round_as_they_do_alone(csv, name, cut):
+    class Narrow(Sampling):
+        def width(self, rows, most):
+            return np.maximum(1, -(-rows // 3)) * 3
+
+    plans = []
+    for plan, federation in planned(csv, name, cut, DP_SGD, {}):
+        job = dataclasses.replace(plan.job, sampling=Narrow(**vars(plan.job.sampling)))
+        plans.append((dataclasses.replace(plan, job=job), federation))
+    for (plan, federation), found in zip(plans, together(plans, Shared()), strict=True):
+        assert bitwise(found.parameters, train_run(plan, federation).parameters)
+
+
+@pytest.mark.parametrize("shortcut", [True, False])
+@pytest.mark.parametrize("widths", ["one", "two"])
+def test_a_logistic_model_with_one_output_is_the_same_beside_others(csv, shortcut, widths):
+    """A single lane with a single output takes another way through linear algebra, the sigmoid's last values too."""
+    plans = []
+    for number in range(2 if widths == "two" else 1):
+        spec = run_spec(csv, "centralised", model={"name": "logistic"}, seed=5, learning_rate=0.1 / (1 + number))
+        plans.append(plan_of(spec))
+    found = together(plans, Shared())
+    for (plan, federation), trained in zip(plans, found, strict=True):
+        assert bitwise(trained.parameters, train_run(plan, federation, shortcut=shortcut).parameters)
+
+
+@pytest.mark.parametrize(
+    ("name", "cut", "privacy", "train"),
+    [
+        *((name, cut, privacy, {}) for name, cut in METHODS if cut for privacy in (NO_PRIVACY, DP_SGD, JOINT)),
+        ("split", "u-shaped", NO_PRIVACY, {"smashed_dtype": "float16"}),
+        ("splitfed-v2", "vanilla", {"mechanism": "label-rr", "label-epsilon": 2.0}, {}),
+        (
+            "splitfed-v1",
+            "u-shaped",
+            {
+                "mechanism": "smashed-noise",
+                "noise-multiplier": 0.7,
+                "smashed-clip": 1.0,
+                "tail-clip": 0.1,
+                "delta": 1e-3,
+            },
+            {},
+        ),
+    ],
+)
+def test_a_turn_without_messages_is_the_turn_with_them(csv, name, cut, privacy, train):
+    """In parameters bit for bit, in bytes, in noised steps and in the log of what was released."""
+    plan, federation = plan_of(run_spec(csv, name, cut, privacy, **train))
+    short, long = (train_run(plan, federation, shortcut=shortcut) for shortcut in (True, False))
+    assert bitwise(short.parameters, long.parameters)
+    assert short.trail.entries == long.trail.entries
+    assert short.meter.traffic.keys() == long.meter.traffic.keys()
+    for kind, sizes in short.meter.traffic.items():
+        np.testing.assert_array_equal(sizes, long.meter.traffic[kind])
+
+
+@pytest.mark.parametrize("alternate", ["clinic", "mini-batch"])
+@pytest.mark.parametrize("name", ["split", "splitfed-v2"])
+def test_clinics_that_alternate_by_mini_batch_need_no_messages_either(csv, name, alternate):
+    spec = run_spec(csv, name, "u-shaped", DP_SGD)
+    spec = spec.model_copy(update={"strategy": spec.strategy.model_copy(update={"alternate": alternate})})
+    plan, federation = plan_of(spec)
+    short, long = (train_run(plan, federation, shortcut=shortcut) for shortcut in (True, False))
+    assert bitwise(short.parameters, long.parameters)
+    assert short.trail.entries == long.trail.entries
+
+
+def test_a_run_that_diverges_does_not_disturb_the_others(csv, tmp_path):
+    rates = (0.1, 1e6, 0.05)
+    plans = [plan_of(run_spec(csv, "split", "vanilla", learning_rate=rate))[0] for rate in rates]
+    rows = {row["run_id"]: row for row in execute_together(plans, tmp_path / "together", {})}
+    found = [rows[plan.spec.run_id] for plan in plans]
+    assert [row["status"] for row in found] == ["ok", "failed", "ok"]
+    assert DivergedError.__name__ in found[1]["error"]
+    for number in (0, 2):
+        alone = execute(plans[number], tmp_path / "alone", {})
+        assert found[number] | {"wall_seconds": 0} == alone | {"wall_seconds": 0}
+
+
+def test_work_that_fails_beside_others_is_done_again_alone(csv):
+    """Whose fault it was cannot be seen from outside; nothing of it is done, so that each can do its own."""
+    plans, shared = planned(csv, "fedavg", None, NO_PRIVACY, {}), Shared()
+    federation = plans[1][1]
+    broken = dataclasses.replace(federation.train, x=federation.train.x[:, :2].copy())
+    plans[1] = plans[1][0], dataclasses.replace(federation, train=broken)
+
+    def one(plan, federation):
+        try:
+            return train_run(plan, federation, program=shared)
+        except Exception as error:
+            return error
+
+    found = list(shared.run([partial(one, *each) for each in plans]))
+    assert sum(isinstance(each, Exception) for each in found) == 1
+    sound = [each for each in found if not isinstance(each, Exception)]
+    for plan, federation in (plans[0], plans[2]):
+        assert any(bitwise(each.parameters, train_run(plan, federation).parameters) for each in sound)
+
+
+@pytest.mark.parametrize("field", ["key", "rate", "clip", "noise_std", "clinic"])
+def test_a_program_that_takes_the_first_lanes_settings_for_all_is_caught(csv, field, monkeypatch):
+    plans = planned(csv, "splitfed-v1", "vanilla", DP_SGD, {})
+    expected = [train_run(*each).parameters for each in plans]
+    joined = Trainer.joined.__func__
+
+    def alike(cls, trainers, places):
+        trainer = joined(cls, trainers, places)
+        first = getattr(trainer.lanes[0], field)
+        return trainer._of(
+            [dataclasses.replace(lane, **{field: first}) for lane in trainer.lanes],
+            trainer._values,
+            trainer.noised_steps,
         )
-        self.clinics = list(range(len(self.sizes)))
-        self.job = Job.build(spec, facts).with_noise([own["sigma"]] * len(self.sizes))
-        self.group = NodeGroup.build(self.job, records, self.clinics)
-        self.initial = expand(self.job.network.initial_parameters(own["seed"]), len(self.sizes))
 
-    def alone(self, mu=0.0):
-        """Train two rounds of this run only; return parameters and optimiser state."""
-        trainer = trainer_for(self.job, self.job.network.whole, self.clinics, copied(self.initial))
-        if mu:
-            trainer.pull_towards(self.initial, mu)
-        for server_round in (1, 2):
-            train_whole(trainer, self.group, self.job, server_round)
-        return {**trainer.parameters, **trainer.state, "noised": trainer.noised_steps}
+    monkeypatch.setattr(Trainer, "joined", classmethod(alike))
+    found = [trained.parameters for trained in together(plans, Shared())]
+    assert not all(bitwise(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def copied(parameters):
-    return {name: value.clone() for name, value in parameters.items()}
-
-
-def together(runs, mu=(0.0, 0.0), broken=lambda lane, lanes: lane):
-    """Train two rounds of all the runs' clinics in one trainer; return each run's parameters and optimiser state."""
-    places = [(number, clinic) for number, run in enumerate(runs) for clinic in run.clinics]
-    places.sort(key=lambda place: -runs[place[0]].sizes[place[1]])
-    own = [lanes_of(run.job, run.clinics) for run in runs]
-    lanes = [own[number][clinic] for number, clinic in places]
-    lanes = [broken(lane, lanes) for lane in lanes]
-    lanes = [replace(lane, rate=lane.rate._replace(pull=mu[n])) for lane, (n, _) in zip(lanes, places, strict=True)]
-    initial = {name: torch.stack([runs[n].initial[name][k] for n, k in places]) for name in runs[0].initial}
-    job = runs[0].job
-    trainer = Trainer(job.network.whole, lanes, copied(initial), job.optimizer, noise=DpSgd().add_noise)
-    trainer.pull_towards(initial)
-
-    def gather(some, index):
-        batches = [runs[n].group.batch([k], i[None]) for (n, k), i in zip(places[some], index, strict=True)]
-        return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
-
-    keys, sizes = [runs[n].job.batch_key for n, _ in places], [runs[n].sizes[k] for n, k in places]
-    for server_round in (1, 2):
-        train_lanes(
-            trainer, draw_batches(job.sampling, keys, server_round, trainer.clinics, sizes), gather, server_round
-        )
-    found = {**trainer.parameters, **trainer.state, "noised": trainer.noised_steps}
-    where = [[places.index((number, k)) for k in run.clinics] for number, run in enumerate(runs)]
-    return [{name: value[some] for name, value in found.items()} for some in where]
-
-
-OPTIMIZER = pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
-PRIVATE_OR_NOT = pytest.mark.parametrize("private", [False, True], ids=["plain", "dp-sgd"])
-
-
-@PRIVATE_OR_NOT
-@OPTIMIZER
-@pytest.mark.parametrize("model", MODELS)
-def test_lanes_of_two_runs_train_as_each_run_does_alone(model, optimizer, private):
-    """A convolution over lanes that run as groups of channels may round otherwise than another number of them."""
-    runs = [Run(number, model, optimizer, private) for number in range(2)]
-    for run, found in zip(runs, together(runs), strict=True):
-        expected = run.alone()
-        noised = expected.pop("noised")
-        assert bool(noised.all()) == private
-        assert torch.equal(found.pop("noised"), noised)
-        assert distance(found, expected) < 2e-5 if model == "cnn" else bitwise(found, expected)
-
-
-@pytest.mark.parametrize("mu", [(0.5, 0.5), (0.0, 0.5), (0.3, 0.0)])
-def test_lanes_of_two_runs_are_pulled_by_their_own_mu(mu):
-    runs = [Run(number, "mlp", "sgd", private=False) for number in range(2)]
-    for run, own, found in zip(runs, mu, together(runs, mu), strict=True):
-        assert bitwise(found, run.alone(own))
-        assert bitwise(found, run.alone()) == (own == 0.0)
-
-
-@pytest.mark.parametrize("field", ["seed", "key", "rate", "clip", "noise_std", "clinic"])
-def test_a_trainer_that_takes_the_first_lanes_settings_for_all_is_caught(field):
-    runs = [Run(number, "dropout", "momentum", private=True) for number in range(2)]
-    found = together(runs, broken=lambda lane, lanes: replace(lane, **{field: getattr(lanes[0], field)}))
-    assert not bitwise(found[1], runs[1].alone())
-
-
-def test_lanes_with_a_clip_and_lanes_without_one_do_not_train_together():
-    run = Run(0, "mlp", "sgd", private=True)
-    lanes = lanes_of(run.job, run.clinics)
-    lanes[1] = replace(lanes[1], clip=None)
+def test_lanes_with_a_clip_and_lanes_without_one_do_not_train_together(csv):
+    [(plan, _)] = planned(csv, "fedavg", None, DP_SGD, {}, count=1)
+    lanes = lanes_of(plan.job, [0, 1])
+    lanes[1] = dataclasses.replace(lanes[1], clip=None)
+    values = expand(plan.job.network.initial_parameters(0), 2)
     with pytest.raises(ValueError, match="lanes with a clip and lanes without one cannot train together"):
-        Trainer(run.job.network.whole, lanes, copied(run.initial), run.job.optimizer, noise=DpSgd().add_noise)
+        Trainer(plan.job.network.whole, lanes, values, plan.job.optimizer, noise=plan.job.dp.mechanism.add_noise)

@@ -131,42 +131,22 @@ def test_poisson_steps_without_a_record_still_happen():
     batches = draw_batches(Sampling(True, 1, 1), 0, 1, [0], [12])
     assert len(batches.rows) == 12
     assert 0 in batches.rows
-    empty = int(np.flatnonzero(batches.rows[:, 0] == 0)[0])
-    _, weights, lanes = batches.step(empty)
-    assert lanes == 1
-    assert not weights.any()
-
-
-def test_step_trims_padding_and_weighs_records_by_the_normaliser():
-    batches = draw_batches(Sampling(False, 4, 1), 0, 1, [0, 1], [10, 3])
-    index, weights, lanes = batches.step(0)
-    assert lanes == 2
-    np.testing.assert_array_equal(weights, np.array([[0.25] * 4, [1 / 3] * 3 + [0]], dtype=np.float32))
-    np.testing.assert_array_equal(index, batches.index[0, :, :4])
-    index, weights, lanes = batches.step(2)
-    assert lanes == 1
-    np.testing.assert_array_equal(weights, np.array([[0.5, 0.5]], dtype=np.float32))
-    assert index.shape == (1, 2)
 
 
 def test_loss_weights_by_hand():
-    weights = loss_weights(np.array([2, 0, 3]), np.array([4, 4, 3]))
+    weights = loss_weights(np.array([2, 0, 3]), np.array([4, 4, 3]), 3)
     third = np.float32(1 / 3)
     np.testing.assert_array_equal(weights, np.array([[0.25, 0.25, 0], [0, 0, 0], [third] * 3], dtype=np.float32))
 
 
-@pytest.mark.parametrize("poisson", [False, True])
-@pytest.mark.parametrize(("first", "last"), [(0, 6), (0, 2), (2, 5), (5, 6), (4, 64)])
-def test_lanes_are_the_draws_of_those_clinics_alone(poisson, first, last):
-    sampling = Sampling(poisson, 4, 2)
-    some = draw_batches(sampling, 1, 3, range(6), SIZES).lanes(first, last)
-    alone = draw_batches(sampling, 1, 3, range(6)[first:last], SIZES[first:last])
-    np.testing.assert_array_equal(some.rows, alone.rows)
-    np.testing.assert_array_equal(some.active, alone.active)
-    np.testing.assert_array_equal(some.normaliser, alone.normaliser)
-    assert [rows_of(some, lane) for lane in range(some.rows.shape[1])] == [
-        rows_of(alone, lane) for lane in range(alone.rows.shape[1])
-    ]
+def test_widths_are_the_usual_one_but_for_rare_batches():
+    """Of 100,000 Poisson batches of 16 expected records fewer than one in ten thousand is wider than 32."""
+    sampling = Sampling(True, 16, 1)
+    np.testing.assert_array_equal(sampling.width(np.array([0, 1, 32, 33, 64, 65]), 1000), [32, 32, 32, 64, 64, 96])
+    drawn = np.random.default_rng(0).binomial(4000, 16 / 4000, 100_000)
+    assert np.mean(sampling.width(drawn, 4000) > 32) < 1e-3
+    np.testing.assert_array_equal(Sampling(False, 16, 1).width(np.array([0, 3, 16]), 1000), [16, 16, 16])
+    np.testing.assert_array_equal(Sampling(False, 500, 1).width(np.array([3, 37]), 37), [40, 40])
 
 
 def test_lanes_in_the_wrong_order_are_refused():

@@ -124,7 +124,7 @@ def sent_labels(csv, privacy, **train):
     run = record(*plan_of(run_spec(csv, "splitfed-v1", "vanilla", privacy, **train)))
     for reply in (reply for reply in run.replies if "labels" in reply.kinds):
         batches = run.job.batches(reply.server_round, run.job.participants(reply.server_round))
-        index = batches.step(steps[reply.server_round])[0]
+        index = batches.index[steps[reply.server_round]]
         steps[reply.server_round] += 1
         [labels] = [values for (kind, _), values in reply.arrays.items() if kind == "labels"]
         for (clinic, lane), rows in zip(reply.lanes(), reply.rows, strict=True):
