@@ -9,9 +9,13 @@ from flwr.app import Context
 from clients.session import Session
 from sim.flower.meter import Meter
 from sim.flower.workplace import Workplaces
-from sim.methods.messages import Kind
+from sim.foundation.problems import place_of
+from sim.methods.messages import Kind, Step
 from sim.methods.protocol import Direction
+from sim.methods.replies import ExchangeError
 from sim.methods.sampling import Ints
+from sim.methods.turn_training import TurnTraining
+from sim.tensor.program import Program
 
 
 class SameProcess:
@@ -23,10 +27,12 @@ class SameProcess:
     context : flwr.app.Context
         The node's.
     meter : Meter
+    program : Program
+        Does what server and clinics train.
     """
 
-    def __init__(self, workplaces: Workplaces, context: Context, meter: Meter) -> None:
-        self._workplaces, self._context, self._meter = workplaces, context, meter
+    def __init__(self, workplaces: Workplaces, context: Context, meter: Meter, program: Program) -> None:
+        self._workplaces, self._context, self._meter, self._program = workplaces, context, meter, program
 
     def open_turn(self, name: str) -> Session:
         """Return the clinics' end of an open turn."""
@@ -34,6 +40,21 @@ class SameProcess:
         if not isinstance(session, Session):
             raise TypeError(f"the turn {name!r} is damaged")
         return session
+
+    def train(self, work: TurnTraining) -> None:
+        """Have a turn's batches done; whatever fails is told without a value of a record.
+
+        Raises
+        ------
+        ExchangeError
+        """
+        told = ""
+        try:
+            self._program.do(work)
+        except Exception as error:
+            told = f"{place_of(error)} while handling {Step.action!r}"
+        if told:  # outside, so that the error has no other in its chain
+            raise ExchangeError(told)
 
     def count_rows(self, direction: Direction, kinds: Mapping[Kind, int], clinics: Sequence[int], rows: Ints) -> None:
         """Count messages that would have carried these rows."""

@@ -81,7 +81,8 @@ class Simulation:
             app = _overheard(app, groups, overheard, foreign=job.method.imported)
         self._grid = InProcessGrid(app, groups, {}, self.meter)
         if direct and isinstance(self._strategy, Rounds):
-            self._strategy.exchange.shortcut = SameProcess(self._workplaces, self._grid.contexts[0], self.meter)
+            exchange, [here] = self._strategy.exchange, self._grid.contexts
+            exchange.shortcut = SameProcess(self._workplaces, here, self.meter, exchange.program)
 
     def run(self, look: Callable[[int, Parameters], None]) -> None:
         """Train for all rounds.

@@ -17,11 +17,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.queues import SimpleQueue
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Lock
 from typing import Any, Protocol
 
 from sim.foundation.problems import ScenarioError, SutureError, show
@@ -96,22 +97,25 @@ class Workers:
             yield from InProcess().run(execute, groups)
             return
         context = multiprocessing.get_context("spawn")
-        told = context.SimpleQueue()
+        told, telling = context.Pipe(duplex=False)
         others = multiprocessing.active_children()
         workers = min(self.jobs, len(groups))
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(told,))
+        pool = ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_begin_worker, initargs=(telling, context.Lock())
+        )
         try:
             with _interrupts_held():
                 going = {pool.submit(_tell_rows, execute, group) for group in groups}
             while going:
-                done, going = wait(going, _LOOK_SECONDS, FIRST_COMPLETED)
-                while not told.empty():
-                    yield told.get()
+                done = {future for future in going if future.done()}
+                while told.poll(0.0 if done else _LOOK_SECONDS):
+                    yield told.recv()
                 for future in done:
                     future.result()
+                going -= done
         except BrokenProcessPool:
             raise WorkerDiedError(WORKER_DIED) from None
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, GeneratorExit):
             for process in set(multiprocessing.active_children()).difference(others):
                 process.terminate()
             raise
@@ -222,19 +226,24 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_rows: SimpleQueue[Row]
+_tell: Callable[[Row], None]
 
 
-def _begin_worker(told: SimpleQueue[Row]) -> None:
-    global _rows
-    _rows = told
+def _begin_worker(telling: Connection, one_at_a_time: Lock) -> None:
+    global _tell
+
+    def tell(row: Row) -> None:
+        with one_at_a_time:
+            telling.send(row)
+
+    _tell = tell
     _one_thread()
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
 def _tell_rows(execute: Execute, group: Sequence[Plan]) -> None:
     for row in execute(group):
-        _rows.put(row)
+        _tell(row)
 
 
 def _end_with(parent: int) -> None:

@@ -16,7 +16,7 @@ from sim.attacks.reconstruction import probe_r2
 from sim.results.store import read_record, read_run_tables, read_table, write_table
 from sim.study.engines import InProcess
 from sim.study.rerun import differences
-from sim.study.runner import execute
+from sim.study.runner import execute, execute_together
 from sim.study.train import train_run
 
 FROZEN = {"freeze": ["head"]}
@@ -226,7 +226,7 @@ def test_an_attack_of_ones_own_sees_rounds_and_messages_and_is_in_every_table(cs
     monkeypatch.syspath_prepend(tmp_path)
     plan, _ = plan_of(run_spec(csv, "splitfed-v1", "vanilla", rounds=4))
     how = {"folder": tmp_path / "small", "origin": {}, "attacks": ["own_attack_for_tests:ATTACK"]}
-    [row] = InProcess().run(partial(execute, **how), [plan])
+    [row] = InProcess().run(partial(execute_together, **how), [[plan]])
     study, run_id = tmp_path / "small", plan.spec.run_id
     assert row["status"] == "ok"
     assert row["overheard_records"] == 4 * sum(plan.job.sizes), "each record once a round"

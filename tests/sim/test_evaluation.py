@@ -145,7 +145,7 @@ SIZES = (9, 1, 4, 17)
 def network_and_models(outputs, count=4, between=nn.Tanh):
     torch.manual_seed(outputs)
     models = [nn.Sequential(nn.Linear(3, 6), between(), nn.Linear(6, outputs)) for _ in range(count)]
-    network = Network((Block("all", models[0]),), (3,), outputs)
+    network = Network(blocks=(Block("all", models[0]),), input_shape=(3,), outputs=outputs)
     names = [name for name, _ in models[0].named_parameters()]
     return network, models, {f"all.{n}": torch.stack([m.get_parameter(n).detach() for m in models]) for n in names}
 

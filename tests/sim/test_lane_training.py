@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from support import bitwise
 from test_lane_rules import close, stacked
 from torch import nn
 from torch.nn import functional
@@ -19,11 +20,9 @@ from sim.methods.node_group import NodeGroup
 from sim.methods.trainer import LocalTraining, expand, trainer_for
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand as runs_of
-from sim.tensor import lanes
 from sim.tensor.lane_rules import DropoutMasks
 from sim.tensor.lanes import by_class, forward, loss_sum, records_at_once
 from sim.tensor.program import Alone
-from sim.tensor.trainer import Trainer
 
 torch.set_num_threads(1)
 
@@ -32,7 +31,7 @@ def dropout_net():
     return nn.Sequential(nn.Conv1d(1, 3, 3), nn.Dropout(0.4), nn.Flatten(), nn.Linear(18, 2))
 
 
-def test_dropout_is_repeatable_and_no_lane_depends_on_the_others(monkeypatch):
+def test_dropout_is_repeatable_and_no_lane_depends_on_the_others():
     torch.manual_seed(0)
     _, part, parameters = stacked(dropout_net, torch.float64, 3)
     x = torch.randn(3, 4, 1, 8, dtype=torch.float64)
@@ -43,12 +42,23 @@ def test_dropout_is_repeatable_and_no_lane_depends_on_the_others(monkeypatch):
         padded = torch.cat([x[lane : lane + 1], torch.randn(1, 2, 1, 8, dtype=torch.float64)], 1)
         alone = forward(part, own, padded, masks=DropoutMasks(7, [clinic], 3, 5))
         close(alone[0, :4], together[lane], torch.float64)
-    monkeypatch.setattr(lanes, "CACHE_BYTES", 1)
-    records_at_once.cache_clear()
-    close(forward(part, parameters, x, masks=DropoutMasks(7, [4, 0, 2], 3, 5)), together, torch.float64)
-    records_at_once.cache_clear()
     for other in [(8, [4, 0, 2], 3, 5), (7, [5, 1, 3], 3, 5), (7, [4, 0, 2], 4, 5), (7, [4, 0, 2], 3, 6)]:
         assert not torch.equal(together, forward(part, parameters, x, masks=DropoutMasks(*other)))
+
+
+def test_lanes_in_groups_draw_the_masks_that_each_draws_alone():
+    torch.manual_seed(0)
+    convolution, pooled = nn.Conv1d(1, 3, 3), nn.AdaptiveAvgPool1d(2)
+    _, part, parameters = stacked(
+        lambda: nn.Sequential(convolution, nn.Dropout(0.4), pooled, nn.Flatten(), nn.Linear(6, 2)), torch.float64, 3
+    )
+    x = torch.randn(3, 2, 1, 200_000, dtype=torch.float64)
+    assert records_at_once(part, x.shape[2:]) == 1
+    together = forward(part, parameters, x, masks=DropoutMasks(7, [4, 0, 2], 3, 5))
+    for lane, clinic in enumerate([4, 0, 2]):
+        own = {name: value[lane : lane + 1] for name, value in parameters.items()}
+        alone = forward(part, own, x[lane : lane + 1], masks=DropoutMasks(7, [clinic], 3, 5))
+        close(together[lane], alone[0], torch.float64)
 
 
 def test_dropout_equals_the_plain_forward_under_the_same_mask():
@@ -208,7 +218,7 @@ def with_dropout(input_shape, outputs):
     return [("hidden", first), ("output", nn.Linear(4, outputs))]
 
 
-def test_a_trainer_draws_the_masks_of_the_moment_or_says_that_it_cannot(monkeypatch):
+def test_a_trainer_draws_the_masks_of_the_moment_or_says_that_it_cannot():
     job, node_group = clinics_job({"name": "factory", "factory": "test_lane_training:with_dropout"}, (1, 4, 4))
     head = job.network.split("vanilla", 1)[0]
     trainer = trainer_for(job, head, [2, 0], expand(head.select(job.network.initial_parameters(0)), 2))
@@ -218,18 +228,16 @@ def test_a_trainer_draws_the_masks_of_the_moment_or_says_that_it_cannot(monkeypa
     drawn = trainer.forward(x, moment=(1, 0)).detach()
     masks = DropoutMasks(job.seed, [2, 0], 1, 0)
     close(drawn, forward(head, trainer.parameters, x, masks=masks), torch.float32)
-    moments = []
-    monkeypatch.setattr(Trainer, "backward", lambda self, *arguments: None)
-
-    def ones(masks, layer, rate, like):
-        moments.append((masks.server_round, masks.step))
-        return torch.ones_like(like)
-
-    monkeypatch.setattr(DropoutMasks, "draw", ones)
     whole = job.network.whole
-    trainer = trainer_for(job, whole, range(4), expand(job.network.initial_parameters(0), 4))
-    Alone().do(LocalTraining(trainer=trainer, group=node_group, job=job, server_round=6))
-    assert moments == [(6, 0), (6, 1), (6, 2)]
+    quick, plain = (trainer_for(job, whole, range(4), expand(job.network.initial_parameters(0), 4)) for _ in range(2))
+    Alone().do(LocalTraining(trainer=quick, group=node_group, job=job, server_round=6))
+    feed = Feed.gathered(job, node_group, list(range(4)), 6, slice(None))
+    for step in range(len(feed.active)):
+        [batch] = feed.step(step)
+        plain.forward(batch.x, moment=(6, step))
+        plain.loss(batch.y, batch.weights)
+        plain.backward(6, step, batch.normaliser)
+    assert bitwise(quick.parameters, plain.parameters)
 
 
 def with_one_activation_twice(input_shape, outputs):

@@ -114,22 +114,22 @@ def test_sequential_methods_are_forecast_by_all_their_steps(tmp_path):
     assert estimated_seconds(split) > estimated_seconds(fedavg)
 
 
-def blas_threads(plan):
+def blas_threads(group):
     threads = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
-    return {"run_id": plan, "threads": threads}
+    yield from ({"run_id": plan, "threads": threads} for plan in group)
 
 
 @pytest.mark.parametrize("engine", [InProcess(), Workers(1)])
 def test_a_process_that_trains_has_one_thread_for_linear_algebra_too(engine, monkeypatch):
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
     with threadpool_limits(2):
-        rows = list(engine.run(blas_threads, ["one", "two"]))
+        rows = list(engine.run(blas_threads, [["one"], ["two"]]))
     assert {row["run_id"] for row in rows} == {"one", "two"}
     assert all(row["threads"] and set(row["threads"]) == {1} for row in rows)
 
 
 @pytest.mark.parametrize("engine", [InProcess(), Workers(1)])
-def test_fail_fast_ends_the_study_and_leaves_the_rest_waiting(scenario, engine, monkeypatch):
+def test_fail_fast_ends_the_study_and_leaves_the_rest(scenario, engine, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(scenario.parent))
     plans = planned(scenario, "seeds=[0, 1, 2, 3, 4, 5]")
     longer = planned(scenario, "seeds=[0, 1, 2, 3, 4, 5]", "train.rounds=8")
@@ -141,7 +141,7 @@ def test_fail_fast_ends_the_study_and_leaves_the_rest_waiting(scenario, engine, 
     assert len(rows) < len(plans)
     states = [status.state for status in statuses(scenario.parent / "out" / "swept")]
     assert states.count("failed") >= 1
-    assert states.count("waiting") >= 1
+    assert states.count("ok") + states.count("failed") < len(plans)
 
 
 def test_a_failed_run_is_kept_and_does_not_stop_the_others(scenario, capsys):

@@ -236,9 +236,10 @@ class InterruptedEngine:
     def __init__(self, study: Path) -> None:
         self.study = study
 
-    def run(self, train, plans):
-        yield train(plans[0])
-        RunLog(self.study, plans[1].spec.run_id)
+    def run(self, train, groups):
+        first, second = (plan for group in groups for plan in group)
+        yield from train([first])
+        RunLog(self.study, second.spec.run_id)
         raise KeyboardInterrupt
 
 

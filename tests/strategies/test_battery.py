@@ -16,6 +16,7 @@ from support import DP_SGD, JOINT, bitwise, plan_of, run_spec, train_spec, write
 from torch.nn import functional
 
 from sim.data.federation import Records, load_federation
+from sim.methods.feed import padded
 from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.trainer import expand, trainer_for
@@ -239,8 +240,9 @@ def one_model_on_the_stream(twin):
     trainer = trainer_for(job, job.network.whole, [0], expand(job.network.initial_parameters(job.seed), 1))
     for batch in clinic_ordered_stream(twin):
         rows = len(batch.y)
-        trainer.forward(batch.x[None])
-        trainer.loss(batch.y[None], torch.full((1, rows), 1 / rows))
+        width = int(job.width(np.array(rows)))
+        trainer.forward(padded(batch.x[None], width))
+        trainer.loss(padded(batch.y[None], width), padded(torch.full((1, rows), 1 / rows), width))
         trainer.backward(batch.server_round, batch.step, np.array([rows]))
     return trainer.parameters
 

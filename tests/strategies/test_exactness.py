@@ -24,8 +24,9 @@ from wire import travelling
 
 from sim.foundation.problems import ScenarioError
 from sim.methods.node_group import NodeGroup
-from sim.methods.trainer import expand, train_lanes, trainer_for
+from sim.methods.trainer import BLOCK, LocalTraining, expand, trainer_for
 from sim.study.train import train_run
+from sim.tensor.program import Alone
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
 SPLIT = ("vanilla", "u-shaped")
@@ -311,20 +312,25 @@ def test_a_file_that_has_changed_is_trained_on_anew(tmp_path, strategy, cut):
 
 
 @pytest.mark.parametrize("privacy", [NO_PRIVACY, DP_SGD], ids=["plain", "dp-sgd"])
-def test_clinics_may_train_in_blocks(ragged, privacy):
+def test_clinics_train_in_blocks_as_each_does_alone(ragged, privacy):
+    """More lanes than train at a time: copies of four clinics, each of which must become what it becomes alone."""
     plan, federation = plan_of(run_spec(ragged, "fedavg", None, privacy, optimizer="adam", learning_rate=0.02))
     job, clinics = plan.job, plan.job.in_lane_order(range(4))
     group, initial = NodeGroup.build(job, federation.train, clinics), job.network.initial_parameters(job.seed)
+    whole, copies = job.network.whole, BLOCK // 4 + 7
 
-    def trained(at_once):
-        trainer = trainer_for(job, job.network.whole, clinics, expand(initial, 4))
-        train_lanes(trainer, job.batches(1, clinics), lambda s, i: group.batch(clinics[s], i), 1, at_once)
-        return trainer.parameters
+    def training(lanes):
+        return LocalTraining(
+            trainer=trainer_for(job, whole, lanes, expand(initial, len(lanes))), group=group, job=job, server_round=1
+        )
 
-    together = trained(4)
-    assert distance(together, expand(initial, 4)) > 1e-2
-    for at_once in (1, 3):
-        assert distance(trained(at_once), together) < 1e-6
+    works = [training(clinics) for _ in range(copies)]
+    LocalTraining.together(works)
+    alone = training(clinics)
+    Alone().do(alone)
+    assert distance(alone.trainer.parameters, expand(initial, 4)) > 1e-2
+    for work in works:
+        assert bitwise(work.trainer.parameters, alone.trainer.parameters)
 
 
 @pytest.mark.parametrize("every", [1, 3])
