@@ -14,9 +14,9 @@ from sim.report.cost_charts import round_panel, time_panel, traffic_panel
 from sim.report.course_charts import clinics_panel, learning_panel
 from sim.report.figures import privacy_accuracy_chart, spans
 from sim.report.look import Look, Sheet, Spec, looks, page_spec, paper, picture_spec, rows
-from sim.report.points import SCORES, by_clinic, largest_epsilons, learning, per_group, trade_offs, with_levels
+from sim.report.points import SCORES, by_clinic, largest_epsilons, learning, per_group, trade_offs
 from sim.report.study import StudyResults
-from sim.report.summary import ADVERSARIES, adjacency_of, successful_runs
+from sim.report.summary import ADVERSARIES, adjacency_of
 from sim.report.trade_off_charts import cost_panel, epsilon_axis, front_panel, privacy_panel
 from sim.results.rounds import DrawnRound
 
@@ -80,7 +80,7 @@ class Gallery:
 
 def gallery(study: StudyResults) -> Gallery:
     """Choose the figures that a study's results allow."""
-    ok = with_levels(successful_runs(study.runs))
+    ok = study.ok
     points = trade_offs(ok) if len(ok) else pd.DataFrame(columns=["score"])
     if points.empty:
         return Gallery()

@@ -11,9 +11,8 @@ import pandas as pd
 
 from sim.foundation.text import epsilon_text, score_text
 from sim.privacy.statement_text import between
-from sim.report.points import with_levels
 from sim.report.study import StudyResults
-from sim.report.summary import ADVERSARIES, successful_runs
+from sim.report.summary import ADVERSARIES
 from sim.results.columns import unit_of
 
 _RATE = "0.01"
@@ -34,7 +33,7 @@ class MethodPrivacy:
 
 def method_privacy(study: StudyResults) -> list[MethodPrivacy]:
     """Lay out the statements of every method."""
-    ok = with_levels(successful_runs(study.runs))
+    ok = study.ok
     levels = [str(level) for level in ok["level"].cat.categories]
     found = []
     for series, own in ok.groupby("series", sort=False):
@@ -61,7 +60,7 @@ def method_privacy(study: StudyResults) -> list[MethodPrivacy]:
 
 def unprotected(study: StudyResults) -> list[str]:
     """Say which adversaries have an infinite epsilon in spite of a mechanism, and why."""
-    ok = successful_runs(study.runs)
+    ok = study.ok
     noised = ok[ok["mechanism"] != "none"]
     names: dict[tuple[str, str], list[str]] = {}
     for run_id, method in noised[["run_id", "method"]].itertuples(index=False):
@@ -80,7 +79,7 @@ def unprotected(study: StudyResults) -> list[str]:
 
 def attack_frame(study: StudyResults) -> pd.DataFrame:
     """Lay out the measured attacks, as means over seeds and as text; empty where there are none."""
-    ok = with_levels(successful_runs(study.runs))
+    ok = study.ok
     rows = [
         {"Method": series, "Privacy": level, "attack": attack["attack"], "measure": measure, "value": attack[measure]}
         for run_id, series, level in ok[["run_id", "series", "level"]].itertuples(index=False)
@@ -106,7 +105,7 @@ def outside(study: StudyResults) -> list[tuple[str, str, str]]:
 
     Of each method the runs with most noise count.
     """
-    ok = with_levels(successful_runs(study.runs)).sort_values("level", kind="stable").drop_duplicates("series")
+    ok = study.ok.sort_values("level", kind="stable").drop_duplicates("series")
     methods: dict[tuple[str, str, str], list[str]] = {}
     for run_id, series in ok[["run_id", "series"]].itertuples(index=False):
         for row in study.statements[run_id]["outside"]:

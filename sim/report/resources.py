@@ -8,7 +8,6 @@ from functools import partial
 import pandas as pd
 
 from sim.foundation.text import amount_text, bytes_text, score_text, seconds_text, span_text
-from sim.report.points import with_levels
 from sim.report.study import StudyResults
 from sim.report.summary import successful_runs
 
@@ -56,7 +55,7 @@ def demand_frame(study: StudyResults) -> pd.DataFrame:
         "Memory": ("peak_bytes", bytes_text),
         "Energy": ("joules", partial(amount_text, unit="J")),
     }
-    own = study.clinics.merge(successful_runs(study.runs)[["run_id", "series"]], on="run_id")
+    own = study.clinics.merge(study.ok[["run_id", "series"]], on="run_id")
     forms = {name: form for name, form in forms.items() if form[0] in own and own[form[0]].notna().all()}
     if not forms:
         return pd.DataFrame()
@@ -84,7 +83,7 @@ def worst_frame(study: StudyResults) -> pd.DataFrame:
     One row a series and one column a level, as text: the clinic with the lowest AUC in most seeds, how many these are,
     and the mean of the lowest AUC. Empty where no run names one.
     """
-    ok = with_levels(successful_runs(study.runs))
+    ok = study.ok
     if "worst_clinic" not in ok or ok["worst_clinic_auc"].isna().all():
         return pd.DataFrame()
     groups = ok.groupby(["series", "level"], sort=False, observed=True)

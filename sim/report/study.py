@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
+from sim.report.points import with_levels
+from sim.report.summary import successful_runs
 from sim.results.rounds import DrawnRound
 
 
@@ -38,3 +41,8 @@ class StudyResults:
     data_card: str = ""  # Where bundled data comes from
     # The commands that made the study: ``time``, ``command``, ``scenario-sha256``
     commands: Sequence[Mapping[str, str]] = ()
+
+    @cached_property
+    def ok(self) -> pd.DataFrame:
+        """The successful runs with levels, in reading order."""
+        return with_levels(successful_runs(self.runs))

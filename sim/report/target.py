@@ -8,7 +8,7 @@ from sim.foundation.problems import ScenarioError
 from sim.foundation.text import bytes_text, seconds_text, value_text
 from sim.report.condition import parse_condition
 from sim.report.study import StudyResults
-from sim.report.summary import successful_runs, swept_keys
+from sim.report.summary import swept_keys
 
 __all__ = ["first_rounds_at", "target_frame"]
 
@@ -31,7 +31,7 @@ def first_rounds_at(study: StudyResults, target: str) -> pd.DataFrame:
     condition = parse_condition(target, list(numbers.columns), "--target")
     first = study.rounds[condition.holds(numbers)].groupby("run_id")[["round", "sim_seconds", "bytes"]].first()
     first.columns = pd.Index(["target_round", "target_seconds", "target_bytes"])
-    return successful_runs(study.runs).merge(first, how="left", left_on="run_id", right_index=True)
+    return study.ok.merge(first, how="left", left_on="run_id", right_index=True)
 
 
 def target_frame(study: StudyResults, target: str) -> pd.DataFrame:

@@ -15,12 +15,12 @@ from sim.report.summary import adjacency_of, is_centralised, successful_runs
 
 def compared(study: StudyResults) -> str:
     """Say what was compared."""
-    ok = successful_runs(study.runs)
+    ok = study.ok
     if ok.empty:
         return ""
     methods = ok["series"].drop_duplicates()
     parts = [count_text(len(methods), "method")]
-    levels = with_levels(ok)["level"].cat.categories
+    levels = ok["level"].cat.categories
     if len(levels) > 1:
         parts.append(f"at {len(levels)} privacy levels ({', '.join(levels)})")
     parts.append(f"on {count_text(ok['seed'].nunique(), 'seed')}")
