@@ -73,16 +73,11 @@ def refuse_links(folder: Path) -> None:
     try:
         if not stat.S_ISDIR(folder.lstat().st_mode):
             refuse(folder, "is not a folder; remove it")
-        with os.scandir(folder) as found:
-            odd = [
-                entry.name
-                for entry in found
-                if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False)
-            ]
+        for path in folder.iterdir():
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                refuse(path, "is a link or a special file, so nothing is written there; remove it")
     except FileNotFoundError:
         return
-    if odd:
-        refuse(folder / odd[0], "is a link or a special file, so nothing is written there; remove it")
 
 
 def file_bytes(root: Path, name: str, most: int = MOST_BYTES) -> bytes | None:

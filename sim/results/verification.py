@@ -139,11 +139,13 @@ def _method(record: Record, ledger: Ledger, drawn: Drawn) -> Method:
     model = Model.model_validate_json(json.dumps(spec["model"]), by_alias=True, by_name=False)
     tight = False
     if model.name == "factory" and drawn.release_noise:
-        stated = [release for release in ledger.releases if release.what == "smashed"]
         tight = any(
-            math.isclose(getattr(release.event, "noise_multiplier", 0.0) or _noise_in(release), noise / math.sqrt(2))
-            for release in stated
-            for noise in {drawn.release_noise[release.clinic]}
+            math.isclose(
+                getattr(getattr(release.event, "event", release.event), "noise_multiplier", 0.0),
+                drawn.release_noise[release.clinic] / math.sqrt(2),
+            )
+            for release in ledger.releases
+            if release.what == "smashed"
         )
     statistics = record["privacy"]["statistics"]
     return Method(
@@ -175,11 +177,6 @@ def _statistics_faults(file: Path, record: Record) -> list[str]:
     if scaled != (data.get("scaling") in ("per-clinic", "pooled")):
         faults.append(f"is not what data.scaling = {json.dumps(data.get('scaling'))} uses")
     return [f"{file}: privacy.statistics: {fault}" for fault in faults]
-
-
-def _noise_in(release: Any) -> float:
-    """Return the noise of a release that is applied several times."""
-    return float(getattr(getattr(release.event, "event", None), "noise_multiplier", 0.0))
 
 
 def _number(value: Any) -> float:
@@ -299,13 +296,9 @@ def _other_claims(
         worst = names.index(row["clinic"])
         risk = membership_risk(views[worst][row["adversary"]], epsilons[row["adversary"]][worst])
         place = f"{file}: privacy.statement.adversaries.{i}"
-        told = [row["advantage"], *row["true-positive-rates"].values()]
-        for key, claim, value in zip(
-            ("advantage", *(f"true-positive-rates.{rate}" for rate in row["true-positive-rates"])),
-            told,
-            (risk.advantage, *risk.true_positive_rates),
-            strict=True,
-        ):
+        claims = {"advantage": row["advantage"]}
+        claims |= {f"true-positive-rates.{rate}": claim for rate, claim in row["true-positive-rates"].items()}
+        for (key, claim), value in zip(claims.items(), (risk.advantage, *risk.true_positive_rates), strict=True):
             if not same(_number(claim), value):
                 faults.append(f"{place}.{key}: {claim} is claimed, settings and counts give {value:.6g}")
     if statement["patients"] is not None:
