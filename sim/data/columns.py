@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 
 from sim.data.archives import table_fault
 from sim.data.federation import Ints, Mask
+from sim.foundation.lazy import Lazy
 from sim.foundation.problems import ScenarioError, show
 from sim.scenario import Csv, TableFile
 
 if TYPE_CHECKING:
     import pandas as pd
+else:
+    pd = Lazy("pandas")
 
 _MISSING: Final = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "?"]
 """What stands for a missing feature."""
@@ -60,7 +63,6 @@ def read_columns(spec: TableFile) -> Columns:
 
     Raises ``ScenarioError`` if the file cannot be read.
     """
-    import pandas as pd
     import pyarrow as pa
 
     digest, is_csv = spec.sha256(), isinstance(spec, Csv)
@@ -124,8 +126,6 @@ def _parsed(
 
 def _header(path: Path) -> tuple[str, ...]:
     """Return the names of the columns as they are written."""
-    import pandas as pd
-
     first = pd.read_csv(path, nrows=1, header=None, dtype=str, keep_default_na=False, index_col=False)
     written = tuple(str(name) for name in first.iloc[0])
     if len(written) == 1 and (found := [sign for sign in _OTHER_SEPARATORS if sign in written[0]]):
@@ -134,8 +134,6 @@ def _header(path: Path) -> tuple[str, ...]:
 
 
 def _csv(path: Path, roles: Sequence[str], categorical: Sequence[str]) -> "pd.DataFrame":
-    import pandas as pd
-
     words = (*roles, *categorical)
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
@@ -158,8 +156,6 @@ def _parquet(path: Path) -> "pd.DataFrame":
 
 
 def _numbers(column: "pd.Series[Any]") -> tuple[NDArray[np.float64], Mask]:
-    import pandas as pd
-
     if column.dtype.kind in "mMc":  # dates, durations and complex numbers, which pandas would turn into numbers
         return np.full(len(column), np.nan), np.asarray(column.notna())
     numbers = pd.to_numeric(column, errors="coerce").astype("float64")
@@ -167,8 +163,6 @@ def _numbers(column: "pd.Series[Any]") -> tuple[NDArray[np.float64], Mask]:
 
 
 def _words(column: "pd.Series[Any]", missing: Sequence[str]) -> Words:
-    import pandas as pd
-
     if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
         column = column.astype("Int64")  # whole numbers beside missing ones
     text = column.astype(str).str.strip().mask(column.isna())
