@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sim.foundation.problems import SutureError
+
 __all__ = ["draw", "drawn_beside"]
 
 _SCALE = 2  # device pixels to a unit: most pictures are about 1600 pixels wide
@@ -33,9 +35,13 @@ def drawn_beside(specs: Mapping[str, dict[str, Any]], folder: Path) -> Iterator[
         yield
         return
     from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
     with ProcessPoolExecutor(1, get_context("spawn")) as beside:
         drawn = beside.submit(draw, specs, folder)
         yield
-        drawn.result()
+        try:
+            drawn.result()
+        except BrokenProcessPool:
+            raise SutureError(f"{folder}: the process that draws the pictures died; is there enough memory?") from None

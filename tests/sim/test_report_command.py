@@ -1,5 +1,6 @@
 """``suture report`` makes table, report and figures anew from the run folders, and touches none of these."""
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -7,6 +8,8 @@ import pytest
 from support import call_suture, write_csv
 
 from sim import Scenario, run
+from sim.foundation.problems import SutureError
+from sim.report.pictures import drawn_beside
 from sim.report.reading import read_results
 from sim.scenario import parse_scenario
 
@@ -73,3 +76,18 @@ def test_report_is_rebuilt_from_the_run_folders(tmp_path, capsys, no_vega):
 def test_a_folder_that_is_no_study(tmp_path, capsys):
     assert call_suture("report", tmp_path) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_pictures_that_cannot_be_drawn_are_one_line(tmp_path):
+    (tmp_path / "a file").write_text("", encoding="utf-8")
+    with pytest.raises(OSError, match="exists"), drawn_beside({"one": {"mark": "bar"}}, tmp_path / "a file"):
+        pass
+    with pytest.raises(SutureError, match="pictures died"), drawn_beside(_Deadly(one={}), tmp_path / "folder"):
+        pass
+
+
+class _Deadly(dict):
+    """Ends the process that unpacks it."""
+
+    def __reduce__(self):
+        return os._exit, (1,)
