@@ -31,14 +31,12 @@ from torch import nn
 from benchmarks.loops import LOOPS, Run
 from sim.data.federation import Federation, load_federation
 from sim.flower.client_app import client_app
-from sim.flower.grid import InProcessGrid
 from sim.flower.internals import quiet
-from sim.flower.meter import Meter
+from sim.flower.simulation import Simulation
 from sim.flower.strategy import build_strategy
 from sim.flower.wire import array_record
 from sim.flower.workplace import Workplaces
 from sim.methods.job import Job
-from sim.methods.node_group import node_groups_of
 from sim.models import build_network
 from sim.scenario import parse_scenario
 from sim.scenario.spec import RunSpec, expand
@@ -93,13 +91,11 @@ def spec_for(data: dict[str, Any], model: str, strategy: str, privacy: Mapping[s
 
 def flower_path(spec: RunSpec, noise: Sequence[float] = ()) -> Run:
     """Return a function that runs rounds through strategy, messages and grid; ``noise`` is DP-SGD's, by clinic."""
-    job, app = job_and_app(spec, noise)
-    clinics = len(job.sizes)
-    initial = array_record(job.network.initial_parameters(0))
+    federation = load_federation(spec.data, spec.seed)
+    job = Job.build(spec, federation.facts).with_noise(noise)
 
     def run(rounds: int) -> None:
-        grid = InProcessGrid(app, node_groups_of(clinics, 1), {}, Meter(clinics))
-        build_strategy(job).start(grid, initial, rounds)
+        Simulation(job.executed(rounds, {}), federation.train).run(lambda server_round, model: None)
 
     return run
 

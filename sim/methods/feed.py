@@ -63,6 +63,29 @@ class Feed:
         )
 
     @classmethod
+    def of_turn(cls, job: Job, group: NodeGroup, clinics: list[int], server_round: int, steps: slice) -> Feed:
+        """Gather some steps of a turn; for clinics that come one by one all of the round is gathered at once."""
+        here = [k for k in job.taking_turns(server_round) if group.first[k] >= 0] if job.dense else []
+        if len(clinics) > 1 or clinics[0] not in here:
+            return cls.gathered(job, group, clinics, server_round, steps)
+        if server_round not in group.gathered:
+            group.gathered.clear()
+            group.gathered[server_round] = cls.gathered(job, group, here, server_round, slice(None))
+        of_all, lane = group.gathered[server_round], here.index(clinics[0])
+        first, last, _ = steps.indices(int(np.count_nonzero(of_all.active > lane)))
+        at, own = slice(first, last), slice(lane, lane + 1)
+        rows = of_all.rows[at, own]
+        return cls(
+            x=of_all.x[at, own],
+            y=of_all.y[at, own],
+            weights=of_all.weights[at, own],
+            rows=rows,
+            normaliser=of_all.normaliser[at, own],
+            active=np.ones(last - first, dtype=np.int64),
+            width=job.width(rows),
+        )
+
+    @classmethod
     def joined(cls, feeds: Sequence[Feed]) -> tuple[Feed, list[Ints]]:
         """Join the lanes of several feeds, those with the most steps first.
 

@@ -263,6 +263,10 @@ class Job:
         """Return a round's clinics in lane order, lost ones too."""
         return self.in_lane_order(self.attendance(server_round).clinics.tolist())
 
+    def taking_turns(self, server_round: int) -> list[int]:
+        """Return a round's clinics in lane order if they come one by one, so that all is drawn at once for them."""
+        return self.participants(server_round) if self.method.sequential and len(self.sizes) > 1 else []
+
     def returning(self, server_round: int, clinics: Sequence[int]) -> list[int]:
         """Return those of a round's clinics whose parts come back, in the order given."""
         return [k for k in clinics if self.attendance(server_round).returns(k)]
@@ -337,10 +341,13 @@ class Job:
         """Draw a round's batches for clinics in lane order; once for all who ask in that round."""
         if server_round not in self._drawn:
             self._drawn.clear()
-        of_round = self._drawn.setdefault(server_round, {})
-        if (lanes := tuple(clinics)) not in of_round:
-            sizes = [self.sizes[k] for k in lanes]
-            of_round[lanes] = draw_batches(self.sampling, self.batch_key, server_round, lanes, sizes)
+        of_round, lanes = self._drawn.setdefault(server_round, {}), tuple(clinics)
+        if lanes not in of_round:
+            if len(lanes) == 1 and lanes[0] in (everyone := self.taking_turns(server_round)):
+                of_round[lanes] = self.batches(server_round, everyone).lane(everyone.index(lanes[0]))
+            else:
+                sizes = [self.sizes[k] for k in lanes]
+                of_round[lanes] = draw_batches(self.sampling, self.batch_key, server_round, lanes, sizes)
         return of_round[lanes]
 
     @cached_property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,12 +29,15 @@ class NodeGroup:
         ``[record]``
     first : ndarray
         By clinic, where its records begin; -1 for clinics of other node_groups.
+    gathered : dict
+        What was gathered for the clinics that take turns in the round that is on.
     """
 
     clinics: tuple[int, ...]
     x: Tensor
     y: Tensor
     first: NDArray[np.int64]
+    gathered: dict[int, Any] = field(default_factory=dict)
 
     @classmethod
     def build(cls, job: Job, train: Records, clinics: Sequence[int]) -> NodeGroup:

@@ -126,6 +126,12 @@ class Batches:
     active: Ints
     normaliser: Ints
 
+    def lane(self, lane: int) -> Batches:
+        """Return the batches of one lane."""
+        steps, own = int(np.count_nonzero(self.active > lane)), slice(lane, lane + 1)
+        index, rows, normaliser = (each[:steps, own] for each in (self.index, self.rows, self.normaliser))
+        return Batches(index, rows, np.ones(steps, dtype=np.int64), normaliser)
+
 
 def participants(seed: int, server_round: int, clinics: int, share: float) -> Ints:
     """Draw the clinics of a round, without replacement.

@@ -133,8 +133,8 @@ class LocalTraining(Work):
         return Feed.gathered(self.job, self.group, self.trainer.clinics[lanes], self.server_round, slice(None))
 
 
-def train_lanes(trainer: Trainer, feed: Feed, server_round: int) -> None:
-    """Train lanes, of one run or of several, through a round's batches.
+def train_lanes(trainer: Trainer, feed: Feed, server_round: int, first_step: int = 0) -> None:
+    """Train lanes, of one run or of several, through batches of a round.
 
     Parameters
     ----------
@@ -142,15 +142,18 @@ def train_lanes(trainer: Trainer, feed: Feed, server_round: int) -> None:
         Changed in place.
     feed : Feed
         Of the trainer's lanes.
-    server_round : int
+    server_round, first_step : int
+        When the first of the feed's steps is.
     """
-    for first in range(0, len(trainer.lanes), BLOCK):
-        block = trainer.some(slice(first, first + BLOCK))
-        batches = feed.lanes(first, first + BLOCK)
-        for s in range(len(batches.active)):
-            for batch in batches.step(s):
-                own = block.of_batch(batch.lanes)
-                own.forward(batch.x, rows=batch.rows.tolist(), moment=(server_round, s))
-                own.loss(batch.y, batch.weights)
-                own.backward(server_round, s, batch.normaliser)
-                block.put_back(batch.lanes, own)
+    if len(trainer.lanes) > BLOCK:
+        for first in range(0, len(trainer.lanes), BLOCK):
+            last = first + BLOCK
+            train_lanes(trainer.some(slice(first, last)), feed.lanes(first, last), server_round, first_step)
+        return
+    for s in range(len(feed.active)):
+        for batch in feed.step(s):
+            own, moment = trainer.of_batch(batch.lanes), (server_round, first_step + s)
+            own.forward(batch.x, rows=batch.rows.tolist(), moment=moment)
+            own.loss(batch.y, batch.weights)
+            own.backward(*moment, batch.normaliser)
+            trainer.put_back(batch.lanes, own)

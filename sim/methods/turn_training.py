@@ -16,7 +16,7 @@ from sim.methods.job import Job
 from sim.methods.messages import CUT_KINDS, Kind
 from sim.methods.node_group import NodeGroup
 from sim.methods.row_noise import arrived_rows, leaving_rows
-from sim.methods.trainer import Trainer
+from sim.methods.trainer import Trainer, train_lanes
 from sim.tensor.clipping import joint_factors
 from sim.tensor.program import Work
 from sim.tensor.rows import narrowed, widened
@@ -88,15 +88,30 @@ class TurnTraining(Work):
         return 1 if kind == Kind.LABELS else self.row_bytes.get(kind, 0)
 
     def _feed(self) -> Feed:
-        return Feed.gathered(self.job, self.group, self.clinics, self.server_round, slice(self.first, self.last))
+        return Feed.of_turn(self.job, self.group, self.clinics, self.server_round, slice(self.first, self.last))
 
     def _train(self, trainers: dict[str, Trainer], feed: Feed) -> None:
+        if (chain := self._chained(trainers)) is not None:
+            train_lanes(chain, feed, self.server_round, self.first)
+            return
         for s in range(len(feed.active)):
             for batch in feed.step(s):
                 own = {part: trainer.of_batch(batch.lanes) for part, trainer in trainers.items()}
                 self._step(own, batch, self.first + s)
                 for part, trainer in trainers.items():
                     trainer.put_back(batch.lanes, own[part])
+
+    def _chained(self, trainers: dict[str, Trainer]) -> Trainer | None:
+        """Return the parts as one trainer with their memory, where nothing happens to what crosses between them."""
+        job = self.job
+        if not job.dense or job.shielded or job.frozen or job.cut_dtype != torch.float32:
+            return None
+        chain = Trainer.chained([trainers[part.name] for part in job.parts], job.network.whole)
+        if chain is not None:
+            outputs = [4 * list(trainers[part.name].parameters.values())[-1].shape[-1] for part in job.parts]
+            self.row_bytes.update(dict.fromkeys((Kind.SMASHED, Kind.CUT_GRADIENT), outputs[0]))
+            self.row_bytes.update(dict.fromkeys((Kind.BODY_OUTPUT, Kind.TAIL_GRADIENT), outputs[1]))
+        return chain
 
     def _step(self, trainers: dict[str, Trainer], batch: Batch, step: int) -> None:
         """Train every part on one batch."""

@@ -6,7 +6,7 @@ step takes less than half of them, and the per-sample norms of DP-SGD cost two s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -143,21 +143,28 @@ class DensePass:
                 delta = delta * (self._values[position + 1] > 0)
             deltas.insert(0, delta)
             if position or self._want_input_gradient:
-                delta = torch.bmm(*_not_alone(delta, self._parameters[layer.weight]))[: len(delta)]
+                delta = _product(delta, self._parameters[layer.weight])
                 input_gradient = delta
         return deltas, input_gradient if self._want_input_gradient else None
 
 
 def _linear(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Return bias + x weight over lanes."""
-    return torch.baddbmm(*_not_alone(bias, x, weight))[: len(x)]
+    if x.shape[0] == weight.shape[-1] == 1:
+        return torch.baddbmm(*_doubled(bias, x, weight))[:1]
+    return torch.baddbmm(bias, x, weight)
 
 
-def _not_alone(*operands: Tensor) -> Iterable[Tensor]:
-    """Double a single lane whose product has a single column: it would get other bits than beside other lanes."""
-    if len(operands[0]) == operands[-1].shape[-1] == 1:
-        return (operand.expand(2, -1, -1) for operand in operands)
-    return operands
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x weight over lanes."""
+    if x.shape[0] == weight.shape[-1] == 1:
+        return torch.bmm(*_doubled(x, weight))[:1]
+    return torch.bmm(x, weight)
+
+
+def _doubled(*operands: Tensor) -> Iterator[Tensor]:
+    """Double a single lane, whose product with a single column would get other bits than beside other lanes."""
+    return (operand.expand(2, -1, -1) for operand in operands)
 
 
 def _sigmoid(logits: Tensor) -> Tensor:

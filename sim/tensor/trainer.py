@@ -151,6 +151,23 @@ class Trainer:
         noised = torch.cat([trainer.noised_steps for trainer in trainers])[order]
         return trainers[0]._of([lanes[lane] for lane in order.tolist()], values, noised)
 
+    @classmethod
+    def chained(cls, trainers: Sequence[Trainer], whole: Part) -> Trainer | None:
+        """Return one trainer of consecutive parts with their memory; None where they cannot step as one.
+
+        Parameters
+        ----------
+        trainers : sequence of Trainer
+            Of the parts of ``whole``, with the same lanes.
+        whole : Part
+        """
+        first = trainers[0]
+        if first.private or first.optimizer.name == "adam":  # which counts its steps part by part
+            return None
+        parameters, state = ({k: v for t in trainers for k, v in t._values[of].items()} for of in (0, 1))
+        weights = first._class_weights
+        return cls(whole, first.lanes, parameters, first.optimizer, class_weights=weights, state=state)
+
     def hand_out(self, trainers: Sequence[Trainer], places: Sequence[NDArray[np.int64]]) -> None:
         """Give each of the trainers that were joined what its lanes have become."""
         place, sizes = torch.from_numpy(np.concatenate(places)), [len(own) for own in places]
