@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +30,34 @@ def epsilon_spent(
     """
     if not after:
         return dict.fromkeys(ADVERSARIES, (0.0,))
+    known = _what_it_follows_from(job, after)
+    if known not in _SPENT:
+        while len(_SPENT) >= _REMEMBERED:
+            del _SPENT[next(iter(_SPENT))]
+        _SPENT[known] = _epsilon_spent(job, after, at_the_end)
+    return _SPENT[known]
+
+
+_REMEMBERED = 256
+_SPENT: dict[bytes, dict[Adversary, tuple[float, ...]]] = {}
+"""What was spent by runs planned before: those that differ in seed or rate alone mostly spend the same."""
+
+
+def _what_it_follows_from(job: Job, after: Sequence[Sampled]) -> bytes:
+    """Return a digest of everything that the releases of a run depend on; the seed is in it by what it has drawn."""
+    apart: Any = {"study": True, "seed": True, "swept": True, "train": {"learning_rate", "momentum"}}
+    facts = replace(job.facts, fingerprint="")
+    noise = job.dp, job.rows, job.labels, job.update_noise
+    digest = blake2b(repr((job.spec.model_dump_json(exclude=apart), facts, *noise)).encode(), digest_size=16)
+    for sampled in after:
+        for drawn in vars(sampled).values():
+            digest.update(np.ascontiguousarray(drawn).tobytes())
+    return digest.digest()
+
+
+def _epsilon_spent(
+    job: Job, after: Sequence[Sampled], at_the_end: Mapping[Adversary, Sequence[float]]
+) -> dict[Adversary, tuple[float, ...]]:
     delta, unit = job.spec.privacy.delta or 0.0, job.spec.privacy.unit
     followed = {a: sorted(range(len(e)), key=lambda k: -e[k])[:FOLLOWED_CLINICS] for a, e in at_the_end.items()}
     bounded = {a: [k for k in clinics if math.isfinite(at_the_end[a][k])] for a, clinics in followed.items()}

@@ -49,6 +49,27 @@ def test_each_round_spends_what_a_run_of_so_many_rounds_would(csv: Path, case: t
             assert spent[adversary][-1] == planned(csv, case, 6).columns()[COLUMN_OF[adversary]]
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"privacy": DP_SGD | {"noise-multiplier": 1.1}},
+        {"privacy": DP_SGD | {"delta": 1e-4}},
+        {"batch_size": 4},
+        {"rounds": 5, "local_epochs": 2},
+        {"seed": 6, "participation": 0.75},
+        {"strategy": "centralised"},
+    ],
+)
+def test_a_run_that_differs_is_not_given_what_another_has_spent(csv: Path, other: dict) -> None:
+    """What was spent is remembered; what stands at its end comes from the ledger of the very plan."""
+    given = {"strategy": "fedavg", "privacy": DP_SGD, "rounds": 4, "participation": 0.75}
+    first, second = (plan_of(run_spec(csv, **settings))[0] for settings in (given, given | other))
+    for plan in (first, second, plan_of(run_spec(csv, **given))[0]):
+        for adversary in ADVERSARIES:
+            assert plan.epsilon_spent[adversary][-1] == plan.columns()[COLUMN_OF[adversary]]
+    assert first.epsilon_spent != second.epsilon_spent
+
+
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """More clinics than are followed round by round."""
