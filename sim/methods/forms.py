@@ -15,8 +15,7 @@ from torch import Tensor
 
 from sim.methods.job import Job
 from sim.methods.messages import CUT_KINDS, ROW_KINDS, Kind
-from sim.models import Parameters
-from sim.tensor.lanes import forward
+from sim.tensor.lanes import output_shape
 
 NOT_FINITE = "a value that is not finite"
 """Stands in every error that a diverged model may have caused."""
@@ -119,11 +118,10 @@ def _row_shapes(job: Job) -> dict[Kind, tuple[int, ...]]:
     shapes[Kind.RECORDS] = job.network.input_shape
     if job.protocol.topology == "whole":
         return shapes | dict.fromkeys(CUT_KINDS, job.network.input_shape)
-    x, outputs = torch.empty(1, 1, *job.network.input_shape, device="meta"), []
+    outputs, shape = [], job.network.input_shape
     for part in job.parts:
-        parameters: Parameters = {name: torch.empty(1, *s, device="meta") for name, s in part.shapes().items()}
-        x = forward(part, parameters, x)
-        outputs.append(tuple(x.shape[2:]))
+        shape = output_shape(part, shape)
+        outputs.append(shape)
     shapes |= dict.fromkeys((Kind.SMASHED, Kind.CUT_GRADIENT), outputs[0])
     return shapes | dict.fromkeys((Kind.BODY_OUTPUT, Kind.TAIL_GRADIENT), outputs[1])
 

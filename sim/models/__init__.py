@@ -7,6 +7,7 @@ the engine keeps the parameters outside them, stacked over lanes (see ``sim.tens
 
 from sim.models.build import build_network, needs_two_rows
 from sim.models.clip import ClipRows, never_negative
+from sim.models.closed_form import Passage, UnknownLayerError, passage
 from sim.models.network import Block, Network, Parameters, Part
 from sim.models.public_head import stored_values
 
@@ -16,8 +17,11 @@ __all__ = [
     "Network",
     "Parameters",
     "Part",
+    "Passage",
+    "UnknownLayerError",
     "build_network",
     "needs_two_rows",
     "never_negative",
+    "passage",
     "stored_values",
 ]

@@ -6,6 +6,7 @@ import importlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from sim.foundation.problems import show
 from sim.models.architectures import ARCHITECTURES, Residual
+from sim.models.closed_form import UnknownLayerError, passage
 from sim.models.network import Block, Network, Part, seeded
 from sim.models.public_head import behind_components
 from sim.scenario import Model as ModelSettings
@@ -66,6 +68,9 @@ def _templates(
     """Return a built-in model's blocks, which hold shapes and no values, and its problems: once for all runs."""
     with torch.device("meta"):
         blocks = _built_in(settings, shape, outputs)()
+    with suppress(UnknownLayerError):
+        if passage(Part("", blocks), shape).output_shape == (outputs,):
+            return blocks, ()
     return blocks, tuple(_misfits(blocks, shape, outputs, rows=1))
 
 

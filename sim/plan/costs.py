@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from sim.models import Part
+from sim.models import Part, UnknownLayerError, passage
 from sim.tensor.lanes import forward, saved_bytes
 
 FLOAT_BYTES = 4
@@ -36,7 +35,7 @@ class PartCost:
 def part_costs(
     parts: tuple[Part, ...], input_shape: tuple[int, ...], frozen: frozenset[str] = frozenset()
 ) -> dict[str, PartCost]:
-    """Count every part's costs, by its name, on tensors without data.
+    """Count every part's costs, by its name, without data.
 
     ``parts`` are in the network's order, ``input_shape`` is that of one record, and ``frozen`` names the parts that
     form no gradient in their parameters.
@@ -51,6 +50,23 @@ def part_costs(
 
 @lru_cache(maxsize=64)
 def _count(part: Part, input_shape: tuple[int, ...], *, first: bool, frozen: bool) -> PartCost:
+    try:
+        passed = passage(part, input_shape, trained=not frozen, differentiable=not first)
+    except UnknownLayerError:
+        return counted_cost(part, input_shape, first=first, frozen=frozen)
+    return PartCost(
+        parameters=part.parameter_count(),
+        output_shape=passed.output_shape,
+        forward_flops=passed.forward_flops,
+        backward_flops=passed.backward_flops,
+        activations=sum(passed.kept.values()) // FLOAT_BYTES,
+    )
+
+
+def counted_cost(part: Part, input_shape: tuple[int, ...], *, first: bool, frozen: bool) -> PartCost:
+    """Count one part by running it on tensors without data, as for layers without a closed form."""
+    from torch.utils.flop_counter import FlopCounterMode  # with PyTorch's compiler behind it
+
     parameters = {n: torch.empty(1, *s, device="meta") for n, s in part.shapes().items()}
     for value in part.trained(parameters).values():
         value.requires_grad_(not frozen)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sim.models import Parameters, Part
+from sim.models import Parameters, Part, UnknownLayerError, passage
 from sim.tensor.clipping import Tape
 from sim.tensor.lane_rules import BatchStatistics, DropoutMasks, LaneRun
 
@@ -99,12 +99,25 @@ def records_at_once(part: Part, shape: tuple[int, ...]) -> int:
     """
     if not any(isinstance(m, nn.Conv1d | nn.Conv2d) for block in part.blocks for m in block.module.modules()):
         return sys.maxsize
-    parameters = {name: torch.empty(1, *s, device="meta") for name, s in part.shapes().items()}
-    for value in part.trained(parameters).values():
-        value.requires_grad_()
-    with torch.enable_grad(), saved_bytes(parameters) as saved:
-        _run(part, LaneRun(parameters=parameters, lanes=slice(0, 1)), torch.empty(1, 1, *shape, device="meta"))
-    return max(1, CACHE_BYTES // max(saved.values()))
+    try:
+        largest = max(passage(part, shape).kept.values())
+    except UnknownLayerError:
+        parameters = {name: torch.empty(1, *s, device="meta") for name, s in part.shapes().items()}
+        for value in part.trained(parameters).values():
+            value.requires_grad_()
+        with torch.enable_grad(), saved_bytes(parameters) as saved:
+            _run(part, LaneRun(parameters=parameters, lanes=slice(0, 1)), torch.empty(1, 1, *shape, device="meta"))
+        largest = max(saved.values())
+    return max(1, CACHE_BYTES // largest)
+
+
+def output_shape(part: Part, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of one record at a part's exit from that at its entry."""
+    try:
+        return passage(part, shape).output_shape
+    except UnknownLayerError:
+        parameters = {name: torch.empty(1, *s, device="meta") for name, s in part.shapes().items()}
+        return tuple(forward(part, parameters, torch.empty(1, 1, *shape, device="meta")).shape[2:])
 
 
 @contextmanager

@@ -2,7 +2,13 @@
 
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
+
+SMALL = ("data.clinics=10", "data.records=1000")
 ADVERSARIES = {"model-user", "peer-clinic", "server"}
 
 
@@ -55,3 +61,16 @@ def test_planned_clinics(suture, trade_off):
             assert private is (clinic["epsilon"]["model-user"] != "inf")
             seen_by_server = clinic["epsilon"]["server"] == "inf"
             assert seen_by_server is (not private or run["strategy"] == "splitfed-v1")
+
+
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_planning_a_built_in_network_leaves_pytorchs_compiler_and_counter_alone(command):
+    arguments = [command, "scenarios/synthetic-1000.toml", *(word for key in SMALL for word in ("--set", key))]
+    code = (
+        f"import sys; from sim.cli import app; app({arguments}, standalone_mode=False); "
+        "heavy = {'torch._dynamo', 'torch.utils.flop_counter', 'sympy', 'flwr'}; "
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    folder = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sim.models import Block, Part, build_network
-from sim.plan.costs import part_costs
+from sim.models import Block, Part, UnknownLayerError, build_network, passage
+from sim.plan.costs import counted_cost, part_costs
 from sim.scenario import Model, ScenarioError, parse_scenario
 from sim.tensor.evaluation import Evaluator
 from sim.tensor.lanes import forward, records_at_once
@@ -256,6 +256,47 @@ def test_costs_equal_those_of_the_plain_module(name):
     assert cost.backward_flops == back.get_total_flops()
     assert cost.activations == sum(saved.values()) // 4
     assert cost.parameters == sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_closed_forms_equal_pytorchs_counter_at_every_cut(name, frozen):
+    net, stretches = network(name), 0
+    for first in range(len(net.blocks)):
+        shape = passage(Part("", net.blocks[:first]), net.input_shape).output_shape
+        for last in range(first + 1, len(net.blocks) + 1):
+            part = Part("model", net.blocks[first:last])
+            counted = counted_cost(part, shape, first=first == 0, frozen=frozen)
+            frozen_parts = frozenset({"model"} if frozen else ())
+            if first == 0:
+                assert part_costs((part,), shape, frozen_parts)["model"] == counted
+            passed = passage(part, shape, trained=not frozen, differentiable=first > 0)
+            assert passed.output_shape == counted.output_shape
+            assert (passed.forward_flops, passed.backward_flops) == (counted.forward_flops, counted.backward_flops)
+            assert sum(passed.kept.values()) == 4 * counted.activations
+            stretches += 1
+    assert stretches == len(net.blocks) * (len(net.blocks) + 1) // 2
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.GELU(), (4,)),
+        (nn.Linear(4, 2), (3,)),
+        (nn.Linear(4, 2), (3, 4)),
+        (nn.Conv2d(2, 4, 3, groups=2), (2, 5, 5)),
+        (nn.Conv1d(2, 4, 3, padding="same"), (2, 5)),
+        (nn.Conv1d(2, 4, 3, padding_mode="circular", padding=1), (2, 5)),
+        (nn.Conv1d(2, 4, 3), (2, 2)),
+        (nn.GroupNorm(1, 3), (2, 5)),
+        (nn.MaxPool1d(2, ceil_mode=True), (2, 5)),
+        (nn.AdaptiveAvgPool2d((None, 2)), (2, 5, 5)),
+        (nn.Flatten(2), (2, 5, 5)),
+    ],
+)
+def test_what_has_no_closed_form_is_not_guessed(layer, shape):
+    with pytest.raises(UnknownLayerError):
+        passage(Part("model", (Block("only", layer),)), shape)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
