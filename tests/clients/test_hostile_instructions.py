@@ -328,3 +328,24 @@ def test_a_clinic_that_is_away_is_not_asked(ragged, run, kind):
 
     run_with(ragged, run, hostile, nodes=1)
     assert away
+
+
+def test_a_turn_without_messages_is_refused_elsewhere(ragged, untouched):
+    """Only a server in the clinics' own process may open a turn whose batches it works on itself."""
+    hit = []
+
+    def hostile(app, message, context):
+        reply = None
+        if message.metadata.message_type == "train.begin":
+            opening = Message(message.content, message.metadata.dst_node_id, "train.open")
+            refused(app, opening, context, "the server is not in this process")
+            reply = app(message, context)
+            named = RecordDict({"config": copied(message).content["config"]})
+            for key in {*named["config"]} - {"clinics", "turn"}:
+                del named["config"][key]
+            refused(app, Message(named, message.metadata.dst_node_id, "train.close"), context, "no such turn is open")
+            hit.append(message)
+        return reply or app(message, context)
+
+    assert bitwise(run_with(ragged, "v1-u-dp", hostile), untouched("v1-u-dp"))
+    assert hit

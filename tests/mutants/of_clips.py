@@ -152,8 +152,8 @@ CLIPS = (
     Mutant(
         "rows that are no numbers end the run",
         "sim/methods/forms.py",
-        'protected = job.dp is not None or job.rows is not None or job.spec.privacy.unit == "clinic"',
-        "protected = False",
+        "if not job.shielded or not rows.is_floating_point():",
+        "if True:",
         (*OVERFLOW, *DIVERGED),
     ),
     Mutant(
