@@ -9,7 +9,7 @@ NEGATIVE = (f"{WIRE}test_rows_that_may_be_negative_have_the_noise_of_twice_the_c
 AMPLIFIED = (f"{SMASHED}test_beside_dp_sgd_the_server_gets_no_amplification",)
 EXACT = (f"{SMASHED}test_frozen_ends_and_noised_rows_are_worth_the_exact_gaussian",)
 PLAIN = (
-    f"{EACH}[none-splitfed-v1-vanilla-two nodes, frozen ends, public labels]",
+    f"{EACH}[none-splitfed-v1-u-shaped-two nodes, frozen ends, public labels]",
     f"{EACH}[none-splitfed-v1-vanilla-a node a clinic, batches of 8, joint]",
     f"{EACH}[none-splitfed-v1-vanilla-one node, batches of 4]",
 )
@@ -103,7 +103,7 @@ WHAT_LEAVES = (
         "        if False:\n",
         (
             "tests/sim/test_sampling.py::test_index_rows_active_and_normaliser_agree",
-            f"{EACH}[dp-sgd-fedavg-one node, batches of 4]",
+            f"{EACH}[dp-sgd-fedavg-one clinic alone]",
         ),
     ),
 )
@@ -127,7 +127,7 @@ LEDGER = (
         "sim/methods/protocol.py",
         'server = (*self.sees_raw["server"], Kind.NORMS)',
         'server = self.sees_raw["server"]',
-        (f"{EACH}[dp-sgd-splitfed-v1-vanilla-a node a clinic, batches of 8, joint]",),
+        (f"{EACH}[dp-sgd-splitfed-v1-u-shaped-a node a clinic, batches of 8, joint]",),
     ),
     Mutant(
         "the ledger leaves out rows",
