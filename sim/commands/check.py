@@ -20,7 +20,7 @@ def check(
     """Check a scenario, and describe each clinic's data and what a run would do, without training."""
     from sim.commands.explain import explain, holdings
     from sim.data.federation import load_federation
-    from sim.report.effort import memory_warnings
+    from sim.plan.notes import memory_warnings
     from sim.report.holdings import holdings_picture, holdings_table
     from sim.report.pictures import draw
     from sim.scenario import load_scenario

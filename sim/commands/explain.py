@@ -9,8 +9,8 @@ import numpy as np
 
 from sim.data.federation import Federation
 from sim.foundation.text import amount_text, count_text, seconds_text, span_text, value_text
+from sim.methods.labels import label_of
 from sim.models.build import build_network
-from sim.plan.first_round import label_of
 from sim.plan.plan import Plan
 from sim.plan.releases import un_noised
 from sim.privacy.adjacency import NAMES, adjacency_of

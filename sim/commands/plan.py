@@ -24,7 +24,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list with one object per run.")] = False,
 ) -> None:
     """Show what a study will cost in time, traffic and epsilon, before any training."""
-    from sim.report.effort import memory_warnings
+    from sim.plan.notes import memory_warnings
     from sim.study.planning import plan_summary
 
     plans = planned(file, overrides, only)

@@ -8,8 +8,9 @@ from typing import Final
 from sim.foundation.plugins import registered
 from sim.methods.method import Method, method_of
 from sim.scenario.lookup import METHODS
+from sim.scenario.spec import RunSpec
 
-__all__ = ["known_method", "method_label", "reading_order"]
+__all__ = ["known_method", "label_of", "method_label", "reading_order"]
 
 _IMPORT_PATH: Final = re.compile(r"[^\W\d]\w*([.:][^\W\d]\w*)*[.:](?P<last>[^\W\d]\w*)")
 _FAMILIES: Final = ("baseline", "FL", "SL", "SplitFed")
@@ -46,3 +47,8 @@ def reading_order(strategy: str, cut: object = None) -> tuple[int, str, int]:
     method, cuts = known_method(strategy), list(_CUTS)
     family = _FAMILIES.index(method.family) if method else len(_FAMILIES)
     return family, strategy if method else "", cuts.index(cut) if cut in cuts else len(cuts)
+
+
+def label_of(spec: RunSpec) -> str:
+    """Name a run's method as people read it."""
+    return method_label(spec.strategy.label or spec.strategy.name, spec.strategy.cut)

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from sim.methods.labels import method_label
+from sim.methods.labels import label_of
 from sim.plan.clock import RoundLoad, RoundTime
 from sim.plan.counts import Counts
 from sim.plan.plan import Plan
 from sim.plan.queues import PlanClock
 from sim.scenario.clinics import Behaviour, ClinicResources, ServerResources, assign_resources
-from sim.scenario.spec import RunSpec
 
 UPLINKS = np.logspace(5, 9, 33)
 """From 0.1 to 1,000 Mbit/s, in bit/s."""
@@ -56,11 +55,6 @@ class Crossing:
     # below, above: the faster method on slower and on faster uplinks
     below: str
     above: str
-
-
-def label_of(spec: RunSpec) -> str:
-    """Name a run's method as people read it."""
-    return method_label(spec.strategy.label or spec.strategy.name, spec.strategy.cut)
 
 
 def first_rounds(plans: Sequence[Plan]) -> list[FirstRound]:

@@ -1,11 +1,14 @@
-"""What is no error but most likely not meant: privacy keys without effect, and labels that are hardly classes."""
+"""What is no error but most likely not meant: keys without effect, labels that are hardly classes, short memory."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sim.data.facts import Facts
+from sim.foundation.text import bytes_text
+from sim.methods.labels import label_of
+from sim.plan.plan import Plan
 from sim.scenario import Npz, Scenario, TableFile
 from sim.scenario.privacy import TOLERATED, Privacy, keys_of
 
@@ -55,3 +58,21 @@ def _read_as(name: str) -> str:
         return repr(float(plain))
     except ValueError:
         return plain
+
+
+def memory_warnings(plans: Sequence[Plan]) -> list[str]:
+    """Name the methods that need more memory than a clinic has, one line each."""
+    found: dict[str, str] = {}
+    for plan in plans:
+        short = [c for c in plan.clinics if c.memory_bytes is not None and c.peak_bytes > c.memory_bytes]
+        if not short:
+            continue
+        worst = max(short, key=lambda clinic: clinic.peak_bytes / (clinic.memory_bytes or 1.0))
+        others = f" (and {len(short) - 1} more)" if len(short) > 1 else ""
+        method = label_of(plan.spec)
+        found.setdefault(
+            method,
+            f"memory: {method} needs {bytes_text(worst.peak_bytes)} at {worst.name}{others}, which has "
+            f"{bytes_text(worst.memory_bytes or 0.0)}; use smaller batches, an earlier cut or more memory",
+        )
+    return list(found.values())

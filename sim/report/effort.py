@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from sim.foundation.text import bytes_text
-from sim.plan.first_round import FirstRound, label_of
+from sim.methods.labels import label_of
+from sim.plan.first_round import FirstRound
 from sim.plan.plan import Plan
 from sim.report.look import Spec, field, rows
 
-__all__ = ["effort_chart", "effort_frame", "memory_warnings"]
+__all__ = ["effort_chart", "effort_frame"]
 
 _MEASURES = {"GFLOP a clinic, whole run": 1e9, "Peak memory in MB": 1e6, "Joules a clinic, whole run": 1.0}
 _RANGE, _WEAKEST = "#56B4E9", "#D55E00"
@@ -80,21 +80,3 @@ def effort_chart(frame: pd.DataFrame) -> Spec:
     ]
     title = {"text": "Clinic workload by method", "subtitle": words}
     return {"hconcat": panels, "spacing": 20, "title": title, "description": " ".join(words)}
-
-
-def memory_warnings(plans: Sequence[Plan]) -> list[str]:
-    """Name the methods that need more memory than a clinic has, one line each."""
-    found: dict[str, str] = {}
-    for plan in plans:
-        short = [c for c in plan.clinics if c.memory_bytes is not None and c.peak_bytes > c.memory_bytes]
-        if not short:
-            continue
-        worst = max(short, key=lambda clinic: clinic.peak_bytes / (clinic.memory_bytes or 1.0))
-        others = f" (and {len(short) - 1} more)" if len(short) > 1 else ""
-        method = label_of(plan.spec)
-        found.setdefault(
-            method,
-            f"memory: {method} needs {bytes_text(worst.peak_bytes)} at {worst.name}{others}, which has "
-            f"{bytes_text(worst.memory_bytes or 0.0)}; use smaller batches, an earlier cut or more memory",
-        )
-    return list(found.values())

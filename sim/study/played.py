@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from sim.methods.labels import label_of
 from sim.plan.drawn_round import round_frame, round_words
-from sim.plan.first_round import first_rounds, label_of
+from sim.plan.first_round import first_rounds
 from sim.plan.plan import Plan
 from sim.results.rounds import DrawnRound, keep_first_rounds
 

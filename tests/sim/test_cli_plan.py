@@ -64,13 +64,23 @@ def test_planned_clinics(suture, trade_off):
 
 
 @pytest.mark.parametrize("command", ["check", "plan"])
-def test_planning_a_built_in_network_leaves_pytorchs_compiler_and_counter_alone(command):
+def test_planning_a_built_in_network_imports_neither_pytorchs_compiler_nor_its_counter_nor_most_of_scipy(command):
     arguments = [command, "scenarios/synthetic-1000.toml", *(word for key in SMALL for word in ("--set", key))]
     code = (
         f"import sys; from sim.cli import app; app({arguments}, standalone_mode=False); "
-        "heavy = {'torch._dynamo', 'torch.utils.flop_counter', 'sympy', 'flwr'}; "
+        "heavy = {'torch._dynamo', 'torch.utils.flop_counter', 'sympy', 'flwr', 'scipy.signal', 'scipy.stats'}; "
         "print(sorted(heavy & sys.modules.keys()))"
     )
     folder = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_events_that_were_loaded_before_their_package_are_its_own():
+    code = (
+        "import sys; from sim.foundation.lazy import Lazy; lazy = Lazy('dp_accounting'); early = lazy.GaussianDpEvent; "
+        "assert 'dp_accounting' not in sys.modules; import dp_accounting as dp; "
+        "assert early is dp.GaussianDpEvent is dp.dp_event.GaussianDpEvent; "
+        "assert lazy.dp_event is dp.dp_event and lazy.rdp is dp.rdp"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

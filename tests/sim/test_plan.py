@@ -14,7 +14,7 @@ from sim.methods.job import Job, run_key
 from sim.methods.sampling import participants
 from sim.models import Block, Part
 from sim.plan.costs import part_costs
-from sim.report.effort import memory_warnings
+from sim.plan.notes import memory_warnings
 from sim.scenario import ClinicGroup
 
 
