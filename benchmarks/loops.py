@@ -107,7 +107,7 @@ def splitfed_v2(head: nn.Module, body: nn.Module, clinics: list[Clinic], size: i
                 for x, y in batches(clinic, size):
                     split_step(own_head, body, optimizers, x, y)
             shared = averaged(heads, weights)
-            for model in heads:
+            for model in (head, *heads):
                 model.load_state_dict(shared)
 
     return run
@@ -127,6 +127,34 @@ def splitfed_v3(head: nn.Module, body: nn.Module, clinics: list[Clinic], size: i
             shared = averaged(bodies, weights)
             for model in bodies:
                 model.load_state_dict(shared)
+
+    return run
+
+
+def opacus(model: nn.Module, clinics: list[Clinic], size: int, rate: float, clip: float, noise: float) -> Run:
+    """Federated averaging of Poisson batches with Opacus: one model wrapped once, an optimiser a clinic and round."""
+    from opacus import GradSampleModule
+    from opacus.optimizers import DPOptimizer
+
+    local = GradSampleModule(model)
+    records = sum(len(y) for _, y in clinics)
+
+    def run(rounds: int) -> None:
+        for _ in range(rounds):
+            shared = {name: value.clone() for name, value in local.state_dict().items()}
+            total = {name: torch.zeros_like(value) for name, value in shared.items()}
+            for x, y in clinics:
+                local.load_state_dict(shared)
+                inner = torch.optim.SGD(local.parameters(), rate)
+                optimizer = DPOptimizer(inner, noise_multiplier=noise, max_grad_norm=clip, expected_batch_size=size)
+                for _ in range(-(-len(y) // size)):
+                    drawn = torch.rand(len(y)) < size / len(y)
+                    optimizer.zero_grad()
+                    nn.functional.cross_entropy(local(x[drawn]), y[drawn]).backward()
+                    optimizer.step()
+                for name, value in local.state_dict().items():
+                    total[name] += value * (len(y) / records)
+            local.load_state_dict(total)
 
     return run
 

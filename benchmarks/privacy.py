@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.loops import Run
+from benchmarks.loops import Run, opacus
 from benchmarks.rounds import BATCH, MODELS, NONE, RATE, flower_path, seconds_per_round, spec_for, write_clinics
 from sim.data.federation import Federation, load_federation
 from sim.flower.internals import quiet
@@ -34,33 +34,11 @@ DP_SGD = {"mechanism": "dp-sgd", "noise-multiplier": NOISE, "clip": CLIP, "delta
 
 def opacus_loop(spec: RunSpec, federation: Federation) -> Run:
     """Return federated averaging whose clinics train one after another with Opacus."""
-    from opacus import GradSampleModule
-    from opacus.optimizers import DPOptimizer
-
     x, y = torch.tensor(federation.train.x), torch.tensor(federation.train.y)
     clinics = [(x[a:b], y[a:b]) for a, b in pairwise(federation.train.offsets.tolist())]
     network = build_network(spec.model, tuple(x.shape[1:]), len(federation.classes))
     model = nn.Sequential(*(block.module for block in (network.build or (lambda: network.blocks))()))
-    local = GradSampleModule(model)
-    shared = {name: value.clone() for name, value in local.state_dict().items()}
-
-    def run(rounds: int) -> None:
-        for _ in range(rounds):
-            total = {name: torch.zeros_like(value) for name, value in shared.items()}
-            for features, labels in clinics:
-                local.load_state_dict(shared)
-                inner = torch.optim.SGD(local.parameters(), RATE)
-                optimizer = DPOptimizer(inner, noise_multiplier=NOISE, max_grad_norm=CLIP, expected_batch_size=BATCH)
-                for _ in range(-(-len(labels) // BATCH)):
-                    drawn = torch.rand(len(labels)) < BATCH / len(labels)
-                    optimizer.zero_grad()
-                    nn.functional.cross_entropy(local(features[drawn]), labels[drawn]).backward()
-                    optimizer.step()
-                for name, value in local.state_dict().items():
-                    total[name] += value * (len(labels) / len(y))
-            shared.update(total)
-
-    return run
+    return opacus(model, clinics, BATCH, RATE, CLIP, NOISE)
 
 
 def compare(model: str, clinics: int, rounds: int, repeats: int) -> None:
@@ -77,9 +55,9 @@ def compare(model: str, clinics: int, rounds: int, repeats: int) -> None:
             side(1)
         counts = (rounds, rounds, max(1, rounds // 8))
         spent = [[seconds_per_round(s, n) for s, n in zip(sides, counts, strict=True)] for _ in range(repeats)]
-        none, ours, opacus = (1e3 * statistics.median(side) for side in zip(*spent, strict=True))
-        line = f"{model} {clinics:6d} {none:9.1f} ms {ours:9.1f} ms {opacus:9.1f} ms"
-        print(f"{line} {ours / none:12.2f} {opacus / ours:16.2f}", flush=True)
+        none, ours, theirs = (1e3 * statistics.median(side) for side in zip(*spent, strict=True))
+        line = f"{model} {clinics:6d} {none:9.1f} ms {ours:9.1f} ms {theirs:9.1f} ms"
+        print(f"{line} {ours / none:12.2f} {theirs / ours:16.2f}", flush=True)
 
 
 def main() -> None:
