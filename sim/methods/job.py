@@ -15,6 +15,7 @@ from torch import Tensor
 from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import Key, stream
+from sim.methods.acting import adaptive_clip, gradient_noise, label_noise, row_noise
 from sim.methods.attendance import Attendance
 from sim.methods.batch_norm import unfit_for_batch_norm
 from sim.methods.cutting import cut_network, frozen_parts, with_public_head
@@ -27,12 +28,9 @@ from sim.models import (
     Network,
     Parameters,
     Part,
-    never_negative,
 )
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip
-from sim.privacy.mechanisms.mechanism import on_gradients, on_labels, on_rows
 from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
-from sim.scenario import Privacy
 from sim.scenario.spec import RunSpec
 from sim.tensor.dense import dense_layers
 from sim.tensor.optim import Optimizer
@@ -113,12 +111,12 @@ class Job:
         network, parts = cut_network(spec, facts, protocol)
         frozen = frozen_parts(spec, method, parts)
         network = with_public_head(spec, network, parts, frozen)
-        rows = _row_noise(spec.privacy, parts)
+        rows = row_noise(spec.privacy, parts)
         if rows is not None and math.isfinite(rows.clip["smashed"]):
             layer = Block("clip", ClipRows(rows.clip["smashed"], rows.mechanism.norm))
             parts = (Part("head", (*parts[0].blocks, layer)), *parts[1:])
             network = replace(network, blocks=tuple(block for part in parts for block in part.blocks))
-        dp = _gradient_noise(spec.privacy, len(parts) - len(frozen), len(facts.sizes))
+        dp = gradient_noise(spec.privacy, len(parts) - len(frozen), len(facts.sizes))
         job = cls(
             spec=spec,
             facts=facts,
@@ -133,8 +131,8 @@ class Job:
             dp=dp,
             frozen=frozen,
             rows=rows,
-            adaptive=_adaptive_clip(spec, len(facts.sizes)),
-            labels=_label_noise(spec.privacy, len(facts.classes)),
+            adaptive=adaptive_clip(spec, len(facts.sizes)),
+            labels=label_noise(spec.privacy, len(facts.classes)),
             key=run_key(spec.digest, facts),
         )
         for problem in unfit_for_batch_norm(job, facts.names) if network.whole.statistics else ():
@@ -371,39 +369,6 @@ def _class_weights(spec: RunSpec, facts: Facts) -> Tensor | None:
             [f"train.class-weights: has {len(weights)} values; give one for each of the classes {listed}"]
         )
     return None if weights is None else torch.tensor(weights)
-
-
-def _gradient_noise(privacy: Privacy, trained: int, clinics: int) -> GradientNoise | None:
-    if (mechanism := on_gradients(privacy)) is None:
-        return None
-    joint = privacy.clipping == "joint" and trained > 1
-    clip = mechanism.part_clip(privacy, trained, joint=joint)
-    return GradientNoise(mechanism=mechanism, part_clip=clip, noise_std=(0.0,) * clinics, joint=joint)
-
-
-def _row_noise(privacy: Privacy, parts: Sequence[Part]) -> RowNoise | None:
-    if (mechanism := on_rows(privacy)) is None:
-        return None
-    return mechanism.acting(privacy, never_negative=never_negative(parts[0]), with_tail=len(parts) == 3)
-
-
-def _adaptive_clip(spec: RunSpec, clinics: int) -> AdaptiveClip | None:
-    privacy = spec.privacy
-    if privacy.adaptive_quantile is None:
-        return None
-    together = len(participants(spec.seed, 1, clinics, spec.train.participation))
-    return AdaptiveClip(
-        quantile=privacy.adaptive_quantile,
-        rate=privacy.adaptive_rate,
-        count_noise=privacy.adaptive_count_noise or together / 20,
-    )
-
-
-def _label_noise(privacy: Privacy, classes: int) -> LabelNoise | None:
-    mechanism, target = on_labels(privacy), privacy.randomises_labels
-    if mechanism is None or target is None:
-        return None
-    return LabelNoise(mechanism=mechanism, classes=classes, uniform=mechanism.uniform(target, classes))
 
 
 @lru_cache(maxsize=16)
