@@ -6,6 +6,7 @@ The update rules and their order of operations are PyTorch's (``torch.optim.SGD`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -91,8 +92,10 @@ class Optimizer:
         means, squares = slots
         beta1, beta2 = self.betas
         steps += 1
-        step_size = (learning_rate / (1 - beta1**steps)).to(values[0].dtype)
-        root_correction = (1 - beta2**steps).sqrt().to(values[0].dtype)
+        # One by one: powers of many lanes at once round otherwise than those of a few.
+        done = steps.tolist()
+        step_size = values[0].new_tensor([learning_rate / (1 - beta1**step) for step in done])
+        root_correction = values[0].new_tensor([math.sqrt(1 - beta2**step) for step in done])
         torch._foreach_lerp_(means, grads, 1 - beta1)
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, grads, grads, value=1 - beta2)
