@@ -21,6 +21,7 @@ from sim.commands.schema import schema
 from sim.commands.sign import sign
 from sim.commands.status import status
 from sim.commands.verify import verify
+from sim.foundation.problems import FolderError, ScenarioError, SutureError
 
 app = typer.Typer(
     help="Simulate how a group of clinics would train one model together.",
@@ -58,8 +59,6 @@ def main() -> None:
     Exit code 2: the input or the results folder cannot be used. 1: something else did not succeed, as a run that
     failed. 130: interrupted.
     """
-    from sim.foundation.problems import FolderError, ScenarioError, SutureError
-
     try:
         app()
     except ScenarioError as error:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.foundation.problems import ScenarioError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -47,7 +49,6 @@ def planned(file: Path, overrides: list[str] | None, only: list[str] | None) -> 
     Raises ScenarioError with every problem; each line begins with the file.
     """
     from sim.data.federation import load_federation
-    from sim.foundation.problems import ScenarioError
     from sim.plan.notes import label_notes, privacy_notes
     from sim.scenario import load_scenario
     from sim.scenario.spec import expand

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sim.commands.common import StudyFolder, wide_console
+from sim.foundation.problems import ScenarioError
 
 
 class Form(StrEnum):
@@ -37,7 +38,6 @@ def compare(
     form: Annotated[Form, typer.Option("--format", help="Output format.")] = Form.TABLE,
 ) -> None:
     """Compare methods: means with 95 % intervals, paired differences over seeds, and what they support."""
-    from sim.foundation.problems import ScenarioError
     from sim.report.compare import as_text, readable
     from sim.report.compare import compare as compared
     from sim.report.table import rendered

@@ -8,6 +8,7 @@ from typing import Annotated, get_args
 import typer
 
 from sim.commands.common import wide_console
+from sim.foundation.problems import ScenarioError, show
 from sim.foundation.text import epsilon_text
 
 
@@ -36,7 +37,6 @@ def _of_study(folder: Path, accountant: str, delta: float | None) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from sim.foundation.problems import ScenarioError
     from sim.privacy.study_ledger import StudyRun, compose_study
     from sim.report.composed import composed_frame, composed_words
     from sim.results.composition import uncounted
@@ -70,7 +70,6 @@ def _of_run(folder: Path, accountant: str, delta: float | None) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from sim.foundation.problems import ScenarioError, show
     from sim.plan.releases import un_noised
     from sim.privacy.accounting import Accountant
     from sim.privacy.adjacency import MEANING, adjacency_of, replace_epsilon

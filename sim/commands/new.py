@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from sim.foundation.problems import ScenarioError
 
 
 class Template(StrEnum):
@@ -23,9 +26,6 @@ def new(
     template: Annotated[Template, typer.Option("--template", help="The scenario to start from.")] = Template.HEART,
 ) -> None:
     """Write a commented scenario to start from; never overwrites a file."""
-    from importlib.resources import files
-
-    from sim.foundation.problems import ScenarioError
     from sim.scenario import name_of_a_folder
 
     try:

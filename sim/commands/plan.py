@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -37,8 +38,6 @@ def plan(
         print(line, file=sys.stderr)
     summaries = [plan_summary(p) for p in plans]
     if as_json:
-        import json
-
         from sim.results.store import to_plain
 
         print(json.dumps(to_plain(summaries), indent=1, allow_nan=False))

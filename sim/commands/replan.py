@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sim.commands.common import Overrides, RunFolder, Trust
+from sim.foundation.problems import ScenarioError
 from sim.foundation.text import seconds_text
 
 
@@ -20,7 +21,6 @@ def replan(
     trust: Trust = False,
 ) -> None:
     """Recompute the time of a finished run for other links and servers, without training."""
-    from sim.foundation.problems import ScenarioError
     from sim.study.replan import Retiming
 
     points = _points(sweep) if sweep else [""]
@@ -39,8 +39,6 @@ def replan(
 
 def _points(sweep: str) -> list[str]:
     """Take ``KEY=A,B,...`` apart; commas in brackets part nothing."""
-    from sim.foundation.problems import ScenarioError
-
     key, _, values = sweep.partition("=")
     points = [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", values)]
     if not key.strip() or not all(points):

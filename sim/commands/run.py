@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.commands.common import Only, Out, Overrides, ScenarioFile, planned, wide_console
+from sim.foundation.problems import ScenarioError
 
 if TYPE_CHECKING:
     from sim.study.engines import Engine
@@ -94,7 +95,6 @@ def _run(
 
 
 def _engine(name: EngineName, jobs: int | None, ray_address: str | None) -> Engine:
-    from sim.foundation.problems import ScenarioError
     from sim.study.engines import InProcess, RayTasks, Workers, default_jobs
 
     jobs = jobs or default_jobs()

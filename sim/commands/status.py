@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated
 
 import typer
@@ -15,8 +16,6 @@ def status(
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild runs.parquet from the run folders.")] = False,
 ) -> None:
     """Show the progress of a study, also while another process runs it."""
-    from collections import Counter
-
     from rich.markup import escape
 
     from sim.results.store import older_runs, write_table

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sim.commands.common import AnyFolder
+from sim.foundation.problems import ScenarioError, SutureError
 
 
 def verify(
@@ -18,7 +20,6 @@ def verify(
     ] = None,
 ) -> None:
     """Verify a run or a study: the chain of its log, the hash of every file, and every epsilon, recomputed."""
-    from sim.foundation.problems import SutureError
     from sim.results.signature import signature_faults
     from sim.results.study_log import STUDY_LOG
 
@@ -32,7 +33,6 @@ def verify(
 
 
 def _of_run(folder: Path) -> tuple[list[str], list[str]]:
-    from sim.foundation.problems import ScenarioError, SutureError
     from sim.results.audit_log import AUDIT_FILE, SIGNATURE_FILE
     from sim.results.reading import file_bytes, read_json
     from sim.results.store import RUN_FILE, read_record
@@ -54,7 +54,6 @@ def _of_run(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _of_study(folder: Path) -> tuple[list[str], list[str]]:
-    import sys
 
     from sim.results.study_log import STUDY_LOG
     from sim.results.study_verification import study_findings

@@ -25,6 +25,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Lock
 from typing import Any, Protocol
 
+import torch
+from threadpoolctl import threadpool_limits
+
 from sim.foundation.problems import ScenarioError, SutureError, show
 from sim.plan.plan import Plan
 
@@ -209,8 +212,6 @@ def _in_task(execute: Execute, group: Sequence[Plan]) -> list[Row]:
 def _one_thread() -> None:
     """Keep this process to one thread, linear algebra too: threads of several runs would wait for each other."""
     import scipy.linalg  # noqa: F401 - its own library of linear algebra can be limited only once it is there
-    import torch
-    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(1)
     threadpool_limits(1, user_api="blas")
