@@ -164,12 +164,8 @@ def _check_round(server_round: int, clinics: Iterable[int], job: Job) -> None:
 
 def _places(group: NodeGroup, clinics: Sequence[int]) -> list[int]:
     """Return where clinics stand among the node's."""
-    if len(clinics) == 1:
-        _demand(clinics[0] in group.clinics, "a clinic is not here")
-        return [group.clinics.index(clinics[0])]
-    place = {k: position for position, k in enumerate(group.clinics)}
-    _demand(place.keys() >= set(clinics), "a clinic is not here")
-    return [place[k] for k in clinics]
+    _demand(group.places.keys() >= set(clinics), "a clinic is not here")
+    return [group.places[k] for k in clinics]
 
 
 def _answered(here: Workplace) -> list[int]:

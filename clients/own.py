@@ -29,7 +29,7 @@ def own_values(here: Workplace, clinics: Sequence[int]) -> tuple[Parameters, Par
         whole_parts = job.protocol.movement == "own"
         fresh = optimizer_state_of(trainers_for(job, everyone, initial)) if whole_parts else {}
         here.memory.keep_tensors(OPTIMIZER, fresh)
-    lanes = [everyone.index(k) for k in clinics]
+    lanes = [here.group.places[k] for k in clinics]
     kept = [here.memory.tensors(name) for name in (PARAMETERS, OPTIMIZER)]
     parameters, state = ({name: value[lanes] for name, value in values.items()} for values in kept)
     return parameters, state
@@ -42,7 +42,7 @@ def own_names(job: Job) -> frozenset[str]:
 
 def keep_own(here: Workplace, clinics: Sequence[int], trainers: Mapping[str, Trainer]) -> None:
     """Put what the clinics have of their own back; what the simulator has read of earlier rounds stays as it was."""
-    lanes = [here.group.clinics.index(k) for k in clinics]
+    lanes = [here.group.places[k] for k in clinics]
     for name, trained in ((PARAMETERS, parameters_of(trainers)), (OPTIMIZER, optimizer_state_of(trainers))):
         whole = {key: value.clone() for key, value in here.memory.tensors(name).items()}
         for key, value in whole.items():

@@ -9,6 +9,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,7 +89,7 @@ class Exchange(ABC):
             return sound[0]
         if not sound:
             return Reply(clinics=[])
-        lanes = [found.index(k) for k in clinics]
+        lanes = self.job.lane_order(np.array(found)).tolist()
         rows = [r for reply in sound for r in reply.rows]
 
         def join(pieces: Sequence[Tensor]) -> Tensor:

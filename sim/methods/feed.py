@@ -65,13 +65,16 @@ class Feed:
     @classmethod
     def of_turn(cls, job: Job, group: NodeGroup, clinics: list[int], server_round: int, steps: slice) -> Feed:
         """Gather some steps of a turn; for clinics that come one by one all of the round is gathered at once."""
-        here = [k for k in job.taking_turns(server_round) if group.first[k] >= 0] if job.dense else []
-        if len(clinics) > 1 or clinics[0] not in here:
+        turns = job.taking_turns(server_round) if job.dense else {}
+        if len(clinics) > 1 or clinics[0] not in turns:
             return cls.gathered(job, group, clinics, server_round, steps)
         if server_round not in group.gathered:
             group.gathered.clear()
-            group.gathered[server_round] = cls.gathered(job, group, here, server_round, slice(None))
-        of_all, lane = group.gathered[server_round], here.index(clinics[0])
+            here = [k for k in turns if group.first[k] >= 0]
+            of_all = cls.gathered(job, group, here, server_round, slice(None))
+            group.gathered[server_round] = of_all, {k: lane for lane, k in enumerate(here)}
+        of_all, lanes = group.gathered[server_round]
+        lane = lanes[clinics[0]]
         first, last, _ = steps.indices(int(np.count_nonzero(of_all.active > lane)))
         at, own = slice(first, last), slice(lane, lane + 1)
         rows = of_all.rows[at, own]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from hashlib import blake2b
 
 import numpy as np
@@ -21,7 +21,8 @@ from sim.methods.batch_norm import unfit_for_batch_norm
 from sim.methods.cutting import cut_network, frozen_parts, with_public_head
 from sim.methods.method import Method, method_of
 from sim.methods.protocol import Protocol, protocol_of
-from sim.methods.sampling import Batches, Ints, Sampling, draw_batches, participants, wanted
+from sim.methods.round_draws import RoundDraws, everyone_returns
+from sim.methods.sampling import Batches, Ints, Sampling, draw_batches, wanted
 from sim.models import (
     Block,
     ClipRows,
@@ -242,10 +243,22 @@ class Job:
 
     def attendance(self, server_round: int) -> Attendance:
         """Return who is there in a round, and how far each clinic comes."""
-        if server_round in self.attended:
-            return self.attended[server_round]
-        share = 1.0 if self.alone else self.spec.train.participation
-        return _everyone_returns(self.sampling, self.seed, server_round, self.sizes, share)
+        return self._draws(server_round).attendance
+
+    def _draws(self, server_round: int) -> RoundDraws:
+        if server_round not in self._drawn:
+            self._drawn.clear()
+            share = 1.0 if self.alone else self.spec.train.participation
+            attendance = self.attended.get(server_round) or everyone_returns(
+                self.sampling, self.seed, server_round, self.sizes, share
+            )
+            ordered = self.in_lane_order(attendance.clinics.tolist())
+            self._drawn[server_round] = RoundDraws(attendance, {k: lane for lane, k in enumerate(ordered)})
+        return self._drawn[server_round]
+
+    @cached_property
+    def _drawn(self) -> dict[int, RoundDraws]:
+        return {}
 
     @property
     def alone(self) -> bool:
@@ -259,15 +272,16 @@ class Job:
 
     def participants(self, server_round: int) -> list[int]:
         """Return a round's clinics in lane order, lost ones too."""
-        return self.in_lane_order(self.attendance(server_round).clinics.tolist())
+        return list(self._draws(server_round).lanes)
 
-    def taking_turns(self, server_round: int) -> list[int]:
-        """Return a round's clinics in lane order if they come one by one, so that all is drawn at once for them."""
-        return self.participants(server_round) if self.method.sequential and len(self.sizes) > 1 else []
+    def taking_turns(self, server_round: int) -> Mapping[int, int]:
+        """Return the lanes of a round's clinics if they come one by one, so that all is drawn at once for them."""
+        return self._draws(server_round).lanes if self.method.sequential and len(self.sizes) > 1 else {}
 
     def returning(self, server_round: int, clinics: Sequence[int]) -> list[int]:
         """Return those of a round's clinics whose parts come back, in the order given."""
-        return [k for k in clinics if self.attendance(server_round).returns(k)]
+        attendance = self.attendance(server_round)
+        return [k for k in clinics if attendance.returns(k)]
 
     def lost(self, server_round: int) -> list[int]:
         """Return those of a round's clinics whose parts do not come back."""
@@ -282,7 +296,7 @@ class Job:
 
     def width(self, rows: Ints) -> Ints:
         """Return how wide batches of so many rows are computed."""
-        return self.sampling.width(rows, max(self.sizes)) if self.dense else np.maximum(1, rows)
+        return self.sampling.width(rows, int(self.records.max())) if self.dense else np.maximum(1, rows)
 
     def steps(self, clinic: int) -> int:
         """Return the number of a clinic's batches in one round."""
@@ -337,20 +351,18 @@ class Job:
 
     def batches(self, server_round: int, clinics: Sequence[int]) -> Batches:
         """Draw a round's batches for clinics in lane order; once for all who ask in that round."""
-        if server_round not in self._drawn:
-            self._drawn.clear()
-        of_round, lanes = self._drawn.setdefault(server_round, {}), tuple(clinics)
+        of_round, lanes = self._draws(server_round).batches, tuple(clinics)
         if lanes not in of_round:
-            if len(lanes) == 1 and lanes[0] in (everyone := self.taking_turns(server_round)):
-                of_round[lanes] = self.batches(server_round, everyone).lane(everyone.index(lanes[0]))
+            if len(lanes) == 1 and lanes[0] in (turns := self.taking_turns(server_round)):
+                drawn = self._batches(server_round, tuple(turns))
+                of_round.update(((k,), drawn.lane(lane)) for k, lane in turns.items())
             else:
-                sizes = [self.sizes[k] for k in lanes]
-                of_round[lanes] = draw_batches(self.sampling, self.batch_key, server_round, lanes, sizes)
+                of_round[lanes] = self._batches(server_round, lanes)
         return of_round[lanes]
 
-    @cached_property
-    def _drawn(self) -> dict[int, dict[tuple[int, ...], Batches]]:
-        return {}
+    def _batches(self, server_round: int, clinics: tuple[int, ...]) -> Batches:
+        sizes = [self.sizes[k] for k in clinics]
+        return draw_batches(self.sampling, self.batch_key, server_round, clinics, sizes)
 
 
 def run_key(digest: str, facts: Facts) -> str:
@@ -369,12 +381,3 @@ def _class_weights(spec: RunSpec, facts: Facts) -> Tensor | None:
             [f"train.class-weights: has {len(weights)} values; give one for each of the classes {listed}"]
         )
     return None if weights is None else torch.tensor(weights)
-
-
-@lru_cache(maxsize=16)
-def _everyone_returns(
-    sampling: Sampling, seed: int, server_round: int, sizes: tuple[int, ...], share: float
-) -> Attendance:
-    """Draw a round's clinics once for all who ask."""
-    drawn = participants(seed, server_round, len(sizes), share)
-    return Attendance.complete(drawn, sampling.steps(np.array(sizes)[drawn]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class NodeGroup:
     first : ndarray
         By clinic, where its records begin; -1 for clinics of other node_groups.
     gathered : dict
-        What was gathered for the clinics that take turns in the round that is on.
+        What was gathered for the clinics that take turns in the round that is on, and the lane of each.
     """
 
     clinics: tuple[int, ...]
@@ -57,6 +58,11 @@ class NodeGroup:
             torch.from_numpy(np.concatenate([train.y[:0], *labels])),
             first,
         )
+
+    @cached_property
+    def places(self) -> dict[int, int]:
+        """Where each clinic stands among the group's."""
+        return {k: place for place, k in enumerate(self.clinics)}
 
     def batch(self, clinics: list[int], index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Gather the records of one step, or of several.
