@@ -15,6 +15,8 @@ from sim.study.forecast import estimated_seconds
 
 MEMORY_SHARE = 0.25
 """Of the machine's memory, what the runs that are executed at one time may take together, by rough count."""
+MOST_SECONDS = 900.0
+"""For about how long runs may be executed together: what a crash can cost."""
 _COPIES = 6
 """About how many copies of a lane's parameters and of its records there are at a time."""
 _SET_APART_BY_LANE: Final = {
@@ -45,7 +47,7 @@ def grouped(plans: Sequence[Plan], jobs: int) -> list[list[Plan]]:
     for plan in plans:
         name = _shared_settings(plan) if plan.job.dense else plan.spec.run_id
         alike.setdefault(name, []).append(plan)
-    most = sum(map(estimated_seconds, plans)) / (2 * jobs)
+    most = min(MOST_SECONDS, sum(map(estimated_seconds, plans)) / (2 * jobs))
     memory = MEMORY_SHARE * _memory_bytes() / jobs
     groups = [part for group in alike.values() for part in _split(group, most, memory)]
     return sorted(groups, key=lambda group: sum(map(estimated_seconds, group)))
