@@ -25,8 +25,8 @@ from pydantic import (
     create_model,
 )
 
-from sim.foundation.problems import unwritable
 from sim.results.columns import COLUMNS, NOISE_KEYS, UNITS, is_measured, is_swept, unit_of
+from sim.results.kinds import Amount, Bound, Count, Hash, Name, Rounds, RunId, Seed, Share, StudyName, Text, revived
 from sim.results.reading import parsed_json, refuse
 from sim.scenario.base import Scalar
 
@@ -39,30 +39,6 @@ _OF_A_PLAN: Final = (
 """What every run has, since its plan says it."""
 _MOST_REPEATS: Final = 10**12
 _LEAST_SCALE: Final = 1e-12
-
-
-def _revived(value: object) -> object:
-    return float(value) if isinstance(value, str) and value in ("inf", "-inf") else value
-
-
-def _visible(text: str) -> str:
-    if unwritable(text):
-        raise ValueError("has a control or formatting character")
-    return text
-
-
-RunId = Annotated[str, Strict(), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-StudyName = Annotated[str, Strict(), Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-Name = Annotated[str, Strict(), Field(max_length=1000), AfterValidator(_visible)]
-Text = Annotated[str, Strict(), Field(max_length=100_000)]
-Amount = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Strict(), Field(ge=0, le=1)]
-Count = Annotated[int, Strict(), Field(ge=0)]
-Rounds = Annotated[int, Strict(), Field(ge=0, le=10**9)]
-Seed = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
-Bound = Annotated[float, Strict(), BeforeValidator(_revived), Field(ge=0)]
-"""An epsilon, a loss, a scale of noise: infinity is one too."""
-Hash = Annotated[str, Strict(), Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 def _kind(column: str) -> Any:
@@ -222,7 +198,7 @@ def _event(value: object) -> object:
             parts += [(key, each) for each in part]
         elif key == "class" or isinstance(part, bool) or part is None:
             continue
-        elif not isinstance(number := _revived(part), int | float):
+        elif not isinstance(number := revived(part), int | float):
             raise ValueError("holds text where a number must be")
         elif not _in_range(key, number):
             raise ValueError("holds a number that is out of range")

@@ -2,6 +2,7 @@
 
 from .of_claims import HELD, LEDGER, WHAT_LEAVES
 from .of_clips import CLIPS
+from .of_lanes import SHARED
 from .of_noise import DRAWS, GRIDS, KEYS
 
-MUTANTS = (*KEYS, *DRAWS, *GRIDS, *CLIPS, *WHAT_LEAVES, *LEDGER, *HELD)
+MUTANTS = (*KEYS, *DRAWS, *GRIDS, *CLIPS, *WHAT_LEAVES, *LEDGER, *HELD, *SHARED)

@@ -1,0 +1,50 @@
+"""Mutants of runs that share a program, and of turns without messages."""
+
+from .trial import Mutant
+
+LANES = "tests/sim/test_lanes_of_runs.py::"
+
+SHARED = (
+    Mutant(
+        "lanes come back in another order than they were taken",
+        "sim/tensor/trainer.py",
+        "list(torch.split(value[place], sizes))",
+        "list(torch.split(value, sizes))",
+        (f"{LANES}test_runs_in_lockstep_are_bit_for_bit_what_they_are_alone",),
+    ),
+    Mutant(
+        "a batch of another width is not apart",
+        "sim/methods/feed.py",
+        "for each in np.unique(width):",
+        "for each in np.unique(width)[:1]:",
+        (f"{LANES}test_batches_of_many_widths_round_as_they_do_alone",),
+    ),
+    Mutant(
+        "the sigmoid's last values are left over",
+        "sim/tensor/dense.py",
+        "(0, -values % _VECTORS)",
+        "(0, 0)",
+        (f"{LANES}test_a_logistic_model_with_one_output_is_the_same_beside_others",),
+    ),
+    Mutant(
+        "a turn without messages counts padding",
+        "sim/methods/turn.py",
+        "np.where(lanes, drawn.rows[self._next : end], -1)",
+        "np.where(lanes, drawn.rows[self._next : end].max(1, keepdims=True), -1)",
+        (f"{LANES}test_a_turn_without_messages_is_the_turn_with_them",),
+    ),
+    Mutant(
+        "a turn without messages hides no protected row",
+        "clients/session.py",
+        "                count += torch.from_numpy(done)",
+        "                pass",
+        (f"{LANES}test_a_turn_without_messages_is_the_turn_with_them",),
+    ),
+    Mutant(
+        "clinics may open a turn for a server far away",
+        "clients/admission.py",
+        "here.with_server or not isinstance(asked, Open)",
+        "True",
+        ("tests/clients/test_hostile_instructions.py::test_a_turn_without_messages_is_refused_elsewhere",),
+    ),
+)
