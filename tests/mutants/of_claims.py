@@ -190,7 +190,7 @@ LEDGER = (
         "sim/privacy/mechanisms/mechanism.py",
         "privacy.tail_clip, self.reach(never_negative=False)",
         "privacy.tail_clip, self.reach(never_negative=True)",
-        ROWS_ALONE,
+        (*ROWS_ALONE, *RECOUNT, *NEGATIVE),
     ),
     Mutant(
         "the tight sensitivity for Laplace noise",

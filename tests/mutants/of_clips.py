@@ -62,6 +62,13 @@ CLIPS = (
         "sim/methods/turn.py",
         "joint_factors(squared + at_clinic,",
         "joint_factors(squared + 0 * at_clinic.nan_to_num(0, 0, 0),",
+        ("tests/sim/test_lanes_of_runs.py::test_a_turn_without_messages_is_the_turn_with_them",),
+    ),
+    Mutant(
+        "joint clipping without messages forgets the clinic's norms",
+        "sim/methods/turn_training.py",
+        "joint_factors(at_server + at_clinic,",
+        "joint_factors(at_server + 0 * at_clinic.nan_to_num(0, 0, 0),",
         JOINT,
     ),
     Mutant(
