@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from sim.foundation.lazy import Lazy
 from sim.privacy.remembered import remembered
-from sim.privacy.sampled_gaussian import LARGEST, delta_of_steps
+from sim.privacy.sampled_gaussian import LARGEST, delta_of_steps, misplaced
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -167,6 +167,9 @@ def grid_epsilon(atoms: Atoms, adjacency: Adjacency, delta: float, bound: float,
             found = _inverted(delta_of_steps(rate, sigma, steps, interval), delta, most)
             if found < most or most == bound:
                 return found
+            if misplaced(steps) >= delta:  # no transform tells so small a delta, the library's neither
+                renyi = dp.rdp.RdpAccountant().compose(dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma)), steps)
+                return min(bound, float(renyi.get_epsilon(delta)))
     return _inverted(privacy_loss(atoms, adjacency, interval).get_delta_for_epsilon, delta, bound)
 
 

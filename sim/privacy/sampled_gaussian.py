@@ -117,8 +117,13 @@ def _repeated(first: int, masses: Floats, infinite: float, steps: int, interval:
     spectrum[~kept] = 0.0
     points = np.arange(max(low, 1 - steps * first), high + 1)
     losses = np.asarray((points + steps * first) * interval, dtype=np.float64)
-    lost = _CUT + steps * _ROUNDING - math.expm1(steps * math.log1p(-infinite))
+    lost = misplaced(steps) - math.expm1(steps * math.log1p(-infinite))
     return losses, fft.irfft(spectrum, size)[points % size], lost
+
+
+def misplaced(steps: int) -> float:
+    """Return the mass that a transform of so many steps may put elsewhere: what it says of a smaller delta is noise."""
+    return _CUT + steps * _ROUNDING
 
 
 def _edge(masses: Floats, steps: int, side: int) -> int:
