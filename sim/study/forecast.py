@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sim.plan.plan import Plan
 
-STEP_SECONDS, NOISED_STEP_SECONDS, ROUND_SECONDS, FLOP_PER_S = 0.35e-3, 0.8e-3, 4e-3, 8e9
-"""Measured on one 2-core machine, see benchmarks/README.md: one step of all lanes, without and with DP-SGD; what a
-round costs besides (evaluation, messages); the rate of large layers."""
+STEP_SECONDS, NOISED_STEP_SECONDS, ROUND_SECONDS, FLOP_PER_S = 0.1e-3, 0.25e-3, 2e-3, 8e9
+"""One step of all lanes, without and with DP-SGD; what a round costs besides (evaluation, messages); the rate of large
+layers. Between what a run alone takes and its share in a group: in the heart study's groups 0.06 ms, 0.12 ms and 1.8 ms
+were measured on one 2-core machine."""
 
 BASIS = (
     "estimated from training steps and FLOPs, without planning and process start-up; suture run refines it as runs end"
