@@ -64,14 +64,15 @@ def reconstruction(job: Job, parameters: Parameters, federation: Federation, exp
         See :func:`probe_r2`; NaN without held-out records.
     """
     most = max(FEWEST_RECORDS, min(MOST_RECORDS, MOST_VALUES // _widest(job)))
-    known, wanted = (_drawn(job.seed, records, most) for records in (federation.test, federation.train))
+    outside = federation.untrained
+    known, wanted = (_drawn(job.seed, records, most) for records in (outside, federation.train))
     if min(len(known), len(wanted)) < 2:
         return np.nan
     rows = [
         _rows_at_the_cut(job, parameters, records, index, exposures)
-        for records, index in ((federation.test, known), (federation.train, wanted))
+        for records, index in ((outside, known), (federation.train, wanted))
     ]
-    return probe_r2(rows[0], _flat(federation.test.x[known]), rows[1], _flat(federation.train.x[wanted]))
+    return probe_r2(rows[0], _flat(outside.x[known]), rows[1], _flat(federation.train.x[wanted]))
 
 
 def probe_r2(rows: Floats, inputs: Floats, new_rows: Floats, new_inputs: Floats) -> float:

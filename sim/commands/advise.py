@@ -23,13 +23,13 @@ def advise(
     overrides: Overrides = None,
 ) -> None:
     """Recommend a method under a condition, with the runner-up and the reasons; from the plan before any run."""
+    from sim.data.folds import runs_of
     from sim.report.advice import advise as choose
     from sim.results.store import TABLE_FILE, as_table, read_table
     from sim.scenario import load_scenario
-    from sim.scenario.spec import expand
 
     scenario = load_scenario(file, overrides or ())
-    specs = expand(scenario)
+    specs = runs_of(scenario)
     folder = out / scenario.name
     runs = read_table(folder) if os.path.lexists(folder / TABLE_FILE) else as_table([])
     runs = runs[runs["run_id"].isin([spec.run_id for spec in specs]) & (runs["status"] == "ok")]

@@ -49,14 +49,14 @@ def planned(file: Path, overrides: list[str] | None, only: list[str] | None) -> 
     Raises ScenarioError with every problem; each line begins with the file.
     """
     from sim.data.federation import load_federation
+    from sim.data.folds import runs_of
     from sim.plan.notes import label_notes, privacy_notes
     from sim.scenario import load_scenario
-    from sim.scenario.spec import expand
     from sim.study.planning import plan_runs
 
     try:
         scenario = load_scenario(file, overrides or (), only or ())
-        plans = list(plan_runs(expand(scenario)))
+        plans = list(plan_runs(runs_of(scenario)))
         federation = load_federation(scenario.data, scenario.seeds[0])
     except ScenarioError as error:
         lines = (line.removeprefix("scenario: ") for line in error.problems)

@@ -43,7 +43,7 @@ def explain(
     test, shape = federation.test, federation.train.x.shape[1:]
     network = build_network(scenario.model, shape, len(federation.classes))
     layer, statistics = scenario.model.cut, federation.facts.statistics_by_kind("non-private")
-    clinics = assign_resources(scenario.clinics, federation.names, scenario.seeds[0])
+    clinics = assign_resources(scenario.clinics, federation.everyone, scenario.seeds[0])
     seconds = sorted((math.fsum(plan.round_seconds), _method(plan)) for plan in plans)
     return sentences(
         "explain",
@@ -52,6 +52,7 @@ def explain(
         methods=list(dict.fromkeys(map(_method, plans))),
         federation=federation,
         sizes=np.diff(federation.train.offsets),
+        strangers=_strangers(scenario, federation),
         one_class=sum(len(set(test.y[a:b])) < 2 for a, b in pairwise(test.offsets.tolist())),
         links=_links(clinics),
         failures=_failures(scenario, clinics),
@@ -72,11 +73,30 @@ def explain(
 
 def holdings(federation: Federation) -> Holdings:
     """Count the records of each clinic."""
-    clinics, classes = len(federation.names), len(federation.classes)
-    counts = np.zeros((3, clinics, classes), dtype=np.int64)
+    everyone, classes = federation.everyone, len(federation.classes)
+    counts = np.zeros((3, len(everyone), classes), dtype=np.int64)
     for own, part in zip(counts, (federation.train, federation.validation, federation.test), strict=True):
-        np.add.at(own, (np.repeat(np.arange(clinics), np.diff(part.offsets)), part.y), 1)
-    return Holdings(federation.names, federation.classes, counts)
+        names = federation.test_names if part is federation.test else federation.names
+        clinics = np.flatnonzero(np.isin(everyone, names))
+        np.add.at(own, (np.repeat(clinics, np.diff(part.offsets)), part.y), 1)
+    return Holdings(everyone, federation.classes, counts)
+
+
+def _strangers(scenario: Scenario, federation: Federation) -> str:
+    """Say which clinics are held out as a whole; nothing where none is."""
+    data, everyone = scenario.data, len(federation.everyone)
+    if data.test != "held-out-clinics":
+        return ""
+    if data.test_sites is not None:
+        held = f"each of {_named(federation.test_names)} is held out"
+    elif data.folds in (None, everyone):
+        held = f"each of the {everyone} clinics is held out in turn"
+    else:
+        held = f"each of the {everyone} clinics is held out in one of {data.folds} folds, drawn anew with each seed"
+    return (
+        f"Test: {held}, with all its records, and takes no part in training. Where clinics have models of their own, "
+        "the mean of their probabilities is what a held-out one is told."
+    )
 
 
 def _links(clinics: Sequence[ClinicResources]) -> str:

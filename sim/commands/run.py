@@ -58,6 +58,7 @@ def _run(
     from rich.console import Console
 
     from sim.commands.display import shown_progress
+    from sim.data.folds import runs_of
     from sim.report.clock_figures import clock_pictures
     from sim.report.gallery import gallery, study_pictures
     from sim.report.html import write_report
@@ -67,14 +68,13 @@ def _run(
     from sim.results.store import older_runs, writing_to
     from sim.results.study_log import note_command
     from sim.scenario import load_scenario
-    from sim.scenario.spec import expand
     from sim.study.runner import run_study
 
     plans = planned(file, overrides, only)
     scenario = load_scenario(file, overrides or ())
     console = wide_console()
     folder = out / scenario.name
-    ids = [spec.run_id for spec in expand(scenario)]
+    ids = [spec.run_id for spec in runs_of(scenario)]
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         note_command(folder, sys.argv[1:], file)

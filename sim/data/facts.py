@@ -13,8 +13,9 @@ _OF_A_COLUMN = ("mean and deviation of ", "constant for missing ", "levels of ")
 class Facts:
     """Public facts of a federation, and the one secret that keys noise."""
 
-    # names, classes: the clinics, and what the labels stand for
+    # names, classes: the clinics that train, and what the labels stand for
     names: tuple[str, ...]
+    everyone: tuple[str, ...]  # Those and the clinics that are held out as a whole, in the order of the source
     classes: tuple[str, ...]
     sizes: tuple[int, ...]  # [clinic] training records
     records: int  # Of all clinics, held-out and validation records too
@@ -24,6 +25,12 @@ class Facts:
     statistics: Mapping[str, str]
     clinics_of_a_patient: int  # The largest number of clinics that have training records of one patient
     fingerprint: str  # Digest of all records; who lacks one of them cannot form it. It is secret, and written nowhere.
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """The clinics that take no part in training: all their records are held out."""
+        training = set(self.names)
+        return tuple(name for name in self.everyone if name not in training)
 
     @property
     def non_private(self) -> tuple[str, ...]:

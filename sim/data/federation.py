@@ -32,7 +32,11 @@ class Records:
 class Federation:
     """Clinics with their training, validation and held-out records."""
 
-    names: tuple[str, ...]  # The clinics, in the order of the records' clinic axis
+    names: tuple[str, ...]  # The clinics that train, in the order of the training and validation records' clinic axis
+    # test_names, everyone: the clinics of the held-out records' axis, the same ones unless clinics are held out as a
+    # whole; and all clinics, in the order of the source
+    test_names: tuple[str, ...]
+    everyone: tuple[str, ...]
     # features, classes: what axis 1 of `x` (a table's columns, or channels) and the values of `y` are
     features: tuple[str, ...]
     classes: tuple[str, ...]
@@ -46,6 +50,16 @@ class Federation:
     statistics: dict[str, str]
     clinics_of_a_patient: int = 1  # The largest number of clinics that have training records of one patient
 
+    @property
+    def unseen(self) -> bool:
+        """Whether the held-out records are those of clinics that take no part in training."""
+        return self.test_names != self.names
+
+    @property
+    def untrained(self) -> Records:
+        """Records of the clinics that train, by their axis, which no model has seen in training."""
+        return self.validation if self.unseen else self.test
+
     @cached_property
     def facts(self) -> Facts:
         """What anybody but a clinic may know of it, and the digest of all records."""
@@ -55,6 +69,7 @@ class Federation:
                 digest.update(np.ascontiguousarray(array).data)
         return Facts(
             names=self.names,
+            everyone=self.everyone,
             classes=self.classes,
             sizes=tuple(np.diff(self.train.offsets).tolist()),
             records=sum(len(part.y) for part in (self.train, self.test, self.validation)),
@@ -93,31 +108,29 @@ def load_federation(data_spec: DataSpec, seed: int) -> Federation:
     """
     from sim.data import deal, scale, split
 
-    table = _read(data_spec, seed)
-    if faults := split.name_problems(table):
-        raise ScenarioError([*table.problems, *faults])
-    try:
-        names, clinic = deal.place(data_spec, table, seed)
-    except ScenarioError as error:
-        raise ScenarioError([*table.problems, *error.problems]) from None
-    faults = split.clinic_problems(data_spec, names, table.y, clinic, given=table.held_out is not None)
-    if table.problems or faults:
-        raise ScenarioError([*table.problems, *faults])
-    table = _sorted(replace(table, names=names, clinic=clinic))
-    held_out = table.held_out
+    table = _placed(data_spec, seed)
+    names, records = table.names, np.ones(len(table.y), dtype=np.bool_)
     by_class = data_spec.stratified
-    if held_out is None:
-        everything, singles = np.ones(len(table.y), dtype=np.bool_), data_spec.one_class == "keep"
+    trains = tests = np.ones(len(names), dtype=np.bool_)  # which clinics do
+    if data_spec.test == "held-out-clinics":
+        tests = split.held_out_clinics(data_spec, names)
+        trains = ~tests
+        held_out = tests[table.clinic]
+        records = held_out | ~split.of_same_patients(table, held_out)
+    elif table.held_out is not None:
+        held_out = table.held_out
+    else:
+        singles = data_spec.one_class == "keep"
         held_out = split.hold_out_patients(
-            table, everything, data_spec.test_share, seed, "split", by_class=by_class, singles=singles
+            table, records, data_spec.test_share, seed, "split", by_class=by_class, singles=singles
         )
     validation = np.zeros_like(held_out)
     if data_spec.validation_share:
         validation = split.hold_out_patients(
-            table, ~held_out, data_spec.validation_share, seed, "validation", by_class=by_class
+            table, records & ~held_out, data_spec.validation_share, seed, "validation", by_class=by_class
         )
-    train = ~held_out & ~validation
-    if faults := split.one_sided_problems(data_spec, names, table.clinic, train, held_out):
+    train = records & ~held_out & ~validation
+    if faults := split.one_sided_problems(data_spec, names, table.clinic, (train, trains), (held_out, tests)):
         raise ScenarioError(faults)
     offsets = np.searchsorted(table.clinic, np.arange(len(names) + 1))
     x, statistics = scale.scaled(table, offsets, train)
@@ -128,15 +141,39 @@ def load_federation(data_spec: DataSpec, seed: int) -> Federation:
     if data_spec.split == "feature-shift":
         x = deal.shifted(x, offsets, data_spec.shift or 0.0, seed)
     return Federation(
-        names=names,
+        names=_chosen(names, trains),
+        test_names=_chosen(names, tests),
+        everyone=names,
         features=table.features,
         classes=table.classes,
-        train=_records(x, table.y, offsets, train),
-        test=_records(x, table.y, offsets, held_out),
-        validation=_records(x, table.y, offsets, validation),
+        train=_records(x, table, train, trains),
+        test=_records(x, table, held_out, tests),
+        validation=_records(x, table, validation, trains),
         statistics=table.statistics | statistics,
         clinics_of_a_patient=_clinics_of_a_patient(table, train),
     )
+
+
+def clinic_names(data_spec: DataSpec, seed: int) -> tuple[str, ...]:
+    """Name the clinics of the data that a scenario names; raises as :func:`load_federation`."""
+    return _placed(data_spec, seed).names
+
+
+def _placed(data_spec: DataSpec, seed: int) -> Table:
+    """Return the records at their clinics, one clinic after another."""
+    from sim.data import deal, split
+
+    table = _read(data_spec, seed)
+    if faults := split.name_problems(table):
+        raise ScenarioError([*table.problems, *faults])
+    try:
+        names, clinic = deal.place(data_spec, table, seed)
+    except ScenarioError as error:
+        raise ScenarioError([*table.problems, *error.problems]) from None
+    faults = split.clinic_problems(data_spec, names, table.y, clinic, given=table.held_out is not None)
+    if table.problems or faults:
+        raise ScenarioError([*table.problems, *faults])
+    return _sorted(replace(table, names=names, clinic=clinic))
 
 
 def _read(data_spec: DataSpec, seed: int) -> Table:
@@ -173,9 +210,14 @@ def _clinics_of_a_patient(table: Table, train: Mask) -> int:
     return int(np.unique(stays[0], return_counts=True)[1].max(initial=1))
 
 
-def _records(x: NDArray[np.float32], y: Ints, offsets: Ints, mask: Mask) -> Records:
-    counts = np.concatenate([[0], np.cumsum(mask)])
-    records = Records(x[mask], y[mask], counts[offsets].astype(np.int64))
+def _chosen(names: tuple[str, ...], mask: Mask) -> tuple[str, ...]:
+    return tuple(name for name, chosen in zip(names, mask, strict=True) if chosen)
+
+
+def _records(x: NDArray[np.float32], table: Table, mask: Mask, clinics: Mask) -> Records:
+    """Take records out of the table; they are all of the clinics chosen."""
+    sizes = np.bincount(table.clinic[mask], minlength=len(clinics))[clinics]
+    records = Records(x[mask], table.y[mask], np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
     for array in (records.x, records.y, records.offsets):
         array.setflags(write=False)
     return records

@@ -21,7 +21,8 @@ def scaled(table: Table, offsets: Ints, train: Mask) -> tuple[NDArray[np.float32
     offsets : ndarray of int64, ``[clinic + 1]``
         Clinic ``k`` has the records ``offsets[k]:offsets[k + 1]`` of the table, which is sorted by clinic.
     train : ndarray of bool, ``[record]``
-        The training records, the only ones that per-clinic and pooled statistics come from.
+        The training records, the only ones that per-clinic and pooled statistics come from; a clinic without any, which
+        is held out as a whole, is scaled by its own records, as it would be on its first day.
 
     Returns
     -------
@@ -43,6 +44,7 @@ def scaled(table: Table, offsets: Ints, train: Mask) -> tuple[NDArray[np.float32
     groups = [0, len(x)] if table.scaling == "pooled" else offsets.tolist()
     for start, stop in pairwise(groups):
         own = x[start:stop][train[start:stop]]
+        own = own if len(own) else x[start:stop]
         varies = own.max(axis=0) > own.min(axis=0)
         deviation = np.where(varies, own.std(axis=0, ddof=min(1, len(own) - 1)), 1.0)
         result[start:stop] = np.clip((x[start:stop] - own.mean(axis=0)) / deviation, -LARGEST, LARGEST)

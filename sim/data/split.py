@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.data.federation import Ints, Mask, Table
-from sim.foundation.problems import suggest, unwritable
+from sim.foundation.problems import ScenarioError, suggest, unwritable
 from sim.foundation.rng import Streams
 from sim.scenario import DataFile, DataSpec
 
@@ -142,7 +142,8 @@ def clinic_problems(spec: DataSpec, names: Sequence[str], y: Ints, clinic: Ints,
     counts = np.bincount(clinic * classes + y, minlength=len(names) * classes).reshape(len(names), classes)
     records = counts.sum(axis=1)
     problems: list[str] = []
-    for size in (0, 1):
+    whole = spec.test == "held-out-clinics"
+    for size in (0,) if whole else (0, 1):
         fault = f"{size} record{'s' * (size != 1)}, too few to train and to test"
         problems += _lines(spec, names, records == size, fault)
     if spec.one_class == "refuse":
@@ -150,7 +151,7 @@ def clinic_problems(spec: DataSpec, names: Sequence[str], y: Ints, clinic: Ints,
         single = (records > 1) & (np.count_nonzero(counts, axis=1) == 1)
         problems += _lines(spec, names, single, "records of one class only", keep)
         undivided = (records > 1) & (counts.max(axis=1, initial=0) < 2)
-        if spec.stratified and not given:
+        if spec.stratified and not given and not whole:
             fault = "no two records of the same class, so none can be held out"
             problems += _lines(spec, names, undivided, fault, keep)
     return problems
@@ -169,13 +170,49 @@ def name_problems(table: Table) -> list[str]:
     return lines
 
 
-def one_sided_problems(spec: DataSpec, names: Sequence[str], clinic: Ints, train: Mask, held_out: Mask) -> list[str]:
-    """Return which clinics have no training, or no held-out, records; parameters as for ``clinic_problems``."""
+def one_sided_problems(
+    spec: DataSpec, names: Sequence[str], clinic: Ints, train: tuple[Mask, Mask], held_out: tuple[Mask, Mask]
+) -> list[str]:
+    """Return which clinics lack training, or held-out, records; other parameters as for ``clinic_problems``.
+
+    Parameters
+    ----------
+    train, held_out : tuple of ndarray of bool
+        ``[record]`` those records, and ``[clinic]`` which clinics are to have some.
+    """
     return [
         line
-        for side, kind in ((train, "training"), (held_out, "held-out"))
-        for line in _lines(spec, names, np.bincount(clinic[side], minlength=len(names)) == 0, f"no {kind} record")
+        for (side, due), kind in ((train, "training"), (held_out, "held-out"))
+        for line in _lines(spec, names, due & ~np.isin(np.arange(len(names)), clinic[side]), f"no {kind} record")
     ]
+
+
+def held_out_clinics(spec: DataSpec, names: Sequence[str]) -> Mask:
+    """Find the clinics that are held out as a whole, ``[clinic]``: those of ``test-sites``.
+
+    Raises
+    ------
+    ScenarioError
+        If one is unknown, or none is left to train.
+    """
+    held_out = np.isin(np.array(names, dtype=object), np.array(spec.test_sites or (), dtype=object))
+    problems = [
+        f'scenario: data.test-sites: unknown site "{site}"; write it as in the data'
+        for site in spec.test_sites or ()
+        if site not in names
+    ]
+    if held_out.all():
+        problems.append("scenario: data.test-sites: holds out every clinic, and none is left to train; name fewer")
+    if problems:
+        raise ScenarioError(problems)
+    return held_out
+
+
+def of_same_patients(table: Table, held_out: Mask) -> Mask:
+    """Find the records whose patients have held-out ones too, ``[record]``; none where patients are not known."""
+    if table.patient is None:
+        return np.zeros_like(held_out)
+    return np.isin(table.patient, table.patient[held_out])
 
 
 def _lines(spec: DataSpec, names: Sequence[str], faulty: Mask, fault: str, keep: str = "") -> Iterator[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from flwr.app import Context, UserConfig
 
 from sim.data.federation import Federation, Records, load_federation
+from sim.data.folds import runs_of
 from sim.flower.memory import ContextMemory
 from sim.foundation.problems import ScenarioError, show
 from sim.methods.forms import Forms
@@ -18,7 +19,6 @@ from sim.methods.node_group import NodeGroup, node_groups_of
 from sim.methods.workplace import Workplace
 from sim.plan.plan import Plan, make_plan
 from sim.scenario import load_scenario
-from sim.scenario.spec import expand
 from sim.tensor.program import Alone, Program
 
 
@@ -137,7 +137,7 @@ class RunConfig:
 
 @lru_cache(maxsize=1)
 def _run(scenario: Path, number: int) -> tuple[Plan, Federation, Workplaces]:
-    specs = expand(load_scenario(scenario))
+    specs = runs_of(load_scenario(scenario))
     if number >= len(specs):
         raise ScenarioError(
             [f"run config: run: there is no run {number}; {scenario.name} has {len(specs)}, counted from 0"]

@@ -68,9 +68,10 @@ def first_rounds(plans: Sequence[Plan]) -> list[FirstRound]:
         if method in found or job.method.family == "baseline":
             continue
         unhurried = spec.train.model_copy(update={"rounds": 1, "deadline": None, "over_select": 1.0})
-        names = job.facts.names
+        names, everyone = job.facts.names, job.facts.everyone
         resources = tuple(
-            replace(clinic, behaviour=Behaviour()) for clinic in assign_resources(spec.clinics, names, spec.seed)
+            replace(clinic, behaviour=Behaviour())
+            for clinic in assign_resources(spec.clinics, everyone, spec.seed, set(names))
         )
         server = spec.server.resources()
         once = replace(job, spec=spec.model_copy(update={"train": unhurried}), attended={})

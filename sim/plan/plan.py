@@ -116,6 +116,7 @@ class Plan:
             "strategy": spec.strategy.label or spec.strategy.name,
             "cut": spec.strategy.cut or "",
             "seed": spec.seed,
+            "held_out": ", ".join(self.job.facts.held_out),
             "rounds": self.rounds,
             "mean_participants": float(np.mean(self.participants)) if self.participants else 0.0,
             "lost_clinic_rounds": sum(clinic.lost_rounds for clinic in self.clinics),
@@ -158,7 +159,8 @@ def make_plan(spec: RunSpec, facts: Facts) -> Plan:
     meets the target.
     """
     refuse(spec, facts)
-    clock = PlanClock(assign_resources(spec.clinics, facts.names, spec.seed), spec.server.resources())
+    resources = assign_resources(spec.clinics, facts.everyone, spec.seed, set(facts.names))
+    clock = PlanClock(resources, spec.server.resources())
     job = Job.build(spec, facts)
     counts = Counts(job, clock).count(spec.train.rounds)
     sigmas, release_noise = _noise(job, counts.sampled())

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 COLUMNS: Final = (
-    "run_id", "study", "strategy", "cut", "seed", "status", "rounds",
+    "run_id", "study", "strategy", "cut", "seed", "held_out", "status", "rounds",
     "auc", "balanced_accuracy", "accuracy", "loss", "calibration_error",
     "worst_clinic_auc", "worst_clinic", "majority_accuracy",
     "best_round", "best_auc", "best_balanced_accuracy", "best_accuracy", "best_loss", "best_calibration_error",
@@ -19,7 +19,10 @@ COLUMNS: Final = (
 )  # fmt: skip
 """The columns of ``runs.parquet``; what attacks measured stands before the last two, swept keys behind them."""
 TEXT_COLUMNS: Final = frozenset(
-    {"run_id", "study", "strategy", "cut", "status", "worst_clinic", "unit", "mechanism", "adjacency", "error"}
+    {
+        *("run_id", "study", "strategy", "cut", "held_out", "status", "worst_clinic"),
+        *("unit", "mechanism", "adjacency", "error"),
+    }
 )
 WHOLE_COLUMNS: Final = frozenset({"seed", "rounds"})
 NOISE_KEYS: Final = ("privacy.epsilon", "privacy.noise-multiplier")

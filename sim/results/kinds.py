@@ -24,6 +24,7 @@ def visible(text: str) -> str:
 RunId = Annotated[str, Strict(), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 StudyName = Annotated[str, Strict(), Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Name = Annotated[str, Strict(), Field(max_length=1000), AfterValidator(visible)]
+Names = Annotated[str, Strict(), Field(max_length=10_000_000), AfterValidator(visible)]
 Text = Annotated[str, Strict(), Field(max_length=100_000)]
 Amount = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Strict(), Field(ge=0, le=1)]

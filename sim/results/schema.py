@@ -26,7 +26,21 @@ from pydantic import (
 )
 
 from sim.results.columns import COLUMNS, NOISE_KEYS, UNITS, is_measured, is_swept, unit_of
-from sim.results.kinds import Amount, Bound, Count, Hash, Name, Rounds, RunId, Seed, Share, StudyName, Text, revived
+from sim.results.kinds import (
+    Amount,
+    Bound,
+    Count,
+    Hash,
+    Name,
+    Names,
+    Rounds,
+    RunId,
+    Seed,
+    Share,
+    StudyName,
+    Text,
+    revived,
+)
 from sim.results.reading import parsed_json, refuse
 from sim.scenario.base import Scalar
 
@@ -81,6 +95,7 @@ _FIXED: Final[dict[str, Any]] = {
     "adjacency": Literal["", "zero-out", "replace-one"],
     "delta": Share,
     "error": Text,
+    "held_out": Names,
     **dict.fromkeys(("strategy", "cut", "worst_clinic", "unit", "mechanism", "name", "clinic"), Name),
 }
 

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -128,12 +128,13 @@ PROFILES: Final = MappingProxyType(
 
 
 def assign_resources(
-    groups: "Sequence[ClinicGroup]", site_names: Sequence[str], seed: int
+    groups: "Sequence[ClinicGroup]", site_names: Sequence[str], seed: int, taking_part: Collection[str] | None = None
 ) -> tuple[ClinicResources, ...]:
     """Give every site the link and computer of its group, in the order of the sites.
 
-    Groups with ``sites`` take these, those with ``count`` the next so many that no group names, and at most one without
-    either takes the rest. The seed decides which clinic of a group has which of its profiles, and how far its rates lie
+    Where not all take part, only theirs are returned: a clinic has the same ones whoever else takes part. Groups with
+    ``sites`` take these, those with ``count`` the next so many that no group names, and at most one without either
+    takes the rest. The seed decides which clinic of a group has which of its profiles, and how far its rates lie
     from them.
 
     Raises
@@ -177,7 +178,7 @@ def assign_resources(
         for position, group in enumerate(groups)
         for resources in _members(group, members[position], position, seed)
     }
-    return tuple(found[site] for site in site_names)
+    return tuple(found[site] for site in site_names if taking_part is None or site in taking_part)
 
 
 def _members(group: "ClinicGroup", sites: Sequence[str], position: int, seed: int) -> list[ClinicResources]:

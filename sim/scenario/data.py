@@ -85,12 +85,18 @@ def _fits_the_split(value: object, info: ValidationInfo) -> None:
 class _Data(Section):
     """What all sources share; ``sites`` are those clinics of the source whose records are used.
 
+    With ``test = "held-out-clinics"`` a run holds out all records of some clinics, which take no part in training:
+    those of `test_sites`, or of one fold of `folds`, without which each clinic is left out in turn.
+
     Held-out and validation records are drawn without looking at labels, or within each class where ``stratified``: one
     label then decides where other records stand, which no guarantee covers.
     """
 
     test_share: Number = Field(default=0.34, gt=0, lt=1)
     validation_share: Number = Field(default=0.0, ge=0, lt=1)
+    test: Literal["held-out-records", "held-out-clinics"] = "held-out-records"
+    folds: Annotated[Whole, Field(ge=2)] | None = None
+    test_sites: Sites | None = None
     stratified: bool = False
     one_class: Literal["keep", "refuse"] = "keep"
     sites: Sites | None = None
@@ -106,6 +112,15 @@ class _Data(Section):
         if isinstance(written, Mapping) and "classes_per_clinic" not in written:
             return {"classes-per-clinic": None, **written}
         return written
+
+    @field_validator("folds", "test_sites")
+    @classmethod
+    def _of_held_out_clinics(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and info.data.get("test") == "held-out-records":
+            raise ValueError('has no effect on held-out records; remove it, or set data.test to "held-out-clinics"')
+        if value is not None and info.field_name == "test_sites" and info.data.get("folds") is not None:
+            raise ValueError("has no effect beside data.folds, which hold out every clinic once; remove one of the two")
+        return value
 
     @field_validator("alpha", "classes_per_clinic", "shift")
     @classmethod
@@ -132,6 +147,13 @@ class HeartDisease(_Found):
     source: Literal["heart-disease"] = "heart-disease"
     scaling: Literal["public", "per-clinic", "pooled"] = "public"
     held_out: Literal["seeded", "flamby"] = "seeded"
+
+    @field_validator("held_out")
+    @classmethod
+    def _records_of_all_clinics(cls, held_out: str, info: ValidationInfo) -> str:
+        if held_out == "flamby" and info.data.get("test") == "held-out-clinics":
+            raise ValueError('names records, and data.test = "held-out-clinics" holds out clinics; remove one of them')
+        return held_out
 
 
 class DataFile(_Found):

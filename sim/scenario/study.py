@@ -1,7 +1,7 @@
 """The tables of a study: training, server, clinics and strategies."""
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +22,8 @@ from sim.scenario.lookup import example, is_own_path, method_facts
 from sim.scenario.model import placed_head
 
 Cut = Literal["vanilla", "u-shaped"]
+_HELD_OUT_KEYS: Final = ("test", "folds", "test-sites")
+"""Of ``[data]``, what strategies may differ in: not the records."""
 
 
 def _as_tuple(value: object) -> object:
@@ -196,8 +198,8 @@ class ClinicGroup(Section):
 class Strategy(Section):
     """A strategy to compare: one of Suture's, or a Flower strategy by its import path.
 
-    ``set`` holds keys of ``[model]``, ``[train]`` and ``[privacy]`` that are otherwise for this strategy; a key that is
-    set is not swept for it.
+    ``set`` holds keys of ``[model]``, ``[train]`` and ``[privacy]``, and of ``[data]`` those that say what is held out,
+    that are otherwise for this strategy; a key that is set is not swept for it.
     """
 
     name: str
@@ -211,11 +213,14 @@ class Strategy(Section):
     alternate: Literal["clinic", "mini-batch"] | None = Field(default=None, validate_default=True)
     proximal_mu: Annotated[Factor, Field(ge=0)] = 0.0
     options: dict[str, Scalar] = Field(default_factory=dict)
-    set: dict[Literal["model", "train", "privacy"], dict[str, Any]] = Field(default_factory=dict)
+    set: dict[Literal["data", "model", "train", "privacy"], dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("set")
     @classmethod
     def _beside_the_scenario(cls, tables: dict[str, dict[str, Any]], info: ValidationInfo) -> dict[str, Any]:
+        for key in tables.get("data", {}):
+            if key not in _HELD_OUT_KEYS:
+                raise ValueError(f"data.{key} is the same for all; of [data] set only {', '.join(_HELD_OUT_KEYS)}")
         head = tables.get("model", {}).get("public-head")
         if not isinstance(head, str) or not info.context:
             return tables

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from sim.data.folds import runs_of
 from sim.scenario import Scenario, load_scenario
-from sim.scenario.spec import expand
 from sim.study.engines import InProcess, Workers
 from sim.study.planning import plan_runs
 from sim.study.runner import Progress, run_study
@@ -44,7 +44,7 @@ def run(
         If there is no such attack.
     """
     checked = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
-    plans = list(plan_runs(expand(checked)))
+    plans = list(plan_runs(runs_of(checked)))
     silent = Progress(lambda to_do, done, seconds: None, lambda row, seconds: None)
     engine = Workers(jobs) if jobs > 1 else InProcess()
     return run_study(plans, [plan.spec.run_id for plan in plans], Path(out), engine, silent, attacks=attacks)

@@ -54,7 +54,6 @@ class Retiming:
         self._folder = folder
         self._written = record["spec"]
         facts = load_federation(spec.data, spec.seed).facts
-        self._names = facts.names
         self._job = Job.build(spec, facts)
         self._rounds = int(record["row"]["rounds"])
         self._counts = Counts(self._job, self._clock(spec)).count(self._rounds)
@@ -103,7 +102,9 @@ class Retiming:
         return math.fsum(time.seconds for time in counts.times)
 
     def _clock(self, spec: RunSpec) -> PlanClock:
-        return PlanClock(assign_resources(spec.clinics, self._names, spec.seed), spec.server.resources())
+        facts = self._job.facts
+        resources = assign_resources(spec.clinics, facts.everyone, spec.seed, set(facts.names))
+        return PlanClock(resources, spec.server.resources())
 
 
 def _fault(key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -30,7 +31,7 @@ def finished_row(plan: Plan, trained: TrainedRun, findings: Findings, federation
     return {
         **plan.columns(),
         "status": "ok",
-        **_scores(trained.evaluations[-1], federation.names),
+        **_scores(trained.evaluations[-1], federation.test_names),
         **best,
         **findings.row(),
         "majority_accuracy": _majority_accuracy(federation),
@@ -39,7 +40,7 @@ def finished_row(plan: Plan, trained: TrainedRun, findings: Findings, federation
 
 def rounds_table(plan: Plan, trained: TrainedRun, federation: Federation) -> pd.DataFrame:
     """Return ``rounds.parquet``: a row before the first round and one after each."""
-    rounds = pd.DataFrame([_scores(evaluation, federation.names) for evaluation in trained.evaluations])
+    rounds = pd.DataFrame([_scores(evaluation, federation.test_names) for evaluation in trained.evaluations])
     for metric in trained.validations[0].pooled if trained.validations else ():
         rounds[f"validation_{metric}"] = [validation.pooled[metric] for validation in trained.validations]
     if trained.clips:
@@ -54,18 +55,21 @@ def rounds_table(plan: Plan, trained: TrainedRun, federation: Federation) -> pd.
 
 
 def clinics_table(plan: Plan, trained: TrainedRun, findings: Findings, federation: Federation) -> pd.DataFrame:
-    """Return ``clinics.parquet``: a row a clinic.
+    """Return ``clinics.parquet``: a row a clinic, those that train before those that are held out as a whole.
 
     Raises
     ------
     AttackError
         If an attack takes a column that is there already.
     """
-    clinics = pd.DataFrame([_flat(clinic) for clinic in plan.clinics]).assign(**trained.evaluations[-1].by_clinic)
-    clinics.insert(1, "test_records", np.diff(federation.test.offsets))
+    scores = pd.DataFrame(trained.evaluations[-1].by_clinic, index=pd.Index(federation.test_names))
+    scores.insert(0, "test_records", np.diff(federation.test.offsets))
+    clinics = _with_strangers(pd.DataFrame([_flat(clinic) for clinic in plan.clinics]), plan.job.facts.held_out)
+    clinics = clinics.join(scores, on="name")
+    clinics.insert(1, "test_records", clinics.pop("test_records").fillna(0).astype("int64"))
     if publishes_class_counts(plan.spec):
         clinics = clinics.assign(**_class_counts(federation))
-    measured = findings.of_clinics(federation.names)
+    measured = findings.of_clinics(clinics["name"])
     for column in measured.keys() & set(clinics):
         raise AttackError(f'an attack takes column "{column}" of clinics.parquet; name another')
     return clinics.assign(**measured)
@@ -90,11 +94,21 @@ def _class_counts(federation: Federation) -> dict[str, NDArray[np.int64]]:
     """Count each clinic's records of each class, in training, validation and held out together."""
     parts = (federation.train, federation.validation, federation.test)
     y = np.concatenate([part.y for part in parts])
-    clinic = np.concatenate([np.repeat(np.arange(len(part.offsets) - 1), np.diff(part.offsets)) for part in parts])
+    places = [np.repeat(np.arange(len(part.offsets) - 1), np.diff(part.offsets)) for part in parts]
+    if federation.unseen:
+        places[-1] += len(federation.names)
+    clinic = np.concatenate(places)
     return {
-        f"class {name}": np.bincount(clinic[y == label], minlength=len(federation.names))
+        f"class {name}": np.bincount(clinic[y == label], minlength=len(federation.everyone))
         for label, name in enumerate(federation.classes)
     }
+
+
+def _with_strangers(clinics: pd.DataFrame, held_out: Sequence[str]) -> pd.DataFrame:
+    """Add a row for each clinic that takes no part: nothing is asked of it, and no guarantee is about it."""
+    nothing = {column: 0 if values.dtype.kind == "i" else np.nan for column, values in clinics.items()}
+    strangers = pd.DataFrame([nothing | {"name": name} for name in held_out], columns=clinics.columns)
+    return pd.concat([clinics, strangers.astype(clinics.dtypes)], ignore_index=True) if held_out else clinics
 
 
 def _flat(clinic: ClinicPlan) -> Row:

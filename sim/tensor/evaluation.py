@@ -69,10 +69,13 @@ class Evaluator:
     ----------
     network : Network
     test : Records
+    unseen : bool
+        Whether they are of clinics that do not train, and so have no model of their own.
     """
 
-    def __init__(self, network: Network, test: Records) -> None:
+    def __init__(self, network: Network, test: Records, *, unseen: bool = False) -> None:
         self._network = network
+        self._unseen = unseen
         self._test = test
         self._x = torch.tensor(test.x)[None]
 
@@ -102,8 +105,18 @@ class Evaluator:
 
     @torch.no_grad()
     def class_probabilities(self, parameters: Mapping[str, Tensor]) -> Floats:
-        """Return ``[record, class]`` probabilities under the global model or each record's clinic's own."""
-        if next(iter(parameters.values())).shape[0] == 1:
+        """Return ``[record, class]`` probabilities under the global model or each record's clinic's own.
+
+        Of clinics that do not train, under each training clinic's own in turn, and of these probabilities the mean.
+        """
+        models = next(iter(parameters.values())).shape[0]
+        if models > 1 and self._unseen:
+            total = np.zeros((self._x.shape[1], max(2, self._network.outputs)))
+            for k in range(models):
+                one = {name: value[k : k + 1] for name, value in parameters.items()}
+                total += self._probabilities(self._logits(one, self._x))
+            return total / models
+        if models == 1:
             logits = self._logits(parameters, self._x)
         elif len(self._network.input_shape) == 1 and dense_layers(self._network.whole) is not None:
             logits = self._logits_side_by_side(parameters)
@@ -113,6 +126,10 @@ class Evaluator:
             logits = torch.cat(
                 [self._logits(model, self._x[:, a:b]) for model, (a, b) in zip(own, bounds, strict=False)]
             )
+        return self._probabilities(logits)
+
+    def _probabilities(self, logits: Tensor) -> Floats:
+        """Return ``[record, class]`` probabilities from the network's outputs."""
         if self._network.outputs == 1:
             positive = torch.sigmoid(logits.double()[:, 0])
             return torch.stack([1 - positive, positive], 1).numpy()

@@ -137,7 +137,8 @@ def clinics_job(model, shape, privacy=None, sigma=0.0, **train):
         offsets=offsets,
     )
     facts = Facts(
-        names=tuple(map(str, tuple(SIZES))),
+        names=tuple(map(str, SIZES)),
+        everyone=tuple(map(str, SIZES)),
         classes=("a", "b", "c"),
         sizes=tuple(SIZES),
         records=int(offsets[-1]),

@@ -35,7 +35,7 @@ CONTRACT = {
     **dict.fromkeys(("epsilon_model_user", "epsilon_peer", "epsilon_server"), pa.float64()),
     "wall_seconds": pa.float64(),
 }
-TEXTS = {"worst_clinic", "error"}  # of the columns beyond the contract
+TEXTS = {"held_out", "worst_clinic", "error"}  # of the columns beyond the contract
 SCORES = ["auc", "balanced_accuracy", "accuracy", "loss", "worst_clinic_auc"]
 
 

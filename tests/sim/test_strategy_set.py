@@ -68,7 +68,7 @@ def test_a_public_head_lies_beside_the_scenario():
 @pytest.mark.parametrize(
     ("own", "line"),
     [
-        ({"data": {"test-share": 0.5}}, r"strategies\.0\.set\.data"),
+        ({"data": {"test-share": 0.5}}, r"strategies\.0\.set: data\.test-share is the same for all"),
         ({"model": {"freze": ["head"]}}, r'strategies\.0\.set: model\.freze: unknown key; did you mean "freeze"'),
         (
             {"privacy": {"mechanism": "label-rr", "label-epsilon": 2}},
