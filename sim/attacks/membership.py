@@ -15,7 +15,8 @@ from sim.attacks.attack import Attack, Finding, Observer
 from sim.data.federation import Federation, Records
 from sim.models import Network, Parameters
 from sim.plan.plan import Plan
-from sim.tensor.evaluation import Evaluator, area_under_curve
+from sim.tensor.evaluation import Evaluator
+from sim.tensor.metrics import area_under_curve
 
 Floats = NDArray[np.float64]
 

@@ -74,6 +74,7 @@ def read(spec: Npz) -> Table:
         x=x,
         y=y,
         clinic=clinic,
+        row=np.flatnonzero(used),
         scaling="none" if span is None else "public",
         ranges={} if span is None else dict.fromkeys(features, span),
         statistics={},

@@ -1,7 +1,7 @@
 """The clinics' records: read, checked, dealt out to clinics, split, and scaled."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
@@ -26,6 +26,10 @@ class Records:
     x: NDArray[np.float32]
     y: Ints  # [record] Class of each record, an index into `Federation.classes`
     offsets: Ints  # [clinic + 1] Clinic `k` has the records `offsets[k]:offsets[k + 1]`
+    # row, patient: [record] Row of the source, counted from 0, and number of the patient, which tells no more than who
+    # is the same; the row where there are no patients. Empty where nobody asks.
+    row: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    patient: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -89,9 +93,10 @@ class Table:
     features: tuple[str, ...]
     classes: tuple[str, ...]
     x: NDArray[Any]  # [record, *feature] Features in their own units
-    # y, clinic: [record] Class, and index into `names`
+    # y, clinic, row: [record] Class, index into `names`, and row of the source, counted from 0
     y: Ints
     clinic: Ints
+    row: Ints
     scaling: str  # How to scale the features
     ranges: Mapping[str, tuple[float, float]]  # Public range of each feature that public scaling maps to -1 to 1
     statistics: dict[str, str]  # What was used to make it complete
@@ -140,15 +145,17 @@ def load_federation(data_spec: DataSpec, seed: int) -> Federation:
         statistics["records dealt to clinics by label"] = "simulated"
     if data_spec.split == "feature-shift":
         x = deal.shifted(x, offsets, data_spec.shift or 0.0, seed)
+    patient = table.row if table.patient is None else split.patients_of(table.patient, table.y)[0]
+    sources = Records(x, table.y, offsets, table.row, patient)
     return Federation(
         names=_chosen(names, trains),
         test_names=_chosen(names, tests),
         everyone=names,
         features=table.features,
         classes=table.classes,
-        train=_records(x, table, train, trains),
-        test=_records(x, table, held_out, tests),
-        validation=_records(x, table, validation, trains),
+        train=_part(sources, train, trains),
+        test=_part(sources, held_out, tests),
+        validation=_part(sources, validation, trains),
         statistics=table.statistics | statistics,
         clinics_of_a_patient=_clinics_of_a_patient(table, train),
     )
@@ -198,6 +205,7 @@ def _sorted(table: Table) -> Table:
         x=table.x[order],
         y=table.y[order],
         clinic=table.clinic[order],
+        row=table.row[order],
         patient=None if table.patient is None else table.patient[order],
         held_out=None if table.held_out is None else table.held_out[order],
     )
@@ -214,10 +222,12 @@ def _chosen(names: tuple[str, ...], mask: Mask) -> tuple[str, ...]:
     return tuple(name for name, chosen in zip(names, mask, strict=True) if chosen)
 
 
-def _records(x: NDArray[np.float32], table: Table, mask: Mask, clinics: Mask) -> Records:
-    """Take records out of the table; they are all of the clinics chosen."""
-    sizes = np.bincount(table.clinic[mask], minlength=len(clinics))[clinics]
-    records = Records(x[mask], table.y[mask], np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
-    for array in (records.x, records.y, records.offsets):
+def _part(everyone: Records, mask: Mask, clinics: Mask) -> Records:
+    """Take records out of all; they are all of the clinics chosen."""
+    counts = np.concatenate([[0], np.cumsum(mask)])
+    sizes = np.diff(counts[everyone.offsets])[clinics]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    part = Records(everyone.x[mask], everyone.y[mask], offsets, everyone.row[mask], everyone.patient[mask])
+    for array in (part.x, part.y, part.offsets, part.row, part.patient):
         array.setflags(write=False)
-    return records
+    return part

@@ -66,20 +66,21 @@ def _lines() -> list[str]:
 
 
 @cache
-def _parsed() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return features, classes and centres of the rows with no missing value, without slope, ca and thal."""
+def _parsed() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return features, classes, centres and places of the rows with no missing value, without slope, ca and thal."""
     lines = _lines()
     if hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest() != _SHA256:
         raise ScenarioError([f"scenario: data.source: {_FILE.name} is absent or altered; install Suture again"])
     rows = []
-    for row in csv.DictReader(lines):
+    for place, row in enumerate(csv.DictReader(lines)):
         if not all(row[column] for column in (*_NUMERIC, *_ONE_HOT)):
             continue
         numbers = [float(row[column]) for column in _NUMERIC]
         dummies = [float(float(row[column]) == level) for column, levels in _ONE_HOT.items() for level in levels]
-        rows.append((numbers + dummies, int(row["num"]) > 0, CENTRES.index(row["centre"])))
-    x, y, centre = zip(*rows, strict=True)
-    return np.array(x), np.array(y, dtype=np.int64), np.array(centre, dtype=np.int64)
+        rows.append((numbers + dummies, int(row["num"]) > 0, CENTRES.index(row["centre"]), place))
+    x, *others = zip(*rows, strict=True)
+    y, centre, places = (np.array(column, dtype=np.int64) for column in others)
+    return np.array(x), y, centre, places
 
 
 def _flamby_held_out(centre: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -100,7 +101,7 @@ def read(spec: HeartDisease) -> Table:
 
     Raises ``ScenarioError`` if the file is absent or altered, or a centre does not exist.
     """
-    x, y, centre = _parsed()
+    x, y, centre, place = _parsed()
     used, problems = at_sites(CENTRES, centre, spec.sites, public=True)
     if problems:
         raise ScenarioError(problems)
@@ -120,6 +121,7 @@ def read(spec: HeartDisease) -> Table:
         x=x,
         y=y,
         clinic=clinic,
+        row=place[used],
         scaling=spec.scaling,
         ranges=RANGES,
         statistics=statistics,

@@ -67,12 +67,13 @@ def make(spec: Synthetic, seed: int) -> Table:
     clinic_of = np.repeat(np.arange(spec.clinics), sizes)
     features = tuple(f"x{number + 1}" for number in range(spec.features))
     classes = tuple(str(label) for label in range(spec.classes))
+    row = np.arange(spec.records)
     if spec.sites is not None:
         used, unknown = at_sites(names, clinic_of, spec.sites, public=True)
         if unknown:
             raise ScenarioError(unknown)
         names = tuple(name for name in names if name in spec.sites)
-        x, y, clinic_of = x[used], y[used], np.unique(clinic_of[used], return_inverse=True)[1]
+        x, y, row, clinic_of = x[used], y[used], row[used], np.unique(clinic_of[used], return_inverse=True)[1]
     return Table(
         names=names,
         features=features,
@@ -80,6 +81,7 @@ def make(spec: Synthetic, seed: int) -> Table:
         x=x,
         y=y,
         clinic=clinic_of,
+        row=row,
         scaling="none",
         ranges={},
         statistics={},

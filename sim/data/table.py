@@ -70,6 +70,7 @@ def read(spec: TableFile) -> Table:
         x=x,
         y=y,
         clinic=clinic,
+        row=np.flatnonzero(used),
         scaling=spec.scaling,
         ranges=spec.ranges,
         statistics=statistics,

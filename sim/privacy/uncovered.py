@@ -9,7 +9,10 @@ if TYPE_CHECKING:
     from sim.scenario.spec import RunSpec
 
 _HELD_OUT: Final = "held-out records, exact; a record held out here may be a training record of another seed's run"
-_SCORES: Final = ("auc", "balanced_accuracy", "accuracy", "loss", "calibration_error")
+_SCORES: Final = (
+    "within_clinic_auc", "auc", "balanced_accuracy", "accuracy", "loss", "brier", "auprc", "calibration_error",
+    "calibration_intercept", "calibration_slope", "sensitivity", "net_benefit", "worst_clinic_auc", "pairs",
+)  # fmt: skip
 _EVERYWHERE: Final = (
     "run.json, rounds.parquet, clinics.parquet, the run's log, runs.parquet, report.html and its figures"
 )
@@ -35,8 +38,20 @@ def publishes_class_counts(spec: RunSpec) -> bool:
 
 
 def _rows(spec: RunSpec) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
-    yield "held-out metrics, after each round and by clinic", _EVERYWHERE, _HELD_OUT, (*_SCORES, "worst_clinic_auc")
+    yield "held-out metrics, after each round and by clinic", _EVERYWHERE, _HELD_OUT, _SCORES
     yield "name of the clinic with the lowest AUC", _EVERYWHERE, _HELD_OUT, ("worst_clinic",)
+    yield (
+        "prediction and class of every held-out record",
+        "predictions.parquet",
+        _HELD_OUT,
+        ("label", "probability_*"),
+    )
+    yield (
+        "which record trains and which is held out",
+        "split.parquet",
+        "none of a record's values, but membership itself",
+        ("part",),
+    )
     if spec.data.validation_share:
         yield (
             "validation metrics, the round that they chose and its metrics",

@@ -7,9 +7,11 @@ from typing import Final
 
 COLUMNS: Final = (
     "run_id", "study", "strategy", "cut", "seed", "held_out", "status", "rounds",
-    "auc", "balanced_accuracy", "accuracy", "loss", "calibration_error",
+    "within_clinic_auc", "auc", "balanced_accuracy", "accuracy", "loss", "brier", "auprc",
+    "calibration_error", "calibration_intercept", "calibration_slope", "sensitivity", "net_benefit",
     "worst_clinic_auc", "worst_clinic", "majority_accuracy",
-    "best_round", "best_auc", "best_balanced_accuracy", "best_accuracy", "best_loss", "best_calibration_error",
+    "best_round", "best_within_clinic_auc", "best_auc", "best_balanced_accuracy", "best_accuracy", "best_loss",
+    "best_brier", "best_calibration_error",
     "mean_participants", "lost_clinic_rounds",
     "sim_seconds", "bytes_up", "bytes_down", "clinic_flops", "server_flops", "peak_clinic_bytes",
     "clinic_joules", "idle_share", "server_busy_share",

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import pyarrow as pa
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -33,6 +32,7 @@ from sim.results.kinds import (
     Hash,
     Name,
     Names,
+    Real,
     Rounds,
     RunId,
     Seed,
@@ -44,7 +44,7 @@ from sim.results.kinds import (
 from sim.results.reading import parsed_json, refuse
 from sim.scenario.base import Scalar
 
-__all__ = ["checked", "checked_rows", "checked_table"]
+__all__ = ["checked", "checked_rows", "hold", "kind_of"]
 
 _OF_A_PLAN: Final = (
     "strategy", "sim_seconds", "bytes_up", "bytes_down", "unit", "mechanism",
@@ -55,11 +55,11 @@ _MOST_REPEATS: Final = 10**12
 _LEAST_SCALE: Final = 1e-12
 
 
-def _kind(column: str) -> Any:
+def kind_of(column: str) -> Any:
     """Return what a column of the table, of the rounds or of the clinics may hold, by its name."""
     if column in _FIXED:
         return _FIXED[column]
-    if column.endswith(("auc", "accuracy", "share", "calibration_error")):
+    if column.endswith(("auc", "auprc", "accuracy", "sensitivity", "share", "calibration_error")):
         return Share
     if column.startswith("epsilon") or column.endswith("loss"):
         return Bound
@@ -70,12 +70,7 @@ def _kind(column: str) -> Any:
 
 @lru_cache(maxsize=256)
 def _value(column: str) -> TypeAdapter[Any]:
-    return TypeAdapter(_kind(column) | None)
-
-
-@lru_cache(maxsize=256)
-def _values(column: str) -> TypeAdapter[Any]:
-    return TypeAdapter(list[_kind(column)])  # type: ignore[misc, arg-type]
+    return TypeAdapter(kind_of(column) | None)
 
 
 def _measured(unit: str) -> Any:
@@ -92,6 +87,8 @@ _FIXED: Final[dict[str, Any]] = {
     "round": Rounds,
     "records": Count,
     "test_records": Count,
+    "pairs": Count,
+    **dict.fromkeys(("calibration_intercept", "calibration_slope", "net_benefit"), Real),
     "adjacency": Literal["", "zero-out", "replace-one"],
     "delta": Share,
     "error": Text,
@@ -113,7 +110,7 @@ _NEEDED: Final = ("run_id", "study", "seed", "status", "rounds")
 _Row: Final[Any] = create_model(  # type: ignore[call-overload]  # its stub knows no fields by name
     "_Row",
     __config__=ConfigDict(extra="allow", hide_input_in_errors=True),
-    **{column: (_kind(column), ...) if column in _NEEDED else (_kind(column) | None, None) for column in COLUMNS},
+    **{column: (kind_of(column), ...) if column in _NEEDED else (kind_of(column) | None, None) for column in COLUMNS},
 )
 _SWEPT: Final[TypeAdapter[Any]] = TypeAdapter(dict[Name, Scalar])
 _NOISE: Final[TypeAdapter[Any]] = TypeAdapter(dict[Name, Annotated[Bound, Field(gt=0)]])
@@ -302,7 +299,7 @@ _FILES: Final[dict[str, TypeAdapter[Any]]] = {
 }
 
 
-def _held(adapter: Any, value: object, label: Path | str, place: Sequence[str] = ()) -> None:
+def hold(adapter: Any, value: object, label: Path | str, place: Sequence[str] = ()) -> None:
     """Refuse a value that does not fit, in one line for the first fault."""
     try:
         adapter.validate_python(value) if isinstance(adapter, TypeAdapter) else adapter.model_validate(value)
@@ -325,11 +322,11 @@ def checked(kind: str, value: Any, label: Path | str) -> Any:
     value : object
         As :func:`sim.results.reading.parsed_json` returns it.
     """
-    _held(_FILES[kind], value, label)
+    hold(_FILES[kind], value, label)
     if kind == "run":
         checked_rows([value["row"]], label, finished=True)
         releases = parsed_json(value["privacy"]["releases"], f"{label}: privacy.releases")
-        _held(_RELEASES, releases, label, ("privacy", "releases"))
+        hold(_RELEASES, releases, label, ("privacy", "releases"))
         clinics = len(value["plan"]["clinics"])
         if any(release["clinic"] >= clinics for release in releases):
             refuse(label, "privacy.releases: names a clinic that is not in the plan; run again")
@@ -356,41 +353,15 @@ def checked_rows(rows: Sequence[Any], label: Path | str, *, finished: bool = Fal
         Whether they must say all that a plan says.
     """
     for row in rows:
-        _held(_Row, row, label, ("row",))
+        hold(_Row, row, label, ("row",))
         for name in filter(is_measured, row):
-            _held(_value(name), row[name], label, ("row", name))
+            hold(_value(name), row[name], label, ("row", name))
         extra = {name: value for name, value in row.items() if is_swept(name)}
         for name in extra:
             if "." not in name:
                 refuse(label, f"row: unknown column {json.dumps(name)[:60]}; take it out")
-        _held(_SWEPT, extra, label, ("row",))
-        _held(_NOISE, {name: extra[name] for name in NOISE_KEYS if name in extra}, label, ("row",))
+        hold(_SWEPT, extra, label, ("row",))
+        hold(_NOISE, {name: extra[name] for name in NOISE_KEYS if name in extra}, label, ("row",))
         if finished and (lacking := [name for name in _OF_A_PLAN if row.get(name) in (None, "")]):
             refuse(label, f"row.{lacking[0]}: is missing; restore the original file, or run again")
     _once([row["run_id"] for row in rows], label, "run_id")
-
-
-def checked_table(table: pa.Table, needed: Sequence[str], texts: Collection[str], label: Path) -> None:
-    """Refuse a table of rounds or of clinics whose columns do not fit: types, ranges, and missing ones.
-
-    Parameters
-    ----------
-    table : pyarrow.Table
-        As of :func:`sim.results.reading.read_arrow`.
-    needed : collection of str
-        Columns that must be there, without a missing value; the first without a duplicate.
-    texts : collection of str
-        The columns of text; all others are numbers.
-    """
-    if lacking := [column for column in needed if column not in table.column_names]:
-        refuse(label, f"{lacking[0]}: the column is missing; restore the original file, or run again")
-    for name, values in zip(table.column_names, table.columns, strict=True):
-        column = name[:60]
-        known = [value for value in values.to_pylist() if value is not None and value == value]
-        if known and isinstance(known[0], str) != (name in texts):
-            refuse(label, f"{column}: holds {'numbers' if name in texts else 'text'}; run again")
-        if name in needed and len(known) < len(values):
-            refuse(label, f"{column}: lacks a value; run again")
-        _held(_values(name), known, label, (column,))
-        if name in needed[:1] and len(set(known)) < len(known):
-            refuse(label, f"{column}: has a duplicate value; run again")

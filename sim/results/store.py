@@ -1,7 +1,8 @@
 """The results folder: one folder a run, moved in whole when it is complete, and one table of all runs.
 
-``OUT/<study>/<run-id>/`` holds ``run.json``, ``rounds.parquet``, ``clinics.parquet``, ``model.safetensors`` (after the
-last round) and, where validation records chose one, ``model_best.safetensors``.
+``OUT/<study>/<run-id>/`` holds ``run.json``, ``rounds.parquet``, ``clinics.parquet``, ``predictions.parquet`` (the last
+model's, a row a held-out record), ``split.parquet`` (which record went where), ``model.safetensors`` (after the last
+round) and, where validation records chose one, ``model_best.safetensors``.
 ``OUT/<study>/runs.parquet`` has one row a run and is rebuilt from the folders. A process that dies leaves at most a
 folder whose name starts with a dot, which nothing reads.
 """
@@ -30,7 +31,8 @@ from sim.foundation.problems import FolderError, ScenarioError
 from sim.results import reading
 from sim.results.audit_log import AUDIT_FILE, seal_entries
 from sim.results.columns import COLUMNS, TEXT_COLUMNS, WHOLE_COLUMNS, in_order, is_swept
-from sim.results.schema import checked, checked_rows, checked_table
+from sim.results.schema import checked, checked_rows
+from sim.results.table_schema import checked_records, checked_table
 from sim.scenario.spec import RESULTS_VERSION, RunSpec
 
 if TYPE_CHECKING:
@@ -258,7 +260,14 @@ def read_table(study_folder: Path) -> pd.DataFrame:
 
 
 def read_run_tables(study_folder: Path, run_ids: Iterable[str], stem: str) -> pd.DataFrame:
-    """Read ``rounds.parquet`` or ``clinics.parquet`` of successful runs as one table, with a column ``run_id``."""
+    """Read a table of successful runs' folders as one, with a column ``run_id``.
+
+    Raises ScenarioError if a run's is missing, or does not hold what it must.
+
+    Parameters
+    ----------
+    stem : {"rounds", "clinics", "predictions", "split"}
+    """
     parts = []
     for run_id in run_ids:
         name = f"{run_id}/{stem}.parquet"
@@ -267,7 +276,10 @@ def read_run_tables(study_folder: Path, run_ids: Iterable[str], stem: str) -> pd
             reading.refuse(study_folder / name, "is missing; run again")
         if not table.num_rows:
             reading.refuse(study_folder / name, "has no rows; run again")
-        checked_table(table, *_RUN_TABLES[stem], study_folder / name)
+        if stem in _OF_RECORDS:
+            checked_records(table, study_folder / name, is_split=stem == "split")
+        else:
+            checked_table(table, *_RUN_TABLES[stem], study_folder / name)
         parts.append(table.append_column("run_id", pa.repeat(run_id, len(table)).dictionary_encode()))
     return reading.as_frame(pa.concat_tables(parts, promote_options="permissive")) if parts else pd.DataFrame()
 
@@ -276,6 +288,7 @@ _RUN_TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rounds": (("round", "sim_seconds", "bytes"), ("worst_clinic",)),
     "clinics": (("name", "records", "test_records"), ("name",)),
 }
+_OF_RECORDS = frozenset({"predictions", "split"})
 
 
 def older_runs(study_folder: Path, current: Collection[str] = ()) -> list[str]:

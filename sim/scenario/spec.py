@@ -31,7 +31,7 @@ from sim.scenario.lookup import is_flower_path, is_own_path
 from sim.scenario.mechanisms import at
 from sim.scenario.overrides import replaced
 
-RESULTS_VERSION: Final = 6
+RESULTS_VERSION: Final = 7
 """Raised when the same spec would give other numbers, so that finished runs are not taken for current ones."""
 
 MOST_RUNS: Final = 10_000

@@ -31,7 +31,7 @@ from sim.study.lockstep import Shared
 from sim.study.planning import plan_counts, plan_drawn, plan_summary
 from sim.study.played import write_first_rounds
 from sim.study.provenance import provenance
-from sim.study.tables import clinics_table, finished_row, rounds_table
+from sim.study.tables import clinics_table, finished_row, predictions_table, rounds_table, split_table
 from sim.study.train import TrainedRun, train_run
 from sim.tensor.program import Alone, Program
 
@@ -179,6 +179,8 @@ def execute(
         tables = {
             "rounds": rounds_table(plan, trained, federation),
             "clinics": clinics_table(plan, trained, findings, federation),
+            "predictions": predictions_table(trained, federation),
+            "split": split_table(federation),
         }
     except FolderError:
         raise

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from sim.attacks.attack import AttackError
 from sim.attacks.observation import Findings
-from sim.data.federation import Federation
+from sim.data.federation import Federation, Records
 from sim.plan.plan import ClinicPlan, Plan
 from sim.privacy.ledger import COLUMN_OF
 from sim.privacy.uncovered import publishes_class_counts
 from sim.study.train import TrainedRun
 from sim.tensor.evaluation import Evaluation
+from sim.tensor.metrics import EVERY_ROUND, LAST_ROUND
 
 Row = dict[str, Any]
 
@@ -27,7 +28,7 @@ def finished_row(plan: Plan, trained: TrainedRun, findings: Findings, federation
     best: Row = {}
     if trained.best_round is not None:
         scores = trained.evaluations[trained.best_round].pooled
-        best = {"best_round": trained.best_round, **{f"best_{metric}": value for metric, value in scores.items()}}
+        best = {"best_round": trained.best_round, **{f"best_{metric}": scores[metric] for metric in EVERY_ROUND}}
     return {
         **plan.columns(),
         "status": "ok",
@@ -41,7 +42,8 @@ def finished_row(plan: Plan, trained: TrainedRun, findings: Findings, federation
 def rounds_table(plan: Plan, trained: TrainedRun, federation: Federation) -> pd.DataFrame:
     """Return ``rounds.parquet``: a row before the first round and one after each."""
     rounds = pd.DataFrame([_scores(evaluation, federation.test_names) for evaluation in trained.evaluations])
-    for metric in trained.validations[0].pooled if trained.validations else ():
+    rounds = rounds.drop(columns=list(LAST_ROUND))
+    for metric in EVERY_ROUND if trained.validations else ():
         rounds[f"validation_{metric}"] = [validation.pooled[metric] for validation in trained.validations]
     if trained.clips:
         rounds["clip"] = trained.clips
@@ -67,12 +69,36 @@ def clinics_table(plan: Plan, trained: TrainedRun, findings: Findings, federatio
     clinics = _with_strangers(pd.DataFrame([_flat(clinic) for clinic in plan.clinics]), plan.job.facts.held_out)
     clinics = clinics.join(scores, on="name")
     clinics.insert(1, "test_records", clinics.pop("test_records").fillna(0).astype("int64"))
+    clinics["pairs"] = clinics["pairs"].fillna(0).astype("int64")
     if publishes_class_counts(plan.spec):
         clinics = clinics.assign(**_class_counts(federation))
     measured = findings.of_clinics(clinics["name"])
     for column in measured.keys() & set(clinics):
         raise AttackError(f'an attack takes column "{column}" of clinics.parquet; name another')
     return clinics.assign(**measured)
+
+
+def predictions_table(trained: TrainedRun, federation: Federation) -> pd.DataFrame:
+    """Return ``predictions.parquet``: a row a held-out record with the last model's probabilities."""
+    probabilities, test = trained.evaluations[-1].probabilities, federation.test
+    table = pd.DataFrame(
+        {"record": test.row, "patient": test.patient, "clinic": _clinic_of(test, federation.test_names)}
+    )
+    return table.assign(label=test.y, **{f"probability_{c}": each for c, each in enumerate(probabilities.T)})
+
+
+def split_table(federation: Federation) -> pd.DataFrame:
+    """Return ``split.parquet``: a row a record and the part that it is in, in the order of the source."""
+    parts = {"train": federation.train, "validation": federation.validation, "test": federation.test}
+    tables = []
+    for name, part in parts.items():
+        clinic = _clinic_of(part, federation.test_names if part is federation.test else federation.names)
+        tables.append(pd.DataFrame({"record": part.row, "clinic": clinic, "part": name}))
+    return pd.concat(tables).sort_values("record")
+
+
+def _clinic_of(part: Records, names: Sequence[str]) -> NDArray[np.object_]:
+    return np.repeat(np.array(names, dtype=object), np.diff(part.offsets))
 
 
 def _scores(evaluation: Evaluation, names: tuple[str, ...]) -> Row:

@@ -40,7 +40,7 @@ class TrainedRun:
     parameters : dict of str to Tensor
         The final model: ``[1, *shape]``, or ``[clinic, *shape]`` where every clinic has its own.
     best_parameters : dict of str to Tensor
-        The model after the round with the best pooled validation AUC; the final model without validation records.
+        The model after the round with the best within-clinic validation AUC; without such records the final one.
     evaluations, validations : list of Evaluation
         On held-out and on validation records, before the first round and after each, without numbers where
         ``eval-every`` leaves a round out; no validations without such records.
@@ -63,7 +63,7 @@ class TrainedRun:
     @property
     def best_round(self) -> int | None:
         """The first round with the best validation AUC; None without validation records. Test records never decide."""
-        scores = [validation.pooled["auc"] for validation in self.validations]
+        scores = [validation.pooled["within_clinic_auc"] for validation in self.validations]
         return int(np.nanargmax(scores)) if scores and not np.all(np.isnan(scores)) else None
 
 
@@ -118,8 +118,9 @@ def train_run(
         trained.trail.close_round(server_round, meter.traffic, {**meter.noised_steps, **at_server})
         if job.adaptive is not None:
             trained.clips.append(simulation.clip)
-        judged = server_round % job.spec.train.eval_every == 0 or server_round == job.spec.train.rounds
-        trained.evaluations.append(_judged(tester, model, server_round) if judged else skipped)
+        last = server_round == job.spec.train.rounds
+        judged = last or server_round % job.spec.train.eval_every == 0
+        trained.evaluations.append(_judged(tester, model, server_round, last=last) if judged else skipped)
         watch(server_round, trained.evaluations[-1])
         models(server_round, model)
         if validator is not None:
@@ -137,9 +138,11 @@ def train_run(
     return trained
 
 
-def _judged(evaluator: Evaluator, parameters: Mapping[str, Tensor], server_round: int) -> Evaluation:
+def _judged(
+    evaluator: Evaluator, parameters: Mapping[str, Tensor], server_round: int, *, last: bool = False
+) -> Evaluation:
     try:
-        return evaluator.evaluate(parameters)
+        return evaluator.evaluate(parameters, last=last)
     except FloatingPointError:
         raise _diverged(server_round) from None
 

@@ -6,7 +6,7 @@ The simulator looks; no clinic sends anything for it. Every number here is outsi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, pairwise
 
 import numpy as np
@@ -18,11 +18,10 @@ from sim.data.federation import Records
 from sim.models import Network
 from sim.tensor.dense import dense_layers
 from sim.tensor.lanes import forward, records_at_once
+from sim.tensor.metrics import EVERY_ROUND, clinic_and_pooled, costly_metrics
 
-METRICS = ("auc", "balanced_accuracy", "accuracy", "loss", "calibration_error")
-BINS = 10
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+SPECIFICITY, THRESHOLD = 0.9, 0.5
 _SIDE_BY_SIDE = 128
 """How many clinics' own models are evaluated at a time."""
 
@@ -36,17 +35,20 @@ class Evaluation:
     pooled : dict of str to float
         Over all held-out records, by metric.
     by_clinic : dict of str to ndarray
-        The same for each clinic alone, ``[clinic]``; AUC is NaN where a clinic holds one class only.
+        The same for each clinic alone, ``[clinic]``, and the number of its pairs; AUC is NaN where it has none.
+    probabilities : ndarray of float32
+        ``[record, class]``, of the last model; empty of others.
     """
 
     pooled: dict[str, float]
     by_clinic: dict[str, Floats]
+    probabilities: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
 
     @classmethod
     def none(cls, clinics: int) -> Evaluation:
         """Return what stands for a round in which nothing was evaluated: no numbers."""
         return cls(
-            pooled=dict.fromkeys(METRICS, np.nan), by_clinic={name: np.full(clinics, np.nan) for name in METRICS}
+            pooled=dict.fromkeys(EVERY_ROUND, np.nan), by_clinic={n: np.full(clinics, np.nan) for n in EVERY_ROUND}
         )
 
     def __eq__(self, other: object) -> bool:
@@ -79,13 +81,15 @@ class Evaluator:
         self._test = test
         self._x = torch.tensor(test.x)[None]
 
-    def evaluate(self, parameters: Mapping[str, Tensor]) -> Evaluation:
-        """Evaluate a model.
+    def evaluate(self, parameters: Mapping[str, Tensor], *, last: bool = False) -> Evaluation:
+        """Evaluate a model by its probabilities to the precision in which they are kept, that of float32.
 
         Parameters
         ----------
         parameters : mapping of str to Tensor
             ``[1, *shape]`` for a global model, ``[clinic, *shape]`` where every clinic has its own.
+        last : bool
+            Whether to compute the metrics of the last round too, and to keep the probabilities.
 
         Returns
         -------
@@ -96,12 +100,17 @@ class Evaluator:
         FloatingPointError
             If an output is not finite.
         """
-        probabilities, y = self.class_probabilities(parameters), self._test.y
-        if not np.isfinite(probabilities).all():
+        kept = self.class_probabilities(parameters).astype(np.float32)
+        if not np.isfinite(kept).all():
             raise FloatingPointError("the model's outputs are not finite")
-        pooled = metrics_of(probabilities, y, np.array([0, len(y)]))
-        by_clinic = metrics_of(probabilities, y, self._test.offsets)
-        return Evaluation(pooled={name: float(value[0]) for name, value in pooled.items()}, by_clinic=by_clinic)
+        probabilities, y, offsets = kept.astype(np.float64), self._test.y, self._test.offsets
+        by_clinic, pooled = clinic_and_pooled(probabilities, y, offsets)
+        if not last:
+            return Evaluation(pooled=pooled, by_clinic=by_clinic)
+        by_clinic |= costly_metrics(probabilities, y, offsets, SPECIFICITY, THRESHOLD)
+        further = costly_metrics(probabilities, y, np.array([0, len(y)]), SPECIFICITY, THRESHOLD)
+        pooled |= {name: float(value[0]) for name, value in further.items()}
+        return Evaluation(pooled=pooled, by_clinic=by_clinic, probabilities=kept)
 
     @torch.no_grad()
     def class_probabilities(self, parameters: Mapping[str, Tensor]) -> Floats:
@@ -156,95 +165,3 @@ class Evaluator:
         """Return ``[record, output]`` of one lane, from as many records at once as the part runs well on."""
         rows = max(1, min(records_at_once(self._network.whole, self._network.input_shape), x.shape[1]))
         return torch.cat([forward(self._network.whole, parameters, piece)[0] for piece in torch.split(x, rows, 1)])
-
-
-def metrics_of(probabilities: Floats, y: Ints, offsets: Ints) -> dict[str, Floats]:
-    """Return AUC, balanced accuracy, accuracy, mean log loss and calibration error of each segment of the records.
-
-    Parameters
-    ----------
-    probabilities : ndarray
-        ``[record, class]``
-    y : ndarray
-        ``[record]``
-    offsets : ndarray
-        ``[segment + 1]`` where each segment begins, and the end of the last.
-
-    Returns
-    -------
-    dict of str to ndarray
-        ``[segment]``. AUC is the mean over classes of one against the rest (for two classes: the AUC), NaN unless two
-        classes are present; balanced accuracy is the mean recall of the classes that are present; calibration error is
-        the expected calibration error over ten equal bins of the predicted class's probability (Naeini et al., AAAI
-        2015). All are NaN without records.
-    """
-    sizes, classes = np.diff(offsets), probabilities.shape[1]
-    segments = len(sizes)
-    segment = np.repeat(np.arange(segments), sizes)
-    predicted = probabilities.argmax(1)
-    correct = (predicted == y).astype(np.float64)
-    cell = segment * classes + y
-    present = np.bincount(cell, minlength=segments * classes).reshape(segments, classes)
-    hits = np.bincount(cell, weights=correct, minlength=segments * classes).reshape(segments, classes)
-    likelihood = np.maximum(probabilities[np.arange(len(y)), y], np.finfo(np.float64).tiny)
-    confidence = probabilities.max(1)
-    bins = segment * BINS + np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    gaps = np.bincount(bins, weights=correct - confidence, minlength=segments * BINS).reshape(segments, BINS)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            "auc": _one_against_rest(probabilities, y, segment, present),
-            "balanced_accuracy": np.where(present > 0, hits / present, 0.0).sum(1) / (present > 0).sum(1),
-            "accuracy": hits.sum(1) / sizes,
-            "loss": np.bincount(segment, weights=-np.log(likelihood), minlength=segments) / sizes,
-            "calibration_error": np.abs(gaps).sum(1) / sizes,
-        }
-
-
-def _one_against_rest(probabilities: Floats, y: Ints, segment: Ints, present: Ints) -> Floats:
-    """Return each segment's mean over its classes of the AUC of one against the rest; for two classes the AUC."""
-    classes = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
-    total, found = np.zeros(len(present)), np.zeros(len(present), dtype=np.int64)
-    for c in classes:
-        auc = segment_aucs(probabilities[:, c], y == c, segment, len(present))
-        here = ~np.isnan(auc)
-        total[here] += auc[here]
-        found += here
-    return np.where(found > 0, total / found, np.nan)
-
-
-def segment_aucs(score: Floats, positive: NDArray[np.bool_], segment: Ints, segments: int) -> Floats:
-    """Return the AUC of each segment's scores: Mann and Whitney's statistic over the number of pairs, ties half.
-
-    Parameters
-    ----------
-    score, positive : ndarray
-        ``[record]``
-    segment : ndarray
-        ``[record]`` the segment of each, ascending.
-    segments : int
-
-    Returns
-    -------
-    ndarray
-        ``[segment]``, NaN where a segment has no pair.
-    """
-    order = np.lexsort((score, segment))
-    ordered, of = score[order], segment[order]
-    sizes = np.bincount(segment, minlength=segments)
-    begins = np.cumsum(sizes) - sizes
-    new = np.ones(len(score), dtype=np.bool_)
-    new[1:] = (np.diff(ordered) != 0) | (np.diff(of) != 0)
-    first = np.flatnonzero(new)
-    ties = np.diff(np.append(first, len(score)))
-    rank = np.repeat(first + (ties + 1) / 2, ties) - begins[of]
-    among = positive[order]
-    n1 = np.bincount(of[among], minlength=segments)
-    pairs = n1 * (sizes - n1)
-    above = np.bincount(of[among], weights=rank[among], minlength=segments) - n1 * (n1 + 1) / 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(pairs > 0, above / pairs, np.nan)
-
-
-def area_under_curve(score: Floats, positive: NDArray[np.bool_]) -> float:
-    """Return the AUC of scores ``[record]``: Mann and Whitney's statistic over the number of pairs, ties half."""
-    return float(segment_aucs(score, positive, np.zeros(len(score), dtype=np.int64), 1)[0])

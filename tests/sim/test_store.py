@@ -36,7 +36,7 @@ CONTRACT = {
     "wall_seconds": pa.float64(),
 }
 TEXTS = {"held_out", "worst_clinic", "error"}  # of the columns beyond the contract
-SCORES = ["auc", "balanced_accuracy", "accuracy", "loss", "worst_clinic_auc"]
+SCORES = ["within_clinic_auc", "auc", "balanced_accuracy", "accuracy", "loss", "worst_clinic_auc"]
 
 
 def scenario(csv, **tables):
@@ -283,9 +283,8 @@ def test_every_run_has_its_folder_with_all_its_files(study):
     files = {"runs.parquet", "study.json", "study-log.jsonl", "first-rounds.json", "logs"}
     assert names == {*table["run_id"], *files}
     for run_id in table["run_id"]:
-        assert {"run.json", "rounds.parquet", "clinics.parquet", "model.safetensors"} <= {
-            path.name for path in (folder / run_id).iterdir()
-        }
+        tables = {f"{stem}.parquet" for stem in ("rounds", "clinics", "predictions", "split")}
+        assert {"run.json", "model.safetensors", *tables} <= {path.name for path in (folder / run_id).iterdir()}
 
 
 def test_weights_have_the_networks_names_and_shapes(study):

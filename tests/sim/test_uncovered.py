@@ -53,7 +53,7 @@ def test_only_what_is_listed_changes_with_the_records(tmp_path, method, privacy,
     assert records[0].keys() == records[1].keys()
     changed = {path[-1] for path in records[0] if records[0][path] != records[1][path]}
     changed -= {"head"}  # of the audit log, which names the run
-    for table in ("rounds", "clinics"):
+    for table in ("rounds", "clinics", "predictions", "split"):
         one, other = (pd.read_parquet(folder / f"{table}.parquet") for folder in folders)
         assert list(one) == list(other)
         changed |= {name for name in one if not one[name].equals(other[name])}

@@ -1,0 +1,85 @@
+"""What the tables of a run's folder must hold before anything is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import TypeAdapter
+
+from sim.results.reading import refuse
+from sim.results.schema import hold, kind_of
+
+__all__ = ["checked_records", "checked_table"]
+
+PARTS: Final = ("train", "validation", "test")
+_MEND: Final = "restore the original file, or run again"
+
+
+@lru_cache(maxsize=256)
+def _values(column: str) -> TypeAdapter[Any]:
+    return TypeAdapter(list[kind_of(column)])  # type: ignore[misc, arg-type]
+
+
+def checked_table(table: pa.Table, needed: Sequence[str], texts: Collection[str], label: Path) -> None:
+    """Refuse a table of rounds or of clinics whose columns do not fit: types, ranges, and missing ones.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        As of :func:`sim.results.reading.read_arrow`.
+    needed : collection of str
+        Columns that must be there, without a missing value; the first without a duplicate.
+    texts : collection of str
+        The columns of text; all others are numbers.
+    """
+    if lacking := [column for column in needed if column not in table.column_names]:
+        refuse(label, f"{lacking[0]}: the column is missing; restore the original file, or run again")
+    for name, values in zip(table.column_names, table.columns, strict=True):
+        column = name[:60]
+        known = [value for value in values.to_pylist() if value is not None and value == value]
+        if known and isinstance(known[0], str) != (name in texts):
+            refuse(label, f"{column}: holds {'numbers' if name in texts else 'text'}; run again")
+        if name in needed and len(known) < len(values):
+            refuse(label, f"{column}: lacks a value; run again")
+        hold(_values(name), known, label, (column,))
+        if name in needed[:1] and len(set(known)) < len(known):
+            refuse(label, f"{column}: has a duplicate value; run again")
+
+
+def checked_records(table: pa.Table, label: Path, *, is_split: bool) -> None:
+    """Refuse a table of single records, of predictions or of the split, whose columns do not fit."""
+    classes = sum(name.startswith("probability_") for name in table.column_names)
+    probabilities = [] if is_split else [f"probability_{c}" for c in range(max(classes, 2))]
+    texts = ["clinic", "part"] if is_split else ["clinic"]
+    numbers = ["record"] if is_split else ["record", "patient", "label"]
+    for name in (*numbers, *texts, *probabilities):
+        if name not in table.column_names:
+            refuse(label, f"{name}: the column is missing; {_MEND}")
+        if fault := _fault(table[name], name in texts, name in probabilities):
+            refuse(label, f"{name}: {fault}; {_MEND}")
+    if pc.count_distinct(table["record"]).as_py() < len(table):
+        refuse(label, f"record: has a duplicate value; {_MEND}")
+    if is_split and not set(pc.unique(table["part"]).to_pylist()) <= set(PARTS):
+        refuse(label, f"part: is none of {', '.join(PARTS)}; {_MEND}")
+    if not is_split and pc.max(table["label"]).as_py() >= len(probabilities):
+        refuse(label, f"label: names a class that has no probability; {_MEND}")
+
+
+def _fault(column: pa.ChunkedArray, is_text: bool, is_probability: bool) -> str | None:
+    """Say what is wrong with a column of text, of numbers from 0 on, or of probabilities."""
+    if column.null_count:
+        return "lacks a value"
+    if is_text:
+        return None if pa.types.is_dictionary(column.type) else "holds something other than text"
+    if is_probability:
+        if not pa.types.is_floating(column.type):
+            return "holds something other than probabilities"
+        values = column.to_numpy()
+        return None if ((values >= 0) & (values <= 1)).all() else "holds something other than probabilities"
+    sound = pa.types.is_integer(column.type) and pc.min(column).as_py() >= 0
+    return None if sound else "holds something other than whole numbers from 0 on"

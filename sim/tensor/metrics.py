@@ -1,0 +1,332 @@
+"""Scores of predicted probabilities, of many groups of records at once; no loop goes over groups or records.
+
+Several classes are scored one against the rest, as a mean over the classes that can be; two classes by class 1 alone.
+What a formula has no number for is NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "EVERY_ROUND",
+    "LAST_ROUND",
+    "Concordance",
+    "area_under_curve",
+    "clinic_and_pooled",
+    "costly_metrics",
+    "metrics_of",
+]
+
+EVERY_ROUND: Final = (
+    "within_clinic_auc", "auc", "balanced_accuracy", "accuracy", "loss", "brier", "calibration_error",
+)  # fmt: skip
+"""Metrics of an evaluation after a round."""
+LAST_ROUND: Final = ("auprc", "calibration_intercept", "calibration_slope", "sensitivity", "net_benefit")
+"""Metrics of the last model only, since they cost more."""
+BINS: Final = 10
+_LEAST_PROBABILITY: Final = float(np.finfo(np.float32).tiny)
+_STEPS: Final = 100
+"""Newton steps at most; ten are usual."""
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Concordance:
+    """Pairs of a record of a class and one of another, ``[class, group]``: those in order, ties half, and all."""
+
+    above: Floats
+    pairs: Floats
+
+    def auc(self) -> Floats:
+        """Return ``[group]`` the mean over classes that have a pair of the share in order."""
+        return _mean_over_classes(self.above, self.pairs)
+
+    def together(self) -> Concordance:
+        """Return the pairs of all groups as one: none of them is of records of two groups."""
+        return Concordance(self.above.sum(1, keepdims=True), self.pairs.sum(1, keepdims=True))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Steps:
+    """A group's different scores, ascending and one group after another: each a step of its ROC curve."""
+
+    group: Ints  # [step]
+    positives: Floats  # [step] Records of the class with that score
+    negatives: Floats
+    groups: int
+
+    @classmethod
+    def of(cls, score: Floats, positive: Mask, group: Ints, groups: int) -> _Steps:
+        """Return the steps of records that are sorted by group, and in it by score."""
+        new = np.ones(len(score), dtype=np.bool_)
+        new[1:] = (score[1:] != score[:-1]) | (group[1:] != group[:-1])
+        first = np.flatnonzero(new)
+        step = np.cumsum(new) - 1
+        positives = np.bincount(step[positive], minlength=len(first)).astype(np.float64)
+        sizes = np.diff(np.append(first, len(score)))
+        return cls(group=group[first], positives=positives, negatives=sizes - positives, groups=groups)
+
+    def _totals(self, counts: Floats) -> Floats:
+        return _sums(counts, self.group, self.groups)
+
+    def _from_above(self, counts: Floats) -> Floats:
+        """Return ``[step]`` how many of a group's records have that score or a higher one."""
+        upwards = np.cumsum(counts[::-1])[::-1]
+        ends = np.searchsorted(self.group, np.arange(self.groups), side="right")
+        above: Floats = upwards - np.append(upwards, 0.0)[ends][self.group]
+        return above
+
+    def concordance(self) -> tuple[Floats, Floats]:
+        """Return ``[group]`` the pairs in order, ties half, and all pairs."""
+        below = self._totals(self.negatives)[self.group] - self._from_above(self.negatives) + self.negatives / 2
+        pairs = self._totals(self.positives) * self._totals(self.negatives)
+        return self._totals(self.positives * below), pairs
+
+    def average_precision(self) -> Floats:
+        """Return ``[group]`` the precision at each score, weighted by the recall gained there."""
+        true, false = self._from_above(self.positives), self._from_above(self.negatives)
+        return self._totals(self.positives * true / (true + false)) / self._totals(self.positives)
+
+    def sensitivity(self, specificity: float) -> Floats:
+        """Return ``[group]`` the highest share of positives above a score that leaves that share of negatives below."""
+        false = self._from_above(self.negatives)
+        allowed = (1 - specificity) * self._totals(self.negatives) * (1 + 1e-12)
+        caught = np.where(false <= allowed[self.group], self._from_above(self.positives), 0.0)
+        most = np.zeros(self.groups)
+        np.maximum.at(most, self.group, caught)
+        return most / self._totals(self.positives)
+
+
+def _of_classes(probabilities: Floats, y: Ints, offsets: Ints) -> list[_Steps]:
+    """Return the steps of each class that is scored."""
+    groups = len(offsets) - 1
+    group = np.repeat(np.arange(groups), np.diff(offsets))
+    found = []
+    for c in [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1]):
+        score = probabilities[:, c]
+        order = np.argsort(score, kind="stable") if groups == 1 else np.lexsort((score, group))
+        found.append(_Steps.of(score[order], y[order] == c, group[order], groups))
+    return found
+
+
+def _concordance(classes: list[_Steps]) -> Concordance:
+    above, pairs = zip(*(steps.concordance() for steps in classes), strict=True)
+    return Concordance(np.array(above), np.array(pairs))
+
+
+def _mean_over_classes(values: Floats, weights: Floats) -> Floats:
+    """Return ``[group]`` the mean of value over weight over the classes that have a weight; NaN where none has."""
+    there = weights > 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means: Floats = np.where(there, values / weights, 0.0).sum(0) / there.sum(0)
+    return means
+
+
+def _sums(values: Floats, group: Ints, groups: int) -> Floats:
+    """Return ``[group]`` the sum of the values that belong to each."""
+    return np.bincount(group, weights=values, minlength=groups).astype(np.float64)
+
+
+def metrics_of(probabilities: Floats, y: Ints, offsets: Ints) -> tuple[dict[str, Floats], Concordance]:
+    """Return the metrics of every round of each group of records, and its pairs.
+
+    Parameters
+    ----------
+    probabilities : ndarray
+        ``[record, class]``
+    y : ndarray
+        ``[record]``
+    offsets : ndarray
+        ``[group + 1]`` where each group begins, and the end of the last.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``[group]``. AUC; balanced accuracy, the mean recall of the classes that are present; accuracy; mean log loss,
+        of a probability of 1.2e-38 at least; Brier score, of two classes the squared error of class 1, of several the
+        sum over classes; and the expected calibration error over ten equal bins of the predicted class's probability
+        (Naeini et al., AAAI 2015). All are NaN without records.
+    Concordance
+    """
+    sizes, classes = np.diff(offsets), probabilities.shape[1]
+    groups = len(sizes)
+    group = np.repeat(np.arange(groups), sizes)
+    correct = (probabilities.argmax(1) == y).astype(np.float64)
+    cell = group * classes + y
+    present = np.bincount(cell, minlength=groups * classes).reshape(groups, classes)
+    hits = np.bincount(cell, weights=correct, minlength=groups * classes).reshape(groups, classes)
+    own = probabilities[np.arange(len(y)), y]
+    confidence = probabilities.max(1)
+    bins = group * BINS + np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    gaps = np.bincount(bins, weights=correct - confidence, minlength=groups * BINS).reshape(groups, BINS)
+    squares = (probabilities[:, 1] - y) ** 2 if classes == 2 else (probabilities**2).sum(1) - 2 * own + 1
+    concordance = _concordance(_of_classes(probabilities, y, offsets))
+    log_loss = -np.log(np.maximum(own, _LEAST_PROBABILITY))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "auc": concordance.auc(),
+            "balanced_accuracy": np.where(present > 0, hits / present, 0.0).sum(1) / (present > 0).sum(1),
+            "accuracy": hits.sum(1) / sizes,
+            "loss": _sums(log_loss, group, groups) / sizes,
+            "brier": _sums(squares, group, groups) / sizes,
+            "calibration_error": np.abs(gaps).sum(1) / sizes,
+        }, concordance
+
+
+def clinic_and_pooled(probabilities: Floats, y: Ints, offsets: Ints) -> tuple[dict[str, Floats], dict[str, float]]:
+    """Return the metrics of every round by clinic, with the number of its pairs, and over all records.
+
+    Over all records there is also the within-clinic AUC: as the AUC, from pairs of records of the same clinic only, so
+    that knowing the clinics' shares of cases brings nothing.
+    """
+    by_clinic, concordance = metrics_of(probabilities, y, offsets)
+    pooled, _ = metrics_of(probabilities, y, np.array([0, len(y)]))
+    within = {"within_clinic_auc": concordance.together().auc()}
+    return by_clinic | {"pairs": concordance.pairs.sum(0)}, {n: float(v[0]) for n, v in (within | pooled).items()}
+
+
+def costly_metrics(
+    probabilities: Floats, y: Ints, offsets: Ints, specificity: float, threshold: float
+) -> dict[str, Floats]:
+    """Return the metrics of the last round of each group of records; parameters as for :func:`metrics_of`.
+
+    Parameters
+    ----------
+    specificity : float
+        At which the sensitivity is the highest of a threshold that has that specificity or more in the group.
+    threshold : float
+        Probability of class 1 from which the net benefit counts a record as treated.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``[group]``. AUPRC is the average precision, and it and the sensitivity are NaN without a pair. The calibration
+        intercept is that of a logistic model of the label with the predicted log-odds as offset (calibration in the
+        large, 0 is ideal), the slope that of the log-odds in a logistic model of intercept and slope (1 is ideal, below
+        it predictions are too extreme); NaN with one class, the slope also where a threshold separates the classes. The
+        net benefit is the share of true positives less that of false ones times the threshold's odds (Vickers & Elkin,
+        Medical Decision Making 26:565, 2006). Calibration and net benefit are NaN for several classes.
+    """
+    classes = _of_classes(probabilities, y, offsets)
+    pairs = _concordance(classes).pairs
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.array([steps.average_precision() for steps in classes])
+        caught = np.array([steps.sensitivity(specificity) for steps in classes])
+    there = (pairs > 0).astype(np.float64)
+    found = {
+        "auprc": _mean_over_classes(np.where(there > 0, precision, 0.0), there),
+        "sensitivity": _mean_over_classes(np.where(there > 0, caught, 0.0), there),
+    }
+    if probabilities.shape[1] > 2:
+        none = np.full(len(offsets) - 1, np.nan)
+        return found | {"calibration_intercept": none, "calibration_slope": none, "net_benefit": none}
+    sizes = np.diff(offsets)
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    log_odds = np.diff(np.log(np.maximum(probabilities, _LEAST_PROBABILITY)), axis=1)[:, 0]
+    worth = np.where(y == 1, 1.0, -threshold / (1 - threshold))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        net_benefit = _sums(np.where(probabilities[:, 1] >= threshold, worth, 0.0), group, len(sizes)) / sizes
+    return found | {
+        "calibration_intercept": _calibration_intercept(log_odds, y, group, sizes),
+        "calibration_slope": _calibration_slope(log_odds, y, group, sizes),
+        "net_benefit": net_benefit,
+    }
+
+
+def _calibration_intercept(log_odds: Floats, y: Ints, group: Ints, sizes: Ints) -> Floats:
+    """Return ``[group]`` the shift of the log-odds after which as many cases are expected as there are.
+
+    Newton's steps within a bracket that the extreme log-odds give, halved where a step leaves it.
+    """
+    groups = len(sizes)
+    cases = _sums(y.astype(np.float64), group, groups)
+    both = (cases > 0) & (cases < sizes)
+    share = np.where(both, cases / np.maximum(sizes, 1), 0.5)
+    lowest, highest = np.full(groups, np.inf), np.full(groups, -np.inf)
+    np.minimum.at(lowest, group, log_odds)
+    np.maximum.at(highest, group, log_odds)
+    centre = np.log(share / (1 - share))
+    low, high = np.where(both, centre - highest, 0.0), np.where(both, centre - lowest, 0.0)
+    shift = (low + high) / 2
+    for _ in range(_STEPS):
+        p = _sigmoid(log_odds + shift[group])
+        excess = _sums(p, group, groups) - cases
+        low, high = np.where(excess <= 0, shift, low), np.where(excess >= 0, shift, high)
+        curvature = _sums(p * (1 - p), group, groups)
+        step = excess / np.maximum(curvature, _LEAST_PROBABILITY)
+        inside = (shift - step >= low) & (shift - step <= high)
+        new = np.where(inside, shift - step, (low + high) / 2)
+        done = np.abs(new - shift)[both].max(initial=0.0) < 1e-12
+        shift = new
+        if done:
+            break
+    return np.where(both, shift, np.nan)
+
+
+def _calibration_slope(log_odds: Floats, y: Ints, group: Ints, sizes: Ints) -> Floats:
+    """Return ``[group]`` the slope of a logistic model of the label on the log-odds, by Newton's steps that climb."""
+    groups = len(sizes)
+    fits = _overlap(log_odds, y, group, groups)
+
+    def total(values: Floats) -> Floats:
+        return _sums(values, group, groups)
+
+    size = np.maximum(sizes, 1)
+    z = log_odds - (total(log_odds) / size)[group]
+    scale = np.where(fits, np.sqrt(total(z**2) / size), 1.0)
+    z = z / scale[group]
+    share = np.where(fits, total(y.astype(np.float64)) / size, 0.5)
+    intercept, slope = np.log(share / (1 - share)), np.zeros(groups)
+
+    def likelihood(a: Floats, b: Floats) -> Floats:
+        odds = a[group] + b[group] * z
+        return total(y * odds - np.logaddexp(0.0, odds))
+
+    best = likelihood(intercept, slope)
+    for _ in range(_STEPS):
+        p = _sigmoid(intercept[group] + slope[group] * z)
+        weight, rest = p * (1 - p), y - p
+        g0, g1 = total(rest), total(rest * z)
+        h00, h01, h11 = total(weight), total(weight * z), total(weight * z**2)
+        determinant = np.maximum(h00 * h11 - h01**2, _LEAST_PROBABILITY)
+        steps = (h11 * g0 - h01 * g1) / determinant, (h00 * g1 - h01 * g0) / determinant
+        length = np.where(fits, 1.0, 0.0)
+        for _ in range(30):
+            tried = likelihood(intercept + length * steps[0], slope + length * steps[1])
+            worse = tried < best - 1e-12 * np.abs(best)
+            if not worse.any():
+                break
+            length = np.where(worse, length / 2, length)
+        intercept, slope = intercept + length * steps[0], slope + length * steps[1]
+        best = likelihood(intercept, slope)
+        if (length * (np.abs(steps[0]) + np.abs(steps[1]))).max(initial=0.0) < 1e-10:
+            break
+    return np.where(fits, slope / scale, np.nan)
+
+
+def _overlap(log_odds: Floats, y: Ints, group: Ints, groups: int) -> Mask:
+    """Say of which groups no threshold separates the classes, so that the slope is finite."""
+    lowest, highest = np.full((2, groups), np.inf), np.full((2, groups), -np.inf)
+    np.minimum.at(lowest, (y, group), log_odds)
+    np.maximum.at(highest, (y, group), log_odds)
+    overlap: Mask = (highest[0] > lowest[1]) & (highest[1] > lowest[0])
+    return overlap
+
+
+def _sigmoid(odds: Floats) -> Floats:
+    return np.exp(-np.logaddexp(0.0, -odds))
+
+
+def area_under_curve(score: Floats, positive: Mask) -> float:
+    """Return the AUC of scores ``[record]``: Mann and Whitney's statistic over the number of pairs, ties half."""
+    order = np.argsort(score, kind="stable")
+    steps = _Steps.of(score[order], positive[order], np.zeros(len(score), dtype=np.int64), 1)
+    return float(_concordance([steps]).auc()[0])
