@@ -15,7 +15,7 @@ from sim.plan.first_round import UPLINKS, Crossing, FirstRound, crossings, first
 from sim.plan.plan import Plan
 from sim.report.effort import effort_chart, effort_frame
 from sim.report.gantt import round_chart
-from sim.report.look import PALETTE, Spec, field, picture_spec, rows
+from sim.report.look import Spec, colours_of, field, picture_spec, rows
 
 __all__ = ["clock_pictures", "crossing_sentences", "uplink_chart"]
 
@@ -58,7 +58,9 @@ def uplink_chart(rounds: Sequence[FirstRound], seconds: NDArray[np.float64], fou
         axis={"values": [0.1, 1, 10, 100, 1000], "format": "~g"},
     )
     y = field("seconds:Q", title="Simulated seconds a round", scale={"type": "log", "nice": False, "padding": 8})
-    colours = {"domain": list(points["strategy"].unique()), "range": list(PALETTE)}
+    own = colours_of(points["strategy"])
+    names_drawn = list(points["strategy"].unique())
+    colours = {"domain": names_drawn, "range": [own[name] for name in names_drawn]}
     dashes = {"domain": cuts, "range": [_DASHES[cut] for cut in cuts]}
     legend = {"orient": "top-right", "symbolSize": 500} if len(cuts) > 1 else None
     lines = {

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sim.methods.messages import Kind
 from sim.report.gantt import PHASES
-from sim.report.look import PALETTE, UNITS, Sheet, Spec, field
+from sim.report.look import GREY, UNITS, Sheet, Spec, field
 
+_KINDS = dict(
+    zip(
+        map(str, Kind),
+        ["#0072B2", "#8C6D31", "#56B4E9", "#999999", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#6A3D9A", "#7A8B00"],
+        strict=True,
+    )
+)
 _PHASES = {phase: colour for phase, (_, colour) in PHASES.items()} | {"waiting": "#999999"}  # seen on a dark page too
 
 
@@ -59,11 +67,11 @@ def _phases() -> Spec:
 
 def traffic_panel(sheet: Sheet, kinds: Sequence[str]) -> Spec:
     """Draw the bytes of each method at one level, by kind of message: to the right up, to the left down."""
-    # Colours go round after eight kinds; the tooltip and the table name the kind.
-    colours = {
-        kind: PALETTE[(5 + place) % len(PALETTE)] if place != 3 else sheet.ink for place, kind in enumerate(kinds)
+    colours = {kind: _KINDS.get(kind, GREY) for kind in kinds}
+    axis = {
+        "labelExpr": "(datum.value < 0 ? '↓ ' : datum.value ? '↑ ' : '') + format(abs(datum.value), '.2~s') + 'B'",
+        "tickCount": 5,
     }
-    axis = {"labelExpr": "format(abs(datum.value), '.2~s') + 'B'", "tickCount": 5}
     x = field("signed:Q", title="← down | up →", axis=axis)
     said = [field("way:N"), field("kind:N"), field("bytes:Q", format=".4~s")]
     return _bars(sheet, "traffic", x, _colours("kind", colours, 4), said)

@@ -22,7 +22,7 @@ def learning_panel(sheet: Sheet, lowest: Mapping[str, float]) -> Spec:
     score = {
         "title": None,
         "scale": {**_SCALE, "domainMin": {"expr": floor}},
-        "axis": {"format": ".2f", "tickCount": 6},
+        "axis": {"tickCount": 6},
     }
     picked = f"indexof({sheet.picked}, datum.series) >= 0"
     bands = {

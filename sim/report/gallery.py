@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from sim.foundation.text import bytes_text, score_text, seconds_text
+from sim.foundation.text import bytes_text, epsilon_text, listed, score_text, seconds_text
 from sim.report.cost_charts import round_panel, time_panel, traffic_panel
 from sim.report.course_charts import clinics_panel, learning_panel
+from sim.report.equal import equals, members_of, together_by_level
 from sim.report.figures import privacy_accuracy_chart, spans
+from sim.report.joining import MANY, joining_points
+from sim.report.joining_charts import joining_panel, size_panel
 from sim.report.look import Look, Sheet, Spec, looks, page_spec, paper, picture_spec, rows
-from sim.report.points import SCORES, by_clinic, largest_epsilons, learning, per_group, trade_offs
+from sim.report.points import (
+    SCORES,
+    by_clinic,
+    by_privacy,
+    largest_epsilons,
+    learning,
+    per_group,
+    told_adversaries,
+    trade_offs,
+)
 from sim.report.study import StudyResults
 from sim.report.summary import ADVERSARIES, adjacency_of
-from sim.report.trade_off_charts import cost_panel, epsilon_axis, front_panel, privacy_panel
+from sim.report.trade_off_charts import cost_panel, epsilon_axis, front_panel, privacy_panel, score_ends, scores_panel
 from sim.results.rounds import DrawnRound
 
 
@@ -33,6 +45,7 @@ class Figure:
     table: str  # The data that it draws
     panels: Sequence[Callable[[Sheet], Spec]]  # Draw on a sheet; the page puts them side by side where there is room
     by_level: bool = False  # Whether paper needs one for each level of privacy
+    first: bool = False  # Whether it stands on the first screen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +55,13 @@ class Gallery:
     figures: list[Figure] = field(default_factory=list)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # The data of all figures, each once
     given: list[Look] = field(default_factory=list)
+    together: dict[str, list[str]] = field(default_factory=dict)  # By a name that equal series share, the series
     # scores, levels, adversaries, rounds: what can be chosen; of `rounds`, the method whose round is drawn
     scores: list[str] = field(default_factory=list)
     levels: list[str] = field(default_factory=list)
-    adversaries: list[str] = field(default_factory=lambda: list(ADVERSARIES.values()))
+    adversaries: list[str] = field(default_factory=list)
     rounds: list[str] = field(default_factory=list)
+    searched: bool = False  # Whether there are so many clinics that one has to be searched for
 
     def start(self) -> dict[str, Any]:
         """Return what the page shows at first: the middle one of the levels that have noise."""
@@ -57,19 +72,33 @@ class Gallery:
             "adversary": self.adversaries[0],
             "method": self.rounds[0] if self.rounds else "",
             "picked": [],
+            "search": "",
         }
+
+    def drawn(self, figure: Figure) -> list[Look]:
+        """Return the looks of the series that a figure draws; one that others equal looks like the first of them."""
+        table = self.tables[figure.table]
+        if "series" not in table:
+            return self.given
+        drawn = set(table["series"])
+        return [
+            replace(look, series=name)
+            for look in self.given
+            for name in (look.series, *(name for name, own in self.together.items() if own[0] == look.series))
+            if name in drawn
+        ]
 
     def page_specs(self, figure: Figure) -> list[Spec]:
         """Return the Vega-Lite specifications of a figure's panels on the page, without data."""
-        return [page_spec(panel(Sheet(given=self.given)), self.start()) for panel in figure.panels]
+        return [page_spec(panel(Sheet(given=self.drawn(figure))), self.start()) for panel in figure.panels]
 
     def paper_spec(self, figure: Figure, study: str) -> Spec:
         """Return the Vega-Lite specification of a figure as a picture, with its data."""
-        start = self.start()
+        start, given = self.start(), self.drawn(figure)
         levels = self.levels if figure.by_level else [start["level"]]
         several = len(figure.panels) > 1
         width = 300 if several else 440
-        sheets = [paper(self.given, start["score"], level, start["adversary"], width) for level in levels]
+        sheets = [paper(given, start["score"], level, start["adversary"], width) for level in levels]
         panels = [panel(sheet) for sheet in sheets for panel in figure.panels]
         columns = len(figure.panels) if several else min(2, len(panels))
         table = self.tables[figure.table]
@@ -79,27 +108,41 @@ class Gallery:
 
 
 def gallery(study: StudyResults) -> Gallery:
-    """Choose the figures that a study's results allow."""
+    """Choose the figures that a study's results allow, of which none is without information."""
     ok = study.ok
-    points = trade_offs(ok) if len(ok) else pd.DataFrame(columns=["score"])
+    told = told_adversaries(ok) if len(ok) else {}
+    adversaries = told or dict([next(iter(ADVERSARIES.items()))])
+    points = trade_offs(ok, adversaries) if len(ok) else pd.DataFrame(columns=["score"])
     if points.empty:
         return Gallery()
     scores = [score for score in SCORES if (points["score"] == score).any()]
-    tables = {"trade_offs": points}
-    axis = epsilon_axis(largest_epsilons(ok))
-    figures = [make(points, axis, scores[0], adjacency_of(ok)) for make in (_privacy, _pareto)]
+    tables = {"trade_offs": points.assign(epsilon=points["epsilon"].map(epsilon_text))}
+    axis, adjacency = epsilon_axis(largest_epsilons(ok)), adjacency_of(ok)
+    columns = [column for column in SCORES.values() if column in ok]
+    by_level = {level: equals(ok[ok["level"] == level], columns) for level in ok["level"].cat.categories}
+    by_adversary = {name: equals(ok, [*columns, column]) for column, name in told.items()}
+    if told:
+        tables["privacy"] = by_privacy(ok, points, by_adversary).assign(
+            epsilon=lambda own: own["epsilon"].map(epsilon_text)
+        )
+        figures = [_privacy(tables["privacy"], told, axis, scores[0], adjacency)]
+    else:
+        tables["scores"] = together_by_level(points.drop(columns=["epsilon", "front"]), by_level)
+        figures = [_scores(tables["scores"], scores[0])]
+    figures += _pareto(points, told, axis, scores[0], adjacency)
     if len(study.rounds):
-        tables["learning"] = learning(ok, study.rounds)
-        figures.append(_learning(tables["learning"], scores[0]))
+        tables["learning"] = together_by_level(learning(ok, study.rounds), by_level)
+        if len(tables["learning"]["round"].unique()) > 1:
+            figures.append(_learning(tables["learning"], scores[0]))
     if len(study.clinics):
-        tables["clinics"] = by_clinic(ok, study.clinics)
+        tables["clinics"] = together_by_level(by_clinic(ok, study.clinics), by_level)
         if len(tables["clinics"]):
             figures.append(_clinics(tables["clinics"], study.clinics["name"].nunique()))
-    if len(study.phases):
-        tables["phases"] = per_group(ok, study.phases, ["phase"], "seconds")
+        figures += _joining(tables, joining_points(ok, study.clinics, by_level, SCORES[scores[0]]))
+    if len(study.phases) and len(phases := per_group(ok, study.phases, ["phase"], "seconds")):
+        tables["phases"] = phases
         figures.append(_time(tables["phases"]))
-    if len(study.traffic):
-        traffic = per_group(ok, study.traffic, ["way", "kind"], "bytes")
+    if len(study.traffic) and len(traffic := per_group(ok, study.traffic, ["way", "kind"], "bytes")):
         tables["traffic"] = traffic.assign(signed=traffic["bytes"].where(traffic["way"] == "up", -traffic["bytes"]))
         figures.append(_traffic(tables["traffic"]))
     if study.clock:
@@ -111,9 +154,12 @@ def gallery(study: StudyResults) -> Gallery:
             name: table.astype(dict.fromkeys(table.select_dtypes("category"), str)) for name, table in tables.items()
         },
         given=looks(ok),
+        together=members_of([*by_level.values(), *by_adversary.values()]),
         scores=scores,
         levels=[str(level) for level in ok["level"].cat.categories],
+        adversaries=list(adversaries.values()),
         rounds=[one.method for one in study.clock],
+        searched=len(study.clinics) > 0 and study.clinics["name"].nunique() > MANY,
     )
 
 
@@ -126,40 +172,70 @@ def study_pictures(study: StudyResults, shown: Gallery) -> dict[str, Spec]:
     return specs | ({"privacy_accuracy": privacy_accuracy_chart(study.runs)} if specs else {})
 
 
-def _privacy(points: pd.DataFrame, axis: Spec, score: str, adjacency: str) -> Figure:
+def _privacy(points: pd.DataFrame, adversaries: Mapping[str, str], axis: Spec, score: str, adjacency: str) -> Figure:
+    own = points[points["score"] == score]
+    missing = [
+        name.lower()
+        for column, name in ADVERSARIES.items()
+        if not any(name.lower() in told.lower() for told in adversaries.values())
+    ]
+    open_to = f" No run has a guarantee against the {' or the '.join(missing)}." if missing else ""
     return Figure(
         name="privacy",
         title="Score against privacy, by adversary",
         note="Points: means over seeds; bars: 95 % confidence intervals. At ∞ there is no guarantee against that "
-        "adversary. Methods with the same ε are drawn side by side.",
-        description=f"Three charts of {score} against the epsilon of the model user, a peer clinic and the server. "
-        f"{spans(points[points['score'] == score])}",
-        table="trade_offs",
+        f"adversary. Methods with the same ε are drawn side by side.{open_to}",
+        description=f"{len(adversaries)} charts of {score} against the epsilon of the "
+        f"{' and the '.join(name.lower() for name in adversaries.values())}. {spans(own)}",
+        table="privacy",
         panels=[
-            partial(privacy_panel, adversary=adversary, axis=axis, adjacency=adjacency)
-            for adversary in ADVERSARIES.values()
+            partial(
+                privacy_panel,
+                adversary=adversary,
+                axis=axis,
+                adjacency=adjacency,
+                ends=score_ends(points),
+                first=not place,
+            )
+            for place, adversary in enumerate(adversaries.values())
         ],
+        first=True,
     )
 
 
-def _pareto(points: pd.DataFrame, axis: Spec, score: str, adjacency: str) -> Figure:
-    adversary = next(iter(ADVERSARIES.values()))
+def _scores(points: pd.DataFrame, score: str) -> Figure:
+    return Figure(
+        name="scores",
+        title="Score by method",
+        note="Means over seeds; bars: 95 % confidence intervals. No run has a finite ε, so no privacy is drawn.",
+        description=f"A dot chart of {score} by method. {spans(points[points['score'] == score])}",
+        table="scores",
+        panels=[scores_panel],
+        by_level=True,
+        first=True,
+    )
+
+
+def _pareto(points: pd.DataFrame, told: Mapping[str, str], axis: Spec, score: str, adjacency: str) -> list[Figure]:
+    costs = [cost for cost in ("seconds", "bytes") if len(points[cost].unique()) > 1]
+    if not costs:
+        return []
+    adversary = points["adversary"].iloc[0]
     own = points[(points["score"] == score) & (points["adversary"] == adversary) & points["front"]]
     names = [f"{series} ({level})" for series, level in own[["series", "level"]].itertuples(index=False)]
-    return Figure(
-        name="pareto",
-        title="Pareto front of score, time, traffic and privacy",
-        note="Filled: on the Pareto front, where no other method and level is at least as good in score, time, "
-        "traffic and the chosen adversary's ε and better in one of them. Judged by means alone: neighbours may be "
-        "indistinguishable.",
-        description=f"Three charts of {score} against simulated time, traffic and epsilon. "
-        f"On the front, with the {adversary.lower()} as adversary: {'; '.join(names)}.",
-        table="trade_offs",
-        panels=[
-            *(partial(cost_panel, cost=cost, amounts=points[cost]) for cost in ("seconds", "bytes")),
-            partial(front_panel, axis=axis, adjacency=adjacency),
-        ],
-    )
+    privacy = [partial(front_panel, axis=axis, adjacency=adjacency)] if told else []
+    goods = ["time", "traffic", *(["the chosen adversary's ε"] if told else [])]
+    return [
+        Figure(
+            name="pareto",
+            title="Pareto front of score and costs",
+            note="Filled: on the Pareto front, where no other method and level is at least as good in score, "
+            f"{listed(goods)} and better in one of them. Judged by means alone: neighbours may be indistinguishable.",
+            description=f"Charts of {score} against {listed(goods)}. On the front: {'; '.join(names)}.",
+            table="trade_offs",
+            panels=[*(partial(cost_panel, cost=cost, amounts=points[cost]) for cost in costs), *privacy],
+        )
+    ]
 
 
 def _learning(table: pd.DataFrame, score: str) -> Figure:
@@ -191,6 +267,43 @@ def _clinics(table: pd.DataFrame, clinics: int) -> Figure:
         panels=[partial(clinics_panel, clinics=drawn)],
         by_level=True,
     )
+
+
+def _joining(tables: dict[str, pd.DataFrame], table: pd.DataFrame) -> list[Figure]:
+    if table.empty:
+        return []
+    tables["joining"] = table
+    clinics = table.loc[~table["group"], "clinic"].nunique()
+    many = clinics > MANY
+    means = table[~table["group"]].groupby("clinic", sort=False, observed=True)["mean"].mean()
+    rows = (
+        "Clinics in groups of like size, with intervals over clinics; search for one by its name"
+        if many
+        else "By clinic, largest first"
+    )
+    return [
+        Figure(
+            name="joining",
+            title="What joining brings",
+            note=f"{rows}. Right of 0: better than a model of the clinic's own records alone, on the same held-out "
+            "records. The best three methods, or those highlighted; bars: 95 % confidence intervals.",
+            description="A dot chart of each clinic's AUC less that of training alone. Mean of all methods and levels: "
+            f"{_told(means.iloc[:MANY], score_text)}.",
+            table="joining",
+            panels=[partial(joining_panel, rows=table.loc[table["group"] == many, "clinic"].nunique(), grouped=many)],
+            by_level=True,
+            first=True,
+        ),
+        Figure(
+            name="joining_size",
+            title="What joining brings, by the number of a clinic's own records",
+            note="A mark a clinic and method. Above 0: better than a model of the clinic's own records alone.",
+            description=f"A chart of the gain of {clinics} clinics against their numbers of training records.",
+            table="joining",
+            panels=[size_panel],
+            by_level=True,
+        ),
+    ]
 
 
 def _time(table: pd.DataFrame) -> Figure:

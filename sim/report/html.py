@@ -20,15 +20,15 @@ from sim.foundation.disk_cache import kept_text
 from sim.foundation.text import value_text
 from sim.methods.labels import method_label
 from sim.privacy.adjacency import MEANING
-from sim.report.figures import curve_table
+from sim.report.answer import answers, compared
 from sim.report.gallery import Gallery, gallery
-from sim.report.look import PALETTE
+from sim.report.look import INK
 from sim.report.privacy import attack_frame, method_privacy, not_covered, outside, unprotected
 from sim.report.resources import clinic_rows, demand_frame, resource_frame, worst_frame
 from sim.report.study import StudyResults
 from sim.report.summary import adjacency_of
-from sim.report.table import caption, results_frame
-from sim.report.words import compared, conclusions, guarantee, sentences
+from sim.report.table import baselines_of, caption, results_frame
+from sim.report.words import conclusions, guarantee
 from sim.results.store import write_atomically
 
 _DIGITS = 5
@@ -64,12 +64,14 @@ def write_report(study: StudyResults, study_folder: Path, shown: Gallery | None 
         gallery=shown,
         data=_embedded(shown) if shown.figures else "",
         paths=_PATHS,
-        black=PALETTE[0],
+        black=INK,
         compared=compared(study),
-        sentences=[*sentences(study.runs, curve_table(study.runs)), *unprotected(study)],
+        answers=answers(study, shown),
+        unprotected=unprotected(study),
         conclusions=conclusions(study.runs),
         results=results_frame(study.runs),
         caption=caption(study.runs),
+        baselines=baselines_of(study.runs),
         resources=resource_frame(study.runs),
         demand=demand_frame(study),
         worst=worst_frame(study),
@@ -120,6 +122,7 @@ def _embedded(shown: Gallery) -> Markup:
     """Return what the page's script needs, as JSON that cannot end a script element."""
     content = {
         "state": shown.start(),
+        "together": shown.together,
         "figures": {
             figure.name: {"table": figure.table, "panels": shown.page_specs(figure)} for figure in shown.figures
         },

@@ -7,20 +7,30 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
+from zlib import crc32
 
 import pandas as pd
 
+from sim.methods.labels import method_label
+
 Spec: TypeAlias = dict[str, Any]
 
+INK: Final = "#000000"
 # Okabe and Ito's palette without its yellow, which is too pale on white, and with their grey.
-PALETTE: Final = ("#000000", "#999999", "#E69F00", "#CC79A7", "#D55E00", "#0072B2", "#009E73", "#56B4E9")
-SHAPES: Final = (
-    "circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left",
+_COLOURS: Final = {
+    "centralised": INK, "local": "#999999", "fedavg": "#0072B2", "fedprox": "#56B4E9", "split": "#E69F00",
+    "splitfed-v1": "#D55E00", "splitfed-v2": "#CC79A7", "splitfed-v3": "#009E73", "release-once": "#8C6D31",
+    "prevalence": "#BDBDBD",
+}  # fmt: skip
+_OTHERS: Final = ("#6A3D9A", "#A6761D", "#17A2B8", "#B2334C", "#7A8B00", "#F781BF", "#4B5D67", "#2E8B57")
+# For methods that cut nowhere or are vanilla, and for those that are U-shaped; then for more of their settings.
+_SHAPES: Final = (
+    ("circle", "triangle-up", "triangle-down", "triangle-right"), ("square", "diamond", "cross", "triangle-left"),
 )  # fmt: skip
-_DASHES: Final = ((1, 0), (5, 3), (2, 2), (8, 3, 2, 3))
+_DASHES: Final = (((1, 0), (8, 3, 2, 3)), ((5, 3), (2, 2)))
 GREY: Final = "#595959"
 _SCHEMA: Final = "https://vega.github.io/schema/vega-lite/v6.json"
 _KINDS: Final = {"Q": "quantitative", "N": "nominal"}
@@ -58,19 +68,36 @@ class Look:
 
 
 def looks(ok: pd.DataFrame) -> list[Look]:
-    """Give each series a look: the colour says the strategy; shape and dash tell its cuts and settings apart.
+    """Give each series a look: the colour says the strategy, the same in every report; shape and dash tell the rest.
 
-    In reading order. No two alike up to 64 series.
+    In reading order. No two are alike with up to four settings a cut, and up to eight methods that are not installed.
     """
-    colours: dict[str, int] = {}
-    used: dict[int, int] = {}
+    names = ok["strategy"].map(method_label)
+    colours = colours_of(names)
+    used: dict[tuple[str, bool], int] = {}  # by colour
     given = []
-    for series, strategy in ok.drop_duplicates("series")[["series", "strategy"]].itertuples(index=False):
-        colour = colours.setdefault(strategy, len(colours)) % len(PALETTE)
-        variant = used.get(colour, 0)
-        used[colour] = variant + 1
-        shape, dash = SHAPES[variant % len(SHAPES)], _DASHES[variant % len(_DASHES)]
-        given.append(Look(series, PALETTE[colour], shape, dash))
+    drawn = ok.assign(name=names).drop_duplicates("series")
+    for series, name, cut in drawn[["series", "name", "cut"]].itertuples(index=False):
+        u_shaped = cut == "u-shaped"
+        variant = used.get((colours[name], u_shaped), 0)
+        used[colours[name], u_shaped] = variant + 1
+        shapes, dashes = _SHAPES[u_shaped], _DASHES[u_shaped]
+        given.append(Look(series, colours[name], shapes[variant % len(shapes)], dashes[variant % len(dashes)]))
+    return given
+
+
+def colours_of(names: Iterable[str]) -> dict[str, str]:
+    """Return the colour of each method by its label without a cut: an installed one's own, or one that its name gives.
+
+    Of two whose names lead to one colour, the later in alphabetical order gets the next that is free.
+    """
+    own = {method_label(name): colour for name, colour in _COLOURS.items()}
+    given: dict[str, str] = {}
+    for name in sorted(set(names)):
+        start = crc32(name.encode()) % len(_OTHERS)
+        candidates = (*_OTHERS[start:], *_OTHERS[:start])
+        free = [colour for colour in candidates if colour not in given.values()]
+        given[name] = own.get(name) or (free or candidates)[0]
     return given
 
 
@@ -79,11 +106,12 @@ class Sheet:
     """What a chart is drawn on, and what it shows."""
 
     given: Sequence[Look]
-    # score, level, adversary, picked: Vega expressions: parameters on the page, constants on paper
+    # score, level, adversary, picked, search: Vega expressions: parameters on the page, constants on paper
     score: str = "score"
     level: str = "level"
     adversary: str = "adversary"
     picked: str = "picked"
+    search: str = "search"
     width: int | Literal["container"] = "container"
     ink: str = _INK  # Colour of text and lines, and of the method that is black on paper
     legend: bool = False  # Whether the chart says itself which colour is which method
@@ -101,7 +129,7 @@ class Sheet:
         elif channel == "strokeDash":
             values = [list(look.dash) for look in self.given]
         else:
-            values = [self.ink if look.colour == PALETTE[0] else look.colour for look in self.given]
+            values = [self.ink if look.colour == INK else look.colour for look in self.given]
         legend = {
             "title": None, "orient": "top", "columns": 4, "labelLimit": 300, "symbolOpacity": 1, "symbolDash": [1, 0],
         }  # fmt: skip
@@ -125,7 +153,15 @@ def paper(given: Sequence[Look], score: str, level: str, adversary: str, width: 
     """Return a sheet of paper that shows one score, level and adversary."""
     score, level, adversary = map(json.dumps, (score, level, adversary))
     return Sheet(
-        given=given, score=score, level=level, adversary=adversary, picked="[]", width=width, ink="#000000", legend=True
+        given=given,
+        score=score,
+        level=level,
+        adversary=adversary,
+        picked="[]",
+        search="''",
+        width=width,
+        ink=INK,
+        legend=True,
     )
 
 

@@ -7,14 +7,15 @@ noise. Each function returns one row a mark, so that a chart's data is also a ta
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sim.foundation.text import epsilon_text, value_text
+from sim.foundation.text import value_text
+from sim.report.equal import Names, together
 from sim.report.summary import ADVERSARIES, summarise, swept_keys
 from sim.results.columns import NOISE_KEYS
 
@@ -55,7 +56,23 @@ def _level(key: str, value: float) -> str:
     return f"noise {value_text(value)}"
 
 
-def trade_offs(ok: pd.DataFrame) -> pd.DataFrame:
+def told_adversaries(ok: pd.DataFrame) -> dict[str, str]:
+    """Name the adversaries whose epsilons tell runs apart, by their columns; those with the same epsilons together.
+
+    None where nothing is private: an epsilon is infinite for each, or 0 where nothing is seen.
+    """
+    columns: dict[bytes, list[str]] = {}
+    for column in ADVERSARIES:
+        epsilons = ok[column].to_numpy(float)
+        if len(np.unique(epsilons)) > 1 and (np.isfinite(epsilons) & (epsilons > 0)).any():
+            columns.setdefault(epsilons.tobytes(), []).append(column)
+    return {
+        alike[0]: " and ".join([ADVERSARIES[alike[0]], *(ADVERSARIES[column].lower() for column in alike[1:])])
+        for alike in columns.values()
+    }
+
+
+def trade_offs(ok: pd.DataFrame, adversaries: Mapping[str, str] = ADVERSARIES) -> pd.DataFrame:
     """Compute what each method scores and what it costs, once for each score and adversary.
 
     ``series, level, score, adversary, n, mean, lower, upper, epsilon, place, joined, seconds, bytes, front``. `epsilon`
@@ -68,15 +85,28 @@ def trade_offs(ok: pd.DataFrame) -> pd.DataFrame:
     largest = largest_epsilons(ok)
     parts = []
     for score, column in SCORES.items():
-        means = _bounded(summarise(ok, _GROUP, column)).dropna(subset="mean")
-        for epsilon, adversary in ADVERSARIES.items():
+        means = with_bounds(summarise(ok, _GROUP, column)).dropna(subset="mean")
+        for epsilon, adversary in adversaries.items():
             at = largest[[*_GROUP, epsilon]].rename(columns={epsilon: "epsilon"})
             table = means.merge(spent, on=_GROUP).merge(at, on=_GROUP)
             parts.append(table.assign(score=score, adversary=adversary, front=_front(table)))
     table = pd.concat(parts, ignore_index=True)
     table["place"] = _places(table["epsilon"], table["series"], axis_ends(largest))
     apart = table.groupby(["series", "score", "adversary"], observed=True)["epsilon"].transform("nunique") > 1
-    return table.assign(joined=apart, epsilon=table["epsilon"].map(epsilon_text))
+    return table.assign(joined=apart)
+
+
+def by_privacy(ok: pd.DataFrame, points: pd.DataFrame, names: Mapping[str, Names]) -> pd.DataFrame:
+    """Return the points of :func:`trade_offs` with one of the series that have the same scores and epsilons.
+
+    Parameters
+    ----------
+    names : mapping of str to Names
+        By adversary, those of the series.
+    """
+    ends = axis_ends(largest_epsilons(ok))
+    parts = [together(points[points["adversary"] == adversary], own) for adversary, own in names.items()]
+    return pd.concat([own.assign(place=_places(own["epsilon"], own["series"], ends)) for own in parts])
 
 
 def _front(table: pd.DataFrame) -> list[bool]:
@@ -131,7 +161,7 @@ def learning(ok: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
         kept[last] = group[group["round"].isin(np.linspace(0, float(last), _ROUNDS).round())]
     joined = pd.concat(kept.values()).drop(columns="status", errors="ignore").merge(ok[["run_id", *_GROUP, "status"]])
     by = [*_GROUP, "round"]
-    parts = [_bounded(summarise(joined, by, column)).assign(score=score) for score, column in SCORES.items()]
+    parts = [with_bounds(summarise(joined, by, column)).assign(score=score) for score, column in SCORES.items()]
     return pd.concat(parts, ignore_index=True).dropna(subset="mean")
 
 
@@ -144,7 +174,7 @@ def by_clinic(ok: pd.DataFrame, clinics: pd.DataFrame) -> pd.DataFrame:
     joined = clinics.rename(columns={"name": "clinic"}).merge(ok[["run_id", *_GROUP, "status"]])
     by = [*_GROUP, "clinic"]
     scores = {score: column for score, column in SCORES.items() if column in joined}
-    parts = [_bounded(summarise(joined, by, column)).assign(score=score) for score, column in scores.items()]
+    parts = [with_bounds(summarise(joined, by, column)).assign(score=score) for score, column in scores.items()]
     table = pd.concat(parts, ignore_index=True).dropna(subset="mean")
     order = table[table["score"] == next(iter(scores))].groupby("clinic")["mean"].mean().sort_values().index.tolist()
     order += sorted(set(table["clinic"]) - set(order))
@@ -159,7 +189,7 @@ def per_group(ok: pd.DataFrame, parts: pd.DataFrame, by: Sequence[str], amount: 
     return table[table[amount] > 0]
 
 
-def _bounded(table: pd.DataFrame) -> pd.DataFrame:
-    """Give intervals of scores by their ends, cut to what a score can be."""
+def with_bounds(table: pd.DataFrame, least: float = 0.0) -> pd.DataFrame:
+    """Give intervals by their ends, cut to what a score (or with `least` -1 a difference of two) can be."""
     lower, upper = table["mean"] - table["half_width"], table["mean"] + table["half_width"]
-    return table.assign(lower=lower.clip(0.0, 1.0), upper=upper.clip(0.0, 1.0)).drop(columns="half_width")
+    return table.assign(lower=lower.clip(least, 1.0), upper=upper.clip(least, 1.0)).drop(columns="half_width")

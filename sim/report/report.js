@@ -12,25 +12,27 @@ function rowsOf(name) {
 }
 
 const boxes = [...document.querySelectorAll("input[name=method]")];
-const selects = [...document.querySelectorAll("select[data-parameter]")];
+const selects = [...document.querySelectorAll("[data-parameter]")];
 
 function show() {
-  state.picked = boxes.filter((box) => box.checked).map((box) => box.value);
+  const picked = boxes.filter((box) => box.checked).map((box) => box.value);
+  const shared = Object.entries(report.together).filter(([, members]) => members.some((series) => picked.includes(series)));
+  state.picked = [...new Set([...picked, ...shared.map(([name]) => name)])];
   for (const select of selects) state[select.dataset.parameter] = select.value;
   for (const view of Object.values(views)) {
     for (const [name, value] of Object.entries(state)) view.signal(name, value);
     view.runAsync();
   }
-  const told = state.picked.length ? state.picked.join("; ") : "all";
+  const told = picked.length ? picked.join("; ") : "all";
   document.getElementById("picked").textContent = told;
 }
 
 function pick(series) {
-  const box = boxes.find((candidate) => candidate.value === series);
-  if (box) {
-    box.checked = !box.checked;
-    show();
-  }
+  const members = report.together[series] ?? [series];
+  const own = boxes.filter((box) => members.includes(box.value));
+  const checked = !own.every((box) => box.checked);
+  for (const box of own) box.checked = checked;
+  show();
 }
 
 function csv(name) {
@@ -84,15 +86,20 @@ async function draw(name, figure) {
 
 async function start() {
   for (const box of boxes) box.addEventListener("change", show);
-  for (const select of selects) select.addEventListener("change", show);
+  for (const select of selects) select.addEventListener("input", show);
   document.getElementById("clear").addEventListener("click", () => { for (const box of boxes) box.checked = false; show(); });
   for (const button of document.querySelectorAll("button[data-table]")) button.addEventListener("click", () => download(button.dataset.table));
   for (const details of document.querySelectorAll("details[data-table]")) {
     details.addEventListener("toggle", () => details.open && fill(details.querySelector("div"), details.dataset.table));
   }
-  const picker = document.querySelector(".picker");
-  if (matchMedia("(max-width: 40rem)").matches) picker.open = false;
-  addEventListener("beforeprint", () => { picker.open = true; });
+  if (matchMedia("(max-width: 40rem)").matches) document.querySelector(".picker").open = false;
+  addEventListener("beforeprint", () => { for (const details of document.querySelectorAll(".picker, .fold")) details.open = true; });
+  for (const details of document.querySelectorAll(".fold")) {
+    details.addEventListener("toggle", () => details.open && dispatchEvent(new Event("resize")));
+  }
+  const open = () => { for (let place = document.querySelector(location.hash || "main"); place; place = place.parentElement) if (place.matches("details")) place.open = true; };
+  addEventListener("hashchange", open);
+  open();
   for (const [name, figure] of Object.entries(report.figures)) await draw(name, figure);
   show();
   document.documentElement.dataset.drawn = "yes";

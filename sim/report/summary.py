@@ -28,6 +28,12 @@ def is_centralised(strategy: str) -> bool:
     return method is not None and method.family == "baseline" and method.pooled
 
 
+def is_baseline(strategy: str) -> bool:
+    """Whether a strategy is there to be compared with: nobody trains a model together."""
+    method = known_method(strategy)
+    return method is not None and method.family == "baseline"
+
+
 def swept_keys(runs: pd.DataFrame) -> list[str]:
     """List the swept keys (the columns with a dotted name) that take more than one value."""
     return [name for name in runs.columns if "." in name and len(runs[name].map(_hashable).unique()) > 1]

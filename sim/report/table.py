@@ -1,16 +1,17 @@
-"""The results as a table: one row for each method and each combination of swept values."""
+"""The results as a table: one row for each method and each combination of swept values, the baselines last."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text, value_text
-from sim.report.summary import ADVERSARIES, adjacency_of, successful_runs, summarise, swept_keys
+from sim.report.summary import ADVERSARIES, adjacency_of, is_baseline, successful_runs, summarise, swept_keys
 
 _CAPTION = (
     "Mean ± half-width of the 95 % confidence interval over seeds. Simulated time and traffic of a whole run. "
@@ -20,16 +21,18 @@ _PLAN_CAPTION = (
     "Planned, before any training. Time and traffic of a whole run over all clinics, for the first seed. "
     "ε is the largest over clinics; ∞ means no guarantee against that adversary."
 )
+_PAGE_ONLY = ("Balanced accuracy", "Accuracy")
 _SCORES = {"AUC": "auc", "Balanced accuracy": "balanced_accuracy", "Accuracy": "accuracy"}
 
 
 def results_frame(runs: pd.DataFrame) -> pd.DataFrame:
     """Lay out the results as text.
 
-    One row for each method and combination of swept values; the columns' names are the headings. Empty when no run
-    succeeded.
+    One row for each method and combination of swept values, those of the baselines last; the columns' names are the
+    headings. Empty when no run succeeded.
     """
     ok = successful_runs(runs)
+    ok = ok.iloc[np.argsort(ok["strategy"].map(is_baseline), kind="stable")]
     keys = swept_keys(ok)
     by = ["method", *keys]
     groups = ok.groupby(by, dropna=False, sort=False, observed=True)
@@ -50,20 +53,33 @@ def results_frame(runs: pd.DataFrame) -> pd.DataFrame:
     if ok["epsilon_label"].notna().any():
         table["ε label"] = list(map(epsilon_text, groups["epsilon_label"].max()))
     table["Time"] = list(map(seconds_text, means["sim_seconds"]))
-    table["Sent up"] = list(map(bytes_text, means["bytes_up"]))
-    table["Sent down"] = list(map(bytes_text, means["bytes_down"]))
+    table["Traffic"] = list(map(bytes_text, means["bytes_up"] + means["bytes_down"]))
     return table
 
 
 def console_table(runs: pd.DataFrame) -> Table:
-    """Build the table a study ends with on the terminal; it fits 120 columns.
+    """Build the table a study ends with on the terminal; it fits 100 columns with two swept keys.
 
-    One row for each method and combination of swept values; the caption says how many runs are missing.
+    One row for each method and combination of swept values, the baselines in a block of their own; the caption says how
+    many runs are missing.
     """
     frame = results_frame(runs)
+    seeds = frame["Seeds"].unique()
     missing = int((runs["status"] != "ok").sum())
-    left_out = f" {missing} of {len(runs)} runs failed and are left out." if missing else ""
-    return rendered(frame, ", ".join(runs["study"].unique()), f"{caption(runs)}{left_out}")
+    told = [
+        f"Means over {seeds[0]} seeds." if len(seeds) == 1 and seeds[0] != "1" else "",
+        caption(runs),
+        f"{missing} of {len(runs)} runs failed and are left out." if missing else "",
+    ]
+    shown = frame.drop(columns=[*_PAGE_ONLY, *(["Seeds"] if len(seeds) == 1 else [])])
+    return rendered(shown, ", ".join(runs["study"].unique()), " ".join(filter(None, told)), baselines_of(runs))
+
+
+def baselines_of(runs: pd.DataFrame) -> set[str]:
+    """Name the methods that stand below the others; none where there are no others."""
+    ok = successful_runs(runs)
+    baselines = ok["strategy"].map(is_baseline).astype(bool)
+    return set(ok.loc[baselines, "method"]) if not baselines.all() else set()
 
 
 def caption(runs: pd.DataFrame) -> str:
@@ -116,8 +132,8 @@ def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
     return rendered(pd.DataFrame(rows), ", ".join(runs["study"].unique()), f"{_PLAN_CAPTION}{_neighbours(runs)}")
 
 
-def rendered(frame: pd.DataFrame, title: str, caption: str) -> Table:
-    """Build a terminal table from a frame of texts, grouped by its column "Method"."""
+def rendered(frame: pd.DataFrame, title: str, caption: str, baselines: Collection[str] = frozenset()) -> Table:
+    """Build a terminal table from a frame of texts, grouped by its column "Method"; of `baselines` a block is said."""
     table = Table(
         title=Text(title, style="bold"),
         caption=Text(caption, style="dim"),
@@ -129,6 +145,10 @@ def rendered(frame: pd.DataFrame, title: str, caption: str) -> Table:
         heading = Text(re.sub(r" |(?<=[.-])", "\n", name))
         table.add_column(heading, justify="left" if position == 0 else "right", overflow="fold", no_wrap=position == 0)
     last_of_method = frame["Method"].ne(frame["Method"].shift(-1)) & frame["Method"].duplicated()
+    begun = False
     for row, end_section in zip(frame.itertuples(index=False), last_of_method, strict=True):
+        if row[0] in baselines and not begun:
+            begun = True
+            table.add_row(Text("Baselines", style="italic"))
         table.add_row(*map(Text, row), end_section=end_section)
     return table

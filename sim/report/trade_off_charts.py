@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,25 +13,45 @@ from sim.report.look import UNITS, Sheet, Spec, field, told
 from sim.report.points import axis_ends
 from sim.report.summary import ADVERSARIES
 
-_HEIGHT = 300
+_HEIGHT, _LOW = 300, 230
+_LONGEST = 0.15  # intervals of few seeds are cut, so that differences between methods can still be seen
 _COSTS = {"seconds": "Simulated time of a run", "bytes": "Traffic of a run, all clinics"}
-_SCORE = {"title": None, "scale": {"zero": False, "nice": True}, "axis": {"format": ".2f", "tickCount": 6}}
+_SCORE = {"title": None, "scale": {"zero": False, "nice": True}, "axis": {"tickCount": 6}}
 _TOLD = [*told("series", "level"), field("epsilon:N")]
 
 
-def privacy_panel(sheet: Sheet, adversary: str, axis: Spec, adjacency: str) -> Spec:
+def score_ends(points: pd.DataFrame) -> dict[str, list[float]]:
+    """Return by score the ends of what is drawn of it, so that panels beside each other have one axis."""
+    low = points["lower"].fillna(points["mean"]).clip(lower=points["mean"] - _LONGEST)
+    high = points["upper"].fillna(points["mean"]).clip(upper=points["mean"] + _LONGEST)
+    ends = pd.DataFrame({"low": low, "high": high}).groupby(points["score"]).agg({"low": "min", "high": "max"})
+    return {str(score): [round(row["low"] - 0.005, 3), round(row["high"] + 0.005, 3)] for score, row in ends.iterrows()}
+
+
+def privacy_panel(
+    sheet: Sheet, adversary: str, axis: Spec, adjacency: str, ends: Mapping[str, Sequence[float]], first: bool
+) -> Spec:
     """Draw the score against one adversary's epsilon.
 
     Parameters
     ----------
     adjacency : str
         Of every epsilon, as of :func:`sim.report.summary.adjacency_of`.
+    ends : mapping of str to sequence of float
+        By score, the ends of its axis.
+    first : bool
+        Whether the panel stands at the left of those that share the axis, and so has its labels.
     """
+    of_score = f"{json.dumps(dict(ends))}[{sheet.score}]"
+    scale = {"nice": False, "domainMin": {"expr": f"{of_score}[0]"}, "domainMax": {"expr": f"{of_score}[1]"}}
+    beside = "windowSize()[0] > 640" if sheet.width == "container" else "true"
+    labels = {} if first else {"labelOpacity": {"expr": f"{beside} ? 0 : 1"}}
+    score = {"title": None, "scale": {"zero": False, **scale}, "axis": {"tickCount": 6, **labels}}
     line = {
         "transform": [{"filter": "datum.joined"}],
-        "mark": {"type": "line", "strokeWidth": 1.5},
+        "mark": {"type": "line", "strokeWidth": 1.5, "clip": True},
         "encoding": {
-            "y": field("mean:Q", **_SCORE),
+            "y": field("mean:Q", **score),
             "detail": field("series:N"),
             "strokeDash": sheet.series("strokeDash"),
             "strokeOpacity": sheet.shown(0.6, 0.05),
@@ -38,9 +59,9 @@ def privacy_panel(sheet: Sheet, adversary: str, axis: Spec, adjacency: str) -> S
     }
     bars = {
         "transform": [{"filter": "isValid(datum.lower)"}],
-        "mark": {"type": "rule", "strokeWidth": 1.3},
+        "mark": {"type": "rule", "strokeWidth": 1.3, "clip": True},
         "encoding": {
-            "y": field("lower:Q", **_SCORE),
+            "y": field("lower:Q", **score),
             "y2": {"field": "upper"},
             "strokeOpacity": sheet.shown(0.55, 0.04),
         },
@@ -48,22 +69,50 @@ def privacy_panel(sheet: Sheet, adversary: str, axis: Spec, adjacency: str) -> S
     dots = {
         "mark": {"type": "point", "filled": True, "size": 65, "cursor": "pointer"},
         "encoding": {
-            "y": field("mean:Q", **_SCORE),
+            "y": field("mean:Q", **score),
             "shape": sheet.series("shape"),
             "opacity": sheet.shown(),
             "tooltip": _TOLD,
         },
     }
     return sheet.chart(
-        "trade_offs",
+        "privacy",
         f"{sheet.score} + ', by ε of the {adversary.lower()}'",
-        _HEIGHT,
+        _LOW,
         transform=[{"filter": f"datum.score === {sheet.score} && datum.adversary === '{adversary}'"}],
         encoding={
             "x": _place(axis, f"ε of the {adversary.lower()}{_named(adjacency)} (left: more private)"),
             "color": sheet.series("color"),
         },
         layer=[line, bars, dots],
+    )
+
+
+def scores_panel(sheet: Sheet) -> Spec:
+    """Draw the score of each series at one level, with its interval."""
+    scale = {"zero": False, "nice": True}
+    bars = {
+        "transform": [{"filter": "isValid(datum.lower)"}],
+        "mark": {"type": "rule", "strokeWidth": 1.3},
+        "encoding": {"x": field("lower:Q", scale=scale), "x2": {"field": "upper"}},
+    }
+    dots = {
+        "mark": {"type": "point", "filled": True, "size": 65, "cursor": "pointer"},
+        "encoding": {"x": field("mean:Q"), "shape": sheet.series("shape"), "tooltip": told("series", "level")},
+    }
+    axis = {"labelLimit": 220, "grid": False, "ticks": False}
+    return sheet.chart(
+        "scores",
+        f"{sheet.score} + ', ' + {sheet.level}",
+        22 * len(sheet.given),
+        transform=[{"filter": f"datum.score === {sheet.score} && datum.level === {sheet.level}"}],
+        encoding={
+            "y": field("series:N", sort=sheet.names, title=None, axis=axis),
+            "x": field("mean:Q", title="Score on held-out records", scale=scale),
+            "color": sheet.series("color"),
+            "opacity": sheet.shown(),
+        },
+        layer=[bars, dots],
     )
 
 
@@ -95,12 +144,15 @@ def _log_ticks(low: float, high: float) -> list[float]:
 def cost_panel(sheet: Sheet, cost: str, amounts: pd.Series[float]) -> Spec:
     """Draw the score against what a run costs in seconds or bytes, all that occur; filled: on the Pareto front."""
     positive = amounts[amounts > 0]
-    low, high = (float(positive.min()), float(positive.max())) if len(positive) else (1.0, 1.0)
-    decades = _decades(low, high)
-    ticks = [10.0**decade for decade in decades][:: math.ceil(len(decades) / 6)]
+    low, high = float(positive.min()), float(positive.max())
     zero = [0.0] if (amounts == 0).any() else []
-    scale = {"type": "symlog", "constant": low / 3, "domain": [*(zero or [low]), high], "nice": False, "padding": 14}
-    axis = {"values": [*zero, *ticks], "labelExpr": UNITS[cost]}
+    ticks = [10.0**tick for tick in _log_ticks(low, high)]
+    narrow = len(ticks) < 3 and not zero
+    scale = {
+        **({"type": "linear", "zero": False} if narrow else {"type": "symlog", "constant": low / 3, "nice": False}),
+        "domain": [*(zero or [low]), high], "padding": 14,
+    }  # fmt: skip
+    axis = {"labelExpr": UNITS[cost], **({"tickCount": 4} if narrow else {"values": [*zero, *ticks]})}
     return _pareto(sheet, field(f"{cost}:Q", title=_COSTS[cost], axis=axis, scale=scale))
 
 

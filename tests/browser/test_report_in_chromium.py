@@ -60,6 +60,10 @@ def opened(chrome: Chrome, page: Path, width: int = WIDE) -> None:
     WebDriverWait(chrome, 120).until(lambda _: chrome.execute_script("return document.documentElement.dataset.drawn"))
 
 
+def unfold(chrome: Chrome) -> None:
+    chrome.execute_script("for (const fold of document.querySelectorAll('.fold')) fold.open = true")
+
+
 def strengths(chrome: Chrome, panel: str) -> dict[str, float]:
     """Opacity of a panel's marks, by series, from the scene that Vega has drawn."""
     return chrome.execute_async_script(
@@ -127,7 +131,7 @@ def test_a_click_in_one_chart_highlights_in_the_others(chrome: Chrome, page: Pat
     opened(chrome, page)
     place = chrome.execute_script(
         """
-        const chart = document.getElementById("pareto-0");
+        const chart = document.getElementById("privacy-0");
         chart.scrollIntoView({block: "center"});
         const marks = [...chart.querySelectorAll(".mark-symbol path")];
         const mark = marks.find((path) => path.__data__.datum.series === "Local");
@@ -158,6 +162,7 @@ def test_choices_change_what_is_drawn(chrome: Chrome, page: Path) -> None:
 
 def test_every_chart_has_words_a_table_and_a_download(chrome: Chrome, page: Path) -> None:
     opened(chrome, page)
+    unfold(chrome)
     for figure in chrome.find_elements(By.TAG_NAME, "figure"):
         assert len(figure.find_element(By.CSS_SELECTOR, "[role=img]").get_attribute("aria-label") or "") > 50
         details = figure.find_element(By.CSS_SELECTOR, "details[data-table]")
@@ -169,9 +174,26 @@ def test_every_chart_has_words_a_table_and_a_download(chrome: Chrome, page: Path
         assert len(lines) - 1 == chrome.execute_script("return rowsOf(arguments[0]).length", name)
 
 
+def test_no_axis_repeats_a_tick_and_every_chart_has_one(chrome: Chrome, page: Path) -> None:
+    opened(chrome, page)
+    axes = chrome.execute_script(
+        """
+        return [...document.querySelectorAll(".role-axis-label")].map((axis) =>
+          [...axis.querySelectorAll("text")].filter((text) => text.getAttribute("opacity") !== "0" && text.textContent)
+            .map((text) => text.textContent));
+        """
+    )
+    assert len(axes) > 15
+    assert [axis for axis in axes if len(set(axis)) < len(axis)] == []
+    assert [axis for axis in axes if axis and len(axis) < 2] == []
+
+
 @pytest.mark.parametrize("width", [WIDE, PHONE])
 def test_fits_the_screen(chrome: Chrome, page: Path, width: int, tmp_path: Path) -> None:
     opened(chrome, page, width)
+    assert chrome.execute_script("return document.documentElement.scrollWidth") == width
+    assert chrome.execute_script("return document.documentElement.scrollHeight") < (3_000 if width == WIDE else 6_000)
+    unfold(chrome)
     assert chrome.execute_script("return document.documentElement.scrollWidth") == width
     wide = chrome.execute_script(
         """
@@ -201,6 +223,6 @@ def test_prints_with_its_charts(chrome: Chrome, page: Path, tmp_path: Path) -> N
     on_paper = chrome.execute_script(folded)
     assert len(on_paper) >= 5
     assert (any(on_screen), all(on_paper)) == (False, True)
-    hidden = "return ['nav', '.below', '.choices'].map((s) => getComputedStyle(document.querySelector(s)).display)"
+    hidden = "return ['.below', '.choices', '.clear'].map((s) => getComputedStyle(document.querySelector(s)).display)"
     assert chrome.execute_script(hidden) == ["none"] * 3
     assert chrome.execute_script("return getComputedStyle(document.querySelector('.chart')).display") != "none"

@@ -19,10 +19,14 @@ from rich.text import Text
 
 from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text
 from sim.methods.labels import method_label
+from sim.report.answer import answers
+from sim.report.compare import CAVEAT
+from sim.report.equal import equals
 from sim.report.figures import NO_DP, curve_table, privacy_accuracy_chart, reference_table, target_order
 from sim.report.gallery import gallery, study_pictures
 from sim.report.html import write_report
 from sim.report.pictures import draw
+from sim.report.points import with_levels
 from sim.report.summary import ADVERSARIES, successful_runs, summarise, swept_keys
 from sim.report.table import console_table, results_frame
 
@@ -112,24 +116,35 @@ def test_table_rows() -> None:
     runs.loc[runs["seed"] == 0, list(ADVERSARIES)] *= 0.5  # the largest over seeds counts
     frame = results_frame(runs)
     assert len(frame) == 20
-    assert list(frame["Method"].unique()) == list(METHODS.values())
+    centralised, local, *others = METHODS.values()
+    assert list(frame["Method"].unique()) == [*others, centralised, local]  # the baselines last
     row = frame[(frame["Method"] == "SplitFed V1, U-shaped") & (frame["Target ε"] == "3")].iloc[0]
     assert row.tolist() == [
         "SplitFed V1, U-shaped", "3", "3", ".820±.050", ".740±.050", ".760±.050", ".720", "2.97", "2.97", "∞",
-        "3.2 min", "3.41 MB", "12.4 kB",
+        "3.2 min", "3.42 MB",
     ]  # fmt: skip
 
 
-def test_console_table_fits_120_columns() -> None:
-    console = Console(width=120, record=True, file=io.StringIO())
+def test_console_table_fits_100_columns_with_two_swept_keys() -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
     runs = make_runs(study="[red]x[/red]", status=["interrupted", *["ok"] * 59])
-    console.print(console_table(runs))
+    rates = [runs.assign(**{"train.learning-rate": rate}) for rate in (0.05, 0.1)]
+    console.print(console_table(pd.concat(rates)))
     lines = console.export_text().splitlines()
-    assert sum(line.startswith("SplitFed V1, U-shaped ") and "∞" in line for line in lines) == 4  # nothing wraps
+    assert sum(line.startswith("SplitFed V1, U-shaped ") and "∞" in line for line in lines) == 8  # nothing wraps
     assert not any("…" in line for line in lines)
     assert "[red]x[/red]" in lines[0]  # text of a scenario is no markup
     assert isinstance(next(iter(console_table(make_runs()).columns[0].cells)), Text)
-    assert "1 of 60 runs failed" in " ".join(" ".join(lines).split())
+    assert "2 of 120 runs failed" in " ".join(" ".join(lines).split())
+
+
+def test_baselines_are_a_block_of_their_own(tmp_path: Path) -> None:
+    methods = [*map(str, console_table(make_runs(epsilons=[inf])).columns[0].cells)]
+    assert methods[2:] == ["SplitFed V1, U-shaped", "Baselines", "Centralised", "Local"]
+    alone = make_runs(epsilons=[inf], methods=[("local", "")])
+    assert [*map(str, console_table(alone).columns[0].cells)] == ["Local"]
+    page = Page(write_report(make_study(make_runs()), tmp_path))
+    assert page.text.split("Baselines")[1].strip().startswith("Centralised")
 
 
 def test_chart_data_equals_the_summary() -> None:
@@ -202,7 +217,8 @@ def test_small_studies(name: str, tmp_path: Path) -> None:
         assert (tmp_path / "privacy_accuracy.png").is_file()
     assert all(name in page.text for name in successful_runs(runs)["series"])
     assert "nan" not in page.text.lower()
-    assert console_table(runs).row_count == len(results_frame(runs))
+    block = successful_runs(runs)["strategy"].isin(["fedavg"]).any() and (runs["strategy"] == "local").any()
+    assert console_table(runs).row_count == len(results_frame(runs)) + block
 
 
 def test_study_without_results(tmp_path: Path) -> None:
@@ -210,7 +226,7 @@ def test_study_without_results(tmp_path: Path) -> None:
     study = make_study(runs)
     page = Page(write_report(study, tmp_path))
     assert study_pictures(study, gallery(study)) == {}
-    assert "0 of 20 runs succeeded" in page.text
+    assert "no run succeeded" in page.text
     assert page.text.count("ValueError: the disk is full") == 20
     assert console_table(runs).row_count == 0
 
@@ -245,11 +261,10 @@ def test_report_is_complete(tmp_path: Path) -> None:
     ):
         assert text in page.text
     assert page.count("table") == page.count("caption") == 10 + 2 * len(METHODS)  # two in each statement
-    assert page.count("figure") == 6  # privacy, Pareto, learning, clinics, time, traffic
-    names = ["clinics", "learning", "pareto", "privacy", "privacy_accuracy", "time", "traffic"]
+    names = ["clinics", "joining", "joining_size", "learning", "privacy", "privacy_accuracy", "time", "traffic"]
     assert sorted(study_pictures(study, gallery(study))) == names
     told = [attributes["aria-label"] or "" for _, attributes in page.tags if attributes.get("role") == "img"]
-    assert len(told) == 6
+    assert len(told) == page.count("figure") == len(names) - 1  # all take the same time and traffic: no Pareto chart
     assert "Local from 0.690 to 0.740" in told[0]
     text = path.read_text(encoding="utf-8")  # and it needs no network
     assert not re.search(r"@import|url\(|<img|<iframe|src=", text)
@@ -258,23 +273,67 @@ def test_report_is_complete(tmp_path: Path) -> None:
     assert {link[1:] for link in links if link.startswith("#")} <= {attributes.get("id") for _, attributes in page.tags}
 
 
-def test_summary_in_words(tmp_path: Path) -> None:
-    text = " ".join(Page(write_report(make_study(make_runs(), **CONTEXT), tmp_path)).text.split())
-    assert "60 of 60 runs succeeded." in text
-    assert "Without DP, Centralised has the highest pooled AUC: .860±.050 (mean of 3 seeds" in text
-    tied = "FedAvg; SplitFed V1, vanilla; and SplitFed V1, U-shaped share the highest pooled AUC: .840±.050"
-    assert f"keep records at the clinics, {tied}" in text
-    assert "At ε = 1 and these settings, DP costs between .050 of AUC" in text
+def test_first_screen_answers_in_five_sentences(tmp_path: Path) -> None:
+    runs = make_runs()
+    runs.loc[runs["strategy"] == "fedavg", "sim_seconds"] = 60.0
+    study = make_study(runs, **CONTEXT)
+    first, joining, privacy, cost, caveat = answers(study, gallery(study))
+    assert first.startswith("At ε = 3: Centralised has the highest mean auc: .840±.050 over 3 seeds.")
+    assert joining == (
+        "Joining with FedAvg = SplitFed V1 instead of training alone brings most to south (+.100 of AUC) and least to "
+        "north (+.100); the interval is above 0 for 2 of 2 clinics with an AUC and below 0 for none."
+    )
+    assert privacy == (
+        "DP costs FedAvg .050 of AUC at ε = 1, .020 at ε = 3, .010 at ε = 8; its ε at ε = 3: model user 2.97, peer "
+        "clinic 2.97, server 2.97."
+    )
+    assert cost == (
+        "A run of FedAvg takes 1 min and 3.42 MB of traffic: none is quicker; the slowest is SplitFed V1, U-shaped "
+        "with 3.2 min and 3.42 MB."
+    )
+    assert caveat == CAVEAT
+    text = " ".join(Page(write_report(study, tmp_path)).text.split())
+    assert all(sentence in text for sentence in (first, joining, privacy, cost, caveat))
     cut = "SplitFed V1, vanilla; SplitFed V1, U-shaped"
     assert f"Even with DP, ε is infinite for the server in {cut}: smashed rows leave without noise." in text
     assert "infinite for the model user" not in text
     assert "infinite for the server in FedAvg" not in text
-    for auc, loss in (
-        (0.85, "-.010 of AUC (FedAvg); a negative cost is a gain."),
-        (0.84 + 1e-9, ".000 of AUC (FedAvg)."),
-    ):
-        runs = make_runs(methods=[("fedavg", "")], epsilons=[3.0, inf], seeds=[1], auc=[auc, 0.84])
-        assert f"At ε = 3 and these settings, DP costs {loss}" in Page(write_report(make_study(runs), tmp_path)).text
+
+
+def test_no_chart_without_information() -> None:
+    """Nothing at epsilon where nothing is private, and no costs where all pay the same."""
+    open_study = make_study(make_runs(epsilons=[inf]).drop(columns="privacy.epsilon"))
+    shown = gallery(open_study)
+    assert [figure.name for figure in shown.figures if figure.first] == ["scores", "joining"]
+    assert "epsilon" not in shown.tables["scores"]
+    runs = make_runs(epsilons=[inf])
+    runs["sim_seconds"] = [10.0 * (row + 1) for row in range(len(runs))]
+    pareto = next(figure for figure in gallery(make_study(runs)).figures if figure.name == "pareto")
+    assert len(pareto.panels) == 1  # time; not traffic, and no epsilon
+    assert shown.tables["scores"]["series"].unique().tolist() == ["Centralised", "Local", "FedAvg = SplitFed V1"]
+    runs = make_runs()  # no run has a guarantee against the server
+    runs[["epsilon_server", "epsilon_server_replace"]] = inf
+    privacy = gallery(make_study(runs)).figures[0]
+    assert (privacy.name, len(privacy.panels)) == ("privacy", 2)
+    assert privacy.note.endswith("No run has a guarantee against the server.")
+
+
+def test_methods_that_are_equal_bit_for_bit_share_a_name() -> None:
+    ok = with_levels(successful_runs(make_runs()))
+    names = equals(ok, ["auc", "accuracy"])
+    both = "FedAvg = SplitFed V1"
+    assert names == {
+        "Centralised": "Centralised", "Local": "Local", "FedAvg": both, "SplitFed V1, vanilla": both,
+        "SplitFed V1, U-shaped": both,
+    }  # fmt: skip
+    apart = equals(ok, ["auc", "epsilon_server"])
+    assert apart["FedAvg"] == "FedAvg"
+    assert (
+        apart["SplitFed V1, vanilla"] == "SplitFed V1, vanilla = SplitFed V1, U-shaped"
+        or apart["SplitFed V1, vanilla"] == "SplitFed V1"
+    )
+    ok.loc[(ok["series"] == "FedAvg") & (ok["seed"] == 1), "auc"] += 1e-15
+    assert equals(ok, ["auc"])["FedAvg"] == "FedAvg"
 
 
 def test_everything_is_escaped(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_trade_offs_are_the_summary() -> None:
     assert len(drawn) == 4 * 3 * 5 * 4
     row = drawn.loc["AUC", "Server", "SplitFed V1, U-shaped", "ε = 3"]
     assert (row["mean"], row["lower"], row["upper"]) == pytest.approx((0.82, 0.82 - 0.0496828, 0.82 + 0.0496828))
-    assert (row["epsilon"], row["seconds"], row["bytes"]) == ("∞", 192.0, 3_422_400)
+    assert (row["epsilon"], row["seconds"], row["bytes"]) == (inf, 192.0, 3_422_400)
     at = drawn.loc["AUC", "Model user"]["place"].groupby("level", observed=True)
     assert (at.max() < at.min().shift(-1).fillna(inf)).all()  # levels stay apart, from private to infinite
     assert drawn.loc["AUC", "Peer clinic", "Local"]["place"].max() < at.min().min()  # 0 stands left of all
@@ -109,6 +109,16 @@ def test_no_two_series_look_alike() -> None:
     assert len({(look.colour, look.shape) for look in given}) == len(given) == 20
 
 
+def test_a_method_has_the_same_look_in_every_study() -> None:
+    every = {look.series: look for look in looks(successful_runs(make_runs()))}
+    assert len({look.colour for look in every.values()}) == 4
+    for method in [("fedavg", ""), ("splitfed-v1", "u-shaped")]:
+        [look] = looks(successful_runs(make_runs(methods=[method])))
+        assert look == every[look.series]
+    [mine] = looks(successful_runs(make_runs(methods=[("mine.FedMine", "")])))
+    assert mine in looks(successful_runs(make_runs(methods=[("mine.FedMine", ""), ("fedavg", "")])))
+
+
 def test_page_draws_the_data_it_embeds(tmp_path: Path) -> None:
     study = make_study(make_runs())
     text = write_report(study, tmp_path).read_text(encoding="utf-8")
@@ -116,7 +126,8 @@ def test_page_draws_the_data_it_embeds(tmp_path: Path) -> None:
     assert found is not None
     content = json.loads(found[1])
     shown = gallery(study)
-    assert content["state"] == {"score": "AUC", "level": "ε = 3", "adversary": "Model user", "method": "", "picked": []}
+    choices = {"score": "AUC", "level": "ε = 3", "adversary": "Model user", "method": ""}
+    assert content["state"] == choices | {"picked": [], "search": ""}
     for name, table in shown.tables.items():
         for column, values in content["tables"][name].items():
             want = table[column].tolist()

@@ -1,0 +1,87 @@
+"""What joining brings: each clinic's score under a method less its score when it trains alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import pandas as pd
+
+from sim.methods.labels import known_method
+from sim.report.equal import Names, together_by_level
+from sim.report.points import with_bounds
+from sim.report.summary import is_centralised, summarise, swept_keys
+
+__all__ = ["MANY", "grouped", "joining", "joining_points"]
+
+MANY: Final = 24
+"""More clinics than this are drawn in groups of like size."""
+_GROUPS: Final = 5
+_BEST: Final = 3
+
+
+def _is_alone(strategy: str) -> bool:
+    """Whether each clinic trains on its own records alone."""
+    method = known_method(strategy)
+    return method is not None and method.family == "baseline" and method.clinic_parts == "own"
+
+
+def joining(ok: pd.DataFrame, clinics: pd.DataFrame) -> pd.DataFrame:
+    """Compute what each method brings to each clinic, in its AUC on its own held-out records.
+
+    ``series, level, clinic, records, n, mean, lower, upper``, the clinic with most training records first. Differences
+    are of runs with the same seed and swept values. Empty where no clinic trains alone, or nobody joins.
+    """
+    scored = clinics[["run_id", "name", "records", "auc"]].rename(columns={"name": "clinic"})
+    keys = ["seed", "level", *swept_keys(ok)]
+    runs = scored.merge(ok[["run_id", "strategy", "series", "status", *keys]], on="run_id")
+    alone, apart = runs["strategy"].map(_is_alone), ~runs["strategy"].map(is_centralised)
+    pairs = runs[~alone & apart].merge(runs.loc[alone, [*keys, "clinic", "auc"]], on=[*keys, "clinic"])
+    pairs["difference"] = pairs["auc_x"] - pairs["auc_y"]
+    table = with_bounds(summarise(pairs, ["series", "level", "clinic"], "difference"), -1.0).dropna(subset="mean")
+    sizes = scored.groupby("clinic")["records"].mean().sort_values(ascending=False, kind="stable")
+    table["clinic"] = pd.Categorical(table["clinic"], categories=list(sizes.index), ordered=True)
+    table["records"] = table["clinic"].astype(str).map(sizes)
+    return table.sort_values("clinic", kind="stable")
+
+
+def grouped(table: pd.DataFrame) -> pd.DataFrame:
+    """Average what is brought over clinics of like size: a row for each fifth, largest first, as of :func:`joining`.
+
+    The intervals are over the clinics of a group, which are its unit.
+    """
+    sizes = table.drop_duplicates("clinic").set_index("clinic")["records"]
+    groups = pd.qcut(-sizes, _GROUPS, duplicates="drop")
+    names = {}
+    for group, own in sizes.groupby(groups, observed=True):
+        names[group] = f"{own.min():,.0f} to {own.max():,.0f} records ({len(own)} clinics)"
+    placed = table.assign(clinic=table["clinic"].map(groups).map(names).astype(str), status="ok", value=table["mean"])
+    found = with_bounds(summarise(placed, ["series", "level", "clinic"], "value"), -1.0)
+    return found.assign(records=found["clinic"].map(placed.groupby("clinic")["records"].mean()))
+
+
+def joining_points(ok: pd.DataFrame, clinics: pd.DataFrame, names: Mapping[str, Names], score: str) -> pd.DataFrame:
+    """Return what is drawn: :func:`joining`, and of many clinics their groups too, with `group` and `best`.
+
+    Parameters
+    ----------
+    names : mapping of str to dict
+        By level, the names of series; equal ones are drawn once.
+    score : str
+        Column by which the best methods of a level are chosen.
+    """
+    table = joining(ok, clinics)
+    if table.empty:
+        return table
+    table = together_by_level(table, names)
+    best = set()
+    for level, shared in names.items():
+        own = ok[ok["level"] == level]
+        means = own.groupby(own["series"].map(shared))[score].mean()
+        drawn = means[means.index.isin(table.loc[table["level"] == level, "series"])]
+        best |= {(level, name) for name in drawn.nlargest(_BEST).index}
+    if table["clinic"].nunique() > MANY:
+        table = pd.concat([grouped(table).assign(group=True), table.assign(group=False)], ignore_index=True)
+    else:
+        table = table.assign(group=False)
+    return table.assign(best=[pair in best for pair in zip(table["level"], table["series"], strict=True)])

@@ -1,0 +1,77 @@
+"""Charts of what joining brings to each clinic."""
+
+from __future__ import annotations
+
+from sim.report.look import GREY, Sheet, Spec, field, told
+
+_TITLE = "AUC less that of training alone"
+_SCALE = {"zero": True, "nice": True}
+_ROW = 46
+
+
+def _shown(sheet: Sheet) -> Spec:
+    """Keep one level, and of the methods those that are picked, or else the best few."""
+    picked = f"length({sheet.picked}) ? indexof({sheet.picked}, datum.series) >= 0 : datum.best"
+    return {"filter": f"datum.level === {sheet.level} && ({picked})"}
+
+
+def _zero(channel: str) -> Spec:
+    return {"mark": {"type": "rule", "color": GREY, "strokeDash": [4, 3]}, "encoding": {channel: {"datum": 0}}}
+
+
+def joining_panel(sheet: Sheet, rows: int, *, grouped: bool) -> Spec:
+    """Draw what joining brings, a row a clinic, or a row a group of clinics until one is searched for."""
+    found = f"indexof(lower(datum.clinic), lower({sheet.search})) >= 0"
+    kind = [{"filter": f"{sheet.search} === '' ? datum.group : !datum.group && {found}"}] if grouped else []
+    position = {
+        "y": field(
+            "clinic:N",
+            sort={"field": "records", "op": "max", "order": "descending"},
+            title=None,
+            axis={"labelLimit": 210, "grid": False, "ticks": False},
+        ),
+        "yOffset": field("series:N", sort=sheet.names),
+        "color": sheet.series("color"),
+    }
+    bars = {
+        "transform": [{"filter": "isValid(datum.lower)"}],
+        "mark": {"type": "rule", "strokeWidth": 1.3},
+        "encoding": {**position, "x": field("lower:Q", title=_TITLE, scale=_SCALE), "x2": {"field": "upper"}},
+    }
+    dots = {
+        "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1, "cursor": "pointer"},
+        "encoding": {
+            **position,
+            "x": field("mean:Q", title=_TITLE, scale=_SCALE),
+            "shape": sheet.series("shape"),
+            "tooltip": [*told("clinic", "series", "level"), field("records:Q", format=",.0f")],
+        },
+    }
+    return sheet.chart(
+        "joining",
+        f"'AUC of each clinic less that of training alone, ' + {sheet.level}",
+        _ROW * rows,
+        transform=[_shown(sheet), *kind],
+        layer=[_zero("x"), bars, dots],
+    )
+
+
+def size_panel(sheet: Sheet) -> Spec:
+    """Draw what joining brings against the number of training records of the clinic."""
+    dots = {
+        "mark": {"type": "point", "filled": True, "size": 45, "opacity": 0.75, "cursor": "pointer"},
+        "encoding": {
+            "x": field("records:Q", title="Training records of the clinic", scale={"type": "log", "padding": 8}),
+            "y": field("mean:Q", title=None, scale=_SCALE),
+            "color": sheet.series("color"),
+            "shape": sheet.series("shape"),
+            "tooltip": [*told("clinic", "series", "level"), field("records:Q", format=",.0f")],
+        },
+    }
+    return sheet.chart(
+        "joining",
+        f"'{_TITLE}, ' + {sheet.level}",
+        240,
+        transform=[_shown(sheet), {"filter": "!datum.group"}],
+        layer=[_zero("y"), dots],
+    )
