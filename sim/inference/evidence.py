@@ -1,0 +1,181 @@
+"""Mean scores of methods over seeds, and where their variation comes from: patients and repetition, kept apart.
+
+A method is trained once a seed, and each seed deals the same patients anew into those that train and those that are
+held out. Two sources make the mean over ``J`` seeds vary:
+
+- *Patients.* With other patients the score would be another. A patient's influence is summed over the seeds in which
+  it was held out, and the sums squared are summed over patients. Where a share ``f`` is held out, this comes to
+  ``v ((1 - f) / J + f)``, ``v`` the variance on one seed: more seeds do not make more patients.
+- *Repetition.* Seeds vary more than their patients explain: initial values, batches, noise, and who was trained on.
+  The rest ``r`` of the variance between seeds counts ``r (1/J + test/train)``, after Nadeau & Bengio (Machine Learning
+  2003), since training sets that overlap vary less than those of other studies would.
+
+Together they are Nadeau & Bengio's corrected variance, with the patients' share estimated from the patients, of whom
+there are many, instead of from the seeds, of which there are few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sim.inference.scores import Floats, Ints, Predictions, scores
+
+__all__ = ["Evidence", "Moments", "from_predictions", "from_values"]
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """What some seeds say of contrasts between methods."""
+
+    mean: Floats  # [contrast]
+    seeds: int
+    between: Floats  # Variance between seeds; NaN where there is one
+    explained: Floats  # What part of it is that other patients are held out
+    weight: float  # 1/J + test/train, by which the rest counts in the variance of the mean
+    patients: Floats  # Variance of the mean over patients; NaN where no predictions are known
+    degrees: Floats  # Degrees of freedom of `patients`, from how evenly the patients share it
+    shares: Floats  # [method, method] `patients` as covariances of the methods; empty where no predictions are known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Scores of methods by seed, and each patient's influence on them."""
+
+    methods: tuple[str, ...]
+    by_seed: Floats  # [seed, method], NaN where there was no run
+    ratio: float  # Held-out over training records; 0 where each seed has patients of its own
+    # By seed: which patients were held out, and their influence ``[patient, method]``; empty where not known
+    influence: tuple[tuple[Ints, Floats], ...] = ()
+    patients: int = 0
+
+    @property
+    def complete(self) -> Mask:
+        """``[seed, method]`` where there is a value."""
+        return ~np.isnan(self.by_seed)
+
+    def moments(self, seeds: Mask, contrasts: Floats) -> Moments:
+        """Return means and variances of contrasts over some of the seeds.
+
+        Parameters
+        ----------
+        seeds : ndarray
+            ``[seed]``, those on which all methods have a value.
+        contrasts : ndarray
+            ``[contrast, method]``
+        """
+        values, count = np.nan_to_num(self.by_seed[seeds]) @ contrasts.T, int(seeds.sum())
+        unknown = np.full(len(contrasts), np.nan)
+        patients = degrees = unknown
+        explained, shares = np.zeros(len(contrasts)), np.empty((0, 0))
+        if self.influence:
+            parts = [self.influence[seed] for seed in np.flatnonzero(seeds)]
+            summed = np.zeros((self.patients, len(self.methods)))
+            for who, part in parts:
+                summed[who] += part
+            summed = summed[summed.any(1)]
+            shares = summed.T @ summed / count**2
+            patients = _of(contrasts, shares)
+            degrees = _degrees(summed @ contrasts.T)
+            if count > 1:
+                alone = _of(contrasts, np.asarray(sum(part.T @ part for _, part in parts)))
+                explained = alone / count - (patients * count**2 - alone) / (count * (count - 1))
+        return Moments(
+            mean=values.mean(0),
+            seeds=count,
+            between=values.var(0, ddof=1) if count > 1 else unknown,
+            explained=explained,
+            weight=1 / count + self.ratio,
+            patients=patients,
+            degrees=degrees,
+            shares=shares,
+        )
+
+
+def _of(contrasts: Floats, covariance: Floats) -> Floats:
+    found: Floats = np.maximum(np.einsum("ij,jk,ik->i", contrasts, covariance, contrasts), 0.0)
+    return found
+
+
+def _degrees(shares: Floats) -> Floats:
+    """Return Satterthwaite's degrees of freedom of sums of squares ``[contrast]`` of shares ``[patient, contrast]``."""
+    squares = shares**2
+    total, patients = squares.sum(0), (squares > 0).sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        unevenness = (squares**2).sum(0) / total**2 - 1 / patients
+        return np.where(total > 0, 2 / np.maximum(unevenness, 1e-9), np.inf)
+
+
+def from_values(runs: pd.DataFrame, metric: str, ratio: float) -> Evidence:
+    """Take the scores from a table of runs, where predictions are not known or do not decide the score.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        ``method, seed`` and the metric; one row a method and seed.
+    ratio : float
+        Held-out over training records; 0 where each seed has patients of its own.
+    """
+    table = runs.pivot_table(index="seed", columns="method", values=metric, sort=False, dropna=False)
+    methods = list(dict.fromkeys(runs["method"]))
+    return Evidence(methods=tuple(methods), by_seed=table.reindex(columns=methods).to_numpy(float), ratio=ratio)
+
+
+def from_predictions(
+    predictions: pd.DataFrame, models: pd.DataFrame, metric: str, ratio: float, *, same_patients: bool
+) -> Evidence:
+    """Take scores and influences from the predictions of held-out records.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        ``predictions.parquet`` of runs, with a column ``run_id``.
+    models : DataFrame
+        ``run_id, method, seed``. Several runs of one method and seed are folds: each holds other records out, and the
+        score is that of all of them together.
+    metric : str
+        One of :data:`sim.inference.scores.SCORED`.
+    ratio : float
+        Held-out over training records of a run.
+    same_patients : bool
+        Whether all seeds deal the same patients; otherwise each has its own, and the ratio does not count.
+    """
+    methods = list(dict.fromkeys(models["method"]))
+    seeds = sorted(models["seed"].unique())
+    cell = _codes(models["seed"], seeds) * len(methods) + _codes(models["method"], methods)
+    of_run = pd.Series(cell, index=models["run_id"].astype(object))
+    runs, names = pd.factorize(predictions["run_id"])
+    model = of_run.reindex(names.astype(object)).to_numpy()[runs]
+    known = ~np.isnan(model)
+    predictions, model = predictions[known], model[known].astype(np.int64)
+    of = Predictions.of(predictions, model, len(seeds) * len(methods))
+    value, influence = scores(of, metric)
+    seed, method = np.divmod(model, len(methods))
+    patient = of.patient if same_patients else of.patient * len(seeds) + seed
+    who, found = pd.factorize(patient)
+    return Evidence(
+        methods=tuple(methods),
+        by_seed=value.reshape(len(seeds), len(methods)),
+        ratio=ratio if same_patients else 0.0,
+        influence=tuple(_by_patient(who, method, influence, seed == s, len(methods)) for s in range(len(seeds))),
+        patients=len(found),
+    )
+
+
+def _by_patient(who: Ints, method: Ints, influence: Floats, chosen: Mask, methods: int) -> tuple[Ints, Floats]:
+    place, patients = pd.factorize(who[chosen])
+    cell = place * methods + method[chosen]
+    summed = np.bincount(cell, weights=influence[chosen], minlength=len(patients) * methods).astype(np.float64)
+    return np.asarray(patients, dtype=np.int64), summed.reshape(len(patients), methods)
+
+
+def _codes(values: pd.Series[Any], order: Sequence[Hashable]) -> Ints:
+    places = {value: place for place, value in enumerate(order)}
+    return np.asarray(values.map(places), dtype=np.int64)

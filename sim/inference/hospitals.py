@@ -1,0 +1,198 @@
+"""Summaries over clinics, where clinics are what is drawn: random effects, and where a new clinic's score may lie.
+
+Every clinic has its own true value, normal around a mean. The variance between clinics is estimated by restricted
+maximum likelihood, the mean's interval is Hartung & Knapp's (Statistics in Medicine 2001), and the prediction interval
+for another clinic is that of Higgins, Thompson & Spiegelhalter (JRSS A 2009).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Final, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from sim.inference.differences import LEVEL, shared_level
+from sim.inference.scores import Floats, Ints, Predictions, scores
+
+__all__ = ["FEWEST_CLINICS", "ByClinic", "RandomEffects", "by_clinic", "over_clinics", "random_effects"]
+
+FEWEST_CLINICS: Final = 5
+"""Of fewer clinics nothing is said about others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomEffects:
+    """A mean over clinics, and how clinics vary."""
+
+    clinics: int
+    mean: float
+    half_width: float  # Of the mean
+    error: float  # Standard error of the mean, with the weights taken as known
+    between: float  # Variance between clinics
+    predicted: float  # Half-width of the interval of another clinic's true value
+
+
+def random_effects(
+    values: Floats, variances: Floats, level: float = LEVEL, method: Literal["REML", "DL"] = "REML"
+) -> RandomEffects:
+    """Summarise clinics' values.
+
+    Parameters
+    ----------
+    values, variances : ndarray
+        ``[clinic]``, three clinics at least.
+    level : float
+        Share of studies in which an interval may be wrong.
+    method : str
+        Restricted maximum likelihood, or DerSimonian & Laird (1986).
+    """
+    count = len(values)
+    between = _reml(values, variances) if method == "REML" else _moments(values, variances)
+    weights = _weights(variances, between)
+    mean = float(weights @ values / weights.sum())
+    error = math.sqrt(1 / weights.sum())
+    spread = math.sqrt(float(weights @ (values - mean) ** 2) / (count - 1)) * error
+    return RandomEffects(
+        clinics=count,
+        mean=mean,
+        half_width=float(stdtrit(count - 1, 1 - level / 2)) * spread,
+        error=error,
+        between=between,
+        predicted=float(stdtrit(count - 2, 1 - level / 2)) * math.hypot(math.sqrt(between), spread),
+    )
+
+
+def _weights(variances: Floats, between: float) -> Floats:
+    total = variances + between
+    return 1 / np.maximum(total, max(float(total.max()), 1e-12) * 1e-9)
+
+
+def _moments(values: Floats, variances: Floats) -> float:
+    w = _weights(variances, 0.0)
+    mean = w @ values / w.sum()
+    excess = w @ (values - mean) ** 2 - (len(values) - 1)
+    return max(0.0, float(excess / (w.sum() - (w**2).sum() / w.sum())))
+
+
+def _reml(values: Floats, variances: Floats) -> float:
+    """Fisher's scoring of the restricted likelihood, from the moments' estimate."""
+    between = _moments(values, variances)
+    for _ in range(200):
+        w = _weights(variances, between)
+        mean = w @ values / w.sum()
+        gradient = (w**2) @ (values - mean) ** 2 - w.sum() + (w**2).sum() / w.sum()
+        information = (w**2).sum() - 2 * (w**3).sum() / w.sum() + ((w**2).sum() / w.sum()) ** 2
+        step = float(gradient / information)
+        proposed = max(0.0, between + step)
+        if abs(proposed - between) <= 1e-10 * (1e-12 + proposed):
+            return proposed
+        between = proposed
+    return between
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByClinic:
+    """Scores of methods at clinics, as means over seeds, and their variance over the clinics' patients."""
+
+    methods: tuple[str, ...]
+    by_clinic: Floats  # [clinic, method], NaN where a clinic cannot be scored
+    shares: Floats  # [clinic, method, method] covariances over patients
+    size: Floats  # [clinic] by what variances fall from clinic to clinic
+    several: NDArray[np.bool_]  # [clinic] whether its patients are enough to estimate a variance
+
+    def contrast(self, weights: Floats) -> tuple[Floats, Floats]:
+        """Return values and variances of a contrast, of the clinics that have them.
+
+        A clinic's own variance is too rough an estimate where it has few patients (and none at all where all are
+        ranked right), so that the variance of one unit of size is pooled over clinics.
+        """
+        used = weights != 0
+        known = ~np.isnan(self.by_clinic[:, used]).any(1)
+        values = self.by_clinic[known][:, used] @ weights[used]
+        own = np.einsum("j,kjl,l->k", weights, self.shares[known], weights)
+        size, several = self.size[known], self.several[known]
+        unit = max(float(own[several].sum()), 0.0) / float((1 / size[several]).sum()) if several.any() else 0.0
+        return values, unit / size
+
+
+def by_clinic(predictions: pd.DataFrame, models: pd.DataFrame, metric: str) -> ByClinic:
+    """Score each clinic by itself; parameters as for :func:`sim.inference.evidence.from_predictions`.
+
+    The within-clinic AUC of one clinic is its AUC.
+    """
+    methods = list(dict.fromkeys(models["method"]))
+    joined = predictions.merge(models[["run_id", "method", "seed"]], on="run_id")
+    clinic, names = pd.factorize(joined["clinic"])
+    method = joined["method"].map({name: place for place, name in enumerate(methods)}).to_numpy(np.int64)
+    seed, seeds = pd.factorize(joined["seed"])
+    clinics, count = len(names), len(methods)
+    model = ((seed * count) + method) * clinics + clinic
+    of = Predictions.of(joined, model.astype(np.int64), len(seeds) * count * clinics)
+    value, influence = scores(of, "auc" if metric == "within_clinic_auc" else metric)
+    by_seed = value.reshape(len(seeds), count, clinics)
+    found = (~np.isnan(by_seed)).sum(0)
+    with np.errstate(invalid="ignore"):
+        values = np.where(found > 0, np.nansum(by_seed, axis=0) / found, np.nan).T
+    patient, patients = pd.factorize(of.patient * clinics + clinic)
+    summed = np.bincount(patient * count + method, influence, minlength=len(patients) * count)
+    summed = summed.reshape(len(patients), count) / np.maximum(found.T[patients % clinics], 1)
+    shares = np.zeros((clinics, count, count))
+    np.add.at(shares, patients % clinics, summed[:, :, None] * summed[:, None, :])
+    size, several = _sizes(of, clinic, clinics, metric)
+    return ByClinic(methods=tuple(methods), by_clinic=values, shares=shares, size=size, several=several)
+
+
+def _sizes(of: Predictions, clinic: Ints, clinics: int, metric: str) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return by what a clinic's variance falls, and where it can be estimated.
+
+    It falls with the records, or for an AUC with the harmonic sum of those of each class.
+    """
+    classes = int(of.label.max(initial=0)) + 1
+    counts = np.bincount(clinic * classes + of.label, minlength=clinics * classes).reshape(clinics, classes)
+    total = counts.sum(1)
+    if not metric.endswith("auc"):
+        return np.maximum(total, 1e-9), total > 1
+    models = max(of.models // clinics, 1)
+    pairs = counts * (total[:, None] - counts)
+    return np.maximum(pairs.sum(1) / np.maximum(total, 1), 1e-9), (counts > models).sum(1) > 1
+
+
+def over_clinics(scores_by_clinic: ByClinic) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Summarise each method, and the differences of all pairs, over clinics.
+
+    Returns
+    -------
+    estimates : DataFrame
+        ``method, n, mean, half_width, predicted``: `n` clinics; half-width of the mean's interval, and of the interval
+        of another clinic. NaN where fewer than :data:`FEWEST_CLINICS` can be scored.
+    differences : DataFrame
+        ``first, second, n, mean, half_width``; the intervals hold together.
+    """
+    eye = np.eye(len(scores_by_clinic.methods))
+    places = list(combinations(range(len(eye)), 2))
+    contrasts = np.array([eye[a] - eye[b] for a, b in places]).reshape(-1, len(eye))
+    level = shared_level(eye, contrasts) if len(contrasts) else LEVEL
+    names = scores_by_clinic.methods
+    columns = ["n", "mean", "half_width", "predicted"]
+    single = [_summary(scores_by_clinic, row, LEVEL) for row in eye]
+    paired = [_summary(scores_by_clinic, row, level) for row in contrasts]
+    estimates = pd.DataFrame(single, columns=columns)
+    estimates.insert(0, "method", list(names))
+    differences = pd.DataFrame(paired, columns=columns).drop(columns="predicted")
+    differences.insert(0, "first", [names[a] for a, _ in places])
+    differences.insert(1, "second", [names[b] for _, b in places])
+    return estimates, differences
+
+
+def _summary(of: ByClinic, contrast: Floats, level: float) -> tuple[int, float, float, float]:
+    values, variances = of.contrast(contrast)
+    if len(values) < FEWEST_CLINICS:
+        return len(values), float(values.mean()) if len(values) else math.nan, math.nan, math.nan
+    found = random_effects(values, variances, level)
+    return len(values), found.mean, found.half_width, found.predicted

@@ -1,0 +1,190 @@
+"""Scores of held-out records, and how much each record moves them.
+
+A score's *influence values* are one number a record; summed over the records of a patient and squared, they estimate
+the score's variance over patients. For an AUC they are the placement values of DeLong, DeLong & Clarke-Pearson
+(Biometrics 1988), here also for the within-clinic AUC, that is clinics' own AUCs weighted by their comparable pairs.
+They are centred within clinics (and classes), since the clinics are given and their patients are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+__all__ = ["SCORED", "Floats", "Ints", "Predictions", "scores"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Predicted probabilities of held-out records of several models, one row a record and model."""
+
+    model: Ints  # Which model made them, from 0
+    models: int
+    clinic: Ints
+    patient: Ints
+    label: Ints
+    probabilities: Floats  # [row, class]
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, model: Ints, models: int) -> Predictions:
+        """Read the columns ``clinic, patient, label, probability_0, probability_1, ...`` of a table."""
+        columns = sorted(
+            (name for name in table.columns if name.startswith("probability_")),
+            key=lambda name: int(name.rpartition("_")[2]),
+        )
+        return cls(
+            model=model,
+            models=models,
+            clinic=pd.factorize(table["clinic"])[0].astype(np.int64),
+            patient=table["patient"].to_numpy(np.int64),
+            label=table["label"].to_numpy(np.int64),
+            probabilities=table[columns].to_numpy(np.float64),
+        )
+
+
+def scores(predictions: Predictions, name: str) -> tuple[Floats, Floats]:
+    """Return a score of each model, and each row's influence on that of its model.
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`SCORED`.
+
+    Returns
+    -------
+    value : ndarray
+        ``[model]``, NaN where the score is not defined.
+    influence : ndarray
+        ``[row]``
+    """
+    return SCORED[name](predictions)
+
+
+def _aucs(of: Predictions, block: Ints) -> tuple[Floats, Floats]:
+    """Concordant over comparable pairs within blocks, by model; of several classes the mean of one against the rest."""
+    classes = [1] if of.probabilities.shape[1] == 2 else range(of.probabilities.shape[1])
+    parts = [_auc(of, block, of.probabilities[:, c], of.label == c) for c in classes]
+    values = np.array([value for value, _ in parts])
+    found = ~np.isnan(values)
+    share = found.sum(0)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(found, values, 0.0).sum(0) / share
+    influence = sum((each for _, each in parts), np.zeros(len(block)))
+    return mean, influence / np.maximum(share, 1)[of.model]
+
+
+def _auc(of: Predictions, block: Ints, score: Floats, positive: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    blocks = int(block.max(initial=-1)) + 1
+    own = block * 2 + positive
+    sizes = np.bincount(own, minlength=2 * blocks).reshape(blocks, 2)
+    others = np.where(positive, sizes[block, 0], sizes[block, 1]).astype(np.float64)
+    below = _midranks(score, block) - _midranks(score, own)
+    placed = np.where(positive, below, others - below)  # how many records of the other class are on the right side
+    won, pairs = (np.bincount(of.model, w, minlength=of.models) / 2 for w in (placed, others))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = won / pairs
+        centre, factor = _centres(placed, others, own, value[of.model], of.patient)
+        influence = (placed - centre * others) * factor / pairs[of.model]
+    return value, np.where(pairs[of.model] > 0, influence, 0.0)
+
+
+def _means(of: Predictions, loss: Floats) -> tuple[Floats, Floats]:
+    ones = np.ones(len(loss))
+    size = np.bincount(of.model, minlength=of.models)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = np.bincount(of.model, loss, minlength=of.models) / size
+    centre, factor = _centres(loss, ones, _within(of), value[of.model], of.patient)
+    return value, (loss - centre) * factor / size[of.model]
+
+
+def _recall(of: Predictions) -> tuple[Floats, Floats]:
+    """Return the mean over the classes that are present of the share that is recognised."""
+    classes = of.probabilities.shape[1]
+    cell = of.model * classes + of.label
+    hit = (of.probabilities.argmax(1) == of.label).astype(np.float64)
+    size = np.bincount(cell, minlength=of.models * classes).reshape(of.models, classes)
+    hits = np.bincount(cell, hit, minlength=of.models * classes).reshape(of.models, classes)
+    present = (size > 0).sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = hits / size
+        value = np.nansum(recall, axis=1) / present
+    own = _within(of) * classes + of.label
+    centre, factor = _centres(hit, np.ones(len(hit)), own, recall.ravel()[cell], of.patient)
+    return value, (hit - centre) * factor / (size.ravel()[cell] * present[of.model])
+
+
+def _centres(amount: Floats, weight: Floats, cell: Ints, overall: Floats, patient: Ints) -> tuple[Floats, Floats]:
+    """Return around what the amounts of a cell vary, and the factor that makes their variance unbiased.
+
+    A cell of several patients has its own mean, and loses one degree of freedom by it; one patient alone says nothing
+    of how patients of the cell vary, and is compared with all.
+    """
+    patients = _distinct(cell, patient)
+    total, of = np.bincount(cell, amount), np.bincount(cell, weight)
+    several = patients[cell] > 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        centre = np.where(several, (total / of)[cell], overall)
+        factor = np.where(several, np.sqrt(patients / (patients - 1.0))[cell], 1.0)
+    return np.where(weight > 0, centre, 0.0), factor
+
+
+def _distinct(cell: Ints, patient: Ints) -> Ints:
+    """Count the patients of each cell."""
+    order = np.lexsort((patient, cell))
+    new = np.ones(len(cell), dtype=np.bool_)
+    new[1:] = (np.diff(cell[order]) != 0) | (np.diff(patient[order]) != 0)
+    return np.bincount(cell[order][new], minlength=int(cell.max(initial=-1)) + 1)
+
+
+def _midranks(value: Floats, block: Ints) -> Floats:
+    """Rank values within blocks, from 1; equal ones share their mean rank."""
+    order = np.lexsort((value, block))
+    v, b = value[order], block[order]
+    new = np.ones(len(v), dtype=np.bool_)
+    new[1:] = (np.diff(v) != 0) | (np.diff(b) != 0)
+    first = np.flatnonzero(new)
+    ties = np.diff(np.append(first, len(v)))
+    begins = np.append(0, np.cumsum(np.bincount(block)))[b]
+    ranks = np.empty(len(v))
+    ranks[order] = np.repeat(first + (ties + 1) / 2, ties) - begins
+    return ranks
+
+
+def _within(of: Predictions) -> Ints:
+    return of.model * (int(of.clinic.max(initial=-1)) + 1) + of.clinic
+
+
+def _truth(of: Predictions) -> Floats:
+    return np.asarray(of.probabilities[np.arange(len(of.label)), of.label])
+
+
+def _log_loss(of: Predictions) -> Floats:
+    return -np.log(np.maximum(_truth(of), np.finfo(np.float32).tiny))
+
+
+def _brier(of: Predictions) -> Floats:
+    if of.probabilities.shape[1] == 2:
+        return (1 - _truth(of)) ** 2
+    return np.asarray(1 - 2 * _truth(of) + (of.probabilities**2).sum(1))
+
+
+SCORED: Final[Mapping[str, Callable[[Predictions], tuple[Floats, Floats]]]] = MappingProxyType(
+    {
+        "within_clinic_auc": lambda of: _aucs(of, _within(of)),
+        "auc": lambda of: _aucs(of, of.model),
+        "balanced_accuracy": _recall,
+        "accuracy": lambda of: _means(of, (of.probabilities.argmax(1) == of.label).astype(np.float64)),
+        "loss": lambda of: _means(of, _log_loss(of)),
+        "brier": lambda of: _means(of, _brier(of)),
+    }
+)
+"""The scores whose variance over patients is known, and how they are computed."""
