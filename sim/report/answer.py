@@ -51,7 +51,7 @@ def answers(study: StudyResults, shown: Gallery) -> list[str]:
         return said
     best = here.sort_values("mean", ascending=False, kind="stable").iloc[0]
     said += _for_whom(shown, level, str(best["series"]))
-    said += _privacy_price(ok, joined, best, score)
+    said += _privacy_price(ok, joined, best, f"{score[0].lower()}{score[1:]}")
     said.append(_cost(here, best))
     return [*said, found[""]] if "" in found else said
 

@@ -72,7 +72,7 @@ def learning_panel(sheet: Sheet, lowest: Mapping[str, float]) -> Spec:
 
 def clinics_panel(sheet: Sheet, clinics: Sequence[str]) -> Spec:
     """Draw each clinic's score at one level, the series side by side; the clinics from top to bottom."""
-    score = f"""({sheet.score} === "Worst clinic's AUC" ? "AUC" : {sheet.score})"""
+    score = f"(test(/AUC$/, {sheet.score}) ? 'AUC' : {sheet.score})"
     bars = {
         "transform": [{"filter": "isValid(datum.lower)"}],
         "mark": {"type": "rule", "strokeWidth": 1.3},

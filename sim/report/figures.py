@@ -8,7 +8,7 @@ from sim.report.look import GREY, Spec, field, looks, paper, picture_spec, rows
 from sim.report.summary import adjacencies, adjacency_of, is_centralised, successful_runs, summarise
 from sim.results.columns import NOISE_KEYS
 
-METRICS = {"auc": "AUC on held-out records", "accuracy": "Accuracy on held-out records"}
+METRICS = {"within_clinic_auc": "Within-clinic AUC on held-out records", "auc": "Pooled AUC on held-out records"}
 """Column drawn in a panel, and the title of its axis."""
 
 NO_DP = "∞ (no DP)"
@@ -47,29 +47,18 @@ def target_order(curves: pd.DataFrame) -> list[str]:
     return sorted(curves["target"].unique(), key=lambda target: math.inf if target == NO_DP else float(target))
 
 
-def reference_table(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Compute the levels every method is compared with.
+def reference_table(curves: pd.DataFrame) -> pd.DataFrame:
+    """Return the level every method is compared with, of a `curve_table`: ``metric, mean, label``.
 
-    `metric`, `kind` ("no DP" or "majority class"), `label` and `mean`. Centralised training has a level only where the
-    study ran it without DP in a single setting.
-
-    Parameters
-    ----------
-    curves : pandas.DataFrame
-        The same study's `curve_table`.
+    Centralised training without DP, where the study ran it in a single setting.
     """
     central = curves[curves["strategy"].map(is_centralised) & (curves["target"] == NO_DP)]
-    levels = central[["metric", "mean"]].assign(kind="no DP", label="centralised,\nno DP")
-    if levels["metric"].duplicated().any():
-        levels = levels.iloc[:0]
-    share = runs.loc[runs["status"] == "ok", "majority_accuracy"].mean()
-    majority = pd.DataFrame({"metric": ["auc", "accuracy"], "mean": [0.5, share]})
-    majority = majority.assign(kind="majority class", label="majority\nclass").dropna()
-    return pd.concat([levels, majority], ignore_index=True)
+    levels = central[["metric", "mean"]].assign(label="centralised,\nno DP")
+    return levels.iloc[:0] if levels["metric"].duplicated().any() else levels
 
 
 def privacy_accuracy_chart(runs: pd.DataFrame) -> Spec:
-    """Draw AUC and accuracy against epsilon, a line a method, with intervals and baselines.
+    """Draw the within-clinic and the pooled AUC against epsilon, a line a method, with intervals and baselines.
 
     Two panels that share one legend: side by side, or wide ones above each other where there are many methods.
 
@@ -79,7 +68,7 @@ def privacy_accuracy_chart(runs: pd.DataFrame) -> Spec:
         One row a run, with the columns of `runs.parquet`; at least one that succeeded and has a score.
     """
     curves = curve_table(runs)
-    levels = reference_table(runs, curves)
+    levels = reference_table(curves)
     many = curves["series"].nunique() > _FEW
     width = _WIDE_PANEL if many else _PANEL_WIDTH
     panels = [
@@ -87,8 +76,8 @@ def privacy_accuracy_chart(runs: pd.DataFrame) -> Spec:
         for metric in METRICS
     ]
     words = (
-        f"Two line charts: AUC and accuracy against epsilon {', '.join(target_order(curves))}. "
-        f"AUC: {spans(curves[curves['metric'] == 'auc'])}"
+        f"Two line charts: within-clinic and pooled AUC against epsilon {', '.join(target_order(curves))}. "
+        f"Within-clinic AUC: {spans(curves[curves['metric'] == 'within_clinic_auc'])}"
     )
     shared = {"scale": {"color": "shared", "shape": "shared"}}
     drawn = {"vconcat" if many else "hconcat": panels, "spacing": 18, "resolve": shared, "description": words}
@@ -105,7 +94,7 @@ def spans(points: pd.DataFrame) -> str:
 def _panel(runs: pd.DataFrame, metric: str, shown: pd.DataFrame, rules: pd.DataFrame, width: int) -> Spec:
     """Draw one metric against epsilon."""
     sheet = paper(looks(successful_runs(runs)), "", "", "", width)
-    scale, axis = {"zero": False, "padding": 8}, {"format": ".2f", "tickCount": 8}
+    scale, axis = {"zero": False, "padding": 8}, {"tickCount": 8}
     y = field("mean:Q", title=METRICS[metric], scale=scale, axis=axis)
     x = field(
         "target:N",
@@ -125,12 +114,11 @@ def _panel(runs: pd.DataFrame, metric: str, shown: pd.DataFrame, rules: pd.DataF
         "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1},
         "encoding": {**base, "y": y, "shape": sheet.series("shape")},
     }
-    kinds = {"domain": ["no DP", "majority class"], "range": [[6, 4], [1.5, 3]]}
     level = {"data": {"values": rows(rules)}}
     reference = {
         **level,
-        "mark": {"type": "rule", "color": GREY, "strokeWidth": 1.3},
-        "encoding": {"y": y, "strokeDash": field("kind:N", legend=None, scale=kinds)},
+        "mark": {"type": "rule", "color": GREY, "strokeWidth": 1.3, "strokeDash": [6, 4]},
+        "encoding": {"y": y},
     }
     label = {
         **level,

@@ -13,7 +13,7 @@ from sim.foundation.text import bytes_text, epsilon_text, listed, score_text, se
 from sim.report.cost_charts import round_panel, time_panel, traffic_panel
 from sim.report.course_charts import clinics_panel, learning_panel
 from sim.report.equal import equals, members_of, together_by_level
-from sim.report.figures import privacy_accuracy_chart, spans
+from sim.report.figures import METRICS, privacy_accuracy_chart, spans
 from sim.report.joining import MANY, joining_points
 from sim.report.joining_charts import joining_panel, size_panel
 from sim.report.look import Look, Sheet, Spec, looks, page_spec, paper, picture_spec, rows
@@ -169,7 +169,8 @@ def study_pictures(study: StudyResults, shown: Gallery) -> dict[str, Spec]:
     :func:`sim.report.clock_figures.clock_pictures` draws these for each method.
     """
     specs = {figure.name: shown.paper_spec(figure, study.name) for figure in shown.figures if figure.name != "round"}
-    return specs | ({"privacy_accuracy": privacy_accuracy_chart(study.runs)} if specs else {})
+    scored = study.ok[list(METRICS)].notna().any(axis=None) if specs else False
+    return specs | ({"privacy_accuracy": privacy_accuracy_chart(study.runs)} if scored else {})
 
 
 def _privacy(points: pd.DataFrame, adversaries: Mapping[str, str], axis: Spec, score: str, adjacency: str) -> Figure:

@@ -27,7 +27,7 @@ from sim.report.privacy import attack_frame, method_privacy, not_covered, outsid
 from sim.report.resources import clinic_rows, demand_frame, resource_frame, worst_frame
 from sim.report.study import StudyResults
 from sim.report.summary import adjacency_of
-from sim.report.table import baselines_of, caption, results_frame
+from sim.report.table import baselines_of, caption, quality_frame, results_frame
 from sim.report.words import conclusions, guarantee
 from sim.results.store import write_atomically
 
@@ -70,6 +70,7 @@ def write_report(study: StudyResults, study_folder: Path, shown: Gallery | None 
         unprotected=unprotected(study),
         conclusions=conclusions(study.runs),
         results=results_frame(study.runs),
+        quality=quality_frame(study.runs),
         caption=caption(study.runs),
         baselines=baselines_of(study.runs),
         resources=resource_frame(study.runs),

@@ -20,12 +20,16 @@ from sim.report.summary import ADVERSARIES, summarise, swept_keys
 from sim.results.columns import NOISE_KEYS
 
 SCORES: Final = {
-    "AUC": "auc",
+    "Within-clinic AUC": "within_clinic_auc",
+    "Pooled AUC": "auc",
+    "Worst clinic's AUC": "worst_clinic_auc",
     "Balanced accuracy": "balanced_accuracy",
     "Accuracy": "accuracy",
-    "Worst clinic's AUC": "worst_clinic_auc",
 }
-"""Name of a score on the page, and its column."""
+"""Name of a score on the page, and its column; the headline first."""
+
+CLINIC_SCORES: Final = {"AUC": "auc", "Balanced accuracy": "balanced_accuracy", "Accuracy": "accuracy"}
+"""The same of a clinic's own records."""
 
 _ROUNDS: Final = 31
 """More rounds than this are thinned, evenly and with the first and the last."""
@@ -173,7 +177,7 @@ def by_clinic(ok: pd.DataFrame, clinics: pd.DataFrame) -> pd.DataFrame:
     """
     joined = clinics.rename(columns={"name": "clinic"}).merge(ok[["run_id", *_GROUP, "status"]])
     by = [*_GROUP, "clinic"]
-    scores = {score: column for score, column in SCORES.items() if column in joined}
+    scores = {score: column for score, column in CLINIC_SCORES.items() if column in joined}
     parts = [with_bounds(summarise(joined, by, column)).assign(score=score) for score, column in scores.items()]
     table = pd.concat(parts, ignore_index=True).dropna(subset="mean")
     order = table[table["score"] == next(iter(scores))].groupby("clinic")["mean"].mean().sort_values().index.tolist()

@@ -22,7 +22,22 @@ _PLAN_CAPTION = (
     "ε is the largest over clinics; ∞ means no guarantee against that adversary."
 )
 _PAGE_ONLY = ("Balanced accuracy", "Accuracy")
-_SCORES = {"AUC": "auc", "Balanced accuracy": "balanced_accuracy", "Accuracy": "accuracy"}
+_SCORES = {
+    "Within-clinic AUC": "within_clinic_auc",
+    "Pooled AUC": "auc",
+    "Balanced accuracy": "balanced_accuracy",
+    "Accuracy": "accuracy",
+}
+_QUALITY = {
+    "Log loss": "loss",
+    "Brier score": "brier",
+    "Calibration intercept": "calibration_intercept",
+    "Calibration slope": "calibration_slope",
+    "AUPRC": "auprc",
+    "Sensitivity": "sensitivity",
+    "Net benefit": "net_benefit",
+}
+_SHORT = {"ε model user": "ε user", "ε peer clinic": "ε peer"}
 
 
 def results_frame(runs: pd.DataFrame) -> pd.DataFrame:
@@ -57,6 +72,26 @@ def results_frame(runs: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def quality_frame(runs: pd.DataFrame) -> pd.DataFrame:
+    """Lay out calibration and decisions as text, a row as in :func:`results_frame`; columns that no run has left out.
+
+    Of the probabilities of all held-out records, as means over seeds.
+    """
+    ok = successful_runs(runs)
+    ok = ok.iloc[np.argsort(ok["strategy"].map(is_baseline), kind="stable")]
+    keys = swept_keys(ok)
+    groups = ok.groupby(["method", *keys], dropna=False, sort=False, observed=True)
+    means = groups[[column for column in _QUALITY.values() if column in ok and ok[column].notna().any()]].mean()
+    table = pd.DataFrame({"Method": means.index.get_level_values("method")})
+    for key in keys:
+        name = "Target ε" if key == "privacy.epsilon" else key
+        table[name] = [value_text(value) for value in means.index.get_level_values(key)]
+    for name, column in _QUALITY.items():
+        if column in means:
+            table[name] = list(map(score_text, means[column]))
+    return table
+
+
 def console_table(runs: pd.DataFrame) -> Table:
     """Build the table a study ends with on the terminal; it fits 100 columns with two swept keys.
 
@@ -71,7 +106,8 @@ def console_table(runs: pd.DataFrame) -> Table:
         caption(runs),
         f"{missing} of {len(runs)} runs failed and are left out." if missing else "",
     ]
-    shown = frame.drop(columns=[*_PAGE_ONLY, *(["Seeds"] if len(seeds) == 1 else [])])
+    shown = frame.drop(columns=[*_PAGE_ONLY, *(["Seeds"] if len(seeds) == 1 else [])]).rename(columns=_SHORT)
+    shown["Pooled AUC"] = [text.partition("±")[0] for text in shown["Pooled AUC"]]
     return rendered(shown, ", ".join(runs["study"].unique()), " ".join(filter(None, told)), baselines_of(runs))
 
 

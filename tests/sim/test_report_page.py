@@ -58,13 +58,16 @@ def test_pareto_front_by_hand() -> None:
     ]
     table = pd.DataFrame(points, columns=["auc", "seconds", "bytes", "epsilon"])
     runs = make_runs(
-        methods=[(f"mine.M{number}", "") for number in range(6)], epsilons=[inf], seeds=[0], auc=table["auc"]
+        methods=[(f"mine.M{number}", "") for number in range(6)],
+        epsilons=[inf],
+        seeds=[0],
+        within_clinic_auc=table["auc"],
     )
     runs = runs.assign(
         sim_seconds=table["seconds"], bytes_up=table["bytes"], bytes_down=0, epsilon_server=table["epsilon"]
     )
     drawn = trade_offs(with_levels(successful_runs(runs)))
-    drawn = drawn[(drawn["score"] == "AUC") & (drawn["adversary"] == "Server")].sort_values("series")
+    drawn = drawn[(drawn["score"] == "Within-clinic AUC") & (drawn["adversary"] == "Server")].sort_values("series")
     assert drawn["front"].tolist() == [True, True, False, True, True, False]
     assert drawn["front"].tolist() == front_by_hand(table.to_dict("records"))
 
@@ -74,20 +77,22 @@ def test_trade_offs_are_the_summary() -> None:
     drawn = (
         trade_offs(with_levels(successful_runs(runs))).set_index(["score", "adversary", "series", "level"]).sort_index()
     )
-    assert len(drawn) == 4 * 3 * 5 * 4
-    row = drawn.loc["AUC", "Server", "SplitFed V1, U-shaped", "ε = 3"]
+    assert len(drawn) == 5 * 3 * 5 * 4
+    row = drawn.loc["Within-clinic AUC", "Server", "SplitFed V1, U-shaped", "ε = 3"]
     assert (row["mean"], row["lower"], row["upper"]) == pytest.approx((0.82, 0.82 - 0.0496828, 0.82 + 0.0496828))
     assert (row["epsilon"], row["seconds"], row["bytes"]) == (inf, 192.0, 3_422_400)
-    at = drawn.loc["AUC", "Model user"]["place"].groupby("level", observed=True)
+    at = drawn.loc["Within-clinic AUC", "Model user"]["place"].groupby("level", observed=True)
     assert (at.max() < at.min().shift(-1).fillna(inf)).all()  # levels stay apart, from private to infinite
-    assert drawn.loc["AUC", "Peer clinic", "Local"]["place"].max() < at.min().min()  # 0 stands left of all
+    assert (
+        drawn.loc["Within-clinic AUC", "Peer clinic", "Local"]["place"].max() < at.min().min()
+    )  # 0 stands left of all
 
 
 def test_learning_and_clinics_are_means_over_seeds() -> None:
     study = make_study(make_runs())
     ok = with_levels(successful_runs(study.runs))
     curves = learning(ok, study.rounds).set_index(["series", "level", "score", "round"]).sort_index()
-    assert curves.loc[("FedAvg", "ε = 1", "AUC", 1), ["mean", "n"]].tolist() == pytest.approx([0.79, 3])
+    assert curves.loc[("FedAvg", "ε = 1", "Within-clinic AUC", 1), ["mean", "n"]].tolist() == pytest.approx([0.79, 3])
     own = by_clinic(ok, study.clinics)
     assert own["clinic"].drop_duplicates().tolist() == ["south", "north"]  # the lowest first
     row = own.set_index(["series", "level", "score", "clinic"]).sort_index().loc[("FedAvg", "ε = 1", "AUC", "south")]
@@ -96,10 +101,12 @@ def test_learning_and_clinics_are_means_over_seeds() -> None:
 
 def test_long_learning_curves_are_thinned_and_keep_both_ends() -> None:
     runs = make_runs(methods=[("fedavg", "")], epsilons=[inf], seeds=[0])
-    rounds = pd.DataFrame({"run_id": "run0", "round": range(501), "auc": 0.5, "balanced_accuracy": 0.5})
+    rounds = pd.DataFrame(
+        {"run_id": "run0", "round": range(501), "auc": 0.5, "within_clinic_auc": 0.5, "balanced_accuracy": 0.5}
+    )
     rounds = rounds.assign(accuracy=0.5, worst_clinic_auc=nan)
     curves = learning(with_levels(successful_runs(runs)), rounds)
-    kept = curves.loc[curves["score"] == "AUC", "round"]
+    kept = curves.loc[curves["score"] == "Pooled AUC", "round"]
     assert (len(kept), kept.min(), kept.max()) == (31, 0, 500)
 
 
@@ -126,7 +133,7 @@ def test_page_draws_the_data_it_embeds(tmp_path: Path) -> None:
     assert found is not None
     content = json.loads(found[1])
     shown = gallery(study)
-    choices = {"score": "AUC", "level": "ε = 3", "adversary": "Model user", "method": ""}
+    choices = {"score": "Within-clinic AUC", "level": "ε = 3", "adversary": "Model user", "method": ""}
     assert content["state"] == choices | {"picked": [], "search": ""}
     for name, table in shown.tables.items():
         for column, values in content["tables"][name].items():
