@@ -25,21 +25,27 @@ def compare(
     by: Annotated[
         str, typer.Option("--by", metavar="COLUMNS", help="Columns to group by, comma-separated.")
     ] = "strategy,cut",
-    metric: Annotated[str, typer.Option("--metric", help="The column of runs.parquet to compare.")] = "auc",
+    metric: Annotated[
+        str, typer.Option("--metric", help="The column of runs.parquet to compare.")
+    ] = "within_clinic_auc",
     at: Annotated[
         list[str] | None, typer.Option("--at", metavar="KEY=VALUE", help="Fix a swept key at a value; repeatable.")
     ] = None,
     target: Annotated[
         str,
         typer.Option(
-            "--target", metavar="CONDITION", help="Report time and traffic until a condition such as auc>=0.8 is met."
+            "--target",
+            metavar="CONDITION",
+            help="Report time and traffic until a condition such as within_clinic_auc>=0.8 is met.",
         ),
     ] = "",
     form: Annotated[Form, typer.Option("--format", help="Output format.")] = Form.TABLE,
 ) -> None:
-    """Compare methods: means with 95 % intervals, paired differences over seeds, and what they support."""
+    """Compare methods: means with 95 % intervals, the differences of all pairs, and what they support."""
     from sim.report.compare import as_text, readable
     from sim.report.compare import compare as compared
+    from sim.report.held_out import read_held_out
+    from sim.report.scope import intervals_of
     from sim.report.table import rendered
     from sim.results.store import read_table
 
@@ -50,8 +56,8 @@ def compare(
         results = read_results(folder)
         caption = (
             f"Until {target} holds for the first time after a round: means over the runs in which it does. "
-            "auc, accuracy and loss are of the held-out records of all clinics, validation_auc and so on of validation "
-            "records, where the scenario sets some aside."
+            "within_clinic_auc, auc (pooled), accuracy and so on are of the held-out records of all clinics, "
+            "validation_auc and so on of validation records, where the scenario sets some aside."
         )
         wide_console().print(rendered(target_frame(results, target), results.name, caption))
         return
@@ -59,16 +65,20 @@ def compare(
     if wrong := [key for key, value in held.items() if not value]:
         raise ScenarioError(f'--at: "{key}" has no value; write key=value' for key in wrong)
     table = read_table(folder)
-    comparison = compared(table, [column.strip() for column in by.split(",")], metric, held)
+    held_out = read_held_out(folder, table.loc[table["status"] == "ok", "run_id"])
+    comparison = compared(table, [column.strip() for column in by.split(",")], metric, held, held_out)
     if form is not Form.TABLE:
         print(as_text(comparison, form.value), end="")
         return
     console = wide_console()
+    kind = intervals_of(comparison.means)
     caption = (
-        f"Mean ± half-width of the 95 % confidence interval over seeds. Differences are from {comparison.best}; "
-        "their intervals are widened for their number."
+        f"± is half the width of the 95 % interval {kind}. Differences are from {comparison.best}; their intervals "
+        "hold together for all pairs."
+        if kind
+        else "There is one seed and no prediction, so that no interval is known."
     )
     frame = readable(comparison)
-    frame.columns = [*frame.columns[:-1], "Difference"]
+    frame.columns = [*frame.columns[:-2], "Difference", "Verdict"]
     console.print(rendered(frame, ", ".join(table["study"].unique()), caption))
     console.print(comparison.conclusion(), markup=False, highlight=False)

@@ -115,6 +115,8 @@ def shared_level(covariance: Floats, contrasts: Floats) -> float:
 def _together(evidence: Evidence, moments: Moments, seeds: Mask, contrasts: Floats, pairs: int) -> pd.DataFrame:
     """Return intervals of the pairs that share their seeds; those of other seeds take their part of the level."""
     methods = int(contrasts.any(0).sum())
+    if not moments.seeds:
+        return _table(moments, moments.between, 0, LEVEL)
     nothing = (np.nan_to_num(evidence.by_seed[seeds]) @ contrasts.T == 0).all(0) & ~(moments.patients > 0)
     between = np.maximum(moments.between, moments.between[~nothing].mean() if not nothing.all() else 0.0)
     rest = np.where(nothing, 0.0, np.maximum(between - moments.explained, 0.0))

@@ -16,7 +16,7 @@ there are many, instead of from the seeds, of which there are few.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,17 @@ class Evidence:
         """``[seed, method]`` where there is a value."""
         return ~np.isnan(self.by_seed)
 
+    def among(self, methods: Mapping[int, str]) -> Evidence:
+        """Return the evidence on some of the methods, by their places, under other names."""
+        places = list(methods)
+        return Evidence(
+            methods=tuple(methods.values()),
+            by_seed=self.by_seed[:, places],
+            ratio=self.ratio,
+            influence=tuple((who, part[:, places]) for who, part in self.influence),
+            patients=self.patients,
+        )
+
     def moments(self, seeds: Mask, contrasts: Floats) -> Moments:
         """Return means and variances of contrasts over some of the seeds.
 
@@ -73,6 +84,11 @@ class Evidence:
         """
         values, count = np.nan_to_num(self.by_seed[seeds]) @ contrasts.T, int(seeds.sum())
         unknown = np.full(len(contrasts), np.nan)
+        if not count:
+            return Moments(
+                mean=unknown, seeds=0, between=unknown, explained=unknown, weight=np.nan, patients=unknown,
+                degrees=unknown, shares=np.empty((0, 0)),
+            )  # fmt: skip
         patients = degrees = unknown
         explained, shares = np.zeros(len(contrasts)), np.empty((0, 0))
         if self.influence:

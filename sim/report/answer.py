@@ -45,7 +45,7 @@ def answers(study: StudyResults, shown: Gallery) -> list[str]:
     strategies = ok.drop_duplicates("series").set_index("series")["strategy"]
     joined = points[points["series"].map(~strategies.map(is_baseline))]
     here = joined[joined["level"] == level]
-    found = dict(conclusions(study.runs))
+    found = dict(conclusions(study))
     said = [f"{_at(level)}{found[level]}"] if level in found else []
     if here.empty:
         return said

@@ -1,10 +1,10 @@
-"""Methods against one another: means with intervals, and paired differences on the same seeds."""
+"""Methods against one another: means with intervals, the differences of all pairs, and what they support."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -12,30 +12,30 @@ import pandas as pd
 
 from sim.foundation.problems import ScenarioError, suggest
 from sim.foundation.text import listed, score_text, value_text
+from sim.inference.differences import Verdict, all_differences, estimates, verdict
+from sim.inference.evidence import Evidence
 from sim.methods.labels import method_label
 from sim.privacy.statement_text import escaped
+from sim.report.elsewhere import elsewhere
+from sim.report.held_out import MARGIN, HeldOut, evidence_of
 from sim.report.prose import sentences
+from sim.report.scope import scope
 from sim.report.summary import (
+    PREVALENCE,
     adjacency_note,
-    half_width,
+    held_out_clinics,
     higher_is_better,
+    is_baseline,
     series_label,
     successful_runs,
-    summarise,
     swept_keys,
+    title,
 )
-
-CAVEAT: Final = (
-    "No method was tuned: each ran at the hyperparameters given. Where all share one learning rate, another rate can "
-    "change their order, above all with DP. A pooled AUC also rewards knowing each clinic's prevalence, which can "
-    "favour methods that give each clinic a model of its own. Seeds vary the data split, the initial values, the "
-    "batches and the noise, not the hospitals: the intervals show how repeatable the results are on these data, and "
-    "nothing about other patients."
-)
-"""What every comparison ends with."""
 
 _NAMED: Final = 3
 """At most so many groups of a kind are named."""
+_BOUNDED: Final = ("auc", "accuracy", "auprc", "sensitivity", "brier", "net_benefit")
+"""Metrics between 0 and 1 end so: the margin is of their size."""
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _LATEX: Final = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -47,38 +47,53 @@ _LATEX: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Groups of runs against the one with the best mean."""
+    """Groups of runs against the best of them."""
 
     metric: str
-    means: pd.DataFrame  # ``group, n, mean, half_width``: one row a group; 95 % interval over seeds (Student's t)
-    # ``group, n, mean, half_width``: each other group minus the best one, on the seeds that both have. Each interval is
-    # widened for the number of comparisons (Bonferroni), but not for the choice of the best by the same figures.
+    # ``group, n, mean, half_width, patients, repetition`` with 95 % intervals, as in `sim.inference.differences`
+    means: pd.DataFrame
+    # ``group, n, mean, half_width, verdict``: each other group minus the best one, on the seeds that both have. The
+    # intervals are those of all pairs together, so that it does not matter how the best was chosen.
     differences: pd.DataFrame
-    best: str  # The group with the best mean
+    best: str  # The group with the best mean, of those that train together where there are some
+    baselines: frozenset[str]  # Groups that are there to be compared with
+    margin: float  # The difference within which groups count as equal; 0 where the metric has no such thing
     note: str = ""  # What has to be known of the runs; may be empty
-
-    def conclusion(self) -> str:
-        """Say in plain words what can and what cannot be concluded."""
-        return f"{self.finding()} {CAVEAT}"
+    scope: str = ""  # How far it goes; may be empty
 
     def finding(self) -> str:
-        """Say which group is best, and which others are told from it."""
+        """Say which group is best, and what the intervals support of the others."""
         [(seeds, mean, half_width)] = self.means.loc[
             self.means["group"] == self.best, ["n", "mean", "half_width"]
         ].itertuples(index=False)
+        gain = self.differences["mean"] * (1 if higher_is_better(self.metric) else -1)
+        said = self.differences["verdict"]
         known = self.differences["half_width"].notna()
-        apart = self.differences["mean"].abs() > self.differences["half_width"]
-        kinds = {"clear": known & apart, "open": known & ~apart, "unknown": ~known}
-        said = sentences(
+        kinds = {
+            "worse": (said == Verdict.APART) & (gain < 0),
+            "better": (said == Verdict.APART) & (gain > 0),
+            "equal": said == Verdict.EQUAL,
+            "open": (said == Verdict.OPEN) & known,
+            "unknown": ~known,
+        }
+        told = sentences(
             "finding",
-            comparison=self,
+            best=self.best,
+            title=title(self.metric),
+            apart=bool(self.baselines) and self.best not in self.baselines,
             highest=higher_is_better(self.metric),
             value=_number(mean, half_width),
             seeds=seeds,
+            margin=score_text(self.margin).rstrip("0") if self.margin else "",
             named=self._named,
+            note=self.note,
             **{kind: self.differences.loc[held, "group"].tolist() for kind, held in kinds.items()},
         )
-        return " ".join(said)
+        return " ".join(told)
+
+    def conclusion(self) -> str:
+        """Say in plain words what can and what cannot be concluded, and how far it goes."""
+        return f"{self.finding()} {self.scope}"
 
     def _named(self, groups: Sequence[str]) -> str:
         """Name groups; of many, say how many of the others they are, and name the ones nearest in mean."""
@@ -101,7 +116,51 @@ class Comparison:
         return table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
 
 
-def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str, str]) -> Comparison:
+def compared(
+    evidence: Evidence, metric: str, margin: float, baselines: frozenset[str] = frozenset(), note: str = ""
+) -> Comparison:
+    """Compare the groups of some evidence.
+
+    Parameters
+    ----------
+    margin : float
+        The difference within which groups count as equal, of metrics between 0 and 1.
+    baselines : frozenset of str
+        Groups that are there to be compared with: none is called the best while there is another.
+    """
+    margin = margin if metric.endswith(_BOUNDED) else 0.0
+    means = estimates(evidence).rename(columns={"method": "group"})
+    sign = 1 if higher_is_better(metric) else -1
+    scored = means[means["mean"].notna()]
+    joined = scored[~scored["group"].isin(baselines)]
+    chosen = joined if len(joined) else scored
+    best = str(chosen["group"].iloc[int(np.argmax(sign * chosen["mean"].to_numpy()))])
+    pairs = all_differences(evidence)
+    ahead, behind = pairs[pairs["second"] == best], pairs[pairs["first"] == best]
+    table = pd.concat(
+        [
+            ahead.rename(columns={"first": "group"}).drop(columns="second"),
+            behind.rename(columns={"second": "group"}).drop(columns="first").assign(mean=-behind["mean"]),
+        ],
+        ignore_index=True,
+    )
+    order = {group: place for place, group in enumerate(means["group"])}
+    table = table.sort_values("group", key=lambda groups: groups.map(order), ignore_index=True)
+    said = [verdict(mean, width, margin) for mean, width in zip(table["mean"], table["half_width"], strict=True)]
+    return Comparison(
+        metric=metric,
+        means=means,
+        differences=table.assign(verdict=pd.Series(said, dtype=object)),
+        best=best,
+        baselines=baselines,
+        margin=margin,
+        note=note,
+    )
+
+
+def compare(
+    runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str, str], held_out: HeldOut | None = None
+) -> Comparison:
     """Compare groups of runs.
 
     Raises ScenarioError if a name is no column, a value was not swept, or no run is left.
@@ -114,6 +173,8 @@ def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str,
         Column to compare.
     at : mapping of str to str
         Swept keys, whole or by their last part, and the value to look at.
+    held_out : HeldOut, optional
+        The runs' predictions; without them the intervals are over seeds alone.
     """
     ok = successful_runs(runs)
     numbers = [c for c in ok.columns if pd.api.types.is_numeric_dtype(ok[c]) and c not in ("seed", "rounds")]
@@ -140,30 +201,31 @@ def compare(runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str,
     if ok.empty:
         mend = "give other values to --at" if held else "suture report says why the others failed"
         raise ScenarioError([f"compare: no successful run is left; {mend}"])
+    away = held_out_clinics(ok)
+    notes = [adjacency_note(ok)]
+    if away.any() and not away.all():
+        notes.append("Runs that hold out whole clinics are scored on other records and are left out here.")
+        ok = ok[~away]
     settings = [key for key in swept_keys(ok) if key not in by]
     ok = ok.assign(group=[_name(row, by, settings) for row in ok.to_dict("records")])
-    twice = ok.duplicated(["group", "seed"])
+    twice = ok.duplicated(["group", "seed", *(["held_out"] if away.all() else [])])
     if twice.any():
         raise ScenarioError([f'--by: "{ok.loc[twice, "group"].iloc[0]}" has several runs per seed; add strategy,cut'])
-    means = summarise(ok, ["group"], metric)
-    score = means["mean"] * (1 if higher_is_better(metric) else -1)
-    if score.isna().all():
+    reference = ok["strategy"] == PREVALENCE
+    ok = ok if reference.all() else ok[~reference]
+    if ok[metric].isna().all():
         raise ScenarioError([f"--metric: {metric} is missing in every run; choose another"])
-    best = str(means["group"].iloc[int(np.nanargmax(score.to_numpy()))])
-    table = ok.pivot_table(index="seed", columns="group", values=metric, sort=False)
-    others = [group for group in means["group"] if group != best]
-    differences = pd.DataFrame(
-        [_paired(group, table.get(group), table[best], len(others)) for group in others],
-        columns=["group", "n", "mean", "half_width"],
+    if away.all() and held_out is not None:
+        notes.append(elsewhere(ok[["run_id", "group", "seed"]].rename(columns={"group": "method"}), held_out))
+    baseline = ok["strategy"].map(is_baseline).astype(bool).groupby(ok["group"]).all()
+    comparison = compared(
+        evidence_of(ok, "group", metric, held_out),
+        metric,
+        held_out.margin if held_out else MARGIN,
+        frozenset(baseline.index[baseline]),
+        " ".join(filter(None, notes)),
     )
-    return Comparison(metric=metric, means=means, differences=differences, best=best, note=adjacency_note(ok))
-
-
-def _paired(group: str, values: pd.Series[float] | None, best: pd.Series[float], comparisons: int) -> dict[str, object]:
-    with np.errstate(invalid="ignore"):
-        pairs = (values - best).dropna() if values is not None else best.iloc[:0]
-    mean = float(pairs.mean()) if len(pairs) else math.nan
-    return {"group": group, "n": len(pairs), "mean": mean, "half_width": half_width(pairs, comparisons)}
+    return replace(comparison, scope=scope(ok, comparison.means, held_out, others=bool(away.all())))
 
 
 def _name(row: Mapping[Hashable, object], by: Sequence[str], settings: Sequence[str]) -> str:
@@ -216,14 +278,22 @@ def _latex(text: str) -> str:
 def readable(comparison: Comparison) -> pd.DataFrame:
     """Lay out a comparison as text, with headings."""
     table = comparison.frame()
+    name, sign = title(comparison.metric), 1 if higher_is_better(comparison.metric) else -1
     return pd.DataFrame(
         {
             "Method": table["group"],
             "Seeds": table["n"].astype(str),
-            comparison.metric: list(map(_number, table["mean"], table["half_width"])),
+            f"{name[0].upper()}{name[1:]}": list(map(_number, table["mean"], table["half_width"])),
             f"Difference from {comparison.best}": [
                 "–" if math.isnan(difference) else _number(difference, width)
                 for difference, width in zip(table["difference"], table["difference_half_width"], strict=True)
             ],
+            "Verdict": list(map(_told, table["verdict"], table["difference"] * sign)),
         }
     )
+
+
+def _told(said: object, gain: float) -> str:
+    if said is Verdict.APART:
+        return "better" if gain > 0 else "worse"
+    return str(said) if isinstance(said, Verdict) else "–"

@@ -68,7 +68,7 @@ def write_report(study: StudyResults, study_folder: Path, shown: Gallery | None 
         compared=compared(study),
         answers=answers(study, shown),
         unprotected=unprotected(study),
-        conclusions=conclusions(study.runs),
+        conclusions=conclusions(study),
         results=results_frame(study.runs),
         quality=quality_frame(study.runs),
         caption=caption(study.runs),

@@ -13,6 +13,7 @@ import pandas as pd
 from sim.foundation.problems import ScenarioError
 from sim.privacy.study_ledger import StudyRun, compose_study
 from sim.report.composed import composed_frame, composed_words
+from sim.report.held_out import held_out_of
 from sim.report.study import StudyResults
 from sim.results.composition import uncounted
 from sim.results.rounds import read_first_rounds
@@ -69,6 +70,7 @@ def read_results(folder: Path) -> StudyResults:
         composed_words=[*composed_words(composition), *uncounted(folder, every)],
         data_card=files("sim.data").joinpath("heart_disease.md").read_text(encoding="utf-8") if heart else "",
         commands=read_commands(folder),
+        held_out=held_out_of(specs[0], read_run_tables(folder, ok, "predictions")),
     )
 
 

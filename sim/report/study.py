@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from sim.report.held_out import HeldOut
 from sim.report.points import with_levels
 from sim.report.summary import successful_runs
 from sim.results.rounds import DrawnRound
@@ -41,6 +42,7 @@ class StudyResults:
     data_card: str = ""  # Where bundled data comes from
     # The commands that made the study: ``time``, ``command``, ``scenario-sha256``
     commands: Sequence[Mapping[str, str]] = ()
+    held_out: HeldOut | None = None  # Predictions of held-out records
 
     @cached_property
     def ok(self) -> pd.DataFrame:

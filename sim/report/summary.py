@@ -22,6 +22,10 @@ REPLACE = {column: f"{column}_replace" for column in ADVERSARIES}
 """Column of an epsilon, and that of the same with everything under replacement."""
 
 
+PREVALENCE = "prevalence"
+"""The strategy that predicts each clinic's share of cases: a line of reference, not a method to choose."""
+
+
 def is_centralised(strategy: str) -> bool:
     """Whether a strategy trains on the records of all clinics in one place: the upper baseline."""
     method = known_method(strategy)
@@ -32,6 +36,11 @@ def is_baseline(strategy: str) -> bool:
     """Whether a strategy is there to be compared with: nobody trains a model together."""
     method = known_method(strategy)
     return method is not None and method.family == "baseline"
+
+
+def held_out_clinics(runs: pd.DataFrame) -> "pd.Series[bool]":
+    """Say of each run whether it holds out whole clinics, which then take no part in training."""
+    return runs["held_out"] != "" if "held_out" in runs else pd.Series(False, index=runs.index)
 
 
 def swept_keys(runs: pd.DataFrame) -> list[str]:
@@ -153,7 +162,35 @@ def half_width(values: "pd.Series[float]", comparisons: int = 1) -> float:
 
 def higher_is_better(column: str) -> bool:
     """Whether a column is a score, of which more is better; of everything else less is."""
-    return column.endswith(("auc", "accuracy"))
+    return column.endswith(("auc", "accuracy", "auprc", "sensitivity", "net_benefit"))
+
+
+def title(column: str) -> str:
+    """Name a column in a sentence."""
+    return _TITLES.get(column, column.replace("_", " "))
+
+
+_TITLES = {
+    "within_clinic_auc": "within-clinic AUC",
+    "auc": "pooled AUC",
+    "worst_clinic_auc": "AUC of the worst clinic",
+    "best_within_clinic_auc": "within-clinic AUC after the best round",
+    "best_auc": "pooled AUC after the best round",
+    "auprc": "AUPRC",
+    "loss": "log loss",
+    "brier": "Brier score",
+    "sim_seconds": "simulated time",
+    "hours": "simulated time",
+    "minutes": "simulated time",
+    "bytes_up": "traffic up",
+    "bytes_down": "traffic down",
+    "gigabytes_up": "traffic up",
+    "gigabytes_down": "traffic down",
+    "clinic_joules": "energy of all clinics",
+    "peak_clinic_bytes": "peak memory of a clinic",
+    "idle_share": "clinics' idle share",
+    **{column: f"ε of the {name.lower()}" for column, name in ADVERSARIES.items()},
+}
 
 
 def _hashable(value: object) -> Hashable:

@@ -1,0 +1,55 @@
+"""What holds for clinics that took no part in training, of which those that were held out are a sample."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from sim.foundation.text import count_text, listed, score_text
+from sim.inference.differences import Verdict, verdict
+from sim.inference.hospitals import FEWEST_CLINICS, by_clinic, over_clinics
+from sim.report.held_out import HeldOut
+
+__all__ = ["elsewhere", "few"]
+
+_NAMED = 3
+
+
+def elsewhere(models: pd.DataFrame, held_out: HeldOut) -> str:
+    """Say which method does best at clinics that were held out, and what that says of other clinics.
+
+    Parameters
+    ----------
+    models : DataFrame
+        ``run_id, method, seed`` of runs whose held-out clinics took no part in training.
+    """
+    found, pairs = over_clinics(by_clinic(held_out.predictions, models, "within_clinic_auc"))
+    known = found.dropna(subset="half_width")
+    if known.empty:
+        scored = count_text(int(found["n"].max()), "held-out clinic")
+        return f"{scored} can be scored; at least {FEWEST_CLINICS} are needed to say anything about others."
+    best, clinics, mean, half_width, predicted = max(
+        known[["method", "n", "mean", "half_width", "predicted"]].itertuples(index=False), key=lambda row: row[2]
+    )
+    low, high = max(mean - predicted, 0.0), min(mean + predicted, 1.0)
+    said = [
+        f"At {count_text(clinics, 'clinic')} that took no part in training {best} has the highest mean AUC: "
+        f"{score_text(mean, half_width)} over clinics. The AUC of another such clinic is expected between "
+        f"{score_text(low)} and {score_text(high)} (95 % prediction interval)."
+    ]
+    told: dict[Verdict, list[str]] = {}
+    for first, second, gain, width in pairs[["first", "second", "mean", "half_width"]].itertuples(index=False):
+        if best in (first, second):
+            told.setdefault(verdict(gain, width, held_out.margin), []).append(second if first == best else first)
+    margin = score_text(held_out.margin).rstrip("0")
+    endings = {
+        Verdict.APART: "Over clinics it is better than {}.",
+        Verdict.EQUAL: f"Over clinics, equal to it within {margin}: {{}}.",
+        Verdict.OPEN: "Over clinics nothing can be concluded about {}.",
+    }
+    return " ".join([*said, *(ending.format(few(told[kind])) for kind, ending in endings.items() if kind in told)])
+
+
+def few(names: list[str]) -> str:
+    """Name some of many."""
+    rest = len(names) - _NAMED
+    return listed(names) if rest <= 0 else f"{'; '.join(names[:_NAMED])}; and {count_text(rest, 'other')}"

@@ -1,0 +1,72 @@
+"""Predictions of held-out records, and what intervals they support."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from sim.inference.evidence import Evidence, from_predictions, from_values
+from sim.inference.scores import SCORED
+from sim.results.store import read_record, read_run_tables
+
+__all__ = ["HeldOut", "evidence_of", "held_out_of", "read_held_out"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Predictions of a study's runs, and how its seeds deal records."""
+
+    predictions: pd.DataFrame  # ``predictions.parquet`` of all runs, with a column ``run_id``; may be empty
+    ratio: float  # Held-out over training records of a run, where records are held out; 0 where clinics are
+    same_patients: bool  # Whether all seeds deal the same patients
+    margin: float  # The difference within which two methods count as equal
+
+
+MARGIN: Final = 0.01
+_NOT_KNOWN: Final = HeldOut(predictions=pd.DataFrame(), ratio=0.5, same_patients=True, margin=MARGIN)
+"""What is taken where there is nothing but a table of runs: that a third of the same records is held out."""
+
+
+def held_out_of(spec: Mapping[str, Any], predictions: pd.DataFrame) -> HeldOut:
+    """Return what a study's predictions support, by the spec of one of its runs as ``run.json`` has it."""
+    data = spec["data"]
+    share = data["test_share"] if data["test"] == "held-out-records" else 0.0
+    return HeldOut(
+        predictions=predictions,
+        ratio=share / (1 - share),
+        same_patients=data["source"] != "synthetic",
+        margin=spec.get("evaluation", {}).get("margin", MARGIN),
+    )
+
+
+def read_held_out(folder: Path, run_ids: Iterable[str]) -> HeldOut | None:
+    """Read the predictions of successful runs; None where only their table is left.
+
+    Raises ScenarioError if a run lacks its own.
+    """
+    known = list(run_ids)
+    if not any((folder / run_id).is_dir() for run_id in known):
+        return None
+    return held_out_of(read_record(folder, known[0])["spec"], read_run_tables(folder, known, "predictions"))
+
+
+def evidence_of(runs: pd.DataFrame, by: str, metric: str, held_out: HeldOut | None) -> Evidence:
+    """Return what runs say of a metric: with the patients' part where predictions decide it, else by seed alone.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        Successful runs; several of one group and seed are folds of the same.
+    by : str
+        Column that names the groups.
+    """
+    known = held_out or _NOT_KNOWN
+    models = runs[["run_id", by, "seed"]].rename(columns={by: "method"})
+    if metric in SCORED and len(known.predictions):
+        return from_predictions(known.predictions, models, metric, known.ratio, same_patients=known.same_patients)
+    values = runs.groupby([by, "seed"], sort=False, observed=True)[metric].mean().reset_index()
+    return from_values(values.rename(columns={by: "method"}), metric, known.ratio if known.same_patients else 0.0)
