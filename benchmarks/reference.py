@@ -17,7 +17,8 @@ import pandas as pd
 
 from sim.foundation.text import bytes_text, score_text, seconds_text
 from sim.methods.labels import method_label
-from sim.report.compare import CAVEAT, as_text, compare
+from sim.report.compare import Comparison, as_text, compare
+from sim.report.held_out import read_held_out
 from sim.report.table import results_frame
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,8 +48,9 @@ def publish(study: Path, to: Path) -> None:
     to.mkdir(parents=True)
     runs.drop(columns="wall_seconds").to_csv(to / "runs.csv", index=False)
     (to / "results.md").write_text(markdown(results_frame(runs)), encoding="utf-8")
+    held_out = read_held_out(study, runs.loc[runs["status"] == "ok", "run_id"])
     (to / "comparison.md").write_text(
-        as_text(compare(runs, ["strategy", "cut"], "auc", {}), "markdown"), encoding="utf-8"
+        as_text(compare(runs, ["strategy", "cut"], "within_clinic_auc", {}, held_out), "markdown"), encoding="utf-8"
     )
     shutil.copy(study / "report.html", to / "report.html")
     # The report draws each round itself; of the figures the vectors are the small ones.
@@ -77,13 +79,13 @@ def paragraphs(reference: Path) -> str:
     if not (reference / "heart" / "runs.csv").exists():
         return NOT_YET
     heart = read_runs(reference / "heart")
-    seeds = heart["seed"].nunique()
+    seeds, free = heart["seed"].nunique(), told(heart, "inf")
     found = [
         f"On the heart-disease records of four real centres, pooled AUC after {heart['rounds'].max()} rounds, one "
         "learning rate for all; mean ± half-width of the 95 % interval over "
         f"{seeds} seeds (`results/reference/heart`):\n",
         scores(heart),
-        f"- Without DP: {told(heart, 'inf')}\n- At epsilon 3: {told(heart, '3')}\n\n{STEPS} {CAVEAT}",
+        f"- Without DP: {free.finding()}\n- At epsilon 3: {told(heart, '3').finding()}\n\n{STEPS} {free.scope}",
     ]
     if (reference / "rural" / "runs.csv").exists():
         rural = read_runs(reference / "rural")
@@ -113,10 +115,10 @@ def scores(runs: pd.DataFrame) -> str:
     return markdown(frame)
 
 
-def told(runs: pd.DataFrame, epsilon: str) -> str:
-    """Return in words how the methods differ on the same seeds at one target epsilon."""
+def told(runs: pd.DataFrame, epsilon: str) -> Comparison:
+    """Compare the methods on the same seeds at one target epsilon."""
     kept = runs[[pair in METHODS for pair in zip(runs["strategy"], runs["cut"], strict=True)]]
-    return compare(kept, ["strategy", "cut"], "auc", {"epsilon": epsilon}).finding()
+    return compare(kept, ["strategy", "cut"], "auc", {"epsilon": epsilon})
 
 
 def costs(runs: pd.DataFrame) -> str:

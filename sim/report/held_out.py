@@ -34,7 +34,7 @@ _NOT_KNOWN: Final = HeldOut(predictions=pd.DataFrame(), ratio=0.5, same_patients
 def held_out_of(spec: Mapping[str, Any], predictions: pd.DataFrame) -> HeldOut:
     """Return what a study's predictions support, by the spec of one of its runs as ``run.json`` has it."""
     data = spec["data"]
-    share = data["test_share"] if data["test"] == "held-out-records" else 0.0
+    share = data["test-share"] if data["test"] == "held-out-records" else 0.0
     return HeldOut(
         predictions=predictions,
         ratio=share / (1 - share),

@@ -40,7 +40,7 @@ def is_baseline(strategy: str) -> bool:
 
 def held_out_clinics(runs: pd.DataFrame) -> "pd.Series[bool]":
     """Say of each run whether it holds out whole clinics, which then take no part in training."""
-    return runs["held_out"] != "" if "held_out" in runs else pd.Series(False, index=runs.index)
+    return runs["held_out"].astype(object).fillna("") != "" if "held_out" in runs else pd.Series(False, index=runs.index)
 
 
 def swept_keys(runs: pd.DataFrame) -> list[str]:

@@ -143,7 +143,7 @@ def test_comparisons_and_advice_say_so():
     runs = two_adjacencies()
     note = "dp-sgd: zero-out; smashed-noise: replace-one"
     at_three = compare(runs, ["strategy", "cut"], "auc", {"epsilon": "3"})
-    assert note in " ".join([at_three.conclusion(), *(text for _, text in conclusions(runs))]).replace(
+    assert note in " ".join([at_three.conclusion(), *(text for _, text in conclusions(make_study(runs)))]).replace(
         "smashed-noise: replace-one; dp-sgd: zero-out", note
     )
     spent = compare(runs, ["strategy", "cut"], "epsilon_server", {"epsilon": "3"})
