@@ -18,13 +18,18 @@ def advise(
     ] = "",
     best: Annotated[
         str, typer.Option("--best", metavar="COLUMN", help="The column of runs.parquet to rank by.")
-    ] = "auc",
+    ] = "within_clinic_auc",
+    cost: Annotated[
+        str,
+        typer.Option("--cost", metavar="COLUMN", help="Of the methods as good as the best, take the lowest in this."),
+    ] = "sim_seconds",
     out: Out = Path("results"),
     overrides: Overrides = None,
 ) -> None:
-    """Recommend a method under a condition, with the runner-up and the reasons; from the plan before any run."""
+    """Recommend the cheapest method that is as good as the best under a condition; from the plan before any run."""
     from sim.data.folds import runs_of
     from sim.report.advice import advise as choose
+    from sim.report.held_out import read_held_out
     from sim.results.store import TABLE_FILE, as_table, read_table
     from sim.scenario import load_scenario
 
@@ -35,9 +40,9 @@ def advise(
     runs = runs[runs["run_id"].isin([spec.run_id for spec in specs]) & (runs["status"] == "ok")]
     if runs.empty:
         plans = planned(file, overrides, None)
-        advice = choose(as_table({**plan.columns(), "status": "ok"} for plan in plans), where, best, planned=True)
+        advice = choose(as_table({**plan.columns(), "status": "ok"} for plan in plans), where, best, cost, planned=True)
     else:
-        advice = choose(runs, where, best, planned=False)
+        advice = choose(runs, where, best, cost, planned=False, held_out=read_held_out(folder, runs["run_id"]))
     print(advice.paragraph)
     if not runs.empty and (missing := len(specs) - len(runs)):
         print(f"{missing} of the study's {len(specs)} runs are not finished and left out.")

@@ -26,6 +26,7 @@ from sim.report.summary import (
     held_out_clinics,
     higher_is_better,
     is_baseline,
+    of_one_kind,
     series_label,
     successful_runs,
     swept_keys,
@@ -201,11 +202,8 @@ def compare(
     if ok.empty:
         mend = "give other values to --at" if held else "suture report says why the others failed"
         raise ScenarioError([f"compare: no successful run is left; {mend}"])
-    away = held_out_clinics(ok)
-    notes = [adjacency_note(ok)]
-    if away.any() and not away.all():
-        notes.append("Runs that hold out whole clinics are scored on other records and are left out here.")
-        ok = ok[~away]
+    ok, note = of_one_kind(ok)
+    notes, away = [adjacency_note(ok), note], held_out_clinics(ok)
     settings = [key for key in swept_keys(ok) if key not in by]
     ok = ok.assign(group=[_name(row, by, settings) for row in ok.to_dict("records")])
     twice = ok.duplicated(["group", "seed", *(["held_out"] if away.all() else [])])

@@ -40,7 +40,17 @@ def is_baseline(strategy: str) -> bool:
 
 def held_out_clinics(runs: pd.DataFrame) -> "pd.Series[bool]":
     """Say of each run whether it holds out whole clinics, which then take no part in training."""
-    return runs["held_out"].astype(object).fillna("") != "" if "held_out" in runs else pd.Series(False, index=runs.index)
+    return (
+        runs["held_out"].astype(object).fillna("") != "" if "held_out" in runs else pd.Series(False, index=runs.index)
+    )
+
+
+def of_one_kind(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Leave out the runs that hold out whole clinics where others do not: they are scored on other records; say so."""
+    away = held_out_clinics(runs)
+    if not away.any() or away.all():
+        return runs, ""
+    return runs[~away].copy(), "Runs that hold out whole clinics are scored on other records and are left out here."
 
 
 def swept_keys(runs: pd.DataFrame) -> list[str]:

@@ -152,7 +152,7 @@ def test_comparisons_and_advice_say_so():
     advice = advise(runs, "epsilon_server<=5", "auc", planned=False)
     assert advice.best is not None
     assert "SplitFed" in advice.best
-    assert advice.runner_up is None
+    assert not advice.as_good
     assert "compared under replace-one" in advice.paragraph
     alone = runs[runs["strategy"] == "fedavg"]
     assert "replace-one" not in advise(alone, "epsilon_server<=5", "auc", planned=False).paragraph

@@ -118,43 +118,73 @@ RUNS = table(
 )
 
 
-def test_best_runner_up_and_what_each_clause_rules_out():
+def ranked(*groups, where="", best="auc", cost="sim_seconds"):
+    return advise(table(*groups), where, best, cost, planned=False)
+
+
+def test_what_each_clause_rules_out_and_how_far_the_figures_go():
     advice = advise(RUNS, "epsilon_server<=8 and hours<1.5", "auc", planned=False)
-    assert (advice.best, advice.runner_up) == ("FedProx", "Local")
+    assert advice.best == "FedProx"
     assert "epsilon_server <= 8 rules out 1, hours < 1.5 rules out 2" in advice.paragraph
     assert "2 of 4 methods are excluded" in advice.paragraph
-    # Mean .810; sample deviation of (.79, .82, .82) is .017321; t(2) = 4.302653: half-width .017321/sqrt(3)*4.302653.
-    assert "AUC .810±.043 (mean of 3 seeds" in advice.paragraph
-    # Differences .19, .21, .20: mean .2, deviation .01, half-width .01/sqrt(3)*4.302653 = .02484.
-    assert "They differ by .200±.025 over 3 common seeds, which is resolved." in advice.paragraph
+    # Mean .810; sample deviation of (.79, .82, .82) is .017321; t(2) = 4.302653; sqrt(1/3 + 1/2) = .912871.
+    assert "pooled AUC .810±.068 (3 seeds); 1 h, " in advice.paragraph
+    assert "no other is shown to equal it within .01" in advice.paragraph
+    assert "No method was tuned" in advice.paragraph
+    assert not advice.as_good
+    assert not advice.unsettled  # Local is .2 below on every seed
 
 
-def test_a_difference_inside_its_interval_is_not_sold_as_one():
-    advice = advise(RUNS, "epsilon_server<=8", "auc", planned=False)
-    assert (advice.best, advice.runner_up) == ("FedAvg", "FedProx")
-    # Differences .01, 0, .02: mean .01, deviation .01, half-width .02484.
-    assert "They differ by .010±.025 over 3 common seeds, so the two cannot be distinguished." in advice.paragraph
+def test_of_what_is_as_good_the_cheapest_is_taken():
+    aucs = [0.80, 0.82, 0.84, 0.83, 0.81]
+    small = [auc - 0.002 - 0.0001 * seed for seed, auc in enumerate(aucs)]
+    alike = [
+        rows("fedavg", aucs, 7200.0, 3.0, bytes_up=1e9),
+        rows("fedprox", small, 3600.0, 3.0, bytes_up=2e9),
+        rows("local", [0.6, 0.62, 0.64, 0.63, 0.61], 1.0, 0.0),
+    ]
+    advice = ranked(*alike)
+    assert (advice.best, advice.as_good, advice.unsettled) == ("FedProx", ("FedAvg",), ())
+    assert "that of FedAvg (pooled AUC .820±" in advice.paragraph
+    assert "FedProx is equal to it within .01 at the least simulated time." in advice.paragraph
+    by_traffic = ranked(*alike, cost="bytes_up")
+    assert (by_traffic.best, by_traffic.as_good) == ("FedAvg", ("FedProx",))
+    assert "Equal as well, with more traffic up: FedProx." in by_traffic.paragraph
+
+
+def test_what_cannot_be_told_is_said_and_not_taken_for_equal():
+    advice = advise(RUNS, "epsilon_server<=8 and auc>.7", "auc", planned=False)
+    assert (advice.best, advice.as_good, advice.unsettled) == ("FedAvg", (), ("FedProx",))
+    assert (
+        "It cannot be told whether 1 other is worse: FedProx. Of these FedProx (1 h) takes the least"
+        in advice.paragraph
+    )
 
 
 def test_seeds_are_paired():
-    runs = table(rows("fedavg", [0.5, 0.7, 0.9], 1.0, 1.0), rows("fedprox", [0.49, 0.69, 0.891], 1.0, 1.0))
-    assert "which is resolved" in advise(runs, "", "auc", planned=False).paragraph
+    advice = ranked(rows("fedavg", [0.5, 0.7, 0.9], 1.0, 1.0), rows("fedprox", [0.44, 0.64, 0.841], 1.0, 1.0))
+    assert not advice.unsettled
 
 
 def test_equals_go_by_time():
-    runs = table(
+    advice = ranked(
         rows("fedavg", [0.8, 0.9], 50.0, 3.0),
         rows("splitfed-v1", [0.8, 0.9], 20.0, math.inf, "vanilla"),
         rows("splitfed-v1", [0.8, 0.9], 90.0, math.inf, "u-shaped"),
     )
-    advice = advise(runs, "", "auc", planned=False)
-    assert (advice.best, advice.runner_up) == ("SplitFed V1, vanilla", "FedAvg")
-    assert "equal on every seed; the first takes less time" in advice.paragraph
+    assert (advice.best, advice.as_good) == ("SplitFed V1, vanilla", ("FedAvg", "SplitFed V1, U-shaped"))
 
 
 def test_costs_are_ranked_by_the_lowest():
     advice = advise(RUNS, "auc>0.7", "hours", planned=False)
-    assert (advice.best, advice.runner_up) == ("FedProx", "FedAvg")
+    assert advice.best == "FedProx"
+    assert "Next is FedAvg with 2 h, " in advice.paragraph
+    assert "equal" not in advice.paragraph
+
+
+def test_the_reference_is_no_method_to_take():
+    advice = ranked(rows("fedavg", [0.6, 0.7], 50.0, 3.0), rows("prevalence", [0.8, 0.9], 0.0, 0.0))
+    assert advice.best == "FedAvg"
 
 
 def test_the_largest_epsilon_over_seeds_decides():
@@ -166,12 +196,14 @@ def test_the_largest_epsilon_over_seeds_decides():
 
 def test_two_that_are_both_infinite_are_equal():
     both = table(*(rows("split", [0.8, 0.9], 1.0, math.inf, cut) for cut in ("vanilla", "u-shaped")))
-    assert "The two are equal on every seed" in advise(both, "", "epsilon_server", planned=False).paragraph
+    advice = advise(both, "", "epsilon_server", planned=False)
+    assert (advice.best, advice.as_good) == ("Split learning, vanilla", ("Split learning, U-shaped",))
+    assert "Next is Split learning, U-shaped with ∞, as much, " in advice.paragraph
 
 
 def test_energy_is_told_in_joules():
     runs = table(*(rows(name, [0.8, 0.9], 1.0, 1.0, clinic_joules=float(len(name))) for name in ("fedavg", "fedprox")))
-    assert "energy of all clinics 6 J (mean of 2 seeds)" in advise(runs, "", "clinic_joules", planned=False).paragraph
+    assert "energy of all clinics 6 J (2 seeds)" in advise(runs, "", "clinic_joules", planned=False).paragraph
 
 
 def test_swept_settings_are_methods_of_their_own():
@@ -183,8 +215,8 @@ def test_swept_settings_are_methods_of_their_own():
 
 
 def test_one_seed_settles_nothing():
-    runs = table(rows("fedavg", [0.9], 1.0, 1.0), rows("fedprox", [0.5], 1.0, 1.0))
-    assert "the difference cannot be assessed" in advise(runs, "", "auc", planned=False).paragraph
+    advice = ranked(rows("fedavg", [0.9], 1.0, 1.0), rows("fedprox", [0.5], 1.0, 1.0))
+    assert (advice.best, advice.unsettled) == ("FedAvg", ("FedProx",))
 
 
 def test_nothing_meets_the_condition():
@@ -201,10 +233,15 @@ def test_from_a_plan_scores_are_unknown():
     assert advice.best == "Local"
     for part in (
         "scores are unknown",
-        "by simulated time instead of AUC",
+        "by simulated time instead of pooled AUC",
         "Ignored until runs are finished: auc > 0.8.",
     ):
         assert part in advice.paragraph
+
+
+def test_a_cost_is_a_figure_too():
+    with pytest.raises(ScenarioError, match='--cost: cannot rank by "second"; did you mean'):
+        advise(RUNS, "", "auc", "second", planned=False)
 
 
 @pytest.mark.parametrize("best", ["aucc", "strategy", "seed", "privacy.epsilon"])
@@ -237,9 +274,9 @@ def test_the_command_reads_the_study_s_table(advised, tmp_path):
     stale = [row | {"strategy": "local"} for row in rows("local", [0.99], 1.0, 1.0)]
     (tmp_path / "results" / "small").mkdir(parents=True)
     as_table(written + stale).to_parquet(tmp_path / "results" / "small" / "runs.parquet")
-    code, out, _ = advised("--where", "gigabytes_up<=2 and minutes<1")
+    code, out, _ = advised("--best", "auc", "--where", "gigabytes_up<=2 and minutes<1")
     assert code == 0
-    assert out.startswith("Take FedAvg: AUC .705")
+    assert out.startswith("Take FedAvg: pooled AUC .705")
     assert "1 of the study's 4 runs are not finished" in out
     assert advised("--where", "gigabytes_up<2")[0] == 1
 
