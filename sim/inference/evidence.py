@@ -6,12 +6,12 @@ held out. Two sources make the mean over ``J`` seeds vary:
 - *Patients.* With other patients the score would be another. A patient's influence is summed over the seeds in which
   it was held out, and the sums squared are summed over patients. Where a share ``f`` is held out, this comes to
   ``v ((1 - f) / J + f)``, ``v`` the variance on one seed: more seeds do not make more patients.
-- *Repetition.* Seeds vary more than their patients explain: initial values, batches, noise, and who was trained on.
-  The rest ``r`` of the variance between seeds counts ``r (1/J + test/train)``, after Nadeau & Bengio (Machine Learning
-  2003), since training sets that overlap vary less than those of other studies would.
+- *Repetition.* What seeds vary beyond their patients (initial values, batches, noise) is new on each and counts
+  ``1/J``.
 
-Together they are Nadeau & Bengio's corrected variance, with the patients' share estimated from the patients, of whom
-there are many, instead of from the seeds, of which there are few.
+The two make up the corrected resampled variance of Nadeau & Bengio (Machine Learning 2003), ``s^2 (1/J + test/train)``
+for the variance between seeds: of its part that comes from patients this is the first term above, estimated from the
+patients, who are many. Where no predictions are known, their formula stands for the whole.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Moments:
     seeds: int
     between: Floats  # Variance between seeds; NaN where there is one
     explained: Floats  # What part of it is that other patients are held out
-    weight: float  # 1/J + test/train, by which the rest counts in the variance of the mean
+    weight: float  # By which the rest counts in the variance of the mean
     patients: Floats  # Variance of the mean over patients; NaN where no predictions are known
     degrees: Floats  # Degrees of freedom of `patients`, from how evenly the patients share it
     shares: Floats  # [method, method] `patients` as covariances of the methods; empty where no predictions are known
@@ -51,7 +51,8 @@ class Evidence:
 
     methods: tuple[str, ...]
     by_seed: Floats  # [seed, method], NaN where there was no run
-    ratio: float  # Held-out over training records; 0 where each seed has patients of its own
+    # Held-out over training records; 0 where predictions are known, or each seed has patients of its own
+    ratio: float
     # By seed: which patients were held out, and their influence ``[patient, method]``; empty where not known
     influence: tuple[tuple[Ints, Floats], ...] = ()
     patients: int = 0
@@ -144,9 +145,7 @@ def from_values(runs: pd.DataFrame, metric: str, ratio: float) -> Evidence:
     return Evidence(methods=tuple(methods), by_seed=table.reindex(columns=methods).to_numpy(float), ratio=ratio)
 
 
-def from_predictions(
-    predictions: pd.DataFrame, models: pd.DataFrame, metric: str, ratio: float, *, same_patients: bool
-) -> Evidence:
+def from_predictions(predictions: pd.DataFrame, models: pd.DataFrame, metric: str, *, same_patients: bool) -> Evidence:
     """Take scores and influences from the predictions of held-out records.
 
     Parameters
@@ -158,10 +157,8 @@ def from_predictions(
         score is that of all of them together.
     metric : str
         One of :data:`sim.inference.scores.SCORED`.
-    ratio : float
-        Held-out over training records of a run.
     same_patients : bool
-        Whether all seeds deal the same patients; otherwise each has its own, and the ratio does not count.
+        Whether all seeds deal the same patients; otherwise each has its own.
     """
     methods = list(dict.fromkeys(models["method"]))
     seeds = sorted(models["seed"].unique())
@@ -179,7 +176,7 @@ def from_predictions(
     return Evidence(
         methods=tuple(methods),
         by_seed=value.reshape(len(seeds), len(methods)),
-        ratio=ratio if same_patients else 0.0,
+        ratio=0.0,
         influence=tuple(_by_patient(who, method, influence, seed == s, len(methods)) for s in range(len(seeds))),
         patients=len(found),
     )

@@ -101,7 +101,7 @@ class Comparison:
         if len(groups) <= _NAMED:
             return listed(groups)
         others = len(self.differences)
-        count = f"any of the other {others}" if len(groups) == others else f"{len(groups)} of the other {others}"
+        count = f"the other {others}" if len(groups) == others else f"{len(groups)} of the other {others}"
         by_mean = self.means[self.means["group"].isin(groups)].sort_values(
             "mean", ascending=not higher_is_better(self.metric), kind="stable"
         )

@@ -67,6 +67,6 @@ def evidence_of(runs: pd.DataFrame, by: str, metric: str, held_out: HeldOut | No
     known = held_out or _NOT_KNOWN
     models = runs[["run_id", by, "seed"]].rename(columns={by: "method"})
     if metric in SCORED and len(known.predictions):
-        return from_predictions(known.predictions, models, metric, known.ratio, same_patients=known.same_patients)
+        return from_predictions(known.predictions, models, metric, same_patients=known.same_patients)
     values = runs.groupby([by, "seed"], sort=False, observed=True)[metric].mean().reset_index()
     return from_values(values.rename(columns={by: "method"}), metric, known.ratio if known.same_patients else 0.0)

@@ -129,13 +129,12 @@ def test_splitting_the_same_patients_again_adds_little():
         parts.append(pd.DataFrame({"run_id": str(seed), "patient": who, "probability_1": truth[who]}))
     table = pd.concat(parts).assign(clinic="a", label=1, probability_0=lambda t: 1 - t["probability_1"])
     models = pd.DataFrame({"run_id": map(str, range(8)), "method": "a", "seed": range(8)})
-    of = from_predictions(table, models, "brier", share / (1 - share), same_patients=True)
+    of = from_predictions(table, models, "brier", same_patients=True)
     moments = of.moments(np.ones(8, bool), np.eye(1))
     one = ((1 - truth) ** 2).var() / (share * patients)
     assert moments.patients[0] == pytest.approx(one * ((1 - share) / 8 + share), rel=0.05)
     assert moments.explained[0] == pytest.approx(one * (1 - share), rel=0.05)
-    apart = from_predictions(table, models, "brier", 1.0, same_patients=False)
-    assert apart.ratio == 0
+    apart = from_predictions(table, models, "brier", same_patients=False)
     assert apart.moments(np.ones(8, bool), np.eye(1)).patients[0] == pytest.approx(one / 8, rel=0.05)
 
 
@@ -174,7 +173,7 @@ def test_what_is_equal_on_every_seed_and_for_every_patient_has_no_width():
     models = pd.concat(
         [study.models, pd.DataFrame([(f"{s}-2", "twin", s) for s in range(5)], columns=study.models.columns)]
     )
-    of = from_predictions(pd.concat([study.predictions, twin]), models, "within_clinic_auc", 0.5, same_patients=True)
+    of = from_predictions(pd.concat([study.predictions, twin]), models, "within_clinic_auc", same_patients=True)
     found = all_differences(of).set_index(["first", "second"])
     assert found.loc[("method 1", "twin"), ["mean", "half_width"]].tolist() == [0, 0]
     assert (found["half_width"].drop([("method 1", "twin")]) > 0).all()
@@ -207,10 +206,10 @@ def test_one_seed_tells_nothing_apart_and_missing_seeds_are_left_out_by_pair():
 
 def test_folds_of_one_seed_are_scored_together():
     study = drawn(Law(aucs=(0.8,), seeds=1), np.random.default_rng(0))
-    whole = from_predictions(study.predictions, study.models, "within_clinic_auc", 0.5, same_patients=True)
+    whole = from_predictions(study.predictions, study.models, "within_clinic_auc", same_patients=True)
     folds = study.predictions.assign(run_id=study.predictions["clinic"])
     models = pd.DataFrame({"run_id": folds["run_id"].unique(), "method": "method 0", "seed": 0})
-    joined = from_predictions(folds, models, "within_clinic_auc", 0.5, same_patients=True)
+    joined = from_predictions(folds, models, "within_clinic_auc", same_patients=True)
     assert joined.by_seed == pytest.approx(whole.by_seed)
 
 
