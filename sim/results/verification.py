@@ -205,6 +205,8 @@ def _claims(folder: Path, record: Record) -> Iterator[tuple[str, Adversary, int 
         if table is None:
             yield f"{path}: cannot be read", "server", None, math.nan
             continue
+        if stem == "clinics":  # of those that train: nothing of the others' is released
+            table = table[table["name"].isin([clinic["name"] for clinic in plan["clinics"]])]
         for a in ADVERSARIES:
             values = [_number(value) for value in table.get(COLUMN_OF[a], ())]
             if stem == "rounds":

@@ -191,7 +191,8 @@ def _cuts(strategy: Strategy) -> Iterator[RunStrategy]:
 def _settings(scenario: Scenario, own: Mapping[Any, Mapping[str, Any]], label: str) -> list[RunSpec]:
     tables: dict[str, Any] = scenario.model_dump(include={"data", "model", "train", "server", "clinics", "privacy"})
     for table, values in own.items():
-        tables = {**tables, table: {**tables[table], **values}}
+        kept = {"folds": None, "test-sites": None} if table == "data" else {}  # the strategy says anew what is held out
+        tables = {**tables, table: {**tables[table], **kept, **values}}
     taken = {f"{table}.{key}" for table, values in own.items() for key in values}
     sweep = {key: values for key, values in scenario.sweep.items() if key not in taken}
     settings: list[RunSpec] = []

@@ -209,7 +209,10 @@ def test_the_tables_have_strangers_with_scores_and_the_others_with_costs(tmp_pat
     assert len(table) == 6
     for row in table.itertuples():
         held = row.held_out.split(", ")
-        clinics = pd.read_parquet(tmp_path / "strangers" / row.run_id / "clinics.parquet").set_index("name")
+        folder = tmp_path / "strangers" / row.run_id
+        assert call_suture("verify", folder) == 0
+        assert call_suture("rerun", folder) == 0
+        clinics = pd.read_parquet(folder / "clinics.parquet").set_index("name")
         assert sorted(clinics.index) == ["cleveland", "hungarian", "switzerland", "va"]
         for name, clinic in clinics.iterrows():
             assert (clinic["test_records"] > 0, clinic["records"] > 0) == (name in held, name not in held)
