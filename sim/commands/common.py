@@ -61,7 +61,12 @@ def planned(file: Path, overrides: list[str] | None, only: list[str] | None) -> 
     except ScenarioError as error:
         lines = (line.removeprefix("scenario: ") for line in error.problems)
         raise ScenarioError(line if line.startswith(f"{file}:") else f"{file}: {line}" for line in lines) from None
-    for note in (*privacy_notes(scenario), *label_notes(scenario, federation.facts), *_notes(plans)):
+    for note in (
+        *privacy_notes(scenario),
+        *label_notes(scenario, federation.facts),
+        *federation.remarks,
+        *_notes(plans),
+    ):
         print(f"{file}: note: {note}", file=sys.stderr)
     return plans
 

@@ -3,9 +3,10 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise, product
+from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.data.federation import Federation
 from sim.foundation.text import amount_text, count_text, seconds_text, span_text, value_text
@@ -22,6 +23,8 @@ from sim.scenario import Scenario
 from sim.scenario.clinics import Behaviour, ClinicResources, assign_resources
 
 _MOST_NAMED = 6
+_FEWEST_PAIRS = 5
+"""Of a clinic's held-out records; with fewer its own AUC takes a few values only."""
 
 
 def explain(
@@ -40,7 +43,7 @@ def explain(
     basis : str
         How that was estimated.
     """
-    test, shape = federation.test, federation.train.x.shape[1:]
+    shape = federation.train.x.shape[1:]
     network = build_network(scenario.model, shape, len(federation.classes))
     layer, statistics = scenario.model.cut, federation.facts.statistics_by_kind("non-private")
     clinics = assign_resources(scenario.clinics, federation.everyone, scenario.seeds[0])
@@ -52,8 +55,8 @@ def explain(
         methods=list(dict.fromkeys(map(_method, plans))),
         federation=federation,
         sizes=np.diff(federation.train.offsets),
-        strangers=_strangers(scenario, federation),
-        one_class=sum(len(set(test.y[a:b])) < 2 for a, b in pairwise(test.offsets.tolist())),
+        strangers=_strangers(scenario, federation, plans),
+        scores=_scores(holdings(federation), whole=scenario.data.test == "held-out-clinics"),
         links=_links(clinics),
         failures=_failures(scenario, clinics),
         shape=tuple(shape),
@@ -82,7 +85,7 @@ def holdings(federation: Federation) -> Holdings:
     return Holdings(everyone, federation.classes, counts)
 
 
-def _strangers(scenario: Scenario, federation: Federation) -> str:
+def _strangers(scenario: Scenario, federation: Federation, plans: Sequence[Plan]) -> str:
     """Say which clinics are held out as a whole; nothing where none is."""
     data, everyone = scenario.data, len(federation.everyone)
     if data.test != "held-out-clinics":
@@ -93,10 +96,50 @@ def _strangers(scenario: Scenario, federation: Federation) -> str:
         held = f"each of the {everyone} clinics is held out in turn"
     else:
         held = f"each of the {everyone} clinics is held out in one of {data.folds} folds, drawn anew with each seed"
+    every = sum(len(part.y) for part in (federation.train, federation.validation, federation.test))
+    lost = max((every - plan.job.facts.records for plan in plans if plan.job.facts.held_out), default=0)
+    others = f" Of its patients' records elsewhere, up to {lost:,} in a run, none trains." if lost else ""
     return (
         f"Test: {held}, with all its records, and takes no part in training. Where clinics have models of their own, "
-        "the mean of their probabilities is what a held-out one is told."
+        f"the mean of their probabilities is what a held-out one is told.{others}"
     )
+
+
+def _scores(held: Holdings, *, whole: bool) -> str:
+    """Say on how many pairs of held-out records the clinics' own AUCs rest, and which clinics have too few.
+
+    Parameters
+    ----------
+    whole : bool
+        Whether a clinic is tested on all its records.
+    """
+    pairs = comparable_pairs(held.counts.sum(axis=0) if whole else held.counts[2])
+    if not pairs.any():
+        return "Scores: no clinic's held-out records are of two classes, so there is no AUC within clinics."
+    most = int(np.argmax(pairs))
+    said = [
+        f"Scores: the AUC within clinics rests on {count_text(int(pairs.sum()), 'pair')} of held-out records of "
+        f"different classes; {held.names[most]} has {pairs[most] / pairs.sum():.0%} of them."
+    ]
+    large = np.sort(pairs)[::-1][: len(pairs) // 10]
+    if len(large) > 1:
+        said.append(f"The {len(large):,} clinics with most, a tenth of all, have {large.sum() / pairs.sum():.0%}.")
+    none, few = int((pairs == 0).sum()), int(((pairs > 0) & (pairs < _FEWEST_PAIRS)).sum())
+    if none:
+        said.append(f"Clinics without any, all of one class, and so without an AUC: {none:,} of {len(pairs):,}.")
+    if few:
+        said.append(f"Clinics with fewer than {_FEWEST_PAIRS}, too few for an AUC to mean much: {few:,}.")
+    if none or few:
+        said.append("data.min-records leaves small clinics out; a larger data.test-share holds out more.")
+    return " ".join(said)
+
+
+def comparable_pairs(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return ``[clinic]`` pairs of records of different classes, from ``[clinic, class]`` counts."""
+    totals = counts.sum(axis=1)
+    ordered = (counts * (totals[:, None] - counts)).sum(axis=1)
+    pairs: NDArray[np.int64] = ordered // 2 if counts.shape[1] == 2 else ordered
+    return pairs
 
 
 def _links(clinics: Sequence[ClinicResources]) -> str:

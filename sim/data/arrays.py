@@ -54,7 +54,7 @@ def read(spec: Npz) -> Table:
     else:
         x, label = arrays[roles["x"]], arrays[roles["label"]]
     sites, clinic = _coded(arrays[spec.clinic]) if spec.clinic else ((), np.zeros(len(x), dtype=np.int64))
-    used, unknown = at_sites(sites, clinic, spec.sites)
+    used, unknown = at_sites(spec, sites, clinic)
     words, code = _coded(label)
     try:
         classes, class_of = class_names(words)

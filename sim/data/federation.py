@@ -53,6 +53,7 @@ class Federation:
     # the clinics out of the records and is no statistic of theirs
     statistics: dict[str, str]
     clinics_of_a_patient: int = 1  # The largest number of clinics that have training records of one patient
+    remarks: tuple[str, ...] = ()  # What a user should know of the records though nothing is wrong, a line each
 
     @property
     def unseen(self) -> bool:
@@ -102,6 +103,7 @@ class Table:
     statistics: dict[str, str]  # What was used to make it complete
     patient: Ints | None = None  # [record] Number of the patient; without it each record is a patient of its own
     held_out: Mask | None = None  # [record] The source's own held-out records
+    remarks: tuple[str, ...] = ()  # What a user should know of it though nothing is wrong, a line each
     problems: tuple[str, ...] = ()  # What is wrong with it, a line each; unless empty, the features must not be used
 
 
@@ -158,6 +160,7 @@ def load_federation(data_spec: DataSpec, seed: int) -> Federation:
         validation=_part(sources, validation, trains),
         statistics=table.statistics | statistics,
         clinics_of_a_patient=_clinics_of_a_patient(table, train),
+        remarks=table.remarks,
     )
 
 
@@ -175,12 +178,13 @@ def _placed(data_spec: DataSpec, seed: int) -> Table:
         raise ScenarioError([*table.problems, *faults])
     try:
         names, clinic = deal.place(data_spec, table, seed)
+        table = split.without_small_clinics(data_spec, replace(table, names=names, clinic=clinic))
     except ScenarioError as error:
         raise ScenarioError([*table.problems, *error.problems]) from None
-    faults = split.clinic_problems(data_spec, names, table.y, clinic, given=table.held_out is not None)
+    faults = split.clinic_problems(data_spec, table)
     if table.problems or faults:
         raise ScenarioError([*table.problems, *faults])
-    return _sorted(replace(table, names=names, clinic=clinic))
+    return _sorted(table)
 
 
 def _read(data_spec: DataSpec, seed: int) -> Table:

@@ -102,7 +102,7 @@ def read(spec: HeartDisease) -> Table:
     Raises ``ScenarioError`` if the file is absent or altered, or a centre does not exist.
     """
     x, y, centre, place = _parsed()
-    used, problems = at_sites(CENTRES, centre, spec.sites, public=True)
+    used, problems = at_sites(spec, CENTRES, centre, public=True)
     if problems:
         raise ScenarioError(problems)
     held_out = _flamby_held_out(centre)[used] if spec.held_out == "flamby" else None

@@ -1,6 +1,7 @@
 """Which clinics can take part, and which of their records are held out."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from sim.data.federation import Ints, Mask, Table
 from sim.foundation.problems import ScenarioError, suggest, unwritable
 from sim.foundation.rng import Streams
-from sim.scenario import DataFile, DataSpec
+from sim.scenario import DataFile, DataSpec, TableFile
 
 _MOST_LINES = 5
 
@@ -108,38 +109,79 @@ def hold_out_patients(
 
 
 def at_sites(
-    names: Sequence[str], clinic: Ints, sites: Sequence[str] | None, *, public: bool = False
+    spec: DataSpec | TableFile, names: Sequence[str], clinic: Ints, *, public: bool = False
 ) -> tuple[Mask, list[str]]:
     """Find the records of the sites in use, ``[record]``, and one line for each unknown site.
 
     Parameters
     ----------
+    spec : DataSpec or TableFile
+        Its ``sites`` are used, or all but its ``exclude_sites``.
     clinic : ndarray of int64, ``[record]``
         Index into `names`, all clinics of the source.
-    sites : sequence of str, optional
-        The clinics to use; all if None.
     public : bool
         Whether lines may quote the clinics' names, which do not come from a file of the user's.
     """
-    if sites is None:
+    key, listed = ("exclude-sites", spec.exclude_sites) if spec.sites is None else ("sites", spec.sites)
+    if listed is None:
         return np.ones(len(clinic), dtype=np.bool_), []
     problems = [
-        f'scenario: data.sites: unknown site "{site}"; {suggest(site, names) if public else "write it as in the file"}'
-        for site in sites
+        f'scenario: data.{key}: unknown site "{site}"; {suggest(site, names) if public else "write it as in the file"}'
+        for site in listed
         if site not in names
     ]
-    return np.isin(clinic, [code for code, name in enumerate(names) if name in sites]), problems
+    found = np.isin(clinic, [code for code, name in enumerate(names) if name in listed])
+    if key == "exclude-sites":
+        found = ~found
+        if not found.any():
+            problems.append("scenario: data.exclude-sites: no record is left; exclude fewer")
+    return found, problems
 
 
-def clinic_problems(spec: DataSpec, names: Sequence[str], y: Ints, clinic: Ints, *, given: bool) -> list[str]:
+def without_small_clinics(spec: DataSpec, table: Table) -> Table:
+    """Leave out the clinics with fewer than ``min-records`` records, and remark how many they are.
+
+    Raises
+    ------
+    ScenarioError
+        If none is left.
+    """
+    sizes = np.bincount(table.clinic, minlength=len(table.names))
+    large = sizes >= (spec.min_records or 0)
+    if large.all():
+        return table
+    if not large.any():
+        fault = f"no clinic has {spec.min_records} records, and the largest has {sizes.max(initial=0)}"
+        raise ScenarioError([f"scenario: data.min-records: {fault}; ask for fewer"])
+    kept = large[table.clinic]
+    seen, y = np.unique(table.y[kept], return_inverse=True)
+    return replace(
+        table,
+        names=tuple(name for name, is_large in zip(table.names, large, strict=True) if is_large),
+        classes=tuple(table.classes[label] for label in seen),
+        x=table.x[kept],
+        y=y,
+        clinic=(np.cumsum(large) - 1)[table.clinic[kept]],
+        row=table.row[kept],
+        patient=None if table.patient is None else table.patient[kept],
+        held_out=None if table.held_out is None else table.held_out[kept],
+        remarks=(
+            *table.remarks,
+            f"data.min-records: {np.count_nonzero(~large):,} of {len(large):,} clinics have fewer than "
+            f"{spec.min_records} records and are left out, with {np.count_nonzero(~kept):,} of {len(kept):,} records",
+        ),
+    )
+
+
+def clinic_problems(spec: DataSpec, table: Table) -> list[str]:
     """Return why clinics cannot take part, a line each or one for many.
 
     Those with fewer than two records and, unless such clinics are kept, with a single class or, where records are held
-    out by class, with none of which two records could be told apart into training and held-out (unless these are
-    ``given``).
+    out by class, with none of which two records could be told apart into training and held-out (unless the source
+    names these).
     """
-    classes = int(y.max(initial=0)) + 1
-    counts = np.bincount(clinic * classes + y, minlength=len(names) * classes).reshape(len(names), classes)
+    names, classes = table.names, int(table.y.max(initial=0)) + 1
+    counts = np.bincount(table.clinic * classes + table.y, minlength=len(names) * classes).reshape(len(names), classes)
     records = counts.sum(axis=1)
     problems: list[str] = []
     whole = spec.test == "held-out-clinics"
@@ -151,7 +193,7 @@ def clinic_problems(spec: DataSpec, names: Sequence[str], y: Ints, clinic: Ints,
         single = (records > 1) & (np.count_nonzero(counts, axis=1) == 1)
         problems += _lines(spec, names, single, "records of one class only", keep)
         undivided = (records > 1) & (counts.max(axis=1, initial=0) < 2)
-        if spec.stratified and not given and not whole:
+        if spec.stratified and table.held_out is None and not whole:
             fault = "no two records of the same class, so none can be held out"
             problems += _lines(spec, names, undivided, fault, keep)
     return problems
@@ -173,7 +215,7 @@ def name_problems(table: Table) -> list[str]:
 def one_sided_problems(
     spec: DataSpec, names: Sequence[str], clinic: Ints, train: tuple[Mask, Mask], held_out: tuple[Mask, Mask]
 ) -> list[str]:
-    """Return which clinics lack training, or held-out, records; other parameters as for ``clinic_problems``.
+    """Return which clinics lack training, or held-out, records; other parameters as for ``_lines``.
 
     Parameters
     ----------
@@ -218,7 +260,9 @@ def of_same_patients(table: Table, held_out: Mask) -> Mask:
 def _lines(spec: DataSpec, names: Sequence[str], faulty: Mask, fault: str, keep: str = "") -> Iterator[str]:
     """Yield one line for each clinic with a fault, or one for all if there are many."""
     natural = spec.split == "natural"
-    own = "leave it out of data.sites" if natural else "take fewer data.clinics, or a milder split"
+    own = "take fewer data.clinics, or a milder split"
+    if natural:
+        own = "leave it out of data.sites" if spec.sites else "put it into data.exclude-sites"
     place, mend = ("data" if natural else "data.split"), ", or ".join(filter(None, (own, keep)))
     # Names out of a file may be a patient's where the wrong column is taken for the clinics.
     written = not natural or not isinstance(spec, DataFile)
@@ -228,7 +272,7 @@ def _lines(spec: DataSpec, names: Sequence[str], faulty: Mask, fault: str, keep:
         if is_faulty
     ]
     if len(clinics) > _MOST_LINES:
-        mend = mend.replace("leave it", "leave them")
+        mend = mend.replace("leave it", "leave them").replace("put it", "put them")
         shown = ", ".join(name.removeprefix("clinic ") for name in clinics[:_MOST_LINES])
         yield f"scenario: {place}: {len(clinics)} clinics have {fault} ({shown} and others); {mend}"
         return

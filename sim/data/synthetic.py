@@ -68,12 +68,12 @@ def make(spec: Synthetic, seed: int) -> Table:
     features = tuple(f"x{number + 1}" for number in range(spec.features))
     classes = tuple(str(label) for label in range(spec.classes))
     row = np.arange(spec.records)
-    if spec.sites is not None:
-        used, unknown = at_sites(names, clinic_of, spec.sites, public=True)
-        if unknown:
-            raise ScenarioError(unknown)
-        names = tuple(name for name in names if name in spec.sites)
-        x, y, row, clinic_of = x[used], y[used], row[used], np.unique(clinic_of[used], return_inverse=True)[1]
+    used, unknown = at_sites(spec, names, clinic_of, public=True)
+    if unknown:
+        raise ScenarioError(unknown)
+    if not used.all():
+        present, clinic_of = np.unique(clinic_of[used], return_inverse=True)
+        names, x, y, row = tuple(names[k] for k in present), x[used], y[used], row[used]
     return Table(
         names=names,
         features=features,

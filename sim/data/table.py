@@ -130,7 +130,7 @@ def _used_rows(spec: TableFile, columns: Columns) -> tuple[Mask, list[str]]:
     used = np.ones(columns.rows, dtype=np.bool_)
     unknown: list[str] = []
     if clinic := columns.words.get(spec.clinic or ""):
-        used, unknown = at_sites(clinic.words, clinic.codes, spec.sites)
+        used, unknown = at_sites(spec, clinic.words, clinic.codes)
     if spec.max_records_per_patient is not None and (patient := columns.words.get(spec.patient or "")):
         rows = np.flatnonzero(used)
         rows = rows[np.argsort(patient.codes[rows], kind="stable")]

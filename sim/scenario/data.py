@@ -83,7 +83,9 @@ def _fits_the_split(value: object, info: ValidationInfo) -> None:
 
 
 class _Data(Section):
-    """What all sources share; ``sites`` are those clinics of the source whose records are used.
+    """What all sources share; the records of ``sites`` are used, or of all clinics of the source but ``exclude-sites``.
+
+    Of clinics that are then left, or made, those with fewer than `min_records` records are left out.
 
     With ``test = "held-out-clinics"`` a run holds out all records of some clinics, which take no part in training:
     those of `test_sites`, or of one fold of `folds`, without which each clinic is left out in turn.
@@ -100,6 +102,8 @@ class _Data(Section):
     stratified: bool = False
     one_class: Literal["keep", "refuse"] = "keep"
     sites: Sites | None = None
+    exclude_sites: Sites | None = None
+    min_records: _Count | None = None
     split: Literal["natural", "iid", "quantity", "dirichlet", "pathological", "feature-shift"] = "natural"
     alpha: _Positive | None = Field(default=None, validate_default=True)
     classes_per_clinic: _Count | None = Field(default=None, validate_default=True)
@@ -112,6 +116,13 @@ class _Data(Section):
         if isinstance(written, Mapping) and "classes_per_clinic" not in written:
             return {"classes-per-clinic": None, **written}
         return written
+
+    @field_validator("exclude_sites")
+    @classmethod
+    def _one_way_to_choose(cls, excluded: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        if excluded is not None and info.data.get("sites") is not None:
+            raise ValueError("has no effect beside data.sites, which are all that is used; remove one of the two")
+        return excluded
 
     @field_validator("folds", "test_sites")
     @classmethod
@@ -171,8 +182,9 @@ class DataFile(_Found):
     @field_validator("clinic")
     @classmethod
     def _natural_clinics(cls, clinic: str | None, info: ValidationInfo) -> str | None:
-        if clinic is None and info.data.get("sites") is not None:
-            raise ValueError("is missing; name what holds the clinics, or remove data.sites")
+        for key in ("sites", "exclude-sites"):
+            if clinic is None and info.data.get(key.replace("-", "_")) is not None:
+                raise ValueError(f"is missing; name what holds the clinics, or remove data.{key}")
         if clinic is None and info.data.get("split") == "natural":
             raise ValueError('is missing; name what holds the clinics, or deal the records out with split = "iid"')
         return clinic

@@ -22,6 +22,7 @@ _COPIES = 6
 _SET_APART_BY_LANE: Final = {
     "seed": True,
     "swept": True,
+    "data": {"test_sites"},
     "train": {"learning_rate", "momentum"},
     "privacy": {"epsilon", "noise_multiplier", "clip"},
     "strategy": {"proximal_mu", "label"},

@@ -204,7 +204,7 @@ def test_clinics_without_held_out_records_are_one_line(path):
             {"y": np.arange(N)},
             {"one_class": "refuse", "stratified": True},
             ": clinic 1 of 2 by name has no two records of the same class, so none can be held out; "
-            'leave it out of data.sites, or set data.one-class = "keep"',
+            'put it into data.exclude-sites, or set data.one-class = "keep"',
         ),
     ],
 )

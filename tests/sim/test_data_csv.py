@@ -102,7 +102,7 @@ def test_csv_one_class_is_kept(write):
     assert (federation.classes, len(federation.train.y), len(federation.test.y)) == (("1",), 1, 1)
 
 
-LEAVE_OUT = "leave it out of data.sites"
+LEAVE_OUT = "put it into data.exclude-sites"
 
 
 @pytest.mark.parametrize(

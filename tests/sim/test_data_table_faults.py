@@ -102,7 +102,7 @@ def test_a_clinic_whose_patients_leave_nothing_to_test(tmp_path):
     frame.to_csv(tmp_path / "p.csv", index=False)
     data = Csv(path=tmp_path / "p.csv", label="y", clinic="site", patient="who", scaling="none")
     assert problems(data) == [
-        "scenario: data: clinic 2 of 2 by name has no held-out record; leave it out of data.sites",
+        "scenario: data: clinic 2 of 2 by name has no held-out record; put it into data.exclude-sites",
     ]
 
 
