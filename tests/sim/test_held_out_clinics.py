@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from support import call_suture, train_spec, write_csv
+from support import assert_same_results, call_suture, train_spec, write_csv
 
 from sim.data.federation import load_federation
 from sim.data.folds import runs_of
@@ -19,10 +19,13 @@ from sim.plan.plan import make_plan
 from sim.scenario import Csv, HeartDisease, parse_scenario
 from sim.scenario.clinics import assign_resources
 from sim.study.api import run
+from sim.study.groups import grouped
+from sim.study.planning import plan_runs
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 if not SHARED.is_dir():
     SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
+SIZES = {"cleveland": 303, "hungarian": 261, "switzerland": 46, "va": 130}
 MLP = {"name": "mlp", "hidden": [4], "cut": 1}
 WHOLE = {"test": "held-out-clinics"}
 
@@ -214,6 +217,17 @@ def test_the_tables_have_strangers_with_scores_and_the_others_with_costs(tmp_pat
         assert call_suture("rerun", folder) == 0
         clinics = pd.read_parquet(folder / "clinics.parquet").set_index("name")
         assert sorted(clinics.index) == ["cleveland", "hungarian", "switzerland", "va"]
+        told = pd.read_parquet(folder / "predictions.parquet")
+        assert set(told["clinic"]) == set(held)
+        for name, own in told.groupby("clinic"):
+            assert clinics["test_records"][name] == len(own) == SIZES[name]
+            if len(set(own["label"])) > 1:
+                expected = roc_auc_score(own["label"], own["probability_1"])
+                assert clinics["auc"][name] == pytest.approx(expected, abs=1e-6)
+        parts = pd.read_parquet(folder / "split.parquet").groupby("clinic")["part"].unique()
+        assert {name: part.tolist() for name, part in parts.items()} == {
+            name: ["test" if name in held else "train"] for name in SIZES
+        }
         for name, clinic in clinics.iterrows():
             assert (clinic["test_records"] > 0, clinic["records"] > 0) == (name in held, name not in held)
             assert np.isnan(clinic["auc"]) == (name not in held)
@@ -266,3 +280,13 @@ def test_the_command_tells_of_it(suture, tmp_path):
     assert code == 0
     assert "each of the 4 clinics is held out in turn" in " ".join(out.split())
     assert call_suture("plan", "s.toml", "--set", "data.folds=9") == 2
+
+
+def test_folds_share_a_program_and_each_is_the_same_alone(tmp_path, monkeypatch):
+    scenario = scenario_of({"source": "heart-disease", **WHOLE}, ["fedavg", "local"], seeds=(0, 1), model=MLP)
+    groups = grouped(list(plan_runs(runs_of(scenario))), 1)
+    assert any(len({plan.spec.data.test_sites for plan in group}) == 4 for group in groups)
+    run(scenario, tmp_path / "together")
+    monkeypatch.setattr("sim.study.runner.grouped", lambda plans, jobs: [[plan] for plan in plans])
+    run(scenario, tmp_path / "alone")
+    assert_same_results(tmp_path / "together" / "strangers", tmp_path / "alone" / "strangers")

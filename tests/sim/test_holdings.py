@@ -25,6 +25,8 @@ def federation(counts, classes, names=None):
     names = names or tuple(f"k{clinic}" for clinic in range(len(counts[0])))
     return Federation(
         names=names,
+        test_names=names,
+        everyone=names,
         features=("x",),
         classes=tuple(classes),
         train=train,
