@@ -85,7 +85,7 @@ def _run(
         shown = gallery(study)
         with drawn_beside(clock_pictures(plans) | study_pictures(study, shown), folder / "figures"):
             report = write_report(study, folder, shown)
-    console.print(console_table(table))
+    console.print(console_table(table, study.held_out))
     console.print(f"Table: {folder / 'runs.parquet'}\nReport: {report}", soft_wrap=True, highlight=False)
     if older := older_runs(folder):
         console.print(f"{len(older)} runs of another results version are ignored: {', '.join(older)}", highlight=False)

@@ -4,6 +4,8 @@ import math
 
 import pandas as pd
 
+from sim.foundation.text import count_text
+from sim.report.held_out import HeldOut
 from sim.report.look import GREY, Spec, field, looks, paper, picture_spec, rows
 from sim.report.summary import adjacencies, adjacency_of, is_centralised, successful_runs, summarise
 from sim.results.columns import NOISE_KEYS
@@ -26,7 +28,7 @@ def epsilon_column(runs: pd.DataFrame) -> str:
     return "privacy.epsilon" if "privacy.epsilon" in runs and not apart else "epsilon_model_user"
 
 
-def curve_table(runs: pd.DataFrame) -> pd.DataFrame:
+def curve_table(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.DataFrame:
     """Compute the points of the privacy-accuracy curves.
 
     One row for each metric, series and epsilon: `metric`, `series`, `strategy`, `target` (epsilon as the axis shows
@@ -37,7 +39,9 @@ def curve_table(runs: pd.DataFrame) -> pd.DataFrame:
     column, noise = epsilon_column(ok), [key for key in NOISE_KEYS if key in ok]
     spent = ok.groupby(["series", *noise], dropna=False)[column].transform("max") if noise else ok[column]
     ok["target"] = [NO_DP if math.isinf(value) else f"{value:.3g}" for value in spent]
-    parts = [summarise(ok, ["series", "strategy", "target"], metric).assign(metric=metric) for metric in METRICS]
+    parts = [
+        summarise(ok, ["series", "strategy", "target"], metric, held_out).assign(metric=metric) for metric in METRICS
+    ]
     table = pd.concat(parts, ignore_index=True).dropna(subset="mean")
     return table.assign(lower=table["mean"] - table["half_width"], upper=table["mean"] + table["half_width"])
 
@@ -57,7 +61,7 @@ def reference_table(curves: pd.DataFrame) -> pd.DataFrame:
     return levels.iloc[:0] if levels["metric"].duplicated().any() else levels
 
 
-def privacy_accuracy_chart(runs: pd.DataFrame) -> Spec:
+def privacy_accuracy_chart(runs: pd.DataFrame, held_out: HeldOut | None = None) -> Spec:
     """Draw the within-clinic and the pooled AUC against epsilon, a line a method, with intervals and baselines.
 
     Two panels that share one legend: side by side, or wide ones above each other where there are many methods.
@@ -67,7 +71,7 @@ def privacy_accuracy_chart(runs: pd.DataFrame) -> Spec:
     runs : pandas.DataFrame
         One row a run, with the columns of `runs.parquet`; at least one that succeeded and has a score.
     """
-    curves = curve_table(runs)
+    curves = curve_table(runs, held_out)
     levels = reference_table(curves)
     many = curves["series"].nunique() > _FEW
     width = _WIDE_PANEL if many else _PANEL_WIDTH
@@ -81,7 +85,7 @@ def privacy_accuracy_chart(runs: pd.DataFrame) -> Spec:
     )
     shared = {"scale": {"color": "shared", "shape": "shared"}}
     drawn = {"vconcat" if many else "hconcat": panels, "spacing": 18, "resolve": shared, "description": words}
-    return picture_spec(drawn, _caption(runs, curves))
+    return picture_spec(drawn, _caption(runs, curves, held_out))
 
 
 def spans(points: pd.DataFrame) -> str:
@@ -148,9 +152,10 @@ def _epsilon_title(runs: pd.DataFrame) -> str:
     return f"{name}{per}{delta}{f', {adjacency}' if adjacency else ''} (smaller: more private)"
 
 
-def _caption(runs: pd.DataFrame, curves: pd.DataFrame) -> str:
+def _caption(runs: pd.DataFrame, curves: pd.DataFrame, held_out: HeldOut | None) -> str:
     """Say what is drawn: study, number of seeds and what the bars are."""
     fewest, most = curves["n"].min(), curves["n"].max()
-    seeds = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
-    drawn = f"mean of {seeds}; bars: 95 % confidence interval over seeds (Student t)"
-    return f"Study {', '.join(runs['study'].unique())}. Points: {drawn if most > 1 else 'one seed, so no interval'}."
+    seeds = count_text(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    over = " and ".join([*(["patients"] if held_out else []), *(["seeds"] if most > 1 else [])])
+    bars = f"bars: 95 % interval over {over}" if over else "so no interval"
+    return f"Study {', '.join(runs['study'].unique())}. Points: mean of {seeds}; {bars}."

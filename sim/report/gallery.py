@@ -112,7 +112,7 @@ def gallery(study: StudyResults) -> Gallery:
     ok = study.ok
     told = told_adversaries(ok) if len(ok) else {}
     adversaries = told or dict([next(iter(ADVERSARIES.items()))])
-    points = trade_offs(ok, adversaries) if len(ok) else pd.DataFrame(columns=["score"])
+    points = trade_offs(ok, adversaries, study.held_out) if len(ok) else pd.DataFrame(columns=["score"])
     if points.empty:
         return Gallery()
     scores = [score for score in SCORES if (points["score"] == score).any()]
@@ -170,7 +170,7 @@ def study_pictures(study: StudyResults, shown: Gallery) -> dict[str, Spec]:
     """
     specs = {figure.name: shown.paper_spec(figure, study.name) for figure in shown.figures if figure.name != "round"}
     scored = study.ok[list(METRICS)].notna().any(axis=None) if specs else False
-    return specs | ({"privacy_accuracy": privacy_accuracy_chart(study.runs)} if scored else {})
+    return specs | ({"privacy_accuracy": privacy_accuracy_chart(study.runs, study.held_out)} if scored else {})
 
 
 def _privacy(points: pd.DataFrame, adversaries: Mapping[str, str], axis: Spec, score: str, adjacency: str) -> Figure:

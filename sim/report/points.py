@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sim.foundation.text import value_text
 from sim.report.equal import Names, together
+from sim.report.held_out import HeldOut
 from sim.report.summary import ADVERSARIES, summarise, swept_keys
 from sim.results.columns import NOISE_KEYS
 
@@ -76,7 +77,9 @@ def told_adversaries(ok: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def trade_offs(ok: pd.DataFrame, adversaries: Mapping[str, str] = ADVERSARIES) -> pd.DataFrame:
+def trade_offs(
+    ok: pd.DataFrame, adversaries: Mapping[str, str] = ADVERSARIES, held_out: HeldOut | None = None
+) -> pd.DataFrame:
     """Compute what each method scores and what it costs, once for each score and adversary.
 
     ``series, level, score, adversary, n, mean, lower, upper, epsilon, place, joined, seconds, bytes, front``. `epsilon`
@@ -89,7 +92,7 @@ def trade_offs(ok: pd.DataFrame, adversaries: Mapping[str, str] = ADVERSARIES) -
     largest = largest_epsilons(ok)
     parts = []
     for score, column in SCORES.items():
-        means = with_bounds(summarise(ok, _GROUP, column)).dropna(subset="mean")
+        means = with_bounds(summarise(ok, _GROUP, column, held_out)).dropna(subset="mean")
         for epsilon, adversary in adversaries.items():
             at = largest[[*_GROUP, epsilon]].rename(columns={epsilon: "epsilon"})
             table = means.merge(spent, on=_GROUP).merge(at, on=_GROUP)

@@ -1,9 +1,8 @@
-"""Means with confidence intervals over seeds, and the names of methods as people read them.
+"""Means with confidence intervals, and the names of methods as people read them.
 
 Every table and figure takes its numbers from here, so that the same study never shows two different means.
 """
 
-import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -12,7 +11,9 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from sim.foundation.text import value_text
+from sim.inference.differences import estimates
 from sim.methods.labels import known_method, method_label, reading_order
+from sim.report.held_out import HeldOut, evidence_of
 from sim.results.columns import NOISE_KEYS
 
 ADVERSARIES = {"epsilon_model_user": "Model user", "epsilon_peer": "Peer clinic", "epsilon_server": "Server"}
@@ -137,11 +138,12 @@ def under_one_adjacency(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(**{column: runs[other].astype(float) for column, other in REPLACE.items()})
 
 
-def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFrame:
-    """Mean of a metric and its 95 % confidence interval over seeds, for every group of successful runs.
+def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str, held_out: HeldOut | None = None) -> pd.DataFrame:
+    """Mean of a metric and its 95 % confidence interval, for every group of successful runs.
 
-    The columns `by`, then `n` (values averaged), `mean`, and `half_width` of the interval, from Student's t with n - 1
-    degrees of freedom: NaN when n is 1. Groups come in order of first appearance.
+    The columns `by`, then `n` (seeds, or values averaged), `mean`, and `half_width` of the interval: over patients and
+    seeds (:func:`sim.inference.differences.estimates`) where the predictions are known; else over the values alone,
+    from Student's t with n - 1 degrees of freedom, NaN when n is 1. Groups come in order of first appearance.
 
     Parameters
     ----------
@@ -151,23 +153,19 @@ def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFram
         Columns that make a group; everything else in a group counts as repetition.
     metric : str
         Column to average. Missing values are left out.
+    held_out : HeldOut, optional
+        The runs' predictions.
     """
-    groups = runs[runs["status"] == "ok"].groupby(list(by), dropna=False, sort=False, observed=True)[metric]
-    table = groups.agg(n="count", mean="mean", half_width="std")
+    ok = runs[runs["status"] == "ok"]
+    groups = ok.groupby(list(by), dropna=False, sort=False, observed=True)
+    if held_out is not None and len(ok):
+        place = groups.ngroup()
+        found = estimates(evidence_of(ok.assign(place=place), "place", metric, held_out)).set_index("method")
+        keys = ok.loc[~place.duplicated(), list(by)].reset_index(drop=True)
+        return keys.join(found.reindex(keys.index)[["n", "mean", "half_width"]])
+    table = groups[metric].agg(n="count", mean="mean", half_width="std")
     table["half_width"] *= stdtrit(table["n"] - 1, 0.975) / np.sqrt(table["n"])
     return table.reset_index()
-
-
-def half_width(values: "pd.Series[float]", comparisons: int = 1) -> float:
-    """Half of Student's 95 % interval of a mean, wider where several are to hold together (Bonferroni).
-
-    NaN below two values, or where infinities leave none.
-    """
-    values = values.dropna()
-    n = len(values)
-    if n < 2 or not np.isfinite(values).all():
-        return math.nan
-    return float(stdtrit(n - 1, 1 - 0.025 / comparisons) * values.std() / math.sqrt(n))
 
 
 def higher_is_better(column: str) -> bool:

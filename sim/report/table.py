@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text, value_text
+from sim.report.held_out import HeldOut
 from sim.report.summary import ADVERSARIES, adjacency_of, is_baseline, successful_runs, summarise, swept_keys
 
 _CAPTION = (
-    "Mean ± half-width of the 95 % confidence interval over seeds. Simulated time and traffic of a whole run. "
+    "Mean ± half-width of the 95 % interval over {}. Simulated time and traffic of a whole run. "
     "ε is the largest over seeds; ∞ means no guarantee against that adversary."
 )
 _PLAN_CAPTION = (
@@ -40,7 +41,7 @@ _QUALITY = {
 _SHORT = {"ε model user": "ε user", "ε peer clinic": "ε peer"}
 
 
-def results_frame(runs: pd.DataFrame) -> pd.DataFrame:
+def results_frame(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.DataFrame:
     """Lay out the results as text.
 
     One row for each method and combination of swept values, those of the baselines last; the columns' names are the
@@ -58,9 +59,9 @@ def results_frame(runs: pd.DataFrame) -> pd.DataFrame:
     for key in keys:
         name = "Target ε" if key == "privacy.epsilon" else key
         table[name] = [value_text(value) for value in means.index.get_level_values(key)]
-    table["Seeds"] = groups.size().astype(str).to_numpy()
+    table["Seeds"] = groups["seed"].nunique().astype(str).to_numpy()
     for name, metric in _SCORES.items():
-        summary = summarise(ok, by, metric)
+        summary = summarise(ok, by, metric, held_out)
         table[name] = list(map(score_text, summary["mean"], summary["half_width"]))
     table["Worst clinic AUC"] = list(map(score_text, means["worst_clinic_auc"]))
     for column, adversary in ADVERSARIES.items():
@@ -92,18 +93,18 @@ def quality_frame(runs: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def console_table(runs: pd.DataFrame) -> Table:
+def console_table(runs: pd.DataFrame, held_out: HeldOut | None = None) -> Table:
     """Build the table a study ends with on the terminal; it fits 100 columns with two swept keys.
 
     One row for each method and combination of swept values, the baselines in a block of their own; the caption says how
     many runs are missing.
     """
-    frame = results_frame(runs)
+    frame = results_frame(runs, held_out)
     seeds = frame["Seeds"].unique()
     missing = int((runs["status"] != "ok").sum())
     told = [
         f"Means over {seeds[0]} seeds." if len(seeds) == 1 and seeds[0] != "1" else "",
-        caption(runs),
+        caption(runs, held_out),
         f"{missing} of {len(runs)} runs failed and are left out." if missing else "",
     ]
     shown = frame.drop(columns=[*_PAGE_ONLY, *(["Seeds"] if len(seeds) == 1 else [])]).rename(columns=_SHORT)
@@ -118,9 +119,9 @@ def baselines_of(runs: pd.DataFrame) -> set[str]:
     return set(ok.loc[baselines, "method"]) if not baselines.all() else set()
 
 
-def caption(runs: pd.DataFrame) -> str:
+def caption(runs: pd.DataFrame, held_out: HeldOut | None = None) -> str:
     """Say what the table of results shows."""
-    return f"{_CAPTION}{_neighbours(runs)}"
+    return f"{_CAPTION.format('patients and seeds' if held_out else 'seeds')}{_neighbours(runs)}"
 
 
 def _neighbours(runs: pd.DataFrame) -> str:

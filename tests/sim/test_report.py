@@ -184,7 +184,7 @@ def test_figures_are_written(tmp_path: Path) -> None:
     assert 1500 <= int.from_bytes(head[16:20], "big") <= 1700
     text = svg.read_text(encoding="utf-8")
     assert all(text.count(f">{name}</text>") == 1 for name in METHODS.values())  # one shared legend
-    assert "Study heart. Points: mean of 3 seeds; bars: 95 % confidence interval" in text
+    assert "Study heart. Points: mean of 3 seeds; bars: 95 % interval over seeds" in text
 
 
 SMALL = {
