@@ -11,6 +11,7 @@ from sim.commands.check import check
 from sim.commands.compare import compare
 from sim.commands.epsilon import epsilon
 from sim.commands.export import export
+from sim.commands.map import map_
 from sim.commands.new import new
 from sim.commands.plan import plan
 from sim.commands.replan import replan
@@ -46,6 +47,7 @@ for _command in (
     status,
 ):
     app.command()(_command)
+app.command("map")(map_)
 
 
 @app.callback()

@@ -58,6 +58,7 @@ def _run(
     from rich.console import Console
 
     from sim.commands.display import shown_progress
+    from sim.commands.map import mapped
     from sim.data.folds import runs_of
     from sim.report.clock_figures import clock_pictures
     from sim.report.gallery import gallery, study_pictures
@@ -81,7 +82,7 @@ def _run(
     with shown_progress(Console(stderr=True)) as progress:
         table = run_study(plans, ids, out, engine, progress, fail_fast)
     with writing_to(folder):
-        study = read_results(folder)
+        study = mapped(read_results(folder), folder)
         shown = gallery(study)
         with drawn_beside(clock_pictures(plans) | study_pictures(study, shown), folder / "figures"):
             report = write_report(study, folder, shown)

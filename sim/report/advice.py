@@ -16,7 +16,7 @@ from sim.foundation.problems import ScenarioError, suggest
 from sim.foundation.text import bytes_text, count_text, epsilon_text, score_text, seconds_text
 from sim.inference.differences import Verdict
 from sim.report.compare import compared
-from sim.report.condition import Condition, parse_condition
+from sim.report.condition import DERIVED, Condition, parse_condition
 from sim.report.held_out import MARGIN, HeldOut, evidence_of
 from sim.report.prose import sentences
 from sim.report.scope import scope
@@ -34,12 +34,6 @@ from sim.report.summary import (
 
 __all__ = ["Advice", "advise"]
 
-_DERIVED: Final = {
-    "minutes": ("sim_seconds", 60.0),
-    "hours": ("sim_seconds", 3600.0),
-    "gigabytes_up": ("bytes_up", 1e9),
-    "gigabytes_down": ("bytes_down", 1e9),
-}
 _NOT_RANKED: Final = frozenset({"seed", "rounds", "best_round", "majority_accuracy", "delta"})
 _LISTED: Final = 5
 _SCORES: Final = ("auc", "accuracy", "auprc", "sensitivity", "net_benefit", "brier", "loss")
@@ -84,7 +78,7 @@ def advise(
         The runs' predictions; without them the intervals are over seeds alone.
     """
     ok, note = of_one_kind(successful_runs(runs))
-    for name, (column, size) in _DERIVED.items():
+    for name, (column, size) in DERIVED.items():
         ok[name] = ok[column] / size
     numbers = [str(name) for name in ok.columns if pd.api.types.is_numeric_dtype(ok[name])]
     condition = parse_condition(where, numbers, "--where") if where.strip() else None
@@ -226,7 +220,7 @@ def _text(column: str, mean: float, half_width: float = math.nan) -> str:
     """Write a figure in the unit people would use, with its interval if it has one."""
     if column.endswith((*_SCORES, "calibration_error")):
         return score_text(mean, half_width)
-    sizes = {name: size for name, (_, size) in _DERIVED.items()}
+    sizes = {name: size for name, (_, size) in DERIVED.items()}
     if column.startswith(("bytes", "gigabytes", "peak_clinic_bytes")):
         return bytes_text(mean * sizes.get(column, 1.0))
     if column.endswith(("seconds", "hours", "minutes")):

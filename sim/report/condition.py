@@ -12,7 +12,15 @@ import pandas as pd
 
 from sim.foundation.problems import ScenarioError, suggest
 
-__all__ = ["Condition", "parse_condition"]
+__all__ = ["DERIVED", "Condition", "parse_condition"]
+
+DERIVED: Final = {
+    "minutes": ("sim_seconds", 60.0),
+    "hours": ("sim_seconds", 3600.0),
+    "gigabytes_up": ("bytes_up", 1e9),
+    "gigabytes_down": ("bytes_down", 1e9),
+}
+"""Names that a condition on runs may use beside columns: the column, and how much of it is one."""
 
 _COMPARISONS: Final = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
 _EXAMPLE: Final = 'write it like "epsilon_server<=8 and hours<=24"'

@@ -12,6 +12,8 @@ import pandas as pd
 from sim.foundation.text import bytes_text, epsilon_text, listed, score_text, seconds_text
 from sim.report.cost_charts import round_panel, time_panel, traffic_panel
 from sim.report.course_charts import clinics_panel, learning_panel
+from sim.report.decision import map_frame, map_stripes
+from sim.report.decision_chart import map_note, map_panel
 from sim.report.equal import equals, members_of, together_by_level
 from sim.report.figures import METRICS, privacy_accuracy_chart, spans
 from sim.report.joining import MANY, joining_points
@@ -30,6 +32,7 @@ from sim.report.points import (
 from sim.report.study import StudyResults
 from sim.report.summary import ADVERSARIES, adjacency_of
 from sim.report.trade_off_charts import cost_panel, epsilon_axis, front_panel, privacy_panel, score_ends, scores_panel
+from sim.results.decision_map import DecisionMap
 from sim.results.rounds import DrawnRound
 
 
@@ -139,6 +142,9 @@ def gallery(study: StudyResults) -> Gallery:
         if len(tables["clinics"]):
             figures.append(_clinics(tables["clinics"], study.clinics["name"].nunique()))
         figures += _joining(tables, joining_points(ok, study.clinics, by_level, SCORES[scores[0]]))
+    if study.decided:
+        tables["map"] = map_stripes(study.decided)
+        figures.append(_map(study.decided))
     if len(study.phases) and len(phases := per_group(ok, study.phases, ["phase"], "seconds")):
         tables["phases"] = phases
         figures.append(_time(tables["phases"]))
@@ -305,6 +311,19 @@ def _joining(tables: dict[str, pd.DataFrame], table: pd.DataFrame) -> list[Figur
             by_level=True,
         ),
     ]
+
+
+def _map(shown: DecisionMap) -> Figure:
+    stretches = [f"{row[0]}, {row[1]}: {row[2]}" for row in map_frame(shown).itertuples(index=False)]
+    return Figure(
+        name="map",
+        title=f"Which method to take{f', where {listed(shown.within)}' if shown.within else ''}",
+        note=map_note(shown),
+        description=f"A map of {shown.y or 'the study'} by {shown.x}. {'; '.join(stretches)}.",
+        table="map",
+        panels=[partial(map_panel, shown=shown)],
+        first=True,
+    )
 
 
 def _time(table: pd.DataFrame) -> Figure:

@@ -7,10 +7,9 @@ from typing import Final
 
 import pandas as pd
 
-from sim.methods.labels import known_method
 from sim.report.equal import Names, together_by_level
 from sim.report.points import with_bounds
-from sim.report.summary import is_centralised, summarise, swept_keys
+from sim.report.summary import is_centralised, summarise, swept_keys, trains_alone
 
 __all__ = ["MANY", "grouped", "joining", "joining_points"]
 
@@ -18,12 +17,6 @@ MANY: Final = 24
 """More clinics than this are drawn in groups of like size."""
 _GROUPS: Final = 5
 _BEST: Final = 3
-
-
-def _is_alone(strategy: str) -> bool:
-    """Whether each clinic trains on its own records alone."""
-    method = known_method(strategy)
-    return method is not None and method.family == "baseline" and method.clinic_parts == "own"
 
 
 def joining(ok: pd.DataFrame, clinics: pd.DataFrame) -> pd.DataFrame:
@@ -35,7 +28,7 @@ def joining(ok: pd.DataFrame, clinics: pd.DataFrame) -> pd.DataFrame:
     scored = clinics[["run_id", "name", "records", "auc"]].rename(columns={"name": "clinic"})
     keys = ["seed", "level", *swept_keys(ok)]
     runs = scored.merge(ok[["run_id", "strategy", "series", "status", *keys]], on="run_id")
-    alone, apart = runs["strategy"].map(_is_alone), ~runs["strategy"].map(is_centralised)
+    alone, apart = runs["strategy"].map(trains_alone), ~runs["strategy"].map(is_centralised)
     pairs = runs[~alone & apart].merge(runs.loc[alone, [*keys, "clinic", "auc"]], on=[*keys, "clinic"])
     pairs["difference"] = pairs["auc_x"] - pairs["auc_y"]
     table = with_bounds(summarise(pairs, ["series", "level", "clinic"], "difference"), -1.0).dropna(subset="mean")

@@ -16,6 +16,7 @@ from sim.report.composed import composed_frame, composed_words
 from sim.report.held_out import held_out_of
 from sim.report.study import StudyResults
 from sim.results.composition import uncounted
+from sim.results.decision_map import read_map
 from sim.results.rounds import read_first_rounds
 from sim.results.store import read_record, read_records, read_run_tables, read_table
 from sim.results.study_log import read_commands
@@ -61,6 +62,7 @@ def read_results(folder: Path) -> StudyResults:
             ],
             columns=["run_id", "way", "kind", "bytes"],
         ),
+        decided=read_map(folder, list(records)),
         clock=read_first_rounds(folder, records),
         statements={run_id: record["privacy"]["statement"] for run_id, record in records.items()},
         settings=_settings(specs),

@@ -12,6 +12,7 @@ import pandas as pd
 from sim.report.held_out import HeldOut
 from sim.report.points import with_levels
 from sim.report.summary import successful_runs
+from sim.results.decision_map import DecisionMap
 from sim.results.rounds import DrawnRound
 
 
@@ -28,6 +29,7 @@ class StudyResults:
     phases: pd.DataFrame = field(default_factory=pd.DataFrame)
     # ``run_id, way, kind, bytes``: traffic of all clinics; `way` is "up" or "down"
     traffic: pd.DataFrame = field(default_factory=pd.DataFrame)
+    decided: DecisionMap | None = None  # Which method to take where, if it was asked
     clock: Sequence[DrawnRound] = ()  # The first round of each method
     # The privacy statement of each run, by its id
     statements: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

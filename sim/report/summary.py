@@ -39,6 +39,12 @@ def is_baseline(strategy: str) -> bool:
     return method is not None and method.family == "baseline"
 
 
+def trains_alone(strategy: str) -> bool:
+    """Whether each clinic trains a model on its own records alone."""
+    method = known_method(strategy)
+    return method is not None and method.family == "baseline" and method.clinic_parts == "own"
+
+
 def held_out_clinics(runs: pd.DataFrame) -> "pd.Series[bool]":
     """Say of each run whether it holds out whole clinics, which then take no part in training."""
     return (

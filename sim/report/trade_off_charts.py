@@ -13,7 +13,7 @@ from sim.report.look import UNITS, Sheet, Spec, field, told
 from sim.report.points import axis_ends
 from sim.report.summary import ADVERSARIES
 
-_HEIGHT, _LOW = 300, 230
+_HEIGHT, _LOW = 300, 200
 _LONGEST = 0.15  # intervals of few seeds are cut, so that differences between methods can still be seen
 _COSTS = {"seconds": "Simulated time of a run", "bytes": "Traffic of a run, all clinics"}
 _SCORE = {"title": None, "scale": {"zero": False, "nice": True}, "axis": {"tickCount": 6}}

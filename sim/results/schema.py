@@ -290,12 +290,35 @@ class _Round(_Part):
     bars: Annotated[list[_Bar], Field(min_length=1)]
 
 
+class _Point(_Part):
+    x: Name
+    y: Name
+    method: Name
+    others: list[Name]
+    seconds: Amount | None
+    score: Share | None
+    settled: bool
+    alone: bool
+    reason: Text
+
+
+class _Map(_Part):
+    x: Name
+    y: Name
+    columns: list[Name]
+    rows: list[Name]
+    within: list[Text]
+    points: list[_Point]
+    runs: Hash
+
+
 _FILES: Final[dict[str, TypeAdapter[Any]]] = {
     "run": TypeAdapter(_Record),
     "study": TypeAdapter(_Study),
     "log": TypeAdapter(list[_Line]),
     "commands": TypeAdapter(list[_Command]),
     "rounds": TypeAdapter(dict[RunId, _Round]),
+    "map": TypeAdapter(_Map),
 }
 
 
@@ -318,7 +341,7 @@ def checked(kind: str, value: Any, label: Path | str) -> Any:
 
     Parameters
     ----------
-    kind : {"run", "study", "log", "commands", "rounds"}
+    kind : {"run", "study", "log", "commands", "rounds", "map"}
     value : object
         As :func:`sim.results.reading.parsed_json` returns it.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sim.data.federation import load_federation
@@ -24,6 +24,7 @@ _RETIMED = {
     "clinics": ("profile", "spread", "uplink", "downlink", "latency", "compute"),
 }
 _TIMELESS = ("memory", "idle-power", "busy-power")
+_EVERY = re.compile(r"\s*clinics\.([a-z][\w-]*\s*=.*)", re.DOTALL)
 _KEY = re.compile(r"(server|clinics)(?:\.\d+)?\.([\w-]+)")
 
 
@@ -65,7 +66,8 @@ class Retiming:
         Parameters
         ----------
         overrides : sequence of str
-            ``"key=value"``; keys of ``[server]``, and the profile and rates of ``[[clinics]]``.
+            ``"key=value"``; keys of ``[server]``, and the profile and rates of ``[[clinics]]``, without a number of
+            every group.
 
         Raises
         ------
@@ -75,7 +77,7 @@ class Retiming:
         """
         mapping = self._written
         problems = []
-        for override in overrides:
+        for override in self._of_each_group(overrides):
             key = override.partition("=")[0].strip()
             if key and "=" in override and (fault := _fault(key)):
                 problems.append(f"{key}: {fault}")
@@ -100,6 +102,14 @@ class Retiming:
                 ]
             )
         return math.fsum(time.seconds for time in counts.times)
+
+    def _of_each_group(self, overrides: Sequence[str]) -> Iterator[str]:
+        """Spread ``clinics.<key>=value`` over all groups of clinics."""
+        for override in overrides:
+            if match := _EVERY.fullmatch(override):
+                yield from (f"clinics.{group}.{match[1]}" for group in range(len(self._written["clinics"])))
+            else:
+                yield override
 
     def _clock(self, spec: RunSpec) -> PlanClock:
         facts = self._job.facts

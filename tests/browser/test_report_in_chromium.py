@@ -61,7 +61,7 @@ def opened(chrome: Chrome, page: Path, width: int = WIDE) -> None:
 
 
 def unfold(chrome: Chrome) -> None:
-    chrome.execute_script("for (const fold of document.querySelectorAll('.fold')) fold.open = true")
+    chrome.execute_script("for (const fold of document.querySelectorAll('.fold, .below')) fold.open = true")
 
 
 def strengths(chrome: Chrome, panel: str) -> dict[str, float]:
@@ -223,6 +223,8 @@ def test_prints_with_its_charts(chrome: Chrome, page: Path, tmp_path: Path) -> N
     on_paper = chrome.execute_script(folded)
     assert len(on_paper) >= 5
     assert (any(on_screen), all(on_paper)) == (False, True)
-    hidden = "return ['.below', '.choices', '.clear'].map((s) => getComputedStyle(document.querySelector(s)).display)"
+    hidden = (
+        "return ['.below button', '.choices', '.clear'].map((s) => getComputedStyle(document.querySelector(s)).display)"
+    )
     assert chrome.execute_script(hidden) == ["none"] * 3
     assert chrome.execute_script("return getComputedStyle(document.querySelector('.chart')).display") != "none"

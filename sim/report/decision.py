@@ -1,0 +1,250 @@
+"""Which method to take at each point of a map: a setting of the clinics that only takes time, by a swept one.
+
+At a point, a method is there if it meets every condition. Of those that are not worse than the best score, that is
+within the margin or not told apart from it, the quickest is taken; others that are nearly as quick share the point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from math import nan
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from sim.foundation.problems import ScenarioError, suggest
+from sim.foundation.text import epsilon_text, score_text, seconds_text, value_text
+from sim.inference.differences import all_differences
+from sim.report.condition import DERIVED, Condition, parse_condition
+from sim.report.held_out import MARGIN, HeldOut, evidence_of
+from sim.report.summary import (
+    ADVERSARIES,
+    held_out_clinics,
+    series_label,
+    successful_runs,
+    swept_keys,
+    trains_alone,
+)
+from sim.results.decision_map import DecisionMap, Point
+
+__all__ = ["candidates_of", "decide", "map_frame", "map_rows", "map_stripes", "swept_key", "within"]
+
+SCORE: Final = "within_clinic_auc"
+_NEARLY: Final = 1.1
+"""Methods that take less than this many times the quickest share its point."""
+_GAP: Final = 0.03
+_CHANGED: Final = frozenset({"clinic_joules", "idle_share", "server_busy_share", "wall_seconds", "rounds", "seed"})
+"""Columns that a re-timed run would have others of, or that say nothing of a method."""
+
+
+def swept_key(runs: pd.DataFrame, name: str) -> str:
+    """Find a swept key by its name or its last part; the only one, or none, where the name is empty."""
+    keys = swept_keys(successful_runs(runs))
+    if not name:
+        return next((key for key in ("privacy.epsilon", *keys) if key in keys), "")
+    found = [key for key in keys if name in (key, key.rpartition(".")[2])]
+    if len(found) != 1:
+        raise ScenarioError([f'--y: "{name}" was not swept; {suggest(name, keys) if keys else "leave it out"}'])
+    return found[0]
+
+
+def candidates_of(runs: pd.DataFrame, y: str) -> pd.DataFrame:
+    """Return the successful runs with `candidate`, the method and its settings but for `y`, and the text of `row`.
+
+    Runs that hold out whole clinics are left out.
+    """
+    ok = successful_runs(runs)
+    ok = ok[~held_out_clinics(ok)]
+    rest = [key for key in swept_keys(ok) if key != y]
+    names = [series_label(str(row["method"]), {key: row[key] for key in rest}) for row in ok.to_dict("records")]
+    rows = [_row(y, value) for value in ok[y]] if y else ["as set"] * len(ok)
+    return ok.assign(candidate=names, row=rows, **{name: ok[of] / size for name, (of, size) in DERIVED.items()})
+
+
+def _row(key: str, value: Any) -> str:
+    if key == "privacy.epsilon":
+        return "no DP" if value == np.inf else f"ε = {epsilon_text(float(value))}"
+    return f"{key.rpartition('.')[2]} {value_text(value)}"
+
+
+def within(texts: Sequence[str], runs: pd.DataFrame) -> list[Condition]:
+    """Check the conditions; raises ScenarioError for each that is none."""
+    known = [
+        str(name)
+        for name in runs
+        if pd.api.types.is_numeric_dtype(runs[name]) and name not in _CHANGED and "." not in str(name)
+    ]
+    return [clause for text in texts for clause in parse_condition(text, known, "--within").clauses]
+
+
+def decide(
+    runs: pd.DataFrame,
+    seconds: Mapping[tuple[str, str], Mapping[str, float]],
+    names: tuple[str, str],
+    clauses: Sequence[Condition],
+    held_out: HeldOut | None = None,
+) -> DecisionMap:
+    """Decide every point.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        As of :func:`candidates_of`.
+    seconds : mapping
+        By candidate and row, by value of x as text: how long a run takes.
+    names : tuple of str
+        The keys of x and y.
+    clauses : sequence of Condition
+        All must hold; of epsilons the largest over seeds counts, of everything else the mean.
+    """
+    columns = list(next(iter(seconds.values())))
+    rows = list(dict.fromkeys(runs["row"]))
+    margin = held_out.margin if held_out else MARGIN
+    points = []
+    for row in rows:
+        own = runs[runs["row"] == row]
+        alone = own["strategy"].map(trains_alone).astype(bool)
+        timed = pd.Series([(name, row) in seconds for name in own["candidate"]], index=own.index)
+        own, alone = own[timed | alone], own.loc[alone, "candidate"].unique()
+        told, table = _told(own, held_out), _means(own)
+        joined = table.loc[[name for name in table.index if (name, row) in seconds]].dropna(subset=SCORE)
+        for column in columns:
+            here = joined.assign(sim_seconds=[seconds[str(name), row][column] for name in joined.index])
+            here = here.assign(**{name: here[of] / size for name, (of, size) in DERIVED.items()})
+            points.append(_point(column, row, here, clauses, told, margin, table.loc[alone, SCORE].to_dict()))
+    return DecisionMap(
+        x=names[0],
+        y=names[1],
+        columns=columns,
+        rows=rows,
+        within=[clause.text for clause in clauses],
+        points=points,
+    )
+
+
+def _means(own: pd.DataFrame) -> pd.DataFrame:
+    groups = own.groupby("candidate", sort=False)
+    table = groups[[str(name) for name in own if pd.api.types.is_numeric_dtype(own[name])]].mean()
+    table[list(ADVERSARIES)] = groups[list(ADVERSARIES)].max()
+    return table
+
+
+def _told(own: pd.DataFrame, held_out: HeldOut | None) -> set[frozenset[str]]:
+    """Return the pairs of candidates whose scores are told apart."""
+    pairs = all_differences(evidence_of(own, "candidate", SCORE, held_out))
+    apart = pairs["mean"].abs() > pairs["half_width"]
+    return set(map(frozenset, pairs.loc[apart, ["first", "second"]].to_numpy().tolist()))
+
+
+def _point(
+    x: str,
+    y: str,
+    table: pd.DataFrame,
+    clauses: Sequence[Condition],
+    told: Collection[frozenset[str]],
+    margin: float,
+    alone: Mapping[str, float],
+) -> Point:
+    """Decide one point, of candidates with their figures there, and the scores of training alone."""
+    met = pd.DataFrame({clause.text: clause.holds(table) for clause in clauses}, index=table.index)
+    there = table[met.all(axis=1)] if clauses else table
+    if there.empty:
+        refused = [f"{text} rules out {count} of {len(table)}" for text, count in (~met).sum().items() if count]
+        return Point(x=x, y=y, reason="; ".join(refused) or "no method has a score")
+    ordered = there.sort_values(SCORE, ascending=False, kind="stable")
+    best, highest = str(ordered.index[0]), float(ordered[SCORE].iloc[0])
+
+    def no_worse(name: str, score: float) -> bool:
+        return highest - score <= margin or frozenset((best, name)) not in told
+
+    good = ordered[[no_worse(str(name), score) for name, score in ordered[SCORE].items()]]
+    by_time = good.sort_values("sim_seconds", kind="stable")
+    names = [str(name) for name in by_time.index]
+    seconds, scores = by_time["sim_seconds"].to_numpy(float), by_time[SCORE].to_numpy(float)
+    behind = highest - float(scores[0])
+    return Point(
+        x=x,
+        y=y,
+        method=names[0],
+        others=[name for name, own in zip(names, seconds, strict=True) if own <= _NEARLY * seconds[0]][1:],
+        seconds=float(seconds[0]),
+        score=float(scores[0]),
+        settled=behind <= margin,
+        alone=any(no_worse(name, score) for name, score in alone.items()),
+        reason="" if behind <= margin else f"not told apart from {best}, whose mean is {score_text(behind)} higher",
+    )
+
+
+def map_frame(shown: DecisionMap) -> pd.DataFrame:
+    """Lay a map out as text: one row for each value of y and each stretch of x with the same answer."""
+    found: list[dict[str, str]] = []
+    before = None
+    for row in shown.rows:
+        own = {point.x: point for point in shown.points if point.y == row}
+        for column in shown.columns:
+            point = own[column]
+            answer = (row, point.method, tuple(point.others), point.settled, "" if point.method else point.reason)
+            if answer == before:
+                found[-1] |= {_short(shown.x): f"{found[-1][_short(shown.x)].partition(' to ')[0]} to {column}"}
+                found[-1]["Time"] = f"{found[-1]['Time'].partition(' to ')[0]} to {seconds_text(point.seconds or nan)}"
+                continue
+            before = answer
+            found.append(
+                {
+                    _short(shown.y) or "": row,
+                    _short(shown.x): column,
+                    "Method": point.method or "none",
+                    "Shared with": "; ".join(point.others) or "–",
+                    "Score": score_text(nan if point.score is None else point.score),
+                    "Time": seconds_text(nan if point.seconds is None else point.seconds),
+                    "Training alone": "no worse" if point.alone else "–",
+                    "Note": point.reason or "–",
+                }
+            )
+    return pd.DataFrame(found)
+
+
+def _short(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def map_rows(shown: DecisionMap) -> pd.DataFrame:
+    """Lay every point of a map out as a row, for a CSV file."""
+    names = {"x": _short(shown.x), "y": _short(shown.y) or "row"}
+    rows = [{**asdict(point), "others": "; ".join(point.others)} for point in shown.points]
+    return pd.DataFrame(rows).rename(columns=names)
+
+
+def map_stripes(shown: DecisionMap) -> pd.DataFrame:
+    """Lay a map out as what is drawn: methods that share a point have a stripe each, of equal height.
+
+    ``x, x2, y, y2, series, column, row, shared, seconds, auc, settled, alone, first, note``, from the bottom left.
+    """
+    drawn = []
+    order = list(dict.fromkeys(name for point in shown.points for name in (point.method, *point.others)))
+    height = 1 - 2 * _GAP
+    for point in shown.points:
+        column, row = shown.columns.index(point.x), shown.rows.index(point.y)
+        names = sorted([point.method, *point.others], key=order.index)
+        for place, name in enumerate(names):
+            drawn.append(
+                {
+                    "x": column,
+                    "x2": column + 1,
+                    "y": row + 1 - _GAP - (place + 1) * height / len(names),
+                    "y2": row + 1 - _GAP - place * height / len(names),
+                    "series": name,
+                    "column": point.x,
+                    "row": point.y,
+                    "shared": " and ".join(names) or "none",
+                    "seconds": point.seconds,
+                    "auc": point.score,
+                    "settled": point.settled,
+                    "alone": point.alone,
+                    "first": place == 0,
+                    "note": point.reason,
+                }
+            )
+    return pd.DataFrame(drawn)
