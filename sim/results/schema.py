@@ -260,6 +260,7 @@ class _Listed(_Part):
 
 
 class _Study(_Part):
+    margin: Annotated[float, Strict(), Field(gt=0, le=0.5)]
     table: list[RunId]
     runs: list[_Listed]
 

@@ -27,7 +27,7 @@ from sim.scenario.model import Model
 from sim.scenario.overrides import parsed_override, replaced
 from sim.scenario.privacy import Privacy
 from sim.scenario.shape import DEEPEST, shape_problems
-from sim.scenario.study import Availability, ClinicGroup, Server, Straggler, Strategy, Train
+from sim.scenario.study import Availability, ClinicGroup, Scoring, Server, Straggler, Strategy, Train
 
 _Checked = TypeVar("_Checked", bound=Section)
 _NAME: Final = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9._-]{0,63}")
@@ -83,6 +83,7 @@ class Scenario(Section):
     data: DataSpec
     model: Model
     train: Train
+    evaluation: Scoring = Scoring()
     server: Server = Server()
     clinics: Annotated[tuple[ClinicGroup, ...], Field(min_length=1)] = (ClinicGroup(profile="hospital"),)
     privacy: Privacy = Privacy()
@@ -132,6 +133,7 @@ _MODELS: Final[dict[tuple[str, ...], type[Section]]] = {
     ("data", "synthetic"): Synthetic,
     ("model",): Model,
     ("train",): Train,
+    ("evaluation",): Scoring,
     ("server",): Server,
     ("clinics",): ClinicGroup,
     ("clinics", "availability"): Availability,

@@ -21,6 +21,7 @@ from sim.scenario import (
     Privacy,
     Scalar,
     Scenario,
+    Scoring,
     Server,
     Strategy,
     Train,
@@ -35,6 +36,7 @@ RESULTS_VERSION: Final = 7
 """Raised when the same spec would give other numbers, so that finished runs are not taken for current ones."""
 
 MOST_RUNS: Final = 10_000
+_TABLES: Final = ("data", "model", "train", "evaluation", "server", "clinics", "privacy")
 
 
 class RunStrategy(Section):
@@ -57,6 +59,7 @@ class RunSpec(Section):
     data: DataSpec
     model: Model
     train: Train
+    evaluation: Scoring
     server: Server
     clinics: tuple[ClinicGroup, ...]
     privacy: Privacy
@@ -72,7 +75,7 @@ class RunSpec(Section):
     def digest(self) -> str:
         """64 hexadecimal digits that depend on the spec's content alone.
 
-        The study's name is left out, and a data file counts with its bytes, not with the place where it lies.
+        The study's name and the margin are left out, and a data file counts with its bytes, not with its place.
         """
         data = self.data.sha256() if isinstance(self.data, DataFile) else None
         code = code_digests(imports(self.model, [self.strategy]))
@@ -92,6 +95,7 @@ def digest_of(
     :func:`code_digests` returns it.
     """
     content = {key: value for key, value in settings.items() if key != "study"} | {"results-version": results_version}
+    content["evaluation"] = {key: value for key, value in settings["evaluation"].items() if key != "margin"}
     content |= {"code": dict(code)} if code else {}
     if data_sha256 is not None:
         content["data"] = {**settings["data"], "path": data_sha256}
@@ -189,7 +193,7 @@ def _cuts(strategy: Strategy) -> Iterator[RunStrategy]:
 
 
 def _settings(scenario: Scenario, own: Mapping[Any, Mapping[str, Any]], label: str) -> list[RunSpec]:
-    tables: dict[str, Any] = scenario.model_dump(include={"data", "model", "train", "server", "clinics", "privacy"})
+    tables: dict[str, Any] = scenario.model_dump(include={*_TABLES})
     for table, values in own.items():
         kept = {"folds": None, "test-sites": None} if table == "data" else {}  # the strategy says anew what is held out
         tables = {**tables, table: {**tables[table], **kept, **values}}

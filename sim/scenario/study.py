@@ -1,4 +1,4 @@
-"""The tables of a study: training, server, clinics and strategies."""
+"""The tables of a study: training, evaluation, server, clinics and strategies."""
 
 import math
 from typing import Annotated, Any, Final, Literal
@@ -64,6 +64,19 @@ class Server(Section):
     def resources(self) -> ServerResources:
         """Return what the clock needs to know."""
         return ServerResources(self.compute, self.workers, self.uplink, self.downlink)
+
+
+class Scoring(Section):
+    """How held-out records are scored after the last round.
+
+    ``specificity`` is the one at which the sensitivity is taken, ``threshold`` the probability from which the net
+    benefit counts a record as treated, and ``margin`` the difference within which two methods count as equal; it
+    changes no run.
+    """
+
+    specificity: Number = Field(default=0.9, gt=0, lt=1)
+    threshold: Number = Field(default=0.5, gt=0, lt=1)
+    margin: Number = Field(default=0.01, gt=0, le=0.5)
 
 
 class Availability(Section):

@@ -34,7 +34,10 @@ State = Literal["ok", "failed", "running", "waiting", "interrupted"]
 
 
 def write_study(folder: Path, plans: Sequence[Plan], table_ids: Sequence[str]) -> None:
-    """Name the runs that were asked for, in the order in which they are begun, and those that belong in the table."""
+    """Name the runs that were asked for, in the order in which they are begun, and those that belong in the table.
+
+    The margin of equivalence stands beside them, since it is of the study and changes no run.
+    """
     runs = [
         {
             "run_id": plan.spec.run_id,
@@ -47,7 +50,13 @@ def write_study(folder: Path, plans: Sequence[Plan], table_ids: Sequence[str]) -
         }
         for plan in plans
     ]
-    study = {"results-version": RESULTS_VERSION, **this_process(), "table": list(table_ids), "runs": runs}
+    study = {
+        "results-version": RESULTS_VERSION,
+        **this_process(),
+        "margin": plans[0].spec.evaluation.margin,
+        "table": list(table_ids),
+        "runs": runs,
+    }
     write_atomically(folder / STUDY_FILE, json.dumps(to_plain(study), indent=1, allow_nan=False))
 
 

@@ -107,7 +107,8 @@ def train_run(
     if federation.facts.fingerprint != job.facts.fingerprint:
         raise PlanMismatchError("the plan was made for other records")
     simulation = Simulation(job, federation.train, node_groups, through, overheard, program, shortcut=shortcut)
-    tester = Evaluator(job.network, federation.test, unseen=federation.unseen)
+    scoring = plan.spec.evaluation
+    tester = Evaluator(job.network, federation.test, unseen=federation.unseen, scoring=scoring)
     validator = Evaluator(job.network, federation.validation) if len(federation.validation.y) else None
     skipped = Evaluation.none(len(federation.test_names))
     meter, trained = simulation.meter, TrainedRun({}, simulation.meter, Trail())

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from sim.data.federation import Records
 from sim.models import Network
+from sim.scenario import Scoring
 from sim.tensor.dense import dense_layers
 from sim.tensor.lanes import forward, records_at_once
 from sim.tensor.metrics import EVERY_ROUND, clinic_and_pooled, costly_metrics
 
 Floats = NDArray[np.float64]
-SPECIFICITY, THRESHOLD = 0.9, 0.5
 _SIDE_BY_SIDE = 128
 """How many clinics' own models are evaluated at a time."""
 
@@ -73,10 +73,14 @@ class Evaluator:
     test : Records
     unseen : bool
         Whether they are of clinics that do not train, and so have no model of their own.
+    scoring : Scoring, optional
     """
 
-    def __init__(self, network: Network, test: Records, *, unseen: bool = False) -> None:
+    def __init__(
+        self, network: Network, test: Records, *, unseen: bool = False, scoring: Scoring | None = None
+    ) -> None:
         self._network = network
+        self._scoring = scoring or Scoring()
         self._unseen = unseen
         self._test = test
         self._x = torch.tensor(test.x)[None]
@@ -107,8 +111,9 @@ class Evaluator:
         by_clinic, pooled = clinic_and_pooled(probabilities, y, offsets)
         if not last:
             return Evaluation(pooled=pooled, by_clinic=by_clinic)
-        by_clinic |= costly_metrics(probabilities, y, offsets, SPECIFICITY, THRESHOLD)
-        further = costly_metrics(probabilities, y, np.array([0, len(y)]), SPECIFICITY, THRESHOLD)
+        specificity, threshold = self._scoring.specificity, self._scoring.threshold
+        by_clinic |= costly_metrics(probabilities, y, offsets, specificity, threshold)
+        further = costly_metrics(probabilities, y, np.array([0, len(y)]), specificity, threshold)
         pooled |= {name: float(value[0]) for name, value in further.items()}
         return Evaluation(pooled=pooled, by_clinic=by_clinic, probabilities=kept)
 

@@ -1,7 +1,9 @@
 """Metrics beside those of every round, against scikit-learn, closed forms and hand counts."""
 
 import math
+import tomllib
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
+from support import STUDY, plan_of, run_spec, write_csv
 
+from sim.results.store import read_run_tables
+from sim.scenario import ScenarioError, Scoring, parse_scenario
+from sim.study.runner import execute
 from sim.tensor.metrics import area_under_curve, clinic_and_pooled, costly_metrics
 
 
@@ -152,3 +158,48 @@ def test_area_under_curve_is_scikit_learns():
     rng = np.random.default_rng(0)
     score, y = rng.integers(0, 9, 50).astype(float), rng.integers(0, 2, 50)
     assert area_under_curve(score, y == 1) == pytest.approx(sk.roc_auc_score(y, score))
+
+
+@pytest.fixture(scope="module")
+def csv(tmp_path_factory):
+    return write_csv(tmp_path_factory.mktemp("scored") / "own.csv", [40, 30])
+
+
+def scored(csv, folder, **evaluation):
+    spec = run_spec(csv, "fedavg")
+    spec = spec.model_copy(update={"evaluation": Scoring(**evaluation)})
+    row = execute(plan_of(spec)[0], folder, {})
+    return row, read_run_tables(folder, [spec.run_id], "predictions")
+
+
+def test_a_run_is_scored_at_the_stated_specificity_and_threshold(csv, tmp_path):
+    row, found = scored(csv, tmp_path, specificity=0.6, threshold=0.3)
+    y, score = found["label"], found["probability_1"]
+    false, true, _ = sk.roc_curve(y, score, drop_intermediate=False)
+    assert row["sensitivity"] == pytest.approx(true[false <= 0.4].max())
+    treated = score >= 0.3
+    assert row["net_benefit"] == pytest.approx(np.mean(treated & (y == 1)) - 3 / 7 * np.mean(treated & (y == 0)))
+
+
+def test_the_margin_is_of_the_study_and_makes_no_other_run(csv):
+    spec = run_spec(csv, "fedavg")
+    wider, other = (
+        spec.model_copy(update={"evaluation": Scoring(**key)}) for key in ({"margin": 0.05}, {"threshold": 0.1})
+    )
+    assert wider.run_id == spec.run_id != other.run_id
+
+
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [
+        ({"specificity": 1.0}, "specificity: 1.0 is out of range; give a number less than 1"),
+        ({"threshold": 0.0}, "threshold: 0.0 is out of range; give a number greater than 0"),
+        ({"margin": "small"}, 'margin: "small" is not a number; give one such as 0.5'),
+        ({"treshold": 0.5}, 'treshold: unknown key; did you mean "threshold"?'),
+    ],
+)
+def test_what_evaluation_cannot_be_is_one_line(table, line):
+    written = {**tomllib.loads(STUDY), "evaluation": table}
+    with pytest.raises(ScenarioError) as refused:
+        parse_scenario(written, Path())
+    assert list(refused.value.problems) == [f"scenario: evaluation.{line}"]
