@@ -24,8 +24,7 @@ def epsilon(
     For a run: one line per clinic and one column per adversary, the worst first. For a study: the epsilon of each
     setting, and of all runs on the same records composed, with the cost of selecting the best.
     """
-    from sim.results.store import RUN_FILE
-    from sim.study.journal import STUDY_FILE
+    from sim.results.store import RUN_FILE, STUDY_FILE
 
     if (folder / RUN_FILE).is_file() or not (folder / STUDY_FILE).is_file():
         _of_run(folder, accountant, delta)

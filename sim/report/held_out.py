@@ -11,7 +11,9 @@ import pandas as pd
 
 from sim.inference.evidence import Evidence, from_predictions, from_values
 from sim.inference.scores import SCORED
-from sim.results.store import read_record, read_run_tables
+from sim.results.reading import read_json
+from sim.results.schema import checked
+from sim.results.store import STUDY_FILE, read_record, read_run_tables
 
 __all__ = ["HeldOut", "evidence_of", "held_out_of", "read_held_out"]
 
@@ -31,16 +33,22 @@ _NOT_KNOWN: Final = HeldOut(predictions=pd.DataFrame(), ratio=0.5, same_patients
 """What is taken where there is nothing but a table of runs: that a third of the same records is held out."""
 
 
-def held_out_of(spec: Mapping[str, Any], predictions: pd.DataFrame) -> HeldOut:
-    """Return what a study's predictions support, by the spec of one of its runs as ``run.json`` has it."""
+def held_out_of(folder: Path, spec: Mapping[str, Any], predictions: pd.DataFrame) -> HeldOut:
+    """Return what the predictions of a study's folder support, by the spec of one of its runs."""
     data = spec["data"]
     share = data["test-share"] if data["test"] == "held-out-records" else 0.0
     return HeldOut(
         predictions=predictions,
         ratio=share / (1 - share),
         same_patients=data["source"] != "synthetic",
-        margin=spec.get("evaluation", {}).get("margin", MARGIN),
+        margin=read_margin(folder),
     )
+
+
+def read_margin(folder: Path) -> float:
+    """Return the margin that the study was last run with; the default where nothing says it."""
+    study = read_json(folder, STUDY_FILE)
+    return MARGIN if study is None else float(checked("study", study, folder / STUDY_FILE)["margin"])
 
 
 def read_held_out(folder: Path, run_ids: Iterable[str]) -> HeldOut | None:
@@ -51,7 +59,7 @@ def read_held_out(folder: Path, run_ids: Iterable[str]) -> HeldOut | None:
     known = list(run_ids)
     if not any((folder / run_id).is_dir() for run_id in known):
         return None
-    return held_out_of(read_record(folder, known[0])["spec"], read_run_tables(folder, known, "predictions"))
+    return held_out_of(folder, read_record(folder, known[0])["spec"], read_run_tables(folder, known, "predictions"))
 
 
 def evidence_of(runs: pd.DataFrame, by: str, metric: str, held_out: HeldOut | None) -> Evidence:

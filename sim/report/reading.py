@@ -72,7 +72,7 @@ def read_results(folder: Path) -> StudyResults:
         composed_words=[*composed_words(composition), *uncounted(folder, every)],
         data_card=files("sim.data").joinpath("heart_disease.md").read_text(encoding="utf-8") if heart else "",
         commands=read_commands(folder),
-        held_out=held_out_of(specs[0], read_run_tables(folder, ok, "predictions")),
+        held_out=held_out_of(folder, specs[0], read_run_tables(folder, ok, "predictions")),
     )
 
 

@@ -38,7 +38,7 @@ from sim.scenario.spec import RESULTS_VERSION, RunSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
-RUN_FILE, TABLE_FILE, LOGS = "run.json", "runs.parquet", "logs"
+RUN_FILE, TABLE_FILE, STUDY_FILE, LOGS = "run.json", "runs.parquet", "study.json", "logs"
 _UNFINISHED = re.compile(r"\.(?:[0-9a-f]{16}|[a-z]+\.(?:parquet|json))\.(\d+)")
 
 

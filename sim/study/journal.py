@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sim.foundation.problems import ScenarioError
 from sim.results import reading
 from sim.results.schema import checked
-from sim.results.store import LOGS, read_rows, to_plain, unfinished, write_atomically, writing_to
+from sim.results.store import LOGS, STUDY_FILE, read_rows, to_plain, unfinished, write_atomically, writing_to
 from sim.results.study_log import alive, note_end, note_start, this_process
 from sim.scenario.spec import RESULTS_VERSION
 from sim.study.forecast import estimated_seconds
@@ -29,7 +29,6 @@ from sim.study.forecast import estimated_seconds
 if TYPE_CHECKING:
     from sim.plan.plan import Plan
 
-STUDY_FILE = "study.json"
 State = Literal["ok", "failed", "running", "waiting", "interrupted"]
 
 

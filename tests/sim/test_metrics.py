@@ -13,8 +13,10 @@ from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 from support import STUDY, plan_of, run_spec, write_csv
 
+from sim.report.held_out import read_margin
 from sim.results.store import read_run_tables
 from sim.scenario import ScenarioError, Scoring, parse_scenario
+from sim.study.journal import write_study
 from sim.study.runner import execute
 from sim.tensor.metrics import area_under_curve, clinic_and_pooled, costly_metrics
 
@@ -203,3 +205,11 @@ def test_what_evaluation_cannot_be_is_one_line(table, line):
     with pytest.raises(ScenarioError) as refused:
         parse_scenario(written, Path())
     assert list(refused.value.problems) == [f"scenario: evaluation.{line}"]
+
+
+def test_another_margin_holds_for_runs_that_are_there(csv, tmp_path):
+    spec = run_spec(csv, "fedavg")
+    for margin in (0.01, 0.2):
+        changed = spec.model_copy(update={"evaluation": Scoring(margin=margin)})
+        write_study(tmp_path, [plan_of(changed)[0]], [spec.run_id])
+        assert read_margin(tmp_path) == margin
