@@ -103,6 +103,7 @@ class Table:
     statistics: dict[str, str]  # What was used to make it complete
     patient: Ints | None = None  # [record] Number of the patient; without it each record is a patient of its own
     held_out: Mask | None = None  # [record] The source's own held-out records
+    found_levels: frozenset[str] = frozenset()  # Those features that are a category's levels as found among the records
     remarks: tuple[str, ...] = ()  # What a user should know of it though nothing is wrong, a line each
     problems: tuple[str, ...] = ()  # What is wrong with it, a line each; unless empty, the features must not be used
 
@@ -140,7 +141,7 @@ def load_federation(data_spec: DataSpec, seed: int) -> Federation:
     if faults := split.one_sided_problems(data_spec, names, table.clinic, (train, trains), (held_out, tests)):
         raise ScenarioError(faults)
     offsets = np.searchsorted(table.clinic, np.arange(len(names) + 1))
-    x, statistics = scale.scaled(table, offsets, train)
+    x, statistics = scale.scaled(_with_trained_levels(table, train), offsets, train)
     if by_class:
         statistics["held-out records drawn by class"] = "non-private"
     if data_spec.split in deal.BY_CLASS:
@@ -213,6 +214,20 @@ def _sorted(table: Table) -> Table:
         patient=None if table.patient is None else table.patient[order],
         held_out=None if table.held_out is None else table.held_out[order],
     )
+
+
+def _with_trained_levels(table: Table, train: Mask) -> Table:
+    """Let levels that were found among records that do not train be as if they were not stated: 0 everywhere."""
+    untrained = [
+        place
+        for place, feature in enumerate(table.features)
+        if feature in table.found_levels and not table.x[train, place].any()
+    ]
+    if not untrained:
+        return table
+    x = table.x.copy()
+    x[:, untrained] = 0
+    return replace(table, x=x)
 
 
 def _clinics_of_a_patient(table: Table, train: Mask) -> int:

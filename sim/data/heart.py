@@ -39,7 +39,7 @@ RANGES: Final = MappingProxyType(
 )
 """Fixed clinical ranges, from general knowledge and not from these records; public scaling maps them to -1 to 1.
 
-Values beyond a range are kept, beyond -1 or 1. The other columns are 0 or 1 and stay so.
+Values beyond a range are moved to its end. The other columns are 0 or 1 and stay so.
 """
 
 CHOL_POPULATION_MEAN: Final = 213.0

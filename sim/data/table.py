@@ -1,24 +1,30 @@
 """A table of the user's own, in comma-separated text or Parquet: one row a record.
 
 Features are the columns listed, or all but label, clinic, patient and those excluded. A categorical column becomes one
-column of 0 and 1 for each level, stated or found; a value that is missing, or no stated level, is 0 in all of them. Any
-other missing value takes a stated constant, or its column is dropped: with ``missing = "drop"``, each column that lacks
-a value of the records in use. `positive` makes the label two classes, the values listed (1) and all others (0).
+column of 0 and 1 for each level, stated or found; a value that is missing, or no stated level, is 0 in all of them,
+unless missing values are a level of their own (``"unknown"``). Any other missing value takes a stated constant, beside
+which an indicator column may say where, or its column is dropped: with ``missing = "drop"``, each column that lacks a
+value of the records in use. `positive` makes the label two classes, the values listed (1) and all others (0).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.data.columns import Columns, Words, read_columns
 from sim.data.federation import Ints, Mask, Table
+from sim.data.remarks import has_level, indicated, remarks_on
 from sim.data.split import at_sites
 from sim.foundation.problems import ScenarioError, suggest
 from sim.scenario import TableFile
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _MOST_LEVELS = 1000
+_MOST_NUMBERS = 20
+"""Of different whole numbers as labels; more are no classes."""
+UNKNOWN = "unknown"
 
 
 def read(spec: TableFile) -> Table:
@@ -45,9 +51,10 @@ def read(spec: TableFile) -> Table:
     used, unknown = _used_rows(spec, columns)
     dropped = _dropped(spec, columns, features, used)
     kept = [feature for feature in features if feature not in dropped]
+    ranges = _ranges(spec, kept)
     if features and not kept:
         problems.append("missing: every feature is dropped; keep at least one")
-    problems += [*_range_problems(spec, kept), *_feature_problems(spec, columns, kept, used)]
+    problems += [*_range_problems(spec, columns, ranges, kept, used), *_feature_problems(spec, columns, kept, used)]
     faults = [*_role_problems(spec, columns, used)]
     problems = [*_placed([*problems, *faults]), *unknown]
     label = columns.words.get(spec.label)
@@ -60,21 +67,23 @@ def read(spec: TableFile) -> Table:
     seen, y = np.unique(class_of[label.codes[used]], return_inverse=True)
     names, clinic = _numbered(columns.words[spec.clinic], used) if spec.clinic else ((), np.zeros_like(y))
     patient = columns.words[spec.patient].codes[used] if spec.patient else None
-    x, names_of_x, statistics = _assembled(spec, columns, [] if problems else kept, used)
+    made = _assembled(spec, columns, [] if problems else kept, used)
     if spec.missing == "drop":
-        statistics["which columns are dropped for missing values"] = "non-private"
+        made.statistics["which columns are dropped for missing values"] = "non-private"
     return Table(
         names=names,
-        features=names_of_x,
+        features=made.names,
         classes=tuple(classes[code] for code in seen),
-        x=x,
+        x=made.x,
         y=y,
         clinic=clinic,
         row=np.flatnonzero(used),
         scaling=spec.scaling,
-        ranges=spec.ranges,
-        statistics=statistics,
+        ranges=ranges,
+        statistics=made.statistics,
         patient=patient,
+        found_levels=made.found_levels,
+        remarks=() if problems else tuple(remarks_on(spec, columns, kept, ranges, used)),
         problems=tuple(problems),
     )
 
@@ -99,9 +108,14 @@ def _classes(spec: TableFile, label: Words) -> tuple[tuple[str, ...], Ints]:
     """Return class names and the class of each word of the label."""
     if spec.positive is None:
         try:
-            return class_names(label.words)
+            names, class_of = class_names(label.words)
         except ValueError as error:
             raise ValueError(f'label: column "{spec.label}" {error}') from None
+        if len(names) > _MOST_NUMBERS and all(name.lstrip("-").isdecimal() for name in names):
+            fault = f"holds {len(names):,} different numbers, as an amount or an identifier does"
+            mend = "name a column of classes, or list the values that are cases as data.positive"
+            raise ValueError(f'label: column "{spec.label}" {fault}; {mend}')
+        return names, class_of
     words = [_whole(word) for word in label.words]
     positive = [_whole(word) for word in spec.positive]
     if not set(positive) <= set(words):
@@ -179,21 +193,49 @@ def _setting_problems(spec: TableFile, columns: Columns, features: Sequence[str]
     constants = spec.missing if isinstance(spec.missing, dict) else {}
     for place, stated in (("categorical", spec.categorical), ("missing", constants), ("ranges", spec.ranges)):
         for column in stated:
-            if column not in features:
+            if column not in features and (place, column) != ("ranges", "*"):
                 yield f'{place}: "{column}" is not one of the features; {suggest(column, features)}'
     for column in spec.categorical:
         if isinstance(constants.get(column), float):
-            yield f'missing: "{column}" is categorical, and missing values of it are 0 in every level; take it out'
+            yield f'missing: "{column}" is categorical; give "unknown" for a level of its own, or take it out'
         if column in spec.ranges:
             yield f'ranges: "{column}" is categorical, and its levels are 0 or 1; take it out'
+    for column, constant in constants.items():
+        if constant == "unknown" and column in features and column not in spec.categorical:
+            yield f'missing: "{column}" is no category and has no levels; give a number, or list it in data.categorical'
+    listed = spec.missing_indicator if isinstance(spec.missing_indicator, tuple) else ()
+    for column in listed:
+        if column not in features:
+            yield f'missing-indicator: "{column}" is not one of the features; {suggest(column, features)}'
+        elif column in spec.categorical:
+            yield f'missing-indicator: "{column}" is categorical; set data.missing."{column}" = "unknown" instead'
+        elif not isinstance(_constant(spec, column), float):
+            yield f'missing-indicator: "{column}" has no constant to fill in; state one as data.missing."{column}"'
     if not features:
         yield "features: there is no column left; exclude fewer"
 
 
-def _range_problems(spec: TableFile, kept: Sequence[str]) -> Iterator[str]:
-    without_range = [f'"{name}"' for name in kept if name not in spec.ranges and name not in spec.categorical]
+def _ranges(spec: TableFile, kept: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Return the range of each numeric feature that has one: its own, or that of all others."""
+    others = {name: spec.ranges["*"] for name in kept if "*" in spec.ranges and name not in spec.categorical}
+    return others | {name: spec.ranges[name] for name in kept if name in spec.ranges}
+
+
+def _range_problems(
+    spec: TableFile, columns: Columns, ranges: Mapping[str, tuple[float, float]], kept: Sequence[str], used: Mask
+) -> Iterator[str]:
+    for name, (low, high) in ranges.items():
+        if name not in spec.ranges and name in columns.numbers:
+            x = columns.numbers[name][used]
+            if count := np.count_nonzero((x < low) | (x > high)):
+                values = "a value of it lies" if count == 1 else f"{count:,} values of it lie"
+                mend = f'state its own as data.ranges."{name}"'
+                yield f'ranges: "*" gives column "{name}" a range that {values} outside; {mend}'
+    without_range = [f'"{name}"' for name in kept if name not in ranges and name not in spec.categorical]
     if spec.scaling == "public" and without_range:
-        mend = 'state [lowest, highest] for each, or set data.scaling to "none" or "per-clinic"'
+        mend = (
+            'state [lowest, highest] for each, or for all others as "*", or set data.scaling to "none" or "per-clinic"'
+        )
         yield f"ranges: no public range is stated for {', '.join(without_range)}; {mend}"
 
 
@@ -222,7 +264,7 @@ def _feature_problems(spec: TableFile, columns: Columns, kept: Sequence[str], us
         elif feature in columns.unnamed and spec.features is None:
             number = columns.header.index(feature) + 1
             yield f'features: column {number} has no name; give it one, or put "{feature}" into data.exclude'
-        elif missing.any() and _constant(spec, feature) is None:
+        elif missing.any() and (_constant(spec, feature) is None or spec.missing == UNKNOWN):
             mend = f'state a public constant as data.missing."{feature}", or "drop" the column there'
             yield f'missing: column "{feature}" has {_rows(missing, columns)}; {mend}'
         if infinite.any():
@@ -259,38 +301,43 @@ def _rows(mask: Mask, columns: Columns) -> str:
     return f"{count} missing values, the first in row {first}" if count > 1 else f"a missing value in row {first}"
 
 
-def _assembled(
-    spec: TableFile, columns: Columns, kept: Sequence[str], used: Mask
-) -> tuple[NDArray[np.float64], tuple[str, ...], dict[str, str]]:
-    """Return the features ``[record, feature]``, their names, and what was used to complete them."""
-    levels = {
-        column: spec.levels.get(column)
-        or _numbered(columns.words[column], used & (columns.words[column].codes >= 0))[0]
-        for column in kept
-        if column in spec.categorical
-    }
-    names = [
-        name
-        for column in kept
-        for name in ([f"{column}_{level}" for level in levels[column]] if column in levels else [column])
-    ]
-    x = np.zeros((np.count_nonzero(used), len(names)))
+class _Assembled(NamedTuple):
+    """The features, complete."""
+
+    x: NDArray[np.float64]  # [record, feature]
+    names: tuple[str, ...]
+    statistics: dict[str, str]  # What was used to complete them
+    found_levels: frozenset[str]  # Names of the features that are levels found among the records
+
+
+def _assembled(spec: TableFile, columns: Columns, kept: Sequence[str], used: Mask) -> _Assembled:
+    values: dict[str, NDArray[Any]] = {}
     statistics: dict[str, str] = {}
-    position = 0
+    found: set[str] = set()
+    with_indicator = set(indicated(spec, kept))
     for column in kept:
-        if column not in levels:
-            x[:, position] = columns.numbers[column][used]
-            constant = _constant(spec, column)
-            if isinstance(constant, float):
-                x[np.isnan(x[:, position]), position] = constant
-                statistics[f"constant for missing {column}"] = "public"
-            position += 1
+        if column in spec.categorical:
+            coded = columns.words[column]
+            levels = spec.levels.get(column) or _numbered(coded, used & (coded.codes >= 0))[0]
+            own = {f"{column}_{level}": level for level in levels}
+            words = np.array([*coded.words, UNKNOWN if has_level(spec, column) else ""], dtype=object)[
+                coded.codes[used]
+            ]
+            if has_level(spec, column):
+                own[f"{column}_{UNKNOWN}"] = UNKNOWN
+            values |= {name: words == level for name, level in own.items()}
+            statistics[f"levels of {column}"] = "public" if column in spec.levels else "non-private"
+            found |= own.keys() if column not in spec.levels else set()
             continue
-        coded = columns.words[column]
-        level_of = {level: number for number, level in enumerate(levels[column])}
-        level = np.array([*(level_of.get(word, -1) for word in coded.words), -1])[coded.codes[used]]
-        rows = np.flatnonzero(level >= 0)
-        x[rows, position + level[rows]] = 1.0
-        statistics[f"levels of {column}"] = "public" if column in spec.levels else "non-private"
-        position += len(levels[column])
-    return x, tuple(names), statistics
+        x = columns.numbers[column][used]
+        missing, constant = np.isnan(x), _constant(spec, column)
+        if isinstance(constant, float):
+            x = np.where(missing, constant, x)
+            statistics[f"constant for missing {column}"] = "public"
+        values[column] = x
+        if column in with_indicator:
+            values[f"{column}_missing"] = missing
+    x = np.zeros((np.count_nonzero(used), len(values)))
+    for place, each in enumerate(values.values()):
+        x[:, place] = each
+    return _Assembled(x, tuple(values), statistics, frozenset(found))

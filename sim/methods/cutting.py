@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from itertools import combinations
 
 import torch
 
@@ -12,6 +14,7 @@ from sim.foundation.problems import ScenarioError
 from sim.methods.method import Method
 from sim.methods.protocol import Protocol
 from sim.models import Network, Part, build_network, stored_values
+from sim.scenario import Model
 from sim.scenario.spec import RunSpec
 
 
@@ -34,7 +37,18 @@ def cut_network(spec: RunSpec, facts: Facts, protocol: Protocol) -> tuple[Networ
     try:
         return network, network.split(protocol.topology, spec.model.cut)
     except ValueError as error:
-        raise ScenarioError([f"model.cut: {error}"]) from None
+        raise ScenarioError([f"model.cut: {error}; {_with_a_cut(spec.model, protocol.topology, network)}"]) from None
+
+
+def _with_a_cut(model: Model, topology: str, network: Network) -> str:
+    """Name a cut that this model has or, where it has none, a model that has one."""
+    blocks, vanilla = len(network.blocks), topology == "vanilla"
+    for first, last in combinations(range(1, blocks + vanilla), 2):
+        with suppress(ValueError):
+            network.split(topology, (first, last))
+            return f"take cut = {first if vanilla else [first, last]}"
+    example = "hidden = [32], cut = 1" if vanilla else "hidden = [32, 16], cut = [1, -1]"
+    return f"give it more hidden layers: {example}" if model.name == "mlp" else f'take name = "mlp", {example}'
 
 
 def frozen_parts(spec: RunSpec, method: Method, parts: Sequence[Part]) -> frozenset[str]:

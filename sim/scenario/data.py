@@ -32,9 +32,10 @@ _LARGEST: Final = 1e30
 
 
 def _public_constant(value: object) -> object:
-    if value == "drop" or (is_number(value) and abs(value) <= _LARGEST):  # type: ignore[arg-type]
-        return value if value == "drop" else float(value)  # type: ignore[arg-type]
-    raise ValueError(f'{show(value)} is no constant; give a number to fill in, or "drop" to drop the column')
+    if value in ("drop", "unknown") or (is_number(value) and abs(value) <= _LARGEST):  # type: ignore[arg-type]
+        return value if isinstance(value, str) else float(value)  # type: ignore[arg-type]
+    mend = 'give a number to fill in, "unknown" for a level of its own, or "drop" to drop the column'
+    raise ValueError(f"{show(value)} is no constant; {mend}")
 
 
 def _public_range(value: object) -> object:
@@ -43,6 +44,14 @@ def _public_range(value: object) -> object:
         if -_LARGEST <= low < high <= _LARGEST:
             return low, high
     raise ValueError(f"{show(value)} is not a range; give [lowest, highest] as two numbers")
+
+
+def _indicator(value: object) -> object:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(column, str) for column in value):
+        return unique(tuple(value))
+    raise ValueError(f"{show(value)} is no choice; give true for all columns that are filled in, or a list of columns")
 
 
 def _words(value: object) -> object:
@@ -56,7 +65,8 @@ def _constants(value: object) -> object:
     return _CONSTANTS.validate_python(value) if isinstance(value, Mapping) else _public_constant(value)
 
 
-_Constant = Annotated[float | Literal["drop"], BeforeValidator(_public_constant)]
+_Missing = float | Literal["drop", "unknown"]
+_Constant = Annotated[_Missing, BeforeValidator(_public_constant)]
 _CONSTANTS: Final = TypeAdapter(dict[str, _Constant])
 _Range = Annotated[tuple[float, float], BeforeValidator(_public_range)]
 _Words = Annotated[
@@ -211,9 +221,8 @@ class TableFile(DataFile):
     exclude: _Columns = ()
     categorical: _Columns = ()
     levels: dict[str, _Words] = Field(default_factory=dict)
-    missing: Annotated[dict[str, float | Literal["drop"]] | float | Literal["drop"], BeforeValidator(_constants)] = (
-        Field(default_factory=dict)
-    )
+    missing: Annotated[dict[str, _Missing] | _Missing, BeforeValidator(_constants)] = Field(default_factory=dict)
+    missing_indicator: Annotated[bool | tuple[str, ...], BeforeValidator(_indicator)] = False
     ranges: dict[str, _Range] = Field(default_factory=dict)
     scaling: Literal["public", "per-clinic", "pooled", "none"] = "public"
 

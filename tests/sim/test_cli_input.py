@@ -28,7 +28,8 @@ def lines_of(suture, *arguments, out):
         ('data.sites=["k1", "k2", "k9"]', ['data.sites: unknown site "k9"']),
         ('data.path="nowhere.csv"', ["data.path:", "nowhere.csv does not exist"]),
         ("sweep.privacy.epsilon=[0]", ["small.toml: sweep.privacy.epsilon: 0 is out of range"]),
-        ("model.hidden=[16]", ["model.cut:", "[1, -1] lies outside the model", "u-shaped", "hidden1, output"]),
+        ("model.hidden=[16]", ["model.cut:", "[1, -1] lies outside the model", "u-shaped", "[32, 16]"]),
+        ("model.cut=[1, 5]", ["[1, 5] lies outside the model", "take cut = [1, 2]"]),
         ("privacy.delta=0.5", ["privacy.delta: 0.5", "1 / 42", '"k3"']),
         ("privacy.delta=0.024", ["privacy.delta: 0.024", "1 / 42", '"k3"']),  # below 1 / 26 only
         ('data.features=["x0", "x9"]', ["data.features:", '"x9"']),
@@ -43,6 +44,8 @@ def test_each_problem_is_one_line(suture, trade_off, tmp_path, override, fragmen
 def test_a_logistic_model_cannot_be_split(suture, trade_off, tmp_path):
     lines = lines_of(suture, trade_off, "--set", 'model={name="logistic"}', out=tmp_path / "out")
     assert len(lines) == 2  # one for each cut
+    for line, cut in zip(sorted(lines), ("hidden = [32, 16], cut = [1, -1]", "hidden = [32], cut = 1"), strict=True):
+        assert line.endswith(f'take name = "mlp", {cut}')
     for line, cut in zip(lines, ("vanilla", "u-shaped"), strict=True):
         assert "model.cut:" in line
         assert cut in line

@@ -180,7 +180,7 @@ LEAVE_OUT = "put it into data.exclude-sites"
             GOOD,
             {"ranges": {}},
             'data.ranges: no public range is stated for "age", "bmi"; '
-            'state [lowest, highest] for each, or set data.scaling to "none" or "per-clinic"',
+            'state [lowest, highest] for each, or for all others as "*", or set data.scaling to "none" or "per-clinic"',
         ),
         (
             GOOD,

@@ -27,6 +27,8 @@ MEDMNIST = 'source = "npz"\npath = "p.npz"\nsplit = "iid"\nclinics = 3\n'
 SYNTHETIC = 'source = "synthetic"\nclinics = 10\nrecords = 100\n'
 HEART = 'source = "heart-disease"\n'
 
+NO_CONSTANT = 'give a number to fill in, "unknown" for a level of its own, or "drop" to drop the column'
+
 
 def scenario(text, folder, **tables):
     return parse_scenario(tomllib.loads(BASE) | {"data": tomllib.loads(text)} | tables, folder)
@@ -198,11 +200,11 @@ def test_run_id_follows_the_bytes_of_every_kind_of_file(tmp_path):
         (CSV + "positive = true\n", "data.positive: true is no value of a column; give text or a whole number"),
         (
             CSV + 'missing = "mean"\n',
-            'data.missing: "mean" is no constant; give a number to fill in, or "drop" to drop the column',
+            'data.missing: "mean" is no constant; ' + NO_CONSTANT,
         ),
         (
             CSV + 'missing = {age = "mean"}\n',
-            'data.missing.age: "mean" is no constant; give a number to fill in, or "drop" to drop the column',
+            'data.missing.age: "mean" is no constant; ' + NO_CONSTANT,
         ),
         # archives
         (

@@ -42,7 +42,7 @@ MISSING = frame_of()["bmi"].isna().to_numpy()
         ),
         (
             {"missing": {"bmi": 1, "race": 2}},
-            'missing: "race" is categorical, and missing values of it are 0 in every level; take it out',
+            'missing: "race" is categorical; give "unknown" for a level of its own, or take it out',
         ),
         ({"ranges": {"race": (0, 1)}}, 'ranges: "race" is categorical, and its levels are 0 or 1; take it out'),
         (
@@ -62,7 +62,7 @@ MISSING = frame_of()["bmi"].isna().to_numpy()
         (
             {"scaling": "public"},
             'ranges: no public range is stated for "age", "bmi"; '
-            'state [lowest, highest] for each, or set data.scaling to "none" or "per-clinic"',
+            'state [lowest, highest] for each, or for all others as "*", or set data.scaling to "none" or "per-clinic"',
         ),
     ],
 )
