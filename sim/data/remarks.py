@@ -12,6 +12,8 @@ from sim.data.federation import Mask
 from sim.scenario import TableFile
 
 _MOST_NAMED = 6
+_FEW = 0.05
+"""Of a column's values: filling in no more is what the user asked for, and no news."""
 
 
 def remarks_on(
@@ -37,7 +39,7 @@ def remarks_on(
         yield f"data.levels: levels that are not stated are 0 in every level: {told}; add them, if they matter"
     numbers = {column: columns.numbers[column][used] for column in kept if column in columns.numbers}
     filled = {column: np.isnan(x) for column, x in numbers.items() if column not in indicated(spec, kept)}
-    if told := _counted(filled):
+    if told := _counted({column: missing for column, missing in filled.items() if missing.mean() > _FEW}):
         mend = "data.missing-indicator = true adds a column that says where"
         yield f"data.missing: missing values are filled in with public constants: {told}; {mend}"
     beyond = {
