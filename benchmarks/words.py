@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -44,12 +44,12 @@ LAW: Final = Law(
 
 def study_of(law: Law, seed: int, **changes: object) -> StudyResults:
     """Draw a study, and make of it what a results folder would be read as."""
-    return results(drawn(law, np.random.default_rng([5, seed])), **changes)
+    return results(drawn(law, np.random.default_rng([5, seed])), list(TRUTH), **changes)
 
 
-def results(study: Study, **changes: object) -> StudyResults:
-    """Return a made-up study as read from its folder."""
-    strategies = dict(zip(map(method_name, range(len(TRUTH))), TRUTH, strict=True))
+def results(study: Study, methods: Sequence[str], **changes: object) -> StudyResults:
+    """Return a made-up study as read from its folder; `methods` are the strategies, in the law's order."""
+    strategies = dict(zip(map(method_name, range(len(methods))), methods, strict=True))
     run, runs = pd.factorize(study.predictions["run_id"])
     of = Predictions.of(study.predictions, run.astype(np.int64), len(runs))
     models = study.models.set_index("run_id").loc[runs].reset_index()
@@ -75,7 +75,7 @@ def told(said: str) -> dict[str, set[str]]:
         "equal": r"([^.]*) (?:is|are) equal to it within",
         "open": r"About (.*?) nothing can be concluded",
         "pooled": r"ranks otherwise: (.*?) leads",
-        "chance": r"([^.]*) cannot be told from ranking by chance",
+        "chance": r"([^.]*) (?:is|are) not shown to rank better than chance",
     }
     found = {kind: re.search(pattern, said) for kind, pattern in patterns.items()}
     named = {kind: set(re.findall(names, match[1])) if match else set() for kind, match in found.items()}

@@ -24,6 +24,7 @@ from sim.report.summary import (
     ADVERSARIES,
     PREVALENCE,
     adjacency_note,
+    held_out_clinics,
     higher_is_better,
     of_one_kind,
     series_label,
@@ -181,7 +182,9 @@ class _Study:
         said = dict(zip(comparison.differences["group"], comparison.differences["verdict"], strict=True))
         good = [group for group, verdict in said.items() if verdict is Verdict.EQUAL]
         unsettled = [group for group, verdict in said.items() if verdict is Verdict.OPEN]
-        return scope(self.runs, comparison.means, self.held_out), good, self._cheapest(unsettled)
+        away = held_out_clinics(self.runs).all()
+        limits = scope(self.runs, comparison.means, self.held_out, others=bool(away))
+        return limits, good, self._cheapest(unsettled)
 
     def _ties(self) -> list[str]:
         best = self.rows[self.scored[0]]["_rank"]

@@ -213,14 +213,16 @@ def compare(
     ok = ok if reference.all() else ok[~reference]
     if ok[metric].isna().all():
         raise ScenarioError([f"--metric: {metric} is missing in every run; choose another"])
-    if away.all() and held_out is not None:
-        notes.append(elsewhere(ok[["run_id", "group", "seed"]].rename(columns={"group": "method"}), held_out))
     baseline = ok["strategy"].map(is_baseline).astype(bool).groupby(ok["group"]).all()
+    baselines = frozenset(baseline.index[baseline])
+    if away.all() and held_out is not None:
+        models = ok[["run_id", "group", "seed"]].rename(columns={"group": "method"})
+        notes.append(elsewhere(models, held_out, baselines))
     comparison = compared(
         evidence_of(ok, "group", metric, held_out),
         metric,
         held_out.margin if held_out else MARGIN,
-        frozenset(baseline.index[baseline]),
+        baselines,
         " ".join(filter(None, notes)),
     )
     return replace(comparison, scope=scope(ok, comparison.means, held_out, others=bool(away.all())))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pandas as pd
 
 from sim.foundation.text import count_text, listed, score_text
@@ -14,37 +16,51 @@ __all__ = ["elsewhere", "few"]
 _NAMED = 3
 
 
-def elsewhere(models: pd.DataFrame, held_out: HeldOut) -> str:
+def elsewhere(models: pd.DataFrame, held_out: HeldOut, baselines: Collection[str] = ()) -> str:
     """Say which method does best at clinics that were held out, and what that says of other clinics.
 
     Parameters
     ----------
     models : DataFrame
         ``run_id, method, seed`` of runs whose held-out clinics took no part in training.
+    baselines : collection of str
+        Methods that are there to be compared with: none is called the best while there is another.
     """
-    found, pairs = over_clinics(by_clinic(held_out.predictions, models, "within_clinic_auc"))
+    predictions = held_out.predictions
+    if not held_out.same_patients:  # nor are the clinics the same on another seed
+        seed = predictions["run_id"].map(models.set_index("run_id")["seed"])
+        predictions = predictions.assign(clinic=predictions["clinic"].astype(str) + " of seed " + seed.astype(str))
+    found, pairs = over_clinics(by_clinic(predictions, models, "within_clinic_auc"))
     known = found.dropna(subset="half_width")
     if known.empty:
         scored = count_text(int(found["n"].max()), "held-out clinic")
         return f"{scored} can be scored; at least {FEWEST_CLINICS} are needed to say anything about others."
+    joined = known[~known["method"].isin(baselines)]
+    choice = joined if len(joined) else known
     best, clinics, mean, half_width, predicted = max(
-        known[["method", "n", "mean", "half_width", "predicted"]].itertuples(index=False), key=lambda row: row[2]
+        choice[["method", "n", "mean", "half_width", "predicted"]].itertuples(index=False), key=lambda row: row[2]
     )
     low, high = max(mean - predicted, 0.0), min(mean + predicted, 1.0)
+    apart = " of the methods that train together" if best not in baselines and len(choice) < len(known) else ""
     said = [
-        f"At {count_text(clinics, 'clinic')} that took no part in training {best} has the highest mean AUC: "
+        f"At {count_text(clinics, 'clinic')} that took no part in training {best} has the highest mean AUC{apart}: "
         f"{score_text(mean, half_width)} over clinics. The AUC of another such clinic is expected between "
         f"{score_text(low)} and {score_text(high)} (95 % prediction interval)."
     ]
-    told: dict[Verdict, list[str]] = {}
-    for first, second, gain, width in pairs[["first", "second", "mean", "half_width"]].itertuples(index=False):
-        if best in (first, second):
-            told.setdefault(verdict(gain, width, held_out.margin), []).append(second if first == best else first)
+    told: dict[str, list[str]] = {}
+    for first, second, difference, width in pairs[["first", "second", "mean", "half_width"]].itertuples(index=False):
+        if best not in (first, second):
+            continue
+        kind, ahead = verdict(difference, width, held_out.margin), (difference > 0) == (first == best)
+        told.setdefault("better" if kind is Verdict.APART and not ahead else kind.name, []).append(
+            second if first == best else first
+        )
     margin = score_text(held_out.margin).rstrip("0")
     endings = {
-        Verdict.APART: "Over clinics it is better than {}.",
-        Verdict.EQUAL: f"Over clinics, equal to it within {margin}: {{}}.",
-        Verdict.OPEN: "Over clinics nothing can be concluded about {}.",
+        Verdict.APART.name: "Over clinics it is better than {}.",
+        "better": "Better over clinics: {}.",
+        Verdict.EQUAL.name: f"Over clinics, equal to it within {margin}: {{}}.",
+        Verdict.OPEN.name: "Over clinics nothing can be concluded about {}.",
     }
     return " ".join([*said, *(ending.format(few(told[kind])) for kind, ending in endings.items() if kind in told)])
 

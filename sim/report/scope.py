@@ -8,8 +8,9 @@ import pandas as pd
 
 from sim.foundation.text import listed
 from sim.report.held_out import HeldOut
+from sim.report.summary import PREVALENCE
 
-__all__ = ["intervals_of", "scope"]
+__all__ = ["intervals_of", "scope", "tuning_of"]
 
 _TUNED: Final = "tuned."
 
@@ -24,24 +25,46 @@ def intervals_of(means: pd.DataFrame) -> str:
     return ""
 
 
-def scope(runs: pd.DataFrame, means: pd.DataFrame, held_out: HeldOut | None, *, others: bool = False) -> str:
-    """Say in a few sentences how far a comparison of successful runs goes; `others` if hospitals were held out too."""
-    said = []
-    tuned = [
-        name.removeprefix(_TUNED) for name in map(str, runs) if name.startswith(_TUNED) and runs[name].notna().any()
-    ]
-    if tuned:
-        said.append(
-            "Every method was tuned on the same candidates and ran at the settings that did best on validation records "
-            f"({listed(tuned)})."
-        )
-    elif len(means) > 1:
-        said.append("No method was tuned: all ran at the settings given, and others can change their order.")
-    if kind := intervals_of(means):
-        together = "; those of differences hold together for all pairs" if len(means) > 2 else ""
+def scope(
+    runs: pd.DataFrame, means: pd.DataFrame, held_out: HeldOut | None, *, levels: int = 1, others: bool = False
+) -> str:
+    """Say in a few sentences how far a comparison goes.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        The successful runs.
+    means : DataFrame
+        The methods' means, see :func:`sim.inference.differences.estimates`; empty where only clinics are compared.
+    levels : int
+        At how many levels of privacy methods were compared.
+    others : bool
+        Whether whole clinics were held out, so that there is something to say about other hospitals.
+    """
+    said = [tuning_of(runs)]
+    if len(means) and (kind := intervals_of(means)):
+        pairs = "all pairs" if levels == 1 else "all pairs at one level"
+        together = f"; those of differences hold together for {pairs}" if len(means) > 2 * levels else ""
         said.append(f"The 95 % intervals are {kind}{together}.")
-    if (means["n"] > 1).any() and (held_out is None or held_out.same_patients):
+    if len(means) and (means["n"] > 1).any() and (held_out is None or held_out.same_patients):
         said.append("More seeds bring no more patients.")
     if not others:
         said.append("Nothing is said about hospitals that took no part.")
-    return " ".join(said)
+    return " ".join(filter(None, said))
+
+
+def tuning_of(runs: pd.DataFrame) -> str:
+    """Say whether methods were tuned, where there is more than one."""
+    own = runs[runs["strategy"] != PREVALENCE]
+    methods = own["strategy"] + own["cut"].astype(object).fillna("").astype(str)
+    if methods.nunique() < 2:
+        return ""
+    tuned = [name for name in map(str, own) if name.startswith(_TUNED) and own[name].notna().any()]
+    if not tuned:
+        return "No method was tuned: all ran at the settings given, and others can change their order."
+    not_tuned = list(dict.fromkeys(own.loc[own[tuned].isna().all(axis=1), "method"]))
+    keys = listed([name.removeprefix(_TUNED) for name in tuned])
+    return (
+        "Every method was tuned on the same candidates and ran at the settings that did best on validation records "
+        f"({keys})" + (f", but for {listed(not_tuned)}." if not_tuned else ".")
+    )

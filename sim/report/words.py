@@ -36,8 +36,11 @@ def conclusions(study: StudyResults) -> list[tuple[str, str]]:
         found.append((level, " ".join([comparison.finding(), *said])))
     other = dict(_elsewhere(study, ok[strangers]))
     told = [(level, " ".join(filter(None, [said, other.pop(level, "")]))) for level, said in found]
-    closing = [("", scope(mine, pd.concat(means), study.held_out, others=bool(strangers.any())))] if means else []
-    return [*told, *other.items(), *closing]
+    findings = [*told, *other.items()]
+    if not findings:
+        return []
+    known = pd.concat(means) if means else pd.DataFrame()
+    return [*findings, ("", scope(ok, known, study.held_out, levels=len(means), others=bool(strangers.any())))]
 
 
 def _by_level(study: StudyResults, ok: pd.DataFrame) -> Iterator[tuple[str, Comparison, list[str]]]:
@@ -90,7 +93,8 @@ def _by_chance(
     means = comparison.means
     idle = means.loc[means["mean"] - means["half_width"].fillna(0.0) <= 0.5, "group"].tolist()
     if idle:
-        yield f"{few(idle)} cannot be told from ranking by chance (within-clinic AUC of .5)."
+        verb = "are" if len(idle) > 1 else "is"
+        yield f"{few(idle)} {verb} not shown to rank better than chance (within-clinic AUC of .5)."
     if len(reference) != 1:
         return
     pairs = all_differences(_among(brier, {**names, reference[0]: PREVALENCE}))
@@ -111,7 +115,8 @@ def _elsewhere(study: StudyResults, runs: pd.DataFrame) -> Iterator[tuple[str, s
         own = runs[(runs["level"] == level) & (runs["strategy"] != PREVALENCE)]
         if len(own):
             models = own[["run_id", "series", "seed"]].rename(columns={"series": "method"})
-            yield str(level), elsewhere(models, study.held_out)
+            baselines = set(own.loc[own["strategy"].map(is_baseline).astype(bool), "series"])
+            yield str(level), elsewhere(models, study.held_out, baselines)
 
 
 def guarantee(runs: pd.DataFrame) -> str:

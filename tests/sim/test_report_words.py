@@ -1,0 +1,125 @@
+"""Sentences about made-up studies: each is said where it is true, and only there."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.made_up import Law, drawn
+from benchmarks.words import results
+from sim.inference.hospitals import by_clinic, over_clinics
+from sim.report.elsewhere import elsewhere
+from sim.report.words import conclusions
+
+CLEAR = Law(aucs=(0.9, 0.7), patients=2000, noise=0.001, apart=0.2)
+
+
+def study(law, methods, seed=0, **changes):
+    return results(drawn(law, np.random.default_rng(seed)), methods, **changes)
+
+
+def said(*args, **kwargs):
+    return conclusions(study(*args, **kwargs))
+
+
+def test_a_clear_difference_is_said_and_a_baseline_is_never_the_best():
+    [(level, finding), (_, scope)] = said(CLEAR, ["fedavg", "split"])
+    assert level == "as set"
+    assert finding.startswith("FedAvg has the highest within-clinic AUC: .")
+    assert finding.endswith("It is better than Split learning.")
+    assert scope.startswith("No method was tuned: ")
+    assert "over other patients of these clinics and over seeds." in scope
+    [(_, beaten), _] = said(CLEAR, ["centralised", "split"])
+    assert beaten.startswith("Split learning has the highest within-clinic AUC of the methods that train together: .")
+    assert beaten.endswith("Centralised is better.")
+
+
+def test_what_knowing_the_clinic_brings_is_said_with_both_leaders():
+    trap = replace(CLEAR, aucs=(0.8, 0.75), knows_clinic=(0.0, 1.0), prevalence=(0.1, 0.9))
+    [(_, finding), _] = said(trap, ["fedavg", "splitfed-v3"])
+    assert "It is better than SplitFed V3." in finding
+    assert "The pooled AUC ranks otherwise: SplitFed V3 leads with ." in finding
+    assert "before FedAvg with ." in finding
+    [(_, agreed), _] = said(replace(trap, knows_clinic=()), ["fedavg", "splitfed-v3"])
+    assert "otherwise" not in agreed
+
+
+def test_a_method_that_does_not_beat_the_clinics_prevalence_is_named():
+    """The third predicts each clinic's share of cases; the first beats it, the second guesses around it."""
+    law = replace(CLEAR, aucs=(0.9, 0.5, 0.5), prevalence=(0.3, 0.7))
+    made = study(law, ["fedavg", "split", "prevalence"])
+    table = made.held_out.predictions
+    share = table.groupby("clinic")["label"].transform("mean")
+    idle = table["run_id"].str.endswith("-2") | table["run_id"].str.endswith("-1")
+    noise = np.random.default_rng(1).normal(0, 0.05, len(table)) * table["run_id"].str.endswith("-1")
+    chance = (share + noise).clip(0.01, 0.99)
+    table = table.assign(probability_1=table["probability_1"].where(~idle, chance))
+    table = table.assign(probability_0=1 - table["probability_1"])
+    made = replace(made, held_out=replace(made.held_out, predictions=table))
+    [(_, finding), _] = conclusions(made)
+    assert "Split learning is not shown to rank better than chance (within-clinic AUC of .5)." in finding
+    assert "No better Brier score than that of each clinic's share of cases is shown for Split learning." in finding
+    assert "revalence" not in finding
+
+
+def test_what_was_tuned_is_said_and_what_was_not():
+    law = replace(CLEAR, patients=300)
+    keys = {"tuned.train.learning-rate": [0.1, np.nan] * law.seeds}
+    tuned = said(law, ["fedavg", "split"], **{"tuned.train.learning-rate": 0.1})[-1][1]
+    assert tuned.startswith(
+        "Every method was tuned on the same candidates and ran at the settings that did best on validation records "
+        "(train.learning-rate). "
+    )
+    assert "(train.learning-rate), but for Split learning. " in said(law, ["fedavg", "split"], **keys)[-1][1]
+
+
+def test_one_seed_and_seeds_with_their_own_patients():
+    [(_, one), (_, scope)] = said(replace(CLEAR, seeds=1), ["fedavg", "split"])
+    assert "Nothing can be concluded about Split learning: they share fewer than two seeds with it." in one
+    assert "The 95 % intervals are over other patients of these clinics, for one seed alone." in scope
+    assert "More seeds" not in scope
+    made = study(replace(CLEAR, fresh=True), ["fedavg", "split"])
+    fresh = replace(made, held_out=replace(made.held_out, same_patients=False))
+    assert "More seeds" not in conclusions(fresh)[-1][1]
+
+
+def test_clinics_that_were_held_out_speak_for_others_from_five_on():
+    law = replace(CLEAR, every_clinic=True, clinics=8, patients=800, by_clinic=0.05)
+    made = study(law, ["fedavg", "split"], held_out="some")
+    [(_, finding), (_, scope)] = conclusions(made)
+    models = made.runs.merge(pd.DataFrame({"strategy": ["fedavg", "split"], "method": ["FedAvg", "Split learning"]}))
+    singles, _ = over_clinics(by_clinic(made.held_out.predictions, models, "within_clinic_auc"))
+    best = singles.set_index("method").loc["FedAvg"]
+    low = f"{best['mean'] - best['predicted']:.3f}".replace("0.", ".")
+    assert finding.startswith("At 8 clinics that took no part in training FedAvg has the highest mean AUC: .")
+    assert f"expected between {low} and " in finding
+    assert finding.endswith("Over clinics it is better than Split learning.")
+    assert scope.startswith("No method was tuned")
+    assert "hospitals" not in scope
+    central = elsewhere(models.replace({"FedAvg": "Centralised"}), made.held_out, {"Centralised"})
+    assert "Split learning has the highest mean AUC of the methods that train together" in central
+    assert central.endswith("Better over clinics: Centralised.")
+    anew = elsewhere(models, replace(made.held_out, same_patients=False))
+    assert anew.startswith(f"At {8 * law.seeds} clinics ")
+    few = study(replace(law, clinics=4), ["fedavg", "split"], held_out="some")
+    assert (
+        conclusions(few)[0][1]
+        == "4 held-out clinics can be scored; at least 5 are needed to say anything about others."
+    )
+
+
+def test_both_kinds_of_held_out_records_are_told_apart():
+    law = replace(CLEAR, aucs=(0.9, 0.7, 0.8), clinics=6)
+    made = study(law, ["fedavg", "split", "fedprox"])
+    runs = made.runs.assign(held_out=np.where(made.runs["strategy"] == "fedprox", "a", ""))
+    [(_, finding), (_, scope)] = conclusions(replace(made, runs=runs))
+    assert "It is better than Split learning. At 6 clinics that took no part in training FedProx has" in finding
+    assert "hospitals" not in scope
+
+
+@pytest.mark.parametrize("methods", [["fedavg"], []])
+def test_nothing_is_compared_with_nothing(methods):
+    law = replace(CLEAR, aucs=(0.8,) * len(methods) or (0.8,))
+    made = study(law, methods or ["fedavg"])
+    assert conclusions(made if methods else replace(made, runs=made.runs.assign(status="failed"))) == []
