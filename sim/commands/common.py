@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,13 +55,10 @@ def planned(file: Path, overrides: list[str] | None, only: list[str] | None) -> 
     from sim.scenario import load_scenario
     from sim.study.planning import plan_runs
 
-    try:
+    with _problems_of(file):
         scenario = load_scenario(file, overrides or (), only or ())
         plans = list(plan_runs(runs_of(scenario)))
         federation = load_federation(scenario.data, scenario.seeds[0])
-    except ScenarioError as error:
-        lines = (line.removeprefix("scenario: ") for line in error.problems)
-        raise ScenarioError(line if line.startswith(f"{file}:") else f"{file}: {line}" for line in lines) from None
     for note in (
         *privacy_notes(scenario),
         *label_notes(scenario, federation.facts),
@@ -69,6 +67,25 @@ def planned(file: Path, overrides: list[str] | None, only: list[str] | None) -> 
     ):
         print(f"{file}: note: {note}", file=sys.stderr)
     return plans
+
+
+def planned_trials(file: Path, overrides: list[str] | None, only: list[str] | None) -> list[Plan]:
+    """Plan every trial of a scenario file; errors are those of :func:`planned`."""
+    from sim.scenario import load_scenario
+    from sim.study.planning import plan_trials
+
+    with _problems_of(file):
+        return plan_trials(load_scenario(file, overrides or (), only or ()))
+
+
+@contextmanager
+def _problems_of(file: Path) -> Iterator[None]:
+    """Begin each line of what is wrong with the file."""
+    try:
+        yield
+    except ScenarioError as error:
+        lines = (line.removeprefix("scenario: ") for line in error.problems)
+        raise ScenarioError(line if line.startswith(f"{file}:") else f"{file}: {line}" for line in lines) from None
 
 
 def _notes(plans: list[Plan]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,15 +29,15 @@ def shown_progress(console: Console) -> Iterator[Progress]:
     with Bar(*columns, console=console) as bar:
         task = bar.add_task("runs", total=None, left="?")
 
-        def start(to_do: int, done: int, seconds_left: float) -> None:
-            bar.update(task, total=to_do, left=seconds_text(seconds_left))
+        def begin(what: str, to_do: int, done: int, seconds_left: float) -> None:
+            bar.update(task, description=what, total=to_do, completed=0, left=seconds_text(seconds_left))
             if done:
-                bar.console.print(f"{done} runs are already finished; {to_do} to do")
+                bar.console.print(f"{done} {what} are already finished; {to_do} to do")
 
         def finished(row: Row, seconds_left: float) -> None:
             bar.update(task, advance=1, left=seconds_text(seconds_left))
-            if row["status"] != "ok":
+            if row["status"] != "ok" and "trial_id" not in row:
                 name = " ".join(filter(None, (row["strategy"], row["cut"], f"seed {row['seed']}")))
                 bar.console.print(f"[red]failed[/red] {row['run_id']} {escape(name)}: {escape(str(row['error']))}")
 
-        yield Progress(start, finished)
+        yield Progress(partial(begin, "runs"), finished, tuning=partial(begin, "trials"))

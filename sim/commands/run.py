@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.commands.common import Only, Out, Overrides, ScenarioFile, planned, wide_console
+from sim.commands.common import Only, Out, Overrides, ScenarioFile, planned, planned_trials, wide_console
 from sim.foundation.problems import ScenarioError
 
 if TYPE_CHECKING:
@@ -70,17 +70,22 @@ def _run(
     from sim.results.study_log import note_command
     from sim.scenario import load_scenario
     from sim.study.runner import run_study
+    from sim.study.tuning import tuned
 
     plans = planned(file, overrides, only)
     scenario = load_scenario(file, overrides or ())
     console = wide_console()
     folder = out / scenario.name
     ids = [spec.run_id for spec in runs_of(scenario)]
+    hopeless: dict[str, str] = {}
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         note_command(folder, sys.argv[1:], file)
     with shown_progress(Console(stderr=True)) as progress:
-        table = run_study(plans, ids, out, engine, progress, fail_fast)
+        if scenario.tune is not None:
+            trials = planned_trials(file, overrides, only)
+            plans, ids, hopeless = tuned(scenario, plans, trials, out, engine, progress)
+        table = run_study(plans, ids, out, engine, progress, fail_fast, hopeless=hopeless)
     with writing_to(folder):
         study = mapped(read_results(folder), folder)
         shown = gallery(study)

@@ -65,6 +65,11 @@ class Federation:
         """Records of the clinics that train, by their axis, which no model has seen in training."""
         return self.validation if self.unseen else self.test
 
+    def for_tuning(self) -> "Federation":
+        """Return what a choice of settings may go by: validation records to score on, and no held-out record."""
+        none = Records(self.validation.x[:0], self.validation.y[:0], np.zeros_like(self.validation.offsets))
+        return replace(self, test=self.validation, test_names=self.names, validation=none)
+
     @cached_property
     def facts(self) -> Facts:
         """What anybody but a clinic may know of it, and the digest of all records."""

@@ -9,13 +9,24 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
-__all__ = ["FolderError", "ScenarioError", "SutureError", "place_of", "problem_lines", "show", "suggest", "unwritable"]
+__all__ = [
+    "FolderError",
+    "ScenarioError",
+    "SutureError",
+    "place_of",
+    "problem_lines",
+    "show",
+    "suggest",
+    "told",
+    "unwritable",
+]
 
 
 class SutureError(Exception):
@@ -87,6 +98,11 @@ def place_of(error: BaseException) -> str:
     """
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
+
+
+def told(error: Exception) -> str:
+    """Return an error in words: our own say what to do and quote no record; the text of others may."""
+    return f"{type(error).__name__}: {error}" if isinstance(error, SutureError) else place_of(error)
 
 
 _SENTENCES: Final = {
@@ -185,7 +201,7 @@ def problem_lines(
     error: "ValidationError",
     label: str,
     models: "Mapping[tuple[str, ...], type[BaseModel]]",
-    swept: Collection[str] = (),
+    swept: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
     """Return one line for each place at which pydantic found an error.
 
@@ -198,8 +214,8 @@ def problem_lines(
     models : mapping of tuple of str to type
         The model of each table, keyed by its place; a table that is one of several kinds has the kind in its key, as
         pydantic reports it (``("data", "csv")``).
-    swept : collection of str
-        Dotted keys whose value came from ``[sweep]``, so that the line points there.
+    swept : mapping of str to str
+        Dotted keys whose value came from another table, and the place there that the line is to point to.
 
     Returns
     -------
@@ -213,8 +229,7 @@ def problem_lines(
         if detail["type"] == "too_short" and detail["loc"] in wrong_inside:
             continue  # it is the wrong elements that were not counted, and they have lines of their own
         place = _place(detail["loc"], detail["type"], models)
-        if place in swept:
-            place = f"sweep.{place}"
+        place = swept.get(place, place)
         lines.setdefault(place, f"{label}: {place}: {_sentence(detail, models)}")
     return list(lines.values())
 

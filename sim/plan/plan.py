@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
 
 import numpy as np
 
 from sim.data.facts import Facts
 from sim.methods.attendance import Attendance
-from sim.methods.job import Job
+from sim.methods.job import Job, run_key
 from sim.methods.protocol import Direction, Traffic
 from sim.plan.budget import epsilon_spent, final_epsilons, within_budget
 from sim.plan.clock import Floats
@@ -24,9 +24,17 @@ from sim.privacy.adjacency import adjacency_of, replace_epsilon
 from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, REPLACE_COLUMN_OF, Adversary, Ledger
 from sim.privacy.mechanisms.mechanism import on_updates
 from sim.scenario.clinics import assign_resources
-from sim.scenario.spec import RunSpec
+from sim.scenario.spec import TUNED, RunSpec
 
 PHASE_NAMES = ("download", "clinic", "upload", "server")
+HOW_IT_LEARNS: Final[Any] = {
+    "study": True,
+    "swept": True,
+    "tuned": True,
+    "train": {"learning_rate", "momentum"},
+    "strategy": {"label", "proximal_mu"},
+}
+"""Settings that change what a run learns, and nothing of its plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +104,16 @@ class Plan:
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "job"}
         return _arrived, (self.job.facts, values)
 
+    def of(self, spec: RunSpec) -> Plan:
+        """Return this plan for a run that differs in nothing but :data:`HOW_IT_LEARNS`.
+
+        All is the run's own but, where batches are drawn in secret, their sizes: bytes and seconds are then another
+        draw's.
+        """
+        train = spec.train.model_copy(update={"rounds": self.rounds})
+        key = run_key(spec.digest, self.job.facts)
+        return replace(self, spec=spec, job=replace(self.job, spec=spec.model_copy(update={"train": train}), key=key))
+
     @property
     def note(self) -> str:
         """What a reader should know of who comes back; empty if somebody does in every round."""
@@ -137,6 +155,7 @@ class Plan:
             **{REPLACE_COLUMN_OF[a]: value for a, value in self.replace_epsilon.items()},
             "epsilon_label": self._epsilon_of_labels(),
             **spec.swept,
+            **{f"{TUNED}{key}": value for key, value in spec.tuned.items()},
         }
 
     def _epsilon_of_labels(self) -> float | None:

@@ -32,6 +32,7 @@ from sim.report.summary import (
     swept_keys,
     title,
 )
+from sim.results.columns import is_tuned
 
 _NAMED: Final = 3
 """At most so many groups of a kind are named."""
@@ -183,7 +184,7 @@ def compare(
     if metric not in numbers:
         problems.append(f'--metric: no such metric "{metric}"; {suggest(metric, numbers)}')
     problems += [f'--by: no such column "{c}"; {suggest(c, list(ok.columns))}' for c in by if c not in ok.columns]
-    swept = [column for column in ok.columns if "." in column]
+    swept = [column for column in ok.columns if "." in column and not is_tuned(column)]
     held = []
     for name, value in at.items():
         key = next((column for column in swept if name in (column, column.rpartition(".")[2])), None)

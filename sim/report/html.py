@@ -29,6 +29,7 @@ from sim.report.study import StudyResults
 from sim.report.summary import adjacency_of
 from sim.report.table import baselines_of, caption, quality_frame, results_frame
 from sim.report.words import conclusions, guarantee
+from sim.results.columns import is_tuned
 from sim.results.store import write_atomically
 
 _DIGITS = 5
@@ -160,7 +161,7 @@ def _counted(statements: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _failed_rows(runs: pd.DataFrame) -> list[list[str]]:
     """List the runs that did not succeed: id, method, seed, swept values, status, error."""
     failed = runs[runs["status"] != "ok"]
-    swept = [name for name in failed.columns if "." in name]
+    swept = [name for name in failed.columns if "." in name and not is_tuned(name)]
     return [
         [
             str(row["run_id"]),

@@ -14,7 +14,7 @@ from sim.foundation.text import value_text
 from sim.inference.differences import estimates
 from sim.methods.labels import known_method, method_label, reading_order
 from sim.report.held_out import HeldOut, evidence_of
-from sim.results.columns import NOISE_KEYS
+from sim.results.columns import NOISE_KEYS, is_tuned
 
 ADVERSARIES = {"epsilon_model_user": "Model user", "epsilon_peer": "Peer clinic", "epsilon_server": "Server"}
 """Column of `runs` with an adversary's epsilon, and the adversary's name."""
@@ -62,7 +62,11 @@ def of_one_kind(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 def swept_keys(runs: pd.DataFrame) -> list[str]:
     """List the swept keys (the columns with a dotted name) that take more than one value."""
-    return [name for name in runs.columns if "." in name and len(runs[name].map(_hashable).unique()) > 1]
+    return [
+        name
+        for name in runs.columns
+        if "." in name and not is_tuned(name) and len(runs[name].map(_hashable).unique()) > 1
+    ]
 
 
 def series_label(method: str, settings: dict[str, object]) -> str:

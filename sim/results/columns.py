@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from sim.scenario.spec import TUNED
+
 COLUMNS: Final = (
     "run_id", "study", "strategy", "cut", "seed", "held_out", "status", "rounds",
     "within_clinic_auc", "auc", "balanced_accuracy", "accuracy", "loss", "brier", "auprc",
@@ -19,7 +21,7 @@ COLUMNS: Final = (
     "epsilon_model_user_replace", "epsilon_peer_replace", "epsilon_server_replace", "epsilon_label",
     "wall_seconds", "error",
 )  # fmt: skip
-"""The columns of ``runs.parquet``; what attacks measured stands before the last two, swept keys behind them."""
+"""The columns of ``runs.parquet``; what attacks measured stands before the last two, swept and tuned keys behind."""
 TEXT_COLUMNS: Final = frozenset(
     {
         *("run_id", "study", "strategy", "cut", "held_out", "status", "worst_clinic"),
@@ -45,16 +47,26 @@ def unit_of(name: str) -> str | None:
 
 def is_measured(column: str) -> bool:
     """Whether a column of the table holds what an attack measured."""
-    return column not in COLUMNS and unit_of(column) is not None
+    return column not in COLUMNS and unit_of(column) is not None and not is_tuned(column)
+
+
+def is_tuned(column: str) -> bool:
+    """Whether a column of the table holds what tuning chose for a key."""
+    return column.startswith(TUNED)
 
 
 def is_swept(column: str) -> bool:
     """Whether a column of the table holds a swept key."""
-    return column not in COLUMNS and unit_of(column) is None
+    return column not in COLUMNS and unit_of(column) is None and not is_tuned(column)
+
+
+def is_setting(column: str) -> bool:
+    """Whether a column of the table holds a swept or a tuned key."""
+    return is_swept(column) or is_tuned(column)
 
 
 def in_order(columns: Iterable[str]) -> list[str]:
     """Return the table's columns and those that stand beside them, in their order."""
     others, end = sorted(set(columns).difference(COLUMNS)), COLUMNS.index("wall_seconds")
-    measured, swept = filter(is_measured, others), filter(is_swept, others)
-    return [*COLUMNS[:end], *measured, *COLUMNS[end:], *swept]
+    kinds = {kind: filter(kind, others) for kind in (is_measured, is_swept, is_tuned)}
+    return [*COLUMNS[:end], *kinds[is_measured], *COLUMNS[end:], *kinds[is_swept], *kinds[is_tuned]]

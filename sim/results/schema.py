@@ -24,7 +24,7 @@ from pydantic import (
     create_model,
 )
 
-from sim.results.columns import COLUMNS, NOISE_KEYS, UNITS, is_measured, is_swept, unit_of
+from sim.results.columns import COLUMNS, NOISE_KEYS, UNITS, is_measured, is_setting, unit_of
 from sim.results.kinds import (
     Amount,
     Bound,
@@ -262,6 +262,7 @@ class _Listed(_Part):
 class _Study(_Part):
     margin: Annotated[float, Strict(), Field(gt=0, le=0.5)]
     table: list[RunId]
+    trials: list[RunId] = []
     runs: list[_Listed]
 
 
@@ -380,7 +381,7 @@ def checked_rows(rows: Sequence[Any], label: Path | str, *, finished: bool = Fal
         hold(_Row, row, label, ("row",))
         for name in filter(is_measured, row):
             hold(_value(name), row[name], label, ("row", name))
-        extra = {name: value for name, value in row.items() if is_swept(name)}
+        extra = {name: value for name, value in row.items() if is_setting(name)}
         for name in extra:
             if "." not in name:
                 refuse(label, f"row: unknown column {json.dumps(name)[:60]}; take it out")

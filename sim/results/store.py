@@ -30,10 +30,10 @@ from sim.foundation.chain import chained, file_hash
 from sim.foundation.problems import FolderError, ScenarioError
 from sim.results import reading
 from sim.results.audit_log import AUDIT_FILE, seal_entries
-from sim.results.columns import COLUMNS, TEXT_COLUMNS, WHOLE_COLUMNS, in_order, is_swept
+from sim.results.columns import COLUMNS, TEXT_COLUMNS, WHOLE_COLUMNS, in_order, is_setting, is_swept, is_tuned
 from sim.results.schema import checked, checked_rows
 from sim.results.table_schema import checked_records, checked_table
-from sim.scenario.spec import RESULTS_VERSION, RunSpec
+from sim.scenario.spec import RESULTS_VERSION, TUNED, RunSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,7 +171,7 @@ def write_table(study_folder: Path, run_ids: Iterable[str] | None = None, *, str
     DESIGN's columns, then one column per swept key.
     """
     table = as_table(read_rows(study_folder, run_ids, strict=strict))
-    with writing_to(study_folder), _moved_in(study_folder / TABLE_FILE) as partial:
+    with writing_to(study_folder), moved_in(study_folder / TABLE_FILE) as partial:
         study_folder.mkdir(parents=True, exist_ok=True)
         table.to_parquet(partial, index=False)
     return table
@@ -179,12 +179,12 @@ def write_table(study_folder: Path, run_ids: Iterable[str] | None = None, *, str
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file that is there whole or not at all."""
-    with writing_to(path.parent), _moved_in(path) as partial:
+    with writing_to(path.parent), moved_in(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def _moved_in(path: Path) -> Iterator[Path]:
+def moved_in(path: Path) -> Iterator[Path]:
     """Give a name to write under, and put the file in its place when that went well."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.unlink(missing_ok=True)  # what somebody else put there may be a link
@@ -227,7 +227,8 @@ def _whole(read: Mapping[str, Any], run_folder: Path) -> dict[str, Any]:
     checked("run", record, path)
     spec, row = read_spec(record, path), record["row"]
     swept = {name: value for name, value in row.items() if is_swept(name)}
-    if swept != spec.swept or row["seed"] != spec.seed or row["study"] != spec.study:
+    tuned = {name.removeprefix(TUNED): value for name, value in row.items() if is_tuned(name)}
+    if swept != spec.swept or tuned != spec.tuned or row["seed"] != spec.seed or row["study"] != spec.study:
         reading.refuse(path, "row: does not match the spec beside it; run again")
     return record | {"spec": from_plain(spec.model_dump(mode="json"))}
 
@@ -324,7 +325,7 @@ def as_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return rows as a table with the contract's columns and types."""
     rows = list(rows)
     table = pd.DataFrame(rows, columns=in_order(key for row in rows for key in row))
-    for column in filterfalse(is_swept, table.columns):
+    for column in filterfalse(is_setting, table.columns):
         if column in TEXT_COLUMNS:
             table[column] = table[column].astype(object).fillna("").astype(str)
         else:

@@ -7,6 +7,7 @@ from sim.scenario.file import Scenario, load_scenario, name_of_a_folder, overrid
 from sim.scenario.model import Model
 from sim.scenario.privacy import Privacy
 from sim.scenario.study import ClinicGroup, Cut, Scoring, Server, Strategy, Train
+from sim.scenario.tune import Range, Tune
 
 __all__ = [
     "ClinicGroup",
@@ -19,6 +20,7 @@ __all__ = [
     "Npz",
     "Parquet",
     "Privacy",
+    "Range",
     "Scalar",
     "Scenario",
     "ScenarioError",
@@ -28,6 +30,7 @@ __all__ = [
     "Synthetic",
     "TableFile",
     "Train",
+    "Tune",
     "load_scenario",
     "name_of_a_folder",
     "overridden",

@@ -5,9 +5,10 @@ TOML with kebab-case keys, checked into frozen objects; everything wrong is repo
 
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import (
@@ -28,6 +29,7 @@ from sim.scenario.overrides import parsed_override, replaced
 from sim.scenario.privacy import Privacy
 from sim.scenario.shape import DEEPEST, shape_problems
 from sim.scenario.study import Availability, ClinicGroup, Scoring, Server, Straggler, Strategy, Train
+from sim.scenario.tune import Tune, key_faults, tune_problems, tuned_in, way_to, without_tuned
 
 _Checked = TypeVar("_Checked", bound=Section)
 _NAME: Final = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9._-]{0,63}")
@@ -73,7 +75,7 @@ def name_of_a_folder(name: str) -> str:
 class Scenario(Section):
     """A study: everything that a scenario file says.
 
-    A table whose keys are swept holds the first value of each.
+    A table whose keys are swept holds the first value of each, and one whose keys are tuned too where it has none.
     """
 
     name: Annotated[str, AfterValidator(name_of_a_folder)]
@@ -89,6 +91,20 @@ class Scenario(Section):
     privacy: Privacy = Privacy()
     strategies: Annotated[tuple[Strategy, ...], Field(min_length=1)]
     sweep: dict[Annotated[str, AfterValidator(_swept_key)], SweptValues] = Field(default_factory=dict)
+    tune: Tune | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hold_first_tuned_values(cls, written: Any) -> Any:
+        if not isinstance(written, Mapping) or not isinstance(written.get("tune"), Mapping):
+            return written
+        held = without_tuned(written, ())
+        for key, values in tuned_in(written).items():
+            first = values.get("low") if isinstance(values, Mapping) else next(iter(values), None)
+            keys = way_to(key, held.get("strategies"))
+            with suppress(ValueError):  # what is no table is reported as such
+                held = held if _holds(held, keys) or first is None else replaced(held, keys, first)
+        return held
 
     @model_validator(mode="before")
     @classmethod
@@ -140,6 +156,7 @@ _MODELS: Final[dict[tuple[str, ...], type[Section]]] = {
     ("clinics", "straggler"): Straggler,
     ("privacy",): Privacy,
     ("strategies",): Strategy,
+    ("tune",): Tune,
 }
 
 
@@ -151,7 +168,7 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = (), only: Sequenc
     overrides : sequence of str
         ``"key=value"`` with a dotted key and a TOML value, for example ``"train.rounds=5"`` or
         ``"clinics.0.profile=hospital"``; text that is no TOML value is taken as a string. A key that is set is no
-        longer swept.
+        longer swept or tuned.
     only : sequence of str
         Names of the strategies to keep; all if empty.
 
@@ -193,7 +210,7 @@ def validated(
     mapping: Mapping[str, Any],
     label: str = "scenario",
     folder: Path | None = None,
-    swept: Collection[str] = (),
+    swept: Mapping[str, str] = MappingProxyType({}),
 ) -> _Checked:
     """Check a mapping with kebab-case keys against a model that has the tables of a scenario.
 
@@ -203,8 +220,8 @@ def validated(
         What the lines of an error start with.
     folder : pathlib.Path, optional
         Where relative paths start; without it they stay as they are.
-    swept : collection of str
-        Dotted keys whose values come from ``[sweep]``.
+    swept : mapping of str to str
+        Dotted keys whose values come from ``[sweep]`` or ``[tune]``, and the place there.
 
     Raises
     ------
@@ -232,11 +249,27 @@ def _swept_in(mapping: Mapping[str, Any]) -> dict[str, Any]:
     return _flat(sweep) if isinstance(sweep, Mapping) else {}
 
 
+def _holds(mapping: Mapping[str, Any], keys: Sequence[str]) -> bool:
+    node: Any = mapping
+    for key in keys:
+        if not isinstance(node, Mapping) or key not in node:
+            return isinstance(node, list)  # of a list's elements those keys have defaults
+        node = node[key]
+    return True
+
+
 def _checked(mapping: Mapping[str, Any], folder: Path, label: str, problems: list[str]) -> Scenario:
     if wrong := [f"{label}: {problem}" for problem in shape_problems(mapping)]:
         raise ScenarioError([*problems, *wrong])
-    sweep = _swept_in(mapping)
-    problems += [f"{label}: {problem}" for problem in _unplaced(mapping, sweep)]
+    sweep, strategies = _swept_in(mapping), mapping.get("strategies")
+    problems += [f"{label}: {problem}" for problem in (*_unplaced(mapping, sweep), *tune_problems(mapping))]
+    if faults := key_faults(mapping, sweep):
+        problems += [f"{label}: tune.{key}: {fault}" for key, fault in faults.items()]
+        mapping = without_tuned(mapping, faults)
+    tuned = tuned_in(mapping)
+    places = {key: f"sweep.{key}" for key in sweep} | {
+        ".".join(way_to(key, strategies)): f"tune.{key}" for key in tuned
+    }
     later_values = (
         {**mapping, "sweep": {**sweep, key: [value]}}
         for key, values in sweep.items()
@@ -245,14 +278,24 @@ def _checked(mapping: Mapping[str, Any], folder: Path, label: str, problems: lis
         if isinstance(value, SCALARS)
     )
     checked: list[Scenario] = []
-    for variant in (mapping, *later_values):
+    for variant in (mapping, *later_values, *_with_tuned_values(mapping, tuned)):
         try:
-            checked.append(validated(Scenario, variant, label, folder, sweep))
+            checked.append(validated(Scenario, variant, label, folder, places))
         except ScenarioError as error:
             problems.extend(error.problems)
     if problems:
         raise ScenarioError(problems)
     return checked[0]
+
+
+def _with_tuned_values(mapping: Mapping[str, Any], tuned: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the tables with each tuned value, and both ends of each range, in its place."""
+    for key, values in tuned.items():
+        ends = [values.get("low"), values.get("high")] if isinstance(values, Mapping) else values
+        for value in ends if isinstance(ends, list | tuple) else ():
+            if isinstance(value, SCALARS):
+                with suppress(ValueError):  # what is no table is reported as such
+                    yield replaced(mapping, way_to(key, mapping.get("strategies")), value)
 
 
 def _unplaced(mapping: Mapping[str, Any], sweep: Mapping[str, Any]) -> Iterator[str]:
@@ -288,14 +331,16 @@ def _read_toml(path: Path, label: str) -> dict[str, Any]:
 
 
 def overridden(mapping: Mapping[str, Any], override: str) -> dict[str, Any]:
-    """Return a copy of a scenario's tables with one ``key=value`` set; a key that is set is no longer swept.
+    """Return a copy of a scenario's tables with one ``key=value`` set; a key that is set is no longer swept or tuned.
 
     Raises ``ValueError`` if it is no ``key=value`` or there is no such place.
     """
     keys, value = parsed_override(override)
-    swept = _swept_in(mapping)
-    if swept.pop(".".join(keys), None) is not None:
+    key, swept = ".".join(keys), _swept_in(mapping)
+    if swept.pop(key, None) is not None:
         mapping = {**mapping, "sweep": swept}
+    if key in tuned_in(mapping):
+        mapping = without_tuned(mapping, (key,))
     return replaced(mapping, keys, value)
 
 

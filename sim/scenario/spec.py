@@ -35,6 +35,8 @@ from sim.scenario.overrides import replaced
 RESULTS_VERSION: Final = 7
 """Raised when the same spec would give other numbers, so that finished runs are not taken for current ones."""
 
+TUNED: Final = "tuned."
+"""How the columns of tuned keys begin."""
 MOST_RUNS: Final = 10_000
 _TABLES: Final = ("data", "model", "train", "evaluation", "server", "clinics", "privacy")
 
@@ -65,6 +67,7 @@ class RunSpec(Section):
     privacy: Privacy
     strategy: RunStrategy
     swept: dict[str, Scalar] = Field(default_factory=dict)
+    tuned: dict[str, Scalar] = Field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
@@ -220,7 +223,7 @@ def _setting(scenario: Scenario, tables: Mapping[str, Any], swept: Mapping[str, 
         RunSpec,
         {**tables, "study": scenario.name, "seed": scenario.seeds[0], "strategy": first, "swept": swept},
         label,
-        swept=swept,
+        swept={key: f"sweep.{key}" for key in swept},
     )
     if spec.privacy.epsilon == math.inf:
         given = spec.privacy

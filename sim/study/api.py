@@ -10,8 +10,9 @@ import pandas as pd
 from sim.data.folds import runs_of
 from sim.scenario import Scenario, load_scenario
 from sim.study.engines import InProcess, Workers
-from sim.study.planning import plan_runs
+from sim.study.planning import plan_runs, plan_trials
 from sim.study.runner import Progress, run_study
+from sim.study.tuning import tuned
 
 
 def run(
@@ -44,7 +45,12 @@ def run(
         If there is no such attack.
     """
     checked = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
-    plans = list(plan_runs(runs_of(checked)))
+    specs = runs_of(checked)
+    plans = list(plan_runs(specs))
     silent = Progress(lambda to_do, done, seconds: None, lambda row, seconds: None)
     engine = Workers(jobs) if jobs > 1 else InProcess()
-    return run_study(plans, [plan.spec.run_id for plan in plans], Path(out), engine, silent, attacks=attacks)
+    ids = [spec.run_id for spec in specs]
+    hopeless: dict[str, str] = {}
+    if checked.tune is not None:
+        plans, ids, hopeless = tuned(checked, plans, plan_trials(checked), Path(out), engine, silent)
+    return run_study(plans, ids, Path(out), engine, silent, attacks=attacks, hopeless=hopeless)

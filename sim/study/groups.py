@@ -23,6 +23,7 @@ _SET_APART_BY_LANE: Final = {
     "seed": True,
     "swept": True,
     "data": {"test_sites"},
+    "tuned": True,
     "train": {"learning_rate", "momentum"},
     "privacy": {"epsilon", "noise_multiplier", "clip"},
     "strategy": {"proximal_mu", "label"},

@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 State = Literal["ok", "failed", "running", "waiting", "interrupted"]
 
 
-def write_study(folder: Path, plans: Sequence[Plan], table_ids: Sequence[str]) -> None:
+def write_study(folder: Path, plans: Sequence[Plan], table_ids: Sequence[str], trial_ids: Sequence[str] = ()) -> None:
     """Name the runs that were asked for, in the order in which they are begun, and those that belong in the table.
 
-    The margin of equivalence stands beside them, since it is of the study and changes no run.
+    While trials are executed the runs have not chosen their settings yet. The margin of equivalence stands beside them,
+    since it is of the study and changes no run.
     """
     runs = [
         {
@@ -54,6 +55,7 @@ def write_study(folder: Path, plans: Sequence[Plan], table_ids: Sequence[str]) -
         **this_process(),
         "margin": plans[0].spec.evaluation.margin,
         "table": list(table_ids),
+        "trials": list(trial_ids),
         "runs": runs,
     }
     write_atomically(folder / STUDY_FILE, json.dumps(to_plain(study), indent=1, allow_nan=False))

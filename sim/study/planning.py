@@ -8,16 +8,25 @@ from typing import Any
 
 from sim.data.facts import Facts
 from sim.data.federation import load_federation
+from sim.data.folds import runs_of
 from sim.foundation.problems import ScenarioError
-from sim.plan.plan import Plan, make_plan
+from sim.plan.plan import HOW_IT_LEARNS, Plan, make_plan
+from sim.scenario import Scenario
+from sim.scenario.contests import contests
 from sim.scenario.lookup import is_flower_path
 from sim.scenario.spec import RunSpec
 
 Row = dict[str, Any]
 
 
-def plan_runs(specs: Sequence[RunSpec]) -> Iterator[Plan]:
+def plan_runs(specs: Sequence[RunSpec], *, trials: bool = False) -> Iterator[Plan]:
     """Plan runs one by one; of each data set only the facts are kept, however many runs share it.
+
+    Parameters
+    ----------
+    trials : bool
+        Whether they are trials: these know of no held-out record, and those that differ only in how they learn share
+        what is planned.
 
     Raises
     ------
@@ -26,20 +35,30 @@ def plan_runs(specs: Sequence[RunSpec]) -> Iterator[Plan]:
     """
     problems: list[str] = []
     known: dict[tuple[str, int], Facts] = {}
+    planned: dict[str, Plan] = {}
     for spec in specs:
         data = spec.data.model_dump_json(), spec.seed
         try:
             if data not in known:
-                known[data] = load_federation(spec.data, spec.seed).facts
+                federation = load_federation(spec.data, spec.seed)
+                known[data] = (federation.for_tuning() if trials else federation).facts
             if is_flower_path(spec.strategy.name):
                 from sim.flower.imported import check_imported
 
                 check_imported(spec.strategy, len(known[data].names))
-            yield make_plan(spec, known[data])
+            alike = spec.model_dump_json(exclude=HOW_IT_LEARNS) if trials else spec.run_id
+            if alike not in planned:
+                planned[alike] = make_plan(spec, known[data])
+            yield planned[alike].of(spec) if trials else planned.pop(alike)
         except ScenarioError as error:
             problems += error.problems
     if problems:
         raise ScenarioError(problems)
+
+
+def plan_trials(scenario: Scenario) -> list[Plan]:
+    """Plan the trials of a scenario's runs; none without ``[tune]``. Errors are those of :func:`plan_runs`."""
+    return list(plan_runs([t for c in contests(scenario, runs_of(scenario)) for t in c.trials], trials=True))
 
 
 def plan_summary(plan: Plan) -> Row:

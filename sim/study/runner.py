@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,7 @@ import pandas as pd
 from sim.attacks.attack import attacks_on
 from sim.attacks.observation import Findings, Observation
 from sim.data.federation import Federation, load_federation
-from sim.foundation.problems import FolderError, SutureError, place_of
+from sim.foundation.problems import FolderError, SutureError, told
 from sim.plan.plan import Plan
 from sim.plan.statement import privacy_statement
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
@@ -36,6 +37,10 @@ from sim.study.train import TrainedRun, train_run
 from sim.tensor.program import Alone, Program
 
 
+class TuningError(SutureError, RuntimeError):
+    """A run has no setting that can be trained."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """What a study tells while it runs.
@@ -45,11 +50,14 @@ class Progress:
     start : callable
         Called once with the number of runs to do, the number already there and the seconds it will take.
     finished : callable
-        Called with each run's row as it ends, whatever its status, and the seconds left.
+        Called with each run's and each trial's row as it ends, whatever its status, and the seconds left.
+    tuning : callable
+        Called before trials as ``start`` is before runs; the seconds are those of both.
     """
 
     start: Callable[[int, int, float], None]
     finished: Callable[[Row, float], None]
+    tuning: Callable[[int, int, float], None] = lambda to_do, done, seconds: None
 
 
 def run_study(
@@ -60,6 +68,7 @@ def run_study(
     progress: Progress,
     fail_fast: bool = False,
     attacks: Sequence[str] = (),
+    hopeless: Mapping[str, str] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Execute planned runs and build the study's table.
 
@@ -78,6 +87,8 @@ def run_study(
         Whether a failed run ends the study.
     attacks : sequence of str
         Import paths of further attacks, ``package.module:NAME``, beside the registered ones.
+    hopeless : mapping of str to str
+        By id, why runs fail without being executed.
 
     Returns
     -------
@@ -105,7 +116,7 @@ def run_study(
     pending = [plan for plan in quickest_first if plan.spec.run_id not in done]
     forecast = Forecast(pending, engine.jobs)
     progress.start(len(pending), len(done), forecast.seconds_left())
-    run = partial(execute_together, folder=folder, origin=provenance(), attacks=attacks)
+    run = partial(execute_together, folder=folder, origin=provenance(), attacks=attacks, hopeless=dict(hopeless))
     try:
         with closing(engine.run(run, grouped(pending, engine.jobs))) as rows:
             for row in rows:
@@ -122,7 +133,11 @@ def run_study(
 
 
 def execute_together(
-    plans: Sequence[Plan], folder: Path, origin: dict[str, Any], attacks: Sequence[str] = ()
+    plans: Sequence[Plan],
+    folder: Path,
+    origin: dict[str, Any],
+    attacks: Sequence[str] = (),
+    hopeless: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Row]:
     """Execute runs in lockstep, their tensor work as one program, and yield each one's row when it ends.
 
@@ -135,7 +150,7 @@ def execute_together(
         of_data = plan.spec.data.model_dump_json(), plan.spec.seed
         if of_data not in known:
             known[of_data] = load_federation(plan.spec.data, plan.spec.seed)
-        return execute(plan, folder, origin, attacks, known[of_data], shared)
+        return execute(plan, folder, origin, attacks, known[of_data], shared, hopeless.get(plan.spec.run_id))
 
     yield from shared.run([partial(one, plan) for plan in plans])
 
@@ -147,6 +162,7 @@ def execute(
     attacks: Sequence[str] = (),
     federation: Federation | None = None,
     program: Program | None = None,
+    hopeless: str | None = None,
 ) -> Row:
     """Train one run, attack it, write its folder, and return its row; an error is a row too, with status ``failed``.
 
@@ -163,6 +179,8 @@ def execute(
         The run's records, where they are at hand.
     program : Program, optional
         Does the tensor work.
+    hopeless : str, optional
+        Why it fails without being trained.
 
     Raises
     ------
@@ -174,6 +192,7 @@ def execute(
     log = RunLog(folder, plan.spec.run_id)
     federation = federation or load_federation(plan.spec.data, plan.spec.seed)
     try:
+        _refuse(hopeless)
         trained, findings = _trained_and_attacked(plan, federation, log, attacks, program)
         row = finished_row(plan, trained, findings, federation)
         tables = {
@@ -185,7 +204,7 @@ def execute(
     except FolderError:
         raise
     except Exception as error:
-        row = {**plan.columns(), "status": "failed", "error": _told(error)}
+        row = {**plan.columns(), "status": "failed", "error": told(error)}
         row["wall_seconds"] = program.clock() - started
         record, texts = _record(plan, federation, origin, row)
         log.end(write_run(folder, record, {}, {}, texts), "failed", row["error"])
@@ -195,6 +214,11 @@ def execute(
     entries = [*trained.trail.entries, *release_entries(plan.ledger.to_json())]
     log.end(write_run(folder, record, tables, _models(trained), texts, entries), "ok")
     return row
+
+
+def _refuse(hopeless: str | None) -> None:
+    if hopeless is not None:
+        raise TuningError(hopeless)
 
 
 def _trained_and_attacked(
@@ -211,11 +235,6 @@ def _trained_and_attacked(
         program=program,
     )
     return trained, observation.found(trained.parameters)
-
-
-def _told(error: Exception) -> str:
-    """Return an error in words: our own say what to do and quote no record; the text of others may."""
-    return f"{type(error).__name__}: {error}" if isinstance(error, SutureError) else place_of(error)
 
 
 def _models(trained: TrainedRun) -> dict[str, dict[str, Any]]:

@@ -77,6 +77,7 @@ def train_run(
     overheard: Overhears | None = None,
     program: Program | None = None,
     shortcut: bool = True,
+    trial: bool = False,
 ) -> TrainedRun:
     """Train a planned run through its Flower strategy and client app.
 
@@ -91,6 +92,8 @@ def train_run(
         Told of every round and its evaluation on held-out records as it ends.
     models : callable
         Told of the model before the first round and after each; see :meth:`sim.flower.simulation.Simulation.run`.
+    trial : bool
+        Whether it is one of tuning: the model is judged once, at the end, and traffic is not held against the plan.
 
     Returns
     -------
@@ -120,8 +123,8 @@ def train_run(
         if job.adaptive is not None:
             trained.clips.append(simulation.clip)
         last = server_round == job.spec.train.rounds
-        judged = last or server_round % job.spec.train.eval_every == 0
-        trained.evaluations.append(_judged(tester, model, server_round, last=last) if judged else skipped)
+        judged = last or (server_round % job.spec.train.eval_every == 0 and not trial)
+        trained.evaluations.append(_judged(tester, model, server_round, last=last and not trial) if judged else skipped)
         watch(server_round, trained.evaluations[-1])
         models(server_round, model)
         if validator is not None:
@@ -135,7 +138,7 @@ def train_run(
         raise _diverged(len(trained.evaluations)) from error
     for part, steps in simulation.server_noised.items():
         meter.count_noise(part, range(meter.clinics), steps.tolist())
-    check_against_plan(plan, meter, job)
+    check_against_plan(plan, meter, job, noise_alone=trial)
     return trained
 
 
@@ -154,7 +157,7 @@ def _diverged(server_round: int) -> DivergedError:
     )
 
 
-def check_against_plan(plan: Plan, meter: Meter, job: Job) -> None:
+def check_against_plan(plan: Plan, meter: Meter, job: Job, *, noise_alone: bool = False) -> None:
     """Hold what was counted against the plan.
 
     Parameters
@@ -162,6 +165,8 @@ def check_against_plan(plan: Plan, meter: Meter, job: Job) -> None:
     plan : Plan
     meter : Meter
     job : Job
+    noise_alone : bool
+        Whether traffic is left aside.
 
     Raises
     ------
@@ -172,7 +177,8 @@ def check_against_plan(plan: Plan, meter: Meter, job: Job) -> None:
     wrong = [
         f"{what}: planned {planned.get(key, nothing)}, counted {counted.get(key, nothing)}"
         for planned, counted, what, key in _compared(plan, meter)
-        if not np.array_equal(planned.get(key, nothing), counted.get(key, nothing))
+        if not (noise_alone and counted is meter.traffic)
+        and not np.array_equal(planned.get(key, nothing), counted.get(key, nothing))
     ]
     noised = {part: count.tolist() for part, count in meter.noised_steps.items()}
     if build_ledger(job, plan.sampled, noised) != plan.ledger:

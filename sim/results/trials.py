@@ -1,0 +1,78 @@
+"""The trials of a study's tuning: ``trials.jsonl`` while they end, ``trials.parquet`` when all have.
+
+A line is added for each trial that has ended, so that a process that dies loses the trials that it was at. The table
+has one row a trial: ``trial_id study strategy cut seed``, the swept keys, ``tuned.<key>``, ``score loss status
+chosen``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sim.results import reading
+from sim.results.kinds import Amount, Bound, RunId, Share, Text
+from sim.results.store import moved_in, to_plain, writing_to
+
+TRIALS_LOG, TRIALS_TABLE = "trials.jsonl", "trials.parquet"
+Row = dict[str, Any]
+_NEEDED: Final = ("trial_id", "strategy", "cut", "seed", "score", "loss", "status", "chosen")
+
+
+class TrialLine(BaseModel):
+    """How a trial ended; without a score where nothing could be scored."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    trial_id: RunId
+    score: Share | None
+    loss: Bound | None
+    status: Literal["ok", "failed"]
+    error: Text
+    wall_seconds: Amount
+
+
+def note_trial(study_folder: Path, row: Mapping[str, Any]) -> None:
+    """Add how a trial ended; what a killed process left of a line is cut off."""
+    line = json.dumps(to_plain({key: row[key] for key in TrialLine.model_fields}), allow_nan=False) + "\n"
+    with writing_to(study_folder), (study_folder / TRIALS_LOG).open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(line.encode())
+
+
+def read_trials(study_folder: Path) -> dict[str, Row]:
+    """Return how each trial ended that has ended, by its id; a trial that stands twice has its last word."""
+    found = {}
+    for number, line in enumerate(reading.read_lines(study_folder, TRIALS_LOG), 1):
+        try:
+            row = TrialLine.model_validate(line).model_dump()
+        except ValidationError:
+            reading.refuse(study_folder / TRIALS_LOG, f"line {number} is no trial's; remove it, or the file")
+        found[row["trial_id"]] = row | {key: math.nan for key in ("score", "loss") if row[key] is None}
+    return found
+
+
+def write_trials(study_folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``trials.parquet``, whole or not at all."""
+    table = pd.DataFrame(rows)
+    with writing_to(study_folder), moved_in(study_folder / TRIALS_TABLE) as partial:
+        table.to_parquet(partial, index=False)
+
+
+def trials_table(study_folder: Path) -> pd.DataFrame | None:
+    """Read ``trials.parquet``; None where the study tuned nothing."""
+    table = reading.read_parquet(study_folder, TRIALS_TABLE)
+    for column in _NEEDED:
+        if table is not None and column not in table:
+            reading.refuse(study_folder / TRIALS_TABLE, f"{column}: the column is missing; run the scenario again")
+    return table

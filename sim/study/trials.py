@@ -1,0 +1,60 @@
+"""One trial of a study's tuning: trained without held-out records, scored on validation records, and forgotten."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from sim.data.federation import Federation, load_federation
+from sim.foundation.problems import FolderError, told
+from sim.plan.plan import Plan
+from sim.study.lockstep import Shared
+from sim.study.train import train_run
+from sim.tensor.program import Program
+
+Row = dict[str, Any]
+
+
+def try_together(plans: Sequence[Plan]) -> Iterator[Row]:
+    """Execute trials in lockstep, their tensor work as one program, and yield how each ended."""
+    shared = Shared()
+    known: dict[tuple[str, int], Federation] = {}
+
+    def one(plan: Plan) -> Row:
+        of_data = plan.spec.data.model_dump_json(), plan.spec.seed
+        if of_data not in known:
+            known[of_data] = load_federation(plan.spec.data, plan.spec.seed).for_tuning()
+        return try_one(plan, known[of_data], shared)
+
+    yield from shared.run([partial(one, plan) for plan in plans])
+
+
+def try_one(plan: Plan, federation: Federation, program: Program) -> Row:
+    """Train a trial and score it; an error is a row too, with status ``failed``.
+
+    Parameters
+    ----------
+    plan : Plan
+    federation : Federation
+        As :meth:`sim.data.federation.Federation.for_tuning` returns it: there are no held-out records in it.
+    program : Program
+        Does the tensor work.
+
+    Returns
+    -------
+    dict
+        ``trial_id score loss status error wall_seconds``. The score is the within-clinic AUC of the last round's
+        model on validation records, NaN where no clinic has records of two classes.
+    """
+    started = program.clock()
+    row: Row = {"trial_id": plan.spec.run_id, "score": math.nan, "loss": math.nan, "status": "ok", "error": ""}
+    try:
+        pooled = train_run(plan, federation, program=program, trial=True).evaluations[-1].pooled
+        row |= {"score": pooled["within_clinic_auc"], "loss": pooled["loss"]}
+    except FolderError:
+        raise
+    except Exception as error:
+        row |= {"status": "failed", "error": told(error)}
+    return row | {"wall_seconds": program.clock() - started}
