@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
+
+import typer
 
 
-def schema() -> None:
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a page of all keys for people instead.")] = False,
+) -> None:
     """Print the JSON schema of a scenario, for editors that complete and check TOML."""
-    from sim.scenario import Scenario
+    from sim.scenario.key_reference import described_schema
+    from sim.scenario.key_reference import markdown as page
 
-    print(json.dumps(Scenario.model_json_schema(), indent=1))
+    print(page() if markdown else json.dumps(described_schema(), indent=1), end="" if markdown else "\n")
