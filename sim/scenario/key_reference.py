@@ -77,14 +77,14 @@ def _of_sources(models: Mapping[str, Schema]) -> Iterator[str]:
             told = json.dumps(found, sort_keys=True)
             if (key, told) not in seen and key != "source":
                 seen.add((key, told))
-                alike = [m for m in _SOURCES if json.dumps(models[m]["properties"].get(key), sort_keys=True) == told]
+                alike = (m for m in _SOURCES if json.dumps(models[m]["properties"].get(key), sort_keys=True) == told)
                 groups.setdefault(tuple(alike), {})[key] = found
     every = ", ".join(f'`"{source}"`' for source in _SOURCES.values())
     yield f"`source` is one of {every}; {MEANINGS['data']['source'][0].lower()}{MEANINGS['data']['source'][1:]}\n"
-    for alike, own in sorted(groups.items(), key=lambda group: -len(group[0])):
-        sources = " and ".join(filter(None, [", ".join(_SOURCES[m] for m in alike[:-1]), _SOURCES[alike[-1]]]))
-        yield f"### Of {'every source' if len(alike) == len(_SOURCES) else sources}\n"
-        yield _table(own, models[alike[0]].get("required", ()))
+    for having, own in sorted(groups.items(), key=lambda group: -len(group[0])):
+        sources = " and ".join(filter(None, [", ".join(_SOURCES[m] for m in having[:-1]), _SOURCES[having[-1]]]))
+        yield f"### Of {'every source' if len(having) == len(_SOURCES) else sources}\n"
+        yield _table(own, models[having[0]].get("required", ()))
 
 
 def _table(keys: Schema, required: Collection[str]) -> str:
