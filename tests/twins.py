@@ -93,12 +93,38 @@ class Twin:
     def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
         train = self.spec.train
         if train.optimizer == "adam":
-            return torch.optim.Adam(module.parameters(), lr=train.learning_rate)
-        momentum = train.momentum if train.optimizer == "momentum" else 0.0
-        return torch.optim.SGD(module.parameters(), lr=train.learning_rate, momentum=momentum)
+            made = torch.optim.Adam(module.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
+        else:
+            momentum, decay = train.momentum if train.optimizer == "momentum" else 0.0, train.weight_decay
+            made = torch.optim.SGD(module.parameters(), lr=train.learning_rate, momentum=momentum, weight_decay=decay)
+
+        def at_the_rounds_rate(optimizer, *_):
+            optimizer.param_groups[0]["lr"] = self.rates[self.server_round - 1]
+
+        if train.schedule != "constant":
+            made.register_step_pre_hook(at_the_rounds_rate)
+        return made
+
+    @property
+    def rates(self) -> list[float]:
+        """Return the rate of each round, as a scheduler of ``torch.optim.lr_scheduler`` that steps once a round."""
+        train = self.spec.train
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=train.learning_rate)
+        if train.schedule == "cosine":
+            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=train.rounds)
+        else:
+            length = -(-train.rounds // 5)
+            scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / length, total_iters=length - 1)
+        rates = []
+        for _ in range(train.rounds):
+            rates += scheduler.get_last_lr()
+            optimizer.step()
+            scheduler.step()
+        return rates
 
     def batches(self, server_round: int, clinic: int, size: int) -> list[np.ndarray]:
-        """Return the positions of each batch's records, without padding."""
+        """Return the positions of each batch's records, without padding; the round has come."""
+        self.server_round = server_round
         train = self.spec.train
         sampling = Sampling(self.spec.privacy.mechanism == "dp-sgd", train.batch_size, train.local_epochs)
         key = self.key if sampling.poisson else self.spec.seed

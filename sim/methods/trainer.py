@@ -27,7 +27,7 @@ BLOCK = 128
 def lanes_of(job: Job, clinics: Sequence[int]) -> list[Lane]:
     """Return what sets a run's clinics apart in the training of one part."""
     train, dp = job.spec.train, job.dp
-    rate = Rate(train.learning_rate, train.momentum, 0.0)
+    rate = Rate(train.learning_rate, train.momentum, 0.0, train.weight_decay, train.schedule, train.rounds)
     clip = None if dp is None else dp.part_clip
     return [
         Lane(

@@ -45,7 +45,8 @@ _SPENT: dict[bytes, dict[Adversary, tuple[float, ...]]] = {}
 
 def _what_it_follows_from(job: Job, after: Sequence[Sampled]) -> bytes:
     """Return a digest of everything that the releases of a run depend on; the seed is in it by what it has drawn."""
-    apart: Any = {"study": True, "seed": True, "swept": True, "tuned": True, "train": {"learning_rate", "momentum"}}
+    learning = {"learning_rate", "momentum", "weight_decay", "schedule"}
+    apart: Any = {"study": True, "seed": True, "swept": True, "tuned": True, "train": learning}
     facts = replace(job.facts, fingerprint="")
     noise = job.dp, job.rows, job.labels, job.update_noise
     digest = blake2b(repr((job.spec.model_dump_json(exclude=apart), facts, *noise)).encode(), digest_size=16)

@@ -31,7 +31,7 @@ HOW_IT_LEARNS: Final[Any] = {
     "study": True,
     "swept": True,
     "tuned": True,
-    "train": {"learning_rate", "momentum"},
+    "train": {"learning_rate", "momentum", "weight_decay", "schedule"},
     "strategy": {"label", "proximal_mu"},
 }
 """Settings that change what a run learns, and nothing of its plan."""

@@ -31,7 +31,12 @@ def _as_tuple(value: object) -> object:
 
 
 class Train(Section):
-    """How every strategy trains."""
+    """How every strategy trains.
+
+    ``weight_decay`` adds that times each parameter to its gradient, behind clipping and noise. ``schedule`` multiplies
+    the learning rate of every place that trains by a factor of the round: ``cosine`` from 1 towards 0, ``warm-up``
+    linearly up to 1 over the first fifth of the rounds.
+    """
 
     rounds: Whole = Field(ge=0, le=100_000)
     local_epochs: Whole = Field(default=1, ge=1, le=100_000)
@@ -39,6 +44,8 @@ class Train(Section):
     optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
     learning_rate: Factor = Field(gt=0)
     momentum: Number = Field(default=0.9, ge=0, lt=1)
+    weight_decay: Factor = Field(default=0.0, ge=0)
+    schedule: Literal["constant", "cosine", "warm-up"] = "constant"
     participation: Number = Field(default=1.0, gt=0, le=1)
     over_select: Factor = Field(default=1.0, ge=1)
     deadline: Duration | None = None

@@ -27,11 +27,34 @@ class Rate(NamedTuple):
         Used by ``"momentum"`` only.
     pull : float
         mu of FedProx; the trainer adds its term to the gradients.
+    decay : float
+        Times the parameters, it is added to the gradients (``weight_decay`` of ``torch.optim``).
+    schedule : {"constant", "cosine", "warm-up"}
+        How the learning rate goes over the rounds.
+    rounds : int
+        Of the whole training, from 1; of no use to a constant rate.
     """
 
     learning_rate: float
     momentum: float
     pull: float
+    decay: float = 0.0
+    schedule: str = "constant"
+    rounds: int = 0
+
+    def at(self, server_round: int) -> Rate:
+        """Return the rate in a round.
+
+        In round ``r`` of ``R`` the factor is ``(1 + cos(pi (r - 1) / R)) / 2`` (``CosineAnnealingLR`` of T_max ``R``),
+        or ``min(1, r / W)`` with ``W`` a fifth of the rounds, rounded up (``LinearLR`` from ``1 / W``).
+        """
+        if self.schedule == "constant":
+            return self
+        if self.schedule == "cosine":
+            factor = (1 + math.cos(math.pi * (server_round - 1) / self.rounds)) / 2
+        else:
+            factor = min(1.0, server_round / math.ceil(self.rounds / 5))
+        return self._replace(learning_rate=self.learning_rate * factor)
 
 
 @dataclass(frozen=True)
@@ -77,6 +100,8 @@ class Optimizer:
         """
         values = list(parameters.values())
         slots = [[state[f"{slot}/{name}"] for name in parameters] for slot in self.slots]
+        if rate.decay:
+            grads = list(torch._foreach_add(grads, values, alpha=rate.decay))
         if self.name == "sgd":
             torch._foreach_add_(values, grads, alpha=-rate.learning_rate)
         elif self.name == "momentum":

@@ -281,7 +281,7 @@ class Trainer:
         Parameters
         ----------
         server_round, step : int
-            Name the noise streams.
+            Name the noise streams; the round decides about the rate.
         normaliser : ndarray
             ``[lane]`` what the loss's weights were divided by.
         cotangent : Tensor, optional
@@ -300,7 +300,7 @@ class Trainer:
             self._add_noise(grads, server_round, step, normaliser)
         else:
             grads, input_gradient = self._pass.backward(cotangent, None, _NOTHING)
-        self._step(grads, len(normaliser))
+        self._step(grads, len(normaliser), server_round)
         return _NOTHING if input_gradient is None else input_gradient
 
     def hold(self, normaliser: NDArray[np.int64], cotangent: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -329,7 +329,7 @@ class Trainer:
             grads = list(self._held(factors).values())
             self._held = None
             self._add_noise(grads, server_round, step, normaliser)
-            self._step(grads, len(normaliser))
+            self._step(grads, len(normaliser), server_round)
 
     def _tensor(self, values: Sequence[float] | NDArray[np.int64]) -> Tensor:
         return torch.tensor(values, dtype=next(iter(self.parameters.values())).dtype)
@@ -343,7 +343,7 @@ class Trainer:
             self._noise(grads, std, normaliser.tolist(), keys, purpose, self.clinics[:at_work], server_round, step)
         self.noised_steps[:at_work] += 1
 
-    def _step(self, grads: list[Tensor], lanes: int) -> None:
+    def _step(self, grads: list[Tensor], lanes: int, server_round: int) -> None:
         for rate, some in self._rates.items():
             alike = isinstance(some, slice) and some == slice(0, lanes)
             own = grads if alike else [grad[some] for grad in grads]
@@ -352,7 +352,7 @@ class Trainer:
             if rate.pull:
                 pull = (value - self._anchor[name][some] for name, value in values.items())
                 own = [grad.add(away, alpha=rate.pull) for grad, away in zip(own, pull, strict=True)]
-            self.optimizer.step(values, own, state, rate)
+            self.optimizer.step(values, own, state, rate.at(server_round))
             if isinstance(some, Tensor):
                 for all_lanes, moved in ((self._trained, values), (self.state, state)):
                     for name, value in moved.items():

@@ -97,6 +97,14 @@ def test_fresh_state_differs_from_state_handed_on(name):
     assert float((parameters["w"][0] - expected["w"].data).abs().max()) > 1e-3
 
 
+def test_rates_of_rounds_by_hand():
+    rates = {name: [Rate(0.2, 0.0, 0.0, schedule=name, rounds=10).at(r).learning_rate for r in (1, 2, 6, 10)]
+             for name in ("constant", "cosine", "warm-up")}  # fmt: skip
+    assert rates["constant"] == [0.2] * 4
+    assert rates["cosine"] == pytest.approx([0.2, 0.2 * 0.975528, 0.1, 0.2 * 0.0244717], rel=1e-5)
+    assert rates["warm-up"] == pytest.approx([0.1, 0.2, 0.2, 0.2])
+
+
 def test_one_step_by_hand():
     grads = [torch.tensor([[2.0], [-4.0]])]
     for name, expected in {"sgd": [[0.8], [1.4]], "momentum": [[0.8], [1.4]], "adam": [[0.9], [1.1]]}.items():

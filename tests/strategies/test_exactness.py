@@ -123,6 +123,20 @@ def test_every_strategy_equals_its_plain_twin(ragged, strategy, cut, optimizer):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("schedule", ["cosine", "warm-up"])
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
+def test_weight_decay_and_schedules_are_those_of_torch(ragged, strategy, cut, optimizer, schedule):
+    """Everywhere: at clinics, in the server's body, and in optimisers that are carried on or handed on."""
+    rate = {"learning_rate": 2 * RATE[optimizer], "weight_decay": 0.05, "schedule": schedule, "rounds": 7}
+    assert_equals_twin(run_spec(ragged, strategy, cut, optimizer=optimizer, **rate))
+
+
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
+def test_weight_decay_is_added_behind_clipping_and_noise(ragged, strategy, cut):
+    assert_equals_twin(run_spec(ragged, strategy, cut, DP_SGD, weight_decay=0.3))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("cut", SPLIT)
 def test_splitfed_v1_equals_a_loop_that_really_cuts_the_network(ragged, cut, optimizer):
     spec = run_spec(ragged, "splitfed-v1", cut, optimizer=optimizer, learning_rate=RATE[optimizer])
