@@ -4,7 +4,7 @@ from torch import nn
 
 
 def two_convolutions(input_shape: tuple[int, ...], outputs: int) -> list[tuple[str, nn.Module]]:
-    """Return their two convolutions and two linear layers; they cut it behind the convolutions, at 512 numbers a beat."""
+    """Return their two convolutions and two linear layers; they cut behind the convolutions, at 512 numbers a beat."""
     channels, length = input_shape
     return [
         ("conv1", nn.Sequential(nn.Conv1d(channels, 16, 7, padding=3), nn.LeakyReLU(), nn.MaxPool1d(2))),
