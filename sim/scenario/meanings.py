@@ -79,6 +79,8 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "optimizer": "The optimiser, at clinics and server.",
         "learning-rate": "Its rate.",
         "momentum": "Momentum of `momentum`, and first moment's decay of `adam`.",
+        "weight-decay": "Times each parameter, added to its gradient behind clipping and noise.",
+        "schedule": "How the learning rate changes over the rounds: not, down as half a cosine, or up at first.",
         "participation": "Share of the clinics that a round asks, drawn anew.",
         "over-select": "How many times as many clinics are asked; the first to finish count.",
         "deadline": "Longest time of a round: nobody is waited for after it.",
