@@ -18,9 +18,10 @@ import pandas as pd
 from scipy.special import expit
 
 from benchmarks.made_up import Law, Study, drawn, method_name
+from sim.inference.clinics import by_clinic
 from sim.inference.differences import all_differences, estimates
 from sim.inference.evidence import Evidence, from_predictions
-from sim.inference.hospitals import by_clinic, over_clinics
+from sim.inference.hospitals import over_clinics
 
 METRIC = "within_clinic_auc"
 TWO = (0.8, 0.8)

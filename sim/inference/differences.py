@@ -101,6 +101,8 @@ def shared_level(covariance: Floats, contrasts: Floats) -> float:
     contrasts : ndarray
         ``[contrast, method]``
     """
+    if len(contrasts) == 1:
+        return LEVEL
     values, axes = np.linalg.eigh(covariance)
     normal = stream(0, "inference.together").standard_normal((_DRAWS, len(covariance)))
     drawn = normal @ (axes * np.sqrt(np.maximum(values, 0.0))).T

@@ -14,13 +14,13 @@ from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from sim.inference.clinics import ByClinic
 from sim.inference.differences import LEVEL, shared_level
-from sim.inference.scores import Floats, Ints, Predictions, scores
+from sim.inference.scores import Floats
 
-__all__ = ["FEWEST_CLINICS", "ByClinic", "RandomEffects", "by_clinic", "over_clinics", "random_effects"]
+__all__ = ["FEWEST_CLINICS", "RandomEffects", "over_clinics", "random_effects"]
 
 FEWEST_CLINICS: Final = 5
 """Of fewer clinics nothing is said about others."""
@@ -94,73 +94,6 @@ def _reml(values: Floats, variances: Floats) -> float:
             return proposed
         between = proposed
     return between
-
-
-@dataclass(frozen=True, kw_only=True)
-class ByClinic:
-    """Scores of methods at clinics, as means over seeds, and their variance over the clinics' patients."""
-
-    methods: tuple[str, ...]
-    by_clinic: Floats  # [clinic, method], NaN where a clinic cannot be scored
-    shares: Floats  # [clinic, method, method] covariances over patients
-    size: Floats  # [clinic] by what variances fall from clinic to clinic
-    several: NDArray[np.bool_]  # [clinic] whether its patients are enough to estimate a variance
-
-    def contrast(self, weights: Floats) -> tuple[Floats, Floats]:
-        """Return values and variances of a contrast, of the clinics that have them.
-
-        A clinic's own variance is too rough an estimate where it has few patients (and none at all where all are
-        ranked right), so that the variance of one unit of size is pooled over clinics.
-        """
-        used = weights != 0
-        known = ~np.isnan(self.by_clinic[:, used]).any(1)
-        values = self.by_clinic[known][:, used] @ weights[used]
-        own = np.einsum("j,kjl,l->k", weights, self.shares[known], weights)
-        size, several = self.size[known], self.several[known]
-        unit = max(float(own[several].sum()), 0.0) / float((1 / size[several]).sum()) if several.any() else 0.0
-        return values, unit / size
-
-
-def by_clinic(predictions: pd.DataFrame, models: pd.DataFrame, metric: str) -> ByClinic:
-    """Score each clinic by itself; parameters as for :func:`sim.inference.evidence.from_predictions`.
-
-    The within-clinic AUC of one clinic is its AUC.
-    """
-    methods = list(dict.fromkeys(models["method"]))
-    joined = predictions.merge(models[["run_id", "method", "seed"]], on="run_id")
-    clinic, names = pd.factorize(joined["clinic"])
-    method = joined["method"].map({name: place for place, name in enumerate(methods)}).to_numpy(np.int64)
-    seed, seeds = pd.factorize(joined["seed"])
-    clinics, count = len(names), len(methods)
-    model = ((seed * count) + method) * clinics + clinic
-    of = Predictions.of(joined, model.astype(np.int64), len(seeds) * count * clinics)
-    value, influence = scores(of, "auc" if metric == "within_clinic_auc" else metric)
-    by_seed = value.reshape(len(seeds), count, clinics)
-    found = (~np.isnan(by_seed)).sum(0)
-    with np.errstate(invalid="ignore"):
-        values = np.where(found > 0, np.nansum(by_seed, axis=0) / found, np.nan).T
-    patient, patients = pd.factorize(of.patient * clinics + clinic)
-    summed = np.bincount(patient * count + method, influence, minlength=len(patients) * count)
-    summed = summed.reshape(len(patients), count) / np.maximum(found.T[patients % clinics], 1)
-    shares = np.zeros((clinics, count, count))
-    np.add.at(shares, patients % clinics, summed[:, :, None] * summed[:, None, :])
-    size, several = _sizes(of, clinic, clinics, metric)
-    return ByClinic(methods=tuple(methods), by_clinic=values, shares=shares, size=size, several=several)
-
-
-def _sizes(of: Predictions, clinic: Ints, clinics: int, metric: str) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return by what a clinic's variance falls, and where it can be estimated.
-
-    It falls with the records, or for an AUC with the harmonic sum of those of each class.
-    """
-    classes = int(of.label.max(initial=0)) + 1
-    counts = np.bincount(clinic * classes + of.label, minlength=clinics * classes).reshape(clinics, classes)
-    total = counts.sum(1)
-    if not metric.endswith("auc"):
-        return np.maximum(total, 1e-9), total > 1
-    models = max(of.models // clinics, 1)
-    pairs = counts * (total[:, None] - counts)
-    return np.maximum(pairs.sum(1) / np.maximum(total, 1), 1e-9), (counts > models).sum(1) > 1
 
 
 def over_clinics(scores_by_clinic: ByClinic) -> tuple[pd.DataFrame, pd.DataFrame]:

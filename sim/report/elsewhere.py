@@ -7,8 +7,9 @@ from collections.abc import Collection
 import pandas as pd
 
 from sim.foundation.text import count_text, listed, score_text
+from sim.inference.clinics import by_clinic
 from sim.inference.differences import Verdict, verdict
-from sim.inference.hospitals import FEWEST_CLINICS, by_clinic, over_clinics
+from sim.inference.hospitals import FEWEST_CLINICS, over_clinics
 from sim.report.held_out import HeldOut
 
 __all__ = ["elsewhere", "few"]

@@ -138,10 +138,10 @@ def gallery(study: StudyResults) -> Gallery:
         if len(tables["learning"]["round"].unique()) > 1:
             figures.append(_learning(tables["learning"], scores[0]))
     if len(study.clinics):
-        tables["clinics"] = together_by_level(by_clinic(ok, study.clinics), by_level)
+        tables["clinics"] = together_by_level(by_clinic(ok, study.clinics, study.held_out), by_level)
         if len(tables["clinics"]):
             figures.append(_clinics(tables["clinics"], study.clinics["name"].nunique()))
-        figures += _joining(tables, joining_points(ok, study.clinics, by_level, SCORES[scores[0]]))
+        figures += _joining(tables, joining_points(ok, study.clinics, by_level, SCORES[scores[0]], study.held_out))
     if study.decided:
         tables["map"] = map_stripes(study.decided)
         figures.append(_map(study.decided))

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sim.foundation.text import value_text
+from sim.inference.clinics import by_clinic as clinics_of
 from sim.report.equal import Names, together
 from sim.report.held_out import HeldOut
 from sim.report.summary import ADVERSARIES, summarise, swept_keys
@@ -172,21 +173,35 @@ def learning(ok: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).dropna(subset="mean")
 
 
-def by_clinic(ok: pd.DataFrame, clinics: pd.DataFrame) -> pd.DataFrame:
+def by_clinic(ok: pd.DataFrame, clinics: pd.DataFrame, held_out: HeldOut | None = None) -> pd.DataFrame:
     """Compute each clinic's scores: ``series, level, score, clinic, n, mean, lower, upper``.
 
     Clinics come with the lowest mean AUC first; of many, only the lowest are kept. A clinic whose held-out records
-    are all of one class has no AUC.
+    are all of one class has no AUC. Intervals are over the clinic's patients and seeds where predictions are known,
+    else over seeds.
     """
     joined = clinics.rename(columns={"name": "clinic"}).merge(ok[["run_id", *_GROUP, "status"]])
     by = [*_GROUP, "clinic"]
     scores = {score: column for score, column in CLINIC_SCORES.items() if column in joined}
-    parts = [with_bounds(summarise(joined, by, column)).assign(score=score) for score, column in scores.items()]
+    parts = []
+    for score, column in scores.items():
+        found = summarise(joined, by, column) if held_out is None else _at_clinics(ok, column, held_out)
+        parts.append(with_bounds(found).assign(score=score))
     table = pd.concat(parts, ignore_index=True).dropna(subset="mean")
     order = table[table["score"] == next(iter(scores))].groupby("clinic")["mean"].mean().sort_values().index.tolist()
     order += sorted(set(table["clinic"]) - set(order))
     table["clinic"] = pd.Categorical(table["clinic"], categories=order[:_CLINICS], ordered=True)
     return table.dropna(subset="clinic").sort_values("clinic", kind="stable")
+
+
+def _at_clinics(ok: pd.DataFrame, column: str, held_out: HeldOut) -> pd.DataFrame:
+    tables = []
+    for level, own in ok.groupby("level", observed=True):
+        models = own[["run_id", "series", "seed"]].rename(columns={"series": "method"})
+        found = clinics_of(held_out.predictions, models, column, same_patients=held_out.same_patients).estimates()
+        tables.append(found.rename(columns={"method": "series"}).assign(level=level))
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(level=pd.Categorical(table["level"], categories=ok["level"].cat.categories, ordered=True))
 
 
 def per_group(ok: pd.DataFrame, parts: pd.DataFrame, by: Sequence[str], amount: str) -> pd.DataFrame:

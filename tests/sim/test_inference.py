@@ -11,9 +11,10 @@ from sklearn.metrics import balanced_accuracy_score, brier_score_loss, log_loss,
 
 from benchmarks.coverage import HOSPITALS, LAWS, covered, covered_over_clinics, evidence, told_apart
 from benchmarks.made_up import Law, drawn
+from sim.inference.clinics import by_clinic
 from sim.inference.differences import Verdict, all_differences, estimates, verdict
 from sim.inference.evidence import Evidence, from_predictions, from_values
-from sim.inference.hospitals import by_clinic, over_clinics, random_effects
+from sim.inference.hospitals import over_clinics, random_effects
 from sim.inference.scores import Predictions, scores
 
 
@@ -246,7 +247,7 @@ def test_clinics_summaries_have_each_clinics_own_auc_and_need_five():
         np.mean([roc_auc_score(g["label"], g["probability_1"]) for _, g in part.groupby("seed")])
         for _, part in joined.groupby(["clinic", "method"])
     ]
-    assert own.by_clinic == pytest.approx(np.reshape(aucs, (4, 2)))
+    assert own.by_seed.mean(0) == pytest.approx(np.reshape(aucs, (4, 2)))
     singles, pairs = over_clinics(own)
     assert singles["half_width"].isna().all()
     assert pairs["half_width"].isna().all()
@@ -285,3 +286,30 @@ def test_a_report_of_many_runs_takes_no_time_for_this():
     all_differences(of)
     assert time.process_time() - start < 3
     assert isinstance(of, Evidence)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_clinic_s_own_intervals_are_those_of_its_records_alone(fresh):
+    study = drawn(Law(aucs=(0.8, 0.7), clinics=3, fresh=fresh, by_clinic=0.05), np.random.default_rng(0))
+    own = by_clinic(study.predictions, study.models, "within_clinic_auc", same_patients=not fresh)
+    singles, gains = own.estimates(), own.estimates("method 1").set_index("clinic")
+    for clinic, part in study.predictions.groupby("clinic"):
+        alone = from_predictions(part, study.models, "within_clinic_auc", same_patients=not fresh)
+        found = singles[singles["clinic"] == clinic].reset_index(drop=True)
+        expected = estimates(alone)
+        for column in ("n", "mean", "half_width"):
+            assert found[column].tolist() == pytest.approx(expected[column].tolist())
+        pair = all_differences(alone).iloc[0]
+        assert gains.loc[clinic, ["n", "mean", "half_width"]].tolist() == pytest.approx(
+            pair[["n", "mean", "half_width"]].tolist()
+        )
+
+
+def test_a_small_clinic_s_interval_takes_the_variance_of_all():
+    """One case and one control say nothing of how patients vary: the interval is that of all clinics, by size."""
+    study = drawn(Law(aucs=(0.8, 0.7), clinics=4, seeds=1), np.random.default_rng(0))
+    large = study.predictions[study.predictions["clinic"] != "clinic-3"]
+    few = study.predictions[study.predictions["clinic"] == "clinic-3"].groupby(["run_id", "label"]).head(1)
+    found = by_clinic(pd.concat([large, few]), study.models, "auc").estimates().set_index(["clinic", "method"])
+    widths = {clinic: width for (clinic, method), width in found["half_width"].items() if method == "method 0"}
+    assert widths.pop("clinic-3") > 3 * max(widths.values())

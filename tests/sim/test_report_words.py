@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.made_up import Law, drawn
 from benchmarks.words import results
-from sim.inference.hospitals import by_clinic, over_clinics
+from sim.inference.clinics import by_clinic
+from sim.inference.hospitals import over_clinics
 from sim.report.elsewhere import elsewhere
 from sim.report.words import conclusions
 
