@@ -31,11 +31,14 @@ class Membership(Observer):
         """Return AUC and advantage over all records, and the AUC on each clinic's own.
 
         Where clinics are held out as a whole, validation records stand for held-out ones: a stranger's records differ.
+        Without any there is nothing to tell training records from.
 
         The AUC is the probability that a training record has a smaller loss than a held-out one, ties counted half. The
         advantage is true less false positives of the guess "in" for a loss of at most the training records' mean.
         """
         train, test = self._federation.train, self._federation.untrained
+        if not len(test.y):
+            return
         members, others = (losses(self._network, model, records) for records in (train, test))
         yield Finding(measure="auc", value=membership_auc(members, others), chance=0.5)
         yield Finding(measure="advantage", value=advantage(members, others), chance=0.0)

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import product
+from itertools import groupby, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,8 @@ def explain(
         methods=list(dict.fromkeys(map(_method, plans))),
         federation=federation,
         sizes=np.diff(federation.train.offsets),
-        strangers=_strangers(scenario, federation, plans),
+        whole=scenario.data.test == "held-out-clinics",
+        strangers=list(_strangers(federation, plans)),
         scores=_scores(holdings(federation), whole=scenario.data.test == "held-out-clinics"),
         links=_links(clinics),
         failures=_failures(scenario, clinics),
@@ -85,24 +86,29 @@ def holdings(federation: Federation) -> Holdings:
     return Holdings(everyone, federation.classes, counts)
 
 
-def _strangers(scenario: Scenario, federation: Federation, plans: Sequence[Plan]) -> str:
-    """Say which clinics are held out as a whole; nothing where none is."""
-    data, everyone = scenario.data, len(federation.everyone)
-    if data.test != "held-out-clinics":
-        return ""
-    if data.test_sites is not None:
-        held = f"each of {_named(federation.test_names)} is held out"
-    elif data.folds in (None, everyone):
-        held = f"each of the {everyone} clinics is held out in turn"
-    else:
-        held = f"each of the {everyone} clinics is held out in one of {data.folds} folds, drawn anew with each seed"
+def _strangers(federation: Federation, plans: Sequence[Plan]) -> Iterator[str]:
+    """Say which methods are tested on clinics that are held out as a whole, and on which."""
+    alike: dict[tuple[tuple[str, ...], ...], dict[str, None]] = defaultdict(dict)
+    first = min(plan.spec.seed for plan in plans)
+    for method, own in groupby(sorted(plans, key=_method), key=_method):
+        held_out = {plan.job.facts.held_out: None for plan in own if plan.spec.seed == first}
+        if any(held_out):
+            alike[tuple(held_out)][method] = None
     every = sum(len(part.y) for part in (federation.train, federation.validation, federation.test))
     lost = max((every - plan.job.facts.records for plan in plans if plan.job.facts.held_out), default=0)
-    others = f" Of its patients' records elsewhere, up to {lost:,} in a run, none trains." if lost else ""
-    return (
-        f"Test: {held}, with all its records, and takes no part in training. Where clinics have models of their own, "
-        f"the mean of their probabilities is what a held-out one is told.{others}"
-    )
+    for folds, methods in alike.items():
+        held = "in turn" if len(folds) == len(federation.everyone) else f"in one of {len(folds)} folds"
+        named = f"each of the {len(federation.everyone):,} clinics is held out {held}"
+        if len(folds) == 1:
+            named = f"{_named(folds[0])} {'is' if len(folds[0]) == 1 else 'are'} held out"
+        who = "" if len(methods) == len({_method(plan) for plan in plans}) else f"{' | '.join(methods)}: "
+        others = (
+            f" Of a held-out clinic's patients no record elsewhere trains (up to {lost:,} in a run)." if lost else ""
+        )
+        yield (
+            f"Test: {who}{named}, with all records and without any part in training. Where clinics have models of "
+            f"their own, a held-out one is told the mean of their probabilities.{others}"
+        )
 
 
 def _scores(held: Holdings, *, whole: bool) -> str:

@@ -94,6 +94,29 @@ def test_external_validation_is_what_logistic_regression_gets(tmp_path):
     assert found["auc"].item() == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not here")
+def test_folds_of_institutions_are_what_logistic_regression_gets(tmp_path):
+    table, columns = pd.read_csv(SHARED / "rhdnase_trial.csv", dtype={"inst": str}), ["treated", "fev"]
+    data = {
+        "source": "csv",
+        "path": str(SHARED / "rhdnase_trial.csv"),
+        "label": "event",
+        "clinic": "inst",
+        "features": columns,
+        "scaling": "pooled",
+        "folds": 5,
+        **WHOLE,
+    }
+    train = {"rounds": 60, "batch-size": 128, "learning-rate": 0.3}
+    found = run(scenario_of(data, ["centralised"], train=train), tmp_path)
+    assert sorted(", ".join(found["held_out"]).split(", ")) == sorted(set(table["inst"]))
+    for row in found.itertuples():
+        out = table["inst"].isin(row.held_out.split(", "))
+        fitted = regression(table.loc[~out, columns], table.loc[~out, "event"])
+        expected = roc_auc_score(table.loc[out, "event"], fitted.predict_proba(table.loc[out, columns])[:, 1])
+        assert row.auc == pytest.approx(expected, abs=0.01)
+
+
 @pytest.mark.parametrize("own", [{}, {"folds": 2}, {"folds": 3}])
 def test_folds_hold_out_every_clinic_once(tmp_path, own):
     data = {"source": "synthetic", "clinics": 7, "records": 200, **WHOLE, **own}
@@ -279,6 +302,10 @@ def test_the_command_tells_of_it(suture, tmp_path):
     code, out, _ = suture("check", "s.toml")
     assert code == 0
     assert "each of the 4 clinics is held out in turn" in " ".join(out.split())
+    one = 'strategies=[{name="local"}, {name="fedavg", set.data={test="held-out-clinics", test-sites=["va"]}}]'
+    code, out, _ = suture("check", "s.toml", "--set", one, "--set", 'data.test="held-out-records"')
+    assert code == 0
+    assert "Test: FedAvg: va is held out, with all records" in " ".join(out.split())
     assert call_suture("plan", "s.toml", "--set", "data.folds=9") == 2
 
 
