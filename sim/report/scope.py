@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import pandas as pd
 
 from sim.foundation.text import listed
 from sim.report.held_out import HeldOut
 from sim.report.summary import PREVALENCE
+from sim.results.columns import is_tuned
+from sim.scenario.spec import TUNED
 
 __all__ = ["intervals_of", "scope", "tuning_of"]
-
-_TUNED: Final = "tuned."
 
 
 def intervals_of(means: pd.DataFrame) -> str:
@@ -59,11 +57,11 @@ def tuning_of(runs: pd.DataFrame) -> str:
     methods = own["strategy"] + own["cut"].astype(object).fillna("").astype(str)
     if methods.nunique() < 2:
         return ""
-    tuned = [name for name in map(str, own) if name.startswith(_TUNED) and own[name].notna().any()]
+    tuned = [name for name in map(str, own) if is_tuned(name) and own[name].notna().any()]
     if not tuned:
         return "No method was tuned: all ran at the settings given, and others can change their order."
     not_tuned = list(dict.fromkeys(own.loc[own[tuned].isna().all(axis=1), "method"]))
-    keys = listed([name.removeprefix(_TUNED) for name in tuned])
+    keys = listed([name.removeprefix(TUNED) for name in tuned])
     return (
         "Every method was tuned on the same candidates and ran at the settings that did best on validation records "
         f"({keys})" + (f", but for {listed(not_tuned)}." if not_tuned else ".")

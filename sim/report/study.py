@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 
@@ -14,6 +14,8 @@ from sim.report.points import with_levels
 from sim.report.summary import successful_runs
 from sim.results.decision_map import DecisionMap
 from sim.results.rounds import DrawnRound
+
+NO_TRIALS: Final = pd.DataFrame(columns=["strategy", "cut", "chosen"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,8 @@ class StudyResults:
     # The commands that made the study: ``time``, ``command``, ``scenario-sha256``
     commands: Sequence[Mapping[str, str]] = ()
     held_out: HeldOut | None = None  # Predictions of held-out records
+    # ``trials.parquet``: the settings that were tried, by method and seed, with their scores
+    trials: pd.DataFrame = field(default_factory=NO_TRIALS.copy)
 
     @cached_property
     def ok(self) -> pd.DataFrame:

@@ -10,8 +10,10 @@ from sim.foundation.text import listed, score_text
 from sim.inference.differences import Verdict, all_differences
 from sim.inference.evidence import Evidence
 from sim.report.compare import Comparison, compared
+from sim.report.edges import at_the_edge
 from sim.report.elsewhere import elsewhere, few
 from sim.report.held_out import MARGIN, evidence_of
+from sim.report.points import noise_key
 from sim.report.scope import scope
 from sim.report.study import StudyResults
 from sim.report.summary import PREVALENCE, adjacency_note, adjacency_of, held_out_clinics, is_baseline
@@ -65,8 +67,18 @@ def _by_level(study: StudyResults, ok: pd.DataFrame) -> Iterator[tuple[str, Comp
         pooled = compared(of["auc"], "auc", margin, baselines)
         reference = [*firsts.index[(firsts["level"] == level) & (firsts["strategy"] == PREVALENCE)]]
         reference = reference or list(dict.fromkeys(place[prevalence]))
-        said = [*_otherwise(comparison, pooled), *_by_chance(comparison, names, known["brier"], reference)]
+        said = [
+            *_otherwise(comparison, pooled),
+            *_by_chance(comparison, names, known["brier"], reference),
+            *at_the_edge(_trials_at(study, own)),
+        ]
         yield str(level), comparison, said
+
+
+def _trials_at(study: StudyResults, own: pd.DataFrame) -> pd.DataFrame:
+    """Return the trials at the level of some runs."""
+    key, trials = noise_key(study.ok), study.trials
+    return trials if key is None or key not in trials else trials[trials[key] == own[key].iloc[0]]
 
 
 def _among(evidence: Evidence, names: dict[str, str]) -> Evidence:

@@ -10,7 +10,9 @@ from benchmarks.made_up import Law, drawn
 from benchmarks.words import results
 from sim.inference.clinics import by_clinic
 from sim.inference.hospitals import over_clinics
+from sim.report.edges import at_the_edge
 from sim.report.elsewhere import elsewhere
+from sim.report.study import NO_TRIALS
 from sim.report.words import conclusions
 
 CLEAR = Law(aucs=(0.9, 0.7), patients=2000, noise=0.001, apart=0.2)
@@ -124,3 +126,48 @@ def test_nothing_is_compared_with_nothing(methods):
     law = replace(CLEAR, aucs=(0.8,) * len(methods) or (0.8,))
     made = study(law, methods or ["fedavg"])
     assert conclusions(made if methods else replace(made, runs=made.runs.assign(status="failed"))) == []
+
+
+def trials(**rates):
+    """The rate that each strategy chose on each of three seeds, of five."""
+    rows = [
+        {"strategy": strategy, "cut": "", "seed": seed, "tuned.train.learning-rate": rate, "chosen": rate == best}
+        for strategy, chosen in rates.items()
+        for seed, best in enumerate(chosen)
+        for rate in (0.01, 0.03, 0.1, 0.3, 1.0)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_a_setting_at_the_edge_of_what_was_tried_is_named():
+    tried = trials(fedavg=(1.0, 0.3, 1.0), split=(0.1, 0.01, 1.0), fedprox=(0.01, 0.01, 0.01))
+    assert list(at_the_edge(tried)) == [
+        "FedAvg did best at the highest train.learning-rate that was tried (1) 2 times out of 3: what lies beyond may "
+        "suit it better.",
+        "FedProx did best at the lowest train.learning-rate that was tried (0.01) 3 times out of 3: what lies beyond "
+        "may suit it better.",
+    ]
+    assert list(at_the_edge(tried[tried["tuned.train.learning-rate"].isin([0.01, 1.0])])) == []
+    assert list(at_the_edge(NO_TRIALS)) == []
+
+
+def test_an_edge_is_of_one_level_of_privacy():
+    private, free = study(CLEAR, ["fedavg", "split"]).runs, study(CLEAR, ["fedavg", "split"], 1)
+    both = pd.concat(
+        [
+            private.assign(run_id="p" + private["run_id"], **{"privacy.epsilon": 1.0}),
+            free.runs.assign(**{"privacy.epsilon": np.inf}),
+        ]
+    )
+    tried = pd.concat(
+        [
+            trials(fedavg=(1.0, 1.0, 1.0)).assign(**{"privacy.epsilon": np.inf}),
+            trials(fedavg=(0.1, 0.1, 0.1)).assign(**{"privacy.epsilon": 1.0}),
+        ]
+    )
+    predictions = free.held_out.predictions
+    twice = pd.concat([predictions, predictions.assign(run_id="p" + predictions["run_id"])])
+    made = replace(free, runs=both, trials=tried, held_out=replace(free.held_out, predictions=twice))
+    found = dict(conclusions(made))
+    assert "did best at the highest" in found["no DP"]
+    assert "did best" not in found["ε = 1"]
