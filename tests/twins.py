@@ -113,8 +113,8 @@ class Twin:
         if train.schedule == "cosine":
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=train.rounds)
         else:
-            length = -(-train.rounds // 5)
-            scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / length, total_iters=length - 1)
+            rising = max(1, train.rounds // 10)
+            scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (rising + 1), total_iters=rising)
         rates = []
         for _ in range(train.rounds):
             rates += scheduler.get_last_lr()

@@ -38,6 +38,8 @@ RESULTS_VERSION: Final = 7
 TUNED: Final = "tuned."
 """How the columns of tuned keys begin."""
 MOST_RUNS: Final = 10_000
+_NOTHING_DONE: Final = (("weight-decay", 0.0), ("schedule", "constant"))
+"""Settings of ``[train]`` that a run would be the same without."""
 _TABLES: Final = ("data", "model", "train", "evaluation", "server", "clinics", "privacy")
 
 
@@ -98,6 +100,7 @@ def digest_of(
     :func:`code_digests` returns it.
     """
     content = {key: value for key, value in settings.items() if key != "study"} | {"results-version": results_version}
+    content["train"] = dict(own for own in settings["train"].items() if own not in _NOTHING_DONE)
     content["evaluation"] = {key: value for key, value in settings["evaluation"].items() if key != "margin"}
     content |= {"code": dict(code)} if code else {}
     if data_sha256 is not None:

@@ -35,7 +35,7 @@ class Train(Section):
 
     ``weight_decay`` adds that times each parameter to its gradient, behind clipping and noise. ``schedule`` multiplies
     the learning rate of every place that trains by a factor of the round: ``cosine`` from 1 towards 0, ``warm-up``
-    linearly up to 1 over the first fifth of the rounds.
+    linearly up to 1 over the first tenth of the rounds, at least one.
     """
 
     rounds: Whole = Field(ge=0, le=100_000)

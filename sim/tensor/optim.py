@@ -46,14 +46,14 @@ class Rate(NamedTuple):
         """Return the rate in a round.
 
         In round ``r`` of ``R`` the factor is ``(1 + cos(pi (r - 1) / R)) / 2`` (``CosineAnnealingLR`` of T_max ``R``),
-        or ``min(1, r / W)`` with ``W`` a fifth of the rounds, rounded up (``LinearLR`` from ``1 / W``).
+        or ``min(1, r / (W + 1))`` with ``W`` a tenth of the rounds, at least one (``LinearLR`` from ``1 / (W + 1)``).
         """
         if self.schedule == "constant":
             return self
         if self.schedule == "cosine":
             factor = (1 + math.cos(math.pi * (server_round - 1) / self.rounds)) / 2
         else:
-            factor = min(1.0, server_round / math.ceil(self.rounds / 5))
+            factor = min(1.0, server_round / (max(1, self.rounds // 10) + 1))
         return self._replace(learning_rate=self.learning_rate * factor)
 
 

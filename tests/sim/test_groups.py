@@ -36,6 +36,12 @@ def test_runs_that_differ_in_seed_rate_and_noise_alone_share_a_program(csv):
     ]
 
 
+def test_runs_that_differ_in_how_their_rate_goes_share_a_program(csv):
+    ways = [{"weight_decay": 0.1, "schedule": "cosine"}, {"schedule": "warm-up"}, {}]
+    found = grouped([plan for way in ways for plan in plans(csv, rates=(0.1,), **way)] + plans(csv, rounds=10), 1)
+    assert of(found) == [[("fedavg", 3, 6)], [("fedavg", 10, 2)], [("fedavg", 10, 2)]]
+
+
 def test_every_run_is_in_one_group_whatever_the_number_of_processes(csv):
     all_of_them = plans(csv, seeds=range(7))
     for jobs in (1, 2, 3, 50):

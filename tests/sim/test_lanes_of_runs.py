@@ -46,6 +46,8 @@ CASES = [
     ("splitfed-v1", "vanilla", NO_PRIVACY, {"optimizer": "adam"}),
     ("splitfed-v2", "u-shaped", DP_SGD, {"optimizer": "momentum"}),
     ("fedavg", None, NO_PRIVACY, {"optimizer": "momentum", "participation": 0.5}),
+    ("local", None, NO_PRIVACY, {"optimizer": "adam", "weight_decay": 0.1}),
+    ("splitfed-v2", "vanilla", DP_SGD, {"weight_decay": 0.1}),
 ]
 
 
@@ -74,7 +76,9 @@ def planned(csv, name, cut, privacy, train, count=3):
         rates = {"learning_rate": 0.1 / (number + 1)}
         if train.get("optimizer") == "momentum":
             rates["momentum"] = 0.9 - 0.2 * number
-        plans.append(plan_of(run_spec(csv, name, cut, privacy | own, seed=5 + number // 2, **rates, **train)))
+        if "weight_decay" in train:
+            rates |= {"weight_decay": 0.2 * number, "schedule": ("constant", "cosine", "warm-up")[number]}
+        plans.append(plan_of(run_spec(csv, name, cut, privacy | own, seed=5 + number // 2, **{**train, **rates})))
     return plans
 
 

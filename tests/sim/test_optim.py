@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -6,9 +8,9 @@ from sim.tensor.optim import Optimizer, Rate
 
 torch.set_num_threads(1)
 OPTIMIZERS = {
-    "sgd": lambda params: torch.optim.SGD(params, lr=0.05),
-    "momentum": lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.8),
-    "adam": lambda params: torch.optim.Adam(params, lr=0.05),
+    "sgd": lambda params, decay: torch.optim.SGD(params, lr=0.05, weight_decay=decay),
+    "momentum": lambda params, decay: torch.optim.SGD(params, lr=0.05, momentum=0.8, weight_decay=decay),
+    "adam": lambda params, decay: torch.optim.Adam(params, lr=0.05, weight_decay=decay),
 }
 SHAPES = {"w": (3, 2), "b": (3,), "s": ()}
 RATE = Rate(0.05, 0.8, 0.0)
@@ -28,10 +30,10 @@ def start(dtype):
     return {name: torch.randn(len(STEPS_OF_LANE), *shape, dtype=dtype) for name, shape in SHAPES.items()}
 
 
-def by_torch(name, dtype, lane, steps, rounds=1):
+def by_torch(name, dtype, lane, steps, rounds=1, decay=0.0):
     """Take the steps of one lane with ``torch.optim``, once a round."""
     params = {key: nn.Parameter(value[lane].clone()) for key, value in start(dtype).items()}
-    optimizer = OPTIMIZERS[name](params.values())
+    optimizer = OPTIMIZERS[name](params.values(), decay)
     for step in [*range(steps)] * rounds:
         for key, parameter in params.items():
             parameter.grad = gradient(lane, step, key, dtype)
@@ -39,12 +41,12 @@ def by_torch(name, dtype, lane, steps, rounds=1):
     return params
 
 
-def take_steps(optimizer, parameters, state, first, last, dtype):
+def take_steps(optimizer, parameters, state, first, last, dtype, rate=RATE):
     for step in range(first, last):
         lanes = sum(step < steps for steps in STEPS_OF_LANE)
         grads = [torch.stack([gradient(k, step, key, dtype) for k in range(lanes)]) for key in parameters]
         at_work = [{key: value[:lanes] for key, value in own.items()} for own in (parameters, state)]
-        optimizer.step(at_work[0], grads, at_work[1], RATE)
+        optimizer.step(at_work[0], grads, at_work[1], rate)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -57,6 +59,34 @@ def test_lanes_that_finish_at_different_times_take_the_steps_of_torch_optim(name
     for lane, steps in enumerate(STEPS_OF_LANE):
         for key, expected in by_torch(name, dtype, lane, steps).items():
             torch.testing.assert_close(parameters[key][lane], expected.data, rtol=0, atol=TOLERANCE[dtype] * 4)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_weight_decay_is_that_of_torch_optim(name):
+    optimizer = Optimizer(name)
+    parameters = start(torch.float64)
+    rate = RATE._replace(decay=0.3)
+    take_steps(optimizer, parameters, optimizer.initial_state(parameters), 0, 9, torch.float64, rate)
+    for lane, steps in enumerate(STEPS_OF_LANE):
+        for key, expected in by_torch(name, torch.float64, lane, steps, decay=0.3).items():
+            torch.testing.assert_close(parameters[key][lane], expected.data, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 10, 20, 137])
+@pytest.mark.parametrize("name", ["cosine", "warm-up", "constant"])
+def test_schedules_are_those_of_torch(name, rounds):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.4)
+    rising = max(1, rounds // 10)
+    scheduler = {
+        "cosine": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, rounds),
+        "warm-up": lambda: torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (rising + 1), total_iters=rising),
+        "constant": lambda: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
+    }[name]()
+    rate = RATE._replace(learning_rate=0.4, schedule=name, rounds=rounds)
+    for server_round in range(1, rounds + 1):
+        assert math.isclose(rate.at(server_round).learning_rate, scheduler.get_last_lr()[0], rel_tol=1e-9)
+        optimizer.step()
+        scheduler.step()
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -137,6 +137,18 @@ def test_run_id_follows_every_table(change):
     assert not {run.run_id for run in expand(scenario())} & {run.run_id for run in expand(scenario(**change))}
 
 
+def test_run_id_knows_of_weight_decay_and_schedule_where_they_do_something():
+    [run, *_] = expand(scenario())
+    settings = run.model_dump(mode="json")
+    before = {key: value for key, value in settings["train"].items() if key not in ("weight-decay", "schedule")}
+    known = run.model.public_digest(), {}, RESULTS_VERSION
+    assert digest_of(settings, None, *known) == digest_of({**settings, "train": before}, None, *known)
+    for key, value in {"weight-decay": 0.1, "schedule": "cosine"}.items():
+        assert digest_of({**settings, "train": {**before, key: value}}, None, *known) != digest_of(
+            settings, None, *known
+        )
+
+
 def test_run_id_follows_the_results_version():
     [run, *_] = expand(scenario())
     settings = run.model_dump(mode="json")

@@ -46,6 +46,8 @@ SITUATIONS = {
     "two classes by softmax": ("ragged", {"model": {"head": "softmax"}}),
     "three weighted classes": ("three classes", {"class_weights": [0.5, 1.0, 4.0]}),
     "dp-sgd": ("ragged", {"privacy": DP_SGD}),
+    "dp-sgd, weight decay, cosine": ("ragged", {"privacy": DP_SGD, "weight_decay": 0.4, "schedule": "cosine"}),
+    "dp-sgd, clipped jointly, weight decay": ("ragged", {"privacy": JOINT, "weight_decay": 0.4}),
     "dp-sgd, clipped jointly": ("ragged", {"privacy": JOINT}),
     "dp-sgd, half of the clinics, momentum, two local epochs": (
         "ragged",

@@ -215,6 +215,21 @@ def test_dp_sgd_without_clip_and_noise_is_plain_training_on_the_poisson_batches(
     assert_equals_twin(run_spec(ragged, strategy, cut, DP_WITHOUT_NOISE, local_epochs=2))
 
 
+@pytest.mark.parametrize(("strategy", "cut"), BUILT_IN)
+def test_weight_decay_is_neither_clipped_nor_counted(ragged, strategy, cut):
+    """Of gradients clipped to next to nothing the decay alone is left: by (1 - rate x decay) a step."""
+    privacy = {"mechanism": "dp-sgd", "noise-multiplier": 1e-4, "clip": 1e-5, "delta": 1e-3}
+    train = {"rounds": 1, "batch_size": 1000, "learning_rate": 0.1}
+    spec = run_spec(ragged, strategy, cut, privacy, weight_decay=2.0, **train)
+    plan, federation = plan_of(spec)
+    initial = twins.Twin(spec, federation).initial()
+    for name, value in train_run(plan, federation).parameters.items():
+        steps = (1, len(federation.facts.sizes))  # the second in parts that serve one clinic after another
+        assert min(distance({name: value}, {name: 0.8**n * initial[name].expand_as(value)}) for n in steps) < 1e-4
+    without, _ = plan_of(run_spec(ragged, strategy, cut, privacy, **train))
+    assert [clinic.epsilon for clinic in plan.clinics] == [clinic.epsilon for clinic in without.clinics]
+
+
 def test_noise_differs_between_seeds_only_in_what_it_should(ragged):
     """Two seeds must not share the noise, and the noise must move the model."""
     quiet = train_spec(run_spec(ragged, "fedavg", privacy={**DP_SGD, "noise-multiplier": 0})).parameters
