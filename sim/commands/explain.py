@@ -136,7 +136,8 @@ def _scores(held: Holdings, *, whole: bool) -> str:
     if few:
         said.append(f"Clinics with fewer than {_FEWEST_PAIRS}, too few for an AUC to mean much: {few:,}.")
     if none or few:
-        said.append("data.min-records leaves small clinics out; a larger data.test-share holds out more.")
+        more = "" if whole else "; a larger data.test-share holds out more"
+        said.append(f"data.min-records leaves small clinics out{more}.")
     return " ".join(said)
 
 

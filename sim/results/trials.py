@@ -1,7 +1,7 @@
 """The trials of a study's tuning: ``trials.jsonl`` while they end, ``trials.parquet`` when all have.
 
 A line is added for each trial that has ended, so that a process that dies loses the trials that it was at. The table
-has one row a trial: ``trial_id study strategy cut seed``, the swept keys, ``tuned.<key>``, ``score loss status
+has one row a trial: ``trial_id study strategy cut seed held_out``, the swept keys, ``tuned.<key>``, ``score loss status
 chosen``.
 """
 

@@ -141,6 +141,7 @@ def _rows(contest: Contest, results: Sequence[Mapping[str, Any]], best: int | No
             "strategy": trial.strategy.label or trial.strategy.name,
             "cut": trial.strategy.cut or "",
             "seed": trial.seed,
+            "held_out": ", ".join(trial.data.test_sites or ()),
             **trial.swept,
             **{f"{TUNED}{key}": value for key, value in trial.tuned.items()},
             "score": result["score"],

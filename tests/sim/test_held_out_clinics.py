@@ -317,3 +317,15 @@ def test_folds_share_a_program_and_each_is_the_same_alone(tmp_path, monkeypatch)
     monkeypatch.setattr("sim.study.runner.grouped", lambda plans, jobs: [[plan] for plan in plans])
     run(scenario, tmp_path / "alone")
     assert_same_results(tmp_path / "together" / "strangers", tmp_path / "alone" / "strangers")
+
+
+def test_each_fold_tunes_on_the_records_of_the_clinics_that_train(tmp_path):
+    tune = {"train.learning-rate": [0.01, 0.3]}
+    data = {"source": "heart-disease", "test-sites": ["va"], **WHOLE}
+    table = run(scenario_of(data, ["fedavg"], tune=tune, train={"rounds": 4}), tmp_path)
+    trials = pd.read_parquet(tmp_path / "strangers" / "trials.parquet")
+    assert set(trials["held_out"]) == set(table["held_out"]) == {"va"}
+    for rate, score in zip(trials["tuned.train.learning-rate"], trials["score"], strict=True):
+        train = {"rounds": 4, "learning-rate": rate}
+        [spec] = runs_of(scenario_of({**data, "validation-share": 0.25}, ["fedavg"], train=train))
+        assert score == pytest.approx(train_spec(spec).validations[-1].pooled["within_clinic_auc"], abs=1e-6)
