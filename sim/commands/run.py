@@ -69,7 +69,7 @@ def _run(
     from sim.results.store import older_runs, writing_to
     from sim.results.study_log import note_command
     from sim.scenario import load_scenario
-    from sim.study.runner import run_study
+    from sim.study.runner import Chosen, run_study
     from sim.study.tuning import tuned
 
     plans = planned(file, overrides, only)
@@ -77,15 +77,15 @@ def _run(
     console = wide_console()
     folder = out / scenario.name
     ids = [spec.run_id for spec in runs_of(scenario)]
-    hopeless: dict[str, str] = {}
+    tuning: dict[str, Chosen] = {}
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         note_command(folder, sys.argv[1:], file)
     with shown_progress(Console(stderr=True)) as progress:
         if scenario.tune is not None:
             trials = planned_trials(file, overrides, only)
-            plans, ids, hopeless = tuned(scenario, plans, trials, out, engine, progress)
-        table = run_study(plans, ids, out, engine, progress, fail_fast, hopeless=hopeless)
+            plans, ids, tuning = tuned(scenario, plans, trials, out, engine, progress)
+        table = run_study(plans, ids, out, engine, progress, fail_fast, tuning=tuning)
     with writing_to(folder):
         study = mapped(read_results(folder), folder)
         shown = gallery(study)

@@ -23,6 +23,7 @@ from sim.privacy.uncovered import not_covered
 
 if TYPE_CHECKING:
     from sim.plan.plan import Plan
+    from sim.scenario.spec import RunSpec
 
 ACCOUNTING_PACKAGES = ("suture", "dp-accounting", "riskcal", "scipy")
 _WHO: dict[Adversary, str] = {
@@ -72,8 +73,10 @@ def privacy_statement(plan: Plan, versions: Mapping[str, Any], *, finished: bool
     release: ``times`` is ``[least, most]`` over the clinics in units of ``counted-in``, and likewise ``sample-rate``
     (None where nothing is sampled) and ``noise``, of the kind ``noise-is``. ``patients`` has the stated bound on a
     patient's records at all clinics together and the largest number of clinics that train on one, as counted; None
-    where no bound is stated or the unit is the clinic. ``outside`` has rows of ``what``, ``marking`` (``"public"``,
-    ``"dp"``, ``"non-private"`` or, of how a simulation makes its clinics, ``"simulated"``) and ``note``.
+    where no bound is stated or the unit is the clinic. ``tuning`` is None here, and otherwise has the number of
+    ``trials`` and their ``price``, as :func:`sim.privacy.tuning_price.tuning_price` returns it. ``outside`` has rows of
+    ``what``, ``marking`` (``"public"``, ``"dp"``, ``"non-private"`` or, of how a simulation makes its clinics,
+    ``"simulated"``) and ``note``.
     """
     spec = plan.spec
     groups = _grouped(plan)
@@ -101,6 +104,7 @@ def privacy_statement(plan: Plan, versions: Mapping[str, Any], *, finished: bool
         "generator": _GENERATOR,
         "label-epsilon": plan.columns()["epsilon_label"],
         "patients": _patients(plan),
+        "tuning": None,
         "outside": [{"what": what, "marking": marking, "note": note} for what, marking, note in _outside(plan)],
         "not-covered": not_covered(spec),
         "attacks": [],
@@ -240,12 +244,7 @@ def _outside(plan: Plan) -> list[tuple[str, str, str]]:
             rows.append(("preprocessing", marking, "; ".join(used) + counted))
     rows += [
         ("timing of messages", "non-private", "follows from counts here; on real computers it may depend on records"),
-        (
-            "choice of settings",
-            "non-private",
-            "rounds, learning rate, clip and model are as the scenario gives them; a choice made by looking at results "
-            "on these records is not counted",
-        ),
+        ("choice of settings", "non-private", _choice(spec)),
         (
             "other runs on the same records",
             "non-private",
@@ -259,6 +258,19 @@ def _outside(plan: Plan) -> list[tuple[str, str, str]]:
     if spec.privacy.unit == "record":
         rows.append(_records_of_a_patient(plan))
     return rows
+
+
+def _choice(spec: RunSpec) -> str:
+    if not spec.tuned:
+        return (
+            "rounds, learning rate, clip and model are as the scenario gives them; a choice made by looking at results "
+            "on these records is not counted"
+        )
+    keys = ", ".join(spec.tuned)
+    return (
+        f"{keys}: chosen by trials on these records and by their exact scores on validation records; epsilon is stated "
+        "as if on public records"
+    )
 
 
 def _records_of_a_patient(plan: Plan) -> tuple[str, str, str]:

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Mechanisms, compose
@@ -28,6 +28,7 @@ from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Unit
 from sim.privacy.loss import Adjacency
 from sim.privacy.patients import composed, no_better_than
 from sim.privacy.remembered import remembered
+from sim.privacy.tuning_price import with_trials
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -36,6 +37,8 @@ dp: Any = Lazy("dp_accounting")
 
 MOST_MECHANISMS = 60
 """Of more different sampled mechanisms than this, similar ones are counted as the weakest of them."""
+
+_Texts: TypeAlias = tuple[str, tuple[str, ...], str, str, tuple[tuple[str, int], ...]]
 
 _ORDERS = (*range(2, 65), *range(72, 257, 8), 512, 1024)  # whole: of others dp-accounting's series may not converge
 
@@ -49,6 +52,7 @@ class StudyRun:
     clinics: tuple[str, ...]  # Names, in the order of the ledger's clinics
     population: str  # Two runs with the same one are on the same records
     placement: str  # In two runs with the same one a record is at the clinic of the same name
+    trials: tuple[tuple[str, int], ...] = ()  # The different ledgers of its trials, and how many have each
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> StudyRun:
@@ -62,19 +66,29 @@ class StudyRun:
             clinics=clinics,
             population=f"seed {seed}" if data["source"] == "synthetic" else "",
             placement=json.dumps(own, sort_keys=True),
+            trials=tuple((t["releases"], t["times"]) for t in record["privacy"].get("tuning", {}).get("ledgers", ())),
         )
 
     @cached_property
     def ledger(self) -> Ledger:
-        """The releases."""
+        """The releases of the run itself."""
         return Ledger.from_json(self.releases)
+
+    @cached_property
+    def _of_trials(self) -> list[tuple[Ledger, int]]:
+        return [(Ledger.from_json(releases), times) for releases, times in self.trials]
+
+    def mechanisms(self, adversary: Adversary, clinic: int, unit: Unit) -> Mechanisms:
+        """Return what an adversary sees of a clinic, of the run and of all its trials."""
+        [whole] = with_trials(self.ledger, self._of_trials, adversary, [clinic], unit)
+        return whole
 
     def infinite(self, adversary: Adversary) -> bool:
         """Whether an adversary sees anything of any clinic without noise."""
         return any(
             isinstance(atom, dp.NonPrivateDpEvent)
             for clinic in range(len(self.clinics))
-            for _, atom in self.ledger.mechanisms(adversary, clinic)
+            for _, atom in self.mechanisms(adversary, clinic, "record")
         )
 
 
@@ -104,6 +118,7 @@ class StudyPrivacy:
     # runs, failed: how many runs are counted, and how many of them by what was planned, since they failed
     runs: int
     failed: int
+    trials: int  # Of all runs' tuning
     # Whether a record is at the same clinic in all runs; otherwise a run counts as a clinic that is protected no better
     # than any of its own
     by_clinic: bool
@@ -124,7 +139,7 @@ def compose_study(runs: Sequence[StudyRun], delta: float | None = None) -> Study
     at = max((run.row["delta"] or 0.0 for run in runs), default=0.0) if delta is None else delta
     convert = any(run.row["adjacency"] == NAMES["replace"] for run in runs)
     adjacency = NAMES["replace" if convert else "add-or-remove"] if noised else ""
-    texts = tuple((run.releases, run.clinics, run.population, run.placement) for run in runs)
+    texts = tuple((run.releases, run.clinics, run.population, run.placement, run.trials) for run in runs)
     *compositions, rounding = json.loads(_counted(texts, unit, at, convert))
     names = ("runs", "finite_runs", "epsilon", "finite", "drawn")
     return StudyPrivacy(
@@ -137,6 +152,7 @@ def compose_study(runs: Sequence[StudyRun], delta: float | None = None) -> Study
         ),
         runs=len(runs),
         failed=sum(run.row["status"] != "ok" for run in runs),
+        trials=sum(times for run in runs for _, times in run.trials),
         by_clinic=all(len({run.placement for run in own}) == 1 for own in _by_population(runs)),
         populations=len(_by_population(runs)),
         rounding=rounding,
@@ -144,16 +160,16 @@ def compose_study(runs: Sequence[StudyRun], delta: float | None = None) -> Study
 
 
 @remembered
-def _counted(texts: tuple[tuple[str, tuple[str, ...], str, str], ...], unit: Unit, at: float, convert: bool) -> str:
+def _counted(texts: tuple[_Texts, ...], unit: Unit, at: float, convert: bool) -> str:
     """Return, as JSON, what each adversary learns from runs that are given by their texts, and how it was rounded."""
     runs = [
-        StudyRun(row={}, releases=releases, clinics=clinics, population=population, placement=placement)
-        for releases, clinics, population, placement in texts
+        StudyRun(row={}, releases=releases, clinics=clinics, population=population, placement=placement, trials=trials)
+        for releases, clinics, population, placement, trials in texts
     ]
     found: list[Any] = []
     rounding = 0.0
     for adversary in ADVERSARIES:
-        seen = [run for run in runs if any(run.ledger.mechanisms(adversary, k) for k in range(len(run.clinics)))]
+        seen = [run for run in runs if any(run.mechanisms(adversary, k, "record") for k in range(len(run.clinics)))]
         finite = [run for run in seen if not run.infinite(adversary)]
         whole = [_reduced(m, convert=convert) for m in _compositions(finite, adversary, unit)]
         rounding = max([rounding, *(share for _, share in whole)])
@@ -189,14 +205,14 @@ def _compositions(runs: Sequence[StudyRun], adversary: Adversary, unit: Unit) ->
     for own in _by_population(runs):
         [(named, _)] = Counter(run.placement for run in own).most_common(1)
         elsewhere = composed(
-            no_better_than([run.ledger.mechanisms(adversary, k, unit) for k in range(len(run.clinics))])
+            no_better_than([run.mechanisms(adversary, k, unit) for k in range(len(run.clinics))])
             for run in own
             if run.placement != named
         )
         at: dict[str, list[Mechanisms]] = {}
         for run in own:
             for k, name in enumerate(run.clinics if run.placement == named else ()):
-                at.setdefault(name, []).append(run.ledger.mechanisms(adversary, k, unit))
+                at.setdefault(name, []).append(run.mechanisms(adversary, k, unit))
         for parts in at.values() or [[]]:
             whole = composed([elsewhere, *parts])
             found[frozenset(whole.items())] = whole
@@ -244,7 +260,7 @@ def _drawn(runs: Sequence[StudyRun], adversary: Adversary, unit: Unit, delta: fl
     """Count the best of a drawn number of runs; None unless all are alike and Renyi DP takes their mechanisms."""
     if len(runs) < 2 or not delta or len({(run.population, run.placement) for run in runs}) > 1:
         return None
-    views = [{name: run.ledger.mechanisms(adversary, k, unit) for k, name in enumerate(run.clinics)} for run in runs]
+    views = [{name: run.mechanisms(adversary, k, unit) for k, name in enumerate(run.clinics)} for run in runs]
     told = [{name: _told(mechanisms) for name, mechanisms in view.items()} for view in views]
     if any(one != told[0] for one in told):
         return None

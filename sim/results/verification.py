@@ -22,6 +22,7 @@ from sim.privacy.recount import RECOUNTED, Drawn, Method, Seen, alike, count_fau
 from sim.privacy.risk import membership_risk
 from sim.privacy.second_opinion import of_patient, same, second_epsilon
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
+from sim.privacy.tuning_price import trials_of, with_trials
 from sim.results.audit_log import AUDIT_FILE, first_fault, seal_faults
 from sim.results.reading import file_bytes, read_parquet
 from sim.results.store import RUN_FILE, from_plain
@@ -129,6 +130,7 @@ def _claim_faults(folder: Path, record: Record) -> list[str]:
     faults += _disagreements(_replace_claims(file, record), replaced)
     faults += _target_faults(file, method, epsilons)
     faults += _other_claims(file, record, method, drawn, views, epsilons)
+    faults += _tuning_faults(file, record, ledger)
     return _shortened(faults)
 
 
@@ -322,6 +324,31 @@ def _patient_faults(file: Path, record: Record, views: list[dict[Adversary, Seen
             faults.append(
                 f"{file}: privacy.statement.patients.epsilon.{a}: {claimed:.6g} is claimed, "
                 f"at one clinic alone settings and counts give {least:.6g}"
+            )
+    return faults
+
+
+def _tuning_faults(file: Path, record: Record, ledger: Ledger) -> list[str]:
+    """Hold what a run costs with its trials against the ledgers of both."""
+    kept, stated, spec = record["privacy"].get("tuning"), record["privacy"]["statement"]["tuning"], record["spec"]
+    noised = spec["privacy"]["mechanism"] != "none"
+    if (kept is not None) != (bool(spec["tuned"]) and noised) or (kept is None) != (stated is None):
+        return [f"{file}: privacy.tuning: does not match spec.tuned"]
+    if kept is None:
+        return []
+    if stated != {key: kept[key] for key in ("trials", "price")} or kept["trials"] != sum(
+        each["times"] for each in kept["ledgers"]
+    ):
+        return [f"{file}: privacy.statement.tuning: is not what privacy.tuning says"]
+    faults, delta, unit = [], spec["privacy"]["delta"] or 0.0, record["plan"]["unit"]
+    clinics = range(len(record["plan"]["clinics"]))
+    for i, row in enumerate(kept["price"]):
+        wholes = with_trials(ledger, trials_of(kept), row["adversary"], clinics, unit)
+        expected = max((second_epsilon(whole, delta) for whole in wholes), default=0.0)
+        if row["composed"] is not None and not same(_number(row["composed"]), expected):
+            faults.append(
+                f"{file}: privacy.tuning.price.{i}.composed: {row['composed']} is claimed, "
+                f"the ledgers of run and trials give {expected:.6g}"
             )
     return faults
 

@@ -11,7 +11,7 @@ from sim.data.folds import runs_of
 from sim.scenario import Scenario, load_scenario
 from sim.study.engines import InProcess, Workers
 from sim.study.planning import plan_runs, plan_trials
-from sim.study.runner import Progress, run_study
+from sim.study.runner import Chosen, Progress, run_study
 from sim.study.tuning import tuned
 
 
@@ -50,7 +50,7 @@ def run(
     silent = Progress(lambda to_do, done, seconds: None, lambda row, seconds: None)
     engine = Workers(jobs) if jobs > 1 else InProcess()
     ids = [spec.run_id for spec in specs]
-    hopeless: dict[str, str] = {}
+    tuning: dict[str, Chosen] = {}
     if checked.tune is not None:
-        plans, ids, hopeless = tuned(checked, plans, plan_trials(checked), Path(out), engine, silent)
-    return run_study(plans, ids, Path(out), engine, silent, attacks=attacks, hopeless=hopeless)
+        plans, ids, tuning = tuned(checked, plans, plan_trials(checked), Path(out), engine, silent)
+    return run_study(plans, ids, Path(out), engine, silent, attacks=attacks, tuning=tuning)

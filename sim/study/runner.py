@@ -42,6 +42,22 @@ class TuningError(SutureError, RuntimeError):
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """How a run came to its settings.
+
+    Attributes
+    ----------
+    hopeless : str or None
+        Why there are none, so that it fails without being trained.
+    privacy : mapping or None
+        What choosing them costs, as of :func:`sim.privacy.tuning_price.price_of`; None where nothing was chosen.
+    """
+
+    hopeless: str | None = None
+    privacy: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Progress:
     """What a study tells while it runs.
 
@@ -68,7 +84,7 @@ def run_study(
     progress: Progress,
     fail_fast: bool = False,
     attacks: Sequence[str] = (),
-    hopeless: Mapping[str, str] = MappingProxyType({}),
+    tuning: Mapping[str, Chosen] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Execute planned runs and build the study's table.
 
@@ -87,8 +103,8 @@ def run_study(
         Whether a failed run ends the study.
     attacks : sequence of str
         Import paths of further attacks, ``package.module:NAME``, beside the registered ones.
-    hopeless : mapping of str to str
-        By id, why runs fail without being executed.
+    tuning : mapping of str to Chosen
+        By id, how runs came to their settings.
 
     Returns
     -------
@@ -116,7 +132,7 @@ def run_study(
     pending = [plan for plan in quickest_first if plan.spec.run_id not in done]
     forecast = Forecast(pending, engine.jobs)
     progress.start(len(pending), len(done), forecast.seconds_left())
-    run = partial(execute_together, folder=folder, origin=provenance(), attacks=attacks, hopeless=dict(hopeless))
+    run = partial(execute_together, folder=folder, origin=provenance(), attacks=attacks, tuning=dict(tuning))
     try:
         with closing(engine.run(run, grouped(pending, engine.jobs))) as rows:
             for row in rows:
@@ -137,7 +153,7 @@ def execute_together(
     folder: Path,
     origin: dict[str, Any],
     attacks: Sequence[str] = (),
-    hopeless: Mapping[str, str] = MappingProxyType({}),
+    tuning: Mapping[str, Chosen] = MappingProxyType({}),
 ) -> Iterator[Row]:
     """Execute runs in lockstep, their tensor work as one program, and yield each one's row when it ends.
 
@@ -150,7 +166,7 @@ def execute_together(
         of_data = plan.spec.data.model_dump_json(), plan.spec.seed
         if of_data not in known:
             known[of_data] = load_federation(plan.spec.data, plan.spec.seed)
-        return execute(plan, folder, origin, attacks, known[of_data], shared, hopeless.get(plan.spec.run_id))
+        return execute(plan, folder, origin, attacks, known[of_data], shared, tuning.get(plan.spec.run_id, Chosen()))
 
     yield from shared.run([partial(one, plan) for plan in plans])
 
@@ -162,7 +178,7 @@ def execute(
     attacks: Sequence[str] = (),
     federation: Federation | None = None,
     program: Program | None = None,
-    hopeless: str | None = None,
+    chosen: Chosen | None = None,
 ) -> Row:
     """Train one run, attack it, write its folder, and return its row; an error is a row too, with status ``failed``.
 
@@ -179,20 +195,20 @@ def execute(
         The run's records, where they are at hand.
     program : Program, optional
         Does the tensor work.
-    hopeless : str, optional
-        Why it fails without being trained.
+    chosen : Chosen, optional
+        How it came to its settings.
 
     Raises
     ------
     FolderError
         If the folder cannot be written.
     """
-    program = program or Alone()
+    program, chosen = program or Alone(), chosen or Chosen()
     started = program.clock()
     log = RunLog(folder, plan.spec.run_id)
     federation = federation or load_federation(plan.spec.data, plan.spec.seed)
     try:
-        _refuse(hopeless)
+        _refuse(chosen.hopeless)
         trained, findings = _trained_and_attacked(plan, federation, log, attacks, program)
         row = finished_row(plan, trained, findings, federation)
         tables = {
@@ -206,11 +222,11 @@ def execute(
     except Exception as error:
         row = {**plan.columns(), "status": "failed", "error": told(error)}
         row["wall_seconds"] = program.clock() - started
-        record, texts = _record(plan, federation, origin, row)
+        record, texts = _record(plan, federation, origin, row, chosen)
         log.end(write_run(folder, record, {}, {}, texts), "failed", row["error"])
         return row
     row["wall_seconds"] = program.clock() - started
-    record, texts = _record(plan, federation, origin, row, findings)
+    record, texts = _record(plan, federation, origin, row, chosen, findings)
     entries = [*trained.trail.entries, *release_entries(plan.ledger.to_json())]
     log.end(write_run(folder, record, tables, _models(trained), texts, entries), "ok")
     return row
@@ -243,7 +259,12 @@ def _models(trained: TrainedRun) -> dict[str, dict[str, Any]]:
 
 
 def _record(
-    plan: Plan, federation: Federation, origin: dict[str, Any], row: Row, findings: Findings | None = None
+    plan: Plan,
+    federation: Federation,
+    origin: dict[str, Any],
+    row: Row,
+    chosen: Chosen,
+    findings: Findings | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return what goes into ``run.json``, and the privacy statement as text; a failed run has no findings."""
     spec = plan.spec
@@ -251,6 +272,8 @@ def _record(
     if findings is not None:
         statement["attacks"] = findings.stated()
         statement["not-covered"] += findings.not_covered()
+    if chosen.privacy is not None:
+        statement["tuning"] = {key: chosen.privacy[key] for key in ("trials", "price")}
     # As it will be read again, so that who reads it can write the very same text.
     statement = from_plain(to_plain(statement))
     record = {
@@ -261,6 +284,7 @@ def _record(
             "statistics": dict(federation.statistics),
             "non-private-releases": [found["what"] for found in statement["not-covered"]],
             "statement": statement,
+            **({} if chosen.privacy is None else {"tuning": dict(chosen.privacy)}),
         },
         "results-version": RESULTS_VERSION,
         "data-sha256": spec.data.sha256() if isinstance(spec.data, DataFile) else None,

@@ -8,6 +8,7 @@ comes to on its spec alone: the choice is the same with any number of processes,
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import Any
 
 from sim.data.folds import runs_of
 from sim.plan.plan import Plan
+from sim.privacy.ledger import Ledger
+from sim.privacy.tuning_price import price_of, tuning_price
 from sim.results.store import writing_to
 from sim.results.trials import note_trial, read_trials, write_trials
 from sim.scenario import Scenario
@@ -26,7 +29,7 @@ from sim.study.forecast import Forecast, estimated_seconds, study_seconds
 from sim.study.groups import grouped
 from sim.study.journal import write_study
 from sim.study.planning import plan_runs
-from sim.study.runner import Progress
+from sim.study.runner import Chosen, Progress
 from sim.study.trials import try_together
 
 Row = dict[str, Any]
@@ -54,7 +57,7 @@ class Choices:
 
 def tuned(
     scenario: Scenario, plans: Sequence[Plan], trials: Sequence[Plan], out: Path, engine: Engine, progress: Progress
-) -> tuple[list[Plan], list[str], dict[str, str]]:
+) -> tuple[list[Plan], list[str], dict[str, Chosen]]:
     """Execute the trials that have not ended, and choose.
 
     Parameters
@@ -76,8 +79,8 @@ def tuned(
         The runs that are asked for, with their settings.
     table_ids : list of str
         The runs of the whole study that have their settings.
-    hopeless : dict of str to str
-        By id the runs that cannot be executed, with the reason.
+    tuning : dict of str to Chosen
+        By id, how runs came to their settings.
     """
     folder = out / scenario.name
     with writing_to(folder):
@@ -91,10 +94,32 @@ def tuned(
             note_trial(folder, row)
             forecast.finished(row["trial_id"], row["wall_seconds"])
             progress.finished(row, forecast.seconds_left() + afterwards)
-    chosen = choices(contests(scenario, runs_of(scenario)), folder)
+    found = contests(scenario, runs_of(scenario))
+    chosen = choices(found, folder)
     write_trials(folder, chosen.trials)
-    wanted = [chosen.specs[plan.spec.run_id] for plan in plans]
-    return list(plan_runs(wanted)), [spec.run_id for spec in chosen.specs.values()], chosen.hopeless
+    final = list(plan_runs([chosen.specs[plan.spec.run_id] for plan in plans]))
+    tuning = dict(_tuning(found, chosen, {plan.spec.run_id: plan for plan in (*trials, *final)}))
+    return final, [spec.run_id for spec in chosen.specs.values()], tuning
+
+
+def _tuning(contests: Sequence[Contest], choices: Choices, plans: Mapping[str, Plan]) -> Iterator[tuple[str, Chosen]]:
+    """Yield how each run that is planned came to its settings, with what that costs where its epsilon may be finite."""
+    for contest in contests:
+        spec = choices.specs.get(contest.base.run_id)
+        run = None if spec is None else plans.get(spec.run_id)
+        if run is None or not contest.trials:
+            continue
+        privacy = (
+            _price(run, [plans[trial.run_id] for trial in contest.trials]) if run.spec.privacy.mechanisms else None
+        )
+        yield run.spec.run_id, Chosen(choices.hopeless.get(run.spec.run_id), privacy)
+
+
+def _price(run: Plan, trials: Sequence[Plan]) -> dict[str, Any]:
+    times = Counter(trial.ledger.to_json() for trial in trials)
+    ledgers = [(Ledger.from_json(releases), count) for releases, count in times.items()]
+    unit, delta = run.spec.privacy.unit, run.spec.privacy.delta or 0.0
+    return price_of(list(times.items()), tuning_price(run.ledger, ledgers, len(run.clinics), delta, unit))
 
 
 def unfinished(trials: Sequence[Plan], folder: Path) -> list[Plan]:
