@@ -1,9 +1,11 @@
 """Made-up studies for the tests of reports: every number follows from the method, the level and the seed."""
 
+import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from math import inf, nan
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sim.privacy.ledger import COLUMN_OF
@@ -115,3 +117,37 @@ def datasets(spec: dict[str, Any]) -> list[dict[str, Any]]:
     own = spec.get("data", {}).get("values", [])
     parts = (part for kind in ("hconcat", "vconcat", "layer") for part in spec.get(kind, ()))
     return [*own, *(row for part in parts for row in datasets(part))]
+
+
+def make_predictions(runs: pd.DataFrame, clinics: Mapping[str, int], lift: Mapping[str, float]) -> pd.DataFrame:
+    """Predictions of held-out records, the same records and labels in all runs of a seed.
+
+    Parameters
+    ----------
+    clinics : mapping of str to int
+        By name, how many records are held out.
+    lift : mapping of str to float
+        By strategy, how much higher cases score than controls, in standard deviations.
+    """
+    parts = []
+    for row in runs.to_dict("records"):
+        records = np.random.default_rng(row["seed"])
+        own = np.random.default_rng([row["seed"], zlib.crc32(row["strategy"].encode())])
+        for place, (clinic, count) in enumerate(clinics.items()):
+            if row["held_out"] not in ("", clinic):
+                continue
+            label = records.integers(0, 2, count)
+            score = own.normal(size=count) + lift[row["strategy"]] * label
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "run_id": row["run_id"],
+                        "record": 1000 * place + np.arange(count),
+                        "patient": 1000 * place + np.arange(count),
+                        "clinic": clinic,
+                        "label": label,
+                        "probability_1": 1 / (1 + np.exp(-score)),
+                    }
+                ).assign(probability_0=lambda own: 1 - own["probability_1"])
+            )
+    return pd.concat(parts, ignore_index=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 
 from sim.foundation.text import bytes_text, count_text, epsilon_text, score_text, seconds_text
-from sim.report.gallery import Gallery
+from sim.report.figure import Gallery
+from sim.report.joining import ALONE
 from sim.report.study import StudyResults
 from sim.report.summary import ADVERSARIES, is_baseline
 from sim.report.words import conclusions
@@ -17,7 +19,7 @@ __all__ = ["answers", "compared"]
 
 def compared(study: StudyResults) -> str:
     """Say what was compared."""
-    ok = study.ok
+    ok = study.drawn
     if ok.empty:
         return ""
     parts = [count_text(ok["series"].nunique(), "method")]
@@ -26,7 +28,7 @@ def compared(study: StudyResults) -> str:
         parts.append(f"at {len(levels)} privacy levels ({', '.join(levels)})")
     parts.append(f"on {count_text(ok['seed'].nunique(), 'seed')}")
     if len(study.clinics):
-        first = study.clinics[study.clinics["run_id"] == study.clinics["run_id"].iloc[0]]
+        first = study.clinics[study.clinics["run_id"] == ok["run_id"].iloc[0]]
         records = f"{first['records'].sum():,} training and {first['test_records'].sum():,} held-out records"
         parts.append(f"over {count_text(len(first), 'clinic')} with {records}")
     done = (study.runs["status"] == "ok").sum()
@@ -39,7 +41,7 @@ def answers(study: StudyResults, shown: Gallery) -> list[str]:
     if not shown.figures:
         return []
     level, score = shown.start()["level"], shown.scores[0]
-    ok = study.ok
+    ok = study.drawn
     points = shown.tables["trade_offs"]
     points = points[(points["score"] == score) & (points["adversary"] == points["adversary"].iloc[0])]
     strategies = ok.drop_duplicates("series").set_index("series")["strategy"]
@@ -66,22 +68,29 @@ def _for_whom(shown: Gallery, level: str, best: str) -> list[str]:
         return []
     own = shown.tables["joining"]
     names = [best, *(name for name, members in shown.together.items() if best in members)]
-    own = own[(own["level"] == level) & own["series"].isin(names) & ~own["group"]].sort_values("mean")
+    own = own[(own["level"] == level) & own["series"].isin(names) & (own["against"] == ALONE)].sort_values("mean")
     if own.empty:
         return []
+    groups, own = own[own["group"]], own[~own["group"]]
     sure = own["lower"] > 0
-    least, most = own.iloc[0], own.iloc[-1]
+    named = groups if len(groups) else own
+    least, most = named.iloc[0], named.iloc[-1]
+    clinics = "clinics with " if len(groups) else ""
     text = (
-        f"Joining with {most['series']} instead of training alone brings most to {most['clinic']} "
+        f"Joining with {most['series']} instead of training alone brings most to {clinics}{_clinic(most)} "
         f"({_signed(most['mean'])} of AUC)"
     )
-    if len(own) > 1:
-        text += f" and least to {least['clinic']} ({_signed(least['mean'])})"
+    if len(named) > 1:
+        text += f" and least to {clinics}{_clinic(least)} ({_signed(least['mean'])})"
     worse = (own["upper"] < 0).sum()
     return [
         f"{text}; the interval is above 0 for {sure.sum()} of {count_text(len(own), 'clinic')} with an AUC and below 0 "
         f"for {worse or 'none'}."
     ]
+
+
+def _clinic(row: pd.Series[Any]) -> str:
+    return str(row["clinic"]).partition(" (")[0] if row["group"] else str(row["clinic"])
 
 
 def _signed(value: float) -> str:

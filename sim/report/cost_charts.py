@@ -38,7 +38,7 @@ def round_panel(sheet: Sheet, rows: int) -> Spec:
     return sheet.chart(
         "rounds",
         "method",
-        26 * rows,
+        min(26 * rows, max(520, 6 * rows)),
         transform=[{"filter": "datum.method === method"}],
         mark="bar",
         encoding={

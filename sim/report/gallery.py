@@ -1,24 +1,21 @@
-"""All figures of a study: what the page draws, and the same as picture files."""
+"""All figures of a study."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
 from sim.foundation.text import bytes_text, epsilon_text, listed, score_text, seconds_text
 from sim.report.cost_charts import round_panel, time_panel, traffic_panel
 from sim.report.course_charts import clinics_panel, learning_panel
-from sim.report.decision import map_frame, map_stripes
-from sim.report.decision_chart import map_note, map_panel
 from sim.report.equal import equals, members_of, together_by_level
+from sim.report.evidence_figures import evidence_figures
+from sim.report.figure import Figure, Gallery
 from sim.report.figures import METRICS, privacy_accuracy_chart, spans
-from sim.report.joining import MANY, joining_points
-from sim.report.joining_charts import joining_panel, size_panel
-from sim.report.look import Look, Sheet, Spec, looks, page_spec, paper, picture_spec, rows
+from sim.report.joining import MANY, not_joined
+from sim.report.look import Spec, looks
 from sim.report.points import (
     SCORES,
     by_clinic,
@@ -32,87 +29,12 @@ from sim.report.points import (
 from sim.report.study import StudyResults
 from sim.report.summary import ADVERSARIES, adjacency_of
 from sim.report.trade_off_charts import cost_panel, epsilon_axis, front_panel, privacy_panel, score_ends, scores_panel
-from sim.results.decision_map import DecisionMap
 from sim.results.rounds import DrawnRound
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """One figure."""
-
-    name: str  # Of its picture files, and of its place on the page
-    # title, note, description: heading; how to read it; what it shows, in words, for those who do not see it
-    title: str
-    note: str
-    description: str
-    table: str  # The data that it draws
-    panels: Sequence[Callable[[Sheet], Spec]]  # Draw on a sheet; the page puts them side by side where there is room
-    by_level: bool = False  # Whether paper needs one for each level of privacy
-    first: bool = False  # Whether it stands on the first screen
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gallery:
-    """The figures of a study; without any where no run has a score."""
-
-    figures: list[Figure] = field(default_factory=list)
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # The data of all figures, each once
-    given: list[Look] = field(default_factory=list)
-    together: dict[str, list[str]] = field(default_factory=dict)  # By a name that equal series share, the series
-    # scores, levels, adversaries, rounds: what can be chosen; of `rounds`, the method whose round is drawn
-    scores: list[str] = field(default_factory=list)
-    levels: list[str] = field(default_factory=list)
-    adversaries: list[str] = field(default_factory=list)
-    rounds: list[str] = field(default_factory=list)
-    searched: bool = False  # Whether there are so many clinics that one has to be searched for
-
-    def start(self) -> dict[str, Any]:
-        """Return what the page shows at first: the middle one of the levels that have noise."""
-        private = [level for level in self.levels if level != "no DP"] or self.levels
-        return {
-            "score": self.scores[0],
-            "level": private[len(private) // 2],
-            "adversary": self.adversaries[0],
-            "method": self.rounds[0] if self.rounds else "",
-            "picked": [],
-            "search": "",
-        }
-
-    def drawn(self, figure: Figure) -> list[Look]:
-        """Return the looks of the series that a figure draws; one that others equal looks like the first of them."""
-        table = self.tables[figure.table]
-        if "series" not in table:
-            return self.given
-        drawn = set(table["series"])
-        return [
-            replace(look, series=name)
-            for look in self.given
-            for name in (look.series, *(name for name, own in self.together.items() if own[0] == look.series))
-            if name in drawn
-        ]
-
-    def page_specs(self, figure: Figure) -> list[Spec]:
-        """Return the Vega-Lite specifications of a figure's panels on the page, without data."""
-        return [page_spec(panel(Sheet(given=self.drawn(figure))), self.start()) for panel in figure.panels]
-
-    def paper_spec(self, figure: Figure, study: str) -> Spec:
-        """Return the Vega-Lite specification of a figure as a picture, with its data."""
-        start, given = self.start(), self.drawn(figure)
-        levels = self.levels if figure.by_level else [start["level"]]
-        several = len(figure.panels) > 1
-        width = 300 if several else 440
-        sheets = [paper(given, start["score"], level, start["adversary"], width) for level in levels]
-        panels = [panel(sheet) for sheet in sheets for panel in figure.panels]
-        columns = len(figure.panels) if several else min(2, len(panels))
-        table = self.tables[figure.table]
-        shown = table[table["score"] == start["score"]] if "score" in table else table
-        drawn = {"concat": panels, "columns": columns, "spacing": 24, "datasets": {figure.table: rows(shown)}}
-        return picture_spec(drawn, f"Study {study}. {figure.title}. {figure.note}")
 
 
 def gallery(study: StudyResults) -> Gallery:
     """Choose the figures that a study's results allow, of which none is without information."""
-    ok = study.ok
+    ok = study.drawn
     told = told_adversaries(ok) if len(ok) else {}
     adversaries = told or dict([next(iter(ADVERSARIES.items()))])
     points = trade_offs(ok, adversaries, study.held_out) if len(ok) else pd.DataFrame(columns=["score"])
@@ -141,10 +63,8 @@ def gallery(study: StudyResults) -> Gallery:
         tables["clinics"] = together_by_level(by_clinic(ok, study.clinics, study.held_out), by_level)
         if len(tables["clinics"]):
             figures.append(_clinics(tables["clinics"], study.clinics["name"].nunique()))
-        figures += _joining(tables, joining_points(ok, study.clinics, by_level, SCORES[scores[0]], study.held_out))
-    if study.decided:
-        tables["map"] = map_stripes(study.decided)
-        figures.append(_map(study.decided))
+    found, drawn = evidence_figures(study, by_level, SCORES[scores[0]])
+    figures, tables = [*figures, *found], tables | drawn
     if len(study.phases) and len(phases := per_group(ok, study.phases, ["phase"], "seconds")):
         tables["phases"] = phases
         figures.append(_time(tables["phases"]))
@@ -159,7 +79,7 @@ def gallery(study: StudyResults) -> Gallery:
         tables={
             name: table.astype(dict.fromkeys(table.select_dtypes("category"), str)) for name, table in tables.items()
         },
-        given=looks(ok),
+        given=looks(pd.concat([ok, not_joined(study.away)]) if len(study.away) and not study.all_away else ok),
         together=members_of([*by_level.values(), *by_adversary.values()]),
         scores=scores,
         levels=[str(level) for level in ok["level"].cat.categories],
@@ -175,7 +95,7 @@ def study_pictures(study: StudyResults, shown: Gallery) -> dict[str, Spec]:
     :func:`sim.report.clock_figures.clock_pictures` draws these for each method.
     """
     specs = {figure.name: shown.paper_spec(figure, study.name) for figure in shown.figures if figure.name != "round"}
-    scored = study.ok[list(METRICS)].notna().any(axis=None) if specs else False
+    scored = study.drawn[list(METRICS)].notna().any(axis=None) if specs else False
     return specs | ({"privacy_accuracy": privacy_accuracy_chart(study.runs, study.held_out)} if scored else {})
 
 
@@ -273,56 +193,6 @@ def _clinics(table: pd.DataFrame, clinics: int) -> Figure:
         table="clinics",
         panels=[partial(clinics_panel, clinics=drawn)],
         by_level=True,
-    )
-
-
-def _joining(tables: dict[str, pd.DataFrame], table: pd.DataFrame) -> list[Figure]:
-    if table.empty:
-        return []
-    tables["joining"] = table
-    clinics = table.loc[~table["group"], "clinic"].nunique()
-    many = clinics > MANY
-    means = table[~table["group"]].groupby("clinic", sort=False, observed=True)["mean"].mean()
-    rows = (
-        "Clinics in groups of like size, with intervals over clinics; search for one by its name"
-        if many
-        else "By clinic, largest first"
-    )
-    return [
-        Figure(
-            name="joining",
-            title="What joining brings",
-            note=f"{rows}. Right of 0: better than a model of the clinic's own records alone, on the same held-out "
-            "records. The best three methods, or those highlighted; bars: 95 % confidence intervals.",
-            description="A dot chart of each clinic's AUC less that of training alone. Mean of all methods and levels: "
-            f"{_told(means.iloc[:MANY], score_text)}.",
-            table="joining",
-            panels=[partial(joining_panel, rows=table.loc[table["group"] == many, "clinic"].nunique(), grouped=many)],
-            by_level=True,
-            first=True,
-        ),
-        Figure(
-            name="joining_size",
-            title="What joining brings, by the number of a clinic's own records",
-            note="A mark a clinic and method. Above 0: better than a model of the clinic's own records alone.",
-            description=f"A chart of the gain of {clinics} clinics against their numbers of training records.",
-            table="joining",
-            panels=[size_panel],
-            by_level=True,
-        ),
-    ]
-
-
-def _map(shown: DecisionMap) -> Figure:
-    stretches = [f"{row[0]}, {row[1]}: {row[2]}" for row in map_frame(shown).itertuples(index=False)]
-    return Figure(
-        name="map",
-        title=f"Which method to take{f', where {listed(shown.within)}' if shown.within else ''}",
-        note=map_note(shown),
-        description=f"A map of {shown.y or 'the study'} by {shown.x}. {'; '.join(stretches)}.",
-        table="map",
-        panels=[partial(map_panel, shown=shown)],
-        first=True,
     )
 
 

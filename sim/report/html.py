@@ -21,7 +21,8 @@ from sim.foundation.text import value_text
 from sim.methods.labels import method_label
 from sim.privacy.adjacency import MEANING
 from sim.report.answer import answers, compared
-from sim.report.gallery import Gallery, gallery
+from sim.report.figure import Gallery
+from sim.report.gallery import gallery
 from sim.report.look import INK
 from sim.report.privacy import attack_frame, method_privacy, not_covered, outside, unprotected
 from sim.report.resources import clinic_rows, demand_frame, resource_frame, worst_frame

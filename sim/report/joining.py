@@ -1,8 +1,9 @@
-"""What joining brings: each clinic's score under a method less its score when it trains alone."""
+"""What joining brings: each clinic's AUC under a method less its AUC alone, or with the others' model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import pandas as pd
@@ -11,54 +12,107 @@ from sim.inference.clinics import by_clinic
 from sim.report.equal import Names, together_by_level
 from sim.report.held_out import HeldOut
 from sim.report.points import with_bounds
-from sim.report.summary import is_centralised, summarise, swept_keys, trains_alone
+from sim.report.summary import PREVALENCE, is_centralised, summarise, swept_keys, trains_alone
+from sim.results.columns import NOISE_KEYS
 
-__all__ = ["MANY", "grouped", "joining", "joining_points"]
+__all__ = ["ALONE", "MANY", "OTHERS", "grouped", "joining", "joining_points", "not_joined"]
 
 MANY: Final = 24
 """More clinics than this are drawn in groups of like size."""
+ALONE, OTHERS = "training alone", "the others' model"
 _GROUPS: Final = 5
 _BEST: Final = 3
 
 
-def joining(ok: pd.DataFrame, clinics: pd.DataFrame, held_out: HeldOut | None = None) -> pd.DataFrame:
+def not_joined(away: pd.DataFrame) -> pd.DataFrame:
+    """Name the series of runs that hold clinics out for what they are to these: models of the others."""
+    return away.assign(series="Not joined: " + away["series"].astype(str))
+
+
+def joining(ok: pd.DataFrame, away: pd.DataFrame, clinics: pd.DataFrame, held_out: HeldOut) -> pd.DataFrame:
     """Compute what each method brings to each clinic, in its AUC on its own held-out records.
 
-    ``series, level, clinic, records, n, mean, lower, upper``, the clinic with most training records first. Differences
-    are of runs with the same seed and swept values; intervals are over the clinic's patients and seeds where
-    predictions are known, else over seeds. Empty where no clinic trains alone, or nobody joins.
+    ``series, level, clinic, against, other, records, n, mean, lower, upper``, the clinic with most training records
+    first, with 95 % intervals over its patients and seeds. Methods are compared on the same records, with the same
+    seed and settings. Clinics that cannot be scored are left out. Empty where nobody trains alone and no clinic is held
+    out, or nobody joins.
+
+    Parameters
+    ----------
+    ok, away : DataFrame
+        Runs that hold records out, and runs that hold whole clinics out.
+    held_out : HeldOut
+        The predictions of all runs.
     """
-    scored = clinics[["run_id", "name", "records", "auc"]].rename(columns={"name": "clinic"})
-    found = _by_seed(ok, scored) if held_out is None else _by_patient(ok, held_out)
-    table = with_bounds(found, -1.0).dropna(subset="mean")
-    sizes = scored.groupby("clinic")["records"].mean().sort_values(ascending=False, kind="stable")
+    parts = []
+    for level, own in ok.groupby("level", observed=True, sort=False):
+        others = not_joined(away[away["level"] == level])
+        known = _same_records(held_out.predictions, own, others)
+        pairs = list(_pairs(own, others))
+        if pairs and len(known):
+            names = list(dict.fromkeys(name for first, second, _ in pairs for name in (first, second)))
+            runs = pd.concat([own, others])
+            models = runs.loc[runs["series"].isin(names), ["run_id", "series", "seed"]]
+            parts.append(
+                _gains(replace(held_out, predictions=known), models.rename(columns={"series": "method"}), pairs).assign(
+                    level=level
+                )
+            )
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    if table.empty:
+        return table
+    sizes = clinics[clinics["run_id"].isin(ok["run_id"])].groupby("name")["records"].mean()
+    sizes = sizes.sort_values(ascending=False, kind="stable")
+    table = table[table["clinic"].isin(sizes.index)]
+    table["records"] = table["clinic"].map(sizes)
     table["clinic"] = pd.Categorical(table["clinic"], categories=list(sizes.index), ordered=True)
-    table["records"] = table["clinic"].astype(str).map(sizes)
     return table.sort_values("clinic", kind="stable")
 
 
-def _by_seed(ok: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
-    keys = ["seed", "level", *swept_keys(ok)]
-    runs = scored.merge(ok[["run_id", "strategy", "series", "status", *keys]], on="run_id")
-    alone, apart = runs["strategy"].map(trains_alone), ~runs["strategy"].map(is_centralised)
-    pairs = runs[~alone & apart].merge(runs.loc[alone, [*keys, "clinic", "auc"]], on=[*keys, "clinic"])
-    pairs["difference"] = pairs["auc_x"] - pairs["auc_y"]
-    return summarise(pairs, ["series", "level", "clinic"], "difference")
+def _same_records(predictions: pd.DataFrame, own: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """Keep the predictions of some runs; of the others' models those of records that are held out with their seed."""
+    if predictions.empty:
+        return predictions
+    mine = predictions[predictions["run_id"].isin(own["run_id"])]
+    theirs = predictions[predictions["run_id"].isin(others["run_id"])]
+    if theirs.empty:
+        return mine
+    seeds = pd.concat([own, others]).set_index("run_id")["seed"]
+    held = mine.assign(seed=mine["run_id"].astype(str).map(seeds))[["seed", "record"]].drop_duplicates()
+    theirs = theirs.assign(seed=theirs["run_id"].astype(str).map(seeds)).merge(held, on=["seed", "record"])
+    return pd.concat([mine, theirs.drop(columns="seed")], ignore_index=True)
 
 
-def _by_patient(ok: pd.DataFrame, held_out: HeldOut) -> pd.DataFrame:
-    tables = [pd.DataFrame(columns=["series", "level", "clinic", "n", "mean", "half_width"])]
-    joint = ok[~ok["strategy"].map(is_centralised).astype(bool)]
-    for _, own in joint.groupby(["level", *swept_keys(ok)], observed=True, dropna=False, sort=False):
-        alone = own["strategy"].map(trains_alone).astype(bool)
-        if alone.any() and not alone.all():
-            models = own[["run_id", "series", "seed"]].rename(columns={"series": "method"})
-            reference = str(own.loc[alone, "series"].iloc[0])
-            scores = by_clinic(held_out.predictions, models, "auc", same_patients=held_out.same_patients)
-            gains = scores.estimates(reference)
-            tables.append(gains.rename(columns={"method": "series"}).assign(level=own["level"].iloc[0]))
-    found = pd.concat(tables[1:] or tables, ignore_index=True)
-    return found.assign(level=pd.Categorical(found["level"], categories=ok["level"].cat.categories, ordered=True))
+def _pairs(own: pd.DataFrame, others: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    """Yield each method with what it is compared with: training alone at the same settings, and the others' models."""
+    keys = [key for key in swept_keys(own) if key not in NOISE_KEYS]
+    first = own.drop_duplicates("series")
+    settings = {row["series"]: tuple(str(row[key]) for key in keys) for row in first.to_dict("records")}
+    strategy = dict(zip(first["series"], first["strategy"], strict=True))
+    alone = {settings[name]: name for name in settings if trains_alone(strategy[name])}
+    joined = [
+        name
+        for name in settings
+        if not (trains_alone(strategy[name]) or is_centralised(strategy[name]) or strategy[name] == PREVALENCE)
+    ]
+    theirs = list(others["series"].unique())
+    for name in joined:
+        if settings[name] in alone:
+            yield name, alone[settings[name]], ALONE
+    if len(alone) == 1:
+        yield from ((name, next(iter(alone.values())), ALONE) for name in theirs)
+    yield from ((name, other, OTHERS) for name in joined for other in theirs)
+
+
+def _gains(known: HeldOut, models: pd.DataFrame, pairs: Sequence[tuple[str, str, str]]) -> pd.DataFrame:
+    scored = by_clinic(known.predictions, models, "within_clinic_auc", same_patients=known.same_patients)
+    parts = []
+    for other, against in dict.fromkeys((second, against) for _, second, against in pairs):
+        over = [first for first, *rest in pairs if rest == [other, against]]
+        table = scored.estimates(other)
+        table = with_bounds(table[table["method"].isin(over)], -1.0).rename(columns={"method": "series"})
+        parts.append(table.assign(against=against, other=other))
+    return pd.concat(parts, ignore_index=True)
 
 
 def grouped(table: pd.DataFrame) -> pd.DataFrame:
@@ -72,17 +126,11 @@ def grouped(table: pd.DataFrame) -> pd.DataFrame:
     for group, own in sizes.groupby(groups, observed=True):
         names[group] = f"{own.min():,.0f} to {own.max():,.0f} records ({len(own)} clinics)"
     placed = table.assign(clinic=table["clinic"].map(groups).map(names).astype(str), status="ok", value=table["mean"])
-    found = with_bounds(summarise(placed, ["series", "level", "clinic"], "value"), -1.0)
+    found = with_bounds(summarise(placed, ["series", "level", "against", "clinic"], "value"), -1.0)
     return found.assign(records=found["clinic"].map(placed.groupby("clinic")["records"].mean()))
 
 
-def joining_points(
-    ok: pd.DataFrame,
-    clinics: pd.DataFrame,
-    names: Mapping[str, Names],
-    score: str,
-    held_out: HeldOut | None = None,
-) -> pd.DataFrame:
+def joining_points(table: pd.DataFrame, ok: pd.DataFrame, names: Mapping[str, Names], score: str) -> pd.DataFrame:
     """Return what is drawn: :func:`joining`, and of many clinics their groups too, with `group` and `best`.
 
     Parameters
@@ -92,11 +140,9 @@ def joining_points(
     score : str
         Column by which the best methods of a level are chosen.
     """
-    table = joining(ok, clinics, held_out)
-    if table.empty:
-        return table
-    table = together_by_level(table, names)
-    best = set()
+    theirs = {name: name for name in table["series"].unique() if name not in set(ok["series"])}
+    table = together_by_level(table, {level: own | theirs for level, own in names.items()})
+    best = {(level, name) for level in names for name in theirs}
     for level, shared in names.items():
         own = ok[ok["level"] == level]
         means = own.groupby(own["series"].map(shared))[score].mean()

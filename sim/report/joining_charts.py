@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import json
+
+from sim.report.joining import ALONE
 from sim.report.look import GREY, Sheet, Spec, field, told
 
-_TITLE = "AUC less that of training alone"
 _SCALE = {"zero": True, "nice": True}
+_AXIS = {"tickCount": 7}
 _ROW = 46
 
 
-def _shown(sheet: Sheet) -> Spec:
-    """Keep one level, and of the methods those that are picked, or else the best few."""
+def _shown(sheet: Sheet, against: str) -> Spec:
+    """Keep one level and comparison, and of the methods those that are picked, or else the best few."""
     picked = f"length({sheet.picked}) ? indexof({sheet.picked}, datum.series) >= 0 : datum.best"
-    return {"filter": f"datum.level === {sheet.level} && ({picked})"}
+    return {"filter": f"datum.level === {sheet.level} && datum.against === {json.dumps(against)} && ({picked})"}
 
 
 def _zero(channel: str) -> Spec:
     return {"mark": {"type": "rule", "color": GREY, "strokeDash": [4, 3]}, "encoding": {channel: {"datum": 0}}}
 
 
-def joining_panel(sheet: Sheet, rows: int, *, grouped: bool) -> Spec:
+def joining_panel(sheet: Sheet, rows: int, *, grouped: bool, against: str) -> Spec:
     """Draw what joining brings, a row a clinic, or a row a group of clinics until one is searched for."""
+    title = f"AUC less that of {against}"
     found = f"indexof(lower(datum.clinic), lower({sheet.search})) >= 0"
     kind = [{"filter": f"{sheet.search} === '' ? datum.group : !datum.group && {found}"}] if grouped else []
     position = {
@@ -36,22 +40,26 @@ def joining_panel(sheet: Sheet, rows: int, *, grouped: bool) -> Spec:
     bars = {
         "transform": [{"filter": "isValid(datum.lower)"}],
         "mark": {"type": "rule", "strokeWidth": 1.3},
-        "encoding": {**position, "x": field("lower:Q", title=_TITLE, scale=_SCALE), "x2": {"field": "upper"}},
+        "encoding": {
+            **position,
+            "x": field("lower:Q", title=title, scale=_SCALE, axis=_AXIS),
+            "x2": {"field": "upper"},
+        },
     }
     dots = {
         "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1, "cursor": "pointer"},
         "encoding": {
             **position,
-            "x": field("mean:Q", title=_TITLE, scale=_SCALE),
+            "x": field("mean:Q", title=title, scale=_SCALE, axis=_AXIS),
             "shape": sheet.series("shape"),
-            "tooltip": [*told("clinic", "series", "level"), field("records:Q", format=",.0f")],
+            "tooltip": [*told("clinic", "series", "other")[:-1], field("records:Q", format=",.0f")],
         },
     }
     return sheet.chart(
         "joining",
-        f"'AUC of each clinic less that of training alone, ' + {sheet.level}",
+        sheet.level,
         _ROW * rows,
-        transform=[_shown(sheet), *kind],
+        transform=[_shown(sheet, against), *kind],
         layer=[_zero("x"), bars, dots],
     )
 
@@ -61,17 +69,22 @@ def size_panel(sheet: Sheet) -> Spec:
     dots = {
         "mark": {"type": "point", "filled": True, "size": 45, "opacity": 0.75, "cursor": "pointer"},
         "encoding": {
-            "x": field("records:Q", title="Training records of the clinic", scale={"type": "log", "padding": 8}),
+            "x": field(
+                "records:Q",
+                title="Training records of the clinic",
+                scale={"type": "log", "nice": False, "padding": 12},
+                axis={"tickCount": 6, "format": "~s"},
+            ),
             "y": field("mean:Q", title=None, scale=_SCALE),
             "color": sheet.series("color"),
             "shape": sheet.series("shape"),
-            "tooltip": [*told("clinic", "series", "level"), field("records:Q", format=",.0f")],
+            "tooltip": [*told("clinic", "series", "other")[:-1], field("records:Q", format=",.0f")],
         },
     }
     return sheet.chart(
         "joining",
-        f"'{_TITLE}, ' + {sheet.level}",
+        f"'AUC less that of {ALONE}, ' + {sheet.level}",
         240,
-        transform=[_shown(sheet), {"filter": "!datum.group"}],
+        transform=[_shown(sheet, ALONE), {"filter": "!datum.group"}],
         layer=[_zero("y"), dots],
     )

@@ -153,7 +153,8 @@ def _places(
         logs = np.log10(values)
     place = np.where(values == 0, zero, np.where(np.isinf(values), infinite, logs))
     position, names = pd.factorize(series)
-    return np.asarray(place + 0.7 * gap * ((position + 0.5) / max(len(names), 1) - 0.5), dtype=np.float64)
+    width = min(0.7, 0.12 * len(names)) * gap
+    return np.asarray(place + width * ((position + 0.5) / max(len(names), 1) - 0.5), dtype=np.float64)
 
 
 def learning(ok: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from sim.foundation.text import amount_text, bytes_text, score_text, seconds_text, span_text
 from sim.report.study import StudyResults
-from sim.report.summary import successful_runs
+from sim.report.summary import of_one_kind, successful_runs
 
 Forms = dict[str, tuple[str, Callable[[float], str]]]
 """By heading: a column, and how its values are written."""
@@ -32,7 +32,7 @@ def resource_frame(runs: pd.DataFrame) -> pd.DataFrame:
         "Peak clinic memory": ("peak_clinic_bytes", bytes_text),
         "Time to simulate": ("wall_seconds", seconds_text),
     }
-    ok = successful_runs(runs)
+    ok, _ = of_one_kind(successful_runs(runs))
     forms = {name: (column, text) for name, (column, text) in forms.items() if column in ok}
     means = ok.groupby("series", sort=False)[[column for column, _ in forms.values()]].mean()
     table = {name: [text(value) for value in means[column]] for name, (column, text) in forms.items()}
@@ -55,7 +55,7 @@ def demand_frame(study: StudyResults) -> pd.DataFrame:
         "Memory": ("peak_bytes", bytes_text),
         "Energy": ("joules", partial(amount_text, unit="J")),
     }
-    own = study.clinics.merge(study.ok[["run_id", "series"]], on="run_id")
+    own = study.clinics.merge(study.drawn[["run_id", "series"]], on="run_id")
     forms = {name: form for name, form in forms.items() if form[0] in own and own[form[0]].notna().all()}
     if not forms:
         return pd.DataFrame()
@@ -83,7 +83,7 @@ def worst_frame(study: StudyResults) -> pd.DataFrame:
     One row a series and one column a level, as text: the clinic with the lowest AUC in most seeds, how many these are,
     and the mean of the lowest AUC. Empty where no run names one.
     """
-    ok = study.ok
+    ok = study.drawn
     if "worst_clinic" not in ok or ok["worst_clinic_auc"].isna().all():
         return pd.DataFrame()
     groups = ok.groupby(["series", "level"], sort=False, observed=True)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from sim.report.held_out import HeldOut
 from sim.report.points import with_levels
-from sim.report.summary import successful_runs
+from sim.report.summary import PREVALENCE, held_out_clinics, of_one_kind, successful_runs
 from sim.results.decision_map import DecisionMap
 from sim.results.rounds import DrawnRound
 
@@ -54,3 +54,20 @@ class StudyResults:
     def ok(self) -> pd.DataFrame:
         """The successful runs with levels, in reading order."""
         return with_levels(successful_runs(self.runs))
+
+    @cached_property
+    def away(self) -> pd.DataFrame:
+        """Those of them that hold out whole clinics."""
+        return self.ok[held_out_clinics(self.ok)]
+
+    @cached_property
+    def all_away(self) -> bool:
+        """Whether all of them do."""
+        return len(self.away) == len(self.ok)
+
+    @cached_property
+    def drawn(self) -> pd.DataFrame:
+        """Those of them that stand side by side in charts: of methods, and of one kind of held-out records."""
+        ok, _ = of_one_kind(self.ok)
+        ok = ok[ok["strategy"] != PREVALENCE]
+        return ok.assign(level=ok["level"].cat.remove_unused_categories())

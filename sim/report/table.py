@@ -12,7 +12,15 @@ from rich.text import Text
 
 from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text, value_text
 from sim.report.held_out import HeldOut
-from sim.report.summary import ADVERSARIES, adjacency_of, is_baseline, successful_runs, summarise, swept_keys
+from sim.report.summary import (
+    ADVERSARIES,
+    adjacency_of,
+    is_baseline,
+    of_one_kind,
+    successful_runs,
+    summarise,
+    swept_keys,
+)
 
 _CAPTION = (
     "Mean ± half-width of the 95 % interval over {}. Simulated time and traffic of a whole run. "
@@ -47,8 +55,7 @@ def results_frame(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.Dat
     One row for each method and combination of swept values, those of the baselines last; the columns' names are the
     headings. Empty when no run succeeded.
     """
-    ok = successful_runs(runs)
-    ok = ok.iloc[np.argsort(ok["strategy"].map(is_baseline), kind="stable")]
+    ok = _in_blocks(runs)
     keys = swept_keys(ok)
     by = ["method", *keys]
     groups = ok.groupby(by, dropna=False, sort=False, observed=True)
@@ -73,13 +80,18 @@ def results_frame(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.Dat
     return table
 
 
+def _in_blocks(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the successful runs of one kind of held-out records, the baselines last."""
+    ok, _ = of_one_kind(successful_runs(runs))
+    return ok.iloc[np.argsort(ok["strategy"].map(is_baseline).astype(bool), kind="stable")]
+
+
 def quality_frame(runs: pd.DataFrame) -> pd.DataFrame:
     """Lay out calibration and decisions as text, a row as in :func:`results_frame`; columns that no run has left out.
 
     Of the probabilities of all held-out records, as means over seeds.
     """
-    ok = successful_runs(runs)
-    ok = ok.iloc[np.argsort(ok["strategy"].map(is_baseline), kind="stable")]
+    ok = _in_blocks(runs)
     keys = swept_keys(ok)
     groups = ok.groupby(["method", *keys], dropna=False, sort=False, observed=True)
     means = groups[[column for column in _QUALITY.values() if column in ok and ok[column].notna().any()]].mean()
@@ -121,7 +133,8 @@ def baselines_of(runs: pd.DataFrame) -> set[str]:
 
 def caption(runs: pd.DataFrame, held_out: HeldOut | None = None) -> str:
     """Say what the table of results shows."""
-    return f"{_CAPTION.format('patients and seeds' if held_out else 'seeds')}{_neighbours(runs)}"
+    told = f"{_CAPTION.format('patients and seeds' if held_out else 'seeds')}{_neighbours(runs)}"
+    return " ".join(filter(None, [told, of_one_kind(runs)[1]]))
 
 
 def _neighbours(runs: pd.DataFrame) -> str:

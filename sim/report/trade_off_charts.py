@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from sim.report.look import UNITS, Sheet, Spec, field, told
 from sim.report.points import axis_ends
 from sim.report.summary import ADVERSARIES
 
+_TICKS = 6
 _HEIGHT, _LOW = 300, 200
 _LONGEST = 0.15  # intervals of few seeds are cut, so that differences between methods can still be seen
 _COSTS = {"seconds": "Simulated time of a run", "bytes": "Traffic of a run, all clinics"}
@@ -45,7 +47,7 @@ def privacy_panel(
     of_score = f"{json.dumps(dict(ends))}[{sheet.score}]"
     scale = {"nice": False, "domainMin": {"expr": f"{of_score}[0]"}, "domainMax": {"expr": f"{of_score}[1]"}}
     beside = "windowSize()[0] > 640" if sheet.width == "container" else "true"
-    labels = {} if first else {"labelOpacity": {"expr": f"{beside} ? 0 : 1"}}
+    labels = {} if first else {"labelExpr": f"{beside} ? '' : datum.label"}
     score = {"title": None, "scale": {"zero": False, **scale}, "axis": {"tickCount": 6, **labels}}
     line = {
         "transform": [{"filter": "datum.joined"}],
@@ -121,7 +123,9 @@ def epsilon_axis(largest: pd.DataFrame) -> Spec:
     zero, infinite, gap = axis_ends(largest)
     epsilons = largest[list(ADVERSARIES)].to_numpy(float)
     finite = epsilons[np.isfinite(epsilons) & (epsilons > 0)]
-    ticks = _log_ticks(float(finite.min()), float(finite.max())) if len(finite) else []
+    each = sorted({float(f"{value:.2g}") for value in finite})
+    few = len(each) <= _TICKS and all(b > 1.2 * a for a, b in pairwise(each))
+    ticks = [math.log10(value) for value in each] if few else _log_ticks(each[0], each[-1])
     ends = [*([zero] if (epsilons == 0).any() else []), *([infinite] if np.isinf(epsilons).any() else [])]
     number = "format(pow(10, datum.value), '.2~r')"
     text = f"datum.value > {infinite - gap / 2} ? '∞' : datum.value < {zero + gap / 2} ? '0' : {number}"

@@ -257,7 +257,7 @@ def test_report_is_complete(tmp_path: Path) -> None:
     ):
         assert text in page.text
     assert page.count("table") == page.count("caption") == 11 + 2 * len(METHODS)  # two in each statement
-    names = ["clinics", "joining", "joining_size", "learning", "privacy", "privacy_accuracy", "time", "traffic"]
+    names = ["clinics", "learning", "privacy", "privacy_accuracy", "time", "traffic"]
     assert sorted(study_pictures(study, gallery(study))) == names
     told = [attributes["aria-label"] or "" for _, attributes in page.tags if attributes.get("role") == "img"]
     assert len(told) == page.count("figure") == len(names) - 1  # all take the same time and traffic: no Pareto chart
@@ -273,12 +273,8 @@ def test_first_screen_answers_in_five_sentences(tmp_path: Path) -> None:
     runs = make_runs()
     runs.loc[runs["strategy"] == "fedavg", "sim_seconds"] = 60.0
     study = make_study(runs, **CONTEXT)
-    first, joining, privacy, cost, caveat = answers(study, gallery(study))
+    first, privacy, cost, caveat = answers(study, gallery(study))
     assert first.startswith("At ε = 3: FedAvg has the highest within-clinic AUC of the methods that train together: ")
-    assert joining == (
-        "Joining with FedAvg = SplitFed V1 instead of training alone brings most to south (+.100 of AUC) and least to "
-        "north (+.100); the interval is above 0 for 2 of 2 clinics with an AUC and below 0 for none."
-    )
     assert privacy == (
         "DP costs FedAvg .050 of within-clinic AUC at ε = 1, .020 at ε = 3, .010 at ε = 8; its ε at ε = 3: model "
         "user 2.97, peer clinic 2.97, server 2.97."
@@ -290,7 +286,7 @@ def test_first_screen_answers_in_five_sentences(tmp_path: Path) -> None:
     assert caveat.startswith("No method was tuned: ")
     assert caveat.endswith("Nothing is said about hospitals that took no part.")
     text = " ".join(Page(write_report(study, tmp_path)).text.split())
-    assert all(sentence in text for sentence in (first, joining, privacy, cost, caveat))
+    assert all(sentence in text for sentence in (first, privacy, cost, caveat))
     cut = "SplitFed V1, vanilla; SplitFed V1, U-shaped"
     assert f"Even with DP, ε is infinite for the server in {cut}: smashed rows leave without noise." in text
     assert "infinite for the model user" not in text
@@ -301,7 +297,7 @@ def test_no_chart_without_information() -> None:
     """Nothing at epsilon where nothing is private, and no costs where all pay the same."""
     open_study = make_study(make_runs(epsilons=[inf]).drop(columns="privacy.epsilon"))
     shown = gallery(open_study)
-    assert [figure.name for figure in shown.figures if figure.first] == ["scores", "joining"]
+    assert [figure.name for figure in shown.figures if figure.first] == ["scores"]
     assert "epsilon" not in shown.tables["scores"]
     runs = make_runs(epsilons=[inf])
     runs["sim_seconds"] = [10.0 * (row + 1) for row in range(len(runs))]

@@ -1,0 +1,171 @@
+"""Figures made of predictions: what joining brings, the decision map, ROC and calibration, clinics held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import pandas as pd
+
+from sim.foundation.text import listed, score_text
+from sim.report.curves import calibration, roc
+from sim.report.decision import map_frame, map_stripes
+from sim.report.decision_chart import map_note, map_panel
+from sim.report.equal import Names, together_by_level
+from sim.report.evidence_charts import calibration_panel, forest_panel, roc_panel
+from sim.report.figure import Figure
+from sim.report.hospitals import ANOTHER, MEAN, elsewhere_points
+from sim.report.joining import ALONE, MANY, OTHERS, joining, joining_points, not_joined
+from sim.report.joining_charts import joining_panel, size_panel
+from sim.report.study import StudyResults
+
+__all__ = ["evidence_figures"]
+
+_MOST = 40
+"""Of more clinics that are held out, those with the lowest AUC are drawn."""
+
+
+def evidence_figures(
+    study: StudyResults, names: Mapping[str, Names], score: str
+) -> tuple[list[Figure], dict[str, pd.DataFrame]]:
+    """Return the figures that a study's predictions allow, and their tables.
+
+    Parameters
+    ----------
+    names : mapping of str to dict
+        By level, the names of series; equal ones are drawn once.
+    score : str
+        Column by which the best methods are chosen.
+    """
+    tables: dict[str, pd.DataFrame] = {}
+    figures: list[Figure] = []
+    ok, away = study.drawn, study.away
+    known = study.held_out.predictions if study.held_out else pd.DataFrame()
+    if study.held_out and len(study.clinics) and not study.all_away:
+        gains = joining(ok, away, study.clinics, study.held_out)
+        if len(gains):
+            tables["joining"] = joining_points(gains, ok, names, score)
+            figures += _joining(tables["joining"])
+    if study.decided:
+        tables["map"] = map_stripes(study.decided)
+        figures.append(_map(study))
+    for name, points, make in (("roc", roc, _roc), ("calibration", calibration, _calibration)):
+        if len(table := points(ok, known)):
+            tables[name] = together_by_level(table, names)
+            figures.append(make())
+    if study.held_out and len(away) and len(known):
+        runs = away if study.all_away else not_joined(away)
+        tables["elsewhere"] = (table := elsewhere_points(runs, study.held_out))
+        figures.append(_elsewhere(table))
+    return figures, tables
+
+
+def _joining(table: pd.DataFrame) -> list[Figure]:
+    clinics = table.loc[~table["group"], "clinic"].nunique()
+    many = clinics > MANY
+    rows = "Clinics in groups of like size, with intervals over clinics; search for one" if many else "Largest first"
+    found = []
+    for against in (ALONE, OTHERS):
+        own = table[table["against"] == against]
+        if own.empty:
+            continue
+        means = own[~own["group"]].groupby("clinic", sort=False, observed=True)["mean"].mean().iloc[:MANY]
+        told = "; ".join(f"{name} {score_text(mean)}" for name, mean in means.items())
+        found.append(
+            Figure(
+                name="joining" if against == ALONE else "joining_others",
+                title="What joining brings" + ("" if against == ALONE else " over the others' model"),
+                note=f"{rows}. Right of 0: better than {against}, on the same held-out records. The best three "
+                "methods, or those highlighted; bars: 95 % intervals over the clinic's patients and seeds. "
+                "Clinics whose held-out records are all of one class cannot be scored.",
+                description=f"A dot chart of each clinic's AUC less that of {against}. Mean of all methods and levels: "
+                f"{told}.",
+                table="joining",
+                panels=[
+                    partial(
+                        joining_panel,
+                        rows=own.loc[own["group"] == many, "clinic"].nunique(),
+                        grouped=many,
+                        against=against,
+                    )
+                ],
+                by_level=True,
+                first=against == ALONE,
+            )
+        )
+    if found[0].name == "joining":
+        found.append(
+            Figure(
+                name="joining_size",
+                title="What joining brings, by the number of a clinic's own records",
+                note=f"A mark a clinic and method. Above 0: better than {ALONE}.",
+                description=f"A chart of the gain of {clinics} clinics against their numbers of training records.",
+                table="joining",
+                panels=[size_panel],
+                by_level=True,
+            )
+        )
+    return found
+
+
+def _map(study: StudyResults) -> Figure:
+    shown = study.decided
+    assert shown is not None  # noqa: S101 (asked for by the caller)
+    stretches = [f"{row[0]}, {row[1]}: {row[2]}" for row in map_frame(shown).itertuples(index=False)]
+    return Figure(
+        name="map",
+        title=f"Which method to take{f', where {listed(shown.within)}' if shown.within else ''}",
+        note=map_note(shown),
+        description=f"A map of {shown.y or 'the study'} by {shown.x}. {'; '.join(stretches)}.",
+        table="map",
+        panels=[partial(map_panel, shown=shown)],
+        first=True,
+    )
+
+
+def _roc() -> Figure:
+    return Figure(
+        name="roc",
+        title="ROC curves within clinics",
+        note="Held-out records of all seeds. Each case is compared with the controls of its own clinic, so that the "
+        "area is the within-clinic AUC (the covariate-adjusted ROC curve of Janes & Pepe 2009).",
+        description="A line chart of sensitivity against the false-positive rate within the clinic.",
+        table="roc",
+        panels=[roc_panel],
+        by_level=True,
+    )
+
+
+def _calibration() -> Figure:
+    return Figure(
+        name="calibration",
+        title="Calibration",
+        note="Held-out records of all seeds, in tenths by their predicted probability. Below the diagonal, risk is "
+        "overstated.",
+        description="A line chart of the observed share of cases against the predicted probability.",
+        table="calibration",
+        panels=[calibration_panel],
+        by_level=True,
+    )
+
+
+def _elsewhere(table: pd.DataFrame) -> Figure:
+    single = table[table["kind"] == "clinic"]
+    worst = single.groupby("clinic", observed=True)["mean"].mean().sort_values().index
+    summaries = [name for name in (MEAN, ANOTHER) if (table["clinic"] == name).any()]
+    few = f" The {_MOST} with the lowest AUC of {len(worst)}." if len(worst) > _MOST else ""
+    said = table[table["kind"] == "mean"].drop_duplicates("series")
+    means = "; ".join(
+        f"{series} {score_text(mean)}" for series, mean in said[["series", "mean"]].itertuples(index=False)
+    )
+    return Figure(
+        name="elsewhere",
+        title="At clinics that took no part in training",
+        note="Each clinic was left out in turn. Bars: 95 % intervals over its patients; diamonds: mean over clinics "
+        "(random effects) with its interval; last: where 95 % of other such clinics are expected. From five clinics "
+        f"on.{few}",
+        description=f"A forest plot of the AUC at {len(worst)} clinics. Means: {means or 'too few clinics'}.",
+        table="elsewhere",
+        panels=[partial(forest_panel, clinics=[*worst[:_MOST], *summaries])],
+        by_level=True,
+    )
