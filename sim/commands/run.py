@@ -66,6 +66,7 @@ def _run(
     from sim.report.pictures import drawn_beside
     from sim.report.reading import read_results
     from sim.report.table import console_table
+    from sim.report.words import conclusions
     from sim.results.store import older_runs, writing_to
     from sim.results.study_log import note_command
     from sim.scenario import load_scenario
@@ -92,6 +93,8 @@ def _run(
         with drawn_beside(clock_pictures(plans) | study_pictures(study, shown), folder / "figures"):
             report = write_report(study, folder, shown)
     console.print(console_table(table, study.held_out))
+    for level, said in conclusions(study):
+        console.print(f"{level}: {said}" if level not in ("", "as set") else said, markup=False, highlight=False)
     console.print(f"Table: {folder / 'runs.parquet'}\nReport: {report}", soft_wrap=True, highlight=False)
     if older := older_runs(folder):
         console.print(f"{len(older)} runs of another results version are ignored: {', '.join(older)}", highlight=False)

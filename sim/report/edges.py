@@ -9,6 +9,7 @@ import pandas as pd
 
 from sim.foundation.text import value_text
 from sim.methods.labels import method_label
+from sim.report.elsewhere import few
 from sim.results.columns import is_tuned
 from sim.scenario.spec import TUNED
 
@@ -19,7 +20,7 @@ _FEWEST_VALUES: Final = 3
 
 
 def at_the_edge(trials: pd.DataFrame) -> Iterator[str]:
-    """Name the methods that chose the lowest or the highest value of a key on most seeds.
+    """Name the methods that mostly chose the lowest or the highest value of a key.
 
     Parameters
     ----------
@@ -27,16 +28,16 @@ def at_the_edge(trials: pd.DataFrame) -> Iterator[str]:
         Rows of ``trials.parquet``.
     """
     keys = [name for name in map(str, trials) if is_tuned(name) and pd.api.types.is_numeric_dtype(trials[name])]
+    found: dict[str, list[str]] = {}
     for (strategy, cut), own in trials.groupby(["strategy", "cut"], sort=False, dropna=False):
-        method, chosen = method_label(str(strategy), cut), own[own["chosen"].astype(bool)]
+        chosen = own[own["chosen"].astype(bool)]
         for key in keys:
             values = own[key].dropna()
             if values.nunique() < _FEWEST_VALUES:
                 continue
             for name, edge in (("lowest", values.min()), ("highest", values.max())):
-                times, told = int((chosen[key] == edge).sum()), f"{key.removeprefix(TUNED)} that was tried"
-                if times * 2 > len(chosen):
-                    yield (
-                        f"{method} did best at the {name} {told} ({value_text(edge)}) {times} times out of "
-                        f"{len(chosen)}: what lies beyond may suit it better."
-                    )
+                if (chosen[key] == edge).sum() * 2 > len(chosen):
+                    told = f"{name} {key.removeprefix(TUNED)} that was tried ({value_text(edge)})"
+                    found.setdefault(told, []).append(method_label(str(strategy), cut))
+    for told, methods in found.items():
+        yield f"{few(methods)} did best at the {told} in most cases: what lies beyond may do better."
