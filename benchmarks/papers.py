@@ -206,9 +206,9 @@ CLAIMS: tuple[Claim, ...] = (
         paper=THAPA,
         printed="SplitFed needs around five times less time a round than split learning (abstract of the preprint)",
         ours=lambda study: f"five clinics, simulated: {seconds(study, ('split', *SPLITFED, BY_BATCH, 'fedavg'))}",
-        why="Holds for V1, at five clinics. V2 as their code runs it, client after client, waits as a relay does; it "
-        "is as fast as V1 only where the server takes batches of all clinics in turn (by batch). Their cost formula knows "
-        "no queue.",
+        why="Holds for V1, at five clinics. V2 as their code runs it, client after client, waits as a relay does; "
+        "it is as fast as V1 only where the server takes batches of all clinics in turn (by batch). Their "
+        "cost formula knows no queue.",
     ),
     Claim(
         study="heart-centres",
