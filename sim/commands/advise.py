@@ -32,12 +32,15 @@ def advise(
     from sim.report.held_out import read_held_out
     from sim.results.store import TABLE_FILE, as_table, read_table
     from sim.scenario import load_scenario
+    from sim.scenario.contests import contests
+    from sim.study.tuning import choices
 
     scenario = load_scenario(file, overrides or ())
     specs = runs_of(scenario)
     folder = out / scenario.name
+    chosen = specs if scenario.tune is None else choices(contests(scenario, specs), folder).specs.values()
     runs = read_table(folder) if os.path.lexists(folder / TABLE_FILE) else as_table([])
-    runs = runs[runs["run_id"].isin([spec.run_id for spec in specs]) & (runs["status"] == "ok")]
+    runs = runs[runs["run_id"].isin([spec.run_id for spec in chosen]) & (runs["status"] == "ok")]
     if runs.empty:
         plans = planned(file, overrides, None)
         advice = choose(as_table({**plan.columns(), "status": "ok"} for plan in plans), where, best, cost, planned=True)

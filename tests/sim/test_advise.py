@@ -15,6 +15,7 @@ from sim.report.condition import parse_condition
 from sim.results.store import as_table
 from sim.scenario import load_scenario
 from sim.scenario.spec import expand
+from sim.study.api import run
 
 KNOWN = ["auc", "hours", "epsilon_server", "privacy.epsilon", "train.batch-size"]
 
@@ -291,3 +292,19 @@ def test_the_command_falls_back_on_the_plan(advised):
         '--where: unknown name "huors"; did you mean "hours"?',
         '--where: "open(1)" is neither a column nor a number; write it like "epsilon_server<=8 and hours<=24"',
     ]
+
+
+def test_advice_of_a_tuned_study_goes_by_the_runs_at_their_chosen_settings(suture, tmp_path):
+    (tmp_path / "s.toml").write_text(
+        'name="s"\nseeds=[0, 1]\n[data]\nsource="heart-disease"\n[model]\nname="logistic"\n'
+        '[tune]\n"train.learning-rate"=[0.02, 0.3]\n[train]\nrounds=2\nbatch-size=64\n'
+        '[[strategies]]\nname="fedavg"\n',
+        encoding="utf-8",
+    )
+    _, before, _ = suture("advise", "s.toml")
+    assert before.startswith("No run is finished")
+    table = run(tmp_path / "s.toml", tmp_path / "results")
+    assert "tuned.train.learning-rate" in table
+    _, after, _ = suture("advise", "s.toml")
+    assert after.startswith("Take FedAvg: within-clinic AUC")
+    assert "not finished" not in after
