@@ -6,9 +6,9 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 from sim.data.facts import Facts
-from sim.foundation.text import bytes_text
+from sim.foundation.text import bytes_text, listed
 from sim.methods.labels import label_of
-from sim.plan.plan import Plan
+from sim.plan.plan import HOW_IT_LEARNS, Plan
 from sim.scenario import Npz, Scenario, TableFile
 from sim.scenario.privacy import TOLERATED, Privacy, keys_of
 
@@ -50,6 +50,20 @@ def label_notes(scenario: Scenario, facts: Facts) -> Iterator[str]:
             f"data.label: {len(facts.classes)} classes for {facts.records} records, so that the label may be an "
             "identifier or a measurement; name a column of classes"
         )
+
+
+def tuning_note(scenario: Scenario) -> str:
+    """Say what tuning may change of a plan, which is made at the scenario's values; empty without ``[tune]``."""
+    if scenario.tune is None:
+        return ""
+    learning = {f"train.{field.replace('_', '-')}" for field in HOW_IT_LEARNS["train"]}
+    keys = list(scenario.tune.keys)
+    costly = [key for key in keys if key not in learning and not key.endswith(".proximal-mu")]
+    what = f"with {listed(costly)} time, traffic and epsilon may change" if costly else "no cost here depends on them"
+    drawn = (
+        "" if costly else "; under DP-SGD every setting draws batches of its own, so bytes and seconds vary a little"
+    )
+    return f"tune: {listed(keys)} stand at the scenario's values, and each run chooses its own; {what}{drawn}"
 
 
 def _read_as(name: str) -> str:

@@ -259,10 +259,15 @@ class _Listed(_Part):
     estimated_seconds: Annotated[Amount, Field(alias="estimated_seconds")]
 
 
+class _Trial(_Part):
+    run_id: Annotated[RunId, Field(alias="run_id")]
+    estimated_seconds: Annotated[Amount, Field(alias="estimated_seconds")]
+
+
 class _Study(_Part):
     margin: Annotated[float, Strict(), Field(gt=0, le=0.5)]
     table: list[RunId]
-    trials: list[RunId] = []
+    trials: list[_Trial] = []
     runs: list[_Listed]
 
 

@@ -23,6 +23,7 @@ from sim.results import reading
 from sim.results.schema import checked
 from sim.results.store import LOGS, STUDY_FILE, read_rows, to_plain, unfinished, write_atomically, writing_to
 from sim.results.study_log import alive, note_end, note_start, this_process
+from sim.results.trials import read_trials
 from sim.scenario.spec import RESULTS_VERSION
 from sim.study.forecast import estimated_seconds
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 State = Literal["ok", "failed", "running", "waiting", "interrupted"]
 
 
-def write_study(folder: Path, plans: Sequence[Plan], table_ids: Sequence[str], trial_ids: Sequence[str] = ()) -> None:
+def write_study(folder: Path, plans: Sequence[Plan], table_ids: Sequence[str], trials: Sequence[Plan] = ()) -> None:
     """Name the runs that were asked for, in the order in which they are begun, and those that belong in the table.
 
     While trials are executed the runs have not chosen their settings yet. The margin of equivalence stands beside them,
@@ -55,7 +56,7 @@ def write_study(folder: Path, plans: Sequence[Plan], table_ids: Sequence[str], t
         **this_process(),
         "margin": plans[0].spec.evaluation.margin,
         "table": list(table_ids),
-        "trials": list(trial_ids),
+        "trials": [{"run_id": plan.spec.run_id, "estimated_seconds": estimated_seconds(plan)} for plan in trials],
         "runs": runs,
     }
     write_atomically(folder / STUDY_FILE, json.dumps(to_plain(study), indent=1, allow_nan=False))
@@ -74,6 +75,16 @@ def read_study(folder: Path) -> dict[str, Any]:
         raise ScenarioError([f"{folder}: has no {STUDY_FILE}; give a study's folder, OUT/<study>"])
     found: dict[str, Any] = checked("study", study, folder / STUDY_FILE)
     return found
+
+
+def trials_left(folder: Path) -> tuple[int, int, float]:
+    """Return how many trials there are, how many of them have ended, and roughly the seconds that the others take.
+
+    There are none once the runs have begun.
+    """
+    trials, ended = read_study(folder).get("trials", []), read_trials(folder)
+    left = [float(trial["estimated_seconds"]) for trial in trials if trial["run_id"] not in ended]
+    return len(trials), len(trials) - len(left), sum(left)
 
 
 def remove_leftovers(folder: Path) -> None:

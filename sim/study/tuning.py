@@ -85,7 +85,7 @@ def tuned(
     folder = out / scenario.name
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write_study(folder, sorted(plans, key=estimated_seconds), [], [plan.spec.run_id for plan in trials])
+    write_study(folder, sorted(plans, key=estimated_seconds), [], trials)
     pending = unfinished(trials, folder)
     forecast, afterwards = Forecast(pending, engine.jobs), study_seconds(plans, engine.jobs)
     progress.tuning(len(pending), len(trials) - len(pending), forecast.seconds_left() + afterwards)

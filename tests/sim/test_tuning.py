@@ -334,3 +334,28 @@ def test_a_finished_study_tries_nothing_again(scenario, tmp_path, monkeypatch):
     monkeypatch.setattr("sim.study.trials.train_run", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr("sim.study.runner.train_run", lambda *_, **__: pytest.fail("trained again"))
     run(made, tmp_path)
+
+
+def test_the_status_of_a_study_counts_its_trials(scenario, tmp_path, suture):
+    made = scenario()
+    study = tmp_path / "cut" / "tuned"
+    with pytest.raises(KeyboardInterrupt):
+        tried(made, tmp_path / "cut", Killed(study, after=3))
+    code, out, _ = suture("status", study)
+    assert code == 0
+    assert out.splitlines()[0] == "3 of 8 trials finished; the runs follow"
+    tried(made, tmp_path / "cut")
+    assert suture("status", study)[1].splitlines()[0] == "8 of 8 trials finished; the runs follow"
+    run(made, tmp_path / "cut")
+    assert suture("status", study)[1].splitlines()[0] == "2 of 2 runs finished"
+
+
+def test_the_plan_says_what_tuning_may_change(tmp_path, suture):
+    write_csv(tmp_path / "clinics.csv")
+    path = tmp_path / "tuned.toml"
+    path.write_text(BASE, encoding="utf-8")
+    note = "note: tune: train.learning-rate stand at the scenario's values, and each run chooses its own; no cost here"
+    assert note in suture("plan", path)[2]
+    path.write_text(BASE.replace('"train.learning-rate"', '"train.rounds"').replace(
+        "[0.015625, 0.125, 1.0, 8.0]", "[2, 4]").replace("rounds = 3\n", "learning-rate = 0.1\n"))  # fmt: skip
+    assert "with train.rounds time, traffic and epsilon may change" in suture("plan", path)[2]
