@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from sim.report.look import GREY, Sheet, Spec, field, told
@@ -94,10 +95,18 @@ def forest_panel(sheet: Sheet, clinics: Sequence[str]) -> Spec:
     return sheet.chart("elsewhere", sheet.level, rows, transform=kept, layer=[bars, dots])
 
 
-def tuning_panel(sheet: Sheet, key: str, *, logarithmic: bool, numbers: bool) -> Spec:
-    """Draw the validation score against one tuned key, a line a series; large marks were chosen in most cases."""
-    scale = {"type": "log", "nice": False, "padding": 10} if logarithmic else {"zero": False, "padding": 10}
-    x = field("value:Q", title=key, scale=scale) if numbers else field("text:N", title=key, sort=None)
+def tuning_panel(sheet: Sheet, key: str, values: Sequence[float]) -> Spec:
+    """Draw the validation score against one tuned key, a line a series; the best value of each is large.
+
+    Parameters
+    ----------
+    values : sequence of float
+        Those that were tried; empty where they are no numbers.
+    """
+    wide = bool(values) and min(values) > 0 and max(values) > 4 * min(values)
+    scale = {"type": "log", "nice": False, "padding": 10} if wide else {"zero": False, "padding": 10}
+    ticks = {"values": list(values), "labelExpr": "'' + datum.value", "labelOverlap": "greedy"}
+    x = field("value:Q", title=key, scale=scale, axis=ticks) if values else field("text:N", title=key, sort=None)
     y = field("score:Q", title=None, scale={"zero": False, "nice": True})
     lines = {
         "mark": {"type": "line", "strokeWidth": 1.6},
@@ -124,8 +133,8 @@ def tuning_panel(sheet: Sheet, key: str, *, logarithmic: bool, numbers: bool) ->
     }  # fmt: skip
     return sheet.chart(
         "tuning",
-        f"'Best validation score by {key}, ' + {sheet.level}",
+        sheet.level,
         220,
-        transform=[{"filter": f"datum.level === {sheet.level} && datum.key === '{key}'"}],
+        transform=[{"filter": f"datum.level === {sheet.level} && datum.key === {json.dumps(key)}"}],
         layer=[lines, dots],
     )

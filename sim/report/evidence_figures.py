@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import pandas as pd
@@ -11,13 +11,15 @@ from sim.foundation.text import listed, score_text
 from sim.report.curves import calibration, roc
 from sim.report.decision import map_frame, map_stripes
 from sim.report.decision_chart import map_note, map_panel
+from sim.report.edges import at_the_edge
 from sim.report.equal import Names, together_by_level
-from sim.report.evidence_charts import calibration_panel, forest_panel, roc_panel
+from sim.report.evidence_charts import calibration_panel, forest_panel, roc_panel, tuning_panel
 from sim.report.figure import Figure
 from sim.report.hospitals import ANOTHER, MEAN, elsewhere_points
 from sim.report.joining import ALONE, MANY, OTHERS, joining, joining_points, not_joined
 from sim.report.joining_charts import joining_panel, size_panel
 from sim.report.study import StudyResults
+from sim.report.tuning import tuning_points
 
 __all__ = ["evidence_figures"]
 
@@ -57,6 +59,9 @@ def evidence_figures(
         runs = away if study.all_away else not_joined(away)
         tables["elsewhere"] = (table := elsewhere_points(runs, study.held_out))
         figures.append(_elsewhere(table))
+    if len(study.trials) and len(table := tuning_points(study.trials, names)):
+        tables["tuning"] = table
+        figures.append(_tuning(table, list(at_the_edge(study.trials))))
     return figures, tables
 
 
@@ -145,6 +150,25 @@ def _calibration() -> Figure:
         description="A line chart of the observed share of cases against the predicted probability.",
         table="calibration",
         panels=[calibration_panel],
+        by_level=True,
+    )
+
+
+def _tuning(table: pd.DataFrame, edges: Sequence[str]) -> Figure:
+    keys = list(table["key"].unique())
+    values = {key: sorted(own["value"].dropna().unique()) for key, own in table.groupby("key")}
+    best = [
+        f"{row['series']}, {row['level']}: {row['key']} {row['text']}"
+        for row in table[table["best"]].astype({"level": str}).to_dict("records")
+    ]
+    return Figure(
+        name="tuning",
+        title="Tuning: validation score against each tuned key",
+        note="Each mark: the best setting with that value, on validation records, as a mean over seeds; large: the "
+        f"best value of the method. No held-out record decides. {' '.join(edges)}".rstrip(),
+        description=f"Line charts of the validation score by {listed(keys)}. Best: {'; '.join(best)}.",
+        table="tuning",
+        panels=[partial(tuning_panel, key=key, values=values[key]) for key in keys],
         by_level=True,
     )
 

@@ -157,7 +157,7 @@ def _pareto(points: pd.DataFrame, told: Mapping[str, str], axis: Spec, score: st
             name="pareto",
             title="Pareto front of score and costs",
             note="Filled: on the Pareto front, where no other method and level is at least as good in score, "
-            f"{listed(goods)} and better in one of them. Judged by means alone: neighbours may be indistinguishable.",
+            f"{', '.join(goods)} and better in one of them. Judged by means alone: neighbours may be alike.",
             description=f"Charts of {score} against {listed(goods)}. On the front: {'; '.join(names)}.",
             table="trade_offs",
             panels=[*(partial(cost_panel, cost=cost, amounts=points[cost]) for cost in costs), *privacy],
