@@ -52,7 +52,7 @@ def test_the_report_draws_each_key_and_says_what_stands_at_the_edge(trials):
     shown = gallery(make_study(runs.drop(columns="privacy.epsilon"), trials=trials))
     [figure] = [one for one in shown.figures if one.name == "tuning"]
     assert len(figure.panels) == 2
-    assert "FedAvg did best at the highest train.learning-rate that was tried (0.4)" in figure.note
+    assert "Local did best at the highest train.learning-rate that was tried (0.4)" in figure.note
     assert "FedAvg, as set: train.learning-rate 0.4" in figure.description
     for spec in (*shown.page_specs(figure), shown.paper_spec(figure, "heart")):
         Root.validate(spec)
