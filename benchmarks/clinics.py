@@ -29,6 +29,8 @@ test-share  = 0.1
 name   = "mlp"
 hidden = [32, 16]
 cut    = 1
+[evaluation]
+reference = false
 [train]
 rounds        = {rounds}
 batch-size    = 16

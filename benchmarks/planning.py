@@ -40,6 +40,7 @@ def measure(clinics: int, records: int, server: dict[str, object]) -> tuple[floa
         "train": {"rounds": 50, "batch-size": 32, "learning-rate": 0.1, "participation": 0.99},
         "server": server,
         "clinics": [{"profile": "rural-dsl"}],
+        "evaluation": {"reference": False},
         "strategies": [{"name": "splitfed-v1"}],
     }
     [spec] = expand(parse_scenario(mapping, Path()))

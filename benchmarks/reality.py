@@ -119,6 +119,7 @@ def spec_for(
         "train": {"rounds": rounds, "batch-size": 16, "optimizer": "momentum", "learning-rate": 0.01},
         "server": {"compute": f"{server_flop_per_s!r} FLOP/s", "workers": 1},
         "clinics": groups,
+        "evaluation": {"reference": False},
         "strategies": [{"name": strategy} | ({"cut": cut} if cut else {})],
     }
     [spec] = expand(parse_scenario(mapping, npz.parent))

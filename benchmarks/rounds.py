@@ -82,6 +82,7 @@ def spec_for(data: dict[str, Any], model: str, strategy: str, privacy: Mapping[s
             "model": MODELS[model],
             "train": {"rounds": 1, "batch-size": BATCH, "optimizer": "sgd", "learning-rate": RATE},
             "privacy": privacy,
+            "evaluation": {"reference": False},
             "strategies": [{"name": strategy, **cut}],
         },
         Path(),

@@ -14,6 +14,8 @@ scaling = "none"
 [model]
 name = "mlp"
 hidden = [6, 5]
+[evaluation]
+reference = false
 [train]
 rounds = 1
 batch-size = 8

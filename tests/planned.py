@@ -38,6 +38,7 @@ def spec_of(csv, strategy, cut=None, clinics=({"profile": "hospital"},), privacy
         "server": {"compute": "1 kFLOP/s"},
         "clinics": list(clinics),
         "privacy": privacy,
+        "evaluation": {"reference": False},
         "strategies": [{"name": strategy} | ({"cut": cut} if cut else {})],
     }
     [spec] = expand(parse_scenario(mapping, csv.parent))

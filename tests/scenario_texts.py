@@ -12,6 +12,8 @@ seeds = [0, 1]
 source = "heart-disease"
 [model]
 name = "mlp"
+[evaluation]
+reference = false
 [train]
 rounds = 30
 batch-size = 16

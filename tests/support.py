@@ -51,6 +51,8 @@ scaling = "none"
 name = "mlp"
 hidden = [6, 5]
 cut = [1, -1]
+[evaluation]
+reference = false
 [train]
 rounds = 2
 batch-size = 8
@@ -144,6 +146,7 @@ def run_spec(
         "model": {"name": "mlp", "hidden": [6, 5], "cut": [1, -1] if cut == "u-shaped" else 1, **(model or {})},
         "train": table | {key.replace("_", "-"): value for key, value in train.items()},
         "privacy": privacy,
+        "evaluation": {"reference": False},
         "strategies": [
             {"name": strategy} | ({"cut": cut} if cut else {}) | ({"options": options} if options else {}),
         ],

@@ -177,6 +177,7 @@ def test_a_mechanism_of_another_distribution_is_planned_trained_stated_and_not_r
         data = { source = "synthetic", clinics = 3, records = 300, features = 6 }
         model = { name = "mlp", hidden = [8], cut = 1, freeze = ["head"] }
         train = { rounds = 2, batch-size = 16, learning-rate = 0.1 }
+        evaluation = { reference = false }
         privacy = { mechanism = "cautious-noise", noise-multiplier = 6.0, delta = 1e-4, labels = "public" }
         [[strategies]]
         name = "splitfed-v1"

@@ -47,11 +47,14 @@ def explain(
     network = build_network(scenario.model, shape, len(federation.classes))
     layer, statistics = scenario.model.cut, federation.facts.statistics_by_kind("non-private")
     clinics = assign_resources(scenario.clinics, federation.everyone, scenario.seeds[0])
+    references = [plan for plan in plans if not plan.job.method.trains]
+    plans = [plan for plan in plans if plan.job.method.trains] or references
     seconds = sorted((math.fsum(plan.round_seconds), _method(plan)) for plan in plans)
     return sentences(
         "explain",
         scenario=scenario,
         plans=plans,
+        references=0 if plans == references else len(references),
         methods=list(dict.fromkeys(map(_method, plans))),
         federation=federation,
         sizes=np.diff(federation.train.offsets),

@@ -56,23 +56,23 @@ _NUMERIC: Final = FEATURES[:8]
 _ONE_HOT: Final = {"cp": (2, 3, 4), "restecg": (1, 2)}
 
 
-def _lines() -> list[str]:
+def lines() -> list[str]:
     """Return the lines of the CSV file, which lie in a JSON list: Flower's bundles of an app take no CSV."""
     try:
-        lines = json.loads(_FILE.read_bytes())
+        found = json.loads(_FILE.read_bytes())
     except (OSError, ValueError):
         return []
-    return [str(line) for line in lines] if isinstance(lines, list) else []
+    return [str(line) for line in found] if isinstance(found, list) else []
 
 
 @cache
 def _parsed() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return features, classes, centres and places of the rows with no missing value, without slope, ca and thal."""
-    lines = _lines()
-    if hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest() != _SHA256:
+    found = lines()
+    if hashlib.sha256("".join(f"{line}\n" for line in found).encode()).hexdigest() != _SHA256:
         raise ScenarioError([f"scenario: data.source: {_FILE.name} is absent or altered; install Suture again"])
     rows = []
-    for place, row in enumerate(csv.DictReader(lines)):
+    for place, row in enumerate(csv.DictReader(found)):
         if not all(row[column] for column in (*_NUMERIC, *_ONE_HOT)):
             continue
         numbers = [float(row[column]) for column in _NUMERIC]

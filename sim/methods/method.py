@@ -76,6 +76,8 @@ class Method:
         at all count. A part that is not averaged in a round goes on from where it was.
     takes : tuple of str
         Which of the keys ``order``, ``alternate`` and ``proximal-mu`` it has.
+    trains : bool
+        Whether anything is trained; otherwise each clinic counts its classes, and no batch is computed.
     options : mapping of str to scalar
         Keys of its own in ``[[strategies]] options``, with their defaults.
     begin : callable, optional
@@ -96,6 +98,7 @@ class Method:
     once_up: tuple[Kind, ...] = ()
     averages: Callable[[int], tuple[str, ...]] = _all_parts
     takes: tuple[str, ...] = ()
+    trains: bool = True
     options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
 
     @property

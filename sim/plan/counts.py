@@ -59,6 +59,8 @@ class Counts:
         self._all_steps = job.sampling.steps(job.records)
         self._stood = [np.zeros(n, dtype=np.int64) for n in job.sizes] if job.rows is not None else []
         self._legs = () if self._pooled else tuple(self._batch_legs())
+        if not job.method.trains:
+            self._legs = tuple(replace(leg, per_row=0) for leg in self._legs)
         # Pooled records are sampled from the pool.
         self._rates = job.sampling.rates(np.full_like(job.records, sum(job.sizes)) if self._pooled else job.records)
         self._model_bytes = FLOAT_BYTES * self._common_scalars(job.protocol.clinic_parts)

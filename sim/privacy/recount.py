@@ -58,6 +58,10 @@ class Drawn(Section):
         return all(len(x) == clinics for x in counts) and all(len(x) in (0, clinics) for x in noise)
 
 
+_ALONE = frozenset({"local", "prevalence"})
+"""Methods in which nothing leaves a clinic but its own model, for whoever uses that."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """What of a run's settings says who sees what."""
@@ -146,9 +150,7 @@ def seen(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]:
     views = _learned(method, drawn, clinic)
     if method.preprocessing:
         everybody = method.of_all_clinics and any(drawn.steps)
-        told = {
-            a for a, view in views.items() if view or (everybody and not (a == "server" and method.name == "local"))
-        }
+        told = {a for a, view in views.items() if view or (everybody and not (a == "server" and method.name in _ALONE))}
         for a in told:
             views[a] = views[a] + Counter({("add-or-remove", NonPrivateDpEvent()): 1})
     return views
@@ -174,7 +176,7 @@ def _learned(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]
         return dict.fromkeys(ADVERSARIES, rows)
     sigma = drawn.noise_multipliers[clinic] if method.gradients_are_noised else 0.0
     views["model-user"] = _steps(drawn.rates[clinic], sigma, drawn.released[clinic])
-    if method.name == "local":
+    if method.name in _ALONE:
         return views
     views["peer-clinic"] = views["model-user"]
     if method.rows_are_noised:  # who sees the rows sees who is in a batch, and a replaced record moves a sum by 2 C

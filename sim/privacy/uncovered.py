@@ -52,6 +52,13 @@ def _rows(spec: RunSpec) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
         "none of a record's values, but membership itself",
         ("part",),
     )
+    if spec.evaluation.groups:
+        yield (
+            "held-out metrics and numbers of records by group of patients",
+            "groups.parquet, report.html",
+            f"training records, exact numbers; {_HELD_OUT}",
+            (*_SCORES, "records", "training_records"),
+        )
     if spec.data.validation_share:
         yield (
             "validation metrics, the round that they chose and its metrics",

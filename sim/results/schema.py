@@ -88,12 +88,13 @@ _FIXED: Final[dict[str, Any]] = {
     "records": Count,
     "test_records": Count,
     "pairs": Count,
+    "training_records": Count,
     **dict.fromkeys(("calibration_intercept", "calibration_slope", "net_benefit"), Real),
     "adjacency": Literal["", "zero-out", "replace-one"],
     "delta": Share,
     "error": Text,
     "held_out": Names,
-    **dict.fromkeys(("strategy", "cut", "worst_clinic", "unit", "mechanism", "name", "clinic"), Name),
+    **dict.fromkeys(("strategy", "cut", "worst_clinic", "unit", "mechanism", "name", "clinic", "group", "level"), Name),
 }
 
 

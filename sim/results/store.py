@@ -2,7 +2,8 @@
 
 ``OUT/<study>/<run-id>/`` holds ``run.json``, ``rounds.parquet``, ``clinics.parquet``, ``predictions.parquet`` (the last
 model's, a row a held-out record), ``split.parquet`` (which record went where), ``model.safetensors`` (after the last
-round) and, where validation records chose one, ``model_best.safetensors``.
+round) and, where validation records chose one, ``model_best.safetensors``; where patients are grouped,
+``groups.parquet``.
 ``OUT/<study>/runs.parquet`` has one row a run and is rebuilt from the folders. A process that dies leaves at most a
 folder whose name starts with a dot, which nothing reads.
 """
@@ -267,27 +268,40 @@ def read_run_tables(study_folder: Path, run_ids: Iterable[str], stem: str) -> pd
 
     Parameters
     ----------
-    stem : {"rounds", "clinics", "predictions", "split"}
+    stem : {"rounds", "clinics", "predictions", "split", "groups"}
+        Runs without groups have no table of them, and are left out.
     """
     parts = []
     for run_id in run_ids:
-        name = f"{run_id}/{stem}.parquet"
-        table = reading.read_arrow(study_folder, name)
-        if table is None:
-            reading.refuse(study_folder / name, "is missing; run again")
-        if not table.num_rows:
-            reading.refuse(study_folder / name, "has no rows; run again")
-        if stem in _OF_RECORDS:
-            checked_records(table, study_folder / name, is_split=stem == "split")
-        else:
-            checked_table(table, *_RUN_TABLES[stem], study_folder / name)
+        if stem == "groups" and not (study_folder / run_id / "groups.parquet").exists():
+            continue
+        table = _run_table(study_folder, f"{run_id}/{stem}.parquet", stem)
         parts.append(table.append_column("run_id", pa.repeat(run_id, len(table)).dictionary_encode()))
     return reading.as_frame(pa.concat_tables(parts, promote_options="permissive")) if parts else pd.DataFrame()
 
 
-_RUN_TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "rounds": (("round", "sim_seconds", "bytes"), ("worst_clinic",)),
-    "clinics": (("name", "records", "test_records"), ("name",)),
+def read_own_table(run_folder: Path, stem: str) -> pd.DataFrame:
+    """Read a table of one run's folder; stems and errors are those of :func:`read_run_tables`."""
+    return reading.as_frame(_run_table(run_folder, f"{stem}.parquet", stem))
+
+
+def _run_table(folder: Path, name: str, stem: str) -> pa.Table:
+    table = reading.read_arrow(folder, name)
+    if table is None:
+        reading.refuse(folder / name, "is missing; run again")
+    if not table.num_rows:
+        reading.refuse(folder / name, "has no rows; run again")
+    if stem in _OF_RECORDS:
+        checked_records(table, folder / name, is_split=stem == "split")
+    else:
+        checked_table(table, *_RUN_TABLES[stem], folder / name)
+    return table
+
+
+_RUN_TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "rounds": (("round", "sim_seconds", "bytes"), ("round",), ("worst_clinic",)),
+    "clinics": (("name", "records", "test_records"), ("name",), ("name",)),
+    "groups": (("group", "level", "records", "training_records"), ("group", "level"), ("group", "level")),
 }
 _OF_RECORDS = frozenset({"predictions", "split"})
 

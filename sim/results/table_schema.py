@@ -25,7 +25,9 @@ def _values(column: str) -> TypeAdapter[Any]:
     return TypeAdapter(list[kind_of(column)])  # type: ignore[misc, arg-type]
 
 
-def checked_table(table: pa.Table, needed: Sequence[str], texts: Collection[str], label: Path) -> None:
+def checked_table(
+    table: pa.Table, needed: Sequence[str], key: Sequence[str], texts: Collection[str], label: Path
+) -> None:
     """Refuse a table of rounds or of clinics whose columns do not fit: types, ranges, and missing ones.
 
     Parameters
@@ -33,7 +35,9 @@ def checked_table(table: pa.Table, needed: Sequence[str], texts: Collection[str]
     table : pyarrow.Table
         As of :func:`sim.results.reading.read_arrow`.
     needed : collection of str
-        Columns that must be there, without a missing value; the first without a duplicate.
+        Columns that must be there, without a missing value.
+    key : collection of str
+        Those of them that together have no duplicate.
     texts : collection of str
         The columns of text; all others are numbers.
     """
@@ -47,8 +51,9 @@ def checked_table(table: pa.Table, needed: Sequence[str], texts: Collection[str]
         if name in needed and len(known) < len(values):
             refuse(label, f"{column}: lacks a value; run again")
         hold(_values(name), known, label, (column,))
-        if name in needed[:1] and len(set(known)) < len(known):
-            refuse(label, f"{column}: has a duplicate value; run again")
+    keys = list(zip(*(table[name].to_pylist() for name in key), strict=True))
+    if len(set(keys)) < len(keys):
+        refuse(label, f"{', '.join(key)}: has a duplicate value; run again")
 
 
 def checked_records(table: pa.Table, label: Path, *, is_split: bool) -> None:

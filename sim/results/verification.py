@@ -2,7 +2,8 @@
 
 A run is sound if its log's chain is, if every file is the one whose hash stands in the log, if log, ledger and plan
 agree, if the settings and counts give the very mechanisms of the ledger (:mod:`sim.privacy.recount`), and if an epsilon
-that is counted from them by a second route (:mod:`sim.privacy.second_opinion`) stands in every place that claims one.
+that is counted from them by a second route (:mod:`sim.privacy.second_opinion`) stands in every place that claims one,
+and if its scores are those of its predictions (:mod:`sim.results.scores`).
 Nothing that a folder names is imported or read.
 """
 
@@ -25,6 +26,7 @@ from sim.privacy.statement_text import STATEMENT_FILE, statement_text
 from sim.privacy.tuning_price import trials_of, with_trials
 from sim.results.audit_log import AUDIT_FILE, first_fault, seal_faults
 from sim.results.reading import file_bytes, read_parquet
+from sim.results.scores import score_faults
 from sim.results.store import RUN_FILE, from_plain
 from sim.scenario.lookup import METHODS
 from sim.scenario.model import Model
@@ -47,7 +49,7 @@ def run_faults(folder: Path, record: Record) -> list[str]:
         Its ``run.json``, as it stands in the file; of a run that finished.
     """
     faults: list[str] = []
-    for check in (_log_faults, _name_faults, _claim_faults, _statement_faults):
+    for check in (_log_faults, _name_faults, _claim_faults, _statement_faults, score_faults):
         try:
             faults += check(folder, record)
         except ScenarioError as error:

@@ -6,7 +6,7 @@ from sim.scenario.data import Csv, DataFile, DataSpec, HeartDisease, Npz, Parque
 from sim.scenario.file import Scenario, load_scenario, name_of_a_folder, overridden, parse_scenario, validated
 from sim.scenario.model import Model
 from sim.scenario.privacy import Privacy
-from sim.scenario.study import ClinicGroup, Cut, Scoring, Server, Strategy, Train
+from sim.scenario.study import ClinicGroup, Cut, GroupColumn, Scoring, Server, Strategy, Train
 from sim.scenario.tune import Range, Tune
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Cut",
     "DataFile",
     "DataSpec",
+    "GroupColumn",
     "HeartDisease",
     "Model",
     "Npz",

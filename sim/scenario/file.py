@@ -28,7 +28,7 @@ from sim.scenario.model import Model
 from sim.scenario.overrides import parsed_override, replaced
 from sim.scenario.privacy import Privacy
 from sim.scenario.shape import DEEPEST, shape_problems
-from sim.scenario.study import Availability, ClinicGroup, Scoring, Server, Straggler, Strategy, Train
+from sim.scenario.study import Availability, ClinicGroup, GroupColumn, Scoring, Server, Straggler, Strategy, Train
 from sim.scenario.tune import Tune, key_faults, tune_problems, tuned_in, way_to, without_tuned
 
 _Checked = TypeVar("_Checked", bound=Section)
@@ -150,6 +150,7 @@ _MODELS: Final[dict[tuple[str, ...], type[Section]]] = {
     ("model",): Model,
     ("train",): Train,
     ("evaluation",): Scoring,
+    ("evaluation", "groups"): GroupColumn,
     ("server",): Server,
     ("clinics",): ClinicGroup,
     ("clinics", "availability"): Availability,

@@ -25,6 +25,7 @@ _TABLES: Final = {
     "Tune": "tune",
     "Range": 'tune."KEY"',
     "Scoring": "evaluation",
+    "GroupColumn": "evaluation.groups",
     "Server": "server",
     "ClinicGroup": "clinics",
     "Availability": "clinics.availability",

@@ -102,6 +102,12 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "specificity": "The specificity at which sensitivity is taken.",
         "threshold": "The probability from which the net benefit counts a record as treated.",
         "margin": "Difference of within-clinic AUC within which two methods count as equal.",
+        "reference": "Whether the strategy prevalence, the line of reference, is added to the study.",
+        "groups": "Columns of the source by which patients are scored apart.",
+    },
+    "evaluation.groups": {
+        "column": "Its name; a column alone may be written as text.",
+        "bands": "Ascending edges between groups, where the column holds numbers.",
     },
     "server": {
         "compute": "Sustained rate of one worker.",

@@ -40,6 +40,12 @@ TUNED: Final = "tuned."
 MOST_RUNS: Final = 10_000
 _NOTHING_DONE: Final = (("weight-decay", 0.0), ("schedule", "constant"))
 """Settings of ``[train]`` that a run would be the same without."""
+_OF_THE_STUDY: Final = ("margin", "reference")
+"""Settings of ``[evaluation]`` that change no run."""
+REFERENCE: Final = "prevalence"
+"""The strategy that is part of every study unless it says otherwise."""
+_BEHAVIOUR: Final = ("availability", "drop_out", "straggler")
+_BATCH: Final = 100
 _TABLES: Final = ("data", "model", "train", "evaluation", "server", "clinics", "privacy")
 
 
@@ -101,7 +107,8 @@ def digest_of(
     """
     content = {key: value for key, value in settings.items() if key != "study"} | {"results-version": results_version}
     content["train"] = dict(own for own in settings["train"].items() if own not in _NOTHING_DONE)
-    content["evaluation"] = {key: value for key, value in settings["evaluation"].items() if key != "margin"}
+    scoring = (own for own in settings["evaluation"].items() if own[0] not in _OF_THE_STUDY)
+    content["evaluation"] = {key: value for key, value in scoring if key != "groups" or value}
     content |= {"code": dict(code)} if code else {}
     if data_sha256 is not None:
         content["data"] = {**settings["data"], "path": data_sha256}
@@ -177,6 +184,9 @@ def expand(scenario: Scenario) -> list[RunSpec]:
     specs: list[RunSpec] = []
     problems: list[str] = []
     for number, strategy in enumerate(scenario.strategies):
+        if strategy.name == REFERENCE:
+            specs += _references(scenario, strategy, f"scenario: strategies.{number}.set")
+            continue
         try:
             own = _settings(scenario, strategy.set, f"scenario: strategies.{number}.set") if strategy.set else common
         except ScenarioError as error:
@@ -190,7 +200,34 @@ def expand(scenario: Scenario) -> list[RunSpec]:
         ]
     if problems:
         raise ScenarioError(problems)
+    if scenario.evaluation.reference and all(strategy.name != REFERENCE for strategy in scenario.strategies):
+        specs += _references(scenario, Strategy(name=REFERENCE), "scenario: strategies")
     return specs
+
+
+def _references(scenario: Scenario, strategy: Strategy, label: str) -> list[RunSpec]:
+    """Return the runs of the line of reference: one for each seed and each setting of the data.
+
+    Nothing else changes what a clinic counts: model, training and privacy are the same in all, so that a run is
+    finished for every study on the same records. No clinic is away, and nothing is noised.
+    """
+    there: dict[str, Any] = {key: ClinicGroup.model_fields[key].default for key in _BEHAVIOUR}
+    alike = scenario.model_copy(
+        update={
+            "model": Model(name="logistic"),
+            "train": Train(rounds=1, batch_size=_BATCH, learning_rate=1.0),
+            "clinics": tuple(group.model_copy(update=there) for group in scenario.clinics),
+            "privacy": Privacy(delta=scenario.privacy.delta),
+            "sweep": {key: values for key, values in scenario.sweep.items() if key.startswith("data.")},
+        }
+    )
+    unnoised = {"privacy.epsilon": math.inf} if "privacy.epsilon" in scenario.sweep else {}
+    [named] = _cuts(strategy)
+    return [
+        setting.model_copy(update={"strategy": named, "seed": seed, "swept": setting.swept | unnoised})
+        for setting in _settings(alike, strategy.set, label)
+        for seed in scenario.seeds
+    ]
 
 
 def _cuts(strategy: Strategy) -> Iterator[RunStrategy]:

@@ -1,6 +1,7 @@
 """The tables of a study: training, evaluation, server, clinics and strategies."""
 
 import math
+from itertools import pairwise
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -8,6 +9,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     PlainSerializer,
+    Strict,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
@@ -73,17 +75,46 @@ class Server(Section):
         return ServerResources(self.compute, self.workers, self.uplink, self.downlink)
 
 
+class GroupColumn(Section):
+    """A column by which patients are grouped: by its values, or, where it holds numbers, by ascending bands."""
+
+    column: str
+    bands: Annotated[tuple[Number, ...], Field(min_length=1)] | None = None
+
+    @field_validator("bands")
+    @classmethod
+    def _ascending(cls, bands: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if bands is not None and any(high <= low for low, high in pairwise(bands)):
+            raise ValueError(f"{show(bands)} does not ascend; write the edges from low to high")
+        return bands
+
+
+def _as_column(value: object) -> object:
+    return {"column": value} if isinstance(value, str) else value
+
+
 class Scoring(Section):
     """How held-out records are scored after the last round.
 
     ``specificity`` is the one at which the sensitivity is taken, ``threshold`` the probability from which the net
-    benefit counts a record as treated, and ``margin`` the difference within which two methods count as equal; it
-    changes no run.
+    benefit counts a record as treated, and ``margin`` the difference within which two methods count as equal.
+    ``reference`` adds the strategy ``prevalence`` to the study. These two change no run. ``groups`` are columns of the
+    source by which patients are scored apart.
     """
 
     specificity: Number = Field(default=0.9, gt=0, lt=1)
     threshold: Number = Field(default=0.5, gt=0, lt=1)
     margin: Number = Field(default=0.01, gt=0, le=0.5)
+    reference: Annotated[bool, Strict()] = True
+    groups: tuple[
+        Annotated[GroupColumn, BeforeValidator(_as_column, json_schema_input_type=str | GroupColumn)], ...
+    ] = ()
+
+    @field_validator("groups")
+    @classmethod
+    def _each_column_once(cls, groups: tuple[GroupColumn, ...]) -> tuple[GroupColumn, ...]:
+        unique(tuple(group.column for group in groups))
+        return groups
 
 
 class Availability(Section):

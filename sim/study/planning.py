@@ -9,6 +9,7 @@ from typing import Any
 from sim.data.facts import Facts
 from sim.data.federation import load_federation
 from sim.data.folds import runs_of
+from sim.data.groups import read_groups
 from sim.foundation.problems import ScenarioError
 from sim.plan.plan import HOW_IT_LEARNS, Plan, make_plan
 from sim.scenario import Scenario
@@ -46,6 +47,7 @@ def plan_runs(specs: Sequence[RunSpec], *, trials: bool = False) -> Iterator[Pla
                 from sim.flower.imported import check_imported
 
                 check_imported(spec.strategy, len(known[data].names))
+            read_groups(spec.data, spec.evaluation.groups, spec.seed)
             alike = spec.model_dump_json(exclude=HOW_IT_LEARNS) if trials else spec.run_id
             if alike not in planned:
                 planned[alike] = make_plan(spec, known[data])

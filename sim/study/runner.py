@@ -32,7 +32,7 @@ from sim.study.lockstep import Shared
 from sim.study.planning import plan_counts, plan_drawn, plan_summary
 from sim.study.played import write_first_rounds
 from sim.study.provenance import provenance
-from sim.study.tables import clinics_table, finished_row, predictions_table, rounds_table, split_table
+from sim.study.tables import clinics_table, finished_row, groups_table, predictions_table, rounds_table, split_table
 from sim.study.train import TrainedRun, train_run
 from sim.tensor.program import Alone, Program
 
@@ -217,6 +217,8 @@ def execute(
             "predictions": predictions_table(trained, federation),
             "split": split_table(federation),
         }
+        if plan.spec.evaluation.groups:
+            tables["groups"] = groups_table(plan, trained, federation)
     except FolderError:
         raise
     except Exception as error:

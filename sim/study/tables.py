@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from sim.attacks.attack import AttackError
 from sim.attacks.observation import Findings
 from sim.data.federation import Federation, Records
+from sim.data.groups import read_groups
 from sim.plan.plan import ClinicPlan, Plan
 from sim.privacy.ledger import COLUMN_OF
 from sim.privacy.uncovered import publishes_class_counts
 from sim.study.train import TrainedRun
 from sim.tensor.evaluation import Evaluation
-from sim.tensor.metrics import EVERY_ROUND, LAST_ROUND
+from sim.tensor.metrics import EVERY_ROUND, LAST_ROUND, clinic_and_pooled, costly_metrics
 
 Row = dict[str, Any]
 
@@ -95,6 +96,27 @@ def split_table(federation: Federation) -> pd.DataFrame:
         clinic = _clinic_of(part, federation.test_names if part is federation.test else federation.names)
         tables.append(pd.DataFrame({"record": part.row, "clinic": clinic, "part": name}))
     return pd.concat(tables).sort_values("record")
+
+
+def groups_table(plan: Plan, trained: TrainedRun, federation: Federation) -> pd.DataFrame:
+    """Return ``groups.parquet``: a row a level of each column by which patients are grouped."""
+    probabilities = trained.evaluations[-1].probabilities.astype(np.float64)
+    test, scoring = federation.test, plan.spec.evaluation
+    clinic = np.repeat(np.arange(len(federation.test_names)), np.diff(test.offsets))
+    rows = []
+    for groups in read_groups(plan.spec.data, scoring.groups, plan.spec.seed):
+        of_test, of_train = groups.codes[test.row], groups.codes[federation.train.row]
+        for code, level in enumerate(groups.levels):
+            own = of_test == code
+            sizes = np.bincount(clinic[own], minlength=len(federation.test_names))
+            p, y, offsets = probabilities[own], test.y[own], np.concatenate([[0], np.cumsum(sizes)])
+            by_clinic, pooled = clinic_and_pooled(p, y, offsets)
+            further = costly_metrics(p, y, np.array([0, len(y)]), scoring.specificity, scoring.threshold)
+            counts = {"records": len(y), "training_records": int((of_train == code).sum())}
+            scores = pooled | {name: float(value[0]) for name, value in further.items()}
+            pairs = int(by_clinic["pairs"].sum())
+            rows.append({"group": groups.column, "level": level, **counts, "pairs": pairs, **scores})
+    return pd.DataFrame(rows)
 
 
 def _clinic_of(part: Records, names: Sequence[str]) -> NDArray[np.object_]:

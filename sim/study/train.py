@@ -112,7 +112,8 @@ def train_run(
     simulation = Simulation(job, federation.train, node_groups, through, overheard, program, shortcut=shortcut)
     scoring = plan.spec.evaluation
     tester = Evaluator(job.network, federation.test, unseen=federation.unseen, scoring=scoring)
-    validator = Evaluator(job.network, federation.validation) if len(federation.validation.y) else None
+    chooses = len(federation.validation.y) and job.method.trains  # of its one round nothing is to be chosen
+    validator = Evaluator(job.network, federation.validation) if chooses else None
     skipped = Evaluation.none(len(federation.test_names))
     meter, trained = simulation.meter, TrainedRun({}, simulation.meter, Trail())
 

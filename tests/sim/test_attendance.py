@@ -76,6 +76,7 @@ def scenario(train=None, **group):
             "model": {"name": "logistic"},
             "train": {"rounds": 1, "batch-size": 8, "learning-rate": 0.1, **(train or {})},
             "clinics": [{"profile": "rural-dsl", **group}],
+            "evaluation": {"reference": False},
             "strategies": [{"name": "fedavg"}],
         },
         None,

@@ -168,6 +168,8 @@ features = ["x0", "x1"]
 scaling = "none"
 [model]
 name = "mlp"
+[evaluation]
+reference = false
 [train]
 rounds = 2
 batch-size = 8

@@ -14,6 +14,8 @@ name = "study"
 seeds = [0]
 [model]
 name = "mlp"
+[evaluation]
+reference = false
 [train]
 rounds = 1
 batch-size = 8

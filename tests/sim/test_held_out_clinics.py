@@ -39,6 +39,7 @@ def scenario_of(data, strategies=("fedavg",), folder=None, seeds=(3,), **tables)
             "model": {"name": "logistic", "cut": 1},
             "train": {"rounds": 3, "batch-size": 16, "learning-rate": 0.1} | tables.pop("train", {}),
             "clinics": [{"profile": "hospital"}],
+            "evaluation": {"reference": False},
             "strategies": [each if isinstance(each, dict) else {"name": each} for each in strategies],
             **tables,
         },

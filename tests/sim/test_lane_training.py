@@ -124,6 +124,7 @@ def clinics_job(model, shape, privacy=None, sigma=0.0, **train):
                 "model": model,
                 "train": {"rounds": 2, "batch-size": 4, "learning-rate": 0.1, **train},
                 "privacy": privacy or {"mechanism": "none"},
+                "evaluation": {"reference": False},
                 "strategies": [{"name": "fedavg"}],
             },
             Path(),

@@ -192,6 +192,7 @@ def test_a_wrong_setting_is_one_line(keys, line):
         "data": {"source": "heart-disease"},
         "model": keys,
         "train": {"rounds": 1, "batch-size": 8, "learning-rate": 0.1},
+        "evaluation": {"reference": False},
         "strategies": [{"name": "fedavg"}],
     }
     with pytest.raises(ScenarioError) as caught:

@@ -292,6 +292,8 @@ seeds = [0]
 [model]
 name = "mlp"
 hidden = [4]
+[evaluation]
+reference = false
 [train]
 rounds = 2
 batch-size = 8

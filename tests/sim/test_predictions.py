@@ -1,5 +1,8 @@
 """Predictions and the split: what a re-analysis needs, in a run's folder."""
 
+import json
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +10,7 @@ from sklearn import metrics as sk
 from support import plan_of, run_spec, write_csv
 
 from sim.foundation.problems import ScenarioError
+from sim.results.scores import score_faults
 from sim.results.store import read_run_tables
 from sim.study.runner import execute
 
@@ -101,3 +105,47 @@ def test_a_table_of_records_that_does_not_fit_is_refused_in_one_line(run, tmp_pa
     [problem] = refused.value.problems
     assert problem.startswith(f"{own / stem}.parquet: {line}")
     assert "\n" not in problem
+
+
+def faults_of(run, tmp_path, *, row=None, **tables):
+    """Count the scores of a run again after its row, or its tables, have been changed."""
+    _, spec, _, folder = run
+    own = tmp_path / spec.run_id
+    shutil.copytree(folder / spec.run_id, own)
+    for stem, change in tables.items():
+        path = own / f"{stem}.parquet"
+        change(pd.read_parquet(path)).to_parquet(path, index=False)
+    record = json.loads((own / "run.json").read_text(encoding="utf-8"))
+    record["row"] |= row or {}
+    return [fault.removeprefix(f"{own}/") for fault in score_faults(own, record)]
+
+
+def test_the_scores_of_a_run_are_those_of_its_predictions(run, tmp_path):
+    assert faults_of(run, tmp_path) == []
+
+
+@pytest.mark.parametrize("score", ["within_clinic_auc", "auc", "brier", "calibration_slope", "sensitivity"])
+def test_a_better_score_than_the_predictions_is_found(run, tmp_path, score):
+    [fault] = faults_of(run, tmp_path, row={score: run[2][score] + 0.01})
+    assert fault.startswith(f"run.json: row.{score}: ")
+    assert fault.endswith(f"the predictions give {run[2][score]:.6g}")
+
+
+def test_better_predictions_than_the_scores_are_found(run, tmp_path):
+    def better(table):
+        right = table["label"].astype("float32")
+        return table.assign(probability_1=right, probability_0=1 - right)
+
+    found = faults_of(run, tmp_path, predictions=better)
+    assert any(fault.startswith("run.json: row.within_clinic_auc: ") for fault in found)
+    assert any(fault.startswith("clinics.parquet: auc, clinic 0: ") for fault in found)
+
+
+def test_predictions_are_of_the_records_that_the_split_holds_out(run, tmp_path):
+    other = faults_of(run, tmp_path, predictions=lambda table: table[1:])
+    assert other == ["predictions.parquet: is not of the records that split.parquet holds out"]
+
+
+def test_predictions_stand_clinic_by_clinic(run, tmp_path):
+    found = faults_of(run, tmp_path, predictions=lambda table: table.sample(frac=1, random_state=0))
+    assert found == ["predictions.parquet: clinic: is not in order, clinic by clinic"]

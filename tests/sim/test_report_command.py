@@ -31,6 +31,7 @@ def small(folder: Path) -> Scenario:
             "model": {"name": "mlp", "hidden": [6, 5], "cut": 1},
             "train": {"rounds": 2, "batch-size": 8, "learning-rate": 0.1},
             "privacy": {"mechanism": "dp-sgd", "clip": 0.5, "delta": 1e-3},
+            "evaluation": {"reference": False},
             "strategies": [{"name": "fedavg"}, {"name": "splitfed-v1", "cut": ["vanilla"]}],
             "sweep": {"privacy.epsilon": [2.0, float("inf")]},
         },

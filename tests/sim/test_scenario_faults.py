@@ -36,7 +36,7 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
         (
             "strategies.0.name=a..b",
             'strategies.0.name: unknown strategy "a..b"; choose "centralised", "fedavg", "fedprox", "local", '
-            '"release-once", "split", "splitfed-v1", "splitfed-v2" or "splitfed-v3"',
+            '"prevalence", "release-once", "split", "splitfed-v1", "splitfed-v2" or "splitfed-v3"',
         ),
         ("clinics.0.profile=hospitals", 'clinics.0.profile: unknown profile "hospitals"; did you mean "hospital"?'),
         ("strategies.1.cut=['u-shape']", 'strategies.1.cut.0: "u-shape" does not exist; did you mean "u-shaped"?'),
@@ -169,7 +169,7 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
         (CSV.replace('label="y", ', ""), "data.label: is missing; add this key"),
         (
             CSV.replace('"drop"', '"mean"'),
-            'data.missing.age: "mean" is no constant; give a number to fill in, or "drop" to drop the column',
+            'data.missing.age: "mean" is no constant; give a number to fill in, "unknown" for a level of its own, or "drop" to drop the column',
         ),
         (
             CSV.replace("[10, 60]", "[60, 10]"),

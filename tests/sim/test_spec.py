@@ -21,6 +21,8 @@ source = "heart-disease"
 [model]
 name = "mlp"
 cut = [1, -1]
+[evaluation]
+reference = false
 [train]
 rounds = 30
 batch-size = 16

@@ -55,6 +55,7 @@ def scenario(csv, **tables):
         "model": {"name": "mlp", "hidden": [6, 5], "cut": [1, -1]},
         "train": {"rounds": 2, "batch-size": 8, "learning-rate": 0.1},
         "privacy": {"mechanism": "dp-sgd", "delta": 1e-3},
+        "evaluation": {"reference": False},
         "strategies": [{"name": "fedavg"}, {"name": "local"}, {"name": "splitfed-v1", "cut": "u-shaped"}],
         "sweep": {"privacy.epsilon": [3, math.inf], "train.learning-rate": [0.1]},
     }

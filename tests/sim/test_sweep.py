@@ -35,6 +35,8 @@ features = ["x0", "x1"]
 scaling = "none"
 [model]
 name = "logistic"
+[evaluation]
+reference = false
 [train]
 rounds = 2
 batch-size = 8

@@ -39,6 +39,8 @@ features = ["x0", "x1"]
 scaling = "none"
 [model]
 name = "logistic"
+[evaluation]
+reference = false
 [train]
 rounds = 3
 batch-size = 8

@@ -40,6 +40,8 @@ features = ["x0", "x1", "x2", "x3"]
 scaling = "none"
 [model]
 name = "logistic"
+[evaluation]
+reference = false
 [train]
 rounds = 1
 batch-size = 8

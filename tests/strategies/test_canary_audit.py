@@ -43,6 +43,7 @@ def spec_of(strategy, cut, tmp_path):
         "model": {"name": "mlp", "hidden": [48, 24], "head": "softmax", "cut": [1, -1] if cut == "u-shaped" else 1},
         "train": {"rounds": 2, "batch-size": 160, "optimizer": "sgd", "learning-rate": 0.05},
         "privacy": {"mechanism": "dp-sgd", "epsilon": CLAIM, "clip": 0.1, "delta": DELTA},
+        "evaluation": {"reference": False},
         "strategies": [{"name": strategy} | ({"cut": cut} if cut else {})],
     }
     [spec] = expand(parse_scenario(mapping, tmp_path))

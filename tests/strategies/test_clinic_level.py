@@ -220,6 +220,7 @@ def test_a_thousand_clinics_learn_something_useful_at_epsilon_8(tmp_path, adapts
             "model": {"name": "logistic"},
             "train": {"rounds": 20, "batch-size": 16, "learning-rate": 0.1},
             "privacy": privacy,
+            "evaluation": {"reference": False},
             "strategies": [{"name": "fedavg"}],
         }
         [spec] = expand(parse_scenario(mapping, tmp_path))

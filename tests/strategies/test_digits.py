@@ -59,6 +59,7 @@ def mean_accuracy(digits, strategy, split):
             "data": {"source": "npz", "path": str(digits), "x": "x", "label": "y", "range": [0, 16], **split},
             "model": {"name": "factory", "factory": f"{__name__}:small_cnn", "cut": 1},
             "train": {"rounds": 30, "batch-size": 32, "optimizer": "sgd", "learning-rate": 0.1},
+            "evaluation": {"reference": False},
             "strategies": [{"name": strategy, **cut}],
         },
         Path(),

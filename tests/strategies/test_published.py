@@ -31,6 +31,7 @@ def mean_accuracy(strategy, data, train, seeds, privacy=None):
             "model": {"name": "logistic"},
             "train": train,
             "privacy": privacy or {},
+            "evaluation": {"reference": False},
             "strategies": [{"name": strategy}],
         },
         Path(),

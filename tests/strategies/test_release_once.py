@@ -231,6 +231,7 @@ def accuracy(folder: Path, method: str, target: float) -> float:
                 "clip": clip,
                 "labels": "public",
             },
+            "evaluation": {"reference": False},
             "strategies": [{"name": method}],
         },
         folder,

@@ -57,6 +57,7 @@ def spec_of(privacy, freeze, folder):
             "class-weights": [1e-6, 1.0],
         },
         "privacy": privacy,
+        "evaluation": {"reference": False},
         "strategies": [{"name": "splitfed-v3", "cut": "vanilla"}],
     }
     [spec] = expand(parse_scenario(mapping, folder))
