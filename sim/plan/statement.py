@@ -74,9 +74,9 @@ def privacy_statement(plan: Plan, versions: Mapping[str, Any], *, finished: bool
     (None where nothing is sampled) and ``noise``, of the kind ``noise-is``. ``patients`` has the stated bound on a
     patient's records at all clinics together and the largest number of clinics that train on one, as counted; None
     where no bound is stated or the unit is the clinic. ``tuning`` is None here, and otherwise has the number of
-    ``trials`` and their ``price``, as :func:`sim.privacy.tuning_price.tuning_price` returns it. ``outside`` has rows of
-    ``what``, ``marking`` (``"public"``, ``"dp"``, ``"non-private"`` or, of how a simulation makes its clinics,
-    ``"simulated"``) and ``note``.
+    ``trials``, of ``runs`` with different releases that they choose from, and their ``price``, as of
+    :func:`sim.privacy.tuning_price.tuning_price`. ``outside`` has rows of ``what``, ``marking`` (``"public"``,
+    ``"dp"``, ``"non-private"`` or, of how a simulation makes its clinics, ``"simulated"``) and ``note``.
     """
     spec = plan.spec
     groups = _grouped(plan)

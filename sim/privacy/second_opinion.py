@@ -15,9 +15,12 @@ from functools import cache
 from typing import Any
 
 import dp_accounting as dp
+import numpy as np
 from dp_accounting import DpEvent
 from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
 from dp_accounting.pld import privacy_loss_distribution as pld
+from numpy.typing import NDArray
+from scipy.special import gammaln, logsumexp
 from scipy.stats import norm
 
 from sim.privacy.loss import Adjacency
@@ -46,6 +49,45 @@ def second_epsilon(
         return math.inf
     replaced = replace_one or any(way == "replace" for way, _ in present)
     return _epsilon(tuple(sorted(present.items(), key=repr)), delta, replaced)
+
+
+def second_drawn(
+    trial: Mapping[tuple[Adjacency, DpEvent], int],
+    run: Mapping[tuple[Adjacency, DpEvent], int],
+    mean: int,
+    delta: float,
+) -> float:
+    """Return the epsilon of the best of a geometric number of trials, and of a run after it.
+
+    Theorem 2 of Papernot & Steinke (2022) at eta = 1 and gamma = 1 / mean: of order a, where a trial has rdp(a),
+    ``rdp(a) + 2 min_b((1 - 1/b) rdp(b) + log(mean) / b) + log(mean) / (a - 1)``. Conversion as of Canonne et al.
+    (2020), proposition 12. Of Gaussian noise, and of Poisson-sampled Gaussian noise under adding or removing a record.
+    """
+    orders = np.array([*range(2, 65), *range(72, 257, 8), 512, 1024])
+    one = sum((count * _renyi(atom, orders) for (_, atom), count in trial.items()), np.zeros(len(orders)))
+    rest = sum((count * _renyi(atom, orders) for (_, atom), count in run.items()), np.zeros(len(orders)))
+    best = 2 * min((1 - 1 / orders) * one + math.log(mean) / orders)
+    chosen = one + best + math.log(mean) / (orders - 1)
+    chosen = np.minimum.accumulate(chosen[::-1])[::-1]  # a divergence grows with its order
+    found = chosen + rest + np.log1p(-1 / orders) - np.log(delta * orders) / (orders - 1)
+    return max(0.0, float(min(found)))
+
+
+def _renyi(atom: DpEvent, orders: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the Renyi divergence of whole orders: of sampled noise by Mironov et al. (2019), section 3.3."""
+    match atom:
+        case dp.GaussianDpEvent(sigma):
+            return np.asarray(orders / (2 * sigma**2), dtype=np.float64)
+        case dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma)):
+            found = []
+            for order in orders.tolist():
+                k = np.arange(order + 1)
+                binomial = gammaln(order + 1) - gammaln(k + 1) - gammaln(order - k + 1)
+                terms = binomial + k * math.log(rate) + (order - k) * math.log1p(-rate) + (k * k - k) / (2 * sigma**2)
+                found.append(float(logsumexp(terms)) / (order - 1))
+            return np.array(found)
+        case _:
+            raise ValueError(f"no second opinion on the Renyi divergence of {atom}")
 
 
 def of_patient(

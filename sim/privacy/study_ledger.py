@@ -38,7 +38,7 @@ dp: Any = Lazy("dp_accounting")
 MOST_MECHANISMS = 60
 """Of more different sampled mechanisms than this, similar ones are counted as the weakest of them."""
 
-_Texts: TypeAlias = tuple[str, tuple[str, ...], str, str, tuple[tuple[str, int], ...]]
+_Texts: TypeAlias = tuple[str, tuple[str, ...], str, str, tuple[tuple[str, int], ...], tuple[str, ...]]
 
 _ORDERS = (*range(2, 65), *range(72, 257, 8), 512, 1024)  # whole: of others dp-accounting's series may not converge
 
@@ -53,12 +53,14 @@ class StudyRun:
     population: str  # Two runs with the same one are on the same records
     placement: str  # In two runs with the same one a record is at the clinic of the same name
     trials: tuple[tuple[str, int], ...] = ()  # The different ledgers of its trials, and how many have each
+    not_made: tuple[str, ...] = ()  # Ledgers of runs that trials might have chosen instead
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> StudyRun:
         """Take a run from what ``run.json`` holds."""
         spec, clinics = record["spec"], tuple(clinic["name"] for clinic in record["plan"]["clinics"])
         data, seed = spec["data"], spec["seed"]
+        tuning = record["privacy"].get("tuning", {"ledgers": (), "not-made": ()})
         own = [data["source"], data.get("path"), data.get("clinic")] if data["split"] == "natural" else [data, seed]
         return cls(
             row=record["row"],
@@ -66,7 +68,8 @@ class StudyRun:
             clinics=clinics,
             population=f"seed {seed}" if data["source"] == "synthetic" else "",
             placement=json.dumps(own, sort_keys=True),
-            trials=tuple((t["releases"], t["times"]) for t in record["privacy"].get("tuning", {}).get("ledgers", ())),
+            trials=tuple((each["releases"], each["times"]) for each in tuning["ledgers"]),
+            not_made=tuple(tuning["not-made"]),
         )
 
     @cached_property
@@ -78,9 +81,13 @@ class StudyRun:
     def _of_trials(self) -> list[tuple[Ledger, int]]:
         return [(Ledger.from_json(releases), times) for releases, times in self.trials]
 
+    @cached_property
+    def _of_runs(self) -> list[Ledger]:
+        return [self.ledger, *map(Ledger.from_json, self.not_made)]
+
     def mechanisms(self, adversary: Adversary, clinic: int, unit: Unit) -> Mechanisms:
         """Return what an adversary sees of a clinic, of the run and of all its trials."""
-        [whole] = with_trials(self.ledger, self._of_trials, adversary, [clinic], unit)
+        [whole] = with_trials(self._of_runs, self._of_trials, adversary, [clinic], unit)
         return whole
 
     def infinite(self, adversary: Adversary) -> bool:
@@ -139,7 +146,7 @@ def compose_study(runs: Sequence[StudyRun], delta: float | None = None) -> Study
     at = max((run.row["delta"] or 0.0 for run in runs), default=0.0) if delta is None else delta
     convert = any(run.row["adjacency"] == NAMES["replace"] for run in runs)
     adjacency = NAMES["replace" if convert else "add-or-remove"] if noised else ""
-    texts = tuple((run.releases, run.clinics, run.population, run.placement, run.trials) for run in runs)
+    texts = tuple((run.releases, run.clinics, run.population, run.placement, run.trials, run.not_made) for run in runs)
     *compositions, rounding = json.loads(_counted(texts, unit, at, convert))
     names = ("runs", "finite_runs", "epsilon", "finite", "drawn")
     return StudyPrivacy(
@@ -163,8 +170,16 @@ def compose_study(runs: Sequence[StudyRun], delta: float | None = None) -> Study
 def _counted(texts: tuple[_Texts, ...], unit: Unit, at: float, convert: bool) -> str:
     """Return, as JSON, what each adversary learns from runs that are given by their texts, and how it was rounded."""
     runs = [
-        StudyRun(row={}, releases=releases, clinics=clinics, population=population, placement=placement, trials=trials)
-        for releases, clinics, population, placement, trials in texts
+        StudyRun(
+            row={},
+            releases=releases,
+            clinics=clinics,
+            population=population,
+            placement=placement,
+            trials=trials,
+            not_made=not_made,
+        )
+        for releases, clinics, population, placement, trials, not_made in texts
     ]
     found: list[Any] = []
     rounding = 0.0

@@ -4,7 +4,8 @@ A run's epsilon is stated as if its settings had been chosen on public records. 
 training with noise of its own on the records that it trained on:
 
 - composed: everything that all trials and the run release. That is what whoever sees the trials' messages has seen, and
-  a bound for who sees the run alone.
+  a bound for who sees the run alone. Where settings differ in what a run with them releases, the trials decide which of
+  these is made, and composition holds for those that are fixed beforehand: a run with each of them counts [2]_.
 - drawn [1]_: for who sees the run alone, had the number of trials been drawn from a geometric distribution with that
   mean, and each trial's settings at random among those that were tried (theorem 2, truncated negative binomial with
   eta = 1); then composed with the run.
@@ -14,6 +15,7 @@ Both are about records that the trials trained on. The exact scores of validatio
 References
 ----------
 .. [1] Papernot & Steinke, "Hyperparameter tuning with Renyi differential privacy", ICLR 2022.
+.. [2] Rogers et al., "Privacy odometers and filters: pay-as-you-go composition", NeurIPS 2016.
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Mechanisms, compose, under_one_adjacency
 from sim.privacy.largest import largest_epsilon
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Unit
+from sim.privacy.loss import Adjacency
 from sim.privacy.remembered import remembered
 
 if TYPE_CHECKING:
@@ -38,17 +41,20 @@ _ORDERS: Final = (*range(2, 65), *range(72, 257, 8), 512, 1024)
 _GEOMETRIC: Final = 1.0
 
 
+Trials: TypeAlias = "Sequence[tuple[Ledger, int]]"
+"""The different ledgers of trials, and how many trials have each."""
+
+
 def tuning_price(
-    run: Ledger, trials: Sequence[tuple[Ledger, int]], clinics: int, delta: float, unit: Unit
+    runs: Sequence[Ledger], trials: Trials, clinics: int, delta: float, unit: Unit
 ) -> list[dict[str, Any]]:
     """Return a row an adversary: ``adversary``, and the largest ``composed`` and ``drawn`` epsilon over the clinics.
 
     Parameters
     ----------
-    run : Ledger
-        Of the run with the settings that were chosen.
+    runs : sequence of Ledger
+        The different ledgers of a run with each of the settings that might have been chosen.
     trials : sequence of (Ledger, int)
-        The different ledgers of trials, and how many trials have each.
     clinics : int
     delta : float
         The run's.
@@ -62,29 +68,35 @@ def tuning_price(
     return [
         {
             "adversary": adversary,
-            "composed": _composed(run, trials, adversary, clinics, delta, unit),
-            "drawn": _drawn(run, trials, adversary, clinics, delta, unit) if adversary == "model-user" else None,
+            "composed": _composed(runs, trials, adversary, clinics, delta, unit),
+            "drawn": _drawn(runs, trials, adversary, clinics, delta, unit) if adversary == "model-user" else None,
         }
         for adversary in ADVERSARIES
     ]
 
 
 def _composed(
-    run: Ledger, trials: Sequence[tuple[Ledger, int]], adversary: Adversary, clinics: int, delta: float, unit: Unit
+    runs: Sequence[Ledger], trials: Trials, adversary: Adversary, clinics: int, delta: float, unit: Unit
 ) -> float | None:
     try:
-        return largest_epsilon(with_trials(run, trials, adversary, range(clinics), unit), delta)
+        return largest_epsilon(with_trials(runs, trials, adversary, range(clinics), unit), delta)
     except ValueError:
         return None
 
 
+def any_of(views: Iterable[Mechanisms]) -> Counter[tuple[Adjacency, DpEvent]]:
+    """Return mechanisms that tell no less than any of several: together all that are in no other one."""
+    different = [Counter(dict(view)) for view in {frozenset(view.items()) for view in views}]
+    return sum((view for view in different if not any(view < other for other in different)), Counter())
+
+
 def with_trials(
-    run: Ledger, trials: Sequence[tuple[Ledger, int]], adversary: Adversary, clinics: Iterable[int], unit: Unit
+    runs: Sequence[Ledger], trials: Trials, adversary: Adversary, clinics: Iterable[int], unit: Unit
 ) -> list[Mechanisms]:
     """Return what an adversary sees of each clinic of a run and of its trials; clinics that are alike count once."""
     wholes: dict[frozenset[Any], Mechanisms] = {}
     for clinic in clinics:
-        whole = Counter(run.mechanisms(adversary, clinic, unit))
+        whole = any_of([run.mechanisms(adversary, clinic, unit) for run in runs])
         for ledger, times in trials:
             for mechanism, count in ledger.mechanisms(adversary, clinic, unit).items():
                 whole[mechanism] += count * times
@@ -93,7 +105,7 @@ def with_trials(
 
 
 def _drawn(
-    run: Ledger, trials: Sequence[tuple[Ledger, int]], adversary: Adversary, clinics: int, delta: float, unit: Unit
+    runs: Sequence[Ledger], trials: Trials, adversary: Adversary, clinics: int, delta: float, unit: Unit
 ) -> float | None:
     """Return None unless all trials are alike, more than one, and Renyi DP takes every mechanism."""
     if len(trials) != 1 or trials[0][1] < 2 or not delta:
@@ -101,10 +113,11 @@ def _drawn(
     [(ledger, times)] = trials
     largest = 0.0
     for clinic in range(clinics):
-        views = [_of_renyi(each.mechanisms(adversary, clinic, unit)) for each in (ledger, run)]
-        if views[0] is None or views[1] is None:
+        one = _of_renyi(ledger.mechanisms(adversary, clinic, unit))
+        run = _of_renyi(any_of([each.mechanisms(adversary, clinic, unit) for each in runs]))
+        if one is None or run is None:
             return None
-        largest = max(largest, _best_of_a_drawn_number(compose(views[0]), compose(views[1]), times, delta))
+        largest = max(largest, _best_of_a_drawn_number(compose(one), compose(run), times, delta))
     return largest
 
 
@@ -123,15 +136,27 @@ def _best_of_a_drawn_number(trial: DpEvent, run: DpEvent, mean: int, delta: floa
     return math.inf if math.isnan(found) else found
 
 
-def price_of(record_trials: Sequence[tuple[str, int]], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what ``run.json`` keeps of a run's tuning: how many trials, their ledgers in JSON, and the price."""
+def price_of(
+    record_trials: Sequence[tuple[str, int]], others: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return what ``run.json`` keeps of a run's tuning, ledgers in JSON.
+
+    How many trials, their ledgers and those of the runs that might have been made instead, and the price.
+    """
     return {
         "trials": sum(times for _, times in record_trials),
         "ledgers": [{"releases": releases, "times": times} for releases, times in record_trials],
+        "not-made": list(others),
         "price": [dict(row) for row in rows],
     }
 
 
-def trials_of(kept: Mapping[str, Any] | None) -> list[tuple[Ledger, int]]:
-    """Return the ledgers of trials, and how many have each, from what :func:`price_of` keeps; none without tuning."""
-    return [(Ledger.from_json(each["releases"]), each["times"]) for each in (kept or {"ledgers": ()})["ledgers"]]
+def told_of(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the statement tells of what :func:`price_of` keeps."""
+    return {"trials": kept["trials"], "runs": 1 + len(kept["not-made"]), "price": kept["price"]}
+
+
+def tuning_of(kept: Mapping[str, Any]) -> tuple[list[Ledger], list[tuple[Ledger, int]]]:
+    """Return the ledgers of runs that were not made, and the trials, from what :func:`price_of` keeps."""
+    trials = [(Ledger.from_json(each["releases"]), each["times"]) for each in kept["ledgers"]]
+    return [Ledger.from_json(releases) for releases in kept["not-made"]], trials

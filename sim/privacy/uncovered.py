@@ -66,6 +66,13 @@ def _rows(spec: RunSpec) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
             "validation records, exact, and held-out records",
             ("validation_*", "best_*"),
         )
+    if spec.tuned:
+        yield (
+            "settings that trials chose, and each trial's score",
+            "runs.parquet, run.json, report.html and its figures; the scores in trials.parquet and the trials' log",
+            "validation records, exact; every epsilon is stated as if the settings had been chosen on public records",
+            ("tuned.*", "score"),
+        )
     yield (
         "share of the majority class",
         "run.json, runs.parquet, figures",

@@ -21,9 +21,9 @@ from sim.foundation.problems import ScenarioError
 from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, REPLACE_COLUMN_OF, Adversary, Ledger
 from sim.privacy.recount import RECOUNTED, Drawn, Method, Seen, alike, count_faults, noise_faults, seen
 from sim.privacy.risk import membership_risk
-from sim.privacy.second_opinion import of_patient, same, second_epsilon
+from sim.privacy.second_opinion import of_patient, same, second_drawn, second_epsilon
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
-from sim.privacy.tuning_price import trials_of, with_trials
+from sim.privacy.tuning_price import any_of, told_of, tuning_of, with_trials
 from sim.results.audit_log import AUDIT_FILE, first_fault, seal_faults
 from sim.results.reading import file_bytes, read_parquet
 from sim.results.scores import score_faults
@@ -338,20 +338,28 @@ def _tuning_faults(file: Path, record: Record, ledger: Ledger) -> list[str]:
         return [f"{file}: privacy.tuning: does not match spec.tuned"]
     if kept is None:
         return []
-    if stated != {key: kept[key] for key in ("trials", "price")} or kept["trials"] != sum(
-        each["times"] for each in kept["ledgers"]
-    ):
+    if stated != told_of(kept) or kept["trials"] != sum(each["times"] for each in kept["ledgers"]):
         return [f"{file}: privacy.statement.tuning: is not what privacy.tuning says"]
     faults, delta, unit = [], spec["privacy"]["delta"] or 0.0, record["plan"]["unit"]
+    not_made, trials = tuning_of(kept)
+    runs = [ledger, *not_made]
     clinics = range(len(record["plan"]["clinics"]))
     for i, row in enumerate(kept["price"]):
-        wholes = with_trials(ledger, trials_of(kept), row["adversary"], clinics, unit)
-        expected = max((second_epsilon(whole, delta) for whole in wholes), default=0.0)
-        if row["composed"] is not None and not same(_number(row["composed"]), expected):
-            faults.append(
-                f"{file}: privacy.tuning.price.{i}.composed: {row['composed']} is claimed, "
-                f"the ledgers of run and trials give {expected:.6g}"
-            )
+        a = row["adversary"]
+        wholes = with_trials(runs, trials, a, clinics, unit)
+        expected = {"composed": max((second_epsilon(whole, delta) for whole in wholes), default=0.0)}
+        if row["drawn"] is not None:
+            [(one, mean)] = trials
+            seen_of = [
+                (one.mechanisms(a, k, unit), any_of([run.mechanisms(a, k, unit) for run in runs])) for k in clinics
+            ]
+            expected["drawn"] = max(second_drawn(trial, run, mean, delta) for trial, run in seen_of)
+        faults += [
+            f"{file}: privacy.tuning.price.{i}.{key}: {row[key]} is claimed, "
+            f"the ledgers of run and trials give {value:.6g}"
+            for key, value in expected.items()
+            if row[key] is not None and not same(_number(row[key]), value)
+        ]
     return faults
 
 

@@ -19,6 +19,7 @@ from sim.foundation.problems import FolderError, SutureError, told
 from sim.plan.plan import Plan
 from sim.plan.statement import privacy_statement
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
+from sim.privacy.tuning_price import told_of
 from sim.results.audit_log import release_entries
 from sim.results.store import from_plain, read_rows, to_plain, write_run, write_table, writing_to
 from sim.results.study_log import note_interrupted
@@ -275,7 +276,7 @@ def _record(
         statement["attacks"] = findings.stated()
         statement["not-covered"] += findings.not_covered()
     if chosen.privacy is not None:
-        statement["tuning"] = {key: chosen.privacy[key] for key in ("trials", "price")}
+        statement["tuning"] = told_of(chosen.privacy)
     # As it will be read again, so that who reads it can write the very same text.
     statement = from_plain(to_plain(statement))
     record = {

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.data.folds import runs_of
-from sim.plan.plan import Plan
+from sim.plan.plan import HOW_IT_LEARNS, Plan
 from sim.privacy.ledger import Ledger
 from sim.privacy.tuning_price import price_of, tuning_price
 from sim.results.store import writing_to
@@ -109,17 +109,21 @@ def _tuning(contests: Sequence[Contest], choices: Choices, plans: Mapping[str, P
         run = None if spec is None else plans.get(spec.run_id)
         if run is None or not contest.trials:
             continue
-        privacy = (
-            _price(run, [plans[trial.run_id] for trial in contest.trials]) if run.spec.privacy.mechanisms else None
-        )
+        privacy = _price(run, contest, plans) if run.spec.privacy.mechanisms else None
         yield run.spec.run_id, Chosen(choices.hopeless.get(run.spec.run_id), privacy)
 
 
-def _price(run: Plan, trials: Sequence[Plan]) -> dict[str, Any]:
-    times = Counter(trial.ledger.to_json() for trial in trials)
-    ledgers = [(Ledger.from_json(releases), count) for releases, count in times.items()]
+def _price(run: Plan, contest: Contest, plans: Mapping[str, Plan]) -> dict[str, Any]:
+    """Return what choosing a run's settings costs; settings that change its plan may change what it releases."""
+    times = Counter(plans[trial.run_id].ledger.to_json() for trial in contest.trials)
+    made = run.ledger.to_json()
+    by_plan = {each.model_dump_json(exclude=HOW_IT_LEARNS): each for each in (*contest.candidates, run.spec)}
+    others = [each for each in by_plan.values() if each is not run.spec]
+    not_made = sorted({plan.ledger.to_json() for plan in plan_runs(others)} - {made})
+    runs = [run.ledger, *map(Ledger.from_json, not_made)]
+    trials = [(Ledger.from_json(releases), count) for releases, count in times.items()]
     unit, delta = run.spec.privacy.unit, run.spec.privacy.delta or 0.0
-    return price_of(list(times.items()), tuning_price(run.ledger, ledgers, len(run.clinics), delta, unit))
+    return price_of(list(times.items()), not_made, tuning_price(runs, trials, len(run.clinics), delta, unit))
 
 
 def unfinished(trials: Sequence[Plan], folder: Path) -> list[Plan]:
