@@ -4,5 +4,6 @@ from .of_claims import HELD, LEDGER, WHAT_LEAVES
 from .of_clips import CLIPS
 from .of_lanes import SHARED
 from .of_noise import DRAWS, GRIDS, KEYS
+from .of_splits import SPLITS
 
-MUTANTS = (*KEYS, *DRAWS, *GRIDS, *CLIPS, *WHAT_LEAVES, *LEDGER, *HELD, *SHARED)
+MUTANTS = (*KEYS, *DRAWS, *GRIDS, *CLIPS, *WHAT_LEAVES, *LEDGER, *HELD, *SHARED, *SPLITS)
