@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "scenarios" / "scenario.schema.json"
 SCENARIOS = sorted((ROOT / "scenarios").glob("*.toml"))
 TEMPLATES = sorted((ROOT / "sim" / "templates").glob("*.toml"))
-COMMANDS = [command.callback.__name__ for command in app.registered_commands]
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 
 
 def write_patients(path, rows=80):
