@@ -9,6 +9,8 @@ from support import call_suture, write_csv
 
 from sim import Scenario, run
 from sim.foundation.problems import SutureError
+from sim.inference.scores import SCORED
+from sim.report.held_out import evidence_of
 from sim.report.pictures import drawn_beside
 from sim.report.reading import read_results
 from sim.scenario import parse_scenario
@@ -53,6 +55,11 @@ def test_report_is_rebuilt_from_the_run_folders(tmp_path, capsys, no_vega):
     assert (study / "figures" / "privacy_accuracy.png").read_bytes().startswith(b"\x89PNG")
 
     results = read_results(study)
+    for metric in SCORED:
+        known = evidence_of(results.runs.assign(of=results.runs["run_id"]), "of", metric, results.held_out)
+        assert dict(zip(known.methods, known.by_seed[0], strict=True)) == pytest.approx(
+            dict(zip(table["run_id"], table[metric], strict=True)), abs=1e-6
+        )
     page = (study / "report.html").read_text(encoding="utf-8")
     for title in ("Composed ε of all runs", "Not covered by ε", "All runs, composed"):
         assert title in page
