@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -36,8 +37,14 @@ def compared(study: StudyResults) -> str:
     return f"Compared: {', '.join(parts)}.{failed}"
 
 
-def answers(study: StudyResults, shown: Gallery) -> list[str]:
-    """Answer in up to five sentences, at the level of privacy that the page shows first."""
+def answers(study: StudyResults, shown: Gallery, said_of: Sequence[tuple[str, str]] | None = None) -> list[str]:
+    """Answer in up to five sentences, at the level of privacy that the page shows first.
+
+    Parameters
+    ----------
+    said_of : sequence of (str, str), optional
+        The study's :func:`sim.report.words.conclusions`, where they are known.
+    """
     if not shown.figures:
         return []
     level, score = shown.start()["level"], shown.scores[0]
@@ -47,7 +54,7 @@ def answers(study: StudyResults, shown: Gallery) -> list[str]:
     strategies = ok.drop_duplicates("series").set_index("series")["strategy"]
     joined = points[points["series"].map(~strategies.map(is_baseline))]
     here = joined[joined["level"] == level]
-    found = dict(conclusions(study))
+    found = dict(conclusions(study) if said_of is None else said_of)
     said = [f"{_at(level)}{found[level]}"] if level in found else []
     if here.empty:
         return said

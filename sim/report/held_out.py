@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,9 +26,13 @@ class HeldOut:
     ratio: float  # Held-out over training records of a run, where records are held out; 0 where clinics are
     same_patients: bool  # Whether all seeds deal the same patients
     margin: float  # The difference within which two methods count as equal
+    # What was worked out, by metric and groups of runs: tables, charts and words ask for the same
+    kept: dict[tuple[object, ...], Evidence] = field(default_factory=dict, repr=False, compare=False)
 
 
 MARGIN: Final = 0.01
+_KEPT_ROWS: Final = 1_000_000
+"""Of more predictions nothing is kept, since it would take too much memory."""
 _NOT_KNOWN: Final = HeldOut(predictions=pd.DataFrame(), ratio=0.5, same_patients=True, margin=MARGIN)
 """What is taken where there is nothing but a table of runs: that a third of the same records is held out."""
 
@@ -75,6 +79,21 @@ def evidence_of(runs: pd.DataFrame, by: str, metric: str, held_out: HeldOut | No
     known = held_out or _NOT_KNOWN
     models = runs[["run_id", by, "seed"]].rename(columns={by: "method"})
     if metric in SCORED and len(known.predictions):
-        return from_predictions(known.predictions, models, metric, same_patients=known.same_patients)
+        return _kept(models, metric, known)
     values = runs.groupby([by, "seed"], sort=False, observed=True)[metric].mean().reset_index()
     return from_values(values.rename(columns={by: "method"}), metric, known.ratio if known.same_patients else 0.0)
+
+
+def _kept(models: pd.DataFrame, metric: str, known: HeldOut) -> Evidence:
+    """Work out the evidence once for the same groups of runs, whatever their names and order."""
+    in_order = models.sort_values("run_id", ignore_index=True)
+    groups, names = pd.factorize(in_order["method"])
+    key = (metric, tuple(in_order["run_id"]), groups.tobytes())
+    found = known.kept.get(key)
+    if found is None:
+        numbered = in_order.assign(method=groups)
+        found = from_predictions(known.predictions, numbered, metric, same_patients=known.same_patients)
+        if len(known.predictions) <= _KEPT_ROWS:
+            known.kept[key] = found
+    places = {name: place for place, name in enumerate(names)}
+    return found.among({places[name]: name for name in dict.fromkeys(models["method"])})

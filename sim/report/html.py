@@ -48,7 +48,7 @@ _PATHS = {
 
 def write_report(study: StudyResults, study_folder: Path, shown: Gallery | None = None) -> Path:
     """Write the report of a study."""
-    shown = shown or gallery(study)
+    shown, said = shown or gallery(study), conclusions(study)
     study_folder.mkdir(parents=True, exist_ok=True)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -68,9 +68,9 @@ def write_report(study: StudyResults, study_folder: Path, shown: Gallery | None 
         paths=_PATHS,
         black=INK,
         compared=compared(study),
-        answers=answers(study, shown),
+        answers=answers(study, shown, said),
         unprotected=unprotected(study),
-        conclusions=conclusions(study),
+        conclusions=said,
         results=results_frame(study.runs, study.held_out),
         quality=quality_frame(study.runs),
         caption=caption(study.runs, study.held_out),
