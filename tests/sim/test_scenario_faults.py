@@ -169,7 +169,8 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
         (CSV.replace('label="y", ', ""), "data.label: is missing; add this key"),
         (
             CSV.replace('"drop"', '"mean"'),
-            'data.missing.age: "mean" is no constant; give a number to fill in, "unknown" for a level of its own, or "drop" to drop the column',
+            'data.missing.age: "mean" is no constant; '
+            'give a number to fill in, "unknown" for a level of its own, or "drop" to drop the column',
         ),
         (
             CSV.replace("[10, 60]", "[60, 10]"),
