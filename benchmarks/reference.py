@@ -1,39 +1,55 @@
 """The reference study: run its scenarios, keep what is worth keeping, and write what the README says of it.
 
-``python -m benchmarks.reference`` (``make reference``) runs the scenarios below into ``results/``, copies what can be
-published (the table of runs, tables of results and comparisons, figures, the report) to
-``results/reference/<study>/``, and writes the README's paragraph from there.
+    python -m benchmarks.reference                          # ``make reference``; about half an hour on two cores
+    python -m benchmarks.reference --only heart --data DIR  # one study; DIR holds the files that [data] names
+    python -m benchmarks.reference --write                  # the README's part again, from what is published
+
+Of each study the table of runs, the means and what can be concluded go to ``results/reference/<study>/``, of those in
+``scenarios/`` itself also tables, figures and the report; every figure in the README comes from there.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pandas as pd
 
-from sim.foundation.text import bytes_text, score_text, seconds_text
+from benchmarks.across import average_ranks, differences
+from benchmarks.across import scores as over_data_sets
+from sim.foundation.text import bytes_text, listed, score_text, seconds_text
 from sim.methods.labels import method_label
-from sim.report.compare import Comparison, as_text, compare
-from sim.report.held_out import read_held_out
+from sim.report.compare import as_text, compare
+from sim.report.held_out import MARGIN
+from sim.report.points import with_levels
+from sim.report.reading import read_results
+from sim.report.summary import PREVALENCE, successful_runs, summarise
 from sim.report.table import results_frame
+from sim.report.words import conclusions
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference"
-STUDIES = ("heart", "rural", "privacy")
+DATA = ROOT.parent / "shared" / "data"
+STUDIES = {
+    path.stem: path
+    for path in [
+        *(ROOT / "scenarios" / f"{name}.toml" for name in ("heart", "rural", "privacy")),
+        *sorted((ROOT / "scenarios" / "reference").glob("*.toml")),
+    ]
+}
 MARKED = re.compile(r"(<!-- reference:begin -->\n).*?(<!-- reference:end -->)", re.DOTALL)
 METHODS = (("fedavg", ""), ("split", "vanilla"), ("splitfed-v1", "vanilla"), ("splitfed-v2", "vanilla"))
-STEPS = (
-    "A column says how methods do at this rate, not how well they can do: a relay takes as many noised steps on one "
-    "model as all clinics of FedAvg together, so that under DP its best rate is smaller."
-)
+SCORE = "within_clinic_auc"
+REFERENCE_METHOD = "FedAvg"
 NOT_YET = "`make reference` runs the reference study and writes here what it found.\n"
 
 
-def publish(study: Path, to: Path) -> None:
+def publish(study: Path, to: Path, *, pictures: bool) -> None:
     """Copy the publishable part of a finished study.
 
     Parameters
@@ -42,15 +58,21 @@ def publish(study: Path, to: Path) -> None:
         The study's folder.
     to : Path
         Its folder in the reference; replaced if it is there.
+    pictures : bool
+        Whether figures and report are published too.
     """
-    runs = pd.read_parquet(study / "runs.parquet")
+    found = read_results(study)
     shutil.rmtree(to, ignore_errors=True)
     to.mkdir(parents=True)
-    runs.drop(columns="wall_seconds").to_csv(to / "runs.csv", index=False)
-    (to / "results.md").write_text(markdown(results_frame(runs)), encoding="utf-8")
-    held_out = read_held_out(study, runs.loc[runs["status"] == "ok", "run_id"])
+    found.runs.drop(columns="wall_seconds").to_csv(to / "runs.csv", index=False)
+    summarise(found.ok, ["level", "series"], SCORE, found.held_out).to_csv(to / "means.csv", index=False)
+    said = [f"- {level or 'Limits'}: {finding}\n" for level, finding in conclusions(found)]
+    (to / "conclusions.md").write_text("".join(said), encoding="utf-8")
+    if not pictures:
+        return
+    (to / "results.md").write_text(markdown(results_frame(found.runs, found.held_out)), encoding="utf-8")
     (to / "comparison.md").write_text(
-        as_text(compare(runs, ["strategy", "cut"], "within_clinic_auc", {}, held_out), "markdown"), encoding="utf-8"
+        as_text(compare(found.runs, ["strategy", "cut"], SCORE, {}, found.held_out), "markdown"), encoding="utf-8"
     )
     shutil.copy(study / "report.html", to / "report.html")
     # The report draws each round itself; of the figures the vectors are the small ones.
@@ -76,17 +98,19 @@ def paragraphs(reference: Path) -> str:
     str
         Markdown.
     """
-    if not (reference / "heart" / "runs.csv").exists():
+    if not (reference / "heart" / "means.csv").exists():
         return NOT_YET
     heart = read_runs(reference / "heart")
-    seeds, free = heart["seed"].nunique(), told(heart, "inf")
+    said = dict(line.removeprefix("- ").split(": ", 1) for line in _lines(reference / "heart" / "conclusions.md"))
     found = [
-        f"On the heart-disease records of four real centres, pooled AUC after {heart['rounds'].max()} rounds, one "
-        "learning rate for all; mean ± half-width of the 95 % interval over "
-        f"{seeds} seeds (`results/reference/heart`):\n",
-        scores(heart),
-        f"- Without DP: {free.finding()}\n- At epsilon 3: {told(heart, '3').finding()}\n\n{STEPS} {free.scope}",
+        f"On the heart-disease records of four real centres, within-clinic AUC after {heart['rounds'].max()} rounds, "
+        "every method at the settings that it chose on validation records; mean ± half-width of the 95 % interval over "
+        f"patients and {heart['seed'].nunique()} seeds (`results/reference/heart`):\n",
+        scores(pd.read_csv(reference / "heart" / "means.csv")),
+        *(f"- {level}: {said[level]}" for level in ("no DP", "ε = 3", "Limits") if level in said),
     ]
+    if len(studies := _tuned(reference)) > 1:
+        found += ["", *together(studies)]
     if (reference / "rural" / "runs.csv").exists():
         rural = read_runs(reference / "rural")
         found += [
@@ -97,28 +121,66 @@ def paragraphs(reference: Path) -> str:
     return "\n".join(found) + "\n"
 
 
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def _tuned(reference: Path) -> dict[str, pd.DataFrame]:
+    """Return the successful runs of the studies that tune, by data set, without what is no method."""
+    studies = {}
+    for name, path in STUDIES.items():
+        if "tune" in tomllib.loads(path.read_text(encoding="utf-8")) and (reference / name / "runs.csv").exists():
+            ok = with_levels(successful_runs(read_runs(reference / name)))
+            studies[name] = ok[
+                (ok["strategy"] != PREVALENCE) & (ok["cut"] != "u-shaped") & (ok["strategy"] != "fedprox")
+            ]
+    return studies
+
+
+def together(studies: dict[str, pd.DataFrame]) -> list[str]:
+    """Say what holds over data sets: differences from one method, and ranks."""
+    table = over_data_sets(studies, SCORE)
+    gaps = differences(table, REFERENCE_METHOD, MARGIN)
+    levels = [level for level in dict.fromkeys(gaps["level"]) if (gaps["level"] == level).any()]
+    frame = pd.DataFrame({"Method": list(dict.fromkeys(gaps["method"]))})
+    for level in levels:
+        own = gaps[gaps["level"] == level].set_index("method")
+        frame[str(level)] = [score_text(*own.loc[name, ["mean", "half_width"]]) for name in frame["Method"]]
+    said = [
+        f"Over {len(studies)} data sets ({listed(list(studies))}), each counted once: within-clinic AUC less that of "
+        f"{REFERENCE_METHOD}; mean ± half-width of the 95 % interval over data sets, which holds for all methods at a "
+        "level together (`scenarios/reference/` says what was cut to fit):\n",
+        markdown(frame),
+    ]
+    for level in levels:
+        own = gaps[gaps["level"] == level]
+        ranks, gap = average_ranks(table[table["level"] == level])
+        spelled = [f"{name} {rank:.1f}" for name, rank in ranks.items()]
+        verdicts = [
+            f"{listed(own.loc[own['verdict'] == kind, 'method'].tolist())}: {kind}"
+            for kind in dict.fromkeys(own["verdict"])
+        ]
+        said.append(
+            f"- {level}: from {REFERENCE_METHOD}, {'; '.join(verdicts)} (margin {score_text(MARGIN)}). Average ranks: "
+            f"{', '.join(spelled)}; those less than {gap:.1f} apart cannot be told apart (Nemenyi)."
+        )
+    return said
+
+
 def read_runs(folder: Path) -> pd.DataFrame:
     """Read a published table of runs."""
     runs = pd.read_csv(folder / "runs.csv", keep_default_na=False, na_values=[""])
     return runs.fillna({"cut": ""})
 
 
-def scores(runs: pd.DataFrame) -> str:
-    """Return the table of mean AUC by method and target epsilon."""
-    targets = sorted(runs["privacy.epsilon"].unique(), reverse=True)
-    means = {target: compare(runs, ["strategy", "cut"], "auc", {"epsilon": f"{target:g}"}).means for target in targets}
-    frame = pd.DataFrame({"Method": [method_label(*method) for method in METHODS]})
-    for target, table in means.items():
-        by_group = table.set_index("group")
-        heading = "no DP" if target == float("inf") else f"epsilon {target:g}"
-        frame[heading] = [score_text(*by_group.loc[name, ["mean", "half_width"]]) for name in frame["Method"]]
+def scores(means: pd.DataFrame) -> str:
+    """Return the table of means by method and level of privacy."""
+    names = [method_label(*method) for method in METHODS]
+    frame = pd.DataFrame({"Method": names})
+    for level, own in means.groupby("level", sort=False):
+        by_series = own.set_index("series")
+        frame[str(level)] = [score_text(*by_series.loc[name, ["mean", "half_width"]]) for name in names]
     return markdown(frame)
-
-
-def told(runs: pd.DataFrame, epsilon: str) -> Comparison:
-    """Compare the methods on the same seeds at one target epsilon."""
-    kept = runs[[pair in METHODS for pair in zip(runs["strategy"], runs["cut"], strict=True)]]
-    return compare(kept, ["strategy", "cut"], "auc", {"epsilon": epsilon})
 
 
 def costs(runs: pd.DataFrame) -> str:
@@ -138,11 +200,22 @@ def costs(runs: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Run the reference study, publish it and write the README's paragraph."""
-    for name in STUDIES:
+    """Run the reference study, publish it and write the README's part."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reference", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=list(STUDIES), default=list(STUDIES))
+    parser.add_argument("--data", type=Path, default=DATA, help="the folder of the files that scenarios name")
+    parser.add_argument("--write", action="store_true", help="run nothing; write from what is published")
+    given = parser.parse_args()
+    for name in () if given.write else given.only:
+        path = STUDIES[name]
+        file = tomllib.loads(path.read_text(encoding="utf-8"))["data"].get("path")
+        if file is not None and not (given.data / file).exists():
+            print(f"{name}: {given.data / file} is not there, so it is left out; give its folder with --data")
+            continue
+        place = [] if file is None else ["--set", f"data.path={given.data / file}"]
         suture = Path(sys.executable).with_name("suture")
-        subprocess.run([suture, "run", f"scenarios/{name}.toml", "--out", "results"], cwd=ROOT, check=True)
-        publish(ROOT / "results" / name, REFERENCE / name)
+        subprocess.run([suture, "run", path, "--out", "results", *place], cwd=ROOT, check=True)
+        publish(ROOT / "results" / name, REFERENCE / name, pictures=path.parent.name == "scenarios")
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     readme.write_text(MARKED.sub(lambda found: found[1] + paragraphs(REFERENCE) + found[2], text), encoding="utf-8")
