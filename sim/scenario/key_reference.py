@@ -33,7 +33,7 @@ _TABLES: Final = {
     "Privacy": "privacy",
     "Strategy": "strategies",
 }
-_LISTS: Final = ("clinics", "strategies")
+_LISTS: Final = ("clinics", "strategies", "evaluation.groups")
 _OPENING: Final = """# Scenario keys
 
 Every key of a scenario file, made from the models that check it (`suture schema --markdown`); `suture schema` prints

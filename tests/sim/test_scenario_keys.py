@@ -12,7 +12,7 @@ from sim.scenario.key_reference import described_schema, markdown
 from sim.scenario.meanings import MEANINGS
 from sim.scenario.model import Model
 from sim.scenario.privacy import Privacy
-from sim.scenario.study import Availability, ClinicGroup, Scoring, Server, Straggler, Strategy, Train
+from sim.scenario.study import Availability, ClinicGroup, GroupColumn, Scoring, Server, Straggler, Strategy, Train
 from sim.scenario.tune import Range, Tune
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "scenario-keys.md"
@@ -24,6 +24,7 @@ MODELS = {
     "tune": (Tune,),
     'tune."KEY"': (Range,),
     "evaluation": (Scoring,),
+    "evaluation.groups": (GroupColumn,),
     "server": (Server,),
     "clinics": (ClinicGroup,),
     "clinics.availability": (Availability,),
