@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sim.commands.common import Overrides, ScenarioFile, planned, wide_console
+from sim.commands.common import Overrides, ScenarioFile, planned, planned_trials, wide_console
 
 
 def check(
@@ -40,7 +40,9 @@ def check(
     federation = load_federation(scenario.data, scenario.seeds[0])
     console.print(holdings_table(holdings(federation)))
     jobs = default_jobs()
-    paragraphs = explain(scenario, plans, federation, study_seconds(plans, jobs), jobs, BASIS)
+    trials = planned_trials(file, overrides, None)
+    expected = study_seconds(trials, jobs) + study_seconds(plans, jobs)
+    paragraphs = explain(scenario, plans, federation, expected, jobs, BASIS, trials)
     console.print("", *paragraphs, sep="\n", markup=False, highlight=False)
     for line in memory_warnings(plans):
         print(line, file=sys.stderr)

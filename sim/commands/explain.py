@@ -1,7 +1,7 @@
 """A scenario in words, before it runs: what it asks, of whom, and who is protected against whom."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, product
 
@@ -28,7 +28,13 @@ _FEWEST_PAIRS = 5
 
 
 def explain(
-    scenario: Scenario, plans: Sequence[Plan], federation: Federation, wall_seconds: float, jobs: int, basis: str
+    scenario: Scenario,
+    plans: Sequence[Plan],
+    federation: Federation,
+    wall_seconds: float,
+    jobs: int,
+    basis: str,
+    trials: Sequence[Plan] = (),
 ) -> list[str]:
     """Say in paragraphs of plain text what a scenario will do.
 
@@ -39,9 +45,11 @@ def explain(
     federation : Federation
         The clinics for the first seed.
     wall_seconds : float
-        How long all runs are expected to take on so many processors.
+        How long all trials and runs are expected to take on so many processors.
     basis : str
         How that was estimated.
+    trials : sequence of Plan
+        Of its tuning.
     """
     shape = federation.train.x.shape[1:]
     network = build_network(scenario.model, shape, len(federation.classes))
@@ -54,6 +62,8 @@ def explain(
         "explain",
         scenario=scenario,
         plans=plans,
+        trials=trials,
+        budgets=_budgets(plans, trials),
         references=0 if plans == references else len(references),
         methods=list(dict.fromkeys(map(_method, plans))),
         federation=federation,
@@ -76,6 +86,25 @@ def explain(
         simulated=dict.fromkeys(f"{seconds_text(own)} ({method})" for own, method in (seconds[0], seconds[-1])),
         expected=f"{seconds_text(wall_seconds)} on {count_text(jobs, 'processor')}, {basis}",
     )
+
+
+def _budgets(plans: Sequence[Plan], trials: Sequence[Plan]) -> list[str]:
+    """Say how many settings each run of a method tries; methods that try as many stand together."""
+    methods: dict[int, list[str]] = defaultdict(list)
+    for method in dict.fromkeys(map(_method, plans)):
+        runs = sum(_method(plan) == method for plan in plans)
+        most = max(Counter(_of_a_run(trial) for trial in trials if _method(trial) == method).values(), default=0)
+        if runs:
+            methods[most].append(method)
+    if len(methods) == 1:
+        return [f"{count_text(next(iter(methods)), 'setting')} each"]
+    told = sorted(methods.items(), reverse=True)
+    return [f"{count_text(most, 'setting') if most else 'none'} ({' | '.join(own)})" for most, own in told]
+
+
+def _of_a_run(trial: Plan) -> tuple[object, ...]:
+    spec = trial.spec
+    return spec.seed, tuple(spec.swept.items()), spec.data.model_dump_json()
 
 
 def holdings(federation: Federation) -> Holdings:

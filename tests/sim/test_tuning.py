@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support import assert_same_results, write_csv
+from support import assert_same_results, plain, write_csv
 
 from sim.data.federation import Records, load_federation
 from sim.foundation.problems import ScenarioError
@@ -361,3 +361,15 @@ def test_the_plan_says_what_tuning_may_change(tmp_path, suture):
     path.write_text(BASE.replace('"train.learning-rate"', '"train.rounds"').replace(
         "[0.015625, 0.125, 1.0, 8.0]", "[2, 4]").replace("rounds = 3\n", "learning-rate = 0.1\n"))  # fmt: skip
     assert "with train.rounds time, traffic and epsilon may change" in suture("plan", path)[2]
+
+
+def test_check_counts_the_trials_and_names_who_has_another_budget(tmp_path, suture):
+    write_csv(tmp_path / "clinics.csv")
+    path = tmp_path / "tuned.toml"
+    mixed = '[[strategies]]\nname = "fedprox"\n[tune]\n"strategies.fedprox.proximal-mu" = [0.1, 1.0]\n'
+    path.write_text(BASE.replace("[tune]\n", mixed), encoding="utf-8")
+    told = plain(suture("check", path)[1])
+    assert "Tuning: 24 trials come before the runs, 28 trainings in all." in told
+    assert ": 8 settings (FedProx); 4 settings (FedAvg). It takes those with the best within-clinic AUC on 25 %" in told
+    path.write_text(path.read_text().partition("[tune]")[0].replace("rounds", "learning-rate = 0.1\nrounds"))
+    assert "Tuning: none, all methods train at the settings given" in plain(suture("check", path)[1])
