@@ -14,6 +14,7 @@ from sim.report.edges import at_the_edge
 from sim.report.elsewhere import elsewhere, few
 from sim.report.held_out import MARGIN, evidence_of
 from sim.report.points import noise_key
+from sim.report.referee import remarks
 from sim.report.scope import scope
 from sim.report.study import StudyResults
 from sim.report.summary import PREVALENCE, adjacency_note, adjacency_of, held_out_clinics, is_baseline
@@ -71,6 +72,9 @@ def _by_level(study: StudyResults, ok: pd.DataFrame) -> Iterator[tuple[str, Comp
             *_otherwise(comparison, pooled),
             *_by_chance(comparison, names, known["brier"], reference),
             *at_the_edge(_trials_at(study, own)),
+            *remarks(
+                ok[ok["level"] == level], study.held_out.predictions if study.held_out else pd.DataFrame(), study.rounds
+            ),
         ]
         yield str(level), comparison, said
 

@@ -1,0 +1,77 @@
+"""What a referee would ask of single methods: whether they tell patients apart, and whether they were done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import pandas as pd
+
+from sim.foundation.text import score_text
+from sim.report.elsewhere import few
+from sim.report.summary import PREVALENCE
+
+__all__ = ["remarks"]
+
+_FEWEST_ROUNDS: Final = 10
+_LAST: Final = 0.2
+"""Share of the rounds in which nothing more should be gained."""
+_STILL: Final = 0.05
+"""Share of the whole fall of the loss that is more than nothing, if it is also more than `_LEAST`."""
+_LEAST: Final = 0.002
+
+
+def remarks(runs: pd.DataFrame, predictions: pd.DataFrame, rounds: pd.DataFrame) -> Iterator[str]:
+    """Name the methods that predict one class only, and those that were still improving at the end.
+
+    The loss on held-out records warns only, and chooses nothing; where there are validation records, theirs warns.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        Runs at one level, with their `series`.
+    predictions, rounds : DataFrame
+        Those of all runs, with a column ``run_id``.
+    """
+    series = runs.loc[runs["strategy"] != PREVALENCE].set_index("run_id")["series"]
+    if one_class := _of_one_class(series, predictions):
+        verb = "predict" if len(one_class) > 1 else "predicts"
+        yield f"{few(one_class)} {verb} the same class for every held-out record in most runs."
+    if improving := _improving(series, rounds):
+        verb = "were" if len(improving) > 1 else "was"
+        fell = score_text(max(improving.values()))
+        yield (
+            f"{few(list(improving))} {verb} still improving when training ended (in the last fifth of the rounds the "
+            f"mean loss fell by {'up to ' if len(improving) > 1 else ''}{fell}): more rounds may do better."
+        )
+
+
+def _of_one_class(series: pd.Series[str], predictions: pd.DataFrame) -> list[str]:
+    """Return the series whose model, in more than half of the runs, predicts one class for all."""
+    if predictions.empty:
+        return []
+    own = predictions[predictions["run_id"].isin(series.index)]
+    columns = [name for name in own if str(name).startswith("probability_")]
+    predicted = own[columns].fillna(-1.0).to_numpy().argmax(axis=1)
+    by_run = pd.Series(predicted, index=own["run_id"].to_numpy()).groupby(level=0)
+    same = by_run.min() == by_run.max()
+    shares = same.groupby(series).mean()
+    return [name for name in series.unique() if shares.get(name, 0.0) > 0.5]
+
+
+def _improving(series: pd.Series[str], rounds: pd.DataFrame) -> dict[str, float]:
+    """Return by series how much its mean loss fell at the end, where it had not settled."""
+    if "loss" not in rounds:
+        return {}
+    loss = rounds["validation_loss"].fillna(rounds["loss"]) if "validation_loss" in rounds else rounds["loss"]
+    own = rounds.assign(loss=loss, series=rounds["run_id"].map(series)).dropna(subset=["loss", "series"])
+    found = {}
+    for name in series.unique():
+        course = own[own["series"] == name].groupby("round")["loss"].mean()
+        if len(course) <= _FEWEST_ROUNDS:
+            continue
+        before = course[course.index <= course.index[-1] * (1 - _LAST)].iloc[-1]
+        gained, fall = float(before - course.iloc[-1]), float(course.iloc[0] - course.min())
+        if gained > max(_STILL * fall, _LEAST):
+            found[str(name)] = gained
+    return found
