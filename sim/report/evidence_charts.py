@@ -95,6 +95,37 @@ def forest_panel(sheet: Sheet, clinics: Sequence[str]) -> Spec:
     return sheet.chart("elsewhere", sheet.level, rows, transform=kept, layer=[bars, dots])
 
 
+def groups_panel(sheet: Sheet, groups: Sequence[str]) -> Spec:
+    """Draw the score of each group of patients, a row a group."""
+    scale = {"zero": False, "nice": True}
+    position = {
+        "y": field(
+            "patients:N", sort=list(groups), title=None, axis={"labelLimit": 220, "grid": False, "ticks": False}
+        ),
+        "yOffset": field("series:N", sort=sheet.names, scale={"domain": sheet.names}),
+        "color": sheet.series("color"),
+        "opacity": sheet.shown(0.95, 0.06),
+    }
+    x = field("mean:Q", title="Within-clinic AUC", scale=scale, axis={"tickCount": 8})
+    bars = {
+        "transform": [{"filter": "isValid(datum.lower)"}],
+        "mark": {"type": "rule", "strokeWidth": 1.3},
+        "encoding": {**position, "x": {**x, "field": "lower"}, "x2": {"field": "upper"}},
+    }
+    dots = {
+        "mark": {"type": "point", "filled": True, "size": 55, "cursor": "pointer"},
+        "encoding": {
+            **position,
+            "x": x,
+            "shape": sheet.series("shape"),
+            "tooltip": [*told("patients", "series", "level"), field("records:Q", format=",.0f")],
+        },
+    }
+    kept = [{"filter": f"datum.level === {sheet.level}"}]
+    rows = len(groups) * max(22, min(90, 8 * len(sheet.given) + 8))
+    return sheet.chart("groups", sheet.level, rows, transform=kept, layer=[bars, dots])
+
+
 def tuning_panel(sheet: Sheet, key: str, values: Sequence[float]) -> Spec:
     """Draw the validation score against one tuned key, a line a series; the best value of each is large.
 

@@ -13,11 +13,12 @@ from sim.report.decision import map_frame, map_stripes
 from sim.report.decision_chart import map_note, map_panel
 from sim.report.edges import at_the_edge
 from sim.report.equal import Names, together_by_level
-from sim.report.evidence_charts import calibration_panel, forest_panel, roc_panel, tuning_panel
+from sim.report.evidence_charts import calibration_panel, forest_panel, groups_panel, roc_panel, tuning_panel
 from sim.report.figure import Figure
 from sim.report.hospitals import ANOTHER, MEAN, elsewhere_points
 from sim.report.joining import ALONE, MANY, OTHERS, joining, joining_points, not_joined
 from sim.report.joining_charts import joining_panel, size_panel
+from sim.report.patients import group_points
 from sim.report.study import StudyResults
 from sim.report.tuning import tuning_points
 
@@ -55,6 +56,9 @@ def evidence_figures(
         if len(table := points(ok, known)):
             tables[name] = together_by_level(table, names)
             figures.append(make())
+    if len(study.groups) and len(table := group_points(ok, study.groups)):
+        tables["groups"] = together_by_level(table, names)
+        figures.append(_groups(table))
     if study.held_out and len(away) and len(known):
         runs = away if study.all_away else not_joined(away)
         tables["elsewhere"] = (table := elsewhere_points(runs, study.held_out))
@@ -150,6 +154,21 @@ def _calibration() -> Figure:
         description="A line chart of the observed share of cases against the predicted probability.",
         table="calibration",
         panels=[calibration_panel],
+        by_level=True,
+    )
+
+
+def _groups(table: pd.DataFrame) -> Figure:
+    groups = list(table["patients"].unique())
+    means = table.groupby("patients", sort=False)["mean"].mean()
+    told = "; ".join(f"{name} {score_text(mean)}" for name, mean in means.items())
+    return Figure(
+        name="groups",
+        title="Scores by group of patients",
+        note="On the held-out records of each group; bars: 95 % intervals over seeds.",
+        description=f"A dot chart of the within-clinic AUC by group. Mean of all methods and levels: {told}.",
+        table="groups",
+        panels=[partial(groups_panel, groups=groups)],
         by_level=True,
     )
 

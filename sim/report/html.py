@@ -24,6 +24,7 @@ from sim.report.answer import answers, compared
 from sim.report.figure import Gallery
 from sim.report.gallery import gallery
 from sim.report.look import INK
+from sim.report.patients import gap_frame, group_points
 from sim.report.privacy import attack_frame, method_privacy, not_covered, outside, unprotected
 from sim.report.resources import clinic_rows, demand_frame, resource_frame, worst_frame
 from sim.report.study import StudyResults
@@ -79,6 +80,7 @@ def write_report(study: StudyResults, study_folder: Path, shown: Gallery | None 
         demand=demand_frame(study),
         worst=worst_frame(study),
         clinics=clinic_rows(study),
+        gaps=gap_frame(group_points(study.drawn, study.groups)) if len(study.groups) else pd.DataFrame(),
         levels=shown.levels,
         privacy=method_privacy(study),
         attacks=attack_frame(study),

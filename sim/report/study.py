@@ -27,6 +27,7 @@ class StudyResults:
     # rounds, clinics: ``rounds.parquet`` and ``clinics.parquet`` of all runs, with a column ``run_id``
     rounds: pd.DataFrame = field(default_factory=pd.DataFrame)
     clinics: pd.DataFrame = field(default_factory=pd.DataFrame)
+    groups: pd.DataFrame = field(default_factory=pd.DataFrame)  # ``groups.parquet`` of all runs, with `run_id`
     # ``run_id, phase, seconds``: simulated time summed over clinics and rounds
     phases: pd.DataFrame = field(default_factory=pd.DataFrame)
     # ``run_id, way, kind, bytes``: traffic of all clinics; `way` is "up" or "down"
