@@ -47,6 +47,7 @@ def read_results(folder: Path) -> StudyResults:
         runs=runs,
         rounds=read_run_tables(folder, ok, "rounds"),
         clinics=read_run_tables(folder, ok, "clinics"),
+        groups=read_run_tables(folder, ok, "groups"),
         phases=pd.DataFrame(
             [
                 (run_id, phase, seconds)

@@ -42,7 +42,7 @@ def is_baseline(strategy: str) -> bool:
 def trains_alone(strategy: str) -> bool:
     """Whether each clinic trains a model on its own records alone."""
     method = known_method(strategy)
-    return method is not None and method.family == "baseline" and method.clinic_parts == "own"
+    return method is not None and method.family == "baseline" and method.clinic_parts == "own" and method.trains
 
 
 def held_out_clinics(runs: pd.DataFrame) -> "pd.Series[bool]":

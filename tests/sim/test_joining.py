@@ -18,7 +18,7 @@ from sim.report.html import write_report
 from sim.report.joining import ALONE, OTHERS, grouped, joining, joining_points
 from sim.report.pictures import draw
 from sim.report.points import with_levels
-from sim.report.summary import successful_runs
+from sim.report.summary import successful_runs, trains_alone
 
 pytestmark = pytest.mark.usefixtures("no_vega")
 
@@ -182,3 +182,12 @@ def test_the_report_draws_and_tells_all_of_it(tmp_path):
     pictures = study_pictures(study, shown)
     assert {"roc", "joining", "elsewhere"} <= set(pictures)
     draw({name: pictures[name] for name in ("roc", "elsewhere")}, tmp_path)
+
+
+def test_the_line_of_reference_is_nobody_to_join_or_to_be_compared_with():
+    assert [trains_alone(name) for name in ("local", "prevalence", "centralised", "fedavg")] == [
+        True,
+        False,
+        False,
+        False,
+    ]

@@ -144,6 +144,7 @@ def test_baselines_are_a_block_of_their_own(tmp_path: Path) -> None:
     assert [*map(str, console_table(alone).columns[0].cells)] == ["Local"]
     page = Page(write_report(make_study(make_runs()), tmp_path))
     assert page.text.split("Baselines")[1].strip().startswith("Centralised")
+    assert page.text.count("Baselines") == 2  # once in the results, once in calibration and decisions
 
 
 def test_chart_data_equals_the_summary() -> None:
