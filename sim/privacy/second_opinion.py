@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -52,24 +52,25 @@ def second_epsilon(
 
 
 def second_drawn(
-    trial: Mapping[tuple[Adjacency, DpEvent], int],
-    run: Mapping[tuple[Adjacency, DpEvent], int],
     mean: int,
     delta: float,
+    trials: Sequence[Mapping[tuple[Adjacency, DpEvent], int]],
+    runs: Sequence[Mapping[tuple[Adjacency, DpEvent], int]],
 ) -> float:
-    """Return the epsilon of the best of a geometric number of trials, and of a run after it.
+    """Return the epsilon of the best of a geometric number of trials, and of one of the runs after it.
 
     Theorem 2 of Papernot & Steinke (2022) at eta = 1 and gamma = 1 / mean: of order a, where a trial has rdp(a),
     ``rdp(a) + 2 min_b((1 - 1/b) rdp(b) + log(mean) / b) + log(mean) / (a - 1)``. Conversion as of Canonne et al.
     (2020), proposition 12. Of Gaussian noise, and of Poisson-sampled Gaussian noise under adding or removing a record.
     """
     orders = np.array([*range(2, 65), *range(72, 257, 8), 512, 1024])
-    one = sum((count * _renyi(atom, orders) for (_, atom), count in trial.items()), np.zeros(len(orders)))
-    rest = sum((count * _renyi(atom, orders) for (_, atom), count in run.items()), np.zeros(len(orders)))
+    one, run = (
+        np.max([sum(n * _renyi(atom, orders) for (_, atom), n in e.items()) + 0.0 * orders for e in of], axis=0)
+        for of in (trials, runs)
+    )
     best = 2 * min((1 - 1 / orders) * one + math.log(mean) / orders)
     chosen = one + best + math.log(mean) / (orders - 1)
-    chosen = np.minimum.accumulate(chosen[::-1])[::-1]  # a divergence grows with its order
-    found = chosen + rest + np.log1p(-1 / orders) - np.log(delta * orders) / (orders - 1)
+    found = chosen + run + np.log1p(-1 / orders) - np.log(delta * orders) / (orders - 1)
     return max(0.0, float(min(found)))
 
 

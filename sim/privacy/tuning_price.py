@@ -7,8 +7,10 @@ training with noise of its own on the records that it trained on:
   a bound for who sees the run alone. Where settings differ in what a run with them releases, the trials decide which of
   these is made, and composition holds for those that are fixed beforehand: a run with each of them counts [2]_.
 - drawn [1]_: for who sees the run alone, had the number of trials been drawn from a geometric distribution with that
-  mean, and each trial's settings at random among those that were tried (theorem 2, truncated negative binomial with
-  eta = 1); then composed with the run.
+  mean m, and each trial's settings at random among those that were tried (theorem 2, truncated negative binomial with
+  eta = 1 and gamma = 1 / m). With r(a) the Renyi divergence of order a of one trial, the best one's is at most
+  ``r(a) + log(m) / (a - 1) + 2 min_b((1 - 1 / b) r(b) + log(m) / b)``; that of the run is added. Of trials, or runs,
+  that release different things the largest at each order is taken: what is drawn, or chosen, is one of them.
 
 Both are about records that the trials trained on. The exact scores of validation records decide too, without noise.
 
@@ -25,6 +27,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Mechanisms, compose, under_one_adjacency
 from sim.privacy.largest import largest_epsilon
@@ -38,7 +43,6 @@ if TYPE_CHECKING:
 dp: Any = Lazy("dp_accounting")
 
 _ORDERS: Final = (*range(2, 65), *range(72, 257, 8), 512, 1024)
-_GEOMETRIC: Final = 1.0
 
 
 Trials: TypeAlias = "Sequence[tuple[Ledger, int]]"
@@ -84,7 +88,7 @@ def _composed(
         return None
 
 
-def any_of(views: Iterable[Mechanisms]) -> Counter[tuple[Adjacency, DpEvent]]:
+def _any_of(views: Iterable[Mechanisms]) -> Counter[tuple[Adjacency, DpEvent]]:
     """Return mechanisms that tell no less than any of several: together all that are in no other one."""
     different = [Counter(dict(view)) for view in {frozenset(view.items()) for view in views}]
     return sum((view for view in different if not any(view < other for other in different)), Counter())
@@ -96,7 +100,7 @@ def with_trials(
     """Return what an adversary sees of each clinic of a run and of its trials; clinics that are alike count once."""
     wholes: dict[frozenset[Any], Mechanisms] = {}
     for clinic in clinics:
-        whole = any_of([run.mechanisms(adversary, clinic, unit) for run in runs])
+        whole = _any_of([run.mechanisms(adversary, clinic, unit) for run in runs])
         for ledger, times in trials:
             for mechanism, count in ledger.mechanisms(adversary, clinic, unit).items():
                 whole[mechanism] += count * times
@@ -107,33 +111,40 @@ def with_trials(
 def _drawn(
     runs: Sequence[Ledger], trials: Trials, adversary: Adversary, clinics: int, delta: float, unit: Unit
 ) -> float | None:
-    """Return None unless all trials are alike, more than one, and Renyi DP takes every mechanism."""
-    if len(trials) != 1 or trials[0][1] < 2 or not delta:
+    """Return None unless there is more than one trial, and Renyi DP takes every mechanism."""
+    mean = sum(times for _, times in trials)
+    if mean < 2 or not delta:
         return None
-    [(ledger, times)] = trials
-    largest = 0.0
+    different: dict[Any, None] = {}
     for clinic in range(clinics):
-        one = _of_renyi(ledger.mechanisms(adversary, clinic, unit))
-        run = _of_renyi(any_of([each.mechanisms(adversary, clinic, unit) for each in runs]))
-        if one is None or run is None:
+        one = [_of_renyi(ledger.mechanisms(adversary, clinic, unit)) for ledger, _ in trials]
+        run = [_of_renyi(ledger.mechanisms(adversary, clinic, unit)) for ledger in runs]
+        if None in one or None in run:
             return None
-        largest = max(largest, _best_of_a_drawn_number(compose(one), compose(run), times, delta))
-    return largest
+        different[tuple(one), tuple(run)] = None
+    return max((_best_of_a_drawn_number(one, run, mean, delta) for one, run in different), default=0.0)
 
 
-def _of_renyi(mechanisms: Mechanisms) -> Counter[DpEvent] | None:
-    """Return the atoms of which dp-accounting's Renyi divergence holds under the adjacency that they are stated for."""
+def _of_renyi(mechanisms: Mechanisms) -> DpEvent | None:
+    """Return an event of which dp-accounting's Renyi divergence holds under the adjacency that it is stated for."""
     atoms, adjacency = under_one_adjacency(mechanisms)
     known = (dp.GaussianDpEvent,) if adjacency == "replace" else (dp.GaussianDpEvent, dp.PoissonSampledDpEvent)
-    return Counter(atoms) if all(isinstance(atom, known) for atom in atoms) else None
+    return compose(atoms) if all(isinstance(atom, known) for atom in atoms) else None
 
 
 @remembered
-def _best_of_a_drawn_number(trial: DpEvent, run: DpEvent, mean: int, delta: float) -> float:
-    chosen = dp.dp_event.RepeatAndSelectDpEvent(trial, float(mean), _GEOMETRIC)
-    accountant = dp.rdp.RdpAccountant(_ORDERS)
-    found = float(accountant.compose(chosen).compose(run).get_epsilon(delta))
-    return math.inf if math.isnan(found) else found
+def _best_of_a_drawn_number(trials: tuple[DpEvent, ...], runs: tuple[DpEvent, ...], mean: int, delta: float) -> float:
+    one, run = _curve(trials), _curve(runs)
+    orders = np.array(_ORDERS, dtype=np.float64)
+    chosen = one + math.log(mean) / (orders - 1) + 2 * ((1 - 1 / orders) * one + math.log(mean) / orders).min()
+    found, _ = dp.rdp.compute_epsilon(orders, chosen + run, delta)
+    return math.inf if math.isnan(found) else float(found)
+
+
+def _curve(events: Iterable[DpEvent]) -> NDArray[np.float64]:
+    """Return the largest Renyi divergence of several events at each order."""
+    curves = [np.asarray(dp.rdp.RdpAccountant(_ORDERS).compose(event).rdp, dtype=np.float64) for event in events]
+    return np.asarray(np.max(curves, axis=0), dtype=np.float64)
 
 
 def price_of(

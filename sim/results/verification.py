@@ -23,7 +23,7 @@ from sim.privacy.recount import RECOUNTED, Drawn, Method, Seen, alike, count_fau
 from sim.privacy.risk import membership_risk
 from sim.privacy.second_opinion import of_patient, same, second_drawn, second_epsilon
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
-from sim.privacy.tuning_price import any_of, told_of, tuning_of, with_trials
+from sim.privacy.tuning_price import told_of, tuning_of, with_trials
 from sim.results.audit_log import AUDIT_FILE, first_fault, seal_faults
 from sim.results.reading import file_bytes, read_parquet
 from sim.results.scores import score_faults
@@ -334,7 +334,7 @@ def _tuning_faults(file: Path, record: Record, ledger: Ledger) -> list[str]:
     """Hold what a run costs with its trials against the ledgers of both."""
     kept, stated, spec = record["privacy"].get("tuning"), record["privacy"]["statement"]["tuning"], record["spec"]
     noised = spec["privacy"]["mechanism"] != "none"
-    if (kept is not None) != (bool(spec["tuned"]) and noised) or (kept is None) != (stated is None):
+    if (kept is None) != (stated is None) or (kept is None and spec["tuned"] and noised):
         return [f"{file}: privacy.tuning: does not match spec.tuned"]
     if kept is None:
         return []
@@ -349,11 +349,13 @@ def _tuning_faults(file: Path, record: Record, ledger: Ledger) -> list[str]:
         wholes = with_trials(runs, trials, a, clinics, unit)
         expected = {"composed": max((second_epsilon(whole, delta) for whole in wholes), default=0.0)}
         if row["drawn"] is not None:
-            [(one, mean)] = trials
-            seen_of = [
-                (one.mechanisms(a, k, unit), any_of([run.mechanisms(a, k, unit) for run in runs])) for k in clinics
-            ]
-            expected["drawn"] = max(second_drawn(trial, run, mean, delta) for trial, run in seen_of)
+            ledgers = [one for one, _ in trials]
+            expected["drawn"] = max(
+                second_drawn(
+                    kept["trials"], delta, *([of.mechanisms(a, k, unit) for of in each] for each in (ledgers, runs))
+                )
+                for k in clinics
+            )
         faults += [
             f"{file}: privacy.tuning.price.{i}.{key}: {row[key]} is claimed, "
             f"the ledgers of run and trials give {value:.6g}"
