@@ -32,7 +32,7 @@ def curve_table(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.DataF
     """Compute the points of the privacy-accuracy curves.
 
     One row for each metric, series and epsilon: `metric`, `series`, `strategy`, `target` (epsilon as the axis shows
-    it), `n`, `mean`, `half_width`, `lower` and `upper` (NaN for one seed). Points without a value are left out. Series
+    it), `n`, `mean`, `half_width`, and `lower` and `upper`, cut to what an AUC can be (NaN for one seed). Points without a value are left out. Series
     come in reading order.
     """
     ok = successful_runs(runs)
@@ -43,7 +43,8 @@ def curve_table(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.DataF
         summarise(ok, ["series", "strategy", "target"], metric, held_out).assign(metric=metric) for metric in METRICS
     ]
     table = pd.concat(parts, ignore_index=True).dropna(subset="mean")
-    return table.assign(lower=table["mean"] - table["half_width"], upper=table["mean"] + table["half_width"])
+    lower, upper = table["mean"] - table["half_width"], table["mean"] + table["half_width"]
+    return table.assign(lower=lower.clip(0.0, 1.0), upper=upper.clip(0.0, 1.0))
 
 
 def target_order(curves: pd.DataFrame) -> list[str]:
