@@ -4,13 +4,14 @@ The half-width of an interval is the root of two squares, each with its own quan
 patients, who are many, and that of the repetition, of which there is one a seed. Intervals that hold together are
 widened by the distribution of the largest of all statistics (Hothorn, Bretz & Westfall, Biometrical Journal 2008), so
 that naming the best, which is chosen by the same figures, costs nothing more. Seeds are few: the variance between them
-is the mean over all pairs, with the degrees of freedom of all methods, or a pair's own where that is larger.
+is the mean over all methods or pairs, with the degrees of freedom of all, or a method's or pair's own where that is
+larger. A single method keeps to its own where patients are new on each seed: what a seed brings is then common to all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from enum import StrEnum
 from itertools import combinations
 from typing import Final
@@ -39,18 +40,25 @@ class Verdict(StrEnum):
     OPEN = "no conclusion"
 
 
-def estimates(evidence: Evidence) -> pd.DataFrame:
+def estimates(evidence: Evidence, pools: Sequence[Hashable] = ()) -> pd.DataFrame:
     """Return each method's mean with its 95 % interval.
 
     ``method, n, mean, half_width, patients, repetition``: `n` seeds; half-widths of the whole interval and of each
     source alone, NaN where that is not known. The whole is that of the sources that are known.
+
+    Parameters
+    ----------
+    pools : sequence
+        By method, with which others it shares its variance between seeds; all share one where not given.
     """
     tables = []
-    for seeds, members in _patterns(evidence.complete):
+    for seeds, members in _pooled(evidence.complete, pools):
         contrasts = np.eye(len(evidence.methods))[members]
         moments = evidence.moments(seeds, contrasts)
-        rest = np.maximum(moments.between - moments.explained, 0.0)
-        tables.append(_table(moments, rest, moments.seeds - 1, LEVEL).assign(place=members))
+        rest, degrees = np.maximum(moments.between - moments.explained, 0.0), moments.seeds - 1
+        if evidence.influence and evidence.same_patients:
+            rest, degrees = np.maximum(rest, rest.mean()), degrees * len(members)
+        tables.append(_table(moments, rest, degrees, LEVEL).assign(place=members))
     table = pd.concat(tables).sort_values("place", ignore_index=True)
     table.insert(0, "method", list(evidence.methods))
     return table[["method", "n", "mean", "half_width", "patients", "repetition"]]
@@ -143,6 +151,15 @@ def _table(moments: Moments, rest: Floats, degrees: int, level: float) -> pd.Dat
             "repetition": repetition,
         }
     )
+
+
+def _pooled(complete: Mask, pools: Sequence[Hashable]) -> Iterator[tuple[Mask, list[int]]]:
+    """Yield some seeds, and the methods of one pool that have a value on just those."""
+    for seeds, members in _patterns(complete):
+        if not pools:
+            yield seeds, members
+        for pool in dict.fromkeys(pools[member] for member in members) if pools else ():
+            yield seeds, [member for member in members if pools[member] == pool]
 
 
 def _patterns(complete: Mask) -> Iterator[tuple[Mask, list[int]]]:

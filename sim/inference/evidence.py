@@ -56,6 +56,7 @@ class Evidence:
     # By seed: which patients were held out, and their influence ``[patient, method]``; empty where not known
     influence: tuple[tuple[Ints, Floats], ...] = ()
     patients: int = 0
+    same_patients: bool = True  # Whether all seeds deal the same patients
 
     @property
     def complete(self) -> Mask:
@@ -71,6 +72,7 @@ class Evidence:
             ratio=self.ratio,
             influence=tuple((who, part[:, places]) for who, part in self.influence),
             patients=self.patients,
+            same_patients=self.same_patients,
         )
 
     def moments(self, seeds: Mask, contrasts: Floats) -> Moments:
@@ -179,6 +181,7 @@ def from_predictions(predictions: pd.DataFrame, models: pd.DataFrame, metric: st
         ratio=0.0,
         influence=tuple(_by_patient(who, method, influence, seed == s, len(methods)) for s in range(len(seeds))),
         patients=len(found),
+        same_patients=same_patients,
     )
 
 

@@ -170,8 +170,12 @@ def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str, held_out: Held
     groups = ok.groupby(list(by), dropna=False, sort=False, observed=True)
     if held_out is not None and len(ok):
         place = groups.ngroup()
-        found = estimates(evidence_of(ok.assign(place=place), "place", metric, held_out)).set_index("method")
-        keys = ok.loc[~place.duplicated(), list(by)].reset_index(drop=True)
+        firsts = ok[~place.duplicated()].reset_index(drop=True)
+        noise = [key for key in NOISE_KEYS if key in firsts]
+        levels = firsts[[*noise]].astype(str).agg(" ".join, axis=1) if noise else firsts["status"]
+        pools = levels.where(firsts["strategy"] != PREVALENCE, PREVALENCE).tolist()
+        found = estimates(evidence_of(ok.assign(place=place), "place", metric, held_out), pools).set_index("method")
+        keys = firsts[list(by)]
         return keys.join(found.reindex(keys.index)[["n", "mean", "half_width"]])
     table = groups[metric].agg(n="count", mean="mean", half_width="std")
     table["half_width"] *= stdtrit(table["n"] - 1, 0.975) / np.sqrt(table["n"])
