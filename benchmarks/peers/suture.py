@@ -15,9 +15,9 @@ job = from_command_line()
 class Watched(Evaluator):
     """Notes each evaluation."""
 
-    def evaluate(self, parameters: object) -> Evaluation:
+    def evaluate(self, parameters: object, *, last: bool = False) -> Evaluation:
         """Evaluate a model, and note the time."""
-        found = super().evaluate(parameters)
+        found = super().evaluate(parameters, last=last)
         job.note(found.pooled["auc"], found.pooled["accuracy"])
         return found
 

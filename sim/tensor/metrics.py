@@ -19,7 +19,6 @@ __all__ = [
     "area_under_curve",
     "clinic_and_pooled",
     "costly_metrics",
-    "metrics_of",
 ]
 
 EVERY_ROUND: Final = (
@@ -135,8 +134,55 @@ def _sums(values: Floats, group: Ints, groups: int) -> Floats:
     return np.bincount(group, weights=values, minlength=groups).astype(np.float64)
 
 
-def metrics_of(probabilities: Floats, y: Ints, offsets: Ints) -> tuple[dict[str, Floats], Concordance]:
-    """Return the metrics of every round of each group of records, and its pairs.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Tally:
+    """What is summed over a group's records, ``[group]``, by class or by bin of the calibration."""
+
+    sizes: Floats
+    present: Floats  # [group, class] Records of the class
+    hits: Floats  # [group, class] Those of them that are predicted right
+    losses: Floats
+    squares: Floats
+    gaps: Floats  # [group, bin] Right predictions less confidence
+
+    @classmethod
+    def of(cls, probabilities: Floats, y: Ints, offsets: Ints) -> _Tally:
+        sizes, classes = np.diff(offsets), probabilities.shape[1]
+        groups = len(sizes)
+        group = np.repeat(np.arange(groups), sizes)
+        correct = (probabilities.argmax(1) == y).astype(np.float64)
+        cell = group * classes + y
+        own = probabilities[np.arange(len(y)), y]
+        confidence = probabilities.max(1)
+        bins = group * BINS + np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+        squares = (probabilities[:, 1] - y) ** 2 if classes == 2 else (probabilities**2).sum(1) - 2 * own + 1
+        return cls(
+            sizes=sizes.astype(np.float64),
+            present=_sums(np.ones(len(y)), cell, groups * classes).reshape(groups, classes),
+            hits=_sums(correct, cell, groups * classes).reshape(groups, classes),
+            losses=_sums(-np.log(np.maximum(own, _LEAST_PROBABILITY)), group, groups),
+            squares=_sums(squares, group, groups),
+            gaps=_sums(correct - confidence, bins, groups * BINS).reshape(groups, BINS),
+        )
+
+    def together(self) -> _Tally:
+        """Return the sums of all groups as one."""
+        return _Tally(**{name: value.sum(0, keepdims=True) for name, value in vars(self).items()})
+
+    def metrics(self) -> dict[str, Floats]:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            recall = np.where(self.present > 0, self.hits / self.present, 0.0)
+            return {
+                "balanced_accuracy": recall.sum(1) / (self.present > 0).sum(1),
+                "accuracy": self.hits.sum(1) / self.sizes,
+                "loss": self.losses / self.sizes,
+                "brier": self.squares / self.sizes,
+                "calibration_error": np.abs(self.gaps).sum(1) / self.sizes,
+            }
+
+
+def clinic_and_pooled(probabilities: Floats, y: Ints, offsets: Ints) -> tuple[dict[str, Floats], dict[str, float]]:
+    """Return the metrics of every round by clinic, with the number of its pairs, and over all records.
 
     Parameters
     ----------
@@ -145,58 +191,34 @@ def metrics_of(probabilities: Floats, y: Ints, offsets: Ints) -> tuple[dict[str,
     y : ndarray
         ``[record]``
     offsets : ndarray
-        ``[group + 1]`` where each group begins, and the end of the last.
+        ``[clinic + 1]`` where each clinic's records begin, and the end of the last.
 
     Returns
     -------
     dict of str to ndarray
-        ``[group]``. AUC; balanced accuracy, the mean recall of the classes that are present; accuracy; mean log loss,
+        ``[clinic]``. AUC; balanced accuracy, the mean recall of the classes that are present; accuracy; mean log loss,
         of a probability of 1.2e-38 at least; Brier score, of two classes the squared error of class 1, of several the
         sum over classes; and the expected calibration error over ten equal bins of the predicted class's probability
         (Naeini et al., AAAI 2015). All are NaN without records.
-    Concordance
+    dict of str to float
+        The same over all records, and the within-clinic AUC: as the AUC, from pairs of records of the same clinic only,
+        so that knowing the clinics' shares of cases brings nothing.
     """
-    sizes, classes = np.diff(offsets), probabilities.shape[1]
-    groups = len(sizes)
-    group = np.repeat(np.arange(groups), sizes)
-    correct = (probabilities.argmax(1) == y).astype(np.float64)
-    cell = group * classes + y
-    present = np.bincount(cell, minlength=groups * classes).reshape(groups, classes)
-    hits = np.bincount(cell, weights=correct, minlength=groups * classes).reshape(groups, classes)
-    own = probabilities[np.arange(len(y)), y]
-    confidence = probabilities.max(1)
-    bins = group * BINS + np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    gaps = np.bincount(bins, weights=correct - confidence, minlength=groups * BINS).reshape(groups, BINS)
-    squares = (probabilities[:, 1] - y) ** 2 if classes == 2 else (probabilities**2).sum(1) - 2 * own + 1
-    concordance = _concordance(_of_classes(probabilities, y, offsets))
-    log_loss = -np.log(np.maximum(own, _LEAST_PROBABILITY))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            "auc": concordance.auc(),
-            "balanced_accuracy": np.where(present > 0, hits / present, 0.0).sum(1) / (present > 0).sum(1),
-            "accuracy": hits.sum(1) / sizes,
-            "loss": _sums(log_loss, group, groups) / sizes,
-            "brier": _sums(squares, group, groups) / sizes,
-            "calibration_error": np.abs(gaps).sum(1) / sizes,
-        }, concordance
-
-
-def clinic_and_pooled(probabilities: Floats, y: Ints, offsets: Ints) -> tuple[dict[str, Floats], dict[str, float]]:
-    """Return the metrics of every round by clinic, with the number of its pairs, and over all records.
-
-    Over all records there is also the within-clinic AUC: as the AUC, from pairs of records of the same clinic only, so
-    that knowing the clinics' shares of cases brings nothing.
-    """
-    by_clinic, concordance = metrics_of(probabilities, y, offsets)
-    pooled, _ = metrics_of(probabilities, y, np.array([0, len(y)]))
-    within = {"within_clinic_auc": concordance.together().auc()}
-    return by_clinic | {"pairs": concordance.pairs.sum(0)}, {n: float(v[0]) for n, v in (within | pooled).items()}
+    tally = _Tally.of(probabilities, y, offsets)
+    own = _concordance(_of_classes(probabilities, y, offsets))
+    pooled = {
+        "within_clinic_auc": own.together().auc(),
+        "auc": _concordance(_of_classes(probabilities, y, np.array([0, len(y)]))).auc(),
+        **tally.together().metrics(),
+    }
+    by_clinic = {"auc": own.auc(), **tally.metrics(), "pairs": own.pairs.sum(0)}
+    return by_clinic, {name: float(value[0]) for name, value in pooled.items()}
 
 
 def costly_metrics(
     probabilities: Floats, y: Ints, offsets: Ints, specificity: float, threshold: float
 ) -> dict[str, Floats]:
-    """Return the metrics of the last round of each group of records; parameters as for :func:`metrics_of`.
+    """Return the metrics of the last round of each group of records; parameters as for :func:`clinic_and_pooled`.
 
     Parameters
     ----------
