@@ -29,7 +29,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     jobs = parser.parse_args().jobs
     listed = ", ".join(f'{{name="{name}"}}' for name in METHODS)
-    settings = [f"strategies=[{listed}]", "seeds=[0, 1, 2, 3, 4]", "sweep.privacy.epsilon=[0.5, 1, 3, 8, inf]"]
+    settings = [
+        f"strategies=[{listed}]",
+        "evaluation.reference=false",
+        "seeds=[0, 1, 2, 3, 4]",
+        "sweep.privacy.epsilon=[0.5, 1, 3, 8, inf]",
+    ]
     with tempfile.TemporaryDirectory() as out:
         command = [Path(sys.executable).with_name("suture"), "run", HEART, "--out", out, "--jobs", str(jobs)]
         started, load = time.perf_counter(), os.getloadavg()[0]

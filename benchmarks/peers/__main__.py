@@ -102,6 +102,7 @@ def write_job(folder: Path, model: str, algorithm: str, rounds: int) -> tuple[Pa
         "data": data,
         "model": MODELS[model],
         "train": {"rounds": rounds, "batch-size": BATCH, "optimizer": "sgd", "learning-rate": RATE},
+        "evaluation": {"reference": False},
         "privacy": dp_sgd if private else NONE,
     }
     lines = ['name = "peers"', "seeds = [0]"]
