@@ -93,7 +93,8 @@ def train_run(
     models : callable
         Told of the model before the first round and after each; see :meth:`sim.flower.simulation.Simulation.run`.
     trial : bool
-        Whether it is one of tuning: the model is judged once, at the end, and traffic is not held against the plan.
+        Whether it is one of tuning: the model is judged once, at the end, nothing is kept of the rounds, and traffic is
+        not held against the plan.
 
     Returns
     -------
@@ -119,8 +120,9 @@ def train_run(
 
     def look(server_round: int, model: Parameters) -> None:
         trained.parameters = model
-        at_server = {part: steps.numpy() for part, steps in simulation.server_noised.items()}
-        trained.trail.close_round(server_round, meter.traffic, {**meter.noised_steps, **at_server})
+        if not trial:
+            at_server = {part: steps.numpy() for part, steps in simulation.server_noised.items()}
+            trained.trail.close_round(server_round, meter.traffic, {**meter.noised_steps, **at_server})
         if job.adaptive is not None:
             trained.clips.append(simulation.clip)
         last = server_round == job.spec.train.rounds
