@@ -32,8 +32,8 @@ def curve_table(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.DataF
     """Compute the points of the privacy-accuracy curves.
 
     One row for each metric, series and epsilon: `metric`, `series`, `strategy`, `target` (epsilon as the axis shows
-    it), `n`, `mean`, `half_width`, and `lower` and `upper`, cut to what an AUC can be (NaN for one seed). Points without a value are left out. Series
-    come in reading order.
+    it), `n`, `mean`, `half_width`, and `lower` and `upper`, cut to what an AUC can be (NaN for one seed). Points
+    without a value are left out. Series come in reading order.
     """
     ok = successful_runs(runs)
     column, noise = epsilon_column(ok), [key for key in NOISE_KEYS if key in ok]
