@@ -35,8 +35,9 @@ def equals(ok: pd.DataFrame, columns: Sequence[str]) -> Names:
 
 
 def together(table: pd.DataFrame, names: Names) -> pd.DataFrame:
-    """Keep the first of the series that share a name, under that name."""
-    firsts = {name: series for series, name in reversed(names.items())}
+    """Keep the first of the table's series that share a name, under that name."""
+    there = set(table["series"])
+    firsts = {name: series for series, name in reversed(names.items()) if series in there}
     kept = table[table["series"].isin(set(firsts.values()))]
     return kept.assign(series=kept["series"].map(names))
 

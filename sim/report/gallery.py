@@ -187,8 +187,8 @@ def _clinics(table: pd.DataFrame, clinics: int) -> Figure:
     return Figure(
         name="clinics",
         title="Results by clinic",
-        note="On each clinic's own held-out records, the clinic with the lowest mean first; bars: 95 % confidence "
-        f"intervals over seeds. Where all of a clinic's held-out records are of one class, it has no AUC.{few}",
+        note="On each clinic's own held-out records, the clinic with the lowest mean first; bars: 95 % intervals "
+        f"over its patients and seeds. Where all of a clinic's held-out records are of one class, it has no AUC.{few}",
         description=f"A dot chart of {score} by clinic. Mean of all methods and levels: {_told(means, score_text)}.",
         table="clinics",
         panels=[partial(clinics_panel, clinics=drawn)],

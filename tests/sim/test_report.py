@@ -20,7 +20,7 @@ from rich.text import Text
 from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text
 from sim.methods.labels import method_label
 from sim.report.answer import answers
-from sim.report.equal import equals
+from sim.report.equal import equals, together
 from sim.report.figures import NO_DP, curve_table, privacy_accuracy_chart, reference_table, target_order
 from sim.report.gallery import gallery, study_pictures
 from sim.report.html import write_report
@@ -326,6 +326,8 @@ def test_methods_that_are_equal_bit_for_bit_share_a_name() -> None:
         apart["SplitFed V1, vanilla"] == "SplitFed V1, vanilla = SplitFed V1, U-shaped"
         or apart["SplitFed V1, vanilla"] == "SplitFed V1"
     )
+    table = pd.DataFrame({"series": ["SplitFed V1, vanilla", "SplitFed V1, U-shaped", "Local"]})
+    assert together(table, names)["series"].tolist() == [both, "Local"]  # the first that the table has
     ok.loc[(ok["series"] == "FedAvg") & (ok["seed"] == 1), "auc"] += 1e-15
     assert equals(ok, ["auc"])["FedAvg"] == "FedAvg"
 
