@@ -96,7 +96,15 @@ def study_pictures(study: StudyResults, shown: Gallery) -> dict[str, Spec]:
     """
     specs = {figure.name: shown.paper_spec(figure, study.name) for figure in shown.figures if figure.name != "round"}
     scored = study.drawn[list(METRICS)].notna().any(axis=None) if specs else False
-    return specs | ({"privacy_accuracy": privacy_accuracy_chart(study.runs, study.held_out)} if scored else {})
+    return specs | (
+        {
+            "privacy_accuracy": privacy_accuracy_chart(
+                study.runs[study.runs["run_id"].isin(study.drawn["run_id"])], study.held_out
+            )
+        }
+        if scored
+        else {}
+    )
 
 
 def _privacy(points: pd.DataFrame, adversaries: Mapping[str, str], axis: Spec, score: str, adjacency: str) -> Figure:

@@ -358,3 +358,16 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
 def test_importing_the_package_imports_nothing_else() -> None:
     code = "import sys, sim.report; sys.exit(bool({'altair', 'jinja2', 'vl_convert', 'scipy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_line_of_reference_is_in_tables_and_in_no_chart() -> None:
+    runs = make_runs(
+        epsilons=[3.0, inf], methods=[("prevalence", ""), ("fedavg", ""), ("local", "")], within_clinic_auc=0.7
+    )
+    shown = gallery(study := make_study(runs))
+    assert {look.series for look in shown.given} == {"FedAvg", "Local"}
+    pictures = study_pictures(study, shown)
+    drawn = {row["series"] for row in datasets(pictures["privacy_accuracy"]) if "series" in row}
+    assert drawn == {"FedAvg", "Local"}
+    assert results_frame(runs)["Method"].unique().tolist()[0] == "FedAvg"
+    assert "Prevalence alone" in set(results_frame(runs)["Method"])
