@@ -2,8 +2,9 @@
 
 from .of_claims import HELD, LEDGER, WHAT_LEAVES
 from .of_clips import CLIPS
+from .of_intervals import INTERVALS
 from .of_lanes import SHARED
 from .of_noise import DRAWS, GRIDS, KEYS
 from .of_splits import SPLITS
 
-MUTANTS = (*KEYS, *DRAWS, *GRIDS, *CLIPS, *WHAT_LEAVES, *LEDGER, *HELD, *SHARED, *SPLITS)
+MUTANTS = (*KEYS, *DRAWS, *GRIDS, *CLIPS, *WHAT_LEAVES, *LEDGER, *HELD, *SHARED, *SPLITS, *INTERVALS)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("sim", "strategies", "clients", "tests", "scenarios", "pyproject.toml", "README.md")
+COPIED = ("sim", "strategies", "clients", "tests", "benchmarks", "scenarios", "pyproject.toml", "README.md")
 SECONDS = 300
 FAILED, PASSED = 1, 0
 

@@ -135,7 +135,11 @@ def test_the_pareto_front_does_not_take_two_adjacencies_for_one():
     runs = runs[runs["privacy.epsilon"] == 3.0].assign(auc=lambda r: 0.8, sim_seconds=1.0, bytes_up=1, bytes_down=1)
     runs["epsilon_server"] = runs["epsilon_server"].where(runs["strategy"] != "fedavg", 2.9)
     shown = gallery(make_study(runs))
-    points = shown.tables["trade_offs"].query("score == 'Pooled AUC' and adversary.str.contains('server')").set_index("series")
+    points = (
+        shown.tables["trade_offs"]
+        .query("score == 'Pooled AUC' and adversary.str.contains('server')")
+        .set_index("series")
+    )
     assert points["front"].to_dict() == {"FedAvg": False, "SplitFed V1, vanilla": True}
 
 
