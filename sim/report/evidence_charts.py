@@ -138,7 +138,7 @@ def tuning_panel(sheet: Sheet, key: str, values: Sequence[float]) -> Spec:
     scale = {"type": "log", "nice": False, "padding": 10} if wide else {"zero": False, "padding": 10}
     ticks = {"values": list(values), "labelExpr": "'' + datum.value", "labelOverlap": "greedy"}
     x = field("value:Q", title=key, scale=scale, axis=ticks) if values else field("text:N", title=key, sort=None)
-    y = field("score:Q", title=None, scale={"zero": False, "nice": True})
+    y = field("validation_score:Q", title=None, scale={"zero": False, "nice": True})
     lines = {
         "mark": {"type": "line", "strokeWidth": 1.6},
         "encoding": {
@@ -158,8 +158,8 @@ def tuning_panel(sheet: Sheet, key: str, values: Sequence[float]) -> Spec:
             "shape": sheet.series("shape"),
             "size": {"condition": {"test": "datum.best", "value": 110}, "value": 25},
             "opacity": sheet.shown(1.0, 0.06),
-            "tooltip": [*told("series", "level")[:2], field("text:N", title=key), field("score:Q", format=".3f"),
-                        field("chosen:Q", format=".0%")],
+            "tooltip": [*told("series", "level")[:2], field("text:N", title=key),
+                        field("validation_score:Q", format=".3f"), field("chosen:Q", format=".0%")],
         },
     }  # fmt: skip
     return sheet.chart(

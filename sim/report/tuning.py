@@ -23,11 +23,11 @@ def tuned_keys(trials: pd.DataFrame) -> list[str]:
 
 
 def tuning_points(trials: pd.DataFrame, names: Mapping[str, Names]) -> pd.DataFrame:
-    """Compute what is drawn: ``series, level, key, value, text, score, chosen, best``.
+    """Compute what is drawn: ``series, level, key, value, text, validation_score, chosen, best``.
 
-    `score` is that of the best setting with this value, as a mean over seeds; `chosen` the share of the seeds whose
-    chosen setting has it; `best` says whether no other value of the key scores higher. Keys without numbers have no
-    `value`.
+    `validation_score` is that of the best setting with this value, as a mean over seeds; `chosen` the share of the
+    seeds whose chosen setting has it; `best` says whether no other value of the key scores higher. Keys without numbers
+    have no `value`.
 
     Parameters
     ----------
@@ -42,14 +42,14 @@ def tuning_points(trials: pd.DataFrame, names: Mapping[str, Names]) -> pd.DataFr
     for key in tuned_keys(trials):
         own = ok.assign(text=ok[TUNED + key].map(value_text))
         by_seed = own.groupby([*place, "text", "seed"], sort=False, observed=True).agg(
-            score=("score", "max"), chosen=("chosen", "any")
+            validation_score=("score", "max"), chosen=("chosen", "any")
         )
         table = by_seed.groupby([*place, "text"], sort=False, observed=True).mean().reset_index()
-        highest = table.groupby(place, observed=True)["score"].transform("max")
+        highest = table.groupby(place, observed=True)["validation_score"].transform("max")
         value = pd.to_numeric(table["text"], errors="coerce")
-        parts.append(table.assign(key=key, value=value, best=table["score"] == highest))
+        parts.append(table.assign(key=key, value=value, best=table["validation_score"] == highest))
     if not parts:
         return pd.DataFrame()
-    table = pd.concat(parts, ignore_index=True).dropna(subset="score")
+    table = pd.concat(parts, ignore_index=True).dropna(subset="validation_score")
     known = {level: own for level, own in names.items() if (table["level"] == level).any()}
     return together_by_level(table.sort_values(["key", "value"], kind="stable"), known)
