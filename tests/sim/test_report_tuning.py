@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from report_studies import make_runs, make_study
 
-from sim.report.gallery import gallery, study_pictures
+from sim.report.gallery import gallery
 
 RATES = (0.1, 0.3, 1.0)
 SCORES = {"fedavg": (0.7, 0.8, 0.6), "local": (0.5, 0.6, 0.65)}
@@ -36,5 +36,5 @@ def test_points_are_means_over_seeds_and_the_best_of_each_method_is_marked(tuned
 def test_no_picture_is_drawn_without_its_data(tuned):
     shown = gallery(tuned)
     assert "tuning" in {figure.name for figure in shown.figures}
-    for name, spec in study_pictures(tuned, shown).items():
-        assert all(spec["datasets"].values()), name
+    for figure in shown.figures:
+        assert all(shown.paper_spec(figure, "tuned")["datasets"].values()), figure.name
