@@ -1,7 +1,8 @@
 """Which method to take at each point of a map: a setting of the clinics that only takes time, by a swept one.
 
-At a point, a method is there if it meets every condition. Of those that are not worse than the best score, that is
-within the margin or not told apart from it, the quickest is taken; others that are nearly as quick share the point.
+At a point, a method is there if it meets every condition. Of those whose mean score is within the margin of the best,
+the quickest is taken; others that are nearly as quick share the point. It is not settled where another is quicker
+still and has a lower mean, but is not told apart from the best.
 """
 
 from __future__ import annotations
@@ -156,24 +157,25 @@ def _point(
     ordered = there.sort_values(SCORE, ascending=False, kind="stable")
     best, highest = str(ordered.index[0]), float(ordered[SCORE].iloc[0])
 
-    def no_worse(name: str, score: float) -> bool:
+    def may_be_best(name: str, score: float) -> bool:
         return highest - score <= margin or frozenset((best, name)) not in told
 
-    good = ordered[[no_worse(str(name), score) for name, score in ordered[SCORE].items()]]
-    by_time = good.sort_values("sim_seconds", kind="stable")
-    names = [str(name) for name in by_time.index]
-    seconds, scores = by_time["sim_seconds"].to_numpy(float), by_time[SCORE].to_numpy(float)
-    behind = highest - float(scores[0])
+    by_time = ordered.sort_values("sim_seconds", kind="stable")
+    good = by_time[highest - by_time[SCORE] <= margin]
+    names, seconds = [str(name) for name in good.index], good["sim_seconds"].to_numpy(float)
+    quicker = by_time[by_time["sim_seconds"] < seconds[0]]
+    open_ones = [str(name) for name, score in quicker[SCORE].items() if may_be_best(str(name), score)]
+    behind = score_text(highest - float(quicker.loc[open_ones[0], SCORE])) if open_ones else ""
     return Point(
         x=x,
         y=y,
         method=names[0],
         others=[name for name, own in zip(names, seconds, strict=True) if own <= _NEARLY * seconds[0]][1:],
         seconds=float(seconds[0]),
-        score=float(scores[0]),
-        settled=behind <= margin,
-        alone=any(no_worse(name, score) for name, score in alone.items()),
-        reason="" if behind <= margin else f"not told apart from {best}, whose mean is {score_text(behind)} higher",
+        score=float(good[SCORE].iloc[0]),
+        settled=not open_ones,
+        alone=any(may_be_best(name, score) for name, score in alone.items()),
+        reason=f"{open_ones[0]} is quicker; its mean is {behind} lower, but not told apart" if open_ones else "",
     )
 
 
@@ -199,7 +201,7 @@ def map_frame(shown: DecisionMap) -> pd.DataFrame:
                     "Shared with": "; ".join(point.others) or "–",
                     "Score": score_text(nan if point.score is None else point.score),
                     "Time": seconds_text(nan if point.seconds is None else point.seconds),
-                    "Training alone": "no worse" if point.alone else "–",
+                    "Training alone": "not worse" if point.alone else "–",
                     "Note": point.reason or "–",
                 }
             )

@@ -27,7 +27,7 @@ def x_title(key: str) -> str:
 
 
 def map_panel(sheet: Sheet, shown: DecisionMap) -> Spec:
-    """Draw a stripe a method at every point; faint where it is not settled, dots where training alone is no worse."""
+    """Draw a stripe a method at every point; faint where it is not settled, dots where alone is not worse."""
     columns, rows = shown.columns, shown.rows
     x = field("x:Q", title=x_title(shown.x), axis=_axis(columns), scale={"domain": [0, len(columns)], "nice": False})
     y = field("y:Q", title=None, axis=_axis(rows), scale={"domain": [0, len(rows)], "nice": False})
@@ -82,9 +82,9 @@ def _axis(values: Sequence[str]) -> Spec:
 def map_note(shown: DecisionMap) -> str:
     """Say how to read a map."""
     said = [
-        "At each point, the quickest of the methods whose score is within the margin of the best or not told apart "
-        "from it; stripes: others that are nearly as quick (within 10 %).",
-        "Faint: another has a better mean, but is not told apart."
+        "At each point, the quickest of the methods whose mean score is within the margin of the best; stripes: others "
+        "that are nearly as quick (within 10 %).",
+        "Faint: another is quicker and has a lower mean, but is not told apart."
         if any(not point.settled for point in shown.points)
         else "",
         "Blank: no method meets the conditions." if any(not point.method for point in shown.points) else "",
@@ -92,7 +92,7 @@ def map_note(shown: DecisionMap) -> str:
         "Times are those of the first seed.",
     ]
     if _sometimes_alone(shown):
-        said.append("Dots: training alone is no worse.")
+        said.append("Dots: training alone is not shown to be worse.")
     elif any(point.alone for point in shown.points):
-        said.append("Training alone is no worse anywhere on the map.")
+        said.append("Nowhere on the map is training alone shown to be worse.")
     return " ".join(filter(None, said))

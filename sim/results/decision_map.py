@@ -28,8 +28,8 @@ class Point:
     others: Sequence[str] = field(default_factory=list)  # Methods that share the point
     seconds: float | None = None  # Of a run of the method
     score: float | None = None
-    settled: bool = True  # Whether no other that meets the conditions has a mean that is better by more than the margin
-    alone: bool = False  # Whether training alone is no worse
+    settled: bool = True  # Whether no quicker method is left that has a lower mean, but is not told apart
+    alone: bool = False  # Whether training alone is not shown to be worse
     reason: str = ""  # Why there is no method, or why it is not settled
 
 

@@ -58,13 +58,14 @@ def test_the_quickest_of_those_that_are_not_worse_and_ties_share_a_point():
     assert all(point.settled and not point.reason for point in shown.points)
 
 
-def test_a_better_mean_that_is_not_told_apart_is_said():
+def test_a_quicker_method_that_is_not_told_apart_is_said_and_not_taken():
+    """V1 is .04 better on the mean of two seeds; FedAvg, which is quicker, gains .08 on one of them."""
     runs = study_of(SCORES | {("splitfed-v1", 1.0): 0.84}, seeds=(0, 1))
     noisy = runs["within_clinic_auc"] + 0.08 * ((runs["seed"] == 1) & (runs["strategy"] == "fedavg"))
     shown = decided(runs.assign(within_clinic_auc=noisy - 0.04 * (runs["strategy"] == "fedavg")))
     point = at(shown, "10", "ε = 1")
-    assert (point.method, point.settled) == (FEDAVG, False)
-    assert point.reason == f"not told apart from {V1}, whose mean is .040 higher"
+    assert (point.method, point.settled) == (V1, False)
+    assert point.reason == "FedAvg is quicker; its mean is .040 lower, but not told apart"
     assert "Faint" in map_note(shown)
 
 
