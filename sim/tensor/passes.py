@@ -82,7 +82,7 @@ class AutogradPass:
         self._tape = []
         tape = self._tape if self._per_sample else None
         self._outputs = forward(self._part, {**parameters, **self._leaves}, inputs, tape, masks, norms)
-        return self._outputs
+        return self._outputs.detach()
 
     def loss(self, y: Tensor, weights: Tensor) -> None:
         """Turn the outputs into the weighted loss."""

@@ -118,7 +118,7 @@ def test_a_label_can_do_nothing_in_csv_markdown_latex_or_html(tmp_path, suture, 
     assert "<script" not in page
     assert "<a " not in page
     assert "<code" not in page
-    assert page.count("<td") == 4
+    assert page.count("<td") == 5
 
     _, out, _ = suture("compare", study, "--at", "epsilon=2", "--format", "latex")
     assert "\\x" not in out.replace("\\textbackslash", "")
