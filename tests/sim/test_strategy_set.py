@@ -20,7 +20,8 @@ BASE = {
 
 
 def specs(*strategies, **change):
-    return expand(parse_scenario({**BASE, **change, "strategies": list(strategies)}, Path("/study")))
+    mapping = {**BASE, **change, "evaluation": {"reference": False}, "strategies": list(strategies)}
+    return expand(parse_scenario(mapping, Path("/study")))
 
 
 def test_a_key_that_is_set_holds_for_that_strategy_alone_and_is_not_swept_for_it():
