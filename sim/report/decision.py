@@ -190,7 +190,10 @@ def map_frame(shown: DecisionMap) -> pd.DataFrame:
             answer = (row, point.method, tuple(point.others), point.settled, "" if point.method else point.reason)
             if answer == before:
                 found[-1] |= {_short(shown.x): f"{found[-1][_short(shown.x)].partition(' to ')[0]} to {column}"}
-                found[-1]["Time"] = f"{found[-1]['Time'].partition(' to ')[0]} to {seconds_text(point.seconds or nan)}"
+                if point.method:
+                    found[-1]["Time"] = (
+                        f"{found[-1]['Time'].partition(' to ')[0]} to {seconds_text(point.seconds or nan)}"
+                    )
                 continue
             before = answer
             found.append(
