@@ -42,7 +42,7 @@ def test_a_value_is_scored_by_its_best_setting_on_each_seed(trials):
     table = tuning_points(trials, names)
     own = table[(table["series"] == "FedAvg") & (table["key"] == "train.learning-rate")]
     assert own["value"].tolist() == [0.1, 0.2, 0.4]
-    assert own["score"].tolist() == pytest.approx([(0.74 + 0.72) / 2, (0.80 + 0.78) / 2, (0.82 + 0.84) / 2])
+    assert own["validation_score"].tolist() == pytest.approx([(0.74 + 0.72) / 2, (0.80 + 0.78) / 2, (0.82 + 0.84) / 2])
     assert own["best"].tolist() == [False, False, True]
     assert own["chosen"].tolist() == [0.0, 0.0, 1.0]
 
