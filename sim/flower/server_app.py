@@ -71,4 +71,4 @@ def _tell_scores(job: Job, federation: Federation, model: Parameters) -> None:
         print("each clinic keeps parts of its own, which no message carries: there is no one model to evaluate here")
         return
     scores = Evaluator(job.network, federation.test, unseen=federation.unseen).evaluate(model).pooled
-    print("held-out records, pooled: " + ", ".join(f"{name} {value:.6f}" for name, value in scores.items()))
+    print("held-out records: " + ", ".join(f"{name} {value:.6f}" for name, value in scores.items()))
