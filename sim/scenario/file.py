@@ -29,7 +29,7 @@ from sim.scenario.overrides import parsed_override, replaced
 from sim.scenario.privacy import Privacy
 from sim.scenario.shape import DEEPEST, shape_problems
 from sim.scenario.study import Availability, ClinicGroup, GroupColumn, Scoring, Server, Straggler, Strategy, Train
-from sim.scenario.tune import Tune, key_faults, tune_problems, tuned_in, way_to, without_tuned
+from sim.scenario.tune import Tune, flat, key_faults, tune_problems, tuned_in, way_to, without_tuned
 
 _Checked = TypeVar("_Checked", bound=Section)
 _NAME: Final = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9._-]{0,63}")
@@ -111,7 +111,7 @@ class Scenario(Section):
     def _hold_first_swept_values(cls, written: Any) -> Any:
         if not isinstance(written, Mapping) or not isinstance(written.get("sweep"), Mapping):
             return written
-        held = {**written, "sweep": _flat(written["sweep"])}
+        held = {**written, "sweep": flat(written["sweep"])}
         for key, values in held["sweep"].items():
             if ".".join(key.split(".")[:2]) in _SWEPT_KEYS and isinstance(values, list | tuple) and values:
                 with suppress(ValueError):  # what is no table is reported as such
@@ -235,19 +235,9 @@ def validated(
         raise ScenarioError(problem_lines(error, label, _MODELS, swept)) from None
 
 
-def _flat(sweep: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in sweep.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{key}.{rest}": values for rest, values in _flat(value).items()}
-        else:
-            flat[key] = value
-    return flat
-
-
 def _swept_in(mapping: Mapping[str, Any]) -> dict[str, Any]:
     sweep = mapping.get("sweep")
-    return _flat(sweep) if isinstance(sweep, Mapping) else {}
+    return flat(sweep) if isinstance(sweep, Mapping) else {}
 
 
 def _holds(mapping: Mapping[str, Any], keys: Sequence[str]) -> bool:

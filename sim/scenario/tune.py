@@ -110,12 +110,12 @@ class Tune(Section):
         return [{**point, **draw} for point in grid for draw in joint]
 
 
-def flat(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a table with dotted keys; a range stays one value."""
+def flat(table: Mapping[str, Any], whole: Collection[str] = ()) -> dict[str, Any]:
+    """Return a table with dotted keys; a table with one of the keys in ``whole`` stays one value."""
     found: dict[str, Any] = {}
     for key, value in table.items():
-        if isinstance(value, Mapping) and not {"low", "high", "trials"} & value.keys():
-            found |= {f"{key}.{rest}": own for rest, own in flat(value).items()}
+        if isinstance(value, Mapping) and value.keys().isdisjoint(whole):
+            found |= {f"{key}.{rest}": own for rest, own in flat(value, whole).items()}
         else:
             found[key] = value
     return found
@@ -124,7 +124,7 @@ def flat(table: Mapping[str, Any]) -> dict[str, Any]:
 def tuned_in(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """Return the tuned keys of a scenario's tables, dotted, with what is written for each."""
     table = mapping.get("tune")
-    written = flat(table) if isinstance(table, Mapping) else {}
+    written = flat(table, ("low", "high", "trials")) if isinstance(table, Mapping) else {}
     return {key: value for key, value in written.items() if key not in _SETTINGS}
 
 
