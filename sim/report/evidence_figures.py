@@ -204,7 +204,7 @@ def _elsewhere(table: pd.DataFrame) -> Figure:
     return Figure(
         name="elsewhere",
         title="At clinics that took no part in training",
-        note="Each clinic was left out in turn. Bars: 95 % intervals over its patients; diamonds: mean over clinics "
+        note="Of clinics by models that they took no part in training. Bars: 95 % intervals over its patients; diamonds: mean over clinics "
         "(random effects) with its interval; last: where 95 % of other such clinics are expected. From five clinics "
         f"on.{few}",
         description=f"A forest plot of the AUC at {len(worst)} clinics. Means: {means or 'too few clinics'}.",
