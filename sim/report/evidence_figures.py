@@ -204,9 +204,9 @@ def _elsewhere(table: pd.DataFrame) -> Figure:
     return Figure(
         name="elsewhere",
         title="At clinics that took no part in training",
-        note="No model trained with the clinic that it is scored on. Bars: 95 % intervals over its patients; diamonds: mean "
-        "over clinics (random effects) with its interval; last: where 95 % of other such clinics are expected. From five "
-        f"clinics on.{few}",
+        note="No model trained with the clinic that it is scored on. Bars: 95 % intervals over its patients; diamonds: "
+        "mean over clinics (random effects) with its interval; last: where 95 % of other such clinics are expected. "
+        f"From five clinics on.{few}",
         description=f"A forest plot of the AUC at {len(worst)} clinics. Means: {means or 'too few clinics'}.",
         table="elsewhere",
         panels=[partial(forest_panel, clinics=[*worst[:_MOST], *summaries])],
