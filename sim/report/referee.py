@@ -45,8 +45,8 @@ def remarks(runs: pd.DataFrame, predictions: pd.DataFrame, rounds: pd.DataFrame)
         fell = score_text(max(improving.values()))
         yield (
             f"{few(list(improving))} {verb} still improving when training ended (in the last fifth of the rounds the "
-            f"mean loss was {'up to ' if len(improving) > 1 else ''}{fell} lower than in the fifth before): more rounds "
-            "may do better."
+            f"mean loss was {'up to ' if len(improving) > 1 else ''}{fell} lower than in the fifth before): more "
+            "rounds may do better."
         )
 
 
