@@ -71,12 +71,15 @@ def compare(
         print(as_text(comparison, form.value), end="")
         return
     console = wide_console()
-    kind = intervals_of(comparison.means)
+    known = comparison.differences["half_width"].notna()
+    kind = intervals_of(comparison.means, held_out)
+    pairs = f"Differences are from {comparison.best}; " + (
+        "their intervals hold together for all pairs." if known.any() else "one seed alone gives them no interval."
+    )
     caption = (
-        f"± is half the width of the 95 % interval {kind}. Differences are from {comparison.best}; their intervals "
-        "hold together for all pairs."
+        f"± is half the width of the 95 % interval {kind}. {pairs}"
         if kind
-        else "There is one seed and no prediction, so that no interval is known."
+        else "There is one seed, so that no interval of this metric is known."
     )
     frame = readable(comparison)
     frame.columns = [*frame.columns[:-2], "Difference", "Verdict"]

@@ -157,6 +157,7 @@ class _Study:
             told=f"{title(self.best)} {self._mean(top)}",
             title=title(self.best),
             cost=title(self.cost),
+            extreme="highest" if self.sign < 0 else "lowest",
             is_score=self.is_score,
             margin=score_text(self.margin).rstrip("0") if self.best.endswith(_SCORES[:-1]) else "",
             as_good=others,

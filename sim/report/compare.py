@@ -71,10 +71,12 @@ class Comparison:
         gain = self.differences["mean"] * (1 if higher_is_better(self.metric) else -1)
         said = self.differences["verdict"]
         known = self.differences["half_width"].notna()
+        same = (said == Verdict.EQUAL) & (self.differences[["mean", "half_width"]] == 0).all(axis=1)
         kinds = {
             "worse": (said == Verdict.APART) & (gain < 0),
             "better": (said == Verdict.APART) & (gain > 0),
-            "equal": said == Verdict.EQUAL,
+            "same": same,
+            "equal": (said == Verdict.EQUAL) & ~same,
             "open": (said == Verdict.OPEN) & known,
             "unknown": ~known,
         }
@@ -289,12 +291,14 @@ def readable(comparison: Comparison) -> pd.DataFrame:
                 "–" if math.isnan(difference) else _number(difference, width)
                 for difference, width in zip(table["difference"], table["difference_half_width"], strict=True)
             ],
-            "Verdict": list(map(_told, table["verdict"], table["difference"] * sign)),
+            "Verdict": list(map(_told, table["verdict"], table["difference"] * sign, table["difference_half_width"])),
         }
     )
 
 
-def _told(said: object, gain: float) -> str:
+def _told(said: object, gain: float, half_width: float) -> str:
     if said is Verdict.APART:
         return "better" if gain > 0 else "worse"
+    if gain == half_width == 0:
+        return "the same"
     return str(said) if isinstance(said, Verdict) else "–"

@@ -15,7 +15,7 @@ from sim.results.reading import read_json
 from sim.results.schema import checked
 from sim.results.store import STUDY_FILE, read_record, read_run_tables
 
-__all__ = ["HeldOut", "evidence_of", "held_out_of", "read_held_out"]
+__all__ = ["NOT_KNOWN", "HeldOut", "evidence_of", "held_out_of", "read_held_out"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +29,16 @@ class HeldOut:
     # What was worked out, by metric and groups of runs: tables, charts and words ask for the same
     kept: dict[tuple[object, ...], Evidence] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def dealt_anew(self) -> float:
+        """The ratio by which intervals over seeds alone are widened; 0 where no seed deals the patients of another."""
+        return self.ratio if self.same_patients else 0.0
+
 
 MARGIN: Final = 0.01
 _KEPT_ROWS: Final = 1_000_000
 """Of more predictions nothing is kept, since it would take too much memory."""
-_NOT_KNOWN: Final = HeldOut(predictions=pd.DataFrame(), ratio=0.5, same_patients=True, margin=MARGIN)
+NOT_KNOWN: Final = HeldOut(predictions=pd.DataFrame(), ratio=0.5, same_patients=True, margin=MARGIN)
 """What is taken where there is nothing but a table of runs: that a third of the same records is held out."""
 
 
@@ -76,12 +81,12 @@ def evidence_of(runs: pd.DataFrame, by: str, metric: str, held_out: HeldOut | No
     by : str
         Column that names the groups.
     """
-    known = held_out or _NOT_KNOWN
+    known = held_out or NOT_KNOWN
     models = runs[["run_id", by, "seed"]].rename(columns={by: "method"})
     if metric in SCORED and len(known.predictions):
         return _kept(models, metric, known)
     values = runs.groupby([by, "seed"], sort=False, observed=True)[metric].mean().reset_index()
-    return from_values(values.rename(columns={by: "method"}), metric, known.ratio if known.same_patients else 0.0)
+    return from_values(values.rename(columns={by: "method"}), metric, known.dealt_anew)
 
 
 def _kept(models: pd.DataFrame, metric: str, known: HeldOut) -> Evidence:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from sim.foundation.text import listed
-from sim.report.held_out import HeldOut
+from sim.report.held_out import NOT_KNOWN, HeldOut
 from sim.report.summary import PREVALENCE
 from sim.results.columns import is_tuned
 from sim.scenario.spec import TUNED
@@ -13,13 +13,14 @@ from sim.scenario.spec import TUNED
 __all__ = ["intervals_of", "scope", "tuning_of"]
 
 
-def intervals_of(means: pd.DataFrame) -> str:
+def intervals_of(means: pd.DataFrame, held_out: HeldOut | None) -> str:
     """Say what the intervals of a table of means are of; see :func:`sim.inference.differences.estimates`."""
     patients, several = means["patients"].notna().any(), (means["n"] > 1).any()
     if patients:
         return "over other patients of these clinics" + (" and over seeds" if several else ", for one seed alone")
     if several:
-        return "over seeds, widened because these deal the same patients anew (Nadeau & Bengio 2003)"
+        widened = ", widened because these deal the same patients anew (Nadeau & Bengio 2003)"
+        return "over seeds" + (widened if (held_out or NOT_KNOWN).dealt_anew else "")
     return ""
 
 
@@ -40,11 +41,12 @@ def scope(
         Whether whole clinics were held out, so that there is something to say about other hospitals.
     """
     said = [tuning_of(runs)]
-    if len(means) and (kind := intervals_of(means)):
+    several = len(means) > 0 and (means["n"] > 1).any()
+    if len(means) and (kind := intervals_of(means, held_out)):
         pairs = "all pairs" if levels == 1 else "all pairs at one level"
-        together = f"; those of differences hold together for {pairs}" if len(means) > 2 * levels else ""
+        together = f"; those of differences hold together for {pairs}" if several and len(means) > 2 * levels else ""
         said.append(f"The 95 % intervals are {kind}{together}.")
-    if len(means) and (means["n"] > 1).any() and (held_out is None or held_out.same_patients):
+    if several and (held_out is None or held_out.same_patients):
         said.append("More seeds bring no more patients.")
     if not others:
         said.append("Nothing is said about hospitals that took no part.")

@@ -150,7 +150,16 @@ def test_of_what_is_as_good_the_cheapest_is_taken():
     assert "FedProx is equal to it within .01 at the least simulated time." in advice.paragraph
     by_traffic = ranked(*alike, cost="bytes_up")
     assert (by_traffic.best, by_traffic.as_good) == ("FedAvg", ("FedProx",))
-    assert "Equal as well, with more traffic up: FedProx." in by_traffic.paragraph
+    assert "Equal as well, with no less traffic up: FedProx." in by_traffic.paragraph
+
+
+def test_the_best_of_a_loss_is_called_the_lowest_and_no_margin_is_named_where_there_is_none():
+    losses = [rows("fedavg", [0.5] * 3, 2.0, 3.0, loss=0.4), rows("fedprox", [0.5] * 3, 2.0, 3.0, loss=0.4)]
+    said = ranked(*losses, rows("split", [0.5] * 3, 1.0, 3.0, "vanilla", loss=0.7), best="loss").paragraph
+    assert "It has the lowest log loss, and none that equals it takes less simulated time." in said
+    assert "Equal as well, with no less simulated time: FedProx." in said  # as much
+    brier = [rows("fedavg", [0.5] * 3, 2.0, 3.0, brier=0.1), rows("split", [0.5] * 3, 1.0, 3.0, "vanilla", brier=0.3)]
+    assert "It has the lowest Brier score, and no other is shown to equal it" in ranked(*brier, best="brier").paragraph
 
 
 def test_what_cannot_be_told_is_said_and_not_taken_for_equal():

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,8 @@ from scipy import stats
 from support import call_suture
 
 from sim.foundation.problems import ScenarioError
-from sim.report.compare import as_text, compare
+from sim.report.compare import as_text, compare, readable
+from sim.report.held_out import HeldOut
 from sim.results.store import as_table
 
 RNG = np.random.default_rng(5)
@@ -173,6 +175,32 @@ def test_csv_markdown_and_latex_hold_the_same_groups():
     assert all(line.count("|") - line.count("\\|") == 6 for line in markdown[:20])
     assert as_text(found, "latex").count("\\\\") >= 18
     assert "a|b\\_c" in as_text(found, "latex")
+
+
+@pytest.mark.parametrize("metric", ["auc", "loss", "sim_seconds"])
+def test_methods_that_are_the_same_on_every_seed_are_not_told_apart_by_a_margin(metric):
+    table = runs(sim_seconds=1.0)
+    table = table[table["strategy"] != "splitfed-v1"]
+    twin = table[table["strategy"] == "split"].assign(strategy="fedprox", cut="")
+    found = compare(
+        pd.concat([table, twin.assign(run_id="t" + twin["run_id"])]), ["strategy", "cut"], metric, {"epsilon": "8"}
+    )
+    same = [*found.differences.loc[(found.differences[["mean", "half_width"]] == 0).all(axis=1), "group"]]
+    verb = "have" if len(same) > 1 else "has"
+    assert f"{' and '.join(same)} {verb} the same on every seed." in found.finding()
+    assert "equal" not in found.finding()
+    assert [*readable(found)["Verdict"]].count("the same") == len(same) > 0
+
+
+def test_intervals_over_seeds_are_said_to_be_widened_only_where_they_are():
+    made_up = HeldOut(predictions=pd.DataFrame(), ratio=0.5, same_patients=False, margin=0.01)
+    found = compare(runs(), ["strategy", "cut"], "auc", {"epsilon": "8"}, made_up)
+    best = SCORES["split", "vanilla"] - 0.1 / 8
+    mean = found.means.set_index("group").loc[found.best]
+    assert mean["half_width"] == pytest.approx(half_width(best, 0.0))
+    assert "The 95 % intervals are over seeds; those of differences hold together" in found.scope
+    same = compare(runs(), ["strategy", "cut"], "auc", {"epsilon": "8"}, replace(made_up, same_patients=True))
+    assert "over seeds, widened because these deal the same patients anew" in same.scope
 
 
 def test_the_command_reads_the_table_of_a_study(tmp_path, capsys):

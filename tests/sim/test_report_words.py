@@ -79,9 +79,11 @@ def test_what_was_tuned_is_said_and_what_was_not():
 
 def test_one_seed_and_seeds_with_their_own_patients():
     [(_, one), (_, scope)] = said(replace(CLEAR, seeds=1), ["fedavg", "split"])
-    assert "Nothing can be concluded about Split learning: they share fewer than two seeds with it." in one
+    assert "Nothing can be concluded about Split learning: it shares fewer than two seeds with it." in one
     assert "The 95 % intervals are over other patients of these clinics, for one seed alone." in scope
     assert "More seeds" not in scope
+    alone = replace(CLEAR, seeds=1, aucs=(0.9, 0.8, 0.7))
+    assert "hold together" not in said(alone, ["fedavg", "split", "local"])[-1][1]  # one seed gives no differences
     made = study(replace(CLEAR, fresh=True), ["fedavg", "split"])
     fresh = replace(made, held_out=replace(made.held_out, same_patients=False))
     assert "More seeds" not in conclusions(fresh)[-1][1]
