@@ -1,15 +1,16 @@
-"""What an attack is: it plays one adversary, looks at what that adversary sees of a run, and measures what it learns.
+"""What an attack is: it plays an adversary, takes what that adversary sees of a run, and measures what it learns.
 
-An attack that fails proves nothing; one that succeeds shows what is lost at least.
+An attack that fails proves nothing; one that succeeds shows what is lost at least. Some look on while a run is trained
+(:class:`Observer`); others have the finished run in hand and train what they like (:class:`Target`).
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Protocol
 
 from sim.data.federation import Federation
 from sim.foundation.plugins import loaded, registered
@@ -20,10 +21,21 @@ from sim.models import Parameters
 from sim.plan.plan import Plan
 from sim.privacy.ledger import Adversary
 from sim.results.columns import COLUMNS, UNITS, unit_of
+from sim.scenario.lookup import ATTACKS
 
-__all__ = ["Attack", "AttackError", "Finding", "Observer", "attack_of", "attacks_on"]
+__all__ = [
+    "Attack",
+    "AttackError",
+    "Finding",
+    "Observer",
+    "Scalars",
+    "Target",
+    "Train",
+    "attack_of",
+    "attacks_on_every_run",
+]
 
-ATTACKS: Final = "suture.attacks"
+Scalars = Mapping[str, bool | int | float | str]
 
 
 class AttackError(SutureError, ValueError):
@@ -44,9 +56,13 @@ class Finding:
     chance : float
         What guessing would give; NaN where nothing is guessed.
     low, high : float
-        Confidence interval; NaN without one.
+        Confidence interval of 95 %; NaN without one.
+    bound : float
+        What no attack exceeds, by the epsilon that is claimed; NaN where that bounds nothing.
     clinic : str
         The clinic whose records alone it is about; empty for all.
+    adversary : {"model-user", "peer-clinic", "server"}, optional
+        Who finds it; the attack's own adversary unless said.
     """
 
     measure: str
@@ -54,7 +70,9 @@ class Finding:
     chance: float = math.nan
     low: float = math.nan
     high: float = math.nan
+    bound: float = math.nan
     clinic: str = ""
+    adversary: Adversary | None = None
 
     @property
     def unit(self) -> str:
@@ -100,9 +118,51 @@ class Observer(ABC):
         """
 
 
+class Train(Protocol):
+    """Trains the run's method anew."""
+
+    def __call__(self, federations: Sequence[Federation], observers: Sequence[Observer] = ()) -> list[Parameters]:
+        """Train on each of several federations, as lanes of one program, and return the final models in that order.
+
+        Parameters
+        ----------
+        federations : sequence of Federation
+            Of the same clinics with as many training records each. The run's settings and seed hold for all: initial
+            values are public. Noise and secret batches are drawn anew.
+        observers : sequence of Observer, optional
+            One a federation, shown what the attack's adversary sees of its training; nothing is asked of its
+            ``findings``.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Target:
+    """A finished run in an attacker's hands.
+
+    Attributes
+    ----------
+    plan : Plan
+    federation : Federation
+        The run's records; what of them the adversary may know is the attack's to say.
+    model : dict of str to Tensor
+        The final one: ``[1, *shape]``, or ``[clinic, *shape]`` where every clinic has its own.
+    options : mapping of str to scalar
+        The attack's, each with a value.
+    train : callable
+        See :class:`Train`.
+    """
+
+    plan: Plan
+    federation: Federation
+    model: Parameters
+    options: Scalars
+    train: Train
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Attack:
-    """An attack as the study's runner knows it.
+    """An attack as the study's runner knows it: it either begins an observer, or is carried out on the finished run.
 
     Attributes
     ----------
@@ -112,24 +172,43 @@ class Attack:
     adversary : {"model-user", "peer-clinic", "server"}
     uses : str
         The records that its findings are an exact statistic of, in words.
-    begin : callable
-        Makes the observer of one run from its plan and its records.
+    begin : callable, optional
+        Makes the observer of one run from its plan, its records and, where it has any, the options.
+    carry_out : callable, optional
+        Attacks a finished run.
     applies : callable
         Whether there is something to attack in a job.
+    on_every_run : bool
+        Whether it is made within every run without being named in ``[[attacks]]``.
+    options : mapping of str to scalar
+        Its keys in ``[[attacks]] options``, with their defaults.
     columns : mapping of str to str
-        By measure, its column in ``runs.parquet`` and, for findings by clinic, in ``clinics.parquet``; it ends in the
-        measure's unit.
+        Of one made on every run, by measure: its column in ``runs.parquet`` and, for findings by clinic, in
+        ``clinics.parquet``; it ends in the measure's unit.
     """
 
     name: str
     sentence: str
     adversary: Adversary
     uses: str
-    begin: Callable[[Plan, Federation], Observer]
+    begin: Callable[..., Observer] | None = None
+    carry_out: Callable[[Target], Iterable[Finding]] | None = None
     applies: Callable[[Job], bool] = lambda job: True
+    on_every_run: bool = False
+    options: Scalars = field(default_factory=dict)
     columns: Mapping[str, str] = field(default_factory=dict)
 
+    def observer(self, plan: Plan, federation: Federation, options: Scalars) -> Observer | None:
+        """Return an observer of one run; None for an attack on the finished run."""
+        if self.begin is None:
+            return None
+        return (
+            self.begin(plan, federation, {**self.options, **options}) if self.options else self.begin(plan, federation)
+        )
+
     def __post_init__(self) -> None:
+        if (self.begin is None) == (self.carry_out is None):
+            raise AttackError(f"{self.name}: give either begin or carry_out")
         for measure, column in self.columns.items():
             if column in COLUMNS or unit_of(column) is None or unit_of(column) != unit_of(measure):
                 raise AttackError(f'{self.name}: column "{column}" must be new and end in the unit of "{measure}"')
@@ -152,6 +231,6 @@ def attack_of(name: str) -> Attack:
     return found
 
 
-def attacks_on(further: Iterable[str] = ()) -> list[Attack]:
-    """Return all registered attacks, and further ones by import path."""
-    return [attack_of(name) for name in dict.fromkeys((*registered(ATTACKS), *further))]
+def attacks_on_every_run() -> list[Attack]:
+    """Return the registered attacks that need not be named."""
+    return [attack for attack in map(attack_of, registered(ATTACKS)) if attack.on_every_run]

@@ -78,5 +78,6 @@ ATTACK = Attack(
     adversary="model-user",
     uses="training and held-out records, exact: the losses of single records are compared",
     begin=Membership,
+    on_every_run=True,
     columns={"auc": "membership_auc"},
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sim.attacks.attack import Attack, AttackError, Finding, Observer
+from sim.attacks.attack import Attack, AttackError, Finding, Observer, Scalars
 from sim.data.federation import Federation
 from sim.methods.job import Job
 from sim.methods.messages import Instruction, Reply
@@ -28,6 +28,13 @@ class Observation:
     plan : Plan
     federation : Federation
         Whose records the run trains on.
+    options : sequence of mapping, optional
+        Of each attack.
+
+    Attributes
+    ----------
+    at_work : list of (Attack, Observer)
+        Of those that look on.
 
     Raises
     ------
@@ -35,48 +42,60 @@ class Observation:
         If an attack by the model user wants to see more than the final model.
     """
 
-    def __init__(self, attacks: Sequence[Attack], plan: Plan, federation: Federation) -> None:
+    def __init__(
+        self, attacks: Sequence[Attack], plan: Plan, federation: Federation, options: Sequence[Scalars] | None = None
+    ) -> None:
         job = plan.job
         self._attacks = attacks
-        self._at_work = [(attack, attack.begin(plan, federation)) for attack in attacks if attack.applies(job)]
-        for attack, observer in self._at_work:
-            if attack.adversary == "model-user" and (_looks(observer, "round") or _looks(observer, "message")):
+        self.at_work = [
+            (attack, observer)
+            for attack, own in zip(attacks, options or [{}] * len(attacks), strict=True)
+            if attack.applies(job) and (observer := attack.observer(plan, federation, own)) is not None
+        ]
+        for attack, observer in self.at_work:
+            if attack.adversary == "model-user" and (looks(observer, "round") or looks(observer, "message")):
                 raise AttackError(f"{attack.name}: the model user sees the final model alone; name another adversary")
-        self._names = {attack.adversary: _visible(job, attack.adversary) for attack in attacks}
+        self._names = {attack.adversary: visible(job, attack.adversary) for attack in attacks}
 
     @property
     def listens(self) -> bool:
         """Whether an attack looks at messages."""
-        return any(_looks(observer, "message") for _, observer in self._at_work)
+        return any(looks(observer, "message") for _, observer in self.at_work)
 
     def round(self, server_round: int, model: Parameters) -> None:
         """Show the model of a round."""
-        for attack, observer in self._at_work:
+        for attack, observer in self.at_work:
             names = self._names[attack.adversary]
-            if names and _looks(observer, "round"):
+            if names and looks(observer, "round"):
                 observer.round(server_round, {name: value for name, value in model.items() if name in names})
 
     def message(self, instruction: Instruction, reply: Reply) -> None:
         """Show an instruction and its reply."""
-        for attack, observer in self._at_work:
-            if attack.adversary == "server":
-                observer.message(instruction, reply)
-            elif attack.adversary == "peer-clinic":
-                for lane, clinic in enumerate(instruction.clinics):
-                    observer.message(instruction.of_lanes([lane]), reply.of_clinic(clinic))
+        for attack, observer in self.at_work:
+            show_message(observer, attack.adversary, instruction, reply)
 
     def found(self, model: Parameters) -> Findings:
         """Show the final model, and collect what was found."""
-        by_attack = [(attack, tuple(observer.findings(model))) for attack, observer in self._at_work]
+        by_attack = [(attack, tuple(observer.findings(model))) for attack, observer in self.at_work]
         columns = [column for attack in self._attacks for column in attack.columns.values()]
         return Findings(columns, [(attack, findings) for attack, findings in by_attack if findings])
 
 
-def _looks(observer: Observer, at: str) -> bool:
+def show_message(observer: Observer, adversary: Adversary, instruction: Instruction, reply: Reply) -> None:
+    """Show an instruction and its reply as an adversary sees them."""
+    if adversary == "server":
+        observer.message(instruction, reply)
+    elif adversary == "peer-clinic":
+        for lane, clinic in enumerate(instruction.clinics):
+            observer.message(instruction.of_lanes([lane]), reply.of_clinic(clinic))
+
+
+def looks(observer: Observer, at: str) -> bool:
+    """Whether an observer wants to see rounds, or messages."""
     return getattr(type(observer), at) is not getattr(Observer, at)
 
 
-def _visible(job: Job, adversary: Adversary) -> frozenset[str]:
+def visible(job: Job, adversary: Adversary) -> frozenset[str]:
     """Return the names of the parameters that an adversary sees after a round."""
     if adversary == "model-user" or adversary not in job.protocol.sees_model:
         return frozenset()

@@ -162,5 +162,6 @@ ATTACK = Attack(
     uses="rows and features of training and of held-out records, exact",
     begin=Reconstruction,
     applies=lambda job: job.protocol.topology != "whole",
+    on_every_run=True,
     columns={"r2": "smashed_reconstruction_r2"},
 )

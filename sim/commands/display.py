@@ -40,4 +40,6 @@ def shown_progress(console: Console) -> Iterator[Progress]:
                 name = " ".join(filter(None, (row["strategy"], row["cut"], f"seed {row['seed']}")))
                 bar.console.print(f"[red]failed[/red] {row['run_id']} {escape(name)}: {escape(str(row['error']))}")
 
-        yield Progress(partial(begin, "runs"), finished, tuning=partial(begin, "trials"))
+        yield Progress(
+            partial(begin, "runs"), finished, tuning=partial(begin, "trials"), attacking=partial(begin, "attacked runs")
+        )

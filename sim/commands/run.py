@@ -70,6 +70,7 @@ def _run(
     from sim.results.store import older_runs, writing_to
     from sim.results.study_log import note_command
     from sim.scenario import load_scenario
+    from sim.study.attacking import attack_study
     from sim.study.runner import Chosen, run_study
     from sim.study.tuning import tuned
 
@@ -87,6 +88,7 @@ def _run(
             trials = planned_trials(file, overrides, only)
             plans, ids, tuning = tuned(scenario, plans, trials, out, engine, progress)
         table = run_study(plans, ids, out, engine, progress, fail_fast, tuning=tuning)
+        attack_study(plans, scenario.attacks, out, engine, progress)
     with writing_to(folder):
         study = mapped(read_results(folder), folder)
         shown = gallery(study)

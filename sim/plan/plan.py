@@ -114,6 +114,13 @@ class Plan:
         key = run_key(spec.digest, self.job.facts)
         return replace(self, spec=spec, job=replace(self.job, spec=spec.model_copy(update={"train": train}), key=key))
 
+    def on(self, facts: Facts) -> Plan:
+        """Return this plan for other records of the same clinics, as many at each.
+
+        What is drawn from the run's key, noise and secret batches, is another draw's.
+        """
+        return replace(self, job=replace(self.job, facts=facts, key=run_key(self.spec.digest, facts)))
+
     @property
     def note(self) -> str:
         """What a reader should know of who comes back; empty if somebody does in every round."""

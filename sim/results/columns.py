@@ -33,7 +33,8 @@ NOISE_KEYS: Final = ("privacy.epsilon", "privacy.noise-multiplier")
 """Swept keys that only change how much noise is added: a curve runs along them."""
 UNITS: Final = {
     "auc": (0.0, 1.0), "accuracy": (0.0, 1.0), "rate": (0.0, 1.0), "advantage": (-1.0, 1.0), "r2": (-math.inf, 1.0),
-    "error": (0.0, math.inf), "records": (0.0, math.inf),
+    "error": (0.0, math.inf), "records": (0.0, math.inf), "tpr": (0.0, 1.0), "share": (0.0, 1.0),
+    "correlation": (-1.0, 1.0), "ssim": (-1.0, 1.0), "psnr": (-math.inf, math.inf), "epsilon": (0.0, math.inf),
 }  # fmt: skip
 """What attacks measure, by the last word of the measure's or the column's name: least and largest value."""
 _MEASURE: Final = re.compile(rf"(?:[a-z][a-z0-9_]{{0,63}}_)?({'|'.join(UNITS)})")

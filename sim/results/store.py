@@ -196,6 +196,18 @@ def moved_in(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def append_line(study_folder: Path, name: str, value: Mapping[str, Any]) -> None:
+    """Add a line to a file of JSON lines; what a killed process left of one is cut off."""
+    line = json.dumps(to_plain(value), allow_nan=False) + "\n"
+    with writing_to(study_folder), (study_folder / name).open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(line.encode())
+
+
 def read_record(folder: Path, run_id: str | None = None) -> dict[str, Any]:
     """Read a run's ``run.json``.
 

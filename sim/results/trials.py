@@ -7,9 +7,7 @@ chosen``.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sim.results import reading
 from sim.results.kinds import Amount, Bound, RunId, Share, Text
-from sim.results.store import moved_in, to_plain, writing_to
+from sim.results.store import append_line, moved_in, writing_to
 
 TRIALS_LOG, TRIALS_TABLE = "trials.jsonl", "trials.parquet"
 Row = dict[str, Any]
@@ -39,15 +37,8 @@ class TrialLine(BaseModel):
 
 
 def note_trial(study_folder: Path, row: Mapping[str, Any]) -> None:
-    """Add how a trial ended; what a killed process left of a line is cut off."""
-    line = json.dumps(to_plain({key: row[key] for key in TrialLine.model_fields}), allow_nan=False) + "\n"
-    with writing_to(study_folder), (study_folder / TRIALS_LOG).open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
-        file.write(line.encode())
+    """Add how a trial ended."""
+    append_line(study_folder, TRIALS_LOG, {key: row[key] for key in TrialLine.model_fields})
 
 
 def read_trials(study_folder: Path) -> dict[str, Row]:

@@ -1,6 +1,7 @@
 """The scenario file: settings by table, sweeps, overrides, and the runs that they make."""
 
 from sim.foundation.problems import ScenarioError
+from sim.scenario.attacks import AttackTable
 from sim.scenario.base import Scalar
 from sim.scenario.data import Csv, DataFile, DataSpec, HeartDisease, Npz, Parquet, Synthetic, TableFile
 from sim.scenario.file import Scenario, load_scenario, name_of_a_folder, overridden, parse_scenario, validated
@@ -10,6 +11,7 @@ from sim.scenario.study import ClinicGroup, Cut, GroupColumn, Scoring, Server, S
 from sim.scenario.tune import Range, Tune
 
 __all__ = [
+    "AttackTable",
     "ClinicGroup",
     "Csv",
     "Cut",

@@ -22,6 +22,7 @@ from pydantic import (
 
 from sim.foundation.files import status
 from sim.foundation.problems import ScenarioError, problem_lines, show, suggest
+from sim.scenario.attacks import AttackTable
 from sim.scenario.base import SCALARS, Section, SweptValues, unique
 from sim.scenario.data import Csv, DataSpec, HeartDisease, Npz, Parquet, Synthetic
 from sim.scenario.model import Model
@@ -92,6 +93,7 @@ class Scenario(Section):
     strategies: Annotated[tuple[Strategy, ...], Field(min_length=1)]
     sweep: dict[Annotated[str, AfterValidator(_swept_key)], SweptValues] = Field(default_factory=dict)
     tune: Tune | None = None
+    attacks: tuple[AttackTable, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -158,6 +160,7 @@ _MODELS: Final[dict[tuple[str, ...], type[Section]]] = {
     ("privacy",): Privacy,
     ("strategies",): Strategy,
     ("tune",): Tune,
+    ("attacks",): AttackTable,
 }
 
 

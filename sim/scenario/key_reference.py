@@ -32,8 +32,9 @@ _TABLES: Final = {
     "Straggler": "clinics.straggler",
     "Privacy": "privacy",
     "Strategy": "strategies",
+    "AttackTable": "attacks",
 }
-_LISTS: Final = ("clinics", "strategies", "evaluation.groups")
+_LISTS: Final = ("attacks", "clinics", "strategies", "evaluation.groups")
 _OPENING: Final = """# Scenario keys
 
 Every key of a scenario file, made from the models that check it (`suture schema --markdown`); `suture schema` prints

@@ -1,4 +1,4 @@
-"""What a scenario must know of the methods that it names, before anything heavy is loaded."""
+"""What a scenario must know of the methods and attacks that it names, before anything heavy is loaded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 from sim.foundation.plugins import loaded, registered
-from sim.foundation.problems import suggest
+from sim.foundation.problems import show, suggest
+from sim.scenario.base import is_number
 
 METHODS: Final = "suture.methods"
-"""The group of entry points."""
+ATTACKS: Final = "suture.attacks"
+"""The groups of entry points."""
 _FLOWER: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _OWN: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -21,6 +23,13 @@ class MethodFacts(Protocol):
     cuts: tuple[str, ...]  # Where it may cut the network
     takes: tuple[str, ...]  # Which of the keys `order`, `alternate` and `proximal-mu` it has
     options: Mapping[str, bool | int | float | str]  # Keys of its own, with their defaults
+
+
+class AttackFacts(Protocol):
+    """What a scenario asks of an attack; see :class:`sim.attacks.attack.Attack`."""
+
+    on_every_run: bool  # Whether it is made on every run, without being named
+    options: Mapping[str, bool | int | float | str]  # Its keys, with their defaults
 
 
 def is_flower_path(name: str) -> bool:
@@ -48,7 +57,36 @@ def method_facts(name: str) -> MethodFacts | None:
     raise ValueError(f'unknown strategy "{name}"; {suggest(name, tuple(registered(METHODS)))}')
 
 
+def attack_facts(name: str) -> AttackFacts:
+    """Return the facts of an attack by its name or import path.
+
+    Raises ``ValueError`` if there is no such attack.
+    """
+    if name not in registered(ATTACKS) and not is_own_path(name):
+        raise ValueError(f'unknown attack "{name}"; {suggest(name, tuple(registered(ATTACKS)))}')
+    found: AttackFacts = loaded(ATTACKS, name)
+    if not all(hasattr(found, fact) for fact in ("on_every_run", "options", "adversary")):
+        raise ValueError(f'"{name}" is no Attack; name the ATTACK of a module')
+    return found
+
+
 def example(key: str) -> str:
     """Name a registered method that cuts the network in every way and has a key, where one is asked for."""
     fits = (name for name in registered(METHODS) if key in ("cut", *loaded(METHODS, name).takes))
     return next(name for name in fits if key != "cut" or len(loaded(METHODS, name).cuts) > 1)
+
+
+def check_options(name: str, given: Mapping[str, object], known: Mapping[str, object]) -> None:
+    """Raise ``ValueError`` for the first option that a method or an attack does not have, or of another type."""
+    for key, value in given.items():
+        if not known:
+            raise ValueError(f"{name} takes none; remove them")
+        if key not in known:
+            raise ValueError(f"{name} has no option {show(key)}; {suggest(key, tuple(known))}")
+        if not _alike(value, known[key]):
+            raise ValueError(f"{key}: {show(value)} is of another type than its default, {show(known[key])}")
+
+
+def _alike(value: object, default: object) -> bool:
+    """Whether a value may stand in the place of a default: both numbers, or of one type."""
+    return is_number(value) if is_number(default) else type(value) is type(default)

@@ -9,6 +9,7 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "data": "The records: where they come from, how they stand at clinics, how they are prepared.",
         "model": "The network, and where it is cut.",
         "train": "How every strategy trains.",
+        "attacks": "What is tried against every run after it has ended, beside the attacks of every run.",
         "tune": "Keys that every method tunes on validation records, dotted, each with values or a range to try.",
         "evaluation": "How held-out records are scored.",
         "server": "The server's computer and link.",
@@ -156,6 +157,10 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "adaptive-quantile": "The clip of updates follows this quantile of their norms.",
         "adaptive-rate": "How fast it follows.",
         "adaptive-count-noise": "Standard deviation of the noise on how many updates are clipped.",
+    },
+    "attacks": {
+        "name": "One of Suture's, or an Attack of yours by import path.",
+        "options": "The attack's own keys.",
     },
     "strategies": {
         "name": "One of Suture's, a Method of yours by import path, or a Flower strategy by the path of its class.",

@@ -20,7 +20,7 @@ from sim.foundation.problems import show, suggest, unwritable
 from sim.foundation.units import Compute, Duration, Memory, Power, Rate, parse_compute
 from sim.scenario.base import Factor, Number, Scalar, Section, Sites, Whole, is_number, unique
 from sim.scenario.clinics import COMPUTERS, PROFILES, Behaviour, ServerResources
-from sim.scenario.lookup import example, is_own_path, method_facts
+from sim.scenario.lookup import check_options, example, is_own_path, method_facts
 from sim.scenario.model import placed_head
 
 Cut = Literal["vanilla", "u-shaped"]
@@ -324,17 +324,6 @@ class Strategy(Section):
     def _options_of_the_method(cls, options: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
         name = info.data.get("name")
         facts = name and method_facts(name)
-        known = facts.options if facts else {}
-        for key, value in options.items() if facts else ():
-            if not known:
-                raise ValueError(f"{name} takes none; remove them, or name a strategy by its import path")
-            if key not in known:
-                raise ValueError(f"{name} has no option {show(key)}; {suggest(key, tuple(known))}")
-            if not _alike(value, known[key]):
-                raise ValueError(f"{key}: {show(value)} is of another type than its default, {show(known[key])}")
+        if facts:
+            check_options(str(name), options, facts.options)
         return options
-
-
-def _alike(value: object, default: object) -> bool:
-    """Whether a value may stand in the place of a default: both numbers, or of one type."""
-    return is_number(value) if is_number(default) else type(value) is type(default)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from sim.data.folds import runs_of
 from sim.scenario import Scenario, load_scenario
+from sim.study.attacking import attack_study
 from sim.study.engines import InProcess, Workers
 from sim.study.planning import plan_runs, plan_trials
 from sim.study.runner import Chosen, Progress, run_study
 from sim.study.tuning import tuned
 
 
-def run(
-    scenario: Scenario | Path | str, out: Path | str = "results", jobs: int = 1, attacks: Sequence[str] = ()
-) -> pd.DataFrame:
+def run(scenario: Scenario | Path | str, out: Path | str = "results", jobs: int = 1) -> pd.DataFrame:
     """Run a study and return its table.
 
     Parameters
@@ -28,9 +26,6 @@ def run(
         The results folder; finished runs in it are not repeated.
     jobs : int
         Number of worker processes.
-    attacks : sequence of str
-        Import paths of attacks of your own, ``package.module:NAME``, which are made on each run beside the built-in
-        ones.
 
     Returns
     -------
@@ -41,8 +36,6 @@ def run(
     ------
     ScenarioError
         With every problem of the scenario.
-    AttackError
-        If there is no such attack.
     """
     checked = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     specs = runs_of(checked)
@@ -53,4 +46,6 @@ def run(
     tuning: dict[str, Chosen] = {}
     if checked.tune is not None:
         plans, ids, tuning = tuned(checked, plans, plan_trials(checked), Path(out), engine, silent)
-    return run_study(plans, ids, Path(out), engine, silent, attacks=attacks, tuning=tuning)
+    table = run_study(plans, ids, Path(out), engine, silent, tuning=tuning)
+    attack_study(plans, checked.attacks, Path(out), engine, silent)
+    return table

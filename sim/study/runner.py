@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from sim.attacks.attack import attacks_on
+from sim.attacks.attack import attacks_on_every_run
 from sim.attacks.observation import Findings, Observation
 from sim.data.federation import Federation, load_federation
 from sim.foundation.problems import FolderError, SutureError, told
@@ -70,11 +70,14 @@ class Progress:
         Called with each run's and each trial's row as it ends, whatever its status, and the seconds left.
     tuning : callable
         Called before trials as ``start`` is before runs; the seconds are those of both.
+    attacking : callable
+        The same before the attacks on finished runs, by the number of runs.
     """
 
     start: Callable[[int, int, float], None]
     finished: Callable[[Row, float], None]
     tuning: Callable[[int, int, float], None] = lambda to_do, done, seconds: None
+    attacking: Callable[[int, int, float], None] = lambda to_do, done, seconds: None
 
 
 def run_study(
@@ -84,7 +87,6 @@ def run_study(
     engine: Engine,
     progress: Progress,
     fail_fast: bool = False,
-    attacks: Sequence[str] = (),
     tuning: Mapping[str, Chosen] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Execute planned runs and build the study's table.
@@ -102,8 +104,6 @@ def run_study(
     progress : Progress
     fail_fast : bool
         Whether a failed run ends the study.
-    attacks : sequence of str
-        Import paths of further attacks, ``package.module:NAME``, beside the registered ones.
     tuning : mapping of str to Chosen
         By id, how runs came to their settings.
 
@@ -114,14 +114,11 @@ def run_study(
 
     Raises
     ------
-    AttackError
-        If there is no such attack.
     WorkerDiedError
         If a worker was killed. The table is written all the same.
     FolderError
         If the results folder cannot be written.
     """
-    attacks_on(attacks)
     folder = out / plans[0].spec.study
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +130,7 @@ def run_study(
     pending = [plan for plan in quickest_first if plan.spec.run_id not in done]
     forecast = Forecast(pending, engine.jobs)
     progress.start(len(pending), len(done), forecast.seconds_left())
-    run = partial(execute_together, folder=folder, origin=provenance(), attacks=attacks, tuning=dict(tuning))
+    run = partial(execute_together, folder=folder, origin=provenance(), tuning=dict(tuning))
     try:
         with closing(engine.run(run, grouped(pending, engine.jobs))) as rows:
             for row in rows:
@@ -153,7 +150,6 @@ def execute_together(
     plans: Sequence[Plan],
     folder: Path,
     origin: dict[str, Any],
-    attacks: Sequence[str] = (),
     tuning: Mapping[str, Chosen] = MappingProxyType({}),
 ) -> Iterator[Row]:
     """Execute runs in lockstep, their tensor work as one program, and yield each one's row when it ends.
@@ -167,7 +163,7 @@ def execute_together(
         of_data = plan.spec.data.model_dump_json(), plan.spec.seed
         if of_data not in known:
             known[of_data] = load_federation(plan.spec.data, plan.spec.seed)
-        return execute(plan, folder, origin, attacks, known[of_data], shared, tuning.get(plan.spec.run_id, Chosen()))
+        return execute(plan, folder, origin, known[of_data], shared, tuning.get(plan.spec.run_id, Chosen()))
 
     yield from shared.run([partial(one, plan) for plan in plans])
 
@@ -176,7 +172,6 @@ def execute(
     plan: Plan,
     folder: Path,
     origin: dict[str, Any],
-    attacks: Sequence[str] = (),
     federation: Federation | None = None,
     program: Program | None = None,
     chosen: Chosen | None = None,
@@ -190,8 +185,6 @@ def execute(
         The study's.
     origin : dict
         Versions and state of the code.
-    attacks : sequence of str
-        As for :func:`run_study`.
     federation : Federation, optional
         The run's records, where they are at hand.
     program : Program, optional
@@ -210,7 +203,7 @@ def execute(
     federation = federation or load_federation(plan.spec.data, plan.spec.seed)
     try:
         _refuse(chosen.hopeless)
-        trained, findings = _trained_and_attacked(plan, federation, log, attacks, program)
+        trained, findings = _trained_and_attacked(plan, federation, log, program)
         row = finished_row(plan, trained, findings, federation)
         tables = {
             "rounds": rounds_table(plan, trained, federation),
@@ -241,10 +234,10 @@ def _refuse(hopeless: str | None) -> None:
 
 
 def _trained_and_attacked(
-    plan: Plan, federation: Federation, log: RunLog, further: Sequence[str], program: Program
+    plan: Plan, federation: Federation, log: RunLog, program: Program
 ) -> tuple[TrainedRun, Findings]:
     """Train a run before the eyes of its attackers, and let them make what they can of it."""
-    observation = Observation(attacks_on(further), plan, federation)
+    observation = Observation(attacks_on_every_run(), plan, federation)
     trained = train_run(
         plan,
         federation,

@@ -1,24 +1,28 @@
 """Attacks against what they must find: closed forms, models that remember everything, and models that know nothing."""
 
 import math
-from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import norm
 from support import NO_PRIVACY, plan_of, run_spec, write_csv
 
-from sim.attacks.attack import Attack, AttackError, Finding, Observer, attack_of, attacks_on
+from sim.attacks.attack import Attack, AttackError, Finding, Observer, attack_of, attacks_on_every_run
 from sim.attacks.membership import membership_auc
 from sim.attacks.observation import Observation
 from sim.attacks.reconstruction import probe_r2
-from sim.results.store import read_record, read_run_tables, read_table, write_table
+from sim.attacks.shadows import Population
+from sim.results.attacks import COLUMNS, attacks_table, read_attacks
+from sim.results.store import read_record, write_table
+from sim.scenario import AttackTable
+from sim.study.attacking import attack_study, train_further
 from sim.study.engines import InProcess
-from sim.study.rerun import differences
-from sim.study.runner import execute, execute_together
+from sim.study.runner import Progress, execute
 from sim.study.train import train_run
 
+SILENT = Progress(lambda to_do, done, seconds: None, lambda row, seconds: None)
 FROZEN = {"freeze": ["head"]}
 
 
@@ -50,7 +54,7 @@ def csv(tmp_path_factory):
 def attacked(spec, attacks=None):
     """Train a run and make all registered attacks on it, or these."""
     plan, federation = plan_of(spec)
-    observation = Observation(attacks_on() if attacks is None else attacks, plan, federation)
+    observation = Observation(attacks_on_every_run() if attacks is None else attacks, plan, federation)
     trained = train_run(plan, federation, models=observation.round, overheard=observation.message)
     return observation.found(trained.parameters)
 
@@ -216,36 +220,77 @@ ATTACK = Attack(
     adversary="server",
     uses="nothing but their number",
     begin=Eavesdropper,
-    columns={"overheard_records": "overheard_records", "seen_rate": "seen_rate"},
 )
 '''
 
 
-def test_an_attack_of_ones_own_sees_rounds_and_messages_and_is_in_every_table(csv, tmp_path, monkeypatch):
+def test_an_attack_of_ones_own_sees_rounds_and_messages_and_is_in_the_table(csv, tmp_path, monkeypatch):
     (tmp_path / "own_attack_for_tests.py").write_text(OWN, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     plan, _ = plan_of(run_spec(csv, "splitfed-v1", "vanilla", rounds=4))
-    how = {"folder": tmp_path / "small", "origin": {}, "attacks": ["own_attack_for_tests:ATTACK"]}
-    [row] = InProcess().run(partial(execute_together, **how), [[plan]])
-    study, run_id = tmp_path / "small", plan.spec.run_id
-    assert row["status"] == "ok"
-    assert row["overheard_records"] == 4 * sum(plan.job.sizes), "each record once a round"
-    assert row["seen_rate"] == 0.5, "before the first round and after each of four"
-    clinics = read_run_tables(study, [run_id], "clinics").set_index("name")
-    assert clinics["seen_rate"].tolist() == pytest.approx([math.nan, 0.25, math.nan], nan_ok=True)
-    table = write_table(study)
-    assert read_table(study)["seen_rate"].tolist() == table["seen_rate"].tolist() == [0.5]
-    audit = [each for each in read_record(study, run_id)["audit"] if each["attack"] == "eavesdropper"]
-    assert [(each["measure"], each["unit"], each["worst_clinic"]) for each in audit] == [
-        ("overheard_records", "records", ""),
-        ("seen_rate", "rate", ""),
-        ("worst_clinic_seen_rate", "rate", "k1"),
-    ]
-    assert (audit[1]["low"], audit[1]["high"], audit[1]["chance"]) == (0.1, 0.9, 0.0)
-    statement = (study / run_id / "privacy.md").read_text(encoding="utf-8")
-    assert "counting of rows" in statement
-    assert "nothing but their number" in statement
-    assert differences(study / run_id) == []
+    study = tmp_path / plan.spec.study
+    execute(plan, study, {})
+    before = write_table(study)
+    own = AttackTable(name="own_attack_for_tests:ATTACK")
+    attack_study([plan], [own], tmp_path, InProcess(), SILENT)
+    table = attacks_table(study)
+    assert list(table) == list(COLUMNS)
+    assert set(table["run_id"]) == {plan.spec.run_id}
+    found = {(row.measure, row.clinic): row for row in table.itertuples()}
+    assert found["overheard_records", ""].value == 4 * sum(plan.job.sizes), "each record once a round"
+    assert found["seen_rate", ""].value == 0.5, "before the first round and after each of four"
+    assert (found["seen_rate", ""].low, found["seen_rate", ""].high, found["seen_rate", ""].chance) == (0.1, 0.9, 0.0)
+    assert found["seen_rate", "k1"].value == 0.25
+    pd.testing.assert_frame_equal(write_table(study), before)
+
+
+def test_what_has_been_attacked_is_not_attacked_again_unless_an_option_changes(csv, tmp_path):
+    plan, _ = plan_of(run_spec(csv, "fedavg", rounds=1))
+    study = tmp_path / plan.spec.study
+    execute(plan, study, {})
+    few, more = (AttackTable(name="lira", options={"shadows": n}) for n in (2, 3))
+    for tables, lines in (([few], 1), ([few], 1), ([few, more], 2), ([more], 2)):
+        attack_study([plan], tables, tmp_path, InProcess(), SILENT)
+        assert len((study / "attacks.jsonl").read_text(encoding="utf-8").splitlines()) == lines
+    with (study / "attacks.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"attack_id": "half')
+    attack_study([plan], [AttackTable(name="lira", options={"shadows": 4})], tmp_path, InProcess(), SILENT)
+    assert len(read_attacks(study)) == 3, "what a killed process left of a line is cut off"
+
+
+def test_an_attack_that_fails_is_told_and_made_again(csv, tmp_path, monkeypatch):
+    (tmp_path / "failing_attack_for_tests.py").write_text(
+        OWN.replace("return", "pass  #").replace(
+            'yield Finding(measure="overheard_records"',
+            'raise KeyError("secret")\n        yield Finding(measure="overheard_records"',
+        ),
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    plan, _ = plan_of(run_spec(csv, "fedavg", rounds=1))
+    execute(plan, tmp_path / plan.spec.study, {})
+    for _ in range(2):
+        attack_study([plan], [AttackTable(name="failing_attack_for_tests:ATTACK")], tmp_path, InProcess(), SILENT)
+    lines = (tmp_path / plan.spec.study / "attacks.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 2
+    assert "secret" not in lines[0]
+    assert attacks_table(tmp_path / plan.spec.study).empty
+
+
+def test_shadow_models_are_the_same_as_lanes_and_alone_and_the_runs_own_on_its_own_records(csv):
+    plan, federation = plan_of(run_spec(csv, "splitfed-v1", "vanilla", rounds=2))
+    population = Population.of(federation)
+    masks = [population.members(), *(population.drawn(1, number) for number in range(3))]
+    federations = [population.federation(federation, mask) for mask in masks]
+    together = train_further(plan, "model-user", federations)
+    alone = [train_further(plan, "model-user", [each])[0] for each in federations]
+    for each, other in zip(together, alone, strict=True):
+        assert all(torch.equal(each[name], other[name]) for name in each)
+    own = train_run(plan, federation).parameters
+    assert all(torch.equal(together[0][name], own[name]) for name in own)
+    for mask in masks:
+        counts = np.add.reduceat(mask.astype(int), population.records.offsets[:-1])
+        assert counts.tolist() == list(plan.job.sizes)
 
 
 class Watcher(Observer):
@@ -315,7 +360,7 @@ def test_the_model_user_sees_no_round_and_no_message(csv, tmp_path):
 )
 def test_what_is_no_attack_is_said_in_one_line(name, said):
     with pytest.raises(AttackError, match=said) as caught:
-        attacks_on([name])
+        attack_of(name)
     assert "\n" not in str(caught.value)
 
 

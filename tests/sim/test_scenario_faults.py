@@ -145,7 +145,7 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
         ),
         (
             "strategies.0.options={a=1}",
-            "strategies.0.options: fedavg takes none; remove them, or name a strategy by its import path",
+            "strategies.0.options: fedavg takes none; remove them",
         ),
         (
             "strategies.2.options={a=[1]}",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sim.scenario.attacks import AttackTable
 from sim.scenario.data import Csv, HeartDisease, Npz, Parquet, Synthetic
 from sim.scenario.file import Scenario
 from sim.scenario.key_reference import described_schema, markdown
@@ -22,6 +23,7 @@ MODELS = {
     "model": (Model,),
     "train": (Train,),
     "tune": (Tune,),
+    "attacks": (AttackTable,),
     'tune."KEY"': (Range,),
     "evaluation": (Scoring,),
     "evaluation.groups": (GroupColumn,),
