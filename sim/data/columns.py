@@ -30,6 +30,14 @@ _MISSING: Final = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "?"]
 
 _OTHER_SEPARATORS: Final = (";", "\t", "|")
 
+_OTHER_FORMS: Final = {
+    r"[-+]?\d+(\.\d+)?\s*%": "a percent sign",
+    r"[-+]?\d+,\d+": "a decimal comma",
+    r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?": "commas between thousands",
+    r"[<>≤≥]\s*\d+(\.\d+)?": "a sign of comparison",
+}
+"""How numbers are written that are read as words."""
+
 _BROKEN: Final = (lzma.LZMAError, zipfile.BadZipFile, zlib.error)
 
 
@@ -55,6 +63,7 @@ class Columns:
     unnamed: frozenset[str]  # Those that have no name in the file, and one of their own only in `header`
     numbers: dict[str, NDArray[np.float64]]  # [record] The numeric features; NaN where missing or no number
     not_numbers: dict[str, Mask]  # [record] Where a numeric feature holds something that is no number
+    other_forms: dict[str, str]  # What the numbers have of a numeric feature all of whose words are numbers with it
     words: dict[str, Words]  # Label, clinic, patient and categorical features
 
 
@@ -108,9 +117,12 @@ def _parsed(
     unnamed = frozenset(column for column, name in zip(header, written, strict=False) if not name)
     numbers: dict[str, NDArray[np.float64]] = {}
     not_numbers: dict[str, Mask] = {}
+    other_forms: dict[str, str] = {}
     for feature in named:
         if feature in header and feature not in (*roles, *categorical, *exclude):
             numbers[feature], not_numbers[feature] = _numbers(frame[feature])
+            if form := _other_form(frame[feature][not_numbers[feature]]):
+                other_forms[feature] = form
     words = {column: _words(frame[column], ("",)) for column in roles if column in header}
     words |= {column: _words(frame[column], _MISSING) for column in categorical if column in header}
     return Columns(
@@ -120,6 +132,7 @@ def _parsed(
         unnamed=unnamed,
         numbers=numbers,
         not_numbers=not_numbers,
+        other_forms=other_forms,
         words=words,
     )
 
@@ -160,6 +173,14 @@ def _numbers(column: "pd.Series[Any]") -> tuple[NDArray[np.float64], Mask]:
         return np.full(len(column), np.nan), np.asarray(column.notna())
     numbers = pd.to_numeric(column, errors="coerce").astype("float64")
     return np.asarray(numbers, dtype=np.float64), np.asarray(numbers.isna() & column.notna())
+
+
+def _other_form(strange: "pd.Series[Any]") -> str | None:
+    """Return what all values that are no numbers would be numbers without, if there is such a thing."""
+    text = strange.astype(str).str.strip()
+    return next(
+        (form for pattern, form in _OTHER_FORMS.items() if len(text) and text.str.fullmatch(pattern).all()), None
+    )
 
 
 def _words(column: "pd.Series[Any]", missing: Sequence[str]) -> Words:

@@ -8,16 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from sim.data.columns import Columns
-from sim.data.federation import Mask
+from sim.data.federation import Ints, Mask
 from sim.scenario import TableFile
 
 _MOST_NAMED = 6
+_FEW_VALUES = 20
+_FEWEST = 5
+"""Records of each class, for a column to be said to tell them: fewer, and it may be by chance."""
 _FEW = 0.05
 """Of a column's values: filling in no more is what the user asked for, and no news."""
 
 
 def remarks_on(
-    spec: TableFile, columns: Columns, kept: Sequence[str], ranges: Mapping[str, tuple[float, float]], used: Mask
+    spec: TableFile,
+    columns: Columns,
+    kept: Sequence[str],
+    ranges: Mapping[str, tuple[float, float]],
+    used: Mask,
+    y: Ints,
 ) -> Iterator[str]:
     """Yield a line for each kind of value that is passed over, with how many records have one.
 
@@ -29,7 +37,13 @@ def remarks_on(
         The range of each feature that is scaled by one.
     used : ndarray of bool
         ``[record]`` those in use.
+    y : ndarray of int64
+        ``[record in use]`` its class.
     """
+    for column in kept:
+        if _decides(_codes(columns, column)[used], y):
+            out = "put it into data.exclude" if spec.features is None else "take it out"
+            yield f'data.features: "{column}" alone tells the label of every record; if it repeats the label, {out}'
     categories = [column for column in kept if column in spec.categorical]
     without = {column: columns.words[column].codes[used] < 0 for column in categories if not has_level(spec, column)}
     if told := _counted(without):
@@ -47,6 +61,10 @@ def remarks_on(
     }
     if spec.scaling == "public" and (told := _counted(beyond)):
         yield f"data.ranges: values outside their range are moved to its end: {told}; check unit and range"
+        for column, outside in beyond.items():
+            if np.count_nonzero(outside) > 1 and len(np.unique(numbers[column][outside])) == 1:
+                fault = f'all values of "{column}" outside its range are the same, as a code for missing values is'
+                yield f"data.ranges: {fault}; leave such cells empty, and state data.missing"
     if spec.ranges and spec.scaling != "public":
         yield f'data.ranges: has no effect with scaling = "{spec.scaling}"; remove it, or set scaling = "public"'
 
@@ -64,6 +82,30 @@ def indicated(spec: TableFile, kept: Sequence[str]) -> list[str]:
         named = kept if isinstance(constants, float) else constants if isinstance(constants, dict) else ()
         wanted = tuple(name for name in named if not isinstance(constants, dict) or isinstance(constants[name], float))
     return [column for column in kept if wanted and column in wanted and column not in spec.categorical]
+
+
+def _codes(columns: Columns, column: str) -> Ints:
+    """Return the place of each record's value among the column's sorted values, -1 where missing."""
+    if column in columns.words:
+        return columns.words[column].codes
+    x = columns.numbers[column]
+    codes = np.unique(x, return_inverse=True)[1].astype(np.int64)
+    return np.where(np.isnan(x), -1, codes)
+
+
+def _decides(codes: Ints, y: Ints) -> bool:
+    """Whether the classes follow from a column alone: few values with one class each, or numbers in as many intervals.
+
+    A class of a single record is told by chance.
+    """
+    records = np.bincount(y)  # [class]
+    if len(records) < 2 or records.min() < _FEWEST:
+        return False
+    values, first, place = np.unique(codes, return_index=True, return_inverse=True)
+    if not np.array_equal(y[first][place], y):
+        return False
+    changes = np.count_nonzero(np.diff(y[first]))  # one more where missing values are of the class of large ones
+    return len(values) <= _FEW_VALUES or bool(changes <= len(records))
 
 
 def _not_stated(spec: TableFile, columns: Columns, column: str) -> Mask:

@@ -273,6 +273,8 @@ def _lines(spec: DataSpec, names: Sequence[str], faulty: Mask, fault: str, keep:
     ]
     if len(clinics) > _MOST_LINES:
         mend = mend.replace("leave it", "leave them").replace("put it", "put them")
+        if natural and not keep:
+            mend = "leave small clinics out with data.min-records, or name another column as data.clinic"
         shown = ", ".join(name.removeprefix("clinic ") for name in clinics[:_MOST_LINES])
         yield f"scenario: {place}: {len(clinics)} clinics have {fault} ({shown} and others); {mend}"
         return

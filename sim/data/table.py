@@ -17,7 +17,7 @@ from sim.data.columns import Columns, Words, read_columns
 from sim.data.federation import Ints, Mask, Table
 from sim.data.remarks import has_level, indicated, remarks_on
 from sim.data.split import at_sites
-from sim.foundation.problems import ScenarioError, suggest
+from sim.foundation.problems import ScenarioError, show, suggest
 from sim.scenario import TableFile
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -83,7 +83,7 @@ def read(spec: TableFile) -> Table:
         statistics=made.statistics,
         patient=patient,
         found_levels=made.found_levels,
-        remarks=() if problems else tuple(remarks_on(spec, columns, kept, ranges, used)),
+        remarks=() if problems else tuple(remarks_on(spec, columns, kept, ranges, used, y)),
         problems=tuple(problems),
     )
 
@@ -118,8 +118,9 @@ def _classes(spec: TableFile, label: Words) -> tuple[tuple[str, ...], Ints]:
         return names, class_of
     words = [_whole(word) for word in label.words]
     positive = [_whole(word) for word in spec.positive]
-    if not set(positive) <= set(words):
-        raise ValueError(f'positive: column "{spec.label}" lacks a value that is listed; write it as in the file')
+    if absent := [value for value in positive if value not in words]:
+        fault = f'column "{spec.label}" has no value {show(absent[0])}'
+        raise ValueError(f"positive: {fault}; write it as in the file, capitals too")
     name = " or ".join(spec.positive)
     return (f"not {name}", name), np.isin(words, positive).astype(np.int64)
 
@@ -254,7 +255,10 @@ def _feature_problems(spec: TableFile, columns: Columns, kept: Sequence[str], us
             used & np.isnan(x),
             used & (abs(x) > _FLOAT32_MAX),
         )
-        if wrong.any() and np.array_equal(missing, used):
+        if wrong.any() and feature in columns.other_forms:
+            form = columns.other_forms[feature]
+            yield f'features: column "{feature}" holds numbers with {form}; write them without, or {out}'
+        elif wrong.any() and np.array_equal(missing, used):
             yield f'features: column "{feature}" holds no numbers; list it in data.categorical, or {out}'
         elif wrong.any():
             row = int(np.argmax(wrong)) + columns.first_row

@@ -101,6 +101,54 @@ def test_values_outside_their_range_are_moved_to_its_end_and_counted(frame, path
     assert '"sex"' not in line
 
 
+@pytest.mark.parametrize("code", [-999.0, 99.0])
+def test_one_value_outside_a_range_is_named_a_code_for_missing_values(frame, tmp_path, code):
+    coded = frame.assign(lactate=frame["lactate"].fillna(code).clip(upper=15 if code < 0 else None))
+    coded.to_csv(tmp_path / "p.csv", index=False)
+    remarks = rows_of(tmp_path / "p.csv")[1].remarks
+    assert (
+        sum('"lactate" outside its range are the same, as a code for missing values' in line for line in remarks) == 1
+    )
+    coded.loc[0, "lactate"] = -1
+    coded.to_csv(tmp_path / "p.csv", index=False)
+    assert not any("code for missing" in line for line in rows_of(tmp_path / "p.csv")[1].remarks)
+
+
+@pytest.mark.parametrize(
+    ("repeat", "categorical"),
+    [
+        (lambda ill, rng: np.where(ill == 1, "dead", rng.choice(["home", "ward"], ROWS)), True),
+        (lambda ill, rng: np.where(ill == 1, "dead", ""), True),
+        (lambda ill, rng: ill, False),
+        (lambda ill, rng: ill / 2 + rng.random(ROWS) / 2, False),
+        (lambda ill, rng: np.where(ill == 1, rng.random(ROWS), np.nan), False),
+    ],
+)
+def test_a_column_that_repeats_the_label_is_named(frame, tmp_path, repeat, categorical):
+    rng = np.random.default_rng(0)
+    keys = {"categorical": ("race", "after") if categorical else ("race",)}
+    keys["missing"] = {"lactate": 1.5, "race": "unknown", "after": "unknown" if categorical else 0.5}
+    for said in (True, False):  # then one record contradicts
+        table = frame.assign(after=repeat(frame["ill"].to_numpy(), rng))
+        if not said:
+            table.loc[0, "ill"] = 1 - table.loc[0, "ill"]
+        table.to_csv(tmp_path / "p.csv", index=False)
+        remarks = rows_of(tmp_path / "p.csv", **keys)[1].remarks
+        assert ['"after" alone tells the label' in line for line in remarks].count(True) == said
+        assert not any("age" in line for line in remarks)
+
+
+def test_a_few_cases_are_told_by_chance_and_a_name_for_each_record_tells_nothing(frame, tmp_path):
+    table = frame.assign(number=range(ROWS), ill=[*[1] * 4, *[0] * (ROWS - 4)])
+    for cases in (4, ROWS // 2):
+        table["ill"] = [*[1] * cases, *[0] * (ROWS - cases)] if cases == 4 else [0, 1] * (ROWS // 2)
+        table.to_csv(tmp_path / "p.csv", index=False)
+        remarks = rows_of(
+            tmp_path / "p.csv", ranges={"number": (0, ROWS), "age": (18, 100), "lactate": (0, 15), "*": (0, 1)}
+        )[1].remarks
+        assert not any("alone" in line for line in remarks)
+
+
 def test_an_indicator_says_where_a_constant_was_filled_in(frame, path):
     for wanted in (True, ("lactate",)):
         found, federation = rows_of(path, missing_indicator=wanted)

@@ -50,7 +50,7 @@ MISSING = frame_of()["bmi"].isna().to_numpy()
             f'missing: column "bmi" has {MISSING.sum()} missing values, the first in row {MISSING.argmax() + 2}; '
             'state a public constant as data.missing."bmi", or "drop" the column there',
         ),
-        ({"positive": "<31"}, 'positive: column "result" lacks a value that is listed; write it as in the file'),
+        ({"positive": "<31"}, 'positive: column "result" has no value "<31"; write it as in the file, capitals too'),
         (
             {"exclude": ("id", "person", "age", "race"), "categorical": (), "missing": "drop"},
             "missing: every feature is dropped; keep at least one",
@@ -68,6 +68,31 @@ MISSING = frame_of()["bmi"].isna().to_numpy()
 )
 def test_each_fault_is_exactly_one_line(path, keys, expected):
     assert problems(spec(path, **keys)) == [f"scenario: data.{expected}"]
+
+
+@pytest.mark.parametrize(
+    ("written", "form"),
+    [
+        (("95%", "90.5 %"), "a percent sign"),
+        (("1,5", "-20,25"), "a decimal comma"),
+        (("1,000,500", "2,000.5"), "commas between thousands"),
+        (("<0.3", "> 100"), "a sign of comparison"),
+    ],
+)
+def test_numbers_in_another_form_are_no_categories(path, written, form):
+    frame = frame_of()
+    frame["sat"] = ["3", *np.resize(written, len(frame) - 1)]
+    frame.to_csv(path, index=False)
+    out = f'column "sat" holds numbers with {form}; write them without, or put the column into data.exclude'
+    assert problems(spec(path)) == [f"scenario: data.features: {out}"]
+
+
+def test_many_clinics_of_one_record_are_left_out_by_a_number(path):
+    frame = frame_of()
+    frame["site"] = range(len(frame))
+    frame.to_csv(path, index=False)
+    [line] = problems(spec(path))
+    assert line.endswith("leave small clinics out with data.min-records, or name another column as data.clinic")
 
 
 def test_many_faults_are_told_at_once_and_without_values(path):
