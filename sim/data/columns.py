@@ -31,12 +31,12 @@ _MISSING: Final = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "?"]
 _OTHER_SEPARATORS: Final = (";", "\t", "|")
 
 _OTHER_FORMS: Final = {
-    r"[-+]?\d+(\.\d+)?\s*%": "a percent sign",
-    r"[-+]?\d+,\d+": "a decimal comma",
-    r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?": "commas between thousands",
-    r"[<>≤≥]\s*\d+(\.\d+)?": "a sign of comparison",
+    r"[-+]?\d+(\.\d+)?\s*%": "a percent sign; write them without",
+    r"[-+]?\d+,\d+": "a decimal comma; write a point",
+    r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?": "commas between thousands; write them without",
+    r"[<>≤≥]\s*\d+(\.\d+)?": "a sign of comparison; write the bound, or leave the cell empty",
 }
-"""How numbers are written that are read as words."""
+"""How numbers are written that are read as words, and how to mend it."""
 
 _BROKEN: Final = (lzma.LZMAError, zipfile.BadZipFile, zlib.error)
 
@@ -63,7 +63,7 @@ class Columns:
     unnamed: frozenset[str]  # Those that have no name in the file, and one of their own only in `header`
     numbers: dict[str, NDArray[np.float64]]  # [record] The numeric features; NaN where missing or no number
     not_numbers: dict[str, Mask]  # [record] Where a numeric feature holds something that is no number
-    other_forms: dict[str, str]  # What the numbers have of a numeric feature all of whose words are numbers with it
+    other_forms: dict[str, str]  # What is wrong with a numeric feature whose words are all numbers in one form
     words: dict[str, Words]  # Label, clinic, patient and categorical features
 
 
@@ -176,7 +176,7 @@ def _numbers(column: "pd.Series[Any]") -> tuple[NDArray[np.float64], Mask]:
 
 
 def _other_form(strange: "pd.Series[Any]") -> str | None:
-    """Return what all values that are no numbers would be numbers without, if there is such a thing."""
+    """Return the form that all values have which are no numbers, if there is one."""
     text = strange.astype(str).str.strip()
     return next(
         (form for pattern, form in _OTHER_FORMS.items() if len(text) and text.str.fullmatch(pattern).all()), None

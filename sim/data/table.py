@@ -256,8 +256,7 @@ def _feature_problems(spec: TableFile, columns: Columns, kept: Sequence[str], us
             used & (abs(x) > _FLOAT32_MAX),
         )
         if wrong.any() and feature in columns.other_forms:
-            form = columns.other_forms[feature]
-            yield f'features: column "{feature}" holds numbers with {form}; write them without, or {out}'
+            yield f'features: column "{feature}" holds numbers with {columns.other_forms[feature]}, or {out}'
         elif wrong.any() and np.array_equal(missing, used):
             yield f'features: column "{feature}" holds no numbers; list it in data.categorical, or {out}'
         elif wrong.any():

@@ -73,17 +73,17 @@ def test_each_fault_is_exactly_one_line(path, keys, expected):
 @pytest.mark.parametrize(
     ("written", "form"),
     [
-        (("95%", "90.5 %"), "a percent sign"),
-        (("1,5", "-20,25"), "a decimal comma"),
-        (("1,000,500", "2,000.5"), "commas between thousands"),
-        (("<0.3", "> 100"), "a sign of comparison"),
+        (("95%", "90.5 %"), "a percent sign; write them without"),
+        (("1,5", "-20,25"), "a decimal comma; write a point"),
+        (("1,000,500", "2,000.5"), "commas between thousands; write them without"),
+        (("<0.3", "> 100"), "a sign of comparison; write the bound, or leave the cell empty"),
     ],
 )
 def test_numbers_in_another_form_are_no_categories(path, written, form):
     frame = frame_of()
     frame["sat"] = ["3", *np.resize(written, len(frame) - 1)]
     frame.to_csv(path, index=False)
-    out = f'column "sat" holds numbers with {form}; write them without, or put the column into data.exclude'
+    out = f'column "sat" holds numbers with {form}, or put the column into data.exclude'
     assert problems(spec(path)) == [f"scenario: data.features: {out}"]
 
 
