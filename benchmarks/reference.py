@@ -72,7 +72,10 @@ def publish(study: Path, to: Path, *, pictures: bool) -> None:
         return
     (to / "results.md").write_text(markdown(results_frame(found.runs, found.held_out)), encoding="utf-8")
     (to / "comparison.md").write_text(
-        as_text(compare(found.runs, ["strategy", "cut"], SCORE, {}, found.held_out), "markdown"), encoding="utf-8"
+        as_text(
+            compare(found.runs, ["strategy", "cut"], SCORE, {}, found.held_out, found.trials, found.rounds), "markdown"
+        ),
+        encoding="utf-8",
     )
     shutil.copy(study / "report.html", to / "report.html")
     # The report draws each round itself; of the figures the vectors are the small ones.

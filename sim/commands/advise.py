@@ -29,8 +29,11 @@ def advise(
     """Recommend the cheapest method that is as good as the best under a condition; from the plan before any run."""
     from sim.data.folds import runs_of
     from sim.report.advice import advise as choose
+    from sim.report.compare import NO_ROUNDS
     from sim.report.held_out import read_held_out
-    from sim.results.store import TABLE_FILE, as_table, read_table
+    from sim.report.study import NO_TRIALS
+    from sim.results.store import TABLE_FILE, as_table, read_run_tables, read_table
+    from sim.results.trials import trials_table
     from sim.scenario import load_scenario
     from sim.scenario.contests import contests
     from sim.study.tuning import choices
@@ -45,7 +48,17 @@ def advise(
         plans = planned(file, overrides, None)
         advice = choose(as_table({**plan.columns(), "status": "ok"} for plan in plans), where, best, cost, planned=True)
     else:
-        advice = choose(runs, where, best, cost, planned=False, held_out=read_held_out(folder, runs["run_id"]))
+        held_out, trials = read_held_out(folder, runs["run_id"]), trials_table(folder)
+        advice = choose(
+            runs,
+            where,
+            best,
+            cost,
+            planned=False,
+            held_out=held_out,
+            trials=NO_TRIALS if trials is None else trials,
+            rounds=read_run_tables(folder, runs["run_id"], "rounds") if held_out else NO_ROUNDS,
+        )
     print(advice.paragraph)
     if not runs.empty and (missing := len(specs) - len(runs)):
         print(f"{missing} of the study's {len(specs)} runs are not finished and left out.")

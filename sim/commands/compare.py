@@ -42,12 +42,14 @@ def compare(
     form: Annotated[Form, typer.Option("--format", help="Output format.")] = Form.TABLE,
 ) -> None:
     """Compare methods: means with 95 % intervals, the differences of all pairs, and what they support."""
-    from sim.report.compare import as_text, readable
+    from sim.report.compare import HEADLINE, NO_ROUNDS, as_text, readable
     from sim.report.compare import compare as compared
     from sim.report.held_out import read_held_out
     from sim.report.scope import intervals_of
+    from sim.report.study import NO_TRIALS
     from sim.report.table import rendered
-    from sim.results.store import read_table
+    from sim.results.store import read_run_tables, read_table
+    from sim.results.trials import trials_table
 
     if target:
         from sim.report.reading import read_results
@@ -65,8 +67,11 @@ def compare(
     if wrong := [key for key, value in held.items() if not value]:
         raise ScenarioError(f'--at: "{key}" has no value; write key=value' for key in wrong)
     table = read_table(folder)
-    held_out = read_held_out(folder, table.loc[table["status"] == "ok", "run_id"])
-    comparison = compared(table, [column.strip() for column in by.split(",")], metric, held, held_out)
+    ok = table.loc[table["status"] == "ok", "run_id"]
+    held_out, trials = read_held_out(folder, ok), trials_table(folder)
+    rounds = read_run_tables(folder, ok, "rounds") if held_out and metric == HEADLINE else NO_ROUNDS
+    columns = [column.strip() for column in by.split(",")]
+    comparison = compared(table, columns, metric, held, held_out, NO_TRIALS if trials is None else trials, rounds)
     if form is not Form.TABLE:
         print(as_text(comparison, form.value), end="")
         return

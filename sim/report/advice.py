@@ -15,11 +15,13 @@ import pandas as pd
 from sim.foundation.problems import ScenarioError, suggest
 from sim.foundation.text import bytes_text, count_text, epsilon_text, score_text, seconds_text
 from sim.inference.differences import Verdict
-from sim.report.compare import compared
+from sim.report.cautions import of_methods
+from sim.report.compare import HEADLINE, NO_ROUNDS, compared
 from sim.report.condition import DERIVED, Condition, parse_condition
 from sim.report.held_out import MARGIN, HeldOut, evidence_of
 from sim.report.prose import sentences
 from sim.report.scope import scope
+from sim.report.study import NO_TRIALS
 from sim.report.summary import (
     ADVERSARIES,
     PREVALENCE,
@@ -59,6 +61,8 @@ def advise(
     *,
     planned: bool,
     held_out: HeldOut | None = None,
+    trials: pd.DataFrame = NO_TRIALS,
+    rounds: pd.DataFrame = NO_ROUNDS,
 ) -> Advice:
     """Choose among methods, that is strategies with their cut and swept settings.
 
@@ -77,6 +81,8 @@ def advise(
         cost.
     held_out : HeldOut, optional
         The runs' predictions; without them the intervals are over seeds alone.
+    trials, rounds : DataFrame
+        ``trials.parquet``, and ``rounds.parquet`` of all runs, for what is said beside a recommendation.
     """
     ok, note = of_one_kind(successful_runs(runs))
     for name, (column, size) in DERIVED.items():
@@ -97,7 +103,7 @@ def advise(
     if aside := [clause.text for clause in clauses if clause.names & {name.replace("-", "_") for name in unknown}]:
         notes.append(f"Ignored until runs are finished: {'; '.join(aside)}.")
     kept = [clause for clause in clauses if clause.text not in aside]
-    advice = _Study(ok, best, cost, kept, numbers, held_out).advice()
+    advice = _Study(ok, best, cost, kept, numbers, held_out, trials, rounds).advice()
     return replace(advice, paragraph=" ".join([*notes, advice.paragraph]))
 
 
@@ -112,14 +118,18 @@ class _Study:
         clauses: list[Condition],
         numbers: Collection[str],
         held_out: HeldOut | None,
+        trials: pd.DataFrame,
+        rounds: pd.DataFrame,
     ) -> None:
         keys = swept_keys(ok)
         named = {key: "target ε" if key == "privacy.epsilon" else key for key in keys}
         ok["label"] = [
             series_label(str(row["method"]), {named[key]: row[key] for key in keys}) for row in ok.to_dict("records")
         ]
-        ok = ok if (ok["strategy"] == PREVALENCE).all() else ok[ok["strategy"] != PREVALENCE]
+        reference = ok["strategy"] == PREVALENCE
+        self.references, ok = ok[reference], ok if reference.all() else ok[~reference]
         self.best, self.cost, self.clauses, self.held_out = best, cost, clauses, held_out
+        self.trials, self.rounds = trials, rounds
         groups = ok.groupby("label", sort=False)
         table = groups[list(numbers)].mean()
         table[list(ADVERSARIES)] = groups[list(ADVERSARIES)].max()
@@ -158,6 +168,7 @@ class _Study:
             title=title(self.best),
             cost=title(self.cost),
             extreme="highest" if self.sign < 0 else "lowest",
+            of_those=" of those that meet the condition" if total > len(self.kept) else "",
             is_score=self.is_score,
             margin=score_text(self.margin).rstrip("0") if self.best.endswith(_SCORES[:-1]) else "",
             as_good=others,
@@ -169,6 +180,7 @@ class _Study:
             reasons=reasons,
             total=total,
             limited=bool(self.clauses),
+            cautions=self._cautions(first),
             limits=limits,
         )
         return Advice(best=first, as_good=tuple(others), unsettled=tuple(unsettled), paragraph=" ".join(said))
@@ -184,8 +196,21 @@ class _Study:
         good = [group for group, verdict in said.items() if verdict is Verdict.EQUAL]
         unsettled = [group for group, verdict in said.items() if verdict is Verdict.OPEN]
         away = held_out_clinics(self.runs).all()
-        limits = scope(self.runs, comparison.means, self.held_out, others=bool(away))
+        self.means = comparison.means
+        limits = scope(self.runs, comparison.means, self.held_out, self.trials, others=bool(away))
         return limits, good, self._cheapest(unsettled)
+
+    def _cautions(self, first: str) -> str:
+        """Say what a referee would add of the method that is recommended by the headline."""
+        if self.best != HEADLINE:
+            return ""
+        own = self.runs[self.runs["label"] == first]
+        one = self.references.assign(label=PREVALENCE) if len(set(self.references["label"])) == 1 else own[:0]
+        means = self.means[self.means["group"] == first]
+        brier = evidence_of(pd.concat([own, one]), "label", "brier", self.held_out)
+        known = self.held_out.predictions if self.held_out else pd.DataFrame()
+        said = of_methods(means, brier, own.assign(series=first), self.trials, known, self.rounds)
+        return " ".join(said)
 
     def _ties(self) -> list[str]:
         best = self.rows[self.scored[0]]["_rank"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,10 +16,12 @@ from sim.inference.differences import Verdict, all_differences, estimates, verdi
 from sim.inference.evidence import Evidence
 from sim.methods.labels import method_label
 from sim.privacy.statement_text import escaped
+from sim.report.cautions import cautions
 from sim.report.elsewhere import elsewhere
 from sim.report.held_out import MARGIN, HeldOut, evidence_of
 from sim.report.prose import sentences
 from sim.report.scope import scope
+from sim.report.study import NO_TRIALS
 from sim.report.summary import (
     PREVALENCE,
     adjacency_note,
@@ -34,6 +36,8 @@ from sim.report.summary import (
 )
 from sim.results.columns import is_tuned
 
+HEADLINE: Final = "within_clinic_auc"
+NO_ROUNDS: Final = pd.DataFrame()
 _NAMED: Final = 3
 """At most so many groups of a kind are named."""
 _BOUNDED: Final = ("auc", "accuracy", "auprc", "sensitivity", "brier", "net_benefit")
@@ -61,6 +65,7 @@ class Comparison:
     baselines: frozenset[str]  # Groups that are there to be compared with
     margin: float  # The difference within which groups count as equal; 0 where the metric has no such thing
     note: str = ""  # What has to be known of the runs; may be empty
+    cautions: str = ""  # What has to be said beside it; may be empty
     scope: str = ""  # How far it goes; may be empty
 
     def finding(self) -> str:
@@ -97,7 +102,7 @@ class Comparison:
 
     def conclusion(self) -> str:
         """Say in plain words what can and what cannot be concluded, and how far it goes."""
-        return f"{self.finding()} {self.scope}"
+        return " ".join(filter(None, [self.finding(), self.cautions, self.scope]))
 
     def _named(self, groups: Sequence[str]) -> str:
         """Name groups; of many, say how many of the others they are, and name the ones nearest in mean."""
@@ -163,7 +168,13 @@ def compared(
 
 
 def compare(
-    runs: pd.DataFrame, by: Sequence[str], metric: str, at: Mapping[str, str], held_out: HeldOut | None = None
+    runs: pd.DataFrame,
+    by: Sequence[str],
+    metric: str,
+    at: Mapping[str, str],
+    held_out: HeldOut | None = None,
+    trials: pd.DataFrame = NO_TRIALS,
+    rounds: pd.DataFrame = NO_ROUNDS,
 ) -> Comparison:
     """Compare groups of runs.
 
@@ -179,8 +190,11 @@ def compare(
         Swept keys, whole or by their last part, and the value to look at.
     held_out : HeldOut, optional
         The runs' predictions; without them the intervals are over seeds alone.
+    trials, rounds : DataFrame
+        ``trials.parquet``, and ``rounds.parquet`` of all runs, for what is said beside a comparison of the headline.
     """
     ok = successful_runs(runs)
+    references = of_one_kind(ok)[0].query("strategy == @PREVALENCE")
     numbers = [c for c in ok.columns if pd.api.types.is_numeric_dtype(ok[c]) and c not in ("seed", "rounds")]
     problems = []
     if metric not in numbers:
@@ -206,6 +220,7 @@ def compare(
         mend = "give other values to --at" if held else "suture report says why the others failed"
         raise ScenarioError([f"compare: no successful run is left; {mend}"])
     ok, note = of_one_kind(ok)
+    references = here if len(here := ok[ok["strategy"] == PREVALENCE]) else references
     notes, away = [adjacency_note(ok), note], held_out_clinics(ok)
     settings = [key for key in swept_keys(ok) if key not in by]
     ok = ok.assign(group=[_name(row, by, settings) for row in ok.to_dict("records")])
@@ -228,7 +243,21 @@ def compare(
         baselines,
         " ".join(filter(None, notes)),
     )
-    return replace(comparison, scope=scope(ok, comparison.means, held_out, others=bool(away.all())))
+    said: Iterator[str] = iter(())
+    if metric == HEADLINE and ok["auc"].notna().any():
+        pooled = compared(evidence_of(ok, "group", "auc", held_out), "auc", comparison.margin, baselines)
+        one = references.assign(group=PREVALENCE) if len(set(references["series"])) == 1 else references[:0]
+        said = cautions(
+            comparison,
+            pooled,
+            evidence_of(pd.concat([ok, one]), "group", "brier", held_out),
+            ok.assign(series=ok["group"]),
+            trials,
+            held_out.predictions if held_out else pd.DataFrame(),
+            rounds,
+        )
+    limits = scope(ok, comparison.means, held_out, trials, others=bool(away.all()))
+    return replace(comparison, cautions=" ".join(said), scope=limits)
 
 
 def _name(row: Mapping[Hashable, object], by: Sequence[str], settings: Sequence[str]) -> str:

@@ -15,6 +15,8 @@ from sim.scenario.spec import RunSpec
 from sim.scenario.tune import Tune, of_strategies
 
 MOST_TRIALS: Final = 100_000
+_OF_ATTENDANCE: Final = ("train.participation", "train.over-select", "train.deadline")
+"""Keys that decide who takes part in a round, where clinics have to be waited for."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ def _may_apply(spec: RunSpec, key: str) -> bool:
         return any(rest == "options" or rest in getattr(facts, "takes", ()) for rest in own)
     if key.startswith("privacy."):
         return bool(spec.privacy.mechanisms)
+    if key in _OF_ATTENDANCE and (getattr(facts, "alone", False) or getattr(facts, "pooled", False)):
+        return False
     return key not in ("model.cut", "train.smashed-dtype") or spec.strategy.cut is not None
 
 

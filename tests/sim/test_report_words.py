@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 
 from benchmarks.made_up import Law, drawn
-from benchmarks.words import results
+from benchmarks.words import LAW, TRUTH, results
+from benchmarks.words import trials as trials_of_words
 from sim.inference.clinics import by_clinic
 from sim.inference.hospitals import over_clinics
+from sim.report.compare import HEADLINE, compare
 from sim.report.edges import at_the_edge
 from sim.report.elsewhere import elsewhere
 from sim.report.study import NO_TRIALS
@@ -77,6 +79,46 @@ def test_what_was_tuned_is_said_and_what_was_not():
     assert "(train.learning-rate), but for Split learning. " in said(law, ["fedavg", "split"], **keys)[-1][1]
 
 
+def test_methods_that_did_not_choose_among_the_same_are_told_apart():
+    """FedProx tunes two keys; what is called a key of FedAvg's moves nothing; the third tuned nothing."""
+    law = replace(CLEAR, aucs=(0.9, 0.8, 0.7), patients=300)
+    rate, share = "tuned.train.learning-rate", "tuned.train.participation"
+    made = study(law, ["fedavg", "fedprox", "split"])
+    chosen = made.runs["strategy"].map({"fedavg": 0.1, "fedprox": 0.1})
+    rows = [
+        {"strategy": strategy, "cut": "", "seed": seed, rate: a, share: b, "chosen": (a, b) == (0.1, 0.5), "loss": 0.5}
+        | {"score": 0.7 - a / 10 - (b / 100 if strategy == "fedprox" else 0)}
+        for strategy in ("fedavg", "fedprox") for seed in range(law.seeds) for a in (0.1, 0.2) for b in (0.5, 0.7, 1.0)
+    ]  # fmt: skip
+    runs = made.runs.assign(**{rate: chosen, share: chosen + 0.4})
+    scope = conclusions(replace(made, runs=runs, trials=pd.DataFrame(rows)))[-1][1]
+    assert scope.startswith(
+        "Methods ran at the settings that did best on validation records, but did not choose among the same: FedAvg "
+        "among 2 settings (train.learning-rate); FedProx among 6 settings (train.learning-rate and "
+        "train.participation); Split learning had nothing to choose. A method may stand higher for having more"
+    )
+    unknown = conclusions(replace(made, runs=runs))[-1][1]
+    assert unknown.startswith("Every method was tuned on the same candidates ")
+
+
+def test_a_comparison_says_what_the_report_says():
+    """All traps at once: a pooled leader, one by chance, the line of reference, an edge, and too few rounds."""
+    law = replace(LAW, seeds=3, patients=2000, aucs=(*TRUTH.values(), 0.5), knows_clinic=(*LAW.knows_clinic, 0.9))
+    made = study(law, [*TRUTH, "prevalence"])
+    falls = {strategy: 0.02 * (strategy == "fedprox") for strategy in TRUTH}
+    rounds = [
+        {"run_id": run, "round": number, "loss": 0.7 - falls.get(strategy, 0.0) * number}
+        for run, strategy in made.runs[["run_id", "strategy"]].itertuples(index=False)
+        for number in range(21)
+    ]
+    made = replace(made, trials=trials_of_words(law, 0), rounds=pd.DataFrame(rounds))
+    [(_, finding), (_, scope)] = conclusions(made)
+    for words in ("ranks otherwise", "than chance", "No better Brier", "at the highest", "still improving"):
+        assert words in finding
+    found = compare(made.runs, ["strategy", "cut"], HEADLINE, {}, made.held_out, made.trials, made.rounds)
+    assert found.conclusion() == f"{finding} {scope}"
+
+
 def test_one_seed_and_seeds_with_their_own_patients():
     [(_, one), (_, scope)] = said(replace(CLEAR, seeds=1), ["fedavg", "split"])
     assert "Nothing can be concluded about Split learning: it shares fewer than two seeds with it." in one
@@ -138,7 +180,8 @@ def trials(**rates):
         for seed, best in enumerate(chosen)
         for rate in (0.01, 0.03, 0.1, 0.3, 1.0)
     ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.assign(score=0.7 + 0.1 * table["chosen"], loss=0.5)
 
 
 def test_a_setting_at_the_edge_of_what_was_tried_is_named():
@@ -151,6 +194,13 @@ def test_a_setting_at_the_edge_of_what_was_tried_is_named():
     ]
     assert list(at_the_edge(tried[tried["tuned.train.learning-rate"].isin([0.01, 1.0])])) == []
     assert list(at_the_edge(NO_TRIALS)) == []
+
+
+def test_a_key_that_moves_nothing_has_no_edge():
+    tried = trials(local=(0.01, 0.01, 0.01)).assign(score=0.7)
+    assert list(at_the_edge(tried)) == []
+    by_loss = tried.assign(loss=np.where(tried["chosen"], 0.4, 0.5))  # the lower loss decides
+    assert len(list(at_the_edge(by_loss))) == 1
 
 
 def test_an_edge_is_of_one_level_of_privacy():

@@ -13,6 +13,9 @@ from support import assert_same_results, plain, write_csv
 
 from sim.data.federation import Records, load_federation
 from sim.foundation.problems import ScenarioError
+from sim.report.edges import at_the_edge
+from sim.report.reading import read_results
+from sim.report.words import conclusions
 from sim.results.trials import TRIALS_LOG, note_trial, read_trials, trials_table
 from sim.scenario import parse_scenario
 from sim.scenario.contests import contests
@@ -103,6 +106,13 @@ def test_a_key_without_an_effect_on_a_method_is_left_out_for_it(scenario):
     assert [(t.train.learning_rate, t.strategy.proximal_mu) for t in found["fedprox"].trials] == [
         (rate, mu) for rate in (0.1, 0.2) for mu in (0.1, 1.0, 10.0)
     ]
+
+
+def test_who_takes_part_is_tuned_only_where_clinics_take_part(scenario):
+    names = ["centralised", "local", "fedavg"]
+    tune = {"train.learning-rate": [0.1, 0.2], "train.participation": [0.5, 0.7, 1.0]}
+    found = of(scenario(strategies=[{"name": name} for name in names], tune=tune, seeds=[0]))
+    assert {c.base.strategy.name: len(c.trials) for c in found} == {"centralised": 2, "local": 2, "fedavg": 6}
 
 
 def test_a_setting_that_belongs_to_another_value_is_tried_once(scenario):
@@ -336,6 +346,26 @@ def test_a_finished_study_tries_nothing_again(scenario, tmp_path, monkeypatch):
     monkeypatch.setattr("sim.study.trials.train_run", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr("sim.study.runner.train_run", lambda *_, **__: pytest.fail("trained again"))
     run(made, tmp_path)
+
+
+def test_compare_and_advise_say_what_the_report_says_of_a_tuned_study(tmp_path, suture):
+    """The best rates are above all that are tried, and FedProx has more to choose among."""
+    write_csv(tmp_path / "clinics.csv")
+    path = tmp_path / "tuned.toml"
+    mixed = '[[strategies]]\nname = "fedprox"\n[tune]\n"strategies.fedprox.proximal-mu" = [0.1, 1.0]\n'
+    low = BASE.replace("[0.015625, 0.125, 1.0, 8.0]", "[1e-6, 1e-5, 1e-4, 1e-3]")
+    path.write_text(low.replace("[tune]\n", mixed).replace("reference = false", "reference = true"), encoding="utf-8")
+    assert suture("run", path)[0] == 0
+    study = read_results(tmp_path / "results" / "tuned")
+    [(_, finding), (_, scope)] = conclusions(study)
+    assert "did not choose among the same: FedAvg among 4 settings" in scope
+    said = plain(suture("compare", tmp_path / "results" / "tuned")[1])
+    assert said.endswith(plain(f"{finding} {scope}"))
+    [edge, *_] = at_the_edge(study.trials)
+    assert edge in said
+    advice = plain(suture("advise", path)[1])
+    assert scope in advice
+    assert "did best at the" in advice
 
 
 def test_the_status_of_a_study_counts_its_trials(scenario, tmp_path, suture):

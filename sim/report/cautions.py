@@ -1,0 +1,101 @@
+"""What has to be said beside a ranking by the within-clinic AUC, so that nobody takes it for more than it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from sim.foundation.text import score_text, value_text
+from sim.inference.differences import Verdict, all_differences
+from sim.inference.evidence import Evidence
+from sim.report.edges import at_the_edge, contest_of
+from sim.report.elsewhere import few
+from sim.report.referee import remarks
+from sim.report.summary import PREVALENCE
+
+if TYPE_CHECKING:
+    from sim.report.compare import Comparison
+
+__all__ = ["cautions", "of_methods", "trials_of"]
+
+
+def cautions(
+    within: Comparison,
+    pooled: Comparison,
+    brier: Evidence,
+    runs: pd.DataFrame,
+    trials: pd.DataFrame,
+    predictions: pd.DataFrame,
+    rounds: pd.DataFrame,
+) -> Iterator[str]:
+    """Yield what a referee would add to a comparison.
+
+    Parameters
+    ----------
+    within, pooled : Comparison
+        Of the within-clinic and of the pooled AUC.
+    brier : Evidence
+        Of the Brier score, of the line of reference too (:data:`PREVALENCE`) where there is one.
+    runs : DataFrame
+        The runs that are compared, with the names of their groups in `series`.
+    trials : DataFrame
+        Rows of ``trials.parquet``.
+    predictions, rounds : DataFrame
+        Those of all runs, with a column ``run_id``.
+    """
+    yield from _otherwise(within, pooled)
+    yield from of_methods(within.means, brier, runs, trials, predictions, rounds)
+
+
+def of_methods(
+    means: pd.DataFrame,
+    brier: Evidence,
+    runs: pd.DataFrame,
+    trials: pd.DataFrame,
+    predictions: pd.DataFrame,
+    rounds: pd.DataFrame,
+) -> Iterator[str]:
+    """Yield what a referee would add of each method by itself, with `means` of the within-clinic AUC."""
+    yield from _by_chance(means, brier)
+    yield from at_the_edge(trials_of(trials, runs))
+    yield from remarks(runs, predictions, rounds)
+
+
+def trials_of(trials: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the trials of the methods and swept values that some runs have."""
+    keys = [key for key in contest_of(trials) if key in runs and key not in ("seed", "held_out")]
+    for key in keys:
+        tried, ran = (table[key].astype(object).fillna("").map(value_text) for table in (trials, runs))
+        trials = trials[tried.isin(ran)]
+    return trials
+
+
+def _otherwise(within: Comparison, pooled: Comparison) -> Iterator[str]:
+    """Say that the pooled AUC has another leader, unless the two are equal."""
+    other = within.differences.set_index("group")
+    mean = pooled.means.set_index("group")["mean"]
+    if pooled.best == within.best or not mean[pooled.best] > mean[within.best]:
+        return
+    if other.loc[pooled.best, "verdict"] != Verdict.EQUAL:
+        yield (
+            f"The pooled AUC ranks otherwise: {pooled.best} leads with {score_text(mean[pooled.best])} before "
+            f"{within.best} with {score_text(mean[within.best])}; it also rewards knowing each clinic's share of cases."
+        )
+
+
+def _by_chance(means: pd.DataFrame, brier: Evidence) -> Iterator[str]:
+    """Name the methods that are not shown to beat what each clinic's share of cases predicts."""
+    idle = means.loc[means["mean"] - means["half_width"].fillna(0.0) <= 0.5, "group"].tolist()
+    if idle:
+        verb = "are" if len(idle) > 1 else "is"
+        yield f"{few(idle)} {verb} not shown to rank better than chance (within-clinic AUC of .5)."
+    pairs = all_differences(brier)
+    worse = [
+        group
+        for group, other, mean, width in pairs[["first", "second", "mean", "half_width"]].itertuples(index=False)
+        if other == PREVALENCE and not mean + width < 0
+    ]
+    if worse:
+        yield f"No better Brier score than that of each clinic's share of cases is shown for {few(worse)}."
