@@ -12,6 +12,9 @@ from sim.report.look import Look, Sheet, Spec, page_spec, paper, picture_spec, r
 
 __all__ = ["Figure", "Gallery"]
 
+_MOST_BESIDE = 3
+"""Of more panels on paper, the others stand below."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
@@ -80,7 +83,7 @@ class Gallery:
         width = 300 if several else 440
         sheets = [paper(given, start["score"], level, start["adversary"], width) for level in levels]
         panels = [panel(sheet) for sheet in sheets for panel in figure.panels]
-        columns = len(figure.panels) if several else min(2, len(panels))
+        columns = min(_MOST_BESIDE, len(figure.panels)) if several else min(2, len(panels))
         table = self.tables[figure.table]
         shown = table[table["score"] == start["score"]] if "score" in table else table
         shown = shown if len(shown) else table  # a clinic's own AUC has another name

@@ -8,6 +8,7 @@ from functools import partial
 import pandas as pd
 
 from sim.foundation.text import bytes_text, epsilon_text, listed, score_text, seconds_text
+from sim.report.attacks import attack_figures
 from sim.report.cost_charts import round_panel, time_panel, traffic_panel
 from sim.report.course_charts import clinics_panel, learning_panel
 from sim.report.equal import equals, members_of, together_by_level
@@ -64,7 +65,8 @@ def gallery(study: StudyResults) -> Gallery:
         if len(tables["clinics"]):
             figures.append(_clinics(tables["clinics"], study.clinics["name"].nunique()))
     found, drawn = evidence_figures(study, by_level, SCORES[scores[0]])
-    figures, tables = [*figures, *found], tables | drawn
+    attacked, measured = attack_figures(study, SCORES[scores[0]])
+    figures, tables = [*figures, *found, *attacked], tables | drawn | measured
     if len(study.phases) and len(phases := per_group(ok, study.phases, ["phase"], "seconds")):
         tables["phases"] = phases
         figures.append(_time(tables["phases"]))

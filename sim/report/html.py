@@ -21,11 +21,12 @@ from sim.foundation.text import value_text
 from sim.methods.labels import method_label
 from sim.privacy.adjacency import MEANING
 from sim.report.answer import answers, compared
+from sim.report.attacks import attack_tables
 from sim.report.figure import Gallery
 from sim.report.gallery import gallery
 from sim.report.look import INK
 from sim.report.patients import gap_frame, group_points
-from sim.report.privacy import attack_frame, method_privacy, not_covered, outside, unprotected
+from sim.report.privacy import method_privacy, not_covered, outside, unprotected
 from sim.report.resources import clinic_rows, demand_frame, resource_frame, worst_frame
 from sim.report.study import StudyResults
 from sim.report.summary import adjacency_of
@@ -83,7 +84,7 @@ def write_report(study: StudyResults, study_folder: Path, shown: Gallery | None 
         gaps=gap_frame(group_points(study.drawn, study.groups)) if len(study.groups) else pd.DataFrame(),
         levels=shown.levels,
         privacy=method_privacy(study),
-        attacks=attack_frame(study),
+        attacks=attack_tables(study),
         outside=outside(study),
         not_covered=not_covered(study),
         composed=study.composed,

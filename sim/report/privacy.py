@@ -9,11 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from sim.foundation.text import epsilon_text, score_text
+from sim.foundation.text import epsilon_text
 from sim.privacy.statement_text import between
 from sim.report.study import StudyResults
 from sim.report.summary import ADVERSARIES
-from sim.results.columns import unit_of
 
 _RATE = "0.01"
 
@@ -75,29 +74,6 @@ def unprotected(study: StudyResults) -> list[str]:
     if len(noised) < len(ok):
         said.append("Without DP nothing is noised, so ε is infinite for whoever sees anything of the training.")
     return said
-
-
-def attack_frame(study: StudyResults) -> pd.DataFrame:
-    """Lay out the measured attacks, as means over seeds and as text; empty where there are none."""
-    ok = study.ok
-    rows = [
-        {"Method": series, "Privacy": level, "attack": attack["attack"], "measure": measure, "value": attack[measure]}
-        for run_id, series, level in ok[["run_id", "series", "level"]].itertuples(index=False)
-        for attack in study.statements[run_id]["attacks"]
-        for measure in attack
-        if unit_of(measure) not in (None, "records") and not measure.startswith("worst_clinic_")
-    ]
-    if not rows:
-        return pd.DataFrame()
-    table = pd.DataFrame(rows)
-    table["told"] = table["attack"] + ": " + table["measure"].map(_measure_text)
-    means = table.groupby(["Method", "Privacy", "told"], sort=False)["value"].mean()
-    return means.unstack(sort=False).map(score_text).reset_index()  # noqa: PD010 (nothing is left to aggregate)
-
-
-def _measure_text(measure: str) -> str:
-    words = measure.split("_")
-    return " ".join([*words[:-1], {"auc": "AUC", "r2": "R²"}.get(words[-1], words[-1])])
 
 
 def outside(study: StudyResults) -> list[tuple[str, str, str]]:

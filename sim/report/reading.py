@@ -14,7 +14,8 @@ from sim.foundation.problems import ScenarioError
 from sim.privacy.study_ledger import StudyRun, compose_study
 from sim.report.composed import composed_frame, composed_words
 from sim.report.held_out import held_out_of
-from sim.report.study import NO_TRIALS, StudyResults
+from sim.report.study import NO_ATTACKS, NO_TRIALS, StudyResults
+from sim.results.attacks import attacks_table
 from sim.results.composition import uncounted
 from sim.results.decision_map import read_map
 from sim.results.rounds import read_first_rounds
@@ -75,6 +76,7 @@ def read_results(folder: Path) -> StudyResults:
         data_card=files("sim.data").joinpath("heart_disease.md").read_text(encoding="utf-8") if heart else "",
         commands=read_commands(folder),
         held_out=held_out_of(folder, specs[0], read_run_tables(folder, ok, "predictions")),
+        attacks=NO_ATTACKS if (attacks := attacks_table(folder)) is None else attacks,
         trials=NO_TRIALS if (trials := trials_table(folder)) is None else trials,
     )
 

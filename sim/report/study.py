@@ -12,9 +12,11 @@ import pandas as pd
 from sim.report.held_out import HeldOut
 from sim.report.points import with_levels
 from sim.report.summary import PREVALENCE, held_out_clinics, of_one_kind, successful_runs
+from sim.results.attacks import COLUMNS
 from sim.results.decision_map import DecisionMap
 from sim.results.rounds import DrawnRound
 
+NO_ATTACKS: Final = pd.DataFrame(columns=list(COLUMNS))
 NO_TRIALS: Final = pd.DataFrame(columns=["strategy", "cut", "chosen"])
 
 
@@ -50,6 +52,7 @@ class StudyResults:
     held_out: HeldOut | None = None  # Predictions of held-out records
     # ``trials.parquet``: the settings that were tried, by method and seed, with their scores
     trials: pd.DataFrame = field(default_factory=NO_TRIALS.copy)
+    attacks: pd.DataFrame = field(default_factory=NO_ATTACKS.copy)  # ``attacks.parquet``
 
     @cached_property
     def ok(self) -> pd.DataFrame:

@@ -257,7 +257,7 @@ def test_report_is_complete(tmp_path: Path) -> None:
         "age: public",
     ):
         assert text in page.text
-    assert page.count("table") == page.count("caption") == 11 + 2 * len(METHODS)  # two in each statement
+    assert page.count("table") == page.count("caption") == 10 + 2 * len(METHODS)  # two in each statement
     names = ["clinics", "learning", "privacy", "privacy_accuracy", "time", "traffic"]
     assert sorted(study_pictures(study, gallery(study))) == names
     told = [attributes["aria-label"] or "" for _, attributes in page.tags if attributes.get("role") == "img"]

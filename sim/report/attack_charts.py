@@ -1,0 +1,110 @@
+"""Charts of attacks: success against score, and measured against claimed epsilon."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from sim.report.look import GREY, Sheet, Spec, field
+
+_HEIGHT = 240
+
+
+def success_panel(
+    sheet: Sheet, table: str, attack: str, measure: str, lines: Mapping[str, float], *, intervals: bool
+) -> Spec:
+    """Draw the score against an attack's success, a mark a series and level, joined along the levels.
+
+    Parameters
+    ----------
+    table : str
+        The data.
+    attack, measure : str
+        In words.
+    lines : mapping of str to float
+        Values of the measure to mark: what guessing gives, and the most without privacy.
+    intervals : bool
+        Whether any mark has one.
+    """
+    x = field("mean:Q", title=measure, scale={"zero": False, "nice": True}, axis={"tickCount": 5})
+    y = field("score:Q", title="Within-clinic AUC", scale={"zero": False, "nice": True}, axis={"tickCount": 6})
+    marked = [
+        {
+            "data": {"values": [{"at": value, "name": name}]},
+            "mark": {"type": "rule", "color": GREY, "strokeDash": [6, 3] if name == "guessing" else [2, 3]},
+            "encoding": {"x": field("at:Q"), "tooltip": [field("name:N"), field("at:Q", format=".3f")]},
+        }
+        for name, value in lines.items()
+    ]
+    kept = [{"filter": f"datum.attack === {json.dumps(attack)}"}]
+    line = {
+        "transform": kept,
+        "mark": {"type": "line", "strokeWidth": 1.2},
+        "encoding": {
+            "x": x,
+            "y": y,
+            "order": field("order:Q"),
+            "color": sheet.series("color"),
+            "strokeDash": sheet.series("strokeDash"),
+            "strokeOpacity": sheet.shown(0.5, 0.05),
+        },
+    }
+    bars = {
+        "transform": [*kept, {"filter": "isValid(datum.lower) && isValid(datum.upper)"}],
+        "mark": {"type": "rule", "strokeWidth": 1.1},
+        "encoding": {
+            "x": {**x, "field": "lower"},
+            "x2": {"field": "upper"},
+            "y": y,
+            "color": sheet.series("color"),
+            "strokeOpacity": sheet.shown(0.5, 0.04),
+        },
+    }
+    dots = {
+        "transform": kept,
+        "mark": {"type": "point", "filled": True, "size": 60, "cursor": "pointer"},
+        "encoding": {
+            "x": x,
+            "y": y,
+            "color": sheet.series("color"),
+            "shape": sheet.series("shape"),
+            "opacity": sheet.shown(),
+            "tooltip": [
+                field("series:N"),
+                field("level:N"),
+                *(field(f"{name}:Q", format=".3f") for name in ("mean", "lower", "upper", "score")),
+            ],
+        },
+    }
+    return sheet.chart(table, json.dumps(attack), _HEIGHT, layer=[*marked, line, *([bars] if intervals else []), dots])
+
+
+def audit_panel(sheet: Sheet, adversary: str) -> Spec:
+    """Draw the audited epsilon of one adversary against the claimed one; on the line the claim is used up."""
+    kept = [{"filter": f"datum.adversary === {json.dumps(adversary)}"}]
+    scale = {"type": "symlog", "constant": 1, "zero": True, "nice": True}
+    x = field("claimed:Q", title=f"Claimed ε of the {adversary.lower()}", scale=scale, axis={"tickCount": 5})
+    y = field("measured:Q", title="Audited ε, at least", scale=scale, axis={"tickCount": 5})
+    line = {
+        "transform": kept,
+        "mark": {"type": "line", "color": GREY, "strokeDash": [4, 3]},
+        "encoding": {"x": x, "y": {**y, "field": "claimed"}},
+    }
+    dots = {
+        "transform": kept,
+        "mark": {"type": "point", "filled": True, "size": 60, "cursor": "pointer"},
+        "encoding": {
+            "x": x,
+            "y": y,
+            "color": sheet.series("color"),
+            "shape": sheet.series("shape"),
+            "opacity": sheet.shown(),
+            "tooltip": [
+                field("series:N"),
+                field("level:N"),
+                field("claimed:Q", format=".3g"),
+                field("measured:Q", format=".3g"),
+            ],
+        },
+    }
+    return sheet.chart("audit", json.dumps(adversary), _HEIGHT, layer=[line, dots])

@@ -1,0 +1,208 @@
+"""What attacks measured: success against score, one adversary at a time, and measured against promised epsilon.
+
+The attacks of every run (:mod:`sim.attacks.membership`, :mod:`sim.attacks.reconstruction`) stand beside those that the
+scenario names, so that the weak ones are seen to be weak.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from sim.foundation.text import epsilon_text, score_text
+from sim.report.attack_charts import audit_panel, success_panel
+from sim.report.figure import Figure
+from sim.report.study import StudyResults
+from sim.results.attacks import COLUMNS
+
+AUDIT: Final = "audit"
+OF_EVERY_RUN: Final = {
+    "membership_auc": ("membership", "model-user", "auc", 0.5),
+    "smashed_reconstruction_r2": ("reconstruction", "server", "r2", 0.0),
+}
+"""Columns of ``runs.parquet`` with what the attacks of every run measure: attack, adversary, measure and chance."""
+WHO: Final = {"model-user": "Model user", "peer-clinic": "Peer clinic", "server": "Server"}
+_NAMES: Final = {
+    "membership": "loss threshold", "reconstruction": "ridge regression", "lira": "LiRA", "rmia": "RMIA",
+    "fsha": "FSHA", "unsplit": "UnSplit",
+}  # fmt: skip
+_UNITS: Final = {"auc": "AUC", "r2": "R²", "ssim": "SSIM", "psnr": "PSNR", "tpr": "TPR", "epsilon": "ε"}
+_NUMBERS: Final = ("value", "low", "high", "chance", "bound")
+_HEADLINE: Final = (
+    "fpr_0_01_tpr", "auc", "label_auc", "ssim", "correlation", "r2", "mix_correlation", "identified_share",
+)  # fmt: skip
+"""Of the measures of an attack, the first of these that it has is drawn."""
+
+
+def measured(study: StudyResults) -> pd.DataFrame:
+    """Return what each attack measured on each run: the columns of ``attacks.parquet``, of all clinics together."""
+    runs = study.drawn
+    floors = [
+        runs[["run_id"]].assign(attack=attack, adversary=who, measure=measure, value=runs[column], chance=chance)
+        for column, (attack, who, measure, chance) in OF_EVERY_RUN.items()
+        if column in runs
+    ]
+    named = study.attacks[(study.attacks["clinic"] == "") & study.attacks["run_id"].isin(runs["run_id"])]
+    table = pd.concat([*floors, *([named] if len(named) else [])], ignore_index=True) if floors else named
+    table = table.reindex(columns=list(COLUMNS)).astype(dict.fromkeys(_NUMBERS, "float64"))
+    return table.dropna(subset="value")
+
+
+def attack_points(study: StudyResults, score: str) -> pd.DataFrame:
+    """Return a row for each series, level and attack by its headline measure: means over seeds.
+
+    ``series level order adversary attack measure mean lower upper chance score n``. The interval is the attack's own,
+    averaged over seeds; `score` is the mean of the column that is named.
+    """
+    table = measured(study)
+    table = table[(table["attack"] != AUDIT) & table["measure"].isin(_HEADLINE)]
+    rank = table["measure"].map(_HEADLINE.index)
+    table = table[rank == rank.groupby([table["attack"], table["adversary"]]).transform("min")]
+    ok = study.drawn[["run_id", "series", "level", score]]
+    by = ["series", "level", "adversary", "attack", "measure"]
+    means: pd.DataFrame = (
+        table.merge(ok, on="run_id")
+        .groupby(by, sort=False, observed=True)
+        .agg(
+            mean=("value", "mean"),
+            lower=("low", "mean"),
+            upper=("high", "mean"),
+            chance=("chance", "mean"),
+            score=(score, "mean"),
+            n=("value", "size"),
+        )
+        .reset_index()
+    )
+    texts = {"attack": attack_name, "measure": measure_text, "adversary": WHO.__getitem__}
+    means = means.assign(
+        order=means["level"].cat.codes, **{name: means[name].map(text) for name, text in texts.items()}
+    )
+    return means.dropna(subset=["mean", "score"])
+
+
+def audit_points(study: StudyResults) -> pd.DataFrame:
+    """Return a row for each series, level and adversary: the claimed epsilon, and the largest that was measured."""
+    table = measured(study)
+    table = table[(table["attack"] == AUDIT) & (table["measure"] == "epsilon") & np.isfinite(table["bound"])]
+    joined: pd.DataFrame = table.merge(study.drawn[["run_id", "series", "level"]], on="run_id")
+    by = ["series", "level", "adversary"]
+    found: pd.DataFrame = joined.groupby(by, sort=False, observed=True).agg(
+        claimed=("bound", "max"), measured=("value", "max")
+    )
+    table = found.reset_index()
+    return table.assign(adversary=table["adversary"].map(WHO))
+
+
+def attack_figures(study: StudyResults, score: str) -> tuple[list[Figure], dict[str, pd.DataFrame]]:
+    """Return the figures of attacks and their tables; none of an adversary against whom nothing was tried.
+
+    Methods that share a model do not share what is seen of its training, so that each is drawn.
+
+    Parameters
+    ----------
+    score : str
+        Column of the score that success is drawn against.
+    """
+    points = attack_points(study, score)
+    figures, tables = [], {}
+    for who in WHO.values():
+        own = points[points["adversary"] == who]
+        if len(own):
+            figures.append(_success(who, own))
+            tables[figures[-1].table] = own
+    if len(audited := audit_points(study)):
+        tables["audit"] = audited
+        figures.append(_audit(audited))
+    return figures, tables
+
+
+def _success(adversary: str, own: pd.DataFrame) -> Figure:
+    spans = "; ".join(
+        f"{attack} {score_text(each['mean'].min())} to {score_text(each['mean'].max())} ({each['measure'].iloc[0]})"
+        for attack, each in own.groupby("attack", sort=False)
+    )
+    name = f"attacks-{adversary.lower().replace(' ', '-')}"
+    return Figure(
+        name=name,
+        title=f"What attacks by the {adversary.lower()} find",
+        note="Each mark is a method at one level of privacy, joined along the levels: to the right the attack succeeds "
+        "more, upwards the model is better. Dashed: guessing. Dotted: the most that is found without DP. "
+        "An attack that fails proves no privacy.",
+        description=f"Charts of score against the success of attacks by the {adversary.lower()}: {spans}.",
+        table=name,
+        panels=[
+            partial(
+                success_panel,
+                table=name,
+                attack=str(attack),
+                measure=each["measure"].iloc[0],
+                lines=_lines(each),
+                intervals=bool(each["lower"].notna().any()),
+            )
+            for attack, each in own.groupby("attack", sort=False)
+        ],
+    )
+
+
+def _lines(own: pd.DataFrame) -> dict[str, float]:
+    """Return where guessing stands, and the most that is found without privacy, where both are known."""
+    bare = own.loc[own["level"].astype(str).isin(["no DP"]), "mean"]
+    found = {"guessing": own["chance"].mean(), "no privacy": bare.max() if len(bare) else np.nan}
+    return {name: float(value) for name, value in found.items() if not np.isnan(value)}
+
+
+def _audit(table: pd.DataFrame) -> Figure:
+    words = "; ".join(
+        f"{series}, {level}, {str(who).lower()}: at least {epsilon_text(found)} of a claimed {epsilon_text(claim)}"
+        for series, level, who, claim, found in table[
+            ["series", "level", "adversary", "claimed", "measured"]
+        ].itertuples(index=False)
+    )
+    return Figure(
+        name="audit",
+        title="Promised and measured ε",
+        note="What audits with canaries show at least (95 % lower bound), against the ε that is claimed. On the line "
+        "the claim is used up; above it, it would be false.",
+        description=f"A chart of audited against claimed epsilon. {words}.",
+        table="audit",
+        panels=[partial(audit_panel, adversary=who) for who in WHO.values() if (table["adversary"] == who).any()],
+    )
+
+
+def attack_name(attack: str) -> str:
+    """Return an attack as people read it."""
+    return _NAMES.get(attack, attack.rpartition(":")[0] or attack).replace("-", " ")
+
+
+def measure_text(measure: str) -> str:
+    """Return a measure as people read it: "TPR at 1 % FPR", "label AUC"."""
+    if measure.startswith("fpr_0_") and measure.endswith("_tpr"):
+        return f"TPR at {float('0.' + measure[6:-4]):.2g} FPR".replace("0.001", "0.1 %").replace("0.01", "1 %")
+    words = measure.split("_")
+    return " ".join([*words[:-1], _UNITS.get(words[-1], words[-1])])
+
+
+def attack_tables(study: StudyResults) -> list[tuple[str, pd.DataFrame]]:
+    """Lay out, by adversary, what its attacks measured: means over seeds as text, a row a method and level."""
+    table = measured(study)
+    table = table[~table["measure"].str.endswith("records")]
+    joined = table.merge(study.drawn[["run_id", "series", "level"]], on="run_id")
+    joined["told"] = [
+        f"{attack_name(attack)}: {measure_text(measure)}"
+        for attack, measure in zip(joined["attack"], joined["measure"], strict=True)
+    ]
+    found = []
+    for who, name in WHO.items():
+        own = joined[joined["adversary"] == who]
+        if len(own):
+            means = own.groupby(["series", "level", "told"], sort=False, observed=True)["value"].mean()
+            frame = means.unstack(sort=False).map(_number).reset_index()  # noqa: PD010 (nothing is left to aggregate)
+            found.append((name, frame.rename(columns={"series": "Method", "level": "Privacy"})))
+    return found
+
+
+def _number(value: float) -> str:
+    return score_text(value) if abs(value) < 1 or np.isnan(value) else f"{value:.3g}"

@@ -1,0 +1,91 @@
+"""What the report makes of attacks: means by hand, the headline measure of each, and no chart without data."""
+
+import math
+
+import pandas as pd
+import pytest
+from altair import Root
+from jsonschema import ValidationError
+from report_studies import make_runs, make_study
+
+from sim.report.attacks import attack_figures, attack_points, attack_tables, audit_points, measure_text
+from sim.report.gallery import gallery
+from sim.results.attacks import COLUMNS
+
+
+def found(run_id, attack, adversary, measure, value, **others):
+    row = dict.fromkeys(COLUMNS, math.nan) | {"clinic": ""}
+    return (
+        row | {"run_id": run_id, "attack": attack, "adversary": adversary, "measure": measure, "value": value} | others
+    )
+
+
+def attacked():
+    runs = make_runs(seeds=[0, 1], epsilons=[3.0, math.inf])
+    rows = []
+    for row in runs.itertuples():
+        bare = math.isinf(row.epsilon_model_user)
+        about = {"low": 0.5, "high": 0.7, "chance": 0.5}
+        rows.append(found(row.run_id, "lira", "model-user", "auc", 0.6 + 0.1 * row.seed, **about))
+        rows.append(found(row.run_id, "lira", "model-user", "fpr_0_01_tpr", 0.02 + 0.02 * row.seed, chance=0.01))
+        rows.append(found(row.run_id, "lira", "model-user", "auc", 0.99, clinic="north"))
+        if row.cut:
+            rows.append(found(row.run_id, "decoder", "server", "r2", 0.9, chance=0.0))
+        if not bare:
+            rows.append(found(row.run_id, "audit", "model-user", "epsilon", 1.0 + row.seed, bound=3.0))
+    return make_study(runs, attacks=pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+def test_an_attack_is_drawn_by_its_headline_measure_as_a_mean_over_seeds_of_all_clinics():
+    points = attack_points(attacked(), "within_clinic_auc")
+    lira = points[points["attack"] == "LiRA"]
+    assert set(lira["measure"]) == {"TPR at 1 % FPR"}
+    assert lira["mean"].tolist() == pytest.approx([0.03] * len(lira)), "of .02 and .04"
+    assert lira["n"].tolist() == [2] * len(lira)
+    decoder = points[points["attack"] == "decoder"]
+    assert set(decoder["adversary"]) == {"Server"}
+    assert all("," in series for series in decoder["series"]), "where the model is cut alone"
+
+
+def test_each_adversary_has_a_figure_and_none_is_drawn_without_data():
+    figures, tables = attack_figures(attacked(), "within_clinic_auc")
+    assert [figure.name for figure in figures] == ["attacks-model-user", "attacks-server", "audit"]
+    assert set(tables) == {"attacks-model-user", "attacks-server", "audit"}
+    bare = make_study(make_runs(seeds=[0, 1], epsilons=[3.0, math.inf]))
+    assert [figure.name for figure in attack_figures(bare, "within_clinic_auc")[0]] == []
+
+
+def test_the_largest_audited_epsilon_over_seeds_stands_beside_the_claim():
+    points = audit_points(attacked())
+    assert set(points["claimed"]) == {3.0}
+    assert set(points["measured"]) == {2.0}
+    assert set(points["level"].astype(str)) == {"ε = 3"}
+
+
+def test_tables_are_by_adversary_with_a_row_for_each_method_and_level():
+    (user, of_user), (server, of_server) = attack_tables(attacked())
+    assert (user, server) == ("Model user", "Server")
+    assert of_user["LiRA: AUC"].unique().tolist() == [".650"]
+    assert set(of_server["decoder: R²"]) == {".900"}
+
+
+def test_charts_of_attacks_are_valid_and_have_lines_for_guessing_and_no_privacy():
+    study = attacked()
+    shown = gallery(study)
+    figure = next(figure for figure in shown.figures if figure.name == "attacks-model-user")
+    for spec in (*shown.page_specs(figure), shown.paper_spec(figure, "heart")):
+        Root.validate(spec)
+    [panel] = shown.page_specs(figure)
+    marked = {each["data"]["values"][0]["name"]: each["data"]["values"][0]["at"] for each in panel["layer"][:2]}
+    assert marked == {"guessing": pytest.approx(0.01), "no privacy": pytest.approx(0.03)}
+    panel["mark"] = "blot"
+    with pytest.raises(ValidationError):
+        Root.validate(panel)
+
+
+@pytest.mark.parametrize(
+    ("measure", "told"),
+    [("fpr_0_001_tpr", "TPR at 0.1 % FPR"), ("label_auc", "label AUC"), ("r2", "R²"), ("mix_error", "mix error")],
+)
+def test_measures_in_words(measure, told):
+    assert measure_text(measure) == told
