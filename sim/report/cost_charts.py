@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 
 from sim.methods.messages import Kind
-from sim.report.gantt import PHASES
-from sim.report.look import GREY, UNITS, Sheet, Spec, field
+from sim.report.gantt import PHASES, time_unit
+from sim.report.look import GREY, Sheet, Spec, field, prefixed
 
 _KINDS = dict(
     zip(
@@ -18,14 +19,15 @@ _KINDS = dict(
 _PHASES = {phase: colour for phase, (_, colour) in PHASES.items()} | {"waiting": "#999999"}  # seen on a dark page too
 
 
-def time_panel(sheet: Sheet) -> Spec:
-    """Draw the simulated seconds of each method at one level, by phase."""
-    axis = {"labelExpr": UNITS["seconds"], "tickCount": 5}
-    x = field("seconds:Q", title="Sum of seconds", axis=axis)
-    return _bars(sheet, "phases", x, _phases(), [field("phase:N"), field("seconds:Q", format=".4~s")])
+def time_panel(sheet: Sheet, most: float) -> Spec:
+    """Draw the simulated time of each method at one level, by phase, in the unit of the longest."""
+    unit, seconds = time_unit(most)
+    x = field("amount:Q", title=f"Sum in {unit}", axis={"tickCount": 5})
+    said = [field("phase:N"), field("seconds:Q", format=".4~s")]
+    return _bars(sheet, "phases", x, _phases(), said, {"calculate": f"datum.seconds / {seconds}", "as": "amount"})
 
 
-def round_panel(sheet: Sheet, rows: int) -> Spec:
+def round_panel(sheet: Sheet, rows: int, longest: Mapping[str, float]) -> Spec:
     """Draw one round of the chosen method, a row a clinic and a row a worker of the server.
 
     Parameters
@@ -34,16 +36,22 @@ def round_panel(sheet: Sheet, rows: int) -> Spec:
         The page.
     rows : int
         The most that a method has.
+    longest : mapping of str to float
+        By method, the seconds of its round, which decide its unit.
     """
+    units = {method: time_unit(seconds) for method, seconds in longest.items()}
+    names = json.dumps({method: name for method, (name, _) in units.items()}, ensure_ascii=False)
+    seconds = json.dumps({method: seconds for method, (_, seconds) in units.items()}, ensure_ascii=False)
+    scaled = [{"calculate": f"datum.{side} / {seconds}[method]", "as": f"{side}_shown"} for side in ("start", "end")]
     return sheet.chart(
         "rounds",
-        "method",
+        f"method + ', in ' + {names}[method]",
         min(26 * rows, max(520, 6 * rows)),
-        transform=[{"filter": "datum.method === method"}],
+        transform=[{"filter": "datum.method === method"}, *scaled],
         mark="bar",
         encoding={
-            "x": field("start:Q", title="Since the round began", axis={"labelExpr": UNITS["seconds"], "tickCount": 6}),
-            "x2": {"field": "end"},
+            "x": field("start_shown:Q", title="Since the round began", axis={"tickCount": 6}),
+            "x2": {"field": "end_shown"},
             "y": field("row:N", sort=None, title=None, axis={"labelLimit": 110, "grid": False, "ticks": False}),
             "color": _phases(),
             "tooltip": [
@@ -68,22 +76,20 @@ def _phases() -> Spec:
 def traffic_panel(sheet: Sheet, kinds: Sequence[str]) -> Spec:
     """Draw the bytes of each method at one level, by kind of message: to the right up, to the left down."""
     colours = {kind: _KINDS.get(kind, GREY) for kind in kinds}
-    axis = {
-        "labelExpr": "(datum.value < 0 ? '↓ ' : datum.value ? '↑ ' : '') + format(abs(datum.value), '.2~s') + 'B'",
-        "tickCount": 5,
-    }
+    arrow = "datum.value < 0 ? '↓ ' : datum.value ? '↑ ' : ''"
+    axis = {"labelExpr": f"({arrow}) + {prefixed('abs(datum.value)', 'B', '.2')}", "tickCount": 5}
     x = field("signed:Q", title="← down | up →", axis=axis)
     said = [field("way:N"), field("kind:N"), field("bytes:Q", format=".4~s")]
     return _bars(sheet, "traffic", x, _colours("kind", colours, 4), said)
 
 
-def _bars(sheet: Sheet, table: str, x: Spec, colour: Spec, said: Sequence[Spec]) -> Spec:
+def _bars(sheet: Sheet, table: str, x: Spec, colour: Spec, said: Sequence[Spec], *made: Spec) -> Spec:
     axis = {"labelLimit": 150, "grid": False, "ticks": False}
     return sheet.chart(
         table,
         sheet.level,
         22 * len(sheet.given),
-        transform=[{"filter": f"datum.level === {sheet.level}"}],
+        transform=[{"filter": f"datum.level === {sheet.level}"}, *made],
         mark={"type": "bar", "cursor": "pointer"},
         encoding={
             "x": x,

@@ -204,7 +204,7 @@ def map_frame(shown: DecisionMap) -> pd.DataFrame:
                     "Shared with": "; ".join(point.others) or "–",
                     "Score": score_text(nan if point.score is None else point.score),
                     "Time": seconds_text(nan if point.seconds is None else point.seconds),
-                    "Training alone": "not worse" if point.alone else "–",
+                    "Training alone": "not told apart" if point.alone else "–",
                     "Note": point.reason or "–",
                 }
             )

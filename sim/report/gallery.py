@@ -207,6 +207,7 @@ def _clinics(table: pd.DataFrame, clinics: int) -> Figure:
 
 
 def _time(table: pd.DataFrame) -> Figure:
+    sums = table.groupby(["series", "level"], observed=True)["seconds"].sum()
     return Figure(
         name="time",
         title="Where the time goes",
@@ -214,7 +215,7 @@ def _time(table: pd.DataFrame) -> Figure:
         "less than this sum.",
         description=f"A bar chart of seconds by method and phase. Sums: {_sums(table, 'seconds', seconds_text)}.",
         table="phases",
-        panels=[time_panel],
+        panels=[partial(time_panel, most=float(sums.max()))],
     )
 
 
@@ -238,7 +239,13 @@ def _round(table: pd.DataFrame, clock: Sequence[DrawnRound]) -> Figure:
         note="First round of the method selected above, first seed: who receives, computes, sends and waits, and when.",
         description=f"A Gantt chart of one round. {' '.join(words)}",
         table="rounds",
-        panels=[partial(round_panel, rows=int(table.groupby("method")["row"].nunique().max()))],
+        panels=[
+            partial(
+                round_panel,
+                rows=int(table.groupby("method")["row"].nunique().max()),
+                longest={str(method): float(end) for method, end in table.groupby("method")["end"].max().items()},
+            )
+        ],
     )
 
 

@@ -22,6 +22,11 @@ _UNITS = (("hours", 3600.0, 7200.0), ("minutes", 60.0, 300.0), ("seconds", 1.0, 
 """Name, seconds, and the shortest round it is used for."""
 
 
+def time_unit(most: float) -> tuple[str, float]:
+    """Return the unit in which people would read times up to a largest, and its seconds."""
+    return next((name, seconds) for name, seconds, shortest in _UNITS if most >= shortest)
+
+
 def round_chart(frame: pd.DataFrame, title: str, words: Sequence[str]) -> Spec:
     """Draw a round, a row a clinic and a row a worker of the server.
 
@@ -31,7 +36,7 @@ def round_chart(frame: pd.DataFrame, title: str, words: Sequence[str]) -> Spec:
         Lines below the title, as `round_words` returns them.
     """
     total = float(frame["end"].max())
-    unit, seconds, _ = next(unit for unit in _UNITS if total >= unit[2])
+    unit, seconds = time_unit(total)
     bars = frame.assign(
         what=[PHASES[phase][0] for phase in frame["phase"]], start=frame["start"] / seconds, end=frame["end"] / seconds
     )

@@ -8,8 +8,8 @@ from sim.report.joining import ALONE
 from sim.report.look import GREY, Sheet, Spec, field, told
 
 _SCALE = {"zero": True, "nice": True}
-_AXIS = {"tickCount": 7}
-_ROW = 46
+_AXIS = {"tickCount": {"expr": "containerSize()[0] < 500 ? 3 : 5"}}  # where labels have room, 0 is among them
+_ROW, _FEW_ROWS, _NARROW_ROW = 46, 12, 30
 
 
 def _shown(sheet: Sheet, against: str) -> Spec:
@@ -58,7 +58,7 @@ def joining_panel(sheet: Sheet, rows: int, *, grouped: bool, against: str) -> Sp
     return sheet.chart(
         "joining",
         sheet.level,
-        _ROW * rows,
+        (_ROW if rows <= _FEW_ROWS else _NARROW_ROW) * rows,
         transform=[_shown(sheet, against), *kind],
         layer=[_zero("x"), bars, dots],
     )

@@ -36,11 +36,17 @@ _SCHEMA: Final = "https://vega.github.io/schema/vega-lite/v6.json"
 _KINDS: Final = {"Q": "quantitative", "N": "nominal"}
 _INK: Final = "currentColor"
 
+
+def prefixed(value: str, unit: str, digits: str = "") -> str:
+    """Return the Vega expression that writes an amount with a prefix to its unit: 20 ms."""
+    return f"replace(format({value}, '{digits}~s'), regexp('([^0-9]?)$'), ' $1') + '{unit}'"
+
+
 UNITS: Final = {
-    "seconds": "datum.value < 1 ? format(datum.value, '~s') + 's' : datum.value < 120 ? datum.value + ' s' : "
+    "seconds": f"datum.value < 1 ? {prefixed('datum.value', 's')} : datum.value < 120 ? datum.value + ' s' : "
     "datum.value < 7200 ? format(datum.value / 60, '.3~r') + ' min' : "
     "datum.value < 172800 ? format(datum.value / 3600, '.3~r') + ' h' : format(datum.value / 86400, '.3~r') + ' d'",
-    "bytes": "format(datum.value, '~s') + 'B'",
+    "bytes": prefixed("datum.value", "B"),
 }
 """Vega expressions that write a tick in the unit people would use."""
 
@@ -133,7 +139,7 @@ class Sheet:
         legend = {
             "title": None, "orient": "top", "columns": 4, "labelLimit": 300, "symbolOpacity": 1, "symbolDash": [1, 0],
         }  # fmt: skip
-        shown = self.legend and channel in ("color", "shape")
+        shown = self.legend and channel != "strokeDash"
         scale = {"domain": self.names, "range": values}
         return field("series:N", scale=scale, legend=legend if shown else None)
 

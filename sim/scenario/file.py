@@ -302,6 +302,8 @@ def _unplaced(mapping: Mapping[str, Any], sweep: Mapping[str, Any]) -> Iterator[
 
 
 def _read_toml(path: Path, label: str) -> dict[str, Any]:
+    if path.is_dir():
+        raise ScenarioError([f"{label}: is a folder; give a scenario file, NAME.toml"])
     try:
         status(path, _MOST_BYTES)
         text = path.read_text(encoding="utf-8")

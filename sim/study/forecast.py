@@ -14,7 +14,8 @@ layers. Between what a run alone takes and its share in a group: in the heart st
 were measured on one 2-core machine."""
 
 BASIS = (
-    "estimated from training steps and FLOPs, without planning and process start-up; suture run refines it as runs end"
+    "estimated from training steps and FLOPs; start-up, planning and pictures add some ten seconds, and suture run "
+    "refines it as runs end"
 )
 
 

@@ -228,3 +228,5 @@ def test_prints_with_its_charts(chrome: Chrome, page: Path, tmp_path: Path) -> N
     )
     assert chrome.execute_script(hidden) == ["none"] * 3
     assert chrome.execute_script("return getComputedStyle(document.querySelector('.chart')).display") != "none"
+    with_figure = "return getComputedStyle(document.querySelector('.fold:has(> figure)')).breakInside"
+    assert chrome.execute_script(with_figure) == "avoid"  # no heading at the foot of a page, its chart on the next

@@ -57,7 +57,8 @@ def test_what_is_no_ordinary_file(suture, tmp_path, kind, role):
         sets[role] += ["strategies=[{name='split'}]", "model.cut=1"]
     [line] = refused(suture, tmp_path, study, *settings(*sets.get(role, [])))
     assert line.startswith(f"{study}: ")
-    assert line.endswith(SAID[kind])
+    folder = role == "scenario" and kind == "folder"
+    assert line.endswith("is a folder; give a scenario file, NAME.toml" if folder else SAID[kind])
 
 
 def nul(path):

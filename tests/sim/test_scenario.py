@@ -136,7 +136,7 @@ def test_missing_file(tmp_path):
 
 
 def test_folder_for_a_file(tmp_path):
-    assert lines(tmp_path) == ["is a directory; give an ordinary file"]
+    assert lines(tmp_path) == ["is a folder; give a scenario file, NAME.toml"]
 
 
 def test_syntax_error_names_the_line(file):
