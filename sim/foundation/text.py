@@ -24,6 +24,11 @@ def _short(number: float) -> str:
     return text.replace("0.", ".", 1) if abs(number) < 0.9995 else text
 
 
+def margin_text(margin: float) -> str:
+    """Write a margin between scores as it was set: ".01"."""
+    return f"{margin:g}".replace("0.", ".", 1)
+
+
 def epsilon_text(epsilon: float) -> str:
     """Write an epsilon to three significant digits, infinity as its sign and a missing one as a dash."""
     if math.isnan(epsilon):

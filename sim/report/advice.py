@@ -13,7 +13,7 @@ from typing import Final
 import pandas as pd
 
 from sim.foundation.problems import ScenarioError, suggest
-from sim.foundation.text import bytes_text, count_text, epsilon_text, score_text, seconds_text
+from sim.foundation.text import bytes_text, count_text, epsilon_text, margin_text, score_text, seconds_text
 from sim.inference.differences import Verdict
 from sim.report.cautions import of_methods
 from sim.report.compare import HEADLINE, NO_ROUNDS, compared
@@ -170,7 +170,7 @@ class _Study:
             extreme="highest" if self.sign < 0 else "lowest",
             of_those=" of those that meet the condition" if total > len(self.kept) else "",
             is_score=self.is_score,
-            margin=score_text(self.margin).rstrip("0") if self.best.endswith(_SCORES[:-1]) else "",
+            margin=margin_text(self.margin) if self.best.endswith(_SCORES[:-1]) else "",
             as_good=others,
             next=self._next(first, others),
             unsettled=unsettled,

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 
 from sim.foundation.text import bytes_text, count_text, epsilon_text, score_text, seconds_text
+from sim.inference.differences import LEVEL, all_differences
 from sim.report.figure import Gallery
+from sim.report.held_out import evidence_of
 from sim.report.joining import ALONE
+from sim.report.points import SCORES
 from sim.report.study import StudyResults
 from sim.report.summary import ADVERSARIES, is_baseline
 from sim.report.words import conclusions
 
 __all__ = ["answers", "compared"]
+
+_BY_CHANCE: Final = LEVEL / 2
+"""Share of intervals of nothing that lie above 0, or below."""
 
 
 def compared(study: StudyResults) -> str:
@@ -60,8 +66,8 @@ def answers(study: StudyResults, shown: Gallery, said_of: Sequence[tuple[str, st
         return said
     best = here.sort_values("mean", ascending=False, kind="stable").iloc[0]
     said += _for_whom(shown, level, str(best["series"]))
-    said += _privacy_price(ok, joined, best, f"{score[0].lower()}{score[1:]}")
-    said.append(_cost(here, best))
+    said += _privacy_price(study, best, score)
+    said.append(_cost(here, best, " of the methods that train together" if len(joined) < len(points) else ""))
     return [*said, found[""]] if "" in found else said
 
 
@@ -79,25 +85,23 @@ def _for_whom(shown: Gallery, level: str, best: str) -> list[str]:
     if own.empty:
         return []
     groups, own = own[own["group"]], own[~own["group"]]
-    sure = own["lower"] > 0
     named = groups if len(groups) else own
     least, most = named.iloc[0], named.iloc[-1]
-    clinics = "clinics with " if len(groups) else ""
-    text = (
-        f"Joining with {most['series']} instead of training alone brings most to {clinics}{_clinic(most)} "
-        f"({_signed(most['mean'])} of AUC)"
-    )
-    if len(named) > 1:
-        text += f" and least to {clinics}{_clinic(least)} ({_signed(least['mean'])})"
-    worse = (own["upper"] < 0).sum()
+    change = f"by {_gain(least)}" + (f" to {_gain(most)}" if len(named) > 1 else "")
+    if _signed(least["mean"]) == _signed(most["mean"]) and len(named) > 1:
+        change = f"by {_signed(least['mean'])} everywhere"
+    better, worse, chance = (own["lower"] > 0).sum(), (own["upper"] < 0).sum(), _BY_CHANCE * len(own)
+    expected = f"; by chance alone it would be for about {chance:.0f} each" if chance >= 1 else ""
     return [
-        f"{text}; the interval is above 0 for {sure.sum()} of {count_text(len(own), 'clinic')} with an AUC and below 0 "
-        f"for {worse or 'none'}."
+        f"Joining with {most['series']} instead of training alone changes a clinic's AUC {change}; the interval of "
+        f"each clinic by itself is above 0 for {better} of {count_text(len(own), 'clinic')} with an AUC and below 0 "
+        f"for {worse or 'none'}{expected}."
     ]
 
 
-def _clinic(row: pd.Series[Any]) -> str:
-    return str(row["clinic"]).partition(" (")[0] if row["group"] else str(row["clinic"])
+def _gain(row: pd.Series[Any]) -> str:
+    clinic = f"clinics with {str(row['clinic']).partition(' (')[0]}" if row["group"] else row["clinic"]
+    return f"{_signed(row['mean'])} ({clinic})"
 
 
 def _signed(value: float) -> str:
@@ -105,21 +109,29 @@ def _signed(value: float) -> str:
     return text if text.startswith("-") else f"+{text}"
 
 
-def _privacy_price(ok: pd.DataFrame, points: pd.DataFrame, best: pd.Series[float], score: str) -> list[str]:
+def _privacy_price(study: StudyResults, best: pd.Series[float], score: str) -> list[str]:
     """Say what DP costs the best method, and who is not held off by it."""
-    own = points[points["series"] == best["series"]].set_index("level")["mean"]
-    if "no DP" not in own.index or len(own) == 1:
+    own = study.drawn[study.drawn["series"] == best["series"]]
+    if "no DP" not in set(own["level"]):
         return []
-    losses = [f"{score_text(own['no DP'] - mean)} at {level}" for level, mean in own.items() if level != "no DP"]
-    first = losses[0].replace(" at", f" of {score} at")
-    runs = ok[(ok["series"] == best["series"]) & (ok["level"] == best["level"])]
+    own = own.sort_values("level", kind="stable").astype({"level": str})
+    pairs = all_differences(evidence_of(own, "level", SCORES[score], study.held_out))
+    pairs = pairs[pairs["second"] == "no DP"].dropna(subset="mean")
+    losses = [
+        f"{score_text(-mean, width)} at {level}"
+        for level, mean, width in pairs[["first", "mean", "half_width"]].itertuples(index=False)
+    ]
+    if not losses:
+        return []
+    first = losses[0].replace(" at", f" of {score[0].lower()}{score[1:]} at")
+    runs = own[own["level"] == best["level"]]
     epsilons = [f"{name.lower()} {epsilon_text(runs[column].max())}" for column, name in ADVERSARIES.items()]
     return [
         f"DP costs {best['series']} {', '.join([first, *losses[1:]])}; its ε at {best['level']}: {', '.join(epsilons)}."
     ]
 
 
-def _cost(here: pd.DataFrame, best: pd.Series[float]) -> str:
+def _cost(here: pd.DataFrame, best: pd.Series[float], who: str) -> str:
     """Say what a run of the best method costs, and how little or much others take."""
     text = f"A run of {best['series']} takes {seconds_text(best['seconds'])} and {bytes_text(best['bytes'])} of traffic"
     if len(here) == 1:
@@ -127,9 +139,14 @@ def _cost(here: pd.DataFrame, best: pd.Series[float]) -> str:
     by_time = here.sort_values("seconds", kind="stable")
     quick, slow = by_time.iloc[0], by_time.iloc[-1]
     if math.isclose(quick["seconds"], slow["seconds"]):
-        return f"{text}, as do the others."
-    slowest = f"the slowest is {slow['series']} with {seconds_text(slow['seconds'])} and {bytes_text(slow['bytes'])}"
-    if quick["series"] == best["series"]:
-        return f"{text}: none is quicker; {slowest}."
-    least = f"the quickest is {quick['series']} with {seconds_text(quick['seconds'])} and {bytes_text(quick['bytes'])}"
-    return f"{text}; {least}" + (f", {slowest}." if slow["series"] != best["series"] else ", and none is slower.")
+        low, high = here["bytes"].min(), here["bytes"].max()
+        traffic = "" if math.isclose(low, high) else f", with {bytes_text(low)} to {bytes_text(high)} of traffic"
+        return f"{text}; the others{who} take as long{traffic}."
+    least, slowest = (
+        f"is {row['series']} with {seconds_text(row['seconds'])} and {bytes_text(row['bytes'])}"
+        for row in (quick, slow)
+    )
+    if math.isclose(quick["seconds"], best["seconds"]):
+        return f"{text}; none{who} is quicker, and the slowest {slowest}."
+    last = ", and none is slower" if math.isclose(slow["seconds"], best["seconds"]) else f", the slowest {slowest}"
+    return f"{text}; the quickest{who} {least}{last}."

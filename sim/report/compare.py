@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sim.foundation.problems import ScenarioError, suggest
-from sim.foundation.text import listed, score_text, value_text
+from sim.foundation.text import listed, margin_text, score_text, value_text
 from sim.inference.differences import Verdict, all_differences, estimates, verdict
 from sim.inference.evidence import Evidence
 from sim.methods.labels import method_label
@@ -93,7 +93,7 @@ class Comparison:
             highest=higher_is_better(self.metric),
             value=_number(mean, half_width),
             seeds=seeds,
-            margin=score_text(self.margin).rstrip("0") if self.margin else "",
+            margin=margin_text(self.margin) if self.margin else "",
             named=self._named,
             note=self.note,
             **{kind: self.differences.loc[held, "group"].tolist() for kind, held in kinds.items()},

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import pandas as pd
 
-from sim.foundation.text import count_text, listed, score_text
+from sim.foundation.text import count_text, listed, margin_text, score_text
 from sim.inference.clinics import by_clinic
 from sim.inference.differences import Verdict, verdict
 from sim.inference.hospitals import FEWEST_CLINICS, over_clinics
@@ -56,7 +56,7 @@ def elsewhere(models: pd.DataFrame, held_out: HeldOut, baselines: Collection[str
         told.setdefault("better" if kind is Verdict.APART and not ahead else kind.name, []).append(
             second if first == best else first
         )
-    margin = score_text(held_out.margin).rstrip("0")
+    margin = margin_text(held_out.margin)
     endings = {
         Verdict.APART.name: "Over clinics it is better than {}.",
         "better": "Better over clinics: {}.",

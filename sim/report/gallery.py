@@ -54,12 +54,13 @@ def gallery(study: StudyResults) -> Gallery:
         figures = [_privacy(tables["privacy"], told, axis, scores[0], adjacency)]
     else:
         tables["scores"] = together_by_level(points.drop(columns=["epsilon", "front"]), by_level)
-        figures = [_scores(tables["scores"], scores[0])]
+        figures = [_scores(points, scores[0])]
     figures += _pareto(points, told, axis, scores[0], adjacency)
     if len(study.rounds):
-        tables["learning"] = together_by_level(learning(ok, study.rounds), by_level)
+        every = learning(ok, study.rounds)
+        tables["learning"] = together_by_level(every, by_level)
         if len(tables["learning"]["round"].unique()) > 1:
-            figures.append(_learning(tables["learning"], scores[0]))
+            figures.append(_learning(every, scores[0]))
     if len(study.clinics):
         tables["clinics"] = together_by_level(by_clinic(ok, study.clinics, study.held_out), by_level)
         if len(tables["clinics"]):
@@ -182,7 +183,7 @@ def _learning(table: pd.DataFrame, score: str) -> Figure:
         name="learning",
         title="Learning curves",
         note="Means over seeds after each round, on the held-out records; bands: 95 % confidence intervals.",
-        description=f"A line chart of {score} by round. After the last round: {spans(last[last['score'] == score])}",
+        description=f"A line chart of {score} by round, here after the last. {spans(last[last['score'] == score])}",
         table="learning",
         panels=[partial(learning_panel, lowest=lowest)],
         by_level=True,

@@ -23,7 +23,7 @@ from sim.report.summary import (
 )
 
 _CAPTION = (
-    "Mean ± half-width of the 95 % interval over {}. Simulated time and traffic of a whole run. "
+    "Simulated time and traffic of a whole run. "
     "ε is the largest over seeds; ∞ means no guarantee against that adversary."
 )
 _PLAN_CAPTION = (
@@ -133,7 +133,10 @@ def baselines_of(runs: pd.DataFrame) -> set[str]:
 
 def caption(runs: pd.DataFrame, held_out: HeldOut | None = None) -> str:
     """Say what the table of results shows."""
-    told = f"{_CAPTION.format('patients and seeds' if held_out else 'seeds')}{_neighbours(runs)}"
+    several = len(set(runs.loc[runs["status"] == "ok", "seed"])) > 1
+    over = " and ".join([*(["patients"] if held_out else []), *(["seeds"] if several else [])])
+    shown = f"Mean ± half-width of the 95 % interval over {over}. " if over else ""
+    told = f"{shown}{'' if several else 'Of one seed. '}{_CAPTION}{_neighbours(runs)}"
     return " ".join(filter(None, [told, of_one_kind(runs)[1]]))
 
 

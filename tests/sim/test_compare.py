@@ -192,6 +192,15 @@ def test_methods_that_are_the_same_on_every_seed_are_not_told_apart_by_a_margin(
     assert [*readable(found)["Verdict"]].count("the same") == len(same) > 0
 
 
+@pytest.mark.parametrize(("margin", "told"), [(0.01, "within .01."), (0.0004, "within .0004."), (0.1, "within .1.")])
+def test_the_margin_is_named_as_it_was_set(margin, told):
+    table = runs()[lambda own: own["strategy"] == "fedavg"]
+    twin = table.assign(strategy="fedprox", run_id="t" + table["run_id"], auc=table["auc"] + 1e-5 * (table["seed"] + 1))
+    known = HeldOut(predictions=pd.DataFrame(), ratio=0.5, same_patients=True, margin=margin)
+    found = compare(pd.concat([table, twin]), ["strategy"], "auc", {"epsilon": "8"}, known)
+    assert f"FedAvg is equal to it {told}" in found.finding()
+
+
 def test_intervals_over_seeds_are_said_to_be_widened_only_where_they_are():
     made_up = HeldOut(predictions=pd.DataFrame(), ratio=0.5, same_patients=False, margin=0.01)
     found = compare(runs(), ["strategy", "cut"], "auc", {"epsilon": "8"}, made_up)

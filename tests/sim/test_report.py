@@ -11,11 +11,13 @@ from math import inf, nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from report_studies import METHODS, datasets, make_runs, make_study
 from rich.console import Console
 from rich.text import Text
+from scipy import stats
 
 from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text
 from sim.methods.labels import method_label
@@ -23,11 +25,12 @@ from sim.report.answer import answers
 from sim.report.equal import equals, together
 from sim.report.figures import NO_DP, curve_table, privacy_accuracy_chart, reference_table, target_order
 from sim.report.gallery import gallery, study_pictures
+from sim.report.held_out import HeldOut
 from sim.report.html import write_report
 from sim.report.pictures import draw
 from sim.report.points import with_levels
 from sim.report.summary import ADVERSARIES, successful_runs, summarise, swept_keys
-from sim.report.table import console_table, results_frame
+from sim.report.table import caption, console_table, results_frame
 
 pytestmark = pytest.mark.usefixtures("no_vega")
 
@@ -277,12 +280,12 @@ def test_first_screen_answers_in_five_sentences(tmp_path: Path) -> None:
     first, privacy, cost, caveat = answers(study, gallery(study))
     assert first.startswith("At ε = 3: FedAvg has the highest within-clinic AUC of the methods that train together: ")
     assert privacy == (
-        "DP costs FedAvg .050 of within-clinic AUC at ε = 1, .020 at ε = 3, .010 at ε = 8; its ε at ε = 3: model "
-        "user 2.97, peer clinic 2.97, server 2.97."
+        "DP costs FedAvg .050±.000 of within-clinic AUC at ε = 1, .020±.000 at ε = 3, .010±.000 at ε = 8; its ε at "
+        "ε = 3: model user 2.97, peer clinic 2.97, server 2.97."
     )
     assert cost == (
-        "A run of FedAvg takes 1 min and 3.42 MB of traffic: none is quicker; the slowest is SplitFed V1, U-shaped "
-        "with 3.2 min and 3.42 MB."
+        "A run of FedAvg takes 1 min and 3.42 MB of traffic; none of the methods that train together is quicker, and "
+        "the slowest is SplitFed V1, U-shaped with 3.2 min and 3.42 MB."
     )
     assert caveat.startswith("No method was tuned: ")
     assert caveat.endswith("Nothing is said about hospitals that took no part.")
@@ -292,6 +295,34 @@ def test_first_screen_answers_in_five_sentences(tmp_path: Path) -> None:
     assert f"Even with DP, ε is infinite for the server in {cut}: smashed rows leave without noise." in text
     assert "infinite for the model user" not in text
     assert "infinite for the server in FedAvg" not in text
+
+
+def test_what_dp_costs_has_the_interval_of_a_difference() -> None:
+    """Without predictions that of the three paired differences between levels, as a corrected resampled t."""
+    runs = make_runs(epsilons=(1.0, inf), methods=[("fedavg", ""), ("splitfed-v1", "vanilla")])
+    loses = 0.05 - 0.01 * runs["seed"] * (runs["strategy"] == "fedavg")
+    runs["within_clinic_auc"] -= (loses - 0.05) * (runs["privacy.epsilon"] == 1.0)
+    study = make_study(runs)
+    said = next(text for text in answers(study, gallery(study)) if text.startswith("DP costs FedAvg"))
+    gaps = np.array([0.05, 0.04, 0.03])
+    width = stats.t.ppf(0.975, 2) * np.sqrt((1 / 3 + 1 / 2) * gaps.var(ddof=1))
+    assert said.startswith(f"DP costs FedAvg .040±{width:.3f}".replace("0.", ".") + " of within-clinic AUC at ε = 1; ")
+
+
+def test_methods_that_take_as_long_may_send_more() -> None:
+    runs = make_runs(methods=[("fedavg", ""), ("splitfed-v1", "vanilla")])
+    study = make_study(runs)
+    assert "; the others take as long." in " ".join(answers(study, gallery(study)))
+    runs.loc[runs["strategy"] == "splitfed-v1", "bytes_up"] *= 2
+    study = make_study(runs)
+    assert "; the others take as long, with 3.42 MB to 6.83 MB of traffic." in " ".join(answers(study, gallery(study)))
+
+
+def test_the_caption_names_what_intervals_are_over() -> None:
+    assert caption(make_runs()).startswith("Mean ± half-width of the 95 % interval over seeds. Simulated")
+    assert caption(make_runs(seeds=[0])).startswith("Of one seed. Simulated")
+    known = HeldOut(predictions=pd.DataFrame(), ratio=0.5, same_patients=True, margin=0.01)
+    assert "interval over patients. Of one seed. Simulated" in caption(make_runs(seeds=[0]), known)
 
 
 def test_no_chart_without_information() -> None:
@@ -371,3 +402,12 @@ def test_the_line_of_reference_is_in_tables_and_in_no_chart() -> None:
     assert drawn == {"FedAvg", "Local"}
     assert results_frame(runs)["Method"].unique().tolist()[0] == "FedAvg"
     assert "Prevalence alone" in set(results_frame(runs)["Method"])
+
+
+def test_a_figures_words_count_the_levels_at_which_methods_are_equal() -> None:
+    """Both end at .84 without DP, where one line is drawn for the two."""
+    runs = make_runs(epsilons=(1.0, inf), methods=[("fedavg", ""), ("splitfed-v1", "vanilla")])
+    runs["within_clinic_auc"] += 0.01 * ((runs["strategy"] == "fedavg") & (runs["privacy.epsilon"] == 1.0))
+    figures = {figure.name: figure for figure in gallery(make_study(runs)).figures}
+    said = figures["learning"].description
+    assert said.endswith("each method: FedAvg from 0.800 to 0.840; SplitFed V1, vanilla from 0.790 to 0.840.")
