@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sim.data.federation import Federation
 from sim.foundation.plugins import loaded, registered
 from sim.foundation.problems import SutureError
@@ -26,6 +29,7 @@ from sim.scenario.lookup import ATTACKS
 __all__ = [
     "Attack",
     "AttackError",
+    "Exhibit",
     "Finding",
     "Observer",
     "Scalars",
@@ -83,6 +87,20 @@ class Finding:
         return unit
 
 
+@dataclass(frozen=True, eq=False)
+class Exhibit:
+    """Training records beside what an attack made of them, to be kept for the report: they publish patients' data.
+
+    Attributes
+    ----------
+    originals, rebuilt : ndarray
+        ``[record, *feature]``, of the same records.
+    """
+
+    originals: NDArray[np.float32]
+    rebuilt: NDArray[np.float32]
+
+
 class Observer(ABC):
     """An attack at work on one run; overrides what it wants to look at.
 
@@ -108,8 +126,8 @@ class Observer(ABC):
         """
 
     @abstractmethod
-    def findings(self, model: Parameters) -> Iterable[Finding]:
-        """Say what was found, after the last round.
+    def findings(self, model: Parameters) -> Iterable[Finding | Exhibit]:
+        """Say what was found, after the last round, and show one exhibit at most.
 
         Parameters
         ----------
@@ -175,7 +193,7 @@ class Attack:
     begin : callable, optional
         Makes the observer of one run from its plan, its records and, where it has any, the options.
     carry_out : callable, optional
-        Attacks a finished run.
+        Attacks a finished run; returns its findings and one exhibit at most.
     applies : callable
         Whether there is something to attack in a job.
     on_every_run : bool
@@ -192,7 +210,7 @@ class Attack:
     adversary: Adversary
     uses: str
     begin: Callable[..., Observer] | None = None
-    carry_out: Callable[[Target], Iterable[Finding]] | None = None
+    carry_out: Callable[[Target], Iterable[Finding | Exhibit]] | None = None
     applies: Callable[[Job], bool] = lambda job: True
     on_every_run: bool = False
     options: Scalars = field(default_factory=dict)

@@ -76,7 +76,10 @@ class Observation:
 
     def found(self, model: Parameters) -> Findings:
         """Show the final model, and collect what was found."""
-        by_attack = [(attack, tuple(observer.findings(model))) for attack, observer in self.at_work]
+        by_attack = [
+            (attack, tuple(each for each in observer.findings(model) if isinstance(each, Finding)))
+            for attack, observer in self.at_work
+        ]
         columns = [column for attack in self._attacks for column in attack.columns.values()]
         return Findings(columns, [(attack, findings) for attack, findings in by_attack if findings])
 

@@ -65,11 +65,11 @@ def reconstruction(job: Job, parameters: Parameters, federation: Federation, exp
     """
     most = max(FEWEST_RECORDS, min(MOST_RECORDS, MOST_VALUES // _widest(job)))
     outside = federation.untrained
-    known, wanted = (_drawn(job.seed, records, most) for records in (outside, federation.train))
+    known, wanted = (drawn(job.seed, records, most) for records in (outside, federation.train))
     if min(len(known), len(wanted)) < 2:
         return np.nan
     rows = [
-        _rows_at_the_cut(job, parameters, records, index, exposures)
+        rows_at_the_cut(job, parameters, records, index, exposures)
         for records, index in ((outside, known), (federation.train, wanted))
     ]
     return probe_r2(rows[0], _flat(outside.x[known]), rows[1], _flat(federation.train.x[wanted]))
@@ -116,7 +116,8 @@ def _widest(job: Job) -> int:
     return max(smashed, int(np.prod(job.network.input_shape)))
 
 
-def _drawn(seed: int, records: Records, most: int) -> NDArray[np.int64]:
+def drawn(seed: int, records: Records, most: int) -> NDArray[np.int64]:
+    """Draw at most so many records; their indices ascend."""
     count = len(records.y)
     if count <= most:
         return np.arange(count)
@@ -124,7 +125,7 @@ def _drawn(seed: int, records: Records, most: int) -> NDArray[np.int64]:
 
 
 @torch.no_grad()
-def _rows_at_the_cut(
+def rows_at_the_cut(
     job: Job,
     parameters: Parameters,
     records: Records,

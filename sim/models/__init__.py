@@ -8,7 +8,7 @@ the engine keeps the parameters outside them, stacked over lanes (see ``sim.tens
 from sim.models.build import build_network, needs_two_rows
 from sim.models.clip import ClipRows, never_negative
 from sim.models.closed_form import Passage, UnknownLayerError, passage
-from sim.models.network import Block, Network, Parameters, Part
+from sim.models.network import Block, Network, Parameters, Part, seeded
 from sim.models.public_head import stored_values
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "needs_two_rows",
     "never_negative",
     "passage",
+    "seeded",
     "stored_values",
 ]

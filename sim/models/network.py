@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from sim.foundation.rng import stream
 
 Parameters = dict[str, Tensor]
 """Parameters by name, each ``[lane, *shape]``."""
+Built = TypeVar("Built")
 STATISTICS = ("running_mean", "running_var")
 
 
@@ -144,8 +146,8 @@ def named_values(blocks: tuple[Block, ...]) -> Parameters:
     return values | {name: buffers[name] for name in buffers if name in Part("", blocks).statistics}
 
 
-def seeded(build: Callable[[], tuple[Block, ...]], seed: int) -> tuple[Block, ...]:
-    """Build blocks with PyTorch's generator seeded, and leave the generator as it was."""
+def seeded(build: Callable[[], Built], seed: int) -> Built:
+    """Build modules with PyTorch's generator seeded, and leave the generator as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()

@@ -2,17 +2,22 @@
 
 A line is added for each attack on a run that has ended, so that a process that dies loses those that it was at. The
 table has one row a finding: ``run_id attack adversary measure value low high chance bound``, and the clinic whose
-records alone it is about, empty for all.
+records alone it is about, empty for all. Where an attack is asked for pictures, ``reconstructions/<attack-id>.npz``
+holds the arrays ``originals`` and ``rebuilt``, ``[record, *feature]``: training records and what it made of them.
 """
 
 from __future__ import annotations
 
+import io
 import math
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, ValidationError
 
 from sim.results import reading
@@ -20,9 +25,12 @@ from sim.results.columns import UNITS, unit_of
 from sim.results.kinds import Amount, Name, RunId, Text, revived
 from sim.results.store import append_line, moved_in, writing_to
 
-ATTACKS_LOG, ATTACKS_TABLE = "attacks.jsonl", "attacks.parquet"
+ATTACKS_LOG, ATTACKS_TABLE, EXHIBITS = "attacks.jsonl", "attacks.parquet", "reconstructions"
+MOST_EXHIBIT_BYTES: Final = 16 * 2**20
+"""Of both arrays of an exhibit together; no more records are kept than fit."""
 COLUMNS: Final = ("run_id", "attack", "adversary", "measure", "value", "low", "high", "chance", "bound", "clinic")
 Row = dict[str, Any]
+Floats = NDArray[np.float32]
 _Number = Annotated[float | None, Strict(), BeforeValidator(revived)]
 
 
@@ -54,7 +62,9 @@ class AttackLine(BaseModel):
 
 
 def note_attack(study_folder: Path, row: Mapping[str, Any]) -> None:
-    """Add how an attack on a run ended."""
+    """Add how an attack on a run ended, and keep its exhibit if it has one."""
+    if row["exhibit"] is not None:
+        _write_exhibit(study_folder, row["attack_id"], *row["exhibit"])
     append_line(study_folder, ATTACKS_LOG, {key: row[key] for key in AttackLine.model_fields})
 
 
@@ -101,3 +111,50 @@ def attacks_table(study_folder: Path) -> pd.DataFrame | None:
         if not (isinstance(value, float) and (math.isnan(value) or least <= value <= most)):
             reading.refuse(path, "holds a measure that is out of range; run the scenario again")
     return table
+
+
+def read_exhibit(study_folder: Path, attack_id: str) -> tuple[Floats, Floats] | None:
+    """Read the training records and what an attack made of them, ``[record, *feature]`` each; None where none are kept.
+
+    Nothing is unpickled or unpacked: what an archive takes in memory is what it takes on the disk.
+    """
+    name = f"{EXHIBITS}/{attack_id}.npz"
+    content = reading.file_bytes(study_folder, name, MOST_EXHIBIT_BYTES + 2**16)
+    if content is None:
+        return None
+    path = study_folder / name
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            originals, rebuilt = (_stored(archive, member) for member in ("originals.npy", "rebuilt.npy"))
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError, NotImplementedError, RuntimeError):
+        reading.refuse(path, "is no archive of plain numbers as an attack leaves it; remove it and run again")
+    if originals.shape != rebuilt.shape or not 2 <= originals.ndim <= 4 or not originals.size:
+        reading.refuse(path, "does not hold as many rebuilt records as originals; remove it and run again")
+    if not (np.isfinite(originals).all() and np.isfinite(rebuilt).all()):
+        reading.refuse(path, "holds a value that is not finite; remove it and run again")
+    return originals, rebuilt
+
+
+def _stored(archive: zipfile.ZipFile, member: str) -> Floats:
+    """Read an array of single precision, not compressed, whose header declares what the file holds."""
+    if archive.getinfo(member).compress_type != zipfile.ZIP_STORED:
+        raise ValueError("compressed")
+    with archive.open(member) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("another version")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        data = file.read()
+    if dtype != np.float32 or fortran or math.prod(shape) * dtype.itemsize != len(data):
+        raise ValueError("another array than declared")
+    return np.frombuffer(data, np.float32).reshape(shape)
+
+
+def _write_exhibit(study_folder: Path, attack_id: str, originals: Floats, rebuilt: Floats) -> None:
+    most = MOST_EXHIBIT_BYTES // (2 * originals[0].size * np.dtype(np.float32).itemsize)
+    true, made = (np.ascontiguousarray(each[:most], np.float32) for each in (originals, np.nan_to_num(rebuilt)))
+    folder = study_folder / EXHIBITS
+    with writing_to(study_folder):
+        reading.refuse_links(folder)
+        folder.mkdir(exist_ok=True)
+        with moved_in(folder / f"{attack_id}.npz") as partial, partial.open("wb") as file:
+            np.savez(file, originals=true, rebuilt=made)

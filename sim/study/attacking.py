@@ -17,7 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
-from sim.attacks.attack import Attack, Finding, Observer, Target, attack_of
+from sim.attacks.attack import Attack, Exhibit, Finding, Observer, Target, attack_of
 from sim.attacks.observation import Observation, looks, show_message, visible
 from sim.data.federation import Federation, load_federation
 from sim.foundation.problems import FolderError, told
@@ -147,10 +147,11 @@ def attack_run(plan: Plan, federation: Federation, tasks: Sequence[Task]) -> Ite
             "status": "ok",
             "error": "",
             "findings": [],
+            "exhibit": None,
         }
         try:
             if attack.carry_out is None:
-                found: Iterable[Finding] = seen[attack.name].findings(model)
+                found: Iterable[Finding | Exhibit] = seen[attack.name].findings(model)
             else:
                 found = attack.carry_out(
                     Target(
@@ -161,11 +162,15 @@ def attack_run(plan: Plan, federation: Federation, tasks: Sequence[Task]) -> Ite
                         train=partial(train_further, plan, attack.adversary),
                     )
                 )
-            row["findings"] = [_told(attack, finding) for finding in found]
+            for each in found:
+                if isinstance(each, Exhibit):
+                    row["exhibit"] = each.originals, each.rebuilt
+                else:
+                    row["findings"].append(_told(attack, each))
         except FolderError:
             raise
         except Exception as error:
-            row |= {"status": "failed", "error": told(error)}
+            row |= {"status": "failed", "error": told(error), "findings": [], "exhibit": None}
         yield row | {"wall_seconds": time.perf_counter() - started}
 
 

@@ -1,0 +1,142 @@
+"""How alike rebuilt records are to the true ones: the scores that all attacks by reconstruction share.
+
+Intervals are over records, 95 %, by the normal approximation (of a ratio by the delta method, of a share of records
+Wilson's). Chance is what the mean of the records scores that the adversary knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from sim.attacks.attack import Finding
+
+Floats = NDArray[np.float64]
+_NORMAL, _WINDOW, _MOST_DECIBELS = 1.959964, 7, 100.0
+
+
+def likeness(originals: Floats, rebuilt: Floats, known: Floats) -> Iterator[Finding]:
+    """Return the scores of rebuilt records, by what a record is.
+
+    Parameters
+    ----------
+    originals, rebuilt : ndarray
+        ``[record, *feature]`` of the same records: tables, signals ``[record, channel, length]`` or images ``[record,
+        channel, height, width]``. At least two.
+    known : ndarray
+        ``[record, *feature]`` of other records.
+    """
+    guess = np.broadcast_to(known.mean(0), originals.shape)
+    yield explained(originals, rebuilt, guess)
+    if originals.ndim == 2:
+        columns = [column for column in range(known.shape[1]) if len(np.unique(known[:, column])) == 2]
+        if columns:
+            yield _mean(
+                "recovered_share",
+                *(recovered(originals[:, columns], each[:, columns], known[:, columns]) for each in (rebuilt, guess)),
+            )
+    elif originals.ndim == 3:
+        yield _mean("correlation", *(correlation(originals, each) for each in (rebuilt, guess)))
+    else:
+        low, high = float(known.min()), float(known.max())
+        shown = [np.clip(each, low, high) for each in (rebuilt, guess)]
+        yield _mean("ssim", *(structural_similarity(originals, each, high - low) for each in shown))
+        yield _mean("psnr", *(peak_signal_to_noise(originals, each, high - low) for each in shown))
+    yield identification(originals, rebuilt)
+
+
+def explained(originals: Floats, rebuilt: Floats, guess: Floats) -> Finding:
+    """Return the share of the originals' variance that is recovered; NaN where they do not vary."""
+    varied = _squares(originals - originals.mean(0))
+    if not varied.any():
+        return Finding(measure="r2", value=np.nan)
+    missed = _squares(originals - rebuilt)
+    ratio = float(missed.mean() / varied.mean())
+    error = float(_NORMAL * np.std(missed - ratio * varied, ddof=1) / varied.mean() / np.sqrt(len(missed)))
+    chance = 1 - float(_squares(originals - guess).mean() / varied.mean())
+    return Finding(
+        measure="r2", value=1 - ratio, low=1 - ratio - error, high=min(1.0, 1 - ratio + error), chance=chance
+    )
+
+
+def recovered(originals: Floats, rebuilt: Floats, known: Floats) -> Floats:
+    """Return ``[record]`` the share of columns of two values in which the nearer value is the true one."""
+    low, high = known.min(0), known.max(0)
+    nearer = np.where(rebuilt > (low + high) / 2, high, low)
+    share: Floats = (nearer == originals).mean(1)
+    return share
+
+
+def correlation(originals: Floats, rebuilt: Floats) -> Floats:
+    """Return ``[record]`` Pearson's correlation along the last axis, as a mean over channels; 0 of what is constant."""
+    a, b = (each - each.mean(-1, keepdims=True) for each in (originals, rebuilt))
+    scale = np.sqrt(np.square(a).sum(-1) * np.square(b).sum(-1))
+    found: Floats = np.divide((a * b).sum(-1), scale, out=np.zeros_like(scale), where=scale > 1e-12).mean(1)
+    return found
+
+
+def structural_similarity(originals: Floats, rebuilt: Floats, span: float) -> Floats:
+    """Return ``[record]`` the structural similarity of images (Wang et al. 2004).
+
+    In windows of 7 by 7 that lie within the image (smaller ones in smaller images), as a mean over windows and
+    channels, with sample covariances: what ``skimage.metrics.structural_similarity`` returns by default.
+
+    Parameters
+    ----------
+    originals, rebuilt : ndarray
+        ``[record, channel, height, width]``
+    span : float
+        Range of a pixel.
+    """
+    side = min(_WINDOW, *originals.shape[2:])
+    side -= 1 - side % 2
+
+    def averaged(x: Floats) -> Floats:
+        mean: Floats = sliding_window_view(x, (side, side), axis=(2, 3)).mean((-2, -1))
+        return mean
+
+    pixels = side * side
+    sample = pixels / max(pixels - 1, 1)
+    a, b = averaged(originals), averaged(rebuilt)
+    var_a = sample * (averaged(originals * originals) - a * a)
+    var_b = sample * (averaged(rebuilt * rebuilt) - b * b)
+    cov = sample * (averaged(originals * rebuilt) - a * b)
+    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+    similar = (2 * a * b + c1) * (2 * cov + c2) / ((a * a + b * b + c1) * (var_a + var_b + c2))
+    found: Floats = similar.mean((1, 2, 3))
+    return found
+
+
+def peak_signal_to_noise(originals: Floats, rebuilt: Floats, span: float) -> Floats:
+    """Return ``[record]`` the peak signal-to-noise ratio in decibels, 100 at most."""
+    error = np.square(originals - rebuilt).reshape(len(originals), -1).mean(1) / span**2
+    decibels: Floats = -10 * np.log10(np.maximum(error, 10 ** (-_MOST_DECIBELS / 10)))
+    return decibels
+
+
+def identification(originals: Floats, rebuilt: Floats) -> Finding:
+    """Return how often the original that is nearest to a rebuilt record is its own; among equals one is guessed."""
+    n = len(originals)
+    a, b = originals.reshape(n, -1), rebuilt.reshape(n, -1)
+    _, first, same, count = np.unique(a, axis=0, return_index=True, return_inverse=True, return_counts=True)
+    a = a[first]
+    distance = np.square(a).sum(1) - 2 * b @ a.T
+    share = float(np.mean((distance.argmin(1) == same) / count[same]))
+    middle, slack = share + _NORMAL**2 / (2 * n), _NORMAL * np.sqrt((share * (1 - share) + _NORMAL**2 / (4 * n)) / n)
+    low, high = (float(middle + sign * slack) / (1 + _NORMAL**2 / n) for sign in (-1, 1))
+    return Finding(measure="identified_share", value=share, low=max(low, 0.0), high=min(high, 1.0), chance=1 / n)
+
+
+def _squares(difference: Floats) -> Floats:
+    """Return ``[record]`` the sum of squares."""
+    found: Floats = np.square(difference).reshape(len(difference), -1).sum(1)
+    return found
+
+
+def _mean(measure: str, found: Floats, guessed: Floats) -> Finding:
+    """Return the mean over records."""
+    mean, error = float(found.mean()), float(_NORMAL * found.std(ddof=1) / np.sqrt(len(found)))
+    return Finding(measure=measure, value=mean, low=mean - error, high=mean + error, chance=float(guessed.mean()))

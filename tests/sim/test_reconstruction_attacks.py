@@ -1,0 +1,213 @@
+"""Attacks by reconstruction against what they must find, and must not."""
+
+import zipfile
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from support import NO_PRIVACY, plan_of, run_spec, write_csv
+
+from sim.attacks.attack import Exhibit, Target, attack_of
+from sim.attacks.likeness import identification, likeness, structural_similarity
+from sim.foundation.problems import ScenarioError
+from sim.results.attacks import EXHIBITS, read_attacks, read_exhibit
+from sim.scenario import AttackTable, parse_scenario
+from sim.scenario.spec import expand
+from sim.study.attacking import attack_study, train_further
+from sim.study.engines import InProcess
+from sim.study.runner import Progress, execute
+from sim.study.train import train_run
+
+SILENT = Progress(lambda to_do, done, seconds: None, lambda row, seconds: None)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Four hundred 8x8 images of four clinics."""
+    found = load_digits()
+    path = tmp_path_factory.mktemp("digits") / "digits.npz"
+    clinic = np.array([f"k{k % 4}" for k in range(400)])
+    np.savez(path, x=found.images[:400].astype(np.uint8), y=(found.target[:400] > 4).astype(np.int64), clinic=clinic)
+    return path
+
+
+@pytest.fixture(scope="module")
+def csv(tmp_path_factory):
+    return write_csv(tmp_path_factory.mktemp("attacks") / "clinics.csv", sizes=(200, 300, 100))
+
+
+def digits_spec(path, strategy="split", cut="vanilla", at=1, privacy=NO_PRIVACY, model=None, **train):
+    table = {"rounds": 2, "batch-size": 16, "learning-rate": 0.05}
+    mapping = {
+        "name": "digits",
+        "seeds": [3],
+        "data": {"source": "npz", "path": str(path), "x": "x", "label": "y", "clinic": "clinic", "range": [0, 16]},
+        "model": {"name": "cnn", "cut": [at, -1] if cut == "u-shaped" else at, **(model or {})},
+        "train": table | {key.replace("_", "-"): value for key, value in train.items()},
+        "privacy": privacy,
+        "evaluation": {"reference": False},
+        "strategies": [{"name": strategy} | ({"cut": cut} if cut else {})],
+    }
+    [spec] = expand(parse_scenario(mapping, path.parent))
+    return spec
+
+
+def attacked(spec, name, **options):
+    """Train a run, carry the attack out, and return findings by measure, and the exhibit."""
+    plan, federation = plan_of(spec)
+    attack = attack_of(name)
+    assert attack.applies(plan.job)
+    target = Target(
+        plan=plan,
+        federation=federation,
+        model=train_run(plan, federation).parameters,
+        options={**attack.options, **options},
+        train=lambda federations, observers=(): train_further(plan, attack.adversary, federations, observers),
+    )
+    found = list(attack.carry_out(target))
+    exhibits = [each for each in found if isinstance(each, Exhibit)]
+    return {each.measure: each for each in found if not isinstance(each, Exhibit)}, exhibits
+
+
+def noised(epsilon):
+    return {"mechanism": "smashed-noise", "epsilon": epsilon, "clip": 2.0, "delta": 1e-3, "labels": "public"}
+
+
+# Scores
+
+
+def test_structural_similarity_is_scikit_images():
+    """The numbers are ``skimage.metrics.structural_similarity`` of 0.26 on the same images."""
+    k = np.arange(100.0).reshape(10, 10)
+    a = np.sin(k / 7)
+    b = a + 0.3 * np.cos(k * k / 11)
+    assert structural_similarity(a[None, None], b[None, None], 2.0) == pytest.approx(0.7779521656672856, abs=1e-12)
+    two = structural_similarity(np.stack([a, a.T])[None], np.stack([b, a])[None], 2.0)
+    assert two == pytest.approx(0.3892416705917203, abs=1e-12)
+
+
+def test_structural_similarity_of_an_image_of_one_window_by_the_papers_formula():
+    """Wang et al. 2004, equation 13, with sample covariances."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 1, 1, 3, 3))
+    (va, cov), (_, vb) = np.cov(a.ravel(), b.ravel())
+    c1, c2 = 0.04**2, 0.12**2
+    expected = (2 * a.mean() * b.mean() + c1) * (2 * cov + c2)
+    expected /= (a.mean() ** 2 + b.mean() ** 2 + c1) * (va + vb + c2)
+    assert structural_similarity(a, b, 4.0) == pytest.approx(expected)
+
+
+def scored(originals, rebuilt, known):
+    return {finding.measure: finding for finding in likeness(originals, rebuilt, known)}
+
+
+def test_what_is_rebuilt_exactly_has_the_best_scores_and_the_mean_has_chance():
+    rng = np.random.default_rng(1)
+    best = {"r2": 1, "recovered_share": 1, "correlation": 1, "ssim": 1, "psnr": 100, "identified_share": 1}
+    for shape in ((5,), (2, 12), (3, 9, 8)):
+        known, x = rng.normal(size=(2, 40, *shape))
+        if len(shape) == 1:
+            known[:, 2], x[:, 2] = rng.integers(2, size=(2, 40))
+        assert {name: found.value for name, found in scored(x, x, known).items()} == pytest.approx(
+            {name: best[name] for name in scored(x, x, known)}
+        )
+        for found in scored(x, np.broadcast_to(known.mean(0), x.shape), known).values():
+            assert found.value == pytest.approx(found.chance)
+            assert found.low <= found.chance <= found.high
+
+
+def test_explained_variance_recovered_categories_and_identification_by_hand():
+    x = np.array([[0.0, 1.0], [2.0, 0.0], [4.0, 1.0], [6.0, 1.0]])
+    rebuilt = np.array([[1.0, 0.9], [2.0, 0.6], [3.0, 0.4], [6.0, 1.0]])
+    known = np.array([[5.0, 1.0], [1.0, 0.0], [3.0, 1.0]])
+    found = scored(x, rebuilt, known)
+    missed = 1 + 0.01 + 0.36 + 1 + 0.36
+    assert found["r2"].value == pytest.approx(1 - missed / (20 + 0.75))
+    assert found["recovered_share"].value == 0.5
+    assert found["recovered_share"].chance == 0.75
+    assert found["identified_share"].value == 0.75
+    assert found["identified_share"].chance == 0.25
+
+
+def test_the_same_record_twice_is_told_apart_by_a_guess():
+    x = np.array([[0.0], [1.0], [1.0], [3.0]])
+    assert identification(x, x).value == pytest.approx((1 + 0.5 + 0.5 + 1) / 4)
+
+
+def test_intervals_over_records_hold_the_truth_as_often_as_they_say():
+    """Records with noise of known size: the share explained is 1 - .25 / 1."""
+    rng = np.random.default_rng(2)
+    inside = 0
+    for _ in range(400):
+        x = rng.normal(size=(150, 4))
+        found = scored(x, x + rng.normal(size=x.shape) / 2, rng.normal(size=(99, 4)))["r2"]
+        inside += found.low <= 0.75 <= found.high
+    assert 0.91 < inside / 400 < 0.98
+
+
+# Decoder
+
+
+def test_the_decoder_rebuilds_digits_at_a_shallow_cut(digits):
+    found, [exhibit] = attacked(digits_spec(digits), "decoder", pictures=5)
+    assert found["ssim"].value > 0.9
+    assert found["ssim"].chance < 0.6
+    assert found["r2"].value > 0.75
+    assert found["identified_share"].value > 0.9
+    assert exhibit.originals.shape == exhibit.rebuilt.shape == (5, 1, 8, 8)
+    assert np.square(exhibit.originals - exhibit.rebuilt).mean() < 0.3 * exhibit.originals.var()
+
+
+def test_the_decoder_rebuilds_tables_and_what_it_finds_has_the_same_bits_again(csv):
+    spec = run_spec(csv, "splitfed-v3", "u-shaped", model={"hidden": [12, 5]})
+    (found, _), (again, _) = (attacked(spec, "decoder") for _ in range(2))
+    assert found["r2"].value > 0.8
+    assert found == again
+
+
+def test_the_decoder_finds_nothing_behind_much_noise(digits):
+    found, _ = attacked(digits_spec(digits, model={"freeze": ["head"]}, privacy=noised(0.1)), "decoder")
+    for each in found.values():
+        assert each.low <= each.chance <= each.high
+    assert abs(found["r2"].value) < 0.05
+
+
+# Exhibits
+
+
+def test_pictures_are_kept_where_they_are_asked_for_and_read_without_unpickling(csv, tmp_path):
+    plan, federation = plan_of(run_spec(csv, "split", "vanilla", rounds=1))
+    study = tmp_path / plan.spec.study
+    execute(plan, study, {})
+    for pictures in (0, 7):
+        options = {"records": 20, "steps": 20, "pictures": pictures}
+        attack_study([plan], [AttackTable(name="decoder", options=options)], tmp_path, InProcess(), SILENT)
+    without, with_pictures = read_attacks(study)
+    assert read_exhibit(study, without) is None
+    originals, rebuilt = read_exhibit(study, with_pictures)
+    assert originals.shape == rebuilt.shape == (7, 4)
+    rows = {tuple(row) for row in federation.train.x.tolist()}
+    assert all(tuple(row) in rows for row in originals.tolist())
+    path = study / EXHIBITS / f"{with_pictures}.npz"
+    good = np.zeros((2, 4), np.float32)
+    bad = [
+        {"originals": good, "rebuilt": np.zeros((3, 4), np.float32)},
+        {"originals": good, "rebuilt": good.astype(np.float64)},
+        {"originals": good, "rebuilt": np.full((2, 4), np.nan, np.float32)},
+        {"originals": good, "rebuilt": np.array([{}, {}], dtype=object)},
+        {"originals": good},
+    ]
+    for arrays in bad:
+        np.savez(path, **arrays)
+        with pytest.raises(ScenarioError, match="remove it and run again"):
+            read_exhibit(study, with_pictures)
+    np.savez_compressed(path, originals=good, rebuilt=good)
+    with pytest.raises(ScenarioError, match="no archive of plain numbers"):
+        read_exhibit(study, with_pictures)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("originals.npy", "rebuilt.npy"):
+            with archive.open(name, "w") as file:
+                header = {"descr": "<f4", "fortran_order": False, "shape": (10**12, 4)}
+                np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(ScenarioError, match="no archive of plain numbers"):
+        read_exhibit(study, with_pictures)
