@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from clients import records, split, whole
+from clients.admission import RefusedError
 from sim.methods.messages import (
     Begin,
     Clip,
@@ -20,6 +21,7 @@ from sim.methods.messages import (
     TrainAlone,
     Upload,
 )
+from sim.methods.secure_sum import DivergedUpdateError
 from sim.methods.workplace import Workplace
 
 HANDLERS: Final[dict[type[Instruction], Callable[[Any, Workplace], Reply]]] = {
@@ -42,6 +44,9 @@ def handle(asked: Instruction, here: Workplace) -> Reply:
     Raises
     ------
     RefusedError
-        If it is not what the plan foresees.
+        If it is not what the plan foresees, or a sum would hold a value that is no number.
     """
-    return HANDLERS[type(asked)](asked, here)
+    try:
+        return HANDLERS[type(asked)](asked, here)
+    except DivergedUpdateError as error:
+        raise RefusedError(str(error)) from None

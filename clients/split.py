@@ -34,6 +34,7 @@ from sim.methods.forms import sendable
 from sim.methods.messages import Begin, Clip, Close, Kind, OfBatch, Open, Reply, Step, Tail
 from sim.methods.replies import parts_that_cross
 from sim.methods.row_noise import leaving_rows
+from sim.methods.secure_sum import masked_sum
 from sim.methods.trainer import expand
 from sim.methods.workplace import Workplace
 from sim.tensor.clipping import joint_factors
@@ -160,6 +161,7 @@ def _parts(session: Session) -> Reply:
     crossing = () if session.lost else parts_that_cross(job)
     values = {
         Kind.MODEL: lambda: shared_values(job, parameters_of(trainers)),
+        Kind.MASKED: lambda: masked_sum(job, session.server_round, session.clinics, {}, parameters_of(trainers)),
         Kind.OPTIMIZER: lambda: optimizer_state_of(trainers),
     }
     return Reply(clinics=session.clinics, parts={kind: values[kind]() for kind in crossing}, noised=noised)

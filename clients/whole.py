@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from sim.methods.job import Job
 from sim.methods.messages import Kind, Reply, Train, TrainAlone
 from sim.methods.node_group import NodeGroup
 from sim.methods.replies import CLIPPED, EXAMPLES, TRAINING_LOSS
+from sim.methods.secure_sum import masked_sum
 from sim.methods.trainer import LocalTraining, Trainer, expand
 from sim.methods.workplace import Workplace
 from sim.models import Parameters
@@ -24,7 +26,8 @@ def train(asked: Train, here: Workplace) -> Reply:
     """Take the global model, train it on each clinic's own records, and return one model a clinic.
 
     The optimiser starts afresh in every round (McMahan et al. 2017, ClientUpdate). ``proximal_mu`` adds FedProx's pull
-    towards the global model (Li et al. 2020). A clipping norm clips the clinic's update.
+    towards the global model (Li et al. 2020). A clipping norm clips the clinic's update. Under secure aggregation the
+    clinics' masked sum leaves, and no model of one of them.
     """
     admitted, job = admit_training(asked, here), here.job
     clinics = job.returning(asked.server_round, admitted)
@@ -42,7 +45,12 @@ def train(asked: Train, here: Workplace) -> Reply:
         told[CLIPPED] = float(_clip_update(trainer.parameters, asked.model, asked.clipping_norm))
     if own:
         keep_own(here, clinics, {"model": trainer})
-    return _reply(job, clinics, trainer, told)
+    reply = _reply(job, clinics, trainer, told)
+    if job.secure is None:
+        return reply
+    masked = masked_sum(job, asked.server_round, clinics, asked.model, trainer.parameters)
+    noised = {what: [1] * len(clinics) for what in job.round_releases} if job.spec.privacy.unit == "clinic" else {}
+    return replace(reply, parts={Kind.MASKED: masked}, noised={**reply.noised, **noised})
 
 
 def train_alone(asked: TrainAlone, here: Workplace) -> Reply:

@@ -72,7 +72,7 @@ def _of_run(folder: Path, accountant: str, delta: float | None) -> None:
     from sim.plan.releases import un_noised
     from sim.privacy.accounting import Accountant
     from sim.privacy.adjacency import MEANING, adjacency_of, replace_epsilon
-    from sim.privacy.ledger import ADVERSARIES, Ledger
+    from sim.privacy.ledger import Ledger, adversaries_of
     from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
     from sim.results.store import read_record
     from sim.scenario.privacy import MIN_DELTA
@@ -83,6 +83,7 @@ def _of_run(folder: Path, accountant: str, delta: float | None) -> None:
     own = plan["delta"] or 0.0
     at = own if delta is None else delta
     names = [clinic["name"] for clinic in plan["clinics"]]
+    adversaries = adversaries_of(record["spec"]["privacy"]["colluding-clinics"])
     if accountant not in get_args(Accountant):
         raise ScenarioError([f"{folder}: --accountant {show(accountant)} does not exist; choose pld or rdp"])
     if delta and not MIN_DELTA <= delta < 1:
@@ -93,18 +94,18 @@ def _of_run(folder: Path, accountant: str, delta: float | None) -> None:
         raise ScenarioError([f"{folder}: its run.json has no ledger; restore the file, or run again"]) from None
     try:
         spent = [
-            [ledger.epsilon(a, k, at, accountant, plan["unit"]) for a in ADVERSARIES]  # type: ignore[arg-type]
+            [ledger.epsilon(a, k, at, accountant, plan["unit"]) for a in adversaries]  # type: ignore[arg-type]
             for k in range(len(names))
         ]
     except ValueError as error:
         raise ScenarioError([f"{folder}: {error}"]) from None
-    table = Table("clinic", *ADVERSARIES, title=f"epsilon at delta {at:g}, by {accountant}; unit: {plan['unit']}")
-    worst = [max(range(len(names)), key=lambda k, a=a: spent[k][a]) for a in range(len(ADVERSARIES))]  # type: ignore[misc]
+    table = Table("clinic", *adversaries, title=f"epsilon at delta {at:g}, by {accountant}; unit: {plan['unit']}")
+    worst = [max(range(len(names)), key=lambda k, a=a: spent[k][a]) for a in range(len(adversaries))]  # type: ignore[misc]
     cells = [f"{epsilon_text(spent[k][a])} ({escape(names[k])})" for a, k in enumerate(worst)]
     noised = adjacency_of(ledger)
     table.add_row("worst", *cells, end_section=not noised)
     if noised:
-        replaced = [replace_epsilon(ledger, a, range(len(names)), at, plan["unit"]) for a in ADVERSARIES]
+        replaced = [replace_epsilon(ledger, a, range(len(names)), at, plan["unit"]) for a in adversaries]
         cells = ["–" if value is None else epsilon_text(value) for value in replaced]
         table.add_row("worst, replace-one, by pld", *cells, end_section=True)
     for name, row in sorted(zip(names, spent, strict=True), key=lambda item: [-value for value in item[1]]):
@@ -113,18 +114,18 @@ def _of_run(folder: Path, accountant: str, delta: float | None) -> None:
     if noised:
         wide_console().print(f"This run is for {noised}. {MEANING}", markup=False, highlight=False)
     if any(release.unit == "label" for release in ledger.releases):
-        of_labels = max(ledger.epsilon(a, k, at, unit="label") for a in ADVERSARIES for k in range(len(names)))
+        of_labels = max(ledger.epsilon(a, k, at, unit="label") for a in adversaries for k in range(len(names)))
         wide_console().print(f"one label, randomised before it leaves: {epsilon_text(of_labels)} against everyone")
-    for adversary in ADVERSARIES:
+    for adversary in adversaries:
         if reasons := un_noised(ledger, adversary):
             wide_console().print(f"{adversary} ∞: {'; '.join(reasons)}", markup=False, highlight=False)
-    risks = Table("bounds on membership inference, worst clinic", *ADVERSARIES)
+    risks = Table("bounds on membership inference, worst clinic", *adversaries)
     # What an attacker can tell depends on no delta; that of 0 has no finite epsilon to begin from.
     found = [
         membership_risk(
             ledger.mechanisms(a, k, plan["unit"]), spent[k][i] if at else ledger.epsilon(a, k, own, unit=plan["unit"])
         )
-        for i, (a, k) in enumerate(zip(ADVERSARIES, worst, strict=True))
+        for i, (a, k) in enumerate(zip(adversaries, worst, strict=True))
     ]
     risks.add_row("membership advantage, at most", *(f"{risk.advantage:.3f}" for risk in found))
     for i, rate in enumerate(FALSE_POSITIVE_RATES):

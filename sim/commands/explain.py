@@ -15,7 +15,7 @@ from sim.models.build import build_network
 from sim.plan.plan import Plan
 from sim.plan.releases import un_noised
 from sim.privacy.adjacency import NAMES, adjacency_of
-from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, REPLACE_COLUMN_OF, Adversary
+from sim.privacy.ledger import ADVERSARIES, COLLUDING, COLUMN_OF, REPLACE_COLUMN_OF, Adversary
 from sim.privacy.mechanisms.mechanism import of
 from sim.report.holdings import Holdings
 from sim.report.prose import sentences
@@ -229,7 +229,10 @@ def _guarantees(plans: Sequence[Plan]) -> Iterator[str]:
     for plan in plans:
         if plan.spec.privacy.mechanisms:
             alike[plan.spec.privacy.unit, plan.spec.privacy.delta, adjacency_of(plan.ledger)].append(plan)
-    for ((unit, delta, adjacency), own), adversary in product(alike.items(), ADVERSARIES):
+    for ((unit, delta, adjacency), own), adversary in product(alike.items(), (*ADVERSARIES, *COLLUDING)):
+        own = [plan for plan in own if adversary in plan.adversaries]
+        if not own:
+            continue
         where = f"one {unit} at delta {delta:g}{f', {adjacency}' if adjacency else ''}"
         yield f"Against the {adversary.replace('-', ' ')}, {where}: {_against(adversary, own)}."
 

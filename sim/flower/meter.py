@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sim.flower.internals import TensorArray, held
 from sim.flower.wire import CLINICS, CONFIG, NOISED, ROWS, array_kinds
 from sim.methods.messages import ROW_KINDS, Kind
-from sim.methods.protocol import HEADER_BYTES, HEADERS, Direction, Traffic
+from sim.methods.protocol import HEADER_BYTES, HEADERS, SECURE, Direction, Traffic
 from sim.methods.sampling import Ints
 
 
@@ -91,6 +91,11 @@ class Meter:
         """
         for kind, size in (*sizes.items(), (HEADERS, messages * HEADER_BYTES)):
             self._counts(direction, kind)[list(clinics)] += size
+
+    def count_set_up(self, messages: Iterable[tuple[Direction, Sequence[int], int]]) -> None:
+        """Add messages of secure aggregation that the simulation does without: direction, clinics, bytes of each."""
+        for direction, clinics, size in messages:
+            self._counts(direction, SECURE)[list(clinics)] += size
 
     def count_noise(self, part: str, clinics: Sequence[int], steps: Sequence[int]) -> None:
         """Add executed noised steps of one part, one number a clinic."""

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sim.methods.sampling import participants
+import torch
+from torch import Tensor
+
+from sim.data.facts import Facts
+from sim.foundation.problems import ScenarioError
+from sim.methods.sampling import participants, wanted
 from sim.models import Part, never_negative
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip
 from sim.privacy.mechanisms.mechanism import on_gradients, on_labels, on_rows
 from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
+from sim.privacy.secure_aggregation import SecureAggregation
 from sim.scenario import Privacy
 from sim.scenario.spec import RunSpec
 
@@ -42,9 +48,33 @@ def adaptive_clip(spec: RunSpec, clinics: int) -> AdaptiveClip | None:
     )
 
 
+def secure_aggregation(spec: RunSpec, clinics: int) -> SecureAggregation | None:
+    """Return how updates are added up unseen; None where the server sees each."""
+    privacy = spec.privacy
+    if not privacy.secure_aggregation:
+        return None
+    return SecureAggregation(
+        clinics=wanted(clinics, spec.train.participation),
+        colluding=privacy.colluding_clinics,
+        tolerated=privacy.tolerated_drop_outs,
+        active=privacy.trust == "active",
+    )
+
+
 def label_noise(privacy: Privacy, classes: int) -> LabelNoise | None:
     """Return how labels are randomised; None where they are not."""
     mechanism, target = on_labels(privacy), privacy.randomises_labels
     if mechanism is None or target is None:
         return None
     return LabelNoise(mechanism=mechanism, classes=classes, uniform=mechanism.uniform(target, classes))
+
+
+def class_weights(spec: RunSpec, facts: Facts) -> Tensor | None:
+    """Return the stated factors on each class's loss; ``ScenarioError`` if they are too many or too few."""
+    weights, classes = spec.train.class_weights, facts.classes
+    if weights is not None and len(weights) != len(classes):
+        listed = ", ".join(classes)
+        raise ScenarioError(
+            [f"train.class-weights: has {len(weights)} values; give one for each of the classes {listed}"]
+        )
+    return None if weights is None else torch.tensor(weights)

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from sim.methods.averaging import noised_average
 from sim.methods.job import Job
-from sim.methods.messages import Instruction, Reply
+from sim.methods.messages import Instruction, Kind, Reply
 from sim.methods.method import State
 from sim.methods.pool import Pool
+from sim.methods.secure_sum import added, opened
 from sim.methods.trainer import Trainer, expand, trainer_for
 from sim.methods.turn import Shortcut, Turn
 from sim.models import Parameters
@@ -100,7 +101,10 @@ class Exchange(ABC):
             rows=[rows[lane] for lane in lanes] if rows else [],
             payload={kind: join([reply.payload[kind] for reply in sound]) for kind in sound[0].payload},
             parts={
-                kind: {name: join([reply.parts[kind][name] for reply in sound]) for name in named}
+                kind: {
+                    name: (added if kind == Kind.MASKED else join)([reply.parts[kind][name] for reply in sound])
+                    for name in named
+                }
                 for kind, named in sound[0].parts.items()
             },
         )
@@ -193,13 +197,14 @@ class Exchange(ABC):
         """Average what some clinics have trained, and what of it is each one's own keep apart.
 
         Weights are n_k / n. Frozen parts are the same at all clinics. Under clinic-level privacy the clipped updates
-        from the model of the round's beginning count alike, and their sum is noised.
+        from the model of the round's beginning count alike, and their sum is noised. Under secure aggregation the
+        server has the sum of what the clinics trained, and the copies of the body, which are its own.
 
         Parameters
         ----------
         state : State
         trained : mapping of str to Tensor
-            ``[lane, *shape]`` each: whole parts, or several.
+            ``[lane, *shape]`` each: whole parts, or several; ``[1, *shape]`` of integers where it is a sum.
         clinics : sequence of int
             The clinic of each lane.
 
@@ -211,12 +216,14 @@ class Exchange(ABC):
         job = self.job
         fixed = {name for part in job.frozen for name in job.part(part).shapes()}
         common = {name: value for name, value in trained.items() if name not in fixed | job.apart}
-        if job.spec.privacy.unit == "clinic":
+        sums = {name: common.pop(name) for name, value in trained.items() if value.dtype == torch.int32}
+        if job.spec.privacy.unit == "clinic" and not sums:
             averaged, clip = noised_average(self, common, clinics, state)
             state = replace(state, clip=clip)
         else:
             total = sum(job.sizes[k] for k in clinics)
-            averaged = weighted_average(common, [job.sizes[k] / total for k in clinics])
+            averaged = weighted_average(common, [job.sizes[k] / total for k in clinics]) if common else {}
+            averaged |= opened(job, sums, clinics, state.model)
         averaged |= {name: trained[name][:1] for name in fixed & trained.keys()}
         kept = {name: value for name, value in trained.items() if name in job.apart and name in state.model}
         return self.keep_copies(replace(state, model=state.model | averaged), kept, clinics)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -63,7 +63,9 @@ class Forms:
         empty = {n: torch.empty(1, *shape, device="meta") for part in parts for n, shape in part.shapes().items()}
         crossing = {name: value for name, value in empty.items() if name not in job.apart}
         state = job.initial_optimizer_state(empty)
-        self.parameters = {Kind.MODEL: _forms_of(crossing), Kind.OPTIMIZER: _forms_of(state)}
+        trained = (name for part in parts_of(job) for name in job.part(part).shapes())
+        masked = {n: Form(tuple(crossing[n].shape[1:]), torch.int32, True) for n in trained if n in crossing}
+        self.parameters = {Kind.MODEL: _forms_of(crossing), Kind.OPTIMIZER: _forms_of(state), Kind.MASKED: masked}
         self.row_shapes = _row_shapes(job)
         self.row_dtypes = {kind: expected_dtype(job, kind) for kind in ROW_KINDS}
 
@@ -107,6 +109,11 @@ class Forms:
             if not negative and bool((value < 0).any()):
                 return "a negative value"
         return ""
+
+
+def parts_of(job: Job) -> Iterator[str]:
+    """Yield the clinics' parts that train."""
+    yield from (part for part in job.protocol.clinic_parts if part not in job.frozen)
 
 
 def _forms_of(values: Mapping[str, Tensor]) -> dict[str, Form]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import Key, stream
-from sim.methods.acting import adaptive_clip, gradient_noise, label_noise, row_noise
+from sim.methods import acting
 from sim.methods.attendance import Attendance
 from sim.methods.batch_norm import unfit_for_batch_norm
 from sim.methods.cutting import cut_network, frozen_parts, with_public_head
@@ -32,6 +32,8 @@ from sim.models import (
 )
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip
 from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
+from sim.privacy.secure_aggregation import SecureAggregation
+from sim.scenario.privacy import Opponent
 from sim.scenario.spec import RunSpec
 from sim.tensor.dense import dense_layers
 from sim.tensor.optim import Optimizer
@@ -67,6 +69,8 @@ class Job:
         Under clinic-level privacy with a clip that is not fixed.
     labels : LabelNoise or None
         For labels that are randomised before they leave.
+    secure : SecureAggregation or None
+        Where the server sees the sum alone of what clinics train.
     attended : mapping of int to Attendance
         The plan's, for the rounds in which a clinic is away or lost.
     key : str
@@ -89,6 +93,7 @@ class Job:
     update_noise: float | None = None
     adaptive: AdaptiveClip | None = None
     labels: LabelNoise | None = None
+    secure: SecureAggregation | None = None
     attended: Mapping[int, Attendance] = field(default_factory=dict)
     key: str
 
@@ -112,12 +117,12 @@ class Job:
         network, parts = cut_network(spec, facts, protocol)
         frozen = frozen_parts(spec, method, parts)
         network = with_public_head(spec, network, parts, frozen)
-        rows = row_noise(spec.privacy, parts)
+        rows = acting.row_noise(spec.privacy, parts)
         if rows is not None and math.isfinite(rows.clip["smashed"]):
             layer = Block("clip", ClipRows(rows.clip["smashed"], rows.mechanism.norm))
             parts = (Part("head", (*parts[0].blocks, layer)), *parts[1:])
             network = replace(network, blocks=tuple(block for part in parts for block in part.blocks))
-        dp = gradient_noise(spec.privacy, len(parts) - len(frozen), len(facts.sizes))
+        dp = acting.gradient_noise(spec.privacy, len(parts) - len(frozen), len(facts.sizes))
         job = cls(
             spec=spec,
             facts=facts,
@@ -128,12 +133,13 @@ class Job:
             sizes=facts.sizes,
             sampling=Sampling(dp is not None, spec.train.batch_size, spec.train.local_epochs),
             optimizer=Optimizer(spec.train.optimizer),
-            class_weights=_class_weights(spec, facts),
+            class_weights=acting.class_weights(spec, facts),
             dp=dp,
             frozen=frozen,
             rows=rows,
-            adaptive=adaptive_clip(spec, len(facts.sizes)),
-            labels=label_noise(spec.privacy, len(facts.classes)),
+            adaptive=acting.adaptive_clip(spec, len(facts.sizes)),
+            labels=acting.label_noise(spec.privacy, len(facts.classes)),
+            secure=acting.secure_aggregation(spec, len(facts.sizes)),
             key=run_key(spec.digest, facts),
         )
         for problem in unfit_for_batch_norm(job, facts.names) if network.whole.statistics else ():
@@ -153,8 +159,10 @@ class Job:
         dp, rows, update = self.dp, self.rows, self.update_noise
         if dp is not None:
             clip = self.spec.privacy.clip
+            parts = self.secure.parts if self.secure is not None and self.shares_noise else 1
             # Without noise the product is 0 even for an infinite clip.
-            dp = replace(dp, noise_std=tuple(sigma * clip if sigma else 0.0 for sigma in noise_multipliers))
+            noise_std = (sigma * clip / math.sqrt(parts) if sigma else 0.0 for sigma in noise_multipliers)
+            dp = replace(dp, noise_std=tuple(noise_std))
         if rows is not None:
             rows = replace(rows, multipliers=tuple(release_noise))
         if self.spec.privacy.unit == "clinic" and release_noise:
@@ -204,6 +212,23 @@ class Job:
     def shielded(self) -> bool:
         """Whether records or clinics are protected, so that no single one may end the run."""
         return self.dp is not None or self.rows is not None or self.spec.privacy.unit == "clinic"
+
+    @property
+    def opponent(self) -> Opponent:
+        """The adversary against whom ``epsilon`` is stated."""
+        return self.spec.privacy.opponent(self.spec.strategy.cut)
+
+    @property
+    def shares_noise(self) -> bool:
+        """Whether a round's sum, which alone is seen, is one release that the noise of all clinics hides.
+
+        So it is of clipped updates, and of one step of plain SGD a clinic on all its records: then n_k / n times what
+        clinic k changes is 1 / n times its sum of clipped gradients with its noise, for every k alike.
+        """
+        if self.secure is None or self.protocol.topology != "whole":
+            return False
+        one_step = bool((self.sampling.steps(self.records) == 1).all())
+        return self.dp is None or (one_step and self.optimizer.name == "sgd")
 
     @property
     def protected_rows(self) -> tuple[str, ...]:
@@ -371,13 +396,3 @@ def run_key(digest: str, facts: Facts) -> str:
     Two runs that differ in a setting or in one record share no draw, and a digest, which is published, is not enough.
     """
     return blake2b(f"{digest}/{facts.fingerprint}".encode(), digest_size=32).hexdigest()
-
-
-def _class_weights(spec: RunSpec, facts: Facts) -> Tensor | None:
-    weights, classes = spec.train.class_weights, facts.classes
-    if weights is not None and len(weights) != len(classes):
-        listed = ", ".join(classes)
-        raise ScenarioError(
-            [f"train.class-weights: has {len(weights)} values; give one for each of the classes {listed}"]
-        )
-    return None if weights is None else torch.tensor(weights)

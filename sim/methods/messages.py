@@ -32,12 +32,13 @@ class Kind(StrEnum):
     NORMS = "norms"
     CLIP_FACTORS = "clip-factors"
     RECORDS = "records"
+    MASKED = "masked-update"
 
 
 CUT_KINDS: Final = frozenset({Kind.SMASHED, Kind.BODY_OUTPUT, Kind.TAIL_GRADIENT, Kind.CUT_GRADIENT})
 """Rows of real numbers at a cut, of which noise or ``train.smashed-dtype`` may leave 16 bits."""
 ROW_KINDS: Final = CUT_KINDS | {Kind.LABELS, Kind.NORMS, Kind.CLIP_FACTORS, Kind.RECORDS}
-PARAMETER_KINDS: Final = frozenset({Kind.MODEL, Kind.OPTIMIZER})
+PARAMETER_KINDS: Final = frozenset({Kind.MODEL, Kind.MASKED, Kind.OPTIMIZER})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -226,8 +227,8 @@ class Reply:
 
     @property
     def model(self) -> Parameters:
-        """The trained parameters, ``[lane, *shape]``."""
-        return self.parts[Kind.MODEL]
+        """The trained parameters, ``[lane, *shape]``; under secure aggregation their sum, ``[1, *shape]``."""
+        return self.parts[Kind.MASKED if Kind.MASKED in self.parts else Kind.MODEL]
 
     def of_clinic(self, clinic: int) -> Reply:
         """Return what it holds of one clinic; nothing of one that is lost."""
@@ -242,6 +243,7 @@ class Reply:
             parts={
                 kind: {name: value[lane : lane + 1] for name, value in named.items()}
                 for kind, named in self.parts.items()
+                if kind != Kind.MASKED  # nothing in a sum is of one clinic
             },
             noised={what: steps[lane : lane + 1] for what, steps in self.noised.items()},
             metrics=self.metrics if len(self.clinics) == 1 else {},

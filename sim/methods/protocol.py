@@ -7,6 +7,8 @@ the end of a clinic's turn (its round, or each of its batches where clinics alte
 kind                direction  what
 ==================  =========  ================================================================
 model               both       the parts of the network that are the clinic's in this method
+masked-update       up         under secure aggregation, in place of the model: four bytes a number
+secure-aggregation  both       its keys, shares and lists, with what their messages cost
 optimizer           both       their optimiser's state, where it is handed on with them
 smashed             up         the head's outputs at the cut layer; two bytes a number where they are noised
 labels              up         vanilla only, one byte a record
@@ -41,6 +43,7 @@ Kinds = tuple[Kind, ...]
 HEADER_BYTES = 512
 """Stated cost of one message beyond its arrays' payload: Flower's metadata, record structure and transport framing."""
 HEADERS = "headers"
+SECURE = "secure-aggregation"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -187,10 +187,12 @@ class Due:
 
 
 def parts_that_cross(job: Job) -> tuple[Kind, ...]:
-    """Return the kinds of parameters that cross at the beginning and the end of a clinic's turn."""
+    """Return the kinds of parameters that cross at the end of a clinic's turn."""
     if job.protocol.movement == "handed-on":
         return Kind.MODEL, Kind.OPTIMIZER
-    return (Kind.MODEL,) if job.protocol.crosses else ()
+    if not job.protocol.crosses:
+        return ()
+    return (Kind.MODEL,) if job.secure is None else (Kind.MASKED,)
 
 
 def expected_of_whole(
@@ -210,6 +212,8 @@ def expected_of_whole(
     if not clinics:
         return Expected(clinics=asked)
     noised = {"model": [job.steps(k) for k in clinics]} if job.dp is not None else {}
+    if job.secure is not None and job.spec.privacy.unit == "clinic":
+        noised |= {what: [1] * len(clinics) for what in job.round_releases}
     metrics = {EXAMPLES: sum(job.sizes[k] for k in clinics), **(others or {})}
     return Expected(clinics=clinics, parts=parts_that_cross(job), noised=noised, metrics=metrics)
 
@@ -233,7 +237,8 @@ def reply_fault(forms: Forms, expected: Expected, reply: Reply) -> str:
     # Under clinic-level privacy an update that is no number counts as zero, and must not end the run.
     may_diverge = forms.job.spec.privacy.unit == "clinic"
     for kind, named in reply.parts.items():
-        if fault := forms.parameters_fault(kind, named, len(expected.clinics), may_diverge=may_diverge):
+        lanes = 1 if kind == Kind.MASKED else len(expected.clinics)
+        if fault := forms.parameters_fault(kind, named, lanes, may_diverge=may_diverge):
             return f"the reply's {str(kind)!r} holds {fault}"
     return _metrics_fault(reply.metrics, expected.metrics)
 

@@ -14,7 +14,7 @@ from sim.foundation.problems import ScenarioError
 from sim.methods.job import Job
 from sim.plan.releases import Sampled, build_ledger, un_noised
 from sim.privacy.accounting import epsilons_along
-from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger
+from sim.privacy.ledger import Adversary, Ledger, adversaries_of
 
 FOLLOWED_CLINICS = 8
 
@@ -29,7 +29,7 @@ def epsilon_spent(
     the last, ``[clinic]``.
     """
     if not after:
-        return dict.fromkeys(ADVERSARIES, (0.0,))
+        return dict.fromkeys(adversaries_of(job.spec.privacy.colluding_clinics), (0.0,))
     known = _what_it_follows_from(job, after)
     if known not in _SPENT:
         while len(_SPENT) >= _REMEMBERED:
@@ -81,7 +81,8 @@ def _epsilon_spent(
 def final_epsilons(job: Job, ledger: Ledger) -> dict[Adversary, list[float]]:
     """Return the epsilon of a whole plan by adversary, ``[clinic]``."""
     delta, unit = job.spec.privacy.delta or 0.0, job.spec.privacy.unit
-    return {a: ledger.epsilons(a, range(len(job.sizes)), delta, unit) for a in ADVERSARIES}
+    everyone, adversaries = range(len(job.sizes)), adversaries_of(job.spec.privacy.colluding_clinics)
+    return {a: ledger.epsilons(a, everyone, delta, unit) for a in adversaries}
 
 
 def within_budget(job: Job, after: Sequence[Sampled], limit: float) -> int:
@@ -90,24 +91,23 @@ def within_budget(job: Job, after: Sequence[Sampled], limit: float) -> int:
     ``after`` is what has been drawn up to the end of each round. Raises ``ScenarioError`` if epsilon is infinite, or
     the first round alone spends more.
     """
-    privacy = job.spec.privacy
     if not after:
         return 0
     final = build_ledger(job, after[-1])
-    if reasons := un_noised(final, privacy.opponent):
+    if reasons := un_noised(final, job.opponent):
         raise ScenarioError(
-            [f"privacy.stop-at-epsilon: epsilon is infinite against the {privacy.opponent}: {'; '.join(reasons)}"]
+            [f"privacy.stop-at-epsilon: epsilon is infinite against the {job.opponent}: {'; '.join(reasons)}"]
         )
     at_the_end = final_epsilons(job, final)
     # What was spent so far is within 1e-3 and may leave clinics out; the last word has the epsilon of a whole plan.
-    rounds = sum(value <= limit * 1.01 for value in epsilon_spent(job, after, at_the_end)[privacy.opponent]) - 1
+    rounds = sum(value <= limit * 1.01 for value in epsilon_spent(job, after, at_the_end)[job.opponent]) - 1
     while rounds and _worst(job, after[rounds - 1]) > limit:
         rounds -= 1
     if not rounds:
         spent = _worst(job, after[0])
         raise ScenarioError(
             [
-                f"privacy.stop-at-epsilon: the first round alone spends {spent:.3g} against the {privacy.opponent}; "
+                f"privacy.stop-at-epsilon: the first round alone spends {spent:.3g} against the {job.opponent}; "
                 "give a larger one, or more noise"
             ]
         )
@@ -116,4 +116,4 @@ def within_budget(job: Job, after: Sequence[Sampled], limit: float) -> int:
 
 def _worst(job: Job, sampled: Sampled) -> float:
     privacy = job.spec.privacy
-    return build_ledger(job, sampled).worst(privacy.opponent, privacy.delta or 0.0, range(len(job.sizes)), privacy.unit)
+    return build_ledger(job, sampled).worst(job.opponent, privacy.delta or 0.0, range(len(job.sizes)), privacy.unit)

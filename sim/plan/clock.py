@@ -15,8 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.methods.protocol import HEADER_BYTES
+from sim.methods.protocol import HEADER_BYTES, SECURE, Traffic
 from sim.methods.sampling import lane_by_lane
+from sim.privacy.secure_aggregation import Stage
 from sim.scenario.clinics import ClinicResources, ServerResources
 
 Floats = NDArray[np.float64]
@@ -52,6 +53,9 @@ class RoundLoad:
     # The server's work that waits for all clinics: aggregation, or training on pooled records
     common_server_flops: float
     lost: frozenset[int] = frozenset()  # Lanes whose last turn ends with its last batch: nothing is sent back
+    # Under secure aggregation, what comes before the turns and after them, one thing after another
+    before: tuple[Stage, ...] = ()
+    after: tuple[Stage, ...] = ()
     # Lanes whose computer and line are slower in this round, and how many times
     slowed: tuple[tuple[int, float], ...] = ()
 
@@ -71,6 +75,18 @@ class RoundLoad:
         returns = np.ones(len(self.steps), dtype=np.bool_)
         returns[list(self.lost)] = False
         return returns
+
+    @property
+    def set_up(self) -> Traffic:
+        """``[lane]`` bytes of secure aggregation's own messages; lost lanes are in none that comes after the turns."""
+        found: Traffic = {}
+        for stages, there in ((self.before, np.ones_like(self.steps)), (self.after, self.returns.astype(np.int64))):
+            for place, size in stages:
+                if place != "clinic":
+                    found[place, SECURE] = found.get((place, SECURE), np.zeros_like(self.steps)) + there * (
+                        size + HEADER_BYTES
+                    )
+        return found
 
     @property
     def ends(self) -> Ints:
@@ -155,7 +171,10 @@ class Durations:
     begin_link: Floats
     end: Floats
     end_link: Floats
-    common: float  # The server's work that waits for all clinics
+    common: float  # What waits for all clinics: the server's work, and the opening of a sum
+    # Under secure aggregation: when the turns begin, and [lane] by phase what is done before and after them
+    set_up: float = 0.0
+    around: Mapping[str, Floats] = field(default_factory=dict)
 
     @classmethod
     def of(cls, load: RoundLoad, resources: Mapping[str, Floats], server: ServerResources) -> Durations:
@@ -186,6 +205,22 @@ class Durations:
         begin = message("down", once * load.begin_bytes, by_lane) if load.begin_bytes else (none, none)
         end = message("up", once * load.end_bytes, by_lane) if load.end_bytes else (none, none)
         at_place, at_link = zip(*legs, strict=True)
+        around: dict[str, Floats] = {}
+
+        def together(stages: Sequence[Stage], there: Bools) -> float:
+            """Do one thing after another, each when all lanes that are there have done the one before."""
+            seconds = 0.0
+            for place, amount in stages:
+                if place == "clinic":
+                    line, over_link = once * amount / by_lane["compute_flop_per_s"], none
+                else:
+                    line, over_link = message(place, once * amount, by_lane)
+                phase = PHASES[place]
+                around[phase] = around.get(phase, none) + (line + over_link) * there
+                seconds += _all_over(place, line[there], over_link[there])
+            return seconds
+
+        set_up, opening = together(load.before, once > 0), together(load.after, load.returns)
         return cls(
             legs=at_place,
             links=at_link,
@@ -193,7 +228,9 @@ class Durations:
             begin_link=begin[1],
             end=end[0],
             end_link=end[1],
-            common=load.common_server_flops / server.compute_flop_per_s,
+            common=load.common_server_flops / server.compute_flop_per_s + opening,
+            set_up=set_up,
+            around=around,
         )
 
     @cached_property
@@ -208,7 +245,19 @@ class Durations:
         phases["upload"] += (self.end + self.end_link) * load.ends
         for leg, seconds in zip(load.legs, self.both, strict=True):
             phases[PHASES[leg.place]] += load.by_lane(seconds)
+        for phase, seconds in self.around.items():
+            phases[phase] += seconds
         return phases
+
+
+def _all_over(place: Place, line: Floats, link: Floats) -> float:
+    """Return when lanes that begin together have all sent a message, over their lines and one shared link."""
+    if place == "down":
+        return float((np.cumsum(link) + line).max(initial=0.0))
+    over = 0.0
+    for lane in np.argsort(line, kind="stable"):
+        over = max(over, float(line[lane])) + float(link[lane])
+    return over
 
 
 @dataclass(frozen=True)

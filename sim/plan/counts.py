@@ -19,6 +19,7 @@ from sim.plan.costs import FLOAT_BYTES, part_costs
 from sim.plan.limits import attendance_until, time_limit, time_until
 from sim.plan.queues import PlanClock
 from sim.plan.releases import Sampled
+from sim.privacy.secure_aggregation import WORD
 
 Ints = NDArray[np.int64]
 
@@ -66,12 +67,17 @@ class Counts:
         self._model_bytes = FLOAT_BYTES * self._common_scalars(job.protocol.clinic_parts)
         self._optimizer_bytes = self._state_bytes()
         self._behaviours = [each.behaviour for each in clock.resources]
+        self._masked = sum(
+            self._common_scalars((part,)) for part in job.protocol.clinic_parts if part not in job.frozen
+        )
+        self._sums = np.zeros((0, 0), dtype=np.int64)
         self._uneven = any(behaviour.straggler_chance for behaviour in self._behaviours)
         self._reliable = not any(behaviour.may_be_lost for behaviour in self._behaviours)
 
     def count(self, rounds: int) -> Counts:
         """Count so many rounds; return itself."""
         self._there = available(self.job.seed, self._behaviours, rounds)
+        self._sums = np.zeros((len(self.job.sizes) if self.job.secure else 0, rounds), dtype=np.int64)
         for server_round in range(1, 1 + rounds):
             self._pooled_round(server_round) if self._pooled else self._round(server_round)
             self.bytes_after.append(sum(int(sizes.sum()) for sizes in self.traffic.values()))
@@ -86,6 +92,7 @@ class Counts:
             exposures=self._exposures.copy(),
             rounds=self.returned_rounds.copy(),
             released=self._released.copy(),
+            sums=self._sums[:, : len(self.participants)],
         )
 
     def peak_bytes(self) -> Ints:
@@ -118,6 +125,9 @@ class Counts:
             attendance = attendance_until(load, time, self.clock.durations(load), limit, enough)
             load = self._load(server_round, attendance)
             time = time_until(time, limit, load, self.clock.durations(load))
+        if self.job.secure is not None and attendance.returned.sum() < self.job.secure.threshold:
+            attendance = Attendance(attendance.clinics, attendance.batches, np.zeros_like(attendance.returned))
+            load = self._load(server_round, attendance)
         if attendance != self.job.attendance(server_round):
             self.attended[server_round] = attendance
         self._count(server_round, load)
@@ -150,6 +160,8 @@ class Counts:
             attended = replace(job, attended={server_round: attendance})
             schedule = tuple((lane[k], step) for k, step in attended.schedule(server_round))
         averaged = 0 if handed_on or job.alone else self._averaged_scalars(server_round)
+        secure, present, lost = job.secure, len(clinics), int((~back).sum())
+        unmasking = secure.server_operations(present, lost, self._masked) if secure is not None else 0
         moved = self._model_bytes + self._optimizer_bytes if protocol.crosses else 0
         return RoundLoad(
             clinics=clinics,
@@ -157,11 +169,13 @@ class Counts:
             steps=steps,
             legs=self._legs,
             begin_bytes=moved,
-            end_bytes=moved,
+            end_bytes=moved if secure is None else WORD * self._masked,
+            before=() if secure is None else secure.before(present, self._masked),
+            after=() if secure is None else secure.after(present),
             turns=turns if handed_on else np.ones_like(steps),
             schedule=schedule,
             handed_on=handed_on,
-            common_server_flops=2.0 * int(back.sum()) * averaged,
+            common_server_flops=2.0 * int(back.sum()) * averaged + unmasking,
             lost=frozenset(np.flatnonzero(~back).tolist()),
             slowed=slowdowns(job.seed, server_round, clinics.tolist(), self._behaviours) if self._uneven else (),
         )
@@ -184,6 +198,8 @@ class Counts:
         self.returned.append(int(complete.sum()))
         self.rounds[clinics] += 1
         self.returned_rounds[clinics] += back
+        if self.job.secure is not None:
+            self._sums[clinics[back], server_round - 1] = back.sum()
         self.lost_rounds[clinics] += ~complete
         # Steps of a lost clinic are in the model where they trained a body, or parts, that live on.
         forgotten = self.job.protocol.movement == "averaged" and not self.job.method.sequential
@@ -197,6 +213,7 @@ class Counts:
         self._count_traffic(load)
         flops = {place: sum(leg.per_row for leg in self._legs if leg.place == place) for place in ("clinic", "server")}
         self.clinic_flops += int(load.rows.sum()) * flops["clinic"]
+        self.clinic_flops += len(clinics) * sum(size for place, size in load.before if place == "clinic")
         self.server_flops += int(load.rows.sum()) * flops["server"] + int(load.common_server_flops)
 
     def _expose(self, server_round: int, load: RoundLoad) -> None:
@@ -265,11 +282,16 @@ class Counts:
             if self.job.protocol.crosses:
                 times = load.ends if direction == "up" else load.turns
                 count = count + times
-                self._cross(direction, Kind.MODEL, clinics, times * self._model_bytes)
+                if self.job.secure is not None and direction == "up":
+                    self._cross(direction, Kind.MASKED, clinics, times * load.end_bytes)
+                else:
+                    self._cross(direction, Kind.MODEL, clinics, times * self._model_bytes)
                 if self._optimizer_bytes:
                     self._cross(direction, Kind.OPTIMIZER, clinics, times * self._optimizer_bytes)
             if count.any():
                 self._cross(direction, HEADERS, clinics, count * HEADER_BYTES)
+        for (direction, what), size in load.set_up.items():
+            self._cross(direction, what, clinics, size)
 
     def _cross(self, direction: Direction, kind: str, clinics: Ints, size: Ints | int) -> None:
         counted = self.traffic.setdefault((direction, kind), np.zeros(len(self.job.sizes), dtype=np.int64))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from sim.foundation.problems import ScenarioError
 from sim.methods.job import Job
 from sim.plan.releases import Sampled, build_ledger, un_noised
+from sim.privacy.calibration import six_digits
 from sim.privacy.mechanisms.mechanism import OnGradients, OnUpdates
 from sim.privacy.mechanisms.noises import RowNoise
 from sim.privacy.preprocessing import exposed
@@ -20,7 +21,7 @@ def refuse_lost_targets(job: Job, sampled: Sampled) -> None:
     alone = privacy.labels_alone
     label_key = "label-epsilon" if privacy.label_epsilon is not None else "epsilon"
     targets = (
-        ("epsilon", None if alone else privacy.epsilon, privacy.opponent, [found.reason for found in used]),
+        ("epsilon", None if alone else privacy.epsilon, job.opponent, [found.reason for found in used]),
         (label_key, of_label, "everyone", [found.reason for found in used if found.unit == "label"]),
     )
     problems = [
@@ -44,9 +45,11 @@ def update_multiplier(job: Job, mechanism: OnUpdates, sampled: Sampled, delta: f
         noise = float(privacy.noise_multiplier or 0.0)
     else:
         try:
-            noise = mechanism.noise_for(privacy.epsilon, delta, max(1, int(sampled.rounds.max())))
+            rounds = max(1, int(sampled.rounds.max()))
+            noise = mechanism.noise_for(privacy.epsilon, delta, rounds if job.secure is None else 1)
         except ValueError as error:
             raise ScenarioError([f"privacy.epsilon: {error}"]) from None
+        noise = shared(job, noise, sampled)
     if job.adaptive is not None and 2 * job.adaptive.count_noise <= noise:
         raise ScenarioError(
             [
@@ -55,6 +58,15 @@ def update_multiplier(job: Job, mechanism: OnUpdates, sampled: Sampled, delta: f
             ]
         )
     return (noise,) * clinics
+
+
+def shared(job: Job, once: float, sampled: Sampled) -> float:
+    """Return the noise multiplier of sums that meets, for every clinic, what this one meets for a single sum."""
+    if job.secure is None or not once:
+        return once
+    colluders = job.secure.colluding if job.opponent == "server-and-peers" else 0
+    most = max(job.secure.weight(sampled.sums_of(k), colluders) for k in range(len(job.sizes)))
+    return six_digits(once * math.sqrt(most)) if most else once
 
 
 def row_multipliers(
@@ -102,6 +114,8 @@ def gradient_multipliers(job: Job, mechanism: OnGradients, sampled: Sampled, del
     if epsilon is None:
         return tuple(float(job.spec.privacy.noise_multiplier or 0.0) for _ in sampled.rates)
     try:
+        if job.shares_noise:
+            return (shared(job, mechanism.noise_for(epsilon, delta, 1.0, 1), sampled),) * len(job.sizes)
         drawn = zip(sampled.rates.tolist(), sampled.released.tolist(), strict=True)
         return tuple(mechanism.noise_for(epsilon, delta, rate, steps) for rate, steps in drawn)
     except ValueError as error:

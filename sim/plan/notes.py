@@ -10,7 +10,7 @@ from sim.foundation.text import bytes_text, listed
 from sim.methods.labels import label_of
 from sim.plan.plan import HOW_IT_LEARNS, Plan
 from sim.scenario import Npz, Scenario, TableFile
-from sim.scenario.privacy import TOLERATED, Privacy, keys_of
+from sim.scenario.privacy import TOLERATED, TRUST, Privacy, keys_of
 
 
 def privacy_notes(scenario: Scenario) -> Iterator[str]:
@@ -26,7 +26,7 @@ def privacy_notes(scenario: Scenario) -> Iterator[str]:
     shown = " or ".join(sorted(filter(None, mechanisms)))
     for field in Privacy.model_fields:
         key = field.replace("_", "-")
-        if field in scenario.privacy.model_fields_set and field in TOLERATED and field not in used:
+        if field in scenario.privacy.model_fields_set and field in TOLERATED - TRUST - used:
             yield f"privacy.{key}: has no effect with mechanism {shown}; remove it, or choose a mechanism that uses it"
     if "adaptive_rate" in scenario.privacy.model_fields_set and scenario.privacy.adaptive_quantile is None:
         yield "privacy.adaptive-rate: has no effect without adaptive-quantile; remove it"

@@ -21,7 +21,7 @@ from sim.plan.queues import PlanClock
 from sim.plan.refusals import refuse
 from sim.plan.releases import Ints, Sampled, build_ledger, to_be_noised
 from sim.privacy.adjacency import adjacency_of, replace_epsilon
-from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, REPLACE_COLUMN_OF, Adversary, Ledger
+from sim.privacy.ledger import COLUMN_OF, REPLACE_COLUMN_OF, Adversary, Ledger, adversaries_of
 from sim.privacy.mechanisms.mechanism import on_updates
 from sim.scenario.clinics import assign_resources
 from sim.scenario.spec import TUNED, RunSpec
@@ -129,12 +129,23 @@ class Plan:
             return ""
         if empty == rounds and self.spec.train.deadline is not None and any(self.participants):
             return f"train.deadline: no clinic meets it in any of {rounds} rounds; give a longer one"
+        if self.job.secure is not None:
+            return (
+                f"fewer than {self.job.secure.threshold} updates arrive in {empty} of {rounds} rounds, which open no "
+                "sum and leave the model as it is; privacy.tolerated-drop-outs lets more be lost"
+            )
         return f"nobody comes back in {empty} of {rounds} rounds, which leave the model as it is"
+
+    @property
+    def adversaries(self) -> tuple[Adversary, ...]:
+        """Those of the run."""
+        return adversaries_of(self.spec.privacy.colluding_clinics)
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of ``runs.parquet`` that are known before training."""
         spec = self.spec
-        worst = {COLUMN_OF[a]: max(clinic.epsilon[a] for clinic in self.clinics) for a in ADVERSARIES}
+        nobody = dict.fromkeys((*COLUMN_OF.values(), *REPLACE_COLUMN_OF.values()))
+        worst = {COLUMN_OF[a]: max(clinic.epsilon[a] for clinic in self.clinics) for a in self.adversaries}
         return {
             "run_id": spec.run_id,
             "study": spec.study,
@@ -158,6 +169,7 @@ class Plan:
             "mechanism": spec.privacy.mechanism,
             "delta": spec.privacy.delta,
             "adjacency": adjacency_of(self.ledger),
+            **nobody,
             **worst,
             **{REPLACE_COLUMN_OF[a]: value for a, value in self.replace_epsilon.items()},
             "epsilon_label": self._epsilon_of_labels(),
@@ -228,7 +240,7 @@ def _plan(job: Job, counts: Counts, sigmas: tuple[float, ...], release_noise: tu
         noised_steps={what: tuple(batches.tolist()) for what, batches in to_be_noised(job, sampled).items()},
         ledger=ledger,
         epsilon_spent=epsilon_spent(job, counts.after, epsilons),
-        replace_epsilon={a: replace_epsilon(ledger, a, everyone, delta, unit) for a in ADVERSARIES},
+        replace_epsilon={a: replace_epsilon(ledger, a, everyone, delta, unit) for a in epsilons},
         clinics=_clinic_plans(job, counts, use, epsilons, sigmas or release_noise),
         round_seconds=tuple(t.seconds for t in times),
         bytes_after=tuple(counts.bytes_after),
@@ -287,7 +299,7 @@ def _clinic_plans(
             lost_rounds=int(counts.lost_rounds[k]),
             steps=int(counts.steps[k]),
             noise_multiplier=noise[k] if noise else None,
-            epsilon={a: epsilons[a][k] for a in ADVERSARIES},
+            epsilon={a: epsilons[a][k] for a in epsilons},
             bytes_up=int(bytes_up[k]),
             bytes_down=int(bytes_down[k]),
             seconds=float(own[k] + use.served[k]),

@@ -203,6 +203,20 @@ def _serve(
     return seconds, begun
 
 
+def _after_set_up(time: RoundTime, set_up: float) -> RoundTime:
+    """Let the turns of a round begin when keys and shares of secure aggregation are exchanged."""
+    if not set_up:
+        return time
+    spans = tuple(replace(span, start=span.start + set_up, end=span.end + set_up) for span in time.spans)
+    return replace(
+        time,
+        seconds=time.seconds + set_up,
+        finish=time.finish + set_up,
+        completed=time.completed + set_up,
+        spans=(Span(lane=-1, phase="server", start=0.0, end=set_up, worker=0), *spans) if spans else (),
+    )
+
+
 class PlanClock:
     """The closed form where no queue can form, the queues elsewhere; a load that comes again is not timed again.
 
@@ -228,7 +242,7 @@ class PlanClock:
         key = load.key()
         if key not in self._known:
             clock = self.queues if load.may_queue(self.server) else self.closed
-            self._known[key] = clock.time_round(load)
+            self._known[key] = _after_set_up(clock.time_round(load), self.durations(load).set_up)
         return self._known[key]
 
     def play(self, load: RoundLoad) -> RoundTime:
@@ -236,7 +250,7 @@ class PlanClock:
         if load.handed_on:
             time = replace(self.time_round(load), spans=relay_spans(load, self.durations(load)))
         else:
-            time = self.queues.time_round(load, trace=True)
+            time = _after_set_up(self.queues.time_round(load, trace=True), self.durations(load).set_up)
         over = float(time.finish.max(initial=0.0))
         together = (
             [Span(lane=-1, phase="server", start=over, end=time.seconds, worker=1)] if time.seconds > over else []

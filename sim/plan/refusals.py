@@ -6,6 +6,7 @@ from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
 from sim.methods.method import method_of
 from sim.methods.protocol import protocol_of
+from sim.methods.sampling import wanted
 from sim.plan.sizes import size_problems
 from sim.privacy.mechanisms.mechanism import acting
 from sim.scenario.spec import RunSpec
@@ -40,9 +41,30 @@ def refuse(spec: RunSpec, facts: Facts) -> None:
         for option in spec.strategy.options:
             if option.replace("-", "_") in sampling:
                 problems.append(f"strategies.options.{option}: every clinic takes part in every round; remove it")
+    problems += _trust_problems(spec, len(facts.sizes))
     problems += size_problems(spec, facts)
     if problems:
         raise ScenarioError(problems)
+
+
+def _trust_problems(spec: RunSpec, clinics: int) -> list[str]:
+    privacy, method = spec.privacy, method_of(spec.strategy.name)
+    if privacy.colluding_clinics >= clinics:
+        most = f"give at most {clinics - 1}, all but one" if clinics > 1 else "leave it out: there is one clinic"
+        return [f"privacy.colluding-clinics: {privacy.colluding_clinics} of {clinics} clinics; {most}"]
+    if not privacy.secure_aggregation:
+        return []
+    together = wanted(clinics, spec.train.participation)
+    key = "privacy.secure-aggregation:"
+    if method.imported:
+        return [f"{key} {method.name} is handed every clinic's update, not their sum; take fedavg or fedprox"]
+    if method.clinic_parts != "averaged":
+        return [f"{key} under {method.name} nothing that clinics send is averaged; drop it, or take fedavg"]
+    if privacy.unit == "clinic" and spec.strategy.cut is not None:
+        return [f"{key} under {method.name} the server trains a body a clinic, and sees each; take fedavg or fedprox"]
+    if privacy.tolerated_drop_outs >= together:
+        return [f"privacy.tolerated-drop-outs: a round has {together} clinics; give fewer, so that one is left"]
+    return []
 
 
 def _mechanism_problems(spec: RunSpec) -> list[str]:

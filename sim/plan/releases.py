@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from sim.foundation.lazy import Lazy
 from sim.methods.job import Job
-from sim.privacy.accounting import flatten
-from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Release, Unit
+from sim.privacy.accounting import compose, flatten
+from sim.privacy.ledger import ADVERSARIES, COLLUDING, Adversary, Ledger, Release, Unit, adversaries_of
 from sim.privacy.loss import Adjacency
 from sim.privacy.mechanisms.mechanism import on_updates
 from sim.privacy.preprocessing import exposed
@@ -39,6 +39,15 @@ class Sampled:
     rounds: Ints  # Rounds in which the clinic's parts come back
     # Steps that are in the model, at most `steps`: those of a clinic that was lost before its copy was averaged are not
     released: Ints
+    # [clinic, round] under secure aggregation: how many updates are in the sum that the clinic's is in; 0 if in none
+    sums: Ints = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+
+    def sums_of(self, clinic: int) -> dict[int, int]:
+        """Return how often a clinic's update is in a sum of how many."""
+        if not self.sums.size:
+            return {}
+        sizes, times = np.unique(self.sums[clinic], return_counts=True)
+        return {int(size): int(count) for size, count in zip(sizes, times, strict=True) if size}
 
 
 _MEND = {
@@ -47,6 +56,7 @@ _MEND = {
     "norms": "norms of records' gradients are sent as they are, to clip them jointly",
     "records": "the records themselves are sent",
     "update": "the server is trusted with every clinic's update",
+    "sum": "the sum of what clinics train has no noise",
     "metrics": "each clinic's exact training loss, and whether its update was clipped, go to Flower's strategy",
     "own parts": "the model holds the clinic's own parts, trained without noise",
 }
@@ -101,6 +111,7 @@ def build_ledger(
     """
     ledger = Ledger()
     enter = _updates if job.spec.privacy.unit == "clinic" else _releases
+    enter = _sums if job.shares_noise else enter
     noise = (*(() if job.dp is None else (job.dp.noise_std,)), *(() if job.rows is None else (job.rows.multipliers,)))
     all_of_it = to_be_noised(job, sampled)
     given = all_of_it if noised is None else noised
@@ -109,6 +120,7 @@ def build_ledger(
     chosen = np.arange(len(sampled.steps)) if clinics is None else np.array(clinics)
     chosen = chosen[sampled.steps[chosen] > 0]
     columns = [np.asarray(values)[chosen].tolist() for values in (*told_apart_by, *done.values())]
+    columns.append([tuple(sampled.sums_of(clinic).items()) for clinic in chosen.tolist()])
     first: dict[tuple[object, ...], int] = {}
     for clinic, key in zip(chosen.tolist(), zip(*columns, strict=True), strict=True):
         alike = first.setdefault(key, clinic)
@@ -119,12 +131,12 @@ def build_ledger(
         found = enter(job, sampled, clinic, complete)
         seeing = {a for release in found if flatten(release.event) for a in release.adversaries}
         for release in (*found, *_preprocessing(job, clinic, seeing)):
-            ledger.add(release)
+            ledger.add(_with_colluders(job, release))
     if sampled.steps.any():
         everyone = range(len(sampled.steps)) if clinics is None else clinics
         idle = [k for k in everyone if not sampled.steps[k]]
         for release in _preprocessing(job, idle[0], frozenset()) if idle else ():
-            ledger.add(release)
+            ledger.add(_with_colluders(job, release))
         for clinic in idle[1:]:
             ledger.add_alike(clinic, idle[0])
     return ledger
@@ -164,6 +176,44 @@ def _updates(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> l
     if job.protocol.movement == "own":  # whoever uses a clinic's model has that clinic's own parts
         found.append(_release(clinic, "own parts", ("model-user",), dp.NonPrivateDpEvent(), "add-or-remove", "clinic"))
     return found
+
+
+def _sums(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> list[Release]:
+    """Write down the sums that a clinic's update is in: one Gaussian each, of the noise that an adversary cannot know.
+
+    A clinic knows its own part, colluding ones those of each other.
+    """
+    secure, privacy, sums = job.secure, job.spec.privacy, sampled.sums_of(clinic)
+    if secure is None or not sums:
+        return []
+    sigma = (job.update_noise or 0.0) if job.dp is None else job.dp.noise_std[clinic] * secure.parts**0.5 / privacy.clip
+    complete = sigma > 0 and set(to_be_noised(job, sampled)) <= done
+    colluders = dict[Adversary, int](dict.fromkeys(COLLUDING, secure.colluding)) | {"peer-clinic": 1}
+    audiences: dict[tuple[tuple[float, int], ...], list[Adversary]] = {}
+    for adversary in adversaries_of(privacy.colluding_clinics):
+        seen = secure.multipliers(sigma, sums, colluders.get(adversary, 0)) if complete else {0.0: sum(sums.values())}
+        audiences.setdefault(tuple(seen.items()), []).append(adversary)
+    found = []
+    for multipliers, seeing in audiences.items():
+        noised = {dp.GaussianDpEvent(noise): times for noise, times in multipliers}
+        event = compose(noised) if complete else dp.NonPrivateDpEvent()
+        found.append(_release(clinic, "sum", tuple(seeing), event, "add-or-remove", privacy.unit))
+    return found
+
+
+def _with_colluders(job: Job, release: Release) -> Release:
+    """Let colluding clinics see what one sees, and what the server sees where they are with it.
+
+    All that clinics receive comes from the server, which has seen what it is made of.
+    """
+    if not job.spec.privacy.colluding_clinics or (release.what == "sum" and job.shares_noise):
+        return release
+    seen, together = release.adversaries, list[Adversary]()
+    if "peer-clinic" in seen:
+        together.append("peers")
+    if "server" in seen or ("peer-clinic" in seen and release.what == "preprocessing"):
+        together.append("server-and-peers")
+    return replace(release, adversaries=(*seen, *together))
 
 
 def _audiences(

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from dp_accounting import DpEvent, NonPrivateDpEvent
 
+from sim.foundation.text import count_text
 from sim.plan.releases import un_noised
 from sim.privacy.accounting import flatten, under_one_adjacency
 from sim.privacy.adjacency import NAMES
-from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Release
+from sim.privacy.ledger import Adversary, Ledger, Release
 from sim.privacy.mechanisms.mechanism import acting
 from sim.privacy.patients import patient_epsilon
 from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
@@ -30,6 +31,8 @@ _WHO: dict[Adversary, str] = {
     "model-user": "whoever gets the trained model",
     "peer-clinic": "another clinic that takes part, from all that its own messages bring",
     "server": "whoever runs the server: follows the protocol, and keeps all that is sent to it",
+    "peers": "{} in collusion, with all that reaches them and all that they know",
+    "server-and-peers": "whoever runs the server in collusion with {}, with all that reaches them and that they know",
 }
 _UNIT = {
     "record": "one training record of one clinic",
@@ -38,6 +41,7 @@ _UNIT = {
 _MEANING = {
     "gradients": "parameters trained on the clinic's records",
     "update": "the clinic's model updates, or the model made of their sum",
+    "sum": "the sum of what a round's clinics train, which secure aggregation opens",
     "own parts": "the clinic's own parts of the model",
     "smashed": "the head's output for each record (smashed data)",
     "tail-gradient": "the loss's gradient in the body's output, for each record",
@@ -92,7 +96,7 @@ def privacy_statement(plan: Plan, versions: Mapping[str, Any], *, finished: bool
         "clinics": len(plan.clinics),
         "records": sum(clinic.records for clinic in plan.clinics),
         "delta": spec.privacy.delta,
-        "adversaries": [_adversary(plan, adversary, groups) for adversary in ADVERSARIES],
+        "adversaries": [_adversary(plan, adversary, groups) for adversary in plan.adversaries],
         "mechanisms": [
             {key: value for key, value in group.items() if key not in ("meaning", "noised")}
             for group in groups
@@ -122,7 +126,7 @@ def _patients(plan: Plan) -> dict[str, Any] | None:
     if most is None:
         return None
     clinics, stays = len(plan.clinics), plan.job.facts.clinics_of_a_patient
-    epsilon = {a: patient_epsilon(plan.ledger, a, clinics, most, delta, stays=stays) for a in ADVERSARIES}
+    epsilon = {a: patient_epsilon(plan.ledger, a, clinics, most, delta, stays=stays) for a in plan.adversaries}
     return {"max-records": most, "max-clinics": stays, "epsilon": epsilon}
 
 
@@ -144,7 +148,7 @@ def _adversary(plan: Plan, adversary: Adversary, groups: Sequence[Mapping[str, A
     reasons = un_noised(plan.ledger, adversary)
     return {
         "adversary": adversary,
-        "who": _WHO[adversary],
+        "who": _WHO[adversary].format(count_text(plan.spec.privacy.colluding_clinics, "clinic")),
         "sees": _seen(group for group in groups if adversary in group["seen-by"]),
         "epsilon": epsilons[worst],
         "clinic": plan.clinics[worst].name,
@@ -216,6 +220,8 @@ def _how_often(plan: Plan, release: Release, count: int, *, noised: bool) -> tup
         return count, "releases of a record"
     if release.what == "preprocessing":
         return count, "times, before training"
+    if release.what == "sum":
+        return count, "rounds"
     if release.what == "update":
         return int(plan.sampled.rounds[release.clinic]), "rounds"
     protocol = plan.job.protocol
@@ -251,13 +257,40 @@ def _outside(plan: Plan) -> list[tuple[str, str, str]]:
             "each seed and swept value is one more; they compose, and suture epsilon says to what for a study's "
             "folder; runs in other folders, and deleted ones, are not in that",
         ),
-        ("adversaries who join forces", "non-private", "together they learn what their rows compose to"),
+        ("adversaries who join forces", "non-private", _together(spec)),
     ]
+    if plan.job.secure is not None:
+        rows.append(("secure aggregation", "public", _summed(plan)))
     if spec.data.validation_share:
         rows.append(("best round", "non-private", "chosen by the exact AUC on validation records (model_best)"))
     if spec.privacy.unit == "record":
         rows.append(_records_of_a_patient(plan))
     return rows
+
+
+def _together(spec: RunSpec) -> str:
+    if spec.privacy.colluding_clinics:
+        return f"up to {spec.privacy.colluding_clinics} clinics, alone and with the server, have rows of their own"
+    return "together they learn what their rows compose to"
+
+
+def _summed(plan: Plan) -> str:
+    """Say what is assumed of secure aggregation, and whose noise counts."""
+    job = plan.job
+    secure, credited = job.secure, "each clinic's own noise alone counts against everyone"
+    if secure is None:
+        return ""
+    if job.protocol.topology != "whole":
+        credited = "of averaged parts alone: what else is sent to the server is in its row"
+    elif job.shares_noise:
+        credited = (
+            f"each clinic adds its part of the noise, of variance 1 / {secure.parts} of what a sum needs; counted is "
+            "what an adversary cannot know of it, round by round"
+        )
+    return (
+        f"taken to be ideal, against whoever holds shares of fewer than {secure.threshold} clinics, and its arithmetic "
+        f"to be exact modulo 2^32; {credited}"
+    )
 
 
 def _choice(spec: RunSpec) -> str:

@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
 dp: Any = Lazy("dp_accounting")
 
-Adversary = Literal["model-user", "peer-clinic", "server"]
-ADVERSARIES: tuple[Adversary, ...] = get_args(Adversary)
+Adversary = Literal["model-user", "peer-clinic", "server", "peers", "server-and-peers"]
+ADVERSARIES: tuple[Adversary, ...] = ("model-user", "peer-clinic", "server")
+"""Those of every run; clinics that collude are further ones where a run states how many."""
+COLLUDING: tuple[Adversary, ...] = ("peers", "server-and-peers")
 COLUMN_OF: Mapping[Adversary, str] = {
     "model-user": "epsilon_model_user",
     "peer-clinic": "epsilon_peer",
     "server": "epsilon_server",
+    "peers": "epsilon_peers",
+    "server-and-peers": "epsilon_server_and_peers",
 }
 """The column of a study's table with each adversary's epsilon."""
 REPLACE_COLUMN_OF = {adversary: f"{column}_replace" for adversary, column in COLUMN_OF.items()}
@@ -201,8 +205,13 @@ class Ledger:
 
 
 def _check_adversaries(names: Iterable[str]) -> None:
-    if unknown := set(names) - set(ADVERSARIES):
-        raise ValueError(f"unknown adversary {', '.join(sorted(unknown))}; there are {', '.join(ADVERSARIES)}")
+    if unknown := set(names) - set(COLUMN_OF):
+        raise ValueError(f"unknown adversary {', '.join(sorted(unknown))}; there are {', '.join(COLUMN_OF)}")
+
+
+def adversaries_of(colluding_clinics: int) -> tuple[Adversary, ...]:
+    """Return the adversaries of a run in which so many clinics may collude."""
+    return (*ADVERSARIES, *(COLLUDING if colluding_clinics else ()))
 
 
 def _to_plain(value: Any) -> Any:

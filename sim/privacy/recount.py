@@ -38,8 +38,8 @@ class Drawn(Section):
     """Counts and noise of a run as ``plan.drawn`` of ``run.json`` has them, a value a clinic.
 
     ``rates``, ``steps``, ``exposures``, ``rounds`` and ``released`` are those of
-    :class:`sim.plan.releases.Sampled`; ``noise_multipliers`` are DP-SGD's, ``release_noise`` those of rows or
-    updates, empty without.
+    :class:`sim.plan.releases.Sampled`; ``sums`` says how often the clinic's update was in a sum of how many;
+    ``noise_multipliers`` are DP-SGD's, ``release_noise`` those of rows or updates, empty without.
     """
 
     rates: tuple[Noise, ...]
@@ -47,13 +47,14 @@ class Drawn(Section):
     exposures: tuple[Count, ...]
     rounds: tuple[Count, ...]
     released: tuple[Count, ...]
+    sums: tuple[tuple[tuple[Count, Count], ...], ...]
     noise_multipliers: tuple[Noise, ...]
     release_noise: tuple[Noise, ...]
     classes: Annotated[int, Strict(), Field(ge=2)]
 
     def of(self, clinics: int) -> bool:
         """Say whether every list has a value for each of so many clinics."""
-        counts = (self.rates, self.steps, self.exposures, self.rounds, self.released)
+        counts = (self.rates, self.steps, self.exposures, self.rounds, self.released, self.sums)
         noise = (self.noise_multipliers, self.release_noise)
         return all(len(x) == clinics for x in counts) and all(len(x) in (0, clinics) for x in noise)
 
@@ -74,6 +75,8 @@ class Method:
     preprocessing: frozenset[str] = frozenset()  # The statistics of the records that the preprocessing used
     pooled: bool = False  # Whether features are scaled by statistics of all clinics
     own_parts: bool = False  # Whether each clinic keeps parts of the model to itself
+    together: int = 1  # How many clinics a round is meant to have
+    one_step: bool = False  # Whether every clinic takes one step of plain SGD a round, on all its records
 
     @property
     def of_all_clinics(self) -> bool:
@@ -133,6 +136,25 @@ class Method:
             names |= {"smashed", "tail-gradient"} if self.cut == "u-shaped" else {"smashed"}
         return frozenset(names | ({"labels"} if "label-rr" in mechanisms else set()))
 
+    @property
+    def least(self) -> int:
+        """With fewer updates than this no sum is opened."""
+        return self.together - self.privacy.tolerated_drop_outs
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether a round's sum is one Gaussian, with the noise of all whose updates are in it."""
+        if not self.privacy.secure_aggregation or self.cut is not None:
+            return False
+        return self.privacy.mechanism == "clinic-level" or (self.privacy.mechanism == "dp-sgd" and self.one_step)
+
+    def variance(self, updates: int, knowing: int) -> float:
+        """Return the noise in a sum that is left when some clinics know their own, over that which was asked for."""
+        lying = self.privacy.trust == "active"
+        apart = knowing >= self.least or (lying and self.together + knowing >= 2 * self.least)
+        left = 1 if apart else (self.least if lying else updates) - knowing
+        return max(left, 1) / max(self.least - self.privacy.colluding_clinics, 1)
+
     def reaches(self) -> list[float]:
         """Return, for each kind of noised row, how far another record's row can lie away, over the clip."""
         built_in = self.model.name != "factory"
@@ -148,6 +170,8 @@ class Method:
 def seen(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]:
     """Return what each adversary sees of a clinic's records, in the unit that the run protects."""
     views = _learned(method, drawn, clinic)
+    if method.privacy.colluding_clinics and "peers" not in views:
+        views |= {"peers": views["peer-clinic"], "server-and-peers": views["server"]}
     if method.preprocessing:
         everybody = method.of_all_clinics and any(drawn.steps)
         told = {a for a, view in views.items() if view or (everybody and not (a == "server" and method.name in _ALONE))}
@@ -162,6 +186,17 @@ def _learned(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]
     if not drawn.steps[clinic]:
         return views
     bare: Seen = Counter({("add-or-remove", NonPrivateDpEvent()): 1})
+    if method.adds_up:
+        together = method.privacy.colluding_clinics
+        knowing: dict[Adversary, int] = {"model-user": 0, "peer-clinic": 1, "server": 0}
+        knowing |= {"peers": together, "server-and-peers": together} if together else {}
+        sigma = (drawn.noise_multipliers or drawn.release_noise)[clinic]
+        for adversary, clinics in knowing.items():
+            views[adversary] = Counter()
+            for updates, times in drawn.sums[clinic]:
+                left = sigma * math.sqrt(method.variance(updates, clinics))
+                views[adversary] += _gaussian("add-or-remove", left, times)
+        return views
     if method.privacy.mechanism == "clinic-level":
         update = _gaussian("add-or-remove", drawn.release_noise[clinic], drawn.rounds[clinic])
         return {
@@ -281,6 +316,21 @@ def count_faults(method: Method, drawn: Drawn, plan: Mapping[str, Any], settings
         due = list(drawn.rounds) if method.privacy.mechanism == "clinic-level" else due
         if values != due:
             yield f"plan.counts.{key}: are not as many as plan.drawn has"
+
+
+def sum_faults(method: Method, drawn: Drawn) -> Iterator[str]:
+    """Hold the sizes of the sums of secure aggregation against each other and against the rounds."""
+    shares: Counter[int] = Counter()
+    for k, sums in enumerate(drawn.sums):
+        if sum(times for _, times in sums) != (drawn.rounds[k] if method.privacy.secure_aggregation else 0):
+            yield f"plan.drawn.sums.{k}: are not as many as the rounds in which the clinic's update came back"
+        for updates, times in sums:
+            shares[updates] += times
+            if not method.least <= updates <= method.together:
+                yield f"plan.drawn.sums.{k}: {updates} updates are not {method.least} to {method.together}"
+    for updates, times in shares.items():
+        if updates and times % updates:
+            yield f"plan.drawn.sums: {times} updates do not make up sums of {updates}"
 
 
 def noise_faults(method: Method, drawn: Drawn, plan: Mapping[str, Any]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from sim.foundation.text import epsilon_text
-from sim.privacy.ledger import COLUMN_OF
+from sim.privacy import ledger
 from sim.privacy.study_ledger import Composition, StudyPrivacy, StudyRun, own_epsilon
 from sim.report.prose import sentences
 from sim.report.summary import ADVERSARIES, in_reading_order, named_settings, under_one_adjacency
@@ -29,8 +29,8 @@ def composed_frame(found: StudyPrivacy, runs: Sequence[StudyRun], delta: float |
     table = in_reading_order(under_one_adjacency(pd.DataFrame([{**run.row, "run": run} for run in runs])))
     units = {run.row["unit"] for run in runs if run.row["mechanism"] != "none"}
     if delta is not None or len(units) > 1:
-        for adversary, column in COLUMN_OF.items():
-            table[column] = [own_epsilon(run, adversary, found, delta) for run in table["run"]]
+        for adversary in ledger.ADVERSARIES:
+            table[ledger.COLUMN_OF[adversary]] = [own_epsilon(run, adversary, found, delta) for run in table["run"]]
     groups = table.assign(setting=named_settings(table)).groupby("setting", sort=False)
     largest = groups[list(ADVERSARIES)].max()
     laid = [

@@ -45,7 +45,7 @@ def method_privacy(study: StudyResults) -> list[MethodPrivacy]:
                 _sees(told),
                 [epsilon_text(largest[column].get(level, math.nan)) for level in levels],
             )
-            for (column, adversary), told in zip(ADVERSARIES.items(), first["adversaries"], strict=True)
+            for (column, adversary), told in zip(ADVERSARIES.items(), first["adversaries"], strict=False)
         ]
         bounds = [
             _bound(level, row, statement["delta"])
@@ -63,7 +63,7 @@ def unprotected(study: StudyResults) -> list[str]:
     noised = ok[ok["mechanism"] != "none"]
     names: dict[tuple[str, str], list[str]] = {}
     for run_id, method in noised[["run_id", "method"]].itertuples(index=False):
-        for adversary, row in zip(ADVERSARIES.values(), study.statements[run_id]["adversaries"], strict=True):
+        for adversary, row in zip(ADVERSARIES.values(), study.statements[run_id]["adversaries"], strict=False):
             if math.isinf(row["epsilon"]):
                 exposed = names.setdefault((adversary.lower(), "; ".join(row["reasons"])), [])
                 if method not in exposed:

@@ -18,7 +18,9 @@ COLUMNS: Final = (
     "sim_seconds", "bytes_up", "bytes_down", "clinic_flops", "server_flops", "peak_clinic_bytes",
     "clinic_joules", "idle_share", "server_busy_share",
     "unit", "mechanism", "adjacency", "delta", "epsilon_model_user", "epsilon_peer", "epsilon_server",
-    "epsilon_model_user_replace", "epsilon_peer_replace", "epsilon_server_replace", "epsilon_label",
+    "epsilon_peers", "epsilon_server_and_peers",
+    "epsilon_model_user_replace", "epsilon_peer_replace", "epsilon_server_replace",
+    "epsilon_peers_replace", "epsilon_server_and_peers_replace", "epsilon_label",
     "wall_seconds", "error",
 )  # fmt: skip
 """The columns of ``runs.parquet``; what attacks measured stands before the last two, swept and tuned keys behind."""

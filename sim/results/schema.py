@@ -184,7 +184,7 @@ class _Attack(_Part):
 
 class _Statement(_Part):
     delta: Share | None
-    adversaries: Annotated[list[_Adversary], Field(min_length=3, max_length=3)]
+    adversaries: Annotated[list[_Adversary], Field(min_length=3, max_length=5)]
     mechanisms: list[_Mechanism]
     outside: list[_Outside]
     attacks: list[Annotated[_Attack, BeforeValidator(_measures)]]
@@ -221,7 +221,7 @@ def _event(value: object) -> object:
 class _Release(_Part):
     clinic: Count
     what: Name
-    adversaries: list[Literal["model-user", "peer-clinic", "server"]]
+    adversaries: list[Literal["model-user", "peer-clinic", "server", "peers", "server-and-peers"]]
     event: Annotated[dict[str, Any], AfterValidator(_event)]
     adjacency: Literal["add-or-remove", "replace"]
     unit: Literal["record", "clinic", "label"]

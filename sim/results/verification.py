@@ -18,8 +18,8 @@ from typing import Any
 from sim.foundation.chain import read_chain
 from sim.foundation.plugins import loaded, registered
 from sim.foundation.problems import ScenarioError
-from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, REPLACE_COLUMN_OF, Adversary, Ledger
-from sim.privacy.recount import RECOUNTED, Drawn, Method, Seen, alike, count_faults, noise_faults, seen
+from sim.privacy.ledger import COLUMN_OF, REPLACE_COLUMN_OF, Adversary, Ledger, adversaries_of
+from sim.privacy.recount import RECOUNTED, Drawn, Method, Seen, alike, count_faults, noise_faults, seen, sum_faults
 from sim.privacy.risk import membership_risk
 from sim.privacy.second_opinion import of_patient, same, second_drawn, second_epsilon
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
@@ -117,18 +117,19 @@ def _claim_faults(folder: Path, record: Record) -> list[str]:
     unit = method.privacy.unit
     faults = [f"{file}: {fault}" for fault in count_faults(method, drawn, plan, record["spec"])]
     faults += [f"{file}: {fault}" for fault in noise_faults(method, drawn, plan)]
+    faults += [f"{file}: {fault}" for fault in sum_faults(method, drawn)]
     faults += _statistics_faults(file, record)
     views = [seen(method, drawn, k) for k in range(len(names))]
     faults += [
         f"{file}: privacy.releases: clinic {k}, {a}: is not what settings and counts give"
         for k, view in enumerate(views)
-        for a in ADVERSARIES
+        for a in view
         if not alike(ledger.mechanisms(a, k, unit), view[a])
     ]
     delta = method.privacy.delta or 0.0
-    epsilons = {a: [second_epsilon(view[a], delta) for view in views] for a in ADVERSARIES}
+    epsilons = {a: [second_epsilon(view[a], delta) for view in views] for a in views[0]}
     faults += _disagreements(_claims(folder, record), epsilons)
-    replaced = {a: [second_epsilon(view[a], delta, replace_one=True) for view in views] for a in ADVERSARIES}
+    replaced = {a: [second_epsilon(view[a], delta, replace_one=True) for view in views] for a in views[0]}
     faults += _disagreements(_replace_claims(file, record), replaced)
     faults += _target_faults(file, method, epsilons)
     faults += _other_claims(file, record, method, drawn, views, epsilons)
@@ -140,6 +141,7 @@ def _method(record: Record, ledger: Ledger, drawn: Drawn) -> Method:
     spec = record["spec"]
     strategy, name = spec["strategy"], spec["strategy"]["name"]
     privacy = Privacy.model_validate_json(json.dumps(spec["privacy"]), by_alias=True, by_name=False)
+    train, clinics = spec["train"], record["plan"]["clinics"]
     model = Model.model_validate_json(json.dumps(spec["model"]), by_alias=True, by_name=False)
     tight = False
     if model.name == "factory" and drawn.release_noise:
@@ -160,6 +162,9 @@ def _method(record: Record, ledger: Ledger, drawn: Drawn) -> Method:
         tight_rows=tight,
         preprocessing=frozenset(name for name, marking in statistics.items() if marking == "non-private"),
         pooled=spec["data"].get("scaling") == "pooled",
+        together=max(1, math.floor(train["participation"] * len(clinics) + 0.5)),
+        one_step=train["optimizer"] == "sgd"
+        and all(train["local-epochs"] * math.ceil(each["records"] / train["batch-size"]) == 1 for each in clinics),
         own_parts=name in registered(METHODS) and loaded(METHODS, name).clinic_parts == "own",
     )
 
@@ -189,10 +194,14 @@ def _number(value: Any) -> float:
     return float(plain) if isinstance(plain, int | float) and not isinstance(plain, bool) else math.nan
 
 
+def _adversaries(record: Record) -> tuple[Adversary, ...]:
+    return adversaries_of(record["spec"]["privacy"]["colluding-clinics"])
+
+
 def _claims(folder: Path, record: Record) -> Iterator[tuple[str, Adversary, int | None, float]]:
     """Yield every epsilon that is claimed: its place, against whom, of which clinic (None: the worst), the value."""
     file, plan = folder / RUN_FILE, record["plan"]
-    for a in ADVERSARIES:
+    for a in _adversaries(record):
         yield f"{file}: row.{COLUMN_OF[a]}", a, None, _number(record["row"][COLUMN_OF[a]])
         yield f"{file}: plan.{COLUMN_OF[a]}", a, None, _number(plan[COLUMN_OF[a]])
         for k, clinic in enumerate(plan["clinics"]):
@@ -211,7 +220,7 @@ def _claims(folder: Path, record: Record) -> Iterator[tuple[str, Adversary, int 
             continue
         if stem == "clinics":  # of those that train: nothing of the others' is released
             table = table[table["name"].isin([clinic["name"] for clinic in plan["clinics"]])]
-        for a in ADVERSARIES:
+        for a in _adversaries(record):
             values = [_number(value) for value in table.get(COLUMN_OF[a], ())]
             if stem == "rounds":
                 last = values[-1] if values and values == sorted(values) else math.nan
@@ -225,7 +234,7 @@ def _claims(folder: Path, record: Record) -> Iterator[tuple[str, Adversary, int 
 
 def _replace_claims(file: Path, record: Record) -> Iterator[tuple[str, Adversary, int | None, float]]:
     """Yield every epsilon that is claimed for replace-one, as ``_claims`` does."""
-    for a in ADVERSARIES:
+    for a in _adversaries(record):
         for place in ("row", "plan"):
             column = REPLACE_COLUMN_OF[a]
             yield f"{file}: {place}.{column}", a, None, _number(record[place][column])
@@ -249,9 +258,10 @@ def _disagreements(
 
 def _target_faults(file: Path, method: Method, epsilons: Mapping[Adversary, list[float]]) -> list[str]:
     privacy = method.privacy
-    targets = {"stop-at-epsilon": (privacy.stop_at_epsilon, privacy.opponent)}
+    opponent: Adversary = privacy.opponent(method.cut)
+    targets: dict[str, tuple[float | None, Adversary]] = {"stop-at-epsilon": (privacy.stop_at_epsilon, opponent)}
     if privacy.mechanism != "label-rr":
-        targets["epsilon"] = privacy.epsilon, privacy.opponent
+        targets["epsilon"] = privacy.epsilon, opponent
     targets["epsilon-server"] = privacy.epsilon_server, "server"
     return [
         f"{file}: spec.privacy.{key}: {limit:.6g} is asked for, the noise gives {worst:.6g} against the {adversary}"
@@ -319,7 +329,7 @@ def _patient_faults(file: Path, record: Record, views: list[dict[Adversary, Seen
     faults = []
     if most != record["spec"]["data"].get("max-records-per-patient"):
         faults.append(f"{file}: privacy.statement.patients.max-records: is {most}, which is not in the settings")
-    for a in ADVERSARIES:
+    for a in views[0]:
         claimed = _number(patients["epsilon"][a])
         least = max(second_epsilon(of_patient(view[a], most), delta) for view in views)
         if not same(claimed, least) and (alone or not claimed > least):

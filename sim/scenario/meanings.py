@@ -157,6 +157,10 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "adaptive-quantile": "The clip of updates follows this quantile of their norms.",
         "adaptive-rate": "How fast it follows.",
         "adaptive-count-noise": "Standard deviation of the noise on how many updates are clipped.",
+        "trust": "What the server is taken to be: trusted; honest but curious; or active, so that it may lie.",
+        "secure-aggregation": "Whether the server sees nothing but the sum of what clinics train.",
+        "tolerated-drop-outs": "How many clinics of a round may be away or lost and the sum be opened still.",
+        "colluding-clinics": "How many clinics may collude, with each other or with the server: two more adversaries.",
     },
     "attacks": {
         "name": "One of Suture's, or an Attack of yours by import path.",

@@ -13,7 +13,9 @@ MIN_DELTA: Final = 1e-12
 """Below it the rounding of the accountant's Fourier transform, not the mechanism, sets epsilon."""
 _BESIDE: Final = frozenset({"smashed_noise_multiplier", "epsilon_server", "smashed_clip"})
 """Keys of rows at the cut that are noised beside gradients, which have the other ones then."""
-TOLERATED: Final = frozenset({"clip", "delta", "smashed_clip", "tail_clip", "labels"})
+TRUST: Final = frozenset({"trust", "secure_aggregation", "tolerated_drop_outs", "colluding_clinics"})
+"""Keys that say who trusts whom, whatever is noised."""
+TOLERATED: Final = frozenset({"clip", "delta", "smashed_clip", "tail_clip", "labels"}) | TRUST
 """Keys that a scenario may write although no mechanism uses them: a sweep's baseline has none, for example."""
 
 
@@ -75,6 +77,7 @@ def _within(least: float, most: float, other: float, mend: str) -> AfterValidato
     return AfterValidator(check)
 
 
+Opponent = Literal["model-user", "server", "server-and-peers"]
 Target = Annotated[Unbounded, Field(gt=0), _within(1e-6, 1e3, math.inf, "inf for no protection")]
 Multiplier = Annotated[Number, Field(ge=0), _within(1e-9, 1e9, 0.0, "0 for no noise")]
 Clip = Annotated[Unbounded, Field(gt=0), _within(1e-9, 1e9, math.inf, "inf without noise")]
@@ -99,6 +102,11 @@ class Privacy(Section):
     ``delta`` is 0, whatever is written. With ``clipping = "joint"`` the parts of a cut network exchange the norms of
     each record's gradient, un-noised. With ``adaptive_quantile`` the clip of updates starts at ``clip`` and follows
     that quantile of their norms.
+
+    ``trust`` says what the server is taken to be: trusted, honest but curious, or active, which may lie. With
+    ``secure_aggregation`` it sees the sum of what clinics train and nothing else of it, and they share the noise that
+    this sum needs; a round opens none if more than ``tolerated_drop_outs`` clinics are away or lost.
+    ``colluding_clinics`` of them, alone and with the server, are adversaries of their own.
     """
 
     mechanism: Mechanisms = "none"
@@ -117,6 +125,10 @@ class Privacy(Section):
     adaptive_quantile: Annotated[Number, Field(gt=0, lt=1)] | None = None
     adaptive_rate: Annotated[Number, Field(gt=0, le=100)] = 0.2
     adaptive_count_noise: Annotated[Factor, Field(gt=0)] | None = None
+    trust: Literal["trusted", "curious", "active"] = "curious"
+    secure_aggregation: bool = False
+    tolerated_drop_outs: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    colluding_clinics: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 
     @property
     def mechanisms(self) -> tuple[str, ...]:
@@ -145,9 +157,10 @@ class Privacy(Section):
             return self.smashed_noise_multiplier, self.epsilon_server, self.smashed_clip
         return self.noise_multiplier, self.epsilon, self.clip
 
-    @property
-    def opponent(self) -> Literal["model-user", "server"]:
-        """The adversary against whom the mechanism is there for, and ``epsilon`` and ``stop_at_epsilon`` are stated."""
+    def opponent(self, cut: str | None) -> Opponent:
+        """Return the adversary against whom ``epsilon`` and ``stop_at_epsilon`` are stated, for a cut or without."""
+        if self.secure_aggregation and cut is None:
+            return "server-and-peers" if self.colluding_clinics else "server"
         return "server" if self.noises_rows and not self.noises_gradients else "model-user"
 
     @property
@@ -215,6 +228,20 @@ class Privacy(Section):
         ):
             raise ValueError("inf is only for rows without noise; give a finite norm such as 1.0")
         return clip
+
+    @field_validator("secure_aggregation")
+    @classmethod
+    def _nobody_counts(cls, secure: bool, info: ValidationInfo) -> bool:
+        if secure and info.data.get("adaptive_quantile") is not None:
+            raise ValueError("goes with a fixed clip: the server learns no count of updates; drop adaptive-quantile")
+        return secure
+
+    @field_validator("tolerated_drop_outs")
+    @classmethod
+    def _drop_outs_of_a_sum(cls, tolerated: int, info: ValidationInfo) -> int:
+        if tolerated and not info.data.get("secure_aggregation", True):
+            raise ValueError("has no effect without secure-aggregation = true")
+        return tolerated
 
     @field_validator("adaptive_count_noise")
     @classmethod

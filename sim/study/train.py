@@ -15,6 +15,7 @@ from sim.flower.simulation import Overhears, Simulation, Through
 from sim.foundation.problems import SutureError
 from sim.methods.job import Job
 from sim.methods.replies import NotFiniteError
+from sim.methods.secure_sum import set_up_bytes
 from sim.models import Parameters
 from sim.plan.plan import Plan
 from sim.plan.releases import build_ledger
@@ -120,6 +121,8 @@ def train_run(
 
     def look(server_round: int, model: Parameters) -> None:
         trained.parameters = model
+        if server_round:
+            meter.count_set_up(set_up_bytes(job, server_round))
         if not trial:
             at_server = {part: steps.numpy() for part, steps in simulation.server_noised.items()}
             trained.trail.close_round(server_round, meter.traffic, {**meter.noised_steps, **at_server})

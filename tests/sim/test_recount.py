@@ -14,7 +14,7 @@ from sim.foundation.problems import ScenarioError
 from sim.plan.plan import Plan
 from sim.privacy.accounting import composed_epsilon
 from sim.privacy.patients import of_patient as first_of_patient
-from sim.privacy.recount import Drawn, Method, alike, count_faults, noise_faults, seen
+from sim.privacy.recount import Drawn, Method, alike, count_faults, noise_faults, seen, sum_faults
 from sim.privacy.second_opinion import of_patient, same, second_epsilon
 from sim.scenario import ClinicGroup
 from sim.scenario.spec import RunSpec
@@ -63,6 +63,11 @@ MECHANISMS = {
         "adaptive-count-noise": 4.0,
         **DELTA,
     },
+    "sgd-collusion": {**SGD, "colluding-clinics": 2},
+    "rows-collusion": {"mechanism": "smashed-noise", "noise-multiplier": 6.0, "colluding-clinics": 1, **DELTA},
+    "summed": {**SGD, "secure-aggregation": True},
+    "clinic-summed": {"mechanism": "clinic-level", "noise-multiplier": 2.0, "secure-aggregation": True, **DELTA},
+    "clinic-target": {"mechanism": "clinic-level", "epsilon": 4.0, "secure-aggregation": True, **DELTA},
 }
 
 
@@ -75,7 +80,13 @@ def recounted(plan: Plan) -> tuple[Method, Drawn]:
     spec = plan.spec
     own = spec.strategy.name == "splitfed-v3"
     method = Method(
-        name=spec.strategy.name, cut=spec.strategy.cut, privacy=spec.privacy, model=spec.model, own_parts=own
+        name=spec.strategy.name,
+        cut=spec.strategy.cut,
+        privacy=spec.privacy,
+        model=spec.model,
+        own_parts=own,
+        together=max(1, round(spec.train.participation * len(plan.clinics))),
+        one_step=max(clinic.records for clinic in plan.clinics) <= spec.train.batch_size,
     )
     return method, Drawn.model_validate(plan_drawn(plan))
 
@@ -86,6 +97,8 @@ def assert_counted_twice(spec: RunSpec) -> Plan:
     record = {**plan_summary(plan), "counts": plan_counts(plan)}
     assert list(count_faults(method, drawn, record, spec.model_dump(mode="json"))) == []
     assert list(noise_faults(method, drawn, record)) == []
+    assert list(sum_faults(method, drawn)) == []
+    assert set(seen(method, drawn, 0)) == set(plan.adversaries)
     for k, clinic in enumerate(plan.clinics):
         for adversary, mechanisms in seen(method, drawn, k).items():
             where = spec.strategy.name, spec.strategy.cut, adversary, k
@@ -94,6 +107,16 @@ def assert_counted_twice(spec: RunSpec) -> Plan:
             counted = second_epsilon(mechanisms, spec.privacy.delta or 0.0)
             assert same(clinic.epsilon[adversary], counted), where
     return plan
+
+
+@pytest.mark.parametrize("collusion", [{}, {"colluding-clinics": 1}, {"colluding-clinics": 3}])
+@pytest.mark.parametrize("batch", [8, 64])
+@pytest.mark.parametrize("mechanism", ["summed", "clinic-summed", "clinic-target"])
+def test_sums_are_counted_the_same_twice(csv: Path, mechanism: str, batch: int, collusion: dict[str, int]) -> None:
+    privacy = {**MECHANISMS[mechanism], **collusion, "tolerated-drop-outs": 1}
+    for participation, lost in ((1.0, 0.0), (0.75, 0.0), (1.0, 0.2)):
+        spec = run_spec(csv, privacy=privacy, participation=participation, batch_size=batch, rounds=6)
+        assert_counted_twice(spec.model_copy(update={"clinics": (ClinicGroup(profile="hospital", drop_out=lost),)}))
 
 
 @pytest.mark.parametrize("freeze", [(), ("head",), ("head", "tail")], ids=["trained", "head", "ends"])
