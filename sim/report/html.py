@@ -8,12 +8,10 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sim.foundation.disk_cache import kept_text
@@ -25,8 +23,10 @@ from sim.report.attacks import attack_tables
 from sim.report.figure import Gallery
 from sim.report.gallery import gallery
 from sim.report.look import INK
+from sim.report.pages import environment, own_text
 from sim.report.patients import gap_frame, group_points
 from sim.report.privacy import method_privacy, not_covered, outside, unprotected
+from sim.report.reconstructions import write_reconstructions
 from sim.report.resources import clinic_rows, demand_frame, resource_frame, worst_frame
 from sim.report.study import StudyResults
 from sim.report.summary import adjacency_of
@@ -52,18 +52,11 @@ def write_report(study: StudyResults, study_folder: Path, shown: Gallery | None 
     """Write the report of a study."""
     shown, said = shown or gallery(study), conclusions(study)
     study_folder.mkdir(parents=True, exist_ok=True)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    scripts = [bundle(), files("sim.report").joinpath("report.js").read_text(encoding="utf-8")] if shown.figures else []
-    text = environment.get_template("report.html.j2").render(
+    scripts = [bundle(), own_text("report.js")] if shown.figures else []
+    text = environment().get_template("report.html.j2").render(
         study=study.name,
         policy=_policy(scripts),
-        style=Markup(files("sim.report").joinpath("report.css").read_text(encoding="utf-8")),  # noqa: S704 (our own file)
+        style=own_text("report.css"),
         scripts=[Markup(script) for script in scripts],  # noqa: S704 (our own files)
         gallery=shown,
         data=_embedded(shown) if shown.figures else "",
@@ -85,6 +78,7 @@ def write_report(study: StudyResults, study_folder: Path, shown: Gallery | None 
         levels=shown.levels,
         privacy=method_privacy(study),
         attacks=attack_tables(study),
+        reconstructions=write_reconstructions(study, study_folder),
         outside=outside(study),
         not_covered=not_covered(study),
         composed=study.composed,
