@@ -24,6 +24,7 @@ def check(
     from sim.report.holdings import holdings_picture, holdings_table
     from sim.report.pictures import draw
     from sim.scenario import load_scenario
+    from sim.scenario.lookup import is_own_path
     from sim.scenario.spec import imports
     from sim.study.engines import default_jobs
     from sim.study.forecast import BASIS, study_seconds
@@ -32,6 +33,7 @@ def check(
     console = wide_console()
     swept = [scenario.model.model_copy(update={"factory": path}) for path in scenario.sweep.get("model.factory", ())]
     found = [each for model in (scenario.model, *swept) for each in imports(model, scenario.strategies)]
+    found += [("attack", table.name) for table in scenario.attacks if is_own_path(table.name)]
     named = [f'{kind} "{path}"' for kind, path in found]
     if named:
         told = ", ".join(dict.fromkeys(named))

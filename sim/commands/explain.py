@@ -8,6 +8,7 @@ from itertools import groupby, product
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.attacks.attack import attack_of
 from sim.data.federation import Federation
 from sim.foundation.text import amount_text, count_text, seconds_text, span_text, value_text
 from sim.methods.labels import label_of
@@ -84,8 +85,17 @@ def explain(
         mechanisms={m: of(m).sentence for plan in plans for m in plan.spec.privacy.mechanisms},
         guarantees=_guarantees(plans),
         simulated=dict.fromkeys(f"{seconds_text(own)} ({method})" for own, method in (seconds[0], seconds[-1])),
+        attacks=list(_attacks(scenario, plans)),
         expected=f"{seconds_text(wall_seconds)} on {count_text(jobs, 'processor')}, {basis}",
     )
+
+
+def _attacks(scenario: Scenario, plans: Sequence[Plan]) -> Iterator[str]:
+    """Say of each attack whose it is and on how many runs it is made."""
+    for table in scenario.attacks:
+        attack = attack_of(table.name)
+        count = sum(attack.applies(plan.job) for plan in plans)
+        yield f"{attack.name} by the {attack.adversary.replace('-', ' ')}, on {count_text(count, 'run')}"
 
 
 def _budgets(plans: Sequence[Plan], trials: Sequence[Plan]) -> list[str]:

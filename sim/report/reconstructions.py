@@ -61,7 +61,8 @@ def _shown(study: StudyResults, folder: Path) -> Iterator[Shown]:
         if exhibit is None or exhibit[0].ndim < 3:
             continue
         run = runs.loc[row["run_id"]]
-        pairs = [pictures(original, rebuilt) for original, rebuilt in zip(*(each[:_MOST] for each in exhibit), strict=True)]
+        originals, rebuilt = (each[:_MOST] for each in exhibit)
+        pairs = [pictures(*pair) for pair in zip(originals, rebuilt, strict=True)]
         yield Shown(str(run["series"]), str(run["level"]), int(run["seed"]), attack_name(row["attack"]), pairs)
 
 
