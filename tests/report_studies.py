@@ -92,6 +92,7 @@ def make_statement(row: Mapping[Hashable, Any]) -> dict[str, Any]:
             "true-positive-rates": {"0.01": 0.05},
         }
         for name, column in COLUMN_OF.items()
+        if column in row
     ]
     mechanism = {
         "what": "gradients", "seen-by": ["server"], "mechanism": "Gaussian noise on Poisson samples",

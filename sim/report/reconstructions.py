@@ -43,24 +43,28 @@ def write_reconstructions(study: StudyResults, folder: Path) -> str:
     shown = list(_shown(study, folder))
     if not shown:
         return ""
-    text = environment().get_template("reconstructions.html.j2").render(
-        study=study.name,
-        style=own_text("report.css"),
-        shown=shown,
+    text = (
+        environment()
+        .get_template("reconstructions.html.j2")
+        .render(
+            study=study.name,
+            style=own_text("report.css"),
+            shown=shown,
+        )
     )
     write_atomically(folder / PAGE, text)
     return PAGE
 
 
 def _shown(study: StudyResults, folder: Path) -> Iterator[Shown]:
-    runs = study.drawn.set_index("run_id")
-    order = {run_id: place for place, run_id in enumerate(runs.index)}
+    runs = {row["run_id"]: row for row in study.drawn.to_dict("records")}
+    order = {run_id: place for place, run_id in enumerate(runs)}
     ended = [row for row in read_attacks(folder).values() if row["status"] == "ok" and row["run_id"] in order]
     for row in sorted(ended, key=lambda row: (order[row["run_id"]], row["attack"])):
         exhibit = read_exhibit(folder, row["attack_id"])
         if exhibit is None or exhibit[0].ndim < 3:
             continue
-        run = runs.loc[row["run_id"]]
+        run = runs[row["run_id"]]
         originals, rebuilt = (each[:_MOST] for each in exhibit)
         pairs = [pictures(*pair) for pair in zip(originals, rebuilt, strict=True)]
         yield Shown(str(run["series"]), str(run["level"]), int(run["seed"]), attack_name(row["attack"]), pairs)
@@ -87,9 +91,7 @@ def _image(x: Floats) -> Markup:
 
 def _signal(x: Floats) -> Markup:
     across = np.linspace(0, _WIDE, x.shape[-1])
-    lines = [
-        " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(across, _HIGH * (1 - channel), strict=True)) for channel in x
-    ]
+    lines = [" ".join(f"{a:.1f},{b:.1f}" for a, b in zip(across, _HIGH * (1 - channel), strict=True)) for channel in x]
     drawn = Markup("").join(Markup('<polyline points="{}"/>').format(line) for line in lines)
     return Markup('<svg viewBox="0 0 {} {}" aria-hidden="true">{}</svg>').format(_WIDE, _HIGH, drawn)
 

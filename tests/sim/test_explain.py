@@ -66,3 +66,13 @@ def test_a_long_list_of_what_is_not_private_is_shortened(tmp_path):
 def test_one_record_is_not_many(tmp_path):
     [said] = told(tmp_path, SCENARIO + METHOD, "Clinics", sizes=[9, 2])
     assert "the smallest is k1 (1 training record), the largest k0 (6)." in said
+
+
+def test_attacks_are_counted_where_they_apply(tmp_path):
+    attacks = '\n[[strategies]]\nname = "split"\n\n[[attacks]]\nname = "lira"\n\n[[attacks]]\nname = "decoder"\n'
+    [line] = told(tmp_path, SCENARIO + METHOD + attacks, "Attacks on finished runs")
+    plans = list(plan_runs(expand(load_scenario(tmp_path / "scenario.toml"))))
+    trained = [plan for plan in plans if plan.job.method.trains]
+    cut = [plan for plan in trained if plan.spec.strategy.cut]
+    assert 0 < len(cut) < len(trained)
+    assert f"lira by the model user, on {len(trained)} runs; decoder by the server, on {len(cut)} run" in line

@@ -40,7 +40,7 @@ def test_a_picture_holds_its_pixels(channels):
 def test_a_reconstruction_is_drawn_on_the_originals_scale():
     original = np.array([[[0.0, 2.0], [1.0, 0.0]]], np.float32)
     drawn = [
-        pixels_of(base64.b64decode(re.search("base64,([^\"]*)", str(each))[1]))
+        pixels_of(base64.b64decode(re.search('base64,([^"]*)', str(each))[1]))
         for each in pictures(original, np.full_like(original, 4.0))
     ]
     assert drawn[0].tolist() == [[[0, 255], [128, 0]]]
