@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from sim.attacks.attack import Attack, Finding, Observer, Scalars
-from sim.attacks.labels import Floats, Ints, Labelled, Mask
+from sim.attacks.labels import Floats, Ints, Labelled, few_of_each
 from sim.data.federation import Federation
 from sim.foundation.rng import stream
 from sim.methods.job import Job
@@ -72,7 +72,7 @@ class TailGradients(Observer):
         everyone = Labelled.of(self._federation.train, len(self._federation.classes)).some(seen)
         if not seen.any():
             return
-        known = _known(everyone, self._known, self._rng("known-labels"))
+        known = few_of_each(everyone, self._known * everyone.classes, self._rng("known-labels"))
         labelled, unknown = everyone.some(~known), gradients[~known]
         direction = closeness(unknown, gradients[known], everyone.y[known], everyone.classes)
         yield labelled.finding("label_auc", direction)
@@ -97,14 +97,6 @@ def _own_gradients(job: Job, instruction: Tail, reply: Reply) -> Floats:
     arrived = arrived_rows(job, Kind.TAIL_GRADIENT, reply.payload[Kind.TAIL_GRADIENT], instruction.clinics, by_lane)
     flat: Floats = arrived.flatten(2).double().numpy() * normaliser[:, None, None]
     return flat
-
-
-def _known(labelled: Labelled, known: int, rng: np.random.Generator) -> Mask:
-    """Draw so many records of each class, whose labels are known."""
-    mask = np.zeros(len(labelled.y), dtype=np.bool_)
-    for c in range(labelled.classes):
-        mask[rng.permutation(np.flatnonzero(labelled.y == c))[:known]] = True
-    return mask
 
 
 def closeness(gradients: Floats, known: Floats, y: Ints, classes: int) -> Floats:

@@ -47,7 +47,7 @@ class Labelled:
         """Return all records of the clinics."""
         return cls(records.y, np.repeat(np.arange(len(records.offsets) - 1), np.diff(records.offsets)), classes)
 
-    def some(self, mask: Mask) -> Labelled:
+    def some(self, mask: Mask | Ints) -> Labelled:
         """Return some of the records."""
         return Labelled(self.y[mask], self.clinic[mask], self.classes)
 
@@ -55,11 +55,11 @@ class Labelled:
         """Return the AUC of scores ``[record, class]``: the mean over classes, of two that of the second."""
         return float(np.diag(self._table(self._ranks(scores)))[self._scored].mean()) if any(self._scored) else np.nan
 
-    def finding(self, measure: str, scores: Floats, clinic: str = "") -> Finding:
+    def finding(self, measure: str, scores: Floats, clinic: str = "", bound: float = np.nan) -> Finding:
         """Return what scores ``[record, class]`` tell of the labels."""
         auc = self.auc(scores)
         low, high = self.interval(auc)
-        return Finding(measure=measure, value=auc, chance=0.5, low=low, high=high, clinic=clinic)
+        return Finding(measure=measure, value=auc, chance=0.5, low=low, high=high, clinic=clinic, bound=bound)
 
     def finding_up_to_names(self, measure: str, scores: Floats, rng: np.random.Generator) -> Finding:
         """Return what scores ``[record, cluster]`` tell of the labels once the clusters are named as fits best.
@@ -138,3 +138,11 @@ class Labelled:
             variance = auc * (1 - auc) * (1 + more * ((1 - auc) / (2 - auc) + auc / (1 + auc))) / (m * n)[:, None]
             errors.append(np.sqrt(np.square(shares) @ variance))
         return np.asarray(np.mean(errors, axis=0))
+
+
+def few_of_each(labelled: Labelled, known: int, rng: np.random.Generator) -> Mask:
+    """Draw the records whose labels are known: so many in all, or a few more, as many of each class as there are."""
+    mask = np.zeros(len(labelled.y), dtype=np.bool_)
+    for c in range(labelled.classes):
+        mask[rng.permutation(np.flatnonzero(labelled.y == c))[: -(-known // labelled.classes)]] = True
+    return mask

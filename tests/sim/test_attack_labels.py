@@ -4,13 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import brentq
+from scipy.special import softmax
 from sklearn.cluster import KMeans
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from support import NO_PRIVACY, plan_of, run_spec, write_csv
 
-from sim.attacks.attack import attack_of
+from sim.attacks.attack import Target, attack_of
+from sim.attacks.label_completion import fine_tuned, log_odds
 from sim.attacks.label_norm import TailGradients, by_clusters, by_norm, by_spectrum, closeness
+from sim.attacks.label_refinement import answer_log_likelihoods, fitted
 from sim.attacks.labels import Labelled
 from sim.results.attacks import attacks_table
 from sim.scenario import AttackTable
@@ -36,6 +41,36 @@ def csv(tmp_path_factory):
 @pytest.fixture(scope="module")
 def three_classes(tmp_path_factory):
     return write_csv(tmp_path_factory.mktemp("labels") / "clinics.csv", sizes=(60, 80, 50), classes=3)
+
+
+@pytest.fixture(scope="module")
+def separable(tmp_path_factory):
+    return table(tmp_path_factory.mktemp("labels") / "clinics.csv", lambda y: 1.5 * (2 * y - 1))
+
+
+@pytest.fixture(scope="module")
+def random_labels(tmp_path_factory):
+    return table(tmp_path_factory.mktemp("labels") / "clinics.csv", lambda y: 0 * y)
+
+
+def table(path, middle):
+    """Write two classes whose four features are normal around ``middle`` of the label."""
+    rng, lines = np.random.default_rng(0), []
+    for k in range(3):
+        y = rng.integers(2, size=80)
+        x = rng.normal(size=(80, 4)) + middle(y)[:, None]
+        lines += [",".join([f"k{k}", f"class{c}", *(f"{v:.6f}" for v in row)]) for c, row in zip(y, x, strict=True)]
+    path.write_text("\n".join(["clinic,label,x0,x1,x2,x3", *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+def carried_out(name, spec, **options):
+    """Train a run and attack it when it has ended; return the findings by measure."""
+    plan, federation = plan_of(spec)
+    model, attack = train_run(plan, federation).parameters, attack_of(name)
+    given = {**attack.options, **options}
+    target = Target(plan=plan, federation=federation, model=model, options=given, train=None)
+    return {f.measure: f for f in attack.carry_out(target)}
 
 
 def label_norm(spec, known=1, relabelled=None):
@@ -199,3 +234,86 @@ def test_it_is_made_by_name_and_comes_to_the_same_again(csv, tmp_path):
         found.append(attacks_table(folder / plan.spec.study))
     assert found[0].equals(found[1])
     assert set(found[0]["adversary"]) == {"server"}
+
+
+# Completion
+
+
+def test_a_tail_is_fine_tuned_as_logistic_regression_is_fitted(csv):
+    plan, _ = plan_of(run_spec(csv, "splitfed-v1", "u-shaped", model=DEEP))
+    tail = plan.job.part("tail")
+    y, w = np.arange(300) % 2, RNG.normal(size=8)
+    z = RNG.normal(size=(300, 8)) + np.outer(y, w)
+    start = tail.select(plan.job.network.initial_parameters(0))
+    few = torch.from_numpy(z).float()
+    completed = fine_tuned(tail, start, few[:100], y[:100], 1000)
+    reference = LogisticRegression(C=1.0).fit(z[:100], y[:100]).decision_function(z[100:])
+    found = log_odds(tail, completed, few[100:])
+    assert np.array_equal(found[:, 0], -found[:, 1])
+    assert np.corrcoef(found[:, 1], reference)[0, 1] > 0.99
+    untouched = fine_tuned(tail, start, few[:100], y[:100], 0)
+    assert all(torch.equal(untouched[name], start[name]) for name in start)
+
+
+@pytest.mark.parametrize("strategy", ["split", "splitfed-v1", "splitfed-v3"])
+def test_a_few_labels_complete_the_model_of_a_separable_table(separable, strategy):
+    found = carried_out("label-completion", run_spec(separable, strategy, "u-shaped", model=DEEP, rounds=5))
+    assert found["label_auc"].low > 0.95
+    assert found["held_out_label_auc"].value > 0.95
+
+
+def test_what_the_model_remembers_of_labels_is_more_than_records_tell_of_them(random_labels):
+    wide = {"hidden": [64, 32]}
+    how = {"model": wide, "optimizer": "adam", "learning_rate": 0.01}
+    fresh, trained = (
+        carried_out("label-completion", run_spec(random_labels, "splitfed-v1", "u-shaped", rounds=r, **how))
+        for r in (0, 60)
+    )
+    assert fresh["label_auc"].low <= 0.5 <= fresh["label_auc"].high
+    assert trained["label_auc"].low > 0.7
+    assert trained["held_out_label_auc"].low <= 0.5 <= trained["held_out_label_auc"].high
+
+
+def test_rows_of_nothing_but_noise_complete_nothing(separable):
+    frozen = DEEP | {"freeze": ["head", "tail"]}
+    found = carried_out("label-completion", run_spec(separable, "splitfed-v1", "u-shaped", noised(100.0), model=frozen))
+    assert all(f.low <= f.chance <= f.high for f in found.values())
+
+
+# Refinement of randomised labels
+
+
+def test_the_prior_is_the_logistic_regression_of_scikit_learn():
+    y = RNG.integers(3, size=200)
+    x = np.column_stack([RNG.normal(size=(200, 4)) + y[:, None], np.ones(200)])
+    reference = LogisticRegression(C=1.0, tol=1e-8).fit(x[:, :-1], y).predict_proba(x[:, :-1])
+    assert softmax(x @ fitted(x, y, 3), 1) == pytest.approx(reference, abs=2e-3)
+
+
+def test_answers_are_as_likely_as_randomised_response_makes_them():
+    likely = np.exp(answer_log_likelihoods(np.array([2, 0]), 0.3, 3))
+    assert likely == pytest.approx(np.array([[0.1, 0.1, 0.8], [0.8, 0.1, 0.1]]))
+
+
+def randomised(csv, strategy, epsilon):
+    spec = run_spec(csv, strategy, "vanilla", {"mechanism": "label-rr", "epsilon": epsilon}, rounds=5)
+    return carried_out("label-refinement", spec)
+
+
+@pytest.mark.parametrize("strategy", ["split", "splitfed-v1", "release-once"])
+def test_the_server_refines_answers_by_what_the_others_tell(csv, strategy):
+    found = randomised(csv, strategy, 1.5)
+    refined, prior, answers = (found[f"{which}label_auc"] for which in ("", "prior_", "answer_"))
+    assert refined.value > max(prior.value, answers.value)
+    assert answers.bound == pytest.approx(1 / (1 + np.exp(-1.5)))
+    assert answers.low <= answers.bound <= answers.high
+
+
+def test_answers_of_a_small_epsilon_tell_nothing_and_separable_records_their_labels_all_the_same(separable):
+    found = randomised(separable, "splitfed-v1", 0.1)
+    assert found["answer_label_auc"].low <= 0.5 <= found["answer_label_auc"].high
+    assert randomised(separable, "splitfed-v1", 2.0)["label_auc"].value > 0.95
+
+
+def test_labels_that_are_not_randomised_need_no_refinement(csv):
+    assert not attack_of("label-refinement").applies(plan_of(run_spec(csv, "splitfed-v1", "vanilla"))[0].job)
