@@ -32,6 +32,15 @@ def refuse_lost_targets(job: Job, sampled: Sampled) -> None:
     ]
     if problems and sampled.steps.any():
         raise ScenarioError(problems)
+    if privacy.trust == "active" and privacy.epsilon is not None and math.isfinite(privacy.epsilon) and not alone:
+        clinics = (1.0,) * len(job.sizes)
+        if reasons := un_noised(build_ledger(job.with_noise(clinics, clinics), sampled), job.opponent):
+            raise ScenarioError(
+                [
+                    f"privacy.epsilon: no noise reaches {privacy.epsilon:g} against the {job.opponent}, as an active "
+                    f"server may pass on what it sees: {'; '.join(reasons)}"
+                ]
+            )
 
 
 def update_multiplier(job: Job, mechanism: OnUpdates, sampled: Sampled, delta: float) -> tuple[float, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +128,7 @@ def build_ledger(
             ledger.add_alike(clinic, alike)
             continue
         complete = frozenset(name for name, of_all in done.items() if of_all[clinic])
-        found = enter(job, sampled, clinic, complete)
+        found = list(_passed_on(job, enter(job, sampled, clinic, complete)))
         seeing = {a for release in found if flatten(release.event) for a in release.adversaries}
         for release in (*found, *_preprocessing(job, clinic, seeing)):
             ledger.add(_with_colluders(job, release))
@@ -199,6 +199,20 @@ def _sums(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> list
         event = compose(noised) if complete else dp.NonPrivateDpEvent()
         found.append(_release(clinic, "sum", tuple(seeing), event, "add-or-remove", privacy.unit))
     return found
+
+
+def _passed_on(job: Job, releases: Iterable[Release]) -> Iterator[Release]:
+    """Let an active server pass on what it sees, in place of what it is to make of it.
+
+    A clinic's own parts, and the model of one that trains alone, do not come by way of the server. Sums are counted
+    with what a lying server cannot keep from them, whoever sees them.
+    """
+    lying = job.spec.privacy.trust == "active" and not job.alone and not job.shares_noise
+    for release in releases:
+        if not lying or release.what == "own parts":
+            yield release
+        elif "server" in release.adversaries:
+            yield replace(release, adversaries=ADVERSARIES)
 
 
 def _with_colluders(job: Job, release: Release) -> Release:

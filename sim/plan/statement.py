@@ -34,6 +34,11 @@ _WHO: dict[Adversary, str] = {
     "peers": "{} in collusion, with all that reaches them and all that they know",
     "server-and-peers": "whoever runs the server in collusion with {}, with all that reaches them and that they know",
 }
+_LYING: dict[Adversary, str] = {
+    "model-user": "whoever gets the trained model, into which a server that lies may put all that it has",
+    "peer-clinic": "another clinic that takes part, to which a server that lies may pass on all that it has",
+    "server": "whoever runs the server: keeps all that is sent to it, and may lie in all that it sends",
+}
 _UNIT = {
     "record": "one training record of one clinic",
     "clinic": "all training records of one clinic at once",
@@ -148,7 +153,7 @@ def _adversary(plan: Plan, adversary: Adversary, groups: Sequence[Mapping[str, A
     reasons = un_noised(plan.ledger, adversary)
     return {
         "adversary": adversary,
-        "who": _WHO[adversary].format(count_text(plan.spec.privacy.colluding_clinics, "clinic")),
+        "who": _who(plan, adversary),
         "sees": _seen(group for group in groups if adversary in group["seen-by"]),
         "epsilon": epsilons[worst],
         "clinic": plan.clinics[worst].name,
@@ -160,6 +165,14 @@ def _adversary(plan: Plan, adversary: Adversary, groups: Sequence[Mapping[str, A
             f"{rate:g}": most for rate, most in zip(FALSE_POSITIVE_RATES, risk.true_positive_rates, strict=True)
         },
     }
+
+
+def _who(plan: Plan, adversary: Adversary) -> str:
+    privacy = plan.spec.privacy
+    if adversary == "server" and privacy.trust == "trusted":
+        return "whoever runs the server, which is trusted: what it sees is stated, and nobody is protected from it"
+    lies = _LYING.get(adversary, "") if privacy.trust == "active" and not plan.job.alone else ""
+    return lies or _WHO[adversary].format(count_text(privacy.colluding_clinics, "clinic"))
 
 
 def _seen(groups: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

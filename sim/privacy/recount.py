@@ -170,6 +170,9 @@ class Method:
 def seen(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]:
     """Return what each adversary sees of a clinic's records, in the unit that the run protects."""
     views = _learned(method, drawn, clinic)
+    if method.privacy.trust == "active" and method.name not in _ALONE and not method.adds_up:
+        # A lying server may put all that it has into what it sends.
+        views |= {"peer-clinic": views["server"], "model-user": views["server"]}
     if method.privacy.colluding_clinics and "peers" not in views:
         views |= {"peers": views["peer-clinic"], "server-and-peers": views["server"]}
     if method.preprocessing:

@@ -109,14 +109,20 @@ def assert_counted_twice(spec: RunSpec) -> Plan:
     return plan
 
 
+@pytest.mark.parametrize("trust", ["curious", "active"])
 @pytest.mark.parametrize("collusion", [{}, {"colluding-clinics": 1}, {"colluding-clinics": 3}])
 @pytest.mark.parametrize("batch", [8, 64])
 @pytest.mark.parametrize("mechanism", ["summed", "clinic-summed", "clinic-target"])
-def test_sums_are_counted_the_same_twice(csv: Path, mechanism: str, batch: int, collusion: dict[str, int]) -> None:
-    privacy = {**MECHANISMS[mechanism], **collusion, "tolerated-drop-outs": 1}
+def test_sums_are_counted_the_same_twice(
+    csv: Path, mechanism: str, batch: int, collusion: dict[str, int], trust: str
+) -> None:
+    privacy = {**MECHANISMS[mechanism], **collusion, "tolerated-drop-outs": 1, "trust": trust}
     for participation, lost in ((1.0, 0.0), (0.75, 0.0), (1.0, 0.2)):
         spec = run_spec(csv, privacy=privacy, participation=participation, batch_size=batch, rounds=6)
         assert_counted_twice(spec.model_copy(update={"clinics": (ClinicGroup(profile="hospital", drop_out=lost),)}))
+
+
+MECHANISMS |= {f"{name}-active": {**of, "trust": "active"} for name, of in MECHANISMS.items() if "target" not in name}
 
 
 @pytest.mark.parametrize("freeze", [(), ("head",), ("head", "tail")], ids=["trained", "head", "ends"])
