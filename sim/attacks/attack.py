@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,7 +139,12 @@ class Observer(ABC):
 class Train(Protocol):
     """Trains the run's method anew."""
 
-    def __call__(self, federations: Sequence[Federation], observers: Sequence[Observer] = ()) -> list[Parameters]:
+    def __call__(
+        self,
+        federations: Sequence[Federation],
+        observers: Sequence[Observer] = (),
+        seen_by: Adversary | None = None,
+    ) -> list[Parameters]:
         """Train on each of several federations, as lanes of one program, and return the final models in that order.
 
         Parameters
@@ -148,8 +153,9 @@ class Train(Protocol):
             Of the same clinics with as many training records each. The run's settings and seed hold for all: initial
             values are public. Noise and secret batches are drawn anew.
         observers : sequence of Observer, optional
-            One a federation, shown what the attack's adversary sees of its training; nothing is asked of its
-            ``findings``.
+            One a federation, shown what an adversary sees of its training; nothing is asked of its ``findings``.
+        seen_by : {"model-user", "peer-clinic", "server"}, optional
+            That adversary; the attack's own unless said.
         """
         ...
 
@@ -168,7 +174,9 @@ class Target:
     options : mapping of str to scalar
         The attack's, each with a value.
     train : callable
-        See :class:`Train`.
+        See :class:`Train`. Trained on ``federation`` itself, the run comes out again, bit for bit.
+    shared : dict
+        What attacks on this run keep for each other.
     """
 
     plan: Plan
@@ -176,6 +184,7 @@ class Target:
     model: Parameters
     options: Scalars
     train: Train
+    shared: dict[Hashable, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

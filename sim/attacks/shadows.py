@@ -1,21 +1,25 @@
 """Shadow models: the run's method trained on other draws of the same records, so that it is known who was in.
 
 For every clinic as many records as it trains on are drawn anew from its training and its held-out records together.
+Attacks on one run share them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.attacks.attack import Target
+from sim.attacks.attack import Observer, Target
+from sim.attacks.observation import visible
 from sim.data.federation import Federation, Records
 from sim.foundation.rng import stream
 from sim.models import Network, Parameters
+from sim.privacy.ledger import ADVERSARIES, Adversary
 from sim.tensor.evaluation import Evaluator
 
 Floats = NDArray[np.float64]
@@ -74,9 +78,74 @@ class Population:
         return replace(base, train=parts[0], test=parts[1], test_names=base.names, validation=none)
 
 
-def shadow_models(target: Target, population: Population, masks: Sequence[Mask]) -> list[Parameters]:
-    """Train a shadow model for each draw of members."""
-    return target.train([population.federation(target.federation, mask) for mask in masks])
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trials:
+    """The run and its shadows, and how well each knows the population's records.
+
+    Attributes
+    ----------
+    population : Population
+    inside : ndarray of bool
+        ``[model, record]`` who trained in which; the run itself is the first model.
+    logits : mapping of adversary to ndarray
+        ``[round, model, record]`` by :func:`own_class_logits`, of the models that the adversary sees whole: the final
+        one, or those of some rounds.
+    """
+
+    population: Population
+    inside: Mask
+    logits: Mapping[Adversary, Floats]
+
+
+def trials_of(target: Target) -> Trials | None:
+    """Train the run and its shadows, unless another attack has; None without held-out records.
+
+    Options
+    -------
+    shadows : how many.
+    rounds : of how many rounds the models are looked at, evenly spread up to the last.
+    """
+    shadows, rounds = int(target.options["shadows"]), int(target.options["rounds"])
+    key = "trials", shadows, rounds
+    if key not in target.shared:
+        target.shared[key] = _trials(target, shadows, rounds)
+    found: Trials | None = target.shared[key]
+    return found
+
+
+def _trials(target: Target, shadows: int, rounds: int) -> Trials | None:
+    plan, population = target.plan, Population.of(target.federation)
+    members = population.members()
+    if members.all():
+        return None
+    inside = np.stack([members, *(population.drawn(plan.spec.seed, number) for number in range(shadows))])
+    federations = [target.federation, *(population.federation(target.federation, mask) for mask in inside[1:])]
+    network, records = plan.job.network, population.records
+    looked_at = frozenset(math.ceil(plan.rounds * (i + 1) / rounds) for i in range(rounds))
+    whole = network.whole.shapes().keys()
+    seers = [adversary for adversary in ADVERSARIES if visible(plan.job, adversary) >= whole and plan.rounds]
+    watchers = [_Rounds(network, records, looked_at) for _ in federations] if seers else []
+    models = target.train(federations, watchers, seen_by=seers[-1] if seers else None)
+    final = np.stack([own_class_logits(network, model, records) for model in models])
+    logits: dict[Adversary, Floats] = {"model-user": final[None]}
+    if watchers:
+        logits |= dict.fromkeys(seers, np.stack([np.stack(watcher.logits) for watcher in watchers], axis=1))
+    return Trials(population=population, inside=inside, logits=logits)
+
+
+class _Rounds(Observer):
+    """Looks at the models of some rounds."""
+
+    def __init__(self, network: Network, records: Records, looked_at: frozenset[int]) -> None:
+        self._network, self._records, self._looked_at = network, records, looked_at
+        self.logits: list[Floats] = []
+
+    def round(self, server_round: int, model: Parameters) -> None:
+        if server_round in self._looked_at:
+            self.logits.append(own_class_logits(self._network, model, self._records))
+
+    def findings(self, model: Parameters) -> tuple[()]:
+        return ()
 
 
 def own_class_logits(network: Network, model: Parameters, records: Records) -> Floats:
@@ -86,8 +155,8 @@ def own_class_logits(network: Network, model: Parameters, records: Records) -> F
     """
     probabilities = Evaluator(network, records).class_probabilities(model)
     own = probabilities[np.arange(len(records.y)), records.y].astype(np.float64)
-    others = np.maximum(probabilities.sum(1) - own, np.finfo(np.float64).tiny)
-    logits: Floats = np.log(np.maximum(own, np.finfo(np.float64).tiny)) - np.log(others)
+    least = np.finfo(np.float64).eps
+    logits: Floats = np.log(np.maximum(own, least)) - np.log(np.maximum(probabilities.sum(1) - own, least))
     return logits
 
 

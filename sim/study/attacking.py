@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -138,6 +138,7 @@ def attack_run(plan: Plan, federation: Federation, tasks: Sequence[Task]) -> Ite
     observation = Observation(attacks, plan, federation, [task.table.options for task in tasks])
     model = _trained(plan, federation, observation.round, observation.message if observation.listens else None, None)
     seen = {attack.name: observer for attack, observer in observation.at_work}
+    shared: dict[Hashable, Any] = {}
     for task, attack in zip(tasks, attacks, strict=True):
         started = time.perf_counter()
         row: Row = {
@@ -160,6 +161,7 @@ def attack_run(plan: Plan, federation: Federation, tasks: Sequence[Task]) -> Ite
                         model=model,
                         options={**attack.options, **task.table.options},
                         train=partial(train_further, plan, attack.adversary),
+                        shared=shared,
                     )
                 )
             for each in found:
@@ -175,9 +177,14 @@ def attack_run(plan: Plan, federation: Federation, tasks: Sequence[Task]) -> Ite
 
 
 def train_further(
-    plan: Plan, adversary: Adversary, federations: Sequence[Federation], observers: Sequence[Observer] = ()
+    plan: Plan,
+    adversary: Adversary,
+    federations: Sequence[Federation],
+    observers: Sequence[Observer] = (),
+    seen_by: Adversary | None = None,
 ) -> list[Parameters]:
     """Train a run's method on other records; see :class:`sim.attacks.attack.Train`."""
+    adversary = seen_by or adversary
     names = visible(plan.job, adversary)
 
     def one(federation: Federation, observer: Observer | None, program: Program) -> Parameters:

@@ -1,0 +1,132 @@
+"""LiRA and RMIA against closed forms, scikit-learn and published code, on models that memorised and that know nothing."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score, roc_curve
+from support import plan_of, run_spec
+
+from sim.attacks.lira import moderated, scores
+from sim.attacks.membership_game import MEASURES, Guesses
+from sim.scenario import AttackTable
+from sim.study.attacking import Task, attack_run
+
+MEMORISING = {"model": {"hidden": [64, 32]}, "optimizer": "adam", "learning_rate": 0.01, "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def random_labels(tmp_path_factory):
+    """Features that say nothing of the labels: who fits the training records has memorised them."""
+    path = tmp_path_factory.mktemp("membership") / "random.csv"
+    rng = np.random.default_rng(0)
+    lines = [
+        ",".join([f"k{k}", f"class{rng.integers(2)}", *(f"{v:.5f}" for v in rng.normal(size=12))])
+        for k in range(3)
+        for _ in range(80)
+    ]
+    header = ",".join(["clinic", "label", *(f"x{i}" for i in range(12))])
+    path.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+def found(spec, *names, **options):
+    """Attack a run, and return the findings of each attack by adversary, measure and clinic."""
+    plan, federation = plan_of(spec)
+    tasks = [Task("0" * 16, AttackTable(name=name, options=options)) for name in names]
+    rows = list(attack_run(plan, federation, tasks))
+    assert [row["error"] for row in rows] == [""] * len(names)
+    return [{(f["adversary"], f["measure"], f["clinic"]): f for f in row["findings"]} for row in rows]
+
+
+def holds_chance(finding):
+    return finding["low"] <= finding["chance"] <= finding["high"]
+
+
+def test_scores_that_move_by_one_deviation_are_told_apart_as_the_closed_form_says():
+    rng = np.random.default_rng(0)
+    inside = rng.random((200, 150)) < 0.5
+    own = np.exp(rng.normal(0, 0.5, 150))
+    logits = rng.normal(size=150) * 5 + own * (inside + rng.normal(size=inside.shape))
+    guesses = Guesses.of(scores(logits[None], inside)[0], inside, np.ones(150, dtype=bool))
+    auc, _, tpr = guesses.measured(np.ones(200), np.ones(150))
+    assert auc == pytest.approx(norm.cdf(1 / math.sqrt(2)), abs=0.01)
+    assert tpr == pytest.approx(norm.cdf(norm.ppf(0.01) + 1), abs=0.012)
+
+
+def test_the_offline_attack_is_the_score_in_deviations_of_models_without_the_record():
+    rng = np.random.default_rng(1)
+    inside = rng.random((300, 40)) < 0.5
+    logits = 2 * rng.normal(size=inside.shape) + 3
+    offline = scores(logits[None], inside)[1]
+    assert offline == pytest.approx((logits - 3) / 2, abs=0.6)
+
+
+def test_rounds_are_weighed_as_the_best_linear_rule_of_their_covariance():
+    rng = np.random.default_rng(2)
+    inside = rng.random((100, 200)) < 0.5
+    covariance = np.array([[1.0, 0.8], [0.8, 1.0]])
+    noise = np.linalg.cholesky(covariance) @ rng.normal(size=(2, inside.size))
+    moved = np.array([0.2, 1.0])
+    logits = noise.reshape(2, *inside.shape) + moved[:, None, None] * inside
+    guesses = Guesses.of(scores(logits, inside)[0], inside, np.ones(200, dtype=bool))
+    distance = math.sqrt(moved @ np.linalg.solve(covariance, moved))
+    assert guesses.measured(np.ones(100), np.ones(200))[0] == pytest.approx(
+        norm.cdf(distance / math.sqrt(2)), abs=0.012
+    )
+    assert distance > 1.3, "further than either round alone"
+
+
+def test_variances_are_drawn_to_the_common_one_as_far_as_they_truly_agree():
+    """The posterior mean of Smyth 2004 with the true prior, which simulated variances are drawn from."""
+    rng = np.random.default_rng(3)
+    d0, common, freedom = 6.0, 2.5, 5
+    true = d0 * common / rng.chisquare(d0, 20000)
+    squares = true * rng.chisquare(freedom, 20000)
+    expected = (d0 * common + squares) / (d0 + freedom)
+    assert moderated(squares, np.full(20000, float(freedom))) == pytest.approx(expected, rel=0.1)
+    alike = 2.5 * rng.chisquare(freedom, 20000)
+    assert moderated(alike, np.full(20000, float(freedom))) == pytest.approx(2.5, rel=0.15)
+
+
+def test_a_record_that_all_shadows_know_or_none_is_not_told_apart():
+    inside = np.array([[True, False], [True, True], [True, False], [True, True]])
+    logits = np.random.default_rng(4).normal(size=(1, 4, 2))
+    online, _ = scores(logits, inside)
+    assert (online[:, 0] == 0).all()
+    assert (online[:, 1] != 0).all()
+
+
+def test_the_curve_is_scikit_learns_with_weights_and_ties():
+    rng = np.random.default_rng(5)
+    inside = rng.random((12, 300)) < 0.4
+    rough = np.round(rng.normal(size=inside.shape) + inside, 1)
+    models, records = rng.integers(0, 4, 12).astype(float), rng.integers(0, 3, 300).astype(float)
+    among = rng.random(300) < 0.8
+    guesses = Guesses.of(rough, inside, among)
+    found = dict(zip(MEASURES, guesses.measured(models, records), strict=True))
+    weights = np.outer(models, records * among).ravel()
+    true_auc = roc_auc_score(inside.ravel(), rough.ravel(), sample_weight=weights)
+    fpr, tpr, _ = roc_curve(inside.ravel(), rough.ravel(), sample_weight=weights, drop_intermediate=False)
+    assert found["auc"] == pytest.approx(true_auc)
+    assert found["fpr_0_01_tpr"] == pytest.approx(np.interp(0.01, fpr, tpr))
+    assert found["fpr_0_001_tpr"] == pytest.approx(np.interp(0.001, fpr, tpr))
+
+
+def test_shadow_models_tell_who_was_memorised_at_one_percent_of_false_positives(random_labels):
+    spec = run_spec(random_labels, "fedavg", rounds=40, **MEMORISING)
+    [lira] = found(spec, "lira", shadows=15, rounds=2)
+    for adversary in ("model-user", "peer-clinic", "server"):
+        assert lira[adversary, "fpr_0_01_tpr", ""]["value"] > 0.1, "ten times chance"
+        assert lira[adversary, "auc", ""]["low"] > 0.8
+        assert lira[adversary, "auc", "k1"]["value"] > 0.8
+    assert math.isnan(lira["model-user", "auc", ""]["bound"]), "nothing is promised"
+
+
+def test_nobody_is_told_from_an_untrained_model(random_labels):
+    [lira] = found(run_spec(random_labels, rounds=0), "lira", shadows=9)
+    assert {adversary for adversary, _, _ in lira} == {"model-user"}, "no round is seen"
+    for finding in lira.values():
+        assert finding["value"] == pytest.approx(finding["chance"], abs=1e-9)
+        assert holds_chance(finding)
