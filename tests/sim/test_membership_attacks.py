@@ -1,4 +1,4 @@
-"""LiRA and RMIA against closed forms, scikit-learn and published code, on models that memorised and that know nothing."""
+"""LiRA and RMIA against closed forms, scikit-learn and published code; models that memorised and that know nothing."""
 
 import math
 
