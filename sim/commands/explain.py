@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sim.attacks.attack import attack_of
 from sim.data.federation import Federation
-from sim.foundation.text import amount_text, count_text, seconds_text, span_text, value_text
+from sim.foundation.text import amount_text, clinic_text, count_text, seconds_text, span_text, value_text
 from sim.methods.labels import label_of
 from sim.models.build import build_network
 from sim.plan.plan import Plan
@@ -54,6 +54,7 @@ def explain(
     """
     shape = federation.train.x.shape[1:]
     network = build_network(scenario.model, shape, len(federation.classes))
+    names, sizes = federation.names, np.diff(federation.train.offsets)
     layer, statistics = scenario.model.cut, federation.facts.statistics_by_kind("non-private")
     clinics = assign_resources(scenario.clinics, federation.everyone, scenario.seeds[0])
     references = [plan for plan in plans if not plan.job.method.trains]
@@ -68,7 +69,9 @@ def explain(
         references=0 if plans == references else len(references),
         methods=list(dict.fromkeys(map(_method, plans))),
         federation=federation,
-        sizes=np.diff(federation.train.offsets),
+        sizes=sizes,
+        smallest=clinic_text(names[sizes.argmin()]),
+        largest=clinic_text(names[sizes.argmax()]),
         whole=scenario.data.test == "held-out-clinics",
         strangers=list(_strangers(federation, plans)),
         scores=_scores(holdings(federation), whole=scenario.data.test == "held-out-clinics"),
@@ -167,7 +170,7 @@ def _scores(held: Holdings, *, whole: bool) -> str:
     most = int(np.argmax(pairs))
     said = [
         f"Scores: the AUC within clinics rests on {count_text(int(pairs.sum()), 'pair')} of held-out records of "
-        f"different classes; {held.names[most]} has {pairs[most] / pairs.sum():.0%} of them."
+        f"different classes; {clinic_text(held.names[most])} has {pairs[most] / pairs.sum():.0%} of them."
     ]
     large = np.sort(pairs)[::-1][: len(pairs) // 10]
     if len(large) > 1:
@@ -278,5 +281,5 @@ def _method(plan: Plan) -> str:
 
 def _named(names: Sequence[str]) -> str:
     if len(names) <= _MOST_NAMED:
-        return ", ".join(names)
-    return f"{', '.join(names[:2])} and {len(names) - 2:,} others"
+        return ", ".join(map(clinic_text, names))
+    return f"{', '.join(map(clinic_text, names[:2]))} and {len(names) - 2:,} others"

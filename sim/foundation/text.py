@@ -82,6 +82,11 @@ def span_text(low: str, high: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def clinic_text(name: str) -> str:
+    """Name a clinic in a sentence; one whose name is a number, or has no letter, would be taken for a count."""
+    return name if any(map(str.isalpha, name)) else f"clinic {name}"
+
+
 def listed(names: Iterable[str]) -> str:
     """Join names into a list for a sentence; semicolons, because names hold commas."""
     *first, last = names

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from sim.foundation.text import bytes_text, count_text, epsilon_text, score_text, seconds_text
+from sim.foundation.text import bytes_text, clinic_text, count_text, epsilon_text, score_text, seconds_text
 from sim.inference.differences import LEVEL, all_differences
 from sim.report.figure import Gallery
 from sim.report.held_out import evidence_of
@@ -100,7 +100,8 @@ def _for_whom(shown: Gallery, level: str, best: str) -> list[str]:
 
 
 def _gain(row: pd.Series[Any]) -> str:
-    clinic = f"clinics with {str(row['clinic']).partition(' (')[0]}" if row["group"] else row["clinic"]
+    name = str(row["clinic"])
+    clinic = f"clinics with {name.partition(' (')[0]}" if row["group"] else clinic_text(name)
     return f"{_signed(row['mean'])} ({clinic})"
 
 

@@ -8,6 +8,7 @@ from typing import Final
 
 import pandas as pd
 
+from sim.foundation.text import count_text, span_text
 from sim.inference.clinics import by_clinic
 from sim.report.equal import Names, together_by_level
 from sim.report.held_out import HeldOut
@@ -124,7 +125,8 @@ def grouped(table: pd.DataFrame) -> pd.DataFrame:
     groups = pd.qcut(-sizes, _GROUPS, duplicates="drop")
     names = {}
     for group, own in sizes.groupby(groups, observed=True):
-        names[group] = f"{own.min():,.0f} to {own.max():,.0f} records ({len(own)} clinics)"
+        few = span_text(f"{own.min():,.0f}", f"{own.max():,.0f}")
+        names[group] = f"{few} records ({count_text(len(own), 'clinic')})"
     placed = table.assign(clinic=table["clinic"].map(groups).map(names).astype(str), status="ok", value=table["mean"])
     found = with_bounds(summarise(placed, ["series", "level", "against", "clinic"], "value"), -1.0)
     return found.assign(records=found["clinic"].map(placed.groupby("clinic")["records"].mean()))

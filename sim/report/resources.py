@@ -99,7 +99,8 @@ def _worst(group: pd.DataFrame) -> str:
     if named.empty:
         return "–"
     counts = named.value_counts()
-    return f"{counts.index[0]} ({counts.iloc[0]} of {len(group)}), {score_text(group['worst_clinic_auc'].mean())}"
+    lowest = score_text(group["worst_clinic_auc"].mean())
+    return f"{counts.index[0]} ({counts.iloc[0]} of {group['seed'].nunique()}), {lowest}"
 
 
 def clinic_rows(study: StudyResults) -> pd.DataFrame:

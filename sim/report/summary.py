@@ -79,10 +79,21 @@ def successful_runs(runs: pd.DataFrame) -> pd.DataFrame:
 
     The runs with status "ok" and two more columns: `method`, and `series` (the method, followed by the values of the
     swept keys other than the amount of noise). Sorted by method, then by swept values. All epsilons are of one
-    adjacency, see `under_one_adjacency`.
+    adjacency, see `under_one_adjacency`. Where the runs of a seed hold out clinics in turn, its first has the worst
+    clinic of all, and the others none.
     """
     ok = in_reading_order(under_one_adjacency(runs[runs["status"] == "ok"]))
     ok["series"] = named_settings(ok, without=NOISE_KEYS)
+    return _worst_of_all_folds(ok)
+
+
+def _worst_of_all_folds(ok: pd.DataFrame) -> pd.DataFrame:
+    columns = [column for column in ("worst_clinic_auc", "worst_clinic") if column in ok]
+    away = ok[held_out_clinics(ok)] if columns else ok.iloc[:0]
+    for _, fold in away.groupby([*swept_keys(ok), "method", "seed"], dropna=False, observed=True):
+        lowest = fold["worst_clinic_auc"].fillna(np.inf).idxmin()
+        for column in columns:
+            ok.loc[fold.index, column] = [fold.loc[lowest, column], *[np.nan] * (len(fold) - 1)]
     return ok
 
 

@@ -43,7 +43,8 @@ def _public_range(value: object) -> object:
         low, high = map(float, value)
         if -_LARGEST <= low < high <= _LARGEST:
             return low, high
-    raise ValueError(f"{show(value)} is not a range; give [lowest, highest] as two numbers")
+    dotted = "; put a column's name that has a dot into quotes" if isinstance(value, dict) else ""
+    raise ValueError(f"{show(value)} is not a range; give [lowest, highest] as two numbers{dotted}")
 
 
 def _indicator(value: object) -> object:

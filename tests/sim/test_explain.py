@@ -76,3 +76,17 @@ def test_attacks_are_counted_where_they_apply(tmp_path):
     cut = [plan for plan in trained if plan.spec.strategy.cut]
     assert 0 < len(cut) < len(trained)
     assert f"lira by the model user, on {len(trained)} runs; decoder by the server, on {len(cut)} run" in line
+
+
+def test_a_clinic_whose_name_is_a_number_is_no_count(tmp_path):
+    write_csv(tmp_path / "clinics.csv", sizes=[9, 6])
+    numbered = (tmp_path / "clinics.csv").read_text().replace("k0", "7").replace("k1", "12")
+    (tmp_path / "clinics.csv").write_text(numbered)
+    (tmp_path / "scenario.toml").write_text(SCENARIO + METHOD)
+    scenario = load_scenario(tmp_path / "scenario.toml")
+    federation = load_federation(expand(scenario)[0].data, 0)
+    said = "\n".join(explain(scenario, list(plan_runs(expand(scenario))), federation, 1.0, 1, "guessed"))
+    assert "the smallest is clinic 12 (" in said
+    assert "the largest clinic 7 (" in said
+    assert "clinic 12, clinic 7: " in said
+    assert "different classes; clinic 7 has" in said

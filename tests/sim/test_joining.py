@@ -123,6 +123,13 @@ def test_many_clinics_are_groups_of_like_size_until_one_is_searched_for():
     assert points.groupby("group").size().to_dict() == {True: 5, False: 30}
 
 
+def test_a_group_of_clinics_of_one_size_is_no_range():
+    sizes = {f"clinic-{number}": 8 * (1 + number % 3) for number in range(30)}
+    study, clinics = study_of(make_runs(epsilons=[inf], methods=METHODS[:2]).drop(columns="privacy.epsilon"), **sizes)
+    names = grouped(joining(study.drawn, study.away, clinics, study.held_out))["clinic"]
+    assert names.unique().tolist() == ["160 to 240 records (20 clinics)", "80 records (10 clinics)"]
+
+
 def test_the_area_below_the_roc_curve_is_the_within_clinic_auc():
     study, _ = mixed()
     curves = roc(study.drawn, study.held_out.predictions)

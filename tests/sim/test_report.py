@@ -29,6 +29,7 @@ from sim.report.held_out import HeldOut
 from sim.report.html import write_report
 from sim.report.pictures import draw
 from sim.report.points import with_levels
+from sim.report.resources import worst_frame
 from sim.report.summary import ADVERSARIES, successful_runs, summarise, swept_keys
 from sim.report.table import caption, console_table, results_frame
 
@@ -361,6 +362,23 @@ def test_methods_that_are_equal_bit_for_bit_share_a_name() -> None:
     assert together(table, names)["series"].tolist() == [both, "Local"]  # the first that the table has
     ok.loc[(ok["series"] == "FedAvg") & (ok["seed"] == 1), "auc"] += 1e-15
     assert equals(ok, ["auc"])["FedAvg"] == "FedAvg"
+
+
+def test_the_worst_clinic_of_a_seed_is_that_of_all_its_folds() -> None:
+    folds = [("a; b", 0.7, "a"), ("c; d", 0.5, "d"), ("e", nan, "")]
+    runs = pd.concat(
+        [
+            make_runs(epsilons=[inf], seeds=(0, 1), held_out=held_out, worst_clinic=name).assign(
+                worst_clinic_auc=lambda table, score=score: score - 0.1 * table["seed"]
+            )
+            for held_out, score, name in folds
+        ],
+        ignore_index=True,
+    ).drop(columns="privacy.epsilon")
+    runs["run_id"] = [f"run{row}" for row in runs.index]
+    assert set(results_frame(runs)["Worst clinic AUC"]) == {".450"}  # of .5 and .4, not of all five that there are
+    assert set(worst_frame(make_study(runs))["as set"]) == {"d (2 of 2), .450"}
+    assert summarise(successful_runs(runs), ["series"], "worst_clinic_auc")["n"].eq(2).all()
 
 
 def test_everything_is_escaped(tmp_path: Path) -> None:

@@ -180,6 +180,11 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
             CSV.replace("[10, 60]", "[0, inf]"),
             "data.ranges.bmi: [0, inf] is not a range; give [lowest, highest] as two numbers",
         ),
+        (
+            CSV.replace("bmi=[10, 60]", "b.mi=[10, 60]"),
+            'data.ranges.b: {"mi": [10, 60]} is not a range; give [lowest, highest] as two numbers; '
+            "put a column's name that has a dot into quotes",
+        ),
         # sweep
         ("sweep={'train.rouns'=[1]}", 'sweep.train.rouns: unknown key; did you mean "train.rounds"?'),
         (
