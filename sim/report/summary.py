@@ -88,12 +88,14 @@ def successful_runs(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _worst_of_all_folds(ok: pd.DataFrame) -> pd.DataFrame:
+    away, by = ok[held_out_clinics(ok)], [*swept_keys(ok), "method", "seed"]
     columns = [column for column in ("worst_clinic_auc", "worst_clinic") if column in ok]
-    away = ok[held_out_clinics(ok)] if columns else ok.iloc[:0]
-    for _, fold in away.groupby([*swept_keys(ok), "method", "seed"], dropna=False, observed=True):
-        lowest = fold["worst_clinic_auc"].fillna(np.inf).idxmin()
+    if columns and len(away):
+        keys = [away[key] for key in by]
+        lowest = away["worst_clinic_auc"].fillna(np.inf).groupby(keys, dropna=False, observed=True).transform("idxmin")
+        first = ~away.duplicated(by).to_numpy()
         for column in columns:
-            ok.loc[fold.index, column] = [fold.loc[lowest, column], *[np.nan] * (len(fold) - 1)]
+            ok.loc[away.index, column] = away.loc[lowest, column].where(first).to_numpy()
     return ok
 
 
