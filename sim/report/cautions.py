@@ -95,7 +95,7 @@ def _by_chance(means: pd.DataFrame, brier: Evidence) -> Iterator[str]:
     worse = [
         group
         for group, other, mean, width in pairs[["first", "second", "mean", "half_width"]].itertuples(index=False)
-        if other == PREVALENCE and not mean + width < 0
+        if other == PREVALENCE and (mean >= 0 or mean + width >= 0)  # of one seed there is no width
     ]
     if worse:
         yield f"No better Brier score than that of each clinic's share of cases is shown for {few(worse)}."
