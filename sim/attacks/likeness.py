@@ -1,24 +1,26 @@
 """How alike rebuilt records are to the true ones: the scores that all attacks by reconstruction share.
 
 Intervals are over records, 95 %, by the normal approximation (of a ratio by the delta method, of a share of records
-Wilson's). Chance is what the mean of the records scores that the adversary knows.
+Wilson's). Chance is what a guess scores: the mean of the records that the adversary knows, unless said otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from sim.attacks.attack import Finding
+from sim.results.columns import UNITS, unit_of
 
 Floats = NDArray[np.float64]
 _NORMAL, _WINDOW, _MOST_DECIBELS = 1.959964, 7, 100.0
 
 
-def likeness(originals: Floats, rebuilt: Floats, known: Floats) -> Iterator[Finding]:
+def likeness(originals: Floats, rebuilt: Floats, known: Floats, guess: Floats | None = None) -> Iterator[Finding]:
     """Return the scores of rebuilt records, by what a record is.
 
     Parameters
@@ -28,8 +30,10 @@ def likeness(originals: Floats, rebuilt: Floats, known: Floats) -> Iterator[Find
         channel, height, width]``. At least two.
     known : ndarray
         ``[record, *feature]`` of other records.
+    guess : ndarray, optional
+        ``[record, *feature]`` in the place of their mean.
     """
-    guess = np.broadcast_to(known.mean(0), originals.shape)
+    guess = np.broadcast_to(known.mean(0), originals.shape) if guess is None else guess
     yield explained(originals, rebuilt, guess)
     if originals.ndim == 2:
         columns = [column for column in range(known.shape[1]) if len(np.unique(known[:, column])) == 2]
@@ -45,7 +49,8 @@ def likeness(originals: Floats, rebuilt: Floats, known: Floats) -> Iterator[Find
         shown = [np.clip(each, low, high) for each in (rebuilt, guess)]
         yield _mean("ssim", *(structural_similarity(originals, each, high - low) for each in shown))
         yield _mean("psnr", *(peak_signal_to_noise(originals, each, high - low) for each in shown))
-    yield identification(originals, rebuilt)
+    named = identification(originals, rebuilt)
+    yield replace(named, chance=identification(originals, guess).value)
 
 
 def explained(originals: Floats, rebuilt: Floats, guess: Floats) -> Finding:
@@ -127,7 +132,7 @@ def identification(originals: Floats, rebuilt: Floats) -> Finding:
     share = float(np.mean((distance.argmin(1) == same) / count[same]))
     middle, slack = share + _NORMAL**2 / (2 * n), _NORMAL * np.sqrt((share * (1 - share) + _NORMAL**2 / (4 * n)) / n)
     low, high = (float(middle + sign * slack) / (1 + _NORMAL**2 / n) for sign in (-1, 1))
-    return Finding(measure="identified_share", value=share, low=max(low, 0.0), high=min(high, 1.0), chance=1 / n)
+    return Finding(measure="identified_share", value=share, low=max(low, 0.0), high=min(high, 1.0))
 
 
 def _squares(difference: Floats) -> Floats:
@@ -139,4 +144,6 @@ def _squares(difference: Floats) -> Floats:
 def _mean(measure: str, found: Floats, guessed: Floats) -> Finding:
     """Return the mean over records."""
     mean, error = float(found.mean()), float(_NORMAL * found.std(ddof=1) / np.sqrt(len(found)))
-    return Finding(measure=measure, value=mean, low=mean - error, high=mean + error, chance=float(guessed.mean()))
+    least, most = UNITS[unit_of(measure) or ""]
+    low, high = max(mean - error, least), min(mean + error, most)
+    return Finding(measure=measure, value=mean, low=low, high=high, chance=float(guessed.mean()))

@@ -4,11 +4,15 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 from support import NO_PRIVACY, plan_of, run_spec, write_csv
+from torch.nn import functional
 
 from sim.attacks.attack import Exhibit, Target, attack_of
+from sim.attacks.gradient_inversion import best_fit, from_linear_layer
 from sim.attacks.likeness import identification, likeness, structural_similarity
+from sim.attacks.observation import Observation
 from sim.foundation.problems import ScenarioError
 from sim.results.attacks import EXHIBITS, read_attacks, read_exhibit
 from sim.scenario import AttackTable, parse_scenario
@@ -211,3 +215,83 @@ def test_pictures_are_kept_where_they_are_asked_for_and_read_without_unpickling(
                 np.lib.format.write_array_header_1_0(file, header)
     with pytest.raises(ScenarioError, match="no archive of plain numbers"):
         read_exhibit(study, with_pictures)
+
+
+# Gradient inversion
+
+
+PERCEPTRON = {"name": "mlp", "hidden": [64, 16], "cut": 1}
+
+
+def small_clinics(path, sizes):
+    """Digits at clinics of these sizes."""
+    found, n = load_digits(), sum(sizes)
+    clinic = np.repeat([f"k{k}" for k in range(len(sizes))], sizes)
+    np.savez(path, x=found.images[:n].astype(np.uint8), y=(found.target[:n] > 4).astype(np.int64), clinic=clinic)
+    return path
+
+
+def overheard(spec, name, **options):
+    """Train a run before an attack's eyes, and return findings by measure, and the exhibit."""
+    plan, federation = plan_of(spec)
+    observation = Observation([attack_of(name)], plan, federation, [options])
+    trained = train_run(plan, federation, models=observation.round, overheard=observation.message)
+    [(_, observer)] = observation.at_work
+    found = list(observer.findings(trained.parameters))
+    exhibits = [each for each in found if isinstance(each, Exhibit)]
+    return {each.measure: each for each in found if not isinstance(each, Exhibit)}, exhibits
+
+
+def test_the_move_of_a_linear_layer_gives_back_a_single_record_exactly():
+    rng = np.random.default_rng(5)
+    known, x = rng.normal(size=(20, 6)), torch.from_numpy(rng.normal(size=6))
+    weight, bias = (torch.from_numpy(rng.normal(size=shape)).requires_grad_() for shape in ((9, 6), 9))
+    loss = functional.softplus(torch.relu(weight @ x + bias).square().sum() - 2)
+    moved = [-0.1 * gradient.numpy() for gradient in torch.autograd.grad(loss, [weight, bias])]
+    found = from_linear_layer(*moved, known)
+    assert found == pytest.approx(x.numpy()[None], abs=1e-12)
+
+
+@pytest.mark.parametrize(("sizes", "accuracy"), [((2, 2, 60), 1e-5), ((3, 6, 60), 1e-4)])
+def test_an_update_gives_back_the_records_of_small_clinics_exactly(tmp_path, sizes, accuracy):
+    """Single records, and two and four of them, up to the rounding of parameters to single precision."""
+    path = small_clinics(tmp_path / "digits.npz", sizes)
+    spec = digits_spec(path, "fedavg", None, model=PERCEPTRON)
+    found, [exhibit] = overheard(spec, "gradient-inversion", clinics=2, pictures=9)
+    assert len(exhibit.originals) == sum(sorted(plan_of(spec)[0].job.sizes)[:2])
+    assert np.abs(exhibit.originals - exhibit.rebuilt).max() < accuracy
+    assert found["identified_share"].value == 1
+    assert found["psnr"].value > 90
+
+
+def test_many_local_steps_mix_the_records(tmp_path):
+    path = small_clinics(tmp_path / "digits.npz", (100, 100))
+    found, _ = overheard(digits_spec(path, "fedavg", None, model=PERCEPTRON, local_epochs=3), "gradient-inversion")
+    assert found["r2"].value < 0.3
+
+
+def test_where_the_first_layer_is_no_linear_one_a_single_record_is_found_by_optimisation(tmp_path):
+    path = small_clinics(tmp_path / "digits.npz", (2, 2, 60))
+    wide = {"name": "cnn", "channels": [32], "hidden": [64], "cut": 1}
+    spec = digits_spec(path, "fedavg", None, model=wide, rounds=1)
+    assert plan_of(spec)[0].job.sizes[:2] == (1, 1)
+    (found, _), (again, _) = (overheard(spec, "gradient-inversion", clinics=2, steps=150) for _ in range(2))
+    assert found["ssim"].value > 0.95
+    assert found["r2"].value > 0.95
+    assert found == again
+
+
+def test_noise_in_the_update_leaves_no_more_than_chance(tmp_path):
+    path = small_clinics(tmp_path / "digits.npz", (3, 6, 60))
+    privacy = {"mechanism": "dp-sgd", "epsilon": 0.1, "clip": 1.0, "delta": 1e-3}
+    found, _ = overheard(
+        digits_spec(path, "fedavg", None, model=PERCEPTRON, privacy=privacy), "gradient-inversion", clinics=2
+    )
+    assert found["r2"].value <= max(found["r2"].chance, 0.1)
+    assert found["psnr"].value < found["psnr"].chance + 1
+
+
+def test_candidates_are_matched_with_records_at_the_least_distance_in_all():
+    originals = np.array([[0.0], [1.0], [5.0]])
+    fitted = best_fit(originals, np.array([[0.9], [0.8]]), np.array([7.0]))
+    assert fitted.tolist() == [[0.8], [0.9], [7.0]]
