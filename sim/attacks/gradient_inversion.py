@@ -85,8 +85,8 @@ class Inversion(Observer):
         before, after = self._updates[clinic]
         job = self._plan.job
         if (names := first_linear(job.network)) is not None:
-            moved = [(after[name] - before[name])[0].double().numpy() for name in names]
-            found = from_linear_layer(*moved, known.reshape(len(known), -1))[: len(labels)]
+            weight, bias = ((after[name] - before[name])[0].double().numpy() for name in names)
+            found = from_linear_layer(weight, bias, known.reshape(len(known), -1))[: len(labels)]
             return np.clip(found.reshape(-1, *known.shape[1:]), *plausible(known))
         y = torch.from_numpy(labels[: int(self._options["records"])].copy())
         seed = int(stream(job.seed, "attack.inversion", clinic).integers(2**63))
