@@ -81,7 +81,7 @@ def probe_r2(rows: Floats, inputs: Floats, new_rows: Floats, new_inputs: Floats)
     Parameters
     ----------
     rows, inputs : ndarray
-        ``[record, column]`` to fit on; the ridge is chosen by generalised cross-validation (Golub et al. 1979).
+        ``[record, column]`` to fit on.
     new_rows, new_inputs : ndarray
         The same of other records.
 
@@ -94,6 +94,15 @@ def probe_r2(rows: Floats, inputs: Floats, new_rows: Floats, new_inputs: Floats)
     spread = float(np.square(new_inputs - new_inputs.mean(0)).sum())
     if spread == 0:
         return np.nan
+    predicted = ridge_predictions(rows, inputs, new_rows)
+    return max(0.0, 1 - float(np.square(new_inputs - predicted).sum()) / spread)
+
+
+def ridge_predictions(rows: Floats, inputs: Floats, new_rows: Floats) -> Floats:
+    """Fit inputs ``[record, column]`` by ridge regression on rows, and return what it makes of new rows.
+
+    The ridge is chosen by generalised cross-validation (Golub et al. 1979).
+    """
     centre, scale, middle = rows.mean(0), rows.std(0), inputs.mean(0)
     scale = np.where(scale > 0, scale, 1.0)
     known, new = (rows - centre) / scale, (new_rows - centre) / scale
@@ -106,8 +115,7 @@ def probe_r2(rows: Floats, inputs: Floats, new_rows: Floats, new_inputs: Floats)
         return float(np.square(left[:, None] * along).sum()) / max(float(left.sum()) - 1, 1e-9) ** 2
 
     ridge = min(RIDGES * len(rows), key=cross_validated)
-    predicted = middle + (new @ known.T) @ (u @ (along / (strengths + ridge)[:, None]))
-    return max(0.0, 1 - float(np.square(new_inputs - predicted).sum()) / spread)
+    return np.asarray(middle + (new @ known.T) @ (u @ (along / (strengths + ridge)[:, None])))
 
 
 def _widest(job: Job) -> int:
