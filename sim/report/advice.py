@@ -152,10 +152,9 @@ class _Study:
         reasons = ", ".join(f"{text} rules out {count}" for text, count in self.refused.items())
         if not self.scored:
             why = f" ({reasons})" if reasons else ""
-            missing = f" with a known {title(self.best)}" if self.kept else ""
-            return Advice(
-                best=None, paragraph=f"None of the {count_text(total, 'method')}{missing} meets the condition{why}."
-            )
+            none = f"None of the {count_text(total, 'method')} meets the condition{why}."
+            unknown = f"Of the {count_text(len(self.kept), 'method')} none has a known {title(self.best)}."
+            return Advice(best=None, paragraph=unknown if self.kept else none)
         limits, as_good, unsettled = self._by_score() if self.is_score else ("", self._ties(), [])
         top = self.scored[0]
         first, *others = self._cheapest([top, *as_good])

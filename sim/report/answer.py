@@ -10,6 +10,7 @@ import pandas as pd
 
 from sim.foundation.text import bytes_text, clinic_text, count_text, epsilon_text, score_text, seconds_text
 from sim.inference.differences import LEVEL, all_differences
+from sim.report.compare import HEADLINE
 from sim.report.figure import Gallery
 from sim.report.held_out import evidence_of
 from sim.report.joining import ALONE
@@ -29,15 +30,21 @@ def compared(study: StudyResults) -> str:
     ok = study.drawn
     if ok.empty:
         return ""
-    parts = [count_text(ok["series"].nunique(), "method")]
+    methods, settings = ok["method"].nunique(), ok["series"].nunique()
+    parts = [count_text(methods, "method") + (f" in {settings} settings" if settings > methods else "")]
     levels = ok["level"].cat.categories
     if len(levels) > 1:
         parts.append(f"at {len(levels)} privacy levels ({', '.join(levels)})")
     parts.append(f"on {count_text(ok['seed'].nunique(), 'seed')}")
     if len(study.clinics):
-        first = study.clinics[study.clinics["run_id"] == ok["run_id"].iloc[0]]
-        records = f"{first['records'].sum():,} training and {first['test_records'].sum():,} held-out records"
-        parts.append(f"over {count_text(len(first), 'clinic')} with {records}")
+        alike = (ok[["series", "level", "seed"]] == ok[["series", "level", "seed"]].iloc[0]).all(axis=1)
+        first = study.clinics[study.clinics["run_id"].isin(ok.loc[alike, "run_id"])]
+        held = f"{first['test_records'].sum():,} held-out records"
+        train = f"{first['records'].sum():,} training and {held}"
+        parts.append(
+            f"over {count_text(first['name'].nunique(), 'clinic')} with "
+            + (f"{held}, of clinics that took no part in training" if study.all_away else train)
+        )
     done = (study.runs["status"] == "ok").sum()
     failed = f" {done} of {len(study.runs)} runs succeeded." if done < len(study.runs) else ""
     return f"Compared: {', '.join(parts)}.{failed}"
@@ -62,6 +69,8 @@ def answers(study: StudyResults, shown: Gallery, said_of: Sequence[tuple[str, st
     here = joined[joined["level"] == level]
     found = dict(conclusions(study) if said_of is None else said_of)
     said = [f"{_at(level)}{found[level]}"] if level in found else []
+    if ok[SCORES[shown.scores[0]]].isna().all() or SCORES[shown.scores[0]] != HEADLINE:
+        return ["No clinic's held-out records are of two classes, so that no method is ranked."]
     if here.empty:
         return said
     best = here.sort_values("mean", ascending=False, kind="stable").iloc[0]

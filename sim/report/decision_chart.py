@@ -59,7 +59,11 @@ def map_panel(sheet: Sheet, shown: DecisionMap) -> Spec:
         "mark": {"type": "point", "size": 30, "filled": True, "color": "white", "stroke": "black", "opacity": 1},
         "encoding": {"x": field("cx:Q"), "y": field("cy:Q")},
     }
-    layer = [stripes, blank, *([dots] if _sometimes_alone(shown) else [])]
+    layer = [
+        *([stripes] if any(point.method for point in shown.points) else []),
+        blank,
+        *([dots] if _sometimes_alone(shown) else []),
+    ]
     return sheet.chart("map", "''", _ROW * len(rows), layer=layer)
 
 
@@ -87,7 +91,9 @@ def map_note(shown: DecisionMap) -> str:
         "Faint: another is quicker and has a lower mean, but is not told apart."
         if any(not point.settled for point in shown.points)
         else "",
-        "Blank: no method meets the conditions." if any(not point.method for point in shown.points) else "",
+        f"Blank: no method {'meets the conditions' if shown.within else 'has a score'}."
+        if any(not point.method for point in shown.points)
+        else "",
         f"Conditions: {listed(shown.within)}." if shown.within else "",
         "Times are those of the first seed.",
     ]

@@ -7,7 +7,7 @@ import pandas as pd
 from sim.foundation.text import count_text
 from sim.report.held_out import HeldOut
 from sim.report.look import GREY, Spec, field, looks, paper, picture_spec, rows
-from sim.report.summary import adjacencies, adjacency_of, is_centralised, successful_runs, summarise
+from sim.report.summary import adjacencies, adjacency_of, is_centralised, successful_runs, summarise, title
 from sim.results.columns import NOISE_KEYS
 
 METRICS = {"within_clinic_auc": "Within-clinic AUC on held-out records", "auc": "Pooled AUC on held-out records"}
@@ -65,7 +65,7 @@ def reference_table(curves: pd.DataFrame) -> pd.DataFrame:
 def privacy_accuracy_chart(runs: pd.DataFrame, held_out: HeldOut | None = None) -> Spec:
     """Draw the within-clinic and the pooled AUC against epsilon, a line a method, with intervals and baselines.
 
-    Two panels that share one legend: side by side, or wide ones above each other where there are many methods.
+    A panel for each that is known, with one legend: side by side, or above each other where there are many methods.
 
     Parameters
     ----------
@@ -76,13 +76,15 @@ def privacy_accuracy_chart(runs: pd.DataFrame, held_out: HeldOut | None = None) 
     levels = reference_table(curves)
     many = curves["series"].nunique() > _FEW
     width = _WIDE_PANEL if many else _PANEL_WIDTH
+    known = [metric for metric in METRICS if (curves["metric"] == metric).any()]
     panels = [
         _panel(runs, metric, curves[curves["metric"] == metric], levels[levels["metric"] == metric], width)
-        for metric in METRICS
+        for metric in known
     ]
+    scores = " and ".join(title(metric) for metric in known)
     words = (
-        f"Two line charts: within-clinic and pooled AUC against epsilon {', '.join(target_order(curves))}. "
-        f"Within-clinic AUC: {spans(curves[curves['metric'] == 'within_clinic_auc'])}"
+        f"Line charts of {scores} against epsilon {', '.join(target_order(curves))}. "
+        f"{title(known[0]).capitalize()}: {spans(curves[curves['metric'] == known[0]])}"
     )
     shared = {"scale": {"color": "shared", "shape": "shared"}}
     drawn = {"vconcat" if many else "hconcat": panels, "spacing": 18, "resolve": shared, "description": words}

@@ -19,6 +19,11 @@ def sentences(template: str, **context: Any) -> list[str]:
     return [line for line in text.split("\n") if line]
 
 
+def _begun(text: str) -> str:
+    """Begin a sentence with a text; names stay as they are."""
+    return f"T{text[1:]}" if text.startswith("the ") else text
+
+
 @cache
 def _environment() -> Environment:
     # Text, not HTML: the page escapes what it shows.
@@ -28,5 +33,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": count_text, "grouped": "{:,}".format}
+    environment.filters |= {"count": count_text, "grouped": "{:,}".format, "begun": _begun}
     return environment

@@ -8,8 +8,9 @@ import pandas as pd
 
 from sim.foundation.text import listed
 from sim.inference.evidence import Evidence
-from sim.report.cautions import cautions
+from sim.report.cautions import cautions, trials_of
 from sim.report.compare import HEADLINE, Comparison, compared
+from sim.report.edges import at_the_edge
 from sim.report.elsewhere import elsewhere
 from sim.report.held_out import MARGIN, evidence_of
 from sim.report.scope import scope
@@ -91,9 +92,10 @@ def _elsewhere(study: StudyResults, runs: pd.DataFrame) -> Iterator[tuple[str, s
     for level in runs["level"].cat.categories:
         own = runs[(runs["level"] == level) & (runs["strategy"] != PREVALENCE)]
         if len(own):
+            tried = at_the_edge(trials_of(study.trials, own)) if study.all_away else ()
             models = own[["run_id", "series", "seed"]].rename(columns={"series": "method"})
             baselines = set(own.loc[own["strategy"].map(is_baseline).astype(bool), "series"])
-            yield str(level), elsewhere(models, study.held_out, baselines)
+            yield str(level), " ".join([elsewhere(models, study.held_out, baselines), *tried])
 
 
 def guarantee(runs: pd.DataFrame) -> str:

@@ -162,6 +162,12 @@ def test_the_best_of_a_loss_is_called_the_lowest_and_no_margin_is_named_where_th
     assert "It has the lowest Brier score, and no other is shown to equal it" in ranked(*brier, best="brier").paragraph
 
 
+def test_a_score_that_nobody_has_is_not_a_condition_that_nobody_meets():
+    advice = ranked(rows("fedavg", [0.8], 1.0, 3.0), rows("local", [0.7], 1.0, 0.0), best="brier")
+    assert advice.best is None
+    assert advice.paragraph == "Of the 2 methods none has a known Brier score."
+
+
 def test_what_cannot_be_told_is_said_and_not_taken_for_equal():
     advice = advise(RUNS, "epsilon_server<=8 and auc>.7", "auc", planned=False)
     assert (advice.best, advice.as_good, advice.unsettled) == ("FedAvg", (), ("FedProx",))

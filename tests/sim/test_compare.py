@@ -134,6 +134,15 @@ def test_of_many_methods_a_handful_is_named():
     assert "About the other 5 (the nearest: open4, vanilla; " in lone
 
 
+def test_a_sentence_begins_with_a_capital_where_all_others_are_alike():
+    table = runs()[lambda own: own["strategy"] == "fedavg"]
+    alike = [table.assign(strategy=name, run_id=name + table["run_id"]) for name in ("fedprox", "a", "b", "c")]
+    assert (
+        "seeds). The other 4 (the nearest: "
+        in compare(pd.concat([table, *alike]), ["strategy"], "auc", {"epsilon": "8"}).finding()
+    )
+
+
 def test_one_seed_concludes_nothing():
     table = runs()
     found = compare(table[table["seed"] == 0], ["strategy", "cut"], "auc", {"epsilon": "8"})

@@ -1,7 +1,7 @@
 """The decision map: each point by hand, ties as ties, blanks with a reason, and re-timing that trains nothing."""
 
 import json
-from math import inf
+from math import inf, nan
 
 import pytest
 from report_studies import make_runs, make_study
@@ -10,7 +10,8 @@ from sim.commands.map import _axis
 from sim.foundation.problems import ScenarioError
 from sim.report.decision import candidates_of, decide, map_frame, map_rows, map_stripes, swept_key, within
 from sim.report.decision_chart import map_note
-from sim.report.gallery import gallery
+from sim.report.gallery import gallery, study_pictures
+from sim.report.pictures import draw
 from sim.results.decision_map import keep_map, read_map
 
 METHODS = [("local", ""), ("fedavg", ""), ("split", "vanilla"), ("splitfed-v1", "vanilla")]
@@ -106,6 +107,16 @@ def test_the_map_is_a_picture_of_the_first_screen_in_the_methods_own_colours():
     colours = {look.series: look.colour for look in found.drawn(figure)}
     assert colours == {FEDAVG: "#0072B2", SPLIT: "#E69F00", V1: "#D55E00"}
     assert "ε = 1, 1: SplitFed V1, vanilla" in figure.description
+
+
+def test_a_map_on_which_nothing_is_left_is_drawn_blank(tmp_path):
+    runs = study_of(SCORES)
+    study = make_study(runs, decided=decided(runs, ["hours<=0"]))
+    pictures = study_pictures(study, gallery(study))
+    assert all(path.stat().st_size for path in draw({"map": pictures["map"]}, tmp_path))
+    assert "Blank: no method meets the conditions." in map_note(study.decided)
+    unknown = decided(runs.assign(within_clinic_auc=nan))
+    assert "Blank: no method has a score." in map_note(unknown)
 
 
 def test_a_kept_map_is_of_its_runs_alone(tmp_path):

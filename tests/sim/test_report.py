@@ -21,7 +21,7 @@ from scipy import stats
 
 from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text
 from sim.methods.labels import method_label
-from sim.report.answer import answers
+from sim.report.answer import answers, compared
 from sim.report.equal import equals, together
 from sim.report.figures import NO_DP, curve_table, privacy_accuracy_chart, reference_table, target_order
 from sim.report.gallery import gallery, study_pictures
@@ -429,3 +429,28 @@ def test_a_figures_words_count_the_levels_at_which_methods_are_equal() -> None:
     figures = {figure.name: figure for figure in gallery(make_study(runs)).figures}
     said = figures["learning"].description
     assert said.endswith("each method: FedAvg from 0.800 to 0.840; SplitFed V1, vanilla from 0.790 to 0.840.")
+
+
+def test_a_study_whose_clinics_have_one_class_each_ranks_nobody(tmp_path: Path) -> None:
+    study = make_study(make_runs(within_clinic_auc=nan, worst_clinic_auc=nan))
+    shown = gallery(study)
+    assert answers(study, shown) == ["No clinic's held-out records are of two classes, so that no method is ranked."]
+    pictures = study_pictures(study, shown)
+    assert all(path.stat().st_size for path in draw(pictures, tmp_path))
+    assert "within-clinic" not in pictures["privacy_accuracy"]["description"]
+
+
+def test_what_was_compared_is_counted() -> None:
+    runs = make_runs(epsilons=[inf], methods=[("fedavg", "")])
+    said = compared(make_study(runs))
+    assert said == "Compared: 1 method, on 3 seeds, over 2 clinics with 120 training and 60 held-out records."
+    both = pd.concat(
+        [runs.assign(**{"train.rounds": 1}), runs.assign(**{"train.rounds": 2}, run_id="b" + runs["run_id"])]
+    )
+    assert compared(make_study(both)).startswith("Compared: 1 method in 2 settings, on 3 seeds, ")
+    folds = [runs.assign(held_out=name, run_id=name + runs["run_id"]) for name in ("north", "south")]
+    study = make_study(pd.concat(folds))
+    own = study.clinics["run_id"].str.startswith("north") == (study.clinics["name"] == "north")
+    study = replace(study, clinics=study.clinics.assign(test_records=np.where(own, 60, 0)))
+    told = "over 2 clinics with 120 held-out records, of clinics that took no part in training."
+    assert compared(study).endswith(told)

@@ -147,6 +147,11 @@ def test_clinics_that_were_held_out_speak_for_others_from_five_on():
     assert finding.endswith("Over clinics it is better than Split learning.")
     assert scope.startswith("No method was tuned")
     assert "hospitals" not in scope
+    tried = conclusions(replace(made, trials=trials(fedavg=(1.0, 1.0, 1.0), split=(0.1, 0.1, 0.1))))[0][1]
+    assert tried.endswith(
+        "FedAvg did best at the highest train.learning-rate that was tried (1) in most cases: what lies "
+        "beyond may do better."
+    )
     central = elsewhere(models.replace({"FedAvg": "Centralised"}), made.held_out, {"Centralised"})
     assert "Split learning has the highest mean AUC of the methods that train together" in central
     assert central.endswith("Better over clinics: Centralised.")
