@@ -2,15 +2,18 @@
 
 Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022: online, and offline for an adversary
 who trains no model on the record. As there, a model's score of a record is log(p / (1 - p)) of the record's class, and
-taken as normal. Variances are neither each record's own nor one for all, but between the two as far as the records say
-(empirical Bayes: Smyth, "Linear models and empirical Bayes methods for assessing differential expression", 2004); with
-few shadow models it is nearly one for all. Who sees the models of rounds weighs their scores by Fisher's linear
-discriminant of the shadow models.
+taken as normal. With the tens of shadow models that a study affords, a record's own means and variances are poor
+estimates, and one variance for all is a poor model; so each is drawn towards what is common to all records, as far as
+records truly differ (empirical Bayes, as in BaVarIA, arXiv:2603.11799; here by moments, Smyth, "Linear models and
+empirical Bayes methods for assessing differential expression", 2004): variances, one a record, of models with and
+without it in one ratio for all; and by how much training on a record moves its score. Who sees the models of rounds
+weighs their scores by Fisher's linear discriminant of the shadow models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
@@ -71,13 +74,16 @@ def against(observed: Floats, shadows: Floats, inside: Mask) -> tuple[Floats, Fl
     -------
     tuple of ndarray
         ``[record]`` the log likelihood ratio, and by how many deviations the score exceeds that of models without the
-        record. 0 where there is no model with, or without it.
+        record; 0 where all shadows trained on it.
     """
     gaps = combined(shadows - observed[:, None], inside)
-    (mean_in, variance_in), (mean_out, variance_out) = (normal(gaps, mask) for mask in (inside, ~inside))
-    ratio = norm.logpdf(0, mean_in, np.sqrt(variance_in)) - norm.logpdf(0, mean_out, np.sqrt(variance_out))
-    excess = -mean_out / np.sqrt(variance_out)
-    return np.nan_to_num(ratio), np.nan_to_num(excess)
+    sides = _Side.of(gaps, inside), _Side.of(gaps, ~inside)
+    common = moderated(sides[0].squares + sides[1].squares, sides[0].freedom + sides[1].freedom)
+    variances = [np.maximum(common * side.ratio_to(common), LEAST_VARIANCE) for side in sides]
+    logs = [norm.logpdf(0, mean, np.sqrt(v)) for mean, v in zip(_means(sides, variances), variances, strict=True)]
+    out = sides[1]
+    excess = -out.mean / np.sqrt(moderated(out.squares, out.freedom))
+    return logs[0] - logs[1], np.where(out.counts > 0, excess, 0.0)
 
 
 def combined(gaps: Floats, inside: Mask) -> Floats:
@@ -97,12 +103,44 @@ def combined(gaps: Floats, inside: Mask) -> Floats:
     return np.tensordot(np.linalg.solve(covariance + ridge * np.eye(len(gaps)), moved), gaps, 1)
 
 
-def normal(gaps: Floats, mask: Mask) -> tuple[Floats, Floats]:
-    """Return ``[record]`` mean and moderated variance over the models of the mask; NaN as mean where it has none."""
-    counts = mask.sum(0)
-    mean = np.where(counts > 0, np.where(mask, gaps, 0).sum(0) / np.maximum(counts, 1), np.nan)
-    squares = np.square(np.where(mask, gaps - mean, 0)).sum(0)
-    return mean, moderated(squares, np.maximum(counts - 1, 0))
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """Models with each record, or without it: ``[record]`` how many, their mean and their sum of squares about it."""
+
+    counts: Floats
+    mean: Floats
+    squares: Floats
+
+    @classmethod
+    def of(cls, gaps: Floats, mask: Mask) -> _Side:
+        counts = mask.sum(0).astype(np.float64)
+        mean = np.where(mask, gaps, 0).sum(0) / np.maximum(counts, 1)
+        return cls(counts, mean, np.square(np.where(mask, gaps - mean, 0)).sum(0))
+
+    @property
+    def freedom(self) -> Floats:
+        return np.maximum(self.counts - 1, 0)
+
+    def ratio_to(self, variance: Floats) -> float:
+        """Return the ratio of this side's variances to those given, one for all records."""
+        total = float(self.freedom.sum())
+        return float((self.squares / variance).sum()) / total if total else 1.0
+
+
+def _means(sides: tuple[_Side, _Side], variances: Sequence[Floats]) -> tuple[Floats, Floats]:
+    """Return ``[record]`` the means with and without the record, their difference drawn towards that of all records."""
+    with np.errstate(divide="ignore"):
+        errors = [variance / side.counts for variance, side in zip(variances, sides, strict=True)]
+    both = np.isfinite(errors[0] + errors[1])
+    shift, error = (sides[0].mean - sides[1].mean)[both], (errors[0] + errors[1])[both]
+    moved = np.full(len(both), shift.mean() if len(shift) else 0.0)
+    if len(shift) > 1:
+        spread = max(float(shift.var(ddof=1) - error.mean()), 0.0)
+        moved[both] += (shift - moved[both]) * spread / (spread + error)
+    weight = [1 / each for each in errors]
+    share = weight[0] / (weight[0] + weight[1])
+    middle = share * sides[0].mean + (1 - share) * sides[1].mean
+    return middle + (1 - share) * moved, middle - share * moved
 
 
 def moderated(squares: Floats, freedom: Floats) -> Floats:

@@ -1,17 +1,22 @@
 """LiRA and RMIA against closed forms, scikit-learn and published code; models that memorised and that know nothing."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
-from support import plan_of, run_spec
+from support import DP_SGD, plan_of, run_spec
 
+from sim.attacks.attack import Target
 from sim.attacks.lira import moderated, scores
 from sim.attacks.membership_game import MEASURES, Guesses
+from sim.attacks.rmia import log_ratios, pairwise
+from sim.attacks.shadows import own_class_logits, trials_of
 from sim.scenario import AttackTable
-from sim.study.attacking import Task, attack_run
+from sim.study.attacking import Task, attack_run, train_further
+from sim.study.train import train_run
 
 MEMORISING = {"model": {"hidden": [64, 32]}, "optimizer": "adam", "learning_rate": 0.01, "batch_size": 16}
 
@@ -90,12 +95,24 @@ def test_variances_are_drawn_to_the_common_one_as_far_as_they_truly_agree():
     assert moderated(alike, np.full(20000, float(freedom))) == pytest.approx(2.5, rel=0.15)
 
 
-def test_a_record_that_all_shadows_know_or_none_is_not_told_apart():
-    inside = np.array([[True, False], [True, True], [True, False], [True, True]])
-    logits = np.random.default_rng(4).normal(size=(1, 4, 2))
-    online, _ = scores(logits, inside)
-    assert (online[:, 0] == 0).all()
-    assert (online[:, 1] != 0).all()
+def test_a_record_that_no_shadow_lacks_is_judged_by_what_training_does_to_others():
+    rng = np.random.default_rng(4)
+    inside = rng.random((60, 50)) < 0.5
+    inside[:, 0] = np.arange(60) > 0
+    logits = rng.normal(size=inside.shape) + 3 * inside
+    online, offline = scores(logits[None], inside)
+    assert online[0, 0] < 0 < online[1:, 0].mean(), "the one model without it has shadows with it alone"
+    assert offline[0, 0] == 0
+
+
+def test_few_shadow_models_tell_nearly_as_much_as_the_truth():
+    """Each record moves by as much: means and variances of eight models' own would lose half of that."""
+    rng = np.random.default_rng(6)
+    inside = rng.random((9, 2000)) < 0.5
+    logits = rng.normal(size=2000) * 5 + 0.5 * inside + rng.normal(size=inside.shape)
+    guesses = Guesses.of(scores(logits[None], inside)[0], inside, np.ones(2000, dtype=bool))
+    best = norm.cdf(0.5 / math.sqrt(2))
+    assert guesses.measured(np.ones(9), np.ones(2000))[0] == pytest.approx(best, abs=0.02)
 
 
 def test_the_curve_is_scikit_learns_with_weights_and_ties():
@@ -114,19 +131,82 @@ def test_the_curve_is_scikit_learns_with_weights_and_ties():
     assert found["fpr_0_001_tpr"] == pytest.approx(np.interp(0.001, fpr, tpr))
 
 
+def test_pairwise_ratios_are_those_of_the_published_code():
+    """``run_rmia`` of ml_privacy_meter (modules/mia/attacks/rmia.py), written down again for one target model.
+
+    Its reference signals are of models without the record, half of them all.
+    """
+    rng = np.random.default_rng(7)
+    a, models, records = 0.3, 9, 30
+    inside = np.stack([rng.permutation(models - 1) < 4 for _ in range(records)], 1)
+    inside = np.concatenate([rng.random((1, records)) < 0.5, inside])
+    signals = rng.uniform(0.05, 0.95, size=(models, records))
+    out = np.where(inside[1:], 0, signals[1:])
+    mean_out = -np.sort(-out, axis=0)[:4].mean(0)
+    ratio = signals[0] / ((1 + a) / 2 * mean_out + (1 - a) / 2)
+    counts = np.average(ratio[:, None] / ratio > 1.0, axis=1)
+    logits = np.log(signals / (1 - signals))[None]
+    assert pairwise(log_ratios(logits, inside, a)[1], 1.0)[0] == pytest.approx(counts)
+    mean_in = np.where(inside[1:], signals[1:], 0).sum(0) / 4
+    online = signals[0] / ((mean_in + mean_out) / 2)
+    assert log_ratios(logits, inside, a)[0][0] == pytest.approx(np.log(online), abs=1e-8)
+    exceeded = np.average(online[:, None] / online > 2.0, axis=1)
+    assert pairwise(log_ratios(logits, inside, a)[0], 2.0)[0] == pytest.approx(exceeded)
+
+
 def test_shadow_models_tell_who_was_memorised_at_one_percent_of_false_positives(random_labels):
     spec = run_spec(random_labels, "fedavg", rounds=40, **MEMORISING)
-    [lira] = found(spec, "lira", shadows=15, rounds=2)
-    for adversary in ("model-user", "peer-clinic", "server"):
-        assert lira[adversary, "fpr_0_01_tpr", ""]["value"] > 0.1, "ten times chance"
-        assert lira[adversary, "auc", ""]["low"] > 0.8
-        assert lira[adversary, "auc", "k1"]["value"] > 0.8
-    assert math.isnan(lira["model-user", "auc", ""]["bound"]), "nothing is promised"
+    for attack in found(spec, "lira", "rmia", shadows=15, rounds=2):
+        for adversary in ("model-user", "peer-clinic", "server"):
+            assert attack[adversary, "fpr_0_01_tpr", ""]["value"] > 0.1, "ten times chance"
+            assert attack[adversary, "auc", ""]["low"] > 0.75
+            assert attack[adversary, "auc", "k1"]["value"] > 0.75
+        assert attack["model-user", "offline_auc", ""]["low"] > 0.7
+        assert math.isnan(attack["model-user", "auc", ""]["bound"]), "nothing is promised"
+
+
+def test_shadow_models_are_trained_once_for_all_attacks(random_labels, monkeypatch):
+    trained = []
+    monkeypatch.setattr(
+        "sim.study.attacking.train_further",
+        lambda plan, adversary, federations, *a, **b: (
+            trained.append(len(federations)) or train_further(plan, adversary, federations, *a, **b)
+        ),
+    )
+    found(run_spec(random_labels, rounds=1), "lira", "rmia", shadows=3)
+    assert trained == [4], "the run itself and three shadows"
+
+
+def test_the_runs_own_model_is_the_first_target(random_labels):
+    plan, federation = plan_of(run_spec(random_labels, privacy=DP_SGD, rounds=2))
+    target = Target(
+        plan=plan,
+        federation=federation,
+        model=train_run(plan, federation).parameters,
+        options={"shadows": 1, "rounds": 1},
+        train=partial(train_further, plan, "model-user"),
+    )
+    trials = trials_of(target)
+    own = own_class_logits(plan.job.network, target.model, trials.population.records)
+    for logits in trials.logits.values():
+        assert (logits[-1, 0] == own).all(), "noise included"
 
 
 def test_nobody_is_told_from_an_untrained_model(random_labels):
-    [lira] = found(run_spec(random_labels, rounds=0), "lira", shadows=9)
+    lira, rmia = found(run_spec(random_labels, rounds=0), "lira", "rmia", shadows=9)
     assert {adversary for adversary, _, _ in lira} == {"model-user"}, "no round is seen"
-    for finding in lira.values():
-        assert finding["value"] == pytest.approx(finding["chance"], abs=1e-9)
+    for key, finding in {**lira, **rmia}.items():
+        if "offline" not in key[1]:
+            assert finding["value"] == pytest.approx(finding["chance"], abs=1e-9)
         assert holds_chance(finding)
+
+
+def test_nobody_is_told_at_an_epsilon_of_a_tenth_and_no_interval_is_beyond_what_is_allowed(random_labels):
+    privacy = {"mechanism": "dp-sgd", "epsilon": 0.1, "delta": 1e-3}
+    for attack in found(run_spec(random_labels, privacy=privacy, rounds=5, **MEMORISING), "lira", "rmia", shadows=15):
+        for adversary in ("model-user", "server"):
+            for measure in MEASURES:
+                finding = attack[adversary, measure, ""]
+                assert holds_chance(finding)
+                assert finding["chance"] < finding["bound"] < 0.7
+                assert finding["low"] <= finding["bound"]
