@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from sim.attacks.attack import Attack, Exhibit, Finding, Observer, Scalars
 from sim.attacks.likeness import Floats, likeness
+from sim.attacks.priors import plausible, total_variation
 from sim.data.federation import Federation
 from sim.foundation.rng import stream
 from sim.methods.job import Job
@@ -163,20 +164,6 @@ def from_gradient(
             x.clamp_(low, high)
     rebuilt: Floats = x.detach()[0].double().numpy()
     return rebuilt
-
-
-def plausible(known: Floats) -> tuple[Floats, Floats]:
-    """Return least and largest values: of all pixels or samples; of a column its range widened by half at both ends."""
-    if known.ndim > 2:
-        return np.full(known.shape[1:], known.min()), np.full(known.shape[1:], known.max())
-    low, high = known.min(0), known.max(0)
-    return low - (high - low) / 2, high + (high - low) / 2
-
-
-def total_variation(x: Tensor) -> Tensor:
-    """Return the mean absolute difference of neighbours along the axes of ``[lane, record, channel, *axis]``."""
-    steps = [x.diff(dim=axis).abs().mean() for axis in range(3, x.dim()) if x.shape[axis] > 1]
-    return torch.stack(steps).sum() if steps else torch.zeros(())
 
 
 def best_fit(originals: Floats, candidates: Floats, mean: Floats) -> Floats:

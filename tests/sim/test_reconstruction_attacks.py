@@ -295,3 +295,30 @@ def test_candidates_are_matched_with_records_at_the_least_distance_in_all():
     originals = np.array([[0.0], [1.0], [5.0]])
     fitted = best_fit(originals, np.array([[0.9], [0.8]]), np.array([7.0]))
     assert fitted.tolist() == [[0.8], [0.9], [7.0]]
+
+
+# UnSplit
+
+
+@pytest.mark.parametrize(("strategy", "least"), [("splitfed-v1", 0.99), ("splitfed-v3", 0.7)])
+def test_rows_of_a_wide_layer_give_back_tables_without_records_of_the_attackers_own(csv, strategy, least):
+    """V1's head passes the server, of V3's it has a clone alone; four columns behind 32 units are determined."""
+    spec = run_spec(csv, strategy, "vanilla", model={"hidden": [32, 5]}, rounds=6)
+    (found, _), (again, _) = (attacked(spec, "unsplit") for _ in range(2))
+    assert found["r2"].value > least
+    assert found["identified_share"].value > 0.5
+    assert found == again
+
+
+def test_digits_are_named_from_rows_though_the_head_never_passed_the_server(digits):
+    found, [exhibit] = attacked(digits_spec(digits, "splitfed-v3", model=PERCEPTRON), "unsplit", pictures=4)
+    assert found["identified_share"].value > 0.7
+    assert found["ssim"].value > found["ssim"].chance + 0.1
+    assert exhibit.rebuilt.shape == (4, 1, 8, 8)
+
+
+def test_rows_of_much_noise_name_nobody(digits):
+    privacy = noised(0.1)
+    found, _ = attacked(digits_spec(digits, model={**PERCEPTRON, "freeze": ["head"]}, privacy=privacy), "unsplit")
+    assert found["r2"].value < found["r2"].chance
+    assert found["identified_share"].low <= found["identified_share"].chance <= found["identified_share"].high

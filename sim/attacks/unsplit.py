@@ -1,0 +1,115 @@
+"""The server searches for records and a head that give the rows it has been sent; it has no records of its own.
+
+Erdogan, Küpçü & Çiçek, "UnSplit: Data-Oblivious Model Inversion, Model Stealing, and Label Inference Attacks Against
+Split Learning", WPES 2022, algorithm 1:
+
+    clone <- the head's architecture
+    x <- 0
+    in turn, several steps each
+        x <- Adam on |clone(x) - rows|^2 + tv |x|_TV
+        clone <- Adam on |clone(x) - rows|^2
+
+Here the clone begins with the public initial values. Where the head itself has passed the server (it is frozen,
+averaged or handed on), it stands in the clone's place and only the records are searched for: the white-box attack of He
+et al., ACSAC 2019. The range of values is public; held-out records serve to say what chance is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sim.attacks.attack import Attack, Exhibit, Finding, Target
+from sim.attacks.likeness import Floats, likeness
+from sim.attacks.observation import visible
+from sim.attacks.priors import plausible, total_variation
+from sim.attacks.reconstruction import drawn, rows_at_the_cut
+from sim.models import Parameters, Part
+from sim.tensor.lanes import forward, leaves
+
+TOTAL_VARIATION, RATE, CLONE_RATE, TURN = 0.03, 0.1, 1e-3, 20
+
+
+def carry_out(target: Target) -> Iterator[Finding | Exhibit]:
+    """Return the scores of :mod:`sim.attacks.likeness`; nothing without held-out records."""
+    job, train, options = target.plan.job, target.federation.train, target.options
+    known = target.federation.untrained.x.astype(np.float64)
+    wanted = drawn(job.seed, train, int(options["records"]))
+    if len(known) < 2 or len(wanted) < 2:
+        return
+    rows = rows_at_the_cut(job, target.model, train, wanted, target.plan.sampled.exposures)
+    head = job.part("head")
+    passed = "head" in job.frozen or head.shapes().keys() <= visible(job, "server")
+    first = head.select(target.model if passed else job.network.initial_parameters(job.seed))
+    clinic = np.searchsorted(train.offsets, wanted, side="right") - 1
+    heads = np.unique(clinic) if job.protocol.movement == "own" else [None]
+    x = train.x[wanted].astype(np.float64)
+    rebuilt = np.zeros_like(x)
+    low, high = plausible(known)
+    for k in heads:
+        own = np.ones_like(clinic, dtype=np.bool_) if k is None else clinic == k
+        rebuilt[own] = searched(head, first, rows[own], (low, high), int(options["steps"]), with_clone=not passed)
+    yield from likeness(x, rebuilt, known)
+    if pictures := int(options["pictures"]):
+        yield Exhibit(x[:pictures].astype(np.float32), rebuilt[:pictures].astype(np.float32))
+
+
+def searched(
+    head: Part, first: Parameters, rows: Floats, span: tuple[Floats, Floats], steps: int, *, with_clone: bool
+) -> Floats:
+    """Return ``[record, *feature]`` records whose rows behind the head, or a clone of it, are those given.
+
+    Parameters
+    ----------
+    head : Part
+    first : dict of str to Tensor
+        ``[1, *shape]`` the head's values, or those that the clone begins with.
+    rows : ndarray
+        ``[record, value]``
+    span : (ndarray, ndarray)
+        Least and largest values of a record.
+    steps : int
+    with_clone : bool
+        Whether the head is searched for, too.
+    """
+    low, high = (torch.as_tensor(each, dtype=torch.float32) for each in span)
+    wanted = torch.from_numpy(rows).float()
+    scale = wanted.var(0).mean().clamp_min(1e-12)
+    clone = leaves(head.trained(first)) if with_clone else {}
+    x = ((low + high) / 2).expand(1, len(rows), *low.shape).clone().requires_grad_()
+    of_x = torch.optim.Adam([x], lr=RATE)
+    of_clone = torch.optim.Adam(clone.values(), lr=CLONE_RATE) if clone else None
+
+    def error() -> Tensor:
+        found: Tensor = (forward(head, first | clone, x)[0].flatten(1) - wanted).square().mean() / scale
+        return found
+
+    for step in range(steps):
+        turn = len(rows) * (error() + TOTAL_VARIATION * total_variation(x))
+        [x.grad] = torch.autograd.grad(turn, x)
+        of_x.step()
+        with torch.no_grad():
+            x.clamp_(low, high)
+        if of_clone is not None and step % TURN == TURN - 1:
+            for _ in range(TURN):
+                for value, gradient in zip(
+                    clone.values(), torch.autograd.grad(error(), [*clone.values()]), strict=True
+                ):
+                    value.grad = gradient
+                of_clone.step()
+    rebuilt: Floats = x.detach()[0].double().numpy()
+    return rebuilt
+
+
+ATTACK = Attack(
+    name="unsplit",
+    sentence="reconstruction of records from smashed rows without records of one's own (Erdogan et al. 2022)",
+    adversary="server",
+    uses="rows and features of training records, exact",
+    carry_out=carry_out,
+    applies=lambda job: job.protocol.topology != "whole",
+    options={"records": 100, "steps": 300, "pictures": 0},
+)
