@@ -204,5 +204,22 @@ def attack_tables(study: StudyResults) -> list[tuple[str, pd.DataFrame]]:
     return found
 
 
+def attack_words(study: StudyResults, score: str) -> list[str]:
+    """Say of each adversary and attack where it finds most, and what guessing gives."""
+    points = attack_points(study, score)
+    said = []
+    for (who, attack), own in points.groupby(["adversary", "attack"], sort=False):
+        best = own.sort_values("mean", kind="stable").to_dict("records")[-1]
+        level = "" if best["level"] == "as set" else f" at {best['level']}"
+        spread = "" if np.isnan(best["lower"]) else f" ({_number(best['lower'])} to {_number(best['upper'])})"
+        guess = "" if np.isnan(best["chance"]) else f"; guessing gives {_number(best['chance'])}"
+        of = f", the most of {len(own)} settings" if len(own) > 1 else ""
+        said.append(
+            f"{who}, {attack}: {best['measure']} {_number(best['mean'])}{spread} for {best['series']}{level}{of}"
+            f"{guess}."
+        )
+    return said
+
+
 def _number(value: float) -> str:
     return score_text(value) if abs(value) < 1 or np.isnan(value) else f"{value:.3g}"

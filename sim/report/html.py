@@ -19,12 +19,13 @@ from sim.foundation.text import value_text
 from sim.methods.labels import method_label
 from sim.privacy.adjacency import MEANING
 from sim.report.answer import answers, compared
-from sim.report.attacks import attack_tables
+from sim.report.attacks import attack_tables, attack_words
 from sim.report.figure import Gallery
 from sim.report.gallery import gallery
 from sim.report.look import INK
 from sim.report.pages import environment, own_text
 from sim.report.patients import gap_frame, group_points
+from sim.report.points import HEADLINE
 from sim.report.privacy import method_privacy, not_covered, outside, unprotected
 from sim.report.reconstructions import write_reconstructions
 from sim.report.resources import clinic_rows, demand_frame, resource_frame, worst_frame
@@ -81,6 +82,7 @@ def write_report(study: StudyResults, study_folder: Path, shown: Gallery | None 
             levels=shown.levels,
             privacy=method_privacy(study),
             attacks=attack_tables(study),
+            attacked=attack_words(study, HEADLINE) if len(study.attacks) else [],
             reconstructions=write_reconstructions(study, study_folder),
             outside=outside(study),
             not_covered=not_covered(study),

@@ -30,6 +30,7 @@ SCORES: Final = {
 }
 """Name of a score on the page, and its column; the headline first."""
 
+HEADLINE: Final = "within_clinic_auc"
 CLINIC_SCORES: Final = {"AUC": "auc", "Balanced accuracy": "balanced_accuracy", "Accuracy": "accuracy"}
 """The same of a clinic's own records."""
 

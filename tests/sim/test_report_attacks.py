@@ -8,8 +8,9 @@ from altair import Root
 from jsonschema import ValidationError
 from report_studies import make_runs, make_study
 
-from sim.report.attacks import attack_figures, attack_points, attack_tables, audit_points, measure_text
+from sim.report.attacks import attack_figures, attack_points, attack_tables, attack_words, audit_points, measure_text
 from sim.report.gallery import gallery
+from sim.report.points import HEADLINE
 from sim.results.attacks import COLUMNS
 
 
@@ -89,3 +90,18 @@ def test_charts_of_attacks_are_valid_and_have_lines_for_guessing_and_no_privacy(
 )
 def test_measures_in_words(measure, told):
     assert measure_text(measure) == told
+
+
+def test_words_name_where_an_attack_finds_most_and_what_guessing_gives():
+    study = attacked()
+    place = (study.attacks["attack"] == "decoder").idxmax()
+    run = study.attacks.loc[place, "run_id"]
+    values = study.attacks["value"].mask(study.attacks["run_id"].eq(run) & study.attacks["attack"].eq("decoder"), 0.98)
+    study = make_study(study.runs, attacks=study.attacks.assign(value=values))
+    row = study.ok.set_index("run_id").loc[run]
+    [said] = [each for each in attack_words(study, HEADLINE) if each.startswith("Server, decoder")]
+    assert said.startswith(f"Server, decoder: R² .940 for {row['series']} at {row['level']}, the most of 4 settings; ")
+    assert said.endswith("guessing gives .000.")
+    [lira] = [each for each in attack_words(study, HEADLINE) if "LiRA" in each]
+    assert "TPR at 1 % FPR .030 for" in lira
+    assert lira.endswith("guessing gives .010.")
