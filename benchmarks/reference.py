@@ -22,7 +22,7 @@ import pandas as pd
 
 from benchmarks.across import average_ranks, differences
 from benchmarks.across import scores as over_data_sets
-from sim.foundation.text import bytes_text, listed, score_text, seconds_text
+from sim.foundation.text import bytes_text, count_text, listed, score_text, seconds_text
 from sim.methods.labels import method_label
 from sim.report.compare import as_text, compare
 from sim.report.held_out import MARGIN
@@ -167,6 +167,13 @@ def together(studies: dict[str, pd.DataFrame]) -> list[str]:
             f"- {level}: from {REFERENCE_METHOD}, {'; '.join(verdicts)} (margin {score_text(MARGIN)}). Average ranks: "
             f"{', '.join(spelled)}; those less than {gap:.1f} apart cannot be told apart (Nemenyi)."
         )
+    counts = sorted(runs["seed"].nunique() for runs in studies.values())
+    seeds = count_text(counts[-1], "seed") if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]} seeds"
+    made_up = sum(name.startswith("made-up") for name in studies)
+    said.append(
+        f"- Limits: intervals and ranks take the data sets for a sample of all; {made_up} of the {len(studies)} are "
+        f"made up by one generator, and each has {seeds}."
+    )
     return said
 
 

@@ -40,8 +40,14 @@ def test_the_table_has_a_row_a_method_and_a_column_a_level():
 def test_several_data_sets_are_told_as_differences_that_each_counts_once():
     studies = {}
     for number, gap in enumerate((0.03, 0.02, 0.04)):
-        rows = [("no DP", name, 0.7 + 0.1 * number + own) for name, own in (("FedAvg", 0.0), ("Local", -gap), ("V", 0))]
-        studies[f"data-{number}"] = pd.DataFrame(rows, columns=["level", "series", "within_clinic_auc"])
+        rows = [
+            ("no DP", name, 0.7 + 0.1 * number + own, seed)
+            for seed in range(number + 1)
+            for name, own in (("FedAvg", 0.0), ("Local", -gap), ("V", 0))
+        ]
+        studies[f"{'data' if number else 'made-up'}-{number}"] = pd.DataFrame(
+            rows, columns=["level", "series", "within_clinic_auc", "seed"]
+        )
     said = "\n".join(together(studies))
     # Differences of -.03, -.02 and -.04: their deviation is .01, and Student's quantile at 1.25 % of two degrees 6.205.
     assert cells_of(said)["Local"] == [f"-.030±{6.205 * 0.01 / 3**0.5:.3f}".replace("0.", ".")]
@@ -49,6 +55,7 @@ def test_several_data_sets_are_told_as_differences_that_each_counts_once():
     assert "Local: no conclusion; V: equal within the margin" in said
     # All have the ranks 1.5, 1.5 and 3; Demšar's quantile for three methods is 2.343.
     assert "Average ranks: FedAvg 1.5, V 1.5, Local 3.0" in said
+    assert said.endswith("1 of the 3 are made up by one generator, and each has 1 to 3 seeds.")
     assert f"those less than {2.343 * (12 / 18) ** 0.5:.1f} apart" in said
 
 
