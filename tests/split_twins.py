@@ -128,9 +128,25 @@ def train_batch(twin: SplitTwin, clinic: Place, server: Place, batch: Batch) -> 
             outputs.backward(at_clinic.grad)
         else:
             (twin.loss(outputs, batch.y) / len(batch.y)).backward()
+        if weight := twin.spec.train.nopeek:
+            (weight * distance_correlation(batch.x, smashed)).backward(retain_graph=True)
         smashed.backward(at_server.grad)
     for optimizer in optimizers:
         optimizer.step()
+
+
+def distance_correlation(x: Tensor, z: Tensor) -> Tensor:
+    """Szekely, Rizzo & Bakirov 2007, definitions 4 and 5: of n records, from all pairs of them."""
+
+    def centred(values: Tensor) -> Tensor:
+        apart = (values.flatten(1)[:, None] - values.flatten(1)[None]).square().sum(2)
+        far = torch.where(apart > 0, apart, 1.0).sqrt() * (apart > 0)
+        return far - far.mean(0, keepdim=True) - far.mean(1, keepdim=True) + far.mean()
+
+    a, b = centred(x), centred(z)
+    if len(x) < 2:
+        return 0 * z.sum()
+    return ((a * b).mean() / ((a * a).mean() * (b * b).mean()).sqrt()).sqrt()
 
 
 def split(twin: SplitTwin, optimizer_state: bool = True) -> State:

@@ -24,8 +24,8 @@ BLOCK = 128
 """Most lanes that train through all their steps before the next ones begin: their parameters stay in the cache."""
 
 
-def lanes_of(job: Job, clinics: Sequence[int]) -> list[Lane]:
-    """Return what sets a run's clinics apart in the training of one part."""
+def lanes_of(job: Job, part: Part, clinics: Sequence[int]) -> list[Lane]:
+    """Return what sets a run's clinics apart in the training of a part."""
     train, dp = job.spec.train, job.dp
     rate = Rate(train.learning_rate, train.momentum, 0.0, train.weight_decay, train.schedule, train.rounds)
     clip = None if dp is None else dp.part_clip
@@ -37,6 +37,7 @@ def lanes_of(job: Job, clinics: Sequence[int]) -> list[Lane]:
             rate=rate,
             clip=clip,
             noise_std=0.0 if dp is None else dp.noise_std[clinic],
+            nopeek=train.nopeek if part.name == "head" else 0.0,
         )
         for clinic in clinics
     ]
@@ -67,7 +68,7 @@ def trainer_for(
     """
     return Trainer(
         part,
-        lanes_of(job, clinics),
+        lanes_of(job, part, clinics),
         parameters,
         job.optimizer,
         class_weights=job.class_weights,

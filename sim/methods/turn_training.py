@@ -58,7 +58,7 @@ class TurnTraining(Work):
         if not job.dense or job.rows is not None:
             return self
         settings = job.protocol.topology, job.joint, job.cut_dtype, job.shielded
-        moment = self.server_round, self.first, self.last - self.first == 1
+        moment = self.server_round, self.first, self.last - self.first == 1, self.trainers["head"].nopeek
         return TurnTraining, settings, moment, *(trainer.alike for trainer in self.trainers.values())
 
     @property
@@ -104,7 +104,7 @@ class TurnTraining(Work):
     def _chained(self, trainers: dict[str, Trainer]) -> Trainer | None:
         """Return the parts as one trainer with their memory, where nothing happens to what crosses between them."""
         job = self.job
-        if not job.dense or job.shielded or job.frozen or job.cut_dtype != torch.float32:
+        if not job.dense or job.shielded or job.frozen or job.cut_dtype != torch.float32 or trainers["head"].nopeek:
             return None
         chain = Trainer.chained([trainers[part.name] for part in job.parts], job.network.whole)
         if chain is not None:

@@ -335,11 +335,17 @@ class Counts:
             yield Leg("up", self._row_bytes("tail-gradient"))
             yield Leg("server", costs["body"].backward_flops)
         yield Leg("down", self._row_bytes("cut-gradient"))
-        yield Leg("clinic", costs["head"].backward_flops)
+        yield Leg("clinic", costs["head"].backward_flops + self._nopeek_flops())
         if self.job.joint:
             yield Leg("up", self._row_bytes("norms"))
             yield Leg("server", 0)
             yield Leg("down", self._row_bytes("clip-factors"))
+
+    def _nopeek_flops(self) -> int:
+        """Return what NoPeek computes for a record of a full batch: distances to the others, and their gradient."""
+        train, output_shape = self.job.spec.train, self.costs["head"].output_shape
+        inputs, outputs = (math.prod(shape) for shape in (self.job.network.input_shape, output_shape))
+        return train.batch_size * (3 * inputs + 5 * outputs) if train.nopeek else 0
 
     def _row_bytes(self, kind: str) -> int:
         if kind == "labels":

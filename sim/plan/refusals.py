@@ -42,6 +42,7 @@ def refuse(spec: RunSpec, facts: Facts) -> None:
             if option.replace("-", "_") in sampling:
                 problems.append(f"strategies.options.{option}: every clinic takes part in every round; remove it")
     problems += _trust_problems(spec, len(facts.sizes))
+    problems += _nopeek_problems(spec)
     problems += size_problems(spec, facts)
     if problems:
         raise ScenarioError(problems)
@@ -64,6 +65,24 @@ def _trust_problems(spec: RunSpec, clinics: int) -> list[str]:
         return [f"{key} under {method.name} the server trains a body a clinic, and sees each; take fedavg or fedprox"]
     if privacy.tolerated_drop_outs >= together:
         return [f"privacy.tolerated-drop-outs: a round has {together} clinics; give fewer, so that one is left"]
+    return []
+
+
+def _nopeek_problems(spec: RunSpec) -> list[str]:
+    if not spec.train.nopeek:
+        return []
+    method, key = method_of(spec.strategy.name), "train.nopeek:"
+    if spec.strategy.cut is None:
+        return [
+            f"{key} {method.name} cuts nothing, so no rows are sent; set it under a strategy with a cut, in its set"
+        ]
+    if method.pooled or "head" in spec.model.freeze:
+        return [f"{key} the head of {method.name} is frozen and learns nothing; drop nopeek, or let the head train"]
+    if spec.privacy.noises_gradients:
+        return [
+            f"{key} the distance correlation of a batch is no sum over records, so dp-sgd cannot clip what one record "
+            "adds; drop one of the two"
+        ]
     return []
 
 

@@ -60,6 +60,7 @@ _ACCOUNTANT = (
     "privacy loss distributions, rounded so that epsilon is never underestimated; the exact formula of the Gaussian "
     "mechanism where nothing is subsampled; bounds on membership inference from the same distributions"
 )
+_NO = "it may make attacks harder, promises nothing, and lowers no epsilon"
 _GENERATOR = (
     "Noise, randomised answers and Poisson batches come from Philox streams that are keyed by the run: by every "
     "setting, the seed and every record, so that no two runs share a draw and a results folder does not give the key. "
@@ -274,6 +275,10 @@ def _outside(plan: Plan) -> list[tuple[str, str, str]]:
     ]
     if plan.job.secure is not None:
         rows.append(("secure aggregation", "public", _summed(plan)))
+    if spec.train.nopeek:
+        rows.append(
+            ("nopeek", "non-private", f"distance correlation is in the loss, times {spec.train.nopeek:g}; {_NO}")
+        )
     if spec.data.validation_share:
         rows.append(("best round", "non-private", "chosen by the exact AUC on validation records (model_best)"))
     if spec.privacy.unit == "record":

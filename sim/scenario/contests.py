@@ -123,7 +123,7 @@ def _may_apply(spec: RunSpec, key: str) -> bool:
         return bool(spec.privacy.mechanisms)
     if key in _OF_ATTENDANCE and (getattr(facts, "alone", False) or getattr(facts, "pooled", False)):
         return False
-    return key not in ("model.cut", "train.smashed-dtype") or spec.strategy.cut is not None
+    return key not in ("model.cut", "train.smashed-dtype", "train.nopeek") or spec.strategy.cut is not None
 
 
 def _applies(spec: RunSpec, key: str) -> bool:

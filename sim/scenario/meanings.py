@@ -87,6 +87,7 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "deadline": "Longest time of a round: nobody is waited for after it.",
         "class-weights": "Factor on the loss of each class's records, a public constant.",
         "smashed-dtype": "What un-noised rows at a cut are rounded to when they cross.",
+        "nopeek": "Times the distance correlation of records and smashed data, added to the head's loss.",
         "eval-every": "After how many rounds the model is evaluated; after the last one always.",
     },
     "tune": {

@@ -37,7 +37,8 @@ class Train(Section):
 
     ``weight_decay`` adds that times each parameter to its gradient, behind clipping and noise. ``schedule`` multiplies
     the learning rate of every place that trains by a factor of the round: ``cosine`` from 1 towards 0, ``warm-up``
-    linearly up to 1 over the first tenth of the rounds, at least one.
+    linearly up to 1 over the first tenth of the rounds, at least one. ``nopeek`` adds that times the distance
+    correlation of a batch's records and smashed data to the clinic's loss (Vepakomma et al. 2020); it promises nothing.
     """
 
     rounds: Whole = Field(ge=0, le=100_000)
@@ -53,6 +54,7 @@ class Train(Section):
     deadline: Duration | None = None
     class_weights: Annotated[tuple[Annotated[Factor, Field(ge=1e-6)], ...], Field(min_length=2)] | None = None
     smashed_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    nopeek: Factor = Field(default=0.0, ge=0)
     eval_every: Whole = Field(default=1, ge=1, le=100_000)
 
     @model_validator(mode="after")

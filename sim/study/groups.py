@@ -24,7 +24,7 @@ _SET_APART_BY_LANE: Final = {
     "swept": True,
     "data": {"test_sites"},
     "tuned": True,
-    "train": {"learning_rate", "momentum", "weight_decay", "schedule"},
+    "train": {"learning_rate", "momentum", "weight_decay", "schedule", "nopeek"},
     "privacy": {"epsilon", "noise_multiplier", "clip"},
     "strategy": {"proximal_mu", "label"},
 }

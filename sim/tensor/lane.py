@@ -24,6 +24,8 @@ class Lane:
         Under DP-SGD, bound of one record's gradient in the part; otherwise None.
     noise_std : float
         Standard deviation of the noise on the sum of a batch's clipped gradients.
+    nopeek : float
+        Factor on the distance correlation of the part's inputs and outputs in its loss.
     """
 
     clinic: int
@@ -32,3 +34,4 @@ class Lane:
     rate: Rate
     clip: float | None = None
     noise_std: float = 0.0
+    nopeek: float = 0.0

@@ -16,6 +16,7 @@ from sim.tensor.dense import dense_layers
 from sim.tensor.lane import Lane
 from sim.tensor.lane_rules import BatchStatistics, DropoutMasks
 from sim.tensor.lanes import by_class
+from sim.tensor.nopeek import distance_correlation
 from sim.tensor.optim import Optimizer, Rate
 from sim.tensor.passes import Pass, pass_of
 
@@ -92,6 +93,7 @@ class Trainer:
         self._batch: tuple[int, ...] = ()
         self._held: Sums | None = None
         self._norms: BatchStatistics | None = None
+        self._seen: tuple[Tensor, Tensor, Sequence[int]] | None = None
         self._take(lanes)
 
     def _take(self, lanes: Sequence[Lane]) -> None:
@@ -103,6 +105,7 @@ class Trainer:
         self.lanes = tuple(lanes)
         self.clinics = [lane.clinic for lane in lanes]
         self.private = True in private
+        self.nopeek = any(lane.nopeek for lane in lanes)
         self._at_work = 0
 
     def some(self, lanes: slice | NDArray[np.int64]) -> Trainer:
@@ -228,7 +231,7 @@ class Trainer:
         x : Tensor
             ``[lane, batch, *feature]``, for the first lanes only where the others have finished.
         rows : sequence of int
-            ``[lane]`` real rows of each batch; needed by a part that holds BatchNorm.
+            ``[lane]`` real rows of each batch; needed by a part that holds BatchNorm, and under NoPeek.
         want_input_gradient : bool
             Whether ``backward`` is to return the gradient in ``x`` (the cut gradient).
         moment : (int, int), optional
@@ -264,9 +267,11 @@ class Trainer:
                     f"the {self.part.name} holds BatchNorm, and this strategy does not say which rows count"
                 )
             self._norms = BatchStatistics(torch.tensor(rows))
-        return self._pass.forward(
+        outputs = self._pass.forward(
             self._some, x, want_input_gradient=want_input_gradient, masks=masks, norms=self._norms
         )
+        self._seen = (x, outputs, rows) if self.nopeek else None
+        return outputs
 
     def loss(self, y: Tensor, weights: Tensor) -> None:
         """Turn the outputs into the weighted loss, which ``backward`` then starts from; both are ``[lane, batch]``."""
@@ -292,6 +297,10 @@ class Trainer:
         Tensor
             Gradient in the part's inputs, computed before the step; empty if it was not asked for.
         """
+        if self._seen is not None and cotangent is not None:
+            weights = self._tensor([lane.nopeek for lane in self.lanes[: len(normaliser)]])
+            in_outputs = distance_correlation(*self._seen)[1]
+            cotangent = cotangent + in_outputs * weights.view(-1, *[1] * (cotangent.dim() - 1))
         if self.frozen:
             input_gradient = self._pass.backward(cotangent, None, _NOTHING)[1]
             return _NOTHING if input_gradient is None else input_gradient

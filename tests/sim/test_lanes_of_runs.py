@@ -223,7 +223,7 @@ def test_a_program_that_takes_the_first_lanes_settings_for_all_is_caught(csv, fi
 
 def test_lanes_with_a_clip_and_lanes_without_one_do_not_train_together(csv):
     [(plan, _)] = planned(csv, "fedavg", None, DP_SGD, {}, count=1)
-    lanes = lanes_of(plan.job, [0, 1])
+    lanes = lanes_of(plan.job, plan.job.network.whole, [0, 1])
     lanes[1] = dataclasses.replace(lanes[1], clip=None)
     values = expand(plan.job.network.initial_parameters(0), 2)
     with pytest.raises(ValueError, match="lanes with a clip and lanes without one cannot train together"):
