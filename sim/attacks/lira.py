@@ -37,9 +37,9 @@ def carry_out(target: Target) -> Iterator[Finding]:
         if id(logits) not in found:  # the server and its clinics may see the same
             found[id(logits)] = scores(logits, trials.inside)
         online, offline = found[id(logits)]
-        yield from findings(target, trials, adversary, online)
+        yield from findings(target.plan, trials.population, trials.inside, online, adversary)
         if len(logits) == 1:
-            yield from findings(target, trials, adversary, offline, "offline_")
+            yield from findings(target.plan, trials.population, trials.inside, offline, adversary, "offline_")
 
 
 def scores(logits: Floats, inside: Mask) -> tuple[Floats, Floats]:
@@ -174,5 +174,5 @@ ATTACK = Attack(
     uses="training and held-out records, exact: the scores of single records are compared",
     carry_out=carry_out,
     applies=lambda job: job.method.trains,
-    options={"shadows": 63, "rounds": 5},
+    options={"shadows": 31, "rounds": 5},
 )

@@ -1,9 +1,9 @@
 """The membership game: whether a record is among those that a model was trained on.
 
-Every model of a run and its shadows is the target in turn, attacked with the help of the others; what is measured is
-about models trained as the run was, of which the run's own is one. All guesses stand on one ROC curve, so that one
-threshold holds for all records and models (Carlini et al. 2022). Confidence intervals resample models, and records
-within clinics, both at once (pigeonhole bootstrap, Owen 2007).
+Where there are shadows, each of them and the run is the target in turn, attacked with the help of the others; what is
+measured is about models trained as the run was, of which the run's own is one. All guesses stand on one ROC curve, so
+that one threshold holds for all records and models (Carlini et al. 2022). Confidence intervals resample models, and
+records within clinics, both at once (pigeonhole bootstrap, Owen 2007).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.attacks.attack import Finding, Target
-from sim.attacks.shadows import Floats, Mask, Trials
+from sim.attacks.attack import Finding
+from sim.attacks.shadows import Floats, Mask, Population
 from sim.data.groups import read_groups
 from sim.foundation.rng import stream
 from sim.plan.plan import Plan
@@ -90,37 +90,41 @@ class Guesses:
         return np.array(found)
 
 
-def findings(target: Target, trials: Trials, adversary: Adversary, scores: Floats, kind: str = "") -> Iterator[Finding]:
+def findings(
+    plan: Plan, population: Population, inside: Mask, scores: Floats, adversary: Adversary, kind: str = ""
+) -> Iterator[Finding]:
     """Return how well scores tell members from others.
 
     Over all records; and unless a kind is given by clinic, in the worst group of patients, and in the run itself.
 
     Parameters
     ----------
-    target : Target
-    trials : Trials
-    adversary : {"model-user", "peer-clinic", "server"}
-        Who made the guesses.
+    plan : Plan
+    population : Population
+    inside : ndarray of bool
+        ``[model, record]`` who trained in which; the run itself is the first model.
     scores : ndarray
         ``[model, record]``: the higher, the likelier a member.
+    adversary : {"model-user", "peer-clinic", "server"}
+        Who made the guesses.
     kind : str
         What the measures' names begin with.
     """
-    plan, population = target.plan, trials.population
     clinic = np.repeat(np.arange(len(population.sizes)), np.diff(population.records.offsets))
     everybody = np.ones(len(clinic), dtype=np.bool_)
     game = _Game(
         scores=scores,
-        inside=trials.inside,
+        inside=inside,
         resampled=_resampled(plan.spec.seed, len(scores), clinic),
         adversary=adversary,
-        bounds=_bounds(target, adversary),
+        bounds=bounds(plan, adversary),
     )
     yield from (replace(found, measure=f"{kind}{found.measure}") for found in game.findings(everybody))
     if kind:
         return
-    yield replace(game.of_the_run().findings(everybody)[0], measure="run_auc")
-    for k, name in enumerate(target.federation.names):
+    if len(scores) > 1:
+        yield replace(game.of_the_run().findings(everybody)[0], measure="run_auc")
+    for k, name in enumerate(plan.job.facts.names):
         yield replace(game.findings(clinic == k)[0], clinic=name)
     of_groups = [
         game.findings(codes == code)[0]
@@ -164,15 +168,6 @@ class _Game:
             )
             for i, measure in enumerate(MEASURES)
         ]
-
-
-def _bounds(target: Target, adversary: Adversary) -> Mapping[str, float]:
-    """Return what the claimed epsilon allows, worked out once a run."""
-    key = "bounds", adversary
-    if key not in target.shared:
-        target.shared[key] = bounds(target.plan, adversary)
-    found: Mapping[str, float] = target.shared[key]
-    return found
 
 
 def bounds(plan: Plan, adversary: Adversary) -> dict[str, float]:

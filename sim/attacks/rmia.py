@@ -24,12 +24,13 @@ def carry_out(target: Target) -> Iterator[Finding]:
     trials = trials_of(target)
     if trials is None:
         return
+    population, inside = trials.population, trials.inside
     a, gamma = float(target.options["a"]), float(target.options["gamma"])
     for adversary, logits in trials.logits.items():
-        online, offline = log_ratios(logits, trials.inside, a)
-        yield from findings(target, trials, adversary, pairwise(online, gamma))
+        online, offline = log_ratios(logits, inside, a)
+        yield from findings(target.plan, population, inside, pairwise(online, gamma), adversary)
         if len(logits) == 1:
-            yield from findings(target, trials, adversary, pairwise(offline, gamma), "offline_")
+            yield from findings(target.plan, population, inside, pairwise(offline, gamma), adversary, "offline_")
 
 
 def log_ratios(logits: Floats, inside: Mask, a: float) -> tuple[Floats, Floats]:
@@ -72,5 +73,5 @@ ATTACK = Attack(
     uses="training and held-out records, exact: the scores of single records are compared",
     carry_out=carry_out,
     applies=lambda job: job.method.trains,
-    options={"shadows": 63, "rounds": 5, "a": 0.3, "gamma": 1.0},
+    options={"shadows": 31, "rounds": 5, "a": 0.3, "gamma": 1.0},
 )

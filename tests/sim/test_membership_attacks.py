@@ -13,6 +13,7 @@ from sim.attacks.attack import Target
 from sim.attacks.lira import moderated, scores
 from sim.attacks.membership_game import MEASURES, Guesses
 from sim.attacks.rmia import log_ratios, pairwise
+from sim.attacks.row_membership import senders
 from sim.attacks.shadows import own_class_logits, trials_of
 from sim.scenario import AttackTable
 from sim.study.attacking import Task, attack_run, train_further
@@ -210,3 +211,53 @@ def test_nobody_is_told_at_an_epsilon_of_a_tenth_and_no_interval_is_beyond_what_
                 assert holds_chance(finding)
                 assert finding["chance"] < finding["bound"] < 0.7
                 assert finding["low"] <= finding["bound"]
+
+
+def test_a_row_is_shared_among_candidates_by_bayes_rule():
+    rng = np.random.default_rng(8)
+    candidates = rng.normal(size=(6, 3))
+    rows = candidates[:4] + 0.8 * rng.normal(size=(4, 3))
+    likely = norm.pdf(rows[:, None], candidates, 0.8).prod(2)
+    none = np.prod(1 - likely / likely.sum(1, keepdims=True), axis=0)
+    assert senders(rows, candidates, 0.64) == pytest.approx(1 - none)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "cut"),
+    [("centralised", None), ("split", "vanilla"), ("splitfed-v1", "u-shaped"), ("splitfed-v3", "vanilla")],
+)
+def test_rows_without_noise_give_membership_away(random_labels, strategy, cut):
+    wide = {"hidden": [24, 8]}
+    [seen] = found(run_spec(random_labels, strategy, cut, model=wide, rounds=3, learning_rate=0.01), "row-membership")
+    assert seen["server", "auc", ""]["value"] > 0.999
+    assert seen["server", "fpr_0_01_tpr", ""]["value"] > 0.99
+    assert math.isnan(seen["server", "auc", ""]["bound"])
+
+
+def test_noise_on_rows_takes_membership_away_as_far_as_its_epsilon_says(random_labels):
+    def attacked(epsilon, rounds=2):
+        noise = {"mechanism": "smashed-noise", "epsilon": epsilon, "clip": 2.0, "delta": 1e-3, "labels": "public"}
+        model = {"hidden": [24, 8], "freeze": ["head"]}
+        spec = run_spec(random_labels, "split", "vanilla", noise, model, rounds=rounds)
+        [seen] = found(spec, "row-membership")
+        return seen["server", "auc", ""]
+
+    little, much = attacked(60), attacked(0.1)
+    assert little["low"] > 0.6
+    assert holds_chance(much)
+    assert much["low"] <= much["bound"] < 0.6
+
+
+def test_nobody_has_been_seen_before_the_first_round(random_labels):
+    [seen] = found(run_spec(random_labels, "split", "vanilla", rounds=0), "row-membership")
+    assert all(each["value"] == pytest.approx(each["chance"]) for each in seen.values())
+
+
+def test_an_attack_made_again_finds_the_same(random_labels):
+    spec = run_spec(random_labels, "splitfed-v1", "vanilla", rounds=2)
+    names = ("lira", "rmia", "row-membership")
+    options = [{"shadows": 3}, {"shadows": 3}, {}]
+    plan, federation = plan_of(spec)
+    tasks = [Task("0" * 16, AttackTable(name=n, options=o)) for n, o in zip(names, options, strict=True)]
+    one, other = ([row["findings"] for row in attack_run(plan, federation, tasks)] for _ in range(2))
+    assert repr(one) == repr(other)
