@@ -13,9 +13,11 @@ import typer
 from sim.foundation.problems import ScenarioError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
     from sim.plan.plan import Plan
+    from sim.report.study import StudyResults
 
 ScenarioFile = Annotated[Path, typer.Argument(metavar="FILE", help="The scenario (TOML).")]
 Overrides = Annotated[
@@ -42,6 +44,20 @@ def wide_console() -> Console:
 
     console = Console()
     return console if console.is_terminal else Console(width=120)
+
+
+def print_results(console: Console, table: pd.DataFrame, study: StudyResults) -> None:
+    """Print a study's table, what it supports at each level of privacy, and what its attacks find."""
+    from sim.report.attacks import attack_words
+    from sim.report.points import HEADLINE
+    from sim.report.table import console_table
+    from sim.report.words import conclusions
+
+    console.print(console_table(table, study.held_out))
+    for level, said in conclusions(study):
+        console.print(f"{level}: {said}" if level not in ("", "as set") else said, markup=False, highlight=False)
+    for said in attack_words(study, HEADLINE) if len(study.attacks) else ():
+        console.print(said, markup=False, highlight=False)
 
 
 def planned(file: Path, overrides: list[str] | None, only: list[str] | None) -> list[Plan]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sim.commands.common import StudyFolder
+from sim.commands.common import StudyFolder, print_results, wide_console
 
 
 def report(
@@ -31,6 +31,7 @@ def report(
         shown = gallery(study)
         with drawn_beside(study_pictures(study, shown) if figures else {}, folder / "figures"):
             path = write_report(study, folder, shown)
+    print_results(wide_console(), study.runs, study)
     print(f"Table: {folder / TABLE_FILE}\nReport: {path}")
     if figures:
         print(f"Figures: {folder / 'figures'}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.commands.common import Only, Out, Overrides, ScenarioFile, planned, planned_trials, wide_console
+from sim.commands.common import Only, Out, Overrides, ScenarioFile, planned, planned_trials, print_results, wide_console
 from sim.foundation.problems import ScenarioError
 
 if TYPE_CHECKING:
@@ -60,15 +60,11 @@ def _run(
     from sim.commands.display import shown_progress
     from sim.commands.map import mapped
     from sim.data.folds import runs_of
-    from sim.report.attacks import attack_words
     from sim.report.clock_figures import clock_pictures
     from sim.report.gallery import gallery, study_pictures
     from sim.report.html import write_report
     from sim.report.pictures import drawn_beside
-    from sim.report.points import HEADLINE
     from sim.report.reading import read_results
-    from sim.report.table import console_table
-    from sim.report.words import conclusions
     from sim.results.store import older_runs, writing_to
     from sim.results.study_log import note_command
     from sim.scenario import load_scenario
@@ -96,11 +92,7 @@ def _run(
         shown = gallery(study)
         with drawn_beside(clock_pictures(plans) | study_pictures(study, shown), folder / "figures"):
             report = write_report(study, folder, shown)
-    console.print(console_table(table, study.held_out))
-    for level, said in conclusions(study):
-        console.print(f"{level}: {said}" if level not in ("", "as set") else said, markup=False, highlight=False)
-    for said in attack_words(study, HEADLINE) if len(study.attacks) else ():
-        console.print(said, markup=False, highlight=False)
+    print_results(console, table, study)
     console.print(f"Table: {folder / 'runs.parquet'}\nReport: {report}", soft_wrap=True, highlight=False)
     if older := older_runs(folder):
         console.print(f"{len(older)} runs of another results version are ignored: {', '.join(older)}", highlight=False)

@@ -169,8 +169,12 @@ def learning(ok: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
     kept = {}
     for last, group in rounds.groupby(rounds.groupby("run_id")["round"].transform("max")):
         kept[last] = group[group["round"].isin(np.linspace(0, float(last), _ROUNDS).round())]
-    joined = pd.concat(kept.values()).drop(columns="status", errors="ignore").merge(ok[["run_id", *_GROUP, "status"]])
+    joined = pd.concat(kept.values()).drop(columns="status", errors="ignore")
+    joined = joined.merge(ok[["run_id", *_GROUP, "status", "seed"]])
     by = [*_GROUP, "round"]
+    # a seed's runs that hold clinics out in turn are one repetition
+    over_folds = {column: "min" if column == "worst_clinic_auc" else "mean" for column in SCORES.values()}
+    joined = joined.groupby([*by, "status", "seed"], observed=True, sort=False, as_index=False).agg(over_folds)
     parts = [with_bounds(summarise(joined, by, column)).assign(score=score) for score, column in SCORES.items()]
     return pd.concat(parts, ignore_index=True).dropna(subset="mean")
 

@@ -28,7 +28,7 @@ from sim.report.gallery import gallery, study_pictures
 from sim.report.held_out import HeldOut
 from sim.report.html import write_report
 from sim.report.pictures import draw
-from sim.report.points import with_levels
+from sim.report.points import learning, with_levels
 from sim.report.resources import worst_frame
 from sim.report.summary import ADVERSARIES, successful_runs, summarise, swept_keys
 from sim.report.table import caption, console_table, results_frame
@@ -377,6 +377,12 @@ def test_the_worst_clinic_of_a_seed_is_that_of_all_its_folds() -> None:
     ).drop(columns="privacy.epsilon")
     runs["run_id"] = [f"run{row}" for row in runs.index]
     assert set(results_frame(runs)["Worst clinic AUC"]) == {".450"}  # of .5 and .4, not of all five that there are
+    study = make_study(runs)
+    rounds = pd.concat([runs.assign(round=number) for number in (0, 1)])
+    curves = learning(study.drawn, rounds)
+    assert set(curves["n"]) == {2}
+    last = curves[(curves["score"] == "Worst clinic's AUC") & (curves["round"] == 1)]
+    assert last["mean"].tolist() == pytest.approx([0.45] * len(last))
     assert set(worst_frame(make_study(runs))["as set"]) == {"d (2 of 2), .450"}
     assert summarise(successful_runs(runs), ["series"], "worst_clinic_auc")["n"].eq(2).all()
 
