@@ -111,8 +111,8 @@ def _choices(runs: pd.DataFrame, tuned: Sequence[str], trials: pd.DataFrame) -> 
 
 
 def _matters(trials: pd.DataFrame, key: str, contest: Sequence[str]) -> bool:
-    """Whether trials that differ in a key alone ever come to something else."""
+    """Whether trials that differ in a key alone ever come to something else; taken to, where none differ so."""
     rest = [name for name in map(str, trials) if is_tuned(name) and name != key]
     known = trials.fillna({"score": -1.0, "loss": -1.0})
     groups = known.groupby([*contest, *rest], sort=False, dropna=False)[["score", "loss"]]
-    return bool((groups.max() > groups.min()).any(axis=None))
+    return bool((groups.max() > groups.min()).any(axis=None)) or bool((groups.size() == 1).all())

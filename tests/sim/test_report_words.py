@@ -100,6 +100,10 @@ def test_methods_that_did_not_choose_among_the_same_are_told_apart():
         "among 2 settings (train.learning-rate); FedProx among 6 settings (train.learning-rate and "
         "train.participation); Split learning had nothing to choose. A method may stand higher for having more"
     )
+    drawn_together = [row for row in rows if (row[rate], row[share]) in ((0.1, 0.5), (0.2, 0.7))]
+    joint = conclusions(replace(made, runs=runs, trials=pd.DataFrame(drawn_together)))[-1][1]
+    assert joint.startswith("Every method was tuned on the same candidates ")
+    assert "(train.learning-rate and train.participation), but for Split learning." in joint
     unknown = conclusions(replace(made, runs=runs))[-1][1]
     assert unknown.startswith("Every method was tuned on the same candidates ")
 
