@@ -15,6 +15,7 @@ from sim.methods.labels import label_of
 from sim.models.build import build_network
 from sim.plan.plan import Plan
 from sim.plan.releases import un_noised
+from sim.plan.statement import summed
 from sim.privacy.adjacency import NAMES, adjacency_of
 from sim.privacy.ledger import ADVERSARIES, COLLUDING, COLUMN_OF, REPLACE_COLUMN_OF, Adversary
 from sim.privacy.mechanisms.mechanism import of
@@ -24,6 +25,7 @@ from sim.scenario import Scenario
 from sim.scenario.clinics import Behaviour, ClinicResources, assign_resources
 
 _MOST_NAMED = 6
+_SERVER = {"trusted": "trusted, and is no adversary", "active": "active: it may lie, and pass on what it has"}
 _FEWEST_PAIRS = 5
 """Of a clinic's held-out records; with fewer its own AUC takes a few values only."""
 
@@ -86,6 +88,7 @@ def explain(
         ],
         protected=[plan for plan in plans if plan.spec.privacy.mechanisms],
         mechanisms={m: of(m).sentence for plan in plans for m in plan.spec.privacy.mechanisms},
+        trust=list(_trust(plans)),
         guarantees=_guarantees(plans),
         simulated=dict.fromkeys(f"{seconds_text(own)} ({method})" for own, method in (seconds[0], seconds[-1])),
         attacks=list(_attacks(scenario, plans)),
@@ -235,6 +238,18 @@ def _failures(scenario: Scenario, clinics: Sequence[ClinicResources]) -> list[st
     if train.over_select > 1:
         said.append(f"{train.over_select:g} times as many clinics as needed are asked; the first to return count.")
     return said
+
+
+def _trust(plans: Sequence[Plan]) -> Iterator[str]:
+    """Say what the server is taken to be where it is not as usual, and what secure aggregation is worth."""
+    said: dict[str, set[str]] = defaultdict(set)
+    for plan in plans:
+        if plan.spec.privacy.trust != "curious":
+            said[f"Trust: the server is taken to be {_SERVER[plan.spec.privacy.trust]}"].add(_method(plan))
+        if plan.job.secure is not None:
+            said[f"Secure aggregation: {summed(plan)}"].add(_method(plan))
+    for sentence, methods in said.items():
+        yield f"{sentence} ({' | '.join(sorted(methods))})."
 
 
 def _guarantees(plans: Sequence[Plan]) -> Iterator[str]:

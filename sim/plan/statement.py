@@ -274,7 +274,7 @@ def _outside(plan: Plan) -> list[tuple[str, str, str]]:
         ("adversaries who join forces", "non-private", _together(spec)),
     ]
     if plan.job.secure is not None:
-        rows.append(("secure aggregation", "public", _summed(plan)))
+        rows.append(("secure aggregation", "public", summed(plan)))
     if spec.train.nopeek:
         rows.append(
             ("nopeek", "non-private", f"distance correlation is in the loss, times {spec.train.nopeek:g}; {_NO}")
@@ -292,19 +292,22 @@ def _together(spec: RunSpec) -> str:
     return "together they learn what their rows compose to"
 
 
-def _summed(plan: Plan) -> str:
-    """Say what is assumed of secure aggregation, and whose noise counts."""
-    job = plan.job
-    secure, credited = job.secure, "each clinic's own noise alone counts against everyone"
+def summed(plan: Plan) -> str:
+    """Say what is assumed of secure aggregation, and whose noise counts; empty without it."""
+    job, secure = plan.job, plan.job.secure
     if secure is None:
         return ""
     if job.protocol.topology != "whole":
-        credited = "of averaged parts alone: what else is sent to the server is in its row"
+        credited = "it hides averaged parts alone, and what else is sent to the server is seen as it is"
+    elif not plan.spec.privacy.mechanisms:
+        credited = "no noise is in a sum"
     elif job.shares_noise:
         credited = (
             f"each clinic adds its part of the noise, of variance 1 / {secure.parts} of what a sum needs; counted is "
             "what an adversary cannot know of it, round by round"
         )
+    else:
+        credited = "of several steps a round, or of other optimisers, each clinic's own noise alone counts"
     return (
         f"taken to be ideal, against whoever holds shares of fewer than {secure.threshold} clinics, and its arithmetic "
         f"to be exact modulo 2^32; {credited}"

@@ -31,6 +31,7 @@ from sim.scenario.base import Section
 from sim.scenario.lookup import is_flower_path, is_own_path
 from sim.scenario.mechanisms import at
 from sim.scenario.overrides import replaced
+from sim.scenario.privacy import TRUST
 
 RESULTS_VERSION: Final = 7
 """Raised when the same spec would give other numbers, so that finished runs are not taken for current ones."""
@@ -274,6 +275,7 @@ def _setting(scenario: Scenario, tables: Mapping[str, Any], swept: Mapping[str, 
             labels=given.labels,
             clip=given.clip,
             delta=given.delta,
+            **{key: getattr(given, key) for key in TRUST},
         )
         spec = spec.model_copy(update={"privacy": unprotected})
     return spec

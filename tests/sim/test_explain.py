@@ -90,3 +90,16 @@ def test_a_clinic_whose_name_is_a_number_is_no_count(tmp_path):
     assert "the largest clinic 7 (" in said
     assert "clinic 12, clinic 7: " in said
     assert "different classes; clinic 7 has" in said
+
+
+def test_who_is_trusted_and_whose_noise_counts(tmp_path):
+    secure = '[privacy]\nmechanism = "clinic-level"\nnoise-multiplier = 1.0\ndelta = 1e-3\nsecure-aggregation = true\n'
+    [said] = told(tmp_path, SCENARIO + secure + "colluding-clinics = 2\n" + METHOD, "Secure aggregation")
+    assert "fewer than 4 clinics" in said
+    assert "of variance 1 / 2 of what a sum needs" in said
+    own = secure.replace("clinic-level", "dp-sgd")
+    [said] = told(tmp_path, SCENARIO + own + METHOD, "Secure aggregation")
+    assert "each clinic's own noise alone counts (FedAvg)." in said
+    [said] = told(tmp_path, SCENARIO + own + 'trust = "active"\n' + METHOD, "Trust")
+    assert "the server is taken to be active: it may lie" in said
+    assert not told(tmp_path, SCENARIO + METHOD, "Trust")

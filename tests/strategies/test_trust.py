@@ -109,6 +109,14 @@ def test_a_target_that_relies_on_an_honest_server_is_refused(csv, strategy, cut,
     assert len(told.value.problems) == 1
 
 
+def test_who_is_trusted_stays_where_an_infinite_target_takes_the_mechanism_away(csv):
+    trust = {"trust": "active", "secure-aggregation": True, "tolerated-drop-outs": 1, "colluding-clinics": 2}
+    target = {"mechanism": "clinic-level", "epsilon": math.inf, **DELTA, **trust}
+    found = run_spec(csv, privacy=target).privacy
+    assert found.mechanism == "none"
+    assert trust.items() <= found.model_dump(by_alias=True).items()
+
+
 @pytest.mark.parametrize(
     ("trust", "words"),
     [
