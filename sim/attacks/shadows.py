@@ -18,6 +18,7 @@ from sim.attacks.attack import Observer, Target
 from sim.attacks.observation import visible
 from sim.data.federation import Federation, Records
 from sim.foundation.rng import stream
+from sim.methods.messages import Instruction, Reply, Train
 from sim.models import Network, Parameters
 from sim.privacy.ledger import ADVERSARIES, Adversary
 from sim.tensor.evaluation import Evaluator
@@ -88,8 +89,8 @@ class Trials:
     inside : ndarray of bool
         ``[model, record]`` who trained in which; the run itself is the first model.
     logits : mapping of adversary to ndarray
-        ``[round, model, record]`` by :func:`own_class_logits`, of the models that the adversary sees whole: the final
-        one, or those of some rounds.
+        ``[view, model, record]`` by :func:`own_class_logits`, of the models that the adversary sees whole: the final
+        one, or those of some rounds; the server has also what each clinic made of them, where it is sent that openly.
     """
 
     population: Population
@@ -120,16 +121,20 @@ def _trials(target: Target, shadows: int, rounds: int) -> Trials | None:
         return None
     inside = np.stack([members, *(population.drawn(plan.spec.seed, number) for number in range(shadows))])
     federations = [target.federation, *(population.federation(target.federation, mask) for mask in inside[1:])]
-    network, records = plan.job.network, population.records
+    job, records = plan.job, population.records
     looked_at = frozenset(math.ceil(plan.rounds * (i + 1) / rounds) for i in range(rounds))
-    whole = network.whole.shapes().keys()
-    seers = [adversary for adversary in ADVERSARIES if visible(plan.job, adversary) >= whole and plan.rounds]
-    watchers = [_Rounds(network, records, looked_at) for _ in federations] if seers else []
+    whole = job.network.whole.shapes().keys()
+    seers = [adversary for adversary in ADVERSARIES if visible(job, adversary) >= whole and plan.rounds]
+    kind = _Updates if job.protocol.topology == "whole" and job.protocol.crosses and job.secure is None else _Rounds
+    watchers = [kind(job.network, records, looked_at) for _ in federations] if seers else []
     models = target.train(federations, watchers, seen_by=seers[-1] if seers else None)
-    final = np.stack([own_class_logits(network, model, records) for model in models])
+    final = np.stack([own_class_logits(job.network, model, records) for model in models])
     logits: dict[Adversary, Floats] = {"model-user": final[None]}
     if watchers:
         logits |= dict.fromkeys(seers, np.stack([np.stack(watcher.logits) for watcher in watchers], axis=1))
+    if kind is _Updates and "server" in seers:
+        updates = np.stack([np.stack(watcher.of_updates) for watcher in watchers], axis=1)
+        logits["server"] = np.concatenate([logits["server"], updates])
     return Trials(population=population, inside=inside, logits=logits)
 
 
@@ -138,14 +143,35 @@ class _Rounds(Observer):
 
     def __init__(self, network: Network, records: Records, looked_at: frozenset[int]) -> None:
         self._network, self._records, self._looked_at = network, records, looked_at
+        self._made: Parameters = {}
         self.logits: list[Floats] = []
+        self.of_updates: list[Floats] = []
 
     def round(self, server_round: int, model: Parameters) -> None:
         if server_round in self._looked_at:
-            self.logits.append(own_class_logits(self._network, model, self._records))
+            self.logits.append(self._of(model))
+            self.of_updates.append(self._of(self._made) if self._made else self.logits[-1])
+        self._made = {}
 
     def findings(self, model: Parameters) -> tuple[()]:
         return ()
+
+    def _of(self, model: Parameters) -> Floats:
+        return own_class_logits(self._network, model, self._records)
+
+
+class _Updates(_Rounds):
+    """Looks also at what each clinic makes of them; at the model that it was given, where nothing comes back."""
+
+    def message(self, instruction: Instruction, reply: Reply) -> None:
+        if not isinstance(instruction, Train) or instruction.server_round not in self._looked_at:
+            return
+        clinics = len(self._records.offsets) - 1
+        for name, value in instruction.model.items():
+            if name not in self._made:
+                self._made[name] = value.expand(clinics, *value.shape[1:]).clone()
+            if reply.clinics:
+                self._made[name][reply.clinics] = reply.model[name]
 
 
 def own_class_logits(network: Network, model: Parameters, records: Records) -> Floats:

@@ -6,20 +6,25 @@ from functools import partial
 import numpy as np
 import pytest
 from scipy.stats import norm
+from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score, roc_curve
 from support import DP_SGD, plan_of, run_spec
 
 from sim.attacks.attack import Target
+from sim.attacks.lira import carry_out as lira_of
 from sim.attacks.lira import moderated, scores
-from sim.attacks.membership_game import MEASURES, Guesses
+from sim.attacks.membership_game import LEVELS, MEASURES, Guesses, bounds
 from sim.attacks.rmia import log_ratios, pairwise
 from sim.attacks.row_membership import senders
 from sim.attacks.shadows import own_class_logits, trials_of
-from sim.scenario import AttackTable
+from sim.scenario import AttackTable, Scoring, parse_scenario
+from sim.scenario.spec import expand
 from sim.study.attacking import Task, attack_run, train_further
 from sim.study.train import train_run
 
 MEMORISING = {"model": {"hidden": [64, 32]}, "optimizer": "adam", "learning_rate": 0.01, "batch_size": 16}
+
+SEERS = ("peer-clinic", "server")
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +194,8 @@ def test_the_runs_own_model_is_the_first_target(random_labels):
     )
     trials = trials_of(target)
     own = own_class_logits(plan.job.network, target.model, trials.population.records)
-    for logits in trials.logits.values():
-        assert (logits[-1, 0] == own).all(), "noise included"
+    for adversary in ("model-user", "peer-clinic"):
+        assert (trials.logits[adversary][-1, 0] == own).all(), "noise included"
 
 
 def test_nobody_is_told_from_an_untrained_model(random_labels):
@@ -261,3 +266,73 @@ def test_an_attack_made_again_finds_the_same(random_labels):
     tasks = [Task("0" * 16, AttackTable(name=n, options=o)) for n, o in zip(names, options, strict=True)]
     one, other = ([row["findings"] for row in attack_run(plan, federation, tasks)] for _ in range(2))
     assert repr(one) == repr(other)
+
+
+def test_a_convolutional_network_on_images_is_told_who_it_memorised(tmp_path):
+    digits, rng = load_digits(), np.random.default_rng(0)
+    some = rng.permutation(len(digits.images))[:160]
+    np.savez(tmp_path / "digits.npz", x=digits.images[some].astype(np.uint8) * 15, y=rng.integers(0, 10, len(some)))
+    scenario = {
+        "name": "digits",
+        "seeds": [0],
+        "data": {"source": "npz", "path": "digits.npz", "x": "x", "label": "y", "split": "iid", "clinics": 2}
+        | {"test-share": 0.5},
+        "model": {"name": "cnn", "channels": [8, 16], "hidden": [32]},
+        "train": {"rounds": 20, "batch-size": 16, "learning-rate": 0.01, "optimizer": "adam"},
+        "evaluation": {"reference": False},
+        "strategies": [{"name": "fedavg"}],
+    }
+    [spec] = expand(parse_scenario(scenario, tmp_path))
+    for attack in found(spec, "lira", "rmia", shadows=11, rounds=1):
+        assert attack["model-user", "fpr_0_01_tpr", ""]["value"] > 0.1, "ten times chance"
+        assert attack["model-user", "auc", ""]["low"] > 0.75
+
+
+def test_the_server_knows_more_from_each_clinics_update_than_from_their_mean(random_labels):
+    [open_, secure] = (
+        found(run_spec(random_labels, privacy=privacy, rounds=8, **MEMORISING), "lira", shadows=15)[0]
+        for privacy in ({"mechanism": "none"}, {"mechanism": "none", "secure-aggregation": True})
+    )
+    auc = {(who, a): each[a, "auc", ""]["value"] for who, each in (("open", open_), ("secure", secure)) for a in SEERS}
+    assert auc["secure", "server"] == auc["secure", "peer-clinic"]
+    assert auc["secure", "server"] == pytest.approx(auc["open", "peer-clinic"], abs=1e-3), "but for the sum's grid"
+    assert auc["open", "server"] > auc["secure", "server"] + 0.02
+
+
+def test_what_is_claimed_bounds_the_curve_as_the_closed_form_says(random_labels):
+    """One Gaussian of three clips on a row that another may lie the square root of two clips away from."""
+    noise = {"mechanism": "smashed-noise", "noise-multiplier": 3.0, "clip": 2.0, "delta": 1e-3, "labels": "public"}
+    plan, _ = plan_of(run_spec(random_labels, "split", "vanilla", noise, {"freeze": ["head"]}, rounds=1))
+    mu = math.sqrt(2) / 3
+    auc, *rates = bounds(plan, "server").values()
+    assert rates == pytest.approx([norm.cdf(norm.ppf(level) + mu) for level in LEVELS], rel=1e-3)
+    assert norm.cdf(mu / math.sqrt(2)) < auc == pytest.approx(1 - (2 - 2 * norm.cdf(mu / 2)) ** 2 / 2, rel=1e-3)
+    assert all(map(math.isnan, bounds(plan_of(run_spec(random_labels))[0], "server").values()))
+
+
+def test_the_worst_group_of_patients_is_scikit_learns(random_labels):
+    """Groups are columns of the source: here the first feature, in bands."""
+    spec = run_spec(random_labels, rounds=5, **MEMORISING)
+    asked = {"groups": [{"column": "x0", "bands": [-0.5, 0.5]}]}
+    spec = spec.model_copy(update={"evaluation": Scoring.model_validate(asked)})
+    plan, federation = plan_of(spec)
+    options = {"shadows": 5, "rounds": 1}
+    shared = {}
+    target = Target(
+        plan=plan,
+        federation=federation,
+        model={},
+        options=options,
+        train=partial(train_further, plan, "model-user"),
+        shared=shared,
+    )
+    trials = trials_of(target)
+    ratio = scores(trials.logits["model-user"], trials.inside)[0]
+    first = np.loadtxt(random_labels, delimiter=",", skiprows=1, usecols=2)[trials.population.records.row]
+    aucs = [
+        roc_auc_score(trials.inside[:, own].ravel(), ratio[:, own].ravel())
+        for own in (first < -0.5, (first >= -0.5) & (first < 0.5), first >= 0.5)
+    ]
+    [worst] = [f for f in lira_of(target) if f.measure == "worst_group_auc" and f.adversary == "model-user"]
+    assert worst.value == pytest.approx(max(aucs))
+    assert worst.low < worst.value < worst.high
