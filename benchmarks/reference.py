@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks import attacks
 from benchmarks.across import average_ranks, differences
 from benchmarks.across import scores as over_data_sets
 from sim.foundation.text import bytes_text, count_text, listed, score_text, seconds_text
@@ -38,10 +39,11 @@ DATA = ROOT.parent / "shared" / "data"
 STUDIES = {
     path.stem: path
     for path in [
-        *(ROOT / "scenarios" / f"{name}.toml" for name in ("heart", "rural", "privacy")),
+        *(ROOT / "scenarios" / f"{name}.toml" for name in ("heart", "rural", "privacy", "trust", *attacks.STUDIES)),
         *sorted((ROOT / "scenarios" / "reference").glob("*.toml")),
     ]
 }
+WITH_PICTURES = ("heart", "rural", "privacy")
 MARKED = re.compile(r"(<!-- reference:begin -->\n).*?(<!-- reference:end -->)", re.DOTALL)
 METHODS = (("fedavg", ""), ("split", "vanilla"), ("splitfed-v1", "vanilla"), ("splitfed-v2", "vanilla"))
 SCORE = "within_clinic_auc"
@@ -68,6 +70,7 @@ def publish(study: Path, to: Path, *, pictures: bool) -> None:
     summarise(found.ok, ["level", "series"], SCORE, found.held_out).to_csv(to / "means.csv", index=False)
     said = [f"- {level or 'Limits'}: {finding}\n" for level, finding in conclusions(found)]
     (to / "conclusions.md").write_text("".join(said), encoding="utf-8")
+    attacks.publish(found, study, to)
     if not pictures:
         return
     (to / "results.md").write_text(markdown(results_frame(found.runs, found.held_out)), encoding="utf-8")
@@ -120,6 +123,14 @@ def paragraphs(reference: Path) -> str:
             f"\nTwenty clinics on thin lines, {rural['rounds'].max()} rounds, simulated time and traffic of a whole "
             "run (`results/reference/rural`):\n",
             costs(rural),
+        ]
+    if len(attacked := attacks.table(reference)):
+        found += [
+            "\nWhat attacks find, least to most over methods: without DP by the depth of the cut, and at the strongest "
+            "DP-SGD over all cuts (`scenarios/attacks*.toml`; intervals: `results/reference/attacks*/attacks.csv`). "
+            "An attack that fails proves no privacy.\n",
+            markdown(attacked),
+            attacks.times(reference),
         ]
     return "\n".join(found) + "\n"
 
@@ -225,7 +236,7 @@ def main() -> None:
         place = [] if file is None else ["--set", f"data.path={given.data / file}"]
         suture = Path(sys.executable).with_name("suture")
         subprocess.run([suture, "run", path, "--out", "results", *place], cwd=ROOT, check=True)
-        publish(ROOT / "results" / name, REFERENCE / name, pictures=path.parent.name == "scenarios")
+        publish(ROOT / "results" / name, REFERENCE / name, pictures=name in WITH_PICTURES)
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     readme.write_text(MARKED.sub(lambda found: found[1] + paragraphs(REFERENCE) + found[2], text), encoding="utf-8")

@@ -96,7 +96,7 @@ def attack_study(
     }
     pending = [plan for plan in plans if plan.spec.run_id in open_tasks]
     forecast = Forecast(pending, engine.jobs)
-    progress.attacking(len(pending), len(tasks) - len(pending), forecast.seconds_left())
+    progress.attacking(len(pending), sum(map(bool, tasks.values())) - len(pending), forecast.seconds_left())
     run = partial(attack_runs, tasks=open_tasks)
     with closing(engine.run(run, [[plan] for plan in pending])) as rows:
         for row in rows:
