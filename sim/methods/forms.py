@@ -16,6 +16,7 @@ from torch import Tensor
 from sim.methods.job import Job
 from sim.methods.messages import CUT_KINDS, ROW_KINDS, Kind
 from sim.tensor.lanes import output_shape
+from sim.tensor.rows import NO_NUMBER, crossing_shape
 
 NOT_FINITE = "a value that is not finite"
 """Stands in every error that a diverged model may have caused."""
@@ -87,6 +88,8 @@ class Forms:
             return "" if bool(((value >= 0) & (value <= 1)).all()) else "a factor outside its range"
         if self.job.on_grid(kind):
             return ""
+        if value.dtype == torch.int8:
+            return NOT_FINITE if bool((value[..., -1] == NO_NUMBER).any()) else ""
         if value.dtype == torch.int16:
             return "" if bool(value.contiguous().view(self.job.cut_dtype).isfinite().all()) else NOT_FINITE
         return "" if finite(value) else NOT_FINITE
@@ -130,16 +133,18 @@ def _row_shapes(job: Job) -> dict[Kind, tuple[int, ...]]:
         shape = output_shape(part, shape)
         outputs.append(shape)
     shapes |= dict.fromkeys((Kind.SMASHED, Kind.CUT_GRADIENT), outputs[0])
-    return shapes | dict.fromkeys((Kind.BODY_OUTPUT, Kind.TAIL_GRADIENT), outputs[1])
+    shapes |= dict.fromkeys((Kind.BODY_OUTPUT, Kind.TAIL_GRADIENT), outputs[1])
+    return shapes | {kind: crossing_shape(shapes[kind], job.crossing(kind)) for kind in CUT_KINDS}
 
 
 def expected_dtype(job: Job, kind: Kind) -> torch.dtype:
-    """Return the element type of a kind of rows as they cross; those of 16 bits travel as integers."""
+    """Return the element type of a kind of rows as they cross; those of 16 and 8 bits travel as integers."""
     if kind == Kind.LABELS:
         return torch.uint8
     if kind not in CUT_KINDS:
         return torch.float32
-    return torch.int16 if job.crossing(kind) != torch.float32 else torch.float32
+    crossing = job.crossing(kind)
+    return crossing if crossing in (torch.float32, torch.int8) else torch.int16
 
 
 def finite(value: Tensor) -> bool:

@@ -195,7 +195,7 @@ class Job:
         return self.rows is not None and kind in self.rows.clip and not self.rows.silent
 
     def crossing(self, kind: str) -> torch.dtype:
-        """Return what rows at a cut are when they cross; those of 16 bits travel as integers."""
+        """Return what rows at a cut are when they cross; those of 16 and 8 bits travel as integers."""
         return torch.int16 if self.on_grid(kind) else self.cut_dtype
 
     @property

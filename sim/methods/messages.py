@@ -36,7 +36,7 @@ class Kind(StrEnum):
 
 
 CUT_KINDS: Final = frozenset({Kind.SMASHED, Kind.BODY_OUTPUT, Kind.TAIL_GRADIENT, Kind.CUT_GRADIENT})
-"""Rows of real numbers at a cut, of which noise or ``train.smashed-dtype`` may leave 16 bits."""
+"""Rows of real numbers at a cut, of which noise or ``train.smashed-dtype`` may leave 16 or 8 bits."""
 ROW_KINDS: Final = CUT_KINDS | {Kind.LABELS, Kind.NORMS, Kind.CLIP_FACTORS, Kind.RECORDS}
 PARAMETER_KINDS: Final = frozenset({Kind.MODEL, Kind.MASKED, Kind.OPTIMIZER})
 

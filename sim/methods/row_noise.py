@@ -1,4 +1,4 @@
-"""Rows that cross at a cut: clipped, noised onto a public grid, or rounded to 16 bits, and bare of padding."""
+"""Rows that cross at a cut: clipped, noised onto a public grid, or rounded to 16 or 8 bits, and bare of padding."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from sim.plan.limits import attendance_until, time_limit, time_until
 from sim.plan.queues import PlanClock
 from sim.plan.releases import Sampled
 from sim.privacy.secure_aggregation import WORD
+from sim.tensor.rows import crossing_shape
 
 Ints = NDArray[np.int64]
 
@@ -354,5 +355,6 @@ class Counts:
             return FLOAT_BYTES
         if kind == "records":
             return FLOAT_BYTES * int(np.prod(self.job.network.input_shape))
-        values = self.costs["head" if kind in ("smashed", "cut-gradient") else "body"].output_bytes // FLOAT_BYTES
-        return self.job.crossing(kind).itemsize * values
+        shape = self.costs["head" if kind in ("smashed", "cut-gradient") else "body"].output_shape
+        dtype = self.job.crossing(kind)
+        return dtype.itemsize * math.prod(crossing_shape(shape, dtype))

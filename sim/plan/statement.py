@@ -7,7 +7,7 @@ Everything follows from the plan, its ledger and the settings; no value of a rec
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dp_accounting import DpEvent, NonPrivateDpEvent
@@ -60,7 +60,7 @@ _ACCOUNTANT = (
     "privacy loss distributions, rounded so that epsilon is never underestimated; the exact formula of the Gaussian "
     "mechanism where nothing is subsampled; bounds on membership inference from the same distributions"
 )
-_NO = "it may make attacks harder, promises nothing, and lowers no epsilon"
+_NO_PROMISE = "it may make attacks harder, promises nothing, and lowers no epsilon"
 _GENERATOR = (
     "Noise, randomised answers and Poisson batches come from Philox streams that are keyed by the run: by every "
     "setting, the seed and every record, so that no two runs share a draw and a results folder does not give the key. "
@@ -275,15 +275,20 @@ def _outside(plan: Plan) -> list[tuple[str, str, str]]:
     ]
     if plan.job.secure is not None:
         rows.append(("secure aggregation", "public", summed(plan)))
-    if spec.train.nopeek:
-        rows.append(
-            ("nopeek", "non-private", f"distance correlation is in the loss, times {spec.train.nopeek:g}; {_NO}")
-        )
+    rows += [(what, "non-private", f"{how}; {_NO_PROMISE}") for what, how in _defences(spec)]
     if spec.data.validation_share:
         rows.append(("best round", "non-private", "chosen by the exact AUC on validation records (model_best)"))
     if spec.privacy.unit == "record":
         rows.append(_records_of_a_patient(plan))
     return rows
+
+
+def _defences(spec: RunSpec) -> Iterator[tuple[str, str]]:
+    """Yield what may stand in an attack's way without an epsilon."""
+    if spec.train.nopeek:
+        yield "nopeek", f"the distance correlation of records and rows is in the loss, times {spec.train.nopeek:g}"
+    if spec.train.smashed_dtype == "int8" and spec.strategy.cut is not None:
+        yield "rows of 8 bits", "un-noised rows at the cut are rounded"
 
 
 def _together(spec: RunSpec) -> str:

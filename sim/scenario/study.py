@@ -53,7 +53,7 @@ class Train(Section):
     over_select: Factor = Field(default=1.0, ge=1)
     deadline: Duration | None = None
     class_weights: Annotated[tuple[Annotated[Factor, Field(ge=1e-6)], ...], Field(min_length=2)] | None = None
-    smashed_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    smashed_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
     nopeek: Factor = Field(default=0.0, ge=0)
     eval_every: Whole = Field(default=1, ge=1, le=100_000)
 

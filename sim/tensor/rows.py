@@ -1,20 +1,40 @@
-"""How rows cross at a cut: without what pads them, and of 16 bits if so asked."""
+"""How rows cross at a cut: without what pads them, and of 16 or 8 bits if so asked.
+
+8 bits are those of the Microscaling format MXINT8 (Open Compute Project 2023), with a block for each stretch of a row
+along its last axis: a power of two that all its values share, and each value as a multiple of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
 
+LARGEST_CODE, NO_NUMBER, LEAST_EXPONENT = 127, -128, -126
+"""Of 8 bits: the largest value, and among exponents what says that a block is not finite, and the least one."""
+_BIAS: Final = 127
+_FRACTION_BITS: Final = 23
+
 
 def narrowed(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round rows at a cut to what crosses: 16 bits as they are (an integer array), or the rows themselves.
+    """Round rows at a cut to what crosses: 16 bits as they are (an integer array), 8 bits, or the rows themselves.
 
-    What is too large for the type becomes its largest value.
+    What is too large for a type of 16 bits becomes its largest value. 8 bits have the block's exponent behind its
+    values: ``[lane, batch, *feature]`` with a last axis one longer.
     """
     if dtype == rows.dtype:
         return rows
+    if dtype == torch.int8:
+        largest = rows.abs().amax(-1, keepdim=True)
+        fraction, exponent = torch.frexp(largest / LARGEST_CODE)
+        exponent = (exponent - (fraction == 0.5).int()).clamp(min=LEAST_EXPONENT)
+        codes = (rows * _power_of_two(-exponent)).round().clamp(-LARGEST_CODE, LARGEST_CODE)
+        packed = torch.cat([codes, exponent.to(codes.dtype)], -1)
+        lost = torch.zeros_like(packed)
+        lost[..., -1] = NO_NUMBER
+        return torch.where(largest.isfinite(), packed, lost).to(torch.int8)
     limits = torch.finfo(dtype)
     return rows.clamp(limits.min, limits.max).to(dtype).view(torch.int16)
 
@@ -39,4 +59,19 @@ def at_least_one_row(rows: Tensor) -> Tensor:
 
 def widened(sent: Tensor, dtype: torch.dtype) -> Tensor:
     """Return what ``narrowed`` has sent as float32."""
+    if dtype == torch.int8:
+        exponent = sent[..., -1:].int()
+        values = sent[..., :-1].float() * _power_of_two(exponent.clamp(min=LEAST_EXPONENT))
+        limits = torch.finfo(values.dtype)
+        return values.clamp(limits.min, limits.max).masked_fill(exponent == NO_NUMBER, torch.nan)
     return sent if dtype == torch.float32 else sent.view(dtype).float()
+
+
+def crossing_shape(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[int, ...]:
+    """Return the shape of one record's row as it crosses."""
+    return (*shape[:-1], shape[-1] + 1) if dtype == torch.int8 else shape
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """Return 2 to a whole number of -126 to 127, exactly."""
+    return ((exponent.int() + _BIAS) << _FRACTION_BITS).view(torch.float32)

@@ -43,6 +43,7 @@ CASES = [
     *((name, "u-shaped", JOINT, {}) for name in ("split", "splitfed-v1")),
     ("splitfed-v2", "vanilla", {"mechanism": "label-rr", "label-epsilon": 2.0}, {}),
     ("split", "vanilla", NO_PRIVACY, {"smashed_dtype": "bfloat16"}),
+    ("splitfed-v1", "vanilla", NO_PRIVACY, {"smashed_dtype": "int8"}),
     ("splitfed-v1", "vanilla", NO_PRIVACY, {"optimizer": "adam"}),
     ("splitfed-v2", "u-shaped", DP_SGD, {"optimizer": "momentum"}),
     ("fedavg", None, NO_PRIVACY, {"optimizer": "momentum", "participation": 0.5}),
@@ -132,6 +133,7 @@ def test_a_logistic_model_with_one_output_is_the_same_beside_others(csv):
     [
         *((name, cut, privacy, {}) for name, cut in METHODS if cut for privacy in (NO_PRIVACY, DP_SGD, JOINT)),
         ("split", "u-shaped", NO_PRIVACY, {"smashed_dtype": "float16"}),
+        ("splitfed-v1", "u-shaped", NO_PRIVACY, {"smashed_dtype": "int8"}),
         ("splitfed-v2", "vanilla", {"mechanism": "label-rr", "label-epsilon": 2.0}, {}),
         (
             "splitfed-v1",

@@ -117,13 +117,14 @@ def test_the_clock_counts_what_it_computes(ragged):
     assert hidden["bytes_up"] == plain["bytes_up"]
 
 
-def test_the_statement_says_that_it_promises_nothing(ragged):
-    def rows(weight):
-        plan = plan_of(run_spec(ragged, "split", "vanilla", nopeek=weight))[0]
+@pytest.mark.parametrize(("what", "how"), [("nopeek", {"nopeek": 0.5}), ("rows of 8 bits", {"smashed_dtype": "int8"})])
+def test_the_statement_says_that_it_promises_nothing(ragged, what, how):
+    def outside(**settings):
+        plan = plan_of(run_spec(ragged, "split", "vanilla", **settings))[0]
         return {row["what"]: row["note"] for row in privacy_statement(plan, {}, finished=False)["outside"]}
 
-    assert "promises nothing" in rows(0.5)["nopeek"]
-    assert "nopeek" not in rows(0.0)
+    assert "promises nothing" in outside(**how)[what]
+    assert what not in outside()
 
 
 def reconstructed(spec):

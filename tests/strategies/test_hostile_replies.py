@@ -106,6 +106,10 @@ TABLES = {
     ("v1-labels", "arrays"): counts("labels"),
     ("v1-labels", "smashed"): LABELS,
     ("v1-16-bit", "smashed"): {**SMASHED, "infinity in 16 bits": value("smashed", 0x7C00)},
+    ("v1-8-bit", "smashed"): {
+        **SMASHED,
+        "a block that is not finite": lambda o: o.kinds["smashed"]["smashed"][..., -1].fill_(-128),
+    },
     ("v1-joint", "smashed"): {**SMASHED, **ROWS_STATED},
     ("v1-joint", "tail-gradient"): TAIL,
     ("v1-joint", "norms"): {**clinics_of(3), **ROWS_STATED, **NORMS},
