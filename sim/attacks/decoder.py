@@ -21,7 +21,7 @@ from torch import nn
 
 from sim.attacks.attack import Attack, Exhibit, Finding, Target
 from sim.attacks.likeness import likeness
-from sim.attacks.reconstruction import Floats, drawn, rows_at_the_cut
+from sim.attacks.reconstruction import Floats, drawn, most_records, rows_at_the_cut
 from sim.foundation.rng import stream
 from sim.models import seeded
 from sim.tensor.lanes import output_shape
@@ -37,7 +37,9 @@ def carry_out(target: Target) -> Iterator[Finding | Exhibit]:
     """Return the scores of :mod:`sim.attacks.likeness`; nothing without held-out records."""
     job, options = target.plan.job, target.options
     outside, train = target.federation.untrained, target.federation.train
-    known, wanted = (drawn(job.seed, records, int(options["records"])) for records in (outside, train))
+    known, wanted = (
+        drawn(job.seed, records, most_records(job, int(options["records"]))) for records in (outside, train)
+    )
     if len(known) < 2 * LEFT_OUT or len(wanted) < 2:
         return
     rows, new_rows = (

@@ -6,6 +6,7 @@ Wilson's). Chance is what a guess scores: the mean of the records that the adver
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -130,9 +131,14 @@ def identification(originals: Floats, rebuilt: Floats) -> Finding:
     a = a[first]
     distance = np.square(a).sum(1) - 2 * b @ a.T
     share = float(np.mean((distance.argmin(1) == same) / count[same]))
+    return share_of("identified_share", share, n)
+
+
+def share_of(measure: str, share: float, n: int, chance: float = math.nan) -> Finding:
+    """Return a share of n with Wilson's interval."""
     middle, slack = share + _NORMAL**2 / (2 * n), _NORMAL * np.sqrt((share * (1 - share) + _NORMAL**2 / (4 * n)) / n)
     low, high = (float(middle + sign * slack) / (1 + _NORMAL**2 / n) for sign in (-1, 1))
-    return Finding(measure="identified_share", value=share, low=max(low, 0.0), high=min(high, 1.0))
+    return Finding(measure=measure, value=share, low=max(low, 0.0), high=min(high, 1.0), chance=chance)
 
 
 def _squares(difference: Floats) -> Floats:

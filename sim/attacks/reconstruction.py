@@ -63,7 +63,7 @@ def reconstruction(job: Job, parameters: Parameters, federation: Federation, exp
     float
         See :func:`probe_r2`; NaN without held-out records.
     """
-    most = max(FEWEST_RECORDS, min(MOST_RECORDS, MOST_VALUES // _widest(job)))
+    most = most_records(job, MOST_RECORDS)
     outside = federation.untrained
     known, wanted = (drawn(job.seed, records, most) for records in (outside, federation.train))
     if min(len(known), len(wanted)) < 2:
@@ -118,10 +118,11 @@ def ridge_predictions(rows: Floats, inputs: Floats, new_rows: Floats) -> Floats:
     return np.asarray(middle + (new @ known.T) @ (u @ (along / (strengths + ridge)[:, None])))
 
 
-def _widest(job: Job) -> int:
-    """Return the values of one record at the cut or before the head, whichever are more."""
+def most_records(job: Job, most: int) -> int:
+    """Return how many records an attack on rows looks at: fewer where one has many values at the cut or before it."""
     smashed = part_costs(job.parts, job.network.input_shape, job.frozen)["head"].output_bytes // FLOAT_BYTES
-    return max(smashed, int(np.prod(job.network.input_shape)))
+    widest = max(smashed, int(np.prod(job.network.input_shape)))
+    return min(most, max(FEWEST_RECORDS, MOST_VALUES // widest))
 
 
 def drawn(seed: int, records: Records, most: int) -> NDArray[np.int64]:

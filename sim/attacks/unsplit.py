@@ -26,7 +26,7 @@ from sim.attacks.attack import Attack, Exhibit, Finding, Target
 from sim.attacks.likeness import Floats, likeness
 from sim.attacks.observation import visible
 from sim.attacks.priors import plausible, total_variation
-from sim.attacks.reconstruction import drawn, rows_at_the_cut
+from sim.attacks.reconstruction import drawn, most_records, rows_at_the_cut
 from sim.models import Parameters, Part
 from sim.tensor.lanes import forward, leaves
 
@@ -37,7 +37,7 @@ def carry_out(target: Target) -> Iterator[Finding | Exhibit]:
     """Return the scores of :mod:`sim.attacks.likeness`; nothing without held-out records."""
     job, train, options = target.plan.job, target.federation.train, target.options
     known = target.federation.untrained.x.astype(np.float64)
-    wanted = drawn(job.seed, train, int(options["records"]))
+    wanted = drawn(job.seed, train, most_records(job, int(options["records"])))
     if len(known) < 2 or len(wanted) < 2:
         return
     rows = rows_at_the_cut(job, target.model, train, wanted, target.plan.sampled.exposures)

@@ -10,6 +10,7 @@ from support import NO_PRIVACY, plan_of, run_spec, write_csv
 from torch.nn import functional
 
 from sim.attacks.attack import Exhibit, Target, attack_of
+from sim.attacks.fsha import label_gap, share_flagged
 from sim.attacks.gradient_inversion import best_fit, from_linear_layer
 from sim.attacks.likeness import identification, likeness, structural_similarity
 from sim.attacks.observation import Observation
@@ -322,3 +323,49 @@ def test_rows_of_much_noise_name_nobody(digits):
     found, _ = attacked(digits_spec(digits, model={**PERCEPTRON, "freeze": ["head"]}, privacy=privacy), "unsplit")
     assert found["r2"].value < found["r2"].chance
     assert found["identified_share"].low <= found["identified_share"].chance <= found["identified_share"].high
+
+
+# Feature-space hijacking
+
+
+def test_a_server_that_returns_its_own_gradients_reads_digits_and_is_noticed(digits):
+    """Noticed in every round, without a false alarm in honest training on the same batches."""
+    spec = digits_spec(digits, "splitfed-v1", "u-shaped", rounds=10)
+    (found, [exhibit]), (again, _) = (attacked(spec, "fsha", pictures=3) for _ in range(2))
+    assert found["r2"].value > 0.5
+    assert found["ssim"].value > 0.8
+    assert found["identified_share"].value > 0.6
+    assert (found["detected_rate"].value, found["detected_rate"].chance) == (1, 0)
+    assert exhibit.originals.shape == exhibit.rebuilt.shape == (3, 1, 8, 8)
+    assert found == again
+
+
+@pytest.mark.parametrize("clipping", ["per-part", "joint"])
+def test_hijacking_gains_less_from_a_head_under_dp_sgd_and_nothing_behind_much_noise(digits, clipping):
+    dp = {"mechanism": "dp-sgd", "epsilon": 1.0, "clip": 1.0, "delta": 1e-3, "clipping": clipping}
+    found, _ = attacked(digits_spec(digits, privacy=dp, rounds=10), "fsha")
+    assert 0 < found["r2"].value < 0.6
+    rows = {"mechanism": "smashed-noise", "noise-multiplier": 30.0, "clip": 2.0, "delta": 1e-3, "labels": "public"}
+    found, _ = attacked(digits_spec(digits, privacy=rows, rounds=5), "fsha")
+    assert found["r2"].value < 0.05
+    assert found["identified_share"].low <= found["identified_share"].chance <= found["identified_share"].high
+
+
+@pytest.mark.parametrize(
+    ("strategy", "cut", "model"),
+    [
+        ("release-once", "vanilla", {}),
+        ("split", "vanilla", {"freeze": ["head"]}),
+        ("fedavg", None, {}),
+        ("centralised", None, {}),
+    ],
+)
+def test_where_no_gradient_returns_to_a_head_that_trains_nothing_is_hijacked(csv, strategy, cut, model):
+    assert not attack_of("fsha").applies(plan_of(run_spec(csv, strategy, cut, model=model))[0].job)
+
+
+def test_gradients_of_one_label_are_alike_in_honest_training_and_the_gap_is_as_computed_by_hand():
+    gradient = torch.tensor([[2.0, 0.0], [3.0, 0.0], [0.0, -1.0], [-1.0, 0.0]])
+    assert label_gap(gradient, torch.tensor([0, 0, 1, 1])) == pytest.approx((1 + 0) / 2 - (0 - 1 + 0 - 1) / 4)
+    assert np.isnan(label_gap(gradient, torch.tensor([1, 1, 1, 1])))
+    assert share_flagged([[0.5, np.nan], [0.05, 0.1], [0.0, 0.3], [np.nan]]) == pytest.approx(1 / 3)
