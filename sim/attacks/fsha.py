@@ -15,9 +15,9 @@ its own batches and as many of them as the run has, at most ``steps``; noise and
 head act as in the run. The held-out records stand for the server's own.
 
 A clinic can look out for it: where the loss is the labels', the cut gradients of two records of one class are more
-alike than those of two classes (Fu et al., "Focusing on Pinocchio's Nose", NDSS 2023). A round is flagged in which their
-mean cosine similarities differ by less than a threshold; honest training on the same batches says how often that is
-false.
+alike than those of two classes (Fu et al., "Focusing on Pinocchio's Nose", NDSS 2023). A round is flagged in which
+their mean cosine similarities differ by less than a threshold; honest training on the same batches says how often that
+is false.
 """
 
 from __future__ import annotations
@@ -75,10 +75,7 @@ def carry_out(target: Target) -> Iterator[Finding | Exhibit]:
 
 
 def label_gap(gradient: Tensor, y: Tensor) -> float:
-    """Return by how much more alike, by cosine, the gradients of two records of a batch are if their labels are the same.
-
-    NaN where no two have one label, or all have.
-    """
+    """Return the mean cosine of two records' gradients with one label less that with two; NaN where there are not both."""
     unit = functional.normalize(gradient.flatten(1).double(), dim=1)
     cosine, same = unit @ unit.T, y[:, None] == y
     other = ~torch.eye(len(y), dtype=torch.bool)
