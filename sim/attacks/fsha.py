@@ -75,7 +75,7 @@ def carry_out(target: Target) -> Iterator[Finding | Exhibit]:
 
 
 def label_gap(gradient: Tensor, y: Tensor) -> float:
-    """Return the mean cosine of two records' gradients with one label less that with two; NaN where there are not both."""
+    """Return the mean cosine of two records' gradients of one label less that of two; NaN where both are not there."""
     unit = functional.normalize(gradient.flatten(1).double(), dim=1)
     cosine, same = unit @ unit.T, y[:, None] == y
     other = ~torch.eye(len(y), dtype=torch.bool)
