@@ -9,7 +9,8 @@ its clinics' masked updates; each clinic's mask is r_k - r_next, around the roun
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from sim.privacy.mechanisms.released import SUM_BITS
 FRACTION_BITS = 24
 """Of parameters that are not clipped, whose weighted sum lies within 128."""
 _WORDS = 2**32
+Numbers: TypeAlias = NDArray[np.float64]
+Codes: TypeAlias = NDArray[np.int64]
+Contribution: TypeAlias = Callable[[int, Numbers], Codes]
 
 
 class DivergedUpdateError(ValueError):
@@ -84,42 +88,49 @@ def masked_sum(
         If a value is no number, where nothing is clipped.
     """
     names = [n for part in parts_of(job) for n in job.part(part).shapes() if n in trained and n not in job.apart]
-    flat = np.concatenate([trained[name].flatten(1).double().numpy() for name in names], axis=1)
-    if job.spec.privacy.unit == "clinic":
-        begun = np.concatenate([before[name].flatten(1).double().numpy() for name in names], axis=1)
-        codes = _clipped(job, server_round, clinics, flat - begun)
-    else:
-        codes = _weighted(job, clinics, flat)
-    codes += _masks(job, server_round, clinics, flat.shape[1])
-    total = torch.from_numpy((codes % _WORDS).astype(np.uint32).view(np.int32))
-    pieces = torch.split(total, [trained[name][0].numel() for name in names])
+    of_clinic = _clipped(job, server_round, before, names) if job.spec.privacy.unit == "clinic" else _weighted(job)
+    total = _masks(job, server_round, clinics, sum(trained[name][0].numel() for name in names))
+    for lane, clinic in enumerate(clinics):
+        total += of_clinic(clinic, _flat({name: trained[name][lane] for name in names}))
+    whole = torch.from_numpy((total % _WORDS).astype(np.uint32).view(np.int32))
+    pieces = torch.split(whole, [trained[name][0].numel() for name in names])
     return {name: piece.view(1, *trained[name].shape[1:]) for name, piece in zip(names, pieces, strict=True)}
 
 
-def _clipped(job: Job, server_round: int, clinics: Sequence[int], updates: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Clip updates, ``[lane, number]``, add each clinic's part of the noise, and add them up in steps."""
+def _flat(values: Mapping[str, Tensor]) -> Numbers:
+    return np.concatenate([value.double().numpy().ravel() for value in values.values()])
+
+
+def _clipped(job: Job, server_round: int, before: Mapping[str, Tensor], names: Sequence[str]) -> Contribution:
+    """Return what clips a clinic's update and adds its part of the noise, in steps."""
     step, clip, std = step_of(job), job.spec.privacy.clip, part_noise(job)
-    streams, total = Streams(job.key, "noise.update"), np.zeros(updates.shape[1], dtype=np.int64)
-    for clinic, update in zip(clinics, updates, strict=True):
+    begun, streams = _flat({name: before[name] for name in names}), Streams(job.key, "noise.update")
+
+    def contribution(clinic: int, values: Numbers) -> Codes:
+        update = values - begun
         norm = float(np.linalg.norm(update))
-        if math.isfinite(norm):
-            total += np.trunc(update * min(1.0, clip / norm if norm else 1.0) / step).astype(np.int64)
+        factor = min(1.0, clip / norm) if norm else 1.0
+        codes = np.trunc(update * factor / step) if math.isfinite(norm) else np.zeros_like(update)
         if std:
-            noise = streams.at(clinic, server_round).standard_normal(len(update)) * std
-            total += np.rint(noise / step).astype(np.int64)
-    return total
+            codes += np.rint(streams.at(clinic, server_round).standard_normal(len(update)) * std / step)
+        return codes.astype(np.int64)
+
+    return contribution
 
 
-def _weighted(job: Job, clinics: Sequence[int], values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Add up values, ``[lane, number]``, weighted by each clinic's share of all records, in steps."""
-    if not np.isfinite(values).all():
-        if not job.shielded:
-            raise DivergedUpdateError
-        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    shares = job.records[list(clinics)] / job.records.sum()
-    most = 2.0 ** (31 - FRACTION_BITS)
-    total: NDArray[np.int64] = np.rint(np.clip(values * shares[:, None], -most, most) / step_of(job)).astype(int).sum(0)
-    return total
+def _weighted(job: Job) -> Contribution:
+    """Return what weighs a clinic's parameters by its share of all records, in steps."""
+    step, most, records = step_of(job), 2.0 ** (31 - FRACTION_BITS), job.records.sum()
+
+    def contribution(clinic: int, values: Numbers) -> Codes:
+        if not np.isfinite(values).all():
+            if not job.shielded:
+                raise DivergedUpdateError
+            values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+        codes: Codes = np.rint(np.clip(values * (job.sizes[clinic] / records), -most, most) / step).astype(np.int64)
+        return codes
+
+    return contribution
 
 
 def _masks(job: Job, server_round: int, clinics: Sequence[int], numbers: int) -> NDArray[np.int64]:

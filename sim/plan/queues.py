@@ -213,7 +213,7 @@ def _after_set_up(time: RoundTime, set_up: float) -> RoundTime:
         seconds=time.seconds + set_up,
         finish=time.finish + set_up,
         completed=time.completed + set_up,
-        spans=(Span(lane=-1, phase="server", start=0.0, end=set_up, worker=0), *spans) if spans else (),
+        spans=spans,
     )
 
 

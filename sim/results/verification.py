@@ -131,6 +131,13 @@ def _claim_faults(folder: Path, record: Record) -> list[str]:
     faults += _disagreements(_claims(folder, record), epsilons)
     replaced = {a: [second_epsilon(view[a], delta, replace_one=True) for view in views] for a in views[0]}
     faults += _disagreements(_replace_claims(file, record), replaced)
+    faults += [
+        f"{file}: {place}.{column}: is {record[place][column]}, but no clinic is said to collude"
+        for absent in COLUMN_OF.keys() - epsilons.keys()
+        for column in (COLUMN_OF[absent], REPLACE_COLUMN_OF[absent])
+        for place in ("row", "plan")
+        if record[place][column] is not None
+    ]
     faults += _target_faults(file, method, epsilons)
     faults += _other_claims(file, record, method, drawn, views, epsilons)
     faults += _tuning_faults(file, record, ledger)

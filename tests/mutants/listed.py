@@ -6,5 +6,6 @@ from .of_intervals import INTERVALS
 from .of_lanes import SHARED
 from .of_noise import DRAWS, GRIDS, KEYS
 from .of_splits import SPLITS
+from .of_sums import SUMS
 
-MUTANTS = (*KEYS, *DRAWS, *GRIDS, *CLIPS, *WHAT_LEAVES, *LEDGER, *HELD, *SHARED, *SPLITS, *INTERVALS)
+MUTANTS = (*KEYS, *DRAWS, *GRIDS, *CLIPS, *WHAT_LEAVES, *LEDGER, *HELD, *SHARED, *SPLITS, *SUMS, *INTERVALS)

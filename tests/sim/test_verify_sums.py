@@ -42,6 +42,17 @@ SUMS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 }
 
 
+def test_without_collusion_nothing_is_said_of_it(tmp_path: Path) -> None:
+    csv = write_csv(tmp_path / "patients.csv")
+    spec = run_spec(csv, rounds=1)
+    assert execute(plan_of(spec)[0], tmp_path, {"suture": "0"})["status"] == "ok"
+    run = tmp_path / spec.run_id
+    assert faults(run) == []
+    edit(run, lambda record: record["row"].update(epsilon_peers=1.0))
+    chain_anew(run)
+    assert any("row.epsilon_peers: is 1.0, but no clinic is said to collude" in fault for fault in faults(run))
+
+
 @pytest.mark.parametrize("change", SUMS)
 def test_what_is_said_of_sums_is_recounted(summed: Path, change: str, tmp_path: Path) -> None:
     forged = Path(shutil.copytree(summed, tmp_path / summed.name))
