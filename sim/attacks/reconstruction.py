@@ -21,6 +21,7 @@ from sim.methods.row_noise import arrived_rows, leaving_rows
 from sim.models import Parameters
 from sim.plan.costs import FLOAT_BYTES, part_costs
 from sim.plan.plan import Plan
+from sim.tensor.lane_rules import DropoutMasks
 from sim.tensor.lanes import forward
 
 Floats = NDArray[np.float64]
@@ -154,8 +155,10 @@ def rows_at_the_cut(
     for clinic in np.unique(clinic_of):
         x = torch.tensor(records.x[index[clinic_of == clinic]])[None]
         lane = slice(clinic, clinic + 1) if next(iter(own.values())).shape[0] > 1 else slice(0, 1)
-        smashed = forward(head, {name: value[lane] for name, value in own.items()}, x)
         after = (job.spec.train.rounds + 1, 0)  # no round of training draws from these streams
+        # A frozen head's rows are sent again and again, with a value in some of them
+        masks = DropoutMasks(job.seed, [int(clinic)], *after) if head.drops and "head" not in job.frozen else None
+        smashed = forward(head, {name: value[lane] for name, value in own.items()}, x, masks=masks)
         sent = leaving_rows(job, Kind.SMASHED, smashed, [x.shape[1]], [int(clinic)], after)
         rows.append(_flat(arrived_rows(job, Kind.SMASHED, sent, [int(clinic)])[0].numpy()))
     return np.concatenate(rows)

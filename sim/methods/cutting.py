@@ -13,7 +13,7 @@ from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
 from sim.methods.method import Method
 from sim.methods.protocol import Protocol
-from sim.models import Network, Part, build_network, stored_values
+from sim.models import Block, Network, Part, build_network, stored_values
 from sim.scenario import Model
 from sim.scenario.spec import RunSpec
 
@@ -63,6 +63,13 @@ def frozen_parts(spec: RunSpec, method: Method, parts: Sequence[Part]) -> frozen
             [f'model.public-head: {spec.strategy.name} has no frozen head; add freeze = ["head"], or remove it']
         )
     return frozen
+
+
+def behind_head(network: Network, parts: tuple[Part, ...], block: Block) -> tuple[Network, tuple[Part, ...]]:
+    """Return the network and its parts with a block without parameters at the end of the head."""
+    head = Part("head", (*parts[0].blocks, block))
+    blocks = tuple(each for part in (head, *parts[1:]) for each in part.blocks)
+    return replace(network, blocks=blocks), (head, *parts[1:])
 
 
 def with_public_head(spec: RunSpec, network: Network, parts: Sequence[Part], frozen: frozenset[str]) -> Network:

@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
@@ -18,7 +18,7 @@ from sim.foundation.rng import Key, stream
 from sim.methods import acting
 from sim.methods.attendance import Attendance
 from sim.methods.batch_norm import unfit_for_batch_norm
-from sim.methods.cutting import cut_network, frozen_parts, with_public_head
+from sim.methods.cutting import behind_head, cut_network, frozen_parts, with_public_head
 from sim.methods.method import Method, method_of
 from sim.methods.protocol import Protocol, protocol_of
 from sim.methods.round_draws import RoundDraws, everyone_returns
@@ -118,10 +118,11 @@ class Job:
         frozen = frozen_parts(spec, method, parts)
         network = with_public_head(spec, network, parts, frozen)
         rows = acting.row_noise(spec.privacy, parts)
+        if spec.model.cut_dropout:
+            network, parts = behind_head(network, parts, Block("cut-dropout", nn.Dropout(spec.model.cut_dropout)))
         if rows is not None and math.isfinite(rows.clip["smashed"]):
             layer = Block("clip", ClipRows(rows.clip["smashed"], rows.mechanism.norm))
-            parts = (Part("head", (*parts[0].blocks, layer)), *parts[1:])
-            network = replace(network, blocks=tuple(block for part in parts for block in part.blocks))
+            network, parts = behind_head(network, parts, layer)
         dp = acting.gradient_noise(spec.privacy, len(parts) - len(frozen), len(facts.sizes))
         job = cls(
             spec=spec,

@@ -42,7 +42,7 @@ def refuse(spec: RunSpec, facts: Facts) -> None:
             if option.replace("-", "_") in sampling:
                 problems.append(f"strategies.options.{option}: every clinic takes part in every round; remove it")
     problems += _trust_problems(spec, len(facts.sizes))
-    problems += _nopeek_problems(spec)
+    problems += [*_nopeek_problems(spec), *_dropout_problems(spec)]
     problems += size_problems(spec, facts)
     if problems:
         raise ScenarioError(problems)
@@ -84,6 +84,15 @@ def _nopeek_problems(spec: RunSpec) -> list[str]:
             "adds; drop one of the two"
         ]
     return []
+
+
+def _dropout_problems(spec: RunSpec) -> list[str]:
+    method, key = method_of(spec.strategy.name), "model.cut-dropout:"
+    if not spec.model.cut_dropout or (spec.strategy.cut is not None and not method.pooled):
+        return []
+    if method.pooled and method.cuts:
+        return [f"{key} {method.name} sends each row once, before training; drop it"]
+    return [f"{key} {method.name} cuts nothing, so no rows are sent; set it under a strategy with a cut, in its set"]
 
 
 def _mechanism_problems(spec: RunSpec) -> list[str]:

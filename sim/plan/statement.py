@@ -287,6 +287,8 @@ def _defences(spec: RunSpec) -> Iterator[tuple[str, str]]:
     """Yield what may stand in an attack's way without an epsilon."""
     if spec.train.nopeek:
         yield "nopeek", f"the distance correlation of records and rows is in the loss, times {spec.train.nopeek:g}"
+    if spec.model.cut_dropout:
+        yield "dropout at the cut", f"in training {spec.model.cut_dropout:g} of each row at the cut is set to 0"
     if spec.train.smashed_dtype == "int8" and spec.strategy.cut is not None:
         yield "rows of 8 bits", "un-noised rows at the cut are rounded"
 

@@ -17,6 +17,8 @@ from sim.scenario.tune import Tune, of_strategies
 MOST_TRIALS: Final = 100_000
 _OF_ATTENDANCE: Final = ("train.participation", "train.over-select", "train.deadline")
 """Keys that decide who takes part in a round, where clinics have to be waited for."""
+_AT_A_CUT: Final = ("model.cut", "model.cut-dropout", "train.smashed-dtype", "train.nopeek")
+"""Keys of what crosses at a cut."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def _may_apply(spec: RunSpec, key: str) -> bool:
         return bool(spec.privacy.mechanisms)
     if key in _OF_ATTENDANCE and (getattr(facts, "alone", False) or getattr(facts, "pooled", False)):
         return False
-    return key not in ("model.cut", "train.smashed-dtype", "train.nopeek") or spec.strategy.cut is not None
+    return key not in _AT_A_CUT or spec.strategy.cut is not None
 
 
 def _applies(spec: RunSpec, key: str) -> bool:

@@ -71,6 +71,7 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "public-head": 'Where a frozen head comes from: `"random"`, `"pca:FILE.npz"` or `"FILE.safetensors"`.',
         "components": "Principal components of a `pca` head.",
         "batch-norm": "What becomes of running statistics: averaged, or each clinic's own.",
+        "cut-dropout": "Share of each row at the first cut that is set to 0 in training.",
         "freeze": "The clinic's parts that do not train.",
     },
     "train": {

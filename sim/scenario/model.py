@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from sim.foundation.files import absolute
 from sim.foundation.problems import show
-from sim.scenario.base import Section, Whole, file_sha256, is_number, unique
+from sim.scenario.base import Number, Section, Whole, file_sha256, is_number, unique
 from sim.scenario.lookup import is_own_path
 
 _LAYERS: Final = {"cnn1d": None, "cnn": None, "resnet18": 4}
@@ -31,7 +31,8 @@ class Model(Section):
     frozen head's come from: drawn from the seed (``random``); ``pca:FILE.npz``, the first ``components`` principal
     components of the public records ``x`` in that file, prepared as the model's inputs are, in front of the model; or
     ``FILE.safetensors``, which holds the head's parameters. ``batch_norm`` says what becomes of BatchNorm's running
-    statistics: averaged with the part they belong to (``average``), or each clinic's own (``local``).
+    statistics: averaged with the part they belong to (``average``), or each clinic's own (``local``). ``cut_dropout``
+    sets that share of each row at the (first) cut to 0 in training; it promises nothing.
     """
 
     name: Literal["logistic", "mlp", "cnn1d", "cnn", "resnet18", "factory"]
@@ -43,6 +44,7 @@ class Model(Section):
     public_head: str = "random"
     components: Annotated[Whole, Field(gt=0, le=1_000_000)] | None = Field(default=None, validate_default=True)
     batch_norm: Literal["average", "local"] | None = None
+    cut_dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     freeze: Annotated[tuple[Literal["head", "tail"], ...], AfterValidator(unique)] = ()
 
     @field_validator("factory")

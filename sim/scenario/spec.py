@@ -113,7 +113,8 @@ def digest_of(
     content |= {"code": dict(code)} if code else {}
     if data_sha256 is not None:
         content["data"] = {**settings["data"], "path": data_sha256}
-    content["model"] = {**settings["model"], "public-head": public_head}
+    model = {key: value for key, value in settings["model"].items() if (key, value) != ("cut-dropout", 0.0)}
+    content["model"] = {**model, "public-head": public_head}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 

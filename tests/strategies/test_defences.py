@@ -5,14 +5,16 @@ import pytest
 import torch
 from split_twins import CUT, gap
 from split_twins import distance_correlation as by_pairs
-from support import DP_SGD, bitwise, plan_of, run_spec, train_spec, write_csv
+from support import DP_SGD, bitwise, plan_of, run_spec, train_spec, with_rows_seen_by, write_csv
 
 from sim.attacks.attack import attack_of
 from sim.attacks.observation import Observation
 from sim.foundation.problems import ScenarioError
+from sim.methods.messages import Kind
 from sim.plan.statement import privacy_statement
 from sim.study.lockstep import Shared
 from sim.study.train import train_run
+from sim.tensor.lanes import forward
 from sim.tensor.nopeek import distance_correlation
 
 SOME = [("split", "vanilla"), ("splitfed-v1", "u-shaped"), ("splitfed-v2", "vanilla"), ("splitfed-v3", "u-shaped")]
@@ -91,9 +93,11 @@ def test_messages_nodes_and_runs_beside_it_change_nothing(ragged, strategy, cut)
     assert bitwise(ended[0], train_run(*plans[0]).parameters)
 
 
-def test_without_it_a_run_is_the_one_that_it_was(ragged):
-    plain, zero, some = (run_spec(ragged, "split", "vanilla", **own) for own in ({}, {"nopeek": 0}, {"nopeek": 0.5}))
-    assert plain.run_id == zero.run_id != some.run_id
+def test_without_them_a_run_is_the_one_that_it_was(ragged):
+    ways = ({}, {"nopeek": 0}, {"model": {"cut-dropout": 0}}, {"nopeek": 0.5}, {"model": {"cut-dropout": 0.5}})
+    plain, *zeros, some, others = (run_spec(ragged, "split", "vanilla", **own).run_id for own in ways)
+    assert zeros == [plain, plain]
+    assert len({plain, some, others}) == 3
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,14 @@ def test_the_clock_counts_what_it_computes(ragged):
     assert hidden["bytes_up"] == plain["bytes_up"]
 
 
-@pytest.mark.parametrize(("what", "how"), [("nopeek", {"nopeek": 0.5}), ("rows of 8 bits", {"smashed_dtype": "int8"})])
+@pytest.mark.parametrize(
+    ("what", "how"),
+    [
+        ("nopeek", {"nopeek": 0.5}),
+        ("rows of 8 bits", {"smashed_dtype": "int8"}),
+        ("dropout at the cut", {"model": {"cut-dropout": 0.5}}),
+    ],
+)
 def test_the_statement_says_that_it_promises_nothing(ragged, what, how):
     def outside(**settings):
         plan = plan_of(run_spec(ragged, "split", "vanilla", **settings))[0]
@@ -125,6 +136,73 @@ def test_the_statement_says_that_it_promises_nothing(ragged, what, how):
 
     assert "promises nothing" in outside(**how)[what]
     assert what not in outside()
+
+
+# Dropout at the cut
+
+DROPS = """
+from torch import nn
+
+
+def build(shape, outputs):
+    return [
+        ("first", nn.Sequential(nn.Linear(shape[0], 6), nn.ReLU())),
+        ("cut-dropout", nn.Dropout(0.4)),
+        ("second", nn.Sequential(nn.Linear(6, 5), nn.ReLU())),
+        ("output", nn.Linear(5, outputs)),
+    ]
+"""
+
+
+@pytest.mark.parametrize(("strategy", "cut"), SOME)
+def test_dropout_at_the_cut_is_that_of_a_network_that_has_it_there(ragged, tmp_path, monkeypatch, strategy, cut):
+    (tmp_path / "dropping_for_tests.py").write_text(DROPS, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = {"name": "factory", "factory": "dropping_for_tests:build", "cut": [2, -1] if cut == "u-shaped" else 2}
+    settled = run_spec(ragged, strategy, cut, model={"cut-dropout": 0.4})
+    [trained, reference, plain] = [
+        list(train_spec(spec).parameters.values())
+        for spec in (settled, run_spec(ragged, strategy, cut, model=own), run_spec(ragged, strategy, cut))
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(trained, reference, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(trained, plain, strict=True))
+
+
+def test_a_share_of_what_crosses_is_0_and_of_what_is_judged_nothing(ragged):
+    zeros, rows = 0, 0
+    plan, federation = plan_of(run_spec(ragged, "splitfed-v1", "vanilla", model={"cut-dropout": 0.5, "hidden": [64]}))
+
+    def count(instruction, reply):
+        nonlocal zeros, rows
+        if Kind.SMASHED in reply.payload:
+            sent = torch.cat([own[:n] for own, n in zip(reply.payload[Kind.SMASHED], reply.rows, strict=True)])
+            zeros, rows = zeros + int((sent == 0).sum()), rows + sent.numel()
+
+    trained = train_run(plan, federation, overheard=count)
+    head = plan.job.part("head")
+    kept = forward(head, head.select(trained.parameters), torch.tensor(federation.train.x)[None])
+    at_rest = float((kept == 0).float().mean())
+    assert zeros / rows == pytest.approx(at_rest + (1 - at_rest) / 2, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "cut", "said"),
+    [("fedavg", None, "fedavg cuts nothing"), ("release-once", "vanilla", "sends each row once")],
+)
+def test_dropout_at_the_cut_is_refused_where_nothing_is_dropped(ragged, strategy, cut, said):
+    with pytest.raises(ScenarioError, match=f"model.cut-dropout: .*{said}"):
+        plan_of(run_spec(ragged, strategy, cut, model={"cut-dropout": 0.5}))
+
+
+def test_clipped_rows_keep_their_bound_behind_dropout(ragged):
+    noise = {"mechanism": "smashed-noise", "noise-multiplier": 1.0, "clip": 0.5, "delta": 1e-3, "labels": "public"}
+    model = {"cut-dropout": 0.5, "freeze": ["head"]}
+    plan, federation = plan_of(run_spec(ragged, "split", "vanilla", noise, model=model, rounds=1))
+    norms, without = [], plan_of(run_spec(ragged, "split", "vanilla", noise, model={"freeze": ["head"]}, rounds=1))[0]
+    watched = with_rows_seen_by(plan, lambda kind, clinic, moment, before, after: norms.append(before.norm(dim=1)))
+    train_run(watched, federation)
+    assert 0.4 < float(torch.cat(norms).max()) <= 0.5 + 1e-6
+    assert plan.columns()["epsilon_server"] == without.columns()["epsilon_server"]
 
 
 def reconstructed(spec):
