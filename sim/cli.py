@@ -7,6 +7,7 @@ import sys
 import typer
 
 from sim.commands.advise import advise
+from sim.commands.audit import audit
 from sim.commands.check import check
 from sim.commands.compare import compare
 from sim.commands.epsilon import epsilon
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 for _command in (
     advise,
+    audit,
     check,
     compare,
     export,

@@ -13,52 +13,23 @@ import math
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, ValidationError
 
 from sim.results import reading
+from sim.results.attack_log import ATTACKS_LOG, AUDIT, AttackLine, read_audits
 from sim.results.columns import UNITS, unit_of
-from sim.results.kinds import Amount, Name, RunId, Text, revived
 from sim.results.store import append_line, moved_in, writing_to
 
-ATTACKS_LOG, ATTACKS_TABLE, EXHIBITS = "attacks.jsonl", "attacks.parquet", "reconstructions"
+ATTACKS_TABLE, EXHIBITS = "attacks.parquet", "reconstructions"
 MOST_EXHIBIT_BYTES: Final = 16 * 2**20
 """Of both arrays of an exhibit together; no more records are kept than fit."""
 COLUMNS: Final = ("run_id", "attack", "adversary", "measure", "value", "low", "high", "chance", "bound", "clinic")
 Row = dict[str, Any]
 Floats = NDArray[np.float32]
-_Number = Annotated[float | None, Strict(), BeforeValidator(revived)]
-
-
-class FoundLine(BaseModel):
-    """One finding."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-    adversary: Literal["model-user", "peer-clinic", "server"]
-    measure: Name
-    value: _Number
-    low: _Number
-    high: _Number
-    chance: _Number
-    bound: _Number
-    clinic: Name
-
-
-class AttackLine(BaseModel):
-    """How an attack on a run ended."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-    attack_id: RunId
-    run_id: RunId
-    attack: Name
-    status: Literal["ok", "failed"]
-    error: Text
-    wall_seconds: Amount
-    findings: list[FoundLine]
 
 
 def note_attack(study_folder: Path, row: Mapping[str, Any]) -> None:
@@ -68,33 +39,28 @@ def note_attack(study_folder: Path, row: Mapping[str, Any]) -> None:
     append_line(study_folder, ATTACKS_LOG, {key: row[key] for key in AttackLine.model_fields})
 
 
-def read_attacks(study_folder: Path) -> dict[str, Row]:
-    """Return how each attack on a run ended that has ended, by its id; one that stands twice has its last word."""
-    found = {}
-    for number, line in enumerate(reading.read_lines(study_folder, ATTACKS_LOG), 1):
-        try:
-            row = AttackLine.model_validate(line).model_dump()
-        except ValidationError:
-            reading.refuse(study_folder / ATTACKS_LOG, f"line {number} is no attack's; remove it, or the file")
-        found[row["attack_id"]] = row
-    return found
+def write_attacks(study_folder: Path, rows: Iterable[Mapping[str, Any]] | None = None) -> None:
+    """Write ``attacks.parquet``, whole or not at all.
 
-
-def write_attacks(study_folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write ``attacks.parquet``, whole or not at all."""
-    table = pd.DataFrame(
-        [
-            {"run_id": row["run_id"], "attack": row["attack"], **finding}
-            for row in rows
-            if row["status"] == "ok"
-            for finding in row["findings"]
-        ],
-        columns=list(COLUMNS),
-    )
+    Audits that have been made stand in it beside the attacks in ``rows``; without ``rows``, beside those in it now.
+    """
+    table = pd.DataFrame(_findings([*(rows or ()), *read_audits(study_folder).values()]), columns=list(COLUMNS))
+    if rows is None and (before := attacks_table(study_folder)) is not None:
+        kept = before[before["attack"] != AUDIT]
+        table = pd.concat([kept, table], ignore_index=True) if len(kept) else table
     numbers = ["value", "low", "high", "chance", "bound"]
     table[numbers] = table[numbers].astype("float64")
     with writing_to(study_folder), moved_in(study_folder / ATTACKS_TABLE) as partial:
         table.to_parquet(partial, index=False)
+
+
+def _findings(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    return [
+        {"run_id": row["run_id"], "attack": row["attack"], **finding}
+        for row in rows
+        if row["status"] == "ok"
+        for finding in row["findings"]
+    ]
 
 
 def attacks_table(study_folder: Path) -> pd.DataFrame | None:

@@ -21,9 +21,16 @@ COLUMNS: Final = (
     "epsilon_peers", "epsilon_server_and_peers",
     "epsilon_model_user_replace", "epsilon_peer_replace", "epsilon_server_replace",
     "epsilon_peers_replace", "epsilon_server_and_peers_replace", "epsilon_label",
+    "epsilon_audited_model_user", "epsilon_audited_peer", "epsilon_audited_server",
     "wall_seconds", "error",
 )  # fmt: skip
 """The columns of ``runs.parquet``; what attacks measured stands before the last two, swept and tuned keys behind."""
+AUDITED_COLUMN_OF: Final = {
+    "model-user": "epsilon_audited_model_user",
+    "peer-clinic": "epsilon_audited_peer",
+    "server": "epsilon_audited_server",
+}
+"""The columns of what audits show of the epsilon against each adversary, at least."""
 TEXT_COLUMNS: Final = frozenset(
     {
         *("run_id", "study", "strategy", "cut", "held_out", "status", "worst_clinic"),

@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 from sim.foundation.chain import chained, file_hash
 from sim.foundation.problems import FolderError, ScenarioError
 from sim.results import reading
+from sim.results.attack_log import with_audits
 from sim.results.audit_log import AUDIT_FILE, seal_entries
 from sim.results.columns import COLUMNS, TEXT_COLUMNS, WHOLE_COLUMNS, in_order, is_setting, is_swept, is_tuned
 from sim.results.schema import checked, checked_rows
@@ -169,9 +170,9 @@ def _each(
 def write_table(study_folder: Path, run_ids: Iterable[str] | None = None, *, strict: bool = False) -> pd.DataFrame:
     """Build ``runs.parquet`` anew from the run folders, in one atomic step; parameters as for :func:`read_rows`.
 
-    DESIGN's columns, then one column per swept key.
+    DESIGN's columns, with what audits found in theirs, then one column per swept key.
     """
-    table = as_table(read_rows(study_folder, run_ids, strict=strict))
+    table = as_table(with_audits(study_folder, read_rows(study_folder, run_ids, strict=strict)))
     with writing_to(study_folder), moved_in(study_folder / TABLE_FILE) as partial:
         study_folder.mkdir(parents=True, exist_ok=True)
         table.to_parquet(partial, index=False)

@@ -9,7 +9,10 @@ from typing import Any
 
 from sim.foundation.chain import Chain, read_chain
 from sim.foundation.problems import ScenarioError
+from sim.privacy.ledger import ADVERSARIES, COLUMN_OF
 from sim.results import reading
+from sim.results.attack_log import exceeds, with_audits
+from sim.results.columns import AUDITED_COLUMN_OF
 from sim.results.store import RUN_FILE, TABLE_FILE, as_table, read_record, read_rows, read_table
 from sim.results.study_log import STUDY_LOG, identity
 from sim.results.verification import run_faults
@@ -109,12 +112,18 @@ def _table_faults(folder: Path) -> list[str]:
     try:
         table = read_table(folder)
         told = table.astype(object).where(table.notna(), None).to_dict("records")
-        built = as_table(read_rows(folder, [str(row["run_id"]) for row in told]))
+        built = as_table(with_audits(folder, read_rows(folder, [str(row["run_id"]) for row in told])))
         rows = built.astype(object).where(built.notna(), None).to_dict("records")
     except (ScenarioError, KeyError, TypeError, ValueError) as error:
         return [f"{path}: cannot be read ({type(error).__name__})"]
     by_id = {row["run_id"]: row for row in rows}
     faults = [f"{path}: run {row['run_id']}: has no folder here" for row in told if row["run_id"] not in by_id]
+    faults += [
+        f"{path}: run {row['run_id']}, {AUDITED_COLUMN_OF[adversary]}: is above {COLUMN_OF[adversary]}, which it refutes"
+        for row in told
+        for adversary in ADVERSARIES
+        if exceeds(row[AUDITED_COLUMN_OF[adversary]], row[COLUMN_OF[adversary]])
+    ]
     return faults + [
         f"{path}: run {row['run_id']}, {column}: is not what {RUN_FILE} says"
         for row in told

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
-from sim.attacks.attack import Attack, Exhibit, Finding, Observer, Target, attack_of
+from sim.attacks.attack import Exhibit, Finding, Observer, Target, attack_of
 from sim.attacks.observation import Observation, looks, show_message, visible
 from sim.data.federation import Federation, load_federation
 from sim.foundation.problems import FolderError, told
@@ -25,7 +25,8 @@ from sim.methods.messages import Instruction, Reply
 from sim.models import Parameters
 from sim.plan.plan import Plan
 from sim.privacy.ledger import Adversary
-from sim.results.attacks import note_attack, read_attacks, write_attacks
+from sim.results.attack_log import read_attacks
+from sim.results.attacks import note_attack, write_attacks
 from sim.results.store import read_rows
 from sim.scenario import AttackTable
 from sim.scenario.spec import code_digests
@@ -168,7 +169,7 @@ def attack_run(plan: Plan, federation: Federation, tasks: Sequence[Task]) -> Ite
                 if isinstance(each, Exhibit):
                     row["exhibit"] = each.originals, each.rebuilt
                 else:
-                    row["findings"].append(_told(attack, each))
+                    row["findings"].append(finding_row(each, attack.adversary))
         except FolderError:
             raise
         except Exception as error:
@@ -235,8 +236,8 @@ def _blind(server_round: int, model: Parameters) -> None:
     """Look at nothing."""
 
 
-def _told(attack: Attack, finding: Finding) -> Row:
-    """Return a finding as a row; raises AttackError if its measure has no unit."""
+def finding_row(finding: Finding, adversary: Adversary) -> Row:
+    """Return a finding, the adversary's unless it names another, as a row; AttackError if its measure has no unit."""
     row = asdict(finding)
     row["measure"] = finding.measure if finding.unit else ""
-    return row | {"adversary": finding.adversary or attack.adversary}
+    return row | {"adversary": finding.adversary or adversary}

@@ -14,7 +14,8 @@ from sim.attacks.membership import membership_auc
 from sim.attacks.observation import Observation
 from sim.attacks.reconstruction import probe_r2
 from sim.attacks.shadows import Population
-from sim.results.attacks import COLUMNS, attacks_table, read_attacks
+from sim.results.attack_log import read_attacks
+from sim.results.attacks import COLUMNS, attacks_table
 from sim.results.store import read_record, write_table
 from sim.scenario import AttackTable
 from sim.study.attacking import attack_study, train_further

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from one_run import audit_one_run, epsilon_lower_bound, p_value
 from scipy.stats import binom
+
+from sim.privacy.one_run import audit_one_run, epsilon_lower_bound, p_value
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_the_bound_on_randomised_response_is_wrong_no_more_often_than_stated(eps
         coins = draws.random(100) < 0.5
         kept = draws.random(100) < math.exp(epsilon) / (1 + math.exp(epsilon))
         scores = np.where(kept, coins, ~coins) + 1e-3 * draws.random(100)
-        audits.append(audit_one_run(scores, coins, 60, 0.0).epsilon_lower)
+        audits.append(audit_one_run(scores, coins, 30, 30, 0.0).epsilon_lower)
     assert np.mean(np.array(audits) > epsilon) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
     assert np.mean(audits) > epsilon / 3, "the bound has no power"
 
@@ -61,14 +62,14 @@ def test_the_bound_on_randomised_response_is_wrong_no_more_often_than_stated(eps
 def test_the_highest_scores_are_guessed_in_and_the_lowest_out():
     included = np.array([True, False, False, True, False, True])
     scores = np.array([9.0, 8.0, 0.0, 1.0, -4.0, 5.0])
-    audit = audit_one_run(scores, included, 4, 0.0)
+    audit = audit_one_run(scores, included, 2, 2, 0.0)
     assert (audit.canaries, audit.guesses, audit.correct) == (6, 4, 3)
 
 
-@pytest.mark.parametrize("guesses", [0, 3, 8])
-def test_odd_or_too_many_guesses_are_refused(guesses):
-    with pytest.raises(ValueError, match="even number"):
-        audit_one_run(np.zeros(6), np.zeros(6, dtype=bool), guesses, 0.0)
+@pytest.mark.parametrize(("inside", "outside"), [(0, 0), (4, 3), (-1, 2)])
+def test_no_or_too_many_guesses_are_refused(inside, outside):
+    with pytest.raises(ValueError, match="from one to that many"):
+        audit_one_run(np.zeros(6), np.zeros(6, dtype=bool), inside, outside, 0.0)
 
 
 @pytest.mark.parametrize(

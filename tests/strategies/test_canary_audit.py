@@ -11,12 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from canaries import one_feature_canaries, planted
-from one_run import audit_one_run
 from support import with_noise_by
 from white_box import round_scores
 
 from sim.data.federation import Records, load_federation
 from sim.plan.plan import make_plan
+from sim.privacy.one_run import audit_one_run
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
 from sim.study.train import PlanMismatchError, train_run
@@ -69,7 +69,7 @@ def audited(strategy, cut, tmp_path, mistake=None):
     scores = round_scores(job.network, job.parts, models, canaries, job.dp.part_clip)
     confidence = 1 - 0.05 / len(scores)
     bounds = {
-        block: audit_one_run(own, canaries.included, GUESSES, DELTA, confidence).epsilon_lower
+        block: audit_one_run(own, canaries.included, GUESSES // 2, GUESSES // 2, DELTA, confidence).epsilon_lower
         for block, own in scores.items()
     }
     return max(clinic.epsilon["model-user"] for clinic in plan.clinics), bounds

@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from one_run import audit_one_run
 
 from sim.data.federation import Records, load_federation
 from sim.foundation.rng import stream
@@ -20,6 +19,7 @@ from sim.methods.job import Job
 from sim.methods.messages import Begin, Kind, Step
 from sim.methods.row_noise import arrived_rows
 from sim.plan.plan import make_plan
+from sim.privacy.one_run import audit_one_run
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
 from sim.study.train import train_run
@@ -116,7 +116,7 @@ def audited(privacy, freeze, folder):
             likeness[k] += float((sent[lane, :size][others] * direction[k, own[others]]).sum())
 
     train_run(plan, federation, overheard=overheard)
-    bound = audit_one_run(-likeness, included, GUESSES, DELTA).epsilon_lower
+    bound = audit_one_run(-likeness, included, GUESSES // 2, GUESSES // 2, DELTA).epsilon_lower
     return plan.columns()["epsilon_server"], bound
 
 

@@ -9,9 +9,15 @@ auditing with one (1) training run", NeurIPS 2023, arXiv:2305.08846, theorem 5.2
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sim.foundation.lazy import Lazy
+
+special: Any = Lazy("scipy.special")
+stats: Any = Lazy("scipy.stats")
 
 Floats = NDArray[np.float64]
 Coins = NDArray[np.bool_]
@@ -38,7 +44,9 @@ class OneRunAudit:
     epsilon_lower: float
 
 
-def audit_one_run(scores: Floats, included: Coins, guesses: int, delta: float, confidence: float = 0.95) -> OneRunAudit:
+def audit_one_run(
+    scores: Floats, included: Coins, inside: int, outside: int, delta: float, confidence: float = 0.95
+) -> OneRunAudit:
     """Guess the coins of the canaries with the highest and the lowest scores, and bound epsilon.
 
     Parameters
@@ -47,8 +55,9 @@ def audit_one_run(scores: Floats, included: Coins, guesses: int, delta: float, c
         ``[canary]``, high where the run looks as if the canary had been in it.
     included : ndarray of bool
         ``[canary]`` how the coins fell.
-    guesses : int
-        Half of them say "in", to the highest scores, half "out". To be fixed before the scores are seen.
+    inside, outside : int
+        How many guesses say "in", to the highest scores, and "out", to the lowest. To be fixed before the scores are
+        seen.
     delta, confidence : float
 
     Returns
@@ -58,13 +67,13 @@ def audit_one_run(scores: Floats, included: Coins, guesses: int, delta: float, c
     Raises
     ------
     ValueError
-        If the guesses are not even in number, or more than there are canaries.
+        If there is no guess, or more than there are canaries.
     """
-    if guesses % 2 or not 0 < guesses <= len(scores):
-        raise ValueError(f"{guesses} guesses on {len(scores)} canaries; an even number of at most that many is needed")
+    guesses = inside + outside
+    if min(inside, outside) < 0 or not 0 < guesses <= len(scores):
+        raise ValueError(f"{guesses} guesses on {len(scores)} canaries; from one to that many are needed")
     order = np.argsort(scores, kind="stable")
-    half = guesses // 2
-    correct = int(np.sum(~included[order[:half]]) + np.sum(included[order[-half:]]))
+    correct = int(np.sum(~included[order[:outside]]) + np.sum(included[order[len(order) - inside :]]))
     bound = epsilon_lower_bound(len(scores), guesses, correct, delta, confidence)
     return OneRunAudit(len(scores), guesses, correct, confidence, bound)
 
@@ -126,17 +135,14 @@ def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: fl
     ValueError
         If a number is out of its range.
     """
-    from scipy.special import expit
-    from scipy.stats import binom
-
     if not 0 <= correct <= guesses <= canaries:
         raise ValueError(f"{correct} right of {guesses} guesses on {canaries} canaries is not possible")
     if epsilon < 0 or not 0 <= delta < 1:
         raise ValueError(f"epsilon must not be negative and delta lie in [0, 1); got {epsilon} and {delta}")
-    accuracy = float(expit(epsilon))
-    tail = float(binom.sf(correct - 1, guesses, accuracy))
+    accuracy = float(special.expit(epsilon))
+    tail = float(stats.binom.sf(correct - 1, guesses, accuracy))
     if delta == 0 or correct == 0:
         return min(1.0, tail)
-    below = np.cumsum(binom.pmf(np.arange(correct - 1, -1, -1), guesses, accuracy))
+    below = np.cumsum(stats.binom.pmf(np.arange(correct - 1, -1, -1), guesses, accuracy))
     worst = float(np.max(below / np.arange(1, correct + 1)))
     return min(1.0, tail + 2 * canaries * delta * worst)

@@ -1,0 +1,168 @@
+"""Audits of what is released by itself: the run's own mechanism is made to release canaries, over and over.
+
+Rows at the cut, randomised labels, and the noised sum of clinics' updates each leave through the very functions that
+training calls, so that many thousand trials cost no training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sim.foundation.rng import stream
+from sim.methods.averaging import noised_average
+from sim.methods.job import Job
+from sim.methods.messages import Kind
+from sim.methods.method import State
+from sim.methods.row_noise import arrived_rows, leaving_rows
+from sim.models import Parameters
+from sim.privacy.audited import Floats, Trials
+from sim.tensor.lanes import forward
+
+if TYPE_CHECKING:
+    from sim.methods.exchange import Exchange
+
+MOST_VALUES: Final = 50_000_000
+"""How many noised numbers an audit of rows looks at; where rows are long or leave often, there are fewer trials."""
+FEWEST_TRIALS: Final = 500
+AT_ONCE: Final = 64
+"""How many clinics have a canary in one sum, in as many coordinates of the model."""
+FAR: Final = 1e4
+CANDIDATES: Final = 128
+
+
+def row_trials(job: Job, initial: Parameters, clinic: int, exposures: int, count: int, key: str) -> Trials:
+    """Replace one record by another, and look at their rows as often as they leave the clinic.
+
+    The two records are far out on opposite sides, where a rectifier lets through what it stops on the other, so that
+    their clipped rows lie as far apart as any. The score is the log likelihood ratio, but for a factor.
+
+    Parameters
+    ----------
+    initial : dict of str to Tensor
+        The public parameters of the head.
+    clinic : int
+    exposures : int
+        How often the record's rows leave.
+    count : int
+        Trials, fewer where rows are long.
+    key : str
+        Of coins and noise.
+    """
+    rows = job.rows
+    if rows is None:
+        raise ValueError("the run noises no rows")
+    job = replace(job, key=key)
+    pairs = {Kind.SMASHED: _far_rows(job, initial)}
+    if Kind.TAIL_GRADIENT in rows.clip:
+        pairs[Kind.TAIL_GRADIENT] = _opposite(_body_shape(job, initial), rows.clip[Kind.TAIL_GRADIENT])
+    values = sum(pair.shape[1:].numel() for pair in pairs.values())
+    count = max(FEWEST_TRIALS, min(count, MOST_VALUES // (values * max(1, exposures))))
+    coins = stream(key, "audit.coins").random(count) < 0.5
+    scores = np.zeros(count)
+    for kind, pair in pairs.items():
+        sent = pair[torch.from_numpy(coins.astype(np.int64))][None]
+        unit = torch.ones(1) if kind == Kind.TAIL_GRADIENT else None
+        centres = [row * min(1.0, rows.clip[kind] / float(row.norm(p=rows.mechanism.norm))) for row in pair]
+        for exposure in range(exposures):
+            left = leaving_rows(job, kind, sent, [count], [clinic], (exposure + 1, 0), unit)
+            seen = arrived_rows(job, kind, left, [clinic], unit)[0].double()
+            scores += _ratio(seen, centres, rows.mechanism.norm, rows.scale(kind, clinic))
+    return Trials(scores=scores[:, None], included=coins[:, None])
+
+
+def label_trials(job: Job, clinic: int, count: int, key: str) -> Trials:
+    """Change one label into another, and look at the answer."""
+    if job.labels is None:
+        raise ValueError("the run randomises no labels")
+    noise = job.labels
+    coins = stream(key, "audit.coins").random(count) < 0.5
+    answers = noise.mechanism.answers(coins.astype(np.int64), noise.uniform, noise.classes, key, clinic)
+    scores = (answers == 1).astype(np.float64) - (answers == 0)
+    return Trials(scores=scores[:, None], included=coins[:, None])
+
+
+def update_trials(job: Job, initial: Parameters, rounds: int, count: int, key: str) -> Trials:
+    """Let clinics change the model by far more than the clip, each in a coordinate of its own, or not at all.
+
+    In every round each changes its own coordinate alone; the score is how far the model has moved there in the end, or
+    in all rounds together, which is the same.
+    """
+    job = replace(job, key=key)
+    clip, names = job.spec.privacy.clip, list(initial)
+    size = sum(value[0].numel() for value in initial.values())
+    lanes = min(AT_ONCE, size)
+    sums = max(FEWEST_TRIALS // lanes, -(-count // lanes))
+    random = stream(key, "audit.coins")
+    coins, scores = random.random((sums, lanes)) < 0.5, np.zeros((sums, lanes))
+    zeros = {name: torch.zeros_like(value) for name, value in initial.items()}
+    for trial in range(sums):
+        own = np.sort(random.choice(size, lanes, replace=False))
+        moves = torch.zeros(lanes, size)
+        moves[torch.arange(lanes), torch.from_numpy(own)] = torch.from_numpy(coins[trial]) * 10 * clip
+        split = torch.split(moves, [value[0].numel() for value in initial.values()], dim=1)
+        trained = {name: part.view(lanes, *initial[name].shape[1:]) for name, part in zip(names, split, strict=True)}
+        for server_round in range(rounds):
+            exchange = cast("Exchange", _Round(replace(job, key=f"{key}/{trial}"), server_round + 1))
+            mean, _ = noised_average(exchange, trained, range(lanes), State(model=zeros, clip=clip))
+            scores[trial] += torch.cat([value.flatten() for value in mean.values()]).numpy()[own]
+    return Trials(scores=scores, included=coins)
+
+
+@dataclass(frozen=True)
+class _Round:
+    """What the server's average needs of an exchange."""
+
+    job: Job
+    server_round: int
+
+    def count(self, what: str, clinics: Sequence[int]) -> None:
+        """Count nothing."""
+
+
+def _far_rows(job: Job, initial: Parameters) -> Tensor:
+    """Return ``[2, *feature]`` the rows of two records, out of some, that lie farthest apart.
+
+    Of rows that are equally far apart in the norm of order 1, those with fewer values are told apart most easily: the
+    Euclidean distance decides for both norms.
+    """
+    head = job.part("head")
+    shape = job.network.input_shape
+    drawn = stream(job.seed, "audit.directions").standard_normal((CANDIDATES, *shape)).astype(np.float32)
+    x = FAR * torch.from_numpy(np.concatenate([drawn, -drawn]))
+    with torch.no_grad():
+        rows = forward(head, head.select(initial), x[None])[0]
+    flat = rows.flatten(1)
+    apart = torch.cdist(flat, flat)
+    one, other = divmod(int(apart.argmax()), len(flat))
+    return rows[[one, other]]
+
+
+def _body_shape(job: Job, initial: Parameters) -> torch.Size:
+    """Return the shape of one record's values at the second cut."""
+    x = torch.zeros(1, 1, *job.network.input_shape)
+    with torch.no_grad():
+        for name in ("head", "body"):
+            part = job.part(name)
+            x = forward(part, part.select(initial), x)
+    return x.shape[2:]
+
+
+def _opposite(shape: torch.Size, clip: float) -> Tensor:
+    """Return two rows far beyond the clip, in opposite directions."""
+    row = torch.zeros(shape)
+    row.view(-1)[0] = 10 * clip
+    return torch.stack([-row, row])
+
+
+def _ratio(seen: Tensor, centres: Sequence[Tensor], norm: int, scale: float) -> Floats:
+    """Return ``[trial]`` the log likelihood ratio of Laplace (norm 1) or Gaussian noise."""
+    zero, one = ((seen - centre.double()).flatten(1) / scale for centre in centres)
+    if norm == 1:
+        return np.asarray((zero.abs() - one.abs()).sum(1))
+    return np.asarray((zero.square() - one.square()).sum(1) / 2)

@@ -1,0 +1,84 @@
+"""The lines of ``attacks.jsonl``: how each attack on a run ended, and what audits found against each claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, ValidationError
+
+from sim.results import reading
+from sim.results.columns import AUDITED_COLUMN_OF
+from sim.results.kinds import Amount, Name, RunId, Text, revived
+
+ATTACKS_LOG: Final = "attacks.jsonl"
+AUDIT: Final = "audit"
+"""The attack under whose name audits stand."""
+SLACK: Final = 1e-3
+Row = dict[str, Any]
+_Number = Annotated[float | None, Strict(), BeforeValidator(revived)]
+
+
+class FoundLine(BaseModel):
+    """One finding."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    adversary: Literal["model-user", "peer-clinic", "server"]
+    measure: Name
+    value: _Number
+    low: _Number
+    high: _Number
+    chance: _Number
+    bound: _Number
+    clinic: Name
+
+
+class AttackLine(BaseModel):
+    """How an attack on a run ended."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    attack_id: RunId
+    run_id: RunId
+    attack: Name
+    status: Literal["ok", "failed"]
+    error: Text
+    wall_seconds: Amount
+    findings: list[FoundLine]
+
+
+def read_attacks(study_folder: Path) -> dict[str, Row]:
+    """Return how each attack on a run ended that has ended, by its id; one that stands twice has its last word."""
+    found = {}
+    for number, line in enumerate(reading.read_lines(study_folder, ATTACKS_LOG), 1):
+        try:
+            row = AttackLine.model_validate(line).model_dump()
+        except ValidationError:
+            reading.refuse(study_folder / ATTACKS_LOG, f"line {number} is no attack's; remove it, or the file")
+        found[row["attack_id"]] = row
+    return found
+
+
+def read_audits(study_folder: Path) -> dict[str, Row]:
+    """Return how the last audit of each run ended that has been audited, by the run's id."""
+    rows = read_attacks(study_folder).values()
+    return {row["run_id"]: row for row in rows if row["attack"] == AUDIT and row["status"] == "ok"}
+
+
+def with_audits(study_folder: Path, rows: list[Row]) -> list[Row]:
+    """Put what audits found of the claimed epsilons into rows of the study's table."""
+    audits = read_audits(study_folder)
+    return [row | _columns(audits[row["run_id"]]) if row["run_id"] in audits else row for row in rows]
+
+
+def exceeds(audited: float | None, claimed: float | None) -> bool:
+    """Whether a lower bound refutes what is claimed, by more than accountants differ."""
+    return audited is not None and claimed is not None and audited > claimed * (1 + SLACK)
+
+
+def _columns(audit: Mapping[str, Any]) -> Row:
+    return {
+        AUDITED_COLUMN_OF[each["adversary"]]: each["value"]
+        for each in audit["findings"]
+        if each["measure"] == "epsilon"
+    }
