@@ -191,5 +191,6 @@ class Auditor:
     @cached_property
     def _server_trains(self) -> bool:
         """Whether the server is claimed to learn little from whole models, which it is sent."""
-        whole = self.target.plan.job.protocol.topology == "whole"
+        job = self.target.plan.job
+        whole = job.protocol.topology == "whole" and job.secure is None
         return whole and math.isfinite(Claim.of(self.target, "server", "record").epsilon)

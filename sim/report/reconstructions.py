@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from sim.report.attacks import attack_name
 from sim.report.pages import environment, own_text
 from sim.report.study import StudyResults
-from sim.results.attacks import read_attacks, read_exhibit
+from sim.results.attack_log import read_attacks
+from sim.results.attacks import read_exhibit
 from sim.results.store import write_atomically
 
 PAGE: Final = "reconstructions.html"

@@ -119,7 +119,7 @@ def _table_faults(folder: Path) -> list[str]:
     by_id = {row["run_id"]: row for row in rows}
     faults = [f"{path}: run {row['run_id']}: has no folder here" for row in told if row["run_id"] not in by_id]
     faults += [
-        f"{path}: run {row['run_id']}, {AUDITED_COLUMN_OF[adversary]}: is above {COLUMN_OF[adversary]}, which it refutes"
+        f"{path}: run {row['run_id']}, {AUDITED_COLUMN_OF[adversary]}: refutes {COLUMN_OF[adversary]}"
         for row in told
         for adversary in ADVERSARIES
         if exceeds(row[AUDITED_COLUMN_OF[adversary]], row[COLUMN_OF[adversary]])

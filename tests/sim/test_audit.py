@@ -127,14 +127,14 @@ def dp_sgd(epsilon, **more):
 @RELEASES
 def test_a_release_that_is_drawn_by_itself_is_audited_to_within_a_fifth(csv, run):
     strategy, cut, privacy, model = RUNS[run]
-    found = audit_of(*plan_of(run_spec(csv, strategy, cut, privacy, model, rounds=2)), 500)
+    found = audit_of(*plan_of(run_spec(csv, strategy, cut, privacy, model, rounds=2)), 1000)
     share = tightest(found, "model-user" if run == "clinic-level" else "server")
     assert 0.8 <= share <= 1.0
 
 
 def test_one_step_of_dp_sgd_is_audited_to_within_a_fifth(csv):
     spec = run_spec(csv, "fedavg", None, dp_sgd(4.0), rounds=1, batch_size=500, learning_rate=0.01)
-    found = audit_of(*plan_of(spec), 300)
+    found = audit_of(*plan_of(spec), 800)
     assert 0.8 <= tightest(found) <= 1.0
     assert 0.2 < tightest(found, "model-user") <= 1.0, "noise of the other clinics hides it further"
 
@@ -172,13 +172,13 @@ def noise_of_half(monkeypatch):
 
 def test_half_the_noise_of_dp_sgd_is_found(csv, monkeypatch):
     noise_of_half(monkeypatch)
-    found = audit_of(*plan_of(run_spec(csv, "fedavg", None, dp_sgd(4.0), rounds=2, learning_rate=0.01)), 80)
+    found = audit_of(*plan_of(run_spec(csv, "fedavg", None, dp_sgd(4.0), rounds=1, batch_size=500)), 300)
     assert tightest(found) > 1.001
 
 
 def test_gradients_that_are_not_clipped_are_found(csv, monkeypatch):
     monkeypatch.setattr("sim.tensor.clipping._at_most_one", lambda factors: torch.where(factors >= 0, 1.0, 0.0))
-    found = audit_of(*plan_of(run_spec(csv, "fedavg", None, dp_sgd(4.0), rounds=2, learning_rate=0.01)), 80)
+    found = audit_of(*plan_of(run_spec(csv, "fedavg", None, dp_sgd(4.0), rounds=1, batch_size=500)), 300)
     assert tightest(found) > 1.001
 
 
@@ -284,7 +284,7 @@ def test_a_bound_above_a_claim_is_an_error_here_and_to_verify(study, suture, mon
     assert "above the claimed 4" in out
     code, _, err = suture("verify", study)
     assert code == 1
-    assert "epsilon_audited_server: is above epsilon_server, which it refutes" in err
+    assert "epsilon_audited_server: refutes epsilon_server" in err
 
 
 def test_an_audit_that_fails_is_told_and_made_again(study, suture, monkeypatch):

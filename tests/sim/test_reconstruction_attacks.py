@@ -15,7 +15,8 @@ from sim.attacks.gradient_inversion import best_fit, from_linear_layer
 from sim.attacks.likeness import identification, likeness, structural_similarity
 from sim.attacks.observation import Observation
 from sim.foundation.problems import ScenarioError
-from sim.results.attacks import EXHIBITS, read_attacks, read_exhibit
+from sim.results.attack_log import read_attacks
+from sim.results.attacks import EXHIBITS, read_exhibit
 from sim.scenario import AttackTable, parse_scenario
 from sim.scenario.spec import expand
 from sim.study.attacking import attack_study, train_further
