@@ -23,6 +23,7 @@ is false.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,9 +145,8 @@ class Server:
         )
         self._known = torch.from_numpy(known).float()
         self._mean, self._spread = self._known.mean(0), max(float(known.std(0).mean()), 1e-12)
-        self._of_pilot = torch.optim.Adam(
-            [{"params": [*self._pilot.values()], "lr": PILOT_RATE}, {"params": self._decoder.parameters()}], lr=RATE
-        )
+        pilot: dict[str, Any] = {"params": [*self._pilot.values()], "lr": PILOT_RATE}
+        self._of_pilot = torch.optim.Adam([pilot, {"params": self._decoder.parameters()}], lr=RATE)
         self._of_critic = torch.optim.Adam(self._critic.parameters(), lr=CRITIC_RATE)
         self._steps = 0
 
