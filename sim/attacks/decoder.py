@@ -71,7 +71,9 @@ def decoded(rows: Floats, known: Floats, new_rows: Floats, shape: tuple[int, ...
     rng = stream(seed, "attack.decoder")
     centre, scale = rows.mean(0), rows.std(0)
     scale = np.where(scale > 0, scale, 1.0)
-    z, new_z = (torch.from_numpy((each - centre) / scale).float().reshape(-1, *shape) for each in (rows, new_rows))
+    # A value that hardly varies among known rows may lie far out in others, where nothing was learnt.
+    within = np.clip(new_rows, rows.min(0), rows.max(0))
+    z, new_z = (torch.from_numpy((each - centre) / scale).float().reshape(-1, *shape) for each in (rows, within))
     mean, spread = known.mean(0), max(float(known.std(0).mean()), 1e-12)
     x = torch.from_numpy((known - mean) / spread).float()
     decoder = seeded(lambda: inverse(shape, known.shape[1:]), int(rng.integers(2**63)))

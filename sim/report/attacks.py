@@ -218,8 +218,10 @@ def attack_words(study: StudyResults, score: str) -> list[str]:
             f"{who}, {attack}: {best['measure']} {_number(best['mean'])}{spread} for {best['series']}{level}{of}"
             f"{guess}."
         )
+    if any("the most of" in each for each in said):
+        said.append("Each interval is of that setting by itself, and does not cover that it was picked as the most.")
     return said
 
 
 def _number(value: float) -> str:
-    return score_text(value) if abs(value) < 1 or np.isnan(value) else f"{value:.3g}"
+    return score_text(value) if abs(value) <= 1 or np.isnan(value) else f"{value:.3g}"

@@ -10,6 +10,7 @@ from support import NO_PRIVACY, plan_of, run_spec, write_csv
 from torch.nn import functional
 
 from sim.attacks.attack import Exhibit, Target, attack_of
+from sim.attacks.decoder import decoded
 from sim.attacks.fsha import label_gap, share_flagged
 from sim.attacks.gradient_inversion import best_fit, from_linear_layer
 from sim.attacks.likeness import identification, likeness, structural_similarity
@@ -169,6 +170,15 @@ def test_the_decoder_rebuilds_tables_and_what_it_finds_has_the_same_bits_again(c
     (found, _), (again, _) = (attacked(spec, "decoder") for _ in range(2))
     assert found["r2"].value > 0.8
     assert found == again
+
+
+def test_a_value_that_hardly_varies_among_known_rows_does_not_lead_the_decoder_astray():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 4))
+    rows = np.concatenate([x @ rng.normal(size=(4, 6)), np.zeros((300, 1))], axis=1)
+    rows[0, -1], rows[200:, -1] = 1e-3, 1.0  # nearly silent among the known two hundred
+    rebuilt = decoded(rows[:200], x[:200], rows[200:], (7,), 300, 0)
+    assert 1 - np.square(x[200:] - rebuilt).sum() / np.square(x[200:] - x[200:].mean(0)).sum() > 0.8
 
 
 def test_the_decoder_finds_nothing_behind_much_noise(digits):
