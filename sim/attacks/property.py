@@ -160,5 +160,5 @@ ATTACK = Attack(
     uses="the case mix of each clinic's training records, and held-out records, exact",
     carry_out=carry_out,
     applies=lambda job: job.method.trains and not job.alone and not (job.method.pooled and not job.method.cuts),
-    options={"shadows": 16, "of": ""},
+    options={"shadows": 8, "of": ""},
 )
