@@ -31,6 +31,8 @@ CHANCE: Final = dict(zip(MEASURES, (0.5, *LEVELS), strict=True))
 REPLICATES: Final = 200
 FEWEST_RECORDS: Final = 20
 """Groups of fewer records are left out."""
+MOST_INTERVALS: Final = 50
+"""Where there are more clinics, single ones have no interval."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +117,7 @@ def findings(
     game = _Game(
         scores=scores,
         inside=inside,
-        resampled=_resampled(plan.spec.seed, len(scores), clinic),
+        resampled=resampled(plan.spec.seed, len(scores), clinic),
         adversary=adversary,
         bounds=bounds(plan, adversary),
     )
@@ -124,8 +126,10 @@ def findings(
         return
     if len(scores) > 1:
         yield replace(game.of_the_run().findings(everybody)[0], measure="run_auc")
-    for k, name in enumerate(plan.job.facts.names):
-        yield replace(game.findings(clinic == k)[0], clinic=name)
+    names = plan.job.facts.names
+    alone = game if len(names) <= MOST_INTERVALS else replace(game, resampled=())
+    for k, name in enumerate(names):
+        yield replace(alone.findings(clinic == k)[0], clinic=name)
     of_groups = [
         game.findings(codes == code)[0]
         for groups in read_groups(plan.spec.data, plan.spec.evaluation.groups, plan.spec.seed)
@@ -153,7 +157,7 @@ class _Game:
         """Return :data:`MEASURES` over some records."""
         guesses = Guesses.of(self.scores, self.inside, among)
         values = guesses.measured(*map(np.ones, self.scores.shape))
-        drawn = np.array([guesses.measured(*weights) for weights in self.resampled])
+        drawn = np.array([guesses.measured(*weights) for weights in self.resampled]).reshape(-1, len(MEASURES))
         drawn = drawn[~np.isnan(drawn).any(1)]
         low, high = np.percentile(drawn, [2.5, 97.5], axis=0) if len(drawn) else np.full((2, len(MEASURES)), np.nan)
         return [
@@ -190,7 +194,7 @@ def bounds(plan: Plan, adversary: Adversary) -> dict[str, float]:
     return dict(zip(MEASURES, (auc, *risk.true_positive_rates[: len(LEVELS)]), strict=True))
 
 
-def _resampled(seed: int, models: int, clinic: NDArray[np.int64]) -> list[tuple[Floats, Floats]]:
+def resampled(seed: int, models: int, clinic: NDArray[np.int64]) -> list[tuple[Floats, Floats]]:
     """Return how often each model and each record is drawn, in each replicate."""
     rng = stream(seed, "attack.bootstrap")
     sizes = np.bincount(clinic)

@@ -18,7 +18,7 @@ from sim.attacks.attack import Observer, Target
 from sim.attacks.observation import visible
 from sim.data.federation import Federation, Records
 from sim.foundation.rng import stream
-from sim.methods.messages import Instruction, Reply, Train
+from sim.methods.messages import Instruction, Kind, Reply, Train
 from sim.models import Network, Parameters
 from sim.privacy.ledger import ADVERSARIES, Adversary
 from sim.tensor.evaluation import Evaluator
@@ -170,7 +170,7 @@ class _Updates(_Rounds):
         for name, value in instruction.model.items():
             if name not in self._made:
                 self._made[name] = value.expand(clinics, *value.shape[1:]).clone()
-            if reply.clinics:
+            if Kind.MODEL in reply.parts:
                 self._made[name][reply.clinics] = reply.model[name]
 
 

@@ -13,17 +13,18 @@ from support import DP_SGD, plan_of, run_spec
 from sim.attacks.attack import Target
 from sim.attacks.lira import carry_out as lira_of
 from sim.attacks.lira import moderated, scores
-from sim.attacks.membership_game import LEVELS, MEASURES, Guesses, bounds
+from sim.attacks.membership_game import LEVELS, MEASURES, Guesses, bounds, resampled
 from sim.attacks.rmia import log_ratios, pairwise
-from sim.attacks.row_membership import senders
+from sim.attacks.row_membership import log_likelihoods, sent_one
 from sim.attacks.shadows import own_class_logits, trials_of
-from sim.scenario import AttackTable, Scoring, parse_scenario
+from sim.scenario import AttackTable, ClinicGroup, Scoring, parse_scenario
 from sim.scenario.spec import expand
 from sim.study.attacking import Task, attack_run, train_further
 from sim.study.train import train_run
 
 MEMORISING = {"model": {"hidden": [64, 32]}, "optimizer": "adam", "learning_rate": 0.01, "batch_size": 16}
 
+WIDE = {"hidden": [24, 8]}
 SEERS = ("peer-clinic", "server")
 
 
@@ -224,7 +225,7 @@ def test_a_row_is_shared_among_candidates_by_bayes_rule():
     rows = candidates[:4] + 0.8 * rng.normal(size=(4, 3))
     likely = norm.pdf(rows[:, None], candidates, 0.8).prod(2)
     none = np.prod(1 - likely / likely.sum(1, keepdims=True), axis=0)
-    assert senders(rows, candidates, 0.64) == pytest.approx(1 - none)
+    assert sent_one(log_likelihoods(rows, candidates, 0.64)) == pytest.approx(1 - none)
 
 
 @pytest.mark.parametrize(
@@ -232,8 +233,7 @@ def test_a_row_is_shared_among_candidates_by_bayes_rule():
     [("centralised", None), ("split", "vanilla"), ("splitfed-v1", "u-shaped"), ("splitfed-v3", "vanilla")],
 )
 def test_rows_without_noise_give_membership_away(random_labels, strategy, cut):
-    wide = {"hidden": [24, 8]}
-    [seen] = found(run_spec(random_labels, strategy, cut, model=wide, rounds=3, learning_rate=0.01), "row-membership")
+    [seen] = found(run_spec(random_labels, strategy, cut, model=WIDE, rounds=3, learning_rate=0.01), "row-membership")
     assert seen["server", "auc", ""]["value"] > 0.999
     assert seen["server", "fpr_0_01_tpr", ""]["value"] > 0.99
     assert math.isnan(seen["server", "auc", ""]["bound"])
@@ -242,8 +242,7 @@ def test_rows_without_noise_give_membership_away(random_labels, strategy, cut):
 def test_noise_on_rows_takes_membership_away_as_far_as_its_epsilon_says(random_labels):
     def attacked(epsilon, rounds=2):
         noise = {"mechanism": "smashed-noise", "epsilon": epsilon, "clip": 2.0, "delta": 1e-3, "labels": "public"}
-        model = {"hidden": [24, 8], "freeze": ["head"]}
-        spec = run_spec(random_labels, "split", "vanilla", noise, model, rounds=rounds)
+        spec = run_spec(random_labels, "split", "vanilla", noise, WIDE | {"freeze": ["head"]}, rounds=rounds)
         [seen] = found(spec, "row-membership")
         return seen["server", "auc", ""]
 
@@ -336,3 +335,43 @@ def test_the_worst_group_of_patients_is_scikit_learns(random_labels):
     [worst] = [f for f in lira_of(target) if f.measure == "worst_group_auc" and f.adversary == "model-user"]
     assert worst.value == pytest.approx(max(aucs))
     assert worst.low < worst.value < worst.high
+
+
+def test_rows_of_a_record_that_are_linked_tell_as_much_as_their_mean(random_labels):
+    """A frozen head sends a record's row with new noise each round: eight rounds are as one with noise / sqrt(8)."""
+
+    def auc(multiplier, rounds):
+        noise = {"mechanism": "smashed-noise", "noise-multiplier": multiplier, "clip": 2.0, "delta": 1e-3}
+        spec = run_spec(
+            random_labels, "split", "vanilla", noise | {"labels": "public"}, WIDE | {"freeze": ["head"]}, rounds=rounds
+        )
+        return found(spec, "row-membership")[0]["server", "auc", ""]["value"]
+
+    once, eight, less_noise = auc(0.4, 1), auc(0.4, 8), auc(0.4 / math.sqrt(8), 1)
+    assert eight == pytest.approx(less_noise, abs=0.06)
+    assert eight > once + 0.1
+
+
+def test_clinics_that_are_lost_are_attacked_by_what_they_were_given(random_labels):
+    spec = run_spec(random_labels, rounds=4)
+    lost = ClinicGroup.model_validate({"profile": "hospital", "availability": 0.6, "drop-out": 0.4})
+    [lira] = found(spec.model_copy(update={"clinics": (lost,)}), "lira", shadows=2)
+    assert not math.isnan(lira["server", "auc", ""]["value"])
+
+
+def test_intervals_hold_what_is_true_and_chance_where_there_is_nothing():
+    """Scores by simulation, whose records know nothing, or as much as the mean over all simulations says."""
+    for moved in (0.0, 0.5):
+        values, lows, highs = np.transpose([_simulated(seed, moved) for seed in range(20)])
+        truth = values.mean() if moved else 0.5
+        assert values.mean() == pytest.approx(truth, abs=0.015)
+        assert np.mean((lows <= truth) & (truth <= highs)) >= 0.85
+
+
+def _simulated(seed, moved):
+    rng = np.random.default_rng(seed)
+    inside = np.stack([rng.permutation(120) < 80 for _ in range(9)])
+    logits = 2 * rng.normal(size=120) + rng.normal(size=inside.shape) + moved * inside
+    guesses = Guesses.of(scores(logits[None], inside)[0], inside, np.ones(120, dtype=bool))
+    drawn = [guesses.measured(*weights)[0] for weights in resampled(seed, 9, np.zeros(120, dtype=np.int64))]
+    return guesses.measured(np.ones(9), np.ones(120))[0], *np.percentile(drawn, [2.5, 97.5])
