@@ -19,7 +19,7 @@ from sim.results.columns import NOISE_KEYS, is_tuned
 ADVERSARIES = {"epsilon_model_user": "Model user", "epsilon_peer": "Peer clinic", "epsilon_server": "Server"}
 """Column of `runs` with an adversary's epsilon, and the adversary's name."""
 
-REPLACE = {column: f"{column}_replace" for column in ADVERSARIES}
+REPLACE = {column: f"{column}_replace" for column in (*ADVERSARIES, "epsilon_peers", "epsilon_server_and_peers")}
 """Column of an epsilon, and that of the same with everything under replacement."""
 
 
@@ -158,7 +158,7 @@ def under_one_adjacency(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with all epsilons of `adjacency_of` them."""
     if adjacency_of(runs) != "replace-one":
         return runs.copy()
-    return runs.assign(**{column: runs[other].astype(float) for column, other in REPLACE.items()})
+    return runs.assign(**{column: runs[other].astype(float) for column, other in REPLACE.items() if other in runs})
 
 
 def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str, held_out: HeldOut | None = None) -> pd.DataFrame:

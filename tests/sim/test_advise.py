@@ -12,6 +12,7 @@ from support import SCENARIO, write_scenario
 from sim.foundation.problems import ScenarioError
 from sim.report.advice import advise
 from sim.report.condition import parse_condition
+from sim.report.summary import under_one_adjacency
 from sim.results.store import as_table
 from sim.scenario import load_scenario
 from sim.scenario.spec import expand
@@ -323,3 +324,15 @@ def test_advice_of_a_tuned_study_goes_by_the_runs_at_their_chosen_settings(sutur
     _, after, _ = suture("advise", "s.toml")
     assert after.startswith("Take FedAvg: within-clinic AUC")
     assert "not finished" not in after
+
+
+def test_epsilons_of_colluders_are_compared_under_replace_one_too():
+    mixed = pd.DataFrame(
+        {
+            "mechanism": ["dp-sgd", "smashed-noise"],
+            "adjacency": ["zero-out", "replace-one"],
+            "epsilon_server_and_peers": [1.0, 2.0],
+            "epsilon_server_and_peers_replace": [2.2, 2.0],
+        }
+    )
+    assert under_one_adjacency(mixed)["epsilon_server_and_peers"].tolist() == [2.2, 2.0]
