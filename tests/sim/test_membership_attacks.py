@@ -185,7 +185,9 @@ def test_shadow_models_are_trained_once_for_all_attacks(random_labels, monkeypat
 
 
 def test_the_runs_own_model_is_the_first_target(random_labels):
-    plan, federation = plan_of(run_spec(random_labels, privacy=DP_SGD, rounds=2))
+    spec = run_spec(random_labels, privacy=DP_SGD, rounds=2)
+    with_validation = spec.data.model_copy(update={"validation_share": 0.2})
+    plan, federation = plan_of(spec.model_copy(update={"data": with_validation}))
     target = Target(
         plan=plan,
         federation=federation,
@@ -307,6 +309,16 @@ def test_what_is_claimed_bounds_the_curve_as_the_closed_form_says(random_labels)
     assert rates == pytest.approx([norm.cdf(norm.ppf(level) + mu) for level in LEVELS], rel=1e-3)
     assert norm.cdf(mu / math.sqrt(2)) < auc == pytest.approx(1 - (2 - 2 * norm.cdf(mu / 2)) ** 2 / 2, rel=1e-3)
     assert all(map(math.isnan, bounds(plan_of(run_spec(random_labels))[0], "server").values()))
+
+
+def test_gradients_that_hide_a_record_or_none_bound_one_that_is_replaced_by_another(random_labels):
+    """Two steps over all records, each a Gaussian of eight clips, on a sum that another record moves by two."""
+    noise = {"mechanism": "dp-sgd", "noise-multiplier": 8.0, "clip": 1.0, "delta": 1e-3}
+    plan, _ = plan_of(run_spec(random_labels, privacy=noise, rounds=2, batch_size=80))
+    mu = 2 * math.sqrt(2) / 8
+    for adversary in ("model-user", "server"):
+        _, *rates = bounds(plan, adversary).values()
+        assert rates == pytest.approx([norm.cdf(norm.ppf(level) + mu) for level in LEVELS], rel=1e-3)
 
 
 def test_the_worst_group_of_patients_is_scikit_learns(random_labels):
