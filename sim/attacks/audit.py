@@ -18,7 +18,7 @@ import numpy as np
 
 from sim.attacks.attack import Finding, Target
 from sim.attacks.audit_releases import label_trials, row_trials, update_trials
-from sim.attacks.canaries import Canaries, Directions, ServerView, coins, crafted, final_scores, ordinary
+from sim.attacks.canaries import Canaries, Directions, ServerView, coins, crafted, final_scores, ordinary, room
 from sim.foundation.lazy import Lazy
 from sim.models import Parameters
 from sim.privacy.accounting import Mechanisms
@@ -32,7 +32,7 @@ Kind = Literal["crafted", "ordinary", "mislabelled"]
 KINDS: Final[tuple[Kind, ...]] = ("crafted", "ordinary", "mislabelled")
 TOGETHER: Final = 64
 """How many trainings are one program."""
-DRAWS_A_TRAINING: Final = 20
+DRAWS_A_TRAINING: Final = 60
 """How many draws of a release stand for one training."""
 FEWEST: Final = 40
 CONFIDENCE, WHEN_ABOVE = 0.95, 0.999
@@ -66,7 +66,7 @@ def audit(target: Target, trainings: int, kind: Kind, *, one_run: bool = False) 
     target : Target
     trainings : int
         How many times the method is trained, where that is needed; with ``one_run`` how many canaries one training has.
-        Of a release that is drawn by itself there are twenty times as many draws.
+        Of a release that is drawn by itself there are 60 times as many draws.
     kind : {"crafted", "ordinary", "mislabelled"}
         Of the canaries in trainings.
     one_run : bool
@@ -161,7 +161,7 @@ class Auditor:
 
     def _canaries(self) -> Canaries:
         plan, federation = self.target.plan, self.target.federation
-        each = max(1, self.trainings // len(plan.clinics)) if self.one_run else 1
+        each = max(1, self.trainings // len(plan.clinics)) if self.one_run else room(plan.job)
         if self.kind == "crafted" and plan.job.dp is not None:
             return crafted(plan.job, federation, self._initial, each)
         return ordinary(plan.job, federation, each, mislabelled=self.kind == "mislabelled")

@@ -20,6 +20,7 @@ from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.method import State
 from sim.methods.row_noise import arrived_rows, leaving_rows
+from sim.methods.secure_sum import masked_sum, opened
 from sim.models import Parameters
 from sim.privacy.audited import Floats, Trials
 from sim.tensor.lanes import forward
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 MOST_VALUES: Final = 50_000_000
 """How many noised numbers an audit of rows looks at; where rows are long or leave often, there are fewer trials."""
 FEWEST_TRIALS: Final = 500
-AT_ONCE: Final = 64
-"""How many clinics have a canary in one sum, in as many coordinates of the model."""
+AT_ONCE, MOST_SUMS = 64, 1000
+"""How many clinics have a canary in one sum, in as many coordinates of the model, and how many sums are drawn."""
 FAR: Final = 1e4
 CANDIDATES: Final = 128
 
@@ -93,11 +94,9 @@ def update_trials(job: Job, initial: Parameters, rounds: int, count: int, key: s
     In every round each changes its own coordinate alone; the score is how far the model has moved there in the end, or
     in all rounds together, which is the same.
     """
-    job = replace(job, key=key)
-    clip, names = job.spec.privacy.clip, list(initial)
-    size = sum(value[0].numel() for value in initial.values())
-    lanes = min(AT_ONCE, size)
-    sums = max(FEWEST_TRIALS // lanes, -(-count // lanes))
+    clip, size = job.spec.privacy.clip, sum(value[0].numel() for value in initial.values())
+    lanes = min(AT_ONCE if job.secure is None else len(job.sizes), size)
+    sums = min(MOST_SUMS, max(FEWEST_TRIALS // lanes, -(-count // lanes)))
     random = stream(key, "audit.coins")
     coins, scores = random.random((sums, lanes)) < 0.5, np.zeros((sums, lanes))
     zeros = {name: torch.zeros_like(value) for name, value in initial.items()}
@@ -106,12 +105,23 @@ def update_trials(job: Job, initial: Parameters, rounds: int, count: int, key: s
         moves = torch.zeros(lanes, size)
         moves[torch.arange(lanes), torch.from_numpy(own)] = torch.from_numpy(coins[trial]) * 10 * clip
         split = torch.split(moves, [value[0].numel() for value in initial.values()], dim=1)
-        trained = {name: part.view(lanes, *initial[name].shape[1:]) for name, part in zip(names, split, strict=True)}
-        for server_round in range(rounds):
-            exchange = cast("Exchange", _Round(replace(job, key=f"{key}/{trial}"), server_round + 1))
-            mean, _ = noised_average(exchange, trained, range(lanes), State(model=zeros, clip=clip))
-            scores[trial] += torch.cat([value.flatten() for value in mean.values()]).numpy()[own]
+        moved = {name: part.view(lanes, *zeros[name].shape[1:]) for name, part in zip(zeros, split, strict=True)}
+        anew = replace(job, key=f"{key}/{trial}")
+        for server_round in range(1, rounds + 1):
+            mean = _released(anew, server_round, zeros, moved)
+            scores[trial] += torch.cat([mean[name].flatten() for name in zeros]).numpy()[own]
     return Trials(scores=scores, included=coins)
+
+
+def _released(job: Job, server_round: int, before: Parameters, trained: Parameters) -> Parameters:
+    """Return what the round's average makes of clinics' parameters."""
+    if job.secure is not None:
+        clinics = job.returning(server_round, job.participants(server_round))
+        sums = masked_sum(job, server_round, clinics, before, {name: value[clinics] for name, value in trained.items()})
+        return {**before, **opened(job, sums, clinics, before)}
+    exchange = cast("Exchange", _Round(job, server_round))
+    lanes = range(len(next(iter(trained.values()))))
+    return noised_average(exchange, trained, lanes, State(model=before, clip=job.spec.privacy.clip))[0]
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ from sim.tensor.lanes import forward, loss_sum
 
 Floats = NDArray[np.float64]
 LARGEST_SCALE = 2.0**20
+MOST_CLINICS, MOST_EACH = 64, 8
+"""Canaries are at no more clinics, the largest, and unless asked for not more at each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,13 @@ def ordinary(job: Job, federation: Federation, each: int, *, mislabelled: bool) 
     return Canaries(x=federation.train.x[place], y=y, place=place, clinic=clinic, alone=False)
 
 
+def room(job: Job) -> int:
+    """Return how many canaries a clinic may have so that all lie in directions of their own among the features."""
+    clinics = min(len(job.sizes), MOST_CLINICS)
+    width = int(np.prod(job.network.input_shape))
+    return max(1, min(MOST_EACH, width // clinics, min(job.sizes) // 2))
+
+
 def coins(seed: int, trial: int, count: int) -> NDArray[np.bool_]:
     """Toss a fair coin for each canary."""
     return stream(seed, "audit.coins", trial).random(count) < 0.5
@@ -117,8 +126,9 @@ def coins(seed: int, trial: int, count: int) -> NDArray[np.bool_]:
 
 def _places(federation: Federation, each: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     sizes = np.diff(federation.train.offsets)
-    per_clinic = np.minimum(each, sizes)
-    clinic = np.repeat(np.arange(len(sizes)), per_clinic)
+    largest = np.sort(np.argsort(-sizes, kind="stable")[:MOST_CLINICS])
+    per_clinic = np.minimum(each, sizes[largest])
+    clinic = np.repeat(largest, per_clinic)
     within = np.concatenate([np.arange(n) for n in per_clinic])
     return federation.train.offsets[clinic] + within, clinic
 

@@ -26,7 +26,7 @@ def audit(
     folder: StudyFolder,
     canaries: Annotated[
         int, typer.Option("--canaries", min=40, max=1_000_000, help="Trainings with canaries in or out, a run.")
-    ] = 1000,
+    ] = 300,
     kind: Annotated[
         CanaryKind,
         typer.Option("--kind", help="Worst-case canaries, a clinic's own records, or these with another label."),

@@ -108,13 +108,10 @@ def audited(trials: Trials, mechanisms: Mechanisms, delta: float, confidence: fl
         for place in (slice(None, first), slice(first, None))
     )
     middle, spread, apart = _separation(chosen)
-    order = np.argsort(-apart, kind="stable")
-    scaled, known = (((each.scores - middle) / spread)[:, order] for each in (judged, chosen))
-    coins, known_coins = judged.included[:, order], chosen.included[:, order]
-    repeats = len(scaled) / len(known)
-    most = _how_many((known > 0) == known_coins, repeats)
-    scores, included = scaled[:, :most].ravel(), coins[:, :most].ravel()
-    shares = _best_shares(known[:, :most].ravel(), known_coins[:, :most].ravel(), repeats, delta)
+    kept = apart >= apart.max() / 2 - 2 / math.sqrt(len(chosen.scores))  # less its standard error
+    known, scores = (((each.scores - middle) / spread)[:, kept].ravel() for each in (chosen, judged))
+    known_coins, included = chosen.included[:, kept].ravel(), judged.included[:, kept].ravel()
+    shares = _best_shares(known, known_coins, len(scores) / len(known), delta)
     correct = int(np.sum((scores > 0) == included))
     return Audited(
         guesses=len(scores),
@@ -198,18 +195,6 @@ def _separation(trials: Trials) -> tuple[Floats, Floats, Floats]:
         squares += np.where(side, np.square(trials.scores - means[-1]), 0.0).sum(0)
     spread = np.maximum(np.sqrt(squares / len(trials.scores)), np.finfo(np.float64).tiny)
     return (means[0] + means[1]) / 2, spread, (means[0] - means[1]) / spread
-
-
-def _how_many(right: Coins, repeats: float) -> int:
-    """Choose how many of the canaries ``[trial, canary]``, best first, to guess, by the bound to be expected.
-
-    The most whose bound is within a standard error of the best, which a few trials pick by chance.
-    """
-    sizes = len(right) * np.arange(1, right.shape[1] + 1)
-    shares = np.cumsum(right.sum(0)) / sizes
-    bounds = shares - stats.norm.ppf(0.95) * 0.5 / np.sqrt(repeats * sizes)
-    best = int(np.argmax(bounds))
-    return int(np.flatnonzero(bounds >= bounds[best] - 0.5 / np.sqrt(sizes[best]))[-1]) + 1
 
 
 def _counts(shares: tuple[float, float], trials: int) -> tuple[int, int]:
