@@ -124,6 +124,14 @@ def paragraphs(reference: Path) -> str:
             "run (`results/reference/rural`):\n",
             costs(rural),
         ]
+    if (reference / "trust" / "means.csv").exists():
+        found += [
+            "\nWhom clinics must trust: within-clinic AUC at the same ε against the server (where clinics collude with "
+            "it, against all of them), heart, tuned; labels count as public where rows are noised. Compare noise on "
+            "gradients in one column with noise on rows in the next: ε of the former is for zero-out, of the latter for "
+            "replace-one (`scenarios/trust.toml`, `results/reference/trust`):\n",
+            markdown(by_level(pd.read_csv(reference / "trust" / "means.csv"))),
+        ]
     if len(attacked := attacks.table(reference)):
         found += [
             "\nWhat attacks find, least to most over methods: without DP by the depth of the cut, and at the strongest "
@@ -197,11 +205,19 @@ def read_runs(folder: Path) -> pd.DataFrame:
 def scores(means: pd.DataFrame) -> str:
     """Return the table of means by method and level of privacy."""
     names = [method_label(*method) for method in METHODS]
-    frame = pd.DataFrame({"Method": names})
+    return markdown(by_level(means[means["series"].isin(names)]))
+
+
+def by_level(means: pd.DataFrame) -> pd.DataFrame:
+    """Lay out means with their intervals: a row a series, a column a level."""
+    series = list(dict.fromkeys(means["series"]))
+    frame = pd.DataFrame({"Method": series})
     for level, own in means.groupby("level", sort=False):
-        by_series = own.set_index("series")
-        frame[str(level)] = [score_text(*by_series.loc[name, ["mean", "half_width"]]) for name in names]
-    return markdown(frame)
+        known = own.set_index("series")
+        frame[str(level)] = [
+            score_text(*known.loc[name, ["mean", "half_width"]]) if name in known.index else "–" for name in series
+        ]
+    return frame
 
 
 def costs(runs: pd.DataFrame) -> str:
