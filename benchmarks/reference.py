@@ -128,8 +128,8 @@ def paragraphs(reference: Path) -> str:
         found += [
             "\nWhom clinics must trust: within-clinic AUC at the same ε against the server (where clinics collude with "
             "it, against all of them), heart, tuned; labels count as public where rows are noised. Compare noise on "
-            "gradients in one column with noise on rows in the next: ε of the former is for zero-out, of the latter for "
-            "replace-one (`scenarios/trust.toml`, `results/reference/trust`):\n",
+            "gradients in one column with noise on rows in the next: ε of the former is for zero-out, of the latter "
+            "for replace-one (`scenarios/trust.toml`, `results/reference/trust`):\n",
             markdown(by_level(pd.read_csv(reference / "trust" / "means.csv"))),
         ]
     if len(attacked := attacks.table(reference)):
