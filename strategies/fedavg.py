@@ -24,7 +24,7 @@ def federated_round(exchange: Exchange, state: State, proximal_mu: float | None 
     """Let the round's clinics train w in parallel, and average what comes back, weighted by records."""
     clinics, w = exchange.participants, exchange.clinic_parts(state.model)
     trained = exchange.ask(Train(clinics=clinics, server_round=exchange.server_round, proximal_mu=proximal_mu, model=w))
-    return exchange.average(state, trained.model, trained.clinics) if trained.clinics else state
+    return exchange.average(state, trained.to_average, trained.clinics) if trained.clinics else state
 
 
 METHOD = Method(

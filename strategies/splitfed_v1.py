@@ -47,7 +47,7 @@ def train_in_parallel(exchange: Exchange, state: State) -> tuple[Parameters, Par
     bodies = exchange.body(clinics, state.model)
     back = exchange.turn(clinics).run(bodies, heads)
     exchange.count_noise(bodies, clinics)
-    return back.model if heads else {}, bodies.parameters
+    return back.to_average if heads else {}, bodies.parameters
 
 
 def splitfed_round(exchange: Exchange, state: State) -> State:

@@ -55,7 +55,7 @@ def one_body_round(exchange: Exchange, state: OneBody) -> OneBody:
     back = exchange.joined([turn.back for turn in turns.values()])
     if body is not None:
         state = replace(state, body=body, model=state.model | exchange.snapshot(body))
-    return exchange.average(state, back.model, back.clinics) if back.clinics else state
+    return exchange.average(state, back.to_average, back.clinics) if back.clinics else state
 
 
 METHOD = Method(

@@ -13,6 +13,8 @@ from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
+from sim.foundation.problems import SutureError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -39,6 +41,16 @@ CUT_KINDS: Final = frozenset({Kind.SMASHED, Kind.BODY_OUTPUT, Kind.TAIL_GRADIENT
 """Rows of real numbers at a cut, of which noise or ``train.smashed-dtype`` may leave 16 or 8 bits."""
 ROW_KINDS: Final = CUT_KINDS | {Kind.LABELS, Kind.NORMS, Kind.CLIP_FACTORS, Kind.RECORDS}
 PARAMETER_KINDS: Final = frozenset({Kind.MODEL, Kind.MASKED, Kind.OPTIMIZER})
+
+
+class UnseenError(SutureError):
+    """A method asks for one clinic's parameters where the server has sums alone."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "privacy.secure-aggregation: this strategy looks at what single clinics trained, and the server has their "
+            "sum alone; drop it, or take fedavg"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -227,7 +239,20 @@ class Reply:
 
     @property
     def model(self) -> Parameters:
-        """The trained parameters, ``[lane, *shape]``; under secure aggregation their sum, ``[1, *shape]``."""
+        """The trained parameters, ``[lane, *shape]``.
+
+        Raises
+        ------
+        UnseenError
+            Under secure aggregation: only their sum has come.
+        """
+        if Kind.MASKED in self.parts:
+            raise UnseenError
+        return self.parts[Kind.MODEL]
+
+    @property
+    def to_average(self) -> Parameters:
+        """What :meth:`sim.methods.exchange.Exchange.average` takes: the parameters, or what secure aggregation adds."""
         return self.parts[Kind.MASKED if Kind.MASKED in self.parts else Kind.MODEL]
 
     def of_clinic(self, clinic: int) -> Reply:

@@ -88,6 +88,8 @@ def masked_sum(
         If a value is no number, where nothing is clipped.
     """
     names = [n for part in parts_of(job) for n in job.part(part).shapes() if n in trained and n not in job.apart]
+    if not names:
+        return {}
     of_clinic = _clipped(job, server_round, before, names) if job.spec.privacy.unit == "clinic" else _weighted(job)
     total = _masks(job, server_round, clinics, sum(trained[name][0].numel() for name in names))
     for lane, clinic in enumerate(clinics):

@@ -12,7 +12,7 @@ from support import NO_PRIVACY, bitwise, distance, plan_of, run_spec, train_spec
 import clients.whole
 from sim.foundation.problems import ScenarioError
 from sim.methods import secure_sum
-from sim.methods.messages import Kind
+from sim.methods.messages import Kind, Train, UnseenError
 from sim.methods.secure_sum import added, masked_sum, part_noise, step_of
 from sim.privacy.accounting import epsilon
 from sim.privacy.secure_aggregation import SecureAggregation
@@ -94,6 +94,7 @@ def test_a_round_with_too_few_updates_opens_no_sum(csv):
     models = []
     train_run(plan, federation, models=lambda server_round, model: models.append(model))
     assert 0 in plan.returned
+    assert plan.note.startswith("fewer than 3 updates arrive in")
     assert {3, 4} & set(plan.returned)
     assert not {1, 2} & set(plan.returned)
     for r, back in enumerate(plan.returned, 1):
@@ -204,7 +205,6 @@ def test_a_clinic_that_adds_no_noise_is_caught(csv, monkeypatch):
         return replace(reply, noised={"update": [0] * len(reply.clinics)})
 
     import clients.handlers
-    from sim.methods.messages import Train
 
     monkeypatch.setitem(clients.handlers.HANDLERS, Train, silent)
     plan, federation = plan_of(run_spec(csv, privacy=SECURE))
@@ -228,6 +228,29 @@ def test_keys_shares_and_masked_updates_by_hand(tmp_path):
     assert active.traffic["down", "secure-aggregation"].tolist() == [down + 512 + 2 * 64] * 3
 
 
+def test_a_clinic_that_is_lost_sends_keys_and_shares_and_nothing_more(csv):
+    plan, federation = plan_of(losing(csv, {**SECURE, "tolerated-drop-outs": 3}))
+    train_run(plan, federation)  # holds every byte against what crossed
+    before, after = (512 + 64) + (512 + 3 * 92), 512 + 3 * 32
+    heard, opened = (512 + 3 * 64) + (512 + 3 * 92), 512 + 1
+    masks = 0
+    for k, clinic in enumerate(plan.clinics):
+        back = clinic.rounds - clinic.lost_rounds
+        assert plan.traffic["up", "secure-aggregation"][k] == before * clinic.rounds + after * back
+        assert plan.traffic["down", "secure-aggregation"][k] == heard * clinic.rounds + opened * back
+        assert plan.traffic["up", "masked-update"][k] == 4 * 71 * back
+        masks += back + 3 * clinic.lost_rounds  # the server takes off one, or one with each neighbour
+    averaged = 2 * 71 * sum(clinic.rounds - clinic.lost_rounds for clinic in plan.clinics)
+    assert plan.server_flops == masks * 71 * 10 + averaged
+
+
+def test_a_budget_ends_the_run_by_what_the_server_and_its_clinics_learn(csv):
+    privacy = {**SECURE, "colluding-clinics": 1, "stop-at-epsilon": 4.0}
+    plan, _ = plan_of(run_spec(csv, privacy=privacy, rounds=20))
+    spent = [gaussians(1.5, rounds) for rounds in (plan.rounds, plan.rounds + 1)]
+    assert spent[0] <= 4.0 < spent[1]
+
+
 def test_seconds_of_a_round_by_hand(tmp_path):
     three = write_csv(tmp_path / "three.csv", sizes=(10, 10, 10))
     # A byte and an operation a second; of clinic 2 a quarter of that. Each message waits for the slowest of the last.
@@ -245,6 +268,19 @@ def test_seconds_of_a_round_by_hand(tmp_path):
     masks = 3 * 71 * 10  # a clinic's own mask, and one with each neighbour
     extra = sum(1 + 4 * (512 + size) for size in messages) + masks + masks  # at the slowest clinic, and at the server
     assert seconds(SECURE) - seconds(CLINIC) == pytest.approx(extra)
+
+
+def test_a_strategy_that_looks_at_single_clinics_is_told_that_it_cannot(csv):
+    def looks(exchange, state):
+        asked = Train(clinics=exchange.participants, server_round=exchange.server_round, model=state.model)
+        return replace(
+            state, model={name: value.median(0, True)[0] for name, value in exchange.ask(asked).model.items()}
+        )
+
+    plan, federation = plan_of(run_spec(csv, privacy=SECURE))
+    plan = replace(plan, job=replace(plan.job, method=replace(plan.job.method, round=looks)))
+    with pytest.raises(UnseenError, match="looks at what single clinics trained"):
+        train_run(plan, federation)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import dp_accounting as dp
 import numpy as np
 import pytest
 import torch
-from support import NO_PRIVACY, distance, plan_of, run_spec, train_spec, with_noise_by, write_csv
+from support import NO_PRIVACY, bitwise, distance, plan_of, run_spec, train_spec, with_noise_by, write_csv
 
 import clients.whole
 from sim.foundation.problems import ScenarioError
@@ -135,6 +135,14 @@ def test_frozen_heads_and_lost_clinics_are_in_no_sum(csv):
         trained = train_run(plan, federation)  # every byte and noised step as planned
         [first] = [name for name in plan.job.part("head").shapes() if name.endswith("weight")]
         assert torch.equal(trained.parameters[first], plan.job.network.initial_parameters(plan.job.seed)[first])
+
+
+def test_heads_that_are_all_frozen_leave_nothing_to_sum(csv):
+    spec = run_spec(
+        csv, "splitfed-v1", "vanilla", {"mechanism": "none", "secure-aggregation": True}, {"freeze": ["head"]}
+    )
+    plain = run_spec(csv, "splitfed-v1", "vanilla", NO_PRIVACY, {"freeze": ["head"]})
+    assert bitwise(train_spec(spec).parameters, train_spec(plain).parameters)
 
 
 def test_a_model_that_diverges_ends_the_run_and_says_so(csv, monkeypatch):
