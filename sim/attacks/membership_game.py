@@ -136,8 +136,8 @@ def findings(
         for codes in [groups.codes[population.records.row]]
         for code in np.flatnonzero(np.bincount(codes) >= FEWEST_RECORDS)
     ]
-    if of_groups:
-        yield replace(max(of_groups, key=lambda found: found.value), measure="worst_group_auc")
+    if told := [found for found in of_groups if not math.isnan(found.value)]:
+        yield replace(max(told, key=lambda found: found.value), measure="worst_group_auc")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

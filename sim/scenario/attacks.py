@@ -2,6 +2,7 @@
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from sim.foundation.problems import show
 from sim.scenario.base import Scalar, Section
 from sim.scenario.lookup import attack_facts, check_options
 
@@ -26,5 +27,11 @@ class AttackTable(Section):
     @classmethod
     def _options_of_the_attack(cls, options: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
         if name := info.data.get("name"):
-            check_options(name, options, attack_facts(name).options)
+            known = attack_facts(name).options
+            check_options(name, options, known)
+            for key, value in options.items():
+                default = known[key]
+                least = min(default, 1) if type(default) is int else None
+                if least is not None and not (type(value) is int and value >= least):
+                    raise ValueError(f"{key}: {show(value)} is no count; give a whole number from {least}")
         return options

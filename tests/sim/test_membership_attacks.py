@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from scipy.stats import norm
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score, roc_curve
@@ -153,12 +154,23 @@ def test_pairwise_ratios_are_those_of_the_published_code():
     ratio = signals[0] / ((1 + a) / 2 * mean_out + (1 - a) / 2)
     counts = np.average(ratio[:, None] / ratio > 1.0, axis=1)
     logits = np.log(signals / (1 - signals))[None]
-    assert pairwise(log_ratios(logits, inside, a)[1], 1.0)[0] == pytest.approx(counts)
+    assert pairwise(log_ratios(logits, inside)[1])[0] == pytest.approx(counts)
     mean_in = np.where(inside[1:], signals[1:], 0).sum(0) / 4
     online = signals[0] / ((mean_in + mean_out) / 2)
-    assert log_ratios(logits, inside, a)[0][0] == pytest.approx(np.log(online), abs=1e-8)
-    exceeded = np.average(online[:, None] / online > 2.0, axis=1)
-    assert pairwise(log_ratios(logits, inside, a)[0], 2.0)[0] == pytest.approx(exceeded)
+    assert log_ratios(logits, inside)[0][0] == pytest.approx(np.log(online), abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("lira", {"shadows": 0}, "shadows: 0 is no count; give a whole number from 1"),
+        ("rmia", {"rounds": 2.5}, "rounds: 2.5 is no count; give a whole number from 1"),
+        ("decoder", {"pictures": -1}, "pictures: -1 is no count; give a whole number from 0"),
+    ],
+)
+def test_what_an_option_cannot_count_is_said_in_one_line(name, options, said):
+    with pytest.raises(ValidationError, match=said):
+        AttackTable(name=name, options=options)
 
 
 def test_shadow_models_tell_who_was_memorised_at_one_percent_of_false_positives(random_labels):
