@@ -28,6 +28,8 @@ Floats = NDArray[np.float64]
 MOST_RECORDS, FEWEST_RECORDS, MOST_VALUES = 500, 20, 4_000_000
 """How many records the reconstruction looks at: fewer where one has more than 8,000 values at the cut or before it."""
 RIDGES = np.logspace(-6, 6, 25)
+LAST_ROUNDS, MOST_MASKS = 10, 100
+"""In how many rounds a head that trains hardly moves, and how many masks of a frozen one are averaged at most."""
 
 
 class Reconstruction(Observer):
@@ -142,7 +144,10 @@ def rows_at_the_cut(
     index: NDArray[np.int64],
     exposures: NDArray[np.int64],
 ) -> Floats:
-    """Return the smashed data of some records, ``[record, value]``, clipped and noised as the job says."""
+    """Return the smashed data of some records, ``[record, value]``, clipped and noised as the job says.
+
+    Behind dropout it is their mean over several masks.
+    """
     head = job.part("head")
     own = head.select(parameters)
     noise = job.rows
@@ -156,12 +161,20 @@ def rows_at_the_cut(
         x = torch.tensor(records.x[index[clinic_of == clinic]])[None]
         lane = slice(clinic, clinic + 1) if next(iter(own.values())).shape[0] > 1 else slice(0, 1)
         after = (job.spec.train.rounds + 1, 0)  # no round of training draws from these streams
-        # A frozen head's rows are sent again and again, with a value in some of them
-        masks = DropoutMasks(job.seed, [int(clinic)], *after) if head.drops and "head" not in job.frozen else None
-        smashed = forward(head, {name: value[lane] for name, value in own.items()}, x, masks=masks)
+        values = {name: value[lane] for name, value in own.items()}
+        masks = _masks(job, int(clinic)) if head.drops else [None]
+        smashed = torch.stack([forward(head, values, x, masks=mask) for mask in masks]).mean(0)
         sent = leaving_rows(job, Kind.SMASHED, smashed, [x.shape[1]], [int(clinic)], after)
         rows.append(_flat(arrived_rows(job, Kind.SMASHED, sent, [int(clinic)])[0].numpy()))
     return np.concatenate(rows)
+
+
+def _masks(job: Job, clinic: int) -> list[DropoutMasks | None]:
+    """Return the dropout behind which a record is seen: a frozen head's each time, another's in its last rounds."""
+    train = job.spec.train
+    times = int(train.rounds * train.local_epochs * train.participation)
+    copies = max(1, min(times, MOST_MASKS if "head" in job.frozen else LAST_ROUNDS))
+    return [DropoutMasks(job.seed, [clinic], train.rounds + 1, copy) for copy in range(copies)]
 
 
 def _flat(x: NDArray[np.float32]) -> Floats:

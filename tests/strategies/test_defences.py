@@ -9,8 +9,9 @@ from support import DP_SGD, bitwise, plan_of, run_spec, train_spec, with_rows_se
 
 from sim.attacks.attack import attack_of
 from sim.attacks.observation import Observation
+from sim.attacks.reconstruction import probe_r2, reconstruction, rows_at_the_cut
 from sim.foundation.problems import ScenarioError
-from sim.methods.messages import Kind
+from sim.methods.messages import Begin, Kind
 from sim.plan.statement import privacy_statement
 from sim.study.lockstep import Shared
 from sim.study.train import train_run
@@ -212,6 +213,35 @@ def reconstructed(spec):
     trained = train_run(plan, federation)
     r2 = observation.found(trained.parameters).row()["smashed_reconstruction_r2"]
     return r2, trained.evaluations[-1].pooled["within_clinic_auc"]
+
+
+def test_behind_dropout_the_attack_sees_what_a_server_does_that_averages_ten_rounds(wide):
+    """Which batches a record was in follows from the public seed; its rows of the last ten rounds are recorded."""
+    model = {"hidden": [16, 5], "cut": 1, "cut-dropout": 0.5}
+    plan, federation = plan_of(run_spec(wide, "splitfed-v1", "vanilla", model=model, rounds=20))
+    job, outside, train = plan.job, federation.untrained, federation.train
+    seen, now = np.zeros((2, len(train.y), 16)), [0, 0]
+
+    def hear(instruction, reply):
+        if isinstance(instruction, Begin):
+            now[:] = instruction.server_round, -1
+        if Kind.SMASHED in reply.payload:
+            now[1] += 1
+            for lane, k in enumerate(reply.clinics):
+                places = job.batches(now[0], [k]).index[now[1], 0]
+                own = train.offsets[k] + places[places >= 0]
+                if now[0] > 10:
+                    seen[0, own] += reply.payload[Kind.SMASHED][lane, : len(own)].numpy() / 10
+                if now[0] == 20:
+                    seen[1, own] = reply.payload[Kind.SMASHED][lane, : len(own)].numpy()
+
+    trained = train_run(plan, federation, overheard=hear)
+    known = rows_at_the_cut(job, trained.parameters, outside, np.arange(len(outside.y)), plan.sampled.exposures)
+    really, once = (probe_r2(known, outside.x.astype(float), rows, train.x.astype(float)) for rows in seen)
+    assert reconstruction(job, trained.parameters, federation, plan.sampled.exposures) == pytest.approx(
+        really, abs=0.06
+    )
+    assert really > once + 0.1
 
 
 def test_less_is_reconstructed_and_the_score_hardly_suffers(wide):
