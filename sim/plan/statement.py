@@ -173,7 +173,8 @@ def _who(plan: Plan, adversary: Adversary) -> str:
     if adversary == "server" and privacy.trust == "trusted":
         return "whoever runs the server, which is trusted: what it sees is stated, and nobody is protected from it"
     lies = _LYING.get(adversary, "") if privacy.trust == "active" and not plan.job.alone else ""
-    return lies or _WHO[adversary].format(count_text(privacy.colluding_clinics, "clinic"))
+    knows = ", and its own part of the noise" if adversary == "peer-clinic" and plan.job.shares_noise else ""
+    return (lies or _WHO[adversary].format(count_text(privacy.colluding_clinics, "clinic"))) + knows
 
 
 def _seen(groups: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

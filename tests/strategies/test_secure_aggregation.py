@@ -186,6 +186,20 @@ def test_parts_add_up_to_the_noise_that_is_counted_and_masks_to_nothing(csv):
     assert masked.astype(float).std() == pytest.approx(2**32 / math.sqrt(12), rel=0.02)
 
 
+@pytest.mark.parametrize("colluding", [0, 1, 2, 3])
+def test_what_colluders_cannot_take_off_a_sum_is_the_noise_that_is_counted(csv, colluding, monkeypatch):
+    plan, _ = plan_of(run_spec(csv, privacy={**SECURE, "colluding-clinics": colluding}, model={"hidden": [400, 40]}))
+    job, secure = plan.job, plan.job.secure
+    begun = job.network.initial_parameters(job.seed)
+    monkeypatch.setattr(secure_sum, "_masks", lambda job, server_round, clinics, numbers: np.zeros(numbers, np.int64))
+    parts = [masked_sum(job, 1, [k], begun, begun) for k in range(4)]
+    total = {name: added([part[name] for part in parts]) for name in begun}
+    known = {name: added([part[name] for part in parts[:colluding]]) if colluding else 0 for name in begun}
+    left = np.concatenate([(total[name] - known[name]).flatten().numpy() for name in begun]) * step_of(job)
+    [counted] = secure.multipliers(1.5, {4: 1}, colluding)
+    assert left.std() / job.spec.privacy.clip == pytest.approx(counted, rel=0.02)
+
+
 @pytest.mark.parametrize("update", [0.0, 0.01, 50.0, math.nan])
 def test_no_update_is_longer_than_the_clip_on_the_grid(csv, update):
     plan, _ = plan_of(run_spec(csv, privacy={**SECURE, "noise-multiplier": 0}))

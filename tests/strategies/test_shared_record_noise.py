@@ -56,6 +56,17 @@ def test_each_clinic_adds_its_part_alone(csv):
     assert drawn == {k: (pytest.approx(1.5 * CLIP / math.sqrt(3)), n) for k, n in enumerate((5, 15, 26, 42))}
 
 
+def test_the_noise_in_the_average_is_what_is_counted(csv):
+    spec = run_spec(csv, privacy={**SGD, "colluding-clinics": 1}, rounds=1, model={"hidden": [400, 40]}, **ONE_STEP)
+    plan, federation = plan_of(spec)
+    silent = with_noise_by(plan, lambda original, *arguments: None)
+    noised, clean = (train_run(each, federation).parameters for each in (plan, silent))
+    records = len(federation.train.y)
+    noise = np.concatenate([(noised[n] - clean[n]).flatten().numpy() for n in noised]) * records / RATE
+    [counted] = plan.job.secure.multipliers(1.5, {4: 1}, 0)
+    assert noise.std() / CLIP == pytest.approx(counted, rel=0.02)
+
+
 def test_a_record_weighs_the_same_whichever_clinic_it_is_at(csv):
     """The average is the model less rate / N times the sum of all records' clipped gradients: closed form."""
     silent = {**SGD, "noise-multiplier": 0}

@@ -51,7 +51,8 @@ class ClinicLevel(OnUpdates):
         }
     )
     sentence = (
-        "all records of a clinic: its update is clipped and the sum noised by a trusted server; for the model user and "
+        "all records of a clinic: its update is clipped and the sum noised, by a trusted server or, under secure "
+        "aggregation, by the clinics themselves; for the model user and "
         "peer clinics"
     )
 

@@ -173,7 +173,7 @@ class OnLabels(Mechanism):
 
 
 class OnUpdates(Mechanism):
-    """Acts on the sum of clinics' updates at a trusted server."""
+    """Acts on the sum of clinics' updates, at a trusted server or in parts at the clinics."""
 
     place = "updates"
     unit = "clinic"
