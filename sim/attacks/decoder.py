@@ -21,6 +21,7 @@ from torch import nn
 
 from sim.attacks.attack import Attack, Exhibit, Finding, Target
 from sim.attacks.likeness import likeness
+from sim.attacks.priors import plausible
 from sim.attacks.reconstruction import Floats, drawn, most_records, rows_at_the_cut
 from sim.foundation.rng import stream
 from sim.models import seeded
@@ -91,7 +92,7 @@ def decoded(rows: Floats, known: Floats, new_rows: Floats, shape: tuple[int, ...
         optimizer.zero_grad()
         torch.autograd.backward((decoder(z[batch]) - x[batch]).square().mean())
         optimizer.step()
-    rebuilt: Floats = mean + spread * best.numpy().astype(np.float64)
+    rebuilt: Floats = np.clip(mean + spread * best.numpy().astype(np.float64), *plausible(known))
     return rebuilt
 
 

@@ -2,7 +2,7 @@
 
 Pasquini, Ateniese & Bernaschi, "Unleashing the Tiger: Inference Attacks on Split Learning", CCS 2021:
 
-    pilot, decoder and critic are the server's; x_pub are records of its own
+    pilot, decoder and critic are the server's; x_pub are records of its own, on which the decoder is trained before
     for each batch x of the clinic, rows z = head(x)
         pilot, decoder <- Adam on |decoder(pilot(x_pub)) - x_pub|^2
         critic         <- Adam: z from pilot(x_pub)
@@ -23,7 +23,6 @@ is false.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from torch.nn import functional
 from sim.attacks.attack import Attack, Exhibit, Finding, Target
 from sim.attacks.decoder import inverse
 from sim.attacks.likeness import Floats, likeness, share_of
+from sim.attacks.priors import plausible
 from sim.attacks.reconstruction import most_records, rows_at_the_cut
 from sim.data.federation import Records
 from sim.foundation.rng import stream
@@ -46,7 +46,7 @@ from sim.models import Part, seeded
 from sim.tensor.clipping import joint_factors
 from sim.tensor.lanes import forward, leaves, output_shape
 
-WIDTH, BATCH, RATE, PILOT_RATE, CRITIC_RATE, PENALTY, ALIKE = 128, 32, 3e-3, 5e-4, 1e-3, 10.0, 0.1
+WIDTH, BATCH, RATE, PILOT_RATE, CRITIC_RATE, PENALTY, ALIKE, WARM_UP = 128, 32, 3e-3, 5e-4, 1e-3, 10.0, 0.1, 200
 
 
 def carry_out(target: Target) -> Iterator[Finding | Exhibit]:
@@ -145,10 +145,13 @@ class Server:
         )
         self._known = torch.from_numpy(known).float()
         self._mean, self._spread = self._known.mean(0), max(float(known.std(0).mean()), 1e-12)
-        pilot: dict[str, Any] = {"params": [*self._pilot.values()], "lr": PILOT_RATE}
-        self._of_pilot = torch.optim.Adam([pilot, {"params": self._decoder.parameters()}], lr=RATE)
+        self._of_pilot = torch.optim.Adam(self._pilot.values(), lr=PILOT_RATE)
+        self._of_decoder = torch.optim.Adam(self._decoder.parameters(), lr=RATE)
         self._of_critic = torch.optim.Adam(self._critic.parameters(), lr=CRITIC_RATE)
+        self._plausible = plausible(known)
         self._steps = 0
+        for _ in range(WARM_UP):
+            self._own_rows(pilot=False)
 
     def answer(self, rows: Tensor, batch: Batch, moment: tuple[int, int]) -> Tensor:
         """Train on a batch's rows, ``[1, width, *feature]``, and return the gradient that goes back."""
@@ -165,8 +168,8 @@ class Server:
         [gradient] = torch.autograd.grad(functional.softplus(-self._critic(z)).mean(), z)
         return padded(gradient[None], rows.shape[1])
 
-    def _own_rows(self) -> Tensor:
-        """Train pilot and decoder on some of the known records, and return the pilot's rows of them."""
+    def _own_rows(self, *, pilot: bool = True) -> Tensor:
+        """Train decoder and pilot on some of the known records, and return the pilot's rows of them."""
         x = self._known[self._rng.choice(len(self._known), min(BATCH, len(self._known)), replace=False)]
         own = forward(self._head, self._first | self._pilot, x[None])
         if self._job.rows is not None:  # as noisy as the clinic's, from streams of no round of training
@@ -174,9 +177,12 @@ class Server:
             apart = (self._job.spec.train.rounds + 1, self._steps)
             own = own + (as_sent(self._job, own, [len(x)], self._clinic, apart) - own).detach()
         missed = (self._decoder(own[0]) - (x - self._mean) / self._spread).square().mean()
+        self._of_decoder.zero_grad()
         self._of_pilot.zero_grad()
         torch.autograd.backward(missed)
-        self._of_pilot.step()
+        self._of_decoder.step()
+        if pilot:
+            self._of_pilot.step()
         return own[0].detach()
 
     @torch.no_grad()
@@ -184,7 +190,7 @@ class Server:
         """Return ``[record, *feature]`` what the decoder makes of rows ``[record, value]``."""
         shape = output_shape(self._head, self._job.network.input_shape)
         z = torch.from_numpy(rows).float().reshape(-1, *shape)
-        rebuilt: Floats = (self._decoder(z) * self._spread + self._mean).double().numpy()
+        rebuilt: Floats = np.clip((self._decoder(z) * self._spread + self._mean).double().numpy(), *self._plausible)
         return rebuilt
 
 

@@ -184,5 +184,5 @@ ATTACK = Attack(
     uses="features of training and of held-out records, exact",
     begin=Inversion,
     applies=lambda job: job.protocol.topology == "whole" and job.protocol.movement == "averaged" and job.method.trains,
-    options={"clinics": 3, "records": 16, "steps": 300, "pictures": 0},
+    options={"clinics": 2, "records": 8, "steps": 200, "pictures": 0},
 )

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sim.attacks.attack import Attack, Exhibit, Finding, Target
@@ -45,20 +46,23 @@ def carry_out(target: Target) -> Iterator[Finding | Exhibit]:
     passed = "head" in job.frozen or head.shapes().keys() <= visible(job, "server")
     first = head.select(target.model if passed else job.network.initial_parameters(job.seed))
     clinic = np.searchsorted(train.offsets, wanted, side="right") - 1
-    heads = np.unique(clinic) if job.protocol.movement == "own" else [None]
+    owner = clinic if job.protocol.movement == "own" else np.zeros_like(clinic)
+    rebuilt = searched(head, first, rows, owner, plausible(known), int(options["steps"]), with_clone=not passed)
     x = train.x[wanted].astype(np.float64)
-    rebuilt = np.zeros_like(x)
-    low, high = plausible(known)
-    for k in heads:
-        own = np.ones_like(clinic, dtype=np.bool_) if k is None else clinic == k
-        rebuilt[own] = searched(head, first, rows[own], (low, high), int(options["steps"]), with_clone=not passed)
     yield from likeness(x, rebuilt, known)
     if pictures := int(options["pictures"]):
         yield Exhibit(x[:pictures].astype(np.float32), rebuilt[:pictures].astype(np.float32))
 
 
 def searched(
-    head: Part, first: Parameters, rows: Floats, span: tuple[Floats, Floats], steps: int, *, with_clone: bool
+    head: Part,
+    first: Parameters,
+    rows: Floats,
+    owner: NDArray[np.int64],
+    span: tuple[Floats, Floats],
+    steps: int,
+    *,
+    with_clone: bool,
 ) -> Floats:
     """Return ``[record, *feature]`` records whose rows behind the head, or a clone of it, are those given.
 
@@ -66,41 +70,48 @@ def searched(
     ----------
     head : Part
     first : dict of str to Tensor
-        ``[1, *shape]`` the head's values, or those that the clone begins with.
+        ``[1, *shape]`` the head's values, or those that the clones begin with.
     rows : ndarray
         ``[record, value]``
+    owner : ndarray
+        ``[record]`` in ascending order, whose head the record went through; each has a clone.
     span : (ndarray, ndarray)
         Least and largest values of a record.
     steps : int
     with_clone : bool
         Whether the head is searched for, too.
     """
+    _, lane, counts = np.unique(owner, return_inverse=True, return_counts=True)
+    slot = np.arange(len(owner)) - np.concatenate([[0], np.cumsum(counts)])[lane]
+    wanted, real = torch.zeros(len(counts), counts.max(), rows.shape[1]), torch.zeros(len(counts), counts.max(), 1)
+    wanted[lane, slot], real[lane, slot] = torch.from_numpy(rows).float(), 1.0
     low, high = (torch.as_tensor(each, dtype=torch.float32) for each in span)
-    wanted = torch.from_numpy(rows).float()
-    scale = wanted.var(0).mean().clamp_min(1e-12)
-    clone = leaves(head.trained(first)) if with_clone else {}
-    x = ((low + high) / 2).expand(1, len(rows), *low.shape).clone().requires_grad_()
+    x = ((low + high) / 2).expand(*wanted.shape[:2], *low.shape).clone().requires_grad_()
+    heads = {name: value.expand(len(counts), *value.shape[1:]).clone() for name, value in first.items()}
+    clones = leaves(head.trained(heads)) if with_clone else {}
     of_x = torch.optim.Adam([x], lr=RATE)
-    of_clone = torch.optim.Adam(clone.values(), lr=CLONE_RATE) if clone else None
+    of_clones = torch.optim.Adam(clones.values(), lr=CLONE_RATE) if clones else None
+    scale = max(float(rows.std() ** 2), 1e-12) * rows.shape[1]
 
     def error() -> Tensor:
-        found: Tensor = (forward(head, first | clone, x)[0].flatten(1) - wanted).square().mean() / scale
-        return found
+        missed = (real * (forward(head, heads | clones, x).flatten(2) - wanted)).square()
+        of_all: Tensor = missed.sum() / scale
+        return of_all
 
     for step in range(steps):
-        turn = len(rows) * (error() + TOTAL_VARIATION * total_variation(x))
-        [x.grad] = torch.autograd.grad(turn, x)
+        smooth = len(rows) * TOTAL_VARIATION * total_variation(x)
+        [x.grad] = torch.autograd.grad(error() + smooth, x)
         of_x.step()
         with torch.no_grad():
             x.clamp_(low, high)
-        if of_clone is not None and step % TURN == TURN - 1:
+        if of_clones is not None and step % TURN == TURN - 1:
             for _ in range(TURN):
                 for value, gradient in zip(
-                    clone.values(), torch.autograd.grad(error(), [*clone.values()]), strict=True
+                    clones.values(), torch.autograd.grad(error(), [*clones.values()]), strict=True
                 ):
                     value.grad = gradient
-                of_clone.step()
-    rebuilt: Floats = x.detach()[0].double().numpy()
+                of_clones.step()
+    rebuilt: Floats = x.detach()[lane, slot].double().numpy()
     return rebuilt
 
 

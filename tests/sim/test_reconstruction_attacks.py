@@ -343,9 +343,9 @@ def test_a_server_that_returns_its_own_gradients_reads_digits_and_is_noticed(dig
     """Noticed in every round, without a false alarm in honest training on the same batches."""
     spec = digits_spec(digits, "splitfed-v1", "u-shaped", rounds=10)
     (found, [exhibit]), (again, _) = (attacked(spec, "fsha", pictures=3) for _ in range(2))
-    assert found["r2"].value > 0.5
-    assert found["ssim"].value > 0.8
-    assert found["identified_share"].value > 0.6
+    assert found["r2"].value > 0.8
+    assert found["ssim"].value > 0.9
+    assert found["identified_share"].value > 0.9
     assert (found["detected_rate"].value, found["detected_rate"].chance) == (1, 0)
     assert exhibit.originals.shape == exhibit.rebuilt.shape == (3, 1, 8, 8)
     assert found == again
@@ -355,9 +355,9 @@ def test_a_server_that_returns_its_own_gradients_reads_digits_and_is_noticed(dig
 def test_hijacking_gains_less_from_a_head_under_dp_sgd_and_nothing_behind_much_noise(digits, clipping):
     dp = {"mechanism": "dp-sgd", "epsilon": 1.0, "clip": 1.0, "delta": 1e-3, "clipping": clipping}
     found, _ = attacked(digits_spec(digits, privacy=dp, rounds=10), "fsha")
-    assert 0 < found["r2"].value < 0.6
+    assert 0 < found["r2"].value < 0.75
     rows = {"mechanism": "smashed-noise", "noise-multiplier": 30.0, "clip": 2.0, "delta": 1e-3, "labels": "public"}
-    found, _ = attacked(digits_spec(digits, privacy=rows, rounds=5), "fsha")
+    found, _ = attacked(digits_spec(digits, privacy=rows, rounds=5), "fsha", steps=20)
     assert found["r2"].value < 0.05
     assert found["identified_share"].low <= found["identified_share"].chance <= found["identified_share"].high
 
