@@ -22,7 +22,7 @@ from torch import nn
 from sim.attacks.attack import Attack, Exhibit, Finding, Target
 from sim.attacks.likeness import likeness
 from sim.attacks.priors import plausible
-from sim.attacks.reconstruction import Floats, drawn, most_records, rows_at_the_cut
+from sim.attacks.reconstruction import Floats, drawn, most_records, most_telling, rows_at_the_cut
 from sim.foundation.rng import stream
 from sim.models import seeded
 from sim.tensor.lanes import output_shape
@@ -44,7 +44,7 @@ def carry_out(target: Target) -> Iterator[Finding | Exhibit]:
     if len(known) < 2 * LEFT_OUT or len(wanted) < 2:
         return
     rows, new_rows = (
-        rows_at_the_cut(job, target.model, records, index, target.plan.sampled.exposures)
+        rows_at_the_cut(job, most_telling(job, target.model), records, index, target.plan.sampled.exposures)
         for records, index in ((outside, known), (train, wanted))
     )
     known_x, x = outside.x[known].astype(np.float64), train.x[wanted].astype(np.float64)

@@ -33,16 +33,29 @@ LAST_ROUNDS, MOST_MASKS = 10, 100
 
 
 class Reconstruction(Observer):
-    """Reconstructs training records from their rows at the cut, as they leave the clinic after the last round."""
+    """Reconstructs training records from their rows at the cut, as they leave the clinic after the last round.
+
+    Under NoPeek, which takes rounds to hide anything, it takes those of the first batches.
+    """
 
     def __init__(self, plan: Plan, federation: Federation) -> None:
         self._plan, self._federation = plan, federation
 
     def findings(self, model: Parameters) -> Iterator[Finding]:
         """Return the share of the training records' variance that is recovered; nothing without held-out records."""
-        r2 = reconstruction(self._plan.job, model, self._federation, self._plan.sampled.exposures)
-        if not np.isnan(r2):
-            yield Finding(measure="r2", value=r2, chance=0.0)
+        job, exposures = self._plan.job, self._plan.sampled.exposures
+        r2 = reconstruction(job, most_telling(job, model), self._federation, exposures)
+        if np.isnan(r2):
+            return
+        yield Finding(measure="r2", value=r2, chance=0.0)
+        if job.spec.train.nopeek:
+            last = reconstruction(job, model, self._federation, exposures)
+            yield Finding(measure="last_round_r2", value=last, chance=0.0)
+
+
+def most_telling(job: Job, model: Parameters) -> Parameters:
+    """Return the model behind whose head rows are attacked: the last; under NoPeek the first, which is public."""
+    return job.network.initial_parameters(job.seed) if job.spec.train.nopeek else model
 
 
 def reconstruction(job: Job, parameters: Parameters, federation: Federation, exposures: NDArray[np.int64]) -> float:
