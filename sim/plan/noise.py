@@ -37,8 +37,9 @@ def refuse_lost_targets(job: Job, sampled: Sampled) -> None:
         if reasons := un_noised(build_ledger(job.with_noise(clinics, clinics), sampled), job.opponent):
             raise ScenarioError(
                 [
-                    f"privacy.epsilon: no noise reaches {privacy.epsilon:g} against the {job.opponent}, as an active "
-                    f"server may pass on what it sees: {'; '.join(reasons)}"
+                    f"privacy.epsilon: under {job.method.name} no noise reaches {privacy.epsilon:g} against the "
+                    f"{job.opponent}, as an active server may pass on what it sees: {'; '.join(reasons)}; take fedavg "
+                    'with noise at the clinics, or trust = "curious"'
                 ]
             )
 
