@@ -27,7 +27,7 @@ from torch import Tensor
 from sim.attacks.attack import Attack, Finding, Target
 from sim.attacks.labels import Floats, Ints, Labelled, few_of_each
 from sim.attacks.observation import visible
-from sim.attacks.reconstruction import drawn, rows_at_the_cut
+from sim.attacks.reconstruction import drawn, most_records, rows_at_the_cut
 from sim.data.federation import Records
 from sim.foundation.rng import stream
 from sim.methods.messages import Kind
@@ -42,7 +42,7 @@ def carry_out(target: Target) -> Iterator[Finding]:
     job, options = target.plan.job, target.options
     outside, train = target.federation.untrained, target.federation.train
     classes = len(target.federation.classes)
-    index = [drawn(job.seed, records, int(options["records"])) for records in (outside, train)]
+    index = [drawn(job.seed, r, most_records(job, int(options["records"]))) for r in (outside, train)]
     if min(map(len, index)) < 2:
         return
     others, trained = (Labelled.of(r, classes).some(at) for r, at in zip((outside, train), index, strict=True))

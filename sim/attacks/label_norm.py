@@ -31,7 +31,7 @@ from sim.methods.row_noise import arrived_rows
 from sim.models import Parameters
 from sim.plan.plan import Plan
 
-RESTARTS, STEPS = 5, 20
+RESTARTS, STEPS, POWERS = 5, 20, 100
 
 
 class TailGradients(Observer):
@@ -117,7 +117,10 @@ def by_norm(gradients: Floats, known: Floats, y: Ints) -> Floats:
 def by_spectrum(gradients: Floats) -> Floats:
     """Return ``[record, side]`` the projection on the top singular direction, and its opposite."""
     centred = gradients - gradients.mean(0)
-    along = centred @ np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    direction = centred[np.linalg.norm(centred, axis=1).argmax()]
+    for _ in range(POWERS):
+        direction = _directions(centred.T @ (centred @ direction))
+    along = centred @ direction
     return np.stack([-along, along], 1)
 
 

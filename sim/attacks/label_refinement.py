@@ -19,7 +19,7 @@ from scipy.special import log_softmax, softmax
 
 from sim.attacks.attack import Attack, Finding, Target
 from sim.attacks.labels import Floats, Ints, Labelled
-from sim.attacks.reconstruction import drawn, rows_at_the_cut
+from sim.attacks.reconstruction import drawn, most_records, rows_at_the_cut
 from sim.foundation.rng import stream
 
 FOLDS: Final = 5
@@ -38,7 +38,8 @@ def carry_out(target: Target) -> Iterator[Finding]:
     noise = job.labels
     if noise is None:
         return
-    index = drawn(job.seed, train, int(target.options["records"]))
+    most = int(target.options["records"])
+    index = drawn(job.seed, train, most if job.protocol.topology == "whole" else most_records(job, most))
     everyone = Labelled.of(train, noise.classes)
     answers = np.concatenate(
         [

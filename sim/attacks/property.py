@@ -10,7 +10,8 @@ Melis et al., "Exploiting Unintended Feature Leakage in Collaborative Learning",
     return what that makes of what the clinics of the run have sent
 
 What a clinic sends is its updates of the model's parts, a step's worth of them, and the means of its rows, of its tail
-gradients and of its labels as they leave, each over all rounds. The property is the share of a class, by default the
+gradients and of its labels as they leave, each over all rounds; of long arrays random sums (a count sketch, Charikar,
+Chen & Farach-Colton 2002). The property is the share of a class, by default the
 last one's, or the mean of a feature. The held-out records stand for public ones of the same kind.
 """
 
@@ -19,8 +20,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from sim.attacks.attack import Attack, AttackError, Finding, Observer, Target
@@ -32,7 +35,8 @@ from sim.methods.messages import Begin, Instruction, Kind, Reply, Train
 from sim.methods.row_noise import arrived_rows
 from sim.models import Parameters
 
-TILT, FEWEST_CLINICS = 1.5, 4
+TILT, FEWEST_CLINICS, WIDEST = 1.5, 4, 4096
+"""How far mixes are tilted; clinics that an interval needs; values that are kept of one array, summed by chance."""
 _ROWS = (Kind.SMASHED, Kind.TAIL_GRADIENT)
 
 
@@ -80,9 +84,23 @@ class Sent(Observer):
         return ()
 
     def _add(self, what: str, clinic: int, values: Floats, count: int) -> None:
-        at = what, clinic
+        at, values = (what, clinic), sketched(values)
         self._sums[at] = self._sums.get(at, np.zeros(len(values))) + values
         self._counts[at] += count
+
+
+def sketched(values: Floats) -> Floats:
+    """Return values, of many as many random sums of them as are kept: on average, products of two are kept too."""
+    if len(values) <= WIDEST:
+        return values
+    places, signs = _sums_of(len(values))
+    return np.bincount(places, values * signs, WIDEST).astype(np.float64)
+
+
+@cache
+def _sums_of(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    rng = stream(count, "attack.sketch")
+    return rng.integers(WIDEST, size=count), 2 * rng.integers(2, size=count) - 1
 
 
 def carry_out(target: Target) -> Iterator[Finding]:

@@ -159,6 +159,14 @@ def test_gradients_of_one_logit_are_told_by_direction_by_the_closed_form():
     assert by_norm(gradients, gradients[known], y[known])[:, 1] == pytest.approx(order * expected)
 
 
+def test_the_spectrum_is_that_of_the_singular_value_decomposition():
+    gradients = RNG.normal(size=(40, 7)) @ np.diag([5, 2, 1, 1, 1, 1, 1]) + 3
+    centred = gradients - gradients.mean(0)
+    along = np.linalg.svd(centred)[0][:, 0] * np.linalg.svd(centred)[1][0]
+    found = by_spectrum(gradients)[:, 1]
+    assert np.abs(found) == pytest.approx(np.abs(along), abs=1e-6)
+
+
 def test_clusters_are_those_of_scikit_learn():
     y = np.arange(90) % 3
     points = np.eye(3)[y] + 0.3 * RNG.normal(size=(90, 3))

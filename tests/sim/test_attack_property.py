@@ -9,7 +9,7 @@ from scipy import stats
 from support import NO_PRIVACY, plan_of, run_spec
 
 from sim.attacks.attack import AttackError, Target, attack_of
-from sim.attacks.property import Sent, property_of, scored, shadow_federation
+from sim.attacks.property import WIDEST, Sent, property_of, scored, shadow_federation, sketched
 from sim.study.attacking import train_further
 from sim.study.train import train_run
 
@@ -126,6 +126,15 @@ def test_rows_are_kept_by_their_mean(csv):
     rows = torch.relu(x @ weight[0].T + bias[0]).mean(0).numpy()
     expected = np.concatenate([[np.mean(y == 0), np.mean(y == 1)], rows])
     assert sent.features(CLINICS)[0, -len(expected) :] == pytest.approx(expected, abs=1e-5)
+
+
+def test_long_arrays_keep_their_products_on_average():
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(2, 50_000)) + 0.5
+    own, other = (sketched(each) for each in values)
+    assert len(own) == WIDEST
+    assert own @ other == pytest.approx(values[0] @ values[1], rel=0.15)
+    assert np.array_equal(sketched(values[0, :WIDEST]), values[0, :WIDEST])
 
 
 def test_intervals_over_clinics_are_scipys():
