@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
@@ -321,8 +321,8 @@ def count_faults(method: Method, drawn: Drawn, plan: Mapping[str, Any], settings
             yield f"plan.counts.{key}: are not as many as plan.drawn has"
 
 
-def sum_faults(method: Method, drawn: Drawn) -> Iterator[str]:
-    """Hold the sizes of the sums of secure aggregation against each other and against the rounds."""
+def sum_faults(method: Method, drawn: Drawn, returned: Sequence[int]) -> Iterator[str]:
+    """Hold the sizes of the sums of secure aggregation against how many clinics came back, round by round."""
     shares: Counter[int] = Counter()
     for k, sums in enumerate(drawn.sums):
         if sum(times for _, times in sums) != (drawn.rounds[k] if method.privacy.secure_aggregation else 0):
@@ -331,9 +331,10 @@ def sum_faults(method: Method, drawn: Drawn) -> Iterator[str]:
             shares[updates] += times
             if not method.least <= updates <= method.together:
                 yield f"plan.drawn.sums.{k}: {updates} updates are not {method.least} to {method.together}"
-    for updates, times in shares.items():
-        if updates and times % updates:
-            yield f"plan.drawn.sums: {times} updates do not make up sums of {updates}"
+    rounds = Counter(int(back) for back in returned if back)
+    for updates in sorted(shares.keys() | rounds.keys()) if method.adds_up else ():
+        if shares[updates] != updates * rounds[updates]:
+            yield f"plan.drawn.sums: {shares[updates]} clinics' updates are not those of {rounds[updates]} rounds"
 
 
 def noise_faults(method: Method, drawn: Drawn, plan: Mapping[str, Any]) -> Iterator[str]:

@@ -117,7 +117,9 @@ def _claim_faults(folder: Path, record: Record) -> list[str]:
     unit = method.privacy.unit
     faults = [f"{file}: {fault}" for fault in count_faults(method, drawn, plan, record["spec"])]
     faults += [f"{file}: {fault}" for fault in noise_faults(method, drawn, plan)]
-    faults += [f"{file}: {fault}" for fault in sum_faults(method, drawn)]
+    rounds = read_parquet(folder, "rounds.parquet")
+    returned = () if rounds is None else rounds["returned"].tolist()
+    faults += [f"{file}: {fault}" for fault in sum_faults(method, drawn, returned)]
     faults += _statistics_faults(file, record)
     views = [seen(method, drawn, k) for k in range(len(names))]
     faults += [

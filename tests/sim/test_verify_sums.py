@@ -31,6 +31,10 @@ SUMS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "clinic": (lambda r: scale(r["plan"]["clinics"][1]["epsilon"], "peers"), "plan.clinics.1.epsilon.peers: "),
     "more updates": (lambda r: r["plan"]["drawn"]["sums"][0][0].__setitem__(0, 5), "sums.0: 5 updates are not 4 to 4"),
     "fewer rounds": (lambda r: r["plan"]["drawn"]["sums"][0][0].__setitem__(1, 1), "sums.0: are not as many as the r"),
+    "another round": (
+        lambda r: [own.append([4, 1]) for own in r["plan"]["drawn"]["sums"]],
+        "plan.drawn.sums: 12 clinics' updates are not those of 2 rounds",
+    ),
     "fewer colluders": (
         lambda r: r["spec"]["privacy"].update({"colluding-clinics": 1}) or other_name(r),
         "is not what settings and counts give",
