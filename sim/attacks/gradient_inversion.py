@@ -43,35 +43,52 @@ from sim.models import Network, Parameters
 from sim.plan.plan import Plan
 from sim.tensor.lanes import by_class, forward, leaves, loss_sum
 
-TOTAL_VARIATION, RATE, START, MOST_ORIGINALS, LEAST_MOVE, ALIKE = 1e-3, 0.1, 0.1, 300, 1e-3, 1e-3
+TOTAL_VARIATION, RATE, START, MOST_ORIGINALS = 1e-3, 0.1, 0.1, 300
+LEAST_MOVE, ALIKE, ROUNDING = 1e-3, 1e-3, 4e-7
+"""Share of the largest move that counts, how near candidates are that are one, and how precisely a move is known."""
 
 
 class Inversion(Observer):
-    """Keeps the first round's updates of the clinics with fewest records, and inverts them."""
+    """Keeps the first round's updates of the clinics with fewest records, and inverts them.
+
+    Under secure aggregation the server has the one update of all of them together.
+    """
 
     def __init__(self, plan: Plan, federation: Federation, options: Scalars) -> None:
         self._plan, self._federation, self._options = plan, federation, options
-        self._updates: dict[int, tuple[Parameters, Parameters]] = {}
+        self._rounds: list[Parameters] = []
+        self._updates: dict[tuple[int, ...], tuple[Parameters, Parameters]] = {}
+
+    def round(self, server_round: int, model: Parameters) -> None:
+        """Keep what is known of the first round where clinics' own updates are not."""
+        job = self._plan.job
+        if job.secure is not None and server_round < 2:
+            self._rounds.append({name: value.clone() for name, value in model.items()})
+            if server_round == 1:
+                clinics = tuple(job.returning(1, sorted(job.participants(1))))
+                self._updates[clinics] = self._rounds[0], self._rounds[1]
 
     def message(self, instruction: Instruction, reply: Reply) -> None:
         """Keep the model that is brought, and what comes back in its place."""
-        if isinstance(instruction, Train) and instruction.server_round == 1 and Kind.MODEL in reply.parts:
+        if self._plan.job.secure is not None or not isinstance(instruction, Train):
+            return
+        if instruction.server_round == 1 and Kind.MODEL in reply.parts:
             before = {name: value.clone() for name, value in instruction.model.items()}
             for lane, clinic in enumerate(reply.clinics):
                 after = {name: value[lane : lane + 1].clone() for name, value in reply.model.items()}
-                self._updates[clinic] = before, after
+                self._updates[(clinic,)] = before, after
 
     def findings(self, model: Parameters) -> Iterator[Finding | Exhibit]:
         """Return the scores of :mod:`sim.attacks.likeness`; nothing without held-out records."""
         job, train = self._plan.job, self._federation.train
         known = self._federation.untrained.x.astype(np.float64)
-        attacked = sorted(self._updates, key=lambda clinic: (job.sizes[clinic], clinic))
+        attacked = sorted(self._updates, key=lambda clinics: (sum(job.sizes[k] for k in clinics), clinics))
         matched = []
-        for clinic in attacked[: int(self._options["clinics"])]:
-            of_clinic = slice(train.offsets[clinic], train.offsets[clinic + 1])
-            originals, labels = train.x[of_clinic][:MOST_ORIGINALS].astype(np.float64), train.y[of_clinic]
-            rebuilt = self._inverted(clinic, labels, known)
-            rng = stream(job.seed, "attack.inversion", clinic, 1)
+        for clinics in attacked[: int(self._options["clinics"])]:
+            own = np.concatenate([np.arange(train.offsets[k], train.offsets[k + 1]) for k in clinics])
+            originals = train.x[own[:MOST_ORIGINALS]].astype(np.float64)
+            rebuilt = self._inverted(clinics, train.y[own], known)
+            rng = stream(job.seed, "attack.inversion", clinics[0], 1)
             guess = known[rng.choice(len(known), min(len(rebuilt), len(known)), replace=False)] if len(known) else known
             if len(known):
                 matched.append([originals, *(best_fit(originals, each, known.mean(0)) for each in (rebuilt, guess))])
@@ -82,15 +99,15 @@ class Inversion(Observer):
         if pictures := int(self._options["pictures"]):
             yield Exhibit(originals[:pictures].astype(np.float32), rebuilt[:pictures].astype(np.float32))
 
-    def _inverted(self, clinic: int, labels: NDArray[np.int64], known: Floats) -> Floats:
-        before, after = self._updates[clinic]
+    def _inverted(self, clinics: tuple[int, ...], labels: NDArray[np.int64], known: Floats) -> Floats:
+        before, after = self._updates[clinics]
         job = self._plan.job
         if (names := first_linear(job.network)) is not None:
             weight, bias = ((after[name] - before[name])[0].double().numpy() for name in names)
             found = from_linear_layer(weight, bias, known.reshape(len(known), -1))[: len(labels)]
             return np.clip(found.reshape(-1, *known.shape[1:]), *plausible(known))
         y = torch.from_numpy(labels[: int(self._options["records"])].copy())
-        seed = int(stream(job.seed, "attack.inversion", clinic).integers(2**63))
+        seed = int(stream(job.seed, "attack.inversion", clinics[0]).integers(2**63))
         return from_gradient(job, before, after, y, known, int(self._options["steps"]), seed)
 
 
@@ -114,11 +131,12 @@ def from_linear_layer(weight: Floats, bias: Floats, known: Floats) -> Floats:
     of the known records, ``[record, feature]``.
     """
     order = np.argsort(-np.abs(bias), kind="stable")
-    order = order[np.abs(bias[order]) > LEAST_MOVE * np.abs(bias).max()]
+    order = order[np.abs(bias[order]) > max(LEAST_MOVE * np.abs(bias).max(), 10 * ROUNDING)]
     found: list[Floats] = []
     votes: list[int] = []
-    for x in weight[order] / bias[order, None]:
-        alike = [n for n, other in enumerate(found) if np.abs(x - other).max() < ALIKE * max(1.0, np.abs(other).max())]
+    for neuron in order:
+        x, apart = weight[neuron] / bias[neuron], ALIKE + ROUNDING / np.abs(bias[neuron])
+        alike = [n for n, other in enumerate(found) if np.abs(x - other).max() < apart * max(1.0, np.abs(other).max())]
         if alike:
             votes[alike[0]] += 1
         else:

@@ -27,7 +27,7 @@ from sim.attacks.attack import Attack, Exhibit, Finding, Target
 from sim.attacks.likeness import Floats, likeness
 from sim.attacks.observation import visible
 from sim.attacks.priors import plausible, total_variation
-from sim.attacks.reconstruction import drawn, most_records, rows_at_the_cut
+from sim.attacks.reconstruction import drawn, most_records, most_telling, rows_at_the_cut
 from sim.models import Parameters, Part
 from sim.tensor.lanes import forward, leaves
 
@@ -41,10 +41,11 @@ def carry_out(target: Target) -> Iterator[Finding | Exhibit]:
     wanted = drawn(job.seed, train, most_records(job, int(options["records"])))
     if len(known) < 2 or len(wanted) < 2:
         return
-    rows = rows_at_the_cut(job, target.model, train, wanted, target.plan.sampled.exposures)
+    seen = most_telling(job, target.model)
+    rows = rows_at_the_cut(job, seen, train, wanted, target.plan.sampled.exposures)
     head = job.part("head")
     passed = "head" in job.frozen or head.shapes().keys() <= visible(job, "server")
-    first = head.select(target.model if passed else job.network.initial_parameters(job.seed))
+    first = head.select(seen if passed else job.network.initial_parameters(job.seed))
     clinic = np.searchsorted(train.offsets, wanted, side="right") - 1
     owner = clinic if job.protocol.movement == "own" else np.zeros_like(clinic)
     rebuilt = searched(head, first, rows, owner, plausible(known), int(options["steps"]), with_clone=not passed)

@@ -10,7 +10,7 @@ from support import NO_PRIVACY, plan_of, run_spec, write_csv
 from torch.nn import functional
 
 from sim.attacks.attack import Exhibit, Target, attack_of
-from sim.attacks.decoder import decoded
+from sim.attacks.decoder import decoded, inverse
 from sim.attacks.fsha import label_gap, share_flagged
 from sim.attacks.gradient_inversion import best_fit, from_linear_layer
 from sim.attacks.likeness import identification, likeness, structural_similarity
@@ -276,6 +276,23 @@ def test_an_update_gives_back_the_records_of_small_clinics_exactly(tmp_path, siz
     assert found["psnr"].value > 90
 
 
+def test_under_secure_aggregation_only_the_update_of_all_clinics_together_is_inverted(tmp_path):
+    """Two small clinics' sum still gives the records away; a large one beside them hides them."""
+    secure = {"mechanism": "none", "secure-aggregation": True}
+    (_, [exhibit]), (many, _) = (
+        overheard(
+            digits_spec(small_clinics(tmp_path / name, sizes), "fedavg", None, model=PERCEPTRON, privacy=secure),
+            "gradient-inversion",
+            pictures=9,
+        )
+        for name, sizes in (("few.npz", (3, 6)), ("many.npz", (3, 6, 150)))
+    )
+    assert len(exhibit.originals) == 6
+    errors = np.abs(exhibit.originals - exhibit.rebuilt).max((1, 2, 3))
+    assert (errors < 2e-3).mean() >= 0.5, errors
+    assert many["r2"].value < 0.3
+
+
 def test_many_local_steps_mix_the_records(tmp_path):
     path = small_clinics(tmp_path / "digits.npz", (100, 100))
     found, _ = overheard(digits_spec(path, "fedavg", None, model=PERCEPTRON, local_epochs=3), "gradient-inversion")
@@ -380,3 +397,28 @@ def test_gradients_of_one_label_are_alike_in_honest_training_and_the_gap_is_as_c
     assert label_gap(gradient, torch.tensor([0, 0, 1, 1])) == pytest.approx((1 + 0) / 2 - (0 - 1 + 0 - 1) / 4)
     assert np.isnan(label_gap(gradient, torch.tensor([1, 1, 1, 1])))
     assert share_flagged([[0.5, np.nan], [0.05, 0.1], [0.0, 0.3], [np.nan]]) == pytest.approx(1 / 3)
+
+
+# Shapes
+
+
+@pytest.mark.parametrize(
+    ("rows", "record"),
+    [((5,), (7,)), ((3, 31), (1, 63)), ((4, 4, 5), (3, 15, 11)), ((16,), (1, 8, 8)), ((2, 8, 8), (1, 8, 8))],
+)
+def test_a_decoder_leads_from_any_row_to_any_record_and_says_nothing_at_first(rows, record):
+    rebuilt = inverse(rows, record)(torch.ones(6, *rows))
+    assert rebuilt.shape == (6, *record)
+    assert not rebuilt.any()
+
+
+def test_signals_are_rebuilt_by_their_course(tmp_path):
+    rng = np.random.default_rng(8)
+    phase, rate = rng.uniform(0, 6, size=(2, 240, 1))
+    x = np.sin((1 + rate) * np.arange(48) / 8 + phase)
+    path = tmp_path / "signals.npz"
+    np.savez(path, x=x, y=(rate[:, 0] > 3).astype(np.int64), clinic=np.repeat(["k0", "k1"], 120))
+    spec = digits_spec(path, model={"name": "cnn1d"}, rounds=1)
+    found, [exhibit] = attacked(spec, "decoder", pictures=2)
+    assert found["correlation"].value > 0.9 > 0.5 > abs(found["correlation"].chance)
+    assert exhibit.rebuilt.shape == (2, 1, 48)
