@@ -11,8 +11,8 @@ Melis et al., "Exploiting Unintended Feature Leakage in Collaborative Learning",
 
 What a clinic sends is its updates of the model's parts, a step's worth of them, and the means of its rows, of its tail
 gradients and of its labels as they leave, each over all rounds; of long arrays random sums (a count sketch, Charikar,
-Chen & Farach-Colton 2002). The property is the share of a class, by default the
-last one's, or the mean of a feature. The held-out records stand for public ones of the same kind.
+Chen & Farach-Colton 2002). The property is the share of a class, by default the last one's, or the mean of a feature.
+The held-out records stand for public ones of the same kind.
 """
 
 from __future__ import annotations

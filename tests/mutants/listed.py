@@ -2,10 +2,24 @@
 
 from .of_claims import HELD, LEDGER, WHAT_LEAVES
 from .of_clips import CLIPS
+from .of_defences import UNPROMISED
 from .of_intervals import INTERVALS
 from .of_lanes import SHARED
 from .of_noise import DRAWS, GRIDS, KEYS
 from .of_splits import SPLITS
 from .of_sums import SUMS
 
-MUTANTS = (*KEYS, *DRAWS, *GRIDS, *CLIPS, *WHAT_LEAVES, *LEDGER, *HELD, *SHARED, *SPLITS, *SUMS, *INTERVALS)
+MUTANTS = (
+    *KEYS,
+    *DRAWS,
+    *GRIDS,
+    *CLIPS,
+    *WHAT_LEAVES,
+    *LEDGER,
+    *HELD,
+    *SHARED,
+    *SPLITS,
+    *SUMS,
+    *INTERVALS,
+    *UNPROMISED,
+)
