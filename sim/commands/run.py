@@ -86,7 +86,7 @@ def _run(
             trials = planned_trials(file, overrides, only)
             plans, ids, tuning = tuned(scenario, plans, trials, out, engine, progress)
         table = run_study(plans, ids, out, engine, progress, fail_fast, tuning=tuning)
-        attack_study(plans, scenario.attacks, out, engine, progress)
+        attacked = attack_study(plans, scenario.attacks, out, engine, progress)
     with writing_to(folder):
         study = mapped(read_results(folder), folder)
         shown = gallery(study)
@@ -97,7 +97,7 @@ def _run(
     if older := older_runs(folder):
         console.print(f"{len(older)} runs of another results version are ignored: {', '.join(older)}", highlight=False)
     mine = table[table["run_id"].isin([p.spec.run_id for p in plans])]
-    if (mine["status"] != "ok").any():
+    if (mine["status"] != "ok").any() or not attacked:
         raise typer.Exit(1)
 
 

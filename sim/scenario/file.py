@@ -129,6 +129,14 @@ class Scenario(Section):
             )
         return clinics
 
+    @field_validator("attacks")
+    @classmethod
+    def _each_attack_once(cls, attacks: tuple[AttackTable, ...]) -> tuple[AttackTable, ...]:
+        for place, attack in enumerate(attacks):
+            if attack in attacks[:place]:
+                raise ValueError(f'"{attack.name}" is listed twice with the same options; list it once')
+        return attacks
+
     @field_validator("strategies")
     @classmethod
     def _each_strategy_once(cls, strategies: tuple[Strategy, ...]) -> tuple[Strategy, ...]:

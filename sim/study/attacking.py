@@ -25,7 +25,7 @@ from sim.methods.messages import Instruction, Reply
 from sim.models import Parameters
 from sim.plan.plan import Plan
 from sim.privacy.ledger import Adversary
-from sim.results.attack_log import read_attacks
+from sim.results.attack_log import AUDIT, read_attacks
 from sim.results.attacks import note_attack, write_attacks
 from sim.results.store import read_rows
 from sim.scenario import AttackTable
@@ -59,7 +59,7 @@ class Task:
 
 def attack_study(
     plans: Sequence[Plan], tables: Sequence[AttackTable], out: Path, engine: Engine, progress: Progress
-) -> None:
+) -> bool:
     """Make the attacks that have not been made on the runs that have ended well, and write the table of all.
 
     Parameters
@@ -73,13 +73,18 @@ def attack_study(
     engine : Engine
     progress : Progress
 
+    Returns
+    -------
+    bool
+        Whether all attacks ended well.
+
     Raises
     ------
     FolderError
         If the results folder cannot be written.
     """
     if not tables:
-        return
+        return True
     folder = out / plans[0].spec.study
     there = {row["run_id"] for row in read_rows(folder, [p.spec.run_id for p in plans]) if row["status"] == "ok"}
     tasks = {
@@ -106,7 +111,16 @@ def attack_study(
             forecast.finished(row["run_id"], row["wall_seconds"])
             progress.finished(row, forecast.seconds_left())
     ended = read_attacks(folder)
-    write_attacks(folder, [ended[t.attack_id] for own in tasks.values() for t in own if t.attack_id in ended])
+    asked = [ended[t.attack_id] for own in tasks.values() for t in own if t.attack_id in ended]
+    write_attacks(folder, [*asked, *_of_other_runs(folder, ended, tasks)])
+    return all(row["status"] == "ok" for row in asked)
+
+
+def _of_other_runs(folder: Path, ended: Mapping[str, Row], tasks: Mapping[str, object]) -> list[Row]:
+    """Return the last word of each attack on the runs of the folder that were left out now, as ``--only`` does."""
+    others = {row["run_id"] for row in read_rows(folder)} - tasks.keys()
+    found = {(row["run_id"], row["attack"]): row for row in ended.values() if row["run_id"] in others}
+    return [row for (_, attack), row in found.items() if attack != AUDIT]
 
 
 def attack_id(run_id: str, table: AttackTable) -> str:
@@ -138,7 +152,7 @@ def attack_run(plan: Plan, federation: Federation, tasks: Sequence[Task]) -> Ite
     attacks = [attack_of(task.table.name) for task in tasks]
     observation = Observation(attacks, plan, federation, [task.table.options for task in tasks])
     model = _trained(plan, federation, observation.round, observation.message if observation.listens else None, None)
-    seen = {attack.name: observer for attack, observer in observation.at_work}
+    observers = iter(observation.at_work)
     shared: dict[Hashable, Any] = {}
     for task, attack in zip(tasks, attacks, strict=True):
         started = time.perf_counter()
@@ -153,7 +167,7 @@ def attack_run(plan: Plan, federation: Federation, tasks: Sequence[Task]) -> Ite
         }
         try:
             if attack.carry_out is None:
-                found: Iterable[Finding | Exhibit] = seen[attack.name].findings(model)
+                found: Iterable[Finding | Exhibit] = next(observers)[1].findings(model)
             else:
                 found = attack.carry_out(
                     Target(

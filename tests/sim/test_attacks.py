@@ -1,13 +1,14 @@
 """Attacks against what they must find: closed forms, models that remember everything, and models that know nothing."""
 
 import math
+import tomllib
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy.stats import norm
-from support import NO_PRIVACY, plan_of, run_spec, write_csv
+from support import NO_PRIVACY, SCENARIO, plan_of, run_spec, write_csv
 
 from sim.attacks.attack import Attack, AttackError, Finding, Observer, attack_of, attacks_on_every_run
 from sim.attacks.membership import membership_auc
@@ -17,13 +18,14 @@ from sim.attacks.shadows import Population
 from sim.results.attack_log import read_attacks
 from sim.results.attacks import COLUMNS, attacks_table
 from sim.results.store import read_record, write_table
-from sim.scenario import AttackTable
+from sim.scenario import AttackTable, ScenarioError, parse_scenario
 from sim.study.attacking import attack_study, train_further
 from sim.study.engines import InProcess
 from sim.study.runner import Progress, execute
 from sim.study.train import train_run
 
 SILENT = Progress(lambda to_do, done, seconds: None, lambda row, seconds: None)
+METHOD = '\n[[strategies]]\nname = "fedavg"\n\n'
 FROZEN = {"freeze": ["head"]}
 
 
@@ -259,6 +261,42 @@ def test_what_has_been_attacked_is_not_attacked_again_unless_an_option_changes(c
     assert len(read_attacks(study)) == 3, "what a killed process left of a line is cut off"
 
 
+def test_attacks_on_runs_that_are_left_out_stay_in_the_table(csv, tmp_path):
+    plans = [plan_of(run_spec(csv, "fedavg", rounds=rounds))[0] for rounds in (1, 2)]
+    study = tmp_path / plans[0].spec.study
+    for plan in plans:
+        execute(plan, study, {})
+    few, more = (AttackTable(name="lira", options={"shadows": n, "rounds": 1}) for n in (2, 3))
+    assert attack_study(plans, [few], tmp_path, InProcess(), SILENT)
+    attack_study(plans[:1], [more], tmp_path, InProcess(), SILENT)
+    table = attacks_table(study)
+    assert set(table["run_id"]) == {plan.spec.run_id for plan in plans}
+    again = table.groupby(["run_id", "adversary", "measure", "clinic"]).size()
+    assert (again == 1).all()
+
+
+def test_one_attack_with_two_options_is_made_twice_and_with_the_same_is_refused(csv, tmp_path, monkeypatch):
+    (tmp_path / "twice_attack_for_tests.py").write_text(
+        OWN.replace(
+            "def __init__(self, plan, federation):",
+            "def __init__(self, plan, federation, options):\n        self.times = options['times']",
+        )
+        .replace("value=self.rows", "value=self.times * self.rows")
+        .replace("begin=Eavesdropper,", "begin=Eavesdropper,\n    options={'times': 1},"),
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    plan, _ = plan_of(run_spec(csv, "splitfed-v1", "vanilla", rounds=1))
+    execute(plan, tmp_path / plan.spec.study, {})
+    tables = [AttackTable(name="twice_attack_for_tests:ATTACK", options={"times": times}) for times in (1, 3)]
+    attack_study([plan], tables, tmp_path, InProcess(), SILENT)
+    found = attacks_table(tmp_path / plan.spec.study).query("measure == 'overheard_records'")["value"].tolist()
+    assert found == [sum(plan.job.sizes), 3 * sum(plan.job.sizes)]
+    twice = SCENARIO + METHOD + 2 * '[[attacks]]\nname = "lira"\n'
+    with pytest.raises(ScenarioError, match='attacks: "lira" is listed twice'):
+        parse_scenario(tomllib.loads(twice), tmp_path)
+
+
 def test_an_attack_that_fails_is_told_and_made_again(csv, tmp_path, monkeypatch):
     (tmp_path / "failing_attack_for_tests.py").write_text(
         OWN.replace("return", "pass  #").replace(
@@ -271,7 +309,9 @@ def test_an_attack_that_fails_is_told_and_made_again(csv, tmp_path, monkeypatch)
     plan, _ = plan_of(run_spec(csv, "fedavg", rounds=1))
     execute(plan, tmp_path / plan.spec.study, {})
     for _ in range(2):
-        attack_study([plan], [AttackTable(name="failing_attack_for_tests:ATTACK")], tmp_path, InProcess(), SILENT)
+        assert not attack_study(
+            [plan], [AttackTable(name="failing_attack_for_tests:ATTACK")], tmp_path, InProcess(), SILENT
+        )
     lines = (tmp_path / plan.spec.study / "attacks.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 2
     assert "secret" not in lines[0]
