@@ -151,7 +151,7 @@ def _lines(own: pd.DataFrame) -> dict[str, float]:
     """Return where guessing stands, and the most that is found without privacy, where both are known."""
     bare = own.loc[own["level"].astype(str).isin(["no DP"]), "mean"]
     found = {"guessing": own["chance"].mean(), "no privacy": bare.max() if len(bare) else np.nan}
-    return {name: float(value) for name, value in found.items() if not np.isnan(value)}
+    return {name: float(value) for name, value in found.items() if np.isfinite(value)}
 
 
 def _audit(table: pd.DataFrame) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import version
@@ -152,7 +153,7 @@ def _coded(table: pd.DataFrame) -> dict[str, Any]:
 
 def _number(value: float | bool) -> float | bool | None:
     if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if value == value else None
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
     return value
 
 

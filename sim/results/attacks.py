@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,13 +22,15 @@ from numpy.typing import NDArray
 
 from sim.results import reading
 from sim.results.attack_log import ATTACKS_LOG, AUDIT, AttackLine, read_audits
-from sim.results.columns import UNITS, unit_of
+from sim.results.columns import AUDITED_COLUMN_OF, UNITS, unit_of
 from sim.results.store import append_line, moved_in, writing_to
 
 ATTACKS_TABLE, EXHIBITS = "attacks.parquet", "reconstructions"
 MOST_EXHIBIT_BYTES: Final = 16 * 2**20
 """Of both arrays of an exhibit together; no more records are kept than fit."""
 COLUMNS: Final = ("run_id", "attack", "adversary", "measure", "value", "low", "high", "chance", "bound", "clinic")
+NUMBERS: Final = COLUMNS[4:9]
+TEXTS: Final = tuple(column for column in COLUMNS if column not in NUMBERS)
 Row = dict[str, Any]
 Floats = NDArray[np.float32]
 
@@ -48,8 +51,7 @@ def write_attacks(study_folder: Path, rows: Iterable[Mapping[str, Any]] | None =
     if rows is None and (before := attacks_table(study_folder)) is not None:
         kept = before[before["attack"] != AUDIT]
         table = pd.concat([kept, table], ignore_index=True) if len(kept) else table
-    numbers = ["value", "low", "high", "chance", "bound"]
-    table[numbers] = table[numbers].astype("float64")
+    table = table.astype(dict.fromkeys(NUMBERS, "float64"))
     with writing_to(study_folder), moved_in(study_folder / ATTACKS_TABLE) as partial:
         table.to_parquet(partial, index=False)
 
@@ -72,9 +74,17 @@ def attacks_table(study_folder: Path) -> pd.DataFrame | None:
     for column in COLUMNS:
         if column not in table:
             reading.refuse(path, f"{column}: the column is missing; run the scenario again")
+    for column in TEXTS:
+        if not table[column].map(lambda value: isinstance(value, str)).all():
+            reading.refuse(path, f"{column}: holds a value that is no text; run the scenario again")
+    if not table["adversary"].isin(AUDITED_COLUMN_OF).all():
+        reading.refuse(path, "adversary: names one that is not known; run the scenario again")
+    for column in NUMBERS:
+        if table[column].dtype != np.float64:
+            reading.refuse(path, f"{column}: does not hold numbers; run the scenario again")
     for measure, value in zip(table["measure"], table["value"], strict=True):
-        least, most = UNITS.get(unit_of(str(measure)) or "", (math.inf, -math.inf))
-        if not (isinstance(value, float) and (math.isnan(value) or least <= value <= most)):
+        least, most = UNITS.get(unit_of(measure) or "", (math.inf, -math.inf))
+        if not (math.isnan(value) or least <= value <= most):
             reading.refuse(path, "holds a measure that is out of range; run the scenario again")
     return table
 
@@ -108,8 +118,13 @@ def _stored(archive: zipfile.ZipFile, member: str) -> Floats:
     with archive.open(member) as file:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError("another version")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        try:
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        except (tokenize.TokenError, TypeError, SyntaxError, MemoryError):
+            raise ValueError("no header") from None
         data = file.read()
+    if any(type(length) is not int for length in shape):
+        raise ValueError("no shape")
     if dtype != np.float32 or fortran or math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError("another array than declared")
     return np.frombuffer(data, np.float32).reshape(shape)

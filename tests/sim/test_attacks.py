@@ -15,6 +15,7 @@ from sim.attacks.membership import membership_auc
 from sim.attacks.observation import Observation
 from sim.attacks.reconstruction import probe_r2
 from sim.attacks.shadows import Population
+from sim.foundation.problems import ScenarioError
 from sim.results.attack_log import read_attacks
 from sim.results.attacks import COLUMNS, attacks_table
 from sim.results.store import read_record, write_table
@@ -245,6 +246,20 @@ def test_an_attack_of_ones_own_sees_rounds_and_messages_and_is_in_the_table(csv,
     assert (found["seen_rate", ""].low, found["seen_rate", ""].high, found["seen_rate", ""].chance) == (0.1, 0.9, 0.0)
     assert found["seen_rate", "k1"].value == 0.25
     pd.testing.assert_frame_equal(write_table(study), before)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("adversary", "<b>somebody"), ("low", "0.1"), ("bound", None), ("clinic", None), ("attack", 1.0), ("value", 1)],
+)
+def test_a_table_of_somebody_elses_is_refused_in_one_line(tmp_path, column, value):
+    row = {"run_id": "a", "attack": "lira", "adversary": "server", "measure": "auc", "value": 0.5, "low": 0.4}
+    good = pd.DataFrame([{**row, "high": 0.6, "chance": 0.5, "bound": math.nan, "clinic": ""}])
+    good.to_parquet(tmp_path / "attacks.parquet")
+    assert len(attacks_table(tmp_path)) == 1
+    good.assign(**{column: [value]}).to_parquet(tmp_path / "attacks.parquet")
+    with pytest.raises(ScenarioError, match=f"attacks.parquet: {column}: .*run the scenario again"):
+        attacks_table(tmp_path)
 
 
 def test_what_has_been_attacked_is_not_attacked_again_unless_an_option_changes(csv, tmp_path):

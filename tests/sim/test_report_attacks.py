@@ -10,6 +10,7 @@ from report_studies import make_runs, make_study
 
 from sim.report.attacks import attack_figures, attack_points, attack_tables, attack_words, audit_points, measure_text
 from sim.report.gallery import gallery
+from sim.report.html import write_report
 from sim.report.points import HEADLINE
 from sim.results.attacks import COLUMNS
 
@@ -46,6 +47,14 @@ def test_an_attack_is_drawn_by_its_headline_measure_as_a_mean_over_seeds_of_all_
     decoder = points[points["attack"] == "decoder"]
     assert set(decoder["adversary"]) == {"Server"}
     assert all("," in series for series in decoder["series"]), "where the model is cut alone"
+
+
+@pytest.mark.usefixtures("no_vega", "no_pictures")
+@pytest.mark.parametrize("column", ["value", "chance", "low", "high"])
+def test_a_report_is_written_of_numbers_that_are_not_finite(tmp_path, column):
+    study = attacked()
+    study.attacks.loc[study.attacks["measure"] == "r2", column] = -math.inf
+    assert "decoder: R²" in write_report(study, tmp_path).read_text(encoding="utf-8")
 
 
 def test_each_adversary_has_a_figure_and_none_is_drawn_without_data():
