@@ -1,7 +1,7 @@
 """The server works a clinic's records out of its update in the first round of federated averaging.
 
 Where the network begins with a linear layer z = W x + b, every neuron i of it gives a candidate in closed form (Phong
-et al. 2018; Fowl et al. 2022): over the round its row and its bias move by sums of d_ni x_n and of d_ni over the
+et al. 2018; Boenisch et al. 2023): over the round its row and its bias move by sums of d_ni x_n and of d_ni over the
 steps' records, so that
 
     x <- (W' - W)_i / (b' - b)_i
