@@ -13,9 +13,9 @@ from sim.data.federation import Federation
 from sim.foundation.text import amount_text, clinic_text, count_text, seconds_text, span_text, value_text
 from sim.methods.labels import label_of
 from sim.models.build import build_network
+from sim.plan.notes import summed
 from sim.plan.plan import Plan
 from sim.plan.releases import un_noised
-from sim.plan.statement import summed
 from sim.privacy.adjacency import NAMES, adjacency_of
 from sim.privacy.ledger import ADVERSARIES, COLLUDING, COLUMN_OF, REPLACE_COLUMN_OF, Adversary
 from sim.privacy.mechanisms.mechanism import of

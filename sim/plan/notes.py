@@ -90,3 +90,25 @@ def memory_warnings(plans: Sequence[Plan]) -> list[str]:
             f"{bytes_text(worst.memory_bytes or 0.0)}; use smaller batches, an earlier cut or more memory",
         )
     return list(found.values())
+
+
+def summed(plan: Plan) -> str:
+    """Say what is assumed of secure aggregation, and whose noise counts; empty without it."""
+    job, secure = plan.job, plan.job.secure
+    if secure is None:
+        return ""
+    if job.protocol.topology != "whole":
+        credited = "it hides averaged parts alone, and what else is sent to the server is seen as it is"
+    elif not plan.spec.privacy.mechanisms:
+        credited = "no noise is in a sum"
+    elif job.shares_noise:
+        credited = (
+            f"each clinic adds its part of the noise, of variance 1 / {secure.parts} of what a sum needs; counted is "
+            "what an adversary cannot know of it, round by round"
+        )
+    else:
+        credited = "of several steps a round, or of other optimisers, each clinic's own noise alone counts"
+    return (
+        f"taken to be ideal, against whoever holds shares of fewer than {secure.threshold} clinics, and its arithmetic "
+        f"to be exact modulo 2^32; {credited}"
+    )

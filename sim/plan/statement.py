@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dp_accounting import DpEvent, NonPrivateDpEvent
 
 from sim.foundation.text import count_text
+from sim.plan.notes import summed
 from sim.plan.releases import un_noised
 from sim.privacy.accounting import flatten, under_one_adjacency
 from sim.privacy.adjacency import NAMES
@@ -298,28 +299,6 @@ def _together(spec: RunSpec) -> str:
     if spec.privacy.colluding_clinics:
         return f"up to {spec.privacy.colluding_clinics} clinics, alone and with the server, have rows of their own"
     return "together they learn what their rows compose to"
-
-
-def summed(plan: Plan) -> str:
-    """Say what is assumed of secure aggregation, and whose noise counts; empty without it."""
-    job, secure = plan.job, plan.job.secure
-    if secure is None:
-        return ""
-    if job.protocol.topology != "whole":
-        credited = "it hides averaged parts alone, and what else is sent to the server is seen as it is"
-    elif not plan.spec.privacy.mechanisms:
-        credited = "no noise is in a sum"
-    elif job.shares_noise:
-        credited = (
-            f"each clinic adds its part of the noise, of variance 1 / {secure.parts} of what a sum needs; counted is "
-            "what an adversary cannot know of it, round by round"
-        )
-    else:
-        credited = "of several steps a round, or of other optimisers, each clinic's own noise alone counts"
-    return (
-        f"taken to be ideal, against whoever holds shares of fewer than {secure.threshold} clinics, and its arithmetic "
-        f"to be exact modulo 2^32; {credited}"
-    )
 
 
 def _choice(spec: RunSpec) -> str:
