@@ -70,9 +70,7 @@ class Inversion(Observer):
 
     def message(self, instruction: Instruction, reply: Reply) -> None:
         """Keep the model that is brought, and what comes back in its place."""
-        if self._plan.job.secure is not None or not isinstance(instruction, Train):
-            return
-        if instruction.server_round == 1 and Kind.MODEL in reply.parts:
+        if isinstance(instruction, Train) and instruction.server_round == 1 and Kind.MODEL in reply.parts:
             before = {name: value.clone() for name, value in instruction.model.items()}
             for lane, clinic in enumerate(reply.clinics):
                 after = {name: value[lane : lane + 1].clone() for name, value in reply.model.items()}

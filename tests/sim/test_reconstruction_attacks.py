@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from sim.attacks.attack import Exhibit, Target, attack_of
 from sim.attacks.decoder import decoded, inverse
-from sim.attacks.fsha import label_gap, share_flagged
+from sim.attacks.fsha import Clinic, label_gap, share_flagged
 from sim.attacks.gradient_inversion import best_fit, from_linear_layer
 from sim.attacks.observation import Observation
+from sim.attacks.reconstruction import rows_at_the_cut
 from sim.foundation.problems import ScenarioError
 from sim.results.attack_log import read_attacks
 from sim.results.attacks import EXHIBITS, read_exhibit
@@ -296,6 +297,26 @@ def test_digits_are_named_from_rows_though_the_head_never_passed_the_server(digi
     assert exhibit.rebuilt.shape == (4, 1, 8, 8)
 
 
+def test_a_head_that_never_passed_the_server_is_not_used(csv, monkeypatch):
+    """With the rows held fast, V1's head decides what is found, and those of V3's clinics do not."""
+    differs = []
+    for strategy in ("splitfed-v1", "splitfed-v3"):
+        plan, federation = plan_of(run_spec(csv, strategy, "vanilla", model={"hidden": [32, 5]}, rounds=1))
+        model = train_run(plan, federation).parameters
+        rows = rows_at_the_cut(plan.job, model, federation.train, np.arange(30), plan.sampled.exposures)
+        monkeypatch.setattr("sim.attacks.unsplit.rows_at_the_cut", lambda *_, rows=rows: rows)
+        attack = attack_of("unsplit")
+        options = {**attack.options, "records": 30, "steps": 40}
+        monkeypatch.setattr("sim.attacks.unsplit.drawn", lambda *_: np.arange(30))
+        other = {name: value + 0.5 for name, value in model.items()}
+        found = [
+            list(attack.carry_out(Target(plan=plan, federation=federation, model=m, options=options, train=None)))
+            for m in (model, other)
+        ]
+        differs.append(found[0] != found[1])
+    assert differs == [True, False]
+
+
 def test_rows_of_much_noise_name_nobody(digits):
     privacy = noised(0.1)
     found, _ = attacked(digits_spec(digits, model={**PERCEPTRON, "freeze": ["head"]}, privacy=privacy), "unsplit")
@@ -327,6 +348,22 @@ def test_hijacking_gains_less_from_a_head_under_dp_sgd_and_nothing_behind_much_n
     found, _ = attacked(digits_spec(digits, privacy=rows, rounds=5), "fsha", steps=20)
     assert found["r2"].value < 0.05
     assert found["identified_share"].low <= found["identified_share"].chance <= found["identified_share"].high
+
+
+def test_the_hijacker_has_rows_as_they_leave_the_clinic(digits):
+    """Clipped to 2 and noised by 30 times as much a value."""
+    rows = {"mechanism": "smashed-noise", "noise-multiplier": 30.0, "clip": 2.0, "delta": 1e-3, "labels": "public"}
+    for privacy, scale in ((NO_PRIVACY, None), (rows, 60.0)):
+        plan, federation = plan_of(digits_spec(digits, privacy=privacy))
+        clinic = Clinic(plan.job, federation.train, 0)
+        moment, batch = next(clinic.batches(1))
+        sent = clinic.sent(batch, moment)[0, : batch.rows[0]]
+        bare = clinic.head.forward(batch.x)[0, : batch.rows[0]]
+        if scale is None:
+            assert torch.equal(sent, bare)
+        else:
+            assert (sent - bare).std() == pytest.approx(scale, rel=0.1)
+            assert bare.flatten(1).norm(dim=1).max() <= 2.0001
 
 
 @pytest.mark.parametrize(
