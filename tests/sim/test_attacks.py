@@ -19,7 +19,7 @@ from sim.foundation.problems import ScenarioError
 from sim.results.attack_log import read_attacks
 from sim.results.attacks import COLUMNS, attacks_table
 from sim.results.store import read_record, write_table
-from sim.scenario import AttackTable, ScenarioError, parse_scenario
+from sim.scenario import AttackTable, parse_scenario
 from sim.study.attacking import attack_study, train_further
 from sim.study.engines import InProcess
 from sim.study.runner import Progress, execute
