@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
-from sim.methods.sampling import participants, wanted
+from sim.methods.sampling import participants, selected, wanted
 from sim.models import Part, never_negative
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip
 from sim.privacy.mechanisms.mechanism import on_gradients, on_labels, on_rows
@@ -53,8 +53,10 @@ def secure_aggregation(spec: RunSpec, clinics: int) -> SecureAggregation | None:
     privacy = spec.privacy
     if not privacy.secure_aggregation:
         return None
+    together = wanted(clinics, spec.train.participation)
     return SecureAggregation(
-        clinics=wanted(clinics, spec.train.participation),
+        clinics=together,
+        invited=min(clinics, selected(together, spec.train.over_select)),
         colluding=privacy.colluding_clinics,
         tolerated=privacy.tolerated_drop_outs,
         active=privacy.trust == "active",

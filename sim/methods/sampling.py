@@ -159,6 +159,11 @@ def wanted(clinics: int, share: float) -> int:
     return max(1, int(share * clinics + 0.5))
 
 
+def selected(together: int, over_select: float) -> int:
+    """Return how many clinics are asked where a round is meant to have so many."""
+    return math.ceil(together * over_select - 1e-9)
+
+
 def choose(seed: int, server_round: int, available: Ints, size: int) -> Ints:
     """Draw ``size`` of the available clinics (all of them if there are no more), without replacement, and sort them."""
     if size >= len(available):

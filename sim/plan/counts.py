@@ -13,7 +13,7 @@ from sim.methods.attendance import Attendance, available, drop_outs, slowdowns
 from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.protocol import HEADER_BYTES, HEADERS, Direction, Traffic
-from sim.methods.sampling import choose, draw_rows
+from sim.methods.sampling import choose, draw_rows, selected
 from sim.plan.clock import Leg, RoundLoad, RoundTime
 from sim.plan.costs import FLOAT_BYTES, part_costs
 from sim.plan.limits import attendance_until, time_limit, time_until
@@ -143,7 +143,7 @@ class Counts:
         there = np.flatnonzero(self._there[server_round - 1])
         if job.alone:
             return Attendance.complete(there, self._all_steps[there])
-        size = math.ceil(job.wanted * train.over_select - 1e-9)
+        size = selected(job.wanted, train.over_select)
         clinics = choose(job.seed, server_round, there, size)
         steps = self._all_steps[clinics].tolist()
         return drop_outs(job.seed, server_round, clinics.tolist(), steps, self._behaviours)

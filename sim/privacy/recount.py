@@ -76,6 +76,7 @@ class Method:
     pooled: bool = False  # Whether features are scaled by statistics of all clinics
     own_parts: bool = False  # Whether each clinic keeps parts of the model to itself
     together: int = 1  # How many clinics a round is meant to have
+    invited: int = 1  # How many it has at most before the slowest are left out
     one_step: bool = False  # Whether every clinic takes one step of plain SGD a round, on all its records
 
     @property
@@ -151,7 +152,7 @@ class Method:
     def variance(self, updates: int, knowing: int) -> float:
         """Return the noise in a sum that is left when some clinics know their own, over that which was asked for."""
         lying = self.privacy.trust == "active"
-        apart = knowing >= self.least or (lying and self.together + knowing >= 2 * self.least)
+        apart = knowing >= self.least or (lying and self.invited + knowing >= 2 * self.least)
         left = 1 if apart else (self.least if lying else updates) - knowing
         return max(left, 1) / max(self.least - self.privacy.colluding_clinics, 1)
 

@@ -36,6 +36,7 @@ class SecureAggregation:
     """Who adds up, and against whom the noise must suffice."""
 
     clinics: int  # n, that a round is meant to have
+    invited: int  # N, that one has at most: more than n where too many are selected
     colluding: int  # t, clinics that share their noise and masks with each other, or with the server
     tolerated: int  # Drop-outs with which a sum is opened still
     active: bool = False  # Whether the server may lie
@@ -55,9 +56,9 @@ class SecureAggregation:
 
         Who holds shares of ``threshold`` clinics can take off any clinic's masks: then its own part is all there is. A
         lying server leaves out of the sum whom it can, and could show two lists of clinics unless
-        2 T > n + colluders (Bonawitz et al. 2017, section 6).
+        2 T > N + colluders (Bonawitz et al. 2017, section 6).
         """
-        if colluders >= self.threshold or (self.active and 2 * self.threshold <= self.clinics + colluders):
+        if colluders >= self.threshold or (self.active and 2 * self.threshold <= self.invited + colluders):
             return 1
         sure = self.threshold if self.active else updates
         return max(1, sure - colluders)

@@ -163,6 +163,7 @@ def _method(record: Record, ledger: Ledger, drawn: Drawn) -> Method:
             if release.what == "smashed"
         )
     statistics = record["privacy"]["statistics"]
+    together = max(1, math.floor(train["participation"] * len(clinics) + 0.5))
     return Method(
         name=name,
         cut=strategy["cut"],
@@ -171,7 +172,8 @@ def _method(record: Record, ledger: Ledger, drawn: Drawn) -> Method:
         tight_rows=tight,
         preprocessing=frozenset(name for name, marking in statistics.items() if marking == "non-private"),
         pooled=spec["data"].get("scaling") == "pooled",
-        together=max(1, math.floor(train["participation"] * len(clinics) + 0.5)),
+        together=together,
+        invited=min(len(clinics), math.ceil(together * train["over-select"] - 1e-9)),
         one_step=train["optimizer"] == "sgd"
         and all(train["local-epochs"] * math.ceil(each["records"] / train["batch-size"]) == 1 for each in clinics),
         own_parts=name in registered(METHODS) and loaded(METHODS, name).clinic_parts == "own",

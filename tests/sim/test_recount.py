@@ -79,13 +79,15 @@ def csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recounted(plan: Plan) -> tuple[Method, Drawn]:
     spec = plan.spec
     own = spec.strategy.name == "splitfed-v3"
+    together = max(1, round(spec.train.participation * len(plan.clinics)))
     method = Method(
         name=spec.strategy.name,
         cut=spec.strategy.cut,
         privacy=spec.privacy,
         model=spec.model,
         own_parts=own,
-        together=max(1, round(spec.train.participation * len(plan.clinics))),
+        together=together,
+        invited=min(len(plan.clinics), math.ceil(together * spec.train.over_select)),
         one_step=max(clinic.records for clinic in plan.clinics) <= spec.train.batch_size,
     )
     return method, Drawn.model_validate(plan_drawn(plan))
@@ -120,6 +122,12 @@ def test_sums_are_counted_the_same_twice(
     for participation, lost in ((1.0, 0.0), (0.75, 0.0), (1.0, 0.2)):
         spec = run_spec(csv, privacy=privacy, participation=participation, batch_size=batch, rounds=6)
         assert_counted_twice(spec.model_copy(update={"clinics": (ClinicGroup(profile="hospital", drop_out=lost),)}))
+
+
+def test_a_lying_server_that_invites_more_than_it_needs_is_counted_the_same_twice(csv: Path) -> None:
+    spec = run_spec(csv, privacy=MECHANISMS["clinic-summed"] | {"trust": "active"}, rounds=3)
+    train = spec.train.model_copy(update={"participation": 0.5, "over_select": 2.0})
+    assert_counted_twice(spec.model_copy(update={"train": train}))
 
 
 MECHANISMS |= {f"{name}-active": {**of, "trust": "active"} for name, of in MECHANISMS.items() if "target" not in name}

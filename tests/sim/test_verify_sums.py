@@ -57,6 +57,15 @@ def test_without_collusion_nothing_is_said_of_it(tmp_path: Path) -> None:
     assert any("row.epsilon_peers: is 1.0, but no clinic is said to collude" in fault for fault in faults(run))
 
 
+def test_a_round_that_invites_more_than_it_needs_verifies_against_a_lying_server(tmp_path: Path) -> None:
+    privacy = {"mechanism": "clinic-level", "noise-multiplier": 1.5, "clip": 0.5, "delta": 1e-3, "trust": "active"}
+    spec = run_spec(write_csv(tmp_path / "patients.csv"), privacy=privacy | {"secure-aggregation": True}, rounds=2)
+    train = spec.train.model_copy(update={"participation": 0.5, "over_select": 2.0})
+    spec = spec.model_copy(update={"train": train})
+    assert execute(plan_of(spec)[0], tmp_path, {"suture": "0"})["status"] == "ok"
+    assert faults(tmp_path / spec.run_id) == []
+
+
 @pytest.mark.parametrize("change", SUMS)
 def test_what_is_said_of_sums_is_recounted(summed: Path, change: str, tmp_path: Path) -> None:
     forged = Path(shutil.copytree(summed, tmp_path / summed.name))

@@ -112,9 +112,9 @@ def test_a_target_holds_with_the_noise_that_was_really_there(csv):
 
 
 def test_who_holds_the_shares_of_enough_clinics_is_left_with_one_part():
-    tolerant = SecureAggregation(clinics=10, colluding=6, tolerated=5)
+    tolerant = SecureAggregation(clinics=10, invited=10, colluding=6, tolerated=5)
     assert tolerant.honest(10, 6) == 1
-    assert SecureAggregation(clinics=10, colluding=4, tolerated=5).honest(10, 4) == 6
+    assert SecureAggregation(clinics=10, invited=10, colluding=4, tolerated=5).honest(10, 4) == 6
 
 
 @pytest.mark.parametrize("groups", [1, 3])

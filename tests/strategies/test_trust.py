@@ -110,6 +110,16 @@ def test_a_target_that_relies_on_an_honest_server_is_refused(csv, strategy, cut,
     assert len(told.value.problems) == 1
 
 
+@pytest.mark.parametrize(("over_select", "parts"), [(1.0, 2), (2.0, 1)])
+def test_two_lists_may_be_shown_where_more_are_invited_than_a_sum_needs(csv, over_select, parts):
+    """Two of four are needed: of four that are invited, two pairs can each sign a list of their own."""
+    spec = run_spec(csv, "fedavg", None, {**CLINIC, "secure-aggregation": True, "trust": "active"}, rounds=1)
+    train = spec.train.model_copy(update={"participation": 0.5, "over_select": over_select})
+    plan, _ = plan_of(spec.model_copy(update={"train": train}))
+    noise = dp.GaussianDpEvent(1.5 * math.sqrt(parts / 2))
+    assert epsilons(plan)["server"] == pytest.approx(epsilon(noise, 1e-3), rel=1e-9)
+
+
 def test_who_is_trusted_stays_where_an_infinite_target_takes_the_mechanism_away(csv):
     trust = {"trust": "active", "secure-aggregation": True, "tolerated-drop-outs": 1, "colluding-clinics": 2}
     target = {"mechanism": "clinic-level", "epsilon": math.inf, **DELTA, **trust}
