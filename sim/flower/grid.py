@@ -12,7 +12,7 @@ from flwr.supercore.run import Run
 
 from sim.flower.internals import empty_run, identify_server, stamp
 from sim.flower.meter import Meter
-from sim.foundation.problems import place_of
+from sim.foundation.problems import SutureError, place_of
 
 CLIENT_APP_FAILED = 2
 _run_ids = itertools.count(1)
@@ -124,7 +124,8 @@ class InProcessGrid(Grid):
         try:
             reply = self._app(message, node.context)
         except Exception as error:
-            return Message(Error(CLIENT_APP_FAILED, str(error)), reply_to=message)
+            reason = str(error) if isinstance(error, SutureError) else place_of(error)
+            return Message(Error(CLIENT_APP_FAILED, reason), reply_to=message)
         stamp(reply, f"{next(self._message_ids)}")
         try:
             self._meter.observe(reply, "up", node.clinics)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
-from sim.attacks.attack import Exhibit, Finding, Observer, Target, attack_of
+from sim.attacks.attack import Attack, Exhibit, Finding, Observer, Scalars, Target, attack_of
 from sim.attacks.observation import Observation, looks, show_message, visible
 from sim.data.federation import Federation, load_federation
 from sim.foundation.problems import FolderError, told
@@ -147,14 +147,65 @@ def attack_runs(plans: Sequence[Plan], tasks: Mapping[str, Sequence[Task]]) -> I
         }
 
 
+class Watch:
+    """What one attack looks at while a run is trained; an error of its own ends it, and nothing else."""
+
+    def __init__(self, attack: Attack, plan: Plan, federation: Federation, options: Scalars) -> None:
+        self._error: Exception | None = None
+        self._observation: Observation | None = None
+        with self._held():
+            self._observation = Observation([attack], plan, federation, [options])
+
+    @property
+    def listens(self) -> bool:
+        """Whether it looks at messages."""
+        return self._observation is not None and self._observation.listens
+
+    def round(self, server_round: int, model: Parameters) -> None:
+        """Show the model of a round."""
+        if self._observation is not None:
+            with self._held():
+                self._observation.round(server_round, model)
+
+    def message(self, instruction: Instruction, reply: Reply) -> None:
+        """Show an instruction and its reply."""
+        if self._observation is not None:
+            with self._held():
+                self._observation.message(instruction, reply)
+
+    def findings(self, model: Parameters) -> Iterator[Finding | Exhibit]:
+        """Return what was found, or raise what went wrong."""
+        if self._error is not None:
+            raise self._error
+        for _, observer in self._observation.at_work if self._observation is not None else ():
+            yield from observer.findings(model)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        try:
+            yield
+        except FolderError:
+            raise
+        except Exception as error:
+            self._error, self._observation = error, None
+
+
 def attack_run(plan: Plan, federation: Federation, tasks: Sequence[Task]) -> Iterator[Row]:
     """Make attacks on one run, and yield how each ended; an error is a row too, with status ``failed``."""
     attacks = [attack_of(task.table.name) for task in tasks]
-    observation = Observation(attacks, plan, federation, [task.table.options for task in tasks])
-    model = _trained(plan, federation, observation.round, observation.message if observation.listens else None, None)
-    observers = iter(observation.at_work)
+    watches = [Watch(attack, plan, federation, task.table.options) for task, attack in zip(tasks, attacks, strict=True)]
+
+    def look(server_round: int, model: Parameters) -> None:
+        for watch in watches:
+            watch.round(server_round, model)
+
+    def listen(instruction: Instruction, reply: Reply) -> None:
+        for watch in watches:
+            watch.message(instruction, reply)
+
+    model = _trained(plan, federation, look, listen if any(watch.listens for watch in watches) else None, None)
     shared: dict[Hashable, Any] = {}
-    for task, attack in zip(tasks, attacks, strict=True):
+    for task, attack, watch in zip(tasks, attacks, watches, strict=True):
         started = time.perf_counter()
         row: Row = {
             "attack_id": task.attack_id,
@@ -167,7 +218,7 @@ def attack_run(plan: Plan, federation: Federation, tasks: Sequence[Task]) -> Ite
         }
         try:
             if attack.carry_out is None:
-                found: Iterable[Finding | Exhibit] = next(observers)[1].findings(model)
+                found: Iterable[Finding | Exhibit] = watch.findings(model)
             else:
                 found = attack.carry_out(
                     Target(

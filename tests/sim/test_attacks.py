@@ -15,7 +15,7 @@ from sim.attacks.membership import membership_auc
 from sim.attacks.observation import Observation
 from sim.attacks.reconstruction import probe_r2
 from sim.attacks.shadows import Population
-from sim.foundation.problems import ScenarioError
+from sim.methods.replies import ExchangeError
 from sim.results.attack_log import read_attacks
 from sim.results.attacks import COLUMNS, attacks_table
 from sim.results.store import read_record, write_table
@@ -331,6 +331,33 @@ def test_an_attack_that_fails_is_told_and_made_again(csv, tmp_path, monkeypatch)
     assert len(lines) == 2
     assert "secret" not in lines[0]
     assert attacks_table(tmp_path / plan.spec.study).empty
+
+
+@pytest.mark.parametrize("where", ["self.rounds, self.rows", "self.rounds.append", "self.rows +="])
+def test_an_observer_that_fails_leaves_the_other_attacks_alone(csv, tmp_path, monkeypatch, where):
+    name = f"own_attack_failing_{len(where)}"
+    (tmp_path / "own_attack_for_tests.py").write_text(OWN, encoding="utf-8")
+    (tmp_path / f"{name}.py").write_text(OWN.replace(where, f'raise KeyError("secret"); {where}'), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    plan, _ = plan_of(run_spec(csv, "fedavg", rounds=1))
+    study = tmp_path / plan.spec.study
+    execute(plan, study, {})
+    tables = [AttackTable(name=f"{module}:ATTACK") for module in (name, "own_attack_for_tests")]
+    attack_study([plan], tables, tmp_path, InProcess(), SILENT)
+    failed, well = read_attacks(study).values()
+    assert (failed["status"], well["status"]) == ("failed", "ok")
+    assert f"{name}.py" in failed["error"]
+    assert "secret" not in (study / "attacks.jsonl").read_text(encoding="utf-8")
+
+
+def test_who_fails_at_overhearing_quotes_no_value(csv):
+    def overheard(instruction, reply):
+        raise KeyError("secret")
+
+    plan, federation = plan_of(run_spec(csv, "fedavg", rounds=1))
+    with pytest.raises(ExchangeError, match=r"KeyError at test_attacks\.py") as caught:
+        train_run(plan, federation, overheard=overheard)
+    assert "secret" not in str(caught.value)
 
 
 def test_shadow_models_are_the_same_as_lanes_and_alone_and_the_runs_own_on_its_own_records(csv):
