@@ -144,6 +144,7 @@ def _far_rows(job: Job, initial: Parameters) -> Tensor:
     head = job.part("head")
     shape = job.network.input_shape
     drawn = stream(job.seed, "audit.directions").standard_normal((CANDIDATES, *shape)).astype(np.float32)
+    drawn[0] = 1.0  # as an image, all white
     x = FAR * torch.from_numpy(np.concatenate([drawn, -drawn]))
     with torch.no_grad():
         rows = forward(head, head.select(initial), x[None])[0]

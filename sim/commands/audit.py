@@ -25,8 +25,14 @@ class CanaryKind(StrEnum):
 def audit(
     folder: StudyFolder,
     canaries: Annotated[
-        int, typer.Option("--canaries", min=40, max=1_000_000, help="Trainings with canaries in or out, a run.")
-    ] = 300,
+        int | None,
+        typer.Option(
+            "--canaries",
+            min=40,
+            max=1_000_000,
+            help="Trainings with canaries in or out, a run; by default as many as take about half a minute.",
+        ),
+    ] = None,
     kind: Annotated[
         CanaryKind,
         typer.Option("--kind", help="Worst-case canaries, a clinic's own records, or these with another label."),

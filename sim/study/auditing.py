@@ -21,11 +21,14 @@ from sim.results.attacks import note_attack, write_attacks
 from sim.results.store import read_rows, write_table
 from sim.study.attacking import finding_row, train_further
 from sim.study.engines import Engine
-from sim.study.forecast import Forecast
+from sim.study.forecast import Forecast, estimated_seconds
 from sim.study.journal import read_study
 from sim.study.planning import plan_runs
 from sim.study.rerun import read_run
 from sim.study.runner import Progress
+
+FEWEST, MOST, ESTIMATED_SECONDS = 100, 3000, 50.0
+"""Trainings of one audit: as many as are estimated to take so long one by one, which is twice as long as they do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +37,21 @@ class Options:
 
     Attributes
     ----------
-    canaries : int
-        Trainings a run, or canaries of the one training.
+    canaries : int or None
+        Trainings a run, or canaries of the one training; None for as many as take about half a minute a run.
     kind : {"crafted", "ordinary", "mislabelled"}
     one_run : bool
     """
 
-    canaries: int
+    canaries: int | None
     kind: Kind
     one_run: bool
+
+    def trainings(self, plan: Plan) -> int:
+        """Return how many trainings, or canaries of the one training, a run is audited with."""
+        if self.canaries is not None:
+            return self.canaries
+        return FEWEST if self.one_run else max(FEWEST, min(MOST, round(ESTIMATED_SECONDS / estimated_seconds(plan))))
 
     def audit_id(self, run_id: str) -> str:
         """Return the name of a run's audit: 16 hexadecimal digits of what decides what it comes to."""
@@ -118,7 +127,7 @@ def audit_runs(plans: Sequence[Plan], options: Options) -> Iterator[Row]:
             train=partial(train_further, plan, "server"),
         )
         try:
-            found = audit(target, options.canaries, options.kind, one_run=options.one_run)
+            found = audit(target, options.trainings(plan), options.kind, one_run=options.one_run)
             row["findings"] = [finding_row(finding, "server") for finding in found]
         except FolderError:
             raise

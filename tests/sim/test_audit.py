@@ -21,6 +21,7 @@ from sim.privacy.mechanisms.smashed_noise import SmashedNoise
 from sim.results.attack_log import read_attacks
 from sim.results.attacks import attacks_table
 from sim.study.attacking import train_further
+from sim.study.auditing import Options
 
 DELTA = 1e-5
 
@@ -303,6 +304,13 @@ def test_a_bound_above_a_claim_is_an_error_here_and_to_verify(study, suture, mon
     code, _, err = suture("verify", study)
     assert code == 1
     assert "epsilon_audited_server: refutes epsilon_server" in err
+
+
+def test_quick_runs_are_trained_more_often(csv):
+    chosen = Options(canaries=None, kind="crafted", one_run=False)
+    quick, slow = (plan_of(run_spec(csv, "fedavg", None, dp_sgd(4.0), rounds=rounds))[0] for rounds in (1, 40))
+    assert 100 <= chosen.trainings(slow) < chosen.trainings(quick) <= 3000
+    assert Options(canaries=50, kind="crafted", one_run=False).trainings(quick) == 50
 
 
 def test_an_audit_that_fails_is_told_and_made_again(study, suture, monkeypatch):
