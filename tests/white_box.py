@@ -16,8 +16,8 @@ from canaries import Canaries
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sim.attacks.canaries import gradients
 from sim.models import Network, Part
-from sim.tensor.lanes import forward, loss_sum
 
 Floats = NDArray[np.float64]
 ALL = "all blocks"
@@ -52,27 +52,18 @@ def round_scores(
     names = [block.name for block in network.blocks]
     scores: dict[str, Floats] = {name: np.zeros(len(canaries.y)) for name in (*names, ALL)}
     for before, after in pairwise(models):
-        each = canary_gradients(network, before, canaries)
-        moves, gradients = [], []
+        each = gradients(network, before, torch.from_numpy(canaries.x), torch.from_numpy(canaries.y))
+        moves, clipped = [], []
         for part in parts:
             norms = torch.cat([each[name].flatten(1) for name in part.shapes()], 1).norm(dim=1, keepdim=True)
             factors = (part_clip / norms).clamp(max=1.0)
             for block in part.blocks:
                 own = Part(block.name, (block,)).shapes()
                 moves.append(torch.cat([(before[name] - after[name]).flatten() for name in own]).double())
-                gradients.append((torch.cat([each[name].flatten(1) for name in own], 1) * factors).double())
-                scores[block.name] += _shares(gradients[-1], moves[-1])
-        scores[ALL] += _shares(torch.cat(gradients, 1), torch.cat(moves))
+                clipped.append((torch.cat([each[name].flatten(1) for name in own], 1) * factors).double())
+                scores[block.name] += _shares(clipped[-1], moves[-1])
+        scores[ALL] += _shares(torch.cat(clipped, 1), torch.cat(moves))
     return scores
-
-
-def canary_gradients(network: Network, model: Mapping[str, Tensor], canaries: Canaries) -> dict[str, Tensor]:
-    """Return the gradient of each canary's loss, ``[canary, *shape]`` by parameter: one lane a canary."""
-    count = len(canaries.y)
-    leaves = {name: value.expand(count, *value.shape[1:]).clone().requires_grad_() for name, value in model.items()}
-    logits = forward(network.whole, leaves, torch.from_numpy(canaries.x)[:, None])
-    loss = loss_sum(logits, torch.from_numpy(canaries.y)[:, None], torch.ones(count, 1))
-    return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 
 def _shares(gradients: Tensor, move: Tensor, ridge: float = 0.3) -> Floats:

@@ -58,15 +58,15 @@ class Canaries:
 
         Null records have ``null`` for every feature.
         """
-        train, held_out = federation.train, federation.test
+        train, offsets = federation.train, np.zeros_like(federation.test.offsets)
         x, y = train.x.copy(), train.y.copy()
         if self.alone:
             x[:] = null
         x[self.place] = np.where(included.reshape(-1, *[1] * (x.ndim - 1)), self.x, null)
         y[self.place] = self.y
         marked = np.full((1, *x.shape[1:]), trial / 2**20, dtype=np.float32)
-        offsets = np.minimum(held_out.offsets, 1)
-        one = Records(marked, held_out.y[:1], offsets, held_out.row[:1], held_out.patient[:1])
+        offsets[-1] = 1
+        one = Records(marked, train.y[:1], offsets, train.row[:1], train.patient[:1])
         return replace(federation, train=replace(train, x=x, y=y), test=one)
 
 
