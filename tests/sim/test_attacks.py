@@ -15,6 +15,7 @@ from sim.attacks.membership import membership_auc
 from sim.attacks.observation import Observation
 from sim.attacks.reconstruction import probe_r2
 from sim.attacks.shadows import Population
+from sim.foundation.problems import ScenarioError
 from sim.methods.replies import ExchangeError
 from sim.results.attack_log import read_attacks
 from sim.results.attacks import COLUMNS, attacks_table
