@@ -38,6 +38,7 @@ class Gallery:
     figures: list[Figure] = field(default_factory=list)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # The data of all figures, each once
     given: list[Look] = field(default_factory=list)
+    methods: list[Look] = field(default_factory=list)  # Of methods without swept settings, which a map may name
     together: dict[str, list[str]] = field(default_factory=dict)  # By a name that equal series share, the series
     # scores, levels, adversaries, rounds: what can be chosen; of `rounds`, the method whose round is drawn
     scores: list[str] = field(default_factory=list)
@@ -66,7 +67,7 @@ class Gallery:
         drawn = set(table["series"])
         return [
             replace(look, series=name)
-            for look in self.given
+            for look in (*self.given, *self.methods)
             for name in (look.series, *(name for name, own in self.together.items() if own[0] == look.series))
             if name in drawn
         ]

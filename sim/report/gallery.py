@@ -77,12 +77,16 @@ def gallery(study: StudyResults) -> Gallery:
     if study.clock:
         tables["rounds"] = pd.concat([one.bars.assign(method=one.method) for one in study.clock], ignore_index=True)
         figures.append(_round(tables["rounds"], study.clock))
+    given = looks(pd.concat([ok, not_joined(study.away)]) if len(study.away) and not study.all_away else ok)
     return Gallery(
         figures=figures,
         tables={
             name: table.astype(dict.fromkeys(table.select_dtypes("category"), str)) for name, table in tables.items()
         },
-        given=looks(pd.concat([ok, not_joined(study.away)]) if len(study.away) and not study.all_away else ok),
+        given=given,
+        methods=[
+            look for look in looks(ok.assign(series=ok["method"])) if look.series not in {own.series for own in given}
+        ],
         together=members_of([*by_level.values(), *by_adversary.values()]),
         scores=scores,
         levels=[str(level) for level in ok["level"].cat.categories],

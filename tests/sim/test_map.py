@@ -3,6 +3,7 @@
 import json
 from math import inf, nan
 
+import pandas as pd
 import pytest
 from report_studies import make_runs, make_study
 
@@ -107,6 +108,21 @@ def test_the_map_is_a_picture_of_the_first_screen_in_the_methods_own_colours():
     colours = {look.series: look.colour for look in found.drawn(figure)}
     assert colours == {FEDAVG: "#0072B2", SPLIT: "#E69F00", V1: "#D55E00"}
     assert "ε = 1, 1: SplitFed V1, vanilla" in figure.description
+
+
+def test_a_map_names_methods_without_the_swept_settings_of_their_series(tmp_path):
+    runs = study_of(SCORES)
+    swept = [runs.assign(run_id=runs["run_id"] + f"-{cut}", **{"model.cut": cut}) for cut in (1, 2)]
+    study = make_study(pd.concat(swept, ignore_index=True), decided=decided(runs))
+    found = gallery(study)
+    [figure] = [one for one in found.figures if one.name == "map"]
+    assert {look.series: look.colour for look in found.drawn(figure)} == {
+        FEDAVG: "#0072B2",
+        SPLIT: "#E69F00",
+        V1: "#D55E00",
+    }
+    assert not {FEDAVG, SPLIT, V1} & {look.series for look in found.given}, "the page lists the series"
+    assert draw({"map": study_pictures(study, found)["map"]}, tmp_path)
 
 
 def test_a_map_on_which_nothing_is_left_is_drawn_blank(tmp_path):
