@@ -12,6 +12,7 @@ from sim.attacks.attack import attack_of
 from sim.data.federation import Federation
 from sim.foundation.text import amount_text, clinic_text, count_text, seconds_text, span_text, value_text
 from sim.methods.labels import label_of
+from sim.models import ClipRows
 from sim.models.build import build_network
 from sim.plan.notes import summed
 from sim.plan.plan import Plan
@@ -57,7 +58,7 @@ def explain(
     shape = federation.train.x.shape[1:]
     network = build_network(scenario.model, shape, len(federation.classes))
     names, sizes = federation.names, np.diff(federation.train.offsets)
-    layer, statistics = scenario.model.cut, federation.facts.statistics_by_kind("non-private")
+    statistics = federation.facts.statistics_by_kind("non-private")
     clinics = assign_resources(scenario.clinics, federation.everyone, scenario.seeds[0])
     references = [plan for plan in plans if not plan.job.method.trains]
     plans = [plan for plan in plans if plan.job.method.trains] or references
@@ -82,10 +83,7 @@ def explain(
         shape=tuple(shape),
         statistics=[f"{kind}{_named(names)}" for kind, names in statistics.items()],
         parameters=network.whole.parameter_count(),
-        cuts=[
-            {part.name: ", ".join(block.name for block in part.blocks) for part in network.split(cut, layer)}
-            for cut in dict.fromkeys(cut for strategy in scenario.strategies for cut in strategy.cut)
-        ],
+        cuts=_cuts(plans),
         protected=[plan for plan in plans if plan.spec.privacy.mechanisms],
         mechanisms={m: of(m).sentence for plan in plans for m in plan.spec.privacy.mechanisms},
         trust=list(_trust(plans)),
@@ -94,6 +92,19 @@ def explain(
         attacks=list(_attacks(scenario, plans)),
         expected=f"{seconds_text(wall_seconds)} on {count_text(jobs, 'processor')}, {basis}",
     )
+
+
+def _cuts(plans: Sequence[Plan]) -> list[dict[str, str]]:
+    """Return, for each place at which a run cuts its network, the blocks of each part."""
+    found = [
+        {
+            part.name: ", ".join(block.name for block in part.blocks if not isinstance(block.module, ClipRows))
+            for part in plan.job.parts
+        }
+        for plan in plans
+        if plan.spec.strategy.cut
+    ]
+    return [dict(parts) for parts in dict.fromkeys(tuple(parts.items()) for parts in found)]
 
 
 def _attacks(scenario: Scenario, plans: Sequence[Plan]) -> Iterator[str]:

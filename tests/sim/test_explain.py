@@ -103,3 +103,15 @@ def test_who_is_trusted_and_whose_noise_counts(tmp_path):
     [said] = told(tmp_path, SCENARIO + own + 'trust = "active"\n' + METHOD, "Trust")
     assert "the server is taken to be active: it may lie" in said
     assert not told(tmp_path, SCENARIO + METHOD, "Trust")
+
+
+def test_a_strategy_with_a_model_of_its_own_is_told_where_it_is_cut(tmp_path):
+    own = """
+[[strategies]]
+name = "split"
+cut = "u-shaped"
+set.model = { hidden = [8, 8, 8], cut = 2 }
+"""
+    text = SCENARIO.replace("hidden = [6, 5]", "hidden = [6]")
+    [line] = told(tmp_path, text + own, "U-shaped cut")
+    assert line.startswith("U-shaped cut: hidden1, hidden2 and output at the clinic, where the labels stay; hidden3 at")
