@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 from textwrap import dedent
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -207,3 +208,44 @@ def test_a_mechanism_of_another_distribution_is_planned_trained_stated_and_not_r
     with pytest.raises(ScenarioError, match='"cautious:MECHANISM" does not exist'):
         parse_scenario(tomllib.loads(scenario) | {"privacy": {"mechanism": "cautious:MECHANISM"}}, tmp_path)
     assert "cautious" not in sys.modules
+
+
+# An attack
+
+
+def test_attacks_of_a_users_own_find_what_there_is_to_find(suture, tmp_path):
+    rng = np.random.default_rng(0)
+    shares = (0.2, 0.5, 0.8)
+    lines = [
+        ",".join([f"k{k}", f"class{int(rng.random() < share)}", *(f"{v:.5f}" for v in rng.normal(size=12))])
+        for k, share in enumerate(shares)
+        for _ in range(60)
+    ]
+    header = ",".join(["clinic", "label", *(f"x{i}" for i in range(12))])
+    (tmp_path / "random.csv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    scenario = """
+        name = "own"
+        seeds = [0]
+        model = { name = "mlp", hidden = [64] }
+        train = { rounds = 30, batch-size = 8, learning-rate = 0.3 }
+        evaluation = { reference = false }
+        strategies = [{ name = "fedavg" }]
+        [data]
+        source = "csv"
+        path = "random.csv"
+        clinic = "clinic"
+        label = "label"
+        positive = "class1"
+        scaling = "none"
+        [[attacks]]
+        name = "biased:ATTACK"
+        [[attacks]]
+        name = "compared:ATTACK"
+        options = { others = 2 }
+    """
+    (tmp_path / "own.toml").write_text(dedent(scenario), encoding="utf-8")
+    code, _, err = suture("run", tmp_path / "own.toml", "--out", tmp_path / "out", "--jobs", 1)
+    assert code == 0, err
+    found = pd.read_parquet(tmp_path / "out" / "own" / "attacks.parquet").query("clinic == ''").set_index("measure")
+    assert found.loc["sickest_clinic_rate", ["value", "chance", "adversary"]].tolist() == [1.0, 1 / 3, "server"]
+    assert found.loc["auc", "low"] > 0.6, "labels of nothing but noise are remembered"

@@ -48,7 +48,7 @@ def audit(
 ) -> None:
     """Train with canaries, and print a lower bound at 95 % beside every finite epsilon; one above a claim is an error.
 
-    What has been audited with the same options is not audited again.
+    Colluding clinics' epsilons are not audited. What has been audited with the same options is not audited again.
     """
     from rich.console import Console
 
@@ -98,9 +98,9 @@ def _shown(audits: Sequence[dict[str, Any]]) -> bool:
     console = wide_console()
     console.print(table)
     console.print(
-        "Lower bounds at 95 % confidence, by canaries. Of noise that has a scale the shape of the claimed trade-off "
-        "curve is taken as known, and its scale is measured; bounds without that assumption are in attacks.parquet. "
-        "– stands where nothing is claimed.",
+        "Lower bounds at 95 % confidence, each by itself, by canaries. Of noise that has a scale the shape of the "
+        "claimed trade-off curve is taken as known, and its scale is measured; bounds without that assumption are in "
+        "attacks.parquet. – stands where nothing is claimed. Colluding clinics' epsilons are not audited.",
         markup=False,
         highlight=False,
     )
