@@ -62,7 +62,7 @@ class Finding:
     low, high : float
         Confidence interval of 95 %; NaN without one.
     bound : float
-        What no attack exceeds, by the epsilon that is claimed; NaN where that bounds nothing.
+        What no attack is expected to exceed, by the epsilon that is claimed; NaN where that bounds nothing.
     clinic : str
         The clinic whose records alone it is about; empty for all.
     adversary : {"model-user", "peer-clinic", "server"}, optional

@@ -119,7 +119,7 @@ def findings(
         inside=inside,
         resampled=resampled(plan.spec.seed, len(scores), clinic),
         adversary=adversary,
-        bounds=bounds(plan, adversary),
+        bounds=bounds(plan, adversary) if population.independent else dict.fromkeys(MEASURES, math.nan),
     )
     yield from (replace(found, measure=f"{kind}{found.measure}") for found in game.findings(everybody))
     if kind:

@@ -42,6 +42,11 @@ class Population:
     records: Records
     sizes: NDArray[np.int64]
 
+    @property
+    def independent(self) -> bool:
+        """Whether each record is of another patient; those of one patient are all in the run, or all out."""
+        return len(np.unique(self.records.patient)) == len(self.records.patient)
+
     @classmethod
     def of(cls, federation: Federation) -> Population:
         """Return that of a run."""

@@ -14,10 +14,10 @@ from support import DP_SGD, plan_of, run_spec
 from sim.attacks.attack import Target
 from sim.attacks.lira import carry_out as lira_of
 from sim.attacks.lira import moderated, scores
-from sim.attacks.membership_game import LEVELS, MEASURES, Guesses, bounds, resampled
+from sim.attacks.membership_game import LEVELS, MEASURES, Guesses, bounds, findings, resampled
 from sim.attacks.rmia import log_ratios, pairwise
 from sim.attacks.row_membership import log_likelihoods, sent_one
-from sim.attacks.shadows import own_class_logits, trials_of
+from sim.attacks.shadows import Population, own_class_logits, trials_of
 from sim.scenario import AttackTable, ClinicGroup, Scoring, parse_scenario
 from sim.scenario.spec import expand
 from sim.study.attacking import Task, attack_run, train_further
@@ -264,6 +264,29 @@ def test_noise_on_rows_takes_membership_away_as_far_as_its_epsilon_says(random_l
     assert little["low"] > 0.6
     assert holds_chance(much)
     assert much["low"] <= much["bound"] < 0.6
+
+
+def test_the_epsilon_of_a_record_is_no_bound_where_patients_have_several(tmp_path):
+    """Five equal records a patient, and the sum of their rows, each a Gaussian of three clips."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for patient in range(80):
+        x = ",".join(f"{v:.5f}" for v in rng.normal(size=12))
+        lines += [f"k{patient % 2},class{patient // 2 % 2},{x},p{patient}"] * 5
+    path = tmp_path / "visits.csv"
+    features = [f"x{i}" for i in range(12)]
+    path.write_text("\n".join([",".join(["clinic", "label", *features, "patient"]), *lines]) + "\n", encoding="utf-8")
+    noise = {"mechanism": "smashed-noise", "noise-multiplier": 3.0, "clip": 2.0, "delta": 1e-3, "labels": "public"}
+    spec = run_spec(path, "split", "vanilla", noise, WIDE | {"freeze": ["head"]}, rounds=1)
+    data = spec.data.model_copy(update={"patient": "patient", "features": tuple(features)})
+    plan, federation = plan_of(spec.model_copy(update={"data": data}))
+    population = Population.of(federation)
+    inside = population.members()
+    move = math.sqrt(2) / 3  # of one row, by the noise's deviation
+    of_patients = move * 5 * inside + math.sqrt(5) * rng.standard_normal(80)[population.records.patient]
+    [auc, *_] = findings(plan, population, inside[None], of_patients[None], "server")
+    assert auc.value > bounds(plan, "server")["auc"]
+    assert math.isnan(auc.bound)
 
 
 def test_nobody_has_been_seen_before_the_first_round(random_labels):
