@@ -56,7 +56,7 @@ class Finding:
         What was measured. Its last word is the unit, one of :data:`sim.results.columns.UNITS`: ``"auc"``,
         ``"worst_decile_r2"``.
     value : float
-        The larger, the more the adversary learns.
+        The larger, the more the adversary learns; of an ``error`` the smaller.
     chance : float
         What guessing would give; NaN where nothing is guessed.
     low, high : float

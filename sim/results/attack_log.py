@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, ValidationError, model_validator
 
 from sim.results import reading
-from sim.results.columns import AUDITED_COLUMN_OF
+from sim.results.columns import AUDITED_COLUMN_OF, UNITS, unit_of
 from sim.results.kinds import Amount, Name, RunId, Text, revived
 
 ATTACKS_LOG: Final = "attacks.jsonl"
@@ -33,6 +34,13 @@ class FoundLine(BaseModel):
     bound: _Number
     clinic: Name
 
+    @model_validator(mode="after")
+    def _within_its_unit(self) -> Self:
+        least, most = UNITS.get(unit_of(self.measure) or "", (math.inf, -math.inf))
+        if least <= most if self.value is None else least <= self.value <= most:
+            return self
+        raise ValueError("is out of range")
+
 
 class AttackLine(BaseModel):
     """How an attack on a run ended."""
@@ -45,6 +53,12 @@ class AttackLine(BaseModel):
     error: Text
     wall_seconds: Amount
     findings: list[FoundLine]
+
+    @model_validator(mode="after")
+    def _bounds_are_numbers(self) -> Self:
+        if self.attack == AUDIT and any(each.value is None or each.bound is None for each in self.findings):
+            raise ValueError("is no bound")
+        return self
 
 
 def read_attacks(study_folder: Path) -> dict[str, Row]:

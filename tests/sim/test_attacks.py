@@ -1,5 +1,6 @@
 """Attacks against what they must find: closed forms, models that remember everything, and models that know nothing."""
 
+import json
 import math
 import tomllib
 
@@ -261,6 +262,31 @@ def test_a_table_of_somebody_elses_is_refused_in_one_line(tmp_path, column, valu
     good.assign(**{column: [value]}).to_parquet(tmp_path / "attacks.parquet")
     with pytest.raises(ScenarioError, match=f"attacks.parquet: {column}: .*run the scenario again"):
         attacks_table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("attack", "change"),
+    [
+        ("lira", {"measure": "surprise"}),
+        ("lira", {"measure": "surprise", "value": None}),
+        ("lira", {"value": 2.0}),
+        ("lira", {"adversary": "somebody"}),
+        ("audit", {"measure": "epsilon", "value": None}),
+        ("audit", {"measure": "epsilon", "bound": None}),
+        ("audit", {"measure": "epsilon", "value": -1.0}),
+    ],
+)
+def test_a_log_of_somebody_elses_is_refused_in_one_line(tmp_path, attack, change):
+    finding = {"adversary": "server", "measure": "auc", "value": 0.5, "low": None, "high": None}
+    finding |= {"chance": 0.0, "bound": 1.0, "clinic": ""}
+    row = {"attack_id": "a", "run_id": "r", "attack": attack, "status": "ok", "error": "", "wall_seconds": 1.0}
+    for line, fine in (({**row, "findings": [finding]}, True), ({**row, "findings": [finding | change]}, False)):
+        (tmp_path / "attacks.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+        if fine:
+            assert len(read_attacks(tmp_path)) == 1
+            continue
+        with pytest.raises(ScenarioError, match=r"attacks\.jsonl: line 1 is no attack's"):
+            read_attacks(tmp_path)
 
 
 def test_what_has_been_attacked_is_not_attacked_again_unless_an_option_changes(csv, tmp_path):
