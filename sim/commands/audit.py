@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,8 +59,12 @@ def audit(
 
     jobs = jobs or default_jobs()
     options = Options(canaries=canaries, kind=kind.value, one_run=one_run)
-    with shown_progress(Console(stderr=True)) as progress:
-        audits = audit_study(folder, options, Workers(jobs) if jobs > 1 else InProcess(), progress, trust=trust)
+    try:
+        with shown_progress(Console(stderr=True)) as progress:
+            audits = audit_study(folder, options, Workers(jobs) if jobs > 1 else InProcess(), progress, trust=trust)
+    except KeyboardInterrupt:
+        print("interrupted; finished audits are kept, and the same command resumes", file=sys.stderr)
+        raise typer.Exit(130) from None
     if not _shown(audits):
         raise typer.Exit(1)
 
