@@ -224,12 +224,13 @@ class Job:
         """Whether a round's sum, which alone is seen, is one release that the noise of all clinics hides.
 
         So it is of clipped updates, and of one step of plain SGD a clinic on all its records: then n_k / n times what
-        clinic k changes is 1 / n times its sum of clipped gradients with its noise, for every k alike.
+        clinic k changes is 1 / n times its sum of clipped gradients with its noise, for every k alike. A lying server
+        can send parameters beside which one clinic's noise is rounded away, and another's record is not.
         """
         if self.secure is None or self.protocol.topology != "whole":
             return False
         one_step = bool((self.sampling.steps(self.records) == 1).all())
-        return self.dp is None or (one_step and self.optimizer.name == "sgd")
+        return self.dp is None or (one_step and self.optimizer.name == "sgd" and not self.secure.active)
 
     @property
     def protected_rows(self) -> tuple[str, ...]:

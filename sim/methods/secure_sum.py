@@ -129,8 +129,10 @@ def _weighted(job: Job) -> Contribution:
             if not job.shielded:
                 raise DivergedUpdateError
             values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-        codes: Codes = np.rint(np.clip(values * (job.sizes[clinic] / records), -most, most) / step).astype(np.int64)
-        return codes
+        weighted = values * (job.sizes[clinic] / records)
+        # A clinic that cuts off its parameters cuts off its noise, on which others count; a sum's remainder keeps it.
+        steps = np.rint((weighted if job.dp is not None else np.clip(weighted, -most, most)) / step) % _WORDS
+        return np.asarray(steps, dtype=np.int64)
 
     return contribution
 

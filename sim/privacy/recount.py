@@ -147,7 +147,8 @@ class Method:
         """Whether a round's sum is one Gaussian, with the noise of all whose updates are in it."""
         if not self.privacy.secure_aggregation or self.cut is not None:
             return False
-        return self.privacy.mechanism == "clinic-level" or (self.privacy.mechanism == "dp-sgd" and self.one_step)
+        of_records = self.privacy.mechanism == "dp-sgd" and self.one_step and self.privacy.trust != "active"
+        return self.privacy.mechanism == "clinic-level" or of_records
 
     def variance(self, updates: int, knowing: int) -> float:
         """Return the noise in a sum that is left when some clinics know their own, over that which was asked for."""

@@ -186,6 +186,35 @@ def test_parts_add_up_to_the_noise_that_is_counted_and_masks_to_nothing(csv):
     assert masked.astype(float).std() == pytest.approx(2**32 / math.sqrt(12), rel=0.02)
 
 
+def test_a_clinics_noise_is_in_the_sum_however_large_its_parameters_are(tmp_path):
+    """Of a large clinic's weighted parameters, beyond what the grid holds, as of a small one's: neither is cut off."""
+    path = write_csv(tmp_path / "unequal.csv", sizes=(20, 200))
+    step = {"mechanism": "dp-sgd", "noise-multiplier": 1.5, "clip": 0.5, "delta": 1e-3, "secure-aggregation": True}
+    plan, _ = plan_of(run_spec(path, privacy=step, rounds=1, batch_size=256))
+    job = plan.job
+    assert job.shares_noise
+    begun = job.network.initial_parameters(job.seed)
+    same = {name: torch.full((2, *value.shape[1:]), 300.0) for name, value in begun.items()}
+    noised = {name: value + torch.tensor([0.0, 1.0]).view(2, *[1] * (value.dim() - 1)) for name, value in same.items()}
+    sums = [masked_sum(job, 1, [0, 1], begun, trained) for trained in (same, noised)]
+    share = job.sizes[1] / sum(job.sizes)
+    for name in begun:
+        moved = added([sums[1][name], -sums[0][name]]).double() * step_of(job)
+        assert torch.allclose(moved, torch.full_like(moved, share), atol=1e-6)
+
+
+def test_the_noise_of_others_hides_no_record_from_a_server_that_lies(csv):
+    """Beside parameters that it makes up one clinic's noise may be rounded away, where another's record is not."""
+    step = {"mechanism": "dp-sgd", "noise-multiplier": 1.5, "clip": 0.5, "delta": 1e-3, "secure-aggregation": True}
+    curious, active = (
+        plan_of(run_spec(csv, privacy={**step, "trust": trust}, rounds=1, batch_size=64))[0].job
+        for trust in ("curious", "active")
+    )
+    assert curious.shares_noise
+    assert not active.shares_noise
+    assert active.with_noise([1.5] * 4).dp.noise_std == (0.75,) * 4
+
+
 @pytest.mark.parametrize("colluding", [0, 1, 2, 3])
 def test_what_colluders_cannot_take_off_a_sum_is_the_noise_that_is_counted(csv, colluding, monkeypatch):
     plan, _ = plan_of(run_spec(csv, privacy={**SECURE, "colluding-clinics": colluding}, model={"hidden": [400, 40]}))
