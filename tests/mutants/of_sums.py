@@ -82,9 +82,23 @@ SUMS = (
     Mutant(
         "a lying server shows one list",
         COUNTED,
-        "(self.active and 2 * self.threshold <= self.clinics + colluders)",
+        "(self.active and 2 * self.threshold <= self.invited + colluders)",
         "False",
         (f"{TRUST}test_with_too_low_a_threshold_two_lists_may_be_shown_and_own_noise_alone_counts",),
+    ),
+    Mutant(
+        "a lying server invites nobody beyond those it needs",
+        COUNTED,
+        "self.invited + colluders",
+        "self.clinics + colluders",
+        (f"{TRUST}test_two_lists_may_be_shown_where_more_are_invited_than_a_sum_needs",),
+    ),
+    Mutant(
+        "a clinic cuts off its noise with its parameters",
+        SUM,
+        "weighted if job.dp is not None else np.clip(weighted, -most, most)",
+        "np.clip(weighted, -most, most)",
+        (f"{SECURE}test_a_clinics_noise_is_in_the_sum_however_large_its_parameters_are",),
     ),
     Mutant(
         "a lying server passes nothing on",
