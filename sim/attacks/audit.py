@@ -35,6 +35,8 @@ TOGETHER: Final = 64
 DRAWS_A_TRAINING: Final = 60
 """How many draws of a release stand for one training."""
 FEWEST: Final = 40
+LEAST_SIGNAL: Final = 0.9
+"""Of a canary's gradient along its own direction; where canaries overlap more, clinics have fewer."""
 CONFIDENCE, WHEN_ABOVE = 0.95, 0.999
 
 
@@ -163,7 +165,11 @@ class Auditor:
         plan, federation = self.target.plan, self.target.federation
         each = max(1, self.trainings // len(plan.clinics)) if self.one_run else room(plan.job)
         if self.kind == "crafted" and plan.job.dp is not None:
-            return crafted(plan.job, federation, self._initial, each)
+            made = crafted(plan.job, federation, self._initial, each)
+            while not self.one_run and each > 1 and Directions(plan.job, self._initial, made).signal < LEAST_SIGNAL:
+                each -= 1
+                made = crafted(plan.job, federation, self._initial, each)
+            return made
         return ordinary(plan.job, federation, each, mislabelled=self.kind == "mislabelled")
 
     def _trained(self, attempt: int) -> dict[Adversary, Trials]:

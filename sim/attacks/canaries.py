@@ -164,6 +164,12 @@ class Directions:
         self._of_all = _orthogonal(self._rows)
         self._of_one = {int(k): _orthogonal(self._rows[canaries.clinic == k]) for k in np.unique(canaries.clinic)}
 
+    @property
+    def signal(self) -> float:
+        """Return how much of its gradient a canary has along its own direction, on average: 1 if none overlap."""
+        unit = self._rows / self._rows.norm(dim=1, keepdim=True).clamp(min=1e-30)
+        return float((self._of_all * unit).sum(1).mean())
+
     def of_all(self, moves: Tensor) -> Floats:
         """Return ``[canary]`` how far a move that all clinics share went along each."""
         return np.asarray(self._of_all @ moves)
