@@ -246,6 +246,7 @@ def main() -> None:
     for name in () if given.write else given.only:
         path = STUDIES[name]
         file = tomllib.loads(path.read_text(encoding="utf-8"))["data"].get("path")
+        file = None if file is None or (path.parent / file).exists() else file
         if file is not None and not (given.data / file).exists():
             print(f"{name}: {given.data / file} is not there, so it is left out; give its folder with --data")
             continue
