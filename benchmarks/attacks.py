@@ -12,7 +12,7 @@ from typing import Final
 import pandas as pd
 
 from sim.foundation.text import score_text, seconds_text
-from sim.report.attacks import attack_points
+from sim.report.attacks import attack_points, attack_words
 from sim.report.points import HEADLINE
 from sim.report.study import StudyResults
 
@@ -34,6 +34,8 @@ def publish(study: StudyResults, folder: Path, to: Path) -> None:
     if _DEPTH in study.drawn:
         runs["depth"] = study.drawn.groupby(["series", "level"], observed=True)[_DEPTH].first()
     points.merge(runs.reset_index(), on=["series", "level"]).to_csv(to / "attacks.csv", index=False)
+    said = [f"- {sentence}\n" for sentence in attack_words(study, HEADLINE)]
+    (to / "attacks.md").write_text("".join(said), encoding="utf-8")
     for path in (*folder.glob("figures/attacks-*.svg"), folder / "reconstructions.html"):
         if path.exists():
             shutil.copy(path, to / path.name)
@@ -63,6 +65,17 @@ def table(reference: Path) -> pd.DataFrame:
             row[f"all cuts, {protected[0]}"] = _span(own[own["level"] == protected[0]])
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def sentences(reference: Path) -> list[str]:
+    """Return what was found most by each attack, with its interval, a line each."""
+    found = []
+    for name, data in STUDIES.items():
+        path = reference / name / "attacks.md"
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            found += [line.replace("- ", f"- {data.capitalize()}. ", 1) for line in lines if "the most of" in line]
+    return found
 
 
 def _span(own: pd.DataFrame) -> str:

@@ -139,6 +139,8 @@ def paragraphs(reference: Path) -> str:
             "An attack that fails proves no privacy.\n",
             markdown(attacked),
             attacks.times(reference),
+            "\nWhere each attack found most, with the 95 % interval of that setting by itself:\n",
+            *attacks.sentences(reference),
         ]
     return "\n".join(found) + "\n"
 

@@ -182,6 +182,8 @@ def measure_text(measure: str) -> str:
     if measure.startswith("fpr_0_") and measure.endswith("_tpr"):
         return f"TPR at {float('0.' + measure[6:-4]):.2g} FPR".replace("0.001", "0.1 %").replace("0.01", "1 %")
     words = measure.split("_")
+    if words[-1] == "error":
+        return f"{' '.join(words)} (smaller: more found)"
     return " ".join([*words[:-1], _UNITS.get(words[-1], words[-1])])
 
 

@@ -95,7 +95,12 @@ def test_charts_of_attacks_are_valid_and_have_lines_for_guessing_and_no_privacy(
 
 @pytest.mark.parametrize(
     ("measure", "told"),
-    [("fpr_0_001_tpr", "TPR at 0.1 % FPR"), ("label_auc", "label AUC"), ("r2", "R²"), ("mix_error", "mix error")],
+    [
+        ("fpr_0_001_tpr", "TPR at 0.1 % FPR"),
+        ("label_auc", "label AUC"),
+        ("r2", "R²"),
+        ("mix_error", "mix error (smaller: more found)"),
+    ],
 )
 def test_measures_in_words(measure, told):
     assert measure_text(measure) == told
