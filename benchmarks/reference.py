@@ -125,12 +125,13 @@ def paragraphs(reference: Path) -> str:
             costs(rural),
         ]
     if (reference / "trust" / "means.csv").exists():
+        trust = pd.read_csv(reference / "trust" / "means.csv")
         found += [
             "\nWhom clinics must trust: within-clinic AUC at the same ε against the server (where clinics collude with "
             "it, against all of them), heart, tuned; labels count as public where rows are noised. Compare noise on "
             "gradients in one column with noise on rows in the next: ε of the former is for zero-out, of the latter "
             "for replace-one (`scenarios/trust.toml`, `results/reference/trust`):\n",
-            markdown(by_level(pd.read_csv(reference / "trust" / "means.csv"))),
+            markdown(by_level(trust[trust["series"] != "Prevalence alone"])),
         ]
     if len(attacked := attacks.table(reference)):
         found += [
@@ -139,7 +140,7 @@ def paragraphs(reference: Path) -> str:
             "An attack that fails proves no privacy.\n",
             markdown(attacked),
             attacks.times(reference),
-            "\nWhere each attack found most, with the 95 % interval of that setting by itself:\n",
+            "\nWhere these found most, with the 95 % interval of that setting by itself:\n",
             *attacks.sentences(reference),
         ]
     return "\n".join(found) + "\n"
@@ -214,8 +215,9 @@ def by_level(means: pd.DataFrame) -> pd.DataFrame:
     """Lay out means with their intervals: a row a series, a column a level."""
     series = list(dict.fromkeys(means["series"]))
     frame = pd.DataFrame({"Method": series})
-    for level, own in means.groupby("level", sort=False):
-        known = own.set_index("series")
+    levels = sorted(dict.fromkeys(means["level"]), key="no DP".__eq__)
+    for level in levels:
+        known = means[means["level"] == level].set_index("series")
         frame[str(level)] = [
             score_text(*known.loc[name, ["mean", "half_width"]]) if name in known.index else "–" for name in series
         ]

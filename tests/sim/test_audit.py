@@ -137,6 +137,7 @@ def dp_sgd(epsilon, **more):
     return {"mechanism": "dp-sgd", "epsilon": epsilon, "delta": 1e-3, "clip": 1.0, **more}
 
 
+@pytest.mark.slow
 @RELEASES
 def test_a_release_that_is_drawn_by_itself_is_audited_to_within_a_fifth(csv, run):
     strategy, cut, privacy, model = RUNS[run]
@@ -173,6 +174,7 @@ def test_one_run_bounds_too_and_less(wide):
     assert 0 < tightest(found) < 1.0
 
 
+@pytest.mark.slow
 def test_the_same_run_is_audited_to_the_same_bits(wide):
     plan, federation = plan_of(run_spec(wide, "fedavg", None, dp_sgd(8.0), rounds=1))
     assert audit_of(plan, federation, 40) == audit_of(plan, federation, 40)

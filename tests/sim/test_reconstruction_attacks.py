@@ -339,6 +339,7 @@ def test_a_server_that_returns_its_own_gradients_reads_digits_and_is_noticed(dig
     assert found == again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clipping", ["per-part", "joint"])
 def test_hijacking_gains_less_from_a_head_under_dp_sgd_and_nothing_behind_much_noise(digits, clipping):
     dp = {"mechanism": "dp-sgd", "epsilon": 1.0, "clip": 1.0, "delta": 1e-3, "clipping": clipping}
