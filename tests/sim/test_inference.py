@@ -277,11 +277,13 @@ def test_two_seeds_are_enough_where_methods_share_what_seeds_bring():
     assert table["half_width"].max() < 0.1 < own["half_width"].max()
 
 
+@pytest.mark.slow
 def test_equal_methods_are_seldom_told_apart():
     law = Law(aucs=(0.8,) * 4)
     assert np.mean([told_apart(law, seed) for seed in range(STUDIES)]) <= 0.09
 
 
+@pytest.mark.slow
 def test_intervals_over_clinics_hold_the_truth():
     law = HOSPITALS["10 clinics differ by .05, methods at clinics by .03"]
     hits = np.mean([covered_over_clinics(law, seed) for seed in range(STUDIES)], axis=0)
