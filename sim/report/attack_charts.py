@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sim.report.look import GREY, Sheet, Spec, field
 
@@ -60,37 +60,31 @@ def success_panel(
             "strokeOpacity": sheet.shown(0.5, 0.04),
         },
     }
-    dots = {
-        "transform": kept,
-        "mark": {"type": "point", "filled": True, "size": 60, "cursor": "pointer"},
-        "encoding": {
-            "x": x,
-            "y": y,
-            "color": sheet.series("color"),
-            "shape": sheet.series("shape"),
-            "opacity": sheet.shown(),
-            "tooltip": [
-                field("series:N"),
-                field("level:N"),
-                *(field(f"{name}:Q", format=".3f") for name in ("mean", "lower", "upper", "score")),
-            ],
-        },
-    }
+    dots = _dots(sheet, kept, x, y, [field(f"{name}:Q", format=".3f") for name in ("mean", "lower", "upper", "score")])
     return sheet.chart(table, json.dumps(attack), _HEIGHT, layer=[*marked, line, *([bars] if intervals else []), dots])
 
 
-def audit_panel(sheet: Sheet, adversary: str) -> Spec:
-    """Draw the audited epsilon of one adversary against the claimed one; on the line the claim is used up."""
+def audit_panel(sheet: Sheet, adversary: str, largest: float) -> Spec:
+    """Draw the audited epsilon of one adversary against the claimed one, up to the largest claim.
+
+    On the line the claim is used up.
+    """
     kept = [{"filter": f"datum.adversary === {json.dumps(adversary)}"}]
     scale = {"type": "symlog", "constant": 1, "zero": True, "nice": True}
     x = field("claimed:Q", title=f"Claimed ε of the {adversary.lower()}", scale=scale, axis={"tickCount": 5})
     y = field("measured:Q", title="Audited ε, at least", scale=scale, axis={"tickCount": 5})
     line = {
-        "transform": kept,
+        "data": {"values": [{"claimed": claim, "measured": claim} for claim in (0.0, largest)]},
         "mark": {"type": "line", "color": GREY, "strokeDash": [4, 3]},
-        "encoding": {"x": x, "y": {**y, "field": "claimed"}},
+        "encoding": {"x": x, "y": y},
     }
-    dots = {
+    told = [field(f"{name}:Q", format=".3g") for name in ("claimed", "measured")]
+    return sheet.chart("audit", json.dumps(adversary), _HEIGHT, layer=[line, _dots(sheet, kept, x, y, told)])
+
+
+def _dots(sheet: Sheet, kept: Sequence[Spec], x: Spec, y: Spec, told: Sequence[Spec]) -> Spec:
+    """Draw a mark a row, which says its series, its level and some numbers."""
+    return {
         "transform": kept,
         "mark": {"type": "point", "filled": True, "size": 60, "cursor": "pointer"},
         "encoding": {
@@ -99,12 +93,6 @@ def audit_panel(sheet: Sheet, adversary: str) -> Spec:
             "color": sheet.series("color"),
             "shape": sheet.series("shape"),
             "opacity": sheet.shown(),
-            "tooltip": [
-                field("series:N"),
-                field("level:N"),
-                field("claimed:Q", format=".3g"),
-                field("measured:Q", format=".3g"),
-            ],
+            "tooltip": [field("series:N"), field("level:N"), *told],
         },
     }
-    return sheet.chart("audit", json.dumps(adversary), _HEIGHT, layer=[line, dots])

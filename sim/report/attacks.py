@@ -16,9 +16,9 @@ from sim.foundation.text import epsilon_text, score_text
 from sim.report.attack_charts import audit_panel, success_panel
 from sim.report.figure import Figure
 from sim.report.study import StudyResults
+from sim.results.attack_log import AUDIT
 from sim.results.attacks import COLUMNS
 
-AUDIT: Final = "audit"
 OF_EVERY_RUN: Final = {
     "membership_auc": ("membership", "model-user", "auc", 0.5),
     "smashed_reconstruction_r2": ("reconstruction", "server", "r2", 0.0),
@@ -30,6 +30,7 @@ _NAMES: Final = {
     "fsha": "FSHA", "unsplit": "UnSplit",
 }  # fmt: skip
 _UNITS: Final = {"auc": "AUC", "r2": "R²", "ssim": "SSIM", "psnr": "PSNR", "tpr": "TPR", "epsilon": "ε"}
+_AT_RATES: Final = {"fpr_0_001_tpr": "TPR at 0.1 % FPR", "fpr_0_01_tpr": "TPR at 1 % FPR"}
 _NUMBERS: Final = ("value", "low", "high", "chance", "bound")
 _HEADLINE: Final = (
     "fpr_0_01_tpr", "auc", "label_auc", "ssim", "correlation", "r2", "mix_correlation", "identified_share",
@@ -165,10 +166,15 @@ def _audit(table: pd.DataFrame) -> Figure:
         name="audit",
         title="Promised and measured ε",
         note="What audits with canaries show at least (95 % lower bound), against the ε that is claimed. On the line "
-        "the claim is used up; above it, it would be false.",
+        "the claim is used up; above it, it would be false. Of Gaussian noise the shape of the claimed trade-off curve "
+        "is taken as known and its scale measured; attacks.parquet has bounds without that assumption.",
         description=f"A chart of audited against claimed epsilon. {words}.",
         table="audit",
-        panels=[partial(audit_panel, adversary=who) for who in WHO.values() if (table["adversary"] == who).any()],
+        panels=[
+            partial(audit_panel, adversary=who, largest=float(table["claimed"].max()))
+            for who in WHO.values()
+            if (table["adversary"] == who).any()
+        ],
     )
 
 
@@ -179,8 +185,9 @@ def attack_name(attack: str) -> str:
 
 def measure_text(measure: str) -> str:
     """Return a measure as people read it: "TPR at 1 % FPR", "label AUC"."""
-    if measure.startswith("fpr_0_") and measure.endswith("_tpr"):
-        return f"TPR at {float('0.' + measure[6:-4]):.2g} FPR".replace("0.001", "0.1 %").replace("0.01", "1 %")
+    for name, told in _AT_RATES.items():
+        if measure.endswith(name):
+            return f"{measure.removesuffix(name).replace('_', ' ')}{told}"
     words = measure.split("_")
     if words[-1] == "error":
         return f"{' '.join(words)} (smaller: more found)"

@@ -97,6 +97,7 @@ def test_charts_of_attacks_are_valid_and_have_lines_for_guessing_and_no_privacy(
     ("measure", "told"),
     [
         ("fpr_0_001_tpr", "TPR at 0.1 % FPR"),
+        ("offline_fpr_0_01_tpr", "offline TPR at 1 % FPR"),
         ("label_auc", "label AUC"),
         ("r2", "R²"),
         ("mix_error", "mix error (smaller: more found)"),
@@ -119,3 +120,14 @@ def test_words_name_where_an_attack_finds_most_and_what_guessing_gives():
     [lira] = [each for each in attack_words(study, HEADLINE) if "LiRA" in each]
     assert "TPR at 1 % FPR .030 for" in lira
     assert lira.endswith("guessing gives .010.")
+
+
+def test_the_line_of_used_up_claims_goes_from_nothing_to_the_largest_claim():
+    study = attacked()
+    shown = gallery(study)
+    figure = next(figure for figure in shown.figures if figure.name == "audit")
+    assert "taken as known" in figure.note, "what a bound assumes stands beside it"
+    [panel] = shown.page_specs(figure)
+    ends = [{"claimed": claim, "measured": claim} for claim in (0.0, 3.0)]
+    assert panel["layer"][0]["data"]["values"] == ends
+    Root.validate(panel)
