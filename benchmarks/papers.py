@@ -340,7 +340,7 @@ def main() -> int:
         if scenario is None:
             print(f"{study}: skipped, its file is not in {options.data}; name the folder with --data", file=sys.stderr)
             continue
-        runs = run(scenario, RESULTS, jobs=options.jobs)
+        runs = run(scenario, RESULTS, jobs=options.jobs).runs
         Study.of(runs, read_held_out(RESULTS / study, runs.loc[runs["status"] == "ok", "run_id"])).write(
             PUBLISHED / study
         )

@@ -1,4 +1,4 @@
-"""Suture's simulator. ``from sim import Scenario, run`` does what the command ``suture run`` does."""
+"""Suture's simulator. ``from sim import run`` does what the command ``suture run`` does."""
 
 import os
 from importlib import import_module
@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from suture_start import ForeignPackageError
 
 if TYPE_CHECKING:
+    from sim.api.running import run
+    from sim.api.study import Study
+    from sim.foundation.problems import ScenarioError
     from sim.scenario import Scenario
-    from sim.study.api import run
 
-__all__ = ["Scenario", "run"]
+__all__ = ["Scenario", "ScenarioError", "Study", "run"]
 
 
 def _refuse_intruders() -> None:
@@ -41,7 +43,12 @@ _refuse_intruders()
 os.environ.setdefault("MKL_CBWR", "AUTO")
 
 
-_HOMES = {"Scenario": "sim.scenario", "run": "sim.study.api"}
+_HOMES = {
+    "Scenario": "sim.scenario",
+    "ScenarioError": "sim.foundation.problems",
+    "Study": "sim.api.study",
+    "run": "sim.api.running",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -45,7 +45,7 @@ def advise(
     runs = read_table(folder) if os.path.lexists(folder / TABLE_FILE) else as_table([])
     runs = runs[runs["run_id"].isin([spec.run_id for spec in chosen]) & (runs["status"] == "ok")]
     if runs.empty:
-        plans = planned(file, overrides, None)
+        plans = planned(file, overrides).plans
         advice = choose(as_table({**plan.columns(), "status": "ok"} for plan in plans), where, best, cost, planned=True)
     else:
         held_out, trials = read_held_out(folder, runs["run_id"]), trials_table(folder)

@@ -53,7 +53,7 @@ def audit(
     """
     from rich.console import Console
 
-    from sim.commands.display import shown_progress
+    from sim.api.progress import shown_progress
     from sim.study.auditing import Options, audit_study
     from sim.study.engines import InProcess, Workers, default_jobs
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sim.commands.common import Overrides, ScenarioFile, planned, planned_trials, wide_console
+from sim.commands.common import Overrides, ScenarioFile, planned, wide_console
 
 
 def check(
@@ -38,11 +38,11 @@ def check(
     if named:
         told = ", ".join(dict.fromkeys(named))
         console.print(f"This scenario imports code and runs it: {told}.", markup=False, highlight=False)
-    plans = planned(file, overrides, None)
+    prepared = planned(file, overrides, trials=True)
+    plans, trials = prepared.plans, prepared.trials
     federation = load_federation(scenario.data, scenario.seeds[0])
     console.print(holdings_table(holdings(federation)))
     jobs = default_jobs()
-    trials = planned_trials(file, overrides, None)
     expected = study_seconds(trials, jobs) + study_seconds(plans, jobs)
     paragraphs = explain(scenario, plans, federation, expected, jobs, BASIS, trials)
     console.print("", *paragraphs, sep="\n", markup=False, highlight=False)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-    from sim.plan.plan import Plan
+    from sim.api.running import Prepared
     from sim.report.study import StudyResults
 
 ScenarioFile = Annotated[Path, typer.Argument(metavar="FILE", help="The scenario (TOML).")]
@@ -60,38 +60,23 @@ def print_results(console: Console, table: pd.DataFrame, study: StudyResults) ->
         console.print(said, markup=False, highlight=False)
 
 
-def planned(file: Path, overrides: list[str] | None, only: list[str] | None) -> list[Plan]:
-    """Plan every run of a scenario file, and say on standard error what is most likely not meant.
+def planned(
+    file: Path, overrides: list[str] | None, only: list[str] | None = None, *, trials: bool = False
+) -> Prepared:
+    """Check a scenario file, plan every run, and its trials if need be; on standard error, say what is hardly meant.
 
     Raises ScenarioError with every problem; each line begins with the file.
     """
-    from sim.data.federation import load_federation
-    from sim.data.folds import runs_of
-    from sim.plan.notes import label_notes, privacy_notes
+    from sim.api.running import prepare
     from sim.scenario import load_scenario
-    from sim.study.planning import plan_runs
 
     with _problems_of(file):
-        scenario = load_scenario(file, overrides or (), only or ())
-        plans = list(plan_runs(runs_of(scenario)))
-        federation = load_federation(scenario.data, scenario.seeds[0])
-    for note in (
-        *privacy_notes(scenario),
-        *label_notes(scenario, federation.facts),
-        *federation.remarks,
-        *_notes(plans),
-    ):
+        if only:
+            load_scenario(file, overrides or (), only)  # says what is not there
+        prepared = prepare(load_scenario(file, overrides or ()), only or (), trials=trials)
+    for note in prepared.notes:
         print(f"{file}: note: {note}", file=sys.stderr)
-    return plans
-
-
-def planned_trials(file: Path, overrides: list[str] | None, only: list[str] | None) -> list[Plan]:
-    """Plan every trial of a scenario file; errors are those of :func:`planned`."""
-    from sim.scenario import load_scenario
-    from sim.study.planning import plan_trials
-
-    with _problems_of(file):
-        return plan_trials(load_scenario(file, overrides or (), only or ()))
+    return prepared
 
 
 @contextmanager
@@ -102,15 +87,3 @@ def _problems_of(file: Path) -> Iterator[None]:
     except ScenarioError as error:
         lines = (line.removeprefix("scenario: ") for line in error.problems)
         raise ScenarioError(line if line.startswith(f"{file}:") else f"{file}: {line}" for line in lines) from None
-
-
-def _notes(plans: list[Plan]) -> Iterator[str]:
-    """Say in how many rounds nobody comes back, once for all seeds of a method that have the same to say."""
-    seeds: dict[tuple[str, str], dict[int, None]] = {}
-    for plan in plans:
-        strategy = plan.spec.strategy
-        method = " ".join(filter(None, [strategy.label or strategy.name, strategy.cut]))
-        if plan.note:
-            seeds.setdefault((method, plan.note), {})[plan.spec.seed] = None
-    for (method, note), alike in seeds.items():
-        yield f"{method}, seed{'s' * (len(alike) > 1)} {', '.join(map(str, alike))}: {note}"

@@ -26,11 +26,11 @@ def plan(
 ) -> None:
     """Show what a study will cost in time, traffic and epsilon, before any training."""
     from sim.plan.notes import memory_warnings, tuning_note
-    from sim.scenario import load_scenario
     from sim.study.planning import plan_summary
 
-    plans = planned(file, overrides, only)
-    if note := tuning_note(load_scenario(file, overrides or ())):
+    prepared = planned(file, overrides, only)
+    plans = prepared.plans
+    if note := tuning_note(prepared.whole):
         print(f"{file}: note: {note}", file=sys.stderr)
     if figures is not None:
         from sim.report.clock_figures import clock_pictures

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.commands.common import Only, Out, Overrides, ScenarioFile, planned, planned_trials, print_results, wide_console
+from sim.commands.common import Only, Out, Overrides, ScenarioFile, planned, print_results, wide_console
 from sim.foundation.problems import ScenarioError
 
 if TYPE_CHECKING:
@@ -57,52 +57,34 @@ def _run(
 ) -> None:
     from rich.console import Console
 
-    from sim.commands.display import shown_progress
-    from sim.commands.map import mapped
-    from sim.data.folds import runs_of
-    from sim.report.clock_figures import clock_pictures
-    from sim.report.gallery import gallery, study_pictures
-    from sim.report.html import write_report
-    from sim.report.pictures import drawn_beside
-    from sim.report.reading import read_results
+    from sim.api.progress import shown_progress
+    from sim.api.running import carry_out
+    from sim.api.study import Study
     from sim.results.store import older_runs, writing_to
     from sim.results.study_log import note_command
-    from sim.scenario import load_scenario
-    from sim.study.attacking import attack_study
-    from sim.study.runner import Chosen, run_study
-    from sim.study.tuning import tuned
 
-    plans = planned(file, overrides, only)
-    scenario = load_scenario(file, overrides or ())
+    prepared = planned(file, overrides, only, trials=True)
     console = wide_console()
-    folder = out / scenario.name
-    ids = [spec.run_id for spec in runs_of(scenario)]
-    tuning: dict[str, Chosen] = {}
+    folder = out / prepared.whole.name
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         note_command(folder, sys.argv[1:], file)
     with shown_progress(Console(stderr=True)) as progress:
-        if scenario.tune is not None:
-            trials = planned_trials(file, overrides, only)
-            plans, ids, tuning = tuned(scenario, plans, trials, out, engine, progress)
-        table = run_study(plans, ids, out, engine, progress, fail_fast, tuning=tuning)
-        attacked = attack_study(plans, scenario.attacks, out, engine, progress)
-    with writing_to(folder):
-        study = mapped(read_results(folder), folder)
-        shown = gallery(study)
-        with drawn_beside(clock_pictures(plans) | study_pictures(study, shown), folder / "figures"):
-            report = write_report(study, folder, shown)
-    print_results(console, table, study)
+        done = carry_out(prepared, out, engine, progress, fail_fast=fail_fast)
+    study = Study(folder, plans=done.plans)
+    report = study.report(figures=True)
+    print_results(console, study.runs, study.results)
     console.print(f"Table: {folder / 'runs.parquet'}\nReport: {report}", soft_wrap=True, highlight=False)
     if older := older_runs(folder):
         console.print(f"{len(older)} runs of another results version are ignored: {', '.join(older)}", highlight=False)
-    mine = table[table["run_id"].isin([p.spec.run_id for p in plans])]
-    if (mine["status"] != "ok").any() or not attacked:
+    mine = study.runs[study.runs["run_id"].isin([p.spec.run_id for p in done.plans])]
+    if (mine["status"] != "ok").any() or not done.attacked:
         raise typer.Exit(1)
 
 
 def _engine(name: EngineName, jobs: int | None, ray_address: str | None) -> Engine:
-    from sim.study.engines import InProcess, RayTasks, Workers, default_jobs
+    from sim.api.running import engine_of
+    from sim.study.engines import RayTasks, default_jobs
 
     jobs = jobs or default_jobs()
     if name is EngineName.RAY:
@@ -111,4 +93,4 @@ def _engine(name: EngineName, jobs: int | None, ray_address: str | None) -> Engi
         return tasks
     if ray_address is not None:
         raise ScenarioError(["--ray-address: has no effect without --engine ray; add it"])
-    return Workers(jobs) if jobs > 1 else InProcess()
+    return engine_of(jobs)

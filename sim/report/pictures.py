@@ -9,23 +9,41 @@ from typing import Any
 
 from sim.foundation.problems import SutureError
 
-__all__ = ["draw", "drawn_beside"]
+__all__ = ["draw", "drawn_beside", "png", "svg"]
 
 _SCALE = 2  # device pixels to a unit: most pictures are about 1600 pixels wide
 
 
 def draw(specs: Mapping[str, dict[str, Any]], folder: Path) -> list[Path]:
     """Write a PNG and an SVG file of each Vega-Lite specification, which holds its data."""
-    import vl_convert
-
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for stem, spec in specs.items():
-        svg = vl_convert.vegalite_to_svg(spec)
+        drawn = svg(spec)
         paths += [folder / f"{stem}.png", folder / f"{stem}.svg"]
-        paths[-2].write_bytes(vl_convert.svg_to_png(svg, scale=_SCALE))
-        paths[-1].write_text(svg, encoding="utf-8")
+        paths[-2].write_bytes(_pixels(drawn))
+        paths[-1].write_text(drawn, encoding="utf-8")
     return paths
+
+
+def svg(spec: dict[str, Any]) -> str:
+    """Draw a Vega-Lite specification, which holds its data."""
+    import vl_convert
+
+    drawn: str = vl_convert.vegalite_to_svg(spec)
+    return drawn
+
+
+def png(spec: dict[str, Any]) -> bytes:
+    """Draw a Vega-Lite specification, which holds its data, point by point."""
+    return _pixels(svg(spec))
+
+
+def _pixels(drawn: str) -> bytes:
+    import vl_convert
+
+    pixels: bytes = vl_convert.svg_to_png(drawn, scale=_SCALE)
+    return pixels
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from sim.foundation.problems import ScenarioError
 from sim.scenario.attacks import AttackTable
 from sim.scenario.base import Scalar
 from sim.scenario.data import Csv, DataFile, DataSpec, HeartDisease, Npz, Parquet, Synthetic, TableFile
-from sim.scenario.file import Scenario, load_scenario, name_of_a_folder, overridden, parse_scenario, validated
+from sim.scenario.file import Scenario, load_scenario, name_of_a_folder, overridden, parse_scenario, picked, validated
 from sim.scenario.model import Model
 from sim.scenario.privacy import Privacy
 from sim.scenario.study import ClinicGroup, Cut, GroupColumn, Scoring, Server, Strategy, Train
@@ -38,5 +38,6 @@ __all__ = [
     "name_of_a_folder",
     "overridden",
     "parse_scenario",
+    "picked",
     "validated",
 ]

@@ -26,7 +26,7 @@ from sim.scenario.attacks import AttackTable
 from sim.scenario.base import SCALARS, Section, SweptValues, unique
 from sim.scenario.data import Csv, DataSpec, HeartDisease, Npz, Parquet, Synthetic
 from sim.scenario.model import Model
-from sim.scenario.overrides import parsed_override, replaced
+from sim.scenario.overrides import Override, override_key, parsed_override, replaced
 from sim.scenario.privacy import Privacy
 from sim.scenario.shape import DEEPEST, shape_problems
 from sim.scenario.study import Availability, ClinicGroup, GroupColumn, Scoring, Server, Straggler, Strategy, Train
@@ -172,15 +172,15 @@ _MODELS: Final[dict[tuple[str, ...], type[Section]]] = {
 }
 
 
-def load_scenario(path: str | Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Scenario:
+def load_scenario(path: str | Path, overrides: Sequence[Override] = (), only: Sequence[str] = ()) -> Scenario:
     """Read a scenario file; relative paths in it are relative to its folder.
 
     Parameters
     ----------
-    overrides : sequence of str
+    overrides : sequence of str or of pairs
         ``"key=value"`` with a dotted key and a TOML value, for example ``"train.rounds=5"`` or
-        ``"clinics.0.profile=hospital"``; text that is no TOML value is taken as a string. A key that is set is no
-        longer swept or tuned.
+        ``"clinics.0.profile=hospital"``; text that is no TOML value is taken as a string. Or a dotted key and its
+        value. A key that is set is no longer swept or tuned.
     only : sequence of str
         Names of the strategies to keep; all if empty.
 
@@ -189,32 +189,36 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = (), only: Sequenc
     ScenarioError
         With one line for each problem.
     """
-    label = str(path)
-    mapping: Mapping[str, Any] = _read_toml(Path(path), label)
+    return _altered(_read_toml(Path(path), str(path)), Path(path).parent, str(path), overrides, only)
+
+
+def parse_scenario(
+    mapping: Mapping[str, Any], folder: Path, overrides: Sequence[Override] = (), only: Sequence[str] = ()
+) -> Scenario:
+    """Check what a scenario file holds; relative paths start at the folder, and the rest is as of `load_scenario`."""
+    return _altered(mapping, folder, "scenario", overrides, only)
+
+
+def _altered(
+    mapping: Mapping[str, Any], folder: Path, label: str, overrides: Sequence[Override], only: Sequence[str]
+) -> Scenario:
     problems: list[str] = []
     for override in overrides:
         try:
             mapping = overridden(mapping, override)
         except ValueError as error:
-            key = override.partition("=")[0].strip()
+            key = override_key(override)
             problems.append(f"{label}: {key if len(key) <= 60 else key[:57] + '...'}: {error}")
     problems += [f"{label}: strategies: {sentence}" for sentence in _not_listed(mapping.get("strategies"), only)]
-    scenario = _checked(mapping, Path(path).parent, label, problems)
-    if only:
-        kept = tuple(strategy for strategy in scenario.strategies if strategy.name in only)
-        scenario = scenario.model_copy(update={"strategies": kept})
-    return scenario
+    return picked(_checked(mapping, folder, label, problems), only)
 
 
-def parse_scenario(mapping: Mapping[str, Any], folder: Path) -> Scenario:
-    """Check what a scenario file holds; relative paths start at the folder.
-
-    Raises
-    ------
-    ScenarioError
-        With one line for each problem.
-    """
-    return _checked(mapping, folder, "scenario", [])
+def picked(scenario: Scenario, only: Sequence[str]) -> Scenario:
+    """Return a scenario with those of its strategies alone that have one of the names; with all if there is none."""
+    if not only:
+        return scenario
+    kept = tuple(strategy for strategy in scenario.strategies if strategy.name in only)
+    return scenario.model_copy(update={"strategies": kept})
 
 
 def validated(
@@ -334,10 +338,10 @@ def _read_toml(path: Path, label: str) -> dict[str, Any]:
         raise ScenarioError([f"{label}: has a whole number of thousands of digits; give a smaller one"]) from None
 
 
-def overridden(mapping: Mapping[str, Any], override: str) -> dict[str, Any]:
-    """Return a copy of a scenario's tables with one ``key=value`` set; a key that is set is no longer swept or tuned.
+def overridden(mapping: Mapping[str, Any], override: Override) -> dict[str, Any]:
+    """Return a copy of a scenario's tables with one value set; a key that is set is no longer swept or tuned.
 
-    Raises ``ValueError`` if it is no ``key=value`` or there is no such place.
+    Raises ``ValueError`` if it is no override or there is no such place.
     """
     keys, value = parsed_override(override)
     key, swept = ".".join(keys), _swept_in(mapping)

@@ -40,8 +40,19 @@ def _with(node: Any, keys: Sequence[str], value: object) -> Any:
     raise ValueError(f"there is no table that could hold {show(first)}; check the dots in the key")
 
 
-def parsed_override(override: str) -> tuple[list[str], object]:
-    """Take ``key=value`` apart: the way to the key, and the value as TOML or bare text."""
+Override = str | tuple[str, object]
+"""``"key=value"`` with a TOML value or bare text, or a dotted key and its value."""
+
+
+def override_key(override: Override) -> str:
+    """Return the dotted key of an override, as it is written."""
+    return override.partition("=")[0].strip() if isinstance(override, str) else override[0]
+
+
+def parsed_override(override: Override) -> tuple[list[str], object]:
+    """Take an override apart: the way to the key, and the value."""
+    if not isinstance(override, str):
+        return _keys(override[0]), override[1]
     key, equals, text = override.partition("=")
     if not equals:
         raise ValueError('has no "="; write key=value')

@@ -218,11 +218,11 @@ def execute(
     except Exception as error:
         row = {**plan.columns(), "status": "failed", "error": told(error)}
         row["wall_seconds"] = program.clock() - started
-        record, texts = _record(plan, federation, origin, row, chosen)
+        record, texts = _record(plan, folder, federation, origin, row, chosen)
         log.end(write_run(folder, record, {}, {}, texts), "failed", row["error"])
         return row
     row["wall_seconds"] = program.clock() - started
-    record, texts = _record(plan, federation, origin, row, chosen, findings)
+    record, texts = _record(plan, folder, federation, origin, row, chosen, findings)
     entries = [*trained.trail.entries, *release_entries(plan.ledger.to_json())]
     log.end(write_run(folder, record, tables, _models(trained), texts, entries), "ok")
     return row
@@ -256,6 +256,7 @@ def _models(trained: TrainedRun) -> dict[str, dict[str, Any]]:
 
 def _record(
     plan: Plan,
+    folder: Path,
     federation: Federation,
     origin: dict[str, Any],
     row: Row,
@@ -264,6 +265,9 @@ def _record(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return what goes into ``run.json``, and the privacy statement as text; a failed run has no findings."""
     spec = plan.spec
+    written = spec.model_dump(mode="json")
+    if isinstance(spec.data, DataFile) and spec.data.path.is_relative_to(folder.resolve()):
+        written["data"]["path"] = str(spec.data.path.relative_to(folder.resolve()))  # the folder may move
     statement = privacy_statement(plan, origin, finished=findings is not None)
     if findings is not None:
         statement["attacks"] = findings.stated()
@@ -273,7 +277,7 @@ def _record(
     # As it will be read again, so that who reads it can write the very same text.
     statement = from_plain(to_plain(statement))
     record = {
-        "spec": spec.model_dump(mode="json"),
+        "spec": written,
         "plan": {**plan_summary(plan), "counts": plan_counts(plan), "drawn": plan_drawn(plan)},
         "privacy": {
             "releases": plan.ledger.to_json(),

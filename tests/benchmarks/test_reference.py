@@ -61,7 +61,7 @@ def test_several_data_sets_are_told_as_differences_that_each_counts_once():
 
 def test_a_study_is_published_without_its_run_folders_and_wall_times(tmp_path):
     path = write_scenario(tmp_path, TRADE_OFF)
-    table = run(path, tmp_path, jobs=1)
+    table = run(path, tmp_path, jobs=1).runs
     study = read_results(tmp_path / "small")
     write_report(study, tmp_path / "small")
     draw(study_pictures(study, gallery(study)), tmp_path / "small" / "figures")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import SCENARIO, write_scenario
 
+from sim import run
 from sim.foundation.problems import ScenarioError
 from sim.report.advice import advise
 from sim.report.condition import parse_condition
@@ -16,7 +17,6 @@ from sim.report.summary import under_one_adjacency
 from sim.results.store import as_table
 from sim.scenario import load_scenario
 from sim.scenario.spec import expand
-from sim.study.api import run
 
 KNOWN = ["auc", "hours", "epsilon_server", "privacy.epsilon", "train.batch-size"]
 
@@ -319,7 +319,7 @@ def test_advice_of_a_tuned_study_goes_by_the_runs_at_their_chosen_settings(sutur
     )
     _, before, _ = suture("advise", "s.toml")
     assert before.startswith("No run is finished")
-    table = run(tmp_path / "s.toml", tmp_path / "results")
+    table = run(tmp_path / "s.toml", tmp_path / "results").runs
     assert "tuned.train.learning-rate" in table
     _, after, _ = suture("advise", "s.toml")
     assert after.startswith("Take FedAvg: within-clinic AUC")

@@ -104,7 +104,7 @@ def folder(tmp_path_factory):
     split = SCENARIO.replace("cut = [1, -1]", 'cut = 1\nfreeze = ["head"]').replace("seeds = [0, 1]", "seeds = [0]")
     for name, privacy in PRIVACY.items():
         text = f'{split.replace("small", name)}[privacy]\n{privacy}\n[[strategies]]\nname = "split"\n'
-        rows = run(write_scenario(here, text), here)
+        rows = run(write_scenario(here, text), here).runs
         found[name] = here / name / rows["run_id"][0]
     return found
 

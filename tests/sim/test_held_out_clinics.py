@@ -12,13 +12,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from support import assert_same_results, call_suture, train_spec, write_csv
 
+from sim import run
 from sim.data.federation import load_federation
 from sim.data.folds import runs_of
 from sim.foundation.problems import ScenarioError
 from sim.plan.plan import make_plan
 from sim.scenario import Csv, HeartDisease, parse_scenario
 from sim.scenario.clinics import assign_resources
-from sim.study.api import run
 from sim.study.groups import grouped
 from sim.study.planning import plan_runs
 
@@ -64,7 +64,7 @@ def test_leaving_each_centre_out_is_what_logistic_regression_gets(tmp_path):
     y, centre = (table["num"].astype(int) > 0).to_numpy(), table["centre"].to_numpy()
     data = {"source": "heart-disease", **WHOLE}
     train = {"rounds": 150, "batch-size": 128, "learning-rate": 0.5}
-    found = run(scenario_of(data, ["centralised"], train=train), tmp_path).set_index("held_out")
+    found = run(scenario_of(data, ["centralised"], train=train), tmp_path).runs.set_index("held_out")
     assert sorted(found.index) == sorted(set(centre))
     for name in found.index:
         out = centre == name
@@ -87,7 +87,7 @@ def test_external_validation_is_what_logistic_regression_gets(tmp_path):
         **WHOLE,
     }
     train = {"rounds": 60, "batch-size": 256, "learning-rate": 0.3}
-    found = run(scenario_of(data, ["centralised"], train=train), tmp_path)
+    found = run(scenario_of(data, ["centralised"], train=train), tmp_path).runs
     out = (table["site"] == "gbsg").to_numpy()
     fitted = regression(table.loc[~out, columns], table.loc[~out, "event"])
     expected = roc_auc_score(table.loc[out, "event"], fitted.predict_proba(table.loc[out, columns])[:, 1])
@@ -109,7 +109,7 @@ def test_folds_of_institutions_are_what_logistic_regression_gets(tmp_path):
         **WHOLE,
     }
     train = {"rounds": 60, "batch-size": 128, "learning-rate": 0.3}
-    found = run(scenario_of(data, ["centralised"], train=train), tmp_path)
+    found = run(scenario_of(data, ["centralised"], train=train), tmp_path).runs
     assert sorted(", ".join(found["held_out"]).split(", ")) == sorted(set(table["inst"]))
     for row in found.itertuples():
         out = table["inst"].isin(row.held_out.split(", "))
@@ -231,7 +231,7 @@ def test_no_record_of_a_held_out_patient_trains(tmp_path):
 
 def test_the_tables_have_strangers_with_scores_and_the_others_with_costs(tmp_path):
     strategies = ["fedavg", {"name": "split", "cut": "vanilla"}, "local"]
-    table = run(scenario_of({"source": "heart-disease", "folds": 2, **WHOLE}, strategies, model=MLP), tmp_path)
+    table = run(scenario_of({"source": "heart-disease", "folds": 2, **WHOLE}, strategies, model=MLP), tmp_path).runs
     assert set(table["status"]) == {"ok"}
     assert len(table) == 6
     for row in table.itertuples():
@@ -323,7 +323,7 @@ def test_folds_share_a_program_and_each_is_the_same_alone(tmp_path, monkeypatch)
 def test_each_fold_tunes_on_the_records_of_the_clinics_that_train(tmp_path):
     tune = {"train.learning-rate": [0.01, 0.3]}
     data = {"source": "heart-disease", "test-sites": ["va"], **WHOLE}
-    table = run(scenario_of(data, ["fedavg"], tune=tune, train={"rounds": 4}), tmp_path)
+    table = run(scenario_of(data, ["fedavg"], tune=tune, train={"rounds": 4}), tmp_path).runs
     trials = pd.read_parquet(tmp_path / "strangers" / "trials.parquet")
     assert set(trials["held_out"]) == set(table["held_out"]) == {"va"}
     for rate, score in zip(trials["tuned.train.learning-rate"], trials["score"], strict=True):

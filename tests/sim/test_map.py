@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from report_studies import make_runs, make_study
 
-from sim.commands.map import _axis
+from sim.api.mapping import _axis
 from sim.foundation.problems import ScenarioError
 from sim.report.decision import candidates_of, decide, map_frame, map_rows, map_stripes, swept_key, within
 from sim.report.decision_chart import map_note

@@ -42,7 +42,7 @@ def small(folder: Path) -> Scenario:
 
 
 def test_report_is_rebuilt_from_the_run_folders(tmp_path, capsys, no_vega):
-    table = run(small(tmp_path), out=tmp_path / "out")
+    table = run(small(tmp_path), out=tmp_path / "out").runs
     study = tmp_path / "out" / "small"
     before = {path: path.stat().st_mtime_ns for path in study.glob("*/*")}
     (study / "runs.parquet").unlink()

@@ -54,7 +54,7 @@ def tables(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resources")
     write_csv(folder / "clinics.csv")
     (folder / "small.toml").write_text(STUDY, encoding="utf-8")
-    rows = run(folder / "small.toml", out=folder / "results")
+    rows = run(folder / "small.toml", out=folder / "results").runs
     places = {run_id: folder / "results" / "small" / run_id for run_id in rows["run_id"]}
     return [
         (

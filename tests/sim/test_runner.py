@@ -27,7 +27,7 @@ from support import (
 )
 
 from sim import Scenario, run
-from sim.commands.display import shown_progress
+from sim.api.progress import shown_progress
 from sim.data.federation import load_federation
 from sim.foundation.problems import ScenarioError
 from sim.scenario import load_scenario
@@ -45,7 +45,7 @@ def whole(tmp_path_factory):
     """Run the study from Python in this process; return its file, its folder and the table that came back."""
     folder = tmp_path_factory.mktemp("whole")
     path = write_scenario(folder)
-    table = run(path, folder / "out", jobs=1)
+    table = run(path, folder / "out", jobs=1).runs
     return path, folder / "out" / "small", table
 
 
@@ -64,7 +64,7 @@ def test_a_scenario_object_gives_the_same_table(whole):
     scenario = load_scenario(path)
     assert isinstance(scenario, Scenario)
     before = {item: item.stat().st_mtime_ns for item in study.glob("*/*")}
-    pd.testing.assert_frame_equal(run(scenario, study.parent), table)
+    pd.testing.assert_frame_equal(run(scenario, study.parent).runs, table)
     assert {item: item.stat().st_mtime_ns for item in study.glob("*/*")} == before  # the same runs, none repeated
 
 
@@ -155,19 +155,19 @@ def test_a_dead_worker_is_told_and_the_study_goes_on_from_there(tmp_path, monkey
 def test_changed_bytes_of_the_data_are_other_runs(tmp_path):
     path = write_scenario(tmp_path, STUDY.replace("seeds = [0, 1]", "seeds = [0]").replace("[3, inf]", "[inf]"))
     csv = tmp_path / "clinics.csv"
-    first = run(path, tmp_path / "out")
+    first = run(path, tmp_path / "out").runs
     text = csv.read_text(encoding="utf-8")
     last_digit = text.rstrip()[-1]
     changed = text.rstrip()[:-1] + ("1" if last_digit != "1" else "2") + "\n"
     assert len(changed) == len(text)
     csv.write_text(changed, encoding="utf-8")
-    second = run(path, tmp_path / "out")
+    second = run(path, tmp_path / "out").runs
     assert not set(first["run_id"]) & set(second["run_id"])
     assert len(second) == len(first) == 4
     pd.testing.assert_frame_equal(second, pd.read_parquet(tmp_path / "out" / "small" / "runs.parquet"))
 
     csv.write_text(text, encoding="utf-8")
-    again = run(path, tmp_path / "out")
+    again = run(path, tmp_path / "out").runs
     pd.testing.assert_frame_equal(again, first)  # even to the wall clock: nothing was repeated
 
 
@@ -175,7 +175,7 @@ def test_a_moved_scenario_finds_its_runs_again(whole, tmp_path):
     path, study, table = whole
     moved = write_scenario(tmp_path)
     assert (tmp_path / "clinics.csv").read_bytes() == path.with_name("clinics.csv").read_bytes()
-    pd.testing.assert_frame_equal(run(moved, study.parent), table)
+    pd.testing.assert_frame_equal(run(moved, study.parent).runs, table)
 
 
 # The pieces

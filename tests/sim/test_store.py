@@ -67,7 +67,7 @@ def study(ragged, tmp_path_factory):
     """Run the scenario once; return it, its table and its folder."""
     out = tmp_path_factory.mktemp("store")
     wanted = scenario(ragged)
-    return wanted, run(wanted, out), out / "kept"
+    return wanted, run(wanted, out).runs, out / "kept"
 
 
 def row_of(run_id="r1", **changes):

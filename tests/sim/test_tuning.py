@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from support import assert_same_results, plain, write_csv
 
+from sim import run
 from sim.data.federation import Records, load_federation
 from sim.foundation.problems import ScenarioError
 from sim.report.edges import at_the_edge
@@ -23,7 +24,6 @@ from sim.scenario.spec import expand
 from sim.scenario.tune import Range
 from sim.study import planning
 from sim.study import trials as execution
-from sim.study.api import run
 from sim.study.engines import InProcess
 from sim.study.planning import plan_runs, plan_trials
 from sim.study.runner import Progress
@@ -226,7 +226,7 @@ def test_a_run_none_of_whose_settings_can_be_trained_fails_in_one_line(scenario,
         raise DivergedError("it has no finite outputs")
 
     monkeypatch.setattr(execution, "train_run", diverges)
-    table = run(scenario(), tmp_path)
+    table = run(scenario(), tmp_path).runs
     assert set(table["status"]) == {"failed"}
     assert len(table) == 2
     assert set(table["error"]) == {
@@ -235,7 +235,7 @@ def test_a_run_none_of_whose_settings_can_be_trained_fails_in_one_line(scenario,
 
 
 def test_the_table_says_what_was_chosen_and_trials_what_was_tried(scenario, tmp_path):
-    table = run(scenario(), tmp_path)
+    table = run(scenario(), tmp_path).runs
     trials = trials_table(tmp_path / "tuned")
     assert " ".join(trials.columns) == (
         "trial_id study strategy cut seed held_out tuned.train.learning-rate score loss status chosen"
@@ -327,8 +327,8 @@ def test_methods_that_differ_at_one_rate_are_equal_where_each_has_its_own(scenar
     ]
     shared = {"rounds": 3, "batch-size": 8, "learning-rate": 1.0}
     tables = {
-        "tuned": run(scenario(strategies=strategies), tmp_path / "tuned"),
-        "shared": run(scenario(strategies=strategies, train=shared, tune=None), tmp_path / "shared"),
+        "tuned": run(scenario(strategies=strategies), tmp_path / "tuned").runs,
+        "shared": run(scenario(strategies=strategies, train=shared, tune=None), tmp_path / "shared").runs,
     }
     gaps = {}
     for name, table in tables.items():

@@ -9,12 +9,12 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 from support import STUDY, write_scenario
 
+from sim import run
 from sim.privacy.ledger import Ledger, Release
 from sim.privacy.second_opinion import second_drawn
 from sim.privacy.tuning_price import tuning_price
 from sim.results.store import read_records
 from sim.results.verification import run_faults
-from sim.study.api import run
 
 DELTA = 1e-4
 ORDERS = (*range(2, 65), *range(72, 257, 8), 512, 1024)

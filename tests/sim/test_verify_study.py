@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from support import call_suture, run_spec, write_csv, write_scenario
 
+from sim import run as run_study
 from sim.foundation.chain import chained, read_chain
 from sim.foundation.problems import FolderError
 from sim.results.study_log import STUDY_LOG, note_end, note_interrupted, note_start, read_commands
 from sim.results.study_verification import study_findings
 from sim.scenario import load_scenario
 from sim.scenario.spec import expand
-from sim.study.api import run as run_study
 from sim.study.engines import InProcess
 from sim.study.journal import RunLog
 from sim.study.planning import plan_runs

@@ -127,7 +127,7 @@ def test_a_split_by_class_tells_the_answer_and_the_within_clinic_auc_does_not_li
             "model": {"name": "logistic"}, "train": {"rounds": 1, "batch-size": 8, "learning-rate": 0.1},
             "strategies": [{"name": "prevalence"}],
         }  # fmt: skip
-        table = run(parse_scenario(written, tmp_path), tmp_path)
+        table = run(parse_scenario(written, tmp_path), tmp_path).runs
         assert (table["within_clinic_auc"] == 0.5).all()
         pooled[stratified] = table["auc"].mean()
     assert 0.45 < pooled[False] < 0.62
