@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from clients.admission import admit_close, admit_rows, admit_turn, check_turn_is_open
+from clients.compressing import compressed
 from clients.own import keep_own, own_values, shared_values
 from clients.session import (
     Session,
@@ -39,6 +40,9 @@ from sim.methods.trainer import expand
 from sim.methods.workplace import Workplace
 from sim.tensor.clipping import joint_factors
 from sim.tensor.rows import unpadded, widened
+
+RECEIVED = "received"
+"""The parts that a turn began with, where its updates are compressed."""
 
 
 def begin(asked: Begin, here: Workplace) -> Reply:
@@ -64,6 +68,8 @@ def begin(asked: Begin, here: Workplace) -> Reply:
         last=min(asked.first + asked.steps, len(batches.active)),
     )
     keep(here, session)
+    if job.compression is not None and asked.model is not None:
+        here.memory.keep_tensors(f"{asked.turn}.{RECEIVED}", asked.model)
     return Reply(clinics=clinics) if isinstance(asked, Open) else _smashed(session)
 
 
@@ -135,7 +141,7 @@ def _go_on(here: Workplace, session: Session) -> Reply:
 def _ended(here: Workplace, session: Session) -> Reply:
     if session.job.protocol.movement == "own" or (session.job.apart and not session.lost):
         keep_own(here, session.clinics, session.trainers)
-    return _parts(session)
+    return _parts(here, session)
 
 
 def _smashed(session: Session) -> Reply:
@@ -152,16 +158,20 @@ def _rows(session: Session, payload: dict[Kind, Tensor]) -> Reply:
     return Reply(clinics=session.clinics[: session.lanes], rows=session.rows, payload=sent)
 
 
-def _parts(session: Session) -> Reply:
+def _parts(here: Workplace, session: Session) -> Reply:
     """Send the trained parts that cross; of lost clinics none do, and the simulator counts what they noised."""
     job, trainers = session.job, session.trainers
     noised = {kind: steps.tolist() for kind, steps in session.protected.items()}
     if job.dp is not None:
         noised |= {part: own.noised_steps.tolist() for part, own in trainers.items() if part not in job.frozen}
     crossing = () if session.lost else parts_that_cross(job)
+    received = f"{session.name}.{RECEIVED}"
     values = {
         Kind.MODEL: lambda: shared_values(job, parameters_of(trainers)),
         Kind.MASKED: lambda: masked_sum(job, session.server_round, session.clinics, {}, parameters_of(trainers)),
         Kind.OPTIMIZER: lambda: optimizer_state_of(trainers),
+        Kind.UPDATE: lambda: compressed(here, session.clinics, here.memory.tensors(received), parameters_of(trainers)),
     }
-    return Reply(clinics=session.clinics, parts={kind: values[kind]() for kind in crossing}, noised=noised)
+    parts = {kind: values[kind]() for kind in crossing}
+    here.memory.forget(received)
+    return Reply(clinics=session.clinics, parts=parts, noised=noised)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from clients.admission import admit_training
+from clients.compressing import compressed
 from clients.own import keep_own, own_values, shared_values
 from clients.session import trainers_for
 from sim.methods.job import Job
@@ -46,6 +47,8 @@ def train(asked: Train, here: Workplace) -> Reply:
     if own:
         keep_own(here, clinics, {"model": trainer})
     reply = _reply(job, clinics, trainer, told)
+    if job.compression is not None:
+        return replace(reply, parts={Kind.UPDATE: compressed(here, clinics, asked.model, trainer.parameters)})
     if job.secure is None:
         return reply
     masked = masked_sum(job, asked.server_round, clinics, asked.model, trainer.parameters)

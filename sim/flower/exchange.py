@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 
 from sim.flower.internals import unavailable
 from sim.flower.wire import WireError, instruct, reply_in
+from sim.methods.compression import Opening
 from sim.methods.exchange import Exchange
 from sim.methods.forms import NOT_FINITE, Forms
 from sim.methods.job import Job
@@ -40,6 +41,7 @@ class GridExchange(Exchange):
         super().__init__(job, program)
         self._wait = wait
         self._due = Due(job, Forms(job))
+        self._opening = Opening(job)
         self._home: dict[int, int] = {}
         self._grid: Grid
 
@@ -61,7 +63,7 @@ class GridExchange(Exchange):
             own = asked.pop(node)
             reply = read(message, own.clinics)
             self._due.check(node, own, reply)
-            replies.append(reply)
+            replies.append(self._opening(own, reply))
         if asked:
             raise AbsentError(sorted(k for own in asked.values() for k in own.clinics), NO_ANSWER)
         return replies

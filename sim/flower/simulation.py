@@ -17,6 +17,7 @@ from sim.flower.shortcut import SameProcess
 from sim.flower.strategy import Rounds, build_strategy
 from sim.flower.wire import array_record, instruction_in, reply_in, tensors_in
 from sim.flower.workplace import Workplaces
+from sim.methods.compression import Opening
 from sim.methods.job import Job
 from sim.methods.messages import Hello, Instruction, Reply
 from sim.methods.node_group import node_groups_of
@@ -78,7 +79,7 @@ class Simulation:
         if through is not None:
             app = through(app)
         if overheard is not None:
-            app = _overheard(app, groups, overheard, foreign=job.method.imported)
+            app = _overheard(app, groups, _opened(job, overheard), foreign=job.method.imported)
         self._grid = InProcessGrid(app, groups, {}, self.meter)
         if direct and isinstance(self._strategy, Rounds):
             exchange, [here] = self._strategy.exchange, self._grid.contexts
@@ -123,6 +124,12 @@ class Simulation:
         found = self._initial | dict(at_server) | kept
         lanes = max(value.shape[0] for value in found.values())
         return self._job.network.whole.select(found if lanes == 1 else expand(found, lanes))
+
+
+def _opened(job: Job, told: Overhears) -> Overhears:
+    """Tell of updates as what the clinics have trained, as who knows the model that they received can."""
+    opening = Opening(job)
+    return lambda instruction, reply: told(instruction, opening(instruction, reply))
 
 
 def _overheard(app: App, groups: Sequence[Sequence[int]], told: Overhears, *, foreign: bool) -> App:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sim.methods.compression import PLACES, VALUES
 from sim.methods.job import Job
 from sim.methods.messages import CUT_KINDS, ROW_KINDS, Kind
 from sim.tensor.lanes import output_shape
@@ -67,6 +68,9 @@ class Forms:
         trained = (name for part in parts_of(job) for name in job.part(part).shapes())
         masked = {n: Form(tuple(crossing[n].shape[1:]), torch.int32, True) for n in trained if n in crossing}
         self.parameters = {Kind.MODEL: _forms_of(crossing), Kind.OPTIMIZER: _forms_of(state), Kind.MASKED: masked}
+        if job.compression is not None:
+            sent = job.compression.forms.items()
+            self.parameters[Kind.UPDATE] = {n: Form(shape, dtype, n != PLACES) for n, (shape, dtype) in sent}
         self.row_shapes = _row_shapes(job)
         self.row_dtypes = {kind: expected_dtype(job, kind) for kind in ROW_KINDS}
 
@@ -111,7 +115,14 @@ class Forms:
                 return NOT_FINITE
             if not negative and bool((value < 0).any()):
                 return "a negative value"
-        return ""
+        return self._update_fault(found, may_diverge) if kind == Kind.UPDATE else ""
+
+    def _update_fault(self, found: Mapping[str, Tensor], may_diverge: bool) -> str:
+        compression = self.job.compression
+        if compression is None:
+            return "an update"
+        diverged = found[VALUES].dtype == torch.int8 and bool((found[VALUES][..., -1] == NO_NUMBER).any())
+        return NOT_FINITE if diverged and not may_diverge else compression.fault(found)
 
 
 def parts_of(job: Job) -> Iterator[str]:

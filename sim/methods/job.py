@@ -18,18 +18,13 @@ from sim.foundation.rng import Key, stream
 from sim.methods import acting
 from sim.methods.attendance import Attendance
 from sim.methods.batch_norm import unfit_for_batch_norm
+from sim.methods.compression import Compression, compression_of
 from sim.methods.cutting import behind_head, cut_network, frozen_parts, with_public_head
 from sim.methods.method import Method, method_of
 from sim.methods.protocol import Protocol, protocol_of
 from sim.methods.round_draws import RoundDraws, everyone_returns
 from sim.methods.sampling import Batches, Ints, Sampling, draw_batches, wanted
-from sim.models import (
-    Block,
-    ClipRows,
-    Network,
-    Parameters,
-    Part,
-)
+from sim.models import Block, ClipRows, Network, Parameters, Part
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip
 from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
 from sim.privacy.secure_aggregation import SecureAggregation
@@ -364,6 +359,11 @@ class Job:
             local = protocol.clinic_parts + (protocol.server_parts if copies else ())
             names |= {name for part in local for name in self.part(part).statistics}
         return frozenset(names)
+
+    @cached_property
+    def compression(self) -> Compression | None:
+        """How clinics compress what they send of the parts that are averaged; None where they do not."""
+        return compression_of(self)
 
     def initial_optimizer_state(self, parameters: Parameters) -> Parameters:
         """Return the state that the first clinic is handed with its parts, keyed ``part:slot/parameter``."""

@@ -35,12 +35,13 @@ class Kind(StrEnum):
     CLIP_FACTORS = "clip-factors"
     RECORDS = "records"
     MASKED = "masked-update"
+    UPDATE = "compressed-update"
 
 
 CUT_KINDS: Final = frozenset({Kind.SMASHED, Kind.BODY_OUTPUT, Kind.TAIL_GRADIENT, Kind.CUT_GRADIENT})
 """Rows of real numbers at a cut, of which noise or ``train.smashed-dtype`` may leave 16 or 8 bits."""
 ROW_KINDS: Final = CUT_KINDS | {Kind.LABELS, Kind.NORMS, Kind.CLIP_FACTORS, Kind.RECORDS}
-PARAMETER_KINDS: Final = frozenset({Kind.MODEL, Kind.MASKED, Kind.OPTIMIZER})
+PARAMETER_KINDS: Final = frozenset({Kind.MODEL, Kind.MASKED, Kind.UPDATE, Kind.OPTIMIZER})
 
 
 class UnseenError(SutureError):

@@ -8,6 +8,7 @@ kind                direction  what
 ==================  =========  ================================================================
 model               both       the parts of the network that are the clinic's in this method
 masked-update       up         under secure aggregation, in place of the model: four bytes a number
+compressed-update   up         in place of the model where updates are rounded, or their largest numbers are sent
 secure-aggregation  both       its keys, shares and lists, with what their messages cost
 optimizer           both       their optimiser's state, where it is handed on with them
 smashed             up         the head's outputs at the cut layer; two bytes a number where they are noised

@@ -192,6 +192,8 @@ def parts_that_cross(job: Job) -> tuple[Kind, ...]:
         return Kind.MODEL, Kind.OPTIMIZER
     if not job.protocol.crosses:
         return ()
+    if job.compression is not None:
+        return (Kind.UPDATE,)
     return (Kind.MODEL,) if job.secure is None else (Kind.MASKED,)
 
 

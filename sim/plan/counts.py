@@ -67,6 +67,7 @@ class Counts:
         self._rates = job.sampling.rates(np.full_like(job.records, sum(job.sizes)) if self._pooled else job.records)
         self._model_bytes = FLOAT_BYTES * self._common_scalars(job.protocol.clinic_parts)
         self._optimizer_bytes = self._state_bytes()
+        self._compressed = self.job.compression.sent_bytes if self.job.compression is not None else 0
         self._behaviours = [each.behaviour for each in clock.resources]
         self._masked = sum(
             self._common_scalars((part,)) for part in job.protocol.clinic_parts if part not in job.frozen
@@ -99,8 +100,8 @@ class Counts:
     def peak_bytes(self) -> Ints:
         """Return ``[clinic]`` what each keeps at once.
 
-        Parameters, gradients, optimiser state, and the largest batch with its activations; where rows or records are
-        sent once, that message and the head.
+        Parameters, gradients, optimiser state, what compression leaves for the next round, and the largest batch with
+        its activations; where rows or records are sent once, that message and the head.
         """
         parts = [self.costs[name] for name in self.job.protocol.clinic_parts]
         if self._pooled:
@@ -111,6 +112,7 @@ class Counts:
         return FLOAT_BYTES * (
             copies * sum(part.parameters for part in parts)
             + sum(self.job.part(name).statistics_count() for name in self.job.protocol.clinic_parts)
+            + (self.job.compression.numbers if self.job.compression is not None else 0)
             + self._widest * per_record
         )
 
@@ -170,7 +172,7 @@ class Counts:
             steps=steps,
             legs=self._legs,
             begin_bytes=moved,
-            end_bytes=moved if secure is None else WORD * self._masked,
+            end_bytes=self._compressed or (moved if secure is None else WORD * self._masked),
             before=() if secure is None else secure.before(present, self._masked),
             after=() if secure is None else secure.after(present),
             turns=turns if handed_on else np.ones_like(steps),
@@ -283,8 +285,9 @@ class Counts:
             if self.job.protocol.crosses:
                 times = load.ends if direction == "up" else load.turns
                 count = count + times
-                if self.job.secure is not None and direction == "up":
-                    self._cross(direction, Kind.MASKED, clinics, times * load.end_bytes)
+                if direction == "up" and (self._compressed or self.job.secure is not None):
+                    kind = Kind.UPDATE if self._compressed else Kind.MASKED
+                    self._cross(direction, kind, clinics, times * load.end_bytes)
                 else:
                     self._cross(direction, Kind.MODEL, clinics, times * self._model_bytes)
                 if self._optimizer_bytes:

@@ -42,7 +42,7 @@ def refuse(spec: RunSpec, facts: Facts) -> None:
             if option.replace("-", "_") in sampling:
                 problems.append(f"strategies.options.{option}: every clinic takes part in every round; remove it")
     problems += _trust_problems(spec, len(facts.sizes))
-    problems += [*_nopeek_problems(spec), *_dropout_problems(spec)]
+    problems += [*_nopeek_problems(spec), *_dropout_problems(spec), *_compression_problems(spec)]
     problems += size_problems(spec, facts)
     if problems:
         raise ScenarioError(problems)
@@ -93,6 +93,26 @@ def _dropout_problems(spec: RunSpec) -> list[str]:
     if method.pooled and method.cuts:
         return [f"{key} {method.name} sends each row once, before training; drop it"]
     return [f"{key} {method.name} cuts nothing, so no rows are sent; set it under a strategy with a cut, in its set"]
+
+
+def _compression_problems(spec: RunSpec) -> list[str]:
+    train, method = spec.train, method_of(spec.strategy.name)
+    asked = [("update-dtype", train.update_dtype != "float32"), ("update-top-k", train.update_top_k < 1)]
+    keys = ", ".join(f"train.{key}" for key, given in asked if given)
+    if not keys:
+        return []
+    if method.imported:
+        return [f"{keys}: {method.name} is sent whole models; drop it, or take fedavg"]
+    if method.clinic_parts != "averaged":
+        return [
+            f"{keys}: under {method.name} nothing that clinics send is averaged; set it under another strategy, in its "
+            "set"
+        ]
+    if spec.privacy.secure_aggregation:
+        return [f"{keys}: masked updates add up as whole numbers of 32 bits each; drop it, or secure-aggregation"]
+    if spec.model.batch_norm == "average":
+        return [f'{keys}: running statistics would be rounded too; set model.batch-norm = "local"']
+    return []
 
 
 def _mechanism_problems(spec: RunSpec) -> list[str]:

@@ -12,7 +12,7 @@ from sim.report.look import GREY, Sheet, Spec, field, prefixed
 
 _COLOURS = (
     *("#0072B2", "#8C6D31", "#56B4E9", "#999999", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#6A3D9A", "#7A8B00"),
-    *("#A6CEE3", "#B15928"),
+    *("#A6CEE3", "#33A02C", "#B15928"),
 )
 _KINDS = dict(zip((*map(str, Kind), SECURE), _COLOURS, strict=True))
 _PHASES = {phase: colour for phase, (_, colour) in PHASES.items()} | {"waiting": "#999999"}  # seen on a dark page too

@@ -19,6 +19,8 @@ _OF_ATTENDANCE: Final = ("train.participation", "train.over-select", "train.dead
 """Keys that decide who takes part in a round, where clinics have to be waited for."""
 _AT_A_CUT: Final = ("model.cut", "model.cut-dropout", "train.smashed-dtype", "train.nopeek")
 """Keys of what crosses at a cut."""
+_OF_UPDATES: Final = ("train.update-dtype", "train.update-top-k")
+"""Keys of what crosses of parts that are averaged."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,8 @@ def _may_apply(spec: RunSpec, key: str) -> bool:
         return bool(spec.privacy.mechanisms)
     if key in _OF_ATTENDANCE and (getattr(facts, "alone", False) or getattr(facts, "pooled", False)):
         return False
+    if key in _OF_UPDATES:
+        return getattr(facts, "clinic_parts", None) == "averaged" and not getattr(facts, "imported", False)
     return key not in _AT_A_CUT or spec.strategy.cut is not None
 
 

@@ -88,6 +88,8 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "deadline": "Longest time of a round: nobody is waited for after it.",
         "class-weights": "Factor on the loss of each class's records, a public constant.",
         "smashed-dtype": "What un-noised rows at a cut are rounded to when they cross.",
+        "update-dtype": "What the numbers of clinics' updates of averaged parts are rounded to when they cross.",
+        "update-top-k": "Share of an update's numbers that is sent, the largest; the rest waits for the next round.",
         "nopeek": "Times the distance correlation of records and smashed data, added to the head's loss.",
         "eval-every": "After how many rounds the model is evaluated; after the last one always.",
     },

@@ -39,7 +39,13 @@ RESULTS_VERSION: Final = 7
 TUNED: Final = "tuned."
 """How the columns of tuned keys begin."""
 MOST_RUNS: Final = 10_000
-_NOTHING_DONE: Final = (("weight-decay", 0.0), ("schedule", "constant"), ("nopeek", 0.0))
+_NOTHING_DONE: Final = (
+    ("weight-decay", 0.0),
+    ("schedule", "constant"),
+    ("nopeek", 0.0),
+    ("update-dtype", "float32"),
+    ("update-top-k", 1.0),
+)
 """Settings of ``[train]`` that a run would be the same without."""
 _OF_THE_STUDY: Final = ("margin", "reference")
 """Settings of ``[evaluation]`` that change no run."""

@@ -39,6 +39,8 @@ class Train(Section):
     the learning rate of every place that trains by a factor of the round: ``cosine`` from 1 towards 0, ``warm-up``
     linearly up to 1 over the first tenth of the rounds, at least one. ``nopeek`` adds that times the distance
     correlation of a batch's records and smashed data to the clinic's loss (Vepakomma et al. 2020); it promises nothing.
+    ``update_dtype`` and ``update_top_k`` compress what clinics send of the parts that are averaged: of each update the
+    share of largest numbers, in 8 bits each; what is left out is added to the clinic's next one (Stich et al. 2018).
     """
 
     rounds: Whole = Field(ge=0, le=100_000)
@@ -54,6 +56,8 @@ class Train(Section):
     deadline: Duration | None = None
     class_weights: Annotated[tuple[Annotated[Factor, Field(ge=1e-6)], ...], Field(min_length=2)] | None = None
     smashed_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    update_dtype: Literal["float32", "int8"] = "float32"
+    update_top_k: Number = Field(default=1.0, gt=0, le=1)
     nopeek: Factor = Field(default=0.0, ge=0)
     eval_every: Whole = Field(default=1, ge=1, le=100_000)
 

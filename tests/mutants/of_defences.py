@@ -3,6 +3,7 @@
 from .trial import Mutant
 
 DEFENCES = "tests/strategies/test_defences.py::"
+UPDATES = "tests/strategies/test_compressed_updates.py::"
 EIGHT_BITS = "tests/strategies/test_smashed_dtype.py::"
 
 UNPROMISED = (
@@ -47,5 +48,19 @@ UNPROMISED = (
         ".masked_fill(exponent == NO_NUMBER, torch.nan)",
         "",
         (f"{EIGHT_BITS}test_the_largest_and_the_least_numbers_cross_in_8_bits_and_what_is_none_stays_none",),
+    ),
+    Mutant(
+        "what compression leaves out is forgotten",
+        "clients/compressing.py",
+        " + left[lanes]",
+        "",
+        (f"{UPDATES}test_federated_averaging_with_memory_is_that_of_the_paper",),
+    ),
+    Mutant(
+        "a hostile clinic names a place of an update twice",
+        "sim/methods/compression.py",
+        "inside and bool((places.diff(dim=-1) > 0).all())",
+        "inside",
+        ("tests/strategies/test_hostile_replies.py",),
     ),
 )

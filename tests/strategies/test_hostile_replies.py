@@ -110,6 +110,18 @@ TABLES = {
         **SMASHED,
         "a block that is not finite": lambda o: o.kinds["smashed"]["smashed"][..., -1].fill_(-128),
     },
+    ("fedavg-compressed", "compressed-update"): {
+        **clinics_of(3),
+        **arrays("compressed-update"),
+        "a block of an update that is not finite": lambda o: o.kinds["compressed-update"]["values"][..., -1].fill_(
+            -128
+        ),
+        "a place twice": lambda o: o.kinds["compressed-update"]["places"][:, 1].copy_(
+            o.kinds["compressed-update"]["places"][:, 0]
+        ),
+        "a place behind the last": lambda o: o.kinds["compressed-update"]["places"][:, -1].fill_(10_000),
+        "a place before the first": lambda o: o.kinds["compressed-update"]["places"][:, 0].fill_(-1),
+    },
     ("v1-joint", "smashed"): {**SMASHED, **ROWS_STATED},
     ("v1-joint", "tail-gradient"): TAIL,
     ("v1-joint", "norms"): {**clinics_of(3), **ROWS_STATED, **NORMS},
