@@ -83,7 +83,7 @@ def traffic_panel(sheet: Sheet, kinds: Sequence[str]) -> Spec:
 
 
 def _bars(sheet: Sheet, table: str, x: Spec, colour: Spec, said: Sequence[Spec], *made: Spec) -> Spec:
-    axis = {"labelLimit": 150, "grid": False, "ticks": False}
+    axis = {"labelLimit": 230, "grid": False, "ticks": False}
     return sheet.chart(
         table,
         sheet.level,

@@ -10,13 +10,15 @@ from sim.report.look import Sheet, Spec, field, told
 _SCALE = {"zero": False, "nice": True}
 
 
-def learning_panel(sheet: Sheet, lowest: Mapping[str, float]) -> Spec:
-    """Draw the score after each round at one level, a line a series, with bands.
+def learning_panel(sheet: Sheet, lowest: Mapping[str, float], *, with_bands: bool) -> Spec:
+    """Draw the score after each round at one level, a line a series, with bands where there are several seeds.
 
     Parameters
     ----------
     lowest : mapping of str to float
         By score, the lowest mean: the axis begins there, since intervals of untrained models are wide.
+    with_bands : bool
+        Whether there are intervals.
     """
     floor = f"{json.dumps(dict(lowest))}[{sheet.score}]"
     score = {
@@ -66,7 +68,7 @@ def learning_panel(sheet: Sheet, lowest: Mapping[str, float]) -> Spec:
         340,
         transform=[{"filter": f"datum.score === {sheet.score} && datum.level === {sheet.level}"}],
         encoding={"x": field("round:Q", title="Round", axis=axis, scale={"nice": False})},
-        layer=[bands, lines, dots],
+        layer=[*([bands] if with_bands else []), lines, dots],
     )
 
 

@@ -182,14 +182,16 @@ def _pareto(points: pd.DataFrame, told: Mapping[str, str], axis: Spec, score: st
 
 def _learning(table: pd.DataFrame, score: str) -> Figure:
     lowest = {str(name): round(float(low), 2) for name, low in table.groupby("score")["mean"].min().items()}
+    several = bool(table["lower"].notna().any())
+    of_seeds, bands = ("Means over seeds", "; bands: 95 % confidence intervals") if several else ("Scores", "")
     last = table[table["round"] == table.groupby(["series", "level"], observed=True)["round"].transform("max")]
     return Figure(
         name="learning",
         title="Learning curves",
-        note="Means over seeds after each round, on the held-out records; bands: 95 % confidence intervals.",
+        note=f"{of_seeds} after each round, on the held-out records{bands}.",
         description=f"A line chart of {score} by round, here after the last. {spans(last[last['score'] == score])}",
         table="learning",
-        panels=[partial(learning_panel, lowest=lowest)],
+        panels=[partial(learning_panel, lowest=lowest, with_bands=several)],
         by_level=True,
     )
 

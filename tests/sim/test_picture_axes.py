@@ -55,7 +55,9 @@ def test_no_gain_is_a_tick_of_what_joining_brings(width, low, high):
 def test_learning_curves_say_which_colour_is_which_method():
     row = {"score": "AUC", "level": "no DP", "mean": 0.6, "lower": 0.5, "upper": 0.7, "n": 2}
     rows = [row | {"series": name, "round": step} for name in NAMES for step in range(3)]
-    assert texts(learning_panel(sheet(), {"AUC": 0.5}), rows, "role-legend-label") == [[name] for name in NAMES]
+    assert texts(learning_panel(sheet(), {"AUC": 0.5}, with_bands=True), rows, "role-legend-label") == [
+        [name] for name in NAMES
+    ]
 
 
 @pytest.mark.parametrize(("value", "text"), [("0.02", "20 ms"), ("0", "0 s"), ("2", "2 s"), ("5e-6", "5 µs")])
