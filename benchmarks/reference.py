@@ -23,10 +23,12 @@ import pandas as pd
 from benchmarks import attacks
 from benchmarks.across import average_ranks, differences
 from benchmarks.across import scores as over_data_sets
+from benchmarks.rank_figure import rank_picture
 from sim.foundation.text import bytes_text, count_text, listed, score_text, seconds_text
 from sim.methods.labels import method_label
 from sim.report.compare import as_text, compare
 from sim.report.held_out import MARGIN
+from sim.report.pictures import svg
 from sim.report.points import with_levels
 from sim.report.reading import read_results
 from sim.report.summary import PREVALENCE, successful_runs, summarise
@@ -36,6 +38,7 @@ from sim.report.words import conclusions
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference"
 DATA = ROOT.parent / "shared" / "data"
+RANKS = REFERENCE / "ranks.svg"
 STUDIES = {
     path.stem: path
     for path in [
@@ -189,6 +192,11 @@ def together(studies: dict[str, pd.DataFrame]) -> list[str]:
             f"- {level}: from {REFERENCE_METHOD}, {'; '.join(verdicts)} (margin {score_text(MARGIN)}). Average ranks: "
             f"{', '.join(spelled)}; those less than {gap:.1f} apart cannot be told apart (Nemenyi)."
         )
+    said.append(
+        "\n![Average ranks of the methods over the data sets, by level of privacy, with Nemenyi's critical difference]"
+        f"({RANKS.relative_to(ROOT)})\n\n*Average ranks over the data sets: two methods whose bars do not overlap can "
+        "be told apart (Nemenyi's test at 5 %, Demšar 2006).*\n"
+    )
     counts = sorted(runs["seed"].nunique() for runs in studies.values())
     seeds = count_text(counts[-1], "seed") if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]} seeds"
     made_up = sum(name.startswith("made-up") for name in studies)
@@ -258,6 +266,8 @@ def main() -> None:
         suture = Path(sys.executable).with_name("suture")
         subprocess.run([suture, "run", path, "--out", "results", *place], cwd=ROOT, check=True)
         publish(ROOT / "results" / name, REFERENCE / name, pictures=name in WITH_PICTURES)
+    if studies := _tuned(REFERENCE):
+        RANKS.write_text(svg(rank_picture(over_data_sets(studies, SCORE))), encoding="utf-8")
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     readme.write_text(MARKED.sub(lambda found: found[1] + paragraphs(REFERENCE) + found[2], text), encoding="utf-8")

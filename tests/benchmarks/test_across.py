@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.across import average_ranks, critical_difference, differences, half_width, scores
+from benchmarks.rank_figure import rank_picture
 from sim.inference.differences import Verdict
 
 
@@ -59,3 +60,14 @@ def test_a_data_set_counts_once_whatever_its_seeds():
     runs = pd.DataFrame({"level": "no DP", "series": ["A", "A", "B"], "within_clinic_auc": [0.8, 0.6, 0.9]})
     table = scores({"x": runs}, "within_clinic_auc").set_index("method")["score"]
     assert table.to_dict() == pytest.approx({"A": 0.7, "B": 0.9})
+
+
+def test_bars_overlap_where_nemenyi_tells_methods_apart_by_nothing():
+    """Five data sets, of which each ranks a before b before c: 2.343 sqrt(12 / 30) = 1.48 lies between 1 and 2."""
+    rows = [("no DP", method, score, data) for data in "vwxyz" for method, score in (("a", 3), ("b", 2), ("c", 1))]
+    [panel] = rank_picture(pd.DataFrame(rows, columns=["level", "method", "score", "data"]))["concat"]
+    bars = {row["method"]: (row["from"], row["to"]) for row in panel["data"]["values"]}
+    assert list(bars) == ["a", "b", "c"]
+    assert bars["a"] == pytest.approx((1 - 1.482 / 2, 1 + 1.482 / 2), abs=1e-3)
+    assert bars["a"][1] > bars["b"][0]
+    assert bars["a"][1] < bars["c"][0]
