@@ -7,11 +7,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 
-from sim.api.memory import InMemory, in_memory
 from sim.api.progress import SILENT, notebook_progress, shown_progress
 from sim.api.study import Study
 from sim.data.federation import load_federation
@@ -19,13 +18,18 @@ from sim.data.folds import runs_of
 from sim.foundation.problems import ScenarioError, show
 from sim.plan.notes import label_notes, privacy_notes
 from sim.plan.plan import Plan
+from sim.results.store import writing_to
 from sim.scenario import DataFile, Scenario, load_scenario, parse_scenario, picked
+from sim.scenario.in_memory import InMemory, in_memory
 from sim.scenario.overrides import Override
 from sim.study.attacking import attack_study
 from sim.study.engines import Engine, InProcess, Workers
 from sim.study.planning import plan_runs, plan_trials
 from sim.study.runner import Chosen, Progress, run_study
 from sim.study.tuning import tuned
+
+DATA_FOLDER: Final = "data"
+"""Of a study's: what it was given in memory."""
 
 
 def run(
@@ -51,8 +55,8 @@ def run(
         Number of worker processes; a script that asks for several guards its main part by
         ``if __name__ == "__main__":``.
     data : DataFrame, dict of arrays or dict of torch Datasets, optional
-        Records that take the place of the scenario's source, see :func:`sim.api.memory.in_memory`. They are written
-        into the study's folder.
+        Records that take the place of the scenario's source, see :func:`sim.scenario.in_memory.in_memory`. They are
+        written into the study's folder.
     set : dict of str to value, optional
         Dotted keys of the scenario and their values, such as ``{"train.rounds": 5}``. A key that is set is no longer
         swept or tuned.
@@ -149,7 +153,8 @@ def _scenario(
     checked = read()
     if data is None or not isinstance(checked.data, DataFile):
         return checked
-    path = data.keep(out / checked.name)
+    with writing_to(out / checked.name):
+        path = data.keep(out / checked.name / DATA_FOLDER)
     return checked.model_copy(update={"data": checked.data.model_copy(update={"path": path})})
 
 

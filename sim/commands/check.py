@@ -31,8 +31,8 @@ def check(
 
     scenario = load_scenario(file, overrides or ())
     console = wide_console()
-    swept = [scenario.model.model_copy(update={"factory": path}) for path in scenario.sweep.get("model.factory", ())]
-    found = [each for model in (scenario.model, *swept) for each in imports(model, scenario.strategies)]
+    found = imports(scenario, scenario.strategies)
+    found += [("factory", str(path)) for path in scenario.sweep.get("model.factory", ()) if is_own_path(str(path))]
     found += [("attack", table.name) for table in scenario.attacks if is_own_path(table.name)]
     named = [f'{kind} "{path}"' for kind, path in found]
     if named:

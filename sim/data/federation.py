@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
-from sim.scenario import DataSpec, HeartDisease, Npz, TableFile
+from sim.scenario import DataSpec, HeartDisease, Loader, Npz, TableFile
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -196,6 +196,8 @@ def _placed(data_spec: DataSpec, seed: int) -> Table:
 def _read(data_spec: DataSpec, seed: int) -> Table:
     from sim.data import arrays, heart, synthetic, table
 
+    if isinstance(data_spec, Loader):
+        return _read(data_spec.as_file(), seed)
     if isinstance(data_spec, HeartDisease):
         return heart.read(data_spec)
     if isinstance(data_spec, TableFile):

@@ -16,7 +16,7 @@ from sim.data import heart, synthetic
 from sim.data.federation import Ints
 from sim.foundation.lazy import Lazy
 from sim.foundation.problems import ScenarioError, suggest, unwritable
-from sim.scenario import Csv, DataSpec, GroupColumn, HeartDisease, Npz, TableFile
+from sim.scenario import Csv, DataSpec, GroupColumn, HeartDisease, Loader, Npz, TableFile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,6 +105,8 @@ def _table_of_rows(kind: str, path: str, digest: str, wanted: tuple[str, ...]) -
 
 def _table(data: DataSpec, wanted: tuple[str, ...], seed: int) -> dict[str, pd.Series[Any]]:
     """Return the columns of a source by name, ``[row]``; those of a file that nobody wants without values."""
+    if isinstance(data, Loader):
+        return _table(data.as_file(), wanted, seed)
     if isinstance(data, HeartDisease):
         return {str(name): values for name, values in pd.DataFrame(csv.DictReader(heart.lines())).items()}
     if isinstance(data, TableFile):

@@ -7,9 +7,12 @@ import tomllib
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sim.foundation.problems import SutureError, place_of, show, suggest
+
+_OWN: Final = ("suture.methods", "suture.mechanisms", "suture.attacks")
+"""The groups that Suture itself fills."""
 
 
 @cache
@@ -22,7 +25,7 @@ def registered(group: str) -> dict[str, EntryPoint]:
     Raises
     ------
     SutureError
-        In one line: if there is none.
+        In one line: if there is none in a group that Suture itself fills.
     """
     installed = entry_points(group=group)
     if (project := _project()) is None:
@@ -31,7 +34,7 @@ def registered(group: str) -> dict[str, EntryPoint]:
         own = project.get("entry-points", {}).get(group, {})
         found = {name: EntryPoint(name, value, group) for name, value in own.items()}
         found |= {each.name: each for each in installed if each.dist is None or each.dist.name != project["name"]}
-    if not found:
+    if not found and group in _OWN:
         raise SutureError(f'nothing is registered as "{group}": Suture is not installed in this Python; install it')
     return dict(sorted(found.items()))
 
@@ -54,7 +57,8 @@ def loaded(group: str, name: str) -> Any:
     Parameters
     ----------
     group : str
-        ``suture.methods``, ``suture.mechanisms`` or ``suture.attacks``.
+        ``suture.methods``, ``suture.mechanisms``, ``suture.attacks``, ``suture.models``, ``suture.sources`` or
+        ``suture.profiles``.
     name : str
         A registered name, or ``package.module:NAME``.
 

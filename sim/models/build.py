@@ -17,12 +17,14 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import UninitializedParameter
 
+from sim.foundation.plugins import registered
 from sim.foundation.problems import show
 from sim.models.architectures import ARCHITECTURES, Residual
 from sim.models.closed_form import UnknownLayerError, passage
 from sim.models.network import Block, Network, Part, seeded
 from sim.models.public_head import behind_components
 from sim.scenario import Model as ModelSettings
+from sim.scenario.lookup import MODELS
 
 _BLOCK_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -85,9 +87,12 @@ def _built_in(settings: ModelSettings, shape: tuple[int, ...], outputs: int) -> 
 
 def _from_factory(path: str, shape: tuple[int, ...], outputs: int) -> Callable[[], tuple[Block, ...]]:
     label = f'factory "{path}"'
-    module_name, _, name = path.partition(":")
     try:
-        factory = getattr(importlib.import_module(module_name), name)
+        if path in (known := registered(MODELS)):
+            factory = known[path].load()
+        else:
+            module_name, _, name = path.partition(":")
+            factory = getattr(importlib.import_module(module_name), name)
     except (Exception, SystemExit) as error:
         raise ValueError(f"{label} cannot be imported: {_in_one_line(error)}") from error
 

@@ -3,7 +3,7 @@
 from sim.foundation.problems import ScenarioError
 from sim.scenario.attacks import AttackTable
 from sim.scenario.base import Scalar
-from sim.scenario.data import Csv, DataFile, DataSpec, HeartDisease, Npz, Parquet, Synthetic, TableFile
+from sim.scenario.data import Csv, DataFile, DataSpec, HeartDisease, Loader, Npz, Parquet, Synthetic, TableFile
 from sim.scenario.file import Scenario, load_scenario, name_of_a_folder, overridden, parse_scenario, picked, validated
 from sim.scenario.model import Model
 from sim.scenario.privacy import Privacy
@@ -19,6 +19,7 @@ __all__ = [
     "DataSpec",
     "GroupColumn",
     "HeartDisease",
+    "Loader",
     "Model",
     "Npz",
     "Parquet",

@@ -9,8 +9,12 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from sim.foundation.problems import ScenarioError
+from pydantic import ValidationError
+
+from sim.foundation.plugins import loaded
+from sim.foundation.problems import ScenarioError, problem_lines
 from sim.foundation.rng import stream
+from sim.scenario.lookup import PROFILES as OWN_PROFILES
 
 if TYPE_CHECKING:
     from sim.scenario.study import ClinicGroup
@@ -127,6 +131,10 @@ PROFILES: Final = MappingProxyType(
 )
 
 
+_OF_A_PROFILE: Final = ("uplink", "downlink", "latency", "compute", "memory", "idle-power", "busy-power")
+"""The keys that a profile of the user's own may have, the first four of which it must."""
+
+
 def assign_resources(
     groups: "Sequence[ClinicGroup]", site_names: Sequence[str], seed: int, taking_part: Collection[str] | None = None
 ) -> tuple[ClinicResources, ...]:
@@ -229,4 +237,28 @@ def _resources(group: "ClinicGroup", profile: str | None) -> ClinicResources:
     known: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if profile is None:
         return ClinicResources(name="", **known, behaviour=group.behaviour())
-    return replace(PROFILES[profile], **known, behaviour=group.behaviour())
+    given_profile = PROFILES.get(profile) or _own_profile(type(group), profile)
+    return replace(given_profile, **known, behaviour=group.behaviour())
+
+
+def _own_profile(tables: "type[ClinicGroup]", profile: str) -> ClinicResources:
+    """Return the resources that a profile of the user's own stands for: a mapping of keys of ``[[clinics]]``.
+
+    Raises
+    ------
+    ScenarioError
+        If it cannot be imported, or holds anything but a link and a computer.
+    """
+    place = f'scenario: clinics: profile "{profile}"'
+    try:
+        found = loaded(OWN_PROFILES, profile)
+    except ValueError as error:
+        raise ScenarioError([f"{place}: {error}"]) from None
+    if not isinstance(found, Mapping) or set(found) - set(_OF_A_PROFILE):
+        raise ScenarioError([f"{place} is no mapping of {', '.join(_OF_A_PROFILE)}; give one"])
+    if absent := [key for key in _OF_A_PROFILE[:4] if key not in found]:
+        raise ScenarioError([f"{place}: {', '.join(absent)} not given; give all four rates"])
+    try:
+        return _resources(tables.model_validate(dict(found), by_alias=True, by_name=False), None)
+    except ValidationError as error:
+        raise ScenarioError(problem_lines(error, place, {(): tables})) from None

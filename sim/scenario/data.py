@@ -1,8 +1,9 @@
 """The table ``[data]``: where the records come from, how they stand at clinics, and how they are prepared."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -15,8 +16,13 @@ from pydantic import (
 )
 
 from sim.foundation.files import absolute
-from sim.foundation.problems import ScenarioError, show
-from sim.scenario.base import Factor, Number, Section, Sites, Whole, file_sha256, is_number, unique
+from sim.foundation.plugins import registered
+from sim.foundation.problems import ScenarioError, show, suggest
+from sim.scenario.base import Factor, Number, Scalar, Section, Sites, Whole, file_sha256, is_number, unique
+from sim.scenario.lookup import SOURCES, is_own_path
+
+if TYPE_CHECKING:
+    from sim.scenario.in_memory import InMemory
 
 _NEEDED: Final[dict[str, tuple[str, ...]]] = {
     "natural": (),
@@ -270,6 +276,44 @@ class Parquet(TableFile):
     source: Literal["parquet"] = "parquet"
 
 
+class Loader(TableFile):
+    """What a function of the user's own returns, which `path` names; `options` are its arguments.
+
+    It returns what :func:`sim.scenario.in_memory.in_memory` takes. Arrays and columns of its own making are called
+    ``x``, ``y``, ``clinic`` and ``patient``. No file is written that outlives the process.
+    """
+
+    source: Literal["loader"] = "loader"
+    options: dict[str, Scalar] = Field(default_factory=dict)
+
+    @field_validator("path")
+    @classmethod
+    def _beside_the_scenario(cls, path: Path, info: ValidationInfo) -> Path:
+        if not is_own_path(str(path)) and str(path) not in (known := registered(SOURCES)):
+            mend = f"{suggest(path, known)}, or" if known else "give"
+            raise ValueError(f'"{path}" is no loader; {mend} an import path such as "package.module:function"')
+        return path
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of what it returns; raise ``ScenarioError`` if it cannot be used."""
+        return self._records()[0].digest
+
+    def as_file(self) -> "Csv | Npz":
+        """Return the source that the file of what it returns is; raises as :meth:`sha256`."""
+        records, path = self._records()
+        own = self.model_dump(exclude={"source", "path", "options"}, exclude_defaults=True, by_alias=False)
+        if records.settings["source"] == "csv":
+            return Csv(**own, path=path)
+        if faults := [key for key in own if key not in Npz.model_fields]:
+            raise ScenarioError([f"scenario: data.{faults[0].replace('_', '-')}: has no effect on arrays; remove it"])
+        return Npz(**own, path=path, x="x")
+
+    def _records(self) -> "tuple[InMemory, Path]":
+        from sim.scenario.loaders import records_of
+
+        return records_of(str(self.path), json.dumps(self.options, sort_keys=True))
+
+
 class Npz(DataFile):
     """Images or signals in a NumPy archive; MedMNIST's arrays need no names. See ``sim.data.arrays``."""
 
@@ -312,4 +356,4 @@ class Synthetic(_Data):
         return records
 
 
-DataSpec = Annotated[HeartDisease | Csv | Parquet | Npz | Synthetic, Field(discriminator="source")]
+DataSpec = Annotated[HeartDisease | Csv | Parquet | Loader | Npz | Synthetic, Field(discriminator="source")]

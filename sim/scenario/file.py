@@ -24,7 +24,7 @@ from sim.foundation.files import status
 from sim.foundation.problems import ScenarioError, problem_lines, show, suggest
 from sim.scenario.attacks import AttackTable
 from sim.scenario.base import SCALARS, Section, SweptValues, unique
-from sim.scenario.data import Csv, DataSpec, HeartDisease, Npz, Parquet, Synthetic
+from sim.scenario.data import Csv, DataSpec, HeartDisease, Loader, Npz, Parquet, Synthetic
 from sim.scenario.model import Model
 from sim.scenario.overrides import Override, override_key, parsed_override, replaced
 from sim.scenario.privacy import Privacy
@@ -35,7 +35,7 @@ from sim.scenario.tune import Tune, flat, key_faults, tune_problems, tuned_in, w
 _Checked = TypeVar("_Checked", bound=Section)
 _NAME: Final = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9._-]{0,63}")
 _SWEPT_TABLES: Final[dict[str, tuple[type[Section], ...]]] = {
-    "data": (HeartDisease, Csv, Parquet, Npz, Synthetic),
+    "data": (HeartDisease, Csv, Parquet, Loader, Npz, Synthetic),
     "model": (Model,),
     "train": (Train,),
     "server": (Server,),
@@ -155,6 +155,7 @@ _MODELS: Final[dict[tuple[str, ...], type[Section]]] = {
     ("data", "heart-disease"): HeartDisease,
     ("data", "csv"): Csv,
     ("data", "parquet"): Parquet,
+    ("data", "loader"): Loader,
     ("data", "npz"): Npz,
     ("data", "synthetic"): Synthetic,
     ("model",): Model,

@@ -16,6 +16,7 @@ _SOURCES: Final = {
     "HeartDisease": "heart-disease",
     "Csv": "csv",
     "Parquet": "parquet",
+    "Loader": "loader",
     "Npz": "npz",
     "Synthetic": "synthetic",
 }

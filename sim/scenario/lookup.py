@@ -12,6 +12,9 @@ from sim.scenario.base import is_number
 
 METHODS: Final = "suture.methods"
 ATTACKS: Final = "suture.attacks"
+MODELS: Final = "suture.models"
+SOURCES: Final = "suture.sources"
+PROFILES: Final = "suture.profiles"
 """The groups of entry points."""
 _FLOWER: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _OWN: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")

@@ -6,9 +6,10 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from sim.foundation.files import absolute
+from sim.foundation.plugins import registered
 from sim.foundation.problems import show
 from sim.scenario.base import Number, Section, Whole, file_sha256, is_number, unique
-from sim.scenario.lookup import is_own_path
+from sim.scenario.lookup import MODELS, is_own_path
 
 _LAYERS: Final = {"cnn1d": None, "cnn": None, "resnet18": 4}
 """Models with convolutions; how many widths their ``channels`` must have, if that is fixed."""
@@ -55,7 +56,7 @@ class Model(Section):
             raise ValueError('is missing; give the import path of your function, such as "package.module:function"')
         if factory is not None and name not in ("factory", None):
             raise ValueError(f'has no effect on "{name}"; remove it, or take name = "factory"')
-        if factory is not None and not is_own_path(factory):
+        if factory is not None and not is_own_path(factory) and factory not in registered(MODELS):
             raise ValueError(f'{show(factory)} is no import path; give one such as "package.module:function"')
         return factory
 

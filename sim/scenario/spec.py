@@ -11,12 +11,14 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
+from sim.foundation.plugins import registered
 from sim.foundation.problems import ScenarioError
 from sim.scenario import (
     ClinicGroup,
     Cut,
     DataFile,
     DataSpec,
+    Loader,
     Model,
     Privacy,
     Scalar,
@@ -28,7 +30,8 @@ from sim.scenario import (
     validated,
 )
 from sim.scenario.base import Section
-from sim.scenario.lookup import is_flower_path, is_own_path
+from sim.scenario.clinics import PROFILES as BUILT_IN_PROFILES
+from sim.scenario.lookup import ATTACKS, METHODS, MODELS, PROFILES, SOURCES, is_flower_path, is_own_path
 from sim.scenario.mechanisms import at
 from sim.scenario.overrides import replaced
 from sim.scenario.privacy import TRUST
@@ -96,8 +99,7 @@ class RunSpec(Section):
         The study's name and the margin are left out, and a data file counts with its bytes, not with its place.
         """
         data = self.data.sha256() if isinstance(self.data, DataFile) else None
-        code = code_digests(imports(self.model, [self.strategy]))
-        return digest_of(self.model_dump(mode="json"), data, self.model.public_digest(), code, RESULTS_VERSION)
+        return digest_of(self.model_dump(mode="json"), data, self.model.public_digest(), code_of(self), RESULTS_VERSION)
 
 
 def digest_of(
@@ -110,7 +112,7 @@ def digest_of(
     """Return the digest of a run with these settings, those of a :class:`RunSpec` in plain values.
 
     ``data_sha256`` is None where the data come from no file; ``public_head`` is as ``Model.public_digest``, ``code`` as
-    :func:`code_digests` returns it.
+    :func:`code_of` returns it.
     """
     content = {key: value for key, value in settings.items() if key != "study"} | {"results-version": results_version}
     content["train"] = dict(own for own in settings["train"].items() if own not in _NOTHING_DONE)
@@ -125,12 +127,31 @@ def digest_of(
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def imports(model: Model, strategies: Iterable[Strategy | RunStrategy]) -> list[tuple[str, str]]:
-    """Return what a scenario or a run imports: training it, or only planning it, runs that code.
+def imports(study: Scenario | RunSpec, strategies: Iterable[Strategy | RunStrategy]) -> list[tuple[str, str]]:
+    """Return what a scenario or a run imports by path: training it, or only planning it, runs that code.
 
-    Each is ``factory``, ``method`` or ``strategy``, and the import path.
+    Each is a kind, such as ``factory``, ``method`` or ``strategy``, and the import path.
     """
-    named = [] if model.factory is None else [("factory", model.factory)]
+    return [(kind, name) for kind, name in _named(study, strategies) if not _is_registered(kind, name)]
+
+
+def code_of(spec: RunSpec) -> dict[str, str]:
+    """Return the SHA-256 of each module of others that a run is made of: by path, and by registered name."""
+    return code_digests(_named(spec, [spec.strategy]))
+
+
+_GROUPS: Final = {"factory": MODELS, "loader": SOURCES, "profile": PROFILES, "method": METHODS, "attack": ATTACKS}
+"""Where names of each kind are registered."""
+_OWN: Final = ("sim", "strategies", "clients")
+
+
+def _named(study: Scenario | RunSpec, strategies: Iterable[Strategy | RunStrategy]) -> list[tuple[str, str]]:
+    """Return all code by name or import path."""
+    named = [("loader", str(study.data.path))] if isinstance(study.data, Loader) else []
+    for group in study.clinics:
+        profiles = [group.profile] if isinstance(group.profile, str) else group.profile or ()
+        named += [("profile", name) for name in profiles if name not in BUILT_IN_PROFILES]
+    named += [] if study.model.factory is None else [("factory", study.model.factory)]
     for strategy in strategies:
         own = getattr(strategy, "set", {}).get("model", {}).get("factory")
         named += [] if own is None else [("factory", str(own))]
@@ -139,18 +160,26 @@ def imports(model: Model, strategies: Iterable[Strategy | RunStrategy]) -> list[
         elif is_flower_path(strategy.name):
             inner = [value for key, value in strategy.options.items() if key == "strategy" and isinstance(value, str)]
             named += [("strategy", name) for name in (strategy.name, *inner)]
+        elif _is_registered("method", strategy.name):
+            named.append(("method", strategy.name))
     return list(dict.fromkeys(named))
 
 
-def code_digests(named: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return the SHA-256 of the module file behind each import path of a user's own, without importing it.
+def _is_registered(kind: str, name: str) -> bool:
+    return kind in _GROUPS and name in registered(_GROUPS[kind])
 
-    What comes with Flower is known by its version.
+
+def code_digests(named: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the SHA-256 of the module file behind each name or import path of a user's own, without importing it.
+
+    What comes with Suture or with Flower is known by its version.
     """
     found = {}
     for kind, path in named:
         module = path.rpartition(".")[0] if kind == "strategy" else path.partition(":")[0]
-        if module.partition(".")[0] != "flwr" and (file := _module_file(module)) is not None:
+        if _is_registered(kind, path):
+            module = registered(_GROUPS[kind])[path].module
+        if module.partition(".")[0] not in ("flwr", *_OWN) and (file := _module_file(module)) is not None:
             found[path] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
 

@@ -16,10 +16,12 @@ from pydantic import (
     model_validator,
 )
 
+from sim.foundation.plugins import registered
 from sim.foundation.problems import show, suggest, unwritable
 from sim.foundation.units import Compute, Duration, Memory, Power, Rate, parse_compute
 from sim.scenario.base import Factor, Number, Scalar, Section, Sites, Whole, is_number, unique
 from sim.scenario.clinics import COMPUTERS, PROFILES, Behaviour, ServerResources
+from sim.scenario.lookup import PROFILES as OWN_PROFILES
 from sim.scenario.lookup import check_options, example, is_own_path, method_facts
 from sim.scenario.model import placed_head
 
@@ -225,8 +227,8 @@ class ClinicGroup(Section):
     def _known_profile(cls, profile: str | dict[str, float] | None) -> str | dict[str, float] | None:
         shares = profile if isinstance(profile, dict) else {}
         for name in shares or ([profile] if isinstance(profile, str) else []):
-            if name not in PROFILES:
-                raise ValueError(f'unknown profile "{name}"; {suggest(name, PROFILES)}')
+            if name not in PROFILES and name not in (own := registered(OWN_PROFILES)) and not is_own_path(name):
+                raise ValueError(f'unknown profile "{name}"; {suggest(name, (*PROFILES, *own))}')
         if isinstance(profile, dict) and abs((total := math.fsum(shares.values())) - 1) > 1e-6:
             raise ValueError(f"the shares add up to {total:.6g}; give shares that add up to 1")
         return profile

@@ -12,7 +12,7 @@ from sim.foundation.problems import ScenarioError
 from sim.results.columns import is_measured
 from sim.results.reading import file_bytes
 from sim.results.store import RUN_FILE, read_record, read_spec
-from sim.scenario import DataFile
+from sim.scenario import DataFile, Loader
 from sim.scenario.spec import RunSpec, imports
 from sim.study.engines import InProcess
 from sim.study.planning import plan_runs
@@ -39,10 +39,12 @@ def read_run(folder: Path, *, trust: bool) -> tuple[dict[str, Any], RunSpec]:
     """
     record = read_record(folder)
     spec = read_spec(record, folder / RUN_FILE)
-    if isinstance(spec.data, DataFile):  # in the study's own folder, unless its path is a whole one
+    if isinstance(spec.data, DataFile) and not isinstance(
+        spec.data, Loader
+    ):  # in the study's own folder, unless its path is a whole one
         place = absolute(folder.parent, spec.data.path)
         spec = spec.model_copy(update={"data": spec.data.model_copy(update={"path": place})})
-    if not trust and (named := [f'{kind} "{path}"' for kind, path in imports(spec.model, [spec.strategy])]):
+    if not trust and (named := [f'{kind} "{path}"' for kind, path in imports(spec, [spec.strategy])]):
         raise ScenarioError(
             [
                 f"{folder}: would import and run {' and '.join(named)}, as its {RUN_FILE} says; "

@@ -24,7 +24,7 @@ from sim.results.audit_log import release_entries
 from sim.results.store import from_plain, read_rows, to_plain, write_run, write_table, writing_to
 from sim.results.study_log import note_interrupted
 from sim.scenario import DataFile
-from sim.scenario.spec import RESULTS_VERSION, code_digests, imports
+from sim.scenario.spec import RESULTS_VERSION, code_of
 from sim.study.engines import Engine, Row
 from sim.study.forecast import Forecast, estimated_seconds
 from sim.study.groups import grouped
@@ -289,7 +289,7 @@ def _record(
         "results-version": RESULTS_VERSION,
         "data-sha256": spec.data.sha256() if isinstance(spec.data, DataFile) else None,
         "public-head": spec.model.public_digest(),
-        "code-sha256": code_digests(imports(spec.model, [spec.strategy])),
+        "code-sha256": code_of(spec),
         "provenance": origin,
         **({} if findings is None else {"audit": findings.rows()}),
         "row": row,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sim.scenario.attacks import AttackTable
-from sim.scenario.data import Csv, HeartDisease, Npz, Parquet, Synthetic
+from sim.scenario.data import Csv, HeartDisease, Loader, Npz, Parquet, Synthetic
 from sim.scenario.file import Scenario
 from sim.scenario.key_reference import described_schema, markdown
 from sim.scenario.meanings import MEANINGS
@@ -19,7 +19,7 @@ from sim.scenario.tune import Range, Tune
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "scenario-keys.md"
 MODELS = {
     "": (Scenario,),
-    "data": (HeartDisease, Csv, Parquet, Npz, Synthetic),
+    "data": (HeartDisease, Csv, Parquet, Loader, Npz, Synthetic),
     "model": (Model,),
     "train": (Train,),
     "tune": (Tune,),

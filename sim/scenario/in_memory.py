@@ -1,6 +1,6 @@
 """Data in memory as the file that a run reads: a table becomes comma-separated text, images and signals an archive.
 
-The file lies in the study's folder under its own digest. A run on a data frame is therefore the very run on the file
+The file has its own digest for a name. A run on a data frame is therefore the very run on the file
 that ``frame.to_csv(path, index=False)`` writes: the digest of these bytes is part of its id, worker processes read the
 same file, and a run can be repeated from its folder. Nothing is pickled.
 """
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,9 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sim.foundation.problems import ScenarioError, show, suggest
-from sim.results.store import moved_in, writing_to
 
-DATA_FOLDER: Final = "data"
 _ROLES: Final = ("x", "y", "clinic", "patient")
 _NEEDED: Final = ("x", "y")
 
@@ -33,20 +33,25 @@ class InMemory:
     content: bytes
     settings: Mapping[str, str]  # Keys of [data] that it decides
 
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of the content."""
+        return hashlib.sha256(self.content).hexdigest()
+
     @property
     def name(self) -> str:
-        """The file's name: its digest."""
-        ending = "csv" if self.settings["source"] == "csv" else "npz"
-        return f"{hashlib.sha256(self.content).hexdigest()}.{ending}"
+        """The file's name."""
+        return f"{self.digest}.{self.settings['source']}"
 
-    def keep(self, study_folder: Path) -> Path:
-        """Write the file into a study's folder unless it is there; return its place."""
-        path = (study_folder / DATA_FOLDER / self.name).resolve()
-        with writing_to(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.is_file() or path.read_bytes() != self.content:
-                with moved_in(path) as partial:
-                    partial.write_bytes(self.content)
+    def keep(self, folder: Path) -> Path:
+        """Write the file into a folder unless it is there; return its place. Raises OSError."""
+        path = (folder / self.name).resolve()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_bytes() != self.content:
+            partial = path.with_name(f".{path.name}.{os.getpid()}")
+            partial.unlink(missing_ok=True)  # what somebody else put there may be a link
+            partial.write_bytes(self.content)
+            partial.replace(path)
         return path
 
 
