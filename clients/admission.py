@@ -7,7 +7,7 @@ method asks. The node's memory holds one number a clinic: up to which round and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from typing import Final
 
 from torch import Tensor
 
@@ -28,6 +28,8 @@ from sim.methods.messages import (
     Upload,
 )
 from sim.methods.node_group import NodeGroup
+from sim.methods.parties import protocol_at
+from sim.methods.protocol import Kinds
 from sim.methods.workplace import Workplace
 
 ANSWERED = "answered"
@@ -42,13 +44,16 @@ class RefusedError(ValueError):
 def admit_upload(asked: Upload, here: Workplace) -> None:
     """Admit the one request for records, or for rows behind a public head."""
     _demand(here.job.method.pooled, "no records leave a clinic in this strategy")
-    _demand(_clinics(asked, here) == list(here.group.clinics), "it asks for other clinics than are here")
+    asked_of = _clinics(asked, here)
+    one = here.job.parties is not None and len(asked_of) == 1
+    _demand(one or asked_of == list(here.group.clinics), "it asks for other clinics than are here")
     _demand((asked.head is not None) == bool(here.job.protocol.clinic_parts), "it brings other arrays than it should")
     if asked.head is not None:
         _check_parameters(Kind.MODEL, asked.head, here)
-    answered = _answered(here)
-    _demand(not any(answered), "the records were asked for before")
-    answered[:] = [ROUND] * len(answered)
+    answered, places = _answered(here), _places(here.group, asked_of)
+    _demand(not any(answered[place] for place in places), "the records were asked for before")
+    for place in places:
+        answered[place] = ROUND
 
 
 def admit_training(asked: Train | TrainAlone, here: Workplace) -> list[int]:
@@ -123,7 +128,7 @@ def check_turn_is_open(asked: OfBatch, here: Workplace) -> None:
 
 def admit_rows(asked: OfBatch, kind: Kind, rows: Tensor, session: Session, here: Workplace) -> None:
     """Admit the next message of a batch, with the rows that it brings."""
-    order = _order(here.job.protocol.topology, here.job.joint)
+    order = _order(protocol_at(here.job, session.clinics[0]).batch_down)
     _demand(order[session.due] is type(asked), "it is not the turn's next message")
     _demand(asked.step == session.step, "it is for another batch than the one in flight")
     _demand(asked.clinics == session.clinics[: session.lanes], "it is for other clinics than the turn's")
@@ -134,10 +139,12 @@ def admit_rows(asked: OfBatch, kind: Kind, rows: Tensor, session: Session, here:
         session.due = session.record["due"] = (session.due + 1) % len(order)
 
 
-@lru_cache(maxsize=8)
-def _order(topology: str, joint: bool) -> tuple[type[OfBatch], ...]:
+_BRINGS: Final[dict[Kind, type[OfBatch]]] = {next(iter(each.kinds().values())): each for each in (Tail, Step, Clip)}
+
+
+def _order(batch_down: tuple[Kinds, ...]) -> list[type[OfBatch]]:
     """Return the messages of one batch, in order."""
-    return (*((Tail,) if topology == "u-shaped" else ()), Step, *((Clip,) if joint else ()))
+    return [_BRINGS[kind] for (kind,) in batch_down]
 
 
 def _demand(holds: bool, otherwise: str) -> None:

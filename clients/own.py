@@ -27,7 +27,9 @@ def own_values(here: Workplace, clinics: Sequence[int]) -> tuple[Parameters, Par
         initial = expand(job.network.initial_parameters(job.seed), len(everyone))
         here.memory.keep_tensors(PARAMETERS, {name: initial[name] for name in initial if name in own_names(job)})
         whole_parts = job.protocol.movement == "own"
-        fresh = optimizer_state_of(trainers_for(job, everyone, initial)) if whole_parts else {}
+        alike = [[k] for k in everyone] if job.parties is not None else [list(everyone)]
+        trained = (trainers_for(job, some, initial) for some in alike) if whole_parts else ()
+        fresh = {name: value for each in trained for name, value in optimizer_state_of(each).items()}
         here.memory.keep_tensors(OPTIMIZER, fresh)
     lanes = [here.group.places[k] for k in clinics]
     kept = [here.memory.tensors(name) for name in (PARAMETERS, OPTIMIZER)]
@@ -45,8 +47,8 @@ def keep_own(here: Workplace, clinics: Sequence[int], trainers: Mapping[str, Tra
     lanes = [here.group.places[k] for k in clinics]
     for name, trained in ((PARAMETERS, parameters_of(trainers)), (OPTIMIZER, optimizer_state_of(trainers))):
         whole = {key: value.clone() for key, value in here.memory.tensors(name).items()}
-        for key, value in whole.items():
-            value[lanes] = trained[key]
+        for key in whole.keys() & trained.keys():
+            whole[key][lanes] = trained[key]
         here.memory.keep_tensors(name, whole)
 
 
@@ -58,6 +60,7 @@ def shared_values(job: Job, parameters: Mapping[str, Tensor]) -> Parameters:
 def kept_by_clinics(places: Iterable[Workplace]) -> Parameters:
     """Read what all clinics have of their own where it lies, ``[clinic, *shape]``; for the simulator alone."""
     kept: Parameters = {}
+    parties = None
     for here in places:
         clinics = list(here.group.clinics)
         if not kept:
@@ -65,4 +68,7 @@ def kept_by_clinics(places: Iterable[Workplace]) -> Parameters:
             kept = {name: value for name, value in initial.items() if name in own_names(here.job)}
         for name, value in own_values(here, clinics)[0].items():
             kept[name][clinics] = value
+        parties = here.job.parties
+    if parties is not None:
+        return {name: value[parties.owner(name)][None] for name, value in kept.items()}
     return kept

@@ -11,6 +11,7 @@ from torch import Tensor
 from clients.admission import admit_upload
 from sim.methods.job import Job
 from sim.methods.messages import Hello, Kind, Reply, Upload
+from sim.methods.parties import protocol_at
 from sim.methods.row_noise import leaving_rows
 from sim.methods.workplace import Workplace
 from sim.tensor.lanes import forward, records_at_once
@@ -25,18 +26,25 @@ def hello(asked: Hello, here: Workplace) -> Reply:
 def upload(asked: Upload, here: Workplace) -> Reply:
     """Send every training record of every clinic: ``[lane, record, *feature]``, zeros behind a smaller clinic's.
 
+    A party sends its columns, and the label if it holds it.
+
     Where a head is brought, it is the head's outputs that are sent, clipped by it and noised here.
     """
     admit_upload(asked, here)
-    job, clinics = here.job, list(here.group.clinics)
+    job, clinics = here.job, here.job.in_lane_order(asked.clinics)
+    once_up = protocol_at(job, clinics[0]).once_up
     sizes = np.array([job.sizes[k] for k in clinics])
     position, rows = np.arange(sizes.max()), sizes.tolist()
     x, y = here.group.batch(clinics, np.where(position < sizes[:, None], position, -1))
-    kind, _ = job.protocol.once_up
+    kind = once_up[0]
+    if job.parties is not None:
+        x = x[..., list(job.parties.columns[clinics[0]])]
     if asked.head is not None:
         x = leaving_rows(job, kind, _behind(job, asked.head, x), rows, clinics, (0, 0))
     noised = {each: [1] * len(clinics) for each in job.protected_rows if each in job.protocol.once_up}
-    payload = {kind: unpadded(x, rows), Kind.LABELS: unpadded(y.to(torch.uint8), rows)}
+    payload = {kind: unpadded(x, rows)}
+    if Kind.LABELS in once_up:
+        payload[Kind.LABELS] = unpadded(y.to(torch.uint8), rows)
     return Reply(clinics=clinics, rows=rows, payload=payload, noised=noised)
 
 

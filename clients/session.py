@@ -14,6 +14,7 @@ from sim.methods.feed import Feed
 from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.node_group import NodeGroup
+from sim.methods.parties import part_at, protocol_at
 from sim.methods.sampling import Batches
 from sim.methods.trainer import Trainer, trainer_for
 from sim.methods.workplace import Memory, Numbers, Workplace
@@ -100,6 +101,8 @@ class Session:
         self.lanes, self.width = int(feed.active[0]), feed.x.shape[2]
         self.rows = feed.rows[0, : self.lanes].tolist()
         x, self.labels, self.weights = (each[0, : self.lanes] for each in (feed.x, feed.y, feed.weights))
+        if self.job.parties is not None:  # whose turns are of one party each
+            x = x[..., list(self.job.parties.columns[self.clinics[0]])]
         return self.trainers["head"].forward(x, rows=self.rows, moment=self.moment)
 
     def trained(self, steps: int) -> None:
@@ -148,8 +151,8 @@ def trainers_for(
 ) -> dict[str, Trainer]:
     """Build the clinic's trainers from parameters and, where it is not empty, optimiser state; all are taken over."""
     trainers = {}
-    for name in job.protocol.clinic_parts:
-        part, prefix = job.part(name), f"{name}:"
+    for name in protocol_at(job, clinics[0]).clinic_parts if clinics else ():
+        part, prefix = part_at(job, name, clinics[0]), f"{name}:"
         own = {key.removeprefix(prefix): value for key, value in (state or {}).items() if key.startswith(prefix)}
         trainers[name] = trainer_for(job, part, clinics, part.select(parameters), own or None, (noised or {}).get(name))
     return trainers

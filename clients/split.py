@@ -33,6 +33,7 @@ from clients.session import (
 from sim.methods.feed import padded
 from sim.methods.forms import sendable
 from sim.methods.messages import Begin, Clip, Close, Kind, OfBatch, Open, Reply, Step, Tail
+from sim.methods.parties import protocol_at
 from sim.methods.replies import parts_that_cross
 from sim.methods.row_noise import leaving_rows
 from sim.methods.secure_sum import masked_sum
@@ -146,7 +147,7 @@ def _ended(here: Workplace, session: Session) -> Reply:
 
 def _smashed(session: Session) -> Reply:
     payload = {Kind.SMASHED: _leaving(session, Kind.SMASHED, session.forward_head())}
-    if session.job.protocol.topology == "vanilla":
+    if Kind.LABELS in protocol_at(session.job, session.clinics[0]).batch_up[0]:
         payload[Kind.LABELS] = session.labels.to(torch.uint8)
         if session.job.labels is not None:
             session.count(Kind.LABELS)

@@ -40,6 +40,7 @@ METHOD = Method(
     label="Centralised",
     citation="",
     family="baseline",
+    layouts=("horizontal", "vertical"),
     clinic_parts="none",
     body="shared",
     once_up=(Kind.RECORDS, Kind.LABELS),

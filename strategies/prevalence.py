@@ -26,6 +26,7 @@ METHOD = Method(
     label="Prevalence alone",
     citation="",
     family="baseline",
+    layouts=("horizontal", "vertical"),
     clinic_parts="own",
     trains=False,
     round=counted_round,

@@ -157,7 +157,7 @@ def run_spec(
 
 def plan_of(spec: RunSpec) -> tuple[Plan, Federation]:
     """Load a run's records and plan it."""
-    federation = load_federation(spec.data, spec.seed)
+    federation = load_federation(spec.data, spec.seed, spec.parties)
     return make_plan(spec, federation.facts), federation
 
 

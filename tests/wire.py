@@ -135,7 +135,7 @@ def travelling(every: int = 1) -> Through:
 
 def again(recorded: Recorded, spec: RunSpec, nodes: int = 1) -> Recorded:
     """Train by the same plan, whose counts are public, on other records."""
-    federation = load_federation(spec.data, spec.seed)
+    federation = load_federation(spec.data, spec.seed, spec.parties)
     plan = replace(recorded.plan, job=replace(recorded.job, facts=federation.facts))
     return record(plan, federation, nodes)
 
@@ -167,7 +167,7 @@ def is_listed(plan: Plan, clinic: int, kind: str) -> bool:
 
 def with_record(csv: Path, spec: RunSpec, clinic: int, values: Sequence[float]) -> Path:
     """Write the file again with a clinic's first training record replaced by one of the same label; return the copy."""
-    train = load_federation(spec.data, spec.seed).train
+    train = load_federation(spec.data, spec.seed, spec.parties).train
     own = train.x[train.offsets[clinic]]
     header, *lines = csv.read_text(encoding="utf-8").splitlines()
     found = [i for i, line in enumerate(lines) if np.array_equal(np.array(line.split(",")[2:], np.float32), own)]

@@ -114,7 +114,7 @@ def prepare(whole: Scenario, only: Sequence[str] = (), *, trials: bool = True) -
     """Plan every run that is asked for, and its trials if need be; raises ScenarioError with every problem."""
     scenario = picked(whole, only)
     plans = list(plan_runs(runs_of(scenario)))
-    federation = load_federation(scenario.data, scenario.seeds[0])
+    federation = load_federation(scenario.data, scenario.seeds[0], scenario.parties)
     notes = (*privacy_notes(scenario), *label_notes(scenario, federation.facts), *federation.remarks, *_notes(plans))
     return Prepared(whole, plans, plan_trials(scenario) if trials else [], notes)
 

@@ -40,7 +40,7 @@ def check(
         console.print(f"This scenario imports code and runs it: {told}.", markup=False, highlight=False)
     prepared = planned(file, overrides, trials=True)
     plans, trials = prepared.plans, prepared.trials
-    federation = load_federation(scenario.data, scenario.seeds[0])
+    federation = load_federation(scenario.data, scenario.seeds[0], scenario.parties)
     console.print(holdings_table(holdings(federation)))
     jobs = default_jobs()
     expected = study_seconds(trials, jobs) + study_seconds(plans, jobs)

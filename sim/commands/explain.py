@@ -24,6 +24,7 @@ from sim.report.holdings import Holdings
 from sim.report.prose import sentences
 from sim.scenario import Scenario
 from sim.scenario.clinics import Behaviour, ClinicResources, assign_resources
+from sim.scenario.parties import clinics_of
 
 _MOST_NAMED = 6
 _SERVER = {"trusted": "trusted, and is no adversary", "active": "active: it may lie, and pass on what it has"}
@@ -59,7 +60,8 @@ def explain(
     network = build_network(scenario.model, shape, len(federation.classes))
     names, sizes = federation.names, np.diff(federation.train.offsets)
     statistics = federation.facts.statistics_by_kind("non-private")
-    clinics = assign_resources(scenario.clinics, federation.everyone, scenario.seeds[0])
+    groups = clinics_of(scenario.parties) or scenario.clinics
+    clinics = assign_resources(groups, federation.facts.everyone, scenario.seeds[0])
     references = [plan for plan in plans if not plan.job.method.trains]
     plans = [plan for plan in plans if plan.job.method.trains] or references
     seconds = sorted((math.fsum(plan.round_seconds), _method(plan)) for plan in plans)
@@ -72,6 +74,7 @@ def explain(
         references=0 if plans == references else len(references),
         methods=list(dict.fromkeys(map(_method, plans))),
         federation=federation,
+        held=_held(federation),
         sizes=sizes,
         smallest=clinic_text(names[sizes.argmin()]),
         largest=clinic_text(names[sizes.argmax()]),
@@ -92,6 +95,14 @@ def explain(
         attacks=list(_attacks(scenario, plans)),
         expected=f"{seconds_text(wall_seconds)} on {count_text(jobs, 'processor')}, {basis}",
     )
+
+
+def _held(federation: Federation) -> list[str]:
+    """Say which columns each party holds, under a vertical layout."""
+    return [
+        f"{clinic_text(name)} holds {', '.join(federation.features[place] for place in columns)}"
+        for name, columns in zip(federation.parties, federation.columns, strict=True)
+    ]
 
 
 def _cuts(plans: Sequence[Plan]) -> list[dict[str, str]]:

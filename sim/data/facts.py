@@ -24,7 +24,16 @@ class Facts:
     # the clinics out of the records and is no statistic of theirs
     statistics: Mapping[str, str]
     clinics_of_a_patient: int  # The largest number of clinics that have training records of one patient
+    # columns: [clinic] under a vertical layout, the places of each party's columns among the features; sizes then count
+    # the same patients for every party
+    columns: tuple[tuple[int, ...], ...] = ()
+    label_holder: int = 0  # Under a vertical layout, the party that holds the label
     fingerprint: str  # Digest of all records; who lacks one of them cannot form it. It is secret, and written nowhere.
+
+    @property
+    def vertical(self) -> bool:
+        """Whether parties hold different columns of the same patients."""
+        return bool(self.columns)
 
     @property
     def held_out(self) -> tuple[str, ...]:

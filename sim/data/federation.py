@@ -1,6 +1,6 @@
 """The clinics' records: read, checked, dealt out to clinics, split, and scaled."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.data.facts import Facts
+from sim.data.parties import held_columns
 from sim.foundation.problems import ScenarioError
 from sim.scenario import DataSpec, HeartDisease, Loader, Npz, TableFile
+from sim.scenario.parties import Party
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -54,6 +56,10 @@ class Federation:
     statistics: dict[str, str]
     clinics_of_a_patient: int = 1  # The largest number of clinics that have training records of one patient
     remarks: tuple[str, ...] = ()  # What a user should know of the records though nothing is wrong, a line each
+    # parties, columns: under a vertical layout, who holds which features of all patients; the clinics' axis then has
+    # the label's holder alone
+    parties: tuple[str, ...] = ()
+    columns: tuple[tuple[int, ...], ...] = ()
 
     @property
     def unseen(self) -> bool:
@@ -77,15 +83,18 @@ class Federation:
         for part in (self.train, self.test, self.validation):
             for array in (part.x, part.y, part.offsets):
                 digest.update(np.ascontiguousarray(array).data)
+        sizes = tuple(np.diff(self.train.offsets).tolist())
         return Facts(
-            names=self.names,
-            everyone=self.everyone,
+            names=self.parties or self.names,
+            everyone=self.parties or self.everyone,
             classes=self.classes,
-            sizes=tuple(np.diff(self.train.offsets).tolist()),
+            sizes=sizes * max(1, len(self.parties)),
             records=sum(len(part.y) for part in (self.train, self.test, self.validation)),
             input_shape=self.train.x.shape[1:],
             statistics=self.statistics,
             clinics_of_a_patient=self.clinics_of_a_patient,
+            columns=self.columns,
+            label_holder=self.parties.index(self.names[0]) if self.parties else 0,
             fingerprint=digest.hexdigest(),
         )
 
@@ -113,15 +122,15 @@ class Table:
     problems: tuple[str, ...] = ()  # What is wrong with it, a line each; unless empty, the features must not be used
 
 
-def load_federation(data_spec: DataSpec, seed: int) -> Federation:
+def load_federation(data_spec: DataSpec, seed: int, parties: Sequence[Party] = ()) -> Federation:
     """Read the data that a scenario names.
 
-    The seed decides which clinic a record is dealt to, which records are held out, and made-up records. Raises
-    ``ScenarioError`` with one line for each problem.
+    The seed decides which clinic a record is dealt to, which records are held out, and made-up records. Parties share
+    out the columns of all patients. Raises ``ScenarioError`` with one line for each problem.
     """
     from sim.data import deal, scale, split
 
-    table = _placed(data_spec, seed)
+    table = _placed(data_spec, seed, parties)
     names, records = table.names, np.ones(len(table.y), dtype=np.bool_)
     by_class = data_spec.stratified
     trains = tests = np.ones(len(names), dtype=np.bool_)  # which clinics do
@@ -167,6 +176,8 @@ def load_federation(data_spec: DataSpec, seed: int) -> Federation:
         statistics=table.statistics | statistics,
         clinics_of_a_patient=_clinics_of_a_patient(table, train),
         remarks=table.remarks,
+        parties=tuple(party.name for party in parties),
+        columns=held_columns(parties, table.features),
     )
 
 
@@ -175,11 +186,14 @@ def clinic_names(data_spec: DataSpec, seed: int) -> tuple[str, ...]:
     return _placed(data_spec, seed).names
 
 
-def _placed(data_spec: DataSpec, seed: int) -> Table:
-    """Return the records at their clinics, one clinic after another."""
+def _placed(data_spec: DataSpec, seed: int, parties: Sequence[Party] = ()) -> Table:
+    """Return the records at their clinics, one clinic after another; with parties, all at the label's holder."""
     from sim.data import deal, split
 
     table = _read(data_spec, seed)
+    if parties:
+        [holder] = [party.name for party in parties if party.label]
+        table = replace(table, names=(holder,), clinic=np.zeros_like(table.clinic))
     if faults := split.name_problems(table):
         raise ScenarioError([*table.problems, *faults])
     try:

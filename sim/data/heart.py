@@ -28,6 +28,10 @@ FEATURES: Final = (
     *("age", "sex", "trestbps", "chol", "fbs", "thalach", "exang", "oldpeak"),
     *("cp_2", "cp_3", "cp_4", "restecg_1", "restecg_2"),
 )
+IMAGING: Final = ("slope_2", "slope_3", "ca", "thal_6", "thal_7")
+"""Further features where ``imaging`` is asked for: slope of the ST segment under exercise (up, flat, down), vessels
+seen by fluoroscopy, and thallium scan (normal, fixed or reversible defect). They are missing for most patients outside
+Cleveland; a missing one counts as the level without finding: upsloping, no vessel, normal."""
 RANGES: Final = MappingProxyType(
     {
         "age": (20.0, 90.0),  # years; adults sent to angiography
@@ -35,6 +39,7 @@ RANGES: Final = MappingProxyType(
         "chol": (100.0, 400.0),  # mg/dl, serum cholesterol; beyond 400 only in familial disorders
         "thalach": (60.0, 210.0),  # beats/min, highest reached; 220 minus age is the rule for healthy people
         "oldpeak": (0.0, 5.0),  # mm, ST depression under exercise; 1 mm is a finding
+        "ca": (0.0, 3.0),  # major vessels that fluoroscopy colours, of three
     }
 )
 """Fixed clinical ranges, from general knowledge and not from these records; public scaling maps them to -1 to 1.
@@ -54,6 +59,7 @@ _FLAMBY_SPLIT: Final = Path(__file__).with_name("heart_disease_flamby_split.json
 _SHA256: Final = "3f93b3af961956154d958f674ce97c8feecc5eb3043306d93ab7841ab94c6b72"
 _NUMERIC: Final = FEATURES[:8]
 _ONE_HOT: Final = {"cp": (2, 3, 4), "restecg": (1, 2)}
+_SCANS: Final = {"slope": (2, 3), "thal": (6, 7)}
 
 
 def lines() -> list[str]:
@@ -67,7 +73,7 @@ def lines() -> list[str]:
 
 @cache
 def _parsed() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return features, classes, centres and places of the rows with no missing value, without slope, ca and thal."""
+    """Return features, classes, centres and places of the rows with no missing value but of slope, ca and thal."""
     found = lines()
     if hashlib.sha256("".join(f"{line}\n" for line in found).encode()).hexdigest() != _SHA256:
         raise ScenarioError([f"scenario: data.source: {_FILE.name} is absent or altered; install Suture again"])
@@ -77,7 +83,9 @@ def _parsed() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]
             continue
         numbers = [float(row[column]) for column in _NUMERIC]
         dummies = [float(float(row[column]) == level) for column, levels in _ONE_HOT.items() for level in levels]
-        rows.append((numbers + dummies, int(row["num"]) > 0, CENTRES.index(row["centre"]), place))
+        scans = {c: [float(row[c] == str(level)) for level in levels] for c, levels in _SCANS.items()}
+        imaging = [*scans["slope"], float(row["ca"] or 0), *scans["thal"]]
+        rows.append((numbers + dummies + imaging, int(row["num"]) > 0, CENTRES.index(row["centre"]), place))
     x, *others = zip(*rows, strict=True)
     y, centre, places = (np.array(column, dtype=np.int64) for column in others)
     return np.array(x), y, centre, places
@@ -106,17 +114,20 @@ def read(spec: HeartDisease) -> Table:
     if problems:
         raise ScenarioError(problems)
     held_out = _flamby_held_out(centre)[used] if spec.held_out == "flamby" else None
-    x, y = x[used], y[used]
+    features = (*FEATURES, *IMAGING) if spec.imaging else FEATURES
+    x, y = x[used, : len(features)], y[used]
     present, clinic = np.unique(centre[used], return_inverse=True)
     statistics = {}
     if spec.scaling == "public":
         chol = FEATURES.index("chol")
         x[x[:, chol] == 0, chol] = CHOL_POPULATION_MEAN
         statistics["constant for missing chol"] = "public"
+    if spec.imaging:
+        statistics |= {f"constant for missing {column}": "public" for column in ("slope", "ca", "thal")}
     names = tuple(CENTRES[code] for code in present)
     return Table(
         names=names,
-        features=FEATURES,
+        features=features,
         classes=CLASSES,
         x=x,
         y=y,

@@ -142,7 +142,7 @@ def _run(scenario: Path, number: int) -> tuple[Plan, Federation, Workplaces]:
         raise ScenarioError(
             [f"run config: run: there is no run {number}; {scenario.name} has {len(specs)}, counted from 0"]
         )
-    federation = load_federation(specs[number].data, specs[number].seed)
+    federation = load_federation(specs[number].data, specs[number].seed, specs[number].parties)
     plan = make_plan(specs[number], federation.facts)
     return plan, federation, Workplaces(plan.job, federation.train)
 

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sim.foundation.problems import ScenarioError
 from sim.methods.averaging import noised_average
 from sim.methods.job import Job
+from sim.methods.joined_turn import JoinedTurn
 from sim.methods.messages import Instruction, Kind, Reply
 from sim.methods.method import State
 from sim.methods.pool import Pool
@@ -145,6 +147,17 @@ class Exchange(ABC):
         if steps is None:
             steps = self.batches_of(clinics[0]) if len(clinics) == 1 else max(self.job.steps(k) for k in clinics)
         return Turn(self, list(clinics), first, steps)
+
+    @property
+    def label_holder(self) -> int:
+        """The party that holds the label, under a vertical layout."""
+        return 0 if self.job.parties is None else self.job.parties.holder
+
+    def joined_turn(self) -> JoinedTurn:
+        """Return a round of all parties, batch by batch."""
+        if self.job.parties is None:
+            raise ScenarioError([f'data.layout: {self.job.method.name} needs parties; set it to "vertical"'])
+        return JoinedTurn(self, self.job.parties, self.batches_of(self.label_holder))
 
     # The server
 

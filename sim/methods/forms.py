@@ -74,10 +74,15 @@ class Forms:
         self.row_shapes = _row_shapes(job)
         self.row_dtypes = {kind: expected_dtype(job, kind) for kind in ROW_KINDS}
 
-    def rows_fault(self, kind: Kind, value: Tensor, rows: Sequence[int]) -> str:
-        """Say what is wrong with rows of a kind, ``[lane, batch, *feature]``, of so many records ``[lane]``."""
-        shape = value.shape
-        if len(shape) < 2 or shape[0] != len(rows) or shape[2:] != self.row_shapes[kind] or shape[1] != max(rows):
+    def rows_fault(self, kind: Kind, value: Tensor, rows: Sequence[int], clinics: Sequence[int] = ()) -> str:
+        """Say what is wrong with rows of a kind, ``[lane, batch, *feature]``, of so many records ``[lane]``.
+
+        Records are as wide as the party among the ``clinics`` has columns.
+        """
+        shape, own = value.shape, self.row_shapes[kind]
+        if kind == Kind.RECORDS and self.job.parties is not None and clinics:
+            own = (len(self.job.parties.columns[clinics[0]]),)
+        if len(shape) < 2 or shape[0] != len(rows) or shape[2:] != own or shape[1] != max(rows):
             return "an array of the wrong shape"
         if value.dtype != self.row_dtypes[kind]:
             return "an array of the wrong element type"
@@ -143,6 +148,8 @@ def _row_shapes(job: Job) -> dict[Kind, tuple[int, ...]]:
     for part in job.parts:
         shape = output_shape(part, shape)
         outputs.append(shape)
+    if job.parties is not None:
+        outputs[0] = output_shape(job.parties.heads[0], (len(job.parties.columns[0]),))
     shapes |= dict.fromkeys((Kind.SMASHED, Kind.CUT_GRADIENT), outputs[0])
     shapes |= dict.fromkeys((Kind.BODY_OUTPUT, Kind.TAIL_GRADIENT), outputs[1])
     return shapes | {kind: crossing_shape(shapes[kind], job.crossing(kind)) for kind in CUT_KINDS}

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -21,8 +20,10 @@ from sim.methods.batch_norm import unfit_for_batch_norm
 from sim.methods.compression import Compression, compression_of
 from sim.methods.cutting import behind_head, cut_network, frozen_parts, with_public_head
 from sim.methods.method import Method, method_of
+from sim.methods.parties import Parties, drawn_by, parties_of, trained_apart
 from sim.methods.protocol import Protocol, protocol_of
 from sim.methods.round_draws import RoundDraws, everyone_returns
+from sim.methods.run_key import run_key
 from sim.methods.sampling import Batches, Ints, Sampling, draw_batches, wanted
 from sim.models import Block, ClipRows, Network, Parameters, Part
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip
@@ -66,6 +67,8 @@ class Job:
         For labels that are randomised before they leave.
     secure : SecureAggregation or None
         Where the server sees the sum alone of what clinics train.
+    parties : Parties or None
+        Under a vertical layout.
     attended : mapping of int to Attendance
         The plan's, for the rounds in which a clinic is away or lost.
     key : str
@@ -89,6 +92,7 @@ class Job:
     adaptive: AdaptiveClip | None = None
     labels: LabelNoise | None = None
     secure: SecureAggregation | None = None
+    parties: Parties | None = None
     attended: Mapping[int, Attendance] = field(default_factory=dict)
     key: str
 
@@ -109,7 +113,8 @@ class Job:
         """
         method = method_of(spec.strategy.name)
         protocol = protocol_of(method, spec.strategy.cut)
-        network, parts = cut_network(spec, facts, protocol)
+        parties = parties_of(spec, facts, method, protocol)
+        network, parts = (parties.network, parties.parts) if parties else cut_network(spec, facts, protocol)
         frozen = frozen_parts(spec, method, parts)
         network = with_public_head(spec, network, parts, frozen)
         rows = acting.row_noise(spec.privacy, parts)
@@ -118,7 +123,7 @@ class Job:
         if rows is not None and math.isfinite(rows.clip["smashed"]):
             layer = Block("clip", ClipRows(rows.clip["smashed"], rows.mechanism.norm))
             network, parts = behind_head(network, parts, layer)
-        dp = acting.gradient_noise(spec.privacy, len(parts) - len(frozen), len(facts.sizes))
+        dp = acting.gradient_noise(spec.privacy, trained_apart(parts, frozen, parties), len(facts.sizes))
         job = cls(
             spec=spec,
             facts=facts,
@@ -136,6 +141,7 @@ class Job:
             adaptive=acting.adaptive_clip(spec, len(facts.sizes)),
             labels=acting.label_noise(spec.privacy, len(facts.classes)),
             secure=acting.secure_aggregation(spec, len(facts.sizes)),
+            parties=parties,
             key=run_key(spec.digest, facts),
         )
         for problem in unfit_for_batch_norm(job, facts.names) if network.whole.statistics else ():
@@ -271,8 +277,9 @@ class Job:
         if server_round not in self._drawn:
             self._drawn.clear()
             share = 1.0 if self.alone else self.spec.train.participation
+            present = None if self.parties is None else self.parties.present
             attendance = self.attended.get(server_round) or everyone_returns(
-                self.sampling, self.seed, server_round, self.sizes, share
+                self.sampling, self.seed, server_round, self.sizes, share, present
             )
             ordered = self.in_lane_order(attendance.clinics.tolist())
             self._drawn[server_round] = RoundDraws(attendance, {k: lane for lane, k in enumerate(ordered)})
@@ -389,12 +396,4 @@ class Job:
 
     def _batches(self, server_round: int, clinics: tuple[int, ...]) -> Batches:
         sizes = [self.sizes[k] for k in clinics]
-        return draw_batches(self.sampling, self.batch_key, server_round, clinics, sizes)
-
-
-def run_key(digest: str, facts: Facts) -> str:
-    """Return what keys a run's noise, randomised answers and secret batches: its digest and every record.
-
-    Two runs that differ in a setting or in one record share no draw, and a digest, which is published, is not enough.
-    """
-    return blake2b(f"{digest}/{facts.fingerprint}".encode(), digest_size=32).hexdigest()
+        return draw_batches(self.sampling, self.batch_key, server_round, drawn_by(self.parties, clinics), sizes)

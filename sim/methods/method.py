@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sim.models import Parameters
 
 Family = Literal["FL", "SL", "SplitFed", "baseline"]
+Layout = Literal["horizontal", "vertical"]
 Movement = Literal["averaged", "handed-on", "own", "none"]
 
 
@@ -66,9 +67,11 @@ class Method:
     clinic_parts : {"averaged", "handed-on", "own", "none"}
         What becomes of the parts that train at the clinics: averaged at the server after a round; handed on to the next
         clinic with their optimiser's state; kept by the clinic, which nobody else sees; or nothing trains there.
-    body : {"shared", "copies"} or None
-        Whether the server has one body that serves all batches one after another, or one copy a clinic in parallel;
-        None where it has none.
+    body : {"shared", "copies", "joint"} or None
+        Whether the server has one body that serves all batches one after another, or one copy a clinic in parallel, or
+        one behind the join of all parties' rows; None where it has none.
+    layouts : tuple of {"horizontal", "vertical"}
+        Whether it is for clinics with patients of their own, or for parties with columns of the same patients.
     once_up : tuple of Kind
         Payload that every clinic sends once, before training, in place of batches.
     averages : callable
@@ -94,7 +97,8 @@ class Method:
     round: Round | None
     begin: Round | None = None
     cuts: tuple[str, ...] = ()
-    body: Literal["shared", "copies"] | None = None
+    layouts: tuple[Layout, ...] = ("horizontal",)
+    body: Literal["shared", "copies", "joint"] | None = None
     once_up: tuple[Kind, ...] = ()
     averages: Callable[[int], tuple[str, ...]] = _all_parts
     takes: tuple[str, ...] = ()
@@ -124,7 +128,8 @@ class Method:
     @property
     def averages_updates(self) -> bool:
         """Whether each round forms a sum of clinics' updates, and of nothing else that they train."""
-        return not self.sequential and not self.pooled and not self.alone and self.averages is _all_parts
+        apart = self.sequential or self.pooled or self.alone or self.body == "joint"
+        return not apart and self.averages is _all_parts
 
 
 @cache

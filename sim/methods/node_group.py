@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sim.data.federation import Records
 from sim.methods.job import Job
+from sim.methods.parties import seen_by
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,25 @@ class NodeGroup:
 
     @classmethod
     def build(cls, job: Job, train: Records, clinics: Sequence[int]) -> NodeGroup:
-        """Take the clinics' records out of the federation, their labels randomised if they are to leave so."""
+        """Take the clinics' records out of the federation, their labels randomised if they are to leave so.
+
+        A party has its columns, and zeros in the place of others' and of labels that it does not hold.
+        """
         ordered = job.in_lane_order(clinics)
-        rows = [slice(int(train.offsets[k]), int(train.offsets[k + 1])) for k in ordered]
-        labels = [train.y[r] for r in rows]
+        if job.parties is None:
+            records = [_rows(train, k) for k in ordered]
+        else:
+            records = [seen_by(job.parties, k, train.x, train.y) for k in ordered]
+        labels = [y for _, y in records]
         if job.labels is not None:
             of = job.labels
             answers = of.mechanism.answers
             labels = [answers(y, of.uniform, of.classes, job.key, k) for k, y in zip(ordered, labels, strict=True)]
         first = np.full(len(job.sizes), -1)
-        first[ordered] = np.cumsum([0, *(r.stop - r.start for r in rows[:-1])])
+        first[ordered] = np.cumsum([0, *(len(y) for _, y in records[:-1])])
         return cls(
             tuple(ordered),
-            torch.from_numpy(np.concatenate([train.x[:0], *(train.x[r] for r in rows)])),
+            torch.from_numpy(np.concatenate([train.x[:0], *(x for x, _ in records)])),
             torch.from_numpy(np.concatenate([train.y[:0], *labels])),
             first,
         )
@@ -89,6 +96,11 @@ class NodeGroup:
             empty = torch.from_numpy(padding.ravel())
             x[empty], y[empty] = 0, 0
         return x.view(*index.shape, *self.x.shape[1:]), y.view(index.shape)
+
+
+def _rows(train: Records, clinic: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    rows = slice(int(train.offsets[clinic]), int(train.offsets[clinic + 1]))
+    return train.x[rows], train.y[rows]
 
 
 def node_groups_of(clinics: int, nodes: int) -> list[list[int]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from sim.methods.job import Job
 from sim.methods.messages import CUT_KINDS, Kind, Upload
 from sim.methods.node_group import NodeGroup
+from sim.methods.parties import Parties
 from sim.methods.row_noise import arrived_rows
 from sim.methods.trainer import LocalTraining, Trainer, expand, trainer_for
 from sim.models import Parameters
@@ -45,6 +46,8 @@ class Pool:
     def fetched(cls, exchange: Exchange, model: Mapping[str, Tensor]) -> Pool:
         """Ask every clinic once for what it sends, and gather it."""
         job = exchange.job
+        if job.parties is not None:
+            return cls._by_column(exchange, job.parties, model)
         head = exchange.clinic_parts(model) if job.protocol.clinic_parts else None
         everyone = job.in_lane_order(range(len(job.sizes)))
         sent = exchange.ask(Upload(clinics=everyone, head=head))
@@ -61,6 +64,22 @@ class Pool:
         )
         part = job.network.whole if head is None else job.part("body")
         pooled = replace(job, sizes=(len(records.y),))
+        return cls(pooled, records, trainer_for(pooled, part, [POOL], expand(part.select(model), 1)))
+
+    @classmethod
+    def _by_column(cls, exchange: Exchange, parties: Parties, model: Mapping[str, Tensor]) -> Pool:
+        """Put the columns that every party sends of the same patients into whole records."""
+        job, x, y = exchange.job, torch.empty(0), torch.empty(0)
+        for party, columns in enumerate(parties.columns):
+            sent = exchange.ask(Upload(clinics=[party]))
+            if not party:
+                x = torch.zeros(sent.rows[0], *job.network.input_shape)
+            x[:, list(columns)] = sent.payload[Kind.RECORDS][0]
+            if party == parties.holder:
+                y = sent.payload[Kind.LABELS][0].to(torch.int64)
+        pooled = replace(job, sizes=(len(y),), parties=None)
+        part = job.network.whole
+        records = NodeGroup((POOL,), x, y, np.zeros(1, dtype=np.int64))
         return cls(pooled, records, trainer_for(pooled, part, [POOL], expand(part.select(model), 1)))
 
     def train(self, exchange: Exchange) -> Parameters:

@@ -18,15 +18,18 @@ tail-gradient       up         U-shaped only, the loss's gradient in the body's 
 cut-gradient        down       the loss's gradient in the smashed data
 norms               up         joint clipping only, squared norms of records' gradients at the clinic, four bytes
 clip-factors        down       joint clipping only, by how much each record's gradient is scaled, four bytes
-records             up         centralised only, once: the training records themselves
+records             up         centralised only, once: the training records themselves, or a party's columns of them
 ==================  =========  ================================================================
 
-Where rows are released once, the head goes down once, and smashed rows and labels come up once, before training. What a
-clinic keeps as its own (``local``'s model, parts of V3, BatchNorm's local statistics) is in no message.
+In vertical split learning every party sends and gets these rows of the same patients; those that have to do with labels
+cross to and from the label's holder alone. Where rows are released once, the head goes down once, and smashed rows and
+labels come up once, before training. What a clinic keeps as its own (``local``'s model, parts of V3, heads of parties,
+BatchNorm's local statistics) is in no message.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -91,12 +94,12 @@ class Protocol:
 
     def exchanging_norms(self) -> Protocol:
         """Return the exchange with joint clipping: after each batch's gradients, norms up and clip factors down."""
-        server = (*self.sees_raw["server"], Kind.NORMS)
+        added: Mapping[Adversary, Kind] = {"server": Kind.NORMS, "peer-clinic": Kind.CLIP_FACTORS}
         return replace(
             self,
             batch_up=(*self.batch_up, (Kind.NORMS,)),
             batch_down=(*self.batch_down, (Kind.CLIP_FACTORS,)),
-            sees_raw={**self.sees_raw, "server": server},
+            sees_raw={adversary: (*kinds, added[adversary]) for adversary, kinds in self.sees_raw.items()},
         )
 
 
@@ -121,6 +124,11 @@ def protocol_of(method: Method, cut: str | None) -> Protocol:
         up = (Kind.SMASHED,), (Kind.TAIL_GRADIENT,)
         down = (Kind.BODY_OUTPUT,), (Kind.CUT_GRADIENT,)
     raw = method.once_up + tuple(kind for kinds in up for kind in kinds)
+    sees_raw: dict[Adversary, Kinds] = {"server": raw} if raw else {}
+    sees_model: tuple[Adversary, ...] = ("model-user",) if method.alone else ADVERSARIES
+    if method.body == "joint":  # what a party gets of a patient is formed from the other parties' columns of that one
+        sees_raw["peer-clinic"] = tuple(kind for kinds in down for kind in kinds)
+        sees_model = ("model-user", "server")
     return Protocol(
         topology=cut or "whole",
         clinic_parts=clinic_parts,
@@ -129,6 +137,6 @@ def protocol_of(method: Method, cut: str | None) -> Protocol:
         batch_up=up,
         batch_down=down,
         once_up=method.once_up,
-        sees_raw={"server": raw} if raw else {},
-        sees_model=("model-user",) if method.alone else ADVERSARIES,
+        sees_raw=sees_raw,
+        sees_model=sees_model,
     )

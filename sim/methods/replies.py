@@ -13,6 +13,7 @@ from sim.foundation.problems import SutureError
 from sim.methods.forms import NOT_FINITE, Forms
 from sim.methods.job import Job
 from sim.methods.messages import Begin, Close, Instruction, Kind, OfBatch, Open, Reply, Step, Tail, Train, TrainAlone
+from sim.methods.parties import protocol_at
 
 EXAMPLES, TRAINING_LOSS, CLIPPED = "num-examples", "train_loss", "norm_bit"
 """Metrics that come with a whole model: the number of training records; for strategies of Flower's also the received
@@ -166,24 +167,25 @@ class Due:
         return Expected(clinics=course.clinics[:lanes], rows=course.rows[step][:lanes], payload=kinds)
 
     def _of_batch(self, course: Course, step: int) -> Expected:
-        return self._of_rows(course, step, self._job.protocol.batch_up[0])
+        return self._of_rows(course, step, protocol_at(self._job, course.clinics[0]).batch_up[0])
 
     def _of_parts(self, course: Course) -> Expected:
         job, clinics = self._job, course.clinics
         attendance = job.attendance(course.server_round)
         lost = not any(attendance.returns(k) or course.last < attendance.batches_of(k) for k in clinics)
         done = [max(0, min(course.last, job.steps(k)) - course.first) for k in clinics]
-        parts = job.protocol.clinic_parts if job.dp is not None else ()
+        protocol = protocol_at(job, clinics[0])
+        parts = protocol.clinic_parts if job.dp is not None else ()
         noised = {part: done for part in parts if part not in job.frozen}
-        crossing = {kind for kinds in job.protocol.batch_up for kind in kinds}
+        crossing = {kind for kinds in protocol.batch_up for kind in kinds}
         noised |= {kind: done if kind in crossing else [0] * len(done) for kind in job.protected_rows}
         return Expected(clinics=clinics, parts=() if lost else parts_that_cross(job), noised=noised)
 
     def _of_upload(self, clinics: list[int]) -> Expected:
-        job = self._job
-        noised = {kind: [1] * len(clinics) for kind in job.protected_rows if kind in job.protocol.once_up}
+        job, once_up = self._job, protocol_at(self._job, clinics[0]).once_up
+        noised = {kind: [1] * len(clinics) for kind in job.protected_rows if kind in once_up}
         rows = [job.sizes[k] for k in clinics]
-        return Expected(clinics=clinics, rows=rows, payload=job.protocol.once_up, noised=noised)
+        return Expected(clinics=clinics, rows=rows, payload=once_up, noised=noised)
 
 
 def parts_that_cross(job: Job) -> tuple[Kind, ...]:
@@ -234,7 +236,7 @@ def reply_fault(forms: Forms, expected: Expected, reply: Reply) -> str:
         if reply.noised[part] != steps:
             return f"the reply counts other noised steps of {part!r} than were to be done"
     for kind, rows in reply.payload.items():
-        if fault := forms.rows_fault(kind, rows, expected.rows):
+        if fault := forms.rows_fault(kind, rows, expected.rows, expected.clinics):
             return f"the reply's {str(kind)!r} holds {fault}"
     # Under clinic-level privacy an update that is no number counts as zero, and must not end the run.
     may_diverge = forms.job.spec.privacy.unit == "clinic"

@@ -32,8 +32,13 @@ class RoundDraws:
 
 @lru_cache(maxsize=16)
 def everyone_returns(
-    sampling: Sampling, seed: int, server_round: int, sizes: tuple[int, ...], share: float
+    sampling: Sampling,
+    seed: int,
+    server_round: int,
+    sizes: tuple[int, ...],
+    share: float,
+    present: tuple[int, ...] | None = None,
 ) -> Attendance:
-    """Draw the clinics of a round in which nobody is away or lost."""
-    drawn = participants(seed, server_round, len(sizes), share)
+    """Draw the clinics of a round in which nobody is away or lost, unless it is stated who is there."""
+    drawn = participants(seed, server_round, len(sizes), share) if present is None else np.array(present)
     return Attendance.complete(drawn, sampling.steps(np.array(sizes)[drawn]))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sim.methods.feed import padded
 from sim.methods.forms import sendable
+from sim.methods.job import Job
 from sim.methods.messages import CUT_KINDS, Begin, Clip, Close, Kind, OfBatch, Open, Reply, Step, Tail
 from sim.methods.node_group import NodeGroup
 from sim.methods.protocol import Direction
@@ -64,7 +65,7 @@ class Shortcut(Protocol):
         """
 
 
-class _Batch(TypedDict):
+class OfOneBatch(TypedDict):
     """What names a batch in a message."""
 
     clinics: list[int]
@@ -193,11 +194,14 @@ class Turn:
         body.release(server_round, step, normaliser, factors)
         return Clip(**self._batch(smashed, step), clip_factors=self._down(Kind.CLIP_FACTORS, factors, smashed))
 
-    def _batch(self, smashed: Reply, step: int) -> _Batch:
+    def _batch(self, smashed: Reply, step: int) -> OfOneBatch:
         return {"clinics": smashed.clinics, "turn": self._name, "step": step, "rows": smashed.rows}
 
     def _down(self, kind: Kind, rows: Tensor, smashed: Reply) -> Tensor:
-        rows = sendable(self._exchange.job, kind, rows)
-        if kind in CUT_KINDS:
-            rows = narrowed(rows, self._exchange.job.cut_dtype)
-        return unpadded(rows, smashed.rows)
+        return leaving_server(self._exchange.job, kind, rows, smashed.rows)
+
+
+def leaving_server(job: Job, kind: Kind, values: Tensor, rows: Sequence[int]) -> Tensor:
+    """Return rows ``[lane, batch, *feature]`` as the server may let them go, without padding."""
+    values = sendable(job, kind, values)
+    return unpadded(narrowed(values, job.cut_dtype) if kind in CUT_KINDS else values, rows)

@@ -33,6 +33,19 @@ class Leg:
 
     place: Place
     per_row: int  # FLOPs of the work, or bytes of the payload, for one record
+    # [clinic] the same where clinics differ, -1 for one whose batches do without it; empty where they are alike
+    by_clinic: tuple[int, ...] = ()
+
+    def of(self, clinics: Ints) -> Ints:
+        """Return ``[lane]`` what it asks for one record of each of some clinics; 0 of one that does without it."""
+        own = (
+            np.array(self.by_clinic, dtype=np.int64)[clinics] if self.by_clinic else np.full(len(clinics), self.per_row)
+        )
+        return np.maximum(own, 0)
+
+    def taken(self, clinics: Ints) -> Bools:
+        """Return ``[lane]`` whether it is on the way of each of some clinics' batches."""
+        return np.array(self.by_clinic)[clinics] >= 0 if self.by_clinic else np.ones(len(clinics), dtype=np.bool_)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +66,9 @@ class RoundLoad:
     # The server's work that waits for all clinics: aggregation, or training on pooled records
     common_server_flops: float
     lost: frozenset[int] = frozenset()  # Lanes whose last turn ends with its last batch: nothing is sent back
+    # Whether one body serves all lanes' batches together, behind the join of their rows: each of the server's legs
+    # begins when the slowest has come to it
+    joined: bool = False
     # Under secure aggregation, what comes before the turns and after them, one thing after another
     before: tuple[Stage, ...] = ()
     after: tuple[Stage, ...] = ()
@@ -104,9 +120,14 @@ class RoundLoad:
             return np.add.reduce(values, keepdims=True, dtype=np.float64)  # in pairs, as NumPy adds up a vector
         return np.asarray(np.bincount(self.lane_and_step[0], values, len(self.steps)), dtype=np.float64)
 
+    def flops(self, place: Place) -> Ints:
+        """Return ``[lane]`` what all batches ask at a place, or bytes of a direction."""
+        asked = sum((leg.of(self.clinics) for leg in self.legs if leg.place == place), np.zeros_like(self.steps))
+        return self.records * asked
+
     def may_queue(self, server: ServerResources) -> bool:
         """Whether clinics may wait for a worker of the server, or for its shared link."""
-        if self.handed_on or len(self.clinics) < 2:
+        if self.handed_on or self.joined or len(self.clinics) < 2:
             return False
         at_server = any(leg.place == "server" for leg in self.legs)
         workers_short = self.schedule is None and at_server and len(self.clinics) > server.workers
@@ -194,12 +215,14 @@ class Durations:
 
         legs = []
         for leg in load.legs:
-            amount = load.rows * leg.per_row
+            amount = load.rows * leg.of(load.clinics)[load.lane_and_step[0]]
             if leg.place == "server" or leg.place == "clinic":
                 rate = by_batch["compute_flop_per_s"] if leg.place == "clinic" else server.compute_flop_per_s
                 legs.append((amount / rate, np.zeros(len(amount))))
             else:
-                legs.append(message(leg.place, amount, by_batch))
+                taken = leg.taken(load.clinics)[load.lane_and_step[0]]
+                line, over_link = message(leg.place, amount, by_batch)
+                legs.append((line * taken, over_link * taken))
         once = np.ones(len(load.steps), dtype=np.int64)
         none = np.zeros(len(load.steps))
         begin = message("down", once * load.begin_bytes, by_lane) if load.begin_bytes else (none, none)
@@ -291,6 +314,8 @@ class ClosedFormClock(RoundClock):
         begin, end = spent.begin + spent.begin_link, spent.end + spent.end_link
         if load.handed_on:
             completed, finish = _relay(load, _total(spent.both, load), begin, end)
+        elif load.joined:
+            completed, finish, _ = side_by_side(load, spent)
         elif load.schedule is not None:
             completed, finish = _one_body(load, spent.both, begin, end)
         else:
@@ -303,6 +328,28 @@ class ClosedFormClock(RoundClock):
             finish=finish,
             completed=completed,
         )
+
+
+def side_by_side(load: RoundLoad, spent: Durations) -> tuple[Floats, Floats, list[Span]]:
+    """Let all lanes go through their batches side by side, and the one body wait for the slowest before it works.
+
+    Returns when each batch is trained on ``[batch]``, when each lane has finished ``[lane]``, and who did what when.
+    """
+    now, completed, spans = np.zeros(len(load.steps)), np.zeros(len(load.rows)), list[Span]()
+    lanes = range(len(load.steps))
+    for step in range(int(load.steps.max(initial=0))):
+        at = load.first + step
+        for leg, seconds in zip(load.legs, spent.both, strict=True):
+            start = np.full_like(now, now.max()) if leg.place == "server" else now
+            own = seconds[at]
+            now = start + (own.max() if leg.place == "server" else own)
+            spans += [
+                Span(lane=lane, phase=PHASES[leg.place], start=float(start[lane]), end=float(start[lane] + own[lane]))
+                for lane in lanes
+                if own[lane]
+            ]
+        completed[at] = now
+    return completed, now, spans
 
 
 def _total(legs: Sequence[Floats], load: RoundLoad) -> Floats:

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from sim.methods.attendance import Attendance, available, drop_outs, slowdowns
 from sim.methods.job import Job
 from sim.methods.messages import Kind
+from sim.methods.parties import drawn_by, patients
 from sim.methods.protocol import HEADER_BYTES, HEADERS, Direction, Traffic
 from sim.methods.sampling import choose, draw_rows, selected
 from sim.plan.clock import Leg, RoundLoad, RoundTime
 from sim.plan.costs import FLOAT_BYTES, part_costs
 from sim.plan.limits import attendance_until, time_limit, time_until
+from sim.plan.party_costs import PartyCosts, sends
 from sim.plan.queues import PlanClock
 from sim.plan.releases import Sampled
 from sim.privacy.secure_aggregation import WORD
@@ -39,6 +41,7 @@ class Counts:
         self.job = replace(job, attended={})
         self.clock = clock
         self.costs = part_costs(job.parts, job.network.input_shape, job.frozen)
+        self._parties = None if job.parties is None else PartyCosts(job, job.parties, self.costs)
         self.steps = by_clinic()  # training steps on the clinic's records
         self.rounds = by_clinic()  # in which the clinic is there
         self.returned_rounds = by_clinic()  # in which its parts come back
@@ -64,7 +67,7 @@ class Counts:
         if not job.method.trains:
             self._legs = tuple(replace(leg, per_row=0) for leg in self._legs)
         # Pooled records are sampled from the pool.
-        self._rates = job.sampling.rates(np.full_like(job.records, sum(job.sizes)) if self._pooled else job.records)
+        self._rates = job.sampling.rates(np.full_like(job.records, patients(job)) if self._pooled else job.records)
         self._model_bytes = FLOAT_BYTES * self._common_scalars(job.protocol.clinic_parts)
         self._optimizer_bytes = self._state_bytes()
         self._compressed = self.job.compression.sent_bytes if self.job.compression is not None else 0
@@ -105,9 +108,11 @@ class Counts:
         """
         parts = [self.costs[name] for name in self.job.protocol.clinic_parts]
         if self._pooled:
-            message = self.job.records * sum(self._row_bytes(kind) for kind in self.job.protocol.once_up)
+            message = self.job.records * sum(self._once_bytes(kind) for kind in self.job.protocol.once_up)
             return message + self._model_bytes
         copies = 2 + len(self.job.optimizer.slots)
+        if self._parties is not None and self._parties.heads:
+            return FLOAT_BYTES * self._parties.scalars(copies, self._widest)
         per_record = int(np.prod(self.job.network.input_shape)) + sum(part.activations for part in parts)
         return FLOAT_BYTES * (
             copies * sum(part.parameters for part in parts)
@@ -180,6 +185,7 @@ class Counts:
             handed_on=handed_on,
             common_server_flops=2.0 * int(back.sum()) * averaged + unmasking,
             lost=frozenset(np.flatnonzero(~back).tolist()),
+            joined=job.method.body == "joint",
             slowed=slowdowns(job.seed, server_round, clinics.tolist(), self._behaviours) if self._uneven else (),
         )
 
@@ -192,7 +198,9 @@ class Counts:
         sampling = self.job.sampling
         if sampling.poisson and not self.job.protocol.batch_up:
             return np.repeat(np.minimum(sampling.batch_size, records), steps)
-        return draw_rows(sampling, self.job.batch_key, server_round, clinics, records, steps)
+        return draw_rows(
+            sampling, self.job.batch_key, server_round, drawn_by(self.job.parties, clinics), records, steps
+        )
 
     def _count(self, server_round: int, load: RoundLoad) -> None:
         clinics, back = load.clinics, load.returns
@@ -214,10 +222,9 @@ class Counts:
             self._expose(server_round, load)
         np.maximum.at(self._widest, clinics[load.lane_and_step[0]], load.rows)
         self._count_traffic(load)
-        flops = {place: sum(leg.per_row for leg in self._legs if leg.place == place) for place in ("clinic", "server")}
-        self.clinic_flops += int(load.rows.sum()) * flops["clinic"]
+        self.clinic_flops += int(load.flops("clinic").sum())
         self.clinic_flops += len(clinics) * sum(size for place, size in load.before if place == "clinic")
-        self.server_flops += int(load.rows.sum()) * flops["server"] + int(load.common_server_flops)
+        self.server_flops += int(load.flops("server").sum()) + int(load.common_server_flops)
 
     def _expose(self, server_round: int, load: RoundLoad) -> None:
         """Count how often each record stands in a batch that leaves."""
@@ -231,7 +238,7 @@ class Counts:
 
     def _pooled_round(self, server_round: int) -> None:
         job = self.job
-        pool = sum(job.sizes)
+        pool = patients(job)
         everyone = np.arange(len(job.sizes))
         steps = job.sampling.steps(pool)
         rows = self._rows(server_round, np.zeros(1, dtype=np.int64), np.array([pool]), np.array([steps]))
@@ -241,7 +248,8 @@ class Counts:
             counted += 1
         self.participants.append(len(everyone))
         self.returned.append(len(everyone))
-        legs = [Leg("up", sum(self._row_bytes(kind) for kind in job.protocol.once_up))]
+        once = sum((self._once_bytes(kind) for kind in job.protocol.once_up), np.zeros_like(everyone))
+        legs = [Leg("up", 0, tuple(once.tolist()))]
         head_bytes = 0
         if server_round == 1:
             self._exposures += 1
@@ -252,7 +260,7 @@ class Counts:
                 self._cross("down", Kind.MODEL, everyone, head_bytes)
                 self._cross("down", HEADERS, everyone, HEADER_BYTES)
             for kind in job.protocol.once_up:
-                self._cross("up", kind, everyone, job.records * self._row_bytes(kind))
+                self._cross("up", kind, everyone, job.records * self._once_bytes(kind))
             self._cross("up", HEADERS, everyone, HEADER_BYTES)
         trained = self.costs[job.protocol.server_parts[0]]
         flops = int(rows.sum()) * (trained.forward_flops + trained.backward_flops)
@@ -279,9 +287,12 @@ class Counts:
         sent: tuple[tuple[Direction, tuple[tuple[str, ...], ...]], ...]
         sent = (("up", self.job.protocol.batch_up), ("down", self.job.protocol.batch_down))
         for direction, messages in sent:
-            count = load.steps * len(messages)
-            for kind in (kind for kinds in messages for kind in kinds):
-                self._cross(direction, kind, clinics, rows * self._row_bytes(kind))
+            count = np.zeros_like(load.steps)
+            for kinds in messages:
+                there = {kind: load.steps * sends(self.job.parties, kind, clinics) for kind in kinds}
+                count += np.max(list(there.values()), axis=0)
+                for kind, steps in there.items():
+                    self._cross(direction, kind, clinics, rows * (steps > 0) * self._row_bytes(kind))
             if self.job.protocol.crosses:
                 times = load.ends if direction == "up" else load.turns
                 count = count + times
@@ -296,6 +307,13 @@ class Counts:
                 self._cross(direction, HEADERS, clinics, count * HEADER_BYTES)
         for (direction, what), size in load.set_up.items():
             self._cross(direction, what, clinics, size)
+
+    def _once_bytes(self, kind: str) -> Ints:
+        """Return ``[clinic]`` what one record's row takes of a kind that crosses once."""
+        parties, everyone = self.job.parties, np.arange(len(self.job.sizes))
+        if parties is not None and kind == "records":
+            return FLOAT_BYTES * np.array([len(own) for own in parties.columns])
+        return sends(parties, kind, everyone) * self._row_bytes(kind)
 
     def _cross(self, direction: Direction, kind: str, clinics: Ints, size: Ints | int) -> None:
         counted = self.traffic.setdefault((direction, kind), np.zeros(len(self.job.sizes), dtype=np.int64))
@@ -324,6 +342,9 @@ class Counts:
 
     def _batch_legs(self) -> Iterator[Leg]:
         """Return the way of one batch."""
+        if self._parties is not None and self._parties.heads:
+            yield from self._parties.legs(self._row_bytes)
+            return
         costs, protocol = self.costs, self.job.protocol
         if protocol.topology == "whole":
             yield Leg("clinic", costs["model"].forward_flops + costs["model"].backward_flops)
@@ -358,6 +379,8 @@ class Counts:
             return FLOAT_BYTES
         if kind == "records":
             return FLOAT_BYTES * int(np.prod(self.job.network.input_shape))
-        shape = self.costs["head" if kind in ("smashed", "cut-gradient") else "body"].output_shape
+        part = "head" if kind in ("smashed", "cut-gradient") else "body"
+        of_party = self._parties is not None and self._parties.heads and part == "head"
+        shape = (self._parties.heads[0] if self._parties and of_party else self.costs[part]).output_shape
         dtype = self.job.crossing(kind)
         return dtype.itemsize * math.prod(crossing_shape(shape, dtype))

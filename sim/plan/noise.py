@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from sim.foundation.problems import ScenarioError
 from sim.methods.job import Job
+from sim.methods.parties import patients
 from sim.plan.releases import Sampled, build_ledger, un_noised
 from sim.privacy.calibration import six_digits
 from sim.privacy.mechanisms.mechanism import OnGradients, OnUpdates
@@ -136,7 +137,7 @@ def _check_delta(job: Job, delta: float) -> None:
     most = max(job.sizes)
     holder = f'clinic "{job.facts.names[job.sizes.index(most)]}"'
     if job.method.pooled and not job.method.cuts and delta * most < 1:
-        most, holder = sum(job.sizes), "all clinics together"
+        most, holder = patients(job), "all clinics together"
     if delta * most >= 1:
         example = 10.0 ** -math.ceil(math.log10(10 * most))
         raise ScenarioError(

@@ -11,8 +11,9 @@ import numpy as np
 
 from sim.data.facts import Facts
 from sim.methods.attendance import Attendance
-from sim.methods.job import Job, run_key
+from sim.methods.job import Job
 from sim.methods.protocol import Direction, Traffic
+from sim.methods.run_key import run_key
 from sim.plan.budget import epsilon_spent, final_epsilons, within_budget
 from sim.plan.clock import Floats
 from sim.plan.counts import Counts
@@ -274,7 +275,7 @@ class _Use:
             served[load.clinics] += time.phases["server"]
             computed[load.clinics] += time.phases["clinic"]
             on_line[load.clinics] += time.phases["download"] + time.phases["upload"]
-            flops[load.clinics] += load.records * sum(leg.per_row for leg in load.legs if leg.place == "clinic")
+            flops[load.clinics] += load.flops("clinic")
         seconds = math.fsum(time.seconds for time in counts.times)
         return cls(served=served, computed=computed, on_line=on_line, flops=flops, seconds=seconds)
 

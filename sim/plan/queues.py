@@ -23,7 +23,17 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from sim.plan.clock import PHASES, ClosedFormClock, Durations, Floats, RoundClock, RoundLoad, RoundTime, Span
+from sim.plan.clock import (
+    PHASES,
+    ClosedFormClock,
+    Durations,
+    Floats,
+    RoundClock,
+    RoundLoad,
+    RoundTime,
+    Span,
+    side_by_side,
+)
 from sim.scenario.clinics import ClinicResources, ServerResources
 
 
@@ -247,7 +257,10 @@ class PlanClock:
 
     def play(self, load: RoundLoad) -> RoundTime:
         """Return the same with its spans."""
-        if load.handed_on:
+        if load.joined:
+            spans = _with_workers(side_by_side(load, self.durations(load))[2])
+            time = replace(self.time_round(load), spans=spans)
+        elif load.handed_on:
             time = replace(self.time_round(load), spans=relay_spans(load, self.durations(load)))
         else:
             time = _after_set_up(self.queues.time_round(load, trace=True), self.durations(load).set_up)

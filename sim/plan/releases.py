@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sim.foundation.lazy import Lazy
 from sim.methods.job import Job
+from sim.methods.parties import OF_THE_LABEL, trained_apart
 from sim.privacy.accounting import compose, flatten
 from sim.privacy.ledger import ADVERSARIES, COLLUDING, Adversary, Ledger, Release, Unit, adversaries_of
 from sim.privacy.loss import Adjacency
@@ -54,6 +55,9 @@ _MEND = {
     "gradients": "clinics train on their records without noise (add dp-sgd, or freeze their parts with model.freeze)",
     "labels": 'labels are sent as they are; state labels = "public" if they are',
     "norms": "norms of records' gradients are sent as they are, to clip them jointly",
+    "cut-gradient": "each party gets gradients that the others' records and the labels have formed, without noise",
+    "body-output": "the label's holder gets what the body makes of the others' records, without noise",
+    "clip-factors": "each party is told by how much every patient's gradient is clipped",
     "records": "the records themselves are sent",
     "update": "the server is trusted with every clinic's update",
     "sum": "the sum of what clinics train has no noise",
@@ -95,8 +99,11 @@ def to_be_noised(job: Job, sampled: Sampled) -> dict[str, Ints]:
     What crosses once is one batch; what a round of clinic-level privacy releases counts rounds.
     """
     names = (*(job.trained_parts if job.dp is not None else ()), *job.protected_rows)
-    once = np.minimum(sampled.steps, 1)
+    once, everyone = np.minimum(sampled.steps, 1), np.arange(len(sampled.steps))
     found = {name: once if name in job.protocol.once_up else sampled.steps for name in names}
+    if job.parties is not None:  # of one party alone
+        own = ("tail", *OF_THE_LABEL)
+        found |= {name: steps * (everyone == job.parties.holder) for name, steps in found.items() if name in own}
     of_rounds = job.round_releases if job.spec.privacy.unit == "clinic" else ()
     return found | dict.fromkeys(of_rounds, sampled.rounds)
 
@@ -253,7 +260,7 @@ def _releases(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> 
     if not only_rows:
         sigma = 0.0
         if clipped is not None and set(job.trained_parts) <= done:
-            apart = 1 if job.joint else len(job.trained_parts)
+            apart = 1 if job.joint else trained_apart(job.parts, job.frozen, job.parties)
             sigma = clipped.mechanism.noise_of_a_step(clipped.part_clip, clipped.noise_std[clinic], apart)
         outside = tuple(a for a in protocol.sees_model if not (behind_noise and a == "server"))
         for seeing, steps in _audiences(outside, int(sampled.steps[clinic]), int(sampled.released[clinic])):

@@ -24,7 +24,7 @@ def size_problems(spec: RunSpec, facts: Facts) -> Iterator[str]:
         return
     yield from _model_problems(spec, facts)
     pooled = method_of(spec.strategy.name).pooled
-    yield from _batch_problems(spec, [sum(facts.sizes)] if pooled else list(facts.sizes))
+    yield from _batch_problems(spec, [sum(facts.sizes)] if pooled and not facts.vertical else list(facts.sizes))
 
 
 def _fault_of_head(spec: RunSpec) -> str:

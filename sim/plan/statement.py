@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dp_accounting import DpEvent, NonPrivateDpEvent
 
 from sim.foundation.text import count_text
+from sim.methods.parties import patients
 from sim.plan.notes import summed
 from sim.plan.releases import un_noised
 from sim.privacy.accounting import flatten, under_one_adjacency
@@ -43,6 +44,7 @@ _LYING: dict[Adversary, str] = {
 _UNIT = {
     "record": "one training record of one clinic",
     "clinic": "all training records of one clinic at once",
+    "patient": "one patient's training record, its columns at all parties together",
 }
 _MEANING = {
     "gradients": "parameters trained on the clinic's records",
@@ -53,6 +55,9 @@ _MEANING = {
     "tail-gradient": "the loss's gradient in the body's output, for each record",
     "labels": "the label of each record",
     "norms": "the norm of each record's gradient in each part",
+    "cut-gradient": "the loss's gradient in a party's row of each patient",
+    "body-output": "the body's output for each patient",
+    "clip-factors": "by how much each patient's gradient is clipped",
     "metrics": "the clinic's exact training loss, and whether its update was clipped",
     "records": "the training records themselves",
     "preprocessing": "all that was scaled, chosen or encoded by statistics of the records",
@@ -99,9 +104,9 @@ def privacy_statement(plan: Plan, versions: Mapping[str, Any], *, finished: bool
         "rounds": plan.rounds,
         "basis": "executed" if finished else "planned",
         "unit": spec.privacy.unit,
-        "unit-meaning": _UNIT[spec.privacy.unit],
+        "unit-meaning": _UNIT["patient" if plan.job.parties is not None else spec.privacy.unit],
         "clinics": len(plan.clinics),
-        "records": sum(clinic.records for clinic in plan.clinics),
+        "records": patients(plan.job),
         "delta": spec.privacy.delta,
         "adversaries": [_adversary(plan, adversary, groups) for adversary in plan.adversaries],
         "mechanisms": [
@@ -174,6 +179,8 @@ def _who(plan: Plan, adversary: Adversary) -> str:
     if adversary == "server" and privacy.trust == "trusted":
         return "whoever runs the server, which is trusted: what it sees is stated, and nobody is protected from it"
     lies = _LYING.get(adversary, "") if privacy.trust == "active" and not plan.job.alone else ""
+    if plan.job.parties is not None and adversary == "peer-clinic" and not lies:
+        return "another party, from all that its own messages bring; that a patient is among the data it knows"
     knows = ", and its own part of the noise" if adversary == "peer-clinic" and plan.job.shares_noise else ""
     return (lies or _WHO[adversary].format(count_text(privacy.colluding_clinics, "clinic"))) + knows
 
@@ -275,6 +282,15 @@ def _outside(plan: Plan) -> list[tuple[str, str, str]]:
         ),
         ("adversaries who join forces", "non-private", _together(spec)),
     ]
+    if plan.job.parties is not None:
+        rows.append(
+            (
+                "who is a patient",
+                "non-private",
+                "parties are taken to share identifiers of the same patients; how they find out whom they share is not "
+                "simulated, and all of them know who takes part",
+            )
+        )
     if plan.job.secure is not None:
         rows.append(("secure aggregation", "public", summed(plan)))
     rows += [(what, "non-private", f"{how}; {_NO_PROMISE}") for what, how in _defences(spec)]

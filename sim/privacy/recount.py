@@ -59,7 +59,7 @@ class Drawn(Section):
         return all(len(x) == clinics for x in counts) and all(len(x) in (0, clinics) for x in noise)
 
 
-_ALONE = frozenset({"local", "prevalence"})
+_ALONE = frozenset({"local", "prevalence", "vertical-alone"})
 """Methods in which nothing leaves a clinic but its own model, for whoever uses that."""
 
 
@@ -74,6 +74,7 @@ class Method:
     tight_rows: bool = False  # Whether the smashed rows of a factory's head are stated to have no negative value
     preprocessing: frozenset[str] = frozenset()  # The statistics of the records that the preprocessing used
     pooled: bool = False  # Whether features are scaled by statistics of all clinics
+    label_holder: int | None = None  # Which party has the label, where parties hold columns of the same patients
     own_parts: bool = False  # Whether each clinic keeps parts of the model to itself
     together: int = 1  # How many clinics a round is meant to have
     invited: int = 1  # How many it has at most before the slowest are left out
@@ -218,6 +219,9 @@ def _learned(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]
     views["model-user"] = _steps(drawn.rates[clinic], sigma, drawn.released[clinic])
     if method.name in _ALONE:
         return views
+    if method.label_holder is not None:
+        # Each party gets gradients that other parties' records and the labels have formed, and the server all rows.
+        return views | {"peer-clinic": bare, "server": bare}
     views["peer-clinic"] = views["model-user"]
     if method.rows_are_noised:  # who sees the rows sees who is in a batch, and a replaced record moves a sum by 2 C
         views["server"] = rows + _gaussian("replace", sigma / 2, max(1, drawn.exposures[clinic]))
@@ -298,7 +302,8 @@ def count_faults(method: Method, drawn: Drawn, plan: Mapping[str, Any], settings
     """
     train, clinics = settings["train"], plan["clinics"]
     pooled = method.name in ("centralised", "release-once")
-    pool = sum(clinic["records"] for clinic in clinics)
+    alike = method.label_holder is not None
+    pool = max(clinic["records"] for clinic in clinics) if alike else sum(clinic["records"] for clinic in clinics)
     for k, clinic in enumerate(clinics):
         records = pool if pooled else clinic["records"]
         if not _close(drawn.rates[k], min(1.0, train["batch-size"] / records)):
@@ -319,6 +324,8 @@ def count_faults(method: Method, drawn: Drawn, plan: Mapping[str, Any], settings
         of_rows = key.removeprefix("noised-steps ") in ("smashed", "labels")
         due = [min(steps, 1) for steps in drawn.steps] if pooled and of_rows else list(drawn.steps)
         due = list(drawn.rounds) if method.privacy.mechanism == "clinic-level" else due
+        if alike and key.removeprefix("noised-steps ") in ("tail", "labels", "tail-gradient"):
+            due = [steps * (k == method.label_holder) for k, steps in enumerate(due)]
         if values != due:
             yield f"plan.counts.{key}: are not as many as plan.drawn has"
 

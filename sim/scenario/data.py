@@ -9,6 +9,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    Strict,
     TypeAdapter,
     ValidationInfo,
     field_validator,
@@ -102,7 +103,9 @@ def _fits_the_split(value: object, info: ValidationInfo) -> None:
 class _Data(Section):
     """What all sources share; the records of ``sites`` are used, or of all clinics of the source but ``exclude-sites``.
 
-    Of clinics that are then left, or made, those with fewer than `min_records` records are left out.
+    Horizontally, each clinic holds all columns of its own patients; vertically, each of ``[[parties]]`` holds its
+    columns of all patients. Of clinics that are then left, or made, those with fewer than `min_records` records are
+    left out.
 
     With ``test = "held-out-clinics"`` a run holds out all records of some clinics, which take no part in training:
     those of `test_sites`, or of one fold of `folds`, without which each clinic is left out in turn.
@@ -111,6 +114,7 @@ class _Data(Section):
     label then decides where other records stand, which no guarantee covers.
     """
 
+    layout: Literal["horizontal", "vertical"] = "horizontal"
     test_share: Number = Field(default=0.34, gt=0, lt=1)
     validation_share: Number = Field(default=0.0, ge=0, lt=1)
     test: Literal["held-out-records", "held-out-clinics"] = "held-out-records"
@@ -174,6 +178,7 @@ class HeartDisease(_Found):
 
     source: Literal["heart-disease"] = "heart-disease"
     scaling: Literal["public", "per-clinic", "pooled"] = "public"
+    imaging: Annotated[bool, Strict()] = False
     held_out: Literal["seeded", "flamby"] = "seeded"
 
     @field_validator("held_out")
@@ -202,7 +207,7 @@ class DataFile(_Found):
         for key in ("sites", "exclude-sites"):
             if clinic is None and info.data.get(key.replace("-", "_")) is not None:
                 raise ValueError(f"is missing; name what holds the clinics, or remove data.{key}")
-        if clinic is None and info.data.get("split") == "natural":
+        if clinic is None and info.data.get("split") == "natural" and info.data.get("layout") != "vertical":
             raise ValueError('is missing; name what holds the clinics, or deal the records out with split = "iid"')
         return clinic
 

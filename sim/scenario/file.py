@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     Strict,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -27,6 +28,7 @@ from sim.scenario.base import SCALARS, Section, SweptValues, unique
 from sim.scenario.data import Csv, DataSpec, HeartDisease, Loader, Npz, Parquet, Synthetic
 from sim.scenario.model import Model
 from sim.scenario.overrides import Override, override_key, parsed_override, replaced
+from sim.scenario.parties import Party, parties_faults
 from sim.scenario.privacy import Privacy
 from sim.scenario.shape import DEEPEST, shape_problems
 from sim.scenario.study import Availability, ClinicGroup, GroupColumn, Scoring, Server, Straggler, Strategy, Train
@@ -89,6 +91,7 @@ class Scenario(Section):
     evaluation: Scoring = Scoring()
     server: Server = Server()
     clinics: Annotated[tuple[ClinicGroup, ...], Field(min_length=1)] = (ClinicGroup(profile="hospital"),)
+    parties: Annotated[tuple[Party, ...], Field(validate_default=True)] = ()
     privacy: Privacy = Privacy()
     strategies: Annotated[tuple[Strategy, ...], Field(min_length=1)]
     sweep: dict[Annotated[str, AfterValidator(_swept_key)], SweptValues] = Field(default_factory=dict)
@@ -129,6 +132,33 @@ class Scenario(Section):
             )
         return clinics
 
+    @field_validator("parties")
+    @classmethod
+    def _parties_of_a_vertical_layout(cls, parties: tuple[Party, ...], info: ValidationInfo) -> tuple[Party, ...]:
+        data = info.data.get("data")
+        if data is None:
+            return parties
+        if data.layout == "horizontal" and parties:
+            raise ValueError('have no effect on a horizontal layout; remove them, or set data.layout = "vertical"')
+        if data.layout == "vertical":
+            if data.split != "natural" or data.test != "held-out-records" or data.source == "npz":
+                raise ValueError(
+                    'share out the columns of one table of patients; take a table, split = "natural", and '
+                    'test = "held-out-records"'
+                )
+            if faults := parties_faults(parties):
+                raise ValueError("; ".join(faults))
+            if "clinics" in info.data and info.data["clinics"] != cls.model_fields["clinics"].default:
+                raise ValueError("bring their links and computers themselves; remove [[clinics]]")
+        return parties
+
+    @field_validator("attacks")
+    @classmethod
+    def _none_on_parties_yet(cls, attacks: tuple[AttackTable, ...], info: ValidationInfo) -> tuple[AttackTable, ...]:
+        if attacks and info.data.get("parties"):
+            raise ValueError("none is made on a vertical layout yet; remove them")
+        return attacks
+
     @field_validator("attacks")
     @classmethod
     def _each_attack_once(cls, attacks: tuple[AttackTable, ...]) -> tuple[AttackTable, ...]:
@@ -166,6 +196,9 @@ _MODELS: Final[dict[tuple[str, ...], type[Section]]] = {
     ("clinics",): ClinicGroup,
     ("clinics", "availability"): Availability,
     ("clinics", "straggler"): Straggler,
+    ("parties",): Party,
+    ("parties", "availability"): Availability,
+    ("parties", "straggler"): Straggler,
     ("privacy",): Privacy,
     ("strategies",): Strategy,
     ("tune",): Tune,

@@ -31,11 +31,12 @@ _TABLES: Final = {
     "ClinicGroup": "clinics",
     "Availability": "clinics.availability",
     "Straggler": "clinics.straggler",
+    "Party": "parties",
     "Privacy": "privacy",
     "Strategy": "strategies",
     "AttackTable": "attacks",
 }
-_LISTS: Final = ("attacks", "clinics", "strategies", "evaluation.groups")
+_LISTS: Final = ("attacks", "clinics", "parties", "strategies", "evaluation.groups")
 _OPENING: Final = """# Scenario keys
 
 Every key of a scenario file, made from the models that check it (`suture schema --markdown`); `suture schema` prints

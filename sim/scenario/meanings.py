@@ -14,12 +14,14 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "evaluation": "How held-out records are scored.",
         "server": "The server's computer and link.",
         "clinics": "The clinics' links and computers, a group a table.",
+        "parties": "Who holds which columns of the same patients, under a vertical layout.",
         "privacy": "What protects patients, and how strongly.",
         "strategies": "The methods to compare, a table each.",
         "sweep": "Keys of other tables, dotted, with the values that each takes in turn: a run for each combination.",
     },
     "data": {
         "source": "What kind of records: it decides which other keys there are.",
+        "layout": "Whether clinics hold all columns of their own patients, or parties some columns of all patients.",
         "test-share": "Share of each clinic's records that is held out, and by patient where patients are known.",
         "validation-share": "Share of each clinic's other records that chooses, and neither trains nor is held out.",
         "test": "What is held out: records of every clinic, or all records of some clinics, which then do not train.",
@@ -36,6 +38,7 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "shift": "Size of each clinic's change of the features under `feature-shift`, in standard deviations.",
         "clinics": "How many clinics are made.",
         "scaling": "What scales features: public ranges, or statistics of the records (no epsilon is then finite).",
+        "imaging": "Whether fluoroscopy (ca), thallium scan (thal) and slope are features too, and filled in.",
         "held-out": "Whether the seed draws held-out records, or they are those of FLamby.",
         "path": "The file, relative to the scenario's folder; of `loader` the name or import path of a function.",
         "options": "Arguments of the loader.",
@@ -181,5 +184,14 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "options": "Arguments of a strategy of Flower's, or a method's own keys.",
         "set": "Keys of other tables that are otherwise for this strategy, such as `set.train.learning-rate = 0.01`.",
     },
+}
+MEANINGS["parties"] = {
+    "name": "What the party is called.",
+    "columns": "Its columns; a category's column stands for all its levels.",
+    "label": "Whether it holds the label; one party does.",
+    **{key: meaning for key, meaning in MEANINGS["clinics"].items() if key not in ("sites", "count", "spread")},
+    "profile": "Link and computer by name.",
+    "availability": "Share of the rounds in which a party is there; a vertical layout takes 1 so far.",
+    "drop-out": "Chance to be lost in a round; a vertical layout takes 0 so far.",
 }
 """By table, as in a scenario, and by key; top-level keys under the empty name."""

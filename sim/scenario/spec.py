@@ -34,6 +34,7 @@ from sim.scenario.clinics import PROFILES as BUILT_IN_PROFILES
 from sim.scenario.lookup import ATTACKS, METHODS, MODELS, PROFILES, SOURCES, is_flower_path, is_own_path
 from sim.scenario.mechanisms import at
 from sim.scenario.overrides import replaced
+from sim.scenario.parties import Party, clinics_of
 from sim.scenario.privacy import TRUST
 
 RESULTS_VERSION: Final = 7
@@ -50,13 +51,15 @@ _NOTHING_DONE: Final = (
     ("update-top-k", 1.0),
 )
 """Settings of ``[train]`` that a run would be the same without."""
+_AS_BEFORE: Final = (("layout", "horizontal"), ("imaging", False))
+"""Settings of ``[data]`` that a run would be the same without."""
 _OF_THE_STUDY: Final = ("margin", "reference")
 """Settings of ``[evaluation]`` that change no run."""
 REFERENCE: Final = "prevalence"
 """The strategy that is part of every study unless it says otherwise."""
 _BEHAVIOUR: Final = ("availability", "drop_out", "straggler")
 _BATCH: Final = 100
-_TABLES: Final = ("data", "model", "train", "evaluation", "server", "clinics", "privacy")
+_TABLES: Final = ("data", "model", "train", "evaluation", "server", "clinics", "parties", "privacy")
 
 
 class RunStrategy(Section):
@@ -82,6 +85,7 @@ class RunSpec(Section):
     evaluation: Scoring
     server: Server
     clinics: tuple[ClinicGroup, ...]
+    parties: tuple[Party, ...] = ()
     privacy: Privacy
     strategy: RunStrategy
     swept: dict[str, Scalar] = Field(default_factory=dict)
@@ -119,8 +123,11 @@ def digest_of(
     scoring = (own for own in settings["evaluation"].items() if own[0] not in _OF_THE_STUDY)
     content["evaluation"] = {key: value for key, value in scoring if key != "groups" or value}
     content |= {"code": dict(code)} if code else {}
+    content["data"] = {key: value for key, value in settings["data"].items() if (key, value) not in _AS_BEFORE}
     if data_sha256 is not None:
-        content["data"] = {**settings["data"], "path": data_sha256}
+        content["data"]["path"] = data_sha256
+    if not settings.get("parties"):
+        content.pop("parties", None)
     model = {key: value for key, value in settings["model"].items() if (key, value) != ("cut-dropout", 0.0)}
     content["model"] = {**model, "public-head": public_head}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -217,6 +224,8 @@ def expand(scenario: Scenario) -> list[RunSpec]:
     runs = math.prod([cuts, len(scenario.seeds), *map(len, scenario.sweep.values())])
     if runs > MOST_RUNS:
         raise ScenarioError([f"scenario: sweep: {runs:,} runs, and a study has at most {MOST_RUNS:,}; sweep less"])
+    if scenario.parties:
+        scenario = scenario.model_copy(update={"clinics": clinics_of(scenario.parties)})
     common = _settings(scenario, {}, "scenario")
     specs: list[RunSpec] = []
     problems: list[str] = []

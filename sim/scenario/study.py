@@ -179,17 +179,10 @@ def _writable(label: str) -> str:
     return label
 
 
-class ClinicGroup(Section):
-    """Clinics with the same link and computer, or drawn from a mixture of profiles.
-
-    ``profile`` is a name, or a table of names and shares that add up to 1; ``spread`` is the standard deviation of the
-    logarithm of the clinics' rates.
-    """
+class Place(Section):
+    """A link and a computer, or what they are drawn from, and how reliable they are."""
 
     profile: Annotated[str | dict[str, Annotated[Number, Field(gt=0)]], BeforeValidator(_profile)] | None = None
-    sites: Sites | None = None
-    count: Annotated[Whole, Field(ge=1)] | None = None
-    spread: Annotated[Number, Field(ge=0, le=5)] = 0.0
     uplink: Rate | None = None
     downlink: Rate | None = None
     latency: Duration | None = None
@@ -233,25 +226,37 @@ class ClinicGroup(Section):
             raise ValueError(f"the shares add up to {total:.6g}; give shares that add up to 1")
         return profile
 
-    @field_validator("count")
-    @classmethod
-    def _count_or_sites(cls, count: int | None, info: ValidationInfo) -> int | None:
-        if count is not None and info.data.get("sites") is not None:
-            raise ValueError("has no effect beside sites, which say how many there are; remove one of them")
-        return count
-
     @model_validator(mode="after")
-    def _no_silent_zero(self) -> "ClinicGroup":
+    def _no_silent_zero(self) -> "Place":
         absent = [key for key in ("uplink", "downlink", "latency", "compute") if getattr(self, key) is None]
         if self.profile is None and absent:
             raise ValueError(f"{', '.join(absent)} not given; name a profile, or give all four rates")
         return self
 
     @model_validator(mode="after")
-    def _busy_takes_more(self) -> "ClinicGroup":
+    def _busy_takes_more(self) -> "Place":
         if self.idle_power is not None and self.busy_power is not None and self.idle_power > self.busy_power:
             raise ValueError("idle-power is more than busy-power; exchange them")
         return self
+
+
+class ClinicGroup(Place):
+    """Clinics with the same link and computer, or drawn from a mixture of profiles.
+
+    ``profile`` is a name, or a table of names and shares that add up to 1; ``spread`` is the standard deviation of the
+    logarithm of the clinics' rates.
+    """
+
+    sites: Sites | None = None
+    count: Annotated[Whole, Field(ge=1)] | None = None
+    spread: Annotated[Number, Field(ge=0, le=5)] = 0.0
+
+    @field_validator("count")
+    @classmethod
+    def _count_or_sites(cls, count: int | None, info: ValidationInfo) -> int | None:
+        if count is not None and info.data.get("sites") is not None:
+            raise ValueError("has no effect beside sites, which say how many there are; remove one of them")
+        return count
 
 
 class Strategy(Section):

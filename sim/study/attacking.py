@@ -135,7 +135,7 @@ def attack_runs(plans: Sequence[Plan], tasks: Mapping[str, Sequence[Task]]) -> I
     """Make the attacks on some runs, and yield for each run its row: how each attack ended, and the time it took."""
     for plan in plans:
         started = time.perf_counter()
-        federation = load_federation(plan.spec.data, plan.spec.seed)
+        federation = load_federation(plan.spec.data, plan.spec.seed, plan.spec.parties)
         attacks = list(attack_run(plan, federation, tasks[plan.spec.run_id]))
         failed = [row for row in attacks if row["status"] != "ok"]
         yield {

@@ -121,7 +121,7 @@ def audit_runs(plans: Sequence[Plan], options: Options) -> Iterator[Row]:
         }
         target = Target(
             plan=plan,
-            federation=load_federation(plan.spec.data, plan.spec.seed),
+            federation=load_federation(plan.spec.data, plan.spec.seed, plan.spec.parties),
             model={},
             options={},
             train=partial(train_further, plan, "server"),

@@ -41,7 +41,7 @@ def plan_runs(specs: Sequence[RunSpec], *, trials: bool = False) -> Iterator[Pla
         data = spec.data.model_dump_json(), spec.seed
         try:
             if data not in known:
-                federation = load_federation(spec.data, spec.seed)
+                federation = load_federation(spec.data, spec.seed, spec.parties)
                 known[data] = (federation.for_tuning() if trials else federation).facts
             if is_flower_path(spec.strategy.name):
                 from sim.flower.imported import check_imported

@@ -54,7 +54,7 @@ class Retiming:
         self.recorded_seconds = float(record["row"]["sim_seconds"])
         self._folder = folder
         self._written = record["spec"]
-        facts = load_federation(spec.data, spec.seed).facts
+        facts = load_federation(spec.data, spec.seed, spec.parties).facts
         self._job = Job.build(spec, facts)
         self._rounds = int(record["row"]["rounds"])
         self._counts = Counts(self._job, self._clock(spec)).count(self._rounds)

@@ -162,7 +162,7 @@ def execute_together(
     def one(plan: Plan) -> Row:
         of_data = plan.spec.data.model_dump_json(), plan.spec.seed
         if of_data not in known:
-            known[of_data] = load_federation(plan.spec.data, plan.spec.seed)
+            known[of_data] = load_federation(plan.spec.data, plan.spec.seed, plan.spec.parties)
         return execute(plan, folder, origin, known[of_data], shared, tuning.get(plan.spec.run_id, Chosen()))
 
     yield from shared.run([partial(one, plan) for plan in plans])
@@ -200,7 +200,7 @@ def execute(
     program, chosen = program or Alone(), chosen or Chosen()
     started = program.clock()
     log = RunLog(folder, plan.spec.run_id)
-    federation = federation or load_federation(plan.spec.data, plan.spec.seed)
+    federation = federation or load_federation(plan.spec.data, plan.spec.seed, plan.spec.parties)
     try:
         _refuse(chosen.hopeless)
         trained, findings = _trained_and_attacked(plan, federation, log, program)

@@ -72,7 +72,8 @@ def clinics_table(plan: Plan, trained: TrainedRun, findings: Findings, federatio
     clinics.insert(1, "test_records", clinics.pop("test_records").fillna(0).astype("int64"))
     clinics["pairs"] = clinics["pairs"].fillna(0).astype("int64")
     if publishes_class_counts(plan.spec):
-        clinics = clinics.assign(**_class_counts(federation))
+        counts = pd.DataFrame(_class_counts(federation), index=pd.Index(federation.everyone))
+        clinics = clinics.join(counts.reindex(plan.job.facts.everyone, fill_value=0), on="name")
     measured = findings.of_clinics(clinics["name"])
     for column in measured.keys() & set(clinics):
         raise AttackError(f'an attack takes column "{column}" of clinics.parquet; name another')

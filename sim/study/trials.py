@@ -25,7 +25,7 @@ def try_together(plans: Sequence[Plan]) -> Iterator[Row]:
     def one(plan: Plan) -> Row:
         of_data = plan.spec.data.model_dump_json(), plan.spec.seed
         if of_data not in known:
-            known[of_data] = load_federation(plan.spec.data, plan.spec.seed).for_tuning()
+            known[of_data] = load_federation(plan.spec.data, plan.spec.seed, plan.spec.parties).for_tuning()
         return try_one(plan, known[of_data], shared)
 
     yield from shared.run([partial(one, plan) for plan in plans])

@@ -10,7 +10,8 @@ from torch import nn
 
 from sim.foundation.rng import stream
 from sim.foundation.text import bytes_text
-from sim.methods.job import Job, run_key
+from sim.methods.job import Job
+from sim.methods.run_key import run_key
 from sim.methods.sampling import participants
 from sim.models import Block, Part
 from sim.plan.costs import part_costs

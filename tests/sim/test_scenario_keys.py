@@ -12,6 +12,7 @@ from sim.scenario.file import Scenario
 from sim.scenario.key_reference import described_schema, markdown
 from sim.scenario.meanings import MEANINGS
 from sim.scenario.model import Model
+from sim.scenario.parties import Party
 from sim.scenario.privacy import Privacy
 from sim.scenario.study import Availability, ClinicGroup, GroupColumn, Scoring, Server, Straggler, Strategy, Train
 from sim.scenario.tune import Range, Tune
@@ -31,6 +32,7 @@ MODELS = {
     "clinics": (ClinicGroup,),
     "clinics.availability": (Availability,),
     "clinics.straggler": (Straggler,),
+    "parties": (Party,),
     "privacy": (Privacy,),
     "strategies": (Strategy,),
 }

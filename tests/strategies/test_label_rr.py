@@ -14,7 +14,7 @@ from wire import record
 
 from sim.data.federation import load_federation
 from sim.foundation.problems import ScenarioError
-from sim.methods.job import run_key
+from sim.methods.run_key import run_key
 from sim.plan.plan import make_plan
 from sim.privacy.mechanisms.label_rr import LabelRr
 from sim.study.runner import execute

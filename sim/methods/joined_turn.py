@@ -1,0 +1,102 @@
+"""The server's end of a round of vertical split learning: it joins the parties' rows, and shares out the gradient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sim.methods.feed import padded
+from sim.methods.messages import Begin, Clip, Kind, Reply, Step, Tail
+from sim.methods.parties import Parties
+from sim.methods.row_noise import arrived_rows
+from sim.methods.sampling import loss_weights
+from sim.methods.trainer import Trainer
+from sim.methods.turn import OfOneBatch, leaving_server
+from sim.models.joined import join, shares
+from sim.tensor.clipping import joint_factors
+
+if TYPE_CHECKING:
+    from sim.methods.exchange import Exchange
+
+
+class JoinedTurn:
+    """A round of all parties: each has a turn, and in every batch the server waits for the rows of all.
+
+    Parameters
+    ----------
+    exchange : Exchange
+    parties : Parties
+    steps : int
+        How many batches.
+    """
+
+    def __init__(self, exchange: Exchange, parties: Parties, steps: int) -> None:
+        self._exchange, self._parties, self._steps = exchange, parties, steps
+        self._job, self._round = exchange.job, exchange.server_round
+
+    def run(self, body: Trainer) -> None:
+        """Train the body, and with it the parties' heads and the tail, batch by batch."""
+        smashed = {k: self._begun(k) for k in self._parties.present}
+        for step in range(self._steps):
+            smashed = self._served(body, smashed, step)
+
+    def _begun(self, party: int) -> Reply:
+        return self._exchange.ask(
+            Begin(clinics=[party], server_round=self._round, turn=f"clinic-{party}", first=0, steps=self._steps)
+        )
+
+    def _served(self, body: Trainer, smashed: dict[int, Reply], step: int) -> dict[int, Reply]:
+        """Train on a batch; return the next one's rows by party, or the parties' last words."""
+        job, parties = self._job, self._parties
+        holder = smashed[parties.holder]
+        rows = np.array(holder.rows)
+        width = int(job.width(rows.max(initial=0)))
+        normaliser = job.sampling.normaliser(np.array([job.sizes[parties.holder]]), rows)
+        weights = torch.from_numpy(loss_weights(rows, normaliser, width))
+        arrived = [
+            padded(arrived_rows(job, Kind.SMASHED, reply.payload[Kind.SMASHED], [k]), width)
+            for k, reply in smashed.items()
+        ]
+        outputs = body.forward(
+            join(arrived, parties.how), rows=holder.rows, want_input_gradient=True, moment=(self._round, step)
+        )
+        cotangent = None
+        if job.protocol.topology == "vanilla":
+            body.loss(padded(holder.payload[Kind.LABELS], width), weights)
+        else:
+            sent = self._down(Kind.BODY_OUTPUT, outputs, holder)
+            tail = Tail(**self._batch(parties.holder, step, holder), body_output=sent)
+            answer = self._exchange.ask(tail).payload[Kind.TAIL_GRADIENT]
+            by_lane = torch.from_numpy(normaliser.copy())
+            cotangent = padded(arrived_rows(job, Kind.TAIL_GRADIENT, answer, [parties.holder], by_lane), width)
+        if not job.joint:
+            return self._stepped(smashed, step, body.backward(self._round, step, normaliser, cotangent))
+        squared, gradient = body.hold(normaliser, cotangent)
+        for reply in self._stepped(smashed, step, gradient).values():
+            squared = squared + padded(reply.payload[Kind.NORMS], width)
+        factors = joint_factors(squared, job.dp.part_clip if job.dp is not None else 0.0)
+        body.release(self._round, step, normaliser, factors)
+        sent = self._down(Kind.CLIP_FACTORS, factors, holder)
+        return {
+            k: self._exchange.ask(Clip(**self._batch(k, step, reply), clip_factors=sent))
+            for k, reply in smashed.items()
+        }
+
+    def _stepped(self, smashed: dict[int, Reply], step: int, gradient: Tensor) -> dict[int, Reply]:
+        """Send each party its share of the gradient, and return the answers."""
+        parts = shares(gradient, len(smashed), self._parties.how)
+        return {
+            k: self._exchange.ask(
+                Step(**self._batch(k, step, reply), cut_gradient=self._down(Kind.CUT_GRADIENT, part, reply))
+            )
+            for (k, reply), part in zip(smashed.items(), parts, strict=True)
+        }
+
+    def _batch(self, party: int, step: int, smashed: Reply) -> OfOneBatch:
+        return {"clinics": [party], "turn": f"clinic-{party}", "step": step, "rows": smashed.rows}
+
+    def _down(self, kind: Kind, rows: Tensor, smashed: Reply) -> Tensor:
+        return leaving_server(self._job, kind, rows, smashed.rows)

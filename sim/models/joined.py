@@ -1,0 +1,165 @@
+"""A network whose first blocks stand side by side: a head for each party's columns, and one body behind their join."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from sim.models.build import build_network
+from sim.models.network import Block, Network, Part
+from sim.scenario import Model as ModelSettings
+
+CONCATENATION: Final = "concatenation"
+JOINS: Final = (CONCATENATION, "sum", "mean")
+"""How the heads' outputs become the body's input (Ceballos et al. 2020)."""
+
+
+def join(rows: Sequence[Tensor], how: str) -> Tensor:
+    """Join the parties' rows ``[..., feature]``, in the order of the parties."""
+    if how == CONCATENATION:
+        return torch.cat(list(rows), -1)
+    added = torch.stack(list(rows)).sum(0)
+    return added / len(rows) if how == "mean" else added
+
+
+def shares(gradient: Tensor, parties: int, how: str) -> list[Tensor]:
+    """Return each party's share of the gradient in what was joined."""
+    if how == CONCATENATION:
+        return list(torch.tensor_split(gradient, parties, -1))
+    return [gradient / parties if how == "mean" else gradient] * parties
+
+
+class Heads(nn.Module):
+    """All parties' heads, each on its own columns of a record, and their join.
+
+    Parameters
+    ----------
+    heads : sequence of Sequential
+    columns : sequence of tuple of int
+        By party.
+    how : str
+        One of :data:`JOINS`.
+    """
+
+    def __init__(self, heads: Sequence[nn.Sequential], columns: Sequence[tuple[int, ...]], how: str) -> None:
+        super().__init__()
+        self._columns, self._how = [list(own) for own in columns], how
+        for party, head in enumerate(heads):
+            self.add_module(str(party), head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run every head on its columns of ``[..., feature]``, and join."""
+        heads = self._modules.values()
+        rows = [head(x[..., own]) for head, own in zip(heads, self._columns, strict=True) if head is not None]
+        return join(rows, self._how)
+
+
+class Columns(nn.Module):
+    """Some columns of a record.
+
+    Parameters
+    ----------
+    columns : sequence of int
+    """
+
+    def __init__(self, columns: Sequence[int]) -> None:
+        super().__init__()
+        self.columns = list(columns)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take them out of ``[..., feature]``."""
+        return x[..., self.columns]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A joined network and its pieces.
+
+    Attributes
+    ----------
+    network : Network
+        On whole records: the heads as one block, ``heads``, and the body's blocks.
+    parts : tuple of Part
+        All heads together, body and, U-shaped, tail.
+    heads : tuple of Part
+        By party: its head on its own columns, with the names that its parameters have in the network.
+    how : str
+        How the rows are joined.
+    """
+
+    network: Network
+    parts: tuple[Part, ...]
+    heads: tuple[Part, ...]
+    how: str
+
+
+def joined_network(
+    settings: ModelSettings, columns: Sequence[tuple[int, ...]], features: int, classes: int, topology: str, how: str
+) -> Joined:
+    """Build a multilayer perceptron that begins with a head for each party, cut where the settings say.
+
+    Each head has the layers in front of the cut, on the party's own columns; the body has the others, the first of them
+    as wide as the join.
+
+    Raises
+    ------
+    ValueError
+        In one line: if it is no multilayer perceptron, or the cut lies outside it.
+    """
+    if settings.name != "mlp":
+        raise ValueError(f'"{settings.name}" has no heads for parties; take name = "mlp"')
+    layers = len(settings.hidden) + 1
+    first, last = settings.cut if isinstance(settings.cut, tuple) else (settings.cut, -1)
+    begin, end = (place + layers if place < 0 else place for place in (first, last))
+    if not 0 < begin < layers:
+        raise ValueError(f"cut {first} lies outside the model, which has {layers} layers; take cut = 1")
+    whole = [build_network(settings, (len(own),), classes) for own in columns]
+    width = settings.hidden[begin - 1] * (len(columns) if how == CONCATENATION else 1)
+    rest = settings.hidden[begin:]
+    own_body = {"hidden": rest} if rest else {"name": "logistic"}
+    body = build_network(settings.model_copy(update=own_body), (width,), classes)
+
+    def blocks_of(networks: Sequence[Sequence[Block]], behind: Sequence[Block]) -> tuple[Block, ...]:
+        heads = [nn.Sequential(_named(blocks[:begin])) for blocks in networks]
+        named = (
+            replace(block, name=f"hidden{begin + number}") if block.name != "output" else block
+            for number, block in enumerate(behind, 1)
+        )
+        return (Block("heads", Heads(heads, columns, how)), *named)
+
+    def build() -> tuple[Block, ...]:
+        return blocks_of([_made(each) for each in whole], _made(body))
+
+    network = Network(
+        blocks=blocks_of([deepcopy(each.blocks) for each in whole], body.blocks),  # alike, they may be one object
+        input_shape=(features,),
+        outputs=body.outputs,
+        build=build,
+    )
+    parts = network.split(topology, 1 if topology == "vanilla" else (1, end - begin + 1))
+    heads = tuple(
+        Part("head", tuple(replace(block, name=f"heads.{party}.{block.name}") for block in each.blocks[:begin]))
+        for party, each in enumerate(whole)
+    )
+    return Joined(network, parts, heads, how)
+
+
+def network_on_columns(settings: ModelSettings, columns: Sequence[int], features: int, classes: int) -> Network:
+    """Build a network that sees some columns of each record of so many features."""
+    inner = build_network(settings, (len(columns),), classes)
+    seen = Block("columns", Columns(columns))
+    return replace(inner, blocks=(seen, *inner.blocks), input_shape=(features,), build=lambda: (seen, *_made(inner)))
+
+
+def _named(blocks: Sequence[Block]) -> OrderedDict[str, nn.Module]:
+    return OrderedDict((block.name, block.module) for block in blocks)
+
+
+def _made(network: Network) -> tuple[Block, ...]:
+    return network.blocks if network.build is None else network.build()

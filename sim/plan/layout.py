@@ -1,0 +1,45 @@
+"""What a vertical layout does not go with, yet or ever: a line for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sim.data.facts import Facts
+from sim.methods.method import method_of
+from sim.scenario.spec import RunSpec
+
+
+def layout_problems(spec: RunSpec, facts: Facts) -> Iterator[str]:
+    """Yield a line for each reason why a run does not fit the layout of its data."""
+    method, layout = method_of(spec.strategy.name), "vertical" if facts.vertical else "horizontal"
+    if layout not in method.layouts:
+        mend = (
+            "take vertical, vertical-alone or centralised"
+            if facts.vertical
+            else "name [[parties]] under a vertical one"
+        )
+        yield f"strategies: {method.name} is not for a {layout} layout; {mend}"
+    elif facts.vertical and method.trains:
+        yield from _not_on_parties(spec)
+
+
+def _not_on_parties(spec: RunSpec) -> Iterator[str]:
+    train, privacy, model, server = spec.train, spec.privacy, spec.model, spec.server
+    there = [group.behaviour() for group in spec.clinics]
+    yet = "is not simulated on a vertical layout yet; "
+    for fault in (
+        (train.participation < 1 or train.over_select > 1) and f"train.participation: less than all {yet}set it to 1.0",
+        train.deadline is not None and f"train.deadline: {yet}remove it",
+        any(each.may_be_lost for each in there) and f"parties: availability and drop-out: {yet}remove them",
+        (server.uplink or server.downlink) and f"server: a link that parties share {yet}remove uplink and downlink",
+        set(privacy.mechanisms) - {"none", "dp-sgd"} and f"privacy.mechanism: {privacy.mechanism} {yet}take dp-sgd",
+        privacy.secure_aggregation and f"privacy.secure-aggregation: {yet}drop it",
+        privacy.colluding_clinics and f"privacy.colluding-clinics: {yet}drop them",
+        privacy.trust == "active" and f"privacy.trust: an active server {yet}take trusted or curious",
+        model.freeze and f"model.freeze: {yet}let all parts train",
+        model.public_head != "random" and f"model.public-head: {yet}remove it",
+        model.cut_dropout and f"model.cut-dropout: {yet}drop it",
+        train.nopeek and f"train.nopeek: {yet}drop it",
+    ):
+        if fault:
+            yield str(fault)

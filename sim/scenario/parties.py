@@ -1,0 +1,65 @@
+"""The tables ``[[parties]]``: who holds which columns of the same patients, and who holds their label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, Strict, field_validator
+
+from sim.foundation.problems import show, unwritable
+from sim.scenario.base import unique
+from sim.scenario.study import ClinicGroup, Place
+
+
+def _party_name(name: str) -> str:
+    if not name.strip() or unwritable(name):
+        raise ValueError(f"{show(name)} is no name; give text without control characters")
+    return name
+
+
+class Party(Place):
+    """One party of vertical learning: its columns of every patient, its link and its computer.
+
+    ``columns`` names columns of the source; a category's column stands for all its levels. ``label`` says whose the
+    label is.
+    """
+
+    name: Annotated[str, Field(max_length=80), AfterValidator(_party_name)]
+    columns: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique)]
+    label: Annotated[bool, Strict()] = False
+
+    @field_validator("profile")
+    @classmethod
+    def _one_place(cls, profile: str | dict[str, float] | None) -> str | dict[str, float] | None:
+        if profile is not None and not isinstance(profile, str):
+            raise ValueError("a party is one place; name one profile")
+        return profile
+
+
+def clinics_of(parties: Sequence[Party]) -> tuple[ClinicGroup, ...]:
+    """Return the parties' links and computers, as those of clinics."""
+    own = {"name", "columns", "label"}
+    return tuple(
+        ClinicGroup.model_validate({"sites": (party.name,), **party.model_dump(exclude=own)}) for party in parties
+    )
+
+
+def parties_faults(parties: Sequence[Party]) -> list[str]:
+    """Say what is wrong with the parties as a whole."""
+    names, holders = [party.name for party in parties], [party.name for party in parties if party.label]
+    faults = []
+    if len(parties) < 2:
+        faults.append("there must be at least two; add a party")
+    if len(set(names)) < len(names):
+        faults.append("two have the same name; give each a name of its own")
+    if len(holders) != 1:
+        found = f"{', '.join(holders)} have" if holders else "none has"
+        faults.append(f"{found} label = true; give it to the one party that holds the label")
+    taken: dict[str, str] = {}
+    for party in parties:
+        for column in party.columns:
+            if column in taken and taken[column] != party.name:
+                faults.append(f"\"{column}\" is {taken[column]}'s and {party.name}'s; name each column once")
+            taken[column] = party.name
+    return faults
