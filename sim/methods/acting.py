@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
 from sim.methods.sampling import participants, selected, wanted
-from sim.models import Part, never_negative
+from sim.models import Block, ClipRows, Part, never_negative
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip
 from sim.privacy.mechanisms.mechanism import on_gradients, on_labels, on_rows
 from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
@@ -33,6 +34,13 @@ def row_noise(privacy: Privacy, parts: Sequence[Part]) -> RowNoise | None:
     if (mechanism := on_rows(privacy)) is None:
         return None
     return mechanism.acting(privacy, never_negative=never_negative(parts[0]), with_tail=len(parts) == 3)
+
+
+def clip_layer(rows: RowNoise | None) -> Block | None:
+    """Return what clips rows at the end of a head; None where nothing does."""
+    if rows is None or not math.isfinite(rows.clip["smashed"]):
+        return None
+    return Block("clip", ClipRows(rows.clip["smashed"], rows.mechanism.norm))
 
 
 def adaptive_clip(spec: RunSpec, clinics: int) -> AdaptiveClip | None:

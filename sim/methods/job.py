@@ -25,7 +25,7 @@ from sim.methods.protocol import Protocol, protocol_of
 from sim.methods.round_draws import RoundDraws, everyone_returns
 from sim.methods.run_key import run_key
 from sim.methods.sampling import Batches, Ints, Sampling, draw_batches, wanted
-from sim.models import Block, ClipRows, Network, Parameters, Part
+from sim.models import Block, Network, Parameters, Part
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip
 from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
 from sim.privacy.secure_aggregation import SecureAggregation
@@ -117,12 +117,13 @@ class Job:
         network, parts = (parties.network, parties.parts) if parties else cut_network(spec, facts, protocol)
         frozen = frozen_parts(spec, method, parts)
         network = with_public_head(spec, network, parts, frozen)
-        rows = acting.row_noise(spec.privacy, parts)
+        rows = acting.row_noise(spec.privacy, (*(parties.heads[:1] if parties else parts[:1]), *parts[1:]))
         if spec.model.cut_dropout:
             network, parts = behind_head(network, parts, Block("cut-dropout", nn.Dropout(spec.model.cut_dropout)))
-        if rows is not None and math.isfinite(rows.clip["smashed"]):
-            layer = Block("clip", ClipRows(rows.clip["smashed"], rows.mechanism.norm))
+        if (layer := acting.clip_layer(rows)) is not None and parties is None:
             network, parts = behind_head(network, parts, layer)
+        elif layer is not None and (parties := parties_of(spec, facts, method, protocol, layer)) is not None:
+            network, parts = parties.network, parties.parts
         dp = acting.gradient_noise(spec.privacy, trained_apart(parts, frozen, parties), len(facts.sizes))
         job = cls(
             spec=spec,

@@ -15,7 +15,7 @@ from sim.foundation.problems import ScenarioError, suggest
 from sim.methods.messages import Kind
 from sim.models.build import build_network
 from sim.models.joined import JOINS, joined_network, network_on_columns
-from sim.models.network import Network, Part
+from sim.models.network import Block, Network, Part
 from sim.scenario.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -85,8 +85,12 @@ class Parties:
         )
 
 
-def parties_of(spec: RunSpec, facts: Facts, method: Method, protocol: Protocol) -> Parties | None:
-    """Return the parties of a run; None under a horizontal layout.
+def parties_of(
+    spec: RunSpec, facts: Facts, method: Method, protocol: Protocol, behind: Block | None = None
+) -> Parties | None:
+    """Return the parties of a run, with a block without parameters at the end of each head where one is given.
+
+    None under a horizontal layout.
 
     Raises
     ------
@@ -101,7 +105,7 @@ def parties_of(spec: RunSpec, facts: Facts, method: Method, protocol: Protocol) 
         with torch.random.fork_rng(devices=[]):
             if method.cuts:
                 how = _option(spec, method, JOIN, JOINS)
-                joined = joined_network(settings, facts.columns, features, classes, protocol.topology, how)
+                joined = joined_network(settings, facts.columns, features, classes, protocol.topology, how, behind)
                 return Parties(
                     columns=facts.columns,
                     holder=facts.label_holder,
@@ -131,7 +135,7 @@ def parties_of(spec: RunSpec, facts: Facts, method: Method, protocol: Protocol) 
 
 def trained_apart(parts: Sequence[Part], frozen: Collection[str], parties: Parties | None) -> int:
     """Return how many parts train, each at its place: every party's head counts."""
-    heads = len(parties.heads) if parties else 0
+    heads = len(parties.heads) if parties and "head" not in frozen else 0
     return len(parts) - len(frozen) + max(0, heads - 1)
 
 
@@ -156,6 +160,11 @@ def protocol_at(job: Job, clinic: int) -> Protocol:
 def patients(job: Job) -> int:
     """Return the number of training records at all clinics together; parties hold columns of the same ones."""
     return sum(job.sizes) if job.parties is None else job.sizes[0]
+
+
+def releases_of_a_row(parties: Parties | None, kind: str) -> int:
+    """Return how many rows of a kind leave for one record in a batch: each party's of a patient but those of labels."""
+    return 1 if parties is None or kind in OF_THE_LABEL else len(parties.heads)
 
 
 def seen_by(parties: Parties, party: int, x: NDArray[np.float32], y: Ints) -> tuple[NDArray[np.float32], Ints]:

@@ -100,12 +100,18 @@ class Joined:
 
 
 def joined_network(
-    settings: ModelSettings, columns: Sequence[tuple[int, ...]], features: int, classes: int, topology: str, how: str
+    settings: ModelSettings,
+    columns: Sequence[tuple[int, ...]],
+    features: int,
+    classes: int,
+    topology: str,
+    how: str,
+    behind: Block | None = None,
 ) -> Joined:
     """Build a multilayer perceptron that begins with a head for each party, cut where the settings say.
 
     Each head has the layers in front of the cut, on the party's own columns; the body has the others, the first of them
-    as wide as the join.
+    as wide as the join. A block without parameters may stand at the end of each head.
 
     Raises
     ------
@@ -125,11 +131,13 @@ def joined_network(
     own_body = {"hidden": rest} if rest else {"name": "logistic"}
     body = build_network(settings.model_copy(update=own_body), (width,), classes)
 
-    def blocks_of(networks: Sequence[Sequence[Block]], behind: Sequence[Block]) -> tuple[Block, ...]:
-        heads = [nn.Sequential(_named(blocks[:begin])) for blocks in networks]
+    last_of_head = (behind,) if behind is not None else ()
+
+    def blocks_of(networks: Sequence[Sequence[Block]], rest: Sequence[Block]) -> tuple[Block, ...]:
+        heads = [nn.Sequential(_named((*blocks[:begin], *last_of_head))) for blocks in networks]
         named = (
             replace(block, name=f"hidden{begin + number}") if block.name != "output" else block
-            for number, block in enumerate(behind, 1)
+            for number, block in enumerate(rest, 1)
         )
         return (Block("heads", Heads(heads, columns, how)), *named)
 
@@ -144,7 +152,12 @@ def joined_network(
     )
     parts = network.split(topology, 1 if topology == "vanilla" else (1, end - begin + 1))
     heads = tuple(
-        Part("head", tuple(replace(block, name=f"heads.{party}.{block.name}") for block in each.blocks[:begin]))
+        Part(
+            "head",
+            tuple(
+                replace(block, name=f"heads.{party}.{block.name}") for block in (*each.blocks[:begin], *last_of_head)
+            ),
+        )
         for party, each in enumerate(whole)
     )
     return Joined(network, parts, heads, how)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sim.foundation.problems import ScenarioError
 from sim.methods.job import Job
-from sim.methods.parties import patients
+from sim.methods.parties import patients, releases_of_a_row
 from sim.plan.releases import Sampled, build_ledger, un_noised
 from sim.privacy.calibration import six_digits
 from sim.privacy.mechanisms.mechanism import OnGradients, OnUpdates
@@ -104,7 +104,8 @@ def row_multipliers(
         raise ScenarioError(
             [f"privacy.{key}: the labels alone spend label-epsilon {labels:g}; give a larger target than {target:g}"]
         )
-    reach, found = tuple(noise.reach.values()), []
+    reach = tuple(r for kind, r in noise.reach.items() for _ in range(releases_of_a_row(job.parties, kind)))
+    found = list[float]()
     for clinic in clinics:
         exposures, gradients = max(1, int(sampled.exposures[clinic])), sigmas[clinic] if sigmas else 0.0
         found.append(noise.mechanism.noise_for(for_rows, delta, exposures, gradients, reach))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sim.foundation.lazy import Lazy
 from sim.methods.job import Job
-from sim.methods.parties import OF_THE_LABEL, trained_apart
+from sim.methods.parties import OF_THE_LABEL, releases_of_a_row, trained_apart
 from sim.privacy.accounting import compose, flatten
 from sim.privacy.ledger import ADVERSARIES, COLLUDING, Adversary, Ledger, Release, Unit, adversaries_of
 from sim.privacy.loss import Adjacency
@@ -269,15 +269,22 @@ def _releases(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> 
         if behind_noise:
             # Who sees the rows sees who is in a batch: no amplification, and a replaced record moves a sum by 2 C.
             known = clipped.mechanism.in_known_batches(sigma, exposures) if clipped else dp.NonPrivateDpEvent()
-            found.append(_release(clinic, "gradients", ("server",), known, "replace"))
+            knowing: tuple[Adversary, ...] = ("server",) if job.parties is None else ("peer-clinic", "server")
+            found.append(_release(clinic, "gradients", knowing, known, "replace"))
     for adversary, kinds in protocol.sees_raw.items():
         audience: tuple[Adversary, ...] = ADVERSARIES if only_rows else (adversary,)
+        if behind_noise and job.parties is not None:
+            # What parties get is made of what the server has: of noised rows, and of labels as they are sent.
+            if adversary == "peer-clinic":
+                continue
+            audience = audience if only_rows else ("peer-clinic", "server")
         for kind in kinds:
             if job.labels is not None and kind == "labels" and kind in noised:
                 answers = job.labels.mechanism.event(job.labels.uniform, job.labels.classes)
                 found.append(_release(clinic, kind, audience, answers, "replace", "label"))
             elif job.rows is not None and kind in noised:
-                rows = job.rows.mechanism.event(job.rows.multipliers[clinic] / job.rows.reach[kind], exposures)
+                times = exposures * releases_of_a_row(job.parties, kind)
+                rows = job.rows.mechanism.event(job.rows.multipliers[clinic] / job.rows.reach[kind], times)
                 found.append(_release(clinic, kind, audience, rows, "replace"))
             elif kind != "labels" or privacy.labels != "public":
                 found.append(_release(clinic, kind, audience, dp.NonPrivateDpEvent()))

@@ -180,7 +180,10 @@ def _who(plan: Plan, adversary: Adversary) -> str:
         return "whoever runs the server, which is trusted: what it sees is stated, and nobody is protected from it"
     lies = _LYING.get(adversary, "") if privacy.trust == "active" and not plan.job.alone else ""
     if plan.job.parties is not None and adversary == "peer-clinic" and not lies:
-        return "another party, from all that its own messages bring; that a patient is among the data it knows"
+        return (
+            "another party, from all that its own messages bring, of what it does not hold itself; it knows who the "
+            "patients are"
+        )
     knows = ", and its own part of the noise" if adversary == "peer-clinic" and plan.job.shares_noise else ""
     return (lies or _WHO[adversary].format(count_text(privacy.colluding_clinics, "clinic"))) + knows
 

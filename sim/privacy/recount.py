@@ -74,6 +74,7 @@ class Method:
     tight_rows: bool = False  # Whether the smashed rows of a factory's head are stated to have no negative value
     preprocessing: frozenset[str] = frozenset()  # The statistics of the records that the preprocessing used
     pooled: bool = False  # Whether features are scaled by statistics of all clinics
+    parties: int = 0  # How many hold columns of the same patients
     label_holder: int | None = None  # Which party has the label, where parties hold columns of the same patients
     own_parts: bool = False  # Whether each clinic keeps parts of the model to itself
     together: int = 1  # How many clinics a round is meant to have
@@ -167,7 +168,8 @@ class Method:
         # Built-in heads end in a rectifier; principal components have both signs; Laplace noise goes by the L1 norm.
         tight = (built_in and not components_alone) or (not built_in and self.tight_rows)
         smashed = math.sqrt(2) if tight and "laplace" not in self.privacy.mechanism.split("+") else 2.0
-        return [smashed, 2.0] if self.cut == "u-shaped" else [smashed]
+        of_a_patient = [smashed] * (self.parties or 1)
+        return [*of_a_patient, 2.0] if self.cut == "u-shaped" else of_a_patient
 
 
 def seen(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]:
@@ -219,9 +221,12 @@ def _learned(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]
     views["model-user"] = _steps(drawn.rates[clinic], sigma, drawn.released[clinic])
     if method.name in _ALONE:
         return views
-    if method.label_holder is not None:
+    if method.name == "vertical":
         # Each party gets gradients that other parties' records and the labels have formed, and the server all rows.
-        return views | {"peer-clinic": bare, "server": bare}
+        if not method.rows_are_noised:
+            return views | {"peer-clinic": bare, "server": bare}
+        all_of_it = rows + _gaussian("replace", sigma / 2, max(1, drawn.exposures[clinic]))
+        return views | {"peer-clinic": all_of_it, "server": all_of_it}
     views["peer-clinic"] = views["model-user"]
     if method.rows_are_noised:  # who sees the rows sees who is in a batch, and a replaced record moves a sum by 2 C
         views["server"] = rows + _gaussian("replace", sigma / 2, max(1, drawn.exposures[clinic]))

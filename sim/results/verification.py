@@ -172,6 +172,7 @@ def _method(record: Record, ledger: Ledger, drawn: Drawn) -> Method:
         tight_rows=tight,
         preprocessing=frozenset(name for name, marking in statistics.items() if marking == "non-private"),
         pooled=spec["data"].get("scaling") == "pooled",
+        parties=len(spec.get("parties", ())),
         label_holder=next((k for k, party in enumerate(spec.get("parties", ())) if party["label"]), None),
         together=together,
         invited=min(len(clinics), math.ceil(together * train["over-select"] - 1e-9)),

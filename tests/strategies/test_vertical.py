@@ -8,9 +8,8 @@ import torch
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
 from support import DP_SGD, JOINT, bitwise, distance, plan_of, write_csv
-from torch.func import grad, vmap
 from torch.nn import functional
-from vertical import PARTIES, Twin, batches, scenario_of, spec_of, train_plainly
+from vertical import PARTIES, Twin, scenario_of, spec_of, train_plainly
 from wire import again, differences, record, travelling, unlisted, with_record
 
 from sim.foundation.problems import ScenarioError
@@ -190,68 +189,6 @@ def test_epsilon_of_two_parties_and_two_batches(csv, cut, clipping):
     assert seen >= {"cut-gradient"} | ({"clip-factors"} if clipping == "joint" else set())
 
 
-# Privacy
-
-
-@CUTS
-@pytest.mark.parametrize("clipping", ["per-part", "joint"])
-def test_gradients_of_a_patient_are_clipped_over_all_parties(csv, cut, clipping):
-    quiet = {**DP_SGD, "noise-multiplier": 0.0, "clip": 0.05, "clipping": clipping}
-    spec = spec_of(csv, cut=cut, privacy=quiet)
-    plan, federation = plan_of(spec)
-    twin = Twin(COLUMNS, plan.job.network.initial_parameters(spec.seed))
-    x, y = tensors(federation)
-
-    def loss(parameters, row, label):
-        logits = twin.forward(row[None], parameters)
-        return functional.binary_cross_entropy_with_logits(logits, label[None].float())
-
-    heads = [[(0, k), (1, k)] for k in range(3)]
-    server = (
-        [[(2, None), (3, None)], [(4, None), (5, None)]] if cut == "u-shaped" else [[(i, None) for i in (2, 3, 4, 5)]]
-    )
-    parts = [*heads, *server]
-
-    def piece(g, i, k):  # of a party's rows of the first layer
-        return g[i] if k is None else g[i][:, 3 * k : 3 * k + 3]
-
-    sampled = list(batches(spec, len(y), plan.job.key))
-    for rows in sampled:
-        with torch.no_grad():
-            g = vmap(grad(loss), (None, 0, 0))(tuple(twin.parameters), x[rows], y[rows]) if len(rows) else None
-            if g is None:
-                continue
-            squares = [sum(piece(g, i, k).flatten(1).square().sum(1) for i, k in part) for part in parts]
-            limit = 0.05 if clipping == "joint" else 0.05 / math.sqrt(len(parts))
-            if clipping == "joint":
-                squares = [sum(squares)] * len(parts)
-            for part, square in zip(parts, squares, strict=True):
-                factor = (limit / square.sqrt()).clamp(max=1)
-                for i, k in part:
-                    own = piece(g, i, k)
-                    own *= factor.view(-1, *[1] * (own.dim() - 1))
-            for value, each in zip(twin.parameters, g, strict=True):
-                value -= 0.1 * each.sum(0) / 8
-    trained = train_run(plan, federation)
-    assert distance(trained.parameters, twin.by_name()) < 1e-5
-
-
-def test_every_part_of_every_party_has_noise_of_its_own(csv):
-    """One step: the noise that is on the parameters is that of the claim, and no two heads share a draw."""
-    train = {"rounds": 1, "batch-size": 40, "learning-rate": 1.0}
-    model = {"name": "mlp", "hidden": [400, 4], "cut": 1}
-    loud, quiet = (
-        train_run(*plan_of(spec_of(csv, privacy={**JOINT, "noise-multiplier": s}, train=train, model=model)))
-        for s in (20.0, 0.0)
-    )
-    noise = {n: (loud.parameters[n] - quiet.parameters[n]).flatten() * 40 for n in loud.parameters}
-    for name, found in noise.items():
-        if found.numel() > 300:
-            assert float(found.std()) == pytest.approx(20.0 * 0.5, rel=0.15), name
-    biases = torch.stack([noise[f"heads.{k}.hidden1.0.bias"] for k in range(3)])
-    assert (torch.corrcoef(biases) - torch.eye(3)).abs().max() < 0.2
-
-
 # The wire
 
 
@@ -317,7 +254,6 @@ def test_u_shaped_no_label_moves_what_leaves_before_the_gradient_does(csv):
             "clinic-level",
         ),
         ({"privacy": {"trust": "active"}}, "active server"),
-        ({"model": {"name": "mlp", "hidden": [3, 4], "cut": 1, "freeze": ["head"]}}, "model.freeze"),
         ({"model": {"name": "logistic"}}, "no heads for parties"),
         ({"model": {"name": "mlp", "hidden": [3], "cut": 5}}, "lies outside the model"),
         ({"options": {"join": "product"}}, "strategies.options.join"),
