@@ -18,6 +18,7 @@ from torch import Tensor
 
 from clients.admission import admit_close, admit_rows, admit_turn, check_turn_is_open
 from clients.compressing import compressed
+from clients.misbehaving import as_sent
 from clients.own import keep_own, own_values, shared_values
 from clients.session import (
     Session,
@@ -43,7 +44,7 @@ from sim.tensor.clipping import joint_factors
 from sim.tensor.rows import unpadded, widened
 
 RECEIVED = "received"
-"""The parts that a turn began with, where its updates are compressed."""
+"""The parts that a turn began with, where its updates are compressed, or hostile."""
 
 
 def begin(asked: Begin, here: Workplace) -> Reply:
@@ -69,7 +70,7 @@ def begin(asked: Begin, here: Workplace) -> Reply:
         last=min(asked.first + asked.steps, len(batches.active)),
     )
     keep(here, session)
-    if job.compression is not None and asked.model is not None:
+    if (job.compression is not None or job.hostile) and asked.model is not None:
         here.memory.keep_tensors(f"{asked.turn}.{RECEIVED}", asked.model)
     return Reply(clinics=clinics) if isinstance(asked, Open) else _smashed(session)
 
@@ -167,11 +168,13 @@ def _parts(here: Workplace, session: Session) -> Reply:
         noised |= {part: own.noised_steps.tolist() for part, own in trainers.items() if part not in job.frozen}
     crossing = () if session.lost else parts_that_cross(job)
     received = f"{session.name}.{RECEIVED}"
+    before = here.memory.tensors(received) if received in here.memory else {}
+    sent = as_sent(job, session.server_round, session.clinics, before, parameters_of(trainers))
     values = {
-        Kind.MODEL: lambda: shared_values(job, parameters_of(trainers)),
-        Kind.MASKED: lambda: masked_sum(job, session.server_round, session.clinics, {}, parameters_of(trainers)),
+        Kind.MODEL: lambda: shared_values(job, sent),
+        Kind.MASKED: lambda: masked_sum(job, session.server_round, session.clinics, {}, sent),
         Kind.OPTIMIZER: lambda: optimizer_state_of(trainers),
-        Kind.UPDATE: lambda: compressed(here, session.clinics, here.memory.tensors(received), parameters_of(trainers)),
+        Kind.UPDATE: lambda: compressed(here, session.clinics, before, sent),
     }
     parts = {kind: values[kind]() for kind in crossing}
     here.memory.forget(received)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clients.admission import admit_training
 from clients.compressing import compressed
+from clients.misbehaving import as_sent
 from clients.own import keep_own, own_values, shared_values
 from clients.session import trainers_for
 from sim.methods.job import Job
@@ -46,6 +47,7 @@ def train(asked: Train, here: Workplace) -> Reply:
         told[CLIPPED] = float(_clip_update(trainer.parameters, asked.model, asked.clipping_norm))
     if own:
         keep_own(here, clinics, {"model": trainer})
+    trainer.parameters.update(as_sent(job, asked.server_round, clinics, asked.model, trainer.parameters))
     reply = _reply(job, clinics, trainer, told)
     if job.compression is not None:
         return replace(reply, parts={Kind.UPDATE: compressed(here, clinics, asked.model, trainer.parameters)})

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sim.api.progress import SILENT, notebook_progress, shown_progress
 from sim.api.study import Study
-from sim.data.federation import load_federation
+from sim.data.at_clinics import load_records
 from sim.data.folds import runs_of
 from sim.foundation.problems import ScenarioError, show
 from sim.plan.notes import label_notes, privacy_notes
@@ -114,7 +114,7 @@ def prepare(whole: Scenario, only: Sequence[str] = (), *, trials: bool = True) -
     """Plan every run that is asked for, and its trials if need be; raises ScenarioError with every problem."""
     scenario = picked(whole, only)
     plans = list(plan_runs(runs_of(scenario)))
-    federation = load_federation(scenario.data, scenario.seeds[0], scenario.parties)
+    federation = load_records(scenario.data, scenario.clinics, scenario.seeds[0], scenario.parties)
     notes = (*privacy_notes(scenario), *label_notes(scenario, federation.facts), *federation.remarks, *_notes(plans))
     return Prepared(whole, plans, plan_trials(scenario) if trials else [], notes)
 

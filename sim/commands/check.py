@@ -19,7 +19,7 @@ def check(
 ) -> None:
     """Check a scenario, and describe each clinic's data and what a run would do, without training."""
     from sim.commands.explain import explain, holdings
-    from sim.data.federation import load_federation
+    from sim.data.at_clinics import load_records
     from sim.plan.notes import memory_warnings
     from sim.report.holdings import holdings_picture, holdings_table
     from sim.report.pictures import draw
@@ -40,7 +40,7 @@ def check(
         console.print(f"This scenario imports code and runs it: {told}.", markup=False, highlight=False)
     prepared = planned(file, overrides, trials=True)
     plans, trials = prepared.plans, prepared.trials
-    federation = load_federation(scenario.data, scenario.seeds[0], scenario.parties)
+    federation = load_records(scenario.data, scenario.clinics, scenario.seeds[0], scenario.parties)
     console.print(holdings_table(holdings(federation)))
     jobs = default_jobs()
     expected = study_seconds(trials, jobs) + study_seconds(plans, jobs)

@@ -101,10 +101,16 @@ def shifted(x: NDArray[np.float32], offsets: Ints, shift: float, seed: int) -> N
     result = np.empty_like(x)
     streams = Streams(seed, "feature-shift")
     for clinic, (start, stop) in enumerate(pairwise(offsets.tolist())):
-        draw = shift * streams.at(clinic=clinic).standard_normal((2, x.shape[1], *(1,) * (x.ndim - 2)))
-        scale, move = np.exp(draw[0]).astype(np.float32), draw[1].astype(np.float32)
-        result[start:stop] = scale * x[start:stop] + move
+        result[start:stop] = shifted_by(x[start:stop], shift, streams.at(clinic=clinic))
     return result
+
+
+def shifted_by(x: NDArray[np.float32], shift: float, draws: np.random.Generator) -> NDArray[np.float32]:
+    """Give each feature of one clinic's records, ``[record, *feature]``, its affine shift."""
+    draw = shift * draws.standard_normal((2, x.shape[1], *(1,) * (x.ndim - 2)))
+    scale, move = np.exp(draw[0]).astype(np.float32), draw[1].astype(np.float32)
+    changed: NDArray[np.float32] = scale * x + move
+    return changed
 
 
 def apportion(weights: NDArray[np.int64] | NDArray[np.float64], total: int, least: int = 0) -> Ints:

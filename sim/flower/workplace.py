@@ -9,7 +9,8 @@ from pathlib import Path
 
 from flwr.app import Context, UserConfig
 
-from sim.data.federation import Federation, Records, load_federation
+from sim.data.at_clinics import load_records
+from sim.data.federation import Federation, Records
 from sim.data.folds import runs_of
 from sim.flower.memory import ContextMemory
 from sim.foundation.problems import ScenarioError, show
@@ -142,7 +143,7 @@ def _run(scenario: Path, number: int) -> tuple[Plan, Federation, Workplaces]:
         raise ScenarioError(
             [f"run config: run: there is no run {number}; {scenario.name} has {len(specs)}, counted from 0"]
         )
-    federation = load_federation(specs[number].data, specs[number].seed, specs[number].parties)
+    federation = load_records(specs[number].data, specs[number].clinics, specs[number].seed, specs[number].parties)
     plan = make_plan(specs[number], federation.facts)
     return plan, federation, Workplaces(plan.job, federation.train)
 

@@ -29,6 +29,7 @@ from sim.models import Block, Network, Parameters, Part
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip
 from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
 from sim.privacy.secure_aggregation import SecureAggregation
+from sim.scenario.clinics import groups_of
 from sim.scenario.privacy import Opponent
 from sim.scenario.spec import RunSpec
 from sim.tensor.dense import dense_layers
@@ -248,6 +249,15 @@ class Job:
     def imported(self) -> bool:
         """Whether the strategy is one of Flower's, named by its import path."""
         return self.method.imported
+
+    @cached_property
+    def hostile(self) -> dict[int, tuple[str, float]]:
+        """By clinic, what it sends in place of its update, and how strong; see :mod:`clients.misbehaving`."""
+        if all(group.hostile is None for group in self.spec.clinics):
+            return {}
+        group_of = groups_of(self.spec.clinics, self.facts.everyone)
+        own = {k: self.spec.clinics[group_of[name]] for k, name in enumerate(self.facts.names)}
+        return {k: (group.hostile, group.hostile_strength) for k, group in own.items() if group.hostile is not None}
 
     def part(self, name: str) -> Part:
         """Return a part by name."""

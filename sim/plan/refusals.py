@@ -60,6 +60,8 @@ def _trust_problems(spec: RunSpec, clinics: int) -> list[str]:
         return []
     together = wanted(clinics, spec.train.participation)
     key = "privacy.secure-aggregation:"
+    if any(group.hostile is not None for group in spec.clinics):
+        return [f"{key} hidden updates of hostile clinics cannot be told from others; drop it, or clinics.hostile"]
     if method.imported:
         return [f"{key} {method.name} is handed every clinic's update, not their sum; take fedavg or fedprox"]
     if method.clinic_parts != "averaged":

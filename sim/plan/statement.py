@@ -294,6 +294,9 @@ def _outside(plan: Plan) -> list[tuple[str, str, str]]:
                 "simulated, and all of them know who takes part",
             )
         )
+    if hostile := sorted(plan.job.hostile):
+        names = ", ".join(plan.job.facts.names[k] for k in hostile)
+        rows.append(("hostile clinics", "simulated", f"{names}: nothing is promised to them, and all to the others"))
     if plan.job.secure is not None:
         rows.append(("secure aggregation", "public", summed(plan)))
     rows += [(what, "non-private", f"{how}; {_NO_PROMISE}") for what, how in _defences(spec)]

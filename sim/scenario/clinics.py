@@ -151,8 +151,21 @@ def assign_resources(
         With one line for each unknown site, site named twice, group that finds fewer clinics than it counts, and site
         that no group covers.
     """
-    problems: list[str] = []
+    group_of = groups_of(groups, site_names)
     members: dict[int, list[str]] = {position: [] for position in range(len(groups))}
+    for site in site_names:
+        members[group_of[site]].append(site)
+    found = {
+        resources.name: resources
+        for position, group in enumerate(groups)
+        for resources in _members(group, members[position], position, seed)
+    }
+    return tuple(found[site] for site in site_names if taking_part is None or site in taking_part)
+
+
+def groups_of(groups: "Sequence[ClinicGroup]", site_names: Sequence[str]) -> dict[str, int]:
+    """Return the place of the group that each site belongs to; raises as :func:`assign_resources`."""
+    problems: list[str] = []
     group_of: dict[str, int] = {}
     for position, group in enumerate(groups):
         for site in group.sites or ():
@@ -179,14 +192,7 @@ def assign_resources(
         )
     if problems:
         raise ScenarioError(problems)
-    for site in site_names:
-        members[group_of[site]].append(site)
-    found = {
-        resources.name: resources
-        for position, group in enumerate(groups)
-        for resources in _members(group, members[position], position, seed)
-    }
-    return tuple(found[site] for site in site_names if taking_part is None or site in taking_part)
+    return group_of
 
 
 def _members(group: "ClinicGroup", sites: Sequence[str], position: int, seed: int) -> list[ClinicResources]:

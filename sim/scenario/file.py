@@ -55,12 +55,28 @@ _SWEPT_KEYS: Final = tuple(
 )
 
 
+_SWEPT_OF_CLINICS: Final = ("label-noise", "feature-shift", "hostile", "hostile-strength")
+
+
+def _may_be_swept(key: str) -> bool:
+    table, _, rest = key.partition(".")
+    number, _, of_clinics = rest.partition(".")
+    if table == "clinics":
+        return number.isdecimal() and of_clinics in _SWEPT_OF_CLINICS
+    return ".".join(key.split(".")[:2]) in _SWEPT_KEYS
+
+
 def _swept_key(key: str) -> str:
     table = key.partition(".")[0]
+    if table == "clinics" and not _may_be_swept(key):
+        known = ", ".join(f"clinics.0.{own}" for own in _SWEPT_OF_CLINICS)
+        raise ValueError(f"cannot be swept; of [[clinics]] sweep {known}, or those of another group's number")
+    if table == "clinics":
+        return key
     if table not in _SWEPT_TABLES:
         tables = ", ".join(f"[{name}]" for name in _SWEPT_TABLES)
         raise ValueError(f"cannot be swept; choose a key of {tables}")
-    if ".".join(key.split(".")[:2]) not in _SWEPT_KEYS:
+    if not _may_be_swept(key):
         raise ValueError(f"unknown key; {suggest(key, _SWEPT_KEYS)}")
     return key
 
@@ -118,7 +134,7 @@ class Scenario(Section):
             return written
         held = {**written, "sweep": flat(written["sweep"])}
         for key, values in held["sweep"].items():
-            if ".".join(key.split(".")[:2]) in _SWEPT_KEYS and isinstance(values, list | tuple) and values:
+            if _may_be_swept(key) and isinstance(values, list | tuple) and values:
                 with suppress(ValueError):  # what is no table is reported as such
                     held = replaced(held, key.split("."), values[0])
         return held

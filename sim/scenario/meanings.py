@@ -138,6 +138,11 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "busy-power": "Power of its computer while it trains.",
         "availability": "Share of the rounds in which a clinic is there; a table: also for how long it stays away.",
         "drop-out": "Chance to be lost in a round, after any of its batches.",
+        "label-noise": "Share of each clinic's training labels that are wrong, at random; held-out ones never are.",
+        "missing-columns": "Columns or channels that these clinics lack: 0 in all their records, after scaling.",
+        "hostile": "What these clinics send in place of their updates; without it they are honest.",
+        "hostile-strength": "How many times as strong a hostile update is; at 0 what was received is sent back.",
+        "feature-shift": "Size of each clinic's own change of the features, in standard deviations.",
         "straggler": "How often a clinic is slow for a round, and how slow.",
     },
     "clinics.availability": {

@@ -57,7 +57,16 @@ _OF_THE_STUDY: Final = ("margin", "reference")
 """Settings of ``[evaluation]`` that change no run."""
 REFERENCE: Final = "prevalence"
 """The strategy that is part of every study unless it says otherwise."""
-_BEHAVIOUR: Final = ("availability", "drop_out", "straggler")
+_BEHAVIOUR: Final = ("availability", "drop_out", "straggler", "hostile", "hostile_strength")
+_OF_RECORDS: Final = (".label-noise", ".feature-shift")
+"""How swept keys of ``[[clinics]]`` end that change records."""
+_AS_ALL: Final[tuple[tuple[str, object], ...]] = (
+    ("label-noise", 0.0),
+    ("missing-columns", []),
+    ("feature-shift", 0.0),
+    ("hostile", None),
+)
+"""Settings of ``[[clinics]]`` that a run would be the same without."""
 _BATCH: Final = 100
 _TABLES: Final = ("data", "model", "train", "evaluation", "server", "clinics", "parties", "privacy")
 
@@ -122,6 +131,10 @@ def digest_of(
     content["train"] = dict(own for own in settings["train"].items() if own not in _NOTHING_DONE)
     scoring = (own for own in settings["evaluation"].items() if own[0] not in _OF_THE_STUDY)
     content["evaluation"] = {key: value for key, value in scoring if key != "groups" or value}
+    content["clinics"] = [
+        {key: value for key, value in group.items() if (key, value) not in _AS_ALL and _tells(key, group)}
+        for group in settings["clinics"]
+    ]
     content |= {"code": dict(code)} if code else {}
     content["data"] = {key: value for key, value in settings["data"].items() if (key, value) not in _AS_BEFORE}
     if data_sha256 is not None:
@@ -132,6 +145,10 @@ def digest_of(
     content["model"] = {**model, "public-head": public_head}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _tells(key: str, group: Mapping[str, Any]) -> bool:
+    return key != "hostile-strength" or group.get("hostile") is not None
 
 
 def imports(study: Scenario | RunSpec, strategies: Iterable[Strategy | RunStrategy]) -> list[tuple[str, str]]:
@@ -155,7 +172,7 @@ _OWN: Final = ("sim", "strategies", "clients")
 def _named(study: Scenario | RunSpec, strategies: Iterable[Strategy | RunStrategy]) -> list[tuple[str, str]]:
     """Return all code by name or import path."""
     named = [("loader", str(study.data.path))] if isinstance(study.data, Loader) else []
-    for group in study.clinics:
+    for group in (*study.clinics, *study.parties):
         profiles = [group.profile] if isinstance(group.profile, str) else group.profile or ()
         named += [("profile", name) for name in profiles if name not in BUILT_IN_PROFILES]
     named += [] if study.model.factory is None else [("factory", study.model.factory)]
@@ -264,7 +281,11 @@ def _references(scenario: Scenario, strategy: Strategy, label: str) -> list[RunS
             "train": Train(rounds=1, batch_size=_BATCH, learning_rate=1.0),
             "clinics": tuple(group.model_copy(update=there) for group in scenario.clinics),
             "privacy": Privacy(delta=scenario.privacy.delta),
-            "sweep": {key: values for key, values in scenario.sweep.items() if key.startswith("data.")},
+            "sweep": {
+                key: values
+                for key, values in scenario.sweep.items()
+                if key.startswith("data.") or key.endswith(_OF_RECORDS)
+            },
         }
     )
     unnoised = {"privacy.epsilon": math.inf} if "privacy.epsilon" in scenario.sweep else {}
@@ -274,6 +295,10 @@ def _references(scenario: Scenario, strategy: Strategy, label: str) -> list[RunS
         for setting in _settings(alike, strategy.set, label)
         for seed in scenario.seeds
     ]
+
+
+def _changes_records(key: str) -> bool:
+    return key.startswith("data.") or key.endswith(_OF_RECORDS)
 
 
 def _cuts(strategy: Strategy) -> Iterator[RunStrategy]:

@@ -244,12 +244,18 @@ class ClinicGroup(Place):
     """Clinics with the same link and computer, or drawn from a mixture of profiles.
 
     ``profile`` is a name, or a table of names and shares that add up to 1; ``spread`` is the standard deviation of the
-    logarithm of the clinics' rates.
+    logarithm of the clinics' rates. See ``sim.data.at_clinics`` for what sets their records apart, and
+    ``clients.misbehaving`` for what hostile ones send.
     """
 
     sites: Sites | None = None
     count: Annotated[Whole, Field(ge=1)] | None = None
     spread: Annotated[Number, Field(ge=0, le=5)] = 0.0
+    label_noise: Number = Field(default=0.0, ge=0, le=1)
+    missing_columns: Annotated[tuple[str, ...], AfterValidator(unique)] = ()
+    feature_shift: Number = Field(default=0.0, ge=0, le=10)
+    hostile: Literal["sign-flip", "scaled", "noise"] | None = None
+    hostile_strength: Number = Field(default=10.0, ge=0, le=1e6)
 
     @field_validator("count")
     @classmethod

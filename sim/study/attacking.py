@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from sim.attacks.attack import Attack, Exhibit, Finding, Observer, Scalars, Target, attack_of
 from sim.attacks.observation import Observation, looks, show_message, visible
-from sim.data.federation import Federation, load_federation
+from sim.data.at_clinics import load_records
+from sim.data.federation import Federation
 from sim.foundation.problems import FolderError, told
 from sim.methods.messages import Instruction, Reply
 from sim.models import Parameters
@@ -135,7 +136,7 @@ def attack_runs(plans: Sequence[Plan], tasks: Mapping[str, Sequence[Task]]) -> I
     """Make the attacks on some runs, and yield for each run its row: how each attack ended, and the time it took."""
     for plan in plans:
         started = time.perf_counter()
-        federation = load_federation(plan.spec.data, plan.spec.seed, plan.spec.parties)
+        federation = load_records(plan.spec.data, plan.spec.clinics, plan.spec.seed, plan.spec.parties)
         attacks = list(attack_run(plan, federation, tasks[plan.spec.run_id]))
         failed = [row for row in attacks if row["status"] != "ok"]
         yield {

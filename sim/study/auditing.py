@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sim.attacks.attack import Target
 from sim.attacks.audit import Kind, audit
-from sim.data.federation import load_federation
+from sim.data.at_clinics import load_records
 from sim.foundation.problems import FolderError, ScenarioError, told
 from sim.plan.plan import Plan
 from sim.results.attack_log import AUDIT, Row, read_attacks
@@ -121,7 +121,7 @@ def audit_runs(plans: Sequence[Plan], options: Options) -> Iterator[Row]:
         }
         target = Target(
             plan=plan,
-            federation=load_federation(plan.spec.data, plan.spec.seed, plan.spec.parties),
+            federation=load_records(plan.spec.data, plan.spec.clinics, plan.spec.seed, plan.spec.parties),
             model={},
             options={},
             train=partial(train_further, plan, "server"),

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from sim.data.at_clinics import load_records, records_key
 from sim.data.facts import Facts
-from sim.data.federation import load_federation
 from sim.data.folds import runs_of
 from sim.data.groups import read_groups
 from sim.foundation.problems import ScenarioError
@@ -35,13 +35,13 @@ def plan_runs(specs: Sequence[RunSpec], *, trials: bool = False) -> Iterator[Pla
         At the end, with every problem of every run, each once.
     """
     problems: list[str] = []
-    known: dict[tuple[str, int], Facts] = {}
+    known: dict[tuple[str, str, int], Facts] = {}
     planned: dict[str, Plan] = {}
     for spec in specs:
-        data = spec.data.model_dump_json(), spec.seed
+        data = records_key(spec.data, spec.clinics, spec.seed)
         try:
             if data not in known:
-                federation = load_federation(spec.data, spec.seed, spec.parties)
+                federation = load_records(spec.data, spec.clinics, spec.seed, spec.parties)
                 known[data] = (federation.for_tuning() if trials else federation).facts
             if is_flower_path(spec.strategy.name):
                 from sim.flower.imported import check_imported

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sim.data.federation import load_federation
+from sim.data.at_clinics import load_records
 from sim.foundation.problems import ScenarioError, suggest
 from sim.methods.job import Job
 from sim.plan.counts import Counts
@@ -54,7 +54,7 @@ class Retiming:
         self.recorded_seconds = float(record["row"]["sim_seconds"])
         self._folder = folder
         self._written = record["spec"]
-        facts = load_federation(spec.data, spec.seed, spec.parties).facts
+        facts = load_records(spec.data, spec.clinics, spec.seed, spec.parties).facts
         self._job = Job.build(spec, facts)
         self._rounds = int(record["row"]["rounds"])
         self._counts = Counts(self._job, self._clock(spec)).count(self._rounds)

@@ -14,7 +14,8 @@ import pandas as pd
 
 from sim.attacks.attack import attacks_on_every_run
 from sim.attacks.observation import Findings, Observation
-from sim.data.federation import Federation, load_federation
+from sim.data.at_clinics import load_records, records_key
+from sim.data.federation import Federation
 from sim.foundation.problems import FolderError, SutureError, told
 from sim.plan.plan import Plan
 from sim.plan.statement import privacy_statement
@@ -157,12 +158,12 @@ def execute_together(
     Parameters and errors are those of :func:`execute`. Runs on the same records share them.
     """
     shared = Shared()
-    known: dict[tuple[str, int], Federation] = {}
+    known: dict[tuple[str, str, int], Federation] = {}
 
     def one(plan: Plan) -> Row:
-        of_data = plan.spec.data.model_dump_json(), plan.spec.seed
+        of_data = records_key(plan.spec.data, plan.spec.clinics, plan.spec.seed)
         if of_data not in known:
-            known[of_data] = load_federation(plan.spec.data, plan.spec.seed, plan.spec.parties)
+            known[of_data] = load_records(plan.spec.data, plan.spec.clinics, plan.spec.seed, plan.spec.parties)
         return execute(plan, folder, origin, known[of_data], shared, tuning.get(plan.spec.run_id, Chosen()))
 
     yield from shared.run([partial(one, plan) for plan in plans])
@@ -200,7 +201,7 @@ def execute(
     program, chosen = program or Alone(), chosen or Chosen()
     started = program.clock()
     log = RunLog(folder, plan.spec.run_id)
-    federation = federation or load_federation(plan.spec.data, plan.spec.seed, plan.spec.parties)
+    federation = federation or load_records(plan.spec.data, plan.spec.clinics, plan.spec.seed, plan.spec.parties)
     try:
         _refuse(chosen.hopeless)
         trained, findings = _trained_and_attacked(plan, federation, log, program)

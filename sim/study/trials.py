@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from sim.data.federation import Federation, load_federation
+from sim.data.at_clinics import load_records, records_key
+from sim.data.federation import Federation
 from sim.foundation.problems import FolderError, told
 from sim.plan.plan import Plan
 from sim.study.lockstep import Shared
@@ -20,12 +21,14 @@ Row = dict[str, Any]
 def try_together(plans: Sequence[Plan]) -> Iterator[Row]:
     """Execute trials in lockstep, their tensor work as one program, and yield how each ended."""
     shared = Shared()
-    known: dict[tuple[str, int], Federation] = {}
+    known: dict[tuple[str, str, int], Federation] = {}
 
     def one(plan: Plan) -> Row:
-        of_data = plan.spec.data.model_dump_json(), plan.spec.seed
+        of_data = records_key(plan.spec.data, plan.spec.clinics, plan.spec.seed)
         if of_data not in known:
-            known[of_data] = load_federation(plan.spec.data, plan.spec.seed, plan.spec.parties).for_tuning()
+            known[of_data] = load_records(
+                plan.spec.data, plan.spec.clinics, plan.spec.seed, plan.spec.parties
+            ).for_tuning()
         return try_one(plan, known[of_data], shared)
 
     yield from shared.run([partial(one, plan) for plan in plans])

@@ -1,0 +1,153 @@
+"""Hostile clinics: what they send, by hand from what each clinic trains; and what averaging withstands them."""
+
+import numpy as np
+import pytest
+import torch
+from support import NO_PRIVACY, plan_of, run_spec
+
+from sim import run
+from sim.foundation.problems import ScenarioError
+from sim.plan.statement import privacy_statement
+from sim.scenario import ClinicGroup, load_scenario
+from sim.scenario.spec import expand
+from sim.study.train import train_run
+
+HOSTILE = 2
+KINDS = ("sign-flip", "scaled", "noise")
+MEDIAN = "flwr.serverapp.strategy.FedMedian"
+
+
+def with_hostile(spec, kind, strength=3.0):
+    bad = ClinicGroup(profile="hospital", sites=(f"k{HOSTILE}",), hostile=kind, hostile_strength=strength)
+    return spec.model_copy(update={"clinics": (bad, ClinicGroup(profile="hospital"))})
+
+
+def trained(spec, **ways):
+    plan, federation = plan_of(spec)
+    return train_run(plan, federation, **ways).parameters, plan
+
+
+def one_round(ragged, name, cut=None, **train):
+    return run_spec(ragged, name, cut, rounds=1, **train)
+
+
+def by_hand(kind, strength, before, own, shares):
+    """Average what the clinics send, ``own`` being ``[clinic, ...]`` what they have trained."""
+    sent = own.clone()
+    update = own[HOSTILE] - before
+    sent[HOSTILE] = before + (-strength if kind == "sign-flip" else strength) * update
+    return (shares.reshape(-1, *(1,) * (own.dim() - 1)) * sent).sum(0)
+
+
+def initial(plan):
+    return {name: value[0] for name, value in plan.job.network.initial_parameters(plan.spec.seed).items()}
+
+
+def shares_of(plan):
+    sizes = torch.tensor(plan.job.sizes, dtype=torch.float64)
+    return (sizes / sizes.sum()).float()
+
+
+@pytest.mark.parametrize("kind", ["sign-flip", "scaled"])
+@pytest.mark.parametrize(("name", "own", "cut"), [("fedavg", "local", None), ("splitfed-v1", "splitfed-v3", "vanilla")])
+def test_a_hostile_update_is_averaged_as_by_hand(ragged, kind, name, own, cut):
+    alone, plan = trained(one_round(ragged, own, cut))
+    before = initial(plan)
+    found, _ = trained(with_hostile(one_round(ragged, name, cut), kind))
+    at_clinics = plan.job.part(plan.job.protocol.clinic_parts[0]).shapes()
+    for parameter in at_clinics:
+        expected = by_hand(kind, 3.0, before[parameter], alone[parameter], shares_of(plan))
+        torch.testing.assert_close(found[parameter][0], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_noise_is_normal_and_as_strong_as_stated(ragged):
+    honest, plan = trained(one_round(ragged, "fedavg"))
+    alone, _ = trained(one_round(ragged, "local"))
+    found, _ = trained(with_hostile(one_round(ragged, "fedavg"), "noise", 5.0))
+    before, share = initial(plan), shares_of(plan)[HOSTILE]
+    noise = torch.cat(
+        [((found[n] - honest[n])[0] + share * (alone[n][HOSTILE] - before[n])).flatten() / share for n in honest]
+    )
+    assert float(noise.std()) == pytest.approx(5.0, rel=0.2)
+    assert abs(float(noise.mean())) < 5.0 * 4 / len(noise) ** 0.5
+    other = with_hostile(one_round(ragged, "fedavg").model_copy(update={"seed": 6}), "noise", 5.0)
+    again, _ = trained(other)
+    assert not any(torch.equal(again[n], found[n]) for n in found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("name", "cut"), [("fedavg", None), ("fedprox", None), ("splitfed-v1", "u-shaped"), ("splitfed-v2", "vanilla")]
+)
+def test_a_hostile_clinic_is_the_same_on_one_node_and_on_several(ragged, kind, name, cut):
+    spec = with_hostile(run_spec(ragged, name, cut, rounds=2), kind, 2.0)
+    one, _ = trained(spec)
+    several, _ = trained(spec, node_groups=3)
+    by_messages, _ = trained(spec, shortcut=False)
+    honest, _ = trained(run_spec(ragged, name, cut, rounds=2))
+    assert any(not torch.allclose(one[n], honest[n], atol=1e-4) for n in one)
+    for n in one:
+        torch.testing.assert_close(one[n], several[n], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(one[n], by_messages[n], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "cut"), [("local", None), ("centralised", None), ("splitfed-v3", "vanilla")])
+def test_where_a_clinic_sends_no_part_it_can_do_no_harm(ragged, name, cut):
+    honest, _ = trained(run_spec(ragged, name, cut, rounds=2))
+    found, _ = trained(with_hostile(run_spec(ragged, name, cut, rounds=2), "scaled", 100.0))
+    assert all(torch.equal(found[n], honest[n]) for n in honest)
+
+
+def test_strength_one_scaled_is_honest_and_zero_sends_back_what_came(ragged):
+    honest, plan = trained(one_round(ragged, "fedavg"))
+    found, _ = trained(with_hostile(one_round(ragged, "fedavg"), "scaled", 1.0))
+    alone, _ = trained(one_round(ragged, "local"))
+    idle, _ = trained(with_hostile(one_round(ragged, "fedavg"), "sign-flip", 0.0))
+    before, share = initial(plan), shares_of(plan)[HOSTILE]
+    for n in honest:
+        torch.testing.assert_close(found[n], honest[n], atol=1e-6, rtol=1e-5)
+        expected = honest[n][0] - share * (alone[n][HOSTILE] - before[n])
+        torch.testing.assert_close(idle[n][0], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_flowers_median_of_hostile_and_honest_updates_is_numpys(ragged):
+    alone, plan = trained(one_round(ragged, "local"))
+    found, _ = trained(with_hostile(one_round(ragged, MEDIAN), "sign-flip", 50.0))
+    before = initial(plan)
+    for n, own in alone.items():
+        sent = own.numpy().copy()
+        sent[HOSTILE] = before[n].numpy() - 50.0 * (sent[HOSTILE] - before[n].numpy())
+        np.testing.assert_allclose(found[n][0].numpy(), np.median(sent, axis=0), atol=1e-5)
+
+
+def test_clinic_level_privacy_bounds_what_one_clinic_does(ragged):
+    """By hand: a clipped update moves the average by 1 / clinics of the clip at most, whatever its strength."""
+    private = {"mechanism": "clinic-level", "noise-multiplier": 0.0, "clip": 0.1, "delta": 1e-3}
+    spec = run_spec(ragged, "fedavg", None, private, rounds=1)
+    honest, plan = trained(spec)
+    found, _ = trained(with_hostile(spec, "scaled", 1e4))
+    moved = torch.cat([(found[n] - honest[n]).flatten() for n in honest]).norm()
+    assert 0 < float(moved) <= 2 * 0.1 / len(plan.job.sizes) + 1e-6
+
+
+def test_hostile_clinics_are_refused_under_secure_aggregation(ragged):
+    privacy = NO_PRIVACY | {"mechanism": "clinic-level", "epsilon": 5.0, "delta": 1e-3, "secure-aggregation": True}
+    with pytest.raises(ScenarioError, match="secure-aggregation: hidden updates of hostile clinics"):
+        plan_of(with_hostile(run_spec(ragged, "fedavg", None, privacy), "noise"))
+
+
+def test_the_statement_names_hostile_clinics(ragged):
+    plan, _ = plan_of(with_hostile(run_spec(ragged, "fedavg"), "noise"))
+    assert f"k{HOSTILE}: nothing is promised to them" in str(privacy_statement(plan, {}, finished=True))
+
+
+def test_the_median_withstands_what_averaging_does_not(tmp_path):
+    scenario = load_scenario("scenarios/hostile.toml")
+    assert {spec.strategy.label or spec.strategy.name for spec in expand(scenario)} >= {"fedavg", "Median", "Krum"}
+    few = {"seeds": [0], "sweep.clinics.1.hostile-strength": [1, 50]}
+    runs = run("scenarios/hostile.toml", tmp_path, set=few, progress=False).runs
+    score = runs.set_index(["strategy", "clinics.1.hostile-strength"])["within_clinic_auc"]
+    assert score["fedavg", 50] < 0.6
+    for robust in ("Median", "Trimmed mean", "Krum"):
+        assert score[robust, 50] > 0.85, robust
+        assert abs(score[robust, 1] - score["fedavg", 1]) < 0.02, "it costs little where nobody does harm"
