@@ -70,7 +70,7 @@ def _swept_key(key: str) -> str:
     table = key.partition(".")[0]
     if table == "clinics" and not _may_be_swept(key):
         known = ", ".join(f"clinics.0.{own}" for own in _SWEPT_OF_CLINICS)
-        raise ValueError(f"cannot be swept; of [[clinics]] sweep {known}, or those of another group's number")
+        raise ValueError(f"cannot be swept; of [[clinics]] sweep {known}, or of a group with another number")
     if table == "clinics":
         return key
     if table not in _SWEPT_TABLES:

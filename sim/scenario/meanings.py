@@ -190,11 +190,15 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "set": "Keys of other tables that are otherwise for this strategy, such as `set.train.learning-rate = 0.01`.",
     },
 }
+_OF_A_GROUP: Final = (
+    *("sites", "count", "spread"),
+    *("label-noise", "missing-columns", "feature-shift", "hostile", "hostile-strength"),
+)
 MEANINGS["parties"] = {
     "name": "What the party is called.",
     "columns": "Its columns; a category's column stands for all its levels.",
     "label": "Whether it holds the label; one party does.",
-    **{key: meaning for key, meaning in MEANINGS["clinics"].items() if key not in ("sites", "count", "spread")},
+    **{key: meaning for key, meaning in MEANINGS["clinics"].items() if key not in _OF_A_GROUP},
     "profile": "Link and computer by name.",
     "availability": "Share of the rounds in which a party is there; a vertical layout takes 1 so far.",
     "drop-out": "Chance to be lost in a round; a vertical layout takes 0 so far.",

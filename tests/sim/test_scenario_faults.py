@@ -190,7 +190,8 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
         ("sweep={'train.rouns'=[1]}", 'sweep.train.rouns: unknown key; did you mean "train.rounds"?'),
         (
             "sweep={'clinics.0.uplink'=['1 bit/s']}",
-            "sweep.clinics.0.uplink: cannot be swept; choose a key of [data], [model], [train], [server], [privacy]",
+            "sweep.clinics.0.uplink: cannot be swept; of [[clinics]] sweep clinics.0.label-noise, "
+            "clinics.0.feature-shift, clinics.0.hostile, clinics.0.hostile-strength, or of a group with another number",
         ),
         (
             "sweep={'train.rounds'=[]}",
