@@ -178,10 +178,11 @@ def keep(here: Workplace, session: Session) -> None:
     name, memory = session.name, here.memory
     for kind in session.job.protected_rows:
         session.protected.setdefault(kind, torch.zeros(len(session.clinics), dtype=torch.int64))
-    noised = {part: trainer.noised_steps for part, trainer in session.trainers.items()}
-    values = (parameters_of(session.trainers), optimizer_state_of(session.trainers), noised, session.protected)
-    for what, kept in zip(_TENSORS, values, strict=True):
-        memory.keep_tensors(f"{name}.{what}", kept)
+    if not here.with_server:  # a turn that the server does in this process does not go on in another
+        noised = {part: trainer.noised_steps for part, trainer in session.trainers.items()}
+        values = (parameters_of(session.trainers), optimizer_state_of(session.trainers), noised, session.protected)
+        for what, kept in zip(_TENSORS, values, strict=True):
+            memory.keep_tensors(f"{name}.{what}", kept)
     session.record = memory.keep_numbers(
         f"{name}.turn",
         {

@@ -27,11 +27,16 @@ def shield(message: Message, context: Context, call_next: ClientAppCallable) -> 
     """Replace any exception: Flower sends its text to the server, and the text may hold a patient's value."""
     try:
         return call_next(message, context)
-    except (RefusedError, WireError, ScenarioError) as error:
-        text = f"refused {message.metadata.message_type!r}: {error}"
     except Exception as error:
-        text = f"{place_of(error)} while handling {message.metadata.message_type!r}"
+        text = failure_of(error, message.metadata.message_type)
     raise ClinicError(text)
+
+
+def failure_of(error: Exception, action: str) -> str:
+    """Say what went wrong at a clinic without a value of its data."""
+    if isinstance(error, RefusedError | WireError | ScenarioError):
+        return f"refused {action!r}: {error}"
+    return f"{place_of(error)} while handling {action!r}"
 
 
 def client_app(workplaces: Callable[[Context], Workplace]) -> ClientApp:

@@ -15,7 +15,7 @@ from sim.methods.compression import Opening
 from sim.methods.exchange import Exchange
 from sim.methods.forms import NOT_FINITE, Forms
 from sim.methods.job import Job
-from sim.methods.messages import Hello, Instruction, Reply
+from sim.methods.messages import Close, Hello, Instruction, Open, Reply
 from sim.methods.replies import AbsentError, Due, ExchangeError, NotFiniteError, hosted_clinics, whose
 from sim.tensor.program import Program
 
@@ -53,6 +53,8 @@ class GridExchange(Exchange):
 
     def send(self, instruction: Instruction) -> list[Reply]:
         """See :meth:`sim.methods.exchange.Exchange.send`."""
+        if self.shortcut is not None and isinstance(instruction, Open | Close):
+            return [self._opening(instruction, self.shortcut.ask(instruction))]
         asked = self._shared_out(instruction)
         messages = [instruct(own, node) for node, own in asked.items()]
         found = in_order(self._grid.send_and_receive(messages, timeout=self._wait))

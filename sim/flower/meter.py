@@ -14,6 +14,7 @@ from sim.flower.wire import CLINICS, CONFIG, NOISED, ROWS, array_kinds
 from sim.methods.messages import ROW_KINDS, Kind
 from sim.methods.protocol import HEADER_BYTES, HEADERS, SECURE, Direction, Traffic
 from sim.methods.sampling import Ints
+from sim.models import Parameters
 
 
 def item_bytes(array: Array) -> int:
@@ -91,6 +92,15 @@ class Meter:
         """
         for kind, size in (*sizes.items(), (HEADERS, messages * HEADER_BYTES)):
             self._counts(direction, kind)[list(clinics)] += size
+
+    def count_parts(self, direction: Direction, parts: Mapping[Kind, Parameters], clinics: Sequence[int]) -> None:
+        """Add one message of each clinic that carries parameters, which took a shorter way; nothing without any."""
+        if not parts:
+            return
+        at: int | list[int] = clinics[0] if len(clinics) == 1 else list(clinics)
+        for kind, named in parts.items():
+            self._counts(direction, kind)[at] += sum(v.element_size() * prod(v.shape[1:]) for v in named.values())
+        self._counts(direction, HEADERS)[at] += HEADER_BYTES
 
     def count_set_up(self, messages: Iterable[tuple[Direction, Sequence[int], int]]) -> None:
         """Add messages of secure aggregation that the simulation does without: direction, clinics, bytes of each."""

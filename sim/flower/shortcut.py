@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from flwr.app import Context
 
+from clients.handlers import handle
 from clients.session import Session
+from sim.flower.client_app import failure_of
 from sim.flower.meter import Meter
 from sim.flower.workplace import Workplaces
 from sim.foundation.problems import place_of
-from sim.methods.messages import Kind, Step
+from sim.methods.forms import NOT_FINITE
+from sim.methods.messages import Close, Kind, Open, Reply, Step
 from sim.methods.protocol import Direction
-from sim.methods.replies import ExchangeError
+from sim.methods.replies import ExchangeError, NotFiniteError, whose
 from sim.methods.sampling import Ints
 from sim.methods.turn_training import TurnTraining
 from sim.tensor.program import Program
@@ -33,6 +36,28 @@ class SameProcess:
 
     def __init__(self, workplaces: Workplaces, context: Context, meter: Meter, program: Program) -> None:
         self._workplaces, self._context, self._meter, self._program = workplaces, context, meter, program
+
+    def ask(self, asked: Open | Close) -> Reply:
+        """Open or close a turn, and count what its message and the reply would carry.
+
+        Raises
+        ------
+        ExchangeError
+            If the clinics refuse it, or something fails there.
+        """
+        told = ""
+        try:
+            reply = handle(asked, self._workplaces(self._context))
+        except Exception as error:
+            told = failure_of(error, asked.action)
+        if told:  # outside, so that the error has no other in its chain
+            raise (NotFiniteError if NOT_FINITE in told else ExchangeError)(f"{whose(asked.clinics)}: {told}")
+        brought = {kind: getattr(asked, name) for name, kind in asked.kinds().items()}
+        self._meter.count_parts("down", {kind: own for kind, own in brought.items() if own is not None}, asked.clinics)
+        self._meter.count_parts("up", reply.parts, reply.clinics)
+        for what, steps in reply.noised.items():
+            self._meter.count_noise(what, reply.clinics, steps)
+        return reply
 
     def open_turn(self, name: str) -> Session:
         """Return the clinics' end of an open turn."""

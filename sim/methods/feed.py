@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -136,13 +137,22 @@ class Feed:
 
     def step(self, s: int) -> Iterator[Batch]:
         """Return the batches of a step: one of all lanes at work, or one for each width at which some of them are."""
-        lanes = int(self.active[s])
-        width = self.width[s, :lanes]
-        if lanes and (width == width[0]).all():
-            yield Batch.of(self, s, slice(0, lanes), int(width[0]))
-        else:
-            for each in np.unique(width):
-                yield Batch.of(self, s, np.flatnonzero(width == each), int(each))
+        lanes, width = self._at_work[s]
+        if width:
+            yield Batch.of(self, s, slice(0, lanes), width)
+            return
+        widths = self.width[s, :lanes]
+        for each in np.unique(widths):
+            yield Batch.of(self, s, np.flatnonzero(widths == each), int(each))
+
+    @cached_property
+    def _at_work(self) -> list[tuple[int, int]]:
+        """By step: how many lanes are at work, and at which width; 0 if they differ, or none is."""
+        first = self.width[:, :1]
+        beyond = np.arange(self.width.shape[1]) >= self.active[:, None]
+        alike = (beyond | (self.width == first)).all(1) & (self.active > 0)
+        widths = np.where(alike, first[:, 0], 0) if first.size else np.zeros(len(self.active), dtype=np.int64)
+        return list(zip(self.active.tolist(), widths.tolist(), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,9 @@ class OpenTurn(Protocol):
 class Shortcut(Protocol):
     """What leads from the server to the clinics where both are in one process."""
 
+    def ask(self, asked: Open | Close) -> Reply:
+        """Open or close a turn, and count what its message and the reply would carry."""
+
     def open_turn(self, name: str) -> OpenTurn:
         """Return the clinics' end of an open turn."""
 

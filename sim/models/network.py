@@ -89,7 +89,7 @@ class Network:
     # [1, *shape] initial values that are not drawn
     given: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
-    @property
+    @cached_property
     def whole(self) -> Part:
         """The network as one part."""
         return Part("model", self.blocks)

@@ -65,6 +65,7 @@ class DensePass:
     def __init__(self, layers: tuple[Layer, ...]) -> None:
         self._layers = layers
         self._parameters: Mapping[str, Tensor] = {}
+        self._views: list[tuple[Tensor, Tensor]] = []
         self._values: list[Tensor] = []
         self._delta = torch.empty(0)
         self._want_input_gradient = False
@@ -79,12 +80,15 @@ class DensePass:
         norms: object = None,
     ) -> Tensor:
         """Run the chain on ``[lane, batch, feature]``; parameters are ``[lane, *shape]`` each, the rest of no use."""
-        self._parameters = parameters
+        if parameters is not self._parameters:
+            self._parameters = parameters
+            self._views = [
+                (parameters[e.bias].unsqueeze(1), parameters[e.weight].transpose(1, 2)) for e in self._layers
+            ]
         self._want_input_gradient = want_input_gradient
         self._values = [x]
-        for layer in self._layers:
-            weight, bias = parameters[layer.weight], parameters[layer.bias]
-            x = _linear(bias.unsqueeze(1), x, weight.transpose(1, 2))
+        for layer, (bias, weight) in zip(self._layers, self._views, strict=True):
+            x = _linear(bias, x, weight)
             if layer.relu:
                 x = x.relu_()
             self._values.append(x)
@@ -140,7 +144,7 @@ class DensePass:
         for position in reversed(range(len(self._layers))):
             layer = self._layers[position]
             if layer.relu:
-                delta = delta * (self._values[position + 1] > 0)
+                delta = torch.ops.aten.threshold_backward(delta, self._values[position + 1], 0)
             deltas.insert(0, delta)
             if position or self._want_input_gradient:
                 delta = _product(delta, self._parameters[layer.weight])
