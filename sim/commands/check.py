@@ -43,7 +43,7 @@ def check(
     federation = load_records(scenario.data, scenario.clinics, scenario.seeds[0], scenario.parties)
     console.print(holdings_table(holdings(federation)))
     jobs = default_jobs()
-    expected = study_seconds(trials, jobs) + study_seconds(plans, jobs)
+    expected = study_seconds(plans, jobs, trials)
     paragraphs = explain(scenario, plans, federation, expected, jobs, BASIS, trials)
     console.print("", *paragraphs, sep="\n", markup=False, highlight=False)
     for line in memory_warnings(plans):

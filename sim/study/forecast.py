@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sim.plan.plan import Plan
 
-STEP_SECONDS, NOISED_STEP_SECONDS, ROUND_SECONDS, FLOP_PER_S = 0.1e-3, 0.25e-3, 2e-3, 8e9
-"""One step of all lanes, without and with DP-SGD; what a round costs besides (evaluation, messages); the rate of large
-layers. Between what a run alone takes and its share in a group: in the heart study's groups 0.06 ms, 0.12 ms and 1.8 ms
-were measured on one 2-core machine."""
+STEP_SECONDS, LANE_SECONDS, NOISED_LANE_SECONDS = 0.04e-3, 0.018e-3, 0.068e-3
+TURN_SECONDS, ROUND_SECONDS, FLOP_PER_S = 0.3e-3, 1.1e-3, 8e9
+RUN_SECONDS, STUDY_SECONDS = 0.15, 8.0
+"""A step of a run, as its share of a group's, and each clinic's batch in it, without and with DP-SGD; a turn in
+a sequential method; what a round costs besides; the rate of large layers. What a run costs at its end (scores, attacks,
+its folder), and a study (start, plan, report). Fitted to the groups of three studies on one 2-core machine."""
 
-BASIS = (
-    "estimated from training steps and FLOPs; start-up, planning and pictures add some ten seconds, and suture run "
-    "refines it as runs end"
-)
+BASIS = "estimated from training steps and FLOPs, and refined by suture run as runs end"
 
 
-def study_seconds(plans: Sequence[Plan], jobs: int) -> float:
-    """Return roughly how long runs take on so many processors, before any has ended."""
-    return Forecast(plans, jobs).seconds_left()
+def study_seconds(plans: Sequence[Plan], jobs: int, trials: Sequence[Plan] = ()) -> float:
+    """Return roughly how long a study takes on so many processors, before any of it has ended."""
+    training = math.fsum(map(estimated_seconds, (*plans, *trials))) + RUN_SECONDS * len(plans)
+    return STUDY_SECONDS + training / max(1, min(jobs, len(plans) + len(trials)))
 
 
 def estimated_seconds(plan: Plan) -> float:
-    """Return roughly how long one run takes on one processor."""
+    """Return roughly how long it takes to train one run on one processor."""
     steps = [clinic.steps for clinic in plan.clinics]
-    one_after_another = plan.spec.strategy.order is not None
-    step = NOISED_STEP_SECONDS if plan.noised_steps else STEP_SECONDS
-    flops = plan.clinic_flops + plan.server_flops
+    one_after_another, pooled = plan.spec.strategy.order is not None, plan.job.method.pooled
     in_turn = sum(steps) if one_after_another else max(steps, default=0)
-    return in_turn * step + plan.rounds * ROUND_SECONDS + flops / FLOP_PER_S
+    batches = in_turn if pooled else sum(steps)
+    turns = plan.rounds * len(steps) if one_after_another else 0
+    lane = NOISED_LANE_SECONDS if plan.noised_steps else LANE_SECONDS
+    flops = plan.clinic_flops + plan.server_flops
+    share = in_turn * STEP_SECONDS + batches * lane + turns * TURN_SECONDS
+    return share + plan.rounds * ROUND_SECONDS + flops / FLOP_PER_S
 
 
 class Forecast:

@@ -25,7 +25,7 @@ from sim.scenario import Scenario
 from sim.scenario.contests import Contest, contests
 from sim.scenario.spec import TUNED, RunSpec
 from sim.study.engines import Engine
-from sim.study.forecast import Forecast, estimated_seconds, study_seconds
+from sim.study.forecast import Forecast, estimated_seconds
 from sim.study.groups import grouped
 from sim.study.journal import write_study
 from sim.study.planning import plan_runs
@@ -87,7 +87,7 @@ def tuned(
         folder.mkdir(parents=True, exist_ok=True)
     write_study(folder, sorted(plans, key=estimated_seconds), [], trials)
     pending = unfinished(trials, folder)
-    forecast, afterwards = Forecast(pending, engine.jobs), study_seconds(plans, engine.jobs)
+    forecast, afterwards = Forecast(pending, engine.jobs), Forecast(plans, engine.jobs).seconds_left()
     progress.tuning(len(pending), len(trials) - len(pending), forecast.seconds_left() + afterwards)
     with closing(engine.run(try_together, grouped(pending, engine.jobs))) as rows:
         for row in rows:
