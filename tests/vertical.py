@@ -82,12 +82,15 @@ class Twin:
         self.columns, self.width = columns, width
         self.parameters = [value.clone().requires_grad_() for value in (weight, bias, *rest)]
 
-    def forward(self, x, parameters=None):
+    def forward(self, x, parameters=None, present=None):
         weight, bias, w2, b2, w3, b3 = parameters or self.parameters
-        rows = functional.linear(x, weight * self.mask, bias).relu()
-        if self.join != "concatenation":
-            rows = rows.unflatten(-1, (self.parties, self.width)).sum(-2)
-            rows = rows / self.parties if self.join == "mean" else rows
+        rows = functional.linear(x, weight * self.mask, bias).relu().unflatten(-1, (self.parties, self.width))
+        there = torch.tensor([float(present is None or k in present) for k in range(self.parties)])
+        rows = rows * there[:, None]
+        if self.join == "concatenation":
+            rows = rows.flatten(-2)
+        else:
+            rows = rows.sum(-2) / (there.sum() if self.join == "mean" else 1)
         return functional.linear(functional.linear(rows, w2, b2).relu(), w3, b3).squeeze(-1)
 
     def by_name(self):

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 class JoinedTurn:
-    """A round of all parties: each has a turn, and in every batch the server waits for the rows of all.
+    """A round of the parties that are there: each has a turn, and in every batch the server waits for the rows of all.
+
+    A party that is away sends nothing, and the server puts zeros in its place.
 
     Parameters
     ----------
@@ -39,7 +41,7 @@ class JoinedTurn:
 
     def run(self, body: Trainer) -> None:
         """Train the body, and with it the parties' heads and the tail, batch by batch."""
-        smashed = {k: self._begun(k) for k in self._parties.present}
+        smashed = {k: self._begun(k) for k in self._exchange.participants}
         for step in range(self._steps):
             smashed = self._served(body, smashed, step)
 
@@ -56,13 +58,12 @@ class JoinedTurn:
         width = int(job.width(rows.max(initial=0)))
         normaliser = job.sampling.normaliser(np.array([job.sizes[parties.holder]]), rows)
         weights = torch.from_numpy(loss_weights(rows, normaliser, width))
-        arrived = [
-            padded(arrived_rows(job, Kind.SMASHED, reply.payload[Kind.SMASHED], [k]), width)
+        arrived = {
+            k: padded(arrived_rows(job, Kind.SMASHED, reply.payload[Kind.SMASHED], [k]), width)
             for k, reply in smashed.items()
-        ]
-        outputs = body.forward(
-            join(arrived, parties.how), rows=holder.rows, want_input_gradient=True, moment=(self._round, step)
-        )
+        }
+        joined = join(arrived, len(parties.heads), parties.how)
+        outputs = body.forward(joined, rows=holder.rows, want_input_gradient=True, moment=(self._round, step))
         cotangent = None
         if job.protocol.topology == "vanilla":
             body.loss(padded(holder.payload[Kind.LABELS], width), weights)
@@ -87,12 +88,12 @@ class JoinedTurn:
 
     def _stepped(self, smashed: dict[int, Reply], step: int, gradient: Tensor) -> dict[int, Reply]:
         """Send each party its share of the gradient, and return the answers."""
-        parts = shares(gradient, len(smashed), self._parties.how)
+        parts = shares(gradient, list(smashed), len(self._parties.heads), self._parties.how)
         return {
             k: self._exchange.ask(
-                Step(**self._batch(k, step, reply), cut_gradient=self._down(Kind.CUT_GRADIENT, part, reply))
+                Step(**self._batch(k, step, reply), cut_gradient=self._down(Kind.CUT_GRADIENT, parts[k], reply))
             )
-            for (k, reply), part in zip(smashed.items(), parts, strict=True)
+            for k, reply in smashed.items()
         }
 
     def _batch(self, party: int, step: int, smashed: Reply) -> OfOneBatch:

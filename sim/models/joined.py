@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Final
@@ -20,19 +20,25 @@ JOINS: Final = (CONCATENATION, "sum", "mean")
 """How the heads' outputs become the body's input (Ceballos et al. 2020)."""
 
 
-def join(rows: Sequence[Tensor], how: str) -> Tensor:
-    """Join the parties' rows ``[..., feature]``, in the order of the parties."""
+def join(rows: Mapping[int, Tensor], parties: int, how: str) -> Tensor:
+    """Join the rows ``[..., feature]`` of the parties that are there, by number; absent ones count as 0.
+
+    A mean is over those that are there.
+    """
+    present = [rows[party] for party in sorted(rows)]
     if how == CONCATENATION:
-        return torch.cat(list(rows), -1)
-    added = torch.stack(list(rows)).sum(0)
-    return added / len(rows) if how == "mean" else added
+        nothing = torch.zeros_like(present[0])
+        return torch.cat([rows.get(party, nothing) for party in range(parties)], -1)
+    added = torch.stack(present).sum(0)
+    return added / len(present) if how == "mean" else added
 
 
-def shares(gradient: Tensor, parties: int, how: str) -> list[Tensor]:
-    """Return each party's share of the gradient in what was joined."""
+def shares(gradient: Tensor, present: Sequence[int], parties: int, how: str) -> dict[int, Tensor]:
+    """Return each present party's share of the gradient in what was joined."""
     if how == CONCATENATION:
-        return list(torch.tensor_split(gradient, parties, -1))
-    return [gradient / parties if how == "mean" else gradient] * parties
+        pieces = torch.tensor_split(gradient, parties, -1)
+        return {party: pieces[party] for party in present}
+    return dict.fromkeys(present, gradient / len(present) if how == "mean" else gradient)
 
 
 class Heads(nn.Module):
@@ -55,9 +61,9 @@ class Heads(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run every head on its columns of ``[..., feature]``, and join."""
-        heads = self._modules.values()
-        rows = [head(x[..., own]) for head, own in zip(heads, self._columns, strict=True) if head is not None]
-        return join(rows, self._how)
+        heads = enumerate(zip(self._modules.values(), self._columns, strict=True))
+        rows = {party: head(x[..., own]) for party, (head, own) in heads if head is not None}
+        return join(rows, len(rows), self._how)
 
 
 class Columns(nn.Module):

@@ -148,7 +148,9 @@ class Counts:
         if self._reliable and train.over_select == 1:
             return job.attendance(server_round)
         there = np.flatnonzero(self._there[server_round - 1])
-        if job.alone:
+        if job.parties is not None:
+            there = there[np.isin(there, job.parties.present)]
+        if job.alone or job.parties is not None:
             return Attendance.complete(there, self._all_steps[there])
         size = selected(job.wanted, train.over_select)
         clinics = choose(job.seed, server_round, there, size)

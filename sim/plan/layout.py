@@ -20,17 +20,19 @@ def layout_problems(spec: RunSpec, facts: Facts) -> Iterator[str]:
         )
         yield f"strategies: {method.name} is not for a {layout} layout; {mend}"
     elif facts.vertical and method.trains:
-        yield from _not_on_parties(spec)
+        yield from _not_on_parties(spec, facts)
 
 
-def _not_on_parties(spec: RunSpec) -> Iterator[str]:
+def _not_on_parties(spec: RunSpec, facts: Facts) -> Iterator[str]:
     train, privacy, model, server = spec.train, spec.privacy, spec.model, spec.server
     there = [group.behaviour() for group in spec.clinics]
     yet = "is not simulated on a vertical layout yet; "
     for fault in (
         (train.participation < 1 or train.over_select > 1) and f"train.participation: less than all {yet}set it to 1.0",
         train.deadline is not None and f"train.deadline: {yet}remove it",
-        any(each.may_be_lost for each in there) and f"parties: availability and drop-out: {yet}remove them",
+        any(each.drop_out for each in there) and f"parties: drop-out {yet}remove it",
+        there[facts.label_holder].availability < 1
+        and "parties: without the label's holder nothing trains; give it an availability of 1",
         (server.uplink or server.downlink) and f"server: a link that parties share {yet}remove uplink and downlink",
         privacy.unit == "clinic" and f"privacy.mechanism: {privacy.mechanism} {yet}take dp-sgd or smashed-noise",
         privacy.secure_aggregation and f"privacy.secure-aggregation: {yet}drop it",

@@ -20,7 +20,7 @@ from sim.plan.counts import Counts
 from sim.plan.noise import gradient_multipliers, refuse_lost_targets, row_multipliers, update_multiplier
 from sim.plan.queues import PlanClock
 from sim.plan.refusals import refuse
-from sim.plan.releases import Ints, Sampled, build_ledger, to_be_noised
+from sim.plan.releases import Ints, Sampled, build_ledger, of_one_patient, to_be_noised
 from sim.privacy.adjacency import adjacency_of, replace_epsilon
 from sim.privacy.ledger import COLUMN_OF, REPLACE_COLUMN_OF, Adversary, Ledger, adversaries_of
 from sim.privacy.mechanisms.mechanism import on_updates
@@ -211,6 +211,8 @@ def make_plan(spec: RunSpec, facts: Facts) -> Plan:
 
 def _noise(job: Job, sampled: Sampled) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return ``[clinic]`` the noise multipliers of DP-SGD, and those of rows or updates; empty without."""
+    if job.parties is not None and job.parties.heads:
+        sampled = of_one_patient(sampled, job.parties.holder)
     refuse_lost_targets(job, sampled)
     # Without a mechanism there are only un-noised releases and none at all, which no delta tells apart.
     delta = job.spec.privacy.delta or 0.0

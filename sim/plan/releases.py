@@ -93,6 +93,12 @@ def _release(
     )
 
 
+def of_one_patient(sampled: Sampled, holder: int) -> Sampled:
+    """Return what is drawn of a patient's record, the same at all parties: as often as the label's holder trains."""
+    columns = {name: getattr(sampled, name) for name in ("rates", "steps", "exposures", "rounds", "released")}
+    return replace(sampled, **{name: np.full_like(values, values[holder]) for name, values in columns.items()})
+
+
 def to_be_noised(job: Job, sampled: Sampled) -> dict[str, Ints]:
     """Return, by part or kind of rows, ``[clinic]``: how many batches must be noised for all to be so.
 
@@ -123,6 +129,9 @@ def build_ledger(
     all_of_it = to_be_noised(job, sampled)
     given = all_of_it if noised is None else noised
     done = {name: np.equal(given[name], due) for name, due in all_of_it.items() if name in given}
+    if job.parties is not None and job.parties.heads:
+        sampled = of_one_patient(sampled, job.parties.holder)
+        done = {name: np.full_like(of_all, of_all.all()) for name, of_all in done.items()}
     told_apart_by = (sampled.rates, sampled.steps, sampled.exposures, sampled.rounds, sampled.released, *noise)
     chosen = np.arange(len(sampled.steps)) if clinics is None else np.array(clinics)
     chosen = chosen[sampled.steps[chosen] > 0]

@@ -191,6 +191,10 @@ def seen(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]:
 def _learned(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]:
     """Return what the training gives away, whatever its features were made with."""
     views: dict[Adversary, Seen] = {adversary: Counter() for adversary in ADVERSARIES}
+    if (
+        method.name == "vertical" and method.label_holder is not None
+    ):  # a record is a patient's, at all parties together
+        clinic = method.label_holder
     if not drawn.steps[clinic]:
         return views
     bare: Seen = Counter({("add-or-remove", NonPrivateDpEvent()): 1})

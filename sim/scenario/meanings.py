@@ -200,7 +200,7 @@ MEANINGS["parties"] = {
     "label": "Whether it holds the label; one party does.",
     **{key: meaning for key, meaning in MEANINGS["clinics"].items() if key not in _OF_A_GROUP},
     "profile": "Link and computer by name.",
-    "availability": "Share of the rounds in which a party is there; a vertical layout takes 1 so far.",
+    "availability": "Share of the rounds in which the party is there; without it, zeros stand for its rows.",
     "drop-out": "Chance to be lost in a round; a vertical layout takes 0 so far.",
 }
 """By table, as in a scenario, and by key; top-level keys under the empty name."""

@@ -9,13 +9,15 @@ from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDp
 from dp_accounting.pld import PLDAccountant
 from support import DP_SGD, JOINT, bitwise, distance, plan_of, write_csv
 from torch.nn import functional
-from vertical import PARTIES, Twin, scenario_of, spec_of, train_plainly
+from vertical import PARTIES, Twin, batches, scenario_of, spec_of, train_plainly
 from wire import again, differences, record, travelling, unlisted, with_record
 
 from sim.foundation.problems import ScenarioError
+from sim.methods.attendance import available
 from sim.methods.node_group import NodeGroup
 from sim.plan.plan import make_plan
 from sim.scenario import parse_scenario
+from sim.scenario.clinics import Behaviour
 from sim.scenario.spec import expand
 from sim.study.train import train_run
 
@@ -69,6 +71,29 @@ def test_nodes_and_travelling_states_change_nothing(csv, cut, privacy):
     alone = train_run(plan, federation)
     assert bitwise(alone.parameters, train_run(plan, federation, 3).parameters)
     assert bitwise(alone.parameters, train_run(plan, federation, 2, through=travelling()).parameters)
+
+
+@CUTS
+@pytest.mark.parametrize("join", ["concatenation", "sum", "mean"])
+def test_zeros_stand_for_a_party_that_is_away(csv, cut, join):
+    parties = [{**PARTIES[0], "availability": 0.5}, PARTIES[1], {**PARTIES[2], "availability": 0.6}]
+    spec = spec_of(csv, cut=cut, parties=parties, options={"join": join}, train={"rounds": 6})
+    plan, federation = plan_of(spec)
+    there = available(spec.seed, [Behaviour(availability=share) for share in (0.5, 1.0, 0.6)], 6)
+    present = [np.flatnonzero(row).tolist() for row in there]
+    assert {tuple(each) for each in present} == {(0, 1, 2), (0, 1), (1, 2)}, "nobody is away; the test would be blind"
+    twin = Twin(COLUMNS, plan.job.network.initial_parameters(spec.seed), join)
+    x, y = tensors(federation)
+    for number, rows in enumerate(batches(spec, len(y))):
+        logits = twin.forward(x[rows], present=present[number // 5])
+        loss = functional.binary_cross_entropy_with_logits(logits, y[rows].float())
+        with torch.no_grad():
+            for value, slope in zip(twin.parameters, torch.autograd.grad(loss, twin.parameters), strict=True):
+                value -= 0.1 * slope
+    trained = train_run(plan, federation)
+    assert distance(trained.parameters, twin.by_name()) < 1e-5
+    assert [clinic.rounds for clinic in plan.clinics] == there.sum(0).tolist()
+    assert trained.meter.traffic["up", "smashed"].tolist() == (there.sum(0) * len(y) * 12).tolist()
 
 
 @pytest.mark.parametrize("party", [0, 1, 2])
@@ -247,7 +272,8 @@ def test_u_shaped_no_label_moves_what_leaves_before_the_gradient_does(csv):
         ({"strategy": "fedavg"}, "fedavg is not for a vertical layout"),
         ({"train": {"participation": 0.5}}, "train.participation"),
         ({"train": {"deadline": "1 min"}}, "train.deadline"),
-        ({"parties": [{**PARTIES[0], "availability": 0.5}, *PARTIES[1:]]}, "availability"),
+        ({"parties": [PARTIES[0], {**PARTIES[1], "availability": 0.5}]}, "without the label's holder nothing trains"),
+        ({"parties": [{**PARTIES[0], "drop-out": 0.5}, *PARTIES[1:]]}, "drop-out"),
         ({"server": {"uplink": "1 Gbit/s"}}, "a link that parties share"),
         (
             {"privacy": {"mechanism": "clinic-level", "noise-multiplier": 1.0, "clip": 1.0, "delta": 1e-3}},

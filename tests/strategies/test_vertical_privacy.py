@@ -10,7 +10,7 @@ from scipy.stats import norm
 from support import DP_SGD, JOINT, distance, plan_of, write_csv
 from torch.func import grad, vmap
 from torch.nn import functional
-from vertical import Twin, batches, spec_of
+from vertical import PARTIES, Twin, batches, spec_of
 from wire import again, differences, record, unlisted, with_record
 
 from sim.foundation.problems import ScenarioError
@@ -205,3 +205,16 @@ def test_frozen_heads_do_not_train(csv):
 def test_no_target_against_the_server_without_noise_on_what_it_gets(csv):
     with pytest.raises(ScenarioError, match="no noise on rows reaches 8 against the server"):
         plan_of(noised_rows(csv, "vanilla", {"epsilon": 8.0}, freeze=False))
+
+
+def test_a_patient_is_as_exposed_as_where_training_is_most(csv):
+    """Who is seldom there spends no less and is noised no less: the record is the patient's, at all parties."""
+    parties = [{**PARTIES[0], "availability": 0.4}, *PARTIES[1:]]
+    target = {"mechanism": "dp-sgd", "epsilon": 4.0, "clip": 0.5, "delta": 1e-3}
+    always, seldom = (
+        plan_of(spec_of(csv, parties=each, privacy=target, train={"rounds": 6}))[0] for each in (PARTIES, parties)
+    )
+    assert seldom.clinics[0].rounds < always.clinics[0].rounds
+    assert seldom.noise_multipliers == always.noise_multipliers
+    assert len({clinic.epsilon["model-user"] for clinic in seldom.clinics}) == 1
+    assert seldom.clinics[0].epsilon == always.clinics[0].epsilon
