@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -56,14 +56,22 @@ class Heads(nn.Module):
     def __init__(self, heads: Sequence[nn.Sequential], columns: Sequence[tuple[int, ...]], how: str) -> None:
         super().__init__()
         self._columns, self._how = [list(own) for own in columns], how
+        self._absent = -1
         for party, head in enumerate(heads):
             self.add_module(str(party), head)
 
     def forward(self, x: Tensor) -> Tensor:
         """Run every head on its columns of ``[..., feature]``, and join."""
         heads = enumerate(zip(self._modules.values(), self._columns, strict=True))
-        rows = {party: head(x[..., own]) for party, (head, own) in heads if head is not None}
-        return join(rows, len(rows), self._how)
+        there = {k: (head, own) for k, (head, own) in heads if head is not None and k != self._absent}
+        rows = {party: head(x[..., own]) for party, (head, own) in there.items()}
+        return join(rows, len(self._columns), self._how)
+
+    def without(self, party: int) -> Heads:
+        """Return the same heads where one party is absent."""
+        others = copy(self)
+        others._absent = party
+        return others
 
 
 class Columns(nn.Module):
@@ -81,6 +89,13 @@ class Columns(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Take them out of ``[..., feature]``."""
         return x[..., self.columns]
+
+
+def network_without(network: Network, party: int) -> Network:
+    """Return a joined network in which one party is absent at prediction."""
+    first, *rest = network.blocks
+    heads = first.module.without(party) if isinstance(first.module, Heads) else first.module
+    return replace(network, blocks=(Block(first.name, heads), *rest))
 
 
 @dataclass(frozen=True)

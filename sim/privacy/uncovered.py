@@ -52,6 +52,8 @@ def _rows(spec: RunSpec) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
         "none of a record's values, but membership itself",
         ("part",),
     )
+    if spec.parties:
+        yield "AUC where a party is missing at prediction", "clinics.parquet", _HELD_OUT, ("absent_auc",)
     if spec.evaluation.groups:
         yield (
             "held-out metrics and numbers of records by group of patients",

@@ -14,11 +14,12 @@ from sim.attacks.attack import AttackError
 from sim.attacks.observation import Findings
 from sim.data.federation import Federation, Records
 from sim.data.groups import read_groups
+from sim.models.joined import network_without
 from sim.plan.plan import ClinicPlan, Plan
 from sim.privacy.ledger import COLUMN_OF
 from sim.privacy.uncovered import publishes_class_counts
 from sim.study.train import TrainedRun
-from sim.tensor.evaluation import Evaluation
+from sim.tensor.evaluation import Evaluation, Evaluator
 from sim.tensor.metrics import EVERY_ROUND, LAST_ROUND, clinic_and_pooled, costly_metrics
 
 Row = dict[str, Any]
@@ -74,10 +75,18 @@ def clinics_table(plan: Plan, trained: TrainedRun, findings: Findings, federatio
     if publishes_class_counts(plan.spec):
         counts = pd.DataFrame(_class_counts(federation), index=pd.Index(federation.everyone))
         clinics = clinics.join(counts.reindex(plan.job.facts.everyone, fill_value=0), on="name")
+    if plan.job.parties is not None and plan.job.parties.heads:
+        clinics["absent_auc"] = _absent_auc(plan, trained, federation)
     measured = findings.of_clinics(clinics["name"])
     for column in measured.keys() & set(clinics):
         raise AttackError(f'an attack takes column "{column}" of clinics.parquet; name another')
     return clinics.assign(**measured)
+
+
+def _absent_auc(plan: Plan, trained: TrainedRun, federation: Federation) -> list[float]:
+    """Return, by party, the AUC of the model on held-out patients where that party is missing at prediction."""
+    networks = [network_without(plan.job.network, party) for party in range(len(plan.clinics))]
+    return [Evaluator(each, federation.test).evaluate(trained.parameters).pooled["auc"] for each in networks]
 
 
 def predictions_table(trained: TrainedRun, federation: Federation) -> pd.DataFrame:

@@ -7,11 +7,13 @@ import pytest
 import torch
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
+from sklearn.metrics import roc_auc_score
 from support import DP_SGD, JOINT, bitwise, distance, plan_of, write_csv
 from torch.nn import functional
 from vertical import PARTIES, Twin, batches, scenario_of, spec_of, train_plainly
 from wire import again, differences, record, travelling, unlisted, with_record
 
+from sim.attacks.observation import Findings
 from sim.foundation.problems import ScenarioError
 from sim.methods.attendance import available
 from sim.methods.node_group import NodeGroup
@@ -19,6 +21,7 @@ from sim.plan.plan import make_plan
 from sim.scenario import parse_scenario
 from sim.scenario.clinics import Behaviour
 from sim.scenario.spec import expand
+from sim.study.tables import clinics_table
 from sim.study.train import train_run
 
 COLUMNS = [[0, 1], [2], [3, 4]]
@@ -94,6 +97,19 @@ def test_zeros_stand_for_a_party_that_is_away(csv, cut, join):
     assert distance(trained.parameters, twin.by_name()) < 1e-5
     assert [clinic.rounds for clinic in plan.clinics] == there.sum(0).tolist()
     assert trained.meter.traffic["up", "smashed"].tolist() == (there.sum(0) * len(y) * 12).tolist()
+
+
+@pytest.mark.parametrize("join", ["concatenation", "sum", "mean"])
+def test_a_party_may_be_missing_at_prediction(csv, join):
+    spec = spec_of(csv, options={"join": join})
+    plan, federation = plan_of(spec)
+    trained = train_run(plan, federation)
+    table = clinics_table(plan, trained, Findings([], []), federation).set_index("name")
+    twin = Twin(COLUMNS, trained.parameters, join)
+    for party, name in enumerate(("doctor", "laboratory", "imaging")):
+        logits = twin.forward(torch.tensor(federation.test.x), present=[k for k in range(3) if k != party])
+        expected = roc_auc_score(federation.test.y, logits.detach())
+        assert table["absent_auc"][name] == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("party", [0, 1, 2])
