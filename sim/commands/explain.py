@@ -14,7 +14,7 @@ from sim.foundation.text import amount_text, clinic_text, count_text, seconds_te
 from sim.methods.labels import label_of
 from sim.models import ClipRows
 from sim.models.build import build_network
-from sim.plan.notes import summed
+from sim.plan.notes import summed, whom_they_share
 from sim.plan.plan import Plan
 from sim.plan.releases import un_noised
 from sim.privacy.adjacency import NAMES, adjacency_of
@@ -75,6 +75,7 @@ def explain(
         methods=list(dict.fromkeys(map(_method, plans))),
         federation=federation,
         held=_held(federation),
+        shared=whom_they_share(plans[0]) if federation.known else "",
         sizes=sizes,
         smallest=clinic_text(names[sizes.argmin()]),
         largest=clinic_text(names[sizes.argmax()]),

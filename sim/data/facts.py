@@ -27,6 +27,7 @@ class Facts:
     # columns: [clinic] under a vertical layout, the places of each party's columns among the features; sizes then count
     # the same patients for every party
     columns: tuple[tuple[int, ...], ...] = ()
+    known: tuple[int, ...] = ()  # [clinic] likewise, each party's records, shared or not; empty where all are shared
     label_holder: int = 0  # Under a vertical layout, the party that holds the label
     fingerprint: str  # Digest of all records; who lacks one of them cannot form it. It is secret, and written nowhere.
 

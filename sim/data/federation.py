@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.data.facts import Facts
-from sim.data.parties import held_columns
+from sim.data.parties import held_columns, known_patients
 from sim.foundation.problems import ScenarioError
 from sim.scenario import DataSpec, HeartDisease, Loader, Npz, TableFile
 from sim.scenario.parties import Party
@@ -60,6 +60,7 @@ class Federation:
     # the label's holder alone
     parties: tuple[str, ...] = ()
     columns: tuple[tuple[int, ...], ...] = ()
+    known: tuple[int, ...] = ()  # By party, its records, shared or not; empty where all know the same patients
 
     @property
     def unseen(self) -> bool:
@@ -94,6 +95,7 @@ class Federation:
             statistics=self.statistics,
             clinics_of_a_patient=self.clinics_of_a_patient,
             columns=self.columns,
+            known=self.known,
             label_holder=self.parties.index(self.names[0]) if self.parties else 0,
             fingerprint=digest.hexdigest(),
         )
@@ -117,6 +119,8 @@ class Table:
     statistics: dict[str, str]  # What was used to make it complete
     patient: Ints | None = None  # [record] Number of the patient; without it each record is a patient of its own
     held_out: Mask | None = None  # [record] The source's own held-out records
+    # With parties who do not know all patients, how many of the source's records are of those whom each knows
+    known: tuple[int, ...] = ()
     found_levels: frozenset[str] = frozenset()  # Those features that are a category's levels as found among the records
     remarks: tuple[str, ...] = ()  # What a user should know of it though nothing is wrong, a line each
     problems: tuple[str, ...] = ()  # What is wrong with it, a line each; unless empty, the features must not be used
@@ -178,6 +182,7 @@ def load_federation(data_spec: DataSpec, seed: int, parties: Sequence[Party] = (
         remarks=table.remarks,
         parties=tuple(party.name for party in parties),
         columns=held_columns(parties, table.features),
+        known=table.known,
     )
 
 
@@ -193,7 +198,14 @@ def _placed(data_spec: DataSpec, seed: int, parties: Sequence[Party] = ()) -> Ta
     table = _read(data_spec, seed)
     if parties:
         [holder] = [party.name for party in parties if party.label]
+        known = known_patients(parties, table.row if table.patient is None else table.patient, seed)
         table = replace(table, names=(holder,), clinic=np.zeros_like(table.clinic))
+        if not known.all():
+            shared = np.logical_and.reduce(known)
+            fault = "the parties have no patient in common; give larger shares"
+            if not shared.any():
+                raise ScenarioError([*table.problems, f"scenario: parties: {fault}"])
+            table = replace(split.chosen_records(table, shared), known=tuple(known.sum(1).tolist()))
     if faults := split.name_problems(table):
         raise ScenarioError([*table.problems, *faults])
     try:

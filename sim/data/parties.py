@@ -2,7 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sim.foundation.problems import ScenarioError, suggest
+from sim.foundation.rng import stream
 from sim.scenario.parties import Party
 
 
@@ -33,3 +37,19 @@ def held_columns(parties: Sequence[Party], features: Sequence[str]) -> tuple[tup
     if problems:
         raise ScenarioError(problems)
     return tuple(held)
+
+
+def known_patients(parties: Sequence[Party], patients: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """Draw whom each party knows: ``[party, record]``, its share of the patients, rounded.
+
+    Parameters
+    ----------
+    patients : ndarray
+        ``[record]`` number of the patient.
+    """
+    everyone, of_record = np.unique(patients, return_inverse=True)
+    known = np.ones((len(parties), len(everyone)), dtype=np.bool_)
+    for number, party in enumerate(parties):
+        unknown = len(everyone) - round(party.share * len(everyone))
+        known[number, stream(seed, "overlap", clinic=number).permutation(len(everyone))[:unknown]] = False
+    return known[:, of_record]

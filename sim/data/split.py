@@ -154,22 +154,30 @@ def without_small_clinics(spec: DataSpec, table: Table) -> Table:
         fault = f"no clinic has {spec.min_records} records, and the largest has {sizes.max(initial=0)}"
         raise ScenarioError([f"scenario: data.min-records: {fault}; ask for fewer"])
     kept = large[table.clinic]
-    seen, y = np.unique(table.y[kept], return_inverse=True)
     return replace(
-        table,
+        chosen_records(table, kept),
         names=tuple(name for name, is_large in zip(table.names, large, strict=True) if is_large),
-        classes=tuple(table.classes[label] for label in seen),
-        x=table.x[kept],
-        y=y,
         clinic=(np.cumsum(large) - 1)[table.clinic[kept]],
-        row=table.row[kept],
-        patient=None if table.patient is None else table.patient[kept],
-        held_out=None if table.held_out is None else table.held_out[kept],
         remarks=(
             *table.remarks,
             f"data.min-records: {np.count_nonzero(~large):,} of {len(large):,} clinics have fewer than "
             f"{spec.min_records} records and are left out, with {np.count_nonzero(~kept):,} of {len(kept):,} records",
         ),
+    )
+
+
+def chosen_records(table: Table, kept: Mask) -> Table:
+    """Return the table with some of its records, and the classes that are then left."""
+    seen, y = np.unique(table.y[kept], return_inverse=True)
+    return replace(
+        table,
+        classes=tuple(table.classes[label] for label in seen),
+        x=table.x[kept],
+        y=y,
+        clinic=table.clinic[kept],
+        row=table.row[kept],
+        patient=None if table.patient is None else table.patient[kept],
+        held_out=None if table.held_out is None else table.held_out[kept],
     )
 
 

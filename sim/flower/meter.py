@@ -102,10 +102,10 @@ class Meter:
             self._counts(direction, kind)[at] += sum(v.element_size() * prod(v.shape[1:]) for v in named.values())
         self._counts(direction, HEADERS)[at] += HEADER_BYTES
 
-    def count_set_up(self, messages: Iterable[tuple[Direction, Sequence[int], int]]) -> None:
-        """Add messages of secure aggregation that the simulation does without: direction, clinics, bytes of each."""
+    def count_set_up(self, messages: Iterable[tuple[Direction, Sequence[int], int]], kind: str = SECURE) -> None:
+        """Add messages that the simulation does without, of secure aggregation: direction, clinics, bytes of each."""
         for direction, clinics, size in messages:
-            self._counts(direction, SECURE)[list(clinics)] += size
+            self._counts(direction, kind)[list(clinics)] += size
 
     def count_noise(self, part: str, clinics: Sequence[int], steps: Sequence[int]) -> None:
         """Add executed noised steps of one part, one number a clinic."""

@@ -10,6 +10,7 @@ model               both       the parts of the network that are the clinic's in
 masked-update       up         under secure aggregation, in place of the model: four bytes a number
 compressed-update   up         in place of the model where updates are rounded, or their largest numbers are sent
 secure-aggregation  both       its keys, shares and lists, with what their messages cost
+alignment           both       private set intersection's keys, where parties do not know all patients
 optimizer           both       their optimiser's state, where it is handed on with them
 smashed             up         the head's outputs at the cut layer; two bytes a number where they are noised
 labels              up         vanilla only, one byte a record
@@ -48,6 +49,7 @@ HEADER_BYTES = 512
 """Stated cost of one message beyond its arrays' payload: Flower's metadata, record structure and transport framing."""
 HEADERS = "headers"
 SECURE = "secure-aggregation"
+ALIGNMENT = "alignment"
 
 
 @dataclass(frozen=True, kw_only=True)

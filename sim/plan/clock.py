@@ -69,6 +69,7 @@ class RoundLoad:
     # Whether one body serves all lanes' batches together, behind the join of their rows: each of the server's legs
     # begins when the slowest has come to it
     joined: bool = False
+    before_s: float = 0.0  # Seconds before anything of the round begins: parties find out whom they share
     # Under secure aggregation, what comes before the turns and after them, one thing after another
     before: tuple[Stage, ...] = ()
     after: tuple[Stage, ...] = ()
@@ -136,7 +137,7 @@ class RoundLoad:
     def key(self) -> tuple[object, ...]:
         """Return what tells this load from others of the same run."""
         arrays = (self.clinics, self.rows, self.steps, self.turns)
-        named = (self.schedule, self.common_server_flops, self.lost, self.slowed)
+        named = (self.schedule, self.common_server_flops, self.lost, self.slowed, self.before_s)
         return (*named, *(array.tobytes() for array in arrays))
 
     def turn_steps(self, lane: int) -> int:

@@ -9,16 +9,17 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.methods.alignment import messages_of
 from sim.methods.attendance import Attendance, available, drop_outs, slowdowns
 from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.parties import drawn_by, patients
-from sim.methods.protocol import HEADER_BYTES, HEADERS, Direction, Traffic
+from sim.methods.protocol import ALIGNMENT, HEADER_BYTES, HEADERS, Direction, Traffic
 from sim.methods.sampling import choose, draw_rows, selected
 from sim.plan.clock import Leg, RoundLoad, RoundTime
 from sim.plan.costs import FLOAT_BYTES, part_costs
 from sim.plan.limits import attendance_until, time_limit, time_until
-from sim.plan.party_costs import PartyCosts, sends
+from sim.plan.party_costs import PartyCosts, alignment_seconds, sends
 from sim.plan.queues import PlanClock
 from sim.plan.releases import Sampled
 from sim.privacy.secure_aggregation import WORD
@@ -188,6 +189,7 @@ class Counts:
             common_server_flops=2.0 * int(back.sum()) * averaged + unmasking,
             lost=frozenset(np.flatnonzero(~back).tolist()),
             joined=job.method.body == "joint",
+            before_s=alignment_seconds(job, self.clock.resources) if server_round == 1 else 0.0,
             slowed=slowdowns(job.seed, server_round, clinics.tolist(), self._behaviours) if self._uneven else (),
         )
 
@@ -224,6 +226,8 @@ class Counts:
             self._expose(server_round, load)
         np.maximum.at(self._widest, clinics[load.lane_and_step[0]], load.rows)
         self._count_traffic(load)
+        for way, party, size in messages_of(self.job) if server_round == 1 else ():
+            self._cross(way, ALIGNMENT, np.array([party]), size)
         self.clinic_flops += int(load.flops("clinic").sum())
         self.clinic_flops += len(clinics) * sum(size for place, size in load.before if place == "clinic")
         self.server_flops += int(load.flops("server").sum()) + int(load.common_server_flops)

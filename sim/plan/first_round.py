@@ -76,6 +76,7 @@ def first_rounds(plans: Sequence[Plan]) -> list[FirstRound]:
         server = spec.server.resources()
         once = replace(job, spec=spec.model_copy(update={"train": unhurried}), attended={})
         [load] = Counts(once, PlanClock(resources, server)).count(1).loads
+        load = replace(load, before_s=0.0)  # once, and not a round's
         found[method] = FirstRound(
             method=method,
             family=job.method.family,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.methods.alignment import stages_of
 from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.parties import OF_THE_LABEL, Parties
-from sim.methods.protocol import Direction
+from sim.methods.protocol import HEADER_BYTES, Direction
 from sim.plan.clock import Leg, Place
 from sim.plan.costs import PartCost, part_costs
+from sim.scenario.clinics import ClinicResources
 
 Ints = NDArray[np.int64]
 
@@ -87,3 +89,18 @@ class PartyCosts:
             yield rows("up", Kind.NORMS)
             yield Leg("server", 0)
             yield rows("down", Kind.CLIP_FACTORS)
+
+
+def alignment_seconds(job: Job, resources: Sequence[ClinicResources]) -> float:
+    """Return how long parties take to find whom they share: each stage ends when the slowest has done it."""
+    seconds = 0.0
+    for place, amounts in stages_of(job):
+        seconds += max(_stage_seconds(place, amount, own) for amount, own in zip(amounts, resources, strict=True))
+    return seconds
+
+
+def _stage_seconds(place: str, amount: int, own: ClinicResources) -> float:
+    if place == "clinic":
+        return amount / own.compute_flop_per_s
+    rate = own.uplink_bits_per_s if place == "up" else own.downlink_bits_per_s
+    return own.latency_s + 8.0 * (amount + HEADER_BYTES) / rate

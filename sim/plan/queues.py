@@ -247,23 +247,26 @@ class PlanClock:
         """Return what each piece of a round takes by itself."""
         return self.closed.durations(load)
 
+    def _before(self, load: RoundLoad) -> float:
+        return self.durations(load).set_up + load.before_s
+
     def time_round(self, load: RoundLoad) -> RoundTime:
         """Return how long a round takes."""
         key = load.key()
         if key not in self._known:
             clock = self.queues if load.may_queue(self.server) else self.closed
-            self._known[key] = _after_set_up(clock.time_round(load), self.durations(load).set_up)
+            self._known[key] = _after_set_up(clock.time_round(load), self._before(load))
         return self._known[key]
 
     def play(self, load: RoundLoad) -> RoundTime:
         """Return the same with its spans."""
         if load.joined:
             spans = _with_workers(side_by_side(load, self.durations(load))[2])
-            time = replace(self.time_round(load), spans=spans)
+            time = _after_set_up(replace(self.closed.time_round(load), spans=spans), self._before(load))
         elif load.handed_on:
             time = replace(self.time_round(load), spans=relay_spans(load, self.durations(load)))
         else:
-            time = _after_set_up(self.queues.time_round(load, trace=True), self.durations(load).set_up)
+            time = _after_set_up(self.queues.time_round(load, trace=True), self._before(load))
         over = float(time.finish.max(initial=0.0))
         together = (
             [Span(lane=-1, phase="server", start=over, end=time.seconds, worker=1)] if time.seconds > over else []

@@ -14,7 +14,7 @@ from dp_accounting import DpEvent, NonPrivateDpEvent
 
 from sim.foundation.text import count_text
 from sim.methods.parties import patients
-from sim.plan.notes import summed
+from sim.plan.notes import summed, whom_they_share
 from sim.plan.releases import un_noised
 from sim.privacy.accounting import flatten, under_one_adjacency
 from sim.privacy.adjacency import NAMES
@@ -290,8 +290,7 @@ def _outside(plan: Plan) -> list[tuple[str, str, str]]:
             (
                 "who is a patient",
                 "non-private",
-                "parties are taken to share identifiers of the same patients; how they find out whom they share is not "
-                "simulated, and all of them know who takes part",
+                whom_they_share(plan),
             )
         )
     if hostile := sorted(plan.job.hostile):

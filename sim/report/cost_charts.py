@@ -6,15 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 
 from sim.methods.messages import Kind
-from sim.methods.protocol import SECURE
+from sim.methods.protocol import ALIGNMENT, SECURE
 from sim.report.gantt import PHASES, time_unit
 from sim.report.look import GREY, Sheet, Spec, field, prefixed
 
 _COLOURS = (
     *("#0072B2", "#8C6D31", "#56B4E9", "#999999", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#6A3D9A", "#7A8B00"),
-    *("#A6CEE3", "#33A02C", "#B15928"),
+    *("#A6CEE3", "#33A02C", "#B15928", "#FDBF6F"),
 )
-_KINDS = dict(zip((*map(str, Kind), SECURE), _COLOURS, strict=True))
+_KINDS = dict(zip((*map(str, Kind), SECURE, ALIGNMENT), _COLOURS, strict=True))
 _PHASES = {phase: colour for phase, (_, colour) in PHASES.items()} | {"waiting": "#999999"}  # seen on a dark page too
 
 

@@ -198,6 +198,7 @@ MEANINGS["parties"] = {
     "name": "What the party is called.",
     "columns": "Its columns; a category's column stands for all its levels.",
     "label": "Whether it holds the label; one party does.",
+    "share": "Share of the patients whom it knows; those whom all know are found by private set intersection.",
     **{key: meaning for key, meaning in MEANINGS["clinics"].items() if key not in _OF_A_GROUP},
     "profile": "Link and computer by name.",
     "availability": "Share of the rounds in which the party is there; without it, zeros stand for its rows.",

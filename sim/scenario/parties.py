@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, Strict, field_validator
 
 from sim.foundation.problems import show, unwritable
-from sim.scenario.base import unique
+from sim.scenario.base import Number, unique
 from sim.scenario.study import ClinicGroup, Place
 
 
@@ -22,12 +22,14 @@ class Party(Place):
     """One party of vertical learning: its columns of every patient, its link and its computer.
 
     ``columns`` names columns of the source; a category's column stands for all its levels. ``label`` says whose the
-    label is.
+    label is. ``share`` is that of the source's patients whom the party knows, drawn by the seed: with less than all,
+    those whom all parties know are found out by private set intersection, and train and are tested.
     """
 
     name: Annotated[str, Field(max_length=80), AfterValidator(_party_name)]
     columns: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique)]
     label: Annotated[bool, Strict()] = False
+    share: Annotated[Number, Field(gt=0, le=1)] = 1.0
 
     @field_validator("profile")
     @classmethod
@@ -39,7 +41,7 @@ class Party(Place):
 
 def clinics_of(parties: Sequence[Party]) -> tuple[ClinicGroup, ...]:
     """Return the parties' links and computers, as those of clinics."""
-    own = {"name", "columns", "label"}
+    own = {"name", "columns", "label", "share"}
     return tuple(
         ClinicGroup.model_validate({"sites": (party.name,), **party.model_dump(exclude=own)}) for party in parties
     )

@@ -13,7 +13,9 @@ from sim.data.federation import Federation
 from sim.flower.meter import Meter
 from sim.flower.simulation import Overhears, Simulation, Through
 from sim.foundation.problems import SutureError
+from sim.methods.alignment import messages_of
 from sim.methods.job import Job
+from sim.methods.protocol import ALIGNMENT
 from sim.methods.replies import NotFiniteError
 from sim.methods.secure_sum import set_up_bytes
 from sim.models import Parameters
@@ -123,6 +125,8 @@ def train_run(
         trained.parameters = model
         if server_round:
             meter.count_set_up(set_up_bytes(job, server_round))
+        if server_round == 1:
+            meter.count_set_up(((way, [party], size) for way, party, size in messages_of(job)), ALIGNMENT)
         if not trial:
             at_server = {part: steps.numpy() for part, steps in simulation.server_noised.items()}
             trained.trail.close_round(server_round, meter.traffic, {**meter.noised_steps, **at_server})
