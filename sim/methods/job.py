@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
@@ -18,14 +18,14 @@ from sim.methods import acting
 from sim.methods.attendance import Attendance
 from sim.methods.batch_norm import unfit_for_batch_norm
 from sim.methods.compression import Compression, compression_of
-from sim.methods.cutting import behind_head, cut_network, frozen_parts, with_public_head
+from sim.methods.layout import laid_out
 from sim.methods.method import Method, method_of
-from sim.methods.parties import Parties, drawn_by, parties_of, trained_apart
+from sim.methods.parties import Parties, drawn_by, trained_apart
 from sim.methods.protocol import Protocol, protocol_of
 from sim.methods.round_draws import RoundDraws, everyone_returns
 from sim.methods.run_key import run_key
 from sim.methods.sampling import Batches, Ints, Sampling, draw_batches, wanted
-from sim.models import Block, Network, Parameters, Part
+from sim.models import Network, Parameters, Part
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip
 from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
 from sim.privacy.secure_aggregation import SecureAggregation
@@ -114,17 +114,7 @@ class Job:
         """
         method = method_of(spec.strategy.name)
         protocol = protocol_of(method, spec.strategy.cut)
-        parties = parties_of(spec, facts, method, protocol)
-        network, parts = (parties.network, parties.parts) if parties else cut_network(spec, facts, protocol)
-        frozen = frozen_parts(spec, method, parts)
-        network = with_public_head(spec, network, parts, frozen)
-        rows = acting.row_noise(spec.privacy, (*(parties.heads[:1] if parties else parts[:1]), *parts[1:]))
-        if spec.model.cut_dropout:
-            network, parts = behind_head(network, parts, Block("cut-dropout", nn.Dropout(spec.model.cut_dropout)))
-        if (layer := acting.clip_layer(rows)) is not None and parties is None:
-            network, parts = behind_head(network, parts, layer)
-        elif layer is not None and (parties := parties_of(spec, facts, method, protocol, layer)) is not None:
-            network, parts = parties.network, parties.parts
+        network, parts, frozen, rows, parties = laid_out(spec, facts, method, protocol)
         dp = acting.gradient_noise(spec.privacy, trained_apart(parts, frozen, parties), len(facts.sizes))
         job = cls(
             spec=spec,

@@ -28,7 +28,7 @@ from sim.scenario.base import SCALARS, Section, SweptValues, unique
 from sim.scenario.data import Csv, DataSpec, HeartDisease, Loader, Npz, Parquet, Synthetic
 from sim.scenario.model import Model
 from sim.scenario.overrides import Override, override_key, parsed_override, replaced
-from sim.scenario.parties import Party, parties_faults
+from sim.scenario.parties import Party, layout_fault
 from sim.scenario.privacy import Privacy
 from sim.scenario.shape import DEEPEST, shape_problems
 from sim.scenario.study import Availability, ClinicGroup, GroupColumn, Scoring, Server, Straggler, Strategy, Train
@@ -151,21 +151,9 @@ class Scenario(Section):
     @field_validator("parties")
     @classmethod
     def _parties_of_a_vertical_layout(cls, parties: tuple[Party, ...], info: ValidationInfo) -> tuple[Party, ...]:
-        data = info.data.get("data")
-        if data is None:
-            return parties
-        if data.layout == "horizontal" and parties:
-            raise ValueError('have no effect on a horizontal layout; remove them, or set data.layout = "vertical"')
-        if data.layout == "vertical":
-            if data.split != "natural" or data.test != "held-out-records" or data.source == "npz":
-                raise ValueError(
-                    'share out the columns of one table of patients; take a table, split = "natural", and '
-                    'test = "held-out-records"'
-                )
-            if faults := parties_faults(parties):
-                raise ValueError("; ".join(faults))
-            if "clinics" in info.data and info.data["clinics"] != cls.model_fields["clinics"].default:
-                raise ValueError("bring their links and computers themselves; remove [[clinics]]")
+        own_clinics = info.data.get("clinics", ()) != cls.model_fields["clinics"].default
+        if "data" in info.data and (fault := layout_fault(info.data["data"], parties, own_clinics=own_clinics)):
+            raise ValueError(fault)
         return parties
 
     @field_validator("attacks")

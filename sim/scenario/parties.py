@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, Strict, field_validator
 
 from sim.foundation.problems import show, unwritable
 from sim.scenario.base import Number, unique
+from sim.scenario.data import DataSpec
 from sim.scenario.study import ClinicGroup, Place
 
 
@@ -47,7 +48,20 @@ def clinics_of(parties: Sequence[Party]) -> tuple[ClinicGroup, ...]:
     )
 
 
-def parties_faults(parties: Sequence[Party]) -> list[str]:
+def layout_fault(data: DataSpec, parties: Sequence[Party], *, own_clinics: bool) -> str:
+    """Say how parties and the layout of the data do not go together; empty if they do."""
+    if data.layout == "horizontal":
+        mend = 'remove them, or set data.layout = "vertical"'
+        return f"have no effect on a horizontal layout; {mend}" if parties else ""
+    if data.split != "natural" or data.test != "held-out-records" or data.source == "npz":
+        mend = 'take a table, split = "natural", and test = "held-out-records"'
+        return f"share out the columns of one table of patients; {mend}"
+    if faults := _faults(parties):
+        return "; ".join(faults)
+    return "bring their links and computers themselves; remove [[clinics]]" if own_clinics else ""
+
+
+def _faults(parties: Sequence[Party]) -> list[str]:
     """Say what is wrong with the parties as a whole."""
     names, holders = [party.name for party in parties], [party.name for party in parties if party.label]
     faults = []

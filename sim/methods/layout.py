@@ -1,0 +1,43 @@
+"""A run's network as it is laid out: cut, frozen, clipped at the cut, and shared out to parties."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import nn
+
+from sim.data.facts import Facts
+from sim.methods import acting
+from sim.methods.cutting import behind_head, cut_network, frozen_parts, with_public_head
+from sim.methods.method import Method
+from sim.methods.parties import Parties, parties_of
+from sim.methods.protocol import Protocol
+from sim.models import Block, Network, Part
+from sim.privacy.mechanisms.noises import RowNoise
+from sim.scenario.spec import RunSpec
+
+
+class Layout(NamedTuple):
+    """What of a network stands where."""
+
+    network: Network
+    parts: tuple[Part, ...]
+    frozen: frozenset[str]
+    rows: RowNoise | None
+    parties: Parties | None
+
+
+def laid_out(spec: RunSpec, facts: Facts, method: Method, protocol: Protocol) -> Layout:
+    """Lay the network of a run out; raises ``ScenarioError`` if the model does not fit the data or the cut."""
+    parties = parties_of(spec, facts, method, protocol)
+    network, parts = (parties.network, parties.parts) if parties else cut_network(spec, facts, protocol)
+    frozen = frozen_parts(spec, method, parts)
+    network = with_public_head(spec, network, parts, frozen)
+    rows = acting.row_noise(spec.privacy, (*(parties.heads[:1] if parties else parts[:1]), *parts[1:]))
+    if spec.model.cut_dropout:
+        network, parts = behind_head(network, parts, Block("cut-dropout", nn.Dropout(spec.model.cut_dropout)))
+    if (layer := acting.clip_layer(rows)) is not None and parties is None:
+        network, parts = behind_head(network, parts, layer)
+    elif layer is not None and (parties := parties_of(spec, facts, method, protocol, layer)) is not None:
+        network, parts = parties.network, parties.parts
+    return Layout(network, parts, frozen, rows, parties)
