@@ -240,6 +240,8 @@ TWINS = {
     "centralised": twins.centralised,
     "local": twins.local,
     "fedavg": twins.fedavg,
+    "fedavg-finetuned": twins.fedavg,
+    "fedavg-own-head": twins.fedavg,
     "fedprox": fedprox,
     "split": split,
     "splitfed-v1": splitfed_v1,
@@ -275,7 +277,15 @@ def changed(spec, table, **keys):
 
 
 _MINI_BATCH = (("alternate", "mini-batch"),)
-UNCUT = (Method("centralised"), Method("local"), Method("fedavg"), Method("fedprox", None, (("proximal_mu", 0.7),)))
+PERSONAL = (Method("fedavg-finetuned"), Method("fedavg-own-head"))
+"""Their model is federated averaging's; what clinics make of it is their own."""
+UNCUT = (
+    Method("centralised"),
+    Method("local"),
+    Method("fedavg"),
+    *PERSONAL,
+    Method("fedprox", None, (("proximal_mu", 0.7),)),
+)
 CUT = tuple(
     Method(strategy, cut, keys)
     for strategy, keys in (

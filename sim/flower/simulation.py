@@ -21,6 +21,7 @@ from sim.methods.compression import Opening
 from sim.methods.job import Job
 from sim.methods.messages import Hello, Instruction, Reply
 from sim.methods.node_group import node_groups_of
+from sim.methods.personal import personalised
 from sim.methods.trainer import expand
 from sim.models import Parameters
 from sim.tensor.program import Program
@@ -106,6 +107,12 @@ class Simulation:
 
         rounds = self._job.spec.train.rounds
         self._strategy.start(self._grid, array_record(self._initial), rounds, evaluate_fn=evaluate)
+
+    def personal(self, model: Parameters) -> Parameters:
+        """Return what the clinics make of the final model for themselves, where the method says so."""
+        if self._job.method.personal is None:
+            return model
+        return personalised(self._job, map(self._workplaces, self._grid.contexts), model)
 
     @property
     def server_noised(self) -> dict[str, Tensor]:

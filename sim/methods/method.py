@@ -81,6 +81,9 @@ class Method:
         Which of the keys ``order``, ``alternate`` and ``proximal-mu`` it has.
     trains : bool
         Whether anything is trained; otherwise each clinic counts its classes, and no batch is computed.
+    personal : {"model", "last-block"} or None
+        What each clinic trains further after the last round, on its own records and for its own use, see
+        :func:`sim.methods.personal.personalised`; of methods whose whole model is averaged.
     options : mapping of str to scalar
         Keys of its own in ``[[strategies]] options``, with their defaults.
     begin : callable, optional
@@ -103,6 +106,7 @@ class Method:
     averages: Callable[[int], tuple[str, ...]] = _all_parts
     takes: tuple[str, ...] = ()
     trains: bool = True
+    personal: Literal["model", "last-block"] | None = None
     options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
 
     @property

@@ -293,6 +293,15 @@ def _outside(plan: Plan) -> list[tuple[str, str, str]]:
                 whom_they_share(plan),
             )
         )
+    if plan.job.method.personal is not None:
+        rows.append(
+            (
+                "models of the clinics' own",
+                "non-private",
+                "after the last round each clinic trains the model further without noise, for itself; whoever else is "
+                "given that model has no guarantee",
+            )
+        )
     if hostile := sorted(plan.job.hostile):
         names = ", ".join(plan.job.facts.names[k] for k in hostile)
         rows.append(("hostile clinics", "simulated", f"{names}: nothing is promised to them, and all to the others"))

@@ -23,9 +23,9 @@ INK: Final = "#000000"
 _COLOURS: Final = {
     "centralised": INK, "local": "#999999", "fedavg": "#0072B2", "fedprox": "#56B4E9", "split": "#E69F00",
     "splitfed-v1": "#D55E00", "splitfed-v2": "#CC79A7", "splitfed-v3": "#009E73", "release-once": "#8C6D31",
-    "prevalence": "#BDBDBD",
+    "prevalence": "#BDBDBD", "fedavg-finetuned": "#4B5D67", "fedavg-own-head": "#17A2B8",
 }  # fmt: skip
-_OTHERS: Final = ("#6A3D9A", "#A6761D", "#17A2B8", "#B2334C", "#7A8B00", "#F781BF", "#4B5D67", "#2E8B57")
+_OTHERS: Final = ("#6A3D9A", "#A6761D", "#B2334C", "#7A8B00", "#F781BF", "#2E8B57")
 # For methods that cut nowhere or are vanilla, and for those that are U-shaped; then for more of their settings.
 _SHAPES: Final = (
     ("circle", "triangle-up", "triangle-down", "triangle-right"), ("square", "diamond", "cross", "triangle-left"),

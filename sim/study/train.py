@@ -134,11 +134,12 @@ def train_run(
             trained.clips.append(simulation.clip)
         last = server_round == job.spec.train.rounds
         judged = last or (server_round % job.spec.train.eval_every == 0 and not trial)
-        trained.evaluations.append(_judged(tester, model, server_round, last=last and not trial) if judged else skipped)
+        used = simulation.personal(model) if last and not federation.unseen else model
+        trained.evaluations.append(_judged(tester, used, server_round, last=last and not trial) if judged else skipped)
         watch(server_round, trained.evaluations[-1])
         models(server_round, model)
         if validator is not None:
-            trained.validations.append(_judged(validator, model, server_round) if judged else skipped)
+            trained.validations.append(_judged(validator, used, server_round) if judged else skipped)
         if trained.best_round in (None, server_round):
             trained.best_parameters = model
 

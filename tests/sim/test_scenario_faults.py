@@ -35,9 +35,9 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
         ("strategies.0.name=fedav", 'strategies.0.name: unknown strategy "fedav"; did you mean "fedavg"?'),
         (
             "strategies.0.name=a..b",
-            'strategies.0.name: unknown strategy "a..b"; choose "centralised", "fedavg", "fedprox", "local", '
-            '"prevalence", "release-once", "split", "splitfed-v1", "splitfed-v2", "splitfed-v3", "vertical" or '
-            '"vertical-alone"',
+            'strategies.0.name: unknown strategy "a..b"; choose "centralised", "fedavg", "fedavg-finetuned", '
+            '"fedavg-own-head", "fedprox", "local", "prevalence", "release-once", "split", "splitfed-v1", '
+            '"splitfed-v2", "splitfed-v3" or another of the 14',
         ),
         ("clinics.0.profile=hospitals", 'clinics.0.profile: unknown profile "hospitals"; did you mean "hospital"?'),
         ("strategies.1.cut=['u-shape']", 'strategies.1.cut.0: "u-shape" does not exist; did you mean "u-shaped"?'),

@@ -1,0 +1,66 @@
+"""Models of the clinics' own, made after the last round: each trains the final model further on its own records.
+
+Nothing crosses, and nothing of it is noised: the model stays at the clinic, for the clinic's own use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from sim.methods.job import Job
+from sim.methods.sampling import Sampling
+from sim.methods.trainer import LocalTraining, expand, trainer_for
+from sim.methods.workplace import Workplace
+from sim.models import Parameters, Part
+from sim.tensor.lanes import forward
+
+
+def personalised(job: Job, places: Iterable[Workplace], model: Parameters) -> Parameters:
+    """Return what the clinics make of the final model, ``[clinic, *shape]`` each.
+
+    ``epochs`` and ``learning-rate`` are options of the method; a rate of 0 is that of the rounds. Of its last block
+    alone, the others stay what all have in common.
+
+    Parameters
+    ----------
+    job : Job
+    places : iterable of Workplace
+        All nodes.
+    model : dict of str to Tensor
+        ``[1, *shape]``, or ``[clinic, *shape]`` where any of it is each clinic's own.
+    """
+    options = {**job.method.options, **job.spec.strategy.options}
+    epochs, rate = int(options["epochs"]), float(options["learning-rate"])
+    if not epochs:
+        return model
+    shared = next(iter(model.values())).shape[0] == 1
+    models = expand(model, len(job.sizes)) if shared else dict(model)
+    train = job.spec.train.model_copy(
+        update={
+            "local_epochs": epochs,
+            "learning_rate": rate or job.spec.train.learning_rate,
+            "schedule": "constant",
+        }
+    )
+    sampling = Sampling(poisson=False, batch_size=train.batch_size, local_epochs=epochs)
+    spec = job.spec.model_copy(update={"train": train})
+    alone = replace(job, spec=spec, sampling=sampling, dp=None, frozen=frozenset())
+    blocks = job.network.whole.blocks
+    common, own = (blocks[:-1], blocks[-1:]) if job.method.personal == "last-block" else ((), blocks)
+    for here in places:
+        clinics, group = list(here.group.clinics), here.group
+        if not clinics:
+            continue
+        if common:
+            part = Part("model", common)
+            x = forward(part, part.select({name: value[:1] for name, value in models.items()}), group.x[None])[0]
+            group = replace(group, x=x.detach())
+        lanes = {name: models[name][clinics] for name in Part("model", own).shapes()}
+        trainer = trainer_for(alone, Part("model", own), clinics, lanes)
+        last = job.spec.train.rounds + 1
+        here.program.do(LocalTraining(trainer=trainer, group=group, job=alone, server_round=last))
+        for name, value in trainer.parameters.items():
+            models[name] = models[name].clone()
+            models[name][clinics] = value
+    return models
