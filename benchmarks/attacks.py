@@ -13,7 +13,7 @@ import pandas as pd
 
 from sim.foundation.text import score_text, seconds_text
 from sim.report.attacks import attack_points, attack_words
-from sim.report.points import HEADLINE
+from sim.report.spoken import HEADLINE
 from sim.report.study import StudyResults
 
 STUDIES: Final = {"attacks": "heart", "attacks-digits": "digits", "attacks-heartbeats": "heartbeats"}

@@ -44,7 +44,7 @@ def upload(asked: Upload, here: Workplace) -> Reply:
     noised = {each: [1] * len(clinics) for each in job.protected_rows if each in job.protocol.once_up}
     payload = {kind: unpadded(x, rows)}
     if Kind.LABELS in once_up:
-        payload[Kind.LABELS] = unpadded(y.to(torch.uint8), rows)
+        payload[Kind.LABELS] = unpadded(y.to(job.label_dtype), rows)
     return Reply(clinics=clinics, rows=rows, payload=payload, noised=noised)
 
 

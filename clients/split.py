@@ -149,7 +149,7 @@ def _ended(here: Workplace, session: Session) -> Reply:
 def _smashed(session: Session) -> Reply:
     payload = {Kind.SMASHED: _leaving(session, Kind.SMASHED, session.forward_head())}
     if Kind.LABELS in protocol_at(session.job, session.clinics[0]).batch_up[0]:
-        payload[Kind.LABELS] = session.labels.to(torch.uint8)
+        payload[Kind.LABELS] = session.labels.to(session.job.label_dtype)
         if session.job.labels is not None:
             session.count(Kind.LABELS)
     return _rows(session, payload)

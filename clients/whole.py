@@ -21,7 +21,7 @@ from sim.methods.secure_sum import masked_sum
 from sim.methods.trainer import LocalTraining, Trainer, expand
 from sim.methods.workplace import Workplace
 from sim.models import Parameters
-from sim.tensor.lanes import forward, loss_sum
+from sim.tensor.lanes import forward
 
 
 def train(asked: Train, here: Workplace) -> Reply:
@@ -63,7 +63,7 @@ def train_alone(asked: TrainAlone, here: Workplace) -> Reply:
     clinics = admit_training(asked, here)
     trainers = trainers_for(here.job, clinics, *own_values(here, clinics))
     if not here.job.method.trains:
-        _count_classes(trainers["model"].parameters, here, clinics)
+        _tally(trainers["model"].parameters, here, clinics)
     else:
         _train(trainers["model"], here, asked.server_round)
     keep_own(here, clinics, trainers)
@@ -74,18 +74,15 @@ def _train(trainer: Trainer, here: Workplace, server_round: int) -> None:
     here.program.do(LocalTraining(trainer=trainer, group=here.group, job=here.job, server_round=server_round))
 
 
-def _count_classes(parameters: Parameters, here: Workplace, clinics: Sequence[int]) -> None:
-    """Make each clinic's model answer with the smoothed frequencies of its classes, whatever the features."""
+def _tally(parameters: Parameters, here: Workplace, clinics: Sequence[int]) -> None:
+    """Make each clinic's model answer every record alike, as well as its own labels tell."""
     for value in parameters.values():
         value.zero_()
     [bias] = [value for name, value in parameters.items() if name.endswith("bias")]
-    classes = max(2, bias.shape[1])
     for lane, k in enumerate(clinics):
         first = int(here.group.first[k])
         own = here.group.y[first : first + here.job.sizes[k]]
-        counts = torch.bincount(own, minlength=classes).double() + 1
-        logits = (counts / counts.sum()).log()
-        bias[lane] = logits[1:] - logits[0] if bias.shape[1] == 1 else logits
+        bias[lane] = here.job.loss.constant(own, bias.shape[1])
 
 
 def _clip_update(parameters: Parameters, received: Mapping[str, Tensor], clip: float) -> bool:
@@ -103,7 +100,7 @@ def _training_loss(trainer: Trainer, group: NodeGroup) -> float:
     parameters = {name: value[:1] for name, value in trainer.parameters.items()}
     logits = forward(trainer.part, parameters, group.x[None])
     weights = torch.full((1, len(group.y)), 1 / len(group.y))
-    return float(loss_sum(logits, group.y[None], weights))
+    return float(trainer.loss_of_record.sum(logits, group.y[None], weights))
 
 
 def _reply(job: Job, clinics: list[int], trainer: Trainer, told: Mapping[str, float]) -> Reply:

@@ -205,6 +205,8 @@ class Attack:
         Attacks a finished run; returns its findings and one exhibit at most.
     applies : callable
         Whether there is something to attack in a job.
+    of_classes : bool
+        Whether it is about classes: of amounts and times there is then nothing to attack.
     on_every_run : bool
         Whether it is made within every run without being named in ``[[attacks]]``.
     options : mapping of str to scalar
@@ -221,9 +223,14 @@ class Attack:
     begin: Callable[..., Observer] | None = None
     carry_out: Callable[[Target], Iterable[Finding | Exhibit]] | None = None
     applies: Callable[[Job], bool] = lambda job: True
+    of_classes: bool = True
     on_every_run: bool = False
     options: Scalars = field(default_factory=dict)
     columns: Mapping[str, str] = field(default_factory=dict)
+
+    def suits(self, job: Job) -> bool:
+        """Return whether there is something to attack in a job."""
+        return (job.outcome.of_classes or not self.of_classes) and self.applies(job)
 
     def observer(self, plan: Plan, federation: Federation, options: Scalars) -> Observer | None:
         """Return an observer of one run; None for an attack on the finished run."""

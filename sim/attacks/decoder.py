@@ -123,6 +123,7 @@ def inverse(rows: tuple[int, ...], record: tuple[int, ...]) -> nn.Module:
 ATTACK = Attack(
     name="decoder",
     sentence="reconstruction of records from smashed rows by a network trained on held-out records (He et al. 2019)",
+    of_classes=False,
     adversary="server",
     uses="rows and features of training and of held-out records, exact",
     carry_out=carry_out,

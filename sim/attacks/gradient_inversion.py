@@ -41,7 +41,7 @@ from sim.methods.job import Job
 from sim.methods.messages import Instruction, Kind, Reply, Train
 from sim.models import Network, Parameters
 from sim.plan.plan import Plan
-from sim.tensor.lanes import by_class, forward, leaves, loss_sum
+from sim.tensor.lanes import forward, leaves
 
 TOTAL_VARIATION, RATE, START, MOST_ORIGINALS = 1e-3, 0.1, 0.1, 300
 LEAST_MOVE, ALIKE, ROUNDING = 1e-3, 1e-3, 4e-7
@@ -160,15 +160,13 @@ def from_gradient(
     update = torch.cat([(before[name] - after[name]).flatten() for name in trained])
     update = update / update.norm().clamp_min(1e-30)
     weights = torch.full((1, len(labels)), 1 / len(labels))
-    if job.class_weights is not None:
-        weights = by_class(weights, labels[None], job.class_weights)
     noise = torch.randn(1, len(labels), *known.shape[1:], generator=torch.Generator().manual_seed(seed))
     low, high = (torch.as_tensor(each, dtype=torch.float32) for each in plausible(known))
     x = (torch.from_numpy(known.mean(0)).float() + START * noise).requires_grad_()
     optimizer = torch.optim.Adam([x], lr=RATE)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [steps * part // 8 for part in (3, 5, 7)], 0.1)
     for _ in range(steps):
-        loss = loss_sum(forward(job.network.whole, before | trained, x), labels[None], weights)
+        loss = job.loss.sum(forward(job.network.whole, before | trained, x), labels[None], weights)
         gradient = torch.cat(
             [g.flatten() for g in torch.autograd.grad(loss, list(trained.values()), create_graph=True)]
         )

@@ -17,6 +17,7 @@ from sim.models import Network, Parameters
 from sim.plan.plan import Plan
 from sim.tensor.evaluation import Evaluator
 from sim.tensor.metrics import area_under_curve
+from sim.tensor.scoring import Scorer, scorer_of
 
 Floats = NDArray[np.float64]
 
@@ -26,6 +27,7 @@ class Membership(Observer):
 
     def __init__(self, plan: Plan, federation: Federation) -> None:
         self._network, self._federation = plan.job.network, federation
+        self._scorer = scorer_of(plan.job.outcome, plan.spec.evaluation)
 
     def findings(self, model: Parameters) -> Iterator[Finding]:
         """Return AUC and advantage over all records, and the AUC on each clinic's own.
@@ -39,7 +41,7 @@ class Membership(Observer):
         train, test = self._federation.train, self._federation.untrained
         if not len(test.y):
             return
-        members, others = (losses(self._network, model, records) for records in (train, test))
+        members, others = (losses(self._scorer, self._network, model, records) for records in (train, test))
         yield Finding(measure="auc", value=membership_auc(members, others), chance=0.5)
         yield Finding(measure="advantage", value=advantage(members, others), chance=0.0)
         spans = zip(pairwise(train.offsets.tolist()), pairwise(test.offsets.tolist()), strict=True)
@@ -49,13 +51,12 @@ class Membership(Observer):
         yield Finding(measure="held_out_records", value=len(others))
 
 
-def losses(network: Network, model: Parameters, records: Records) -> Floats:
-    """Return ``[record]`` the cross-entropy of each record's class."""
+def losses(scorer: Scorer, network: Network, model: Parameters, records: Records) -> Floats:
+    """Return ``[record]`` the loss of each record."""
     if not len(records.y):
         return np.zeros(0)
-    probabilities = Evaluator(network, records).class_probabilities(model)
-    own: Floats = probabilities[np.arange(len(records.y)), records.y]
-    return -np.log(np.maximum(own, np.finfo(np.float64).tiny))
+    predicted = Evaluator(network, records, scorer=scorer).predictions(model)
+    return scorer.losses(predicted, scorer.seen(records))
 
 
 def membership_auc(members: Floats, others: Floats) -> float:
@@ -75,6 +76,7 @@ def advantage(members: Floats, others: Floats) -> float:
 ATTACK = Attack(
     name="membership",
     sentence="membership by a threshold on the loss (Yeom et al. 2018)",
+    of_classes=False,
     adversary="model-user",
     uses="training and held-out records, exact: the losses of single records are compared",
     begin=Membership,

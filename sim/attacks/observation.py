@@ -50,7 +50,7 @@ class Observation:
         self.at_work = [
             (attack, observer)
             for attack, own in zip(attacks, options or [{}] * len(attacks), strict=True)
-            if attack.applies(job) and (observer := attack.observer(plan, federation, own)) is not None
+            if attack.suits(job) and (observer := attack.observer(plan, federation, own)) is not None
         ]
         for attack, observer in self.at_work:
             if attack.adversary == "model-user" and (looks(observer, "round") or looks(observer, "message")):

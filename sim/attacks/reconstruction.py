@@ -197,6 +197,7 @@ def _flat(x: NDArray[np.float32]) -> Floats:
 ATTACK = Attack(
     name="reconstruction",
     sentence="reconstruction of records from smashed rows by ridge regression, fitted on held-out records",
+    of_classes=False,
     adversary="server",
     uses="rows and features of training and of held-out records, exact",
     begin=Reconstruction,

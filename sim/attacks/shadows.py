@@ -184,7 +184,7 @@ def own_class_logits(network: Network, model: Parameters, records: Records) -> F
 
     Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022, section IV.C.
     """
-    probabilities = Evaluator(network, records).class_probabilities(model)
+    probabilities = Evaluator(network, records).predictions(model)
     own = probabilities[np.arange(len(records.y)), records.y].astype(np.float64)
     least = np.finfo(np.float64).eps
     logits: Floats = np.log(np.maximum(own, least)) - np.log(np.maximum(probabilities.sum(1) - own, least))

@@ -17,8 +17,13 @@ def advise(
         str, typer.Option("--where", metavar="CONDITION", help='For example "epsilon_server<=8 and hours<=24".')
     ] = "",
     best: Annotated[
-        str, typer.Option("--best", metavar="COLUMN", help="The column of runs.parquet to rank by.")
-    ] = "within_clinic_auc",
+        str,
+        typer.Option(
+            "--best",
+            metavar="COLUMN",
+            help="The column of runs.parquet to rank by; by default the score within clinics.",
+        ),
+    ] = "",
     cost: Annotated[
         str,
         typer.Option("--cost", metavar="COLUMN", help="Of the methods as good as the best, take the lowest in this."),
@@ -40,6 +45,7 @@ def advise(
 
     scenario = load_scenario(file, overrides or ())
     specs = runs_of(scenario)
+    best = best or scenario.data.outcome_of_a_record.headline.within
     folder = out / scenario.name
     chosen = specs if scenario.tune is None else choices(contests(scenario, specs), folder).specs.values()
     runs = read_table(folder) if os.path.lexists(folder / TABLE_FILE) else as_table([])

@@ -49,14 +49,14 @@ def wide_console() -> Console:
 def print_results(console: Console, table: pd.DataFrame, study: StudyResults) -> None:
     """Print a study's table, what it supports at each level of privacy, and what its attacks find."""
     from sim.report.attacks import attack_words
-    from sim.report.points import HEADLINE
+    from sim.report.spoken import spoken
     from sim.report.table import console_table
     from sim.report.words import conclusions
 
     console.print(console_table(table, study.held_out))
     for level, said in conclusions(study):
         console.print(f"{level}: {said}" if level not in ("", "as set") else said, markup=False, highlight=False)
-    for said in attack_words(study, HEADLINE) if len(study.attacks) else ():
+    for said in attack_words(study, spoken(study.runs).within) if len(study.attacks) else ():
         console.print(said, markup=False, highlight=False)
 
 

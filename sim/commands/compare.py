@@ -26,8 +26,9 @@ def compare(
         str, typer.Option("--by", metavar="COLUMNS", help="Columns to group by, comma-separated.")
     ] = "strategy,cut",
     metric: Annotated[
-        str, typer.Option("--metric", help="The column of runs.parquet to compare.")
-    ] = "within_clinic_auc",
+        str,
+        typer.Option("--metric", help="The column of runs.parquet to compare; by default the score within clinics."),
+    ] = "",
     at: Annotated[
         list[str] | None, typer.Option("--at", metavar="KEY=VALUE", help="Fix a swept key at a value; repeatable.")
     ] = None,
@@ -42,10 +43,11 @@ def compare(
     form: Annotated[Form, typer.Option("--format", help="Output format.")] = Form.TABLE,
 ) -> None:
     """Compare methods: means with 95 % intervals, the differences of all pairs, and what they support."""
-    from sim.report.compare import HEADLINE, NO_ROUNDS, as_text, readable
+    from sim.report.compare import NO_ROUNDS, as_text, readable
     from sim.report.compare import compare as compared
     from sim.report.held_out import read_held_out
     from sim.report.scope import intervals_of
+    from sim.report.spoken import spoken
     from sim.report.study import NO_TRIALS
     from sim.report.table import rendered
     from sim.results.store import read_run_tables, read_table
@@ -58,7 +60,7 @@ def compare(
         results = read_results(folder)
         caption = (
             f"Until {target} holds for the first time after a round: means over the runs in which it does. "
-            "within_clinic_auc, auc (pooled), accuracy and so on are of the held-out records of all clinics, "
+            "within_clinic_auc, auc (pooled), concordance and so on are of the held-out records of all clinics, "
             "validation_auc and so on of validation records, where the scenario sets some aside."
         )
         wide_console().print(rendered(target_frame(results, target), results.name, caption))
@@ -69,7 +71,9 @@ def compare(
     table = read_table(folder)
     ok = table.loc[table["status"] == "ok", "run_id"]
     held_out, trials = read_held_out(folder, ok), trials_table(folder)
-    rounds = read_run_tables(folder, ok, "rounds") if held_out and metric == HEADLINE else NO_ROUNDS
+    headline = spoken(table).within
+    metric = metric or headline
+    rounds = read_run_tables(folder, ok, "rounds") if held_out and metric == headline else NO_ROUNDS
     columns = [column.strip() for column in by.split(",")]
     comparison = compared(table, columns, metric, held, held_out, NO_TRIALS if trials is None else trials, rounds)
     if form is not Form.TABLE:

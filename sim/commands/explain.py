@@ -57,7 +57,7 @@ def explain(
         Of its tuning.
     """
     shape = federation.train.x.shape[1:]
-    network = build_network(scenario.model, shape, len(federation.classes))
+    network = build_network(scenario.model, shape, len(federation.classes), scenario.data.outcome_of_a_record)
     names, sizes = federation.names, np.diff(federation.train.offsets)
     statistics = federation.facts.statistics_by_kind("non-private")
     groups = clinics_of(scenario.parties) or scenario.clinics
@@ -123,7 +123,7 @@ def _attacks(scenario: Scenario, plans: Sequence[Plan]) -> Iterator[str]:
     """Say of each attack whose it is and on how many runs it is made."""
     for table in scenario.attacks:
         attack = attack_of(table.name)
-        count = sum(attack.applies(plan.job) for plan in plans)
+        count = sum(attack.suits(plan.job) for plan in plans)
         yield f"{attack.name} by the {attack.adversary.replace('-', ' ')}, on {count_text(count, 'run')}"
 
 

@@ -61,10 +61,12 @@ class Columns:
     rows: int  # Number of records
     first_row: int  # The number of the first record's row, as people count
     unnamed: frozenset[str]  # Those that have no name in the file, and one of their own only in `header`
-    numbers: dict[str, NDArray[np.float64]]  # [record] The numeric features; NaN where missing or no number
+    numbers: dict[
+        str, NDArray[np.float64]
+    ]  # [record] The numeric features, and a time or amount to predict; NaN where missing or no number
     not_numbers: dict[str, Mask]  # [record] Where a numeric feature holds something that is no number
     other_forms: dict[str, str]  # What is wrong with a numeric feature whose words are all numbers in one form
-    words: dict[str, Words]  # Label, clinic, patient and categorical features
+    words: dict[str, Words]  # Label or event, clinic, patient and categorical features
 
 
 def read_columns(spec: TableFile) -> Columns:
@@ -77,9 +79,11 @@ def read_columns(spec: TableFile) -> Columns:
     digest, is_csv = spec.sha256(), isinstance(spec, Csv)
     if fault := table_fault(spec.path, is_csv=is_csv):
         raise ScenarioError([f"scenario: data.path: {spec.path} {fault}"])
-    roles = tuple(column for column in (spec.label, spec.clinic, spec.patient) if column is not None)
+    roles = tuple(column for column in (spec.classes_column, spec.clinic, spec.patient) if column is not None)
     try:
-        return _parsed(spec.path, digest, is_csv, roles, spec.categorical, spec.features, spec.exclude)
+        return _parsed(
+            spec.path, digest, is_csv, roles, spec.measured_column, spec.categorical, spec.features, spec.exclude
+        )
     except pd.errors.EmptyDataError:
         fault = "is empty; give a header and one row a record"
     except (pd.errors.ParserError, pd.errors.ParserWarning):
@@ -102,6 +106,7 @@ def _parsed(
     sha256: str,
     is_csv: bool,
     roles: tuple[str, ...],
+    measured: str | None,
     categorical: tuple[str, ...],
     features: tuple[str, ...] | None,
     exclude: tuple[str, ...],
@@ -123,6 +128,8 @@ def _parsed(
             numbers[feature], not_numbers[feature] = _numbers(frame[feature])
             if form := _other_form(frame[feature][not_numbers[feature]]):
                 other_forms[feature] = form
+    if measured in header:
+        numbers[measured], not_numbers[measured] = _numbers(frame[measured])
     words = {column: _words(frame[column], ("",)) for column in roles if column in header}
     words |= {column: _words(frame[column], _MISSING) for column in categorical if column in header}
     return Columns(

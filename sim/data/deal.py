@@ -48,8 +48,8 @@ def place(spec: DataSpec, table: Table, seed: int) -> tuple[tuple[str, ...], Int
         return table.names, table.clinic
     names = tuple(f"clinic-{number + 1}" for number in range(spec.clinics or 0))
     if table.patient is None:
-        return names, deal(spec, table.y, seed, table.held_out)
-    index, _, class_of = patients_of(table.patient, table.y)
+        return names, deal(spec, table.stratum, seed, table.held_out)
+    index, _, class_of = patients_of(table.patient, table.stratum)
     return names, deal(spec, class_of, seed)[index]
 
 

@@ -13,6 +13,7 @@ from sim.data.facts import Facts
 from sim.data.parties import held_columns, known_patients
 from sim.foundation.problems import ScenarioError
 from sim.scenario import DataSpec, HeartDisease, Loader, Npz, TableFile
+from sim.scenario.outcomes import Outcome
 from sim.scenario.parties import Party
 
 Ints = NDArray[np.int64]
@@ -26,12 +27,14 @@ class Records:
     # [record, *feature] Scaled features: [record, feature] of a table, [record, channel, height, width] of images,
     # [record, channel, length] of signals
     x: NDArray[np.float32]
-    y: Ints  # [record] Class of each record, an index into `Federation.classes`
+    y: Ints  # [record] Label of each record: its class, an index into `Federation.classes`, or see `sim.data.outcomes`
     offsets: Ints  # [clinic + 1] Clinic `k` has the records `offsets[k]:offsets[k + 1]`
     # row, patient: [record] Row of the source, counted from 0, and number of the patient, which tells no more than who
     # is the same; the row where there are no patients. Empty where nobody asks.
     row: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     patient: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    # [record, measure] What the label is made of, for scoring: an amount, or a time and whether the event was seen
+    measured: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,7 +46,8 @@ class Federation:
     # whole; and all clinics, in the order of the source
     test_names: tuple[str, ...]
     everyone: tuple[str, ...]
-    # features, classes: what axis 1 of `x` (a table's columns, or channels) and the values of `y` are
+    # features, classes: what axis 1 of `x` (a table's columns, or channels) and the values of `y` are; no classes where
+    # times or amounts are predicted
     features: tuple[str, ...]
     classes: tuple[str, ...]
     # train, test, validation: training, held-out and validation records, each in the source's order within a clinic; a
@@ -82,7 +86,7 @@ class Federation:
         """What anybody but a clinic may know of it, and the digest of all records."""
         digest = blake2b(digest_size=32)
         for part in (self.train, self.test, self.validation):
-            for array in (part.x, part.y, part.offsets):
+            for array in (part.x, part.y, part.offsets, part.measured):
                 digest.update(np.ascontiguousarray(array).data)
         sizes = tuple(np.diff(self.train.offsets).tolist())
         return Facts(
@@ -117,6 +121,8 @@ class Table:
     scaling: str  # How to scale the features
     ranges: Mapping[str, tuple[float, float]]  # Public range of each feature that public scaling maps to -1 to 1
     statistics: dict[str, str]  # What was used to make it complete
+    outcome: Outcome = field(default_factory=Outcome)
+    measured: NDArray[np.float64] | None = None  # [record, measure] As in `Records`
     patient: Ints | None = None  # [record] Number of the patient; without it each record is a patient of its own
     held_out: Mask | None = None  # [record] The source's own held-out records
     # With parties who do not know all patients, how many of the source's records are of those whom each knows
@@ -124,6 +130,17 @@ class Table:
     found_levels: frozenset[str] = frozenset()  # Those features that are a category's levels as found among the records
     remarks: tuple[str, ...] = ()  # What a user should know of it though nothing is wrong, a line each
     problems: tuple[str, ...] = ()  # What is wrong with it, a line each; unless empty, the features must not be used
+
+    @property
+    def stratum(self) -> Ints:
+        """``[record]`` The class; the same for all where records have none."""
+        return self.y if self.outcome.of_classes else np.zeros_like(self.y)
+
+    def at(self, some: Mask | Ints) -> "Table":
+        """Return the table of some of the records, or of all in another order."""
+        arrays = ("x", "y", "clinic", "row", "patient", "held_out", "measured")
+        kept = {name: own[some] for name in arrays if (own := getattr(self, name)) is not None}
+        return replace(self, **kept)
 
 
 def load_federation(data_spec: DataSpec, seed: int, parties: Sequence[Party] = ()) -> Federation:
@@ -166,8 +183,9 @@ def load_federation(data_spec: DataSpec, seed: int, parties: Sequence[Party] = (
         statistics["records dealt to clinics by label"] = "simulated"
     if data_spec.split == "feature-shift":
         x = deal.shifted(x, offsets, data_spec.shift or 0.0, seed)
-    patient = table.row if table.patient is None else split.patients_of(table.patient, table.y)[0]
-    sources = Records(x, table.y, offsets, table.row, patient)
+    patient = table.row if table.patient is None else split.patients_of(table.patient, table.stratum)[0]
+    measured = np.empty((len(x), 0)) if table.measured is None else table.measured
+    sources = Records(x, table.y, offsets, table.row, patient, measured)
     return Federation(
         names=_chosen(names, trains),
         test_names=_chosen(names, tests),
@@ -237,16 +255,7 @@ def _sorted(table: Table) -> Table:
     """Return the table with one clinic after another."""
     if (np.diff(table.clinic) >= 0).all():
         return table
-    order = np.argsort(table.clinic, kind="stable")
-    return replace(
-        table,
-        x=table.x[order],
-        y=table.y[order],
-        clinic=table.clinic[order],
-        row=table.row[order],
-        patient=None if table.patient is None else table.patient[order],
-        held_out=None if table.held_out is None else table.held_out[order],
-    )
+    return table.at(np.argsort(table.clinic, kind="stable"))
 
 
 def _with_trained_levels(table: Table, train: Mask) -> Table:
@@ -279,7 +288,14 @@ def _part(everyone: Records, mask: Mask, clinics: Mask) -> Records:
     counts = np.concatenate([[0], np.cumsum(mask)])
     sizes = np.diff(counts[everyone.offsets])[clinics]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    part = Records(everyone.x[mask], everyone.y[mask], offsets, everyone.row[mask], everyone.patient[mask])
-    for array in (part.x, part.y, part.offsets, part.row, part.patient):
+    part = Records(
+        everyone.x[mask],
+        everyone.y[mask],
+        offsets,
+        everyone.row[mask],
+        everyone.patient[mask],
+        everyone.measured[mask],
+    )
+    for array in (part.x, part.y, part.offsets, part.row, part.patient, part.measured):
         array.setflags(write=False)
     return part

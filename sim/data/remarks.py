@@ -25,7 +25,7 @@ def remarks_on(
     kept: Sequence[str],
     ranges: Mapping[str, tuple[float, float]],
     used: Mask,
-    y: Ints,
+    y: Ints | None,
 ) -> Iterator[str]:
     """Yield a line for each kind of value that is passed over, with how many records have one.
 
@@ -37,11 +37,11 @@ def remarks_on(
         The range of each feature that is scaled by one.
     used : ndarray of bool
         ``[record]`` those in use.
-    y : ndarray of int64
-        ``[record in use]`` its class.
+    y : ndarray of int64 or None
+        ``[record in use]`` its class, if it has one.
     """
     for column in kept:
-        if _decides(_codes(columns, column)[used], y):
+        if y is not None and _decides(_codes(columns, column)[used], y):
             out = "put it into data.exclude" if spec.features is None else "take it out"
             yield f'data.features: "{column}" alone tells the label of every record; if it repeats the label, {out}'
     categories = [column for column in kept if column in spec.categorical]

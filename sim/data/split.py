@@ -96,7 +96,7 @@ def hold_out_patients(
         Whether to draw within each class, a patient's being the one that ``patients_of`` gives it. One record's label
         then moves other records between the sides.
     """
-    strata = table.y[among] if by_class else np.zeros(np.count_nonzero(among), dtype=np.int64)
+    strata = table.stratum[among] if by_class else np.zeros(np.count_nonzero(among), dtype=np.int64)
     offsets = np.searchsorted(table.clinic[among], np.arange(len(table.names) + 1))
     held_out = np.zeros_like(among)
     if table.patient is None:
@@ -168,17 +168,11 @@ def without_small_clinics(spec: DataSpec, table: Table) -> Table:
 
 def chosen_records(table: Table, kept: Mask) -> Table:
     """Return the table with some of its records, and the classes that are then left."""
-    seen, y = np.unique(table.y[kept], return_inverse=True)
-    return replace(
-        table,
-        classes=tuple(table.classes[label] for label in seen),
-        x=table.x[kept],
-        y=y,
-        clinic=table.clinic[kept],
-        row=table.row[kept],
-        patient=None if table.patient is None else table.patient[kept],
-        held_out=None if table.held_out is None else table.held_out[kept],
-    )
+    left = table.at(kept)
+    if not table.outcome.of_classes:
+        return left
+    seen, y = np.unique(left.y, return_inverse=True)
+    return replace(left, classes=tuple(table.classes[label] for label in seen), y=y)
 
 
 def clinic_problems(spec: DataSpec, table: Table) -> list[str]:
@@ -188,8 +182,9 @@ def clinic_problems(spec: DataSpec, table: Table) -> list[str]:
     out by class, with none of which two records could be told apart into training and held-out (unless the source
     names these).
     """
-    names, classes = table.names, int(table.y.max(initial=0)) + 1
-    counts = np.bincount(table.clinic * classes + table.y, minlength=len(names) * classes).reshape(len(names), classes)
+    names, y = table.names, table.stratum
+    classes = int(y.max(initial=0)) + 1
+    counts = np.bincount(table.clinic * classes + y, minlength=len(names) * classes).reshape(len(names), classes)
     records = counts.sum(axis=1)
     problems: list[str] = []
     whole = spec.test == "held-out-clinics"

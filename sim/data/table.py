@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sim.data.columns import Columns, Words, read_columns
 from sim.data.federation import Ints, Mask, Table
+from sim.data.outcomes import label_codes, measure_faults
 from sim.data.remarks import has_level, indicated, remarks_on
 from sim.data.split import at_sites
 from sim.foundation.problems import ScenarioError, show, suggest
@@ -57,14 +58,12 @@ def read(spec: TableFile) -> Table:
     problems += [*_range_problems(spec, columns, ranges, kept, used), *_feature_problems(spec, columns, kept, used)]
     faults = [*_role_problems(spec, columns, used)]
     problems = [*_placed([*problems, *faults]), *unknown]
-    label = columns.words.get(spec.label)
-    if faults or label is None or not used.any() or {spec.clinic, spec.patient} - {None} - {*columns.header}:
+    if faults or not used.any() or {column for _, column in _roles(spec)} - {*columns.header}:
         raise ScenarioError(problems)
     try:
-        classes, class_of = _classes(spec, label)
+        classes, y, measured = _outcomes(spec, columns, used)
     except ValueError as error:
         raise ScenarioError([*problems, f"scenario: data.{error}"]) from None
-    seen, y = np.unique(class_of[label.codes[used]], return_inverse=True)
     names, clinic = _numbered(columns.words[spec.clinic], used) if spec.clinic else ((), np.zeros_like(y))
     patient = columns.words[spec.patient].codes[used] if spec.patient else None
     made = _assembled(spec, columns, [] if problems else kept, used)
@@ -73,9 +72,11 @@ def read(spec: TableFile) -> Table:
     return Table(
         names=names,
         features=made.names,
-        classes=tuple(classes[code] for code in seen),
+        classes=classes,
+        outcome=spec.outcome_of_a_record,
         x=made.x,
         y=y,
+        measured=measured,
         clinic=clinic,
         row=np.flatnonzero(used),
         scaling=spec.scaling,
@@ -83,7 +84,7 @@ def read(spec: TableFile) -> Table:
         statistics=made.statistics,
         patient=patient,
         found_levels=made.found_levels,
-        remarks=() if problems else tuple(remarks_on(spec, columns, kept, ranges, used, y)),
+        remarks=() if problems else tuple(remarks_on(spec, columns, kept, ranges, used, y if classes else None)),
         problems=tuple(problems),
     )
 
@@ -104,6 +105,39 @@ def class_names(words: Sequence[str]) -> tuple[tuple[str, ...], Ints]:
     return tuple(str(number) for number in ordered), np.searchsorted(ordered, numbers)
 
 
+def _outcomes(spec: TableFile, columns: Columns, used: Mask) -> tuple[tuple[str, ...], Ints, NDArray[np.float64]]:
+    """Return class names, each record's label as it travels, and ``[record, measure]`` what was measured.
+
+    Raises ``ValueError``; the text begins with the key.
+    """
+    outcome, column = spec.outcome_of_a_record, spec.measured_column
+    seen, y = np.array([], dtype=np.int64), np.zeros(np.count_nonzero(used), dtype=np.int64)
+    names: tuple[str, ...] = ()
+    if spec.classes_column is not None:
+        label = columns.words[spec.classes_column]
+        names, class_of = _events(spec, label) if column else _classes(spec, label)
+        seen, y = np.unique(class_of[label.codes[used]], return_inverse=True)
+        if column:
+            y = seen[y]
+    if column is None:
+        if spec.outcome == "binary" and len(seen) != 2:
+            raise ValueError(f'outcome: "binary" needs two classes, and data.label has {len(seen)}; set data.positive')
+        return tuple(names[code] for code in seen), y, np.empty((len(y), 0))
+    values, rows = columns.numbers[column][used], np.flatnonzero(used) + columns.first_row
+    for fault in measure_faults(outcome, values, rows):
+        raise ValueError(f'{"time" if outcome.kind == "time" else "label"}: column "{column}" {fault}')
+    codes = label_codes(outcome, values, y == 1)
+    return (), codes, np.stack([values, y] if outcome.kind == "time" else [values], axis=1)
+
+
+def _events(spec: TableFile, event: Words) -> tuple[tuple[str, ...], Ints]:
+    """Return the names and the code of each word of a column of events."""
+    if spec.positive is None and (strange := [word for word in event.words if _whole(word) not in ("0", "1")]):
+        mend = "list the values that mean an event as data.positive"
+        raise ValueError(f'event: column "{spec.event}" holds {len(strange)} values besides 0 and 1; {mend}')
+    return _classes(spec.model_copy(update={"positive": spec.positive or ("1",)}), event)
+
+
 def _classes(spec: TableFile, label: Words) -> tuple[tuple[str, ...], Ints]:
     """Return class names and the class of each word of the label."""
     if spec.positive is None:
@@ -119,7 +153,7 @@ def _classes(spec: TableFile, label: Words) -> tuple[tuple[str, ...], Ints]:
     words = [_whole(word) for word in label.words]
     positive = [_whole(word) for word in spec.positive]
     if absent := [value for value in positive if value not in words]:
-        fault = f'column "{spec.label}" has no value {show(absent[0])}'
+        fault = f'column "{spec.classes_column}" has no value {show(absent[0])}'
         raise ValueError(f"positive: {fault}; write it as in the file, capitals too")
     name = " or ".join(spec.positive)
     return (f"not {name}", name), np.isin(words, positive).astype(np.int64)
@@ -136,7 +170,7 @@ def _whole(word: str) -> str:
 def _features(spec: TableFile, columns: Columns) -> tuple[str, ...]:
     if spec.features is not None:
         return spec.features
-    others = {spec.label, spec.clinic, spec.patient, *spec.exclude}
+    others = {*(column for _, column in _roles(spec)), *spec.exclude}
     return tuple(column for column in columns.header if column not in others)
 
 
@@ -179,9 +213,15 @@ def _dropped(spec: TableFile, columns: Columns, features: Sequence[str], used: M
     }
 
 
+def _roles(spec: TableFile) -> list[tuple[str, str]]:
+    """Return the keys of columns that are no features, and those columns."""
+    keys = ("label", "time", "event", "clinic", "patient")
+    return [(key, column) for key in keys if (column := getattr(spec, key)) is not None]
+
+
 def _absent_roles(spec: TableFile, columns: Columns) -> Iterator[str]:
-    for place, column in (("label", spec.label), ("clinic", spec.clinic), ("patient", spec.patient)):
-        if column is not None and column not in columns.header:
+    for place, column in _roles(spec):
+        if column not in columns.header:
             yield f'{place}: there is no column "{column}"; {suggest(column, columns.header)}'
 
 
@@ -289,11 +329,8 @@ def _category_problems(spec: TableFile, coded: Words, column: str, used: Mask, o
 
 def _role_problems(spec: TableFile, columns: Columns, used: Mask) -> Iterator[str]:
     every = np.ones_like(used)
-    for place, column, relevant in (
-        ("label", spec.label, used),
-        ("clinic", spec.clinic, every),
-        ("patient", spec.patient, used),
-    ):
+    for place, column in _roles(spec):
+        relevant = every if place == "clinic" else used
         if column in columns.words and (missing := relevant & (columns.words[column].codes < 0)).any():
             yield f'{place}: column "{column}" has {_rows(missing, columns)}; fill in or remove'
 

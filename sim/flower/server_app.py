@@ -18,6 +18,7 @@ from sim.methods.job import Job
 from sim.methods.replies import AbsentError
 from sim.models import Parameters
 from sim.tensor.evaluation import Evaluator
+from sim.tensor.scoring import scorer_of
 
 app = ServerApp()
 
@@ -70,5 +71,11 @@ def _tell_scores(job: Job, federation: Federation, model: Parameters) -> None:
     if job.apart:
         print("each clinic keeps parts of its own, which no message carries: there is no one model to evaluate here")
         return
-    scores = Evaluator(job.network, federation.test, unseen=federation.unseen).evaluate(model).pooled
+    scores = (
+        Evaluator(
+            job.network, federation.test, unseen=federation.unseen, scorer=scorer_of(job.outcome, job.spec.evaluation)
+        )
+        .evaluate(model)
+        .pooled
+    )
     print("held-out records: " + ", ".join(f"{name} {value:.6f}" for name, value in scores.items()))

@@ -105,7 +105,7 @@ def _mean(values: Floats) -> Floats:
 
 
 def by_clinic(predictions: pd.DataFrame, models: pd.DataFrame, metric: str, *, same_patients: bool = True) -> ByClinic:
-    """Score each clinic by itself; the within-clinic AUC of one clinic is its AUC.
+    """Score each clinic by itself; the within-clinic score of one clinic is its own.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def by_clinic(predictions: pd.DataFrame, models: pd.DataFrame, metric: str, *, s
     clinics, count = len(names), len(methods)
     model = np.asarray((seed * count + method) * clinics + clinic, dtype=np.int64)
     of = Predictions.of(joined, model, len(seeds) * count * clinics)
-    value, influence = scores(of, "auc" if metric == "within_clinic_auc" else metric)
+    value, influence = scores(of, metric.removeprefix("within_clinic_"))
     by_seed = value.reshape(len(seeds), count, clinics).transpose(0, 2, 1)
     found = np.maximum((~np.isnan(by_seed)).sum(0), 1)  # [clinic, method]
     person = of.patient if same_patients else of.patient * len(seeds) + seed
@@ -158,7 +158,7 @@ def _sizes(of: Predictions, clinics: int, metric: str) -> tuple[Floats, Floats]:
     cell = (each // classes) % clinics * classes + each % classes
     counts = np.bincount(cell, minlength=clinics * classes).reshape(clinics, classes) / models[:, None]
     total = counts.sum(1)
-    if not metric.endswith("auc"):
+    if not metric.endswith(("auc", "concordance")):
         return np.maximum(total, 1e-9), total
     pairs = (counts * (total[:, None] - counts)).sum(1)
     return np.maximum(pairs / np.maximum(total, 1e-9), 1e-9), np.sort(counts, axis=1)[:, -2]

@@ -8,7 +8,7 @@ They are centred within clinics (and classes), since the clinics are given and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -17,7 +17,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["SCORED", "Floats", "Ints", "Predictions", "scores"]
+from sim.inference.survival import Times, integrated_brier, log_losses, pairs_in_order, time_lost
+
+__all__ = ["SCORED", "Floats", "Ints", "Predictions", "scored", "scores"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -31,23 +33,32 @@ class Predictions:
     models: int
     clinic: Ints
     patient: Ints
-    label: Ints
-    probabilities: Floats  # [row, class]
+    label: Ints  # The class; whether the event was seen; 0 of amounts
+    probabilities: Floats  # [row, class]; of times [row, interval] the share without the event at its end
+    times: Times | None = None
 
     @classmethod
     def of(cls, table: pd.DataFrame, model: Ints, models: int) -> Predictions:
-        """Read the columns ``clinic, patient, label, probability_0, probability_1, ...`` of a table."""
+        """Read the columns ``clinic, patient`` of a table, and what was seen of a record and predicted.
+
+        That is ``label, probability_0, probability_1, ...``, or ``time, event, survival_EDGE, ...``.
+        """
+        kind = "survival_" if "time" in table else "probability_"
         columns = sorted(
-            (name for name in table.columns if name.startswith("probability_")),
-            key=lambda name: int(name.rpartition("_")[2]),
+            (name for name in table.columns if name.startswith(kind)), key=lambda name: float(name.rpartition("_")[2])
         )
+        label, times = table["event" if "time" in table else "label"].to_numpy(np.int64), None
+        if "time" in table:
+            edges = np.array([float(name.rpartition("_")[2]) for name in columns])
+            times = Times(table["time"].to_numpy(np.float64), label == 1, edges)
         return cls(
             model=model,
             models=models,
             clinic=pd.factorize(table["clinic"])[0].astype(np.int64),
             patient=table["patient"].to_numpy(np.int64),
-            label=table["label"].to_numpy(np.int64),
+            label=label,
             probabilities=table[columns].to_numpy(np.float64),
+            times=times,
         )
 
 
@@ -57,7 +68,7 @@ def scores(predictions: Predictions, name: str) -> tuple[Floats, Floats]:
     Parameters
     ----------
     name : str
-        One of :data:`SCORED`.
+        One of :func:`scored`.
 
     Returns
     -------
@@ -66,7 +77,12 @@ def scores(predictions: Predictions, name: str) -> tuple[Floats, Floats]:
     influence : ndarray
         ``[row]``
     """
-    return SCORED[name](predictions)
+    return (SCORED if predictions.times is None else _OF_TIMES)[name](predictions)
+
+
+def scored(columns: Collection[str]) -> frozenset[str]:
+    """Name the scores whose variance over patients is known, by the columns of a table of predictions."""
+    return frozenset(_OF_TIMES if "time" in columns else SCORED)
 
 
 def _aucs(of: Predictions, block: Ints) -> tuple[Floats, Floats]:
@@ -95,6 +111,36 @@ def _auc(of: Predictions, block: Ints, score: Floats, positive: NDArray[np.bool_
         centre, factor = _centres(placed, others, own, value[of.model], of.patient)
         influence = (placed - centre * others) * factor / pairs[of.model]
     return value, np.where(pairs[of.model] > 0, influence, 0.0)
+
+
+def _concordance(of: Predictions, block: Ints) -> tuple[Floats, Floats]:
+    """In order over comparable pairs within blocks, by model: a U-statistic, whose influence is each record's pairs."""
+    times = _times(of)
+    lost, placed, others = time_lost(of.probabilities, times.edges), np.zeros(len(block)), np.zeros(len(block))
+    order = np.argsort(block, kind="stable")
+    for own in np.split(order, np.flatnonzero(np.diff(block[order])) + 1):
+        placed[own], others[own] = pairs_in_order(lost[own], times.at(own))
+    won, pairs = (np.bincount(of.model, w, minlength=of.models) / 2 for w in (placed, others))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = won / pairs
+        centre, factor = _centres(placed, others, _within(of), value[of.model], of.patient)
+        influence = (placed - centre * others) * factor / pairs[of.model]
+    return value, np.where(pairs[of.model] > 0, influence, 0.0)
+
+
+def _times(of: Predictions) -> Times:
+    if of.times is None:
+        raise TypeError("these are no predictions of times")
+    return of.times
+
+
+def _integrated_brier(of: Predictions) -> Floats:
+    errors = np.zeros(len(of.model))
+    for model in range(of.models):
+        own = np.flatnonzero(of.model == model)
+        if len(own):
+            errors[own] = integrated_brier(of.probabilities[own], _times(of).at(own))
+    return errors
 
 
 def _means(of: Predictions, loss: Floats) -> tuple[Floats, Floats]:
@@ -187,4 +233,12 @@ SCORED: Final[Mapping[str, Callable[[Predictions], tuple[Floats, Floats]]]] = Ma
         "brier": lambda of: _means(of, _brier(of)),
     }
 )
-"""The scores whose variance over patients is known, and how they are computed."""
+"""The scores of classes whose variance over patients is known, and how they are computed."""
+_OF_TIMES: Final[Mapping[str, Callable[[Predictions], tuple[Floats, Floats]]]] = MappingProxyType(
+    {
+        "within_clinic_concordance": lambda of: _concordance(of, _within(of)),
+        "concordance": lambda of: _concordance(of, of.model),
+        "integrated_brier": lambda of: _means(of, _integrated_brier(of)),
+        "loss": lambda of: _means(of, log_losses(of.probabilities, _times(of))),
+    }
+)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
 from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
 from sim.methods.sampling import participants, selected, wanted
@@ -18,6 +15,7 @@ from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
 from sim.privacy.secure_aggregation import SecureAggregation
 from sim.scenario import Privacy
 from sim.scenario.spec import RunSpec
+from sim.tensor.losses import CrossEntropy, Hazards, Loss
 
 
 def gradient_noise(privacy: Privacy, trained: int, clinics: int) -> GradientNoise | None:
@@ -79,12 +77,15 @@ def label_noise(privacy: Privacy, classes: int) -> LabelNoise | None:
     return LabelNoise(mechanism=mechanism, classes=classes, uniform=mechanism.uniform(target, classes))
 
 
-def class_weights(spec: RunSpec, facts: Facts) -> Tensor | None:
-    """Return the stated factors on each class's loss; ``ScenarioError`` if they are too many or too few."""
+def loss_of(spec: RunSpec, facts: Facts) -> Loss:
+    """Return a record's loss; ``ScenarioError`` if there are too many class weights, too few, or no classes."""
     weights, classes = spec.train.class_weights, facts.classes
+    outcome = spec.data.outcome_of_a_record
+    if weights is not None and not outcome.of_classes:
+        raise ScenarioError([f"train.class-weights: has no effect on an {outcome.kind}; remove it"])
     if weights is not None and len(weights) != len(classes):
         listed = ", ".join(classes)
         raise ScenarioError(
             [f"train.class-weights: has {len(weights)} values; give one for each of the classes {listed}"]
         )
-    return None if weights is None else torch.tensor(weights)
+    return Hazards() if outcome.kind == "time" else CrossEntropy(weights or ())

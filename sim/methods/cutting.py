@@ -29,7 +29,7 @@ def cut_network(spec: RunSpec, facts: Facts, protocol: Protocol) -> tuple[Networ
     try:
         # Modules draw initial values from PyTorch's global generator when they are made; ours come from a stream.
         with torch.random.fork_rng(devices=[]):
-            network = build_network(spec.model, facts.input_shape, len(facts.classes))
+            network = build_network(spec.model, facts.input_shape, len(facts.classes), spec.data.outcome_of_a_record)
     except ValueError as error:
         raise ScenarioError([f"model: {error}"]) from None
     if protocol.topology == "whole":

@@ -90,7 +90,8 @@ class Forms:
 
     def _range_fault(self, kind: Kind, value: Tensor) -> str:
         if kind == Kind.LABELS:
-            return "" if int(value.max()) < max(2, self.job.network.outputs) else "a label that is no class"
+            sound = int(value.min()) >= 0 and int(value.max()) <= self.job.largest_label
+            return "" if sound else "a label that is no class"
         if kind == Kind.NORMS:  # an infinite one says that the record is not to count
             return "" if bool((value >= 0).all()) else "a norm that is negative or no number"
         if kind == Kind.CLIP_FACTORS:
@@ -158,7 +159,7 @@ def _row_shapes(job: Job) -> dict[Kind, tuple[int, ...]]:
 def expected_dtype(job: Job, kind: Kind) -> torch.dtype:
     """Return the element type of a kind of rows as they cross; those of 16 and 8 bits travel as integers."""
     if kind == Kind.LABELS:
-        return torch.uint8
+        return job.label_dtype
     if kind not in CUT_KINDS:
         return torch.float32
     crossing = job.crossing(kind)

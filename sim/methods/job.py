@@ -9,7 +9,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
@@ -30,9 +29,11 @@ from sim.privacy.mechanisms.clinic_level import AdaptiveClip
 from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
 from sim.privacy.secure_aggregation import SecureAggregation
 from sim.scenario.clinics import groups_of
+from sim.scenario.outcomes import STEPS, Outcome
 from sim.scenario.privacy import Opponent
 from sim.scenario.spec import RunSpec
 from sim.tensor.dense import dense_layers
+from sim.tensor.losses import Loss
 from sim.tensor.optim import Optimizer
 
 
@@ -53,8 +54,8 @@ class Job:
         Training records by clinic, public.
     sampling : Sampling
     optimizer : Optimizer
-    class_weights : Tensor or None
-        ``[class]`` factor on each record's loss, a stated public constant.
+    loss : Loss
+        Of a record, by what is predicted.
     dp : GradientNoise or None
     frozen : frozenset of str
         The parts that do not train; their initial values are public.
@@ -85,7 +86,7 @@ class Job:
     sizes: tuple[int, ...]
     sampling: Sampling
     optimizer: Optimizer
-    class_weights: Tensor | None
+    loss: Loss
     dp: GradientNoise | None
     frozen: frozenset[str] = frozenset()
     rows: RowNoise | None = None
@@ -126,7 +127,7 @@ class Job:
             sizes=facts.sizes,
             sampling=Sampling(dp is not None, spec.train.batch_size, spec.train.local_epochs),
             optimizer=Optimizer(spec.train.optimizer),
-            class_weights=acting.class_weights(spec, facts),
+            loss=acting.loss_of(spec, facts),
             dp=dp,
             frozen=frozen,
             rows=rows,
@@ -167,6 +168,22 @@ class Job:
         """Return the job as it is carried out: with its number of rounds, and who is there in them."""
         train = self.spec.train.model_copy(update={"rounds": rounds})
         return replace(self, spec=self.spec.model_copy(update={"train": train}), attended=attended)
+
+    @property
+    def outcome(self) -> Outcome:
+        """What is predicted."""
+        return self.spec.data.outcome_of_a_record
+
+    @property
+    def label_dtype(self) -> torch.dtype:
+        """What a label is when it crosses."""
+        return torch.int32 if self.outcome.kind == "amount" else torch.uint8
+
+    @property
+    def largest_label(self) -> int:
+        """The largest number that a label can be."""
+        own = {"amount": STEPS, "time": 2 * len(self.outcome.edges)}
+        return own.get(self.outcome.kind, max(2, self.network.outputs) - 1)
 
     @property
     def seed(self) -> int:

@@ -71,7 +71,7 @@ def trainer_for(
         lanes_of(job, part, clinics),
         parameters,
         job.optimizer,
-        class_weights=job.class_weights,
+        loss=job.loss,
         frozen=part.name in job.frozen,
         state=state,
         noise=None if job.dp is None else job.dp.mechanism.add_noise,

@@ -85,7 +85,7 @@ class TurnTraining(Work):
 
     def bytes_of(self, kind: Kind) -> int:
         """Return what one record's row of a kind takes as it crosses; 0 where no row has."""
-        return 1 if kind == Kind.LABELS else self.row_bytes.get(kind, 0)
+        return self.job.label_dtype.itemsize if kind == Kind.LABELS else self.row_bytes.get(kind, 0)
 
     def _feed(self) -> Feed:
         return Feed.of_turn(self.job, self.group, self.clinics, self.server_round, slice(self.first, self.last))

@@ -25,19 +25,27 @@ from sim.models.network import Block, Network, Part, seeded
 from sim.models.public_head import behind_components
 from sim.scenario import Model as ModelSettings
 from sim.scenario.lookup import MODELS
+from sim.scenario.outcomes import Outcome
 
 _BLOCK_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _CONTAINERS = (nn.Sequential, Residual)
+_OF_CLASSES = Outcome()
 
 
-def build_network(settings: ModelSettings, input_shape: tuple[int, ...], classes: int) -> Network:
+def build_network(
+    settings: ModelSettings, input_shape: tuple[int, ...], classes: int, outcome: Outcome = _OF_CLASSES
+) -> Network:
     """Build the network that a scenario asks for, and try it on tensors without data.
 
     Parameters
     ----------
     input_shape : tuple of int
         Shape of one record: ``(feature,)``, ``(channel, length)`` or ``(channel, height, width)``.
+    classes : int
+        How many there are; of no use for other outcomes.
+    outcome : Outcome, optional
+        Of times there is one output an interval, of amounts one in all.
 
     Raises
     ------
@@ -45,11 +53,14 @@ def build_network(settings: ModelSettings, input_shape: tuple[int, ...], classes
         In one line: if records of this shape do not fit the model, a factory fails or returns something else, the
         outputs are not those needed, a record's output depends on its batch, or a module cannot be trained over lanes.
     """
-    outputs = 1 if classes == 2 and settings.head == "binary" else classes
+    outputs = {"time": len(outcome.edges), "amount": 1}.get(outcome.kind, classes)
+    if outcome.of_classes and classes == 2 and settings.head == "binary":
+        outputs = 1
     shape = tuple(input_shape)
     if settings.components is not None and settings.public_file is not None:
         behind = settings.model_copy(update={"components": None})
-        return behind_components(build_network(behind, (settings.components,), classes), settings.public_file, shape)
+        inner = build_network(behind, (settings.components,), classes, outcome)
+        return behind_components(inner, settings.public_file, shape)
     problems: Iterable[str]
     if settings.factory is None:
         label, build = f'model "{settings.name}"', _built_in(settings, shape, outputs)

@@ -82,7 +82,7 @@ class Network:
 
     blocks: tuple[Block, ...]
     input_shape: tuple[int, ...]
-    outputs: int  # 1 for a binary head with one logit, otherwise the number of classes
+    outputs: int  # 1 for a binary head with one logit or an amount; otherwise one a class, or one an interval of times
     # Makes the blocks anew, with initial values from PyTorch's generator; without it the templates' own values are the
     # initial ones
     build: Callable[[], tuple[Block, ...]] | None = field(default=None, repr=False, compare=False)

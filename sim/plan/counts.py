@@ -380,7 +380,7 @@ class Counts:
 
     def _row_bytes(self, kind: str) -> int:
         if kind == "labels":
-            return 1
+            return self.job.label_dtype.itemsize
         if kind in ("norms", "clip-factors"):
             return FLOAT_BYTES
         if kind == "records":

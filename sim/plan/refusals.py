@@ -18,7 +18,7 @@ def refuse(spec: RunSpec, facts: Facts) -> None:
     if problems := list(layout_problems(spec, facts)):
         raise ScenarioError(problems)
     problems = _mechanism_problems(spec)
-    classes = len(facts.classes)
+    classes = len(facts.classes) if spec.data.outcome_of_a_record.of_classes else 2
     if classes < 2:
         problems.append("data: all records have the same label, so there is nothing to learn; check data.label")
     if classes > 256:

@@ -43,7 +43,7 @@ def _model_problems(spec: RunSpec, facts: Facts) -> Iterator[str]:
     if spec.model.factory is not None or spec.model.components is not None:
         return  # to count their parameters would be to make them
     try:
-        network = build_network(spec.model, facts.input_shape, len(facts.classes))
+        network = build_network(spec.model, facts.input_shape, len(facts.classes), spec.data.outcome_of_a_record)
     except ValueError:
         return  # the job says what does not fit
     parameters = sum(p.numel() for block in network.blocks for p in block.module.parameters())

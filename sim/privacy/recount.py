@@ -50,7 +50,7 @@ class Drawn(Section):
     sums: tuple[tuple[tuple[Count, Count], ...], ...]
     noise_multipliers: tuple[Noise, ...]
     release_noise: tuple[Noise, ...]
-    classes: Annotated[int, Strict(), Field(ge=2)]
+    classes: Annotated[int, Strict(), Field(ge=0)]
 
     def of(self, clinics: int) -> bool:
         """Say whether every list has a value for each of so many clinics."""

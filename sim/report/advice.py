@@ -16,11 +16,12 @@ from sim.foundation.problems import ScenarioError, suggest
 from sim.foundation.text import bytes_text, count_text, epsilon_text, margin_text, score_text, seconds_text
 from sim.inference.differences import Verdict
 from sim.report.cautions import of_methods
-from sim.report.compare import HEADLINE, NO_ROUNDS, compared
+from sim.report.compare import NO_ROUNDS, compared
 from sim.report.condition import DERIVED, Condition, parse_condition
 from sim.report.held_out import MARGIN, HeldOut, evidence_of
 from sim.report.prose import sentences
 from sim.report.scope import scope
+from sim.report.spoken import spoken
 from sim.report.study import NO_TRIALS
 from sim.report.summary import (
     ADVERSARIES,
@@ -39,7 +40,19 @@ __all__ = ["Advice", "advise"]
 
 _NOT_RANKED: Final = frozenset({"seed", "rounds", "best_round", "majority_accuracy", "delta"})
 _LISTED: Final = 5
-_SCORES: Final = ("auc", "accuracy", "auprc", "sensitivity", "net_benefit", "brier", "loss")
+_SCORES: Final = (
+    "auc",
+    "accuracy",
+    "auprc",
+    "sensitivity",
+    "net_benefit",
+    "brier",
+    "loss",
+    "concordance",
+    "r2",
+    "mae",
+    "decile_error",
+)
 """What says how good a model is ends so; everything else is a cost."""
 
 
@@ -201,12 +214,13 @@ class _Study:
 
     def _cautions(self, first: str) -> str:
         """Say what a referee would add of the method that is recommended by the headline."""
-        if self.best != HEADLINE:
+        words = spoken(self.runs)
+        if self.best != words.within:
             return ""
         own = self.runs[self.runs["label"] == first]
         one = self.references.assign(label=PREVALENCE) if len(set(self.references["label"])) == 1 else own[:0]
         means = self.means[self.means["group"] == first]
-        brier = evidence_of(pd.concat([own, one]), "label", "brier", self.held_out)
+        brier = evidence_of(pd.concat([own, one]), "label", words.proper, self.held_out)
         known = self.held_out.predictions if self.held_out else pd.DataFrame()
         said = of_methods(means, brier, own.assign(series=first), self.trials, known, self.rounds)
         return " ".join(said)

@@ -10,11 +10,10 @@ import pandas as pd
 
 from sim.foundation.text import bytes_text, clinic_text, count_text, epsilon_text, score_text, seconds_text
 from sim.inference.differences import LEVEL, all_differences
-from sim.report.compare import HEADLINE
 from sim.report.figure import Gallery
 from sim.report.held_out import evidence_of
 from sim.report.joining import ALONE
-from sim.report.points import SCORES
+from sim.report.spoken import spoken
 from sim.report.study import StudyResults
 from sim.report.summary import ADVERSARIES, is_baseline
 from sim.report.words import conclusions
@@ -69,12 +68,13 @@ def answers(study: StudyResults, shown: Gallery, said_of: Sequence[tuple[str, st
     here = joined[joined["level"] == level]
     found = dict(conclusions(study) if said_of is None else said_of)
     said = [f"{_at(level)}{found[level]}"] if level in found else []
-    if ok[SCORES[shown.scores[0]]].isna().all() or SCORES[shown.scores[0]] != HEADLINE:
-        return ["No clinic's held-out records are of two classes, so that no method is ranked."]
+    words = spoken(ok)
+    if words.scores[score] != words.within:
+        return [words.nowhere]
     if here.empty:
         return said
     best = here.sort_values("mean", ascending=False, kind="stable").iloc[0]
-    said += _for_whom(shown, level, str(best["series"]))
+    said += _for_whom(shown, level, str(best["series"]), words.word)
     said += _privacy_price(study, best, score)
     said.append(_cost(here, best, " of the methods that train together" if len(joined) < len(points) else ""))
     return [*said, found[""]] if "" in found else said
@@ -84,7 +84,7 @@ def _at(level: str) -> str:
     return {"as set": "", "no DP": "Without DP: "}.get(level, f"At {level}: ")
 
 
-def _for_whom(shown: Gallery, level: str, best: str) -> list[str]:
+def _for_whom(shown: Gallery, level: str, best: str, word: str) -> list[str]:
     """Say which clinics gain most and least by joining."""
     if "joining" not in shown.tables:
         return []
@@ -100,10 +100,11 @@ def _for_whom(shown: Gallery, level: str, best: str) -> list[str]:
     if _signed(least["mean"]) == _signed(most["mean"]) and len(named) > 1:
         change = f"by {_signed(least['mean'])} everywhere"
     better, worse, chance = (own["lower"] > 0).sum(), (own["upper"] < 0).sum(), _BY_CHANCE * len(own)
+    scored = f"{'a' if word == 'concordance' else 'an'} {word}"
     expected = f"; by chance alone it would be for about {chance:.0f} each" if chance >= 1 else ""
     return [
-        f"Joining with {most['series']} instead of training alone changes a clinic's AUC {change}; the interval of "
-        f"each clinic by itself is above 0 for {better} of {count_text(len(own), 'clinic')} with an AUC and below 0 "
+        f"Joining with {most['series']} instead of training alone changes a clinic's {word} {change}; the interval of "
+        f"each clinic by itself is above 0 for {better} of {count_text(len(own), 'clinic')} with {scored} and below 0 "
         f"for {worse or 'none'}{expected}."
     ]
 
@@ -125,7 +126,7 @@ def _privacy_price(study: StudyResults, best: pd.Series[float], score: str) -> l
     if "no DP" not in set(own["level"]):
         return []
     own = own.sort_values("level", kind="stable").astype({"level": str})
-    pairs = all_differences(evidence_of(own, "level", SCORES[score], study.held_out))
+    pairs = all_differences(evidence_of(own, "level", spoken(own).scores[score], study.held_out))
     pairs = pairs[pairs["second"] == "no DP"].dropna(subset="mean")
     losses = [
         f"{score_text(-mean, width)} at {level}"

@@ -11,7 +11,7 @@ _HEIGHT = 240
 
 
 def success_panel(
-    sheet: Sheet, table: str, attack: str, measure: str, lines: Mapping[str, float], *, intervals: bool
+    sheet: Sheet, table: str, attack: str, measure: str, lines: Mapping[str, float], *, score: str, intervals: bool
 ) -> Spec:
     """Draw the score against an attack's success, a mark a series and level, joined along the levels.
 
@@ -21,13 +21,15 @@ def success_panel(
         The data.
     attack, measure : str
         In words.
+    score : str
+        In words.
     lines : mapping of str to float
         Values of the measure to mark: what guessing gives, and the most without privacy.
     intervals : bool
         Whether any mark has one.
     """
     x = field("mean:Q", title=measure, scale={"zero": False, "nice": True}, axis={"tickCount": 5})
-    y = field("score:Q", title="Within-clinic AUC", scale={"zero": False, "nice": True}, axis={"tickCount": 6})
+    y = field("score:Q", title=score, scale={"zero": False, "nice": True}, axis={"tickCount": 6})
     marked = [
         {
             "data": {"values": [{"at": value, "name": name}]},

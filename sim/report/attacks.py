@@ -16,6 +16,7 @@ from sim.foundation.text import epsilon_text, score_text
 from sim.report.attack_charts import audit_panel, success_panel
 from sim.report.figure import Figure
 from sim.report.study import StudyResults
+from sim.report.summary import title
 from sim.results.attack_log import AUDIT
 from sim.results.attacks import COLUMNS
 
@@ -112,7 +113,7 @@ def attack_figures(study: StudyResults, score: str) -> tuple[list[Figure], dict[
     for who in WHO.values():
         own = points[points["adversary"] == who]
         if len(own):
-            figures.append(_success(who, own))
+            figures.append(_success(who, own, f"{(told := title(score))[0].upper()}{told[1:]}"))
             tables[figures[-1].table] = own
     if len(audited := audit_points(study)):
         tables["audit"] = audited
@@ -120,7 +121,7 @@ def attack_figures(study: StudyResults, score: str) -> tuple[list[Figure], dict[
     return figures, tables
 
 
-def _success(adversary: str, own: pd.DataFrame) -> Figure:
+def _success(adversary: str, own: pd.DataFrame, score: str) -> Figure:
     spans = "; ".join(
         f"{attack} {score_text(each['mean'].min())} to {score_text(each['mean'].max())} ({each['measure'].iloc[0]})"
         for attack, each in own.groupby("attack", sort=False)
@@ -141,6 +142,7 @@ def _success(adversary: str, own: pd.DataFrame) -> Figure:
                 attack=str(attack),
                 measure=each["measure"].iloc[0],
                 lines=_lines(each),
+                score=score,
                 intervals=bool(each["lower"].notna().any()),
             )
             for attack, each in own.groupby("attack", sort=False)

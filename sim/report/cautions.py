@@ -1,4 +1,4 @@
-"""What has to be said beside a ranking by the within-clinic AUC, so that nobody takes it for more than it is."""
+"""What has to be said beside a ranking by the score within clinics, so that nobody takes it for more than it is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from sim.inference.evidence import Evidence
 from sim.report.edges import at_the_edge, contest_of
 from sim.report.elsewhere import few
 from sim.report.referee import remarks
-from sim.report.summary import PREVALENCE
+from sim.report.spoken import Spoken, spoken
+from sim.report.summary import PREVALENCE, title
 
 if TYPE_CHECKING:
     from sim.report.compare import Comparison
@@ -35,9 +36,9 @@ def cautions(
     Parameters
     ----------
     within, pooled : Comparison
-        Of the within-clinic and of the pooled AUC.
+        Of the score within clinics and over all records.
     brier : Evidence
-        Of the Brier score, of the line of reference too (:data:`PREVALENCE`) where there is one.
+        Of the Brier score or what stands for it, of the line of reference too (:data:`PREVALENCE`) where there is one.
     runs : DataFrame
         The runs that are compared, with the names of their groups in `series`.
     trials : DataFrame
@@ -45,7 +46,7 @@ def cautions(
     predictions, rounds : DataFrame
         Those of all runs, with a column ``run_id``.
     """
-    yield from _otherwise(within, pooled)
+    yield from _otherwise(within, pooled, spoken(runs))
     yield from of_methods(within.means, brier, runs, trials, predictions, rounds)
 
 
@@ -57,8 +58,8 @@ def of_methods(
     predictions: pd.DataFrame,
     rounds: pd.DataFrame,
 ) -> Iterator[str]:
-    """Yield what a referee would add of each method by itself, with `means` of the within-clinic AUC."""
-    yield from _by_chance(means, brier)
+    """Yield what a referee would add of each method by itself, with `means` of the headline."""
+    yield from _by_chance(means, brier, spoken(runs))
     yield from at_the_edge(trials_of(trials, runs))
     yield from remarks(runs, predictions, rounds)
 
@@ -72,25 +73,25 @@ def trials_of(trials: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return trials
 
 
-def _otherwise(within: Comparison, pooled: Comparison) -> Iterator[str]:
-    """Say that the pooled AUC has another leader, unless the two are equal."""
+def _otherwise(within: Comparison, pooled: Comparison, words: Spoken) -> Iterator[str]:
+    """Say that the score over all records has another leader, unless the two are equal."""
     other = within.differences.set_index("group")
     mean = pooled.means.set_index("group")["mean"]
     if pooled.best == within.best or not mean[pooled.best] > mean[within.best]:
         return
     if other.loc[pooled.best, "verdict"] != Verdict.EQUAL:
         yield (
-            f"The pooled AUC ranks otherwise: {pooled.best} leads with {score_text(mean[pooled.best])} before "
-            f"{within.best} with {score_text(mean[within.best])}; it also rewards knowing each clinic's share of cases."
+            f"The {title(words.pooled)} ranks otherwise: {pooled.best} leads with {score_text(mean[pooled.best])} "
+            f"before {within.best} with {score_text(mean[within.best])}; it also rewards {words.across}."
         )
 
 
-def _by_chance(means: pd.DataFrame, brier: Evidence) -> Iterator[str]:
-    """Name the methods that are not shown to beat what each clinic's share of cases predicts."""
-    idle = means.loc[means["mean"] - means["half_width"].fillna(0.0) <= 0.5, "group"].tolist()
+def _by_chance(means: pd.DataFrame, brier: Evidence, words: Spoken) -> Iterator[str]:
+    """Name the methods that are not shown to beat what is known of each clinic."""
+    idle = means.loc[means["mean"] - means["half_width"].fillna(0.0) <= words.chance, "group"].tolist()
     if idle:
         verb = "are" if len(idle) > 1 else "is"
-        yield f"{few(idle)} {verb} not shown to rank better than chance (within-clinic AUC of .5)."
+        yield f"{few(idle)} {verb} not shown to {words.by_chance}."
     pairs = all_differences(brier)
     worse = [
         group
@@ -98,4 +99,4 @@ def _by_chance(means: pd.DataFrame, brier: Evidence) -> Iterator[str]:
         if other == PREVALENCE and (mean >= 0 or mean + width >= 0)  # of one seed there is no width
     ]
     if worse:
-        yield f"No better Brier score than that of each clinic's share of cases is shown for {few(worse)}."
+        yield f"No better {words.proper_word} than that of each clinic's {words.known} is shown for {few(worse)}."

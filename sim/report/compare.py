@@ -21,6 +21,7 @@ from sim.report.elsewhere import elsewhere
 from sim.report.held_out import MARGIN, HeldOut, evidence_of
 from sim.report.prose import sentences
 from sim.report.scope import scope
+from sim.report.spoken import spoken
 from sim.report.study import NO_TRIALS
 from sim.report.summary import (
     PREVALENCE,
@@ -36,11 +37,10 @@ from sim.report.summary import (
 )
 from sim.results.columns import is_tuned
 
-HEADLINE: Final = "within_clinic_auc"
 NO_ROUNDS: Final = pd.DataFrame()
 _NAMED: Final = 3
 """At most so many groups of a kind are named."""
-_BOUNDED: Final = ("auc", "accuracy", "auprc", "sensitivity", "brier", "net_benefit")
+_BOUNDED: Final = ("auc", "accuracy", "auprc", "sensitivity", "brier", "net_benefit", "concordance", "r2")
 """Metrics between 0 and 1 end so: the margin is of their size."""
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _LATEX: Final = {
@@ -235,7 +235,7 @@ def compare(
     baselines = frozenset(baseline.index[baseline])
     if away.all() and held_out is not None:
         models = ok[["run_id", "group", "seed"]].rename(columns={"group": "method"})
-        notes.append(elsewhere(models, held_out, baselines))
+        notes.append(elsewhere(models, held_out, spoken(ok), baselines))
     comparison = compared(
         evidence_of(ok, "group", metric, held_out),
         metric,
@@ -244,13 +244,14 @@ def compare(
         " ".join(filter(None, notes)),
     )
     said: Iterator[str] = iter(())
-    if metric == HEADLINE and ok["auc"].notna().any():
-        pooled = compared(evidence_of(ok, "group", "auc", held_out), "auc", comparison.margin, baselines)
+    words = spoken(ok)
+    if metric == words.within and ok[words.pooled].notna().any():
+        pooled = compared(evidence_of(ok, "group", words.pooled, held_out), words.pooled, comparison.margin, baselines)
         one = references.assign(group=PREVALENCE) if len(set(references["series"])) == 1 else references[:0]
         said = cautions(
             comparison,
             pooled,
-            evidence_of(pd.concat([ok, one]), "group", "brier", held_out),
+            evidence_of(pd.concat([ok, one]), "group", words.proper, held_out),
             ok.assign(series=ok["group"]),
             trials,
             held_out.predictions if held_out else pd.DataFrame(),

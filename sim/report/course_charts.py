@@ -72,9 +72,9 @@ def learning_panel(sheet: Sheet, lowest: Mapping[str, float], *, with_bands: boo
     )
 
 
-def clinics_panel(sheet: Sheet, clinics: Sequence[str]) -> Spec:
+def clinics_panel(sheet: Sheet, clinics: Sequence[str], word: str) -> Spec:
     """Draw each clinic's score at one level, the series side by side; the clinics from top to bottom."""
-    score = f"(test(/AUC$/, {sheet.score}) ? 'AUC' : {sheet.score})"
+    score = f"(test(/clinic/i, {sheet.score}) || test(/^Pooled/, {sheet.score}) ? '{word}' : {sheet.score})"
     bars = {
         "transform": [{"filter": "isValid(datum.lower)"}],
         "mark": {"type": "rule", "strokeWidth": 1.3},

@@ -20,6 +20,7 @@ from sim.foundation.text import epsilon_text, score_text, seconds_text, value_te
 from sim.inference.differences import all_differences
 from sim.report.condition import DERIVED, Condition, parse_condition
 from sim.report.held_out import MARGIN, HeldOut, evidence_of
+from sim.report.spoken import spoken
 from sim.report.summary import (
     ADVERSARIES,
     held_out_clinics,
@@ -32,7 +33,6 @@ from sim.results.decision_map import DecisionMap, Point
 
 __all__ = ["candidates_of", "decide", "map_frame", "map_rows", "map_stripes", "swept_key", "within"]
 
-SCORE: Final = "within_clinic_auc"
 _NEARLY: Final = 1.1
 """Methods that take less than this many times the quickest share its point."""
 _GAP: Final = 0.03
@@ -100,7 +100,7 @@ def decide(
     clauses : sequence of Condition
         All must hold; of epsilons the largest over seeds counts, of everything else the mean.
     """
-    columns = list(next(iter(seconds.values())))
+    columns, score = list(next(iter(seconds.values()))), spoken(runs).within
     rows = list(dict.fromkeys(runs["row"]))
     margin = held_out.margin if held_out else MARGIN
     points = []
@@ -109,12 +109,12 @@ def decide(
         alone = own["strategy"].map(trains_alone).astype(bool)
         timed = pd.Series([(name, row) in seconds for name in own["candidate"]], index=own.index)
         own, alone = own[timed | alone], own.loc[alone, "candidate"].unique()
-        told, table = _told(own, held_out), _means(own)
-        joined = table.loc[[name for name in table.index if (name, row) in seconds]].dropna(subset=SCORE)
+        told, table = _told(own, held_out, score), _means(own)
+        joined = table.loc[[name for name in table.index if (name, row) in seconds]].dropna(subset=score)
         for column in columns:
             here = joined.assign(sim_seconds=[seconds[str(name), row][column] for name in joined.index])
             here = here.assign(**{name: here[of] / size for name, (of, size) in DERIVED.items()})
-            points.append(_point(column, row, here, clauses, told, margin, table.loc[alone, SCORE].to_dict()))
+            points.append(_point(column, row, here, score, clauses, told, margin, table.loc[alone, score].to_dict()))
     return DecisionMap(
         x=names[0],
         y=names[1],
@@ -132,9 +132,9 @@ def _means(own: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _told(own: pd.DataFrame, held_out: HeldOut | None) -> set[frozenset[str]]:
+def _told(own: pd.DataFrame, held_out: HeldOut | None, score: str) -> set[frozenset[str]]:
     """Return the pairs of candidates whose scores are told apart."""
-    pairs = all_differences(evidence_of(own, "candidate", SCORE, held_out))
+    pairs = all_differences(evidence_of(own, "candidate", score, held_out))
     apart = pairs["mean"].abs() > pairs["half_width"]
     return set(map(frozenset, pairs.loc[apart, ["first", "second"]].to_numpy().tolist()))
 
@@ -143,38 +143,39 @@ def _point(
     x: str,
     y: str,
     table: pd.DataFrame,
+    score: str,
     clauses: Sequence[Condition],
     told: Collection[frozenset[str]],
     margin: float,
     alone: Mapping[str, float],
 ) -> Point:
-    """Decide one point, of candidates with their figures there, and the scores of training alone."""
+    """Decide one point by a score, of candidates with their figures there, and the scores of training alone."""
     met = pd.DataFrame({clause.text: clause.holds(table) for clause in clauses}, index=table.index)
     there = table[met.all(axis=1)] if clauses else table
     if there.empty:
         refused = [f"{text} rules out {count} of {len(table)}" for text, count in (~met).sum().items() if count]
         return Point(x=x, y=y, reason="; ".join(refused) or "no method has a score")
-    ordered = there.sort_values(SCORE, ascending=False, kind="stable")
-    best, highest = str(ordered.index[0]), float(ordered[SCORE].iloc[0])
+    ordered = there.sort_values(score, ascending=False, kind="stable")
+    best, highest = str(ordered.index[0]), float(ordered[score].iloc[0])
 
-    def may_be_best(name: str, score: float) -> bool:
-        return highest - score <= margin or frozenset((best, name)) not in told
+    def may_be_best(name: str, own: float) -> bool:
+        return highest - own <= margin or frozenset((best, name)) not in told
 
     by_time = ordered.sort_values("sim_seconds", kind="stable")
-    good = by_time[highest - by_time[SCORE] <= margin]
+    good = by_time[highest - by_time[score] <= margin]
     names, seconds = [str(name) for name in good.index], good["sim_seconds"].to_numpy(float)
     quicker = by_time[by_time["sim_seconds"] < seconds[0]]
-    open_ones = [str(name) for name, score in quicker[SCORE].items() if may_be_best(str(name), score)]
-    behind = score_text(highest - float(quicker.loc[open_ones[0], SCORE])) if open_ones else ""
+    open_ones = [str(name) for name, own in quicker[score].items() if may_be_best(str(name), own)]
+    behind = score_text(highest - float(quicker.loc[open_ones[0], score])) if open_ones else ""
     return Point(
         x=x,
         y=y,
         method=names[0],
         others=[name for name, own in zip(names, seconds, strict=True) if own <= _NEARLY * seconds[0]][1:],
         seconds=float(seconds[0]),
-        score=float(good[SCORE].iloc[0]),
+        score=float(good[score].iloc[0]),
         settled=not open_ones,
-        alone=any(may_be_best(name, score) for name, score in alone.items()),
+        alone=any(may_be_best(name, own) for name, own in alone.items()),
         reason=f"{open_ones[0]} is quicker; its mean is {behind} lower, but not told apart" if open_ones else "",
     )
 

@@ -11,19 +11,21 @@ from sim.inference.clinics import by_clinic
 from sim.inference.differences import Verdict, verdict
 from sim.inference.hospitals import FEWEST_CLINICS, over_clinics
 from sim.report.held_out import HeldOut
+from sim.report.spoken import Spoken
 
 __all__ = ["elsewhere", "few"]
 
 _NAMED = 3
 
 
-def elsewhere(models: pd.DataFrame, held_out: HeldOut, baselines: Collection[str] = ()) -> str:
+def elsewhere(models: pd.DataFrame, held_out: HeldOut, words: Spoken, baselines: Collection[str] = ()) -> str:
     """Say which method does best at clinics that were held out, and what that says of other clinics.
 
     Parameters
     ----------
     models : DataFrame
         ``run_id, method, seed`` of runs whose held-out clinics took no part in training.
+    words : Spoken
     baselines : collection of str
         Methods that are there to be compared with: none is called the best while there is another.
     """
@@ -31,7 +33,7 @@ def elsewhere(models: pd.DataFrame, held_out: HeldOut, baselines: Collection[str
     if not held_out.same_patients:  # nor are the clinics the same on another seed
         seed = predictions["run_id"].map(models.set_index("run_id")["seed"])
         predictions = predictions.assign(clinic=predictions["clinic"].astype(str) + " of seed " + seed.astype(str))
-    found, pairs = over_clinics(by_clinic(predictions, models, "within_clinic_auc"))
+    found, pairs = over_clinics(by_clinic(predictions, models, words.within))
     known = found.dropna(subset="half_width")
     if known.empty:
         scored = count_text(int(found["n"].max()), "held-out clinic")
@@ -41,12 +43,12 @@ def elsewhere(models: pd.DataFrame, held_out: HeldOut, baselines: Collection[str
     best, clinics, mean, half_width, predicted = max(
         choice[["method", "n", "mean", "half_width", "predicted"]].itertuples(index=False), key=lambda row: row[2]
     )
-    low, high = max(mean - predicted, 0.0), min(mean + predicted, 1.0)
+    low, high = max(mean - predicted, words.least), min(mean + predicted, 1.0)
     apart = " of the methods that train together" if best not in baselines and len(choice) < len(known) else ""
     said = [
-        f"At {count_text(clinics, 'clinic')} that took no part in training {best} has the highest mean AUC{apart}: "
-        f"{score_text(mean, half_width)} over clinics. The AUC of another such clinic is expected between "
-        f"{score_text(low)} and {score_text(high)} (95 % prediction interval)."
+        f"At {count_text(clinics, 'clinic')} that took no part in training {best} has the highest mean {words.word}"
+        f"{apart}: {score_text(mean, half_width)} over clinics. The {words.word} of another such clinic is expected "
+        f"between {score_text(low)} and {score_text(high)} (95 % prediction interval)."
     ]
     told: dict[str, list[str]] = {}
     for first, second, difference, width in pairs[["first", "second", "mean", "half_width"]].itertuples(index=False):

@@ -61,8 +61,8 @@ def calibration_panel(sheet: Sheet) -> Spec:
     return _curve(sheet, "calibration", x, y, marks=True)
 
 
-def forest_panel(sheet: Sheet, clinics: Sequence[str]) -> Spec:
-    """Draw the AUC at clinics that took no part, a row a clinic, with the summaries below."""
+def forest_panel(sheet: Sheet, clinics: Sequence[str], word: str) -> Spec:
+    """Draw the score at clinics that took no part, a row a clinic, with the summaries below."""
     scale = {"zero": False, "nice": True}
     position = {
         "y": field("clinic:N", sort=list(clinics), title=None, axis={"labelLimit": 200, "grid": False, "ticks": False}),
@@ -74,7 +74,7 @@ def forest_panel(sheet: Sheet, clinics: Sequence[str]) -> Spec:
         "mark": {"type": "rule", "strokeWidth": 1.4},
         "encoding": {
             **position,
-            "x": field("lower:Q", title="AUC", scale=scale, axis={"tickCount": 8}),
+            "x": field("lower:Q", title=word, scale=scale, axis={"tickCount": 8}),
             "x2": {"field": "upper"},
         },
     }
@@ -95,7 +95,7 @@ def forest_panel(sheet: Sheet, clinics: Sequence[str]) -> Spec:
     return sheet.chart("elsewhere", sheet.level, rows, transform=kept, layer=[bars, dots])
 
 
-def groups_panel(sheet: Sheet, groups: Sequence[str]) -> Spec:
+def groups_panel(sheet: Sheet, groups: Sequence[str], word: str) -> Spec:
     """Draw the score of each group of patients, a row a group."""
     scale = {"zero": False, "nice": True}
     position = {
@@ -106,7 +106,7 @@ def groups_panel(sheet: Sheet, groups: Sequence[str]) -> Spec:
         "color": sheet.series("color"),
         "opacity": sheet.shown(0.95, 0.06),
     }
-    x = field("mean:Q", title="Within-clinic AUC", scale=scale, axis={"tickCount": 8})
+    x = field("mean:Q", title=f"Within-clinic {word}", scale=scale, axis={"tickCount": 8})
     bars = {
         "transform": [{"filter": "isValid(datum.lower)"}],
         "mark": {"type": "rule", "strokeWidth": 1.3},

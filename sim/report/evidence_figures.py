@@ -19,13 +19,14 @@ from sim.report.hospitals import ANOTHER, MEAN, elsewhere_points
 from sim.report.joining import ALONE, MANY, OTHERS, joining, joining_points, not_joined
 from sim.report.joining_charts import joining_panel, size_panel
 from sim.report.patients import group_points
+from sim.report.spoken import Spoken, spoken
 from sim.report.study import StudyResults
 from sim.report.tuning import tuning_points
 
 __all__ = ["evidence_figures"]
 
 _MOST = 40
-"""Of more clinics that are held out, those with the lowest AUC are drawn."""
+"""Of more clinics that are held out, those with the lowest score are drawn."""
 
 
 def evidence_figures(
@@ -42,13 +43,13 @@ def evidence_figures(
     """
     tables: dict[str, pd.DataFrame] = {}
     figures: list[Figure] = []
-    ok, away = study.drawn, study.away
+    ok, away, words = study.drawn, study.away, spoken(study.runs)
     known = study.held_out.predictions if study.held_out else pd.DataFrame()
     if study.held_out and len(study.clinics) and not study.all_away:
         gains = joining(ok, away, study.clinics, study.held_out)
         if len(gains):
             tables["joining"] = joining_points(gains, ok, names, score)
-            figures += _joining(tables["joining"])
+            figures += _joining(tables["joining"], words)
     if study.decided:
         tables["map"] = map_stripes(study.decided)
         figures.append(_map(study))
@@ -58,18 +59,18 @@ def evidence_figures(
             figures.append(make())
     if len(study.groups) and len(table := group_points(ok, study.groups)):
         tables["groups"] = together_by_level(table, names)
-        figures.append(_groups(table))
+        figures.append(_groups(table, words))
     if study.held_out and len(away) and len(known):
         runs = away if study.all_away else not_joined(away)
         tables["elsewhere"] = (table := elsewhere_points(runs, study.held_out))
-        figures.append(_elsewhere(table))
+        figures.append(_elsewhere(table, words))
     if len(study.trials) and len(table := tuning_points(study.trials, names)):
         tables["tuning"] = table
         figures.append(_tuning(table, list(at_the_edge(study.trials))))
     return figures, tables
 
 
-def _joining(table: pd.DataFrame) -> list[Figure]:
+def _joining(table: pd.DataFrame, words: Spoken) -> list[Figure]:
     clinics = table.loc[~table["group"], "clinic"].nunique()
     many = clinics > MANY
     rows = "Clinics in groups of like size, with intervals over clinics; search for one" if many else "Largest first"
@@ -85,10 +86,10 @@ def _joining(table: pd.DataFrame) -> list[Figure]:
                 name="joining" if against == ALONE else "joining_others",
                 title="What joining brings" + ("" if against == ALONE else " over the others' model"),
                 note=f"{rows}. Right of 0: better than {against}, on the same held-out records. The best three "
-                "methods, or those highlighted; bars: 95 % intervals over the clinic's patients and seeds. "
-                "Clinics whose held-out records are all of one class cannot be scored.",
-                description=f"A dot chart of each clinic's AUC less that of {against}. Mean of all methods and levels: "
-                f"{told}.",
+                f"methods, or those highlighted; bars: 95 % intervals over the clinic's patients and seeds. "
+                f"{words.unscored}",
+                description=f"A dot chart of each clinic's {words.word} less that of {against}. "
+                f"Mean of all methods and levels: {told}.",
                 table="joining",
                 panels=[
                     partial(
@@ -96,6 +97,7 @@ def _joining(table: pd.DataFrame) -> list[Figure]:
                         rows=own.loc[own["group"] == many, "clinic"].nunique(),
                         grouped=many,
                         against=against,
+                        word=words.word,
                     )
                 ],
                 by_level=True,
@@ -110,7 +112,7 @@ def _joining(table: pd.DataFrame) -> list[Figure]:
                 note=f"A mark a clinic and method. Above 0: better than {ALONE}.",
                 description=f"A chart of the gain of {clinics} clinics against their numbers of training records.",
                 table="joining",
-                panels=[size_panel],
+                panels=[partial(size_panel, word=words.word)],
                 by_level=True,
             )
         )
@@ -158,7 +160,7 @@ def _calibration() -> Figure:
     )
 
 
-def _groups(table: pd.DataFrame) -> Figure:
+def _groups(table: pd.DataFrame, words: Spoken) -> Figure:
     groups = list(table["patients"].unique())
     means = table.groupby("patients", sort=False)["mean"].mean()
     told = "; ".join(f"{name} {score_text(mean)}" for name, mean in means.items())
@@ -166,9 +168,9 @@ def _groups(table: pd.DataFrame) -> Figure:
         name="groups",
         title="Scores by group of patients",
         note="On the held-out records of each group; bars: 95 % intervals over seeds.",
-        description=f"A dot chart of the within-clinic AUC by group. Mean of all methods and levels: {told}.",
+        description=f"A dot chart of the within-clinic {words.word} by group. Mean of all methods and levels: {told}.",
         table="groups",
-        panels=[partial(groups_panel, groups=groups)],
+        panels=[partial(groups_panel, groups=groups, word=words.word)],
         by_level=True,
     )
 
@@ -192,11 +194,11 @@ def _tuning(table: pd.DataFrame, edges: Sequence[str]) -> Figure:
     )
 
 
-def _elsewhere(table: pd.DataFrame) -> Figure:
+def _elsewhere(table: pd.DataFrame, words: Spoken) -> Figure:
     single = table[table["kind"] == "clinic"]
     worst = single.groupby("clinic", observed=True)["mean"].mean().sort_values().index
     summaries = [name for name in (MEAN, ANOTHER) if (table["clinic"] == name).any()]
-    few = f" The {_MOST} with the lowest AUC of {len(worst)}." if len(worst) > _MOST else ""
+    few = f" The {_MOST} with the lowest {words.word} of {len(worst)}." if len(worst) > _MOST else ""
     said = table[table["kind"] == "mean"].drop_duplicates("series")
     means = "; ".join(
         f"{series} {score_text(mean)}" for series, mean in said[["series", "mean"]].itertuples(index=False)
@@ -207,8 +209,8 @@ def _elsewhere(table: pd.DataFrame) -> Figure:
         note="No model trained with the clinic that it is scored on. Bars: 95 % intervals over its patients; diamonds: "
         "mean over clinics (random effects) with its interval; last: where 95 % of other such clinics are expected. "
         f"From five clinics on.{few}",
-        description=f"A forest plot of the AUC at {len(worst)} clinics. Means: {means or 'too few clinics'}.",
+        description=f"A forest plot of the {words.word} at {len(worst)} clinics. Means: {means or 'too few clinics'}.",
         table="elsewhere",
-        panels=[partial(forest_panel, clinics=[*worst[:_MOST], *summaries])],
+        panels=[partial(forest_panel, clinics=[*worst[:_MOST], *summaries], word=words.word)],
         by_level=True,
     )

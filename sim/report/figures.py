@@ -7,11 +7,19 @@ import pandas as pd
 from sim.foundation.text import count_text
 from sim.report.held_out import HeldOut
 from sim.report.look import GREY, Spec, field, looks, paper, picture_spec, rows
+from sim.report.spoken import spoken
 from sim.report.summary import adjacencies, adjacency_of, is_centralised, successful_runs, summarise, title
 from sim.results.columns import NOISE_KEYS
 
-METRICS = {"within_clinic_auc": "Within-clinic AUC on held-out records", "auc": "Pooled AUC on held-out records"}
-"""Column drawn in a panel, and the title of its axis."""
+
+def metrics_of(runs: pd.DataFrame) -> dict[str, str]:
+    """Return the columns that are drawn in a panel each, and the titles of their axes."""
+    words = spoken(runs)
+    return {
+        words.within: f"Within-clinic {words.word} on held-out records",
+        words.pooled: f"Pooled {words.word} on held-out records",
+    }
+
 
 NO_DP = "∞ (no DP)"
 
@@ -32,7 +40,7 @@ def curve_table(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.DataF
     """Compute the points of the privacy-accuracy curves.
 
     One row for each metric, series and epsilon: `metric`, `series`, `strategy`, `target` (epsilon as the axis shows
-    it), `n`, `mean`, `half_width`, and `lower` and `upper`, cut to what an AUC can be (NaN for one seed). Points
+    it), `n`, `mean`, `half_width`, and `lower` and `upper`, cut to what a score can be (NaN for one seed). Points
     without a value are left out. Series come in reading order.
     """
     ok = successful_runs(runs)
@@ -40,11 +48,12 @@ def curve_table(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.DataF
     spent = ok.groupby(["series", *noise], dropna=False)[column].transform("max") if noise else ok[column]
     ok["target"] = [NO_DP if math.isinf(value) else f"{value:.3g}" for value in spent]
     parts = [
-        summarise(ok, ["series", "strategy", "target"], metric, held_out).assign(metric=metric) for metric in METRICS
+        summarise(ok, ["series", "strategy", "target"], metric, held_out).assign(metric=metric)
+        for metric in metrics_of(ok)
     ]
     table = pd.concat(parts, ignore_index=True).dropna(subset="mean")
     lower, upper = table["mean"] - table["half_width"], table["mean"] + table["half_width"]
-    return table.assign(lower=lower.clip(0.0, 1.0), upper=upper.clip(0.0, 1.0))
+    return table.assign(lower=lower.clip(spoken(ok).least, 1.0), upper=upper.clip(0.0, 1.0))
 
 
 def target_order(curves: pd.DataFrame) -> list[str]:
@@ -63,7 +72,7 @@ def reference_table(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def privacy_accuracy_chart(runs: pd.DataFrame, held_out: HeldOut | None = None) -> Spec:
-    """Draw the within-clinic and the pooled AUC against epsilon, a line a method, with intervals and baselines.
+    """Draw the scores within clinics and over all records by epsilon, a line a method, with intervals and baselines.
 
     A panel for each that is known, with one legend: side by side, or above each other where there are many methods.
 
@@ -76,7 +85,7 @@ def privacy_accuracy_chart(runs: pd.DataFrame, held_out: HeldOut | None = None) 
     levels = reference_table(curves)
     many = curves["series"].nunique() > _FEW
     width = _WIDE_PANEL if many else _PANEL_WIDTH
-    known = [metric for metric in METRICS if (curves["metric"] == metric).any()]
+    known = [metric for metric in metrics_of(runs) if (curves["metric"] == metric).any()]
     panels = [
         _panel(runs, metric, curves[curves["metric"] == metric], levels[levels["metric"] == metric], width)
         for metric in known
@@ -102,7 +111,7 @@ def _panel(runs: pd.DataFrame, metric: str, shown: pd.DataFrame, rules: pd.DataF
     """Draw one metric against epsilon."""
     sheet = paper(looks(successful_runs(runs)), "", "", "", width)
     scale, axis = {"zero": False, "padding": 8}, {"tickCount": 8}
-    y = field("mean:Q", title=METRICS[metric], scale=scale, axis=axis)
+    y = field("mean:Q", title=metrics_of(runs)[metric], scale=scale, axis=axis)
     x = field(
         "target:N",
         sort=target_order(shown),

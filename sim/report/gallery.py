@@ -14,11 +14,10 @@ from sim.report.course_charts import clinics_panel, learning_panel
 from sim.report.equal import equals, members_of, together_by_level
 from sim.report.evidence_figures import evidence_figures
 from sim.report.figure import Figure, Gallery
-from sim.report.figures import METRICS, privacy_accuracy_chart, spans
+from sim.report.figures import metrics_of, privacy_accuracy_chart, spans
 from sim.report.joining import MANY, not_joined
 from sim.report.look import Spec, looks
 from sim.report.points import (
-    SCORES,
     by_clinic,
     by_privacy,
     largest_epsilons,
@@ -27,6 +26,7 @@ from sim.report.points import (
     told_adversaries,
     trade_offs,
 )
+from sim.report.spoken import Spoken, spoken
 from sim.report.study import StudyResults
 from sim.report.summary import ADVERSARIES, adjacency_of
 from sim.report.trade_off_charts import cost_panel, epsilon_axis, front_panel, privacy_panel, score_ends, scores_panel
@@ -41,10 +41,11 @@ def gallery(study: StudyResults) -> Gallery:
     points = trade_offs(ok, adversaries, study.held_out) if len(ok) else pd.DataFrame(columns=["score"])
     if points.empty:
         return Gallery()
-    scores = [score for score in SCORES if (points["score"] == score).any()]
+    words = spoken(ok)
+    scores = [score for score in words.scores if (points["score"] == score).any()]
     tables = {"trade_offs": points.assign(epsilon=points["epsilon"].map(epsilon_text))}
     axis, adjacency = epsilon_axis(largest_epsilons(ok)), adjacency_of(ok)
-    columns = [column for column in SCORES.values() if column in ok]
+    columns = [column for column in words.scores.values() if column in ok]
     by_level = {level: equals(ok[ok["level"] == level], columns) for level in ok["level"].cat.categories}
     by_adversary = {name: equals(ok, [*columns, column]) for column, name in told.items()}
     if told:
@@ -64,9 +65,9 @@ def gallery(study: StudyResults) -> Gallery:
     if len(study.clinics):
         tables["clinics"] = together_by_level(by_clinic(ok, study.clinics, study.held_out), by_level)
         if len(tables["clinics"]):
-            figures.append(_clinics(tables["clinics"], study.clinics["name"].nunique()))
-    found, drawn = evidence_figures(study, by_level, SCORES[scores[0]])
-    attacked, measured = attack_figures(study, SCORES[scores[0]])
+            figures.append(_clinics(tables["clinics"], study.clinics["name"].nunique(), words))
+    found, drawn = evidence_figures(study, by_level, words.scores[scores[0]])
+    attacked, measured = attack_figures(study, words.scores[scores[0]])
     figures, tables = [*figures, *found, *attacked], tables | drawn | measured
     if len(study.phases) and len(phases := per_group(ok, study.phases, ["phase"], "seconds")):
         tables["phases"] = phases
@@ -102,7 +103,7 @@ def study_pictures(study: StudyResults, shown: Gallery) -> dict[str, Spec]:
     :func:`sim.report.clock_figures.clock_pictures` draws these for each method.
     """
     specs = {figure.name: shown.paper_spec(figure, study.name) for figure in shown.figures if figure.name != "round"}
-    scored = study.drawn[list(METRICS)].notna().any(axis=None) if specs else False
+    scored = study.drawn[list(metrics_of(study.drawn))].notna().any(axis=None) if specs else False
     return specs | (
         {
             "privacy_accuracy": privacy_accuracy_chart(
@@ -196,7 +197,7 @@ def _learning(table: pd.DataFrame, score: str) -> Figure:
     )
 
 
-def _clinics(table: pd.DataFrame, clinics: int) -> Figure:
+def _clinics(table: pd.DataFrame, clinics: int, words: Spoken) -> Figure:
     drawn = [str(name) for name in table["clinic"].cat.categories if (table["clinic"] == name).any()]
     score = str(table["score"].iloc[0])
     means = table[table["score"] == score].groupby("clinic", observed=True)["mean"].mean()
@@ -205,10 +206,10 @@ def _clinics(table: pd.DataFrame, clinics: int) -> Figure:
         name="clinics",
         title="Results by clinic",
         note="On each clinic's own held-out records, the clinic with the lowest mean first; bars: 95 % intervals "
-        f"over its patients and seeds. Where all of a clinic's held-out records are of one class, it has no AUC.{few}",
+        f"over its patients and seeds. {words.unscored}{few}",
         description=f"A dot chart of {score} by clinic. Mean of all methods and levels: {_told(means, score_text)}.",
         table="clinics",
-        panels=[partial(clinics_panel, clinics=drawn)],
+        panels=[partial(clinics_panel, clinics=drawn, word=words.word)],
         by_level=True,
     )
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pandas as pd
 
 from sim.inference.evidence import Evidence, from_predictions, from_values
-from sim.inference.scores import SCORED
+from sim.inference.scores import scored
 from sim.results.reading import read_json
 from sim.results.schema import checked
 from sim.results.store import STUDY_FILE, read_record, read_run_tables
@@ -83,7 +83,7 @@ def evidence_of(runs: pd.DataFrame, by: str, metric: str, held_out: HeldOut | No
     """
     known = held_out or NOT_KNOWN
     models = runs[["run_id", by, "seed"]].rename(columns={by: "method"})
-    if metric in SCORED and len(known.predictions):
+    if len(known.predictions) and metric in scored(known.predictions.columns):
         return _kept(models, metric, known)
     values = runs.groupby([by, "seed"], sort=False, observed=True)[metric].mean().reset_index()
     return from_values(values.rename(columns={by: "method"}), metric, known.dealt_anew)

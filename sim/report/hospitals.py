@@ -1,4 +1,4 @@
-"""Clinics that took no part in training: each one's AUC, their mean, and what another clinic can expect."""
+"""Clinics that took no part in training: each one's score, their mean, and what another clinic can expect."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from sim.inference.clinics import by_clinic
 from sim.inference.hospitals import over_clinics
 from sim.report.held_out import HeldOut
 from sim.report.points import with_bounds
+from sim.report.spoken import spoken
 
 __all__ = ["ANOTHER", "MEAN", "elsewhere_points"]
 
@@ -25,14 +26,14 @@ def elsewhere_points(away: pd.DataFrame, held_out: HeldOut) -> pd.DataFrame:
     away : DataFrame
         Runs that hold whole clinics out.
     """
-    parts = []
+    parts, words = [], spoken(away)
     for level, own in away.groupby("level", observed=True, sort=False):
         models = own[["run_id", "series", "seed"]].rename(columns={"series": "method"})
-        scored = by_clinic(held_out.predictions, models, "within_clinic_auc", same_patients=held_out.same_patients)
+        scored = by_clinic(held_out.predictions, models, words.within, same_patients=held_out.same_patients)
         over = over_clinics(scored)[0].dropna(subset="half_width")
         mean = over.assign(clinic=MEAN, kind="mean")
         another = over.assign(clinic=ANOTHER, kind="another", half_width=over["predicted"])
         every = pd.concat([scored.estimates().assign(kind="clinic"), mean, another], ignore_index=True)
         every = every.drop(columns="predicted", errors="ignore").rename(columns={"method": "series"})
-        parts.append(with_bounds(every).assign(level=level))
+        parts.append(with_bounds(every, words.least).assign(level=level))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

@@ -26,10 +26,10 @@ from sim.report.gallery import gallery
 from sim.report.look import INK
 from sim.report.pages import environment, own_text
 from sim.report.patients import gap_frame, group_points
-from sim.report.points import HEADLINE
 from sim.report.privacy import method_privacy, not_covered, outside, unprotected
 from sim.report.reconstructions import write_reconstructions
 from sim.report.resources import clinic_rows, demand_frame, resource_frame, worst_frame
+from sim.report.spoken import spoken
 from sim.report.study import StudyResults
 from sim.report.summary import adjacency_of
 from sim.report.table import baselines_of, caption, quality_frame, results_frame
@@ -83,7 +83,7 @@ def write_report(study: StudyResults, study_folder: Path, shown: Gallery | None 
             levels=shown.levels,
             privacy=method_privacy(study),
             attacks=attack_tables(study),
-            attacked=attack_words(study, HEADLINE) if len(study.attacks) else [],
+            attacked=attack_words(study, spoken(study.runs).within) if len(study.attacks) else [],
             reconstructions=write_reconstructions(study, study_folder),
             outside=outside(study),
             not_covered=not_covered(study),

@@ -1,4 +1,4 @@
-"""What joining brings: each clinic's AUC under a method less its AUC alone, or with the others' model."""
+"""What joining brings: each clinic's score under a method less its score alone, or with the others' model."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sim.inference.clinics import by_clinic
 from sim.report.equal import Names, together_by_level
 from sim.report.held_out import HeldOut
 from sim.report.points import with_bounds
+from sim.report.spoken import spoken
 from sim.report.summary import PREVALENCE, is_centralised, summarise, swept_keys, trains_alone
 from sim.results.columns import NOISE_KEYS
 
@@ -31,7 +32,7 @@ def not_joined(away: pd.DataFrame) -> pd.DataFrame:
 
 
 def joining(ok: pd.DataFrame, away: pd.DataFrame, clinics: pd.DataFrame, held_out: HeldOut) -> pd.DataFrame:
-    """Compute what each method brings to each clinic, in its AUC on its own held-out records.
+    """Compute what each method brings to each clinic, in its score on its own held-out records.
 
     ``series, level, clinic, against, other, records, n, mean, lower, upper``, the clinic with most training records
     first, with 95 % intervals over its patients and seeds. Methods are compared on the same records, with the same
@@ -45,7 +46,7 @@ def joining(ok: pd.DataFrame, away: pd.DataFrame, clinics: pd.DataFrame, held_ou
     held_out : HeldOut
         The predictions of all runs.
     """
-    parts = []
+    parts, within = [], spoken(ok).within
     for level, own in ok.groupby("level", observed=True, sort=False):
         others = not_joined(away[away["level"] == level])
         known = _same_records(held_out.predictions, own, others)
@@ -55,9 +56,9 @@ def joining(ok: pd.DataFrame, away: pd.DataFrame, clinics: pd.DataFrame, held_ou
             runs = pd.concat([own, others])
             models = runs.loc[runs["series"].isin(names), ["run_id", "series", "seed"]]
             parts.append(
-                _gains(replace(held_out, predictions=known), models.rename(columns={"series": "method"}), pairs).assign(
-                    level=level
-                )
+                _gains(
+                    replace(held_out, predictions=known), models.rename(columns={"series": "method"}), pairs, within
+                ).assign(level=level)
             )
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     if table.empty:
@@ -105,8 +106,8 @@ def _pairs(own: pd.DataFrame, others: pd.DataFrame) -> Iterator[tuple[str, str, 
     yield from ((name, other, OTHERS) for name in joined for other in theirs)
 
 
-def _gains(known: HeldOut, models: pd.DataFrame, pairs: Sequence[tuple[str, str, str]]) -> pd.DataFrame:
-    scored = by_clinic(known.predictions, models, "within_clinic_auc", same_patients=known.same_patients)
+def _gains(known: HeldOut, models: pd.DataFrame, pairs: Sequence[tuple[str, str, str]], within: str) -> pd.DataFrame:
+    scored = by_clinic(known.predictions, models, within, same_patients=known.same_patients)
     parts = []
     for other, against in dict.fromkeys((second, against) for _, second, against in pairs):
         over = [first for first, *rest in pairs if rest == [other, against]]

@@ -22,9 +22,9 @@ def _zero(channel: str) -> Spec:
     return {"mark": {"type": "rule", "color": GREY, "strokeDash": [4, 3]}, "encoding": {channel: {"datum": 0}}}
 
 
-def joining_panel(sheet: Sheet, rows: int, *, grouped: bool, against: str) -> Spec:
+def joining_panel(sheet: Sheet, rows: int, *, grouped: bool, against: str, word: str) -> Spec:
     """Draw what joining brings, a row a clinic, or a row a group of clinics until one is searched for."""
-    title = f"AUC less that of {against}"
+    title = f"{word} less that of {against}"
     found = f"indexof(lower(datum.clinic), lower({sheet.search})) >= 0"
     kind = [{"filter": f"{sheet.search} === '' ? datum.group : !datum.group && {found}"}] if grouped else []
     position = {
@@ -64,7 +64,7 @@ def joining_panel(sheet: Sheet, rows: int, *, grouped: bool, against: str) -> Sp
     )
 
 
-def size_panel(sheet: Sheet) -> Spec:
+def size_panel(sheet: Sheet, word: str) -> Spec:
     """Draw what joining brings against the number of training records of the clinic."""
     dots = {
         "mark": {"type": "point", "filled": True, "size": 45, "opacity": 0.75, "cursor": "pointer"},
@@ -83,7 +83,7 @@ def size_panel(sheet: Sheet) -> Spec:
     }
     return sheet.chart(
         "joining",
-        f"'AUC less that of {ALONE}, ' + {sheet.level}",
+        f"'{word} less that of {ALONE}, ' + {sheet.level}",
         240,
         transform=[_shown(sheet, ALONE), {"filter": "!datum.group"}],
         layer=[_zero("y"), dots],

@@ -6,11 +6,10 @@ import pandas as pd
 
 from sim.foundation.text import score_text
 from sim.report.points import with_bounds
+from sim.report.spoken import spoken
 from sim.report.summary import summarise
 
 __all__ = ["gap_frame", "group_points"]
-
-_SCORE = "within_clinic_auc"
 
 
 def group_points(ok: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
@@ -25,8 +24,8 @@ def group_points(ok: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
     """
     named = groups.rename(columns={"group": "column", "level": "patients"})
     joined = named.merge(ok[["run_id", "series", "level", "status"]], on="run_id")
-    by = ["series", "level", "column", "patients"]
-    table = with_bounds(summarise(joined, by, _SCORE)).dropna(subset="mean")
+    by, words = ["series", "level", "column", "patients"], spoken(groups)
+    table = with_bounds(summarise(joined, by, words.within), words.least).dropna(subset="mean")
     records = joined.groupby(by, observed=True)["records"].mean().rename("records").reset_index()
     table = table.merge(records, on=by)
     return table.assign(patients=table["column"] + ": " + table["patients"])

@@ -16,23 +16,12 @@ from numpy.typing import NDArray
 
 from sim.foundation.text import value_text
 from sim.inference.clinics import by_clinic as clinics_of
+from sim.inference.scores import scored
 from sim.report.equal import Names, together
 from sim.report.held_out import HeldOut
+from sim.report.spoken import spoken
 from sim.report.summary import ADVERSARIES, summarise, swept_keys
 from sim.results.columns import NOISE_KEYS
-
-SCORES: Final = {
-    "Within-clinic AUC": "within_clinic_auc",
-    "Pooled AUC": "auc",
-    "Worst clinic's AUC": "worst_clinic_auc",
-    "Balanced accuracy": "balanced_accuracy",
-    "Accuracy": "accuracy",
-}
-"""Name of a score on the page, and its column; the headline first."""
-
-HEADLINE: Final = "within_clinic_auc"
-CLINIC_SCORES: Final = {"AUC": "auc", "Balanced accuracy": "balanced_accuracy", "Accuracy": "accuracy"}
-"""The same of a clinic's own records."""
 
 _ROUNDS: Final = 31
 """More rounds than this are thinned, evenly and with the first and the last."""
@@ -93,8 +82,9 @@ def trade_offs(
     spent = costs.agg(seconds=("sim_seconds", "mean"), bytes=("bytes", "mean")).reset_index()
     largest = largest_epsilons(ok)
     parts = []
-    for score, column in SCORES.items():
-        means = with_bounds(summarise(ok, _GROUP, column, held_out)).dropna(subset="mean")
+    words = spoken(ok)
+    for score, column in words.scores.items():
+        means = with_bounds(summarise(ok, _GROUP, column, held_out), words.least).dropna(subset="mean")
         for epsilon, adversary in adversaries.items():
             at = largest[[*_GROUP, epsilon]].rename(columns={epsilon: "epsilon"})
             table = means.merge(spent, on=_GROUP).merge(at, on=_GROUP)
@@ -173,26 +163,31 @@ def learning(ok: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
     joined = joined.merge(ok[["run_id", *_GROUP, "status", "seed"]])
     by = [*_GROUP, "round"]
     # a seed's runs that hold clinics out in turn are one repetition
-    over_folds = {column: "min" if column == "worst_clinic_auc" else "mean" for column in SCORES.values()}
+    words = spoken(ok)
+    over_folds = {column: "min" if column == words.headline.worst else "mean" for column in words.scores.values()}
     joined = joined.groupby([*by, "status", "seed"], observed=True, sort=False, as_index=False).agg(over_folds)
-    parts = [with_bounds(summarise(joined, by, column)).assign(score=score) for score, column in SCORES.items()]
+    parts = [
+        with_bounds(summarise(joined, by, column), words.least).assign(score=score)
+        for score, column in words.scores.items()
+    ]
     return pd.concat(parts, ignore_index=True).dropna(subset="mean")
 
 
 def by_clinic(ok: pd.DataFrame, clinics: pd.DataFrame, held_out: HeldOut | None = None) -> pd.DataFrame:
     """Compute each clinic's scores: ``series, level, score, clinic, n, mean, lower, upper``.
 
-    Clinics come with the lowest mean AUC first; of many, only the lowest are kept. A clinic whose held-out records
-    are all of one class has no AUC. Intervals are over the clinic's patients and seeds where predictions are known,
-    else over seeds.
+    Clinics come with the lowest mean of the first score first; of many, only the lowest are kept. Intervals are over
+    the clinic's patients and seeds where predictions are known, else over seeds.
     """
     joined = clinics.rename(columns={"name": "clinic"}).merge(ok[["run_id", *_GROUP, "status"]])
     by = [*_GROUP, "clinic"]
-    scores = {score: column for score, column in CLINIC_SCORES.items() if column in joined}
+    words = spoken(ok)
+    scores = {score: column for score, column in words.clinic_scores.items() if column in joined}
     parts = []
     for score, column in scores.items():
-        found = summarise(joined, by, column) if held_out is None else _at_clinics(ok, column, held_out)
-        parts.append(with_bounds(found).assign(score=score))
+        told = held_out is not None and column in scored(held_out.predictions.columns)
+        found = _at_clinics(ok, column, held_out) if held_out and told else summarise(joined, by, column)
+        parts.append(with_bounds(found, words.least).assign(score=score))
     table = pd.concat(parts, ignore_index=True).dropna(subset="mean")
     order = table[table["score"] == next(iter(scores))].groupby("clinic")["mean"].mean().sort_values().index.tolist()
     order += sorted(set(table["clinic"]) - set(order))

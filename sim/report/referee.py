@@ -52,10 +52,10 @@ def remarks(runs: pd.DataFrame, predictions: pd.DataFrame, rounds: pd.DataFrame)
 
 def _of_one_class(series: pd.Series[str], predictions: pd.DataFrame) -> list[str]:
     """Return the series whose model, in more than half of the runs, predicts one class for all."""
-    if predictions.empty:
+    columns = [name for name in predictions if str(name).startswith("probability_")]
+    if predictions.empty or not columns:
         return []
     own = predictions[predictions["run_id"].isin(series.index)]
-    columns = [name for name in own if str(name).startswith("probability_")]
     predicted = own[columns].fillna(-1.0).to_numpy().argmax(axis=1)
     by_run = pd.Series(predicted, index=own["run_id"].to_numpy()).groupby(level=0)
     same = by_run.min() == by_run.max()

@@ -8,6 +8,7 @@ from functools import partial
 import pandas as pd
 
 from sim.foundation.text import amount_text, bytes_text, score_text, seconds_text, span_text
+from sim.report.spoken import spoken
 from sim.report.study import StudyResults
 from sim.report.summary import of_one_kind, successful_runs
 
@@ -80,27 +81,27 @@ def _from_to(least: str, most: str) -> str:
 def worst_frame(study: StudyResults) -> pd.DataFrame:
     """Name the clinic that each method serves worst, at each level of privacy.
 
-    One row a series and one column a level, as text: the clinic with the lowest AUC in most seeds, how many these are,
-    and the mean of the lowest AUC. Empty where no run names one.
+    One row a series and one column a level, as text: the clinic with the lowest score in most seeds, how many they are,
+    and the mean of the lowest score. Empty where no run names one.
     """
     ok = study.drawn
-    if "worst_clinic" not in ok or ok["worst_clinic_auc"].isna().all():
+    lowest = spoken(ok).headline.worst
+    if "worst_clinic" not in ok or ok[lowest].isna().all():
         return pd.DataFrame()
     groups = ok.groupby(["series", "level"], sort=False, observed=True)
-    cells = {key: _worst(group) for key, group in groups}
+    cells = {key: _worst(group, lowest) for key, group in groups}
     series = ok["series"].drop_duplicates()
     levels = [str(level) for level in ok["level"].cat.categories]
     table = {level: [cells.get((name, level), "–") for name in series] for level in levels}
     return pd.DataFrame({"Method": series.to_numpy(), **table})
 
 
-def _worst(group: pd.DataFrame) -> str:
+def _worst(group: pd.DataFrame, lowest: str) -> str:
     named = group.loc[group["worst_clinic"].fillna("") != "", "worst_clinic"]
     if named.empty:
         return "–"
     counts = named.value_counts()
-    lowest = score_text(group["worst_clinic_auc"].mean())
-    return f"{counts.index[0]} ({counts.iloc[0]} of {group['seed'].nunique()}), {lowest}"
+    return f"{counts.index[0]} ({counts.iloc[0]} of {group['seed'].nunique()}), {score_text(group[lowest].mean())}"
 
 
 def clinic_rows(study: StudyResults) -> pd.DataFrame:

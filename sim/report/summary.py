@@ -14,6 +14,7 @@ from sim.foundation.text import value_text
 from sim.inference.differences import estimates
 from sim.methods.labels import known_method, method_label, reading_order
 from sim.report.held_out import HeldOut, evidence_of
+from sim.report.spoken import spoken
 from sim.results.columns import NOISE_KEYS, is_tuned
 
 ADVERSARIES = {"epsilon_model_user": "Model user", "epsilon_peer": "Peer clinic", "epsilon_server": "Server"}
@@ -24,7 +25,7 @@ REPLACE = {column: f"{column}_replace" for column in (*ADVERSARIES, "epsilon_pee
 
 
 PREVALENCE = "prevalence"
-"""The strategy that predicts each clinic's share of cases: a line of reference, not a method to choose."""
+"""The strategy that predicts the same for all of a clinic's records: a line of reference, not a method to choose."""
 
 
 def is_centralised(strategy: str) -> bool:
@@ -89,10 +90,11 @@ def successful_runs(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _worst_of_all_folds(ok: pd.DataFrame) -> pd.DataFrame:
     away, by = ok[held_out_clinics(ok)], [*swept_keys(ok), "method", "seed"]
-    columns = [column for column in ("worst_clinic_auc", "worst_clinic") if column in ok]
+    worst = spoken(ok).headline.worst
+    columns = [column for column in (worst, "worst_clinic") if column in ok]
     if columns and len(away):
         keys = [away[key] for key in by]
-        lowest = away["worst_clinic_auc"].fillna(np.inf).groupby(keys, dropna=False, observed=True).transform("idxmin")
+        lowest = away[worst].fillna(np.inf).groupby(keys, dropna=False, observed=True).transform("idxmin")
         first = ~away.duplicated(by).to_numpy()
         for column in columns:
             ok.loc[away.index, column] = away.loc[lowest, column].where(first).to_numpy()
@@ -197,7 +199,7 @@ def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str, held_out: Held
 
 def higher_is_better(column: str) -> bool:
     """Whether a column is a score, of which more is better; of everything else less is."""
-    return column.endswith(("auc", "accuracy", "auprc", "sensitivity", "net_benefit"))
+    return column.endswith(("auc", "accuracy", "auprc", "sensitivity", "net_benefit", "concordance", "r2"))
 
 
 def title(column: str) -> str:
@@ -211,6 +213,15 @@ _TITLES = {
     "worst_clinic_auc": "AUC of the worst clinic",
     "best_within_clinic_auc": "within-clinic AUC after the best round",
     "best_auc": "pooled AUC after the best round",
+    "within_clinic_concordance": "within-clinic concordance",
+    "concordance": "pooled concordance",
+    "uno_concordance": "Uno's concordance",
+    "worst_clinic_concordance": "concordance of the worst clinic",
+    "within_clinic_r2": "within-clinic R²",
+    "r2": "pooled R²",
+    "worst_clinic_r2": "R² of the worst clinic",
+    "mae": "mean absolute error",
+    "integrated_brier": "integrated Brier score",
     "auprc": "AUPRC",
     "loss": "log loss",
     "brier": "Brier score",

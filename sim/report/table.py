@@ -12,6 +12,7 @@ from rich.text import Text
 
 from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text, value_text
 from sim.report.held_out import HeldOut
+from sim.report.spoken import spoken
 from sim.report.summary import (
     ADVERSARIES,
     adjacency_of,
@@ -30,16 +31,14 @@ _PLAN_CAPTION = (
     "Planned, before any training. Time and traffic of a whole run over all clinics, for the first seed. "
     "ε is the largest over clinics; ∞ means no guarantee against that adversary."
 )
-_PAGE_ONLY = ("Balanced accuracy", "Accuracy")
-_SCORES = {
-    "Within-clinic AUC": "within_clinic_auc",
-    "Pooled AUC": "auc",
-    "Balanced accuracy": "balanced_accuracy",
-    "Accuracy": "accuracy",
-}
 _QUALITY = {
     "Log loss": "loss",
     "Brier score": "brier",
+    "Integrated Brier score": "integrated_brier",
+    "Mean absolute error": "mae",
+    "Calibration error": "calibration_error",
+    "Error by decile": "decile_error",
+    "Predicted less observed risk": "horizon_calibration",
     "Calibration intercept": "calibration_intercept",
     "Calibration slope": "calibration_slope",
     "AUPRC": "auprc",
@@ -59,7 +58,9 @@ def results_frame(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.Dat
     keys = swept_keys(ok)
     by = ["method", *keys]
     groups = ok.groupby(by, dropna=False, sort=False, observed=True)
-    means = groups[["worst_clinic_auc", "sim_seconds", "bytes_up", "bytes_down"]].mean()
+    words = spoken(ok)
+    worst = words.headline.worst
+    means = groups[[worst, "sim_seconds", "bytes_up", "bytes_down"]].mean()
     largest = groups[list(ADVERSARIES)].max()
 
     table = pd.DataFrame({"Method": means.index.get_level_values("method")})
@@ -67,10 +68,12 @@ def results_frame(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.Dat
         name = "Target ε" if key == "privacy.epsilon" else key
         table[name] = [value_text(value) for value in means.index.get_level_values(key)]
     table["Seeds"] = groups["seed"].nunique().astype(str).to_numpy()
-    for name, metric in _SCORES.items():
+    for name, metric in words.scores.items():
+        if metric == worst:
+            continue
         summary = summarise(ok, by, metric, held_out)
         table[name] = list(map(score_text, summary["mean"], summary["half_width"]))
-    table["Worst clinic AUC"] = list(map(score_text, means["worst_clinic_auc"]))
+    table[f"Worst clinic {words.word}"] = list(map(score_text, means[worst]))
     for column, adversary in ADVERSARIES.items():
         table[f"ε {adversary.lower()}"] = list(map(epsilon_text, largest[column]))
     if ok["epsilon_label"].notna().any():
@@ -119,8 +122,10 @@ def console_table(runs: pd.DataFrame, held_out: HeldOut | None = None) -> Table:
         caption(runs, held_out),
         f"{missing} of {len(runs)} runs failed and are left out." if missing else "",
     ]
-    shown = frame.drop(columns=[*_PAGE_ONLY, *(["Seeds"] if len(seeds) == 1 else [])]).rename(columns=_SHORT)
-    shown["Pooled AUC"] = [text.partition("±")[0] for text in shown["Pooled AUC"]]
+    words = spoken(runs)
+    shown = frame.drop(columns=[*words.others, *(["Seeds"] if len(seeds) == 1 else [])]).rename(columns=_SHORT)
+    pooled = f"Pooled {words.word}"
+    shown[pooled] = [text.partition("±")[0] for text in shown[pooled]]
     return rendered(shown, ", ".join(runs["study"].unique()), " ".join(filter(None, told)), baselines_of(runs))
 
 

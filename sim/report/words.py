@@ -9,11 +9,12 @@ import pandas as pd
 from sim.foundation.text import listed
 from sim.inference.evidence import Evidence
 from sim.report.cautions import cautions, trials_of
-from sim.report.compare import HEADLINE, Comparison, compared
+from sim.report.compare import Comparison, compared
 from sim.report.edges import at_the_edge
 from sim.report.elsewhere import elsewhere
 from sim.report.held_out import MARGIN, evidence_of
 from sim.report.scope import scope
+from sim.report.spoken import spoken
 from sim.report.study import StudyResults
 from sim.report.summary import PREVALENCE, adjacency_note, adjacency_of, held_out_clinics, is_baseline
 
@@ -21,7 +22,7 @@ __all__ = ["conclusions", "guarantee"]
 
 
 def conclusions(study: StudyResults) -> list[tuple[str, str]]:
-    """Say for each level of privacy what can and what cannot be concluded about the within-clinic AUC.
+    """Say for each level of privacy what can and what cannot be concluded about the headline.
 
     The level and the finding; last, what holds for all. Empty where nothing can be compared.
     """
@@ -47,31 +48,35 @@ def conclusions(study: StudyResults) -> list[tuple[str, str]]:
 
 def _by_level(study: StudyResults, ok: pd.DataFrame) -> Iterator[tuple[str, Comparison, list[str]]]:
     """Yield each level with its comparison and what has to be said beside it."""
-    if ok.empty or ok[HEADLINE].isna().all():
+    words = spoken(ok)
+    if ok.empty or ok[words.within].isna().all():
         return
     place = ok["series"] + " @ " + ok["level"].astype(str)
     rows = ok.assign(place=place)
-    known = {metric: evidence_of(rows, "place", metric, study.held_out) for metric in (HEADLINE, "auc", "brier")}
+    known = {
+        metric: evidence_of(rows, "place", metric, study.held_out)
+        for metric in (words.within, words.pooled, words.proper)
+    }
     prevalence = rows["strategy"] == PREVALENCE
     firsts = rows.drop_duplicates("place").set_index("place")
     for level in ok["level"].cat.categories:
         own = firsts[(firsts["level"] == level) & (firsts["strategy"] != PREVALENCE)]
         names = dict(own["series"])
-        if len(names) < 2 or rows.loc[rows["place"].isin(names), HEADLINE].isna().all():
+        if len(names) < 2 or rows.loc[rows["place"].isin(names), words.within].isna().all():
             continue
         baselines = frozenset(own.loc[own["strategy"].map(is_baseline).astype(bool), "series"])
         of = {metric: _among(evidence, names) for metric, evidence in known.items()}
         note = adjacency_note(ok[ok["level"] == level])
         margin = study.held_out.margin if study.held_out else MARGIN
-        comparison = compared(of[HEADLINE], HEADLINE, margin, baselines, note)
-        pooled = compared(of["auc"], "auc", margin, baselines)
+        comparison = compared(of[words.within], words.within, margin, baselines, note)
+        pooled = compared(of[words.pooled], words.pooled, margin, baselines)
         reference = [*firsts.index[(firsts["level"] == level) & (firsts["strategy"] == PREVALENCE)]]
         reference = reference or list(dict.fromkeys(place[prevalence]))
         also = {reference[0]: PREVALENCE} if len(reference) == 1 else {}
         said = cautions(
             comparison,
             pooled,
-            _among(known["brier"], {**names, **also}),
+            _among(known[words.proper], {**names, **also}),
             ok[ok["level"] == level],
             study.trials,
             study.held_out.predictions if study.held_out else pd.DataFrame(),
@@ -95,7 +100,7 @@ def _elsewhere(study: StudyResults, runs: pd.DataFrame) -> Iterator[tuple[str, s
             tried = at_the_edge(trials_of(study.trials, own)) if study.all_away else ()
             models = own[["run_id", "series", "seed"]].rename(columns={"series": "method"})
             baselines = set(own.loc[own["strategy"].map(is_baseline).astype(bool), "series"])
-            yield str(level), " ".join([elsewhere(models, study.held_out, baselines), *tried])
+            yield str(level), " ".join([elsewhere(models, study.held_out, spoken(own), baselines), *tried])
 
 
 def guarantee(runs: pd.DataFrame) -> str:

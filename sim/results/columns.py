@@ -25,6 +25,14 @@ COLUMNS: Final = (
     "wall_seconds", "error",
 )  # fmt: skip
 """The columns of ``runs.parquet``; what attacks measured stands before the last two, swept and tuned keys behind."""
+OUTCOME_COLUMNS: Final = (
+    *("within_clinic_concordance", "concordance", "uno_concordance", "integrated_brier", "horizon_calibration"),
+    *("within_clinic_r2", "r2", "mae", "decile_error", "worst_clinic_concordance", "worst_clinic_r2"),
+    *("best_within_clinic_concordance", "best_concordance", "best_uno_concordance", "best_integrated_brier"),
+    *("best_horizon_calibration", "best_within_clinic_r2", "best_r2", "best_mae", "best_decile_error"),
+)
+"""Columns of times and of amounts, which stand in front of the worst clinic's where a run has them."""
+_KNOWN: Final = frozenset({*COLUMNS, *OUTCOME_COLUMNS})
 AUDITED_COLUMN_OF: Final = {
     "model-user": "epsilon_audited_model_user",
     "peer-clinic": "epsilon_audited_peer",
@@ -57,7 +65,7 @@ def unit_of(name: str) -> str | None:
 
 def is_measured(column: str) -> bool:
     """Whether a column of the table holds what an attack measured."""
-    return column not in COLUMNS and unit_of(column) is not None and not is_tuned(column)
+    return column not in _KNOWN and unit_of(column) is not None and not is_tuned(column)
 
 
 def is_tuned(column: str) -> bool:
@@ -67,7 +75,7 @@ def is_tuned(column: str) -> bool:
 
 def is_swept(column: str) -> bool:
     """Whether a column of the table holds a swept key."""
-    return column not in COLUMNS and unit_of(column) is None and not is_tuned(column)
+    return column not in _KNOWN and unit_of(column) is None and not is_tuned(column)
 
 
 def is_setting(column: str) -> bool:
@@ -77,6 +85,16 @@ def is_setting(column: str) -> bool:
 
 def in_order(columns: Iterable[str]) -> list[str]:
     """Return the table's columns and those that stand beside them, in their order."""
-    others, end = sorted(set(columns).difference(COLUMNS)), COLUMNS.index("wall_seconds")
+    columns = set(columns)
+    others, end, place = sorted(columns - _KNOWN), COLUMNS.index("wall_seconds"), COLUMNS.index("worst_clinic_auc")
     kinds = {kind: filter(kind, others) for kind in (is_measured, is_swept, is_tuned)}
-    return [*COLUMNS[:end], *kinds[is_measured], *COLUMNS[end:], *kinds[is_swept], *kinds[is_tuned]]
+    of_outcome = filter(columns.__contains__, OUTCOME_COLUMNS)
+    return [
+        *COLUMNS[:place],
+        *of_outcome,
+        *COLUMNS[place:end],
+        *kinds[is_measured],
+        *COLUMNS[end:],
+        *kinds[is_swept],
+        *kinds[is_tuned],
+    ]

@@ -24,7 +24,7 @@ from pydantic import (
     create_model,
 )
 
-from sim.results.columns import COLUMNS, NOISE_KEYS, UNITS, is_measured, is_setting, unit_of
+from sim.results.columns import COLUMNS, NOISE_KEYS, OUTCOME_COLUMNS, UNITS, is_measured, is_setting, unit_of
 from sim.results.kinds import (
     Amount,
     Bound,
@@ -59,7 +59,7 @@ def kind_of(column: str) -> Any:
     """Return what a column of the table, of the rounds or of the clinics may hold, by its name."""
     if column in _FIXED:
         return _FIXED[column]
-    if column.endswith(("auc", "auprc", "accuracy", "sensitivity", "share", "calibration_error")):
+    if column.endswith(("auc", "auprc", "accuracy", "sensitivity", "share", "calibration_error", "concordance")):
         return Share
     if column.startswith("epsilon") or column.endswith("loss"):
         return Bound
@@ -90,6 +90,7 @@ _FIXED: Final[dict[str, Any]] = {
     "pairs": Count,
     "training_records": Count,
     **dict.fromkeys(("calibration_intercept", "calibration_slope", "net_benefit"), Real),
+    **dict.fromkeys(("horizon_calibration", "validation_horizon_calibration", "best_horizon_calibration"), Real),
     "adjacency": Literal["", "zero-out", "replace-one"],
     "delta": Share,
     "error": Text,
@@ -111,7 +112,10 @@ _NEEDED: Final = ("run_id", "study", "seed", "status", "rounds")
 _Row: Final[Any] = create_model(  # type: ignore[call-overload]  # its stub knows no fields by name
     "_Row",
     __config__=ConfigDict(extra="allow", hide_input_in_errors=True),
-    **{column: (kind_of(column), ...) if column in _NEEDED else (kind_of(column) | None, None) for column in COLUMNS},
+    **{
+        column: (kind_of(column), ...) if column in _NEEDED else (kind_of(column) | None, None)
+        for column in (*COLUMNS, *OUTCOME_COLUMNS)
+    },
 )
 _SWEPT: Final[TypeAdapter[Any]] = TypeAdapter(dict[Name, Scalar])
 _NOISE: Final[TypeAdapter[Any]] = TypeAdapter(dict[Name, Annotated[Bound, Field(gt=0)]])
@@ -304,7 +308,7 @@ class _Point(_Part):
     method: Name
     others: list[Name]
     seconds: Amount | None
-    score: Share | None
+    score: Real | None
     settled: bool
     alone: bool
     reason: Text

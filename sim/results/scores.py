@@ -12,7 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sim.results.store import RUN_FILE, read_own_table
-from sim.tensor.metrics import clinic_and_pooled, costly_metrics
+from sim.scenario import Scoring
+from sim.scenario.outcomes import outcome_of
+from sim.tensor.scoring import scorer_of
 
 _PRECISION: Final = 1e-6
 
@@ -38,7 +40,7 @@ def score_faults(folder: Path, record: Mapping[str, Any]) -> list[str]:
     names, offsets = clinic[begins].tolist(), np.append(begins, len(clinic))
     if len(set(names)) < len(names):
         return [f"{path}: clinic: is not in order, clinic by clinic"]
-    by_clinic, pooled = _scores(predictions, offsets, record["spec"]["evaluation"])
+    by_clinic, pooled = _scores(predictions, offsets, record["spec"])
     row = {name: record["row"].get(name) for name in pooled}
     faults = _faults(f"{folder / RUN_FILE}: row", row, pooled)
     own = clinics.set_index("name").reindex(names)
@@ -57,15 +59,10 @@ def _scores(
     predictions: pd.DataFrame, offsets: NDArray[np.int64], settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Return every score by clinic, and over all records."""
-    classes = sum(str(name).startswith("probability_") for name in predictions)
-    columns = [f"probability_{c}" for c in range(classes)]
-    probabilities = predictions[columns].to_numpy(np.float64)
-    y, whole = predictions["label"].to_numpy(np.int64), np.array([0, len(predictions)])
-    at = float(settings["specificity"]), float(settings["threshold"])
-    by_clinic, pooled = clinic_and_pooled(probabilities, y, offsets)
-    further = costly_metrics(probabilities, y, whole, *at)
-    by_clinic |= costly_metrics(probabilities, y, offsets, *at)
-    return by_clinic, pooled | {name: float(value[0]) for name, value in further.items()}
+    scorer = scorer_of(outcome_of(settings["data"]), Scoring.model_validate(settings["evaluation"]))
+    names, columns = scorer.columns(sum(str(name).startswith("probability_") for name in predictions))
+    predicted, seen = (predictions[list(some)].to_numpy(np.float64) for some in (columns, names))
+    return scorer.scores(predicted, seen, offsets, last=True)
 
 
 def _faults(place: str, told: Mapping[str, Any], counted: Mapping[str, float]) -> list[str]:

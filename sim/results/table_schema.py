@@ -58,21 +58,34 @@ def checked_table(
 
 def checked_records(table: pa.Table, label: Path, *, is_split: bool) -> None:
     """Refuse a table of single records, of predictions or of the split, whose columns do not fit."""
-    classes = sum(name.startswith("probability_") for name in table.column_names)
-    probabilities = [] if is_split else [f"probability_{c}" for c in range(max(classes, 2))]
+    names = table.column_names
+    classes = sum(name.startswith("probability_") for name in names)
+    probabilities = [] if is_split else [name for name in names if name.startswith("survival_")]
+    of_classes = not probabilities and "amount" not in names
+    if of_classes and not is_split:
+        probabilities = [f"probability_{c}" for c in range(max(classes, 2))]
     texts = ["clinic", "part"] if is_split else ["clinic"]
-    numbers = ["record"] if is_split else ["record", "patient", "label"]
-    for name in (*numbers, *texts, *probabilities):
-        if name not in table.column_names:
+    whole = ["record"] if is_split else ["record", "patient", *(["label"] if of_classes else [])]
+    measured = [] if is_split or of_classes else ["time", "event"] if probabilities else ["amount", "predicted"]
+    for name in (*whole, *texts, *probabilities, *measured):
+        if name not in names:
             refuse(label, f"{name}: the column is missing; {_MEND}")
-        if fault := _fault(table[name], name in texts, name in probabilities):
+        if name in measured:
+            if not _is_finite(table[name]):
+                refuse(label, f"{name}: holds something other than numbers; {_MEND}")
+        elif fault := _fault(table[name], name in texts, name in probabilities):
             refuse(label, f"{name}: {fault}; {_MEND}")
     if pc.count_distinct(table["record"]).as_py() < len(table):
         refuse(label, f"record: has a duplicate value; {_MEND}")
     if is_split and not set(pc.unique(table["part"]).to_pylist()) <= set(PARTS):
         refuse(label, f"part: is none of {', '.join(PARTS)}; {_MEND}")
-    if not is_split and pc.max(table["label"]).as_py() >= len(probabilities):
+    if of_classes and not is_split and pc.max(table["label"]).as_py() >= len(probabilities):
         refuse(label, f"label: names a class that has no probability; {_MEND}")
+
+
+def _is_finite(column: pa.ChunkedArray) -> bool:
+    numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    return bool(numeric and not column.null_count and pc.all(pc.is_finite(column)).as_py() is not False)
 
 
 def _fault(column: pa.ChunkedArray, is_text: bool, is_probability: bool) -> str | None:

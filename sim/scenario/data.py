@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -21,6 +21,7 @@ from sim.foundation.plugins import registered
 from sim.foundation.problems import ScenarioError, show, suggest
 from sim.scenario.base import Factor, Number, Scalar, Section, Sites, Whole, file_sha256, is_number, unique
 from sim.scenario.lookup import SOURCES, is_own_path
+from sim.scenario.outcomes import LARGEST, NEEDED_OF, Outcome, OutcomeKeys, Range, Words
 
 if TYPE_CHECKING:
     from sim.scenario.in_memory import InMemory
@@ -34,24 +35,13 @@ _NEEDED: Final[dict[str, tuple[str, ...]]] = {
     "feature-shift": ("clinics", "shift"),
 }
 """The keys that each split needs; it takes no others of them."""
-_LARGEST: Final = 1e30
-"""Largest public constant or end of a range: what scaling makes of it stays finite."""
 
 
 def _public_constant(value: object) -> object:
-    if value in ("drop", "unknown") or (is_number(value) and abs(value) <= _LARGEST):  # type: ignore[arg-type]
+    if value in ("drop", "unknown") or (is_number(value) and abs(value) <= LARGEST):  # type: ignore[arg-type]
         return value if isinstance(value, str) else float(value)  # type: ignore[arg-type]
     mend = 'give a number to fill in, "unknown" for a level of its own, or "drop" to drop the column'
     raise ValueError(f"{show(value)} is no constant; {mend}")
-
-
-def _public_range(value: object) -> object:
-    if isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value)):
-        low, high = map(float, value)
-        if -_LARGEST <= low < high <= _LARGEST:
-            return low, high
-    dotted = "; put a column's name that has a dot into quotes" if isinstance(value, dict) else ""
-    raise ValueError(f"{show(value)} is not a range; give [lowest, highest] as two numbers{dotted}")
 
 
 def _indicator(value: object) -> object:
@@ -62,13 +52,6 @@ def _indicator(value: object) -> object:
     raise ValueError(f"{show(value)} is no choice; give true for all columns that are filled in, or a list of columns")
 
 
-def _words(value: object) -> object:
-    words = value if isinstance(value, list | tuple) else (value,)
-    if wrong := [word for word in words if not isinstance(word, int | str) or isinstance(word, bool)]:
-        raise ValueError(f"{show(wrong[0])} is no value of a column; give text or a whole number")
-    return tuple(str(word) for word in words)
-
-
 def _constants(value: object) -> object:
     return _CONSTANTS.validate_python(value) if isinstance(value, Mapping) else _public_constant(value)
 
@@ -76,13 +59,6 @@ def _constants(value: object) -> object:
 _Missing = float | Literal["drop", "unknown"]
 _Constant = Annotated[_Missing, BeforeValidator(_public_constant)]
 _CONSTANTS: Final = TypeAdapter(dict[str, _Constant])
-_Range = Annotated[tuple[float, float], BeforeValidator(_public_range)]
-_Words = Annotated[
-    tuple[str, ...],
-    Field(min_length=1),
-    BeforeValidator(_words, json_schema_input_type=int | str | tuple[int | str, ...]),
-    AfterValidator(unique),
-]
 _Columns = Annotated[tuple[str, ...], AfterValidator(unique)]
 _Positive = Annotated[Factor, Field(gt=0)]
 _Spread = Annotated[Number, Field(ge=0, le=1000)]
@@ -137,6 +113,11 @@ class _Data(Section):
         if isinstance(written, Mapping) and "classes_per_clinic" not in written:
             return {"classes-per-clinic": None, **written}
         return written
+
+    @property
+    def outcome_of_a_record(self) -> Outcome:
+        """What is predicted."""
+        return Outcome()
 
     @field_validator("exclude_sites")
     @classmethod
@@ -223,20 +204,31 @@ class DataFile(_Found):
             ) from None
 
 
-class TableFile(DataFile):
+class TableFile(OutcomeKeys, DataFile):
     """A table of the user's own, one row a record; see ``sim.data.table`` for what the keys mean."""
 
-    label: str
-    positive: _Words | None = None
     max_records_per_patient: _Count | None = None
     features: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique)] | None = None
     exclude: _Columns = ()
     categorical: _Columns = ()
-    levels: dict[str, _Words] = Field(default_factory=dict)
+    levels: dict[str, Words] = Field(default_factory=dict)
     missing: Annotated[dict[str, _Missing] | _Missing, BeforeValidator(_constants)] = Field(default_factory=dict)
     missing_indicator: Annotated[bool | tuple[str, ...], BeforeValidator(_indicator)] = False
-    ranges: dict[str, _Range] = Field(default_factory=dict)
+    ranges: dict[str, Range] = Field(default_factory=dict)
     scaling: Literal["public", "per-clinic", "pooled", "none"] = "public"
+
+    @model_validator(mode="after")
+    def _without_classes(self) -> Self:
+        if self.outcome not in NEEDED_OF:
+            return self
+        for key, value, other in (
+            ("stratified", self.stratified, False),
+            ("one-class", self.one_class, "keep"),
+            ("split", self.split if self.split in ("dirichlet", "pathological") else "natural", "natural"),
+        ):
+            if value != other:
+                raise ValueError(f'{key} = {json.dumps(value)} needs classes, and outcome = "{self.outcome}" has none')
+        return self
 
     @field_validator("max_records_per_patient")
     @classmethod
@@ -248,7 +240,7 @@ class TableFile(DataFile):
     @field_validator("features")
     @classmethod
     def _features_only(cls, features: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
-        for role in ("label", "clinic", "patient"):
+        for role in ("label", "time", "event", "clinic", "patient"):
             if info.data.get(role) in (features or ()):
                 raise ValueError(f'"{info.data[role]}" is the {role} column; take it out of the features')
         return features
@@ -325,7 +317,7 @@ class Npz(DataFile):
     source: Literal["npz"] = "npz"
     x: str | None = None
     label: str | None = Field(default=None, validate_default=True)
-    range: _Range | None = None
+    range: Range | None = None
 
     @field_validator("label")
     @classmethod

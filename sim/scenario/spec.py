@@ -53,6 +53,8 @@ _NOTHING_DONE: Final = (
 """Settings of ``[train]`` that a run would be the same without."""
 _AS_BEFORE: Final = (("layout", "horizontal"), ("imaging", False))
 """Settings of ``[data]`` that a run would be the same without."""
+_OF_AN_OUTCOME: Final = ("outcome", "label", "label-range", "time", "event", "horizon", "intervals")
+"""Settings of ``[data]`` that a run is the same without where they are not written."""
 _OF_THE_STUDY: Final = ("margin", "reference")
 """Settings of ``[evaluation]`` that change no run."""
 REFERENCE: Final = "prevalence"
@@ -136,7 +138,11 @@ def digest_of(
         for group in settings["clinics"]
     ]
     content |= {"code": dict(code)} if code else {}
-    content["data"] = {key: value for key, value in settings["data"].items() if (key, value) not in _AS_BEFORE}
+    content["data"] = {
+        key: value
+        for key, value in settings["data"].items()
+        if (key, value) not in _AS_BEFORE and (value is not None or key not in _OF_AN_OUTCOME)
+    }
     if data_sha256 is not None:
         content["data"]["path"] = data_sha256
     if not settings.get("parties"):

@@ -90,9 +90,7 @@ def attack_study(
     there = {row["run_id"] for row in read_rows(folder, [p.spec.run_id for p in plans]) if row["status"] == "ok"}
     tasks = {
         plan.spec.run_id: [
-            Task(attack_id(plan.spec.run_id, table), table)
-            for table in tables
-            if attack_of(table.name).applies(plan.job)
+            Task(attack_id(plan.spec.run_id, table), table) for table in tables if attack_of(table.name).suits(plan.job)
         ]
         for plan in plans
         if plan.spec.run_id in there

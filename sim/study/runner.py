@@ -209,7 +209,7 @@ def execute(
         tables = {
             "rounds": rounds_table(plan, trained, federation),
             "clinics": clinics_table(plan, trained, findings, federation),
-            "predictions": predictions_table(trained, federation),
+            "predictions": predictions_table(plan, trained, federation),
             "split": split_table(federation),
         }
         if plan.spec.evaluation.groups:

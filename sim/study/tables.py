@@ -20,9 +20,11 @@ from sim.privacy.ledger import COLUMN_OF
 from sim.privacy.uncovered import publishes_class_counts
 from sim.study.train import TrainedRun
 from sim.tensor.evaluation import Evaluation, Evaluator
-from sim.tensor.metrics import EVERY_ROUND, LAST_ROUND, clinic_and_pooled, costly_metrics
+from sim.tensor.scoring import Scorer, scorer_of
 
 Row = dict[str, Any]
+_MEASURED = ("time", "amount")
+"""What was seen of a record, and is no whole number."""
 
 
 def finished_row(plan: Plan, trained: TrainedRun, findings: Findings, federation: Federation) -> Row:
@@ -30,22 +32,26 @@ def finished_row(plan: Plan, trained: TrainedRun, findings: Findings, federation
     best: Row = {}
     if trained.best_round is not None:
         scores = trained.evaluations[trained.best_round].pooled
-        best = {"best_round": trained.best_round, **{f"best_{metric}": scores[metric] for metric in EVERY_ROUND}}
+        best = {
+            "best_round": trained.best_round,
+            **{f"best_{name}": scores[name] for name in _scorer(plan).every_round},
+        }
     return {
         **plan.columns(),
         "status": "ok",
-        **_scores(trained.evaluations[-1], federation.test_names),
+        **_scores(plan, trained.evaluations[-1], federation.test_names),
         **best,
         **findings.row(),
-        "majority_accuracy": _majority_accuracy(federation),
+        **_majority_accuracy(federation),
     }
 
 
 def rounds_table(plan: Plan, trained: TrainedRun, federation: Federation) -> pd.DataFrame:
     """Return ``rounds.parquet``: a row before the first round and one after each."""
-    rounds = pd.DataFrame([_scores(evaluation, federation.test_names) for evaluation in trained.evaluations])
-    rounds = rounds.drop(columns=list(LAST_ROUND))
-    for metric in EVERY_ROUND if trained.validations else ():
+    scorer = _scorer(plan)
+    rounds = pd.DataFrame([_scores(plan, evaluation, federation.test_names) for evaluation in trained.evaluations])
+    rounds = rounds.drop(columns=list(scorer.last_round))
+    for metric in scorer.every_round if trained.validations else ():
         rounds[f"validation_{metric}"] = [validation.pooled[metric] for validation in trained.validations]
     if trained.clips:
         rounds["clip"] = trained.clips
@@ -72,7 +78,7 @@ def clinics_table(plan: Plan, trained: TrainedRun, findings: Findings, federatio
     clinics = clinics.join(scores, on="name")
     clinics.insert(1, "test_records", clinics.pop("test_records").fillna(0).astype("int64"))
     clinics["pairs"] = clinics["pairs"].fillna(0).astype("int64")
-    if publishes_class_counts(plan.spec):
+    if publishes_class_counts(plan.spec) and federation.classes:
         counts = pd.DataFrame(_class_counts(federation), index=pd.Index(federation.everyone))
         clinics = clinics.join(counts.reindex(plan.job.facts.everyone, fill_value=0), on="name")
     if plan.job.parties is not None and plan.job.parties.heads:
@@ -89,13 +95,16 @@ def _absent_auc(plan: Plan, trained: TrainedRun, federation: Federation) -> list
     return [Evaluator(each, federation.test).evaluate(trained.parameters).pooled["auc"] for each in networks]
 
 
-def predictions_table(trained: TrainedRun, federation: Federation) -> pd.DataFrame:
-    """Return ``predictions.parquet``: a row a held-out record with the last model's probabilities."""
-    probabilities, test = trained.evaluations[-1].probabilities, federation.test
+def predictions_table(plan: Plan, trained: TrainedRun, federation: Federation) -> pd.DataFrame:
+    """Return ``predictions.parquet``: a row a held-out record, with what was seen and what the last model predicts."""
+    predicted, test, scorer = trained.evaluations[-1].predicted, federation.test, _scorer(plan)
     table = pd.DataFrame(
         {"record": test.row, "patient": test.patient, "clinic": _clinic_of(test, federation.test_names)}
     )
-    return table.assign(label=test.y, **{f"probability_{c}": each for c, each in enumerate(probabilities.T)})
+    names, columns = scorer.columns(predicted.shape[1])
+    of_records = zip(names, scorer.seen(test).T, strict=True)
+    seen = {name: own if name in _MEASURED else own.astype(np.int64) for name, own in of_records}
+    return table.assign(**seen, **dict(zip(columns, predicted.T, strict=True)))
 
 
 def split_table(federation: Federation) -> pd.DataFrame:
@@ -110,22 +119,20 @@ def split_table(federation: Federation) -> pd.DataFrame:
 
 def groups_table(plan: Plan, trained: TrainedRun, federation: Federation) -> pd.DataFrame:
     """Return ``groups.parquet``: a row a level of each column by which patients are grouped."""
-    probabilities = trained.evaluations[-1].probabilities.astype(np.float64)
-    test, scoring = federation.test, plan.spec.evaluation
+    predicted, scorer = trained.evaluations[-1].predicted.astype(np.float64), _scorer(plan)
+    test, seen = federation.test, scorer.seen(federation.test)
     clinic = np.repeat(np.arange(len(federation.test_names)), np.diff(test.offsets))
     rows = []
-    for groups in read_groups(plan.spec.data, scoring.groups, plan.spec.seed):
+    for groups in read_groups(plan.spec.data, plan.spec.evaluation.groups, plan.spec.seed):
         of_test, of_train = groups.codes[test.row], groups.codes[federation.train.row]
         for code, level in enumerate(groups.levels):
             own = of_test == code
             sizes = np.bincount(clinic[own], minlength=len(federation.test_names))
-            p, y, offsets = probabilities[own], test.y[own], np.concatenate([[0], np.cumsum(sizes)])
-            by_clinic, pooled = clinic_and_pooled(p, y, offsets)
-            further = costly_metrics(p, y, np.array([0, len(y)]), scoring.specificity, scoring.threshold)
-            counts = {"records": len(y), "training_records": int((of_train == code).sum())}
-            scores = pooled | {name: float(value[0]) for name, value in further.items()}
+            offsets = np.concatenate([[0], np.cumsum(sizes)])
+            by_clinic, pooled = scorer.scores(predicted[own], seen[own], offsets, last=True)
+            counts = {"records": int(own.sum()), "training_records": int((of_train == code).sum())}
             pairs = int(by_clinic["pairs"].sum())
-            rows.append({"group": groups.column, "level": level, **counts, "pairs": pairs, **scores})
+            rows.append({"group": groups.column, "level": level, **counts, "pairs": pairs, **pooled})
     return pd.DataFrame(rows)
 
 
@@ -133,19 +140,26 @@ def _clinic_of(part: Records, names: Sequence[str]) -> NDArray[np.object_]:
     return np.repeat(np.array(names, dtype=object), np.diff(part.offsets))
 
 
-def _scores(evaluation: Evaluation, names: tuple[str, ...]) -> Row:
-    worst = evaluation.worst_clinic
+def _scorer(plan: Plan) -> Scorer:
+    return scorer_of(plan.job.outcome, plan.spec.evaluation)
+
+
+def _scores(plan: Plan, evaluation: Evaluation, names: tuple[str, ...]) -> Row:
+    headline = plan.job.outcome.headline
+    worst = evaluation.worst_clinic(headline.pooled)
     named = {
-        "worst_clinic_auc": float(evaluation.by_clinic["auc"][worst]) if worst >= 0 else np.nan,
+        headline.worst: float(evaluation.by_clinic[headline.pooled][worst]) if worst >= 0 else np.nan,
         "worst_clinic": names[worst] if worst >= 0 else "",
     }
     return {**evaluation.pooled, **named}
 
 
-def _majority_accuracy(federation: Federation) -> float:
-    """Return the pooled test accuracy of always predicting the most frequent training label."""
+def _majority_accuracy(federation: Federation) -> Row:
+    """Return the pooled test accuracy of always predicting the most frequent training class, if there are classes."""
+    if not federation.classes:
+        return {}
     majority = np.bincount(federation.train.y).argmax()
-    return float(np.mean(federation.test.y == majority))
+    return {"majority_accuracy": float(np.mean(federation.test.y == majority))}
 
 
 def _class_counts(federation: Federation) -> dict[str, NDArray[np.int64]]:

@@ -22,8 +22,10 @@ from sim.models import Parameters
 from sim.plan.plan import Plan
 from sim.plan.releases import build_ledger
 from sim.results.audit_log import Trail
+from sim.scenario.outcomes import HEADLINES
 from sim.tensor.evaluation import Evaluation, Evaluator
 from sim.tensor.program import Program
+from sim.tensor.scoring import scorer_of
 
 
 class PlanMismatchError(SutureError, RuntimeError):
@@ -43,7 +45,7 @@ class TrainedRun:
     parameters : dict of str to Tensor
         The final model: ``[1, *shape]``, or ``[clinic, *shape]`` where every clinic has its own.
     best_parameters : dict of str to Tensor
-        The model after the round with the best within-clinic validation AUC; without such records the final one.
+        The model after the round with the best validation headline; without such records the final one.
     evaluations, validations : list of Evaluation
         On held-out and on validation records, before the first round and after each, without numbers where
         ``eval-every`` leaves a round out; no validations without such records.
@@ -51,6 +53,8 @@ class TrainedRun:
         What really crossed.
     trail : Trail
         The same, round by round.
+    headline : str
+        The score that methods are compared by.
     clips : list of float
         Under clinic-level privacy with an adaptive clip: before the first round and after each.
     """
@@ -58,6 +62,7 @@ class TrainedRun:
     parameters: dict[str, Tensor]
     meter: Meter
     trail: Trail
+    headline: str = HEADLINES["classes"].within
     best_parameters: dict[str, Tensor] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
     validations: list[Evaluation] = field(default_factory=list)
@@ -65,8 +70,8 @@ class TrainedRun:
 
     @property
     def best_round(self) -> int | None:
-        """The first round with the best validation AUC; None without validation records. Test records never decide."""
-        scores = [validation.pooled["within_clinic_auc"] for validation in self.validations]
+        """The first round with the best validation score, None without such records; test records never decide."""
+        scores = [validation.pooled[self.headline] for validation in self.validations]
         return int(np.nanargmax(scores)) if scores and not np.all(np.isnan(scores)) else None
 
 
@@ -114,12 +119,12 @@ def train_run(
     if federation.facts.fingerprint != job.facts.fingerprint:
         raise PlanMismatchError("the plan was made for other records")
     simulation = Simulation(job, federation.train, node_groups, through, overheard, program, shortcut=shortcut)
-    scoring = plan.spec.evaluation
-    tester = Evaluator(job.network, federation.test, unseen=federation.unseen, scoring=scoring)
+    scorer = scorer_of(job.outcome, plan.spec.evaluation)
+    tester = Evaluator(job.network, federation.test, unseen=federation.unseen, scorer=scorer)
     chooses = len(federation.validation.y) and job.method.trains  # of its one round nothing is to be chosen
-    validator = Evaluator(job.network, federation.validation) if chooses else None
-    skipped = Evaluation.none(len(federation.test_names))
-    meter, trained = simulation.meter, TrainedRun({}, simulation.meter, Trail())
+    validator = Evaluator(job.network, federation.validation, scorer=scorer) if chooses else None
+    skipped = Evaluation.none(len(federation.test_names), scorer.every_round)
+    meter, trained = simulation.meter, TrainedRun({}, simulation.meter, Trail(), job.outcome.headline.within)
 
     def look(server_round: int, model: Parameters) -> None:
         trained.parameters = model

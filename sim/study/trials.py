@@ -48,14 +48,14 @@ def try_one(plan: Plan, federation: Federation, program: Program) -> Row:
     Returns
     -------
     dict
-        ``trial_id score loss status error wall_seconds``. The score is the within-clinic AUC of the last round's
-        model on validation records, NaN where no clinic has records of two classes.
+        ``trial_id score loss status error wall_seconds``. The score is the headline of the last round's model on
+        validation records (of classes the within-clinic AUC), NaN where no clinic has a pair of records.
     """
     started = program.clock()
     row: Row = {"trial_id": plan.spec.run_id, "score": math.nan, "loss": math.nan, "status": "ok", "error": ""}
     try:
         pooled = train_run(plan, federation, program=program, trial=True).evaluations[-1].pooled
-        row |= {"score": pooled["within_clinic_auc"], "loss": pooled["loss"]}
+        row |= {"score": pooled[plan.job.outcome.headline.within], "loss": pooled["loss"]}
     except FolderError:
         raise
     except Exception as error:

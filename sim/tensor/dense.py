@@ -12,13 +12,10 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sim.models import Part
 from sim.tensor.clipping import Sums, clip_factors, without
-
-_VECTORS = 64
-"""How many values a processor takes at once, or a multiple of it."""
+from sim.tensor.losses import Loss
 
 
 @dataclass(frozen=True)
@@ -94,14 +91,9 @@ class DensePass:
             self._values.append(x)
         return x
 
-    def loss(self, y: Tensor, weights: Tensor) -> None:
-        """Form the gradient of the weighted loss in the logits: weight times (probability - label)."""
-        logits = self._values[-1]
-        if logits.shape[-1] == 1:
-            self._delta = _sigmoid(logits).sub_(y.to(logits.dtype).unsqueeze(-1)).mul_(weights.unsqueeze(-1))
-        else:
-            target = torch.zeros_like(logits).scatter_(-1, y.long().unsqueeze(-1), 1.0)
-            self._delta = torch.softmax(logits, -1).sub_(target).mul_(weights.unsqueeze(-1))
+    def loss(self, loss: Loss, y: Tensor, weights: Tensor) -> None:
+        """Form the gradient of the weighted loss in the outputs."""
+        self._delta = loss.gradient(self._values[-1], y, weights)
 
     def backward(
         self, cotangent: Tensor | None, clip: float | Tensor | None, normaliser: Tensor
@@ -169,13 +161,6 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 def _doubled(*operands: Tensor) -> Iterator[Tensor]:
     """Double a single lane, whose product with a single column would get other bits than beside other lanes."""
     return (operand.expand(2, -1, -1) for operand in operands)
-
-
-def _sigmoid(logits: Tensor) -> Tensor:
-    """Return the sigmoid, a multiple of the processor's vectors at a time: what is left over would get other bits."""
-    values = logits.numel()
-    padded = functional.pad(logits.reshape(-1), (0, -values % _VECTORS))
-    return torch.sigmoid(padded)[:values].view(logits.shape)
 
 
 def _sums(deltas: Sequence[Tensor], values: Sequence[Tensor]) -> list[Tensor]:

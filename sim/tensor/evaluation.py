@@ -5,7 +5,7 @@ The simulator looks; no clinic sends anything for it. Every number here is outsi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, pairwise
 
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from sim.data.federation import Records
 from sim.models import Network
-from sim.scenario import Scoring
 from sim.tensor.dense import dense_layers
 from sim.tensor.lanes import forward, records_at_once
-from sim.tensor.metrics import EVERY_ROUND, clinic_and_pooled, costly_metrics
+from sim.tensor.metrics import EVERY_ROUND
+from sim.tensor.scoring import ClassScorer, Scorer
 
 Floats = NDArray[np.float64]
 _SIDE_BY_SIDE = 128
@@ -36,20 +36,18 @@ class Evaluation:
         Over all held-out records, by metric.
     by_clinic : dict of str to ndarray
         The same for each clinic alone, ``[clinic]``, and the number of its pairs; AUC is NaN where it has none.
-    probabilities : ndarray of float32
-        ``[record, class]``, of the last model; empty of others.
+    predicted : ndarray of float32
+        ``[record, column]``, of the last model; empty of others.
     """
 
     pooled: dict[str, float]
     by_clinic: dict[str, Floats]
-    probabilities: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
+    predicted: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
 
     @classmethod
-    def none(cls, clinics: int) -> Evaluation:
+    def none(cls, clinics: int, metrics: Sequence[str] = EVERY_ROUND) -> Evaluation:
         """Return what stands for a round in which nothing was evaluated: no numbers."""
-        return cls(
-            pooled=dict.fromkeys(EVERY_ROUND, np.nan), by_clinic={n: np.full(clinics, np.nan) for n in EVERY_ROUND}
-        )
+        return cls(pooled=dict.fromkeys(metrics, np.nan), by_clinic={n: np.full(clinics, np.nan) for n in metrics})
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Evaluation):
@@ -57,10 +55,9 @@ class Evaluation:
         own, others = ([*each.by_clinic.values(), np.array([*each.pooled.values()])] for each in (self, other))
         return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(own, others, strict=True))
 
-    @property
-    def worst_clinic(self) -> int:
-        """The clinic with the lowest AUC, of those that have one; -1 if none has."""
-        values = self.by_clinic["auc"]
+    def worst_clinic(self, metric: str) -> int:
+        """Return the clinic with the lowest score, of those that have one; -1 if none has."""
+        values = self.by_clinic[metric]
         return -1 if np.isnan(values).all() else int(np.nanargmin(values))
 
 
@@ -73,27 +70,25 @@ class Evaluator:
     test : Records
     unseen : bool
         Whether they are of clinics that do not train, and so have no model of their own.
-    scoring : Scoring, optional
+    scorer : Scorer, optional
     """
 
-    def __init__(
-        self, network: Network, test: Records, *, unseen: bool = False, scoring: Scoring | None = None
-    ) -> None:
+    def __init__(self, network: Network, test: Records, *, unseen: bool = False, scorer: Scorer | None = None) -> None:
         self._network = network
-        self._scoring = scoring or Scoring()
+        self._scorer = scorer or ClassScorer()
         self._unseen = unseen
         self._test = test
         self._x = torch.tensor(test.x)[None]
 
     def evaluate(self, parameters: Mapping[str, Tensor], *, last: bool = False) -> Evaluation:
-        """Evaluate a model by its probabilities to the precision in which they are kept, that of float32.
+        """Evaluate a model by its predictions to the precision in which they are kept, that of float32.
 
         Parameters
         ----------
         parameters : mapping of str to Tensor
             ``[1, *shape]`` for a global model, ``[clinic, *shape]`` where every clinic has its own.
         last : bool
-            Whether to compute the metrics of the last round too, and to keep the probabilities.
+            Whether to compute the metrics of the last round too, and to keep the predictions.
 
         Returns
         -------
@@ -104,32 +99,27 @@ class Evaluator:
         FloatingPointError
             If an output is not finite.
         """
-        kept = self.class_probabilities(parameters).astype(np.float32)
+        kept = self.predictions(parameters).astype(np.float32)
         if not np.isfinite(kept).all():
             raise FloatingPointError("the model's outputs are not finite")
-        probabilities, y, offsets = kept.astype(np.float64), self._test.y, self._test.offsets
-        by_clinic, pooled = clinic_and_pooled(probabilities, y, offsets)
+        seen, offsets = self._scorer.seen(self._test), self._test.offsets
+        by_clinic, pooled = self._scorer.scores(kept.astype(np.float64), seen, offsets, last=last)
         if not last:
             return Evaluation(pooled=pooled, by_clinic=by_clinic)
-        specificity, threshold = self._scoring.specificity, self._scoring.threshold
-        by_clinic |= costly_metrics(probabilities, y, offsets, specificity, threshold)
-        further = costly_metrics(probabilities, y, np.array([0, len(y)]), specificity, threshold)
-        pooled |= {name: float(value[0]) for name, value in further.items()}
-        return Evaluation(pooled=pooled, by_clinic=by_clinic, probabilities=kept)
+        return Evaluation(pooled=pooled, by_clinic=by_clinic, predicted=kept)
 
     @torch.no_grad()
-    def class_probabilities(self, parameters: Mapping[str, Tensor]) -> Floats:
-        """Return ``[record, class]`` probabilities under the global model or each record's clinic's own.
+    def predictions(self, parameters: Mapping[str, Tensor]) -> Floats:
+        """Return ``[record, column]`` predictions under the global model or each record's clinic's own.
 
-        Of clinics that do not train, under each training clinic's own in turn, and of these probabilities the mean.
+        Of classes they are probabilities. Of clinics that do not train, under each training clinic's own in turn, and
+        of these the mean.
         """
         models = next(iter(parameters.values())).shape[0]
         if models > 1 and self._unseen:
-            total = np.zeros((self._x.shape[1], max(2, self._network.outputs)))
-            for k in range(models):
-                one = {name: value[k : k + 1] for name, value in parameters.items()}
-                total += self._probabilities(self._logits(one, self._x))
-            return total / models
+            each = ({name: value[k : k + 1] for name, value in parameters.items()} for k in range(models))
+            total = sum(self._scorer.predicted(self._logits(one, self._x)) for one in each)
+            return np.asarray(total / models)
         if models == 1:
             logits = self._logits(parameters, self._x)
         elif len(self._network.input_shape) == 1 and dense_layers(self._network.whole) is not None:
@@ -140,14 +130,7 @@ class Evaluator:
             logits = torch.cat(
                 [self._logits(model, self._x[:, a:b]) for model, (a, b) in zip(own, bounds, strict=False)]
             )
-        return self._probabilities(logits)
-
-    def _probabilities(self, logits: Tensor) -> Floats:
-        """Return ``[record, class]`` probabilities from the network's outputs."""
-        if self._network.outputs == 1:
-            positive = torch.sigmoid(logits.double()[:, 0])
-            return torch.stack([1 - positive, positive], 1).numpy()
-        return torch.softmax(logits.double(), 1).numpy()
+        return self._scorer.predicted(logits)
 
     def _logits_side_by_side(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return ``[record, output]`` of each clinic's own model, of many clinics of about one size at a time."""

@@ -12,7 +12,8 @@ from sim.models import Part
 from sim.tensor.clipping import Sums, Tape, clip_factors, per_sample_gradients
 from sim.tensor.dense import DensePass, dense_layers
 from sim.tensor.lane_rules import BatchStatistics, DropoutMasks, LaneRun
-from sim.tensor.lanes import forward, gradients, leaves, loss_sum
+from sim.tensor.lanes import forward, gradients, leaves
+from sim.tensor.losses import Loss
 
 
 class Pass(Protocol):
@@ -28,7 +29,7 @@ class Pass(Protocol):
         norms: BatchStatistics | None = None,
     ) -> Tensor: ...
 
-    def loss(self, y: Tensor, weights: Tensor) -> None: ...  # noqa: D102
+    def loss(self, loss: Loss, y: Tensor, weights: Tensor) -> None: ...  # noqa: D102
 
     def backward(  # noqa: D102
         self, cotangent: Tensor | None, clip: float | Tensor | None, normaliser: Tensor
@@ -84,9 +85,9 @@ class AutogradPass:
         self._outputs = forward(self._part, {**parameters, **self._leaves}, inputs, tape, masks, norms)
         return self._outputs.detach()
 
-    def loss(self, y: Tensor, weights: Tensor) -> None:
+    def loss(self, loss: Loss, y: Tensor, weights: Tensor) -> None:
         """Turn the outputs into the weighted loss."""
-        self._outputs = loss_sum(self._outputs, *((y[0], weights[0]) if self._alone else (y, weights)))
+        self._outputs = loss.sum(self._outputs, *((y[0], weights[0]) if self._alone else (y, weights)))
 
     def backward(
         self, cotangent: Tensor | None, clip: float | Tensor | None, normaliser: Tensor

@@ -15,7 +15,7 @@ from sim.tensor.clipping import Sums
 from sim.tensor.dense import dense_layers
 from sim.tensor.lane import Lane
 from sim.tensor.lane_rules import BatchStatistics, DropoutMasks
-from sim.tensor.lanes import by_class
+from sim.tensor.losses import CROSS_ENTROPY, Loss
 from sim.tensor.nopeek import distance_correlation
 from sim.tensor.optim import Optimizer, Rate
 from sim.tensor.passes import Pass, pass_of
@@ -45,8 +45,7 @@ class Trainer:
     parameters : mapping of str to Tensor
         ``[lane, *shape]``; taken over and changed in place.
     optimizer : Optimizer
-    class_weights : Tensor, optional
-        ``[class]`` factor on each record's loss.
+    loss : Loss, optional
     frozen : bool
         Whether the part does not train.
     state : mapping of str to Tensor, optional
@@ -69,7 +68,7 @@ class Trainer:
         parameters: Mapping[str, Tensor],
         optimizer: Optimizer,
         *,
-        class_weights: Tensor | None = None,
+        loss: Loss = CROSS_ENTROPY,
         frozen: bool = False,
         state: Mapping[str, Tensor] | None = None,
         noise: Noise | None = None,
@@ -81,7 +80,7 @@ class Trainer:
         self.frozen = frozen
         fresh = torch.zeros(len(lanes), dtype=torch.int64)
         self.noised_steps = fresh if noised_steps is None else noised_steps
-        self._class_weights = class_weights
+        self.loss_of_record = loss
         self._noise = noise
         self._anchor: Parameters = {}
         self._trained = part.trained(self.parameters)
@@ -129,9 +128,8 @@ class Trainer:
     @property
     def alike(self) -> Hashable:
         """What lanes must share to train in one trainer."""
-        weights = None if self._class_weights is None else tuple(self._class_weights.tolist())
         shapes = tuple((name, value.shape[1:], value.dtype, value.device) for name, value in self.parameters.items())
-        settings = self.optimizer, weights, self.frozen, self.private, bool(self._anchor), self._noise
+        settings = self.optimizer, self.loss_of_record, self.frozen, self.private, bool(self._anchor), self._noise
         return self.part.name, dense_layers(self.part), shapes, *settings
 
     @classmethod
@@ -168,8 +166,7 @@ class Trainer:
         if first.private or first.optimizer.name == "adam":  # which counts its steps part by part
             return None
         parameters, state = ({k: v for t in trainers for k, v in t._values[of].items()} for of in (0, 1))
-        weights = first._class_weights
-        return cls(whole, first.lanes, parameters, first.optimizer, class_weights=weights, state=state)
+        return cls(whole, first.lanes, parameters, first.optimizer, loss=first.loss_of_record, state=state)
 
     def hand_out(self, trainers: Sequence[Trainer], places: Sequence[NDArray[np.int64]]) -> None:
         """Give each of the trainers that were joined what its lanes have become."""
@@ -192,7 +189,7 @@ class Trainer:
             lanes,
             parameters,
             self.optimizer,
-            class_weights=self._class_weights,
+            loss=self.loss_of_record,
             frozen=self.frozen,
             state=state,
             noise=self._noise,
@@ -275,8 +272,7 @@ class Trainer:
 
     def loss(self, y: Tensor, weights: Tensor) -> None:
         """Turn the outputs into the weighted loss, which ``backward`` then starts from; both are ``[lane, batch]``."""
-        factors = self._class_weights
-        self._pass.loss(y, weights if factors is None else by_class(weights, y, factors))
+        self._pass.loss(self.loss_of_record, y, weights)
 
     def backward(
         self, server_round: int, step: int, normaliser: NDArray[np.int64], cotangent: Tensor | None = None

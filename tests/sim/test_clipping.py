@@ -14,6 +14,7 @@ from sim.foundation.rng import stream
 from sim.methods.trainer import trainer_for
 from sim.models import Block, Network
 from sim.privacy.mechanisms.dp_sgd import DpSgd
+from sim.tensor.losses import CROSS_ENTROPY
 from sim.tensor.passes import pass_of
 
 ROWS = (6, 4, 1)
@@ -61,7 +62,7 @@ class Lanes:
         value = self.x
         for position, (part, one) in enumerate(passes):
             value = one.forward(part.select(self.parameters), value, want_input_gradient=position > 0).detach()
-        passes[-1][1].loss(self.y, self.weights)
+        passes[-1][1].loss(CROSS_ENTROPY, self.y, self.weights)
         found, cotangent = {}, None
         for part, one in reversed(passes):
             grads, cotangent = one.backward(cotangent, clip, self.normaliser)
@@ -183,7 +184,7 @@ def test_the_cut_gradient_is_not_clipped(activation):
     smashed = torch.randn(len(ROWS), WIDTH, 7, dtype=torch.float64)
     one = pass_of(body)
     one.forward(body.select(lanes.parameters), smashed, want_input_gradient=True)
-    one.loss(lanes.y, lanes.weights)
+    one.loss(CROSS_ENTROPY, lanes.y, lanes.weights)
     _, found = one.backward(None, 1e-3, lanes.normaliser)
     for lane, module in enumerate(lanes.modules):
         own = smashed[lane, : ROWS[lane]].clone().requires_grad_()

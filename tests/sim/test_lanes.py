@@ -10,6 +10,7 @@ from torch.nn import functional
 from sim.models import Block, Part
 from sim.tensor.dense import DensePass
 from sim.tensor.lanes import forward, gradients, leaves, loss_sum, weighted_average
+from sim.tensor.losses import CROSS_ENTROPY
 from sim.tensor.passes import AutogradPass, pass_of
 
 torch.set_num_threads(1)
@@ -84,7 +85,7 @@ def by_autograd(part, parameters, x, y, weights, chosen=AutogradPass):
     """The same by a pass, as trainers use it."""
     one = chosen(part)
     logits = one.forward(parameters, x, want_input_gradient=True).detach().clone()
-    one.loss(y, weights)
+    one.loss(CROSS_ENTROPY, y, weights)
     return logits, *one.backward(None, None, torch.empty(0))
 
 
@@ -99,7 +100,7 @@ def one_by_one(part, parameters, x, y, weights):
     for lane in range(len(x)):
         one, own = AutogradPass(part, per_sample=False, alone=True), slice(lane, lane + 1)
         logits = one.forward({n: v[own] for n, v in parameters.items()}, x[own], want_input_gradient=True).clone()
-        one.loss(y[own], weights[own])
+        one.loss(CROSS_ENTROPY, y[own], weights[own])
         grads, input_gradient = one.backward(None, None, torch.empty(0))
         found.append([logits, *(gradient.unsqueeze(0) for gradient in grads), input_gradient])
     logits, *grads, input_gradient = (torch.cat(pieces) for pieces in zip(*found, strict=True))
@@ -252,7 +253,7 @@ def test_clipped_gradients_of_any_module_equal_a_loop_over_records(name, clip):
     inside = torch.arange(width) < torch.tensor(rows)[:, None]
     one = pass_of(part)
     one.forward(parameters, x, want_input_gradient=False)
-    one.loss(y, inside / normaliser[:, None])
+    one.loss(CROSS_ENTROPY, y, inside / normaliser[:, None])
     found, _ = one.backward(None, clip, normaliser)
     for lane, module in enumerate(modules):
         sums = [torch.zeros_like(p) for p in module.parameters()]

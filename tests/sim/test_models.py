@@ -154,7 +154,7 @@ def test_evaluation_in_pieces_is_what_pytorch_says_of_all_records_at_once():
     with torch.no_grad():
         whole = plain(net)(torch.from_numpy(x)).softmax(1)
     for some in (parameters, own):
-        np.testing.assert_allclose(Evaluator(net, records).class_probabilities(some), whole, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(Evaluator(net, records).predictions(some), whole, rtol=1e-4, atol=1e-6)
 
 
 # What a scenario may say

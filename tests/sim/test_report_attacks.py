@@ -11,7 +11,7 @@ from report_studies import make_runs, make_study
 from sim.report.attacks import attack_figures, attack_points, attack_tables, attack_words, audit_points, measure_text
 from sim.report.gallery import gallery
 from sim.report.html import write_report
-from sim.report.points import HEADLINE
+from sim.report.spoken import HEADLINE
 from sim.results.attacks import COLUMNS
 
 

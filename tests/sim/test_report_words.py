@@ -11,9 +11,10 @@ from benchmarks.words import LAW, TRUTH, results
 from benchmarks.words import trials as trials_of_words
 from sim.inference.clinics import by_clinic
 from sim.inference.hospitals import over_clinics
-from sim.report.compare import HEADLINE, compare
+from sim.report.compare import compare
 from sim.report.edges import at_the_edge
 from sim.report.elsewhere import elsewhere
+from sim.report.spoken import HEADLINE
 from sim.report.study import NO_TRIALS
 from sim.report.words import conclusions
 

@@ -1,0 +1,51 @@
+"""A record's label as it travels: one whole number, for an amount and for a time with censoring too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.scenario.outcomes import STEPS, Outcome
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def time_codes(time: Floats, event: NDArray[np.bool_], edges: tuple[float, ...]) -> Ints:
+    """Return ``2 * interval + event`` for each record, ``[record]``.
+
+    With an event, the interval is that in which it was seen; each begins behind the end of the one before it. Without,
+    it is the number of intervals survived: those of which at least half was seen (Gensheimer & Narasimhan, PeerJ
+    7:e6257, 2019). An event behind the horizon, the last of the `edges`, is none yet.
+    """
+    ends = np.array(edges)
+    middles = (np.append(0.0, ends[:-1]) + ends) / 2
+    seen = event & (time <= ends[-1])
+    interval = np.where(seen, np.searchsorted(ends, time), np.searchsorted(middles, time, side="right"))
+    return np.asarray(2 * interval + seen, dtype=np.int64)
+
+
+def amount_codes(amount: Floats, span: tuple[float, float]) -> Ints:
+    """Return each amount as one of the steps of its public range, ``[record]``; what lies beyond moves to the end."""
+    low, high = span
+    codes = np.rint((np.clip(amount, low, high) - low) / (high - low) * STEPS)
+    return np.asarray(codes, dtype=np.int64)
+
+
+def label_codes(outcome: Outcome, measured: Floats, event: NDArray[np.bool_]) -> Ints:
+    """Return the labels of times or of amounts, ``[record]``."""
+    if outcome.kind == "time":
+        return time_codes(measured, event, outcome.edges)
+    return amount_codes(measured, outcome.span)
+
+
+def measure_faults(outcome: Outcome, values: Floats, rows: NDArray[np.int64]) -> Iterator[str]:
+    """Yield what is wrong with times or amounts, without a value of a record; `rows` are numbered as people count."""
+    wrong = ~np.isfinite(values)
+    what = "no time, or a negative one," if outcome.kind == "time" else "no number"
+    if outcome.kind == "time":
+        wrong |= values < 0
+    if wrong.any():
+        yield f"has {what} in row {rows[np.argmax(wrong)]}; correct it"

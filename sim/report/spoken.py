@@ -1,0 +1,115 @@
+"""How a study's scores are called, by what its runs predict: classes, amounts or times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+import pandas as pd
+
+from sim.scenario.outcomes import HEADLINES, Headline
+
+__all__ = ["HEADLINE", "Spoken", "spoken"]
+
+HEADLINE: Final = HEADLINES["classes"].within
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoken:
+    """The scores of one kind of outcome in words."""
+
+    headline: Headline
+    proper: str  # Column of a score that right predictions alone make best, the smaller the better
+    proper_word: str
+    known: str  # What the line of reference predicts of each clinic
+    chance: float  # What the headline is of a model that tells no two patients of a clinic apart
+    by_chance: str  # What a model does not do that is no better than that
+    unscored: str  # When a clinic has no score of its own
+    nowhere: str  # That no clinic has one
+    across: str  # What scores over all records reward besides
+    least: float = 0.0  # The least that a score can be
+    others: Mapping[str, str] = field(default_factory=dict)  # Further scores by their name on the page
+
+    @property
+    def within(self) -> str:
+        """The headline's column."""
+        return self.headline.within
+
+    @property
+    def pooled(self) -> str:
+        """The column of the same score over all records, and of one clinic's."""
+        return self.headline.pooled
+
+    @property
+    def word(self) -> str:
+        """What a clinic's score is called."""
+        return self.headline.word
+
+    @property
+    def scores(self) -> dict[str, str]:
+        """Name of a score on the page, and its column; the headline first."""
+        return {
+            f"Within-clinic {self.word}": self.within,
+            f"Pooled {self.word}": self.pooled,
+            f"Worst clinic's {self.word}": self.headline.worst,
+            **self.others,
+        }
+
+    @property
+    def clinic_scores(self) -> dict[str, str]:
+        """The same of a clinic's own records."""
+        return {self.word: self.pooled, **self.others}
+
+
+_SPOKEN: Final = MappingProxyType(
+    {
+        "classes": Spoken(
+            headline=HEADLINES["classes"],
+            proper="brier",
+            proper_word="Brier score",
+            known="share of cases",
+            chance=0.5,
+            by_chance="rank better than chance (within-clinic AUC of .5)",
+            unscored="Where all of a clinic's held-out records are of one class, it has no AUC.",
+            nowhere="No clinic's held-out records are of two classes, so that no method is ranked.",
+            across="knowing each clinic's share of cases",
+            others={"Balanced accuracy": "balanced_accuracy", "Accuracy": "accuracy"},
+        ),
+        "amount": Spoken(
+            headline=HEADLINES["amount"],
+            proper="mae",
+            proper_word="mean absolute error",
+            known="mean",
+            chance=0.0,
+            by_chance="predict better than each clinic's own mean (within-clinic R² of 0)",
+            unscored="Where all of a clinic's held-out amounts are the same, it has no R².",
+            nowhere="No clinic's held-out amounts differ, so that no method is ranked.",
+            across="knowing each clinic's mean",
+            least=-math.inf,
+        ),
+        "time": Spoken(
+            headline=HEADLINES["time"],
+            proper="integrated_brier",
+            proper_word="integrated Brier score",
+            known="Kaplan-Meier curve",
+            chance=0.5,
+            by_chance="rank better than chance (within-clinic concordance of .5)",
+            unscored="Where no two of a clinic's held-out records are comparable, it has no concordance.",
+            nowhere="No clinic has two held-out records that are comparable, so that no method is ranked.",
+            across="knowing how early events are at each clinic",
+            others={"Uno's concordance": "uno_concordance"},
+        ),
+    }
+)
+
+
+def spoken(runs: pd.DataFrame) -> Spoken:
+    """Return the words for a table of runs, of rounds or of groups, by the columns that it has values in."""
+    for kind in ("time", "amount"):
+        column = HEADLINES[kind].within
+        if column in runs and runs[column].notna().any():
+            return _SPOKEN[kind]
+    return _SPOKEN["classes"]

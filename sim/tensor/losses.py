@@ -1,0 +1,126 @@
+"""The loss of one record by its label, and that loss's gradient in the network's outputs; a batch's is the sum."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sim.scenario.outcomes import STEPS
+from sim.tensor.lanes import by_class, loss_sum
+
+_VECTORS = 64
+"""How many values a processor takes at once, or a multiple of it."""
+
+
+class Loss(ABC):
+    """What is minimised. No record's loss depends on another record, so that one record's gradient can be clipped."""
+
+    @abstractmethod
+    def sum(self, outputs: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum of the records' losses over all lanes, which autograd can differentiate.
+
+        Parameters
+        ----------
+        outputs : Tensor
+            ``[lane, batch, output]``
+        y : Tensor
+            ``[lane, batch]`` whole numbers.
+        weights : Tensor
+            ``[lane, batch]``; 1 / batch size for a record, 0 for padding.
+        """
+
+    @abstractmethod
+    def gradient(self, outputs: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """Return the gradient of that sum in the outputs, of the same bits whatever stands beside a record."""
+
+    @abstractmethod
+    def constant(self, y: Tensor, outputs: int) -> Tensor:
+        """Return the outputs ``[output]`` that answer every record alike, as well as these labels ``[record]`` tell."""
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """Of classes: one output is a binary logit, more are softmax logits.
+
+    Attributes
+    ----------
+    class_weights : tuple of float
+        Public factor on each class's loss; empty for none.
+    """
+
+    class_weights: tuple[float, ...] = ()
+
+    def _weighted(self, y: Tensor, weights: Tensor) -> Tensor:
+        factors = torch.tensor(self.class_weights, dtype=weights.dtype)
+        return by_class(weights, y, factors) if self.class_weights else weights
+
+    def sum(self, outputs: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """See :class:`Loss`."""
+        return loss_sum(outputs, y, self._weighted(y, weights))
+
+    def gradient(self, outputs: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """See :class:`Loss`: weight times (probability - label)."""
+        weights = self._weighted(y, weights).unsqueeze(-1)
+        if outputs.shape[-1] == 1:
+            return sigmoid(outputs).sub_(y.to(outputs.dtype).unsqueeze(-1)).mul_(weights)
+        target = torch.zeros_like(outputs).scatter_(-1, y.long().unsqueeze(-1), 1.0)
+        return torch.softmax(outputs, -1).sub_(target).mul_(weights)
+
+    def constant(self, y: Tensor, outputs: int) -> Tensor:
+        """See :class:`Loss`: the log of each class's frequency, one record added to each."""
+        counts = torch.bincount(y, minlength=max(2, outputs)).double() + 1
+        logits = (counts / counts.sum()).log()
+        return logits[1:] - logits[0] if outputs == 1 else logits
+
+
+CROSS_ENTROPY = CrossEntropy()
+
+
+@dataclass(frozen=True)
+class Hazards(Loss):
+    """Of times in intervals, with censoring: each output is the log-odds of the event in an interval reached.
+
+    The negative log-likelihood of the intervals that a record is known to have reached (Gensheimer & Narasimhan, PeerJ
+    7:e6257, 2019); the label is ``2 * interval + event``.
+    """
+
+    def sum(self, outputs: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """See :class:`Loss`."""
+        reached, seen = _intervals(y, outputs)
+        losses = functional.binary_cross_entropy_with_logits(outputs, seen, reduction="none")
+        return ((losses * reached).sum(-1) * weights).sum()
+
+    def gradient(self, outputs: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """See :class:`Loss`: weight times (hazard - event) in the intervals reached."""
+        reached, seen = _intervals(y, outputs)
+        return sigmoid(outputs).sub_(seen).mul_(reached).mul_(weights.unsqueeze(-1))
+
+    def constant(self, y: Tensor, outputs: int) -> Tensor:
+        """See :class:`Loss`: Kaplan and Meier's hazards; to each interval one record is added, of the mean hazard."""
+        reached, seen = _intervals(y, torch.empty(len(y), outputs, dtype=torch.float64))
+        mean = (seen.sum() + 0.5) / (reached.sum() + 1)
+        return torch.logit((seen.sum(0) + mean) / (reached.sum(0) + 1))
+
+
+def _intervals(y: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which intervals a record has reached, and in which its event was seen, ``[..., interval]`` 0 or 1 each."""
+    interval, event = (y.long() // 2).unsqueeze(-1), (y.long() % 2).unsqueeze(-1)
+    places = torch.arange(outputs.shape[-1])
+    reached, seen = places < interval + event, (places == interval) & (event == 1)
+    return reached.to(outputs.dtype), seen.to(outputs.dtype)
+
+
+def sigmoid(logits: Tensor) -> Tensor:
+    """Return the sigmoid, a multiple of the processor's vectors at a time: what is left over would get other bits."""
+    values = logits.numel()
+    padded = functional.pad(logits.reshape(-1), (0, -values % _VECTORS))
+    return torch.sigmoid(padded)[:values].view(logits.shape)
+
+
+def amounts(y: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return amounts between -1 and 1, the ends of their public range, from their labels."""
+    return y.to(dtype) * (2 / STEPS) - 1
