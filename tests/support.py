@@ -127,9 +127,12 @@ def write_csv(path: Path, sizes=SIZES, classes=2, features=4, shuffled=False) ->
 
 
 def run_spec(
-    csv: Path, strategy="fedavg", cut=None, privacy=NO_PRIVACY, model=None, options=None, seed=5, **train
+    csv: Path, strategy="fedavg", cut=None, privacy=NO_PRIVACY, model=None, options=None, seed=5, records=None, **train
 ) -> RunSpec:
-    """Build the one run of a small scenario; ``train`` keys are written with underscores."""
+    """Build the one run of a small scenario; ``train`` keys are written with underscores.
+
+    ``records`` are further keys of ``[data]``; those that are None are left out.
+    """
     features = csv.read_text(encoding="utf-8").splitlines()[0].split(",")[2:]
     table = {"rounds": 3, "batch-size": 8, "learning-rate": 0.1}
     mapping = {
@@ -142,6 +145,7 @@ def run_spec(
             "clinic": "clinic",
             "features": features,
             "scaling": "none",
+            **(records or {}),
         },
         "model": {"name": "mlp", "hidden": [6, 5], "cut": [1, -1] if cut == "u-shaped" else 1, **(model or {})},
         "train": table | {key.replace("_", "-"): value for key, value in train.items()},
@@ -151,8 +155,32 @@ def run_spec(
             {"name": strategy} | ({"cut": cut} if cut else {}) | ({"options": options} if options else {}),
         ],
     }
+    mapping["data"] = {key: value for key, value in mapping["data"].items() if value is not None}
     [spec] = expand(parse_scenario(mapping, csv.parent))
     return spec
+
+
+def write_times(path: Path, sizes=SIZES, features=4) -> Path:
+    """Write one row a record with a time of event, or of the end of follow-up, on whole and half days up to 12."""
+    rng = np.random.default_rng(3)
+    parts = []
+    for clinic, size in enumerate(sizes):
+        x = rng.normal(size=(size, features))
+        event = rng.exponential(8 * np.exp(-x[:, 0]))
+        followed = rng.uniform(2, 12, size)
+        part = pd.DataFrame(x.round(6), columns=[f"x{i}" for i in range(features)])
+        part.insert(0, "clinic", f"k{clinic}")
+        part.insert(1, "days", np.ceil(2 * np.minimum(event, followed)) / 2)
+        parts.append(part.assign(event=(event <= followed).astype(int)))
+    pd.concat(parts).to_csv(path, index=False)
+    return path
+
+
+TIMES = {
+    "label": None, "outcome": "time", "time": "days", "event": "event", "horizon": 8, "intervals": [1, 2.5, 5],
+    "features": ["x0", "x1", "x2", "x3"],
+}  # fmt: skip
+"""What ``[data]`` says of the records of :func:`write_times`."""
 
 
 def plan_of(spec: RunSpec) -> tuple[Plan, Federation]:

@@ -24,6 +24,15 @@ State = dict[str, Tensor]
 AWAY = -1
 
 
+def likelihood(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the negative log-likelihood of times in intervals: each is survived, until the event is seen in one."""
+    hazards, total = torch.sigmoid(logits), torch.zeros((), dtype=logits.dtype)
+    for own, label in zip(hazards, y.tolist(), strict=True):
+        interval, event = divmod(label, 2)
+        total = total - torch.log(1 - own[:interval]).sum() - (torch.log(own[interval]) if event else 0.0)
+    return total
+
+
 @dataclass
 class Twin:
     """A run seen by plain PyTorch: clinic by clinic, one ``nn.Sequential``.
@@ -61,13 +70,20 @@ class Twin:
         return [(torch.tensor(train.x[a:b]), torch.tensor(train.y[a:b])) for a, b in pairwise(train.offsets)]
 
     @property
+    def edges(self) -> tuple[float, ...]:
+        return self.spec.data.outcome_of_a_record.edges
+
+    @property
     def outputs(self) -> int:
+        if self.edges:
+            return len(self.edges)
         classes = len(self.federation.classes)
         return 1 if classes == 2 and self.spec.model.head == "binary" else classes
 
     def initial(self) -> State:
         shape = self.federation.train.x.shape[1:]
-        network = build_network(self.spec.model, shape, len(self.federation.classes))
+        outcome = self.spec.data.outcome_of_a_record
+        network = build_network(self.spec.model, shape, len(self.federation.classes), outcome)
         return {name: value[0] for name, value in network.initial_parameters(self.spec.seed).items()}
 
     def module(self, state: State) -> nn.Sequential:
@@ -133,6 +149,8 @@ class Twin:
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the sum of the records' losses."""
+        if self.edges:
+            return likelihood(logits, y)
         if self.outputs == 1:
             return functional.binary_cross_entropy_with_logits(logits[:, 0], y.to(logits.dtype), reduction="sum")
         return functional.cross_entropy(logits, y, reduction="sum")

@@ -40,19 +40,8 @@ __all__ = ["Advice", "advise"]
 
 _NOT_RANKED: Final = frozenset({"seed", "rounds", "best_round", "majority_accuracy", "delta"})
 _LISTED: Final = 5
-_SCORES: Final = (
-    "auc",
-    "accuracy",
-    "auprc",
-    "sensitivity",
-    "net_benefit",
-    "brier",
-    "loss",
-    "concordance",
-    "r2",
-    "mae",
-    "decile_error",
-)
+_BOUNDED: Final = ("auc", "accuracy", "auprc", "sensitivity", "net_benefit", "brier", "concordance", "r2")
+_SCORES: Final = (*_BOUNDED, "loss", "mae", "decile_error")
 """What says how good a model is ends so; everything else is a cost."""
 
 
@@ -182,7 +171,7 @@ class _Study:
             extreme="highest" if self.sign < 0 else "lowest",
             of_those=" of those that meet the condition" if total > len(self.kept) else "",
             is_score=self.is_score,
-            margin=margin_text(self.margin) if self.best.endswith(_SCORES[:-1]) else "",
+            margin=margin_text(self.margin) if self.best.endswith(_BOUNDED) else "",
             as_good=others,
             next=self._next(first, others),
             unsettled=unsettled,

@@ -80,7 +80,7 @@ def plan_counts(plan: Plan) -> dict[str, list[int]]:
 
 
 def plan_drawn(plan: Plan) -> Row:
-    """Return the counts and noise that epsilon follows from, ``[clinic]`` each, and the number of classes, 0 without."""
+    """Return the counts and noise that epsilon follows from, ``[clinic]`` each, and how many classes there are."""
     drawn: Row = {name: values.tolist() for name, values in vars(plan.sampled).items() if name != "sums"}
     drawn["sums"] = [list(plan.sampled.sums_of(k).items()) for k in range(len(plan.clinics))]
     noise = {"noise-multipliers": list(plan.noise_multipliers), "release-noise": list(plan.release_noise)}

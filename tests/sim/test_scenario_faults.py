@@ -167,7 +167,7 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
         # csv
         (CSV.replace('"bmi"]', '"y"]'), 'data.features: "y" is the label column; take it out of the features'),
         (CSV.replace('"bmi"]', '"c"]'), 'data.features: "c" is the clinic column; take it out of the features'),
-        (CSV.replace('label="y", ', ""), "data.label: is missing; add this key"),
+        (CSV.replace('label="y", ', ""), "data.label: is missing; name the column to predict"),
         (
             CSV.replace('"drop"', '"mean"'),
             'data.missing.age: "mean" is no constant; '

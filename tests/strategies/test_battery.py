@@ -12,7 +12,17 @@ import pytest
 import torch
 from hostile import Opened
 from split_twins import CUT, METHODS, PERSONAL, Method, SplitTwin, apart, batches_of, changed, expected, rounding, split
-from support import DP_SGD, JOINT, bitwise, plan_of, run_spec, train_spec, write_csv
+from support import (
+    DP_SGD,
+    JOINT,
+    TIMES,
+    bitwise,
+    plan_of,
+    run_spec,
+    train_spec,
+    write_csv,
+    write_times,
+)
 from torch.nn import functional
 
 from sim.data.federation import Records, load_federation
@@ -58,6 +68,12 @@ SITUATIONS = {
         {"privacy": DP_SGD, "class_weights": [1.0, 4.0]},
     ),
 }
+SITUATIONS |= {
+    "times": ("times", {"records": TIMES}),
+    "times, adam": ("times", {"records": TIMES, **OPTIMIZERS["adam"]}),
+    "dp-sgd, times": ("times", {"records": TIMES, "privacy": DP_SGD}),
+    "dp-sgd, times, clipped jointly": ("times", {"records": TIMES, "privacy": JOINT}),
+}
 METHOD = pytest.mark.parametrize("method", METHODS, ids=str)
 OPTIMIZER = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 SPLIT_CUTS = ("vanilla", "u-shaped")
@@ -67,6 +83,7 @@ SPLIT_CUTS = ("vanilla", "u-shaped")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("battery")
     written = {name: write_csv(folder / f"{name}.csv", **how) for name, how in FILES.items()}
+    written["times"] = write_times(folder / "times.csv")
     one_sided = written["one-sided"].read_text(encoding="utf-8")
     written["one-sided"].write_text(one_sided.replace("k1,class1", "k1,class0"), encoding="utf-8")
     return written
