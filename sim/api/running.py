@@ -22,7 +22,7 @@ from sim.results.store import writing_to
 from sim.scenario import DataFile, Scenario, load_scenario, parse_scenario, picked
 from sim.scenario.in_memory import InMemory, in_memory
 from sim.scenario.overrides import Override
-from sim.study.attacking import attack_study
+from sim.study.attacking import attack_study, refuse_attacks
 from sim.study.engines import Engine, InProcess, Workers
 from sim.study.planning import plan_runs, plan_trials
 from sim.study.runner import Chosen, Progress, run_study
@@ -115,6 +115,7 @@ def prepare(whole: Scenario, only: Sequence[str] = (), *, trials: bool = True) -
     scenario = picked(whole, only)
     plans = list(plan_runs(runs_of(scenario)))
     federation = load_records(scenario.data, scenario.clinics, scenario.seeds[0], scenario.parties)
+    refuse_attacks(whole.attacks, plans)
     notes = (*privacy_notes(scenario), *label_notes(scenario, federation.facts), *federation.remarks, *_notes(plans))
     return Prepared(whole, plans, plan_trials(scenario) if trials else [], notes)
 

@@ -30,6 +30,8 @@ _MOST_NAMED = 6
 _SERVER = {"trusted": "trusted, and is no adversary", "active": "active: it may lie, and pass on what it has"}
 _FEWEST_PAIRS = 5
 """Of a clinic's held-out records; with fewer its own AUC takes a few values only."""
+_KNOWN = {"classes": "its own class frequencies", "time": "its own Kaplan-Meier curve", "amount": "its own mean"}
+"""What the line of reference predicts."""
 
 
 def explain(
@@ -74,6 +76,9 @@ def explain(
         references=0 if plans == references else len(references),
         methods=list(dict.fromkeys(map(_method, plans))),
         federation=federation,
+        word=federation.outcome.headline.word,
+        predicted=_predicted(federation),
+        known=_KNOWN[federation.outcome.kind],
         held=_held(federation),
         shared=whom_they_share(plans[0]) if federation.known else "",
         sizes=sizes,
@@ -81,7 +86,7 @@ def explain(
         largest=clinic_text(names[sizes.argmax()]),
         whole=scenario.data.test == "held-out-clinics",
         strangers=list(_strangers(federation, plans)),
-        scores=_scores(holdings(federation), whole=scenario.data.test == "held-out-clinics"),
+        scores=_scores(federation, whole=scenario.data.test == "held-out-clinics"),
         links=_links(clinics),
         failures=_failures(scenario, clinics),
         shape=tuple(shape),
@@ -96,6 +101,16 @@ def explain(
         attacks=list(_attacks(scenario, plans)),
         expected=f"{seconds_text(wall_seconds)} on {count_text(jobs, 'processor')}, {basis}",
     )
+
+
+def _predicted(federation: Federation) -> str:
+    """Say what is predicted."""
+    outcome = federation.outcome
+    if outcome.kind == "time":
+        return f"times to an event up to {outcome.edges[-1]:g} in {count_text(len(outcome.edges), 'interval')}"
+    if outcome.kind == "amount":
+        return "amounts between {:g} and {:g}".format(*outcome.span)
+    return f"{len(federation.classes)} classes"
 
 
 def _held(federation: Federation) -> list[str]:
@@ -147,14 +162,16 @@ def _of_a_run(trial: Plan) -> tuple[object, ...]:
 
 
 def holdings(federation: Federation) -> Holdings:
-    """Count the records of each clinic."""
-    everyone, classes = federation.everyone, len(federation.classes)
-    counts = np.zeros((3, len(everyone), classes), dtype=np.int64)
+    """Count the records of each clinic by class; of times by whether the event was seen, of amounts all as one."""
+    everyone, kind = federation.everyone, federation.outcome.kind
+    classes = {"time": ("no event", "event"), "amount": ("all",)}.get(kind, federation.classes)
+    counts = np.zeros((3, len(everyone), len(classes)), dtype=np.int64)
     for own, part in zip(counts, (federation.train, federation.validation, federation.test), strict=True):
         names = federation.test_names if part is federation.test else federation.names
         clinics = np.flatnonzero(np.isin(everyone, names))
-        np.add.at(own, (np.repeat(clinics, np.diff(part.offsets)), part.y), 1)
-    return Holdings(everyone, federation.classes, counts)
+        of = {"time": part.y % 2, "amount": np.zeros_like(part.y)}.get(kind, part.y)
+        np.add.at(own, (np.repeat(clinics, np.diff(part.offsets)), of), 1)
+    return Holdings(everyone, classes, counts)
 
 
 def _strangers(federation: Federation, plans: Sequence[Plan]) -> Iterator[str]:
@@ -182,14 +199,19 @@ def _strangers(federation: Federation, plans: Sequence[Plan]) -> Iterator[str]:
         )
 
 
-def _scores(held: Holdings, *, whole: bool) -> str:
-    """Say on how many pairs of held-out records the clinics' own AUCs rest, and which clinics have too few.
+def _scores(federation: Federation, *, whole: bool) -> str:
+    """Say what methods are compared by, and on how many held-out records or pairs of them it rests.
 
     Parameters
     ----------
     whole : bool
         Whether a clinic is tested on all its records.
     """
+    held, word = holdings(federation), federation.outcome.headline.word
+    if not federation.outcome.of_classes:
+        seen = f", {held.counts[2][:, 1].sum():,} of them with the event" if len(held.classes) > 1 else ""
+        records = held.counts[2].sum()
+        return f"Scores: methods are compared by the {word} within clinics, on {records:,} held-out records{seen}."
     pairs = comparable_pairs(held.counts.sum(axis=0) if whole else held.counts[2])
     if not pairs.any():
         return "Scores: no clinic's held-out records are of two classes, so there is no AUC within clinics."

@@ -65,6 +65,7 @@ class Federation:
     parties: tuple[str, ...] = ()
     columns: tuple[tuple[int, ...], ...] = ()
     known: tuple[int, ...] = ()  # By party, its records, shared or not; empty where all know the same patients
+    outcome: Outcome = field(default_factory=Outcome)
 
     @property
     def unseen(self) -> bool:
@@ -201,6 +202,7 @@ def load_federation(data_spec: DataSpec, seed: int, parties: Sequence[Party] = (
         parties=tuple(party.name for party in parties),
         columns=held_columns(parties, table.features),
         known=table.known,
+        outcome=table.outcome,
     )
 
 

@@ -9,7 +9,7 @@ from sim.methods.protocol import protocol_of
 from sim.methods.sampling import wanted
 from sim.plan.layout import layout_problems
 from sim.plan.sizes import size_problems
-from sim.privacy.mechanisms.mechanism import acting
+from sim.privacy.mechanisms.mechanism import acting, on_labels
 from sim.scenario.spec import RunSpec
 
 
@@ -19,6 +19,7 @@ def refuse(spec: RunSpec, facts: Facts) -> None:
         raise ScenarioError(problems)
     problems = _mechanism_problems(spec)
     classes = len(facts.classes) if spec.data.outcome_of_a_record.of_classes else 2
+    problems += _outcome_problems(spec)
     if classes < 2:
         problems.append("data: all records have the same label, so there is nothing to learn; check data.label")
     if classes > 256:
@@ -49,6 +50,20 @@ def refuse(spec: RunSpec, facts: Facts) -> None:
     problems += size_problems(spec, facts)
     if problems:
         raise ScenarioError(problems)
+
+
+def _outcome_problems(spec: RunSpec) -> list[str]:
+    """Say what is about classes, where amounts or times are predicted."""
+    outcome = spec.data.outcome_of_a_record
+    if outcome.of_classes:
+        return []
+    found = {
+        "parties: predict classes": bool(spec.parties),
+        "privacy.mechanism: label-rr randomises classes": on_labels(spec.privacy) is not None,
+        "clinics.label-noise: turns one class into another": any(group.label_noise for group in spec.clinics),
+    }
+    none = f'data.outcome = "{outcome.kind}" has none; take it out'
+    return [f"{what}, and {none}" for what, there in found.items() if there]
 
 
 def _trust_problems(spec: RunSpec, clinics: int) -> list[str]:

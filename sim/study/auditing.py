@@ -18,6 +18,7 @@ from sim.foundation.problems import FolderError, ScenarioError, told
 from sim.plan.plan import Plan
 from sim.results.attack_log import AUDIT, Row, read_attacks
 from sim.results.attacks import note_attack, write_attacks
+from sim.results.columns import OUTCOME_COLUMNS
 from sim.results.store import read_rows, write_table
 from sim.study.attacking import finding_row, train_further
 from sim.study.engines import Engine
@@ -88,6 +89,8 @@ def audit_study(folder: Path, options: Options, engine: Engine, progress: Progre
     rows = {row["run_id"]: row for row in read_rows(folder, listed, strict=True) if row["status"] == "ok"}
     if not rows:
         raise ScenarioError([f"{folder}: has no finished run of this results version; run the study first"])
+    if any(headline in row for row in rows.values() for headline in OUTCOME_COLUMNS):
+        raise ScenarioError([f"{folder}: canaries are of classes, and these runs predict none; no epsilon is audited"])
     ended = read_attacks(folder)
     names = {run_id: options.audit_id(run_id) for run_id in rows}
     left = [run_id for run_id, name in names.items() if ended.get(name, {}).get("status") != "ok"]
