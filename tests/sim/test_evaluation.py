@@ -139,7 +139,7 @@ def test_a_certain_mistake_has_a_finite_loss():
 
 def test_worst_clinic_is_the_lowest_auc_of_those_that_have_one():
     def of(*aucs):
-        return Evaluation(pooled={}, by_clinic={"auc": np.array(aucs)}).worst_clinic
+        return Evaluation(pooled={}, by_clinic={"auc": np.array(aucs)}).worst_clinic("auc")
 
     assert of(0.9, math.nan, 0.4, 0.6) == 2
     assert of(math.nan, 0.7) == 1

@@ -36,7 +36,7 @@ def test_no_epochs_are_federated_averaging(ragged, one_key, name, settings):
     theirs, *_ = run(run_spec(ragged, "fedavg", **settings))
     assert bitwise(ours.parameters, theirs.parameters)
     assert ours.evaluations == theirs.evaluations
-    assert np.array_equal(ours.evaluations[-1].probabilities, theirs.evaluations[-1].probabilities)
+    assert np.array_equal(ours.evaluations[-1].predicted, theirs.evaluations[-1].predicted)
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
@@ -44,7 +44,7 @@ def test_no_epochs_are_federated_averaging(ragged, one_key, name, settings):
 def test_fine_tuning_of_the_initial_model_is_training_alone(ragged, epochs, optimizer):
     ours, *_ = run(personal(ragged, "fedavg-finetuned", epochs, rounds=0, optimizer=optimizer))
     theirs, *_ = run(run_spec(ragged, "local", rounds=1, local_epochs=epochs, optimizer=optimizer))
-    found, wanted = (each.evaluations[-1].probabilities for each in (ours, theirs))
+    found, wanted = (each.evaluations[-1].predicted for each in (ours, theirs))
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
@@ -72,8 +72,8 @@ def test_the_clinics_models_are_those_of_plain_torch(ragged, name, settings):
         models.append(module.state_dict())
     stacked = {n: torch.stack([model[n] for model in models]) for n in common}
     wanted = judged(plan, federation, stacked)
-    np.testing.assert_allclose(ours.evaluations[-1].probabilities, wanted.probabilities, atol=2e-6)
-    assert not np.allclose(wanted.probabilities, judged(plan, federation, ours.parameters).probabilities, atol=1e-3)
+    np.testing.assert_allclose(ours.evaluations[-1].predicted, wanted.predicted, atol=2e-6)
+    assert not np.allclose(wanted.predicted, judged(plan, federation, ours.parameters).predicted, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -93,7 +93,7 @@ def test_nothing_more_crosses_and_what_is_promised_is_the_same(ragged, name):
 def test_any_grouping_of_nodes_gives_the_same_models(ragged, name):
     spec = personal(ragged, name, participation=0.5)
     one, several = run(spec)[0], run(spec, node_groups=3)[0]
-    np.testing.assert_allclose(one.evaluations[-1].probabilities, several.evaluations[-1].probabilities, atol=1e-6)
+    np.testing.assert_allclose(one.evaluations[-1].predicted, several.evaluations[-1].predicted, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,7 +109,7 @@ def test_a_hospital_that_has_not_joined_gets_the_common_model(ragged, name):
     apart = {"test": "held-out-clinics", "test_sites": ("k3",)}
     ours, plan, federation = run(changed(personal(ragged, name), "data", **apart))
     assert np.array_equal(
-        ours.evaluations[-1].probabilities, judged(plan, federation, expand(ours.parameters, 1)).probabilities
+        ours.evaluations[-1].predicted, judged(plan, federation, expand(ours.parameters, 1)).predicted
     )
 
 

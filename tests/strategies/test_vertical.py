@@ -58,7 +58,7 @@ def test_it_is_a_block_diagonal_model_trained_in_one_place(csv, cut, join, optim
     assert distance(start, twin.by_name()) > 1e-2, "the twin did not train; the test would be blind"
     assert distance(trained.parameters, twin.by_name()) < 1e-5
     logits = twin.forward(torch.tensor(federation.test.x)).detach().double().sigmoid().numpy()
-    assert trained.evaluations[-1].probabilities[:, 1] == pytest.approx(logits, abs=1e-5)
+    assert trained.evaluations[-1].predicted[:, 1] == pytest.approx(logits, abs=1e-5)
 
 
 @CUTS
