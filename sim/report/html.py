@@ -78,6 +78,7 @@ def write_report(study: StudyResults, study_folder: Path, shown: Gallery | None 
             resources=resource_frame(study.runs),
             demand=demand_frame(study),
             worst=worst_frame(study),
+            word=spoken(study.runs).word,
             clinics=clinic_rows(study),
             gaps=gap_frame(group_points(study.drawn, study.groups)) if len(study.groups) else pd.DataFrame(),
             levels=shown.levels,
