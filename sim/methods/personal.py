@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from sim.methods.after_rounds import epochs_of, options_of, own_blocks
 from sim.methods.job import Job
 from sim.methods.sampling import Sampling
 from sim.methods.trainer import LocalTraining, expand, trainer_for
 from sim.methods.workplace import Workplace
-from sim.models import Parameters, Part
+from sim.models import Parameters
 from sim.tensor.lanes import forward
 
 
@@ -30,8 +31,7 @@ def personalised(job: Job, places: Iterable[Workplace], model: Parameters) -> Pa
     model : dict of str to Tensor
         ``[1, *shape]``, or ``[clinic, *shape]`` where any of it is each clinic's own.
     """
-    options = {**job.method.options, **job.spec.strategy.options}
-    epochs, rate = int(options["epochs"]), float(options["learning-rate"])
+    epochs, rate = epochs_of(job), float(options_of(job)["learning-rate"])
     if not epochs:
         return model
     shared = next(iter(model.values())).shape[0] == 1
@@ -46,18 +46,15 @@ def personalised(job: Job, places: Iterable[Workplace], model: Parameters) -> Pa
     sampling = Sampling(poisson=False, batch_size=train.batch_size, local_epochs=epochs)
     spec = job.spec.model_copy(update={"train": train})
     alone = replace(job, spec=spec, sampling=sampling, dp=None, frozen=frozenset())
-    blocks = job.network.whole.blocks
-    common, own = (blocks[:-1], blocks[-1:]) if job.method.personal == "last-block" else ((), blocks)
+    common, own = own_blocks(job)
     for here in places:
         clinics, group = list(here.group.clinics), here.group
         if not clinics:
             continue
-        if common:
-            part = Part("model", common)
-            x = forward(part, part.select({name: value[:1] for name, value in models.items()}), group.x[None])[0]
+        if common.blocks:
+            x = forward(common, common.select({name: value[:1] for name, value in models.items()}), group.x[None])[0]
             group = replace(group, x=x.detach())
-        lanes = {name: models[name][clinics] for name in Part("model", own).shapes()}
-        trainer = trainer_for(alone, Part("model", own), clinics, lanes)
+        trainer = trainer_for(alone, own, clinics, {name: models[name][clinics] for name in own.shapes()})
         last = job.spec.train.rounds + 1
         here.program.do(LocalTraining(trainer=trainer, group=group, job=alone, server_round=last))
         for name, value in trainer.parameters.items():

@@ -14,6 +14,7 @@ from sim.methods.attendance import Attendance
 from sim.methods.job import Job
 from sim.methods.protocol import Direction, Traffic
 from sim.methods.run_key import run_key
+from sim.plan.afterwards import Afterwards, afterwards, with_afterwards
 from sim.plan.budget import epsilon_spent, final_epsilons, within_budget
 from sim.plan.clock import Floats
 from sim.plan.counts import Counts
@@ -228,7 +229,10 @@ def _plan(job: Job, counts: Counts, sigmas: tuple[float, ...], release_noise: tu
     ledger = build_ledger(job, sampled)
     epsilons = final_epsilons(job, ledger)
     delta, unit, everyone = spec.privacy.delta or 0.0, spec.privacy.unit, range(len(job.sizes))
-    use = _Use.of(counts)
+    after = afterwards(job, counts.clock.resources)
+    use = _Use.of(counts, after)
+    phases = {phase: float(sum(t.phases[phase].sum() for t in times)) for phase in PHASE_NAMES}
+    phases["clinic"] += float(after.seconds.sum())
     return Plan(
         spec=spec,
         job=job.executed(len(counts.loads), counts.attended),
@@ -245,12 +249,11 @@ def _plan(job: Job, counts: Counts, sigmas: tuple[float, ...], release_noise: tu
         epsilon_spent=epsilon_spent(job, counts.after, epsilons),
         replace_epsilon={a: replace_epsilon(ledger, a, everyone, delta, unit) for a in epsilons},
         clinics=_clinic_plans(job, counts, use, epsilons, sigmas or release_noise),
-        round_seconds=tuple(t.seconds for t in times),
+        round_seconds=with_afterwards([t.seconds for t in times], after),
         bytes_after=tuple(counts.bytes_after),
-        phase_seconds={phase: float(sum(t.phases[phase].sum() for t in times)) for phase in PHASE_NAMES}
-        | {"waiting": float(sum(t.waiting.sum() for t in times))},
+        phase_seconds=phases | {"waiting": float(sum(t.waiting.sum() for t in times))},
         server_busy_share=use.server_busy_share(counts, spec),
-        clinic_flops=counts.clinic_flops,
+        clinic_flops=counts.clinic_flops + int(after.flops.sum()),
         server_flops=counts.server_flops,
         peak_clinic_bytes=int(counts.peak_bytes().max()),
     )
@@ -268,8 +271,8 @@ class _Use:
     seconds: float  # Of the whole run
 
     @classmethod
-    def of(cls, counts: Counts) -> _Use:
-        """Add up the rounds."""
+    def of(cls, counts: Counts, after: Afterwards) -> _Use:
+        """Add up the rounds, and what comes after them."""
         clinics = len(counts.job.sizes)
         served, computed, on_line = np.zeros((3, clinics))
         flops = np.zeros(clinics, dtype=np.int64)
@@ -278,7 +281,9 @@ class _Use:
             computed[load.clinics] += time.phases["clinic"]
             on_line[load.clinics] += time.phases["download"] + time.phases["upload"]
             flops[load.clinics] += load.flops("clinic")
-        seconds = math.fsum(time.seconds for time in counts.times)
+        seconds = math.fsum([*(time.seconds for time in counts.times), after.longest])
+        computed += after.seconds
+        flops += after.flops
         return cls(served=served, computed=computed, on_line=on_line, flops=flops, seconds=seconds)
 
     def server_busy_share(self, counts: Counts, spec: RunSpec) -> float:

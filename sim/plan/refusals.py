@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.data.facts import Facts
-from sim.foundation.problems import ScenarioError
+from sim.foundation.problems import ScenarioError, show
 from sim.methods.method import method_of
 from sim.methods.protocol import protocol_of
 from sim.methods.sampling import wanted
@@ -46,7 +46,12 @@ def refuse(spec: RunSpec, facts: Facts) -> None:
             if option.replace("-", "_") in sampling:
                 problems.append(f"strategies.options.{option}: every clinic takes part in every round; remove it")
     problems += _trust_problems(spec, len(facts.sizes))
-    problems += [*_nopeek_problems(spec), *_dropout_problems(spec), *_compression_problems(spec)]
+    problems += [
+        *_nopeek_problems(spec),
+        *_dropout_problems(spec),
+        *_compression_problems(spec),
+        *_personal_problems(spec),
+    ]
     problems += size_problems(spec, facts)
     if problems:
         raise ScenarioError(problems)
@@ -133,6 +138,22 @@ def _compression_problems(spec: RunSpec) -> list[str]:
     if spec.model.batch_norm == "average":
         return [f'{keys}: running statistics would be rounded too; set model.batch-norm = "local"']
     return []
+
+
+def _personal_problems(spec: RunSpec) -> list[str]:
+    method = method_of(spec.strategy.name)
+    if method.personal is None:
+        return []
+    given = {**method.options, **spec.strategy.options}
+    epochs, rate, place = given["epochs"], given["learning-rate"], "strategies.options"
+    problems = []
+    if not isinstance(epochs, int) or not 0 <= epochs <= 100_000:
+        problems.append(f"{place}.epochs: {show(epochs)} is no number of epochs; give a whole number from 0")
+    if not 0 <= float(rate) <= 1e6:
+        problems.append(
+            f"{place}.learning-rate: {show(rate)} is no rate; give one above 0, or 0 for that of the rounds"
+        )
+    return problems
 
 
 def _mechanism_problems(spec: RunSpec) -> list[str]:

@@ -32,7 +32,7 @@ from sim.scenario import (
 from sim.scenario.base import Section
 from sim.scenario.clinics import PROFILES as BUILT_IN_PROFILES
 from sim.scenario.lookup import ATTACKS, METHODS, MODELS, PROFILES, SOURCES, is_flower_path, is_own_path
-from sim.scenario.mechanisms import at
+from sim.scenario.mechanisms import MECHANISMS, at
 from sim.scenario.overrides import replaced
 from sim.scenario.parties import Party, clinics_of
 from sim.scenario.privacy import TRUST
@@ -170,7 +170,14 @@ def code_of(spec: RunSpec) -> dict[str, str]:
     return code_digests(_named(spec, [spec.strategy]))
 
 
-_GROUPS: Final = {"factory": MODELS, "loader": SOURCES, "profile": PROFILES, "method": METHODS, "attack": ATTACKS}
+_GROUPS: Final = {
+    "factory": MODELS,
+    "loader": SOURCES,
+    "profile": PROFILES,
+    "method": METHODS,
+    "attack": ATTACKS,
+    "mechanism": MECHANISMS,
+}
 """Where names of each kind are registered."""
 _OWN: Final = ("sim", "strategies", "clients")
 
@@ -181,6 +188,7 @@ def _named(study: Scenario | RunSpec, strategies: Iterable[Strategy | RunStrateg
     for group in (*study.clinics, *study.parties):
         profiles = [group.profile] if isinstance(group.profile, str) else group.profile or ()
         named += [("profile", name) for name in profiles if name not in BUILT_IN_PROFILES]
+    named += [("mechanism", name) for name in study.privacy.mechanisms]
     named += [] if study.model.factory is None else [("factory", study.model.factory)]
     for strategy in strategies:
         own = getattr(strategy, "set", {}).get("model", {}).get("factory")

@@ -10,6 +10,7 @@ from pathlib import Path
 from sim.data.at_clinics import load_records
 from sim.foundation.problems import ScenarioError, suggest
 from sim.methods.job import Job
+from sim.plan.afterwards import afterwards, with_afterwards
 from sim.plan.counts import Counts
 from sim.plan.queues import PlanClock
 from sim.scenario import ClinicGroup, Server, overridden, validated
@@ -91,7 +92,8 @@ class Retiming:
         spec = validated(RunSpec, mapping, str(self._folder))
         clock = self._clock(spec)
         if not self._ends_early:
-            return math.fsum(clock.time_round(load).seconds for load in self._counts.loads)
+            times = [clock.time_round(load).seconds for load in self._counts.loads]
+            return math.fsum(with_afterwards(times, afterwards(self._job, clock.resources)))
         counts = Counts(self._job, clock).count(self._rounds)
         if changed := [r for r in range(1, self._rounds + 1) if self._counts.attended.get(r) != counts.attended.get(r)]:
             raise ScenarioError(
@@ -101,7 +103,8 @@ class Retiming:
                     "times; so the run cannot be re-timed, run the scenario again"
                 ]
             )
-        return math.fsum(time.seconds for time in counts.times)
+        after = afterwards(self._job, clock.resources)
+        return math.fsum(with_afterwards([time.seconds for time in counts.times], after))
 
     def _of_each_group(self, overrides: Sequence[str]) -> Iterator[str]:
         """Spread ``clinics.<key>=value`` over all groups of clinics."""

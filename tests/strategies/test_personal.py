@@ -7,8 +7,11 @@ from split_twins import PERSONAL, SplitTwin, changed
 from support import DP_SGD, bitwise, plan_of, run_spec
 from torch.nn import functional
 
+from sim import run as run_study
+from sim.foundation.problems import ScenarioError
 from sim.methods.trainer import expand
 from sim.plan.statement import privacy_statement
+from sim.study.replan import Retiming
 from sim.study.train import train_run
 from sim.tensor.evaluation import Evaluator
 
@@ -83,7 +86,7 @@ def test_nothing_more_crosses_and_what_is_promised_is_the_same(ragged, name):
         plan_of(spec)[0]
         for spec in (personal(ragged, name, privacy=private), run_spec(ragged, "fedavg", privacy=private))
     )
-    names = ("epsilon_model_user", "epsilon_peer", "epsilon_server", "bytes_up", "bytes_down", "sim_seconds")
+    names = ("epsilon_model_user", "epsilon_peer", "epsilon_server", "bytes_up", "bytes_down", "server_flops")
     assert [ours.columns()[n] for n in names] == [theirs.columns()[n] for n in names]
     assert "has no guarantee" in str(privacy_statement(ours, {}, finished=True)["outside"])
     assert "models of the clinics' own" not in str(privacy_statement(theirs, {}, finished=True))
@@ -130,3 +133,54 @@ def test_where_clinics_contradict_each_other_own_models_win(tmp_path):
     assert score["fedavg"] < 0.7
     assert score["fedavg-finetuned"] > 0.95
     assert score["fedavg-own-head"] > 0.9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_clock_counts_the_epochs_by_hand(ragged, name):
+    """Multiplications and additions of a chain 4 - 6 - 5 - 1; the first layer that trains passes no gradient on."""
+    macs = [4 * 6, 6 * 5, 5 * 1]
+    if name == "fedavg-finetuned":
+        of_a_record = 3 * 2 * (2 * sum(macs) + sum(macs[1:]))
+    else:
+        of_a_record = 2 * sum(macs[:2]) + 3 * 2 * 2 * macs[2]
+    ours, theirs = plan_of(personal(ragged, name, epochs=3))[0], plan_of(run_spec(ragged, "fedavg"))[0]
+    sizes = np.array(ours.job.sizes)
+    flops = [a.flops - b.flops for a, b in zip(ours.clinics, theirs.clinics, strict=True)]
+    assert flops == (sizes * of_a_record).tolist()
+    more = ours.columns()["sim_seconds"] - theirs.columns()["sim_seconds"]
+    assert more == pytest.approx(sizes.max() * of_a_record / 1e12, rel=1e-6)
+    assert ours.columns()["clinic_flops"] - theirs.columns()["clinic_flops"] == sum(flops)
+    assert ours.round_seconds[:-1] == theirs.round_seconds[:-1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_finished_run_is_timed_again_with_its_epochs(tmp_path, name):
+    scenario = {
+        "name": "own",
+        "seeds": [0],
+        "data": {"source": "synthetic", "clinics": 3, "records": 90, "features": 4},
+        "model": {"name": "mlp", "hidden": [6]},
+        "train": {"rounds": 2, "batch-size": 16, "learning-rate": 0.1},
+        "evaluation": {"reference": False},
+        "strategies": [{"name": name}],
+    }
+    study = run_study(scenario, tmp_path, progress=False)
+    again = Retiming(study.folder / study.runs["run_id"][0])
+    assert again.seconds([]) == pytest.approx(again.recorded_seconds, rel=1e-12)
+    slower = again.seconds(["clinics.compute=small-board"]) - again.seconds(["clinics.compute=gpu-server"])
+    assert slower > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"epochs": -1}, "strategies.options.epochs: -1 is no number of epochs"),
+        ({"epochs": 2.5}, "strategies.options.epochs: 2.5 is no number of epochs"),
+        ({"learning-rate": -0.1}, "strategies.options.learning-rate: -0.1 is no rate"),
+    ],
+)
+def test_a_mistake_is_one_line(ragged, options, told):
+    with pytest.raises(ScenarioError) as caught:
+        plan_of(run_spec(ragged, "fedavg-finetuned", options=options))
+    [line] = caught.value.problems
+    assert told in line
