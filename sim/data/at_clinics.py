@@ -35,6 +35,9 @@ def load_records(
     federation = load_federation(data, seed, parties)
     if not any(_differs(group) for group in clinics):
         return federation
+    if not federation.outcome.of_classes and any(group.label_noise for group in clinics):
+        fault = "flips classes, and what is predicted here has none; remove it"
+        raise ScenarioError([f"scenario: clinics.label-noise: {fault}"])
     group_of = groups_of(clinics, federation.everyone)
     own = {name: clinics[group_of[name]] for name in federation.everyone}
     columns = {

@@ -150,9 +150,7 @@ def _personal_problems(spec: RunSpec) -> list[str]:
     if not isinstance(epochs, int) or not 0 <= epochs <= 100_000:
         problems.append(f"{place}.epochs: {show(epochs)} is no number of epochs; give a whole number from 0")
     if not 0 <= float(rate) <= 1e6:
-        problems.append(
-            f"{place}.learning-rate: {show(rate)} is no rate; give one above 0, or 0 for that of the rounds"
-        )
+        problems.append(f"{place}.learning-rate: {show(rate)} is no rate; give one from 0, which is that of the rounds")
     return problems
 
 

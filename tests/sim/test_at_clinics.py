@@ -191,3 +191,23 @@ def test_a_mistake_is_one_line(tmp_path, clinics, further, told):
         run(checked(HEART, clinics, **further), tmp_path, progress=False)
     [line] = caught.value.problems
     assert told in line
+
+
+def test_times_have_no_wrong_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"site": ["a", "b"] * 60, "days": rng.integers(1, 99, 120), "died": 1, "x": rng.normal(size=120)}
+    )
+    data = {"outcome": "time", "time": "days", "event": "died", "horizon": 50, "clinic": "site", "scaling": "none"}
+    written = {
+        "name": "times",
+        "seeds": [0],
+        "data": data,
+        "model": {"name": "mlp", "hidden": [4]},
+        "train": {"rounds": 1, "batch-size": 16, "learning-rate": 0.1},
+        "clinics": [{"profile": "hospital", "label-noise": 0.1}],
+        "strategies": [{"name": "fedavg-finetuned"}],
+    }
+    with pytest.raises(ScenarioError, match="label-noise: flips classes, and what is predicted here has none"):
+        run(written, tmp_path, data=frame, progress=False)
+    assert run(written, tmp_path, data=frame, set={"clinics.0.label-noise": 0.0}, progress=False).ok
