@@ -23,7 +23,7 @@ from sim.foundation.lazy import Lazy
 from sim.models import Parameters
 from sim.privacy.accounting import Mechanisms
 from sim.privacy.audited import Audited, Trials, audited
-from sim.privacy.ledger import ADVERSARIES, Adversary
+from sim.privacy.ledger import COLLUDING, Adversary
 from sim.results.attack_log import exceeds
 
 dp: Any = Lazy("dp_accounting")
@@ -35,6 +35,8 @@ TOGETHER: Final = 64
 DRAWS_A_TRAINING: Final = 60
 """How many draws of a release stand for one training."""
 FEWEST: Final = 40
+_ALONE: Final[dict[Adversary, Adversary]] = {"peers": "peer-clinic", "server-and-peers": "server"}
+"""Whose view of whole trainings and rows stands for that of clinics which collude, and may know more."""
 LEAST_SIGNAL: Final = 0.9
 """Of a canary's gradient along its own direction; where canaries overlap more, clinics have fewer."""
 CONFIDENCE, WHEN_ABOVE = 0.95, 0.999
@@ -76,7 +78,7 @@ def audit(target: Target, trainings: int, kind: Kind, *, one_run: bool = False) 
     """
     auditor = Auditor(target=target, trainings=trainings, kind=kind, one_run=one_run)
     unit = target.plan.spec.privacy.unit
-    for adversary in ADVERSARIES:
+    for adversary in target.plan.adversaries:
         claim = Claim.of(target, adversary, unit)
         if math.isfinite(claim.epsilon):
             yield from auditor.findings(claim, "", auditor.trials_of(claim))
@@ -113,7 +115,7 @@ class Auditor:
         job = self.target.plan.job
         if job.spec.privacy.unit == "clinic":
             return self.updates
-        if job.rows is not None and claim.adversary == "server":
+        if job.rows is not None and _ALONE.get(claim.adversary, claim.adversary) == "server":
             return self.rows
         return self.whole_trainings
 
@@ -129,14 +131,16 @@ class Auditor:
 
     def updates(self, claim: Claim, attempt: int) -> Trials:
         """Draw sums of updates."""
-        plan, key = self.target.plan, self._key("updates", attempt)
-        return update_trials(plan.job, self._initial, int(plan.sampled.rounds[claim.clinic]), self._draws, key)
+        plan = self.target.plan
+        colluding = plan.spec.privacy.colluding_clinics if claim.adversary in COLLUDING else 0
+        key, rounds = self._key("updates", attempt), int(plan.sampled.rounds[claim.clinic])
+        return update_trials(plan.job, self._initial, rounds, self._draws, key, colluding)
 
     def whole_trainings(self, claim: Claim, attempt: int) -> Trials:
         """Train with canaries in and out."""
         if attempt not in self._seen:
             self._seen[attempt] = self._trained(attempt)
-        return self._seen[attempt][claim.adversary]
+        return self._seen[attempt][_ALONE.get(claim.adversary, claim.adversary)]
 
     @property
     def _draws(self) -> int:

@@ -20,7 +20,7 @@ from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.method import State
 from sim.methods.row_noise import arrived_rows, leaving_rows
-from sim.methods.secure_sum import masked_sum, opened
+from sim.methods.secure_sum import masked_sum, opened, own_noise, step_of
 from sim.models import Parameters
 from sim.privacy.audited import Floats, Trials
 from sim.tensor.lanes import forward
@@ -88,11 +88,12 @@ def label_trials(job: Job, clinic: int, count: int, key: str) -> Trials:
     return Trials(scores=scores[:, None], included=coins[:, None])
 
 
-def update_trials(job: Job, initial: Parameters, rounds: int, count: int, key: str) -> Trials:
+def update_trials(job: Job, initial: Parameters, rounds: int, count: int, key: str, colluding: int = 0) -> Trials:
     """Let clinics change the model by far more than the clip, each in a coordinate of its own, or not at all.
 
     In every round each changes its own coordinate alone; the score is how far the model has moved there in the end, or
-    in all rounds together, which is the same.
+    in all rounds together, which is the same. Under secure aggregation so many clinics collude: they take their own
+    parts of the noise off the sum, and the others are the canaries.
     """
     clip, size = job.spec.privacy.clip, sum(value[0].numel() for value in initial.values())
     lanes = min(AT_ONCE if job.secure is None else len(job.sizes), size)
@@ -109,8 +110,20 @@ def update_trials(job: Job, initial: Parameters, rounds: int, count: int, key: s
         anew = replace(job, key=f"{key}/{trial}")
         for server_round in range(1, rounds + 1):
             mean = _released(anew, server_round, zeros, moved)
-            scores[trial] += torch.cat([mean[name].flatten() for name in zeros]).numpy()[own]
-    return Trials(scores=scores, included=coins)
+            moved_by = torch.cat([mean[name].flatten() for name in zeros]).double().numpy()
+            scores[trial] += (moved_by - _known(anew, server_round, colluding, size))[own]
+    honest = slice(colluding if job.secure is not None else 0, None)
+    return Trials(scores=scores[:, honest], included=coins[:, honest])
+
+
+def _known(job: Job, server_round: int, colluding: int, size: int) -> Floats:
+    """Return what of a round's average is noise that the first clinics, which collude, know of each other."""
+    known = np.zeros(size)
+    if job.secure is not None:
+        returning = job.returning(server_round, job.participants(server_round))
+        for clinic in range(colluding):
+            known += own_noise(job, server_round, clinic, size) if clinic in returning else 0
+    return known * (step_of(job) / job.wanted)
 
 
 def _released(job: Job, server_round: int, before: Parameters, trained: Parameters) -> Parameters:

@@ -49,7 +49,7 @@ def audit(
 ) -> None:
     """Train with canaries, and print a lower bound at 95 % beside every finite epsilon; one above a claim is an error.
 
-    Colluding clinics' epsilons are not audited. What has been audited with the same options is not audited again.
+    What has been audited with the same options is not audited again.
     """
     from rich.console import Console
 
@@ -75,12 +75,14 @@ def _shown(audits: Sequence[dict[str, Any]]) -> bool:
     from rich.table import Table
 
     from sim.methods.labels import method_label
-    from sim.privacy.ledger import ADVERSARIES
+    from sim.privacy.ledger import ADVERSARIES, COLLUDING
     from sim.results.attack_log import exceeds
     from sim.results.columns import is_swept
 
+    named = {finding["adversary"] for audit in audits for finding in audit["findings"]}
+    adversaries = [*ADVERSARIES, *(each for each in COLLUDING if each in named)]
     table = Table(
-        "run", "method", "seed", "unit", *ADVERSARIES, "label", title="epsilon: audited, at least, of claimed"
+        "run", "method", "seed", "unit", *adversaries, "label", title="epsilon: audited, at least, of claimed"
     )
     errors = []
     for audit in audits:
@@ -88,7 +90,7 @@ def _shown(audits: Sequence[dict[str, Any]]) -> bool:
         settings = [f"{key} {value}" for key, value in run.items() if is_swept(key)]
         name = ", ".join([method_label(run["strategy"], run["cut"]), *settings])
         found = {(each["adversary"], each["measure"]): (each["value"], each["bound"]) for each in audit["findings"]}
-        cells = [found.get((adversary, "epsilon")) for adversary in ADVERSARIES]
+        cells = [found.get((adversary, "epsilon")) for adversary in adversaries]
         cells.append(found.get(("server", "label_epsilon")))
         words = [f"{epsilon_text(c[0])} of {epsilon_text(c[1])}" if c else "–" for c in cells]
         table.add_row(audit["run_id"], escape(name), str(run["seed"]), run["unit"], *words)
@@ -105,7 +107,7 @@ def _shown(audits: Sequence[dict[str, Any]]) -> bool:
     console.print(
         "Lower bounds at 95 % confidence, each by itself, by canaries. Of noise that has a scale the shape of the "
         "claimed trade-off curve is taken as known, and its scale is measured; bounds without that assumption are in "
-        "attacks.parquet. – stands where nothing is claimed. Colluding clinics' epsilons are not audited.",
+        "attacks.parquet. – stands where nothing is claimed.",
         markup=False,
         highlight=False,
     )

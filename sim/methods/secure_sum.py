@@ -105,19 +105,26 @@ def _flat(values: Mapping[str, Tensor]) -> Numbers:
 
 def _clipped(job: Job, server_round: int, before: Mapping[str, Tensor], names: Sequence[str]) -> Contribution:
     """Return what clips a clinic's update and adds its part of the noise, in steps."""
-    step, clip, std = step_of(job), job.spec.privacy.clip, part_noise(job)
-    begun, streams = _flat({name: before[name] for name in names}), Streams(job.key, "noise.update")
+    step, clip = step_of(job), job.spec.privacy.clip
+    begun = _flat({name: before[name] for name in names})
 
     def contribution(clinic: int, values: Numbers) -> Codes:
         update = values - begun
         norm = float(np.linalg.norm(update))
         factor = min(1.0, clip / norm) if norm else 1.0
         codes = np.trunc(update * factor / step) if math.isfinite(norm) else np.zeros_like(update)
-        if std:
-            codes += np.rint(streams.at(clinic, server_round).standard_normal(len(update)) * std / step)
-        return codes.astype(np.int64)
+        return codes.astype(np.int64) + own_noise(job, server_round, clinic, len(update))
 
     return contribution
+
+
+def own_noise(job: Job, server_round: int, clinic: int, numbers: int) -> Codes:
+    """Return a clinic's own part of the noise on a sum of clipped updates, in steps."""
+    std = part_noise(job)
+    if not std:
+        return np.zeros(numbers, dtype=np.int64)
+    drawn = Streams(job.key, "noise.update").at(clinic, server_round).standard_normal(numbers)
+    return np.rint(drawn * std / step_of(job)).astype(np.int64)
 
 
 def _weighted(job: Job) -> Contribution:

@@ -25,7 +25,7 @@ class FoundLine(BaseModel):
     """One finding."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-    adversary: Literal["model-user", "peer-clinic", "server"]
+    adversary: Literal["model-user", "peer-clinic", "server", "peers", "server-and-peers"]
     measure: Name
     value: _Number
     low: _Number

@@ -2,9 +2,10 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
+from sim.privacy.ledger import Adversary
 from sim.scenario.spec import TUNED
 
 COLUMNS: Final = (
@@ -22,6 +23,7 @@ COLUMNS: Final = (
     "epsilon_model_user_replace", "epsilon_peer_replace", "epsilon_server_replace",
     "epsilon_peers_replace", "epsilon_server_and_peers_replace", "epsilon_label",
     "epsilon_audited_model_user", "epsilon_audited_peer", "epsilon_audited_server",
+    "epsilon_audited_peers", "epsilon_audited_server_and_peers",
     "wall_seconds", "error",
 )  # fmt: skip
 """The columns of ``runs.parquet``; what attacks measured stands before the last two, swept and tuned keys behind."""
@@ -33,10 +35,12 @@ OUTCOME_COLUMNS: Final = (
 )
 """Columns of times and of amounts, which stand in front of the worst clinic's where a run has them."""
 _KNOWN: Final = frozenset({*COLUMNS, *OUTCOME_COLUMNS})
-AUDITED_COLUMN_OF: Final = {
+AUDITED_COLUMN_OF: Final[Mapping[Adversary, str]] = {
     "model-user": "epsilon_audited_model_user",
     "peer-clinic": "epsilon_audited_peer",
     "server": "epsilon_audited_server",
+    "peers": "epsilon_audited_peers",
+    "server-and-peers": "epsilon_audited_server_and_peers",
 }
 """The columns of what audits show of the epsilon against each adversary, at least."""
 TEXT_COLUMNS: Final = frozenset(

@@ -9,7 +9,7 @@ from typing import Any
 
 from sim.foundation.chain import Chain, read_chain
 from sim.foundation.problems import ScenarioError
-from sim.privacy.ledger import ADVERSARIES, COLUMN_OF
+from sim.privacy.ledger import COLUMN_OF
 from sim.results import reading
 from sim.results.attack_log import exceeds, with_audits
 from sim.results.columns import AUDITED_COLUMN_OF
@@ -121,7 +121,7 @@ def _table_faults(folder: Path) -> list[str]:
     faults += [
         f"{path}: run {row['run_id']}, {AUDITED_COLUMN_OF[adversary]}: refutes {COLUMN_OF[adversary]}"
         for row in told
-        for adversary in ADVERSARIES
+        for adversary in AUDITED_COLUMN_OF
         if exceeds(row[AUDITED_COLUMN_OF[adversary]], row[COLUMN_OF[adversary]])
     ]
     return faults + [

@@ -146,6 +146,24 @@ def test_a_release_that_is_drawn_by_itself_is_audited_to_within_a_fifth(csv, run
     assert 0.8 <= share <= 1.0
 
 
+SECURE = {"mechanism": "clinic-level", "epsilon": 4.0, "delta": 1e-3, "secure-aggregation": True}
+
+
+@pytest.mark.parametrize("how", ["as they do", "with the noise of all"])
+def test_colluding_clinics_know_their_noise_and_are_audited_so(csv, monkeypatch, how):
+    """Of three parts of the noise one that colludes leaves two: the claim against it, by which they are set."""
+    if how == "with the noise of all":
+        monkeypatch.setattr("sim.attacks.audit_releases.own_noise", lambda job, server_round, clinic, size: 0)
+    spec = run_spec(csv, "fedavg", None, SECURE | {"colluding-clinics": 1}, rounds=2)
+    found = audit_of(*plan_of(spec), 200)
+    claims = {f.adversary: f.bound for f in found if f.measure == "epsilon"}
+    assert claims["server-and-peers"] == claims["peers"] == pytest.approx(4.0, rel=1e-3)
+    assert claims["server"] < claims["peers"]
+    share = tightest(found, "server-and-peers")
+    assert 0.85 <= share <= 1.0 if how == "as they do" else share < 0.8
+    assert tightest(found, "server") <= 1.0
+
+
 def test_one_step_of_dp_sgd_is_audited_to_within_a_fifth(wide):
     spec = run_spec(wide, "fedavg", None, dp_sgd(4.0), rounds=1, batch_size=500, learning_rate=0.01)
     found = audit_of(*plan_of(spec), 150)
