@@ -183,6 +183,24 @@ TIMES = {
 """What ``[data]`` says of the records of :func:`write_times`."""
 
 
+def write_amounts(path: Path, sizes=SIZES, features=4) -> Path:
+    """Write one row a record with an amount around 10, of which some lie beyond 6 to 14."""
+    rng = np.random.default_rng(4)
+    parts = []
+    for clinic, size in enumerate(sizes):
+        x = rng.normal(size=(size, features))
+        part = pd.DataFrame(x.round(6), columns=[f"x{i}" for i in range(features)])
+        part.insert(0, "clinic", f"k{clinic}")
+        part.insert(1, "amount", (10 + clinic / 2 + x[:, 0] - 0.5 * x[:, 1] + rng.normal(size=size)).round(3))
+        parts.append(part)
+    pd.concat(parts).to_csv(path, index=False)
+    return path
+
+
+AMOUNTS = {"outcome": "amount", "label": "amount", "label-range": [6, 14]}
+"""What ``[data]`` says of the records of :func:`write_amounts`."""
+
+
 def plan_of(spec: RunSpec) -> tuple[Plan, Federation]:
     """Load a run's records and plan it."""
     federation = load_federation(spec.data, spec.seed, spec.parties)

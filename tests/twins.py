@@ -70,6 +70,23 @@ class Twin:
         return [(torch.tensor(train.x[a:b]), torch.tensor(train.y[a:b])) for a, b in pairwise(train.offsets)]
 
     @property
+    def amounts(self) -> bool:
+        return self.spec.data.outcome_of_a_record.kind == "amount"
+
+    def of_amounts(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of amounts as PyTorch has it; the quantile's by cases."""
+        train, (low, high) = self.spec.train, self.spec.data.outcome_of_a_record.span
+        amount = y.to(logits.dtype) / 2**24 * 2 - 1
+        if train.loss == "huber":
+            return functional.huber_loss(
+                logits[:, 0], amount, reduction="sum", delta=train.huber_delta / (high - low) * 2
+            )
+        if train.loss == "quantile":
+            rest = amount - logits[:, 0]
+            return torch.where(rest > 0, train.quantile * rest, (train.quantile - 1) * rest).sum()
+        return functional.mse_loss(logits[:, 0], amount, reduction="sum") / 2
+
+    @property
     def edges(self) -> tuple[float, ...]:
         return self.spec.data.outcome_of_a_record.edges
 
@@ -77,6 +94,8 @@ class Twin:
     def outputs(self) -> int:
         if self.edges:
             return len(self.edges)
+        if self.amounts:
+            return 1
         classes = len(self.federation.classes)
         return 1 if classes == 2 and self.spec.model.head == "binary" else classes
 
@@ -151,6 +170,8 @@ class Twin:
         """Return the sum of the records' losses."""
         if self.edges:
             return likelihood(logits, y)
+        if self.amounts:
+            return self.of_amounts(logits, y)
         if self.outputs == 1:
             return functional.binary_cross_entropy_with_logits(logits[:, 0], y.to(logits.dtype), reduction="sum")
         return functional.cross_entropy(logits, y, reduction="sum")

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sim.inference.amounts import deviations
 from sim.inference.survival import Times, integrated_brier, log_losses, pairs_in_order, time_lost
 
 __all__ = ["SCORED", "Floats", "Ints", "Predictions", "scored", "scores"]
@@ -36,13 +37,25 @@ class Predictions:
     label: Ints  # The class; whether the event was seen; 0 of amounts
     probabilities: Floats  # [row, class]; of times [row, interval] the share without the event at its end
     times: Times | None = None
+    amount: Floats | None = None  # Of amounts, whose prediction stands as the one probability
 
     @classmethod
     def of(cls, table: pd.DataFrame, model: Ints, models: int) -> Predictions:
         """Read the columns ``clinic, patient`` of a table, and what was seen of a record and predicted.
 
-        That is ``label, probability_0, probability_1, ...``, or ``time, event, survival_EDGE, ...``.
+        That is ``label, probability_0, probability_1, ...``, or ``time, event, survival_EDGE, ...``, or ``amount,
+        predicted``.
         """
+        if "amount" in table:
+            return cls(
+                model=model,
+                models=models,
+                clinic=pd.factorize(table["clinic"])[0].astype(np.int64),
+                patient=table["patient"].to_numpy(np.int64),
+                label=np.zeros(len(table), dtype=np.int64),
+                probabilities=table[["predicted"]].to_numpy(np.float64),
+                amount=table["amount"].to_numpy(np.float64),
+            )
         kind = "survival_" if "time" in table else "probability_"
         columns = sorted(
             (name for name in table.columns if name.startswith(kind)), key=lambda name: float(name.rpartition("_")[2])
@@ -77,12 +90,13 @@ def scores(predictions: Predictions, name: str) -> tuple[Floats, Floats]:
     influence : ndarray
         ``[row]``
     """
-    return (SCORED if predictions.times is None else _OF_TIMES)[name](predictions)
+    known = _OF_AMOUNTS if predictions.amount is not None else SCORED if predictions.times is None else _OF_TIMES
+    return known[name](predictions)
 
 
 def scored(columns: Collection[str]) -> frozenset[str]:
     """Name the scores whose variance over patients is known, by the columns of a table of predictions."""
-    return frozenset(_OF_TIMES if "time" in columns else SCORED)
+    return frozenset(_OF_TIMES if "time" in columns else _OF_AMOUNTS if "amount" in columns else SCORED)
 
 
 def _aucs(of: Predictions, block: Ints) -> tuple[Floats, Floats]:
@@ -126,6 +140,27 @@ def _concordance(of: Predictions, block: Ints) -> tuple[Floats, Floats]:
         centre, factor = _centres(placed, others, _within(of), value[of.model], of.patient)
         influence = (placed - centre * others) * factor / pairs[of.model]
     return value, np.where(pairs[of.model] > 0, influence, 0.0)
+
+
+def _explained(of: Predictions, block: Ints) -> tuple[Floats, Floats]:
+    """Return the share of squared deviations from each block's mean that is explained, by model: a ratio of sums."""
+    rest, spread = _rest(of) ** 2, deviations(_amount(of), block) ** 2
+    left, every = (np.bincount(of.model, own, minlength=of.models) for own in (rest, spread))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where(every > 0, left / every, np.nan)
+        centre, factor = _centres(rest, spread, _within(of), ratio[of.model], of.patient)
+        influence = -(rest - np.where(np.isfinite(centre), centre, 0.0) * spread) * factor / every[of.model]
+    return 1 - ratio, np.where(every[of.model] > 0, influence, 0.0)
+
+
+def _amount(of: Predictions) -> Floats:
+    if of.amount is None:
+        raise TypeError("these are no predictions of amounts")
+    return of.amount
+
+
+def _rest(of: Predictions) -> Floats:
+    return _amount(of) - of.probabilities[:, 0]
 
 
 def _times(of: Predictions) -> Times:
@@ -234,6 +269,13 @@ SCORED: Final[Mapping[str, Callable[[Predictions], tuple[Floats, Floats]]]] = Ma
     }
 )
 """The scores of classes whose variance over patients is known, and how they are computed."""
+_OF_AMOUNTS: Final[Mapping[str, Callable[[Predictions], tuple[Floats, Floats]]]] = MappingProxyType(
+    {
+        "within_clinic_r2": lambda of: _explained(of, _within(of)),
+        "r2": lambda of: _explained(of, of.model),
+        "mae": lambda of: _means(of, np.abs(_rest(of))),
+    }
+)
 _OF_TIMES: Final[Mapping[str, Callable[[Predictions], tuple[Floats, Floats]]]] = MappingProxyType(
     {
         "within_clinic_concordance": lambda of: _concordance(of, _within(of)),

@@ -15,7 +15,7 @@ from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
 from sim.privacy.secure_aggregation import SecureAggregation
 from sim.scenario import Privacy
 from sim.scenario.spec import RunSpec
-from sim.tensor.losses import CrossEntropy, Hazards, Loss
+from sim.tensor.losses import CrossEntropy, Hazards, Huber, Loss, Quantile, Squared
 
 
 def gradient_noise(privacy: Privacy, trained: int, clinics: int) -> GradientNoise | None:
@@ -88,4 +88,11 @@ def loss_of(spec: RunSpec, facts: Facts) -> Loss:
         raise ScenarioError(
             [f"train.class-weights: has {len(weights)} values; give one for each of the classes {listed}"]
         )
-    return Hazards() if outcome.kind == "time" else CrossEntropy(weights or ())
+    train, (low, high) = spec.train, outcome.span
+    if train.loss is not None and outcome.kind != "amount":
+        raise ScenarioError(['train.loss: chooses among losses of amounts; remove it, or set data.outcome to "amount"'])
+    if outcome.kind != "amount":
+        return Hazards() if outcome.kind == "time" else CrossEntropy(weights or ())
+    if train.huber_delta is not None:
+        return Huber(2 * train.huber_delta / (high - low))
+    return Squared() if train.quantile is None else Quantile(train.quantile)

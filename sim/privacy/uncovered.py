@@ -12,6 +12,8 @@ _HELD_OUT: Final = "held-out records, exact; a record held out here may be a tra
 _SCORES: Final = (
     "within_clinic_auc", "auc", "balanced_accuracy", "accuracy", "loss", "brier", "auprc", "calibration_error",
     "calibration_intercept", "calibration_slope", "sensitivity", "net_benefit", "worst_clinic_auc", "pairs",
+    "within_clinic_concordance", "concordance", "uno_concordance", "integrated_brier", "horizon_calibration",
+    "worst_clinic_concordance", "within_clinic_r2", "r2", "mae", "decile_error", "worst_clinic_r2",
 )  # fmt: skip
 _EVERYWHERE: Final = (
     "run.json, rounds.parquet, clinics.parquet, the run's log, runs.parquet, report.html and its figures"
@@ -39,12 +41,12 @@ def publishes_class_counts(spec: RunSpec) -> bool:
 
 def _rows(spec: RunSpec) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
     yield "held-out metrics, after each round and by clinic", _EVERYWHERE, _HELD_OUT, _SCORES
-    yield "name of the clinic with the lowest AUC", _EVERYWHERE, _HELD_OUT, ("worst_clinic",)
+    yield "name of the clinic with the lowest score", _EVERYWHERE, _HELD_OUT, ("worst_clinic",)
     yield (
-        "prediction and class of every held-out record",
+        "prediction and class, amount or time of every held-out record",
         "predictions.parquet",
         _HELD_OUT,
-        ("label", "probability_*"),
+        ("label", "probability_*", "time", "event", "survival_*", "amount", "predicted"),
     )
     yield (
         "which record trains and which is held out",

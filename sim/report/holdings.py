@@ -68,10 +68,11 @@ def holdings_table(held: Holdings) -> Table:
     records. Of many classes, the most frequent.
     """
     frame = holdings_frame(held)
-    shown = [f"share of {held.classes[label]}" for label in _frequent(held)]
+    classes = _frequent(held) if len(held.classes) > 1 else []
+    shown = [f"share of {held.classes[label]}" for label in classes]
     frame = frame[["clinic", *_PARTS, *shown]]
-    caption = "Shares are of all records of a clinic."
-    if len(shown) < len(held.classes):
+    caption = "Shares are of all records of a clinic." if classes else ""
+    if classes and len(shown) < len(held.classes):
         caption += f" The {len(shown)} most frequent of {len(held.classes)} classes."
     if len(frame) > _MOST_CLINICS:
         caption += f" Quantiles over {len(frame):,} clinics, of each column by itself."
@@ -88,7 +89,7 @@ def holdings_table(held: Holdings) -> Table:
         quantiles.insert(0, "clinic", list(_QUANTILES))
         sections = [quantiles, by_size.head(_NAMED), by_size.tail(_NAMED)]
     totals = held.counts.sum(axis=1)
-    whole = [*totals.sum(axis=1), *(totals.sum(axis=0)[_frequent(held)] / totals.sum())]
+    whole = [*totals.sum(axis=1), *(totals.sum(axis=0)[classes] / totals.sum())]
     sections.append(pd.DataFrame([["all", *whole]], columns=frame.columns))
     for section in sections:
         for position, (name, *values) in enumerate(section.itertuples(index=False, name=None)):

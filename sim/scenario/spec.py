@@ -47,6 +47,9 @@ _NOTHING_DONE: Final = (
     ("weight-decay", 0.0),
     ("schedule", "constant"),
     ("nopeek", 0.0),
+    ("loss", None),
+    ("huber-delta", None),
+    ("quantile", None),
     ("update-dtype", "float32"),
     ("update-top-k", 1.0),
 )

@@ -56,12 +56,25 @@ class Train(Section):
     participation: Number = Field(default=1.0, gt=0, le=1)
     over_select: Factor = Field(default=1.0, ge=1)
     deadline: Duration | None = None
+    loss: Literal["squared", "huber", "quantile"] | None = None
+    huber_delta: Annotated[Factor, Field(gt=0)] | None = Field(default=None, validate_default=True)
+    quantile: Annotated[Number, Field(gt=0, lt=1)] | None = Field(default=None, validate_default=True)
     class_weights: Annotated[tuple[Annotated[Factor, Field(ge=1e-6)], ...], Field(min_length=2)] | None = None
     smashed_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
     update_dtype: Literal["float32", "int8"] = "float32"
     update_top_k: Number = Field(default=1.0, gt=0, le=1)
     nopeek: Factor = Field(default=0.0, ge=0)
     eval_every: Whole = Field(default=1, ge=1, le=100_000)
+
+    @field_validator("huber_delta", "quantile")
+    @classmethod
+    def _of_the_loss(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """Each belongs to one loss of amounts, and that loss needs it."""
+        loss = {"huber_delta": "huber", "quantile": "quantile"}[str(info.field_name)]
+        if "loss" in info.data and (value is None) is (info.data["loss"] == loss):
+            told = "is missing; give a number, which train.loss needs"
+            raise ValueError(told if value is None else f'has no effect without train.loss = "{loss}"; remove it')
+        return value
 
     @model_validator(mode="after")
     def _somebody_is_left_to_choose(self) -> "Train":

@@ -114,6 +114,84 @@ def _intervals(y: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
     return reached.to(outputs.dtype), seen.to(outputs.dtype)
 
 
+class AmountLoss(Loss):
+    """Of amounts between -1 and 1, the ends of their public range; by what is left, the amount less the output."""
+
+    @abstractmethod
+    def of_rest(self, rest: Tensor) -> Tensor:
+        """Return each record's loss."""
+
+    @abstractmethod
+    def slope(self, rest: Tensor) -> Tensor:
+        """Return the derivative of each record's loss."""
+
+    def sum(self, outputs: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """See :class:`Loss`."""
+        return (self.of_rest(amounts(y, outputs.dtype) - outputs.squeeze(-1)) * weights).sum()
+
+    def gradient(self, outputs: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """See :class:`Loss`."""
+        return (self.slope(amounts(y, outputs.dtype) - outputs.squeeze(-1)) * -weights).unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class Squared(AmountLoss):
+    """Half the square of what is left, so that the mean is predicted."""
+
+    def of_rest(self, rest: Tensor) -> Tensor:
+        """See :class:`AmountLoss`."""
+        return rest.square() / 2
+
+    def slope(self, rest: Tensor) -> Tensor:
+        """See :class:`AmountLoss`."""
+        return rest
+
+    def constant(self, y: Tensor, outputs: int) -> Tensor:
+        """See :class:`Loss`: the mean."""
+        return amounts(y, torch.float64).mean()[None]
+
+
+@dataclass(frozen=True)
+class Huber(Squared):
+    """Half the square up to `delta`, and linear beyond (Huber, Annals of Mathematical Statistics 35:73, 1964).
+
+    Attributes
+    ----------
+    delta : float
+        In half ranges.
+    """
+
+    delta: float
+
+    def of_rest(self, rest: Tensor) -> Tensor:
+        """See :class:`AmountLoss`."""
+        near = rest.clamp(-self.delta, self.delta)
+        return near * (rest - near / 2)
+
+    def slope(self, rest: Tensor) -> Tensor:
+        """See :class:`AmountLoss`."""
+        return rest.clamp(-self.delta, self.delta)
+
+
+@dataclass(frozen=True)
+class Quantile(AmountLoss):
+    """The check function of a quantile, which is then predicted (Koenker & Bassett, Econometrica 46:33, 1978)."""
+
+    share: float
+
+    def of_rest(self, rest: Tensor) -> Tensor:
+        """See :class:`AmountLoss`."""
+        return torch.maximum(self.share * rest, (self.share - 1) * rest)
+
+    def slope(self, rest: Tensor) -> Tensor:
+        """See :class:`AmountLoss`."""
+        return self.share * (rest > 0) - (1 - self.share) * (rest < 0).to(rest.dtype)
+
+    def constant(self, y: Tensor, outputs: int) -> Tensor:
+        """See :class:`Loss`: the quantile."""
+        return torch.quantile(amounts(y, torch.float64), self.share)[None]
+
+
 def sigmoid(logits: Tensor) -> Tensor:
     """Return the sigmoid, a multiple of the processor's vectors at a time: what is left over would get other bits."""
     values = logits.numel()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sim.data.federation import Records
+from sim.inference.amounts import AMOUNT_CALIBRATION, AMOUNT_METRICS, amount_scores
 from sim.inference.survival import TIME_METRICS, Times, log_losses, time_scores
 from sim.scenario import Scoring
 from sim.scenario.outcomes import Outcome
@@ -122,6 +123,37 @@ class TimeScorer(Scorer):
         return time_scores(predicted, self._times(seen), offsets)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AmountScorer(Scorer):
+    """Of amounts, by the amount itself in its own unit."""
+
+    every_round = AMOUNT_METRICS
+    last_round = AMOUNT_CALIBRATION
+
+    def predicted(self, outputs: Tensor) -> Floats:
+        """See :class:`Scorer`."""
+        low, high = self.outcome.span
+        return (low + (outputs.double() + 1) * ((high - low) / 2)).numpy()
+
+    def columns(self, predicted: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """See :class:`Scorer`."""
+        return ("amount",), ("predicted",)
+
+    def seen(self, records: Records) -> Floats:
+        """See :class:`Scorer`."""
+        return records.measured
+
+    def losses(self, predicted: Floats, seen: Floats) -> Floats:
+        """See :class:`Scorer`: the square of the difference, in half ranges."""
+        low, high = self.outcome.span
+        return ((predicted - seen)[:, 0] * (2 / (high - low))) ** 2
+
+    def scores(self, predicted: Floats, seen: Floats, offsets: Ints, *, last: bool) -> Scores:
+        """See :class:`Scorer`."""
+        losses = self.losses(predicted, seen)
+        return amount_scores(predicted[:, 0], seen[:, 0], losses, offsets, last=last)
+
+
 def _survival(outputs: Tensor) -> Tensor:
     """Return ``[record, interval]`` the share without the event at each interval's end, from log-odds of hazards."""
     return torch.exp(torch.cumsum(torch.nn.functional.logsigmoid(-outputs.double()), 1))
@@ -129,4 +161,6 @@ def _survival(outputs: Tensor) -> Tensor:
 
 def scorer_of(outcome: Outcome, scoring: Scoring) -> Scorer:
     """Return what scores an outcome."""
-    return TimeScorer(outcome=outcome) if outcome.kind == "time" else ClassScorer(scoring=scoring)
+    if outcome.of_classes:
+        return ClassScorer(scoring=scoring)
+    return TimeScorer(outcome=outcome) if outcome.kind == "time" else AmountScorer(outcome=outcome)

@@ -21,7 +21,7 @@ SHARED = (
     ),
     Mutant(
         "the sigmoid's last values are left over",
-        "sim/tensor/dense.py",
+        "sim/tensor/losses.py",
         "(0, -values % _VECTORS)",
         "(0, 0)",
         (f"{LANES}test_a_logistic_model_with_one_output_is_the_same_beside_others",),

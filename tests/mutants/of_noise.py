@@ -37,14 +37,14 @@ KEYS = (
     ),
     Mutant(
         "the key is the published digest",
-        "sim/methods/job.py",
+        "sim/methods/run_key.py",
         'f"{digest}/{facts.fingerprint}"',
         'f"{digest}"',
         KEY,
     ),
     Mutant(
         "the key leaves out the settings",
-        "sim/methods/job.py",
+        "sim/methods/run_key.py",
         'f"{digest}/{facts.fingerprint}"',
         'f"{facts.fingerprint}"',
         KEY,
@@ -52,8 +52,8 @@ KEYS = (
     Mutant(
         "the key leaves out features",
         "sim/data/federation.py",
-        "for array in (part.x, part.y, part.offsets):",
-        "for array in (part.y, part.offsets):",
+        "for array in (part.x, part.y, part.offsets, part.measured):",
+        "for array in (part.y, part.offsets, part.measured):",
         KEY,
     ),
     Mutant(

@@ -23,8 +23,8 @@ SPLITS = (
     Mutant(
         "a stranger is told the last clinic's probabilities",
         "sim/tensor/evaluation.py",
-        "total += self._probabilities(",
-        "total = models * self._probabilities(",
+        "total = sum(self._scorer.predicted(self._logits(one, self._x)) for one in each)",
+        "*_, total = (models * self._scorer.predicted(self._logits(one, self._x)) for one in each)",
         (f"{HELD_OUT}test_a_stranger_is_predicted_by_the_mean_of_the_clinics_models",),
     ),
     Mutant(

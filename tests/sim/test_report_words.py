@@ -14,7 +14,7 @@ from sim.inference.hospitals import over_clinics
 from sim.report.compare import compare
 from sim.report.edges import at_the_edge
 from sim.report.elsewhere import elsewhere
-from sim.report.spoken import HEADLINE
+from sim.report.spoken import HEADLINE, spoken
 from sim.report.study import NO_TRIALS
 from sim.report.words import conclusions
 
@@ -157,10 +157,10 @@ def test_clinics_that_were_held_out_speak_for_others_from_five_on():
         "FedAvg did best at the highest train.learning-rate that was tried (1) in most cases: what lies "
         "beyond may do better."
     )
-    central = elsewhere(models.replace({"FedAvg": "Centralised"}), made.held_out, {"Centralised"})
+    central = elsewhere(models.replace({"FedAvg": "Centralised"}), made.held_out, spoken(made.runs), {"Centralised"})
     assert "Split learning has the highest mean AUC of the methods that train together" in central
     assert central.endswith("Better over clinics: Centralised.")
-    anew = elsewhere(models, replace(made.held_out, same_patients=False))
+    anew = elsewhere(models, replace(made.held_out, same_patients=False), spoken(made.runs))
     assert anew.startswith(f"At {8 * law.seeds} clinics ")
     few = study(replace(law, clinics=4), ["fedavg", "split"], held_out="some")
     assert (

@@ -13,6 +13,7 @@ import torch
 from hostile import Opened
 from split_twins import CUT, METHODS, PERSONAL, Method, SplitTwin, apart, batches_of, changed, expected, rounding, split
 from support import (
+    AMOUNTS,
     DP_SGD,
     JOINT,
     TIMES,
@@ -20,6 +21,7 @@ from support import (
     plan_of,
     run_spec,
     train_spec,
+    write_amounts,
     write_csv,
     write_times,
 )
@@ -74,6 +76,13 @@ SITUATIONS |= {
     "dp-sgd, times": ("times", {"records": TIMES, "privacy": DP_SGD}),
     "dp-sgd, times, clipped jointly": ("times", {"records": TIMES, "privacy": JOINT}),
 }
+SITUATIONS |= {
+    "amounts": ("amounts", {"records": AMOUNTS}),
+    "amounts, huber": ("amounts", {"records": AMOUNTS, "loss": "huber", "huber_delta": 0.8}),
+    "amounts, quantile": ("amounts", {"records": AMOUNTS, "loss": "quantile", "quantile": 0.7, "learning_rate": 0.3}),
+    "dp-sgd, amounts": ("amounts", {"records": AMOUNTS, "privacy": DP_SGD}),
+    "dp-sgd, amounts, clipped jointly": ("amounts", {"records": AMOUNTS, "privacy": JOINT}),
+}
 METHOD = pytest.mark.parametrize("method", METHODS, ids=str)
 OPTIMIZER = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 SPLIT_CUTS = ("vanilla", "u-shaped")
@@ -83,6 +92,7 @@ SPLIT_CUTS = ("vanilla", "u-shaped")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("battery")
     written = {name: write_csv(folder / f"{name}.csv", **how) for name, how in FILES.items()}
+    written["amounts"] = write_amounts(folder / "amounts.csv")
     written["times"] = write_times(folder / "times.csv")
     one_sided = written["one-sided"].read_text(encoding="utf-8")
     written["one-sided"].write_text(one_sided.replace("k1,class1", "k1,class0"), encoding="utf-8")
