@@ -25,7 +25,13 @@ OF_EVERY_RUN: Final = {
     "smashed_reconstruction_r2": ("reconstruction", "server", "r2", 0.0),
 }
 """Columns of ``runs.parquet`` with what the attacks of every run measure: attack, adversary, measure and chance."""
-WHO: Final = {"model-user": "Model user", "peer-clinic": "Peer clinic", "server": "Server"}
+WHO: Final = {
+    "model-user": "Model user",
+    "peer-clinic": "Peer clinic",
+    "server": "Server",
+    "peers": "Colluding clinics",
+    "server-and-peers": "Server and colluding clinics",
+}
 _NAMES: Final = {
     "membership": "loss threshold", "reconstruction": "ridge regression", "lira": "LiRA", "rmia": "RMIA",
     "fsha": "FSHA", "unsplit": "UnSplit",

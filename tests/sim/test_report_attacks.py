@@ -8,11 +8,21 @@ from altair import Root
 from jsonschema import ValidationError
 from report_studies import make_runs, make_study
 
-from sim.report.attacks import attack_figures, attack_points, attack_tables, attack_words, audit_points, measure_text
+from sim.privacy.ledger import COLUMN_OF
+from sim.report.attacks import (
+    WHO,
+    attack_figures,
+    attack_points,
+    attack_tables,
+    attack_words,
+    audit_points,
+    measure_text,
+)
 from sim.report.gallery import gallery
 from sim.report.html import write_report
 from sim.report.spoken import HEADLINE
 from sim.results.attacks import COLUMNS
+from sim.results.columns import AUDITED_COLUMN_OF
 
 
 def found(run_id, attack, adversary, measure, value, **others):
@@ -131,3 +141,7 @@ def test_the_line_of_used_up_claims_goes_from_nothing_to_the_largest_claim():
     ends = [{"claimed": claim, "measured": claim} for claim in (0.0, 3.0)]
     assert panel["layer"][0]["data"]["values"] == ends
     Root.validate(panel)
+
+
+def test_every_adversary_of_an_audit_has_a_name():
+    assert set(WHO) == set(AUDITED_COLUMN_OF) == set(COLUMN_OF)
