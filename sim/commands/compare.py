@@ -49,6 +49,7 @@ def compare(
     from sim.report.scope import intervals_of
     from sim.report.spoken import spoken
     from sim.report.study import NO_TRIALS
+    from sim.report.summary import between_parties
     from sim.report.table import rendered
     from sim.results.store import read_run_tables, read_table
     from sim.results.trials import trials_table
@@ -81,7 +82,7 @@ def compare(
         return
     console = wide_console()
     known = comparison.differences["half_width"].notna()
-    kind = intervals_of(comparison.means, held_out)
+    kind = intervals_of(comparison.means, held_out, parties=between_parties(table))
     pairs = f"Differences are from {comparison.best}; " + (
         "their intervals hold together for all pairs." if known.any() else "one seed alone gives them no interval."
     )

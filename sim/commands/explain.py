@@ -306,7 +306,8 @@ def _guarantees(plans: Sequence[Plan]) -> Iterator[str]:
         own = [plan for plan in own if adversary in plan.adversaries]
         if not own:
             continue
-        where = f"one {unit} at delta {delta:g}{f', {adjacency}' if adjacency else ''}"
+        protected = "patient's record" if own[0].job.parties is not None else unit
+        where = f"one {protected} at delta {delta:g}{f', {adjacency}' if adjacency else ''}"
         yield f"Against the {adversary.replace('-', ' ')}, {where}: {_against(adversary, own)}."
 
 

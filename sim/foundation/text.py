@@ -74,7 +74,8 @@ def _with_unit(value: float, units: tuple[tuple[str, float], ...]) -> str:
 
 def count_text(number: int, noun: str) -> str:
     """Count something: "1 seed", "1,200 clinics"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    several = f"{noun[:-1]}ies" if noun.endswith("ty") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else several}"
 
 
 def span_text(low: str, high: str) -> str:

@@ -12,6 +12,11 @@ from sim.plan.plan import HOW_IT_LEARNS, Plan
 from sim.scenario import Npz, Scenario, TableFile
 from sim.scenario.privacy import TOLERATED, TRUST, Privacy, keys_of
 
+PREDICTING = (
+    "to predict for a patient all parties send their rows, not noised; scores here are what that gives, and no epsilon "
+    "is about the patients for whom it is done"
+)
+
 
 def privacy_notes(scenario: Scenario) -> Iterator[str]:
     """Yield a line for each key of ``[privacy]`` that no mechanism of the study uses.
@@ -120,7 +125,12 @@ def whom_they_share(plan: Plan) -> str:
     if not facts.known:
         return "all parties know the same patients, and that each is among the data; no epsilon is about that"
     sizes = ", ".join(f"{count:,} at {name}" for name, count in zip(facts.names, facts.known, strict=True))
+    if plan.job.parties is None or not plan.job.parties.heads:
+        return (
+            f"{facts.records:,} patients are those whom all parties know, of {sizes}; no epsilon is about finding them"
+        )
+    some = " and the server how many any of them share, exact, and, with a party, whom" if len(facts.known) > 2 else ""
     return (
         f"private set intersection found {facts.records:,} patients whom all know, of {sizes}: every party learns who "
-        "of its own they are, and everybody these numbers, exact; no epsilon is about that"
+        f"of its own they are, everybody these numbers{some or ', exact'}; no epsilon is about that"
     )

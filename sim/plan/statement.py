@@ -14,7 +14,7 @@ from dp_accounting import DpEvent, NonPrivateDpEvent
 
 from sim.foundation.text import count_text
 from sim.methods.parties import patients
-from sim.plan.notes import summed, whom_they_share
+from sim.plan.notes import PREDICTING, summed, whom_they_share
 from sim.plan.releases import un_noised
 from sim.privacy.accounting import flatten, under_one_adjacency
 from sim.privacy.adjacency import NAMES
@@ -106,6 +106,7 @@ def privacy_statement(plan: Plan, versions: Mapping[str, Any], *, finished: bool
         "unit": spec.privacy.unit,
         "unit-meaning": _UNIT["patient" if plan.job.parties is not None else spec.privacy.unit],
         "clinics": len(plan.clinics),
+        "parties": plan.job.parties is not None,
         "records": patients(plan.job),
         "delta": spec.privacy.delta,
         "adversaries": [_adversary(plan, adversary, groups) for adversary in plan.adversaries],
@@ -258,12 +259,12 @@ def _how_often(plan: Plan, release: Release, count: int, *, noised: bool) -> tup
 
 
 def _outside(plan: Plan) -> list[tuple[str, str, str]]:
-    spec = plan.spec
+    spec, whose = plan.spec, "clinics" if plan.job.parties is None else "parties"
     rows = [
-        ("sizes of the clinics", "public", "numbers of training records set sampling rates, steps and weights"),
+        _sizes(plan),
         ("batch sizes", "public", "seen where rows cross; the number of records alone decides how they are drawn"),
         ("participation", "public", "who takes part in which round is drawn without regard to any record"),
-        ("names of clinics, features and classes", "public", "stand in the results as the source gives them"),
+        (f"names of {whose}, features and classes", "public", "stand in the results as the source gives them"),
         ("initial parameters and frozen parts", "public", spec.model.public_note),
         _labels(plan),
     ]
@@ -286,13 +287,9 @@ def _outside(plan: Plan) -> list[tuple[str, str, str]]:
         ("adversaries who join forces", "non-private", _together(spec)),
     ]
     if plan.job.parties is not None:
-        rows.append(
-            (
-                "who is a patient",
-                "non-private",
-                whom_they_share(plan),
-            )
-        )
+        rows.append(("who is a patient", "non-private", whom_they_share(plan)))
+        if plan.job.parties.heads:
+            rows.append(("predictions", "non-private", PREDICTING))
     if plan.job.method.personal is not None:
         rows.append(
             (
@@ -313,6 +310,12 @@ def _outside(plan: Plan) -> list[tuple[str, str, str]]:
     if spec.privacy.unit == "record":
         rows.append(_records_of_a_patient(plan))
     return rows
+
+
+def _sizes(plan: Plan) -> tuple[str, str, str]:
+    if plan.job.parties is not None:
+        return "number of patients", "public", "sets sampling rates and steps"
+    return "sizes of the clinics", "public", "numbers of training records set sampling rates, steps and weights"
 
 
 def _defences(spec: RunSpec) -> Iterator[tuple[str, str]]:
@@ -361,6 +364,8 @@ def _records_of_a_patient(plan: Plan) -> tuple[str, str, str]:
 
 def _labels(plan: Plan) -> tuple[str, str, str]:
     privacy, protocol = plan.spec.privacy, plan.job.protocol
+    parties, facts = plan.job.parties, plan.job.facts
+    others = "" if parties is None else f" but {facts.names[parties.holder]}, which has them"
     sent = "labels" in protocol.sees_raw.get("server", ())
     if sent and privacy.labels == "public":
         return "labels", "public", "stated to be public: neighbouring data sets have the same labels"
@@ -369,17 +374,24 @@ def _labels(plan: Plan) -> tuple[str, str, str]:
         return (
             "labels",
             "dp",
-            f"randomised once before they are sent: epsilon {spent:.3g} of one label, against everyone"
+            f"randomised once before they are sent: epsilon {spent:.3g} of one label, against everyone{others}"
             if math.isfinite(spent)
             else "randomised once before they are sent, but the choice of held-out records is not",
         )
     if sent:
         return "labels", "non-private", "sent to the server as they are, and counted as such in its row"
-    covered = privacy.mechanism != "none"
+    if parties is not None and parties.present not in ((parties.holder,), tuple(range(len(facts.names)))):
+        who = facts.names[parties.present[0]]
+        return (
+            "labels",
+            "non-private",
+            f"{who} is given them as they are, which it does not have; no epsilon counts that",
+        )
+    covered, where = privacy.mechanism != "none", "the clinic" if parties is None else facts.names[parties.holder]
     return (
         "labels",
         "dp" if covered else "non-private",
-        "stay at the clinic; part of the record, and protected as it is",
+        f"stay at {where}; part of the record, and protected as it is",
     )
 
 

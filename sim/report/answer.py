@@ -15,7 +15,7 @@ from sim.report.held_out import evidence_of
 from sim.report.joining import ALONE
 from sim.report.spoken import spoken
 from sim.report.study import StudyResults
-from sim.report.summary import ADVERSARIES, is_baseline
+from sim.report.summary import ADVERSARIES, between_parties, is_baseline
 from sim.report.words import conclusions
 
 __all__ = ["answers", "compared"]
@@ -40,10 +40,14 @@ def compared(study: StudyResults) -> str:
         first = study.clinics[study.clinics["run_id"].isin(ok.loc[alike, "run_id"])]
         held = f"{first['test_records'].sum():,} held-out records"
         train = f"{first['records'].sum():,} training and {held}"
-        parts.append(
-            f"over {count_text(first['name'].nunique(), 'clinic')} with "
-            + (f"{held}, of clinics that took no part in training" if study.all_away else train)
-        )
+        over = f"over {count_text(first['name'].nunique(), 'clinic')} with "
+        if between_parties(ok):
+            patients = f"{first['records'].max():,} training and {first['test_records'].sum():,} held-out patients"
+            parts.append(f"over {count_text(first['name'].nunique(), 'party')} with columns of the same {patients}")
+        elif study.all_away:
+            parts.append(f"{over}{held}, of clinics that took no part in training")
+        else:
+            parts.append(f"{over}{train}")
     done = (study.runs["status"] == "ok").sum()
     failed = f" {done} of {len(study.runs)} runs succeeded." if done < len(study.runs) else ""
     return f"Compared: {', '.join(parts)}.{failed}"

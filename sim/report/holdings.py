@@ -61,8 +61,8 @@ def holdings_frame(held: Holdings) -> pd.DataFrame:
     return pd.concat([frame, shares], axis=1)
 
 
-def holdings_table(held: Holdings) -> Table:
-    """Build the table of what each clinic holds.
+def holdings_table(held: Holdings, *, parties: bool = False) -> Table:
+    """Build the table of what each clinic holds, or of the patients whose columns parties hold.
 
     One row a clinic and one for all; beyond 40 clinics quantiles of each column and the clinics with most and fewest
     records. Of many classes, the most frequent.
@@ -71,14 +71,14 @@ def holdings_table(held: Holdings) -> Table:
     classes = _frequent(held) if len(held.classes) > 1 else []
     shown = [f"share of {held.classes[label]}" for label in classes]
     frame = frame[["clinic", *_PARTS, *shown]]
-    caption = "Shares are of all records of a clinic." if classes else ""
+    caption = f"Shares are of all {'patients' if parties else 'records of a clinic'}." if classes else ""
     if classes and len(shown) < len(held.classes):
         caption += f" The {len(shown)} most frequent of {len(held.classes)} classes."
     if len(frame) > _MOST_CLINICS:
         caption += f" Quantiles over {len(frame):,} clinics, of each column by itself."
     table = Table(caption=Text(caption, style="dim"), box=box.SIMPLE_HEAD, show_edge=False)
     for position, name in enumerate(frame.columns):
-        heading = Text(name.replace("share of ", "share of\n", 1))
+        heading = Text("label at" if parties and not position else name.replace("share of ", "share of\n", 1))
         width = None if position else _MOST_SIGNS
         justify: Literal["left", "right"] = "right" if position else "left"
         table.add_column(heading, justify=justify, no_wrap=position <= len(_PARTS), max_width=width)

@@ -13,7 +13,7 @@ from sim.report.edges import contest_of
 from sim.report.elsewhere import few
 from sim.report.held_out import NOT_KNOWN, HeldOut
 from sim.report.study import NO_TRIALS
-from sim.report.summary import PREVALENCE
+from sim.report.summary import PREVALENCE, between_parties
 from sim.results.columns import is_tuned
 from sim.scenario.spec import TUNED
 
@@ -22,11 +22,15 @@ __all__ = ["intervals_of", "scope", "tuning_of"]
 _NONE: Final = ("", 0)
 
 
-def intervals_of(means: pd.DataFrame, held_out: HeldOut | None) -> str:
-    """Say what the intervals of a table of means are of; see :func:`sim.inference.differences.estimates`."""
+def intervals_of(means: pd.DataFrame, held_out: HeldOut | None, *, parties: bool = False) -> str:
+    """Say what the intervals of a table of means are of; see :func:`sim.inference.differences.estimates`.
+
+    ``parties`` says whether the clinics are parties with columns of the same patients.
+    """
     patients, several = means["patients"].notna().any(), (means["n"] > 1).any()
     if patients:
-        return "over other patients of these clinics" + (" and over seeds" if several else ", for one seed alone")
+        whose = "parties" if parties else "clinics"
+        return f"over other patients of these {whose}" + (" and over seeds" if several else ", for one seed alone")
     if several:
         widened = ", widened because these deal the same patients anew (Nadeau & Bengio 2003)"
         return "over seeds" + (widened if (held_out or NOT_KNOWN).dealt_anew else "")
@@ -59,14 +63,15 @@ def scope(
     """
     said = [tuning_of(runs, trials)]
     several = len(means) > 0 and (means["n"] > 1).any()
-    if len(means) and (kind := intervals_of(means, held_out)):
+    parties = between_parties(runs)
+    if len(means) and (kind := intervals_of(means, held_out, parties=parties)):
         pairs = "all pairs" if levels == 1 else "all pairs at one level"
         together = f"; those of differences hold together for {pairs}" if several and len(means) > 2 * levels else ""
         said.append(f"The 95 % intervals are {kind}{together}.")
     if several and (held_out is None or held_out.same_patients):
         said.append("More seeds bring no more patients.")
     if not others:
-        said.append("Nothing is said about hospitals that took no part.")
+        said.append(f"Nothing is said about {'patients elsewhere' if parties else 'hospitals that took no part'}.")
     return " ".join(filter(None, said))
 
 

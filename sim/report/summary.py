@@ -46,6 +46,12 @@ def trains_alone(strategy: str) -> bool:
     return method is not None and method.family == "baseline" and method.clinic_parts == "own" and method.trains
 
 
+def between_parties(runs: pd.DataFrame) -> bool:
+    """Whether what stands as clinics are parties with columns of the same patients: a method is for these alone."""
+    methods = map(known_method, runs["strategy"].unique())
+    return any(method is not None and method.layouts == ("vertical",) for method in methods)
+
+
 def held_out_clinics(runs: pd.DataFrame) -> "pd.Series[bool]":
     """Say of each run whether it holds out whole clinics, which then take no part in training."""
     return (

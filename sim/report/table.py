@@ -16,6 +16,7 @@ from sim.report.spoken import spoken
 from sim.report.summary import (
     ADVERSARIES,
     adjacency_of,
+    between_parties,
     is_baseline,
     of_one_kind,
     successful_runs,
@@ -187,7 +188,8 @@ def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
                 "Server GFLOP": f"{run['server_flops'] / 1e9:.3g}",
             }
         )
-    return rendered(pd.DataFrame(rows), ", ".join(runs["study"].unique()), f"{_PLAN_CAPTION}{_neighbours(runs)}")
+    caption = _PLAN_CAPTION.replace("clinics", "parties") if between_parties(runs) else _PLAN_CAPTION
+    return rendered(pd.DataFrame(rows), ", ".join(runs["study"].unique()), f"{caption}{_neighbours(runs)}")
 
 
 def rendered(frame: pd.DataFrame, title: str, caption: str, baselines: Collection[str] = frozenset()) -> Table:

@@ -45,11 +45,11 @@ class InMemory:
 
     def keep(self, folder: Path) -> Path:
         """Write the file into a folder unless it is there; return its place. Raises OSError."""
-        path = (folder / self.name).resolve()
+        path = folder.resolve() / self.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.is_file() or path.read_bytes() != self.content:
+        if path.is_symlink() or not path.is_file() or path.read_bytes() != self.content:
             partial = path.with_name(f".{path.name}.{os.getpid()}")
-            partial.unlink(missing_ok=True)  # what somebody else put there may be a link
+            partial.unlink(missing_ok=True)  # like the file itself, it may be a link that somebody else put there
             partial.write_bytes(self.content)
             partial.replace(path)
         return path
@@ -131,7 +131,9 @@ def _shape_problems(arrays: Mapping[str, NDArray[Any]]) -> Iterator[str]:
 
 def _stacked(datasets: Mapping[Any, Any]) -> dict[str, object]:
     """Put the clinics' Datasets one after another."""
-    problems: list[str] = []
+    written = [str(name).strip() for name in datasets]
+    twice = dict.fromkeys(name for name in written if written.count(name) > 1)
+    problems = [f"data: two clinics are called {show(name)}; give each a name of its own" for name in twice]
     records: list[NDArray[Any]] = []
     labels: list[Any] = []
     clinics: list[str] = []

@@ -17,6 +17,7 @@ from torch.utils.data import TensorDataset
 from sim import Scenario, Study, run
 from sim.foundation.problems import ScenarioError
 from sim.scenario import load_scenario, parse_scenario
+from sim.scenario.in_memory import in_memory
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PRIVATE = """
@@ -201,6 +202,25 @@ def test_data_that_cannot_be_used_are_one_line_each(tmp_path, data, lines):
     for told, said in zip(caught.value.problems, lines, strict=True):
         assert said in told
     assert not any(tmp_path.iterdir())
+
+
+def test_a_link_in_the_place_of_the_data_is_not_followed(tmp_path):
+    records = in_memory(pd.DataFrame({"label": [0, 1], "clinic": ["a", "b"]}))
+    elsewhere, folder = tmp_path / "diary.txt", tmp_path / "data"
+    elsewhere.write_text("mine", encoding="utf-8")
+    folder.mkdir()
+    (folder / records.name).symlink_to(elsewhere)
+    kept = records.keep(folder)
+    assert elsewhere.read_text(encoding="utf-8") == "mine"
+    assert kept.read_bytes() == records.content
+    assert not kept.is_symlink()
+
+
+@pytest.mark.parametrize("names", [(1, "1"), ("north", " north")])
+def test_two_clinics_never_become_one(names):
+    dataset = TensorDataset(torch.ones(3, 2), torch.tensor([0, 1, 0]))
+    with pytest.raises(ScenarioError, match="two clinics are called"):
+        in_memory(dict.fromkeys(names, dataset))
 
 
 def test_what_is_wrong_with_a_frame_is_told_as_of_a_file(csv_study, tmp_path):

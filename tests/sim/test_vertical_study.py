@@ -111,3 +111,29 @@ def test_a_fault_is_one_line(tmp_path, suture, old, new, line):
     code, _, err = suture("check", "vertical.toml")
     assert code == 2
     assert line in " ".join(err.split())
+
+
+def test_words_are_of_parties_and_patients(study, suture):
+    """Three times the patients would stand where sizes of clinics are added up; nobody else's hospital is meant."""
+    runs = pd.read_parquet(study / "runs.parquet").set_index("run_id")
+    page = " ".join((study / "report.html").read_text(encoding="utf-8").split())
+    clinics = pd.read_parquet(study / runs.index[0] / "clinics.parquet")
+    training, held_out = clinics["records"].max(), clinics["test_records"].sum()
+    assert training + held_out == 120
+    assert f"over 2 parties with columns of the same {training} training and {held_out} held-out patients" in page
+    assert "Nothing is said about patients elsewhere." in page
+    assert "hospitals that took no part" not in page
+    code, out, _ = suture("compare", study, "--by", "strategy,cut")
+    assert (code, "other patients of these clinics" in " ".join(out.split())) == (0, False)
+    code, out, _ = suture("plan", study.parent.parent / "vertical.toml")
+    assert (code, "over all parties" in " ".join(out.split())) == (0, True)
+    for run, row in runs.iterrows():
+        statement = (study / run / "privacy.md").read_text(encoding="utf-8")
+        assert f"2 parties, {training} training patients." in statement
+        assert "clinic that is protected least" not in statement
+        assert "at 2 clinics" not in statement
+        assert ("to predict for a patient all parties send their rows" in statement) == (row["strategy"] == "vertical")
+    given = [
+        run for run in runs.index if "doctor is given them as they are" in (study / run / "privacy.md").read_text()
+    ]
+    assert runs.loc[given, "strategy"].tolist() == ["The doctor, given labels"]

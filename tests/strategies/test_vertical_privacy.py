@@ -14,7 +14,9 @@ from vertical import PARTIES, Twin, batches, spec_of
 from wire import again, differences, record, unlisted, with_record
 
 from sim.foundation.problems import ScenarioError
+from sim.plan.statement import privacy_statement
 from sim.privacy.mechanisms.released import row_step
+from sim.privacy.statement_text import statement_text
 from sim.study.train import train_run
 
 COLUMNS = [[0, 1], [2], [3, 4]]
@@ -218,3 +220,29 @@ def test_a_patient_is_as_exposed_as_where_training_is_most(csv):
     assert seldom.noise_multipliers == always.noise_multipliers
     assert len({clinic.epsilon["model-user"] for clinic in seldom.clinics}) == 1
     assert seldom.clinics[0].epsilon == always.clinics[0].epsilon
+
+
+def test_the_statement_says_what_finding_shared_patients_tells_whom(csv):
+    """Of three lists that all have encrypted the server sees all that are equal, not only those on all three."""
+
+    def told(strategy, parties):
+        plan, _ = plan_of(spec_of(csv, strategy, parties=parties))
+        rows = {row["what"]: row["note"] for row in privacy_statement(plan, {}, finished=False)["outside"]}
+        return rows["who is a patient"], "predictions" in rows
+
+    some = [{**party, "share": 0.8} for party in PARTIES]
+    two = [some[1], {**some[0], "columns": ["x0", "x1", "x3", "x4"]}]
+    three, predicts = told("vertical", some)
+    assert "the server how many any of them share" in three
+    assert predicts
+    assert "the server how many" not in told("vertical", two)[0]
+    alone, predicts = told("vertical-alone", some)
+    assert ("private set intersection" in alone, predicts) == (False, False)
+
+
+def test_labels_are_randomised_for_all_but_who_has_them(csv):
+    privacy = {"mechanism": "smashed-noise+label-rr", "noise-multiplier": 4.0, "label-epsilon": 2.0}
+    plan, _ = plan_of(noised_rows(csv, "vanilla", privacy))
+    statement = privacy_statement(plan, {}, finished=False)
+    assert "against everyone but laboratory, which has them" in str(statement["outside"])
+    assert "against everyone but the party that has it" in statement_text(statement)
