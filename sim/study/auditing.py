@@ -95,6 +95,10 @@ def audit_study(folder: Path, options: Options, engine: Engine, progress: Progre
     names = {run_id: options.audit_id(run_id) for run_id in rows}
     left = [run_id for run_id, name in names.items() if ended.get(name, {}).get("status") != "ok"]
     pending = list(plan_runs([read_run(folder / run_id, trust=trust)[1] for run_id in left]))
+    if any(plan.job.parties is not None for plan in pending):
+        raise ScenarioError(
+            [f"{folder}: canaries are a clinic's records, and these runs have parties; none is audited"]
+        )
     forecast = Forecast(pending, engine.jobs)
     progress.attacking(len(pending), len(rows) - len(pending), forecast.seconds_left())
     run = partial(audit_runs, options=options)

@@ -82,6 +82,9 @@ def test_a_study_is_run_resumed_verified_and_reported(study, suture):
     pd.testing.assert_frame_equal(runs, again)  # wall seconds too: nothing was run again
     code, out, _ = suture("verify", study)
     assert (code, "6 of them recounted, all agree" in " ".join(out.split())) == (0, True)
+    code, _, err = suture("audit", study)
+    assert code == 2
+    assert "these runs have parties" in err
     assert "laboratory" in (study / "report.html").read_text(encoding="utf-8")
 
 
