@@ -20,6 +20,7 @@ from sim.foundation.plugins import loaded, registered
 from sim.foundation.problems import SutureError
 from sim.methods.job import Job
 from sim.methods.messages import Instruction, Reply
+from sim.methods.method import Layout
 from sim.models import Parameters
 from sim.plan.plan import Plan
 from sim.privacy.ledger import Adversary
@@ -205,6 +206,8 @@ class Attack:
         Attacks a finished run; returns its findings and one exhibit at most.
     applies : callable
         Whether there is something to attack in a job.
+    layouts : tuple of {"horizontal", "vertical"}
+        Whether it is on clinics with patients of their own, or on parties with columns of the same patients.
     of_classes : bool
         Whether it is about classes: of amounts and times there is then nothing to attack.
     on_every_run : bool
@@ -223,6 +226,7 @@ class Attack:
     begin: Callable[..., Observer] | None = None
     carry_out: Callable[[Target], Iterable[Finding | Exhibit]] | None = None
     applies: Callable[[Job], bool] = lambda job: True
+    layouts: tuple[Layout, ...] = ("horizontal",)
     of_classes: bool = True
     on_every_run: bool = False
     options: Scalars = field(default_factory=dict)
@@ -230,7 +234,8 @@ class Attack:
 
     def suits(self, job: Job) -> bool:
         """Return whether there is something to attack in a job."""
-        return (job.outcome.of_classes or not self.of_classes) and self.applies(job)
+        fits = ("vertical" if job.facts.vertical else "horizontal") in self.layouts
+        return fits and (job.outcome.of_classes or not self.of_classes) and self.applies(job)
 
     def observer(self, plan: Plan, federation: Federation, options: Scalars) -> Observer | None:
         """Return an observer of one run; None for an attack on the finished run."""

@@ -77,6 +77,7 @@ ATTACK = Attack(
     name="membership",
     sentence="membership by a threshold on the loss (Yeom et al. 2018)",
     of_classes=False,
+    layouts=("horizontal", "vertical"),
     adversary="model-user",
     uses="training and held-out records, exact: the losses of single records are compared",
     begin=Membership,

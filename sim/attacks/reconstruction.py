@@ -198,6 +198,7 @@ ATTACK = Attack(
     name="reconstruction",
     sentence="reconstruction of records from smashed rows by ridge regression, fitted on held-out records",
     of_classes=False,
+    layouts=("horizontal", "vertical"),
     adversary="server",
     uses="rows and features of training and of held-out records, exact",
     begin=Reconstruction,

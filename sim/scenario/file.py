@@ -26,6 +26,7 @@ from sim.foundation.problems import ScenarioError, problem_lines, show, suggest
 from sim.scenario.attacks import AttackTable
 from sim.scenario.base import SCALARS, Section, SweptValues, unique
 from sim.scenario.data import Csv, DataSpec, HeartDisease, Loader, Npz, Parquet, Synthetic
+from sim.scenario.lookup import attack_facts
 from sim.scenario.model import Model
 from sim.scenario.overrides import Override, override_key, parsed_override, replaced
 from sim.scenario.parties import Party, layout_fault
@@ -158,9 +159,10 @@ class Scenario(Section):
 
     @field_validator("attacks")
     @classmethod
-    def _none_on_parties_yet(cls, attacks: tuple[AttackTable, ...], info: ValidationInfo) -> tuple[AttackTable, ...]:
-        if attacks and info.data.get("parties"):
-            raise ValueError("none is made on a vertical layout yet; remove them")
+    def _those_on_parties(cls, attacks: tuple[AttackTable, ...], info: ValidationInfo) -> tuple[AttackTable, ...]:
+        for attack in attacks if info.data.get("parties") else ():
+            if "vertical" not in getattr(attack_facts(attack.name), "layouts", ()):
+                raise ValueError(f"{attack.name} is not made on a vertical layout yet; take party-labels")
         return attacks
 
     @field_validator("attacks")

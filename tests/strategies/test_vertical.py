@@ -318,7 +318,7 @@ def test_what_is_not_covered_is_refused_in_one_line(csv, tables, what):
         ({"parties": [{**PARTIES[0], "label": True}, *PARTIES[1:]]}, "doctor, laboratory have label = true"),
         ({"parties": [PARTIES[0], {**PARTIES[1], "columns": ["x1"]}]}, "\"x1\" is doctor's and laboratory's"),
         ({"clinics": [{"profile": "rural-dsl"}]}, "remove [[clinics]]"),
-        ({"attacks": [{"name": "rmia"}]}, "none is made on a vertical layout yet"),
+        ({"attacks": [{"name": "rmia"}]}, "rmia is not made on a vertical layout yet"),
         ({"parties": [{**PARTIES[0], "profile": {"hospital": 1.0}}, *PARTIES[1:]]}, "name one profile"),
     ],
 )
