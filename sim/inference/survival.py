@@ -191,7 +191,7 @@ def _calibration(risk: Floats, times: Times) -> tuple[float, float]:
         for some in np.array_split(order, GROUPS)
         if len(some)
     ]
-    return sum(gaps) / len(risk), float(risk.mean()) - _observed_risk(times)
+    return float(sum(gaps)) / len(risk), float(risk.mean()) - _observed_risk(times)
 
 
 def time_scores(survival: Floats, times: Times, offsets: Ints) -> tuple[dict[str, Floats], dict[str, float]]:
