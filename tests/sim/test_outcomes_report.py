@@ -1,0 +1,76 @@
+"""A study of times, from the file to the report: no word and no figure of it is about classes."""
+
+import json
+
+import pandas as pd
+import pytest
+from support import SCENARIO, TIMES, call_suture, write_times
+
+from sim.report.advice import advise
+from sim.report.compare import compare
+from sim.report.gallery import gallery
+from sim.report.reading import read_results
+from sim.results.store import read_table
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("times")
+    write_times(folder / "clinics.csv", sizes=(30, 40, 50))
+    data = "\n".join(f"{key} = {json.dumps(value)}" for key, value in TIMES.items() if value is not None)
+    text = SCENARIO.replace('label = "label"', data).replace('features = ["x0", "x1", "x2", "x3"]\nscaling', "scaling")
+    methods = '[[strategies]]\nname = "fedavg"\n[[strategies]]\nname = "splitfed-v1"\ncut = "vanilla"\n'
+    methods += '[[strategies]]\nname = "local"\n'
+    text = text.replace("reference = false", "reference = true")
+    (folder / "times.toml").write_text(text.replace('"small"', '"times"') + methods, encoding="utf-8")
+    assert call_suture("run", str(folder / "times.toml"), "--out", str(folder / "out"), "--jobs", "1") == 0
+    return folder / "out" / "times"
+
+
+def test_the_run_is_recounted(study, capsys):
+    assert call_suture("verify", str(study)) == 0
+    assert "all agree" in capsys.readouterr().out
+
+
+def test_the_report_is_about_times(study):
+    page = (study / "report.html").read_text(encoding="utf-8")
+    text = page[page.index("<body") :]
+    text = text[: text.index("<script")] + text[text.rindex("</script>") :]
+    text = text.replace("(AUC)", "").replace("threshold: AUC", "")  # that of an attack
+    for word in ("AUC", "ROC", "share of cases", "one class", "Balanced accuracy"):
+        assert word not in text, word
+    for word in ("Within-clinic concordance", "Integrated Brier score", "Kaplan-Meier"):
+        assert word in text, word
+    shown = gallery(read_results(study))
+    assert shown.scores[0] == "Within-clinic concordance"
+    assert not {"roc", "calibration"} & {figure.name for figure in shown.figures}
+
+
+def test_methods_are_compared_and_chosen_by_the_concordance_within_clinics(study, capsys):
+    table = read_table(study)
+    assert call_suture("compare", study) == 0
+    assert "within-clinic concordance" in " ".join(capsys.readouterr().out.split())
+    found = compare(table, ["strategy", "cut"], "within_clinic_concordance", {})
+    best = table.groupby("strategy")["within_clinic_concordance"].mean().drop(["prevalence", "local"])
+    assert dict(zip(found.means["group"], found.means["mean"], strict=True))["FedAvg"] == pytest.approx(best["fedavg"])
+    assert "within-clinic concordance" in advise(table, "", "within_clinic_concordance", planned=False).paragraph
+
+
+def test_predictions_are_survival_curves(study):
+    [run, *_] = sorted(study.glob("*/predictions.parquet"))
+    table = pd.read_parquet(run)
+    curves = table[["survival_1", "survival_2.5", "survival_5", "survival_8"]]
+    assert (curves.diff(axis=1).iloc[:, 1:] <= 0).all(axis=None)
+    assert set(table["event"]) == {0, 1}
+    assert "label" not in table
+
+
+def test_canaries_are_refused(study, capsys):
+    assert call_suture("audit", str(study)) == 2
+    assert "canaries are of classes" in capsys.readouterr().err
+
+
+def test_attacks_on_classes_are_refused(study, capsys):
+    file = study.parents[1] / "times.toml"
+    assert call_suture("check", str(file), "--set", 'attacks=[{name="rmia"}]') == 2
+    assert "rmia is about classes" in capsys.readouterr().err
