@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -11,20 +11,18 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from sim.api.preparing import Prepared, prepare
 from sim.api.progress import SILENT, notebook_progress, shown_progress
 from sim.api.study import Study
-from sim.data.at_clinics import load_records
 from sim.data.folds import runs_of
 from sim.foundation.problems import ScenarioError, show
-from sim.plan.notes import label_notes, privacy_notes
 from sim.plan.plan import Plan
 from sim.results.store import writing_to
-from sim.scenario import DataFile, Scenario, load_scenario, parse_scenario, picked
+from sim.scenario import DataFile, Scenario, load_scenario, parse_scenario
 from sim.scenario.in_memory import InMemory, in_memory
 from sim.scenario.overrides import Override
-from sim.study.attacking import attack_study, refuse_attacks
+from sim.study.attacking import attack_study
 from sim.study.engines import Engine, InProcess, Workers
-from sim.study.planning import plan_runs, plan_trials
 from sim.study.runner import Chosen, Progress, run_study
 from sim.study.tuning import tuned
 
@@ -93,31 +91,11 @@ def engine_of(jobs: int) -> Engine:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A study that is checked and planned."""
-
-    whole: Scenario
-    plans: list[Plan]  # Of the runs that are asked for
-    trials: list[Plan]  # Those of these runs
-    notes: tuple[str, ...]  # What is no error but most likely not meant, a line each
-
-
-@dataclass(frozen=True)
 class Done:
     """What came of a study."""
 
     plans: list[Plan]  # The runs that were asked for, with their tuned settings
     attacked: bool  # Whether all attacks ended well
-
-
-def prepare(whole: Scenario, only: Sequence[str] = (), *, trials: bool = True) -> Prepared:
-    """Plan every run that is asked for, and its trials if need be; raises ScenarioError with every problem."""
-    scenario = picked(whole, only)
-    plans = list(plan_runs(runs_of(scenario)))
-    federation = load_records(scenario.data, scenario.clinics, scenario.seeds[0], scenario.parties)
-    refuse_attacks(whole.attacks, plans)
-    notes = (*privacy_notes(scenario), *label_notes(scenario, federation.facts), *federation.remarks, *_notes(plans))
-    return Prepared(whole, plans, plan_trials(scenario) if trials else [], notes)
 
 
 def carry_out(prepared: Prepared, out: Path, engine: Engine, progress: Progress, *, fail_fast: bool = False) -> Done:
@@ -168,15 +146,3 @@ def _as_written(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _as_written(each) for key, each in value.items()}
     return str(value) if isinstance(value, Path) else value
-
-
-def _notes(plans: list[Plan]) -> Iterator[str]:
-    """Say in how many rounds nobody comes back, once for all seeds of a method that have the same to say."""
-    seeds: dict[tuple[str, str], dict[int, None]] = {}
-    for plan in plans:
-        strategy = plan.spec.strategy
-        method = " ".join(filter(None, [strategy.label or strategy.name, strategy.cut]))
-        if plan.note:
-            seeds.setdefault((method, plan.note), {})[plan.spec.seed] = None
-    for (method, note), alike in seeds.items():
-        yield f"{method}, seed{'s' * (len(alike) > 1)} {', '.join(map(str, alike))}: {note}"

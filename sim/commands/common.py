@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-    from sim.api.running import Prepared
+    from sim.api.preparing import Prepared
     from sim.report.study import StudyResults
 
 ScenarioFile = Annotated[Path, typer.Argument(metavar="FILE", help="The scenario (TOML).")]
@@ -67,7 +67,7 @@ def planned(
 
     Raises ScenarioError with every problem; each line begins with the file.
     """
-    from sim.api.running import prepare
+    from sim.api.preparing import prepare
     from sim.scenario import load_scenario
 
     with _problems_of(file):

@@ -11,6 +11,7 @@ from sim.foundation.text import bytes_text, epsilon_text, listed, score_text, se
 from sim.report.attacks import attack_figures
 from sim.report.cost_charts import round_panel, time_panel, traffic_panel
 from sim.report.course_charts import clinics_panel, learning_panel
+from sim.report.doses import dose_figure, dose_points
 from sim.report.equal import equals, members_of, together_by_level
 from sim.report.evidence_figures import evidence_figures
 from sim.report.figure import Figure, Gallery
@@ -56,6 +57,10 @@ def gallery(study: StudyResults) -> Gallery:
     else:
         tables["scores"] = together_by_level(points.drop(columns=["epsilon", "front"]), by_level)
         figures = [_scores(points, scores[0])]
+    doses, alike = dose_points(ok, study.held_out)
+    if len(doses):
+        tables["doses"] = doses
+        figures.append(dose_figure(doses, ok))
     figures += _pareto(points, told, axis, scores[0], adjacency)
     if len(study.rounds):
         every = learning(ok, study.rounds)
@@ -88,7 +93,7 @@ def gallery(study: StudyResults) -> Gallery:
         methods=[
             look for look in looks(ok.assign(series=ok["method"])) if look.series not in {own.series for own in given}
         ],
-        together=members_of([*by_level.values(), *by_adversary.values()]),
+        together=members_of([*by_level.values(), *by_adversary.values(), *alike]),
         scores=scores,
         levels=[str(level) for level in ok["level"].cat.categories],
         adversaries=list(adversaries.values()),

@@ -21,7 +21,7 @@ from sim.attacks.attack import Attack, Exhibit, Finding, Observer, Scalars, Targ
 from sim.attacks.observation import Observation, looks, show_message, visible
 from sim.data.at_clinics import load_records
 from sim.data.federation import Federation
-from sim.foundation.problems import FolderError, ScenarioError, told
+from sim.foundation.problems import FolderError, told
 from sim.methods.messages import Instruction, Reply
 from sim.models import Parameters
 from sim.plan.plan import Plan
@@ -56,18 +56,6 @@ class Task:
 
     attack_id: str
     table: AttackTable
-
-
-def refuse_attacks(tables: Sequence[AttackTable], plans: Sequence[Plan]) -> None:
-    """Raise ScenarioError with a line for each attack that is about classes where runs predict something else."""
-    kinds = {plan.job.outcome.kind for plan in plans} - {"classes"}
-    problems = [
-        f"scenario: attacks.{number}: {table.name} is about classes, and of an {min(kinds)} there are none; remove it"
-        for number, table in enumerate(tables)
-        if kinds and attack_of(table.name).of_classes
-    ]
-    if problems:
-        raise ScenarioError(problems)
 
 
 def attack_study(

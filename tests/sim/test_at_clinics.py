@@ -157,6 +157,9 @@ def test_a_sweep_is_a_dose_response_curve_with_a_column_of_its_own(tmp_path):
     assert scores[2] < 0.2, "all wrong is the right answer upside down"
     others = study.clinics[study.clinics["name"] != "cleveland"].groupby("name")["auc"].nunique()
     assert (others <= 2).all(), "the reference's and one's own"
+    drawn = study.figures["dose"].spec["datasets"]["doses"]
+    of_local = {row["dose"]: row["mean"] for row in drawn if row["series"] == "Local"}
+    assert of_local == pytest.approx(runs["within_clinic_auc"].to_dict())
     page = study.report().read_text(encoding="utf-8")
     assert "training labels wrong at cleveland" in page
     assert len(study.runs[study.runs["strategy"] == "prevalence"]) == 3

@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+import sys
 import tomllib
+import types
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from sim import Scenario, Study, run
 from sim.foundation.problems import ScenarioError
 from sim.scenario import load_scenario, parse_scenario
 from sim.scenario.in_memory import in_memory
+from sim.study import runner
+from sim.study.train import DivergedError
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PRIVATE = """
@@ -320,6 +324,53 @@ def test_a_report_is_written_and_a_study_opened_again(done, tmp_path):
     assert again.figures.keys() <= done.figures.keys()
     done.figures["learning"].save(tmp_path / "learning.svg")
     assert (tmp_path / "learning.svg").read_text(encoding="utf-8").startswith("<svg")
+
+
+class Cell:
+    """A notebook's cell: what is displayed, each with what it was changed into."""
+
+    def __init__(self):
+        self.shown = []
+
+    def display(self, bundle, *, raw, display_id=False):
+        assert raw
+        self.shown.append([bundle["text/plain"]])
+        return Handle(self.shown[-1]) if display_id else None
+
+
+class Handle:
+    def __init__(self, shown):
+        self.shown = shown
+
+    def update(self, bundle, *, raw):
+        assert raw
+        self.shown.append(bundle["text/plain"])
+
+
+def test_a_notebook_shows_how_far_it_is_in_one_line_and_failed_runs_in_others(csv_study, tmp_path, monkeypatch):
+    cell, display = Cell(), types.ModuleType("IPython.display")
+    display.display = cell.display
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    frame, _ = csv_study
+    real = runner.train_run
+
+    def sometimes(plan, *arguments, **ways):
+        if plan.spec.strategy.name == "fedavg":
+            raise DivergedError("the model diverged")
+        return real(plan, *arguments, **ways)
+
+    monkeypatch.setattr(runner, "train_run", sometimes)
+    study = run(tables() | {"seeds": [0]}, tmp_path, data=frame)
+    line, *failed = cell.shown
+    assert line[0] == "planned"
+    assert line[1].startswith("0 of 2 runs, about ")
+    assert line[-1] == "2 of 2 runs, about 0 left"
+    assert not study.ok
+    [[told]] = failed
+    assert told.endswith("fedavg seed 0: DivergedError: the model diverged")
+    assert "SplitFed V1" in study._repr_html_()
 
 
 def test_the_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys, no_vega):

@@ -1,6 +1,7 @@
 """Hostile clinics: what they send, by hand from what each clinic trains; and what averaging withstands them."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from support import NO_PRIVACY, plan_of, run_spec
@@ -144,10 +145,14 @@ def test_the_statement_names_hostile_clinics(ragged):
 def test_the_median_withstands_what_averaging_does_not(tmp_path):
     scenario = load_scenario("scenarios/hostile.toml")
     assert {spec.strategy.label or spec.strategy.name for spec in expand(scenario)} >= {"fedavg", "Median", "Krum"}
-    few = {"seeds": [0], "sweep.clinics.1.hostile-strength": [1, 50]}
-    runs = run("scenarios/hostile.toml", tmp_path, set=few, progress=False).runs
-    score = runs.set_index(["strategy", "clinics.1.hostile-strength"])["within_clinic_auc"]
+    few = {"seeds": [0], "sweep.clinics.1.hostile-strength": [0, 1, 50]}
+    study = run("scenarios/hostile.toml", tmp_path, set=few, progress=False)
+    score = study.runs.set_index(["strategy", "clinics.1.hostile-strength"])["within_clinic_auc"]
     assert score["fedavg", 50] < 0.6
     for robust in ("Median", "Trimmed mean", "Krum"):
         assert score[robust, 50] > 0.85, robust
         assert abs(score[robust, 1] - score["fedavg", 1]) < 0.02, "it costs little where nobody does harm"
+    drawn = pd.DataFrame(study.figures["dose"].spec["datasets"]["doses"])
+    assert set(drawn["series"]) == {"FedAvg", "Krum", "Median = Trimmed mean"}, "of four clinics the same, one line"
+    curve = drawn[drawn["series"] == "FedAvg"].set_index("dose")["mean"]
+    assert curve.to_dict() == pytest.approx(score["fedavg"].to_dict())

@@ -1,0 +1,59 @@
+"""A study checked and planned, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sim.attacks.attack import attack_of
+from sim.data.at_clinics import load_records
+from sim.data.folds import runs_of
+from sim.foundation.problems import ScenarioError
+from sim.plan.notes import label_notes, privacy_notes
+from sim.plan.plan import Plan
+from sim.scenario import AttackTable, Scenario, picked
+from sim.study.planning import plan_runs, plan_trials
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study that is checked and planned."""
+
+    whole: Scenario
+    plans: list[Plan]  # Of the runs that are asked for
+    trials: list[Plan]  # Those of these runs
+    notes: tuple[str, ...]  # What is no error but most likely not meant, a line each
+
+
+def prepare(whole: Scenario, only: Sequence[str] = (), *, trials: bool = True) -> Prepared:
+    """Plan every run that is asked for, and its trials if need be; raises ScenarioError with every problem."""
+    scenario = picked(whole, only)
+    plans = list(plan_runs(runs_of(scenario)))
+    federation = load_records(scenario.data, scenario.clinics, scenario.seeds[0], scenario.parties)
+    _refuse_attacks(whole.attacks, plans)
+    notes = (*privacy_notes(scenario), *label_notes(scenario, federation.facts), *federation.remarks, *_notes(plans))
+    return Prepared(whole, plans, plan_trials(scenario) if trials else [], notes)
+
+
+def _refuse_attacks(tables: Sequence[AttackTable], plans: Sequence[Plan]) -> None:
+    """Raise ScenarioError with a line for each attack that is about classes where runs predict something else."""
+    kinds = {plan.job.outcome.kind for plan in plans} - {"classes"}
+    problems = [
+        f"scenario: attacks.{number}: {table.name} is about classes, and of an {min(kinds)} there are none; remove it"
+        for number, table in enumerate(tables)
+        if kinds and attack_of(table.name).of_classes
+    ]
+    if problems:
+        raise ScenarioError(problems)
+
+
+def _notes(plans: list[Plan]) -> Iterator[str]:
+    """Say in how many rounds nobody comes back, once for all seeds of a method that have the same to say."""
+    seeds: dict[tuple[str, str], dict[int, None]] = {}
+    for plan in plans:
+        strategy = plan.spec.strategy
+        method = " ".join(filter(None, [strategy.label or strategy.name, strategy.cut]))
+        if plan.note:
+            seeds.setdefault((method, plan.note), {})[plan.spec.seed] = None
+    for (method, note), alike in seeds.items():
+        yield f"{method}, seed{'s' * (len(alike) > 1)} {', '.join(map(str, alike))}: {note}"
