@@ -46,7 +46,7 @@ def test_times_on_an_axis_have_one_unit(seconds, unit, largest):
 def test_no_gain_is_a_tick_of_what_joining_brings(width, low, high):
     row = {"level": "no DP", "against": "training alone", "best": True, "clinic": "a", "records": 9, "mean": 0}
     rows = [row | {"series": name, "lower": low, "upper": high} for name in NAMES]
-    panel = joining_panel(sheet(width), 1, grouped=False, against="training alone")
+    panel = joining_panel(sheet(width), 1, grouped=False, against="training alone", word="AUC")
     ticks = [tick.replace("\N{MINUS SIGN}", "-") for tick in texts(panel, rows, "role-axis-label")[0]]
     assert 0.0 in map(float, ticks)
     assert len(ticks) <= 11
