@@ -12,7 +12,8 @@ import pytest
 from support import assert_same_results, plain, write_csv
 
 from sim import run
-from sim.data.federation import Records, load_federation
+from sim.data.at_clinics import load_records
+from sim.data.federation import Records
 from sim.foundation.problems import ScenarioError
 from sim.report.edges import at_the_edge
 from sim.report.reading import read_results
@@ -152,7 +153,7 @@ def test_draws_are_the_same_for_all_and_spread_over_the_range(scenario):
 @pytest.mark.parametrize(
     ("tables", "line"),
     [
-        ({"tune": {"train.rate": [1]}}, 'scenario: tune.train.rate: unknown key; did you mean "train.batch-size"?'),
+        ({"tune": {"train.rate": [1]}}, 'scenario: tune.train.rate: unknown key; did you mean "train.quantile"?'),
         ({"tune": {}}, 'scenario: tune: names no key; add one such as "train.learning-rate" = [0.05, 0.1, 0.3]'),
         (
             {"tune": {"train.rounds": [1]}, "sweep": {"train.rounds": [1]}},
@@ -256,13 +257,13 @@ def test_no_held_out_record_decides(scenario, tmp_path, monkeypatch, privacy):
     made = scenario(privacy=privacy)
     tried(made, tmp_path / "clean")
 
-    def poisoned(data, seed):
-        federation = load_federation(data, seed)
+    def poisoned(*settings):
+        federation = load_records(*settings)
         test = federation.test
         return replace(federation, test=Records(100 * test.x[::-1] - 7, 1 - test.y, test.offsets))
 
     for module in (planning, execution):
-        monkeypatch.setattr(module, "load_federation", poisoned)
+        monkeypatch.setattr(module, "load_records", poisoned)
     tried(made, tmp_path / "poisoned")
     tables = [trials_table(tmp_path / place / "tuned") for place in ("clean", "poisoned")]
     pd.testing.assert_frame_equal(*tables, check_exact=True)
