@@ -19,6 +19,7 @@ from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.row_noise import arrived_rows, leaving_rows
 from sim.models import Parameters
+from sim.models.joined import side_by_side
 from sim.plan.costs import FLOAT_BYTES, part_costs
 from sim.plan.plan import Plan
 from sim.tensor.lane_rules import DropoutMasks
@@ -157,11 +158,11 @@ def rows_at_the_cut(
     index: NDArray[np.int64],
     exposures: NDArray[np.int64],
 ) -> Floats:
-    """Return the smashed data of some records, ``[record, value]``, clipped and noised as the job says.
+    """Return the smashed data of some records, ``[record, value]``, of all parties, clipped and noised as the job says.
 
     Behind dropout it is their mean over several masks.
     """
-    head = job.part("head")
+    head = side_by_side(job.part("head"))
     own = head.select(parameters)
     noise = job.rows
     if noise is not None and "head" in job.frozen:

@@ -74,6 +74,16 @@ class Heads(nn.Module):
         return others
 
 
+def side_by_side(head: Part) -> Part:
+    """Return all parties' heads with their rows as each sends them, not added up; any other head as it is."""
+    first, *rest = head.blocks
+    if not isinstance(first.module, Heads):
+        return head
+    apart = copy(first.module)
+    apart._how = CONCATENATION
+    return replace(head, blocks=(Block(first.name, apart), *rest))
+
+
 class Columns(nn.Module):
     """Some columns of a record.
 

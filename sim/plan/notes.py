@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 
@@ -133,4 +134,39 @@ def whom_they_share(plan: Plan) -> str:
     return (
         f"private set intersection found {facts.records:,} patients whom all know, of {sizes}: every party learns who "
         f"of its own they are, everybody these numbers{some or ', exact'}; no epsilon is about that"
+    )
+
+
+def labels_note(plan: Plan) -> tuple[str, str, str]:
+    """Return what is outside the guarantee of labels: what, marking, note."""
+    privacy, protocol = plan.spec.privacy, plan.job.protocol
+    parties, facts = plan.job.parties, plan.job.facts
+    others = "" if parties is None else f" but {facts.names[parties.holder]}, which has them"
+    sent = "labels" in protocol.sees_raw.get("server", ())
+    if sent and privacy.labels == "public":
+        return "labels", "public", "stated to be public: neighbouring data sets have the same labels"
+    releases = [release for release in plan.ledger.releases if release.what == "labels"]
+    if sent and releases and not any(release.reason for release in releases):
+        spent = plan.columns()["epsilon_label"]
+        return (
+            "labels",
+            "dp",
+            f"randomised once before they are sent: epsilon {spent:.3g} of one label, against everyone{others}"
+            if math.isfinite(spent)
+            else "randomised once before they are sent, but the choice of held-out records is not",
+        )
+    if sent:
+        return "labels", "non-private", "sent to the server as they are, and counted as such in its row"
+    if parties is not None and parties.present not in ((parties.holder,), tuple(range(len(facts.names)))):
+        who = facts.names[parties.present[0]]
+        return (
+            "labels",
+            "non-private",
+            f"{who} is given them as they are, which it does not have; no epsilon counts that",
+        )
+    covered, where = privacy.mechanism != "none", "the clinic" if parties is None else facts.names[parties.holder]
+    return (
+        "labels",
+        "dp" if covered else "non-private",
+        f"stay at {where}; part of the record, and protected as it is",
     )

@@ -6,19 +6,18 @@ Everything follows from the plan, its ledger and the settings; no value of a rec
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dp_accounting import DpEvent, NonPrivateDpEvent
+from dp_accounting import DpEvent
 
 from sim.foundation.text import count_text
 from sim.methods.parties import patients
-from sim.plan.notes import PREDICTING, summed, whom_they_share
+from sim.plan.notes import PREDICTING, labels_note, summed, whom_they_share
 from sim.plan.releases import un_noised
 from sim.privacy.accounting import flatten, under_one_adjacency
 from sim.privacy.adjacency import NAMES
-from sim.privacy.ledger import Adversary, Ledger, Release
+from sim.privacy.ledger import Adversary, Release
 from sim.privacy.mechanisms.mechanism import acting
 from sim.privacy.patients import patient_epsilon
 from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
@@ -123,7 +122,7 @@ def privacy_statement(plan: Plan, versions: Mapping[str, Any], *, finished: bool
         "patients": _patients(plan),
         "tuning": None,
         "outside": [{"what": what, "marking": marking, "note": note} for what, marking, note in _outside(plan)],
-        "not-covered": not_covered(spec),
+        "not-covered": not_covered(spec, personal=plan.job.method.personal is not None),
         "attacks": [],
     }
 
@@ -184,6 +183,10 @@ def _who(plan: Plan, adversary: Adversary) -> str:
         return (
             "another party, from all that its own messages bring, of what it does not hold itself; it knows who the "
             "patients are"
+        )
+    if plan.job.method.personal is not None and adversary == "model-user" and not lies:
+        return (
+            "whoever gets the model that all have in common; a clinic's own, trained on without noise, is not covered"
         )
     knows = ", and its own part of the noise" if adversary == "peer-clinic" and plan.job.shares_noise else ""
     return (lies or _WHO[adversary].format(count_text(privacy.colluding_clinics, "clinic"))) + knows
@@ -251,8 +254,8 @@ def _how_often(plan: Plan, release: Release, count: int, *, noised: bool) -> tup
         return count, "rounds"
     if release.what == "update":
         return int(plan.sampled.rounds[release.clinic]), "rounds"
-    protocol = plan.job.protocol
-    if release.what == "gradients" or any(release.what in kinds for kinds in protocol.batch_up):
+    of_batches = (*plan.job.protocol.batch_up, *plan.job.protocol.batch_down)
+    if release.what == "gradients" or any(release.what in kinds for kinds in of_batches):
         steps = plan.sampled.steps if "server" in release.adversaries else plan.sampled.released
         return int(steps[release.clinic]), "training steps"
     return count, "messages"
@@ -266,7 +269,7 @@ def _outside(plan: Plan) -> list[tuple[str, str, str]]:
         ("participation", "public", "who takes part in which round is drawn without regard to any record"),
         (f"names of {whose}, features and classes", "public", "stand in the results as the source gives them"),
         ("initial parameters and frozen parts", "public", spec.model.public_note),
-        _labels(plan),
+        labels_note(plan),
     ]
     if spec.train.class_weights is not None:
         rows.append(("class weights", "public", "stated constants; take none that were counted from these records"))
@@ -360,41 +363,3 @@ def _records_of_a_patient(plan: Plan) -> tuple[str, str, str]:
         f"at most {most}, as stated, and at the largest number of clinics that was counted, which is itself exact; the "
         "largest over every choice of clinics and way to share out the records, or a bound where these are many",
     )
-
-
-def _labels(plan: Plan) -> tuple[str, str, str]:
-    privacy, protocol = plan.spec.privacy, plan.job.protocol
-    parties, facts = plan.job.parties, plan.job.facts
-    others = "" if parties is None else f" but {facts.names[parties.holder]}, which has them"
-    sent = "labels" in protocol.sees_raw.get("server", ())
-    if sent and privacy.labels == "public":
-        return "labels", "public", "stated to be public: neighbouring data sets have the same labels"
-    if sent and _protected(plan.ledger, "labels"):
-        spent = plan.columns()["epsilon_label"]
-        return (
-            "labels",
-            "dp",
-            f"randomised once before they are sent: epsilon {spent:.3g} of one label, against everyone{others}"
-            if math.isfinite(spent)
-            else "randomised once before they are sent, but the choice of held-out records is not",
-        )
-    if sent:
-        return "labels", "non-private", "sent to the server as they are, and counted as such in its row"
-    if parties is not None and parties.present not in ((parties.holder,), tuple(range(len(facts.names)))):
-        who = facts.names[parties.present[0]]
-        return (
-            "labels",
-            "non-private",
-            f"{who} is given them as they are, which it does not have; no epsilon counts that",
-        )
-    covered, where = privacy.mechanism != "none", "the clinic" if parties is None else facts.names[parties.holder]
-    return (
-        "labels",
-        "dp" if covered else "non-private",
-        f"stay at {where}; part of the record, and protected as it is",
-    )
-
-
-def _protected(ledger: Ledger, what: str) -> bool:
-    events = [flatten(release.event) for release in ledger.releases if release.what == what]
-    return bool(events) and not any(NonPrivateDpEvent() in atoms for atoms in events)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from sim.scenario.spec import RunSpec
 
 _HELD_OUT: Final = "held-out records, exact; a record held out here may be a training record of another seed's run"
+_UN_NOISED: Final = f"training records, by models trained on them without noise; {_HELD_OUT}"
 _SCORES: Final = (
     "within_clinic_auc", "auc", "balanced_accuracy", "accuracy", "loss", "brier", "auprc", "calibration_error",
     "calibration_intercept", "calibration_slope", "sensitivity", "net_benefit", "worst_clinic_auc", "pairs",
@@ -20,14 +21,17 @@ _EVERYWHERE: Final = (
 )
 
 
-def not_covered(spec: RunSpec) -> list[dict[str, Any]]:
+def not_covered(spec: RunSpec, *, personal: bool = False) -> list[dict[str, Any]]:
     """List what a finished run publishes of its records besides what is noised and what attacks find.
+
+    ``personal`` says whether scores are of models that clinics have trained further, without noise.
 
     ``what``; ``where`` it stands; ``of`` which records it is a statistic; ``columns``, the patterns of the names under
     which it stands there.
     """
     return [
-        {"what": what, "where": where, "of": of, "columns": list(columns)} for what, where, of, columns in _rows(spec)
+        {"what": what, "where": where, "of": of, "columns": list(columns)}
+        for what, where, of, columns in _rows(spec, _UN_NOISED if personal else _HELD_OUT)
     ]
 
 
@@ -39,13 +43,13 @@ def publishes_class_counts(spec: RunSpec) -> bool:
     return spec.privacy.mechanism == "none"
 
 
-def _rows(spec: RunSpec) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
-    yield "held-out metrics, after each round and by clinic", _EVERYWHERE, _HELD_OUT, _SCORES
-    yield "name of the clinic with the lowest score", _EVERYWHERE, _HELD_OUT, ("worst_clinic",)
+def _rows(spec: RunSpec, held_out: str) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
+    yield "held-out metrics, after each round and by clinic", _EVERYWHERE, held_out, _SCORES
+    yield "name of the clinic with the lowest score", _EVERYWHERE, held_out, ("worst_clinic",)
     yield (
         "prediction and class, amount or time of every held-out record",
         "predictions.parquet",
-        _HELD_OUT,
+        held_out,
         ("label", "probability_*", "time", "event", "survival_*", "amount", "predicted"),
     )
     yield (
@@ -55,12 +59,12 @@ def _rows(spec: RunSpec) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
         ("part",),
     )
     if spec.parties:
-        yield "AUC where a party is missing at prediction", "clinics.parquet", _HELD_OUT, ("absent_auc",)
+        yield "AUC where a party is missing at prediction", "clinics.parquet", held_out, ("absent_auc",)
     if spec.evaluation.groups:
         yield (
             "held-out metrics and numbers of records by group of patients",
             "groups.parquet, report.html",
-            f"training records, exact numbers; {_HELD_OUT}",
+            f"training records, exact numbers; {held_out}",
             (*_SCORES, "records", "training_records"),
         )
     if spec.data.validation_share:

@@ -46,6 +46,12 @@ def trains_alone(strategy: str) -> bool:
     return method is not None and method.family == "baseline" and method.clinic_parts == "own" and method.trains
 
 
+def trains_further(strategy: str) -> bool:
+    """Whether each clinic makes a model of its own, without noise, of the one that all trained."""
+    method = known_method(strategy)
+    return method is not None and method.personal is not None
+
+
 def between_parties(runs: pd.DataFrame) -> bool:
     """Whether what stands as clinics are parties with columns of the same patients: a method is for these alone."""
     methods = map(known_method, runs["strategy"].unique())

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text, value_text
+from sim.foundation.text import bytes_text, epsilon_text, listed, score_text, seconds_text, value_text
 from sim.report.held_out import HeldOut
 from sim.report.spoken import spoken
 from sim.report.summary import (
@@ -22,6 +22,7 @@ from sim.report.summary import (
     successful_runs,
     summarise,
     swept_keys,
+    trains_further,
 )
 
 _CAPTION = (
@@ -142,8 +143,15 @@ def caption(runs: pd.DataFrame, held_out: HeldOut | None = None) -> str:
     several = len(set(runs.loc[runs["status"] == "ok", "seed"])) > 1
     over = " and ".join([*(["patients"] if held_out else []), *(["seeds"] if several else [])])
     shown = f"Mean ± half-width of the 95 % interval over {over}. " if over else ""
-    told = f"{shown}{'' if several else 'Of one seed. '}{_CAPTION}{_neighbours(runs)}"
+    told = f"{shown}{'' if several else 'Of one seed. '}{_CAPTION}{_neighbours(runs)}{_without_noise(runs)}"
     return " ".join(filter(None, [told, of_one_kind(runs)[1]]))
+
+
+def _without_noise(runs: pd.DataFrame) -> str:
+    """Say whose scores are of models that no ε is about."""
+    noised = successful_runs(runs[runs["mechanism"] != "none"])
+    own = noised.loc[noised["strategy"].map(trains_further).astype(bool), "method"].unique()
+    return f" Scores of {listed(own)} are of the clinics' own models, which no ε is about." if len(own) else ""
 
 
 def _neighbours(runs: pd.DataFrame) -> str:

@@ -1,6 +1,7 @@
 """Models that clinics make of the final one for themselves, against plain PyTorch and other methods."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from split_twins import PERSONAL, SplitTwin, changed
@@ -11,6 +12,7 @@ from sim import run as run_study
 from sim.foundation.problems import ScenarioError
 from sim.methods.trainer import expand
 from sim.plan.statement import privacy_statement
+from sim.report.table import caption
 from sim.study.replan import Retiming
 from sim.study.train import train_run
 from sim.tensor.evaluation import Evaluator
@@ -184,3 +186,19 @@ def test_a_mistake_is_one_line(ragged, options, told):
         plan_of(run_spec(ragged, "fedavg-finetuned", options=options))
     [line] = caught.value.problems
     assert told in line
+
+
+def test_no_epsilon_stands_beside_scores_of_clinics_own_models_without_a_word(ragged):
+    """They are functions of training records without noise, and what is made of them is too."""
+    plan, _ = plan_of(personal(ragged, "fedavg-finetuned", privacy=DP_SGD))
+    statement = privacy_statement(plan, {}, finished=True)
+    of = {row["what"]: row["of"] for row in statement["not-covered"]}
+    for what, where in of.items():
+        if "held-out metrics" in what or what.startswith("prediction"):
+            assert where.startswith("training records, by models trained on them without noise"), what
+    assert "is not covered" in statement["adversaries"][0]["who"]
+    common = privacy_statement(plan_of(run_spec(ragged, "fedavg", privacy=DP_SGD))[0], {}, finished=True)
+    assert not any(row["of"].startswith("training records, by") for row in common["not-covered"])
+    rows = pd.DataFrame([{**plan.columns(), "status": "ok", "within_clinic_auc": 0.7, "auc": 0.7}])
+    assert "Scores of FedAvg, fine-tuned are of the clinics' own models, which no ε is about." in caption(rows)
+    assert "own models" not in caption(rows.assign(mechanism="none"))

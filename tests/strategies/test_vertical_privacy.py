@@ -13,6 +13,7 @@ from torch.nn import functional
 from vertical import PARTIES, Twin, batches, spec_of
 from wire import again, differences, record, unlisted, with_record
 
+from sim.attacks.reconstruction import rows_at_the_cut
 from sim.foundation.problems import ScenarioError
 from sim.plan.statement import privacy_statement
 from sim.privacy.mechanisms.released import row_step
@@ -246,3 +247,30 @@ def test_labels_are_randomised_for_all_but_who_has_them(csv):
     statement = privacy_statement(plan, {}, finished=False)
     assert "against everyone but laboratory, which has them" in str(statement["outside"])
     assert "against everyone but the party that has it" in statement_text(statement)
+
+
+def test_parties_get_gradients_in_every_step(csv):
+    plan, _ = plan_of(spec_of(csv, cut="u-shaped"))
+    statement = privacy_statement(plan, {}, finished=False)
+    [peer] = [row for row in statement["adversaries"] if row["adversary"] == "peer-clinic"]
+    assert {row["what"] for row in peer["sees"]} == {"cut-gradient", "body-output"}
+    steps = 3 * math.ceil(40 / 8)
+    assert all((row["times"], row["counted-in"]) == ([steps, steps], "training steps") for row in peer["sees"])
+
+
+@pytest.mark.parametrize("how", ["sum", "mean"])
+def test_the_server_rebuilds_records_from_the_rows_of_each_party(csv, how):
+    """It gets them before it adds them up, so that their sum tells less than it has."""
+    model = {"name": "mlp", "hidden": [3, 4], "cut": 1}
+    plan, federation = plan_of(spec_of(csv, options={"join": how}, model=model))
+    start = plan.job.network.initial_parameters(plan.spec.seed)
+    index = np.arange(20)
+    seen = rows_at_the_cut(plan.job, start, federation.train, index, plan.sampled.exposures)
+    x = torch.tensor(federation.train.x[index])
+    by_party = [
+        functional.relu(
+            functional.linear(x[:, own], start[f"heads.{k}.hidden1.0.weight"][0], start[f"heads.{k}.hidden1.0.bias"][0])
+        )
+        for k, own in enumerate(COLUMNS)
+    ]
+    np.testing.assert_allclose(seen, torch.cat(by_party, 1).numpy(), atol=1e-6)
