@@ -100,12 +100,14 @@ def parties_of(
     if not facts.vertical:
         return None
     settings, features, classes = spec.model, facts.input_shape[0], len(facts.classes)
-    everyone = tuple(range(len(facts.columns)))
+    everyone, outcome = tuple(range(len(facts.columns))), spec.data.outcome_of_a_record
     try:
         with torch.random.fork_rng(devices=[]):
             if method.cuts:
                 how = _option(spec, method, JOIN, JOINS)
-                joined = joined_network(settings, facts.columns, features, classes, protocol.topology, how, behind)
+                joined = joined_network(
+                    settings, facts.columns, features, classes, outcome, protocol.topology, how, behind
+                )
                 return Parties(
                     columns=facts.columns,
                     holder=facts.label_holder,
@@ -119,9 +121,9 @@ def parties_of(
             if method.alone:
                 named = _option(spec, method, PARTY, ("", *facts.names)) if PARTY in method.options else ""
                 present = (facts.names.index(named) if named else facts.label_holder,)
-                network = network_on_columns(settings, facts.columns[present[0]], features, classes)
+                network = network_on_columns(settings, facts.columns[present[0]], features, classes, outcome)
             else:
-                network = build_network(settings, (features,), classes)
+                network = build_network(settings, (features,), classes, outcome)
     except ValueError as error:
         raise ScenarioError([f"model: {error}"]) from None
     return Parties(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sim.models.build import build_network
 from sim.models.network import Block, Network, Part
 from sim.scenario import Model as ModelSettings
+from sim.scenario.outcomes import Outcome
 
 CONCATENATION: Final = "concatenation"
 JOINS: Final = (CONCATENATION, "sum", "mean")
@@ -135,6 +136,7 @@ def joined_network(
     columns: Sequence[tuple[int, ...]],
     features: int,
     classes: int,
+    outcome: Outcome,
     topology: str,
     how: str,
     behind: Block | None = None,
@@ -156,11 +158,11 @@ def joined_network(
     begin, end = (place + layers if place < 0 else place for place in (first, last))
     if not 0 < begin < layers:
         raise ValueError(f"cut {first} lies outside the model, which has {layers} layers; take cut = 1")
-    whole = [build_network(settings, (len(own),), classes) for own in columns]
+    whole = [build_network(settings, (len(own),), classes, outcome) for own in columns]
     width = settings.hidden[begin - 1] * (len(columns) if how == CONCATENATION else 1)
     rest = settings.hidden[begin:]
     own_body = {"hidden": rest} if rest else {"name": "logistic"}
-    body = build_network(settings.model_copy(update=own_body), (width,), classes)
+    body = build_network(settings.model_copy(update=own_body), (width,), classes, outcome)
 
     last_of_head = (behind,) if behind is not None else ()
 
@@ -194,9 +196,11 @@ def joined_network(
     return Joined(network, parts, heads, how)
 
 
-def network_on_columns(settings: ModelSettings, columns: Sequence[int], features: int, classes: int) -> Network:
+def network_on_columns(
+    settings: ModelSettings, columns: Sequence[int], features: int, classes: int, outcome: Outcome
+) -> Network:
     """Build a network that sees some columns of each record of so many features."""
-    inner = build_network(settings, (len(columns),), classes)
+    inner = build_network(settings, (len(columns),), classes, outcome)
     seen = Block("columns", Columns(columns))
     return replace(inner, blocks=(seen, *inner.blocks), input_shape=(features,), build=lambda: (seen, *_made(inner)))
 

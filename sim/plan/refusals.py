@@ -63,7 +63,6 @@ def _outcome_problems(spec: RunSpec) -> list[str]:
     if outcome.of_classes:
         return []
     found = {
-        "parties: predict classes": bool(spec.parties),
         "privacy.mechanism: label-rr randomises classes": on_labels(spec.privacy) is not None,
         "clinics.label-noise: turns one class into another": any(group.label_noise for group in spec.clinics),
     }

@@ -59,7 +59,7 @@ def _rows(spec: RunSpec, held_out: str) -> Iterator[tuple[str, str, str, tuple[s
         ("part",),
     )
     if spec.parties:
-        yield "AUC where a party is missing at prediction", "clinics.parquet", held_out, ("absent_auc",)
+        yield "score where a party is missing at prediction", "clinics.parquet", held_out, ("absent_*",)
     if spec.evaluation.groups:
         yield (
             "held-out metrics and numbers of records by group of patients",

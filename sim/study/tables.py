@@ -82,17 +82,19 @@ def clinics_table(plan: Plan, trained: TrainedRun, findings: Findings, federatio
         counts = pd.DataFrame(_class_counts(federation), index=pd.Index(federation.everyone))
         clinics = clinics.join(counts.reindex(plan.job.facts.everyone, fill_value=0), on="name")
     if plan.job.parties is not None and plan.job.parties.heads:
-        clinics["absent_auc"] = _absent_auc(plan, trained, federation)
+        score = plan.job.outcome.headline.pooled
+        clinics[f"absent_{score}"] = _where_absent(plan, trained, federation, score)
     measured = findings.of_clinics(clinics["name"])
     for column in measured.keys() & set(clinics):
         raise AttackError(f'an attack takes column "{column}" of clinics.parquet; name another')
     return clinics.assign(**measured)
 
 
-def _absent_auc(plan: Plan, trained: TrainedRun, federation: Federation) -> list[float]:
-    """Return, by party, the AUC of the model on held-out patients where that party is missing at prediction."""
+def _where_absent(plan: Plan, trained: TrainedRun, federation: Federation, score: str) -> list[float]:
+    """Return, by party, the model's score on held-out patients where that party is missing at prediction."""
     networks = [network_without(plan.job.network, party) for party in range(len(plan.clinics))]
-    return [Evaluator(each, federation.test).evaluate(trained.parameters).pooled["auc"] for each in networks]
+    judges = (Evaluator(each, federation.test, scorer=_scorer(plan)) for each in networks)
+    return [judge.evaluate(trained.parameters).pooled[score] for judge in judges]
 
 
 def predictions_table(plan: Plan, trained: TrainedRun, federation: Federation) -> pd.DataFrame:
