@@ -16,7 +16,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sim.results import reading
-from sim.results.kinds import Amount, Bound, RunId, Share, Text
+from sim.results.kinds import Amount, Bound, Real, RunId, Text
 from sim.results.store import append_line, moved_in, writing_to
 
 TRIALS_LOG, TRIALS_TABLE = "trials.jsonl", "trials.parquet"
@@ -29,7 +29,7 @@ class TrialLine(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
     trial_id: RunId
-    score: Share | None
+    score: Real | None
     loss: Bound | None
     status: Literal["ok", "failed"]
     error: Text

@@ -404,3 +404,10 @@ def test_check_counts_the_trials_and_names_who_has_another_budget(tmp_path, sutu
     assert ": 8 settings (FedProx); 4 settings (FedAvg). It takes those with the best within-clinic AUC on 25 %" in told
     path.write_text(path.read_text().partition("[tune]")[0].replace("rounds", "learning-rate = 0.1\nrounds"))
     assert "Tuning: none, all methods train at the settings given" in plain(suture("check", path)[1])
+
+
+def test_a_trial_may_score_below_zero(tmp_path):
+    """R² has no least value: a trial on amounts that is worse than their mean is read again as it was written."""
+    row = {"trial_id": "0" * 16, "score": -0.5, "loss": 0.1, "status": "ok", "error": "", "wall_seconds": 0.1}
+    note_trial(tmp_path, row)
+    assert read_trials(tmp_path)["0" * 16] == row
