@@ -125,7 +125,8 @@ def _scenario(
     if isinstance(given, Path | str):
         read = partial(load_scenario, given, overrides)
     else:
-        tables = given.model_dump(mode="json", exclude_unset=True) if isinstance(given, Scenario) else given
+        dumped = given.model_dump(mode="json", exclude_unset=True) if isinstance(given, Scenario) else given
+        tables: Mapping[str, Any] = {key: _as_written(value) for key, value in dumped.items()}
         read = partial(parse_scenario, tables, Path.cwd(), overrides)
     if only:
         read(only)  # says what is not there

@@ -3,6 +3,7 @@
 from .of_claims import HELD, LEDGER, WHAT_LEAVES
 from .of_clips import CLIPS
 from .of_defences import UNPROMISED
+from .of_doors import DOORS
 from .of_intervals import INTERVALS
 from .of_lanes import SHARED
 from .of_noise import DRAWS, GRIDS, KEYS
@@ -22,4 +23,5 @@ MUTANTS = (
     *SUMS,
     *INTERVALS,
     *UNPROMISED,
+    *DOORS,
 )

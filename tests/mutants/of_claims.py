@@ -84,8 +84,8 @@ WHAT_LEAVES = (
     Mutant(
         "a value in an error",
         "sim/flower/client_app.py",
-        'text = f"{place_of(error)} while',
-        'text = f"{error} {place_of(error)} while',
+        'return f"{place_of(error)} while',
+        'return f"{error} {place_of(error)} while',
         ("tests/clients/test_shield.py::test_the_server_is_told_where_it_failed_but_no_value",),
     ),
     Mutant(
@@ -124,8 +124,8 @@ LEDGER = (
     Mutant(
         "the ledger leaves out norms",
         "sim/methods/protocol.py",
-        'server = (*self.sees_raw["server"], Kind.NORMS)',
-        'server = self.sees_raw["server"]',
+        "(*kinds, added[adversary])",
+        "kinds",
         (f"{EACH}[dp-sgd-splitfed-v1-u-shaped-a node a clinic, batches of 8, joint]",),
     ),
     Mutant(

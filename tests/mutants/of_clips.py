@@ -88,9 +88,9 @@ CLIPS = (
     Mutant("zero times infinity", CLIPPING, "    if not dropped.any():", "    if True:", OVERFLOW),
     Mutant(
         "smashed rows not clipped",
-        "sim/methods/job.py",
-        'if rows is not None and math.isfinite(rows.clip["smashed"]):',
-        "if False:",
+        "sim/methods/acting.py",
+        'if rows is None or not math.isfinite(rows.clip["smashed"]):',
+        "if True:",
         ROWS_MOVE,
     ),
     Mutant(

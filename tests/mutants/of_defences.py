@@ -61,6 +61,6 @@ UNPROMISED = (
         "sim/methods/compression.py",
         "inside and bool((places.diff(dim=-1) > 0).all())",
         "inside",
-        ("tests/strategies/test_hostile_replies.py",),
+        ("tests/strategies/test_hostile_replies.py::test_a_hostile_reply_ends_the_run",),
     ),
 )

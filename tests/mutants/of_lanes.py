@@ -15,8 +15,8 @@ SHARED = (
     Mutant(
         "a batch of another width is not apart",
         "sim/methods/feed.py",
-        "for each in np.unique(width):",
-        "for each in np.unique(width)[:1]:",
+        "for each in np.unique(widths):",
+        "for each in np.unique(widths)[:1]:",
         (f"{LANES}test_batches_of_many_widths_round_as_they_do_alone",),
     ),
     Mutant(

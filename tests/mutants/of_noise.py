@@ -59,8 +59,8 @@ KEYS = (
     Mutant(
         "the run's id leaves out the data",
         "sim/scenario/spec.py",
-        'content["data"] = {**settings["data"], "path": data_sha256}',
-        'content["data"] = {**settings["data"], "path": ""}',
+        'content["data"]["path"] = data_sha256',
+        'content["data"]["path"] = ""',
         ("tests/sim/test_spec.py::test_run_id_follows_the_bytes_of_a_data_file_and_not_its_place",),
     ),
     Mutant(

@@ -47,7 +47,7 @@ SUMS = (
         (f"{SECURE}test_who_holds_the_shares_of_enough_clinics_is_left_with_one_part",),
     ),
     Mutant("parts have half their noise", SUM, "math.sqrt(job.secure.parts)", "math.sqrt(4 * job.secure.parts)", PARTS),
-    Mutant("one draw is all clinics' noise", SUM, "streams.at(clinic, server_round).st", "streams.at(0).st", PARTS),
+    Mutant("one draw is all clinics' noise", SUM, ".at(clinic, server_round).st", ".at(0).st", PARTS),
     Mutant("nodes send no masks", SUM, "if set(clinics) == set(everyone):", "if True:", UNSEEN),
     Mutant("masks do not cancel", SUM, "(following[clinic], -1)", "(following[clinic], 1)", PARTS),
     Mutant(

@@ -251,6 +251,14 @@ def test_set_and_only_are_those_of_the_command(tmp_path):
     assert_same_runs(ours.folder, tmp_path / "shell" / "small")
 
 
+def test_a_dict_may_hold_what_python_does(csv_study, tmp_path):
+    frame, theirs = csv_study
+    whole = tables()
+    whole["train"] |= {"rounds": np.int64(3), "learning-rate": np.float64(0.1)}
+    whole |= {"seeds": (np.int64(0), 1), "strategies": tuple(whole["strategies"])}
+    assert_same_runs(run(whole, tmp_path, data=frame, progress=False).folder, theirs)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_what_cannot_be_set_or_picked_is_a_line_each(tmp_path, way):
     scenario = given(way, PRIVATE, tmp_path)
