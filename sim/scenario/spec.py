@@ -4,9 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.util import find_spec
 from itertools import product
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import Field
@@ -31,6 +29,7 @@ from sim.scenario import (
 )
 from sim.scenario.base import Section
 from sim.scenario.clinics import PROFILES as BUILT_IN_PROFILES
+from sim.scenario.code import NOT_THEIRS, code_digest
 from sim.scenario.lookup import ATTACKS, METHODS, MODELS, PROFILES, SOURCES, is_flower_path, is_own_path
 from sim.scenario.mechanisms import MECHANISMS, at
 from sim.scenario.overrides import replaced
@@ -169,7 +168,7 @@ def imports(study: Scenario | RunSpec, strategies: Iterable[Strategy | RunStrate
 
 
 def code_of(spec: RunSpec) -> dict[str, str]:
-    """Return the SHA-256 of each module of others that a run is made of: by path, and by registered name."""
+    """Return the digest of each module of others that a run is made of: by path, and by registered name."""
     return code_digests(_named(spec, [spec.strategy]))
 
 
@@ -182,7 +181,6 @@ _GROUPS: Final = {
     "mechanism": MECHANISMS,
 }
 """Where names of each kind are registered."""
-_OWN: Final = ("sim", "strategies", "clients")
 
 
 def _named(study: Scenario | RunSpec, strategies: Iterable[Strategy | RunStrategy]) -> list[tuple[str, str]]:
@@ -211,35 +209,18 @@ def _is_registered(kind: str, name: str) -> bool:
 
 
 def code_digests(named: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return the SHA-256 of the module file behind each name or import path of a user's own, without importing it.
+    """Return the digest of the code behind each name or import path of a user's own, without importing it.
 
-    What comes with Suture or with Flower is known by its version.
+    See :func:`sim.scenario.code.code_digest`. What comes with Suture or with Flower is known by its version.
     """
     found = {}
     for kind, path in named:
         module = path.rpartition(".")[0] if kind == "strategy" else path.partition(":")[0]
         if _is_registered(kind, path):
             module = registered(_GROUPS[kind])[path].module
-        if module.partition(".")[0] not in ("flwr", *_OWN) and (file := _module_file(module)) is not None:
-            found[path] = hashlib.sha256(file.read_bytes()).hexdigest()
+        if module.partition(".")[0] not in NOT_THEIRS and (digest := code_digest(module)) is not None:
+            found[path] = digest
     return found
-
-
-def _module_file(module: str) -> Path | None:
-    """Return where a module lies; parents are looked at as folders, so that none of their code runs."""
-    top, *rest = module.split(".")
-    try:
-        spec = find_spec(top)
-    except (ImportError, ValueError):
-        return None
-    if spec is None or spec.origin is None:
-        return None
-    origin = Path(spec.origin)
-    if not rest:
-        return origin if origin.suffix == ".py" else None
-    inside = origin.parent.joinpath(*rest)
-    places = (inside.with_suffix(".py"), inside / "__init__.py")
-    return next((place for place in places if place.is_file()), None)
 
 
 def expand(scenario: Scenario) -> list[RunSpec]:
