@@ -38,7 +38,7 @@ dp: Any = Lazy("dp_accounting")
 MOST_MECHANISMS = 60
 """Of more different sampled mechanisms than this, similar ones are counted as the weakest of them."""
 
-_Texts: TypeAlias = tuple[str, tuple[str, ...], str, str, tuple[tuple[str, int], ...], tuple[str, ...]]
+_Texts: TypeAlias = tuple[str, tuple[str, ...], str, str, bool, tuple[tuple[str, int], ...], tuple[str, ...]]
 
 _ORDERS = (*range(2, 65), *range(72, 257, 8), 512, 1024)  # whole: of others dp-accounting's series may not converge
 
@@ -52,6 +52,7 @@ class StudyRun:
     clinics: tuple[str, ...]  # Names, in the order of the ledger's clinics
     population: str  # Two runs with the same one are on the same records
     placement: str  # In two runs with the same one a record is at the clinic of the same name
+    shared: bool = False  # Whether the clinics are parties that hold columns of the same patients
     trials: tuple[tuple[str, int], ...] = ()  # The different ledgers of its trials, and how many have each
     not_made: tuple[str, ...] = ()  # Ledgers of runs that trials might have chosen instead
 
@@ -61,13 +62,15 @@ class StudyRun:
         spec, clinics = record["spec"], tuple(clinic["name"] for clinic in record["plan"]["clinics"])
         data, seed = spec["data"], spec["seed"]
         tuning = record["privacy"].get("tuning", {"ledgers": (), "not-made": ()})
+        shared = bool(spec.get("parties"))
         own = [data["source"], data.get("path"), data.get("clinic")] if data["split"] == "natural" else [data, seed]
         return cls(
             row=record["row"],
             releases=record["privacy"]["releases"],
             clinics=clinics,
             population=f"seed {seed}" if data["source"] == "synthetic" else "",
-            placement=json.dumps(own, sort_keys=True),
+            placement=json.dumps([*own, *(["parties"] if shared else [])], sort_keys=True),
+            shared=shared,
             trials=tuple((each["releases"], each["times"]) for each in tuning["ledgers"]),
             not_made=tuple(tuning["not-made"]),
         )
@@ -86,9 +89,11 @@ class StudyRun:
         return [self.ledger, *map(Ledger.from_json, self.not_made)]
 
     def mechanisms(self, adversary: Adversary, clinic: int, unit: Unit) -> Mechanisms:
-        """Return what an adversary sees of a clinic, of the run and of all its trials."""
-        [whole] = with_trials(self._of_runs, self._of_trials, adversary, [clinic], unit)
-        return whole
+        """Return what an adversary sees of a clinic, of the run and of all its trials; of a patient at all parties."""
+        clinics = range(len(self.clinics)) if self.shared else [clinic]
+        seen = with_trials(self._of_runs, self._of_trials, adversary, clinics, unit)
+        told = [mechanisms for mechanisms in seen if mechanisms] or seen[:1]
+        return told[0] if len(told) == 1 else no_better_than(told)
 
     def infinite(self, adversary: Adversary) -> bool:
         """Whether an adversary sees anything of any clinic without noise."""
@@ -146,7 +151,9 @@ def compose_study(runs: Sequence[StudyRun], delta: float | None = None) -> Study
     at = max((run.row["delta"] or 0.0 for run in runs), default=0.0) if delta is None else delta
     convert = any(run.row["adjacency"] == NAMES["replace"] for run in runs)
     adjacency = NAMES["replace" if convert else "add-or-remove"] if noised else ""
-    texts = tuple((run.releases, run.clinics, run.population, run.placement, run.trials, run.not_made) for run in runs)
+    texts = tuple(
+        (run.releases, run.clinics, run.population, run.placement, run.shared, run.trials, run.not_made) for run in runs
+    )
     *compositions, rounding = json.loads(_counted(texts, unit, at, convert))
     names = ("runs", "finite_runs", "epsilon", "finite", "drawn")
     return StudyPrivacy(
@@ -176,10 +183,11 @@ def _counted(texts: tuple[_Texts, ...], unit: Unit, at: float, convert: bool) ->
             clinics=clinics,
             population=population,
             placement=placement,
+            shared=shared,
             trials=trials,
             not_made=not_made,
         )
-        for releases, clinics, population, placement, trials, not_made in texts
+        for releases, clinics, population, placement, shared, trials, not_made in texts
     ]
     found: list[Any] = []
     rounding = 0.0

@@ -1,8 +1,12 @@
 """A vertical study from its file to its folder: run, resumed, verified, reported."""
 
+import json
+
 import pandas as pd
 import pytest
 from support import write_csv
+
+from sim.privacy.study_ledger import StudyRun
 
 SCENARIO = """
 name = "vertical"
@@ -136,6 +140,7 @@ def test_words_are_of_parties_and_patients(study, suture):
         assert "clinic that is protected least" not in statement
         assert "at 2 clinics" not in statement
         assert ("to predict for a patient all parties send their rows" in statement) == (row["strategy"] == "vertical")
+        assert StudyRun.of(json.loads((study / run / "run.json").read_text(encoding="utf-8"))).shared
     given = [
         run for run in runs.index if "doctor is given them as they are" in (study / run / "privacy.md").read_text()
     ]

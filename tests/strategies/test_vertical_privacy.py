@@ -18,6 +18,7 @@ from sim.foundation.problems import ScenarioError
 from sim.plan.statement import privacy_statement
 from sim.privacy.mechanisms.released import row_step
 from sim.privacy.statement_text import statement_text
+from sim.privacy.study_ledger import StudyRun, compose_study
 from sim.study.train import train_run
 
 COLUMNS = [[0, 1], [2], [3, 4]]
@@ -274,3 +275,26 @@ def test_the_server_rebuilds_records_from_the_rows_of_each_party(csv, how):
         for k, own in enumerate(COLUMNS)
     ]
     np.testing.assert_allclose(seen, torch.cat(by_party, 1).numpy(), atol=1e-6)
+
+
+def test_runs_of_single_parties_compose_to_what_a_patient_at_both_gives(csv):
+    """Each trains on one party's columns; the patient is the same, and whoever has both models sees both."""
+    privacy = {"mechanism": "dp-sgd", "noise-multiplier": 3.0, "clip": 0.5, "delta": 1e-3}
+    plans = [
+        plan_of(spec_of(csv, "vertical-alone", options={"party": party}, privacy=privacy, train={"batch-size": 40}))[0]
+        for party in ("doctor", "laboratory")
+    ]
+    runs = [
+        StudyRun(
+            row={**plan.columns(), "status": "ok"},
+            releases=plan.ledger.to_json(),
+            clinics=tuple(clinic.name for clinic in plan.clinics),
+            population="",
+            placement="the same",
+            shared=True,
+        )
+        for plan in plans
+    ]
+    [found] = [each for each in compose_study(runs).compositions if each.adversary == "model-user"]
+    assert all(plan.sampled.rates.max() == 1 for plan in plans)
+    assert found.epsilon == pytest.approx(gaussian_epsilon(math.sqrt(2 * 3) / 3.0, 1e-3), rel=5e-3)
