@@ -49,3 +49,16 @@ def measure_faults(outcome: Outcome, values: Floats, rows: NDArray[np.int64]) ->
         wrong |= values < 0
     if wrong.any():
         yield f"has {what} in row {rows[np.argmax(wrong)]}; correct it"
+
+
+def outcome_remarks(outcome: Outcome, measured: NDArray[np.float64]) -> Iterator[str]:
+    """Yield what a user should know of ``[record, measure]`` times or amounts though nothing is wrong."""
+    if outcome.kind == "time" and (measured[:, 0] < outcome.edges[-1]).all():
+        yield "data.horizon: nobody was followed up so long, so that nothing is known there; take a shorter one"
+    if outcome.kind == "amount":
+        low, high = outcome.span
+        if beyond := int(np.count_nonzero((measured < low) | (measured > high))):
+            yield (
+                f"data.label-range: {beyond:,} amounts ({beyond / len(measured):.1%}) lie outside and train as "
+                "its ends; check unit and range"
+            )

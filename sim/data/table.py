@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sim.data.columns import Columns, Words, read_columns
 from sim.data.federation import Ints, Mask, Table
-from sim.data.outcomes import label_codes, measure_faults
+from sim.data.outcomes import label_codes, measure_faults, outcome_remarks
 from sim.data.remarks import has_level, indicated, remarks_on
 from sim.data.split import at_sites
 from sim.foundation.problems import ScenarioError, show, suggest
@@ -84,7 +84,12 @@ def read(spec: TableFile) -> Table:
         statistics=made.statistics,
         patient=patient,
         found_levels=made.found_levels,
-        remarks=() if problems else tuple(remarks_on(spec, columns, kept, ranges, used, y if classes else None)),
+        remarks=()
+        if problems
+        else (
+            *remarks_on(spec, columns, kept, ranges, used, y if classes else None),
+            *outcome_remarks(spec.outcome_of_a_record, measured),
+        ),
         problems=tuple(problems),
     )
 

@@ -155,3 +155,10 @@ def test_the_interval_has_the_width_that_other_patients_give():
             variances[metric].append(moments.patients[0])
     for metric, values in found.items():
         assert np.sqrt(np.mean(variances[metric])) == pytest.approx(np.std(values, ddof=1), rel=0.15)
+
+
+def test_amounts_beyond_their_range_are_remarked(file):
+    _, federation = plan_of(run_spec(file, records=AMOUNTS))
+    [remark] = [line for line in federation.remarks if line.startswith("data.label-range")]
+    beyond = sum(((part.measured < 6) | (part.measured > 14)).sum() for part in (federation.train, federation.test))
+    assert f": {beyond} amounts" in remark

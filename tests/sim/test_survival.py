@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from support import TIMES, plan_of, run_spec, write_times
 
 from sim.data.outcomes import time_codes
 from sim.inference.evidence import from_predictions
@@ -180,3 +181,10 @@ def test_the_interval_of_a_difference_has_the_width_that_other_patients_give():
         found.append(moments.mean[0])
         variances.append(moments.patients[0])
     assert np.sqrt(np.mean(variances)) == pytest.approx(np.std(found, ddof=1), rel=0.15)
+
+
+def test_a_horizon_behind_all_follow_up_is_remarked(tmp_path):
+    file = write_times(tmp_path / "times.csv")
+    for horizon, there in ((8, False), (30, True)):
+        _, federation = plan_of(run_spec(file, records={**TIMES, "horizon": horizon}))
+        assert any(line.startswith("data.horizon: nobody") for line in federation.remarks) is there
