@@ -334,3 +334,54 @@ def test_vertical_learning_needs_a_vertical_layout(csv):
     [spec] = expand(parse_scenario({**tables, "parties": []}, csv.parent))
     with pytest.raises(ScenarioError, match="vertical is not for a horizontal layout"):
         make_plan(spec, plan_of(spec.model_copy(update={"strategy": spec.strategy}))[1].facts)
+
+
+# The battery: what else may be set
+
+
+SITUATIONS = {
+    "three classes": ({"classes": 3}, {}),
+    "two classes by softmax, weighted": ({}, {"model": {"head": "softmax"}, "train": {"class-weights": [0.5, 3.0]}}),
+    "momentum, weight decay, cosine": (
+        {},
+        {"train": {"optimizer": "momentum", "learning-rate": 0.03, "weight-decay": 0.2, "schedule": "cosine"}},
+    ),
+    "fewer patients than a batch, two epochs": ({"sizes": [14]}, {"train": {"batch-size": 30, "local-epochs": 2}}),
+}
+
+
+@CUTS
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_the_model_is_the_twins_in_every_situation(tmp_path, cut, situation):
+    file, tables = SITUATIONS[situation]
+    path = write_csv(tmp_path / "patients.csv", **{"sizes": [50], "features": 5, **file})
+    tables = dict(tables)
+    model = {"name": "mlp", "hidden": [3, 4], "cut": [1, -1] if cut == "u-shaped" else 1, **tables.pop("model", {})}
+    spec = spec_of(path, cut=cut, model=model, **tables)
+    plan, federation = plan_of(spec)
+    start = plan.job.network.initial_parameters(spec.seed)
+    twin = Twin(COLUMNS, start)
+    x, y = tensors(federation)
+    train = spec.train
+    momentum = 0.9 if train.optimizer == "momentum" else 0.0
+    optimizer = torch.optim.SGD(
+        twin.parameters, lr=train.learning_rate, momentum=momentum, weight_decay=train.weight_decay
+    )
+    weights = torch.tensor(train.class_weights or [1.0] * 3)
+    steps = plan.job.steps(1)
+    for number, rows in enumerate(batches(spec, len(y))):
+        server_round = number // steps
+        if train.schedule == "cosine":
+            share = (1 + math.cos(math.pi * server_round / train.rounds)) / 2
+            optimizer.param_groups[0]["lr"] = train.learning_rate * share
+        outputs = twin.forward(x[rows])
+        if outputs.dim() == 1:
+            losses = functional.binary_cross_entropy_with_logits(outputs, y[rows].float(), reduction="none")
+        else:
+            losses = functional.cross_entropy(outputs, y[rows], reduction="none")
+        optimizer.zero_grad()
+        (losses * weights[y[rows]]).mean().backward()
+        optimizer.step()
+    trained = train_run(plan, federation)
+    assert distance(start, trained.parameters) > 1e-2, "the run did not train; the test would be blind"
+    assert distance(trained.parameters, twin.by_name()) < 2e-5
