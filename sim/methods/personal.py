@@ -5,15 +5,19 @@ Nothing crosses, and nothing of it is noised: the model stays at the clinic, for
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+
+import torch
+from torch import Tensor
 
 from sim.methods.after_rounds import epochs_of, options_of, own_blocks
 from sim.methods.job import Job
+from sim.methods.node_group import NodeGroup
 from sim.methods.sampling import Sampling
 from sim.methods.trainer import LocalTraining, expand, trainer_for
 from sim.methods.workplace import Workplace
-from sim.models import Parameters
+from sim.models import Parameters, Part
 from sim.tensor.lanes import forward
 
 
@@ -52,8 +56,7 @@ def personalised(job: Job, places: Iterable[Workplace], model: Parameters) -> Pa
         if not clinics:
             continue
         if common.blocks:
-            x = forward(common, common.select({name: value[:1] for name, value in models.items()}), group.x[None])[0]
-            group = replace(group, x=x.detach())
+            group = replace(group, x=_features(common, models, group, job.sizes))
         trainer = trainer_for(alone, own, clinics, {name: models[name][clinics] for name in own.shapes()})
         last = job.spec.train.rounds + 1
         here.program.do(LocalTraining(trainer=trainer, group=group, job=alone, server_round=last))
@@ -61,3 +64,14 @@ def personalised(job: Job, places: Iterable[Workplace], model: Parameters) -> Pa
             models[name] = models[name].clone()
             models[name][clinics] = value
     return models
+
+
+def _features(common: Part, models: Parameters, group: NodeGroup, sizes: Sequence[int]) -> Tensor:
+    """Return what the common blocks make of a node's records, under each clinic's own running statistics."""
+    x = torch.empty(0)
+    for k in group.clinics:
+        first, own = int(group.first[k]), common.select({name: value[k : k + 1] for name, value in models.items()})
+        made = forward(common, own, group.x[None, first : first + sizes[k]])[0].detach()
+        x = x if len(x) else made.new_zeros(len(group.x), *made.shape[1:])
+        x[first : first + sizes[k]] = made
+    return x

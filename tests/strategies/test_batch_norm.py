@@ -145,6 +145,8 @@ def local_splitfed_v3(twin):
 
 LOCAL = {
     "fedavg": local_whole,
+    "fedavg-finetuned": local_whole,
+    "fedavg-own-head": local_whole,
     "splitfed-v1": local_whole,
     "split": local_split,
     "splitfed-v2": local_splitfed_v2,
