@@ -122,17 +122,18 @@ def summed(plan: Plan) -> str:
 
 def whom_they_share(plan: Plan) -> str:
     """Say how parties know whom they have in common, and what that tells them."""
-    facts = plan.job.facts
+    facts, several = plan.job.facts, getattr(plan.spec.data, "patient", None) is not None
+    records = "records of patients" if several else "patients"
     if not facts.known:
         return "all parties know the same patients, and that each is among the data; no epsilon is about that"
     sizes = ", ".join(f"{count:,} at {name}" for name, count in zip(facts.names, facts.known, strict=True))
     if plan.job.parties is None or not plan.job.parties.heads:
         return (
-            f"{facts.records:,} patients are those whom all parties know, of {sizes}; no epsilon is about finding them"
+            f"{facts.records:,} {records} are those whom all parties know, of {sizes}; no epsilon is about finding them"
         )
     some = " and the server how many any of them share, exact, and, with a party, whom" if len(facts.known) > 2 else ""
     return (
-        f"private set intersection found {facts.records:,} patients whom all know, of {sizes}: every party learns who "
+        f"private set intersection found {facts.records:,} {records} whom all know, of {sizes}: every party learns who "
         f"of its own they are, everybody these numbers{some or ', exact'}; no epsilon is about that"
     )
 
