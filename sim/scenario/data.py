@@ -277,7 +277,8 @@ class Loader(TableFile):
     """What a function of the user's own returns, which `path` names; `options` are its arguments.
 
     It returns what :func:`sim.scenario.in_memory.in_memory` takes. Arrays and columns of its own making are called
-    ``x``, ``y``, ``clinic`` and ``patient``. No file is written that outlives the process.
+    ``x``, ``y``, ``clinic`` and ``patient``. No file is written that outlives the process, unless that is
+    killed.
     """
 
     source: Literal["loader"] = "loader"

@@ -49,7 +49,7 @@ def records_of(name: str, options: str) -> tuple[InMemory, Path]:
 
 @cache
 def _folder() -> Path:
-    """Return a folder of this process, which nobody else can read and which is gone at its end."""
+    """Return a folder of this process, which nobody else can read and which is gone at its end unless it is killed."""
     folder = Path(tempfile.mkdtemp(prefix="suture-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
