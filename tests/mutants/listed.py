@@ -7,6 +7,7 @@ from .of_doors import DOORS
 from .of_intervals import INTERVALS
 from .of_lanes import SHARED
 from .of_noise import DRAWS, GRIDS, KEYS
+from .of_outcomes import OUTCOMES
 from .of_parties import OF_PARTIES
 from .of_splits import SPLITS
 from .of_sums import SUMS
@@ -26,4 +27,5 @@ MUTANTS = (
     *INTERVALS,
     *UNPROMISED,
     *DOORS,
+    *OUTCOMES,
 )
