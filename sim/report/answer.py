@@ -15,7 +15,7 @@ from sim.report.held_out import evidence_of
 from sim.report.joining import ALONE
 from sim.report.spoken import spoken
 from sim.report.study import StudyResults
-from sim.report.summary import ADVERSARIES, between_parties, is_baseline
+from sim.report.summary import ADVERSARIES, is_baseline
 from sim.report.words import conclusions
 
 __all__ = ["answers", "compared"]
@@ -41,7 +41,7 @@ def compared(study: StudyResults) -> str:
         held = f"{first['test_records'].sum():,} held-out records"
         train = f"{first['records'].sum():,} training and {held}"
         over = f"over {count_text(first['name'].nunique(), 'clinic')} with "
-        if between_parties(ok):
+        if study.parties:
             patients = f"{first['records'].max():,} training and {first['test_records'].sum():,} held-out patients"
             parts.append(f"over {count_text(first['name'].nunique(), 'party')} with columns of the same {patients}")
         elif study.all_away:

@@ -45,6 +45,7 @@ def scope(
     *,
     levels: int = 1,
     others: bool = False,
+    parties: bool = False,
 ) -> str:
     """Say in a few sentences how far a comparison goes.
 
@@ -60,10 +61,12 @@ def scope(
         At how many levels of privacy methods were compared.
     others : bool
         Whether whole clinics were held out, so that there is something to say about other hospitals.
+    parties : bool
+        Whether the clinics are known to be parties with columns of the same patients.
     """
     said = [tuning_of(runs, trials)]
     several = len(means) > 0 and (means["n"] > 1).any()
-    parties = between_parties(runs)
+    parties = parties or between_parties(runs)
     if len(means) and (kind := intervals_of(means, held_out, parties=parties)):
         pairs = "all pairs" if levels == 1 else "all pairs at one level"
         together = f"; those of differences hold together for {pairs}" if several and len(means) > 2 * levels else ""

@@ -60,6 +60,11 @@ class StudyResults:
         return with_levels(successful_runs(self.runs))
 
     @cached_property
+    def parties(self) -> bool:
+        """Whether what stands as clinics are parties with columns of the same patients."""
+        return any(statement.get("parties", False) for statement in self.statements.values())
+
+    @cached_property
     def away(self) -> pd.DataFrame:
         """Those of them that hold out whole clinics."""
         return self.ok[held_out_clinics(self.ok)]

@@ -42,7 +42,18 @@ def conclusions(study: StudyResults) -> list[tuple[str, str]]:
     known = pd.concat(means) if means else pd.DataFrame()
     return [
         *findings,
-        ("", scope(ok, known, study.held_out, study.trials, levels=len(means), others=bool(strangers.any()))),
+        (
+            "",
+            scope(
+                ok,
+                known,
+                study.held_out,
+                study.trials,
+                levels=len(means),
+                others=bool(strangers.any()),
+                parties=study.parties,
+            ),
+        ),
     ]
 
 

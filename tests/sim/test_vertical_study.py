@@ -1,12 +1,16 @@
 """A vertical study from its file to its folder: run, resumed, verified, reported."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from support import write_csv
 
 from sim.privacy.study_ledger import StudyRun
+from sim.report.answer import compared
+from sim.report.reading import read_results
+from sim.report.words import conclusions
 
 SCENARIO = """
 name = "vertical"
@@ -130,6 +134,10 @@ def test_words_are_of_parties_and_patients(study, suture):
     assert f"over 2 parties with columns of the same {training} training and {held_out} held-out patients" in page
     assert "Nothing is said about patients elsewhere." in page
     assert "hospitals that took no part" not in page
+    results = read_results(study)
+    labelled = replace(results, runs=results.runs.assign(strategy="Of our own, " + results.runs["strategy"]))
+    assert "over 2 parties with columns" in compared(labelled)
+    assert "Nothing is said about patients elsewhere." in conclusions(labelled)[-1][1]
     code, out, _ = suture("compare", study, "--by", "strategy,cut")
     assert (code, "other patients of these clinics" in " ".join(out.split())) == (0, False)
     code, out, _ = suture("plan", study.parent.parent / "vertical.toml")
