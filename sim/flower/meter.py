@@ -99,6 +99,8 @@ class Meter:
             return
         at: int | list[int] = clinics[0] if len(clinics) == 1 else list(clinics)
         for kind, named in parts.items():
+            if not named:
+                continue
             self._counts(direction, kind)[at] += sum(v.element_size() * prod(v.shape[1:]) for v in named.values())
         self._counts(direction, HEADERS)[at] += HEADER_BYTES
 
