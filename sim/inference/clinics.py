@@ -12,6 +12,7 @@ from scipy.special import stdtrit
 
 from sim.inference.differences import LEVEL
 from sim.inference.scores import Floats, Ints, Predictions, scores
+from sim.inference.survival import Times
 
 __all__ = ["ByClinic", "by_clinic"]
 
@@ -30,7 +31,7 @@ class ByClinic:
     summed: Floats  # [patient, method] influences on the mean over seeds of the patient's clinic
     clinic_at: Ints  # [patient at a seed]
     alone: Floats  # [patient at a seed, method] influences on the clinic's score of that seed
-    size: Floats  # [clinic] by what variances fall from clinic to clinic: patients, or for an AUC their harmonic sum
+    size: Floats  # [clinic] by what variances fall from clinic to clinic: patients, or comparable pairs a patient
     fewest: Floats  # [clinic] patients of the rarer class that are held out on a seed, as a mean
 
     def contrast(self, weights: Floats) -> tuple[Floats, Floats]:
@@ -151,6 +152,8 @@ def by_clinic(predictions: pd.DataFrame, models: pd.DataFrame, metric: str, *, s
 
 def _sizes(of: Predictions, clinics: int, metric: str) -> tuple[Floats, Floats]:
     """Return by what a clinic's variance falls, and how many patients of its rarer class a model is scored on."""
+    if of.times is not None and metric.endswith("concordance"):
+        return _sizes_of_times(of, of.times, clinics)
     classes = int(of.label.max(initial=0)) + 1
     models = np.maximum(np.bincount(np.unique(of.model) % clinics, minlength=clinics), 1.0)
     people = int(of.patient.max(initial=-1)) + 1
@@ -158,7 +161,26 @@ def _sizes(of: Predictions, clinics: int, metric: str) -> tuple[Floats, Floats]:
     cell = (each // classes) % clinics * classes + each % classes
     counts = np.bincount(cell, minlength=clinics * classes).reshape(clinics, classes) / models[:, None]
     total = counts.sum(1)
-    if not metric.endswith(("auc", "concordance")):
+    if not metric.endswith("auc"):
         return np.maximum(total, 1e-9), total
     pairs = (counts * (total[:, None] - counts)).sum(1)
     return np.maximum(pairs / np.maximum(total, 1e-9), 1e-9), np.sort(counts, axis=1)[:, -2]
+
+
+def _sizes_of_times(of: Predictions, times: Times, clinics: int) -> tuple[Floats, Floats]:
+    """Return the same of comparable pairs; the rarer class are those who are outlived, or those who outlive."""
+    people, blocks = int(of.patient.max(initial=-1)) + 1, np.unique(of.model)
+    once = np.unique(of.model * people + of.patient, return_index=True)[1]
+    block, of_time, event = np.searchsorted(blocks, of.model[once]), times.time[once], times.counted[once]
+    moments = np.unique(np.stack([of_time, ~event], axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+    line = block * (moments.max(initial=0) + 1) + moments
+    ends = np.cumsum(np.bincount(block, minlength=len(blocks)))
+    outliving = (ends[block] - np.searchsorted(np.sort(line), line, side="right")) * event
+    earliest = np.full(len(blocks), np.iinfo(np.int64).max)
+    np.minimum.at(earliest, block[event], line[event])
+    counts = [np.bincount(block, own, len(blocks)) for own in (outliving > 0, line > earliest[block])]
+    pairs, total = np.bincount(block, outliving, len(blocks)), np.bincount(block, minlength=len(blocks))
+    at = blocks % clinics
+    of_clinic = [np.bincount(at, own, clinics) for own in (pairs, total, np.minimum(*counts), np.ones(len(blocks)))]
+    size = 2 * of_clinic[0] / np.maximum(of_clinic[1], 1.0)
+    return np.maximum(size, 1e-9), of_clinic[2] / np.maximum(of_clinic[3], 1.0)

@@ -320,6 +320,44 @@ def test_a_clinic_s_own_intervals_are_those_of_its_records_alone(fresh):
         )
 
 
+def times_of(study, seed):
+    """Return a study's predictions as those of times: the higher the risk, the earlier; all with the event."""
+    table = study.predictions.drop(columns=["label", "probability_0"]).rename(columns={"probability_1": "survival_1"})
+    table["survival_1"] = 1 - table["survival_1"]
+    patients = np.sort(table["patient"].unique())
+    drawn_times = np.random.default_rng(seed).permutation(len(patients)) / len(patients)
+    return table.assign(time=drawn_times[np.searchsorted(patients, table["patient"])], event=1)
+
+
+def test_a_clinic_s_pairs_of_cases_before_all_others_are_those_of_the_auc():
+    """Where all cases have the event at once and nobody else has it, pairs are those of an AUC, few or many."""
+    study = drawn(Law(aucs=(0.8, 0.7), clinics=4, seeds=1), np.random.default_rng(0))
+    few = study.predictions["clinic"] == "clinic-3"
+    small = study.predictions[few].groupby(["run_id", "label"]).head(2)
+    table = pd.concat([study.predictions[~few], small], ignore_index=True)
+    times = table.assign(survival_1=table["probability_0"], time=1.0 - table["label"] / 2, event=table["label"])
+    times = times.drop(columns=["label", "probability_0", "probability_1"])
+    found, expected = by_clinic(times, study.models, "concordance"), by_clinic(table, study.models, "auc")
+    assert found.size == pytest.approx(expected.size)
+    assert found.fewest == pytest.approx(expected.fewest)
+    assert found.by_seed == pytest.approx(expected.by_seed)
+
+
+def test_a_clinic_s_interval_is_the_same_whether_the_last_patient_is_censored_or_not():
+    """Behind the last time nobody is compared; a clinic where all have the event is not known without error."""
+    study = drawn(Law(aucs=(0.8, 0.7), clinics=4, seeds=2), np.random.default_rng(0))
+    seen = times_of(study, 1)
+    seen = seen[(seen["clinic"] != "clinic-3") | (seen.groupby(["run_id", "clinic"]).cumcount() < 4)]
+    last = seen.groupby(["run_id", "clinic"])["time"].transform("max") == seen["time"]
+    found, censored = (
+        by_clinic(table, study.models, "within_clinic_concordance").estimates("method 0")
+        for table in (seen, seen.assign(event=np.where(last, 0, 1)))
+    )
+    assert (found["half_width"] > 0.01).all()
+    assert found["half_width"].tolist() == pytest.approx(censored["half_width"].tolist())
+    assert found["half_width"].idxmax() == found.index[found["clinic"] == "clinic-3"][0]
+
+
 def test_a_small_clinic_s_interval_takes_the_variance_of_all():
     """One case and one control say nothing of how patients vary: the interval is that of all clinics, by size."""
     study = drawn(Law(aucs=(0.8, 0.7), clinics=4, seeds=1), np.random.default_rng(0))

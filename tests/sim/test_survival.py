@@ -9,6 +9,7 @@ import torch
 from support import TIMES, plan_of, run_spec, write_times
 
 from sim.data.outcomes import time_codes
+from sim.inference.clinics import by_clinic
 from sim.inference.evidence import from_predictions
 from sim.inference.survival import (
     Times,
@@ -188,3 +189,13 @@ def test_a_horizon_behind_all_follow_up_is_remarked(tmp_path):
     for horizon, there in ((8, False), (30, True)):
         _, federation = plan_of(run_spec(file, records={**TIMES, "horizon": horizon}))
         assert any(line.startswith("data.horizon: nobody") for line in federation.remarks) is there
+
+
+def test_a_clinic_s_size_is_its_comparable_pairs_a_patient():
+    survival, times = made()
+    clinic = np.arange(60) % 3
+    table = pd.DataFrame({"patient": np.arange(60), "clinic": clinic, "time": times.time, "event": times.event})
+    table = table.assign(run_id="a", **{f"survival_{end:g}": survival[:, k] for k, end in enumerate(EDGES)})
+    models = pd.DataFrame({"run_id": ["a"], "method": ["x"], "seed": [0]})
+    pairs = [pairs_in_order(np.zeros(20), times.at(clinic == k)).all.sum() / 20 for k in range(3)]
+    assert by_clinic(table, models, "within_clinic_concordance").size == pytest.approx(np.array(pairs))
