@@ -166,6 +166,7 @@ def test_a_study_of_ones_own_methods_has_plan_table_and_report(suture, tmp_path)
 # A mechanism
 
 
+@pytest.mark.slow
 def test_a_mechanism_of_another_distribution_is_planned_trained_stated_and_not_recounted(tmp_path, modules):
     """By hand: mu^2 of two rounds is 2 (2 / multiplier)^2, and half of it under smashed-noise, after a rectifier."""
     page = PAGE.read_text(encoding="utf-8")

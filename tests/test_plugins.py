@@ -88,6 +88,7 @@ def scenario(path, profile="hospital", factory=None, **data):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["own-data-source", "own-clinic-profile"])
 def test_a_page_runs_as_it_is_written(tmp_path, page):
     [block] = re.findall(r"^```sh\n(.*?)^```", (DOCS / f"{page}.md").read_text(encoding="utf-8"), re.M | re.S)
@@ -114,6 +115,7 @@ def test_a_run_on_a_loader_is_that_on_its_frame(module, tmp_path):
     pd.testing.assert_frame_equal(ours.drop(columns=apart), theirs.drop(columns=apart), check_exact=True)
 
 
+@pytest.mark.slow
 def test_workers_call_the_loader_themselves(module, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     written = scenario(f"{module}:load") | {"seeds": [0, 1]}

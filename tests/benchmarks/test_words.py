@@ -9,6 +9,7 @@ from benchmarks.words import BETTER, LABELS, LAW, TRAP, conclusions, faults, gap
 STUDIES = 15
 
 
+@pytest.mark.slow
 def test_words_are_right_and_complete():
     found = [judged(LAW, seed) for seed in range(STUDIES)]
     assert sum(bool(wrong) for wrong, _ in found) == 0

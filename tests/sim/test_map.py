@@ -175,6 +175,7 @@ def test_y_is_a_swept_key_by_its_name_or_last_part():
         swept_key(runs, "uplink")
 
 
+@pytest.mark.slow
 def test_the_command_maps_a_finished_study_without_training(suture, trade_off, tmp_path):
     assert suture("run", trade_off, "--out", "results", "--jobs", "1")[0] == 0
     study = tmp_path / "results" / "small"

@@ -89,6 +89,7 @@ def test_a_run_on_a_frame_is_the_run_on_its_file_bit_for_bit(csv_study, tmp_path
     assert_same_runs(study.folder, theirs)
 
 
+@pytest.mark.slow
 def test_workers_get_data_in_memory_too(csv_study, tmp_path):
     frame, theirs = csv_study
     study = run(tables(), tmp_path / "out", jobs=2, data=frame)

@@ -269,6 +269,7 @@ def test_no_held_out_record_decides(scenario, tmp_path, monkeypatch, privacy):
     pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
+@pytest.mark.slow
 def test_the_choice_is_the_same_with_any_number_of_processes(scenario, tmp_path):
     strategies = [{"name": "fedavg"}, {"name": "split", "cut": ["vanilla"]}]
     made = scenario(privacy=PRIVATE, strategies=strategies, model={"name": "mlp", "hidden": [4], "cut": 1})
@@ -349,6 +350,7 @@ def test_a_finished_study_tries_nothing_again(scenario, tmp_path, monkeypatch):
     run(made, tmp_path)
 
 
+@pytest.mark.slow
 def test_compare_and_advise_say_what_the_report_says_of_a_tuned_study(tmp_path, suture):
     """The best rates are above all that are tried, and FedProx has more to choose among."""
     write_csv(tmp_path / "clinics.csv")

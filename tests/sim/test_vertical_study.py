@@ -124,6 +124,7 @@ def test_a_fault_is_one_line(tmp_path, suture, old, new, line):
     assert line in " ".join(err.split())
 
 
+@pytest.mark.slow
 def test_words_are_of_parties_and_patients(study, suture):
     """Three times the patients would stand where sizes of clinics are added up; nobody else's hospital is meant."""
     runs = pd.read_parquet(study / "runs.parquet").set_index("run_id")

@@ -142,6 +142,7 @@ def test_the_statement_names_hostile_clinics(ragged):
     assert f"k{HOSTILE}: nothing is promised to them" in str(privacy_statement(plan, {}, finished=True))
 
 
+@pytest.mark.slow
 def test_the_median_withstands_what_averaging_does_not(tmp_path):
     scenario = load_scenario("scenarios/hostile.toml")
     assert {spec.strategy.label or spec.strategy.name for spec in expand(scenario)} >= {"fedavg", "Median", "Krum"}
