@@ -39,7 +39,7 @@ def _refuse_attacks(tables: Sequence[AttackTable], plans: Sequence[Plan]) -> Non
     """Raise ScenarioError with a line for each attack that is about classes where runs predict something else."""
     kinds = {plan.job.outcome.kind for plan in plans} - {"classes"}
     problems = [
-        f"scenario: attacks.{number}: {table.name} is about classes, and of an {min(kinds)} there are none; remove it"
+        f"scenario: attacks.{number}: {table.name} is about classes, and there are none of {min(kinds)}s; remove it"
         for number, table in enumerate(tables)
         if kinds and attack_of(table.name).of_classes
     ]

@@ -44,7 +44,7 @@ def label_codes(outcome: Outcome, measured: Floats, event: NDArray[np.bool_]) ->
 def measure_faults(outcome: Outcome, values: Floats, rows: NDArray[np.int64]) -> Iterator[str]:
     """Yield what is wrong with times or amounts, without a value of a record; `rows` are numbered as people count."""
     wrong = ~np.isfinite(values)
-    what = "no time, or a negative one," if outcome.kind == "time" else "no number"
+    what = "no number from 0" if outcome.kind == "time" else "no number"
     if outcome.kind == "time":
         wrong |= values < 0
     if wrong.any():

@@ -19,6 +19,7 @@ from sim.data.outcomes import label_codes, measure_faults, outcome_remarks
 from sim.data.remarks import has_level, indicated, remarks_on
 from sim.data.split import at_sites
 from sim.foundation.problems import ScenarioError, show, suggest
+from sim.foundation.text import count_text
 from sim.scenario import TableFile
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -139,7 +140,12 @@ def _events(spec: TableFile, event: Words) -> tuple[tuple[str, ...], Ints]:
     """Return the names and the code of each word of a column of events."""
     if spec.positive is None and (strange := [word for word in event.words if _whole(word) not in ("0", "1")]):
         mend = "list the values that mean an event as data.positive"
-        raise ValueError(f'event: column "{spec.event}" holds {len(strange)} values besides 0 and 1; {mend}')
+        raise ValueError(
+            f'event: column "{spec.event}" holds {count_text(len(strange), "value")} besides 0 and 1; {mend}'
+        )
+    if spec.positive is None and "1" not in map(_whole, event.words):
+        mend = "take other records, or list the values that mean an event as data.positive"
+        raise ValueError(f'event: column "{spec.event}" says that nobody had the event; {mend}')
     return _classes(spec.model_copy(update={"positive": spec.positive or ("1",)}), event)
 
 

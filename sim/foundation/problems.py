@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 __all__ = [
+    "COUNTED",
+    "LISTED",
     "FolderError",
     "ScenarioError",
     "SutureError",
@@ -124,6 +126,9 @@ _SENTENCES: Final = {
     "tuple_type": "{got} is not a list; write it in square brackets",
     "union_tag_not_found": "is missing; add this key",
 }
+COUNTED: Final = "[number]"
+LISTED: Final = "[list]"
+"""Tags of the kinds of value that one key may have; no place holds them."""
 _TAGS: Final = {"union_tag_invalid": "expected_tags", "literal_error": "expected"}
 
 
@@ -235,7 +240,7 @@ def problem_lines(
 
 
 def _place(location: Sequence[Any], kind: str, models: "Mapping[tuple[str, ...], type[BaseModel]]") -> str:
-    parts = [str(part) for part in location if part != "[key]"]
+    parts = [str(part) for part in location if part not in ("[key]", COUNTED, LISTED)]
     table = models.get(tuple(part for part in location[:-1] if isinstance(part, str)))
     if (
         kind != "extra_forbidden" and table is not None and parts[-1] in table.model_fields

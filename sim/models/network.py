@@ -119,7 +119,7 @@ class Network:
             need = len(edges) - 1
             raise ValueError(
                 f"cut {list(bounds)} lies outside the model: {topology} needs {need} parts of at least one block each, "
-                f"and this model's blocks are: {names}"
+                f"and this model's blocks are: {names}; take another cut, or a deeper model"
             )
         roles = zip(("head", "body", "tail"), pairwise(edges), strict=False)
         parts = tuple(Part(role, self.blocks[low:high]) for role, (low, high) in roles)

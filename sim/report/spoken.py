@@ -109,7 +109,8 @@ _SPOKEN: Final = MappingProxyType(
 def spoken(runs: pd.DataFrame) -> Spoken:
     """Return the words for a table of runs, of rounds or of groups, by the columns that it has values in."""
     for kind in ("time", "amount"):
-        column = HEADLINES[kind].within
-        if column in runs and runs[column].notna().any():
-            return _SPOKEN[kind]
+        words = _SPOKEN[kind]
+        own = runs.columns.intersection([words.within, words.pooled, words.proper])
+        if runs[own].notna().to_numpy().any():
+            return words
     return _SPOKEN["classes"]

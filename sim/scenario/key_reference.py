@@ -114,8 +114,8 @@ def _kind(found: Schema) -> str:
         return f"`{json.dumps(found['const'])}`"
     if "enum" in found:
         return _or([f"`{json.dumps(value)}`" for value in found["enum"]])
-    if "anyOf" in found:
-        kinds = [_kind(each) for each in found["anyOf"] if each.get("type") != "null"]
+    if several := found.get("anyOf", found.get("oneOf")):
+        kinds = [_kind(each) for each in several if each.get("type") != "null"]
         return _or(list(dict.fromkeys(kinds)))
     if "$ref" in found or "oneOf" in found:
         return "a table"

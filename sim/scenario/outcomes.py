@@ -6,9 +6,9 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
 
-from sim.foundation.problems import show
+from sim.foundation.problems import COUNTED, LISTED, show
 from sim.scenario.base import Factor, Section, Whole, is_number, unique
 
 Kind = Literal["classes", "amount", "time"]
@@ -103,6 +103,10 @@ Words = Annotated[
     BeforeValidator(_words, json_schema_input_type=int | str | tuple[int | str, ...]),
     AfterValidator(unique),
 ]
+Intervals = Annotated[
+    Annotated[Whole, Field(ge=1, le=MOST_INTERVALS), Tag(COUNTED)] | Annotated[_Edges, Tag(LISTED)],
+    Discriminator(lambda value: LISTED if isinstance(value, list | tuple) else COUNTED),
+]
 
 
 class OutcomeKeys(Section):
@@ -114,7 +118,7 @@ class OutcomeKeys(Section):
     time: str | None = Field(default=None, validate_default=True)
     event: str | None = Field(default=None, validate_default=True)
     horizon: _Positive | None = Field(default=None, validate_default=True)
-    intervals: Annotated[Whole, Field(ge=1, le=MOST_INTERVALS)] | _Edges | None = None
+    intervals: Intervals | None = None
     positive: Words | None = None
 
     @field_validator("label", "label_range", "time", "event", "horizon")

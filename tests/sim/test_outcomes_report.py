@@ -65,6 +65,52 @@ def test_predictions_are_survival_curves(study):
     assert "label" not in table
 
 
+@pytest.mark.parametrize(
+    ("intervals", "line"),
+    [
+        ("0", "0 is out of range; give a number of at least 1"),
+        ("100000", "100000 is out of range; give a number of at most 127"),
+        ("[9, 10]", "[9.0, 10.0] do not ascend to the horizon 8; write edges before it"),
+    ],
+)
+def test_wrong_intervals_are_one_line(study, capsys, intervals, line):
+    file = study.parents[1] / "times.toml"
+    assert call_suture("check", str(file), "--set", f"data.intervals={intervals}") == 2
+    assert capsys.readouterr().err.splitlines() == [f"{file}: data.intervals: {line}"]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "line"),
+    [
+        ("event", 2, 'event: column "event" holds 1 value besides 0 and 1; list the values that mean an event as '),
+        ("event", 0, 'event: column "event" says that nobody had the event; take other records, or list the values '),
+        ("days", -1, 'time: column "days" has no number from 0 in row 2; correct it'),
+        ("days", "2024-05-01", 'time: column "days" has no number from 0 in row 2; correct it'),
+    ],
+)
+def test_wrong_times_and_events_are_one_line(study, tmp_path, capsys, column, values, line):
+    file = study.parents[1] / "times.toml"
+    pd.read_csv(file.parent / "clinics.csv").assign(**{column: values}).to_csv(tmp_path / "wrong.csv", index=False)
+    assert call_suture("check", str(file), "--set", f'data.path="{tmp_path / "wrong.csv"}"') == 2
+    [found] = capsys.readouterr().err.splitlines()
+    assert f": data.{line}" in found
+
+
+def test_amounts_that_are_all_the_same_are_still_amounts(study, tmp_path, capsys):
+    text = (study.parents[1] / "times.toml").read_text(encoding="utf-8")
+    lines = [
+        line for line in text.splitlines() if line.split(" = ")[0] not in ("time", "event", "horizon", "intervals")
+    ]
+    amounts = 'outcome = "amount"\nlabel = "days"\nlabel-range = [0, 12]'
+    text = "\n".join(lines).replace('outcome = "time"', amounts)
+    (tmp_path / "same.toml").write_text(text, encoding="utf-8")
+    pd.read_csv(study.parents[1] / "clinics.csv").assign(days=5).to_csv(tmp_path / "clinics.csv", index=False)
+    assert call_suture("run", str(tmp_path / "same.toml"), "--out", str(tmp_path), "--jobs", "1") == 0
+    shown = capsys.readouterr().out
+    assert "R²" in shown
+    assert "AUC" not in shown
+
+
 def test_canaries_are_refused(study, capsys):
     assert call_suture("audit", str(study)) == 2
     assert "canaries are of classes" in capsys.readouterr().err
@@ -73,4 +119,4 @@ def test_canaries_are_refused(study, capsys):
 def test_attacks_on_classes_are_refused(study, capsys):
     file = study.parents[1] / "times.toml"
     assert call_suture("check", str(file), "--set", 'attacks=[{name="rmia"}]') == 2
-    assert "rmia is about classes" in capsys.readouterr().err
+    assert "rmia is about classes, and there are none of times; remove it" in capsys.readouterr().err
