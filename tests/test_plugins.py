@@ -35,6 +35,9 @@ def images(n=20):
 def broken():
     raise RuntimeError("patient 17 is 43 years old")
 
+def in_a_library():
+    return load()["age"]
+
 def nothing():
     return 7
 
@@ -194,12 +197,16 @@ def test_a_profile_of_ones_own_has_its_rates(module):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"path": "{0}:absent"}, "cannot be imported: AttributeError"),
-        ({"path": "nowhere:load"}, "cannot be imported: ModuleNotFoundError"),
+        ({"path": "{0}:absent"}, 'cannot be imported: {0} has no "absent"; check the path'),
+        (
+            {"path": "nowhere:load"},
+            'cannot be imported: there is no module "nowhere"; install it, or put its folder into PYTHONPATH',
+        ),
         ({"path": "{0}:broken"}, "failed: RuntimeError at"),
+        ({"path": "{0}:in_a_library"}, "failed: KeyError at {0}.py:"),
         ({"path": "{0}:nothing"}, "is of type int"),
         ({"path": "wards.csv"}, "is no loader; give an import path"),
-        ({"options": {"patients": 3}}, "failed: TypeError"),
+        ({"options": {"patients": 3}}, "cannot be called with data.options; give the arguments that it takes"),
         ({"label": "died"}, 'there is no column "died"'),
         ({"profile": "{0}:SHORT"}, "downlink, latency, compute not given"),
         ({"profile": "{0}:ODD"}, "parsecs"),
@@ -214,5 +221,5 @@ def test_a_mistake_is_one_line(module, tmp_path, change, told):
     with pytest.raises(ScenarioError) as caught:
         run(scenario(**{"path": f"{module}:load"} | filled), tmp_path)
     [line] = caught.value.problems
-    assert told in line
+    assert told.format(module) in line
     assert "years" not in line

@@ -74,6 +74,12 @@ def loaded(group: str, name: str) -> Any:
         raise ValueError(f'"{name}" does not exist; {suggest(name, tuple(known))}')
     module, _, attribute = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = importlib.import_module(module)
+        if hasattr(found, attribute):
+            return getattr(found, attribute)
+        fault = f"{module} has no {show(attribute)}; check the path"
+    except ModuleNotFoundError as error:
+        fault = f"there is no module {show(error.name)}; install it, or put its folder into PYTHONPATH"
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{show(name)} cannot be imported: {place_of(error)}; check the path") from None
+        fault = f"{place_of(error)}; check the path"
+    raise ValueError(f"{show(name)} cannot be imported: {fault}")

@@ -85,20 +85,23 @@ def suggest(word: object, known: Collection[str]) -> str:
     return f"choose {', '.join(others)} or {last}" if others else f"only {last} exists"
 
 
-def place_of(error: BaseException) -> str:
+def place_of(error: BaseException, file: str | None = None) -> str:
     """Say what failed and where, without the error's own text, which may quote a patient's value.
 
     Parameters
     ----------
     error : BaseException
         As it was caught.
+    file : str, optional
+        The file whose line is told, where the error came through it.
 
     Returns
     -------
     str
         The kind of error, the file and the line.
     """
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = ([own for own in frames if own.filename == file] or frames)[-1]
     return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
 
 

@@ -40,9 +40,12 @@ def records_of(name: str, options: str) -> tuple[InMemory, Path]:
     except ScenarioError:
         raise
     except (Exception, SystemExit) as error:
-        raise ScenarioError(
-            [f"scenario: data.path: loader {show(name)} failed: {place_of(error)}; correct it"]
-        ) from None
+        if isinstance(error, TypeError) and error.__traceback__ is not None and error.__traceback__.tb_next is None:
+            fault = "cannot be called with data.options; give the arguments that it takes"
+        else:
+            code = getattr(found, "__code__", None)
+            fault = f"failed: {place_of(error, code.co_filename if code else None)}; correct it"
+        raise ScenarioError([f"scenario: data.path: loader {show(name)} {fault}"]) from None
     records = in_memory(data)
     return records, records.keep(_folder())
 
