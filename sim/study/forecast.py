@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 STEP_SECONDS, LANE_SECONDS, NOISED_LANE_SECONDS = 0.04e-3, 0.018e-3, 0.068e-3
 TURN_SECONDS, ROUND_SECONDS, FLOP_PER_S = 0.3e-3, 1.1e-3, 8e9
-RUN_SECONDS, STUDY_SECONDS = 0.15, 8.0
+RUN_SECONDS, LEDGER_SECONDS, STUDY_SECONDS = 0.15, 0.012, 8.0
 """A step of a run, as its share of a group's, and each clinic's batch in it, without and with DP-SGD; a turn in
 a sequential method; what a round costs besides; the rate of large layers. What a run costs at its end (scores, attacks,
-its folder), and a study (start, plan, report). Fitted to the groups of three studies on one 2-core machine."""
+its folder), each ledger of a clinic in what the study composes to, and a study (start, plan, report). Fitted to the
+groups of three studies on one 2-core machine."""
 
 BASIS = "estimated from training steps and FLOPs, and refined by suture run as runs end"
 
@@ -22,7 +23,8 @@ BASIS = "estimated from training steps and FLOPs, and refined by suture run as r
 def study_seconds(plans: Sequence[Plan], jobs: int, trials: Sequence[Plan] = ()) -> float:
     """Return roughly how long a study takes on so many processors, before any of it has ended."""
     training = math.fsum(map(estimated_seconds, (*plans, *trials))) + RUN_SECONDS * len(plans)
-    return STUDY_SECONDS + training / max(1, min(jobs, len(plans) + len(trials)))
+    composing = LEDGER_SECONDS * sum(len(plan.clinics) for plan in plans if plan.noised_steps)
+    return STUDY_SECONDS + composing + training / max(1, min(jobs, len(plans) + len(trials)))
 
 
 def estimated_seconds(plan: Plan) -> float:
