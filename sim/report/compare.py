@@ -198,7 +198,8 @@ def compare(
     numbers = [c for c in ok.columns if pd.api.types.is_numeric_dtype(ok[c]) and c not in ("seed", "rounds")]
     problems = []
     if metric not in numbers:
-        problems.append(f'--metric: no such metric "{metric}"; {suggest(metric, numbers)}')
+        filled = [c for c in numbers if ok[c].notna().any()]
+        problems.append(f'--metric: no such metric "{metric}"; {suggest(metric, filled)}')
     problems += [f'--by: no such column "{c}"; {suggest(c, list(ok.columns))}' for c in by if c not in ok.columns]
     swept = [column for column in ok.columns if "." in column and not is_tuned(column)]
     held = []

@@ -56,6 +56,13 @@ def test_methods_are_compared_and_chosen_by_the_concordance_within_clinics(study
     assert "within-clinic concordance" in advise(table, "", "within_clinic_concordance", planned=False).paragraph
 
 
+def test_metrics_to_choose_from_are_those_that_the_study_has(study, capsys):
+    assert call_suture("compare", str(study), "--metric", "mae") == 2
+    told = capsys.readouterr().err
+    assert '"within_clinic_concordance"' in told
+    assert "auc" not in told
+
+
 def test_predictions_are_survival_curves(study):
     [run, *_] = sorted(study.glob("*/predictions.parquet"))
     table = pd.read_parquet(run)
