@@ -14,7 +14,7 @@ from sim.report.equal import Names, together_by_level
 from sim.report.held_out import HeldOut
 from sim.report.points import with_bounds
 from sim.report.spoken import spoken
-from sim.report.summary import PREVALENCE, is_centralised, summarise, swept_keys, trains_alone
+from sim.report.summary import PREVALENCE, between_parties, is_centralised, summarise, swept_keys, trains_alone
 from sim.results.columns import NOISE_KEYS
 
 __all__ = ["ALONE", "MANY", "OTHERS", "grouped", "joining", "joining_points", "not_joined"]
@@ -37,7 +37,7 @@ def joining(ok: pd.DataFrame, away: pd.DataFrame, clinics: pd.DataFrame, held_ou
     ``series, level, clinic, against, other, records, n, mean, lower, upper``, the clinic with most training records
     first, with 95 % intervals over its patients and seeds. Methods are compared on the same records, with the same
     seed and settings. Clinics that cannot be scored are left out. Empty where nobody trains alone and no clinic is held
-    out, or nobody joins.
+    out, or nobody joins, and between parties, which share the patients.
 
     Parameters
     ----------
@@ -46,6 +46,8 @@ def joining(ok: pd.DataFrame, away: pd.DataFrame, clinics: pd.DataFrame, held_ou
     held_out : HeldOut
         The predictions of all runs.
     """
+    if between_parties(ok):
+        return pd.DataFrame()
     parts, within = [], spoken(ok).within
     for level, own in ok.groupby("level", observed=True, sort=False):
         others = not_joined(away[away["level"] == level])

@@ -135,6 +135,8 @@ def test_words_are_of_parties_and_patients(study, suture):
     assert f"over 2 parties with columns of the same {training} training and {held_out} held-out patients" in page
     assert "Nothing is said about patients elsewhere." in page
     assert "hospitals that took no part" not in page
+    assert "instead of training alone" not in page  # no party's patients are its own
+    assert "What joining brings" not in page
     results = read_results(study)
     labelled = replace(results, runs=results.runs.assign(strategy="Of our own, " + results.runs["strategy"]))
     assert "over 2 parties with columns" in compared(labelled)
