@@ -147,6 +147,7 @@ def test_other_programs_of_the_environment_notice_nothing(tmp_path, installed, k
     assert (done.returncode, done.stdout, done.stderr) == (0, "strategies\nclients\nsuture\nFalse\n", "")
 
 
+@pytest.mark.slow
 def test_works_where_the_names_are_its_own(tmp_path):
     done = python("from sim import Scenario, run; import strategies, clients; print(run.__name__)", folder=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "run\n", "")

@@ -129,8 +129,8 @@ def _compression_problems(spec: RunSpec) -> list[str]:
         return [f"{keys}: {method.name} is sent whole models; drop it, or take fedavg"]
     if method.clinic_parts != "averaged":
         return [
-            f"{keys}: under {method.name} nothing that clinics send is averaged; set it under another strategy, in its "
-            "set"
+            f"{keys}: under {method.name} nothing that clinics send is averaged; move it from [train] into the set of "
+            "strategies that average"
         ]
     if spec.privacy.secure_aggregation:
         return [f"{keys}: masked updates add up as whole numbers of 32 bits each; drop it, or secure-aggregation"]

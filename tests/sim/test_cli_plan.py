@@ -63,6 +63,7 @@ def test_planned_clinics(suture, trade_off):
             assert seen_by_server is (not private or run["strategy"] == "splitfed-v1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["check", "plan"])
 def test_planning_a_built_in_network_imports_neither_pytorchs_compiler_nor_its_counter_nor_most_of_scipy(command):
     arguments = [command, "scenarios/synthetic-1000.toml", *(word for key in SMALL for word in ("--set", key))]

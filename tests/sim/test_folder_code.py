@@ -98,6 +98,7 @@ def test_a_strategy_by_import_path_needs_trust_too(evil, suture):
 HOSTILE = '=HYPERLINK("http://x") | `b` <script>alert(1)</script> [c](d) \\x $y$ #z'
 
 
+@pytest.mark.slow
 def test_a_label_can_do_nothing_in_csv_markdown_latex_or_html(tmp_path, suture, no_vega):
     from markdown_it import MarkdownIt
 

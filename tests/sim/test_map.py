@@ -194,6 +194,7 @@ def test_the_command_maps_a_finished_study_without_training(suture, trade_off, t
     assert all(times[row, "500 ms"] > times[row, "5 ms"] for row in kept["rows"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

@@ -74,6 +74,7 @@ def settled(seed, methods=12, seeds=5):
     return pd.DataFrame({"run_id": names, "strategy": "fedavg", "series": series}), table
 
 
+@pytest.mark.slow
 def test_methods_that_wander_are_not_said_to_improve():
     wrong = sum(bool(list(remarks(runs, pd.DataFrame(), table))) for runs, table in map(settled, range(100)))
     assert wrong <= 5

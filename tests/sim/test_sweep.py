@@ -130,6 +130,7 @@ def test_a_process_that_trains_has_one_thread_for_linear_algebra_too(engine, mon
     assert all(row["threads"] and set(row["threads"]) == {1} for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [InProcess(), Workers(1)])
 def test_fail_fast_ends_the_study_and_leaves_the_rest(scenario, engine, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(scenario.parent))

@@ -67,6 +67,7 @@ def study(tmp_path, suture):
     return tmp_path / "results" / "vertical"
 
 
+@pytest.mark.slow
 def test_a_study_is_run_resumed_verified_and_reported(study, suture):
     runs = pd.read_parquet(study / "runs.parquet")
     assert len(runs) == 6  # five methods and the line of reference

@@ -305,6 +305,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", WRONG)
 def test_what_cannot_be_built_fails_the_run_with_one_line(ragged, tmp_path, what):
     path, options, expected = WRONG[what]

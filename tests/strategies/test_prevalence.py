@@ -86,6 +86,7 @@ def test_it_is_there_once_and_may_be_left_out(tmp_path):
     assert references(scenario(tmp_path, evaluation={"reference": False})) == []
 
 
+@pytest.mark.slow
 def test_only_leaves_the_line_of_reference_in(tmp_path, suture):
     write_csv(tmp_path / "clinics.csv")
     file = tmp_path / "small.toml"
