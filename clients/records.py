@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from clients.admission import admit_upload
+from sim.methods.forms import label_dtype
 from sim.methods.job import Job
 from sim.methods.messages import Hello, Kind, Reply, Upload
 from sim.methods.parties import protocol_at
@@ -44,7 +45,7 @@ def upload(asked: Upload, here: Workplace) -> Reply:
     noised = {each: [1] * len(clinics) for each in job.protected_rows if each in job.protocol.once_up}
     payload = {kind: unpadded(x, rows)}
     if Kind.LABELS in once_up:
-        payload[Kind.LABELS] = unpadded(y.to(job.label_dtype), rows)
+        payload[Kind.LABELS] = unpadded(y.to(label_dtype(job)), rows)
     return Reply(clinics=clinics, rows=rows, payload=payload, noised=noised)
 
 

@@ -32,7 +32,7 @@ from clients.session import (
     trainers_for,
 )
 from sim.methods.feed import padded
-from sim.methods.forms import sendable
+from sim.methods.forms import label_dtype, sendable
 from sim.methods.messages import Begin, Clip, Close, Kind, OfBatch, Open, Reply, Step, Tail
 from sim.methods.parties import protocol_at
 from sim.methods.replies import parts_that_cross
@@ -149,7 +149,7 @@ def _ended(here: Workplace, session: Session) -> Reply:
 def _smashed(session: Session) -> Reply:
     payload = {Kind.SMASHED: _leaving(session, Kind.SMASHED, session.forward_head())}
     if Kind.LABELS in protocol_at(session.job, session.clinics[0]).batch_up[0]:
-        payload[Kind.LABELS] = session.labels.to(session.job.label_dtype)
+        payload[Kind.LABELS] = session.labels.to(label_dtype(session.job))
         if session.job.labels is not None:
             session.count(Kind.LABELS)
     return _rows(session, payload)

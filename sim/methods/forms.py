@@ -16,6 +16,7 @@ from torch import Tensor
 from sim.methods.compression import PLACES, VALUES
 from sim.methods.job import Job
 from sim.methods.messages import CUT_KINDS, ROW_KINDS, Kind
+from sim.scenario.outcomes import STEPS
 from sim.tensor.lanes import output_shape
 from sim.tensor.rows import NO_NUMBER, crossing_shape
 
@@ -90,7 +91,7 @@ class Forms:
 
     def _range_fault(self, kind: Kind, value: Tensor) -> str:
         if kind == Kind.LABELS:
-            sound = int(value.min()) >= 0 and int(value.max()) <= self.job.largest_label
+            sound = int(value.min()) >= 0 and int(value.max()) <= _largest_label(self.job)
             return "" if sound else "a label that is no class"
         if kind == Kind.NORMS:  # an infinite one says that the record is not to count
             return "" if bool((value >= 0).all()) else "a norm that is negative or no number"
@@ -156,10 +157,20 @@ def _row_shapes(job: Job) -> dict[Kind, tuple[int, ...]]:
     return shapes | {kind: crossing_shape(shapes[kind], job.crossing(kind)) for kind in CUT_KINDS}
 
 
+def label_dtype(job: Job) -> torch.dtype:
+    """Return what a label is when it crosses."""
+    return torch.int32 if job.outcome.kind == "amount" else torch.uint8
+
+
+def _largest_label(job: Job) -> int:
+    own = {"amount": STEPS, "time": 2 * len(job.outcome.edges)}
+    return own.get(job.outcome.kind, max(2, job.network.outputs) - 1)
+
+
 def expected_dtype(job: Job, kind: Kind) -> torch.dtype:
     """Return the element type of a kind of rows as they cross; those of 16 and 8 bits travel as integers."""
     if kind == Kind.LABELS:
-        return job.label_dtype
+        return label_dtype(job)
     if kind not in CUT_KINDS:
         return torch.float32
     crossing = job.crossing(kind)

@@ -16,7 +16,7 @@ from sim.foundation.rng import Key, stream
 from sim.methods import acting
 from sim.methods.attendance import Attendance
 from sim.methods.batch_norm import unfit_for_batch_norm
-from sim.methods.compression import Compression, compression_of
+from sim.methods.compression import compression_of
 from sim.methods.layout import laid_out
 from sim.methods.method import Method, method_of
 from sim.methods.parties import Parties, drawn_by, trained_apart
@@ -29,7 +29,7 @@ from sim.privacy.mechanisms.clinic_level import AdaptiveClip
 from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
 from sim.privacy.secure_aggregation import SecureAggregation
 from sim.scenario.clinics import groups_of
-from sim.scenario.outcomes import STEPS, Outcome
+from sim.scenario.outcomes import Outcome
 from sim.scenario.privacy import Opponent
 from sim.scenario.spec import RunSpec
 from sim.tensor.dense import dense_layers
@@ -102,16 +102,10 @@ class Job:
     def build(cls, spec: RunSpec, facts: Facts) -> Job:
         """Derive the job of a run, without noise and with everybody there.
 
-        Parameters
-        ----------
-        spec : RunSpec
-        facts : Facts
-
         Raises
         ------
         ScenarioError
-            If the model does not fit the data, the cut lies outside the model, or the class weights are too many or too
-            few.
+            If the model does not fit the data, the cut lies outside it, or the class weights are not one a class.
         """
         method = method_of(spec.strategy.name)
         protocol = protocol_of(method, spec.strategy.cut)
@@ -173,17 +167,6 @@ class Job:
     def outcome(self) -> Outcome:
         """What is predicted."""
         return self.spec.data.outcome_of_a_record
-
-    @property
-    def label_dtype(self) -> torch.dtype:
-        """What a label is when it crosses."""
-        return torch.int32 if self.outcome.kind == "amount" else torch.uint8
-
-    @property
-    def largest_label(self) -> int:
-        """The largest number that a label can be."""
-        own = {"amount": STEPS, "time": 2 * len(self.outcome.edges)}
-        return own.get(self.outcome.kind, max(2, self.network.outputs) - 1)
 
     @property
     def seed(self) -> int:
@@ -385,10 +368,7 @@ class Job:
             names |= {name for part in local for name in self.part(part).statistics}
         return frozenset(names)
 
-    @cached_property
-    def compression(self) -> Compression | None:
-        """How clinics compress what they send of the parts that are averaged; None where they do not."""
-        return compression_of(self)
+    compression = cached_property(compression_of)
 
     def initial_optimizer_state(self, parameters: Parameters) -> Parameters:
         """Return the state that the first clinic is handed with its parts, keyed ``part:slot/parameter``."""

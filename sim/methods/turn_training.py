@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sim.methods.feed import Batch, Feed, padded
-from sim.methods.forms import sendable
+from sim.methods.forms import label_dtype, sendable
 from sim.methods.job import Job
 from sim.methods.messages import CUT_KINDS, Kind
 from sim.methods.node_group import NodeGroup
@@ -85,7 +85,7 @@ class TurnTraining(Work):
 
     def bytes_of(self, kind: Kind) -> int:
         """Return what one record's row of a kind takes as it crosses; 0 where no row has."""
-        return self.job.label_dtype.itemsize if kind == Kind.LABELS else self.row_bytes.get(kind, 0)
+        return label_dtype(self.job).itemsize if kind == Kind.LABELS else self.row_bytes.get(kind, 0)
 
     def _feed(self) -> Feed:
         return Feed.of_turn(self.job, self.group, self.clinics, self.server_round, slice(self.first, self.last))

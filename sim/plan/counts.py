@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sim.methods.alignment import messages_of
 from sim.methods.attendance import Attendance, available, drop_outs, slowdowns
+from sim.methods.forms import label_dtype
 from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.parties import drawn_by, patients
@@ -380,7 +381,7 @@ class Counts:
 
     def _row_bytes(self, kind: str) -> int:
         if kind == "labels":
-            return self.job.label_dtype.itemsize
+            return label_dtype(self.job).itemsize
         if kind in ("norms", "clip-factors"):
             return FLOAT_BYTES
         if kind == "records":

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, ValidationError, model_validator
 
+from sim.privacy.ledger import Adversary
 from sim.results import reading
 from sim.results.columns import AUDITED_COLUMN_OF, UNITS, unit_of
 from sim.results.kinds import Amount, Name, RunId, Text, revived
@@ -25,7 +26,7 @@ class FoundLine(BaseModel):
     """One finding."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-    adversary: Literal["model-user", "peer-clinic", "server", "peers", "server-and-peers"]
+    adversary: Adversary
     measure: Name
     value: _Number
     low: _Number

@@ -24,6 +24,7 @@ from pydantic import (
     create_model,
 )
 
+from sim.privacy.ledger import Adversary
 from sim.results.columns import COLUMNS, NOISE_KEYS, OUTCOME_COLUMNS, UNITS, is_measured, is_setting, unit_of
 from sim.results.kinds import (
     Amount,
@@ -225,7 +226,7 @@ def _event(value: object) -> object:
 class _Release(_Part):
     clinic: Count
     what: Name
-    adversaries: list[Literal["model-user", "peer-clinic", "server", "peers", "server-and-peers"]]
+    adversaries: list[Adversary]
     event: Annotated[dict[str, Any], AfterValidator(_event)]
     adjacency: Literal["add-or-remove", "replace"]
     unit: Literal["record", "clinic", "label"]
@@ -380,21 +381,14 @@ def _once(names: Sequence[str], label: Path | str, place: str) -> None:
 
 
 def checked_rows(rows: Sequence[Any], label: Path | str, *, finished: bool = False) -> None:
-    """Refuse rows of the table that do not fit.
-
-    Parameters
-    ----------
-    finished : bool
-        Whether they must say all that a plan says.
-    """
+    """Refuse rows of the table that do not fit; those that are finished must say all that a plan says."""
     for row in rows:
         hold(_Row, row, label, ("row",))
         for name in filter(is_measured, row):
             hold(_value(name), row[name], label, ("row", name))
         extra = {name: value for name, value in row.items() if is_setting(name)}
-        for name in extra:
-            if "." not in name:
-                refuse(label, f"row: unknown column {json.dumps(name)[:60]}; take it out")
+        for name in (each for each in extra if "." not in each):
+            refuse(label, f"row: unknown column {json.dumps(name)[:60]}; take it out")
         hold(_SWEPT, extra, label, ("row",))
         hold(_NOISE, {name: extra[name] for name in NOISE_KEYS if name in extra}, label, ("row",))
         if finished and (lacking := [name for name in _OF_A_PLAN if row.get(name) in (None, "")]):
