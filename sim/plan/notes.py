@@ -166,8 +166,10 @@ def labels_note(plan: Plan) -> tuple[str, str, str]:
             f"{who} is given them as they are, which it does not have; no epsilon counts that",
         )
     covered, where = privacy.mechanism != "none", "the clinic" if parties is None else facts.names[parties.holder]
+    bare = "tail-gradient" in protocol.sees_raw.get("server", ()) and not plan.job.on_grid("tail-gradient")
+    told = ", but the un-noised gradients that cross tell of them" if bare else ""
     return (
         "labels",
         "dp" if covered else "non-private",
-        f"stay at {where}; part of the record, and protected as it is",
+        f"stay at {where}{told}; part of the record, and protected as it is",
     )

@@ -165,3 +165,23 @@ def test_files_of_a_finished_and_of_a_failed_run(csv: Path, tmp_path: Path) -> N
         shown = (folder / STATEMENT_FILE).read_text(encoding="utf-8")
         assert shown == statement_text(expected)
         assert ("did not finish" in shown) == (status == "failed")
+
+
+ROW_NOISE = {"mechanism": "smashed-noise", "noise-multiplier": 1.0, "clip": 1.0, "delta": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "cut", "privacy", "told"),
+    [
+        ("splitfed-v1", "u-shaped", NO_PRIVACY, True),
+        ("splitfed-v1", "u-shaped", DP_SGD, True),
+        ("splitfed-v1", "u-shaped", ROW_NOISE, False),
+        ("fedavg", None, NO_PRIVACY, False),
+    ],
+)
+def test_labels_that_stay_are_told_by_gradients_that_leave_bare(csv, strategy, cut, privacy, told):
+    model = {"freeze": ["head", "tail"]} if privacy is ROW_NOISE else {}
+    plan, _ = plan_of(run_spec(csv, strategy, cut, privacy, model))
+    [note] = [row["note"] for row in privacy_statement(plan, {}, finished=False)["outside"] if row["what"] == "labels"]
+    assert note.startswith("stay at the clinic")
+    assert ("gradients that cross tell of them" in note) == told
