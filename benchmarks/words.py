@@ -59,12 +59,12 @@ def results(study: Study, methods: Sequence[str], **changes: object) -> StudyRes
     models = study.models.set_index("run_id").loc[runs].reset_index()
     table = pd.DataFrame(
         {
-            "run_id": models["run_id"], "study": "made-up", "strategy": models["method"].map(strategies), "cut": "",
+            "run_id": models["run_id"], "study": "made-up", "cut": "",
             "seed": models["seed"], "held_out": "", "status": "ok", "rounds": 1, "adjacency": "", "mechanism": "none",
             **{name: scores(of, name)[0] for name in ("within_clinic_auc", "auc", "brier")},
             **dict.fromkeys(("epsilon_model_user", "epsilon_peer", "epsilon_server"), np.inf),
         }
-    ).assign(**changes)  # fmt: skip
+    ).assign(**dict.fromkeys(("strategy", "method"), models["method"].map(strategies)), **changes)  # fmt: skip
     held_out = HeldOut(predictions=study.predictions, ratio=0.5, same_patients=True, margin=MARGIN)
     return StudyResults(name="made-up", runs=table, held_out=held_out)
 

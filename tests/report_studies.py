@@ -43,7 +43,7 @@ def make_runs(
     return runs.assign(
         run_id=[f"run{row}" for row in runs.index], study="heart", held_out="", status="ok", loss=0.4, brier=0.15,
         calibration_slope=0.9, majority_accuracy=0.55,
-        worst_clinic="south",
+        method=runs["strategy"], worst_clinic="south",
         mechanism=(epsilon == inf).map({True: "none", False: "dp-sgd"}), unit="record", delta=1e-4,
         sim_seconds=192.0, bytes_up=3_410_000, bytes_down=12_400, **scores,
         epsilon_model_user=0.99 * epsilon, epsilon_peer=(0.99 * epsilon).mask(alone, 0.0),

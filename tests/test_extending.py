@@ -157,6 +157,7 @@ def test_a_study_of_ones_own_methods_has_plan_table_and_report(suture, tmp_path)
     runs = pd.read_parquet(tmp_path / "out" / "small" / "runs.parquet")
     assert set(runs["status"]) == {"ok"}
     assert set(runs["strategy"]) == {"split", "SplitFed, bodies every 2nd round", "Relay with momentum"}
+    assert set(runs["method"]) == {"split", OWN, MOMENTUM}
     private = runs[runs["privacy.epsilon"] == 3]
     assert (private["epsilon_model_user"] <= 3).all()
     report = (tmp_path / "out" / "small" / "report.html").read_text(encoding="utf-8")

@@ -30,7 +30,7 @@ _MOST: Final = 100
 
 def mapped(study: StudyResults, folder: Path) -> StudyResults:
     """Return a study that was just run with its map by uplink, kept in its folder, unless it cannot be re-timed."""
-    methods = study.ok.loc[~study.ok["strategy"].map(is_baseline).astype(bool), ["series", "level"]].drop_duplicates()
+    methods = study.ok.loc[~study.ok["method"].map(is_baseline).astype(bool), ["series", "level"]].drop_duplicates()
     if methods["series"].nunique() < 2 or len(methods) > _MOST:
         return study
     try:
@@ -47,7 +47,7 @@ def decided(study: StudyResults, folder: Path, x: str, y: str, within: Sequence[
     swept = swept_key(study.runs, y)
     runs = candidates_of(study.runs, swept)
     clauses = checked(within, runs)
-    joined = runs[~runs["strategy"].map(is_baseline).astype(bool)]
+    joined = runs[~runs["method"].map(is_baseline).astype(bool)]
     if joined.empty:
         raise ScenarioError([f"{folder}: has no finished run of a method that trains together; run the study first"])
     seconds = {}

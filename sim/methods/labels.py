@@ -42,11 +42,11 @@ def method_label(strategy: str, cut: object = None) -> str:
     return f"{name}, {_CUTS.get(cut, cut)}" if isinstance(cut, str) and cut else name
 
 
-def reading_order(strategy: str, cut: object = None) -> tuple[int, str, int]:
+def reading_order(method: str, cut: object = None) -> tuple[int, str, int]:
     """Return a method's place in tables and legends: baselines first, then family by family, others last."""
-    method, cuts = known_method(strategy), list(_CUTS)
-    family = _FAMILIES.index(method.family) if method else len(_FAMILIES)
-    return family, strategy if method else "", cuts.index(cut) if cut in cuts else len(cuts)
+    known, cuts = known_method(method), list(_CUTS)
+    family = _FAMILIES.index(known.family) if known else len(_FAMILIES)
+    return family, method if known else "", cuts.index(cut) if cut in cuts else len(cuts)
 
 
 def label_of(spec: RunSpec) -> str:

@@ -152,6 +152,7 @@ class Plan:
             "run_id": spec.run_id,
             "study": spec.study,
             "strategy": spec.strategy.label or spec.strategy.name,
+            "method": spec.strategy.name,
             "cut": spec.strategy.cut or "",
             "seed": spec.seed,
             "held_out": ", ".join(self.job.facts.held_out),

@@ -126,9 +126,10 @@ class _Study:
         keys = swept_keys(ok)
         named = {key: "target ε" if key == "privacy.epsilon" else key for key in keys}
         ok["label"] = [
-            series_label(str(row["method"]), {named[key]: row[key] for key in keys}) for row in ok.to_dict("records")
+            series_label(str(row["method_label"]), {named[key]: row[key] for key in keys})
+            for row in ok.to_dict("records")
         ]
-        reference = ok["strategy"] == PREVALENCE
+        reference = ok["method"] == PREVALENCE
         self.references, ok = ok[reference], ok if reference.all() else ok[~reference]
         self.best, self.cost, self.clauses, self.held_out = best, cost, clauses, held_out
         self.trials, self.rounds = trials, rounds

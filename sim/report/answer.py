@@ -29,7 +29,7 @@ def compared(study: StudyResults) -> str:
     ok = study.drawn
     if ok.empty:
         return ""
-    methods, settings = ok["method"].nunique(), ok["series"].nunique()
+    methods, settings = ok["method_label"].nunique(), ok["series"].nunique()
     parts = [count_text(methods, "method") + (f" in {settings} settings" if settings > methods else "")]
     levels = ok["level"].cat.categories
     if len(levels) > 1:
@@ -67,7 +67,7 @@ def answers(study: StudyResults, shown: Gallery, said_of: Sequence[tuple[str, st
     ok = study.drawn
     points = shown.tables["trade_offs"]
     points = points[(points["score"] == score) & (points["adversary"] == points["adversary"].iloc[0])]
-    strategies = ok.drop_duplicates("series").set_index("series")["strategy"]
+    strategies = ok.drop_duplicates("series").set_index("series")["method"]
     joined = points[points["series"].map(~strategies.map(is_baseline))]
     here = joined[joined["level"] == level]
     found = dict(conclusions(study) if said_of is None else said_of)

@@ -194,7 +194,7 @@ def compare(
         ``trials.parquet``, and ``rounds.parquet`` of all runs, for what is said beside a comparison of the headline.
     """
     ok = successful_runs(runs)
-    references = of_one_kind(ok)[0].query("strategy == @PREVALENCE")
+    references = of_one_kind(ok)[0].query("method == @PREVALENCE")
     numbers = [c for c in ok.columns if pd.api.types.is_numeric_dtype(ok[c]) and c not in ("seed", "rounds")]
     problems = []
     if metric not in numbers:
@@ -221,18 +221,18 @@ def compare(
         mend = "give other values to --at" if held else "suture report says why the others failed"
         raise ScenarioError([f"compare: no successful run is left; {mend}"])
     ok, note = of_one_kind(ok)
-    references = here if len(here := ok[ok["strategy"] == PREVALENCE]) else references
+    references = here if len(here := ok[ok["method"] == PREVALENCE]) else references
     notes, away = [adjacency_note(ok), note], held_out_clinics(ok)
     settings = [key for key in swept_keys(ok) if key not in by]
     ok = ok.assign(group=[_name(row, by, settings) for row in ok.to_dict("records")])
     twice = ok.duplicated(["group", "seed", *(["held_out"] if away.all() else [])])
     if twice.any():
         raise ScenarioError([f'--by: "{ok.loc[twice, "group"].iloc[0]}" has several runs per seed; add strategy,cut'])
-    reference = ok["strategy"] == PREVALENCE
+    reference = ok["method"] == PREVALENCE
     ok = ok if reference.all() else ok[~reference]
     if ok[metric].isna().all():
         raise ScenarioError([f"--metric: {metric} is missing in every run; choose another"])
-    baseline = ok["strategy"].map(is_baseline).astype(bool).groupby(ok["group"]).all()
+    baseline = ok["method"].map(is_baseline).astype(bool).groupby(ok["group"]).all()
     baselines = frozenset(baseline.index[baseline])
     if away.all() and held_out is not None:
         models = ok[["run_id", "group", "seed"]].rename(columns={"group": "method"})
@@ -265,7 +265,7 @@ def compare(
 def _name(row: Mapping[Hashable, object], by: Sequence[str], settings: Sequence[str]) -> str:
     rest = [column for column in by if column not in ("strategy", "cut")]
     if "strategy" in by:
-        name = str(row["method"]) if "cut" in by else method_label(str(row["strategy"]))
+        name = str(row["method_label"]) if "cut" in by else method_label(str(row["strategy"]))
     else:
         name = str(row["cut"]) or "uncut" if "cut" in by else ""
     return series_label(name, {key: row[key] for key in [*rest, *settings]}).removeprefix(", ")

@@ -59,7 +59,7 @@ def candidates_of(runs: pd.DataFrame, y: str) -> pd.DataFrame:
     ok = successful_runs(runs)
     ok = ok[~held_out_clinics(ok)]
     rest = [key for key in swept_keys(ok) if key != y]
-    names = [series_label(str(row["method"]), {key: row[key] for key in rest}) for row in ok.to_dict("records")]
+    names = [series_label(str(row["method_label"]), {key: row[key] for key in rest}) for row in ok.to_dict("records")]
     rows = [_row(y, value) for value in ok[y]] if y else ["as set"] * len(ok)
     return ok.assign(candidate=names, row=rows, **{name: ok[of] / size for name, (of, size) in DERIVED.items()})
 
@@ -106,7 +106,7 @@ def decide(
     points = []
     for row in rows:
         own = runs[runs["row"] == row]
-        alone = own["strategy"].map(trains_alone).astype(bool)
+        alone = own["method"].map(trains_alone).astype(bool)
         timed = pd.Series([(name, row) in seconds for name in own["candidate"]], index=own.index)
         own, alone = own[timed | alone], own.loc[alone, "candidate"].unique()
         told, table = _told(own, held_out, score), _means(own)

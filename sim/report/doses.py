@@ -33,7 +33,7 @@ def dose_points(ok: pd.DataFrame, held_out: HeldOut | None) -> tuple[pd.DataFram
     if doses.nunique() < _FEWEST or doses.isna().any() or doses.dtype == bool:
         return pd.DataFrame(), []
     words = spoken(ok)
-    own, by = ok.assign(series=ok["method"], dose=doses.astype(float)), ["series", "level", "dose"]
+    own, by = ok.assign(series=ok["method_label"], dose=doses.astype(float)), ["series", "level", "dose"]
     parts = [
         with_bounds(summarise(own, by, column, held_out), words.least).dropna(subset="mean").assign(score=score)
         for score, column in words.scores.items()

@@ -39,7 +39,7 @@ def epsilon_column(runs: pd.DataFrame) -> str:
 def curve_table(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.DataFrame:
     """Compute the points of the privacy-accuracy curves.
 
-    One row for each metric, series and epsilon: `metric`, `series`, `strategy`, `target` (epsilon as the axis shows
+    One row for each metric, series and epsilon: `metric`, `series`, `method`, `target` (epsilon as the axis shows
     it), `n`, `mean`, `half_width`, and `lower` and `upper`, cut to what a score can be (NaN for one seed). Points
     without a value are left out. Series come in reading order.
     """
@@ -48,7 +48,7 @@ def curve_table(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.DataF
     spent = ok.groupby(["series", *noise], dropna=False)[column].transform("max") if noise else ok[column]
     ok["target"] = [NO_DP if math.isinf(value) else f"{value:.3g}" for value in spent]
     parts = [
-        summarise(ok, ["series", "strategy", "target"], metric, held_out).assign(metric=metric)
+        summarise(ok, ["series", "method", "target"], metric, held_out).assign(metric=metric)
         for metric in metrics_of(ok)
     ]
     table = pd.concat(parts, ignore_index=True).dropna(subset="mean")
@@ -66,7 +66,7 @@ def reference_table(curves: pd.DataFrame) -> pd.DataFrame:
 
     Centralised training without DP, where the study ran it in a single setting.
     """
-    central = curves[curves["strategy"].map(is_centralised) & (curves["target"] == NO_DP)]
+    central = curves[curves["method"].map(is_centralised) & (curves["target"] == NO_DP)]
     levels = central[["metric", "mean"]].assign(label="centralised,\nno DP")
     return levels.iloc[:0] if levels["metric"].duplicated().any() else levels
 

@@ -91,7 +91,9 @@ def gallery(study: StudyResults) -> Gallery:
         },
         given=given,
         methods=[
-            look for look in looks(ok.assign(series=ok["method"])) if look.series not in {own.series for own in given}
+            look
+            for look in looks(ok.assign(series=ok["method_label"]))
+            if look.series not in {own.series for own in given}
         ],
         together=members_of([*by_level.values(), *by_adversary.values(), *alike]),
         scores=scores,

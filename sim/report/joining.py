@@ -92,12 +92,12 @@ def _pairs(own: pd.DataFrame, others: pd.DataFrame) -> Iterator[tuple[str, str, 
     keys = [key for key in swept_keys(own) if key not in NOISE_KEYS]
     first = own.drop_duplicates("series")
     settings = {row["series"]: tuple(str(row[key]) for key in keys) for row in first.to_dict("records")}
-    strategy = dict(zip(first["series"], first["strategy"], strict=True))
-    alone = {settings[name]: name for name in settings if trains_alone(strategy[name])}
+    method = dict(zip(first["series"], first["method"], strict=True))
+    alone = {settings[name]: name for name in settings if trains_alone(method[name])}
     joined = [
         name
         for name in settings
-        if not (trains_alone(strategy[name]) or is_centralised(strategy[name]) or strategy[name] == PREVALENCE)
+        if not (trains_alone(method[name]) or is_centralised(method[name]) or method[name] == PREVALENCE)
     ]
     theirs = list(others["series"].unique())
     for name in joined:

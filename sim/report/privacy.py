@@ -62,7 +62,7 @@ def unprotected(study: StudyResults) -> list[str]:
     ok = study.ok
     noised = ok[ok["mechanism"] != "none"]
     names: dict[tuple[str, str], list[str]] = {}
-    for run_id, method in noised[["run_id", "method"]].itertuples(index=False):
+    for run_id, method in noised[["run_id", "method_label"]].itertuples(index=False):
         for adversary, row in zip(ADVERSARIES.values(), study.statements[run_id]["adversaries"], strict=False):
             if math.isinf(row["epsilon"]):
                 exposed = names.setdefault((adversary.lower(), "; ".join(row["reasons"])), [])

@@ -36,7 +36,7 @@ def remarks(runs: pd.DataFrame, predictions: pd.DataFrame, rounds: pd.DataFrame)
     predictions, rounds : DataFrame
         Those of all runs, with a column ``run_id``.
     """
-    series = runs.loc[runs["strategy"] != PREVALENCE].set_index("run_id")["series"]
+    series = runs.loc[runs["method"] != PREVALENCE].set_index("run_id")["series"]
     if one_class := _of_one_class(series, predictions):
         verb = "predict" if len(one_class) > 1 else "predicts"
         yield f"{few(one_class)} {verb} the same class for every held-out record in most runs."

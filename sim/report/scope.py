@@ -80,7 +80,7 @@ def scope(
 
 def tuning_of(runs: pd.DataFrame, trials: pd.DataFrame) -> str:
     """Say whether methods were tuned, where there is more than one, and whether they chose among the same settings."""
-    own = runs[runs["strategy"] != PREVALENCE]
+    own = runs[runs["method"] != PREVALENCE]
     methods = own["strategy"] + own["cut"].astype(object).fillna("").astype(str)
     if methods.nunique() < 2:
         return ""
@@ -109,7 +109,7 @@ def _choices(runs: pd.DataFrame, tuned: Sequence[str], trials: pd.DataFrame) -> 
     """Return by method the keys that it tuned, and among how many settings; 0 where no trial tells."""
     found: dict[str, tuple[str, int]] = {}
     contest = contest_of(trials)
-    for method, own in runs.groupby("method", sort=False):
+    for method, own in runs.groupby("method_label", sort=False):
         keys, count = [key for key in tuned if own[key].notna().any()], 0
         if len(tried := trials_of(trials, own)):
             keys = [key for key in keys if _matters(tried, key, contest)]

@@ -78,5 +78,5 @@ class StudyResults:
     def drawn(self) -> pd.DataFrame:
         """Those of them that stand side by side in charts: of methods, and of one kind of held-out records."""
         ok, _ = of_one_kind(self.ok)
-        ok = ok[ok["strategy"] != PREVALENCE]
+        ok = ok[ok["method"] != PREVALENCE]
         return ok.assign(level=ok["level"].cat.remove_unused_categories())

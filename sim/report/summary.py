@@ -25,37 +25,37 @@ REPLACE = {column: f"{column}_replace" for column in (*ADVERSARIES, "epsilon_pee
 
 
 PREVALENCE = "prevalence"
-"""The strategy that predicts the same for all of a clinic's records: a line of reference, not a method to choose."""
+"""The method that predicts the same for all of a clinic's records: a line of reference, not one to choose."""
 
 
-def is_centralised(strategy: str) -> bool:
-    """Whether a strategy trains on the records of all clinics in one place: the upper baseline."""
-    method = known_method(strategy)
-    return method is not None and method.family == "baseline" and method.pooled
+def is_centralised(method: str) -> bool:
+    """Whether a method trains on the records of all clinics in one place: the upper baseline."""
+    known = known_method(method)
+    return known is not None and known.family == "baseline" and known.pooled
 
 
-def is_baseline(strategy: str) -> bool:
-    """Whether a strategy is there to be compared with: nobody trains a model together."""
-    method = known_method(strategy)
-    return method is not None and method.family == "baseline"
+def is_baseline(method: str) -> bool:
+    """Whether a method, by the column of that name, is there to be compared with: nobody trains a model together."""
+    known = known_method(method)
+    return known is not None and known.family == "baseline"
 
 
-def trains_alone(strategy: str) -> bool:
+def trains_alone(method: str) -> bool:
     """Whether each clinic trains a model on its own records alone."""
-    method = known_method(strategy)
-    return method is not None and method.family == "baseline" and method.clinic_parts == "own" and method.trains
+    known = known_method(method)
+    return known is not None and known.family == "baseline" and known.clinic_parts == "own" and known.trains
 
 
-def trains_further(strategy: str) -> bool:
+def trains_further(method: str) -> bool:
     """Whether each clinic makes a model of its own, without noise, of the one that all trained."""
-    method = known_method(strategy)
-    return method is not None and method.personal is not None
+    known = known_method(method)
+    return known is not None and known.personal is not None
 
 
 def between_parties(runs: pd.DataFrame) -> bool:
     """Whether what stands as clinics are parties with columns of the same patients: a method is for these alone."""
-    methods = map(known_method, runs["strategy"].unique())
-    return any(method is not None and method.layouts == ("vertical",) for method in methods)
+    known = map(known_method, runs["method"].unique())
+    return any(method is not None and method.layouts == ("vertical",) for method in known)
 
 
 def held_out_clinics(runs: pd.DataFrame) -> "pd.Series[bool]":
@@ -90,8 +90,8 @@ def series_label(method: str, settings: dict[str, object]) -> str:
 def successful_runs(runs: pd.DataFrame) -> pd.DataFrame:
     """Keep the runs that succeeded, name their methods and put them in reading order.
 
-    The runs with status "ok" and two more columns: `method`, and `series` (the method, followed by the values of the
-    swept keys other than the amount of noise). Sorted by method, then by swept values. All epsilons are of one
+    The runs with status "ok" and two more columns: `method_label`, and `series` (that label, followed by the values of
+    the swept keys other than the amount of noise). Sorted by method, then by swept values. All epsilons are of one
     adjacency, see `under_one_adjacency`. Where the runs of a seed hold out clinics in turn, its first has the worst
     clinic of all, and the others none.
     """
@@ -101,7 +101,7 @@ def successful_runs(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _worst_of_all_folds(ok: pd.DataFrame) -> pd.DataFrame:
-    away, by = ok[held_out_clinics(ok)], [*swept_keys(ok), "method", "seed"]
+    away, by = ok[held_out_clinics(ok)], [*swept_keys(ok), "method_label", "seed"]
     worst = spoken(ok).headline.worst
     columns = [column for column in (worst, "worst_clinic") if column in ok]
     if columns and len(away):
@@ -119,16 +119,16 @@ def in_reading_order(runs: pd.DataFrame) -> pd.DataFrame:
     keys = swept_keys(runs)
     for key in keys:
         runs[key] = runs[key].map(_hashable)
-    pairs = list(zip(runs["strategy"], runs["cut"], strict=True))
-    installed = {method_label(*pair) for pair in pairs if known_method(pair[0])}
-    runs["method"] = [
+    labels = [method_label(*pair) for pair in zip(runs["strategy"], runs["cut"], strict=True)]
+    installed = {label for label, strategy in zip(labels, runs["strategy"], strict=True) if known_method(strategy)}
+    runs["method_label"] = [
         f"{label} ({strategy})" if not known_method(strategy) and label in installed else label
-        for (strategy, _), label in zip(pairs, [method_label(*pair) for pair in pairs], strict=True)
+        for label, strategy in zip(labels, runs["strategy"], strict=True)
     ]
-    places = [reading_order(*pair) for pair in pairs]
+    places = [reading_order(*pair) for pair in zip(runs["method"], runs["cut"], strict=True)]
     ranks = {place: rank for rank, place in enumerate(sorted(set(places)))}
     runs["_rank"] = [ranks[place] for place in places]
-    by = ["_rank", "method", *keys, "seed"]
+    by = ["_rank", "method_label", *keys, "seed"]
     return runs.sort_values(by, key=_sortable).drop(columns="_rank").reset_index(drop=True)
 
 
@@ -136,8 +136,8 @@ def named_settings(runs: pd.DataFrame, without: Sequence[str] = ()) -> list[str]
     """Name the setting of each run: its method, followed by the values of the swept keys."""
     settings = [key for key in swept_keys(runs) if key not in without]
     return [
-        series_label(method, dict(zip(settings, values, strict=True)))
-        for method, values in zip(runs["method"], runs[settings].itertuples(index=False), strict=True)
+        series_label(label, dict(zip(settings, values, strict=True)))
+        for label, values in zip(runs["method_label"], runs[settings].itertuples(index=False), strict=True)
     ]
 
 
@@ -200,7 +200,7 @@ def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str, held_out: Held
         firsts = ok[~place.duplicated()].reset_index(drop=True)
         noise = [key for key in NOISE_KEYS if key in firsts]
         levels = firsts[[*noise]].astype(str).agg(" ".join, axis=1) if noise else firsts["status"]
-        pools = levels.where(firsts["strategy"] != PREVALENCE, PREVALENCE).tolist()
+        pools = levels.where(firsts["method"] != PREVALENCE, PREVALENCE).tolist()
         found = estimates(evidence_of(ok.assign(place=place), "place", metric, held_out), pools).set_index("method")
         keys = firsts[list(by)]
         return keys.join(found.reindex(keys.index)[["n", "mean", "half_width"]])

@@ -58,14 +58,14 @@ def results_frame(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.Dat
     """
     ok = _in_blocks(runs)
     keys = swept_keys(ok)
-    by = ["method", *keys]
+    by = ["method_label", *keys]
     groups = ok.groupby(by, dropna=False, sort=False, observed=True)
     words = spoken(ok)
     worst = words.headline.worst
     means = groups[[worst, "sim_seconds", "bytes_up", "bytes_down"]].mean()
     largest = groups[list(ADVERSARIES)].max()
 
-    table = pd.DataFrame({"Method": means.index.get_level_values("method")})
+    table = pd.DataFrame({"Method": means.index.get_level_values("method_label")})
     for key in keys:
         name = "Target ε" if key == "privacy.epsilon" else key
         table[name] = [value_text(value) for value in means.index.get_level_values(key)]
@@ -88,7 +88,7 @@ def results_frame(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.Dat
 def _in_blocks(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the successful runs of one kind of held-out records, the baselines last."""
     ok, _ = of_one_kind(successful_runs(runs))
-    return ok.iloc[np.argsort(ok["strategy"].map(is_baseline).astype(bool), kind="stable")]
+    return ok.iloc[np.argsort(ok["method"].map(is_baseline).astype(bool), kind="stable")]
 
 
 def quality_frame(runs: pd.DataFrame) -> pd.DataFrame:
@@ -98,9 +98,9 @@ def quality_frame(runs: pd.DataFrame) -> pd.DataFrame:
     """
     ok = _in_blocks(runs)
     keys = swept_keys(ok)
-    groups = ok.groupby(["method", *keys], dropna=False, sort=False, observed=True)
+    groups = ok.groupby(["method_label", *keys], dropna=False, sort=False, observed=True)
     means = groups[[column for column in _QUALITY.values() if column in ok and ok[column].notna().any()]].mean()
-    table = pd.DataFrame({"Method": means.index.get_level_values("method")})
+    table = pd.DataFrame({"Method": means.index.get_level_values("method_label")})
     for key in keys:
         name = "Target ε" if key == "privacy.epsilon" else key
         table[name] = [value_text(value) for value in means.index.get_level_values(key)]
@@ -134,8 +134,8 @@ def console_table(runs: pd.DataFrame, held_out: HeldOut | None = None) -> Table:
 def baselines_of(runs: pd.DataFrame) -> set[str]:
     """Name the methods that stand below the others; none where there are no others."""
     ok = successful_runs(runs)
-    baselines = ok["strategy"].map(is_baseline).astype(bool)
-    return set(ok.loc[baselines, "method"]) if not baselines.all() else set()
+    baselines = ok["method"].map(is_baseline).astype(bool)
+    return set(ok.loc[baselines, "method_label"]) if not baselines.all() else set()
 
 
 def caption(runs: pd.DataFrame, held_out: HeldOut | None = None) -> str:
@@ -150,7 +150,7 @@ def caption(runs: pd.DataFrame, held_out: HeldOut | None = None) -> str:
 def _without_noise(runs: pd.DataFrame) -> str:
     """Say whose scores are of models that no ε is about."""
     noised = successful_runs(runs[runs["mechanism"] != "none"])
-    own = noised.loc[noised["strategy"].map(trains_further).astype(bool), "method"].unique()
+    own = noised.loc[noised["method"].map(trains_further).astype(bool), "method_label"].unique()
     return f" Scores of {listed(own)} are of the clinics' own models, which no ε is about." if len(own) else ""
 
 
@@ -175,7 +175,7 @@ def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
     labels = ok["epsilon_label"].notna().any()
     ok["epsilon_label"] = ok["epsilon_label"].astype(float)
     rows = []
-    for values, group in ok.groupby(["method", *keys], dropna=False, sort=False, observed=True):
+    for values, group in ok.groupby(["method_label", *keys], dropna=False, sort=False, observed=True):
         run = group.iloc[0]
         noise = [clinic["noise_multiplier"] for clinic in run["clinics"] if clinic["noise_multiplier"] is not None]
         names = ("Target ε" if key == "privacy.epsilon" else key for key in keys)

@@ -42,7 +42,7 @@ def target_frame(study: StudyResults, target: str) -> pd.DataFrame:
     runs = first_rounds_at(study, target)
     keys = swept_keys(runs)
     rows = []
-    for values, group in runs.groupby(["method", *keys], dropna=False, sort=False, observed=True):
+    for values, group in runs.groupby(["method_label", *keys], dropna=False, sort=False, observed=True):
         reached = group.dropna(subset="target_round")
         means = reached[["target_round", "target_seconds", "target_bytes"]].mean()
         some = len(reached) > 0

@@ -36,7 +36,7 @@ def tuning_points(trials: pd.DataFrame, names: Mapping[str, Names]) -> pd.DataFr
     names : mapping of str to dict
         By level, the names of series; equal ones are drawn once.
     """
-    ok = with_levels(successful_runs(trials[trials["strategy"] != PREVALENCE]))
+    ok = with_levels(successful_runs(trials[trials["method"] != PREVALENCE]))
     place = ["series", "level"]
     parts = []
     for key in tuned_keys(trials):

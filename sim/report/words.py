@@ -68,20 +68,20 @@ def _by_level(study: StudyResults, ok: pd.DataFrame) -> Iterator[tuple[str, Comp
         metric: evidence_of(rows, "place", metric, study.held_out)
         for metric in (words.within, words.pooled, words.proper)
     }
-    prevalence = rows["strategy"] == PREVALENCE
+    prevalence = rows["method"] == PREVALENCE
     firsts = rows.drop_duplicates("place").set_index("place")
     for level in ok["level"].cat.categories:
-        own = firsts[(firsts["level"] == level) & (firsts["strategy"] != PREVALENCE)]
+        own = firsts[(firsts["level"] == level) & (firsts["method"] != PREVALENCE)]
         names = dict(own["series"])
         if len(names) < 2 or rows.loc[rows["place"].isin(names), words.within].isna().all():
             continue
-        baselines = frozenset(own.loc[own["strategy"].map(is_baseline).astype(bool), "series"])
+        baselines = frozenset(own.loc[own["method"].map(is_baseline).astype(bool), "series"])
         of = {metric: _among(evidence, names) for metric, evidence in known.items()}
         note = adjacency_note(ok[ok["level"] == level])
         margin = study.held_out.margin if study.held_out else MARGIN
         comparison = compared(of[words.within], words.within, margin, baselines, note)
         pooled = compared(of[words.pooled], words.pooled, margin, baselines)
-        reference = [*firsts.index[(firsts["level"] == level) & (firsts["strategy"] == PREVALENCE)]]
+        reference = [*firsts.index[(firsts["level"] == level) & (firsts["method"] == PREVALENCE)]]
         reference = reference or list(dict.fromkeys(place[prevalence]))
         also = {reference[0]: PREVALENCE} if len(reference) == 1 else {}
         said = cautions(
@@ -106,11 +106,11 @@ def _elsewhere(study: StudyResults, runs: pd.DataFrame) -> Iterator[tuple[str, s
     if runs.empty or study.held_out is None or study.held_out.predictions.empty:
         return
     for level in runs["level"].cat.categories:
-        own = runs[(runs["level"] == level) & (runs["strategy"] != PREVALENCE)]
+        own = runs[(runs["level"] == level) & (runs["method"] != PREVALENCE)]
         if len(own):
             tried = at_the_edge(trials_of(study.trials, own)) if study.all_away else ()
             models = own[["run_id", "series", "seed"]].rename(columns={"series": "method"})
-            baselines = set(own.loc[own["strategy"].map(is_baseline).astype(bool), "series"])
+            baselines = set(own.loc[own["method"].map(is_baseline).astype(bool), "series"])
             yield str(level), " ".join([elsewhere(models, study.held_out, spoken(own), baselines), *tried])
 
 

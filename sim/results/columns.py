@@ -9,7 +9,7 @@ from sim.privacy.ledger import Adversary
 from sim.scenario.spec import TUNED
 
 COLUMNS: Final = (
-    "run_id", "study", "strategy", "cut", "seed", "held_out", "status", "rounds",
+    "run_id", "study", "strategy", "method", "cut", "seed", "held_out", "status", "rounds",
     "within_clinic_auc", "auc", "balanced_accuracy", "accuracy", "loss", "brier", "auprc",
     "calibration_error", "calibration_intercept", "calibration_slope", "sensitivity", "net_benefit",
     "worst_clinic_auc", "worst_clinic", "majority_accuracy",
@@ -50,7 +50,7 @@ AUDITED_COLUMN_OF: Final[Mapping[Adversary, str]] = {
 """The columns of what audits show of the epsilon against each adversary, at least."""
 TEXT_COLUMNS: Final = frozenset(
     {
-        *("run_id", "study", "strategy", "cut", "held_out", "status", "worst_clinic"),
+        *("run_id", "study", "strategy", "method", "cut", "held_out", "status", "worst_clinic"),
         *("unit", "mechanism", "adjacency", "error"),
     }
 )

@@ -48,7 +48,7 @@ from sim.scenario.base import Scalar
 __all__ = ["checked", "checked_rows", "hold", "kind_of"]
 
 _OF_A_PLAN: Final = (
-    "strategy", "sim_seconds", "bytes_up", "bytes_down", "unit", "mechanism",
+    "strategy", "method", "sim_seconds", "bytes_up", "bytes_down", "unit", "mechanism",
     "epsilon_model_user", "epsilon_peer", "epsilon_server",
 )  # fmt: skip
 """What every run has, since its plan says it."""
@@ -96,7 +96,8 @@ _FIXED: Final[dict[str, Any]] = {
     "delta": Share,
     "error": Text,
     "held_out": Names,
-    **dict.fromkeys(("strategy", "cut", "worst_clinic", "unit", "mechanism", "name", "clinic", "group", "level"), Name),
+    **dict.fromkeys(("strategy", "method", "cut", "worst_clinic", "unit", "mechanism"), Name),
+    **dict.fromkeys(("name", "clinic", "group", "level"), Name),
 }
 
 

@@ -1,8 +1,8 @@
 """The trials of a study's tuning: ``trials.jsonl`` while they end, ``trials.parquet`` when all have.
 
 A line is added for each trial that has ended, so that a process that dies loses the trials that it was at. The table
-has one row a trial: ``trial_id study strategy cut seed held_out``, the swept keys, ``tuned.<key>``, ``score loss status
-chosen``.
+has one row a trial: ``trial_id study strategy method cut seed held_out``, the swept keys, ``tuned.<key>``, ``score loss
+status chosen``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sim.results.store import append_line, moved_in, writing_to
 
 TRIALS_LOG, TRIALS_TABLE = "trials.jsonl", "trials.parquet"
 Row = dict[str, Any]
-_NEEDED: Final = ("trial_id", "strategy", "cut", "seed", "score", "loss", "status", "chosen")
+_NEEDED: Final = ("trial_id", "strategy", "method", "cut", "seed", "score", "loss", "status", "chosen")
 
 
 class TrialLine(BaseModel):

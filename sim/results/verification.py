@@ -299,12 +299,11 @@ def _other_claims(
     of_label = None if label is None else (label if any(drawn.steps) else 0.0)
     if of_label and "held-out records drawn by class" in method.preprocessing:
         of_label = math.inf
-    settings = record["spec"]["privacy"]
-    fields = {
-        f"{place}.{key}": (holder[key], wanted)
-        for place, holder in (("row", record["row"]), ("plan", record["plan"]), ("privacy.statement", statement))
-        for key, wanted in (("delta", privacy.delta), ("unit", privacy.unit), ("mechanism", privacy.mechanism))
-        if key in ("delta", "unit") or place != "privacy.statement"
+    settings, stated = record["spec"]["privacy"], {"delta": privacy.delta, "unit": privacy.unit}
+    fields = {f"privacy.statement.{key}": (statement[key], wanted) for key, wanted in stated.items()} | {
+        f"{place}.{key}": (record[place].get(key), wanted)
+        for place in ("row", "plan")
+        for key, wanted in {**stated, "mechanism": privacy.mechanism, "method": method.name}.items()
     }
     fields |= {
         f"privacy.statement.settings.{key}": (value, settings.get(key)) for key, value in statement["settings"].items()

@@ -21,8 +21,8 @@ from sim.foundation.problems import show, suggest, unwritable
 from sim.foundation.units import Compute, Duration, Memory, Power, Rate, parse_compute
 from sim.scenario.base import Factor, Number, Scalar, Section, Sites, Whole, is_number, unique
 from sim.scenario.clinics import COMPUTERS, PROFILES, Behaviour, ServerResources
+from sim.scenario.lookup import METHODS, check_options, example, is_own_path, method_facts
 from sim.scenario.lookup import PROFILES as OWN_PROFILES
-from sim.scenario.lookup import check_options, example, is_own_path, method_facts
 from sim.scenario.model import placed_head
 
 Cut = Literal["vanilla", "u-shaped"]
@@ -320,6 +320,8 @@ class Strategy(Section):
     @classmethod
     def _label_of_its_own(cls, label: str, info: ValidationInfo) -> str:
         name = info.data.get("name", "")
+        if label != name and label in registered(METHODS):
+            raise ValueError(f"{show(label)} is the name of a method; choose another label")
         return getattr(method_facts(name), "label", "") if not label and is_own_path(name) else label
 
     @field_validator("cut")

@@ -168,6 +168,7 @@ def _rows(contest: Contest, results: Sequence[Mapping[str, Any]], best: int | No
             "trial_id": trial.run_id,
             "study": trial.study,
             "strategy": trial.strategy.label or trial.strategy.name,
+            "method": trial.strategy.name,
             "cut": trial.strategy.cut or "",
             "seed": trial.seed,
             "held_out": ", ".join(trial.data.test_sites or ()),

@@ -99,7 +99,7 @@ def test_an_unknown_name_gets_a_suggestion():
 
 def rows(strategy, aucs, seconds, epsilon, cut="", **more):
     known = {"cut": cut, "study": "s", "rounds": 1, "bytes_up": 2e9, "bytes_down": 1e9, "status": "ok"}
-    known |= {"unit": "record", "mechanism": "dp-sgd"}
+    known |= {"unit": "record", "mechanism": "dp-sgd", "method": strategy}
     epsilons = {"epsilon_model_user": 3.0, "epsilon_peer": 3.0, "epsilon_server": epsilon}
     return [
         {"run_id": f"{strategy}{cut}{seed}", "strategy": strategy, "seed": seed, "auc": auc, "sim_seconds": seconds}

@@ -28,7 +28,16 @@ SCORES = {
 
 def runs(**changes):
     rows = [
-        {"run_id": f"{s}{c}{seed}{e}", "study": "s", "strategy": s, "cut": c, "seed": seed, "status": "ok", "rounds": 1}
+        {
+            "run_id": f"{s}{c}{seed}{e}",
+            "study": "s",
+            "strategy": s,
+            "method": s,
+            "cut": c,
+            "seed": seed,
+            "status": "ok",
+            "rounds": 1,
+        }
         | {"auc": scores[seed] - 0.1 / e, "loss": 1 - scores[seed], "privacy.epsilon": float(e)}
         for (s, c), scores in SCORES.items()
         for seed in SEEDS
@@ -87,9 +96,9 @@ def test_equal_within_the_margin_is_told_from_no_conclusion():
 
 def test_baselines_are_compared_with_and_never_called_the_best():
     table = runs()
-    central = table[table["strategy"] == "split"].assign(strategy="centralised", cut="")
+    central = table[table["strategy"] == "split"].assign(strategy="centralised", method="centralised", cut="")
     central["auc"] += 0.05 + 0.001 * central["seed"]
-    reference = central.assign(strategy="prevalence", auc=0.5)
+    reference = central.assign(strategy="prevalence", method="prevalence", auc=0.5)
     found = compare(pd.concat([table, central, reference]), ["strategy", "cut"], "auc", {"epsilon": "8"})
     assert found.best == "Split learning, vanilla"
     assert found.finding().startswith("Split learning, vanilla has the highest pooled AUC of the methods that train ")

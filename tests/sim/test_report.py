@@ -86,8 +86,8 @@ def test_method_labels() -> None:
 
 def test_methods_of_one_name_are_not_pooled() -> None:
     ours = make_runs(methods=[("fedavg", "")])
-    stock = ours.assign(strategy="flwr.serverapp.strategy.FedAvg")
-    methods = successful_runs(pd.concat([stock, ours]))["method"].unique().tolist()
+    stock = ours.assign(strategy="flwr.serverapp.strategy.FedAvg", method="flwr.serverapp.strategy.FedAvg")
+    methods = successful_runs(pd.concat([stock, ours]))["method_label"].unique().tolist()
     assert methods == ["FedAvg", "FedAvg (flwr.serverapp.strategy.FedAvg)"]
 
 

@@ -15,7 +15,8 @@ def tuned():
     runs = make_runs(epsilons=(1.0, 3.0), seeds=(0, 1), methods=[("fedavg", ""), ("local", "")])
     trials = [
         {
-            "strategy": strategy, "cut": "", "privacy.epsilon": epsilon, "seed": seed, "status": "ok",
+            "strategy": strategy, "method": strategy, "cut": "", "privacy.epsilon": epsilon,
+            "seed": seed, "status": "ok",
             "tuned.train.learning-rate": rate, "score": score + 0.02 * seed, "loss": 0.5,
             "chosen": score == max(scores),
         }

@@ -91,7 +91,7 @@ def test_methods_that_did_not_choose_among_the_same_are_told_apart():
     chosen = made.runs["strategy"].map({"fedavg": 0.1, "fedprox": 0.1})
     rows = [
         {"strategy": strategy, "cut": "", "seed": seed, rate: a, share: b, "chosen": (a, b) == (0.1, 0.5), "loss": 0.5}
-        | {"score": 0.7 - a / 10 - (b / 100 if strategy == "fedprox" else 0)}
+        | {"method": strategy, "score": 0.7 - a / 10 - (b / 100 if strategy == "fedprox" else 0)}
         for strategy in ("fedavg", "fedprox") for seed in range(law.seeds) for a in (0.1, 0.2) for b in (0.5, 0.7, 1.0)
     ]  # fmt: skip
     runs = made.runs.assign(**{rate: chosen, share: chosen + 0.4})
@@ -143,7 +143,9 @@ def test_clinics_that_were_held_out_speak_for_others_from_five_on():
     law = replace(CLEAR, every_clinic=True, clinics=8, patients=800, by_clinic=0.05)
     made = study(law, ["fedavg", "split"], held_out="some")
     [(_, finding), (_, scope)] = conclusions(made)
-    models = made.runs.merge(pd.DataFrame({"strategy": ["fedavg", "split"], "method": ["FedAvg", "Split learning"]}))
+    models = made.runs.drop(columns="method").merge(
+        pd.DataFrame({"strategy": ["fedavg", "split"], "method": ["FedAvg", "Split learning"]})
+    )
     singles, _ = over_clinics(by_clinic(made.held_out.predictions, models, "within_clinic_auc"))
     best = singles.set_index("method").loc["FedAvg"]
     low = f"{best['mean'] - best['predicted']:.3f}".replace("0.", ".")

@@ -23,7 +23,7 @@ from sim.scenario.spec import RESULTS_VERSION, RunSpec, expand
 
 # The contract's columns in order, with their types; counts are doubles too, as a table has one type for all runs.
 CONTRACT = {
-    **dict.fromkeys(("run_id", "study", "strategy", "cut"), pa.string()),
+    **dict.fromkeys(("run_id", "study", "strategy", "method", "cut"), pa.string()),
     "seed": pa.int64(),
     "status": pa.string(),
     "rounds": pa.int64(),

@@ -239,7 +239,7 @@ def test_the_table_says_what_was_chosen_and_trials_what_was_tried(scenario, tmp_
     table = run(scenario(), tmp_path).runs
     trials = trials_table(tmp_path / "tuned")
     assert " ".join(trials.columns) == (
-        "trial_id study strategy cut seed held_out tuned.train.learning-rate score loss status chosen"
+        "trial_id study strategy method cut seed held_out tuned.train.learning-rate score loss status chosen"
     )
     assert len(trials) == 2 * 4
     ranked = trials.sort_values(["score", "loss"], ascending=[False, True])

@@ -24,8 +24,8 @@ SCORES = {  # (rate, batch size): by seed
 def trials():
     rows = [
         {
-            "trial_id": f"t{strategy}{rate}{size}{seed}", "study": "heart", "strategy": strategy, "cut": "",
-            "seed": seed, "tuned.train.learning-rate": rate, "tuned.train.batch-size": size,
+            "trial_id": f"t{strategy}{rate}{size}{seed}", "study": "heart", "strategy": strategy, "method": strategy,
+            "cut": "", "seed": seed, "tuned.train.learning-rate": rate, "tuned.train.batch-size": size,
             "tuned.train.clip": 1.0, "score": score,
             "loss": 0.5, "status": "ok", "chosen": (rate, size) == (0.4, 16),
         }

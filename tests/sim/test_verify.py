@@ -183,6 +183,7 @@ EDITS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         in_record(lambda r: scale(r["privacy"]["statement"], "delta", 0.1)),
         ("run.json: privacy.statement.delta: ",),
     ),
+    "method": (in_record(lambda r: r["row"].update(method="local")), ("run.json: row.method: ",)),
     "clinics.parquet": (in_table("clinics.parquet", "epsilon_server"), ("clinics.parquet: epsilon_server, row 3: ",)),
     "rounds.parquet": (in_table("rounds.parquet", "epsilon_peer"), ("rounds.parquet: epsilon_peer: ",)),
     "ledger": (of_releases(noisier), ("run.json: privacy.releases: clinic 0, server: ",)),
