@@ -9,7 +9,7 @@ from sim.report.referee import remarks
 RUNS = pd.DataFrame(
     {
         "run_id": ["a0", "a1", "b0", "b1", "p0"],
-        "strategy": ["fedavg", "fedavg", "split", "split", "prevalence"],
+        "method": ["fedavg", "fedavg", "split", "split", "prevalence"],
         "series": ["FedAvg", "FedAvg", "Relay", "Relay", "Prevalence alone"],
     }
 )
@@ -71,7 +71,7 @@ def settled(seed, methods=12, seeds=5):
         noise[:, step] = 0.8 * noise[:, step - 1] + 0.02 * rng.standard_normal(len(names))
     table = rounds(**dict(zip(names, 0.5 + 0.2 * np.exp(-np.arange(31) / 3) + noise, strict=True)))
     series = [name.partition("-")[0] for name in names]
-    return pd.DataFrame({"run_id": names, "strategy": "fedavg", "series": series}), table
+    return pd.DataFrame({"run_id": names, "method": "fedavg", "series": series}), table
 
 
 @pytest.mark.slow
