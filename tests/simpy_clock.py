@@ -20,7 +20,9 @@ import numpy as np
 import simpy
 from simpy.events import NORMAL, EventPriority
 
-from sim.plan.clock import PHASES, Durations, RoundClock, RoundLoad, RoundTime
+from sim.plan.clock import RoundClock, RoundTime
+from sim.plan.durations import Durations
+from sim.plan.load import PHASES, RoundLoad
 from sim.scenario.clinics import ServerResources
 
 Process = Generator[simpy.Event, Any, None]

@@ -7,7 +7,7 @@ three seconds a row.
 
 import numpy as np
 
-from sim.plan.clock import Leg
+from sim.plan.load import Leg
 from sim.scenario.clinics import ClinicResources
 
 A = ClinicResources(name="A", uplink_bits_per_s=4096, downlink_bits_per_s=4096, latency_s=1, compute_flop_per_s=1)

@@ -17,9 +17,10 @@ from sim.methods.messages import Kind
 from sim.methods.parties import drawn_by, patients
 from sim.methods.protocol import ALIGNMENT, HEADER_BYTES, HEADERS, Direction, Traffic
 from sim.methods.sampling import choose, draw_rows, selected
-from sim.plan.clock import Leg, RoundLoad, RoundTime
+from sim.plan.clock import RoundTime
 from sim.plan.costs import FLOAT_BYTES, part_costs
 from sim.plan.limits import attendance_until, time_limit, time_until
+from sim.plan.load import Leg, RoundLoad
 from sim.plan.party_costs import PartyCosts, alignment_seconds, sends
 from sim.plan.queues import PlanClock
 from sim.plan.releases import Sampled

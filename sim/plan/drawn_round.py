@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from sim.foundation.text import seconds_text
-from sim.plan.clock import RoundLoad, RoundTime
+from sim.plan.clock import RoundTime
+from sim.plan.load import RoundLoad
 
 _PHASES = ("download", "clinic", "upload", "server", "waiting")
 _MOST_CLINICS = 20

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from sim.methods.labels import label_of
-from sim.plan.clock import RoundLoad, RoundTime
+from sim.plan.clock import RoundTime
 from sim.plan.counts import Counts
+from sim.plan.load import RoundLoad
 from sim.plan.plan import Plan
 from sim.plan.queues import PlanClock
 from sim.scenario.clinics import Behaviour, ClinicResources, ServerResources, assign_resources

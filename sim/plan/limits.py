@@ -11,7 +11,9 @@ from dataclasses import replace
 import numpy as np
 
 from sim.methods.attendance import Attendance
-from sim.plan.clock import Durations, RoundLoad, RoundTime
+from sim.plan.clock import RoundTime
+from sim.plan.durations import Durations
+from sim.plan.load import RoundLoad
 
 
 def time_limit(load: RoundLoad, time: RoundTime, deadline: float | None, enough: int | None) -> float:

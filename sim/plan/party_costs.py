@@ -12,8 +12,8 @@ from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.parties import OF_THE_LABEL, Parties
 from sim.methods.protocol import HEADER_BYTES, Direction
-from sim.plan.clock import Leg, Place
 from sim.plan.costs import PartCost, part_costs
+from sim.plan.load import Leg, Place
 from sim.scenario.clinics import ClinicResources
 
 Ints = NDArray[np.int64]

@@ -16,8 +16,8 @@ from sim.methods.protocol import Direction, Traffic
 from sim.methods.run_key import run_key
 from sim.plan.afterwards import Afterwards, afterwards, with_afterwards
 from sim.plan.budget import epsilon_spent, final_epsilons, within_budget
-from sim.plan.clock import Floats
 from sim.plan.counts import Counts
+from sim.plan.load import Floats
 from sim.plan.noise import gradient_multipliers, refuse_lost_targets, row_multipliers, update_multiplier
 from sim.plan.queues import PlanClock
 from sim.plan.refusals import refuse

@@ -23,17 +23,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from sim.plan.clock import (
-    PHASES,
-    ClosedFormClock,
-    Durations,
-    Floats,
-    RoundClock,
-    RoundLoad,
-    RoundTime,
-    Span,
-    side_by_side,
-)
+from sim.plan.clock import ClosedFormClock, RoundClock, RoundTime, Span, side_by_side
+from sim.plan.durations import Durations
+from sim.plan.load import PHASES, Floats, RoundLoad
 from sim.scenario.clinics import ClinicResources, ServerResources
 
 

@@ -5,7 +5,8 @@ import pytest
 from support import NO_PRIVACY, plan_of, run_spec, write_csv
 from two_clinics import HEAD, U_SHAPED, VANILLA, A, B, by_lane
 
-from sim.plan.clock import ClosedFormClock, RoundLoad
+from sim.plan.clock import ClosedFormClock
+from sim.plan.load import RoundLoad
 from sim.scenario import ClinicGroup, Server
 from sim.scenario.clinics import ServerResources
 

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from sim.cli import app
 from sim.foundation.text import seconds_text
-from sim.plan.clock import Leg, RoundLoad
 from sim.plan.drawn_round import round_frame, round_words
 from sim.plan.first_round import FirstRound, crossings, uplink_seconds
+from sim.plan.load import Leg, RoundLoad
 from sim.plan.queues import PlanClock
 from sim.report.clock_figures import crossing_sentences, uplink_chart
 from sim.report.gantt import round_chart

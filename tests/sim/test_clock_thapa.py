@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from simpy_clock import EventClock
 
 from sim.methods.protocol import HEADER_BYTES
-from sim.plan.clock import ClosedFormClock, Leg, RoundLoad
+from sim.plan.clock import ClosedFormClock
+from sim.plan.load import Leg, RoundLoad
 from sim.plan.queues import PlanClock
 from sim.scenario.clinics import ClinicResources, ServerResources
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from simpy_clock import EventClock
 from two_clinics import HEAD, ROW, A, B, by_lane
 
-from sim.plan.clock import ClosedFormClock, Leg, RoundLoad
+from sim.plan.clock import ClosedFormClock
+from sim.plan.load import Leg, RoundLoad
 from sim.plan.queues import PlanClock, QueueClock
 from sim.scenario.clinics import ClinicResources, ServerResources
 

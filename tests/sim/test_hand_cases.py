@@ -16,7 +16,8 @@ from simpy_clock import EventClock
 from two_clinics import HEAD, ROW, U_SHAPED, VANILLA, A, B, by_lane
 
 from sim.methods.protocol import HEADER_BYTES
-from sim.plan.clock import ClosedFormClock, Leg, RoundLoad
+from sim.plan.clock import ClosedFormClock
+from sim.plan.load import Leg, RoundLoad
 from sim.plan.queues import PlanClock
 from sim.scenario.clinics import ClinicResources, ServerResources
 
