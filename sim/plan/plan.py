@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -145,6 +146,10 @@ class Plan:
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of ``runs.parquet`` that are known before training."""
+        return dict(self._columns)
+
+    @cached_property
+    def _columns(self) -> dict[str, Any]:
         spec = self.spec
         nobody = dict.fromkeys((*COLUMN_OF.values(), *REPLACE_COLUMN_OF.values()))
         worst = {COLUMN_OF[a]: max(clinic.epsilon[a] for clinic in self.clinics) for a in self.adversaries}

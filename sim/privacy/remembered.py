@@ -42,7 +42,11 @@ def remembered(function: Callable[Arguments, Answer]) -> Callable[Arguments, Ans
 @cache
 def _counted_with() -> tuple[str, ...]:
     source = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    return sha256(source).hexdigest(), machine(), *(version(name) for name in ("dp-accounting", "numpy", "scipy"))
+    return (
+        sha256(source).hexdigest(),
+        machine(),
+        *(version(name) for name in ("dp-accounting", "riskcal", "numpy", "scipy")),
+    )
 
 
 def _file() -> Path:

@@ -15,11 +15,11 @@ from functools import cache
 
 import dp_accounting as dp
 import numpy as np
-from dp_accounting import DpEvent
 from riskcal.analysis import get_advantage_from_gdp, get_advantage_from_pld, get_beta_from_gdp
 
 from sim.privacy.accounting import Mechanisms, under_one_adjacency
-from sim.privacy.loss import privacy_loss
+from sim.privacy.loss import Adjacency, Atoms, privacy_loss
+from sim.privacy.remembered import remembered
 
 FALSE_POSITIVE_RATES = (0.001, 0.01, 0.1)
 
@@ -42,19 +42,22 @@ def membership_risk(mechanisms: Mechanisms, epsilon: float) -> Risk:
         return Risk(0.0, FALSE_POSITIVE_RATES)
     if epsilon > 100:
         return Risk(1.0, (1.0,) * len(FALSE_POSITIVE_RATES))
-    return _risk(tuple(sorted(atoms.items(), key=repr)), adjacency)
+    advantage, *rates = _risk(tuple(sorted(atoms.items(), key=repr)), adjacency)
+    return Risk(advantage, tuple(rates))
 
 
 @cache
-def _risk(atoms: "tuple[tuple[DpEvent, int], ...]", adjacency: str) -> Risk:
+@remembered
+def _risk(atoms: Atoms, adjacency: Adjacency) -> tuple[float, ...]:
+    """Return the advantage, then a true positive rate for each false one."""
     if all(isinstance(atom, dp.GaussianDpEvent) for atom, _ in atoms):
         mu = math.sqrt(sum(count / atom.noise_multiplier**2 for atom, count in atoms))
         rates = [1 - float(get_beta_from_gdp(mu, rate)) for rate in FALSE_POSITIVE_RATES]
-        return Risk(float(get_advantage_from_gdp(mu)), tuple(rates))
+        return float(get_advantage_from_gdp(mu)), *rates
     pld = privacy_loss(atoms, adjacency, 1e-3)
     # Every (epsilon, delta) bounds the true positive rate by exp(epsilon) times the false one, plus delta. Its own
     # trade-off curve (riskcal) is not used: for a loss of few values, as of randomised response, it is far too high.
     losses = np.linspace(-20, 20, 801)
     deltas = np.array(pld.get_delta_for_epsilon(losses))
     rates = [min(1.0, float(np.min(deltas + np.exp(losses) * rate))) for rate in FALSE_POSITIVE_RATES]
-    return Risk(float(get_advantage_from_pld(pld)), tuple(rates))
+    return float(get_advantage_from_pld(pld)), *rates

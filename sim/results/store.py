@@ -10,6 +10,7 @@ folder whose name starts with a dot, which nothing reads.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -27,12 +28,13 @@ import pyarrow as pa
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from sim.foundation.chain import chained, file_hash
+from sim.foundation.chain import chained
 from sim.foundation.problems import FolderError, ScenarioError
 from sim.results import reading
 from sim.results.attack_log import with_audits
 from sim.results.audit_log import AUDIT_FILE, seal_entries
 from sim.results.columns import COLUMNS, TEXT_COLUMNS, WHOLE_COLUMNS, in_order, is_setting, is_swept, is_tuned
+from sim.results.files import Columns, parquet, safetensors
 from sim.results.schema import checked, checked_rows
 from sim.results.table_schema import checked_records, checked_table
 from sim.scenario.spec import RESULTS_VERSION, TUNED, RunSpec
@@ -67,7 +69,7 @@ def unfinished(study_folder: Path) -> Iterator[tuple[Path, int]]:
 def write_run(
     study_folder: Path,
     record: Mapping[str, Any],
-    tables: Mapping[str, pd.DataFrame],
+    tables: Mapping[str, Columns | bytes],
     models: Mapping[str, Mapping[str, Tensor]],
     texts: Mapping[str, str] = MappingProxyType({}),
     log: Sequence[Mapping[str, Any]] | None = None,
@@ -80,6 +82,8 @@ def write_run(
     ----------
     record : mapping
         Becomes ``run.json``; ``record["row"]`` is the run's row in the table.
+    tables : mapping of str to (mapping or bytes)
+        Columns, or what :func:`sim.results.files.parquet` made of them.
     log : sequence of mapping, optional
         Entries of the audit log, which is written behind all other files and ends with their hashes. Without it the
         run has none.
@@ -90,24 +94,19 @@ def write_run(
     shutil.rmtree(partial, ignore_errors=True)
     with writing_to(study_folder):
         try:
-            partial.mkdir(parents=True)
-            for stem, table in tables.items():
-                table.to_parquet(partial / f"{stem}.parquet", index=False)
-            for stem, parameters in models.items():
-                from safetensors.torch import save_file
-
-                save_file(
-                    {name: value.contiguous() for name, value in parameters.items()}, partial / f"{stem}.safetensors"
-                )
-            for name, text in texts.items():
-                (partial / name).write_text(text, encoding="utf-8", newline="\n")
+            files = {f"{stem}.parquet": own if isinstance(own, bytes) else parquet(own) for stem, own in tables.items()}
+            files |= {f"{stem}.safetensors": safetensors(own) for stem, own in models.items()}
+            files |= {name: text.encode() for name, text in texts.items()}
             plain = to_plain(record)
             if log is not None:
-                hashes = {path.name: file_hash(path) for path in partial.iterdir()}
+                hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
                 text, head = chained([*log, *seal_entries(hashes, plain)])
-                (partial / AUDIT_FILE).write_text(text, encoding="utf-8", newline="\n")
+                files[AUDIT_FILE] = text.encode()
                 plain["privacy"]["audit-log"] = {"lines": text.count("\n"), "head": head}
-            (partial / RUN_FILE).write_text(json.dumps(plain, indent=1, allow_nan=False), encoding="utf-8")
+            files[RUN_FILE] = json.dumps(plain, indent=1, allow_nan=False).encode()
+            partial.mkdir(parents=True)
+            for name, content in files.items():
+                (partial / name).write_bytes(content)
             if target.exists():
                 shutil.rmtree(target)
             partial.rename(target)

@@ -109,8 +109,8 @@ class RunLog:
     def line(self, event: str, **fields: Any) -> None:
         """Add a line, whole or not at all in the eyes of a reader."""
         told = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
-        with self._written(), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(to_plain(told), allow_nan=False) + "\n")
+        with self._written(), self._path.open("ab", buffering=0) as file:
+            file.write(json.dumps(to_plain(told), allow_nan=False).encode() + b"\n")
 
     def end(self, run_folder: Path, status: Literal["ok", "failed"], error: str = "") -> None:
         """Say how the run ended, once its folder is there."""

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 
@@ -22,6 +23,7 @@ from sim.plan.statement import privacy_statement
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
 from sim.privacy.tuning_price import told_of
 from sim.results.audit_log import release_entries
+from sim.results.files import Columns, parquet
 from sim.results.store import from_plain, read_rows, to_plain, write_run, write_table, writing_to
 from sim.results.study_log import note_interrupted
 from sim.scenario import DataFile
@@ -206,11 +208,11 @@ def execute(
         _refuse(chosen.hopeless)
         trained, findings = _trained_and_attacked(plan, federation, log, program)
         row = finished_row(plan, trained, findings, federation)
-        tables = {
+        tables: dict[str, Columns | bytes] = {
             "rounds": rounds_table(plan, trained, federation),
             "clinics": clinics_table(plan, trained, findings, federation),
             "predictions": predictions_table(plan, trained, federation),
-            "split": split_table(federation),
+            "split": _split(federation),
         }
         if plan.spec.evaluation.groups:
             tables["groups"] = groups_table(plan, trained, federation)
@@ -224,9 +226,19 @@ def execute(
         return row
     row["wall_seconds"] = program.clock() - started
     record, texts = _record(plan, folder, federation, origin, row, chosen, findings)
-    entries = [*trained.trail.entries, *release_entries(plan.ledger.to_json())]
+    entries = [*trained.trail.entries, *release_entries(record["privacy"]["releases"])]
     log.end(write_run(folder, record, tables, _models(trained), texts, entries), "ok")
     return row
+
+
+def _split(federation: Federation) -> bytes:
+    """Return ``split.parquet``, which is the same for all runs on these records."""
+    if federation not in _SPLITS:
+        _SPLITS[federation] = parquet(split_table(federation))
+    return _SPLITS[federation]
+
+
+_SPLITS: WeakKeyDictionary[Federation, bytes] = WeakKeyDictionary()
 
 
 def _refuse(hopeless: str | None) -> None:

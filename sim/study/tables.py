@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from sim.attacks.attack import AttackError
@@ -18,6 +16,7 @@ from sim.models.joined import network_without
 from sim.plan.plan import ClinicPlan, Plan
 from sim.privacy.ledger import COLUMN_OF
 from sim.privacy.uncovered import publishes_class_counts
+from sim.results.files import Columns
 from sim.study.train import TrainedRun
 from sim.tensor.evaluation import Evaluation, Evaluator
 from sim.tensor.scoring import Scorer, scorer_of
@@ -46,25 +45,25 @@ def finished_row(plan: Plan, trained: TrainedRun, findings: Findings, federation
     }
 
 
-def rounds_table(plan: Plan, trained: TrainedRun, federation: Federation) -> pd.DataFrame:
+def rounds_table(plan: Plan, trained: TrainedRun, federation: Federation) -> Columns:
     """Return ``rounds.parquet``: a row before the first round and one after each."""
     scorer = _scorer(plan)
-    rounds = pd.DataFrame([_scores(plan, evaluation, federation.test_names) for evaluation in trained.evaluations])
-    rounds = rounds.drop(columns=list(scorer.last_round))
+    scored = [_scores(plan, evaluation, federation.test_names) for evaluation in trained.evaluations]
+    of_rounds = [name for name in scored[0] if name not in scorer.last_round]
+    table: Columns = {"round": np.arange(len(scored))} | {name: [row[name] for row in scored] for name in of_rounds}
     for metric in scorer.every_round if trained.validations else ():
-        rounds[f"validation_{metric}"] = [validation.pooled[metric] for validation in trained.validations]
+        table[f"validation_{metric}"] = [validation.pooled[metric] for validation in trained.validations]
     if trained.clips:
-        rounds["clip"] = trained.clips
-    rounds.insert(0, "round", range(len(rounds)))
-    rounds["participants"], rounds["returned"] = [0, *plan.participants], [0, *plan.returned]
-    rounds["sim_seconds"] = np.cumsum([0.0, *plan.round_seconds])
-    rounds["bytes"] = [0, *plan.bytes_after]
+        table["clip"] = trained.clips
+    table["participants"], table["returned"] = [0, *plan.participants], [0, *plan.returned]
+    table["sim_seconds"] = np.cumsum([0.0, *plan.round_seconds])
+    table["bytes"] = [0, *plan.bytes_after]
     for adversary, spent in plan.epsilon_spent.items():
-        rounds[COLUMN_OF[adversary]] = spent
-    return rounds
+        table[COLUMN_OF[adversary]] = spent
+    return table
 
 
-def clinics_table(plan: Plan, trained: TrainedRun, findings: Findings, federation: Federation) -> pd.DataFrame:
+def clinics_table(plan: Plan, trained: TrainedRun, findings: Findings, federation: Federation) -> Columns:
     """Return ``clinics.parquet``: a row a clinic, those that train before those that are held out as a whole.
 
     Raises
@@ -72,22 +71,28 @@ def clinics_table(plan: Plan, trained: TrainedRun, findings: Findings, federatio
     AttackError
         If an attack takes a column that is there already.
     """
-    scores = pd.DataFrame(trained.evaluations[-1].by_clinic, index=pd.Index(federation.test_names))
-    scores.insert(0, "test_records", np.diff(federation.test.offsets))
-    clinics = _with_strangers(pd.DataFrame([_flat(clinic) for clinic in plan.clinics]), plan.job.facts.held_out)
-    clinics = clinics.join(scores, on="name")
-    clinics.insert(1, "test_records", clinics.pop("test_records").fillna(0).astype("int64"))
-    clinics["pairs"] = clinics["pairs"].fillna(0).astype("int64")
+    planned = _with_strangers([_flat(clinic) for clinic in plan.clinics], plan.job.facts.held_out)
+    scores, names = trained.evaluations[-1].by_clinic, planned["name"]
+    tested = {name: place for place, name in enumerate(federation.test_names)}
+    at = [tested.get(name, -1) for name in names]
+
+    def of_tested(values: NDArray[Any], where_none: float = np.nan) -> NDArray[Any]:
+        return np.append(values, where_none).astype(type(where_none))[at]
+
+    counts = np.diff(federation.test.offsets)
+    table: Columns = {"name": names, "test_records": of_tested(counts, 0)} | planned
+    table |= {metric: of_tested(values, 0 if metric == "pairs" else np.nan) for metric, values in scores.items()}
     if publishes_class_counts(plan.spec) and federation.classes:
-        counts = pd.DataFrame(_class_counts(federation), index=pd.Index(federation.everyone))
-        clinics = clinics.join(counts.reindex(plan.job.facts.everyone, fill_value=0), on="name")
+        everyone = {name: place for place, name in enumerate(federation.everyone)}
+        here = [everyone.get(name, -1) for name in names]
+        table |= {column: np.append(own, 0)[here] for column, own in _class_counts(federation).items()}
     if plan.job.parties is not None and plan.job.parties.heads:
         score = plan.job.outcome.headline.pooled
-        clinics[f"absent_{score}"] = _where_absent(plan, trained, federation, score)
-    measured = findings.of_clinics(clinics["name"])
-    for column in measured.keys() & set(clinics):
+        table[f"absent_{score}"] = _where_absent(plan, trained, federation, score)
+    measured = findings.of_clinics(names)
+    for column in measured.keys() & table.keys():
         raise AttackError(f'an attack takes column "{column}" of clinics.parquet; name another')
-    return clinics.assign(**measured)
+    return table | measured
 
 
 def _where_absent(plan: Plan, trained: TrainedRun, federation: Federation, score: str) -> list[float]:
@@ -97,29 +102,29 @@ def _where_absent(plan: Plan, trained: TrainedRun, federation: Federation, score
     return [judge.evaluate(trained.parameters).pooled[score] for judge in judges]
 
 
-def predictions_table(plan: Plan, trained: TrainedRun, federation: Federation) -> pd.DataFrame:
+def predictions_table(plan: Plan, trained: TrainedRun, federation: Federation) -> Columns:
     """Return ``predictions.parquet``: a row a held-out record, with what was seen and what the last model predicts."""
     predicted, test, scorer = trained.evaluations[-1].predicted, federation.test, _scorer(plan)
-    table = pd.DataFrame(
-        {"record": test.row, "patient": test.patient, "clinic": _clinic_of(test, federation.test_names)}
-    )
+    table: Columns = {"record": test.row, "patient": test.patient, "clinic": _clinic_of(test, federation.test_names)}
     names, columns = scorer.columns(predicted.shape[1])
     of_records = zip(names, scorer.seen(test).T, strict=True)
-    seen = {name: own if name in _MEASURED else own.astype(np.int64) for name, own in of_records}
-    return table.assign(**seen, **dict(zip(columns, predicted.T, strict=True)))
+    table |= {name: own if name in _MEASURED else own.astype(np.int64) for name, own in of_records}
+    return table | dict(zip(columns, predicted.T, strict=True))
 
 
-def split_table(federation: Federation) -> pd.DataFrame:
+def split_table(federation: Federation) -> Columns:
     """Return ``split.parquet``: a row a record and the part that it is in, in the order of the source."""
     parts = {"train": federation.train, "validation": federation.validation, "test": federation.test}
-    tables = []
-    for name, part in parts.items():
-        clinic = _clinic_of(part, federation.test_names if part is federation.test else federation.names)
-        tables.append(pd.DataFrame({"record": part.row, "clinic": clinic, "part": name}))
-    return pd.concat(tables).sort_values("record")
+    record = np.concatenate([part.row for part in parts.values()])
+    order = np.argsort(record, kind="stable")
+    clinic = [
+        _clinic_of(p, federation.test_names if p is federation.test else federation.names) for p in parts.values()
+    ]
+    name = np.repeat(np.array(list(parts), dtype=object), [len(part.row) for part in parts.values()])
+    return {"record": record[order], "clinic": np.concatenate(clinic)[order], "part": name[order]}
 
 
-def groups_table(plan: Plan, trained: TrainedRun, federation: Federation) -> pd.DataFrame:
+def groups_table(plan: Plan, trained: TrainedRun, federation: Federation) -> Columns:
     """Return ``groups.parquet``: a row a level of each column by which patients are grouped."""
     predicted, scorer = trained.evaluations[-1].predicted.astype(np.float64), _scorer(plan)
     test, seen = federation.test, scorer.seen(federation.test)
@@ -135,7 +140,7 @@ def groups_table(plan: Plan, trained: TrainedRun, federation: Federation) -> pd.
             counts = {"records": int(own.sum()), "training_records": int((of_train == code).sum())}
             pairs = int(by_clinic["pairs"].sum())
             rows.append({"group": groups.column, "level": level, **counts, "pairs": pairs, **pooled})
-    return pd.DataFrame(rows)
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _clinic_of(part: Records, names: Sequence[str]) -> NDArray[np.object_]:
@@ -178,15 +183,18 @@ def _class_counts(federation: Federation) -> dict[str, NDArray[np.int64]]:
     }
 
 
-def _with_strangers(clinics: pd.DataFrame, held_out: Sequence[str]) -> pd.DataFrame:
+def _with_strangers(clinics: Sequence[Row], held_out: Sequence[str]) -> Columns:
     """Add a row for each clinic that takes no part: nothing is asked of it, and no guarantee is about it."""
-    nothing = {column: 0 if values.dtype.kind == "i" else np.nan for column, values in clinics.items()}
-    strangers = pd.DataFrame([nothing | {"name": name} for name in held_out], columns=clinics.columns)
-    return pd.concat([clinics, strangers.astype(clinics.dtypes)], ignore_index=True) if held_out else clinics
+    table: Columns = {}
+    for column in clinics[0]:
+        own = [clinic[column] for clinic in clinics]
+        nothing = 0 if np.asarray(own).dtype.kind == "i" else None
+        table[column] = [*own, *(held_out if column == "name" else [nothing] * len(held_out))]
+    return table
 
 
 def _flat(clinic: ClinicPlan) -> Row:
     """Return a clinic's plan as one flat row, epsilon in a column an adversary."""
-    row = asdict(clinic)
+    row = dict(vars(clinic))
     epsilon = row.pop("epsilon")
     return {**row, **{COLUMN_OF[adversary]: value for adversary, value in epsilon.items()}}

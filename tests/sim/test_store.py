@@ -138,9 +138,9 @@ def files_of_at_most(size):
 )
 def test_an_exception_in_the_middle_leaves_nothing(tmp_path, where, expected):
     record = {"results-version": RESULTS_VERSION, "row": row_of()}
-    tables, parameters = {"rounds": pd.DataFrame({"a": [1]})}, {"model": {"w": torch.ones(2)}}
+    tables, parameters = {"rounds": {"a": [1]}}, {"model": {"w": torch.ones(2)}}
     if where == "table":
-        tables = {"rounds": pd.DataFrame({"a": np.random.default_rng(0).normal(size=20_000)})}
+        tables = {"rounds": {"a": np.random.default_rng(0).normal(size=20_000)}}
     elif where == "weights":
         parameters = {"model": {"w": "no tensor"}}
     elif where == "record":
@@ -164,7 +164,7 @@ def test_a_run_written_again_is_replaced_whole(tmp_path):
     first = write_run(
         tmp_path,
         {"results-version": RESULTS_VERSION, "row": row_of(status="failed")},
-        {"rounds": pd.DataFrame({"a": [1]})},
+        {"rounds": {"a": [1]}},
         {},
     )
     again = write_run(

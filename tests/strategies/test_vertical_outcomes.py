@@ -93,5 +93,5 @@ def test_every_method_of_a_vertical_layout_predicts_it(csv, outcome, score):
         found[strategy] = trained.evaluations[-1].pooled[score]
         if strategy == "vertical":
             table = clinics_table(plan, trained, Findings([], []), federation)
-            assert (table[f"absent_{score}"] < found[strategy]).all()
+            assert max(table[f"absent_{score}"]) < found[strategy]
     assert found["prevalence"] < found["vertical-alone"] < found["vertical"] <= found["centralised"] + 0.05
