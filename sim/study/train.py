@@ -120,9 +120,9 @@ def train_run(
         raise PlanMismatchError("the plan was made for other records")
     simulation = Simulation(job, federation.train, node_groups, through, overheard, program, shortcut=shortcut)
     scorer = scorer_of(job.outcome, plan.spec.evaluation)
-    tester = Evaluator(job.network, federation.test, unseen=federation.unseen, scorer=scorer)
+    tester = Evaluator(job.network, federation.test, unseen=federation.unseen, scorer=scorer, program=program)
     chooses = len(federation.validation.y) and job.method.trains  # of its one round nothing is to be chosen
-    validator = Evaluator(job.network, federation.validation, scorer=scorer) if chooses else None
+    validator = Evaluator(job.network, federation.validation, scorer=scorer, program=program) if chooses else None
     skipped = Evaluation.none(len(federation.test_names), scorer.every_round)
     meter, trained = simulation.meter, TrainedRun({}, simulation.meter, Trail(), job.outcome.headline.within)
 
@@ -162,7 +162,7 @@ def _judged(
     evaluator: Evaluator, parameters: Mapping[str, Tensor], server_round: int, *, last: bool = False
 ) -> Evaluation:
     try:
-        return evaluator.evaluate(parameters, last=last)
+        return evaluator.evaluate(parameters, last=last, server_round=server_round)
     except FloatingPointError:
         raise _diverged(server_round) from None
 

@@ -5,9 +5,10 @@ The simulator looks; no clinic sends anything for it. Every number here is outsi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, pairwise
+from typing import Self
 
 import numpy as np
 import torch
@@ -19,11 +20,14 @@ from sim.models import Network
 from sim.tensor.dense import dense_layers
 from sim.tensor.lanes import forward, records_at_once
 from sim.tensor.metrics import EVERY_ROUND
-from sim.tensor.scoring import ClassScorer, Scorer
+from sim.tensor.program import Alone, Program, Work
+from sim.tensor.scoring import ClassScorer, Scorer, Scores
 
 Floats = NDArray[np.float64]
 _SIDE_BY_SIDE = 128
 """How many clinics' own models are evaluated at a time."""
+_MOST_RECORDS = 10_000
+"""Of a model that is scored beside others; of more, arithmetic takes longer than Python around it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,6 +65,50 @@ class Evaluation:
         return -1 if np.isnan(values).all() else int(np.nanargmin(values))
 
 
+@dataclass(kw_only=True, eq=False)
+class RoundScores(Work):
+    """The scores of one model after a round, from what it predicts.
+
+    Attributes
+    ----------
+    scorer : Scorer
+    predicted, seen : ndarray
+        ``[record, column]``
+    offsets : ndarray
+        ``[clinic + 1]``
+    server_round : int
+    scores : Scores
+        Once it is done.
+    """
+
+    scorer: Scorer
+    predicted: Floats
+    seen: Floats
+    offsets: NDArray[np.int64]
+    server_round: int
+    scores: Scores = field(init=False)
+
+    @property
+    def key(self) -> Hashable:
+        """See :class:`Work`."""
+        if len(self.seen) > _MOST_RECORDS:
+            return self
+        return RoundScores, self.scorer, self.predicted.shape[1], self.offsets.tobytes(), self.server_round
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """See :class:`Work`: behind what is trained in the round."""
+        return self.server_round, 1
+
+    @classmethod
+    def together(cls, works: Sequence[Self]) -> None:
+        """See :class:`Work`."""
+        first, predicted, seen = works[0], [work.predicted for work in works], [work.seen for work in works]
+        found = first.scorer.scores_of_several(predicted, seen, first.offsets)
+        for work, scores in zip(works, found, strict=True):
+            work.scores = scores
+
+
 class Evaluator:
     """Evaluates models on the held-out records, which it keeps as tensors.
 
@@ -71,16 +119,27 @@ class Evaluator:
     unseen : bool
         Whether they are of clinics that do not train, and so have no model of their own.
     scorer : Scorer, optional
+    program : Program, optional
+        Scores what is predicted.
     """
 
-    def __init__(self, network: Network, test: Records, *, unseen: bool = False, scorer: Scorer | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        test: Records,
+        *,
+        unseen: bool = False,
+        scorer: Scorer | None = None,
+        program: Program | None = None,
+    ) -> None:
         self._network = network
+        self._program = program or Alone()
         self._scorer = scorer or ClassScorer()
         self._unseen = unseen
         self._test = test
         self._x = torch.tensor(test.x)[None]
 
-    def evaluate(self, parameters: Mapping[str, Tensor], *, last: bool = False) -> Evaluation:
+    def evaluate(self, parameters: Mapping[str, Tensor], *, last: bool = False, server_round: int = 0) -> Evaluation:
         """Evaluate a model by its predictions to the precision in which they are kept, that of float32.
 
         Parameters
@@ -89,6 +148,8 @@ class Evaluator:
             ``[1, *shape]`` for a global model, ``[clinic, *shape]`` where every clinic has its own.
         last : bool
             Whether to compute the metrics of the last round too, and to keep the predictions.
+        server_round : int
+            After which it is.
 
         Returns
         -------
@@ -103,10 +164,16 @@ class Evaluator:
         if not np.isfinite(kept).all():
             raise FloatingPointError("the model's outputs are not finite")
         seen, offsets = self._scorer.seen(self._test), self._test.offsets
-        by_clinic, pooled = self._scorer.scores(kept.astype(np.float64), seen, offsets, last=last)
-        if not last:
-            return Evaluation(pooled=pooled, by_clinic=by_clinic)
-        return Evaluation(pooled=pooled, by_clinic=by_clinic, predicted=kept)
+        predicted = kept.astype(np.float64)
+        if last:
+            by_clinic, pooled = self._scorer.scores(predicted, seen, offsets, last=True)
+            return Evaluation(pooled=pooled, by_clinic=by_clinic, predicted=kept)
+        work = RoundScores(
+            scorer=self._scorer, predicted=predicted, seen=seen, offsets=offsets, server_round=server_round
+        )
+        self._program.do(work)
+        by_clinic, pooled = work.scores
+        return Evaluation(pooled=pooled, by_clinic=by_clinic)
 
     @torch.no_grad()
     def predictions(self, parameters: Mapping[str, Tensor]) -> Floats:

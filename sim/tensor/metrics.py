@@ -19,6 +19,7 @@ __all__ = [
     "area_under_curve",
     "clinic_and_pooled",
     "costly_metrics",
+    "of_several_models",
 ]
 
 EVERY_ROUND: Final = (
@@ -48,9 +49,10 @@ class Concordance:
         """Return ``[group]`` the mean over classes that have a pair of the share in order."""
         return _mean_over_classes(self.above, self.pairs)
 
-    def together(self) -> Concordance:
-        """Return the pairs of all groups as one: none of them is of records of two groups."""
-        return Concordance(self.above.sum(1, keepdims=True), self.pairs.sum(1, keepdims=True))
+    def together(self, models: int) -> Concordance:
+        """Return the pairs of all groups of each model as one: none of them is of records of two groups."""
+        above, pairs = (value.reshape(len(value), models, -1).sum(2) for value in (self.above, self.pairs))
+        return Concordance(above, pairs)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -165,9 +167,10 @@ class _Tally:
             gaps=_sums(correct - confidence, bins, groups * BINS).reshape(groups, BINS),
         )
 
-    def together(self) -> _Tally:
-        """Return the sums of all groups as one."""
-        return _Tally(**{name: value.sum(0, keepdims=True) for name, value in vars(self).items()})
+    def together(self, models: int) -> _Tally:
+        """Return the sums of all groups of each model as one."""
+        of_models = {name: value.reshape(models, -1, *value.shape[1:]) for name, value in vars(self).items()}
+        return _Tally(**{name: value.sum(1) for name, value in of_models.items()})
 
     def metrics(self) -> dict[str, Floats]:
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -204,15 +207,40 @@ def clinic_and_pooled(probabilities: Floats, y: Ints, offsets: Ints) -> tuple[di
         The same over all records, and the within-clinic AUC: as the AUC, from pairs of records of the same clinic only,
         so that knowing the clinics' shares of cases brings nothing.
     """
-    tally = _Tally.of(probabilities, y, offsets)
-    own = _concordance(_of_classes(probabilities, y, offsets))
+    [scores] = of_several_models(probabilities[None], y[None], offsets)
+    return scores
+
+
+def of_several_models(
+    probabilities: Floats, y: Ints, offsets: Ints
+) -> list[tuple[dict[str, Floats], dict[str, float]]]:
+    """Return what :func:`clinic_and_pooled` does of each of several models, and the same bits.
+
+    Parameters
+    ----------
+    probabilities : ndarray
+        ``[model, record, class]``
+    y : ndarray
+        ``[model, record]``: they may be tried on different records, of clinics of the same sizes.
+    offsets : ndarray
+        ``[clinic + 1]``, the same for all.
+    """
+    models, records = y.shape
+    p, labels, first = probabilities.reshape(-1, probabilities.shape[2]), y.ravel(), np.arange(models) * records
+    of_clinics = np.append(0, (first[:, None] + offsets[1:]).ravel())
+    tally = _Tally.of(p, labels, of_clinics)
+    own = _concordance(_of_classes(p, labels, of_clinics))
     pooled = {
-        "within_clinic_auc": own.together().auc(),
-        "auc": _concordance(_of_classes(probabilities, y, np.array([0, len(y)]))).auc(),
-        **tally.together().metrics(),
+        "within_clinic_auc": own.together(models).auc(),
+        "auc": _concordance(_of_classes(p, labels, np.append(first, len(labels)))).auc(),
+        **tally.together(models).metrics(),
     }
     by_clinic = {"auc": own.auc(), **tally.metrics(), "pairs": own.pairs.sum(0)}
-    return by_clinic, {name: float(value[0]) for name, value in pooled.items()}
+    by_clinic = {name: value.reshape(models, -1) for name, value in by_clinic.items()}
+    return [
+        ({name: value[m] for name, value in by_clinic.items()}, {name: float(v[m]) for name, v in pooled.items()})
+        for m in range(models)
+    ]
 
 
 def costly_metrics(

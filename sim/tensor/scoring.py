@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ from sim.inference.amounts import AMOUNT_CALIBRATION, AMOUNT_METRICS, amount_sco
 from sim.inference.survival import TIME_METRICS, Times, log_losses, time_scores
 from sim.scenario import Scoring
 from sim.scenario.outcomes import Outcome
-from sim.tensor.metrics import EVERY_ROUND, LAST_ROUND, clinic_and_pooled, costly_metrics
+from sim.tensor.metrics import EVERY_ROUND, LAST_ROUND, clinic_and_pooled, costly_metrics, of_several_models
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -51,6 +52,10 @@ class Scorer(ABC):
     @abstractmethod
     def scores(self, predicted: Floats, seen: Floats, offsets: Ints, *, last: bool) -> Scores:
         """Return scores by clinic, with the number of its pairs, and over all records; with those of the last round."""
+
+    def scores_of_several(self, predicted: Sequence[Floats], seen: Sequence[Floats], offsets: Ints) -> list[Scores]:
+        """Return those of a round of several models, each tried on records of its own and on as many at each clinic."""
+        return [self.scores(own, of_own, offsets, last=False) for own, of_own in zip(predicted, seen, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +96,10 @@ class ClassScorer(Scorer):
             further = costly_metrics(predicted, y, np.array([0, len(y)]), *at)
             pooled |= {name: float(value[0]) for name, value in further.items()}
         return by_clinic, pooled
+
+    def scores_of_several(self, predicted: Sequence[Floats], seen: Sequence[Floats], offsets: Ints) -> list[Scores]:
+        """See :class:`Scorer`."""
+        return of_several_models(np.stack(predicted), np.stack(seen)[:, :, 0].astype(np.int64), offsets)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from sim.results.store import read_run_tables
 from sim.scenario import ScenarioError, Scoring, parse_scenario
 from sim.study.journal import write_study
 from sim.study.runner import execute
-from sim.tensor.metrics import area_under_curve, clinic_and_pooled, costly_metrics
+from sim.tensor.metrics import area_under_curve, clinic_and_pooled, costly_metrics, of_several_models
 
 
 def binary(positive):
@@ -213,3 +213,17 @@ def test_another_margin_holds_for_runs_that_are_there(csv, tmp_path):
         changed = spec.model_copy(update={"evaluation": Scoring(margin=margin)})
         write_study(tmp_path, [plan_of(changed)[0]], [spec.run_id])
         assert read_margin(tmp_path) == margin
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_models_scored_together_have_the_bits_of_each_alone(classes):
+    draw = np.random.default_rng(classes)
+    offsets = np.array([0, 3, 3, 40, 241])  # one clinic has no record
+    probabilities = draw.dirichlet(np.full(classes, 0.3), (7, offsets[-1])).round(2)
+    y = draw.integers(classes, size=(7, offsets[-1]))
+    together = of_several_models(probabilities, y, offsets)
+    for (by_clinic, pooled), own, labels in zip(together, probabilities, y, strict=True):
+        alone_by_clinic, alone = clinic_and_pooled(own, labels, offsets)
+        assert pooled == alone
+        for name, values in alone_by_clinic.items():
+            np.testing.assert_array_equal(by_clinic[name], values, strict=True)
