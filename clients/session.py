@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sim.methods.feed import Feed
+from sim.methods.forms import sendable
 from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.node_group import NodeGroup
@@ -19,6 +20,7 @@ from sim.methods.sampling import Batches
 from sim.methods.trainer import Trainer, trainer_for
 from sim.methods.workplace import Memory, Numbers, Workplace
 from sim.models import Parameters
+from sim.tensor.rows import unpadded
 
 
 @dataclass(kw_only=True)
@@ -55,6 +57,8 @@ class Session:
         ``[lane, width]`` of the batch in flight.
     protected : dict of str to Tensor
         By kind of rows, ``[lane]``: how many batches left with their rows noised.
+    places : Tensor or None
+        Which values of the batch's smashed data were sent, where not all were.
     squared : dict of str to Tensor
         With joint clipping, by part, ``[lane, batch]``: squared norms of the gradients that are held.
     """
@@ -76,6 +80,7 @@ class Session:
     labels: Tensor = field(default_factory=lambda: torch.empty(0))
     weights: Tensor = field(default_factory=lambda: torch.empty(0))
     protected: dict[str, Tensor] = field(default_factory=dict)
+    places: Tensor | None = None
     squared: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -103,7 +108,11 @@ class Session:
         x, self.labels, self.weights = (each[0, : self.lanes] for each in (feed.x, feed.y, feed.weights))
         if self.job.parties is not None:  # whose turns are of one party each
             x = x[..., list(self.job.parties.columns[self.clinics[0]])]
-        return self.trainers["head"].forward(x, rows=self.rows, moment=self.moment)
+        smashed = self.trainers["head"].forward(x, rows=self.rows, moment=self.moment)
+        if self.job.cut.sparse:
+            own = unpadded(sendable(self.job, Kind.SMASHED, smashed), self.rows)
+            self.places = self.job.cut.places(own)
+        return smashed
 
     def trained(self, steps: int) -> None:
         """Note that the next batches are done without messages; of what they would have carried, some was protected."""

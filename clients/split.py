@@ -31,6 +31,7 @@ from clients.session import (
     resume,
     trainers_for,
 )
+from sim.methods.crossing import places_sent, unpacked
 from sim.methods.feed import padded
 from sim.methods.forms import label_dtype, sendable
 from sim.methods.messages import Begin, Clip, Close, Kind, OfBatch, Open, Reply, Step, Tail
@@ -41,7 +42,7 @@ from sim.methods.secure_sum import masked_sum
 from sim.methods.trainer import expand
 from sim.methods.workplace import Workplace
 from sim.tensor.clipping import joint_factors
-from sim.tensor.rows import unpadded, widened
+from sim.tensor.rows import unpadded
 
 RECEIVED = "received"
 """The parts that a turn began with, where its updates are compressed, or hostile."""
@@ -90,7 +91,8 @@ def tail(asked: Tail, here: Workplace) -> Reply:
     if session.job.joint:
         hold(here.memory, session, Kind.BODY_OUTPUT, outputs)
     normaliser = torch.from_numpy(session.normaliser.copy())
-    return _rows(session, {Kind.TAIL_GRADIENT: _leaving(session, Kind.TAIL_GRADIENT, gradient, normaliser)})
+    at = places_sent(session.job, Kind.BODY_OUTPUT, asked.body_output)
+    return _rows(session, {Kind.TAIL_GRADIENT: _leaving(session, Kind.TAIL_GRADIENT, gradient, normaliser, at)})
 
 
 def step(asked: Step, here: Workplace) -> Reply:
@@ -126,14 +128,17 @@ def _resumed(asked: OfBatch, here: Workplace) -> Session:
 
 def _arrived(asked: OfBatch, kind: Kind, rows: Tensor, session: Session, here: Workplace) -> Tensor:
     admit_rows(asked, kind, rows, session, here)
-    return padded(widened(rows, session.job.cut_dtype), session.width)
+    at = session.places if kind == Kind.CUT_GRADIENT else None
+    return padded(unpacked(session.job, kind, rows, at), session.width)
 
 
-def _leaving(session: Session, kind: Kind, rows: Tensor, normaliser: Tensor | None = None) -> Tensor:
+def _leaving(
+    session: Session, kind: Kind, rows: Tensor, normaliser: Tensor | None = None, at: Tensor | None = None
+) -> Tensor:
     if session.job.rows is not None:
         session.count(kind)
     clinics = session.clinics[: session.lanes]
-    return leaving_rows(session.job, kind, rows, session.rows, clinics, session.moment, normaliser)
+    return leaving_rows(session.job, kind, rows, session.rows, clinics, session.moment, normaliser, at)
 
 
 def _go_on(here: Workplace, session: Session) -> Reply:

@@ -22,6 +22,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "v1-labels": {"strategy": "splitfed-v1", "cut": "vanilla", "privacy": LABELS},
     "v1-16-bit": {"strategy": "splitfed-v1", "cut": "vanilla", "smashed_dtype": "float16"},
     "v1-8-bit": {"strategy": "splitfed-v1", "cut": "vanilla", "smashed_dtype": "int8"},
+    "v1-sparse": {"strategy": "splitfed-v1", "cut": "vanilla", "smashed_top_k": 0.5},
     "fedavg-compressed": {"strategy": "fedavg", "update_dtype": "int8", "update_top_k": 0.4},
     "v1-joint": {"strategy": "splitfed-v1", "cut": "u-shaped", "privacy": JOINT},
     "v1-u-dp": {"strategy": "splitfed-v1", "cut": "u-shaped", "privacy": DP_SGD},

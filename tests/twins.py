@@ -4,6 +4,7 @@ From the simulator they take only what a run is: the initial parameters, who tak
 batch. Under DP-SGD every record's gradient is formed by itself, clipped part by part, summed, and noised.
 """
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -111,6 +112,11 @@ class Twin:
             (f"hidden{i}", nn.Sequential(nn.Linear(a, b), nn.ReLU())) for i, (a, b) in enumerate(pairwise(widths), 1)
         )
         blocks["output"] = nn.Linear(widths[-1], self.outputs)
+        if self.spec.train.smashed_top_k < 1 and self.spec.strategy.cut is not None:
+            cut = self.spec.model.cut
+            ends = [cut] if self.spec.strategy.cut == "vanilla" else [each % len(blocks) for each in cut]
+            for end in ends:
+                blocks[f"hidden{end}"].append(Largest(math.ceil(self.spec.train.smashed_top_k * widths[end])))
         module = nn.Sequential(blocks)
         module.load_state_dict(state)
         return module
@@ -224,6 +230,18 @@ class Twin:
                     grid = 2.0 ** (np.ceil(np.log2(scale)) - 16)
                     noised = parameter.grad.double() + torch.from_numpy(noise.standard_normal(parameter.shape)) * scale
                     parameter.grad = (torch.round(noised / grid) * grid).float()
+
+
+class Largest(nn.Module):
+    """Keeps so many of a row's values."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.count = count
+
+    def forward(self, rows: Tensor) -> Tensor:
+        least = rows.detach().abs().topk(self.count, dim=-1).values[..., -1:]
+        return rows * (rows.detach().abs() >= least)
 
 
 def weighted_average(models: list[tuple[int, State]]) -> State:

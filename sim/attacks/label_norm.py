@@ -25,6 +25,7 @@ from sim.attacks.attack import Attack, Finding, Observer, Scalars
 from sim.attacks.labels import Floats, Ints, Labelled, few_of_each
 from sim.data.federation import Federation
 from sim.foundation.rng import stream
+from sim.methods.crossing import places_sent
 from sim.methods.job import Job
 from sim.methods.messages import Begin, Instruction, Kind, Reply, Tail
 from sim.methods.row_noise import arrived_rows
@@ -94,7 +95,9 @@ def _own_gradients(job: Job, instruction: Tail, reply: Reply) -> Floats:
     rows = np.array(instruction.rows)
     normaliser = job.sampling.normaliser(np.array([job.sizes[k] for k in instruction.clinics]), rows)
     by_lane = torch.from_numpy(normaliser.copy())
-    arrived = arrived_rows(job, Kind.TAIL_GRADIENT, reply.payload[Kind.TAIL_GRADIENT], instruction.clinics, by_lane)
+    at = places_sent(job, Kind.BODY_OUTPUT, instruction.body_output)
+    sent = reply.payload[Kind.TAIL_GRADIENT]
+    arrived = arrived_rows(job, Kind.TAIL_GRADIENT, sent, instruction.clinics, by_lane, at)
     flat: Floats = arrived.flatten(2).double().numpy() * normaliser[:, None, None]
     return flat
 

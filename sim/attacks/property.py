@@ -30,8 +30,9 @@ from sim.attacks.attack import Attack, AttackError, Finding, Observer, Target
 from sim.attacks.reconstruction import Floats, ridge_predictions
 from sim.data.federation import Federation, Records
 from sim.foundation.rng import stream
+from sim.methods.crossing import places_sent
 from sim.methods.job import Job
-from sim.methods.messages import Begin, Instruction, Kind, Reply, Train
+from sim.methods.messages import Begin, Instruction, Kind, Reply, Tail, Train
 from sim.methods.row_noise import arrived_rows
 from sim.models import Parameters
 
@@ -58,15 +59,18 @@ class Sent(Observer):
                 update = (after[lane] - self._begun[clinic][name][0]).double().numpy().ravel()
                 self._add(name, clinic, update, self._job.steps(clinic))
             rows = slice(0, reply.rows[lane] if reply.rows else 0)
+            own = slice(lane, lane + 1)
+            down = instruction.body_output[own] if isinstance(instruction, Tail) else None
+            at = None if down is None else places_sent(self._job, Kind.BODY_OUTPUT, down)
             for kind in _ROWS:
                 if kind in reply.payload:
-                    arrived = arrived_rows(self._job, kind, reply.payload[kind][lane : lane + 1], [clinic])
+                    arrived = arrived_rows(self._job, kind, reply.payload[kind][own], [clinic], at=at)
                     values = arrived[0, rows].flatten(1).double().numpy()
                     self._add(kind, clinic, values.sum(0), len(values))
             if Kind.LABELS in reply.payload:
-                own = reply.payload[Kind.LABELS][lane, rows].long().numpy()
+                labels = reply.payload[Kind.LABELS][lane, rows].long().numpy()
                 classes = max(2, self._job.network.outputs)
-                self._add(Kind.LABELS, clinic, np.bincount(own, minlength=classes).astype(np.float64), len(own))
+                self._add(Kind.LABELS, clinic, np.bincount(labels, minlength=classes).astype(np.float64), len(labels))
 
     def features(self, clinics: int) -> Floats:
         """Return ``[clinic, value]``; 0 for what a clinic has never sent."""

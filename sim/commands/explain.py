@@ -12,7 +12,7 @@ from sim.attacks.attack import attack_of
 from sim.data.federation import Federation
 from sim.foundation.text import amount_text, clinic_text, count_text, seconds_text, span_text, value_text
 from sim.methods.labels import label_of
-from sim.models import ClipRows
+from sim.models import ClipRows, KeepLargest
 from sim.models.build import build_network
 from sim.plan.notes import summed, whom_they_share
 from sim.plan.plan import Plan
@@ -125,7 +125,9 @@ def _cuts(plans: Sequence[Plan]) -> list[dict[str, str]]:
     """Return, for each place at which a run cuts its network, the blocks of each part."""
     found = [
         {
-            part.name: ", ".join(block.name for block in part.blocks if not isinstance(block.module, ClipRows))
+            part.name: ", ".join(
+                block.name for block in part.blocks if not isinstance(block.module, ClipRows | KeepLargest)
+            )
             for part in plan.job.parts
         }
         for plan in plans

@@ -65,11 +65,11 @@ def frozen_parts(spec: RunSpec, method: Method, parts: Sequence[Part]) -> frozen
     return frozen
 
 
-def behind_head(network: Network, parts: tuple[Part, ...], block: Block) -> tuple[Network, tuple[Part, ...]]:
-    """Return the network and its parts with a block without parameters at the end of the head."""
-    head = Part("head", (*parts[0].blocks, block))
-    blocks = tuple(each for part in (head, *parts[1:]) for each in part.blocks)
-    return replace(network, blocks=blocks), (head, *parts[1:])
+def behind(network: Network, parts: tuple[Part, ...], block: Block, place: int = 0) -> tuple[Network, tuple[Part, ...]]:
+    """Return the network and its parts with a block without parameters at the end of the head, or of another part."""
+    longer = replace(parts[place], blocks=(*parts[place].blocks, block))
+    parts = (*parts[:place], longer, *parts[place + 1 :])
+    return replace(network, blocks=tuple(each for part in parts for each in part.blocks)), parts
 
 
 def with_public_head(spec: RunSpec, network: Network, parts: Sequence[Part], frozen: frozenset[str]) -> Network:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from sim.methods.compression import PLACES, VALUES
+from sim.methods.crossing import GRADIENT_OF, crossing_form, places_sent
 from sim.methods.job import Job
 from sim.methods.messages import CUT_KINDS, ROW_KINDS, Kind
 from sim.scenario.outcomes import STEPS
-from sim.tensor.lanes import output_shape
-from sim.tensor.rows import NO_NUMBER, crossing_shape
+from sim.tensor.rows import NO_NUMBER
 
 NOT_FINITE = "a value that is not finite"
 """Stands in every error that a diverged model may have caused."""
@@ -87,7 +87,7 @@ class Forms:
             return "an array of the wrong shape"
         if value.dtype != self.row_dtypes[kind]:
             return "an array of the wrong element type"
-        return self._range_fault(kind, value) if value.numel() else ""
+        return (self._range_fault(kind, value) or self._places_fault(kind, value, rows)) if value.numel() else ""
 
     def _range_fault(self, kind: Kind, value: Tensor) -> str:
         if kind == Kind.LABELS:
@@ -99,11 +99,21 @@ class Forms:
             return "" if bool(((value >= 0) & (value <= 1)).all()) else "a factor outside its range"
         if self.job.on_grid(kind):
             return ""
+        if value.dtype == torch.uint8:
+            value = self.job.cut.values_sent(value, self.job.row_shapes[kind])
         if value.dtype == torch.int8:
             return NOT_FINITE if bool((value[..., -1] == NO_NUMBER).any()) else ""
         if value.dtype == torch.int16:
-            return "" if bool(value.contiguous().view(self.job.cut_dtype).isfinite().all()) else NOT_FINITE
+            return "" if bool(value.contiguous().view(self.job.cut.dtype).isfinite().all()) else NOT_FINITE
         return "" if finite(value) else NOT_FINITE
+
+    def _places_fault(self, kind: Kind, value: Tensor, rows: Sequence[int]) -> str:
+        """Say what is wrong with the places beside values that are not all that a row has."""
+        if kind not in CUT_KINDS or kind in GRADIENT_OF or (places := places_sent(self.job, kind, value)) is None:
+            return ""
+        places = torch.cat([own[:count] for own, count in zip(places, rows, strict=True)])
+        inside = bool(((places >= 0) & (places < math.prod(self.job.row_shapes[kind]))).all())
+        return "" if inside and bool((places.diff(dim=-1) > 0).all()) else "places that do not ascend"
 
     def parameters_fault(
         self, kind: Kind, found: Mapping[str, Tensor], lanes: int, *, may_diverge: bool = False
@@ -144,17 +154,7 @@ def _forms_of(values: Mapping[str, Tensor]) -> dict[str, Form]:
 def _row_shapes(job: Job) -> dict[Kind, tuple[int, ...]]:
     shapes: dict[Kind, tuple[int, ...]] = dict.fromkeys((Kind.LABELS, Kind.NORMS, Kind.CLIP_FACTORS), ())
     shapes[Kind.RECORDS] = job.network.input_shape
-    if job.protocol.topology == "whole":
-        return shapes | dict.fromkeys(CUT_KINDS, job.network.input_shape)
-    outputs, shape = [], job.network.input_shape
-    for part in job.parts:
-        shape = output_shape(part, shape)
-        outputs.append(shape)
-    if job.parties is not None:
-        outputs[0] = output_shape(job.parties.heads[0], (len(job.parties.columns[0]),))
-    shapes |= dict.fromkeys((Kind.SMASHED, Kind.CUT_GRADIENT), outputs[0])
-    shapes |= dict.fromkeys((Kind.BODY_OUTPUT, Kind.TAIL_GRADIENT), outputs[1])
-    return shapes | {kind: crossing_shape(shapes[kind], job.crossing(kind)) for kind in CUT_KINDS}
+    return shapes | {kind: crossing_form(job, kind, shape)[0] for kind, shape in job.row_shapes.items()}
 
 
 def label_dtype(job: Job) -> torch.dtype:
@@ -171,10 +171,7 @@ def expected_dtype(job: Job, kind: Kind) -> torch.dtype:
     """Return the element type of a kind of rows as they cross; those of 16 and 8 bits travel as integers."""
     if kind == Kind.LABELS:
         return label_dtype(job)
-    if kind not in CUT_KINDS:
-        return torch.float32
-    crossing = job.crossing(kind)
-    return crossing if crossing in (torch.float32, torch.int8) else torch.int16
+    return crossing_form(job, kind, job.row_shapes[kind])[1] if kind in CUT_KINDS else torch.float32
 
 
 def finite(value: Tensor) -> bool:

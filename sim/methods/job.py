@@ -17,6 +17,7 @@ from sim.methods import acting
 from sim.methods.attendance import Attendance
 from sim.methods.batch_norm import unfit_for_batch_norm
 from sim.methods.compression import compression_of
+from sim.methods.crossing import row_shapes
 from sim.methods.layout import laid_out
 from sim.methods.method import Method, method_of
 from sim.methods.parties import Parties, drawn_by, trained_apart
@@ -32,6 +33,7 @@ from sim.scenario.clinics import groups_of
 from sim.scenario.outcomes import Outcome
 from sim.scenario.privacy import Opponent
 from sim.scenario.spec import RunSpec
+from sim.tensor.cut_rows import CutRows
 from sim.tensor.dense import dense_layers
 from sim.tensor.losses import Loss
 from sim.tensor.optim import Optimizer
@@ -178,19 +180,14 @@ class Job:
         """What keys the batches: the seed, so that methods see the same ones; where they are to be secret, the run."""
         return self.key if self.sampling.poisson else self.seed
 
-    @property
-    def cut_dtype(self) -> torch.dtype:
-        """What un-noised rows at a cut are rounded to when they cross, in both directions."""
-        dtype: torch.dtype = getattr(torch, self.spec.train.smashed_dtype)
-        return dtype
+    @cached_property
+    def cut(self) -> CutRows:
+        """How un-noised rows cross at a cut, in both directions."""
+        return CutRows(getattr(torch, self.spec.train.smashed_dtype), self.spec.train.smashed_top_k)
 
     def on_grid(self, kind: str) -> bool:
         """Whether rows of a kind leave noised, on a public grid."""
         return self.rows is not None and kind in self.rows.clip and not self.rows.silent
-
-    def crossing(self, kind: str) -> torch.dtype:
-        """Return what rows at a cut are when they cross; those of 16 and 8 bits travel as integers."""
-        return torch.int16 if self.on_grid(kind) else self.cut_dtype
 
     @property
     def trained_parts(self) -> tuple[str, ...]:
@@ -369,6 +366,7 @@ class Job:
         return frozenset(names)
 
     compression = cached_property(compression_of)
+    row_shapes = cached_property(row_shapes)
 
     def initial_optimizer_state(self, parameters: Parameters) -> Parameters:
         """Return the state that the first clinic is handed with its parts, keyed ``part:slot/parameter``."""

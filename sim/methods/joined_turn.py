@@ -100,4 +100,4 @@ class JoinedTurn:
         return {"clinics": [party], "turn": f"clinic-{party}", "step": step, "rows": smashed.rows}
 
     def _down(self, kind: Kind, rows: Tensor, smashed: Reply) -> Tensor:
-        return leaving_server(self._job, kind, rows, smashed.rows)
+        return leaving_server(self._job, kind, rows, smashed)

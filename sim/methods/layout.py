@@ -8,11 +8,11 @@ from torch import nn
 
 from sim.data.facts import Facts
 from sim.methods import acting
-from sim.methods.cutting import behind_head, cut_network, frozen_parts, with_public_head
+from sim.methods.cutting import behind, cut_network, frozen_parts, with_public_head
 from sim.methods.method import Method
 from sim.methods.parties import Parties, parties_of
 from sim.methods.protocol import Protocol
-from sim.models import Block, Network, Part
+from sim.models import Block, KeepLargest, Network, Part
 from sim.privacy.mechanisms.noises import RowNoise
 from sim.scenario.spec import RunSpec
 
@@ -35,9 +35,13 @@ def laid_out(spec: RunSpec, facts: Facts, method: Method, protocol: Protocol) ->
     network = with_public_head(spec, network, parts, frozen)
     rows = acting.row_noise(spec.privacy, (*(parties.heads[:1] if parties else parts[:1]), *parts[1:]))
     if spec.model.cut_dropout:
-        network, parts = behind_head(network, parts, Block("cut-dropout", nn.Dropout(spec.model.cut_dropout)))
+        network, parts = behind(network, parts, Block("cut-dropout", nn.Dropout(spec.model.cut_dropout)))
     if (layer := acting.clip_layer(rows)) is not None and parties is None:
-        network, parts = behind_head(network, parts, layer)
+        network, parts = behind(network, parts, layer)
     elif layer is not None and (parties := parties_of(spec, facts, method, protocol, layer)) is not None:
         network, parts = parties.network, parties.parts
+    if spec.train.smashed_top_k < 1:
+        for place in range(len(parts) - 1):
+            layer = Block(f"largest-{place}", KeepLargest(spec.train.smashed_top_k))
+            network, parts = behind(network, parts, layer, place)
     return Layout(network, parts, frozen, rows, parties)

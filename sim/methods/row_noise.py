@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sim.methods.crossing import packed, unpacked
 from sim.methods.forms import sendable
 from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.models import ClipRows
-from sim.tensor.rows import at_least_one_row, narrowed, unpadded, widened
+from sim.tensor.rows import at_least_one_row, unpadded
 
 TAIL_GRADIENT = Kind.TAIL_GRADIENT
 
@@ -25,6 +26,7 @@ def leaving_rows(
     clinics: Sequence[int],
     moment: tuple[int, int],
     normaliser: Tensor | None = None,
+    at: Tensor | None = None,
 ) -> Tensor:
     """Return rows as they leave a clinic; smashed rows come clipped from the head, tail gradients are clipped here.
 
@@ -43,11 +45,13 @@ def leaving_rows(
         Round and step, which name the streams of noise.
     normaliser : Tensor, optional
         ``[lane]``, for tail gradients.
+    at : Tensor, optional
+        For tail gradients: at which places, where not all values cross.
 
     Returns
     -------
     Tensor
-        ``[lane, row, *feature]``, as wide as the largest of the batches, of ``job.crossing(kind)``; padding is 0.
+        ``[lane, row, *feature]``, as wide as the largest of the batches, of the form that crosses; padding is 0.
         Noised rows are numbers of steps of the clinic's grid, and noised tail gradients a record's own, not divided.
     """
     if kind == TAIL_GRADIENT and job.rows is not None and normaliser is not None:
@@ -59,13 +63,20 @@ def leaving_rows(
     if job.rows is not None and job.on_grid(kind):
         codes = job.rows.codes(rows.detach().cpu().numpy(), kind, job.key, sizes, clinics, moment)
         return unpadded(torch.from_numpy(codes), sizes)
-    return unpadded(narrowed(rows, job.cut_dtype), sizes)
+    return packed(job, kind, rows, sizes, at)
 
 
-def arrived_rows(job: Job, kind: str, sent: Tensor, clinics: Sequence[int], normaliser: Tensor | None = None) -> Tensor:
+def arrived_rows(
+    job: Job,
+    kind: Kind,
+    sent: Tensor,
+    clinics: Sequence[int],
+    normaliser: Tensor | None = None,
+    at: Tensor | None = None,
+) -> Tensor:
     """Return rows as numbers, from what ``leaving_rows`` sent; at least one row wide."""
     if job.rows is None or not job.on_grid(kind):
-        return at_least_one_row(widened(sent, job.cut_dtype))
+        return at_least_one_row(unpacked(job, kind, sent, at))
     steps = torch.tensor([job.rows.grid_step(kind, clinic) for clinic in clinics])
     values = at_least_one_row(sent).float() * _by_lane(steps, sent)
     return values if normaliser is None else values / _by_lane(normaliser, sent)

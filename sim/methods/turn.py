@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sim.methods.crossing import packed, places_sent
 from sim.methods.feed import padded
 from sim.methods.forms import sendable
 from sim.methods.job import Job
@@ -21,7 +22,7 @@ from sim.methods.trainer import Trainer
 from sim.methods.turn_training import TurnTraining
 from sim.models import Parameters
 from sim.tensor.clipping import joint_factors
-from sim.tensor.rows import narrowed, unpadded
+from sim.tensor.rows import unpadded
 
 if TYPE_CHECKING:
     from sim.methods.exchange import Exchange
@@ -186,7 +187,9 @@ class Turn:
             answer = self._exchange.ask(Tail(**self._batch(smashed, step), body_output=sent))
             by_lane = torch.from_numpy(normaliser.copy())
             gradient = answer.payload[Kind.TAIL_GRADIENT]
-            cotangent = padded(arrived_rows(job, Kind.TAIL_GRADIENT, gradient, smashed.clinics, by_lane), width)
+            at = places_sent(job, Kind.BODY_OUTPUT, sent)
+            arrived = arrived_rows(job, Kind.TAIL_GRADIENT, gradient, smashed.clinics, by_lane, at)
+            cotangent = padded(arrived, width)
         if not job.joint:
             gradient = body.backward(server_round, step, normaliser, cotangent)
             return Step(**self._batch(smashed, step), cut_gradient=self._down(Kind.CUT_GRADIENT, gradient, smashed))
@@ -201,10 +204,19 @@ class Turn:
         return {"clinics": smashed.clinics, "turn": self._name, "step": step, "rows": smashed.rows}
 
     def _down(self, kind: Kind, rows: Tensor, smashed: Reply) -> Tensor:
-        return leaving_server(self._exchange.job, kind, rows, smashed.rows)
+        return leaving_server(self._exchange.job, kind, rows, smashed)
 
 
-def leaving_server(job: Job, kind: Kind, values: Tensor, rows: Sequence[int]) -> Tensor:
-    """Return rows ``[lane, batch, *feature]`` as the server may let them go, without padding."""
+def leaving_server(job: Job, kind: Kind, values: Tensor, smashed: Reply) -> Tensor:
+    """Return rows ``[lane, batch, *feature]`` as the server may let them go, without padding.
+
+    Parameters
+    ----------
+    smashed : Reply
+        What the clinics sent of the batch: the cut gradient goes back for that alone.
+    """
     values = sendable(job, kind, values)
-    return unpadded(narrowed(values, job.cut_dtype) if kind in CUT_KINDS else values, rows)
+    if kind not in CUT_KINDS:
+        return unpadded(values, smashed.rows)
+    at = places_sent(job, Kind.SMASHED, smashed.payload[Kind.SMASHED]) if kind == Kind.CUT_GRADIENT else None
+    return packed(job, kind, values, smashed.rows, at)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sim.methods.crossing import GRADIENT_OF, unpacked
 from sim.methods.feed import Batch, Feed, padded
 from sim.methods.forms import label_dtype, sendable
 from sim.methods.job import Job
@@ -19,7 +20,6 @@ from sim.methods.row_noise import arrived_rows, leaving_rows
 from sim.methods.trainer import Trainer, train_lanes
 from sim.tensor.clipping import joint_factors
 from sim.tensor.program import Work
-from sim.tensor.rows import narrowed, widened
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,7 +57,7 @@ class TurnTraining(Work):
         job = self.job
         if not job.dense or job.rows is not None:
             return self
-        settings = job.protocol.topology, job.joint, job.cut_dtype, job.shielded
+        settings = job.protocol.topology, job.joint, job.cut, job.shielded
         moment = self.server_round, self.first, self.last - self.first == 1, self.trainers["head"].nopeek
         return TurnTraining, settings, moment, *(trainer.alike for trainer in self.trainers.values())
 
@@ -104,7 +104,7 @@ class TurnTraining(Work):
     def _chained(self, trainers: dict[str, Trainer]) -> Trainer | None:
         """Return the parts as one trainer with their memory, where nothing happens to what crosses between them."""
         job = self.job
-        if not job.dense or job.shielded or job.frozen or job.cut_dtype != torch.float32 or trainers["head"].nopeek:
+        if not job.dense or job.shielded or job.frozen or not job.cut.exact or trainers["head"].nopeek:
             return None
         chain = Trainer.chained([trainers[part.name] for part in job.parts], job.network.whole)
         if chain is not None:
@@ -118,7 +118,8 @@ class TurnTraining(Work):
         job, rows, normaliser = self.job, batch.rows.tolist(), batch.normaliser
         head, body, tail = trainers["head"], trainers["body"], trainers.get("tail")
         moment = self.server_round, step
-        smashed = self._up(Kind.SMASHED, head.forward(batch.x, rows=rows, moment=moment), batch, moment)
+        sent = head.forward(batch.x, rows=rows, moment=moment)
+        smashed = self._up(Kind.SMASHED, sent, batch, moment)
         outputs = body.forward(smashed, rows=rows, want_input_gradient=True, moment=moment)
         squared = torch.zeros(())
         cotangent = None
@@ -132,37 +133,39 @@ class TurnTraining(Work):
                 squared, gradient = tail.hold(normaliser)
             else:
                 gradient = tail.backward(*moment, normaliser)
-            cotangent = self._up(Kind.TAIL_GRADIENT, gradient, batch, moment)
+            cotangent = self._up(Kind.TAIL_GRADIENT, gradient, batch, moment, outputs)
         if not job.joint:
-            gradient = self._down(Kind.CUT_GRADIENT, body.backward(*moment, normaliser, cotangent))
+            gradient = self._down(Kind.CUT_GRADIENT, body.backward(*moment, normaliser, cotangent), sent)
             head.backward(*moment, normaliser, gradient)
             return
         at_server, gradient = body.hold(normaliser, cotangent)
-        at_head, _ = head.hold(normaliser, self._down(Kind.CUT_GRADIENT, gradient))
+        at_head, _ = head.hold(normaliser, self._down(Kind.CUT_GRADIENT, gradient, sent))
         at_clinic = self._sent(Kind.NORMS, at_head + squared if tail is not None else at_head)
         clip = torch.tensor([lane.clip or 0.0 for lane in body.lanes[: len(rows)]])[:, None]
         factors = self._sent(Kind.CLIP_FACTORS, joint_factors(at_server + at_clinic, clip))
         for part in trainers.values():
             part.release(*moment, normaliser, factors)
 
-    def _up(self, kind: Kind, rows: Tensor, batch: Batch, moment: tuple[int, int]) -> Tensor:
+    def _up(self, kind: Kind, rows: Tensor, batch: Batch, moment: tuple[int, int], of: Tensor | None = None) -> Tensor:
         """Return rows as the server has them that leave the clinics."""
         job = self.job
         if job.rows is None:
-            return self._down(kind, rows)
+            return self._down(kind, rows, of)
         clinics = np.array(self.clinics)[batch.lanes].tolist()
         by_lane = torch.from_numpy(batch.normaliser.copy()) if kind == Kind.TAIL_GRADIENT else None
         sent = leaving_rows(job, kind, rows, batch.rows.tolist(), clinics, moment, by_lane)
         self._note(kind, sent)
         return padded(arrived_rows(job, kind, sent, clinics, by_lane), rows.shape[1])
 
-    def _down(self, kind: Kind, rows: Tensor) -> Tensor:
-        """Return rows as the other side has them."""
-        if kind in CUT_KINDS and self.job.cut_dtype != rows.dtype:
-            sent = narrowed(sendable(self.job, kind, rows), self.job.cut_dtype)
-            self._note(kind, sent)
-            return widened(sent, self.job.cut_dtype)
-        return self._sent(kind, rows)
+    def _down(self, kind: Kind, rows: Tensor, of: Tensor | None = None) -> Tensor:
+        """Return rows as the other side has them; of a gradient those values alone that were sent `of` the rows."""
+        job, cut = self.job, self.job.cut
+        if kind not in CUT_KINDS or cut.exact:
+            return self._sent(kind, rows)
+        at = None if of is None or not cut.sparse else cut.places(sendable(job, GRADIENT_OF[kind], of))
+        sent = cut.packed(sendable(job, kind, rows), at)
+        self._note(kind, sent)
+        return unpacked(job, kind, sent, at)
 
     def _sent(self, kind: Kind, rows: Tensor) -> Tensor:
         rows = sendable(self.job, kind, rows)

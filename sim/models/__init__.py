@@ -8,12 +8,14 @@ the engine keeps the parameters outside them, stacked over lanes (see ``sim.tens
 from sim.models.build import build_network, needs_two_rows
 from sim.models.clip import ClipRows, never_negative
 from sim.models.closed_form import Passage, UnknownLayerError, passage
+from sim.models.largest import KeepLargest
 from sim.models.network import Block, Network, Parameters, Part, seeded
 from sim.models.public_head import stored_values
 
 __all__ = [
     "Block",
     "ClipRows",
+    "KeepLargest",
     "Network",
     "Parameters",
     "Part",

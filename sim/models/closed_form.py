@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from sim.models.architectures import Residual
+from sim.models.largest import KeepLargest
 from sim.models.network import Part
 
 _FLOAT_BYTES = 4
@@ -165,6 +166,12 @@ def _flatten(module: nn.Flatten, passed: Passage, x: _Row) -> _Row:
     return _Row((prod(x.shape),), x.differentiable, x.base)
 
 
+def _keep_largest(module: KeepLargest, passed: Passage, x: _Row) -> _Row:
+    if x.differentiable:
+        passed.kept[object()] = prod(x.shape)  # one byte a value: whether it is kept
+    return _Row(x.shape, x.differentiable)
+
+
 def _same(module: nn.Module, passed: Passage, x: _Row) -> _Row:
     return x
 
@@ -194,6 +201,7 @@ _RULES: Mapping[type[nn.Module], Callable[[Any, Passage, _Row], _Row]] = {
     nn.Flatten: _flatten,
     nn.Identity: _same,
     nn.Dropout: _same,
+    KeepLargest: _keep_largest,
     nn.Sequential: _sequential,
     Residual: _residual,
 }

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sim.methods.alignment import messages_of
 from sim.methods.attendance import Attendance, available, drop_outs, slowdowns
+from sim.methods.crossing import crossing_form
 from sim.methods.forms import label_dtype
 from sim.methods.job import Job
 from sim.methods.messages import Kind
@@ -25,7 +26,6 @@ from sim.plan.party_costs import PartyCosts, alignment_seconds, sends
 from sim.plan.queues import PlanClock
 from sim.plan.releases import Sampled
 from sim.privacy.secure_aggregation import WORD
-from sim.tensor.rows import crossing_shape
 
 Ints = NDArray[np.int64]
 
@@ -390,5 +390,5 @@ class Counts:
         part = "head" if kind in ("smashed", "cut-gradient") else "body"
         of_party = self._parties is not None and self._parties.heads and part == "head"
         shape = (self._parties.heads[0] if self._parties and of_party else self.costs[part]).output_shape
-        dtype = self.job.crossing(kind)
-        return dtype.itemsize * math.prod(crossing_shape(shape, dtype))
+        crossing, dtype = crossing_form(self.job, kind, shape)
+        return dtype.itemsize * math.prod(crossing)

@@ -41,6 +41,7 @@ def _not_on_parties(spec: RunSpec, facts: Facts) -> Iterator[str]:
         model.public_head != "random" and f"model.public-head: {yet}remove it",
         model.cut_dropout and f"model.cut-dropout: {yet}drop it",
         train.nopeek and f"train.nopeek: {yet}drop it",
+        train.smashed_top_k < 1 and f"train.smashed-top-k: {yet}drop it",
     ):
         if fault:
             yield str(fault)

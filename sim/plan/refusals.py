@@ -9,7 +9,7 @@ from sim.methods.protocol import protocol_of
 from sim.methods.sampling import wanted
 from sim.plan.layout import layout_problems
 from sim.plan.sizes import size_problems
-from sim.privacy.mechanisms.mechanism import acting, on_labels
+from sim.privacy.mechanisms.mechanism import acting, on_labels, on_rows
 from sim.scenario.spec import RunSpec
 
 
@@ -49,6 +49,7 @@ def refuse(spec: RunSpec, facts: Facts) -> None:
     problems += [
         *_nopeek_problems(spec),
         *_dropout_problems(spec),
+        *_sparse_row_problems(spec),
         *_compression_problems(spec),
         *_personal_problems(spec),
     ]
@@ -117,6 +118,15 @@ def _dropout_problems(spec: RunSpec) -> list[str]:
     if method.pooled and method.cuts:
         return [f"{key} {method.name} sends each row once, before training; drop it"]
     return [f"{key} {method.name} cuts nothing, so no rows are sent; set it under a strategy with a cut, in its set"]
+
+
+def _sparse_row_problems(spec: RunSpec) -> list[str]:
+    if spec.train.smashed_top_k == 1 or on_rows(spec.privacy) is None:
+        return []
+    return [
+        f"train.smashed-top-k: under {spec.privacy.mechanism} every value of a row leaves noised, or the choice would "
+        "tell of it; drop it, or take dp-sgd"
+    ]
 
 
 def _compression_problems(spec: RunSpec) -> list[str]:

@@ -329,6 +329,11 @@ def _defences(spec: RunSpec) -> Iterator[tuple[str, str]]:
         yield "dropout at the cut", f"in training {spec.model.cut_dropout:g} of each row at the cut is set to 0"
     if spec.train.smashed_dtype == "int8" and spec.strategy.cut is not None:
         yield "rows of 8 bits", "un-noised rows at the cut are rounded"
+    if spec.train.smashed_top_k < 1 and spec.strategy.cut is not None:
+        yield (
+            "sparse rows",
+            f"of un-noised rows at the cut {spec.train.smashed_top_k:g} of the values is sent, the largest",
+        )
     if spec.train.update_dtype == "int8" or spec.train.update_top_k < 1:
         yield "compressed updates", "of what clinics send, numbers are rounded or wait for the next round"
 

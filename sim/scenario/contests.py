@@ -17,7 +17,7 @@ from sim.scenario.tune import Tune, of_strategies
 MOST_TRIALS: Final = 100_000
 _OF_ATTENDANCE: Final = ("train.participation", "train.over-select", "train.deadline")
 """Keys that decide who takes part in a round, where clinics have to be waited for."""
-_AT_A_CUT: Final = ("model.cut", "model.cut-dropout", "train.smashed-dtype", "train.nopeek")
+_AT_A_CUT: Final = ("model.cut", "model.cut-dropout", "train.smashed-dtype", "train.smashed-top-k", "train.nopeek")
 """Keys of what crosses at a cut."""
 _OF_UPDATES: Final = ("train.update-dtype", "train.update-top-k")
 """Keys of what crosses of parts that are averaged."""

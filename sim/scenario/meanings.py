@@ -101,6 +101,7 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "quantile": "Which quantile is predicted, such as 0.5 for the median.",
         "class-weights": "Factor on the loss of each class's records, a public constant.",
         "smashed-dtype": "What un-noised rows at a cut are rounded to when they cross.",
+        "smashed-top-k": "Share of a row's values at a cut that cross, the largest; the gradient comes back for these.",
         "update-dtype": "What the numbers of clinics' updates of averaged parts are rounded to when they cross.",
         "update-top-k": "Share of an update's numbers that is sent, the largest; the rest waits for the next round.",
         "nopeek": "Times the distance correlation of records and smashed data, added to the head's loss.",

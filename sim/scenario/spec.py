@@ -49,6 +49,7 @@ _NOTHING_DONE: Final = (
     ("loss", None),
     ("huber-delta", None),
     ("quantile", None),
+    ("smashed-top-k", 1.0),
     ("update-dtype", "float32"),
     ("update-top-k", 1.0),
 )

@@ -61,6 +61,7 @@ class Train(Section):
     quantile: Annotated[Number, Field(gt=0, lt=1)] | None = Field(default=None, validate_default=True)
     class_weights: Annotated[tuple[Annotated[Factor, Field(ge=1e-6)], ...], Field(min_length=2)] | None = None
     smashed_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    smashed_top_k: Number = Field(default=1.0, gt=0, le=1)
     update_dtype: Literal["float32", "int8"] = "float32"
     update_top_k: Number = Field(default=1.0, gt=0, le=1)
     nopeek: Factor = Field(default=0.0, ge=0)

@@ -24,6 +24,7 @@ from torch.nn import functional
 from sim.foundation.rng import Keys, lane_streams
 from sim.models.architectures import Residual
 from sim.models.clip import ClipRows
+from sim.models.largest import KeepLargest
 from sim.models.network import STATISTICS, Part
 from sim.tensor.clipping import ConvolutionRecord, ExpandedRecord, LinearRecord, Tape
 from sim.tensor.kernels import ChannelsLastGroupNorm, max_pool_2d
@@ -286,7 +287,7 @@ def _flatten(module: nn.Flatten, name: str, run: LaneRun, x: Tensor) -> Tensor:
     return x.flatten(first, last)
 
 
-def _clip_rows(module: ClipRows, name: str, run: LaneRun, x: Tensor) -> Tensor:
+def _over_rows(module: ClipRows | KeepLargest, name: str, run: LaneRun, x: Tensor) -> Tensor:
     return module.over(x, 1 if run.alone else 2)
 
 
@@ -343,7 +344,8 @@ LANE_RULES: dict[type[nn.Module], LaneRule] = {
     nn.Flatten: _flatten,
     nn.Dropout: _dropout,
     nn.MaxPool2d: _max_pool_2d,
-    ClipRows: _clip_rows,
+    ClipRows: _over_rows,
+    KeepLargest: _over_rows,
     **dict.fromkeys((nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Tanh, nn.Sigmoid, nn.Identity), _elementwise),
     **dict.fromkeys(
         (nn.MaxPool1d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),

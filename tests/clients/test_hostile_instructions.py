@@ -90,6 +90,7 @@ TABLES = {
     ("v1", "train.begin"): {**BEGIN, **MODEL},
     ("v1", "train.step"): {**DURING, **rows("cut-gradient")},
     ("v1-16-bit", "train.step"): {**arrays("cut-gradient"), "infinity in 16 bits": value("cut-gradient", 0x7C00)},
+    ("v1-sparse", "train.step"): {**DURING, **rows("cut-gradient")},
     ("v1-joint", "train.tail"): {**DURING, **rows("body-output")},
     ("v1-joint", "train.step"): {**DURING, **rows("cut-gradient")},
     ("v1-joint", "train.clip"): {**DURING, **FACTORS},

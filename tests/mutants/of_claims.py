@@ -288,7 +288,7 @@ HELD = (
     Mutant(
         "replies' rows pass unchecked",
         FORMS,
-        'return self._range_fault(kind, value) if value.numel() else ""',
+        'return (self._range_fault(kind, value) or self._places_fault(kind, value, rows)) if value.numel() else ""',
         'return ""',
         REPLIES,
     ),

@@ -4,6 +4,7 @@ from .trial import Mutant
 
 DEFENCES = "tests/strategies/test_defences.py::"
 UPDATES = "tests/strategies/test_compressed_updates.py::"
+SPARSE = "tests/strategies/test_sparse_rows.py::"
 EIGHT_BITS = "tests/strategies/test_smashed_dtype.py::"
 
 UNPROMISED = (
@@ -31,9 +32,30 @@ UNPROMISED = (
     Mutant(
         "dropout behind the clip",
         "sim/methods/cutting.py",
-        'head = Part("head", (*parts[0].blocks, block))',
-        'head = Part("head", (*parts[0].blocks[:1], block, *parts[0].blocks[1:]))',
+        "longer = replace(parts[place], blocks=(*parts[place].blocks, block))",
+        "longer = replace(parts[place], blocks=(*parts[place].blocks[:1], block, *parts[place].blocks[1:]))",
         (f"{DEFENCES}test_clipped_rows_keep_their_bound_behind_dropout",),
+    ),
+    Mutant(
+        "the gradient comes back at other places than were sent",
+        "sim/tensor/cut_rows.py",
+        "places = self.places(rows) if at is None else at\n        values",
+        "places = self.places(rows)\n        values",
+        (f"{SPARSE}test_one_clinic_trains_as_a_loop_by_hand_and_is_scored_with_sparse_rows",),
+    ),
+    Mutant(
+        "the body's outputs cross whole",
+        "sim/methods/layout.py",
+        "for place in range(len(parts) - 1):",
+        "for place in range(1):",
+        (f"{SPARSE}test_one_clinic_trains_as_a_loop_by_hand_and_is_scored_with_sparse_rows",),
+    ),
+    Mutant(
+        "noised rows are thinned out",
+        "sim/plan/refusals.py",
+        "spec.train.smashed_top_k == 1 or on_rows(spec.privacy) is None",
+        "spec.train.smashed_top_k == 1 or True",
+        (f"{SPARSE}test_noised_rows_cross_whole_and_it_is_said",),
     ),
     Mutant(
         "a block of 8 bits overflows",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from opacus import GradSampleModule
 from torch import nn
 
-from sim.models import Block, ClipRows, Part
+from sim.models import Block, ClipRows, KeepLargest, Part
 from sim.models.architectures import Residual
 from sim.tensor import lanes
 from sim.tensor.clipping import clip_factors, per_sample_gradients
@@ -90,6 +90,7 @@ MODULES = {
     "layer-norm-positions": (lambda: nn.LayerNorm(5, bias=False), (4, 5)),
     "layer-norm-all-axes": (lambda: nn.LayerNorm((2, 4, 3)), (2, 4, 3)),
     "layer-norm-plain": (lambda: nn.LayerNorm((4, 3), elementwise_affine=False), (2, 4, 3)),
+    "keep-largest": (lambda: nn.Sequential(nn.Linear(5, 7), KeepLargest(0.4), nn.Linear(7, 2)), (5,)),
     "clip-rows": (lambda: nn.Sequential(nn.Linear(5, 7), ClipRows(0.8)), (5,)),
     "max-pool1d": (lambda: nn.MaxPool1d(2), (3, 7)),
     "max-pool1d-ceil": (lambda: nn.MaxPool1d(3, stride=2, padding=1, ceil_mode=True), (3, 8)),

@@ -134,6 +134,8 @@ def test_a_logistic_model_with_one_output_is_the_same_beside_others(csv):
         *((name, cut, privacy, {}) for name, cut in METHODS if cut for privacy in (NO_PRIVACY, DP_SGD, JOINT)),
         ("split", "u-shaped", NO_PRIVACY, {"smashed_dtype": "float16"}),
         ("splitfed-v1", "u-shaped", NO_PRIVACY, {"smashed_dtype": "int8"}),
+        ("splitfed-v1", "u-shaped", JOINT, {"smashed_dtype": "int8", "smashed_top_k": 0.4}),
+        ("split", "u-shaped", NO_PRIVACY, {"smashed_top_k": 0.4}),
         ("splitfed-v2", "vanilla", {"mechanism": "label-rr", "label-epsilon": 2.0}, {}),
         (
             "splitfed-v1",

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sim.models import Block, Part, UnknownLayerError, build_network, passage
+from sim.models import Block, KeepLargest, Part, UnknownLayerError, build_network, passage
 from sim.plan.costs import counted_cost, part_costs
 from sim.scenario import Model, ScenarioError, parse_scenario
 from sim.tensor.evaluation import Evaluator
@@ -298,6 +298,15 @@ def test_closed_forms_equal_pytorchs_counter_at_every_cut(name, frozen):
 def test_what_has_no_closed_form_is_not_guessed(layer, shape):
     with pytest.raises(UnknownLayerError):
         passage(Part("model", (Block("only", layer),)), shape)
+
+
+def test_keeping_the_largest_values_costs_what_pytorch_counts():
+    part = Part(
+        "model", (Block("one", nn.Linear(4, 6)), Block("two", KeepLargest(0.5)), Block("three", nn.Linear(6, 2)))
+    )
+    counted, passed = counted_cost(part, (4,), first=True, frozen=False), passage(part, (4,))
+    assert (passed.forward_flops, passed.backward_flops) == (counted.forward_flops, counted.backward_flops)
+    assert sum(passed.kept.values()) // 4 == counted.activations
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

@@ -83,6 +83,10 @@ SITUATIONS |= {
     "dp-sgd, amounts": ("amounts", {"records": AMOUNTS, "privacy": DP_SGD}),
     "dp-sgd, amounts, clipped jointly": ("amounts", {"records": AMOUNTS, "privacy": JOINT}),
 }
+SITUATIONS |= {
+    "sparse rows": ("ragged", {"smashed_top_k": 0.4}),
+    "dp-sgd, sparse rows, clipped jointly": ("ragged", {"smashed_top_k": 0.4, "privacy": JOINT}),
+}
 METHOD = pytest.mark.parametrize("method", METHODS, ids=str)
 OPTIMIZER = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 SPLIT_CUTS = ("vanilla", "u-shaped")

@@ -127,6 +127,7 @@ def test_the_clock_counts_what_it_computes(ragged):
     [
         ("nopeek", {"nopeek": 0.5}),
         ("rows of 8 bits", {"smashed_dtype": "int8"}),
+        ("sparse rows", {"smashed_top_k": 0.4}),
         ("dropout at the cut", {"model": {"cut-dropout": 0.5}}),
     ],
 )

@@ -110,6 +110,13 @@ TABLES = {
         **SMASHED,
         "a block that is not finite": lambda o: o.kinds["smashed"]["smashed"][..., -1].fill_(-128),
     },
+    ("v1-sparse", "smashed"): {
+        **SMASHED,
+        "a place twice": lambda o: o.kinds["smashed"]["smashed"][..., -2:].copy_(
+            o.kinds["smashed"]["smashed"][..., -4:-2]
+        ),
+        "a place outside the row": lambda o: o.kinds["smashed"]["smashed"][..., -2:].fill_(1),
+    },
     ("fedavg-compressed", "compressed-update"): {
         **clinics_of(3),
         **arrays("compressed-update"),
