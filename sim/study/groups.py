@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 from sim.plan.plan import Plan
@@ -49,7 +50,8 @@ def grouped(plans: Sequence[Plan], jobs: int) -> list[list[Plan]]:
     for plan in plans:
         name = _shared_settings(plan) if plan.job.dense else plan.spec.run_id
         alike.setdefault(name, []).append(plan)
-    most = min(MOST_SECONDS, sum(map(estimated_seconds, plans)) / (2 * jobs))
+    shares = jobs if jobs == 1 or len(alike) == 1 else 2 * jobs
+    most = min(MOST_SECONDS, sum(map(estimated_seconds, plans)) / shares)
     memory = MEMORY_SHARE * _memory_bytes() / jobs
     groups = [part for group in alike.values() for part in _split(group, most, memory)]
     return sorted(groups, key=lambda group: sum(map(estimated_seconds, group)))
@@ -61,12 +63,11 @@ def _shared_settings(plan: Plan) -> str:
 
 
 def _split(group: list[Plan], seconds: float, memory: float) -> list[list[Plan]]:
-    """Halve a group until it fits."""
-    fits = sum(map(estimated_seconds, group)) <= seconds and sum(map(_bytes, group)) <= memory
-    if len(group) == 1 or fits:
-        return [group]
-    half = (len(group) + 1) // 2
-    return _split(group[:half], seconds, memory) + _split(group[half:], seconds, memory)
+    """Cut a group into as few parts as fit, all of about one size."""
+    times = max(sum(map(estimated_seconds, group)) / seconds, sum(map(_bytes, group)) / memory)
+    parts = min(len(group), max(1, math.ceil(times * (1 - 1e-9))))
+    bounds = [part * len(group) // parts for part in range(parts + 1)]
+    return [group[first:last] for first, last in pairwise(bounds)]
 
 
 def _bytes(plan: Plan) -> int:
