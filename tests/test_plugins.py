@@ -45,6 +45,7 @@ LINE = {"uplink": "2 Mbit/s", "downlink": "20 Mbit/s", "latency": "120 ms", "com
 SHORT = {"uplink": "2 Mbit/s"}
 ODD = {"uplink": "2 parsecs", "downlink": "1 Mbit/s", "latency": "1 ms", "compute": "laptop"}
 LIST = [1]
+FAST = {"uplink": "2 Mbit/s", "downlink": "1 Mbit/s", "latencies": "1 ms", "compute": "laptop"}
 
 def build(shape, outputs):
     from torch import nn
@@ -210,6 +211,7 @@ def test_a_profile_of_ones_own_has_its_rates(module):
         ({"label": "died"}, 'there is no column "died"'),
         ({"profile": "{0}:SHORT"}, "downlink, latency, compute not given"),
         ({"profile": "{0}:ODD"}, "parsecs"),
+        ({"profile": "{0}:FAST"}, 'unknown key "latencies"; did you mean "latency"?'),
         ({"profile": "{0}:LIST"}, "is no mapping of uplink"),
         ({"profile": "{0}:absent"}, "cannot be imported"),
         ({"profile": "hospitals"}, 'did you mean "hospital"?'),

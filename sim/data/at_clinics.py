@@ -104,6 +104,9 @@ def _lacking(group: ClinicGroup, position: int, features: Sequence[str]) -> list
             raise ScenarioError([f'{place}: there is no feature "{column}"; {suggest(column, features)}'])
         found += [(features.index(feature), 0.0) for feature in own]
         found += [(features.index(told), 1.0) for told in (f"{column}_missing",) if told in features]
+    if len({feature for feature, _ in found}) == len(features):
+        place = f"scenario: clinics.{position}.missing-columns"
+        raise ScenarioError([f"{place}: nothing is left to predict from at these clinics; leave them a column"])
     return found
 
 

@@ -10,6 +10,7 @@ from sim.methods.sampling import wanted
 from sim.plan.layout import layout_problems
 from sim.plan.sizes import size_problems
 from sim.privacy.mechanisms.mechanism import acting, on_labels, on_rows
+from sim.scenario.clinics import groups_of
 from sim.scenario.spec import RunSpec
 
 
@@ -45,6 +46,7 @@ def refuse(spec: RunSpec, facts: Facts) -> None:
         for option in spec.strategy.options:
             if option.replace("-", "_") in sampling:
                 problems.append(f"strategies.options.{option}: every clinic takes part in every round; remove it")
+    problems += _hostile_problems(spec, facts)
     problems += _trust_problems(spec, len(facts.sizes))
     problems += [
         *_nopeek_problems(spec),
@@ -69,6 +71,15 @@ def _outcome_problems(spec: RunSpec) -> list[str]:
     }
     none = f'data.outcome = "{outcome.kind}" has none; take it out'
     return [f"{what}, and {none}" for what, there in found.items() if there]
+
+
+def _hostile_problems(spec: RunSpec, facts: Facts) -> list[str]:
+    if all(group.hostile is None for group in spec.clinics):
+        return []
+    group_of = groups_of(spec.clinics, facts.everyone)
+    if any(spec.clinics[group_of[name]].hostile is None for name in facts.names):
+        return []
+    return ["clinics.hostile: every clinic that trains is hostile, and none is left to harm; let one be honest"]
 
 
 def _trust_problems(spec: RunSpec, clinics: int) -> list[str]:

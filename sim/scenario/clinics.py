@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from sim.foundation.plugins import loaded
-from sim.foundation.problems import ScenarioError, problem_lines
+from sim.foundation.problems import ScenarioError, problem_lines, show, suggest
 from sim.foundation.rng import stream
 from sim.scenario.lookup import PROFILES as OWN_PROFILES
 
@@ -260,8 +260,10 @@ def _own_profile(tables: "type[ClinicGroup]", profile: str) -> ClinicResources:
         found = loaded(OWN_PROFILES, profile)
     except ValueError as error:
         raise ScenarioError([f"{place}: {error}"]) from None
-    if not isinstance(found, Mapping) or set(found) - set(_OF_A_PROFILE):
+    if not isinstance(found, Mapping):
         raise ScenarioError([f"{place} is no mapping of {', '.join(_OF_A_PROFILE)}; give one"])
+    if unknown := [key for key in found if key not in _OF_A_PROFILE]:
+        raise ScenarioError([f"{place}: unknown key {show(unknown[0])}; {suggest(unknown[0], _OF_A_PROFILE)}"])
     if absent := [key for key in _OF_A_PROFILE[:4] if key not in found]:
         raise ScenarioError([f"{place}: {', '.join(absent)} not given; give all four rates"])
     try:

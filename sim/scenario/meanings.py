@@ -151,7 +151,7 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "label-noise": "Share of each clinic's training labels that are wrong, at random; held-out ones never are.",
         "missing-columns": "Columns or channels that these clinics lack: 0 in all their records, after scaling.",
         "hostile": "What these clinics send in place of their updates; without it they are honest.",
-        "hostile-strength": "How many times as strong a hostile update is; at 0 what was received is sent back.",
+        "hostile-strength": "How strong a hostile update is, 10 times if not given; 0 sends back what was received.",
         "feature-shift": "Size of each clinic's own change of the features, in standard deviations.",
         "straggler": "How often a clinic is slow for a round, and how slow.",
     },

@@ -30,6 +30,10 @@ _HELD_OUT_KEYS: Final = ("test", "folds", "test-sites")
 """Of ``[data]``, what strategies may differ in: not the records."""
 
 
+_STRENGTH: Final = 10.0
+"""How many times as strong a hostile update is where nothing is said."""
+
+
 def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
@@ -269,7 +273,7 @@ class ClinicGroup(Place):
     missing_columns: Annotated[tuple[str, ...], AfterValidator(unique)] = ()
     feature_shift: Number = Field(default=0.0, ge=0, le=10)
     hostile: Literal["sign-flip", "scaled", "noise"] | None = None
-    hostile_strength: Number = Field(default=10.0, ge=0, le=1e6)
+    hostile_strength: Annotated[Number, Field(ge=0, le=1e6)] | None = Field(default=None, validate_default=True)
 
     @field_validator("count")
     @classmethod
@@ -277,6 +281,15 @@ class ClinicGroup(Place):
         if count is not None and info.data.get("sites") is not None:
             raise ValueError("has no effect beside sites, which say how many there are; remove one of them")
         return count
+
+    @field_validator("hostile_strength")
+    @classmethod
+    def _of_hostile_ones(cls, strength: float | None, info: ValidationInfo) -> float | None:
+        if info.data.get("hostile") is None:
+            if strength is not None and "hostile" in info.data:
+                raise ValueError("has no effect without hostile, which says what these clinics send; add it")
+            return None
+        return _STRENGTH if strength is None else strength
 
 
 class Strategy(Section):

@@ -9,6 +9,7 @@ import pytest
 from sim import run
 from sim.data.at_clinics import load_records
 from sim.data.federation import load_federation
+from sim.data.heart import FEATURES
 from sim.foundation.problems import ScenarioError
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
@@ -101,20 +102,21 @@ def test_absent_columns_are_zero_in_all_records_of_these_clinics():
 
 def test_an_indicator_says_what_is_absent(tmp_path):
     frame = pd.DataFrame({"site": ["a", "b"] * 20, "y": [0, 1, 1, 0] * 10, "lab": [1.0, None, 3.0, 4.0] * 10})
+    frame["age"] = range(40)
     frame.to_csv(tmp_path / "lab.csv", index=False)
     data = {
         "source": "csv",
         "path": str(tmp_path / "lab.csv"),
         "label": "y",
         "clinic": "site",
-        "ranges": {"lab": [0, 10]},
+        "ranges": {"lab": [0, 10], "age": [0, 40]},
         "missing": {"lab": 2},
         "missing-indicator": True,
     }
     _, lacking = both(data, [{"profile": "hospital", "sites": ["a"], "missing-columns": ["lab"]}, *ALL])
-    assert lacking.features == ("lab", "lab_missing")
-    assert (lacking.train.x[of(lacking.train, 0)] == [0, 1]).all()
-    assert (lacking.train.x[of(lacking.train, 1)] != [0, 1]).any()
+    lab = [lacking.features.index(name) for name in ("lab", "lab_missing")]
+    assert (lacking.train.x[of(lacking.train, 0)][:, lab] == [0, 1]).all()
+    assert (lacking.train.x[of(lacking.train, 1)][:, lab] != [0, 1]).any()
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -169,7 +171,7 @@ def test_keys_that_change_nothing_change_no_id():
     def ids(*groups):
         return {expand(checked(SYNTHETIC, [ALL[0] | group]))[0].run_id for group in groups}
 
-    assert len(ids({}, {"label-noise": 0.0, "missing-columns": [], "feature-shift": 0.0, "hostile-strength": 3.0})) == 1
+    assert len(ids({}, {"label-noise": 0.0, "missing-columns": [], "feature-shift": 0.0})) == 1
     assert len(ids({}, {"label-noise": 0.1}, {"missing-columns": ["x1"]}, {"feature-shift": 0.1})) == 4
     assert len(ids({}, {"hostile": "noise"}, {"hostile": "noise", "hostile-strength": 3.0})) == 3
 
@@ -184,6 +186,14 @@ def test_keys_that_change_nothing_change_no_id():
             'missing-columns: there is no feature "ages"; did you',
         ),
         ([ALL[0] | {"feature-shift": -1}], {}, "clinics.0.feature-shift"),
+        (
+            [ALL[0] | {"sites": ["va"], "missing-columns": [*FEATURES]}, ALL[0]],
+            {},
+            "clinics.0.missing-columns: nothing is left to predict from",
+        ),
+        ([ALL[0] | {"hostile-strength": 10.0}], {}, "clinics.0.hostile-strength: has no effect without hostile"),
+        ([ALL[0]], {"sweep": {"clinics.0.hostile-strength": [1, 2]}}, "hostile-strength: has no effect without"),
+        ([ALL[0] | {"hostile": "noise"}], {}, "clinics.hostile: every clinic that trains is hostile"),
         (ALL, {"sweep": {"clinics.0.profile": ["hospital"]}}, "cannot be swept; of [[clinics]] sweep"),
         (ALL, {"sweep": {"clinics.4.label-noise": [0.1]}}, "sweep.clinics.4.label-noise"),
         (ALL, {"sweep": {"clinics.0.label-noise": [2.0]}}, "sweep.clinics.0.label-noise"),

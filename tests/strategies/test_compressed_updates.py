@@ -11,6 +11,7 @@ from sim.foundation.problems import ScenarioError
 from sim.methods.compression import Compression
 from sim.methods.messages import Kind
 from sim.plan.statement import privacy_statement
+from sim.scenario import ClinicGroup
 from sim.study.train import train_run
 
 CLINIC_LEVEL = {"mechanism": "clinic-level", "noise-multiplier": 1.0, "clip": 0.5, "delta": 1e-3}
@@ -92,10 +93,18 @@ def logistic(federation, weights, bias, rate):
     return moves
 
 
+@pytest.mark.parametrize("hostile", [None, "sign-flip", "scaled"])
 @pytest.mark.parametrize("how", SETTINGS.values(), ids=SETTINGS)
-def test_federated_averaging_with_memory_is_that_of_the_paper(ragged, how):
-    """Stich et al. 2018 by hand, on logistic regression, a step of all records a round."""
+def test_federated_averaging_with_memory_is_that_of_the_paper(ragged, how, hostile):
+    """Stich et al. 2018 by hand, on logistic regression, a step of all records a round.
+
+    What a hostile clinic sends instead of its update is compressed like one, and what is left of that waits.
+    """
     spec = run_spec(ragged, model={"name": "logistic"}, rounds=6, batch_size=64, learning_rate=0.7, **how)
+    if hostile is not None:
+        bad = ClinicGroup(profile="hospital", sites=("k1",), hostile=hostile, hostile_strength=3.0)
+        spec = spec.model_copy(update={"clinics": (bad, ClinicGroup(profile="hospital"))})
+    factor = {None: 1.0, "sign-flip": -3.0, "scaled": 3.0}[hostile]
     plan, federation = plan_of(spec)
     initial = plan.job.network.initial_parameters(spec.seed)
     names = list(initial)
@@ -106,7 +115,7 @@ def test_federated_averaging_with_memory_is_that_of_the_paper(ragged, how):
         moves = logistic(federation, w[:-1], w[-1], 0.7)
         sent = []
         for k, move in enumerate(moves):
-            wanted = move + left[k]
+            wanted = move * (factor if k == 1 else 1.0) + left[k]
             sent.append(by_hand(wanted, how.get("update_top_k", 1.0), "update_dtype" in how))
             left[k] = wanted - sent[k]
         w = w + sum(size * each for size, each in zip(sizes, sent, strict=True)) / sizes.sum()

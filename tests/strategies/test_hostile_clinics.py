@@ -137,6 +137,13 @@ def test_hostile_clinics_are_refused_under_secure_aggregation(ragged):
         plan_of(with_hostile(run_spec(ragged, "fedavg", None, privacy), "noise"))
 
 
+def test_a_study_of_hostile_clinics_alone_is_refused(ragged):
+    spec = run_spec(ragged, "fedavg")
+    bad = ClinicGroup(profile="hospital", hostile="noise")
+    with pytest.raises(ScenarioError, match=r"clinics.hostile: every clinic that trains is hostile"):
+        plan_of(spec.model_copy(update={"clinics": (bad,)}))
+
+
 def test_the_statement_names_hostile_clinics(ragged):
     plan, _ = plan_of(with_hostile(run_spec(ragged, "fedavg"), "noise"))
     assert f"k{HOSTILE}: nothing is promised to them" in str(privacy_statement(plan, {}, finished=True))
