@@ -83,7 +83,9 @@ def _of_run(folder: Path, accountant: str, delta: float | None) -> None:
     own = plan["delta"] or 0.0
     at = own if delta is None else delta
     names = [clinic["name"] for clinic in plan["clinics"]]
-    adversaries = adversaries_of(record["spec"]["privacy"].get("colluding-clinics", 0))
+    adversaries = adversaries_of(
+        record["spec"]["privacy"].get("colluding-clinics", 0), edges=bool(record["spec"].get("edges"))
+    )
     if accountant not in get_args(Accountant):
         raise ScenarioError([f"{folder}: --accountant {show(accountant)} does not exist; choose pld or rdp"])
     if delta and not MIN_DELTA <= delta < 1:

@@ -65,7 +65,8 @@ class GridExchange(Exchange):
             own = asked.pop(node)
             reply = read(message, own.clinics)
             self._due.check(node, own, reply)
-            replies.append(self._opening(own, reply))
+            opened = self._opening(own, reply)
+            replies.append(opened.in_every_lane() if self.job.protocol.averaged_before else opened)
         if asked:
             raise AbsentError(sorted(k for own in asked.values() for k in own.clinics), NO_ANSWER)
         return replies

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ConfigRecord, Message
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from sim.flower.internals import TensorArray, held
 from sim.flower.wire import CLINICS, CONFIG, NOISED, ROWS, array_kinds
-from sim.methods.messages import ROW_KINDS, Kind
+from sim.methods.messages import PARAMETER_KINDS, ROW_KINDS, Kind
 from sim.methods.protocol import HEADER_BYTES, HEADERS, SECURE, Direction, Traffic
 from sim.methods.sampling import Ints
 from sim.models import Parameters
@@ -29,19 +30,23 @@ class Meter:
     ----------
     clinics : int
         How many clinics there are.
+    home : ndarray, optional
+        ``[clinic]`` the edge server of each, where messages between these and the cloud are counted: by edge server,
+        and parameters once for all the clinics that a message is about.
 
     Attributes
     ----------
     traffic : Traffic
         Bytes by ``(direction, kind)``, an integer array ``[clinic]`` each. A clinic's bytes are what its own message
         would carry: its rows without padding, the payload of the arrays, and ``HEADER_BYTES`` a message. Messages that
-        carry no array are not counted.
+        carry no array are not counted. ``[edge]`` with a ``home``.
     noised_steps : dict of str to ndarray
         By part, ``[clinic]``: how many gradients of that part were clipped and noised.
     """
 
-    def __init__(self, clinics: int) -> None:
+    def __init__(self, clinics: int, home: Ints | None = None) -> None:
         self.clinics = clinics
+        self._home = home
         self.traffic: Traffic = {}
         self.noised_steps: dict[str, np.ndarray] = {}
 
@@ -64,14 +69,16 @@ class Meter:
         crossed = False
         for kind, record in array_kinds(message):
             crossed = True
+            if self._home is not None and kind in PARAMETER_KINDS:
+                at, one = clinics[0], True
             if arrays := held(record):
                 own_axes = 2 if kind in ROW_KINDS else 1
                 size = sum(item_bytes(array) * prod(array.shape[own_axes:]) for array in arrays.values())
                 rows = stated.get(ROWS, ())
                 times = 1 if own_axes == 1 else rows[0] if one else np.array(rows)
-                self._counts(direction, kind)[at] += size * times
+                self._add(direction, kind, at, size * times)
         if crossed:
-            self._counts(direction, HEADERS)[at] += HEADER_BYTES
+            self._add(direction, HEADERS, at, HEADER_BYTES)
         if direction == "up":
             for key, steps in stated.items():
                 if key.startswith(NOISED):
@@ -113,8 +120,15 @@ class Meter:
         """Add executed noised steps of one part, one number a clinic."""
         self.noised_steps.setdefault(part, np.zeros(self.clinics, dtype=np.int64))[list(clinics)] += steps
 
+    def _add(self, direction: Direction, kind: str, at: int | list[int], size: Any) -> None:
+        if self._home is None:
+            self._counts(direction, kind)[at] += size
+        else:
+            np.add.at(self._counts(direction, kind), self._home[at], size)
+
     def _counts(self, direction: Direction, kind: str) -> NDArray[np.int64]:
         key = (direction, kind)
         if key not in self.traffic:
-            self.traffic[key] = np.zeros(self.clinics, dtype=np.int64)
+            places = self.clinics if self._home is None else int(self._home.max()) + 1
+            self.traffic[key] = np.zeros(places, dtype=np.int64)
         return self.traffic[key]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord
 from torch import Tensor
 
 from clients.own import kept_by_clinics
 from sim.data.federation import Records
 from sim.flower.client_app import client_app
+from sim.flower.edges import edge_app, edge_servers
 from sim.flower.grid import InProcessGrid
 from sim.flower.internals import quiet
 from sim.flower.meter import Meter
@@ -18,6 +20,8 @@ from sim.flower.strategy import Rounds, build_strategy
 from sim.flower.wire import array_record, instruction_in, reply_in, tensors_in
 from sim.flower.workplace import Workplaces
 from sim.methods.compression import Opening
+from sim.methods.edge_server import EdgeServer
+from sim.methods.edges import as_clinics_see, as_cloud_sees
 from sim.methods.job import Job
 from sim.methods.messages import Hello, Instruction, Reply
 from sim.methods.node_group import node_groups_of
@@ -53,7 +57,9 @@ class Simulation:
     Attributes
     ----------
     meter : Meter
-        What really crosses.
+        What really crosses between clinics and their server.
+    edge_meter : Meter or None
+        What crosses between edge servers and cloud, where there are any.
     """
 
     def __init__(
@@ -68,20 +74,27 @@ class Simulation:
         shortcut: bool = True,
     ) -> None:
         quiet()
-        clinics = len(job.sizes)
+        clinics, edges = len(job.sizes), job.edges
         self._job = job
-        direct = shortcut and node_groups == 1 and through is None and overheard is None
-        self._workplaces = Workplaces(job, train, program, with_server=direct)
-        self._strategy = build_strategy(job, program=program)
+        direct = shortcut and node_groups == 1 and through is None and overheard is None and edges is None
+        below, above = (job, job) if edges is None else (as_clinics_see(job), as_cloud_sees(job))
+        groups = node_groups_of(clinics, clinics if job.method.imported else node_groups)
+        groups = groups if edges is None else [list(own) for own in edges.clinics]
+        self._workplaces = Workplaces(below, train, program, with_server=direct, groups=groups)
+        self._strategy = build_strategy(above, program=program)
         self._initial = job.network.initial_parameters(job.seed)
         self.meter = Meter(clinics)
-        groups = node_groups_of(clinics, clinics if job.method.imported else node_groups)
         app: App = client_app(self._workplaces)
         if through is not None:
             app = through(app)
         if overheard is not None:
             app = _overheard(app, groups, _opened(job, overheard), foreign=job.method.imported)
         self._grid = InProcessGrid(app, groups, {}, self.meter)
+        self._cloud, self.edge_meter, self._edge_servers = self._grid, None, list[EdgeServer]()
+        if edges is not None:
+            self.edge_meter = Meter(clinics, edges.home)
+            self._edge_servers = edge_servers(job, below, groups, self._grid, program)
+            self._cloud = InProcessGrid(edge_app(self._edge_servers), groups, {}, self.edge_meter)
         if direct and isinstance(self._strategy, Rounds):
             exchange, [here] = self._strategy.exchange, self._grid.contexts
             exchange.shortcut = SameProcess(self._workplaces, here, self.meter, exchange.program)
@@ -106,7 +119,7 @@ class Simulation:
             return None
 
         rounds = self._job.spec.train.rounds
-        self._strategy.start(self._grid, array_record(self._initial), rounds, evaluate_fn=evaluate)
+        self._strategy.start(self._cloud, array_record(self._initial), rounds, evaluate_fn=evaluate)
 
     def personal(self, model: Parameters) -> Parameters:
         """Return what the clinics make of the final model for themselves, where the method says so."""
@@ -117,7 +130,13 @@ class Simulation:
     @property
     def server_noised(self) -> dict[str, Tensor]:
         """By server part, ``[clinic]``: how many of its gradients, or its rounds, were noised so far."""
-        return self._strategy.exchange.noised if isinstance(self._strategy, Rounds) else {}
+        found = dict(self._strategy.exchange.noised) if isinstance(self._strategy, Rounds) else {}
+        for server in self._edge_servers:
+            for part, steps in server.noised.items():
+                found[part] = found[part] + steps if part in found else steps
+        if self.edge_meter is not None:
+            found |= {part: torch.from_numpy(steps) for part, steps in self.edge_meter.noised_steps.items()}
+        return found
 
     @property
     def clip(self) -> float:
@@ -129,6 +148,11 @@ class Simulation:
         """Put what the simulator reads at the clinics to what the server has of the model."""
         kept = kept_by_clinics(map(self._workplaces, self._grid.contexts)) if self._job.apart else {}
         found = self._initial | dict(at_server) | kept
+        for server in self._edge_servers:
+            for name, values in server.kept.items():
+                found[name] = expand({name: found[name]}, len(self._job.sizes))[name]
+                for k, value in values.items():
+                    found[name][k] = value
         lanes = max(value.shape[0] for value in found.values())
         return self._job.network.whole.select(found if lanes == 1 else expand(found, lanes))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -35,9 +36,20 @@ class Workplaces:
         Does what the clinics train.
     with_server : bool
         Whether the server is in this process, and does a turn's batches without messages.
+    groups : sequence of sequence of int, optional
+        The clinics of each node; without it they are shared out evenly.
     """
 
-    def __init__(self, job: Job, train: Records, program: Program | None = None, *, with_server: bool = False) -> None:
+    def __init__(
+        self,
+        job: Job,
+        train: Records,
+        program: Program | None = None,
+        *,
+        with_server: bool = False,
+        groups: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        self._groups = groups
         self._job, self._train = job, train
         self._program, self._with_server = program or Alone(), with_server
         self._forms = Forms(job)
@@ -52,7 +64,8 @@ class Workplaces:
         memory = self._memories[context.node_id] = ContextMemory(context.state)
         if here is None:
             partition, partitions = _partition(context.node_config)
-            clinics = node_groups_of(len(self._job.sizes), partitions)[partition]
+            groups = self._groups or node_groups_of(len(self._job.sizes), partitions)
+            clinics = list(groups[partition])
             group = NodeGroup.build(self._job, self._train, clinics)
             here = Workplace(
                 job=self._job,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
@@ -27,11 +26,11 @@ def gradient_noise(privacy: Privacy, trained: int, clinics: int) -> GradientNois
     return GradientNoise(mechanism=mechanism, part_clip=clip, noise_std=(0.0,) * clinics, joint=joint)
 
 
-def row_noise(privacy: Privacy, parts: Sequence[Part]) -> RowNoise | None:
-    """Return the clipping and noise of rows at a cut, still without noise; None where none acts on them."""
+def row_noise(privacy: Privacy, before: Part, *, with_tail: bool) -> RowNoise | None:
+    """Return the clipping and noise of rows behind a part, still without noise; None where none acts on them."""
     if (mechanism := on_rows(privacy)) is None:
         return None
-    return mechanism.acting(privacy, never_negative=never_negative(parts[0]), with_tail=len(parts) == 3)
+    return mechanism.acting(privacy, never_negative=never_negative(before), with_tail=with_tail)
 
 
 def clip_layer(rows: RowNoise | None) -> Block | None:

@@ -54,10 +54,8 @@ def _with_a_cut(model: Model, topology: str, network: Network) -> str:
 def frozen_parts(spec: RunSpec, method: Method, parts: Sequence[Part]) -> frozenset[str]:
     """Return the parts that do not train: those that the scenario freezes, and a head behind which rows leave once."""
     frozen = frozenset(spec.model.freeze) | ({"head"} if method.pooled and method.cuts else frozenset())
-    if absent := frozen - {part.name for part in (*parts[:1], *parts[2:])}:
-        raise ScenarioError(
-            [f"model.freeze: {spec.strategy.name} has no {min(absent)} at the clinic; remove it or cut the model"]
-        )
+    if absent := frozen - {part.name for part in parts} - {"body"}:
+        raise ScenarioError([f"model.freeze: {spec.strategy.name} has no {min(absent)}; remove it or cut the model"])
     if spec.model.public_file is not None and "head" not in frozen:
         raise ScenarioError(
             [f'model.public-head: {spec.strategy.name} has no frozen head; add freeze = ["head"], or remove it']

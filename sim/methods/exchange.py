@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sim.foundation.problems import ScenarioError
 from sim.methods.averaging import noised_average
+from sim.methods.edges import meets_at_cloud
 from sim.methods.job import Job
 from sim.methods.joined_turn import JoinedTurn
 from sim.methods.messages import Instruction, Kind, Reply
@@ -115,6 +116,15 @@ class Exchange(ABC):
     def participants(self) -> list[int]:
         """The round's clinics in lane order, lost ones too."""
         return self.job.participants(self.server_round)
+
+    @property
+    def everyone(self) -> list[int]:
+        """All clinics in lane order, whoever takes part in the round."""
+        return self.job.in_lane_order(range(len(self.job.sizes)))
+
+    def meets_at_cloud(self, server_round: int) -> bool:
+        """Whether the cloud averages the edge servers at the end of a round; before the first they are alike."""
+        return meets_at_cloud(self.job, server_round, self.job.spec.train.rounds)
 
     @property
     def returning(self) -> list[int]:
@@ -240,6 +250,27 @@ class Exchange(ABC):
         averaged |= {name: trained[name][:1] for name in fixed & trained.keys()}
         kept = {name: value for name, value in trained.items() if name in job.apart and name in state.model}
         return self.keep_copies(replace(state, model=state.model | averaged), kept, clinics)
+
+    def average_edges(self, state: S, gathered: Reply) -> S:
+        """Average what the edge servers send; each counts with the records that came back to it since the last time.
+
+        Parameters
+        ----------
+        state : State
+        gathered : Reply
+            Of every clinic, in its lane what its edge server sends.
+        """
+        job, begun, count = self.job, self.server_round - 1, np.zeros(len(self.job.sizes), dtype=np.int64)
+        while not self.meets_at_cloud(begun):
+            begun -= 1
+        for server_round in range(begun + 1, self.server_round + 1):
+            attendance = job.attendance(server_round)
+            count[attendance.clinics[attendance.returned]] += 1
+        weights = (count * job.records)[gathered.clinics]
+        if not weights.any():
+            return state
+        averaged = weighted_average(gathered.model, (weights / weights.sum()).tolist())
+        return replace(state, model=state.model | averaged)
 
     def keep_copies(self, state: S, copies: Mapping[str, Tensor], clinics: Sequence[int]) -> S:
         """Keep some clinics' copies ``[lane, *shape]`` as they are; every clinic has one of its own from then on."""

@@ -18,6 +18,7 @@ from sim.methods.attendance import Attendance
 from sim.methods.batch_norm import unfit_for_batch_norm
 from sim.methods.compression import compression_of
 from sim.methods.crossing import row_shapes
+from sim.methods.edges import edges_of
 from sim.methods.layout import laid_out
 from sim.methods.method import Method, method_of
 from sim.methods.parties import Parties, drawn_by, trained_apart
@@ -369,6 +370,7 @@ class Job:
 
     compression = cached_property(compression_of)
     row_shapes = cached_property(row_shapes)
+    edges = cached_property(edges_of)
 
     def initial_optimizer_state(self, parameters: Parameters) -> Parameters:
         """Return the state that the first clinic is handed with its parts, keyed ``part:slot/parameter``."""

@@ -14,6 +14,7 @@ from sim.methods.parties import Parties, parties_of
 from sim.methods.protocol import Protocol
 from sim.models import Block, KeepLargest, Network, Part
 from sim.privacy.mechanisms.noises import RowNoise
+from sim.scenario.edges import MULTI_HOP
 from sim.scenario.spec import RunSpec
 
 
@@ -33,11 +34,13 @@ def laid_out(spec: RunSpec, facts: Facts, method: Method, protocol: Protocol) ->
     network, parts = (parties.network, parties.parts) if parties else cut_network(spec, facts, protocol)
     frozen = frozen_parts(spec, method, parts)
     network = with_public_head(spec, network, parts, frozen)
-    rows = acting.row_noise(spec.privacy, (*(parties.heads[:1] if parties else parts[:1]), *parts[1:]))
+    noised = 1 if spec.privacy.rows_noised_at == "edge" and protocol.topology == MULTI_HOP else 0
+    before = parties.heads[0] if parties and parties.heads else parts[noised]
+    rows = acting.row_noise(spec.privacy, before, with_tail="tail" in protocol.clinic_parts)
     if spec.model.cut_dropout:
         network, parts = behind(network, parts, Block("cut-dropout", nn.Dropout(spec.model.cut_dropout)))
     if (layer := acting.clip_layer(rows)) is not None and parties is None:
-        network, parts = behind(network, parts, layer)
+        network, parts = behind(network, parts, layer, noised)
     elif layer is not None and (parties := parties_of(spec, facts, method, protocol, layer)) is not None:
         network, parts = parties.network, parties.parts
     if spec.train.smashed_top_k < 1:

@@ -206,8 +206,25 @@ class Clip(OfBatch):
     clip_factors: Tensor = field(metadata={"kind": Kind.CLIP_FACTORS})
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EdgeRound(Instruction):
+    """Do a round with your clinics, as their server; where a model is brought, from that one on. Nothing comes back."""
+
+    action: ClassVar[str] = "train.edge"
+    server_round: int
+    model: Parameters | None = field(default=None, metadata={"kind": Kind.MODEL})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gather(Instruction):
+    """Send the average of what your clinics have trained, as an edge server."""
+
+    action: ClassVar[str] = "train.gather"
+
+
 INSTRUCTIONS: Final[dict[str, type[Instruction]]] = {
-    each.action: each for each in (Hello, Upload, Train, TrainAlone, Begin, Open, Close, Tail, Step, Clip)
+    each.action: each
+    for each in (Hello, Upload, Train, TrainAlone, Begin, Open, Close, Tail, Step, Clip, EdgeRound, Gather)
 }
 
 
@@ -255,6 +272,15 @@ class Reply:
     def to_average(self) -> Parameters:
         """What :meth:`sim.methods.exchange.Exchange.average` takes: the parameters, or what secure aggregation adds."""
         return self.parts[Kind.MASKED if Kind.MASKED in self.parts else Kind.MODEL]
+
+    def in_every_lane(self) -> Reply:
+        """Return it with parameters that stand for all its clinics, ``[1, *shape]``, in the lane of each."""
+        lanes = len(self.clinics)
+        parts = {
+            kind: {name: value.expand(lanes, *value.shape[1:]) for name, value in named.items()}
+            for kind, named in self.parts.items()
+        }
+        return replace(self, parts=parts)
 
     def of_clinic(self, clinic: int) -> Reply:
         """Return what it holds of one clinic; nothing of one that is lost."""

@@ -63,7 +63,8 @@ class Method:
         The paper.
     family : {"FL", "SL", "SplitFed", "baseline"}
     cuts : tuple of str
-        Where it may cut the network, ``"vanilla"`` and ``"u-shaped"``; empty where the whole model is at one place.
+        Where it may cut the network, ``"vanilla"``, ``"u-shaped"`` and ``"multi-hop"``, with edge servers between
+        clinics and cloud; empty where the whole model is at one place.
     clinic_parts : {"averaged", "handed-on", "own", "none"}
         What becomes of the parts that train at the clinics: averaged at the server after a round; handed on to the next
         clinic with their optimiser's state; kept by the clinic, which nobody else sees; or nothing trains there.
@@ -88,6 +89,8 @@ class Method:
         Keys of its own in ``[[strategies]] options``, with their defaults.
     begin : callable, optional
         Makes the first round's state from the exchange and a plain :class:`State`; without it that is taken.
+    edge_round : callable, optional
+        What each edge server does in a round as the server of its clinics, where that is not the cloud's to do.
     round : callable or None
         One round, from state to state; None for a strategy of Flower's, which brings its own.
     """
@@ -99,6 +102,7 @@ class Method:
     clinic_parts: Movement
     round: Round | None
     begin: Round | None = None
+    edge_round: Round | None = None
     cuts: tuple[str, ...] = ()
     layouts: tuple[Layout, ...] = ("horizontal",)
     body: Literal["shared", "copies", "joint"] | None = None

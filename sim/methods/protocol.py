@@ -58,14 +58,17 @@ class Protocol:
 
     Attributes
     ----------
-    topology : {"whole", "vanilla", "u-shaped"}
+    topology : {"whole", "vanilla", "u-shaped", "multi-hop"}
         Where the network is cut.
-    clinic_parts, server_parts : tuple of str
-        The parts that train at the clinic and at the server.
+    clinic_parts, edge_parts, server_parts : tuple of str
+        The parts that train at the clinic, at its edge server, and at the server, which is the cloud where there are
+        edge servers.
     movement : {"averaged", "handed-on", "own", "none"}
         What becomes of the clinic's parts, as :class:`sim.methods.method.Method` says.
     batch_up, batch_down : tuple of tuple of str
         Messages of one batch, in order; each is a tuple of the kinds it carries.
+    averaged_before : bool
+        Whether edge servers have averaged parameters before they send them up: one set for all their clinics.
     once_up : tuple of str
         Kinds that cross once, before training.
     sees_raw : dict of str to tuple of str
@@ -76,10 +79,12 @@ class Protocol:
 
     topology: str
     clinic_parts: tuple[str, ...]
+    edge_parts: tuple[str, ...] = ()
     server_parts: tuple[str, ...]
     movement: Movement
     batch_up: tuple[Kinds, ...] = ()
     batch_down: tuple[Kinds, ...] = ()
+    averaged_before: bool = False
     once_up: Kinds = ()
     sees_raw: dict[Adversary, Kinds]
     sees_model: tuple[Adversary, ...]
@@ -87,7 +92,7 @@ class Protocol:
     @property
     def parts(self) -> tuple[str, ...]:
         """Every part that trains, each clipped and noised on its own under DP-SGD."""
-        return self.clinic_parts + self.server_parts
+        return self.clinic_parts + self.edge_parts + self.server_parts
 
     @property
     def crosses(self) -> bool:
@@ -109,6 +114,7 @@ _AT_CLINIC: dict[str | None, tuple[str, ...]] = {
     None: ("model",),
     "vanilla": ("head",),
     "u-shaped": ("head", "tail"),
+    "multi-hop": ("head",),
 }
 
 
@@ -120,7 +126,7 @@ def protocol_of(method: Method, cut: str | None) -> Protocol:
     if method.pooled:
         if cut is None:
             clinic_parts, server_parts = (), ("model",)
-    elif cut == "vanilla":
+    elif cut in ("vanilla", "multi-hop"):
         up, down = ((Kind.SMASHED, Kind.LABELS),), ((Kind.CUT_GRADIENT,),)
     elif cut == "u-shaped":
         up = (Kind.SMASHED,), (Kind.TAIL_GRADIENT,)
@@ -131,14 +137,20 @@ def protocol_of(method: Method, cut: str | None) -> Protocol:
     if method.body == "joint":  # what a party gets of a patient is formed from the other parties' columns of that one
         sees_raw["peer-clinic"] = tuple(kind for kinds in down for kind in kinds)
         sees_model = ("model-user", "server")
+    edge_parts: tuple[str, ...] = ()
+    if method.edge_round is not None:  # the edge servers have the body, and the cloud gets averages alone
+        edge_parts, server_parts, sees_raw = server_parts, (), {"edge": raw}
+    elif cut == "multi-hop":
+        edge_parts, sees_raw = ("middle",), {"edge": raw, "server": raw}
     return Protocol(
         topology=cut or "whole",
         clinic_parts=clinic_parts,
+        edge_parts=edge_parts,
         server_parts=server_parts,
         movement=method.clinic_parts,
         batch_up=up,
         batch_down=down,
         once_up=method.once_up,
         sees_raw=sees_raw,
-        sees_model=sees_model,
+        sees_model=(*sees_model, "edge") if edge_parts else sees_model,
     )

@@ -12,7 +12,21 @@ from dataclasses import dataclass, field
 from sim.foundation.problems import SutureError
 from sim.methods.forms import NOT_FINITE, Forms
 from sim.methods.job import Job
-from sim.methods.messages import Begin, Close, Instruction, Kind, OfBatch, Open, Reply, Step, Tail, Train, TrainAlone
+from sim.methods.messages import (
+    Begin,
+    Close,
+    EdgeRound,
+    Gather,
+    Instruction,
+    Kind,
+    OfBatch,
+    Open,
+    Reply,
+    Step,
+    Tail,
+    Train,
+    TrainAlone,
+)
 from sim.methods.parties import protocol_at
 
 EXAMPLES, TRAINING_LOSS, CLIPPED = "num-examples", "train_loss", "norm_bit"
@@ -138,6 +152,8 @@ class Due:
             raise_fault(expected.clinics, fault)
 
     def _expected(self, node: int, asked: Instruction) -> Expected:
+        if isinstance(asked, EdgeRound | Gather):
+            return Expected(clinics=asked.clinics, parts=(Kind.MODEL,) if isinstance(asked, Gather) else ())
         if isinstance(asked, Train | TrainAlone):
             return expected_of_whole(self._job, asked.server_round, asked.clinics)
         if isinstance(asked, Begin):
@@ -241,7 +257,8 @@ def reply_fault(forms: Forms, expected: Expected, reply: Reply) -> str:
     # Under clinic-level privacy an update that is no number counts as zero, and must not end the run.
     may_diverge = forms.job.spec.privacy.unit == "clinic"
     for kind, named in reply.parts.items():
-        lanes = 1 if kind == Kind.MASKED else len(expected.clinics)
+        one_for_all = kind == Kind.MASKED or forms.job.protocol.averaged_before
+        lanes = 1 if one_for_all else len(expected.clinics)
         if fault := forms.parameters_fault(kind, named, lanes, may_diverge=may_diverge):
             return f"the reply's {str(kind)!r} holds {fault}"
     return _metrics_fault(reply.metrics, expected.metrics)

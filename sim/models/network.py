@@ -32,7 +32,7 @@ class Block:
 class Part:
     """Consecutive blocks that stand at one place: the whole model, or its head, body or tail."""
 
-    name: str  # "model", "head", "body" or "tail"
+    name: str  # "model", "head", "middle", "body" or "tail"
     blocks: tuple[Block, ...]
 
     @cached_property
@@ -99,10 +99,11 @@ class Network:
 
         Parameters
         ----------
-        topology : {"vanilla", "u-shaped"}
-            Vanilla: ``(head, body)``, U-shaped: ``(head, body, tail)``.
+        topology : {"vanilla", "u-shaped", "multi-hop"}
+            Vanilla: ``(head, body)``, U-shaped: ``(head, body, tail)``, multi-hop: ``(head, middle, body)``.
         cut : int or (int, int)
-            Index of the body's first block and, for U-shaped, of the tail's first block; negative counts from the end.
+            Index of the first block of the second part and, where there are three, of the third; negative counts from
+            the end.
 
         Raises
         ------
@@ -110,6 +111,8 @@ class Network:
             If a part would hold no block, or nothing to train.
         """
         n = len(self.blocks)
+        if topology == "multi-hop" and not isinstance(cut, tuple):
+            raise ValueError(f"{cut} is one block, and multi-hop cuts twice")
         first, last = cut if isinstance(cut, tuple) else (cut, -1)
         bounds = (first,) if topology == "vanilla" else (first, last)
         absolute = tuple(b + n if b < 0 else b for b in bounds)
@@ -121,8 +124,10 @@ class Network:
                 f"cut {list(bounds)} lies outside the model: {topology} needs {need} parts of at least one block each, "
                 f"and this model's blocks are: {names}; take another cut, or a deeper model"
             )
-        roles = zip(("head", "body", "tail"), pairwise(edges), strict=False)
-        parts = tuple(Part(role, self.blocks[low:high]) for role, (low, high) in roles)
+        roles = ("head", "middle", "body") if topology == "multi-hop" else ("head", "body", "tail")
+        parts = tuple(
+            Part(role, self.blocks[low:high]) for role, (low, high) in zip(roles, pairwise(edges), strict=False)
+        )
         for part in parts:
             if not part.parameter_count():
                 raise ValueError(

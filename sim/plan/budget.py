@@ -29,7 +29,7 @@ def epsilon_spent(
     the last, ``[clinic]``.
     """
     if not after:
-        return dict.fromkeys(adversaries_of(job.spec.privacy.colluding_clinics), (0.0,))
+        return dict.fromkeys(adversaries_of(job.spec.privacy.colluding_clinics, edges=job.edges is not None), (0.0,))
     known = _what_it_follows_from(job, after)
     if known not in _SPENT:
         while len(_SPENT) >= _REMEMBERED:
@@ -81,7 +81,10 @@ def _epsilon_spent(
 def final_epsilons(job: Job, ledger: Ledger) -> dict[Adversary, list[float]]:
     """Return the epsilon of a whole plan by adversary, ``[clinic]``."""
     delta, unit = job.spec.privacy.delta or 0.0, job.spec.privacy.unit
-    everyone, adversaries = range(len(job.sizes)), adversaries_of(job.spec.privacy.colluding_clinics)
+    everyone, adversaries = (
+        range(len(job.sizes)),
+        adversaries_of(job.spec.privacy.colluding_clinics, edges=job.edges is not None),
+    )
     return {a: ledger.epsilons(a, everyone, delta, unit) for a in adversaries}
 
 

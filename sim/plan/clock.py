@@ -15,7 +15,7 @@ import numpy as np
 
 from sim.plan.durations import Durations
 from sim.plan.load import PHASES, Floats, RoundLoad
-from sim.scenario.clinics import ClinicResources, ServerResources
+from sim.scenario.clinics import ClinicResources, EdgeResources, ServerResources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,7 @@ class RoundClock:
 
     resources: Sequence[ClinicResources]  # Of all clinics
     server: ServerResources
+    edges: Sequence[EdgeResources] = ()
 
     @cached_property
     def _by_field(self) -> dict[str, Floats]:
@@ -63,7 +64,7 @@ class RoundClock:
 
     def durations(self, load: RoundLoad) -> Durations:
         """Return what each piece of a round takes by itself."""
-        return Durations.of(load, self._by_field, self.server)
+        return Durations.of(load, self._by_field, self.server, self.edges)
 
 
 class ClosedFormClock(RoundClock):
@@ -78,6 +79,9 @@ class ClosedFormClock(RoundClock):
         """Return when each clinic has finished, and the round once the common work is done."""
         spent = self.durations(load)
         begin, end = spent.begin + spent.begin_link, spent.end + spent.end_link
+        if load.edges is not None:
+            begin = begin + spent.from_cloud + spent.from_cloud_link
+            end = end + spent.to_cloud + spent.to_cloud_link
         if load.handed_on:
             completed, finish = _relay(load, _total(spent.both, load), begin, end)
         elif load.joined:
@@ -89,11 +93,20 @@ class ClosedFormClock(RoundClock):
             completed = begin[load.lane_and_step[0]] + _so_far(batch, load)
             finish = begin + load.by_lane(batch) + end * load.ends
         return RoundTime(
-            seconds=float(finish.max(initial=0.0)) + spent.common,
+            seconds=all_over(load, spent, finish) + spent.common,
             phases=spent.phases(load),
             finish=finish,
             completed=completed,
         )
+
+
+def all_over(load: RoundLoad, spent: Durations, finish: Floats) -> float:
+    """Return when the server has everything that it waits for, from when each lane has finished."""
+    if load.edges is None:
+        return float(finish.max(initial=0.0))
+    at_edge = spent.edge_begin.copy()
+    np.maximum.at(at_edge, load.edges.home, finish)
+    return float((at_edge + spent.edge_end).max())
 
 
 def side_by_side(load: RoundLoad, spent: Durations) -> tuple[Floats, Floats, list[Span]]:

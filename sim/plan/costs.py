@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
+from sim.methods.job import Job
 from sim.models import Part, UnknownLayerError, passage
 from sim.tensor.lanes import forward, saved_bytes
 
@@ -61,6 +63,13 @@ def _count(part: Part, input_shape: tuple[int, ...], *, first: bool, frozen: boo
         backward_flops=passed.backward_flops,
         activations=sum(passed.kept.values()) // FLOAT_BYTES,
     )
+
+
+def nopeek_flops(job: Job, head: PartCost) -> int:
+    """Return what NoPeek computes for a record of a full batch: distances to the others, and their gradient."""
+    train = job.spec.train
+    inputs, outputs = math.prod(job.network.input_shape), math.prod(head.output_shape)
+    return train.batch_size * (3 * inputs + 5 * outputs) if train.nopeek else 0
 
 
 def counted_cost(part: Part, input_shape: tuple[int, ...], *, first: bool, frozen: bool) -> PartCost:

@@ -19,7 +19,8 @@ from sim.methods.parties import drawn_by, patients
 from sim.methods.protocol import ALIGNMENT, HEADER_BYTES, HEADERS, Direction, Traffic
 from sim.methods.sampling import choose, draw_rows, selected
 from sim.plan.clock import RoundTime
-from sim.plan.costs import FLOAT_BYTES, part_costs
+from sim.plan.costs import FLOAT_BYTES, nopeek_flops, part_costs
+from sim.plan.edge_counts import EdgeCounts
 from sim.plan.limits import attendance_until, time_limit, time_until
 from sim.plan.load import Leg, RoundLoad
 from sim.plan.party_costs import PartyCosts, alignment_seconds, sends
@@ -45,6 +46,7 @@ class Counts:
         self.clock = clock
         self.costs = part_costs(job.parts, job.network.input_shape, job.frozen)
         self._parties = None if job.parties is None else PartyCosts(job, job.parties, self.costs)
+        self.edges = None if job.edges is None else EdgeCounts(job, job.edges, self.costs)
         self.steps = by_clinic()  # training steps on the clinic's records
         self.rounds = by_clinic()  # in which the clinic is there
         self.returned_rounds = by_clinic()  # in which its parts come back
@@ -67,6 +69,8 @@ class Counts:
         self._all_steps = job.sampling.steps(job.records)
         self._stood = [np.zeros(n, dtype=np.int64) for n in job.sizes] if job.rows is not None else []
         self._legs = () if self._pooled else tuple(self._batch_legs())
+        if self.edges is not None and not self.edges.hops:
+            self._legs = tuple(replace(leg, place="edge") if leg.place == "server" else leg for leg in self._legs)
         if not job.method.trains:
             self._legs = tuple(replace(leg, per_row=0) for leg in self._legs)
         # Pooled records are sampled from the pool.
@@ -84,6 +88,7 @@ class Counts:
 
     def count(self, rounds: int) -> Counts:
         """Count so many rounds; return itself."""
+        self._rounds = rounds
         self._there = available(self.job.seed, self._behaviours, rounds)
         self._sums = np.zeros((len(self.job.sizes) if self.job.secure else 0, rounds), dtype=np.int64)
         for server_round in range(1, 1 + rounds):
@@ -176,7 +181,7 @@ class Counts:
         secure, present, lost = job.secure, len(clinics), int((~back).sum())
         unmasking = secure.server_operations(present, lost, self._masked) if secure is not None else 0
         moved = self._model_bytes + self._optimizer_bytes if protocol.crosses else 0
-        return RoundLoad(
+        load = RoundLoad(
             clinics=clinics,
             rows=rows,
             steps=steps,
@@ -194,6 +199,7 @@ class Counts:
             before_s=alignment_seconds(job, self.clock.resources) if server_round == 1 else 0.0,
             slowed=slowdowns(job.seed, server_round, clinics.tolist(), self._behaviours) if self._uneven else (),
         )
+        return load if self.edges is None else self.edges.through(load, server_round, self._rounds)
 
     def _rows(self, server_round: int, clinics: Ints, records: Ints, steps: Ints) -> Ints:
         """Return the rows of each batch, one lane after another.
@@ -228,6 +234,8 @@ class Counts:
             self._expose(server_round, load)
         np.maximum.at(self._widest, clinics[load.lane_and_step[0]], load.rows)
         self._count_traffic(load)
+        if self.edges is not None and load.edges is not None:
+            self.edges.count(load, load.edges)
         for way, party, size in messages_of(self.job) if server_round == 1 else ():
             self._cross(way, ALIGNMENT, np.array([party]), size)
         self.clinic_flops += int(load.flops("clinic").sum())
@@ -354,6 +362,9 @@ class Counts:
             yield from self._parties.legs(self._row_bytes)
             return
         costs, protocol = self.costs, self.job.protocol
+        if self.edges is not None and self.edges.hops:
+            yield from self.edges.legs(nopeek_flops(self.job, costs["head"]))
+            return
         if protocol.topology == "whole":
             yield Leg("clinic", costs["model"].forward_flops + costs["model"].backward_flops)
             return
@@ -368,17 +379,11 @@ class Counts:
             yield Leg("up", self._row_bytes("tail-gradient"))
             yield Leg("server", costs["body"].backward_flops)
         yield Leg("down", self._row_bytes("cut-gradient"))
-        yield Leg("clinic", costs["head"].backward_flops + self._nopeek_flops())
+        yield Leg("clinic", costs["head"].backward_flops + nopeek_flops(self.job, costs["head"]))
         if self.job.joint:
             yield Leg("up", self._row_bytes("norms"))
             yield Leg("server", 0)
             yield Leg("down", self._row_bytes("clip-factors"))
-
-    def _nopeek_flops(self) -> int:
-        """Return what NoPeek computes for a record of a full batch: distances to the others, and their gradient."""
-        train, output_shape = self.job.spec.train, self.costs["head"].output_shape
-        inputs, outputs = (math.prod(shape) for shape in (self.job.network.input_shape, output_shape))
-        return train.batch_size * (3 * inputs + 5 * outputs) if train.nopeek else 0
 
     def _row_bytes(self, kind: str) -> int:
         if kind == "labels":
@@ -390,5 +395,5 @@ class Counts:
         part = "head" if kind in ("smashed", "cut-gradient") else "body"
         of_party = self._parties is not None and self._parties.heads and part == "head"
         shape = (self._parties.heads[0] if self._parties and of_party else self.costs[part]).output_shape
-        crossing, dtype = crossing_form(self.job, kind, shape)
+        crossing, dtype = crossing_form(self.job if self.edges is None else self.edges.below, kind, shape)
         return dtype.itemsize * math.prod(crossing)

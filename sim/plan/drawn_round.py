@@ -11,7 +11,7 @@ from sim.foundation.text import seconds_text
 from sim.plan.clock import RoundTime
 from sim.plan.load import RoundLoad
 
-_PHASES = ("download", "clinic", "upload", "server", "waiting")
+_PHASES = ("download", "clinic", "upload", "edge", "to cloud", "server", "from cloud", "waiting")
 _MOST_CLINICS = 20
 _MOST_SPANS = 120
 _WINDOWS = 80

@@ -13,10 +13,11 @@ from scipy.optimize import brentq
 from sim.methods.labels import label_of
 from sim.plan.clock import RoundTime
 from sim.plan.counts import Counts
+from sim.plan.edge_counts import edges_at
 from sim.plan.load import RoundLoad
 from sim.plan.plan import Plan
 from sim.plan.queues import PlanClock
-from sim.scenario.clinics import Behaviour, ClinicResources, ServerResources, assign_resources
+from sim.scenario.clinics import Behaviour, ClinicResources, EdgeResources, ServerResources, assign_resources
 
 UPLINKS = np.logspace(5, 9, 33)
 """From 0.1 to 1,000 Mbit/s, in bit/s."""
@@ -32,18 +33,19 @@ class FirstRound:
     load: RoundLoad
     resources: tuple[ClinicResources, ...]  # Of all clinics
     server: ServerResources
+    edges: tuple[EdgeResources, ...] = ()
     deadline: float | None = None  # The scenario's, in seconds; the load is that of a round without it
     over_select: float = 1.0  # The scenario's; the load has as many clinics as a round waits for
 
     @cached_property
     def time(self) -> RoundTime:
         """The round as it is played, with who did what when."""
-        return PlanClock(self.resources, self.server).play(self.load)
+        return PlanClock(self.resources, self.server, self.edges).play(self.load)
 
     def seconds(self, uplink: float) -> float:
         """Return how long the round takes if every clinic's uplink has this rate in bit/s."""
         resources = [replace(clinic, uplink_bits_per_s=uplink) for clinic in self.resources]
-        return PlanClock(resources, self.server).time_round(self.load).seconds
+        return PlanClock(resources, self.server, self.edges).time_round(self.load).seconds
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def first_rounds(plans: Sequence[Plan]) -> list[FirstRound]:
         )
         server = spec.server.resources()
         once = replace(job, spec=spec.model_copy(update={"train": unhurried}), attended={})
-        [load] = Counts(once, PlanClock(resources, server)).count(1).loads
+        edges = edges_at(job)
+        [load] = Counts(once, PlanClock(resources, server, edges)).count(1).loads
         load = replace(load, before_s=0.0)  # once, and not a round's
         found[method] = FirstRound(
             method=method,
@@ -85,6 +88,7 @@ def first_rounds(plans: Sequence[Plan]) -> list[FirstRound]:
             load=load,
             resources=resources,
             server=server,
+            edges=edges,
             deadline=spec.train.deadline,
             over_select=spec.train.over_select,
         )

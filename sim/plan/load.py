@@ -17,8 +17,18 @@ from sim.scenario.clinics import ServerResources
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Place = Literal["clinic", "server", "up", "down"]
-PHASES = {"clinic": "clinic", "server": "server", "up": "upload", "down": "download"}
+Place = Literal["clinic", "server", "up", "down", "edge", "edge-up", "edge-down"]
+PHASES = {
+    "clinic": "clinic",
+    "server": "server",
+    "up": "upload",
+    "down": "download",
+    "edge": "edge",
+    "edge-up": "to cloud",
+    "edge-down": "from cloud",
+}
+EDGE_PHASES = ("edge", "to cloud", "from cloud")
+"""What is done at edge servers and on their links to the cloud."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,21 @@ class Leg:
     def taken(self, clinics: Ints) -> Bools:
         """Return ``[lane]`` whether it is on the way of each of some clinics' batches."""
         return np.array(self.by_clinic)[clinics] >= 0 if self.by_clinic else np.ones(len(clinics), dtype=np.bool_)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeLoad:
+    """What a round asks of edge servers, and of their links to the cloud, beside the legs of its batches."""
+
+    home: Ints  # [lane] the edge server of each
+    # Whether one message brings the parameters for all clinics of an edge server, and one takes their average up when
+    # the last of them has finished; otherwise each turn has its own
+    together: bool
+    begin_bytes: int  # Payload of each message that brings parameters from the cloud, and
+    end_bytes: int  # of each that takes them up
+    begins: Ints  # [edge] how many of the former, and
+    ends: Ints  # [edge] of the latter there are
+    common_flops: Floats  # [edge] its work that waits for all its clinics: averaging
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +94,7 @@ class RoundLoad:
     after: tuple[Stage, ...] = ()
     # Lanes whose computer and line are slower in this round, and how many times
     slowed: tuple[tuple[int, float], ...] = ()
+    edges: EdgeLoad | None = None
 
     @cached_property
     def lane_and_step(self) -> tuple[Ints, Ints]:
@@ -122,15 +148,18 @@ class RoundLoad:
 
     def may_queue(self, server: ServerResources) -> bool:
         """Whether clinics may wait for a worker of the server, or for its shared link."""
-        if self.handed_on or self.joined or len(self.clinics) < 2:
+        if self.handed_on or self.joined or len(self.clinics) < (2 if self.edges is None else 1):
             return False
+        if self.edges is not None:
+            return True
         at_server = any(leg.place == "server" for leg in self.legs)
         workers_short = self.schedule is None and at_server and len(self.clinics) > server.workers
         return workers_short or server.shares_its_link
 
     def key(self) -> tuple[object, ...]:
         """Return what tells this load from others of the same run."""
-        arrays = (self.clinics, self.rows, self.steps, self.turns)
+        edges = () if self.edges is None else (self.edges.home, self.edges.begins, self.edges.ends)
+        arrays = (self.clinics, self.rows, self.steps, self.turns, *edges)
         named = (self.schedule, self.common_server_flops, self.lost, self.slowed, self.before_s)
         return (*named, *(array.tobytes() for array in arrays))
 

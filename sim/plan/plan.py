@@ -18,13 +18,14 @@ from sim.methods.run_key import run_key
 from sim.plan.afterwards import Afterwards, afterwards, with_afterwards
 from sim.plan.budget import epsilon_spent, final_epsilons, within_budget
 from sim.plan.counts import Counts
-from sim.plan.load import Floats
+from sim.plan.edge_counts import EdgePlan, edge_columns, edge_plans, edges_at
+from sim.plan.load import EDGE_PHASES, Floats
 from sim.plan.noise import gradient_multipliers, refuse_lost_targets, row_multipliers, update_multiplier
 from sim.plan.queues import PlanClock
 from sim.plan.refusals import refuse
 from sim.plan.releases import Ints, Sampled, build_ledger, of_one_patient, to_be_noised
 from sim.privacy.adjacency import adjacency_of, replace_epsilon
-from sim.privacy.ledger import COLUMN_OF, REPLACE_COLUMN_OF, Adversary, Ledger, adversaries_of
+from sim.privacy.ledger import COLUMN_OF, EDGE, REPLACE_COLUMN_OF, Adversary, Ledger, adversaries_of
 from sim.privacy.mechanisms.mechanism import on_updates
 from sim.scenario.clinics import assign_resources
 from sim.scenario.spec import TUNED, RunSpec
@@ -91,6 +92,8 @@ class Plan:
     # By adversary, of the least protected clinic with everything under replacement; None where nothing counts it
     replace_epsilon: dict[Adversary, float | None]
     clinics: tuple[ClinicPlan, ...]
+    edges: tuple[EdgePlan, ...]  # Edge servers, where there are any
+    edge_traffic: Traffic  # Bytes between them and the cloud, by direction and kind, [edge] each
     round_seconds: tuple[float, ...]
     bytes_after: tuple[int, ...]  # Traffic of all clinics up to the end of each round
     # Summed over clinics and rounds; `waiting` is what a clinic waits before it has finished a round
@@ -142,7 +145,7 @@ class Plan:
     @property
     def adversaries(self) -> tuple[Adversary, ...]:
         """Those of the run."""
-        return adversaries_of(self.spec.privacy.colluding_clinics)
+        return adversaries_of(self.spec.privacy.colluding_clinics, edges=self.job.edges is not None)
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of ``runs.parquet`` that are known before training."""
@@ -151,7 +154,7 @@ class Plan:
     @cached_property
     def _columns(self) -> dict[str, Any]:
         spec = self.spec
-        nobody = dict.fromkeys((*COLUMN_OF.values(), *REPLACE_COLUMN_OF.values()))
+        nobody = {column: None for of in (COLUMN_OF, REPLACE_COLUMN_OF) for a, column in of.items() if a not in EDGE}
         worst = {COLUMN_OF[a]: max(clinic.epsilon[a] for clinic in self.clinics) for a in self.adversaries}
         return {
             "run_id": spec.run_id,
@@ -169,6 +172,7 @@ class Plan:
             "bytes_down": sum(clinic.bytes_down for clinic in self.clinics),
             "clinic_flops": self.clinic_flops,
             "server_flops": self.server_flops,
+            **edge_columns(self.edges),
             "peak_clinic_bytes": self.peak_clinic_bytes,
             "clinic_joules": _sum_if_known(clinic.joules for clinic in self.clinics),
             "idle_share": sum(clinic.idle_share for clinic in self.clinics) / len(self.clinics),
@@ -206,8 +210,8 @@ def make_plan(spec: RunSpec, facts: Facts) -> Plan:
     """
     refuse(spec, facts)
     resources = assign_resources(spec.clinics, facts.everyone, spec.seed, set(facts.names))
-    clock = PlanClock(resources, spec.server.resources())
     job = Job.build(spec, facts)
+    clock = PlanClock(resources, spec.server.resources(), edges_at(job))
     counts = Counts(job, clock).count(spec.train.rounds)
     sigmas, release_noise = _noise(job, counts.sampled())
     job = job.with_noise(sigmas, release_noise)
@@ -237,7 +241,8 @@ def _plan(job: Job, counts: Counts, sigmas: tuple[float, ...], release_noise: tu
     delta, unit, everyone = spec.privacy.delta or 0.0, spec.privacy.unit, range(len(job.sizes))
     after = afterwards(job, counts.clock.resources)
     use = _Use.of(counts, after)
-    phases = {phase: float(sum(t.phases[phase].sum() for t in times)) for phase in PHASE_NAMES}
+    names = PHASE_NAMES if job.edges is None else (*PHASE_NAMES, *EDGE_PHASES)
+    phases = {phase: float(sum(t.phases[phase].sum() for t in times)) for phase in names}
     phases["clinic"] += float(after.seconds.sum())
     return Plan(
         spec=spec,
@@ -255,6 +260,8 @@ def _plan(job: Job, counts: Counts, sigmas: tuple[float, ...], release_noise: tu
         epsilon_spent=epsilon_spent(job, counts.after, epsilons),
         replace_epsilon={a: replace_epsilon(ledger, a, everyone, delta, unit) for a in epsilons},
         clinics=_clinic_plans(job, counts, use, epsilons, sigmas or release_noise),
+        edges=edge_plans(job, counts.edges, counts.clock.edges) if counts.edges is not None else (),
+        edge_traffic={} if counts.edges is None else counts.edges.traffic,
         round_seconds=with_afterwards([t.seconds for t in times], after),
         bytes_after=tuple(counts.bytes_after),
         phase_seconds=phases | {"waiting": float(sum(t.waiting.sum() for t in times))},

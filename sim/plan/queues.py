@@ -3,6 +3,8 @@
 - **Workers.** Body copies (SplitFed V1 and V3) are served by the server's workers, each at its full rate, first come
   first served; U-shaped, a worker is free again while the tail is at work. One body (SplitFed V2) is served by one
   worker, in the order of the schedule, and is taken until its batch is over.
+- **Edge servers** have workers of their own, and each a link to the cloud that carries one message at a time in each
+  direction, first come first served.
 - **Shared link.** Where the server's link has a rate, it carries one message at a time in each direction, first come
   first served: after the clinic's line on the way up, before it on the way down.
 - **At the same instant** clinics are served in lane order.
@@ -16,17 +18,17 @@ at which workers are free are all there is to know.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from heapq import heapify, heappop, heappush, heappushpop, heapreplace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from sim.plan.clock import ClosedFormClock, RoundClock, RoundTime, Span, side_by_side
+from sim.plan.clock import ClosedFormClock, RoundClock, RoundTime, Span, all_over, side_by_side
 from sim.plan.durations import Durations
-from sim.plan.load import PHASES, Floats, RoundLoad
-from sim.scenario.clinics import ClinicResources, ServerResources
+from sim.plan.load import PHASES, Floats, Ints, RoundLoad
+from sim.scenario.clinics import ClinicResources, EdgeResources, ServerResources
 
 
 class Stretch(NamedTuple):
@@ -62,21 +64,22 @@ class QueueClock(RoundClock):
         end = [stretch._replace(seconds=stretch.seconds[load.returns]) for stretch in end]
         seconds = np.zeros(lengths.sum())
         queues, phases = (np.full(len(seconds), "", dtype=object) for _ in range(2))
-        for way, where in ((begin, first), (batch, of_batch), (end, of_end)):
+        lanes = np.arange(len(lengths))
+        for way, where, whose in ((begin, first, lanes), (batch, of_batch, lane), (end, of_end, lanes[load.returns])):
             for i, stretch in enumerate(way):
                 seconds[where + i] = stretch.seconds
-                queues[where + i] = stretch.queue
+                queues[where + i] = _own(stretch.queue, load, whose)
                 if trace:
                     phases[where + i] = stretch.phase
         over, begun = _serve(
-            seconds.tolist(), queues.tolist(), first.tolist(), last.tolist(), load.schedule, self.server.workers
+            seconds.tolist(), queues.tolist(), first.tolist(), last.tolist(), load.schedule, self._free()
         )
         ends = np.array(over)
         finish = np.zeros(len(lengths))
         finish[lengths > 0] = ends[last[lengths > 0] - 1]
         completed = ends[of_batch + len(batch) - 1]
         time = RoundTime(
-            seconds=float(finish.max(initial=0.0)) + spent.common,
+            seconds=all_over(load, spent, finish) + spent.common,
             phases=spent.phases(load),
             finish=finish,
             completed=completed,
@@ -91,6 +94,20 @@ class QueueClock(RoundClock):
                     spans.append(Span(lane=k, phase=phases[place], start=begun.get(place, now), end=over[place]))
                 now = over[place]
         return replace(time, spans=_with_workers(spans))
+
+    def _free(self) -> dict[str, list[float]]:
+        """Return when each of all that clinics may wait for is free: from the beginning on."""
+        free = {"worker": [0.0] * self.server.workers, "up": [0.0], "down": [0.0]}
+        for edge, its in enumerate(self.edges):
+            free |= {f"edge {edge}": [0.0] * its.workers, f"edge-up {edge}": [0.0], f"edge-down {edge}": [0.0]}
+        return free
+
+
+def _own(queue: str, load: RoundLoad, lanes: Ints) -> object:
+    """Return what each of some lanes waits for, by name: of edge servers and their links, its own."""
+    if load.edges is None or not queue.startswith("edge"):
+        return queue
+    return [f"{queue} {home}" for home in load.edges.home[lanes].tolist()]
 
 
 def relay_spans(load: RoundLoad, spent: Durations) -> tuple[Span, ...]:
@@ -135,11 +152,20 @@ def _stretches(load: RoundLoad, spent: Durations) -> tuple[Way, Way, Way]:
         way = [Stretch("", phase, line), Stretch(direction, phase, link)]
         return way[::-1] if direction == "down" else way
 
+    def above(place: Literal["edge-up", "edge-down"], latency: Floats, link: Floats) -> Way:
+        """To and from the cloud: the edge server's link is busy for the bytes, and they arrive the latency later."""
+        phase = PHASES[place]
+        return [Stretch(place, phase, link), Stretch("", phase, latency)]
+
     at_server = [i for i, leg in enumerate(load.legs) if leg.place == "server"]
     batch: Way = []
     for i, (leg, seconds, link) in enumerate(zip(load.legs, spent.legs, spent.links, strict=True)):
         if leg.place == "up" or leg.place == "down":
             batch += message(leg.place, seconds, link)
+        elif leg.place == "edge-up" or leg.place == "edge-down":
+            batch += above(leg.place, seconds, link)
+        elif leg.place == "edge":
+            batch.append(Stretch("edge", PHASES["edge"], seconds))
         elif leg.place == "clinic" or load.handed_on:
             batch.append(Stretch("", leg.place, seconds))
         elif load.schedule is None:
@@ -152,6 +178,14 @@ def _stretches(load: RoundLoad, spent: Durations) -> tuple[Way, Way, Way]:
             batch += [Stretch("give", "", nothing)] * (i == at_server[-1])
     begin = message("down", spent.begin, spent.begin_link) if load.begin_bytes else []
     end = message("up", spent.end, spent.end_link) if load.end_bytes else []
+    if load.edges is None:
+        return begin, batch, end
+    if load.edges.together:
+        return [Stretch("", PHASES["edge-down"], spent.from_cloud), *begin], batch, end
+    if load.edges.begin_bytes:
+        begin = [*above("edge-down", spent.from_cloud, spent.from_cloud_link), *begin]
+    if load.edges.end_bytes:
+        end = [*end, *above("edge-up", spent.to_cloud, spent.to_cloud_link)]
     return begin, batch, end
 
 
@@ -161,10 +195,9 @@ def _serve(
     first: Sequence[int],
     last: Sequence[int],
     schedule: Sequence[tuple[int, int]] | None,
-    workers: int,
+    free: Mapping[str, list[float]],
 ) -> tuple[list[float], dict[int, float]]:
     """Take the arrivals in order of time until every clinic has finished."""
-    free = {"worker": [0.0] * workers, "up": [0.0], "down": [0.0]}
     turns = (lane for lane, _ in schedule or ())
     called, taken = next(turns, None), False
     waiting: dict[int, int] = {}
@@ -228,11 +261,14 @@ class PlanClock:
         Of all clinics.
     """
 
-    def __init__(self, resources: Sequence[ClinicResources], server: ServerResources) -> None:
+    def __init__(
+        self, resources: Sequence[ClinicResources], server: ServerResources, edges: Sequence[EdgeResources] = ()
+    ) -> None:
         self.resources = resources
         self.server = server
-        self.closed = ClosedFormClock(resources, server)
-        self.queues = QueueClock(resources, server)
+        self.edges = edges
+        self.closed = ClosedFormClock(resources, server, edges)
+        self.queues = QueueClock(resources, server, edges)
         self._known: dict[tuple[object, ...], RoundTime] = {}
 
     def durations(self, load: RoundLoad) -> Durations:

@@ -7,6 +7,7 @@ from sim.foundation.problems import ScenarioError, show
 from sim.methods.method import method_of
 from sim.methods.protocol import protocol_of
 from sim.methods.sampling import wanted
+from sim.plan.edge_refusals import edge_problems
 from sim.plan.layout import layout_problems
 from sim.plan.sizes import size_problems
 from sim.privacy.mechanisms.mechanism import acting, on_labels, on_rows
@@ -16,7 +17,7 @@ from sim.scenario.spec import RunSpec
 
 def refuse(spec: RunSpec, facts: Facts) -> None:
     """Raise a ``ScenarioError`` with a line for each reason why a strategy cannot run these settings."""
-    if problems := list(layout_problems(spec, facts)):
+    if problems := [*layout_problems(spec, facts), *edge_problems(spec, facts)]:
         raise ScenarioError(problems)
     problems = _mechanism_problems(spec)
     classes = len(facts.classes) if spec.data.outcome_of_a_record.of_classes else 2

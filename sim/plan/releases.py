@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from sim.foundation.lazy import Lazy
 from sim.methods.job import Job
+from sim.methods.messages import Kind
 from sim.methods.parties import OF_THE_LABEL, releases_of_a_row, trained_apart
 from sim.privacy.accounting import compose, flatten
-from sim.privacy.ledger import ADVERSARIES, COLLUDING, Adversary, Ledger, Release, Unit, adversaries_of
+from sim.privacy.ledger import ADVERSARIES, COLLUDING, EDGE, Adversary, Ledger, Release, Unit, adversaries_of
 from sim.privacy.loss import Adjacency
 from sim.privacy.mechanisms.mechanism import on_updates
 from sim.privacy.preprocessing import exposed
@@ -51,7 +52,10 @@ class Sampled:
         return {int(size): int(count) for size, count in zip(sizes, times, strict=True) if size}
 
 
+SECOND_CUT = "second-cut"
+"""Rows that leave an edge server for the cloud."""
 _MEND = {
+    SECOND_CUT: "what the edge server makes of each record's row leaves it without noise",
     "gradients": "clinics train on their records without noise (add dp-sgd, or freeze their parts with model.freeze)",
     "labels": 'labels are sent as they are; state labels = "public" if they are',
     "norms": "norms of records' gradients are sent as they are, to clip them jointly",
@@ -124,7 +128,7 @@ def build_ledger(
     """
     ledger = Ledger()
     enter = _updates if job.spec.privacy.unit == "clinic" else _releases
-    enter = _sums if job.shares_noise else enter
+    enter = _through_edges if job.edges is not None else _sums if job.shares_noise else enter
     noise = (*(() if job.dp is None else (job.dp.noise_std,)), *(() if job.rows is None else (job.rows.multipliers,)))
     all_of_it = to_be_noised(job, sampled)
     given = all_of_it if noised is None else noised
@@ -167,7 +171,7 @@ def _preprocessing(job: Job, clinic: int, seeing: Set[Adversary]) -> Iterator[Re
     for used in exposed(job.facts.non_private, getattr(job.spec.data, "scaling", None)):
         audience = seeing | {*job.protocol.sees_model, "peer-clinic"} if used.of_all else seeing
         if audience:
-            adversaries = tuple(a for a in ADVERSARIES if a in audience)
+            adversaries = tuple(a for a in (*ADVERSARIES, *EDGE) if a in audience)
             event = dp.NonPrivateDpEvent()
             yield Release(
                 clinic=clinic,
@@ -247,14 +251,63 @@ def _with_colluders(job: Job, release: Release) -> Release:
 
 
 def _audiences(
-    adversaries: tuple[Adversary, ...], steps: int, released: int
+    adversaries: tuple[Adversary, ...], steps: int, released: int, of_all: Collection[Adversary]
 ) -> list[tuple[tuple[Adversary, ...], int]]:
-    """Say who sees how many steps: the server all of which anything leaves, the others those in the model."""
+    """Say who sees how many steps: those who get rows all of which anything leaves, the others those in the model."""
     if released == steps:
         return [(adversaries, steps)]
-    others: tuple[Adversary, ...] = tuple(a for a in adversaries if a != "server")
-    server: tuple[Adversary, ...] = tuple(a for a in adversaries if a == "server")
-    return [(audience, count) for audience, count in ((others, released), (server, steps)) if audience and count]
+    others: tuple[Adversary, ...] = tuple(a for a in adversaries if a not in of_all)
+    servers: tuple[Adversary, ...] = tuple(a for a in adversaries if a in of_all)
+    return [(audience, count) for audience, count in ((others, released), (servers, steps)) if audience and count]
+
+
+def _through_edges(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> list[Release]:
+    """Write down what edge servers and cloud see of a clinic, and what becomes of it.
+
+    Rows that are noised at the clinic are so for both: what the cloud gets is made of them. Those that are noised at
+    the edge server are so for the cloud and all behind it. What stands in front of the noise must tell nothing of
+    records besides: it is frozen, or its gradients are noised.
+    """
+    protocol, privacy, clipped = job.protocol, job.spec.privacy, job.dp
+    exposures, steps = int(sampled.exposures[clinic]), int(sampled.steps[clinic])
+    getting: tuple[Adversary, ...] = tuple(protocol.sees_raw)
+    rows = tuple(kind for kind in protocol.sees_raw["edge"] if kind != Kind.LABELS)
+    at_edge = privacy.rows_noised_at == "edge"
+    noised = job.rows is not None and set(rows) <= done
+    behind: tuple[Adversary, ...] = () if not noised else ("server",) if at_edge else getting
+    in_front = protocol.clinic_parts + (protocol.edge_parts if at_edge else ())
+    only_rows = noised and clipped is None and all(part in job.frozen for part in in_front)
+    found = []
+    if not only_rows:
+        sigma = 0.0
+        if clipped is not None and set(job.trained_parts) <= done:
+            apart = trained_apart(job.parts, job.frozen, job.parties)
+            sigma = clipped.mechanism.noise_of_a_step(clipped.part_clip, clipped.noise_std[clinic], apart)
+        outside = tuple(a for a in protocol.sees_model if a not in behind)
+        for seeing, count in _audiences(outside, steps, int(sampled.released[clinic]), getting):
+            event = clipped.mechanism.event(sampled.rates[clinic], sigma, count) if clipped else dp.NonPrivateDpEvent()
+            found.append(_release(clinic, "gradients", seeing, event))
+        if behind:
+            known = clipped.mechanism.in_known_batches(sigma, exposures) if clipped else dp.NonPrivateDpEvent()
+            found.append(_release(clinic, "gradients", behind, known, "replace"))
+    everyone = protocol.sees_model if only_rows else getting
+    for kind in rows:
+        bare = tuple(a for a in getting if a not in behind)
+        told: list[tuple[str, tuple[Adversary, ...]]] = [(kind, tuple(a for a in bare if a == "edge"))]
+        told.append((SECOND_CUT, tuple(a for a in bare if a == "server")))
+        found += [_release(clinic, what, seeing, dp.NonPrivateDpEvent()) for what, seeing in told if seeing]
+        if job.rows is not None and noised:
+            event = job.rows.mechanism.event(job.rows.multipliers[clinic] / job.rows.reach[kind], exposures)
+            seeing = tuple(a for a in (everyone if only_rows else behind) if not (at_edge and a == "edge"))
+            found.append(_release(clinic, SECOND_CUT if at_edge else kind, seeing, event, "replace"))
+    if Kind.LABELS not in protocol.sees_raw["edge"]:
+        return found
+    if job.labels is not None and Kind.LABELS in done:
+        answers = job.labels.mechanism.event(job.labels.uniform, job.labels.classes)
+        found.append(_release(clinic, Kind.LABELS, everyone, answers, "replace", "label"))
+    elif privacy.labels != "public":
+        found.append(_release(clinic, Kind.LABELS, everyone, dp.NonPrivateDpEvent()))
+    return found
 
 
 def _releases(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> list[Release]:
@@ -272,7 +325,7 @@ def _releases(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> 
             apart = 1 if job.joint else trained_apart(job.parts, job.frozen, job.parties)
             sigma = clipped.mechanism.noise_of_a_step(clipped.part_clip, clipped.noise_std[clinic], apart)
         outside = tuple(a for a in protocol.sees_model if not (behind_noise and a == "server"))
-        for seeing, steps in _audiences(outside, int(sampled.steps[clinic]), int(sampled.released[clinic])):
+        for seeing, steps in _audiences(outside, int(sampled.steps[clinic]), int(sampled.released[clinic]), {"server"}):
             event = clipped.mechanism.event(sampled.rates[clinic], sigma, steps) if clipped else dp.NonPrivateDpEvent()
             found.append(_release(clinic, "gradients", seeing, event))
         if behind_noise:

@@ -14,7 +14,7 @@ from dp_accounting import DpEvent
 from sim.foundation.text import count_text
 from sim.methods.parties import patients
 from sim.plan.notes import PREDICTING, labels_note, summed, whom_they_share
-from sim.plan.releases import un_noised
+from sim.plan.releases import SECOND_CUT, un_noised
 from sim.privacy.accounting import flatten, under_one_adjacency
 from sim.privacy.adjacency import NAMES
 from sim.privacy.ledger import Adversary, Release
@@ -35,6 +35,10 @@ _WHO: dict[Adversary, str] = {
     "peers": "{} in collusion, with all that reaches them and all that they know",
     "server-and-peers": "whoever runs the server in collusion with {}, with all that reaches them and that they know",
 }
+_WITH_EDGES: dict[Adversary, str] = {
+    "server": "whoever runs the cloud behind the edge servers: follows the protocol, and keeps all that is sent to it",
+    "edge": "whoever runs the clinic's own edge server: follows the protocol, and keeps all that is sent to it",
+}
 _LYING: dict[Adversary, str] = {
     "model-user": "whoever gets the trained model, into which a server that lies may put all that it has",
     "peer-clinic": "another clinic that takes part, to which a server that lies may pass on all that it has",
@@ -51,6 +55,7 @@ _MEANING = {
     "sum": "the sum of what a round's clinics train, which secure aggregation opens",
     "own parts": "the clinic's own parts of the model",
     "smashed": "the head's output for each record (smashed data)",
+    "second-cut": "what the edge server makes of each record's row (its middle's output)",
     "tail-gradient": "the loss's gradient in the body's output, for each record",
     "labels": "the label of each record",
     "norms": "the norm of each record's gradient in each part",
@@ -189,7 +194,8 @@ def _who(plan: Plan, adversary: Adversary) -> str:
             "whoever gets the model that all have in common; a clinic's own, trained on without noise, is not covered"
         )
     knows = ", and its own part of the noise" if adversary == "peer-clinic" and plan.job.shares_noise else ""
-    return (lies or _WHO[adversary].format(count_text(privacy.colluding_clinics, "clinic"))) + knows
+    who = _WHO if plan.job.edges is None else {**_WHO, **_WITH_EDGES}
+    return (lies or who[adversary].format(count_text(privacy.colluding_clinics, "clinic"))) + knows
 
 
 def _seen(groups: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -255,8 +261,9 @@ def _how_often(plan: Plan, release: Release, count: int, *, noised: bool) -> tup
     if release.what == "update":
         return int(plan.sampled.rounds[release.clinic]), "rounds"
     of_batches = (*plan.job.protocol.batch_up, *plan.job.protocol.batch_down)
-    if release.what == "gradients" or any(release.what in kinds for kinds in of_batches):
-        steps = plan.sampled.steps if "server" in release.adversaries else plan.sampled.released
+    if release.what in ("gradients", SECOND_CUT) or any(release.what in kinds for kinds in of_batches):
+        seen_in_full = set(plan.job.protocol.sees_raw) & set(release.adversaries)
+        steps = plan.sampled.steps if seen_in_full else plan.sampled.released
         return int(steps[release.clinic]), "training steps"
     return count, "messages"
 

@@ -22,16 +22,19 @@ if TYPE_CHECKING:
 
 dp: Any = Lazy("dp_accounting")
 
-Adversary = Literal["model-user", "peer-clinic", "server", "peers", "server-and-peers"]
+Adversary = Literal["model-user", "peer-clinic", "server", "peers", "server-and-peers", "edge"]
 ADVERSARIES: tuple[Adversary, ...] = ("model-user", "peer-clinic", "server")
 """Those of every run; clinics that collude are further ones where a run states how many."""
 COLLUDING: tuple[Adversary, ...] = ("peers", "server-and-peers")
+EDGE: tuple[Adversary, ...] = ("edge",)
+"""The clinic's own edge server, where there are any; the server is the cloud then."""
 COLUMN_OF: Mapping[Adversary, str] = {
     "model-user": "epsilon_model_user",
     "peer-clinic": "epsilon_peer",
     "server": "epsilon_server",
     "peers": "epsilon_peers",
     "server-and-peers": "epsilon_server_and_peers",
+    "edge": "epsilon_edge",
 }
 """The column of a study's table with each adversary's epsilon."""
 REPLACE_COLUMN_OF = {adversary: f"{column}_replace" for adversary, column in COLUMN_OF.items()}
@@ -209,9 +212,9 @@ def _check_adversaries(names: Iterable[str]) -> None:
         raise ValueError(f"unknown adversary {', '.join(sorted(unknown))}; there are {', '.join(COLUMN_OF)}")
 
 
-def adversaries_of(colluding_clinics: int) -> tuple[Adversary, ...]:
-    """Return the adversaries of a run in which so many clinics may collude."""
-    return (*ADVERSARIES, *(COLLUDING if colluding_clinics else ()))
+def adversaries_of(colluding_clinics: int, *, edges: bool = False) -> tuple[Adversary, ...]:
+    """Return the adversaries of a run in which so many clinics may collude, with edge servers or without."""
+    return (*ADVERSARIES, *(COLLUDING if colluding_clinics else ()), *(EDGE if edges else ()))
 
 
 def _to_plain(value: Any) -> Any:

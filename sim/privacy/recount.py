@@ -13,21 +13,21 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 import dp_accounting as dp
 from dp_accounting import DpEvent, NonPrivateDpEvent
 from pydantic import Field, Strict
 
-from sim.privacy.ledger import ADVERSARIES, Adversary
+from sim.privacy.ledger import ADVERSARIES, Adversary, adversaries_of
 from sim.privacy.loss import Adjacency
+from sim.privacy.recounted import Seen, gaussian, sampled_steps, sent_rows, through_edges
 from sim.scenario.base import Number, Section
 from sim.scenario.model import Model
 from sim.scenario.privacy import Privacy
 
 RECOUNTED = frozenset({"dp-sgd", "smashed-noise", "laplace", "label-rr", "clinic-level"})
 """The mechanisms whose releases are known here."""
-Seen: TypeAlias = "Counter[tuple[Adjacency, DpEvent]]"
 
 
 Count = Annotated[int, Strict(), Field(ge=0)]
@@ -76,6 +76,7 @@ class Method:
     pooled: bool = False  # Whether features are scaled by statistics of all clinics
     parties: int = 0  # How many hold columns of the same patients
     label_holder: int | None = None  # Which party has the label, where parties hold columns of the same patients
+    edges: bool = False  # Whether edge servers stand between clinics and the server
     own_parts: bool = False  # Whether each clinic keeps parts of the model to itself
     together: int = 1  # How many clinics a round is meant to have
     invited: int = 1  # How many it has at most before the slowest are left out
@@ -91,7 +92,7 @@ class Method:
     @property
     def parts(self) -> int:
         """Into how many parts the model is cut."""
-        return {"vanilla": 2, "u-shaped": 3}.get(self.cut or "", 1)
+        return {"vanilla": 2, "u-shaped": 3, "multi-hop": 3}.get(self.cut or "", 1)
 
     @property
     def frozen(self) -> frozenset[str]:
@@ -132,7 +133,9 @@ class Method:
             return frozenset({"update"} | (set() if privacy.adaptive_quantile is None else {"clip-count"}))
         if self.gradients_are_noised:
             names |= (
-                {"model"} if self.cut is None else {"head", "body", "tail"} if self.parts == 3 else {"head", "body"}
+                {"model"}
+                if self.cut is None
+                else {"head", "body"} | ({"u-shaped": {"tail"}, "multi-hop": {"middle"}}.get(self.cut, set()))
             )
         names -= self.frozen
         if not {"smashed-noise", "laplace"}.isdisjoint(mechanisms):
@@ -162,7 +165,8 @@ class Method:
     def reaches(self) -> list[float]:
         """Return, for each kind of noised row, how far another record's row can lie away, over the clip."""
         built_in = self.model.name != "factory"
-        first = self.model.cut if isinstance(self.model.cut, int) else self.model.cut[0]
+        cut = self.model.cut if isinstance(self.model.cut, tuple) else (self.model.cut,)
+        first = cut[-1] if self.privacy.rows_noised_at == "edge" else cut[0]
         behind = 1 if self.model.name == "logistic" else len(self.model.hidden) + 1  # blocks, counted from the end too
         components_alone = self.model.components is not None and first in (1, -behind)
         # Built-in heads end in a rectifier; principal components have both signs; Laplace noise goes by the L1 norm.
@@ -190,7 +194,7 @@ def seen(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]:
 
 def _learned(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]:
     """Return what the training gives away, whatever its features were made with."""
-    views: dict[Adversary, Seen] = {adversary: Counter() for adversary in ADVERSARIES}
+    views: dict[Adversary, Seen] = {a: Counter() for a in adversaries_of(0, edges=method.edges)}
     if (
         method.name == "vertical" and method.label_holder is not None
     ):  # a record is a patient's, at all parties together
@@ -198,6 +202,8 @@ def _learned(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]
     if not drawn.steps[clinic]:
         return views
     bare: Seen = Counter({("add-or-remove", NonPrivateDpEvent()): 1})
+    if method.edges:
+        return through_edges(method, drawn, clinic)
     if method.adds_up:
         together = method.privacy.colluding_clinics
         knowing: dict[Adversary, int] = {"model-user": 0, "peer-clinic": 1, "server": 0}
@@ -207,10 +213,10 @@ def _learned(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]
             views[adversary] = Counter()
             for updates, times in drawn.sums[clinic]:
                 left = sigma * math.sqrt(method.variance(updates, clinics))
-                views[adversary] += _gaussian("add-or-remove", left, times)
+                views[adversary] += gaussian("add-or-remove", left, times)
         return views
     if method.privacy.mechanism == "clinic-level":
-        update = _gaussian("add-or-remove", drawn.release_noise[clinic], drawn.rounds[clinic])
+        update = gaussian("add-or-remove", drawn.release_noise[clinic], drawn.rounds[clinic])
         return {
             "model-user": update + bare if method.own_parts else update,
             "peer-clinic": update,
@@ -218,60 +224,25 @@ def _learned(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]
         }
     public_ends = {"vanilla": {"head"}, "u-shaped": {"head", "tail"}}.get(method.cut or "", {"model"})
     only_rows = method.rows_are_noised and not method.gradients_are_noised and public_ends <= method.frozen
-    rows = _rows(method, drawn, clinic) if method.cut or method.name == "centralised" else Counter()
+    rows = sent_rows(method, drawn, clinic) if method.cut or method.name == "centralised" else Counter()
     if only_rows:
         return dict.fromkeys(ADVERSARIES, rows)
     sigma = drawn.noise_multipliers[clinic] if method.gradients_are_noised else 0.0
-    views["model-user"] = _steps(drawn.rates[clinic], sigma, drawn.released[clinic])
+    views["model-user"] = sampled_steps(drawn.rates[clinic], sigma, drawn.released[clinic])
     if method.name in _ALONE:
         return views
     if method.name == "vertical":
         # Each party gets gradients that other parties' records and the labels have formed, and the server all rows.
         if not method.rows_are_noised:
             return views | {"peer-clinic": bare, "server": bare}
-        all_of_it = rows + _gaussian("replace", sigma / 2, max(1, drawn.exposures[clinic]))
+        all_of_it = rows + gaussian("replace", sigma / 2, max(1, drawn.exposures[clinic]))
         return views | {"peer-clinic": all_of_it, "server": all_of_it}
     views["peer-clinic"] = views["model-user"]
     if method.rows_are_noised:  # who sees the rows sees who is in a batch, and a replaced record moves a sum by 2 C
-        views["server"] = rows + _gaussian("replace", sigma / 2, max(1, drawn.exposures[clinic]))
+        views["server"] = rows + gaussian("replace", sigma / 2, max(1, drawn.exposures[clinic]))
     else:
-        views["server"] = rows + _steps(drawn.rates[clinic], sigma, drawn.steps[clinic])
+        views["server"] = rows + sampled_steps(drawn.rates[clinic], sigma, drawn.steps[clinic])
     return views
-
-
-def _rows(method: Method, drawn: Drawn, clinic: int) -> Seen:
-    """Return what the server receives of each record beside gradients."""
-    found: Seen = Counter()
-    times = max(1, drawn.exposures[clinic])
-    if method.rows_are_noised:
-        noise = drawn.release_noise[clinic]
-        for reach in method.reaches():
-            if "laplace" in method.privacy.mechanism.split("+") and noise:
-                found["replace", dp.LaplaceDpEvent(noise / reach)] += times
-            else:
-                found += _gaussian("replace", noise / reach, times)
-    else:
-        found["add-or-remove", dp.NonPrivateDpEvent()] += 1
-    if method.cut == "u-shaped":
-        return found
-    if method.label_noise is not None:
-        odds = math.exp(-method.label_noise)
-        uniform = drawn.classes * odds / (1 + (drawn.classes - 1) * odds)
-        found["replace", dp.RandomizedResponseDpEvent(uniform, drawn.classes)] += 1
-    elif method.privacy.labels != "public":
-        found["add-or-remove", dp.NonPrivateDpEvent()] += 1
-    return found
-
-
-def _gaussian(way: Adjacency, sigma: float, times: int) -> Seen:
-    return Counter({(way, dp.GaussianDpEvent(sigma) if sigma else dp.NonPrivateDpEvent()): times} if times else {})
-
-
-def _steps(rate: float, sigma: float, times: int) -> Seen:
-    if rate == 1 or not sigma:
-        return _gaussian("add-or-remove", sigma, times)
-    event = dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma))
-    return Counter({("add-or-remove", event): times} if times else {})
 
 
 def alike(one: Mapping[tuple[Adjacency, DpEvent], int], other: Mapping[tuple[Adjacency, DpEvent], int]) -> bool:

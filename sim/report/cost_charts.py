@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sim.methods.messages import Kind
 from sim.methods.protocol import ALIGNMENT, SECURE
+from sim.plan.load import EDGE_PHASES
 from sim.report.gantt import PHASES, time_unit
 from sim.report.look import GREY, Sheet, Spec, field, prefixed
 
@@ -18,15 +19,15 @@ _KINDS = dict(zip((*map(str, Kind), SECURE, ALIGNMENT), _COLOURS, strict=True))
 _PHASES = {phase: colour for phase, (_, colour) in PHASES.items()} | {"waiting": "#999999"}  # seen on a dark page too
 
 
-def time_panel(sheet: Sheet, most: float) -> Spec:
+def time_panel(sheet: Sheet, most: float, phases: Collection[str]) -> Spec:
     """Draw the simulated time of each method at one level, by phase, in the unit of the longest."""
     unit, seconds = time_unit(most)
     x = field("amount:Q", title=f"Sum in {unit}", axis={"tickCount": 5})
     said = [field("phase:N"), field("seconds:Q", format=".4~s")]
-    return _bars(sheet, "phases", x, _phases(), said, {"calculate": f"datum.seconds / {seconds}", "as": "amount"})
+    return _bars(sheet, "phases", x, _phases(phases), said, {"calculate": f"datum.seconds / {seconds}", "as": "amount"})
 
 
-def round_panel(sheet: Sheet, rows: int, longest: Mapping[str, float]) -> Spec:
+def round_panel(sheet: Sheet, rows: int, longest: Mapping[str, float], phases: Collection[str]) -> Spec:
     """Draw one round of the chosen method, a row a clinic and a row a worker of the server.
 
     Parameters
@@ -37,6 +38,8 @@ def round_panel(sheet: Sheet, rows: int, longest: Mapping[str, float]) -> Spec:
         The most that a method has.
     longest : mapping of str to float
         By method, the seconds of its round, which decide its unit.
+    phases : collection of str
+        Those that occur.
     """
     units = {method: time_unit(seconds) for method, seconds in longest.items()}
     names = json.dumps({method: name for method, (name, _) in units.items()}, ensure_ascii=False)
@@ -52,7 +55,7 @@ def round_panel(sheet: Sheet, rows: int, longest: Mapping[str, float]) -> Spec:
             "x": field("start_shown:Q", title="Since the round began", axis={"tickCount": 6}),
             "x2": {"field": "end_shown"},
             "y": field("row:N", sort=None, title=None, axis={"labelLimit": 110, "grid": False, "ticks": False}),
-            "color": _phases(),
+            "color": _phases(phases),
             "tooltip": [
                 *(field(f"{name}:N") for name in ("row", "phase")),
                 *(field(f"{name}:Q", format=".4~s") for name in ("start", "end")),
@@ -68,8 +71,10 @@ def _colours(name: str, colours: dict[str, str], columns: int) -> Spec:
     return field(f"{name}:N", scale={"domain": list(colours), "range": list(colours.values())}, legend=legend)
 
 
-def _phases() -> Spec:
-    return _colours("phase", _PHASES, 5)
+def _phases(those: Collection[str]) -> Spec:
+    """Encode phases by colour; those of edge servers where there are any."""
+    shown = {phase: colour for phase, colour in _PHASES.items() if phase in those or phase not in EDGE_PHASES}
+    return _colours("phase", shown, 5)
 
 
 def traffic_panel(sheet: Sheet, kinds: Sequence[str]) -> Spec:

@@ -230,7 +230,7 @@ def _time(table: pd.DataFrame) -> Figure:
         "less than this sum.",
         description=f"A bar chart of seconds by method and phase. Sums: {_sums(table, 'seconds', seconds_text)}.",
         table="phases",
-        panels=[partial(time_panel, most=float(sums.max()))],
+        panels=[partial(time_panel, most=float(sums.max()), phases=set(table["phase"]))],
     )
 
 
@@ -259,6 +259,7 @@ def _round(table: pd.DataFrame, clock: Sequence[DrawnRound]) -> Figure:
                 round_panel,
                 rows=int(table.groupby("method")["row"].nunique().max()),
                 longest={str(method): float(end) for method, end in table.groupby("method")["end"].max().items()},
+                phases=set(table["phase"]),
             )
         ],
     )

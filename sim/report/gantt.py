@@ -16,6 +16,9 @@ PHASES = {
     "clinic": ("computes", "#E69F00"),
     "upload": ("sends", "#0072B2"),
     "server": ("the server computes for it", "#CC79A7"),
+    "edge": ("the edge server computes for it", "#009E73"),
+    "to cloud": ("the edge server sends on", "#D55E00"),
+    "from cloud": ("the cloud sends back", "#E9A27B"),
     "waiting": ("waits", "#595959"),
 }
 _UNITS = (("hours", 3600.0, 7200.0), ("minutes", 60.0, 300.0), ("seconds", 1.0, 1.0), ("milliseconds", 1e-3, 0.0))

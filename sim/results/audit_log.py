@@ -1,13 +1,13 @@
 """The audit log: what crossed, for whom and with which mechanism, in lines of JSON that are chained by their hashes.
 
-A line a round and clinic holds the bytes by direction and kind that were counted while learning and the noised steps by
-part; messages of the same kind in a round are one figure, since a thousand clinics' single batches would be millions of
-lines. Then a line a release holds its event over the whole run, ``"none"`` where nothing was noised. The last lines
-hold the hashes of every file of the folder, of ``run.json`` itself, of settings and data, and the versions of the code.
-Each line has the hash of the one before it, and ``run.json`` names the last, so that a changed, dropped, moved or
-cut-off line shows. No patient's value is in it. Who can rewrite the whole folder can write a new chain: that shows
-where the head is kept elsewhere or signed (:mod:`sim.results.signature`), and an epsilon that settings and
-counts do not give shows in any case (:mod:`sim.privacy.recount`).
+A line a round and clinic, or edge server, holds the bytes by direction and kind that were counted while learning and
+the noised steps by part; messages of the same kind in a round are one figure, since a thousand clinics' single batches
+would be millions of lines. Then a line a release holds its event over the whole run, ``"none"`` where nothing was
+noised. The last lines hold the hashes of every file of the folder, of ``run.json`` itself, of settings and data, and
+the versions of the code. Each line has the hash of the one before it, and ``run.json`` names the last, so that a
+changed, dropped, moved or cut-off line shows. No patient's value is in it. Who can rewrite the whole folder can write a
+new chain: that shows where the head is kept elsewhere or signed (:mod:`sim.results.signature`), and an epsilon that
+settings and counts do not give shows in any case (:mod:`sim.privacy.recount`).
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ class Trail:
         self.entries: list[dict[str, Any]] = []
         self._traffic: dict[Any, NDArray[np.int64]] = {}
         self._noised: dict[Any, NDArray[np.int64]] = {}
+        self._above: dict[Any, NDArray[np.int64]] = {}
 
-    def close_round(self, server_round: int, traffic: Counted, noised: Counted) -> None:
+    def close_round(self, server_round: int, traffic: Counted, noised: Counted, above: Counted) -> None:
         """Enter what was counted since the last call.
 
         Parameters
@@ -47,6 +48,8 @@ class Trail:
             Bytes so far by ``(direction, kind)``, ``[clinic]`` each.
         noised : mapping
             Noised steps so far by part, ``[clinic]`` each.
+        above : mapping
+            Bytes so far between edge servers and cloud, ``[edge]`` each.
         """
         steps = sorted(_growth(noised, self._noised).items())
         new = [*sorted(_growth(traffic, self._traffic).items()), *((("noised-steps", part), n) for part, n in steps)]
@@ -56,6 +59,11 @@ class Trail:
                 line = by_clinic.setdefault(clinic, {"up": {}, "down": {}, "noised-steps": {}})
                 line[group][kind] = int(counts[clinic])
         self.entries += [{"round": server_round, "clinic": k, **by_clinic[k]} for k in sorted(by_clinic)]
+        by_edge: dict[int, dict[str, Any]] = {}
+        for (way, kind), counts in sorted(_growth(above, self._above).items()):
+            for edge in np.flatnonzero(counts).tolist():
+                by_edge.setdefault(edge, {"up": {}, "down": {}})[way][kind] = int(counts[edge])
+        self.entries += [{"round": server_round, "edge": k, **by_edge[k]} for k in sorted(by_edge)]
 
 
 def _growth(now: Counted, before: dict[Any, NDArray[np.int64]]) -> dict[Any, NDArray[np.int64]]:
@@ -168,25 +176,30 @@ def first_fault(log: bytes, record: Mapping[str, Any]) -> str | None:
 
 def _disagreement(entries: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> str | None:
     """Hold bytes and noised steps against the plan and releases against the ledger; name the line where it shows."""
-    planned = {key: Counter(dict(enumerate(counts))) for key, counts in record["plan"]["counts"].items()}
-    last: dict[tuple[str, int], int] = {}
-    found: dict[str, Counter[int]] = {key: Counter() for key in planned}
+    planned = {
+        (who, key): Counter(dict(enumerate(counts)))
+        for who, where in (("clinic", "counts"), ("edge", "edge-counts"))
+        for key, counts in record["plan"].get(where, {}).items()
+    }
+    last: dict[tuple[tuple[str, str], int], int] = {}
+    found: dict[tuple[str, str], Counter[int]] = {key: Counter() for key in planned}
     for number, entry in enumerate(entries, 1):
         if "round" not in entry:
             continue
-        clinic = entry["clinic"]
-        for group in ("up", "down", "noised-steps"):
+        who = "edge" if "edge" in entry else "clinic"
+        place = entry[who]
+        for group in ("up", "down", "noised-steps") if who == "clinic" else ("up", "down"):
             for kind, count in entry[group].items():
-                key = f"{group} {kind}"
-                last[key, clinic] = number
-                found.setdefault(key, Counter())[clinic] += count
-                if found[key][clinic] > planned.get(key, Counter())[clinic]:
-                    return f"line {number}: clinic {clinic}, {key}: more than planned"
+                key = who, f"{group} {kind}"
+                last[key, place] = number
+                found.setdefault(key, Counter())[place] += count
+                if found[key][place] > planned.get(key, Counter())[place]:
+                    return f"line {number}: {who} {place}, {key[1]}: more than planned"
     for key, counts in planned.items():
-        for clinic, count in counts.items():
-            if found[key][clinic] != count:
-                where = last.get((key, clinic), len(entries))
-                return f"line {where}: clinic {clinic}, {key}: {found[key][clinic]} in all, {count} planned"
+        for place, count in counts.items():
+            if found[key][place] != count:
+                where = last.get((key, place), len(entries))
+                return f"line {where}: {key[0]} {place}, {key[1]}: {found[key][place]} in all, {count} planned"
     releases = release_entries(record["privacy"]["releases"])
     logged = [(number, entry) for number, entry in enumerate(entries, 1) if "release" in entry]
     for (number, entry), release in zip(logged, releases, strict=False):

@@ -34,12 +34,16 @@ OUTCOME_COLUMNS: Final = (
     *("best_horizon_calibration", "best_within_clinic_r2", "best_r2", "best_mae", "best_decile_error"),
 )
 """Columns of times and of amounts, which stand in front of the worst clinic's where a run has them."""
+EDGE_COLUMNS: Final = (
+    *("edge_bytes_up", "edge_bytes_down", "edge_flops", "peak_edge_bytes", "epsilon_edge", "epsilon_edge_replace"),
+)
+"""Columns of edge servers, which stand behind those of privacy where a study has any."""
 _HEADLINE_COLUMNS: Final = (
     frozenset({"within_clinic_concordance", "concordance", "worst_clinic_concordance", "integrated_brier"}),
     frozenset({"within_clinic_r2", "r2", "worst_clinic_r2", "mae"}),
 )
 """Columns of times, and of amounts, that a table has all of if it has one."""
-_KNOWN: Final = frozenset({*COLUMNS, *OUTCOME_COLUMNS})
+_KNOWN: Final = frozenset({*COLUMNS, *OUTCOME_COLUMNS, *EDGE_COLUMNS})
 AUDITED_COLUMN_OF: Final[Mapping[Adversary, str]] = {
     "model-user": "epsilon_audited_model_user",
     "peer-clinic": "epsilon_audited_peer",
@@ -95,7 +99,7 @@ def is_setting(column: str) -> bool:
 def in_order(columns: Iterable[str]) -> list[str]:
     """Return the table's columns and those that stand beside them, in their order."""
     columns = set(columns)
-    for of_kind in _HEADLINE_COLUMNS:
+    for of_kind in (*_HEADLINE_COLUMNS, frozenset(EDGE_COLUMNS)):
         columns |= of_kind if columns & of_kind else set()
     others, end, place = sorted(columns - _KNOWN), COLUMNS.index("wall_seconds"), COLUMNS.index("worst_clinic_auc")
     kinds = {kind: filter(kind, others) for kind in (is_measured, is_swept, is_tuned)}
@@ -104,6 +108,7 @@ def in_order(columns: Iterable[str]) -> list[str]:
         *COLUMNS[:place],
         *of_outcome,
         *COLUMNS[place:end],
+        *filter(columns.__contains__, EDGE_COLUMNS),
         *kinds[is_measured],
         *COLUMNS[end:],
         *kinds[is_swept],

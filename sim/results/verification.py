@@ -19,7 +19,8 @@ from sim.foundation.chain import read_chain
 from sim.foundation.plugins import loaded, registered
 from sim.foundation.problems import ScenarioError
 from sim.privacy.ledger import COLUMN_OF, REPLACE_COLUMN_OF, Adversary, Ledger, adversaries_of
-from sim.privacy.recount import RECOUNTED, Drawn, Method, Seen, alike, count_faults, noise_faults, seen, sum_faults
+from sim.privacy.recount import RECOUNTED, Drawn, Method, alike, count_faults, noise_faults, seen, sum_faults
+from sim.privacy.recounted import Seen
 from sim.privacy.risk import membership_risk
 from sim.privacy.second_opinion import of_patient, same, second_drawn, second_epsilon
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
@@ -114,7 +115,7 @@ def _claim_faults(folder: Path, record: Record) -> list[str]:
     names = [clinic["name"] for clinic in plan["clinics"]]
     if not drawn.of(len(names)):
         return [f"{file}: plan.drawn: has not a value for each of {len(names)} clinics"]
-    unit = method.privacy.unit
+    unit, delta = method.privacy.unit, method.privacy.delta or 0.0
     faults = [f"{file}: {fault}" for fault in count_faults(method, drawn, plan, record["spec"])]
     faults += [f"{file}: {fault}" for fault in noise_faults(method, drawn, plan)]
     rounds = read_parquet(folder, "rounds.parquet")
@@ -128,7 +129,6 @@ def _claim_faults(folder: Path, record: Record) -> list[str]:
         for a in view
         if not alike(ledger.mechanisms(a, k, unit), view[a])
     ]
-    delta = method.privacy.delta or 0.0
     epsilons = {a: [second_epsilon(view[a], delta) for view in views] for a in views[0]}
     faults += _disagreements(_claims(folder, record), epsilons)
     replaced = {a: [second_epsilon(view[a], delta, replace_one=True) for view in views] for a in views[0]}
@@ -138,7 +138,7 @@ def _claim_faults(folder: Path, record: Record) -> list[str]:
         for absent in COLUMN_OF.keys() - epsilons.keys()
         for column in (COLUMN_OF[absent], REPLACE_COLUMN_OF[absent])
         for place in ("row", "plan")
-        if record[place][column] is not None
+        if record[place].get(column) is not None
     ]
     faults += _target_faults(file, method, epsilons)
     faults += _other_claims(file, record, method, drawn, views, epsilons)
@@ -173,6 +173,7 @@ def _method(record: Record, ledger: Ledger, drawn: Drawn) -> Method:
         preprocessing=frozenset(name for name, marking in statistics.items() if marking == "non-private"),
         pooled=spec["data"].get("scaling") == "pooled",
         parties=len(spec.get("parties", ())),
+        edges=bool(spec.get("edges")),
         label_holder=next((k for k, party in enumerate(spec.get("parties", ())) if party["label"]), None),
         together=together,
         invited=min(len(clinics), math.ceil(together * train["over-select"] - 1e-9)),
@@ -208,7 +209,7 @@ def _number(value: Any) -> float:
 
 
 def _adversaries(record: Record) -> tuple[Adversary, ...]:
-    return adversaries_of(record["spec"]["privacy"]["colluding-clinics"])
+    return adversaries_of(record["spec"]["privacy"]["colluding-clinics"], edges=bool(record["spec"].get("edges")))
 
 
 def _claims(folder: Path, record: Record) -> Iterator[tuple[str, Adversary, int | None, float]]:

@@ -84,6 +84,14 @@ class ClinicResources:
 
 
 @dataclass(frozen=True, slots=True)
+class EdgeResources:
+    """An edge server's link to the cloud and its computer."""
+
+    own: ClinicResources
+    workers: int  # How many batches it trains on at once, each at the full rate
+
+
+@dataclass(frozen=True, slots=True)
 class ServerResources:
     """The server's computer and, if it is a bottleneck, its link."""
 

@@ -4,7 +4,6 @@ TOML with kebab-case keys, checked into frozen objects; everything wrong is repo
 """
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,17 +20,18 @@ from pydantic import (
     model_validator,
 )
 
-from sim.foundation.files import status
 from sim.foundation.problems import ScenarioError, problem_lines, show, suggest
 from sim.scenario.attacks import AttackTable
 from sim.scenario.base import SCALARS, Section, SweptValues, unique
 from sim.scenario.data import Csv, DataSpec, HeartDisease, Loader, Npz, Parquet, Synthetic
+from sim.scenario.edges import Edge, edges_fault, unused_or_missing
 from sim.scenario.lookup import attack_facts
 from sim.scenario.model import Model
 from sim.scenario.overrides import Override, override_key, parsed_override, replaced
 from sim.scenario.parties import Party, layout_fault
 from sim.scenario.privacy import Privacy
-from sim.scenario.shape import DEEPEST, shape_problems
+from sim.scenario.reading import read_toml
+from sim.scenario.shape import shape_problems
 from sim.scenario.study import Availability, ClinicGroup, GroupColumn, Scoring, Server, Straggler, Strategy, Train
 from sim.scenario.tune import Tune, flat, key_faults, tune_problems, tuned_in, way_to, without_tuned
 
@@ -44,8 +44,6 @@ _SWEPT_TABLES: Final[dict[str, tuple[type[Section], ...]]] = {
     "server": (Server,),
     "privacy": (Privacy,),
 }
-_MOST_BYTES: Final = 4_000_000
-"""Of a scenario file."""
 _SWEPT_KEYS: Final = tuple(
     dict.fromkeys(
         f"{table}.{field.alias}"
@@ -109,6 +107,7 @@ class Scenario(Section):
     server: Server = Server()
     clinics: Annotated[tuple[ClinicGroup, ...], Field(min_length=1)] = (ClinicGroup(profile="hospital"),)
     parties: Annotated[tuple[Party, ...], Field(validate_default=True)] = ()
+    edges: tuple[Edge, ...] = ()
     privacy: Privacy = Privacy()
     strategies: Annotated[tuple[Strategy, ...], Field(min_length=1)]
     sweep: dict[Annotated[str, AfterValidator(_swept_key)], SweptValues] = Field(default_factory=dict)
@@ -157,6 +156,13 @@ class Scenario(Section):
             raise ValueError(fault)
         return parties
 
+    @field_validator("edges")
+    @classmethod
+    def _each_clinic_at_one_edge(cls, edges: tuple[Edge, ...], info: ValidationInfo) -> tuple[Edge, ...]:
+        if fault := edges_fault(edges, vertical=bool(info.data.get("parties"))):
+            raise ValueError(fault)
+        return edges
+
     @field_validator("attacks")
     @classmethod
     def _those_on_parties(cls, attacks: tuple[AttackTable, ...], info: ValidationInfo) -> tuple[AttackTable, ...]:
@@ -175,7 +181,7 @@ class Scenario(Section):
 
     @field_validator("strategies")
     @classmethod
-    def _each_strategy_once(cls, strategies: tuple[Strategy, ...]) -> tuple[Strategy, ...]:
+    def _each_strategy_once(cls, strategies: tuple[Strategy, ...], info: ValidationInfo) -> tuple[Strategy, ...]:
         seen: list[tuple[object, ...]] = []
         for strategy in strategies:
             for cut in strategy.cut or (None,):
@@ -183,6 +189,8 @@ class Scenario(Section):
                 if (run := (shown, cut)) in seen:
                     raise ValueError(f'"{shown}" is listed twice; list it once, or give each a label of its own')
                 seen.append(run)
+        if "edges" in info.data and (fault := unused_or_missing(info.data["edges"], strategies)):
+            raise ValueError(fault)
         return strategies
 
 
@@ -205,6 +213,7 @@ _MODELS: Final[dict[tuple[str, ...], type[Section]]] = {
     ("parties",): Party,
     ("parties", "availability"): Availability,
     ("parties", "straggler"): Straggler,
+    ("edges",): Edge,
     ("privacy",): Privacy,
     ("strategies",): Strategy,
     ("tune",): Tune,
@@ -229,7 +238,7 @@ def load_scenario(path: str | Path, overrides: Sequence[Override] = (), only: Se
     ScenarioError
         With one line for each problem.
     """
-    return _altered(_read_toml(Path(path), str(path)), Path(path).parent, str(path), overrides, only)
+    return _altered(read_toml(Path(path), str(path)), Path(path).parent, str(path), overrides, only)
 
 
 def parse_scenario(
@@ -351,31 +360,6 @@ def _unplaced(mapping: Mapping[str, Any], sweep: Mapping[str, Any]) -> Iterator[
             replaced(mapping, key.split("."), None)
         except ValueError as error:
             yield f"sweep.{key}: {error}"
-
-
-def _read_toml(path: Path, label: str) -> dict[str, Any]:
-    if path.is_dir():
-        raise ScenarioError([f"{label}: is a folder; give a scenario file, NAME.toml"])
-    try:
-        status(path, _MOST_BYTES)
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ScenarioError([f"{label}: cannot be read ({error.strerror}); check the path"]) from None
-    except UnicodeDecodeError:
-        raise ScenarioError([f"{label}: is not UTF-8 text; save it as UTF-8"]) from None
-    except ValueError as error:
-        raise ScenarioError([f"{label}: {error}"]) from None
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        what, _, where = str(error).rstrip(")").partition(" (at ")
-        raise ScenarioError([f"{label}: {where}: {what}; write it as TOML"]) from None
-    except RecursionError:
-        raise ScenarioError(
-            [f"{label}: lists or tables stand more than {DEEPEST} deep in each other; no key has so many"]
-        ) from None
-    except ValueError:  # Python reads no number of more than some thousands of digits
-        raise ScenarioError([f"{label}: has a whole number of thousands of digits; give a smaller one"]) from None
 
 
 def overridden(mapping: Mapping[str, Any], override: Override) -> dict[str, Any]:

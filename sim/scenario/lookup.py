@@ -76,7 +76,7 @@ def attack_facts(name: str) -> AttackFacts:
 def example(key: str) -> str:
     """Name a registered method that cuts the network in every way and has a key, where one is asked for."""
     fits = (name for name in registered(METHODS) if key in ("cut", *loaded(METHODS, name).takes))
-    return next(name for name in fits if key != "cut" or len(loaded(METHODS, name).cuts) > 1)
+    return next(name for name in fits if key != "cut" or len(loaded(METHODS, name).cuts) > 2)
 
 
 def check_options(name: str, given: Mapping[str, object], known: Mapping[str, object]) -> None:

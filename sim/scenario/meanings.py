@@ -15,6 +15,7 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "server": "The server's computer and link.",
         "clinics": "The clinics' links and computers, a group a table.",
         "parties": "Who holds which columns of the same patients, under a vertical layout.",
+        "edges": "Servers between clinics and cloud, such as a hospital group's, and whose they are.",
         "privacy": "What protects patients, and how strongly.",
         "strategies": "The methods to compare, a table each.",
         "sweep": "Keys of other tables, dotted, with the values that each takes in turn: a run for each combination.",
@@ -76,13 +77,13 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "factory": 'Import path of a function of your own, `"package.module:function"`, for `name = "factory"`.',
         "hidden": "Widths of the hidden layers of `mlp`; the first is the hidden layer of `cnn`.",
         "channels": "Widths of the convolutional layers, where they shall not be the model's own.",
-        "cut": "Block with which the server's part begins; U-shaped, also that with which the tail begins.",
+        "cut": "Block with which the server's part begins; cut twice, also that with which the part behind it begins.",
         "head": "Outputs of a model of two classes: one log-odds, or one a class.",
         "public-head": 'Where a frozen head comes from: `"random"`, `"pca:FILE.npz"` or `"FILE.safetensors"`.',
         "components": "Principal components of a `pca` head.",
         "batch-norm": "What becomes of running statistics: averaged, or each clinic's own.",
         "cut-dropout": "Share of each row at the first cut that is set to 0 in training.",
-        "freeze": "The clinic's parts that do not train.",
+        "freeze": "The parts of clinic and edge server that do not train.",
     },
     "train": {
         "rounds": "Rounds of training.",
@@ -174,6 +175,7 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "smashed-clip": "Clip of rows at the cut, beside that of gradients.",
         "tail-clip": "Clip of the rows of gradients that a tail sends.",
         "label-epsilon": "Epsilon with which each label is randomised before it leaves.",
+        "rows-noised-at": "Where rows get their noise: at the clinic, or at its edge server on the way to the cloud.",
         "labels": "Whether labels are a patient's secret, or public and outside the guarantee.",
         "clipping": "Whether each part of a cut network is clipped by itself, or all by their common norm.",
         "stop-at-epsilon": "The run ends before it spends more.",
@@ -192,7 +194,8 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
     "strategies": {
         "name": "One of Suture's, a Method of yours by import path, or a Flower strategy by the path of its class.",
         "label": "What tables and figures call it.",
-        "cut": "Where the network is cut: at one place, or also before the tail, so that labels stay; or both in turn.",
+        "cut": "Where the network is cut: at one place; also before a tail at the clinic, so that labels stay "
+        "(u-shaped); or for a middle at an edge server (multi-hop); or several in turn.",
         "order": "In which order a sequential method serves its clinics.",
         "alternate": "Whether it changes clinics after all their batches, or after each.",
         "proximal-mu": "Pull of FedProx towards the round's first model.",
@@ -213,5 +216,14 @@ MEANINGS["parties"] = {
     "profile": "Link and computer by name.",
     "availability": "Share of the rounds in which the party is there; without it, zeros stand for its rows.",
     "drop-out": "Chance to be lost in a round; a vertical layout takes 0 so far.",
+}
+MEANINGS["edges"] = {
+    "name": "What the edge server is called.",
+    "clinics": "Its clinics; every clinic is at one edge server.",
+    "workers": "How many batches it trains on at once.",
+    "profile": "Link to the cloud and computer by name.",
+    "uplink": "Rate to the cloud, shared by its clinics.",
+    "downlink": "Rate from the cloud, likewise.",
+    **{key: MEANINGS["clinics"][key] for key in ("latency", "compute", "memory", "idle-power", "busy-power")},
 }
 """By table, as in a scenario, and by key; top-level keys under the empty name."""

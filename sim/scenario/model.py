@@ -27,13 +27,14 @@ class Model(Section):
     """The network, and where it is cut.
 
     ``hidden`` holds the widths of the hidden layers of ``mlp``; ``cnn`` has one hidden layer, of the first width.
-    ``channels`` holds the widths of the convolutional layers, where they shall not be the model's own. ``freeze`` names
-    the clinic's parts that do not train: they keep their initial values, which are public. ``public_head`` says where a
-    frozen head's come from: drawn from the seed (``random``); ``pca:FILE.npz``, the first ``components`` principal
-    components of the public records ``x`` in that file, prepared as the model's inputs are, in front of the model; or
-    ``FILE.safetensors``, which holds the head's parameters. ``batch_norm`` says what becomes of BatchNorm's running
-    statistics: averaged with the part they belong to (``average``), or each clinic's own (``local``). ``cut_dropout``
-    sets that share of each row at the (first) cut to 0 in training; it promises nothing.
+    ``channels`` holds the widths of the convolutional layers, where they shall not be the model's own. ``freeze``
+    names the parts of clinic and edge server that do not train: they keep their initial values, which are public.
+    ``public_head`` says where a frozen head's come from: drawn from the seed (``random``); ``pca:FILE.npz``, the
+    first ``components`` principal components of the public records ``x`` in that file, prepared as the model's inputs
+    are, in front of the model; or ``FILE.safetensors``, which holds the head's parameters. ``batch_norm`` says what
+    becomes of BatchNorm's running statistics: averaged with the part they belong to (``average``), or each clinic's
+    own (``local``). ``cut_dropout`` sets that share of each row at the (first) cut to 0 in training; it promises
+    nothing.
     """
 
     name: Literal["logistic", "mlp", "cnn1d", "cnn", "resnet18", "factory"]
@@ -46,7 +47,7 @@ class Model(Section):
     components: Annotated[Whole, Field(gt=0, le=1_000_000)] | None = Field(default=None, validate_default=True)
     batch_norm: Literal["average", "local"] | None = None
     cut_dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
-    freeze: Annotated[tuple[Literal["head", "tail"], ...], AfterValidator(unique)] = ()
+    freeze: Annotated[tuple[Literal["head", "middle", "tail"], ...], AfterValidator(unique)] = ()
 
     @field_validator("factory")
     @classmethod

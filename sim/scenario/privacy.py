@@ -15,7 +15,7 @@ _BESIDE: Final = frozenset({"smashed_noise_multiplier", "epsilon_server", "smash
 """Keys of rows at the cut that are noised beside gradients, which have the other ones then."""
 TRUST: Final = frozenset({"trust", "secure_aggregation", "tolerated_drop_outs", "colluding_clinics"})
 """Keys that say who trusts whom, whatever is noised."""
-TOLERATED: Final = frozenset({"clip", "delta", "smashed_clip", "tail_clip", "labels"}) | TRUST
+TOLERATED: Final = frozenset({"clip", "delta", "smashed_clip", "tail_clip", "rows_noised_at", "labels"}) | TRUST
 """Keys that a scenario may write although no mechanism uses them: a sweep's baseline has none, for example."""
 
 
@@ -92,7 +92,8 @@ class Privacy(Section):
     """The mechanisms that protect patients, and how strongly.
 
     ``noise_multiplier`` and ``clip`` belong to what acts on gradients or updates, or to noise on rows at the cut alone.
-    Beside gradients the rows have ``smashed_noise_multiplier`` and ``smashed_clip``. A multiplier is the noise's
+    Beside gradients the rows have ``smashed_noise_multiplier`` and ``smashed_clip``. ``rows_noised_at`` an edge server,
+    which then sees them without noise, are those that it sends on to the cloud. A multiplier is the noise's
     standard deviation over the clipping norm, for laplace its scale over the L1 norm.
     ``epsilon`` is a target against whom the mechanism is there for: the model user (gradients, updates) or the server
     (rows alone); ``stop_at_epsilon`` ends the run before it spends more than that against the same one;
@@ -118,6 +119,7 @@ class Privacy(Section):
     epsilon_server: Target | None = Field(default=None, validate_default=True)
     smashed_clip: Clip = 1.0
     tail_clip: Clip = 1.0
+    rows_noised_at: Literal["clinic", "edge"] = "clinic"
     label_epsilon: Target | None = Field(default=None, validate_default=True)
     labels: Literal["private", "public"] = "private"
     clipping: Literal["per-part", "joint"] = "per-part"

@@ -30,6 +30,7 @@ from sim.scenario import (
 from sim.scenario.base import Section
 from sim.scenario.clinics import PROFILES as BUILT_IN_PROFILES
 from sim.scenario.code import NOT_THEIRS, code_digest
+from sim.scenario.edges import Edge, goes_through_edges
 from sim.scenario.lookup import ATTACKS, METHODS, MODELS, PROFILES, SOURCES, is_flower_path, is_own_path
 from sim.scenario.mechanisms import MECHANISMS, at
 from sim.scenario.overrides import replaced
@@ -73,7 +74,7 @@ _AS_ALL: Final[tuple[tuple[str, object], ...]] = (
 )
 """Settings of ``[[clinics]]`` that a run would be the same without."""
 _BATCH: Final = 100
-_TABLES: Final = ("data", "model", "train", "evaluation", "server", "clinics", "parties", "privacy")
+_TABLES: Final = ("data", "model", "train", "evaluation", "server", "clinics", "parties", "edges", "privacy")
 
 
 class RunStrategy(Section):
@@ -100,6 +101,7 @@ class RunSpec(Section):
     server: Server
     clinics: tuple[ClinicGroup, ...]
     parties: tuple[Party, ...] = ()
+    edges: tuple[Edge, ...] = ()
     privacy: Privacy
     strategy: RunStrategy
     swept: dict[str, Scalar] = Field(default_factory=dict)
@@ -148,8 +150,10 @@ def digest_of(
     }
     if data_sha256 is not None:
         content["data"]["path"] = data_sha256
-    if not settings.get("parties"):
-        content.pop("parties", None)
+    for table in ("parties", "edges"):
+        if not settings.get(table):
+            content.pop(table, None)
+    content["privacy"] = dict(own for own in settings["privacy"].items() if own != ("rows-noised-at", "clinic"))
     model = {key: value for key, value in settings["model"].items() if (key, value) != ("cut-dropout", 0.0)}
     content["model"] = {**model, "public-head": public_head}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -187,7 +191,7 @@ _GROUPS: Final = {
 def _named(study: Scenario | RunSpec, strategies: Iterable[Strategy | RunStrategy]) -> list[tuple[str, str]]:
     """Return all code by name or import path."""
     named = [("loader", str(study.data.path))] if isinstance(study.data, Loader) else []
-    for group in (*study.clinics, *study.parties):
+    for group in (*study.clinics, *study.parties, *study.edges):
         profiles = [group.profile] if isinstance(group.profile, str) else group.profile or ()
         named += [("profile", name) for name in profiles if name not in BUILT_IN_PROFILES]
     named += [("mechanism", name) for name in study.privacy.mechanisms]
@@ -255,7 +259,7 @@ def expand(scenario: Scenario) -> list[RunSpec]:
             problems.extend(error.problems)
             continue
         specs += [
-            setting.model_copy(update={"strategy": run_strategy, "seed": seed})
+            setting.model_copy(update={"strategy": run_strategy, "seed": seed, "edges": _edges(setting, run_strategy)})
             for run_strategy in _cuts(strategy)
             for setting in own
             for seed in scenario.seeds
@@ -279,6 +283,7 @@ def _references(scenario: Scenario, strategy: Strategy, label: str) -> list[RunS
             "model": Model(name="logistic"),
             "train": Train(rounds=1, batch_size=_BATCH, learning_rate=1.0),
             "clinics": tuple(group.model_copy(update=there) for group in scenario.clinics),
+            "edges": (),
             "privacy": Privacy(delta=scenario.privacy.delta),
             "sweep": {
                 key: values
@@ -298,6 +303,11 @@ def _references(scenario: Scenario, strategy: Strategy, label: str) -> list[RunS
 
 def _changes_records(key: str) -> bool:
     return key.startswith("data.") or key.endswith(_OF_RECORDS)
+
+
+def _edges(setting: RunSpec, strategy: RunStrategy) -> tuple[Edge, ...]:
+    """Return the edge servers, for a strategy that has a place for them."""
+    return setting.edges if goes_through_edges(strategy.name, strategy.cut) else ()
 
 
 def _cuts(strategy: Strategy) -> Iterator[RunStrategy]:

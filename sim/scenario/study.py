@@ -25,7 +25,7 @@ from sim.scenario.lookup import METHODS, check_options, example, is_own_path, me
 from sim.scenario.lookup import PROFILES as OWN_PROFILES
 from sim.scenario.model import placed_head
 
-Cut = Literal["vanilla", "u-shaped"]
+Cut = Literal["vanilla", "u-shaped", "multi-hop"]
 _HELD_OUT_KEYS: Final = ("test", "folds", "test-sites")
 """Of ``[data]``, what strategies may differ in: not the records."""
 
@@ -197,8 +197,8 @@ def _writable(label: str) -> str:
     return label
 
 
-class Place(Section):
-    """A link and a computer, or what they are drawn from, and how reliable they are."""
+class Equipment(Section):
+    """A link and a computer, or what they are drawn from."""
 
     profile: Annotated[str | dict[str, Annotated[Number, Field(gt=0)]], BeforeValidator(_profile)] | None = None
     uplink: Rate | None = None
@@ -216,6 +216,35 @@ class Place(Section):
     memory: Memory | None = None
     idle_power: Power | None = None
     busy_power: Power | None = None
+
+    @field_validator("profile")
+    @classmethod
+    def _known_profile(cls, profile: str | dict[str, float] | None) -> str | dict[str, float] | None:
+        shares = profile if isinstance(profile, dict) else {}
+        for name in shares or ([profile] if isinstance(profile, str) else []):
+            if name not in PROFILES and name not in (own := registered(OWN_PROFILES)) and not is_own_path(name):
+                raise ValueError(f'unknown profile "{name}"; {suggest(name, (*PROFILES, *own))}')
+        if isinstance(profile, dict) and abs((total := math.fsum(shares.values())) - 1) > 1e-6:
+            raise ValueError(f"the shares add up to {total:.6g}; give shares that add up to 1")
+        return profile
+
+    @model_validator(mode="after")
+    def _no_silent_zero(self) -> "Equipment":
+        absent = [key for key in ("uplink", "downlink", "latency", "compute") if getattr(self, key) is None]
+        if self.profile is None and absent:
+            raise ValueError(f"{', '.join(absent)} not given; name a profile, or give all four rates")
+        return self
+
+    @model_validator(mode="after")
+    def _busy_takes_more(self) -> "Equipment":
+        if self.idle_power is not None and self.busy_power is not None and self.idle_power > self.busy_power:
+            raise ValueError("idle-power is more than busy-power; exchange them")
+        return self
+
+
+class Place(Equipment):
+    """A link and a computer, and how reliable they are."""
+
     availability: Annotated[Availability, BeforeValidator(_as_share, json_schema_input_type=float | Availability)] = (
         Availability(share=1.0)
     )
@@ -232,30 +261,6 @@ class Place(Section):
             straggler_chance=slow.chance,
             slowdown=slow.slowdown,
         )
-
-    @field_validator("profile")
-    @classmethod
-    def _known_profile(cls, profile: str | dict[str, float] | None) -> str | dict[str, float] | None:
-        shares = profile if isinstance(profile, dict) else {}
-        for name in shares or ([profile] if isinstance(profile, str) else []):
-            if name not in PROFILES and name not in (own := registered(OWN_PROFILES)) and not is_own_path(name):
-                raise ValueError(f'unknown profile "{name}"; {suggest(name, (*PROFILES, *own))}')
-        if isinstance(profile, dict) and abs((total := math.fsum(shares.values())) - 1) > 1e-6:
-            raise ValueError(f"the shares add up to {total:.6g}; give shares that add up to 1")
-        return profile
-
-    @model_validator(mode="after")
-    def _no_silent_zero(self) -> "Place":
-        absent = [key for key in ("uplink", "downlink", "latency", "compute") if getattr(self, key) is None]
-        if self.profile is None and absent:
-            raise ValueError(f"{', '.join(absent)} not given; name a profile, or give all four rates")
-        return self
-
-    @model_validator(mode="after")
-    def _busy_takes_more(self) -> "Place":
-        if self.idle_power is not None and self.busy_power is not None and self.idle_power > self.busy_power:
-            raise ValueError("idle-power is more than busy-power; exchange them")
-        return self
 
 
 class ClinicGroup(Place):

@@ -70,6 +70,7 @@ def plan_summary(plan: Plan) -> Row:
         "bytes": {f"{way} {kind}": int(sizes.sum()) for (way, kind), sizes in sorted(plan.traffic.items())},
         "phase_seconds": plan.phase_seconds,
         "clinics": [asdict(clinic) for clinic in plan.clinics],
+        **({"edges": [asdict(edge) for edge in plan.edges]} if plan.edges else {}),
     }
 
 
@@ -77,6 +78,12 @@ def plan_counts(plan: Plan) -> dict[str, list[int]]:
     """Return planned bytes by direction and kind and planned noised steps by part, one number a clinic."""
     traffic = {f"{way} {kind}": sizes.tolist() for (way, kind), sizes in sorted(plan.traffic.items())}
     return traffic | {f"noised-steps {part}": list(steps) for part, steps in sorted(plan.noised_steps.items())}
+
+
+def edge_counts(plan: Plan) -> dict[str, dict[str, list[int]]]:
+    """Return planned bytes between edge servers and cloud by direction and kind, one number an edge server."""
+    traffic = {f"{way} {kind}": sizes.tolist() for (way, kind), sizes in sorted(plan.edge_traffic.items())}
+    return {"edge-counts": traffic} if traffic else {}
 
 
 def plan_drawn(plan: Plan) -> Row:

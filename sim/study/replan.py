@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sim.data.at_clinics import load_records
@@ -12,9 +13,12 @@ from sim.foundation.problems import ScenarioError, suggest
 from sim.methods.job import Job
 from sim.plan.afterwards import afterwards, with_afterwards
 from sim.plan.counts import Counts
+from sim.plan.edge_counts import edges_at
 from sim.plan.queues import PlanClock
 from sim.scenario import ClinicGroup, Server, overridden, validated
+from sim.scenario.base import Section
 from sim.scenario.clinics import assign_resources
+from sim.scenario.edges import Edge
 from sim.scenario.spec import RunSpec
 from sim.study.rerun import read_run
 
@@ -23,10 +27,11 @@ __all__ = ["Retiming"]
 _RETIMED = {
     "server": ("compute", "workers", "uplink", "downlink"),
     "clinics": ("profile", "spread", "uplink", "downlink", "latency", "compute"),
+    "edges": ("profile", "uplink", "downlink", "latency", "compute", "workers"),
 }
 _TIMELESS = ("memory", "idle-power", "busy-power")
 _EVERY = re.compile(r"\s*clinics\.([a-z][\w-]*\s*=.*)", re.DOTALL)
-_KEY = re.compile(r"(server|clinics)(?:\.\d+)?\.([\w-]+)")
+_KEY = re.compile(r"(server|clinics|edges)(?:\.\d+)?\.([\w-]+)")
 
 
 class Retiming:
@@ -117,7 +122,7 @@ class Retiming:
     def _clock(self, spec: RunSpec) -> PlanClock:
         facts = self._job.facts
         resources = assign_resources(spec.clinics, facts.everyone, spec.seed, set(facts.names))
-        return PlanClock(resources, spec.server.resources())
+        return PlanClock(resources, spec.server.resources(), edges_at(replace(self._job, spec=spec)))
 
 
 def _fault(key: str) -> str:
@@ -128,7 +133,8 @@ def _fault(key: str) -> str:
         return ""
     if name in _TIMELESS:
         return "takes no time, so there is nothing to re-time; suture plan says what memory and energy are needed"
-    fields = ClinicGroup.model_fields if table == "clinics" else Server.model_fields
+    tables: dict[str, type[Section]] = {"clinics": ClinicGroup, "edges": Edge}
+    fields = tables.get(table, Server).model_fields
     if table and name not in {field.alias for field in fields.values()}:
         return f"unknown key; {suggest(name, _RETIMED[table])}"
     return (

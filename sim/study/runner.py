@@ -33,7 +33,7 @@ from sim.study.forecast import Forecast, estimated_seconds
 from sim.study.groups import grouped
 from sim.study.journal import RunLog, remove_leftovers, write_study
 from sim.study.lockstep import Shared
-from sim.study.planning import plan_counts, plan_drawn, plan_summary
+from sim.study.planning import edge_counts, plan_counts, plan_drawn, plan_summary
 from sim.study.played import write_first_rounds
 from sim.study.provenance import provenance
 from sim.study.tables import clinics_table, finished_row, groups_table, predictions_table, rounds_table, split_table
@@ -291,7 +291,7 @@ def _record(
     statement = from_plain(to_plain(statement))
     record = {
         "spec": written,
-        "plan": {**plan_summary(plan), "counts": plan_counts(plan), "drawn": plan_drawn(plan)},
+        "plan": {**plan_summary(plan), "counts": plan_counts(plan), **edge_counts(plan), "drawn": plan_drawn(plan)},
         "privacy": {
             "releases": plan.ledger.to_json(),
             "statistics": dict(federation.statistics),

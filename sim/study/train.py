@@ -134,7 +134,8 @@ def train_run(
             meter.count_set_up(((way, [party], size) for way, party, size in messages_of(job)), ALIGNMENT)
         if not trial:
             at_server = {part: steps.numpy() for part, steps in simulation.server_noised.items()}
-            trained.trail.close_round(server_round, meter.traffic, {**meter.noised_steps, **at_server})
+            above = {} if simulation.edge_meter is None else simulation.edge_meter.traffic
+            trained.trail.close_round(server_round, meter.traffic, {**meter.noised_steps, **at_server}, above)
         if job.adaptive is not None:
             trained.clips.append(simulation.clip)
         last = server_round == job.spec.train.rounds
@@ -154,7 +155,7 @@ def train_run(
         raise _diverged(len(trained.evaluations)) from error
     for part, steps in simulation.server_noised.items():
         meter.count_noise(part, range(meter.clinics), steps.tolist())
-    check_against_plan(plan, meter, job, noise_alone=trial)
+    check_against_plan(plan, meter, job, simulation.edge_meter, noise_alone=trial)
     return trained
 
 
@@ -173,7 +174,9 @@ def _diverged(server_round: int) -> DivergedError:
     )
 
 
-def check_against_plan(plan: Plan, meter: Meter, job: Job, *, noise_alone: bool = False) -> None:
+def check_against_plan(
+    plan: Plan, meter: Meter, job: Job, edge_meter: Meter | None = None, *, noise_alone: bool = False
+) -> None:
     """Hold what was counted against the plan.
 
     Parameters
@@ -181,6 +184,8 @@ def check_against_plan(plan: Plan, meter: Meter, job: Job, *, noise_alone: bool 
     plan : Plan
     meter : Meter
     job : Job
+    edge_meter : Meter, optional
+        Of what crossed between edge servers and cloud.
     noise_alone : bool
         Whether traffic is left aside.
 
@@ -189,12 +194,12 @@ def check_against_plan(plan: Plan, meter: Meter, job: Job, *, noise_alone: bool 
     PlanMismatchError
         If a byte, a noised step or a release differs; names each kind that does.
     """
-    nothing = np.zeros(len(job.sizes), dtype=np.int64)
     wrong = [
         f"{what}: planned {planned.get(key, nothing)}, counted {counted.get(key, nothing)}"
-        for planned, counted, what, key in _compared(plan, meter)
-        if not (noise_alone and counted is meter.traffic)
-        and not np.array_equal(planned.get(key, nothing), counted.get(key, nothing))
+        for planned, counted, what, key in _compared(plan, meter, edge_meter)
+        if not (noise_alone and counted is not meter.noised_steps)
+        for nothing in [np.zeros_like(next(iter((planned or counted).values())))]
+        if not np.array_equal(planned.get(key, nothing), counted.get(key, nothing))
     ]
     noised = {part: count.tolist() for part, count in meter.noised_steps.items()}
     if build_ledger(job, plan.sampled, noised) != plan.ledger:
@@ -203,8 +208,13 @@ def check_against_plan(plan: Plan, meter: Meter, job: Job, *, noise_alone: bool 
         raise PlanMismatchError("; ".join(wrong))
 
 
-def _compared(plan: Plan, meter: Meter) -> Iterator[tuple[Mapping[Any, Any], Mapping[Any, Any], str, Any]]:
+def _compared(
+    plan: Plan, meter: Meter, edge_meter: Meter | None
+) -> Iterator[tuple[Mapping[Any, Any], Mapping[Any, Any], str, Any]]:
     for key in sorted({*plan.traffic, *meter.traffic}):
         yield plan.traffic, meter.traffic, f"bytes {key[0]}, {key[1]}", key
+    above = {} if edge_meter is None else edge_meter.traffic
+    for key in sorted({*plan.edge_traffic, *above}):
+        yield plan.edge_traffic, above, f"bytes {key[0]}, {key[1]}, between edge servers and cloud", key
     for part in sorted({*plan.noised_steps, *meter.noised_steps}):
         yield plan.noised_steps, meter.noised_steps, f"noised steps, {part}", part

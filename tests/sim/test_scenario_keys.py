@@ -8,6 +8,7 @@ import pytest
 
 from sim.scenario.attacks import AttackTable
 from sim.scenario.data import Csv, HeartDisease, Loader, Npz, Parquet, Synthetic
+from sim.scenario.edges import Edge
 from sim.scenario.file import Scenario
 from sim.scenario.key_reference import described_schema, markdown
 from sim.scenario.meanings import MEANINGS
@@ -33,6 +34,7 @@ MODELS = {
     "clinics.availability": (Availability,),
     "clinics.straggler": (Straggler,),
     "parties": (Party,),
+    "edges": (Edge,),
     "privacy": (Privacy,),
     "strategies": (Strategy,),
 }

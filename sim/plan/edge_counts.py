@@ -1,0 +1,210 @@
+"""What edge servers cost: the legs of a batch that goes through them, and what crosses between them and the cloud."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.methods.crossing import crossing_form
+from sim.methods.edges import Edges, as_clinics_see, as_cloud_sees, meets_at_cloud
+from sim.methods.forms import label_dtype
+from sim.methods.messages import Kind
+from sim.methods.protocol import HEADER_BYTES, HEADERS, Direction, Traffic
+from sim.plan.costs import FLOAT_BYTES, PartCost
+from sim.plan.load import EdgeLoad, Leg, RoundLoad
+from sim.scenario.clinics import EdgeResources
+from sim.scenario.edges import edge_resources
+
+if TYPE_CHECKING:
+    from sim.methods.job import Job
+
+Ints = NDArray[np.int64]
+
+
+class EdgeCounts:
+    """The counts of edge servers over a run.
+
+    Parameters
+    ----------
+    job : Job
+        With all its places.
+    edges : Edges
+    costs : mapping of str to PartCost
+
+    Attributes
+    ----------
+    traffic : Traffic
+        Between edge servers and cloud, ``[edge]``: each clinic's rows in messages of their own, and parameters once for
+        all the clinics that a message is about.
+    flops : ndarray
+        ``[edge]``
+    edges : Edges
+    below : Job
+        As the clinics see it.
+    hops : bool
+        Whether batches go on to the cloud; otherwise the edge servers have the body, and averages alone go on.
+    """
+
+    def __init__(self, job: Job, edges: Edges, costs: Mapping[str, PartCost]) -> None:
+        self._job, self.edges, self._costs = job, edges, costs
+        self.below, self._above = as_clinics_see(job), as_cloud_sees(job)
+        self._scalars = sum(self._numbers(part) for part in self._above.protocol.clinic_parts)
+        slots, adam = len(job.optimizer.slots), job.optimizer.name == "adam"
+        self._state = FLOAT_BYTES * slots * self._scalars + (8 if adam else 0)
+        self.hops = job.method.edge_round is None
+        self.traffic: Traffic = {}
+        self.flops = np.zeros(len(edges.names), dtype=np.int64)
+        self._widest = np.zeros(len(job.sizes), dtype=np.int64)
+
+    def _numbers(self, part: str) -> int:
+        return sum(shape.numel() for shape in self._above.part(part).shapes().values())
+
+    def legs(self, clinic_extra: int) -> Iterator[Leg]:
+        """Return the way of one batch through a middle; so many FLOPs more are the clinic's on the way back."""
+        costs, label = self._costs, label_dtype(self._job).itemsize
+        yield Leg("clinic", costs["head"].forward_flops)
+        yield Leg("up", self._row_bytes(self.below, "head") + label)
+        yield Leg("edge", costs["middle"].forward_flops)
+        yield Leg("edge-up", self._row_bytes(self._above, "middle") + label)
+        yield Leg("server", costs["body"].forward_flops + costs["body"].backward_flops)
+        yield Leg("edge-down", self._row_bytes(self._above, "middle", back=True))
+        yield Leg("edge", costs["middle"].backward_flops)
+        yield Leg("down", self._row_bytes(self.below, "head", back=True))
+        yield Leg("clinic", costs["head"].backward_flops + clinic_extra)
+
+    def through(self, load: RoundLoad, server_round: int, rounds: int) -> RoundLoad:
+        """Return a round's load with what it asks of edge servers, and of the cloud in their place."""
+        job, movement = self._job, self._job.protocol.movement
+        home, edges, back = self.edges.home[load.clinics], len(self.edges.names), load.returns
+
+        def by_edge(lanes: NDArray[Any]) -> Ints:
+            return np.bincount(home, lanes, edges).astype(np.int64)
+
+        together = movement == "averaged" and not job.method.sequential
+        moved = FLOAT_BYTES * self._scalars if self._above.protocol.crosses else 0
+        moved += self._state if movement == "handed-on" else 0
+        if not self.hops:
+            begins, ends = (
+                np.full(edges, int(meets_at_cloud(job, at, rounds))) for at in (server_round - 1, server_round)
+            )
+        elif together:
+            begins, ends = np.minimum(by_edge(back), 1) + by_edge(~back), np.minimum(by_edge(back), 1)
+        else:
+            begins, ends = by_edge(load.turns), by_edge(load.ends)
+        received = int(ends.sum()) * self._scalars if movement == "averaged" else 0
+        bodies = self.hops and job.method.body == "copies"
+        received += int(back.sum()) * self._numbers("body") if bodies else 0
+        own = EdgeLoad(
+            home=home,
+            together=together,
+            begin_bytes=moved,
+            end_bytes=moved,
+            begins=begins,
+            ends=ends,
+            common_flops=np.float64(2 * self._scalars * together) * by_edge(back),
+        )
+        return replace(load, edges=own, common_server_flops=2.0 * received)
+
+    def count(self, load: RoundLoad, own: EdgeLoad) -> None:
+        """Count a round."""
+        home, edges = own.home, len(self.edges.names)
+        places = {place: load.flops(place) for place in ("edge", "edge-up", "edge-down")}
+        self.flops += np.bincount(home, places["edge"], edges).astype(np.int64) + own.common_flops.astype(np.int64)
+        np.maximum.at(self._widest, load.clinics[load.lane_and_step[0]], load.rows)
+        if self.hops:
+            labels = load.records * label_dtype(self._job).itemsize
+            self._cross("up", "labels", home, labels)
+            self._cross("up", "smashed", home, places["edge-up"] - labels)
+            self._cross("down", "cut-gradient", home, places["edge-down"])
+            self._cross("up", HEADERS, home, load.steps * HEADER_BYTES)
+            self._cross("down", HEADERS, home, load.steps * HEADER_BYTES)
+        every = np.arange(edges)
+        moved: tuple[tuple[Direction, int, Ints], ...]
+        moved = ("down", own.begin_bytes, own.begins), ("up", own.end_bytes, own.ends)
+        for way, payload, times in moved:
+            if not payload or not times.any():
+                continue
+            state = self._state if self._job.protocol.movement == "handed-on" else 0
+            self._cross(way, "model", every, times * (payload - state))
+            if state:
+                self._cross(way, "optimizer", every, times * state)
+            self._cross(way, HEADERS, every, times * HEADER_BYTES)
+
+    def _cross(self, way: Direction, kind: str, at: Ints, size: Ints) -> None:
+        counted = self.traffic.setdefault((way, kind), np.zeros(len(self.edges.names), dtype=np.int64))
+        np.add.at(counted, at, size)
+
+    def peak_bytes(self) -> Ints:
+        """Return ``[edge]`` what each keeps at once: a copy of its parts, in training, and a batch for each clinic."""
+        parts = [self._costs[name] for name in self._job.protocol.edge_parts]
+        copies = 2 + len(self._job.optimizer.slots)
+        own = copies * sum(part.parameters for part in parts)
+        received = math.prod(self._costs["head"].output_shape)
+        of_batch = self._widest * (received + sum(part.activations for part in parts))
+        return np.bincount(self.edges.home, FLOAT_BYTES * (own + of_batch), len(self.edges.names)).astype(np.int64)
+
+    def _row_bytes(self, side: Job, part: str, *, back: bool = False) -> int:
+        kind = Kind.CUT_GRADIENT if back else Kind.SMASHED
+        crossing, dtype = crossing_form(side, kind, self._costs[part].output_shape)
+        return dtype.itemsize * math.prod(crossing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgePlan:
+    """What a run will ask of one edge server."""
+
+    name: str
+    clinics: tuple[str, ...]
+    # bytes_up, bytes_down: to and from the cloud
+    bytes_up: int
+    bytes_down: int
+    flops: int
+    peak_bytes: int  # What it keeps at once
+    # memory_bytes, joules: as for a clinic
+    memory_bytes: float | None
+    joules: float | None
+
+
+def edges_at(job: Job) -> tuple[EdgeResources, ...]:
+    """Return links and computers of a run's edge servers."""
+    return () if job.edges is None else edge_resources(job.spec.edges, job.edges.names, job.seed)
+
+
+def edge_plans(job: Job, counts: EdgeCounts, resources: Sequence[EdgeResources]) -> tuple[EdgePlan, ...]:
+    """Return what was counted by edge server."""
+    own, peaks = counts.edges, counts.peak_bytes()
+    up, down = (sum((s for (w, _), s in counts.traffic.items() if w == way), 0 * peaks) for way in ("up", "down"))
+    return tuple(
+        EdgePlan(
+            name=name,
+            clinics=tuple(job.facts.names[k] for k in own.clinics[edge]),
+            bytes_up=int(up[edge]),
+            bytes_down=int(down[edge]),
+            flops=int(counts.flops[edge]),
+            peak_bytes=int(peaks[edge]),
+            memory_bytes=its.own.memory_bytes,
+            joules=its.own.joules(
+                float(counts.flops[edge]) / its.own.compute_flop_per_s,
+                8.0 * float(up[edge]) / its.own.uplink_bits_per_s
+                + 8.0 * float(down[edge]) / its.own.downlink_bits_per_s,
+            ),
+        )
+        for edge, (name, its) in enumerate(zip(own.names, resources, strict=True))
+    )
+
+
+def edge_columns(edges: Sequence[EdgePlan]) -> dict[str, int]:
+    """Return the columns of ``runs.parquet`` about edge servers, all together; none where there are none."""
+    if not edges:
+        return {}
+    return {
+        "edge_bytes_up": sum(edge.bytes_up for edge in edges),
+        "edge_bytes_down": sum(edge.bytes_down for edge in edges),
+        "edge_flops": sum(edge.flops for edge in edges),
+        "peak_edge_bytes": max(edge.peak_bytes for edge in edges),
+    }
