@@ -110,15 +110,14 @@ class Plan:
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "job"}
         return _arrived, (self.job.facts, values)
 
-    def of(self, spec: RunSpec) -> Plan:
-        """Return this plan for a run that differs in nothing but :data:`HOW_IT_LEARNS`.
+    def of(self, spec: RunSpec, facts: Facts) -> Plan:
+        """Return this plan for a run that differs in :data:`HOW_IT_LEARNS` alone, or in what :func:`alike` leaves out.
 
-        All is the run's own but, where batches are drawn in secret, their sizes: bytes and seconds are then another
-        draw's.
+        All is the run's own but what is drawn: bytes and seconds are then another draw's.
         """
         train = spec.train.model_copy(update={"rounds": self.rounds})
-        key = run_key(spec.digest, self.job.facts)
-        return replace(self, spec=spec, job=replace(self.job, spec=spec.model_copy(update={"train": train}), key=key))
+        own, key = spec.model_copy(update={"train": train}), run_key(spec.digest, facts)
+        return replace(self, spec=spec, job=replace(self.job, spec=own, facts=facts, key=key))
 
     def on(self, facts: Facts) -> Plan:
         """Return this plan for other records of the same clinics, as many at each.
@@ -200,6 +199,19 @@ class Plan:
 def _arrived(facts: Facts, values: dict[str, Any]) -> Plan:
     job = Job.build(values["spec"], facts).with_noise(values["noise_multipliers"], values["release_noise"])
     return Plan(job=job.executed(values["rounds"], values["attended"]), **values)
+
+
+def alike(spec: RunSpec, facts: Facts) -> str:
+    """Name what runs must share to be planned as one but for what is drawn.
+
+    That leaves out how they learn, and the seed where neither who comes nor a noised row depends on its draws.
+    """
+    train = spec.train
+    everyone_comes = train.participation == 1 and train.over_select == 1 and train.deadline is None
+    behaviours = [group.behaviour() for group in spec.clinics]
+    if facts.vertical or spec.privacy.noises_rows or not everyone_comes or any(b.may_be_lost for b in behaviours):
+        return spec.model_dump_json(exclude=HOW_IT_LEARNS)
+    return f"{spec.model_dump_json(exclude={**HOW_IT_LEARNS, 'seed': True})} {replace(facts, fingerprint='')}"
 
 
 def make_plan(spec: RunSpec, facts: Facts) -> Plan:

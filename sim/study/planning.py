@@ -11,7 +11,7 @@ from sim.data.facts import Facts
 from sim.data.folds import runs_of
 from sim.data.groups import read_groups
 from sim.foundation.problems import ScenarioError
-from sim.plan.plan import HOW_IT_LEARNS, Plan, make_plan
+from sim.plan.plan import Plan, alike, make_plan
 from sim.scenario import Scenario
 from sim.scenario.contests import contests
 from sim.scenario.lookup import is_flower_path
@@ -26,8 +26,8 @@ def plan_runs(specs: Sequence[RunSpec], *, trials: bool = False) -> Iterator[Pla
     Parameters
     ----------
     trials : bool
-        Whether they are trials: these know of no held-out record, and those that differ only in how they learn share
-        what is planned.
+        Whether they are trials: these know of no held-out record, and share what is planned where they differ only in
+        how they learn, or in a seed that decides about neither records nor who comes.
 
     Raises
     ------
@@ -48,10 +48,13 @@ def plan_runs(specs: Sequence[RunSpec], *, trials: bool = False) -> Iterator[Pla
 
                 check_imported(spec.strategy, len(known[data].names))
             read_groups(spec.data, spec.evaluation.groups, spec.seed)
-            alike = spec.model_dump_json(exclude=HOW_IT_LEARNS) if trials else spec.run_id
-            if alike not in planned:
-                planned[alike] = make_plan(spec, known[data])
-            yield planned[alike].of(spec) if trials else planned.pop(alike)
+            if not trials:
+                yield make_plan(spec, known[data])
+                continue
+            name = alike(spec, known[data])
+            if name not in planned:
+                planned[name] = make_plan(spec, known[data])
+            yield planned[name].of(spec, known[data])
         except ScenarioError as error:
             problems += error.problems
     if problems:

@@ -15,6 +15,7 @@ from sim import run
 from sim.data.at_clinics import load_records
 from sim.data.federation import Records
 from sim.foundation.problems import ScenarioError
+from sim.plan.plan import make_plan
 from sim.report.edges import at_the_edge
 from sim.report.reading import read_results
 from sim.report.words import conclusions
@@ -287,6 +288,31 @@ def test_trials_are_worth_the_same_alone_and_as_lanes(scenario, tmp_path):
         [alone] = execution.try_together([plan])
         assert alone["score"] == together[plan.spec.run_id]["score"]
         assert alone["loss"] == together[plan.spec.run_id]["loss"]
+
+
+def test_what_trials_of_several_seeds_share_is_each_ones_own(scenario, monkeypatch):
+    model = {"name": "mlp", "hidden": [4], "cut": 1}
+    strategies = [{"name": "fedavg"}, {"name": "split", "cut": "vanilla"}]
+    made = scenario(privacy=PRIVATE, seeds=[0, 1], strategies=strategies, model=model)
+    anew = []
+    monkeypatch.setattr(planning, "make_plan", lambda *given: anew.append(make_plan(*given)) or anew[-1])
+    plans = plan_trials(made)
+    assert (len(plans), len(anew)) == (16, 2)
+    for plan in plans:
+        data = load_records(plan.spec.data, plan.spec.clinics, plan.spec.seed).for_tuning()
+        own = make_plan(plan.spec, data.facts)
+        assert plan.noise_multipliers == own.noise_multipliers
+        assert plan.ledger == own.ledger
+        assert plan.noised_steps == own.noised_steps
+        assert (plan.job.key, plan.job.seed, plan.job.facts) == (own.job.key, own.job.seed, own.job.facts)
+
+
+def test_trials_of_seeds_that_decide_who_comes_are_planned_apart(scenario, monkeypatch):
+    anew = []
+    monkeypatch.setattr(planning, "make_plan", lambda *given: anew.append(make_plan(*given)) or anew[-1])
+    train = {"rounds": 3, "batch-size": 8, "participation": 0.5}
+    plan_trials(scenario(seeds=[0, 1], train=train))
+    assert len(anew) == 2
 
 
 @dataclass
