@@ -2,8 +2,11 @@
 
     python -m benchmarks.clinics
     python -m benchmarks.clinics --strategy split --participation 1 --rounds 2
+    python -m benchmarks.clinics --participation 1 --actors 0 2 4
 
-Seconds of the processor and peak memory of the command, a process of its own; report included.
+Seconds on the clock, seconds of the processor and peak memory of the command, a process of its own, report included;
+with ``--actors`` the clinics of 10,000 are in so many actors of Ray's (0: in the process), whose seconds and memory do
+not count.
 ``benchmarks/README.md`` keeps the figures.
 """
 
@@ -14,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 SCENARIO = """
@@ -43,19 +47,21 @@ name = "{strategy}"
 """
 
 
-def measure(text: str) -> tuple[float, float]:
-    """Return seconds of the processor and peak memory in GB of a study."""
+def measure(text: str, actors: int = 0) -> tuple[float, float, float]:
+    """Return seconds on the clock and of the processor, and the peak memory in GB of a study."""
     with tempfile.TemporaryDirectory() as folder:
         scenario = Path(folder) / "clinics.toml"
         scenario.write_text(text, encoding="utf-8")
         suture = str(Path(sys.executable).with_name("suture"))
-        command = [suture, "run", str(scenario), "--out", folder, "--jobs", "1"]
+        command = [suture, "run", str(scenario), "--out", folder]
+        command += ["--engine", "ray", "--node-groups", str(actors)] if actors else ["--jobs", "1"]
+        started = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise RuntimeError("the study failed")
-    return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e9
+    return time.perf_counter() - started, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e9
 
 
 def main() -> None:
@@ -64,10 +70,13 @@ def main() -> None:
     parser.add_argument("--strategy", default="fedavg")
     parser.add_argument("--participation", type=float, default=0.1)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--actors", type=int, nargs="+")
     settings = vars(parser.parse_args())
-    for clinics in (1000, 10_000):
-        seconds, peak = measure(SCENARIO.format(clinics=clinics, records=100 * clinics, **settings))
-        print(f"{clinics:6} clinics: {seconds:.1f} s, peak {peak:.2f} GB", flush=True)
+    actors = settings.pop("actors")
+    for clinics, hosts in [(10_000, each) for each in actors] if actors else [(1000, 0), (10_000, 0)]:
+        wall, seconds, peak = measure(SCENARIO.format(clinics=clinics, records=100 * clinics, **settings), hosts)
+        where = f", {hosts} actors" if hosts else ""
+        print(f"{clinics:6} clinics{where}: {wall:.1f} s, {seconds:.1f} CPU s, peak {peak:.2f} GB", flush=True)
 
 
 if __name__ == "__main__":

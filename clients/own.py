@@ -12,7 +12,7 @@ from torch import Tensor
 from clients.session import optimizer_state_of, parameters_of, trainers_for
 from sim.methods.job import Job
 from sim.methods.trainer import Trainer, expand
-from sim.methods.workplace import Workplace
+from sim.methods.workplace import Kept, Workplace
 from sim.models import Parameters
 
 PARAMETERS, OPTIMIZER = "own.parameters", "own.optimizer"
@@ -57,18 +57,19 @@ def shared_values(job: Job, parameters: Mapping[str, Tensor]) -> Parameters:
     return {name: value for name, value in parameters.items() if name not in job.apart}
 
 
-def kept_by_clinics(places: Iterable[Workplace]) -> Parameters:
-    """Read what all clinics have of their own where it lies, ``[clinic, *shape]``; for the simulator alone."""
-    kept: Parameters = {}
-    parties = None
-    for here in places:
-        clinics = list(here.group.clinics)
-        if not kept:
-            initial = expand(here.job.network.initial_parameters(here.job.seed), len(here.job.sizes))
-            kept = {name: value for name, value in initial.items() if name in own_names(here.job)}
-        for name, value in own_values(here, clinics)[0].items():
-            kept[name][clinics] = value
-        parties = here.job.parties
-    if parties is not None:
-        return {name: value[parties.owner(name)][None] for name, value in kept.items()}
-    return kept
+def kept_at(here: Workplace) -> Kept:
+    """Read what the clinics of a node have of their own where it lies; for the simulator alone."""
+    clinics = list(here.group.clinics)
+    return clinics, own_values(here, clinics)[0]
+
+
+def kept_by_clinics(job: Job, kept: Iterable[Kept]) -> Parameters:
+    """Put what the clinics of all nodes have of their own together, ``[clinic, *shape]``."""
+    initial = expand(job.network.initial_parameters(job.seed), len(job.sizes))
+    found = {name: value for name, value in initial.items() if name in own_names(job)}
+    for clinics, own in kept:
+        for name, value in own.items():
+            found[name][clinics] = value
+    if job.parties is not None:
+        return {name: value[job.parties.owner(name)][None] for name, value in found.items()}
+    return found

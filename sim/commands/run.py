@@ -43,10 +43,20 @@ def run(
             "--ray-address", metavar="ADDRESS", help="The address of a running Ray cluster; a local one by default."
         ),
     ] = None,
+    node_groups: Annotated[
+        int | None,
+        typer.Option(
+            "--node-groups",
+            min=1,
+            max=4096,
+            help="With --engine ray: share the clinics of each run out to so many processes that stay; runs come one "
+            "after another.",
+        ),
+    ] = None,
 ) -> None:
     """Run a study; finished runs in the results folder are not repeated."""
     try:
-        _run(file, out, overrides, only, fail_fast, _engine(engine, jobs, ray_address))
+        _run(file, out, overrides, only, fail_fast, _engine(engine, jobs, ray_address, node_groups))
     except KeyboardInterrupt:
         print("interrupted; finished runs are kept, and the same command resumes", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -82,15 +92,18 @@ def _run(
         raise typer.Exit(1)
 
 
-def _engine(name: EngineName, jobs: int | None, ray_address: str | None) -> Engine:
+def _engine(name: EngineName, jobs: int | None, ray_address: str | None, node_groups: int | None) -> Engine:
     from sim.api.running import engine_of
-    from sim.study.engines import RayTasks, default_jobs
+    from sim.flower.actors import ActorHosts
+    from sim.study.engines import RayActors, RayCluster, RayTasks, default_jobs
 
-    jobs = jobs or default_jobs()
-    if name is EngineName.RAY:
-        tasks = RayTasks(ray_address, jobs)
-        tasks.reach()
-        return tasks
-    if ray_address is not None:
-        raise ScenarioError(["--ray-address: has no effect without --engine ray; add it"])
-    return engine_of(jobs)
+    if name is not EngineName.RAY:
+        for option, value in (("--ray-address", ray_address), ("--node-groups", node_groups)):
+            if value is not None:
+                raise ScenarioError([f"{option}: has no effect without --engine ray; add it"])
+        return engine_of(jobs or default_jobs())
+    if node_groups is not None and jobs is not None:
+        raise ScenarioError(["--jobs: has no effect beside --node-groups, which are the processes; remove one of them"])
+    cluster = RayCluster(ray_address, node_groups or jobs or default_jobs())
+    cluster.reach()
+    return RayTasks(cluster, cluster.processors) if node_groups is None else RayActors(cluster, ActorHosts(node_groups))

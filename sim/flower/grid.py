@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.serverapp import Grid
@@ -15,6 +16,8 @@ from sim.flower.meter import Meter
 from sim.foundation.problems import SutureError, place_of
 
 CLIENT_APP_FAILED = 2
+App = Callable[[Message, Context], Message]
+Overhears = Callable[[Message, Message, Sequence[int]], None]
 _run_ids = itertools.count(1)
 
 
@@ -50,26 +53,29 @@ class InProcessGrid(Grid):
         Handed to the client app through its context.
     meter : Meter
         Sees every message that crosses.
+    overheard : callable, optional
+        Told of every instruction, its reply and the node's clinics.
     """
 
     def __init__(
         self,
-        client_app: Callable[[Message, Context], Message],
+        client_app: App,
         groups: Sequence[Sequence[int]],
         run_config: UserConfig,
         meter: Meter,
+        overheard: Overhears | None = None,
     ) -> None:
         self._run = empty_run(next(_run_ids))
         self._app = client_app
-        self._meter = meter
+        self._meter, self._overheard = meter, overheard
         self._message_ids = itertools.count(1)
-        self._replies: dict[str, Message] = {}
-        self._nodes = {}
-        for partition, clinics in enumerate(groups):
-            node_id = partition + 2
-            node_config: UserConfig = {"partition-id": partition, "num-partitions": len(groups)}
-            context = Context(self._run.run_id, node_id, node_config, RecordDict(), run_config)
-            self._nodes[node_id] = Node(node_id, tuple(clinics), context)
+        self._asked: dict[str, tuple[Message, Any]] = {}
+        self._failed: dict[str, Message] = {}
+        contexts = node_contexts(self._run.run_id, groups, run_config)
+        self._nodes = {
+            node_id: Node(node_id, tuple(clinics), context)
+            for clinics, (node_id, context) in zip(groups, contexts.items(), strict=True)
+        }
         identify_server(self._run.run_id)
 
     @property
@@ -101,36 +107,67 @@ class InProcessGrid(Grid):
         """Deliver messages at once and keep the replies for ``pull_messages``."""
         ids = []
         for message in messages:
-            message_id = f"{next(self._message_ids)}"
-            stamp(message, message_id)
-            self._replies[message_id] = self._deliver(message)
-            ids.append(message_id)
+            ids.append(f"{next(self._message_ids)}")
+            stamp(message, ids[-1])
+            node = self._nodes.get(message.metadata.dst_node_id)
+            if node is None:
+                self._failed[ids[-1]] = Message(Error(CLIENT_APP_FAILED, "no such node"), reply_to=message)
+                continue
+            self._meter.observe(message, "down", node.clinics)
+            self._asked[ids[-1]] = message, self.hand_over(message, node)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies to these messages, sorted by node."""
-        replies = [self._replies.pop(i) for i in message_ids if i in self._replies]
-        return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
+        wanted = list(message_ids)
+        asked = [self._asked.pop(i) for i in wanted if i in self._asked]
+        replies = self.collect([answer for _, answer in asked])
+        found = [self._received(reply, message) for reply, (message, _) in zip(replies, asked, strict=True)]
+        found += [self._failed.pop(i) for i in wanted if i in self._failed]
+        return sorted(found, key=lambda reply: reply.metadata.src_node_id)
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Deliver messages and return their replies; nothing is ever waited for, so ``timeout`` has no effect."""
-        return self.pull_messages(self.push_messages(messages))
+    def hand_over(self, message: Message, node: Node) -> Any:
+        """Hand a message to its node, and return the reply, or what :meth:`collect` makes one of."""
+        return answered(self._app, message, node.context)
 
-    def _deliver(self, message: Message) -> Message:
-        node = self._nodes.get(message.metadata.dst_node_id)
-        if node is None:
-            return Message(Error(CLIENT_APP_FAILED, "no such node"), reply_to=message)
-        self._meter.observe(message, "down", node.clinics)
-        try:
-            reply = self._app(message, node.context)
-        except Exception as error:
-            reason = str(error) if isinstance(error, SutureError) else place_of(error)
-            return Message(Error(CLIENT_APP_FAILED, reason), reply_to=message)
+    def collect(self, answers: Sequence[Any]) -> Sequence[Message]:
+        """Return the replies, in the order given."""
+        return answers
+
+    def _received(self, reply: Message, message: Message) -> Message:
+        """Stamp and count what came back for a message; an error in its place if it cannot be counted."""
+        if reply.has_error():
+            return reply
+        node = self._nodes[message.metadata.dst_node_id]
         stamp(reply, f"{next(self._message_ids)}")
         try:
             self._meter.observe(reply, "up", node.clinics)
+            if self._overheard is not None:
+                self._overheard(message, reply, node.clinics)
         except Exception as error:
             return Message(
                 Error(CLIENT_APP_FAILED, f"the reply cannot be counted: {place_of(error)}"), reply_to=message
             )
         return reply
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Deliver messages and return their replies; nothing is ever waited for, so ``timeout`` has no effect."""
+        return self.pull_messages(self.push_messages(messages))
+
+
+def node_contexts(run_id: int, groups: Sequence[Sequence[int]], run_config: UserConfig) -> dict[int, Context]:
+    """Return fresh contexts of a run's nodes, by their identifiers."""
+    contexts = {}
+    for partition in range(len(groups)):
+        node_config: UserConfig = {"partition-id": partition, "num-partitions": len(groups)}
+        contexts[partition + 2] = Context(run_id, partition + 2, node_config, RecordDict(), run_config)
+    return contexts
+
+
+def answered(app: App, message: Message, context: Context) -> Message:
+    """Return a node's answer to a message, an error if it fails."""
+    try:
+        return app(message, context)
+    except Exception as error:
+        reason = str(error) if isinstance(error, SutureError) else place_of(error)
+        return Message(Error(CLIENT_APP_FAILED, reason), reply_to=message)

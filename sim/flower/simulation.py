@@ -5,32 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
 from clients.own import kept_by_clinics
 from sim.data.federation import Records
+from sim.flower.actors import ActorGrid, Hosts
 from sim.flower.client_app import client_app
 from sim.flower.edges import edge_app, edge_servers
-from sim.flower.grid import InProcessGrid
+from sim.flower.grid import App, InProcessGrid
 from sim.flower.internals import quiet
 from sim.flower.meter import Meter
 from sim.flower.shortcut import SameProcess
 from sim.flower.strategy import Rounds, build_strategy
 from sim.flower.wire import array_record, instruction_in, reply_in, tensors_in
-from sim.flower.workplace import Workplaces
+from sim.flower.workplace import AtClinics, Workplaces
+from sim.methods.after_rounds import epochs_of
 from sim.methods.compression import Opening
 from sim.methods.edge_server import EdgeServer
 from sim.methods.edges import as_clinics_see, as_cloud_sees
 from sim.methods.job import Job
 from sim.methods.messages import Hello, Instruction, Reply
 from sim.methods.node_group import node_groups_of
-from sim.methods.personal import personalised
+from sim.methods.personal import of_all
 from sim.methods.trainer import expand
 from sim.models import Parameters
 from sim.tensor.program import Program
 
-App = Callable[[Message, Context], Message]
 Through = Callable[[App], App]
 Overhears = Callable[[Instruction, Reply], None]
 
@@ -51,6 +52,8 @@ class Simulation:
         Told of every instruction to clinics and its reply, as they cross.
     program : Program, optional
         Does what server and clinics train.
+    hosts : Hosts, optional
+        Where the clinics are, in as many nodes, if not in this process; without `through`.
     shortcut : bool
         Whether a turn's batches may do without messages where all clinics are at one node, and nobody listens.
 
@@ -72,32 +75,37 @@ class Simulation:
         program: Program | None = None,
         *,
         shortcut: bool = True,
+        hosts: Hosts | None = None,
     ) -> None:
         quiet()
         clinics, edges = len(job.sizes), job.edges
         self._job = job
-        direct = shortcut and node_groups == 1 and through is None and overheard is None and edges is None
+        direct = not (through or overheard or hosts or edges) and shortcut and node_groups == 1
         below, above = (job, job) if edges is None else (as_clinics_see(job), as_cloud_sees(job))
-        groups = node_groups_of(clinics, clinics if job.method.imported else node_groups)
+        apart = min(node_groups if hosts is None else hosts.nodes, clinics)
+        groups = node_groups_of(clinics, clinics if job.method.imported else apart)
         groups = groups if edges is None else [list(own) for own in edges.clinics]
-        self._workplaces = Workplaces(below, train, program, with_server=direct, groups=groups)
+        heard = None if overheard is None else _overheard(job, overheard)
         self._strategy = build_strategy(above, program=program)
         self._initial = job.network.initial_parameters(job.seed)
         self.meter = Meter(clinics)
-        app: App = client_app(self._workplaces)
-        if through is not None:
-            app = through(app)
-        if overheard is not None:
-            app = _overheard(app, groups, _opened(job, overheard), foreign=job.method.imported)
-        self._grid = InProcessGrid(app, groups, {}, self.meter)
-        self._cloud, self.edge_meter, self._edge_servers = self._grid, None, list[EdgeServer]()
+        grid: InProcessGrid
+        self._at_clinics: AtClinics | ActorGrid
+        if hosts is not None:
+            grid = self._at_clinics = hosts.begin(below, train, groups, self.meter, heard)
+        else:
+            workplaces = Workplaces(below, train, program, with_server=direct, groups=groups)
+            app: App = client_app(workplaces)
+            grid = InProcessGrid(app if through is None else through(app), groups, {}, self.meter, heard)
+            self._at_clinics = AtClinics(workplaces, grid.contexts)
+            if direct and isinstance(self._strategy, Rounds):
+                exchange, [here] = self._strategy.exchange, grid.contexts
+                exchange.shortcut = SameProcess(workplaces, here, self.meter, exchange.program)
+        self._cloud, self.edge_meter, self._edge_servers = grid, None, list[EdgeServer]()
         if edges is not None:
             self.edge_meter = Meter(clinics, edges.home)
-            self._edge_servers = edge_servers(job, below, groups, self._grid, program)
+            self._edge_servers = edge_servers(job, below, groups, grid, program)
             self._cloud = InProcessGrid(edge_app(self._edge_servers), groups, {}, self.edge_meter)
-        if direct and isinstance(self._strategy, Rounds):
-            exchange, [here] = self._strategy.exchange, self._grid.contexts
-            exchange.shortcut = SameProcess(self._workplaces, here, self.meter, exchange.program)
 
     def run(self, look: Callable[[int, Parameters], None]) -> None:
         """Train for all rounds.
@@ -123,9 +131,13 @@ class Simulation:
 
     def personal(self, model: Parameters) -> Parameters:
         """Return what the clinics make of the final model for themselves, where the method says so."""
-        if self._job.method.personal is None:
+        if self._job.method.personal is None or not epochs_of(self._job):
             return model
-        return personalised(self._job, map(self._workplaces, self._grid.contexts), model)
+        models = of_all(self._job, model)
+        for clinics, own in self._at_clinics.personal(model):
+            for name, value in own.items():
+                models[name] = models[name].index_put((torch.tensor(clinics),), value)
+        return models
 
     @property
     def server_noised(self) -> dict[str, Tensor]:
@@ -146,7 +158,7 @@ class Simulation:
 
     def _whole(self, at_server: Mapping[str, Tensor]) -> Parameters:
         """Put what the simulator reads at the clinics to what the server has of the model."""
-        kept = kept_by_clinics(map(self._workplaces, self._grid.contexts)) if self._job.apart else {}
+        kept = kept_by_clinics(self._job, self._at_clinics.kept()) if self._job.apart else {}
         found = self._initial | dict(at_server) | kept
         for server in self._edge_servers:
             for name, values in server.kept.items():
@@ -163,12 +175,11 @@ def _opened(job: Job, told: Overhears) -> Overhears:
     return lambda instruction, reply: told(instruction, opening(instruction, reply))
 
 
-def _overheard(app: App, groups: Sequence[Sequence[int]], told: Overhears, *, foreign: bool) -> App:
-    def call(message: Message, context: Context) -> Message:
-        reply = app(message, context)
-        if message.metadata.message_type != Hello.action:
-            here = list(groups[int(context.node_config["partition-id"])])
-            told(instruction_in(message, here, foreign=foreign), reply_in(reply))
-        return reply
+def _overheard(job: Job, told: Overhears) -> Callable[[Message, Message, Sequence[int]], None]:
+    opened, foreign = _opened(job, told), job.method.imported
 
-    return call
+    def hear(message: Message, reply: Message, clinics: Sequence[int]) -> None:
+        if message.metadata.message_type != Hello.action:
+            opened(instruction_in(message, list(clinics), foreign=foreign), reply_in(reply))
+
+    return hear

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flwr.app import Context, UserConfig
 
+from clients.own import kept_at
 from sim.data.at_clinics import load_records
 from sim.data.federation import Federation, Records
 from sim.data.folds import runs_of
@@ -18,7 +19,9 @@ from sim.foundation.problems import ScenarioError, show
 from sim.methods.forms import Forms
 from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup, node_groups_of
-from sim.methods.workplace import Workplace
+from sim.methods.personal import personalised
+from sim.methods.workplace import Kept, Workplace
+from sim.models import Parameters
 from sim.plan.plan import Plan, make_plan
 from sim.scenario import load_scenario
 from sim.tensor.program import Alone, Program
@@ -78,6 +81,22 @@ class Workplaces:
         # Otherwise the node's state has travelled, and come back.
         here = self._made[context.node_id] = replace(here, memory=memory)
         return here
+
+
+@dataclass(frozen=True)
+class AtClinics:
+    """What the simulator reads at the clinics of some nodes, and no message holds."""
+
+    workplaces: Workplaces
+    contexts: Sequence[Context]
+
+    def kept(self) -> list[Kept]:
+        """See :func:`clients.own.kept_at`."""
+        return [kept_at(self.workplaces(context)) for context in self.contexts]
+
+    def personal(self, model: Parameters) -> list[Kept]:
+        """See :func:`sim.methods.personal.personalised`."""
+        return [personalised(self.workplaces(context), model) for context in self.contexts]
 
 
 def _partition(node: UserConfig) -> tuple[int, int]:

@@ -241,7 +241,9 @@ def _midranks(value: Floats, block: Ints) -> Floats:
 
 
 def _within(of: Predictions) -> Ints:
-    return of.model * (int(of.clinic.max(initial=-1)) + 1) + of.clinic
+    """Return ``[row]`` a number of its clinic in its model; as many numbers as such pairs occur."""
+    pairs = of.model * (int(of.clinic.max(initial=-1)) + 1) + of.clinic
+    return np.asarray(pd.factorize(pairs)[0], dtype=np.int64)
 
 
 def _truth(of: Predictions) -> Floats:

@@ -106,3 +106,13 @@ def _rows(train: Records, clinic: int) -> tuple[NDArray[np.float32], NDArray[np.
 def node_groups_of(clinics: int, nodes: int) -> list[list[int]]:
     """Share clinics out to nodes in contiguous groups of nearly equal size."""
     return [group.tolist() for group in np.array_split(np.arange(clinics), nodes)]
+
+
+def records_of(job: Job, train: Records, clinics: Sequence[int]) -> Records:
+    """Return the records that nodes with these clinics work on; all of them under a vertical layout."""
+    if job.parties is not None:
+        return train
+    sizes = np.diff(train.offsets)
+    here = np.isin(np.arange(len(sizes)), clinics)
+    rows = np.repeat(here, sizes)
+    return Records(train.x[rows], train.y[rows], np.append(0, np.cumsum(sizes * here)))

@@ -5,7 +5,7 @@ Nothing crosses, and nothing of it is noised: the model stays at the clinic, for
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -16,30 +16,27 @@ from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup
 from sim.methods.sampling import Sampling
 from sim.methods.trainer import LocalTraining, expand, trainer_for
-from sim.methods.workplace import Workplace
+from sim.methods.workplace import Kept, Workplace
 from sim.models import Parameters, Part
 from sim.tensor.lanes import forward
 
 
-def personalised(job: Job, places: Iterable[Workplace], model: Parameters) -> Parameters:
-    """Return what the clinics make of the final model, ``[clinic, *shape]`` each.
+def personalised(here: Workplace, model: Parameters) -> Kept:
+    """Return the clinics of a node, and what they make of the final model, ``[clinic, *shape]`` each.
 
     ``epochs`` and ``learning-rate`` are options of the method; a rate of 0 is that of the rounds. Of its last block
     alone, the others stay what all have in common.
 
     Parameters
     ----------
-    job : Job
-    places : iterable of Workplace
-        All nodes.
+    here : Workplace
     model : dict of str to Tensor
         ``[1, *shape]``, or ``[clinic, *shape]`` where any of it is each clinic's own.
     """
+    job, clinics, group = here.job, list(here.group.clinics), here.group
+    if not clinics:
+        return [], {}
     epochs, rate = epochs_of(job), float(options_of(job)["learning-rate"])
-    if not epochs:
-        return model
-    shared = next(iter(model.values())).shape[0] == 1
-    models = expand(model, len(job.sizes)) if shared else dict(model)
     train = job.spec.train.model_copy(
         update={
             "local_epochs": epochs,
@@ -51,19 +48,19 @@ def personalised(job: Job, places: Iterable[Workplace], model: Parameters) -> Pa
     spec = job.spec.model_copy(update={"train": train})
     alone = replace(job, spec=spec, sampling=sampling, dp=None, frozen=frozenset())
     common, own = own_blocks(job)
-    for here in places:
-        clinics, group = list(here.group.clinics), here.group
-        if not clinics:
-            continue
-        if common.blocks:
-            group = replace(group, x=_features(common, models, group, job.sizes))
-        trainer = trainer_for(alone, own, clinics, {name: models[name][clinics] for name in own.shapes()})
-        last = job.spec.train.rounds + 1
-        here.program.do(LocalTraining(trainer=trainer, group=group, job=alone, server_round=last))
-        for name, value in trainer.parameters.items():
-            models[name] = models[name].clone()
-            models[name][clinics] = value
-    return models
+    models = of_all(job, model)
+    if common.blocks:
+        group = replace(group, x=_features(common, models, group, job.sizes))
+    trainer = trainer_for(alone, own, clinics, {name: models[name][clinics] for name in own.shapes()})
+    last = job.spec.train.rounds + 1
+    here.program.do(LocalTraining(trainer=trainer, group=group, job=alone, server_round=last))
+    return clinics, dict(trainer.parameters)
+
+
+def of_all(job: Job, model: Parameters) -> Parameters:
+    """Return a model as ``[clinic, *shape]``, of one that all share a copy each."""
+    shared = next(iter(model.values())).shape[0] == 1
+    return expand(model, len(job.sizes)) if shared else dict(model)
 
 
 def _features(common: Part, models: Parameters, group: NodeGroup, sizes: Sequence[int]) -> Tensor:

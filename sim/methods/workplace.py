@@ -13,6 +13,8 @@ from sim.models import Parameters
 from sim.tensor.program import Alone, Program
 
 Numbers = dict[str, int | list[int]]
+Kept = tuple[list[int], Parameters]
+"""Clinics, and what they have of their own, ``[clinic, *shape]``."""
 
 
 class Memory(Protocol):

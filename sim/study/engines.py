@@ -23,13 +23,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Lock
-from typing import Any, Protocol
-
-import torch
-from threadpoolctl import threadpool_limits
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sim.foundation.problems import ScenarioError, SutureError, show
 from sim.plan.plan import Plan
+from sim.tensor.threads import one_thread
+
+if TYPE_CHECKING:
+    from sim.flower.actors import ActorHosts, Hosts
 
 Row = dict[str, Any]
 Execute = Callable[[Sequence[Plan]], Iterator[Row]]
@@ -59,6 +60,11 @@ class Engine(Protocol):
         """How many runs are executed at a time."""
         ...
 
+    @property
+    def hosts(self) -> Hosts | None:
+        """Where the clinics of its runs are, if not in the process of the run."""
+        ...
+
     def run(self, execute: Execute, groups: Sequence[Sequence[Plan]]) -> Generator[Row]:
         """Execute groups of runs, begun in the order given, and yield each run's row when it ends."""
         ...
@@ -69,10 +75,11 @@ class InProcess:
     """One run after another, in this process."""
 
     jobs: int = 1
+    hosts: None = None
 
     def run(self, execute: Execute, groups: Sequence[Sequence[Plan]]) -> Generator[Row]:
         """See :meth:`Engine.run`."""
-        _one_thread()
+        one_thread()
         for group in groups:
             yield from execute(group)
 
@@ -87,6 +94,7 @@ class Workers:
     """
 
     jobs: int
+    hosts: None = None
 
     def run(self, execute: Execute, groups: Sequence[Sequence[Plan]]) -> Generator[Row]:
         """See :meth:`Engine.run`.
@@ -127,20 +135,20 @@ class Workers:
 
 
 @dataclass(frozen=True)
-class RayTasks:
-    """Tasks of one processor each on a Ray cluster, whose machines all see the results folder and the data.
+class RayCluster:
+    """A Ray cluster, whose machines all see the results folder and the data.
 
     Attributes
     ----------
     address : str or None
         Of a running cluster; without it that in the environment variable ``RAY_ADDRESS``, and without that one is
         started on this machine for as long as the study runs.
-    jobs : int
-        Processors of the cluster that is started.
+    processors : int
+        Of the cluster that is started.
     """
 
     address: str | None
-    jobs: int
+    processors: int
 
     @property
     def cluster(self) -> str | None:
@@ -171,8 +179,9 @@ class RayTasks:
                 [f"{place}: no Ray cluster answers at {show(self.cluster)}; check the address, and that it runs"]
             ) from None
 
-    def run(self, execute: Execute, groups: Sequence[Sequence[Plan]]) -> Generator[Row]:
-        """See :meth:`Engine.run`.
+    @contextmanager
+    def joined(self) -> Iterator[Any]:
+        """Join the cluster, and yield Ray.
 
         Raises
         ------
@@ -181,40 +190,74 @@ class RayTasks:
         WorkerDiedError
             If a task's process was killed.
         """
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
         try:
             import ray
         except ImportError:
             raise SutureError("--engine ray needs Ray, which is not installed; install suture[ray]") from None
-        size: dict[str, Any] = {} if self.cluster else {"num_cpus": self.jobs, "include_dashboard": False}
+        size: dict[str, Any] = {} if self.cluster else {"num_cpus": self.processors, "include_dashboard": False}
         try:
             ray.init(address=self.cluster or "local", log_to_driver=False, logging_level=logging.ERROR, **size)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise SutureError(f"--ray-address: {error}; check the address of the cluster") from None
         try:
-            # A run that fails is a row; a process that dies is not tried again behind the user's back.
-            task = ray.remote(num_cpus=1, max_retries=0)(_in_task)
-            waiting = [task.remote(execute, group) for group in groups]
-            while waiting:
-                done, waiting = ray.wait(waiting)
-                yield from ray.get(done[0])
+            yield ray
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
             raise WorkerDiedError(WORKER_DIED) from None
         finally:
             ray.shutdown()
 
 
+@dataclass(frozen=True)
+class RayTasks:
+    """Tasks of one processor each on a Ray cluster.
+
+    Attributes
+    ----------
+    cluster : RayCluster
+    jobs : int
+    """
+
+    cluster: RayCluster
+    jobs: int
+    hosts: None = None
+
+    def run(self, execute: Execute, groups: Sequence[Sequence[Plan]]) -> Generator[Row]:
+        """See :meth:`Engine.run`; raises as :meth:`RayCluster.joined`."""
+        with self.cluster.joined() as ray:
+            # A run that fails is a row; a process that dies is not tried again behind the user's back.
+            task = ray.remote(num_cpus=1, max_retries=0)(_in_task)
+            waiting = [task.remote(execute, group) for group in groups]
+            while waiting:
+                done, waiting = ray.wait(waiting)
+                yield from ray.get(done[0])
+
+
+@dataclass(frozen=True)
+class RayActors:
+    """One run after another in this process, whose clinics are in actors of one processor each on a Ray cluster.
+
+    Attributes
+    ----------
+    cluster : RayCluster
+    hosts : ActorHosts
+    """
+
+    cluster: RayCluster
+    hosts: ActorHosts
+    jobs: int = 1
+
+    def run(self, execute: Execute, groups: Sequence[Sequence[Plan]]) -> Generator[Row]:
+        """See :meth:`Engine.run`; raises as :meth:`RayCluster.joined`."""
+        with self.cluster.joined():
+            for group in groups:
+                for plan in group:
+                    yield from InProcess().run(execute, [[plan]])
+
+
 def _in_task(execute: Execute, group: Sequence[Plan]) -> list[Row]:
-    _one_thread()
+    one_thread()
     return list(execute(group))
-
-
-def _one_thread() -> None:
-    """Keep this process to one thread, linear algebra too: threads of several runs would wait for each other."""
-    import scipy.linalg  # noqa: F401 - its own library of linear algebra can be limited only once it is there
-
-    torch.set_num_threads(1)
-    threadpool_limits(1, user_api="blas")
 
 
 @contextmanager
@@ -238,7 +281,7 @@ def _begin_worker(telling: Connection, one_at_a_time: Lock) -> None:
             telling.send(row)
 
     _tell = tell
-    _one_thread()
+    one_thread()
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 

@@ -17,6 +17,7 @@ from sim.attacks.attack import attacks_on_every_run
 from sim.attacks.observation import Findings, Observation
 from sim.data.at_clinics import load_records, records_key
 from sim.data.federation import Federation
+from sim.flower.actors import Hosts
 from sim.foundation.problems import FolderError, SutureError, told
 from sim.plan.plan import Plan
 from sim.plan.statement import privacy_statement
@@ -133,7 +134,7 @@ def run_study(
     pending = [plan for plan in quickest_first if plan.spec.run_id not in done]
     forecast = Forecast(pending, engine.jobs)
     progress.start(len(pending), len(done), forecast.seconds_left())
-    run = partial(execute_together, folder=folder, origin=provenance(), tuning=dict(tuning))
+    run = partial(execute_together, folder=folder, origin=provenance(), tuning=dict(tuning), hosts=engine.hosts)
     try:
         with closing(engine.run(run, grouped(pending, engine.jobs))) as rows:
             for row in rows:
@@ -154,6 +155,7 @@ def execute_together(
     folder: Path,
     origin: dict[str, Any],
     tuning: Mapping[str, Chosen] = MappingProxyType({}),
+    hosts: Hosts | None = None,
 ) -> Iterator[Row]:
     """Execute runs in lockstep, their tensor work as one program, and yield each one's row when it ends.
 
@@ -166,7 +168,7 @@ def execute_together(
         of_data = records_key(plan.spec.data, plan.spec.clinics, plan.spec.seed)
         if of_data not in known:
             known[of_data] = load_records(plan.spec.data, plan.spec.clinics, plan.spec.seed, plan.spec.parties)
-        return execute(plan, folder, origin, known[of_data], shared, tuning.get(plan.spec.run_id, Chosen()))
+        return execute(plan, folder, origin, known[of_data], shared, tuning.get(plan.spec.run_id, Chosen()), hosts)
 
     yield from shared.run([partial(one, plan) for plan in plans])
 
@@ -178,6 +180,7 @@ def execute(
     federation: Federation | None = None,
     program: Program | None = None,
     chosen: Chosen | None = None,
+    hosts: Hosts | None = None,
 ) -> Row:
     """Train one run, attack it, write its folder, and return its row; an error is a row too, with status ``failed``.
 
@@ -194,6 +197,8 @@ def execute(
         Does the tensor work.
     chosen : Chosen, optional
         How it came to its settings.
+    hosts : Hosts, optional
+        Where its clinics are, if not in this process.
 
     Raises
     ------
@@ -206,7 +211,7 @@ def execute(
     federation = federation or load_records(plan.spec.data, plan.spec.clinics, plan.spec.seed, plan.spec.parties)
     try:
         _refuse(chosen.hopeless)
-        trained, findings = _trained_and_attacked(plan, federation, log, program)
+        trained, findings = _trained_and_attacked(plan, federation, log, program, hosts)
         row = finished_row(plan, trained, findings, federation)
         tables: dict[str, Columns | bytes] = {
             "rounds": rounds_table(plan, trained, federation),
@@ -247,7 +252,7 @@ def _refuse(hopeless: str | None) -> None:
 
 
 def _trained_and_attacked(
-    plan: Plan, federation: Federation, log: RunLog, program: Program
+    plan: Plan, federation: Federation, log: RunLog, program: Program, hosts: Hosts | None
 ) -> tuple[TrainedRun, Findings]:
     """Train a run before the eyes of its attackers, and let them make what they can of it."""
     observation = Observation(attacks_on_every_run(), plan, federation)
@@ -258,6 +263,7 @@ def _trained_and_attacked(
         models=observation.round,
         overheard=observation.message if observation.listens else None,
         program=program,
+        hosts=hosts,
     )
     return trained, observation.found(trained.parameters)
 

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from sim.data.federation import Federation
+from sim.flower.actors import Hosts
 from sim.flower.meter import Meter
 from sim.flower.simulation import Overhears, Simulation, Through
 from sim.foundation.problems import SutureError
@@ -86,6 +87,7 @@ def train_run(
     program: Program | None = None,
     shortcut: bool = True,
     trial: bool = False,
+    hosts: Hosts | None = None,
 ) -> TrainedRun:
     """Train a planned run through its Flower strategy and client app.
 
@@ -94,7 +96,7 @@ def train_run(
     plan : Plan
     federation : Federation
         The one that was planned for.
-    node_groups, through, overheard, program, shortcut
+    node_groups, through, overheard, program, shortcut, hosts
         As for :class:`sim.flower.simulation.Simulation`.
     watch : callable
         Told of every round and its evaluation on held-out records as it ends.
@@ -118,7 +120,9 @@ def train_run(
     job = replace(plan.job)  # what it draws goes with the run
     if federation.facts.fingerprint != job.facts.fingerprint:
         raise PlanMismatchError("the plan was made for other records")
-    simulation = Simulation(job, federation.train, node_groups, through, overheard, program, shortcut=shortcut)
+    simulation = Simulation(
+        job, federation.train, node_groups, through, overheard, program, shortcut=shortcut, hosts=hosts
+    )
     scorer = scorer_of(job.outcome, plan.spec.evaluation)
     tester = Evaluator(job.network, federation.test, unseen=federation.unseen, scorer=scorer, program=program)
     chooses = len(federation.validation.y) and job.method.trains  # of its one round nothing is to be chosen

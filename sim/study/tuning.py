@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def tuned(
     pending = unfinished(trials, folder)
     forecast, afterwards = Forecast(pending, engine.jobs), Forecast(plans, engine.jobs).seconds_left()
     progress.tuning(len(pending), len(trials) - len(pending), forecast.seconds_left() + afterwards)
-    with closing(engine.run(try_together, grouped(pending, engine.jobs))) as rows:
+    with closing(engine.run(partial(try_together, hosts=engine.hosts), grouped(pending, engine.jobs))) as rows:
         for row in rows:
             note_trial(folder, row)
             forecast.finished(row["trial_id"], row["wall_seconds"])

@@ -1,0 +1,175 @@
+"""Nodes in Ray actors: one federation in several processes, on one machine or on many, with the numbers of one.
+
+The actors stay for as long as a study runs. Each gets the records of its clinics with a run; after that it is told
+messages only, those of Flower that the in-process grid delivers by a call.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from flwr.app import Message
+
+from sim.data.federation import Records
+from sim.flower.client_app import client_app
+from sim.flower.grid import InProcessGrid, Node, Overhears, answered, node_contexts
+from sim.flower.internals import quiet
+from sim.flower.meter import Meter
+from sim.flower.workplace import AtClinics, Workplaces
+from sim.foundation.problems import SutureError
+from sim.methods.job import Job
+from sim.methods.node_group import node_groups_of, records_of
+from sim.methods.workplace import Kept
+from sim.models import Parameters
+from sim.tensor.threads import one_thread
+
+
+class ActorDiedError(SutureError, RuntimeError):
+    """The process of an actor was ended from outside."""
+
+
+class Hosts(Protocol):
+    """Where the clinics of runs are, if not in the process of the server."""
+
+    nodes: int
+
+    def begin(
+        self, job: Job, train: Records, groups: Sequence[Sequence[int]], meter: Meter, overheard: Overhears | None
+    ) -> ActorGrid:
+        """Bring the records of a run to where its clinics are, and return the grid that reaches them."""
+        ...
+
+
+class Host:
+    """What an actor is: some nodes of the run that is on."""
+
+    def __init__(self) -> None:
+        one_thread()
+        quiet()
+
+    def begin(self, job: Job, train: Records, groups: Sequence[Sequence[int]], nodes: Sequence[int]) -> None:
+        """Take over some nodes of a run, of all its groups of clinics, with the records of these."""
+        workplaces, contexts = Workplaces(job, train, groups=groups), node_contexts(0, groups, {})
+        self._app = client_app(workplaces)
+        self._contexts = {node: contexts[node] for node in nodes}
+        self._at_clinics = AtClinics(workplaces, list(self._contexts.values()))
+
+    def process(self) -> int:
+        """Return the process's number."""
+        return os.getpid()
+
+    def answer(self, message: Message) -> Message:
+        """Answer a message to one of the nodes."""
+        return answered(self._app, message, self._contexts[message.metadata.dst_node_id])
+
+    def kept(self) -> list[Kept]:
+        """See :class:`sim.flower.workplace.AtClinics`."""
+        return self._at_clinics.kept()
+
+    def personal(self, model: Parameters) -> list[Kept]:
+        """See :class:`sim.flower.workplace.AtClinics`."""
+        return self._at_clinics.personal(model)
+
+
+class ActorHosts:
+    """Long-lived actors on the Ray cluster that this process has joined; a run finds a dead one replaced.
+
+    Parameters
+    ----------
+    nodes : int
+        How many.
+
+    Attributes
+    ----------
+    actors : list of actor
+    """
+
+    def __init__(self, nodes: int) -> None:
+        self.nodes = nodes
+        self.actors: list[Any] = []
+
+    def begin(
+        self, job: Job, train: Records, groups: Sequence[Sequence[int]], meter: Meter, overheard: Overhears | None
+    ) -> ActorGrid:
+        """See :meth:`Hosts.begin`."""
+        import ray
+
+        make = ray.remote(num_cpus=1)(Host)
+        self.actors = [*filter(_lives, self.actors)]
+        self.actors += [make.remote() for _ in range(self.nodes - len(self.actors))]
+        home: dict[int, Any] = {}
+        waiting = []
+        for actor, own in zip(self.actors, node_groups_of(len(groups), self.nodes), strict=True):
+            nodes = [node for place, node in enumerate(node_contexts(0, groups, {})) if place in own]
+            clinics = [k for place in own for k in groups[place]]
+            home |= dict.fromkeys(nodes, actor)
+            waiting.append(actor.begin.remote(job, records_of(job, train, clinics), groups, nodes))
+        _fetched(waiting)
+        return ActorGrid(home, groups, meter, overheard)
+
+
+class ActorGrid(InProcessGrid):
+    """A grid whose nodes are in actors, which work at the same time.
+
+    Parameters
+    ----------
+    home : dict of int to actor
+        By node.
+    groups, meter, overheard
+        As for :class:`sim.flower.grid.InProcessGrid`.
+    """
+
+    def __init__(
+        self, home: dict[int, Any], groups: Sequence[Sequence[int]], meter: Meter, overheard: Overhears | None
+    ) -> None:
+        super().__init__(_nobody, groups, {}, meter, overheard)
+        self._home = home
+
+    def hand_over(self, message: Message, node: Node) -> Any:
+        """Send a message; nobody waits for the reply yet."""
+        return self._home[node.node_id].answer.remote(message)
+
+    def collect(self, answers: Sequence[Any]) -> Sequence[Message]:
+        """Wait for the replies."""
+        return _fetched(answers)
+
+    def kept(self) -> list[Kept]:
+        """See :class:`sim.flower.workplace.AtClinics`."""
+        return self._of_all(lambda actor: actor.kept.remote())
+
+    def personal(self, model: Parameters) -> list[Kept]:
+        """See :class:`sim.flower.workplace.AtClinics`."""
+        return self._of_all(lambda actor: actor.personal.remote(model))
+
+    def _of_all(self, ask: Callable[[Any], Any]) -> list[Kept]:
+        return [
+            kept for each in _fetched([ask(actor) for actor in dict.fromkeys(self._home.values())]) for kept in each
+        ]
+
+
+def _nobody(message: Message, context: object) -> Message:
+    raise NotImplementedError
+
+
+def _fetched(waiting: Sequence[Any]) -> list[Any]:
+    import ray
+
+    try:
+        found: list[Any] = ray.get(list(waiting))
+    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
+        raise ActorDiedError(
+            "the process of some of the clinics was killed from outside (out of memory?); the same command resumes"
+        ) from None
+    return found
+
+
+def _lives(actor: Any) -> bool:
+    import ray
+
+    try:
+        ray.get(actor.__ray_ready__.remote())
+    except ray.exceptions.RayActorError:
+        return False
+    return True
