@@ -11,7 +11,7 @@ from support import TRADE_OFF, assert_same_results, executed, plain, write_scena
 RUNS = 3 * 2 * 2
 QUICK = pytest.mark.usefixtures("no_vega", "no_pictures")
 KNOWN = {
-    *("run_id", "study", "strategy", "cut", "seed", "held_out", "rounds"),
+    *("run_id", "study", "strategy", "method", "cut", "seed", "held_out", "rounds"),
     *("sim_seconds", "bytes_up", "bytes_down", "clinic_flops", "server_flops", "peak_clinic_bytes"),
     *("clinic_joules", "idle_share", "server_busy_share"),
     *("unit", "mechanism", "adjacency", "delta", "epsilon_model_user", "epsilon_peer", "epsilon_server"),

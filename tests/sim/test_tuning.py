@@ -322,6 +322,7 @@ class Killed:
     folder: Path
     after: int
     jobs: int = 1
+    hosts: None = None
 
     def run(self, execute, groups):
         for group in groups:

@@ -234,6 +234,7 @@ class InterruptedEngine:
     """Trains one run, begins another, and hears Ctrl-C."""
 
     jobs = 1
+    hosts = None
 
     def __init__(self, study: Path) -> None:
         self.study = study
