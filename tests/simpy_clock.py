@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any
@@ -23,7 +23,7 @@ from simpy.events import NORMAL, EventPriority
 from sim.plan.clock import RoundClock, RoundTime
 from sim.plan.durations import Durations
 from sim.plan.load import PHASES, RoundLoad
-from sim.scenario.clinics import ServerResources
+from sim.scenario.clinics import EdgeResources, ServerResources
 
 Process = Generator[simpy.Event, Any, None]
 
@@ -52,7 +52,7 @@ class EventClock(RoundClock):
         trace : bool
             Whether to keep the spans.
         """
-        return _Round(load, self.durations(load), self.server, trace).play()
+        return _Round(load, self.durations(load), self.server, self.edges, trace).play()
 
 
 class _LaneOrder(simpy.Environment):
@@ -68,7 +68,14 @@ class _LaneOrder(simpy.Environment):
 class _Round:
     """One round at play."""
 
-    def __init__(self, load: RoundLoad, spent: Durations, server: ServerResources, trace: bool) -> None:
+    def __init__(
+        self,
+        load: RoundLoad,
+        spent: Durations,
+        server: ServerResources,
+        edges: Sequence[EdgeResources],
+        trace: bool,
+    ) -> None:
         self.load = load
         self.spent = spent
         self.spans: list[Span] | None = [] if trace else None
@@ -76,6 +83,8 @@ class _Round:
         self.workers = simpy.Resource(self.env, server.workers)
         self.free = list(range(server.workers))
         self.link = {"up": simpy.Resource(self.env), "down": simpy.Resource(self.env)}
+        self.edge_workers = [simpy.Resource(self.env, edge.workers) for edge in edges]
+        self.edge_link = [{"edge-up": simpy.Resource(self.env), "edge-down": simpy.Resource(self.env)} for _ in edges]
         self.finish = [0.0] * len(load.clinics)
         self.completed = np.zeros(len(load.rows))
         self.seconds = [leg.tolist() for leg in spent.legs]
@@ -97,6 +106,13 @@ class _Round:
             self.call_next()
         self.env.run()
         over = max(self.finish, default=0.0)
+        if load.edges is not None:
+            homes = load.edges.home.tolist()
+            at_edge = [
+                max([begun, *(self.finish[lane] for lane, home in enumerate(homes) if home == edge)])
+                for edge, begun in enumerate(self.spent.edge_begin.tolist())
+            ]
+            over = max(a + b for a, b in zip(at_edge, self.spent.edge_end.tolist(), strict=True))
         if self.spans is not None and self.spent.common:
             self.spans.append(Span(-1, "server", over, over + self.spent.common, -1, -1))
         finish = np.array(self.finish)
@@ -125,12 +141,18 @@ class _Round:
         yield from self.end(lane, last=True)
 
     def begin(self, lane: int) -> Process:
+        if self.load.edges is not None and self.load.edges.together:
+            yield from self.work(lane, "edge-down", self.spent.from_cloud[lane], lane, -1)
+        elif self.load.edges is not None and self.load.edges.begin_bytes:
+            yield from self.above("edge-down", lane, self.spent.from_cloud[lane], self.spent.from_cloud_link[lane])
         if self.load.begin_bytes:
             yield from self.message("down", lane, -1, self.spent.begin[lane], self.spent.begin_link[lane])
 
     def end(self, lane: int, *, last: bool) -> Process:
         if self.load.end_bytes and not (last and lane in self.load.lost):
             yield from self.message("up", lane, -1, self.spent.end[lane], self.spent.end_link[lane])
+            if self.load.edges is not None and not self.load.edges.together:
+                yield from self.above("edge-up", lane, self.spent.to_cloud[lane], self.spent.to_cloud_link[lane])
         self.finish[lane] = self.env.now
 
     def batch(self, lane: int, step: int) -> Process:
@@ -139,6 +161,12 @@ class _Round:
             seconds = self.seconds[i][at]
             if leg.place == "clinic":
                 yield from self.work(lane, leg.place, seconds, lane, step)
+            elif leg.place == "edge":
+                with self.edge_workers[self.load.edges.home[lane]].request() as served:
+                    yield served
+                    yield from self.work(lane, leg.place, seconds, lane, step)
+            elif leg.place.startswith("edge-"):
+                yield from self.above(leg.place, lane, seconds, self.link_seconds[i][at])
             elif leg.place != "server":
                 yield from self.message(leg.place, lane, step, seconds, self.link_seconds[i][at])
             elif self.serial:
@@ -154,6 +182,12 @@ class _Round:
                     yield from self.work(-1 - worker, "server", seconds, lane, step)
                     heappush(self.free, worker)
         self.completed[at] = self.env.now
+
+    def above(self, place: str, lane: int, latency: float, link: float) -> Process:
+        with self.edge_link[self.load.edges.home[lane]][place].request() as carried:
+            yield carried
+            yield from self.work(lane, place, link, lane, -1)
+        yield from self.work(lane, place, latency, lane, -1)
 
     def message(self, direction: str, lane: int, step: int, line: float, link: float) -> Process:
         if direction == "up":

@@ -233,7 +233,9 @@ class Attack:
     columns: Mapping[str, str] = field(default_factory=dict)
 
     def suits(self, job: Job) -> bool:
-        """Return whether there is something to attack in a job."""
+        """Return whether there is something to attack in a job; no edge server and no cloud is played yet."""
+        if job.edges is not None and not (self.on_every_run and self.adversary == "model-user"):
+            return False
         fits = ("vertical" if job.facts.vertical else "horizontal") in self.layouts
         return fits and (job.outcome.of_classes or not self.of_classes) and self.applies(job)
 

@@ -177,6 +177,13 @@ def _run(scenario: Path, number: int) -> tuple[Plan, Federation, Workplaces]:
         )
     federation = load_records(specs[number].data, specs[number].clinics, specs[number].seed, specs[number].parties)
     plan = make_plan(specs[number], federation.facts)
+    if plan.job.edges is not None:
+        raise ScenarioError(
+            [
+                f"run config: run: run {number}, {specs[number].strategy.name}, has edge servers, which are simulated "
+                "in one process alone; take suture run"
+            ]
+        )
     return plan, federation, Workplaces(plan.job, federation.train)
 
 

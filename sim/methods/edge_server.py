@@ -217,7 +217,9 @@ class EdgeServer:
             trained = back.model | middle.parameters
             if job.protocol.movement == "averaged":
                 own = [job.sizes[k] for k in clinics]
-                trained = weighted_average(trained, [size / sum(own) for size in own])
+                fixed = {name for part in job.frozen for name in job.part(part).shapes()}
+                averaged = weighted_average(trained, [size / sum(own) for size in own])
+                trained = {name: trained[name][:1] if name in fixed else value for name, value in averaged.items()}
             parts[Kind.MODEL] = trained
         if Kind.OPTIMIZER in back.parts:
             state = back.parts[Kind.OPTIMIZER] | {f"middle:{key}": value for key, value in middle.state.items()}

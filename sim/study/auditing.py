@@ -95,6 +95,11 @@ def audit_study(folder: Path, options: Options, engine: Engine, progress: Progre
     names = {run_id: options.audit_id(run_id) for run_id in rows}
     left = [run_id for run_id, name in names.items() if ended.get(name, {}).get("status") != "ok"]
     pending = list(plan_runs([read_run(folder / run_id, trust=trust)[1] for run_id in left]))
+    if pending and all(plan.job.edges is not None for plan in pending):
+        raise ScenarioError(
+            [f"{folder}: no adversary is played behind edge servers yet; none of these runs is audited"]
+        )
+    pending = [plan for plan in pending if plan.job.edges is None]
     if any(plan.job.parties is not None for plan in pending):
         raise ScenarioError(
             [f"{folder}: canaries are a clinic's records, and these runs have parties; none is audited"]

@@ -4,6 +4,7 @@ from .of_claims import HELD, LEDGER, WHAT_LEAVES
 from .of_clips import CLIPS
 from .of_defences import UNPROMISED
 from .of_doors import DOORS
+from .of_edges import OF_EDGES
 from .of_intervals import INTERVALS
 from .of_lanes import SHARED
 from .of_noise import DRAWS, GRIDS, KEYS
@@ -23,6 +24,7 @@ MUTANTS = (
     *SHARED,
     *SPLITS,
     *OF_PARTIES,
+    *OF_EDGES,
     *SUMS,
     *INTERVALS,
     *UNPROMISED,

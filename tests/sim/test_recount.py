@@ -86,6 +86,7 @@ def recounted(plan: Plan) -> tuple[Method, Drawn]:
         privacy=spec.privacy,
         model=spec.model,
         own_parts=own,
+        edges=bool(spec.edges),
         together=together,
         invited=min(len(plan.clinics), math.ceil(together * spec.train.over_select)),
         one_step=max(clinic.records for clinic in plan.clinics) <= spec.train.batch_size,

@@ -1,0 +1,197 @@
+"""Multi-hop and hierarchical SplitFed against the methods that they are without edge servers, and on the wire."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from edges import BOTH, EDGES, ROWS, direct, models_of, spec_of
+from support import bitwise, distance, plan_of, train_spec, write_csv
+from wire import read_back, record, with_record
+
+from sim.methods.protocol import HEADER_BYTES
+from sim.privacy.mechanisms.released import row_step
+from sim.study.train import train_run
+
+OPTIMIZERS = pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+NOBODY_LOST = {"profile": "hospital"}
+SOME_LOST = {"profile": "hospital", "availability": 0.7, "drop-out": 0.3}
+
+
+@pytest.fixture(scope="module")
+def csv(tmp_path_factory):
+    return write_csv(tmp_path_factory.mktemp("edges") / "clinics.csv")
+
+
+@OPTIMIZERS
+@pytest.mark.parametrize("clinics", [NOBODY_LOST, SOME_LOST], ids=["all", "some"])
+def test_multi_hop_v1_is_v1_with_either_cut(csv, optimizer, clinics):
+    """Who holds what changes no number: copies of all parts are averaged, wherever they are."""
+    how = {"train": {"optimizer": optimizer, "rounds": 3}, "clinics": [clinics]}
+    ours, _ = models_of(spec_of(csv, **how))
+    for at in (1, 3):
+        theirs, _ = models_of(direct(csv, at=at, **how))
+        assert max(distance(ours[r], theirs[r]) for r in ours) < 1e-6
+
+
+@OPTIMIZERS
+@pytest.mark.parametrize("strategy", ["split", "splitfed-v2", "splitfed-v3"])
+def test_what_lies_in_front_of_the_cloud_is_treated_as_one(csv, optimizer, strategy):
+    """The middle is handed on, averaged or kept with the head: the method with its cut at the cloud, bit by bit."""
+    train = {"optimizer": optimizer, "rounds": 3}
+    ours, _ = models_of(spec_of(csv, strategy, train=train))
+    theirs, _ = models_of(direct(csv, strategy, at=3, train=train))
+    assert all(bitwise(ours[r], theirs[r]) for r in ours)
+    assert ours[3]["hidden2.0.weight"].shape[0] == (4 if strategy == "splitfed-v3" else 1)
+
+
+def hierarchical(csv, every, cut="vanilla", edges=EDGES, **tables):
+    return spec_of(csv, "hierarchical-splitfed", cut, edges, options={"cloud-every": every}, **tables)
+
+
+@OPTIMIZERS
+@pytest.mark.parametrize("cut", ["vanilla", "u-shaped"])
+def test_averaging_at_the_cloud_every_round_is_v1(csv, optimizer, cut):
+    how = {"train": {"optimizer": optimizer, "rounds": 3}, "clinics": [SOME_LOST]}
+    model = {"cut": [1, -1]} if cut == "u-shaped" else {}
+    ours, _ = models_of(hierarchical(csv, 1, cut, model=model, **how))
+    theirs, _ = models_of(direct(csv, cut=cut, **how))
+    assert max(distance(ours[r], theirs[r]) for r in ours) < 1e-6
+
+
+def test_one_edge_server_is_v1_whenever_the_cloud_comes(csv):
+    alone = [{"name": "all", "clinics": ["k0", "k1", "k2", "k3"], "profile": "hospital"}]
+    ours, _ = models_of(hierarchical(csv, 2, edges=alone))
+    theirs, _ = models_of(direct(csv))
+    assert max(distance({n: v[:1] for n, v in ours[r].items()}, theirs[r]) for r in ours) < 1e-6
+
+
+def test_averaging_at_the_end_alone_is_the_average_of_each_groups_own_v1(csv, tmp_path):
+    ours, _ = models_of(hierarchical(csv, 3))
+    expected, total = None, 0
+    for edge in EDGES:
+        lines = csv.read_text().splitlines()
+        own = tmp_path / f"{edge['name']}.csv"
+        own.write_text("\n".join([lines[0], *(s for s in lines[1:] if s.split(",")[0] in edge["clinics"])]) + "\n")
+        # Batches and held-out records are drawn by a clinic's place among all, which is another one here.
+        theirs = own_v1(csv, edge["clinics"])
+        records = sum(size for name, size in zip(*sizes_of(csv), strict=True) if name in edge["clinics"])
+        weighted = {name: value.double() * records for name, value in theirs.items()}
+        expected = weighted if expected is None else {n: expected[n] + weighted[n] for n in weighted}
+        total += records
+    assert distance(ours[3], {name: value / total for name, value in expected.items()}) < 1e-6
+    between = ours[2]
+    assert torch.equal(between["output.weight"][0], between["output.weight"][2])
+    assert not torch.equal(between["output.weight"][0], between["output.weight"][1])
+
+
+def sizes_of(csv):
+    plan, _ = plan_of(direct(csv))
+    return plan.job.facts.names, plan.job.sizes
+
+
+def own_v1(csv, clinics):
+    """Run V1 with some of the clinics alone: the others are away in every round."""
+    plan, federation = plan_of(direct(csv))
+    there = [k for k, name in enumerate(plan.job.facts.names) if name in clinics]
+    attended = {r: plan.job.attendance(r) for r in (1, 2, 3)}
+    attended = {
+        r: type(one).of(there, [one.batches_of(k) for k in there], [True] * len(there)) for r, one in attended.items()
+    }
+    from sim.flower.simulation import Simulation
+
+    simulation, models = Simulation(replace(plan.job, attended=attended), federation.train), {}
+    simulation.run(lambda server_round, model: models.update({server_round: model}))
+    return models[3]
+
+
+@pytest.mark.parametrize("privacy", [{"mechanism": "none"}, BOTH, {**BOTH, "rows-noised-at": "edge"}], ids=str)
+@pytest.mark.parametrize("strategy", ["splitfed-v1", "splitfed-v2", "splitfed-v3", "split"])
+def test_every_byte_and_noised_step_is_the_plans(csv, strategy, privacy):
+    """Training holds what crossed on both links, and what was noised where, against the plan."""
+    train = {"rounds": 2, "optimizer": "adam"}
+    trained = train_spec(spec_of(csv, strategy, train=train, privacy=privacy, clinics=[SOME_LOST]))
+    assert set(trained.meter.noised_steps) == (
+        set() if "delta" not in privacy else {"head", "middle", "body", "smashed"}
+    )
+
+
+def both_links(monkeypatch, plan, federation):
+    """Train a run and keep every reply: of the clinics, and of the edge servers."""
+    from sim.flower import simulation
+
+    above = []
+
+    def watched(servers, app=simulation.edge_app):
+        inner = app(servers)
+
+        def respond(message, context):
+            reply = inner(message, context)
+            above.append(read_back(reply, message.metadata.message_type, 1))
+            return reply
+
+        return respond
+
+    monkeypatch.setattr(simulation, "edge_app", watched)
+    return record(plan, federation), [reply for reply in above if reply.arrays]
+
+
+@pytest.mark.parametrize("at", ["clinic", "edge"])
+def test_each_byte_on_the_second_link_is_a_release_of_the_ledger(csv, one_key, monkeypatch, at):
+    privacy = {**BOTH, "noise-multiplier": 50.0, "smashed-noise-multiplier": 3.0, "rows-noised-at": at}
+    spec = spec_of(csv, privacy=privacy, train={"rounds": 1})
+    plan, federation = plan_of(spec)
+    run, above = both_links(monkeypatch, plan, federation)
+    row = {0: "int16", 1: "float32"}
+    below = {str(v.dtype) for r in run.replies for (kind, _), v in r.arrays.items() if kind == "smashed"}
+    assert below == {row[at == "edge"]}
+    assert {k for r in above for k in r.kinds} == {"smashed", "labels", "arrays"}
+    assert all(r.arrays["smashed", "smashed"].dtype == row[at == "clinic"] for r in above if "smashed" in r.kinds)
+    # The plan's bytes, counted anew: each clinic's rows in messages of their own, and an edge server's parameters once.
+    counted = np.zeros(2, dtype=int)
+    home = plan.job.edges.home
+    for reply in above:
+        if "arrays" in reply.kinds:
+            counted[home[reply.clinics[0]]] += HEADER_BYTES + sum(v.nbytes for v in reply.arrays.values())
+            continue
+        for rows, k in zip(reply.rows, reply.clinics, strict=True):
+            own = sum(v[0, 0].nbytes for v in reply.arrays.values())
+            counted[home[k]] += HEADER_BYTES + rows * own
+    assert counted.tolist() == [edge.bytes_up for edge in plan.edges]
+    # Another record of a clinic changes what its own edge server sends, and nothing of the other's.
+    other = with_record(csv, spec, 1, [3.0, -2.5, 4.0, -1.5])
+    _, changed = both_links(monkeypatch, *plan_of(spec_of(other, privacy=privacy, train={"rounds": 1})))
+    first = [(one, new) for one, new in zip(above, changed, strict=True)][:2]
+    differ = {
+        home[one.clinics[0]] for one, new in first if any((one.arrays[k] != new.arrays[k]).any() for k in one.arrays)
+    }
+    assert differ == {home[1]}
+
+
+def test_rows_leave_the_edge_server_with_the_noise_that_the_ledger_says(csv, one_key, monkeypatch):
+    """Of a first batch: the noise on what the middle made of it, in standard deviations, is of deviation 1."""
+    found = {}
+    for loud in (0.0, 3.0):
+        privacy = {**ROWS, "noise-multiplier": loud, "rows-noised-at": "edge"}
+        plan, federation = plan_of(spec_of(csv, privacy=privacy, train={"rounds": 1, "batch-size": 64}))
+        _, above = both_links(monkeypatch, plan, federation)
+        found[loud] = {
+            k: r.arrays["smashed", "smashed"][i, : r.rows[i]] for r in above if r.rows for i, k in enumerate(r.clinics)
+        }
+    scale = 3.0 * ROWS["clip"]
+    noise = np.concatenate(
+        [(found[3.0][k] * row_step(scale, ROWS["clip"]) - found[0.0][k]).ravel() / scale for k in found[0.0]]
+    )
+    assert np.std(noise) == pytest.approx(1, rel=5 / math.sqrt(2 * noise.size))
+    assert max(np.linalg.norm(rows, axis=-1).max() for rows in found[0.0].values()) <= ROWS["clip"] * (1 + 1e-6)
+
+
+def test_frozen_parts_in_front_of_the_noise_stay_as_they_were(csv):
+    privacy = {**ROWS, "rows-noised-at": "edge"}
+    spec = spec_of(csv, privacy=privacy, model={"freeze": ["head", "middle"]}, train={"rounds": 2})
+    plan, federation = plan_of(spec)
+    trained = train_run(plan, federation)
+    start = plan.job.network.initial_parameters(plan.job.seed)
+    same = {name for name, value in trained.parameters.items() if torch.equal(value, start[name])}
+    assert same == {n for part in ("head", "middle") for n in plan.job.part(part).shapes()}
