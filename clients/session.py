@@ -117,12 +117,14 @@ class Session:
     def trained(self, steps: int) -> None:
         """Note that the next batches are done without messages; of what they would have carried, some was protected."""
         first, last = self.step, self.step + steps
+        self.step = last
+        if not self.protected:
+            return
         done = (np.arange(len(self.clinics)) < self.batches.active[first:last, None]).sum(0)
         crossing = {kind for kinds in self.job.protocol.batch_up for kind in kinds}
         for kind, count in self.protected.items():
             if kind in crossing:
                 count += torch.from_numpy(done)
-        self.step = last
 
     def train_tail(self, outputs: Tensor) -> Tensor:
         """Train the tail, or hold its gradients, on the body's outputs; return the gradient in them."""

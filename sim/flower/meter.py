@@ -97,8 +97,9 @@ class Meter:
         messages : ndarray
             ``[lane]`` how many there are.
         """
+        at = slice(clinics[0], clinics[0] + 1) if len(clinics) == 1 else list(clinics)
         for kind, size in (*sizes.items(), (HEADERS, messages * HEADER_BYTES)):
-            self._counts(direction, kind)[list(clinics)] += size
+            self._counts(direction, kind)[at] += size
 
     def count_parts(self, direction: Direction, parts: Mapping[Kind, Parameters], clinics: Sequence[int]) -> None:
         """Add one message of each clinic that carries parameters, which took a shorter way; nothing without any."""

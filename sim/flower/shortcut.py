@@ -81,7 +81,8 @@ class SameProcess:
         if told:  # outside, so that the error has no other in its chain
             raise ExchangeError(told)
 
-    def count_rows(self, direction: Direction, kinds: Mapping[Kind, int], clinics: Sequence[int], rows: Ints) -> None:
+    def count_rows(
+        self, direction: Direction, kinds: Mapping[Kind, int], clinics: Sequence[int], messages: Ints, rows: Ints
+    ) -> None:
         """Count messages that would have carried these rows."""
-        messages, records = (rows >= 0).sum(0), rows.clip(min=0).sum(0)
-        self._meter.count(direction, {kind: size * records for kind, size in kinds.items()}, clinics, messages)
+        self._meter.count(direction, {kind: size * rows for kind, size in kinds.items()}, clinics, messages)

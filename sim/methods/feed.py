@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -73,20 +74,21 @@ class Feed:
             group.gathered.clear()
             here = [k for k in turns if group.first[k] >= 0]
             of_all = cls.gathered(job, group, here, server_round, slice(None))
+            of_all = replace(of_all, width=job.width(of_all.rows))  # each lane as wide as it is alone
             group.gathered[server_round] = of_all, {k: lane for lane, k in enumerate(here)}
         of_all, lanes = group.gathered[server_round]
         lane = lanes[clinics[0]]
-        first, last, _ = steps.indices(int(np.count_nonzero(of_all.active > lane)))
+        there = of_all.active > lane
+        first, last, _ = steps.indices(int(np.count_nonzero(there)))
         at, own = slice(first, last), slice(lane, lane + 1)
-        rows = of_all.rows[at, own]
         return cls(
             x=of_all.x[at, own],
             y=of_all.y[at, own],
             weights=of_all.weights[at, own],
-            rows=rows,
+            rows=of_all.rows[at, own],
             normaliser=of_all.normaliser[at, own],
-            active=np.ones(last - first, dtype=np.int64),
-            width=job.width(rows),
+            active=there[at].astype(np.int64),
+            width=of_all.width[at, own],
         )
 
     @classmethod
@@ -139,15 +141,26 @@ class Feed:
         """Return the batches of a step: one of all lanes at work, or one for each width at which some of them are."""
         lanes, width = self._at_work[s]
         if width:
-            yield Batch.of(self, s, slice(0, lanes), width)
+            x, y, weights = self._steps[s]
+            if lanes < x.shape[0] or width < x.shape[1]:
+                x, y, weights = x[:lanes, :width], y[:lanes, :width], weights[:lanes, :width]
+            rows, normaliser = self.rows[s, :lanes], self.normaliser[s, :lanes]
+            yield Batch(slice(0, lanes), x.contiguous(), y.contiguous(), weights.contiguous(), rows, normaliser)
             return
         widths = self.width[s, :lanes]
         for each in np.unique(widths):
             yield Batch.of(self, s, np.flatnonzero(widths == each), int(each))
 
     @cached_property
+    def _steps(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """By step, ``[lane, width]``: records, labels and weights."""
+        return list(zip(self.x.unbind(), self.y.unbind(), self.weights.unbind(), strict=True))
+
+    @cached_property
     def _at_work(self) -> list[tuple[int, int]]:
         """By step: how many lanes are at work, and at which width; 0 if they differ, or none is."""
+        if self.width.shape[1] == 1:
+            return list(zip(self.active.tolist(), (self.width[:, 0] * self.active).tolist(), strict=True))
         first = self.width[:, :1]
         beyond = np.arange(self.width.shape[1]) >= self.active[:, None]
         alike = (beyond | (self.width == first)).all(1) & (self.active > 0)
@@ -155,8 +168,7 @@ class Feed:
         return list(zip(self.active.tolist(), widths.tolist(), strict=True))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
+class Batch(NamedTuple):
     """One step of lanes that are computed at one width.
 
     Attributes
@@ -179,7 +191,7 @@ class Batch:
     normaliser: Ints
 
     @classmethod
-    def of(cls, feed: Feed, s: int, lanes: slice | Ints, width: int) -> Batch:
+    def of(cls, feed: Feed, s: int, lanes: Ints, width: int) -> Batch:
         """Take some lanes' batch out of a feed."""
         return cls(
             lanes=lanes,

@@ -15,7 +15,7 @@ from sim.methods.forms import sendable
 from sim.methods.job import Job
 from sim.methods.messages import CUT_KINDS, Begin, Clip, Close, Kind, OfBatch, Open, Reply, Step, Tail
 from sim.methods.node_group import NodeGroup
-from sim.methods.protocol import Direction
+from sim.methods.protocol import Direction, Kinds
 from sim.methods.row_noise import arrived_rows
 from sim.methods.sampling import Ints, loss_weights
 from sim.methods.trainer import Trainer
@@ -55,7 +55,9 @@ class Shortcut(Protocol):
     def train(self, work: TurnTraining) -> None:
         """Have a turn's batches done; whatever fails is told without a value of a record."""
 
-    def count_rows(self, direction: Direction, kinds: Mapping[Kind, int], clinics: Sequence[int], rows: Ints) -> None:
+    def count_rows(
+        self, direction: Direction, kinds: Mapping[Kind, int], clinics: Sequence[int], messages: Ints, rows: Ints
+    ) -> None:
         """Count a turn's messages of one sort as if they had been sent.
 
         Parameters
@@ -64,8 +66,8 @@ class Shortcut(Protocol):
         kinds : mapping of Kind to int
             Bytes of one record's row of each kind that the message carries.
         clinics : sequence of int
-        rows : ndarray
-            ``[step, lane]`` records in each message; -1 where the lane has none.
+        messages, rows : ndarray
+            ``[lane]`` how many there are, and records in all of them.
         """
 
 
@@ -155,13 +157,16 @@ class Turn:
             shortcut.train(work)
             opened.trained(end - self._next)
             drawn = exchange.job.batches(exchange.server_round, clinics)
-            lanes = np.arange(len(clinics)) < drawn.active[self._next : end, None]
-            rows = np.where(lanes, drawn.rows[self._next : end], -1)
-            protocol = exchange.job.protocol
-            for kinds in protocol.batch_up:
-                shortcut.count_rows("up", {kind: work.bytes_of(kind) for kind in kinds}, clinics, rows)
-            for kinds in protocol.batch_down:
-                shortcut.count_rows("down", {kind: work.bytes_of(kind) for kind in kinds}, clinics, rows)
+            messages = (drawn.active[self._next : end, None] > np.arange(len(clinics))).sum(0)
+            rows = drawn.rows[self._next : end].sum(0)
+            ways: tuple[tuple[Direction, tuple[Kinds, ...]], ...] = (
+                ("up", exchange.job.protocol.batch_up),
+                ("down", exchange.job.protocol.batch_down),
+            )
+            for way, carried in ways:
+                for kinds in carried:
+                    each = {kind: work.bytes_of(kind) for kind in kinds}
+                    shortcut.count_rows(way, each, clinics, messages, rows)
         if end >= self._first + self._steps and self._steps:
             self._finished = exchange.send(Close(clinics=clinics, turn=self._name))
 

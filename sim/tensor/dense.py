@@ -17,6 +17,8 @@ from sim.models import Part
 from sim.tensor.clipping import Sums, clip_factors, without
 from sim.tensor.losses import Loss
 
+_behind_relu = torch.ops.aten.threshold_backward.default
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -136,7 +138,7 @@ class DensePass:
         for position in reversed(range(len(self._layers))):
             layer = self._layers[position]
             if layer.relu:
-                delta = torch.ops.aten.threshold_backward(delta, self._values[position + 1], 0)
+                delta = _behind_relu(delta, self._values[position + 1], 0)
             deltas.insert(0, delta)
             if position or self._want_input_gradient:
                 delta = _product(delta, self._parameters[layer.weight])

@@ -55,8 +55,9 @@ class CrossEntropy(Loss):
     class_weights: tuple[float, ...] = ()
 
     def _weighted(self, y: Tensor, weights: Tensor) -> Tensor:
-        factors = torch.tensor(self.class_weights, dtype=weights.dtype)
-        return by_class(weights, y, factors) if self.class_weights else weights
+        if not self.class_weights:
+            return weights
+        return by_class(weights, y, torch.tensor(self.class_weights, dtype=weights.dtype))
 
     def sum(self, outputs: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         """See :class:`Loss`."""
@@ -67,8 +68,7 @@ class CrossEntropy(Loss):
         weights = self._weighted(y, weights).unsqueeze(-1)
         if outputs.shape[-1] == 1:
             return sigmoid(outputs).sub_(y.to(outputs.dtype).unsqueeze(-1)).mul_(weights)
-        target = torch.zeros_like(outputs).scatter_(-1, y.long().unsqueeze(-1), 1.0)
-        return torch.softmax(outputs, -1).sub_(target).mul_(weights)
+        return torch.softmax(outputs, -1).scatter_(-1, y.long().unsqueeze(-1), -1.0, reduce="add").mul_(weights)
 
     def constant(self, y: Tensor, outputs: int) -> Tensor:
         """See :class:`Loss`: the log of each class's frequency, one record added to each."""

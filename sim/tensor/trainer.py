@@ -247,7 +247,10 @@ class Trainer:
         lanes, self._batch = x.shape[0], tuple(x.shape[:2])
         if self._at_work != lanes:
             self._at_work = lanes
-            self._some = {name: value[:lanes] for name, value in self.parameters.items()}
+            everyone = lanes == len(self.lanes)
+            self._some = (
+                self.parameters if everyone else {name: value[:lanes] for name, value in self.parameters.items()}
+            )
             self._pass = pass_of(self.part, x.dim() - 2, per_sample=self.private, alone=lanes == 1)
             at_work = self.lanes[:lanes]
             clips = [lane.clip for lane in at_work if lane.clip is not None]
