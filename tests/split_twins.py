@@ -27,7 +27,7 @@ class SplitTwin(Twin):
     """A run seen by plain PyTorch, with class weights, participants and the order of turns."""
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        if self.edges or self.amounts:
+        if self.edges or self.amounts or self.grades:
             return super().loss(logits, y)
         if self.outputs == 1:
             each = functional.binary_cross_entropy_with_logits(logits[:, 0], y.to(logits.dtype), reduction="none")

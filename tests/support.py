@@ -197,6 +197,7 @@ def write_amounts(path: Path, sizes=SIZES, features=4) -> Path:
     return path
 
 
+GRADES = {"outcome": "ordinal", "grades": ["class0", "class1", "class2"]}
 AMOUNTS = {"outcome": "amount", "label": "amount", "label-range": [6, 14]}
 """What ``[data]`` says of the records of :func:`write_amounts`."""
 

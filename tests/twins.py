@@ -88,6 +88,10 @@ class Twin:
         return functional.mse_loss(logits[:, 0], amount, reduction="sum") / 2
 
     @property
+    def grades(self) -> bool:
+        return self.spec.data.outcome_of_a_record.kind == "ordinal"
+
+    @property
     def edges(self) -> tuple[float, ...]:
         return self.spec.data.outcome_of_a_record.edges
 
@@ -98,6 +102,8 @@ class Twin:
         if self.amounts:
             return 1
         classes = len(self.federation.classes)
+        if self.grades:
+            return classes - 1
         return 1 if classes == 2 and self.spec.model.head == "binary" else classes
 
     def initial(self) -> State:
@@ -178,6 +184,8 @@ class Twin:
             return likelihood(logits, y)
         if self.amounts:
             return self.of_amounts(logits, y)
+        if self.grades:
+            return -torch.log(grade_probabilities(logits)[torch.arange(len(y)), y]).sum()
         if self.outputs == 1:
             return functional.binary_cross_entropy_with_logits(logits[:, 0], y.to(logits.dtype), reduction="sum")
         return functional.cross_entropy(logits, y, reduction="sum")
@@ -230,6 +238,15 @@ class Twin:
                     grid = 2.0 ** (np.ceil(np.log2(scale)) - 16)
                     noised = parameter.grad.double() + torch.from_numpy(noise.standard_normal(parameter.shape)) * scale
                     parameter.grad = (torch.round(noised / grid) * grid).float()
+
+
+def grade_probabilities(logits: Tensor) -> Tensor:
+    """Return ``[record, grade]``, grade after grade: who does not stop at one goes on to the next."""
+    left, found = torch.ones(len(logits), dtype=logits.dtype), []
+    for stops in torch.sigmoid(logits).unbind(1):
+        found.append(left * stops)
+        left = left * (1 - stops)
+    return torch.stack([*found, left], 1)
 
 
 class Largest(nn.Module):

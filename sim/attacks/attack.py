@@ -237,7 +237,7 @@ class Attack:
         if job.edges is not None and not (self.on_every_run and self.adversary == "model-user"):
             return False
         fits = ("vertical" if job.facts.vertical else "horizontal") in self.layouts
-        return fits and (job.outcome.of_classes or not self.of_classes) and self.applies(job)
+        return fits and (job.outcome.kind == "classes" or not self.of_classes) and self.applies(job)
 
     def observer(self, plan: Plan, federation: Federation, options: Scalars) -> Observer | None:
         """Return an observer of one run; None for an attack on the finished run."""

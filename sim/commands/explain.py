@@ -30,7 +30,12 @@ _MOST_NAMED = 6
 _SERVER = {"trusted": "trusted, and is no adversary", "active": "active: it may lie, and pass on what it has"}
 _FEWEST_PAIRS = 5
 """Of a clinic's held-out records; with fewer its own AUC takes a few values only."""
-_KNOWN = {"classes": "its own class frequencies", "time": "its own Kaplan-Meier curve", "amount": "its own mean"}
+_KNOWN = {
+    "classes": "its own class frequencies",
+    "ordinal": "its own shares of grades",
+    "time": "its own Kaplan-Meier curve",
+    "amount": "its own mean",
+}
 """What the line of reference predicts."""
 
 
@@ -110,7 +115,7 @@ def _predicted(federation: Federation) -> str:
         return f"times to an event up to {outcome.edges[-1]:g} in {count_text(len(outcome.edges), 'interval')}"
     if outcome.kind == "amount":
         return "amounts between {:g} and {:g}".format(*outcome.span)
-    return f"{len(federation.classes)} classes"
+    return f"{len(federation.classes)} {'grades' if outcome.kind == 'ordinal' else 'classes'}"
 
 
 def _held(federation: Federation) -> list[str]:
@@ -216,10 +221,10 @@ def _scores(federation: Federation, *, whole: bool) -> str:
         return f"Scores: methods are compared by the {word} within clinics, on {records:,} held-out records{seen}."
     pairs = comparable_pairs(held.counts.sum(axis=0) if whole else held.counts[2])
     if not pairs.any():
-        return "Scores: no clinic's held-out records are of two classes, so there is no AUC within clinics."
+        return f"Scores: no clinic's held-out records are of two classes, so there is no {word} within clinics."
     most = int(np.argmax(pairs))
     said = [
-        f"Scores: the AUC within clinics rests on {count_text(int(pairs.sum()), 'pair')} of held-out records of "
+        f"Scores: the {word} within clinics rests on {count_text(int(pairs.sum()), 'pair')} of held-out records of "
         f"different classes; {clinic_text(held.names[most])} has {pairs[most] / pairs.sum():.0%} of them."
     ]
     large = np.sort(pairs)[::-1][: len(pairs) // 10]
@@ -227,9 +232,9 @@ def _scores(federation: Federation, *, whole: bool) -> str:
         said.append(f"The {len(large):,} clinics with most, a tenth of all, have {large.sum() / pairs.sum():.0%}.")
     none, few = int((pairs == 0).sum()), int(((pairs > 0) & (pairs < _FEWEST_PAIRS)).sum())
     if none:
-        said.append(f"Clinics without any, all of one class, and so without an AUC: {none:,} of {len(pairs):,}.")
+        said.append(f"Clinics without any, all of one class, and so without an {word}: {none:,} of {len(pairs):,}.")
     if few:
-        said.append(f"Clinics with fewer than {_FEWEST_PAIRS}, too few for an AUC to mean much: {few:,}.")
+        said.append(f"Clinics with fewer than {_FEWEST_PAIRS}, too few for an {word} to mean much: {few:,}.")
     if none or few:
         more = "" if whole else "; a larger data.test-share holds out more"
         said.append(f"data.min-records leaves small clinics out{more}.")

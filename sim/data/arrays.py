@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from sim.data.archives import archive_fault
 from sim.data.federation import Ints, Table
+from sim.data.labels import class_names
 from sim.data.split import at_sites
-from sim.data.table import class_names
 from sim.foundation.problems import ScenarioError, suggest
 from sim.scenario import Npz
 

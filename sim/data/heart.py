@@ -22,6 +22,8 @@ from sim.scenario import HeartDisease
 
 CENTRES: Final = ("cleveland", "hungarian", "switzerland", "va")
 CLASSES: Final = ("no disease", "disease")
+SEVERITIES: Final = ("no disease", *(f"severity {grade}" for grade in range(1, 5)))
+"""Values of ``num``."""
 """Angiographic diagnosis: column ``num`` 0, or 1 to 4 (a vessel narrowed by more than half)."""
 
 FEATURES: Final = (
@@ -73,7 +75,7 @@ def lines() -> list[str]:
 
 @cache
 def _parsed() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return features, classes, centres and places of the rows with no missing value but of slope, ca and thal."""
+    """Return features, severities, centres and places of the rows with no missing value but of slope, ca and thal."""
     found = lines()
     if hashlib.sha256("".join(f"{line}\n" for line in found).encode()).hexdigest() != _SHA256:
         raise ScenarioError([f"scenario: data.source: {_FILE.name} is absent or altered; install Suture again"])
@@ -85,7 +87,7 @@ def _parsed() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]
         dummies = [float(float(row[column]) == level) for column, levels in _ONE_HOT.items() for level in levels]
         scans = {c: [float(row[c] == str(level)) for level in levels] for c, levels in _SCANS.items()}
         imaging = [*scans["slope"], float(row["ca"] or 0), *scans["thal"]]
-        rows.append((numbers + dummies + imaging, int(row["num"]) > 0, CENTRES.index(row["centre"]), place))
+        rows.append((numbers + dummies + imaging, int(row["num"]), CENTRES.index(row["centre"]), place))
     x, *others = zip(*rows, strict=True)
     y, centre, places = (np.array(column, dtype=np.int64) for column in others)
     return np.array(x), y, centre, places
@@ -116,6 +118,8 @@ def read(spec: HeartDisease) -> Table:
     held_out = _flamby_held_out(centre)[used] if spec.held_out == "flamby" else None
     features = (*FEATURES, *IMAGING) if spec.imaging else FEATURES
     x, y = x[used, : len(features)], y[used]
+    classes = SEVERITIES if spec.outcome == "ordinal" else CLASSES
+    y = y if spec.outcome == "ordinal" else (y > 0).astype(np.int64)
     present, clinic = np.unique(centre[used], return_inverse=True)
     statistics = {}
     if spec.scaling == "public":
@@ -128,7 +132,8 @@ def read(spec: HeartDisease) -> Table:
     return Table(
         names=names,
         features=features,
-        classes=CLASSES,
+        classes=classes,
+        outcome=spec.outcome_of_a_record,
         x=x,
         y=y,
         clinic=clinic,

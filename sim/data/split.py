@@ -169,7 +169,7 @@ def without_small_clinics(spec: DataSpec, table: Table) -> Table:
 def chosen_records(table: Table, kept: Mask) -> Table:
     """Return the table with some of its records, and the classes that are then left."""
     left = table.at(kept)
-    if not table.outcome.of_classes:
+    if table.outcome.kind != "classes":
         return left
     seen, y = np.unique(left.y, return_inverse=True)
     return replace(left, classes=tuple(table.classes[label] for label in seen), y=y)

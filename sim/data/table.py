@@ -15,17 +15,15 @@ from numpy.typing import NDArray
 
 from sim.data.columns import Columns, Words, read_columns
 from sim.data.federation import Ints, Mask, Table
+from sim.data.labels import class_codes, event_codes, grade_codes
 from sim.data.outcomes import label_codes, measure_faults, outcome_remarks
 from sim.data.remarks import has_level, indicated, remarks_on
 from sim.data.split import at_sites
-from sim.foundation.problems import ScenarioError, show, suggest
-from sim.foundation.text import count_text
+from sim.foundation.problems import ScenarioError, suggest
 from sim.scenario import TableFile
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _MOST_LEVELS = 1000
-_MOST_NUMBERS = 20
-"""Of different whole numbers as labels; more are no classes."""
 UNKNOWN = "unknown"
 
 
@@ -95,22 +93,6 @@ def read(spec: TableFile) -> Table:
     )
 
 
-def class_names(words: Sequence[str]) -> tuple[tuple[str, ...], Ints]:
-    """Name the classes that a label's sorted words stand for, and ``[word]`` the index of each into them.
-
-    Whole numbers stand in their own order. Raises ``ValueError`` if all words are numbers and some are not whole; the
-    text ends a line that begins with the column.
-    """
-    try:
-        numbers = [float(word) for word in words]
-    except ValueError:
-        return tuple(words), np.arange(len(words))
-    if not all(number.is_integer() for number in numbers):
-        raise ValueError("holds numbers that are not whole; give a column of classes")
-    ordered = sorted({int(number) for number in numbers})
-    return tuple(str(number) for number in ordered), np.searchsorted(ordered, numbers)
-
-
 def _outcomes(spec: TableFile, columns: Columns, used: Mask) -> tuple[tuple[str, ...], Ints, NDArray[np.float64]]:
     """Return class names, each record's label as it travels, and ``[record, measure]`` what was measured.
 
@@ -121,7 +103,9 @@ def _outcomes(spec: TableFile, columns: Columns, used: Mask) -> tuple[tuple[str,
     names: tuple[str, ...] = ()
     if spec.classes_column is not None:
         label = columns.words[spec.classes_column]
-        names, class_of = _events(spec, label) if column else _classes(spec, label)
+        if spec.grades is not None:
+            return spec.grades, grade_codes(spec, spec.grades, label)[label.codes[used]], np.empty((len(y), 0))
+        names, class_of = event_codes(spec, label) if column else class_codes(spec, label)
         seen, y = np.unique(class_of[label.codes[used]], return_inverse=True)
         if column:
             y = seen[y]
@@ -134,48 +118,6 @@ def _outcomes(spec: TableFile, columns: Columns, used: Mask) -> tuple[tuple[str,
         raise ValueError(f'{"time" if outcome.kind == "time" else "label"}: column "{column}" {fault}')
     codes = label_codes(outcome, values, y == 1)
     return (), codes, np.stack([values, y] if outcome.kind == "time" else [values], axis=1)
-
-
-def _events(spec: TableFile, event: Words) -> tuple[tuple[str, ...], Ints]:
-    """Return the names and the code of each word of a column of events."""
-    if spec.positive is None and (strange := [word for word in event.words if _whole(word) not in ("0", "1")]):
-        mend = "list the values that mean an event as data.positive"
-        raise ValueError(
-            f'event: column "{spec.event}" holds {count_text(len(strange), "value")} besides 0 and 1; {mend}'
-        )
-    if spec.positive is None and "1" not in map(_whole, event.words):
-        mend = "take other records, or list the values that mean an event as data.positive"
-        raise ValueError(f'event: column "{spec.event}" says that nobody had the event; {mend}')
-    return _classes(spec.model_copy(update={"positive": spec.positive or ("1",)}), event)
-
-
-def _classes(spec: TableFile, label: Words) -> tuple[tuple[str, ...], Ints]:
-    """Return class names and the class of each word of the label."""
-    if spec.positive is None:
-        try:
-            names, class_of = class_names(label.words)
-        except ValueError as error:
-            raise ValueError(f'label: column "{spec.label}" {error}') from None
-        if len(names) > _MOST_NUMBERS and all(name.lstrip("-").isdecimal() for name in names):
-            fault = f"holds {len(names):,} different numbers, as an amount or an identifier does"
-            mend = "name a column of classes, or list the values that are cases as data.positive"
-            raise ValueError(f'label: column "{spec.label}" {fault}; {mend}')
-        return names, class_of
-    words = [_whole(word) for word in label.words]
-    positive = [_whole(word) for word in spec.positive]
-    if absent := [value for value in positive if value not in words]:
-        fault = f'column "{spec.classes_column}" has no value {show(absent[0])}'
-        raise ValueError(f"positive: {fault}; write it as in the file, capitals too")
-    name = " or ".join(spec.positive)
-    return (f"not {name}", name), np.isin(words, positive).astype(np.int64)
-
-
-def _whole(word: str) -> str:
-    """Return "1" for "1.0" and the like."""
-    try:
-        return str(int(float(word))) if float(word).is_integer() else word
-    except ValueError:
-        return word
 
 
 def _features(spec: TableFile, columns: Columns) -> tuple[str, ...]:

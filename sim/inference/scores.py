@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sim.inference.amounts import deviations
+from sim.inference.grades import expected_grades, midranks, pairs_of_grades, ranked_probability
 from sim.inference.survival import Times, integrated_brier, log_losses, pairs_in_order, time_lost
 
 __all__ = ["SCORED", "Floats", "Ints", "Predictions", "scored", "scores"]
@@ -117,14 +118,9 @@ def _auc(of: Predictions, block: Ints, score: Floats, positive: NDArray[np.bool_
     own = block * 2 + positive
     sizes = np.bincount(own, minlength=2 * blocks).reshape(blocks, 2)
     others = np.where(positive, sizes[block, 0], sizes[block, 1]).astype(np.float64)
-    below = _midranks(score, block) - _midranks(score, own)
+    below = midranks(score, block) - midranks(score, own)
     placed = np.where(positive, below, others - below)  # how many records of the other class are on the right side
-    won, pairs = (np.bincount(of.model, w, minlength=of.models) / 2 for w in (placed, others))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = won / pairs
-        centre, factor = _centres(placed, others, own, value[of.model], of.patient)
-        influence = (placed - centre * others) * factor / pairs[of.model]
-    return value, np.where(pairs[of.model] > 0, influence, 0.0)
+    return _of_pairs(of, placed, others, own)
 
 
 def _concordance(of: Predictions, block: Ints) -> tuple[Floats, Floats]:
@@ -134,10 +130,21 @@ def _concordance(of: Predictions, block: Ints) -> tuple[Floats, Floats]:
     order = np.argsort(block, kind="stable")
     for own in np.split(order, np.flatnonzero(np.diff(block[order])) + 1):
         placed[own], others[own] = pairs_in_order(lost[own], times.at(own))
+    return _of_pairs(of, placed, others, _within(of))
+
+
+def _ordered(of: Predictions, block: Ints) -> tuple[Floats, Floats]:
+    """Return the share of pairs of different grades within blocks that are in order, by model."""
+    placed, others = pairs_of_grades(expected_grades(of.probabilities), of.label, block)
+    return _of_pairs(of, placed, others, block * of.probabilities.shape[1] + of.label)
+
+
+def _of_pairs(of: Predictions, placed: Floats, others: Floats, cell: Ints) -> tuple[Floats, Floats]:
+    """Return the share of each model's pairs that are in order, and each record's influence: it is in `others`."""
     won, pairs = (np.bincount(of.model, w, minlength=of.models) / 2 for w in (placed, others))
     with np.errstate(invalid="ignore", divide="ignore"):
         value = won / pairs
-        centre, factor = _centres(placed, others, _within(of), value[of.model], of.patient)
+        centre, factor = _centres(placed, others, cell, value[of.model], of.patient)
         influence = (placed - centre * others) * factor / pairs[of.model]
     return value, np.where(pairs[of.model] > 0, influence, 0.0)
 
@@ -226,20 +233,6 @@ def _distinct(cell: Ints, patient: Ints) -> Ints:
     return np.bincount(cell[order][new], minlength=int(cell.max(initial=-1)) + 1)
 
 
-def _midranks(value: Floats, block: Ints) -> Floats:
-    """Rank values within blocks, from 1; equal ones share their mean rank."""
-    order = np.lexsort((value, block))
-    v, b = value[order], block[order]
-    new = np.ones(len(v), dtype=np.bool_)
-    new[1:] = (np.diff(v) != 0) | (np.diff(b) != 0)
-    first = np.flatnonzero(new)
-    ties = np.diff(np.append(first, len(v)))
-    begins = np.append(0, np.cumsum(np.bincount(block)))[b]
-    ranks = np.empty(len(v))
-    ranks[order] = np.repeat(first + (ties + 1) / 2, ties) - begins
-    return ranks
-
-
 def _within(of: Predictions) -> Ints:
     """Return ``[row]`` a number of its clinic in its model; as many numbers as such pairs occur."""
     pairs = of.model * (int(of.clinic.max(initial=-1)) + 1) + of.clinic
@@ -268,6 +261,9 @@ SCORED: Final[Mapping[str, Callable[[Predictions], tuple[Floats, Floats]]]] = Ma
         "accuracy": lambda of: _means(of, (of.probabilities.argmax(1) == of.label).astype(np.float64)),
         "loss": lambda of: _means(of, _log_loss(of)),
         "brier": lambda of: _means(of, _brier(of)),
+        "within_clinic_ordinal_auc": lambda of: _ordered(of, _within(of)),
+        "ordinal_auc": lambda of: _ordered(of, of.model),
+        "ranked_probability": lambda of: _means(of, ranked_probability(of.probabilities, of.label)),
     }
 )
 """The scores of classes whose variance over patients is known, and how they are computed."""

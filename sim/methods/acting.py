@@ -14,7 +14,7 @@ from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
 from sim.privacy.secure_aggregation import SecureAggregation
 from sim.scenario import Privacy
 from sim.scenario.spec import RunSpec
-from sim.tensor.losses import CrossEntropy, Hazards, Huber, Loss, Quantile, Squared
+from sim.tensor.losses import CrossEntropy, Grades, Hazards, Huber, Loss, Quantile, Squared
 
 
 def gradient_noise(privacy: Privacy, trained: int, clinics: int) -> GradientNoise | None:
@@ -80,8 +80,9 @@ def loss_of(spec: RunSpec, facts: Facts) -> Loss:
     """Return a record's loss; ``ScenarioError`` if there are too many class weights, too few, or no classes."""
     weights, classes = spec.train.class_weights, facts.classes
     outcome = spec.data.outcome_of_a_record
-    if weights is not None and not outcome.of_classes:
-        raise ScenarioError([f"train.class-weights: has no effect on an {outcome.kind}; remove it"])
+    if weights is not None and outcome.kind != "classes":
+        what = "grades" if outcome.of_classes else f"an {outcome.kind}"
+        raise ScenarioError([f"train.class-weights: has no effect on {what}; remove it"])
     if weights is not None and len(weights) != len(classes):
         listed = ", ".join(classes)
         raise ScenarioError(
@@ -91,7 +92,7 @@ def loss_of(spec: RunSpec, facts: Facts) -> Loss:
     if train.loss is not None and outcome.kind != "amount":
         raise ScenarioError(['train.loss: chooses among losses of amounts; remove it, or set data.outcome to "amount"'])
     if outcome.kind != "amount":
-        return Hazards() if outcome.kind == "time" else CrossEntropy(weights or ())
+        return {"time": Hazards(), "ordinal": Grades()}.get(outcome.kind) or CrossEntropy(weights or ())
     if train.huber_delta is not None:
         return Huber(2 * train.huber_delta / (high - low))
     return Squared() if train.quantile is None else Quantile(train.quantile)

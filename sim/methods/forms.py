@@ -163,7 +163,7 @@ def label_dtype(job: Job) -> torch.dtype:
 
 
 def _largest_label(job: Job) -> int:
-    own = {"amount": STEPS, "time": 2 * len(job.outcome.edges)}
+    own = {"amount": STEPS, "time": 2 * len(job.outcome.edges), "ordinal": job.network.outputs}
     return own.get(job.outcome.kind, max(2, job.network.outputs) - 1)
 
 

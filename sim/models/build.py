@@ -45,7 +45,7 @@ def build_network(
     classes : int
         How many there are; of no use for other outcomes.
     outcome : Outcome, optional
-        Of times there is one output an interval, of amounts one in all.
+        Of times there is one output an interval, of grades one each but the highest, of amounts one in all.
 
     Raises
     ------
@@ -53,8 +53,8 @@ def build_network(
         In one line: if records of this shape do not fit the model, a factory fails or returns something else, the
         outputs are not those needed, a record's output depends on its batch, or a module cannot be trained over lanes.
     """
-    outputs = {"time": len(outcome.edges), "amount": 1}.get(outcome.kind, classes)
-    if outcome.of_classes and classes == 2 and settings.head == "binary":
+    outputs = {"time": len(outcome.edges), "amount": 1, "ordinal": classes - 1}.get(outcome.kind, classes)
+    if outcome.kind == "classes" and classes == 2 and settings.head == "binary":
         outputs = 1
     shape = tuple(input_shape)
     if settings.components is not None and settings.public_file is not None:

@@ -13,6 +13,7 @@ _UN_NOISED: Final = f"training records, by models trained on them without noise;
 _SCORES: Final = (
     "within_clinic_auc", "auc", "balanced_accuracy", "accuracy", "loss", "brier", "auprc", "calibration_error",
     "calibration_intercept", "calibration_slope", "sensitivity", "net_benefit", "worst_clinic_auc", "pairs",
+    "within_clinic_ordinal_auc", "ordinal_auc", "ranked_probability", "quadratic_kappa", "worst_clinic_ordinal_auc",
     "within_clinic_concordance", "concordance", "uno_concordance", "integrated_brier", "horizon_calibration",
     "worst_clinic_concordance", "within_clinic_r2", "r2", "mae", "decile_error", "worst_clinic_r2",
 )  # fmt: skip

@@ -40,7 +40,7 @@ __all__ = ["Advice", "advise"]
 
 _NOT_RANKED: Final = frozenset({"seed", "rounds", "best_round", "majority_accuracy", "delta"})
 _LISTED: Final = 5
-_BOUNDED: Final = ("auc", "accuracy", "auprc", "sensitivity", "net_benefit", "brier", "concordance", "r2")
+_BOUNDED: Final = ("auc", "accuracy", "auprc", "sensitivity", "net_benefit", "brier", "concordance", "r2", "kappa")
 _SCORES: Final = (*_BOUNDED, "loss", "mae", "decile_error")
 """What says how good a model is ends so; everything else is a cost."""
 

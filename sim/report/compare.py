@@ -40,7 +40,7 @@ from sim.results.columns import is_tuned
 NO_ROUNDS: Final = pd.DataFrame()
 _NAMED: Final = 3
 """At most so many groups of a kind are named."""
-_BOUNDED: Final = ("auc", "accuracy", "auprc", "sensitivity", "brier", "net_benefit", "concordance", "r2")
+_BOUNDED: Final = ("auc", "accuracy", "auprc", "sensitivity", "brier", "net_benefit", "concordance", "r2", "kappa")
 """Metrics between 0 and 1 end so: the margin is of their size."""
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _LATEX: Final = {

@@ -78,6 +78,18 @@ _SPOKEN: Final = MappingProxyType(
             across="knowing each clinic's share of cases",
             others={"Balanced accuracy": "balanced_accuracy", "Accuracy": "accuracy"},
         ),
+        "ordinal": Spoken(
+            headline=HEADLINES["ordinal"],
+            proper="ranked_probability",
+            proper_word="ranked probability score",
+            known="share of each grade",
+            chance=0.5,
+            by_chance="rank better than chance (within-clinic ordinal AUC of .5)",
+            unscored="Where all of a clinic's held-out records are of one grade, it has no ordinal AUC.",
+            nowhere="No clinic's held-out records are of two grades, so that no method is ranked.",
+            across="knowing each clinic's share of each grade",
+            others={"Kappa, squared weights": "quadratic_kappa", "Balanced accuracy": "balanced_accuracy"},
+        ),
         "amount": Spoken(
             headline=HEADLINES["amount"],
             proper="mae",
@@ -108,7 +120,7 @@ _SPOKEN: Final = MappingProxyType(
 
 def spoken(runs: pd.DataFrame) -> Spoken:
     """Return the words for a table of runs, of rounds or of groups, by the columns that it has values in."""
-    for kind in ("time", "amount"):
+    for kind in ("time", "amount", "ordinal"):
         words = _SPOKEN[kind]
         own = runs.columns.intersection([words.within, words.pooled, words.proper])
         if runs[own].notna().to_numpy().any():

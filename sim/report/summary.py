@@ -211,7 +211,7 @@ def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str, held_out: Held
 
 def higher_is_better(column: str) -> bool:
     """Whether a column is a score, of which more is better; of everything else less is."""
-    return column.endswith(("auc", "accuracy", "auprc", "sensitivity", "net_benefit", "concordance", "r2"))
+    return column.endswith(("auc", "accuracy", "auprc", "sensitivity", "net_benefit", "concordance", "r2", "kappa"))
 
 
 def title(column: str) -> str:
@@ -234,6 +234,11 @@ _TITLES = {
     "worst_clinic_r2": "R² of the worst clinic",
     "mae": "mean absolute error",
     "integrated_brier": "integrated Brier score",
+    "within_clinic_ordinal_auc": "within-clinic ordinal AUC",
+    "ordinal_auc": "pooled ordinal AUC",
+    "worst_clinic_ordinal_auc": "ordinal AUC of the worst clinic",
+    "ranked_probability": "ranked probability score",
+    "quadratic_kappa": "kappa with squared weights",
     "auprc": "AUPRC",
     "loss": "log loss",
     "brier": "Brier score",

@@ -37,6 +37,7 @@ _QUALITY = {
     "Log loss": "loss",
     "Brier score": "brier",
     "Integrated Brier score": "integrated_brier",
+    "Ranked probability score": "ranked_probability",
     "Mean absolute error": "mae",
     "Calibration error": "calibration_error",
     "Error by decile": "decile_error",

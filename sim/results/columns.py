@@ -28,21 +28,24 @@ COLUMNS: Final = (
 )  # fmt: skip
 """The columns of ``runs.parquet``; what attacks measured stands before the last two, swept and tuned keys behind."""
 OUTCOME_COLUMNS: Final = (
+    *("within_clinic_ordinal_auc", "ordinal_auc", "ranked_probability", "quadratic_kappa", "worst_clinic_ordinal_auc"),
+    *("best_within_clinic_ordinal_auc", "best_ordinal_auc", "best_ranked_probability", "best_quadratic_kappa"),
     *("within_clinic_concordance", "concordance", "uno_concordance", "integrated_brier", "horizon_calibration"),
     *("within_clinic_r2", "r2", "mae", "decile_error", "worst_clinic_concordance", "worst_clinic_r2"),
     *("best_within_clinic_concordance", "best_concordance", "best_uno_concordance", "best_integrated_brier"),
     *("best_horizon_calibration", "best_within_clinic_r2", "best_r2", "best_mae", "best_decile_error"),
 )
-"""Columns of times and of amounts, which stand in front of the worst clinic's where a run has them."""
+"""Columns of grades, times and amounts, which stand in front of the worst clinic's where a run has them."""
 EDGE_COLUMNS: Final = (
     *("edge_bytes_up", "edge_bytes_down", "edge_flops", "peak_edge_bytes", "epsilon_edge", "epsilon_edge_replace"),
 )
 """Columns of edge servers, which stand behind those of privacy where a study has any."""
 _HEADLINE_COLUMNS: Final = (
+    frozenset({"within_clinic_ordinal_auc", "ordinal_auc", "worst_clinic_ordinal_auc", "ranked_probability"}),
     frozenset({"within_clinic_concordance", "concordance", "worst_clinic_concordance", "integrated_brier"}),
     frozenset({"within_clinic_r2", "r2", "worst_clinic_r2", "mae"}),
 )
-"""Columns of times, and of amounts, that a table has all of if it has one."""
+"""Columns of grades, of times, and of amounts, that a table has all of if it has one."""
 _KNOWN: Final = frozenset({*COLUMNS, *OUTCOME_COLUMNS, *EDGE_COLUMNS})
 AUDITED_COLUMN_OF: Final[Mapping[Adversary, str]] = {
     "model-user": "epsilon_audited_model_user",

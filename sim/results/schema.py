@@ -73,6 +73,8 @@ def kind_of(column: str) -> Any:
         return Share
     if column.startswith("epsilon") or column.endswith("loss"):
         return Bound
+    if column.endswith("kappa"):
+        return Real
     if unit := unit_of(column):
         return _measured(unit)
     return Amount

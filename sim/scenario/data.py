@@ -21,7 +21,7 @@ from sim.foundation.plugins import registered
 from sim.foundation.problems import ScenarioError, show, suggest
 from sim.scenario.base import Factor, Number, Scalar, Section, Sites, Whole, file_sha256, is_number, unique
 from sim.scenario.lookup import SOURCES, is_own_path
-from sim.scenario.outcomes import LARGEST, NEEDED_OF, Outcome, OutcomeKeys, Range, Words
+from sim.scenario.outcomes import LARGEST, MEASURED, Outcome, OutcomeKeys, Range, Words
 
 if TYPE_CHECKING:
     from sim.scenario.in_memory import InMemory
@@ -160,7 +160,13 @@ class HeartDisease(_Found):
     source: Literal["heart-disease"] = "heart-disease"
     scaling: Literal["public", "per-clinic", "pooled"] = "public"
     imaging: Annotated[bool, Strict()] = False
+    outcome: Literal["binary", "ordinal"] | None = None
     held_out: Literal["seeded", "flamby"] = "seeded"
+
+    @property
+    def outcome_of_a_record(self) -> Outcome:
+        """What is predicted: disease or none, or its severity of 0 to 4."""
+        return Outcome(kind="ordinal" if self.outcome == "ordinal" else "classes")
 
     @field_validator("held_out")
     @classmethod
@@ -219,7 +225,7 @@ class TableFile(OutcomeKeys, DataFile):
 
     @model_validator(mode="after")
     def _without_classes(self) -> Self:
-        if self.outcome not in NEEDED_OF:
+        if self.outcome not in MEASURED:
             return self
         for key, value, other in (
             ("stratified", self.stratified, False),

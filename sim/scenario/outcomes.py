@@ -1,4 +1,4 @@
-"""What is predicted of a record: its class, an amount, or the time until an event; and what each is judged by."""
+"""What is predicted of a record: its class or grade, an amount, or the time until an event; what each is judged by."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from sim.foundation.problems import COUNTED, LISTED, show
 from sim.scenario.base import Factor, Section, Whole, is_number, unique
 
-Kind = Literal["classes", "amount", "time"]
+Kind = Literal["classes", "ordinal", "amount", "time"]
 STEPS: Final = 2**24
 """An amount travels as one of so many steps of its public range and one more: what a float32 tells apart."""
 MOST_INTERVALS: Final = 127
@@ -28,8 +28,8 @@ class Outcome:
 
     @property
     def of_classes(self) -> bool:
-        """Whether a record has a class."""
-        return self.kind == "classes"
+        """Whether a record has a class; grades are classes in order."""
+        return self.kind in ("classes", "ordinal")
 
     @property
     def headline(self) -> "Headline":
@@ -54,6 +54,7 @@ class Headline:
 HEADLINES: Final = MappingProxyType(
     {
         "classes": Headline(within="within_clinic_auc", pooled="auc", word="AUC"),
+        "ordinal": Headline(within="within_clinic_ordinal_auc", pooled="ordinal_auc", word="ordinal AUC"),
         "amount": Headline(within="within_clinic_r2", pooled="r2", word="R²"),
         "time": Headline(within="within_clinic_concordance", pooled="concordance", word="concordance"),
     }
@@ -65,11 +66,15 @@ _Edges = Annotated[tuple[_Positive, ...], Field(min_length=1, max_length=MOST_IN
 NEEDED_OF: Final[dict[str, tuple[str, ...]]] = {
     "time": ("time", "event", "horizon"),
     "amount": ("label", "label_range"),
+    "ordinal": ("label", "grades"),
 }
 """The keys that an outcome needs; classes need the label."""
+MEASURED: Final = ("time", "amount")
+"""The outcomes that have no classes."""
 _ASKED_FOR: Final = {
     "label": "name the column to predict",
     "label-range": "state the public [lowest, highest] of the amounts, which scales them",
+    "grades": "list the values of the label from the lowest grade to the highest",
     "time": "name the column of times until the event or the end of follow-up",
     "event": "name the column that says whether the event was seen (1) or follow-up ended before it (0)",
     "horizon": "state up to what time to predict, a public number in the unit of data.time",
@@ -112,8 +117,9 @@ Intervals = Annotated[
 class OutcomeKeys(Section):
     """What is predicted of a record of a table: the keys of ``[data]`` that say so."""
 
-    outcome: Literal["binary", "classes", "amount", "time"] | None = None
+    outcome: Literal["binary", "classes", "ordinal", "amount", "time"] | None = None
     label: str | None = Field(default=None, validate_default=True)
+    grades: Annotated[Words, Field(min_length=2)] | None = Field(default=None, validate_default=True)
     label_range: Range | None = Field(default=None, validate_default=True)
     time: str | None = Field(default=None, validate_default=True)
     event: str | None = Field(default=None, validate_default=True)
@@ -121,7 +127,7 @@ class OutcomeKeys(Section):
     intervals: Intervals | None = None
     positive: Words | None = None
 
-    @field_validator("label", "label_range", "time", "event", "horizon")
+    @field_validator("label", "grades", "label_range", "time", "event", "horizon")
     @classmethod
     def _of_the_outcome(cls, value: object, info: ValidationInfo) -> object:
         if "outcome" not in info.data:
@@ -154,8 +160,8 @@ class OutcomeKeys(Section):
     @field_validator("positive")
     @classmethod
     def _no_amount(cls, positive: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
-        if positive is not None and info.data.get("outcome") == "amount":
-            raise ValueError("has no effect on amounts; remove it")
+        if positive is not None and (outcome := info.data.get("outcome")) in ("amount", "ordinal"):
+            raise ValueError(f"has no effect on {'amounts' if outcome == 'amount' else 'grades'}; remove it")
         return positive
 
     @property
@@ -163,6 +169,8 @@ class OutcomeKeys(Section):
         """What is predicted."""
         if self.outcome == "amount" and self.label_range is not None:
             return Outcome(kind="amount", span=self.label_range)
+        if self.outcome == "ordinal":
+            return Outcome(kind="ordinal")
         if self.outcome != "time" or self.horizon is None:
             return Outcome()
         if isinstance(self.intervals, tuple):
@@ -183,7 +191,7 @@ class OutcomeKeys(Section):
 
 def outcome_of(data: Mapping[str, Any]) -> Outcome:
     """Return what is predicted by the settings ``[data]`` of a finished run, in plain values."""
-    if data.get("outcome") not in NEEDED_OF:
-        return Outcome()
+    if data.get("outcome") not in MEASURED:
+        return Outcome(kind="ordinal" if data.get("outcome") == "ordinal" else "classes")
     keys = {key for field in OutcomeKeys.model_fields if (key := field.replace("_", "-")) in data}
     return OutcomeKeys.model_validate({key: data[key] for key in keys}).outcome_of_a_record

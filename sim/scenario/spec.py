@@ -57,7 +57,7 @@ _NOTHING_DONE: Final = (
 """Settings of ``[train]`` that a run would be the same without."""
 _AS_BEFORE: Final = (("layout", "horizontal"), ("imaging", False))
 """Settings of ``[data]`` that a run would be the same without."""
-_OF_AN_OUTCOME: Final = ("outcome", "label", "label-range", "time", "event", "horizon", "intervals")
+_OF_AN_OUTCOME: Final = ("outcome", "label", "grades", "label-range", "time", "event", "horizon", "intervals")
 """Settings of ``[data]`` that a run is the same without where they are not written."""
 _OF_THE_STUDY: Final = ("margin", "reference")
 """Settings of ``[evaluation]`` that change no run."""

@@ -88,22 +88,41 @@ class Hazards(Loss):
     7:e6257, 2019); the label is ``2 * interval + event``.
     """
 
+    def steps(self, y: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which steps a record has reached, and at which it stopped, ``[..., output]`` 0 or 1 each."""
+        return _intervals(y, outputs)
+
     def sum(self, outputs: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         """See :class:`Loss`."""
-        reached, seen = _intervals(y, outputs)
+        reached, seen = self.steps(y, outputs)
         losses = functional.binary_cross_entropy_with_logits(outputs, seen, reduction="none")
         return ((losses * reached).sum(-1) * weights).sum()
 
     def gradient(self, outputs: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         """See :class:`Loss`: weight times (hazard - event) in the intervals reached."""
-        reached, seen = _intervals(y, outputs)
+        reached, seen = self.steps(y, outputs)
         return sigmoid(outputs).sub_(seen).mul_(reached).mul_(weights.unsqueeze(-1))
 
     def constant(self, y: Tensor, outputs: int) -> Tensor:
         """See :class:`Loss`: Kaplan and Meier's hazards; to each interval one record is added, of the mean hazard."""
-        reached, seen = _intervals(y, torch.empty(len(y), outputs, dtype=torch.float64))
+        reached, seen = self.steps(y, torch.empty(len(y), outputs, dtype=torch.float64))
         mean = (seen.sum() + 0.5) / (reached.sum() + 1)
         return torch.logit((seen.sum(0) + mean) / (reached.sum(0) + 1))
+
+
+@dataclass(frozen=True)
+class Grades(Hazards):
+    """Of ordered classes: for each but the highest an output, the log-odds of that grade given it or a higher one.
+
+    The continuation-ratio, or sequential, model (Tutz, British Journal of Mathematical and Statistical Psychology 1991;
+    for networks Shi, Cao & Raschka, Pattern Analysis and Applications 2023): probabilities of all grades follow, and
+    never contradict their order. The label is the grade, from 0.
+    """
+
+    def steps(self, y: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Hazards`."""
+        grade, places = y.long().unsqueeze(-1), torch.arange(outputs.shape[-1])
+        return (places <= grade).to(outputs.dtype), (places == grade).to(outputs.dtype)
 
 
 def _intervals(y: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:

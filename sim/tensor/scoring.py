@@ -10,10 +10,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from sim.data.federation import Records
 from sim.inference.amounts import AMOUNT_CALIBRATION, AMOUNT_METRICS, amount_scores
+from sim.inference.grades import GRADE_METRICS, grade_scores
 from sim.inference.survival import TIME_METRICS, Times, log_losses, time_scores
 from sim.scenario import Scoring
 from sim.scenario.outcomes import Outcome
@@ -64,7 +65,7 @@ class ClassScorer(Scorer):
 
     outcome: Outcome = field(default_factory=Outcome)
     scoring: Scoring = field(default_factory=Scoring)
-    every_round = EVERY_ROUND
+    every_round: ClassVar[tuple[str, ...]] = EVERY_ROUND
     last_round = LAST_ROUND
 
     def predicted(self, outputs: Tensor) -> Floats:
@@ -100,6 +101,31 @@ class ClassScorer(Scorer):
     def scores_of_several(self, predicted: Sequence[Floats], seen: Sequence[Floats], offsets: Ints) -> list[Scores]:
         """See :class:`Scorer`."""
         return of_several_models(np.stack(predicted), np.stack(seen)[:, :, 0].astype(np.int64), offsets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradeScorer(ClassScorer):
+    """Of grades, by the probability of each: as ordered classes, and as classes."""
+
+    every_round = (*GRADE_METRICS, *EVERY_ROUND)
+
+    def predicted(self, outputs: Tensor) -> Floats:
+        """See :class:`Scorer`: from log-odds of stopping at each grade but the highest."""
+        beyond = nn.functional.pad(_survival(outputs), (1, 1))
+        beyond[:, 0] = 1.0
+        return (-beyond.diff(dim=1)).numpy()
+
+    def scores(self, predicted: Floats, seen: Floats, offsets: Ints, *, last: bool) -> Scores:
+        """See :class:`Scorer`."""
+        as_classes, as_grades = (
+            super().scores(predicted, seen, offsets, last=last),
+            grade_scores(predicted, seen[:, 0].astype(np.int64), offsets),
+        )
+        return as_classes[0] | as_grades[0], as_classes[1] | as_grades[1]
+
+    def scores_of_several(self, predicted: Sequence[Floats], seen: Sequence[Floats], offsets: Ints) -> list[Scores]:
+        """See :class:`Scorer`."""
+        return Scorer.scores_of_several(self, predicted, seen, offsets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,11 +191,11 @@ class AmountScorer(Scorer):
 
 def _survival(outputs: Tensor) -> Tensor:
     """Return ``[record, interval]`` the share without the event at each interval's end, from log-odds of hazards."""
-    return torch.exp(torch.cumsum(torch.nn.functional.logsigmoid(-outputs.double()), 1))
+    return torch.exp(torch.cumsum(nn.functional.logsigmoid(-outputs.double()), 1))
 
 
 def scorer_of(outcome: Outcome, scoring: Scoring) -> Scorer:
     """Return what scores an outcome."""
     if outcome.of_classes:
-        return ClassScorer(scoring=scoring)
+        return (GradeScorer if outcome.kind == "ordinal" else ClassScorer)(outcome=outcome, scoring=scoring)
     return TimeScorer(outcome=outcome) if outcome.kind == "time" else AmountScorer(outcome=outcome)

@@ -15,6 +15,7 @@ from split_twins import CUT, METHODS, PERSONAL, Method, SplitTwin, apart, batche
 from support import (
     AMOUNTS,
     DP_SGD,
+    GRADES,
     JOINT,
     TIMES,
     bitwise,
@@ -82,6 +83,10 @@ SITUATIONS |= {
     "amounts, quantile": ("amounts", {"records": AMOUNTS, "loss": "quantile", "quantile": 0.7, "learning_rate": 0.3}),
     "dp-sgd, amounts": ("amounts", {"records": AMOUNTS, "privacy": DP_SGD}),
     "dp-sgd, amounts, clipped jointly": ("amounts", {"records": AMOUNTS, "privacy": JOINT}),
+}
+SITUATIONS |= {
+    "grades": ("three classes", {"records": GRADES}),
+    "dp-sgd, grades, clipped jointly": ("three classes", {"records": GRADES, "privacy": JOINT}),
 }
 SITUATIONS |= {
     "sparse rows": ("ragged", {"smashed_top_k": 0.4}),
