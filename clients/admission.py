@@ -102,7 +102,7 @@ def admit_turn(asked: Begin, here: Workplace) -> list[int]:
         _demand(one if handed_on and job.by_mini_batch else whole, "its batches are not the plan's")
     for kind, brought in ((Kind.MODEL, asked.model), (Kind.OPTIMIZER, asked.optimizer)):
         if brought is not None:
-            _check_parameters(kind, brought, here)
+            _check_parameters(kind, brought, here, clinics)
     answered, places, begun = _answered(here), _places(here.group, clinics), asked.server_round * ROUND
     for place in places:
         follows = answered[place] == begun + first if first else answered[place] < begun
@@ -152,8 +152,8 @@ def _demand(holds: bool, otherwise: str) -> None:
         raise RefusedError(otherwise)
 
 
-def _check_parameters(kind: Kind, brought: dict[str, Tensor], here: Workplace) -> None:
-    fault = here.forms.parameters_fault(kind, brought, 1)
+def _check_parameters(kind: Kind, brought: dict[str, Tensor], here: Workplace, clinics: Sequence[int] = ()) -> None:
+    fault = here.forms.parameters_fault(kind, brought, 1, clinics=clinics)
     _demand(not fault, f"its {str(kind)!r} holds {fault}")
 
 

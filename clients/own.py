@@ -71,5 +71,5 @@ def kept_by_clinics(job: Job, kept: Iterable[Kept]) -> Parameters:
         for name, value in own.items():
             found[name][clinics] = value
     if job.parties is not None:
-        return {name: value[job.parties.owner(name)][None] for name, value in found.items()}
+        return {name: value[job.parties.owners(name)] for name, value in found.items()}
     return found

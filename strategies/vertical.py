@@ -10,12 +10,12 @@
 
 U-shaped (Vepakomma et al. 2018), the label's holder also has the tail and the loss: the body's outputs go down to it
 alone, and nobody else sees a label. Heads and tail stay where they are, with their optimisers' state. Patients are
-taken to be aligned by an identifier that the parties share.
+taken to be aligned by an identifier that the parties share. Of several regions, each trains a model of its own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sim.methods.method import Method, State
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Joining(State):
-    """The one body in training; None before the first batch."""
+    """The bodies in training, by who holds the label of their region; none before the first batch."""
 
-    body: Trainer | None = None
+    bodies: dict[int, Trainer] = field(default_factory=dict)
 
 
 def begin(exchange: Exchange, state: State) -> Joining:
@@ -39,11 +39,13 @@ def begin(exchange: Exchange, state: State) -> Joining:
 
 def vertical_round(exchange: Exchange, state: Joining) -> Joining:
     """Train every party's head, and the body behind their join, on each batch of patients."""
-    holder = exchange.label_holder
-    body = exchange.body_serving(holder, state.body, state.model)
-    exchange.joined_turn().run(body)
-    exchange.count_noise(body, exchange.participants)
-    return replace(state, model=state.model | exchange.snapshot(body), body=body)
+    bodies = {}
+    for region in exchange.joined_turns:
+        body = exchange.body_serving(region.holder, state.bodies.get(region.holder), state.model)
+        region.run(body)
+        exchange.count_noise(body, region.places)
+        bodies[region.holder] = body
+    return replace(state, model=state.model | exchange.side_by_side(bodies.values()), bodies=bodies)
 
 
 METHOD = Method(

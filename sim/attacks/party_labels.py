@@ -43,7 +43,7 @@ class CutGradients(Observer):
             return
         [party], job = instruction.clinics, self._job
         places = job.batches(self._round, [party]).index[instruction.step, 0]
-        records = places[places >= 0]
+        records = places[places >= 0] + self._first(party)
         rows = widened(instruction.cut_gradient, job.cut.dtype)[0, : len(records)].flatten(1).double().numpy()
         if party not in self._sums:
             everyone = len(self._federation.train.y)
@@ -59,13 +59,17 @@ class CutGradients(Observer):
         also follows from what other patients have taught the model.
         """
         parties = self._job.parties
-        others = [party for party in sorted(self._sums) if parties is not None and party != parties.holder]
+        others = [party for party in sorted(self._sums) if parties is not None and party not in parties.holders]
         found = {party: list(self._of_party(party)) for party in others}
         best = max(found.values(), key=lambda own: own[0].value if own else 0.0, default=[])
         yield from best
         for party, own in found.items():
             name = self._job.facts.names[party]
             yield from (Finding(**{**vars(each), "clinic": name}) for each in own[:1])
+
+    def _first(self, party: int) -> int:
+        """Return which of all training records is the first of a party's region."""
+        return int(self._federation.train.offsets[self._job.facts.places.region_of[party]])
 
     def _of_party(self, party: int) -> Iterator[Finding]:
         seen = self._times[party] > 0
@@ -74,6 +78,8 @@ class CutGradients(Observer):
         if not seen.any():
             return
         known = few_of_each(everyone, self._known * everyone.classes, self._rng("known-labels"))
+        if min(len(set(everyone.y[some].tolist())) for some in (known, ~known)) < 2:
+            return  # all are of one class, or so few that none is left to tell
         labelled, unknown = everyone.some(~known), gradients[~known]
         yield labelled.finding("label_auc", closeness(unknown, gradients[known], everyone.y[known], everyone.classes))
         if everyone.classes == 2:

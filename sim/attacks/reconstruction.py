@@ -89,7 +89,8 @@ def reconstruction(job: Job, parameters: Parameters, federation: Federation, exp
         rows_at_the_cut(job, parameters, records, index, exposures)
         for records, index in ((outside, known), (federation.train, wanted))
     ]
-    return probe_r2(rows[0], _flat(outside.x[known]), rows[1], _flat(federation.train.x[wanted]))
+    inputs, targets = (np.nan_to_num(_flat(each)) for each in (outside.x[known], federation.train.x[wanted]))
+    return probe_r2(rows[0], inputs, rows[1], targets)
 
 
 def probe_r2(rows: Floats, inputs: Floats, new_rows: Floats, new_inputs: Floats) -> float:
@@ -178,8 +179,9 @@ def rows_at_the_cut(
         values = {name: value[lane] for name, value in own.items()}
         masks = _masks(job, int(clinic)) if head.drops else [None]
         smashed = torch.stack([forward(head, values, x, masks=mask) for mask in masks]).mean(0)
-        sent = leaving_rows(job, Kind.SMASHED, smashed, [x.shape[1]], [int(clinic)], after)
-        rows.append(_flat(arrived_rows(job, Kind.SMASHED, sent, [int(clinic)])[0].numpy()))
+        place = int(clinic) if job.parties is None else job.parties.holders[clinic]
+        sent = leaving_rows(job, Kind.SMASHED, smashed, [x.shape[1]], [place], after)
+        rows.append(_flat(arrived_rows(job, Kind.SMASHED, sent, [place])[0].numpy()))
     return np.concatenate(rows)
 
 

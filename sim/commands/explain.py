@@ -12,6 +12,7 @@ from sim.attacks.attack import attack_of
 from sim.data.federation import Federation
 from sim.foundation.text import amount_text, clinic_text, count_text, seconds_text, span_text, value_text
 from sim.methods.labels import label_of
+from sim.methods.parties import groups_at
 from sim.models import ClipRows, KeepLargest
 from sim.models.build import build_network
 from sim.plan.notes import summed, whom_they_share
@@ -24,7 +25,6 @@ from sim.report.holdings import Holdings
 from sim.report.prose import sentences
 from sim.scenario import Scenario
 from sim.scenario.clinics import Behaviour, ClinicResources, assign_resources
-from sim.scenario.parties import clinics_of
 
 _MOST_NAMED = 6
 _SERVER = {"trusted": "trusted, and is no adversary", "active": "active: it may lie, and pass on what it has"}
@@ -67,8 +67,7 @@ def explain(
     network = build_network(scenario.model, shape, len(federation.classes), scenario.data.outcome_of_a_record)
     names, sizes = federation.names, np.diff(federation.train.offsets)
     statistics = federation.facts.statistics_by_kind("non-private")
-    groups = clinics_of(scenario.parties) or scenario.clinics
-    clinics = assign_resources(groups, federation.facts.everyone, scenario.seeds[0])
+    clinics = assign_resources(groups_at(plans[0].spec, federation.facts), federation.facts.everyone, scenario.seeds[0])
     references = [plan for plan in plans if not plan.job.method.trains]
     plans = [plan for plan in plans if plan.job.method.trains] or references
     seconds = sorted((math.fsum(plan.round_seconds), _method(plan)) for plan in plans)
@@ -122,7 +121,7 @@ def _held(federation: Federation) -> list[str]:
     """Say which columns each party holds, under a vertical layout."""
     return [
         f"{clinic_text(name)} holds {', '.join(federation.features[place] for place in columns)}"
-        for name, columns in zip(federation.parties, federation.columns, strict=True)
+        for name, columns in zip(federation.places.names, federation.places.columns, strict=True)
     ]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from sim.data.parties import Places
 
 _OF_A_COLUMN = ("mean and deviation of ", "constant for missing ", "levels of ")
 """How the name of a statistic begins that is of the column named behind it."""
@@ -24,17 +26,15 @@ class Facts:
     # the clinics out of the records and is no statistic of theirs
     statistics: Mapping[str, str]
     clinics_of_a_patient: int  # The largest number of clinics that have training records of one patient
-    # columns: [clinic] under a vertical layout, the places of each party's columns among the features; sizes then count
-    # the same patients for every party
-    columns: tuple[tuple[int, ...], ...] = ()
-    known: tuple[int, ...] = ()  # [clinic] likewise, each party's records, shared or not; empty where all are shared
-    label_holder: int = 0  # Under a vertical layout, the party that holds the label
+    # Under a vertical layout, the clinics are places of parties, and sizes count a region's patients for each of its
+    places: Places = field(default_factory=Places)
+    known: tuple[int, ...] = ()  # [clinic] then each place's records, shared or not; empty where all are shared
     fingerprint: str  # Digest of all records; who lacks one of them cannot form it. It is secret, and written nowhere.
 
     @property
     def vertical(self) -> bool:
         """Whether parties hold different columns of the same patients."""
-        return bool(self.columns)
+        return bool(self.places.names)
 
     @property
     def held_out(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.data.facts import Facts
-from sim.data.parties import held_columns, known_patients
+from sim.data.parties import Places, known_patients, present
 from sim.foundation.problems import ScenarioError
 from sim.scenario import DataSpec, HeartDisease, Loader, Npz, TableFile
 from sim.scenario.outcomes import Outcome
@@ -60,11 +60,10 @@ class Federation:
     statistics: dict[str, str]
     clinics_of_a_patient: int = 1  # The largest number of clinics that have training records of one patient
     remarks: tuple[str, ...] = ()  # What a user should know of the records though nothing is wrong, a line each
-    # parties, columns: under a vertical layout, who holds which features of all patients; the clinics' axis then has
-    # the label's holder alone
-    parties: tuple[str, ...] = ()
-    columns: tuple[tuple[int, ...], ...] = ()
-    known: tuple[int, ...] = ()  # By party, its records, shared or not; empty where all know the same patients
+    # Under a vertical layout, who holds which features; the clinics' axis then has the regions, or, without any, the
+    # label's holder alone. Features of a party that a region does not have are no numbers in its records.
+    places: Places = field(default_factory=Places)
+    known: tuple[int, ...] = ()  # By place, its records, shared or not; empty where all know the same patients
     outcome: Outcome = field(default_factory=Outcome)
 
     @property
@@ -91,17 +90,16 @@ class Federation:
                 digest.update(np.ascontiguousarray(array).data)
         sizes = tuple(np.diff(self.train.offsets).tolist())
         return Facts(
-            names=self.parties or self.names,
-            everyone=self.parties or self.everyone,
+            names=self.places.names or self.names,
+            everyone=self.places.names or self.everyone,
             classes=self.classes,
-            sizes=sizes * max(1, len(self.parties)),
+            sizes=tuple(sizes[region] for region in self.places.region_of) or sizes,
             records=sum(len(part.y) for part in (self.train, self.test, self.validation)),
             input_shape=self.train.x.shape[1:],
             statistics=self.statistics,
             clinics_of_a_patient=self.clinics_of_a_patient,
-            columns=self.columns,
+            places=self.places,
             known=self.known,
-            label_holder=self.parties.index(self.names[0]) if self.parties else 0,
             fingerprint=digest.hexdigest(),
         )
 
@@ -177,6 +175,7 @@ def load_federation(data_spec: DataSpec, seed: int, parties: Sequence[Party] = (
     if faults := split.one_sided_problems(data_spec, names, table.clinic, (train, trains), (held_out, tests)):
         raise ScenarioError(faults)
     offsets = np.searchsorted(table.clinic, np.arange(len(names) + 1))
+    places = Places.of(parties, names if data_spec.regions else (), table.features)
     x, statistics = scale.scaled(_with_trained_levels(table, train), offsets, train)
     if by_class:
         statistics["held-out records drawn by class"] = "non-private"
@@ -184,6 +183,8 @@ def load_federation(data_spec: DataSpec, seed: int, parties: Sequence[Party] = (
         statistics["records dealt to clinics by label"] = "simulated"
     if data_spec.split == "feature-shift":
         x = deal.shifted(x, offsets, data_spec.shift or 0.0, seed)
+    for region, columns in places.absent():
+        x[offsets[region] : offsets[region + 1], list(columns)] = np.nan
     patient = table.row if table.patient is None else split.patients_of(table.patient, table.stratum)[0]
     measured = np.empty((len(x), 0)) if table.measured is None else table.measured
     sources = Records(x, table.y, offsets, table.row, patient, measured)
@@ -199,8 +200,7 @@ def load_federation(data_spec: DataSpec, seed: int, parties: Sequence[Party] = (
         statistics=table.statistics | statistics,
         clinics_of_a_patient=_clinics_of_a_patient(table, train),
         remarks=table.remarks,
-        parties=tuple(party.name for party in parties),
-        columns=held_columns(parties, table.features),
+        places=places,
         known=table.known,
         outcome=table.outcome,
     )
@@ -212,31 +212,47 @@ def clinic_names(data_spec: DataSpec, seed: int) -> tuple[str, ...]:
 
 
 def _placed(data_spec: DataSpec, seed: int, parties: Sequence[Party] = ()) -> Table:
-    """Return the records at their clinics, one clinic after another; with parties, all at the label's holder."""
+    """Return the records at their clinics, one clinic after another; with parties, at their regions."""
     from sim.data import deal, split
 
     table = _read(data_spec, seed)
-    if parties:
+    if parties and not data_spec.regions:
         [holder] = [party.name for party in parties if party.label]
-        known = known_patients(parties, table.row if table.patient is None else table.patient, seed)
         table = replace(table, names=(holder,), clinic=np.zeros_like(table.clinic))
-        if not known.all():
-            shared = np.logical_and.reduce(known)
-            fault = "the parties have no patient in common; give larger shares"
-            if not shared.any():
-                raise ScenarioError([*table.problems, f"scenario: parties: {fault}"])
-            table = replace(split.chosen_records(table, shared), known=tuple(known.sum(1).tolist()))
     if faults := split.name_problems(table):
         raise ScenarioError([*table.problems, *faults])
     try:
         names, clinic = deal.place(data_spec, table, seed)
-        table = split.without_small_clinics(data_spec, replace(table, names=names, clinic=clinic))
+        table = replace(table, names=names, clinic=clinic)
+        if not data_spec.regions:
+            table = _shared(table, parties, seed, ())
+        table = split.without_small_clinics(data_spec, table)
+        if data_spec.regions:
+            table = _shared(table, parties, seed, table.names)
     except ScenarioError as error:
         raise ScenarioError([*table.problems, *error.problems]) from None
     faults = split.clinic_problems(data_spec, table)
     if table.problems or faults:
         raise ScenarioError([*table.problems, *faults])
     return _sorted(table)
+
+
+def _shared(table: Table, parties: Sequence[Party], seed: int, regions: Sequence[str]) -> Table:
+    """Return the records of patients whom all parties of their region know."""
+    from sim.data import split
+
+    if not parties:
+        return table
+    known = known_patients(parties, table.row if table.patient is None else table.patient, seed)
+    if known.all():
+        return table
+    there = present(parties, regions)
+    shared = np.logical_and.reduce(known | ~there[table.clinic].T)
+    if not shared.any():
+        raise ScenarioError(["scenario: parties: the parties have no patient in common; give larger shares"])
+    of_region = [np.bincount(table.clinic[own], minlength=len(there)) for own in known]
+    counts = tuple(int(of_region[party][region]) for region, party in np.argwhere(there).tolist())
+    return replace(split.chosen_records(table, shared), known=counts)
 
 
 def _read(data_spec: DataSpec, seed: int) -> Table:

@@ -10,6 +10,7 @@ the parties share, the server can count and cannot name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Literal
 
 from sim.methods.job import Job
@@ -20,17 +21,32 @@ POINT_BYTES = 32
 POINT_OPERATIONS = 150_000
 """Stated cost of a multiplication on that curve, about 50 microseconds of one core at 3 GHz."""
 
-Stage = tuple[Literal["clinic", "up", "down"], tuple[int, ...]]
-"""A place, ``clinic``, ``up`` or ``down``, and ``[party]`` operations, or bytes of one message each."""
+Stage = tuple[Literal["clinic", "up", "down"], dict[int, int]]
+"""A place, ``clinic``, ``up`` or ``down``, and by party operations, or bytes of one message each."""
 
 
-def stages_of(job: Job) -> list[Stage]:
-    """Return what is done before the first round, one thing after another; nothing where all parties know everybody."""
+def stages_of(job: Job) -> list[list[Stage]]:
+    """Return, by region, what is done before the first round, one thing after another.
+
+    Nothing where all parties know everybody.
+    """
     known, parties = job.facts.known, job.parties
     if parties is None or not parties.heads or not known:
         return []
+    found = []
+    for region in parties.regions:
+        places = [k for k, own in enumerate(parties.region_of) if own == region]
+        stages = _ring([known[k] for k in places])
+        found.append([(what, dict(zip(places, amounts, strict=True))) for what, amounts in stages])
+    return found
+
+
+def _ring(known: Sequence[int]) -> list[tuple[Literal["clinic", "up", "down"], tuple[int, ...]]]:
     points = [POINT_BYTES * own for own in known]
-    stages: list[Stage] = [("clinic", _operations(known)), ("up", tuple(points))]
+    stages: list[tuple[Literal["clinic", "up", "down"], tuple[int, ...]]] = [
+        ("clinic", _operations(known)),
+        ("up", tuple(points)),
+    ]
     for hop in range(1, len(known)):
         handed = [known[(k - hop) % len(known)] for k in range(len(known))]
         sizes = tuple(POINT_BYTES * count for count in handed)
@@ -44,6 +60,6 @@ def _operations(counts: Sequence[int]) -> tuple[int, ...]:
 
 def messages_of(job: Job) -> Iterator[tuple[Direction, int, int]]:
     """Yield the messages of the intersection: direction, party, and bytes with what a message costs."""
-    for place, sizes in stages_of(job):
+    for place, sizes in chain.from_iterable(stages_of(job)):
         if place == "up" or place == "down":
-            yield from ((place, party, size + HEADER_BYTES) for party, size in enumerate(sizes))
+            yield from ((place, party, size + HEADER_BYTES) for party, size in sizes.items())

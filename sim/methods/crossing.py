@@ -30,7 +30,7 @@ def row_shapes(job: Job) -> dict[Kind, tuple[int, ...]]:
         shape = output_shape(part, shape)
         outputs.append(shape)
     if job.parties is not None:
-        outputs[0] = output_shape(job.parties.heads[0], (len(job.parties.columns[0]),))
+        outputs[0] = output_shape(job.parties.head_of(0), (len(job.parties.columns[0]),))
     return {
         **dict.fromkeys((Kind.SMASHED, Kind.CUT_GRADIENT), outputs[0]),
         **dict.fromkeys((Kind.BODY_OUTPUT, Kind.TAIL_GRADIENT), outputs[1]),

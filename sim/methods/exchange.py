@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
@@ -159,15 +159,12 @@ class Exchange(ABC):
         return Turn(self, list(clinics), first, steps)
 
     @property
-    def label_holder(self) -> int:
-        """The party that holds the label, under a vertical layout."""
-        return 0 if self.job.parties is None else self.job.parties.holder
-
-    def joined_turn(self) -> JoinedTurn:
-        """Return a round of all parties, batch by batch."""
-        if self.job.parties is None:
+    def joined_turns(self) -> list[JoinedTurn]:
+        """A round of the parties of each region, in the order of regions; they run in parallel."""
+        parties = self.job.parties
+        if parties is None:
             raise ScenarioError([f'data.layout: {self.job.method.name} needs parties; set it to "vertical"'])
-        return JoinedTurn(self, self.job.parties, self.batches_of(self.label_holder))
+        return [JoinedTurn(self, parties, region) for region in parties.regions]
 
     # The server
 
@@ -201,6 +198,11 @@ class Exchange(ABC):
     def snapshot(self, trainer: Trainer) -> Parameters:
         """Return what a trainer's parameters are now, ``[lane, *shape]``: it goes on to change them in place."""
         return {name: value.clone() for name, value in trainer.parameters.items()}
+
+    def side_by_side(self, trainers: Iterable[Trainer]) -> Parameters:
+        """Return what several trainers' parameters are now, one lane after another."""
+        now = [self.snapshot(trainer) for trainer in trainers]
+        return {name: torch.cat([own[name] for own in now]) for name in now[0]}
 
     def pool(self, model: Mapping[str, Tensor]) -> Pool:
         """Fetch what every clinic sends once, and make the server's part ready to train on it."""
@@ -271,6 +273,19 @@ class Exchange(ABC):
             return state
         averaged = weighted_average(gathered.model, (weights / weights.sum()).tolist())
         return replace(state, model=state.model | averaged)
+
+    def average_by_part(self, state: S, trained: Mapping[int, Mapping[str, Tensor]]) -> S:
+        """Average each value over the clinics that have trained it, with weights n_k / n among these.
+
+        ``trained`` holds ``[1, *shape]`` by clinic.
+        """
+        of_clinics: dict[tuple[int, ...], list[str]] = {}
+        for name in dict.fromkeys(name for own in trained.values() for name in own):
+            of_clinics.setdefault(tuple(k for k, own in trained.items() if name in own), []).append(name)
+        for clinics, names in of_clinics.items():
+            together = {name: torch.cat([trained[k][name] for k in clinics]) for name in names}
+            state = self.average(state, together, clinics)
+        return state
 
     def keep_copies(self, state: S, copies: Mapping[str, Tensor], clinics: Sequence[int]) -> S:
         """Keep some clinics' copies ``[lane, *shape]`` as they are; every clinic has one of its own from then on."""

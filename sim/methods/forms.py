@@ -17,6 +17,7 @@ from sim.methods.compression import PLACES, VALUES
 from sim.methods.crossing import GRADIENT_OF, crossing_form, places_sent
 from sim.methods.job import Job
 from sim.methods.messages import CUT_KINDS, ROW_KINDS, Kind
+from sim.methods.parties import crossing_at
 from sim.scenario.outcomes import STEPS
 from sim.tensor.rows import NO_NUMBER
 
@@ -116,10 +117,21 @@ class Forms:
         return "" if inside and bool((places.diff(dim=-1) > 0).all()) else "places that do not ascend"
 
     def parameters_fault(
-        self, kind: Kind, found: Mapping[str, Tensor], lanes: int, *, may_diverge: bool = False
+        self,
+        kind: Kind,
+        found: Mapping[str, Tensor],
+        lanes: int,
+        *,
+        may_diverge: bool = False,
+        clinics: Sequence[int] = (),
     ) -> str:
-        """Say what is wrong with parameters or optimiser state, ``[lane, *shape]`` each."""
+        """Say what is wrong with parameters or optimiser state, ``[lane, *shape]`` each.
+
+        Of parties it is what the one among the ``clinics`` has.
+        """
         forms = self.parameters[kind]
+        if self.job.parties is not None and clinics:
+            forms = {name: forms[name] for name in crossing_at(self.job, clinics[0])}
         if found.keys() != forms.keys():
             return "the wrong names"
         for name, value in found.items():

@@ -68,9 +68,9 @@ class Method:
     clinic_parts : {"averaged", "handed-on", "own", "none"}
         What becomes of the parts that train at the clinics: averaged at the server after a round; handed on to the next
         clinic with their optimiser's state; kept by the clinic, which nobody else sees; or nothing trains there.
-    body : {"shared", "copies", "joint"} or None
+    body : {"shared", "copies", "joint", "joint-copies"} or None
         Whether the server has one body that serves all batches one after another, or one copy a clinic in parallel, or
-        one behind the join of all parties' rows; None where it has none.
+        one behind the join of the rows of a region's parties, a body of its own or a copy; None where it has none.
     layouts : tuple of {"horizontal", "vertical"}
         Whether it is for clinics with patients of their own, or for parties with columns of the same patients.
     once_up : tuple of Kind
@@ -105,7 +105,7 @@ class Method:
     edge_round: Round | None = None
     cuts: tuple[str, ...] = ()
     layouts: tuple[Layout, ...] = ("horizontal",)
-    body: Literal["shared", "copies", "joint"] | None = None
+    body: Literal["shared", "copies", "joint", "joint-copies"] | None = None
     once_up: tuple[Kind, ...] = ()
     averages: Callable[[int], tuple[str, ...]] = _all_parts
     takes: tuple[str, ...] = ()
@@ -129,6 +129,11 @@ class Method:
         return not self.cuts and self.clinic_parts == "own"
 
     @property
+    def joins(self) -> bool:
+        """Whether the server joins the rows of a region's parties."""
+        return self.body in ("joint", "joint-copies")
+
+    @property
     def imported(self) -> bool:
         """Whether it is a strategy of Flower's."""
         return self.round is None
@@ -136,7 +141,7 @@ class Method:
     @property
     def averages_updates(self) -> bool:
         """Whether each round forms a sum of clinics' updates, and of nothing else that they train."""
-        apart = self.sequential or self.pooled or self.alone or self.body == "joint"
+        apart = self.sequential or self.pooled or self.alone or self.joins
         return not apart and self.averages is _all_parts
 
 

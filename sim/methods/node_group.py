@@ -51,7 +51,7 @@ class NodeGroup:
         if job.parties is None:
             records = [_rows(train, k) for k in ordered]
         else:
-            records = [seen_by(job.parties, k, train.x, train.y) for k in ordered]
+            records = [seen_by(job.parties, k, train) for k in ordered]
         labels = [y for _, y in records]
         if job.labels is not None:
             of = job.labels

@@ -14,11 +14,13 @@ from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError, suggest
 from sim.methods.messages import Kind
 from sim.models.build import build_network
-from sim.models.joined import JOINS, joined_network, network_on_columns
+from sim.models.joined import JOINS, joined_network, network_on_columns, network_on_known
 from sim.models.network import Block, Network, Part
 from sim.scenario.spec import RunSpec
+from sim.scenario.study import ClinicGroup
 
 if TYPE_CHECKING:
+    from sim.data.federation import Records
     from sim.methods.job import Job
     from sim.methods.method import Method
     from sim.methods.protocol import Kinds, Protocol
@@ -32,16 +34,18 @@ OF_THE_LABEL = frozenset({Kind.LABELS, Kind.BODY_OUTPUT, Kind.TAIL_GRADIENT})
 
 @dataclass(frozen=True, kw_only=True)
 class Parties:
-    """The parties of a run.
+    """The parties of a run, in each region that has them; who stands for a clinic is a party's place in a region.
 
     Attributes
     ----------
     columns : tuple of tuple of int
-        By party, the places of its features.
-    holder : int
-        Who holds the label.
+        By place, those of its features.
+    party_of, region_of : tuple of int
+        By place.
+    holders : tuple of int
+        By region, who holds the label.
     present : tuple of int
-        Who takes part.
+        The places that take part.
     network : Network
         On whole records.
     parts : tuple of Part
@@ -53,23 +57,50 @@ class Parties:
     """
 
     columns: tuple[tuple[int, ...], ...]
-    holder: int
+    party_of: tuple[int, ...]
+    region_of: tuple[int, ...]
+    holders: tuple[int, ...]
     present: tuple[int, ...]
     network: Network
     parts: tuple[Part, ...]
     heads: tuple[Part, ...] = ()
     how: str = ""
 
-    def owner(self, name: str) -> int:
-        """Return which party keeps a value of the network to itself."""
-        if not self.heads:
-            return self.present[0]
-        found = (party for party, head in enumerate(self.heads) if name in head.shapes())
-        return next(found, self.holder)
+    @property
+    def regions(self) -> range:
+        """The regions, by number."""
+        return range(len(self.holders))
 
-    def protocol_of(self, party: int, protocol: Protocol) -> Protocol:
-        """Return what a party exchanges: without labels and tail unless it holds the label."""
-        if party == self.holder:
+    @property
+    def of_regions(self) -> tuple[int, ...]:
+        """By place, who holds the label of its region."""
+        return tuple(self.holders[region] for region in self.region_of)
+
+    def head_of(self, place: int) -> Part:
+        """Return the head that a place has."""
+        return self.heads[self.party_of[place]]
+
+    def at_holders(self, places: Ints) -> NDArray[np.bool_]:
+        """Return which of some places hold the label."""
+        return np.isin(places, self.holders)
+
+    def owners(self, name: str) -> list[int]:
+        """Return, by region, which place keeps a value of the network to itself.
+
+        In a region without such a party it is anybody, whose value nobody trains or uses.
+        """
+        if not self.heads:
+            return [next(k for k in self.present if self.region_of[k] == region) for region in self.regions]
+        party = next((number for number, head in enumerate(self.heads) if name in head.shapes()), None)
+        there = dict(zip(zip(self.region_of, self.party_of, strict=True), range(len(self.party_of)), strict=True))
+        return [
+            self.holders[region] if party is None else there.get((region, party), self.holders[region])
+            for region in self.regions
+        ]
+
+    def protocol_of(self, place: int, protocol: Protocol) -> Protocol:
+        """Return what a place exchanges: without labels and tail unless it holds the label."""
+        if place in self.holders:
             return protocol
 
         def left(messages: tuple[Kinds, ...]) -> tuple[Kinds, ...]:
@@ -100,39 +131,61 @@ def parties_of(
     if not facts.vertical:
         return None
     settings, features, classes = spec.model, facts.input_shape[0], len(facts.classes)
-    everyone, outcome = tuple(range(len(facts.columns))), spec.data.outcome_of_a_record
+    places, outcome = facts.places, spec.data.outcome_of_a_record
+    of_party = dict(zip(places.party_of, places.columns, strict=True))
+    present = tuple(range(len(places.names)))
+    parts: tuple[Part, ...] = ()
+    heads: tuple[Part, ...] = ()
+    how = ""
     try:
         with torch.random.fork_rng(devices=[]):
             if method.cuts:
                 how = _option(spec, method, JOIN, JOINS)
                 joined = joined_network(
-                    settings, facts.columns, features, classes, outcome, protocol.topology, how, behind
+                    settings,
+                    [of_party[party] for party in sorted(of_party)],
+                    features,
+                    classes,
+                    outcome,
+                    protocol.topology,
+                    how,
+                    behind,
+                    everywhere=not places.absent_anywhere,
                 )
-                return Parties(
-                    columns=facts.columns,
-                    holder=facts.label_holder,
-                    present=everyone,
-                    network=joined.network,
-                    parts=joined.parts,
-                    heads=joined.heads,
-                    how=how,
-                )
-            present = everyone
-            if method.alone:
-                named = _option(spec, method, PARTY, ("", *facts.names)) if PARTY in method.options else ""
-                present = (facts.names.index(named) if named else facts.label_holder,)
-                network = network_on_columns(settings, facts.columns[present[0]], features, classes, outcome)
+                network, parts, heads = joined.network, joined.parts, joined.heads
+            elif method.alone:
+                names = tuple(party.name for party in spec.parties)
+                named = _option(spec, method, PARTY, ("", *names)) if PARTY in method.options else ""
+                alone = names.index(named) if named else places.party_of[places.holders[0]]
+                present = tuple(k for k in present if places.party_of[k] == alone)
+                if len(present) < len(places.holders):
+                    raise ScenarioError([f"strategies.options.{PARTY}: not every region has {named}; name another"])
+                network = network_on_columns(settings, of_party[alone], features, classes, outcome)
+            elif places.absent_anywhere:
+                network = network_on_known(settings, features, classes, outcome)
             else:
                 network = build_network(settings, (features,), classes, outcome)
     except ValueError as error:
         raise ScenarioError([f"model: {error}"]) from None
     return Parties(
-        columns=facts.columns,
-        holder=facts.label_holder,
+        columns=places.columns,
+        party_of=places.party_of,
+        region_of=places.region_of,
+        holders=places.holders,
         present=present,
         network=network,
-        parts=(network.whole,),
+        parts=parts or (network.whole,),
+        heads=heads,
+        how=how,
     )
+
+
+def groups_at(spec: RunSpec, facts: Facts) -> tuple[ClinicGroup, ...]:
+    """Return the links and computers of a run's clinics; of parties, place by place."""
+    if not facts.vertical:
+        return spec.clinics
+    places = zip(facts.places.names, facts.places.party_of, strict=True)
+    return tuple(spec.clinics[party].model_copy(update={"sites": (name,)}) for name, party in places)
 
 
 def trained_apart(parts: Sequence[Part], frozen: Collection[str], parties: Parties | None) -> int:
@@ -142,16 +195,22 @@ def trained_apart(parts: Sequence[Part], frozen: Collection[str], parties: Parti
 
 
 def drawn_by(parties: Parties | None, clinics: Sequence[int] | Ints) -> Ints:
-    """Return whose streams draw clinics' batches: parties train on the same patients, and share one."""
+    """Return whose streams draw clinics' batches: parties of a region train on the same patients, and share its own."""
     of_all = np.asarray(clinics, dtype=np.int64)
-    return of_all if parties is None else np.zeros_like(of_all)
+    return of_all if parties is None else np.array(parties.region_of, dtype=np.int64)[of_all]
 
 
 def part_at(job: Job, name: str, clinic: int) -> Part:
     """Return a part as a clinic has it: of several parties' heads, its own."""
     if job.parties is not None and job.parties.heads and name == "head":
-        return job.parties.heads[clinic]
+        return job.parties.head_of(clinic)
     return job.part(name)
+
+
+def crossing_at(job: Job, clinic: int) -> tuple[str, ...]:
+    """Return the names of the values that cross to and from a clinic: of its own parts, those that others share."""
+    parts = (part_at(job, name, clinic) for name in protocol_at(job, clinic).clinic_parts)
+    return tuple(name for part in parts for name in part.shapes() if name not in job.apart)
 
 
 def protocol_at(job: Job, clinic: int) -> Protocol:
@@ -160,8 +219,8 @@ def protocol_at(job: Job, clinic: int) -> Protocol:
 
 
 def patients(job: Job) -> int:
-    """Return the number of training records at all clinics together; parties hold columns of the same ones."""
-    return sum(job.sizes) if job.parties is None else job.sizes[0]
+    """Return the number of training records at all clinics together; a region's parties hold columns of the same."""
+    return sum(job.sizes if job.parties is None else (job.sizes[k] for k in job.parties.holders))
 
 
 def releases_of_a_row(parties: Parties | None, kind: str) -> int:
@@ -169,11 +228,14 @@ def releases_of_a_row(parties: Parties | None, kind: str) -> int:
     return 1 if parties is None or kind in OF_THE_LABEL else len(parties.heads)
 
 
-def seen_by(parties: Parties, party: int, x: NDArray[np.float32], y: Ints) -> tuple[NDArray[np.float32], Ints]:
-    """Return what a party has of all patients' records: its columns and, if it holds or is given them, the labels."""
-    own, columns = np.zeros_like(x), list(parties.columns[party])
+def seen_by(parties: Parties, place: int, train: Records) -> tuple[NDArray[np.float32], Ints]:
+    """Return what a place has of its region's patients: its columns and, if it holds or is given them, the labels."""
+    rows = slice(*train.offsets[parties.region_of[place] :][:2].tolist())
+    x, y = train.x[rows], train.y[rows]
+    own, columns = np.zeros_like(x), list(parties.columns[place])
     own[:, columns] = x[:, columns]
-    return own, y if party == parties.holder or parties.present == (party,) else np.zeros_like(y)
+    given = not parties.heads and place in parties.present and len(parties.present) == len(parties.holders)
+    return own, y if place in parties.holders or given else np.zeros_like(y)
 
 
 def _option(spec: RunSpec, method: Method, key: str, known: tuple[str, ...]) -> str:

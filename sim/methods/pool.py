@@ -68,15 +68,16 @@ class Pool:
 
     @classmethod
     def _by_column(cls, exchange: Exchange, parties: Parties, model: Mapping[str, Tensor]) -> Pool:
-        """Put the columns that every party sends of the same patients into whole records."""
-        job, x, y = exchange.job, torch.empty(0), torch.empty(0)
-        for party, columns in enumerate(parties.columns):
-            sent = exchange.ask(Upload(clinics=[party]))
-            if not party:
-                x = torch.zeros(sent.rows[0], *job.network.input_shape)
-            x[:, list(columns)] = sent.payload[Kind.RECORDS][0]
-            if party == parties.holder:
-                y = sent.payload[Kind.LABELS][0].to(torch.int64)
+        """Put the columns that parties send of the same patients into whole records, one region after another."""
+        job = exchange.job
+        each = [torch.zeros(job.sizes[holder], *job.network.input_shape) for holder in parties.holders]
+        labels = [torch.empty(0, dtype=torch.int64) for _ in parties.holders]
+        for place, columns in enumerate(parties.columns):
+            sent, region = exchange.ask(Upload(clinics=[place])), parties.region_of[place]
+            each[region][:, list(columns)] = sent.payload[Kind.RECORDS][0]
+            if place in parties.holders:
+                labels[region] = sent.payload[Kind.LABELS][0].to(torch.int64)
+        x, y = torch.cat(each), torch.cat(labels)
         pooled = replace(job, sizes=(len(y),), parties=None)
         part = job.network.whole
         records = NodeGroup((POOL,), x, y, np.zeros(1, dtype=np.int64))

@@ -24,8 +24,8 @@ records             up         centralised only, once: the training records them
 
 In vertical split learning every party sends and gets these rows of the same patients; those that have to do with labels
 cross to and from the label's holder alone. Where rows are released once, the head goes down once, and smashed rows and
-labels come up once, before training. What a clinic keeps as its own (``local``'s model, parts of V3, heads of parties,
-BatchNorm's local statistics) is in no message.
+labels come up once, before training. What a clinic keeps as its own (``local``'s model, parts of V3, heads of parties
+unless they are averaged over regions, BatchNorm's local statistics) is in no message.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def protocol_of(method: Method, cut: str | None) -> Protocol:
     raw = method.once_up + tuple(kind for kinds in up for kind in kinds)
     sees_raw: dict[Adversary, Kinds] = {"server": raw} if raw else {}
     sees_model: tuple[Adversary, ...] = ("model-user",) if method.alone else ADVERSARIES
-    if method.body == "joint":  # what a party gets of a patient is formed from the other parties' columns of that one
+    if method.joins:  # what a party gets of a patient is formed from the other parties' columns of that one
         sees_raw["peer-clinic"] = tuple(kind for kinds in down for kind in kinds)
         sees_model = ("model-user", "server")
     edge_parts: tuple[str, ...] = ()

@@ -259,7 +259,7 @@ def reply_fault(forms: Forms, expected: Expected, reply: Reply) -> str:
     for kind, named in reply.parts.items():
         one_for_all = kind == Kind.MASKED or forms.job.protocol.averaged_before
         lanes = 1 if one_for_all else len(expected.clinics)
-        if fault := forms.parameters_fault(kind, named, lanes, may_diverge=may_diverge):
+        if fault := forms.parameters_fault(kind, named, lanes, may_diverge=may_diverge, clinics=expected.clinics):
             return f"the reply's {str(kind)!r} holds {fault}"
     return _metrics_fault(reply.metrics, expected.metrics)
 

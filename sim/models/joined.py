@@ -17,7 +17,9 @@ from sim.scenario import Model as ModelSettings
 from sim.scenario.outcomes import Outcome
 
 CONCATENATION: Final = "concatenation"
-JOINS: Final = (CONCATENATION, "sum", "mean")
+SUM: Final = "sum"
+MEAN: Final = "mean"
+JOINS: Final = (CONCATENATION, SUM, MEAN)
 """How the heads' outputs become the body's input (Ceballos et al. 2020)."""
 
 
@@ -31,7 +33,7 @@ def join(rows: Mapping[int, Tensor], parties: int, how: str) -> Tensor:
         nothing = torch.zeros_like(present[0])
         return torch.cat([rows.get(party, nothing) for party in range(parties)], -1)
     added = torch.stack(present).sum(0)
-    return added / len(present) if how == "mean" else added
+    return added / len(present) if how == MEAN else added
 
 
 def shares(gradient: Tensor, present: Sequence[int], parties: int, how: str) -> dict[int, Tensor]:
@@ -39,7 +41,7 @@ def shares(gradient: Tensor, present: Sequence[int], parties: int, how: str) -> 
     if how == CONCATENATION:
         pieces = torch.tensor_split(gradient, parties, -1)
         return {party: pieces[party] for party in present}
-    return dict.fromkeys(present, gradient / len(present) if how == "mean" else gradient)
+    return dict.fromkeys(present, gradient / len(present) if how == MEAN else gradient)
 
 
 class Heads(nn.Module):
@@ -52,10 +54,15 @@ class Heads(nn.Module):
         By party.
     how : str
         One of :data:`JOINS`.
+    everywhere : bool
+        Whether every record has all parties' columns; otherwise a party is absent where its own are no numbers.
     """
 
-    def __init__(self, heads: Sequence[nn.Sequential], columns: Sequence[tuple[int, ...]], how: str) -> None:
+    def __init__(
+        self, heads: Sequence[nn.Sequential], columns: Sequence[tuple[int, ...]], how: str, *, everywhere: bool = True
+    ) -> None:
         super().__init__()
+        self._everywhere = everywhere
         self._columns, self._how = [list(own) for own in columns], how
         self._absent = -1
         for party, head in enumerate(heads):
@@ -65,8 +72,13 @@ class Heads(nn.Module):
         """Run every head on its columns of ``[..., feature]``, and join."""
         heads = enumerate(zip(self._modules.values(), self._columns, strict=True))
         there = {k: (head, own) for k, (head, own) in heads if head is not None and k != self._absent}
-        rows = {party: head(x[..., own]) for party, (head, own) in there.items()}
-        return join(rows, len(self._columns), self._how)
+        seen = {party: x[..., own] for party, (_, own) in there.items()}
+        if self._everywhere:
+            return join({k: head(seen[k]) for k, (head, _) in there.items()}, len(self._columns), self._how)
+        known = {k: ~own.isnan().any(-1, keepdim=True) for k, own in seen.items()}
+        rows = {k: torch.where(known[k], head(seen[k].nan_to_num()), 0.0) for k, (head, _) in there.items()}
+        joined = join(rows, len(self._columns), SUM if self._how == MEAN else self._how)
+        return joined / torch.stack(list(known.values())).sum(0).clamp(min=1) if self._how == MEAN else joined
 
     def without(self, party: int) -> Heads:
         """Return the same heads where one party is absent."""
@@ -100,6 +112,14 @@ class Columns(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Take them out of ``[..., feature]``."""
         return x[..., self.columns]
+
+
+class Known(nn.Module):
+    """A record with zeros for what is no number: the columns of a party that is not there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Put them in ``[..., feature]``."""
+        return x.nan_to_num()
 
 
 def network_without(network: Network, party: int) -> Network:
@@ -140,11 +160,14 @@ def joined_network(
     topology: str,
     how: str,
     behind: Block | None = None,
+    *,
+    everywhere: bool = True,
 ) -> Joined:
     """Build a multilayer perceptron that begins with a head for each party, cut where the settings say.
 
     Each head has the layers in front of the cut, on the party's own columns; the body has the others, the first of them
-    as wide as the join. A block without parameters may stand at the end of each head.
+    as wide as the join. A block without parameters may stand at the end of each head. ``everywhere`` is as of
+    :class:`Heads`.
 
     Raises
     ------
@@ -172,7 +195,7 @@ def joined_network(
             replace(block, name=f"hidden{begin + number}") if block.name != "output" else block
             for number, block in enumerate(rest, 1)
         )
-        return (Block("heads", Heads(heads, columns, how)), *named)
+        return (Block("heads", Heads(heads, columns, how, everywhere=everywhere)), *named)
 
     def build() -> tuple[Block, ...]:
         return blocks_of([_made(each) for each in whole], _made(body))
@@ -203,6 +226,13 @@ def network_on_columns(
     inner = build_network(settings, (len(columns),), classes, outcome)
     seen = Block("columns", Columns(columns))
     return replace(inner, blocks=(seen, *inner.blocks), input_shape=(features,), build=lambda: (seen, *_made(inner)))
+
+
+def network_on_known(settings: ModelSettings, features: int, classes: int, outcome: Outcome) -> Network:
+    """Build a network on whole records of which some columns may be no numbers."""
+    inner = build_network(settings, (features,), classes, outcome)
+    known = Block("known", Known())
+    return replace(inner, blocks=(known, *inner.blocks), build=lambda: (known, *_made(inner)))
 
 
 def _named(blocks: Sequence[Block]) -> OrderedDict[str, nn.Module]:

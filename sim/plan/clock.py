@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from sim.plan.durations import Durations
-from sim.plan.load import PHASES, Floats, RoundLoad
+from sim.plan.load import Floats, RoundLoad
 from sim.scenario.clinics import ClinicResources, EdgeResources, ServerResources
 
 
@@ -84,8 +84,6 @@ class ClosedFormClock(RoundClock):
             end = end + spent.to_cloud + spent.to_cloud_link
         if load.handed_on:
             completed, finish = _relay(load, _total(spent.both, load), begin, end)
-        elif load.joined:
-            completed, finish, _ = side_by_side(load, spent)
         elif load.schedule is not None:
             completed, finish = _one_body(load, spent.both, begin, end)
         else:
@@ -107,28 +105,6 @@ def all_over(load: RoundLoad, spent: Durations, finish: Floats) -> float:
     at_edge = spent.edge_begin.copy()
     np.maximum.at(at_edge, load.edges.home, finish)
     return float((at_edge + spent.edge_end).max())
-
-
-def side_by_side(load: RoundLoad, spent: Durations) -> tuple[Floats, Floats, list[Span]]:
-    """Let all lanes go through their batches side by side, and the one body wait for the slowest before it works.
-
-    Returns when each batch is trained on ``[batch]``, when each lane has finished ``[lane]``, and who did what when.
-    """
-    now, completed, spans = np.zeros(len(load.steps)), np.zeros(len(load.rows)), list[Span]()
-    lanes = range(len(load.steps))
-    for step in range(int(load.steps.max(initial=0))):
-        at = load.first + step
-        for leg, seconds in zip(load.legs, spent.both, strict=True):
-            start = np.full_like(now, now.max()) if leg.place == "server" else now
-            own = seconds[at]
-            now = start + (own.max() if leg.place == "server" else own)
-            spans += [
-                Span(lane=lane, phase=PHASES[leg.place], start=float(start[lane]), end=float(start[lane] + own[lane]))
-                for lane in lanes
-                if own[lane]
-            ]
-        completed[at] = now
-    return completed, now, spans
 
 
 def _total(legs: Sequence[Floats], load: RoundLoad) -> Floats:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +17,7 @@ from sim.methods.messages import Kind
 from sim.methods.parties import drawn_by, patients
 from sim.methods.protocol import ALIGNMENT, HEADER_BYTES, HEADERS, Direction, Traffic
 from sim.methods.sampling import choose, draw_rows, selected
+from sim.plan.batch_legs import legs_of_a_batch
 from sim.plan.clock import RoundTime
 from sim.plan.costs import FLOAT_BYTES, nopeek_flops, part_costs
 from sim.plan.edge_counts import EdgeCounts
@@ -45,7 +45,8 @@ class Counts:
         self.job = replace(job, attended={})
         self.clock = clock
         self.costs = part_costs(job.parts, job.network.input_shape, job.frozen)
-        self._parties = None if job.parties is None else PartyCosts(job, job.parties, self.costs)
+        joined = job.parties if job.method.joins else None
+        self._parties = None if joined is None else PartyCosts(job, joined, self.costs)
         self.edges = None if job.edges is None else EdgeCounts(job, job.edges, self.costs)
         self.steps = by_clinic()  # training steps on the clinic's records
         self.rounds = by_clinic()  # in which the clinic is there
@@ -68,14 +69,22 @@ class Counts:
         self._left, self._released, self._exposures, self._widest = (by_clinic() for _ in range(4))
         self._all_steps = job.sampling.steps(job.records)
         self._stood = [np.zeros(n, dtype=np.int64) for n in job.sizes] if job.rows is not None else []
-        self._legs = () if self._pooled else tuple(self._batch_legs())
+        self._legs: tuple[Leg, ...] = ()
+        if self._parties is not None:
+            self._legs = tuple(self._parties.legs(self._row_bytes))
+        elif self.edges is not None and self.edges.hops and not self._pooled:
+            self._legs = tuple(self.edges.legs(nopeek_flops(job, self.costs["head"])))
+        elif not self._pooled:
+            self._legs = tuple(legs_of_a_batch(job, self.costs, self._row_bytes))
         if self.edges is not None and not self.edges.hops:
             self._legs = tuple(replace(leg, place="edge") if leg.place == "server" else leg for leg in self._legs)
         if not job.method.trains:
             self._legs = tuple(replace(leg, per_row=0) for leg in self._legs)
         # Pooled records are sampled from the pool.
         self._rates = job.sampling.rates(np.full_like(job.records, patients(job)) if self._pooled else job.records)
-        self._model_bytes = FLOAT_BYTES * self._common_scalars(job.protocol.clinic_parts)
+        self._model_bytes: Ints | int = FLOAT_BYTES * self._common_scalars(job.protocol.clinic_parts)
+        if self._parties is not None:
+            self._model_bytes = FLOAT_BYTES * self._parties.crossing()
         self._optimizer_bytes = self._state_bytes()
         self._compressed = self.job.compression.sent_bytes if self.job.compression is not None else 0
         self._behaviours = [each.behaviour for each in clock.resources]
@@ -119,7 +128,7 @@ class Counts:
             message = self.job.records * sum(self._once_bytes(kind) for kind in self.job.protocol.once_up)
             return message + self._model_bytes
         copies = 2 + len(self.job.optimizer.slots)
-        if self._parties is not None and self._parties.heads:
+        if self._parties is not None:
             return FLOAT_BYTES * self._parties.scalars(copies, self._widest)
         per_record = int(np.prod(self.job.network.input_shape)) + sum(part.activations for part in parts)
         return FLOAT_BYTES * (
@@ -180,7 +189,8 @@ class Counts:
         averaged = 0 if handed_on or job.alone else self._averaged_scalars(server_round)
         secure, present, lost = job.secure, len(clinics), int((~back).sum())
         unmasking = secure.server_operations(present, lost, self._masked) if secure is not None else 0
-        moved = self._model_bytes + self._optimizer_bytes if protocol.crosses else 0
+        moved = self._moved(clinics) + self._optimizer_bytes if protocol.crosses else 0
+        own = self._parties.averaged(clinics) if self._parties is not None else averaged * back
         load = RoundLoad(
             clinics=clinics,
             rows=rows,
@@ -193,9 +203,9 @@ class Counts:
             turns=turns if handed_on else np.ones_like(steps),
             schedule=schedule,
             handed_on=handed_on,
-            common_server_flops=2.0 * int(back.sum()) * averaged + unmasking,
+            common_server_flops=2.0 * int(own.sum()) + unmasking,
             lost=frozenset(np.flatnonzero(~back).tolist()),
-            joined=job.method.body == "joint",
+            joined=job.parties.region_of if job.parties is not None and job.method.joins else (),
             before_s=alignment_seconds(job, self.clock.resources) if server_round == 1 else 0.0,
             slowed=slowdowns(job.seed, server_round, clinics.tolist(), self._behaviours) if self._uneven else (),
         )
@@ -266,7 +276,7 @@ class Counts:
         self.returned.append(len(everyone))
         once = sum((self._once_bytes(kind) for kind in job.protocol.once_up), np.zeros_like(everyone))
         legs = [Leg("up", 0, tuple(once.tolist()))]
-        head_bytes = 0
+        head_bytes: Ints | int = 0
         if server_round == 1:
             self._exposures += 1
             if job.protocol.clinic_parts:
@@ -316,7 +326,7 @@ class Counts:
                     kind = Kind.UPDATE if self._compressed else Kind.MASKED
                     self._cross(direction, kind, clinics, times * load.end_bytes)
                 else:
-                    self._cross(direction, Kind.MODEL, clinics, times * self._model_bytes)
+                    self._cross(direction, Kind.MODEL, clinics, times * self._moved(clinics))
                 if self._optimizer_bytes:
                     self._cross(direction, Kind.OPTIMIZER, clinics, times * self._optimizer_bytes)
             if count.any():
@@ -343,6 +353,10 @@ class Counts:
         named = method.averages(server_round)
         return self._common_scalars(tuple(part for part in copies + heads if part in named))
 
+    def _moved(self, clinics: Ints) -> Ints | int:
+        """Return the bytes, or ``[lane]`` where clinics differ, of the parts that a turn begins and ends with."""
+        return self._model_bytes if isinstance(self._model_bytes, int) else self._model_bytes[clinics]
+
     def _common_scalars(self, parts: tuple[str, ...]) -> int:
         """Return the scalars of some parts, running statistics among them, that are not each clinic's own."""
         shapes = (named for part in parts for named in self.job.part(part).shapes().items())
@@ -356,35 +370,6 @@ class Counts:
         trained = sum(self.costs[name].parameters for name in self.job.protocol.clinic_parts)
         return len(slots) * FLOAT_BYTES * trained + step_counters
 
-    def _batch_legs(self) -> Iterator[Leg]:
-        """Return the way of one batch."""
-        if self._parties is not None and self._parties.heads:
-            yield from self._parties.legs(self._row_bytes)
-            return
-        costs, protocol = self.costs, self.job.protocol
-        if self.edges is not None and self.edges.hops:
-            yield from self.edges.legs(nopeek_flops(self.job, costs["head"]))
-            return
-        if protocol.topology == "whole":
-            yield Leg("clinic", costs["model"].forward_flops + costs["model"].backward_flops)
-            return
-        yield Leg("clinic", costs["head"].forward_flops)
-        yield Leg("up", sum(self._row_bytes(kind) for kind in protocol.batch_up[0]))
-        if protocol.topology == "vanilla":
-            yield Leg("server", costs["body"].forward_flops + costs["body"].backward_flops)
-        else:
-            yield Leg("server", costs["body"].forward_flops)
-            yield Leg("down", self._row_bytes("body-output"))
-            yield Leg("clinic", costs["tail"].forward_flops + costs["tail"].backward_flops)
-            yield Leg("up", self._row_bytes("tail-gradient"))
-            yield Leg("server", costs["body"].backward_flops)
-        yield Leg("down", self._row_bytes("cut-gradient"))
-        yield Leg("clinic", costs["head"].backward_flops + nopeek_flops(self.job, costs["head"]))
-        if self.job.joint:
-            yield Leg("up", self._row_bytes("norms"))
-            yield Leg("server", 0)
-            yield Leg("down", self._row_bytes("clip-factors"))
-
     def _row_bytes(self, kind: str) -> int:
         if kind == "labels":
             return label_dtype(self.job).itemsize
@@ -393,7 +378,7 @@ class Counts:
         if kind == "records":
             return FLOAT_BYTES * int(np.prod(self.job.network.input_shape))
         part = "head" if kind in ("smashed", "cut-gradient") else "body"
-        of_party = self._parties is not None and self._parties.heads and part == "head"
-        shape = (self._parties.heads[0] if self._parties and of_party else self.costs[part]).output_shape
-        crossing, dtype = crossing_form(self.job if self.edges is None else self.edges.below, kind, shape)
+        cost = self._parties.heads[0] if self._parties is not None and part == "head" else self.costs[part]
+        job = self.job if self.edges is None else self.edges.below
+        crossing, dtype = crossing_form(job, kind, cost.output_shape)
         return dtype.itemsize * math.prod(crossing)

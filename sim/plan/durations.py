@@ -83,8 +83,8 @@ class Durations:
                 legs.append((line * taken, over_link * taken))
         once = np.ones(len(load.steps), dtype=np.int64)
         none = np.zeros(len(load.steps))
-        begin = message("down", once * load.begin_bytes, by_lane) if load.begin_bytes else (none, none)
-        end = message("up", once * load.end_bytes, by_lane) if load.end_bytes else (none, none)
+        begin = message("down", once * load.begin_bytes, by_lane) if np.any(load.begin_bytes) else (none, none)
+        end = message("up", once * load.end_bytes, by_lane) if np.any(load.end_bytes) else (none, none)
         at_place, at_link = zip(*legs, strict=True)
         around: dict[str, Floats] = {}
 

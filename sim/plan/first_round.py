@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from sim.methods.labels import label_of
+from sim.methods.parties import groups_at
 from sim.plan.clock import RoundTime
 from sim.plan.counts import Counts
 from sim.plan.edge_counts import edges_at
@@ -74,7 +75,7 @@ def first_rounds(plans: Sequence[Plan]) -> list[FirstRound]:
         names, everyone = job.facts.names, job.facts.everyone
         resources = tuple(
             replace(clinic, behaviour=Behaviour())
-            for clinic in assign_resources(spec.clinics, everyone, spec.seed, set(names))
+            for clinic in assign_resources(groups_at(spec, job.facts), everyone, spec.seed, set(names))
         )
         server = spec.server.resources()
         once = replace(job, spec=spec.model_copy(update={"train": unhurried}), attended={})

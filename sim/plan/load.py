@@ -75,9 +75,10 @@ class RoundLoad:
     rows: Ints  # [batch] records in each batch, one lane after another
     steps: Ints  # [lane] number of batches
     legs: tuple[Leg, ...]  # The way of every batch, in order
-    # begin_bytes, end_bytes: payload at the beginning (down) and the end (up) of each turn; no message where it is 0
-    begin_bytes: int
-    end_bytes: int
+    # begin_bytes, end_bytes: payload at the beginning (down) and the end (up) of each turn, or [lane] where clinics
+    # differ; no message where it is 0
+    begin_bytes: Ints | int
+    end_bytes: Ints | int
     turns: Ints  # [lane] number of turns; 0 for a lane whose turn never comes in a relay
     # `(lane, step)` in the order in which one serial body serves them; None where every clinic has a body copy
     schedule: tuple[tuple[int, int], ...] | None
@@ -85,9 +86,9 @@ class RoundLoad:
     # The server's work that waits for all clinics: aggregation, or training on pooled records
     common_server_flops: float
     lost: frozenset[int] = frozenset()  # Lanes whose last turn ends with its last batch: nothing is sent back
-    # Whether one body serves all lanes' batches together, behind the join of their rows: each of the server's legs
-    # begins when the slowest has come to it
-    joined: bool = False
+    # [clinic] under vertical learning: the region, whose body serves its lanes' batches together, behind the join of
+    # their rows; each of the server's legs begins when the slowest has come to it
+    joined: tuple[int, ...] = ()
     before_s: float = 0.0  # Seconds before anything of the round begins: parties find out whom they share
     # Under secure aggregation, what comes before the turns and after them, one thing after another
     before: tuple[Stage, ...] = ()

@@ -125,7 +125,8 @@ def whom_they_share(plan: Plan) -> str:
     facts, several = plan.job.facts, getattr(plan.spec.data, "patient", None) is not None
     records = "records of patients" if several else "patients"
     if not facts.known:
-        return "all parties know the same patients, and that each is among the data; no epsilon is about that"
+        whose = "all parties of a region" if facts.places.regions else "all parties"
+        return f"{whose} know the same patients, and that each is among the data; no epsilon is about that"
     sizes = ", ".join(f"{count:,} at {name}" for name, count in zip(facts.names, facts.known, strict=True))
     if plan.job.parties is None or not plan.job.parties.heads:
         return (
@@ -142,7 +143,8 @@ def labels_note(plan: Plan) -> tuple[str, str, str]:
     """Return what is outside the guarantee of labels: what, marking, note."""
     privacy, protocol = plan.spec.privacy, plan.job.protocol
     parties, facts = plan.job.parties, plan.job.facts
-    others = "" if parties is None else f" but {facts.names[parties.holder]}, which has them"
+    holders = "" if parties is None else listed([facts.names[k] for k in parties.holders])
+    others = f" but {holders}, which {'has' if len(facts.places.holders) == 1 else 'have'} them" if holders else ""
     sent = "labels" in protocol.sees_raw.get("server", ())
     if sent and privacy.labels == "public":
         return "labels", "public", "stated to be public: neighbouring data sets have the same labels"
@@ -158,14 +160,13 @@ def labels_note(plan: Plan) -> tuple[str, str, str]:
         )
     if sent:
         return "labels", "non-private", "sent to the server as they are, and counted as such in its row"
-    if parties is not None and parties.present not in ((parties.holder,), tuple(range(len(facts.names)))):
-        who = facts.names[parties.present[0]]
-        return (
-            "labels",
-            "non-private",
-            f"{who} is given them as they are, which it does not have; no epsilon counts that",
+    if parties is not None and parties.present not in (parties.holders, tuple(range(len(facts.names)))):
+        who = listed([facts.names[k] for k in parties.present])
+        given = (
+            "is given them as they are, which it does" if len(parties.present) == 1 else "are given them, which they do"
         )
-    covered, where = privacy.mechanism != "none", "the clinic" if parties is None else facts.names[parties.holder]
+        return "labels", "non-private", f"{who} {given} not have; no epsilon counts that"
+    covered, where = privacy.mechanism != "none", holders or "the clinic"
     bare = "tail-gradient" in protocol.sees_raw.get("server", ()) and not plan.job.on_grid("tail-gradient")
     told = ", but the un-noised gradients that cross tell of them" if bare else ""
     return (

@@ -13,6 +13,7 @@ import numpy as np
 from sim.data.facts import Facts
 from sim.methods.attendance import Attendance
 from sim.methods.job import Job
+from sim.methods.parties import groups_at
 from sim.methods.protocol import Direction, Traffic
 from sim.methods.run_key import run_key
 from sim.plan.afterwards import Afterwards, afterwards, with_afterwards
@@ -221,7 +222,7 @@ def make_plan(spec: RunSpec, facts: Facts) -> Plan:
     meets the target.
     """
     refuse(spec, facts)
-    resources = assign_resources(spec.clinics, facts.everyone, spec.seed, set(facts.names))
+    resources = assign_resources(groups_at(spec, facts), facts.everyone, spec.seed, set(facts.names))
     job = Job.build(spec, facts)
     clock = PlanClock(resources, spec.server.resources(), edges_at(job))
     counts = Counts(job, clock).count(spec.train.rounds)
@@ -235,7 +236,7 @@ def make_plan(spec: RunSpec, facts: Facts) -> Plan:
 def _noise(job: Job, sampled: Sampled) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return ``[clinic]`` the noise multipliers of DP-SGD, and those of rows or updates; empty without."""
     if job.parties is not None and job.parties.heads:
-        sampled = of_one_patient(sampled, job.parties.holder)
+        sampled = of_one_patient(sampled, job.parties)
     refuse_lost_targets(job, sampled)
     # Without a mechanism there are only un-noised releases and none at all, which no delta tells apart.
     delta = job.spec.privacy.delta or 0.0

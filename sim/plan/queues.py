@@ -25,8 +25,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from sim.plan.clock import ClosedFormClock, RoundClock, RoundTime, Span, all_over, side_by_side
+from sim.plan.clock import ClosedFormClock, RoundClock, RoundTime, Span, all_over
 from sim.plan.durations import Durations
+from sim.plan.joined_clock import JoinedClock
 from sim.plan.load import PHASES, Floats, Ints, RoundLoad
 from sim.scenario.clinics import ClinicResources, EdgeResources, ServerResources
 
@@ -269,6 +270,7 @@ class PlanClock:
         self.edges = edges
         self.closed = ClosedFormClock(resources, server, edges)
         self.queues = QueueClock(resources, server, edges)
+        self.joined = JoinedClock(resources, server)
         self._known: dict[tuple[object, ...], RoundTime] = {}
 
     def durations(self, load: RoundLoad) -> Durations:
@@ -282,15 +284,15 @@ class PlanClock:
         """Return how long a round takes."""
         key = load.key()
         if key not in self._known:
-            clock = self.queues if load.may_queue(self.server) else self.closed
+            clock = self.joined if load.joined else self.queues if load.may_queue(self.server) else self.closed
             self._known[key] = _after_set_up(clock.time_round(load), self._before(load))
         return self._known[key]
 
     def play(self, load: RoundLoad) -> RoundTime:
         """Return the same with its spans."""
         if load.joined:
-            spans = _with_workers(side_by_side(load, self.durations(load))[2])
-            time = _after_set_up(replace(self.closed.time_round(load), spans=spans), self._before(load))
+            time = self.joined.time_round(load)
+            time = _after_set_up(replace(time, spans=_with_workers([*time.spans])), self._before(load))
         elif load.handed_on:
             time = replace(self.time_round(load), spans=relay_spans(load, self.durations(load)))
         else:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sim.foundation.lazy import Lazy
 from sim.methods.job import Job
 from sim.methods.messages import Kind
-from sim.methods.parties import OF_THE_LABEL, releases_of_a_row, trained_apart
+from sim.methods.parties import OF_THE_LABEL, Parties, releases_of_a_row, trained_apart
 from sim.privacy.accounting import compose, flatten
 from sim.privacy.ledger import ADVERSARIES, COLLUDING, EDGE, Adversary, Ledger, Release, Unit, adversaries_of
 from sim.privacy.loss import Adjacency
@@ -97,10 +97,10 @@ def _release(
     )
 
 
-def of_one_patient(sampled: Sampled, holder: int) -> Sampled:
-    """Return what is drawn of a patient's record, the same at all parties: as often as the label's holder trains."""
+def of_one_patient(sampled: Sampled, parties: Parties) -> Sampled:
+    """Return what is drawn of a patient's record, the same at all parties of the region: as often as its label is."""
     columns = {name: getattr(sampled, name) for name in ("rates", "steps", "exposures", "rounds", "released")}
-    return replace(sampled, **{name: np.full_like(values, values[holder]) for name, values in columns.items()})
+    return replace(sampled, **{name: values[list(parties.of_regions)] for name, values in columns.items()})
 
 
 def to_be_noised(job: Job, sampled: Sampled) -> dict[str, Ints]:
@@ -111,9 +111,10 @@ def to_be_noised(job: Job, sampled: Sampled) -> dict[str, Ints]:
     names = (*(job.trained_parts if job.dp is not None else ()), *job.protected_rows)
     once, everyone = np.minimum(sampled.steps, 1), np.arange(len(sampled.steps))
     found = {name: once if name in job.protocol.once_up else sampled.steps for name in names}
-    if job.parties is not None:  # of one party alone
+    if job.parties is not None:  # of the label's holders alone
         own = ("tail", *OF_THE_LABEL)
-        found |= {name: steps * (everyone == job.parties.holder) for name, steps in found.items() if name in own}
+        there = job.parties.at_holders(everyone)
+        found |= {name: steps * there for name, steps in found.items() if name in own}
     of_rounds = job.round_releases if job.spec.privacy.unit == "clinic" else ()
     return found | dict.fromkeys(of_rounds, sampled.rounds)
 
@@ -134,7 +135,7 @@ def build_ledger(
     given = all_of_it if noised is None else noised
     done = {name: np.equal(given[name], due) for name, due in all_of_it.items() if name in given}
     if job.parties is not None and job.parties.heads:
-        sampled = of_one_patient(sampled, job.parties.holder)
+        sampled = of_one_patient(sampled, job.parties)
         done = {name: np.full_like(of_all, of_all.all()) for name, of_all in done.items()}
     told_apart_by = (sampled.rates, sampled.steps, sampled.exposures, sampled.rounds, sampled.released, *noise)
     chosen = np.arange(len(sampled.steps)) if clinics is None else np.array(clinics)

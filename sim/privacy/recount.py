@@ -61,6 +61,8 @@ class Drawn(Section):
 
 _ALONE = frozenset({"local", "prevalence", "vertical-alone"})
 """Methods in which nothing leaves a clinic but its own model, for whoever uses that."""
+_JOINED = frozenset({"vertical", "vertical-splitfed"})
+"""Methods in which the server joins the rows of parties that hold columns of the same patients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,8 @@ class Method:
     preprocessing: frozenset[str] = frozenset()  # The statistics of the records that the preprocessing used
     pooled: bool = False  # Whether features are scaled by statistics of all clinics
     parties: int = 0  # How many hold columns of the same patients
-    label_holder: int | None = None  # Which party has the label, where parties hold columns of the same patients
+    # By clinic, who has the label of its patients, where parties hold columns of the same patients; empty elsewhere
+    label_holders: tuple[int, ...] = ()
     edges: bool = False  # Whether edge servers stand between clinics and the server
     own_parts: bool = False  # Whether each clinic keeps parts of the model to itself
     together: int = 1  # How many clinics a round is meant to have
@@ -196,9 +199,9 @@ def _learned(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]
     """Return what the training gives away, whatever its features were made with."""
     views: dict[Adversary, Seen] = {a: Counter() for a in adversaries_of(0, edges=method.edges)}
     if (
-        method.name == "vertical" and method.label_holder is not None
-    ):  # a record is a patient's, at all parties together
-        clinic = method.label_holder
+        method.name in _JOINED and method.label_holders
+    ):  # a record is a patient's, at all parties of the region together
+        clinic = method.label_holders[clinic]
     if not drawn.steps[clinic]:
         return views
     bare: Seen = Counter({("add-or-remove", NonPrivateDpEvent()): 1})
@@ -231,7 +234,7 @@ def _learned(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]
     views["model-user"] = sampled_steps(drawn.rates[clinic], sigma, drawn.released[clinic])
     if method.name in _ALONE:
         return views
-    if method.name == "vertical":
+    if method.name in _JOINED:
         # Each party gets gradients that other parties' records and the labels have formed, and the server all rows.
         if not method.rows_are_noised:
             return views | {"peer-clinic": bare, "server": bare}
@@ -282,8 +285,9 @@ def count_faults(method: Method, drawn: Drawn, plan: Mapping[str, Any], settings
     """
     train, clinics = settings["train"], plan["clinics"]
     pooled = method.name in ("centralised", "release-once")
-    alike = method.label_holder is not None
-    pool = max(clinic["records"] for clinic in clinics) if alike else sum(clinic["records"] for clinic in clinics)
+    holders = set(method.label_holders)
+    alike = bool(holders)
+    pool = sum(clinic["records"] for k, clinic in enumerate(clinics) if not alike or k in holders)
     for k, clinic in enumerate(clinics):
         records = pool if pooled else clinic["records"]
         if not _close(drawn.rates[k], min(1.0, train["batch-size"] / records)):
@@ -305,7 +309,7 @@ def count_faults(method: Method, drawn: Drawn, plan: Mapping[str, Any], settings
         due = [min(steps, 1) for steps in drawn.steps] if pooled and of_rows else list(drawn.steps)
         due = list(drawn.rounds) if method.privacy.mechanism == "clinic-level" else due
         if alike and key.removeprefix("noised-steps ") in ("tail", "labels", "tail-gradient"):
-            due = [steps * (k == method.label_holder) for k, steps in enumerate(due)]
+            due = [steps * (k in holders) for k, steps in enumerate(due)]
         if values != due:
             yield f"plan.counts.{key}: are not as many as plan.drawn has"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dp_accounting as dp
 from dp_accounting import DpEvent
@@ -82,3 +83,14 @@ def sampled_steps(rate: float, sigma: float, times: int) -> Seen:
         return gaussian("add-or-remove", sigma, times)
     event = dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(sigma))
     return Counter({("add-or-remove", event): times} if times else {})
+
+
+def label_holders(spec: Mapping[str, Any], places: Sequence[str]) -> tuple[int, ...]:
+    """Return, by place of a party, who has the label of its patients: it, or the one with the label in its region."""
+    found = [party["name"] for party in spec.get("parties", ()) if party["label"]]
+    if not found:
+        return ()
+    if not spec["data"].get("regions"):
+        return (places.index(found[0]),) * len(places)
+    region_of = [place.rpartition(": ")[0] for place in places]
+    return tuple(places.index(f"{region}: {found[0]}") for region in region_of)

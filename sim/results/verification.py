@@ -20,7 +20,7 @@ from sim.foundation.plugins import loaded, registered
 from sim.foundation.problems import ScenarioError
 from sim.privacy.ledger import COLUMN_OF, REPLACE_COLUMN_OF, Adversary, Ledger, adversaries_of
 from sim.privacy.recount import RECOUNTED, Drawn, Method, alike, count_faults, noise_faults, seen, sum_faults
-from sim.privacy.recounted import Seen
+from sim.privacy.recounted import Seen, label_holders
 from sim.privacy.risk import membership_risk
 from sim.privacy.second_opinion import of_patient, same, second_drawn, second_epsilon
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
@@ -174,7 +174,7 @@ def _method(record: Record, ledger: Ledger, drawn: Drawn) -> Method:
         pooled=spec["data"].get("scaling") == "pooled",
         parties=len(spec.get("parties", ())),
         edges=bool(spec.get("edges")),
-        label_holder=next((k for k, party in enumerate(spec.get("parties", ())) if party["label"]), None),
+        label_holders=label_holders(spec, [clinic["name"] for clinic in clinics]),
         together=together,
         invited=min(len(clinics), math.ceil(together * train["over-select"] - 1e-9)),
         one_step=train["optimizer"] == "sgd"

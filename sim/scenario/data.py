@@ -80,8 +80,8 @@ class _Data(Section):
     """What all sources share; the records of ``sites`` are used, or of all clinics of the source but ``exclude-sites``.
 
     Horizontally, each clinic holds all columns of its own patients; vertically, each of ``[[parties]]`` holds its
-    columns of all patients. Of clinics that are then left, or made, those with fewer than `min_records` records are
-    left out.
+    columns of all patients; with ``regions`` what is a clinic otherwise is a region, with patients and parties of its
+    own. Of clinics that are then left, or made, those with fewer than `min_records` records are left out.
 
     With ``test = "held-out-clinics"`` a run holds out all records of some clinics, which take no part in training:
     those of `test_sites`, or of one fold of `folds`, without which each clinic is left out in turn.
@@ -91,6 +91,7 @@ class _Data(Section):
     """
 
     layout: Literal["horizontal", "vertical"] = "horizontal"
+    regions: Annotated[bool, Strict()] = False
     test_share: Number = Field(default=0.34, gt=0, lt=1)
     validation_share: Number = Field(default=0.0, ge=0, lt=1)
     test: Literal["held-out-records", "held-out-clinics"] = "held-out-records"
@@ -118,6 +119,13 @@ class _Data(Section):
     def outcome_of_a_record(self) -> Outcome:
         """What is predicted."""
         return Outcome()
+
+    @field_validator("regions")
+    @classmethod
+    def _of_parties(cls, regions: bool, info: ValidationInfo) -> bool:
+        if regions and info.data.get("layout") == "horizontal":
+            raise ValueError('has no effect on a horizontal layout; remove it, or set data.layout to "vertical"')
+        return regions
 
     @field_validator("exclude_sites")
     @classmethod
@@ -194,7 +202,8 @@ class DataFile(_Found):
         for key in ("sites", "exclude-sites"):
             if clinic is None and info.data.get(key.replace("-", "_")) is not None:
                 raise ValueError(f"is missing; name what holds the clinics, or remove data.{key}")
-        if clinic is None and info.data.get("split") == "natural" and info.data.get("layout") != "vertical":
+        one_place = info.data.get("layout") == "vertical" and not info.data.get("regions")
+        if clinic is None and info.data.get("split") == "natural" and not one_place:
             raise ValueError('is missing; name what holds the clinics, or deal the records out with split = "iid"')
         return clinic
 

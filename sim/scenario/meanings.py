@@ -22,6 +22,7 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
     },
     "data": {
         "source": "What kind of records: it decides which other keys there are.",
+        "regions": "Under a vertical layout, whether the clinics are regions with patients and parties of their own.",
         "layout": "Whether clinics hold all columns of their own patients, or parties some columns of all patients.",
         "test-share": "Share of each clinic's records that is held out, and by patient where patients are known.",
         "validation-share": "Share of each clinic's other records that chooses, and neither trains nor is held out.",
@@ -213,6 +214,7 @@ MEANINGS["parties"] = {
     "columns": "Its columns; a category's column stands for all its levels.",
     "label": "Whether it holds the label; one party does.",
     "share": "Share of the patients whom it knows; those whom all know are found by private set intersection.",
+    "regions": "The regions that have the party, where there are regions; all without it.",
     **{key: meaning for key, meaning in MEANINGS["clinics"].items() if key not in _OF_A_GROUP},
     "profile": "Link and computer by name.",
     "availability": "Share of the rounds in which the party is there; without it, zeros stand for its rows.",

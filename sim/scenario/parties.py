@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, Strict, field_validator
 
 from sim.foundation.problems import show, unwritable
-from sim.scenario.base import Number, unique
+from sim.scenario.base import Number, Sites, unique
 from sim.scenario.data import DataSpec
 from sim.scenario.study import ClinicGroup, Place
 
@@ -24,13 +24,15 @@ class Party(Place):
 
     ``columns`` names columns of the source; a category's column stands for all its levels. ``label`` says whose the
     label is. ``share`` is that of the source's patients whom the party knows, drawn by the seed: with less than all,
-    those whom all parties know are found out by private set intersection, and train and are tested.
+    those whom all parties know are found out by private set intersection, and train and are tested. ``regions`` names
+    those that have the party, where there are regions and not all have it.
     """
 
     name: Annotated[str, Field(max_length=80), AfterValidator(_party_name)]
     columns: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique)]
     label: Annotated[bool, Strict()] = False
     share: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    regions: Sites | None = None
 
     @field_validator("profile")
     @classmethod
@@ -42,7 +44,7 @@ class Party(Place):
 
 def clinics_of(parties: Sequence[Party]) -> tuple[ClinicGroup, ...]:
     """Return the parties' links and computers, as those of clinics."""
-    own = {"name", "columns", "label", "share"}
+    own = {"name", "columns", "label", "share", "regions"}
     return tuple(
         ClinicGroup.model_validate({"sites": (party.name,), **party.model_dump(exclude=own)}) for party in parties
     )
@@ -53,9 +55,13 @@ def layout_fault(data: DataSpec, parties: Sequence[Party], *, own_clinics: bool)
     if data.layout == "horizontal":
         mend = 'remove them, or set data.layout = "vertical"'
         return f"have no effect on a horizontal layout; {mend}" if parties else ""
-    if data.split != "natural" or data.test != "held-out-records" or data.source == "npz":
+    if not data.regions and any(party.regions for party in parties):
+        return "there are no regions to name; remove their regions, or set data.regions = true"
+    if (data.split != "natural" and not data.regions) or data.test != "held-out-records" or data.source == "npz":
         mend = 'take a table, split = "natural", and test = "held-out-records"'
         return f"share out the columns of one table of patients; {mend}"
+    if data.regions and (named := [party.name for party in parties if ": " in party.name]):
+        return f'{show(named[0])} would not be told from a region and its party; leave ": " out of the name'
     if faults := _faults(parties):
         return "; ".join(faults)
     return "bring their links and computers themselves; remove [[clinics]]" if own_clinics else ""
@@ -72,6 +78,11 @@ def _faults(parties: Sequence[Party]) -> list[str]:
     if len(holders) != 1:
         found = f"{', '.join(holders)} have" if holders else "none has"
         faults.append(f"{found} label = true; give it to the one party that holds the label")
+    faults += [
+        f"{party.name} has the label, without which no region trains; remove its regions"
+        for party in parties
+        if party.label and party.regions is not None
+    ]
     taken: dict[str, str] = {}
     for party in parties:
         for column in party.columns:

@@ -55,7 +55,7 @@ _NOTHING_DONE: Final = (
     ("update-top-k", 1.0),
 )
 """Settings of ``[train]`` that a run would be the same without."""
-_AS_BEFORE: Final = (("layout", "horizontal"), ("imaging", False))
+_AS_BEFORE: Final = (("layout", "horizontal"), ("regions", False), ("imaging", False))
 """Settings of ``[data]`` that a run would be the same without."""
 _OF_AN_OUTCOME: Final = ("outcome", "label", "grades", "label-range", "time", "event", "horizon", "intervals")
 """Settings of ``[data]`` that a run is the same without where they are not written."""
@@ -153,6 +153,8 @@ def digest_of(
     for table in ("parties", "edges"):
         if not settings.get(table):
             content.pop(table, None)
+    if parties := content.pop("parties", ()):
+        content["parties"] = [dict(own for own in party.items() if own != ("regions", None)) for party in parties]
     content["privacy"] = dict(own for own in settings["privacy"].items() if own != ("rows-noised-at", "clinic"))
     model = {key: value for key, value in settings["model"].items() if (key, value) != ("cut-dropout", 0.0)}
     content["model"] = {**model, "public-head": public_head}

@@ -11,6 +11,7 @@ from pathlib import Path
 from sim.data.at_clinics import load_records
 from sim.foundation.problems import ScenarioError, suggest
 from sim.methods.job import Job
+from sim.methods.parties import groups_at
 from sim.plan.afterwards import afterwards, with_afterwards
 from sim.plan.counts import Counts
 from sim.plan.edge_counts import edges_at
@@ -121,7 +122,7 @@ class Retiming:
 
     def _clock(self, spec: RunSpec) -> PlanClock:
         facts = self._job.facts
-        resources = assign_resources(spec.clinics, facts.everyone, spec.seed, set(facts.names))
+        resources = assign_resources(groups_at(spec, facts), facts.everyone, spec.seed, set(facts.names))
         return PlanClock(resources, spec.server.resources(), edges_at(replace(self._job, spec=spec)))
 
 

@@ -66,12 +66,15 @@ def rounds_table(plan: Plan, trained: TrainedRun, federation: Federation) -> Col
 def clinics_table(plan: Plan, trained: TrainedRun, findings: Findings, federation: Federation) -> Columns:
     """Return ``clinics.parquet``: a row a clinic, those that train before those that are held out as a whole.
 
+    Of parties in regions it is a row a party of each region, and then one a region, with what its patients tell.
+
     Raises
     ------
     AttackError
         If an attack takes a column that is there already.
     """
-    planned = _with_strangers([_flat(clinic) for clinic in plan.clinics], plan.job.facts.held_out)
+    facts = plan.job.facts
+    planned = _with_others([_flat(clinic) for clinic in plan.clinics], facts.held_out or facts.places.regions)
     scores, names = trained.evaluations[-1].by_clinic, planned["name"]
     tested = {name: place for place, name in enumerate(federation.test_names)}
     at = [tested.get(name, -1) for name in names]
@@ -88,7 +91,8 @@ def clinics_table(plan: Plan, trained: TrainedRun, findings: Findings, federatio
         table |= {column: np.append(own, 0)[here] for column, own in _class_counts(federation).items()}
     if plan.job.parties is not None and plan.job.parties.heads:
         score = plan.job.outcome.headline.pooled
-        table[f"absent_{score}"] = _where_absent(plan, trained, federation, score)
+        missing = [np.nan] * (len(names) - len(plan.clinics))
+        table[f"absent_{score}"] = [*_where_absent(plan, trained, federation, score), *missing]
     measured = findings.of_clinics(names)
     for column in measured.keys() & table.keys():
         raise AttackError(f'an attack takes column "{column}" of clinics.parquet; name another')
@@ -96,10 +100,14 @@ def clinics_table(plan: Plan, trained: TrainedRun, findings: Findings, federatio
 
 
 def _where_absent(plan: Plan, trained: TrainedRun, federation: Federation, score: str) -> list[float]:
-    """Return, by party, the model's score on held-out patients where that party is missing at prediction."""
-    networks = [network_without(plan.job.network, party) for party in range(len(plan.clinics))]
-    judges = (Evaluator(each, federation.test, scorer=_scorer(plan)) for each in networks)
-    return [judge.evaluate(trained.parameters).pooled[score] for judge in judges]
+    """Return, by place, the score on its region's held-out patients where that party is missing at prediction."""
+    places, found = federation.places, []
+    parties = range(len(plan.job.parties.heads) if plan.job.parties is not None else 0)
+    networks = [network_without(plan.job.network, party) for party in parties]
+    without = [Evaluator(each, federation.test, scorer=_scorer(plan)).evaluate(trained.parameters) for each in networks]
+    for party, region in zip(places.party_of, places.region_of, strict=True):
+        found.append(float(without[party].by_clinic[score][region]))
+    return found
 
 
 def predictions_table(plan: Plan, trained: TrainedRun, federation: Federation) -> Columns:
@@ -183,8 +191,8 @@ def _class_counts(federation: Federation) -> dict[str, NDArray[np.int64]]:
     }
 
 
-def _with_strangers(clinics: Sequence[Row], held_out: Sequence[str]) -> Columns:
-    """Add a row for each clinic that takes no part: nothing is asked of it, and no guarantee is about it."""
+def _with_others(clinics: Sequence[Row], held_out: Sequence[str]) -> Columns:
+    """Add a row for each clinic that takes no part, or region: nothing is asked of it, and no guarantee is about it."""
     table: Columns = {}
     for column in clinics[0]:
         own = [clinic[column] for clinic in clinics]
