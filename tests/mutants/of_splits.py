@@ -30,8 +30,8 @@ SPLITS = (
     Mutant(
         "a clinic's line depends on who takes part",
         "sim/plan/plan.py",
-        "assign_resources(spec.clinics, facts.everyone, spec.seed, set(facts.names))",
-        "assign_resources(spec.clinics, facts.names, spec.seed, set(facts.names))",
+        "assign_resources(groups_at(spec, facts), facts.everyone, spec.seed, set(facts.names))",
+        "assign_resources(groups_at(spec, facts), facts.names, spec.seed, set(facts.names))",
         (f"{HELD_OUT}test_a_clinic_has_the_same_line_whoever_takes_part",),
     ),
     Mutant(
