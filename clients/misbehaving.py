@@ -9,6 +9,7 @@ others do, and keeps its own part as it is. Running statistics are sent as they 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from torch import Tensor
 from sim.foundation.rng import stream
 from sim.methods.job import Job
 from sim.models import Parameters
+
+UPDATES: Final = ("sign-flip", "scaled", "noise")
 
 
 def as_sent(
@@ -36,9 +39,9 @@ def as_sent(
     """
     sent = dict(trained)
     for lane, clinic in enumerate(clinics):
-        if clinic not in job.hostile:
+        kind, strength = job.hostile.get(clinic, ("", 0.0))
+        if kind not in UPDATES:
             continue
-        kind, strength = job.hostile[clinic]
         draws = stream(job.seed, "hostile", clinic=clinic, server_round=server_round)
         for name in sorted(before.keys() & trained.keys() - job.network.whole.statistics):
             old, own = before[name][0], trained[name][lane]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clients.admission import admit_upload
 from sim.methods.forms import label_dtype
+from sim.methods.hostile_rows import rows_as_sent
 from sim.methods.job import Job
 from sim.methods.messages import Hello, Kind, Reply, Upload
 from sim.methods.parties import protocol_at
@@ -41,7 +42,8 @@ def upload(asked: Upload, here: Workplace) -> Reply:
     if job.parties is not None:
         x = x[..., list(job.parties.columns[clinics[0]])]
     if asked.head is not None:
-        x = leaving_rows(job, kind, _behind(job, asked.head, x), rows, clinics, (0, 0))
+        sent = rows_as_sent(job, _behind(job, asked.head, x), rows, clinics, (0, 0))
+        x = leaving_rows(job, kind, sent, rows, clinics, (0, 0))
     noised = {each: [1] * len(clinics) for each in job.protected_rows if each in job.protocol.once_up}
     payload = {kind: unpadded(x, rows)}
     if Kind.LABELS in once_up:

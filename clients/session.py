@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sim.methods.feed import Feed
 from sim.methods.forms import sendable
+from sim.methods.hostile_rows import rows_as_sent
 from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.node_group import NodeGroup
@@ -109,6 +110,7 @@ class Session:
         if self.job.parties is not None:  # whose turns are of one party each
             x = x[..., list(self.job.parties.columns[self.clinics[0]])]
         smashed = self.trainers["head"].forward(x, rows=self.rows, moment=self.moment)
+        smashed = rows_as_sent(self.job, smashed, self.rows, self.clinics[: self.lanes], self.moment)
         if self.job.cut.sparse:
             own = unpadded(sendable(self.job, Kind.SMASHED, smashed), self.rows)
             self.places = self.job.cut.places(own)

@@ -245,9 +245,7 @@ class Job:
             return {}
         group_of = groups_of(self.spec.clinics, self.facts.everyone)
         own = {k: self.spec.clinics[group_of[name]] for k, name in enumerate(self.facts.names)}
-        return {
-            k: (g.hostile, g.hostile_strength) for k, g in own.items() if g.hostile and g.hostile_strength is not None
-        }
+        return {k: (g.hostile, g.hostile_strength or 0.0) for k, g in own.items() if g.hostile is not None}
 
     def part(self, name: str) -> Part:
         """Return a part by name."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sim.data.federation import Records
+from sim.methods.hostile_rows import LABEL_FLIP
 from sim.methods.job import Job
 from sim.methods.parties import seen_by
 
@@ -52,7 +53,7 @@ class NodeGroup:
             records = [_rows(train, k) for k in ordered]
         else:
             records = [seen_by(job.parties, k, train) for k in ordered]
-        labels = [y for _, y in records]
+        labels = [_as_told(job, k, y) for k, (_, y) in zip(ordered, records, strict=True)]
         if job.labels is not None:
             of = job.labels
             answers = of.mechanism.answers
@@ -96,6 +97,12 @@ class NodeGroup:
             empty = torch.from_numpy(padding.ravel())
             x[empty], y[empty] = 0, 0
         return x.view(*index.shape, *self.x.shape[1:]), y.view(index.shape)
+
+
+def _as_told(job: Job, clinic: int, y: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return a clinic's labels: a hostile one may take the last class for the first, and so on."""
+    kind, _ = job.hostile.get(clinic, ("", 0.0))
+    return len(job.facts.classes) - 1 - y if kind == LABEL_FLIP else y
 
 
 def _rows(train: Records, clinic: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

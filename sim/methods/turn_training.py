@@ -13,6 +13,7 @@ from torch import Tensor
 from sim.methods.crossing import GRADIENT_OF, unpacked
 from sim.methods.feed import Batch, Feed, padded
 from sim.methods.forms import label_dtype, sendable
+from sim.methods.hostile_rows import rows_as_sent, sends_noisy_rows
 from sim.methods.job import Job
 from sim.methods.messages import CUT_KINDS, Kind
 from sim.methods.node_group import NodeGroup
@@ -55,7 +56,7 @@ class TurnTraining(Work):
     def key(self) -> Hashable:
         """See :class:`Work`; noise on rows is drawn run by run."""
         job = self.job
-        if not job.dense or job.rows is not None:
+        if not job.dense or job.rows is not None or sends_noisy_rows(job):
             return self
         settings = job.protocol.topology, job.joint, job.cut, job.shielded
         moment = self.server_round, self.first, self.last - self.first == 1, self.trainers["head"].nopeek
@@ -104,7 +105,8 @@ class TurnTraining(Work):
     def _chained(self, trainers: dict[str, Trainer]) -> Trainer | None:
         """Return the parts as one trainer with their memory, where nothing happens to what crosses between them."""
         job = self.job
-        if not job.dense or job.shielded or job.frozen or not job.cut.exact or trainers["head"].nopeek:
+        changed = job.shielded or not job.cut.exact or trainers["head"].nopeek or sends_noisy_rows(job)
+        if not job.dense or job.frozen or changed:
             return None
         chain = Trainer.chained([trainers[part.name] for part in job.parts], job.network.whole)
         if chain is not None:
@@ -118,7 +120,8 @@ class TurnTraining(Work):
         job, rows, normaliser = self.job, batch.rows.tolist(), batch.normaliser
         head, body, tail = trainers["head"], trainers["body"], trainers.get("tail")
         moment = self.server_round, step
-        sent = head.forward(batch.x, rows=rows, moment=moment)
+        clinics = np.array(self.clinics)[batch.lanes].tolist()
+        sent = rows_as_sent(job, head.forward(batch.x, rows=rows, moment=moment), rows, clinics, moment)
         smashed = self._up(Kind.SMASHED, sent, batch, moment)
         outputs = body.forward(smashed, rows=rows, want_input_gradient=True, moment=moment)
         squared = torch.zeros(())

@@ -78,7 +78,12 @@ def _hostile_problems(spec: RunSpec, facts: Facts) -> list[str]:
     if all(group.hostile is None for group in spec.clinics):
         return []
     group_of = groups_of(spec.clinics, facts.everyone)
-    if any(spec.clinics[group_of[name]].hostile is None for name in facts.names):
+    kinds = {spec.clinics[group_of[name]].hostile for name in facts.names}
+    if "label-flip" in kinds and not spec.data.outcome_of_a_record.of_classes:
+        return ["clinics.hostile: label-flip flips classes, and what is predicted here has none; take another"]
+    if "row-noise" in kinds and on_rows(spec.privacy) is not None:
+        return [f"clinics.hostile: {spec.privacy.mechanism} bounds and noises what row-noise would; take another"]
+    if None in kinds:
         return []
     return ["clinics.hostile: every clinic that trains is hostile, and none is left to harm; let one be honest"]
 

@@ -277,7 +277,7 @@ class ClinicGroup(Place):
     label_noise: Number = Field(default=0.0, ge=0, le=1)
     missing_columns: Annotated[tuple[str, ...], AfterValidator(unique)] = ()
     feature_shift: Number = Field(default=0.0, ge=0, le=10)
-    hostile: Literal["sign-flip", "scaled", "noise"] | None = None
+    hostile: Literal["sign-flip", "scaled", "noise", "label-flip", "row-noise"] | None = None
     hostile_strength: Annotated[Number, Field(ge=0, le=1e6)] | None = Field(default=None, validate_default=True)
 
     @field_validator("count")
@@ -293,6 +293,10 @@ class ClinicGroup(Place):
         if info.data.get("hostile") is None:
             if strength is not None and "hostile" in info.data:
                 raise ValueError("has no effect without hostile, which says what these clinics send; add it")
+            return None
+        if info.data["hostile"] == "label-flip":
+            if strength is not None:
+                raise ValueError("has no effect on labels, which are all flipped; remove it")
             return None
         return _STRENGTH if strength is None else strength
 

@@ -1,13 +1,17 @@
 """Hostile clinics: what they send, by hand from what each clinic trains; and what averaging withstands them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from support import NO_PRIVACY, plan_of, run_spec
+from support import NO_PRIVACY, plan_of, run_spec, write_csv
 
 from sim import run
 from sim.foundation.problems import ScenarioError
+from sim.foundation.rng import stream
+from sim.plan.plan import make_plan
 from sim.plan.statement import privacy_statement
 from sim.scenario import ClinicGroup, load_scenario
 from sim.scenario.spec import expand
@@ -135,6 +139,93 @@ def test_hostile_clinics_are_refused_under_secure_aggregation(ragged):
     privacy = NO_PRIVACY | {"mechanism": "clinic-level", "epsilon": 5.0, "delta": 1e-3, "secure-aggregation": True}
     with pytest.raises(ScenarioError, match="secure-aggregation: hidden updates of hostile clinics"):
         plan_of(with_hostile(run_spec(ragged, "fedavg", None, privacy), "noise"))
+
+
+@pytest.mark.parametrize(
+    ("name", "cut"), [("fedavg", None), ("centralised", None), ("split", "vanilla"), ("splitfed-v2", "u-shaped")]
+)
+def test_flipped_labels_are_those_of_records_with_the_other_class(ragged, name, cut):
+    spec = run_spec(ragged, name, cut, rounds=2)
+    plan, federation = plan_of(spec)
+    first, last = federation.train.offsets[HOSTILE : HOSTILE + 2]
+    y = federation.train.y.copy()
+    y[first:last] = 1 - y[first:last]
+    flipped = replace(federation, train=replace(federation.train, y=y))
+    expected = train_run(make_plan(spec, flipped.facts), flipped).parameters
+    found, _ = trained(with_hostile(spec, "label-flip", None))
+    honest = train_run(plan, federation).parameters
+    assert all(torch.equal(found[n], expected[n]) for n in found)
+    assert any(not torch.equal(found[n], honest[n]) for n in found)
+
+
+def smashed_of(spec):
+    sent = []
+    spec_of_one = spec.model_copy(update={"train": spec.train.model_copy(update={"rounds": 1})})
+    trained(
+        spec_of_one, shortcut=False, overheard=lambda _, reply: sent.append((reply.clinics, reply.rows, reply.payload))
+    )
+    return [(clinics, rows, payload["smashed"]) for clinics, rows, payload in sent if "smashed" in payload]
+
+
+def test_noisy_rows_are_the_hostile_clinic_s_alone_and_as_noisy_as_stated(ragged):
+    spec = run_spec(ragged, "splitfed-v1", "vanilla", batch_size=64, rounds=1)
+    [(clinics, rows, honest)], [(_, _, found)] = smashed_of(spec), smashed_of(with_hostile(spec, "row-noise", 5.0))
+    change = found - honest
+    lane = clinics.index(HOSTILE)
+    assert not change[[place for place in range(len(clinics)) if place != lane]].any()
+    own = change[lane, : rows[lane]].flatten()
+    assert float(own.std()) == pytest.approx(5.0, rel=0.25)
+    assert abs(float(own.mean())) < 5.0 * 4 / len(own) ** 0.5
+    assert not change[lane, rows[lane] :].any()
+
+
+def test_a_step_on_noisy_rows_is_the_one_by_hand(tmp_path):
+    """The server's part learns from the noisy rows, and the clinic from the gradient that comes back in these."""
+    csv = write_csv(tmp_path / "two.csv", (24, 9))
+    settings = {"batch_size": 64, "learning_rate": 0.5, "rounds": 1}
+    spec = run_spec(csv, "splitfed-v3", "vanilla", **settings)
+    bad = ClinicGroup(profile="hospital", sites=("k0",), hostile="row-noise", hostile_strength=2.0)
+    spec = spec.model_copy(update={"clinics": (bad, ClinicGroup(profile="hospital"))})
+    plan, federation = plan_of(spec)
+    own = {name: value[0].clone().requires_grad_() for name, value in plan.job.network.initial_parameters(5).items()}
+    last = federation.train.offsets[1]
+    x, y = torch.tensor(federation.train.x[:last]), torch.tensor(federation.train.y[:last]).float()
+    index = plan.job.batches(1, [0]).index[0, 0, :last]
+    (w1, b1), (w2, b2), (w3, b3) = zip(*[iter(own.values())] * 2, strict=True)
+    noise = torch.from_numpy(stream(5, "hostile-rows", 0, 1, 0).standard_normal((int(last), 6), dtype="float32"))
+    rows = torch.nn.functional.linear(x[index], w1, b1).relu() + 2.0 * noise
+    hidden = torch.nn.functional.linear(rows, w2, b2).relu()
+    logits = torch.nn.functional.linear(hidden, w3, b3).flatten()
+    torch.nn.functional.binary_cross_entropy_with_logits(logits, y[index]).backward()
+    for shortcut in (True, False):
+        found, _ = trained(spec, shortcut=shortcut)
+        for name in list(own)[:2]:  # the head, which is the clinic's own
+            torch.testing.assert_close(found[name][0], own[name].detach() - 0.5 * own[name].grad, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "cut"), [("split", "vanilla"), ("splitfed-v1", "u-shaped"), ("release-once", "vanilla")]
+)
+def test_noisy_rows_are_the_same_without_messages_and_on_several_nodes(ragged, name, cut):
+    spec = with_hostile(run_spec(ragged, name, cut, rounds=2), "row-noise", 2.0)
+    one, _ = trained(spec)
+    honest, _ = trained(run_spec(ragged, name, cut, rounds=2))
+    assert any(not torch.allclose(one[n], honest[n], atol=1e-4) for n in one)
+    for ways in ({"shortcut": False}, {"node_groups": 3}):
+        other, _ = trained(spec, **ways)
+        for n in one:
+            torch.testing.assert_close(one[n], other[n], atol=1e-5, rtol=1e-4)
+
+
+def test_noisy_rows_do_nothing_where_none_is_sent_and_are_refused_where_a_mechanism_bounds_them(ragged):
+    honest, _ = trained(run_spec(ragged, "fedavg"))
+    found, _ = trained(with_hostile(run_spec(ragged, "fedavg"), "row-noise"))
+    assert all(torch.equal(found[n], honest[n]) for n in honest)
+    noise = {"mechanism": "smashed-noise", "noise-multiplier": 1.0, "smashed-clip": 1.0, "delta": 1e-3}
+    with pytest.raises(ScenarioError, match="smashed-noise bounds and noises what row-noise would"):
+        plan_of(with_hostile(run_spec(ragged, "splitfed-v1", "vanilla", noise), "row-noise"))
+    with pytest.raises(ValueError, match="has no effect on labels, which are all flipped"):
+        ClinicGroup(profile="hospital", hostile="label-flip", hostile_strength=2.0)
 
 
 def test_a_study_of_hostile_clinics_alone_is_refused(ragged):
