@@ -16,6 +16,7 @@ from sim.methods.messages import Kind
 from sim.models.build import build_network
 from sim.models.joined import JOINS, joined_network, network_on_columns, network_on_known
 from sim.models.network import Block, Network, Part
+from sim.scenario.regions import group_at, unknown_regions
 from sim.scenario.spec import RunSpec
 from sim.scenario.study import ClinicGroup
 
@@ -184,8 +185,13 @@ def groups_at(spec: RunSpec, facts: Facts) -> tuple[ClinicGroup, ...]:
     """Return the links and computers of a run's clinics; of parties, place by place."""
     if not facts.vertical:
         return spec.clinics
-    places = zip(facts.places.names, facts.places.party_of, strict=True)
-    return tuple(spec.clinics[party].model_copy(update={"sites": (name,)}) for name, party in places)
+    places, found = facts.places, []
+    unknown_regions(spec.regions, places.regions)
+    for name, region, party in zip(places.names, places.region_of, places.party_of, strict=True):
+        where = places.regions[region] if places.regions else ""
+        group = group_at(spec.clinics[party], spec.regions, where, spec.parties[party].name)
+        found.append(group.model_copy(update={"sites": (name,)}))
+    return tuple(found)
 
 
 def trained_apart(parts: Sequence[Part], frozen: Collection[str], parties: Parties | None) -> int:

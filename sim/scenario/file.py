@@ -31,6 +31,7 @@ from sim.scenario.overrides import Override, override_key, parsed_override, repl
 from sim.scenario.parties import Party, layout_fault
 from sim.scenario.privacy import Privacy
 from sim.scenario.reading import read_toml
+from sim.scenario.regions import Region, regions_fault
 from sim.scenario.shape import shape_problems
 from sim.scenario.study import Availability, ClinicGroup, GroupColumn, Scoring, Server, Straggler, Strategy, Train
 from sim.scenario.tune import Tune, flat, key_faults, tune_problems, tuned_in, way_to, without_tuned
@@ -107,6 +108,7 @@ class Scenario(Section):
     server: Server = Server()
     clinics: Annotated[tuple[ClinicGroup, ...], Field(min_length=1)] = (ClinicGroup(profile="hospital"),)
     parties: Annotated[tuple[Party, ...], Field(validate_default=True)] = ()
+    regions: tuple[Region, ...] = ()
     edges: tuple[Edge, ...] = ()
     privacy: Privacy = Privacy()
     strategies: Annotated[tuple[Strategy, ...], Field(min_length=1)]
@@ -155,6 +157,14 @@ class Scenario(Section):
         if "data" in info.data and (fault := layout_fault(info.data["data"], parties, own_clinics=own_clinics)):
             raise ValueError(fault)
         return parties
+
+    @field_validator("regions")
+    @classmethod
+    def _of_parties_in_regions(cls, regions: tuple[Region, ...], info: ValidationInfo) -> tuple[Region, ...]:
+        there = getattr(info.data.get("data"), "regions", True)
+        if "parties" in info.data and (fault := regions_fault(regions, info.data["parties"], there=there)):
+            raise ValueError(fault)
+        return regions
 
     @field_validator("edges")
     @classmethod
@@ -213,6 +223,7 @@ _MODELS: Final[dict[tuple[str, ...], type[Section]]] = {
     ("parties",): Party,
     ("parties", "availability"): Availability,
     ("parties", "straggler"): Straggler,
+    ("regions",): Region,
     ("edges",): Edge,
     ("privacy",): Privacy,
     ("strategies",): Strategy,

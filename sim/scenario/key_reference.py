@@ -32,12 +32,13 @@ _TABLES: Final = {
     "Availability": "clinics.availability",
     "Straggler": "clinics.straggler",
     "Party": "parties",
+    "Region": "regions",
     "Edge": "edges",
     "Privacy": "privacy",
     "Strategy": "strategies",
     "AttackTable": "attacks",
 }
-_LISTS: Final = ("attacks", "clinics", "edges", "parties", "strategies", "evaluation.groups")
+_LISTS: Final = ("attacks", "clinics", "edges", "parties", "regions", "strategies", "evaluation.groups")
 _OPENING: Final = """# Scenario keys
 
 Every key of a scenario file, made from the models that check it (`suture schema --markdown`); `suture schema` prints

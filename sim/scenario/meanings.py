@@ -15,6 +15,7 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "server": "The server's computer and link.",
         "clinics": "The clinics' links and computers, a group a table.",
         "parties": "Who holds which columns of the same patients, under a vertical layout.",
+        "regions": "Links and computers of some regions' parties that differ from elsewhere.",
         "edges": "Servers between clinics and cloud, such as a hospital group's, and whose they are.",
         "privacy": "What protects patients, and how strongly.",
         "strategies": "The methods to compare, a table each.",
@@ -219,6 +220,13 @@ MEANINGS["parties"] = {
     "profile": "Link and computer by name.",
     "availability": "Share of the rounds in which the party is there; without it, zeros stand for its rows.",
     "drop-out": "Chance to be lost in a round; a vertical layout takes 0 so far.",
+}
+MEANINGS["regions"] = {
+    "sites": "The regions that it is about.",
+    "parties": "Those of their parties that it is about; all without it.",
+    "profile": "Link and computer by name.",
+    **{key: MEANINGS["clinics"][key] for key in ("uplink", "downlink", "latency", "compute", "memory")},
+    **{key: MEANINGS["clinics"][key] for key in ("idle-power", "busy-power")},
 }
 MEANINGS["edges"] = {
     "name": "What the edge server is called.",

@@ -36,6 +36,7 @@ from sim.scenario.mechanisms import MECHANISMS, at
 from sim.scenario.overrides import replaced
 from sim.scenario.parties import Party, clinics_of
 from sim.scenario.privacy import TRUST
+from sim.scenario.regions import Region, as_clinics, is_of_clinics
 
 RESULTS_VERSION: Final = 7
 """Raised when the same spec would give other numbers, so that finished runs are not taken for current ones."""
@@ -74,7 +75,7 @@ _AS_ALL: Final[tuple[tuple[str, object], ...]] = (
 )
 """Settings of ``[[clinics]]`` that a run would be the same without."""
 _BATCH: Final = 100
-_TABLES: Final = ("data", "model", "train", "evaluation", "server", "clinics", "parties", "edges", "privacy")
+_TABLES: Final = ("data", "model", "train", "evaluation", "server", "clinics", "parties", "regions", "edges", "privacy")
 
 
 class RunStrategy(Section):
@@ -101,6 +102,7 @@ class RunSpec(Section):
     server: Server
     clinics: tuple[ClinicGroup, ...]
     parties: tuple[Party, ...] = ()
+    regions: tuple[Region, ...] = ()
     edges: tuple[Edge, ...] = ()
     privacy: Privacy
     strategy: RunStrategy
@@ -150,7 +152,7 @@ def digest_of(
     }
     if data_sha256 is not None:
         content["data"]["path"] = data_sha256
-    for table in ("parties", "edges"):
+    for table in ("parties", "regions", "edges"):
         if not settings.get(table):
             content.pop(table, None)
     if parties := content.pop("parties", ()):
@@ -193,7 +195,7 @@ _GROUPS: Final = {
 def _named(study: Scenario | RunSpec, strategies: Iterable[Strategy | RunStrategy]) -> list[tuple[str, str]]:
     """Return all code by name or import path."""
     named = [("loader", str(study.data.path))] if isinstance(study.data, Loader) else []
-    for group in (*study.clinics, *study.parties, *study.edges):
+    for group in (*study.clinics, *study.parties, *study.regions, *study.edges):
         profiles = [group.profile] if isinstance(group.profile, str) else group.profile or ()
         named += [("profile", name) for name in profiles if name not in BUILT_IN_PROFILES]
     named += [("mechanism", name) for name in study.privacy.mechanisms]
@@ -249,6 +251,7 @@ def expand(scenario: Scenario) -> list[RunSpec]:
     if scenario.parties:
         scenario = scenario.model_copy(update={"clinics": clinics_of(scenario.parties)})
     common = _settings(scenario, {}, "scenario")
+    of_clinics = _with_regions_as_clinics(scenario)
     specs: list[RunSpec] = []
     problems: list[str] = []
     for number, strategy in enumerate(scenario.strategies):
@@ -256,7 +259,9 @@ def expand(scenario: Scenario) -> list[RunSpec]:
             specs += _references(scenario, strategy, f"scenario: strategies.{number}.set")
             continue
         try:
-            own = _settings(scenario, strategy.set, f"scenario: strategies.{number}.set") if strategy.set else common
+            study = of_clinics if is_of_clinics(strategy.name) else scenario
+            alike = study is scenario and not strategy.set
+            own = common if alike else _settings(study, strategy.set, f"scenario: strategies.{number}.set")
         except ScenarioError as error:
             problems.extend(error.problems)
             continue
@@ -271,6 +276,15 @@ def expand(scenario: Scenario) -> list[RunSpec]:
     if scenario.evaluation.reference and all(strategy.name != REFERENCE for strategy in scenario.strategies):
         specs += _references(scenario, Strategy(name=REFERENCE), "scenario: strategies")
     return specs
+
+
+def _with_regions_as_clinics(scenario: Scenario) -> Scenario:
+    """Return the study in which each region is one clinic with all columns; the same where there are no regions."""
+    if not scenario.data.regions:
+        return scenario
+    clinics = as_clinics(scenario.parties, scenario.clinics, scenario.regions)
+    data = scenario.data.model_copy(update={"layout": "horizontal", "regions": False})
+    return scenario.model_copy(update={"data": data, "clinics": tuple(clinics), "parties": (), "regions": ()})
 
 
 def _references(scenario: Scenario, strategy: Strategy, label: str) -> list[RunSpec]:
