@@ -37,7 +37,7 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
             "strategies.0.name=a..b",
             'strategies.0.name: unknown strategy "a..b"; choose "centralised", "fedavg", "fedavg-finetuned", '
             '"fedavg-own-head", "fedprox", "hierarchical-splitfed", "local", "prevalence", "release-once", "split", '
-            '"splitfed-v1", "splitfed-v2" or another of the 15',
+            '"splitfed-v1", "splitfed-v2" or another of the 16',
         ),
         ("clinics.0.profile=hospitals", 'clinics.0.profile: unknown profile "hospitals"; did you mean "hospital"?'),
         ("strategies.1.cut=['u-shape']", 'strategies.1.cut.0: "u-shape" does not exist; did you mean "u-shaped"?'),
