@@ -15,6 +15,7 @@ from sim.scenario.meanings import MEANINGS
 from sim.scenario.model import Model
 from sim.scenario.parties import Party
 from sim.scenario.privacy import Privacy
+from sim.scenario.regions import Region
 from sim.scenario.study import Availability, ClinicGroup, GroupColumn, Scoring, Server, Straggler, Strategy, Train
 from sim.scenario.tune import Range, Tune
 
@@ -34,6 +35,7 @@ MODELS = {
     "clinics.availability": (Availability,),
     "clinics.straggler": (Straggler,),
     "parties": (Party,),
+    "regions": (Region,),
     "edges": (Edge,),
     "privacy": (Privacy,),
     "strategies": (Strategy,),
