@@ -145,7 +145,8 @@ def labels_note(plan: Plan) -> tuple[str, str, str]:
     parties, facts = plan.job.parties, plan.job.facts
     holders = "" if parties is None else listed([facts.names[k] for k in parties.holders])
     others = f" but {holders}, which {'has' if len(facts.places.holders) == 1 else 'have'} them" if holders else ""
-    sent = "labels" in protocol.sees_raw.get("server", ())
+    raw = protocol.sees_raw.get("edge", protocol.sees_raw.get("server", ()))
+    sent = "labels" in raw
     if sent and privacy.labels == "public":
         return "labels", "public", "stated to be public: neighbouring data sets have the same labels"
     releases = [release for release in plan.ledger.releases if release.what == "labels"]
@@ -159,7 +160,8 @@ def labels_note(plan: Plan) -> tuple[str, str, str]:
             else "randomised once before they are sent, but the choice of held-out records is not",
         )
     if sent:
-        return "labels", "non-private", "sent to the server as they are, and counted as such in its row"
+        to = ("server", "its row") if plan.job.edges is None else ("edge server", "the rows of all who get them")
+        return "labels", "non-private", f"sent to the {to[0]} as they are, and counted as such in {to[1]}"
     if parties is not None and parties.present not in (parties.holders, tuple(range(len(facts.names)))):
         who = listed([facts.names[k] for k in parties.present])
         given = (
@@ -167,7 +169,7 @@ def labels_note(plan: Plan) -> tuple[str, str, str]:
         )
         return "labels", "non-private", f"{who} {given} not have; no epsilon counts that"
     covered, where = privacy.mechanism != "none", holders or "the clinic"
-    bare = "tail-gradient" in protocol.sees_raw.get("server", ()) and not plan.job.on_grid("tail-gradient")
+    bare = "tail-gradient" in raw and not plan.job.on_grid("tail-gradient")
     told = ", but the un-noised gradients that cross tell of them" if bare else ""
     return (
         "labels",

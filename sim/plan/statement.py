@@ -37,7 +37,8 @@ _WHO: dict[Adversary, str] = {
 }
 _WITH_EDGES: dict[Adversary, str] = {
     "server": "whoever runs the cloud behind the edge servers: follows the protocol, and keeps all that is sent to it",
-    "edge": "whoever runs the clinic's own edge server: follows the protocol, and keeps all that is sent to it",
+    "edge": "whoever runs the clinic's own edge server: follows the protocol, and keeps all that is sent to it; any "
+    "other's gets what a peer clinic does",
 }
 _LYING: dict[Adversary, str] = {
     "model-user": "whoever gets the trained model, into which a server that lies may put all that it has",

@@ -15,7 +15,7 @@ from sim.report.held_out import evidence_of
 from sim.report.joining import ALONE
 from sim.report.spoken import spoken
 from sim.report.study import StudyResults
-from sim.report.summary import ADVERSARIES, is_baseline
+from sim.report.summary import adversaries_in, is_baseline
 from sim.report.words import conclusions
 
 __all__ = ["answers", "compared"]
@@ -140,7 +140,7 @@ def _privacy_price(study: StudyResults, best: pd.Series[float], score: str) -> l
         return []
     first = losses[0].replace(" at", f" of {score[0].lower()}{score[1:]} at")
     runs = own[own["level"] == best["level"]]
-    epsilons = [f"{name.lower()} {epsilon_text(runs[column].max())}" for column, name in ADVERSARIES.items()]
+    epsilons = [f"{name.lower()} {epsilon_text(runs[column].max())}" for column, name in adversaries_in(runs).items()]
     return [
         f"DP costs {best['series']} {', '.join([first, *losses[1:]])}; its ε at {best['level']}: {', '.join(epsilons)}."
     ]

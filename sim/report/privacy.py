@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from sim.foundation.text import epsilon_text
+from sim.privacy.ledger import COLUMN_OF
 from sim.privacy.statement_text import between
 from sim.report.study import StudyResults
-from sim.report.summary import ADVERSARIES
+from sim.report.summary import adversaries_in
 
 _RATE = "0.01"
 
@@ -36,16 +37,17 @@ def method_privacy(study: StudyResults) -> list[MethodPrivacy]:
     levels = [str(level) for level in ok["level"].cat.categories]
     found = []
     for series, own in ok.groupby("series", sort=False):
-        largest = own.groupby("level", observed=True)[list(ADVERSARIES)].max()
+        adversaries = adversaries_in(own)
+        largest = own.groupby("level", observed=True)[list(adversaries)].max()
         stated = {level: study.statements[own.loc[own["level"] == level, "run_id"].iloc[0]] for level in largest.index}
-        first = next(iter(stated.values()))
+        first = {COLUMN_OF[row["adversary"]]: row for row in next(iter(stated.values()))["adversaries"]}
         rows = [
             (
                 adversary,
-                _sees(told),
+                _sees(first[column]),
                 [epsilon_text(largest[column].get(level, math.nan)) for level in levels],
             )
-            for (column, adversary), told in zip(ADVERSARIES.items(), first["adversaries"], strict=False)
+            for column, adversary in adversaries.items()
         ]
         bounds = [
             _bound(level, row, statement["delta"])
@@ -62,9 +64,11 @@ def unprotected(study: StudyResults) -> list[str]:
     ok = study.ok
     noised = ok[ok["mechanism"] != "none"]
     names: dict[tuple[str, str], list[str]] = {}
+    known = adversaries_in(ok)
     for run_id, method in noised[["run_id", "method_label"]].itertuples(index=False):
-        for adversary, row in zip(ADVERSARIES.values(), study.statements[run_id]["adversaries"], strict=False):
-            if math.isinf(row["epsilon"]):
+        for row in study.statements[run_id]["adversaries"]:
+            adversary = known.get(COLUMN_OF[row["adversary"]])
+            if adversary is not None and math.isinf(row["epsilon"]):
                 exposed = names.setdefault((adversary.lower(), "; ".join(row["reasons"])), [])
                 if method not in exposed:
                     exposed.append(method)

@@ -20,8 +20,18 @@ from sim.results.columns import NOISE_KEYS, is_tuned
 ADVERSARIES = {"epsilon_model_user": "Model user", "epsilon_peer": "Peer clinic", "epsilon_server": "Server"}
 """Column of `runs` with an adversary's epsilon, and the adversary's name."""
 
-REPLACE = {column: f"{column}_replace" for column in (*ADVERSARIES, "epsilon_peers", "epsilon_server_and_peers")}
+_EDGE_SERVER = {"epsilon_edge": "Edge server"}
+
+REPLACE = {
+    column: f"{column}_replace" for column in (*ADVERSARIES, "epsilon_peers", "epsilon_server_and_peers", *_EDGE_SERVER)
+}
 """Column of an epsilon, and that of the same with everything under replacement."""
+
+
+def adversaries_in(runs: pd.DataFrame) -> dict[str, str]:
+    """Return the adversaries of a table's runs as ``ADVERSARIES`` has them, edge servers where a run has any."""
+    there = (column for column in _EDGE_SERVER if column in runs and runs[column].notna().any())
+    return ADVERSARIES | {column: _EDGE_SERVER[column] for column in there}
 
 
 PREVALENCE = "prevalence"
@@ -252,7 +262,7 @@ _TITLES = {
     "clinic_joules": "energy of all clinics",
     "peak_clinic_bytes": "peak memory of a clinic",
     "idle_share": "clinics' idle share",
-    **{column: f"ε of the {name.lower()}" for column, name in ADVERSARIES.items()},
+    **{column: f"ε of the {name.lower()}" for column, name in (ADVERSARIES | _EDGE_SERVER).items()},
 }
 
 

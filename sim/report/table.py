@@ -1,5 +1,6 @@
 """The results as a table: one row for each method and each combination of swept values, the baselines last."""
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -14,8 +15,8 @@ from sim.foundation.text import bytes_text, epsilon_text, listed, score_text, se
 from sim.report.held_out import HeldOut
 from sim.report.spoken import spoken
 from sim.report.summary import (
-    ADVERSARIES,
     adjacency_of,
+    adversaries_in,
     between_parties,
     is_baseline,
     of_one_kind,
@@ -48,7 +49,8 @@ _QUALITY = {
     "Sensitivity": "sensitivity",
     "Net benefit": "net_benefit",
 }
-_SHORT = {"ε model user": "ε user", "ε peer clinic": "ε peer"}
+EDGE_BYTES = ("edge_bytes_up", "edge_bytes_down")
+_SHORT = {"ε edge server": "ε edge", "ε model user": "ε user", "ε peer clinic": "ε peer"}
 
 
 def results_frame(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.DataFrame:
@@ -64,7 +66,8 @@ def results_frame(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.Dat
     words = spoken(ok)
     worst = words.headline.worst
     means = groups[[worst, "sim_seconds", "bytes_up", "bytes_down"]].mean()
-    largest = groups[list(ADVERSARIES)].max()
+    adversaries = adversaries_in(ok)
+    largest = groups[list(adversaries)].max()
 
     table = pd.DataFrame({"Method": means.index.get_level_values("method_label")})
     for key in keys:
@@ -77,12 +80,15 @@ def results_frame(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.Dat
         summary = summarise(ok, by, metric, held_out)
         table[name] = list(map(score_text, summary["mean"], summary["half_width"]))
     table[f"Worst clinic {words.word}"] = list(map(score_text, means[worst]))
-    for column, adversary in ADVERSARIES.items():
+    for column, adversary in adversaries.items():
         table[f"ε {adversary.lower()}"] = list(map(epsilon_text, largest[column]))
     if ok["epsilon_label"].notna().any():
         table["ε label"] = list(map(epsilon_text, groups["epsilon_label"].max()))
     table["Time"] = list(map(seconds_text, means["sim_seconds"]))
     table["Traffic"] = list(map(bytes_text, means["bytes_up"] + means["bytes_down"]))
+    if EDGE_BYTES[0] in ok and ok[EDGE_BYTES[0]].notna().any():
+        above = groups[list(EDGE_BYTES)].mean().sum(axis=1, skipna=False)
+        table["Edge to cloud"] = ["–" if math.isnan(size) else bytes_text(size) for size in above]
     return table
 
 
@@ -188,7 +194,7 @@ def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
                 "Noise σ by clinic": "–".join(dict.fromkeys(f"{value:.3g}" for value in (min(noise), max(noise))))
                 if noise
                 else "–",
-                **{f"ε {name.lower()}": epsilon_text(run[column]) for column, name in ADVERSARIES.items()},
+                **{f"ε {name.lower()}": epsilon_text(run[column]) for column, name in adversaries_in(ok).items()},
                 **({"ε label": epsilon_text(run["epsilon_label"])} if labels else {}),
                 "Time": seconds_text(run["sim_seconds"]),
                 "Sent up": bytes_text(run["bytes_up"]),
