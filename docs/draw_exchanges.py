@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import zip_longest
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from sim.methods.method import method_of
 from sim.methods.protocol import Protocol, protocol_of
+from sim.scenario.edges import MULTI_HOP
 
 FOLDER = Path(__file__).parent / "exchanges"
 NAMES = {
@@ -32,6 +33,8 @@ AT_SERVER = {
     "split": "one body; hands the clinic's part on to the next clinic",
 }
 IN_TURN = ("split", "splitfed-v2")
+THROUGH_EDGES = (("splitfed-v1", "multi-hop"), ("hierarchical-splitfed", "vanilla"))
+PLACES = {"clinic": 110, "edge server": 360, "cloud": 610}
 CLINICS, SERVER, WIDTH, ROW = {"A": 110, "B": 610}, 360, 720, 36
 
 
@@ -94,12 +97,56 @@ def _kinds(kinds: tuple[str, ...]) -> str:
     return ", ".join(NAMES[kind] for kind in kinds)
 
 
+class Arrow(NamedTuple):
+    """One message, from where to where, or a remark without either, as they are drawn in one row."""
+
+    ends: tuple[tuple[int, int], ...]
+    text: str
+
+
 def drawn(name: str, cut: str | None) -> str:
-    """Return a round as SVG."""
-    found = steps(name, cut)
-    height = 70 + ROW * len(found)
-    title = " ".join(filter(None, (name, cut)))
+    """Return a round of clinics and server as SVG."""
+    found, rows = steps(name, cut), []
+    for step in found:
+        sides = ((CLINICS[clinic], SERVER) for clinic in step.clinics if step.to)
+        rows.append(Arrow(tuple(side if step.to == "server" else side[::-1] for side in sides), step.text))
     told = "; ".join(f"{'remark' if not s.to else f'clinic {s.clinics} to {s.to}'}: {s.text}" for s in found)
+    headings = {"Clinic A": CLINICS["A"], "Server": SERVER, "Clinic B": CLINICS["B"]}
+    return _picture(" ".join(filter(None, (name, cut))), told, headings, rows)
+
+
+def through_edges(name: str, cut: str) -> str:
+    """Return a round of a clinic, its edge server and the cloud as SVG."""
+    method = method_of(name)
+    protocol = protocol_of(method, cut)
+    (up,), (down,) = protocol.batch_up, protocol.batch_down
+    found: list[tuple[str, str, str]] = []
+    if method.edge_round is None:
+        parts = " and ".join((*protocol.clinic_parts, *protocol.edge_parts))
+        found += [
+            *(("cloud", "edge server", parts), ("edge server", "clinic", _parts(protocol))),
+            *(("", "", "for every batch"), ("clinic", "edge server", _kinds(up))),
+            *(("edge server", "cloud", "middle's outputs, labels"), ("cloud", "edge server", "gradient in them")),
+            ("edge server", "clinic", _kinds(down)),
+            *(("clinic", "edge server", _parts(protocol)), ("edge server", "cloud", f"{parts}, averaged")),
+            ("", "", "the cloud averages over edge servers, and bodies; weights n_k / n"),
+        ]
+    else:
+        parts = " and ".join((*protocol.clinic_parts, *protocol.edge_parts))
+        found += [
+            *(("cloud", "edge server", parts), ("", "", "for so many rounds as cloud-every says")),
+            *(("edge server", "clinic", _parts(protocol)), ("clinic", "edge server", f"{_kinds(up)}, by batch")),
+            *(("edge server", "clinic", f"{_kinds(down)}, likewise"), ("clinic", "edge server", _parts(protocol))),
+            ("", "", "the edge server averages over its clinics"),
+            *(("edge server", "cloud", f"{parts}, averaged"), ("", "", "the cloud averages over edge servers")),
+        ]
+    rows = [Arrow(((PLACES[a], PLACES[b]),) if a else (), text) for a, b, text in found]
+    told = "; ".join(f"{f'{a} to {b}' if a else 'remark'}: {text}" for a, b, text in found)
+    return _picture(f"{name} {cut}", told, {place.capitalize(): x for place, x in PLACES.items()}, rows)
+
+
+def _picture(title: str, told: str, headings: Mapping[str, int], rows: Sequence[Arrow]) -> str:
+    height = 70 + ROW * len(rows)
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
         'font-family="Liberation Sans, Arial, Helvetica, sans-serif" font-size="14">',
@@ -108,34 +155,33 @@ def drawn(name: str, cut: str | None) -> str:
         'orient="auto-start-reverse"><path d="M0 0 10 5 0 10z"/></marker></defs>',
         f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
     ]
-    for heading, x in (("Clinic A", CLINICS["A"]), ("Server", SERVER), ("Clinic B", CLINICS["B"])):
+    for heading, x in headings.items():
         lines += [
             f'<rect x="{x - 55}" y="10" width="110" height="28" rx="4" fill="#DCEBF5" stroke="#0072B2"/>',
             f'<text x="{x}" y="29" text-anchor="middle">{heading}</text>',
             f'<path d="M{x} 38V{height - 10}" stroke="#999" stroke-dasharray="3 4"/>',
         ]
-    for row, step in enumerate(found):
+    for row, arrow in enumerate(rows):
         y = 76 + ROW * row
-        if not step.to:
-            half = 4 * len(step.text) + 10
+        if not arrow.ends:
+            half = 4 * len(arrow.text) + 10
             lines += [
                 f'<rect x="{SERVER - half}" y="{y - 17}" width="{2 * half}" height="25" rx="4" fill="#F4F4F4"/>',
-                f'<text x="{SERVER}" y="{y}" text-anchor="middle" font-style="italic">{escape(step.text)}</text>',
+                f'<text x="{SERVER}" y="{y}" text-anchor="middle" font-style="italic">{escape(arrow.text)}</text>',
             ]
-        for clinic in step.clinics:
-            ends = (CLINICS[clinic], SERVER) if step.to == "server" else (SERVER, CLINICS[clinic])
-            middle = (CLINICS[clinic] + SERVER) // 2
+        for start, end in arrow.ends:
             lines += [
-                f'<path d="M{ends[0]} {y + 4}H{ends[1]}" stroke="#000" stroke-width="1.5" marker-end="url(#tip)"/>',
-                f'<text x="{middle}" y="{y - 3}" text-anchor="middle">{escape(step.text)}</text>',
+                f'<path d="M{start} {y + 4}H{end}" stroke="#000" stroke-width="1.5" marker-end="url(#tip)"/>',
+                f'<text x="{(start + end) // 2}" y="{y - 3}" text-anchor="middle">{escape(arrow.text)}</text>',
             ]
     return "\n".join([*lines, "</svg>", ""])
 
 
 def pictures() -> dict[str, str]:
     """Return every picture by its file's name."""
-    drawings = ((name, cut) for name in AT_SERVER for cut in method_of(name).cuts or (None,))
-    return {f"{'-'.join(filter(None, pair))}.svg": drawn(*pair) for pair in drawings}
+    drawings = ((name, cut) for name in AT_SERVER for cut in method_of(name).cuts or (None,) if cut != MULTI_HOP)
+    direct = {f"{'-'.join(filter(None, pair))}.svg": drawn(*pair) for pair in drawings}
+    return direct | {f"{'-'.join(pair)}.svg": through_edges(*pair) for pair in THROUGH_EDGES}
 
 
 if __name__ == "__main__":

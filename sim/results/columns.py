@@ -40,13 +40,14 @@ EDGE_COLUMNS: Final = (
     *("edge_bytes_up", "edge_bytes_down", "edge_flops", "peak_edge_bytes", "epsilon_edge", "epsilon_edge_replace"),
 )
 """Columns of edge servers, which stand behind those of privacy where a study has any."""
+EVERY_COLUMN: Final = (*COLUMNS, *OUTCOME_COLUMNS, *EDGE_COLUMNS)
 _HEADLINE_COLUMNS: Final = (
     frozenset({"within_clinic_ordinal_auc", "ordinal_auc", "worst_clinic_ordinal_auc", "ranked_probability"}),
     frozenset({"within_clinic_concordance", "concordance", "worst_clinic_concordance", "integrated_brier"}),
     frozenset({"within_clinic_r2", "r2", "worst_clinic_r2", "mae"}),
 )
 """Columns of grades, of times, and of amounts, that a table has all of if it has one."""
-_KNOWN: Final = frozenset({*COLUMNS, *OUTCOME_COLUMNS, *EDGE_COLUMNS})
+_KNOWN: Final = frozenset(EVERY_COLUMN)
 AUDITED_COLUMN_OF: Final[Mapping[Adversary, str]] = {
     "model-user": "epsilon_audited_model_user",
     "peer-clinic": "epsilon_audited_peer",

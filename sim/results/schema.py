@@ -25,16 +25,7 @@ from pydantic import (
 )
 
 from sim.privacy.ledger import Adversary
-from sim.results.columns import (
-    COLUMNS,
-    EDGE_COLUMNS,
-    NOISE_KEYS,
-    OUTCOME_COLUMNS,
-    UNITS,
-    is_measured,
-    is_setting,
-    unit_of,
-)
+from sim.results.columns import EVERY_COLUMN, NOISE_KEYS, UNITS, is_measured, is_setting, unit_of
 from sim.results.kinds import (
     Amount,
     Bound,
@@ -127,7 +118,7 @@ _Row: Final[Any] = create_model(  # type: ignore[call-overload]  # its stub know
     __config__=ConfigDict(extra="allow", hide_input_in_errors=True),
     **{
         column: (kind_of(column), ...) if column in _NEEDED else (kind_of(column) | None, None)
-        for column in (*COLUMNS, *OUTCOME_COLUMNS, *EDGE_COLUMNS)
+        for column in EVERY_COLUMN
     },
 )
 _SWEPT: Final[TypeAdapter[Any]] = TypeAdapter(dict[Name, Scalar])
