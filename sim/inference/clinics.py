@@ -49,7 +49,8 @@ class ByClinic:
         """Return each method's mean at each clinic, or what it has over a reference there.
 
         ``clinic, method, n, mean, half_width``: `n` seeds on which the clinic can be scored; the 95 % interval is over
-        the clinic's patients and over seeds. Clinics that can be scored on none are left out.
+        the clinic's patients and over seeds; none of a clinic that has a single pair of patients, or on two seeds that
+        no other clinic shares. Clinics that can be scored on none are left out.
         """
         eye = np.eye(len(self.methods))
         against = eye[self.methods.index(reference)] if reference else np.zeros(len(eye))
@@ -72,11 +73,14 @@ class ByClinic:
             alone = np.bincount(self.clinic_at, (self.alone @ weights) ** 2, minlength=len(self.clinics))
             explained = alone / seeds - (own * seeds**2 - alone) / (seeds * (seeds - 1))
             rest = np.maximum(between - explained, 0.0) / seeds
+            twice = seeds == 2  # too few for a clinic's own variance between them: that of all such clinics counts
+            shared = np.where(twice, np.maximum(rest, rest[twice].mean() if twice.any() else 0.0), rest)
             parts = [
                 stdtrit(degrees, 1 - LEVEL / 2) * np.sqrt(patients),
-                np.nan_to_num(stdtrit(seeds - 1, 1 - LEVEL / 2) * np.sqrt(rest)),
+                np.nan_to_num(stdtrit(np.where(twice, twice.sum(), seeds - 1), 1 - LEVEL / 2) * np.sqrt(shared)),
             ]
-        return pd.DataFrame({"clinic": self.clinics, "n": seeds, "mean": _mean(values), "half_width": np.hypot(*parts)})
+        width = np.where((self.size > 1) & ~(twice & (twice.sum() == 1) & (rest > 0)), np.hypot(*parts), np.nan)
+        return pd.DataFrame({"clinic": self.clinics, "n": seeds, "mean": _mean(values), "half_width": width})
 
     def _values(self, weights: Floats) -> Floats:
         used = weights != 0

@@ -6,6 +6,9 @@ widened by the distribution of the largest of all statistics (Hothorn, Bretz & W
 that naming the best, which is chosen by the same figures, costs nothing more. Seeds are few: the variance between them
 is the mean over all methods or pairs, with the degrees of freedom of all, or a method's or pair's own where that is
 larger. A single method keeps to its own where patients are new on each seed: what a seed brings is then common to all.
+
+Two seeds alone give no interval: with one degree of freedom it would be 12.7 standard errors, most often wider than the
+scale. Differences of what patients are known of keep theirs.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ LEVEL: Final = 0.05
 """Share of studies in which an interval, or any of those that hold together, may be wrong."""
 _DRAWS: Final = 10_000
 _AT_ONCE: Final = 256
+_NOTHING: Final = 1e-20
+"""Less variance than this between seeds is a rounding error."""
 
 
 class Verdict(StrEnum):
@@ -44,7 +49,8 @@ def estimates(evidence: Evidence, pools: Sequence[Hashable] = ()) -> pd.DataFram
     """Return each method's mean with its 95 % interval.
 
     ``method, n, mean, half_width, patients, repetition``: `n` seeds; half-widths of the whole interval and of each
-    source alone, NaN where that is not known. The whole is that of the sources that are known.
+    source alone, NaN where that is not known. The whole is that of the sources that are known, and NaN where seeds vary
+    and leave one degree of freedom to say by how much.
 
     Parameters
     ----------
@@ -58,7 +64,7 @@ def estimates(evidence: Evidence, pools: Sequence[Hashable] = ()) -> pd.DataFram
         rest, degrees = np.maximum(moments.between - moments.explained, 0.0), moments.seeds - 1
         if evidence.influence and evidence.same_patients:
             rest, degrees = np.maximum(rest, rest.mean()), degrees * len(members)
-        tables.append(_table(moments, rest, degrees, LEVEL).assign(place=members))
+        tables.append(_known(_table(moments, rest, degrees, LEVEL), rest, degrees).assign(place=members))
     table = pd.concat(tables).sort_values("place", ignore_index=True)
     table.insert(0, "method", list(evidence.methods))
     return table[["method", "n", "mean", "half_width", "patients", "repetition"]]
@@ -68,7 +74,8 @@ def all_differences(evidence: Evidence) -> pd.DataFrame:
     """Return the differences of all pairs of methods, with intervals that hold together with 95 %.
 
     ``first, second, n, mean, half_width``: first less second, on the `n` seeds that both have; NaN half-widths where
-    these are fewer than two. A difference that is nothing on every seed and for every patient has no width.
+    these are fewer than two, or two that are all that is known of two methods. A difference that is nothing on every
+    seed and for every patient has no width.
     """
     pairs = np.array(list(combinations(range(len(evidence.methods)), 2)), dtype=np.int64).reshape(-1, 2)
     complete = evidence.complete
@@ -133,8 +140,15 @@ def _together(evidence: Evidence, moments: Moments, seeds: Mask, contrasts: Floa
     noise = moments.weight * float(np.nan_to_num(rest).mean()) / 2 * np.eye(len(evidence.methods))
     covariance = noise + moments.shares if moments.shares.size else noise + np.eye(len(noise)) * (noise.max() == 0)
     level = shared_level(covariance, contrasts) * len(contrasts) / pairs
-    table = _table(moments, rest, (moments.seeds - 1) * (methods - 1), level)
+    degrees = (moments.seeds - 1) * (methods - 1)
+    table = _table(moments, rest, degrees, level)
+    table = table if evidence.influence else _known(table, rest, degrees)
     return table if moments.seeds > 1 else table.assign(half_width=math.nan)
+
+
+def _known(table: pd.DataFrame, rest: Floats, degrees: int) -> pd.DataFrame:
+    """Take intervals back where seeds vary, and one degree of freedom is all that says by how much."""
+    return table.assign(half_width=table["half_width"].mask((degrees == 1) & (rest > _NOTHING)))
 
 
 def _table(moments: Moments, rest: Floats, degrees: int, level: float) -> pd.DataFrame:

@@ -71,6 +71,8 @@ def scope(
         pairs = "all pairs" if levels == 1 else "all pairs at one level"
         together = f"; those of differences hold together for {pairs}" if several and len(means) > 2 * levels else ""
         said.append(f"The 95 % intervals are {kind}{together}.")
+    if several and means.loc[means["n"] == 2, "half_width"].isna().any():
+        said.append("Two seeds alone give a mean no interval.")
     if several and (held_out is None or held_out.same_patients):
         said.append("More seeds bring no more patients.")
     if not others:

@@ -190,7 +190,7 @@ def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str, held_out: Held
 
     The columns `by`, then `n` (seeds, or values averaged), `mean`, and `half_width` of the interval: over patients and
     seeds (:func:`sim.inference.differences.estimates`) where the predictions are known; else over the values alone,
-    from Student's t with n - 1 degrees of freedom, NaN when n is 1. Groups come in order of first appearance.
+    from Student's t with n - 1 degrees of freedom, NaN when n is 1 or 2. Groups come in order of first appearance.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str, held_out: Held
         keys = firsts[list(by)]
         return keys.join(found.reindex(keys.index)[["n", "mean", "half_width"]])
     table = groups[metric].agg(n="count", mean="mean", half_width="std")
-    table["half_width"] *= stdtrit(table["n"] - 1, 0.975) / np.sqrt(table["n"])
+    table["half_width"] *= (stdtrit(table["n"] - 1, 0.975) / np.sqrt(table["n"])).where(table["n"] > 2)
     return table.reset_index()
 
 

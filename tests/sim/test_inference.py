@@ -266,7 +266,7 @@ def test_intervals_hold_the_truth(law):
 
 
 def test_two_seeds_are_enough_where_methods_share_what_seeds_bring():
-    """Alone, a method of two seeds has one degree of freedom, and an interval of 12.7 standard errors."""
+    """Alone, a method of two seeds has one degree of freedom, and no interval."""
     law = Law(aucs=(0.8,) * 6, seeds=2, noise=0.02)
     found = []
     for seed in range(100):
@@ -275,7 +275,10 @@ def test_two_seeds_are_enough_where_methods_share_what_seeds_bring():
         found.append(((table["mean"] - study.truth).abs() <= table["half_width"]).mean())
     assert 0.91 <= np.mean(found) <= 0.99
     own = estimates(evidence(study, law), pools=range(6))
-    assert table["half_width"].max() < 0.1 < own["half_width"].max()
+    assert table["half_width"].max() < 0.1
+    varies = own["repetition"] > 0
+    assert varies.any()
+    assert own["half_width"].isna().tolist() == varies.tolist()
 
 
 @pytest.mark.slow
@@ -360,13 +363,30 @@ def test_a_clinic_s_interval_is_the_same_whether_the_last_patient_is_censored_or
 
 
 def test_a_small_clinic_s_interval_takes_the_variance_of_all():
-    """One case and one control say nothing of how patients vary: the interval is that of all clinics, by size."""
+    """Two cases and two controls say little of how patients vary: the interval is that of all clinics, by size.
+
+    A single pair has no interval.
+    """
     study = drawn(Law(aucs=(0.8, 0.7), clinics=4, seeds=1), np.random.default_rng(0))
     large = study.predictions[study.predictions["clinic"] != "clinic-3"]
-    few = study.predictions[study.predictions["clinic"] == "clinic-3"].groupby(["run_id", "label"]).head(1)
-    found = by_clinic(pd.concat([large, few]), study.models, "auc").estimates().set_index(["clinic", "method"])
-    widths = {clinic: width for (clinic, method), width in found["half_width"].items() if method == "method 0"}
-    assert widths.pop("clinic-3") > 3 * max(widths.values())
+    own = study.predictions[study.predictions["clinic"] == "clinic-3"].groupby(["run_id", "label"])
+    few, pair = (
+        by_clinic(pd.concat([large, own.head(count)]), study.models, "auc").estimates().set_index(["clinic", "method"])
+        for count in (2, 1)
+    )
+    widths = {clinic: width for (clinic, method), width in few["half_width"].items() if method == "method 0"}
+    assert widths.pop("clinic-3") > max(widths.values())
+    assert pair["half_width"].isna().tolist() == [clinic == "clinic-3" for clinic, _ in pair.index]
+
+
+def test_two_seeds_of_one_clinic_alone_give_it_no_interval_and_several_clinics_share_theirs():
+    study = drawn(Law(aucs=(0.8, 0.7), clinics=4, seeds=2, noise=0.05), np.random.default_rng(0))
+    every = by_clinic(study.predictions, study.models, "auc").estimates()
+    assert every["half_width"].between(0, 0.4).all()
+    one = study.predictions[study.predictions["clinic"] == "clinic-1"]
+    alone = by_clinic(one, study.models, "auc").estimates()
+    assert len(alone) == 2
+    assert alone["half_width"].isna().any()
 
 
 def test_memory_grows_with_the_records_and_not_with_the_square_of_the_clinics():

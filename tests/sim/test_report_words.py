@@ -129,7 +129,7 @@ def test_a_comparison_says_what_the_report_says():
 
 def test_one_seed_and_seeds_with_their_own_patients():
     [(_, one), (_, scope)] = said(replace(CLEAR, seeds=1), ["fedavg", "split"])
-    assert "Nothing can be concluded about Split learning: it shares fewer than two seeds with it." in one
+    assert "Nothing can be concluded about Split learning: it shares too few seeds with it." in one
     assert "The 95 % intervals are over other patients of these clinics, for one seed alone." in scope
     assert "More seeds" not in scope
     alone = replace(CLEAR, seeds=1, aucs=(0.9, 0.8, 0.7))
