@@ -15,9 +15,9 @@ job = from_command_line()
 class Watched(Evaluator):
     """Notes each evaluation."""
 
-    def evaluate(self, parameters: object, *, last: bool = False) -> Evaluation:
+    def evaluate(self, parameters: object, *, last: bool = False, server_round: int = 0) -> Evaluation:
         """Evaluate a model, and note the time."""
-        found = super().evaluate(parameters, last=last)
+        found = super().evaluate(parameters, last=last, server_round=server_round)
         job.note(found.pooled["auc"], found.pooled["accuracy"])
         return found
 

@@ -13,7 +13,7 @@ from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup
 from sim.models import Part
 from sim.tensor.lane import Lane
-from sim.tensor.lanes import records_at_once
+from sim.tensor.lanes import one_by_one, records_at_once
 from sim.tensor.optim import Rate
 from sim.tensor.program import Work
 from sim.tensor.trainer import Trainer, expand
@@ -124,7 +124,8 @@ class LocalTraining(Work):
         joined.hand_out(trainers, places)
 
     def _alone(self) -> None:
-        at_once = records_at_once(self.trainer.part, tuple(self.group.x.shape[1:])) // self.job.sampling.batch_size
+        part, shape = self.trainer.part, tuple(self.group.x.shape[1:])
+        at_once = 1 if one_by_one(part) else records_at_once(part, shape) // self.job.sampling.batch_size
         size = max(1, min(len(self.trainer.lanes) if self.job.dense else BLOCK, at_once))
         for first in range(0, len(self.trainer.lanes), size):
             some = slice(first, first + size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -20,6 +20,7 @@ from sim.methods.node_group import NodeGroup
 from sim.methods.row_noise import arrived_rows, leaving_rows
 from sim.methods.trainer import Trainer, train_lanes
 from sim.tensor.clipping import joint_factors
+from sim.tensor.lanes import one_by_one
 from sim.tensor.program import Work
 
 
@@ -94,6 +95,11 @@ class TurnTraining(Work):
     def _train(self, trainers: dict[str, Trainer], feed: Feed) -> None:
         if (chain := self._chained(trainers)) is not None:
             train_lanes(chain, feed, self.server_round, self.first)
+            return
+        if len(self.clinics) > 1 and one_by_one(self.job.network.whole):
+            for lane, clinic in enumerate(self.clinics):
+                alone = {part: trainer.some(slice(lane, lane + 1)) for part, trainer in trainers.items()}
+                replace(self, clinics=[clinic])._train(alone, feed.lanes(lane, lane + 1))
             return
         for s in range(len(feed.active)):
             for batch in feed.step(s):

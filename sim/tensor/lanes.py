@@ -28,6 +28,10 @@ CACHE_BYTES = 3 * 2**20
 (1 MiB of second-level cache, 32 MiB of third) with batches of 16: from none to 8 MiB, 3 MiB was best or near it, 1.5 to
 2.2 times as fast as lane by lane for CNNs of 8 to 64 channels; ResNet-18 of 16 to 128 channels gained nothing at any
 size, and all 100 lanes of the smallest CNN at once were slower than lane by lane."""
+MOST_WEIGHTS = 2**16
+"""Of the largest convolution of a part whose lanes run side by side. Four lanes as groups of one convolution took, over
+one lane after another (3x3 kernels forward and backward, batches of 16, images of 4x4 to 28x28, one thread), .26 to .6
+of the time with 8 and 16 channels, .47 to .93 with 32 and 64, and 1.2 to 2.6 times as long with 96 to 512."""
 
 
 def forward(
@@ -60,7 +64,9 @@ def forward(
         ``[lane, batch, *output]``.
     """
     lanes = x.shape[0]
-    groups = 1 if lanes == 1 else round(lanes * x.shape[1] / records_at_once(part, tuple(x.shape[2:])))
+    groups = lanes
+    if lanes > 1 and not one_by_one(part):
+        groups = round(lanes * x.shape[1] / records_at_once(part, tuple(x.shape[2:])))
     if groups <= 1:
         return _run(part, LaneRun(parameters=parameters, lanes=slice(0, lanes), tape=tape, masks=masks, norms=norms), x)
     together = -(-lanes // groups)
@@ -85,6 +91,13 @@ def _run(part: Part, run: LaneRun, x: Tensor) -> Tensor:
     own = {name: value.squeeze(0) for name, value in run.parameters.items()}
     alone = LaneRun(parameters=own, lanes=run.lanes, masks=run.masks, alone=True)
     return alone.part(part, x.squeeze(0)).unsqueeze(0)
+
+
+@lru_cache(maxsize=64)
+def one_by_one(part: Part) -> bool:
+    """Whether a part's lanes run faster one after another: its convolutions are large."""
+    modules = (module for block in part.blocks for module in block.module.modules())
+    return any(m.weight.numel() > MOST_WEIGHTS for m in modules if isinstance(m, nn.Conv1d | nn.Conv2d))
 
 
 @lru_cache(maxsize=64)
