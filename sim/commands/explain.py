@@ -15,11 +15,12 @@ from sim.methods.labels import label_of
 from sim.methods.parties import groups_at
 from sim.models import ClipRows, KeepLargest
 from sim.models.build import build_network
+from sim.plan.edge_counts import edges_at
 from sim.plan.notes import summed, whom_they_share
 from sim.plan.plan import Plan
 from sim.plan.releases import un_noised
 from sim.privacy.adjacency import NAMES, adjacency_of
-from sim.privacy.ledger import ADVERSARIES, COLLUDING, COLUMN_OF, REPLACE_COLUMN_OF, Adversary
+from sim.privacy.ledger import ADVERSARIES, COLLUDING, COLUMN_OF, EDGE, REPLACE_COLUMN_OF, Adversary
 from sim.privacy.mechanisms.mechanism import of
 from sim.report.holdings import Holdings
 from sim.report.prose import sentences
@@ -96,6 +97,7 @@ def explain(
         shape=tuple(shape),
         statistics=[f"{kind}{_named(names)}" for kind, names in statistics.items()],
         parameters=network.whole.parameter_count(),
+        edges=list(_edges(plans)),
         cuts=_cuts(plans),
         protected=[plan for plan in plans if plan.spec.privacy.mechanisms],
         mechanisms={m: of(m).sentence for plan in plans for m in plan.spec.privacy.mechanisms},
@@ -125,14 +127,27 @@ def _held(federation: Federation) -> list[str]:
     ]
 
 
+def _edges(plans: Sequence[Plan]) -> Iterator[str]:
+    """Say whose the edge servers are, and what links them to the cloud."""
+    for plan in [plan for plan in plans if plan.edges][:1]:
+        for edge, its in zip(plan.edges, edges_at(plan.job), strict=True):
+            link = its.own.uplink_bits_per_s, its.own.downlink_bits_per_s, its.own.latency_s
+            yield "Edge server {} of {}: {} up to the cloud, {} down, {} one way.".format(
+                clinic_text(edge.name), _named(edge.clinics), *_link(link)
+            )
+
+
 def _cuts(plans: Sequence[Plan]) -> list[dict[str, str]]:
     """Return, for each place at which a run cuts its network, the blocks of each part."""
     found = [
         {
-            part.name: ", ".join(
-                block.name for block in part.blocks if not isinstance(block.module, ClipRows | KeepLargest)
-            )
-            for part in plan.job.parts
+            "server": "server" if plan.job.method.edge_round is None else "edge server",
+            **{
+                part.name: ", ".join(
+                    block.name for block in part.blocks if not isinstance(block.module, ClipRows | KeepLargest)
+                )
+                for part in plan.job.parts
+            },
         }
         for plan in plans
         if plan.spec.strategy.cut
@@ -308,13 +323,14 @@ def _guarantees(plans: Sequence[Plan]) -> Iterator[str]:
     for plan in plans:
         if plan.spec.privacy.mechanisms:
             alike[plan.spec.privacy.unit, plan.spec.privacy.delta, adjacency_of(plan.ledger)].append(plan)
-    for ((unit, delta, adjacency), own), adversary in product(alike.items(), (*ADVERSARIES, *COLLUDING)):
+    for ((unit, delta, adjacency), own), adversary in product(alike.items(), (*ADVERSARIES, *COLLUDING, *EDGE)):
         own = [plan for plan in own if adversary in plan.adversaries]
         if not own:
             continue
         protected = "patient's record" if own[0].job.parties is not None else unit
         where = f"one {protected} at delta {delta:g}{f', {adjacency}' if adjacency else ''}"
-        yield f"Against the {adversary.replace('-', ' ')}, {where}: {_against(adversary, own)}."
+        who = "edge server" if adversary == "edge" else adversary.replace("-", " ")
+        yield f"Against the {who}, {where}: {_against(adversary, own)}."
 
 
 def _against(adversary: Adversary, plans: Sequence[Plan]) -> str:

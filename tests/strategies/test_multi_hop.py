@@ -1,17 +1,42 @@
 """Multi-hop and hierarchical SplitFed against the methods that they are without edge servers, and on the wire."""
 
+import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from edges import BOTH, EDGES, ROWS, direct, models_of, spec_of
-from support import bitwise, distance, plan_of, train_spec, write_csv
+from edges import BOTH, EDGES, ROWS, direct, models_of, scenario_of, spec_of
+from support import (
+    assert_same_results,
+    bitwise,
+    distance,
+    plan_of,
+    run_spec,
+    train_spec,
+    write_amounts,
+    write_csv,
+    write_times,
+)
+from test_battery import FILES, SITUATIONS
 from wire import read_back, record, with_record
 
+from sim.flower.simulation import Simulation
 from sim.methods.protocol import HEADER_BYTES
 from sim.privacy.mechanisms.released import row_step
+from sim.report.html import write_report
+from sim.report.reading import read_results
+from sim.results.columns import EDGE_COLUMNS
+from sim.results.verification import run_faults
+from sim.scenario import parse_scenario
+from sim.scenario.edges import Edge
+from sim.scenario.spec import expand
+from sim.study.engines import InProcess
+from sim.study.planning import plan_runs
+from sim.study.runner import Progress, run_study
 from sim.study.train import train_run
 
 OPTIMIZERS = pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -99,8 +124,6 @@ def own_v1(csv, clinics):
     attended = {
         r: type(one).of(there, [one.batches_of(k) for k in there], [True] * len(there)) for r, one in attended.items()
     }
-    from sim.flower.simulation import Simulation
-
     simulation, models = Simulation(replace(plan.job, attended=attended), federation.train), {}
     simulation.run(lambda server_round, model: models.update({server_round: model}))
     return models[3]
@@ -195,3 +218,74 @@ def test_frozen_parts_in_front_of_the_noise_stay_as_they_were(csv):
     start = plan.job.network.initial_parameters(plan.job.seed)
     same = {name for name, value in trained.parameters.items() if torch.equal(value, start[name])}
     assert same == {n for part in ("head", "middle") for n in plan.job.part(part).shapes()}
+
+
+# The situations of the battery, and a whole study
+
+
+def through(path, strategy, cut, options=None, **how):
+    """Return one run of the battery's small scenario with two edge servers, of ragged or single clinics."""
+    names = sorted({line.split(",")[0] for line in path.read_text().splitlines()[1:]})
+    edges = [{"name": "north", "clinics": names[:1], "profile": "hospital"}]
+    edges += [{"name": "south", "clinics": names[1:], "profile": "hospital"}] if names[1:] else []
+    model = {"hidden": [6, 5, 4], "cut": [1, 3], **how.pop("model", {})}
+    spec = run_spec(path, "splitfed-v1", "vanilla", model=model, **how)
+    own = {"name": strategy, "cut": cut, "options": options or {}, "order": spec.strategy.order}
+    own |= {"order": "random", "alternate": "clinic"} if strategy == "split" else {}
+    return spec.model_copy(
+        update={
+            "edges": tuple(Edge.model_validate(edge) for edge in edges),
+            "strategy": spec.strategy.model_copy(update=own),
+        }
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("situation", [s for s in SITUATIONS if "jointly" not in s])
+def test_every_situation_of_the_battery(tmp_path, situation):
+    """With every byte and noised step as planned; where nothing is noised, with the numbers of V1 and of the relay."""
+    name, how = SITUATIONS[situation]
+    writer = {"times": write_times, "amounts": write_amounts}.get(name)
+    path = tmp_path / "clinics.csv"
+    writer(path) if writer else write_csv(path, **FILES[name])
+    for strategy, cut, options, direct_to in (
+        ("splitfed-v1", "multi-hop", None, "splitfed-v1"),
+        ("split", "multi-hop", None, "split"),
+        ("hierarchical-splitfed", "vanilla", {"cloud-every": 1}, "splitfed-v1"),
+        ("hierarchical-splitfed", "vanilla", {"cloud-every": 2}, None),
+    ):
+        spec = through(path, strategy, cut, options, **how)
+        ours = train_spec(spec).parameters
+        if direct_to is None or "privacy" in how or "smashed_top_k" in how:
+            continue
+        turns = {"order": "random", "alternate": "clinic"} if direct_to == "split" else {}
+        alone = spec.strategy.model_copy(update={"name": direct_to, "cut": "vanilla", "options": {}, **turns})
+        theirs = train_spec(spec.model_copy(update={"edges": (), "strategy": alone})).parameters
+        assert distance(ours, theirs) < 2e-5, strategy
+
+
+@pytest.mark.slow
+def test_a_study_is_verified_resumed_and_told(csv, tmp_path):
+    tables = scenario_of(csv, privacy=ROWS, model={"freeze": ["head"]}, train={"rounds": 2})
+    tables["strategies"].append({"name": "hierarchical-splitfed", "options": {"cloud-every": 2}})
+    plans = list(plan_runs(expand(parse_scenario(tables, tmp_path))))
+
+    def run(out):
+        run_study(plans, [p.spec.run_id for p in plans], out, InProcess(), Progress(*[lambda *_: None] * 2))
+        return out / "edges"
+
+    folder, other = run(tmp_path / "one"), run(tmp_path / "other")
+    gone = other / plans[0].spec.run_id
+    shutil.rmtree(gone)
+    assert_same_results(folder, run(tmp_path / "other"))
+    for plan in plans:
+        record = json.loads((folder / plan.spec.run_id / "run.json").read_text(encoding="utf-8"))
+        assert run_faults(folder / plan.spec.run_id, record) == []
+        record["plan"]["clinics"][0]["epsilon"]["edge"] /= 2
+        assert any("epsilon.edge" in fault for fault in run_faults(folder / plan.spec.run_id, record))
+        record = json.loads((folder / plan.spec.run_id / "run.json").read_text(encoding="utf-8"))
+        record["plan"]["edge-counts"]["up model"][0] += 1
+        assert any("edge 0, up model" in fault for fault in run_faults(folder / plan.spec.run_id, record))
+    page = write_report(read_results(folder), folder).read_text(encoding="utf-8")
+    assert "Edge server" in page
+    assert set(pd.read_parquet(folder / "runs.parquet")) >= set(EDGE_COLUMNS)
