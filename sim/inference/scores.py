@@ -91,13 +91,13 @@ def scores(predictions: Predictions, name: str) -> tuple[Floats, Floats]:
     influence : ndarray
         ``[row]``
     """
-    known = _OF_AMOUNTS if predictions.amount is not None else SCORED if predictions.times is None else _OF_TIMES
+    known = _OF_AMOUNTS if predictions.amount is not None else _OF_GRADES if predictions.times is None else _OF_TIMES
     return known[name](predictions)
 
 
 def scored(columns: Collection[str]) -> frozenset[str]:
     """Name the scores whose variance over patients is known, by the columns of a table of predictions."""
-    return frozenset(_OF_TIMES if "time" in columns else _OF_AMOUNTS if "amount" in columns else SCORED)
+    return frozenset(_OF_TIMES if "time" in columns else _OF_AMOUNTS if "amount" in columns else _OF_GRADES)
 
 
 def _aucs(of: Predictions, block: Ints) -> tuple[Floats, Floats]:
@@ -261,12 +261,17 @@ SCORED: Final[Mapping[str, Callable[[Predictions], tuple[Floats, Floats]]]] = Ma
         "accuracy": lambda of: _means(of, (of.probabilities.argmax(1) == of.label).astype(np.float64)),
         "loss": lambda of: _means(of, _log_loss(of)),
         "brier": lambda of: _means(of, _brier(of)),
+    }
+)
+"""The scores of classes whose variance over patients is known, and how they are computed."""
+_OF_GRADES: Final[Mapping[str, Callable[[Predictions], tuple[Floats, Floats]]]] = MappingProxyType(
+    {
+        **SCORED,
         "within_clinic_ordinal_auc": lambda of: _ordered(of, _within(of)),
         "ordinal_auc": lambda of: _ordered(of, of.model),
         "ranked_probability": lambda of: _means(of, ranked_probability(of.probabilities, of.label)),
     }
 )
-"""The scores of classes whose variance over patients is known, and how they are computed."""
 _OF_AMOUNTS: Final[Mapping[str, Callable[[Predictions], tuple[Floats, Floats]]]] = MappingProxyType(
     {
         "within_clinic_r2": lambda of: _explained(of, _within(of)),

@@ -24,7 +24,7 @@ from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Mechanisms, compose
 from sim.privacy.adjacency import NAMES, replaced
 from sim.privacy.largest import largest_epsilon
-from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Unit
+from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, Adversary, Ledger, Unit
 from sim.privacy.loss import Adjacency
 from sim.privacy.patients import composed, no_better_than
 from sim.privacy.remembered import remembered
@@ -37,6 +37,12 @@ dp: Any = Lazy("dp_accounting")
 
 MOST_MECHANISMS = 60
 """Of more different sampled mechanisms than this, similar ones are counted as the weakest of them."""
+
+_ALONE: dict[Adversary, tuple[Adversary, ...]] = {
+    "peers": ("peer-clinic",),
+    "server-and-peers": ("server", "peer-clinic"),
+}
+"""Whom those are that collude."""
 
 _Texts: TypeAlias = tuple[str, tuple[str, ...], str, str, bool, tuple[tuple[str, int], ...], tuple[str, ...]]
 
@@ -89,7 +95,20 @@ class StudyRun:
         return [self.ledger, *map(Ledger.from_json, self.not_made)]
 
     def mechanisms(self, adversary: Adversary, clinic: int, unit: Unit) -> Mechanisms:
-        """Return what an adversary sees of a clinic, of the run and of all its trials; of a patient at all parties."""
+        """Return what an adversary sees of a clinic, of the run and of all its trials; of a patient at all parties.
+
+        A run that knows of no collusion, as one without a mechanism, says of each alone what they see together.
+        """
+        alone = () if adversary in self._known else _ALONE.get(adversary, ())
+        if alone:
+            return composed(self._seen(each, clinic, unit) for each in alone)
+        return self._seen(adversary, clinic, unit)
+
+    @cached_property
+    def _known(self) -> frozenset[Adversary]:
+        return frozenset(adversary for release in self.ledger.releases for adversary in release.adversaries)
+
+    def _seen(self, adversary: Adversary, clinic: int, unit: Unit) -> Mechanisms:
         clinics = range(len(self.clinics)) if self.shared else [clinic]
         seen = with_trials(self._of_runs, self._of_trials, adversary, clinics, unit)
         told = [mechanisms for mechanisms in seen if mechanisms] or seen[:1]
@@ -154,7 +173,8 @@ def compose_study(runs: Sequence[StudyRun], delta: float | None = None) -> Study
     texts = tuple(
         (run.releases, run.clinics, run.population, run.placement, run.shared, run.trials, run.not_made) for run in runs
     )
-    *compositions, rounding = json.loads(_counted(texts, unit, at, convert))
+    adversaries = adversaries_of_all(runs)
+    *compositions, rounding = json.loads(_counted(texts, adversaries, unit, at, convert))
     names = ("runs", "finite_runs", "epsilon", "finite", "drawn")
     return StudyPrivacy(
         unit=unit,
@@ -162,7 +182,7 @@ def compose_study(runs: Sequence[StudyRun], delta: float | None = None) -> Study
         adjacency=adjacency,
         compositions=tuple(
             Composition(adversary=adversary, **dict(zip(names, each, strict=True)))
-            for adversary, each in zip(ADVERSARIES, compositions, strict=True)
+            for adversary, each in zip(adversaries, compositions, strict=True)
         ),
         runs=len(runs),
         failed=sum(run.row["status"] != "ok" for run in runs),
@@ -173,8 +193,17 @@ def compose_study(runs: Sequence[StudyRun], delta: float | None = None) -> Study
     )
 
 
+def adversaries_of_all(runs: Sequence[StudyRun]) -> tuple[Adversary, ...]:
+    """Return the adversaries that every run with a mechanism has; of others a run without them tells nothing."""
+    noised = [run.row for run in runs if run.row["mechanism"] != "none"]
+    stated = {a for a, column in COLUMN_OF.items() if noised and all(row.get(column) is not None for row in noised)}
+    return tuple(adversary for adversary in COLUMN_OF if adversary in ADVERSARIES or adversary in stated)
+
+
 @remembered
-def _counted(texts: tuple[_Texts, ...], unit: Unit, at: float, convert: bool) -> str:
+def _counted(
+    texts: tuple[_Texts, ...], adversaries: tuple[Adversary, ...], unit: Unit, at: float, convert: bool
+) -> str:
     """Return, as JSON, what each adversary learns from runs that are given by their texts, and how it was rounded."""
     runs = [
         StudyRun(
@@ -191,7 +220,7 @@ def _counted(texts: tuple[_Texts, ...], unit: Unit, at: float, convert: bool) ->
     ]
     found: list[Any] = []
     rounding = 0.0
-    for adversary in ADVERSARIES:
+    for adversary in adversaries:
         seen = [run for run in runs if any(run.mechanisms(adversary, k, "record") for k in range(len(run.clinics)))]
         finite = [run for run in seen if not run.infinite(adversary)]
         whole = [_reduced(m, convert=convert) for m in _compositions(finite, adversary, unit)]

@@ -16,7 +16,7 @@ from sim.foundation.text import epsilon_text, score_text
 from sim.report.attack_charts import audit_panel, success_panel
 from sim.report.figure import Figure
 from sim.report.study import StudyResults
-from sim.report.summary import title
+from sim.report.summary import WHO, title
 from sim.results.attack_log import AUDIT
 from sim.results.attacks import COLUMNS
 
@@ -25,13 +25,6 @@ OF_EVERY_RUN: Final = {
     "smashed_reconstruction_r2": ("reconstruction", "server", "r2", 0.0),
 }
 """Columns of ``runs.parquet`` with what the attacks of every run measure: attack, adversary, measure and chance."""
-WHO: Final = {
-    "model-user": "Model user",
-    "peer-clinic": "Peer clinic",
-    "server": "Server",
-    "peers": "Colluding clinics",
-    "server-and-peers": "Server and colluding clinics",
-}
 _NAMES: Final = {
     "membership": "loss threshold", "reconstruction": "ridge regression", "lira": "LiRA", "rmia": "RMIA",
     "fsha": "FSHA", "unsplit": "UnSplit",

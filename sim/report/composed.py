@@ -11,7 +11,7 @@ from sim.foundation.text import epsilon_text
 from sim.privacy import ledger
 from sim.privacy.study_ledger import Composition, StudyPrivacy, StudyRun, own_epsilon
 from sim.report.prose import sentences
-from sim.report.summary import ADVERSARIES, in_reading_order, named_settings, under_one_adjacency
+from sim.report.summary import WHO, in_reading_order, named_settings, under_one_adjacency
 
 __all__ = ["composed_frame", "composed_words"]
 
@@ -26,13 +26,14 @@ def composed_frame(found: StudyPrivacy, runs: Sequence[StudyRun], delta: float |
     delta : float, optional
         At which to count each run's own anew; as the run states them if not given.
     """
+    adversaries = [each.adversary for each in found.compositions]
     table = in_reading_order(under_one_adjacency(pd.DataFrame([{**run.row, "run": run} for run in runs])))
     units = {run.row["unit"] for run in runs if run.row["mechanism"] != "none"}
     if delta is not None or len(units) > 1:
-        for adversary in ledger.ADVERSARIES:
+        for adversary in adversaries:
             table[ledger.COLUMN_OF[adversary]] = [own_epsilon(run, adversary, found, delta) for run in table["run"]]
     groups = table.assign(setting=named_settings(table)).groupby("setting", sort=False)
-    largest = groups[list(ADVERSARIES)].max()
+    largest = groups[[ledger.COLUMN_OF[adversary] for adversary in adversaries]].max()
     laid = [
         [str(name), str(count), *map(epsilon_text, epsilons)]
         for name, count, epsilons in zip(largest.index, groups.size(), largest.to_numpy(float), strict=True)
@@ -45,7 +46,7 @@ def composed_frame(found: StudyPrivacy, runs: Sequence[StudyRun], delta: float |
     if any(c.drawn is not None for c in compositions):
         drawn = ["–" if c.drawn is None else epsilon_text(c.drawn) for c in compositions]
         laid.append(["The best of them, if their number had been random", _counts(compositions), *drawn])
-    names = [f"ε {name.lower()}" for name in ADVERSARIES.values()]
+    names = [f"ε {WHO[adversary].lower()}" for adversary in adversaries]
     return pd.DataFrame(laid, columns=["Setting", "Runs", *names])
 
 

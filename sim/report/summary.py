@@ -22,6 +22,16 @@ ADVERSARIES = {"epsilon_model_user": "Model user", "epsilon_peer": "Peer clinic"
 
 _EDGE_SERVER = {"epsilon_edge": "Edge server"}
 
+WHO = {
+    "model-user": "Model user",
+    "peer-clinic": "Peer clinic",
+    "server": "Server",
+    "peers": "Colluding clinics",
+    "server-and-peers": "Server and colluding clinics",
+    "edge": "Edge server",
+}
+"""Names of the adversaries."""
+
 REPLACE = {
     column: f"{column}_replace" for column in (*ADVERSARIES, "epsilon_peers", "epsilon_server_and_peers", *_EDGE_SERVER)
 }

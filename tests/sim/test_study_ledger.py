@@ -56,6 +56,27 @@ def test_gaussian_runs_add_in_squares() -> None:
     )
 
 
+def test_colluding_clinics_are_composed_where_every_run_states_how_many() -> None:
+    """The server with colluding clinics sees what the server sees, and each clinic's noise less."""
+    runs = []
+    for sigma, fewer in ((4.0, 3.0), (3.0, 2.0)):
+        seen = {("server",): sigma, ("server-and-peers",): fewer, ("peers",): 8.0}
+        ledger = Ledger(
+            Release(clinic=0, what="sum", adversaries=who, event=dp.GaussianDpEvent(noise))
+            for who, noise in seen.items()
+        )
+        row = dict.fromkeys((COLUMN_OF[a] for a in (*ADVERSARIES, "peers", "server-and-peers")), 1.0)
+        one = run_of([dp.GaussianDpEvent(sigma)], **row)
+        runs.append(StudyRun(row=one.row, releases=ledger.to_json(), clinics=("a",), population="", placement=""))
+    found = {each.adversary: each.finite for each in compose_study(runs).compositions}
+    expected = {"server": (4, 3), "server-and-peers": (3, 2), "peers": (8, 8)}
+    for adversary, (first, second) in expected.items():
+        assert found[adversary] == pytest.approx(gaussian_epsilon(math.hypot(1 / first, 1 / second), DELTA), rel=1e-6)
+    assert "edge" not in found
+    alone = run_of([dp.GaussianDpEvent(4.0)], names="a")
+    assert [each.adversary for each in compose_study([*runs, alone]).compositions] == list(ADVERSARIES)
+
+
 def test_ten_dp_sgd_runs_against_dp_accounting() -> None:
     noise = [0.9 + 0.1 * i for i in range(10)]
     found = server([run_of([dp_sgd_event(0.05, sigma, 60)]) for sigma in noise])
