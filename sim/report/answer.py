@@ -79,7 +79,7 @@ def answers(study: StudyResults, shown: Gallery, said_of: Sequence[tuple[str, st
         return said
     best = here.sort_values("mean", ascending=False, kind="stable").iloc[0]
     said += _for_whom(shown, level, str(best["series"]), words.word)
-    said += _privacy_price(study, best, score)
+    said += _privacy_price(study, best, score, chosen=len(here) > 1)
     said.append(_cost(here, best, " of the methods that train together" if len(joined) < len(points) else ""))
     return [*said, found[""]] if "" in found else said
 
@@ -124,8 +124,8 @@ def _signed(value: float) -> str:
     return text if text.startswith("-") else f"+{text}"
 
 
-def _privacy_price(study: StudyResults, best: pd.Series[float], score: str) -> list[str]:
-    """Say what DP costs the best method, and who is not held off by it."""
+def _privacy_price(study: StudyResults, best: pd.Series[float], score: str, *, chosen: bool) -> list[str]:
+    """Say what DP costs the best method, and who is not held off by it; the best of several was chosen by its score."""
     own = study.drawn[study.drawn["series"] == best["series"]]
     if "no DP" not in set(own["level"]):
         return []
@@ -141,8 +141,10 @@ def _privacy_price(study: StudyResults, best: pd.Series[float], score: str) -> l
     first = losses[0].replace(" at", f" of {score[0].lower()}{score[1:]} at")
     runs = own[own["level"] == best["level"]]
     epsilons = [f"{name.lower()} {epsilon_text(runs[column].max())}" for column, name in adversaries_in(runs).items()]
+    curse = f" It was taken for its score at {best['level']}: by chance alone its price there looks small."
     return [
-        f"DP costs {best['series']} {', '.join([first, *losses[1:]])}; its ε at {best['level']}: {', '.join(epsilons)}."
+        f"DP costs {best['series']} {', '.join([first, *losses[1:]])}; its ε at {best['level']}: "
+        f"{', '.join(epsilons)}.{curse if chosen else ''}"
     ]
 
 

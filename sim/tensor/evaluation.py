@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, pairwise
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -40,13 +40,13 @@ class Evaluation:
         Over all held-out records, by metric.
     by_clinic : dict of str to ndarray
         The same for each clinic alone, ``[clinic]``, and the number of its pairs; AUC is NaN where it has none.
-    predicted : ndarray of float32
+    predicted : ndarray
         ``[record, column]``, of the last model; empty of others.
     """
 
     pooled: dict[str, float]
     by_clinic: dict[str, Floats]
-    predicted: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
+    predicted: NDArray[np.floating[Any]] = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
 
     @classmethod
     def none(cls, clinics: int, metrics: Sequence[str] = EVERY_ROUND) -> Evaluation:
@@ -140,7 +140,7 @@ class Evaluator:
         self._x = torch.tensor(test.x)[None]
 
     def evaluate(self, parameters: Mapping[str, Tensor], *, last: bool = False, server_round: int = 0) -> Evaluation:
-        """Evaluate a model by its predictions to the precision in which they are kept, that of float32.
+        """Evaluate a model by its predictions to the precision in which they are kept.
 
         Parameters
         ----------
@@ -160,7 +160,7 @@ class Evaluator:
         FloatingPointError
             If an output is not finite.
         """
-        kept = self.predictions(parameters).astype(np.float32)
+        kept = self.predictions(parameters).astype(self._scorer.kept_as)
         if not np.isfinite(kept).all():
             raise FloatingPointError("the model's outputs are not finite")
         seen, offsets = self._scorer.seen(self._test), self._test.offsets

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ class Scorer(ABC):
     """Turns outputs into predictions, and predictions into scores."""
 
     outcome: Outcome
+    kept_as: ClassVar[type[np.floating[Any]]] = np.float32  # To which precision predictions are kept and scored
     every_round: ClassVar[tuple[str, ...]]
     last_round: ClassVar[tuple[str, ...]] = ()
 
@@ -132,6 +133,7 @@ class GradeScorer(ClassScorer):
 class TimeScorer(Scorer):
     """Of times with censoring, by the share that is without the event at the end of each interval."""
 
+    kept_as = np.float64  # of shares near 1 the risks that rank records are the small rest
     every_round = TIME_METRICS
 
     def predicted(self, outputs: Tensor) -> Floats:

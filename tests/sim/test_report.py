@@ -282,8 +282,11 @@ def test_first_screen_answers_in_five_sentences(tmp_path: Path) -> None:
     assert first.startswith("At ε = 3: FedAvg has the highest within-clinic AUC of the methods that train together: ")
     assert privacy == (
         "DP costs FedAvg .050±.000 of within-clinic AUC at ε = 1, .020±.000 at ε = 3, .010±.000 at ε = 8; its ε at "
-        "ε = 3: model user 2.97, peer clinic 2.97, server 2.97."
+        "ε = 3: model user 2.97, peer clinic 2.97, server 2.97. It was taken for its score at ε = 3: by chance "
+        "alone its price there looks small."
     )
+    alone = make_study(make_runs(methods=[("local", ""), ("fedavg", "")]))
+    assert not any("looks small" in said for said in answers(alone, gallery(alone)))
     assert cost == (
         "A run of FedAvg takes 1 min and 3.42 MB of traffic; none of the methods that train together is quicker, and "
         "the slowest is SplitFed V1, U-shaped with 3.2 min and 3.42 MB."

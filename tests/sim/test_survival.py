@@ -21,7 +21,9 @@ from sim.inference.survival import (
     time_lost,
     time_scores,
 )
+from sim.tensor.evaluation import Evaluator
 from sim.tensor.losses import Hazards
+from sim.tensor.scoring import scorer_of
 
 EDGES = np.array([2.0, 4.0, 8.0])
 LABELS = [  # time, event, label: 2 * interval + event, without event 2 * intervals survived
@@ -199,3 +201,20 @@ def test_a_clinic_s_size_is_its_comparable_pairs_a_patient():
     models = pd.DataFrame({"run_id": ["a"], "method": ["x"], "seed": [0]})
     pairs = [pairs_in_order(np.zeros(20), times.at(clinic == k)).all.sum() / 20 for k in range(3)]
     assert by_clinic(table, models, "within_clinic_concordance").size == pytest.approx(np.array(pairs))
+
+
+def test_small_risks_that_are_nearly_the_same_are_ranked(tmp_path):
+    """A share of 1 - 2e-9 is 1 in 32 bits: predictions of times are kept and compared in 64."""
+    spec = run_spec(write_times(tmp_path / "times.csv"), "centralised", model={"name": "logistic"}, records=TIMES)
+    plan, federation = plan_of(spec)
+    test, network = federation.test, plan.job.network
+    slope = torch.zeros(1, len(plan.job.outcome.edges), test.x.shape[1])
+    slope[..., 0] = 0.1
+    weight, bias = network.whole.shapes()
+    parameters = {weight: slope, bias: torch.full((1, len(plan.job.outcome.edges)), -20.0)}
+    scorer = scorer_of(plan.job.outcome, spec.evaluation)
+    found = Evaluator(network, test, scorer=scorer).evaluate(parameters, last=True)
+    times = Times(test.measured[:, 0], test.measured[:, 1] == 1, np.array(plan.job.outcome.edges))
+    assert found.pooled["concordance"] == pytest.approx(pairs_in_order(test.x[:, 0].astype(float), times).share())
+    assert abs(found.pooled["concordance"] - 0.5) > 0.1
+    assert found.predicted.dtype == np.float64
