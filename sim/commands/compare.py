@@ -47,9 +47,8 @@ def compare(
     from sim.report.compare import compare as compared
     from sim.report.held_out import read_held_out
     from sim.report.scope import intervals_of
-    from sim.report.spoken import spoken
+    from sim.report.spoken import between_parties, spoken
     from sim.report.study import NO_TRIALS
-    from sim.report.summary import between_parties
     from sim.report.table import rendered
     from sim.results.store import read_run_tables, read_table
     from sim.results.trials import trials_table

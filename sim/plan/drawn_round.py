@@ -95,21 +95,22 @@ def round_words(
     Two lines, and a third on what is not drawn. ``deadline`` is in seconds; ``over_select`` says how many times as many
     clinics the scenario asks as it waits for, and the load has those that it waits for.
     """
+    site, sites = ("party", "parties") if load.joined else ("clinic", "clinics")
     last = int(time.finish.argmax())
     text = (
         f"The round takes {seconds_text(time.seconds)}. {names[load.clinics[last]]} finishes last, after "
-        f"{seconds_text(time.finish[last])}; half of the clinics have finished after "
+        f"{seconds_text(time.finish[last])}; half of the {sites} have finished after "
         f"{seconds_text(float(np.median(time.finish)))}."
     )
     waits = float(time.waiting.sum())
     if load.handed_on:
         queue = "Each clinic starts when the one before it has finished."
     elif waits <= 1e-9 * time.seconds:
-        queue = "No clinic waits for the server."
+        queue = f"No {site} waits for the server."
     elif waits <= 1e-3 * time.seconds:
-        queue = "Together, the clinics wait for the server for less than a thousandth of the round."
+        queue = f"Together, the {sites} wait for the server for less than a thousandth of the round."
     else:
-        queue = f"Together, the clinics wait {seconds_text(waits)} for the server."
+        queue = f"Together, the {sites} wait {seconds_text(waits)} for the server."
     drawn = []
     if len(load.clinics) > _MOST_CLINICS:
         drawn.append(f"{_MOST_CLINICS} of {len(load.clinics):,} clinics are drawn.")

@@ -13,7 +13,7 @@ from dp_accounting import DpEvent
 
 from sim.foundation.text import count_text
 from sim.methods.parties import patients
-from sim.plan.notes import PREDICTING, labels_note, summed, whom_they_share
+from sim.plan.notes import PREDICTING, another_party, in_one_region, labels_note, summed, whom_they_share
 from sim.plan.releases import SECOND_CUT, un_noised
 from sim.privacy.accounting import flatten, under_one_adjacency
 from sim.privacy.adjacency import NAMES
@@ -109,7 +109,7 @@ def privacy_statement(plan: Plan, versions: Mapping[str, Any], *, finished: bool
         "rounds": plan.rounds,
         "basis": "executed" if finished else "planned",
         "unit": spec.privacy.unit,
-        "unit-meaning": _UNIT["patient" if plan.job.parties is not None else spec.privacy.unit],
+        "unit-meaning": _UNIT["patient" if plan.job.parties is not None else spec.privacy.unit] + in_one_region(plan),
         "clinics": len(plan.clinics),
         "parties": plan.job.parties is not None,
         "records": patients(plan.job),
@@ -186,10 +186,7 @@ def _who(plan: Plan, adversary: Adversary) -> str:
         return "whoever runs the server, which is trusted: what it sees is stated, and nobody is protected from it"
     lies = _LYING.get(adversary, "") if privacy.trust == "active" and not plan.job.alone else ""
     if plan.job.parties is not None and adversary == "peer-clinic" and not lies:
-        return (
-            "another party, from all that its own messages bring, of what it does not hold itself; it knows who the "
-            "patients are"
-        )
+        return another_party(plan)
     if plan.job.method.personal is not None and adversary == "model-user" and not lies:
         return (
             "whoever gets the model that all have in common; a clinic's own, trained on without noise, is not covered"
@@ -325,6 +322,8 @@ def _outside(plan: Plan) -> list[tuple[str, str, str]]:
 
 def _sizes(plan: Plan) -> tuple[str, str, str]:
     if plan.job.parties is not None:
+        if plan.job.facts.places.regions:
+            return "numbers of patients by region", "public", "set sampling rates, steps and weights"
         return "number of patients", "public", "sets sampling rates and steps"
     return "sizes of the clinics", "public", "numbers of training records set sampling rates, steps and weights"
 

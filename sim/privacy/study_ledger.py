@@ -55,10 +55,10 @@ class StudyRun:
 
     row: Mapping[str, Any]  # Its row in the table of runs
     releases: str  # Its ledger in JSON: executed releases of a finished run, planned ones of one that failed
-    clinics: tuple[str, ...]  # Names, in the order of the ledger's clinics
+    clinics: tuple[str, ...]  # Names, in the order of the ledger's clinics; of parties in regions, their region's
     population: str  # Two runs with the same one are on the same records
     placement: str  # In two runs with the same one a record is at the clinic of the same name
-    shared: bool = False  # Whether the clinics are parties that hold columns of the same patients
+    shared: bool = False  # Whether the clinics are parties that hold columns of the same patients, all of one region
     trials: tuple[tuple[str, int], ...] = ()  # The different ledgers of its trials, and how many have each
     not_made: tuple[str, ...] = ()  # Ledgers of runs that trials might have chosen instead
 
@@ -68,7 +68,10 @@ class StudyRun:
         spec, clinics = record["spec"], tuple(clinic["name"] for clinic in record["plan"]["clinics"])
         data, seed = spec["data"], spec["seed"]
         tuning = record["privacy"].get("tuning", {"ledgers": (), "not-made": ()})
-        shared = bool(spec.get("parties"))
+        in_regions = bool(spec["data"].get("regions"))
+        shared = bool(spec.get("parties")) and not in_regions
+        if in_regions:
+            clinics = tuple(name.rpartition(": ")[0] for name in clinics)
         own = [data["source"], data.get("path"), data.get("clinic")] if data["split"] == "natural" else [data, seed]
         return cls(
             row=record["row"],
@@ -109,7 +112,8 @@ class StudyRun:
         return frozenset(adversary for release in self.ledger.releases for adversary in release.adversaries)
 
     def _seen(self, adversary: Adversary, clinic: int, unit: Unit) -> Mechanisms:
-        clinics = range(len(self.clinics)) if self.shared else [clinic]
+        name = self.clinics[clinic]
+        clinics = [k for k, own in enumerate(self.clinics) if self.shared or own == name]
         seen = with_trials(self._of_runs, self._of_trials, adversary, clinics, unit)
         told = [mechanisms for mechanisms in seen if mechanisms] or seen[:1]
         return told[0] if len(told) == 1 else no_better_than(told)
@@ -263,7 +267,8 @@ def _compositions(runs: Sequence[StudyRun], adversary: Adversary, unit: Unit) ->
         )
         at: dict[str, list[Mechanisms]] = {}
         for run in own:
-            for k, name in enumerate(run.clinics if run.placement == named else ()):
+            places = {name: k for k, name in enumerate(run.clinics)} if run.placement == named else {}
+            for name, k in places.items():
                 at.setdefault(name, []).append(run.mechanisms(adversary, k, unit))
         for parts in at.values() or [[]]:
             whole = composed([elsewhere, *parts])

@@ -41,7 +41,11 @@ def compared(study: StudyResults) -> str:
         held = f"{first['test_records'].sum():,} held-out records"
         train = f"{first['records'].sum():,} training and {held}"
         over = f"over {count_text(first['name'].nunique(), 'clinic')} with "
-        if study.parties:
+        scored = first[first["test_records"] > 0]
+        if study.parties and len(scored) > 1:
+            patients = f"{scored['records'].sum():,} training and {scored['test_records'].sum():,} held-out patients"
+            parts.append(f"over {count_text(len(scored), 'region')} with {patients}")
+        elif study.parties:
             patients = f"{first['records'].max():,} training and {first['test_records'].sum():,} held-out patients"
             parts.append(f"over {count_text(first['name'].nunique(), 'party')} with columns of the same {patients}")
         elif study.all_away:

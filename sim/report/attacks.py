@@ -77,7 +77,7 @@ def attack_points(study: StudyResults, score: str) -> pd.DataFrame:
         )
         .reset_index()
     )
-    texts = {"attack": attack_name, "measure": measure_text, "adversary": WHO.__getitem__}
+    texts = {"attack": attack_name, "measure": measure_text, "adversary": _who(study).__getitem__}
     means = means.assign(
         order=means["level"].cat.codes, **{name: means[name].map(text) for name, text in texts.items()}
     )
@@ -94,7 +94,7 @@ def audit_points(study: StudyResults) -> pd.DataFrame:
         claimed=("bound", "max"), measured=("value", "max")
     )
     table = found.reset_index()
-    return table.assign(adversary=table["adversary"].map(WHO))
+    return table.assign(adversary=table["adversary"].map(_who(study)))
 
 
 def attack_figures(study: StudyResults, score: str) -> tuple[list[Figure], dict[str, pd.DataFrame]]:
@@ -109,7 +109,7 @@ def attack_figures(study: StudyResults, score: str) -> tuple[list[Figure], dict[
     """
     points = attack_points(study, score)
     figures, tables = [], {}
-    for who in WHO.values():
+    for who in _who(study).values():
         own = points[points["adversary"] == who]
         if len(own):
             figures.append(_success(who, own, f"{(told := title(score))[0].upper()}{told[1:]}"))
@@ -173,10 +173,14 @@ def _audit(table: pd.DataFrame) -> Figure:
         table="audit",
         panels=[
             partial(audit_panel, adversary=who, largest=float(table["claimed"].max()))
-            for who in WHO.values()
-            if (table["adversary"] == who).any()
+            for who in dict.fromkeys(table["adversary"])
         ],
     )
+
+
+def _who(study: StudyResults) -> dict[str, str]:
+    """Return the adversaries as people read them, by their names."""
+    return {**WHO, "peer-clinic": "Peer party"} if study.parties else {**WHO}
 
 
 def attack_name(attack: str) -> str:
@@ -205,7 +209,7 @@ def attack_tables(study: StudyResults) -> list[tuple[str, pd.DataFrame]]:
         for attack, measure in zip(joined["attack"], joined["measure"], strict=True)
     ]
     found = []
-    for who, name in WHO.items():
+    for who, name in _who(study).items():
         own = joined[joined["adversary"] == who]
         if len(own):
             means = own.groupby(["series", "level", "told"], sort=False, observed=True)["value"].mean()

@@ -99,4 +99,5 @@ def _by_chance(means: pd.DataFrame, brier: Evidence, words: Spoken) -> Iterator[
         if other == PREVALENCE and (mean >= 0 or mean + width >= 0)  # of one seed there is no width
     ]
     if worse:
-        yield f"No better {words.proper_word} than that of each clinic's {words.known} is shown for {few(worse)}."
+        known = f"each {words.place}'s {words.known}"
+        yield f"No better {words.proper_word} than that of {known} is shown for {few(worse)}."

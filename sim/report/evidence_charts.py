@@ -47,9 +47,9 @@ def _curve(sheet: Sheet, table: str, x: Spec, y: Spec, *, marks: bool) -> Spec:
     return sheet.chart(table, sheet.level, _SIDE, layer=[_diagonal(), *layer])
 
 
-def roc_panel(sheet: Sheet) -> Spec:
+def roc_panel(sheet: Sheet, place: str) -> Spec:
     """Draw the ROC curves of one level, a line a series."""
-    x = field("false_positive_rate:Q", title="False-positive rate within the clinic", scale=_UNIT)
+    x = field("false_positive_rate:Q", title=f"False-positive rate within the {place}", scale=_UNIT)
     y = field("sensitivity:Q", title="Sensitivity", scale=_UNIT)
     return _curve(sheet, "roc", x, y, marks=False)
 
@@ -95,7 +95,7 @@ def forest_panel(sheet: Sheet, clinics: Sequence[str], word: str) -> Spec:
     return sheet.chart("elsewhere", sheet.level, rows, transform=kept, layer=[bars, dots])
 
 
-def groups_panel(sheet: Sheet, groups: Sequence[str], word: str) -> Spec:
+def groups_panel(sheet: Sheet, groups: Sequence[str], word: str, place: str) -> Spec:
     """Draw the score of each group of patients, a row a group."""
     scale = {"zero": False, "nice": True}
     position = {
@@ -106,7 +106,7 @@ def groups_panel(sheet: Sheet, groups: Sequence[str], word: str) -> Spec:
         "color": sheet.series("color"),
         "opacity": sheet.shown(0.95, 0.06),
     }
-    x = field("mean:Q", title=f"Within-clinic {word}", scale=scale, axis={"tickCount": 8})
+    x = field("mean:Q", title=f"Within-{place} {word}", scale=scale, axis={"tickCount": 8})
     bars = {
         "transform": [{"filter": "isValid(datum.lower)"}],
         "mark": {"type": "rule", "strokeWidth": 1.3},

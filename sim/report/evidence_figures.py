@@ -53,7 +53,7 @@ def evidence_figures(
     if study.decided:
         tables["map"] = map_stripes(study.decided)
         figures.append(_map(study))
-    for name, points, make in (("roc", roc, _roc), ("calibration", calibration, _calibration)):
+    for name, points, make in (("roc", roc, partial(_roc, words.place)), ("calibration", calibration, _calibration)):
         if len(table := points(ok, known)):
             tables[name] = together_by_level(table, names)
             figures.append(make())
@@ -134,15 +134,15 @@ def _map(study: StudyResults) -> Figure:
     )
 
 
-def _roc() -> Figure:
+def _roc(place: str) -> Figure:
     return Figure(
         name="roc",
-        title="ROC curves within clinics",
-        note="Held-out records of all seeds. Each case is compared with the controls of its own clinic, so that the "
-        "area is the within-clinic AUC (the covariate-adjusted ROC curve of Janes & Pepe 2009).",
-        description="A line chart of sensitivity against the false-positive rate within the clinic.",
+        title=f"ROC curves within {place}s",
+        note=f"Held-out records of all seeds. Each case is compared with the controls of its own {place}, so that the "
+        f"area is the within-{place} AUC (the covariate-adjusted ROC curve of Janes & Pepe 2009).",
+        description=f"A line chart of sensitivity against the false-positive rate within the {place}.",
         table="roc",
-        panels=[roc_panel],
+        panels=[partial(roc_panel, place=place)],
         by_level=True,
     )
 
@@ -168,9 +168,10 @@ def _groups(table: pd.DataFrame, words: Spoken) -> Figure:
         name="groups",
         title="Scores by group of patients",
         note="On the held-out records of each group; bars: 95 % intervals over seeds.",
-        description=f"A dot chart of the within-clinic {words.word} by group. Mean of all methods and levels: {told}.",
+        description=f"A dot chart of the within-{words.place} {words.word} by group. "
+        f"Mean of all methods and levels: {told}.",
         table="groups",
-        panels=[partial(groups_panel, groups=groups, word=words.word)],
+        panels=[partial(groups_panel, groups=groups, word=words.word, place=words.place)],
         by_level=True,
     )
 

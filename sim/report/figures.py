@@ -16,7 +16,7 @@ def metrics_of(runs: pd.DataFrame) -> dict[str, str]:
     """Return the columns that are drawn in a panel each, and the titles of their axes."""
     words = spoken(runs)
     return {
-        words.within: f"Within-clinic {words.word} on held-out records",
+        words.within: f"Within-{words.place} {words.word} on held-out records",
         words.pooled: f"Pooled {words.word} on held-out records",
     }
 

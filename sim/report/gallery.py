@@ -69,17 +69,18 @@ def gallery(study: StudyResults) -> Gallery:
             figures.append(_learning(every, scores[0]))
     if len(study.clinics):
         tables["clinics"] = together_by_level(by_clinic(ok, study.clinics, study.held_out), by_level)
+        scored = study.clinics[study.clinics["test_records"] > 0]
         if len(tables["clinics"]):
-            figures.append(_clinics(tables["clinics"], study.clinics["name"].nunique(), words))
+            figures.append(_clinics(tables["clinics"], scored["name"].nunique(), words))
     found, drawn = evidence_figures(study, by_level, words.scores[scores[0]])
     attacked, measured = attack_figures(study, words.scores[scores[0]])
     figures, tables = [*figures, *found, *attacked], tables | drawn | measured
     if len(study.phases) and len(phases := per_group(ok, study.phases, ["phase"], "seconds")):
         tables["phases"] = phases
-        figures.append(_time(tables["phases"]))
+        figures.append(_time(tables["phases"], words))
     if len(study.traffic) and len(traffic := per_group(ok, study.traffic, ["way", "kind"], "bytes")):
         tables["traffic"] = traffic.assign(signed=traffic["bytes"].where(traffic["way"] == "up", -traffic["bytes"]))
-        figures.append(_traffic(tables["traffic"]))
+        figures.append(_traffic(tables["traffic"], words))
     if study.clock:
         tables["rounds"] = pd.concat([one.bars.assign(method=one.method) for one in study.clock], ignore_index=True)
         figures.append(_round(tables["rounds"], study.clock))
@@ -208,38 +209,39 @@ def _clinics(table: pd.DataFrame, clinics: int, words: Spoken) -> Figure:
     drawn = [str(name) for name in table["clinic"].cat.categories if (table["clinic"] == name).any()]
     score = str(table["score"].iloc[0])
     means = table[table["score"] == score].groupby("clinic", observed=True)["mean"].mean()
-    few = f" The {len(drawn)} clinics with the lowest mean of {clinics}." if clinics > len(drawn) else ""
+    few = f" The {len(drawn)} {words.place}s with the lowest mean of {clinics}." if clinics > len(drawn) else ""
     return Figure(
         name="clinics",
-        title="Results by clinic",
-        note="On each clinic's own held-out records, the clinic with the lowest mean first; bars: 95 % intervals "
-        f"over its patients and seeds. {words.unscored}{few}",
-        description=f"A dot chart of {score} by clinic. Mean of all methods and levels: {_told(means, score_text)}.",
+        title=f"Results by {words.place}",
+        note=f"On each {words.place}'s own held-out records, the {words.place} with the lowest mean first; bars: 95 % "
+        f"intervals over its patients and seeds. {words.unscored}{few}",
+        description=f"A dot chart of {score} by {words.place}. "
+        f"Mean of all methods and levels: {_told(means, score_text)}.",
         table="clinics",
         panels=[partial(clinics_panel, clinics=drawn, word=words.word)],
         by_level=True,
     )
 
 
-def _time(table: pd.DataFrame) -> Figure:
+def _time(table: pd.DataFrame, words: Spoken) -> Figure:
     sums = table.groupby(["series", "level"], observed=True)["seconds"].sum()
     return Figure(
         name="time",
         title="Where the time goes",
-        note="Simulated time by phase, summed over clinics and rounds. Where clinics work in parallel, a run takes "
-        "less than this sum.",
+        note=f"Simulated time by phase, summed over {words.sites} and rounds. Where {words.sites} work in parallel, a "
+        "run takes less than this sum.",
         description=f"A bar chart of seconds by method and phase. Sums: {_sums(table, 'seconds', seconds_text)}.",
         table="phases",
         panels=[partial(time_panel, most=float(sums.max()), phases=set(table["phase"]))],
     )
 
 
-def _traffic(table: pd.DataFrame) -> Figure:
+def _traffic(table: pd.DataFrame, words: Spoken) -> Figure:
     kinds = table.groupby("kind", sort=False)["bytes"].sum().sort_values(ascending=False).index.tolist()
     return Figure(
         name="traffic",
         title="Traffic by message type",
-        note="Traffic of a whole run over all clinics.",
+        note=f"Traffic of a whole run over all {words.sites}.",
         description=f"A bar chart of bytes by method and kind of message. Sums: {_sums(table, 'bytes', bytes_text)}.",
         table="traffic",
         panels=[partial(traffic_panel, kinds=kinds)],

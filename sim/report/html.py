@@ -79,6 +79,8 @@ def write_report(study: StudyResults, study_folder: Path, shown: Gallery | None 
             demand=demand_frame(study),
             worst=worst_frame(study),
             word=spoken(study.runs).word,
+            place=spoken(study.runs).place,
+            sites=spoken(study.runs).sites,
             clinics=clinic_rows(study),
             gaps=gap_frame(group_points(study.drawn, study.groups)) if len(study.groups) else pd.DataFrame(),
             levels=shown.levels,

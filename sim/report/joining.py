@@ -13,8 +13,8 @@ from sim.inference.clinics import by_clinic
 from sim.report.equal import Names, together_by_level
 from sim.report.held_out import HeldOut
 from sim.report.points import with_bounds
-from sim.report.spoken import spoken
-from sim.report.summary import PREVALENCE, between_parties, is_centralised, summarise, swept_keys, trains_alone
+from sim.report.spoken import between_parties, spoken
+from sim.report.summary import PREVALENCE, is_centralised, summarise, swept_keys, trains_alone
 from sim.results.columns import NOISE_KEYS
 
 __all__ = ["ALONE", "MANY", "OTHERS", "grouped", "joining", "joining_points", "not_joined"]

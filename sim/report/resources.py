@@ -8,7 +8,7 @@ from functools import partial
 import pandas as pd
 
 from sim.foundation.text import amount_text, bytes_text, score_text, seconds_text, span_text
-from sim.report.spoken import spoken
+from sim.report.spoken import between_parties, spoken
 from sim.report.study import StudyResults
 from sim.report.summary import of_one_kind, successful_runs
 
@@ -24,13 +24,14 @@ def resource_frame(runs: pd.DataFrame) -> pd.DataFrame:
 
     One row a series, as text; columns that no run has are left out.
     """
+    site = "party" if between_parties(runs) else "clinic"
     forms: Forms = {
         "Simulated time": ("sim_seconds", seconds_text),
         "Sent up": ("bytes_up", bytes_text),
         "Sent down": ("bytes_down", bytes_text),
-        "Clinic FLOPs (total)": ("clinic_flops", _flops_text),
+        f"{site.capitalize()} FLOPs (total)": ("clinic_flops", _flops_text),
         "Server FLOPs": ("server_flops", _flops_text),
-        "Peak clinic memory": ("peak_clinic_bytes", bytes_text),
+        f"Peak {site} memory": ("peak_clinic_bytes", bytes_text),
         "Time to simulate": ("wall_seconds", seconds_text),
     }
     ok, _ = of_one_kind(successful_runs(runs))
@@ -117,7 +118,11 @@ def clinic_rows(study: StudyResults) -> pd.DataFrame:
     classes = [str(column) for column in study.clinics if str(column).startswith("class ")]
     if len(classes) <= _CLASSES and (study.runs["mechanism"] == "none").all():
         counted |= {f"Of class {column.removeprefix('class ')}": column for column in classes}
-    groups = study.clinics.groupby("name", sort=False)[list(counted.values())]
+    rows, heading = study.clinics, "Clinic"
+    if between_parties(study.runs):  # whose patients are counted at who has the label, or by region
+        rows = rows[rows["test_records"] > 0]
+        heading = "Region" if len(set(rows["name"])) > 1 else "Label at"
+    groups = rows.groupby("name", sort=False)[list(counted.values())]
     low, high = groups.min(), groups.max()
     order = high["records"].sort_values(ascending=False, kind="stable").index[:_CLINICS]
     kept = [name for name in low.index if name in set(order)]
@@ -125,7 +130,7 @@ def clinic_rows(study: StudyResults) -> pd.DataFrame:
         name: [span_text(*(f"{ends.loc[clinic, column]:,.0f}" for ends in (low, high))) for clinic in kept]
         for name, column in counted.items()
     }
-    return pd.DataFrame({"Clinic": kept, **table})
+    return pd.DataFrame({heading: kept, **table})
 
 
 _flops_text = partial(amount_text, unit="FLOP")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
 import pandas as pd
 
+from sim.methods.labels import known_method
 from sim.scenario.outcomes import HEADLINES, Headline
 
-__all__ = ["HEADLINE", "Spoken", "spoken"]
+__all__ = ["HEADLINE", "Spoken", "between_parties", "spoken"]
 
 HEADLINE: Final = HEADLINES["classes"].within
 
@@ -30,8 +31,14 @@ class Spoken:
     unscored: str  # When a clinic has no score of its own
     nowhere: str  # That no clinic has one
     across: str  # What scores over all records reward besides
+    place: str = "clinic"  # Whose patients are compared with each other; under a vertical layout, a region's
     least: float = 0.0  # The least that a score can be
     others: Mapping[str, str] = field(default_factory=dict)  # Further scores by their name on the page
+
+    @property
+    def sites(self) -> str:
+        """Who computes and sends."""
+        return "parties" if self.place == "region" else "clinics"
 
     @property
     def within(self) -> str:
@@ -52,11 +59,19 @@ class Spoken:
     def scores(self) -> dict[str, str]:
         """Name of a score on the page, and its column; the headline first."""
         return {
-            f"Within-clinic {self.word}": self.within,
+            f"Within-{self.place} {self.word}": self.within,
             f"Pooled {self.word}": self.pooled,
-            f"Worst clinic's {self.word}": self.headline.worst,
+            f"Worst {self.place}'s {self.word}": self.headline.worst,
             **self.others,
         }
+
+    def of_regions(self) -> Spoken:
+        """Return the words for patients of regions."""
+        told = {
+            key: getattr(self, key).replace("clinic", "region")
+            for key in ("by_chance", "unscored", "nowhere", "across")
+        }
+        return replace(self, place="region", **told)
 
     @property
     def clinic_scores(self) -> dict[str, str]:
@@ -120,6 +135,17 @@ _SPOKEN: Final = MappingProxyType(
 
 def spoken(runs: pd.DataFrame) -> Spoken:
     """Return the words for a table of runs, of rounds or of groups, by the columns that it has values in."""
+    words = _of_outcome(runs)
+    return words.of_regions() if between_parties(runs) else words
+
+
+def between_parties(runs: pd.DataFrame) -> bool:
+    """Whether what stands as clinics are parties with columns of the same patients: a method is for these alone."""
+    known = map(known_method, runs["method"].unique()) if "method" in runs else ()
+    return any(method is not None and method.layouts == ("vertical",) for method in known)
+
+
+def _of_outcome(runs: pd.DataFrame) -> Spoken:
     for kind in ("time", "amount", "ordinal"):
         words = _SPOKEN[kind]
         own = runs.columns.intersection([words.within, words.pooled, words.proper])

@@ -14,7 +14,7 @@ from sim.foundation.text import value_text
 from sim.inference.differences import estimates
 from sim.methods.labels import known_method, method_label, reading_order
 from sim.report.held_out import HeldOut, evidence_of
-from sim.report.spoken import spoken
+from sim.report.spoken import between_parties, spoken
 from sim.results.columns import NOISE_KEYS, is_tuned
 
 ADVERSARIES = {"epsilon_model_user": "Model user", "epsilon_peer": "Peer clinic", "epsilon_server": "Server"}
@@ -41,7 +41,8 @@ REPLACE = {
 def adversaries_in(runs: pd.DataFrame) -> dict[str, str]:
     """Return the adversaries of a table's runs as ``ADVERSARIES`` has them, edge servers where a run has any."""
     there = (column for column in _EDGE_SERVER if column in runs and runs[column].notna().any())
-    return ADVERSARIES | {column: _EDGE_SERVER[column] for column in there}
+    peer = {"epsilon_peer": "Peer party"} if between_parties(runs) else {}
+    return ADVERSARIES | peer | {column: _EDGE_SERVER[column] for column in there}
 
 
 PREVALENCE = "prevalence"
@@ -70,12 +71,6 @@ def trains_further(method: str) -> bool:
     """Whether each clinic makes a model of its own, without noise, of the one that all trained."""
     known = known_method(method)
     return known is not None and known.personal is not None
-
-
-def between_parties(runs: pd.DataFrame) -> bool:
-    """Whether what stands as clinics are parties with columns of the same patients: a method is for these alone."""
-    known = map(known_method, runs["method"].unique())
-    return any(method is not None and method.layouts == ("vertical",) for method in known)
 
 
 def held_out_clinics(runs: pd.DataFrame) -> "pd.Series[bool]":

@@ -13,11 +13,10 @@ from rich.text import Text
 
 from sim.foundation.text import bytes_text, epsilon_text, listed, score_text, seconds_text, value_text
 from sim.report.held_out import HeldOut
-from sim.report.spoken import spoken
+from sim.report.spoken import between_parties, spoken
 from sim.report.summary import (
     adjacency_of,
     adversaries_in,
-    between_parties,
     is_baseline,
     of_one_kind,
     successful_runs,
@@ -50,7 +49,7 @@ _QUALITY = {
     "Net benefit": "net_benefit",
 }
 EDGE_BYTES = ("edge_bytes_up", "edge_bytes_down")
-_SHORT = {"ε edge server": "ε edge", "ε model user": "ε user", "ε peer clinic": "ε peer"}
+_SHORT = {"ε edge server": "ε edge", "ε model user": "ε user", "ε peer clinic": "ε peer", "ε peer party": "ε peer"}
 
 
 def results_frame(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.DataFrame:

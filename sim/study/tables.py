@@ -75,6 +75,8 @@ def clinics_table(plan: Plan, trained: TrainedRun, findings: Findings, federatio
     """
     facts = plan.job.facts
     planned = _with_others([_flat(clinic) for clinic in plan.clinics], facts.held_out or facts.places.regions)
+    if facts.places.regions:
+        planned["records"][len(plan.clinics) :] = [facts.sizes[holder] for holder in facts.places.holders]
     scores, names = trained.evaluations[-1].by_clinic, planned["name"]
     tested = {name: place for place, name in enumerate(federation.test_names)}
     at = [tested.get(name, -1) for name in names]
