@@ -130,7 +130,7 @@ def another_party(plan: Plan) -> str:
         return told
     others = "gets nothing of them"
     if plan.job.protocol.crosses:
-        others = "gets averaged parts alone, of which the model user's epsilon speaks"
+        others = "gets averaged parts and what they make of its own patients, of which the model user's epsilon speaks"
     return f"{told} of its region; a party of another region {others}"
 
 

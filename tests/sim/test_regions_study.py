@@ -1,4 +1,4 @@
-"""A study of regions from its file to its folder: both kinds of methods on the same patients, verified, in its words."""
+"""A study of regions from its file to its folder: all kinds of methods on the same patients, verified, in its words."""
 
 import json
 import math
