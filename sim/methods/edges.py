@@ -75,13 +75,14 @@ def as_cloud_sees(job: Job) -> Job:
     if job.protocol.topology != MULTI_HOP:
         names = tuple(part.name for part in job.parts)
         whole = replace(_plain(job.protocol, "whole", names), batch_up=(), batch_down=(), server_parts=())
-        return replace(job, protocol=replace(whole, averaged_before=True), rows=None)
+        return replace(job, protocol=replace(whole, averaged_before=True), rows=None, labels=None)
     frozen = (job.frozen - {"head", "middle"}) | ({"middle"} if {"head", "middle"} <= job.frozen else set())
     return replace(
         job,
         protocol=replace(_plain(job.protocol, "vanilla", ("middle",)), averaged_before=averaged),
         parts=_joined(job.parts, 0, 2, "middle"),
         frozen=frozen,
+        labels=None,  # which randomised them at the clinic
         rows=job.rows if job.spec.privacy.rows_noised_at == "edge" else None,
     )
 

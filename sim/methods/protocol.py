@@ -95,6 +95,11 @@ class Protocol:
         return self.clinic_parts + self.edge_parts + self.server_parts
 
     @property
+    def rows_sent(self) -> Kinds:
+        """The kinds of rows that clinics send: to the server, or to their edge servers where there are any."""
+        return self.sees_raw.get("edge", self.sees_raw.get("server", ()))
+
+    @property
     def crosses(self) -> bool:
         """Whether the clinic's parts cross at the beginning and the end of its turn."""
         return self.movement in ("averaged", "handed-on")

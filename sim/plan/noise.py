@@ -98,7 +98,7 @@ def row_multipliers(
         raise ScenarioError(
             [f"privacy.{key}: no noise on rows reaches {target:g} against the server: {'; '.join(reasons)}"]
         )
-    labels = job.spec.privacy.randomises_labels if "labels" in job.protocol.sees_raw.get("server", ()) else None
+    labels = job.spec.privacy.randomises_labels if "labels" in job.protocol.rows_sent else None
     for_rows = target - (labels or 0.0)
     if for_rows <= 0:
         raise ScenarioError(

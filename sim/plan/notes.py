@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from sim.data.facts import Facts
 from sim.foundation.text import bytes_text, listed
 from sim.methods.labels import label_of
-from sim.plan.plan import HOW_IT_LEARNS, Plan
+from sim.plan.edge_counts import EdgePlan
+from sim.plan.plan import HOW_IT_LEARNS, ClinicPlan, Plan
 from sim.scenario import Npz, Scenario, TableFile
 from sim.scenario.privacy import TOLERATED, TRUST, Privacy, keys_of
 
@@ -84,7 +85,8 @@ def memory_warnings(plans: Sequence[Plan]) -> list[str]:
     """Name the methods that need more memory than a clinic has, one line each."""
     found: dict[str, str] = {}
     for plan in plans:
-        short = [c for c in plan.clinics if c.memory_bytes is not None and c.peak_bytes > c.memory_bytes]
+        places: tuple[ClinicPlan | EdgePlan, ...] = (*plan.clinics, *plan.edges)
+        short = [c for c in places if c.memory_bytes is not None and c.peak_bytes > c.memory_bytes]
         if not short:
             continue
         worst = max(short, key=lambda clinic: clinic.peak_bytes / (clinic.memory_bytes or 1.0))
@@ -171,8 +173,7 @@ def labels_note(plan: Plan) -> tuple[str, str, str]:
     parties, facts = plan.job.parties, plan.job.facts
     holders = "" if parties is None else listed([facts.names[k] for k in parties.holders])
     others = f" but {holders}, which {'has' if len(facts.places.holders) == 1 else 'have'} them" if holders else ""
-    raw = protocol.sees_raw.get("edge", protocol.sees_raw.get("server", ()))
-    sent = "labels" in raw
+    sent = "labels" in protocol.rows_sent
     if sent and privacy.labels == "public":
         return "labels", "public", "stated to be public: neighbouring data sets have the same labels"
     releases = [release for release in plan.ledger.releases if release.what == "labels"]
@@ -195,7 +196,7 @@ def labels_note(plan: Plan) -> tuple[str, str, str]:
         )
         return "labels", "non-private", f"{who} {given} not have; no epsilon counts that"
     covered, where = privacy.mechanism != "none", holders or "the clinic"
-    bare = "tail-gradient" in raw and not plan.job.on_grid("tail-gradient")
+    bare = "tail-gradient" in protocol.rows_sent and not plan.job.on_grid("tail-gradient")
     told = ", but the un-noised gradients that cross tell of them" if bare else ""
     return (
         "labels",

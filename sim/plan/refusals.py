@@ -182,6 +182,6 @@ def _personal_problems(spec: RunSpec) -> list[str]:
 
 def _mechanism_problems(spec: RunSpec) -> list[str]:
     method, cut = method_of(spec.strategy.name), spec.strategy.cut
-    sent = protocol_of(method, cut).sees_raw.get("server", ())
+    sent = protocol_of(method, cut).rows_sent
     reasons = (mechanism.refusal(method, cut, sent) for mechanism in acting(spec.privacy))
     return [f"privacy.mechanism: {reason}" for reason in reasons if reason]

@@ -197,6 +197,7 @@ def test_a_middle_that_trains_in_front_of_the_noise_tells_of_records(csv):
     assert {a: plan.clinics[0].epsilon[a] for a in ("server", "edge")} == {"server": math.inf, "edge": math.inf}
 
 
+_WITH_LABELS = ["smashed-noise", "label-rr"]
 CASES = [
     *((name, "multi-hop") for name in ("splitfed-v1", "splitfed-v2", "splitfed-v3", "split")),
     *(("hierarchical-splitfed", cut) for cut in ("vanilla", "u-shaped")),
@@ -206,17 +207,21 @@ CASES = [
 @pytest.mark.parametrize("labels", ["private", "public"])
 @pytest.mark.parametrize(
     "privacy",
-    [{"mechanism": "none"}, {**BOTH, "mechanism": "dp-sgd"}, ROWS, BOTH, {**BOTH, "rows-noised-at": "edge"}],
-    ids=["none", "gradients", "rows", "both", "at the edge"],
+    [
+        *({"mechanism": "none"}, {**BOTH, "mechanism": "dp-sgd"}, ROWS, BOTH, {**BOTH, "rows-noised-at": "edge"}),
+        {**ROWS, "mechanism": _WITH_LABELS, "label-epsilon": 1.0},
+    ],
+    ids=["none", "gradients", "rows", "both", "at the edge", "labels too"],
 )
 def test_settings_and_counts_give_the_ledgers_mechanisms_again(csv, privacy, labels):
     """The recount states who sees what a second time; the cloud never knows more of a clinic than its edge server."""
     known = {k: v for k, v in privacy.items() if privacy["mechanism"] != "dp-sgd" or not k.startswith("smashed")}
+    labels = "private" if "label-epsilon" in privacy else labels
     given = known if privacy["mechanism"] == "none" else {**known, "labels": labels}
     for strategy, cut in CASES:
-        if "rows-noised-at" in privacy and cut != "multi-hop":
+        if ("rows-noised-at" in privacy and cut != "multi-hop") or ("label-epsilon" in privacy and cut == "u-shaped"):
             continue
-        model = {"cut": [1, 3], "freeze": ["head"]} if privacy is ROWS else {}
+        model = {"cut": [1, 3], "freeze": ["head"]} if privacy["mechanism"] in ("smashed-noise", _WITH_LABELS) else {}
         plan, _ = plan_of(spec_of(csv, strategy, cut, ONE, privacy=given, model=model, train={"rounds": 2}))
         method, drawn = recounted(plan)
         for k, clinic in enumerate(plan.clinics):

@@ -129,6 +129,19 @@ def own_v1(csv, clinics):
     return models[3]
 
 
+LABELS = {**ROWS, "mechanism": ["smashed-noise", "label-rr"], "label-epsilon": 1.0, "labels": "private"}
+
+
+def test_randomised_labels_pass_through_edge_servers(csv):
+    for strategy, cut in (("splitfed-v1", "multi-hop"), ("hierarchical-splitfed", "vanilla")):
+        spec = spec_of(csv, strategy, cut, privacy=LABELS, model={"freeze": ["head"]}, train={"rounds": 2})
+        plan, federation = plan_of(spec)
+        assert train_run(plan, federation).meter.noised_steps["labels"].tolist() == list(plan.sampled.steps)
+        epsilons = {adversary: value for k in plan.clinics for adversary, value in k.epsilon.items()}
+        assert len(set(epsilons.values())) == 1
+        assert math.isfinite(epsilons["edge"])
+
+
 @pytest.mark.parametrize("privacy", [{"mechanism": "none"}, BOTH, {**BOTH, "rows-noised-at": "edge"}], ids=str)
 @pytest.mark.parametrize("strategy", ["splitfed-v1", "splitfed-v2", "splitfed-v3", "split"])
 def test_every_byte_and_noised_step_is_the_plans(csv, strategy, privacy):
