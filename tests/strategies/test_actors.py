@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from edges import spec_of
 from split_twins import Method
 from support import DP_SGD, bitwise, plan_of, write_csv
 
@@ -62,6 +63,13 @@ def test_the_model_the_bytes_and_what_is_overheard_are_those_of_one_process(host
     assert all(np.array_equal(traffic[0][key], sizes) for key, sizes in traffic[1].items())
     said = [[(type(asked), reply.clinics, reply.rows, reply.noised) for asked, reply in each] for each in heard]
     assert said[0] == said[1] != []
+
+
+@pytest.mark.parametrize(("strategy", "cut"), [("splitfed-v1", "multi-hop"), ("hierarchical-splitfed", "vanilla")])
+def test_clinics_behind_edge_servers_may_be_in_actors(hosts, csv, strategy, cut):
+    plan, federation = plan_of(spec_of(csv, strategy, cut))
+    runs = [train_run(plan, federation, hosts=each) for each in (hosts, None)]
+    assert bitwise(runs[0].parameters, runs[1].parameters)
 
 
 def test_an_actor_holds_the_records_of_its_clinics_alone(csv):
