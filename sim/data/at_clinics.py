@@ -115,6 +115,8 @@ def _told(clinics: Sequence[ClinicGroup], group_of: Mapping[str, int]) -> list[s
     lines = []
     for position, group in enumerate(clinics):
         names = [name for name, own in group_of.items() if own == position]
+        if not names:
+            continue
         where = listed(names) if len(names) <= 3 else f"{len(names)} clinics"
         if group.label_noise:
             lines.append(f"{group.label_noise:.3g} of the training labels wrong at {where}")

@@ -67,6 +67,7 @@ class Comparison:
     note: str = ""  # What has to be known of the runs; may be empty
     cautions: str = ""  # What has to be said beside it; may be empty
     scope: str = ""  # How far it goes; may be empty
+    place: str = "clinic"  # Whose patients a score compares
 
     def finding(self) -> str:
         """Say which group is best, and what the intervals support of the others."""
@@ -88,7 +89,7 @@ class Comparison:
         told = sentences(
             "finding",
             best=self.best,
-            title=title(self.metric),
+            title=title(self.metric, self.place),
             apart=bool(self.baselines) and self.best not in self.baselines,
             highest=higher_is_better(self.metric),
             value=_number(mean, half_width),
@@ -259,7 +260,7 @@ def compare(
             rounds,
         )
     limits = scope(ok, comparison.means, held_out, trials, others=bool(away.all()))
-    return replace(comparison, cautions=" ".join(said), scope=limits)
+    return replace(comparison, cautions=" ".join(said), scope=limits, place=words.place)
 
 
 def _name(row: Mapping[Hashable, object], by: Sequence[str], settings: Sequence[str]) -> str:
@@ -312,7 +313,7 @@ def _latex(text: str) -> str:
 def readable(comparison: Comparison) -> pd.DataFrame:
     """Lay out a comparison as text, with headings."""
     table = comparison.frame()
-    name, sign = title(comparison.metric), 1 if higher_is_better(comparison.metric) else -1
+    name, sign = title(comparison.metric, comparison.place), 1 if higher_is_better(comparison.metric) else -1
     return pd.DataFrame(
         {
             "Method": table["group"],

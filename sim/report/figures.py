@@ -90,10 +90,10 @@ def privacy_accuracy_chart(runs: pd.DataFrame, held_out: HeldOut | None = None) 
         _panel(runs, metric, curves[curves["metric"] == metric], levels[levels["metric"] == metric], width)
         for metric in known
     ]
-    scores = " and ".join(title(metric) for metric in known)
+    scores = " and ".join(title(metric, spoken(runs).place) for metric in known)
     words = (
         f"Line charts of {scores} against epsilon {', '.join(target_order(curves))}. "
-        f"{title(known[0]).capitalize()}: {spans(curves[curves['metric'] == known[0]])}"
+        f"{title(known[0], spoken(runs).place).capitalize()}: {spans(curves[curves['metric'] == known[0]])}"
     )
     shared = {"scale": {"color": "shared", "shape": "shared"}}
     drawn = {"vconcat" if many else "hconcat": panels, "spacing": 18, "resolve": shared, "description": words}

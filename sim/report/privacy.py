@@ -50,7 +50,7 @@ def method_privacy(study: StudyResults) -> list[MethodPrivacy]:
             for column, adversary in adversaries.items()
         ]
         bounds = [
-            _bound(level, row, statement["delta"])
+            _bound(level, row, statement["delta"], parties=statement.get("parties", False))
             for level, statement in stated.items()
             for row in statement["adversaries"]
         ]
@@ -108,16 +108,17 @@ def _sees(row: Mapping[str, Any]) -> str:
     return "; ".join(seen) or "nothing"
 
 
-def _bound(level: str, row: Mapping[str, Any], delta: float | None) -> dict[str, str]:
+def _bound(level: str, row: Mapping[str, Any], delta: float | None, *, parties: bool) -> dict[str, str]:
+    who = row["adversary"].replace("-", " ")
     finite = 0 < row["epsilon"] < math.inf
     return {
         "Privacy": level,
-        "Adversary": row["adversary"].replace("-", " "),
+        "Adversary": who.replace("clinic", "party") if parties else who,
         "ε": epsilon_text(row["epsilon"]),
         "δ": f"{delta:g}" if finite and delta is not None else "–",
         "Neighbours": row["adjacency"] or "–",
         "ε, replace-one": "–" if row["replace-epsilon"] is None else epsilon_text(row["replace-epsilon"]),
-        "Least protected clinic": row["clinic"] if finite else "–",
+        f"Least protected {'party' if parties else 'clinic'}": row["clinic"] if finite else "–",
         "Maximum membership advantage": _upper(row["advantage"]),
         "Maximum TPR at 1 % FPR": _upper(row["true-positive-rates"][_RATE]),
         "Reason for no guarantee": "; ".join(row["reasons"]) or "–",

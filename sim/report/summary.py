@@ -229,9 +229,9 @@ def higher_is_better(column: str) -> bool:
     return column.endswith(("auc", "accuracy", "auprc", "sensitivity", "net_benefit", "concordance", "r2", "kappa"))
 
 
-def title(column: str) -> str:
-    """Name a column in a sentence."""
-    return _TITLES.get(column, column.replace("_", " "))
+def title(column: str, place: str = "clinic") -> str:
+    """Name a column in a sentence; ``place`` is as of :class:`sim.report.spoken.Spoken`."""
+    return _TITLES.get(column, column.replace("_", " ")).replace("clinic", place)
 
 
 _TITLES = {

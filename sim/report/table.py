@@ -78,7 +78,7 @@ def results_frame(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.Dat
             continue
         summary = summarise(ok, by, metric, held_out)
         table[name] = list(map(score_text, summary["mean"], summary["half_width"]))
-    table[f"Worst clinic {words.word}"] = list(map(score_text, means[worst]))
+    table[f"Worst {words.place} {words.word}"] = list(map(score_text, means[worst]))
     for column, adversary in adversaries.items():
         table[f"ε {adversary.lower()}"] = list(map(epsilon_text, largest[column]))
     if ok["epsilon_label"].notna().any():

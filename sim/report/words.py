@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pandas as pd
 
@@ -93,7 +94,7 @@ def _by_level(study: StudyResults, ok: pd.DataFrame) -> Iterator[tuple[str, Comp
             study.held_out.predictions if study.held_out else pd.DataFrame(),
             study.rounds,
         )
-        yield str(level), comparison, [*said]
+        yield str(level), replace(comparison, place=words.place), [*said]
 
 
 def _among(evidence: Evidence, names: dict[str, str]) -> Evidence:
