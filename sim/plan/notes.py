@@ -124,16 +124,13 @@ def summed(plan: Plan) -> str:
 
 def another_party(plan: Plan) -> str:
     """Say who else takes part in vertical learning, and what one in another region learns."""
-    told = (
-        "another party, from all that its own messages bring, of what it does not hold itself; it knows who the "
-        "patients are"
-    )
+    told = "from all that its own messages bring, of what it does not hold itself; it knows who the patients are"
     if not plan.job.facts.places.regions or not (plan.job.method.joins or plan.job.alone):
-        return told
+        return f"another party, {told}"
     others = "gets nothing of them"
     if plan.job.protocol.crosses:
         others = "gets averaged parts and what they make of its own patients, of which the model user's epsilon speaks"
-    return f"{told} of its region; a party of another region {others}"
+    return f"another party of the region, {told}; a party of another region {others}"
 
 
 def in_one_region(plan: Plan) -> str:
@@ -142,10 +139,8 @@ def in_one_region(plan: Plan) -> str:
     if not facts.places.regions or plan.job.parties is None:
         return ""
     if facts.clinics_of_a_patient > 1:
-        return " of the region (of a patient with records in several regions, each record by itself)"
-    return (
-        " of the region; each patient is in one region, so that what is released of different regions does not add up"
-    )
+        return ", and its records in other regions by themselves"
+    return "; each patient is in one region, so that what different regions release does not add up"
 
 
 def whom_they_share(plan: Plan) -> str:

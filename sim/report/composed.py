@@ -11,6 +11,7 @@ from sim.foundation.text import epsilon_text
 from sim.privacy import ledger
 from sim.privacy.study_ledger import Composition, StudyPrivacy, StudyRun, own_epsilon
 from sim.report.prose import sentences
+from sim.report.spoken import between_parties
 from sim.report.summary import WHO, in_reading_order, named_settings, under_one_adjacency
 
 __all__ = ["composed_frame", "composed_words"]
@@ -46,7 +47,8 @@ def composed_frame(found: StudyPrivacy, runs: Sequence[StudyRun], delta: float |
     if any(c.drawn is not None for c in compositions):
         drawn = ["–" if c.drawn is None else epsilon_text(c.drawn) for c in compositions]
         laid.append(["The best of them, if their number had been random", _counts(compositions), *drawn])
-    names = [f"ε {WHO[adversary].lower()}" for adversary in adversaries]
+    peer = {"peer-clinic": "Peer party"} if between_parties(table) else {}
+    names = [f"ε {(WHO | peer)[adversary].lower()}" for adversary in adversaries]
     return pd.DataFrame(laid, columns=["Setting", "Runs", *names])
 
 

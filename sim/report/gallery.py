@@ -29,7 +29,7 @@ from sim.report.points import (
 )
 from sim.report.spoken import Spoken, spoken
 from sim.report.study import StudyResults
-from sim.report.summary import ADVERSARIES, adjacency_of
+from sim.report.summary import ADVERSARIES, adjacency_of, adversaries_in
 from sim.report.trade_off_charts import cost_panel, epsilon_axis, front_panel, privacy_panel, score_ends, scores_panel
 from sim.results.rounds import DrawnRound
 
@@ -42,7 +42,7 @@ def gallery(study: StudyResults) -> Gallery:
     points = trade_offs(ok, adversaries, study.held_out) if len(ok) else pd.DataFrame(columns=["score"])
     if points.empty:
         return Gallery()
-    words = spoken(ok)
+    words, names = spoken(ok), [adversaries_in(ok)[column] for column in ADVERSARIES]
     scores = [score for score in words.scores if (points["score"] == score).any()]
     tables = {"trade_offs": points.assign(epsilon=points["epsilon"].map(epsilon_text))}
     axis, adjacency = epsilon_axis(largest_epsilons(ok)), adjacency_of(ok)
@@ -53,7 +53,7 @@ def gallery(study: StudyResults) -> Gallery:
         tables["privacy"] = by_privacy(ok, points, by_adversary).assign(
             epsilon=lambda own: own["epsilon"].map(epsilon_text)
         )
-        figures = [_privacy(tables["privacy"], told, axis, scores[0], adjacency)]
+        figures = [_privacy(tables["privacy"], told, names, axis, scores[0], adjacency)]
     else:
         tables["scores"] = together_by_level(points.drop(columns=["epsilon", "front"]), by_level)
         figures = [_scores(points, scores[0])]
@@ -123,13 +123,11 @@ def study_pictures(study: StudyResults, shown: Gallery) -> dict[str, Spec]:
     )
 
 
-def _privacy(points: pd.DataFrame, adversaries: Mapping[str, str], axis: Spec, score: str, adjacency: str) -> Figure:
+def _privacy(
+    points: pd.DataFrame, adversaries: Mapping[str, str], known: Sequence[str], axis: Spec, score: str, adjacency: str
+) -> Figure:
     own = points[points["score"] == score]
-    missing = [
-        name.lower()
-        for column, name in ADVERSARIES.items()
-        if not any(name.lower() in told.lower() for told in adversaries.values())
-    ]
+    missing = [name.lower() for name in known if not any(name.lower() in told.lower() for told in adversaries.values())]
     open_to = f" No run has a guarantee against the {' or the '.join(missing)}." if missing else ""
     return Figure(
         name="privacy",

@@ -20,7 +20,7 @@ from sim.inference.scores import scored
 from sim.report.equal import Names, together
 from sim.report.held_out import HeldOut
 from sim.report.spoken import spoken
-from sim.report.summary import ADVERSARIES, summarise, swept_keys
+from sim.report.summary import ADVERSARIES, adversaries_in, summarise, swept_keys
 from sim.results.columns import NOISE_KEYS
 
 _ROUNDS: Final = 31
@@ -58,12 +58,13 @@ def told_adversaries(ok: pd.DataFrame) -> dict[str, str]:
     None where nothing is private: an epsilon is infinite for each, or 0 where nothing is seen.
     """
     columns: dict[bytes, list[str]] = {}
+    names = adversaries_in(ok)
     for column in ADVERSARIES:
         epsilons = ok[column].to_numpy(float)
         if len(np.unique(epsilons)) > 1 and (np.isfinite(epsilons) & (epsilons > 0)).any():
             columns.setdefault(epsilons.tobytes(), []).append(column)
     return {
-        alike[0]: " and ".join([ADVERSARIES[alike[0]], *(ADVERSARIES[column].lower() for column in alike[1:])])
+        alike[0]: " and ".join([names[alike[0]], *(names[column].lower() for column in alike[1:])])
         for alike in columns.values()
     }
 

@@ -102,7 +102,7 @@ def test_a_study_of_regions_is_run_resumed_verified_and_told(tmp_path, suture):
     assert "Worst region" in page
     assert "Within-region AUC" in page
     assert "Peer party" in page or "ε peer party" in page
-    for wrong in ("ithin-clinic", "Worst clinic", "Peer clinic", "peer clinic", "each clinic&#39;s"):
+    for wrong in ("ithin-clinic", "Worst clinic", "the peer clinic", "ε peer clinic", "each clinic&#39;s"):
         assert wrong not in page, wrong
     assert "over 2 regions with 99 training and 51 held-out patients" in page
     record = json.loads((study / runs.index[0] / "run.json").read_text(encoding="utf-8"))
