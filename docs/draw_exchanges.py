@@ -179,7 +179,7 @@ def _picture(title: str, told: str, headings: Mapping[str, int], rows: Sequence[
 
 def pictures() -> dict[str, str]:
     """Return every picture by its file's name."""
-    drawings = ((name, cut) for name in AT_SERVER for cut in method_of(name).cuts or (None,) if cut != MULTI_HOP)
+    drawings = ((name, cut) for name in AT_SERVER for cut in method_of(name).cuts or (None,) if cut not in MULTI_HOP)
     direct = {f"{'-'.join(filter(None, pair))}.svg": drawn(*pair) for pair in drawings}
     return direct | {f"{'-'.join(pair)}.svg": through_edges(*pair) for pair in THROUGH_EDGES}
 

@@ -65,8 +65,9 @@ def spec_of(csv: Path, strategy="splitfed-v1", cut="multi-hop", edges=EDGES, **t
 
 
 def direct(csv: Path, strategy="splitfed-v1", cut="vanilla", at=1, **tables) -> RunSpec:
-    """Return the run of the same method without edge servers, cut at one block."""
-    model = {**tables.pop("model", {}), "cut": [1, -1] if cut == "u-shaped" else at}
+    """Return the run of the same method without edge servers, cut at one block, or U-shaped."""
+    model = tables.pop("model", {})
+    model = {**model, "cut": model.get("cut", [1, -1]) if cut == "u-shaped" else at}
     return spec_of(csv, strategy, cut, None, model=model, **tables)
 
 

@@ -147,7 +147,11 @@ class Simulation:
             for part, steps in server.noised.items():
                 found[part] = found[part] + steps if part in found else steps
         if self.edge_meter is not None:
-            found |= {part: torch.from_numpy(steps) for part, steps in self.edge_meter.noised_steps.items()}
+            found |= {
+                part: torch.from_numpy(steps)
+                for part, steps in self.edge_meter.noised_steps.items()
+                if part not in self.meter.noised_steps  # a tail's steps are told on both links
+            }
         return found
 
     @property

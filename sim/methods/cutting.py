@@ -43,10 +43,11 @@ def cut_network(spec: RunSpec, facts: Facts, protocol: Protocol) -> tuple[Networ
 def _with_a_cut(model: Model, topology: str, network: Network) -> str:
     """Name a cut that this model has or, where it has none, a model that has one."""
     blocks, vanilla = len(network.blocks), topology == "vanilla"
-    for first, last in combinations(range(1, blocks + vanilla), 2):
+    places = 3 if topology == "multi-hop-u-shaped" else 2
+    for bounds in combinations(range(1, blocks + vanilla), places):
         with suppress(ValueError):
-            network.split(topology, (first, last))
-            return f"take cut = {first if vanilla else [first, last]}"
+            network.split(topology, bounds)
+            return f"take cut = {bounds[0] if vanilla else list(bounds)}"
     example = "hidden = [32], cut = 1" if vanilla else "hidden = [32, 16], cut = [1, -1]"
     return f"give it more hidden layers: {example}" if model.name == "mlp" else f'take name = "mlp", {example}'
 

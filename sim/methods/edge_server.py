@@ -8,7 +8,7 @@ of parameters; what is handed on passes through; what is the clinics' own stays,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from sim.methods.crossing import places_sent, unpacked
-from sim.methods.edges import as_cloud_sees
+from sim.methods.edges import Ints, as_cloud_sees
 from sim.methods.exchange import Exchange
 from sim.methods.feed import padded
 from sim.methods.forms import Forms
 from sim.methods.job import Job
-from sim.methods.messages import Begin, EdgeRound, Gather, Hello, Instruction, Kind, Reply, Step
+from sim.methods.messages import Begin, EdgeRound, Gather, Hello, Instruction, Kind, Reply, Step, Tail
 from sim.methods.method import Round, State
 from sim.methods.replies import ExchangeError
 from sim.methods.row_noise import arrived_rows, leaving_rows
@@ -48,8 +48,8 @@ class Passage:
         What the clinics sent of the batch in flight.
     above : Tensor
         Their rows as they were sent on.
-    noised : Tensor
-        ``[lane]`` how many batches went up with noise from here.
+    noised : dict of Kind to Tensor
+        By kind of rows, ``[lane]``: how many batches went up with noise from here.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Passage:
     middle: Trainer
     below: Reply = field(default_factory=lambda: Reply(clinics=[]))
     above: Tensor = field(default_factory=lambda: torch.empty(0))
-    noised: Tensor
+    noised: dict[Kind, Tensor]
 
     @property
     def of_batch(self) -> OfOneBatch:
@@ -103,6 +103,8 @@ class EdgeServer:
             return Reply(clinics=list(self.clinics))
         if isinstance(asked, Begin):
             return self._begin(asked)
+        if isinstance(asked, Tail) and asked.turn in self._turns:
+            return self._tail(asked, self._turns[asked.turn])
         if isinstance(asked, Step) and asked.turn in self._turns:
             return self._step(asked, self._turns[asked.turn])
         if isinstance(asked, EdgeRound) and edge_round is not None:
@@ -154,8 +156,8 @@ class EdgeServer:
                 turn=asked.turn,
                 first=asked.first,
                 steps=asked.steps,
-                model=None if asked.model is None else head.select(asked.model),
-                optimizer=None if asked.optimizer is None else _renamed(asked.optimizer, "head", head.shapes()),
+                model=None if asked.model is None else self._of_clinics(asked.model),
+                optimizer=None if asked.optimizer is None else _of_head(asked.optimizer, head.shapes()),
             )
         )
         if not asked.steps:
@@ -164,15 +166,14 @@ class EdgeServer:
         if asked.model is not None:
             parameters = expand(middle.select(asked.model), len(asked.clinics))
         if asked.optimizer is not None:
-            handed = _renamed(asked.optimizer, "middle", middle.shapes())
-            state = expand({key.removeprefix("middle:"): value for key, value in handed.items()}, 1)
+            state = expand(_of_middle(asked.optimizer, middle.shapes()), 1)
         passage = self._turns[asked.turn] = Passage(
             name=asked.turn,
             clinics=asked.clinics,
             server_round=asked.server_round,
             step=asked.first,
             middle=trainer_for(job, middle, asked.clinics, parameters, state or None),
-            noised=torch.zeros(len(asked.clinics), dtype=torch.int64),
+            noised={Kind(kind): torch.zeros(len(asked.clinics), dtype=torch.int64) for kind in self._noises},
         )
         return self._passed_up(passage, back)
 
@@ -183,23 +184,35 @@ class EdgeServer:
         x = padded(arrived, self._width(back.rows))
         outputs = passage.middle.forward(x, rows=back.rows, want_input_gradient=True, moment=moment)
         sent = leaving_rows(self._above, Kind.SMASHED, outputs, back.rows, back.clinics, moment)
-        passage.noised[: len(back.rows)] += 1
         passage.below, passage.above = back, sent
-        payload = {Kind.SMASHED: sent, Kind.LABELS: back.payload[Kind.LABELS]}
-        return Reply(clinics=back.clinics, rows=back.rows, payload=payload)
+        return self._sent(passage, {**back.payload, Kind.SMASHED: sent})
+
+    def _tail(self, asked: Tail, passage: Passage) -> Reply:
+        """Bring the body's outputs to the clinics' tails, and send on their gradient."""
+        below, rows, clinics = self._below.job, passage.below.rows, passage.below.clinics
+        self._check_rows(Kind.BODY_OUTPUT, asked.body_output, rows)
+        back = self._below.ask(Tail(**passage.of_batch, body_output=asked.body_output))
+        by_lane = torch.from_numpy(self._normaliser(passage).copy())
+        at = places_sent(below, Kind.BODY_OUTPUT, asked.body_output)
+        gradient = arrived_rows(below, Kind.TAIL_GRADIENT, back.payload[Kind.TAIL_GRADIENT], clinics, by_lane, at)
+        moment = passage.server_round, passage.step
+        sent = leaving_rows(self._above, Kind.TAIL_GRADIENT, gradient, rows, clinics, moment, by_lane, at)
+        return self._sent(passage, {Kind.TAIL_GRADIENT: sent})
+
+    def _sent(self, passage: Passage, payload: Mapping[Kind, Tensor]) -> Reply:
+        for kind in payload.keys() & passage.noised.keys():
+            passage.noised[kind][: len(passage.below.rows)] += 1
+        return Reply(clinics=passage.below.clinics, rows=passage.below.rows, payload=payload)
 
     def _step(self, asked: Step, passage: Passage) -> Reply:
         """Train the middle with the cloud's gradient, send its own down, and answer with what comes back up."""
-        job, rows = self._job, passage.below.rows
-        if fault := self._forms.rows_fault(Kind.CUT_GRADIENT, asked.cut_gradient, rows):
-            raise ExchangeError(f"the cloud's {str(Kind.CUT_GRADIENT)!r} holds {fault}")
+        rows, normaliser = passage.below.rows, self._normaliser(passage)
+        self._check_rows(Kind.CUT_GRADIENT, asked.cut_gradient, rows)
         at = places_sent(self._above, Kind.SMASHED, passage.above)
         gradient = padded(unpacked(self._above, Kind.CUT_GRADIENT, asked.cut_gradient, at), self._width(rows))
-        sizes = np.array([job.sizes[k] for k in passage.of_batch["clinics"]])
-        normaliser = job.sampling.normaliser(sizes, np.array(rows))
         down = passage.middle.backward(passage.server_round, passage.step, normaliser, gradient)
         sent = leaving_server(self._below.job, Kind.CUT_GRADIENT, down, passage.below)
-        back = self._below.ask(Step(**passage.of_batch, cut_gradient=sent))
+        [back] = self._below.send(Step(**passage.of_batch, cut_gradient=sent))  # its clinics are at one node
         passage.step += 1
         return self._passed_up(passage, back) if Kind.SMASHED in back.payload else self._ended(passage, back)
 
@@ -223,8 +236,9 @@ class EdgeServer:
             parts[Kind.MODEL] = trained
         if Kind.OPTIMIZER in back.parts:
             state = back.parts[Kind.OPTIMIZER] | {f"middle:{key}": value for key, value in middle.state.items()}
-            parts[Kind.OPTIMIZER] = {key.replace("head:", "middle:", 1): value for key, value in state.items()}
-        noised = {} if self._above.rows is None else {str(Kind.SMASHED): passage.noised.tolist()}
+            parts[Kind.OPTIMIZER] = {_in_front(key): value for key, value in state.items()}
+        noised = {str(kind): steps.tolist() for kind, steps in passage.noised.items()}
+        noised |= {part: steps for part, steps in back.noised.items() if part == "tail"}
         if job.dp is not None and "middle" not in job.frozen:
             noised["middle"] = middle.noised_steps.tolist()
         return Reply(clinics=clinics, parts=parts, noised=noised)
@@ -239,6 +253,22 @@ class EdgeServer:
         found = [self._own.get(k, fresh) for k in clinics]
         parameters, state = ({name: torch.cat([o[of][name] for o in found]) for name in fresh[of]} for of in (0, 1))
         return parameters, state
+
+    @property
+    def _noises(self) -> tuple[str, ...]:
+        return () if self._above.rows is None else tuple(self._above.rows.clip)
+
+    def _of_clinics(self, model: Parameters) -> Parameters:
+        parts = (self._job.part(name) for name in self._job.protocol.clinic_parts)
+        return {name: value for part in parts for name, value in part.select(model).items()}
+
+    def _normaliser(self, passage: Passage) -> Ints:
+        sizes = np.array([self._job.sizes[k] for k in passage.below.clinics])
+        return self._job.sampling.normaliser(sizes, np.array(passage.below.rows))
+
+    def _check_rows(self, kind: Kind, rows: Tensor, sizes: list[int]) -> None:
+        if fault := self._forms.rows_fault(kind, rows, sizes):
+            raise ExchangeError(f"the cloud's {str(kind)!r} holds {fault}")
 
     def _width(self, rows: list[int]) -> int:
         return int(self._job.width(np.array(rows).max(initial=0)))
@@ -255,11 +285,24 @@ def _values(trainer: Trainer) -> tuple[Parameters, Parameters]:
     return trainer.parameters, trainer.state
 
 
-def _renamed(state: Mapping[str, Tensor], part: str, names: Mapping[str, object]) -> Parameters:
-    """Return what of the optimiser's state as the cloud has it is of a part, keyed ``part:slot/parameter``."""
-    found = {}
-    for key, value in state.items():
-        slot, _, name = key.partition(":")[2].partition("/")
-        if not name or name in names:
-            found[f"{part}:{slot}" + (f"/{name}" if name else "")] = value
-    return found
+def _of_head(state: Mapping[str, Tensor], names: Collection[str]) -> Parameters:
+    """Return what of the optimiser's state as the cloud has it is the clinics', keyed ``part:slot/parameter``."""
+    kept = {key: value for key, value in state.items() if not key.startswith("middle:") or _slot_of(key, names)}
+    return {key.replace("middle:", "head:", 1): value for key, value in kept.items()}
+
+
+def _of_middle(state: Mapping[str, Tensor], names: Collection[str]) -> Parameters:
+    """Return what of it is the middle's, keyed ``slot/parameter``."""
+    kept = {key: value for key, value in state.items() if key.startswith("middle:") and _slot_of(key, names)}
+    return {key.removeprefix("middle:"): value for key, value in kept.items()}
+
+
+def _slot_of(key: str, names: Collection[str]) -> bool:
+    """Whether a key is a slot of one of these parameters, or counts the steps of all."""
+    _, _, name = key.partition("/")
+    return not name or name in names
+
+
+def _in_front(key: str) -> str:
+    """Return a key of the head's state as one of all that lies in front of the cloud."""
+    return key.replace("head:", "middle:", 1) if key.startswith("head:") else key

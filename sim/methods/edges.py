@@ -57,12 +57,16 @@ def edges_of(job: Job) -> Edges | None:
     return Edges(tuple(name for name, _ in own), home)
 
 
+_SIDE = {"multi-hop": "vanilla", "multi-hop-u-shaped": "u-shaped"}
+"""How the network is cut for either side of an edge server."""
+
+
 def as_clinics_see(job: Job) -> Job:
     """Return the job between clinics and their edge servers: head, and the rest at a server."""
-    vanilla = job.protocol.topology == MULTI_HOP
-    protocol = _plain(job.protocol, "vanilla" if vanilla else job.protocol.topology, job.protocol.clinic_parts)
-    parts = _joined(job.parts, 1, 3, "body") if vanilla else job.parts
-    at_edge = vanilla and job.spec.privacy.rows_noised_at == "edge"
+    hops = job.protocol.topology in MULTI_HOP
+    protocol = _plain(job.protocol, _SIDE.get(job.protocol.topology, job.protocol.topology), job.protocol.clinic_parts)
+    parts = _joined(job.parts, 1, 3, "body") if hops else job.parts
+    at_edge = hops and job.spec.privacy.rows_noised_at == "edge"
     return replace(job, protocol=protocol, parts=parts, rows=None if at_edge else job.rows)
 
 
@@ -72,14 +76,15 @@ def as_cloud_sees(job: Job) -> Job:
     Where edge servers have the body, the whole model crosses, and nothing but its average.
     """
     averaged = job.protocol.movement == "averaged"
-    if job.protocol.topology != MULTI_HOP:
+    if job.protocol.topology not in MULTI_HOP:
         names = tuple(part.name for part in job.parts)
         whole = replace(_plain(job.protocol, "whole", names), batch_up=(), batch_down=(), server_parts=())
         return replace(job, protocol=replace(whole, averaged_before=True), rows=None, labels=None)
+    side, in_front = _SIDE[job.protocol.topology], ("middle", *job.protocol.clinic_parts[1:])
     frozen = (job.frozen - {"head", "middle"}) | ({"middle"} if {"head", "middle"} <= job.frozen else set())
     return replace(
         job,
-        protocol=replace(_plain(job.protocol, "vanilla", ("middle",)), averaged_before=averaged),
+        protocol=replace(_plain(job.protocol, side, in_front), averaged_before=averaged),
         parts=_joined(job.parts, 0, 2, "middle"),
         frozen=frozen,
         labels=None,  # which randomised them at the clinic

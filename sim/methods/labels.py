@@ -14,7 +14,8 @@ __all__ = ["known_method", "label_of", "method_label", "reading_order"]
 
 _IMPORT_PATH: Final = re.compile(r"[^\W\d]\w*([.:][^\W\d]\w*)*[.:](?P<last>[^\W\d]\w*)")
 _FAMILIES: Final = ("baseline", "FL", "SL", "SplitFed")
-_CUTS: Final[dict[object, str]] = {"vanilla": "vanilla", "u-shaped": "U-shaped"}
+_CUTS: Final[dict[object, str]] = {"vanilla": "vanilla", "u-shaped": "U-shaped", "multi-hop": "multi-hop"}
+_CUTS["multi-hop-u-shaped"] = "multi-hop, U-shaped"
 
 
 def known_method(strategy: str) -> Method | None:

@@ -34,7 +34,7 @@ def laid_out(spec: RunSpec, facts: Facts, method: Method, protocol: Protocol) ->
     network, parts = (parties.network, parties.parts) if parties else cut_network(spec, facts, protocol)
     frozen = frozen_parts(spec, method, parts)
     network = with_public_head(spec, network, parts, frozen)
-    noised = 1 if spec.privacy.rows_noised_at == "edge" and protocol.topology == MULTI_HOP else 0
+    noised = 1 if spec.privacy.rows_noised_at == "edge" and protocol.topology in MULTI_HOP else 0
     before = parties.heads[0] if parties and parties.heads else parts[noised]
     rows = acting.row_noise(spec.privacy, before, with_tail="tail" in protocol.clinic_parts)
     if spec.model.cut_dropout:

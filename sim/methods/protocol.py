@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from sim.methods.messages import Kind
 from sim.methods.method import Method, Movement
 from sim.privacy.ledger import ADVERSARIES, Adversary
+from sim.scenario.edges import MULTI_HOP
 
 Direction = Literal["up", "down"]
 Traffic = dict[tuple[Direction, str], NDArray[np.int64]]
@@ -58,7 +59,7 @@ class Protocol:
 
     Attributes
     ----------
-    topology : {"whole", "vanilla", "u-shaped", "multi-hop"}
+    topology : {"whole", "vanilla", "u-shaped", "multi-hop", "multi-hop-u-shaped"}
         Where the network is cut.
     clinic_parts, edge_parts, server_parts : tuple of str
         The parts that train at the clinic, at its edge server, and at the server, which is the cloud where there are
@@ -120,6 +121,7 @@ _AT_CLINIC: dict[str | None, tuple[str, ...]] = {
     "vanilla": ("head",),
     "u-shaped": ("head", "tail"),
     "multi-hop": ("head",),
+    "multi-hop-u-shaped": ("head", "tail"),
 }
 
 
@@ -133,7 +135,7 @@ def protocol_of(method: Method, cut: str | None) -> Protocol:
             clinic_parts, server_parts = (), ("model",)
     elif cut in ("vanilla", "multi-hop"):
         up, down = ((Kind.SMASHED, Kind.LABELS),), ((Kind.CUT_GRADIENT,),)
-    elif cut == "u-shaped":
+    elif cut in ("u-shaped", "multi-hop-u-shaped"):
         up = (Kind.SMASHED,), (Kind.TAIL_GRADIENT,)
         down = (Kind.BODY_OUTPUT,), (Kind.CUT_GRADIENT,)
     raw = method.once_up + tuple(kind for kinds in up for kind in kinds)
@@ -145,7 +147,7 @@ def protocol_of(method: Method, cut: str | None) -> Protocol:
     edge_parts: tuple[str, ...] = ()
     if method.edge_round is not None:  # the edge servers have the body, and the cloud gets averages alone
         edge_parts, server_parts, sees_raw = server_parts, (), {"edge": raw}
-    elif cut == "multi-hop":
+    elif cut in MULTI_HOP:
         edge_parts, sees_raw = ("middle",), {"edge": raw, "server": raw}
     return Protocol(
         topology=cut or "whole",

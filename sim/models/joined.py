@@ -177,7 +177,8 @@ def joined_network(
     if settings.name != "mlp":
         raise ValueError(f'"{settings.name}" has no heads for parties; take name = "mlp"')
     layers = len(settings.hidden) + 1
-    first, last = settings.cut if isinstance(settings.cut, tuple) else (settings.cut, -1)
+    cuts = settings.cut if isinstance(settings.cut, tuple) else (settings.cut, -1)
+    first, last = cuts[0], cuts[-1]
     begin, end = (place + layers if place < 0 else place for place in (first, last))
     if not 0 < begin < layers:
         raise ValueError(f"cut {first} lies outside the model, which has {layers} layers; take cut = 1")

@@ -17,6 +17,12 @@ from sim.foundation.rng import stream
 Parameters = dict[str, Tensor]
 """Parameters by name, each ``[lane, *shape]``."""
 Built = TypeVar("Built")
+_ROLES = {
+    "vanilla": ("head", "body"),
+    "u-shaped": ("head", "body", "tail"),
+    "multi-hop": ("head", "middle", "body"),
+    "multi-hop-u-shaped": ("head", "middle", "body", "tail"),
+}
 STATISTICS = ("running_mean", "running_var")
 
 
@@ -94,16 +100,17 @@ class Network:
         """The network as one part."""
         return Part("model", self.blocks)
 
-    def split(self, topology: str, cut: int | tuple[int, int]) -> tuple[Part, ...]:
+    def split(self, topology: str, cut: int | tuple[int, ...]) -> tuple[Part, ...]:
         """Cut the network where a topology asks for it.
 
         Parameters
         ----------
-        topology : {"vanilla", "u-shaped", "multi-hop"}
-            Vanilla: ``(head, body)``, U-shaped: ``(head, body, tail)``, multi-hop: ``(head, middle, body)``.
-        cut : int or (int, int)
-            Index of the first block of the second part and, where there are three, of the third; negative counts from
-            the end.
+        topology : {"vanilla", "u-shaped", "multi-hop", "multi-hop-u-shaped"}
+            Vanilla: ``(head, body)``, U-shaped: ``(head, body, tail)``, multi-hop: ``(head, middle, body)``, or with a
+            tail behind them.
+        cut : int or tuple of int
+            Index of the first block of the second part and, where there are more, of the others; negative counts from
+            the end. Of more than are needed vanilla and multi-hop take the first, U-shaped the first and the last.
 
         Raises
         ------
@@ -111,10 +118,13 @@ class Network:
             If a part would hold no block, or nothing to train.
         """
         n = len(self.blocks)
-        if topology == "multi-hop" and not isinstance(cut, tuple):
-            raise ValueError(f"{cut} is one block, and multi-hop cuts twice")
-        first, last = cut if isinstance(cut, tuple) else (cut, -1)
-        bounds = (first,) if topology == "vanilla" else (first, last)
+        given = cut if isinstance(cut, tuple) else (cut,)
+        roles, needed = _ROLES[topology], len(_ROLES[topology]) - 1
+        if topology.startswith("multi-hop") and len(given) < needed:
+            raise ValueError(
+                f"cut {list(given)} has {len(given)} of the {needed} blocks with which parts of {topology} begin"
+            )
+        bounds = (given[0], given[-1] if len(given) > 1 else -1) if topology == "u-shaped" else given[:needed]
         absolute = tuple(b + n if b < 0 else b for b in bounds)
         edges = (0, *absolute, n)
         names = ", ".join(block.name for block in self.blocks)
@@ -124,7 +134,6 @@ class Network:
                 f"cut {list(bounds)} lies outside the model: {topology} needs {need} parts of at least one block each, "
                 f"and this model's blocks are: {names}; take another cut, or a deeper model"
             )
-        roles = ("head", "middle", "body") if topology == "multi-hop" else ("head", "body", "tail")
         parts = tuple(
             Part(role, self.blocks[low:high]) for role, (low, high) in zip(roles, pairwise(edges), strict=False)
         )

@@ -14,7 +14,7 @@ from sim.methods.crossing import crossing_form
 from sim.methods.edges import Edges, as_clinics_see, as_cloud_sees, meets_at_cloud
 from sim.methods.forms import label_dtype
 from sim.methods.messages import Kind
-from sim.methods.protocol import HEADER_BYTES, HEADERS, Direction, Traffic
+from sim.methods.protocol import HEADER_BYTES, HEADERS, Direction, Kinds, Traffic
 from sim.plan.costs import FLOAT_BYTES, PartCost
 from sim.plan.load import EdgeLoad, Leg, RoundLoad
 from sim.scenario.clinics import EdgeResources
@@ -55,7 +55,8 @@ class EdgeCounts:
         self.below, self._above = as_clinics_see(job), as_cloud_sees(job)
         self._scalars = sum(self._numbers(part) for part in self._above.protocol.clinic_parts)
         slots, adam = len(job.optimizer.slots), job.optimizer.name == "adam"
-        self._state = FLOAT_BYTES * slots * self._scalars + (8 if adam else 0)
+        self._state = FLOAT_BYTES * slots * self._scalars + 8 * adam * len(self._above.protocol.clinic_parts)
+        self._up, self._down = job.protocol.batch_up, job.protocol.batch_down
         self.hops = job.method.edge_round is None
         self.traffic: Traffic = {}
         self.flops = np.zeros(len(edges.names), dtype=np.int64)
@@ -66,15 +67,24 @@ class EdgeCounts:
 
     def legs(self, clinic_extra: int) -> Iterator[Leg]:
         """Return the way of one batch through a middle; so many FLOPs more are the clinic's on the way back."""
-        costs, label = self._costs, label_dtype(self._job).itemsize
+        costs = self._costs
         yield Leg("clinic", costs["head"].forward_flops)
-        yield Leg("up", self._row_bytes(self.below, "head") + label)
+        yield Leg("up", self._message(self.below, self._up[0]))
         yield Leg("edge", costs["middle"].forward_flops)
-        yield Leg("edge-up", self._row_bytes(self._above, "middle") + label)
-        yield Leg("server", costs["body"].forward_flops + costs["body"].backward_flops)
-        yield Leg("edge-down", self._row_bytes(self._above, "middle", back=True))
+        yield Leg("edge-up", self._message(self._above, self._up[0]))
+        if "tail" not in costs:
+            yield Leg("server", costs["body"].forward_flops + costs["body"].backward_flops)
+        else:
+            yield Leg("server", costs["body"].forward_flops)
+            yield Leg("edge-down", self._message(self._above, self._down[0]))
+            yield Leg("down", self._message(self.below, self._down[0]))
+            yield Leg("clinic", costs["tail"].forward_flops + costs["tail"].backward_flops)
+            yield Leg("up", self._message(self.below, self._up[1]))
+            yield Leg("edge-up", self._message(self._above, self._up[1]))
+            yield Leg("server", costs["body"].backward_flops)
+        yield Leg("edge-down", self._message(self._above, self._down[-1]))
         yield Leg("edge", costs["middle"].backward_flops)
-        yield Leg("down", self._row_bytes(self.below, "head", back=True))
+        yield Leg("down", self._message(self.below, self._down[-1]))
         yield Leg("clinic", costs["head"].backward_flops + clinic_extra)
 
     def through(self, load: RoundLoad, server_round: int, rounds: int) -> RoundLoad:
@@ -113,16 +123,13 @@ class EdgeCounts:
     def count(self, load: RoundLoad, own: EdgeLoad) -> None:
         """Count a round."""
         home, edges = own.home, len(self.edges.names)
-        places = {place: load.flops(place) for place in ("edge", "edge-up", "edge-down")}
-        self.flops += np.bincount(home, places["edge"], edges).astype(np.int64) + own.common_flops.astype(np.int64)
+        self.flops += np.bincount(home, load.flops("edge"), edges).astype(np.int64) + own.common_flops.astype(np.int64)
         np.maximum.at(self._widest, load.clinics[load.lane_and_step[0]], load.rows)
-        if self.hops:
-            labels = load.records * label_dtype(self._job).itemsize
-            self._cross("up", "labels", home, labels)
-            self._cross("up", "smashed", home, places["edge-up"] - labels)
-            self._cross("down", "cut-gradient", home, places["edge-down"])
-            self._cross("up", HEADERS, home, load.steps * HEADER_BYTES)
-            self._cross("down", HEADERS, home, load.steps * HEADER_BYTES)
+        messages: tuple[tuple[Direction, tuple[Kinds, ...]], ...] = ("up", self._up), ("down", self._down)
+        for way, of_batch in messages if self.hops else ():
+            for kind in (kind for kinds in of_batch for kind in kinds):
+                self._cross(way, kind, home, load.records * self._row_bytes(self._above, kind))
+            self._cross(way, HEADERS, home, load.steps * len(of_batch) * HEADER_BYTES)
         every = np.arange(edges)
         moved: tuple[tuple[Direction, int, Ints], ...]
         moved = ("down", own.begin_bytes, own.begins), ("up", own.end_bytes, own.ends)
@@ -148,8 +155,15 @@ class EdgeCounts:
         of_batch = self._widest * (received + sum(part.activations for part in parts))
         return np.bincount(self.edges.home, FLOAT_BYTES * (own + of_batch), len(self.edges.names)).astype(np.int64)
 
-    def _row_bytes(self, side: Job, part: str, *, back: bool = False) -> int:
-        kind = Kind.CUT_GRADIENT if back else Kind.SMASHED
+    def _message(self, side: Job, kinds: Kinds) -> int:
+        return sum(self._row_bytes(side, kind) for kind in kinds)
+
+    def _row_bytes(self, side: Job, kind: Kind) -> int:
+        """Return what a record's row of a kind takes between clinics and edge server, or between that and the cloud."""
+        if kind == Kind.LABELS:
+            return label_dtype(self._job).itemsize
+        at_cut = "head" if side is self.below else "middle"
+        part = at_cut if kind in (Kind.SMASHED, Kind.CUT_GRADIENT) else "body"
         crossing, dtype = crossing_form(side, kind, self._costs[part].output_shape)
         return dtype.itemsize * math.prod(crossing)
 

@@ -15,10 +15,10 @@ from sim.scenario.spec import RunSpec
 def edge_problems(spec: RunSpec, facts: Facts) -> Iterator[str]:
     """Yield a line for each reason why a run does not fit its edge servers, or the lack of them."""
     privacy, method = spec.privacy, method_of(spec.strategy.name)
-    if privacy.rows_noised_at == "edge" and privacy.noises_rows and spec.strategy.cut != MULTI_HOP:
+    if privacy.rows_noised_at == "edge" and privacy.noises_rows and spec.strategy.cut not in MULTI_HOP:
         yield (
-            f'privacy.rows-noised-at: under {method.name} no rows leave an edge server; take cut = "{MULTI_HOP}", or '
-            "set it in the set of strategies that have it"
+            f"privacy.rows-noised-at: under {method.name} no rows leave an edge server; take "
+            f'cut = "{MULTI_HOP[0]}", or set it in the set of strategies that have it'
         )
     if not spec.edges:
         return

@@ -292,15 +292,16 @@ def _through_edges(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]
             known = clipped.mechanism.in_known_batches(sigma, exposures) if clipped else dp.NonPrivateDpEvent()
             found.append(_release(clinic, "gradients", behind, known, "replace"))
     everyone = protocol.sees_model if only_rows else getting
+    sent_on = {Kind.SMASHED: SECOND_CUT}
     for kind in rows:
         bare = tuple(a for a in getting if a not in behind)
         told: list[tuple[str, tuple[Adversary, ...]]] = [(kind, tuple(a for a in bare if a == "edge"))]
-        told.append((SECOND_CUT, tuple(a for a in bare if a == "server")))
+        told.append((sent_on.get(kind, kind), tuple(a for a in bare if a == "server")))
         found += [_release(clinic, what, seeing, dp.NonPrivateDpEvent()) for what, seeing in told if seeing]
         if job.rows is not None and noised:
             event = job.rows.mechanism.event(job.rows.multipliers[clinic] / job.rows.reach[kind], exposures)
             seeing = tuple(a for a in (everyone if only_rows else behind) if not (at_edge and a == "edge"))
-            found.append(_release(clinic, SECOND_CUT if at_edge else kind, seeing, event, "replace"))
+            found.append(_release(clinic, sent_on.get(kind, kind) if at_edge else kind, seeing, event, "replace"))
     if Kind.LABELS not in protocol.sees_raw["edge"]:
         return found
     if job.labels is not None and Kind.LABELS in done:

@@ -95,7 +95,12 @@ class Method:
     @property
     def parts(self) -> int:
         """Into how many parts the model is cut."""
-        return {"vanilla": 2, "u-shaped": 3, "multi-hop": 3}.get(self.cut or "", 1)
+        return {"vanilla": 2, "u-shaped": 3, "multi-hop": 3, "multi-hop-u-shaped": 4}.get(self.cut or "", 1)
+
+    @property
+    def keeps_labels(self) -> bool:
+        """Whether the loss is at the clinic, behind a tail of its own, so that labels stay."""
+        return self.cut in ("u-shaped", "multi-hop-u-shaped")
 
     @property
     def frozen(self) -> frozenset[str]:
@@ -138,11 +143,13 @@ class Method:
             names |= (
                 {"model"}
                 if self.cut is None
-                else {"head", "body"} | ({"u-shaped": {"tail"}, "multi-hop": {"middle"}}.get(self.cut, set()))
+                else {"head", "body"}
+                | ({"tail"} if self.keeps_labels else set())
+                | ({"middle"} if self.cut.startswith("multi-hop") else set())
             )
         names -= self.frozen
         if not {"smashed-noise", "laplace"}.isdisjoint(mechanisms):
-            names |= {"smashed", "tail-gradient"} if self.cut == "u-shaped" else {"smashed"}
+            names |= {"smashed", "tail-gradient"} if self.keeps_labels else {"smashed"}
         return frozenset(names | ({"labels"} if "label-rr" in mechanisms else set()))
 
     @property
@@ -169,14 +176,14 @@ class Method:
         """Return, for each kind of noised row, how far another record's row can lie away, over the clip."""
         built_in = self.model.name != "factory"
         cut = self.model.cut if isinstance(self.model.cut, tuple) else (self.model.cut,)
-        first = cut[-1] if self.privacy.rows_noised_at == "edge" else cut[0]
+        first = cut[:2][-1] if self.privacy.rows_noised_at == "edge" else cut[0]
         behind = 1 if self.model.name == "logistic" else len(self.model.hidden) + 1  # blocks, counted from the end too
         components_alone = self.model.components is not None and first in (1, -behind)
         # Built-in heads end in a rectifier; principal components have both signs; Laplace noise goes by the L1 norm.
         tight = (built_in and not components_alone) or (not built_in and self.tight_rows)
         smashed = math.sqrt(2) if tight and "laplace" not in self.privacy.mechanism.split("+") else 2.0
         of_a_patient = [smashed] * (self.parties or 1)
-        return [*of_a_patient, 2.0] if self.cut == "u-shaped" else of_a_patient
+        return [*of_a_patient, 2.0] if self.keeps_labels else of_a_patient
 
 
 def seen(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]:

@@ -26,10 +26,10 @@ def through_edges(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, 
     rows, and the cloud, like everybody, the model. Noise hides from all who stand behind it what stands in front of
     it, if that is public or has noised gradients.
     """
-    hops, at_edge = method.cut == "multi-hop", method.privacy.rows_noised_at == "edge"
+    hops, at_edge = (method.cut or "").startswith("multi-hop"), method.privacy.rows_noised_at == "edge"
     rows = sent_rows(method, drawn, clinic)
     bare: Seen = Counter({("add-or-remove", dp.NonPrivateDpEvent()): 1})
-    in_front = {"head", "tail"} if method.cut == "u-shaped" else {"head", "middle"} if at_edge else {"head"}
+    in_front = {"head"} | ({"tail"} if method.keeps_labels else set()) | ({"middle"} if at_edge else set())
     if method.rows_are_noised and not method.gradients_are_noised and in_front <= method.frozen:
         everyone = dict.fromkeys(adversaries_of(0, edges=True), rows)
         return {**everyone, "edge": bare} if at_edge else everyone
@@ -61,7 +61,7 @@ def sent_rows(method: Method, drawn: Drawn, clinic: int) -> Seen:
                 found += gaussian("replace", noise / reach, times)
     else:
         found["add-or-remove", dp.NonPrivateDpEvent()] += 1
-    if method.cut == "u-shaped":
+    if method.keeps_labels:
         return found
     if method.label_noise is not None:
         odds = math.exp(-method.label_noise)

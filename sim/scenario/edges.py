@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, field_validator
 
@@ -13,8 +13,9 @@ from sim.scenario.clinics import EdgeResources, assign_resources
 from sim.scenario.lookup import method_facts
 from sim.scenario.study import ClinicGroup, Equipment, Strategy
 
-MULTI_HOP = "multi-hop"
-"""The cut with three places: head at the clinic, middle at its edge server, body at the cloud."""
+MULTI_HOP: Final = ("multi-hop", "multi-hop-u-shaped")
+"""The cuts with three places: head at the clinic, middle at its edge server, body at the cloud; and a tail again at the
+clinic."""
 
 
 def _edge_name(name: str) -> str:
@@ -59,7 +60,7 @@ def edges_fault(edges: Sequence[Edge], *, vertical: bool) -> str:
 
 def goes_through_edges(name: str, cut: str | None) -> bool:
     """Whether a strategy, with a cut, has edge servers between clinics and cloud."""
-    return cut == MULTI_HOP or getattr(method_facts(name), "edge_round", None) is not None
+    return cut in MULTI_HOP or getattr(method_facts(name), "edge_round", None) is not None
 
 
 def unused_or_missing(edges: Sequence[Edge], strategies: Iterable[Strategy]) -> str:
@@ -72,12 +73,12 @@ def unused_or_missing(edges: Sequence[Edge], strategies: Iterable[Strategy]) -> 
     ]
     if through and not edges:
         name, cut = through[0]
-        what = f"{name} with the cut {cut}" if cut == MULTI_HOP else name
+        what = f"{name} with the cut {cut}" if cut in MULTI_HOP else name
         return f"{what} has servers between clinics and cloud; add [[edges]] with name, clinics and a link"
     if edges and not through:
         return (
             "none of them has a place for [[edges]]; remove those, take hierarchical-splitfed, or "
-            f'cut = "{MULTI_HOP}" under a SplitFed'
+            f'cut = "{MULTI_HOP[0]}" under a SplitFed'
         )
     return ""
 

@@ -16,11 +16,14 @@ _LAYERS: Final = {"cnn1d": None, "cnn": None, "resnet18": 4}
 Widths = Annotated[tuple[Annotated[Whole, Field(gt=0, le=1_000_000)], ...], Field(min_length=1, max_length=1000)]
 
 
+_Blocks = int | tuple[int, int] | tuple[int, int, int]
+
+
 def _model_cut(value: object) -> object:
-    parts = value if isinstance(value, list | tuple) and len(value) == 2 else (value,)
+    parts = value if isinstance(value, list | tuple) and len(value) in (2, 3) else (value,)
     if not all(is_number(part) and isinstance(part, int) for part in parts):
         raise ValueError(f"{show(value)} is no cut; give a block number such as 1, or two such as [1, -1]")
-    return tuple(parts) if len(parts) == 2 else value
+    return tuple(parts) if len(parts) > 1 else value
 
 
 class Model(Section):
@@ -41,7 +44,7 @@ class Model(Section):
     factory: str | None = Field(default=None, validate_default=True)
     hidden: Widths = (32, 16)
     channels: Widths | None = None
-    cut: Annotated[int | tuple[int, int], BeforeValidator(_model_cut, json_schema_input_type=int | tuple[int, int])] = 1
+    cut: Annotated[_Blocks, BeforeValidator(_model_cut, json_schema_input_type=_Blocks)] = 1
     head: Literal["binary", "softmax"] = "binary"
     public_head: str = "random"
     components: Annotated[Whole, Field(gt=0, le=1_000_000)] | None = Field(default=None, validate_default=True)

@@ -25,7 +25,7 @@ from sim.scenario.lookup import METHODS, check_options, example, is_own_path, me
 from sim.scenario.lookup import PROFILES as OWN_PROFILES
 from sim.scenario.model import placed_head
 
-Cut = Literal["vanilla", "u-shaped", "multi-hop"]
+Cut = Literal["vanilla", "u-shaped", "multi-hop", "multi-hop-u-shaped"]
 _HELD_OUT_KEYS: Final = ("test", "folds", "test-sites")
 """Of ``[data]``, what strategies may differ in: not the records."""
 

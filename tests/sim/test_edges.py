@@ -200,6 +200,7 @@ def test_a_middle_that_trains_in_front_of_the_noise_tells_of_records(csv):
 _WITH_LABELS = ["smashed-noise", "label-rr"]
 CASES = [
     *((name, "multi-hop") for name in ("splitfed-v1", "splitfed-v2", "splitfed-v3", "split")),
+    *((name, "multi-hop-u-shaped") for name in ("splitfed-v1", "splitfed-v3", "split")),
     *(("hierarchical-splitfed", cut) for cut in ("vanilla", "u-shaped")),
 ]
 
@@ -219,9 +220,12 @@ def test_settings_and_counts_give_the_ledgers_mechanisms_again(csv, privacy, lab
     labels = "private" if "label-epsilon" in privacy else labels
     given = known if privacy["mechanism"] == "none" else {**known, "labels": labels}
     for strategy, cut in CASES:
-        if ("rows-noised-at" in privacy and cut != "multi-hop") or ("label-epsilon" in privacy and cut == "u-shaped"):
+        if ("rows-noised-at" in privacy and "hop" not in cut) or ("label-epsilon" in privacy and "u-" in cut):
             continue
-        model = {"cut": [1, 3], "freeze": ["head"]} if privacy["mechanism"] in ("smashed-noise", _WITH_LABELS) else {}
+        rows_alone = privacy["mechanism"] in ("smashed-noise", _WITH_LABELS)
+        ends = ["head", "tail"] if "u-" in cut else ["head"]
+        model = {"cut": [1, 3, -1] if cut == "multi-hop-u-shaped" else [1, -1], "hidden": [6, 5, 4, 4]}
+        model |= {"freeze": ends} if rows_alone else {}
         plan, _ = plan_of(spec_of(csv, strategy, cut, ONE, privacy=given, model=model, train={"rounds": 2}))
         method, drawn = recounted(plan)
         for k, clinic in enumerate(plan.clinics):
@@ -248,10 +252,13 @@ BAD = [
     ({"strategies": [{"name": "splitfed-v1"}]}, "strategies: none of them has a place for [[edges]]; remove those"),
     (
         {"model": {"name": "mlp", "hidden": [6, 5], "cut": 1}},
-        "model.cut: 1 is one block, and multi-hop cuts twice; take",
+        "model.cut: cut [1] has 1 of the 2 blocks with which parts",
     ),
     ({"model": {"name": "mlp", "hidden": [6, 5], "cut": [2, 1]}}, "model.cut: cut [2, 1] lies outside the model: "),
-    ({"model": {"name": "mlp", "hidden": [6, 5], "cut": [1, 2, 3]}}, "model.cut: [1, 2, 3] is no cut; give a block"),
+    (
+        {"model": {"name": "mlp", "hidden": [6, 5], "cut": [1, 2, 3, 4]}},
+        "model.cut: [1, 2, 3, 4] is no cut; give a",
+    ),
     (
         {"train": {"rounds": 1, "batch-size": 8, "learning-rate": 1.0, "deadline": "1 s"}},
         "train.deadline: is not simul",

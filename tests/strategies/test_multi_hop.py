@@ -60,6 +60,20 @@ def test_multi_hop_v1_is_v1_with_either_cut(csv, optimizer, clinics):
         assert max(distance(ours[r], theirs[r]) for r in ours) < 1e-6
 
 
+U_SHAPED = {"hidden": [6, 5, 4, 4], "cut": [1, 3, -1]}
+
+
+@OPTIMIZERS
+@pytest.mark.parametrize("strategy", ["splitfed-v1", "split", "splitfed-v2", "splitfed-v3"])
+def test_with_a_tail_it_is_the_u_shaped_method_whose_labels_stay(csv, optimizer, strategy, monkeypatch):
+    train = {"optimizer": optimizer, "rounds": 2}
+    spec = spec_of(csv, strategy, "multi-hop-u-shaped", model=U_SHAPED, train=train)
+    run, above = both_links(monkeypatch, *plan_of(spec))
+    theirs, _ = models_of(direct(csv, strategy, "u-shaped", train=train, model={**U_SHAPED, "cut": [3, -1]}))
+    assert distance(run.trained.parameters, theirs[2]) < 1e-6
+    assert "labels" not in {kind for reply in [*run.replies, *above] for kind in reply.kinds}
+
+
 @OPTIMIZERS
 @pytest.mark.parametrize("strategy", ["split", "splitfed-v2", "splitfed-v3"])
 def test_what_lies_in_front_of_the_cloud_is_treated_as_one(csv, optimizer, strategy):
@@ -142,15 +156,22 @@ def test_randomised_labels_pass_through_edge_servers(csv):
         assert math.isfinite(epsilons["edge"])
 
 
-@pytest.mark.parametrize("privacy", [{"mechanism": "none"}, BOTH, {**BOTH, "rows-noised-at": "edge"}], ids=str)
-@pytest.mark.parametrize("strategy", ["splitfed-v1", "splitfed-v2", "splitfed-v3", "split"])
-def test_every_byte_and_noised_step_is_the_plans(csv, strategy, privacy):
+@pytest.mark.parametrize(
+    "privacy", [{"mechanism": "none"}, BOTH, {**BOTH, "rows-noised-at": "edge"}], ids=["none", "both", "edge"]
+)
+@pytest.mark.parametrize(
+    ("strategy", "cut"),
+    [
+        *((strategy, "multi-hop") for strategy in ("splitfed-v1", "splitfed-v2", "splitfed-v3", "split")),
+        *((strategy, "multi-hop-u-shaped") for strategy in ("splitfed-v1", "splitfed-v3", "split")),
+    ],
+)
+def test_every_byte_and_noised_step_is_the_plans(csv, strategy, cut, privacy):
     """Training holds what crossed on both links, and what was noised where, against the plan."""
-    train = {"rounds": 2, "optimizer": "adam"}
-    trained = train_spec(spec_of(csv, strategy, train=train, privacy=privacy, clinics=[SOME_LOST]))
-    assert set(trained.meter.noised_steps) == (
-        set() if "delta" not in privacy else {"head", "middle", "body", "smashed"}
-    )
+    train, model = {"rounds": 2, "optimizer": "adam"}, U_SHAPED if "u-" in cut else {}
+    spec = spec_of(csv, strategy, cut, train=train, model=model, privacy=privacy, clinics=[SOME_LOST])
+    noised = {"head", "middle", "body", "smashed"} | ({"tail", "tail-gradient"} if "u-" in cut else set())
+    assert set(train_spec(spec).meter.noised_steps) == (noised if "delta" in privacy else set())
 
 
 def both_links(monkeypatch, plan, federation):
