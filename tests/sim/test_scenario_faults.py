@@ -67,8 +67,8 @@ DP = "privacy={mechanism='dp-sgd', delta=1e-4, %s}"
         ("seeds=[1,1]", "seeds: [1, 1] has a value twice; name each once"),
         ("model.hidden=[0]", "model.hidden.0: 0 is out of range; give a number greater than 0"),
         (
-            "model.cut=[1,2,3]",
-            "model.cut: [1, 2, 3] is no cut; give a block number such as 1, or two such as [1, -1]",
+            "model.cut=[1,2,3,4]",
+            "model.cut: [1, 2, 3, 4] is no cut; give a block number such as 1, or two such as [1, -1]",
         ),
         # units
         (
