@@ -146,8 +146,8 @@ LEDGER = (
     Mutant(
         "the server's view is amplified",
         "sim/plan/releases.py",
-        "clipped.mechanism.in_known_batches(sigma, exposures)",
-        "clipped.mechanism.event(sampled.rates[clinic], sigma / 2, exposures)",
+        "in_known_batches(sigma, exposures) if clipped else dp.NonPrivateDpEvent()\n            knowing",
+        "event(sampled.rates[clinic], sigma / 2, exposures) if clipped else dp.NonPrivateDpEvent()\n            knowing",
         AMPLIFIED,
     ),
     Mutant(
