@@ -41,7 +41,7 @@ def check(
     prepared = planned(file, overrides, trials=True)
     plans, trials = prepared.plans, prepared.trials
     federation = load_records(scenario.data, scenario.clinics, scenario.seeds[0], scenario.parties)
-    console.print(holdings_table(holdings(federation), parties=bool(scenario.parties)))
+    console.print(holdings_table(holdings(federation), parties=bool(scenario.parties), regions=scenario.data.regions))
     jobs = default_jobs()
     expected = study_seconds(plans, jobs, trials)
     paragraphs = explain(scenario, plans, federation, expected, jobs, BASIS, trials)

@@ -84,7 +84,9 @@ def explain(
         word=federation.outcome.headline.word,
         predicted=_predicted(federation),
         known=_KNOWN[federation.outcome.kind],
-        held=_held(federation),
+        held=_held(scenario, federation),
+        regions=list(map(clinic_text, federation.places.regions)),
+        holder=next((clinic_text(party.name) for party in scenario.parties if party.label), ""),
         shared=whom_they_share(plans[0]) if federation.known else "",
         sizes=sizes,
         smallest=clinic_text(names[sizes.argmin()]),
@@ -119,12 +121,14 @@ def _predicted(federation: Federation) -> str:
     return f"{len(federation.classes)} {'grades' if outcome.kind == 'ordinal' else 'classes'}"
 
 
-def _held(federation: Federation) -> list[str]:
-    """Say which columns each party holds, under a vertical layout."""
-    return [
-        f"{clinic_text(name)} holds {', '.join(federation.features[place] for place in columns)}"
-        for name, columns in zip(federation.places.names, federation.places.columns, strict=True)
-    ]
+def _held(scenario: Scenario, federation: Federation) -> list[str]:
+    """Say which columns each party holds, and where it is if not everywhere, under a vertical layout."""
+    columns, said = dict(zip(federation.places.party_of, federation.places.columns, strict=True)), []
+    for number, party in enumerate(scenario.parties):
+        where = f" (in {', '.join(map(clinic_text, party.regions))})" if party.regions else ""
+        held = ", ".join(federation.features[place] for place in columns[number])
+        said.append(f"{clinic_text(party.name)}{where} holds {held}")
+    return said
 
 
 def _edges(plans: Sequence[Plan]) -> Iterator[str]:
@@ -229,29 +233,33 @@ def _scores(federation: Federation, *, whole: bool) -> str:
         Whether a clinic is tested on all its records.
     """
     held, word = holdings(federation), federation.outcome.headline.word
+    place = "region" if federation.places.regions else "clinic"
     if not federation.outcome.of_classes:
         seen = f", {held.counts[2][:, 1].sum():,} of them with the event" if len(held.classes) > 1 else ""
         records = held.counts[2].sum()
-        return f"Scores: methods are compared by the {word} within clinics, on {records:,} held-out records{seen}."
+        return f"Scores: methods are compared by the {word} within {place}s, on {records:,} held-out records{seen}."
     pairs = comparable_pairs(held.counts.sum(axis=0) if whole else held.counts[2])
     if not pairs.any():
-        return f"Scores: no clinic's held-out records are of two classes, so there is no {word} within clinics."
+        return f"Scores: no {place}'s held-out records are of two classes, so there is no {word} within {place}s."
     most = int(np.argmax(pairs))
     said = [
-        f"Scores: the {word} within clinics rests on {count_text(int(pairs.sum()), 'pair')} of held-out records of "
+        f"Scores: the {word} within {place}s rests on {count_text(int(pairs.sum()), 'pair')} of held-out records of "
         f"different classes; {clinic_text(held.names[most])} has {pairs[most] / pairs.sum():.0%} of them."
     ]
     large = np.sort(pairs)[::-1][: len(pairs) // 10]
     if len(large) > 1:
-        said.append(f"The {len(large):,} clinics with most, a tenth of all, have {large.sum() / pairs.sum():.0%}.")
+        said.append(f"The {len(large):,} {place}s with most, a tenth of all, have {large.sum() / pairs.sum():.0%}.")
     none, few = int((pairs == 0).sum()), int(((pairs > 0) & (pairs < _FEWEST_PAIRS)).sum())
     if none:
-        said.append(f"Clinics without any, all of one class, and so without an {word}: {none:,} of {len(pairs):,}.")
+        of_all = f"{none:,} of {len(pairs):,}"
+        said.append(f"{place.capitalize()}s without any, all of one class, and so without an {word}: {of_all}.")
     if few:
-        said.append(f"Clinics with fewer than {_FEWEST_PAIRS}, too few for an {word} to mean much: {few:,}.")
+        said.append(
+            f"{place.capitalize()}s with fewer than {_FEWEST_PAIRS}, too few for an {word} to mean much: {few:,}."
+        )
     if none or few:
         more = "" if whole else "; a larger data.test-share holds out more"
-        said.append(f"data.min-records leaves small clinics out{more}.")
+        said.append(f"data.min-records leaves small {place}s out{more}.")
     return " ".join(said)
 
 

@@ -258,6 +258,8 @@ def _learned(method: Method, drawn: Drawn, clinic: int) -> dict[Adversary, Seen]
 def alike(one: Mapping[tuple[Adjacency, DpEvent], int], other: Mapping[tuple[Adjacency, DpEvent], int]) -> bool:
     """Say whether two lists of mechanisms are the same, noise and rates to nine digits; un-noised is un-noised."""
     ours, theirs = (sorted(_plain(mechanisms)) for mechanisms in (one, other))
+    if len(ours) != len(theirs):  # noise that one side reckons the same the other may tell apart in its last digit
+        ours, theirs = _merged(ours), _merged(theirs)
     return len(ours) == len(theirs) and all(
         a[:-1] == b[:-1] and all(map(_close, a[-1], b[-1])) for a, b in zip(ours, theirs, strict=True)
     )
@@ -265,6 +267,14 @@ def alike(one: Mapping[tuple[Adjacency, DpEvent], int], other: Mapping[tuple[Adj
 
 def _close(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def _merged(rows: list[tuple[str, str, tuple[float, ...]]]) -> list[tuple[str, str, tuple[float, ...]]]:
+    """Add up the counts of mechanisms whose noise and rates are the same to nine digits."""
+    counts: Counter[tuple[str, str, tuple[float, ...]]] = Counter()
+    for way, kind, (*numbers, count) in rows:
+        counts[way, kind, tuple(float(f"{number:.9g}") for number in numbers)] += int(count)
+    return sorted((way, kind, (*numbers, count)) for (way, kind, numbers), count in counts.items())
 
 
 def _plain(mechanisms: Mapping[tuple[Adjacency, DpEvent], int]) -> list[tuple[str, str, tuple[float, ...]]]:

@@ -61,11 +61,11 @@ def holdings_frame(held: Holdings) -> pd.DataFrame:
     return pd.concat([frame, shares], axis=1)
 
 
-def holdings_table(held: Holdings, *, parties: bool = False) -> Table:
+def holdings_table(held: Holdings, *, parties: bool = False, regions: bool = False) -> Table:
     """Build the table of what each clinic holds, or of the patients whose columns parties hold.
 
     One row a clinic and one for all; beyond 40 clinics quantiles of each column and the clinics with most and fewest
-    records. Of many classes, the most frequent.
+    records. Of many classes, the most frequent. ``regions`` says whether it is regions that patients are of.
     """
     frame = holdings_frame(held)
     classes = _frequent(held) if len(held.classes) > 1 else []
@@ -78,7 +78,8 @@ def holdings_table(held: Holdings, *, parties: bool = False) -> Table:
         caption += f" Quantiles over {len(frame):,} clinics, of each column by itself."
     table = Table(caption=Text(caption, style="dim"), box=box.SIMPLE_HEAD, show_edge=False)
     for position, name in enumerate(frame.columns):
-        heading = Text("label at" if parties and not position else name.replace("share of ", "share of\n", 1))
+        whose = "region" if regions else "label at" if parties else name
+        heading = Text(name.replace("share of ", "share of\n", 1) if position else whose)
         width = None if position else _MOST_SIGNS
         justify: Literal["left", "right"] = "right" if position else "left"
         table.add_column(heading, justify=justify, no_wrap=position <= len(_PARTS), max_width=width)

@@ -262,3 +262,13 @@ def test_less_noise_more_steps_and_other_records_are_named(csv: Path) -> None:
     )
     record["counts"].pop("noised-steps model")
     assert list(count_faults(method, drawn, record, settings)) == ["plan.counts.noised-steps model: is missing"]
+
+
+def test_noise_that_comes_to_the_same_on_one_side_alone_is_the_same():
+    """Of three parts, sqrt(3)-fold noise divided by sqrt(3) is another's in all digits but the last."""
+    whole = {("replace", dp.GaussianDpEvent(2.0)): 14}
+    apart = {("replace", dp.GaussianDpEvent(2.0)): 7, ("replace", dp.GaussianDpEvent(2.0 - 2**-52)): 7}
+    assert alike(whole, apart)
+    assert alike(apart, whole)
+    assert not alike(whole, {**apart, ("replace", dp.GaussianDpEvent(2.0001)): 1})
+    assert not alike({("replace", dp.GaussianDpEvent(2.0)): 13}, apart)
