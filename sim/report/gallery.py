@@ -42,13 +42,13 @@ def gallery(study: StudyResults) -> Gallery:
     points = trade_offs(ok, adversaries, study.held_out) if len(ok) else pd.DataFrame(columns=["score"])
     if points.empty:
         return Gallery()
-    words, names = spoken(ok), [adversaries_in(ok)[column] for column in ADVERSARIES]
+    words, names = spoken(ok), list(adversaries_in(ok).values())
     scores = [score for score in words.scores if (points["score"] == score).any()]
     tables = {"trade_offs": points.assign(epsilon=points["epsilon"].map(epsilon_text))}
     axis, adjacency = epsilon_axis(largest_epsilons(ok)), adjacency_of(ok)
     columns = [column for column in words.scores.values() if column in ok]
     by_level = {level: equals(ok[ok["level"] == level], columns) for level in ok["level"].cat.categories}
-    by_adversary = {name: equals(ok, [*columns, column]) for column, name in told.items()}
+    by_adversary = {name: equals(ok[ok[column].notna()], [*columns, column]) for column, name in told.items()}
     if told:
         tables["privacy"] = by_privacy(ok, points, by_adversary).assign(
             epsilon=lambda own: own["epsilon"].map(epsilon_text)
@@ -127,7 +127,8 @@ def _privacy(
     points: pd.DataFrame, adversaries: Mapping[str, str], known: Sequence[str], axis: Spec, score: str, adjacency: str
 ) -> Figure:
     own = points[points["score"] == score]
-    missing = [name.lower() for name in known if not any(name.lower() in told.lower() for told in adversaries.values())]
+    told = {name for together in adversaries.values() for name in together.lower().split(" and ")}
+    missing = [name.lower() for name in known if name.lower() not in told]
     open_to = f" No run has a guarantee against the {' or the '.join(missing)}." if missing else ""
     return Figure(
         name="privacy",

@@ -59,7 +59,7 @@ def told_adversaries(ok: pd.DataFrame) -> dict[str, str]:
     """
     columns: dict[bytes, list[str]] = {}
     names = adversaries_in(ok)
-    for column in ADVERSARIES:
+    for column in names:
         epsilons = ok[column].to_numpy(float)
         if len(np.unique(epsilons)) > 1 and (np.isfinite(epsilons) & (epsilons > 0)).any():
             columns.setdefault(epsilons.tobytes(), []).append(column)
@@ -87,7 +87,7 @@ def trade_offs(
     for score, column in words.scores.items():
         means = with_bounds(summarise(ok, _GROUP, column, held_out), words.least).dropna(subset="mean")
         for epsilon, adversary in adversaries.items():
-            at = largest[[*_GROUP, epsilon]].rename(columns={epsilon: "epsilon"})
+            at = largest[[*_GROUP, epsilon]].rename(columns={epsilon: "epsilon"}).dropna(subset="epsilon")
             table = means.merge(spent, on=_GROUP).merge(at, on=_GROUP)
             parts.append(table.assign(score=score, adversary=adversary, front=_front(table)))
     table = pd.concat(parts, ignore_index=True)
@@ -120,7 +120,7 @@ def _front(table: pd.DataFrame) -> list[bool]:
 
 def largest_epsilons(ok: pd.DataFrame) -> pd.DataFrame:
     """Return each adversary's largest epsilon over seeds, by series and level."""
-    return ok.groupby(_GROUP, sort=False, observed=True)[list(ADVERSARIES)].max().reset_index()
+    return ok.groupby(_GROUP, sort=False, observed=True)[list(adversaries_in(ok))].max().reset_index()
 
 
 def axis_ends(largest: pd.DataFrame) -> tuple[float, float, float]:
@@ -128,7 +128,7 @@ def axis_ends(largest: pd.DataFrame) -> tuple[float, float, float]:
 
     In between, an epsilon stands at its decimal logarithm.
     """
-    epsilons = largest[list(ADVERSARIES)].to_numpy(float)
+    epsilons = largest[list(adversaries_in(largest))].to_numpy(float)
     logs = np.unique(np.log10(epsilons[np.isfinite(epsilons) & (epsilons > 0)]).round(1))
     gap = float(np.clip(np.diff(logs).min(), 0.1, 0.5)) if len(logs) > 1 else 0.3
     low, high = (float(logs.min()), float(logs.max())) if len(logs) else (0.0, 0.0)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from sim.report.look import UNITS, Sheet, Spec, field, told
 from sim.report.points import axis_ends
-from sim.report.summary import ADVERSARIES
+from sim.report.summary import adversaries_in
 
 _TICKS = 6
 _HEIGHT, _LOW = 300, 200
@@ -121,7 +121,7 @@ def scores_panel(sheet: Sheet) -> Spec:
 def epsilon_axis(largest: pd.DataFrame) -> Spec:
     """Return the axis of epsilons: their logarithms, with 0 and infinity set apart at the ends where they occur."""
     zero, infinite, gap = axis_ends(largest)
-    epsilons = largest[list(ADVERSARIES)].to_numpy(float)
+    epsilons = largest[list(adversaries_in(largest))].to_numpy(float)
     finite = epsilons[np.isfinite(epsilons) & (epsilons > 0)]
     each = sorted({float(f"{value:.2g}") for value in finite})
     few = len(each) <= _TICKS and all(b > 1.2 * a for a, b in pairwise(each))

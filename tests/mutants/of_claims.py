@@ -146,8 +146,8 @@ LEDGER = (
     Mutant(
         "the server's view is amplified",
         "sim/plan/releases.py",
-        "in_known_batches(sigma, exposures) if clipped else dp.NonPrivateDpEvent()\n            knowing",
-        "event(sampled.rates[clinic], sigma / 2, exposures) if clipped else dp.NonPrivateDpEvent()\n            knowing",
+        "in_known_batches(sigma, exposures) if clipped else dp.NonPrivateDpEvent()\n            know",
+        "event(sampled.rates[clinic], sigma / 2, exposures) if clipped else dp.NonPrivateDpEvent()\n            know",
         AMPLIFIED,
     ),
     Mutant(
