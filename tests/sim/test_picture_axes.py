@@ -30,13 +30,13 @@ def sheet(width=440):
 )
 def test_times_on_an_axis_have_one_unit(seconds, unit, largest):
     rows = [{"series": name, "level": "no DP", "phase": "upload", "seconds": seconds} for name in NAMES]
-    panel = time_panel(sheet(), most=seconds)
+    panel = time_panel(sheet(), most=seconds, phases={"upload"})
     assert panel["encoding"]["x"]["title"] == f"Sum in {unit}"
     ticks, _ = texts(panel, rows, "role-axis-label")
     assert [float(tick) for tick in ticks] == sorted(float(tick) for tick in ticks)
     assert largest / 2 < float(ticks[-1]) < 1.5 * largest
     bars = [{"method": "a", "row": "x", "phase": "upload", "start": 0, "end": seconds}]
-    drawn = {**round_panel(sheet(), 1, {"a": seconds}), "params": [{"name": "method", "value": "a"}]}
+    drawn = {**round_panel(sheet(), 1, {"a": seconds}, {"upload"}), "params": [{"name": "method", "value": "a"}]}
     assert texts(drawn, bars, "role-axis-label")[0][0] == "0"
     assert texts(drawn, bars, "role-title-text")[0] == [f"a, in {unit}"]
 
