@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sim.methods.method import method_of
+from sim.methods.parties import OF_THE_LABEL
 from sim.methods.protocol import Protocol, protocol_of
 from sim.scenario.edges import MULTI_HOP
 
@@ -34,8 +35,10 @@ AT_SERVER = {
 }
 IN_TURN = ("split", "splitfed-v2")
 THROUGH_EDGES = (("splitfed-v1", "multi-hop"), ("hierarchical-splitfed", "vanilla"))
+OF_PARTIES = (("vertical", "vanilla"), ("vertical", "u-shaped"), ("vertical-splitfed", "vanilla"))
 PLACES = {"clinic": 110, "edge server": 360, "cloud": 610}
 CLINICS, SERVER, WIDTH, ROW = {"A": 110, "B": 610}, 360, 720, 36
+PARTIES = {"Party": 110, "Server": 360, "Label's holder": 610}
 
 
 class Step(NamedTuple):
@@ -145,6 +148,42 @@ def through_edges(name: str, cut: str) -> str:
     return _picture(f"{name} {cut}", told, {place.capitalize(): x for place, x in PLACES.items()}, rows)
 
 
+def between_parties(name: str, cut: str) -> str:
+    """Return a round of vertical learning as SVG: a party without the label, the server, and who has the label."""
+    method = method_of(name)
+    protocol = protocol_of(method, cut)
+    rows = list[Arrow]()
+
+    def message(down: bool, kinds: Sequence[str], words: Mapping[str, str] = NAMES) -> None:
+        of_party = [kind for kind in kinds if kind not in (*OF_THE_LABEL, "tail")]
+        party, holder = ((PARTIES[place], SERVER)[:: -1 if down else 1] for place in ("Party", "Label's holder"))
+        if of_party == [*kinds]:
+            rows.append(Arrow((party, holder), ", ".join(words[kind] for kind in kinds)))
+            return
+        if of_party:
+            rows.append(Arrow((party,), ", ".join(words[kind] for kind in of_party)))
+        rows.append(Arrow((holder,), ", ".join(words[kind] for kind in kinds)))
+
+    parts = {part: part for part in protocol.clinic_parts}
+    if protocol.crosses:
+        message(True, protocol.clinic_parts, parts)
+    rows.append(Arrow((), "for every batch of patients"))
+    for up, down in zip_longest(protocol.batch_up, protocol.batch_down):
+        message(False, up)
+        if "smashed" in up:
+            rows.append(Arrow((), "the server joins the rows of all parties"))
+        message(True, down)
+    if protocol.crosses:
+        message(False, protocol.clinic_parts, parts)
+        rows.append(Arrow((), "averages bodies over regions, and heads party by party; weights n_r / n"))
+    else:
+        ends = "heads and tail" if "tail" in protocol.clinic_parts else "heads"
+        rows.append(Arrow((), f"one body; {ends} stay with their parties"))
+    places = {x: place for place, x in PARTIES.items()}
+    told = [(" and ".join(f"{places[a]} to {places[b]}" for a, b in row.ends) or "remark", row.text) for row in rows]
+    return _picture(f"{name} {cut}", "; ".join(f"{who}: {what}" for who, what in told), PARTIES, rows)
+
+
 def _picture(title: str, told: str, headings: Mapping[str, int], rows: Sequence[Arrow]) -> str:
     height = 70 + ROW * len(rows)
     lines = [
@@ -181,7 +220,8 @@ def pictures() -> dict[str, str]:
     """Return every picture by its file's name."""
     drawings = ((name, cut) for name in AT_SERVER for cut in method_of(name).cuts or (None,) if cut not in MULTI_HOP)
     direct = {f"{'-'.join(filter(None, pair))}.svg": drawn(*pair) for pair in drawings}
-    return direct | {f"{'-'.join(pair)}.svg": through_edges(*pair) for pair in THROUGH_EDGES}
+    edges = {f"{'-'.join(pair)}.svg": through_edges(*pair) for pair in THROUGH_EDGES}
+    return direct | edges | {f"{'-'.join(pair)}.svg": between_parties(*pair) for pair in OF_PARTIES}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from .trial import Mutant
 
 VERTICAL, PRIVACY = "tests/strategies/test_vertical.py::", "tests/strategies/test_vertical_privacy.py::"
 OVERLAP = "tests/strategies/test_vertical_overlap.py::"
+REGIONS = "tests/strategies/test_regions.py::"
 PARTIES, TURN, JOINED = "sim/methods/parties.py", "sim/methods/joined_turn.py", "sim/models/joined.py"
 RELEASES, RECOUNT = "sim/plan/releases.py", "sim/privacy/recount.py"
 OWN = (f"{VERTICAL}test_a_party_has_its_own_columns_and_only_the_holder_has_labels",)
@@ -71,5 +72,33 @@ OF_PARTIES = (
         "shared = np.logical_and.reduce(known | ",
         "shared = np.logical_or.reduce(known | ",
         (f"{OVERLAP}test_they_train_on_the_patients_whom_all_know",),
+    ),
+    Mutant(
+        "the patients of one region train another's heads",
+        PARTIES,
+        "rows = slice(*train.offsets[parties.region_of[place] :][:2].tolist())",
+        "rows = slice(*train.offsets[-2:].tolist()) if parties.heads else slice(*train.offsets[:2].tolist())",
+        (f"{REGIONS}test_regions_average_one_block_diagonal_model[everywhere-concatenation-vanilla]",),
+    ),
+    Mutant(
+        "heads are averaged over regions that do not have the party",
+        "sim/methods/exchange.py",
+        "total = sum(job.sizes[k] for k in clinics)",
+        "total = sum(job.sizes[k] for k in (job.parties.holders if job.parties else clinics))",
+        (f"{REGIONS}test_regions_average_one_block_diagonal_model[lacking-concatenation-vanilla]",),
+    ),
+    Mutant(
+        "a patient's epsilon is that of the first region's rate",
+        RELEASES,
+        "values[list(parties.of_regions)]",
+        "values[[parties.holders[0]] * len(values)]",
+        (f"{REGIONS}test_epsilon_of_two_regions_two_parties_and_two_batches[joint]",),
+    ),
+    Mutant(
+        "a body waits for the rows of other regions",
+        "sim/plan/joined_clock.py",
+        "for region in np.unique(region_of)]",
+        "for region in np.unique(region_of)][:1]",
+        (f"{REGIONS}test_bytes_and_seconds_of_two_regions_two_parties_and_two_batches",),
     ),
 )
