@@ -95,7 +95,7 @@ OF_PARTIES = (
         (f"{REGIONS}test_epsilon_of_two_regions_two_parties_and_two_batches[joint]",),
     ),
     Mutant(
-        "a body waits for the rows of other regions",
+        "only one region takes time",
         "sim/plan/joined_clock.py",
         "for region in np.unique(region_of)]",
         "for region in np.unique(region_of)][:1]",
