@@ -7,8 +7,9 @@ The update rules and their order of operations are PyTorch's (``torch.optim.SGD`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -55,6 +56,24 @@ class Rate(NamedTuple):
         else:
             factor = min(1.0, server_round / (max(1, self.rounds // 10) + 1))
         return self._replace(learning_rate=self.learning_rate * factor)
+
+
+@cache
+def rates_step_as_one() -> bool:
+    """Whether lanes with rates of their own can take one step together, with the bits that each rate's lanes get apart.
+
+    That needs ``addcmul`` and ``add`` with a factor to round alike: to multiply and add in one instruction, or in two.
+    """
+    value, grad = torch.randn(2, 64, 37, generator=torch.Generator().manual_seed(0))
+    rates = torch.logspace(-3, 1, 64)
+    apart = [v.add(g, alpha=-rate) for v, g, rate in zip(value, grad, rates.tolist(), strict=True)]
+    return torch.equal(torch.addcmul(value, grad, -rates[:, None]), torch.stack(apart))
+
+
+def factors_of(rates: Sequence[Rate], values: Sequence[Tensor]) -> list[Tensor]:
+    """Return for each of the values ``[lane, *shape]`` what plain SGD multiplies each lane's gradient by."""
+    factors = values[0].new_tensor([-rate.learning_rate for rate in rates])
+    return [factors.view(-1, *[1] * (value.dim() - 1)) for value in values]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from sim.tensor.lane import Lane
 from sim.tensor.lane_rules import BatchStatistics, DropoutMasks
 from sim.tensor.losses import CROSS_ENTROPY, Loss
 from sim.tensor.nopeek import distance_correlation
-from sim.tensor.optim import Optimizer, Rate
+from sim.tensor.optim import Optimizer, Rate, factors_of, rates_step_as_one
 from sim.tensor.passes import Pass, pass_of
 
 _NOTHING = torch.empty(0)
@@ -89,6 +89,8 @@ class Trainer:
         self._pass: Pass
         self._clips: Tensor | None = None
         self._rates: dict[Rate, slice | Tensor] = {}
+        self._differ_in_rate = False  # and in nothing else that steps depend on
+        self._factors: tuple[int, list[Tensor]] | None = None  # of a round
         self._batch: tuple[int, ...] = ()
         self._held: Sums | None = None
         self._norms: BatchStatistics | None = None
@@ -255,7 +257,10 @@ class Trainer:
             at_work = self.lanes[:lanes]
             clips = [lane.clip for lane in at_work if lane.clip is not None]
             self._clips = self._tensor(clips)[:, None] if self.private else None
-            self._rates = _alike([lane.rate for lane in at_work])
+            self._rates, self._factors = _alike([lane.rate for lane in at_work]), None
+            plain = self.optimizer.name == "sgd" and not self.part.statistics
+            plain &= not any(rate.pull or rate.decay for rate in self._rates)
+            self._differ_in_rate = plain and len(self._rates) > 1 and rates_step_as_one()
         if self.part.drops and moment is None:
             raise ValueError(f"the {self.part.name} holds dropout, and this strategy does not say when it trains")
         masks = None
@@ -352,6 +357,13 @@ class Trainer:
         self.noised_steps[:at_work] += 1
 
     def _step(self, grads: list[Tensor], lanes: int, server_round: int) -> None:
+        if self._differ_in_rate and self._trained:
+            together = [value[:lanes] for value in self._trained.values()]
+            if self._factors is None or self._factors[0] != server_round:
+                rates = [lane.rate.at(server_round) for lane in self.lanes[:lanes]]
+                self._factors = server_round, factors_of(rates, together)
+            torch._foreach_addcmul_(together, grads, self._factors[1])
+            return
         for rate, some in self._rates.items():
             alike = isinstance(some, slice) and some == slice(0, lanes)
             own = grads if alike else [grad[some] for grad in grads]

@@ -15,6 +15,7 @@ from sim.methods.trainer import expand, lanes_of
 from sim.study.lockstep import Shared
 from sim.study.runner import execute, execute_together
 from sim.study.train import DivergedError, train_run
+from sim.tensor.optim import rates_step_as_one
 from sim.tensor.trainer import Trainer
 
 torch.set_num_threads(1)
@@ -223,6 +224,17 @@ def test_a_program_that_takes_the_first_lanes_settings_for_all_is_caught(csv, fi
     monkeypatch.setattr(Trainer, "joined", classmethod(alike))
     found = [trained.parameters for trained in together(plans, Shared())]
     assert not all(bitwise(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("as_one", [False, True])
+def test_lanes_that_differ_in_rate_step_as_each_does_alone(csv, as_one, monkeypatch):
+    if as_one and not rates_step_as_one():
+        pytest.skip("this processor's additions round otherwise")
+    monkeypatch.setattr("sim.tensor.trainer.rates_step_as_one", lambda: as_one)
+    plans = planned(csv, "splitfed-v2", "vanilla", DP_SGD, {})
+    expected = [train_run(*each).parameters for each in plans]
+    found = [trained.parameters for trained in together(plans, Shared())]
+    assert all(bitwise(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_lanes_with_a_clip_and_lanes_without_one_do_not_train_together(csv):
