@@ -4,6 +4,7 @@ from .trial import Mutant
 
 DEFENCES = "tests/strategies/test_defences.py::"
 UPDATES = "tests/strategies/test_compressed_updates.py::"
+HOSTILE = "tests/strategies/test_hostile_clinics.py::"
 SPARSE = "tests/strategies/test_sparse_rows.py::"
 EIGHT_BITS = "tests/strategies/test_smashed_dtype.py::"
 
@@ -84,5 +85,26 @@ UNPROMISED = (
         "inside and bool((places.diff(dim=-1) > 0).all())",
         "inside",
         ("tests/strategies/test_hostile_replies.py::test_a_hostile_reply_ends_the_run",),
+    ),
+    Mutant(
+        "a hostile clinic names a place of a row twice",
+        "sim/methods/forms.py",
+        "inside and bool((places.diff(dim=-1) > 0).all())",
+        "inside",
+        ("tests/strategies/test_hostile_replies.py::test_a_hostile_reply_ends_the_run",),
+    ),
+    Mutant(
+        "flipped labels are the true ones",
+        "sim/methods/node_group.py",
+        "if kind == LABEL_FLIP else y",
+        "if False else y",
+        (f"{HOSTILE}test_flipped_labels_are_those_of_records_with_the_other_class",),
+    ),
+    Mutant(
+        "honest clinics send noisy rows too",
+        "sim/methods/hostile_rows.py",
+        "        if kind == ROW_NOISE:",
+        "        if True:\n            strength = strength or 5.0",
+        (f"{HOSTILE}test_noisy_rows_are_the_hostile_clinic_s_alone_and_as_noisy_as_stated",),
     ),
 )

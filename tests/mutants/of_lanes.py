@@ -29,8 +29,8 @@ SHARED = (
     Mutant(
         "a turn without messages counts padding",
         "sim/methods/turn.py",
-        "np.where(lanes, drawn.rows[self._next : end], -1)",
-        "np.where(lanes, drawn.rows[self._next : end].max(1, keepdims=True), -1)",
+        "drawn.rows[self._next : end].sum(0)",
+        "drawn.rows[self._next : end].max(1, keepdims=True).repeat(len(clinics), 1).sum(0)",
         (f"{LANES}test_a_turn_without_messages_is_the_turn_with_them",),
     ),
     Mutant(

@@ -48,4 +48,25 @@ OUTCOMES = (
         "return 1",
         (f"{AMOUNTS}test_split_and_federated_learning_agree_and_labels_have_four_bytes",),
     ),
+    Mutant(
+        "the grade itself is not reached",
+        "sim/tensor/losses.py",
+        "(places <= grade).to",
+        "(places < grade).to",
+        ("tests/sim/test_grades.py::test_loss_gradient_and_probabilities_belong_together",),
+    ),
+    Mutant(
+        "pairs of grades two apart are left out",
+        "sim/inference/grades.py",
+        "    for low, high in combinations(np.unique(grade).tolist(), 2):",
+        "    for low, high in zip(*[(u := np.unique(grade).tolist())[:-1], u[1:]], strict=True):",
+        ("tests/sim/test_grades.py::test_scores_are_those_by_hand_and_of_scikit_learn",),
+    ),
+    Mutant(
+        "predicted times are rounded to 32 bits",
+        "sim/tensor/scoring.py",
+        "    kept_as = np.float64",
+        "    kept_as = np.float32",
+        ("tests/sim/test_survival.py::test_small_risks_that_are_nearly_the_same_are_ranked",),
+    ),
 )
