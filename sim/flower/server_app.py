@@ -51,7 +51,7 @@ def main(grid: Grid, context: Context) -> None:
     try:
         final = _trained(grid, job, config.wait)
     except AbsentError as error:
-        names = ", ".join(federation.names[k] for k in error.clinics)
+        names = ", ".join(job.facts.names[k] for k in error.clinics)
         raise ReplayError(f"lost {names}: {error.text}; the limit is {config.wait:g} s (wait-seconds)") from None
     _tell_scores(job, federation, final)
     if config.out is not None:

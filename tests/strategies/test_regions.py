@@ -15,6 +15,7 @@ from wire import again, differences, record, travelling, unlisted, with_record
 from sim.data.at_clinics import load_records
 from sim.foundation.problems import ScenarioError
 from sim.methods.sampling import Sampling, draw_batches
+from sim.privacy.study_ledger import StudyRun, compose_study
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
 from sim.study.train import train_run
@@ -199,6 +200,34 @@ def test_epsilon_of_two_regions_two_parties_and_two_batches(tmp_path, clipping):
         assert clinic.epsilon["server"] == clinic.epsilon["peer-clinic"] == math.inf
 
 
+def test_runs_of_both_kinds_compose_region_by_region(csv):
+    """A patient is at one clinic of the one and at all parties of its region of the other, and nowhere else."""
+    privacy = {"mechanism": "dp-sgd", "noise-multiplier": 3.0, "clip": 0.5, "delta": 1e-3}
+    plans = [
+        plan_of(spec_of(csv, name, cut, privacy=privacy, train={"batch-size": 40}))[0]
+        for name, cut in (("vertical-splitfed", "vanilla"), ("fedavg", None))
+    ]
+    runs = [
+        StudyRun.of(
+            {
+                "spec": plan.spec.model_dump(mode="json"),
+                "plan": {"clinics": [{"name": clinic.name} for clinic in plan.clinics]},
+                "row": {**plan.columns(), "status": "ok"},
+                "privacy": {"releases": plan.ledger.to_json()},
+            }
+        )
+        for plan in plans
+    ]
+    assert all(plan.sampled.rates.max() == 1 for plan in plans)
+    assert {name for run in runs for name in run.clinics} == {"k0", "k1", "k2"}
+    found = compose_study(runs)
+    [outside] = [each for each in found.compositions if each.adversary == "model-user"]
+    accountant = PLDAccountant()
+    accountant.compose(GaussianDpEvent(3.0 / math.sqrt(6)))
+    assert outside.epsilon == pytest.approx(accountant.get_epsilon(1e-3), rel=5e-3)
+    assert found.by_clinic
+
+
 # The wire
 
 
@@ -257,3 +286,16 @@ def test_what_does_not_fit_is_told_in_one_line(csv, tables, what):
         plan_of(spec_of(csv, **{"parties": LACKING, **tables}))
     [line] = error.value.problems
     assert what in line
+
+
+def test_bodies_of_regions_share_the_servers_workers(csv):
+    """With a worker each they work side by side; one alone serves them in turn, and is busy all the while."""
+    near, plans = {"latency": "1 us", "uplink": "1 Tbit/s", "downlink": "1 Tbit/s", "compute": "1 PFLOP/s"}, []
+    parties = [{**party, "profile": "hospital", **near} for party in PARTIES]
+    for workers in (3, 1):
+        server = {"compute": "1 kFLOP/s", "workers": workers}
+        plans.append(plan_of(spec_of(csv, parties=parties, server=server, train={"rounds": 1}))[0])
+    at_work = [40, 24, 32]  # training records of each region
+    body, averaged = 3 * (2 * 9 * 4 + 2 * 4 * 1) / 1e3, 2 * 3 * (9 + 6 + 9 + 45) / 1e3
+    assert plans[0].round_seconds == pytest.approx([max(at_work) * body + averaged], rel=1e-4)
+    assert plans[1].round_seconds == pytest.approx([sum(at_work) * body + averaged], rel=1e-4)
