@@ -188,7 +188,7 @@ def test_bytes_and_seconds_of_two_regions_two_parties_and_two_batches(tmp_path):
     assert plan.server_flops == 72 * 3 * 56 + averaged
 
 
-@pytest.mark.parametrize("clipping", ["per-part", "joint"])
+@pytest.mark.parametrize("clipping", [pytest.param("per-part", marks=pytest.mark.slow), "joint"])
 def test_epsilon_of_two_regions_two_parties_and_two_batches(tmp_path, clipping):
     """A patient is in one region: its epsilon is that of its region's rate, and regions do not compose."""
     privacy = {"mechanism": "dp-sgd", "noise-multiplier": 1.5, "clip": 0.5, "delta": 1e-3, "clipping": clipping}
