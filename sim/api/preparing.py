@@ -38,8 +38,9 @@ def prepare(whole: Scenario, only: Sequence[str] = (), *, trials: bool = True) -
 def _refuse_attacks(tables: Sequence[AttackTable], plans: Sequence[Plan]) -> None:
     """Raise ScenarioError with a line for each attack that is about classes where runs predict something else."""
     kinds = {plan.job.outcome.kind for plan in plans} - {"classes"}
+    why = "and is not made on grades" if "ordinal" in kinds else f"and there are none of {min(kinds, default='')}s"
     problems = [
-        f"scenario: attacks.{number}: {table.name} is about classes, and there are none of {min(kinds)}s; remove it"
+        f"scenario: attacks.{number}: {table.name} is about classes, {why}; remove it"
         for number, table in enumerate(tables)
         if kinds and attack_of(table.name).of_classes
     ]

@@ -90,7 +90,9 @@ def audit_study(folder: Path, options: Options, engine: Engine, progress: Progre
     if not rows:
         raise ScenarioError([f"{folder}: has no finished run of this results version; run the study first"])
     if any(headline in row for row in rows.values() for headline in OUTCOME_COLUMNS):
-        raise ScenarioError([f"{folder}: canaries are of classes, and these runs predict none; no epsilon is audited"])
+        raise ScenarioError(
+            [f"{folder}: canaries are of classes, and these runs predict something else; no epsilon is audited"]
+        )
     ended = read_attacks(folder)
     names = {run_id: options.audit_id(run_id) for run_id in rows}
     left = [run_id for run_id, name in names.items() if ended.get(name, {}).get("status") != "ok"]

@@ -10,9 +10,11 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from support import GRADES, plan_of, run_spec, train_spec, write_csv
 
 from sim import run
+from sim.api.preparing import prepare
 from sim.foundation.problems import ScenarioError
 from sim.inference.grades import expected_grades, grade_scores, ranked_probability
 from sim.inference.scores import Predictions, scores
+from sim.scenario import parse_scenario
 from sim.scenario.outcomes import Outcome
 from sim.tensor.losses import Grades
 from sim.tensor.scoring import GradeScorer
@@ -188,6 +190,11 @@ def test_a_mistake_is_one_line(tmp_path, records, told):
         plan_of(run_spec(csv, records=records))
     [line] = caught.value.problems
     assert told in line
+
+
+def test_attacks_on_classes_are_not_made_on_grades(tmp_path):
+    with pytest.raises(ScenarioError, match=r"attacks.0: lira is about classes, and is not made on grades; remove it"):
+        prepare(parse_scenario(heart(attacks=[{"name": "lira"}]), tmp_path))
 
 
 def test_grades_that_nobody_has_stay_and_weights_of_classes_are_refused(tmp_path):
