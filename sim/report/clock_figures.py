@@ -107,7 +107,8 @@ def clock_pictures(plans: Sequence[Plan]) -> dict[str, Spec]:
     charts: dict[str, Spec] = {}
     for one in rounds:
         words = round_words(one.load, one.time, one.names, one.deadline, one.over_select)
-        title = f"{one.method}: the first round, if every clinic is available"
+        whoever = "party" if one.load.joined else "clinic"
+        title = f"{one.method}: the first round, if every {whoever} is available"
         stem = f"round_{re.sub('[^a-z0-9]+', '_', one.method.lower())}"
         charts[stem] = round_chart(round_frame(one.load, one.time, one.names), title, words)
     if rounds:

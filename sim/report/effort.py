@@ -47,7 +47,10 @@ def effort_frame(rounds: Sequence[FirstRound], plans: Sequence[Plan]) -> pd.Data
             known = [value / unit for value in own if value is not None]
             if len(known) == len(clinics):
                 rows.append((one.method, measure, min(known), max(known), known[weakest], clinics[weakest].name))
-    return pd.DataFrame(rows, columns=["method", "measure", "least", "most", "weakest", "clinic"])
+    frame = pd.DataFrame(rows, columns=["method", "measure", "least", "most", "weakest", "clinic"])
+    if any(one.load.joined for one in rounds):
+        frame["measure"] = frame["measure"].str.replace("clinic", "party")
+    return frame
 
 
 def effort_chart(frame: pd.DataFrame) -> Spec:
@@ -73,10 +76,11 @@ def effort_chart(frame: pd.DataFrame) -> Spec:
             },
         }
         panels.append({"data": {"values": rows(own)}, "width": 230, "height": {"step": 24}, "layer": [ranges, points]})
+    sites = "parties" if frame["measure"].str.contains("party").any() else "clinics"
     words = [
-        f"Bars: range over clinics. Point: {frame['clinic'].iloc[0]}, with the most records of those with the slowest "
+        f"Bars: range over {sites}. Point: {frame['clinic'].iloc[0]}, with the most records of those with the slowest "
         "computers.",
-        "Energy: the clinics' power while they compute, send and receive, without the server's.",
+        f"Energy: the {sites}' power while they compute, send and receive, without the server's.",
     ]
-    title = {"text": "Clinic workload by method", "subtitle": words}
+    title = {"text": f"{'Party' if sites == 'parties' else 'Clinic'} workload by method", "subtitle": words}
     return {"hconcat": panels, "spacing": 20, "title": title, "description": " ".join(words)}
