@@ -130,12 +130,12 @@ def test_a_linear_model_is_scikit_learns_of_each_step(tmp_path):
 def heart(**further):
     return {
         "name": "severity",
-        "seeds": [0, 1],
+        "seeds": [0],
         "data": {"source": "heart-disease", "outcome": "ordinal"},
         "model": {"name": "mlp", "hidden": [8, 4]},
         "train": {"rounds": 3, "batch-size": 16, "learning-rate": 0.3},
         "clinics": [{"profile": "hospital"}],
-        "strategies": [{"name": "fedavg"}, {"name": "splitfed-v1", "cut": "u-shaped"}, {"name": "local"}],
+        "strategies": [{"name": "splitfed-v1", "cut": "u-shaped"}, {"name": "local"}],
         **further,
     }
 
@@ -144,7 +144,7 @@ def test_a_study_of_severities_is_ranked_said_and_verified(tmp_path, suture):
     study = run(heart(), tmp_path, progress=False)
     runs = study.runs.set_index("strategy")
     assert runs["within_clinic_ordinal_auc"].between(0.4, 1).all()
-    assert runs.loc["prevalence", "within_clinic_ordinal_auc"].eq(0.5).all()
+    assert runs.loc["prevalence", "within_clinic_ordinal_auc"] == 0.5
     assert "within_clinic_concordance" not in runs
     predictions = study.predictions
     assert {f"probability_{grade}" for grade in range(5)} <= {*predictions}

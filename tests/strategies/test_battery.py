@@ -111,7 +111,12 @@ def files(tmp_path_factory):
 # Every strategy, every cut, every situation
 
 
-@pytest.mark.parametrize("situation", SITUATIONS)
+SECOND_STAGE = {"dp-sgd, grades, clipped jointly", "dp-sgd, sparse rows, clipped jointly"}
+
+
+@pytest.mark.parametrize(
+    "situation", [pytest.param(name, marks=pytest.mark.slow if name in SECOND_STAGE else ()) for name in SITUATIONS]
+)
 @METHOD
 def test_the_model_is_the_twins(files, method, situation):
     file, settings = SITUATIONS[situation]
