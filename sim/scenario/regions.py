@@ -94,3 +94,10 @@ def as_clinics(parties: Sequence[Party], groups: Sequence[ClinicGroup], regions:
 def is_of_clinics(strategy: str) -> bool:
     """Say whether a method is for clinics with patients of their own alone, and takes a region for one."""
     return "vertical" not in getattr(method_facts(strategy), "layouts", ())
+
+
+def other_patients(regions: bool, parties: Iterable[Party], strategy: str) -> str:
+    """Say why a method that takes a region for a clinic would not be on the patients of the others; empty if it is."""
+    if not regions or not is_of_clinics(strategy) or all(party.share == 1 for party in parties):
+        return ""
+    return f"{strategy} would train on patients whom not all parties know; drop it, or the parties' share"

@@ -36,7 +36,7 @@ from sim.scenario.mechanisms import MECHANISMS, at
 from sim.scenario.overrides import replaced
 from sim.scenario.parties import Party, clinics_of
 from sim.scenario.privacy import TRUST
-from sim.scenario.regions import Region, as_clinics, is_of_clinics
+from sim.scenario.regions import Region, as_clinics, is_of_clinics, other_patients
 
 RESULTS_VERSION: Final = 7
 """Raised when the same spec would give other numbers, so that finished runs are not taken for current ones."""
@@ -255,6 +255,9 @@ def expand(scenario: Scenario) -> list[RunSpec]:
     specs: list[RunSpec] = []
     problems: list[str] = []
     for number, strategy in enumerate(scenario.strategies):
+        if study_fault := other_patients(scenario.data.regions, scenario.parties, strategy.name):
+            problems.append(f"scenario: strategies.{number}.name: {study_fault}")
+            continue
         if strategy.name == REFERENCE:
             specs += _references(scenario, strategy, f"scenario: strategies.{number}.set")
             continue

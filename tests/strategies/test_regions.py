@@ -278,6 +278,10 @@ def test_horizontal_methods_have_the_same_patients_and_lack_the_same_columns(csv
             {"regions": False, "parties": PARTIES, "regions_": [{"sites": ["k0"], "profile": "rural-dsl"}]},
             "there are none",
         ),
+        (
+            {"strategy": "fedavg", "cut": None, "parties": [{**PARTIES[0], "share": 0.8}, *PARTIES[1:]]},
+            "not all parties",
+        ),
         ({"strategy": "vertical-alone", "cut": None, "options": {"party": "doctor"}}, "not every region has doctor"),
     ],
 )
