@@ -24,7 +24,7 @@ from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Mechanisms, compose
 from sim.privacy.adjacency import NAMES, replaced
 from sim.privacy.largest import largest_epsilon
-from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, Adversary, Ledger, Unit
+from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, EDGE, Adversary, Ledger, Unit
 from sim.privacy.loss import Adjacency
 from sim.privacy.patients import composed, no_better_than
 from sim.privacy.remembered import remembered
@@ -38,11 +38,12 @@ dp: Any = Lazy("dp_accounting")
 MOST_MECHANISMS = 60
 """Of more different sampled mechanisms than this, similar ones are counted as the weakest of them."""
 
-_ALONE: dict[Adversary, tuple[Adversary, ...]] = {
+_ELSEWHERE: dict[Adversary, tuple[Adversary, ...]] = {
     "peers": ("peer-clinic",),
     "server-and-peers": ("server", "peer-clinic"),
+    "edge": ("model-user",),
 }
-"""Whom those are that collude."""
+"""Who those are that collude, and what an edge server is, in a run that knows of none."""
 
 _Texts: TypeAlias = tuple[str, tuple[str, ...], str, str, bool, tuple[tuple[str, int], ...], tuple[str, ...]]
 
@@ -100,9 +101,10 @@ class StudyRun:
     def mechanisms(self, adversary: Adversary, clinic: int, unit: Unit) -> Mechanisms:
         """Return what an adversary sees of a clinic, of the run and of all its trials; of a patient at all parties.
 
-        A run that knows of no collusion, as one without a mechanism, says of each alone what they see together.
+        A run that knows of no collusion, as one without a mechanism, says of each alone what they see together. Whoever
+        runs an edge server gets the model of a run without any.
         """
-        alone = () if adversary in self._known else _ALONE.get(adversary, ())
+        alone = () if adversary in self._known else _ELSEWHERE.get(adversary, ())
         if alone:
             return composed(self._seen(each, clinic, unit) for each in alone)
         return self._seen(adversary, clinic, unit)
@@ -198,9 +200,13 @@ def compose_study(runs: Sequence[StudyRun], delta: float | None = None) -> Study
 
 
 def adversaries_of_all(runs: Sequence[StudyRun]) -> tuple[Adversary, ...]:
-    """Return the adversaries that every run with a mechanism has; of others a run without them tells nothing."""
+    """Return the adversaries that every run with a mechanism has, and edge servers if any has them.
+
+    Of others a run without them tells nothing.
+    """
     noised = [run.row for run in runs if run.row["mechanism"] != "none"]
-    stated = {a for a, column in COLUMN_OF.items() if noised and all(row.get(column) is not None for row in noised)}
+    has = {a: [row.get(column) is not None for row in noised] for a, column in COLUMN_OF.items()}
+    stated = {a for a, of_run in has.items() if of_run and (any if a in EDGE else all)(of_run)}
     return tuple(adversary for adversary in COLUMN_OF if adversary in ADVERSARIES or adversary in stated)
 
 
@@ -237,7 +243,12 @@ def _counted(
 
 
 def own_epsilon(run: StudyRun, adversary: Adversary, found: StudyPrivacy, delta: float | None = None) -> float:
-    """Count a run alone in the unit and under the adjacency of its study, at its own delta if none is given."""
+    """Count a run alone in the unit and under the adjacency of its study, at its own delta if none is given.
+
+    Not a number against an adversary that the run does not have.
+    """
+    if run.row.get(COLUMN_OF[adversary]) is None:
+        return math.nan
     clinics = (run.ledger.mechanisms(adversary, k, found.unit) for k in range(len(run.clinics)))
     convert = found.adjacency == NAMES["replace"]
     at = (run.row["delta"] or 0.0) if delta is None else delta

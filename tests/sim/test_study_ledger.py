@@ -16,7 +16,7 @@ from support import STUDY, plain, write_scenario
 from sim.privacy import study_ledger
 from sim.privacy.accounting import composed_epsilon, dp_sgd_event, epsilon
 from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, Ledger, Release
-from sim.privacy.study_ledger import StudyRun, compose_study
+from sim.privacy.study_ledger import StudyRun, compose_study, own_epsilon
 
 DELTA = 1e-4
 
@@ -75,6 +75,36 @@ def test_colluding_clinics_are_composed_where_every_run_states_how_many() -> Non
     assert "edge" not in found
     alone = run_of([dp.GaussianDpEvent(4.0)], names="a")
     assert [each.adversary for each in compose_study([*runs, alone]).compositions] == list(ADVERSARIES)
+
+
+def test_an_edge_server_composes_what_it_sees_with_the_models_of_runs_without_any() -> None:
+    """Known batches of one run and rows of another add in squares to what the model user of a third sees."""
+    through = [
+        StudyRun(
+            row={**run_of([dp.GaussianDpEvent(1.0)]).row, COLUMN_OF["edge"]: 1.0},
+            releases=Ledger(
+                Release(clinic=0, what="gradients", adversaries=who, event=dp.GaussianDpEvent(noise))
+                for who, noise in ((("edge",), sigma), (("model-user", "server"), 9.0))
+            ).to_json(),
+            clinics=("a",),
+            population="",
+            placement="",
+        )
+        for sigma in (4.0, 3.0)
+    ]
+    ledger = Ledger(
+        Release(clinic=0, what="gradients", adversaries=(who,), event=dp.GaussianDpEvent(noise))
+        for who, noise in (("model-user", 2.0), ("server", 8.0), ("peer-clinic", 7.0))
+    )
+    row = run_of([dp.GaussianDpEvent(1.0)]).row
+    direct = StudyRun(row=row, releases=ledger.to_json(), clinics=("a",), population="", placement="")
+    found = compose_study([*through, direct])
+    edge = next(each for each in found.compositions if each.adversary == "edge")
+    assert edge.runs == edge.finite_runs == 3
+    mu = math.sqrt(1 / 4**2 + 1 / 3**2 + 1 / 2**2)
+    assert edge.epsilon == pytest.approx(gaussian_epsilon(mu, DELTA), rel=1e-6)
+    assert math.isnan(own_epsilon(direct, "edge", found))
+    assert own_epsilon(through[0], "edge", found) == pytest.approx(gaussian_epsilon(1 / 4, DELTA), rel=1e-6)
 
 
 def test_ten_dp_sgd_runs_against_dp_accounting() -> None:
