@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import nn
 
 from sim.data.facts import Facts
+from sim.foundation.problems import ScenarioError
 from sim.methods import acting
 from sim.methods.cutting import behind, cut_network, frozen_parts, with_public_head
 from sim.methods.method import Method
@@ -16,6 +17,7 @@ from sim.models import Block, KeepLargest, Network, Part
 from sim.privacy.mechanisms.noises import RowNoise
 from sim.scenario.edges import MULTI_HOP
 from sim.scenario.spec import RunSpec
+from sim.tensor.lanes import one_by_one
 
 
 class Layout(NamedTuple):
@@ -47,4 +49,6 @@ def laid_out(spec: RunSpec, facts: Facts, method: Method, protocol: Protocol) ->
         for place in range(len(parts) - 1):
             layer = Block(f"largest-{place}", KeepLargest(spec.train.smashed_top_k))
             network, parts = behind(network, parts, layer, place)
+    if spec.train.autocast is not None and not one_by_one(network.whole):
+        raise ScenarioError(["train.autocast: pays for convolutions as large as resnet18's alone; drop it"])
     return Layout(network, parts, frozen, rows, parties)

@@ -76,6 +76,7 @@ def trainer_for(
         state=state,
         noise=None if job.dp is None else job.dp.mechanism.add_noise,
         noised_steps=noised,
+        autocast=job.spec.train.autocast is not None,
     )
 
 

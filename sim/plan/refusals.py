@@ -53,6 +53,7 @@ def refuse(spec: RunSpec, facts: Facts) -> None:
         *_nopeek_problems(spec),
         *_dropout_problems(spec),
         *_sparse_row_problems(spec),
+        *_autocast_problems(spec),
         *_compression_problems(spec),
         *_personal_problems(spec),
     ]
@@ -144,6 +145,12 @@ def _sparse_row_problems(spec: RunSpec) -> list[str]:
         f"train.smashed-top-k: under {spec.privacy.mechanism} every value of a row leaves noised, or the choice would "
         "tell of it; drop it, or take dp-sgd"
     ]
+
+
+def _autocast_problems(spec: RunSpec) -> list[str]:
+    if spec.train.autocast is None or not spec.privacy.noises_gradients:
+        return []
+    return ["train.autocast: a record's gradient in bfloat16 may be longer than its clip; drop it, or dp-sgd"]
 
 
 def _compression_problems(spec: RunSpec) -> list[str]:

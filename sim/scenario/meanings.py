@@ -109,6 +109,7 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "update-dtype": "What the numbers of clinics' updates of averaged parts are rounded to when they cross.",
         "update-top-k": "Share of an update's numbers that is sent, the largest; the rest waits for the next round.",
         "nopeek": "Times the distance correlation of records and smashed data, added to the head's loss.",
+        "autocast": "What training computes large convolutions in; parameters, and what crosses, stay of 32 bits.",
         "eval-every": "After how many rounds the model is evaluated; after the last one always.",
     },
     "tune": {

@@ -47,6 +47,7 @@ class Train(Section):
     correlation of a batch's records and smashed data to the clinic's loss (Vepakomma et al. 2020); it promises nothing.
     ``update_dtype`` and ``update_top_k`` compress what clinics send of the parts that are averaged: of each update the
     share of largest numbers, in 8 bits each; what is left out is added to the clinic's next one (Stich et al. 2018).
+    ``autocast`` trains large convolutions by mixed precision (Micikevicius et al. 2018); parameters stay of 32 bits.
     """
 
     rounds: Whole = Field(ge=0, le=100_000)
@@ -69,6 +70,7 @@ class Train(Section):
     update_dtype: Literal["float32", "int8"] = "float32"
     update_top_k: Number = Field(default=1.0, gt=0, le=1)
     nopeek: Factor = Field(default=0.0, ge=0)
+    autocast: Literal["bfloat16"] | None = None
     eval_every: Whole = Field(default=1, ge=1, le=100_000)
 
     @field_validator("huber_delta", "quantile")

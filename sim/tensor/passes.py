@@ -48,11 +48,13 @@ class AutogradPass:
         Whether clipped gradients may be asked for; a pass that knows they are not is cheaper.
     alone : bool
         Whether it runs one copy at a time; without per-sample gradients it then does so without a lane axis.
+    autocast : bool
+        Whether to compute in bfloat16 what PyTorch takes to be fit for it.
     """
 
-    def __init__(self, part: Part, per_sample: bool = True, alone: bool = False) -> None:
+    def __init__(self, part: Part, per_sample: bool = True, alone: bool = False, autocast: bool = False) -> None:
         self._part = part
-        self._per_sample = per_sample
+        self._per_sample, self._autocast = per_sample, autocast
         self._alone = alone and not per_sample and not part.statistics
         self._given: Mapping[str, Tensor] = {}
         self._leaves: dict[str, Tensor] = {}
@@ -76,14 +78,17 @@ class AutogradPass:
         x = x[0] if self._alone else x
         self._inputs = x.detach().requires_grad_() if want_input_gradient else None
         inputs = x if self._inputs is None else self._inputs
-        if self._alone:
-            run = LaneRun(parameters=self._leaves, lanes=slice(0, 1), masks=masks, alone=True)
-            self._outputs = run.part(self._part, inputs)
-            return self._outputs.detach().unsqueeze(0)
         self._tape = []
-        tape = self._tape if self._per_sample else None
-        self._outputs = forward(self._part, {**parameters, **self._leaves}, inputs, tape, masks, norms)
-        return self._outputs.detach()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self._autocast):
+            if self._alone:
+                run = LaneRun(parameters=self._leaves, lanes=slice(0, 1), masks=masks, alone=True)
+                outputs = run.part(self._part, inputs)
+            else:
+                tape = self._tape if self._per_sample else None
+                outputs = forward(self._part, {**parameters, **self._leaves}, inputs, tape, masks, norms)
+        self._outputs = outputs.float() if self._autocast else outputs
+        found = self._outputs.detach()
+        return found.unsqueeze(0) if self._alone else found
 
     def loss(self, loss: Loss, y: Tensor, weights: Tensor) -> None:
         """Turn the outputs into the weighted loss."""
@@ -114,7 +119,7 @@ class AutogradPass:
         return squared, ordered, input_gradient
 
 
-def pass_of(part: Part, axes: int = 1, *, per_sample: bool = True, alone: bool = False) -> Pass:
+def pass_of(part: Part, axes: int = 1, *, per_sample: bool = True, alone: bool = False, autocast: bool = False) -> Pass:
     """Return the cheapest pass that a part allows.
 
     Parameters
@@ -126,6 +131,8 @@ def pass_of(part: Part, axes: int = 1, *, per_sample: bool = True, alone: bool =
         Whether clipped gradients may be asked for.
     alone : bool
         Whether it runs one copy of the part at a time.
+    autocast : bool
+        As for :class:`AutogradPass`.
     """
     layers = dense_layers(part) if axes == 1 else None
-    return AutogradPass(part, per_sample, alone) if layers is None else DensePass(layers)
+    return AutogradPass(part, per_sample, alone, autocast) if layers is None else DensePass(layers)

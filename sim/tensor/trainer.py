@@ -54,6 +54,8 @@ class Trainer:
         Noises the clipped sums of lanes with noise.
     noised_steps : Tensor, optional
         ``[lane]`` how many gradients of this part were clipped and noised so far; counted on in place.
+    autocast : bool
+        See :class:`sim.tensor.passes.AutogradPass`.
 
     Raises
     ------
@@ -73,6 +75,7 @@ class Trainer:
         state: Mapping[str, Tensor] | None = None,
         noise: Noise | None = None,
         noised_steps: Tensor | None = None,
+        autocast: bool = False,
     ) -> None:
         self.part = part
         self.parameters = dict(parameters)
@@ -81,7 +84,7 @@ class Trainer:
         fresh = torch.zeros(len(lanes), dtype=torch.int64)
         self.noised_steps = fresh if noised_steps is None else noised_steps
         self.loss_of_record = loss
-        self._noise = noise
+        self._noise, self._autocast = noise, autocast
         self._anchor: Parameters = {}
         self._trained = part.trained(self.parameters)
         self.state = optimizer.initial_state(self._trained) if state is None else dict(state)
@@ -196,6 +199,7 @@ class Trainer:
             state=state,
             noise=self._noise,
             noised_steps=noised_steps,
+            autocast=self._autocast,
         )
         other._anchor = anchor
         return other
@@ -249,11 +253,9 @@ class Trainer:
         lanes, self._batch = x.shape[0], tuple(x.shape[:2])
         if self._at_work != lanes:
             self._at_work = lanes
-            everyone = lanes == len(self.lanes)
-            self._some = (
-                self.parameters if everyone else {name: value[:lanes] for name, value in self.parameters.items()}
-            )
-            self._pass = pass_of(self.part, x.dim() - 2, per_sample=self.private, alone=lanes == 1)
+            self._some = self.parameters if lanes == len(self.lanes) else _at(self.parameters, slice(0, lanes))
+            how = {"per_sample": self.private, "alone": lanes == 1, "autocast": self._autocast}
+            self._pass = pass_of(self.part, x.dim() - 2, **how)
             at_work = self.lanes[:lanes]
             clips = [lane.clip for lane in at_work if lane.clip is not None]
             self._clips = self._tensor(clips)[:, None] if self.private else None
