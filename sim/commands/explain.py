@@ -234,17 +234,18 @@ def _scores(federation: Federation, *, whole: bool) -> str:
     """
     held, word = holdings(federation), federation.outcome.headline.word
     place = "region" if federation.places.regions else "clinic"
+    one, several = ("grade", "grades") if federation.outcome.kind == "ordinal" else ("class", "classes")
     if not federation.outcome.of_classes:
         seen = f", {held.counts[2][:, 1].sum():,} of them with the event" if len(held.classes) > 1 else ""
         records = held.counts[2].sum()
         return f"Scores: methods are compared by the {word} within {place}s, on {records:,} held-out records{seen}."
     pairs = comparable_pairs(held.counts.sum(axis=0) if whole else held.counts[2])
     if not pairs.any():
-        return f"Scores: no {place}'s held-out records are of two classes, so there is no {word} within {place}s."
+        return f"Scores: no {place}'s held-out records are of two {several}, so there is no {word} within {place}s."
     most = int(np.argmax(pairs))
     said = [
         f"Scores: the {word} within {place}s rests on {count_text(int(pairs.sum()), 'pair')} of held-out records of "
-        f"different classes; {clinic_text(held.names[most])} has {pairs[most] / pairs.sum():.0%} of them."
+        f"different {several}; {clinic_text(held.names[most])} has {pairs[most] / pairs.sum():.0%} of them."
     ]
     large = np.sort(pairs)[::-1][: len(pairs) // 10]
     if len(large) > 1:
@@ -252,7 +253,7 @@ def _scores(federation: Federation, *, whole: bool) -> str:
     none, few = int((pairs == 0).sum()), int(((pairs > 0) & (pairs < _FEWEST_PAIRS)).sum())
     if none:
         of_all = f"{none:,} of {len(pairs):,}"
-        said.append(f"{place.capitalize()}s without any, all of one class, and so without an {word}: {of_all}.")
+        said.append(f"{place.capitalize()}s without any, all of one {one}, and so without an {word}: {of_all}.")
     if few:
         said.append(
             f"{place.capitalize()}s with fewer than {_FEWEST_PAIRS}, too few for an {word} to mean much: {few:,}."

@@ -24,9 +24,9 @@ from sim.report.scope import scope
 from sim.report.spoken import spoken
 from sim.report.study import NO_TRIALS
 from sim.report.summary import (
-    ADVERSARIES,
     PREVALENCE,
     adjacency_note,
+    adversaries_in,
     held_out_clinics,
     higher_is_better,
     of_one_kind,
@@ -129,13 +129,14 @@ class _Study:
             series_label(str(row["method_label"]), {named[key]: row[key] for key in keys})
             for row in ok.to_dict("records")
         ]
+        self.adversaries, self.words = adversaries_in(ok), spoken(ok)
         reference = ok["method"] == PREVALENCE
         self.references, ok = ok[reference], ok if reference.all() else ok[~reference]
         self.best, self.cost, self.clauses, self.held_out = best, cost, clauses, held_out
         self.trials, self.rounds = trials, rounds
         groups = ok.groupby("label", sort=False)
         table = groups[list(numbers)].mean()
-        table[list(ADVERSARIES)] = groups[list(ADVERSARIES)].max()
+        table[list(self.adversaries)] = groups[list(self.adversaries)].max()
         self.sign = -1.0 if higher_is_better(best) else 1.0
         table["_rank"] = (self.sign * table[best]).round(12)
         table = table.sort_values(["_rank", cost], kind="stable")
@@ -156,7 +157,9 @@ class _Study:
         if not self.scored:
             why = f" ({reasons})" if reasons else ""
             none = f"None of the {count_text(total, 'method')} meets the condition{why}."
-            unknown = f"Of the {count_text(len(self.kept), 'method')} none has a known {title(self.best)}."
+            unknown = (
+                f"Of the {count_text(len(self.kept), 'method')} none has a known {title(self.best, self.words.place)}."
+            )
             return Advice(best=None, paragraph=unknown if self.kept else none)
         limits, as_good, unsettled = self._by_score() if self.is_score else ("", self._ties(), [])
         top = self.scored[0]
@@ -166,9 +169,9 @@ class _Study:
             first=first,
             figures=self._figures(first),
             top=top,
-            told=f"{title(self.best)} {self._mean(top)}",
-            title=title(self.best),
-            cost=title(self.cost),
+            told=f"{title(self.best, self.words.place)} {self._mean(top)}",
+            title=title(self.best, self.words.place),
+            cost=title(self.cost, self.words.place),
             extreme="highest" if self.sign < 0 else "lowest",
             of_those=" of those that meet the condition" if total > len(self.kept) else "",
             is_score=self.is_score,
@@ -199,12 +202,19 @@ class _Study:
         unsettled = [group for group, verdict in said.items() if verdict is Verdict.OPEN]
         away = held_out_clinics(self.runs).all()
         self.means = comparison.means
-        limits = scope(self.runs, comparison.means, self.held_out, self.trials, others=bool(away))
+        limits = scope(
+            self.runs,
+            comparison.means,
+            self.held_out,
+            self.trials,
+            others=bool(away),
+            parties=self.words.place == "region",
+        )
         return limits, good, self._cheapest(unsettled)
 
     def _cautions(self, first: str) -> str:
         """Say what a referee would add of the method that is recommended by the headline."""
-        words = spoken(self.runs)
+        words = self.words
         if self.best != words.within:
             return ""
         own = self.runs[self.runs["label"] == first]
@@ -212,7 +222,7 @@ class _Study:
         means = self.means[self.means["group"] == first]
         brier = evidence_of(pd.concat([own, one]), "label", words.proper, self.held_out)
         known = self.held_out.predictions if self.held_out else pd.DataFrame()
-        said = of_methods(means, brier, own.assign(series=first), self.trials, known, self.rounds)
+        said = of_methods(means, brier, own.assign(series=first), self.trials, known, self.rounds, words)
         return " ".join(said)
 
     def _ties(self) -> list[str]:
@@ -242,8 +252,10 @@ class _Study:
 
     def _figures(self, label: str) -> str:
         row, seeds = self.rows[label], self.runs.loc[self.runs["label"] == label, "seed"].nunique()
-        told = f"{title(self.best)} {self._mean(label)} ({count_text(seeds, 'seed')}); "
-        epsilons = ", ".join(f"{name.lower()} {epsilon_text(row[c])}" for c, name in ADVERSARIES.items())
+        told = f"{title(self.best, self.words.place)} {self._mean(label)} ({count_text(seeds, 'seed')}); "
+        epsilons = ", ".join(
+            f"{name.lower()} {epsilon_text(row[c])}" for c, name in self.adversaries.items() if not math.isnan(row[c])
+        )
         traffic = f"{bytes_text(row['bytes_up'])} up and {bytes_text(row['bytes_down'])} down"
         return f"{told}{seconds_text(row['sim_seconds'])}, {traffic} in all; ε: {epsilons}"
 

@@ -47,7 +47,7 @@ def cautions(
         Those of all runs, with a column ``run_id``.
     """
     yield from _otherwise(within, pooled, spoken(runs))
-    yield from of_methods(within.means, brier, runs, trials, predictions, rounds)
+    yield from of_methods(within.means, brier, runs, trials, predictions, rounds, spoken(runs))
 
 
 def of_methods(
@@ -57,9 +57,10 @@ def of_methods(
     trials: pd.DataFrame,
     predictions: pd.DataFrame,
     rounds: pd.DataFrame,
+    words: Spoken,
 ) -> Iterator[str]:
     """Yield what a referee would add of each method by itself, with `means` of the headline."""
-    yield from _by_chance(means, brier, spoken(runs))
+    yield from _by_chance(means, brier, words)
     yield from at_the_edge(trials_of(trials, runs))
     yield from remarks(runs, predictions, rounds)
 

@@ -13,7 +13,7 @@ from sim.foundation.text import epsilon_text
 from sim.privacy.ledger import COLUMN_OF
 from sim.privacy.statement_text import between
 from sim.report.study import StudyResults
-from sim.report.summary import adversaries_in
+from sim.report.summary import WHO, adversaries_in
 
 _RATE = "0.01"
 
@@ -54,7 +54,11 @@ def method_privacy(study: StudyResults) -> list[MethodPrivacy]:
             for level, statement in stated.items()
             for row in statement["adversaries"]
         ]
-        mechanisms = [_mechanism(level, row) for level, statement in stated.items() for row in statement["mechanisms"]]
+        mechanisms = [
+            _mechanism(level, row, parties=statement.get("parties", False))
+            for level, statement in stated.items()
+            for row in statement["mechanisms"]
+        ]
         found.append(MethodPrivacy(str(series), rows, pd.DataFrame(bounds), pd.DataFrame(mechanisms)))
     return found
 
@@ -108,12 +112,16 @@ def _sees(row: Mapping[str, Any]) -> str:
     return "; ".join(seen) or "nothing"
 
 
+def _who(adversary: str, *, parties: bool) -> str:
+    who = WHO[adversary].lower()
+    return who.replace("clinic", "party") if parties else who
+
+
 def _bound(level: str, row: Mapping[str, Any], delta: float | None, *, parties: bool) -> dict[str, str]:
-    who = row["adversary"].replace("-", " ")
     finite = 0 < row["epsilon"] < math.inf
     return {
         "Privacy": level,
-        "Adversary": who.replace("clinic", "party") if parties else who,
+        "Adversary": _who(row["adversary"], parties=parties),
         "ε": epsilon_text(row["epsilon"]),
         "δ": f"{delta:g}" if finite and delta is not None else "–",
         "Neighbours": row["adjacency"] or "–",
@@ -125,11 +133,11 @@ def _bound(level: str, row: Mapping[str, Any], delta: float | None, *, parties: 
     }
 
 
-def _mechanism(level: str, row: Mapping[str, Any]) -> dict[str, str]:
+def _mechanism(level: str, row: Mapping[str, Any], *, parties: bool) -> dict[str, str]:
     return {
         "Privacy": level,
         "Release": row["what"],
-        "Seen by": ", ".join(row["seen-by"]),
+        "Seen by": ", ".join(_who(each, parties=parties) for each in row["seen-by"]),
         "Mechanism": row["mechanism"],
         "Noise": f"{between(row['noise'])} ({row['noise-is']})",
         "Sampling rate": between(row["sample-rate"]) if row["sample-rate"] else "–",

@@ -12,6 +12,7 @@ from scipy.special import stdtrit
 from sim.foundation.text import score_text
 from sim.inference.differences import LEVEL
 from sim.report.elsewhere import few
+from sim.report.spoken import spoken
 from sim.report.summary import PREVALENCE
 
 __all__ = ["remarks"]
@@ -39,7 +40,7 @@ def remarks(runs: pd.DataFrame, predictions: pd.DataFrame, rounds: pd.DataFrame)
     series = runs.loc[runs["method"] != PREVALENCE].set_index("run_id")["series"]
     if one_class := _of_one_class(series, predictions):
         verb = "predict" if len(one_class) > 1 else "predicts"
-        yield f"{few(one_class)} {verb} the same class for every held-out record in most runs."
+        yield f"{few(one_class)} {verb} the same {spoken(runs).value} for every held-out record in most runs."
     if improving := _improving(series, rounds):
         verb = "were" if len(improving) > 1 else "was"
         fell = score_text(max(improving.values()))

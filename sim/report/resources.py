@@ -45,7 +45,8 @@ def demand_frame(study: StudyResults) -> pd.DataFrame:
     """Lay out what a run of each method asks of one clinic, as a mean over seeds and levels of privacy.
 
     One row a series, as text: the least and the most over the clinics. What some clinic's plan does not give (energy
-    without power) is left out. Empty where no run succeeded.
+    without power) is left out, and so are the rows of regions and of held-out clinics, of which nothing is asked. Empty
+    where no run succeeded.
     """
     if study.clinics.empty:
         return pd.DataFrame()
@@ -57,7 +58,8 @@ def demand_frame(study: StudyResults) -> pd.DataFrame:
         "Memory": ("peak_bytes", bytes_text),
         "Energy": ("joules", partial(amount_text, unit="J")),
     }
-    own = study.clinics.merge(study.drawn[["run_id", "series"]], on="run_id")
+    asked = study.clinics.dropna(subset=study.clinics.columns.intersection(["seconds"]))
+    own = asked.merge(study.drawn[["run_id", "series"]], on="run_id")
     forms = {name: form for name, form in forms.items() if form[0] in own and own[form[0]].notna().all()}
     if not forms:
         return pd.DataFrame()

@@ -32,6 +32,7 @@ class Spoken:
     nowhere: str  # That no clinic has one
     across: str  # What scores over all records reward besides
     place: str = "clinic"  # Whose patients are compared with each other; under a vertical layout, a region's
+    value: str = "class"  # What is predicted of a patient, where it is one of few
     least: float = 0.0  # The least that a score can be
     others: Mapping[str, str] = field(default_factory=dict)  # Further scores by their name on the page
 
@@ -101,6 +102,7 @@ _SPOKEN: Final = MappingProxyType(
             chance=0.5,
             by_chance="rank better than chance (within-clinic ordinal AUC of .5)",
             unscored="Where all of a clinic's held-out records are of one grade, it has no ordinal AUC.",
+            value="grade",
             nowhere="No clinic's held-out records are of two grades, so that no method is ranked.",
             across="knowing each clinic's share of each grade",
             others={"Kappa, squared weights": "quadratic_kappa", "Balanced accuracy": "balanced_accuracy"},

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, field_validator
 
 from sim.foundation.problems import ScenarioError, show, suggest
+from sim.foundation.text import listed
 from sim.scenario.base import Sites, unique
 from sim.scenario.lookup import method_facts
 from sim.scenario.parties import Party
@@ -40,10 +41,14 @@ def regions_fault(regions: Sequence[Region], parties: Sequence[Party], *, there:
     if regions and not there:
         return "there are none; remove them, or set data.regions = true"
     names = tuple(party.name for party in parties)
+    at = {party.name: party.regions for party in parties}
     for number, own in enumerate(regions):
         for name in own.parties:
             if name not in names:
                 return f"{show(name)} is no party; {suggest(name, names)}"
+            if (regions_of := at[name]) is not None and not {*regions_of} & {*own.sites}:
+                where = listed(own.sites)
+                return f"{show(name)} is not in {where}; remove it there, or add {where} to its regions"
         for other in regions[:number]:
             if twice := [(r, p) for r in own.sites for p in names if own.covers(r, p) and other.covers(r, p)]:
                 return f"{twice[0][1]} of {twice[0][0]} is in two tables; leave it in one"

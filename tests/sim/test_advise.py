@@ -137,6 +137,20 @@ def test_what_each_clause_rules_out_and_how_far_the_figures_go():
     assert not advice.unsettled  # Local is .2 below on every seed
 
 
+def test_advice_on_regions_and_through_edge_servers_names_them():
+    """A method for clinics is best, beside one for parties; an edge server has an epsilon where there is one."""
+    scores = [{"within_clinic_auc": auc} for auc in (0.8, 0.7)]
+    apart, joined = rows("local", [0.8], 1.0, 0.0, **scores[0]), rows("vertical", [0.7], 2.0, math.inf, **scores[1])
+    said = ranked(apart, joined, best="within_clinic_auc").paragraph
+    assert "within-region AUC" in said
+    assert "peer party 3" in said
+    assert "Nothing is said about patients elsewhere" in said
+    assert "clinic" not in said
+    hops = [rows("fedavg", [0.6], 1.0, 3.0, epsilon_edge=math.nan), rows("split", [0.9], 1.0, 3.0, epsilon_edge=7.0)]
+    assert "server 3, edge server 7" in ranked(*hops).paragraph
+    assert "edge server" not in ranked(*hops[:1], rows("split", [0.5], 1.0, 3.0, epsilon_edge=7.0)).paragraph
+
+
 def test_of_what_is_as_good_the_cheapest_is_taken():
     aucs = [0.80, 0.82, 0.84, 0.83, 0.81]
     small = [auc - 0.002 - 0.0001 * seed for seed, auc in enumerate(aucs)]

@@ -1,6 +1,7 @@
 """Edge servers by hand: seconds, bytes and epsilon of two clinics, one edge server and two batches; and bad input."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from sim.foundation.problems import ScenarioError
 from sim.plan.clock import ClosedFormClock
 from sim.plan.load import EdgeLoad, Leg, RoundLoad
 from sim.plan.queues import PlanClock
+from sim.plan.statement import privacy_statement
 from sim.privacy.recount import alike, seen
+from sim.privacy.statement_text import statement_text
 from sim.scenario import parse_scenario
 from sim.scenario.clinics import ClinicResources, EdgeResources, ServerResources
 from sim.scenario.spec import expand
@@ -188,6 +191,13 @@ def test_who_sees_rows_without_noise_has_no_guarantee_and_who_stands_behind_it_h
         edge = found.pop("edge")
         assert list(found.values()) == pytest.approx([expected] * 3, rel=1e-3)
         assert edge == (pytest.approx(expected, rel=1e-3) if at == "clinic" else math.inf)
+
+
+def test_the_statement_calls_an_edge_server_that(csv):
+    text = statement_text(privacy_statement(plan_of(spec_of(csv, edges=ONE))[0], {}, finished=True))
+    assert "- **edge server**: whoever runs the clinic's own edge server" in text
+    assert "\n| edge server | " in text
+    assert not re.search(r"\bedge\b(?! server)", text.replace("rows-noised-at = edge", ""))
 
 
 def test_a_middle_that_trains_in_front_of_the_noise_tells_of_records(csv):

@@ -92,6 +92,14 @@ def test_a_clinic_whose_name_is_a_number_is_no_count(tmp_path):
     assert "different classes; clinic 7 has" in said
 
 
+def test_pairs_of_an_ordinal_outcome_are_of_grades(tmp_path):
+    graded = SCENARIO.replace("[data]", '[data]\noutcome = "ordinal"\ngrades = ["class0", "class1"]') + METHOD
+    [said] = told(tmp_path, graded, "Scores")
+    assert "the ordinal AUC within clinics rests on" in said
+    assert "held-out records of different grades" in said
+    assert "class" not in said
+
+
 def test_who_is_trusted_and_whose_noise_counts(tmp_path):
     secure = '[privacy]\nmechanism = "clinic-level"\nnoise-multiplier = 1.0\ndelta = 1e-3\nsecure-aggregation = true\n'
     [said] = told(tmp_path, SCENARIO + secure + "colluding-clinics = 2\n" + METHOD, "Secure aggregation")

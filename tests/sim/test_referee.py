@@ -45,6 +45,11 @@ def test_a_method_that_predicts_one_class_in_most_runs_is_named(p, said):
     assert list(remarks(RUNS, predictions(**p), rounds())) == expected
 
 
+def test_of_grades_it_is_the_same_grade():
+    one = predictions(a0=ONE, a1=ONE)
+    assert "predicts the same grade for" in " ".join(remarks(RUNS.assign(ordinal_auc=0.5), one, rounds()))
+
+
 def test_a_method_that_was_still_improving_is_named():
     losses = rounds(a0=SETTLED, a1=SETTLED, b0=FALLING, b1=FALLING, p0=[0.69, 0.6])
     [said] = remarks(RUNS, pd.DataFrame(), losses)

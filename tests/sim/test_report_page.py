@@ -199,6 +199,9 @@ def test_what_is_asked_of_a_clinic_is_its_mean_over_runs(tmp_path: Path) -> None
     study = replace(study, clinics=asked)
     expected = {"Method": "FedAvg", "FLOPs": "2 to 50 GFLOP", "Busy": "1 min", "Memory": "600 kB to 2 MB"}
     assert demand_frame(study).to_dict("records") == [expected]
+    apart = asked.head(1).assign(name="region", flops=0.0, seconds=nan, peak_bytes=0.0, joules=nan)
+    beside = replace(study, clinics=pd.concat([asked, apart]))  # nothing is asked of a region or a held-out clinic
+    assert demand_frame(beside).to_dict("records") == [expected]
     study = replace(study, clinics=asked.assign(joules=[1.0, 2.0, 1500.0, 4500.0]))
     assert demand_frame(study)["Energy"].tolist() == ["1.5 J to 3 kJ"]
     assert "3 kJ" in write_report(study, tmp_path).read_text(encoding="utf-8")

@@ -275,6 +275,10 @@ def test_horizontal_methods_have_the_same_patients_and_lack_the_same_columns(csv
         ({"regions_": [{"sites": ["k0"], "profile": "rural-dsl", "parties": ["x"]}]}, '"x" is no party'),
         ({"regions_": [{"sites": ["k0"], "profile": "rural-dsl"}] * 2}, "is in two tables"),
         (
+            {"regions_": [{"sites": ["k1"], "profile": "rural-dsl", "parties": ["doctor"]}]},
+            'regions: "doctor" is not in k1; remove it there, or add k1 to its regions',
+        ),
+        (
             {"regions": False, "parties": PARTIES, "regions_": [{"sites": ["k0"], "profile": "rural-dsl"}]},
             "there are none",
         ),
