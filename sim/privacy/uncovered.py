@@ -98,10 +98,13 @@ def _rows(spec: RunSpec, held_out: str) -> Iterator[tuple[str, str, str, tuple[s
     if spec.privacy.noises_gradients and spec.strategy.cut is not None:
         yield (
             "traffic and time of a method that cuts the network",
-            "every table and log with bytes or seconds of such a run",
+            "every table and log with bytes, seconds, energy or shares of time of such a run",
             "sizes of the Poisson batches that were drawn: no record's values, but who knows a batch's size knows more "
             "than the accounting assumes (one step of epsilon 1: 1.05 with 1,000 records, 1.3 with 10)",
-            ("bytes*", "up *", "down *", "*seconds", "clinic_flops", "server_flops", "edge_*", "flops"),
+            (
+                *("bytes*", "peak_*", "up *", "down *", "*seconds", "clinic_flops", "server_flops", "edge_*", "flops"),
+                *("*joules", "idle_share", "server_busy_share"),
+            ),
         )
     if getattr(spec.data, "patient", None) is not None:
         yield (

@@ -7,8 +7,10 @@ from fnmatch import fnmatchcase
 
 import pandas as pd
 import pytest
+from edges import EDGES, spec_of
 from support import DP_SGD, NO_PRIVACY, plan_of, run_spec, write_csv
 
+from sim.privacy.uncovered import not_covered
 from sim.study.runner import execute
 
 
@@ -79,3 +81,19 @@ def test_only_what_is_listed_changes_with_the_records(tmp_path, method, privacy,
     assert listed == [row["what"] for row in not_covered]
     assert all(row["what"] in shown and row["of"] in shown for row in not_covered)
     assert math.isfinite(records[0]["row", "auc"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("edges", [None, EDGES], ids=["direct", "edge servers"])
+def test_all_that_follows_from_the_sizes_of_drawn_batches_is_listed(tmp_path, edges) -> None:
+    """Other records have a run draw other batches, on which its plan's columns depend and no value of theirs."""
+    csv = write_csv(tmp_path / "one.csv")
+    rows, spec = [], None
+    for path in (csv, other_records(csv, tmp_path / "other.csv")):
+        cut = "vanilla" if edges is None else "multi-hop"
+        model = {"cut": 1} if edges is None else {}
+        spec = spec_of(path, cut=cut, edges=edges, model=model, privacy=DP_SGD)
+        rows.append(plan_of(spec)[0].columns())
+    patterns = [pattern for row in not_covered(spec) for pattern in row["columns"]]
+    changed = {name for name in rows[0] if rows[0][name] != rows[1][name]}
+    assert {"bytes_up", "peak_edge_bytes" if edges else "peak_clinic_bytes"} <= changed
+    assert [name for name in changed if not any(fnmatchcase(name, pattern) for pattern in patterns)] == []
