@@ -84,7 +84,11 @@ def as_cloud_sees(job: Job) -> Job:
     frozen = (job.frozen - {"head", "middle"}) | ({"middle"} if {"head", "middle"} <= job.frozen else set())
     return replace(
         job,
-        protocol=replace(_plain(job.protocol, side, in_front), averaged_before=averaged),
+        protocol=replace(
+            _plain(job.protocol, side, in_front),
+            averaged_before=averaged,
+            counted_before=("middle",) if "middle" in job.frozen else (),
+        ),
         parts=_joined(job.parts, 0, 2, "middle"),
         frozen=frozen,
         labels=None,  # which randomised them at the clinic

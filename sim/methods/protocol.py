@@ -70,6 +70,8 @@ class Protocol:
         Messages of one batch, in order; each is a tuple of the kinds it carries.
     averaged_before : bool
         Whether edge servers have averaged parameters before they send them up: one set for all their clinics.
+    counted_before : tuple of str
+        Parts of which all that trains, and is noised, is in front of the edge servers, and counted there.
     once_up : tuple of str
         Kinds that cross once, before training.
     sees_raw : dict of str to tuple of str
@@ -86,6 +88,7 @@ class Protocol:
     batch_up: tuple[Kinds, ...] = ()
     batch_down: tuple[Kinds, ...] = ()
     averaged_before: bool = False
+    counted_before: tuple[str, ...] = ()
     once_up: Kinds = ()
     sees_raw: dict[Adversary, Kinds]
     sees_model: tuple[Adversary, ...]

@@ -192,7 +192,7 @@ class Due:
         done = [max(0, min(course.last, job.steps(k)) - course.first) for k in clinics]
         protocol = protocol_at(job, clinics[0])
         parts = protocol.clinic_parts if job.dp is not None else ()
-        noised = {part: done for part in parts if part not in job.frozen}
+        noised = {part: done for part in parts if part not in {*job.frozen, *protocol.counted_before}}
         crossing = {kind for kinds in protocol.batch_up for kind in kinds}
         noised |= {kind: done if kind in crossing else [0] * len(done) for kind in job.protected_rows}
         return Expected(clinics=clinics, parts=() if lost else parts_that_cross(job), noised=noised)

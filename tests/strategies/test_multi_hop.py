@@ -174,6 +174,16 @@ def test_every_byte_and_noised_step_is_the_plans(csv, strategy, cut, privacy):
     assert set(train_spec(spec).meter.noised_steps) == (noised if "delta" in privacy else set())
 
 
+@pytest.mark.parametrize("frozen", ["head", "middle"])
+@pytest.mark.parametrize(("strategy", "cut"), [("splitfed-v1", "multi-hop"), ("splitfed-v3", "multi-hop-u-shaped")])
+def test_noised_steps_are_counted_where_one_part_in_front_of_the_cloud_is_frozen(csv, strategy, cut, frozen):
+    model = {**(U_SHAPED if "u-" in cut else {}), "freeze": [frozen]}
+    privacy = {key: value for key, value in BOTH.items() if not key.startswith("smashed")} | {"mechanism": "dp-sgd"}
+    spec = spec_of(csv, strategy, cut, train={"rounds": 2}, model=model, privacy=privacy, clinics=[SOME_LOST])
+    parts = {"head", "middle", "body"} | ({"tail"} if "u-" in cut else set())
+    assert set(train_spec(spec).meter.noised_steps) == parts - {frozen}
+
+
 def both_links(monkeypatch, plan, federation):
     """Train a run and keep every reply: of the clinics, and of the edge servers."""
     from sim.flower import simulation
