@@ -369,9 +369,10 @@ def _records_of_a_patient(plan: Plan) -> tuple[str, str, str]:
     if most is None:
         mend = "state data.patient and data.max-records-per-patient to have them counted"
         return what, "non-private", f"only each single record is protected; {mend}"
+    places = "clinics" if plan.job.parties is None else "regions"
     return (
         what,
         "dp",
-        f"at most {most}, as stated, and at the largest number of clinics that was counted, which is itself exact; the "
-        "largest over every choice of clinics and way to share out the records, or a bound where these are many",
+        f"at most {most}, as stated, and at the largest number of {places} that was counted, which is itself exact; "
+        f"the largest over every choice of {places} and way to share out the records, or a bound where these are many",
     )

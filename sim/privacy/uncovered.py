@@ -108,7 +108,7 @@ def _rows(spec: RunSpec, held_out: str) -> Iterator[tuple[str, str, str, tuple[s
         )
     if getattr(spec.data, "patient", None) is not None:
         yield (
-            "the largest number of clinics that train on one patient",
+            f"the largest number of {'regions' if spec.parties else 'clinics'} that train on one patient",
             "privacy.md, run.json",
             "training records, exact",
             ("max-clinics",),

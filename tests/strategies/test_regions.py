@@ -15,6 +15,8 @@ from wire import again, differences, record, travelling, unlisted, with_record
 from sim.data.at_clinics import load_records
 from sim.foundation.problems import ScenarioError
 from sim.methods.sampling import Sampling, draw_batches
+from sim.plan.statement import privacy_statement
+from sim.privacy.statement_text import statement_text
 from sim.privacy.study_ledger import StudyRun, compose_study
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
@@ -249,6 +251,25 @@ def test_a_replaced_patient_moves_only_its_regions_messages(csv, one_key, cut):
 
 
 # Each region as a clinic
+
+
+def test_a_patient_with_records_in_two_regions_is_said_to_be_in_both(csv, tmp_path):
+    """Two records: both in one region, or one in each, whose releases add in squares."""
+    header, *rows = csv.read_text(encoding="utf-8").splitlines()
+    of_region = {name: [row for row in rows if row.startswith(name)] for name in ("k0", "k1", "k2")}
+    told = [f"{row},p{number}" for name in ("k0", "k1") for number, row in enumerate(of_region[name])]
+    told += [f"{row},q{number}" for number, row in enumerate(of_region["k2"])]
+    path = tmp_path / "patients.csv"
+    path.write_text("\n".join([f"{header},patient", *told]) + "\n", encoding="utf-8")
+    data = {**scenario_of(path)["data"], "patient": "patient", "max-records-per-patient": 2}
+    plan, _ = plan_of(spec_of(path, data=data, privacy=JOINT))
+    statement = privacy_statement(plan, {}, finished=False)
+    assert statement["patients"]["epsilon"]["model-user"] > plan.columns()["epsilon_model_user"]
+    text = statement_text(statement)
+    assert "and its records in other regions by themselves" in text
+    assert "2 records**, in 2 of the regions at most" in text
+    assert "the largest number of regions that train on one patient" in text
+    assert "of the clinics" not in text
 
 
 def test_horizontal_methods_have_the_same_patients_and_lack_the_same_columns(csv):
