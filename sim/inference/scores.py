@@ -3,7 +3,7 @@
 A score's *influence values* are one number a record; summed over the records of a patient and squared, they estimate
 the score's variance over patients. For an AUC they are the placement values of DeLong, DeLong & Clarke-Pearson
 (Biometrics 1988), here also for the within-clinic AUC, that is clinics' own AUCs weighted by their comparable pairs.
-They are centred within clinics (and classes), since the clinics are given and their patients are drawn.
+They are centred within clinics (of an AUC of classes within these too), since clinics are given and patients drawn.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _concordance(of: Predictions, block: Ints) -> tuple[Floats, Floats]:
 def _ordered(of: Predictions, block: Ints) -> tuple[Floats, Floats]:
     """Return the share of pairs of different grades within blocks that are in order, by model."""
     placed, others = pairs_of_grades(expected_grades(of.probabilities), of.label, block)
-    return _of_pairs(of, placed, others, block * of.probabilities.shape[1] + of.label)
+    return _of_pairs(of, placed, others, block)
 
 
 def _of_pairs(of: Predictions, placed: Floats, others: Floats, cell: Ints) -> tuple[Floats, Floats]:

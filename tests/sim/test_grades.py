@@ -72,17 +72,19 @@ def predictions(probabilities, grade):
 
 
 @pytest.mark.parametrize("name", ["within_clinic_{}auc", "{}auc"])
-def test_two_grades_are_two_classes_in_score_and_influence(predicted, name):
+def test_two_grades_are_two_classes_in_score_and_nearly_in_influence(predicted, name):
     probabilities, grade = predicted
     two = np.stack([probabilities[:, :2].sum(1), probabilities[:, 2:].sum(1)], 1)
     of = predictions(two, (grade >= 2).astype(np.int64))
-    for found, expected in zip(scores(of, name.format("ordinal_")), scores(of, name.format("")), strict=True):
-        assert found == pytest.approx(expected)
+    (value, moved), (expected, known) = (scores(of, name.format(kind)) for kind in ("ordinal_", ""))
+    assert value == pytest.approx(expected)
+    assert np.corrcoef(moved, known)[0, 1] > 0.999
+    assert np.std(moved) == pytest.approx(np.std(known), rel=0.05)
     assert scores(of, "ordinal_auc")[0] == pytest.approx(roc_auc_score(of.label, two[:, 1]))
 
 
 def test_influence_is_the_score_s_derivative_in_a_record_s_weight(predicted):
-    """Left out one by one: the score moves by what is left out, but for the mean of the record's grade."""
+    """Left out one by one: the score moves by what is left out; which grade a patient has is drawn too."""
     probabilities, grade = predicted
     of = predictions(probabilities, grade)
     value, influence = scores(of, "ordinal_auc")
@@ -90,8 +92,8 @@ def test_influence_is_the_score_s_derivative_in_a_record_s_weight(predicted):
     for record in range(len(grade)):
         rest = np.delete(np.arange(len(grade)), record)
         moves.append(float(value[0]) - np.divide(*in_order(score[rest], grade[rest])))
-    assert np.corrcoef(moves, influence)[0, 1] > 0.9
-    assert np.std(influence) == pytest.approx(np.std(moves), rel=0.25)
+    assert np.corrcoef(moves, influence)[0, 1] > 0.999
+    assert np.std(influence) == pytest.approx(np.std(moves), rel=0.05)
 
 
 def test_loss_gradient_and_probabilities_belong_together():
