@@ -1,5 +1,6 @@
 """The rules of the layout: who may import whom, typed packages, and scenario files that work."""
 
+import csv
 import math
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sim.data.folds import runs_of
 from sim.foundation.problems import ScenarioError
 from sim.scenario import load_scenario
 from sim.scenario.spec import expand
@@ -81,3 +83,12 @@ def test_bundled_scenarios_load_and_plan(path):
                 of_labels = plan.spec.privacy.mechanism == "label-rr"
                 spent = columns["epsilon_label"] if of_labels else clinic.epsilon["model-user"]
                 assert spent <= target * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("study", ["attacks", "privacy", "rural"])
+def test_published_runs_have_the_ids_of_their_scenario(study):
+    """A key that is new, at the value that changes nothing, changes no id, and so no noise."""
+    with (ROOT / "results" / "reference" / study / "runs.csv").open(encoding="utf-8", newline="") as file:
+        published = {row["run_id"] for row in csv.DictReader(file)}
+    now = {spec.run_id for spec in runs_of(load_scenario(ROOT / "scenarios" / f"{study}.toml"))}
+    assert now == published != set()

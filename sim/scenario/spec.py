@@ -54,6 +54,7 @@ _NOTHING_DONE: Final = (
     ("smashed-top-k", 1.0),
     ("update-dtype", "float32"),
     ("update-top-k", 1.0),
+    ("autocast", None),
 )
 """Settings of ``[train]`` that a run would be the same without."""
 _AS_BEFORE: Final = (("layout", "horizontal"), ("regions", False), ("imaging", False))
