@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from sim.foundation.problems import ScenarioError
 from sim.methods.job import Job
 from sim.methods.parties import patients, releases_of_a_row
@@ -128,8 +130,10 @@ def gradient_multipliers(job: Job, mechanism: OnGradients, sampled: Sampled, del
     try:
         if job.shares_noise:
             return (shared(job, mechanism.noise_for(epsilon, delta, 1.0, 1), sampled),) * len(job.sizes)
-        drawn = zip(sampled.rates.tolist(), sampled.released.tolist(), strict=True)
-        return tuple(mechanism.noise_for(epsilon, delta, rate, steps) for rate, steps in drawn)
+        # Of a clinic whose rounds are all lost nothing is released, and it trains as if all had been.
+        steps = np.where(sampled.released > 0, sampled.released, sampled.steps)
+        drawn = zip(sampled.rates.tolist(), steps.tolist(), strict=True)
+        return tuple(mechanism.noise_for(epsilon, delta, rate, count) for rate, count in drawn)
     except ValueError as error:
         raise ScenarioError([f"privacy.epsilon: {error}"]) from None
 

@@ -183,3 +183,20 @@ def test_what_is_drawn_and_cut_is_trained_as_planned(csv, method, privacy):
     assert method.strategy == "local" or in_the_middle
     everyone = changed(spec, "train", participation=1.0, over_select=1.0, deadline=None)
     assert apart(trained.parameters, expected(everyone, plan, federation, lost=lost, stopped=stopped)) < rounding(spec)
+
+
+def test_a_clinic_whose_rounds_are_all_lost_trains_with_noise_too(csv, monkeypatch):
+    """Nothing of it is released to the model user, yet a target epsilon is not met by leaving its noise out."""
+
+    def drawn(self, server_round):
+        batches = [self.job.steps(k) for k in range(len(self.job.sizes))]
+        return Attendance.of(range(len(batches)), batches, [k != 1 for k in range(len(batches))])
+
+    monkeypatch.setattr(Counts, "_drawn", drawn)
+    target = {"mechanism": "dp-sgd", "epsilon": 3.0, "clip": 0.5, "delta": 1e-3}
+    plan = plan_of(run_spec(csv, "splitfed-v1", "vanilla", privacy=target, rounds=3))[0]
+    lost, rate = int(plan.sampled.steps[1]), float(plan.sampled.rates[1])
+    assert plan.sampled.released.tolist()[1] == 0 < lost
+    assert min(plan.job.dp.noise_std) > 0
+    multiplier = plan.job.dp.noise_std[1] / target["clip"]
+    assert epsilon(dp_sgd_event(rate, multiplier, lost), target["delta"]) == pytest.approx(3.0, rel=1e-3)
