@@ -215,6 +215,7 @@ def test_a_mechanism_of_another_distribution_is_planned_trained_stated_and_not_r
 # An attack
 
 
+@pytest.mark.slow
 def test_attacks_of_a_users_own_find_what_there_is_to_find(suture, tmp_path):
     rng = np.random.default_rng(0)
     shares = (0.2, 0.5, 0.8)

@@ -146,6 +146,7 @@ def test_noise_at_the_cut_takes_away_what_the_server_can_reconstruct(csv, strate
     assert r2[2] < 0.1
 
 
+@pytest.mark.slow
 def test_a_frozen_head_is_attacked_with_the_mean_of_all_its_noised_rows(csv):
     few, many = (
         reconstructed(run_spec(csv, "split", "vanilla", noised(0.5), model=FROZEN, rounds=r, learning_rate=1e-3))

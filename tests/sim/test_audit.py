@@ -149,6 +149,7 @@ def test_a_release_that_is_drawn_by_itself_is_audited_to_within_a_fifth(csv, run
 SECURE = {"mechanism": "clinic-level", "epsilon": 4.0, "delta": 1e-3, "secure-aggregation": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["as they do", "with the noise of all"])
 def test_colluding_clinics_know_their_noise_and_are_audited_so(csv, monkeypatch, how):
     """Of three parts of the noise one that colludes leaves two: the claim against it, by which they are set."""

@@ -304,6 +304,7 @@ def test_an_attack_made_again_finds_the_same(random_labels):
     assert repr(one) == repr(other)
 
 
+@pytest.mark.slow
 def test_a_convolutional_network_on_images_is_told_who_it_memorised(tmp_path):
     digits, rng = load_digits(), np.random.default_rng(0)
     some = rng.permutation(len(digits.images))[:160]

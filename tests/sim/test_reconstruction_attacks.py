@@ -327,6 +327,7 @@ def test_rows_of_much_noise_name_nobody(digits):
 # Feature-space hijacking
 
 
+@pytest.mark.slow
 def test_a_server_that_returns_its_own_gradients_reads_digits_and_is_noticed(digits):
     """Noticed in every round, without a false alarm in honest training on the same batches."""
     spec = digits_spec(digits, "splitfed-v1", "u-shaped", rounds=10)

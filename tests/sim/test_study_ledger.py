@@ -107,6 +107,7 @@ def test_an_edge_server_composes_what_it_sees_with_the_models_of_runs_without_an
     assert own_epsilon(through[0], "edge", found) == pytest.approx(gaussian_epsilon(1 / 4, DELTA), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_ten_dp_sgd_runs_against_dp_accounting() -> None:
     noise = [0.9 + 0.1 * i for i in range(10)]
     found = server([run_of([dp_sgd_event(0.05, sigma, 60)]) for sigma in noise])

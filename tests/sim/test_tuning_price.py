@@ -211,6 +211,7 @@ def test_a_price_that_is_too_low_is_found(tuned, key):
     assert any(f"privacy.tuning.price.{i}.{key}: 0.1 is claimed" in fault for fault in run_faults(folder, raw))
 
 
+@pytest.mark.slow
 def test_where_settings_change_what_is_released_every_run_that_might_be_made_counts(tmp_path):
     path = write_scenario(
         tmp_path, STUDY.replace("seeds = [0, 1]", "seeds = [0]") + '[tune]\n"train.rounds" = [2, 3]\n'
