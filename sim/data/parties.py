@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from sim.foundation.problems import ScenarioError, suggest
 from sim.foundation.rng import stream
+from sim.foundation.text import listed
 from sim.scenario.parties import Party
 
 
@@ -94,7 +95,8 @@ def held_columns(parties: Sequence[Party], features: Sequence[str]) -> tuple[tup
     Raises
     ------
     ScenarioError
-        With one line for each column that is no feature.
+        With one line for each column that is no feature, or one for the features that no party holds: methods for
+        clinics and one place with all columns would train on them all the same.
     """
     places = {name: place for place, name in enumerate(features)}
     stated = {column for party in parties for column in party.columns}
@@ -110,6 +112,14 @@ def held_columns(parties: Sequence[Party], features: Sequence[str]) -> tuple[tup
                 )
             own += found
         held.append(tuple(sorted(set(own))))
+    held_anywhere = {place for own in held for place in own}
+    if parties and not problems and (left := [f'"{name}"' for name in features if places[name] not in held_anywhere]):
+        some = listed(left if len(left) <= 3 else [*left[:2], f"{len(left) - 2} others"])
+        it = "it" if len(left) == 1 else "them"
+        problems.append(
+            f"scenario: parties: no party holds {some}; name {it} in a party's columns, or take {it} out of "
+            "data.features"
+        )
     if problems:
         raise ScenarioError(problems)
     return tuple(held)

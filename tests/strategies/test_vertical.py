@@ -288,7 +288,10 @@ def test_u_shaped_no_label_moves_what_leaves_before_the_gradient_does(csv):
         ({"strategy": "fedavg"}, "fedavg is not for a vertical layout"),
         ({"train": {"participation": 0.5}}, "train.participation"),
         ({"train": {"deadline": "1 min"}}, "train.deadline"),
-        ({"parties": [PARTIES[0], {**PARTIES[1], "availability": 0.5}]}, "without the label's holder nothing trains"),
+        (
+            {"parties": [PARTIES[0], {**PARTIES[1], "availability": 0.5}, PARTIES[2]]},
+            "without the label's holder nothing trains",
+        ),
         ({"parties": [{**PARTIES[0], "drop-out": 0.5}, *PARTIES[1:]]}, "drop-out"),
         ({"server": {"uplink": "1 Gbit/s"}}, "a link that parties share"),
         (
@@ -301,6 +304,7 @@ def test_u_shaped_no_label_moves_what_leaves_before_the_gradient_does(csv):
         ({"options": {"join": "product"}}, "strategies.options.join"),
         ({"strategy": "vertical-alone", "options": {"party": "nobody"}}, "strategies.options.party"),
         ({"parties": [{**PARTIES[0], "columns": ["x9"]}, *PARTIES[1:]]}, "is no feature"),
+        ({"parties": [{**PARTIES[0], "columns": ["x1"]}, *PARTIES[1:]]}, 'parties: no party holds "x0"; name it in'),
     ],
 )
 def test_what_is_not_covered_is_refused_in_one_line(csv, tables, what):
