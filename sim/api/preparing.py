@@ -9,9 +9,14 @@ from sim.attacks.attack import attack_of
 from sim.data.at_clinics import load_records
 from sim.data.folds import runs_of
 from sim.foundation.problems import ScenarioError
+from sim.methods.hostile_rows import ROW_NOISE
+from sim.methods.messages import Kind
+from sim.methods.method import method_of
+from sim.methods.protocol import protocol_of
 from sim.plan.notes import label_notes, privacy_notes
 from sim.plan.plan import Plan
 from sim.scenario import AttackTable, Scenario, picked
+from sim.scenario.spec import expand
 from sim.study.planning import plan_runs, plan_trials
 
 
@@ -31,6 +36,7 @@ def prepare(whole: Scenario, only: Sequence[str] = (), *, trials: bool = True) -
     plans = list(plan_runs(runs_of(scenario)))
     federation = load_records(scenario.data, scenario.clinics, scenario.seeds[0], scenario.parties)
     _refuse_attacks(whole.attacks, plans)
+    _refuse_noise_without_rows(whole)
     notes = (*privacy_notes(scenario), *label_notes(scenario, federation.facts), *federation.remarks, *_notes(plans))
     return Prepared(whole, plans, plan_trials(scenario) if trials else [], notes)
 
@@ -46,6 +52,19 @@ def _refuse_attacks(tables: Sequence[AttackTable], plans: Sequence[Plan]) -> Non
     ]
     if problems:
         raise ScenarioError(problems)
+
+
+def _refuse_noise_without_rows(whole: Scenario) -> None:
+    """Raise ScenarioError if clinics add noise to their rows at a cut, and no strategy of the study has any."""
+    groups = [group.hostile for group in whole.clinics]
+    if ROW_NOISE not in [*groups, *(value for values in whole.sweep.values() for value in values)]:
+        return
+    strategies = {(spec.strategy.name, spec.strategy.cut) for spec in expand(whole)}
+    if not any(Kind.SMASHED in protocol_of(method_of(name), cut).rows_sent for name, cut in strategies):
+        mend = "take another, or add a strategy with a cut"
+        raise ScenarioError(
+            [f"scenario: clinics.hostile: row-noise is on rows at a cut, and no strategy here sends any; {mend}"]
+        )
 
 
 def _notes(plans: list[Plan]) -> Iterator[str]:

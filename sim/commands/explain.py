@@ -28,6 +28,14 @@ from sim.scenario import Scenario
 from sim.scenario.clinics import Behaviour, ClinicResources, assign_resources
 
 _MOST_NAMED = 6
+_SENT = {
+    "sign-flip": "the opposite of its update",
+    "scaled": "its update, larger",
+    "noise": "noise for its update",
+    "label-flip": "what it learns from flipped labels",
+    "row-noise": "rows with noise at a cut",
+}
+"""What a hostile clinic sends."""
 _SERVER = {"trusted": "trusted, and is no adversary", "active": "active: it may lie, and pass on what it has"}
 _FEWEST_PAIRS = 5
 """Of a clinic's held-out records; with fewer its own AUC takes a few values only."""
@@ -96,6 +104,7 @@ def explain(
         scores=_scores(federation, whole=scenario.data.test == "held-out-clinics"),
         links=_links(clinics),
         failures=_failures(scenario, clinics),
+        hostile=list(_hostile(plans)),
         shape=tuple(shape),
         statistics=[f"{kind}{_named(names)}" for kind, names in statistics.items()],
         parameters=network.whole.parameter_count(),
@@ -313,6 +322,17 @@ def _failures(scenario: Scenario, clinics: Sequence[ClinicResources]) -> list[st
     if train.over_select > 1:
         said.append(f"{train.over_select:g} times as many clinics as needed are asked; the first to return count.")
     return said
+
+
+def _hostile(plans: Sequence[Plan]) -> Iterator[str]:
+    """Say what hostile clinics send, of any run."""
+    found: dict[tuple[str, str], set[float]] = defaultdict(set)
+    for plan in plans:
+        for clinic, (kind, strength) in plan.job.hostile.items():
+            found[clinic_text(plan.job.facts.names[clinic]), kind].add(strength)
+    for (name, kind), strengths in found.items():
+        told = "" if kind == "label-flip" else f", hostile-strength {', '.join(map(value_text, sorted(strengths)))}"
+        yield f"{name} sends {_SENT[kind]} ({kind}{told})"
 
 
 def _trust(plans: Sequence[Plan]) -> Iterator[str]:

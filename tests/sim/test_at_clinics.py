@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from sim import run
+from sim.api.preparing import prepare
 from sim.data.at_clinics import load_records
 from sim.data.federation import load_federation
 from sim.data.heart import FEATURES
@@ -194,6 +195,7 @@ def test_keys_that_change_nothing_change_no_id():
         ([ALL[0] | {"hostile-strength": 10.0}], {}, "clinics.0.hostile-strength: has no effect without hostile"),
         ([ALL[0]], {"sweep": {"clinics.0.hostile-strength": [1, 2]}}, "hostile-strength: has no effect without"),
         ([ALL[0] | {"hostile": "noise"}], {}, "clinics.hostile: every clinic that trains is hostile"),
+        ([ALL[0] | {"sites": ["va"], "hostile": "row-noise"}, ALL[0]], {}, "clinics.hostile: row-noise is on rows at"),
         (ALL, {"sweep": {"clinics.0.profile": ["hospital"]}}, "cannot be swept; of [[clinics]] sweep"),
         (ALL, {"sweep": {"clinics.4.label-noise": [0.1]}}, "sweep.clinics.4.label-noise"),
         (ALL, {"sweep": {"clinics.0.label-noise": [2.0]}}, "sweep.clinics.0.label-noise"),
@@ -204,6 +206,17 @@ def test_a_mistake_is_one_line(tmp_path, clinics, further, told):
         run(checked(HEART, clinics, **further), tmp_path, progress=False)
     [line] = caught.value.problems
     assert told in line
+
+
+def test_noise_on_rows_is_for_studies_in_which_a_method_sends_some():
+    strategies = [{"name": "fedavg"}, {"name": "split", "cut": "vanilla"}]
+    clinics = [ALL[0] | {"count": 1, "hostile": "row-noise"}, ALL[0]]
+    further = {"model": {"name": "mlp", "hidden": [4, 4], "cut": 1}, "strategies": strategies}
+    study = checked(SYNTHETIC, clinics, **further)
+    assert {plan.spec.strategy.name for plan in prepare(study).plans} >= {"fedavg", "split"}
+    assert prepare(study, ["fedavg"]).plans
+    with pytest.raises(ScenarioError, match="no strategy here sends any"):
+        prepare(checked(SYNTHETIC, clinics, **further | {"strategies": strategies[:1]}))
 
 
 def test_times_have_no_wrong_labels(tmp_path):

@@ -123,3 +123,14 @@ set.model = { hidden = [8, 8, 8], cut = 2 }
     text = SCENARIO.replace("hidden = [6, 5]", "hidden = [6]")
     [line] = told(tmp_path, text + own, "U-shaped cut")
     assert line.startswith("U-shaped cut: hidden1, hidden2 and output at the clinic, where the labels stay; hidden3 at")
+
+
+def test_hostile_clinics_are_named_with_what_they_send(tmp_path):
+    bad = '[[clinics]]\nprofile = "hospital"\nsites = ["{}"]\nhostile = "{}"\n'
+    groups = bad.format("k0", "sign-flip") + "hostile-strength = 3.0\n" + bad.format("k2", "label-flip")
+    [said] = told(tmp_path, SCENARIO + groups + '[[clinics]]\nprofile = "hospital"\n' + METHOD, "Hostile")
+    assert said == (
+        "Hostile: k0 sends the opposite of its update (sign-flip, hostile-strength 3); "
+        "k2 sends what it learns from flipped labels (label-flip)."
+    )
+    assert not told(tmp_path, SCENARIO + '[[clinics]]\nprofile = "hospital"\n' + METHOD, "Hostile")
