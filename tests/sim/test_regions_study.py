@@ -107,3 +107,21 @@ def test_a_study_of_regions_is_run_resumed_verified_and_told(tmp_path, suture):
     assert "over 2 regions with 99 training and 51 held-out patients" in page
     record = json.loads((study / runs.index[0] / "run.json").read_text(encoding="utf-8"))
     assert record["spec"]["regions"][0]["sites"] == ["k1"]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "line"),
+    [
+        ('regions = ["k0"]', 'regions = ["k9"]', 'parties.2.regions: "k9" is no region'),
+        ('columns = ["x3"]', 'columns = ["xx"]', 'parties.2.columns: "xx" is no feature'),
+        ('sites = ["k1"]', 'sites = ["k9"]', 'regions.0.sites: "k9" is no region'),
+    ],
+)
+def test_a_wrong_name_is_one_line_though_regions_are_clinics_to_fedavg(tmp_path, suture, right, wrong, line):
+    write_csv(tmp_path / "patients.csv", sizes=[60, 40])
+    (tmp_path / "regions.toml").write_text(SCENARIO.replace(right, wrong), encoding="utf-8")
+    code, _, err = suture("check", "regions.toml")
+    assert code == 2
+    assert line in err
+    assert "clinics." not in err
+    assert len(err.splitlines()) == 1
