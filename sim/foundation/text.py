@@ -18,10 +18,17 @@ def score_text(mean: float, half_width: float = math.nan) -> str:
     return "±".join(texts)
 
 
-def _short(number: float) -> str:
-    """Write three decimals without a leading zero, and without a minus sign before nothing."""
-    text = f"{round(number, 3) + 0.0:.3f}"
-    return text.replace("0.", ".", 1) if abs(number) < 0.9995 else text
+def scores_apart(first: float, second: float) -> tuple[str, str]:
+    """Write two scores to three digits, or to four where three do not tell them apart."""
+    digits = 3 if _short(first) != _short(second) else 4
+    return _short(first, digits), _short(second, digits)
+
+
+def _short(number: float, digits: int = 3) -> str:
+    """Write decimals without a leading zero, and without a minus sign before nothing."""
+    rounded = round(number, digits) + 0.0
+    text = f"{rounded:.{digits}f}"
+    return text.replace("0.", ".", 1) if abs(rounded) < 1 else text
 
 
 def margin_text(margin: float) -> str:

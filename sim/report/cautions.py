@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from sim.foundation.text import score_text, value_text
+from sim.foundation.text import scores_apart, value_text
 from sim.inference.differences import Verdict, all_differences
 from sim.inference.evidence import Evidence
 from sim.report.edges import at_the_edge, contest_of
@@ -75,15 +75,16 @@ def trials_of(trials: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _otherwise(within: Comparison, pooled: Comparison, words: Spoken) -> Iterator[str]:
-    """Say that the score over all records has another leader, unless the two are equal."""
+    """Say that the score over all records has another leader, unless the two are equal or are written so."""
     other = within.differences.set_index("group")
     mean = pooled.means.set_index("group")["mean"]
     if pooled.best == within.best or not mean[pooled.best] > mean[within.best]:
         return
-    if other.loc[pooled.best, "verdict"] != Verdict.EQUAL:
+    leading, behind = scores_apart(mean[pooled.best], mean[within.best])
+    if leading != behind and other.loc[pooled.best, "verdict"] != Verdict.EQUAL:
         yield (
-            f"The {title(words.pooled)} ranks otherwise: {pooled.best} leads with {score_text(mean[pooled.best])} "
-            f"before {within.best} with {score_text(mean[within.best])}; it also rewards {words.across}."
+            f"The {title(words.pooled)} ranks otherwise: {pooled.best} leads with {leading} "
+            f"before {within.best} with {behind}; it also rewards {words.across}."
         )
 
 

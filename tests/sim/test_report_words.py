@@ -10,8 +10,10 @@ from benchmarks.made_up import Law, drawn
 from benchmarks.words import LAW, TRUTH, results
 from benchmarks.words import trials as trials_of_words
 from sim.inference.clinics import by_clinic
+from sim.inference.differences import Verdict
 from sim.inference.hospitals import over_clinics
-from sim.report.compare import compare
+from sim.report.cautions import _otherwise
+from sim.report.compare import Comparison, compare
 from sim.report.edges import at_the_edge
 from sim.report.elsewhere import elsewhere
 from sim.report.spoken import HEADLINE, spoken
@@ -49,6 +51,28 @@ def test_what_knowing_the_clinic_brings_is_said_with_both_leaders():
     assert "before FedAvg with ." in finding
     [(_, agreed), _] = said(replace(trap, knows_clinic=()), ["fedavg", "splitfed-v3"])
     assert "otherwise" not in agreed
+
+
+@pytest.mark.parametrize(
+    ("lead", "said"),
+    [
+        (0.01, "leads with .593 before A with .583;"),
+        (0.0002, "leads with .5833 before A with .5831;"),
+        (0.00001, None),
+    ],
+)
+def test_two_pooled_scores_are_never_written_alike(lead, said):
+    def ranking(best, first, second):
+        means = pd.DataFrame({"group": ["A", "B"], "mean": [first, second]})
+        differences = pd.DataFrame({"group": ["A" if best == "B" else "B"], "verdict": [Verdict.OPEN]})
+        return Comparison(
+            metric="auc", means=means, differences=differences, best=best, baselines=frozenset(), margin=0.01
+        )
+
+    words = spoken(pd.DataFrame())
+    within, pooled = ranking("A", 0.8, 0.7), ranking("B", 0.5831, 0.5831 + lead)
+    told = list(_otherwise(within, pooled, words))
+    assert said in told[0] if said else not told
 
 
 def test_a_method_that_does_not_beat_the_clinics_prevalence_is_named():
