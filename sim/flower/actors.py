@@ -30,6 +30,10 @@ class ActorDiedError(SutureError, RuntimeError):
     """The process of an actor was ended from outside."""
 
 
+class ActorFailedError(SutureError, RuntimeError):
+    """Something failed in an actor; never carries a value of a clinic's data."""
+
+
 class Hosts(Protocol):
     """Where the clinics of runs are, if not in the process of the server."""
 
@@ -162,6 +166,8 @@ def _fetched(waiting: Sequence[Any]) -> list[Any]:
         raise ActorDiedError(
             "the process of some of the clinics was killed from outside (out of memory?); the same command resumes"
         ) from None
+    except ray.exceptions.RayTaskError as error:  # its text is that of the error there, and of those behind it
+        raise ActorFailedError(f"{type(error.cause).__name__} where some of the clinics are") from None
     return found
 
 

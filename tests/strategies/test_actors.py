@@ -6,11 +6,13 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import torch
 from edges import spec_of
 from split_twins import Method
 from support import DP_SGD, bitwise, plan_of, write_csv
 
-from sim.flower.actors import ActorDiedError, ActorHosts
+from sim.flower.actors import ActorDiedError, ActorFailedError, ActorHosts
+from sim.flower.meter import Meter
 from sim.study.engines import RayCluster
 from sim.study.train import train_run
 
@@ -80,6 +82,15 @@ def test_an_actor_holds_the_records_of_its_clinics_alone(csv):
     assert len(some.x) == sum(plan.job.sizes[1:3]) < len(whole.x)
     groups = [NodeGroup.build(plan.job, records, [1, 2]) for records in (whole, some)]
     assert all(a.x.equal(b.x) and a.y.equal(b.y) and (a.first == b.first).all() for a, b in [groups])
+
+
+def test_what_fails_in_an_actor_is_told_without_its_text(hosts, csv):
+    plan, federation = plan_of(Method("fedavg-finetuned").spec(csv))
+    grid = hosts.begin(plan.job, federation.train, [[0, 1], [2, 3]], Meter(4), None)
+    with pytest.raises(ActorFailedError) as caught:
+        grid.personal({"of a patient": torch.tensor([[93.0]])})
+    assert str(caught.value) == "KeyError where some of the clinics are"
+    assert caught.value.__cause__ is None
 
 
 def test_an_actor_that_is_killed_ends_its_run_and_no_other(hosts, csv):
