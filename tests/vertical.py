@@ -18,6 +18,18 @@ PARTIES = [
     {"name": "imaging", "columns": ["x3", "x4"], "profile": "hospital"},
 ]
 
+TWO = [
+    {
+        "name": "a", "columns": ["x0", "x1"], "latency": "10 ms",
+        "uplink": "1 Mbit/s", "downlink": "2 Mbit/s", "compute": "1 MFLOP/s",
+    },
+    {
+        "name": "b", "columns": ["x2", "x3", "x4"], "label": True, "latency": "1 ms",
+        "uplink": "8 Mbit/s", "downlink": "8 Mbit/s", "compute": "0.1 MFLOP/s",
+    },
+]  # fmt: skip
+"""For what is worked out by hand."""
+
 
 def scenario_of(csv: Path, strategy="vertical", cut=None, *, parties=None, **tables) -> dict:
     """Return a scenario's tables; others may be given, ``train`` keys among them."""

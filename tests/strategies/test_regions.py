@@ -9,7 +9,7 @@ from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDp
 from dp_accounting.pld import PLDAccountant
 from support import JOINT, bitwise, distance, plan_of, write_csv
 from torch.nn import functional
-from vertical import PARTIES, Twin, scenario_of
+from vertical import PARTIES, TWO, Twin, scenario_of
 from wire import again, differences, record, travelling, unlisted, with_record
 
 from sim.data.at_clinics import load_records
@@ -132,16 +132,6 @@ def test_baselines_of_regions_that_lack_a_party(csv, strategy):
 # What it costs, by hand: two regions, two parties, two batches
 
 
-TWO = [
-    {
-        "name": "a", "columns": ["x0", "x1"], "latency": "10 ms",
-        "uplink": "1 Mbit/s", "downlink": "2 Mbit/s", "compute": "1 MFLOP/s",
-    },
-    {
-        "name": "b", "columns": ["x2", "x3", "x4"], "label": True, "latency": "1 ms",
-        "uplink": "8 Mbit/s", "downlink": "8 Mbit/s", "compute": "0.1 MFLOP/s",
-    },
-]  # fmt: skip
 SLOW = {"sites": ["k1"], "parties": ["a"], "latency": "50 ms", "compute": "1 MFLOP/s"}
 SLOW |= {"uplink": "0.1 Mbit/s", "downlink": "0.2 Mbit/s"}
 ROWS = {"k0": [20, 20], "k1": [20, 12]}

@@ -10,7 +10,7 @@ from dp_accounting.pld import PLDAccountant
 from sklearn.metrics import roc_auc_score
 from support import DP_SGD, JOINT, bitwise, distance, plan_of, write_csv
 from torch.nn import functional
-from vertical import PARTIES, Twin, batches, scenario_of, spec_of, train_plainly
+from vertical import PARTIES, TWO, Twin, batches, scenario_of, spec_of, train_plainly
 from wire import again, differences, record, travelling, unlisted, with_record
 
 from sim.attacks.observation import Findings
@@ -156,16 +156,6 @@ def test_all_columns_together_are_one_dense_model_and_cross_once(csv):
 
 
 PARTS = {"latency": "10 ms", "profile": None}
-TWO = [
-    {
-        "name": "a", "columns": ["x0", "x1"], "latency": "10 ms",
-        "uplink": "1 Mbit/s", "downlink": "2 Mbit/s", "compute": "1 MFLOP/s",
-    },
-    {
-        "name": "b", "columns": ["x2", "x3", "x4"], "label": True, "latency": "1 ms",
-        "uplink": "8 Mbit/s", "downlink": "8 Mbit/s", "compute": "0.1 MFLOP/s",
-    },
-]  # fmt: skip
 
 
 def two_batches(csv, cut, **tables):
