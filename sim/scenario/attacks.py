@@ -1,6 +1,9 @@
 """The tables ``[[attacks]]``: what is tried against finished runs."""
 
-from pydantic import Field, ValidationInfo, field_validator
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
 
 from sim.foundation.problems import show
 from sim.scenario.base import Scalar, Section
@@ -16,22 +19,16 @@ class AttackTable(Section):
     name: str
     options: dict[str, Scalar] = Field(default_factory=dict)
 
-    @field_validator("name")
     @classmethod
-    def _one_to_be_named(cls, name: str) -> str:
-        if attack_facts(name).on_every_run:
-            raise ValueError(f"{name} is made on every run; remove the table")
-        return name
-
-    @field_validator("options")
-    @classmethod
-    def _options_of_the_attack(cls, options: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
-        if name := info.data.get("name"):
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        if key == "name" and attack_facts(value).on_every_run:
+            return f"{value} is made on every run; remove the table"
+        if key == "options" and (name := given.get("name")):
             known = attack_facts(name).options
-            check_options(name, options, known)
-            for key, value in options.items():
-                default = known[key]
+            check_options(name, value, known)
+            for option, own in value.items():
+                default = known[option]
                 least = min(default, 1) if type(default) is int else None
-                if least is not None and not (type(value) is int and value >= least):
-                    raise ValueError(f"{key}: {show(value)} is no count; give a whole number from {least}")
-        return options
+                if least is not None and not (type(own) is int and own >= least):
+                    return f"{option}: {show(own)} is no count; give a whole number from {least}"
+        return ""

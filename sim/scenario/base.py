@@ -1,6 +1,7 @@
 """What all tables share: the frozen base class and the kinds of values."""
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import file_digest
 from pathlib import Path
@@ -14,6 +15,8 @@ from pydantic import (
     Field,
     PlainSerializer,
     Strict,
+    ValidationInfo,
+    field_validator,
 )
 
 from sim.foundation.files import status
@@ -98,3 +101,15 @@ class Section(BaseModel):
         validate_by_alias=True,
         validate_by_name=True,
     )
+
+    @classmethod
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        """Say what is wrong with a field's value, beside those of the fields before it; empty if nothing is."""
+        return ""
+
+    @field_validator("*")
+    @classmethod
+    def _without_fault(cls, value: Any, info: ValidationInfo) -> Any:
+        if said := cls._fault(str(info.field_name), value, info.data):
+            raise ValueError(said)
+        return value

@@ -65,15 +65,13 @@ _Spread = Annotated[Number, Field(ge=0, le=1000)]
 _Count = Annotated[Whole, Field(ge=1, le=1_000_000)]
 
 
-def _fits_the_split(value: object, info: ValidationInfo) -> None:
-    split, field = info.data.get("split"), str(info.field_name)
-    if split is None:
-        return
-    if value is None and field in _NEEDED[split]:
-        raise ValueError(f'is missing; split = "{split}" needs it')
-    if value is not None and field not in _NEEDED[split]:
-        suited = " or ".join(f'"{name}"' for name, needed in _NEEDED.items() if field in needed)
-        raise ValueError(f'has no effect with split = "{split}"; remove it, or set data.split to {suited}')
+def _fault_of_the_split(key: str, value: object, split: str | None) -> str:
+    if split is not None and value is None and key in _NEEDED[split]:
+        return f'is missing; split = "{split}" needs it'
+    if split is not None and value is not None and key not in _NEEDED[split]:
+        suited = " or ".join(f'"{name}"' for name, needed in _NEEDED.items() if key in needed)
+        return f'has no effect with split = "{split}"; remove it, or set data.split to {suited}'
+    return ""
 
 
 class _Data(Section):
@@ -120,34 +118,24 @@ class _Data(Section):
         """What is predicted."""
         return Outcome()
 
-    @field_validator("regions")
     @classmethod
-    def _of_parties(cls, regions: bool, info: ValidationInfo) -> bool:
-        if regions and info.data.get("layout") == "horizontal":
-            raise ValueError('has no effect on a horizontal layout; remove it, or set data.layout to "vertical"')
-        return regions
-
-    @field_validator("exclude_sites")
-    @classmethod
-    def _one_way_to_choose(cls, excluded: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
-        if excluded is not None and info.data.get("sites") is not None:
-            raise ValueError("has no effect beside data.sites, which are all that is used; remove one of the two")
-        return excluded
-
-    @field_validator("folds", "test_sites")
-    @classmethod
-    def _of_held_out_clinics(cls, value: object, info: ValidationInfo) -> object:
-        if value is not None and info.data.get("test") == "held-out-records":
-            raise ValueError('has no effect on held-out records; remove it, or set data.test to "held-out-clinics"')
-        if value is not None and info.field_name == "test_sites" and info.data.get("folds") is not None:
-            raise ValueError("has no effect beside data.folds, which hold out every clinic once; remove one of the two")
-        return value
-
-    @field_validator("alpha", "classes_per_clinic", "shift")
-    @classmethod
-    def _of_the_split(cls, value: float | None, info: ValidationInfo) -> float | None:
-        _fits_the_split(value, info)
-        return value
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        match key:
+            case "regions" if value and given.get("layout") == "horizontal":
+                return 'has no effect on a horizontal layout; remove it, or set data.layout to "vertical"'
+            case "exclude_sites" if value is not None and given.get("sites") is not None:
+                return "has no effect beside data.sites, which are all that is used; remove one of the two"
+            case "folds" | "test_sites" if value is not None and given.get("test") == "held-out-records":
+                return 'has no effect on held-out records; remove it, or set data.test to "held-out-clinics"'
+            case "test_sites" if value is not None and given.get("folds") is not None:
+                return "has no effect beside data.folds, which hold out every clinic once; remove one of the two"
+            case "held_out" if value == "flamby" and given.get("test") == "held-out-clinics":
+                return 'names records, and data.test = "held-out-clinics" holds out clinics; remove one of them'
+            case "records" if value < 2 * given.get("clinics", 0):
+                return f"{value} are too few for {given['clinics']} clinics; give at least two a clinic"
+            case "alpha" | "classes_per_clinic" | "shift":
+                return _fault_of_the_split(key, value, given.get("split"))
+        return super()._fault(key, value, given)
 
 
 class _Found(_Data):
@@ -155,11 +143,11 @@ class _Found(_Data):
 
     clinics: _Count | None = Field(default=None, validate_default=True)
 
-    @field_validator("clinics")
     @classmethod
-    def _number_of_the_split(cls, clinics: int | None, info: ValidationInfo) -> int | None:
-        _fits_the_split(clinics, info)
-        return clinics
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        if key == "clinics":
+            return _fault_of_the_split(key, value, given.get("split"))
+        return super()._fault(key, value, given)
 
 
 class HeartDisease(_Found):
@@ -176,13 +164,6 @@ class HeartDisease(_Found):
         """What is predicted: disease or none, or its severity of 0 to 4."""
         return Outcome(kind="ordinal" if self.outcome == "ordinal" else "classes")
 
-    @field_validator("held_out")
-    @classmethod
-    def _records_of_all_clinics(cls, held_out: str, info: ValidationInfo) -> str:
-        if held_out == "flamby" and info.data.get("test") == "held-out-clinics":
-            raise ValueError('names records, and data.test = "held-out-clinics" holds out clinics; remove one of them')
-        return held_out
-
 
 class DataFile(_Found):
     """A file of the user's own; `clinic` and `patient` name columns or arrays."""
@@ -196,16 +177,17 @@ class DataFile(_Found):
     def _beside_the_scenario(cls, path: Path, info: ValidationInfo) -> Path:
         return absolute(info.context["folder"], path) if info.context else path
 
-    @field_validator("clinic")
     @classmethod
-    def _natural_clinics(cls, clinic: str | None, info: ValidationInfo) -> str | None:
-        for key in ("sites", "exclude-sites"):
-            if clinic is None and info.data.get(key.replace("-", "_")) is not None:
-                raise ValueError(f"is missing; name what holds the clinics, or remove data.{key}")
-        one_place = info.data.get("layout") == "vertical" and not info.data.get("regions")
-        if clinic is None and info.data.get("split") == "natural" and not one_place:
-            raise ValueError('is missing; name what holds the clinics, or deal the records out with split = "iid"')
-        return clinic
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        if key != "clinic" or value is not None:
+            return super()._fault(key, value, given)
+        for other in ("sites", "exclude-sites"):
+            if given.get(other.replace("-", "_")) is not None:
+                return f"is missing; name what holds the clinics, or remove data.{other}"
+        one_place = given.get("layout") == "vertical" and not given.get("regions")
+        if given.get("split") == "natural" and not one_place:
+            return 'is missing; name what holds the clinics, or deal the records out with split = "iid"'
+        return ""
 
     def sha256(self) -> str:
         """Return the SHA-256 of the file's bytes; raise ``ScenarioError`` if it cannot be read."""
@@ -245,35 +227,21 @@ class TableFile(OutcomeKeys, DataFile):
                 raise ValueError(f'{key} = {json.dumps(value)} needs classes, and outcome = "{self.outcome}" has none')
         return self
 
-    @field_validator("max_records_per_patient")
     @classmethod
-    def _of_a_patient(cls, most: int | None, info: ValidationInfo) -> int | None:
-        if most is not None and info.data.get("patient") is None:
-            raise ValueError("has no effect without patients; name their column in data.patient")
-        return most
-
-    @field_validator("features")
-    @classmethod
-    def _features_only(cls, features: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
-        for role in ("label", "time", "event", "clinic", "patient"):
-            if info.data.get(role) in (features or ()):
-                raise ValueError(f'"{info.data[role]}" is the {role} column; take it out of the features')
-        return features
-
-    @field_validator("exclude")
-    @classmethod
-    def _out_of_all(cls, exclude: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if exclude and info.data.get("features") is not None:
-            raise ValueError("has no effect beside data.features; remove one of the two")
-        return exclude
-
-    @field_validator("levels")
-    @classmethod
-    def _levels_of_categories(cls, levels: dict[str, tuple[str, ...]], info: ValidationInfo) -> object:
-        for column in levels:
-            if column not in info.data.get("categorical", levels):
-                raise ValueError(f'"{column}" is not one of data.categorical; add it there, or remove its levels')
-        return levels
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        match key:
+            case "max_records_per_patient" if value is not None and given.get("patient") is None:
+                return "has no effect without patients; name their column in data.patient"
+            case "features":
+                for role in ("label", "time", "event", "clinic", "patient"):
+                    if given.get(role) in (value or ()):
+                        return f'"{given[role]}" is the {role} column; take it out of the features'
+            case "exclude" if value and given.get("features") is not None:
+                return "has no effect beside data.features; remove one of the two"
+            case "levels":
+                if unknown := [column for column in value if column not in given.get("categorical", value)]:
+                    return f'"{unknown[0]}" is not one of data.categorical; add it there, or remove its levels'
+        return super()._fault(key, value, given)
 
 
 class Csv(TableFile):
@@ -335,16 +303,15 @@ class Npz(DataFile):
     label: str | None = Field(default=None, validate_default=True)
     range: Range | None = None
 
-    @field_validator("label")
     @classmethod
-    def _named_together(cls, label: str | None, info: ValidationInfo) -> str | None:
-        x = info.data.get("x")
-        if (x is None) != (label is None):
-            raise ValueError("data.x and data.label belong together; name both, or neither for MedMNIST's arrays")
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        x = given.get("x")
+        if key == "label" and (x is None) != (value is None):
+            return "data.x and data.label belong together; name both, or neither for MedMNIST's arrays"
         for role in ("clinic", "patient"):
-            if x is None and info.data.get(role) is not None:
-                raise ValueError(f"is missing; beside data.{role} name the arrays of records (data.x) and of labels")
-        return label
+            if key == "label" and x is None and given.get(role) is not None:
+                return f"is missing; beside data.{role} name the arrays of records (data.x) and of labels"
+        return super()._fault(key, value, given)
 
 
 class Synthetic(_Data):
@@ -360,13 +327,6 @@ class Synthetic(_Data):
     feature_shift: _Spread = 0.5
     intercept_shift: _Spread = 0.5
     signal: _Spread = 1.5
-
-    @field_validator("records")
-    @classmethod
-    def _two_a_clinic(cls, records: int, info: ValidationInfo) -> int:
-        if records < 2 * info.data.get("clinics", 0):
-            raise ValueError(f"{records} are too few for {info.data['clinics']} clinics; give at least two a clinic")
-        return records
 
 
 DataSpec = Annotated[HeartDisease | Csv | Parquet | Loader | Npz | Synthetic, Field(discriminator="source")]

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Annotated, Final
+from typing import Final
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import Field
 
-from sim.foundation.problems import show, suggest, unwritable
+from sim.foundation.problems import show, suggest
 from sim.scenario.base import Sites, Whole
 from sim.scenario.clinics import EdgeResources, assign_resources
 from sim.scenario.lookup import method_facts
-from sim.scenario.study import ClinicGroup, Equipment, Strategy
+from sim.scenario.study import ClinicGroup, Equipment, Name, Strategy
 
 MULTI_HOP: Final = ("multi-hop", "multi-hop-u-shaped")
 """The cuts with three places: head at the clinic, middle at its edge server, body at the cloud; and a tail again at the
 clinic."""
-
-
-def _edge_name(name: str) -> str:
-    if not name.strip() or unwritable(name):
-        raise ValueError(f"{show(name)} is no name; give text without control characters")
-    return name
 
 
 class Edge(Equipment):
@@ -30,16 +24,10 @@ class Edge(Equipment):
     ``workers`` says how many batches it trains on at once, each at its full rate.
     """
 
-    name: Annotated[str, Field(max_length=80), AfterValidator(_edge_name)]
+    _one_place = "an edge server"
+    name: Name
     clinics: Sites
     workers: Whole = Field(default=4, ge=1, le=1_000_000)
-
-    @field_validator("profile")
-    @classmethod
-    def _one_place(cls, profile: str | dict[str, float] | None) -> str | dict[str, float] | None:
-        if profile is not None and not isinstance(profile, str):
-            raise ValueError("an edge server is one place; name one profile")
-        return profile
 
 
 def edges_fault(edges: Sequence[Edge], *, vertical: bool) -> str:

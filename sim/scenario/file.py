@@ -15,8 +15,6 @@ from pydantic import (
     Field,
     Strict,
     ValidationError,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 
@@ -141,67 +139,38 @@ class Scenario(Section):
                     held = replaced(held, key.split("."), values[0])
         return held
 
-    @field_validator("clinics")
     @classmethod
-    def _one_group_for_the_rest(cls, clinics: tuple[ClinicGroup, ...]) -> tuple[ClinicGroup, ...]:
-        if sum(group.sites is None and group.count is None for group in clinics) > 1:
-            raise ValueError(
-                "more than one group has no sites; name the sites, or give the count, of all groups but one"
-            )
-        return clinics
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        data, parties = given.get("data"), given.get("parties")
+        match key:
+            case "clinics" if sum(group.sites is None and group.count is None for group in value) > 1:
+                return "more than one group has no sites; name the sites, or give the count, of all groups but one"
+            case "parties" if data is not None:
+                own_clinics = given.get("clinics", ()) != cls.model_fields["clinics"].default
+                return layout_fault(data, value, own_clinics=own_clinics)
+            case "regions" if parties is not None:
+                return regions_fault(value, parties, there=getattr(data, "regions", True))
+            case "edges":
+                return edges_fault(value, vertical=bool(parties))
+            case "attacks":
+                return _fault_of_attacks(value, vertical=bool(parties))
+            case "strategies":
+                return _twice(value) or (unused_or_missing(given["edges"], value) if "edges" in given else "")
+        return ""
 
-    @field_validator("parties")
-    @classmethod
-    def _parties_of_a_vertical_layout(cls, parties: tuple[Party, ...], info: ValidationInfo) -> tuple[Party, ...]:
-        own_clinics = info.data.get("clinics", ()) != cls.model_fields["clinics"].default
-        if "data" in info.data and (fault := layout_fault(info.data["data"], parties, own_clinics=own_clinics)):
-            raise ValueError(fault)
-        return parties
 
-    @field_validator("regions")
-    @classmethod
-    def _of_parties_in_regions(cls, regions: tuple[Region, ...], info: ValidationInfo) -> tuple[Region, ...]:
-        there = getattr(info.data.get("data"), "regions", True)
-        if "parties" in info.data and (fault := regions_fault(regions, info.data["parties"], there=there)):
-            raise ValueError(fault)
-        return regions
+def _fault_of_attacks(attacks: Sequence[AttackTable], *, vertical: bool) -> str:
+    for attack in attacks if vertical else ():
+        if "vertical" not in getattr(attack_facts(attack.name), "layouts", ()):
+            return f"{attack.name} is not made on a vertical layout yet; take party-labels"
+    twice = [attack.name for place, attack in enumerate(attacks) if attack in attacks[:place]]
+    return f'"{twice[0]}" is listed twice with the same options; list it once' if twice else ""
 
-    @field_validator("edges")
-    @classmethod
-    def _each_clinic_at_one_edge(cls, edges: tuple[Edge, ...], info: ValidationInfo) -> tuple[Edge, ...]:
-        if fault := edges_fault(edges, vertical=bool(info.data.get("parties"))):
-            raise ValueError(fault)
-        return edges
 
-    @field_validator("attacks")
-    @classmethod
-    def _those_on_parties(cls, attacks: tuple[AttackTable, ...], info: ValidationInfo) -> tuple[AttackTable, ...]:
-        for attack in attacks if info.data.get("parties") else ():
-            if "vertical" not in getattr(attack_facts(attack.name), "layouts", ()):
-                raise ValueError(f"{attack.name} is not made on a vertical layout yet; take party-labels")
-        return attacks
-
-    @field_validator("attacks")
-    @classmethod
-    def _each_attack_once(cls, attacks: tuple[AttackTable, ...]) -> tuple[AttackTable, ...]:
-        for place, attack in enumerate(attacks):
-            if attack in attacks[:place]:
-                raise ValueError(f'"{attack.name}" is listed twice with the same options; list it once')
-        return attacks
-
-    @field_validator("strategies")
-    @classmethod
-    def _each_strategy_once(cls, strategies: tuple[Strategy, ...], info: ValidationInfo) -> tuple[Strategy, ...]:
-        seen: list[tuple[object, ...]] = []
-        for strategy in strategies:
-            for cut in strategy.cut or (None,):
-                shown = strategy.label or strategy.name
-                if (run := (shown, cut)) in seen:
-                    raise ValueError(f'"{shown}" is listed twice; list it once, or give each a label of its own')
-                seen.append(run)
-        if "edges" in info.data and (fault := unused_or_missing(info.data["edges"], strategies)):
-            raise ValueError(fault)
-        return strategies
+def _twice(strategies: Sequence[Strategy]) -> str:
+    runs = [(strategy.label or strategy.name, cut) for strategy in strategies for cut in strategy.cut or (None,)]
+    twice = [shown for place, (shown, cut) in enumerate(runs) if (shown, cut) in runs[:place]]
+    return f'"{twice[0]}" is listed twice; list it once, or give each a label of its own' if twice else ""
 
 
 _MODELS: Final[dict[tuple[str, ...], type[Section]]] = {

@@ -1,7 +1,8 @@
 """The table ``[model]``: the network, and where it is cut."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
@@ -52,25 +53,27 @@ class Model(Section):
     cut_dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     freeze: Annotated[tuple[Literal["head", "middle", "tail"], ...], AfterValidator(unique)] = ()
 
-    @field_validator("factory")
     @classmethod
-    def _factory_by_import_path(cls, factory: str | None, info: ValidationInfo) -> str | None:
-        name = info.data.get("name")
-        if factory is None and name == "factory":
-            raise ValueError('is missing; give the import path of your function, such as "package.module:function"')
-        if factory is not None and name not in ("factory", None):
-            raise ValueError(f'has no effect on "{name}"; remove it, or take name = "factory"')
-        if factory is not None and not is_own_path(factory) and factory not in registered(MODELS):
-            raise ValueError(f'{show(factory)} is no import path; give one such as "package.module:function"')
-        return factory
-
-    @field_validator("batch_norm")
-    @classmethod
-    def _batch_norm_of_a_factory(cls, choice: str | None, info: ValidationInfo) -> str | None:
-        name = info.data.get("name")
-        if choice is not None and name not in ("factory", None):
-            raise ValueError(f'has no effect on "{name}", which normalises record by record; remove it')
-        return choice
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        name, pca = given.get("name"), str(given.get("public_head", "pca:")).startswith("pca:")
+        match key:
+            case "factory" if value is None and name == "factory":
+                return 'is missing; give the import path of your function, such as "package.module:function"'
+            case "factory" if value is not None and name not in ("factory", None):
+                return f'has no effect on "{name}"; remove it, or take name = "factory"'
+            case "factory" if value is not None and not is_own_path(value) and value not in registered(MODELS):
+                return f'{show(value)} is no import path; give one such as "package.module:function"'
+            case "batch_norm" if value is not None and name not in ("factory", None):
+                return f'has no effect on "{name}", which normalises record by record; remove it'
+            case "components" if value is None and pca and "public_head" in given:
+                return "is missing; give the number of principal components, such as 16"
+            case "components" if value is not None and not pca:
+                return 'has no effect without public-head = "pca:FILE.npz"; remove it'
+            case "channels" if value is not None and name is not None and name not in _LAYERS:
+                return f'has no effect on "{name}"; remove it'
+            case "channels" if value is not None and _LAYERS.get(name or "") not in (None, len(value)):
+                return f'"{name}" has {_LAYERS[str(name)]} layers, here are {len(value)} widths; give one a layer'
+        return super()._fault(key, value, given)
 
     @field_validator("public_head")
     @classmethod
@@ -81,16 +84,6 @@ class Model(Section):
         if not (kind == "" and name.endswith(".npz" if source.startswith("pca:") else ".safetensors")):
             raise ValueError(f'{show(source)} is no source; give "random", "pca:FILE.npz" or "FILE.safetensors"')
         return placed_head(source, info.context["folder"]) if info.context else source
-
-    @field_validator("components")
-    @classmethod
-    def _components_of_pca(cls, components: int | None, info: ValidationInfo) -> int | None:
-        pca = str(info.data.get("public_head", "pca:")).startswith("pca:")
-        if components is None and pca and "public_head" in info.data:
-            raise ValueError("is missing; give the number of principal components, such as 16")
-        if components is not None and not pca:
-            raise ValueError('has no effect without public-head = "pca:FILE.npz"; remove it')
-        return components
 
     @property
     def public_file(self) -> Path | None:
@@ -111,18 +104,6 @@ class Model(Section):
         except (OSError, ValueError):
             digest = ""
         return f"{self.public_head.partition(':')[0] if self.components else 'file'}:{digest}"
-
-    @field_validator("channels")
-    @classmethod
-    def _channels_of_convolutions(cls, channels: tuple[int, ...] | None, info: ValidationInfo) -> object:
-        name = info.data.get("name")
-        if channels is None or name is None:
-            return channels
-        if name not in _LAYERS:
-            raise ValueError(f'has no effect on "{name}"; remove it')
-        if _LAYERS[name] not in (None, len(channels)):
-            raise ValueError(f'"{name}" has {_LAYERS[name]} layers, here are {len(channels)} widths; give one a layer')
-        return channels
 
 
 def placed_head(source: str, folder: Path) -> str:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from sim.foundation.problems import COUNTED, LISTED, show
 from sim.scenario.base import Factor, Section, Whole, is_number, unique
@@ -73,7 +73,7 @@ MEASURED: Final = ("time", "amount")
 """The outcomes that have no classes."""
 _ASKED_FOR: Final = {
     "label": "name the column to predict",
-    "label-range": "state the public [lowest, highest] of the amounts, which scales them",
+    "label_range": "state the public [lowest, highest] of the amounts, which scales them",
     "grades": "list the values of the label from the lowest grade to the highest",
     "time": "name the column of times until the event or the end of follow-up",
     "event": "name the column that says whether the event was seen (1) or follow-up ended before it (0)",
@@ -114,6 +114,17 @@ Intervals = Annotated[
 ]
 
 
+def _fault_of_the_outcome(key: str, value: object, outcome: str | None) -> str:
+    needed = NEEDED_OF.get(outcome or "", ("label",))
+    if value is None and key in needed:
+        return f"is missing; {_ASKED_FOR[key]}"
+    if value is not None and key not in needed:
+        suited = " or ".join(f'"{name}"' for name, own in {**NEEDED_OF, "classes": ("label",)}.items() if key in own)
+        shown = f'outcome = "{outcome}"' if outcome else "classes"
+        return f"has no effect with {shown}; remove it, or set data.outcome to {suited}"
+    return ""
+
+
 class OutcomeKeys(Section):
     """What is predicted of a record of a table: the keys of ``[data]`` that say so."""
 
@@ -127,42 +138,20 @@ class OutcomeKeys(Section):
     intervals: Intervals | None = None
     positive: Words | None = None
 
-    @field_validator("label", "grades", "label_range", "time", "event", "horizon")
     @classmethod
-    def _of_the_outcome(cls, value: object, info: ValidationInfo) -> object:
-        if "outcome" not in info.data:
-            return value
-        field, outcome = str(info.field_name), info.data["outcome"]
-        needed = NEEDED_OF.get(outcome, ("label",))
-        key = field.replace("_", "-")
-        if value is None and field in needed:
-            raise ValueError(f"is missing; {_ASKED_FOR[key]}")
-        if value is not None and field not in needed:
-            suited = " or ".join(
-                f'"{name}"' for name, own in {**NEEDED_OF, "classes": ("label",)}.items() if field in own
-            )
-            shown = f'outcome = "{outcome}"' if outcome else "classes"
-            raise ValueError(f"has no effect with {shown}; remove it, or set data.outcome to {suited}")
-        return value
-
-    @field_validator("intervals")
-    @classmethod
-    def _ascending(cls, intervals: int | tuple[float, ...] | None, info: ValidationInfo) -> object:
-        if intervals is not None and info.data.get("outcome", "time") != "time":
-            raise ValueError('has no effect without times; remove it, or set data.outcome to "time"')
-        horizon = info.data.get("horizon")
-        if isinstance(intervals, tuple) and horizon is not None:
-            edges = (0.0, *intervals, horizon)
-            if any(high <= low for low, high in pairwise(edges)):
-                raise ValueError(f"{show(intervals)} do not ascend to the horizon {horizon:g}; write edges before it")
-        return intervals
-
-    @field_validator("positive")
-    @classmethod
-    def _no_amount(cls, positive: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
-        if positive is not None and (outcome := info.data.get("outcome")) in ("amount", "ordinal"):
-            raise ValueError(f"has no effect on {'amounts' if outcome == 'amount' else 'grades'}; remove it")
-        return positive
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        outcome = given.get("outcome")
+        match key:
+            case "label" | "grades" | "label_range" | "time" | "event" | "horizon" if "outcome" in given:
+                return _fault_of_the_outcome(key, value, outcome)
+            case "intervals" if value is not None and given.get("outcome", "time") != "time":
+                return 'has no effect without times; remove it, or set data.outcome to "time"'
+            case "intervals" if isinstance(value, tuple) and (horizon := given.get("horizon")) is not None:
+                if any(high <= low for low, high in pairwise((0.0, *value, horizon))):
+                    return f"{show(value)} do not ascend to the horizon {horizon:g}; write edges before it"
+            case "positive" if value is not None and outcome in ("amount", "ordinal"):
+                return f"has no effect on {'amounts' if outcome == 'amount' else 'grades'}; remove it"
+        return super()._fault(key, value, given)
 
     @property
     def outcome_of_a_record(self) -> Outcome:

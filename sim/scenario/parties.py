@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, Strict, field_validator
+from pydantic import AfterValidator, Field, Strict
 
-from sim.foundation.problems import show, unwritable
+from sim.foundation.problems import show
 from sim.scenario.base import Number, Sites, unique
 from sim.scenario.data import DataSpec
-from sim.scenario.study import ClinicGroup, Place
-
-
-def _party_name(name: str) -> str:
-    if not name.strip() or unwritable(name):
-        raise ValueError(f"{show(name)} is no name; give text without control characters")
-    return name
+from sim.scenario.study import ClinicGroup, Name, Place
 
 
 class Party(Place):
@@ -28,18 +22,12 @@ class Party(Place):
     those that have the party, where there are regions and not all have it.
     """
 
-    name: Annotated[str, Field(max_length=80), AfterValidator(_party_name)]
+    _one_place = "a party"
+    name: Name
     columns: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique)]
     label: Annotated[bool, Strict()] = False
     share: Annotated[Number, Field(gt=0, le=1)] = 1.0
     regions: Sites | None = None
-
-    @field_validator("profile")
-    @classmethod
-    def _one_place(cls, profile: str | dict[str, float] | None) -> str | dict[str, float] | None:
-        if profile is not None and not isinstance(profile, str):
-            raise ValueError("a party is one place; name one profile")
-        return profile
 
 
 def clinics_of(parties: Sequence[Party]) -> tuple[ClinicGroup, ...]:

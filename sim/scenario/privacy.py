@@ -1,6 +1,7 @@
 """The table ``[privacy]``: the mechanisms that protect patients, and how strongly."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
@@ -86,6 +87,19 @@ Delta = Annotated[Number, Field(ge=0, lt=1), _within(MIN_DELTA, 1.0, 0.0, "0 whe
 
 _TUNING: Final = frozenset({"mechanism", "adaptive_rate", "adaptive_count_noise"})
 """What says of itself whether it has an effect."""
+_OF_ROWS: Final = ("noise_multiplier", "epsilon", "smashed_noise_multiplier", "epsilon_server")
+"""What may give rows noise."""
+
+
+def _without_effect(key: str, mechanism: str) -> str:
+    """Say that a key has no effect, and how to give it one."""
+    if mechanism == "none":
+        return 'has no effect without a mechanism; add mechanism = "dp-sgd"'
+    users = [name for name in names() if key in facts(name).keys]
+    mend = f"remove it, or add mechanism = {' or '.join(show(name) for name in users)}"
+    if key in _BESIDE:
+        mend = "it is for rows noised beside gradients; remove it, or take dp-sgd and smashed-noise together"
+    return f"has no effect with mechanism {mechanism}; {mend}"
 
 
 class Privacy(Section):
@@ -175,87 +189,37 @@ class Privacy(Section):
         """The epsilon with which each label is randomised before it leaves; None where labels are not randomised."""
         return self.epsilon if self.labels_alone and self.label_epsilon is None else self.label_epsilon
 
-    @field_validator("*")
     @classmethod
-    def _suits_the_mechanisms(cls, value: Any, info: ValidationInfo) -> Any:
-        mechanism, field = info.data.get("mechanism"), info.field_name or ""
-        if mechanism is None:
-            return value
-        without = value is None or value == cls.model_fields[field].default
-        if not without and field not in TOLERATED and field not in keys_of(mechanism) | _TUNING:
-            if mechanism == "none":
-                raise ValueError('has no effect without a mechanism; add mechanism = "dp-sgd"')
-            raise ValueError(f"has no effect with mechanism {mechanism}; {_user(field)}")
-        for name in split_up(mechanism):
-            if problem := facts(name).problem(field, value, info.data):
-                raise ValueError(problem)
-        return value
-
-    @field_validator("epsilon")
-    @classmethod
-    def _target_or_noise(cls, epsilon: float | None, info: ValidationInfo) -> float | None:
-        mechanism = info.data.get("mechanism")
-        if mechanism and "noise_multiplier" in keys_of(mechanism) and "noise_multiplier" in info.data:
-            noise = info.data["noise_multiplier"]
-            if epsilon is None and noise is None:
-                raise ValueError("neither this nor noise-multiplier is given; add a target such as epsilon = 3")
-            if epsilon is not None and noise is not None:
-                raise ValueError("is given beside noise-multiplier; keep one of the two")
-        return epsilon
-
-    @field_validator("clip")
-    @classmethod
-    def _noise_needs_a_clip(cls, clip: float, info: ValidationInfo) -> float:
-        if math.isinf(clip) and info.data.get("noise_multiplier", 0) != 0:
-            raise ValueError("inf is only for noise-multiplier = 0; give a finite norm such as 1.0")
-        return clip
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        mechanism = given.get("mechanism")
+        without = value is None or value == cls.model_fields[key].default
+        if mechanism is not None and not without and key not in TOLERATED | keys_of(mechanism) | _TUNING:
+            return _without_effect(key, mechanism)
+        for name in split_up(mechanism or "none"):
+            if problem := facts(name).problem(key, value, given):
+                return problem
+        match key:
+            case "epsilon" if mechanism and "noise_multiplier" in keys_of(mechanism) and "noise_multiplier" in given:
+                if value is None and given["noise_multiplier"] is None:
+                    return "neither this nor noise-multiplier is given; add a target such as epsilon = 3"
+                if value is not None and given["noise_multiplier"] is not None:
+                    return "is given beside noise-multiplier; keep one of the two"
+            case "clip" if math.isinf(value) and given.get("noise_multiplier", 0) != 0:
+                return "inf is only for noise-multiplier = 0; give a finite norm such as 1.0"
+            case "delta" if mechanism not in ("none", None) and not is_pure(mechanism) and not value:
+                problem = "is missing" if value is None else "is 0"
+                return f"{problem}; give one below 1 / (records of the smallest clinic), such as 1e-4"
+            case "smashed_clip" | "tail_clip" if math.isinf(value) and any(given.get(key) for key in _OF_ROWS):
+                return "inf is only for rows without noise; give a finite norm such as 1.0"
+            case "secure_aggregation" if value and given.get("adaptive_quantile") is not None:
+                return "goes with a fixed clip: the server learns no count of updates; drop adaptive-quantile"
+            case "tolerated_drop_outs" if value and not given.get("secure_aggregation", True):
+                return "has no effect without secure-aggregation = true"
+            case "adaptive_count_noise" if value is not None and given.get("adaptive_quantile", 0) is None:
+                return "has no effect without adaptive-quantile; add adaptive-quantile = 0.5"
+        return ""
 
     @field_validator("delta")
     @classmethod
-    def _delta_is_stated(cls, delta: float | None, info: ValidationInfo) -> float | None:
-        mechanism = info.data.get("mechanism")
-        if mechanism and is_pure(mechanism):
-            return 0.0
-        if mechanism not in ("none", None) and not delta:
-            problem = "is missing" if delta is None else "is 0"
-            raise ValueError(f"{problem}; give one below 1 / (records of the smallest clinic), such as 1e-4")
-        return delta
-
-    @field_validator("smashed_clip", "tail_clip")
-    @classmethod
-    def _row_noise_needs_a_clip(cls, clip: float, info: ValidationInfo) -> float:
-        if math.isinf(clip) and any(
-            info.data.get(key) not in (None, 0)
-            for key in ("noise_multiplier", "epsilon", "smashed_noise_multiplier", "epsilon_server")
-        ):
-            raise ValueError("inf is only for rows without noise; give a finite norm such as 1.0")
-        return clip
-
-    @field_validator("secure_aggregation")
-    @classmethod
-    def _nobody_counts(cls, secure: bool, info: ValidationInfo) -> bool:
-        if secure and info.data.get("adaptive_quantile") is not None:
-            raise ValueError("goes with a fixed clip: the server learns no count of updates; drop adaptive-quantile")
-        return secure
-
-    @field_validator("tolerated_drop_outs")
-    @classmethod
-    def _drop_outs_of_a_sum(cls, tolerated: int, info: ValidationInfo) -> int:
-        if tolerated and not info.data.get("secure_aggregation", True):
-            raise ValueError("has no effect without secure-aggregation = true")
-        return tolerated
-
-    @field_validator("adaptive_count_noise")
-    @classmethod
-    def _counts_only_to_adapt(cls, noise: float | None, info: ValidationInfo) -> float | None:
-        if noise is not None and info.data.get("adaptive_quantile", 0) is None:
-            raise ValueError("has no effect without adaptive-quantile; add adaptive-quantile = 0.5")
-        return noise
-
-
-def _user(field: str) -> str:
-    """Say how to give a key an effect."""
-    if field in _BESIDE:
-        return "it is for rows noised beside gradients; remove it, or take dp-sgd and smashed-noise together"
-    users = [name for name in names() if field in facts(name).keys]
-    return f"remove it, or add mechanism = {' or '.join(show(name) for name in users)}"
+    def _none_of_pure_noise(cls, delta: float | None, info: ValidationInfo) -> float | None:
+        return 0.0 if is_pure(info.data.get("mechanism", "none")) else delta

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
-from pydantic import AfterValidator, field_validator
+from pydantic import AfterValidator
 
 from sim.foundation.problems import ScenarioError, show, suggest
 from sim.foundation.text import listed
@@ -21,15 +21,9 @@ class Region(Equipment):
     ``sites`` are the regions, and ``parties`` those of their parties that it is about; all without it.
     """
 
+    _one_place = "each party"
     sites: Sites
     parties: Annotated[tuple[str, ...], AfterValidator(unique)] = ()
-
-    @field_validator("profile")
-    @classmethod
-    def _one_place(cls, profile: str | dict[str, float] | None) -> str | dict[str, float] | None:
-        if profile is not None and not isinstance(profile, str):
-            raise ValueError("each party is one place; name one profile")
-        return profile
 
     def covers(self, region: str, party: str) -> bool:
         """Say whether it is about a party of a region."""

@@ -1,8 +1,9 @@
 """The tables of a study: training, evaluation, server, clinics and strategies."""
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -73,21 +74,19 @@ class Train(Section):
     autocast: Literal["bfloat16"] | None = None
     eval_every: Whole = Field(default=1, ge=1, le=100_000)
 
-    @field_validator("huber_delta", "quantile")
-    @classmethod
-    def _of_the_loss(cls, value: float | None, info: ValidationInfo) -> float | None:
-        """Each belongs to one loss of amounts, and that loss needs it."""
-        loss = {"huber_delta": "huber", "quantile": "quantile"}[str(info.field_name)]
-        if "loss" in info.data and (value is None) is (info.data["loss"] == loss):
-            told = "is missing; give a number, which train.loss needs"
-            raise ValueError(told if value is None else f'has no effect without train.loss = "{loss}"; remove it')
-        return value
-
     @model_validator(mode="after")
     def _somebody_is_left_to_choose(self) -> "Train":
         if self.over_select > 1 and self.participation == 1:
             raise ValueError("over-select chooses more clinics than participation, which is all; lower participation")
         return self
+
+    @classmethod
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        loss = {"huber_delta": "huber", "quantile": "quantile"}.get(key)  # which needs the key, and alone has it
+        if loss is not None and "loss" in given and (value is None) is (given["loss"] == loss):
+            told = "is missing; give a number, which train.loss needs"
+            return told if value is None else f'has no effect without train.loss = "{loss}"; remove it'
+        return ""
 
 
 class Server(Section):
@@ -109,12 +108,11 @@ class GroupColumn(Section):
     column: str
     bands: Annotated[tuple[Number, ...], Field(min_length=1)] | None = None
 
-    @field_validator("bands")
     @classmethod
-    def _ascending(cls, bands: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if bands is not None and any(high <= low for low, high in pairwise(bands)):
-            raise ValueError(f"{show(bands)} does not ascend; write the edges from low to high")
-        return bands
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        if key == "bands" and any(high <= low for low, high in pairwise(value or ())):
+            return f"{show(value)} does not ascend; write the edges from low to high"
+        return ""
 
 
 def _as_column(value: object) -> object:
@@ -193,6 +191,15 @@ def _computer(value: object) -> object:
         raise ValueError(f"{error}, or a class of computers: {', '.join(COMPUTERS)}") from None
 
 
+def _name(name: str) -> str:
+    if not name.strip() or unwritable(name):
+        raise ValueError(f"{show(name)} is no name; give text without control characters")
+    return name
+
+
+Name = Annotated[str, Field(max_length=80), AfterValidator(_name)]
+
+
 def _writable(label: str) -> str:
     if unwritable(label):
         raise ValueError(f"{show(label)} has a control or formatting character; take it out")
@@ -202,6 +209,7 @@ def _writable(label: str) -> str:
 class Equipment(Section):
     """A link and a computer, or what they are drawn from."""
 
+    _one_place: ClassVar[str] = ""  # What has one profile and no shares; empty where there may be shares
     profile: Annotated[str | dict[str, Annotated[Number, Field(gt=0)]], BeforeValidator(_profile)] | None = None
     uplink: Rate | None = None
     downlink: Rate | None = None
@@ -219,16 +227,18 @@ class Equipment(Section):
     idle_power: Power | None = None
     busy_power: Power | None = None
 
-    @field_validator("profile")
     @classmethod
-    def _known_profile(cls, profile: str | dict[str, float] | None) -> str | dict[str, float] | None:
-        shares = profile if isinstance(profile, dict) else {}
-        for name in shares or ([profile] if isinstance(profile, str) else []):
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        if key != "profile" or value is None:
+            return ""
+        for name in value if isinstance(value, dict) else [value]:
             if name not in PROFILES and name not in (own := registered(OWN_PROFILES)) and not is_own_path(name):
-                raise ValueError(f'unknown profile "{name}"; {suggest(name, (*PROFILES, *own))}')
-        if isinstance(profile, dict) and abs((total := math.fsum(shares.values())) - 1) > 1e-6:
-            raise ValueError(f"the shares add up to {total:.6g}; give shares that add up to 1")
-        return profile
+                return f'unknown profile "{name}"; {suggest(name, (*PROFILES, *own))}'
+        if isinstance(value, dict) and abs((total := math.fsum(value.values())) - 1) > 1e-6:
+            return f"the shares add up to {total:.6g}; give shares that add up to 1"
+        if isinstance(value, dict) and cls._one_place:
+            return f"{cls._one_place} is one place; name one profile"
+        return ""
 
     @model_validator(mode="after")
     def _no_silent_zero(self) -> "Equipment":
@@ -282,23 +292,21 @@ class ClinicGroup(Place):
     hostile: Literal["sign-flip", "scaled", "noise", "label-flip", "row-noise"] | None = None
     hostile_strength: Annotated[Number, Field(ge=0, le=1e6)] | None = Field(default=None, validate_default=True)
 
-    @field_validator("count")
     @classmethod
-    def _count_or_sites(cls, count: int | None, info: ValidationInfo) -> int | None:
-        if count is not None and info.data.get("sites") is not None:
-            raise ValueError("has no effect beside sites, which say how many there are; remove one of them")
-        return count
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        match key:
+            case "count" if value is not None and given.get("sites") is not None:
+                return "has no effect beside sites, which say how many there are; remove one of them"
+            case "hostile_strength" if value is not None and "hostile" in given and given["hostile"] is None:
+                return "has no effect without hostile, which says what these clinics send; add it"
+            case "hostile_strength" if value is not None and given.get("hostile") == "label-flip":
+                return "has no effect on labels, which are all flipped; remove it"
+        return super()._fault(key, value, given)
 
     @field_validator("hostile_strength")
     @classmethod
-    def _of_hostile_ones(cls, strength: float | None, info: ValidationInfo) -> float | None:
-        if info.data.get("hostile") is None:
-            if strength is not None and "hostile" in info.data:
-                raise ValueError("has no effect without hostile, which says what these clinics send; add it")
-            return None
-        if info.data["hostile"] == "label-flip":
-            if strength is not None:
-                raise ValueError("has no effect on labels, which are all flipped; remove it")
+    def _unless_told(cls, strength: float | None, info: ValidationInfo) -> float | None:
+        if info.data.get("hostile") in (None, "label-flip"):
             return None
         return _STRENGTH if strength is None else strength
 
@@ -323,66 +331,46 @@ class Strategy(Section):
     options: dict[str, Scalar] = Field(default_factory=dict)
     set: dict[Literal["data", "model", "train", "privacy"], dict[str, Any]] = Field(default_factory=dict)
 
+    @classmethod
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        name = given.get("name", "")
+        facts = method_facts(value if key == "name" else name) if name or key == "name" else None
+        cuts, takes = getattr(facts, "cuts", ()), getattr(facts, "takes", ())
+        match key:
+            case "label" if value != name and value in registered(METHODS):
+                return f"{show(value)} is the name of a method; choose another label"
+            case "cut" if value and name and not cuts:
+                return f"{name} does not cut the model; remove cut, or take {example('cut')}"
+            case "cut" if wrong := [own for own in value if name and own not in cuts]:
+                return f"{name} has no cut {show(wrong[0])}; {suggest(wrong[0], cuts)}"
+            case "order" | "alternate" if value is not None and name and key not in takes:
+                return f"{name} does not serve its clinics in turn; remove {key}, or take {example(key)}"
+            case "proximal_mu" if value and name and "proximal-mu" not in takes:
+                return f"belongs to {example('proximal-mu')}; remove it, or take {example('proximal-mu')}"
+            case "options" if facts:
+                check_options(name, value, facts.options)
+            case "set":
+                if others := [own for own in value.get("data", {}) if own not in _HELD_OUT_KEYS]:
+                    return f"data.{others[0]} is the same for all; of [data] set only {', '.join(_HELD_OUT_KEYS)}"
+        return ""
+
     @field_validator("set")
     @classmethod
     def _beside_the_scenario(cls, tables: dict[str, dict[str, Any]], info: ValidationInfo) -> dict[str, Any]:
-        for key in tables.get("data", {}):
-            if key not in _HELD_OUT_KEYS:
-                raise ValueError(f"data.{key} is the same for all; of [data] set only {', '.join(_HELD_OUT_KEYS)}")
         head = tables.get("model", {}).get("public-head")
         if not isinstance(head, str) or not info.context:
             return tables
         placed = placed_head(head, info.context["folder"])
         return {**tables, "model": {**tables["model"], "public-head": placed}}
 
-    @field_validator("name")
+    @field_validator("label", "cut", "order", "alternate")
     @classmethod
-    def _known_name(cls, name: str) -> str:
-        method_facts(name)
-        return name
-
-    @field_validator("label")
-    @classmethod
-    def _label_of_its_own(cls, label: str, info: ValidationInfo) -> str:
-        name = info.data.get("name", "")
-        if label != name and label in registered(METHODS):
-            raise ValueError(f"{show(label)} is the name of a method; choose another label")
-        return getattr(method_facts(name), "label", "") if not label and is_own_path(name) else label
-
-    @field_validator("cut")
-    @classmethod
-    def _cut_where_split(cls, cut: tuple[Cut, ...], info: ValidationInfo) -> tuple[Cut, ...]:
-        name = info.data.get("name")
-        cuts = getattr(name and method_facts(name), "cuts", ())
-        if wrong := [own for own in cut if own not in cuts] if name else []:
-            if not cuts:
-                raise ValueError(f"{name} does not cut the model; remove cut, or take {example('cut')}")
-            raise ValueError(f"{name} has no cut {show(wrong[0])}; {suggest(wrong[0], cuts)}")
-        return cut or cuts[:1]
-
-    @field_validator("order", "alternate")
-    @classmethod
-    def _turns_where_sequential(cls, value: str | None, info: ValidationInfo) -> str | None:
-        name, key = info.data.get("name"), str(info.field_name)
-        if key in getattr(name and method_facts(name), "takes", ()):
-            return value or {"order": "random", "alternate": "clinic"}[key]
-        if value is not None and name is not None:
-            raise ValueError(f"{name} does not serve its clinics in turn; remove {key}, or take {example(key)}")
-        return value
-
-    @field_validator("proximal_mu")
-    @classmethod
-    def _pull_of_fedprox(cls, mu: float, info: ValidationInfo) -> float:
-        name, key = info.data.get("name"), "proximal-mu"
-        if mu and name and key not in getattr(method_facts(name), "takes", ()):
-            raise ValueError(f"belongs to {example(key)}; remove it, or take {example(key)}")
-        return mu
-
-    @field_validator("options")
-    @classmethod
-    def _options_of_the_method(cls, options: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
-        name = info.data.get("name")
-        facts = name and method_facts(name)
-        if facts:
-            check_options(str(name), options, facts.options)
-        return options
+    def _as_usual(cls, value: Any, info: ValidationInfo) -> Any:
+        name, key = info.data.get("name", ""), str(info.field_name)
+        facts = method_facts(name) if name else None
+        if key == "label":
+            return value or (getattr(facts, "label", "") if is_own_path(name) else "")
+        if key == "cut":
+            return value or getattr(facts, "cuts", ())[:1]
+        usual = {"order": "random", "alternate": "clinic"}[key] if key in getattr(facts, "takes", ()) else None
+        return value or usual
