@@ -14,7 +14,7 @@ import pytest
 from support import plan_of, run_spec
 
 from sim.cli import app
-from sim.scenario.mechanisms import names
+from sim.scenario.lookup import mechanisms
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -115,7 +115,7 @@ def test_the_table_of_mechanisms_says_what_the_ledger_says(ragged, mechanism, st
 
 def test_the_table_of_mechanisms_has_them_all():
     text = (DOCS / "privacy.md").read_text(encoding="utf-8")
-    assert [name for name in names() if f"| `{name}` |" not in text] == []
+    assert [name for name in mechanisms() if f"| `{name}` |" not in text] == []
 
 
 # pictures and data

@@ -290,7 +290,7 @@ class Loader(TableFile):
         return Npz(**own, path=path, x="x")
 
     def _records(self) -> "tuple[InMemory, Path]":
-        from sim.scenario.loaders import records_of
+        from sim.scenario.in_memory import records_of
 
         return records_of(str(self.path), json.dumps(self.options, sort_keys=True))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -19,40 +19,24 @@ from pydantic import (
 )
 
 from sim.foundation.problems import ScenarioError, problem_lines, show, suggest
-from sim.scenario.attacks import AttackTable
 from sim.scenario.base import SCALARS, Section, SweptValues, unique
-from sim.scenario.data import Csv, DataSpec, HeartDisease, Loader, Npz, Parquet, Synthetic
+from sim.scenario.data import DataSpec
 from sim.scenario.edges import Edge, edges_fault, unused_or_missing
 from sim.scenario.lookup import attack_facts
 from sim.scenario.model import Model
 from sim.scenario.overrides import Override, override_key, parsed_override, replaced
 from sim.scenario.parties import Party, layout_fault
 from sim.scenario.privacy import Privacy
-from sim.scenario.reading import read_toml
+from sim.scenario.reading import read_toml, shape_problems
 from sim.scenario.regions import Region, regions_fault
-from sim.scenario.shape import shape_problems
-from sim.scenario.study import Availability, ClinicGroup, GroupColumn, Scoring, Server, Straggler, Strategy, Train
+from sim.scenario.study import AttackTable, ClinicGroup, Scoring, Server, Strategy, Train
 from sim.scenario.tune import Tune, flat, key_faults, tune_problems, tuned_in, way_to, without_tuned
 
 _Checked = TypeVar("_Checked", bound=Section)
 _NAME: Final = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9._-]{0,63}")
-_SWEPT_TABLES: Final[dict[str, tuple[type[Section], ...]]] = {
-    "data": (HeartDisease, Csv, Parquet, Loader, Npz, Synthetic),
-    "model": (Model,),
-    "train": (Train,),
-    "server": (Server,),
-    "privacy": (Privacy,),
-}
-_SWEPT_KEYS: Final = tuple(
-    dict.fromkeys(
-        f"{table}.{field.alias}"
-        for table, models in _SWEPT_TABLES.items()
-        for model in models
-        for field in model.model_fields.values()
-    )
-)
 
 
+_SWEPT_TABLES: Final = ("data", "model", "train", "server", "privacy")
 _SWEPT_OF_CLINICS: Final = ("label-noise", "feature-shift", "hostile", "hostile-strength")
 
 
@@ -173,32 +157,32 @@ def _twice(strategies: Sequence[Strategy]) -> str:
     return f'"{twice[0]}" is listed twice; list it once, or give each a label of its own' if twice else ""
 
 
-_MODELS: Final[dict[tuple[str, ...], type[Section]]] = {
-    (): Scenario,
-    ("data", "heart-disease"): HeartDisease,
-    ("data", "csv"): Csv,
-    ("data", "parquet"): Parquet,
-    ("data", "loader"): Loader,
-    ("data", "npz"): Npz,
-    ("data", "synthetic"): Synthetic,
-    ("model",): Model,
-    ("train",): Train,
-    ("evaluation",): Scoring,
-    ("evaluation", "groups"): GroupColumn,
-    ("server",): Server,
-    ("clinics",): ClinicGroup,
-    ("clinics", "availability"): Availability,
-    ("clinics", "straggler"): Straggler,
-    ("parties",): Party,
-    ("parties", "availability"): Availability,
-    ("parties", "straggler"): Straggler,
-    ("regions",): Region,
-    ("edges",): Edge,
-    ("privacy",): Privacy,
-    ("strategies",): Strategy,
-    ("tune",): Tune,
-    ("attacks",): AttackTable,
-}
+def _tables(model: type[Section], place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], type[Section]]]:
+    """Yield each table's place, which has the kind of a source in it, and its model."""
+    yield place, model
+    for name, field in model.model_fields.items():
+        for own in _sections_in(field.annotation):
+            kind = [own.model_fields["source"].default] if "source" in own.model_fields else []
+            yield from _tables(own, (*place, field.alias or name, *kind))
+
+
+def _sections_in(annotation: Any) -> Iterator[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections_in(part)
+
+
+_MODELS: Final = dict(_tables(Scenario))
+_SWEPT_KEYS: Final = tuple(
+    dict.fromkeys(
+        f"{table}.{field.alias}"
+        for table in _SWEPT_TABLES
+        for place, model in _MODELS.items()
+        if place[:1] == (table,)
+        for field in model.model_fields.values()
+    )
+)
 
 
 def load_scenario(path: str | Path, overrides: Sequence[Override] = (), only: Sequence[str] = ()) -> Scenario:

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from sim.foundation.text import amount_text
+from sim.scenario.data import DataSpec
 from sim.scenario.file import Scenario
 from sim.scenario.meanings import MEANINGS
 
 Schema = dict[str, Any]
-
-_SOURCES: Final = {
-    "HeartDisease": "heart-disease",
-    "Csv": "csv",
-    "Parquet": "parquet",
-    "Loader": "loader",
-    "Npz": "npz",
-    "Synthetic": "synthetic",
-}
+_SOURCES: Final = {source.__name__: source.model_fields["source"].default for source in get_args(get_args(DataSpec)[0])}
 _TABLES: Final = {
     "Model": "model",
     "Train": "train",

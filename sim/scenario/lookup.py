@@ -1,10 +1,11 @@
-"""What a scenario must know of the methods and attacks that it names, before anything heavy is loaded."""
+"""What a scenario must know of the methods, mechanisms and attacks that it names, before anything heavy is loaded."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Final, Protocol
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, Final, Literal, Protocol, get_args
 
 from sim.foundation.plugins import loaded, registered
 from sim.foundation.problems import show, suggest
@@ -15,7 +16,10 @@ ATTACKS: Final = "suture.attacks"
 MODELS: Final = "suture.models"
 SOURCES: Final = "suture.sources"
 PROFILES: Final = "suture.profiles"
+MECHANISMS: Final = "suture.mechanisms"
 """The groups of entry points."""
+Place = Literal["gradients", "rows", "labels", "updates"]
+"""Where a mechanism may act."""
 _FLOWER: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _OWN: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -33,6 +37,18 @@ class AttackFacts(Protocol):
 
     on_every_run: bool  # Whether it is made on every run, without being named
     options: Mapping[str, bool | int | float | str]  # Its keys, with their defaults
+
+
+class MechanismFacts(Protocol):
+    """What ``[privacy]`` asks of a mechanism; see :class:`sim.privacy.mechanisms.mechanism.Mechanism`."""
+
+    place: Place  # Where it acts
+    unit: Literal["record", "clinic"]  # What it protects
+    pure: bool  # Whether its epsilon needs no delta
+    keys: frozenset[str]  # The keys that it gives an effect, by field
+
+    def problem(self, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        """Say what is wrong with a key; empty if nothing is."""
 
 
 def is_flower_path(name: str) -> bool:
@@ -71,6 +87,25 @@ def attack_facts(name: str) -> AttackFacts:
     if not all(hasattr(found, fact) for fact in ("on_every_run", "options", "adversary")):
         raise ValueError(f'"{name}" is no Attack; name the ATTACK of a module')
     return found
+
+
+def mechanism_facts(name: str) -> MechanismFacts:
+    """Return what a registered mechanism is; a path of a scenario's own is never imported."""
+    if name not in registered(MECHANISMS):
+        raise ValueError(f"{show(name)} does not exist; {suggest(name, mechanisms())}")
+    found: MechanismFacts = loaded(MECHANISMS, name)
+    return found
+
+
+@cache
+def mechanisms() -> tuple[str, ...]:
+    """Return all mechanisms in the order in which a combination is written: by the place where they act."""
+    return tuple(sorted(registered(MECHANISMS), key=lambda name: get_args(Place).index(mechanism_facts(name).place)))
+
+
+def at(place: Place, among: Iterable[str]) -> str | None:
+    """Return the mechanism that acts at a place, if there is one."""
+    return next((name for name in among if mechanism_facts(name).place == place), None)
 
 
 def example(key: str) -> str:

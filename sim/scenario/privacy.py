@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from sim.foundation.problems import show, suggest
 from sim.scenario.base import Factor, Number, Section, Unbounded
-from sim.scenario.mechanisms import Place, at, facts, names
+from sim.scenario.lookup import Place, at, mechanism_facts, mechanisms
 
 MIN_DELTA: Final = 1e-12
 """Below it the rounding of the accountant's Fourier transform, not the mechanism, sets epsilon."""
@@ -27,13 +27,13 @@ def split_up(mechanism: str) -> tuple[str, ...]:
 
 def is_pure(mechanism: str) -> bool:
     """Whether the epsilon of a mechanism, or of a combination, needs no delta."""
-    return mechanism != "none" and all(facts(name).pure for name in split_up(mechanism))
+    return mechanism != "none" and all(mechanism_facts(name).pure for name in split_up(mechanism))
 
 
 def keys_of(mechanism: str) -> frozenset[str]:
     """Return the keys, by field, to which a mechanism or a combination gives an effect."""
     acting = split_up(mechanism)
-    keys = {key for name in acting for key in facts(name).keys}
+    keys = {key for name in acting for key in mechanism_facts(name).keys}
     if at("gradients", acting) and at("rows", acting):
         keys |= _BESIDE
     if acting and not is_pure(mechanism):
@@ -48,13 +48,13 @@ def _combined(value: object) -> object:
         raise ValueError(f"{show(value)} is no mechanism; give one such as dp-sgd, or a list of them")
     if list(given) == ["none"]:
         return "none"
-    known = ("none", *names())
+    known = ("none", *mechanisms())
     if unknown := [name for name in given if name not in known]:
         raise ValueError(f"{show(unknown[0])} does not exist; {suggest(unknown[0], known)}")
     if len(set(given)) < len(given) or "none" in given:
         raise ValueError(f"{show(value)} cannot be combined: name each once, and none alone")
-    places = {name: facts(name).place for name in given}
-    if len(given) > 1 and (others := [name for name in given if facts(name).unit != "record"]):
+    places = {name: mechanism_facts(name).place for name in given}
+    if len(given) > 1 and (others := [name for name in given if mechanism_facts(name).unit != "record"]):
         raise ValueError(f"{show(value)} cannot be combined: {others[0]} protects another unit, and stands alone")
     for place in places.values():
         if len(alike := [name for name in given if places[name] == place]) > 1:
@@ -95,7 +95,7 @@ def _without_effect(key: str, mechanism: str) -> str:
     """Say that a key has no effect, and how to give it one."""
     if mechanism == "none":
         return 'has no effect without a mechanism; add mechanism = "dp-sgd"'
-    users = [name for name in names() if key in facts(name).keys]
+    users = [name for name in mechanisms() if key in mechanism_facts(name).keys]
     mend = f"remove it, or add mechanism = {' or '.join(show(name) for name in users)}"
     if key in _BESIDE:
         mend = "it is for rows noised beside gradients; remove it, or take dp-sgd and smashed-noise together"
@@ -154,7 +154,7 @@ class Privacy(Section):
     @property
     def unit(self) -> Literal["record", "clinic"]:
         """What is protected."""
-        return next((facts(name).unit for name in self.mechanisms), "record")
+        return next((mechanism_facts(name).unit for name in self.mechanisms), "record")
 
     @property
     def noises_gradients(self) -> str | None:
@@ -196,7 +196,7 @@ class Privacy(Section):
         if mechanism is not None and not without and key not in TOLERATED | keys_of(mechanism) | _TUNING:
             return _without_effect(key, mechanism)
         for name in split_up(mechanism or "none"):
-            if problem := facts(name).problem(key, value, given):
+            if problem := mechanism_facts(name).problem(key, value, given):
                 return problem
         match key:
             case "epsilon" if mechanism and "noise_multiplier" in keys_of(mechanism) and "noise_multiplier" in given:

@@ -1,13 +1,15 @@
-"""Reads a scenario file as TOML."""
+"""Reads a scenario file as TOML, and finds what no key can hold, whichever it is, before anything looks at the keys."""
 
 import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from sim.foundation.files import status
-from sim.foundation.problems import ScenarioError
-from sim.scenario.shape import DEEPEST
+from sim.foundation.problems import ScenarioError, show
 
+DEEPEST: Final = 12
+"""How deep tables and lists may stand in each other."""
 _MOST_BYTES: Final = 4_000_000
 """Of a scenario file."""
 
@@ -36,3 +38,21 @@ def read_toml(path: Path, label: str) -> dict[str, Any]:
         ) from None
     except ValueError:  # Python reads no number of more than some thousands of digits
         raise ScenarioError([f"{label}: has a whole number of thousands of digits; give a smaller one"]) from None
+
+
+def shape_problems(mapping: Mapping[str, Any]) -> Iterator[str]:
+    """Yield ``place: what is wrong; how to mend it`` for numbers beyond 64 bits, no text, and deep nesting."""
+    left: list[tuple[tuple[str, ...], Any]] = [((), mapping)]
+    while left:
+        place, value = left.pop()
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            yield f"{'.'.join(place)}: {show(value)} does not fit in 64 bits; give a smaller number"
+        if any("\ud800" <= sign <= "\udfff" for text in (*place[-1:], value) if isinstance(text, str) for sign in text):
+            yield f"{'.'.join(place)}: is not UTF-8 text; write it as such"
+        if not isinstance(value, Mapping | list | tuple):
+            continue
+        if len(place) > DEEPEST:
+            yield f"{'.'.join(place[:3])}: holds lists or tables more than {DEEPEST} deep; no key has so many"
+            continue
+        inside = value.items() if isinstance(value, Mapping) else enumerate(value)
+        left += reversed([((*place, str(key)), part) for key, part in inside])

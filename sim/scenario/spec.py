@@ -11,32 +11,29 @@ from pydantic import Field
 
 from sim.foundation.plugins import registered
 from sim.foundation.problems import ScenarioError
-from sim.scenario import (
-    ClinicGroup,
-    Cut,
-    DataFile,
-    DataSpec,
-    Loader,
-    Model,
-    Privacy,
-    Scalar,
-    Scenario,
-    Scoring,
-    Server,
-    Strategy,
-    Train,
-    validated,
-)
-from sim.scenario.base import Section
+from sim.scenario.base import Scalar, Section
 from sim.scenario.clinics import PROFILES as BUILT_IN_PROFILES
 from sim.scenario.code import NOT_THEIRS, code_digest
+from sim.scenario.data import DataFile, DataSpec, Loader
 from sim.scenario.edges import Edge, goes_through_edges
-from sim.scenario.lookup import ATTACKS, METHODS, MODELS, PROFILES, SOURCES, is_flower_path, is_own_path
-from sim.scenario.mechanisms import MECHANISMS, at
+from sim.scenario.file import Scenario, validated
+from sim.scenario.lookup import (
+    ATTACKS,
+    MECHANISMS,
+    METHODS,
+    MODELS,
+    PROFILES,
+    SOURCES,
+    at,
+    is_flower_path,
+    is_own_path,
+)
+from sim.scenario.model import Model
 from sim.scenario.overrides import replaced
 from sim.scenario.parties import Party, clinics_of
-from sim.scenario.privacy import TRUST
+from sim.scenario.privacy import TRUST, Privacy
 from sim.scenario.regions import Region, as_clinics, is_of_clinics, other_patients
+from sim.scenario.study import ClinicGroup, Cut, Scoring, Server, Strategy, Train
 
 RESULTS_VERSION: Final = 7
 """Raised when the same spec would give other numbers, so that finished runs are not taken for current ones."""
@@ -44,23 +41,35 @@ RESULTS_VERSION: Final = 7
 TUNED: Final = "tuned."
 """How the columns of tuned keys begin."""
 MOST_RUNS: Final = 10_000
-_NOTHING_DONE: Final = (
-    ("weight-decay", 0.0),
-    ("schedule", "constant"),
-    ("nopeek", 0.0),
-    ("loss", None),
-    ("huber-delta", None),
-    ("quantile", None),
-    ("smashed-top-k", 1.0),
-    ("update-dtype", "float32"),
-    ("update-top-k", 1.0),
-    ("autocast", None),
-)
-"""Settings of ``[train]`` that a run would be the same without."""
-_AS_BEFORE: Final = (("layout", "horizontal"), ("regions", False), ("imaging", False))
-"""Settings of ``[data]`` that a run would be the same without."""
-_OF_AN_OUTCOME: Final = ("outcome", "label", "grades", "label-range", "time", "event", "horizon", "intervals")
-"""Settings of ``[data]`` that a run is the same without where they are not written."""
+_SAME_WITHOUT: Final[dict[str, tuple[tuple[str, object], ...]]] = {
+    "train": (
+        ("weight-decay", 0.0),
+        ("schedule", "constant"),
+        ("nopeek", 0.0),
+        ("loss", None),
+        ("huber-delta", None),
+        ("quantile", None),
+        ("smashed-top-k", 1.0),
+        ("update-dtype", "float32"),
+        ("update-top-k", 1.0),
+        ("autocast", None),
+    ),
+    "data": (
+        *(("layout", "horizontal"), ("regions", False), ("imaging", False)),
+        *(
+            (key, None)
+            for key in ("outcome", "label", "grades", "label-range", "time", "event", "horizon", "intervals")
+        ),
+    ),
+    "model": (("cut-dropout", 0.0),),
+    "evaluation": (("groups", []),),
+    "clinics": (("label-noise", 0.0), ("missing-columns", []), ("feature-shift", 0.0), ("hostile", None)),
+    "parties": (("regions", None),),
+    "privacy": (("rows-noised-at", "clinic"),),
+}
+"""By table, settings that a run would be the same without."""
+_IF_ANY: Final = ("parties", "regions", "edges")
+"""Lists of tables that a run is the same without where they are empty."""
 _OF_THE_STUDY: Final = ("margin", "reference")
 """Settings of ``[evaluation]`` that change no run."""
 REFERENCE: Final = "prevalence"
@@ -68,13 +77,6 @@ REFERENCE: Final = "prevalence"
 _BEHAVIOUR: Final = ("availability", "drop_out", "straggler", "hostile", "hostile_strength")
 _OF_RECORDS: Final = (".label-noise", ".feature-shift")
 """How swept keys of ``[[clinics]]`` end that change records."""
-_AS_ALL: Final[tuple[tuple[str, object], ...]] = (
-    ("label-noise", 0.0),
-    ("missing-columns", []),
-    ("feature-shift", 0.0),
-    ("hostile", None),
-)
-"""Settings of ``[[clinics]]`` that a run would be the same without."""
 _BATCH: Final = 100
 _TABLES: Final = ("data", "model", "train", "evaluation", "server", "clinics", "parties", "regions", "edges", "privacy")
 
@@ -137,36 +139,27 @@ def digest_of(
     ``data_sha256`` is None where the data come from no file; ``public_head`` is as ``Model.public_digest``, ``code`` as
     :func:`code_of` returns it.
     """
-    content = {key: value for key, value in settings.items() if key != "study"} | {"results-version": results_version}
-    content["train"] = dict(own for own in settings["train"].items() if own not in _NOTHING_DONE)
-    scoring = (own for own in settings["evaluation"].items() if own[0] not in _OF_THE_STUDY)
-    content["evaluation"] = {key: value for key, value in scoring if key != "groups" or value}
-    content["clinics"] = [
-        {key: value for key, value in group.items() if (key, value) not in _AS_ALL and _tells(key, group)}
-        for group in settings["clinics"]
-    ]
-    content |= {"code": dict(code)} if code else {}
-    content["data"] = {
-        key: value
-        for key, value in settings["data"].items()
-        if (key, value) not in _AS_BEFORE and (value is not None or key not in _OF_AN_OUTCOME)
+    content: dict[str, Any] = {
+        key: _telling(key, value) for key, value in settings.items() if key != "study" and (value or key not in _IF_ANY)
     }
+    for key in _OF_THE_STUDY:
+        content["evaluation"].pop(key, None)
+    for group in content["clinics"]:
+        if "hostile" not in group:
+            group.pop("hostile-strength", None)
+    content["model"]["public-head"] = public_head
     if data_sha256 is not None:
         content["data"]["path"] = data_sha256
-    for table in ("parties", "regions", "edges"):
-        if not settings.get(table):
-            content.pop(table, None)
-    if parties := content.pop("parties", ()):
-        content["parties"] = [dict(own for own in party.items() if own != ("regions", None)) for party in parties]
-    content["privacy"] = dict(own for own in settings["privacy"].items() if own != ("rows-noised-at", "clinic"))
-    model = {key: value for key, value in settings["model"].items() if (key, value) != ("cut-dropout", 0.0)}
-    content["model"] = {**model, "public-head": public_head}
+    content |= {"results-version": results_version, **({"code": dict(code)} if code else {})}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _tells(key: str, group: Mapping[str, Any]) -> bool:
-    return key != "hostile-strength" or group.get("hostile") is not None
+def _telling(table: str, value: Any) -> Any:
+    """Return what a run's settings hold under a key without what it would be the same without."""
+    if isinstance(value, Mapping):
+        return {key: own for key, own in value.items() if (key, own) not in _SAME_WITHOUT.get(table, ())}
+    return [_telling(table, own) for own in value] if table in ("clinics", *_IF_ANY) else value
 
 
 def imports(study: Scenario | RunSpec, strategies: Iterable[Strategy | RunStrategy]) -> list[tuple[str, str]]:
@@ -319,10 +312,6 @@ def _references(scenario: Scenario, strategy: Strategy, label: str) -> list[RunS
         for setting in _settings(alike, strategy.set, label)
         for seed in scenario.seeds
     ]
-
-
-def _changes_records(key: str) -> bool:
-    return key.startswith("data.") or key.endswith(_OF_RECORDS)
 
 
 def _edges(setting: RunSpec, strategy: RunStrategy) -> tuple[Edge, ...]:

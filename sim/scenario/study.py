@@ -1,4 +1,4 @@
-"""The tables of a study: training, evaluation, server, clinics and strategies."""
+"""The tables of a study: training, evaluation, server, clinics, strategies and attacks."""
 
 import math
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from sim.foundation.problems import show, suggest, unwritable
 from sim.foundation.units import Compute, Duration, Memory, Power, Rate, parse_compute
 from sim.scenario.base import Factor, Number, Scalar, Section, Sites, Whole, is_number, unique
 from sim.scenario.clinics import COMPUTERS, PROFILES, Behaviour, ServerResources
-from sim.scenario.lookup import METHODS, check_options, example, is_own_path, method_facts
+from sim.scenario.lookup import METHODS, attack_facts, check_options, example, is_own_path, method_facts
 from sim.scenario.lookup import PROFILES as OWN_PROFILES
 from sim.scenario.model import placed_head
 
@@ -374,3 +374,27 @@ class Strategy(Section):
             return value or getattr(facts, "cuts", ())[:1]
         usual = {"order": "random", "alternate": "clinic"}[key] if key in getattr(facts, "takes", ()) else None
         return value or usual
+
+
+class AttackTable(Section):
+    """An attack on every run of the study to which it applies: one of Suture's, or one by its import path.
+
+    It is made after the runs have ended and changes none of them.
+    """
+
+    name: str
+    options: dict[str, Scalar] = Field(default_factory=dict)
+
+    @classmethod
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        if key == "name" and attack_facts(value).on_every_run:
+            return f"{value} is made on every run; remove the table"
+        if key == "options" and (name := given.get("name")):
+            known = attack_facts(name).options
+            check_options(name, value, known)
+            for option, own in value.items():
+                default = known[option]
+                least = min(default, 1) if type(default) is int else None
+                if least is not None and not (type(own) is int and own >= least):
+                    return f"{option}: {show(own)} is no count; give a whole number from {least}"
+        return ""

@@ -15,7 +15,7 @@ from support import plain, suture_process
 from sim.cli import app
 from sim.privacy.mechanisms.mechanism import of
 from sim.scenario import load_scenario
-from sim.scenario.mechanisms import names
+from sim.scenario.lookup import mechanisms
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "scenarios" / "scenario.schema.json"
@@ -166,7 +166,7 @@ def test_check_marks_preprocessing_that_is_not_private(suture, trade_off):
 
 
 def test_every_mechanism_is_explained():
-    assert [name for name in names() if not of(name).sentence.startswith(("one ", "all "))] == []
+    assert [name for name in mechanisms() if not of(name).sentence.startswith(("one ", "all "))] == []
 
 
 # help and completion

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from sim.scenario.attacks import AttackTable
 from sim.scenario.data import Csv, HeartDisease, Loader, Npz, Parquet, Synthetic
 from sim.scenario.edges import Edge
 from sim.scenario.file import Scenario
@@ -16,7 +15,17 @@ from sim.scenario.model import Model
 from sim.scenario.parties import Party
 from sim.scenario.privacy import Privacy
 from sim.scenario.regions import Region
-from sim.scenario.study import Availability, ClinicGroup, GroupColumn, Scoring, Server, Straggler, Strategy, Train
+from sim.scenario.study import (
+    AttackTable,
+    Availability,
+    ClinicGroup,
+    GroupColumn,
+    Scoring,
+    Server,
+    Straggler,
+    Strategy,
+    Train,
+)
 from sim.scenario.tune import Range, Tune
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "scenario-keys.md"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sim.foundation.lazy import Lazy
 from sim.foundation.plugins import loaded
-from sim.scenario.mechanisms import MECHANISMS, Place
+from sim.scenario.lookup import MECHANISMS, Place
 from sim.scenario.privacy import Privacy
 
 if TYPE_CHECKING:
