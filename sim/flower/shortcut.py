@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
+import numpy as np
 from flwr.app import Context
 
 from clients.handlers import handle
@@ -13,10 +12,10 @@ from sim.flower.meter import Meter
 from sim.flower.workplace import Workplaces
 from sim.foundation.problems import place_of
 from sim.methods.forms import NOT_FINITE
-from sim.methods.messages import Close, Kind, Open, Reply, Step
-from sim.methods.protocol import Direction
+from sim.methods.messages import Close, Open, Reply, Step
+from sim.methods.protocol import Direction, Kinds
 from sim.methods.replies import ExchangeError, NotFiniteError, whose
-from sim.methods.sampling import Ints
+from sim.methods.trainer import Trainer
 from sim.methods.turn_training import TurnTraining
 from sim.tensor.program import Program
 
@@ -59,20 +58,28 @@ class SameProcess:
             self._meter.count_noise(what, reply.clinics, steps)
         return reply
 
-    def open_turn(self, name: str) -> Session:
-        """Return the clinics' end of an open turn."""
-        session = self._workplaces(self._context).live[name]
-        if not isinstance(session, Session):
-            raise TypeError(f"the turn {name!r} is damaged")
-        return session
-
-    def train(self, work: TurnTraining) -> None:
-        """Have a turn's batches done; whatever fails is told without a value of a record.
+    def serve(self, turn: str, body: Trainer, steps: int) -> None:
+        """Do the next batches of an open turn, and count what their messages would have carried.
 
         Raises
         ------
         ExchangeError
+            If something fails; it tells no value of a record.
         """
+        session = self._workplaces(self._context).live[turn]
+        if not isinstance(session, Session):
+            raise TypeError(f"the turn {turn!r} is damaged")
+        job, clinics, drawn = session.job, session.clinics, session.batches
+        some = slice(session.step, session.step + steps)
+        work = TurnTraining(
+            job=job,
+            group=session.group,
+            clinics=clinics,
+            trainers={**session.trainers, "body": body},
+            server_round=session.server_round,
+            first=some.start,
+            last=some.stop,
+        )
         told = ""
         try:
             self._program.do(work)
@@ -80,9 +87,13 @@ class SameProcess:
             told = f"{place_of(error)} while handling {Step.action!r}"
         if told:  # outside, so that the error has no other in its chain
             raise ExchangeError(told)
-
-    def count_rows(
-        self, direction: Direction, kinds: Mapping[Kind, int], clinics: Sequence[int], messages: Ints, rows: Ints
-    ) -> None:
-        """Count messages that would have carried these rows."""
-        self._meter.count(direction, {kind: size * rows for kind, size in kinds.items()}, clinics, messages)
+        session.trained(steps)
+        messages = (drawn.active[some, None] > np.arange(len(clinics))).sum(0)
+        rows = drawn.rows[some].sum(0)
+        ways: tuple[tuple[Direction, tuple[Kinds, ...]], ...] = (
+            ("up", job.protocol.batch_up),
+            ("down", job.protocol.batch_down),
+        )
+        for way, carried in ways:
+            for kinds in carried:
+                self._meter.count(way, {kind: work.bytes_of(kind) * rows for kind in kinds}, clinics, messages)

@@ -8,8 +8,9 @@ of parameters; what is handed on passes through; what is the clinics' own stays,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from sim.methods.method import Round, State
 from sim.methods.replies import ExchangeError
 from sim.methods.row_noise import arrived_rows, leaving_rows
 from sim.methods.trainer import Trainer, expand, trainer_for
-from sim.methods.turn import OfOneBatch, leaving_server
+from sim.methods.turn import leaving_server, of_batch
 from sim.models import Parameters
 from sim.tensor.lanes import weighted_average
 
@@ -61,11 +62,6 @@ class Passage:
     above: Tensor = field(default_factory=lambda: torch.empty(0))
     noised: dict[Kind, Tensor]
 
-    @property
-    def of_batch(self) -> OfOneBatch:
-        """What names the batch in flight in a message."""
-        return {"clinics": self.below.clinics, "turn": self.name, "step": self.step, "rows": self.below.rows}
-
 
 class EdgeServer:
     """The edge server of some clinics.
@@ -87,7 +83,7 @@ class EdgeServer:
         self._above = as_cloud_sees(job)
         self._forms = Forms(self._above)
         self._turns: dict[str, Passage] = {}
-        self._own: dict[int, tuple[Parameters, Parameters]] = {}
+        self._own: dict[int, list[Parameters]] = {}
         self._state: State | None = None
 
     def answer(self, asked: Instruction) -> Reply:
@@ -150,12 +146,8 @@ class EdgeServer:
         self._check(asked, asked.model, asked.optimizer)
         job, head, middle = self._job, self._job.part("head"), self._job.part("middle")
         back = self._below.ask(
-            Begin(
-                clinics=asked.clinics,
-                server_round=asked.server_round,
-                turn=asked.turn,
-                first=asked.first,
-                steps=asked.steps,
+            replace(
+                asked,
                 model=None if asked.model is None else self._of_clinics(asked.model),
                 optimizer=None if asked.optimizer is None else _of_head(asked.optimizer, head.shapes()),
             )
@@ -163,6 +155,7 @@ class EdgeServer:
         if not asked.steps:
             return Reply(clinics=asked.clinics)
         parameters, state = self._own_of(asked.clinics)
+        noises = () if self._above.rows is None else self._above.rows.clip
         if asked.model is not None:
             parameters = expand(middle.select(asked.model), len(asked.clinics))
         if asked.optimizer is not None:
@@ -173,7 +166,7 @@ class EdgeServer:
             server_round=asked.server_round,
             step=asked.first,
             middle=trainer_for(job, middle, asked.clinics, parameters, state or None),
-            noised={Kind(kind): torch.zeros(len(asked.clinics), dtype=torch.int64) for kind in self._noises},
+            noised={Kind(kind): torch.zeros(len(asked.clinics), dtype=torch.int64) for kind in noises},
         )
         return self._passed_up(passage, back)
 
@@ -191,7 +184,9 @@ class EdgeServer:
         """Bring the body's outputs to the clinics' tails, and send on their gradient."""
         below, rows, clinics = self._below.job, passage.below.rows, passage.below.clinics
         self._check_rows(Kind.BODY_OUTPUT, asked.body_output, rows)
-        back = self._below.ask(Tail(**passage.of_batch, body_output=asked.body_output))
+        back = self._below.ask(
+            Tail(**of_batch(passage.name, passage.below, passage.step), body_output=asked.body_output)
+        )
         by_lane = torch.from_numpy(self._normaliser(passage).copy())
         at = places_sent(below, Kind.BODY_OUTPUT, asked.body_output)
         gradient = arrived_rows(below, Kind.TAIL_GRADIENT, back.payload[Kind.TAIL_GRADIENT], clinics, by_lane, at)
@@ -212,7 +207,9 @@ class EdgeServer:
         gradient = padded(unpacked(self._above, Kind.CUT_GRADIENT, asked.cut_gradient, at), self._width(rows))
         down = passage.middle.backward(passage.server_round, passage.step, normaliser, gradient)
         sent = leaving_server(self._below.job, Kind.CUT_GRADIENT, down, passage.below)
-        [back] = self._below.send(Step(**passage.of_batch, cut_gradient=sent))  # its clinics are at one node
+        [back] = self._below.send(
+            Step(**of_batch(passage.name, passage.below, passage.step), cut_gradient=sent)
+        )  # its clinics are at one node
         passage.step += 1
         return self._passed_up(passage, back) if Kind.SMASHED in back.payload else self._ended(passage, back)
 
@@ -221,10 +218,9 @@ class EdgeServer:
         job, clinics, middle = self._job, passage.clinics, passage.middle
         del self._turns[passage.name]
         if job.protocol.movement == "own":
+            own_values = middle.parameters, middle.state
             for lane, k in enumerate(clinics):
-                values = ({n: v[lane : lane + 1].clone() for n, v in of.items()} for of in _values(middle))
-                parameters, state = values
-                self._own[k] = parameters, state
+                self._own[k] = [{n: v[lane : lane + 1].clone() for n, v in of.items()} for of in own_values]
         parts: dict[Kind, Parameters] = {}
         if back.clinics and Kind.MODEL in back.parts:
             trained = back.model | middle.parameters
@@ -236,7 +232,7 @@ class EdgeServer:
             parts[Kind.MODEL] = trained
         if Kind.OPTIMIZER in back.parts:
             state = back.parts[Kind.OPTIMIZER] | {f"middle:{key}": value for key, value in middle.state.items()}
-            parts[Kind.OPTIMIZER] = {_in_front(key): value for key, value in state.items()}
+            parts[Kind.OPTIMIZER] = {re.sub("^head:", "middle:", key): value for key, value in state.items()}
         noised = {str(kind): steps.tolist() for kind, steps in passage.noised.items()}
         noised |= {part: steps for part, steps in back.noised.items() if part == "tail"}
         if job.dp is not None and "middle" not in job.frozen:
@@ -249,14 +245,10 @@ class EdgeServer:
         if job.protocol.movement != "own":
             return {}, {}
         initial = middle.select(job.network.initial_parameters(job.seed))
-        fresh = initial, job.optimizer.initial_state(middle.trained(initial))
+        fresh = [initial, job.optimizer.initial_state(middle.trained(initial))]
         found = [self._own.get(k, fresh) for k in clinics]
         parameters, state = ({name: torch.cat([o[of][name] for o in found]) for name in fresh[of]} for of in (0, 1))
         return parameters, state
-
-    @property
-    def _noises(self) -> tuple[str, ...]:
-        return () if self._above.rows is None else tuple(self._above.rows.clip)
 
     def _of_clinics(self, model: Parameters) -> Parameters:
         parts = (self._job.part(name) for name in self._job.protocol.clinic_parts)
@@ -281,10 +273,6 @@ class EdgeServer:
             raise ExchangeError("the cloud asks for a clinic of another edge server")
 
 
-def _values(trainer: Trainer) -> tuple[Parameters, Parameters]:
-    return trainer.parameters, trainer.state
-
-
 def _of_head(state: Mapping[str, Tensor], names: Collection[str]) -> Parameters:
     """Return what of the optimiser's state as the cloud has it is the clinics', keyed ``part:slot/parameter``."""
     kept = {key: value for key, value in state.items() if not key.startswith("middle:") or _slot_of(key, names)}
@@ -301,8 +289,3 @@ def _slot_of(key: str, names: Collection[str]) -> bool:
     """Whether a key is a slot of one of these parameters, or counts the steps of all."""
     _, _, name = key.partition("/")
     return not name or name in names
-
-
-def _in_front(key: str) -> str:
-    """Return a key of the head's state as one of all that lies in front of the cloud."""
-    return key.replace("head:", "middle:", 1) if key.startswith("head:") else key

@@ -16,6 +16,7 @@ from torch import Tensor
 from sim.foundation.problems import ScenarioError
 from sim.methods.averaging import noised_average
 from sim.methods.edges import meets_at_cloud
+from sim.methods.feed import padded
 from sim.methods.job import Job
 from sim.methods.joined_turn import JoinedTurn
 from sim.methods.messages import Instruction, Kind, Reply
@@ -97,7 +98,10 @@ class Exchange(ABC):
         rows = [r for reply in sound for r in reply.rows]
 
         def join(pieces: Sequence[Tensor]) -> Tensor:
-            return torch.cat(_of_one_width(pieces))[lanes]
+            if pieces[0].dim() > 1:
+                widest = max(piece.shape[1] for piece in pieces)
+                pieces = [padded(piece, widest) for piece in pieces]
+            return torch.cat(list(pieces))[lanes]
 
         return Reply(
             clinics=clinics,
@@ -294,14 +298,3 @@ class Exchange(ABC):
             model[name] = expand({name: model[name]}, len(self.job.sizes))[name]
             model[name][list(clinics)] = value
         return replace(state, model=model)
-
-
-def _of_one_width(pieces: Sequence[Tensor]) -> list[Tensor]:
-    """Pad rows ``[lane, batch, ...]`` with zeros to the widest; parameters are of one shape."""
-    if pieces[0].dim() < 2 or len({piece.shape[1] for piece in pieces}) == 1:
-        return list(pieces)
-    width, wide = max(piece.shape[1] for piece in pieces), []
-    for piece in pieces:
-        wide.append(piece.new_zeros(piece.shape[0], width, *piece.shape[2:]))
-        wide[-1][:, : piece.shape[1]] = piece
-    return wide

@@ -67,6 +67,7 @@ class Feed:
     @classmethod
     def of_turn(cls, job: Job, group: NodeGroup, clinics: list[int], server_round: int, steps: slice) -> Feed:
         """Gather some steps of a turn; for clinics that come one by one all of the round is gathered at once."""
+        of_all: Feed
         turns = job.taking_turns(server_round) if job.dense else {}
         if len(clinics) > 1 or clinics[0] not in turns:
             return cls.gathered(job, group, clinics, server_round, steps)
@@ -77,19 +78,8 @@ class Feed:
             of_all = replace(of_all, width=job.width(of_all.rows))  # each lane as wide as it is alone
             group.gathered[server_round] = of_all, {k: lane for lane, k in enumerate(here)}
         of_all, lanes = group.gathered[server_round]
-        lane = lanes[clinics[0]]
-        there = of_all.active > lane
-        first, last, _ = steps.indices(int(np.count_nonzero(there)))
-        at, own = slice(first, last), slice(lane, lane + 1)
-        return cls(
-            x=of_all.x[at, own],
-            y=of_all.y[at, own],
-            weights=of_all.weights[at, own],
-            rows=of_all.rows[at, own],
-            normaliser=of_all.normaliser[at, own],
-            active=there[at].astype(np.int64),
-            width=of_all.width[at, own],
-        )
+        lane: int = lanes[clinics[0]]
+        return of_all.lanes(lane, lane + 1, steps)
 
     @classmethod
     def joined(cls, feeds: Sequence[Feed]) -> tuple[Feed, list[Ints]]:
@@ -123,19 +113,12 @@ class Feed:
         joined = cls(x=x, y=y, weights=weights, rows=rows, normaliser=normaliser, active=active, width=width)
         return joined, places
 
-    def lanes(self, first: int, last: int) -> Feed:
+    def lanes(self, first: int, last: int, among: slice = slice(None)) -> Feed:
         """Return the feed of a range of lanes, without the steps in which none of them is at work."""
         active = np.clip(self.active - first, 0, last - first)
-        steps, some = slice(0, int(np.count_nonzero(active))), slice(first, last)
-        return Feed(
-            x=self.x[steps, some],
-            y=self.y[steps, some],
-            weights=self.weights[steps, some],
-            rows=self.rows[steps, some],
-            normaliser=self.normaliser[steps, some],
-            active=active[steps],
-            width=self.width[steps, some],
-        )
+        at, own = slice(*among.indices(int(np.count_nonzero(active)))), slice(first, last)
+        arrays = ("x", "y", "weights", "rows", "normaliser", "width")
+        return Feed(active=active[at], **{name: getattr(self, name)[at, own] for name in arrays})
 
     def step(self, s: int) -> Iterator[Batch]:
         """Return the batches of a step: one of all lanes at work, or one for each width at which some of them are."""
@@ -148,8 +131,10 @@ class Feed:
             yield Batch(slice(0, lanes), x.contiguous(), y.contiguous(), weights.contiguous(), rows, normaliser)
             return
         widths = self.width[s, :lanes]
-        for each in np.unique(widths):
-            yield Batch.of(self, s, np.flatnonzero(widths == each), int(each))
+        for each in np.unique(widths).tolist():
+            some = np.flatnonzero(widths == each)
+            x, y, weights = (of_all[s, some, :each].contiguous() for of_all in (self.x, self.y, self.weights))
+            yield Batch(some, x, y, weights, self.rows[s, some], self.normaliser[s, some])
 
     @cached_property
     def _steps(self) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -189,18 +174,6 @@ class Batch(NamedTuple):
     weights: Tensor
     rows: Ints
     normaliser: Ints
-
-    @classmethod
-    def of(cls, feed: Feed, s: int, lanes: Ints, width: int) -> Batch:
-        """Take some lanes' batch out of a feed."""
-        return cls(
-            lanes=lanes,
-            x=feed.x[s, lanes, :width].contiguous(),
-            y=feed.y[s, lanes, :width].contiguous(),
-            weights=feed.weights[s, lanes, :width].contiguous(),
-            rows=feed.rows[s, lanes],
-            normaliser=feed.normaliser[s, lanes],
-        )
 
 
 def padded(rows: Tensor, width: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
 import numpy as np
@@ -14,12 +14,9 @@ from sim.methods.feed import padded
 from sim.methods.forms import sendable
 from sim.methods.job import Job
 from sim.methods.messages import CUT_KINDS, Begin, Clip, Close, Kind, OfBatch, Open, Reply, Step, Tail
-from sim.methods.node_group import NodeGroup
-from sim.methods.protocol import Direction, Kinds
 from sim.methods.row_noise import arrived_rows
-from sim.methods.sampling import Ints, loss_weights
+from sim.methods.sampling import loss_weights
 from sim.methods.trainer import Trainer
-from sim.methods.turn_training import TurnTraining
 from sim.models import Parameters
 from sim.tensor.clipping import joint_factors
 from sim.tensor.rows import unpadded
@@ -28,47 +25,14 @@ if TYPE_CHECKING:
     from sim.methods.exchange import Exchange
 
 
-class OpenTurn(Protocol):
-    """A clinic's end of a turn in this process."""
-
-    @property
-    def group(self) -> NodeGroup:
-        """The records behind it."""
-
-    @property
-    def trainers(self) -> dict[str, Trainer]:
-        """The clinics' parts in training."""
-
-    def trained(self, steps: int) -> None:
-        """Note that the next so many batches are done."""
-
-
 class Shortcut(Protocol):
     """What leads from the server to the clinics where both are in one process."""
 
     def ask(self, asked: Open | Close) -> Reply:
         """Open or close a turn, and count what its message and the reply would carry."""
 
-    def open_turn(self, name: str) -> OpenTurn:
-        """Return the clinics' end of an open turn."""
-
-    def train(self, work: TurnTraining) -> None:
-        """Have a turn's batches done; whatever fails is told without a value of a record."""
-
-    def count_rows(
-        self, direction: Direction, kinds: Mapping[Kind, int], clinics: Sequence[int], messages: Ints, rows: Ints
-    ) -> None:
-        """Count a turn's messages of one sort as if they had been sent.
-
-        Parameters
-        ----------
-        direction : {"up", "down"}
-        kinds : mapping of Kind to int
-            Bytes of one record's row of each kind that the message carries.
-        clinics : sequence of int
-        messages, rows : ndarray
-            ``[lane]`` how many there are, and records in all of them.
-        """
+    def serve(self, turn: str, body: Trainer, steps: int) -> None:
+        """Do the next batches of an open turn, and count what their messages would have carried."""
 
 
 class OfOneBatch(TypedDict):
@@ -80,7 +44,80 @@ class OfOneBatch(TypedDict):
     rows: list[int]
 
 
-class Turn:
+class ServedTurns:
+    """The server's end of one or more turns whose rows, joined, one body serves batch by batch.
+
+    Parameters
+    ----------
+    exchange : Exchange
+    holder : str
+        The turn that brings the labels, or ends in the tail.
+    """
+
+    def __init__(self, exchange: Exchange, holder: str) -> None:
+        self._exchange, self._holder = exchange, holder
+
+    def _joined(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Return the body's input from the rows of each turn."""
+        return rows[self._holder]
+
+    def _shares(self, gradient: Tensor, smashed: Mapping[str, Reply]) -> dict[str, Tensor]:
+        """Return each turn's share of the gradient in the body's input."""
+        return dict.fromkeys(smashed, gradient)
+
+    def _served(self, body: Trainer, smashed: Mapping[str, Reply], step: int) -> dict[str, OfBatch]:
+        """Train the body on a batch and return what goes down in the end: the cut gradients, or clip factors.
+
+        Vanilla, the loss stands here. U-shaped, the body's outputs go to the clinic, whose tail returns their gradient.
+        With joint clipping the body waits for the norms of the clinics' gradients.
+        """
+        job, server_round, holder = self._exchange.job, self._exchange.server_round, smashed[self._holder]
+        rows = np.array(holder.rows)
+        width = int(job.width(rows.max(initial=0)))
+        normaliser = job.sampling.normaliser(np.array([job.sizes[k] for k in holder.clinics]), rows)
+        arrived = {
+            turn: padded(arrived_rows(job, Kind.SMASHED, reply.payload[Kind.SMASHED], reply.clinics), width)
+            for turn, reply in smashed.items()
+        }
+        moment = server_round, step
+        outputs = body.forward(self._joined(arrived), rows=holder.rows, want_input_gradient=True, moment=moment)
+        cotangent = None
+        if job.protocol.topology == "vanilla":
+            labels = padded(holder.payload[Kind.LABELS], width)
+            body.loss(labels, torch.from_numpy(loss_weights(rows, normaliser, width)))
+        else:
+            sent = leaving_server(job, Kind.BODY_OUTPUT, outputs, holder)
+            answer = self._exchange.ask(Tail(**of_batch(self._holder, holder, step), body_output=sent))
+            by_lane = torch.from_numpy(normaliser.copy())
+            gradient = answer.payload[Kind.TAIL_GRADIENT]
+            at = places_sent(job, Kind.BODY_OUTPUT, sent)
+            cotangent = padded(arrived_rows(job, Kind.TAIL_GRADIENT, gradient, holder.clinics, by_lane, at), width)
+        if not job.joint:
+            return self._steps(smashed, step, body.backward(server_round, step, normaliser, cotangent))
+        squared, gradient = body.hold(normaliser, cotangent)
+        for held in self._steps(smashed, step, gradient).values():
+            squared = squared + padded(self._exchange.ask(held).payload[Kind.NORMS], width)
+        factors = joint_factors(squared, job.dp.part_clip if job.dp is not None else 0.0)
+        body.release(server_round, step, normaliser, factors)
+        return {
+            turn: Clip(
+                **of_batch(turn, reply, step), clip_factors=leaving_server(job, Kind.CLIP_FACTORS, factors, reply)
+            )
+            for turn, reply in smashed.items()
+        }
+
+    def _steps(self, smashed: Mapping[str, Reply], step: int, gradient: Tensor) -> dict[str, OfBatch]:
+        shares = self._shares(gradient, smashed)
+        down = {t: leaving_server(self._exchange.job, Kind.CUT_GRADIENT, shares[t], own) for t, own in smashed.items()}
+        return {turn: Step(**of_batch(turn, own, step), cut_gradient=down[turn]) for turn, own in smashed.items()}
+
+
+def of_batch(turn: str, smashed: Reply, step: int) -> OfOneBatch:
+    """Return what names the batch that some clinics' reply is of."""
+    return {"clinics": smashed.clinics, "turn": turn, "step": step, "rows": smashed.rows}
+
+
+class Turn(ServedTurns):
     """A clinic's turn, or those of several clinics in parallel lanes.
 
     Parameters
@@ -93,11 +130,11 @@ class Turn:
     """
 
     def __init__(self, exchange: Exchange, clinics: list[int], first: int, steps: int) -> None:
-        self._exchange = exchange
-        self._clinics = clinics
-        self._first, self._steps = first, steps
-        self._next = first
         self._name = "round" if len(clinics) > 1 else f"clinic-{clinics[0]}"
+        super().__init__(exchange, self._name)
+        self._clinics = clinics
+        self._first, self._batches = first, steps
+        self._next = first
         self._smashed = Reply(clinics=[])
         self._finished: list[Reply] = []
 
@@ -109,7 +146,7 @@ class Turn:
     def run(self, body: Trainer, model: Parameters | None = None, optimizer: Parameters | None = None) -> Reply:
         """Do every batch of the turn, and return the clinics' parts as they come back."""
         self.begin(model, optimizer)
-        self.serve(body, self._steps)
+        self.serve(body, self._batches)
         return self.back
 
     def begin(self, model: Parameters | None = None, optimizer: Parameters | None = None) -> None:
@@ -121,7 +158,7 @@ class Turn:
                 server_round=self._exchange.server_round,
                 turn=self._name,
                 first=self._first,
-                steps=self._steps,
+                steps=self._batches,
                 model=model,
                 optimizer=optimizer,
             )
@@ -129,87 +166,18 @@ class Turn:
 
     def serve(self, body: Trainer, steps: int) -> None:
         """Train the body, and with it the clinics' parts, on the next batches; after the last the parts come back."""
-        end = self._next + steps
-        if self._exchange.shortcut is not None:
-            self._serve_at_once(self._exchange.shortcut, body, end)
-        else:
-            for step in range(self._next, end):
-                replies = self._exchange.send(self._served(body, self._smashed, step))
+        exchange, first, self._next = self._exchange, self._next, self._next + steps
+        if exchange.shortcut is None:
+            for step in range(first, self._next):
+                replies = exchange.send(self._served(body, {self._name: self._smashed}, step)[self._name])
                 # Nodes whose clinics have fewer batches than others answer with the parts already.
                 self._finished += [reply for reply in replies if Kind.SMASHED not in reply.payload]
-                self._smashed = self._exchange.joined([reply for reply in replies if Kind.SMASHED in reply.payload])
-        self._next = end
-
-    def _serve_at_once(self, shortcut: Shortcut, body: Trainer, end: int) -> None:
-        """Do what the messages of some batches would do, and count them."""
-        exchange, clinics = self._exchange, self._clinics
-        if end > self._next:
-            opened = shortcut.open_turn(self._name)
-            work = TurnTraining(
-                job=exchange.job,
-                group=opened.group,
-                clinics=clinics,
-                trainers={**opened.trainers, "body": body},
-                server_round=exchange.server_round,
-                first=self._next,
-                last=end,
-            )
-            shortcut.train(work)
-            opened.trained(end - self._next)
-            drawn = exchange.job.batches(exchange.server_round, clinics)
-            messages = (drawn.active[self._next : end, None] > np.arange(len(clinics))).sum(0)
-            rows = drawn.rows[self._next : end].sum(0)
-            ways: tuple[tuple[Direction, tuple[Kinds, ...]], ...] = (
-                ("up", exchange.job.protocol.batch_up),
-                ("down", exchange.job.protocol.batch_down),
-            )
-            for way, carried in ways:
-                for kinds in carried:
-                    each = {kind: work.bytes_of(kind) for kind in kinds}
-                    shortcut.count_rows(way, each, clinics, messages, rows)
-        if end >= self._first + self._steps and self._steps:
-            self._finished = exchange.send(Close(clinics=clinics, turn=self._name))
-
-    def _served(self, body: Trainer, smashed: Reply, step: int) -> OfBatch:
-        """Train the body on a batch and return what goes down in the end: the cut gradient, or clip factors.
-
-        Vanilla, the loss stands here. U-shaped, the body's outputs go to the clinic, whose tail returns their gradient.
-        With joint clipping the body waits for the norms of the clinic's gradients.
-        """
-        job, server_round = self._exchange.job, self._exchange.server_round
-        rows = np.array(smashed.rows)
-        width = int(job.width(rows.max(initial=0)))
-        normaliser = job.sampling.normaliser(np.array([job.sizes[k] for k in smashed.clinics]), rows)
-        arrived = arrived_rows(job, Kind.SMASHED, smashed.payload[Kind.SMASHED], smashed.clinics)
-        x = padded(arrived, width)
-        outputs = body.forward(x, rows=smashed.rows, want_input_gradient=True, moment=(server_round, step))
-        cotangent = None
-        if job.protocol.topology == "vanilla":
-            labels = padded(smashed.payload[Kind.LABELS], width)
-            body.loss(labels, torch.from_numpy(loss_weights(rows, normaliser, width)))
-        else:
-            sent = self._down(Kind.BODY_OUTPUT, outputs, smashed)
-            answer = self._exchange.ask(Tail(**self._batch(smashed, step), body_output=sent))
-            by_lane = torch.from_numpy(normaliser.copy())
-            gradient = answer.payload[Kind.TAIL_GRADIENT]
-            at = places_sent(job, Kind.BODY_OUTPUT, sent)
-            arrived = arrived_rows(job, Kind.TAIL_GRADIENT, gradient, smashed.clinics, by_lane, at)
-            cotangent = padded(arrived, width)
-        if not job.joint:
-            gradient = body.backward(server_round, step, normaliser, cotangent)
-            return Step(**self._batch(smashed, step), cut_gradient=self._down(Kind.CUT_GRADIENT, gradient, smashed))
-        squared, gradient = body.hold(normaliser, cotangent)
-        held = Step(**self._batch(smashed, step), cut_gradient=self._down(Kind.CUT_GRADIENT, gradient, smashed))
-        at_clinic = padded(self._exchange.ask(held).payload[Kind.NORMS], width)
-        factors = joint_factors(squared + at_clinic, job.dp.part_clip if job.dp is not None else 0.0)
-        body.release(server_round, step, normaliser, factors)
-        return Clip(**self._batch(smashed, step), clip_factors=self._down(Kind.CLIP_FACTORS, factors, smashed))
-
-    def _batch(self, smashed: Reply, step: int) -> OfOneBatch:
-        return {"clinics": smashed.clinics, "turn": self._name, "step": step, "rows": smashed.rows}
-
-    def _down(self, kind: Kind, rows: Tensor, smashed: Reply) -> Tensor:
-        return leaving_server(self._exchange.job, kind, rows, smashed)
+                self._smashed = exchange.joined([reply for reply in replies if Kind.SMASHED in reply.payload])
+            return
+        if steps > 0:
+            exchange.shortcut.serve(self._name, body, steps)
+        if self._next >= self._first + self._batches and self._batches:
+            self._finished = exchange.send(Close(clinics=self._clinics, turn=self._name))
 
 
 def leaving_server(job: Job, kind: Kind, values: Tensor, smashed: Reply) -> Tensor:

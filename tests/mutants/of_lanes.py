@@ -15,8 +15,8 @@ SHARED = (
     Mutant(
         "a batch of another width is not apart",
         "sim/methods/feed.py",
-        "for each in np.unique(widths):",
-        "for each in np.unique(widths)[:1]:",
+        "for each in np.unique(widths).tolist():",
+        "for each in np.unique(widths).tolist()[:1]:",
         (f"{LANES}test_batches_of_many_widths_round_as_they_do_alone",),
     ),
     Mutant(
@@ -28,9 +28,9 @@ SHARED = (
     ),
     Mutant(
         "a turn without messages counts padding",
-        "sim/methods/turn.py",
-        "drawn.rows[self._next : end].sum(0)",
-        "drawn.rows[self._next : end].max(1, keepdims=True).repeat(len(clinics), 1).sum(0)",
+        "sim/flower/shortcut.py",
+        "drawn.rows[some].sum(0)",
+        "drawn.rows[some].max(1, keepdims=True).repeat(len(clinics), 1).sum(0)",
         (f"{LANES}test_a_turn_without_messages_is_the_turn_with_them",),
     ),
     Mutant(
