@@ -8,8 +8,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AMOUNT_CALIBRATION", "AMOUNT_METRICS", "amount_scores", "deviations"]
-
 AMOUNT_METRICS: Final = ("within_clinic_r2", "r2", "mae", "loss", "decile_error")
 AMOUNT_CALIBRATION: Final = ("calibration_intercept", "calibration_slope")
 _GROUPS: Final = 10

@@ -14,8 +14,6 @@ from sim.inference.differences import LEVEL
 from sim.inference.scores import Floats, Ints, Predictions, scores
 from sim.inference.survival import Times
 
-__all__ = ["ByClinic", "by_clinic"]
-
 _ENOUGH: Final = 5
 """Patients of each class held out on a seed, from which on a clinic's own variance over patients is taken."""
 

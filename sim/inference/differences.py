@@ -27,8 +27,6 @@ from sim.foundation.rng import stream
 from sim.inference.evidence import Evidence, Mask, Moments
 from sim.inference.scores import Floats
 
-__all__ = ["LEVEL", "Verdict", "all_differences", "estimates", "shared_level", "verdict"]
-
 LEVEL: Final = 0.05
 """Share of studies in which an interval, or any of those that hold together, may be wrong."""
 _DRAWS: Final = 10_000

@@ -26,8 +26,6 @@ from numpy.typing import NDArray
 
 from sim.inference.scores import Floats, Ints, Predictions, scores
 
-__all__ = ["Evidence", "Moments", "from_predictions", "from_values"]
-
 Mask = NDArray[np.bool_]
 
 

@@ -15,8 +15,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GRADE_METRICS", "expected_grades", "grade_scores", "midranks", "pairs_of_grades", "ranked_probability"]
-
 GRADE_METRICS: Final = ("within_clinic_ordinal_auc", "ordinal_auc", "ranked_probability", "quadratic_kappa")
 
 Floats = NDArray[np.float64]

@@ -20,8 +20,6 @@ from sim.inference.clinics import ByClinic
 from sim.inference.differences import LEVEL, shared_level
 from sim.inference.scores import Floats
 
-__all__ = ["FEWEST_CLINICS", "RandomEffects", "over_clinics", "random_effects"]
-
 FEWEST_CLINICS: Final = 5
 """Of fewer clinics nothing is said about others."""
 

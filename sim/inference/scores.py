@@ -21,8 +21,6 @@ from sim.inference.amounts import deviations
 from sim.inference.grades import expected_grades, midranks, pairs_of_grades, ranked_probability
 from sim.inference.survival import Times, integrated_brier, log_losses, pairs_in_order, time_lost
 
-__all__ = ["SCORED", "Floats", "Ints", "Predictions", "scored", "scores"]
-
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 

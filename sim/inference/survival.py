@@ -16,19 +16,6 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "TIME_METRICS",
-    "Pairs",
-    "Times",
-    "brier_curve",
-    "integrated_brier",
-    "kaplan_meier",
-    "log_losses",
-    "pairs_in_order",
-    "time_lost",
-    "time_scores",
-]
-
 TIME_METRICS: Final = (
     "within_clinic_concordance", "concordance", "uno_concordance", "integrated_brier", "loss", "calibration_error",
     "horizon_calibration",

@@ -36,8 +36,6 @@ from sim.report.summary import (
     title,
 )
 
-__all__ = ["Advice", "advise"]
-
 _NOT_RANKED: Final = frozenset({"seed", "rounds", "best_round", "majority_accuracy", "delta"})
 _LISTED: Final = 5
 _BOUNDED: Final = ("auc", "accuracy", "auprc", "sensitivity", "net_benefit", "brier", "concordance", "r2", "kappa")

@@ -18,8 +18,6 @@ from sim.report.study import StudyResults
 from sim.report.summary import adversaries_in, is_baseline
 from sim.report.words import conclusions
 
-__all__ = ["answers", "compared"]
-
 _BY_CHANCE: Final = LEVEL / 2
 """Share of intervals of nothing that lie above 0, or below."""
 

@@ -19,8 +19,6 @@ from sim.report.summary import PREVALENCE, title
 if TYPE_CHECKING:
     from sim.report.compare import Comparison
 
-__all__ = ["cautions", "of_methods", "trials_of"]
-
 
 def cautions(
     within: Comparison,

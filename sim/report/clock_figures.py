@@ -17,8 +17,6 @@ from sim.report.effort import effort_chart, effort_frame
 from sim.report.gantt import round_chart
 from sim.report.look import Spec, colours_of, field, picture_spec, rows
 
-__all__ = ["clock_pictures", "crossing_sentences", "uplink_chart"]
-
 _WHOLE_OR_VANILLA, _U_SHAPED = "whole or vanilla", "U-shaped"
 _DASHES: dict[str, Sequence[float]] = {_WHOLE_OR_VANILLA: [1, 0], _U_SHAPED: [6, 4]}
 _SHOWN = 8

@@ -14,8 +14,6 @@ from sim.report.prose import sentences
 from sim.report.spoken import between_parties
 from sim.report.summary import WHO, in_reading_order, named_settings, under_one_adjacency
 
-__all__ = ["composed_frame", "composed_words"]
-
 
 def composed_frame(found: StudyPrivacy, runs: Sequence[StudyRun], delta: float | None = None) -> pd.DataFrame:
     """Lay out epsilon by adversary as text: a row a setting, then what composes.

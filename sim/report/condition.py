@@ -12,8 +12,6 @@ import pandas as pd
 
 from sim.foundation.problems import ScenarioError, suggest
 
-__all__ = ["DERIVED", "Condition", "parse_condition"]
-
 DERIVED: Final = {
     "minutes": ("sim_seconds", 60.0),
     "hours": ("sim_seconds", 3600.0),

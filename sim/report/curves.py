@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["calibration", "roc"]
-
 Floats = NDArray[np.float64]
 _POINTS: Final = 101
 _BINS: Final = 10

@@ -31,8 +31,6 @@ from sim.report.summary import (
 )
 from sim.results.decision_map import DecisionMap, Point
 
-__all__ = ["candidates_of", "decide", "map_frame", "map_rows", "map_stripes", "swept_key", "within"]
-
 _NEARLY: Final = 1.1
 """Methods that take less than this many times the quickest share its point."""
 _GAP: Final = 0.03

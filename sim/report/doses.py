@@ -16,8 +16,6 @@ from sim.report.spoken import spoken
 from sim.report.summary import summarise, swept_keys
 from sim.results.columns import NOISE_KEYS
 
-__all__ = ["dose_figure", "dose_points"]
-
 _FEWEST = 3
 """Doses; two are a comparison, and no curve."""
 

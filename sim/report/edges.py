@@ -13,8 +13,6 @@ from sim.report.elsewhere import few
 from sim.results.columns import is_tuned
 from sim.scenario.spec import TUNED
 
-__all__ = ["at_the_edge", "contest_of"]
-
 _FEWEST_VALUES: Final = 3
 """Of fewer there is no inside."""
 

@@ -11,8 +11,6 @@ from sim.plan.first_round import FirstRound
 from sim.plan.plan import Plan
 from sim.report.look import Spec, field, rows
 
-__all__ = ["effort_chart", "effort_frame"]
-
 _MEASURES = {"GFLOP a clinic, whole run": 1e9, "Peak memory in MB": 1e6, "Joules a clinic, whole run": 1.0}
 _RANGE, _WEAKEST = "#56B4E9", "#D55E00"
 

@@ -13,8 +13,6 @@ from sim.inference.hospitals import FEWEST_CLINICS, over_clinics
 from sim.report.held_out import HeldOut
 from sim.report.spoken import Spoken
 
-__all__ = ["elsewhere", "few"]
-
 _NAMED = 3
 
 

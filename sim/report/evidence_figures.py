@@ -23,8 +23,6 @@ from sim.report.spoken import Spoken, spoken
 from sim.report.study import StudyResults
 from sim.report.tuning import tuning_points
 
-__all__ = ["evidence_figures"]
-
 _MOST = 40
 """Of more clinics that are held out, those with the lowest score are drawn."""
 

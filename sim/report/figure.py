@@ -10,8 +10,6 @@ import pandas as pd
 
 from sim.report.look import Look, Sheet, Spec, page_spec, paper, picture_spec, rows
 
-__all__ = ["Figure", "Gallery"]
-
 _MOST_BESIDE = 3
 """Of more panels on paper, the others stand below."""
 

@@ -8,8 +8,6 @@ import pandas as pd
 
 from sim.report.look import Spec, field, rows
 
-__all__ = ["round_chart"]
-
 # Okabe and Ito's colours, which people with colour-blindness can tell apart, and grey.
 PHASES = {
     "download": ("receives", "#56B4E9"),

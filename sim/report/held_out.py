@@ -15,8 +15,6 @@ from sim.results.reading import read_json
 from sim.results.schema import checked
 from sim.results.store import STUDY_FILE, read_record, read_run_tables
 
-__all__ = ["NOT_KNOWN", "HeldOut", "evidence_of", "held_out_of", "read_held_out"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:

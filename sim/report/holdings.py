@@ -13,8 +13,6 @@ from rich.text import Text
 
 from sim.report.look import Spec, field, picture_spec, rows
 
-__all__ = ["Holdings", "holdings_frame", "holdings_picture", "holdings_table"]
-
 _MOST_CLINICS = 40
 """More clinics are described by their distribution."""
 

@@ -10,8 +10,6 @@ from sim.report.held_out import HeldOut
 from sim.report.points import with_bounds
 from sim.report.spoken import spoken
 
-__all__ = ["ANOTHER", "MEAN", "elsewhere_points"]
-
 MEAN, ANOTHER = "mean of all clinics", "another clinic (prediction)"
 
 

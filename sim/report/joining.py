@@ -17,8 +17,6 @@ from sim.report.spoken import between_parties, spoken
 from sim.report.summary import PREVALENCE, is_centralised, summarise, swept_keys, trains_alone
 from sim.results.columns import NOISE_KEYS
 
-__all__ = ["ALONE", "MANY", "OTHERS", "grouped", "joining", "joining_points", "not_joined"]
-
 MANY: Final = 24
 """More clinics than this are drawn in groups of like size."""
 ALONE, OTHERS = "training alone", "the others' model"

@@ -9,8 +9,6 @@ from sim.report.points import with_bounds
 from sim.report.spoken import spoken
 from sim.report.summary import summarise
 
-__all__ = ["gap_frame", "group_points"]
-
 
 def group_points(ok: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
     """Compute what is drawn: ``series, level, column, patients, records, n, mean, lower, upper``.

@@ -9,8 +9,6 @@ from typing import Any
 
 from sim.foundation.problems import SutureError
 
-__all__ = ["draw", "drawn_beside", "png", "svg"]
-
 _SCALE = 2  # device pixels to a unit: most pictures are about 1600 pixels wide
 
 

@@ -10,8 +10,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sim.foundation.text import count_text
 
-__all__ = ["sentences"]
-
 
 def sentences(template: str, **context: Any) -> list[str]:
     """Render a template; each of its lines that is not empty is a sentence or two."""

@@ -15,8 +15,6 @@ from sim.report.elsewhere import few
 from sim.report.spoken import spoken
 from sim.report.summary import PREVALENCE
 
-__all__ = ["remarks"]
-
 _FEWEST_ROUNDS: Final = 10
 _LAST: Final = 0.2
 """Share of the rounds in which nothing more should be gained."""

@@ -18,8 +18,6 @@ from sim.report.summary import PREVALENCE
 from sim.results.columns import is_tuned
 from sim.scenario.spec import TUNED
 
-__all__ = ["intervals_of", "scope", "tuning_of"]
-
 _NONE: Final = ("", 0)
 
 

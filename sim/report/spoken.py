@@ -13,8 +13,6 @@ import pandas as pd
 from sim.methods.labels import known_method
 from sim.scenario.outcomes import HEADLINES, Headline
 
-__all__ = ["HEADLINE", "Spoken", "between_parties", "spoken"]
-
 HEADLINE: Final = HEADLINES["classes"].within
 
 

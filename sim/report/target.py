@@ -10,8 +10,6 @@ from sim.report.condition import parse_condition
 from sim.report.study import StudyResults
 from sim.report.summary import swept_keys
 
-__all__ = ["first_rounds_at", "target_frame"]
-
 
 def first_rounds_at(study: StudyResults, target: str) -> pd.DataFrame:
     """Find the first round of each run after which a condition holds.

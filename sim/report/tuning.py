@@ -13,8 +13,6 @@ from sim.report.summary import PREVALENCE, successful_runs
 from sim.results.columns import is_tuned
 from sim.scenario.spec import TUNED
 
-__all__ = ["tuned_keys", "tuning_points"]
-
 
 def tuned_keys(trials: pd.DataFrame) -> list[str]:
     """List the tuned keys of which several values were tried, without what their columns begin with."""

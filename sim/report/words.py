@@ -19,8 +19,6 @@ from sim.report.spoken import spoken
 from sim.report.study import StudyResults
 from sim.report.summary import PREVALENCE, adjacency_note, adjacency_of, held_out_clinics, is_baseline
 
-__all__ = ["conclusions", "guarantee"]
-
 
 def conclusions(study: StudyResults) -> list[tuple[str, str]]:
     """Say for each level of privacy what can and what cannot be concluded about the headline.

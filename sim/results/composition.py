@@ -8,8 +8,6 @@ from pathlib import Path
 from sim.results.reading import entries
 from sim.results.store import LOGS, older_runs
 
-__all__ = ["uncounted"]
-
 
 def uncounted(folder: Path, counted: Collection[str]) -> list[str]:
     """Say which runs may have released something and are none of those that are counted, one sentence a kind."""

@@ -13,8 +13,6 @@ from sim.results import reading
 from sim.results.schema import checked
 from sim.results.store import from_plain, to_plain, write_atomically
 
-__all__ = ["DecisionMap", "Point", "keep_map", "read_map"]
-
 _FILE: Final = "map.json"
 
 

@@ -11,8 +11,6 @@ import pyarrow.parquet as pq
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Columns", "parquet", "safetensors"]
-
 Columns = dict[str, Any]
 """A table: by name a column's values in a sequence or an array, as many in each; None and NaN are missing."""
 

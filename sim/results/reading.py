@@ -22,22 +22,6 @@ import pyarrow.parquet as pq
 
 from sim.foundation.problems import ScenarioError, unwritable
 
-__all__ = [
-    "MOST_BYTES",
-    "MOST_CELLS",
-    "MOST_DEPTH",
-    "as_frame",
-    "entries",
-    "file_bytes",
-    "parsed_json",
-    "read_arrow",
-    "read_json",
-    "read_lines",
-    "read_parquet",
-    "refuse",
-    "refuse_links",
-]
-
 MOST_BYTES: Final = 256 * 2**20
 """No file of more bytes is read."""
 MOST_CELLS: Final = 20_000_000

@@ -20,8 +20,6 @@ from sim.results import reading
 from sim.results.schema import checked
 from sim.results.store import to_plain, write_atomically
 
-__all__ = ["DrawnRound", "keep_first_rounds", "read_first_rounds"]
-
 _FILE: Final = "first-rounds.json"
 
 

@@ -45,8 +45,6 @@ from sim.results.kinds import (
 from sim.results.reading import parsed_json, refuse
 from sim.scenario.base import Scalar
 
-__all__ = ["checked", "checked_rows", "hold", "kind_of"]
-
 _OF_A_PLAN: Final = (
     "strategy", "method", "sim_seconds", "bytes_up", "bytes_down", "unit", "mechanism",
     "epsilon_model_user", "epsilon_peer", "epsilon_server",

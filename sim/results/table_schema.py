@@ -14,8 +14,6 @@ from pydantic import TypeAdapter
 from sim.results.reading import refuse
 from sim.results.schema import hold, kind_of
 
-__all__ = ["checked_records", "checked_table"]
-
 PARTS: Final = ("train", "validation", "test")
 _MEND: Final = "restore the original file, or run again"
 
