@@ -24,9 +24,9 @@ from sim.report.attacks import attack_tables, attack_words
 from sim.report.figure import Gallery
 from sim.report.gallery import gallery
 from sim.report.look import INK
-from sim.report.pages import environment, own_text
 from sim.report.patients import gap_frame, group_points
 from sim.report.privacy import method_privacy, not_covered, outside, unprotected
+from sim.report.prose import own_text, page
 from sim.report.reconstructions import write_reconstructions
 from sim.report.resources import clinic_rows, demand_frame, resource_frame, worst_frame
 from sim.report.spoken import spoken
@@ -55,53 +55,40 @@ def write_report(study: StudyResults, study_folder: Path, shown: Gallery | None 
     shown, said = shown or gallery(study), conclusions(study)
     study_folder.mkdir(parents=True, exist_ok=True)
     scripts = [bundle(), own_text("report.js")] if shown.figures else []
-    text = (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            study=study.name,
-            policy=_policy(scripts),
-            style=own_text("report.css"),
-            scripts=[Markup(script) for script in scripts],  # noqa: S704 (our own files)
-            gallery=shown,
-            data=_embedded(shown) if shown.figures else "",
-            paths=_PATHS,
-            black=INK,
-            compared=compared(study),
-            answers=answers(study, shown, said),
-            unprotected=unprotected(study),
-            conclusions=said,
-            results=results_frame(study.runs, study.held_out),
-            quality=quality_frame(study.runs),
-            caption=caption(study.runs, study.held_out),
-            baselines=baselines_of(study.runs),
-            resources=resource_frame(study.runs),
-            demand=demand_frame(study),
-            worst=worst_frame(study),
-            word=spoken(study.runs).word,
-            place=spoken(study.runs).place,
-            sites=spoken(study.runs).sites,
-            clinics=clinic_rows(study),
-            gaps=gap_frame(group_points(study.drawn, study.groups)) if len(study.groups) else pd.DataFrame(),
-            levels=shown.levels,
-            privacy=method_privacy(study),
-            attacks=attack_tables(study),
-            attacked=attack_words(study, spoken(study.runs).within) if len(study.attacks) else [],
-            reconstructions=write_reconstructions(study, study_folder),
-            outside=outside(study),
-            not_covered=not_covered(study),
-            composed=study.composed,
-            composed_words=study.composed_words,
-            adjacency=MEANING if adjacency_of(study.runs) else "",
-            counted=_counted(study.statements),
-            guarantee=guarantee(study.runs),
-            statistics=study.statistics,
-            settings=_flat(study.settings),
-            versions=study.versions,
-            data_card=study.data_card,
-            commands=study.commands,
-            failed=_failed_rows(study.runs),
-        )
+    text = page(
+        "report.html.j2",
+        study=study,
+        words=spoken(study.runs),
+        policy=_policy(scripts),
+        scripts=[Markup(script) for script in scripts],  # noqa: S704 (our own files)
+        gallery=shown,
+        data=_embedded(shown) if shown.figures else "",
+        paths=_PATHS,
+        black=INK,
+        compared=compared(study),
+        answers=answers(study, shown, said),
+        unprotected=unprotected(study),
+        conclusions=said,
+        results=results_frame(study.runs, study.held_out),
+        quality=quality_frame(study.runs),
+        caption=caption(study.runs, study.held_out),
+        baselines=baselines_of(study.runs),
+        resources=resource_frame(study.runs),
+        demand=demand_frame(study),
+        worst=worst_frame(study),
+        clinics=clinic_rows(study),
+        gaps=gap_frame(group_points(study.drawn, study.groups)) if len(study.groups) else pd.DataFrame(),
+        privacy=method_privacy(study),
+        attacks=attack_tables(study),
+        attacked=attack_words(study, spoken(study.runs).within) if len(study.attacks) else [],
+        reconstructions=write_reconstructions(study, study_folder),
+        outside=outside(study),
+        not_covered=not_covered(study),
+        adjacency=MEANING if adjacency_of(study.runs) else "",
+        counted=_counted(study.statements),
+        guarantee=guarantee(study.runs),
+        settings=_flat(study.settings),
+        failed=_failed_rows(study.runs),
     )
     path = study_folder / "report.html"
     write_atomically(path, text)

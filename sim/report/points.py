@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sim.foundation.text import value_text
 from sim.inference.clinics import by_clinic as clinics_of
+from sim.inference.hospitals import over_clinics
 from sim.inference.scores import scored
 from sim.report.equal import Names, together
 from sim.report.held_out import HeldOut
@@ -30,6 +31,7 @@ _CLINICS: Final = 20
 """Of more clinics than this, those with the lowest mean are drawn."""
 
 _GROUP: Final = ["series", "level"]
+MEAN, ANOTHER = "mean of all clinics", "another clinic (prediction)"
 
 
 def noise_key(ok: pd.DataFrame) -> str | None:
@@ -217,3 +219,27 @@ def with_bounds(table: pd.DataFrame, least: float = 0.0) -> pd.DataFrame:
     """Give intervals by their ends, cut to what a score (or with `least` -1 a difference of two) can be."""
     lower, upper = table["mean"] - table["half_width"], table["mean"] + table["half_width"]
     return table.assign(lower=lower.clip(least, 1.0), upper=upper.clip(least, 1.0)).drop(columns="half_width")
+
+
+def elsewhere_points(away: pd.DataFrame, held_out: HeldOut) -> pd.DataFrame:
+    """Compute the forest plot: ``series, level, clinic, kind, n, mean, lower, upper``.
+
+    `kind` is "clinic", with 95 % intervals over its patients and seeds, and below, from five clinics on, "mean" with
+    its interval over clinics (random effects) and "another" with its prediction interval; `n` seeds, or clinics.
+
+    Parameters
+    ----------
+    away : DataFrame
+        Runs that hold whole clinics out.
+    """
+    parts, words = [], spoken(away)
+    for level, own in away.groupby("level", observed=True, sort=False):
+        models = own[["run_id", "series", "seed"]].rename(columns={"series": "method"})
+        at_clinics = clinics_of(held_out.predictions, models, words.within, same_patients=held_out.same_patients)
+        over = over_clinics(at_clinics)[0].dropna(subset="half_width")
+        mean = over.assign(clinic=MEAN, kind="mean")
+        another = over.assign(clinic=ANOTHER, kind="another", half_width=over["predicted"])
+        every = pd.concat([at_clinics.estimates().assign(kind="clinic"), mean, another], ignore_index=True)
+        every = every.drop(columns="predicted", errors="ignore").rename(columns={"method": "series"})
+        parts.append(with_bounds(every, words.least).assign(level=level))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from sim.report.attacks import attack_name
-from sim.report.pages import environment, own_text
+from sim.report.prose import page
 from sim.report.study import StudyResults
 from sim.results.attack_log import read_attacks
 from sim.results.attacks import read_exhibit
@@ -44,16 +44,7 @@ def write_reconstructions(study: StudyResults, folder: Path) -> str:
     shown = list(_shown(study, folder))
     if not shown:
         return ""
-    text = (
-        environment()
-        .get_template("reconstructions.html.j2")
-        .render(
-            study=study.name,
-            style=own_text("report.css"),
-            shown=shown,
-        )
-    )
-    write_atomically(folder / PAGE, text)
+    write_atomically(folder / PAGE, page("reconstructions.html.j2", study=study.name, shown=shown))
     return PAGE
 
 

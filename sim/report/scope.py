@@ -9,12 +9,12 @@ import pandas as pd
 
 from sim.foundation.text import listed
 from sim.report.cautions import trials_of
-from sim.report.edges import contest_of
 from sim.report.elsewhere import few
 from sim.report.held_out import NOT_KNOWN, HeldOut
 from sim.report.spoken import between_parties
 from sim.report.study import NO_TRIALS
 from sim.report.summary import PREVALENCE
+from sim.report.tuning import contest_of
 from sim.results.columns import is_tuned
 from sim.scenario.spec import TUNED
 

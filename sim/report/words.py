@@ -11,13 +11,13 @@ from sim.foundation.text import listed
 from sim.inference.evidence import Evidence
 from sim.report.cautions import cautions, trials_of
 from sim.report.compare import Comparison, compared
-from sim.report.edges import at_the_edge
 from sim.report.elsewhere import elsewhere
 from sim.report.held_out import MARGIN, evidence_of
 from sim.report.scope import scope
 from sim.report.spoken import spoken
 from sim.report.study import StudyResults
 from sim.report.summary import PREVALENCE, adjacency_note, adjacency_of, held_out_clinics, is_baseline
+from sim.report.tuning import at_the_edge
 
 
 def conclusions(study: StudyResults) -> list[tuple[str, str]]:

@@ -14,11 +14,10 @@ from sim.report.answer import answers
 from sim.report.curves import calibration, placements, roc
 from sim.report.gallery import gallery, study_pictures
 from sim.report.held_out import HeldOut
-from sim.report.hospitals import elsewhere_points
 from sim.report.html import write_report
 from sim.report.joining import ALONE, OTHERS, grouped, joining, joining_points
 from sim.report.pictures import draw
-from sim.report.points import with_levels
+from sim.report.points import elsewhere_points, with_levels
 from sim.report.summary import successful_runs, trains_alone
 
 pytestmark = pytest.mark.usefixtures("no_vega")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sim.report.referee import remarks
+from sim.report.cautions import remarks
 
 RUNS = pd.DataFrame(
     {

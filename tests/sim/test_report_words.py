@@ -14,10 +14,10 @@ from sim.inference.differences import Verdict
 from sim.inference.hospitals import over_clinics
 from sim.report.cautions import _otherwise
 from sim.report.compare import Comparison, compare
-from sim.report.edges import at_the_edge
 from sim.report.elsewhere import elsewhere
 from sim.report.spoken import HEADLINE, spoken
 from sim.report.study import NO_TRIALS
+from sim.report.tuning import at_the_edge
 from sim.report.words import conclusions
 
 CLEAR = Law(aucs=(0.9, 0.7), patients=2000, noise=0.001, apart=0.2)

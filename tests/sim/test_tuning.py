@@ -16,8 +16,8 @@ from sim.data.at_clinics import load_records
 from sim.data.federation import Records
 from sim.foundation.problems import ScenarioError
 from sim.plan.plan import make_plan
-from sim.report.edges import at_the_edge
 from sim.report.reading import read_results
+from sim.report.tuning import at_the_edge
 from sim.report.words import conclusions
 from sim.results.trials import TRIALS_LOG, note_trial, read_trials, trials_table
 from sim.scenario import parse_scenario
