@@ -38,8 +38,7 @@ def _of_study(folder: Path, accountant: str, delta: float | None) -> None:
 
     from sim.privacy.study_ledger import StudyRun, compose_study
     from sim.report.composed import composed_frame, composed_words
-    from sim.results.composition import uncounted
-    from sim.results.store import read_records
+    from sim.results.store import read_records, uncounted
 
     if accountant != "pld":
         raise ScenarioError(

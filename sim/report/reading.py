@@ -16,10 +16,9 @@ from sim.report.composed import composed_frame, composed_words
 from sim.report.held_out import held_out_of
 from sim.report.study import NO_ATTACKS, NO_TRIALS, StudyResults
 from sim.results.attacks import attacks_table
-from sim.results.composition import uncounted
 from sim.results.decision_map import read_map
 from sim.results.rounds import read_first_rounds
-from sim.results.store import read_record, read_records, read_run_tables, read_table
+from sim.results.store import read_record, read_records, read_run_tables, read_table, uncounted
 from sim.results.study_log import read_commands
 from sim.results.trials import trials_table
 

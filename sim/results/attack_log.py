@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, model_validator
 
 from sim.privacy.ledger import Adversary
-from sim.results import reading
-from sim.results.columns import AUDITED_COLUMN_OF, UNITS, unit_of
+from sim.results.columns import AUDITED_COLUMN_OF, in_range, unit_of
 from sim.results.kinds import Amount, Name, RunId, Text, revived
+from sim.results.reading import read_models
 
 ATTACKS_LOG: Final = "attacks.jsonl"
 AUDIT: Final = "audit"
@@ -37,10 +36,9 @@ class FoundLine(BaseModel):
 
     @model_validator(mode="after")
     def _within_its_unit(self) -> Self:
-        least, most = UNITS.get(unit_of(self.measure) or "", (math.inf, -math.inf))
-        if least <= most if self.value is None else least <= self.value <= most:
-            return self
-        raise ValueError("is out of range")
+        if unit_of(self.measure) is None if self.value is None else not in_range(self.measure, self.value):
+            raise ValueError("is out of range")
+        return self
 
 
 class AttackLine(BaseModel):
@@ -64,14 +62,7 @@ class AttackLine(BaseModel):
 
 def read_attacks(study_folder: Path) -> dict[str, Row]:
     """Return how each attack on a run ended that has ended, by its id; one that stands twice has its last word."""
-    found = {}
-    for number, line in enumerate(reading.read_lines(study_folder, ATTACKS_LOG), 1):
-        try:
-            row = AttackLine.model_validate(line).model_dump()
-        except ValidationError:
-            reading.refuse(study_folder / ATTACKS_LOG, f"line {number} is no attack's; remove it, or the file")
-        found[row["attack_id"]] = row
-    return found
+    return {row["attack_id"]: row for row in read_models(study_folder, ATTACKS_LOG, AttackLine, "attack")}
 
 
 def read_audits(study_folder: Path) -> dict[str, Row]:

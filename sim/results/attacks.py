@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from sim.results import reading
 from sim.results.attack_log import ATTACKS_LOG, AUDIT, AttackLine, read_audits
-from sim.results.columns import AUDITED_COLUMN_OF, UNITS, unit_of
+from sim.results.columns import AUDITED_COLUMN_OF, in_range
 from sim.results.store import append_line, moved_in, writing_to
 
 ATTACKS_TABLE, EXHIBITS = "attacks.parquet", "reconstructions"
@@ -83,8 +83,7 @@ def attacks_table(study_folder: Path) -> pd.DataFrame | None:
         if table[column].dtype != np.float64:
             reading.refuse(path, f"{column}: does not hold numbers; run the scenario again")
     for measure, value in zip(table["measure"], table["value"], strict=True):
-        least, most = UNITS.get(unit_of(measure) or "", (math.inf, -math.inf))
-        if not (math.isnan(value) or least <= value <= most):
+        if not (math.isnan(value) or in_range(measure, value)):
             reading.refuse(path, "holds a measure that is out of range; run the scenario again")
     return table
 

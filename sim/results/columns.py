@@ -80,6 +80,12 @@ def unit_of(name: str) -> str | None:
     return match[1] if match else None
 
 
+def in_range(measure: str, value: float) -> bool:
+    """Whether a measure can have a value; one that ends in no unit has none."""
+    least, most = UNITS.get(unit_of(measure) or "", (math.inf, -math.inf))
+    return least <= value <= most
+
+
 def is_measured(column: str) -> bool:
     """Whether a column of the table holds what an attack measured."""
     return column not in _KNOWN and unit_of(column) is not None and not is_tuned(column)

@@ -19,6 +19,7 @@ from typing import Any, Final, NoReturn
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ValidationError
 
 from sim.foundation.problems import ScenarioError, unwritable
 
@@ -118,6 +119,15 @@ def read_lines(root: Path, name: str) -> list[Any]:
     content = file_bytes(root, name) or b""
     whole = content[: content.rfind(b"\n") + 1]
     return [parsed_json(line, f"{root / name}: line {n}") for n, line in enumerate(whole.splitlines(), 1)]
+
+
+def read_models(root: Path, name: str, line: type[BaseModel], whose: str) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a file of JSON lines as :func:`read_lines` does, each checked by a model."""
+    for number, value in enumerate(read_lines(root, name), 1):
+        try:
+            yield line.model_validate(value).model_dump()
+        except ValidationError:
+            refuse(root / name, f"line {number} is no {whose}'s; remove it, or the file")
 
 
 def parsed_json(content: bytes | str, label: Path | str) -> Any:

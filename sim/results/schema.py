@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from sim.privacy.ledger import Adversary
-from sim.results.columns import EVERY_COLUMN, NOISE_KEYS, UNITS, is_measured, is_setting, unit_of
+from sim.results.columns import EVERY_COLUMN, NOISE_KEYS, UNITS, in_range, is_measured, is_setting, unit_of
 from sim.results.kinds import (
     Amount,
     Bound,
@@ -177,10 +177,9 @@ class _Outside(_Part):
 def _measures(entry: object) -> object:
     """Check what an attack measured, whatever it is."""
     for name, value in entry.items() if isinstance(entry, dict) else ():
-        if (unit := unit_of(name)) and value is not None:
-            least, most = UNITS[unit]
-            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-                raise ValueError("holds a measure that is out of range")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if unit_of(name) and value is not None and not (number and in_range(name, value)):
+            raise ValueError("holds a measure that is out of range")
     return entry
 
 

@@ -18,9 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from sim.foundation.chain import read_chain
-from sim.foundation.problems import ScenarioError
 from sim.results.audit_log import AUDIT_FILE, SIGNATURE_FILE
-from sim.results.reading import file_bytes, read_json
+from sim.results.reading import file_bytes, read_json, refuse
 from sim.results.store import write_atomically
 from sim.results.study_log import STUDY_LOG
 
@@ -30,12 +29,12 @@ MOST_BYTES = 1_000_000
 
 def log_of(folder: Path) -> Path:
     """Return the log of a run's or a study's folder."""
-    for name in (AUDIT_FILE, STUDY_LOG):
-        if (folder / name).is_file():
-            return folder / name
-    raise ScenarioError(
-        [f"{folder}: holds no {STUDY_LOG} and no {AUDIT_FILE}; name a study's folder, OUT/<study>, or a finished run's"]
-    )
+    found = [folder / name for name in (AUDIT_FILE, STUDY_LOG) if (folder / name).is_file()]
+    if not found:
+        refuse(
+            folder, f"holds no {STUDY_LOG} and no {AUDIT_FILE}; name a study's folder, OUT/<study>, or a finished run's"
+        )
+    return found[0]
 
 
 def sign(folder: Path, key: Path, timestamp: str | None = None) -> Path:
@@ -55,7 +54,7 @@ def sign(folder: Path, key: Path, timestamp: str | None = None) -> Path:
     log = log_of(folder)
     chain = read_chain(file_bytes(folder, log.name) or b"")
     if chain.fault or not chain.entries:
-        raise ScenarioError([f"{log}: {chain.fault or 'is empty'}; only a sound log is signed"])
+        refuse(log, f"{chain.fault or 'is empty'}; only a sound log is signed")
     kind, timestamp = _timestamp(timestamp)
     signed = {
         "log": log.name,
@@ -126,9 +125,9 @@ def _message(signed: dict[str, Any]) -> bytes:
 
 def _content(path: Path, what: str) -> bytes:
     if not path.is_file():
-        raise ScenarioError([f"{path}: is no file; name that of {what}"])
+        refuse(path, f"is no file; name that of {what}")
     if path.stat().st_size > MOST_BYTES:
-        raise ScenarioError([f"{path}: is larger than {what} may be, {MOST_BYTES} bytes"])
+        refuse(path, f"is larger than {what} may be, {MOST_BYTES} bytes")
     return path.read_bytes()
 
 
@@ -138,13 +137,11 @@ def _private(path: Path) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(content, None)
     except TypeError:
-        raise ScenarioError(
-            [f"{path}: this key is encrypted; give an unencrypted one (openssl pkey -in ... -out ...)"]
-        ) from None
+        refuse(path, "this key is encrypted; give an unencrypted one (openssl pkey -in ... -out ...)")
     except (ValueError, UnsupportedAlgorithm):
-        raise ScenarioError([f"{path}: is no private key; {make}"]) from None
+        refuse(path, f"is no private key; {make}")
     if not isinstance(key, Ed25519PrivateKey):
-        raise ScenarioError([f"{path}: is no Ed25519 key; {make}"])
+        refuse(path, f"is no Ed25519 key; {make}")
     return key
 
 
@@ -153,7 +150,7 @@ def _public(path: Path) -> Ed25519PublicKey:
     try:
         key = load_pem_public_key(content)
     except (ValueError, UnsupportedAlgorithm):
-        raise ScenarioError([f"{path}: is no public key; openssl pkey -in KEY.pem -pubout writes it"]) from None
+        refuse(path, "is no public key; openssl pkey -in KEY.pem -pubout writes it")
     if not isinstance(key, Ed25519PublicKey):
-        raise ScenarioError([f"{path}: is no Ed25519 key"])
+        refuse(path, "is no Ed25519 key")
     return key

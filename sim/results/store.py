@@ -227,16 +227,12 @@ def _whole(read: Mapping[str, Any], run_folder: Path) -> dict[str, Any]:
     """Return what was read from a run's ``run.json`` as :func:`read_record` does."""
     record: dict[str, Any] = from_plain(read)
     if "row" not in record:
-        raise ScenarioError([f"{run_folder}: has no {RUN_FILE} of a run; give a run's folder, OUT/<study>/<run-id>"])
+        reading.refuse(run_folder, f"has no {RUN_FILE} of a run; give a run's folder, OUT/<study>/<run-id>")
     version, path = record.get("results-version"), run_folder / RUN_FILE
     if version != RESULTS_VERSION:
         stated = version if isinstance(version, int) else "unknown"
-        raise ScenarioError(
-            [
-                f"{run_folder}: is of results version {stated}, this is {RESULTS_VERSION}; "
-                f"run the scenario again, or take the version of Suture that {RUN_FILE} names"
-            ]
-        )
+        mend = f"run the scenario again, or take the version of Suture that {RUN_FILE} names"
+        reading.refuse(run_folder, f"is of results version {stated}, this is {RESULTS_VERSION}; {mend}")
     checked("run", record, path)
     spec, row = read_spec(record, path), record["row"]
     swept = {name: value for name, value in row.items() if is_swept(name)}
@@ -252,19 +248,17 @@ def read_spec(record: Mapping[str, Any], path: Path) -> RunSpec:
         return RunSpec.model_validate_json(json.dumps(to_plain(record["spec"])), by_alias=True, by_name=False)
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"]))[:100]
-        raise ScenarioError([f"{path}: spec.{place}: cannot be read; restore the file, or run again"]) from None
+        reading.refuse(path, f"spec.{place}: cannot be read; restore the file, or run again")
 
 
 def read_table(study_folder: Path) -> pd.DataFrame:
     """Read a study's ``runs.parquet``."""
-    path = study_folder / TABLE_FILE
+    path, rebuild = study_folder / TABLE_FILE, "suture status --rebuild"
     frame = reading.read_parquet(study_folder, TABLE_FILE)
     if frame is None:
-        raise ScenarioError(
-            [f"{study_folder}: has no {TABLE_FILE}; give a study's folder, or rebuild it with suture status --rebuild"]
-        )
+        reading.refuse(study_folder, f"has no {TABLE_FILE}; give a study's folder, or rebuild it with {rebuild}")
     if lacking := [column for column in COLUMNS if column not in frame]:
-        reading.refuse(path, f"{lacking[0]}: the column is missing; rebuild the table with suture status --rebuild")
+        reading.refuse(path, f"{lacking[0]}: the column is missing; rebuild the table with {rebuild}")
     rows = [
         {str(name): value for name, value in row.items() if value is not None and value == value}
         for row in frame.to_dict("records")
@@ -334,6 +328,18 @@ def older_runs(study_folder: Path, current: Collection[str] = ()) -> list[str]:
         if record and record.get("results-version") != RESULTS_VERSION:
             found.append(run_id)
     return found
+
+
+def uncounted(folder: Path, counted: Collection[str]) -> list[str]:
+    """Say which runs may have released something and are none of those that are counted, one sentence a kind."""
+    begun = {path.stem for path in (folder / LOGS).glob("*.log")}
+    lost = sorted(begun - set(reading.entries(folder)))
+    kinds = {"begun and left no ledger": lost, "of another results version": older_runs(folder, counted)}
+    return [
+        f"{len(runs)} run{'s were' if len(runs) > 1 else ' was'} {what}, and not counted: {', '.join(runs)}."
+        for what, runs in kinds.items()
+        if runs
+    ]
 
 
 def _record(folder: Path, run_id: str | None = None) -> dict[str, Any]:

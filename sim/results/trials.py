@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from sim.results import reading
 from sim.results.kinds import Amount, Bound, Real, RunId, Text
@@ -43,14 +43,10 @@ def note_trial(study_folder: Path, row: Mapping[str, Any]) -> None:
 
 def read_trials(study_folder: Path) -> dict[str, Row]:
     """Return how each trial ended that has ended, by its id; a trial that stands twice has its last word."""
-    found = {}
-    for number, line in enumerate(reading.read_lines(study_folder, TRIALS_LOG), 1):
-        try:
-            row = TrialLine.model_validate(line).model_dump()
-        except ValidationError:
-            reading.refuse(study_folder / TRIALS_LOG, f"line {number} is no trial's; remove it, or the file")
-        found[row["trial_id"]] = row | {key: math.nan for key in ("score", "loss") if row[key] is None}
-    return found
+    return {
+        row["trial_id"]: row | {key: math.nan for key in ("score", "loss") if row[key] is None}
+        for row in reading.read_models(study_folder, TRIALS_LOG, TrialLine, "trial")
+    }
 
 
 def write_trials(study_folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
