@@ -14,15 +14,14 @@ from flwr.app import Message
 
 from sim.data.federation import Records
 from sim.flower.client_app import client_app
-from sim.flower.grid import InProcessGrid, Node, Overhears, answered, node_contexts
+from sim.flower.grid import InProcessGrid, Overhears, answered, node_contexts
 from sim.flower.internals import quiet
 from sim.flower.meter import Meter
-from sim.flower.workplace import AtClinics, Workplaces
+from sim.flower.workplace import Workplaces
 from sim.foundation.problems import SutureError
 from sim.methods.job import Job
 from sim.methods.node_group import node_groups_of, records_of
-from sim.methods.workplace import Kept
-from sim.models import Parameters
+from sim.methods.workplace import Kept, Workplace
 from sim.tensor.threads import one_thread
 
 
@@ -55,10 +54,9 @@ class Host:
 
     def begin(self, job: Job, train: Records, groups: Sequence[Sequence[int]], nodes: Sequence[int]) -> None:
         """Take over some nodes of a run, of all its groups of clinics, with the records of these."""
-        workplaces, contexts = Workplaces(job, train, groups=groups), node_contexts(0, groups, {})
-        self._app = client_app(workplaces)
+        self._workplaces, contexts = Workplaces(job, train, groups=groups), node_contexts(0, groups, {})
+        self._app = client_app(self._workplaces)
         self._contexts = {node: contexts[node] for node in nodes}
-        self._at_clinics = AtClinics(workplaces, list(self._contexts.values()))
 
     def process(self) -> int:
         """Return the process's number."""
@@ -68,13 +66,9 @@ class Host:
         """Answer a message to one of the nodes."""
         return answered(self._app, message, self._contexts[message.metadata.dst_node_id])
 
-    def kept(self) -> list[Kept]:
-        """See :class:`sim.flower.workplace.AtClinics`."""
-        return self._at_clinics.kept()
-
-    def personal(self, model: Parameters) -> list[Kept]:
-        """See :class:`sim.flower.workplace.AtClinics`."""
-        return self._at_clinics.personal(model)
+    def at_clinics(self, read: Callable[[Workplace], Kept]) -> list[Kept]:
+        """See :meth:`sim.flower.workplace.Workplaces.at_clinics`."""
+        return self._workplaces.at_clinics(self._contexts.values(), read)
 
 
 class ActorHosts:
@@ -131,26 +125,18 @@ class ActorGrid(InProcessGrid):
         super().__init__(_nobody, groups, {}, meter, overheard)
         self._home = home
 
-    def hand_over(self, message: Message, node: Node) -> Any:
+    def hand_over(self, message: Message) -> Any:
         """Send a message; nobody waits for the reply yet."""
-        return self._home[node.node_id].answer.remote(message)
+        return self._home[message.metadata.dst_node_id].answer.remote(message)
 
     def collect(self, answers: Sequence[Any]) -> Sequence[Message]:
         """Wait for the replies."""
         return _fetched(answers)
 
-    def kept(self) -> list[Kept]:
-        """See :class:`sim.flower.workplace.AtClinics`."""
-        return self._of_all(lambda actor: actor.kept.remote())
-
-    def personal(self, model: Parameters) -> list[Kept]:
-        """See :class:`sim.flower.workplace.AtClinics`."""
-        return self._of_all(lambda actor: actor.personal.remote(model))
-
-    def _of_all(self, ask: Callable[[Any], Any]) -> list[Kept]:
-        return [
-            kept for each in _fetched([ask(actor) for actor in dict.fromkeys(self._home.values())]) for kept in each
-        ]
+    def at_clinics(self, read: Callable[[Workplace], Kept]) -> list[Kept]:
+        """Read what no message holds at the clinics of all nodes; for the simulator alone."""
+        found = _fetched([actor.at_clinics.remote(read) for actor in dict.fromkeys(self._home.values())])
+        return [kept for of_actor in found for kept in of_actor]
 
 
 def _nobody(message: Message, context: object) -> Message:

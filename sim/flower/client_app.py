@@ -16,8 +16,6 @@ from sim.foundation.problems import ScenarioError, SutureError, place_of
 from sim.methods.messages import INSTRUCTIONS
 from sim.methods.workplace import Workplace
 
-__all__ = ["app", "client_app"]
-
 
 class ClinicError(SutureError):
     """Something failed at a clinic; says where, and never carries a value of the clinic's data."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
@@ -19,23 +18,6 @@ CLIENT_APP_FAILED = 2
 App = Callable[[Message, Context], Message]
 Overhears = Callable[[Message, Message, Sequence[int]], None]
 _run_ids = itertools.count(1)
-
-
-@dataclass(frozen=True)
-class Node:
-    """A Flower node that hosts a group of clinics.
-
-    Attributes
-    ----------
-    node_id : int
-    clinics : tuple of int
-    context : flwr.app.Context
-        Lives as long as the grid: what the group keeps between messages stays in its ``state``.
-    """
-
-    node_id: int
-    clinics: tuple[int, ...]
-    context: Context
 
 
 class InProcessGrid(Grid):
@@ -71,17 +53,14 @@ class InProcessGrid(Grid):
         self._message_ids = itertools.count(1)
         self._asked: dict[str, tuple[Message, Any]] = {}
         self._failed: dict[str, Message] = {}
-        contexts = node_contexts(self._run.run_id, groups, run_config)
-        self._nodes = {
-            node_id: Node(node_id, tuple(clinics), context)
-            for clinics, (node_id, context) in zip(groups, contexts.items(), strict=True)
-        }
+        self._contexts = node_contexts(self._run.run_id, groups, run_config)
+        self._clinics = dict(zip(self._contexts, map(tuple, groups), strict=True))
         identify_server(self._run.run_id)
 
     @property
     def contexts(self) -> list[Context]:
         """The nodes' contexts: what lies at the clinics, for the simulator to read."""
-        return [node.context for node in self._nodes.values()]
+        return list(self._contexts.values())
 
     def set_run(self, run: Run) -> None:
         """Set the run; its identifier marks every message from then on."""
@@ -101,7 +80,7 @@ class InProcessGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes' identifiers in ascending order."""
-        return list(self._nodes)
+        return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Deliver messages at once and keep the replies for ``pull_messages``."""
@@ -109,12 +88,12 @@ class InProcessGrid(Grid):
         for message in messages:
             ids.append(f"{next(self._message_ids)}")
             stamp(message, ids[-1])
-            node = self._nodes.get(message.metadata.dst_node_id)
-            if node is None:
+            clinics = self._clinics.get(message.metadata.dst_node_id)
+            if clinics is None:
                 self._failed[ids[-1]] = Message(Error(CLIENT_APP_FAILED, "no such node"), reply_to=message)
                 continue
-            self._meter.observe(message, "down", node.clinics)
-            self._asked[ids[-1]] = message, self.hand_over(message, node)
+            self._meter.observe(message, "down", clinics)
+            self._asked[ids[-1]] = message, self.hand_over(message)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -126,9 +105,9 @@ class InProcessGrid(Grid):
         found += [self._failed.pop(i) for i in wanted if i in self._failed]
         return sorted(found, key=lambda reply: reply.metadata.src_node_id)
 
-    def hand_over(self, message: Message, node: Node) -> Any:
+    def hand_over(self, message: Message) -> Any:
         """Hand a message to its node, and return the reply, or what :meth:`collect` makes one of."""
-        return answered(self._app, message, node.context)
+        return answered(self._app, message, self._contexts[message.metadata.dst_node_id])
 
     def collect(self, answers: Sequence[Any]) -> Sequence[Message]:
         """Return the replies, in the order given."""
@@ -138,12 +117,12 @@ class InProcessGrid(Grid):
         """Stamp and count what came back for a message; an error in its place if it cannot be counted."""
         if reply.has_error():
             return reply
-        node = self._nodes[message.metadata.dst_node_id]
+        clinics = self._clinics[message.metadata.dst_node_id]
         stamp(reply, f"{next(self._message_ids)}")
         try:
-            self._meter.observe(reply, "up", node.clinics)
+            self._meter.observe(reply, "up", clinics)
             if self._overheard is not None:
-                self._overheard(message, reply, node.clinics)
+                self._overheard(message, reply, clinics)
         except Exception as error:
             return Message(
                 Error(CLIENT_APP_FAILED, f"the reply cannot be counted: {place_of(error)}"), reply_to=message

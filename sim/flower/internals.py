@@ -12,27 +12,13 @@ from typing import Any, TypeVar
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
-from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM, KEY_NORM_BIT
+from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM as KEY_CLIPPING_NORM
+from flwr.supercore.differential_privacy import KEY_NORM_BIT as KEY_NORM_BIT
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
 
 from sim.foundation.problems import SutureError
-
-__all__ = [
-    "KEY_CLIPPING_NORM",
-    "KEY_NORM_BIT",
-    "TensorArray",
-    "as_tensor",
-    "empty_run",
-    "filled",
-    "held",
-    "identify_server",
-    "quiet",
-    "stamp",
-    "told_in_one_line",
-    "unavailable",
-]
 
 SERVER_NODE_ID = 1
 RecordT = TypeVar("RecordT", ArrayRecord, ConfigRecord, RecordDict)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
-from clients.own import kept_by_clinics
+from clients.own import kept_at, kept_by_clinics
 from sim.data.federation import Records
-from sim.flower.actors import ActorGrid, Hosts
+from sim.flower.actors import Hosts
 from sim.flower.client_app import client_app
 from sim.flower.edges import edge_app, edge_servers
 from sim.flower.grid import App, InProcessGrid
@@ -19,7 +20,7 @@ from sim.flower.meter import Meter
 from sim.flower.shortcut import SameProcess
 from sim.flower.strategy import Rounds, build_strategy
 from sim.flower.wire import array_record, instruction_in, reply_in, tensors_in
-from sim.flower.workplace import AtClinics, Workplaces
+from sim.flower.workplace import Workplaces
 from sim.methods.after_rounds import epochs_of
 from sim.methods.compression import Opening
 from sim.methods.edge_server import EdgeServer
@@ -27,8 +28,9 @@ from sim.methods.edges import as_clinics_see, as_cloud_sees
 from sim.methods.job import Job
 from sim.methods.messages import Hello, Instruction, Reply
 from sim.methods.node_group import node_groups_of
-from sim.methods.personal import of_all
+from sim.methods.personal import of_all, personalised
 from sim.methods.trainer import expand
+from sim.methods.workplace import Kept, Workplace
 from sim.models import Parameters
 from sim.tensor.program import Program
 
@@ -90,14 +92,15 @@ class Simulation:
         self._initial = job.network.initial_parameters(job.seed)
         self.meter = Meter(clinics)
         grid: InProcessGrid
-        self._at_clinics: AtClinics | ActorGrid
+        self._at_clinics: Callable[[Callable[[Workplace], Kept]], list[Kept]]
         if hosts is not None:
-            grid = self._at_clinics = hosts.begin(below, train, groups, self.meter, heard)
+            grid = actors = hosts.begin(below, train, groups, self.meter, heard)
+            self._at_clinics = actors.at_clinics
         else:
             workplaces = Workplaces(below, train, program, with_server=direct, groups=groups)
             app: App = client_app(workplaces)
             grid = InProcessGrid(app if through is None else through(app), groups, {}, self.meter, heard)
-            self._at_clinics = AtClinics(workplaces, grid.contexts)
+            self._at_clinics = partial(workplaces.at_clinics, grid.contexts)
             if direct and isinstance(self._strategy, Rounds):
                 exchange, [here] = self._strategy.exchange, grid.contexts
                 exchange.shortcut = SameProcess(workplaces, here, self.meter, exchange.program)
@@ -134,7 +137,7 @@ class Simulation:
         if self._job.method.personal is None or not epochs_of(self._job):
             return model
         models = of_all(self._job, model)
-        for clinics, own in self._at_clinics.personal(model):
+        for clinics, own in self._at_clinics(partial(personalised, model=model)):
             for name, value in own.items():
                 models[name] = models[name].index_put((torch.tensor(clinics),), value)
         return models
@@ -162,7 +165,7 @@ class Simulation:
 
     def _whole(self, at_server: Mapping[str, Tensor]) -> Parameters:
         """Put what the simulator reads at the clinics to what the server has of the model."""
-        kept = kept_by_clinics(self._job, self._at_clinics.kept()) if self._job.apart else {}
+        kept = kept_by_clinics(self._job, self._at_clinics(kept_at)) if self._job.apart else {}
         found = self._initial | dict(at_server) | kept
         for server in self._edge_servers:
             for name, values in server.kept.items():
@@ -173,17 +176,13 @@ class Simulation:
         return self._job.network.whole.select(found if lanes == 1 else expand(found, lanes))
 
 
-def _opened(job: Job, told: Overhears) -> Overhears:
-    """Tell of updates as what the clinics have trained, as who knows the model that they received can."""
-    opening = Opening(job)
-    return lambda instruction, reply: told(instruction, opening(instruction, reply))
-
-
 def _overheard(job: Job, told: Overhears) -> Callable[[Message, Message, Sequence[int]], None]:
-    opened, foreign = _opened(job, told), job.method.imported
+    """Tell of updates as what the clinics have trained, as who knows the model that they received can."""
+    opening, foreign = Opening(job), job.method.imported
 
     def hear(message: Message, reply: Message, clinics: Sequence[int]) -> None:
         if message.metadata.message_type != Hello.action:
-            opened(instruction_in(message, list(clinics), foreign=foreign), reply_in(reply))
+            asked = instruction_in(message, list(clinics), foreign=foreign)
+            told(asked, opening(asked, reply_in(reply)))
 
     return hear

@@ -79,19 +79,8 @@ class Rounds(Strategy):
 
 
 def build_strategy(job: Job, wait: float | None = None, program: Program | None = None) -> Rounds | Imported:
-    """Build the strategy of a job: the rounds of its method, or one of Flower's.
+    """Build the strategy of a job: the rounds of its method, or one of Flower's; takes what these take.
 
-    Parameters
-    ----------
-    job : Job
-    wait : float, optional
-        Seconds to wait for the nodes to come, and for their answers; without limit by default.
-    program : Program, optional
-        Does what the server trains.
-
-    Raises
-    ------
-    StrategyError
-        If an import path leads to no Flower strategy or its options do not fit.
+    Raises ``StrategyError`` if an import path leads to no Flower strategy or its options do not fit.
     """
     return Imported(job, wait) if job.method.imported else Rounds(job, wait, program)

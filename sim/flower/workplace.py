@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from flwr.app import Context, UserConfig
 
-from clients.own import kept_at
 from sim.data.at_clinics import load_records
 from sim.data.federation import Federation, Records
 from sim.data.folds import runs_of
@@ -19,9 +18,7 @@ from sim.foundation.problems import ScenarioError, show
 from sim.methods.forms import Forms
 from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup, node_groups_of
-from sim.methods.personal import personalised
 from sim.methods.workplace import Kept, Workplace
-from sim.models import Parameters
 from sim.plan.plan import Plan, make_plan
 from sim.scenario import load_scenario
 from sim.tensor.program import Alone, Program
@@ -82,21 +79,9 @@ class Workplaces:
         here = self._made[context.node_id] = replace(here, memory=memory)
         return here
 
-
-@dataclass(frozen=True)
-class AtClinics:
-    """What the simulator reads at the clinics of some nodes, and no message holds."""
-
-    workplaces: Workplaces
-    contexts: Sequence[Context]
-
-    def kept(self) -> list[Kept]:
-        """See :func:`clients.own.kept_at`."""
-        return [kept_at(self.workplaces(context)) for context in self.contexts]
-
-    def personal(self, model: Parameters) -> list[Kept]:
-        """See :func:`sim.methods.personal.personalised`."""
-        return [personalised(self.workplaces(context), model) for context in self.contexts]
+    def at_clinics(self, contexts: Iterable[Context], read: Callable[[Workplace], Kept]) -> list[Kept]:
+        """Read what no message holds at the clinics of some nodes; for the simulator alone."""
+        return [read(self(context)) for context in contexts]
 
 
 def _partition(node: UserConfig) -> tuple[int, int]:
@@ -169,7 +154,17 @@ class RunConfig:
 
 
 @lru_cache(maxsize=1)
-def _run(scenario: Path, number: int) -> tuple[Plan, Federation, Workplaces]:
+def stated_run(config: RunConfig) -> tuple[Plan, Federation, Workplaces]:
+    """Return the run that an app's config states.
+
+    Every party of a replay plans it anew from the scenario, and reads all records.
+
+    Raises
+    ------
+    ScenarioError
+        If the scenario has a problem or no such run.
+    """
+    scenario, number = config.scenario, config.run
     specs = runs_of(load_scenario(scenario))
     if number >= len(specs):
         raise ScenarioError(
@@ -185,19 +180,6 @@ def _run(scenario: Path, number: int) -> tuple[Plan, Federation, Workplaces]:
             ]
         )
     return plan, federation, Workplaces(plan.job, federation.train)
-
-
-def stated_run(config: RunConfig) -> tuple[Plan, Federation, Workplaces]:
-    """Return the run that an app's config states.
-
-    Every party of a replay plans it anew from the scenario, and reads all records.
-
-    Raises
-    ------
-    ScenarioError
-        If the scenario has a problem or no such run.
-    """
-    return _run(config.scenario, config.run)
 
 
 def workplace_of(context: Context) -> Workplace:

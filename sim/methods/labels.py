@@ -10,8 +10,6 @@ from sim.methods.method import Method, method_of
 from sim.scenario.lookup import METHODS
 from sim.scenario.spec import RunSpec
 
-__all__ = ["known_method", "label_of", "method_label", "reading_order"]
-
 _IMPORT_PATH: Final = re.compile(r"[^\W\d]\w*([.:][^\W\d]\w*)*[.:](?P<last>[^\W\d]\w*)")
 _FAMILIES: Final = ("baseline", "FL", "SL", "SplitFed")
 _CUTS: Final[dict[object, str]] = {"vanilla": "vanilla", "u-shaped": "U-shaped", "multi-hop": "multi-hop"}
