@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from sim.report.look import GREY, Sheet, Spec, field
+from sim.report.look import GREY, Sheet, Spec, dots, field, layer, numbers
 
 _HEIGHT = 240
 
@@ -33,37 +33,18 @@ def success_panel(
     marked = [
         {
             "data": {"values": [{"at": value, "name": name}]},
-            "mark": {"type": "rule", "color": GREY, "strokeDash": [6, 3] if name == "guessing" else [2, 3]},
-            "encoding": {"x": field("at:Q"), "tooltip": [field("name:N"), field("at:Q", format=".3f")]},
+            **layer("rule", at, color=GREY, strokeDash=[6, 3] if name == "guessing" else [2, 3]),
         }
+        for at in [{"x": field("at:Q"), "tooltip": [field("name:N"), *numbers("at")]}]
         for name, value in lines.items()
     ]
-    kept = [{"filter": f"datum.attack === {json.dumps(attack)}"}]
-    line = {
-        "transform": kept,
-        "mark": {"type": "line", "strokeWidth": 1.2},
-        "encoding": {
-            "x": x,
-            "y": y,
-            "order": field("order:Q"),
-            "color": sheet.series("color"),
-            "strokeDash": sheet.series("strokeDash"),
-            "strokeOpacity": sheet.shown(0.5, 0.05),
-        },
-    }
-    bars = {
-        "transform": [*kept, {"filter": "isValid(datum.lower) && isValid(datum.upper)"}],
-        "mark": {"type": "rule", "strokeWidth": 1.1},
-        "encoding": {
-            "x": {**x, "field": "lower"},
-            "x2": {"field": "upper"},
-            "y": y,
-            "color": sheet.series("color"),
-            "strokeOpacity": sheet.shown(0.5, 0.04),
-        },
-    }
-    dots = _dots(sheet, kept, x, y, [field(f"{name}:Q", format=".3f") for name in ("mean", "lower", "upper", "score")])
-    return sheet.chart(table, json.dumps(attack), _HEIGHT, layer=[*marked, line, *([bars] if intervals else []), dots])
+    own = f"datum.attack === {json.dumps(attack)}"
+    line = layer("line", {"x": x, "y": y, "order": field("order:Q"), **sheet.line(0.5, 0.05)}, own, strokeWidth=1.2)
+    spread = {"x": {**x, "field": "lower"}, "x2": {"field": "upper"}, "y": y}
+    faded = {"color": sheet.series("color"), "strokeOpacity": sheet.shown(0.5, 0.04)}
+    bars = layer("rule", spread | faded, own, "isValid(datum.lower) && isValid(datum.upper)", strokeWidth=1.1)
+    marks = _marks(sheet, own, x, y, numbers("mean", "lower", "upper", "score"))
+    return sheet.chart(table, json.dumps(attack), _HEIGHT, layer=[*marked, line, *([bars] if intervals else []), marks])
 
 
 def audit_panel(sheet: Sheet, adversary: str, largest: float) -> Spec:
@@ -71,30 +52,19 @@ def audit_panel(sheet: Sheet, adversary: str, largest: float) -> Spec:
 
     On the line the claim is used up.
     """
-    kept = [{"filter": f"datum.adversary === {json.dumps(adversary)}"}]
     scale = {"type": "symlog", "constant": 1, "zero": True, "nice": True}
     x = field("claimed:Q", title=f"Claimed ε of the {adversary.lower()}", scale=scale, axis={"tickCount": 5})
     y = field("measured:Q", title="Audited ε, at least", scale=scale, axis={"tickCount": 5})
     line = {
         "data": {"values": [{"claimed": claim, "measured": claim} for claim in (0.0, largest)]},
-        "mark": {"type": "line", "color": GREY, "strokeDash": [4, 3]},
-        "encoding": {"x": x, "y": y},
+        **layer("line", {"x": x, "y": y}, color=GREY, strokeDash=[4, 3]),
     }
-    told = [field(f"{name}:Q", format=".3g") for name in ("claimed", "measured")]
-    return sheet.chart("audit", json.dumps(adversary), _HEIGHT, layer=[line, _dots(sheet, kept, x, y, told)])
+    own = f"datum.adversary === {json.dumps(adversary)}"
+    marks = _marks(sheet, own, x, y, numbers("claimed", "measured", form=".3g"))
+    return sheet.chart("audit", json.dumps(adversary), _HEIGHT, layer=[line, marks])
 
 
-def _dots(sheet: Sheet, kept: Sequence[Spec], x: Spec, y: Spec, told: Sequence[Spec]) -> Spec:
+def _marks(sheet: Sheet, own: str, x: Spec, y: Spec, said: Sequence[Spec]) -> Spec:
     """Draw a mark a row, which says its series, its level and some numbers."""
-    return {
-        "transform": kept,
-        "mark": {"type": "point", "filled": True, "size": 60, "cursor": "pointer"},
-        "encoding": {
-            "x": x,
-            "y": y,
-            "color": sheet.series("color"),
-            "shape": sheet.series("shape"),
-            "opacity": sheet.shown(),
-            "tooltip": [field("series:N"), field("level:N"), *told],
-        },
-    }
+    tooltip = [field("series:N"), field("level:N"), *said]
+    return dots(60, {"x": x, "y": y, **sheet.mark(), "tooltip": tooltip}, own)

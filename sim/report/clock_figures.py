@@ -15,7 +15,7 @@ from sim.plan.drawn_round import round_frame, round_words
 from sim.plan.first_round import UPLINKS, Crossing, FirstRound, crossings, first_rounds, uplink_seconds
 from sim.plan.plan import Plan
 from sim.report.gantt import round_chart
-from sim.report.look import Spec, colours_of, field, picture_spec, rows
+from sim.report.look import Spec, colours_of, field, layer, numbers, picture_spec, rows
 
 _WHOLE_OR_VANILLA, _U_SHAPED = "whole or vanilla", "U-shaped"
 _DASHES: dict[str, Sequence[float]] = {_WHOLE_OR_VANILLA: [1, 0], _U_SHAPED: [6, 4]}
@@ -63,22 +63,17 @@ def uplink_chart(rounds: Sequence[FirstRound], seconds: NDArray[np.float64], fou
     colours = {"domain": names_drawn, "range": [own[name] for name in names_drawn]}
     dashes = {"domain": cuts, "range": [_DASHES[cut] for cut in cuts]}
     legend = {"orient": "top-right", "symbolSize": 500} if len(cuts) > 1 else None
-    lines = {
-        "data": {"values": rows(points)},
-        "mark": {"type": "line", "strokeWidth": 2},
-        "encoding": {
-            "x": x,
-            "y": y,
-            "detail": field("method:N"),
-            "color": field("strategy:N", title=None, scale=colours, legend={"orient": "top", "columns": 7}),
-            "strokeDash": field("cut:N", title=None, scale=dashes, legend=legend),
-        },
+    line = {
+        "x": x,
+        "y": y,
+        "detail": field("method:N"),
+        "color": field("strategy:N", title=None, scale=colours, legend={"orient": "top", "columns": 7}),
+        "strokeDash": field("cut:N", title=None, scale=dashes, legend=legend),
     }
-    marks = {
-        "data": {"values": [{"uplink": one.uplink / 1e6, "seconds": one.seconds} for one in found]},
-        "mark": {"type": "point", "size": 70, "color": "black", "fill": "white", "opacity": 1, "strokeWidth": 1.3},
-        "encoding": {"x": x, "y": y},
-    }
+    lines = {"data": {"values": rows(points)}, **layer("line", line, strokeWidth=2)}
+    circle = {"size": 70, "color": "black", "fill": "white", "opacity": 1, "strokeWidth": 1.3}
+    crossed = [{"uplink": one.uplink / 1e6, "seconds": one.seconds} for one in found]
+    marks = {"data": {"values": crossed}, **layer("point", {"x": x, "y": y}, **circle)}
     words = crossing_sentences(found) or ["No two of FL, SL and SplitFed change places between 0.1 and 1,000 Mbit/s."]
     left = len(words) - _SHOWN
     shown = words if left <= 0 else [*words[:_SHOWN], f"and {left} more crossings."]
@@ -164,18 +159,11 @@ def effort_chart(frame: pd.DataFrame) -> Spec:
         )
         axis = {"format": "~g", "tickCount": 4, "labelOverlap": "greedy", "labelSeparation": 8}
         scale = {"type": "log", "nice": False, "padding": 10}
-        ranges = {
-            "mark": {"type": "bar", "color": _RANGE, "height": 10, "cornerRadius": 4},
-            "encoding": {"x": field("least:Q", title=measure, scale=scale, axis=axis), "x2": {"field": "most"}, "y": y},
-        }
-        points = {
-            "mark": {"type": "point", "color": _WEAKEST, "filled": True, "size": 90, "opacity": 1},
-            "encoding": {
-                "x": field("weakest:Q"),
-                "y": y,
-                "tooltip": [field("method:N"), field("clinic:N"), field("weakest:Q", format=".4g")],
-            },
-        }
+        span = {"x": field("least:Q", title=measure, scale=scale, axis=axis), "x2": {"field": "most"}, "y": y}
+        ranges = layer("bar", span, color=_RANGE, height=10, cornerRadius=4)
+        tooltip = [field("method:N"), field("clinic:N"), *numbers("weakest", form=".4g")]
+        weakest = {"x": field("weakest:Q"), "y": y, "tooltip": tooltip}
+        points = layer("point", weakest, color=_WEAKEST, filled=True, size=90, opacity=1)
         panels.append({"data": {"values": rows(own)}, "width": 230, "height": {"step": 24}, "layer": [ranges, points]})
     sites = "parties" if frame["measure"].str.contains("party").any() else "clinics"
     words = [

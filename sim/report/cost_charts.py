@@ -9,7 +9,7 @@ from sim.methods.messages import Kind
 from sim.methods.protocol import ALIGNMENT, SECURE
 from sim.plan.load import EDGE_PHASES
 from sim.report.gantt import PHASES, time_unit
-from sim.report.look import GREY, Sheet, Spec, field, prefixed
+from sim.report.look import GREY, Sheet, Spec, field, numbers, prefixed
 
 _COLOURS = (
     *("#0072B2", "#8C6D31", "#56B4E9", "#999999", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#6A3D9A", "#7A8B00"),
@@ -23,7 +23,7 @@ def time_panel(sheet: Sheet, most: float, phases: Collection[str]) -> Spec:
     """Draw the simulated time of each method at one level, by phase, in the unit of the longest."""
     unit, seconds = time_unit(most)
     x = field("amount:Q", title=f"Sum in {unit}", axis={"tickCount": 5})
-    said = [field("phase:N"), field("seconds:Q", format=".4~s")]
+    said = [field("phase:N"), *numbers("seconds", form=".4~s")]
     return _bars(sheet, "phases", x, _phases(phases), said, {"calculate": f"datum.seconds / {seconds}", "as": "amount"})
 
 
@@ -58,7 +58,7 @@ def round_panel(sheet: Sheet, rows: int, longest: Mapping[str, float], phases: C
             "color": _phases(phases),
             "tooltip": [
                 *(field(f"{name}:N") for name in ("row", "phase")),
-                *(field(f"{name}:Q", format=".4~s") for name in ("start", "end")),
+                *numbers("start", "end", form=".4~s"),
             ],
         },
     )
@@ -93,7 +93,7 @@ def _bars(sheet: Sheet, table: str, x: Spec, colour: Spec, said: Sequence[Spec],
         table,
         sheet.level,
         22 * len(sheet.given),
-        transform=[{"filter": f"datum.level === {sheet.level}"}, *made],
+        transform=[{"filter": sheet.at_level}, *made],
         mark={"type": "bar", "cursor": "pointer"},
         encoding={
             "x": x,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from sim.report.look import Sheet, Spec, field, told
+from sim.report.look import HAS_INTERVAL, Sheet, Spec, dots, field, interval, layer, told
 
 _SCALE = {"zero": False, "nice": True}
 
@@ -21,17 +21,10 @@ def learning_panel(sheet: Sheet, lowest: Mapping[str, float], *, with_bands: boo
         Whether there are intervals.
     """
     floor = f"{json.dumps(dict(lowest))}[{sheet.score}]"
-    score = {
-        "title": None,
-        "scale": {**_SCALE, "domainMin": {"expr": floor}},
-        "axis": {"tickCount": 6},
-    }
+    score = {"title": None, "scale": {**_SCALE, "domainMin": {"expr": floor}}, "axis": {"tickCount": 6}}
     picked = f"indexof({sheet.picked}, datum.series) >= 0"
     bands = {
-        "transform": [
-            {"filter": "isValid(datum.lower)"},
-            {"calculate": f"max(datum.lower, {floor})", "as": "shown"},
-        ],
+        "transform": [{"filter": HAS_INTERVAL}, {"calculate": f"max(datum.lower, {floor})", "as": "shown"}],
         "mark": {"type": "area", "opacity": 1},
         "encoding": {
             "y": field("shown:Q", **score),
@@ -41,56 +34,30 @@ def learning_panel(sheet: Sheet, lowest: Mapping[str, float], *, with_bands: boo
             "fillOpacity": {"value": 0.05, "condition": {"test": picked, "value": 0.22}},
         },
     }
-    lines = {
-        "mark": {"type": "line", "strokeWidth": 2, "cursor": "pointer"},
-        "encoding": {
-            "y": field("mean:Q", **score),
-            "color": sheet.series("color"),
-            "strokeDash": sheet.series("strokeDash"),
-            "strokeOpacity": sheet.shown(0.9, 0.08),
-        },
-    }
-    dots = {
-        "transform": [{"filter": "datum.round % 5 == 0"}],
-        "mark": {"type": "point", "filled": True, "size": 45, "cursor": "pointer"},
-        "encoding": {
-            "y": field("mean:Q"),
-            "color": sheet.series("color"),
-            "shape": sheet.series("shape"),
-            "opacity": sheet.shown(1.0, 0.06),
-            "tooltip": [*told("series", "level")[:2], field("round:Q"), *told()],
-        },
-    }
+    line = {"y": field("mean:Q", **score), **sheet.line(0.9, 0.08)}
+    tooltip = [*told("series", "level")[:2], field("round:Q"), *told()]
+    marks = {"y": field("mean:Q"), **sheet.mark(1.0, 0.06), "tooltip": tooltip}
     axis = {"tickMinStep": 1, "tickCount": 10, "grid": False}
     return sheet.chart(
         "learning",
         f"{sheet.score} + ', ' + {sheet.level}",
         340,
-        transform=[{"filter": f"datum.score === {sheet.score} && datum.level === {sheet.level}"}],
+        transform=[{"filter": sheet.at_score}],
         encoding={"x": field("round:Q", title="Round", axis=axis, scale={"nice": False})},
-        layer=[*([bands] if with_bands else []), lines, dots],
+        layer=[
+            *([bands] if with_bands else []),
+            layer("line", line, strokeWidth=2, cursor="pointer"),
+            dots(45, marks, "datum.round % 5 == 0"),
+        ],
     )
 
 
 def clinics_panel(sheet: Sheet, clinics: Sequence[str], word: str) -> Spec:
     """Draw each clinic's score at one level, the series side by side; the clinics from top to bottom."""
     score = f"(test(/clinic/i, {sheet.score}) || test(/^Pooled/, {sheet.score}) ? '{word}' : {sheet.score})"
-    bars = {
-        "transform": [{"filter": "isValid(datum.lower)"}],
-        "mark": {"type": "rule", "strokeWidth": 1.3},
-        "encoding": {
-            "x": field("lower:Q", title="Score on the clinic's held-out records", scale=_SCALE),
-            "x2": {"field": "upper"},
-        },
-    }
-    dots = {
-        "mark": {"type": "point", "filled": True, "size": 55, "cursor": "pointer"},
-        "encoding": {
-            "x": field("mean:Q", scale=_SCALE),
-            "shape": sheet.series("shape"),
-            "tooltip": told("clinic", "series", "level"),
-        },
-    }
+    spread = interval("x", title="Score on the clinic's held-out records", scale=_SCALE)
+    shape, tooltip = sheet.series("shape"), told("clinic", "series", "level")
+    marks = dots(55, {"x": field("mean:Q", scale=_SCALE), "shape": shape, "tooltip": tooltip})
     band = max(28, min(110, 9 * len(sheet.given) + 14)) if len(clinics) <= 8 else 44
     return sheet.chart(
         "clinics",
@@ -109,5 +76,5 @@ def clinics_panel(sheet: Sheet, clinics: Sequence[str], word: str) -> Spec:
             "color": sheet.series("color"),
             "opacity": sheet.shown(0.9, 0.06),
         },
-        layer=[bars, dots],
+        layer=[layer("rule", spread, HAS_INTERVAL, strokeWidth=1.3), marks],
     )

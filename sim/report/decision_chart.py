@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from sim.foundation.text import listed
-from sim.report.look import GREY, Sheet, Spec, field
+from sim.report.look import GREY, Sheet, Spec, field, layer, numbers
 from sim.results.decision_map import DecisionMap
 
 _ROW = 46
@@ -33,22 +33,14 @@ def map_panel(sheet: Sheet, shown: DecisionMap) -> Spec:
     y = field("y:Q", title=None, axis=_axis(rows), scale={"domain": [0, len(rows)], "nice": False})
     cell = {"x": x, "x2": {"field": "x2"}, "y": y, "y2": {"field": "y2"}}
     said = [field(f"{name}:N") for name in ("row", "column", "shared", "note")]
-    numbers = [field("seconds:Q", format=".4~s"), field("auc:Q", format=".3f")]
-    stripes = {
-        "transform": [{"filter": "datum.series !== ''"}],
-        "mark": {"type": "rect", "cursor": "pointer"},
-        "encoding": {
-            **cell,
-            "color": sheet.series("color"),
-            "opacity": {"condition": {"test": "datum.settled", "value": 1}, "value": 0.45},
-            "tooltip": [*said, *numbers],
-        },
+    own = {
+        **cell,
+        "color": sheet.series("color"),
+        "opacity": {"condition": {"test": "datum.settled", "value": 1}, "value": 0.45},
+        "tooltip": [*said, *numbers("seconds", form=".4~s"), *numbers("auc")],
     }
-    blank = {
-        "transform": [{"filter": "datum.series === ''"}],
-        "mark": {"type": "rect", "fill": GREY, "fillOpacity": 0.1},
-        "encoding": {**cell, "tooltip": said},
-    }
+    stripes = layer("rect", own, "datum.series !== ''", cursor="pointer")
+    blank = layer("rect", {**cell, "tooltip": said}, "datum.series === ''", fill=GREY, fillOpacity=0.1)
     inside = [
         {"filter": "datum.first"},
         {"calculate": "datum.x + 0.5", "as": "cx"},
@@ -59,12 +51,12 @@ def map_panel(sheet: Sheet, shown: DecisionMap) -> Spec:
         "mark": {"type": "point", "size": 30, "filled": True, "color": "white", "stroke": "black", "opacity": 1},
         "encoding": {"x": field("cx:Q"), "y": field("cy:Q")},
     }
-    layer = [
+    layers = [
         *([stripes] if any(point.method for point in shown.points) else []),
         blank,
         *([dots] if _sometimes_alone(shown) else []),
     ]
-    return sheet.chart("map", "''", _ROW * len(rows), layer=layer)
+    return sheet.chart("map", "''", _ROW * len(rows), layer=layers)
 
 
 def _sometimes_alone(shown: DecisionMap) -> bool:

@@ -10,7 +10,7 @@ from sim.report.equal import Names, equals, together_by_level
 from sim.report.figure import Figure
 from sim.report.figures import spans
 from sim.report.held_out import HeldOut
-from sim.report.look import Sheet, Spec, field
+from sim.report.look import Sheet, Spec, dots, field, interval, layer, numbers
 from sim.report.points import with_bounds
 from sim.report.spoken import spoken
 from sim.report.summary import summarise, swept_keys
@@ -68,32 +68,13 @@ def dose_panel(sheet: Sheet, key: str, doses: list[float]) -> Spec:
     ticks = {"values": doses, "labelExpr": "'' + datum.value", "labelOverlap": "greedy"}
     x = field("dose:Q", title=key, scale=scale, axis=ticks)
     alike = {"color": sheet.series("color"), "opacity": sheet.shown(0.9, 0.08)}
-    bars = {
-        "mark": {"type": "rule", "strokeWidth": 1},
-        "encoding": {
-            **alike,
-            "x": x,
-            "y": field("lower:Q", title=None, scale={"zero": False, "nice": True}),
-            "y2": {"field": "upper"},
-        },
-    }
-    lines = {
-        "mark": {"type": "line", "strokeWidth": 1.6},
-        "encoding": {**alike, "x": x, "y": field("mean:Q"), "strokeDash": sheet.series("strokeDash")},
-    }
-    dots = {
-        "mark": {"type": "point", "filled": True, "size": 55, "cursor": "pointer"},
-        "encoding": {
-            **alike,
-            "x": x,
-            "y": field("mean:Q"),
-            "shape": sheet.series("shape"),
-            "tooltip": [
-                field("series:N"),
-                field("dose:Q", title=key),
-                *(field(f"{name}:Q", format=".3f") for name in ("mean", "lower", "upper")),
-            ],
-        },
-    }
-    kept = [{"filter": f"datum.level === {sheet.level} && datum.score === {sheet.score}"}]
-    return sheet.chart("doses", sheet.level, 260, transform=kept, layer=[bars, lines, dots])
+    spread = interval("y", title=None, scale={"zero": False, "nice": True})
+    mean = {**alike, "x": x, "y": field("mean:Q")}
+    tooltip = [field("series:N"), field("dose:Q", title=key), *numbers("mean", "lower", "upper")]
+    layers = [
+        layer("rule", {**alike, "x": x, **spread}, strokeWidth=1),
+        layer("line", {**mean, "strokeDash": sheet.series("strokeDash")}, strokeWidth=1.6),
+        dots(55, {**mean, "shape": sheet.series("shape"), "tooltip": tooltip}),
+    ]
+    kept = [{"filter": f"{sheet.at_level} && datum.score === {sheet.score}"}]
+    return sheet.chart("doses", sheet.level, 260, transform=kept, layer=layers)

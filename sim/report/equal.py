@@ -49,8 +49,9 @@ def together_by_level(table: pd.DataFrame, names: Mapping[str, Names]) -> pd.Dat
 
 def members_of(named: Iterable[Names]) -> dict[str, list[str]]:
     """Return the series of every name that several share, in reading order."""
-    found = {}
-    for names in named:
-        for shared in set(names.values()) - set(names):
-            found[shared] = [series for series, name in names.items() if name == shared]
-    return found
+    return {
+        shared: [series for series, name in names.items() if name == shared]
+        for names in named
+        for shared in dict.fromkeys(names.values())
+        if shared not in names
+    }

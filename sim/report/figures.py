@@ -6,7 +6,7 @@ import pandas as pd
 
 from sim.foundation.text import count_text
 from sim.report.held_out import HeldOut
-from sim.report.look import GREY, Spec, field, looks, paper, picture_spec, rows
+from sim.report.look import GREY, HAS_INTERVAL, Spec, field, interval, layer, looks, paper, picture_spec, rows
 from sim.report.spoken import spoken
 from sim.report.summary import adjacencies, adjacency_of, is_centralised, successful_runs, summarise, title
 from sim.results.columns import NOISE_KEYS
@@ -120,36 +120,17 @@ def _panel(runs: pd.DataFrame, metric: str, shown: pd.DataFrame, rules: pd.DataF
         axis={"labelAngle": 0, "grid": False},
     )
     base = {"x": x, "xOffset": field("series:N", sort=sheet.names), "color": sheet.series("color")}
-    lines = {"mark": {"type": "line", "strokeWidth": 1.5, "strokeOpacity": 0.75}, "encoding": {**base, "y": y}}
-    bars = {
-        "transform": [{"filter": "isValid(datum.lower)"}],
-        "mark": {"type": "rule", "strokeWidth": 1.5},
-        "encoding": {**base, "y": field("lower:Q"), "y2": {"field": "upper"}},
-    }
-    points = {
-        "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1},
-        "encoding": {**base, "y": y, "shape": sheet.series("shape")},
-    }
     level = {"data": {"values": rows(rules)}}
-    reference = {
-        **level,
-        "mark": {"type": "rule", "color": GREY, "strokeWidth": 1.3, "strokeDash": [6, 4]},
-        "encoding": {"y": y},
-    }
-    label = {
-        **level,
-        "mark": {
-            "type": "text", "align": "left", "baseline": "line-bottom", "lineHeight": 14, "fontSize": 12, "color": GREY,
-            "lineBreak": "\n",
-        },
-        "encoding": {"y": y, "x": {"value": width + 5}, "text": field("label:N")},
-    }  # fmt: skip
-    return {
-        "data": {"values": rows(shown)},
-        "width": width,
-        "height": _PANEL_HEIGHT,
-        "layer": [reference, lines, bars, points, label],
-    }
+    named = {"y": y, "x": {"value": width + 5}, "text": field("label:N")}
+    beside = {"align": "left", "baseline": "line-bottom", "lineHeight": 14, "fontSize": 12, "color": GREY}
+    layers = [
+        level | layer("rule", {"y": y}, color=GREY, strokeWidth=1.3, strokeDash=[6, 4]),
+        layer("line", {**base, "y": y}, strokeWidth=1.5, strokeOpacity=0.75),
+        layer("rule", {**base, **interval("y")}, HAS_INTERVAL, strokeWidth=1.5),
+        layer("point", {**base, "y": y, "shape": sheet.series("shape")}, filled=True, size=60, opacity=1),
+        level | layer("text", named, **beside, lineBreak="\n"),
+    ]
+    return {"data": {"values": rows(shown)}, "width": width, "height": _PANEL_HEIGHT, "layer": layers}
 
 
 def _epsilon_title(runs: pd.DataFrame) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from sim.report.look import Spec, field, rows
+from sim.report.look import Spec, field, numbers, rows
 
 # Okabe and Ito's colours, which people with colour-blindness can tell apart, and grey.
 PHASES = {
@@ -58,7 +58,7 @@ def round_chart(frame: pd.DataFrame, title: str, words: Sequence[str]) -> Spec:
             "color": field("what:N", title=None, scale=colours, legend={"orient": "top"}),
             "tooltip": [
                 *(field(f"{name}:N") for name in ("row", "what")),
-                *(field(f"{name}:Q", format=".4g") for name in ("start", "end")),
+                *numbers("start", "end", form=".4g"),
             ],
         },
     }

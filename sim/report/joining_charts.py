@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 from sim.report.joining import ALONE
-from sim.report.look import GREY, Sheet, Spec, field, told
+from sim.report.look import GREY, HAS_INTERVAL, Sheet, Spec, dots, field, interval, layer, told
 
 _SCALE = {"zero": True, "nice": True}
 _AXIS = {"tickCount": {"expr": "containerSize()[0] < 500 ? 3 : 5"}}  # where labels have room, 0 is among them
+_TOOLTIP = [*told("clinic", "series", "other")[:-1], field("records:Q", format=",.0f")]
 _ROW, _FEW_ROWS, _NARROW_ROW = 46, 12, 30
 
 
@@ -19,12 +20,12 @@ def _shown(sheet: Sheet, against: str) -> Spec:
 
 
 def _zero(channel: str) -> Spec:
-    return {"mark": {"type": "rule", "color": GREY, "strokeDash": [4, 3]}, "encoding": {channel: {"datum": 0}}}
+    return layer("rule", {channel: {"datum": 0}}, color=GREY, strokeDash=[4, 3])
 
 
 def joining_panel(sheet: Sheet, rows: int, *, grouped: bool, against: str, word: str) -> Spec:
     """Draw what joining brings, a row a clinic, or a row a group of clinics until one is searched for."""
-    title = f"{word} less that of {against}"
+    axis = {"title": f"{word} less that of {against}", "scale": _SCALE, "axis": _AXIS}
     found = f"indexof(lower(datum.clinic), lower({sheet.search})) >= 0"
     kind = [{"filter": f"{sheet.search} === '' ? datum.group : !datum.group && {found}"}] if grouped else []
     position = {
@@ -37,54 +38,35 @@ def joining_panel(sheet: Sheet, rows: int, *, grouped: bool, against: str, word:
         "yOffset": field("series:N", sort=sheet.names),
         "color": sheet.series("color"),
     }
-    bars = {
-        "transform": [{"filter": "isValid(datum.lower)"}],
-        "mark": {"type": "rule", "strokeWidth": 1.3},
-        "encoding": {
-            **position,
-            "x": field("lower:Q", title=title, scale=_SCALE, axis=_AXIS),
-            "x2": {"field": "upper"},
-        },
-    }
-    dots = {
-        "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1, "cursor": "pointer"},
-        "encoding": {
-            **position,
-            "x": field("mean:Q", title=title, scale=_SCALE, axis=_AXIS),
-            "shape": sheet.series("shape"),
-            "tooltip": [*told("clinic", "series", "other")[:-1], field("records:Q", format=",.0f")],
-        },
-    }
+    bars = layer("rule", position | interval("x", **axis), HAS_INTERVAL, strokeWidth=1.3)
+    mean = {"x": field("mean:Q", **axis), "shape": sheet.series("shape"), "tooltip": _TOOLTIP}
     return sheet.chart(
         "joining",
         sheet.level,
         (_ROW if rows <= _FEW_ROWS else _NARROW_ROW) * rows,
         transform=[_shown(sheet, against), *kind],
-        layer=[_zero("x"), bars, dots],
+        layer=[_zero("x"), bars, dots(60, position | mean, opacity=1)],
     )
 
 
 def size_panel(sheet: Sheet, word: str) -> Spec:
     """Draw what joining brings against the number of training records of the clinic."""
-    dots = {
-        "mark": {"type": "point", "filled": True, "size": 45, "opacity": 0.75, "cursor": "pointer"},
-        "encoding": {
-            "x": field(
-                "records:Q",
-                title="Training records of the clinic",
-                scale={"type": "log", "nice": False, "padding": 12},
-                axis={"tickCount": 6, "format": "~s"},
-            ),
-            "y": field("mean:Q", title=None, scale=_SCALE),
-            "color": sheet.series("color"),
-            "shape": sheet.series("shape"),
-            "tooltip": [*told("clinic", "series", "other")[:-1], field("records:Q", format=",.0f")],
-        },
+    marks = {
+        "x": field(
+            "records:Q",
+            title="Training records of the clinic",
+            scale={"type": "log", "nice": False, "padding": 12},
+            axis={"tickCount": 6, "format": "~s"},
+        ),
+        "y": field("mean:Q", title=None, scale=_SCALE),
+        "color": sheet.series("color"),
+        "shape": sheet.series("shape"),
+        "tooltip": _TOOLTIP,
     }
     return sheet.chart(
         "joining",
         f"'{word} less that of {ALONE}, ' + {sheet.level}",
         240,
         transform=[_shown(sheet, ALONE), {"filter": "!datum.group"}],
-        layer=[_zero("y"), dots],
+        layer=[_zero("y"), dots(45, marks, opacity=0.75)],
     )

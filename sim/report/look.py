@@ -57,10 +57,34 @@ def field(shorthand: str, **settings: Any) -> Spec:
     return {"field": name, "type": _KINDS[kind], **settings}
 
 
+def numbers(*names: str, form: str = ".3f") -> list[Spec]:
+    """Encode numbers that a tooltip tells, in d3's notation of their form."""
+    return [field(f"{name}:Q", format=form) for name in names]
+
+
 def told(*names: str) -> list[Spec]:
     """Return a tooltip of what is nominal, then of a mean and its interval."""
-    numbers = (field(f"{name}:Q", format=".3f") for name in ("mean", "lower", "upper"))
-    return [*(field(f"{name}:N") for name in names), *numbers, field("n:Q")]
+    return [*(field(f"{name}:N") for name in names), *numbers("mean", "lower", "upper"), field("n:Q")]
+
+
+def interval(channel: str, **settings: Any) -> Spec:
+    """Encode an interval along an axis."""
+    return {channel: field("lower:Q", **settings), f"{channel}2": {"field": "upper"}}
+
+
+def layer(mark: str, encoding: Spec, *tests: str, **settings: Any) -> Spec:
+    """Return a layer of a chart: a kind of mark, what it encodes, and the tests that its rows pass."""
+    kept = {"transform": [{"filter": test} for test in tests]} if tests else {}
+    return {**kept, "mark": {"type": mark, **settings}, "encoding": encoding}
+
+
+def dots(size: int, encoding: Spec, *tests: str, **settings: Any) -> Spec:
+    """Return a layer of filled marks that can be picked."""
+    return layer("point", encoding, *tests, filled=True, size=size, **settings, cursor="pointer")
+
+
+HAS_INTERVAL: Final = "isValid(datum.lower)"
+"""The test of a row that has an interval."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +171,28 @@ class Sheet:
         """Fade the series that are not picked, once any are; of lines their stroke, which is drawn far quicker."""
         picked = f"!length({self.picked}) || indexof({self.picked}, datum.series) >= 0"
         return {"value": faint, "condition": {"test": picked, "value": strong}}
+
+    def line(self, strong: float, faint: float) -> Spec:
+        """Encode the series as the colour and dash of its line, as of :meth:`shown`."""
+        return {
+            "color": self.series("color"),
+            "strokeDash": self.series("strokeDash"),
+            "strokeOpacity": self.shown(strong, faint),
+        }
+
+    def mark(self, strong: float = 1.0, faint: float = 0.1) -> Spec:
+        """Encode the series as the colour and shape of its marks, as of :meth:`shown`."""
+        return {"color": self.series("color"), "shape": self.series("shape"), "opacity": self.shown(strong, faint)}
+
+    @property
+    def at_level(self) -> str:
+        """The test of a row at the level."""
+        return f"datum.level === {self.level}"
+
+    @property
+    def at_score(self) -> str:
+        """The test of a row of the score at the level."""
+        return f"datum.score === {self.score} && {self.at_level}"
 
     def chart(self, data: str, title: str, height: float, **parts: Any) -> Spec:
         """Return a chart of named data as wide as the sheet, its title a Vega expression."""

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from sim.report.look import UNITS, Sheet, Spec, field, told
+from sim.report.look import HAS_INTERVAL, UNITS, Sheet, Spec, dots, field, interval, layer, told
 from sim.report.points import axis_ends
 from sim.report.summary import adversaries_in
 
@@ -50,33 +50,18 @@ def privacy_panel(
     labels = {} if first else {"labelExpr": f"{beside} ? '' : datum.label"}
     score = {"title": None, "scale": {"zero": False, **scale}, "axis": {"tickCount": 6, **labels}}
     line = {
-        "transform": [{"filter": "datum.joined"}],
-        "mark": {"type": "line", "strokeWidth": 1.5, "clip": True},
-        "encoding": {
-            "y": field("mean:Q", **score),
-            "detail": field("series:N"),
-            "strokeDash": sheet.series("strokeDash"),
-            "strokeOpacity": sheet.shown(0.6, 0.05),
-        },
+        "y": field("mean:Q", **score),
+        "detail": field("series:N"),
+        "strokeDash": sheet.series("strokeDash"),
+        "strokeOpacity": sheet.shown(0.6, 0.05),
     }
-    bars = {
-        "transform": [{"filter": "isValid(datum.lower)"}],
-        "mark": {"type": "rule", "strokeWidth": 1.3, "clip": True},
-        "encoding": {
-            "y": field("lower:Q", **score),
-            "y2": {"field": "upper"},
-            "strokeOpacity": sheet.shown(0.55, 0.04),
-        },
-    }
-    dots = {
-        "mark": {"type": "point", "filled": True, "size": 65, "cursor": "pointer"},
-        "encoding": {
-            "y": field("mean:Q", **score),
-            "shape": sheet.series("shape"),
-            "opacity": sheet.shown(),
-            "tooltip": _TOLD,
-        },
-    }
+    spread = {**interval("y", **score), "strokeOpacity": sheet.shown(0.55, 0.04)}
+    shape = {"shape": sheet.series("shape"), "opacity": sheet.shown()}
+    layers = [
+        layer("line", line, "datum.joined", strokeWidth=1.5, clip=True),
+        layer("rule", spread, HAS_INTERVAL, strokeWidth=1.3, clip=True),
+        dots(65, {"y": field("mean:Q", **score), **shape, "tooltip": _TOLD}),
+    ]
     return sheet.chart(
         "privacy",
         f"{sheet.score} + ', by ε of the {adversary.lower()}'",
@@ -86,35 +71,28 @@ def privacy_panel(
             "x": _place(axis, f"ε of the {adversary.lower()}{_named(adjacency)} (left: more private)"),
             "color": sheet.series("color"),
         },
-        layer=[line, bars, dots],
+        layer=layers,
     )
 
 
 def scores_panel(sheet: Sheet) -> Spec:
     """Draw the score of each series at one level, with its interval."""
     scale = {"zero": False, "nice": True}
-    bars = {
-        "transform": [{"filter": "isValid(datum.lower)"}],
-        "mark": {"type": "rule", "strokeWidth": 1.3},
-        "encoding": {"x": field("lower:Q", scale=scale), "x2": {"field": "upper"}},
-    }
-    dots = {
-        "mark": {"type": "point", "filled": True, "size": 65, "cursor": "pointer"},
-        "encoding": {"x": field("mean:Q"), "shape": sheet.series("shape"), "tooltip": told("series", "level")},
-    }
+    bars = layer("rule", interval("x", scale=scale), HAS_INTERVAL, strokeWidth=1.3)
+    shape, tooltip = sheet.series("shape"), told("series", "level")
     axis = {"labelLimit": 220, "grid": False, "ticks": False}
     return sheet.chart(
         "scores",
         f"{sheet.score} + ', ' + {sheet.level}",
         22 * len(sheet.given),
-        transform=[{"filter": f"datum.score === {sheet.score} && datum.level === {sheet.level}"}],
+        transform=[{"filter": sheet.at_score}],
         encoding={
             "y": field("series:N", sort=sheet.names, title=None, axis=axis),
             "x": field("mean:Q", title="Score on held-out records", scale=scale),
             "color": sheet.series("color"),
             "opacity": sheet.shown(),
         },
-        layer=[bars, dots],
+        layer=[bars, dots(65, {"x": field("mean:Q"), "shape": shape, "tooltip": tooltip})],
     )
 
 
