@@ -12,8 +12,8 @@ UNPROMISED = (
     Mutant(
         "NoPeek is let pass under DP-SGD",
         "sim/plan/refusals.py",
-        'if spec.privacy.noises_gradients:\n        return [\n            f"{key} the distance',
-        'if False:\n        return [\n            f"{key} the distance',
+        "train.nopeek\n        and privacy.noises_gradients",
+        "False",
         (f"{DEFENCES}test_it_is_refused_where_it_can_do_nothing_or_breaks_a_guarantee",),
     ),
     Mutant(
@@ -54,8 +54,8 @@ UNPROMISED = (
     Mutant(
         "noised rows are thinned out",
         "sim/plan/refusals.py",
-        "spec.train.smashed_top_k == 1 or on_rows(spec.privacy) is None",
-        "spec.train.smashed_top_k == 1 or True",
+        "train.smashed_top_k < 1\n        and on_rows(privacy) is not None",
+        "False",
         (f"{SPARSE}test_noised_rows_cross_whole_and_it_is_said",),
     ),
     Mutant(

@@ -68,8 +68,8 @@ DOORS = (
     Mutant(
         "hostile clinics hide in a sum",
         "sim/plan/refusals.py",
-        "if any(group.hostile is not None for group in spec.clinics):",
-        "if False:",
+        "secure\n        and any(group.hostile is not None for group in spec.clinics)",
+        "False",
         (f"{HOSTILE}test_hostile_clinics_are_refused_under_secure_aggregation",),
     ),
     Mutant(
