@@ -28,6 +28,10 @@ class PartCost:
     backward_flops: int
     activations: int  # Scalars of four bytes kept between forward and backward
 
+    def flops(self, *passes: str) -> int:
+        """Return those of some passes."""
+        return sum({"forward": self.forward_flops, "backward": self.backward_flops}[each] for each in passes)
+
     @property
     def output_bytes(self) -> int:
         """Bytes of one record's output: what crosses at the cut."""

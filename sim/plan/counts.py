@@ -15,14 +15,13 @@ from sim.methods.forms import label_dtype
 from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.parties import drawn_by, patients
-from sim.methods.protocol import ALIGNMENT, HEADER_BYTES, HEADERS, Direction, Traffic
+from sim.methods.protocol import ALIGNMENT, HEADER_BYTES, HEADERS, Direction, Kinds, Traffic
 from sim.methods.sampling import choose, draw_rows, selected
-from sim.plan.batch_legs import legs_of_a_batch
 from sim.plan.clock import RoundTime
 from sim.plan.costs import FLOAT_BYTES, nopeek_flops, part_costs
 from sim.plan.edge_counts import EdgeCounts
 from sim.plan.limits import attendance_until, time_limit, time_until
-from sim.plan.load import Leg, RoundLoad
+from sim.plan.load import Leg, Place, RoundLoad, legs_of_a_batch
 from sim.plan.party_costs import PartyCosts, alignment_seconds, sends
 from sim.plan.queues import PlanClock
 from sim.plan.releases import Sampled
@@ -46,7 +45,7 @@ class Counts:
         self.clock = clock
         self.costs = part_costs(job.parts, job.network.input_shape, job.frozen)
         joined = job.parties if job.method.joins else None
-        self._parties = None if joined is None else PartyCosts(job, joined, self.costs)
+        self._parties = None if joined is None else PartyCosts(job, joined, self.costs, self._row_bytes)
         self.edges = None if job.edges is None else EdgeCounts(job, job.edges, self.costs)
         self.steps = by_clinic()  # training steps on the clinic's records
         self.rounds = by_clinic()  # in which the clinic is there
@@ -69,13 +68,9 @@ class Counts:
         self._left, self._released, self._exposures, self._widest = (by_clinic() for _ in range(4))
         self._all_steps = job.sampling.steps(job.records)
         self._stood = [np.zeros(n, dtype=np.int64) for n in job.sizes] if job.rows is not None else []
-        self._legs: tuple[Leg, ...] = ()
-        if self._parties is not None:
-            self._legs = tuple(self._parties.legs(self._row_bytes))
-        elif self.edges is not None and self.edges.hops and not self._pooled:
-            self._legs = tuple(self.edges.legs(nopeek_flops(job, self.costs["head"])))
-        elif not self._pooled:
-            self._legs = tuple(legs_of_a_batch(job, self.costs, self._row_bytes))
+        message = self.edges.message if self.edges is not None and self.edges.hops else self._message
+        ways = (self._work, message) if self._parties is None else (self._parties.work, self._parties.message)
+        self._legs = () if self._pooled else tuple(legs_of_a_batch(job, *ways))
         if self.edges is not None and not self.edges.hops:
             self._legs = tuple(replace(leg, place="edge") if leg.place == "server" else leg for leg in self._legs)
         if not job.method.trains:
@@ -116,6 +111,13 @@ class Counts:
             released=self._released.copy(),
             sums=self._sums[:, : len(self.participants)],
         )
+
+    def _work(self, place: Place, part: str, *passes: str) -> Leg:
+        nopeek = nopeek_flops(self.job, self.costs[part]) if (part, passes) == ("head", ("backward",)) else 0
+        return Leg(place, self.costs[part].flops(*passes) + nopeek)
+
+    def _message(self, direction: Direction, kinds: Kinds) -> list[Leg]:
+        return [Leg(direction, sum(self._row_bytes(kind) for kind in kinds))]
 
     def peak_bytes(self) -> Ints:
         """Return ``[clinic]`` what each keeps at once.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,27 +65,15 @@ class EdgeCounts:
     def _numbers(self, part: str) -> int:
         return sum(shape.numel() for shape in self._above.part(part).shapes().values())
 
-    def legs(self, clinic_extra: int) -> Iterator[Leg]:
-        """Return the way of one batch through a middle; so many FLOPs more are the clinic's on the way back."""
-        costs = self._costs
-        yield Leg("clinic", costs["head"].forward_flops)
-        yield Leg("up", self._message(self.below, self._up[0]))
-        yield Leg("edge", costs["middle"].forward_flops)
-        yield Leg("edge-up", self._message(self._above, self._up[0]))
-        if "tail" not in costs:
-            yield Leg("server", costs["body"].forward_flops + costs["body"].backward_flops)
-        else:
-            yield Leg("server", costs["body"].forward_flops)
-            yield Leg("edge-down", self._message(self._above, self._down[0]))
-            yield Leg("down", self._message(self.below, self._down[0]))
-            yield Leg("clinic", costs["tail"].forward_flops + costs["tail"].backward_flops)
-            yield Leg("up", self._message(self.below, self._up[1]))
-            yield Leg("edge-up", self._message(self._above, self._up[1]))
-            yield Leg("server", costs["body"].backward_flops)
-        yield Leg("edge-down", self._message(self._above, self._down[-1]))
-        yield Leg("edge", costs["middle"].backward_flops)
-        yield Leg("down", self._message(self.below, self._down[-1]))
-        yield Leg("clinic", costs["head"].backward_flops + clinic_extra)
+    def message(self, direction: Direction, kinds: Kinds) -> list[Leg]:
+        """Return a message by way of an edge server, with its middle's pass between clinic and cloud."""
+        middle = self._costs["middle"]
+        below, above = (sum(self._row_bytes(side, kind) for kind in kinds) for side in (self.below, self._above))
+        if direction == "up":
+            work = [Leg("edge", middle.forward_flops)] if Kind.SMASHED in kinds else []
+            return [Leg("up", below), *work, Leg("edge-up", above)]
+        work = [Leg("edge", middle.backward_flops)] if Kind.CUT_GRADIENT in kinds else []
+        return [Leg("edge-down", above), *work, Leg("down", below)]
 
     def through(self, load: RoundLoad, server_round: int, rounds: int) -> RoundLoad:
         """Return a round's load with what it asks of edge servers, and of the cloud in their place."""
@@ -154,9 +142,6 @@ class EdgeCounts:
         received = math.prod(self._costs["head"].output_shape)
         of_batch = self._widest * (received + sum(part.activations for part in parts))
         return np.bincount(self.edges.home, FLOAT_BYTES * (own + of_batch), len(self.edges.names)).astype(np.int64)
-
-    def _message(self, side: Job, kinds: Kinds) -> int:
-        return sum(self._row_bytes(side, kind) for kind in kinds)
 
     def _row_bytes(self, side: Job, kind: Kind) -> int:
         """Return what a record's row of a kind takes between clinics and edge server, or between that and the cloud."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -9,7 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.methods.protocol import HEADER_BYTES, SECURE, Traffic
+from sim.methods.job import Job
+from sim.methods.messages import Kind
+from sim.methods.protocol import HEADER_BYTES, SECURE, Direction, Kinds, Traffic
 from sim.methods.sampling import lane_by_lane
 from sim.privacy.secure_aggregation import Stage
 from sim.scenario.clinics import ServerResources
@@ -167,3 +170,33 @@ class RoundLoad:
     def turn_steps(self, lane: int) -> int:
         """Return the number of batches in one turn of a lane: all, or one where clinics alternate by mini-batch."""
         return int(self.steps[lane] // max(self.turns[lane], 1))
+
+
+def legs_of_a_batch(
+    job: Job, work: Callable[..., Leg], message: Callable[[Direction, Kinds], Iterable[Leg]]
+) -> Iterator[Leg]:
+    """Yield the way of one batch, in order.
+
+    ``work`` takes a place, a part and which passes (``"forward"``, ``"backward"``) it makes there; ``message`` a
+    direction and the kinds of rows in a message.
+    """
+    protocol = job.protocol
+    if protocol.topology == "whole":
+        yield work("clinic", "model", "forward", "backward")
+        return
+    yield work("clinic", "head", "forward")
+    yield from message("up", protocol.batch_up[0])
+    if (Kind.TAIL_GRADIENT,) not in protocol.batch_up:
+        yield work("server", "body", "forward", "backward")
+    else:
+        yield work("server", "body", "forward")
+        yield from message("down", (Kind.BODY_OUTPUT,))
+        yield work("clinic", "tail", "forward", "backward")
+        yield from message("up", (Kind.TAIL_GRADIENT,))
+        yield work("server", "body", "backward")
+    yield from message("down", (Kind.CUT_GRADIENT,))
+    yield work("clinic", "head", "backward")
+    if job.joint:
+        yield from message("up", (Kind.NORMS,))
+        yield Leg("server", 0)
+        yield from message("down", (Kind.CLIP_FACTORS,))

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from sim.methods.alignment import stages_of
 from sim.methods.job import Job
-from sim.methods.messages import Kind
 from sim.methods.parties import OF_THE_LABEL, Parties, crossing_at
-from sim.methods.protocol import HEADER_BYTES, Direction
+from sim.methods.protocol import HEADER_BYTES, Direction, Kinds
 from sim.plan.costs import PartCost, part_costs
 from sim.plan.load import Leg, Place
 from sim.scenario.clinics import ClinicResources
@@ -35,6 +34,8 @@ class PartyCosts:
     parties : Parties
     costs : mapping of str to PartCost
         Of all heads together, body and tail.
+    row_bytes : callable
+        What one record's row of a kind takes.
 
     Attributes
     ----------
@@ -42,8 +43,10 @@ class PartyCosts:
         By place; empty where the network is not cut.
     """
 
-    def __init__(self, job: Job, parties: Parties, costs: Mapping[str, PartCost]) -> None:
-        self._job, self._parties, self._costs = job, parties, costs
+    def __init__(
+        self, job: Job, parties: Parties, costs: Mapping[str, PartCost], row_bytes: Callable[[str], int]
+    ) -> None:
+        self._job, self._parties, self._costs, self._row_bytes = job, parties, costs, row_bytes
         own = [(parties.head_of(k), len(columns)) for k, columns in enumerate(parties.columns)] if parties.heads else []
         self.heads = tuple(part_costs((head,), (width,), job.frozen)["head"] for head, width in own)
 
@@ -74,36 +77,18 @@ class PartyCosts:
         body = sum(shape.numel() for shape in self._job.part("body").shapes().values())
         return self.crossing()[places] + body * self._parties.at_holders(places)
 
-    def legs(self, row_bytes: Callable[[str], int]) -> Iterator[Leg]:
-        """Return the way of one batch of all parties; what a region's body does is counted at its label's holder."""
-        body, everyone = self._costs["body"], np.arange(len(self.heads))
-        at_holders = self._parties.at_holders(everyone)
+    def work(self, place: Place, part: str, *passes: str) -> Leg:
+        """Return passes through a part; what a region's body and tail do is counted at its label's holder."""
+        if part == "head":
+            return Leg(place, 0, tuple(head.flops(*passes) for head in self.heads))
+        at_holders = self._parties.at_holders(np.arange(len(self.heads)))
+        return Leg(place, 0, tuple(np.where(at_holders, self._costs[part].flops(*passes), 0).tolist()))
 
-        def rows(direction: Direction, *kinds: str) -> Leg:
-            there = np.array([sends(self._parties, kind, everyone) for kind in kinds])
-            sizes = np.array([row_bytes(kind) for kind in kinds]) @ there
-            return Leg(direction, 0, tuple(np.where(there.any(0), sizes, -1).tolist()))
-
-        def at_holder(place: Place, flops: int) -> Leg:
-            return Leg(place, 0, tuple(np.where(at_holders, flops, 0).tolist()))
-
-        yield Leg("clinic", 0, tuple(head.forward_flops for head in self.heads))
-        yield rows("up", *self._job.protocol.batch_up[0])
-        if self._job.protocol.topology == "vanilla":
-            yield at_holder("server", body.forward_flops + body.backward_flops)
-        else:
-            tail = self._costs["tail"]
-            yield at_holder("server", body.forward_flops)
-            yield rows("down", Kind.BODY_OUTPUT)
-            yield at_holder("clinic", tail.forward_flops + tail.backward_flops)
-            yield rows("up", Kind.TAIL_GRADIENT)
-            yield at_holder("server", body.backward_flops)
-        yield rows("down", Kind.CUT_GRADIENT)
-        yield Leg("clinic", 0, tuple(head.backward_flops for head in self.heads))
-        if self._job.joint:
-            yield rows("up", Kind.NORMS)
-            yield Leg("server", 0)
-            yield rows("down", Kind.CLIP_FACTORS)
+    def message(self, direction: Direction, kinds: Kinds) -> Iterator[Leg]:
+        """Yield a message of the parties that send or get rows of some of these kinds."""
+        there = np.array([sends(self._parties, kind, np.arange(len(self.heads))) for kind in kinds])
+        sizes = np.array([self._row_bytes(kind) for kind in kinds]) @ there
+        yield Leg(direction, 0, tuple(np.where(there.any(0), sizes, -1).tolist()))
 
 
 def alignment_seconds(job: Job, resources: Sequence[ClinicResources]) -> float:
