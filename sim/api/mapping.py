@@ -49,7 +49,7 @@ def decided(study: StudyResults, folder: Path, x: str, y: str, within: Sequence[
     clauses = checked(within, runs)
     joined = runs[~runs["method"].map(is_baseline).astype(bool)]
     if joined.empty:
-        raise ScenarioError([f"{folder}: has no finished run of a method that trains together; run the study first"])
+        raise ScenarioError(f"{folder}: has no finished run of a method that trains together; run the study first")
     seconds = {}
     for (candidate, row), run_id in _firsts(joined):
         run = Retiming(folder / run_id, trust=trust)
@@ -75,7 +75,7 @@ def _axis(x: str) -> tuple[str, list[str]]:
     else:
         values = [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", text)]
     if not name or not values or not all(values):
-        raise ScenarioError([f'--x: "{x}" is not a key with values; write it like "{UPLINKS}"'])
+        raise ScenarioError(f'--x: "{x}" is not a key with values; write it like "{UPLINKS}"')
     return key, list(dict.fromkeys(values))
 
 

@@ -63,7 +63,7 @@ def _refuse_noise_without_rows(whole: Scenario) -> None:
     if not any(Kind.SMASHED in protocol_of(method_of(name), cut).rows_sent for name, cut in strategies):
         mend = "take another, or add a strategy with a cut"
         raise ScenarioError(
-            [f"scenario: clinics.hostile: row-noise is on rows at a cut, and no strategy here sends any; {mend}"]
+            f"scenario: clinics.hostile: row-noise is on rows at a cut, and no strategy here sends any; {mend}"
         )
 
 

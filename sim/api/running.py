@@ -120,7 +120,7 @@ def _scenario(
     overrides: list[Override] = [(f"data.{key}", value) for key, value in data.settings.items()] if data else []
     overrides += [("data.path", data.name)] if data else []
     if wrong := [key for key in settings if not isinstance(key, str)]:
-        raise ScenarioError([f"set: {show(str(wrong[0]))} is no text; give dotted keys such as train.rounds"])
+        raise ScenarioError(f"set: {show(str(wrong[0]))} is no text; give dotted keys such as train.rounds")
     overrides += [(key, _as_written(value)) for key, value in settings.items()]
     if isinstance(given, Path | str):
         read = partial(load_scenario, given, overrides)

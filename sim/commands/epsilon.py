@@ -41,16 +41,14 @@ def _of_study(folder: Path, accountant: str, delta: float | None) -> None:
     from sim.results.store import read_records, uncounted
 
     if accountant != "pld":
-        raise ScenarioError(
-            [f"--accountant: {accountant} does not count a study; leave it out, or name a run's folder"]
-        )
+        raise ScenarioError(f"--accountant: {accountant} does not count a study; leave it out, or name a run's folder")
     runs = list(map(StudyRun.of, read_records(folder)))
     if not runs:
-        raise ScenarioError([f"{folder}: has no run of this results version; run the study first"])
+        raise ScenarioError(f"{folder}: has no run of this results version; run the study first")
     try:
         found = compose_study(runs, delta)
     except ValueError as error:
-        raise ScenarioError([f"{folder}: {error}"]) from None
+        raise ScenarioError(f"{folder}: {error}") from None
     frame = composed_frame(found, runs, delta)
     adjacency = f", {found.adjacency}" if found.adjacency else ""
     table = Table(title=f"epsilon at delta {found.delta:g}, by pld; unit: {found.unit}{adjacency}")
@@ -86,20 +84,20 @@ def _of_run(folder: Path, accountant: str, delta: float | None) -> None:
         record["spec"]["privacy"].get("colluding-clinics", 0), edges=bool(record["spec"].get("edges"))
     )
     if accountant not in get_args(Accountant):
-        raise ScenarioError([f"{folder}: --accountant {show(accountant)} does not exist; choose pld or rdp"])
+        raise ScenarioError(f"{folder}: --accountant {show(accountant)} does not exist; choose pld or rdp")
     if delta and not MIN_DELTA <= delta < 1:
-        raise ScenarioError([f"{folder}: --delta {delta:g} is out of range; give 0, or {MIN_DELTA:g} to below 1"])
+        raise ScenarioError(f"{folder}: --delta {delta:g} is out of range; give 0, or {MIN_DELTA:g} to below 1")
     try:
         ledger = Ledger.from_json(record["privacy"]["releases"])
     except ValueError:
-        raise ScenarioError([f"{folder}: its run.json has no ledger; restore the file, or run again"]) from None
+        raise ScenarioError(f"{folder}: its run.json has no ledger; restore the file, or run again") from None
     try:
         spent = [
             [ledger.epsilon(a, k, at, accountant, plan["unit"]) for a in adversaries]  # type: ignore[arg-type]
             for k in range(len(names))
         ]
     except ValueError as error:
-        raise ScenarioError([f"{folder}: {error}"]) from None
+        raise ScenarioError(f"{folder}: {error}") from None
     table = Table("clinic", *adversaries, title=f"epsilon at delta {at:g}, by {accountant}; unit: {plan['unit']}")
     worst = [max(range(len(names)), key=lambda k, a=a: spent[k][a]) for a in range(len(adversaries))]  # type: ignore[misc]
     cells = [f"{epsilon_text(spent[k][a])} ({escape(names[k])})" for a, k in enumerate(worst)]

@@ -31,12 +31,12 @@ def new(
     try:
         name_of_a_folder(name)
     except ValueError as error:
-        raise ScenarioError([f"NAME: {error}"]) from None
+        raise ScenarioError(f"NAME: {error}") from None
     text = files("sim").joinpath("templates", f"{template.value}.toml").read_text(encoding="utf-8")
     path = Path(f"{name}.toml")
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text.replace("NAME", name))
     except FileExistsError:
-        raise ScenarioError([f"{path}: already exists; choose another name, or remove it"]) from None
+        raise ScenarioError(f"{path}: already exists; choose another name, or remove it") from None
     print(f"{path}: written; edit it, then: suture check {path}")

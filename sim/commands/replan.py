@@ -43,6 +43,6 @@ def _points(sweep: str) -> list[str]:
     points = [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", values)]
     if not key.strip() or not all(points):
         raise ScenarioError(
-            [f'--sweep: "{sweep}" is not a key with values; write it like "clinics.0.uplink=1 Mbit/s,10 Mbit/s"']
+            f'--sweep: "{sweep}" is not a key with values; write it like "clinics.0.uplink=1 Mbit/s,10 Mbit/s"'
         )
     return [f"{key.strip()}={point}" for point in points]

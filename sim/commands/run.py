@@ -100,10 +100,10 @@ def _engine(name: EngineName, jobs: int | None, ray_address: str | None, node_gr
     if name is not EngineName.RAY:
         for option, value in (("--ray-address", ray_address), ("--node-groups", node_groups)):
             if value is not None:
-                raise ScenarioError([f"{option}: has no effect without --engine ray; add it"])
+                raise ScenarioError(f"{option}: has no effect without --engine ray; add it")
         return engine_of(jobs or default_jobs())
     if node_groups is not None and jobs is not None:
-        raise ScenarioError(["--jobs: has no effect beside --node-groups, which are the processes; remove one of them"])
+        raise ScenarioError("--jobs: has no effect beside --node-groups, which are the processes; remove one of them")
     cluster = RayCluster(ray_address, node_groups or jobs or default_jobs())
     cluster.reach()
     return RayTasks(cluster, cluster.processors) if node_groups is None else RayActors(cluster, ActorHosts(node_groups))

@@ -41,7 +41,7 @@ def _of_run(folder: Path) -> tuple[list[str], list[str]]:
     record = read_record(folder)
     stated = record.get("privacy", {}).get("audit-log") if isinstance(record.get("privacy"), dict) else None
     if not isinstance(stated, dict) or "lines" not in stated:
-        raise ScenarioError([f"{folder}: this run did not finish and has no audit log; choose a finished run"])
+        raise ScenarioError(f"{folder}: this run did not finish and has no audit log; choose a finished run")
     if file_bytes(folder, AUDIT_FILE) is None:
         raise SutureError(f"{folder / AUDIT_FILE}: is missing")
     said = [

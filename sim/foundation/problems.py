@@ -44,8 +44,8 @@ class ScenarioError(SutureError, ValueError):
 
     Parameters
     ----------
-    problems : iterable of str
-        One line a problem; lines said twice are kept once, and signs that nobody sees are written as escapes.
+    problems : str or iterable of str
+        One line, or several; lines said twice are kept once, and signs that nobody sees are written as escapes.
 
     Attributes
     ----------
@@ -53,8 +53,9 @@ class ScenarioError(SutureError, ValueError):
         The lines.
     """
 
-    def __init__(self, problems: Iterable[str]) -> None:
-        self.problems: tuple[str, ...] = tuple(dict.fromkeys(_seen(" ".join(line.splitlines())) for line in problems))
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        lines = (problems,) if isinstance(problems, str) else problems
+        self.problems: tuple[str, ...] = tuple(dict.fromkeys(_seen(" ".join(line.splitlines())) for line in lines))
         super().__init__(self.problems)
 
     def __str__(self) -> str:

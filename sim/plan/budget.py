@@ -99,7 +99,7 @@ def within_budget(job: Job, after: Sequence[Sampled], limit: float) -> int:
     final = build_ledger(job, after[-1])
     if reasons := un_noised(final, job.opponent):
         raise ScenarioError(
-            [f"privacy.stop-at-epsilon: epsilon is infinite against the {job.opponent}: {'; '.join(reasons)}"]
+            f"privacy.stop-at-epsilon: epsilon is infinite against the {job.opponent}: {'; '.join(reasons)}"
         )
     at_the_end = final_epsilons(job, final)
     # What was spent so far is within 1e-3 and may leave clinics out; the last word has the epsilon of a whole plan.
@@ -109,10 +109,8 @@ def within_budget(job: Job, after: Sequence[Sampled], limit: float) -> int:
     if not rounds:
         spent = _worst(job, after[0])
         raise ScenarioError(
-            [
-                f"privacy.stop-at-epsilon: the first round alone spends {spent:.3g} against the {job.opponent}; "
-                "give a larger one, or more noise"
-            ]
+            f"privacy.stop-at-epsilon: the first round alone spends {spent:.3g} against the {job.opponent}; "
+            "give a larger one, or more noise"
         )
     return rounds
 

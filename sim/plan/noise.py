@@ -39,11 +39,9 @@ def refuse_lost_targets(job: Job, sampled: Sampled) -> None:
         clinics = (1.0,) * len(job.sizes)
         if reasons := un_noised(build_ledger(job.with_noise(clinics, clinics), sampled), job.opponent):
             raise ScenarioError(
-                [
-                    f"privacy.epsilon: under {job.method.name} no noise reaches {privacy.epsilon:g} against the "
-                    f"{job.opponent}, as an active server may pass on what it sees: {'; '.join(reasons)}; take fedavg "
-                    'with noise at the clinics, or trust = "curious"'
-                ]
+                f"privacy.epsilon: under {job.method.name} no noise reaches {privacy.epsilon:g} against the "
+                f"{job.opponent}, as an active server may pass on what it sees: {'; '.join(reasons)}; take fedavg "
+                'with noise at the clinics, or trust = "curious"'
             )
 
 
@@ -52,7 +50,7 @@ def update_multiplier(job: Job, mechanism: OnUpdates, sampled: Sampled, delta: f
     clinics, privacy = len(sampled.rounds), job.spec.privacy
     if delta * clinics >= 1:
         raise ScenarioError(
-            [f"privacy.delta: {delta:g} is not below 1 / {clinics}, one over the number of clinics; give a smaller one"]
+            f"privacy.delta: {delta:g} is not below 1 / {clinics}, one over the number of clinics; give a smaller one"
         )
     if privacy.epsilon is None:
         noise = float(privacy.noise_multiplier or 0.0)
@@ -61,14 +59,12 @@ def update_multiplier(job: Job, mechanism: OnUpdates, sampled: Sampled, delta: f
             rounds = max(1, int(sampled.rounds.max()))
             noise = mechanism.noise_for(privacy.epsilon, delta, rounds if job.secure is None else 1)
         except ValueError as error:
-            raise ScenarioError([f"privacy.epsilon: {error}"]) from None
+            raise ScenarioError(f"privacy.epsilon: {error}") from None
         noise = shared(job, noise, sampled)
     if job.adaptive is not None and 2 * job.adaptive.count_noise <= noise:
         raise ScenarioError(
-            [
-                f"privacy.adaptive-count-noise: {job.adaptive.count_noise:g} spends more than noise multiplier "
-                f"{noise:.3g} allows in all; give more than half of that, such as {noise:.2g}"
-            ]
+            f"privacy.adaptive-count-noise: {job.adaptive.count_noise:g} spends more than noise multiplier "
+            f"{noise:.3g} allows in all; give more than half of that, such as {noise:.2g}"
         )
     return (noise,) * clinics
 
@@ -98,13 +94,13 @@ def row_multipliers(
     ledger = build_ledger(job.with_noise(sigmas, [1.0 for _ in clinics]), sampled)
     if reasons := un_noised(ledger, "server"):
         raise ScenarioError(
-            [f"privacy.{key}: no noise on rows reaches {target:g} against the server: {'; '.join(reasons)}"]
+            f"privacy.{key}: no noise on rows reaches {target:g} against the server: {'; '.join(reasons)}"
         )
     labels = job.spec.privacy.randomises_labels if "labels" in job.protocol.rows_sent else None
     for_rows = target - (labels or 0.0)
     if for_rows <= 0:
         raise ScenarioError(
-            [f"privacy.{key}: the labels alone spend label-epsilon {labels:g}; give a larger target than {target:g}"]
+            f"privacy.{key}: the labels alone spend label-epsilon {labels:g}; give a larger target than {target:g}"
         )
     reach = tuple(r for kind, r in noise.reach.items() for _ in range(releases_of_a_row(job.parties, kind)))
     found = list[float]()
@@ -113,10 +109,8 @@ def row_multipliers(
         found.append(noise.mechanism.noise_for(for_rows, delta, exposures, gradients, reach))
         if not found[-1]:
             raise ScenarioError(
-                [
-                    f"privacy.{key}: the server sees who is in a batch, so that noise on gradients alone spends more "
-                    f"than {target:g} there; give a larger target, or the gradients more noise"
-                ]
+                f"privacy.{key}: the server sees who is in a batch, so that noise on gradients alone spends more "
+                f"than {target:g} there; give a larger target, or the gradients more noise"
             )
     return tuple(found)
 
@@ -135,7 +129,7 @@ def gradient_multipliers(job: Job, mechanism: OnGradients, sampled: Sampled, del
         drawn = zip(sampled.rates.tolist(), steps.tolist(), strict=True)
         return tuple(mechanism.noise_for(epsilon, delta, rate, count) for rate, count in drawn)
     except ValueError as error:
-        raise ScenarioError([f"privacy.epsilon: {error}"]) from None
+        raise ScenarioError(f"privacy.epsilon: {error}") from None
 
 
 def _check_delta(job: Job, delta: float) -> None:
@@ -146,8 +140,6 @@ def _check_delta(job: Job, delta: float) -> None:
     if delta * most >= 1:
         example = 10.0 ** -math.ceil(math.log10(10 * most))
         raise ScenarioError(
-            [
-                f"privacy.delta: {delta:g} is not below 1 / {most}, one over the training records of {holder}: "
-                f"a mechanism that publishes a record would pass; give a smaller one, for example {example:g}"
-            ]
+            f"privacy.delta: {delta:g} is not below 1 / {most}, one over the training records of {holder}: "
+            f"a mechanism that publishes a record would pass; give a smaller one, for example {example:g}"
         )

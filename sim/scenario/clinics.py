@@ -267,13 +267,13 @@ def _own_profile(tables: "type[ClinicGroup]", profile: str) -> ClinicResources:
     try:
         found = loaded(OWN_PROFILES, profile)
     except ValueError as error:
-        raise ScenarioError([f"{place}: {error}"]) from None
+        raise ScenarioError(f"{place}: {error}") from None
     if not isinstance(found, Mapping):
-        raise ScenarioError([f"{place} is no mapping of {', '.join(_OF_A_PROFILE)}; give one"])
+        raise ScenarioError(f"{place} is no mapping of {', '.join(_OF_A_PROFILE)}; give one")
     if unknown := [key for key in found if key not in _OF_A_PROFILE]:
-        raise ScenarioError([f"{place}: unknown key {show(unknown[0])}; {suggest(unknown[0], _OF_A_PROFILE)}"])
+        raise ScenarioError(f"{place}: unknown key {show(unknown[0])}; {suggest(unknown[0], _OF_A_PROFILE)}")
     if absent := [key for key in _OF_A_PROFILE[:4] if key not in found]:
-        raise ScenarioError([f"{place}: {', '.join(absent)} not given; give all four rates"])
+        raise ScenarioError(f"{place}: {', '.join(absent)} not given; give all four rates")
     try:
         return _resources(tables.model_validate(dict(found), by_alias=True, by_name=False), None)
     except ValidationError as error:

@@ -72,7 +72,7 @@ def contests(scenario: Scenario, specs: Sequence[RunSpec]) -> list[Contest]:
     if problems:
         raise ScenarioError(problems)
     if (trials := sum(len(each.trials) for each in found)) > MOST_TRIALS:
-        raise ScenarioError([f"scenario: tune: {trials:,} trials, and a study has at most {MOST_TRIALS:,}; tune less"])
+        raise ScenarioError(f"scenario: tune: {trials:,} trials, and a study has at most {MOST_TRIALS:,}; tune less")
     return found
 
 

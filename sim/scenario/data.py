@@ -194,10 +194,10 @@ class DataFile(_Found):
         try:
             return file_sha256(self.path)
         except ValueError as error:
-            raise ScenarioError([f"scenario: data.path: {self.path} {error}"]) from None
+            raise ScenarioError(f"scenario: data.path: {self.path} {error}") from None
         except OSError as error:
             raise ScenarioError(
-                [f"scenario: data.path: {self.path} cannot be read ({error.strerror}); check the path"]
+                f"scenario: data.path: {self.path} cannot be read ({error.strerror}); check the path"
             ) from None
 
 
@@ -286,7 +286,7 @@ class Loader(TableFile):
         if records.settings["source"] == "csv":
             return Csv(**own, path=path)
         if faults := [key for key in own if key not in Npz.model_fields]:
-            raise ScenarioError([f"scenario: data.{faults[0].replace('_', '-')}: has no effect on arrays; remove it"])
+            raise ScenarioError(f"scenario: data.{faults[0].replace('_', '-')}: has no effect on arrays; remove it")
         return Npz(**own, path=path, x="x")
 
     def _records(self) -> "tuple[InMemory, Path]":

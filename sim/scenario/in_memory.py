@@ -80,7 +80,7 @@ def in_memory(data: object) -> InMemory:
         return InMemory(_csv(data), {"source": "csv"})
     if not isinstance(data, Mapping) or not data:
         raise ScenarioError(
-            [f"data: is of type {type(data).__name__}; give a data frame, a dict of arrays, or of Datasets by clinic"]
+            f"data: is of type {type(data).__name__}; give a data frame, a dict of arrays, or of Datasets by clinic"
         )
     if set(_NEEDED) & data.keys():
         return _of_arrays(data)
@@ -190,7 +190,7 @@ def records_of(name: str, options: str) -> tuple[InMemory, Path]:
     try:
         found = loaded(SOURCES, name)
     except ValueError as error:
-        raise ScenarioError([f"scenario: data.path: {error}"]) from None
+        raise ScenarioError(f"scenario: data.path: {error}") from None
     try:
         data = found(**json.loads(options))
     except ScenarioError:
@@ -201,7 +201,7 @@ def records_of(name: str, options: str) -> tuple[InMemory, Path]:
         else:
             code = getattr(found, "__code__", None)
             fault = f"failed: {place_of(error, code.co_filename if code else None)}; correct it"
-        raise ScenarioError([f"scenario: data.path: loader {show(name)} {fault}"]) from None
+        raise ScenarioError(f"scenario: data.path: loader {show(name)} {fault}") from None
     records = in_memory(data)
     return records, records.keep(_folder())
 

@@ -241,7 +241,7 @@ def expand(scenario: Scenario) -> list[RunSpec]:
     cuts = sum(len(strategy.cut) or 1 for strategy in scenario.strategies)
     runs = math.prod([cuts, len(scenario.seeds), *map(len, scenario.sweep.values())])
     if runs > MOST_RUNS:
-        raise ScenarioError([f"scenario: sweep: {runs:,} runs, and a study has at most {MOST_RUNS:,}; sweep less"])
+        raise ScenarioError(f"scenario: sweep: {runs:,} runs, and a study has at most {MOST_RUNS:,}; sweep less")
     if scenario.parties:
         scenario = scenario.model_copy(update={"clinics": clinics_of(scenario.parties)})
     common = _settings(scenario, {}, "scenario")
