@@ -87,8 +87,7 @@ class Session:
     @property
     def lost(self) -> bool:
         """Whether the turn's clinics are lost at its end."""
-        attendance = self.job.attendance(self.server_round)
-        return not any(attendance.returns(k) or self.last < attendance.batches_of(k) for k in self.clinics)
+        return self.job.attendance(self.server_round).loses(self.clinics, self.last)
 
     @property
     def normaliser(self) -> NDArray[np.int64]:

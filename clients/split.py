@@ -14,12 +14,11 @@ and all (Gawali et al. 2020, SplitFed V3).
 from __future__ import annotations
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from clients.admission import admit_close, admit_rows, admit_turn, check_turn_is_open
-from clients.compressing import compressed
-from clients.misbehaving import as_sent
-from clients.own import keep_own, own_values, shared_values
+from clients.own import keep_own, own_values
 from clients.session import (
     Session,
     advance,
@@ -31,6 +30,7 @@ from clients.session import (
     resume,
     trainers_for,
 )
+from clients.updates import parts_sent
 from sim.methods.crossing import places_sent, unpacked
 from sim.methods.feed import padded
 from sim.methods.forms import label_dtype, sendable
@@ -38,7 +38,6 @@ from sim.methods.messages import Begin, Clip, Close, Kind, OfBatch, Open, Reply,
 from sim.methods.parties import protocol_at
 from sim.methods.replies import parts_that_cross
 from sim.methods.row_noise import leaving_rows
-from sim.methods.secure_sum import masked_sum
 from sim.methods.trainer import expand
 from sim.methods.workplace import Workplace
 from sim.tensor.clipping import joint_factors
@@ -90,9 +89,8 @@ def tail(asked: Tail, here: Workplace) -> Reply:
     gradient = session.train_tail(outputs)
     if session.job.joint:
         hold(here.memory, session, Kind.BODY_OUTPUT, outputs)
-    normaliser = torch.from_numpy(session.normaliser.copy())
     at = places_sent(session.job, Kind.BODY_OUTPUT, asked.body_output)
-    return _rows(session, {Kind.TAIL_GRADIENT: _leaving(session, Kind.TAIL_GRADIENT, gradient, normaliser, at)})
+    return _rows(session, {Kind.TAIL_GRADIENT: _leaving(session, Kind.TAIL_GRADIENT, gradient, session.normaliser, at)})
 
 
 def step(asked: Step, here: Workplace) -> Reply:
@@ -133,7 +131,7 @@ def _arrived(asked: OfBatch, kind: Kind, rows: Tensor, session: Session, here: W
 
 
 def _leaving(
-    session: Session, kind: Kind, rows: Tensor, normaliser: Tensor | None = None, at: Tensor | None = None
+    session: Session, kind: Kind, rows: Tensor, normaliser: ArrayLike | None = None, at: Tensor | None = None
 ) -> Tensor:
     if session.job.rows is not None:
         session.count(kind)
@@ -174,13 +172,8 @@ def _parts(here: Workplace, session: Session) -> Reply:
     crossing = () if session.lost else parts_that_cross(job)
     received = f"{session.name}.{RECEIVED}"
     before = here.memory.tensors(received) if received in here.memory else {}
-    sent = as_sent(job, session.server_round, session.clinics, before, parameters_of(trainers))
-    values = {
-        Kind.MODEL: lambda: shared_values(job, sent),
-        Kind.MASKED: lambda: masked_sum(job, session.server_round, session.clinics, {}, sent),
-        Kind.OPTIMIZER: lambda: optimizer_state_of(trainers),
-        Kind.UPDATE: lambda: compressed(here, session.clinics, before, sent),
-    }
-    parts = {kind: values[kind]() for kind in crossing}
+    parts = parts_sent(here, session.server_round, session.clinics, before, parameters_of(trainers), crossing)
+    if Kind.OPTIMIZER in crossing:
+        parts[Kind.OPTIMIZER] = optimizer_state_of(trainers)
     here.memory.forget(received)
     return Reply(clinics=session.clinics, parts=parts, noised=noised)

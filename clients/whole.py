@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from clients.admission import admit_training
-from clients.compressing import compressed
-from clients.misbehaving import as_sent
-from clients.own import keep_own, own_values, shared_values
+from clients.own import keep_own, own_values
 from clients.session import trainers_for
+from clients.updates import parts_sent
 from sim.methods.job import Job
-from sim.methods.messages import Kind, Reply, Train, TrainAlone
+from sim.methods.messages import Reply, Train, TrainAlone
 from sim.methods.node_group import NodeGroup
-from sim.methods.replies import CLIPPED, EXAMPLES, TRAINING_LOSS
-from sim.methods.secure_sum import masked_sum
+from sim.methods.replies import CLIPPED, EXAMPLES, TRAINING_LOSS, parts_that_cross
 from sim.methods.trainer import LocalTraining, Trainer, expand
 from sim.methods.workplace import Workplace
 from sim.models import Parameters
@@ -47,15 +45,11 @@ def train(asked: Train, here: Workplace) -> Reply:
         told[CLIPPED] = float(_clip_update(trainer.parameters, asked.model, asked.clipping_norm))
     if own:
         keep_own(here, clinics, {"model": trainer})
-    trainer.parameters.update(as_sent(job, asked.server_round, clinics, asked.model, trainer.parameters))
+    parts = parts_sent(here, asked.server_round, clinics, asked.model, trainer.parameters, parts_that_cross(job))
     reply = _reply(job, clinics, trainer, told)
-    if job.compression is not None:
-        return replace(reply, parts={Kind.UPDATE: compressed(here, clinics, asked.model, trainer.parameters)})
-    if job.secure is None:
-        return reply
-    masked = masked_sum(job, asked.server_round, clinics, asked.model, trainer.parameters)
-    noised = {what: [1] * len(clinics) for what in job.round_releases} if job.spec.privacy.unit == "clinic" else {}
-    return replace(reply, parts={Kind.MASKED: masked}, noised={**reply.noised, **noised})
+    released = job.round_releases if job.secure is not None and job.spec.privacy.unit == "clinic" else ()
+    noised = {what: [1] * len(clinics) for what in released}
+    return replace(reply, parts=parts, noised={**reply.noised, **noised})
 
 
 def train_alone(asked: TrainAlone, here: Workplace) -> Reply:
@@ -104,10 +98,8 @@ def _training_loss(trainer: Trainer, group: NodeGroup) -> float:
 
 
 def _reply(job: Job, clinics: list[int], trainer: Trainer, told: Mapping[str, float]) -> Reply:
-    shared = shared_values(job, trainer.parameters)
     return Reply(
         clinics=clinics,
-        parts={Kind.MODEL: shared} if shared else {},
         noised={} if job.dp is None else {trainer.part.name: trainer.noised_steps.tolist()},
         metrics={EXAMPLES: sum(job.sizes[k] for k in clinics), **told},
     )

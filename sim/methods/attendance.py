@@ -72,6 +72,10 @@ class Attendance:
         """Whether the parts of a clinic that is there come back."""
         return bool(self.returned[self._position[clinic]])
 
+    def loses(self, clinics: Iterable[int], last: int) -> bool:
+        """Whether all of some clinics are lost by the end of a turn, ``last`` the batch after its last."""
+        return not any(self.returns(k) or last < self.batches_of(k) for k in clinics)
+
 
 def available(seed: int, behaviours: Sequence[Behaviour], rounds: int) -> NDArray[np.bool_]:
     """Draw in which rounds each clinic is there.

@@ -42,7 +42,7 @@ def crossing_form(job: Job, kind: str, shape: tuple[int, ...]) -> Form:
     return (shape, torch.int16) if job.on_grid(kind) else job.cut.form(shape, back=kind in GRADIENT_OF)
 
 
-def packed(job: Job, kind: str, rows: Tensor, sizes: Sequence[int], at: Tensor | None = None) -> Tensor:
+def packed(job: Job, rows: Tensor, sizes: Sequence[int], at: Tensor | None = None) -> Tensor:
     """Return un-noised rows ``[lane, batch, *feature]`` as they cross, without padding.
 
     Parameters

@@ -187,7 +187,7 @@ class EdgeServer:
         back = self._below.ask(
             Tail(**of_batch(passage.name, passage.below, passage.step), body_output=asked.body_output)
         )
-        by_lane = torch.from_numpy(self._normaliser(passage).copy())
+        by_lane = self._normaliser(passage)
         at = places_sent(below, Kind.BODY_OUTPUT, asked.body_output)
         gradient = arrived_rows(below, Kind.TAIL_GRADIENT, back.payload[Kind.TAIL_GRADIENT], clinics, by_lane, at)
         moment = passage.server_round, passage.step

@@ -240,7 +240,7 @@ class Job:
 
     @cached_property
     def hostile(self) -> dict[int, tuple[str, float]]:
-        """By clinic, what it sends in place of its update, and how strong; see :mod:`clients.misbehaving`."""
+        """By clinic, what it sends in place of its update, and how strong; see :mod:`clients.updates`."""
         if all(group.hostile is None for group in self.spec.clinics):
             return {}
         group_of = groups_of(self.spec.clinics, self.facts.everyone)

@@ -28,6 +28,7 @@ from sim.methods.messages import (
     TrainAlone,
 )
 from sim.methods.parties import protocol_at
+from sim.methods.sampling import Batches
 
 EXAMPLES, TRAINING_LOSS, CLIPPED = "num-examples", "train_loss", "norm_bit"
 """Metrics that come with a whole model: the number of training records; for strategies of Flower's also the received
@@ -63,41 +64,17 @@ class NotFiniteError(ExchangeError):
     """A node answered with numbers that are none: the model has diverged, or the clinic is faulty."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Course:
-    """A turn as the server knows it.
+    """A turn of some clinics of one node as the server knows it: how it was opened, and the round's batches."""
 
-    Attributes
-    ----------
-    clinics : list of int
-        Of one node, in lane order.
-    server_round, first, last : int
-        The round, the turn's first batch and the one after its last.
-    rows : list of list of int
-        ``[step][lane]`` records in each batch.
-    active : list of int
-        ``[step]`` lanes at work.
-    """
+    begin: Begin
+    drawn: Batches
 
-    clinics: list[int]
-    server_round: int
-    first: int
-    last: int
-    rows: list[list[int]]
-    active: list[int]
-
-    @classmethod
-    def of(cls, job: Job, begin: Begin) -> Course:
-        """Return the turn that an instruction opens."""
-        drawn = job.batches(begin.server_round, begin.clinics)
-        return cls(
-            clinics=begin.clinics,
-            server_round=begin.server_round,
-            first=begin.first,
-            last=min(begin.first + begin.steps, len(drawn.active)),
-            rows=drawn.rows.tolist(),
-            active=drawn.active.tolist(),
-        )
+    @property
+    def last(self) -> int:
+        """The batch after the turn's last."""
+        return min(self.begin.first + self.begin.steps, len(self.drawn.active))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,13 +134,12 @@ class Due:
         if isinstance(asked, Train | TrainAlone):
             return expected_of_whole(self._job, asked.server_round, asked.clinics)
         if isinstance(asked, Begin):
-            course = Course.of(self._job, asked)
-            if course.first == course.last:
-                return Expected(clinics=course.clinics)
-            self._turns[node, asked.turn] = course
-            if isinstance(asked, Open):
-                return Expected(clinics=course.clinics)
-            return self._of_batch(course, course.first)
+            course = Course(asked, self._job.batches(asked.server_round, asked.clinics))
+            if asked.first < course.last:
+                self._turns[node, asked.turn] = course
+            if asked.first == course.last or isinstance(asked, Open):
+                return Expected(clinics=asked.clinics)
+            return self._of_batch(course, asked.first)
         if isinstance(asked, Close):
             return self._of_parts(self._turns.pop((node, asked.turn)))
         if not isinstance(asked, OfBatch):
@@ -179,17 +155,17 @@ class Due:
         return self._of_parts(course)
 
     def _of_rows(self, course: Course, step: int, kinds: Sequence[Kind]) -> Expected:
-        lanes = course.active[step]
-        return Expected(clinics=course.clinics[:lanes], rows=course.rows[step][:lanes], payload=kinds)
+        lanes = int(course.drawn.active[step])
+        rows: list[int] = course.drawn.rows[step, :lanes].tolist()
+        return Expected(clinics=course.begin.clinics[:lanes], rows=rows, payload=kinds)
 
     def _of_batch(self, course: Course, step: int) -> Expected:
-        return self._of_rows(course, step, protocol_at(self._job, course.clinics[0]).batch_up[0])
+        return self._of_rows(course, step, protocol_at(self._job, course.begin.clinics[0]).batch_up[0])
 
     def _of_parts(self, course: Course) -> Expected:
-        job, clinics = self._job, course.clinics
-        attendance = job.attendance(course.server_round)
-        lost = not any(attendance.returns(k) or course.last < attendance.batches_of(k) for k in clinics)
-        done = [max(0, min(course.last, job.steps(k)) - course.first) for k in clinics]
+        job, clinics = self._job, course.begin.clinics
+        lost = job.attendance(course.begin.server_round).loses(clinics, course.last)
+        done = [max(0, min(course.last, job.steps(k)) - course.begin.first) for k in clinics]
         protocol = protocol_at(job, clinics[0])
         parts = protocol.clinic_parts if job.dp is not None else ()
         noised = {part: done for part in parts if part not in {*job.frozen, *protocol.counted_before}}

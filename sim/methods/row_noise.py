@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from sim.methods.crossing import packed, unpacked
@@ -25,7 +26,7 @@ def leaving_rows(
     sizes: Sequence[int],
     clinics: Sequence[int],
     moment: tuple[int, int],
-    normaliser: Tensor | None = None,
+    normaliser: ArrayLike | None = None,
     at: Tensor | None = None,
 ) -> Tensor:
     """Return rows as they leave a clinic; smashed rows come clipped from the head, tail gradients are clipped here.
@@ -43,7 +44,7 @@ def leaving_rows(
         The clinic of each lane.
     moment : (int, int)
         Round and step, which name the streams of noise.
-    normaliser : Tensor, optional
+    normaliser : array_like, optional
         ``[lane]``, for tail gradients.
     at : Tensor, optional
         For tail gradients: at which places, where not all values cross.
@@ -63,7 +64,7 @@ def leaving_rows(
     if job.rows is not None and job.on_grid(kind):
         codes = job.rows.codes(rows.detach().cpu().numpy(), kind, job.key, sizes, clinics, moment)
         return unpadded(torch.from_numpy(codes), sizes)
-    return packed(job, kind, rows, sizes, at)
+    return packed(job, rows, sizes, at)
 
 
 def arrived_rows(
@@ -71,16 +72,16 @@ def arrived_rows(
     kind: Kind,
     sent: Tensor,
     clinics: Sequence[int],
-    normaliser: Tensor | None = None,
+    normaliser: ArrayLike | None = None,
     at: Tensor | None = None,
 ) -> Tensor:
     """Return rows as numbers, from what ``leaving_rows`` sent; at least one row wide."""
     if job.rows is None or not job.on_grid(kind):
         return at_least_one_row(unpacked(job, kind, sent, at))
-    steps = torch.tensor([job.rows.grid_step(kind, clinic) for clinic in clinics])
+    steps = [job.rows.grid_step(kind, clinic) for clinic in clinics]
     values = at_least_one_row(sent).float() * _by_lane(steps, sent)
     return values if normaliser is None else values / _by_lane(normaliser, sent)
 
 
-def _by_lane(values: Tensor, rows: Tensor) -> Tensor:
-    return values.to(torch.float32).view(-1, *[1] * (rows.dim() - 1))
+def _by_lane(values: ArrayLike, rows: Tensor) -> Tensor:
+    return torch.from_numpy(np.asarray(values).astype(np.float32)).view(-1, *[1] * (rows.dim() - 1))

@@ -88,10 +88,9 @@ class ServedTurns:
         else:
             sent = leaving_server(job, Kind.BODY_OUTPUT, outputs, holder)
             answer = self._exchange.ask(Tail(**of_batch(self._holder, holder, step), body_output=sent))
-            by_lane = torch.from_numpy(normaliser.copy())
             gradient = answer.payload[Kind.TAIL_GRADIENT]
             at = places_sent(job, Kind.BODY_OUTPUT, sent)
-            cotangent = padded(arrived_rows(job, Kind.TAIL_GRADIENT, gradient, holder.clinics, by_lane, at), width)
+            cotangent = padded(arrived_rows(job, Kind.TAIL_GRADIENT, gradient, holder.clinics, normaliser, at), width)
         if not job.joint:
             return self._steps(smashed, step, body.backward(server_round, step, normaliser, cotangent))
         squared, gradient = body.hold(normaliser, cotangent)
@@ -192,4 +191,4 @@ def leaving_server(job: Job, kind: Kind, values: Tensor, smashed: Reply) -> Tens
     if kind not in CUT_KINDS:
         return unpadded(values, smashed.rows)
     at = places_sent(job, Kind.SMASHED, smashed.payload[Kind.SMASHED]) if kind == Kind.CUT_GRADIENT else None
-    return packed(job, kind, values, smashed.rows, at)
+    return packed(job, values, smashed.rows, at)

@@ -161,7 +161,7 @@ class TurnTraining(Work):
         if job.rows is None:
             return self._down(kind, rows, of)
         clinics = np.array(self.clinics)[batch.lanes].tolist()
-        by_lane = torch.from_numpy(batch.normaliser.copy()) if kind == Kind.TAIL_GRADIENT else None
+        by_lane = batch.normaliser if kind == Kind.TAIL_GRADIENT else None
         sent = leaving_rows(job, kind, rows, batch.rows.tolist(), clinics, moment, by_lane)
         self._note(kind, sent)
         return padded(arrived_rows(job, kind, sent, clinics, by_lane), rows.shape[1])

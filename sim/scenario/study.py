@@ -280,7 +280,7 @@ class ClinicGroup(Place):
 
     ``profile`` is a name, or a table of names and shares that add up to 1; ``spread`` is the standard deviation of the
     logarithm of the clinics' rates. See ``sim.data.at_clinics`` for what sets their records apart, and
-    ``clients.misbehaving`` for what hostile ones send.
+    ``clients.updates`` for what hostile ones send.
     """
 
     sites: Sites | None = None

@@ -41,8 +41,8 @@ WHAT_LEAVES = (
     Mutant(
         "local sends its models",
         "clients/whole.py",
-        "shared_values(job, trainer.parameters)",
-        "trainer.parameters",
+        'return _reply(here.job, clinics, trainers["model"], {})',
+        'return replace(_reply(here.job, clinics, trainers["model"], {}), parts={"model": trainers["model"].parameters})',
         KEPT,
     ),
     Mutant(

@@ -74,7 +74,7 @@ UNPROMISED = (
     ),
     Mutant(
         "what compression leaves out is forgotten",
-        "clients/compressing.py",
+        "clients/updates.py",
         " + left[lanes]",
         "",
         (f"{UPDATES}test_federated_averaging_with_memory_is_that_of_the_paper",),

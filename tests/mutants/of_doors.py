@@ -53,14 +53,14 @@ DOORS = (
     ),
     Mutant(
         "a hostile clinic sends its update the right way round",
-        "clients/misbehaving.py",
+        "clients/updates.py",
         'old - own if kind == "sign-flip" else own - old',
         "own - old",
         (f"{HOSTILE}test_a_hostile_update_is_averaged_as_by_hand",),
     ),
     Mutant(
         "hostile noise is the same for all seeds",
-        "clients/misbehaving.py",
+        "clients/updates.py",
         'stream(job.seed, "hostile"',
         'stream(0, "hostile"',
         (f"{HOSTILE}test_noise_is_normal_and_as_strong_as_stated",),

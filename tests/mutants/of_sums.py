@@ -52,9 +52,9 @@ SUMS = (
     Mutant("masks do not cancel", SUM, "(following[clinic], -1)", "(following[clinic], 1)", PARTS),
     Mutant(
         "a node sends each clinic's update",
-        "clients/whole.py",
-        "return replace(reply, parts={Kind.MASKED: masked}, ",
-        "return replace(reply, parts={Kind.MASKED: masked, **reply.parts}, ",
+        "clients/updates.py",
+        "for kind in kinds if kind in values",
+        "for kind in (*kinds, Kind.MODEL)",
         UNSEEN,
     ),
     Mutant(

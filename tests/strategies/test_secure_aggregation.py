@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import NO_PRIVACY, bitwise, distance, plan_of, run_spec, train_spec, write_csv
 
-import clients.whole
+import clients.updates
 from sim.foundation.problems import ScenarioError
 from sim.methods import secure_sum
 from sim.methods.messages import Kind, Train, UnseenError
@@ -155,7 +155,7 @@ def test_nothing_that_the_server_receives_is_of_one_clinic(csv, monkeypatch):
                 own.append(masked_sum(job, server_round, [k], before, alone))
         return masked_sum(job, server_round, clinics, before, trained)
 
-    monkeypatch.setattr(clients.whole, "masked_sum", spied)
+    monkeypatch.setattr(clients.updates, "masked_sum", spied)
     for groups in (1, 4):
         own.clear()
         for _, reply in updates_that_cross(csv, groups):
