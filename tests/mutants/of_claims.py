@@ -42,7 +42,8 @@ WHAT_LEAVES = (
         "local sends its models",
         "clients/whole.py",
         'return _reply(here.job, clinics, trainers["model"], {})',
-        'return replace(_reply(here.job, clinics, trainers["model"], {}), parts={"model": trainers["model"].parameters})',
+        'told = _reply(here.job, clinics, trainers["model"], {})\n'
+        '    return replace(told, parts={"model": trainers["model"].parameters})',
         KEPT,
     ),
     Mutant(
