@@ -39,7 +39,7 @@ def own_values(here: Workplace, clinics: Sequence[int]) -> tuple[Parameters, Par
 
 def own_names(job: Job) -> frozenset[str]:
     """Return the names of the values that a clinic keeps."""
-    return job.apart & {name for part in job.protocol.clinic_parts for name in job.part(part).shapes()}
+    return job.apart.intersection(job.shapes(job.protocol.clinic_parts))
 
 
 def keep_own(here: Workplace, clinics: Sequence[int], trainers: Mapping[str, Trainer]) -> None:

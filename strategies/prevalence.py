@@ -6,20 +6,8 @@ clinic k with n_kc of its n_k training records in class c, of C classes, predict
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from sim.methods.messages import TrainAlone
-from sim.methods.method import Method, State
-
-if TYPE_CHECKING:
-    from sim.methods.exchange import Exchange
-
-
-def counted_round(exchange: Exchange, state: State) -> State:
-    """Let every clinic count its classes."""
-    exchange.send(TrainAlone(clinics=exchange.participants, server_round=exchange.server_round))
-    return state
-
+from sim.methods.method import Method
+from strategies.local import lonely_round
 
 METHOD = Method(
     name="prevalence",
@@ -29,5 +17,5 @@ METHOD = Method(
     layouts=("horizontal", "vertical"),
     clinic_parts="own",
     trains=False,
-    round=counted_round,
+    round=lonely_round,  # in which the clinics count their classes
 )

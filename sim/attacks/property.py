@@ -181,6 +181,6 @@ ATTACK = Attack(
     adversary="server",
     uses="the case mix of each clinic's training records, and held-out records, exact",
     carry_out=carry_out,
-    applies=lambda job: job.method.trains and not job.alone and not (job.method.pooled and not job.method.cuts),
+    applies=lambda job: job.method.trains and not job.method.alone and not (job.method.pooled and not job.method.cuts),
     options={"shadows": 8, "of": ""},
 )

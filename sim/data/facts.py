@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 from sim.data.parties import Places
 
@@ -55,3 +56,11 @@ class Facts:
                 kind = next((kind for kind in _OF_A_COLUMN if name.startswith(kind)), "")
                 columns.setdefault(kind, []).append(name.removeprefix(kind))
         return columns
+
+
+def run_key(digest: str, facts: Facts) -> str:
+    """Return what keys a run's noise, randomised answers and secret batches: its digest and every record.
+
+    Two runs that differ in a setting or in one record share no draw, and a digest, which is published, is not enough.
+    """
+    return blake2b(f"{digest}/{facts.fingerprint}".encode(), digest_size=32).hexdigest()

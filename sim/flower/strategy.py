@@ -9,6 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from clients.own import own_names
 from sim.flower.exchange import GridExchange
 from sim.flower.imported import Imported
 from sim.flower.wire import array_record, tensors_in
@@ -50,7 +51,7 @@ class Rounds(Strategy):
         job, exchange = self.exchange.job, self.exchange
         exchange.open(grid, server_round)
         if self.state is None:
-            own = exchange.kept_by_clinics
+            own = own_names(job)
             model = {name: value for name, value in tensors_in(arrays).items() if name not in own}
             state = State(model=model, clip=job.spec.privacy.clip)
             self.state = state if job.method.begin is None else job.method.begin(exchange, state)

@@ -6,14 +6,9 @@ from sim.methods.job import Job
 from sim.models import Part
 
 
-def options_of(job: Job) -> dict[str, bool | int | float | str]:
-    """Return the options of the method, as the scenario gives them or by default."""
-    return {**job.method.options, **job.spec.strategy.options}
-
-
 def epochs_of(job: Job) -> int:
     """Return how often a clinic goes through its records after the last round."""
-    return int(options_of(job)["epochs"]) if job.method.personal is not None else 0
+    return int(job.option("epochs")) if job.method.personal is not None else 0
 
 
 def own_blocks(job: Job) -> tuple[Part, Part]:

@@ -12,7 +12,7 @@ model that the round began with. Whatever noise is in the update has been added 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -115,9 +115,13 @@ class Compression:
         """Say what is wrong with the places of an update whose arrays have the right forms."""
         if not self.sparse:
             return ""
-        places = sent[PLACES]
-        inside = bool(((places >= 0) & (places < self.numbers)).all())
-        return "" if inside and bool((places.diff(dim=-1) > 0).all()) else "places that do not ascend"
+        return places_fault(sent[PLACES], self.numbers)
+
+
+def places_fault(places: Tensor, values: int) -> str:
+    """Say what is wrong with places ``[..., place]`` among so many values."""
+    inside = bool(((places >= 0) & (places < values)).all())
+    return "" if inside and bool((places.diff(dim=-1) > 0).all()) else "places that do not ascend"
 
 
 class Opening:
@@ -149,10 +153,9 @@ class Opening:
 
 def compression_of(job: Job) -> Compression | None:
     """Return how a job's clinics compress their updates; None where they do not."""
-    train, protocol = job.spec.train, job.protocol
+    train = job.spec.train
     if train.update_dtype == "float32" and train.update_top_k == 1:
         return None
-    parts: Sequence[str] = [part for part in protocol.clinic_parts if part not in job.frozen]
-    named = (each for part in parts for each in job.part(part).shapes().items())
-    shapes = {name: tuple(shape) for name, shape in named if name not in job.apart}
+    sent = job.shapes(part for part in job.protocol.clinic_parts if part not in job.frozen)
+    shapes = {name: tuple(shape) for name, shape in sent.items() if name not in job.apart}
     return Compression.of(shapes, train.update_top_k, getattr(torch, train.update_dtype))

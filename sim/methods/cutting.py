@@ -1,21 +1,31 @@
-"""How a run's network is cut, which of its parts train, and what a public head begins with."""
+"""A run's network as it is laid out: cut, frozen, clipped at the cut, shared out to parties, and its public head."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import nn
 
 from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
+from sim.methods import acting
 from sim.methods.method import Method
+from sim.methods.parties import Parties, parties_of
 from sim.methods.protocol import Protocol
-from sim.models import Block, Network, Part, build_network, stored_values
+from sim.models import Block, KeepLargest, Network, Part, build_network, needs_two_rows, stored_values
+from sim.privacy.mechanisms.noises import RowNoise
 from sim.scenario import Model
+from sim.scenario.edges import MULTI_HOP
 from sim.scenario.spec import RunSpec
+from sim.tensor.lanes import one_by_one
+
+if TYPE_CHECKING:
+    from sim.methods.job import Job
 
 
 def cut_network(spec: RunSpec, facts: Facts, protocol: Protocol) -> tuple[Network, tuple[Part, ...]]:
@@ -79,3 +89,61 @@ def with_public_head(spec: RunSpec, network: Network, parts: Sequence[Part], fro
         return replace(network, given=stored_values(spec.model.public_file, parts[0].shapes()))
     except ValueError as error:
         raise ScenarioError([f"model.public-head: {error}"]) from None
+
+
+class Layout(NamedTuple):
+    """What of a network stands where."""
+
+    network: Network
+    parts: tuple[Part, ...]
+    frozen: frozenset[str]
+    rows: RowNoise | None
+    parties: Parties | None
+
+
+def laid_out(spec: RunSpec, facts: Facts, method: Method, protocol: Protocol) -> Layout:
+    """Lay the network of a run out; raises ``ScenarioError`` if the model does not fit the data or the cut."""
+    parties = parties_of(spec, facts, method, protocol)
+    network, parts = (parties.network, parties.parts) if parties else cut_network(spec, facts, protocol)
+    frozen = frozen_parts(spec, method, parts)
+    network = with_public_head(spec, network, parts, frozen)
+    noised = 1 if spec.privacy.rows_noised_at == "edge" and protocol.topology in MULTI_HOP else 0
+    before = parties.heads[0] if parties and parties.heads else parts[noised]
+    rows = acting.row_noise(spec.privacy, before, with_tail="tail" in protocol.clinic_parts)
+    if spec.model.cut_dropout:
+        network, parts = behind(network, parts, Block("cut-dropout", nn.Dropout(spec.model.cut_dropout)))
+    if (layer := acting.clip_layer(rows)) is not None and parties is None:
+        network, parts = behind(network, parts, layer, noised)
+    elif layer is not None and (parties := parties_of(spec, facts, method, protocol, layer)) is not None:
+        network, parts = parties.network, parties.parts
+    if spec.train.smashed_top_k < 1:
+        for place in range(len(parts) - 1):
+            layer = Block(f"largest-{place}", KeepLargest(spec.train.smashed_top_k))
+            network, parts = behind(network, parts, layer, place)
+    if spec.train.autocast is not None and not one_by_one(network.whole):
+        raise ScenarioError(["train.autocast: pays for convolutions as large as resnet18's alone; drop it"])
+    return Layout(network, parts, frozen, rows, parties)
+
+
+def unfit_for_batch_norm(job: Job) -> Iterator[str]:
+    """Say what forbids BatchNorm, whose statistics mix the records of a batch."""
+    spec, batch_size = job.spec, job.sampling.batch_size
+    if spec.privacy.mechanisms:
+        yield (
+            f"model: holds BatchNorm, whose statistics mix the records of a batch, so that {spec.privacy.mechanism} "
+            "bounds no record's influence; use GroupNorm"
+        )
+    if job.method.imported:
+        yield (
+            f"model.batch-norm: {spec.strategy.name} would treat running statistics as parameters to learn; "
+            "use fedavg, or GroupNorm"
+        )
+    if spec.model.freeze:
+        yield f"model.freeze: the {spec.model.freeze[0]} cannot be frozen in a model with BatchNorm; use GroupNorm"
+    clinics = {"the pool": sum(job.sizes)} if job.method.pooled else dict(zip(job.facts.names, job.sizes, strict=True))
+    for name, size in clinics.items():
+        if 1 in (batch_size, size % batch_size) and needs_two_rows(job.network):
+            yield (
+                f"train.batch-size: {name} has {size} training records, which leaves a batch of one, and BatchNorm "
+                "finds no variance in it; choose another batch size, leave the clinic out, or use GroupNorm"
+            )

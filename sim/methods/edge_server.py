@@ -145,10 +145,11 @@ class EdgeServer:
         self._open_round(asked.server_round)
         self._check(asked, asked.model, asked.optimizer)
         job, head, middle = self._job, self._job.part("head"), self._job.part("middle")
+        of_clinics = job.shapes(job.protocol.clinic_parts)
         back = self._below.ask(
             replace(
                 asked,
-                model=None if asked.model is None else self._of_clinics(asked.model),
+                model=None if asked.model is None else {name: asked.model[name] for name in of_clinics},
                 optimizer=None if asked.optimizer is None else _of_head(asked.optimizer, head.shapes()),
             )
         )
@@ -226,7 +227,7 @@ class EdgeServer:
             trained = back.model | middle.parameters
             if job.protocol.movement == "averaged":
                 own = [job.sizes[k] for k in clinics]
-                fixed = {name for part in job.frozen for name in job.part(part).shapes()}
+                fixed = job.shapes(job.frozen)
                 averaged = weighted_average(trained, [size / sum(own) for size in own])
                 trained = {name: trained[name][:1] if name in fixed else value for name, value in averaged.items()}
             parts[Kind.MODEL] = trained
@@ -249,10 +250,6 @@ class EdgeServer:
         found = [self._own.get(k, fresh) for k in clinics]
         parameters, state = ({name: torch.cat([o[of][name] for o in found]) for name in fresh[of]} for of in (0, 1))
         return parameters, state
-
-    def _of_clinics(self, model: Parameters) -> Parameters:
-        parts = (self._job.part(name) for name in self._job.protocol.clinic_parts)
-        return {name: value for part in parts for name, value in part.select(model).items()}
 
     def _normaliser(self, passage: Passage) -> Ints:
         sizes = np.array([self._job.sizes[k] for k in passage.below.clinics])

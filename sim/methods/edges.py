@@ -102,7 +102,7 @@ CLOUD_EVERY = "cloud-every"
 
 def meets_at_cloud(job: Job, server_round: int, rounds: int) -> bool:
     """Whether the cloud averages the edge servers at the end of a round, of so many; at first all are alike."""
-    every = int(job.spec.strategy.options.get(CLOUD_EVERY, job.method.options[CLOUD_EVERY]))
+    every = int(job.option(CLOUD_EVERY))
     return server_round % every == 0 or server_round == rounds
 
 

@@ -62,7 +62,7 @@ class Exchange(ABC):
 
     def option(self, name: str) -> Any:
         """Return an option of the method: as the scenario gives it, or its default."""
-        return self.job.spec.strategy.options.get(name, self.job.method.options[name])
+        return self.job.option(name)
 
     # The clinics
 
@@ -168,20 +168,14 @@ class Exchange(ABC):
         parties = self.job.parties
         if parties is None:
             raise ScenarioError([f'data.layout: {self.job.method.name} needs parties; set it to "vertical"'])
-        return [JoinedTurn(self, parties, region) for region in parties.regions]
+        return [JoinedTurn(self, parties, region) for region in range(len(parties.holders))]
 
     # The server
 
-    @property
-    def kept_by_clinics(self) -> frozenset[str]:
-        """Names of the values that each clinic keeps to itself."""
-        at_clinics = (self.job.part(part).shapes() for part in self.job.protocol.clinic_parts)
-        return self.job.apart & {name for shapes in at_clinics for name in shapes}
-
     def clinic_parts(self, model: Mapping[str, Tensor]) -> Parameters:
         """Return the parameters ``[1, *shape]`` that the server sends to the clinics for their parts."""
-        names = (name for part in self.job.protocol.clinic_parts for name in self.job.part(part).shapes())
-        return {name: model[name] for name in names if name not in self.job.apart}
+        job = self.job
+        return {name: model[name] for name in job.shapes(job.protocol.clinic_parts) if name not in job.apart}
 
     def body(self, clinics: Sequence[int], model: Mapping[str, Tensor]) -> Trainer:
         """Return one copy of the body for each of some clinics, from the model's body or from each one's own."""
@@ -193,11 +187,10 @@ class Exchange(ABC):
 
     def body_serving(self, clinic: int, body: Trainer | None, model: Mapping[str, Tensor]) -> Trainer:
         """Return the one body, made ready for a clinic's batches; its parameters and optimiser's state live on."""
+        part = self.job.part("body")
         if body is None:
-            return trainer_for(
-                self.job, self.job.part("body"), [clinic], expand(self.job.part("body").select(model), 1)
-            )
-        return trainer_for(self.job, self.job.part("body"), [clinic], body.parameters, body.state)
+            return trainer_for(self.job, part, [clinic], expand(part.select(model), 1))
+        return trainer_for(self.job, part, [clinic], body.parameters, body.state)
 
     def snapshot(self, trainer: Trainer) -> Parameters:
         """Return what a trainer's parameters are now, ``[lane, *shape]``: it goes on to change them in place."""
@@ -243,7 +236,7 @@ class Exchange(ABC):
             With these parts of the model, and the next clip.
         """
         job = self.job
-        fixed = {name for part in job.frozen for name in job.part(part).shapes()}
+        fixed = job.shapes(job.frozen).keys()
         common = {name: value for name, value in trained.items() if name not in fixed | job.apart}
         sums = {name: common.pop(name) for name, value in trained.items() if value.dtype == torch.int32}
         if job.spec.privacy.unit == "clinic" and not sums:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sim.methods.compression import PLACES, VALUES
+from sim.methods.compression import PLACES, VALUES, places_fault
 from sim.methods.crossing import GRADIENT_OF, crossing_form, places_sent
 from sim.methods.job import Job
 from sim.methods.messages import CUT_KINDS, ROW_KINDS, Kind
@@ -63,12 +63,12 @@ class Forms:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        parts = (job.part(part) for part in job.protocol.clinic_parts)
-        empty = {n: torch.empty(1, *shape, device="meta") for part in parts for n, shape in part.shapes().items()}
+        own = job.shapes(job.protocol.clinic_parts)
+        empty = {name: torch.empty(1, *shape, device="meta") for name, shape in own.items()}
         crossing = {name: value for name, value in empty.items() if name not in job.apart}
         state = job.initial_optimizer_state(empty)
-        trained = (name for part in parts_of(job) for name in job.part(part).shapes())
-        masked = {n: Form(tuple(crossing[n].shape[1:]), torch.int32, True) for n in trained if n in crossing}
+        trained = job.shapes(parts_of(job))
+        masked = {n: Form(tuple(shape), torch.int32, True) for n, shape in trained.items() if n in crossing}
         self.parameters = {Kind.MODEL: _forms_of(crossing), Kind.OPTIMIZER: _forms_of(state), Kind.MASKED: masked}
         if job.compression is not None:
             sent = job.compression.forms.items()
@@ -113,8 +113,7 @@ class Forms:
         if kind not in CUT_KINDS or kind in GRADIENT_OF or (places := places_sent(self.job, kind, value)) is None:
             return ""
         places = torch.cat([own[:count] for own, count in zip(places, rows, strict=True)])
-        inside = bool(((places >= 0) & (places < math.prod(self.job.row_shapes[kind]))).all())
-        return "" if inside and bool((places.diff(dim=-1) > 0).all()) else "places that do not ascend"
+        return places_fault(places, math.prod(self.job.row_shapes[kind]))
 
     def parameters_fault(
         self,

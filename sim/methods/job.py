@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 
-from sim.data.facts import Facts
+from sim.data.facts import Facts, run_key
 from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import Key, stream
 from sim.methods import acting
-from sim.methods.attendance import Attendance
-from sim.methods.batch_norm import unfit_for_batch_norm
+from sim.methods.attendance import Attendance, RoundDraws, everyone_returns
 from sim.methods.compression import compression_of
 from sim.methods.crossing import row_shapes
+from sim.methods.cutting import laid_out, unfit_for_batch_norm
 from sim.methods.edges import edges_of
-from sim.methods.layout import laid_out
 from sim.methods.method import Method, method_of
 from sim.methods.parties import Parties, drawn_by, trained_apart
 from sim.methods.protocol import Protocol, protocol_of
-from sim.methods.round_draws import RoundDraws, everyone_returns
-from sim.methods.run_key import run_key
 from sim.methods.sampling import Batches, Ints, Sampling, draw_batches, wanted
 from sim.models import Network, Parameters, Part
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip
@@ -134,7 +132,7 @@ class Job:
             parties=parties,
             key=run_key(spec.digest, facts),
         )
-        for problem in unfit_for_batch_norm(job, facts.names) if network.whole.statistics else ():
+        for problem in unfit_for_batch_norm(job) if network.whole.statistics else ():
             raise ScenarioError([problem])
         return job
 
@@ -233,11 +231,6 @@ class Job:
         """What a round of clinic-level privacy releases; together it has the noise multiplier ``update_noise``."""
         return ("update",) if self.adaptive is None else ("update", "clip-count")
 
-    @property
-    def imported(self) -> bool:
-        """Whether the strategy is one of Flower's, named by its import path."""
-        return self.method.imported
-
     @cached_property
     def hostile(self) -> dict[int, tuple[str, float]]:
         """By clinic, what it sends in place of its update, and how strong; see :mod:`clients.updates`."""
@@ -250,6 +243,14 @@ class Job:
     def part(self, name: str) -> Part:
         """Return a part by name."""
         return next(part for part in self.parts if part.name == name)
+
+    def shapes(self, parts: Iterable[str]) -> dict[str, torch.Size]:
+        """Return the shapes of the values of some parts, by name."""
+        return {name: shape for part in parts for name, shape in self.part(part).shapes().items()}
+
+    def option(self, name: str) -> Any:
+        """Return an option of the method: as the scenario gives it, or its default."""
+        return self.spec.strategy.options.get(name, self.method.options[name])
 
     def in_lane_order(self, clinics: Sequence[int]) -> list[int]:
         """Order clinics by descending number of records: the order of lanes, everywhere."""
@@ -275,7 +276,7 @@ class Job:
     def _draws(self, server_round: int) -> RoundDraws:
         if server_round not in self._drawn:
             self._drawn.clear()
-            share = 1.0 if self.alone else self.spec.train.participation
+            share = 1.0 if self.method.alone else self.spec.train.participation
             present = None if self.parties is None else self.parties.present
             attendance = self.attended.get(server_round) or everyone_returns(
                 self.sampling, self.seed, server_round, self.sizes, share, present
@@ -287,11 +288,6 @@ class Job:
     @cached_property
     def _drawn(self) -> dict[int, RoundDraws]:
         return {}
-
-    @property
-    def alone(self) -> bool:
-        """Whether every clinic trains by itself, whoever else is there."""
-        return self.method.alone
 
     @property
     def wanted(self) -> int:
@@ -359,8 +355,7 @@ class Job:
         clinics, and in the server's copies of the body, one a clinic. One body that serves all clinics has one set.
         """
         protocol, copies = self.protocol, self.method.body == "copies"
-        own = protocol.clinic_parts if protocol.movement == "own" else ()
-        names = {name for part in own for name in self.part(part).shapes()}
+        names = {*self.shapes(protocol.clinic_parts if protocol.movement == "own" else ())}
         if self.spec.model.batch_norm == "local" and protocol.movement != "none":
             local = protocol.clinic_parts + (protocol.server_parts if copies else ())
             names |= {name for part in local for name in self.part(part).statistics}

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sim.methods.after_rounds import epochs_of, options_of, own_blocks
+from sim.methods.after_rounds import epochs_of, own_blocks
 from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup
 from sim.methods.sampling import Sampling
@@ -36,7 +36,7 @@ def personalised(here: Workplace, model: Parameters) -> Kept:
     job, clinics, group = here.job, list(here.group.clinics), here.group
     if not clinics:
         return [], {}
-    epochs, rate = epochs_of(job), float(options_of(job)["learning-rate"])
+    epochs, rate = epochs_of(job), float(job.option("learning-rate"))
     train = job.spec.train.model_copy(
         update={
             "local_epochs": epochs,

@@ -16,7 +16,7 @@ from sim.methods.node_group import NodeGroup
 from sim.methods.parties import Parties
 from sim.methods.row_noise import arrived_rows
 from sim.methods.trainer import LocalTraining, Trainer, expand, trainer_for
-from sim.models import Parameters
+from sim.models import Parameters, Part
 
 if TYPE_CHECKING:
     from sim.methods.exchange import Exchange
@@ -56,15 +56,8 @@ class Pool:
         if kind in CUT_KINDS:
             x = arrived_rows(job, kind, x, sent.clinics)
         lanes = sorted(range(len(everyone)), key=lambda lane: sent.clinics[lane])
-        records = NodeGroup(
-            (POOL,),
-            torch.cat([x[lane, : sent.rows[lane]] for lane in lanes]),
-            torch.cat([y[lane, : sent.rows[lane]] for lane in lanes]).to(torch.int64),
-            np.zeros(1, dtype=np.int64),
-        )
-        part = job.network.whole if head is None else job.part("body")
-        pooled = replace(job, sizes=(len(records.y),))
-        return cls(pooled, records, trainer_for(pooled, part, [POOL], expand(part.select(model), 1)))
+        x, y = (torch.cat([rows[lane, : sent.rows[lane]] for lane in lanes]) for rows in (x, y))
+        return cls._of(job, job.network.whole if head is None else job.part("body"), x, y.to(torch.int64), model)
 
     @classmethod
     def _by_column(cls, exchange: Exchange, parties: Parties, model: Mapping[str, Tensor]) -> Pool:
@@ -77,10 +70,12 @@ class Pool:
             each[region][:, list(columns)] = sent.payload[Kind.RECORDS][0]
             if place in parties.holders:
                 labels[region] = sent.payload[Kind.LABELS][0].to(torch.int64)
-        x, y = torch.cat(each), torch.cat(labels)
-        pooled = replace(job, sizes=(len(y),), parties=None)
-        part = job.network.whole
+        return cls._of(job, job.network.whole, torch.cat(each), torch.cat(labels), model)
+
+    @classmethod
+    def _of(cls, job: Job, part: Part, x: Tensor, y: Tensor, model: Mapping[str, Tensor]) -> Pool:
         records = NodeGroup((POOL,), x, y, np.zeros(1, dtype=np.int64))
+        pooled = replace(job, sizes=(len(y),), parties=None)
         return cls(pooled, records, trainer_for(pooled, part, [POOL], expand(part.select(model), 1)))
 
     def train(self, exchange: Exchange) -> Parameters:

@@ -59,12 +59,8 @@ class Sampling:
         usual = -(-min(usual, most) // 8) * 8
         return usual * np.maximum(1, -(-rows // usual))
 
-    def rate(self, records: int) -> float:
-        """Return the probability with which one record joins one batch under Poisson sampling."""
-        return min(1.0, self.batch_size / records)
-
     def rates(self, records: Ints) -> NDArray[np.float64]:
-        """Return the rate of each of several clinics."""
+        """Return the probability with which one record joins one batch under Poisson sampling, by clinic."""
         return np.minimum(1.0, self.batch_size / records)
 
     def normaliser(self, records: Ints, rows: Ints) -> Ints:
@@ -269,8 +265,9 @@ def _poisson(
     drawn = []
     rows = np.zeros((total, len(n)), dtype=np.int64)
     streams = lane_streams(key, "batches", len(n))
-    for lane, (clinic, count, own) in enumerate(zip(clinics, n, steps, strict=True)):
-        joins = streams[lane].at(clinic, server_round).random((own, count)) < sampling.rate(int(count))
+    lanes = zip(clinics, n, steps, sampling.rates(n), strict=True)
+    for lane, (clinic, count, own, rate) in enumerate(lanes):
+        joins = streams[lane].at(clinic, server_round).random((own, count)) < rate
         rows[:own, lane] = joins.sum(1)
         drawn.append(np.nonzero(joins))
     index = np.full((total, len(n), max(1, int(rows.max(initial=0)))), -1)

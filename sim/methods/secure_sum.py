@@ -87,7 +87,7 @@ def masked_sum(
     DivergedUpdateError
         If a value is no number, where nothing is clipped.
     """
-    names = [n for part in parts_of(job) for n in job.part(part).shapes() if n in trained and n not in job.apart]
+    names = [name for name in job.shapes(parts_of(job)) if name in trained and name not in job.apart]
     if not names:
         return {}
     of_clinic = _clipped(job, server_round, before, names) if job.spec.privacy.unit == "clinic" else _weighted(job)

@@ -147,7 +147,7 @@ class Counts:
         time = self.clock.time_round(load)
         train = self.job.spec.train
         enough = self.job.wanted if train.over_select > 1 else None
-        if (train.deadline or enough) and not self.job.alone:
+        if (train.deadline or enough) and not self.job.method.alone:
             limit = time_limit(load, time, train.deadline, enough)
             attendance = attendance_until(load, time, self.clock.durations(load), limit, enough)
             load = self._load(server_round, attendance)
@@ -169,7 +169,7 @@ class Counts:
         there = np.flatnonzero(self._there[server_round - 1])
         if job.parties is not None:
             there = there[np.isin(there, job.parties.present)]
-        if job.alone or job.parties is not None:
+        if job.method.alone or job.parties is not None:
             return Attendance.complete(there, self._all_steps[there])
         size = selected(job.wanted, train.over_select)
         clinics = choose(job.seed, server_round, there, size)
@@ -188,7 +188,7 @@ class Counts:
             lane = {k: position for position, k in enumerate(clinics.tolist())}
             attended = replace(job, attended={server_round: attendance})
             schedule = tuple((lane[k], step) for k, step in attended.schedule(server_round))
-        averaged = 0 if handed_on or job.alone else self._averaged_scalars(server_round)
+        averaged = 0 if handed_on or job.method.alone else self._averaged_scalars(server_round)
         secure, present, lost = job.secure, len(clinics), int((~back).sum())
         unmasking = secure.server_operations(present, lost, self._masked) if secure is not None else 0
         moved = self._moved(clinics) + self._optimizer_bytes if protocol.crosses else 0

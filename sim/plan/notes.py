@@ -125,7 +125,7 @@ def summed(plan: Plan) -> str:
 def another_party(plan: Plan) -> str:
     """Say who else takes part in vertical learning, and what one in another region learns."""
     told = "from all that its own messages bring, of what it does not hold itself; it knows who the patients are"
-    if not plan.job.facts.places.regions or not (plan.job.method.joins or plan.job.alone):
+    if not plan.job.facts.places.regions or not (plan.job.method.joins or plan.job.method.alone):
         return f"another party, {told}"
     others = "gets nothing of them"
     if plan.job.protocol.crosses:

@@ -10,12 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from sim.data.facts import Facts
+from sim.data.facts import Facts, run_key
 from sim.methods.attendance import Attendance
 from sim.methods.job import Job
 from sim.methods.parties import groups_at
 from sim.methods.protocol import Direction, Traffic
-from sim.methods.run_key import run_key
 from sim.plan.afterwards import Afterwards, afterwards, with_afterwards
 from sim.plan.budget import epsilon_spent, final_epsilons, within_budget
 from sim.plan.counts import Counts

@@ -228,7 +228,7 @@ def _passed_on(job: Job, releases: Iterable[Release]) -> Iterator[Release]:
     A clinic's own parts, and the model of one that trains alone, do not come by way of the server. Sums are counted
     with what a lying server cannot keep from them, whoever sees them.
     """
-    lying = job.spec.privacy.trust == "active" and not job.alone and not job.shares_noise
+    lying = job.spec.privacy.trust == "active" and not job.method.alone and not job.shares_noise
     for release in releases:
         if not lying or release.what == "own parts":
             yield release
@@ -352,6 +352,6 @@ def _releases(job: Job, sampled: Sampled, clinic: int, done: frozenset[str]) -> 
                 found.append(_release(clinic, kind, audience, rows, "replace"))
             elif kind != "labels" or privacy.labels != "public":
                 found.append(_release(clinic, kind, audience, dp.NonPrivateDpEvent()))
-    if job.imported and clipped is None:
+    if job.method.imported and clipped is None:
         found.append(_release(clinic, "metrics", ("server",), dp.NonPrivateDpEvent()))
     return found

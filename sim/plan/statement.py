@@ -184,7 +184,7 @@ def _who(plan: Plan, adversary: Adversary) -> str:
     privacy = plan.spec.privacy
     if adversary == "server" and privacy.trust == "trusted":
         return "whoever runs the server, which is trusted: what it sees is stated, and nobody is protected from it"
-    lies = _LYING.get(adversary, "") if privacy.trust == "active" and not plan.job.alone else ""
+    lies = _LYING.get(adversary, "") if privacy.trust == "active" and not plan.job.method.alone else ""
     if plan.job.parties is not None and adversary == "peer-clinic" and not lies:
         return another_party(plan)
     if plan.job.method.personal is not None and adversary == "model-user" and not lies:

@@ -111,7 +111,7 @@ LEDGER = (
     Mutant(
         "the ledger leaves out what Flower's strategies are told",
         RELEASES,
-        "if job.imported and clipped is None:",
+        "if job.method.imported and clipped is None:",
         "if False:",
         TOLD,
     ),

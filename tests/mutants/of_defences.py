@@ -46,7 +46,7 @@ UNPROMISED = (
     ),
     Mutant(
         "the body's outputs cross whole",
-        "sim/methods/layout.py",
+        "sim/methods/cutting.py",
         "for place in range(len(parts) - 1):",
         "for place in range(1):",
         (f"{SPARSE}test_one_clinic_trains_as_a_loop_by_hand_and_is_scored_with_sparse_rows",),
@@ -89,8 +89,8 @@ UNPROMISED = (
     Mutant(
         "a hostile clinic names a place of a row twice",
         "sim/methods/forms.py",
-        "inside and bool((places.diff(dim=-1) > 0).all())",
-        "inside",
+        "places_fault(places, math.prod(self.job.row_shapes[kind]))",
+        '""',
         ("tests/strategies/test_hostile_replies.py::test_a_hostile_reply_ends_the_run",),
     ),
     Mutant(

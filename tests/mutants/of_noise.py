@@ -37,14 +37,14 @@ KEYS = (
     ),
     Mutant(
         "the key is the published digest",
-        "sim/methods/run_key.py",
+        "sim/data/facts.py",
         'f"{digest}/{facts.fingerprint}"',
         'f"{digest}"',
         KEY,
     ),
     Mutant(
         "the key leaves out the settings",
-        "sim/methods/run_key.py",
+        "sim/data/facts.py",
         'f"{digest}/{facts.fingerprint}"',
         'f"{facts.fingerprint}"',
         KEY,

@@ -103,8 +103,8 @@ SUMS = (
     Mutant(
         "a lying server passes nothing on",
         RELEASES,
-        'job.spec.privacy.trust == "active" and not job.alone',
-        "False and not job.alone",
+        'job.spec.privacy.trust == "active" and not job.method.alone',
+        "False and not job.method.alone",
         (f"{TRUST}test_what_holds_against_a_server_that_lies",),
     ),
 )

@@ -8,10 +8,10 @@ from planned import FIRST, SECOND, SPLIT_AND_WHOLE, dp_sgd, named, spec_of
 from support import plan_of, train_spec, write_csv
 from torch import nn
 
+from sim.data.facts import run_key
 from sim.foundation.rng import stream
 from sim.foundation.text import bytes_text
 from sim.methods.job import Job
-from sim.methods.run_key import run_key
 from sim.methods.sampling import participants
 from sim.models import Block, Part
 from sim.plan.costs import part_costs

@@ -112,7 +112,7 @@ def test_poisson_rate_and_independence():
             rows.append(len(records))
     trials, q = len(rows), size / n
     assert trials == rounds * 5
-    assert sampling.rate(n) == q
+    assert sampling.rates(np.array(n)) == q
     assert np.abs(joined - trials * q).max() < 5 * (trials * q * (1 - q)) ** 0.5
     assert abs(np.mean(rows) - n * q) < 5 * (n * q * (1 - q) / trials) ** 0.5
     assert np.var(rows) == pytest.approx(n * q * (1 - q), rel=0.15)
@@ -124,7 +124,7 @@ def test_poisson_with_a_batch_as_large_as_the_clinic_takes_everyone():
     assert rows_of(batches, 0) == [list(range(8))] * 3
     assert rows_of(batches, 1) == [[0, 1, 2]] * 3
     np.testing.assert_array_equal(batches.normaliser, [[8, 3]] * 3)
-    assert [sampling.rate(n) for n in (3, 8, 16)] == [1.0, 1.0, 0.5]
+    assert sampling.rates(np.array([3, 8, 16])).tolist() == [1.0, 1.0, 0.5]
 
 
 def test_poisson_steps_without_a_record_still_happen():

@@ -8,9 +8,9 @@ import pytest
 import torch
 from support import NO_PRIVACY, bitwise, distance, plan_of, run_spec, train_spec, write_csv
 
+from sim.data.facts import run_key
 from sim.foundation.problems import ScenarioError
 from sim.methods.messages import Kind
-from sim.methods.run_key import run_key
 from sim.privacy.accounting import epsilon
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip, adapted_clip, noised_mean, updates_of
 from sim.scenario import parse_scenario

@@ -12,9 +12,9 @@ from scipy.stats import norm
 from support import DP_SGD, bitwise, call_suture, distance, plan_of, run_spec, train_spec, write_csv
 from wire import record
 
+from sim.data.facts import run_key
 from sim.data.federation import load_federation
 from sim.foundation.problems import ScenarioError
-from sim.methods.run_key import run_key
 from sim.plan.plan import make_plan
 from sim.privacy.mechanisms.label_rr import LabelRr
 from sim.study.runner import execute

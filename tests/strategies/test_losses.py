@@ -48,7 +48,7 @@ def by_hand(monkeypatch):
         job = self.job
         lost = {k: LOST.get((server_round, k)) for k in range(len(job.sizes))}
         there = [k for k in lost if lost[k] != AWAY]
-        if job.alone:
+        if job.method.alone:
             return Attendance.complete(there, [job.steps(k) for k in there])
         batches = [job.steps(k) if lost[k] is None else lost[k] for k in there]
         return Attendance.of(there, batches, [lost[k] is None for k in there])

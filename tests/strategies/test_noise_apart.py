@@ -10,9 +10,9 @@ import torch
 from support import plan_of, run_spec, with_noise_by, write_csv
 from wire import record, with_record
 
+from sim.data.facts import run_key
 from sim.data.federation import load_federation
 from sim.methods.job import Job
-from sim.methods.run_key import run_key
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip, adapted_clip, noised_mean
 from sim.privacy.mechanisms.released import row_step
 from sim.study.train import train_run

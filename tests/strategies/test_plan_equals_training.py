@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from support import BUILT_IN, DP_SGD, NO_PRIVACY, plan_of, run_spec, write_csv
 
+from sim.data.facts import run_key
 from sim.data.federation import load_federation
 from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import stream
-from sim.methods.run_key import run_key
 from sim.methods.sampling import participants
 from sim.plan.plan import make_plan
 from sim.study.train import PlanMismatchError, train_run

@@ -215,7 +215,7 @@ def test_batches_are_poisson_samples(ragged, shuffles):
     federation = load_federation(spec.data, spec.seed)
     job = Job.build(spec, federation.facts).with_noise([1.0] * 4)
     [clinic] = [k for k, size in enumerate(job.sizes) if size == max(job.sizes)]
-    rate = job.sampling.rate(job.sizes[clinic])
+    rate = float(job.sampling.rates(job.records)[clinic])
     if shuffles:
         job = replace(job, sampling=replace(job.sampling, poisson=False))
     stood = np.zeros(job.sizes[clinic])
