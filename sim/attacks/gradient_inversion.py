@@ -27,9 +27,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from sim.attacks.attack import Attack, Exhibit, Finding, Observer, Scalars
@@ -186,7 +186,7 @@ def best_fit(originals: Floats, candidates: Floats, mean: Floats) -> Floats:
     if len(candidates):
         a, b = (each.reshape(len(each), -1) for each in (originals, candidates))
         distance = np.square(a).sum(1)[:, None] - 2 * a @ b.T + np.square(b).sum(1)
-        which, match = linear_sum_assignment(distance)
+        which, match = scipy.optimize.linear_sum_assignment(distance)
         fitted[which] = candidates[match]
     return fitted
 

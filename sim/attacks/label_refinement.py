@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
+import scipy
 
 from sim.attacks.attack import Attack, Finding, Target
 from sim.attacks.labels import Floats, Ints, Labelled
@@ -74,7 +73,7 @@ def log_prior(rows: Floats, answers: Ints, uniform: float, classes: int, rng: np
     fold = rng.permutation(len(rows)) % FOLDS
     found = np.zeros((len(rows), classes))
     for f in range(FOLDS):
-        found[fold == f] = softmax(x[fold == f] @ fitted(x[fold != f], answers[fold != f], classes), 1)
+        found[fold == f] = scipy.special.softmax(x[fold == f] @ fitted(x[fold != f], answers[fold != f], classes), 1)
     true = np.maximum((found - uniform / classes) / max(1 - uniform, LEAST), LEAST)
     return np.asarray(np.log(true / true.sum(1, keepdims=True)))
 
@@ -88,16 +87,16 @@ def fitted(x: Floats, y: Ints, classes: int) -> Floats:
     def loss(flat: Floats) -> tuple[float, Floats]:
         w = flat.reshape(shape)
         logits = x @ w
-        value = -float((target * log_softmax(logits, 1)).sum()) + float((ridge * w * w).sum()) / 2
-        return value, (x.T @ (softmax(logits, 1) - target) + ridge * w).ravel()
+        value = -float((target * scipy.special.log_softmax(logits, 1)).sum()) + float((ridge * w * w).sum()) / 2
+        return value, (x.T @ (scipy.special.softmax(logits, 1) - target) + ridge * w).ravel()
 
-    found: Floats = minimize(loss, np.zeros(shape[0] * shape[1]), jac=True, method="L-BFGS-B").x.reshape(shape)
-    return found
+    found = scipy.optimize.minimize(loss, np.zeros(shape[0] * shape[1]), jac=True, method="L-BFGS-B")
+    return np.reshape(found.x, shape)
 
 
 def log_odds(log_p: Floats) -> Floats:
     """Return ``[record, class]`` the log odds of each class against the rest."""
-    log_p = log_softmax(log_p, 1)
+    log_p = scipy.special.log_softmax(log_p, 1)
     return np.asarray(log_p - np.log(np.maximum(-np.expm1(log_p), np.finfo(np.float64).tiny)))
 
 

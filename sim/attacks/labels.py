@@ -7,9 +7,8 @@ from functools import cached_property
 from typing import Final, Self
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import norm, rankdata
 
 from sim.attacks.attack import Finding
 from sim.data.federation import Records
@@ -18,7 +17,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-_Z: Final = float(norm.ppf(0.975))
 _PERMUTATIONS: Final = 20
 
 
@@ -82,7 +80,7 @@ class Labelled:
         if np.isnan(auc):
             return np.nan, np.nan
         grid = np.linspace(0.0, 1.0, 2001)
-        inside = grid[np.abs(grid - auc) <= _Z * self._standard_error(grid)]
+        inside = grid[np.abs(grid - auc) <= scipy.special.ndtri(0.975) * self._standard_error(grid)]
         return float(min(inside.min(initial=auc), auc)), float(max(inside.max(initial=auc), auc))
 
     @cached_property
@@ -107,7 +105,7 @@ class Labelled:
         """Return the ranks of scores ``[record, column]`` among the clinic's own, ties at their mean."""
         ranks = np.empty(scores.shape)
         for k in np.unique(self.clinic):
-            ranks[self.clinic == k] = rankdata(scores[self.clinic == k], axis=0)
+            ranks[self.clinic == k] = scipy.stats.rankdata(scores[self.clinic == k], axis=0)
         return ranks
 
     def _table(self, ranks: Floats) -> Floats:
@@ -118,7 +116,7 @@ class Labelled:
 
     def _best_named(self, ranks: Floats) -> float:
         table = self._table(ranks)
-        named = linear_sum_assignment(-table)
+        named = scipy.optimize.linear_sum_assignment(-table)
         return float(table[named].mean())
 
     def _permuted(self, rng: np.random.Generator) -> Labelled:

@@ -16,9 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import digamma, polygamma
-from scipy.stats import norm
+import scipy
 
 from sim.attacks.attack import Attack, Finding, Target
 from sim.attacks.membership_game import findings
@@ -80,7 +78,10 @@ def against(observed: Floats, shadows: Floats, inside: Mask) -> tuple[Floats, Fl
     sides = _Side.of(gaps, inside), _Side.of(gaps, ~inside)
     common = moderated(sides[0].squares + sides[1].squares, sides[0].freedom + sides[1].freedom)
     variances = [np.maximum(common * side.ratio_to(common), LEAST_VARIANCE) for side in sides]
-    logs = [norm.logpdf(0, mean, np.sqrt(v)) for mean, v in zip(_means(sides, variances), variances, strict=True)]
+    logs = [
+        scipy.stats.norm.logpdf(0, mean, np.sqrt(v))
+        for mean, v in zip(_means(sides, variances), variances, strict=True)
+    ]
     out = sides[1]
     excess = -out.mean / np.sqrt(moderated(out.squares, out.freedom))
     return logs[0] - logs[1], np.where(out.counts > 0, excess, 0.0)
@@ -158,12 +159,12 @@ def moderated(squares: Floats, freedom: Floats) -> Floats:
     if known.sum() < 2:
         return np.full(len(squares), max(float(squares.sum()) / max(float(freedom.sum()), 1.0), LEAST_VARIANCE))
     half = freedom[known] / 2
-    logs = np.log(squares[known] / freedom[known]) - digamma(half) + np.log(half)
-    scatter = float(logs.var(ddof=1) - polygamma(1, half).mean())
+    logs = np.log(squares[known] / freedom[known]) - scipy.special.digamma(half) + np.log(half)
+    scatter = float(logs.var(ddof=1) - scipy.special.polygamma(1, half).mean())
     if scatter <= 1e-8:
         return np.full(len(squares), max(float(np.exp(logs.mean())), LEAST_VARIANCE))
-    prior = brentq(lambda d0: polygamma(1, d0 / 2) - scatter, 1e-8, 1e9)
-    common = np.exp(logs.mean() + digamma(prior / 2) - np.log(prior / 2))
+    prior = scipy.optimize.brentq(lambda d0: scipy.special.polygamma(1, d0 / 2) - scatter, 1e-8, 1e9)
+    common = np.exp(logs.mean() + scipy.special.digamma(prior / 2) - np.log(prior / 2))
     return np.asarray(np.maximum((prior * common + squares) / (prior + freedom), LEAST_VARIANCE))
 
 

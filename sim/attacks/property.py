@@ -23,8 +23,8 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from sim.attacks.attack import Attack, AttackError, Finding, Observer, Target
 from sim.attacks.reconstruction import Floats, ridge_predictions
@@ -153,7 +153,7 @@ def shadow_federation(base: Federation, pool: Floats, rng: np.random.Generator) 
 def scored(guessed: Floats, truth: Floats, mean: float, names: Sequence[str]) -> Iterator[Finding]:
     """Return how far guesses lie from the truth; intervals are over clinics, and chance is to guess the mean."""
     errors, by_chance = np.abs(guessed - truth), np.abs(mean - truth)
-    spread = stats.t.ppf(0.975, len(errors) - 1) * stats.sem(errors) if len(errors) > 1 else np.nan
+    spread = scipy.stats.t.ppf(0.975, len(errors) - 1) * scipy.stats.sem(errors) if len(errors) > 1 else np.nan
     value = float(errors.mean())
     yield Finding(
         measure="mix_error",
@@ -164,7 +164,7 @@ def scored(guessed: Floats, truth: Floats, mean: float, names: Sequence[str]) ->
     )
     if len(errors) >= FEWEST_CLINICS and np.ptp(guessed) and np.ptp(truth):
         correlation = float(np.corrcoef(guessed, truth)[0, 1])
-        around = stats.norm.ppf(0.975) / np.sqrt(len(errors) - 3)  # Fisher's z
+        around = scipy.stats.norm.ppf(0.975) / np.sqrt(len(errors) - 3)  # Fisher's z
         low, high = np.tanh(np.arctanh(np.clip(correlation, -1 + 1e-12, 1 - 1e-12)) + around * np.array([-1, 1]))
         yield Finding(measure="mix_correlation", value=correlation, chance=0.0, low=float(low), high=float(high))
     for name, error, by_mean in zip(names, errors.tolist(), by_chance.tolist(), strict=True):

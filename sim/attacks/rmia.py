@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.special import expit
+import scipy
 
 from sim.attacks.attack import Attack, Finding, Target
 from sim.attacks.membership_game import findings
@@ -46,7 +46,7 @@ def log_ratios(logits: Floats, inside: Mask) -> tuple[Floats, Floats]:
     inside : ndarray of bool
         ``[model, record]``. Each model is the target in turn, and the others are its shadows.
     """
-    p = expit(logits)
+    p = scipy.special.expit(logits)
     means = []
     for mask in (inside, ~inside):
         own = np.where(mask, p, 0.0)

@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import scipy
 import torch
-from scipy.special import softmax
 
 from sim.attacks.attack import Attack, Finding, Observer, Scalars
 from sim.attacks.membership_game import findings
@@ -118,7 +118,7 @@ def log_likelihoods(rows: Floats, candidates: Floats, variance: float) -> Floats
 
 def sent_one(logs: Floats) -> Floats:
     """Return ``[candidate]`` how likely each is to have sent one of the rows, from their log likelihoods."""
-    return np.asarray(1 - (1 - softmax(logs, axis=1)).prod(0))
+    return np.asarray(1 - (1 - scipy.special.softmax(logs, axis=1)).prod(0))
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from sim.inference.differences import LEVEL
 from sim.inference.scores import Floats, Ints, Predictions, scores
@@ -73,9 +73,10 @@ class ByClinic:
             rest = np.maximum(between - explained, 0.0) / seeds
             twice = seeds == 2  # too few for a clinic's own variance between them: that of all such clinics counts
             shared = np.where(twice, np.maximum(rest, rest[twice].mean() if twice.any() else 0.0), rest)
+            level, repeated = 1 - LEVEL / 2, np.where(twice, twice.sum(), seeds - 1)
             parts = [
-                stdtrit(degrees, 1 - LEVEL / 2) * np.sqrt(patients),
-                np.nan_to_num(stdtrit(np.where(twice, twice.sum(), seeds - 1), 1 - LEVEL / 2) * np.sqrt(shared)),
+                scipy.special.stdtrit(degrees, level) * np.sqrt(patients),
+                np.nan_to_num(scipy.special.stdtrit(repeated, level) * np.sqrt(shared)),
             ]
         width = np.where((self.size > 1) & ~(twice & (twice.sum() == 1) & (rest > 0)), np.hypot(*parts), np.nan)
         return pd.DataFrame({"clinic": self.clinics, "n": seeds, "mean": _mean(values), "half_width": width})

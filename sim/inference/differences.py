@@ -21,7 +21,7 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr, stdtrit
+import scipy
 
 from sim.foundation.rng import stream
 from sim.inference.evidence import Evidence, Mask, Moments
@@ -124,7 +124,7 @@ def shared_level(covariance: Floats, contrasts: Floats) -> float:
     largest = np.zeros(_DRAWS)
     for start in range(0, len(scaled), _AT_ONCE):
         np.maximum(largest, np.abs(drawn @ scaled[start : start + _AT_ONCE].T).max(1), out=largest)
-    return float(min(2 * ndtr(-np.quantile(largest, 1 - LEVEL)), LEVEL))
+    return float(min(2 * scipy.special.ndtr(-np.quantile(largest, 1 - LEVEL)), LEVEL))
 
 
 def _together(evidence: Evidence, moments: Moments, seeds: Mask, contrasts: Floats, pairs: int) -> pd.DataFrame:
@@ -150,8 +150,8 @@ def _known(table: pd.DataFrame, rest: Floats, degrees: int) -> pd.DataFrame:
 
 
 def _table(moments: Moments, rest: Floats, degrees: int, level: float) -> pd.DataFrame:
-    patients = stdtrit(moments.degrees, 1 - level / 2) * np.sqrt(moments.patients)
-    repetition = stdtrit(degrees, 1 - level / 2) * np.sqrt(moments.weight * rest)
+    patients = scipy.special.stdtrit(moments.degrees, 1 - level / 2) * np.sqrt(moments.patients)
+    repetition = scipy.special.stdtrit(degrees, 1 - level / 2) * np.sqrt(moments.weight * rest)
     whole = np.hypot(np.nan_to_num(patients), np.nan_to_num(repetition))
     whole[np.isnan(patients) & np.isnan(repetition)] = np.nan
     return pd.DataFrame(

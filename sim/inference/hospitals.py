@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
+import scipy
 
 from sim.inference.clinics import ByClinic
 from sim.inference.differences import LEVEL, shared_level
@@ -59,10 +59,10 @@ def random_effects(
     return RandomEffects(
         clinics=count,
         mean=mean,
-        half_width=float(stdtrit(count - 1, 1 - level / 2)) * spread,
+        half_width=float(scipy.special.stdtrit(count - 1, 1 - level / 2)) * spread,
         error=error,
         between=between,
-        predicted=float(stdtrit(count - 2, 1 - level / 2)) * math.hypot(math.sqrt(between), spread),
+        predicted=float(scipy.special.stdtrit(count - 2, 1 - level / 2)) * math.hypot(math.sqrt(between), spread),
     )
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from sim.methods.labels import label_of
 from sim.methods.parties import groups_at
@@ -113,7 +113,7 @@ def crossings(rounds: Sequence[FirstRound], seconds: NDArray[np.float64]) -> lis
                 continue
             ahead = np.sign(seconds[i] - seconds[j])
             for k in np.flatnonzero(ahead[:-1] * ahead[1:] < 0):
-                uplink = 10 ** brentq(
+                uplink = 10 ** scipy.optimize.brentq(
                     lambda exponent, a=first, b=second: a.seconds(10**exponent) - b.seconds(10**exponent),
                     *np.log10(UPLINKS[k : k + 2]),
                     xtol=1e-6,

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dp_accounting import DpEvent
-
 from sim.foundation.text import count_text
 from sim.methods.parties import patients
 from sim.plan.notes import PREDICTING, another_party, in_one_region, labels_note, summed, whom_they_share
@@ -24,6 +22,8 @@ from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
 from sim.privacy.uncovered import not_covered
 
 if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
     from sim.plan.plan import Plan
     from sim.scenario.spec import RunSpec
 

@@ -12,14 +12,17 @@ References
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-import dp_accounting as dp
 import numpy as np
-from riskcal.analysis import get_advantage_from_gdp, get_advantage_from_pld, get_beta_from_gdp
 
+from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Mechanisms, under_one_adjacency
 from sim.privacy.loss import Adjacency, Atoms, privacy_loss
 from sim.privacy.remembered import remembered
+
+dp: Any = Lazy("dp_accounting")
+riskcal: Any = Lazy("riskcal.analysis")
 
 FALSE_POSITIVE_RATES = (0.001, 0.01, 0.1)
 
@@ -52,12 +55,12 @@ def _risk(atoms: Atoms, adjacency: Adjacency) -> tuple[float, ...]:
     """Return the advantage, then a true positive rate for each false one."""
     if all(isinstance(atom, dp.GaussianDpEvent) for atom, _ in atoms):
         mu = math.sqrt(sum(count / atom.noise_multiplier**2 for atom, count in atoms))
-        rates = [1 - float(get_beta_from_gdp(mu, rate)) for rate in FALSE_POSITIVE_RATES]
-        return float(get_advantage_from_gdp(mu)), *rates
+        rates = [1 - float(riskcal.get_beta_from_gdp(mu, rate)) for rate in FALSE_POSITIVE_RATES]
+        return float(riskcal.get_advantage_from_gdp(mu)), *rates
     pld = privacy_loss(atoms, adjacency, 1e-3)
     # Every (epsilon, delta) bounds the true positive rate by exp(epsilon) times the false one, plus delta. Its own
     # trade-off curve (riskcal) is not used: for a loss of few values, as of randomised response, it is far too high.
     losses = np.linspace(-20, 20, 801)
     deltas = np.array(pld.get_delta_for_epsilon(losses))
     rates = [min(1.0, float(np.min(deltas + np.exp(losses) * rate))) for rate in FALSE_POSITIVE_RATES]
-    return float(get_advantage_from_pld(pld)), *rates
+    return float(riskcal.get_advantage_from_pld(pld)), *rates

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
+import scipy
 
 from sim.foundation.text import score_text, scores_apart, value_text
 from sim.inference.differences import LEVEL, Verdict, all_differences
@@ -173,7 +173,7 @@ def _improving(series: pd.Series[str], rounds: pd.DataFrame) -> dict[str, float]
         runs, mean = len(gained), float(gained.mean())
         sure = gap.min() > 0
         if runs > 2:
-            sure = mean > stdtrit(runs - 1, 1 - LEVEL / len(ends)) * gained.std(ddof=1) / np.sqrt(runs)
+            sure = mean > scipy.special.stdtrit(runs - 1, 1 - LEVEL / len(ends)) * gained.std(ddof=1) / np.sqrt(runs)
         if sure and mean > max(_STILL * fall.mean(), _LEAST):
             found[name] = mean
     return found

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
+import scipy
 
 from sim.foundation.text import value_text
 from sim.inference.differences import estimates
@@ -220,7 +220,7 @@ def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str, held_out: Held
         keys = firsts[list(by)]
         return keys.join(found.reindex(keys.index)[["n", "mean", "half_width"]])
     table = groups[metric].agg(n="count", mean="mean", half_width="std")
-    table["half_width"] *= (stdtrit(table["n"] - 1, 0.975) / np.sqrt(table["n"])).where(table["n"] > 2)
+    table["half_width"] *= (scipy.special.stdtrit(table["n"] - 1, 0.975) / np.sqrt(table["n"])).where(table["n"] > 2)
     return table.reset_index()
 
 

@@ -96,6 +96,7 @@ class Section(BaseModel):
     model_config = ConfigDict(
         alias_generator=lambda name: name.replace("_", "-"),
         extra="forbid",
+        defer_build=True,
         frozen=True,
         serialize_by_alias=True,
         validate_by_alias=True,
