@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sim.commands.common import Overrides, ScenarioFile, planned, wide_console
+from sim.foundation.lazy import loading
 
 
 def check(
@@ -18,16 +19,17 @@ def check(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for the plot.")] = Path("results"),
 ) -> None:
     """Check a scenario, and describe each clinic's data and what a run would do, without training."""
-    from sim.commands.explain import explain, holdings
-    from sim.data.at_clinics import load_records
-    from sim.plan.notes import memory_warnings
-    from sim.report.holdings import holdings_picture, holdings_table
-    from sim.report.pictures import draw
-    from sim.scenario import load_scenario
-    from sim.scenario.lookup import is_own_path
-    from sim.scenario.spec import imports
-    from sim.study.engines import default_jobs
-    from sim.study.forecast import BASIS, study_seconds
+    with loading():
+        from sim.commands.explain import explain, holdings
+        from sim.data.at_clinics import load_records
+        from sim.plan.notes import memory_warnings
+        from sim.report.holdings import holdings_picture, holdings_table
+        from sim.report.pictures import draw
+        from sim.scenario import load_scenario
+        from sim.scenario.lookup import is_own_path
+        from sim.scenario.spec import imports
+        from sim.study.engines import default_jobs
+        from sim.study.forecast import BASIS, study_seconds
 
     scenario = load_scenario(file, overrides or ())
     console = wide_console()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.foundation.lazy import loading
 from sim.foundation.problems import ScenarioError
 
 if TYPE_CHECKING:
@@ -67,8 +68,9 @@ def planned(
 
     Raises ScenarioError with every problem; each line begins with the file.
     """
-    from sim.api.preparing import prepare
-    from sim.scenario import load_scenario
+    with loading():
+        from sim.api.preparing import prepare
+        from sim.scenario import load_scenario
 
     with _problems_of(file):
         if only:

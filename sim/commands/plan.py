@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from sim.commands.common import Only, Overrides, ScenarioFile, planned, wide_console
+from sim.foundation.lazy import loading
 
 
 def plan(
@@ -25,8 +26,9 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list with one object per run.")] = False,
 ) -> None:
     """Show what a study will cost in time, traffic and epsilon, before any training."""
-    from sim.plan.notes import memory_warnings, tuning_note
-    from sim.study.planning import plan_summary
+    with loading():
+        from sim.plan.notes import memory_warnings, tuning_note
+        from sim.study.planning import plan_summary
 
     prepared = planned(file, overrides, only)
     plans = prepared.plans

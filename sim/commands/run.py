@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.commands.common import Only, Out, Overrides, ScenarioFile, planned, print_results, wide_console
+from sim.foundation.lazy import loading
 from sim.foundation.problems import ScenarioError
 
 if TYPE_CHECKING:
@@ -65,13 +66,14 @@ def run(
 def _run(
     file: Path, out: Path, overrides: list[str] | None, only: list[str] | None, fail_fast: bool, engine: Engine
 ) -> None:
-    from rich.console import Console
+    with loading():
+        from rich.console import Console
 
-    from sim.api.progress import shown_progress
-    from sim.api.running import carry_out
-    from sim.api.study import Study
-    from sim.results.store import older_runs, writing_to
-    from sim.results.study_log import note_command
+        from sim.api.progress import shown_progress
+        from sim.api.running import carry_out
+        from sim.api.study import Study
+        from sim.results.store import older_runs, writing_to
+        from sim.results.study_log import note_command
 
     prepared = planned(file, overrides, only, trials=True)
     console = wide_console()
