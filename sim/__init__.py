@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sim.foundation.lazy import loading
 from suture_start import ForeignPackageError
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'sim' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sim' has no attribute {name!r}")
+    with loading():
+        found = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return found
