@@ -15,6 +15,7 @@ from sim.api.preparing import Prepared, prepare
 from sim.api.progress import SILENT, notebook_progress, shown_progress
 from sim.api.study import Study
 from sim.data.folds import runs_of
+from sim.foundation.lazy import left_out
 from sim.foundation.problems import ScenarioError, show
 from sim.plan.plan import Plan
 from sim.results.store import writing_to
@@ -30,6 +31,7 @@ DATA_FOLDER: Final = "data"
 """Of a study's: what it was given in memory."""
 
 
+@left_out()
 def run(
     scenario: Scenario | Mapping[str, Any] | Path | str,
     out: Path | str = "results",

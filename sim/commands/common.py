@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,6 +72,7 @@ def planned(
     with loading():
         from sim.api.preparing import prepare
         from sim.scenario import load_scenario
+    gc.freeze()  # a command's modules stay until its end: its garbage is never among them
 
     with _problems_of(file):
         if only:

@@ -16,13 +16,25 @@ _ALONE = {"dp_accounting": "dp_event"}
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Import what a command needs: the garbage collector neither runs meanwhile nor ever looks at it again."""
+    """Import without the garbage collector, which would look through all modules again and again."""
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
         gc.enable()
+
+
+@contextmanager
+def left_out() -> Iterator[None]:
+    """Leave what is there already, modules above all, out of the garbage collector's rounds meanwhile."""
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class Lazy:

@@ -1,0 +1,52 @@
+"""What a program that runs a study imports, and what it leaves of the garbage collector."""
+
+import gc
+import json
+import subprocess
+import sys
+
+from sim.foundation.lazy import left_out, loading
+
+CODE = """
+import gc, json, sys
+from sim import run
+
+study = run(json.loads(sys.argv[1]), sys.argv[2], progress=False)
+heavy = {"dp_accounting", "riskcal", "scipy.special", "scipy.stats", "scipy.optimize", "torch._dynamo"}
+print(json.dumps([study.ok, sorted(heavy & sys.modules.keys()), gc.isenabled(), gc.get_freeze_count()]))
+"""
+TABLES = {
+    "name": "start",
+    "seeds": [0],
+    "data": {"source": "synthetic", "clinics": 3, "records": 90},
+    "model": {"name": "mlp", "hidden": [4]},
+    "train": {"rounds": 1, "batch-size": 16, "learning-rate": 0.1},
+    "privacy": {"mechanism": "none"},
+    "strategies": [{"name": "fedavg"}],
+}
+
+
+def test_a_run_without_privacy_imports_no_accountant_and_no_scipy_and_leaves_the_collector_as_it_was(tmp_path):
+    words = [sys.executable, "-c", CODE, json.dumps(TABLES), str(tmp_path)]
+    told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert json.loads(told.splitlines()[-1]) == [True, [], True, 0]
+
+
+def test_nothing_is_collected_while_modules_are_loaded_and_what_is_there_is_left_out():
+    with loading():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    frozen = gc.get_freeze_count()  # the tests' own
+    gc.unfreeze()
+    try:
+        with left_out():
+            assert gc.get_freeze_count() > 1000
+        assert gc.get_freeze_count() == 0
+        gc.freeze()
+        with left_out():
+            pass
+        assert gc.get_freeze_count() > 1000  # a caller's stays
+    finally:
+        gc.unfreeze()
+        if frozen:
+            gc.freeze()
