@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.foundation.lazy import loading
 from suture_start import ForeignPackageError
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ def _refuse_intruders() -> None:
 
 
 _refuse_intruders()
+from sim.foundation.lazy import loading  # noqa: E402 - intruders are told of first
+
 # Let MKL choose its way through a product by the matrices' shape alone, not by where in memory they begin: a lane gets
 # the same bits wherever it stands. It is read before the first product, even if torch is imported already.
 os.environ.setdefault("MKL_CBWR", "AUTO")
