@@ -189,19 +189,24 @@ def under_one_adjacency(mechanisms: Mechanisms) -> "tuple[Counter[DpEvent], Adja
 
 def halved(atom: "DpEvent") -> "DpEvent":
     """Return the same noise over twice the sensitivity; ``ValueError`` for an atom that has no noise to halve."""
+    found = atom if isinstance(atom, dp.NonPrivateDpEvent) else rescaled(atom, 0.5)
+    if found is None:
+        raise ValueError(f"no accountant here takes {atom} under adding or removing a record")
+    return found
+
+
+def rescaled(atom: "DpEvent", factor: float) -> "DpEvent | None":
+    """Return an atom with its noise multiplied; None for one that has none, or none with a scale."""
     match atom:
         case dp.GaussianDpEvent(sigma):
-            return dp.GaussianDpEvent(sigma / 2)
+            return dp.GaussianDpEvent(sigma * factor)
         case dp.dp_event.MixtureOfGaussiansDpEvent(sigma, moves, likely):
-            return dp.dp_event.MixtureOfGaussiansDpEvent(sigma / 2, moves, likely)
+            return dp.dp_event.MixtureOfGaussiansDpEvent(sigma * factor, moves, likely)
         case dp.LaplaceDpEvent(scale):
-            return dp.LaplaceDpEvent(scale / 2)
-        case dp.PoissonSampledDpEvent(rate, inner):
-            return dp.PoissonSampledDpEvent(rate, halved(inner))
-        case dp.NonPrivateDpEvent():
-            return atom
-        case _:
-            raise ValueError(f"no accountant here takes {atom} under adding or removing a record")
+            return dp.LaplaceDpEvent(scale * factor)
+        case dp.PoissonSampledDpEvent(rate, inner) if (noised := rescaled(inner, factor)) is not None:
+            return dp.PoissonSampledDpEvent(rate, noised)
+    return None
 
 
 def check_delta(delta: float) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.foundation.lazy import Lazy
-from sim.privacy.accounting import Mechanisms, composed_epsilon, gaussian_epsilon, under_one_adjacency
+from sim.privacy.accounting import Mechanisms, composed_epsilon, gaussian_epsilon, rescaled, under_one_adjacency
 from sim.privacy.loss import Adjacency
 from sim.privacy.one_run import audit_one_run
 from sim.privacy.risk import membership_risk
@@ -48,38 +48,20 @@ _LEAST_NOISE, _MOST_NOISE = -3 * _STEPS, 6 * _STEPS
 
 @dataclass(frozen=True, kw_only=True)
 class Trials:
-    """What an auditor saw.
+    """What an auditor saw, ``[trial, canary]`` each."""
 
-    Attributes
-    ----------
-    scores : ndarray
-        ``[trial, canary]``, high where the canary seems to have been in.
-    included : ndarray of bool
-        ``[trial, canary]`` how the coins fell.
-    """
-
-    scores: Floats
-    included: Coins
+    scores: Floats  # High where the canary seems to have been in
+    included: Coins  # How the coins fell
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audited:
-    """Lower bounds on epsilon.
+    """Lower bounds on epsilon."""
 
-    Attributes
-    ----------
-    guesses, correct : int
-        Coins that counted, and how many were guessed right.
-    shaped : float
-        With the curve's shape taken as claimed; NaN where no noise is Gaussian.
-    free : float
-        Without that assumption.
-    """
-
-    guesses: int
-    correct: int
-    shaped: float
-    free: float
+    guesses: int  # Coins that counted
+    correct: int  # How many of them were guessed right
+    shaped: float  # With the curve's shape taken as claimed; NaN where no noise is Gaussian
+    free: float  # Without that assumption
 
     @property
     def epsilon(self) -> float:
@@ -150,21 +132,8 @@ def with_noise_times(factor: float, mechanisms: Mechanisms) -> Counter[tuple[Adj
     """Return the mechanisms with their noise multiplied; what has no scale stays."""
     atoms: Counter[tuple[Adjacency, DpEvent]] = Counter()
     for (way, atom), count in mechanisms.items():
-        atoms[way, _times(factor, atom)] += count
+        atoms[way, rescaled(atom, factor) or atom] += count
     return atoms
-
-
-def _times(factor: float, atom: DpEvent) -> DpEvent:
-    match atom:
-        case dp.GaussianDpEvent(sigma):
-            return dp.GaussianDpEvent(sigma * factor)
-        case dp.LaplaceDpEvent(scale):
-            return dp.LaplaceDpEvent(scale * factor)
-        case dp.PoissonSampledDpEvent(rate, inner):
-            return dp.PoissonSampledDpEvent(rate, _times(factor, inner))
-        case dp.dp_event.MixtureOfGaussiansDpEvent(sigma, moves, likely):
-            return dp.dp_event.MixtureOfGaussiansDpEvent(sigma * factor, moves, likely)
-    return atom
 
 
 def _is_gaussian(atom: DpEvent) -> bool:
@@ -210,4 +179,4 @@ def _best_shares(scores: Floats, included: Coins, repeats: float, delta: float) 
 
 def _free_bound(scores: Floats, included: Coins, shares: tuple[float, float], delta: float, confidence: float) -> float:
     inside, outside = _counts(shares, len(scores))
-    return audit_one_run(scores, included, inside, outside, delta, confidence).epsilon_lower
+    return audit_one_run(scores, included, inside, outside, delta, confidence)

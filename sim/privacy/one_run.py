@@ -8,7 +8,6 @@ auditing with one (1) training run", NeurIPS 2023, arXiv:2305.08846, theorem 5.2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,33 +20,13 @@ stats: Any = Lazy("scipy.stats")
 
 Floats = NDArray[np.float64]
 Coins = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class OneRunAudit:
-    """What one audited run shows.
-
-    Attributes
-    ----------
-    canaries, guesses, correct : int
-        How many there were, how many coins were guessed, and how many of the guesses are right.
-    confidence : float
-        Probability with which ``epsilon_lower`` is not above the true epsilon.
-    epsilon_lower : float
-        Lower bound on epsilon at the delta that was given; 0 if the guesses show nothing.
-    """
-
-    canaries: int
-    guesses: int
-    correct: int
-    confidence: float
-    epsilon_lower: float
+_PRECISION = 1e-6
 
 
 def audit_one_run(
     scores: Floats, included: Coins, inside: int, outside: int, delta: float, confidence: float = 0.95
-) -> OneRunAudit:
-    """Guess the coins of the canaries with the highest and the lowest scores, and bound epsilon.
+) -> float:
+    """Guess the coins of the canaries with the highest and the lowest scores, and return the bound on epsilon.
 
     Parameters
     ----------
@@ -57,46 +36,21 @@ def audit_one_run(
         ``[canary]`` how the coins fell.
     inside, outside : int
         How many guesses say "in", to the highest scores, and "out", to the lowest. To be fixed before the scores are
-        seen.
-    delta, confidence : float
-
-    Returns
-    -------
-    OneRunAudit
-
-    Raises
-    ------
-    ValueError
-        If there is no guess, or more than there are canaries.
+        seen. ``ValueError`` if there is no guess, or more than there are canaries.
     """
     guesses = inside + outside
     if min(inside, outside) < 0 or not 0 < guesses <= len(scores):
         raise ValueError(f"{guesses} guesses on {len(scores)} canaries; from one to that many are needed")
     order = np.argsort(scores, kind="stable")
     correct = int(np.sum(~included[order[:outside]]) + np.sum(included[order[len(order) - inside :]]))
-    bound = epsilon_lower_bound(len(scores), guesses, correct, delta, confidence)
-    return OneRunAudit(len(scores), guesses, correct, confidence, bound)
+    return epsilon_lower_bound(len(scores), guesses, correct, delta, confidence)
 
 
-def epsilon_lower_bound(
-    canaries: int, guesses: int, correct: int, delta: float, confidence: float = 0.95, precision: float = 1e-6
-) -> float:
-    """Return the largest epsilon, less ``precision``, that the guesses refute.
+def epsilon_lower_bound(canaries: int, guesses: int, correct: int, delta: float, confidence: float = 0.95) -> float:
+    """Return the largest epsilon, less a millionth, that so many right guesses refute; 0 if they refute none.
 
-    Parameters
-    ----------
-    canaries, guesses, correct : int
-        0 <= correct <= guesses <= canaries.
-    delta : float
-        In [0, 1).
-    confidence : float
-        In (0, 1): the bound is above the true epsilon with at most the probability that is left.
-    precision : float
-
-    Returns
-    -------
-    float
-        0 if not even epsilon 0 is refuted.
+    ``canaries >= guesses >= correct >= 0`` and ``0 <= delta < 1``. The bound is above the true epsilon with at most the
+    probability that ``confidence`` leaves.
     """
     allowed = 1 - confidence
     low, high = 0.0, 1.0
@@ -104,7 +58,7 @@ def epsilon_lower_bound(
         return 0.0
     while p_value(canaries, guesses, correct, high, delta) < allowed:
         low, high = high, 2 * high
-    while high - low > precision:
+    while high - low > _PRECISION:
         middle = (low + high) / 2
         if p_value(canaries, guesses, correct, middle, delta) < allowed:
             low = middle
@@ -117,23 +71,7 @@ def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: fl
     """Bound the probability that an (epsilon, delta)-DP run lets so many guesses, or more, be right.
 
     With W binomial of ``guesses`` trials that succeed with e^epsilon / (1 + e^epsilon), and v = ``correct``, it is
-    P[W >= v] + 2 m delta max_i P[v > W >= v - i] / i, with i from 1 to v.
-
-    Parameters
-    ----------
-    canaries, guesses, correct : int
-        0 <= correct <= guesses <= canaries.
-    epsilon, delta : float
-
-    Returns
-    -------
-    float
-        At most 1.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of its range.
+    P[W >= v] + 2 m delta max_i P[v > W >= v - i] / i, with i from 1 to v. ``ValueError`` for numbers out of range.
     """
     if not 0 <= correct <= guesses <= canaries:
         raise ValueError(f"{correct} right of {guesses} guesses on {canaries} canaries is not possible")

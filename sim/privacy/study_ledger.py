@@ -16,9 +16,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Mechanisms, compose
@@ -44,8 +44,6 @@ _ELSEWHERE: dict[Adversary, tuple[Adversary, ...]] = {
     "edge": ("model-user",),
 }
 """Who those are that collude, and what an edge server is, in a run that knows of none."""
-
-_Texts: TypeAlias = tuple[str, tuple[str, ...], str, str, bool, tuple[tuple[str, int], ...], tuple[str, ...]]
 
 _ORDERS = (*range(2, 65), *range(72, 257, 8), 512, 1024)  # whole: of others dp-accounting's series may not converge
 
@@ -176,19 +174,15 @@ def compose_study(runs: Sequence[StudyRun], delta: float | None = None) -> Study
     at = max((run.row["delta"] or 0.0 for run in runs), default=0.0) if delta is None else delta
     convert = any(run.row["adjacency"] == NAMES["replace"] for run in runs)
     adjacency = NAMES["replace" if convert else "add-or-remove"] if noised else ""
-    texts = tuple(
-        (run.releases, run.clinics, run.population, run.placement, run.shared, run.trials, run.not_made) for run in runs
-    )
     adversaries = adversaries_of_all(runs)
-    *compositions, rounding = json.loads(_counted(texts, adversaries, unit, at, convert))
-    names = ("runs", "finite_runs", "epsilon", "finite", "drawn")
+    without_rows = tuple(replace(run, row={}) for run in runs)
+    *compositions, rounding = json.loads(_counted(without_rows, adversaries, unit, at, convert))
     return StudyPrivacy(
         unit=unit,
         delta=at,
         adjacency=adjacency,
         compositions=tuple(
-            Composition(adversary=adversary, **dict(zip(names, each, strict=True)))
-            for adversary, each in zip(adversaries, compositions, strict=True)
+            Composition(adversary=adversary, **each) for adversary, each in zip(adversaries, compositions, strict=True)
         ),
         runs=len(runs),
         failed=sum(run.row["status"] != "ok" for run in runs),
@@ -212,22 +206,9 @@ def adversaries_of_all(runs: Sequence[StudyRun]) -> tuple[Adversary, ...]:
 
 @remembered
 def _counted(
-    texts: tuple[_Texts, ...], adversaries: tuple[Adversary, ...], unit: Unit, at: float, convert: bool
+    runs: tuple[StudyRun, ...], adversaries: tuple[Adversary, ...], unit: Unit, at: float, convert: bool
 ) -> str:
-    """Return, as JSON, what each adversary learns from runs that are given by their texts, and how it was rounded."""
-    runs = [
-        StudyRun(
-            row={},
-            releases=releases,
-            clinics=clinics,
-            population=population,
-            placement=placement,
-            shared=shared,
-            trials=trials,
-            not_made=not_made,
-        )
-        for releases, clinics, population, placement, shared, trials, not_made in texts
-    ]
+    """Return, as JSON, what each adversary learns from runs without their rows, and how it was rounded."""
     found: list[Any] = []
     rounding = 0.0
     for adversary in adversaries:
@@ -236,9 +217,15 @@ def _counted(
         whole = [_reduced(m, convert=convert) for m in _compositions(finite, adversary, unit)]
         rounding = max([rounding, *(share for _, share in whole)])
         of_finite = largest_epsilon((mechanisms for mechanisms, _ in whole), at)
-        of_all = of_finite if len(finite) == len(seen) else math.inf
-        drawn = _drawn(finite, adversary, unit, at, convert=convert)
-        found.append((len(seen), len(finite), of_all, of_finite, drawn))
+        found.append(
+            {
+                "runs": len(seen),
+                "finite_runs": len(finite),
+                "epsilon": of_finite if len(finite) == len(seen) else math.inf,
+                "finite": of_finite,
+                "drawn": _drawn(finite, adversary, unit, at, convert=convert),
+            }
+        )
     return json.dumps([*found, rounding])
 
 

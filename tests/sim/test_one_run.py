@@ -54,7 +54,7 @@ def test_the_bound_on_randomised_response_is_wrong_no_more_often_than_stated(eps
         coins = draws.random(100) < 0.5
         kept = draws.random(100) < math.exp(epsilon) / (1 + math.exp(epsilon))
         scores = np.where(kept, coins, ~coins) + 1e-3 * draws.random(100)
-        audits.append(audit_one_run(scores, coins, 30, 30, 0.0).epsilon_lower)
+        audits.append(audit_one_run(scores, coins, 30, 30, 0.0))
     assert np.mean(np.array(audits) > epsilon) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
     assert np.mean(audits) > epsilon / 3, "the bound has no power"
 
@@ -62,8 +62,9 @@ def test_the_bound_on_randomised_response_is_wrong_no_more_often_than_stated(eps
 def test_the_highest_scores_are_guessed_in_and_the_lowest_out():
     included = np.array([True, False, False, True, False, True])
     scores = np.array([9.0, 8.0, 0.0, 1.0, -4.0, 5.0])
-    audit = audit_one_run(scores, included, 2, 2, 0.0)
-    assert (audit.canaries, audit.guesses, audit.correct) == (6, 4, 3)
+    found = [audit_one_run(scores, included, 2, 2, 0.0, confidence) for confidence in (0.2, 0.5, 0.7)]
+    assert found == [epsilon_lower_bound(6, 4, 3, 0.0, confidence) for confidence in (0.2, 0.5, 0.7)]
+    assert found[0] > 0
 
 
 @pytest.mark.parametrize(("inside", "outside"), [(0, 0), (4, 3), (-1, 2)])

@@ -69,7 +69,7 @@ def audited(strategy, cut, tmp_path, mistake=None):
     scores = round_scores(job.network, job.parts, models, canaries, job.dp.part_clip)
     confidence = 1 - 0.05 / len(scores)
     bounds = {
-        block: audit_one_run(own, canaries.included, GUESSES // 2, GUESSES // 2, DELTA, confidence).epsilon_lower
+        block: audit_one_run(own, canaries.included, GUESSES // 2, GUESSES // 2, DELTA, confidence)
         for block, own in scores.items()
     }
     return max(clinic.epsilon["model-user"] for clinic in plan.clinics), bounds

@@ -116,7 +116,7 @@ def audited(privacy, freeze, folder):
             likeness[k] += float((sent[lane, :size][others] * direction[k, own[others]]).sum())
 
     train_run(plan, federation, overheard=overheard)
-    bound = audit_one_run(-likeness, included, GUESSES // 2, GUESSES // 2, DELTA).epsilon_lower
+    bound = audit_one_run(-likeness, included, GUESSES // 2, GUESSES // 2, DELTA)
     return plan.columns()["epsilon_server"], bound
 
 
