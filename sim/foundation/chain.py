@@ -14,24 +14,12 @@ START = "0" * 64
 
 @dataclass
 class Chain:
-    """A chain as it was read.
+    """A chain as it was read."""
 
-    Attributes
-    ----------
-    entries : list of dict
-        Line by line, without number and hash, up to the first fault.
-    heads : list of str
-        The hash of each of these lines.
-    fault : str
-        The first line that is not as it was written, and why; empty for a sound chain.
-    torn : bytes
-        What stands behind the last whole line.
-    """
-
-    entries: list[dict[str, Any]] = field(default_factory=list)
-    heads: list[str] = field(default_factory=list)
-    fault: str = ""
-    torn: bytes = b""
+    entries: list[dict[str, Any]] = field(default_factory=list)  # Without number and hash, up to the first fault
+    heads: list[str] = field(default_factory=list)  # The hash of each of these lines
+    fault: str = ""  # The first line that is not as it was written, and why; empty for a sound chain
+    torn: bytes = b""  # What stands behind the last whole line
 
     @property
     def head(self) -> str:
@@ -50,13 +38,7 @@ def hash_of(line: str) -> str:
 
 
 def chained(entries: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
-    """Write entries as chained lines.
-
-    Returns
-    -------
-    tuple of str
-        The text of the file, and the hash of its last line.
-    """
+    """Write entries as chained lines; return the text of the file, and the hash of its last line."""
     head, lines = START, []
     for number, entry in enumerate(entries, 1):
         line = line_of(number, head, entry)

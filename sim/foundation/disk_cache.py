@@ -7,28 +7,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["cache_folder", "kept_text"]
-
 
 def cache_folder() -> Path:
-    """Return ``$XDG_CACHE_HOME/suture``, else ``~/.cache/suture``.
-
-    Raises
-    ------
-    RuntimeError
-        If the user has no home.
-    """
+    """Return ``$XDG_CACHE_HOME/suture``, else ``~/.cache/suture``; ``RuntimeError`` if the user has no home."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "suture"
 
 
 def kept_text(name: str, make: Callable[[], str]) -> str:
     """Return a text that is made once for all commands of a user, and anew wherever it cannot be kept.
 
-    Parameters
-    ----------
-    name : str
-        A file's name, which says all that the text depends on.
-    make : callable
+    ``name`` is a file's, which says all that the text depends on.
     """
     with suppress(OSError, RuntimeError, UnicodeDecodeError):
         return (cache_folder() / name).read_text(encoding="utf-8")

@@ -7,8 +7,6 @@ import stat
 from pathlib import Path
 from typing import Final
 
-__all__ = ["absolute", "gigabytes", "memory_bytes", "scarce", "status"]
-
 _KINDS: Final = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a pipe",
@@ -19,12 +17,9 @@ _KINDS: Final = {
 
 
 def absolute(folder: Path, name: str | Path) -> Path:
-    """Return the whole path of a file; links stay, so that a loop of them is told when the file is to be read.
+    """Return the whole path of a file; ``ValueError`` if it cannot be the name of one.
 
-    Raises
-    ------
-    ValueError
-        If it cannot be the name of a file.
+    Links stay, so that a loop of them is told when the file is to be read.
     """
     if "\0" in str(name):
         raise ValueError("has a NUL character; give the path of a file")
@@ -34,20 +29,8 @@ def absolute(folder: Path, name: str | Path) -> Path:
 def status(path: Path, most: int | None = None) -> os.stat_result:
     """Look at a file before it is opened: only an ordinary one ends.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-    most : int, optional
-        The largest number of bytes; without it the file has to fit in memory.
-
-    Returns
-    -------
-    os.stat_result
-
-    Raises
-    ------
-    ValueError
-        What is wrong with it and how to mend it, to stand behind its name.
+    It has at most so many bytes, or fits in memory. ``ValueError`` with what is wrong with it and how to mend it, to
+    stand behind its name.
     """
     try:
         found = path.stat()

@@ -20,12 +20,8 @@ def registered(group: str) -> dict[str, EntryPoint]:
     """Return the entry points of a group by name, in alphabetical order.
 
     Where these packages lie in a folder of Suture's with its ``pyproject.toml``, as in a clone or an app of Flower's,
-    that file is what registers ours: another copy, or none, may be installed.
-
-    Raises
-    ------
-    SutureError
-        In one line: if there is none in a group that Suture itself fills.
+    that file is what registers ours: another copy, or none, may be installed. Raises ``SutureError``, in one line, if
+    there is none in a group that Suture itself fills.
     """
     installed = entry_points(group=group)
     if (project := _project()) is None:
@@ -52,20 +48,9 @@ def _project() -> dict[str, Any] | None:
 
 @cache
 def loaded(group: str, name: str) -> Any:
-    """Return what stands behind a name of a group, or behind an import path.
+    """Return what stands behind a name of a group, or behind an import path ``package.module:NAME``.
 
-    Parameters
-    ----------
-    group : str
-        ``suture.methods``, ``suture.mechanisms``, ``suture.attacks``, ``suture.models``, ``suture.sources`` or
-        ``suture.profiles``.
-    name : str
-        A registered name, or ``package.module:NAME``.
-
-    Raises
-    ------
-    ValueError
-        In one line: if nothing has that name, or the import fails.
+    Raises ``ValueError``, in one line, if nothing has that name, or the import fails.
     """
     known = registered(group)
     if name in known:

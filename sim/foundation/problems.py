@@ -16,20 +16,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
-__all__ = [
-    "COUNTED",
-    "LISTED",
-    "FolderError",
-    "ScenarioError",
-    "SutureError",
-    "place_of",
-    "problem_lines",
-    "show",
-    "suggest",
-    "told",
-    "unwritable",
-]
-
 
 class SutureError(Exception):
     """An error of ours, whose text is meant to be read and never quotes a record."""
@@ -40,17 +26,9 @@ class FolderError(SutureError):
 
 
 class ScenarioError(SutureError, ValueError):
-    """A scenario, or the data it names, cannot be used.
+    """A scenario, or the data it names, cannot be used: one problem, or several, a line each.
 
-    Parameters
-    ----------
-    problems : str or iterable of str
-        One line, or several; lines said twice are kept once, and signs that nobody sees are written as escapes.
-
-    Attributes
-    ----------
-    problems : tuple of str
-        The lines.
+    Lines said twice are kept once, and signs that nobody sees are written as escapes.
     """
 
     def __init__(self, problems: str | Iterable[str]) -> None:
@@ -63,20 +41,7 @@ class ScenarioError(SutureError, ValueError):
 
 
 def suggest(word: object, known: Collection[str]) -> str:
-    """Return how to mend an unknown word.
-
-    Parameters
-    ----------
-    word : object
-        What was written.
-    known : collection of str
-        The words that exist, in the order in which to list them.
-
-    Returns
-    -------
-    str
-        ``'did you mean "x"?'`` if one is close, and otherwise the list of all.
-    """
+    """Return how to mend an unknown word: ``'did you mean "x"?'`` if one is close, and otherwise the list of all."""
     by_lower_case = {name.lower(): name for name in known}
     if close := get_close_matches(str(word).lower(), by_lower_case, n=1):
         return f'did you mean "{by_lower_case[close[0]]}"?'
@@ -89,17 +54,7 @@ def suggest(word: object, known: Collection[str]) -> str:
 def place_of(error: BaseException, file: str | None = None) -> str:
     """Say what failed and where, without the error's own text, which may quote a patient's value.
 
-    Parameters
-    ----------
-    error : BaseException
-        As it was caught.
-    file : str, optional
-        The file whose line is told, where the error came through it.
-
-    Returns
-    -------
-    str
-        The kind of error, the file and the line.
+    Of the lines that the error came through, the one in ``file`` is told, if there is one.
     """
     frames = traceback.extract_tb(error.__traceback__)
     frame = ([own for own in frames if own.filename == file] or frames)[-1]
@@ -144,14 +99,6 @@ def unwritable(name: str) -> bool:
 
     Those are the Unicode categories Cc, Cf, Cn, Co, Cs, Zl and Zp: escapes of a terminal, bidirectional overrides, line
     separators, signs without a meaning, and halves of one.
-
-    Parameters
-    ----------
-    name : str
-
-    Returns
-    -------
-    bool
     """
     return any(unicodedata.category(sign) in _UNSEEN for sign in name)
 
@@ -164,18 +111,7 @@ def _seen(text: str) -> str:
 
 
 def show(value: object) -> str:
-    """Return a value as TOML would write it, shortened.
-
-    Parameters
-    ----------
-    value : object
-        A value of a scenario.
-
-    Returns
-    -------
-    str
-        At most 60 characters.
-    """
+    """Return a value of a scenario as TOML would write it, in at most 60 characters."""
     if isinstance(value, int) and value.bit_length() > 64:
         return f"a whole number of {value.bit_length()} bits"
     if isinstance(value, list | tuple):
@@ -212,12 +148,10 @@ def problem_lines(
     models: "Mapping[tuple[str, ...], type[BaseModel]]",
     swept: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
-    """Return one line for each place at which pydantic found an error.
+    """Return one line for each place at which pydantic found an error, in the order of the file's tables.
 
     Parameters
     ----------
-    error : pydantic.ValidationError
-        What pydantic found.
     label : str
         The file that was read, or ``"scenario"``.
     models : mapping of tuple of str to type
@@ -225,11 +159,6 @@ def problem_lines(
         pydantic reports it (``("data", "csv")``).
     swept : mapping of str to str
         Dotted keys whose value came from another table, and the place there that the line is to point to.
-
-    Returns
-    -------
-    list of str
-        The lines in the order of the file's tables.
     """
     lines: dict[str, str] = {}
     details = error.errors(include_url=False)

@@ -37,12 +37,8 @@ def _philox_key(key: Key, purpose: str) -> NDArray[np.uint64]:
 class Streams:
     """All the streams of one purpose, for loops over many clinics: one generator, moved from stream to stream.
 
-    Parameters
-    ----------
-    key : int or str
-        The run's seed, not negative, or its key.
-    purpose : str
-        What the draws are for, for example ``"batches"`` or ``"noise.head"``.
+    ``key`` is the run's seed, not negative, or its key; ``purpose`` says what the draws are for, for example
+    ``"batches"`` or ``"noise.head"``.
     """
 
     def __init__(self, key: Key, purpose: str) -> None:
@@ -51,17 +47,9 @@ class Streams:
         self._start = self._bits.state
 
     def at(self, clinic: int = 0, server_round: int = 0, step: int = 0) -> np.random.Generator:
-        """Return the generator at the start of one stream.
+        """Return the generator at the start of one stream, good until the next call: it is the same object every time.
 
-        Parameters
-        ----------
-        clinic, server_round, step : int
-            Position of the draw; 0 where it does not apply.
-
-        Returns
-        -------
-        numpy.random.Generator
-            Good until the next call: it is the same object every time.
+        Clinic, round and step are the position of the draw, 0 where they do not apply.
         """
         self._start["state"]["counter"] = np.array([0, step, server_round, clinic], dtype=np.uint64)
         self._bits.state = self._start

@@ -14,8 +14,6 @@ from pydantic_core import CoreSchema, core_schema
 
 from sim.foundation.problems import show
 
-__all__ = ["Compute", "Duration", "Memory", "Power", "Rate", "parse_compute", "parse_duration", "parse_rate"]
-
 _TIMES: Final = {
     **dict.fromkeys(("us", "µs", "microsecond", "microseconds"), 1e-6),
     **dict.fromkeys(("ms", "millisecond", "milliseconds"), 1e-3),
@@ -56,31 +54,21 @@ def _read(text: str) -> tuple[str, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Kind:
-    """A kind of quantity, which marks a field of a pydantic model: a float inside, text with a unit outside.
+    """A kind of quantity, which marks a field of a pydantic model: a float inside, text with a unit outside."""
 
-    Attributes
-    ----------
-    unit : str
-        Of the float.
-    least, most : str
-        What it may be.
-    noun, example : str
-        How to ask for it.
-    """
-
-    unit: str
+    unit: str  # Of the float
+    # least, most: what it may be
     least: str
     most: str
+    # noun, example: how to ask for it
     noun: str
     example: str
 
     def parse(self, value: object) -> float:
         """Return a quantity in the unit of its kind.
 
-        Raises
-        ------
-        ValueError
-            For anything else than text with a positive number and a fitting unit, in one sentence with an example.
+        ``ValueError``, in one sentence with an example, for anything else than text with a positive number and a
+        fitting unit.
         """
         wanted, one = f'give {self.noun} such as "{self.example}"', _read(f"1 {self.unit}")
         try:
