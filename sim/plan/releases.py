@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.foundation.lazy import Lazy
 from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.parties import OF_THE_LABEL, Parties, releases_of_a_row, trained_apart
 from sim.privacy.accounting import compose, flatten
+from sim.privacy.events import DpEvent, dp
 from sim.privacy.ledger import ADVERSARIES, COLLUDING, EDGE, Adversary, Ledger, Release, Unit, adversaries_of
 from sim.privacy.loss import Adjacency
 from sim.privacy.mechanisms.mechanism import on_updates
 from sim.privacy.preprocessing import exposed
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
-
-dp: Any = Lazy("dp_accounting")
 
 Ints = NDArray[np.int64]
 Noised = Mapping[str, Ints | Sequence[int]]

@@ -18,16 +18,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from operator import index
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from sim.foundation.lazy import Lazy
+from sim.privacy.events import DpEvent, dp
 from sim.privacy.loss import Adjacency, Atoms, along, settled
 from sim.scenario.privacy import MIN_DELTA
 
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
-
-dp: Any = Lazy("dp_accounting")
 optimize: Any = Lazy("scipy.optimize")
 special: Any = Lazy("scipy.special")
 

@@ -12,18 +12,13 @@ References
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Mechanisms, flatten, halved
+from sim.privacy.events import DpEvent, dp
 from sim.privacy.largest import largest_epsilon
 from sim.privacy.ledger import Adversary, Ledger, Unit
 from sim.privacy.loss import Adjacency
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
-
-dp: Any = Lazy("dp_accounting")
 
 NAMES: Final[dict[Adjacency, str]] = {"add-or-remove": "zero-out", "replace": "replace-one"}
 """By the name in the ledger, the one that people read."""

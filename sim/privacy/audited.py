@@ -18,21 +18,18 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Mechanisms, composed_epsilon, gaussian_epsilon, rescaled, under_one_adjacency
+from sim.privacy.events import DpEvent, dp
 from sim.privacy.loss import Adjacency
 from sim.privacy.one_run import audit_one_run
 from sim.privacy.risk import membership_risk
 
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
-
-dp: Any = Lazy("dp_accounting")
 stats: Any = Lazy("scipy.stats")
 
 Floats = NDArray[np.float64]

@@ -1,13 +1,10 @@
 """The largest epsilon of several compositions, without counting each of them to the end."""
 
 from collections.abc import Iterable
-from typing import Any
 
-from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Mechanisms, composed_epsilon, in_order, under_one_adjacency
+from sim.privacy.events import dp
 from sim.privacy.loss import first_epsilon, loss_variance
-
-dp: Any = Lazy("dp_accounting")
 
 
 def largest_epsilon(candidates: Iterable[Mechanisms], delta: float) -> float:

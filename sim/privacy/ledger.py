@@ -11,16 +11,11 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
-from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Accountant, Mechanisms, compose, composed_epsilon, flatten, halved
+from sim.privacy.events import DpEvent, dp
 from sim.privacy.loss import Adjacency
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
-
-dp: Any = Lazy("dp_accounting")
 
 Adversary = Literal["model-user", "peer-clinic", "server", "peers", "server-and-peers", "edge"]
 ADVERSARIES: tuple[Adversary, ...] = ("model-user", "peer-clinic", "server")

@@ -11,16 +11,13 @@ import math
 from collections.abc import Callable
 from functools import cache, lru_cache
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from sim.foundation.lazy import Lazy
+from sim.privacy.events import DpEvent, dp
 from sim.privacy.remembered import remembered
 from sim.privacy.sampled_gaussian import LARGEST, delta_of_steps, misplaced
 
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
-
-dp: Any = Lazy("dp_accounting")
 library: Any = Lazy("dp_accounting.pld.privacy_loss_distribution")
 optimize: Any = Lazy("scipy.optimize")
 

@@ -15,18 +15,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Mechanisms
+from sim.privacy.events import DpEvent, dp
 from sim.privacy.largest import largest_epsilon
 from sim.privacy.ledger import Adversary, Ledger
 from sim.privacy.loss import Adjacency
 
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
-
-dp: Any = Lazy("dp_accounting")
 stats: Any = Lazy("scipy.stats")
 
 EXACT_COMBINATIONS = 40

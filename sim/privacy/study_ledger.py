@@ -18,22 +18,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Mechanisms, compose
 from sim.privacy.adjacency import NAMES, replaced
+from sim.privacy.events import DpEvent, dp
 from sim.privacy.largest import largest_epsilon
 from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, EDGE, Adversary, Ledger, Unit
 from sim.privacy.loss import Adjacency
 from sim.privacy.patients import composed, no_better_than
 from sim.privacy.remembered import remembered
 from sim.privacy.tuning_price import with_trials
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
-
-dp: Any = Lazy("dp_accounting")
 
 MOST_MECHANISMS = 60
 """Of more different sampled mechanisms than this, similar ones are counted as the weakest of them."""

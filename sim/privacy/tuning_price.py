@@ -25,22 +25,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Mechanisms, compose, under_one_adjacency
+from sim.privacy.events import DpEvent, dp
 from sim.privacy.largest import largest_epsilon
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Unit
 from sim.privacy.loss import Adjacency
 from sim.privacy.remembered import remembered
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
-
-dp: Any = Lazy("dp_accounting")
 
 _ORDERS: Final = (*range(2, 65), *range(72, 257, 8), 512, 1024)
 

@@ -22,18 +22,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
-from sim.foundation.lazy import Lazy
 from sim.foundation.rng import stream
 from sim.privacy.accounting import compose
 from sim.privacy.calibration import calibrate
+from sim.privacy.events import DpEvent, dp
 from sim.privacy.mechanisms.mechanism import OnUpdates
 from sim.privacy.mechanisms.released import on_grid
 
 if TYPE_CHECKING:
-    from dp_accounting import DpEvent
     from torch import Tensor
 
-dp: Any = Lazy("dp_accounting")
 
 LARGEST_STEP, SMALLEST_CLIP = 20.0, 1e-9
 """However large the noise on the count, a round moves the clip by no more than e^20, and never out of 1e-9 to 1e9."""

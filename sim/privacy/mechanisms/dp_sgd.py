@@ -15,19 +15,16 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from sim.foundation.lazy import Lazy
 from sim.foundation.rng import Keys, lane_streams
 from sim.privacy.accounting import compose, dp_sgd_event
 from sim.privacy.calibration import calibrate
+from sim.privacy.events import DpEvent, dp
 from sim.privacy.mechanisms.mechanism import OnGradients
 from sim.privacy.mechanisms.released import on_grid
 from sim.scenario.privacy import Privacy
 
 if TYPE_CHECKING:
-    from dp_accounting import DpEvent
     from torch import Tensor
-
-dp: Any = Lazy("dp_accounting")
 
 
 @final

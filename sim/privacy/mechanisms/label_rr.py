@@ -9,19 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.foundation.lazy import Lazy
 from sim.foundation.rng import stream
+from sim.privacy.events import DpEvent, dp
 from sim.privacy.mechanisms.mechanism import OnLabels
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
-
-dp: Any = Lazy("dp_accounting")
 
 
 @final

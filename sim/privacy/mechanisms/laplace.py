@@ -7,19 +7,14 @@ most, whatever their signs. Its epsilon, exposures * (sum over kinds of reach / 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, final
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import compose, gaussian_epsilon
+from sim.privacy.events import DpEvent, dp
 from sim.privacy.mechanisms.mechanism import OnRows
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
-
-dp: Any = Lazy("dp_accounting")
 
 
 @final

@@ -10,20 +10,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from sim.foundation.lazy import Lazy
 from sim.foundation.plugins import loaded
+from sim.privacy.events import DpEvent, dp
 from sim.scenario.lookup import MECHANISMS, Place
 from sim.scenario.privacy import Privacy
 
 if TYPE_CHECKING:
     import numpy as np
-    from dp_accounting import DpEvent
     from numpy.typing import NDArray
     from torch import Tensor
 
     from sim.privacy.mechanisms.noises import RowNoise
-
-dp: Any = Lazy("dp_accounting")
 
 
 class Mechanism(ABC):

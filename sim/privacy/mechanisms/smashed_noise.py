@@ -7,20 +7,15 @@ amplification by sampling. Two rows of norm C lie 2 C apart at most, and sqrt(2)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, final
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import compose
 from sim.privacy.calibration import calibrate
+from sim.privacy.events import DpEvent, dp
 from sim.privacy.mechanisms.mechanism import OnRows
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
-
-dp: Any = Lazy("dp_accounting")
 
 
 @final
