@@ -16,7 +16,7 @@ from sim.methods.messages import Kind
 from sim.models.build import build_network
 from sim.models.joined import JOINS, joined_network, network_on_columns, network_on_known
 from sim.models.network import Block, Network, Part
-from sim.scenario.regions import group_at, unknown_regions
+from sim.scenario.parties import group_at, unknown_regions
 from sim.scenario.spec import RunSpec
 from sim.scenario.study import ClinicGroup
 

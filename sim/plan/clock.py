@@ -3,18 +3,25 @@
 A round of one clinic is: the parts that are sent to it, its batches one after another, the parts it sends back. Nothing
 is pipelined within a clinic: the head's forward pass of a batch needs the head that the cut gradient of the batch
 before has trained. Clinics run side by side in SplitFed and federated learning, one after another in the relay.
+
+A round that does not wait for everybody is timed as if nobody were in a hurry and then cut. A batch that would not be
+over by then is not begun, so that clinics stop between two batches, and nothing of a batch that was never finished has
+crossed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from heapq import heapify, heappop, heappush, heapreplace
 
 import numpy as np
 
+from sim.methods.attendance import Attendance
 from sim.plan.durations import Durations
-from sim.plan.load import Floats, RoundLoad
+from sim.plan.load import PHASES, Floats, Ints, RoundLoad
 from sim.scenario.clinics import ClinicResources, EdgeResources, ServerResources
 
 
@@ -152,3 +159,117 @@ def _one_body(load: RoundLoad, legs: Sequence[Floats], begin: Floats, end: Float
         body_free = max(body_free, clinic_free[lane] + before[at]) + served[at]
         clinic_free[lane] = completed[at] = body_free + after[at]
     return completed, np.array(clinic_free) + end * load.ends
+
+
+class JoinedClock(RoundClock):
+    """Times rounds whose lanes wait for each other at the body of their region.
+
+    Bodies of different regions are served by the server's workers, first come first served.
+    """
+
+    def time_round(self, load: RoundLoad) -> RoundTime:
+        """Return when each lane has finished, and the round once the common work is done; with spans."""
+        spent = self.durations(load)
+        now, completed, spans = spent.begin.copy(), np.zeros(len(load.rows)), list[Span]()
+        spans += _messages("down", np.zeros_like(now), now)
+        region_of = np.array(load.joined, dtype=np.int64)[load.clinics]
+        each = [np.flatnonzero(region_of == region) for region in np.unique(region_of)]
+        ways = [_batches(load, spent, lanes, now, completed, spans) for lanes in each]
+        free = [0.0] * self.server.workers
+        arrivals = [(*next(way), number) for number, way in enumerate(ways)]
+        heapify(arrivals)
+        while arrivals:
+            arrived, seconds, number = heappop(arrivals)
+            start = max(arrived, free[0])
+            heapreplace(free, start + seconds)
+            with suppress(StopIteration):
+                heappush(arrivals, (*ways[number].send(start), number))
+        finish = now + spent.end * load.ends
+        spans += _messages("up", now, finish)
+        return RoundTime(
+            seconds=float(finish.max(initial=0.0)) + spent.common,
+            phases=spent.phases(load),
+            finish=finish,
+            completed=completed,
+            spans=tuple(spans),
+        )
+
+
+def _messages(way: str, start: Floats, end: Floats) -> list[Span]:
+    lanes = enumerate(zip(start.tolist(), end.tolist(), strict=True))
+    return [Span(lane=lane, phase=PHASES[way], start=begun, end=over) for lane, (begun, over) in lanes if over > begun]
+
+
+def _batches(
+    load: RoundLoad, spent: Durations, lanes: Ints, now: Floats, completed: Floats, spans: list[Span]
+) -> Generator[tuple[float, float], float, None]:
+    """Go through a region's batches; yield when its body is asked to work and for how long, and be sent when it begins.
+
+    ``now`` is ``[lane]`` how far each has come; it, ``completed`` and ``spans`` are filled in.
+    """
+    for step in range(int(load.steps[lanes].max(initial=0))):
+        at = load.first[lanes] + step
+        for leg, seconds in zip(load.legs, spent.both, strict=True):
+            own, start = seconds[at], now[lanes]
+            if leg.place == "server":
+                longest = float(own.max())
+                start = np.full_like(start, (yield float(start.max()), longest))
+                now[lanes] = start + longest
+            else:
+                now[lanes] = start + own
+            spans += [
+                Span(lane=lane, phase=PHASES[leg.place], start=begun, end=begun + taken)
+                for lane, begun, taken in zip(lanes.tolist(), start.tolist(), own.tolist(), strict=True)
+                if taken
+            ]
+        completed[at] = now[lanes]
+
+
+def time_limit(load: RoundLoad, time: RoundTime, deadline: float | None, enough: int | None) -> float:
+    """Return when the server stops waiting, in seconds since the round began.
+
+    ``time`` is that of the load without a limit; ``enough`` says how many clinics are waited for, None for all.
+    """
+    limit = np.inf if deadline is None else deadline
+    back = np.sort(time.finish[load.returns])
+    if enough is not None and len(back) >= enough:
+        limit = min(limit, float(back[enough - 1]))
+    return limit
+
+
+def attendance_until(
+    load: RoundLoad, time: RoundTime, spent: Durations, limit: float, enough: int | None
+) -> Attendance:
+    """Return how far each clinic comes by the limit, and whose parts are back by then.
+
+    ``time`` is that of the load without a limit. Of clinics that finish at the same moment, where ``enough`` are waited
+    for, those with the lowest numbers are kept.
+    """
+    done = load.by_lane(time.completed <= limit).astype(np.int64)
+    kept = load.returns | (done < load.steps)
+    if load.handed_on:
+        in_turn = load.steps // np.maximum(load.turns, 1)
+        over = np.full(len(done), np.nan)
+        over[done > 0] = time.completed[(load.first + done - 1)[done > 0]]
+        back = kept & (done % np.maximum(in_turn, 1) == 0) & (over + spent.end + spent.end_link <= limit)
+    else:
+        back = kept & (time.finish <= limit)
+        if enough is not None:
+            ranked = np.lexsort((load.clinics, time.finish, ~back))
+            back[ranked[enough:]] = False
+    order = np.argsort(load.clinics)
+    return Attendance(load.clinics[order], done[order], back[order])
+
+
+def time_until(time: RoundTime, limit: float, cut: RoundLoad, spent: Durations) -> RoundTime:
+    """Return the time of a round that ends at the limit at the latest, with the aggregation of what is there.
+
+    ``time`` is without the limit; ``cut`` and ``spent`` are what is left of the load.
+    """
+    finish = np.minimum(time.finish, limit)
+    phases = spent.phases(cut)
+    phases["download"] = np.minimum(phases["download"], finish)  # parts still on their way to a clinic at the limit
+    completed = time.completed[time.completed <= limit]
+    return replace(
+        time, seconds=float(finish.max(initial=0.0)) + spent.common, phases=phases, finish=finish, completed=completed
+    )

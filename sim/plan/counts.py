@@ -17,10 +17,9 @@ from sim.methods.messages import Kind
 from sim.methods.parties import drawn_by, patients
 from sim.methods.protocol import ALIGNMENT, HEADER_BYTES, HEADERS, Direction, Kinds, Traffic
 from sim.methods.sampling import choose, draw_rows, selected
-from sim.plan.clock import RoundTime
+from sim.plan.clock import RoundTime, attendance_until, time_limit, time_until
 from sim.plan.costs import FLOAT_BYTES, nopeek_flops, part_costs
 from sim.plan.edge_counts import EdgeCounts
-from sim.plan.limits import attendance_until, time_limit, time_until
 from sim.plan.load import Leg, Place, RoundLoad, legs_of_a_batch
 from sim.plan.party_costs import PartyCosts, alignment_seconds, sends
 from sim.plan.queues import PlanClock

@@ -25,9 +25,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from sim.plan.clock import ClosedFormClock, RoundClock, RoundTime, Span, all_over
+from sim.plan.clock import ClosedFormClock, JoinedClock, RoundClock, RoundTime, Span, all_over
 from sim.plan.durations import Durations
-from sim.plan.joined_clock import JoinedClock
 from sim.plan.load import PHASES, Floats, Ints, RoundLoad
 from sim.scenario.clinics import ClinicResources, EdgeResources, ServerResources
 

@@ -15,14 +15,14 @@ References
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from operator import index
 from typing import Any, Literal, TypeAlias, get_args
 
 from sim.foundation.lazy import Lazy
 from sim.privacy.events import DpEvent, dp
-from sim.privacy.loss import Adjacency, Atoms, along, settled
+from sim.privacy.loss import Adjacency, Atoms, along, first_epsilon, loss_variance, settled
 from sim.scenario.privacy import MIN_DELTA
 
 optimize: Any = Lazy("scipy.optimize")
@@ -289,3 +289,25 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
         return -math.exp(upper) * math.expm1(lower - upper) - delta
 
     return float(optimize.brentq(missing, 0.0, _zcdp_epsilon(mu, delta), xtol=1e-12)) if missing(0.0) > 0 else 0.0
+
+
+def largest_epsilon(candidates: Iterable[Mechanisms], delta: float) -> float:
+    """Return the largest epsilon of compositions as of :func:`sim.privacy.accounting.composed_epsilon`, 0 of none.
+
+    They are counted from the one whose loss varies most. A coarse grid overstates epsilon: what it puts below one that
+    was found already is not counted again on finer ones.
+    """
+    noised: list[Mechanisms] = []
+    bare: list[Mechanisms] = []
+    for mechanisms in candidates:
+        un_noised = any(isinstance(atom, dp.NonPrivateDpEvent) for _, atom in mechanisms)
+        (bare if un_noised else noised).append(mechanisms)
+    counted = [(in_order(atoms), adjacency) for atoms, adjacency in map(under_one_adjacency, noised) if atoms]
+    if bare:
+        return composed_epsilon(bare[0], delta)
+    largest = 0.0
+    for atoms, adjacency in sorted(counted, key=lambda each: loss_variance(each[0])[0], reverse=True):
+        coarse = 0 < largest <= 1e8 and delta
+        if not coarse or first_epsilon(atoms, adjacency, delta, largest) >= largest:
+            largest = max(largest, composed_epsilon({(adjacency, atom): n for atom, n in atoms}, delta))
+    return largest

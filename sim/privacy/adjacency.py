@@ -14,9 +14,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
-from sim.privacy.accounting import Mechanisms, flatten, halved
+from sim.privacy.accounting import Mechanisms, flatten, halved, largest_epsilon
 from sim.privacy.events import DpEvent, dp
-from sim.privacy.largest import largest_epsilon
 from sim.privacy.ledger import Adversary, Ledger, Unit
 from sim.privacy.loss import Adjacency
 

@@ -18,9 +18,8 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 from sim.foundation.lazy import Lazy
-from sim.privacy.accounting import Mechanisms
+from sim.privacy.accounting import Mechanisms, largest_epsilon
 from sim.privacy.events import DpEvent, dp
-from sim.privacy.largest import largest_epsilon
 from sim.privacy.ledger import Adversary, Ledger
 from sim.privacy.loss import Adjacency
 

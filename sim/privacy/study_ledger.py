@@ -20,10 +20,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from sim.privacy.accounting import Mechanisms, compose
+from sim.privacy.accounting import Mechanisms, compose, largest_epsilon
 from sim.privacy.adjacency import NAMES, replaced
 from sim.privacy.events import DpEvent, dp
-from sim.privacy.largest import largest_epsilon
 from sim.privacy.ledger import ADVERSARIES, COLUMN_OF, EDGE, Adversary, Ledger, Unit
 from sim.privacy.loss import Adjacency
 from sim.privacy.patients import composed, no_better_than

@@ -30,9 +30,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.privacy.accounting import Mechanisms, compose, under_one_adjacency
+from sim.privacy.accounting import Mechanisms, compose, largest_epsilon, under_one_adjacency
 from sim.privacy.events import DpEvent, dp
-from sim.privacy.largest import largest_epsilon
 from sim.privacy.ledger import ADVERSARIES, Adversary, Ledger, Unit
 from sim.privacy.loss import Adjacency
 from sim.privacy.remembered import remembered

@@ -25,10 +25,9 @@ from sim.scenario.edges import Edge, edges_fault, unused_or_missing
 from sim.scenario.lookup import attack_facts
 from sim.scenario.model import Model
 from sim.scenario.overrides import Override, override_key, parsed_override, replaced
-from sim.scenario.parties import Party, layout_fault
+from sim.scenario.parties import Party, Region, layout_fault, regions_fault
 from sim.scenario.privacy import Privacy
 from sim.scenario.reading import read_toml, shape_problems
-from sim.scenario.regions import Region, regions_fault
 from sim.scenario.study import AttackTable, ClinicGroup, Scoring, Server, Strategy, Train
 from sim.scenario.tune import Tune, flat, key_faults, tune_problems, tuned_in, way_to, without_tuned
 

@@ -30,9 +30,8 @@ from sim.scenario.lookup import (
 )
 from sim.scenario.model import Model
 from sim.scenario.overrides import replaced
-from sim.scenario.parties import Party, clinics_of
+from sim.scenario.parties import Party, Region, as_clinics, clinics_of, is_of_clinics, other_patients
 from sim.scenario.privacy import TRUST, Privacy
-from sim.scenario.regions import Region, as_clinics, is_of_clinics, other_patients
 from sim.scenario.study import ClinicGroup, Cut, Scoring, Server, Strategy, Train
 
 RESULTS_VERSION: Final = 7

@@ -96,7 +96,7 @@ OF_PARTIES = (
     ),
     Mutant(
         "only one region takes time",
-        "sim/plan/joined_clock.py",
+        "sim/plan/clock.py",
         "for region in np.unique(region_of)]",
         "for region in np.unique(region_of)][:1]",
         (f"{REGIONS}test_bytes_and_seconds_of_two_regions_two_parties_and_two_batches",),

@@ -8,7 +8,7 @@ from support import plan_of, run_spec, write_csv
 from test_events import A, B, close, load_of
 
 from sim.methods.attendance import Attendance
-from sim.plan.limits import attendance_until, time_limit, time_until
+from sim.plan.clock import attendance_until, time_limit, time_until
 from sim.plan.queues import PlanClock
 from sim.scenario import ClinicGroup
 from sim.scenario.clinics import ServerResources

@@ -12,9 +12,8 @@ from sim.scenario.file import Scenario
 from sim.scenario.key_reference import described_schema, markdown
 from sim.scenario.meanings import MEANINGS
 from sim.scenario.model import Model
-from sim.scenario.parties import Party
+from sim.scenario.parties import Party, Region
 from sim.scenario.privacy import Privacy
-from sim.scenario.regions import Region
 from sim.scenario.study import (
     AttackTable,
     Availability,
