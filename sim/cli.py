@@ -11,18 +11,14 @@ from sim.commands.audit import audit
 from sim.commands.check import check
 from sim.commands.compare import compare
 from sim.commands.epsilon import epsilon
-from sim.commands.export import export
 from sim.commands.map import map_
-from sim.commands.new import new
+from sim.commands.new import new, schema
 from sim.commands.plan import plan
-from sim.commands.replan import replan
-from sim.commands.report import report
-from sim.commands.rerun import rerun
+from sim.commands.replan import replan, rerun
+from sim.commands.report import export, report
 from sim.commands.run import run
-from sim.commands.schema import schema
-from sim.commands.sign import sign
 from sim.commands.status import status
-from sim.commands.verify import verify
+from sim.commands.verify import sign, verify
 from sim.foundation.problems import FolderError, ScenarioError, SutureError
 
 app = typer.Typer(

@@ -1,1 +1,1 @@
-"""The commands of ``suture``, one module each; what takes long to import is imported where it is used."""
+"""The commands of ``suture``; what takes long to import is imported where it is used."""

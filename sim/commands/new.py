@@ -1,7 +1,8 @@
-"""``suture new``."""
+"""``suture new`` and ``suture schema``."""
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
@@ -40,3 +41,13 @@ def new(
     except FileExistsError:
         raise ScenarioError(f"{path}: already exists; choose another name, or remove it") from None
     print(f"{path}: written; edit it, then: suture check {path}")
+
+
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a page of all keys for people instead.")] = False,
+) -> None:
+    """Print the JSON schema of a scenario, for editors that complete and check TOML."""
+    from sim.scenario.key_reference import described_schema
+    from sim.scenario.key_reference import markdown as page
+
+    print(page() if markdown else json.dumps(described_schema(), indent=1), end="" if markdown else "\n")

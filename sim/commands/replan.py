@@ -1,4 +1,4 @@
-"""``suture replan``."""
+"""``suture replan`` and ``suture rerun``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sim.commands.common import Overrides, RunFolder, Trust
+from sim.commands.common import Overrides, RunFolder, Trust, wide_console
 from sim.foundation.problems import ScenarioError
 from sim.foundation.text import seconds_text
 
@@ -46,3 +46,14 @@ def _points(sweep: str) -> list[str]:
             f'--sweep: "{sweep}" is not a key with values; write it like "clinics.0.uplink=1 Mbit/s,10 Mbit/s"'
         )
     return [f"{key.strip()}={point}" for point in points]
+
+
+def rerun(folder: RunFolder, trust: Trust = False) -> None:
+    """Train a run again from its folder, and compare every metric and weight; writes nothing."""
+    from sim.study.rerun import differences
+
+    console = wide_console()
+    if lines := differences(folder, trust=trust):
+        console.print("\n".join(lines), markup=False, highlight=False)
+        raise typer.Exit(1)
+    console.print(f"{folder}: identical, every metric and every weight", markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""``suture report``."""
+"""``suture report`` and ``suture export``."""
 
 from __future__ import annotations
 
@@ -35,3 +35,13 @@ def report(
     print(f"Table: {folder / TABLE_FILE}\nReport: {path}")
     if figures:
         print(f"Figures: {folder / 'figures'}")
+
+
+def export(
+    folder: StudyFolder,
+    mlflow: Annotated[str, typer.Option("--mlflow", metavar="URI", help="The URI of the tracking server or store.")],
+) -> None:
+    """Export a study's finished runs to MLflow (suture[mlflow]); a repeated export replaces them."""
+    from sim.study.mlflow_export import export as exported
+
+    wide_console().print(f"{exported(folder, mlflow)} runs exported", highlight=False)

@@ -1,4 +1,4 @@
-"""``suture verify``."""
+"""``suture verify`` and ``suture sign``."""
 
 from __future__ import annotations
 
@@ -63,3 +63,18 @@ def _of_study(folder: Path) -> tuple[list[str], list[str]]:
         print(f"note: {note}", file=sys.stderr)
     told = f"{found.lines} lines, chain sound; {found.listed} runs listed, {found.checked} of them recounted, all agree"
     return found.faults, [f"{folder / STUDY_LOG}: {told}"]
+
+
+def sign(
+    folder: AnyFolder,
+    key: Annotated[Path, typer.Option("--key", metavar="KEY.pem", help="An unencrypted Ed25519 private key.")],
+    timestamp: Annotated[
+        str | None,
+        typer.Option("--timestamp", metavar="TEXT|FILE", help="Stored and signed with the head; not interpreted."),
+    ] = None,
+) -> None:
+    """Sign the head of a study's or a run's log."""
+    from sim.results.signature import sign as sign_head
+
+    path = sign_head(folder, key, timestamp)
+    print(f"{path}: written; suture verify {folder} --public-key PUB.pem checks it")

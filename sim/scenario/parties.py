@@ -1,4 +1,4 @@
-"""The tables ``[[parties]]`` and ``[[regions]]``: who holds which columns of which patients, and who holds their label."""
+"""The tables ``[[parties]]`` and ``[[regions]]``: who holds which columns of which patients, and who their label."""
 
 from __future__ import annotations
 

@@ -9,8 +9,7 @@ import pytest
 from sim.scenario.data import Csv, HeartDisease, Loader, Npz, Parquet, Synthetic
 from sim.scenario.edges import Edge
 from sim.scenario.file import Scenario
-from sim.scenario.key_reference import described_schema, markdown
-from sim.scenario.meanings import MEANINGS
+from sim.scenario.key_reference import MEANINGS, described_schema, markdown
 from sim.scenario.model import Model
 from sim.scenario.parties import Party, Region
 from sim.scenario.privacy import Privacy
