@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil, floor, log10
 from pathlib import Path
 from typing import Final
-
-import pandas as pd
 
 from sim.api import UPLINKS
 from sim.foundation.problems import ScenarioError
@@ -51,17 +49,11 @@ def decided(study: StudyResults, folder: Path, x: str, y: str, within: Sequence[
     if joined.empty:
         raise ScenarioError(f"{folder}: has no finished run of a method that trains together; run the study first")
     seconds = {}
-    for (candidate, row), run_id in _firsts(joined):
+    firsts = joined.sort_values("seed", kind="stable").drop_duplicates(["candidate", "row"]).sort_index()
+    for candidate, row, run_id in firsts[["candidate", "row", "run_id"]].itertuples(index=False):
         run = Retiming(folder / run_id, trust=trust)
         seconds[candidate, row] = {value: run.seconds([f"{key}={value}"]) for value in values}
     return decide(runs, seconds, (key, swept), clauses, study.held_out)
-
-
-def _firsts(runs: pd.DataFrame) -> Iterator[tuple[tuple[str, str], str]]:
-    """Yield each candidate and row with the run of its first seed."""
-    first = runs.sort_values("seed", kind="stable").drop_duplicates(["candidate", "row"]).sort_index()
-    for candidate, row, run_id in first[["candidate", "row", "run_id"]].itertuples(index=False):
-        yield (candidate, row), run_id
 
 
 def _axis(x: str) -> tuple[str, list[str]]:

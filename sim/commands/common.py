@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,20 +72,13 @@ def planned(
         from sim.scenario import load_scenario
     gc.freeze()  # a command's modules stay until its end: its garbage is never among them
 
-    with _problems_of(file):
+    try:
         if only:
             load_scenario(file, overrides or (), only)  # says what is not there
         prepared = prepare(load_scenario(file, overrides or ()), only or (), trials=trials)
-    for note in prepared.notes:
-        print(f"{file}: note: {note}", file=sys.stderr)
-    return prepared
-
-
-@contextmanager
-def _problems_of(file: Path) -> Iterator[None]:
-    """Begin each line of what is wrong with the file."""
-    try:
-        yield
     except ScenarioError as error:
         lines = (line.removeprefix("scenario: ") for line in error.problems)
         raise ScenarioError(line if line.startswith(f"{file}:") else f"{file}: {line}" for line in lines) from None
+    for note in prepared.notes:
+        print(f"{file}: note: {note}", file=sys.stderr)
+    return prepared

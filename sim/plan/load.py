@@ -158,7 +158,7 @@ class RoundLoad:
             return True
         at_server = any(leg.place == "server" for leg in self.legs)
         workers_short = self.schedule is None and at_server and len(self.clinics) > server.workers
-        return workers_short or server.shares_its_link
+        return workers_short or server.uplink_bits_per_s is not None or server.downlink_bits_per_s is not None
 
     def key(self) -> tuple[object, ...]:
         """Return what tells this load from others of the same run."""

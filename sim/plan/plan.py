@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Final
@@ -14,7 +14,7 @@ from sim.data.facts import Facts, run_key
 from sim.methods.attendance import Attendance
 from sim.methods.job import Job
 from sim.methods.parties import groups_at
-from sim.methods.protocol import Direction, Traffic
+from sim.methods.protocol import Traffic
 from sim.plan.afterwards import Afterwards, afterwards, with_afterwards
 from sim.plan.budget import epsilon_spent, final_epsilons, within_budget
 from sim.plan.counts import Counts
@@ -152,7 +152,10 @@ class Plan:
 
     @cached_property
     def _columns(self) -> dict[str, Any]:
-        spec = self.spec
+        spec, privacy = self.spec, self.spec.privacy
+        of_labels = None  # The same against everyone
+        if privacy.randomises_labels is not None:
+            of_labels = self.ledger.worst("server", privacy.delta or 0.0, range(len(self.clinics)), "label")
         nobody = {column: None for of in (COLUMN_OF, REPLACE_COLUMN_OF) for a, column in of.items() if a not in EDGE}
         worst = {COLUMN_OF[a]: max(clinic.epsilon[a] for clinic in self.clinics) for a in self.adversaries}
         return {
@@ -173,27 +176,20 @@ class Plan:
             "server_flops": self.server_flops,
             **edge_columns(self.edges),
             "peak_clinic_bytes": self.peak_clinic_bytes,
-            "clinic_joules": _sum_if_known(clinic.joules for clinic in self.clinics),
+            "clinic_joules": sum(math.nan if clinic.joules is None else clinic.joules for clinic in self.clinics),
             "idle_share": sum(clinic.idle_share for clinic in self.clinics) / len(self.clinics),
             "server_busy_share": self.server_busy_share,
-            "unit": spec.privacy.unit,
-            "mechanism": spec.privacy.mechanism,
-            "delta": spec.privacy.delta,
+            "unit": privacy.unit,
+            "mechanism": privacy.mechanism,
+            "delta": privacy.delta,
             "adjacency": adjacency_of(self.ledger),
             **nobody,
             **worst,
             **{REPLACE_COLUMN_OF[a]: value for a, value in self.replace_epsilon.items()},
-            "epsilon_label": self._epsilon_of_labels(),
+            "epsilon_label": of_labels,
             **spec.swept,
             **{f"{TUNED}{key}": value for key, value in spec.tuned.items()},
         }
-
-    def _epsilon_of_labels(self) -> float | None:
-        """Return the epsilon of one label where labels are randomised: the same against everyone."""
-        privacy = self.spec.privacy
-        if privacy.randomises_labels is None:
-            return None
-        return self.ledger.worst("server", privacy.delta or 0.0, range(len(self.clinics)), "label")
 
 
 def _arrived(facts: Facts, values: dict[str, Any]) -> Plan:
@@ -321,7 +317,9 @@ def _clinic_plans(
     job: Job, counts: Counts, use: _Use, epsilons: Mapping[Adversary, Sequence[float]], noise: Sequence[float]
 ) -> tuple[ClinicPlan, ...]:
     sampled, peaks, own = counts.sampled(), counts.peak_bytes(), use.computed + use.on_line
-    bytes_up, bytes_down = (_by_clinic(counts.traffic, way, len(own)) for way in ("up", "down"))
+    bytes_up, bytes_down = (
+        sum((s for (w, _), s in counts.traffic.items() if w == way), 0 * peaks) for way in ("up", "down")
+    )
     resources = counts.clock.resources
     return tuple(
         ClinicPlan(
@@ -344,14 +342,3 @@ def _clinic_plans(
         )
         for k, name in enumerate(job.facts.names)
     )
-
-
-def _sum_if_known(values: Iterable[float | None]) -> float:
-    known = [math.nan if value is None else value for value in values]
-    return sum(known)
-
-
-def _by_clinic(traffic: Traffic, direction: Direction, clinics: int) -> Ints:
-    """Return ``[clinic]`` bytes of all kinds in one direction."""
-    nothing = np.zeros(clinics, dtype=np.int64)
-    return sum((sizes for (way, _), sizes in traffic.items() if way == direction), nothing)

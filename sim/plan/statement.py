@@ -212,7 +212,8 @@ def _grouped(plan: Plan) -> list[dict[str, Any]]:
     clinics: dict[tuple[Any, ...], set[int]] = {}
     for release in plan.ledger.releases:
         for atom, count in flatten(release.event).items():
-            name, noise_is, rate, noise = _described(plan, atom)
+            described = filter(None, (mechanism.described(atom) for mechanism in acting(plan.spec.privacy)))
+            name, noise_is, rate, noise = next(described, ("none", None, None, None))
             times, counted_in = _how_often(plan, release, count, noised=noise is not None)
             key = release.what, release.adversaries, name, noise_is, release.adjacency, counted_in
             groups.setdefault(key, []).append((rate, noise, times))
@@ -240,12 +241,6 @@ def _grouped(plan: Plan) -> list[dict[str, Any]]:
 def _range(values: Iterable[float | None]) -> list[float] | None:
     known = [value for value in values if value is not None]
     return [min(known), max(known)] if known else None
-
-
-def _described(plan: Plan, atom: DpEvent) -> tuple[str, str | None, float | None, float | None]:
-    """Name a mechanism and its kind of noise; then its sampling rate and its noise."""
-    found = filter(None, (mechanism.described(atom) for mechanism in acting(plan.spec.privacy)))
-    return next(found, ("none", None, None, None))
 
 
 def _how_often(plan: Plan, release: Release, count: int, *, noised: bool) -> tuple[int, str]:
@@ -276,6 +271,8 @@ def _outside(plan: Plan) -> list[tuple[str, str, str]]:
         ("initial parameters and frozen parts", "public", spec.model.public_note),
         labels_note(plan),
     ]
+    colluding = f"up to {spec.privacy.colluding_clinics} clinics, alone and with the server, have rows of their own"
+    together = colluding if spec.privacy.colluding_clinics else "together they learn what their rows compose to"
     if spec.train.class_weights is not None:
         rows.append(("class weights", "public", "stated constants; take none that were counted from these records"))
     for marking in ("public", "dp", "non-private", "simulated"):
@@ -292,7 +289,7 @@ def _outside(plan: Plan) -> list[tuple[str, str, str]]:
             "each seed and swept value is one more; they compose, and suture epsilon says to what for a study's "
             "folder; runs in other folders, and deleted ones, are not in that",
         ),
-        ("adversaries who join forces", "non-private", _together(spec)),
+        ("adversaries who join forces", "non-private", together),
     ]
     if plan.job.parties is not None:
         rows.append(("who is a patient", "non-private", whom_they_share(plan)))
@@ -343,12 +340,6 @@ def _defences(spec: RunSpec) -> Iterator[tuple[str, str]]:
         )
     if spec.train.update_dtype == "int8" or spec.train.update_top_k < 1:
         yield "compressed updates", "of what clinics send, numbers are rounded or wait for the next round"
-
-
-def _together(spec: RunSpec) -> str:
-    if spec.privacy.colluding_clinics:
-        return f"up to {spec.privacy.colluding_clinics} clinics, alone and with the server, have rows of their own"
-    return "together they learn what their rows compose to"
 
 
 def _choice(spec: RunSpec) -> str:

@@ -109,7 +109,9 @@ def shaped_bound(correct: int, guesses: int, mechanisms: Mechanisms, delta: floa
     atoms, _ = under_one_adjacency(mechanisms)
     if not any(_is_gaussian(atom) for atom in atoms):
         return math.nan
-    advantage = 2 * _least_accuracy(correct, guesses, confidence) - 1
+    # The lower bound of Clopper & Pearson (1934) on the probability of a right guess
+    accuracy = float(stats.beta.ppf(1 - confidence, correct, guesses - correct + 1)) if correct else 0.0
+    advantage = 2 * accuracy - 1
     if advantage <= 0:
         return 0.0
     if all(isinstance(atom, dp.GaussianDpEvent) for atom in atoms):
@@ -145,11 +147,6 @@ def _advantage(mechanisms: tuple[tuple[tuple[Adjacency, DpEvent], int], ...], st
 
 def _factor(step: int) -> float:
     return float(2.0 ** (step / _STEPS))
-
-
-def _least_accuracy(correct: int, guesses: int, confidence: float) -> float:
-    """Return the lower bound of Clopper & Pearson (1934) on the probability of a right guess."""
-    return float(stats.beta.ppf(1 - confidence, correct, guesses - correct + 1)) if correct else 0.0
 
 
 def _separation(trials: Trials) -> tuple[Floats, Floats, Floats]:

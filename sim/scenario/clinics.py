@@ -102,11 +102,6 @@ class ServerResources:
     uplink_bits_per_s: float | None = None
     downlink_bits_per_s: float | None = None
 
-    @property
-    def shares_its_link(self) -> bool:
-        """Whether messages of different clinics may wait for each other at the server's link."""
-        return self.uplink_bits_per_s is not None or self.downlink_bits_per_s is not None
-
 
 def _profile(name: str, down_mbit: float, up_mbit: float, round_trip_ms: float, computer: str) -> ClinicResources:
     own = COMPUTERS[computer]

@@ -68,20 +68,17 @@ def contests(scenario: Scenario, specs: Sequence[RunSpec]) -> list[Contest]:
             problems += error.problems
             settings[of_seeds] = []
         own = [each.model_copy(update={"seed": spec.seed}) for each in settings[of_seeds]]
-        found.append(Contest(spec, tuple(_refit(each, tune) for each in own), tuple(_trial(e, tune) for e in own)))
+        trials = tuple(_trial(each, tune) for each in own)
+        found.append(Contest(spec, tuple(own) if tune.refit else trials, trials))
     if problems:
         raise ScenarioError(problems)
-    if (trials := sum(len(each.trials) for each in found)) > MOST_TRIALS:
-        raise ScenarioError(f"scenario: tune: {trials:,} trials, and a study has at most {MOST_TRIALS:,}; tune less")
+    if (count := sum(len(each.trials) for each in found)) > MOST_TRIALS:
+        raise ScenarioError(f"scenario: tune: {count:,} trials, and a study has at most {MOST_TRIALS:,}; tune less")
     return found
 
 
 def _trial(spec: RunSpec, tune: Tune) -> RunSpec:
     return spec.model_copy(update={"data": spec.data.model_copy(update={"validation_share": tune.validation_share})})
-
-
-def _refit(spec: RunSpec, tune: Tune) -> RunSpec:
-    return spec if tune.refit else _trial(spec, tune)
 
 
 def _candidates(scenario: Scenario, tune: Tune, spec: RunSpec) -> list[RunSpec]:
@@ -91,7 +88,8 @@ def _candidates(scenario: Scenario, tune: Tune, spec: RunSpec) -> list[RunSpec]:
     found: dict[tuple[Any, ...], RunSpec] = {}
     for setting in tune.settings(keys):
         wanted = _with(spec, setting)
-        own = {key: value for key, value in setting.items() if _applies(wanted, key)}
+        without = set() if wanted.train.optimizer == "momentum" else {"train.momentum"}
+        own = {key: value for key, value in setting.items() if key not in without}
         if own:
             found.setdefault(tuple(own.items()), _with(spec, own).model_copy(update={"tuned": own}))
     return list(found.values())
@@ -130,8 +128,3 @@ def _may_apply(spec: RunSpec, key: str) -> bool:
     if key in _OF_UPDATES:
         return getattr(facts, "clinic_parts", None) == "averaged" and not getattr(facts, "imported", False)
     return key not in _AT_A_CUT or spec.strategy.cut is not None
-
-
-def _applies(spec: RunSpec, key: str) -> bool:
-    """Whether a key has an effect beside the other values of a setting."""
-    return key != "train.momentum" or spec.train.optimizer == "momentum"

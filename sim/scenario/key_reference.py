@@ -45,13 +45,9 @@ def described_schema() -> Schema:
     for model, table in [("", ""), *dict.fromkeys(_SOURCES, "data").items(), *_TABLES.items()]:
         keys = (schema["$defs"][model] if model else schema)["properties"]
         for key, found in keys.items():
-            found["description"] = _meaning(table, key, model)
+            name = "features-made" if (model, key) == ("Synthetic", "features") else key
+            found["description"] = MEANINGS.get(table, {}).get(name, "")
     return schema
-
-
-def _meaning(table: str, key: str, model: str) -> str:
-    name = "features-made" if (model, key) == ("Synthetic", "features") else key
-    return MEANINGS.get(table, {}).get(name, "")
 
 
 def markdown() -> str:

@@ -35,10 +35,6 @@ _STRENGTH: Final = 10.0
 """How many times as strong a hostile update is where nothing is said."""
 
 
-def _as_tuple(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
 class Train(Section):
     """How every strategy trains.
 
@@ -115,10 +111,6 @@ class GroupColumn(Section):
         return ""
 
 
-def _as_column(value: object) -> object:
-    return {"column": value} if isinstance(value, str) else value
-
-
 class Scoring(Section):
     """How held-out records are scored after the last round.
 
@@ -133,14 +125,20 @@ class Scoring(Section):
     margin: Number = Field(default=0.01, gt=0, le=0.5)
     reference: Annotated[bool, Strict()] = True
     groups: tuple[
-        Annotated[GroupColumn, BeforeValidator(_as_column, json_schema_input_type=str | GroupColumn)], ...
+        Annotated[
+            GroupColumn,
+            BeforeValidator(
+                lambda own: {"column": own} if isinstance(own, str) else own, json_schema_input_type=str | GroupColumn
+            ),
+        ],
+        ...,
     ] = ()
 
-    @field_validator("groups")
     @classmethod
-    def _each_column_once(cls, groups: tuple[GroupColumn, ...]) -> tuple[GroupColumn, ...]:
-        unique(tuple(group.column for group in groups))
-        return groups
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        if key == "groups":
+            unique(tuple(group.column for group in value))
+        return ""
 
 
 class Availability(Section):
@@ -166,10 +164,6 @@ class Straggler(Section):
 
     chance: Number = Field(ge=0, le=1)
     slowdown: Number = Field(ge=1, le=1e6)
-
-
-def _as_share(value: object) -> object:
-    return {"share": value} if is_number(value) else value
 
 
 def _profile(value: object) -> object:
@@ -245,10 +239,6 @@ class Equipment(Section):
         absent = [key for key in ("uplink", "downlink", "latency", "compute") if getattr(self, key) is None]
         if self.profile is None and absent:
             raise ValueError(f"{', '.join(absent)} not given; name a profile, or give all four rates")
-        return self
-
-    @model_validator(mode="after")
-    def _busy_takes_more(self) -> "Equipment":
         if self.idle_power is not None and self.busy_power is not None and self.idle_power > self.busy_power:
             raise ValueError("idle-power is more than busy-power; exchange them")
         return self
@@ -257,9 +247,12 @@ class Equipment(Section):
 class Place(Equipment):
     """A link and a computer, and how reliable they are."""
 
-    availability: Annotated[Availability, BeforeValidator(_as_share, json_schema_input_type=float | Availability)] = (
-        Availability(share=1.0)
-    )
+    availability: Annotated[
+        Availability,
+        BeforeValidator(
+            lambda own: {"share": own} if is_number(own) else own, json_schema_input_type=float | Availability
+        ),
+    ] = Availability(share=1.0)
     drop_out: Number = Field(default=0.0, ge=0, le=1)
     straggler: Straggler = Straggler(chance=0.0, slowdown=1.0)
 
@@ -322,7 +315,9 @@ class Strategy(Section):
     label: Annotated[str, Field(max_length=80, validate_default=True), AfterValidator(_writable)] = ""
     cut: Annotated[
         tuple[Cut, ...],
-        BeforeValidator(_as_tuple, json_schema_input_type=Cut | tuple[Cut, ...]),
+        BeforeValidator(
+            lambda own: (own,) if isinstance(own, str) else own, json_schema_input_type=Cut | tuple[Cut, ...]
+        ),
         AfterValidator(unique),
     ] = Field(default=(), validate_default=True)
     order: Literal["random", "fixed"] | None = Field(default=None, validate_default=True)
