@@ -6,7 +6,7 @@ method asks. The node's memory holds one number a clinic: up to which round and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from torch import Tensor
@@ -29,7 +29,6 @@ from sim.methods.messages import (
 )
 from sim.methods.node_group import NodeGroup
 from sim.methods.parties import protocol_at
-from sim.methods.protocol import Kinds
 from sim.methods.workplace import Workplace
 
 ANSWERED = "answered"
@@ -50,10 +49,7 @@ def admit_upload(asked: Upload, here: Workplace) -> None:
     _demand((asked.head is not None) == bool(here.job.protocol.clinic_parts), "it brings other arrays than it should")
     if asked.head is not None:
         _check_parameters(Kind.MODEL, asked.head, here)
-    answered, places = _answered(here), _places(here.group, asked_of)
-    _demand(not any(answered[place] for place in places), "the records were asked for before")
-    for place in places:
-        answered[place] = ROUND
+    _answer(here, asked_of, lambda done: not done, "the records were asked for before", [ROUND] * len(asked_of))
 
 
 def admit_training(asked: Train | TrainAlone, here: Workplace) -> list[int]:
@@ -73,10 +69,8 @@ def admit_training(asked: Train | TrainAlone, here: Workplace) -> list[int]:
             _demand(asked.proximal_mu == near, "its 'proximal-mu' is not the plan's")
             _demand(asked.clipping_norm is None, "it states other things than it should")
         _check_parameters(Kind.MODEL, asked.model, here)
-    answered, places = _answered(here), _places(here.group, clinics)
-    _demand(all(answered[place] < asked.server_round * ROUND for place in places), "the round was answered before")
-    for place in places:
-        answered[place] = asked.server_round * ROUND
+    begun = asked.server_round * ROUND
+    _answer(here, clinics, lambda done: done < begun, "the round was answered before", [begun] * len(clinics))
     return clinics
 
 
@@ -103,12 +97,13 @@ def admit_turn(asked: Begin, here: Workplace) -> list[int]:
     for kind, brought in ((Kind.MODEL, asked.model), (Kind.OPTIMIZER, asked.optimizer)):
         if brought is not None:
             _check_parameters(kind, brought, here, clinics)
-    answered, places, begun = _answered(here), _places(here.group, clinics), asked.server_round * ROUND
-    for place in places:
-        follows = answered[place] == begun + first if first else answered[place] < begun
-        _demand(follows, "a batch was answered before")
-    for place, k in zip(places, clinics, strict=True):
-        answered[place] = begun + min(first + steps, job.steps(k))
+    begun = asked.server_round * ROUND
+
+    def follows(done: int) -> bool:
+        return done == begun + first if first else done < begun
+
+    ends = [begun + min(first + steps, job.steps(k)) for k in clinics]
+    _answer(here, clinics, follows, "a batch was answered before", ends)
     return clinics
 
 
@@ -128,7 +123,7 @@ def check_turn_is_open(asked: OfBatch, here: Workplace) -> None:
 
 def admit_rows(asked: OfBatch, kind: Kind, rows: Tensor, session: Session, here: Workplace) -> None:
     """Admit the next message of a batch, with the rows that it brings."""
-    order = _order(protocol_at(here.job, session.clinics[0]).batch_down)
+    order = [_BRINGS[kind] for (kind,) in protocol_at(here.job, session.clinics[0]).batch_down]
     _demand(order[session.due] is type(asked), "it is not the turn's next message")
     _demand(asked.step == session.step, "it is for another batch than the one in flight")
     _demand(asked.clinics == session.clinics[: session.lanes], "it is for other clinics than the turn's")
@@ -140,11 +135,6 @@ def admit_rows(asked: OfBatch, kind: Kind, rows: Tensor, session: Session, here:
 
 
 _BRINGS: Final[dict[Kind, type[OfBatch]]] = {next(iter(each.kinds().values())): each for each in (Tail, Step, Clip)}
-
-
-def _order(batch_down: tuple[Kinds, ...]) -> list[type[OfBatch]]:
-    """Return the messages of one batch, in order."""
-    return [_BRINGS[kind] for (kind,) in batch_down]
 
 
 def _demand(holds: bool, otherwise: str) -> None:
@@ -175,14 +165,19 @@ def _places(group: NodeGroup, clinics: Sequence[int]) -> list[int]:
     return [group.places[k] for k in clinics]
 
 
-def _answered(here: Workplace) -> list[int]:
-    """Return what the node's clinics have answered so far; changed in place."""
+def _answer(
+    here: Workplace, clinics: Sequence[int], follows: Callable[[int], bool], otherwise: str, now: Sequence[int]
+) -> None:
+    """Demand that an answer follows what clinics have answered so far, and note up to where they have now."""
     if ANSWERED not in here.memory:
         here.memory.keep_numbers(ANSWERED, {ANSWERED: [0] * len(here.group.clinics)})
     answered = here.memory.numbers(ANSWERED)[ANSWERED]
     if not isinstance(answered, list):
         raise TypeError("what was answered is damaged")
-    return answered
+    places = _places(here.group, clinics)
+    _demand(all(follows(answered[place]) for place in places), otherwise)
+    for place, end in zip(places, now, strict=True):
+        answered[place] = end
 
 
 def _takes_part(here: Workplace, turn: str, clinics: Iterable[int]) -> bool:

@@ -33,29 +33,19 @@ def stages_of(job: Job) -> list[list[Stage]]:
     known, parties = job.facts.known, job.parties
     if parties is None or not parties.heads or not known:
         return []
-    found = []
-    for region in parties.regions:
-        places = [k for k, own in enumerate(parties.region_of) if own == region]
-        stages = _ring([known[k] for k in places])
-        found.append([(what, dict(zip(places, amounts, strict=True))) for what, amounts in stages])
-    return found
+    regions = range(len(parties.holders))
+    return [_ring([k for k, own in enumerate(parties.region_of) if own == region], known) for region in regions]
 
 
-def _ring(known: Sequence[int]) -> list[tuple[Literal["clinic", "up", "down"], tuple[int, ...]]]:
-    points = [POINT_BYTES * own for own in known]
-    stages: list[tuple[Literal["clinic", "up", "down"], tuple[int, ...]]] = [
-        ("clinic", _operations(known)),
-        ("up", tuple(points)),
-    ]
-    for hop in range(1, len(known)):
-        handed = [known[(k - hop) % len(known)] for k in range(len(known))]
-        sizes = tuple(POINT_BYTES * count for count in handed)
-        stages += [("down", sizes), ("clinic", _operations(handed)), ("up", sizes)]
-    return [*stages, ("down", tuple(-(-own // 8) for own in known))]
-
-
-def _operations(counts: Sequence[int]) -> tuple[int, ...]:
-    return tuple(POINT_OPERATIONS * count for count in counts)
+def _ring(places: Sequence[int], known: Sequence[int]) -> list[Stage]:
+    """Return the stages of some places, each of which knows so many patients."""
+    stages: list[Stage] = []
+    for hop in range(len(places)):
+        handed = {k: known[places[place - hop]] for place, k in enumerate(places)}
+        points = {k: POINT_BYTES * count for k, count in handed.items()}
+        stages += [("down", points)] if hop else []
+        stages += [("clinic", {k: POINT_OPERATIONS * count for k, count in handed.items()}), ("up", points)]
+    return [*stages, ("down", {k: -(-known[k] // 8) for k in places})]
 
 
 def messages_of(job: Job) -> Iterator[tuple[Direction, int, int]]:

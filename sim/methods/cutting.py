@@ -81,7 +81,7 @@ def behind(network: Network, parts: tuple[Part, ...], block: Block, place: int =
     return replace(network, blocks=tuple(each for part in parts for each in part.blocks)), parts
 
 
-def with_public_head(spec: RunSpec, network: Network, parts: Sequence[Part], frozen: frozenset[str]) -> Network:
+def with_public_head(spec: RunSpec, network: Network, parts: Sequence[Part]) -> Network:
     """Return the network with the values that a file gives its head."""
     if spec.model.public_file is None or spec.model.components is not None:
         return network
@@ -106,7 +106,7 @@ def laid_out(spec: RunSpec, facts: Facts, method: Method, protocol: Protocol) ->
     parties = parties_of(spec, facts, method, protocol)
     network, parts = (parties.network, parties.parts) if parties else cut_network(spec, facts, protocol)
     frozen = frozen_parts(spec, method, parts)
-    network = with_public_head(spec, network, parts, frozen)
+    network = with_public_head(spec, network, parts)
     noised = 1 if spec.privacy.rows_noised_at == "edge" and protocol.topology in MULTI_HOP else 0
     before = parties.heads[0] if parties and parties.heads else parts[noised]
     rows = acting.row_noise(spec.privacy, before, with_tail="tail" in protocol.clinic_parts)

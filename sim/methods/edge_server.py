@@ -106,7 +106,8 @@ class EdgeServer:
         if isinstance(asked, EdgeRound) and edge_round is not None:
             return self._round(asked, edge_round)
         if isinstance(asked, Gather) and self._state is not None:
-            return self._gathered(asked, self._state)
+            model, self._state = dict(self._state.model), None
+            return Reply(clinics=asked.clinics, parts={Kind.MODEL: model})
         raise ExchangeError(f"an edge server has no answer to {asked.action!r}")
 
     @property
@@ -135,10 +136,6 @@ class EdgeServer:
             raise ExchangeError("the cloud has sent no model yet")
         self._state = edge_round(self._below, self._state)
         return Reply(clinics=asked.clinics)
-
-    def _gathered(self, asked: Gather, state: State) -> Reply:
-        self._state = None
-        return Reply(clinics=asked.clinics, parts={Kind.MODEL: dict(state.model)})
 
     def _begin(self, asked: Begin) -> Reply:
         """Send the heads on to the clinics, and what comes of their first batch to the cloud."""

@@ -50,7 +50,8 @@ class NodeGroup:
         """
         ordered = job.in_lane_order(clinics)
         if job.parties is None:
-            records = [_rows(train, k) for k in ordered]
+            rows = [slice(*train.offsets[k : k + 2].tolist()) for k in ordered]
+            records = [(train.x[own], train.y[own]) for own in rows]
         else:
             records = [seen_by(job.parties, k, train) for k in ordered]
         labels = [_as_told(job, k, y) for k, (_, y) in zip(ordered, records, strict=True)]
@@ -103,11 +104,6 @@ def _as_told(job: Job, clinic: int, y: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return a clinic's labels: a hostile one may take the last class for the first, and so on."""
     kind, _ = job.hostile.get(clinic, ("", 0.0))
     return len(job.facts.classes) - 1 - y if kind == LABEL_FLIP else y
-
-
-def _rows(train: Records, clinic: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    rows = slice(int(train.offsets[clinic]), int(train.offsets[clinic + 1]))
-    return train.x[rows], train.y[rows]
 
 
 def node_groups_of(clinics: int, nodes: int) -> list[list[int]]:

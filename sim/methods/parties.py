@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from sim.data.facts import Facts
+from sim.data.parties import Places
 from sim.foundation.problems import ScenarioError, suggest
 from sim.methods.messages import Kind
 from sim.models.build import build_network
-from sim.models.joined import JOINS, joined_network, network_on_columns, network_on_known
+from sim.models.joined import JOINS, Columns, Known, joined_network, network_behind
 from sim.models.network import Block, Network, Part
 from sim.scenario.parties import group_at, unknown_regions
 from sim.scenario.spec import RunSpec
@@ -34,17 +35,11 @@ OF_THE_LABEL = frozenset({Kind.LABELS, Kind.BODY_OUTPUT, Kind.TAIL_GRADIENT})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parties:
+class Parties(Places):
     """The parties of a run, in each region that has them; who stands for a clinic is a party's place in a region.
 
     Attributes
     ----------
-    columns : tuple of tuple of int
-        By place, those of its features.
-    party_of, region_of : tuple of int
-        By place.
-    holders : tuple of int
-        By region, who holds the label.
     present : tuple of int
         The places that take part.
     network : Network
@@ -57,20 +52,11 @@ class Parties:
         How the server joins the parties' rows.
     """
 
-    columns: tuple[tuple[int, ...], ...]
-    party_of: tuple[int, ...]
-    region_of: tuple[int, ...]
-    holders: tuple[int, ...]
     present: tuple[int, ...]
     network: Network
     parts: tuple[Part, ...]
     heads: tuple[Part, ...] = ()
     how: str = ""
-
-    @property
-    def regions(self) -> range:
-        """The regions, by number."""
-        return range(len(self.holders))
 
     @property
     def of_regions(self) -> tuple[int, ...]:
@@ -90,13 +76,14 @@ class Parties:
 
         In a region without such a party it is anybody, whose value nobody trains or uses.
         """
+        regions = range(len(self.holders))
         if not self.heads:
-            return [next(k for k in self.present if self.region_of[k] == region) for region in self.regions]
+            return [next(k for k in self.present if self.region_of[k] == region) for region in regions]
         party = next((number for number, head in enumerate(self.heads) if name in head.shapes()), None)
         there = dict(zip(zip(self.region_of, self.party_of, strict=True), range(len(self.party_of)), strict=True))
         return [
             self.holders[region] if party is None else there.get((region, party), self.holders[region])
-            for region in self.regions
+            for region in regions
         ]
 
     def protocol_of(self, place: int, protocol: Protocol) -> Protocol:
@@ -142,7 +129,7 @@ def parties_of(
         with torch.random.fork_rng(devices=[]):
             if method.cuts:
                 how = _option(spec, method, JOIN, JOINS)
-                joined = joined_network(
+                network, parts, heads = joined_network(
                     settings,
                     [of_party[party] for party in sorted(of_party)],
                     features,
@@ -153,7 +140,6 @@ def parties_of(
                     behind,
                     everywhere=not places.absent_anywhere,
                 )
-                network, parts, heads = joined.network, joined.parts, joined.heads
             elif method.alone:
                 names = tuple(party.name for party in spec.parties)
                 named = _option(spec, method, PARTY, ("", *names)) if PARTY in method.options else ""
@@ -161,24 +147,17 @@ def parties_of(
                 present = tuple(k for k in present if places.party_of[k] == alone)
                 if len(present) < len(places.holders):
                     raise ScenarioError([f"strategies.options.{PARTY}: not every region has {named}; name another"])
-                network = network_on_columns(settings, of_party[alone], features, classes, outcome)
-            elif places.absent_anywhere:
-                network = network_on_known(settings, features, classes, outcome)
+                own = of_party[alone]
+                inner = build_network(settings, (len(own),), classes, outcome)
+                network = network_behind(Columns(own), inner, features)
             else:
                 network = build_network(settings, (features,), classes, outcome)
+                if places.absent_anywhere:
+                    network = network_behind(Known(), network, features)
     except ValueError as error:
         raise ScenarioError([f"model: {error}"]) from None
-    return Parties(
-        columns=places.columns,
-        party_of=places.party_of,
-        region_of=places.region_of,
-        holders=places.holders,
-        present=present,
-        network=network,
-        parts=parts or (network.whole,),
-        heads=heads,
-        how=how,
-    )
+    parts = parts or (network.whole,)
+    return Parties(**vars(places), present=present, network=network, parts=parts, heads=heads, how=how)
 
 
 def groups_at(spec: RunSpec, facts: Facts) -> tuple[ClinicGroup, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from copy import copy, deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -129,28 +129,6 @@ def network_without(network: Network, party: int) -> Network:
     return replace(network, blocks=(Block(first.name, heads), *rest))
 
 
-@dataclass(frozen=True)
-class Joined:
-    """A joined network and its pieces.
-
-    Attributes
-    ----------
-    network : Network
-        On whole records: the heads as one block, ``heads``, and the body's blocks.
-    parts : tuple of Part
-        All heads together, body and, U-shaped, tail.
-    heads : tuple of Part
-        By party: its head on its own columns, with the names that its parameters have in the network.
-    how : str
-        How the rows are joined.
-    """
-
-    network: Network
-    parts: tuple[Part, ...]
-    heads: tuple[Part, ...]
-    how: str
-
-
 def joined_network(
     settings: ModelSettings,
     columns: Sequence[tuple[int, ...]],
@@ -162,12 +140,21 @@ def joined_network(
     behind: Block | None = None,
     *,
     everywhere: bool = True,
-) -> Joined:
+) -> tuple[Network, tuple[Part, ...], tuple[Part, ...]]:
     """Build a multilayer perceptron that begins with a head for each party, cut where the settings say.
 
     Each head has the layers in front of the cut, on the party's own columns; the body has the others, the first of them
     as wide as the join. A block without parameters may stand at the end of each head. ``everywhere`` is as of
     :class:`Heads`.
+
+    Returns
+    -------
+    Network
+        On whole records: the heads as one block, ``heads``, and the body's blocks.
+    tuple of Part
+        All heads together, body and, U-shaped, tail.
+    tuple of Part
+        By party: its head on its own columns, with the names that its parameters have in the network.
 
     Raises
     ------
@@ -191,7 +178,10 @@ def joined_network(
     last_of_head = (behind,) if behind is not None else ()
 
     def blocks_of(networks: Sequence[Sequence[Block]], rest: Sequence[Block]) -> tuple[Block, ...]:
-        heads = [nn.Sequential(_named((*blocks[:begin], *last_of_head))) for blocks in networks]
+        heads = [
+            nn.Sequential(OrderedDict((own.name, own.module) for own in (*blocks[:begin], *last_of_head)))
+            for blocks in networks
+        ]
         named = (
             replace(block, name=f"hidden{begin + number}") if block.name != "output" else block
             for number, block in enumerate(rest, 1)
@@ -208,36 +198,19 @@ def joined_network(
         build=build,
     )
     parts = network.split(topology, 1 if topology == "vanilla" else (1, end - begin + 1))
-    heads = tuple(
-        Part(
-            "head",
-            tuple(
-                replace(block, name=f"heads.{party}.{block.name}") for block in (*each.blocks[:begin], *last_of_head)
-            ),
-        )
-        for party, each in enumerate(whole)
+    heads = []
+    for party, each in enumerate(whole):
+        named = (replace(own, name=f"heads.{party}.{own.name}") for own in (*each.blocks[:begin], *last_of_head))
+        heads.append(Part("head", tuple(named)))
+    return network, parts, tuple(heads)
+
+
+def network_behind(first: nn.Module, network: Network, features: int) -> Network:
+    """Return a network on records of so many features that begins with a module without parameters."""
+    block = Block(type(first).__name__.lower(), first)
+    return replace(
+        network, blocks=(block, *network.blocks), input_shape=(features,), build=lambda: (block, *_made(network))
     )
-    return Joined(network, parts, heads, how)
-
-
-def network_on_columns(
-    settings: ModelSettings, columns: Sequence[int], features: int, classes: int, outcome: Outcome
-) -> Network:
-    """Build a network that sees some columns of each record of so many features."""
-    inner = build_network(settings, (len(columns),), classes, outcome)
-    seen = Block("columns", Columns(columns))
-    return replace(inner, blocks=(seen, *inner.blocks), input_shape=(features,), build=lambda: (seen, *_made(inner)))
-
-
-def network_on_known(settings: ModelSettings, features: int, classes: int, outcome: Outcome) -> Network:
-    """Build a network on whole records of which some columns may be no numbers."""
-    inner = build_network(settings, (features,), classes, outcome)
-    known = Block("known", Known())
-    return replace(inner, blocks=(known, *inner.blocks), build=lambda: (known, *_made(inner)))
-
-
-def _named(blocks: Sequence[Block]) -> OrderedDict[str, nn.Module]:
-    return OrderedDict((block.name, block.module) for block in blocks)
 
 
 def _made(network: Network) -> tuple[Block, ...]:
