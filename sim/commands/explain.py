@@ -4,6 +4,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +80,8 @@ def explain(
     clinics = assign_resources(groups_at(plans[0].spec, federation.facts), federation.facts.everyone, scenario.seeds[0])
     references = [plan for plan in plans if not plan.job.method.trains]
     plans = [plan for plan in plans if plan.job.method.trains] or references
+    with_edges = next((plan for plan in plans if plan.edges), plans[0])
+    attacks = [table.name for table in scenario.attacks]
     seconds = sorted((math.fsum(plan.round_seconds), _method(plan)) for plan in plans)
     return sentences(
         "explain",
@@ -90,7 +93,6 @@ def explain(
         methods=list(dict.fromkeys(map(_method, plans))),
         federation=federation,
         word=federation.outcome.headline.word,
-        predicted=_predicted(federation),
         known=_KNOWN[federation.outcome.kind],
         held=_held(scenario, federation),
         regions=list(map(clinic_text, federation.places.regions)),
@@ -100,34 +102,29 @@ def explain(
         smallest=clinic_text(names[sizes.argmin()]),
         largest=clinic_text(names[sizes.argmax()]),
         whole=scenario.data.test == "held-out-clinics",
-        strangers=list(_strangers(federation, plans)),
-        scores=_scores(federation, whole=scenario.data.test == "held-out-clinics"),
+        strangers=_strangers(federation, plans),
+        scored=_scored(federation, whole=scenario.data.test == "held-out-clinics"),
+        fewest=_FEWEST_PAIRS,
         links=_links(clinics),
-        failures=_failures(scenario, clinics),
+        unreliable=_unreliable(clinics),
         hostile=list(_hostile(plans)),
         shape=tuple(shape),
         statistics=[f"{kind}{_named(names)}" for kind, names in statistics.items()],
         parameters=network.whole.parameter_count(),
-        edges=list(_edges(plans)),
+        edges=list(zip(with_edges.edges, edges_at(with_edges.job), strict=True)),
         cuts=_cuts(plans),
         protected=[plan for plan in plans if plan.spec.privacy.mechanisms],
         mechanisms={m: of(m).sentence for plan in plans for m in plan.spec.privacy.mechanisms},
         trust=list(_trust(plans)),
         guarantees=_guarantees(plans),
         simulated=dict.fromkeys(f"{seconds_text(own)} ({method})" for own, method in (seconds[0], seconds[-1])),
-        attacks=list(_attacks(scenario, plans)),
+        attacks=[(own, sum(own.suits(plan.job) for plan in plans)) for own in map(attack_of, attacks)],
+        amount=amount_text,
+        duration=seconds_text,
+        clinic=clinic_text,
+        named=_named,
         expected=f"{seconds_text(wall_seconds)} on {count_text(jobs, 'processor')}, {basis}",
     )
-
-
-def _predicted(federation: Federation) -> str:
-    """Say what is predicted."""
-    outcome = federation.outcome
-    if outcome.kind == "time":
-        return f"times to an event up to {outcome.edges[-1]:g} in {count_text(len(outcome.edges), 'interval')}"
-    if outcome.kind == "amount":
-        return "amounts between {:g} and {:g}".format(*outcome.span)
-    return f"{len(federation.classes)} {'grades' if outcome.kind == 'ordinal' else 'classes'}"
 
 
 def _held(scenario: Scenario, federation: Federation) -> list[str]:
@@ -138,16 +135,6 @@ def _held(scenario: Scenario, federation: Federation) -> list[str]:
         held = ", ".join(federation.features[place] for place in columns[number])
         said.append(f"{clinic_text(party.name)}{where} holds {held}")
     return said
-
-
-def _edges(plans: Sequence[Plan]) -> Iterator[str]:
-    """Say whose the edge servers are, and what links them to the cloud."""
-    for plan in [plan for plan in plans if plan.edges][:1]:
-        for edge, its in zip(plan.edges, edges_at(plan.job), strict=True):
-            link = its.own.uplink_bits_per_s, its.own.downlink_bits_per_s, its.own.latency_s
-            yield "Edge server {} of {}: {} up to the cloud, {} down, {} one way.".format(
-                clinic_text(edge.name), _named(edge.clinics), *_link(link)
-            )
 
 
 def _cuts(plans: Sequence[Plan]) -> list[dict[str, str]]:
@@ -166,14 +153,6 @@ def _cuts(plans: Sequence[Plan]) -> list[dict[str, str]]:
         if plan.spec.strategy.cut
     ]
     return [dict(parts) for parts in dict.fromkeys(tuple(parts.items()) for parts in found)]
-
-
-def _attacks(scenario: Scenario, plans: Sequence[Plan]) -> Iterator[str]:
-    """Say of each attack whose it is and on how many runs it is made."""
-    for table in scenario.attacks:
-        attack = attack_of(table.name)
-        count = sum(attack.suits(plan.job) for plan in plans)
-        yield f"{attack.name} by the {attack.adversary.replace('-', ' ')}, on {count_text(count, 'run')}"
 
 
 def _budgets(plans: Sequence[Plan], trials: Sequence[Plan]) -> list[str]:
@@ -208,8 +187,8 @@ def holdings(federation: Federation) -> Holdings:
     return Holdings(everyone, classes, counts)
 
 
-def _strangers(federation: Federation, plans: Sequence[Plan]) -> Iterator[str]:
-    """Say which methods are tested on clinics that are held out as a whole, and on which."""
+def _strangers(federation: Federation, plans: Sequence[Plan]) -> dict[str, Any]:
+    """Return which methods are tested on clinics that are held out as a whole, and on which."""
     alike: dict[tuple[tuple[str, ...], ...], dict[str, None]] = defaultdict(dict)
     first = min(plan.spec.seed for plan in plans)
     for method, own in groupby(sorted(plans, key=_method), key=_method):
@@ -218,59 +197,32 @@ def _strangers(federation: Federation, plans: Sequence[Plan]) -> Iterator[str]:
             alike[tuple(held_out)][method] = None
     every = sum(len(part.y) for part in (federation.train, federation.validation, federation.test))
     lost = max((every - plan.job.facts.records for plan in plans if plan.job.facts.held_out), default=0)
-    for folds, methods in alike.items():
-        held = "in turn" if len(folds) == len(federation.everyone) else f"in one of {len(folds)} folds"
-        named = f"each of the {len(federation.everyone):,} clinics is held out {held}"
-        if len(folds) == 1:
-            named = f"{_named(folds[0])} {'is' if len(folds[0]) == 1 else 'are'} held out"
-        who = "" if len(methods) == len({_method(plan) for plan in plans}) else f"{' | '.join(methods)}: "
-        others = (
-            f" Of a held-out clinic's patients no record elsewhere trains (up to {lost:,} in a run)." if lost else ""
-        )
-        yield (
-            f"Test: {who}{named}, with all records and without any part in training. Where clinics have models of "
-            f"their own, a held-out one is told the mean of their probabilities.{others}"
-        )
+    return {"by_folds": alike, "methods": len({_method(plan) for plan in plans}), "lost": lost}
 
 
-def _scores(federation: Federation, *, whole: bool) -> str:
-    """Say what methods are compared by, and on how many held-out records or pairs of them it rests.
+def _scored(federation: Federation, *, whole: bool) -> dict[str, Any]:
+    """Count the held-out records, or the pairs of them, on which the comparison of methods rests.
 
     Parameters
     ----------
     whole : bool
         Whether a clinic is tested on all its records.
     """
-    held, word = holdings(federation), federation.outcome.headline.word
-    place = "region" if federation.places.regions else "clinic"
-    one, several = ("grade", "grades") if federation.outcome.kind == "ordinal" else ("class", "classes")
+    held = holdings(federation)
     if not federation.outcome.of_classes:
-        seen = f", {held.counts[2][:, 1].sum():,} of them with the event" if len(held.classes) > 1 else ""
-        records = held.counts[2].sum()
-        return f"Scores: methods are compared by the {word} within {place}s, on {records:,} held-out records{seen}."
+        return {"records": held.counts[2].sum(), "seen": held.counts[2][:, 1].sum() if len(held.classes) > 1 else None}
     pairs = comparable_pairs(held.counts.sum(axis=0) if whole else held.counts[2])
-    if not pairs.any():
-        return f"Scores: no {place}'s held-out records are of two {several}, so there is no {word} within {place}s."
-    most = int(np.argmax(pairs))
-    said = [
-        f"Scores: the {word} within {place}s rests on {count_text(int(pairs.sum()), 'pair')} of held-out records of "
-        f"different {several}; {clinic_text(held.names[most])} has {pairs[most] / pairs.sum():.0%} of them."
-    ]
-    large = np.sort(pairs)[::-1][: len(pairs) // 10]
-    if len(large) > 1:
-        said.append(f"The {len(large):,} {place}s with most, a tenth of all, have {large.sum() / pairs.sum():.0%}.")
-    none, few = int((pairs == 0).sum()), int(((pairs > 0) & (pairs < _FEWEST_PAIRS)).sum())
-    if none:
-        of_all = f"{none:,} of {len(pairs):,}"
-        said.append(f"{place.capitalize()}s without any, all of one {one}, and so without an {word}: {of_all}.")
-    if few:
-        said.append(
-            f"{place.capitalize()}s with fewer than {_FEWEST_PAIRS}, too few for an {word} to mean much: {few:,}."
-        )
-    if none or few:
-        more = "" if whole else "; a larger data.test-share holds out more"
-        said.append(f"data.min-records leaves small {place}s out{more}.")
-    return " ".join(said)
+    most, large = int(np.argmax(pairs)), np.sort(pairs)[::-1][: len(pairs) // 10]
+    return {
+        "pairs": int(pairs.sum()),
+        "most": clinic_text(held.names[most]),
+        "of_most": pairs[most] / max(pairs.sum(), 1),
+        "large": len(large),
+        "of_large": large.sum() / max(pairs.sum(), 1),
+        "none": int((pairs == 0).sum()),
+        "few": int(((pairs > 0) & (pairs < _FEWEST_PAIRS)).sum()),
+        "clinics": len(pairs),
+    }
 
 
 def comparable_pairs(counts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -298,30 +250,12 @@ def _link(values: Iterable[float]) -> list[str]:
     return [amount_text(up, "bit/s"), amount_text(down, "bit/s"), seconds_text(latency)]
 
 
-def _failures(scenario: Scenario, clinics: Sequence[ClinicResources]) -> list[str]:
-    """Say which clinics may be away, fail or straggle, and when a round does not wait for all."""
+def _unreliable(clinics: Sequence[ClinicResources]) -> list[tuple[str, Behaviour]]:
+    """Return how clinics may be away, fail or straggle, and who does so."""
     alike: dict[Behaviour, list[str]] = defaultdict(list)
     for clinic in clinics:
         alike[clinic.behaviour].append(clinic.name)
-    said = []
-    for behaviour, names in alike.items():
-        habits = []
-        if behaviour.availability < 1:
-            outage = behaviour.mean_outage
-            away = "" if outage is None else f", with outages of {outage:g} rounds on average"
-            habits.append(f"available in {behaviour.availability:.3g} of the rounds{away}")
-        if behaviour.drop_out:
-            habits.append(f"dropping out of {behaviour.drop_out:.3g} of the rounds that they begin")
-        if behaviour.straggler_chance:
-            habits.append(f"{behaviour.slowdown:g} times slower in {behaviour.straggler_chance:.3g} of the rounds")
-        if habits:
-            said.append(f"{_named(names)}: {'; '.join(habits)}.")
-    train = scenario.train
-    if train.deadline is not None:
-        said.append(f"A round ends after {seconds_text(train.deadline)} at the latest, without clinics not yet back.")
-    if train.over_select > 1:
-        said.append(f"{train.over_select:g} times as many clinics as needed are asked; the first to return count.")
-    return said
+    return [(_named(names), own) for own, names in alike.items() if own.may_be_lost or own.straggler_chance]
 
 
 def _hostile(plans: Sequence[Plan]) -> Iterator[str]:

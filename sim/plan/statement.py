@@ -22,8 +22,6 @@ from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
 from sim.privacy.uncovered import not_covered
 
 if TYPE_CHECKING:
-    from dp_accounting import DpEvent
-
     from sim.plan.plan import Plan
     from sim.scenario.spec import RunSpec
 
