@@ -116,11 +116,6 @@ def admit_close(asked: Close, here: Workplace) -> Session:
     return session
 
 
-def check_turn_is_open(asked: OfBatch, here: Workplace) -> None:
-    """Demand that a message belongs to an open turn."""
-    _demand(f"{asked.turn}.turn" in here.memory, "no such turn is open")
-
-
 def admit_rows(asked: OfBatch, kind: Kind, rows: Tensor, session: Session, here: Workplace) -> None:
     """Admit the next message of a batch, with the rows that it brings."""
     order = [_BRINGS[kind] for (kind,) in protocol_at(here.job, session.clinics[0]).batch_down]

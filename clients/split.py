@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from clients.admission import admit_close, admit_rows, admit_turn, check_turn_is_open
+from clients.admission import RefusedError, admit_close, admit_rows, admit_turn
 from clients.own import keep_own, own_values
 from clients.session import (
     Session,
@@ -120,7 +120,8 @@ def clip(asked: Clip, here: Workplace) -> Reply:
 
 
 def _resumed(asked: OfBatch, here: Workplace) -> Session:
-    check_turn_is_open(asked, here)
+    if f"{asked.turn}.turn" not in here.memory:
+        raise RefusedError("no such turn is open")
     return resume(here, asked.turn)
 
 
@@ -144,9 +145,21 @@ def _go_on(here: Workplace, session: Session) -> Reply:
 
 
 def _ended(here: Workplace, session: Session) -> Reply:
+    """Keep what is the clinics' own and send the trained parts that cross; of lost clinics none do."""
     if session.job.protocol.movement == "own" or (session.job.apart and not session.lost):
         keep_own(here, session.clinics, session.trainers)
-    return _parts(here, session)
+    job, trainers = session.job, session.trainers
+    noised = {kind: steps.tolist() for kind, steps in session.protected.items()}
+    if job.dp is not None:
+        noised |= {part: own.noised_steps.tolist() for part, own in trainers.items() if part not in job.frozen}
+    crossing = () if session.lost else parts_that_cross(job)
+    received = f"{session.name}.{RECEIVED}"
+    before = here.memory.tensors(received) if received in here.memory else {}
+    parts = parts_sent(here, session.server_round, session.clinics, before, parameters_of(trainers), crossing)
+    if Kind.OPTIMIZER in crossing:
+        parts[Kind.OPTIMIZER] = optimizer_state_of(trainers)
+    here.memory.forget(received)
+    return Reply(clinics=session.clinics, parts=parts, noised=noised)
 
 
 def _smashed(session: Session) -> Reply:
@@ -161,19 +174,3 @@ def _smashed(session: Session) -> Reply:
 def _rows(session: Session, payload: dict[Kind, Tensor]) -> Reply:
     sent = {kind: unpadded(rows, session.rows) for kind, rows in payload.items()}
     return Reply(clinics=session.clinics[: session.lanes], rows=session.rows, payload=sent)
-
-
-def _parts(here: Workplace, session: Session) -> Reply:
-    """Send the trained parts that cross; of lost clinics none do, and the simulator counts what they noised."""
-    job, trainers = session.job, session.trainers
-    noised = {kind: steps.tolist() for kind, steps in session.protected.items()}
-    if job.dp is not None:
-        noised |= {part: own.noised_steps.tolist() for part, own in trainers.items() if part not in job.frozen}
-    crossing = () if session.lost else parts_that_cross(job)
-    received = f"{session.name}.{RECEIVED}"
-    before = here.memory.tensors(received) if received in here.memory else {}
-    parts = parts_sent(here, session.server_round, session.clinics, before, parameters_of(trainers), crossing)
-    if Kind.OPTIMIZER in crossing:
-        parts[Kind.OPTIMIZER] = optimizer_state_of(trainers)
-    here.memory.forget(received)
-    return Reply(clinics=session.clinics, parts=parts, noised=noised)

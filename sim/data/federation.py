@@ -234,7 +234,7 @@ def _placed(data_spec: DataSpec, seed: int, parties: Sequence[Party] = ()) -> Ta
     faults = split.clinic_problems(data_spec, table)
     if table.problems or faults:
         raise ScenarioError([*table.problems, *faults])
-    return _sorted(table)
+    return table if (np.diff(table.clinic) >= 0).all() else table.at(np.argsort(table.clinic, kind="stable"))
 
 
 def _shared(table: Table, parties: Sequence[Party], seed: int, regions: Sequence[str]) -> Table:
@@ -267,13 +267,6 @@ def _read(data_spec: DataSpec, seed: int) -> Table:
     if isinstance(data_spec, Npz):
         return arrays.read(data_spec)
     return synthetic.make(data_spec, seed)
-
-
-def _sorted(table: Table) -> Table:
-    """Return the table with one clinic after another."""
-    if (np.diff(table.clinic) >= 0).all():
-        return table
-    return table.at(np.argsort(table.clinic, kind="stable"))
 
 
 def _with_trained_levels(table: Table, train: Mask) -> Table:

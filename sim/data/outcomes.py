@@ -34,21 +34,12 @@ def amount_codes(amount: Floats, span: tuple[float, float]) -> Ints:
     return np.asarray(codes, dtype=np.int64)
 
 
-def label_codes(outcome: Outcome, measured: Floats, event: NDArray[np.bool_]) -> Ints:
-    """Return the labels of times or of amounts, ``[record]``."""
-    if outcome.kind == "time":
-        return time_codes(measured, event, outcome.edges)
-    return amount_codes(measured, outcome.span)
-
-
-def measure_faults(outcome: Outcome, values: Floats, rows: NDArray[np.int64]) -> Iterator[str]:
-    """Yield what is wrong with times or amounts, without a value of a record; `rows` are numbered as people count."""
-    wrong = ~np.isfinite(values)
-    what = "no number from 0" if outcome.kind == "time" else "no number"
-    if outcome.kind == "time":
-        wrong |= values < 0
-    if wrong.any():
-        yield f"has {what} in row {rows[np.argmax(wrong)]}; correct it"
+def measure_fault(outcome: Outcome, values: Floats, rows: NDArray[np.int64]) -> str:
+    """Say what is wrong with times or amounts, without a value of a record; `rows` are numbered as people count."""
+    is_time = outcome.kind == "time"
+    wrong = ~np.isfinite(values) | ((values < 0) & is_time)
+    what = "no number from 0" if is_time else "no number"
+    return f"has {what} in row {rows[np.argmax(wrong)]}; correct it" if wrong.any() else ""
 
 
 def outcome_remarks(outcome: Outcome, measured: NDArray[np.float64]) -> Iterator[str]:

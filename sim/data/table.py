@@ -8,7 +8,7 @@ value of the records in use. `positive` makes the label two classes, the values 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sim.data.columns import Columns, Words, read_columns
 from sim.data.federation import Ints, Mask, Table
 from sim.data.labels import class_codes, event_codes, grade_codes
-from sim.data.outcomes import label_codes, measure_faults, outcome_remarks
+from sim.data.outcomes import amount_codes, measure_fault, outcome_remarks, time_codes
 from sim.data.remarks import has_level, indicated, remarks_on
 from sim.data.split import at_sites
 from sim.foundation.problems import ScenarioError, suggest
@@ -39,7 +39,9 @@ def read(spec: TableFile) -> Table:
         If label, clinics or patients are unusable; with one line for each problem of the file.
     """
     columns = read_columns(spec)
-    problems = [*_absent_roles(spec, columns)]
+    header = columns.header
+    absent = [(place, column) for place, column in _roles(spec) if column not in header]
+    problems = [f'{place}: there is no column "{column}"; {suggest(column, header)}' for place, column in absent]
     if problems and spec.features is None:
         raise ScenarioError(_placed(problems))  # the features are all columns but these
     features = _features(spec, columns)
@@ -65,24 +67,24 @@ def read(spec: TableFile) -> Table:
         raise ScenarioError([*problems, f"scenario: data.{error}"]) from None
     names, clinic = _numbered(columns.words[spec.clinic], used) if spec.clinic else ((), np.zeros_like(y))
     patient = columns.words[spec.patient].codes[used] if spec.patient else None
-    made = _assembled(spec, columns, [] if problems else kept, used)
+    x, names_of_x, statistics, found_levels = _assembled(spec, columns, [] if problems else kept, used)
     if spec.missing == "drop":
-        made.statistics["which columns are dropped for missing values"] = "non-private"
+        statistics["which columns are dropped for missing values"] = "non-private"
     return Table(
         names=names,
-        features=made.names,
+        features=names_of_x,
         classes=classes,
         outcome=spec.outcome_of_a_record,
-        x=made.x,
+        x=x,
         y=y,
         measured=measured,
         clinic=clinic,
         row=np.flatnonzero(used),
         scaling=spec.scaling,
         ranges=ranges,
-        statistics=made.statistics,
+        statistics=statistics,
         patient=patient,
-        found_levels=made.found_levels,
+        found_levels=found_levels,
         remarks=()
         if problems
         else (
@@ -114,10 +116,11 @@ def _outcomes(spec: TableFile, columns: Columns, used: Mask) -> tuple[tuple[str,
             raise ValueError(f'outcome: "binary" needs two classes, and data.label has {len(seen)}; set data.positive')
         return tuple(names[code] for code in seen), y, np.empty((len(y), 0))
     values, rows = columns.numbers[column][used], np.flatnonzero(used) + columns.first_row
-    for fault in measure_faults(outcome, values, rows):
+    if fault := measure_fault(outcome, values, rows):
         raise ValueError(f'{"time" if outcome.kind == "time" else "label"}: column "{column}" {fault}')
-    codes = label_codes(outcome, values, y == 1)
-    return (), codes, np.stack([values, y] if outcome.kind == "time" else [values], axis=1)
+    if outcome.kind == "time":
+        return (), time_codes(values, y == 1, outcome.edges), np.stack([values, y], axis=1)
+    return (), amount_codes(values, outcome.span), values[:, None]
 
 
 def _features(spec: TableFile, columns: Columns) -> tuple[str, ...]:
@@ -170,12 +173,6 @@ def _roles(spec: TableFile) -> list[tuple[str, str]]:
     """Return the keys of columns that are no features, and those columns."""
     keys = ("label", "time", "event", "clinic", "patient")
     return [(key, column) for key in keys if (column := getattr(spec, key)) is not None]
-
-
-def _absent_roles(spec: TableFile, columns: Columns) -> Iterator[str]:
-    for place, column in _roles(spec):
-        if column not in columns.header:
-            yield f'{place}: there is no column "{column}"; {suggest(column, columns.header)}'
 
 
 def _setting_problems(spec: TableFile, columns: Columns, features: Sequence[str]) -> Iterator[str]:
@@ -294,13 +291,8 @@ def _rows(mask: Mask, columns: Columns) -> str:
     return f"{count} missing values, the first in row {first}" if count > 1 else f"a missing value in row {first}"
 
 
-class _Assembled(NamedTuple):
-    """The features, complete."""
-
-    x: NDArray[np.float64]  # [record, feature]
-    names: tuple[str, ...]
-    statistics: dict[str, str]  # What was used to complete them
-    found_levels: frozenset[str]  # Names of the features that are levels found among the records
+_Assembled = tuple[NDArray[np.float64], tuple[str, ...], dict[str, str], frozenset[str]]
+"""``[record, feature]`` complete features, their names, what completed them, and which are levels found."""
 
 
 def _assembled(spec: TableFile, columns: Columns, kept: Sequence[str], used: Mask) -> _Assembled:
@@ -333,4 +325,4 @@ def _assembled(spec: TableFile, columns: Columns, kept: Sequence[str], used: Mas
     x = np.zeros((np.count_nonzero(used), len(values)))
     for place, each in enumerate(values.values()):
         x[:, place] = each
-    return _Assembled(x, tuple(values), statistics, frozenset(found))
+    return x, tuple(values), statistics, frozenset(found)

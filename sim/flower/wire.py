@@ -194,27 +194,18 @@ def reply_in(message: Message) -> Reply:
             raise WireError("it holds other kinds of arrays than were asked for")
     if config is None:
         raise WireError("it says nothing about itself")
-    clinics, rows, noised = stated_in(config)
-    return Reply(clinics=clinics, rows=rows, payload=payload, parts=parts, noised=noised, metrics=metrics)
-
-
-def stated_in(config: ConfigRecord) -> tuple[list[int], list[int], dict[str, list[int]]]:
-    """Return the clinics, rows and noised steps that a reply states; nothing else may stand there."""
-    clinics: list[int] = []
-    rows: list[int] = []
+    stated: dict[str, list[int]] = {CLINICS: [], ROWS: []}
     noised: dict[str, list[int]] = {}
     for key, value in held(config).items():
         if not isinstance(value, list) or not all(type(each) is int for each in value[:1]):
             raise WireError("it states other things than were asked for")
-        if key == CLINICS:
-            clinics = value
-        elif key == ROWS:
-            rows = value
+        if key in stated:
+            stated[key] = value
         elif key.startswith(NOISED):
             noised[key.removeprefix(NOISED)] = value
         else:
             raise WireError("it states other things than were asked for")
-    return clinics, rows, noised
+    return Reply(**stated, payload=payload, parts=parts, noised=noised, metrics=metrics)
 
 
 def array_kinds(message: Message) -> Iterable[tuple[str, ArrayRecord]]:

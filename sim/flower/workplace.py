@@ -57,15 +57,17 @@ class Workplaces:
         self._memories: dict[int, ContextMemory] = {}
 
     def __call__(self, context: Context) -> Workplace:
-        """Return the workplace of the node that a context belongs to."""
+        """Return the workplace of the node that a context belongs to; ``ScenarioError`` if it does not say which."""
         here = self._made.get(context.node_id)
         if here is not None and self._memories[context.node_id].is_of(context.state):
             return here
         memory = self._memories[context.node_id] = ContextMemory(context.state)
         if here is None:
-            partition, partitions = _partition(context.node_config)
-            groups = self._groups or node_groups_of(len(self._job.sizes), partitions)
-            clinics = list(groups[partition])
+            part, parts = (context.node_config.get(key) for key in ("partition-id", "num-partitions"))
+            if type(part) is not int or type(parts) is not int or not 0 <= part < parts:
+                fault = "the node's config must give partition-id, a number from 0, and num-partitions, above it"
+                raise ScenarioError([fault])
+            clinics = list((self._groups or node_groups_of(len(self._job.sizes), parts))[part])
             group = NodeGroup.build(self._job, self._train, clinics)
             here = Workplace(
                 job=self._job,
@@ -82,20 +84,6 @@ class Workplaces:
     def at_clinics(self, contexts: Iterable[Context], read: Callable[[Workplace], Kept]) -> list[Kept]:
         """Read what no message holds at the clinics of some nodes; for the simulator alone."""
         return [read(self(context)) for context in contexts]
-
-
-def _partition(node: UserConfig) -> tuple[int, int]:
-    """Return which part of the clinics a node hosts, counted from 0, and of how many.
-
-    Raises
-    ------
-    ScenarioError
-        If its config does not say so.
-    """
-    part, parts = node.get("partition-id"), node.get("num-partitions")
-    if type(part) is not int or type(parts) is not int or not 0 <= part < parts:
-        raise ScenarioError(["the node's config must give partition-id, a number from 0, and num-partitions, above it"])
-    return part, parts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
 from sim.methods.sampling import participants, selected, wanted
-from sim.models import Block, ClipRows, Part, never_negative
+from sim.models import Part, never_negative
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip
 from sim.privacy.mechanisms.mechanism import on_gradients, on_labels, on_rows
 from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
@@ -31,13 +29,6 @@ def row_noise(privacy: Privacy, before: Part, *, with_tail: bool) -> RowNoise | 
     if (mechanism := on_rows(privacy)) is None:
         return None
     return mechanism.acting(privacy, never_negative=never_negative(before), with_tail=with_tail)
-
-
-def clip_layer(rows: RowNoise | None) -> Block | None:
-    """Return what clips rows at the end of a head; None where nothing does."""
-    if rows is None or not math.isfinite(rows.clip["smashed"]):
-        return None
-    return Block("clip", ClipRows(rows.clip["smashed"], rows.mechanism.norm))
 
 
 def adaptive_clip(spec: RunSpec, clinics: int) -> AdaptiveClip | None:

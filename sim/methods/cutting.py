@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from sim.methods import acting
 from sim.methods.method import Method
 from sim.methods.parties import Parties, parties_of
 from sim.methods.protocol import Protocol
-from sim.models import Block, KeepLargest, Network, Part, build_network, needs_two_rows, stored_values
+from sim.models import Block, ClipRows, KeepLargest, Network, Part, build_network, needs_two_rows, stored_values
 from sim.privacy.mechanisms.noises import RowNoise
 from sim.scenario import Model
 from sim.scenario.edges import MULTI_HOP
@@ -91,14 +92,8 @@ def with_public_head(spec: RunSpec, network: Network, parts: Sequence[Part]) -> 
         raise ScenarioError([f"model.public-head: {error}"]) from None
 
 
-class Layout(NamedTuple):
-    """What of a network stands where."""
-
-    network: Network
-    parts: tuple[Part, ...]
-    frozen: frozenset[str]
-    rows: RowNoise | None
-    parties: Parties | None
+Layout = tuple[Network, tuple[Part, ...], frozenset[str], RowNoise | None, Parties | None]
+"""Network, parts, names of those that are frozen, noise on rows at the cut, and the parties of a vertical layout."""
 
 
 def laid_out(spec: RunSpec, facts: Facts, method: Method, protocol: Protocol) -> Layout:
@@ -112,17 +107,17 @@ def laid_out(spec: RunSpec, facts: Facts, method: Method, protocol: Protocol) ->
     rows = acting.row_noise(spec.privacy, before, with_tail="tail" in protocol.clinic_parts)
     if spec.model.cut_dropout:
         network, parts = behind(network, parts, Block("cut-dropout", nn.Dropout(spec.model.cut_dropout)))
-    if (layer := acting.clip_layer(rows)) is not None and parties is None:
-        network, parts = behind(network, parts, layer, noised)
-    elif layer is not None and (parties := parties_of(spec, facts, method, protocol, layer)) is not None:
-        network, parts = parties.network, parties.parts
+    if rows is not None and math.isfinite(rows.clip["smashed"]):
+        layer = Block("clip", ClipRows(rows.clip["smashed"], rows.mechanism.norm))
+        parties = parties_of(spec, facts, method, protocol, layer)
+        network, parts = (parties.network, parties.parts) if parties else behind(network, parts, layer, noised)
     if spec.train.smashed_top_k < 1:
         for place in range(len(parts) - 1):
             layer = Block(f"largest-{place}", KeepLargest(spec.train.smashed_top_k))
             network, parts = behind(network, parts, layer, place)
     if spec.train.autocast is not None and not one_by_one(network.whole):
         raise ScenarioError(["train.autocast: pays for convolutions as large as resnet18's alone; drop it"])
-    return Layout(network, parts, frozen, rows, parties)
+    return network, parts, frozen, rows, parties
 
 
 def unfit_for_batch_norm(job: Job) -> Iterator[str]:

@@ -73,8 +73,16 @@ class Forms:
         if job.compression is not None:
             sent = job.compression.forms.items()
             self.parameters[Kind.UPDATE] = {n: Form(shape, dtype, n != PLACES) for n, (shape, dtype) in sent}
-        self.row_shapes = _row_shapes(job)
-        self.row_dtypes = {kind: expected_dtype(job, kind) for kind in ROW_KINDS}
+        cut_rows = {kind: crossing_form(job, kind, shape) for kind, shape in job.row_shapes.items()}
+        self.row_shapes: dict[Kind, tuple[int, ...]] = dict.fromkeys(ROW_KINDS, ())
+        self.row_shapes |= {kind: shape for kind, (shape, _) in cut_rows.items()}
+        self.row_shapes[Kind.RECORDS] = job.network.input_shape
+        self.row_dtypes = dict.fromkeys(ROW_KINDS, torch.float32) | {
+            kind: dtype for kind, (_, dtype) in cut_rows.items()
+        }
+        self.row_dtypes[Kind.LABELS] = label_dtype(job)
+        largest = {"amount": STEPS, "time": 2 * len(job.outcome.edges), "ordinal": job.network.outputs}
+        self._largest_label = largest.get(job.outcome.kind, max(2, job.network.outputs) - 1)
 
     def rows_fault(self, kind: Kind, value: Tensor, rows: Sequence[int], clinics: Sequence[int] = ()) -> str:
         """Say what is wrong with rows of a kind, ``[lane, batch, *feature]``, of so many records ``[lane]``.
@@ -92,7 +100,7 @@ class Forms:
 
     def _range_fault(self, kind: Kind, value: Tensor) -> str:
         if kind == Kind.LABELS:
-            sound = int(value.min()) >= 0 and int(value.max()) <= _largest_label(self.job)
+            sound = int(value.min()) >= 0 and int(value.max()) <= self._largest_label
             return "" if sound else "a label that is no class"
         if kind == Kind.NORMS:  # an infinite one says that the record is not to count
             return "" if bool((value >= 0).all()) else "a norm that is negative or no number"
@@ -162,27 +170,9 @@ def _forms_of(values: Mapping[str, Tensor]) -> dict[str, Form]:
     return {n: Form(tuple(v.shape[1:]), v.dtype, not _NEVER_NEGATIVE.search(n)) for n, v in values.items()}
 
 
-def _row_shapes(job: Job) -> dict[Kind, tuple[int, ...]]:
-    shapes: dict[Kind, tuple[int, ...]] = dict.fromkeys((Kind.LABELS, Kind.NORMS, Kind.CLIP_FACTORS), ())
-    shapes[Kind.RECORDS] = job.network.input_shape
-    return shapes | {kind: crossing_form(job, kind, shape)[0] for kind, shape in job.row_shapes.items()}
-
-
 def label_dtype(job: Job) -> torch.dtype:
     """Return what a label is when it crosses."""
     return torch.int32 if job.outcome.kind == "amount" else torch.uint8
-
-
-def _largest_label(job: Job) -> int:
-    own = {"amount": STEPS, "time": 2 * len(job.outcome.edges), "ordinal": job.network.outputs}
-    return own.get(job.outcome.kind, max(2, job.network.outputs) - 1)
-
-
-def expected_dtype(job: Job, kind: Kind) -> torch.dtype:
-    """Return the element type of a kind of rows as they cross; those of 16 and 8 bits travel as integers."""
-    if kind == Kind.LABELS:
-        return label_dtype(job)
-    return crossing_form(job, kind, job.row_shapes[kind])[1] if kind in CUT_KINDS else torch.float32
 
 
 def finite(value: Tensor) -> bool:

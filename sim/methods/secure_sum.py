@@ -9,7 +9,7 @@ its clinics' masked updates; each clinic's mask is r_k - r_next, around the roun
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -29,7 +29,6 @@ FRACTION_BITS = 24
 _WORDS = 2**32
 Numbers: TypeAlias = NDArray[np.float64]
 Codes: TypeAlias = NDArray[np.int64]
-Contribution: TypeAlias = Callable[[int, Numbers], Codes]
 
 
 class DivergedUpdateError(ValueError):
@@ -90,10 +89,11 @@ def masked_sum(
     names = [name for name in job.shapes(parts_of(job)) if name in trained and name not in job.apart]
     if not names:
         return {}
-    of_clinic = _clipped(job, server_round, before, names) if job.spec.privacy.unit == "clinic" else _weighted(job)
+    begun = _flat({name: before[name] for name in names}) if job.spec.privacy.unit == "clinic" else None
     total = _masks(job, server_round, clinics, sum(trained[name][0].numel() for name in names))
     for lane, clinic in enumerate(clinics):
-        total += of_clinic(clinic, _flat({name: trained[name][lane] for name in names}))
+        own = _flat({name: trained[name][lane] for name in names})
+        total += _weighted(job, clinic, own) if begun is None else _clipped(job, server_round, clinic, own - begun)
     whole = torch.from_numpy((total % _WORDS).astype(np.uint32).view(np.int32))
     pieces = torch.split(whole, [trained[name][0].numel() for name in names])
     return {name: piece.view(1, *trained[name].shape[1:]) for name, piece in zip(names, pieces, strict=True)}
@@ -103,19 +103,13 @@ def _flat(values: Mapping[str, Tensor]) -> Numbers:
     return np.concatenate([value.double().numpy().ravel() for value in values.values()])
 
 
-def _clipped(job: Job, server_round: int, before: Mapping[str, Tensor], names: Sequence[str]) -> Contribution:
-    """Return what clips a clinic's update and adds its part of the noise, in steps."""
-    step, clip = step_of(job), job.spec.privacy.clip
-    begun = _flat({name: before[name] for name in names})
-
-    def contribution(clinic: int, values: Numbers) -> Codes:
-        update = values - begun
-        norm = float(np.linalg.norm(update))
-        factor = min(1.0, clip / norm) if norm else 1.0
-        codes = np.trunc(update * factor / step) if math.isfinite(norm) else np.zeros_like(update)
-        return codes.astype(np.int64) + own_noise(job, server_round, clinic, len(update))
-
-    return contribution
+def _clipped(job: Job, server_round: int, clinic: int, update: Numbers) -> Codes:
+    """Clip a clinic's update and add its part of the noise, in steps."""
+    norm = float(np.linalg.norm(update))
+    factor = min(1.0, job.spec.privacy.clip / norm) if norm else 1.0
+    step = step_of(job)
+    codes = np.trunc(update * factor / step) if math.isfinite(norm) else np.zeros_like(update)
+    return codes.astype(np.int64) + own_noise(job, server_round, clinic, len(update))
 
 
 def own_noise(job: Job, server_round: int, clinic: int, numbers: int) -> Codes:
@@ -127,21 +121,17 @@ def own_noise(job: Job, server_round: int, clinic: int, numbers: int) -> Codes:
     return np.rint(drawn * std / step_of(job)).astype(np.int64)
 
 
-def _weighted(job: Job) -> Contribution:
-    """Return what weighs a clinic's parameters by its share of all records, in steps."""
-    step, most, records = step_of(job), 2.0 ** (31 - FRACTION_BITS), job.records.sum()
-
-    def contribution(clinic: int, values: Numbers) -> Codes:
-        if not np.isfinite(values).all():
-            if not job.shielded:
-                raise DivergedUpdateError
-            values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-        weighted = values * (job.sizes[clinic] / records)
-        # A clinic that cuts off its parameters cuts off its noise, on which others count; a sum's remainder keeps it.
-        steps = np.rint((weighted if job.dp is not None else np.clip(weighted, -most, most)) / step) % _WORDS
-        return np.asarray(steps, dtype=np.int64)
-
-    return contribution
+def _weighted(job: Job, clinic: int, values: Numbers) -> Codes:
+    """Weigh a clinic's parameters by its share of all records, in steps."""
+    most = 2.0 ** (31 - FRACTION_BITS)
+    if not np.isfinite(values).all():
+        if not job.shielded:
+            raise DivergedUpdateError
+        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    weighted = values * (job.sizes[clinic] / job.records.sum())
+    # A clinic that cuts off its parameters cuts off its noise, on which others count; a sum's remainder keeps it.
+    steps = np.rint((weighted if job.dp is not None else np.clip(weighted, -most, most)) / step_of(job)) % _WORDS
+    return np.asarray(steps, dtype=np.int64)
 
 
 def _masks(job: Job, server_round: int, clinics: Sequence[int], numbers: int) -> NDArray[np.int64]:

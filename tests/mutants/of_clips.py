@@ -88,9 +88,9 @@ CLIPS = (
     Mutant("zero times infinity", CLIPPING, "    if not dropped.any():", "    if True:", OVERFLOW),
     Mutant(
         "smashed rows not clipped",
-        "sim/methods/acting.py",
-        'if rows is None or not math.isfinite(rows.clip["smashed"]):',
-        "if True:",
+        "sim/methods/cutting.py",
+        'math.isfinite(rows.clip["smashed"])',
+        "False",
         ROWS_MOVE,
     ),
     Mutant(
