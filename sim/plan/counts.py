@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sim.methods.alignment import messages_of
 from sim.methods.attendance import Attendance, available, drop_outs, slowdowns
@@ -20,13 +19,11 @@ from sim.methods.sampling import choose, draw_rows, selected
 from sim.plan.clock import RoundTime, attendance_until, time_limit, time_until
 from sim.plan.costs import FLOAT_BYTES, nopeek_flops, part_costs
 from sim.plan.edge_counts import EdgeCounts
-from sim.plan.load import Leg, Place, RoundLoad, legs_of_a_batch
+from sim.plan.load import Ints, Leg, Place, RoundLoad, legs_of_a_batch
 from sim.plan.party_costs import PartyCosts, alignment_seconds, sends
 from sim.plan.queues import PlanClock
 from sim.plan.releases import Sampled
 from sim.privacy.secure_aggregation import WORD
-
-Ints = NDArray[np.int64]
 
 
 class Counts:

@@ -16,14 +16,12 @@ from sim.methods.forms import label_dtype
 from sim.methods.messages import Kind
 from sim.methods.protocol import HEADER_BYTES, HEADERS, Direction, Kinds, Traffic
 from sim.plan.costs import FLOAT_BYTES, PartCost
-from sim.plan.load import EdgeLoad, Leg, RoundLoad
+from sim.plan.load import EdgeLoad, Ints, Leg, RoundLoad
 from sim.scenario.clinics import EdgeResources
 from sim.scenario.edges import edge_resources
 
 if TYPE_CHECKING:
     from sim.methods.job import Job
-
-Ints = NDArray[np.int64]
 
 
 class EdgeCounts:

@@ -12,10 +12,8 @@ from sim.methods.job import Job
 from sim.methods.parties import OF_THE_LABEL, Parties, crossing_at
 from sim.methods.protocol import HEADER_BYTES, Direction, Kinds
 from sim.plan.costs import PartCost, part_costs
-from sim.plan.load import Leg, Place
+from sim.plan.load import Ints, Leg, Place
 from sim.scenario.clinics import ClinicResources
-
-Ints = NDArray[np.int64]
 
 
 def sends(parties: Parties | None, kind: str, clinics: Ints) -> NDArray[np.bool_]:

@@ -19,11 +19,11 @@ from sim.plan.afterwards import Afterwards, afterwards, with_afterwards
 from sim.plan.budget import epsilon_spent, final_epsilons, within_budget
 from sim.plan.counts import Counts
 from sim.plan.edge_counts import EdgePlan, edge_columns, edge_plans, edges_at
-from sim.plan.load import EDGE_PHASES, Floats
+from sim.plan.load import EDGE_PHASES, Floats, Ints
 from sim.plan.noise import gradient_multipliers, refuse_lost_targets, row_multipliers, update_multiplier
 from sim.plan.queues import PlanClock
 from sim.plan.refusals import refuse
-from sim.plan.releases import Ints, Sampled, build_ledger, of_one_patient, to_be_noised
+from sim.plan.releases import Sampled, build_ledger, of_one_patient, to_be_noised
 from sim.privacy.adjacency import adjacency_of, replace_epsilon
 from sim.privacy.ledger import COLUMN_OF, EDGE, REPLACE_COLUMN_OF, Adversary, Ledger, adversaries_of
 from sim.privacy.mechanisms.mechanism import on_updates

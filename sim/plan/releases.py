@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.parties import OF_THE_LABEL, Parties, releases_of_a_row, trained_apart
+from sim.methods.sampling import Ints
 from sim.privacy.accounting import compose, flatten
 from sim.privacy.events import DpEvent, dp
 from sim.privacy.ledger import ADVERSARIES, COLLUDING, EDGE, Adversary, Ledger, Release, Unit, adversaries_of
@@ -18,7 +19,6 @@ from sim.privacy.loss import Adjacency
 from sim.privacy.mechanisms.mechanism import on_updates
 from sim.privacy.preprocessing import exposed
 
-Ints = NDArray[np.int64]
 Noised = Mapping[str, Ints | Sequence[int]]
 """By part or kind of rows, one number a clinic: how many of its batches were (or will be) clipped and noised."""
 

@@ -1,14 +1,14 @@
 """A lower bound on epsilon from trials: a canary is in the data by a fair coin, and the auditor guesses the coin.
 
-Two bounds come of the same trials. The one free of assumptions is that of :mod:`sim.privacy.one_run` [1]_: it holds
-for any mechanism, and is far from the truth where what is claimed shows only in rare events, as of Gaussian noise at a
-small delta. The other takes the shape of the trade-off between the two errors as known, that of the claimed mechanisms
-with all their noise made larger or smaller by one factor [2]_: so many right guesses need at least so little noise, and
-the accountant says what that is worth. Where the noise is Gaussian and nothing is sampled this is Gaussian DP.
+Two bounds come of the same trials. The one free of assumptions [1]_ holds for any mechanism, and is far from the truth
+where what is claimed shows only in rare events, as of Gaussian noise at a small delta. The other takes the shape of the
+trade-off between the two errors as known, that of the claimed mechanisms with all their noise made larger or smaller by
+one factor [2]_: so many right guesses need at least so little noise, and the accountant says what that is worth. Where
+the noise is Gaussian and nothing is sampled this is Gaussian DP.
 
 References
 ----------
-.. [1] Steinke, Nasr & Jagielski, "Privacy auditing with one (1) training run", NeurIPS 2023.
+.. [1] Steinke, Nasr & Jagielski, "Privacy auditing with one (1) training run", NeurIPS 2023, arXiv:2305.08846.
 .. [2] Nasr et al., "Tight auditing of differentially private machine learning", USENIX Security 2023.
 """
 
@@ -27,13 +27,15 @@ from sim.foundation.lazy import Lazy
 from sim.privacy.accounting import Mechanisms, composed_epsilon, gaussian_epsilon, rescaled, under_one_adjacency
 from sim.privacy.events import DpEvent, dp
 from sim.privacy.loss import Adjacency
-from sim.privacy.one_run import audit_one_run
 from sim.privacy.risk import membership_risk
 
+special: Any = Lazy("scipy.special")
 stats: Any = Lazy("scipy.stats")
 
 Floats = NDArray[np.float64]
 Coins = NDArray[np.bool_]
+_PRECISION: Final = 1e-6
+"""Of the bound from one run."""
 TO_CHOOSE: Final = 0.2
 """The share of the trials by which canaries and thresholds are chosen; the others are what counts."""
 _SHARES: Final = ((0.5, 0.5), (0.25, 0.25), (0.1, 0.1), (0.03, 0.03), (0.25, 0.0), (0.1, 0.0), (0.03, 0.0))
@@ -174,3 +176,68 @@ def _best_shares(scores: Floats, included: Coins, repeats: float, delta: float) 
 def _free_bound(scores: Floats, included: Coins, shares: tuple[float, float], delta: float, confidence: float) -> float:
     inside, outside = _counts(shares, len(scores))
     return audit_one_run(scores, included, inside, outside, delta, confidence)
+
+
+def audit_one_run(
+    scores: Floats, included: Coins, inside: int, outside: int, delta: float, confidence: float = 0.95
+) -> float:
+    """Guess the coins of the canaries with the highest and the lowest scores, and return the bound on epsilon.
+
+    Parameters
+    ----------
+    scores : ndarray
+        ``[canary]``, high where the run looks as if the canary had been in it.
+    included : ndarray of bool
+        ``[canary]`` how the coins fell.
+    inside, outside : int
+        How many guesses say "in", to the highest scores, and "out", to the lowest. To be fixed before the scores are
+        seen. ``ValueError`` if there is no guess, or more than there are canaries.
+    """
+    guesses = inside + outside
+    if min(inside, outside) < 0 or not 0 < guesses <= len(scores):
+        raise ValueError(f"{guesses} guesses on {len(scores)} canaries; from one to that many are needed")
+    order = np.argsort(scores, kind="stable")
+    correct = int(np.sum(~included[order[:outside]]) + np.sum(included[order[len(order) - inside :]]))
+    return epsilon_lower_bound(len(scores), guesses, correct, delta, confidence)
+
+
+def epsilon_lower_bound(canaries: int, guesses: int, correct: int, delta: float, confidence: float = 0.95) -> float:
+    """Return the largest epsilon, less a millionth, that so many right guesses refute; 0 if they refute none.
+
+    ``canaries >= guesses >= correct >= 0`` and ``0 <= delta < 1``. The bound is above the true epsilon with at most the
+    probability that ``confidence`` leaves.
+    """
+    allowed = 1 - confidence
+    low, high = 0.0, 1.0
+    if p_value(canaries, guesses, correct, low, delta) >= allowed:
+        return 0.0
+    while p_value(canaries, guesses, correct, high, delta) < allowed:
+        low, high = high, 2 * high
+    while high - low > _PRECISION:
+        middle = (low + high) / 2
+        if p_value(canaries, guesses, correct, middle, delta) < allowed:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
+    """Bound the probability that an (epsilon, delta)-DP run lets so many guesses, or more, be right.
+
+    The number of right guesses is hardly larger than that of as many independent randomised responses (Steinke, Nasr &
+    Jagielski 2023, theorem 5.2): with W binomial of ``guesses`` trials that succeed with e^epsilon / (1 + e^epsilon), m
+    canaries and v = ``correct``, it is at most P[W >= v] + 2 m delta max_i P[v > W >= v - i] / i, with i from 1 to v.
+    ``ValueError`` for numbers out of range.
+    """
+    if not 0 <= correct <= guesses <= canaries:
+        raise ValueError(f"{correct} right of {guesses} guesses on {canaries} canaries is not possible")
+    if epsilon < 0 or not 0 <= delta < 1:
+        raise ValueError(f"epsilon must not be negative and delta lie in [0, 1); got {epsilon} and {delta}")
+    accuracy = float(special.expit(epsilon))
+    tail = float(stats.binom.sf(correct - 1, guesses, accuracy))
+    if delta == 0 or correct == 0:
+        return min(1.0, tail)
+    below = np.cumsum(stats.binom.pmf(np.arange(correct - 1, -1, -1), guesses, accuracy))
+    worst = float(np.max(below / np.arange(1, correct + 1)))
+    return min(1.0, tail + 2 * canaries * delta * worst)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
@@ -38,11 +38,10 @@ class Behaviour:
         return self.availability < 1 or self.drop_out > 0
 
 
-@dataclass(frozen=True, slots=True)
-class Computer:
+class Computer(NamedTuple):
     """A class of computers."""
 
-    flop_per_s: float  # Sustained rate in training
+    compute_flop_per_s: float  # Sustained rate in training
     memory_bytes: float
     # idle_watts, busy_watts: of the whole computer, while it waits for a message and while it computes
     idle_watts: float
@@ -104,16 +103,12 @@ class ServerResources:
 
 
 def _profile(name: str, down_mbit: float, up_mbit: float, round_trip_ms: float, computer: str) -> ClinicResources:
-    own = COMPUTERS[computer]
     return ClinicResources(
         name=name,
         uplink_bits_per_s=up_mbit * 1e6,
         downlink_bits_per_s=down_mbit * 1e6,
         latency_s=round_trip_ms / 2e3,
-        compute_flop_per_s=own.flop_per_s,
-        memory_bytes=own.memory_bytes,
-        idle_watts=own.idle_watts,
-        busy_watts=own.busy_watts,
+        **COMPUTERS[computer]._asdict(),
     )
 
 
@@ -233,17 +228,18 @@ def _quotas(shares: Mapping[str, float], clinics: int) -> dict[str, int]:
 
 
 def _resources(group: "ClinicGroup", profile: str | None) -> ClinicResources:
-    named = COMPUTERS[group.compute] if isinstance(group.compute, str) else None
+    of_class = isinstance(group.compute, str)
     given = {
         "uplink_bits_per_s": group.uplink,
         "downlink_bits_per_s": group.downlink,
         "latency_s": group.latency,
-        "compute_flop_per_s": named.flop_per_s if named else group.compute,
-        "memory_bytes": group.memory or (named and named.memory_bytes),
-        "idle_watts": group.idle_power or (named and named.idle_watts),
-        "busy_watts": group.busy_power or (named and named.busy_watts),
+        "compute_flop_per_s": None if of_class else group.compute,
+        "memory_bytes": group.memory,
+        "idle_watts": group.idle_power,
+        "busy_watts": group.busy_power,
     }
-    known: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    known: dict[str, Any] = COMPUTERS[str(group.compute)]._asdict() if of_class else {}
+    known |= {key: value for key, value in given.items() if value is not None}
     if profile is None:
         return ClinicResources(name="", **known, behaviour=group.behaviour())
     given_profile = PROFILES.get(profile) or _own_profile(type(group), profile)

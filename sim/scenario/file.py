@@ -48,18 +48,16 @@ def _may_be_swept(key: str) -> bool:
 
 
 def _swept_key(key: str) -> str:
+    if _may_be_swept(key):
+        return key
     table = key.partition(".")[0]
-    if table == "clinics" and not _may_be_swept(key):
+    if table == "clinics":
         known = ", ".join(f"clinics.0.{own}" for own in _SWEPT_OF_CLINICS)
         raise ValueError(f"cannot be swept; of [[clinics]] sweep {known}, or of a group with another number")
-    if table == "clinics":
-        return key
     if table not in _SWEPT_TABLES:
         tables = ", ".join(f"[{name}]" for name in _SWEPT_TABLES)
         raise ValueError(f"cannot be swept; choose a key of {tables}")
-    if not _may_be_swept(key):
-        raise ValueError(f"unknown key; {suggest(key, _SWEPT_KEYS)}")
-    return key
+    raise ValueError(f"unknown key; {suggest(key, _SWEPT_KEYS)}")
 
 
 def name_of_a_folder(name: str) -> str:

@@ -64,10 +64,10 @@ def test_the_guide_gives_these_numbers():
         rates, round_trip, computer, _ = rows[name]
         assert rates == f"{profile.downlink_bits_per_s / 1e6:g} / {profile.uplink_bits_per_s / 1e6:g}"
         assert round_trip == f"{2e3 * profile.latency_s:g} ms"
-        assert profile.compute_flop_per_s == COMPUTERS[computer].flop_per_s
+        assert profile.compute_flop_per_s == COMPUTERS[computer].compute_flop_per_s
     for name, own in COMPUTERS.items():
         rate, memory, power, _ = rows[name]
-        assert parse_compute(rate) == own.flop_per_s
+        assert parse_compute(rate) == own.compute_flop_per_s
         assert memory == f"{own.memory_bytes / 1e9:g} GB"
         assert power == f"{own.idle_watts:g} / {own.busy_watts:g} W"
 
@@ -201,7 +201,7 @@ def test_faults_of_a_population(keys, expected):
 def test_a_class_of_computers_brings_memory_and_power_which_can_be_overridden():
     [resource] = assign_resources([group(profile="rural-dsl", compute="small-board", memory="2 GB")], ["a"], 0)
     board = COMPUTERS["small-board"]
-    assert resource.compute_flop_per_s == board.flop_per_s
+    assert resource.compute_flop_per_s == board.compute_flop_per_s
     assert resource.memory_bytes == 2e9
     assert (resource.idle_watts, resource.busy_watts) == (board.idle_watts, board.busy_watts)
     assert resource.joules(10, 100) == pytest.approx(10 * 6.4 + 100 * 3)

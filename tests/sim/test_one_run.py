@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from sim.privacy.one_run import audit_one_run, epsilon_lower_bound, p_value
+from sim.privacy.audited import audit_one_run, epsilon_lower_bound, p_value
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from white_box import round_scores
 
 from sim.data.federation import Records, load_federation
 from sim.plan.plan import make_plan
-from sim.privacy.one_run import audit_one_run
+from sim.privacy.audited import audit_one_run
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
 from sim.study.train import PlanMismatchError, train_run

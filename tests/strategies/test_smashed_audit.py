@@ -19,7 +19,7 @@ from sim.methods.job import Job
 from sim.methods.messages import Begin, Kind, Step
 from sim.methods.row_noise import arrived_rows
 from sim.plan.plan import make_plan
-from sim.privacy.one_run import audit_one_run
+from sim.privacy.audited import audit_one_run
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
 from sim.study.train import train_run
