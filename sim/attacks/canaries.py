@@ -142,22 +142,20 @@ def _directions(seed: int, count: int, width: int) -> NDArray[np.float32]:
 
 def _norms(job: Job, each: Mapping[str, Tensor]) -> list[Tensor]:
     """Return ``[record]`` the norm of what is clipped at once: of each part, or of all together."""
-    trained = [[n for n in p.shapes() if n not in p.statistics] for p in job.parts if p.name not in job.frozen]
-    together = [[name for own in trained for name in own]] if job.joint else trained
+    together = [[name for own in _trained(job) for name in own]] if job.joint else _trained(job)
     return [torch.stack([each[n].flatten(1).square().sum(1) for n in own]).sum(0).sqrt() for own in together]
+
+
+def _trained(job: Job) -> list[list[str]]:
+    """Return the names of the parameters that are trained, part by part."""
+    return [[n for n in part.shapes() if n not in part.statistics] for part in job.parts if part.name not in job.frozen]
 
 
 class Directions:
     """The directions that canaries' clipped gradients have, orthogonal to each other."""
 
     def __init__(self, job: Job, model: Parameters, canaries: Canaries) -> None:
-        self.names = [
-            name
-            for part in job.parts
-            if part.name not in job.frozen
-            for name in part.shapes()
-            if name not in part.statistics
-        ]
+        self.names = [name for own in _trained(job) for name in own]
         each = gradients(job.network, model, torch.from_numpy(canaries.x), torch.from_numpy(canaries.y))
         self._rows = torch.cat([each[name].flatten(1) for name in self.names], 1).double()
         self._clinic = canaries.clinic
@@ -199,13 +197,11 @@ class ServerView(Observer):
     def __init__(self, directions: Directions, count: int) -> None:
         self._directions = directions
         self.scores = np.zeros(count)
-        self.saw = False
 
     def message(self, instruction: Instruction, reply: Reply) -> None:
         """See ``Observer``."""
         if not isinstance(instruction, Train):
             return
-        self.saw = True
         for lane, clinic in enumerate(reply.clinics):
             moves = self._directions.moves(instruction.model, reply.model, lane)
             own, far = self._directions.of_clinic(clinic, moves)

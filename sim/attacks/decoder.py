@@ -50,9 +50,7 @@ def carry_out(target: Target) -> Iterator[Finding | Exhibit]:
     known_x, x = outside.x[known].astype(np.float64), train.x[wanted].astype(np.float64)
     shape = output_shape(job.part("head"), job.network.input_shape)
     rebuilt = decoded(rows, known_x, new_rows, shape, int(options["steps"]), job.seed)
-    yield from likeness(x, rebuilt, known_x)
-    if pictures := int(options["pictures"]):
-        yield Exhibit(x[:pictures].astype(np.float32), rebuilt[:pictures].astype(np.float32))
+    yield from likeness(x, rebuilt, known_x, pictures=int(options["pictures"]))
 
 
 def decoded(rows: Floats, known: Floats, new_rows: Floats, shape: tuple[int, ...], steps: int, seed: int) -> Floats:
@@ -92,8 +90,7 @@ def decoded(rows: Floats, known: Floats, new_rows: Floats, shape: tuple[int, ...
         optimizer.zero_grad()
         torch.autograd.backward((decoder(z[batch]) - x[batch]).square().mean())
         optimizer.step()
-    rebuilt: Floats = np.clip(mean + spread * best.numpy().astype(np.float64), *plausible(known))
-    return rebuilt
+    return np.asarray(np.clip(mean + spread * best.numpy().astype(np.float64), *plausible(known)))
 
 
 def inverse(rows: tuple[int, ...], record: tuple[int, ...]) -> nn.Module:

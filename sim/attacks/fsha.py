@@ -68,11 +68,9 @@ def carry_out(target: Target) -> Iterator[Finding | Exhibit]:
     x = train.x[wanted].astype(np.float64)
     model = target.model | attacked.head.parameters
     rebuilt = server.decode(rows_at_the_cut(job, model, train, wanted, target.plan.sampled.exposures))
-    yield from likeness(x, rebuilt, known)
+    yield from likeness(x, rebuilt, known, pictures=int(options["pictures"]))
     flagged, false = (share_flagged(each.values()) for each in gaps)
     yield share_of("detected_rate", flagged, len(gaps[0]), chance=false)
-    if pictures := int(options["pictures"]):
-        yield Exhibit(x[:pictures].astype(np.float32), rebuilt[:pictures].astype(np.float32))
 
 
 def label_gap(gradient: Tensor, y: Tensor) -> float:
@@ -190,8 +188,7 @@ class Server:
         """Return ``[record, *feature]`` what the decoder makes of rows ``[record, value]``."""
         shape = output_shape(self._head, self._job.network.input_shape)
         z = torch.from_numpy(rows).float().reshape(-1, *shape)
-        rebuilt: Floats = np.clip((self._decoder(z) * self._spread + self._mean).double().numpy(), *self._plausible)
-        return rebuilt
+        return np.asarray(np.clip((self._decoder(z) * self._spread + self._mean).double().numpy(), *self._plausible))
 
 
 class Honest:

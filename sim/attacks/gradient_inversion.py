@@ -93,9 +93,7 @@ class Inversion(Observer):
         if sum(len(originals) for originals, _, _ in matched) < 2:
             return
         originals, rebuilt, guess = (np.concatenate(each) for each in zip(*matched, strict=True))
-        yield from likeness(originals, rebuilt, known, guess)
-        if pictures := int(self._options["pictures"]):
-            yield Exhibit(originals[:pictures].astype(np.float32), rebuilt[:pictures].astype(np.float32))
+        yield from likeness(originals, rebuilt, known, guess, int(self._options["pictures"]))
 
     def _inverted(self, clinics: tuple[int, ...], labels: NDArray[np.int64], known: Floats) -> Floats:
         before, after = self._updates[clinics]
@@ -142,8 +140,7 @@ def from_linear_layer(weight: Floats, bias: Floats, known: Floats) -> Floats:
             votes.append(1)
     candidates = np.array(found).reshape(-1, weight.shape[1])
     outside = np.abs(candidates - np.clip(candidates, known.min(0), known.max(0))).sum(1)
-    ranked: Floats = candidates[np.lexsort((outside, -np.array(votes, dtype=np.int64)))]
-    return ranked
+    return np.asarray(candidates[np.lexsort((outside, -np.array(votes, dtype=np.int64)))])
 
 
 def from_gradient(
@@ -176,8 +173,7 @@ def from_gradient(
         schedule.step()
         with torch.no_grad():
             x.clamp_(low, high)
-    rebuilt: Floats = x.detach()[0].double().numpy()
-    return rebuilt
+    return np.asarray(x.detach()[0].double().numpy())
 
 
 def best_fit(originals: Floats, candidates: Floats, mean: Floats) -> Floats:

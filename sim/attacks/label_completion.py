@@ -88,7 +88,7 @@ def _body_outputs(target: Target, records: Records, index: Ints) -> Tensor:
     rows = torch.from_numpy(rows_at_the_cut(job, model, records, index, target.plan.sampled.exposures)).float()
     rows = rows.reshape(-1, *output_shape(job.part("head"), job.network.input_shape))
     body = job.part("body").select(model)
-    clinic = np.searchsorted(records.offsets, index, side="right") - 1
+    clinic = records.clinic[index]
     outputs = []
     for k in np.unique(clinic):
         lane = k if next(iter(body.values())).shape[0] > 1 else 0

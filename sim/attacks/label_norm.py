@@ -16,13 +16,13 @@ naming of clusters by classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
 from sim.attacks.attack import Attack, Finding, Observer, Scalars
-from sim.attacks.labels import Floats, Ints, Labelled, few_of_each
+from sim.attacks.labels import Floats, Ints, Labelled, Mask, few_of_each
 from sim.data.federation import Federation
 from sim.foundation.rng import stream
 from sim.methods.crossing import places_sent
@@ -73,21 +73,28 @@ class TailGradients(Observer):
         everyone = Labelled.of(self._federation.train, len(self._federation.classes)).some(seen)
         if not seen.any():
             return
-        known = few_of_each(everyone, self._known * everyone.classes, self._rng("known-labels"))
-        labelled, unknown = everyone.some(~known), gradients[~known]
-        direction = closeness(unknown, gradients[known], everyone.y[known], everyone.classes)
-        yield labelled.finding("label_auc", direction)
-        if everyone.classes == 2:
-            yield labelled.finding("norm_label_auc", by_norm(unknown, gradients[known], everyone.y[known]))
-            yield labelled.finding_up_to_names("spectral_label_auc", by_spectrum(unknown), self._rng("spectrum"))
-        clusters = by_clusters(unknown, everyone.classes, self._rng("clusters"))
-        yield labelled.finding_up_to_names("cluster_label_auc", clusters, self._rng("permuted"))
-        for k in np.unique(labelled.clinic):
-            own = labelled.clinic == k
-            yield labelled.some(own).finding("label_auc", direction[own], self._federation.names[k])
+        seed = self._job.seed
+        known = few_of_each(everyone, self._known * everyone.classes, stream(seed, "attack.known-labels"))
+        yield from told(gradients, everyone, known, seed, self._federation.names)
 
-    def _rng(self, purpose: str) -> np.random.Generator:
-        return stream(self._job.seed, f"attack.{purpose}")
+
+def told(gradients: Floats, everyone: Labelled, known: Mask, seed: int, names: Sequence[str] = ()) -> Iterator[Finding]:
+    """Return the AUC of each way to tell labels that are not known by gradients ``[record, value]``.
+
+    By direction also of each clinic, where these are named.
+    """
+    labelled, unknown = everyone.some(~known), gradients[~known]
+    direction = closeness(unknown, gradients[known], everyone.y[known], everyone.classes)
+    yield labelled.finding("label_auc", direction)
+    if everyone.classes == 2:
+        yield labelled.finding("norm_label_auc", by_norm(unknown, gradients[known], everyone.y[known]))
+        spectrum = by_spectrum(unknown)
+        yield labelled.finding_up_to_names("spectral_label_auc", spectrum, stream(seed, "attack.spectrum"))
+    clusters = by_clusters(unknown, everyone.classes, stream(seed, "attack.clusters"))
+    yield labelled.finding_up_to_names("cluster_label_auc", clusters, stream(seed, "attack.permuted"))
+    for k in np.unique(labelled.clinic) if names else ():
+        own = labelled.clinic == k
+        yield labelled.some(own).finding("label_auc", direction[own], names[k])
 
 
 def _own_gradients(job: Job, instruction: Tail, reply: Reply) -> Floats:
@@ -98,8 +105,7 @@ def _own_gradients(job: Job, instruction: Tail, reply: Reply) -> Floats:
     at = places_sent(job, Kind.BODY_OUTPUT, instruction.body_output)
     sent = reply.payload[Kind.TAIL_GRADIENT]
     arrived = arrived_rows(job, Kind.TAIL_GRADIENT, sent, instruction.clinics, by_lane, at)
-    flat: Floats = arrived.flatten(2).double().numpy() * normaliser[:, None, None]
-    return flat
+    return np.asarray(arrived.flatten(2).double().numpy() * normaliser[:, None, None])
 
 
 def closeness(gradients: Floats, known: Floats, y: Ints, classes: int) -> Floats:

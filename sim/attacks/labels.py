@@ -43,7 +43,7 @@ class Labelled:
     @classmethod
     def of(cls, records: Records, classes: int) -> Self:
         """Return all records of the clinics."""
-        return cls(records.y, np.repeat(np.arange(len(records.offsets) - 1), np.diff(records.offsets)), classes)
+        return cls(records.y, records.clinic, classes)
 
     def some(self, mask: Mask | Ints) -> Labelled:
         """Return some of the records."""
@@ -93,8 +93,7 @@ class Labelled:
     @cached_property
     def _pairs(self) -> Floats:
         """``[clinic, class]`` pairs of a record of the class and another."""
-        pairs: Floats = self._counts * (self._counts.sum(1, keepdims=True) - self._counts)
-        return pairs
+        return np.asarray(self._counts * (self._counts.sum(1, keepdims=True) - self._counts))
 
     @property
     def _scored(self) -> list[bool]:

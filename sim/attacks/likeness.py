@@ -14,15 +14,17 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from sim.attacks.attack import Finding
+from sim.attacks.attack import Exhibit, Finding
 from sim.results.columns import UNITS, unit_of
 
 Floats = NDArray[np.float64]
 _NORMAL, _WINDOW, _MOST_DECIBELS = 1.959964, 7, 100.0
 
 
-def likeness(originals: Floats, rebuilt: Floats, known: Floats, guess: Floats | None = None) -> Iterator[Finding]:
-    """Return the scores of rebuilt records, by what a record is.
+def likeness(
+    originals: Floats, rebuilt: Floats, known: Floats, guess: Floats | None = None, pictures: int = 0
+) -> Iterator[Finding | Exhibit]:
+    """Return the scores of rebuilt records, by what a record is, and show the first ones if asked for pictures.
 
     Parameters
     ----------
@@ -52,6 +54,8 @@ def likeness(originals: Floats, rebuilt: Floats, known: Floats, guess: Floats | 
         yield _mean("psnr", *(peak_signal_to_noise(originals, each, high - low) for each in shown))
     named = identification(originals, rebuilt)
     yield replace(named, chance=identification(originals, guess).value)
+    if pictures:
+        yield Exhibit(originals[:pictures].astype(np.float32), rebuilt[:pictures].astype(np.float32))
 
 
 def explained(originals: Floats, rebuilt: Floats, guess: Floats) -> Finding:
@@ -72,16 +76,14 @@ def recovered(originals: Floats, rebuilt: Floats, known: Floats) -> Floats:
     """Return ``[record]`` the share of columns of two values in which the nearer value is the true one."""
     low, high = known.min(0), known.max(0)
     nearer = np.where(rebuilt > (low + high) / 2, high, low)
-    share: Floats = (nearer == originals).mean(1)
-    return share
+    return np.asarray((nearer == originals).mean(1))
 
 
 def correlation(originals: Floats, rebuilt: Floats) -> Floats:
     """Return ``[record]`` Pearson's correlation along the last axis, as a mean over channels; 0 of what is constant."""
     a, b = (each - each.mean(-1, keepdims=True) for each in (originals, rebuilt))
     scale = np.sqrt(np.square(a).sum(-1) * np.square(b).sum(-1))
-    found: Floats = np.divide((a * b).sum(-1), scale, out=np.zeros_like(scale), where=scale > 1e-12).mean(1)
-    return found
+    return np.asarray(np.divide((a * b).sum(-1), scale, out=np.zeros_like(scale), where=scale > 1e-12).mean(1))
 
 
 def structural_similarity(originals: Floats, rebuilt: Floats, span: float) -> Floats:
@@ -101,8 +103,7 @@ def structural_similarity(originals: Floats, rebuilt: Floats, span: float) -> Fl
     side -= 1 - side % 2
 
     def averaged(x: Floats) -> Floats:
-        mean: Floats = sliding_window_view(x, (side, side), axis=(2, 3)).mean((-2, -1))
-        return mean
+        return np.asarray(sliding_window_view(x, (side, side), axis=(2, 3)).mean((-2, -1)))
 
     pixels = side * side
     sample = pixels / max(pixels - 1, 1)
@@ -112,15 +113,13 @@ def structural_similarity(originals: Floats, rebuilt: Floats, span: float) -> Fl
     cov = sample * (averaged(originals * rebuilt) - a * b)
     c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
     similar = (2 * a * b + c1) * (2 * cov + c2) / ((a * a + b * b + c1) * (var_a + var_b + c2))
-    found: Floats = similar.mean((1, 2, 3))
-    return found
+    return np.asarray(similar.mean((1, 2, 3)))
 
 
 def peak_signal_to_noise(originals: Floats, rebuilt: Floats, span: float) -> Floats:
     """Return ``[record]`` the peak signal-to-noise ratio in decibels, 100 at most."""
     error = np.square(originals - rebuilt).reshape(len(originals), -1).mean(1) / span**2
-    decibels: Floats = -10 * np.log10(np.maximum(error, 10 ** (-_MOST_DECIBELS / 10)))
-    return decibels
+    return np.asarray(-10 * np.log10(np.maximum(error, 10 ** (-_MOST_DECIBELS / 10))))
 
 
 def identification(originals: Floats, rebuilt: Floats) -> Finding:
@@ -143,8 +142,7 @@ def share_of(measure: str, share: float, n: int, chance: float = math.nan) -> Fi
 
 def _squares(difference: Floats) -> Floats:
     """Return ``[record]`` the sum of squares."""
-    found: Floats = np.square(difference).reshape(len(difference), -1).sum(1)
-    return found
+    return np.asarray(np.square(difference).reshape(len(difference), -1).sum(1))
 
 
 def _mean(measure: str, found: Floats, guessed: Floats) -> Finding:

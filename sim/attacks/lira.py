@@ -12,44 +12,22 @@ weighs their scores by Fisher's linear discriminant of the shadow models.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import scipy
 
-from sim.attacks.attack import Attack, Finding, Target
-from sim.attacks.membership_game import findings
-from sim.attacks.shadows import Floats, Mask, trials_of
+from sim.attacks.attack import Attack
+from sim.attacks.membership_game import played
+from sim.attacks.shadows import Floats, Mask
 
 LEAST_VARIANCE = 1e-10
 
 
-def carry_out(target: Target) -> Iterator[Finding]:
-    """Return the findings on the final model and on the models of rounds; nothing without held-out records."""
-    trials = trials_of(target)
-    if trials is None:
-        return
-    found: dict[int, tuple[Floats, Floats]] = {}
-    for adversary, logits in trials.logits.items():
-        if id(logits) not in found:  # the server and its clinics may see the same
-            found[id(logits)] = scores(logits, trials.inside)
-        online, offline = found[id(logits)]
-        yield from findings(target.plan, trials.population, trials.inside, online, adversary)
-        if len(logits) == 1:
-            yield from findings(target.plan, trials.population, trials.inside, offline, adversary, "offline_")
-
-
 def scores(logits: Floats, inside: Mask) -> tuple[Floats, Floats]:
-    """Return the log likelihood ratios of membership, online and offline, ``[model, record]`` each.
-
-    Parameters
-    ----------
-    logits : ndarray
-        ``[round, model, record]``.
-    inside : ndarray of bool
-        ``[model, record]``. Each model is the target in turn, and the others are its shadows.
-    """
+    """Return the log likelihood ratios of membership as :func:`sim.attacks.membership_game.played` takes them."""
     found = []
     for target in range(len(inside)):
         others = np.arange(len(inside)) != target
@@ -173,7 +151,7 @@ ATTACK = Attack(
     sentence="membership by the likelihood ratio of shadow models (Carlini et al. 2022)",
     adversary="model-user",
     uses="training and held-out records, exact: the scores of single records are compared",
-    carry_out=carry_out,
+    carry_out=partial(played, scores=scores),
     applies=lambda job: job.method.trains,
     options={"shadows": 31, "rounds": 5},
 )

@@ -9,15 +9,15 @@ records within clinics, both at once (pigeonhole bootstrap, Owen 2007).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.attacks.attack import Finding
-from sim.attacks.shadows import Floats, Mask, Population
+from sim.attacks.attack import Finding, Target
+from sim.attacks.shadows import Floats, Mask, Population, trials_of
 from sim.data.groups import read_groups
 from sim.foundation.rng import stream
 from sim.plan.plan import Plan
@@ -92,6 +92,28 @@ class Guesses:
         return np.array(found)
 
 
+def played(target: Target, scores: Callable[[Floats, Mask], tuple[Floats, Floats]]) -> Iterator[Finding]:
+    """Return the findings on the final model and on the models of rounds; nothing without held-out records.
+
+    Parameters
+    ----------
+    scores : callable
+        Makes ``[model, record]`` scores, online and offline, of ``[round, model, record]`` logits and of who is inside.
+        Each model is the target in turn, and the others are its shadows.
+    """
+    trials = trials_of(target)
+    if trials is None:
+        return
+    found: dict[int, tuple[Floats, Floats]] = {}
+    for adversary, logits in trials.logits.items():
+        if id(logits) not in found:  # the server and its clinics may see the same
+            found[id(logits)] = scores(logits, trials.inside)
+        online, offline = found[id(logits)]
+        yield from findings(target.plan, trials.population, trials.inside, online, adversary)
+        if len(logits) == 1:
+            yield from findings(target.plan, trials.population, trials.inside, offline, adversary, "offline_")
+
+
 def findings(
     plan: Plan, population: Population, inside: Mask, scores: Floats, adversary: Adversary, kind: str = ""
 ) -> Iterator[Finding]:
@@ -112,7 +134,7 @@ def findings(
     kind : str
         What the measures' names begin with.
     """
-    clinic = np.repeat(np.arange(len(population.sizes)), np.diff(population.records.offsets))
+    clinic = population.records.clinic
     everybody = np.ones(len(clinic), dtype=np.bool_)
     game = _Game(
         scores=scores,

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from sim.attacks.attack import Attack, Finding, Observer, Scalars
-from sim.attacks.label_norm import by_clusters, by_norm, by_spectrum, closeness
+from sim.attacks.label_norm import told
 from sim.attacks.labels import Floats, Labelled, few_of_each
 from sim.data.federation import Federation
 from sim.foundation.rng import stream
@@ -77,19 +77,11 @@ class CutGradients(Observer):
         everyone = Labelled.of(self._federation.train, len(self._federation.classes)).some(seen)
         if not seen.any():
             return
-        known = few_of_each(everyone, self._known * everyone.classes, self._rng("known-labels"))
-        if min(len(set(everyone.y[some].tolist())) for some in (known, ~known)) < 2:
-            return  # all are of one class, or so few that none is left to tell
-        labelled, unknown = everyone.some(~known), gradients[~known]
-        yield labelled.finding("label_auc", closeness(unknown, gradients[known], everyone.y[known], everyone.classes))
-        if everyone.classes == 2:
-            yield labelled.finding("norm_label_auc", by_norm(unknown, gradients[known], everyone.y[known]))
-            yield labelled.finding_up_to_names("spectral_label_auc", by_spectrum(unknown), self._rng("spectrum"))
-        clusters = by_clusters(unknown, everyone.classes, self._rng("clusters"))
-        yield labelled.finding_up_to_names("cluster_label_auc", clusters, self._rng("permuted"))
-
-    def _rng(self, purpose: str) -> np.random.Generator:
-        return stream(self._job.seed, f"attack.{purpose}")
+        seed = self._job.seed
+        known = few_of_each(everyone, self._known * everyone.classes, stream(seed, "attack.known-labels"))
+        if min(len(set(everyone.y[some].tolist())) for some in (known, ~known)) > 1:
+            # else all are of one class, or so few that none is left to tell
+            yield from told(gradients, everyone, known, seed)
 
 
 ATTACK = Attack(

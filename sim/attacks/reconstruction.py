@@ -170,7 +170,7 @@ def rows_at_the_cut(
         copies = np.sqrt(np.maximum(exposures, 1))
         noise = replace(noise, multipliers=tuple(float(m / c) for m, c in zip(noise.multipliers, copies, strict=True)))
         job = replace(job, rows=noise)
-    clinic_of = np.searchsorted(records.offsets, index, side="right") - 1
+    clinic_of = records.clinic[index]
     rows = []
     for clinic in np.unique(clinic_of):
         x = torch.tensor(records.x[index[clinic_of == clinic]])[None]

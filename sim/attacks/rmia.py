@@ -9,42 +9,28 @@ adversary cannot tell. Who sees the models of rounds multiplies their ratios.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import scipy
 
-from sim.attacks.attack import Attack, Finding, Target
-from sim.attacks.membership_game import findings
-from sim.attacks.shadows import Floats, Mask, trials_of
+from sim.attacks.attack import Attack
+from sim.attacks.membership_game import played
+from sim.attacks.shadows import Floats, Mask
 
 A = 0.3
 
 
-def carry_out(target: Target) -> Iterator[Finding]:
-    """Return the findings on the final model and on the models of rounds; nothing without held-out records."""
-    trials = trials_of(target)
-    if trials is None:
-        return
-    population, inside = trials.population, trials.inside
-    for adversary, logits in trials.logits.items():
-        online, offline = log_ratios(logits, inside)
-        yield from findings(target.plan, population, inside, pairwise(online), adversary)
-        if len(logits) == 1:
-            yield from findings(target.plan, population, inside, pairwise(offline), adversary, "offline_")
+def scores(logits: Floats, inside: Mask) -> tuple[Floats, Floats]:
+    """Return shares of records whose ratio is exceeded, as :func:`sim.attacks.membership_game.played` takes them."""
+    online, offline = log_ratios(logits, inside)
+    return pairwise(online), pairwise(offline)
 
 
 def log_ratios(logits: Floats, inside: Mask) -> tuple[Floats, Floats]:
     """Return the logarithms of p(x | model) / p(x), online and offline, ``[model, record]`` each.
 
     0 where there is no other model with, or without the record.
-
-    Parameters
-    ----------
-    logits : ndarray
-        ``[round, model, record]``.
-    inside : ndarray of bool
-        ``[model, record]``. Each model is the target in turn, and the others are its shadows.
     """
     p = scipy.special.expit(logits)
     means = []
@@ -70,7 +56,7 @@ ATTACK = Attack(
     sentence="membership by pairwise likelihood ratios of shadow models (Zarifzadeh et al. 2024)",
     adversary="model-user",
     uses="training and held-out records, exact: the scores of single records are compared",
-    carry_out=carry_out,
+    carry_out=partial(played, scores=scores),
     applies=lambda job: job.method.trains,
     options={"shadows": 31, "rounds": 5},
 )

@@ -51,7 +51,7 @@ class Population:
     def of(cls, federation: Federation) -> Population:
         """Return that of a run."""
         train, others = federation.train, federation.untrained
-        clinic = np.concatenate([_clinic_of(train), _clinic_of(others)])
+        clinic = np.concatenate([train.clinic, others.clinic])
         order = np.argsort(clinic, kind="stable")
         records = Records(
             np.concatenate([train.x, others.x])[order],
@@ -187,12 +187,7 @@ def own_class_logits(network: Network, model: Parameters, records: Records) -> F
     probabilities = Evaluator(network, records).predictions(model)
     own = probabilities[np.arange(len(records.y)), records.y].astype(np.float64)
     least = np.finfo(np.float64).eps
-    logits: Floats = np.log(np.maximum(own, least)) - np.log(np.maximum(probabilities.sum(1) - own, least))
-    return logits
-
-
-def _clinic_of(records: Records) -> NDArray[np.int64]:
-    return np.repeat(np.arange(len(records.offsets) - 1), np.diff(records.offsets))
+    return np.asarray(np.log(np.maximum(own, least)) - np.log(np.maximum(probabilities.sum(1) - own, least)))
 
 
 def _part(records: Records, mask: Mask) -> Records:

@@ -46,13 +46,10 @@ def carry_out(target: Target) -> Iterator[Finding | Exhibit]:
     head = job.part("head")
     passed = "head" in job.frozen or head.shapes().keys() <= visible(job, "server")
     first = head.select(seen if passed else job.network.initial_parameters(job.seed))
-    clinic = np.searchsorted(train.offsets, wanted, side="right") - 1
-    owner = clinic if job.protocol.movement == "own" else np.zeros_like(clinic)
+    owner = train.clinic[wanted] if job.protocol.movement == "own" else np.zeros_like(wanted)
     rebuilt = searched(head, first, rows, owner, plausible(known), int(options["steps"]), with_clone=not passed)
     x = train.x[wanted].astype(np.float64)
-    yield from likeness(x, rebuilt, known)
-    if pictures := int(options["pictures"]):
-        yield Exhibit(x[:pictures].astype(np.float32), rebuilt[:pictures].astype(np.float32))
+    yield from likeness(x, rebuilt, known, pictures=int(options["pictures"]))
 
 
 def searched(
@@ -112,8 +109,7 @@ def searched(
                 ):
                     value.grad = gradient
                 of_clones.step()
-    rebuilt: Floats = x.detach()[lane, slot].double().numpy()
-    return rebuilt
+    return np.asarray(x.detach()[lane, slot].double().numpy())
 
 
 ATTACK = Attack(

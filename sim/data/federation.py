@@ -36,6 +36,11 @@ class Records:
     # [record, measure] What the label is made of, for scoring: an amount, or a time and whether the event was seen
     measured: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
 
+    @property
+    def clinic(self) -> Ints:
+        """``[record]`` Whose it is."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Federation:

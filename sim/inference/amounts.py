@@ -20,8 +20,7 @@ def deviations(amount: Floats, block: Ints) -> Floats:
     """Return ``[record]`` each amount less the mean of its block."""
     with np.errstate(invalid="ignore"):
         means = np.bincount(block, amount) / np.bincount(block)
-    found: Floats = amount - means[block]
-    return found
+    return np.asarray(amount - means[block])
 
 
 def amount_scores(

@@ -117,8 +117,7 @@ class Evidence:
 
 
 def _of(contrasts: Floats, covariance: Floats) -> Floats:
-    found: Floats = np.maximum(np.einsum("ij,jk,ik->i", contrasts, covariance, contrasts), 0.0)
-    return found
+    return np.asarray(np.maximum(np.einsum("ij,jk,ik->i", contrasts, covariance, contrasts), 0.0))
 
 
 def _degrees(shares: Floats) -> Floats:

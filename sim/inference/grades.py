@@ -23,16 +23,14 @@ Ints = NDArray[np.int64]
 
 def expected_grades(probabilities: Floats) -> Floats:
     """Return each record's expected grade, from 0; ``[record]`` of ``[record, grade]``."""
-    found: Floats = probabilities @ np.arange(probabilities.shape[1])
-    return found
+    return np.asarray(probabilities @ np.arange(probabilities.shape[1]))
 
 
 def ranked_probability(probabilities: Floats, grade: Ints) -> Floats:
     """Return each record's squared differences of cumulative probability and truth, summed over the grades."""
     below = np.cumsum(probabilities, axis=1)[:, :-1]
     truth = grade[:, None] <= np.arange(below.shape[1])
-    found: Floats = ((below - truth) ** 2).sum(1)
-    return found
+    return np.asarray(((below - truth) ** 2).sum(1))
 
 
 def pairs_of_grades(score: Floats, grade: Ints, block: Ints) -> tuple[Floats, Floats]:

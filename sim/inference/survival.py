@@ -52,8 +52,7 @@ class Times:
     @property
     def counted(self) -> Mask:
         """``[record]`` Whether its event was seen, up to the horizon."""
-        found: Mask = self.event & (self.time <= self.edges[-1])
-        return found
+        return np.asarray(self.event & (self.time <= self.edges[-1]))
 
     def at(self, some: slice | Mask | Ints) -> Times:
         """Return those of some of the records."""
@@ -75,8 +74,7 @@ def time_lost(survival: Floats, edges: Floats) -> Floats:
     """Return ``[record]`` the mean time lost to the event up to the horizon: by it records are ranked."""
     widths = np.diff(edges, prepend=0.0)
     before = np.column_stack([np.ones(len(survival)), survival[:, :-1]])
-    lost: Floats = ((1 - (before + survival) / 2) * widths).sum(1)
-    return lost
+    return np.asarray(((1 - (before + survival) / 2) * widths).sum(1))
 
 
 def kaplan_meier(time: Floats, event: Mask) -> tuple[Floats, Floats]:
@@ -139,8 +137,7 @@ def _integrated(curve: Floats, edges: Floats) -> Floats:
     at = np.append(0.0, edges[known])
     if len(at) < 2:
         return np.full(len(curve), np.nan)
-    found: Floats = ((values[:, 1:] + values[:, :-1]) / 2 * np.diff(at)).sum(1) / at[-1]
-    return found
+    return np.asarray(((values[:, 1:] + values[:, :-1]) / 2 * np.diff(at)).sum(1) / at[-1])
 
 
 def integrated_brier(survival: Floats, times: Times) -> Floats:
@@ -159,8 +156,7 @@ def log_losses(survival: Floats, times: Times) -> Floats:
     survived = np.searchsorted(middles, times.time, side="right")
     gone = kept[rows, interval] - kept[rows, interval + 1]
     likelihood = np.where(times.counted, gone, kept[rows, np.where(times.counted, 0, survived)])
-    found: Floats = -np.log(np.maximum(likelihood, _LEAST))
-    return found
+    return np.asarray(-np.log(np.maximum(likelihood, _LEAST)))
 
 
 def _observed_risk(times: Times) -> float:

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from support import DP_SGD, plan_of, run_spec
 
 from sim.attacks.attack import Target
-from sim.attacks.lira import carry_out as lira_of
+from sim.attacks.lira import ATTACK as LIRA
 from sim.attacks.lira import moderated, scores
 from sim.attacks.membership_game import LEVELS, MEASURES, Guesses, bounds, findings, resampled
 from sim.attacks.rmia import log_ratios, pairwise
@@ -380,7 +380,7 @@ def test_the_worst_group_of_patients_is_scikit_learns(random_labels):
         roc_auc_score(trials.inside[:, own].ravel(), ratio[:, own].ravel())
         for own in (first < -0.5, (first >= -0.5) & (first < 0.5), first >= 0.5)
     ]
-    [worst] = [f for f in lira_of(target) if f.measure == "worst_group_auc" and f.adversary == "model-user"]
+    [worst] = [f for f in LIRA.carry_out(target) if f.measure == "worst_group_auc" and f.adversary == "model-user"]
     assert worst.value == pytest.approx(max(aucs))
     assert worst.low < worst.value < worst.high
 
