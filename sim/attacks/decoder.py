@@ -20,8 +20,7 @@ import torch
 from torch import nn
 
 from sim.attacks.attack import Attack, Exhibit, Finding, Target
-from sim.attacks.likeness import likeness
-from sim.attacks.priors import plausible
+from sim.attacks.likeness import likeness, plausible
 from sim.attacks.reconstruction import Floats, drawn, most_records, most_telling, rows_at_the_cut
 from sim.foundation.rng import stream
 from sim.models import seeded

@@ -31,8 +31,7 @@ from torch.nn import functional
 
 from sim.attacks.attack import Attack, Exhibit, Finding, Target
 from sim.attacks.decoder import inverse
-from sim.attacks.likeness import Floats, likeness, share_of
-from sim.attacks.priors import plausible
+from sim.attacks.likeness import Floats, likeness, plausible, share_of
 from sim.attacks.reconstruction import most_records, rows_at_the_cut
 from sim.data.federation import Records
 from sim.foundation.rng import stream

@@ -33,8 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sim.attacks.attack import Attack, Exhibit, Finding, Observer, Scalars
-from sim.attacks.likeness import Floats, likeness
-from sim.attacks.priors import plausible, total_variation
+from sim.attacks.likeness import Floats, likeness, plausible, total_variation
 from sim.data.federation import Federation
 from sim.foundation.rng import stream
 from sim.methods.job import Job

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sim.attacks.attack import Exhibit, Finding
 from sim.results.columns import UNITS, unit_of
@@ -151,3 +153,17 @@ def _mean(measure: str, found: Floats, guessed: Floats) -> Finding:
     least, most = UNITS[unit_of(measure) or ""]
     low, high = max(mean - error, least), min(mean + error, most)
     return Finding(measure=measure, value=mean, low=low, high=high, chance=float(guessed.mean()))
+
+
+def plausible(known: Floats) -> tuple[Floats, Floats]:
+    """Return least and largest values: of all pixels or samples; of a column its range widened by half at both ends."""
+    if known.ndim > 2:
+        return np.full(known.shape[1:], known.min()), np.full(known.shape[1:], known.max())
+    low, high = known.min(0), known.max(0)
+    return low - (high - low) / 2, high + (high - low) / 2
+
+
+def total_variation(x: Tensor) -> Tensor:
+    """Return the mean absolute difference of neighbours along the axes of ``[lane, record, channel, *axis]``."""
+    steps = [x.diff(dim=axis).abs().mean() for axis in range(3, x.dim()) if x.shape[axis] > 1]
+    return torch.stack(steps).sum() if steps else torch.zeros(())

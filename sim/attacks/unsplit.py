@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sim.attacks.attack import Attack, Exhibit, Finding, Target
-from sim.attacks.likeness import Floats, likeness
+from sim.attacks.likeness import Floats, likeness, plausible, total_variation
 from sim.attacks.observation import visible
-from sim.attacks.priors import plausible, total_variation
 from sim.attacks.reconstruction import drawn, most_records, most_telling, rows_at_the_cut
 from sim.models import Parameters, Part
 from sim.tensor.lanes import forward, leaves

@@ -55,7 +55,7 @@ def compare(
 
     if target:
         from sim.report.reading import read_results
-        from sim.report.target import target_frame
+        from sim.report.table import target_frame
 
         results = read_results(folder)
         caption = (

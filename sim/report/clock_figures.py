@@ -14,7 +14,7 @@ from sim.methods.labels import label_of
 from sim.plan.drawn_round import round_frame, round_words
 from sim.plan.first_round import UPLINKS, Crossing, FirstRound, crossings, first_rounds, uplink_seconds
 from sim.plan.plan import Plan
-from sim.report.gantt import round_chart
+from sim.report.cost_charts import round_chart
 from sim.report.look import Spec, colours_of, field, layer, numbers, picture_spec, rows
 
 _WHOLE_OR_VANILLA, _U_SHAPED = "whole or vanilla", "U-shaped"

@@ -1,22 +1,77 @@
-"""Charts of time by phase and traffic by kind."""
+"""Charts of time by phase and traffic by kind, and a picture of one round: who does what when, and who waits."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
 
+import pandas as pd
+
 from sim.methods.messages import Kind
 from sim.methods.protocol import ALIGNMENT, SECURE
 from sim.plan.load import EDGE_PHASES
-from sim.report.gantt import PHASES, time_unit
-from sim.report.look import GREY, Sheet, Spec, field, numbers, prefixed
+from sim.report.look import GREY, Sheet, Spec, field, numbers, prefixed, rows
 
+# Okabe and Ito's colours, which people with colour-blindness can tell apart, and grey.
+PHASES = {
+    "download": ("receives", "#56B4E9"),
+    "clinic": ("computes", "#E69F00"),
+    "upload": ("sends", "#0072B2"),
+    "server": ("the server computes for it", "#CC79A7"),
+    "edge": ("the edge server computes for it", "#009E73"),
+    "to cloud": ("the edge server sends on", "#D55E00"),
+    "from cloud": ("the cloud sends back", "#E9A27B"),
+    "waiting": ("waits", "#595959"),
+}
+_UNITS = (("hours", 3600.0, 7200.0), ("minutes", 60.0, 300.0), ("seconds", 1.0, 1.0), ("milliseconds", 1e-3, 0.0))
+"""Name, seconds, and the shortest round it is used for."""
 _COLOURS = (
     *("#0072B2", "#8C6D31", "#56B4E9", "#999999", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#6A3D9A", "#7A8B00"),
     *("#A6CEE3", "#33A02C", "#B15928", "#FDBF6F"),
 )
 _KINDS = dict(zip((*map(str, Kind), SECURE, ALIGNMENT), _COLOURS, strict=True))
 _PHASES = {phase: colour for phase, (_, colour) in PHASES.items()} | {"waiting": "#999999"}  # seen on a dark page too
+
+
+def time_unit(most: float) -> tuple[str, float]:
+    """Return the unit in which people would read times up to a largest, and its seconds."""
+    return next((name, seconds) for name, seconds, shortest in _UNITS if most >= shortest)
+
+
+def round_chart(frame: pd.DataFrame, title: str, words: Sequence[str]) -> Spec:
+    """Draw a round, a row a clinic and a row a worker of the server.
+
+    Parameters
+    ----------
+    words : sequence of str
+        Lines below the title, as `round_words` returns them.
+    """
+    total = float(frame["end"].max())
+    unit, seconds = time_unit(total)
+    bars = frame.assign(
+        what=[PHASES[phase][0] for phase in frame["phase"]], start=frame["start"] / seconds, end=frame["end"] / seconds
+    )
+    present = dict(PHASES[phase] for phase in PHASES if (frame["phase"] == phase).any())
+    scale = {"domain": [0, total / seconds], "nice": False}
+    colours = {"domain": list(present), "range": list(present.values())}
+    return {
+        "data": {"values": rows(bars)},
+        "title": {"text": title, "subtitle": list(words)},
+        "description": " ".join([title, *words]),
+        "width": 760,
+        "height": {"step": 17},
+        "mark": {"type": "bar", "height": 12},
+        "encoding": {
+            "x": field("start:Q", title=f"{unit} since the round began", scale=scale, axis={"tickCount": 10}),
+            "x2": {"field": "end"},
+            "y": field("row:N", sort=list(dict.fromkeys(frame["row"])), title=None, axis={"labelLimit": 200}),
+            "color": field("what:N", title=None, scale=colours, legend={"orient": "top"}),
+            "tooltip": [
+                *(field(f"{name}:N") for name in ("row", "what")),
+                *numbers("start", "end", form=".4g"),
+            ],
+        },
+    }
 
 
 def time_panel(sheet: Sheet, most: float, phases: Collection[str]) -> Spec:

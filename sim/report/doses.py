@@ -6,12 +6,11 @@ from functools import partial
 
 import pandas as pd
 
-from sim.report.equal import Names, equals, together_by_level
 from sim.report.figure import Figure
 from sim.report.figures import spans
 from sim.report.held_out import HeldOut
 from sim.report.look import Sheet, Spec, dots, field, interval, layer, numbers
-from sim.report.points import with_bounds
+from sim.report.points import Names, equals, together_by_level, with_bounds
 from sim.report.spoken import spoken
 from sim.report.summary import summarise, swept_keys
 from sim.results.columns import NOISE_KEYS

@@ -8,16 +8,14 @@ from functools import partial
 import pandas as pd
 
 from sim.foundation.text import listed, score_text
+from sim.report.course_charts import joining_panel, size_panel
 from sim.report.curves import calibration, roc
 from sim.report.decision import map_frame, map_stripes
 from sim.report.decision_chart import map_note, map_panel
-from sim.report.equal import Names, together_by_level
 from sim.report.evidence_charts import calibration_panel, forest_panel, groups_panel, roc_panel, tuning_panel
 from sim.report.figure import Figure
 from sim.report.joining import ALONE, MANY, OTHERS, joining, joining_points, not_joined
-from sim.report.joining_charts import joining_panel, size_panel
-from sim.report.patients import group_points
-from sim.report.points import ANOTHER, MEAN, elsewhere_points
+from sim.report.points import ANOTHER, MEAN, Names, elsewhere_points, group_points, together_by_level
 from sim.report.spoken import Spoken, spoken
 from sim.report.study import StudyResults
 from sim.report.tuning import at_the_edge, tuning_points

@@ -12,7 +12,6 @@ from sim.report.attacks import attack_figures
 from sim.report.cost_charts import round_panel, time_panel, traffic_panel
 from sim.report.course_charts import clinics_panel, learning_panel
 from sim.report.doses import dose_figure, dose_points
-from sim.report.equal import equals, members_of, together_by_level
 from sim.report.evidence_figures import evidence_figures
 from sim.report.figure import Figure, Gallery
 from sim.report.figures import metrics_of, privacy_accuracy_chart, spans
@@ -21,9 +20,12 @@ from sim.report.look import Spec, looks
 from sim.report.points import (
     by_clinic,
     by_privacy,
+    equals,
     largest_epsilons,
     learning,
+    members_of,
     per_group,
+    together_by_level,
     told_adversaries,
     trade_offs,
 )

@@ -24,11 +24,11 @@ from sim.report.attacks import attack_tables, attack_words
 from sim.report.figure import Gallery
 from sim.report.gallery import gallery
 from sim.report.look import INK
-from sim.report.patients import gap_frame, group_points
+from sim.report.points import group_points
 from sim.report.privacy import method_privacy, not_covered, outside, unprotected
 from sim.report.prose import own_text, page
 from sim.report.reconstructions import write_reconstructions
-from sim.report.resources import clinic_rows, demand_frame, resource_frame, worst_frame
+from sim.report.resources import clinic_rows, demand_frame, gap_frame, resource_frame, worst_frame
 from sim.report.spoken import spoken
 from sim.report.study import StudyResults
 from sim.report.summary import adjacency_of

@@ -10,9 +10,8 @@ import pandas as pd
 
 from sim.foundation.text import count_text, span_text
 from sim.inference.clinics import by_clinic
-from sim.report.equal import Names, together_by_level
 from sim.report.held_out import HeldOut
-from sim.report.points import with_bounds
+from sim.report.points import Names, together_by_level, with_bounds
 from sim.report.spoken import between_parties, spoken
 from sim.report.summary import PREVALENCE, is_centralised, summarise, swept_keys, trains_alone
 from sim.results.columns import NOISE_KEYS

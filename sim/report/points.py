@@ -7,8 +7,8 @@ noise. Each function returns one row a mark, so that a chart's data is also a ta
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,12 +18,14 @@ from sim.foundation.text import value_text
 from sim.inference.clinics import by_clinic as clinics_of
 from sim.inference.hospitals import over_clinics
 from sim.inference.scores import scored
-from sim.report.equal import Names, together
+from sim.methods.labels import method_label
 from sim.report.held_out import HeldOut
 from sim.report.spoken import spoken
 from sim.report.summary import ADVERSARIES, adversaries_in, summarise, swept_keys
 from sim.results.columns import NOISE_KEYS
 
+Names: TypeAlias = dict[str, str]
+"""By series, its name: its own, or one for all that are equal."""
 _ROUNDS: Final = 31
 """More rounds than this are thinned, evenly and with the first and the last."""
 
@@ -32,6 +34,50 @@ _CLINICS: Final = 20
 
 _GROUP: Final = ["series", "level"]
 MEAN, ANOTHER = "mean of all clinics", "another clinic (prediction)"
+
+
+def equals(ok: pd.DataFrame, columns: Sequence[str]) -> Names:
+    """Name series that have the same values in every run, bit for bit, together: "FedAvg = SplitFed V1, vanilla".
+
+    Where all cuts and settings of a method are equal they are not named.
+    """
+    labels = ok["strategy"].map(method_label)
+    label_of = dict(zip(ok["series"], labels, strict=True))
+    found: dict[bytes, list[str]] = {}
+    for series, own in ok.assign(level=ok["level"].cat.codes).groupby("series", sort=False):
+        values = own.sort_values(["level", "seed"])[["level", "seed", *columns]].to_numpy(float)
+        found.setdefault(values.tobytes(), []).append(str(series))
+    names: Names = {}
+    for alike in found.values():
+        whole = [name for name in labels.unique() if set(ok.loc[labels == name, "series"]) <= set(alike)]
+        told = dict.fromkeys(
+            label_of[series] if len(alike) > 1 and label_of[series] in whole else series for series in alike
+        )
+        names |= dict.fromkeys(alike, " = ".join(told))
+    return names
+
+
+def together(table: pd.DataFrame, names: Names) -> pd.DataFrame:
+    """Keep the first of the table's series that share a name, under that name."""
+    there = set(table["series"])
+    firsts = {name: series for series, name in reversed(names.items()) if series in there}
+    kept = table[table["series"].isin(set(firsts.values()))]
+    return kept.assign(series=kept["series"].map(names))
+
+
+def together_by_level(table: pd.DataFrame, names: Mapping[str, Names]) -> pd.DataFrame:
+    """Keep one of the series that are equal at a level; `names` by level."""
+    return pd.concat([together(table[table["level"] == level], own) for level, own in names.items()], ignore_index=True)
+
+
+def members_of(named: Iterable[Names]) -> dict[str, list[str]]:
+    """Return the series of every name that several share, in reading order."""
+    return {
+        shared: [series for series, name in names.items() if name == shared]
+        for names in named
+        for shared in dict.fromkeys(names.values())
+        if shared not in names
+    }
 
 
 def noise_key(ok: pd.DataFrame) -> str | None:
@@ -243,3 +289,22 @@ def elsewhere_points(away: pd.DataFrame, held_out: HeldOut) -> pd.DataFrame:
         every = every.drop(columns="predicted", errors="ignore").rename(columns={"method": "series"})
         parts.append(with_bounds(every, words.least).assign(level=level))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def group_points(ok: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
+    """Compute what is drawn: ``series, level, column, patients, records, n, mean, lower, upper``.
+
+    `patients` names a group; intervals are over seeds. Groups that cannot be scored are left out.
+
+    Parameters
+    ----------
+    groups : DataFrame
+        ``groups.parquet`` of all runs, with a column `run_id`.
+    """
+    named = groups.rename(columns={"group": "column", "level": "patients"})
+    joined = named.merge(ok[["run_id", "series", "level", "status"]], on="run_id")
+    by, words = ["series", "level", "column", "patients"], spoken(groups)
+    table = with_bounds(summarise(joined, by, words.within), words.least).dropna(subset="mean")
+    records = joined.groupby(by, observed=True)["records"].mean().rename("records").reset_index()
+    table = table.merge(records, on=by)
+    return table.assign(patients=table["column"] + ": " + table["patients"])

@@ -136,3 +136,21 @@ def clinic_rows(study: StudyResults) -> pd.DataFrame:
 
 
 _flops_text = partial(amount_text, unit="FLOP")
+
+
+def gap_frame(points: pd.DataFrame) -> pd.DataFrame:
+    """Lay out the gaps as text: a row a method and level, a column a column of groups.
+
+    The highest less the lowest mean score of a group, and which group has the lowest.
+    """
+    rows = []
+    for (series, level), own in points.groupby(["series", "level"], sort=False, observed=True):
+        cells = {}
+        for column, each in own.groupby("column", sort=False):
+            least = each.sort_values("mean", kind="stable").iloc[0]
+            gap = score_text(float(each["mean"].max() - least["mean"]))
+            cells[str(column)] = (
+                f"{gap} (lowest: {str(least['patients']).partition(': ')[2]}, {score_text(least['mean'])})"
+            )
+        rows.append({"Method": str(series), "Privacy": str(level), **cells})
+    return pd.DataFrame(rows).fillna("–")

@@ -10,8 +10,7 @@ import pandas as pd
 from sim.foundation.text import value_text
 from sim.methods.labels import method_label
 from sim.report.elsewhere import few
-from sim.report.equal import Names, together_by_level
-from sim.report.points import with_levels
+from sim.report.points import Names, together_by_level, with_levels
 from sim.report.summary import PREVALENCE, successful_runs
 from sim.results.columns import is_tuned
 from sim.scenario.spec import TUNED

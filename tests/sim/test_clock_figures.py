@@ -15,7 +15,7 @@ from sim.plan.first_round import FirstRound, crossings, uplink_seconds
 from sim.plan.load import Leg, RoundLoad
 from sim.plan.queues import PlanClock
 from sim.report.clock_figures import crossing_sentences, uplink_chart
-from sim.report.gantt import round_chart
+from sim.report.cost_charts import round_chart
 from sim.scenario.clinics import ClinicResources, ServerResources
 
 VANILLA = (

@@ -9,7 +9,8 @@ from report_studies import make_runs, make_study
 
 from sim.report.gallery import gallery
 from sim.report.html import write_report
-from sim.report.patients import gap_frame, group_points
+from sim.report.points import group_points
+from sim.report.resources import gap_frame
 
 pytestmark = pytest.mark.usefixtures("no_vega")
 

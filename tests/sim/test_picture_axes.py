@@ -6,8 +6,7 @@ import pytest
 import vl_convert
 
 from sim.report.cost_charts import round_panel, time_panel
-from sim.report.course_charts import learning_panel
-from sim.report.joining_charts import joining_panel
+from sim.report.course_charts import joining_panel, learning_panel
 from sim.report.look import Look, paper, picture_spec, prefixed
 
 LOOKS = [Look("FedAvg", "#0072B2", "circle", (1, 0)), Look("Local", "#999999", "circle", (1, 0))]

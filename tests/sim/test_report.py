@@ -22,13 +22,12 @@ from scipy import stats
 from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text
 from sim.methods.labels import method_label
 from sim.report.answer import answers, compared
-from sim.report.equal import equals, together
 from sim.report.figures import NO_DP, curve_table, privacy_accuracy_chart, reference_table, target_order
 from sim.report.gallery import gallery, study_pictures
 from sim.report.held_out import HeldOut
 from sim.report.html import write_report
 from sim.report.pictures import draw
-from sim.report.points import learning, with_levels
+from sim.report.points import equals, learning, together, with_levels
 from sim.report.resources import worst_frame
 from sim.report.summary import ADVERSARIES, successful_runs, summarise, swept_keys
 from sim.report.table import caption, console_table, results_frame

@@ -6,7 +6,7 @@ from support import call_suture, plan_of, run_spec, write_csv
 
 from sim.foundation.problems import ScenarioError
 from sim.report.study import StudyResults
-from sim.report.target import first_rounds_at, target_frame
+from sim.report.table import first_rounds_at, target_frame
 from sim.results.store import as_table
 
 AUC = {"a0": [0.5, 0.7, 0.81, 0.79], "a1": [0.5, 0.85, 0.9, 0.9], "b0": [0.5, 0.6, 0.6, 0.6]}
