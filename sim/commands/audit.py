@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.commands.common import StudyFolder, Trust, wide_console
+from sim.commands.common import Jobs, StudyFolder, Trust, wide_console
 from sim.foundation.text import epsilon_text
 
 if TYPE_CHECKING:
@@ -41,10 +41,7 @@ def audit(
     one_run: Annotated[
         bool, typer.Option("--one-run", help="One training with that many canaries, for large models; bounds are low.")
     ] = False,
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", min=1, max=4096, help="Number of worker processes; one per processor by default."),
-    ] = None,
+    jobs: Jobs = None,
     trust: Trust = False,
 ) -> None:
     """Train with canaries, and print a lower bound at 95 % beside every finite epsilon; one above a claim is an error.

@@ -27,6 +27,10 @@ Overrides = Annotated[
 Only = Annotated[
     list[str] | None, typer.Option("--only", metavar="STRATEGY", help="Run only this strategy; repeatable.")
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", min=1, max=4096, help="Number of worker processes; one per processor by default."),
+]
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="The study's folder, OUT/<study>.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, OUT/<study>/<run-id>.")]
 Trust = Annotated[

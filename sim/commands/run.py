@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.commands.common import Only, Out, Overrides, ScenarioFile, planned, print_results, wide_console
+from sim.commands.common import Jobs, Only, Out, Overrides, ScenarioFile, planned, print_results, wide_console
 from sim.foundation.lazy import loading
 from sim.foundation.problems import ScenarioError
 
@@ -27,10 +27,7 @@ class EngineName(StrEnum):
 def run(
     file: ScenarioFile,
     out: Out = Path("results"),
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", min=1, max=4096, help="Number of worker processes; one per processor by default."),
-    ] = None,
+    jobs: Jobs = None,
     overrides: Overrides = None,
     only: Only = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed run.")] = False,

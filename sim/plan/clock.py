@@ -97,21 +97,17 @@ class ClosedFormClock(RoundClock):
             batch = _total(spent.both, load)
             completed = begin[load.lane_and_step[0]] + _so_far(batch, load)
             finish = begin + load.by_lane(batch) + end * load.ends
-        return RoundTime(
-            seconds=all_over(load, spent, finish) + spent.common,
-            phases=spent.phases(load),
-            finish=finish,
-            completed=completed,
-        )
+        return timed(load, spent, finish, completed)
 
 
-def all_over(load: RoundLoad, spent: Durations, finish: Floats) -> float:
-    """Return when the server has everything that it waits for, from when each lane has finished."""
-    if load.edges is None:
-        return float(finish.max(initial=0.0))
-    at_edge = spent.edge_begin.copy()
-    np.maximum.at(at_edge, load.edges.home, finish)
-    return float((at_edge + spent.edge_end).max())
+def timed(load: RoundLoad, spent: Durations, finish: Floats, completed: Floats) -> RoundTime:
+    """Return the time of a round from when each lane has finished, and each batch has been trained on."""
+    over = float(finish.max(initial=0.0))
+    if load.edges is not None:
+        at_edge = spent.edge_begin.copy()
+        np.maximum.at(at_edge, load.edges.home, finish)
+        over = float((at_edge + spent.edge_end).max())
+    return RoundTime(seconds=over + spent.common, phases=spent.phases(load), finish=finish, completed=completed)
 
 
 def _total(legs: Sequence[Floats], load: RoundLoad) -> Floats:
@@ -186,13 +182,7 @@ class JoinedClock(RoundClock):
                 heappush(arrivals, (*ways[number].send(start), number))
         finish = now + spent.end * load.ends
         spans += _messages("up", now, finish)
-        return RoundTime(
-            seconds=float(finish.max(initial=0.0)) + spent.common,
-            phases=spent.phases(load),
-            finish=finish,
-            completed=completed,
-            spans=tuple(spans),
-        )
+        return replace(timed(load, spent, finish, completed), spans=tuple(spans))
 
 
 def _messages(way: str, start: Floats, end: Floats) -> list[Span]:

@@ -249,6 +249,7 @@ def _plan(job: Job, counts: Counts, sigmas: tuple[float, ...], release_noise: tu
     delta, unit, everyone = spec.privacy.delta or 0.0, spec.privacy.unit, range(len(job.sizes))
     after = afterwards(job, counts.clock.resources)
     use = _Use.of(counts, after)
+    busy = float(use.served.sum()) + math.fsum(t.common_server_flops for t in counts.loads) / spec.server.compute
     names = PHASE_NAMES if job.edges is None else (*PHASE_NAMES, *EDGE_PHASES)
     phases = {phase: float(sum(t.phases[phase].sum() for t in times)) for phase in names}
     phases["clinic"] += float(after.seconds.sum())
@@ -273,7 +274,7 @@ def _plan(job: Job, counts: Counts, sigmas: tuple[float, ...], release_noise: tu
         round_seconds=with_afterwards([t.seconds for t in times], after),
         bytes_after=tuple(counts.bytes_after),
         phase_seconds=phases | {"waiting": float(sum(t.waiting.sum() for t in times))},
-        server_busy_share=use.server_busy_share(counts, spec),
+        server_busy_share=busy / (spec.server.workers * use.seconds) if use.seconds else 0.0,
         clinic_flops=counts.clinic_flops + int(after.flops.sum()),
         server_flops=counts.server_flops,
         peak_clinic_bytes=int(counts.peak_bytes().max()),
@@ -306,11 +307,6 @@ class _Use:
         computed += after.seconds
         flops += after.flops
         return cls(served=served, computed=computed, on_line=on_line, flops=flops, seconds=seconds)
-
-    def server_busy_share(self, counts: Counts, spec: RunSpec) -> float:
-        """Return the share of the run's time in which a worker of the server is at work."""
-        common = math.fsum(load.common_server_flops for load in counts.loads) / spec.server.compute
-        return (float(self.served.sum()) + common) / (spec.server.workers * self.seconds) if self.seconds else 0.0
 
 
 def _clinic_plans(

@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from sim.plan.clock import ClosedFormClock, JoinedClock, RoundClock, RoundTime, Span, all_over
+from sim.plan.clock import ClosedFormClock, JoinedClock, RoundClock, RoundTime, Span, timed
 from sim.plan.durations import Durations
 from sim.plan.load import PHASES, Floats, Ints, RoundLoad
 from sim.scenario.clinics import ClinicResources, EdgeResources, ServerResources
@@ -78,12 +78,7 @@ class QueueClock(RoundClock):
         finish = np.zeros(len(lengths))
         finish[lengths > 0] = ends[last[lengths > 0] - 1]
         completed = ends[of_batch + len(batch) - 1]
-        time = RoundTime(
-            seconds=all_over(load, spent, finish) + spent.common,
-            phases=spent.phases(load),
-            finish=finish,
-            completed=completed,
-        )
+        time = timed(load, spent, finish, completed)
         if not trace:
             return time
         spans = []

@@ -97,28 +97,23 @@ class Scenario(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _hold_first_tuned_values(cls, written: Any) -> Any:
-        if not isinstance(written, Mapping) or not isinstance(written.get("tune"), Mapping):
-            return written
-        held = without_tuned(written, ())
-        for key, values in tuned_in(written).items():
-            first = values.get("low") if isinstance(values, Mapping) else next(iter(values), None)
-            keys = way_to(key, held.get("strategies"))
-            with suppress(ValueError):  # what is no table is reported as such
-                held = held if _holds(held, keys) or first is None else replaced(held, keys, first)
-        return held
-
-    @model_validator(mode="before")
-    @classmethod
-    def _hold_first_swept_values(cls, written: Any) -> Any:
-        if not isinstance(written, Mapping) or not isinstance(written.get("sweep"), Mapping):
-            return written
-        held = {**written, "sweep": flat(written["sweep"])}
-        for key, values in held["sweep"].items():
-            if _may_be_swept(key) and isinstance(values, list | tuple) and values:
-                with suppress(ValueError):  # what is no table is reported as such
-                    held = replaced(held, key.split("."), values[0])
-        return held
+    def _hold_first_values(cls, written: Any) -> Any:
+        """Put the first value of each swept key, and of each tuned key without one, in its place."""
+        held = written if isinstance(written, Mapping) else {}
+        if isinstance(held.get("sweep"), Mapping):
+            held = {**held, "sweep": flat(held["sweep"])}
+            for key, values in held["sweep"].items():
+                if _may_be_swept(key) and isinstance(values, list | tuple) and values:
+                    with suppress(ValueError):  # what is no table is reported as such
+                        held = replaced(held, key.split("."), values[0])
+        if isinstance(held.get("tune"), Mapping):
+            held = without_tuned(held, ())
+            for key, values in tuned_in(held).items():
+                first = values.get("low") if isinstance(values, Mapping) else next(iter(values), None)
+                keys = way_to(key, held.get("strategies"))
+                with suppress(ValueError):  # likewise
+                    held = held if _holds(held, keys) or first is None else replaced(held, keys, first)
+        return held if isinstance(written, Mapping) else written
 
     @classmethod
     def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
