@@ -32,15 +32,12 @@ class Session:
     ----------
     name : str
         Tells the turns apart that are in progress at one node at the same time.
-    job : Job
-    group : NodeGroup
     clinics : list of int
         The clinic of each lane.
     trainers : dict of str to Trainer
         ``head`` and, U-shaped, ``tail``.
     batches : Batches
         The round's batches.
-    server_round : int
     step, last : int
         The batch in flight, and the one after the turn's last.
     record : dict

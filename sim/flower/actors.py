@@ -78,10 +78,6 @@ class ActorHosts:
     ----------
     nodes : int
         How many.
-
-    Attributes
-    ----------
-    actors : list of actor
     """
 
     def __init__(self, nodes: int) -> None:

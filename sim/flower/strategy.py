@@ -35,7 +35,6 @@ class Rounds(Strategy):
 
     Attributes
     ----------
-    exchange : GridExchange
     state : State or None
         None before the first round.
     """

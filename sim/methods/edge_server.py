@@ -38,7 +38,6 @@ class Passage:
 
     Attributes
     ----------
-    name : str
     clinics : list of int
         In lane order.
     server_round, step : int

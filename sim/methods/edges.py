@@ -30,7 +30,6 @@ class Edges:
 
     Attributes
     ----------
-    names : tuple of str
     home : ndarray
         ``[clinic]`` the edge server of each.
     """

@@ -35,10 +35,6 @@ S = TypeVar("S", bound=State)
 class Exchange(ABC):
     """The exchange with the clinics, round by round, as the server sees it.
 
-    Parameters
-    ----------
-    job : Job
-
     Attributes
     ----------
     job : Job

@@ -34,7 +34,6 @@ class Form(NamedTuple):
     ----------
     shape : tuple of int
         Without the lane axis.
-    dtype : torch.dtype
     negative : bool
         Whether its values may lie below 0.
     """
@@ -46,10 +45,6 @@ class Form(NamedTuple):
 
 class Forms:
     """The arrays of a job's messages.
-
-    Parameters
-    ----------
-    job : Job
 
     Attributes
     ----------

@@ -23,12 +23,6 @@ class JoinedTurn(ServedTurns):
 
     A party that is away sends nothing, and the server puts zeros in its place; likewise of one that the region does not
     have.
-
-    Parameters
-    ----------
-    exchange : Exchange
-    parties : Parties
-    region : int
     """
 
     def __init__(self, exchange: Exchange, parties: Parties, region: int) -> None:

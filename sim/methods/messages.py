@@ -163,7 +163,6 @@ class OfBatch(Instruction):
 
     Attributes
     ----------
-    turn : str
     step : int
         The batch.
     rows : list of int

@@ -33,7 +33,6 @@ class Pool:
     ----------
     job : Job
         The run's, with the pool for its only clinic.
-    records : NodeGroup
     trainer : Trainer
         Of the whole model, or of the body; its optimiser's state lives on between rounds.
     """

@@ -48,11 +48,6 @@ class AbsentError(ExchangeError):
     clinics : sequence of int
     text : str
         What they did not do.
-
-    Attributes
-    ----------
-    clinics : tuple of int
-    text : str
     """
 
     def __init__(self, clinics: Sequence[int], text: str) -> None:
@@ -83,7 +78,6 @@ class Expected:
 
     Attributes
     ----------
-    clinics : list of int
     rows : list of int
         Real rows in each lane, for row-wise kinds.
     payload, parts : tuple of Kind
@@ -103,13 +97,7 @@ class Expected:
 
 
 class Due:
-    """What the nodes have been asked and not answered yet.
-
-    Parameters
-    ----------
-    job : Job
-    forms : Forms
-    """
+    """What the nodes have been asked and not answered yet."""
 
     def __init__(self, job: Job, forms: Forms) -> None:
         self._job = job

@@ -92,7 +92,6 @@ class LocalTraining(Work):
         Holds the records of the trainer's clinics.
     job : Job
         Draws the batches.
-    server_round : int
     """
 
     trainer: Trainer

@@ -30,14 +30,12 @@ class TurnTraining(Work):
 
     Attributes
     ----------
-    job : Job
     group : NodeGroup
         Holds the records of the turn's clinics.
     clinics : list of int
         In lane order.
     trainers : dict of str to Trainer
         ``head``, ``body`` and, U-shaped, ``tail``; changed in place.
-    server_round : int
     first, last : int
         The batches: the first, and the one after the last.
     row_bytes : dict of Kind to int

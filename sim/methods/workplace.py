@@ -44,14 +44,10 @@ class Workplace:
 
     Attributes
     ----------
-    job : Job
-    forms : Forms
-    group : NodeGroup
     program : Program
         Does what the clinics train.
     with_server : bool
         Whether the server is in this process, and does a turn's batches without messages.
-    memory : Memory
     live : dict
         Objects that stand for what the memory holds, as long as this process goes on with it.
     """

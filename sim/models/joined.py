@@ -98,12 +98,7 @@ def side_by_side(head: Part) -> Part:
 
 
 class Columns(nn.Module):
-    """Some columns of a record.
-
-    Parameters
-    ----------
-    columns : sequence of int
-    """
+    """Some columns of a record."""
 
     def __init__(self, columns: Sequence[int]) -> None:
         super().__init__()
