@@ -16,8 +16,6 @@ Of a lost clinic the body keeps the batches that it has seen; its head never arr
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from sim.methods.method import Method, State
@@ -46,11 +44,11 @@ def one_body_round(exchange: Exchange, state: OneBody) -> OneBody:
     for k, turn in turns.items():
         if not exchange.batches_of(k):
             turn.begin(heads)
-    for k, batches in groupby(exchange.schedule, key=itemgetter(0)):
-        body, steps = exchange.body_serving(k, body, state.model), [step for _, step in batches]
-        if steps[0] == 0:
+    for k, batches in exchange.turns:
+        body = exchange.body_serving(k, body, state.model)
+        if batches[0] == 0:
             turns[k].begin(heads)
-        turns[k].serve(body, len(steps))
+        turns[k].serve(body, len(batches))
         exchange.count_noise(body, [k])
     back = exchange.joined([turn.back for turn in turns.values()])
     if body is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -12,24 +11,32 @@ _OF_A_COLUMN = ("mean and deviation of ", "constant for missing ", "levels of ")
 """How the name of a statistic begins that is of the column named behind it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """Public facts of a federation, and the one secret that keys noise."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shared:
+    """What federation and facts both tell."""
 
-    # names, classes: the clinics that train, and what the labels stand for
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # The clinics that train, in the order of their clinic axis
     everyone: tuple[str, ...]  # Those and the clinics that are held out as a whole, in the order of the source
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # What the labels stand for; none where times or amounts are predicted
+    # Every statistic that the preprocessing used, as "public" or "non-private", and, as "simulated", what made
+    # the clinics out of the records and is no statistic of theirs
+    statistics: dict[str, str]
+    clinics_of_a_patient: int = 1  # The largest number of clinics that have training records of one patient
+    # Under a vertical layout, who holds which features
+    places: Places = field(default_factory=Places)
+    known: tuple[int, ...] = ()  # By place, its records, shared or not; empty where all know the same patients
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts(Shared):
+    """Public facts of a federation, and the one secret that keys noise.
+
+    Under a vertical layout, the clinics are places of parties, and sizes count a region's patients for each of its.
+    """
+
     sizes: tuple[int, ...]  # [clinic] training records
     records: int  # Of all clinics, held-out and validation records too
     input_shape: tuple[int, ...]  # Of one record
-    # Every statistic that the preprocessing used, as "public" or "non-private", and, as "simulated", what made
-    # the clinics out of the records and is no statistic of theirs
-    statistics: Mapping[str, str]
-    clinics_of_a_patient: int  # The largest number of clinics that have training records of one patient
-    # Under a vertical layout, the clinics are places of parties, and sizes count a region's patients for each of its
-    places: Places = field(default_factory=Places)
-    known: tuple[int, ...] = ()  # [clinic] then each place's records, shared or not; empty where all are shared
     fingerprint: str  # Digest of all records; who lacks one of them cannot form it. It is secret, and written nowhere.
 
     @property

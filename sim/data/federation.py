@@ -1,7 +1,7 @@
 """The clinics' records: read, checked, dealt out to clinics, split, and scaled."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.data.facts import Facts
+from sim.data.facts import Facts, Shared
 from sim.data.parties import Places, known_patients, present
 from sim.foundation.problems import ScenarioError
 from sim.scenario import DataSpec, HeartDisease, Loader, Npz, TableFile
@@ -43,32 +43,21 @@ class Records:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Federation:
-    """Clinics with their training, validation and held-out records."""
+class Federation(Shared):
+    """Clinics with their training, validation and held-out records.
 
-    names: tuple[str, ...]  # The clinics that train, in the order of the training and validation records' clinic axis
-    # test_names, everyone: the clinics of the held-out records' axis, the same ones unless clinics are held out as a
-    # whole; and all clinics, in the order of the source
-    test_names: tuple[str, ...]
-    everyone: tuple[str, ...]
-    # features, classes: what axis 1 of `x` (a table's columns, or channels) and the values of `y` are; no classes where
-    # times or amounts are predicted
-    features: tuple[str, ...]
-    classes: tuple[str, ...]
+    Under a vertical layout the clinics' axis has the regions, or, without any, the label's holder alone. Features of a
+    party that a region does not have are no numbers in its records.
+    """
+
+    test_names: tuple[str, ...]  # The clinics of the held-out records' axis; the same unless some are held out whole
+    features: tuple[str, ...]  # What axis 1 of `x` is: a table's columns, or channels
     # train, test, validation: training, held-out and validation records, each in the source's order within a clinic; a
     # clinic may have no validation records. The arrays cannot be written to.
     train: Records
     test: Records
     validation: Records
-    # Every statistic that the preprocessing used, as "public" or "non-private", and, as "simulated", what made
-    # the clinics out of the records and is no statistic of theirs
-    statistics: dict[str, str]
-    clinics_of_a_patient: int = 1  # The largest number of clinics that have training records of one patient
     remarks: tuple[str, ...] = ()  # What a user should know of the records though nothing is wrong, a line each
-    # Under a vertical layout, who holds which features; the clinics' axis then has the regions, or, without any, the
-    # label's holder alone. Features of a party that a region does not have are no numbers in its records.
-    places: Places = field(default_factory=Places)
-    known: tuple[int, ...] = ()  # By place, its records, shared or not; empty where all know the same patients
     outcome: Outcome = field(default_factory=Outcome)
 
     @property
@@ -94,17 +83,14 @@ class Federation:
             for array in (part.x, part.y, part.offsets, part.measured):
                 digest.update(np.ascontiguousarray(array).data)
         sizes = tuple(np.diff(self.train.offsets).tolist())
+        shared = {each.name: getattr(self, each.name) for each in fields(Shared)}
+        if self.places.names:
+            shared |= dict.fromkeys(("names", "everyone"), self.places.names)
         return Facts(
-            names=self.places.names or self.names,
-            everyone=self.places.names or self.everyone,
-            classes=self.classes,
+            **shared,
             sizes=tuple(sizes[region] for region in self.places.region_of) or sizes,
             records=sum(len(part.y) for part in (self.train, self.test, self.validation)),
             input_shape=self.train.x.shape[1:],
-            statistics=self.statistics,
-            clinics_of_a_patient=self.clinics_of_a_patient,
-            places=self.places,
-            known=self.known,
             fingerprint=digest.hexdigest(),
         )
 

@@ -84,18 +84,20 @@ class Meter:
                 if key.startswith(NOISED):
                     self.count_noise(key.removeprefix(NOISED), clinics, steps)
 
-    def count(self, direction: Direction, sizes: Mapping[Kind, Ints], clinics: Sequence[int], messages: Ints) -> None:
+    def count(
+        self, direction: Direction, sizes: Mapping[Kind, Ints | int], clinics: Sequence[int], messages: Ints | int
+    ) -> None:
         """Add messages that took a shorter way.
 
         Parameters
         ----------
         direction : {"up", "down"}
-        sizes : mapping of Kind to ndarray
-            ``[lane]`` bytes of each kind, over all the messages.
+        sizes : mapping of Kind to ndarray or int
+            ``[lane]``, or alike for all, bytes of each kind, over all the messages.
         clinics : sequence of int
             The clinic of each lane.
-        messages : ndarray
-            ``[lane]`` how many there are.
+        messages : ndarray or int
+            ``[lane]``, or alike for all, how many there are.
         """
         at = slice(clinics[0], clinics[0] + 1) if len(clinics) == 1 else list(clinics)
         for kind, size in (*sizes.items(), (HEADERS, messages * HEADER_BYTES)):
@@ -103,14 +105,13 @@ class Meter:
 
     def count_parts(self, direction: Direction, parts: Mapping[Kind, Parameters], clinics: Sequence[int]) -> None:
         """Add one message of each clinic that carries parameters, which took a shorter way; nothing without any."""
-        if not parts:
-            return
-        at: int | list[int] = clinics[0] if len(clinics) == 1 else list(clinics)
-        for kind, named in parts.items():
-            if not named:
-                continue
-            self._counts(direction, kind)[at] += sum(v.element_size() * prod(v.shape[1:]) for v in named.values())
-        self._counts(direction, HEADERS)[at] += HEADER_BYTES
+        sizes = {
+            kind: sum(value.element_size() * prod(value.shape[1:]) for value in named.values())
+            for kind, named in parts.items()
+            if named
+        }
+        if parts:
+            self.count(direction, sizes, clinics, 1)
 
     def count_set_up(self, messages: Iterable[tuple[Direction, Sequence[int], int]], kind: str = SECURE) -> None:
         """Add messages that the simulation does without, of secure aggregation: direction, clinics, bytes of each."""

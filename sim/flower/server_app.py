@@ -49,7 +49,9 @@ def main(grid: Grid, context: Context) -> None:
     plan, federation, _ = stated_run(config)
     job = plan.job
     try:
-        final = _trained(grid, job, config.wait)
+        final, rounds = job.network.initial_parameters(job.seed), job.spec.train.rounds
+        result = build_strategy(job, config.wait).start(grid, array_record(final), rounds, timeout=config.wait)
+        final = tensors_in(result.arrays) if rounds else final
     except AbsentError as error:
         names = ", ".join(job.facts.names[k] for k in error.clinics)
         raise ReplayError(f"lost {names}: {error.text}; the limit is {config.wait:g} s (wait-seconds)") from None
@@ -61,21 +63,10 @@ def main(grid: Grid, context: Context) -> None:
             raise ReplayError(f"{config.out} cannot be written ({type(error).__name__})") from None
 
 
-def _trained(grid: Grid, job: Job, wait: float) -> Parameters:
-    initial, rounds = job.network.initial_parameters(job.seed), job.spec.train.rounds
-    result = build_strategy(job, wait).start(grid, array_record(initial), rounds, timeout=wait)
-    return tensors_in(result.arrays) if rounds else initial
-
-
 def _tell_scores(job: Job, federation: Federation, model: Parameters) -> None:
     if job.apart:
         print("each clinic keeps parts of its own, which no message carries: there is no one model to evaluate here")
         return
-    scores = (
-        Evaluator(
-            job.network, federation.test, unseen=federation.unseen, scorer=scorer_of(job.outcome, job.spec.evaluation)
-        )
-        .evaluate(model)
-        .pooled
-    )
+    scorer = scorer_of(job.outcome, job.spec.evaluation)
+    scores = Evaluator(job.network, federation.test, unseen=federation.unseen, scorer=scorer).evaluate(model).pooled
     print("held-out records: " + ", ".join(f"{name} {value:.6f}" for name, value in scores.items()))

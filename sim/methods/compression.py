@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sim.foundation.problems import SutureError
 from sim.methods.messages import Instruction, Kind, Reply
+from sim.models.largest import largest
 from sim.tensor.rows import narrowed, widened
 
 if TYPE_CHECKING:
@@ -88,8 +89,7 @@ class Compression:
         """Return what is sent of updates ``[lane, number]``; of equally large numbers the first ones."""
         places = None
         if self.sparse:
-            largest = update.abs().argsort(dim=-1, descending=True, stable=True)[:, : self.kept]
-            places = largest.sort(-1).values
+            places = largest(update, self.kept)
             update = update.gather(-1, places)
         if self.dtype != torch.float32:
             blocks = math.ceil(self.kept / BLOCK)

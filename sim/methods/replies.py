@@ -131,7 +131,9 @@ class Due:
         if isinstance(asked, Close):
             return self._of_parts(self._turns.pop((node, asked.turn)))
         if not isinstance(asked, OfBatch):
-            return self._of_upload(asked.clinics)
+            job, clinics, once_up = self._job, asked.clinics, protocol_at(self._job, asked.clinics[0]).once_up
+            noised = {kind: [1] * len(clinics) for kind in job.protected_rows if kind in once_up}
+            return Expected(clinics=clinics, rows=[job.sizes[k] for k in clinics], payload=once_up, noised=noised)
         course = self._turns[node, asked.turn]
         if isinstance(asked, Tail):
             return self._of_rows(course, asked.step, (Kind.TAIL_GRADIENT,))
@@ -160,12 +162,6 @@ class Due:
         crossing = {kind for kinds in protocol.batch_up for kind in kinds}
         noised |= {kind: done if kind in crossing else [0] * len(done) for kind in job.protected_rows}
         return Expected(clinics=clinics, parts=() if lost else parts_that_cross(job), noised=noised)
-
-    def _of_upload(self, clinics: list[int]) -> Expected:
-        job, once_up = self._job, protocol_at(self._job, clinics[0]).once_up
-        noised = {kind: [1] * len(clinics) for kind in job.protected_rows if kind in once_up}
-        rows = [job.sizes[k] for k in clinics]
-        return Expected(clinics=clinics, rows=rows, payload=once_up, noised=noised)
 
 
 def parts_that_cross(job: Job) -> tuple[Kind, ...]:

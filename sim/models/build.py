@@ -137,7 +137,14 @@ def _problems(blocks: tuple[Block, ...], shape: tuple[int, ...], outputs: int, b
             yield f"names a block {show(name)}; use letters, digits, '-' and '_'"
     for block in blocks:
         yield from _unfit_modules(block)
-    yield from _unfit_choice(blocks, batch_norm)
+    normalised = bool(Part("model", blocks).statistics)
+    if normalised and batch_norm is None:
+        yield (
+            "holds BatchNorm: say whose running statistics count with model.batch-norm, "
+            '"average" or "local" (without a privacy mechanism), or use GroupNorm'
+        )
+    if batch_norm is not None and not normalised:
+        yield "holds no BatchNorm, so that model.batch-norm has no effect; remove it"
     yield from _unfit_parameters(blocks)
     for rows in (1, 3):
         yield from _misfits(blocks, shape, outputs, rows)
@@ -163,17 +170,6 @@ def _unfit_modules(block: Block) -> Iterator[str]:
                 yield f"{held} without running statistics of a fixed momentum; the trained model needs them"
         if isinstance(module, _DropoutNd) and (type(module) is not nn.Dropout or module not in ruled):
             yield f"{held}, whose mask could not be repeated; put nn.Dropout directly into an nn.Sequential"
-
-
-def _unfit_choice(blocks: tuple[Block, ...], batch_norm: str | None) -> Iterator[str]:
-    normalised = bool(Part("model", blocks).statistics)
-    if normalised and batch_norm is None:
-        yield (
-            "holds BatchNorm: say whose running statistics count with model.batch-norm, "
-            '"average" or "local" (without a privacy mechanism), or use GroupNorm'
-        )
-    if batch_norm is not None and not normalised:
-        yield "holds no BatchNorm, so that model.batch-norm has no effect; remove it"
 
 
 def needs_two_rows(network: Network) -> bool:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from sim.models.network import Block, Network, Parameters, seeded
 
@@ -65,13 +65,11 @@ def stored_values(path: Path, shapes: Mapping[str, torch.Size]) -> Parameters:
         if name not in stored or stored[name].shape not in (shape, (1, *shape)):
             found = list(stored[name].shape) if name in stored else "nothing"
             raise ValueError(f'{path} must hold "{name}" of shape {list(shape)}, and holds {found}')
-    return {name: _finite(path, name, stored[name].float().reshape(1, *shape)) for name, shape in shapes.items()}
-
-
-def _finite(path: Path, name: str, value: Tensor) -> Tensor:
-    if not bool(torch.isfinite(value).all()):
-        raise ValueError(f'{path} holds values of "{name}" that are no finite numbers')
-    return value
+    values = {name: stored[name].float().reshape(1, *shape) for name, shape in shapes.items()}
+    for name, value in values.items():
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f'{path} holds values of "{name}" that are no finite numbers')
+    return values
 
 
 def _public_records(path: Path, input_shape: tuple[int, ...]) -> NDArray[np.float64]:
