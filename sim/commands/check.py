@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sim.commands.common import Overrides, ScenarioFile, planned, wide_console
-from sim.foundation.lazy import loading
+from sim.commands.common import Overrides, ScenarioFile, modules, planned, wide_console
 
 
 def check(
@@ -19,7 +18,7 @@ def check(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for the plot.")] = Path("results"),
 ) -> None:
     """Check a scenario, and describe each clinic's data and what a run would do, without training."""
-    with loading():
+    with modules():
         from sim.commands.explain import explain, holdings
         from sim.data.at_clinics import load_records
         from sim.plan.notes import memory_warnings

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +44,14 @@ AnyFolder = Annotated[
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The results folder.")]
 
 
+@contextmanager
+def modules() -> Iterator[None]:
+    """Import what a command needs; modules stay until its end, so that no garbage is ever looked for among them."""
+    with loading():
+        yield
+    gc.freeze()
+
+
 def wide_console() -> Console:
     """Return a console for tables: where nobody watches (a file, a log) it is as wide as the tables need."""
     from rich.console import Console
@@ -71,10 +81,9 @@ def planned(
 
     Raises ScenarioError with every problem; each line begins with the file.
     """
-    with loading():
+    with modules():
         from sim.api.preparing import prepare
         from sim.scenario import load_scenario
-    gc.freeze()  # a command's modules stay until its end: its garbage is never among them
 
     try:
         if only:

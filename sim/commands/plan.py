@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sim.commands.common import Only, Overrides, ScenarioFile, planned, wide_console
-from sim.foundation.lazy import loading
+from sim.commands.common import Only, Overrides, ScenarioFile, modules, planned, wide_console
 
 
 def plan(
@@ -26,7 +25,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list with one object per run.")] = False,
 ) -> None:
     """Show what a study will cost in time, traffic and epsilon, before any training."""
-    with loading():
+    with modules():
         from sim.plan.notes import memory_warnings, tuning_note
         from sim.study.planning import plan_summary
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sim.commands.common import StudyFolder, print_results, wide_console
+from sim.commands.common import StudyFolder, modules, print_results, wide_console
 
 
 def report(
@@ -14,13 +14,14 @@ def report(
     figures: Annotated[bool, typer.Option("--figures", help="Also draw its figures as SVG and PNG.")] = False,
 ) -> None:
     """Rebuild the table and the report from the finished runs, without training."""
-    from sim.report.gallery import gallery, study_pictures
-    from sim.report.html import write_report
-    from sim.report.pictures import drawn_beside
-    from sim.report.reading import read_results
-    from sim.results.reading import refuse_links
-    from sim.results.store import TABLE_FILE, write_table, writing_to
-    from sim.study.journal import read_study
+    with modules():
+        from sim.report.gallery import gallery, study_pictures
+        from sim.report.html import write_report
+        from sim.report.pictures import drawn_beside
+        from sim.report.reading import read_results
+        from sim.results.reading import refuse_links
+        from sim.results.store import TABLE_FILE, write_table, writing_to
+        from sim.study.journal import read_study
 
     table = read_study(folder)["table"]
     if figures:

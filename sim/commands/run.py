@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.commands.common import Jobs, Only, Out, Overrides, ScenarioFile, planned, print_results, wide_console
-from sim.foundation.lazy import loading
+from sim.commands.common import (
+    Jobs,
+    Only,
+    Out,
+    Overrides,
+    ScenarioFile,
+    modules,
+    planned,
+    print_results,
+    wide_console,
+)
 from sim.foundation.problems import ScenarioError
 
 if TYPE_CHECKING:
@@ -63,7 +72,7 @@ def run(
 def _run(
     file: Path, out: Path, overrides: list[str] | None, only: list[str] | None, fail_fast: bool, engine: Engine
 ) -> None:
-    with loading():
+    with modules():
         from rich.console import Console
 
         from sim.api.progress import shown_progress
