@@ -57,8 +57,8 @@ def estimates(evidence: Evidence, pools: Sequence[Hashable] = ()) -> pd.DataFram
     """
     tables = []
     for seeds, members in _pooled(evidence.complete, pools):
-        contrasts = np.eye(len(evidence.methods))[members]
-        moments = evidence.moments(seeds, contrasts)
+        own = evidence.among({member: evidence.methods[member] for member in members})
+        moments = own.moments(seeds, np.eye(len(members)))
         rest, degrees = np.maximum(moments.between - moments.explained, 0.0), moments.seeds - 1
         if evidence.influence and evidence.same_patients:
             rest, degrees = np.maximum(rest, rest.mean()), degrees * len(members)

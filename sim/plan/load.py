@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.protocol import HEADER_BYTES, SECURE, Direction, Kinds, Traffic
 from sim.methods.sampling import lane_by_lane
 from sim.privacy.secure_aggregation import Stage
 from sim.scenario.clinics import ServerResources
+
+if TYPE_CHECKING:
+    from sim.methods.job import Job
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

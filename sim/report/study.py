@@ -20,7 +20,7 @@ NO_ATTACKS: Final = pd.DataFrame(columns=list(COLUMNS))
 NO_TRIALS: Final = pd.DataFrame(columns=["strategy", "cut", "chosen"])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class StudyResults:
     """The finished runs of one study; all but the name and the table may be empty."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 import pandas as pd
 
@@ -20,6 +21,7 @@ from sim.report.summary import PREVALENCE, adjacency_note, adjacency_of, held_ou
 from sim.report.tuning import at_the_edge
 
 
+@lru_cache(maxsize=1)  # the page and the terminal say them
 def conclusions(study: StudyResults) -> list[tuple[str, str]]:
     """Say for each level of privacy what can and what cannot be concluded about the headline.
 
