@@ -50,3 +50,9 @@ def test_nothing_is_collected_while_modules_are_loaded_and_what_is_there_is_left
         gc.unfreeze()
         if frozen:
             gc.freeze()
+
+
+def test_what_a_report_is_made_of_imports_no_torch():
+    code = "import sys, sim.report.html, sim.report.reading, sim.report.pictures; print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert told == "False\n"
