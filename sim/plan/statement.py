@@ -259,60 +259,55 @@ def _how_often(plan: Plan, release: Release, count: int, *, noised: bool) -> tup
     return count, "messages"
 
 
-def _outside(plan: Plan) -> list[tuple[str, str, str]]:
-    spec, whose = plan.spec, "clinics" if plan.job.parties is None else "parties"
-    rows = [
-        _sizes(plan),
-        ("batch sizes", "public", "seen where rows cross; the number of records alone decides how they are drawn"),
-        ("participation", "public", "who takes part in which round is drawn without regard to any record"),
-        (f"names of {whose}, features and classes", "public", "stand in the results as the source gives them"),
-        ("initial parameters and frozen parts", "public", spec.model.public_note),
-        labels_note(plan),
-    ]
-    colluding = f"up to {spec.privacy.colluding_clinics} clinics, alone and with the server, have rows of their own"
-    together = colluding if spec.privacy.colluding_clinics else "together they learn what their rows compose to"
+def _outside(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """Yield what no epsilon is about, or is not said of: what, marking, note."""
+    spec, job = plan.spec, plan.job
+    whose = "clinics" if job.parties is None else "parties"
+    yield _sizes(plan)
+    yield "batch sizes", "public", "seen where rows cross; the number of records alone decides how they are drawn"
+    yield "participation", "public", "who takes part in which round is drawn without regard to any record"
+    yield f"names of {whose}, features and classes", "public", "stand in the results as the source gives them"
+    yield "initial parameters and frozen parts", "public", spec.model.public_note
+    yield labels_note(plan)
     if spec.train.class_weights is not None:
-        rows.append(("class weights", "public", "stated constants; take none that were counted from these records"))
+        yield "class weights", "public", "stated constants; take none that were counted from these records"
     for marking in ("public", "dp", "non-private", "simulated"):
-        used = [f"{kind}{', '.join(names)}" for kind, names in plan.job.facts.statistics_by_kind(marking).items()]
+        used = [f"{kind}{', '.join(names)}" for kind, names in job.facts.statistics_by_kind(marking).items()]
         counted = "; counted as sent without noise" if marking == "non-private" else ""
         if used:
-            rows.append(("preprocessing", marking, "; ".join(used) + counted))
-    rows += [
-        ("timing of messages", "non-private", "follows from counts here; on real computers it may depend on records"),
-        ("choice of settings", "non-private", _choice(spec)),
-        (
-            "other runs on the same records",
+            yield "preprocessing", marking, "; ".join(used) + counted
+    yield "timing of messages", "non-private", "follows from counts here; on real computers it may depend on records"
+    yield "choice of settings", "non-private", _choice(spec)
+    yield (
+        "other runs on the same records",
+        "non-private",
+        "each seed and swept value is one more; they compose, and suture epsilon says to what for a study's "
+        "folder; runs in other folders, and deleted ones, are not in that",
+    )
+    colluding = f"up to {spec.privacy.colluding_clinics} clinics, alone and with the server, have rows of their own"
+    together = colluding if spec.privacy.colluding_clinics else "together they learn what their rows compose to"
+    yield "adversaries who join forces", "non-private", together
+    if job.parties is not None:
+        yield "who is a patient", "non-private", whom_they_share(plan)
+        if job.parties.heads:
+            yield "predictions", "non-private", PREDICTING
+    if job.method.personal is not None:
+        yield (
+            "models of the clinics' own",
             "non-private",
-            "each seed and swept value is one more; they compose, and suture epsilon says to what for a study's "
-            "folder; runs in other folders, and deleted ones, are not in that",
-        ),
-        ("adversaries who join forces", "non-private", together),
-    ]
-    if plan.job.parties is not None:
-        rows.append(("who is a patient", "non-private", whom_they_share(plan)))
-        if plan.job.parties.heads:
-            rows.append(("predictions", "non-private", PREDICTING))
-    if plan.job.method.personal is not None:
-        rows.append(
-            (
-                "models of the clinics' own",
-                "non-private",
-                "after the last round each clinic trains the model further without noise, for itself; whoever else is "
-                "given that model has no guarantee",
-            )
+            "after the last round each clinic trains the model further without noise, for itself; whoever else is "
+            "given that model has no guarantee",
         )
-    if hostile := sorted(plan.job.hostile):
-        names = ", ".join(plan.job.facts.names[k] for k in hostile)
-        rows.append(("hostile clinics", "simulated", f"{names}: nothing is promised to them, and all to the others"))
-    if plan.job.secure is not None:
-        rows.append(("secure aggregation", "public", summed(plan)))
-    rows += [(what, "non-private", f"{how}; {_NO_PROMISE}") for what, how in _defences(spec)]
+    if hostile := sorted(job.hostile):
+        names = ", ".join(job.facts.names[k] for k in hostile)
+        yield "hostile clinics", "simulated", f"{names}: nothing is promised to them, and all to the others"
+    if job.secure is not None:
+        yield "secure aggregation", "public", summed(plan)
+    yield from ((what, "non-private", f"{how}; {_NO_PROMISE}") for what, how in _defences(spec))
     if spec.data.validation_share:
-        rows.append(("best round", "non-private", "chosen by the exact AUC on validation records (model_best)"))
+        yield "best round", "non-private", "chosen by the exact AUC on validation records (model_best)"
     if spec.privacy.unit == "record":
-        rows.append(_records_of_a_patient(plan))
-    return rows
+        yield _records_of_a_patient(plan)
 
 
 def _sizes(plan: Plan) -> tuple[str, str, str]:
