@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from benchmarks.rounds import MODELS
 from sim.models import build_network
-from sim.scenario import Model
+from sim.scenario.model import Model
 
 SHAPES = {"mlp": (30,), "cnn": (1, 28, 28), "resnet18": (1, 16, 16)}
 BATCH, STEPS, PASSES = 16, {"mlp": 400, "cnn": 60, "resnet18": 4}, 5

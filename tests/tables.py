@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from sim.scenario import Csv
+from sim.scenario.data import Csv
 
 
 def frame_of(rows=60, seed=0):

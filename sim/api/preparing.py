@@ -15,8 +15,10 @@ from sim.methods.method import method_of
 from sim.methods.protocol import protocol_of
 from sim.plan.notes import label_notes, privacy_notes
 from sim.plan.plan import Plan
-from sim.scenario import AttackTable, Scenario, picked
+from sim.scenario import Scenario
+from sim.scenario.file import picked
 from sim.scenario.spec import expand
+from sim.scenario.study import AttackTable
 from sim.study.planning import plan_runs, plan_trials
 
 

@@ -19,7 +19,8 @@ from sim.foundation.lazy import left_out
 from sim.foundation.problems import ScenarioError, show
 from sim.plan.plan import Plan
 from sim.results.store import writing_to
-from sim.scenario import DataFile, Scenario, load_scenario, parse_scenario
+from sim.scenario import Scenario, load_scenario, parse_scenario
+from sim.scenario.data import DataFile
 from sim.scenario.in_memory import InMemory, in_memory
 from sim.scenario.overrides import Override
 from sim.study.attacking import attack_study

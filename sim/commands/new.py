@@ -27,7 +27,7 @@ def new(
     template: Annotated[Template, typer.Option("--template", help="The scenario to start from.")] = Template.HEART,
 ) -> None:
     """Write a commented scenario to start from; never overwrites a file."""
-    from sim.scenario import name_of_a_folder
+    from sim.scenario.file import name_of_a_folder
 
     try:
         name_of_a_folder(name)

@@ -20,7 +20,7 @@ from sim.data.federation import Ints, Table
 from sim.data.labels import class_names
 from sim.data.split import at_sites
 from sim.foundation.problems import ScenarioError, suggest
-from sim.scenario import Npz
+from sim.scenario.data import Npz
 
 _MEDMNIST: Final = ("train", "val", "test")
 _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)

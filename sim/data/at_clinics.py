@@ -20,9 +20,10 @@ from sim.data.federation import Federation, Ints, Records, load_federation
 from sim.foundation.problems import ScenarioError, suggest
 from sim.foundation.rng import stream
 from sim.foundation.text import listed
-from sim.scenario import ClinicGroup, DataSpec
 from sim.scenario.clinics import groups_of
+from sim.scenario.data import DataSpec
 from sim.scenario.parties import Party
+from sim.scenario.study import ClinicGroup
 
 KEYS = ("label_noise", "missing_columns", "feature_shift")
 """Of a group of clinics."""

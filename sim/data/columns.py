@@ -18,7 +18,7 @@ from sim.data.archives import table_fault
 from sim.data.federation import Ints, Mask
 from sim.foundation.lazy import Lazy
 from sim.foundation.problems import ScenarioError, show
-from sim.scenario import Csv, TableFile
+from sim.scenario.data import Csv, TableFile
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -32,7 +32,7 @@ from sim.data.federation import Ints, Mask, Table
 from sim.data.split import patients_of
 from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import Streams, stream
-from sim.scenario import DataSpec
+from sim.scenario.data import DataSpec
 
 BY_CLASS: Final = ("dirichlet", "pathological")
 """The splits that look at labels."""

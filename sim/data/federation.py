@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sim.data.facts import Facts, Shared
 from sim.data.parties import Places, known_patients, present
 from sim.foundation.problems import ScenarioError
-from sim.scenario import DataSpec, HeartDisease, Loader, Npz, TableFile
+from sim.scenario.data import DataSpec, HeartDisease, Loader, Npz, TableFile
 from sim.scenario.outcomes import Outcome
 from sim.scenario.parties import Party
 

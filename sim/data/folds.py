@@ -7,7 +7,8 @@ import numpy as np
 from sim.data.federation import clinic_names
 from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import stream
-from sim.scenario import DataSpec, Scenario
+from sim.scenario import Scenario
+from sim.scenario.data import DataSpec
 from sim.scenario.spec import MOST_RUNS, RunSpec, expand
 
 

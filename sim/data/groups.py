@@ -16,7 +16,8 @@ from sim.data import heart, synthetic
 from sim.data.federation import Ints
 from sim.foundation.lazy import Lazy
 from sim.foundation.problems import ScenarioError, suggest, unwritable
-from sim.scenario import Csv, DataSpec, GroupColumn, HeartDisease, Loader, Npz, TableFile
+from sim.scenario.data import Csv, DataSpec, HeartDisease, Loader, Npz, TableFile
+from sim.scenario.study import GroupColumn
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sim.data.federation import Table
 from sim.data.split import at_sites
 from sim.foundation.problems import ScenarioError
-from sim.scenario import HeartDisease
+from sim.scenario.data import HeartDisease
 
 CENTRES: Final = ("cleveland", "hungarian", "switzerland", "va")
 CLASSES: Final = ("no disease", "disease")

@@ -9,7 +9,7 @@ from sim.data.columns import Words
 from sim.data.federation import Ints
 from sim.foundation.problems import show
 from sim.foundation.text import count_text
-from sim.scenario import TableFile
+from sim.scenario.data import TableFile
 
 _MOST_NUMBERS: Final = 20
 """Of different whole numbers as labels; more are no classes."""

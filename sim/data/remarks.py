@@ -9,7 +9,7 @@ import numpy as np
 
 from sim.data.columns import Columns
 from sim.data.federation import Ints, Mask
-from sim.scenario import TableFile
+from sim.scenario.data import TableFile
 
 _MOST_NAMED = 6
 _FEW_VALUES = 20

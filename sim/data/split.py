@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sim.data.federation import Ints, Mask, Table
 from sim.foundation.problems import ScenarioError, suggest, unwritable
 from sim.foundation.rng import Streams
-from sim.scenario import DataFile, DataSpec, TableFile
+from sim.scenario.data import DataFile, DataSpec, TableFile
 
 _MOST_LINES = 5
 

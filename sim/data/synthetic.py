@@ -24,7 +24,7 @@ from sim.data.split import at_sites
 from sim.foundation.files import scarce
 from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import Streams, stream
-from sim.scenario import Synthetic
+from sim.scenario.data import Synthetic
 
 _CALIBRATION: Final = 50_000
 """Records, evenly spread, that the intercepts are set by."""

@@ -20,7 +20,7 @@ from sim.data.outcomes import amount_codes, measure_fault, outcome_remarks, time
 from sim.data.remarks import has_level, indicated, remarks_on
 from sim.data.split import at_sites
 from sim.foundation.problems import ScenarioError, suggest
-from sim.scenario import TableFile
+from sim.scenario.data import TableFile
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _MOST_LEVELS = 1000

@@ -10,7 +10,7 @@ from sim.privacy.mechanisms.clinic_level import AdaptiveClip
 from sim.privacy.mechanisms.mechanism import on_gradients, on_labels, on_rows
 from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
 from sim.privacy.secure_aggregation import SecureAggregation
-from sim.scenario import Privacy
+from sim.scenario.privacy import Privacy
 from sim.scenario.spec import RunSpec
 from sim.tensor.losses import CrossEntropy, Grades, Hazards, Huber, Loss, Quantile, Squared
 

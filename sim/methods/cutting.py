@@ -20,8 +20,8 @@ from sim.methods.parties import Parties, parties_of
 from sim.methods.protocol import Protocol
 from sim.models import Block, ClipRows, KeepLargest, Network, Part, build_network, needs_two_rows, stored_values
 from sim.privacy.mechanisms.noises import RowNoise
-from sim.scenario import Model
 from sim.scenario.edges import MULTI_HOP
+from sim.scenario.model import Model
 from sim.scenario.spec import RunSpec
 from sim.tensor.lanes import one_by_one
 

@@ -10,7 +10,7 @@ from math import gcd, prod
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sim.scenario import Model as ModelSettings
+from sim.scenario.model import Model as ModelSettings
 
 Named = list[tuple[str, nn.Module]]
 

@@ -23,8 +23,8 @@ from sim.models.architectures import ARCHITECTURES, Residual
 from sim.models.closed_form import UnknownLayerError, passage
 from sim.models.network import Block, Network, Part, seeded
 from sim.models.public_head import behind_components
-from sim.scenario import Model as ModelSettings
 from sim.scenario.lookup import MODELS
+from sim.scenario.model import Model as ModelSettings
 from sim.scenario.outcomes import Outcome
 
 _BLOCK_NAME = re.compile(r"[A-Za-z0-9_-]+")

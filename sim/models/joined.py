@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sim.models.build import build_network
 from sim.models.network import Block, Network, Part
-from sim.scenario import Model as ModelSettings
+from sim.scenario.model import Model as ModelSettings
 from sim.scenario.outcomes import Outcome
 
 CONCATENATION: Final = "concatenation"

@@ -11,7 +11,8 @@ from sim.foundation.text import bytes_text, listed
 from sim.methods.labels import label_of
 from sim.plan.edge_counts import EdgePlan
 from sim.plan.plan import HOW_IT_LEARNS, ClinicPlan, Plan
-from sim.scenario import Npz, Scenario, TableFile
+from sim.scenario import Scenario
+from sim.scenario.data import Npz, TableFile
 from sim.scenario.privacy import TOLERATED, TRUST, Privacy, keys_of
 
 PREDICTING = (

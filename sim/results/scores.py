@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sim.results.store import RUN_FILE, read_own_table
-from sim.scenario import Scoring
 from sim.scenario.outcomes import outcome_of
+from sim.scenario.study import Scoring
 from sim.tensor.scoring import scorer_of
 
 _PRECISION: Final = 1e-6

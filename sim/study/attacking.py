@@ -29,8 +29,8 @@ from sim.privacy.ledger import Adversary
 from sim.results.attack_log import AUDIT, read_attacks
 from sim.results.attacks import note_attack, write_attacks
 from sim.results.store import read_rows
-from sim.scenario import AttackTable
 from sim.scenario.spec import code_digests
+from sim.scenario.study import AttackTable
 from sim.study.engines import Engine
 from sim.study.forecast import Forecast
 from sim.study.lockstep import Shared

@@ -16,11 +16,12 @@ from sim.plan.afterwards import afterwards, with_afterwards
 from sim.plan.counts import Counts
 from sim.plan.edge_counts import edges_at
 from sim.plan.queues import PlanClock
-from sim.scenario import ClinicGroup, Server, overridden, validated
 from sim.scenario.base import Section
 from sim.scenario.clinics import assign_resources
 from sim.scenario.edges import Edge
+from sim.scenario.file import overridden, validated
 from sim.scenario.spec import RunSpec
+from sim.scenario.study import ClinicGroup, Server
 from sim.study.rerun import read_run
 
 __all__ = ["Retiming"]

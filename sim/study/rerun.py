@@ -12,7 +12,7 @@ from sim.foundation.problems import ScenarioError
 from sim.results.columns import is_measured
 from sim.results.reading import file_bytes
 from sim.results.store import RUN_FILE, read_record, read_spec
-from sim.scenario import DataFile, Loader
+from sim.scenario.data import DataFile, Loader
 from sim.scenario.spec import RunSpec, imports
 from sim.study.engines import InProcess
 from sim.study.planning import plan_runs

@@ -27,7 +27,7 @@ from sim.results.audit_log import release_entries
 from sim.results.files import Columns, parquet
 from sim.results.store import from_plain, read_rows, to_plain, write_run, write_table, writing_to
 from sim.results.study_log import note_interrupted
-from sim.scenario import DataFile
+from sim.scenario.data import DataFile
 from sim.scenario.spec import RESULTS_VERSION, code_of
 from sim.study.engines import Engine, Row
 from sim.study.forecast import Forecast, estimated_seconds

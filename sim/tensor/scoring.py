@@ -16,8 +16,8 @@ from sim.data.federation import Records
 from sim.inference.amounts import AMOUNT_CALIBRATION, AMOUNT_METRICS, amount_scores
 from sim.inference.grades import GRADE_METRICS, grade_scores
 from sim.inference.survival import TIME_METRICS, Times, log_losses, time_scores
-from sim.scenario import Scoring
 from sim.scenario.outcomes import Outcome
+from sim.scenario.study import Scoring
 from sim.tensor.metrics import EVERY_ROUND, LAST_ROUND, clinic_and_pooled, costly_metrics, of_several_models
 
 Floats = NDArray[np.float64]

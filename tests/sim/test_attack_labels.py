@@ -18,7 +18,7 @@ from sim.attacks.label_norm import TailGradients, by_clusters, by_norm, by_spect
 from sim.attacks.label_refinement import answer_log_likelihoods, fitted
 from sim.attacks.labels import Labelled
 from sim.results.attacks import attacks_table
-from sim.scenario import AttackTable
+from sim.scenario.study import AttackTable
 from sim.study.attacking import attack_study
 from sim.study.engines import InProcess
 from sim.study.runner import Progress, execute

@@ -16,7 +16,8 @@ from sim.methods.replies import ExchangeError
 from sim.results.attack_log import read_attacks
 from sim.results.attacks import COLUMNS, attacks_table
 from sim.results.store import write_table
-from sim.scenario import AttackTable, parse_scenario
+from sim.scenario import parse_scenario
+from sim.scenario.study import AttackTable
 from sim.study.attacking import attack_study, train_further
 from sim.study.engines import InProcess
 from sim.study.runner import Progress, execute

@@ -5,8 +5,9 @@ import pytest
 
 from sim.foundation.problems import ScenarioError
 from sim.methods.attendance import available, drop_outs, slowdowns
-from sim.scenario import ClinicGroup, parse_scenario
+from sim.scenario import parse_scenario
 from sim.scenario.clinics import Behaviour, assign_resources
+from sim.scenario.study import ClinicGroup
 
 ROUNDS = 20_000
 

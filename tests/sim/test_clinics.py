@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from sim.foundation.problems import ScenarioError
 from sim.foundation.units import parse_compute
-from sim.scenario import ClinicGroup
 from sim.scenario.clinics import COMPUTERS, PROFILES, ClinicResources, assign_resources
+from sim.scenario.study import ClinicGroup
 
 SITES = ("cleveland", "hungarian", "switzerland", "va")
 

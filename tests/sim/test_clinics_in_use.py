@@ -11,7 +11,8 @@ from support import write_csv
 from sim.commands.explain import comparable_pairs
 from sim.data.federation import load_federation
 from sim.foundation.problems import ScenarioError
-from sim.scenario import Csv, HeartDisease, Synthetic, validated
+from sim.scenario.data import Csv, HeartDisease, Synthetic
+from sim.scenario.file import validated
 
 SIZES = (3, 9, 40, 5, 64)
 

@@ -7,8 +7,8 @@ from two_clinics import HEAD, U_SHAPED, VANILLA, A, B, by_lane
 
 from sim.plan.clock import ClosedFormClock
 from sim.plan.load import RoundLoad
-from sim.scenario import ClinicGroup, Server
 from sim.scenario.clinics import ServerResources
+from sim.scenario.study import ClinicGroup, Server
 
 TWO_BATCHES = [[2, 2], [2, 1]]  # by step: rows of A and of B
 BY_CLINIC = {"AB": ((0, 0), (0, 1), (1, 0), (1, 1)), "BA": ((1, 0), (1, 1), (0, 0), (0, 1))}

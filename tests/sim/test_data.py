@@ -18,7 +18,7 @@ from sim.data.federation import load_federation
 from sim.data.split import hold_out
 from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import stream
-from sim.scenario import HeartDisease
+from sim.scenario.data import HeartDisease
 
 HEART_FILE = Path(sim.data.__file__).with_name("heart_disease_4centres.json")
 HEART_CSV = "".join(f"{line}\n" for line in json.loads(HEART_FILE.read_text()))

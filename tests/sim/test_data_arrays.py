@@ -8,7 +8,7 @@ import pytest
 from test_data import problems
 
 from sim.data.federation import load_federation
-from sim.scenario import Npz
+from sim.scenario.data import Npz
 
 RNG = np.random.default_rng(3)
 N = 40

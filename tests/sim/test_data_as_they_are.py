@@ -8,7 +8,8 @@ from sklearn.preprocessing import OneHotEncoder
 
 from sim.data.federation import load_federation
 from sim.foundation.problems import ScenarioError
-from sim.scenario import Csv, validated
+from sim.scenario.data import Csv
+from sim.scenario.file import validated
 
 ROWS = 200
 NUMERIC = ["sex", "age", "lactate"]

@@ -5,7 +5,7 @@ import pytest
 from test_data import both, in_any_order, problems
 
 from sim.data.federation import load_federation
-from sim.scenario import Csv
+from sim.scenario.data import Csv
 
 
 def table_spec(path, **keys):

@@ -10,7 +10,7 @@ from sim.data.deal import apportion, deal, shifted
 from sim.data.federation import load_federation
 from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import stream
-from sim.scenario import HeartDisease
+from sim.scenario.data import HeartDisease
 
 SPLITS = {
     "iid": {},

@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from sim.data.federation import load_federation
 from sim.foundation.problems import ScenarioError
-from sim.scenario import Csv
+from sim.scenario.data import Csv
 
 ROWS = 90
 LAWS = {

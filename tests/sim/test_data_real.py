@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from sim.data.federation import load_federation
-from sim.scenario import Csv, Npz
+from sim.scenario.data import Csv, Npz
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data"
 

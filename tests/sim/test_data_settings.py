@@ -6,7 +6,8 @@ import tomllib
 import pytest
 
 from sim.foundation.problems import ScenarioError
-from sim.scenario import Csv, HeartDisease, Npz, Parquet, Scenario, Synthetic, parse_scenario
+from sim.scenario import Scenario, parse_scenario
+from sim.scenario.data import Csv, HeartDisease, Npz, Parquet, Synthetic
 from sim.scenario.spec import RunSpec, expand
 
 BASE = """

@@ -9,7 +9,7 @@ from sim.data import synthetic
 from sim.data.deal import apportion
 from sim.data.federation import load_federation
 from sim.foundation.rng import stream
-from sim.scenario import Synthetic
+from sim.scenario.data import Synthetic
 
 
 def made(seed=0, **keys):

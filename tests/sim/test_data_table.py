@@ -11,7 +11,7 @@ from tables import frame_of, spec
 from test_data import in_any_order
 
 from sim.data.federation import load_federation
-from sim.scenario import Csv, Parquet
+from sim.scenario.data import Csv, Parquet
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from tables import frame_of, spec
 from test_data import problems
 
-from sim.scenario import Csv, Parquet
+from sim.scenario.data import Csv, Parquet
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from torch import nn
 
 from sim.models import build_network
 from sim.plan.costs import part_costs
-from sim.scenario import Model
+from sim.scenario.model import Model
 from sim.tensor.lanes import forward
 
 torch.set_num_threads(1)

@@ -17,8 +17,9 @@ from sim.data.federation import load_federation
 from sim.data.folds import runs_of
 from sim.foundation.problems import ScenarioError
 from sim.plan.plan import make_plan
-from sim.scenario import Csv, HeartDisease, parse_scenario
+from sim.scenario import parse_scenario
 from sim.scenario.clinics import assign_resources
+from sim.scenario.data import Csv, HeartDisease
 from sim.study.groups import grouped
 from sim.study.planning import plan_runs
 

@@ -11,7 +11,7 @@ from sim.commands.explain import holdings
 from sim.data.federation import Federation, Records, load_federation
 from sim.report.holdings import holdings_frame, holdings_picture, holdings_table
 from sim.report.pictures import draw
-from sim.scenario import HeartDisease, Synthetic
+from sim.scenario.data import HeartDisease, Synthetic
 
 
 def federation(counts, classes, names=None):

@@ -10,8 +10,8 @@ from test_events import A, B, close, load_of
 from sim.methods.attendance import Attendance
 from sim.plan.clock import attendance_until, time_limit, time_until
 from sim.plan.queues import PlanClock
-from sim.scenario import ClinicGroup
 from sim.scenario.clinics import ServerResources
+from sim.scenario.study import ClinicGroup
 
 
 def cut(load, deadline=None, enough=None, workers=2):

@@ -18,8 +18,9 @@ from sim.attacks.membership_game import LEVELS, MEASURES, Guesses, bounds, findi
 from sim.attacks.rmia import log_ratios, pairwise
 from sim.attacks.row_membership import log_likelihoods, sent_one
 from sim.attacks.shadows import Population, own_class_logits, trials_of
-from sim.scenario import AttackTable, ClinicGroup, Scoring, parse_scenario
+from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
+from sim.scenario.study import AttackTable, ClinicGroup, Scoring
 from sim.study.attacking import Task, attack_run, train_further
 from sim.study.train import train_run
 

@@ -13,9 +13,11 @@ from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 from support import STUDY, plan_of, run_spec, write_csv
 
+from sim.foundation.problems import ScenarioError
 from sim.report.held_out import read_margin
 from sim.results.store import read_run_tables
-from sim.scenario import ScenarioError, Scoring, parse_scenario
+from sim.scenario import parse_scenario
+from sim.scenario.study import Scoring
 from sim.study.journal import write_study
 from sim.study.runner import execute
 from sim.tensor.metrics import area_under_curve, clinic_and_pooled, costly_metrics, of_several_models

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sim.foundation.problems import ScenarioError
 from sim.models import Block, KeepLargest, Part, UnknownLayerError, build_network, passage
 from sim.plan.costs import counted_cost, part_costs
-from sim.scenario import Model, ScenarioError, parse_scenario
+from sim.scenario import parse_scenario
+from sim.scenario.model import Model
 from sim.tensor.evaluation import Evaluator
 from sim.tensor.lanes import forward, records_at_once
 

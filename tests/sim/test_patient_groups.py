@@ -12,9 +12,11 @@ from support import plan_of, write_csv
 
 from sim.data import heart
 from sim.data.groups import read_groups
+from sim.foundation.problems import ScenarioError
 from sim.results.store import read_run_tables
-from sim.scenario import GroupColumn, ScenarioError, parse_scenario
+from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
+from sim.scenario.study import GroupColumn
 from sim.study.runner import execute
 
 HEART = Path(__file__).parents[2] / "scenarios" / "heart.toml"

@@ -16,7 +16,7 @@ from sim.methods.sampling import participants
 from sim.models import Block, Part
 from sim.plan.costs import part_costs
 from sim.plan.notes import memory_warnings
-from sim.scenario import ClinicGroup
+from sim.scenario.study import ClinicGroup
 
 
 def by_clinic(plan):

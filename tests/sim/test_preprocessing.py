@@ -20,8 +20,8 @@ from sim.plan.statement import privacy_statement
 from sim.privacy.ledger import ADVERSARIES
 from sim.privacy.recount import Drawn, Method, alike, seen
 from sim.results.verification import run_faults
-from sim.scenario import ClinicGroup
 from sim.scenario.spec import RunSpec
+from sim.scenario.study import ClinicGroup
 from sim.study.planning import plan_drawn
 from sim.study.runner import execute
 

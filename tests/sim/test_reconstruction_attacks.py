@@ -19,8 +19,9 @@ from sim.attacks.reconstruction import rows_at_the_cut
 from sim.foundation.problems import ScenarioError
 from sim.results.attack_log import read_attacks
 from sim.results.attacks import EXHIBITS, read_exhibit
-from sim.scenario import AttackTable, parse_scenario
+from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
+from sim.scenario.study import AttackTable
 from sim.study.attacking import attack_study, train_further
 from sim.study.engines import InProcess
 from sim.study.runner import Progress, execute

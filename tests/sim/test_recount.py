@@ -16,8 +16,8 @@ from sim.privacy.accounting import composed_epsilon
 from sim.privacy.patients import of_patient as first_of_patient
 from sim.privacy.recount import Drawn, Method, alike, count_faults, noise_faults, seen, sum_faults
 from sim.privacy.second_opinion import of_patient, same, second_epsilon
-from sim.scenario import ClinicGroup
 from sim.scenario.spec import RunSpec
+from sim.scenario.study import ClinicGroup
 from sim.study.planning import plan_counts, plan_drawn, plan_summary
 
 METHODS = [

@@ -5,7 +5,7 @@ import pytest
 from support import bitwise, plan_of, run_spec, train_spec, write_csv
 
 from sim.methods.job import Job
-from sim.scenario import Npz
+from sim.scenario.data import Npz
 from sim.study.train import train_run
 
 

@@ -10,7 +10,10 @@ from pydantic import ValidationError
 from scenario_texts import BASE, CSV, lines
 
 from sim.foundation.problems import ScenarioError
-from sim.scenario import Csv, Privacy, Scenario, Train, load_scenario, parse_scenario
+from sim.scenario import Scenario, load_scenario, parse_scenario
+from sim.scenario.data import Csv
+from sim.scenario.privacy import Privacy
+from sim.scenario.study import Train
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from sim.foundation.problems import ScenarioError
 from sim.methods.compression import Compression
 from sim.methods.messages import Kind
 from sim.plan.statement import privacy_statement
-from sim.scenario import ClinicGroup
+from sim.scenario.study import ClinicGroup
 from sim.study.train import train_run
 
 CLINIC_LEVEL = {"mechanism": "clinic-level", "noise-multiplier": 1.0, "clip": 0.5, "delta": 1e-3}

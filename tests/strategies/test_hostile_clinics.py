@@ -13,8 +13,9 @@ from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import stream
 from sim.plan.plan import make_plan
 from sim.plan.statement import privacy_statement
-from sim.scenario import ClinicGroup, load_scenario
+from sim.scenario import load_scenario
 from sim.scenario.spec import expand
+from sim.scenario.study import ClinicGroup
 from sim.study.train import train_run
 
 HOSTILE = 2

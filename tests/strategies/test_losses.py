@@ -16,7 +16,7 @@ from sim.methods.attendance import Attendance
 from sim.methods.job import Job
 from sim.plan.counts import Counts
 from sim.privacy.accounting import dp_sgd_event, epsilon
-from sim.scenario import ClinicGroup
+from sim.scenario.study import ClinicGroup
 from sim.study.train import train_run
 
 METHOD = pytest.mark.parametrize("method", METHODS, ids=str)

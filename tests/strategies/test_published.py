@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sim.data.federation import load_federation
 from sim.plan.plan import make_plan
-from sim.scenario import HeartDisease, parse_scenario
+from sim.scenario import parse_scenario
+from sim.scenario.data import HeartDisease
 from sim.scenario.spec import expand
 from sim.study.train import train_run
 

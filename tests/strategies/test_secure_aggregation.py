@@ -16,7 +16,7 @@ from sim.methods.messages import Kind, Train, UnseenError
 from sim.methods.secure_sum import added, masked_sum, part_noise, step_of
 from sim.privacy.accounting import epsilon
 from sim.privacy.secure_aggregation import SecureAggregation
-from sim.scenario import ClinicGroup, Server
+from sim.scenario.study import ClinicGroup, Server
 from sim.study.train import PlanMismatchError, train_run
 
 CLINIC = {"mechanism": "clinic-level", "noise-multiplier": 1.5, "clip": 0.3, "delta": 1e-3}
