@@ -45,24 +45,16 @@ class Predictions:
         That is ``label, probability_0, probability_1, ...``, or ``time, event, survival_EDGE, ...``, or ``amount,
         predicted``.
         """
-        if "amount" in table:
-            return cls(
-                model=model,
-                models=models,
-                clinic=pd.factorize(table["clinic"])[0].astype(np.int64),
-                patient=table["patient"].to_numpy(np.int64),
-                label=np.zeros(len(table), dtype=np.int64),
-                probabilities=table[["predicted"]].to_numpy(np.float64),
-                amount=table["amount"].to_numpy(np.float64),
-            )
         kind = "survival_" if "time" in table else "probability_"
-        columns = sorted(
-            (name for name in table.columns if name.startswith(kind)), key=lambda name: float(name.rpartition("_")[2])
-        )
-        label, times = table["event" if "time" in table else "label"].to_numpy(np.int64), None
-        if "time" in table:
-            edges = np.array([float(name.rpartition("_")[2]) for name in columns])
-            times = Times(table["time"].to_numpy(np.float64), label == 1, edges)
+        ends = {name: float(name.rpartition("_")[2]) for name in table.columns if name.startswith(kind)}
+        columns, label, times, amount = sorted(ends, key=ends.__getitem__), np.zeros(len(table), np.int64), None, None
+        if "amount" in table:
+            columns, amount = ["predicted"], table["amount"].to_numpy(np.float64)
+        elif "time" in table:
+            label = table["event"].to_numpy(np.int64)
+            times = Times(table["time"].to_numpy(np.float64), label == 1, np.array(sorted(ends.values())))
+        else:
+            label = table["label"].to_numpy(np.int64)
         return cls(
             model=model,
             models=models,
@@ -71,6 +63,7 @@ class Predictions:
             label=label,
             probabilities=table[columns].to_numpy(np.float64),
             times=times,
+            amount=amount,
         )
 
 
@@ -251,7 +244,8 @@ def _brier(of: Predictions) -> Floats:
     return np.asarray(1 - 2 * _truth(of) + (of.probabilities**2).sum(1))
 
 
-SCORED: Final[Mapping[str, Callable[[Predictions], tuple[Floats, Floats]]]] = MappingProxyType(
+Score = Callable[[Predictions], tuple[Floats, Floats]]
+SCORED: Final[Mapping[str, Score]] = MappingProxyType(
     {
         "within_clinic_auc": lambda of: _aucs(of, _within(of)),
         "auc": lambda of: _aucs(of, of.model),
@@ -262,26 +256,20 @@ SCORED: Final[Mapping[str, Callable[[Predictions], tuple[Floats, Floats]]]] = Ma
     }
 )
 """The scores of classes whose variance over patients is known, and how they are computed."""
-_OF_GRADES: Final[Mapping[str, Callable[[Predictions], tuple[Floats, Floats]]]] = MappingProxyType(
-    {
-        **SCORED,
-        "within_clinic_ordinal_auc": lambda of: _ordered(of, _within(of)),
-        "ordinal_auc": lambda of: _ordered(of, of.model),
-        "ranked_probability": lambda of: _means(of, ranked_probability(of.probabilities, of.label)),
-    }
-)
-_OF_AMOUNTS: Final[Mapping[str, Callable[[Predictions], tuple[Floats, Floats]]]] = MappingProxyType(
-    {
-        "within_clinic_r2": lambda of: _explained(of, _within(of)),
-        "r2": lambda of: _explained(of, of.model),
-        "mae": lambda of: _means(of, np.abs(_rest(of))),
-    }
-)
-_OF_TIMES: Final[Mapping[str, Callable[[Predictions], tuple[Floats, Floats]]]] = MappingProxyType(
-    {
-        "within_clinic_concordance": lambda of: _concordance(of, _within(of)),
-        "concordance": lambda of: _concordance(of, of.model),
-        "integrated_brier": lambda of: _means(of, _integrated_brier(of)),
-        "loss": lambda of: _means(of, log_losses(of.probabilities, _times(of))),
-    }
-)
+_OF_GRADES: Final[Mapping[str, Score]] = {
+    **SCORED,
+    "within_clinic_ordinal_auc": lambda of: _ordered(of, _within(of)),
+    "ordinal_auc": lambda of: _ordered(of, of.model),
+    "ranked_probability": lambda of: _means(of, ranked_probability(of.probabilities, of.label)),
+}
+_OF_AMOUNTS: Final[Mapping[str, Score]] = {
+    "within_clinic_r2": lambda of: _explained(of, _within(of)),
+    "r2": lambda of: _explained(of, of.model),
+    "mae": lambda of: _means(of, np.abs(_rest(of))),
+}
+_OF_TIMES: Final[Mapping[str, Score]] = {
+    "within_clinic_concordance": lambda of: _concordance(of, _within(of)),
+    "concordance": lambda of: _concordance(of, of.model),
+    "integrated_brier": lambda of: _means(of, _integrated_brier(of)),
+    "loss": lambda of: _means(of, log_losses(of.probabilities, _times(of))),
+}

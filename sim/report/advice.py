@@ -24,6 +24,7 @@ from sim.report.scope import scope
 from sim.report.spoken import spoken
 from sim.report.study import NO_TRIALS
 from sim.report.summary import (
+    BOUNDED,
     PREVALENCE,
     adjacency_note,
     adversaries_in,
@@ -38,8 +39,7 @@ from sim.report.summary import (
 
 _NOT_RANKED: Final = frozenset({"seed", "rounds", "best_round", "majority_accuracy", "delta"})
 _LISTED: Final = 5
-_BOUNDED: Final = ("auc", "accuracy", "auprc", "sensitivity", "net_benefit", "brier", "concordance", "r2", "kappa")
-_SCORES: Final = (*_BOUNDED, "loss", "mae", "decile_error")
+_SCORES: Final = (*BOUNDED, "loss", "mae", "decile_error")
 """What says how good a model is ends so; everything else is a cost."""
 
 
@@ -173,7 +173,7 @@ class _Study:
             extreme="highest" if self.sign < 0 else "lowest",
             of_those=" of those that meet the condition" if total > len(self.kept) else "",
             is_score=self.is_score,
-            margin=margin_text(self.margin) if self.best.endswith(_BOUNDED) else "",
+            margin=margin_text(self.margin) if self.best.endswith(BOUNDED) else "",
             as_good=others,
             next=self._next(first, others),
             unsettled=unsettled,

@@ -140,7 +140,6 @@ def _success(adversary: str, own: pd.DataFrame, score: str) -> Figure:
         "more, upwards the model is better. Dashed: guessing. Dotted: the most that is found without DP. "
         "An attack that fails proves no privacy.",
         description=f"Charts of score against the success of attacks by the {adversary.lower()}: {spans}.",
-        table=name,
         panels=[
             partial(
                 success_panel,
@@ -177,7 +176,6 @@ def _audit(table: pd.DataFrame) -> Figure:
         "the claim is used up; above it, it would be false. Of Gaussian noise the shape of the claimed trade-off curve "
         "is taken as known and its scale measured; attacks.parquet has bounds without that assumption.",
         description=f"A chart of audited against claimed epsilon. {words}.",
-        table="audit",
         panels=[
             partial(audit_panel, adversary=who, largest=float(table["claimed"].max()))
             for who in dict.fromkeys(table["adversary"])

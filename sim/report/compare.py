@@ -24,6 +24,7 @@ from sim.report.scope import scope
 from sim.report.spoken import spoken
 from sim.report.study import NO_TRIALS
 from sim.report.summary import (
+    BOUNDED,
     PREVALENCE,
     adjacency_note,
     held_out_clinics,
@@ -40,8 +41,6 @@ from sim.results.columns import is_tuned
 NO_ROUNDS: Final = pd.DataFrame()
 _NAMED: Final = 3
 """At most so many groups of a kind are named."""
-_BOUNDED: Final = ("auc", "accuracy", "auprc", "sensitivity", "brier", "net_benefit", "concordance", "r2", "kappa")
-"""Metrics between 0 and 1 end so: the margin is of their size."""
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _LATEX: Final = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -138,7 +137,7 @@ def compared(
     baselines : frozenset of str
         Groups that are there to be compared with: none is called the best while there is another.
     """
-    margin = margin if metric.endswith(_BOUNDED) else 0.0
+    margin = margin if metric.endswith(BOUNDED) else 0.0
     means = estimates(evidence).rename(columns={"method": "group"})
     sign = 1 if higher_is_better(metric) else -1
     scored = means[means["mean"].notna()]

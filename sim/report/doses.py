@@ -52,7 +52,7 @@ def dose_figure(table: pd.DataFrame, ok: pd.DataFrame) -> Figure:
         note=f"Means over seeds at each value of {key}; bars: 95 % confidence intervals.",
         description=f"A line chart of {first['score'].iloc[0]} by {key}, from {doses[0]:g} to {doses[-1]:g}. "
         f"{spans(first)}",
-        table="doses",
+        of="doses",
         panels=[partial(dose_panel, key=key, doses=doses)],
         by_level=True,
     )

@@ -85,7 +85,7 @@ def _joining(table: pd.DataFrame, words: Spoken) -> list[Figure]:
                 f"{words.unscored}",
                 description=f"A dot chart of each clinic's {words.word} less that of {against}. "
                 f"Mean of all methods and levels: {told}.",
-                table="joining",
+                of="joining",
                 panels=[
                     partial(
                         joining_panel,
@@ -106,7 +106,7 @@ def _joining(table: pd.DataFrame, words: Spoken) -> list[Figure]:
                 title="What joining brings, by the number of a clinic's own records",
                 note=f"A mark a clinic and method. Above 0: better than {ALONE}.",
                 description=f"A chart of the gain of {clinics} clinics against their numbers of training records.",
-                table="joining",
+                of="joining",
                 panels=[partial(size_panel, word=words.word)],
                 by_level=True,
             )
@@ -123,7 +123,6 @@ def _map(study: StudyResults) -> Figure:
         title=f"Which method to take{f', where {listed(shown.within)}' if shown.within else ''}",
         note=map_note(shown),
         description=f"A map of {shown.y or 'the study'} by {shown.x}. {'; '.join(stretches)}.",
-        table="map",
         panels=[partial(map_panel, shown=shown)],
         first=True,
     )
@@ -136,7 +135,6 @@ def _roc(place: str) -> Figure:
         note=f"Held-out records of all seeds. Each case is compared with the controls of its own {place}, so that the "
         f"area is the within-{place} AUC (the covariate-adjusted ROC curve of Janes & Pepe 2009).",
         description=f"A line chart of sensitivity against the false-positive rate within the {place}.",
-        table="roc",
         panels=[partial(roc_panel, place=place)],
         by_level=True,
     )
@@ -149,7 +147,6 @@ def _calibration() -> Figure:
         note="Held-out records of all seeds, in tenths by their predicted probability. Below the diagonal, risk is "
         "overstated.",
         description="A line chart of the observed share of cases against the predicted probability.",
-        table="calibration",
         panels=[calibration_panel],
         by_level=True,
     )
@@ -165,7 +162,6 @@ def _groups(table: pd.DataFrame, words: Spoken) -> Figure:
         note="On the held-out records of each group; bars: 95 % intervals over seeds.",
         description=f"A dot chart of the within-{words.place} {words.word} by group. "
         f"Mean of all methods and levels: {told}.",
-        table="groups",
         panels=[partial(groups_panel, groups=groups, word=words.word, place=words.place)],
         by_level=True,
     )
@@ -184,7 +180,6 @@ def _tuning(table: pd.DataFrame, edges: Sequence[str]) -> Figure:
         note="Each mark: the best setting with that value, on validation records, as a mean over seeds; large: the "
         f"best value of the method. No held-out record decides. {' '.join(edges)}".rstrip(),
         description=f"Line charts of the validation score by {listed(keys)}. Best: {'; '.join(best)}.",
-        table="tuning",
         panels=[partial(tuning_panel, key=key, values=values[key]) for key in keys],
         by_level=True,
     )
@@ -206,7 +201,6 @@ def _elsewhere(table: pd.DataFrame, words: Spoken) -> Figure:
         "mean over clinics (random effects) with its interval; last: where 95 % of other such clinics are expected. "
         f"From five clinics on.{few}",
         description=f"A forest plot of the {words.word} at {len(worst)} clinics. Means: {means or 'too few clinics'}.",
-        table="elsewhere",
         panels=[partial(forest_panel, clinics=[*worst[:_MOST], *summaries], word=words.word)],
         by_level=True,
     )

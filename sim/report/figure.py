@@ -23,10 +23,15 @@ class Figure:
     title: str
     note: str
     description: str
-    table: str  # The data that it draws
     panels: Sequence[Callable[[Sheet], Spec]]  # Draw on a sheet; the page puts them side by side where there is room
     by_level: bool = False  # Whether paper needs one for each level of privacy
     first: bool = False  # Whether it stands on the first screen
+    of: str = ""  # The data that it draws, where they have another name
+
+    @property
+    def table(self) -> str:
+        """The name of the data that it draws."""
+        return self.of or self.name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,7 +139,6 @@ def _privacy(
         f"adversary. Methods with the same ε are drawn side by side.{open_to}",
         description=f"{len(adversaries)} charts of {score} against the epsilon of the "
         f"{' and the '.join(name.lower() for name in adversaries.values())}. {spans(own)}",
-        table="privacy",
         panels=[
             partial(
                 privacy_panel,
@@ -161,7 +160,6 @@ def _scores(points: pd.DataFrame, score: str) -> Figure:
         title="Score by method",
         note="Means over seeds; bars: 95 % confidence intervals. No run has a finite ε, so no privacy is drawn.",
         description=f"A dot chart of {score} by method. {spans(points[points['score'] == score])}",
-        table="scores",
         panels=[scores_panel],
         by_level=True,
         first=True,
@@ -184,7 +182,7 @@ def _pareto(points: pd.DataFrame, told: Mapping[str, str], axis: Spec, score: st
             note="Filled: on the Pareto front, where no other method and level is at least as good in score, "
             f"{', '.join(goods)} and better in one of them. Judged by means alone: neighbours may be alike.",
             description=f"Charts of {score} against {listed(goods)}. On the front: {'; '.join(names)}.",
-            table="trade_offs",
+            of="trade_offs",
             panels=[*(partial(cost_panel, cost=cost, amounts=points[cost]) for cost in costs), *privacy],
         )
     ]
@@ -200,7 +198,6 @@ def _learning(table: pd.DataFrame, score: str) -> Figure:
         title="Learning curves",
         note=f"{of_seeds} after each round, on the held-out records{bands}.",
         description=f"A line chart of {score} by round, here after the last. {spans(last[last['score'] == score])}",
-        table="learning",
         panels=[partial(learning_panel, lowest=lowest, with_bands=several)],
         by_level=True,
     )
@@ -218,7 +215,6 @@ def _clinics(table: pd.DataFrame, clinics: int, words: Spoken) -> Figure:
         f"intervals over its patients and seeds. {words.unscored}{few}",
         description=f"A dot chart of {score} by {words.place}. "
         f"Mean of all methods and levels: {_told(means, score_text)}.",
-        table="clinics",
         panels=[partial(clinics_panel, clinics=drawn, word=words.word)],
         by_level=True,
     )
@@ -232,7 +228,7 @@ def _time(table: pd.DataFrame, words: Spoken) -> Figure:
         note=f"Simulated time by phase, summed over {words.sites} and rounds. Where {words.sites} work in parallel, a "
         "run takes less than this sum.",
         description=f"A bar chart of seconds by method and phase. Sums: {_sums(table, 'seconds', seconds_text)}.",
-        table="phases",
+        of="phases",
         panels=[partial(time_panel, most=float(sums.max()), phases=set(table["phase"]))],
     )
 
@@ -244,7 +240,6 @@ def _traffic(table: pd.DataFrame, words: Spoken) -> Figure:
         title="Traffic by message type",
         note=f"Traffic of a whole run over all {words.sites}.",
         description=f"A bar chart of bytes by method and kind of message. Sums: {_sums(table, 'bytes', bytes_text)}.",
-        table="traffic",
         panels=[partial(traffic_panel, kinds=kinds)],
     )
 
@@ -256,7 +251,7 @@ def _round(table: pd.DataFrame, clock: Sequence[DrawnRound]) -> Figure:
         title="Timeline of a round",
         note="First round of the method selected above, first seed: who receives, computes, sends and waits, and when.",
         description=f"A Gantt chart of one round. {' '.join(words)}",
-        table="rounds",
+        of="rounds",
         panels=[
             partial(
                 round_panel,

@@ -213,7 +213,7 @@ def learning(ok: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
     by = [*_GROUP, "round"]
     # a seed's runs that hold clinics out in turn are one repetition
     words = spoken(ok)
-    over_folds = {column: "min" if column == words.headline.worst else "mean" for column in words.scores.values()}
+    over_folds = {column: "min" if column == words.worst else "mean" for column in words.scores.values()}
     joined = joined.groupby([*by, "status", "seed"], observed=True, sort=False, as_index=False).agg(over_folds)
     parts = [
         with_bounds(summarise(joined, by, column), words.least).assign(score=score)

@@ -88,7 +88,7 @@ def worst_frame(study: StudyResults) -> pd.DataFrame:
     and the mean of the lowest score. Empty where no run names one.
     """
     ok = study.drawn
-    lowest = spoken(ok).headline.worst
+    lowest = spoken(ok).worst
     if "worst_clinic" not in ok or ok[lowest].isna().all():
         return pd.DataFrame()
     groups = ok.groupby(["series", "level"], sort=False, observed=True)

@@ -17,10 +17,9 @@ HEADLINE: Final = HEADLINES["classes"].within
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spoken:
+class Spoken(Headline):
     """The scores of one kind of outcome in words."""
 
-    headline: Headline
     proper: str  # Column of a score that right predictions alone make best, the smaller the better
     proper_word: str
     known: str  # What the line of reference predicts of each clinic
@@ -40,27 +39,12 @@ class Spoken:
         return "parties" if self.place == "region" else "clinics"
 
     @property
-    def within(self) -> str:
-        """The headline's column."""
-        return self.headline.within
-
-    @property
-    def pooled(self) -> str:
-        """The column of the same score over all records, and of one clinic's."""
-        return self.headline.pooled
-
-    @property
-    def word(self) -> str:
-        """What a clinic's score is called."""
-        return self.headline.word
-
-    @property
     def scores(self) -> dict[str, str]:
         """Name of a score on the page, and its column; the headline first."""
         return {
             f"Within-{self.place} {self.word}": self.within,
             f"Pooled {self.word}": self.pooled,
-            f"Worst {self.place}'s {self.word}": self.headline.worst,
+            f"Worst {self.place}'s {self.word}": self.worst,
             **self.others,
         }
 
@@ -81,7 +65,7 @@ class Spoken:
 _SPOKEN: Final = MappingProxyType(
     {
         "classes": Spoken(
-            headline=HEADLINES["classes"],
+            **vars(HEADLINES["classes"]),
             proper="brier",
             proper_word="Brier score",
             known="share of cases",
@@ -93,7 +77,7 @@ _SPOKEN: Final = MappingProxyType(
             others={"Balanced accuracy": "balanced_accuracy", "Accuracy": "accuracy"},
         ),
         "ordinal": Spoken(
-            headline=HEADLINES["ordinal"],
+            **vars(HEADLINES["ordinal"]),
             proper="ranked_probability",
             proper_word="ranked probability score",
             known="share of each grade",
@@ -106,7 +90,7 @@ _SPOKEN: Final = MappingProxyType(
             others={"Kappa, squared weights": "quadratic_kappa", "Balanced accuracy": "balanced_accuracy"},
         ),
         "amount": Spoken(
-            headline=HEADLINES["amount"],
+            **vars(HEADLINES["amount"]),
             proper="mae",
             proper_word="mean absolute error",
             known="mean",
@@ -118,7 +102,7 @@ _SPOKEN: Final = MappingProxyType(
             least=-math.inf,
         ),
         "time": Spoken(
-            headline=HEADLINES["time"],
+            **vars(HEADLINES["time"]),
             proper="integrated_brier",
             proper_word="integrated Brier score",
             known="Kaplan-Meier curve",

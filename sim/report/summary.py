@@ -13,6 +13,7 @@ import scipy
 from sim.foundation.text import value_text
 from sim.inference.differences import estimates
 from sim.methods.labels import known_method, method_label, reading_order
+from sim.privacy.ledger import COLUMN_OF, REPLACE_COLUMN_OF
 from sim.report.held_out import HeldOut, evidence_of
 from sim.report.spoken import between_parties, spoken
 from sim.results.columns import NOISE_KEYS, is_tuned
@@ -31,11 +32,6 @@ WHO = {
     "edge": "Edge server",
 }
 """Names of the adversaries."""
-
-REPLACE = {
-    column: f"{column}_replace" for column in (*ADVERSARIES, "epsilon_peers", "epsilon_server_and_peers", *_EDGE_SERVER)
-}
-"""Column of an epsilon, and that of the same with everything under replacement."""
 
 
 def adversaries_in(runs: pd.DataFrame) -> dict[str, str]:
@@ -117,7 +113,7 @@ def successful_runs(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _worst_of_all_folds(ok: pd.DataFrame) -> pd.DataFrame:
     away, by = ok[held_out_clinics(ok)], [*swept_keys(ok), "method_label", "seed"]
-    worst = spoken(ok).headline.worst
+    worst = spoken(ok).worst
     columns = [column for column in (worst, "worst_clinic") if column in ok]
     if columns and len(away):
         keys = [away[key] for key in by]
@@ -187,7 +183,8 @@ def under_one_adjacency(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with all epsilons of `adjacency_of` them."""
     if adjacency_of(runs) != "replace-one":
         return runs.copy()
-    return runs.assign(**{column: runs[other].astype(float) for column, other in REPLACE.items() if other in runs})
+    pairs = ((COLUMN_OF[who], other) for who, other in REPLACE_COLUMN_OF.items() if other in runs)
+    return runs.assign(**{column: runs[other].astype(float) for column, other in pairs})
 
 
 def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str, held_out: HeldOut | None = None) -> pd.DataFrame:
@@ -224,9 +221,13 @@ def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str, held_out: Held
     return table.reset_index()
 
 
+BOUNDED = ("auc", "accuracy", "auprc", "sensitivity", "brier", "net_benefit", "concordance", "r2", "kappa")
+"""Metrics between 0 and 1 end so: a margin is of their size."""
+
+
 def higher_is_better(column: str) -> bool:
     """Whether a column is a score, of which more is better; of everything else less is."""
-    return column.endswith(("auc", "accuracy", "auprc", "sensitivity", "net_benefit", "concordance", "r2", "kappa"))
+    return column.endswith(tuple(name for name in BOUNDED if name != "brier"))
 
 
 def title(column: str, place: str = "clinic") -> str:

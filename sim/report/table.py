@@ -53,6 +53,7 @@ _QUALITY = {
     "Sensitivity": "sensitivity",
     "Net benefit": "net_benefit",
 }
+_NAMES = {"privacy.epsilon": "Target ε"}
 EDGE_BYTES = ("edge_bytes_up", "edge_bytes_down")
 _SHORT = {"ε edge server": "ε edge", "ε model user": "ε user", "ε peer clinic": "ε peer", "ε peer party": "ε peer"}
 
@@ -68,15 +69,12 @@ def results_frame(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.Dat
     by = ["method_label", *keys]
     groups = ok.groupby(by, dropna=False, sort=False, observed=True)
     words = spoken(ok)
-    worst = words.headline.worst
+    worst = words.worst
     means = groups[[worst, "sim_seconds", "bytes_up", "bytes_down"]].mean()
     adversaries = adversaries_in(ok)
     largest = groups[list(adversaries)].max()
 
-    table = pd.DataFrame({"Method": means.index.get_level_values("method_label")})
-    for key in keys:
-        name = "Target ε" if key == "privacy.epsilon" else key
-        table[name] = [value_text(value) for value in means.index.get_level_values(key)]
+    table = _settings(means.index, keys)
     table["Seeds"] = groups["seed"].nunique().astype(str).to_numpy()
     for name, metric in words.scores.items():
         if metric == worst:
@@ -102,6 +100,12 @@ def _in_blocks(runs: pd.DataFrame) -> pd.DataFrame:
     return ok.iloc[np.argsort(ok["method"].map(is_baseline).astype(bool), kind="stable")]
 
 
+def _settings(groups: pd.Index[Any], keys: Sequence[str]) -> pd.DataFrame:
+    """Name the method and the swept values of each row."""
+    swept = {_NAMES.get(key, key): list(map(value_text, groups.get_level_values(key))) for key in keys}
+    return pd.DataFrame({"Method": groups.get_level_values("method_label"), **swept})
+
+
 def quality_frame(runs: pd.DataFrame) -> pd.DataFrame:
     """Lay out calibration and decisions as text, a row as in :func:`results_frame`; columns that no run has left out.
 
@@ -111,10 +115,7 @@ def quality_frame(runs: pd.DataFrame) -> pd.DataFrame:
     keys = swept_keys(ok)
     groups = ok.groupby(["method_label", *keys], dropna=False, sort=False, observed=True)
     means = groups[[column for column in _QUALITY.values() if column in ok and ok[column].notna().any()]].mean()
-    table = pd.DataFrame({"Method": means.index.get_level_values("method_label")})
-    for key in keys:
-        name = "Target ε" if key == "privacy.epsilon" else key
-        table[name] = [value_text(value) for value in means.index.get_level_values(key)]
+    table = _settings(means.index, keys)
     for name, column in _QUALITY.items():
         if column in means:
             table[name] = list(map(score_text, means[column]))
@@ -189,7 +190,7 @@ def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
     for values, group in ok.groupby(["method_label", *keys], dropna=False, sort=False, observed=True):
         run = group.iloc[0]
         noise = [clinic["noise_multiplier"] for clinic in run["clinics"] if clinic["noise_multiplier"] is not None]
-        names = ("Target ε" if key == "privacy.epsilon" else key for key in keys)
+        names = (_NAMES.get(key, key) for key in keys)
         rows.append(
             {
                 "Method": values[0],

@@ -27,6 +27,7 @@ AUDIT_FILE, SIGNATURE_FILE = "audit-log.jsonl", "signature.json"
 NOT_LISTED = frozenset({AUDIT_FILE, SIGNATURE_FILE, "run.json"})
 """Files of a run's folder whose hashes do not stand in its log as a file's."""
 
+_GROUPS = {"clinic": ("up", "down", "noised-steps"), "edge": ("up", "down")}
 Counted = Mapping[Any, NDArray[np.int64]]
 
 
@@ -53,17 +54,13 @@ class Trail:
         """
         steps = sorted(_growth(noised, self._noised).items())
         new = [*sorted(_growth(traffic, self._traffic).items()), *((("noised-steps", part), n) for part, n in steps)]
-        by_clinic: dict[int, dict[str, Any]] = {}
-        for (group, kind), counts in new:
-            for clinic in np.flatnonzero(counts).tolist():
-                line = by_clinic.setdefault(clinic, {"up": {}, "down": {}, "noised-steps": {}})
-                line[group][kind] = int(counts[clinic])
-        self.entries += [{"round": server_round, "clinic": k, **by_clinic[k]} for k in sorted(by_clinic)]
-        by_edge: dict[int, dict[str, Any]] = {}
-        for (way, kind), counts in sorted(_growth(above, self._above).items()):
-            for edge in np.flatnonzero(counts).tolist():
-                by_edge.setdefault(edge, {"up": {}, "down": {}})[way][kind] = int(counts[edge])
-        self.entries += [{"round": server_round, "edge": k, **by_edge[k]} for k in sorted(by_edge)]
+        for who, counted in (("clinic", new), ("edge", sorted(_growth(above, self._above).items()))):
+            by_place: dict[int, dict[str, Any]] = {}
+            for (group, kind), counts in counted:
+                for place in np.flatnonzero(counts).tolist():
+                    line = by_place.setdefault(place, {each: {} for each in _GROUPS[who]})
+                    line[group][kind] = int(counts[place])
+            self.entries += [{"round": server_round, who: k, **by_place[k]} for k in sorted(by_place)]
 
 
 def _growth(now: Counted, before: dict[Any, NDArray[np.int64]]) -> dict[Any, NDArray[np.int64]]:
@@ -188,7 +185,7 @@ def _disagreement(entries: Sequence[Mapping[str, Any]], record: Mapping[str, Any
             continue
         who = "edge" if "edge" in entry else "clinic"
         place = entry[who]
-        for group in ("up", "down", "noised-steps") if who == "clinic" else ("up", "down"):
+        for group in _GROUPS[who]:
             for kind, count in entry[group].items():
                 key = who, f"{group} {kind}"
                 last[key, place] = number

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from sim.privacy.ledger import Adversary
+from sim.privacy.ledger import COLUMN_OF, Adversary
 from sim.scenario.spec import TUNED
 
 COLUMNS: Final = (
@@ -49,11 +49,7 @@ _HEADLINE_COLUMNS: Final = (
 """Columns of grades, of times, and of amounts, that a table has all of if it has one."""
 _KNOWN: Final = frozenset(EVERY_COLUMN)
 AUDITED_COLUMN_OF: Final[Mapping[Adversary, str]] = {
-    "model-user": "epsilon_audited_model_user",
-    "peer-clinic": "epsilon_audited_peer",
-    "server": "epsilon_audited_server",
-    "peers": "epsilon_audited_peers",
-    "server-and-peers": "epsilon_audited_server_and_peers",
+    who: column.replace("epsilon", "epsilon_audited") for who, column in COLUMN_OF.items() if who != "edge"
 }
 """The columns of what audits show of the epsilon against each adversary, at least."""
 TEXT_COLUMNS: Final = frozenset(
