@@ -87,7 +87,7 @@ def read(spec: Npz) -> Table:
 def _loaded(path: Path, sha256: str, wanted: tuple[str, ...]) -> tuple[Arrays, tuple[str, ...]]:
     """Return those arrays that exist, and the names of all; `sha256` makes a changed file another entry."""
     if fault := archive_fault(path, wanted):
-        raise ScenarioError([f"scenario: data.path: {path} {fault}"])
+        raise ScenarioError(f"scenario: data.path: {path} {fault}")
     fault, held = "is no NumPy archive, or not whole; save it with numpy.savez", "it"
     arrays: dict[str, NDArray[Any]] = {}
     try:
@@ -105,7 +105,7 @@ def _loaded(path: Path, sha256: str, wanted: tuple[str, ...]) -> tuple[Arrays, t
     except Exception as error:  # the bytes may be of any kind
         if str(error).startswith("Object arrays"):
             fault = f"holds {held} as pickled objects, which are never read; save it as numbers or text"
-        raise ScenarioError([f"scenario: data.path: {path} {fault}"]) from None
+        raise ScenarioError(f"scenario: data.path: {path} {fault}") from None
     return arrays, stored
 
 

@@ -38,7 +38,7 @@ def load_records(
         return federation
     if not federation.outcome.of_classes and any(group.label_noise for group in clinics):
         fault = "flips classes, and what is predicted here has none; remove it"
-        raise ScenarioError([f"scenario: clinics.label-noise: {fault}"])
+        raise ScenarioError(f"scenario: clinics.label-noise: {fault}")
     group_of = groups_of(clinics, federation.everyone)
     own = {name: clinics[group_of[name]] for name in federation.everyone}
     columns = {
@@ -102,12 +102,12 @@ def _lacking(group: ClinicGroup, position: int, features: Sequence[str]) -> list
         own = [f for f in features if f == column] or [f for f in features if f.startswith(f"{column}_")]
         if not own:
             place = f"scenario: clinics.{position}.missing-columns"
-            raise ScenarioError([f'{place}: there is no feature "{column}"; {suggest(column, features)}'])
+            raise ScenarioError(f'{place}: there is no feature "{column}"; {suggest(column, features)}')
         found += [(features.index(feature), 0.0) for feature in own]
         found += [(features.index(told), 1.0) for told in (f"{column}_missing",) if told in features]
     if len({feature for feature, _ in found}) == len(features):
         place = f"scenario: clinics.{position}.missing-columns"
-        raise ScenarioError([f"{place}: nothing is left to predict from at these clinics; leave them a column"])
+        raise ScenarioError(f"{place}: nothing is left to predict from at these clinics; leave them a column")
     return found
 
 

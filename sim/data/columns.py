@@ -78,7 +78,7 @@ def read_columns(spec: TableFile) -> Columns:
 
     digest, is_csv = spec.sha256(), isinstance(spec, Csv)
     if fault := table_fault(spec.path, is_csv=is_csv):
-        raise ScenarioError([f"scenario: data.path: {spec.path} {fault}"])
+        raise ScenarioError(f"scenario: data.path: {spec.path} {fault}")
     roles = tuple(column for column in (spec.classes_column, spec.clinic, spec.patient) if column is not None)
     try:
         return _parsed(
@@ -97,7 +97,7 @@ def read_columns(spec: TableFile) -> Columns:
         fault = "cannot be unpacked; check that it is whole and that its name ends as its format asks"
         if not is_csv:
             fault = "is no Parquet file, or not whole; save it again"
-    raise ScenarioError([f"scenario: data.path: {spec.path} {fault}"])
+    raise ScenarioError(f"scenario: data.path: {spec.path} {fault}")
 
 
 @lru_cache(maxsize=1)

@@ -240,7 +240,7 @@ def _shared(table: Table, parties: Sequence[Party], seed: int, regions: Sequence
     there = present(parties, regions)
     shared = np.logical_and.reduce(known | ~there[table.clinic].T)
     if not shared.any():
-        raise ScenarioError(["scenario: parties: the parties have no patient in common; give larger shares"])
+        raise ScenarioError("scenario: parties: the parties have no patient in common; give larger shares")
     of_region = [np.bincount(table.clinic[own], minlength=len(there)) for own in known]
     counts = tuple(int(of_region[party][region]) for region, party in np.argwhere(there).tolist())
     return replace(split.chosen_records(table, shared), known=counts)

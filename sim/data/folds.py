@@ -23,7 +23,7 @@ def runs_of(scenario: Scenario) -> list[RunSpec]:
     specs = list(in_folds(expand(scenario)))
     if len(specs) > MOST_RUNS:
         fault = f"{len(specs):,} runs, and a study has at most {MOST_RUNS:,}"
-        raise ScenarioError([f"scenario: data.folds: {fault}; hold out several clinics at a time with fewer folds"])
+        raise ScenarioError(f"scenario: data.folds: {fault}; hold out several clinics at a time with fewer folds")
     return specs
 
 
@@ -52,12 +52,10 @@ def folds_of(data: DataSpec, names: Sequence[str], seed: int) -> list[tuple[str,
     """
     folds = data.folds or len(names)
     if len(names) < 2:
-        raise ScenarioError(
-            ["scenario: data.test: there is one clinic, and without it none to train; give more clinics"]
-        )
+        raise ScenarioError("scenario: data.test: there is one clinic, and without it none to train; give more clinics")
     if folds > len(names):
         fault = f"{folds} folds of {len(names)} clinics"
-        raise ScenarioError([f"scenario: data.folds: {fault}; give at most one a clinic, or leave data.folds out"])
+        raise ScenarioError(f"scenario: data.folds: {fault}; give at most one a clinic, or leave data.folds out")
     if folds == len(names):
         return [(name,) for name in names]
     order = stream(seed, "folds").permutation(len(names))

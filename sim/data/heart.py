@@ -78,7 +78,7 @@ def _parsed() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]
     """Return features, severities, centres and places of the rows with no missing value but of slope, ca and thal."""
     found = lines()
     if hashlib.sha256("".join(f"{line}\n" for line in found).encode()).hexdigest() != _SHA256:
-        raise ScenarioError([f"scenario: data.source: {_FILE.name} is absent or altered; install Suture again"])
+        raise ScenarioError(f"scenario: data.source: {_FILE.name} is absent or altered; install Suture again")
     rows = []
     for place, row in enumerate(csv.DictReader(found)):
         if not all(row[column] for column in (*_NUMERIC, *_ONE_HOT)):

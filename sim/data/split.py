@@ -152,7 +152,7 @@ def without_small_clinics(spec: DataSpec, table: Table) -> Table:
         return table
     if not large.any():
         fault = f"no clinic has {spec.min_records} records, and the largest has {sizes.max(initial=0)}"
-        raise ScenarioError([f"scenario: data.min-records: {fault}; ask for fewer"])
+        raise ScenarioError(f"scenario: data.min-records: {fault}; ask for fewer")
     kept = large[table.clinic]
     return replace(
         chosen_records(table, kept),

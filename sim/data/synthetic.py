@@ -41,7 +41,7 @@ def make(spec: Synthetic, seed: int) -> Table:
     """
     # Features twice, as made and as dealt out to training and test; log-odds and shares; labels, clinics and draws.
     if fault := scarce(spec.records * (8 * spec.features + 16 * spec.classes + 48) + 1000 * spec.clinics):
-        raise ScenarioError([f"scenario: data.records: {spec.records:,} records take {fault}; make fewer"])
+        raise ScenarioError(f"scenario: data.records: {spec.records:,} records take {fault}; make fewer")
     truth = stream(seed, "synthetic.truth")
     weights = truth.standard_normal((spec.features, spec.classes - 1))
     weights *= spec.signal / np.linalg.norm(weights, axis=0)

@@ -204,4 +204,4 @@ def check_imported(strategy: RunStrategy, clinics: int) -> None:
     try:
         build_imported(strategy.name, strategy.options, clinics)
     except StrategyError as error:
-        raise ScenarioError([f"strategies: {error}; check the import path and the options"]) from None
+        raise ScenarioError(f"strategies: {error}; check the import path and the options") from None

@@ -45,7 +45,7 @@ def main(grid: Grid, context: Context) -> None:
     )
     config = RunConfig.of(context.run_config)
     if config.out is not None and not os.access(config.out.parent, os.W_OK):
-        raise ScenarioError([f"run config: out: nothing can be written into {config.out.parent} of the server"])
+        raise ScenarioError(f"run config: out: nothing can be written into {config.out.parent} of the server")
     plan, federation, _ = stated_run(config)
     job = plan.job
     try:

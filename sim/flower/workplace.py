@@ -156,16 +156,14 @@ def stated_run(config: RunConfig) -> tuple[Plan, Federation, Workplaces]:
     specs = runs_of(load_scenario(scenario))
     if number >= len(specs):
         raise ScenarioError(
-            [f"run config: run: there is no run {number}; {scenario.name} has {len(specs)}, counted from 0"]
+            f"run config: run: there is no run {number}; {scenario.name} has {len(specs)}, counted from 0"
         )
     federation = load_records(specs[number].data, specs[number].clinics, specs[number].seed, specs[number].parties)
     plan = make_plan(specs[number], federation.facts)
     if plan.job.edges is not None:
         raise ScenarioError(
-            [
-                f"run config: run: run {number}, {specs[number].strategy.name}, has edge servers, which are simulated "
-                "in one process alone; take suture run"
-            ]
+            f"run config: run: run {number}, {specs[number].strategy.name}, has edge servers, which are simulated "
+            "in one process alone; take suture run"
         )
     return plan, federation, Workplaces(plan.job, federation.train)
 

@@ -73,15 +73,15 @@ def loss_of(spec: RunSpec, facts: Facts) -> Loss:
     outcome = spec.data.outcome_of_a_record
     if weights is not None and outcome.kind != "classes":
         what = "grades" if outcome.of_classes else f"an {outcome.kind}"
-        raise ScenarioError([f"train.class-weights: has no effect on {what}; remove it"])
+        raise ScenarioError(f"train.class-weights: has no effect on {what}; remove it")
     if weights is not None and len(weights) != len(classes):
         listed = ", ".join(classes)
         raise ScenarioError(
-            [f"train.class-weights: has {len(weights)} values; give one for each of the classes {listed}"]
+            f"train.class-weights: has {len(weights)} values; give one for each of the classes {listed}"
         )
     train, (low, high) = spec.train, outcome.span
     if train.loss is not None and outcome.kind != "amount":
-        raise ScenarioError(['train.loss: chooses among losses of amounts; remove it, or set data.outcome to "amount"'])
+        raise ScenarioError('train.loss: chooses among losses of amounts; remove it, or set data.outcome to "amount"')
     if outcome.kind != "amount":
         return {"time": Hazards(), "ordinal": Grades()}.get(outcome.kind) or CrossEntropy(weights or ())
     if train.huber_delta is not None:

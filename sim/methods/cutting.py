@@ -42,13 +42,13 @@ def cut_network(spec: RunSpec, facts: Facts, protocol: Protocol) -> tuple[Networ
         with torch.random.fork_rng(devices=[]):
             network = build_network(spec.model, facts.input_shape, len(facts.classes), spec.data.outcome_of_a_record)
     except ValueError as error:
-        raise ScenarioError([f"model: {error}"]) from None
+        raise ScenarioError(f"model: {error}") from None
     if protocol.topology == "whole":
         return network, (network.whole,)
     try:
         return network, network.split(protocol.topology, spec.model.cut)
     except ValueError as error:
-        raise ScenarioError([f"model.cut: {error}; {_with_a_cut(spec.model, protocol.topology, network)}"]) from None
+        raise ScenarioError(f"model.cut: {error}; {_with_a_cut(spec.model, protocol.topology, network)}") from None
 
 
 def _with_a_cut(model: Model, topology: str, network: Network) -> str:
@@ -67,10 +67,10 @@ def frozen_parts(spec: RunSpec, method: Method, parts: Sequence[Part]) -> frozen
     """Return the parts that do not train: those that the scenario freezes, and a head behind which rows leave once."""
     frozen = frozenset(spec.model.freeze) | ({"head"} if method.pooled and method.cuts else frozenset())
     if absent := frozen - {part.name for part in parts} - {"body"}:
-        raise ScenarioError([f"model.freeze: {spec.strategy.name} has no {min(absent)}; remove it or cut the model"])
+        raise ScenarioError(f"model.freeze: {spec.strategy.name} has no {min(absent)}; remove it or cut the model")
     if spec.model.public_file is not None and "head" not in frozen:
         raise ScenarioError(
-            [f'model.public-head: {spec.strategy.name} has no frozen head; add freeze = ["head"], or remove it']
+            f'model.public-head: {spec.strategy.name} has no frozen head; add freeze = ["head"], or remove it'
         )
     return frozen
 
@@ -89,7 +89,7 @@ def with_public_head(spec: RunSpec, network: Network, parts: Sequence[Part]) -> 
     try:
         return replace(network, given=stored_values(spec.model.public_file, parts[0].shapes()))
     except ValueError as error:
-        raise ScenarioError([f"model.public-head: {error}"]) from None
+        raise ScenarioError(f"model.public-head: {error}") from None
 
 
 Layout = tuple[Network, tuple[Part, ...], frozenset[str], RowNoise | None, Parties | None]
@@ -116,7 +116,7 @@ def laid_out(spec: RunSpec, facts: Facts, method: Method, protocol: Protocol) ->
             layer = Block(f"largest-{place}", KeepLargest(spec.train.smashed_top_k))
             network, parts = behind(network, parts, layer, place)
     if spec.train.autocast is not None and not one_by_one(network.whole):
-        raise ScenarioError(["train.autocast: pays for convolutions as large as resnet18's alone; drop it"])
+        raise ScenarioError("train.autocast: pays for convolutions as large as resnet18's alone; drop it")
     return network, parts, frozen, rows, parties
 
 

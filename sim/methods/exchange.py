@@ -163,7 +163,7 @@ class Exchange(ABC):
         """A round of the parties of each region, in the order of regions; they run in parallel."""
         parties = self.job.parties
         if parties is None:
-            raise ScenarioError([f'data.layout: {self.job.method.name} needs parties; set it to "vertical"'])
+            raise ScenarioError(f'data.layout: {self.job.method.name} needs parties; set it to "vertical"')
         return [JoinedTurn(self, parties, region) for region in range(len(parties.holders))]
 
     # The server

@@ -146,7 +146,7 @@ def parties_of(
                 alone = names.index(named) if named else places.party_of[places.holders[0]]
                 present = tuple(k for k in present if places.party_of[k] == alone)
                 if len(present) < len(places.holders):
-                    raise ScenarioError([f"strategies.options.{PARTY}: not every region has {named}; name another"])
+                    raise ScenarioError(f"strategies.options.{PARTY}: not every region has {named}; name another")
                 own = of_party[alone]
                 inner = build_network(settings, (len(own),), classes, outcome)
                 network = network_behind(Columns(own), inner, features)
@@ -155,7 +155,7 @@ def parties_of(
                 if places.absent_anywhere:
                     network = network_behind(Known(), network, features)
     except ValueError as error:
-        raise ScenarioError([f"model: {error}"]) from None
+        raise ScenarioError(f"model: {error}") from None
     parts = parts or (network.whole,)
     return Parties(**vars(places), present=present, network=network, parts=parts, heads=heads, how=how)
 
@@ -227,5 +227,5 @@ def _option(spec: RunSpec, method: Method, key: str, known: tuple[str, ...]) -> 
     value = str(spec.strategy.options.get(key, method.options[key]))
     if value not in known:
         listed = tuple(name for name in known if name)
-        raise ScenarioError([f'strategies.options.{key}: there is no "{value}"; {suggest(value, listed)}'])
+        raise ScenarioError(f'strategies.options.{key}: there is no "{value}"; {suggest(value, listed)}')
     return value
