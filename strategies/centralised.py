@@ -38,7 +38,6 @@ def pooled_round(exchange: Exchange, state: Pooled) -> Pooled:
 METHOD = Method(
     name="centralised",
     label="Centralised",
-    citation="",
     family="baseline",
     layouts=("horizontal", "vertical"),
     clinic_parts="none",

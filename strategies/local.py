@@ -25,7 +25,6 @@ def lonely_round(exchange: Exchange, state: State) -> State:
 METHOD = Method(
     name="local",
     label="Local",
-    citation="",
     family="baseline",
     clinic_parts="own",
     round=lonely_round,

@@ -12,7 +12,6 @@ from strategies.local import lonely_round
 METHOD = Method(
     name="prevalence",
     label="Prevalence alone",
-    citation="",
     family="baseline",
     layouts=("horizontal", "vertical"),
     clinic_parts="own",

@@ -15,7 +15,6 @@ from strategies.local import lonely_round
 METHOD = Method(
     name="vertical-alone",
     label="One party alone",
-    citation="",
     family="baseline",
     layouts=("vertical",),
     clinic_parts="own",

@@ -6,7 +6,6 @@ messages only, those of Flower that the in-process grid delivers by a call.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -57,10 +56,6 @@ class Host:
         self._workplaces, contexts = Workplaces(job, train, groups=groups), node_contexts(0, groups, {})
         self._app = client_app(self._workplaces)
         self._contexts = {node: contexts[node] for node in nodes}
-
-    def process(self) -> int:
-        """Return the process's number."""
-        return os.getpid()
 
     def answer(self, message: Message) -> Message:
         """Answer a message to one of the nodes."""

@@ -47,10 +47,6 @@ class Attendance:
         """Return a round in which nobody is lost."""
         return cls.of(clinics, batches, np.ones(np.shape(clinics)))
 
-    def plain(self) -> list[list[int] | list[bool]]:
-        """Return what ``of`` takes, as lists."""
-        return [self.clinics.tolist(), self.batches.tolist(), self.returned.tolist()]
-
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Attendance):
             return NotImplemented

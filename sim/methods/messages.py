@@ -54,6 +54,10 @@ class UnseenError(SutureError):
         )
 
 
+INSTRUCTIONS: Final[dict[str, type[Instruction]]] = {}
+"""By action; each enters itself."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Instruction:
     """What the server asks of some clinics.
@@ -67,6 +71,11 @@ class Instruction:
     action: ClassVar[str]
     clinics: list[int]
 
+    def __init_subclass__(cls, action: str = "") -> None:
+        if action:
+            cls.action = action
+            INSTRUCTIONS[action] = cls
+
     @classmethod
     @cache
     def kinds(cls) -> dict[str, Kind]:
@@ -79,23 +88,21 @@ class Instruction:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Hello(Instruction):
+class Hello(Instruction, action="query.hello"):
     """Say which clinics you host; it names none itself."""
 
-    action: ClassVar[str] = "query.hello"
     clinics: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Upload(Instruction):
+class Upload(Instruction, action="train.records"):
     """Send every training record once; where a head is brought, the rows behind it."""
 
-    action: ClassVar[str] = "train.records"
     head: Parameters | None = field(default=None, metadata={"kind": Kind.MODEL})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Train(Instruction):
+class Train(Instruction, action="train"):
     """Train the whole model for a round on each clinic's own records.
 
     Attributes
@@ -106,7 +113,6 @@ class Train(Instruction):
         To which the clinic clips what it changed; strategies of Flower's send it.
     """
 
-    action: ClassVar[str] = "train"
     server_round: int
     proximal_mu: float | None = None
     clipping_norm: float | None = None
@@ -114,15 +120,14 @@ class Train(Instruction):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TrainAlone(Instruction):
+class TrainAlone(Instruction, action="train.alone"):
     """Train each clinic's own model for another round; nothing comes back."""
 
-    action: ClassVar[str] = "train.alone"
     server_round: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Begin(Instruction):
+class Begin(Instruction, action="train.begin"):
     """Open a turn with the clinics' parts, and send the first batch's smashed data.
 
     Attributes
@@ -133,7 +138,6 @@ class Begin(Instruction):
         The turn's first batch and their number.
     """
 
-    action: ClassVar[str] = "train.begin"
     server_round: int
     turn: str
     first: int
@@ -143,17 +147,14 @@ class Begin(Instruction):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Open(Begin):
+class Open(Begin, action="train.open"):
     """Open a turn in the server's own process, where its batches need no message; nothing comes back."""
-
-    action: ClassVar[str] = "train.open"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Close(Instruction):
+class Close(Instruction, action="train.close"):
     """End a turn that was opened so, and send the clinics' parts, where they cross."""
 
-    action: ClassVar[str] = "train.close"
     turn: str
 
 
@@ -182,49 +183,37 @@ class OfBatch(Instruction):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Tail(OfBatch):
+class Tail(OfBatch, action="train.tail"):
     """Train the tail on the body's outputs, and send the gradient in them."""
 
-    action: ClassVar[str] = "train.tail"
     body_output: Tensor = field(metadata={"kind": Kind.BODY_OUTPUT})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Step(OfBatch):
+class Step(OfBatch, action="train.step"):
     """Train the head with the cut gradient, and go on to the next batch; clipped jointly, send the gradients' norms."""
 
-    action: ClassVar[str] = "train.step"
     cut_gradient: Tensor = field(metadata={"kind": Kind.CUT_GRADIENT})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Clip(OfBatch):
+class Clip(OfBatch, action="train.clip"):
     """Scale each record's gradient that is held, train with their sum, and go on to the next batch."""
 
-    action: ClassVar[str] = "train.clip"
     clip_factors: Tensor = field(metadata={"kind": Kind.CLIP_FACTORS})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EdgeRound(Instruction):
+class EdgeRound(Instruction, action="train.edge"):
     """Do a round with your clinics, as their server; where a model is brought, from that one on. Nothing comes back."""
 
-    action: ClassVar[str] = "train.edge"
     server_round: int
     model: Parameters | None = field(default=None, metadata={"kind": Kind.MODEL})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Gather(Instruction):
+class Gather(Instruction, action="train.gather"):
     """Send the average of what your clinics have trained, as an edge server."""
-
-    action: ClassVar[str] = "train.gather"
-
-
-INSTRUCTIONS: Final[dict[str, type[Instruction]]] = {
-    each.action: each
-    for each in (Hello, Upload, Train, TrainAlone, Begin, Open, Close, Tail, Step, Clip, EdgeRound, Gather)
-}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

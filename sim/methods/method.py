@@ -97,7 +97,7 @@ class Method:
 
     name: str
     label: str
-    citation: str
+    citation: str = ""
     family: Family
     clinic_parts: Movement
     round: Round | None
@@ -158,7 +158,6 @@ def method_of(name: str) -> Method:
         return Method(
             name=name,
             label=name.rpartition(".")[2],
-            citation="",
             family="FL",
             clinic_parts="averaged",
             round=None,

@@ -101,7 +101,7 @@ def test_an_actor_that_is_killed_ends_its_run_and_no_other(hosts, csv):
 
     def kill(server_round, evaluation):
         if server_round == 1:
-            os.kill(ray.get(hosts.actors[1].process.remote()), signal.SIGKILL)
+            os.kill(ray.get(hosts.actors[1].__ray_call__.remote(lambda host: os.getpid())), signal.SIGKILL)
 
     with pytest.raises(ActorDiedError, match="killed from outside"):
         train_run(plan, federation, hosts=hosts, watch=kill)
