@@ -12,11 +12,11 @@ from torch import Tensor
 
 from sim.methods.feed import Feed
 from sim.methods.forms import sendable
-from sim.methods.hostile_rows import rows_as_sent
 from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.node_group import NodeGroup
 from sim.methods.parties import part_at, protocol_at
+from sim.methods.row_noise import rows_as_sent
 from sim.methods.sampling import Batches
 from sim.methods.trainer import Trainer, trainer_for
 from sim.methods.workplace import Memory, Numbers, Workplace

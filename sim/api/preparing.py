@@ -9,10 +9,10 @@ from sim.attacks.attack import attack_of
 from sim.data.at_clinics import load_records
 from sim.data.folds import runs_of
 from sim.foundation.problems import ScenarioError
-from sim.methods.hostile_rows import ROW_NOISE
 from sim.methods.messages import Kind
 from sim.methods.method import method_of
 from sim.methods.protocol import protocol_of
+from sim.methods.row_noise import ROW_NOISE
 from sim.plan.notes import label_notes, privacy_notes
 from sim.plan.plan import Plan
 from sim.scenario import Scenario

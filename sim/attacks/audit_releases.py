@@ -7,8 +7,8 @@ training calls, so that many thousand trials cost no training.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from sim.privacy.audited import Floats, Trials
 from sim.tensor.lanes import forward
 
 if TYPE_CHECKING:
-    from sim.methods.exchange import Exchange
+    pass
 
 MOST_VALUES: Final = 50_000_000
 """How many noised numbers an audit of rows looks at; where rows are long or leave often, there are fewer trials."""
@@ -132,20 +132,7 @@ def _released(job: Job, server_round: int, before: Parameters, trained: Paramete
         clinics = job.returning(server_round, job.participants(server_round))
         sums = masked_sum(job, server_round, clinics, before, {name: value[clinics] for name, value in trained.items()})
         return {**before, **opened(job, sums, clinics, before)}
-    exchange = cast("Exchange", _Round(job, server_round))
-    lanes = range(len(next(iter(trained.values()))))
-    return noised_average(exchange, trained, lanes, State(model=before, clip=job.spec.privacy.clip))[0]
-
-
-@dataclass(frozen=True)
-class _Round:
-    """What the server's average needs of an exchange."""
-
-    job: Job
-    server_round: int
-
-    def count(self, what: str, clinics: Sequence[int]) -> None:
-        """Count nothing."""
+    return noised_average(job, server_round, trained, State(model=before, clip=job.spec.privacy.clip))[0]
 
 
 def _far_rows(job: Job, initial: Parameters) -> Tensor:

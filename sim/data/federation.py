@@ -27,7 +27,7 @@ class Records:
     # [record, *feature] Scaled features: [record, feature] of a table, [record, channel, height, width] of images,
     # [record, channel, length] of signals
     x: NDArray[np.float32]
-    y: Ints  # [record] Label of each record: its class, an index into `Federation.classes`, or see `sim.data.outcomes`
+    y: Ints  # [record] Label of each record: its class, an index into `Federation.classes`, or see `sim.data.labels`
     offsets: Ints  # [clinic + 1] Clinic `k` has the records `offsets[k]:offsets[k + 1]`
     # row, patient: [record] Row of the source, counted from 0, and number of the patient, which tells no more than who
     # is the same; the row where there are no patients. Empty where nobody asks.
@@ -163,7 +163,11 @@ def load_federation(data_spec: DataSpec, seed: int, parties: Sequence[Party] = (
             table, records & ~held_out, data_spec.validation_share, seed, "validation", by_class=by_class
         )
     train = records & ~held_out & ~validation
-    if faults := split.one_sided_problems(data_spec, names, table.clinic, (train, trains), (held_out, tests)):
+    faults: list[str] = []
+    for kind, side, due in (("training", train, trains), ("held-out", held_out, tests)):
+        lacking = due & ~np.isin(np.arange(len(names)), table.clinic[side])
+        faults += split.fault_lines(data_spec, names, lacking, f"no {kind} record")
+    if faults:
         raise ScenarioError(faults)
     offsets = np.searchsorted(table.clinic, np.arange(len(names) + 1))
     places = Places.of(parties, names if data_spec.regions else (), table.features)

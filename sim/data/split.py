@@ -190,15 +190,15 @@ def clinic_problems(spec: DataSpec, table: Table) -> list[str]:
     whole = spec.test == "held-out-clinics"
     for size in (0,) if whole else (0, 1):
         fault = f"{size} record{'s' * (size != 1)}, too few to train and to test"
-        problems += _lines(spec, names, records == size, fault)
+        problems += fault_lines(spec, names, records == size, fault)
     if spec.one_class == "refuse":
         keep = 'set data.one-class = "keep"'
         single = (records > 1) & (np.count_nonzero(counts, axis=1) == 1)
-        problems += _lines(spec, names, single, "records of one class only", keep)
+        problems += fault_lines(spec, names, single, "records of one class only", keep)
         undivided = (records > 1) & (counts.max(axis=1, initial=0) < 2)
         if spec.stratified and table.held_out is None and not whole:
             fault = "no two records of the same class, so none can be held out"
-            problems += _lines(spec, names, undivided, fault, keep)
+            problems += fault_lines(spec, names, undivided, fault, keep)
     return problems
 
 
@@ -213,23 +213,6 @@ def name_problems(table: Table) -> list[str]:
                 "the name; take it out"
             )
     return lines
-
-
-def one_sided_problems(
-    spec: DataSpec, names: Sequence[str], clinic: Ints, train: tuple[Mask, Mask], held_out: tuple[Mask, Mask]
-) -> list[str]:
-    """Return which clinics lack training, or held-out, records; other parameters as for ``_lines``.
-
-    Parameters
-    ----------
-    train, held_out : tuple of ndarray of bool
-        ``[record]`` those records, and ``[clinic]`` which clinics are to have some.
-    """
-    return [
-        line
-        for (side, due), kind in ((train, "training"), (held_out, "held-out"))
-        for line in _lines(spec, names, due & ~np.isin(np.arange(len(names)), clinic[side]), f"no {kind} record")
-    ]
 
 
 def held_out_clinics(spec: DataSpec, names: Sequence[str]) -> Mask:
@@ -260,7 +243,7 @@ def of_same_patients(table: Table, held_out: Mask) -> Mask:
     return np.isin(table.patient, table.patient[held_out])
 
 
-def _lines(spec: DataSpec, names: Sequence[str], faulty: Mask, fault: str, keep: str = "") -> Iterator[str]:
+def fault_lines(spec: DataSpec, names: Sequence[str], faulty: Mask, fault: str, keep: str = "") -> Iterator[str]:
     """Yield one line for each clinic with a fault, or one for all if there are many."""
     natural = spec.split == "natural"
     own = "take fewer data.clinics, or a milder split"

@@ -15,8 +15,15 @@ from numpy.typing import NDArray
 
 from sim.data.columns import Columns, Words, read_columns
 from sim.data.federation import Ints, Mask, Table
-from sim.data.labels import class_codes, event_codes, grade_codes
-from sim.data.outcomes import amount_codes, measure_fault, outcome_remarks, time_codes
+from sim.data.labels import (
+    amount_codes,
+    class_codes,
+    event_codes,
+    grade_codes,
+    measure_fault,
+    outcome_remarks,
+    time_codes,
+)
 from sim.data.remarks import has_level, indicated, remarks_on
 from sim.data.split import at_sites
 from sim.foundation.problems import ScenarioError, suggest

@@ -6,20 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, Context, Message, MetricRecord
 from torch import Tensor
 
 from clients.own import kept_at, kept_by_clinics
 from sim.data.federation import Records
 from sim.flower.actors import Hosts
 from sim.flower.client_app import client_app
-from sim.flower.edges import edge_app, edge_servers
+from sim.flower.exchange import GridExchange
 from sim.flower.grid import App, InProcessGrid
 from sim.flower.internals import quiet
 from sim.flower.meter import Meter
 from sim.flower.shortcut import SameProcess
 from sim.flower.strategy import Rounds, build_strategy
-from sim.flower.wire import array_record, instruction_in, reply_in, tensors_in
+from sim.flower.wire import answer, array_record, instruction_in, reply_in, tensors_in
 from sim.flower.workplace import Workplaces
 from sim.methods.after_rounds import epochs_of
 from sim.methods.compression import Opening
@@ -36,6 +36,34 @@ from sim.tensor.program import Program
 
 Through = Callable[[App], App]
 Overhears = Callable[[Instruction, Reply], None]
+
+
+class ExchangeBelow(GridExchange):
+    """The exchange of an edge server with its own clinics.
+
+    Parameters
+    ----------
+    job : Job
+        As the clinics see it.
+    clinics : sequence of int
+        Its own.
+    program : Program, optional
+        Does what the edge server trains.
+    """
+
+    def __init__(self, job: Job, clinics: Sequence[int], program: Program | None = None) -> None:
+        super().__init__(job, program=program)
+        self._clinics = frozenset(clinics)
+
+    @property
+    def participants(self) -> list[int]:
+        """See :class:`sim.methods.exchange.Exchange`: of its own clinics."""
+        return [k for k in super().participants if k in self._clinics]
+
+    @property
+    def lost(self) -> list[int]:
+        """See :class:`sim.methods.exchange.Exchange`: of its own clinics."""
+        return [k for k in super().lost if k in self._clinics]
 
 
 class Simulation:
@@ -107,7 +135,9 @@ class Simulation:
         self._cloud, self.edge_meter, self._edge_servers = grid, None, list[EdgeServer]()
         if edges is not None:
             self.edge_meter = Meter(clinics, edges.home)
-            self._edge_servers = edge_servers(job, below, groups, grid, program)
+            for own in groups:
+                link = ExchangeBelow(below, own, program)
+                self._edge_servers.append(EdgeServer(job, link, tuple(own), partial(link.open, grid)))
             self._cloud = InProcessGrid(edge_app(self._edge_servers), groups, {}, self.edge_meter)
 
     def run(self, look: Callable[[int, Parameters], None]) -> None:
@@ -186,3 +216,13 @@ def _overheard(job: Job, told: Overhears) -> Callable[[Message, Message, Sequenc
             told(asked, opening(asked, reply_in(reply)))
 
     return hear
+
+
+def edge_app(servers: Sequence[EdgeServer]) -> Callable[[Message, Context], Message]:
+    """Return the app of the nodes that edge servers are to the cloud, in their order."""
+
+    def respond(message: Message, context: Context) -> Message:
+        server = servers[int(context.node_config["partition-id"])]
+        return answer(server.answer(instruction_in(message, list(server.clinics))), message)
+
+    return respond

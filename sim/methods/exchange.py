@@ -18,13 +18,12 @@ from sim.methods.averaging import noised_average
 from sim.methods.edges import meets_at_cloud
 from sim.methods.feed import padded
 from sim.methods.job import Job
-from sim.methods.joined_turn import JoinedTurn
 from sim.methods.messages import Instruction, Kind, Reply
 from sim.methods.method import State
 from sim.methods.pool import Pool
 from sim.methods.secure_sum import added, opened
 from sim.methods.trainer import Trainer, expand, trainer_for
-from sim.methods.turn import Shortcut, Turn
+from sim.methods.turn import JoinedTurn, Shortcut, Turn
 from sim.models import Parameters
 from sim.tensor.lanes import weighted_average
 from sim.tensor.program import Alone, Program
@@ -236,8 +235,10 @@ class Exchange(ABC):
         common = {name: value for name, value in trained.items() if name not in fixed | job.apart}
         sums = {name: common.pop(name) for name, value in trained.items() if value.dtype == torch.int32}
         if job.spec.privacy.unit == "clinic" and not sums:
-            averaged, clip = noised_average(self, common, clinics, state)
+            averaged, clip = noised_average(job, self.server_round, common, state)
             state = replace(state, clip=clip)
+            for what in reversed(job.round_releases):
+                self.count(what, clinics)
         else:
             total = sum(job.sizes[k] for k in clinics)
             averaged = weighted_average(common, [job.sizes[k] / total for k in clinics]) if common else {}

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sim.data.federation import Records
-from sim.methods.hostile_rows import LABEL_FLIP
 from sim.methods.job import Job
 from sim.methods.parties import seen_by
+from sim.methods.row_noise import LABEL_FLIP
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,11 @@
-"""Rows that cross at a cut: clipped, noised onto a public grid, or rounded to 16 or 8 bits, and bare of padding."""
+"""Rows that cross at a cut: clipped, noised onto a public grid, or rounded to 16 or 8 bits, and bare of padding.
+
+A hostile clinic of split learning sends other rows: ``h + s z``, ``z ~ N(0, 1)``, s times as strong.
+
+Poisoned smashed data train the server's part on what no record looks like, and its gradient comes back for them (Khan
+et al., "Security Analysis of SplitFed Learning", SenSys 2022). Labels flipped at the clinic are the other way to poison
+what the server learns (Tolpegin et al., ESORICS 2020); they are so in the records (:mod:`sim.methods.node_group`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +16,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from sim.foundation.rng import stream
 from sim.methods.crossing import packed, unpacked
 from sim.methods.forms import sendable
 from sim.methods.job import Job
@@ -16,7 +24,7 @@ from sim.methods.messages import Kind
 from sim.models import ClipRows
 from sim.tensor.rows import at_least_one_row, unpadded
 
-TAIL_GRADIENT = Kind.TAIL_GRADIENT
+ROW_NOISE, LABEL_FLIP = "row-noise", "label-flip"
 
 
 def leaving_rows(
@@ -55,7 +63,7 @@ def leaving_rows(
         ``[lane, row, *feature]``, as wide as the largest of the batches, of the form that crosses; padding is 0.
         Noised rows are numbers of steps of the clinic's grid, and noised tail gradients a record's own, not divided.
     """
-    if kind == TAIL_GRADIENT and job.rows is not None and normaliser is not None:
+    if kind == Kind.TAIL_GRADIENT and job.rows is not None and normaliser is not None:
         own = rows * _by_lane(normaliser, rows)
         if np.isfinite(job.rows.clip[kind]):
             own = ClipRows(job.rows.clip[kind], job.rows.mechanism.norm).over(own, 2)
@@ -85,3 +93,24 @@ def arrived_rows(
 
 def _by_lane(values: ArrayLike, rows: Tensor) -> Tensor:
     return torch.from_numpy(np.asarray(values).astype(np.float32)).view(-1, *[1] * (rows.dim() - 1))
+
+
+def sends_noisy_rows(job: Job) -> bool:
+    """Whether any clinic of a job sends such rows."""
+    return any(kind == ROW_NOISE for kind, _ in job.hostile.values())
+
+
+def rows_as_sent(
+    job: Job, rows: Tensor, sizes: Sequence[int], clinics: Sequence[int], moment: tuple[int, int]
+) -> Tensor:
+    """Return smashed rows ``[lane, batch, *feature]``, of the clinic of each lane, as the clinics would send them."""
+    if not sends_noisy_rows(job):
+        return rows
+    sent = rows.detach().clone()
+    for lane, (clinic, size) in enumerate(zip(clinics, sizes, strict=True)):
+        kind, strength = job.hostile.get(clinic, ("", 0.0))
+        if kind == ROW_NOISE:
+            draws = stream(job.seed, "hostile-rows", clinic, *moment)
+            noise = draws.standard_normal((size, *rows.shape[2:]), dtype="float32")
+            sent[lane, :size] += strength * torch.from_numpy(noise)
+    return sent

@@ -13,11 +13,10 @@ from torch import Tensor
 from sim.methods.crossing import GRADIENT_OF, unpacked
 from sim.methods.feed import Batch, Feed, padded
 from sim.methods.forms import label_dtype, sendable
-from sim.methods.hostile_rows import rows_as_sent, sends_noisy_rows
 from sim.methods.job import Job
 from sim.methods.messages import CUT_KINDS, Kind
 from sim.methods.node_group import NodeGroup
-from sim.methods.row_noise import arrived_rows, leaving_rows
+from sim.methods.row_noise import arrived_rows, leaving_rows, rows_as_sent, sends_noisy_rows
 from sim.methods.trainer import Trainer, train_lanes
 from sim.tensor.clipping import joint_factors
 from sim.tensor.lanes import one_by_one

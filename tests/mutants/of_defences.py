@@ -102,7 +102,7 @@ UNPROMISED = (
     ),
     Mutant(
         "honest clinics send noisy rows too",
-        "sim/methods/hostile_rows.py",
+        "sim/methods/row_noise.py",
         "        if kind == ROW_NOISE:",
         "        if True:\n            strength = strength or 5.0",
         (f"{HOSTILE}test_noisy_rows_are_the_hostile_clinic_s_alone_and_as_noisy_as_stated",),

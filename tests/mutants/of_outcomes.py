@@ -22,7 +22,7 @@ OUTCOMES = (
     ),
     Mutant(
         "time: who is censored survives the whole interval",
-        "sim/data/outcomes.py",
+        "sim/data/labels.py",
         'np.searchsorted(middles, time, side="right")',
         'np.searchsorted(np.append(0.0, ends[:-1]), time, side="right")',
         (f"{TIMES}test_a_label_holds_interval_and_event",),

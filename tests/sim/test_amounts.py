@@ -8,7 +8,7 @@ from sklearn.linear_model import LinearRegression
 from support import AMOUNTS, bitwise, plan_of, run_spec, train_spec, write_amounts
 from torch.nn import functional
 
-from sim.data.outcomes import amount_codes
+from sim.data.labels import amount_codes
 from sim.foundation.problems import ScenarioError
 from sim.inference.amounts import amount_scores
 from sim.inference.evidence import from_predictions

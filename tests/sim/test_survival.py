@@ -8,7 +8,7 @@ import pytest
 import torch
 from support import TIMES, plan_of, run_spec, write_times
 
-from sim.data.outcomes import time_codes
+from sim.data.labels import time_codes
 from sim.inference.clinics import by_clinic
 from sim.inference.evidence import from_predictions
 from sim.inference.survival import (
