@@ -27,19 +27,6 @@ from sim.privacy.ledger import Adversary
 from sim.results.columns import COLUMNS, UNITS, unit_of
 from sim.scenario.lookup import ATTACKS
 
-__all__ = [
-    "Attack",
-    "AttackError",
-    "Exhibit",
-    "Finding",
-    "Observer",
-    "Scalars",
-    "Target",
-    "Train",
-    "attack_of",
-    "attacks_on_every_run",
-]
-
 Scalars = Mapping[str, bool | int | float | str]
 
 

@@ -44,6 +44,7 @@ from sim.methods.trainer import expand, trainer_for
 from sim.models import Part, seeded
 from sim.tensor.clipping import joint_factors
 from sim.tensor.lanes import forward, leaves, output_shape
+from sim.tensor.trainer import Trainer
 
 WIDTH, BATCH, RATE, PILOT_RATE, CRITIC_RATE, PENALTY, ALIKE, WARM_UP = 128, 32, 3e-3, 5e-4, 1e-3, 10.0, 0.1, 200
 
@@ -114,11 +115,16 @@ class Clinic:
 
     def take(self, gradient: Tensor, batch: Batch, moment: tuple[int, int]) -> None:
         """Train the head with the gradient that was returned."""
-        if not self._job.joint or self._job.dp is None:
-            self.head.backward(*moment, batch.normaliser, gradient)
-            return
-        squared, _ = self.head.hold(batch.normaliser, gradient)
-        self.head.release(*moment, batch.normaliser, joint_factors(squared, self._job.dp.part_clip))
+        stepped(self._job, self.head, batch, moment, gradient)
+
+
+def stepped(job: Job, part: Trainer, batch: Batch, moment: tuple[int, int], gradient: Tensor | None = None) -> Tensor:
+    """Train a part by the gradient at its end, or of its loss, and return that at its beginning."""
+    if not job.joint or job.dp is None:
+        return part.backward(*moment, batch.normaliser, gradient)
+    squared, before = part.hold(batch.normaliser, gradient)
+    part.release(*moment, batch.normaliser, joint_factors(squared, job.dp.part_clip))
+    return before
 
 
 def as_sent(job: Job, smashed: Tensor, rows: list[int], clinic: int, moment: tuple[int, int]) -> Tensor:
@@ -203,11 +209,7 @@ class Honest:
         """Train on a batch's rows, ``[1, width, *feature]``, and return the gradient that goes back."""
         self._rest.forward(rows, rows=batch.rows.tolist(), want_input_gradient=True, moment=moment)
         self._rest.loss(batch.y, batch.weights)
-        if not self._job.joint or self._job.dp is None:
-            return self._rest.backward(*moment, batch.normaliser)
-        squared, gradient = self._rest.hold(batch.normaliser)
-        self._rest.release(*moment, batch.normaliser, joint_factors(squared, self._job.dp.part_clip))
-        return gradient
+        return stepped(self._job, self._rest, batch, moment)
 
 
 def critic(shape: tuple[int, ...]) -> nn.Module:

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sim.inference.grades import midranks
+
 Floats = NDArray[np.float64]
 _POINTS: Final = 101
 _BINS: Final = 10
@@ -41,21 +43,13 @@ def placements(predictions: pd.DataFrame) -> tuple[Floats, Floats]:
 
     The weight is the number of its clinic's controls; cases without any are left out.
     """
-    block = predictions.groupby(["run_id", "clinic"], observed=True, sort=False).ngroup().to_numpy()
+    block = predictions.groupby(["run_id", "clinic"], observed=True, sort=False).ngroup()
     score, case = predictions["probability_1"].to_numpy(float), predictions["label"].to_numpy() == 1
-    order = np.lexsort((score, block))
-    block, score, case = block[order], score[order], case[order]
-    control = np.concatenate([[0], np.cumsum(~case)])
-    new = np.r_[True, (block[1:] != block[:-1]) | (score[1:] != score[:-1])] if len(block) else np.zeros(0, bool)
-    starts = np.flatnonzero(new)
-    tie = np.cumsum(new) - 1
-    ends = np.r_[starts[1:], len(block)]
-    last = np.searchsorted(block, block, side="right")
-    controls = control[last] - control[np.searchsorted(block, block, side="left")]
-    above = control[last] - control[ends[tie]]
-    equal = control[ends[tie]] - control[starts[tie]]
+    within, own = (np.asarray(each, np.int64) for each in (block, block * 2 + case))
+    controls = np.bincount(within, ~case, minlength=1)[within].astype(float)
+    above = controls - np.subtract(midranks(score, within), midranks(score, own))
     kept = case & (controls > 0)
-    return (above[kept] + equal[kept] / 2) / controls[kept], controls[kept].astype(float)
+    return above[kept] / controls[kept], controls[kept]
 
 
 def calibration(ok: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:

@@ -6,9 +6,8 @@ import base64
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from markupsafe import Markup
@@ -28,17 +27,6 @@ _WIDE, _HIGH = 160, 60
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What one attack rebuilt of one run: pairs of pictures, the original first."""
-
-    series: str
-    level: str
-    seed: int
-    attack: str
-    pairs: list[tuple[Markup, Markup]]
-
-
 def write_reconstructions(study: StudyResults, folder: Path) -> str:
     """Write the page beside the report, and return its name; empty where no attack kept images or signals."""
     shown = list(_shown(study, folder))
@@ -48,7 +36,8 @@ def write_reconstructions(study: StudyResults, folder: Path) -> str:
     return PAGE
 
 
-def _shown(study: StudyResults, folder: Path) -> Iterator[Shown]:
+def _shown(study: StudyResults, folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield what an attack rebuilt of a run: pairs of pictures, the original first."""
     runs = {row["run_id"]: row for row in study.drawn.to_dict("records")}
     order = {run_id: place for place, run_id in enumerate(runs)}
     ended = [row for row in read_attacks(folder).values() if row["status"] == "ok" and row["run_id"] in order]
@@ -59,7 +48,10 @@ def _shown(study: StudyResults, folder: Path) -> Iterator[Shown]:
         run = runs[row["run_id"]]
         originals, rebuilt = (each[:_MOST] for each in exhibit)
         pairs = [pictures(*pair) for pair in zip(originals, rebuilt, strict=True)]
-        yield Shown(str(run["series"]), str(run["level"]), int(run["seed"]), attack_name(row["attack"]), pairs)
+        yield {key: run[key] for key in ("series", "level", "seed")} | {
+            "attack": attack_name(row["attack"]),
+            "pairs": pairs,
+        }
 
 
 def pictures(original: Floats, rebuilt: Floats) -> tuple[Markup, Markup]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -73,18 +72,13 @@ def read_audits(study_folder: Path) -> dict[str, Row]:
 
 def with_audits(study_folder: Path, rows: list[Row]) -> list[Row]:
     """Put what audits found of the claimed epsilons into rows of the study's table."""
-    audits = read_audits(study_folder)
-    return [row | _columns(audits[row["run_id"]]) if row["run_id"] in audits else row for row in rows]
+    columns = {
+        run_id: {AUDITED_COLUMN_OF[f["adversary"]]: f["value"] for f in audit["findings"] if f["measure"] == "epsilon"}
+        for run_id, audit in read_audits(study_folder).items()
+    }
+    return [row | columns.get(row["run_id"], {}) for row in rows]
 
 
 def exceeds(audited: float | None, claimed: float | None) -> bool:
     """Whether a lower bound refutes what is claimed, by more than accountants differ."""
     return audited is not None and claimed is not None and audited > claimed * (1 + SLACK)
-
-
-def _columns(audit: Mapping[str, Any]) -> Row:
-    return {
-        AUDITED_COLUMN_OF[each["adversary"]]: each["value"]
-        for each in audit["findings"]
-        if each["measure"] == "epsilon"
-    }

@@ -31,7 +31,6 @@ MOST_EXHIBIT_BYTES: Final = 16 * 2**20
 COLUMNS: Final = ("run_id", "attack", "adversary", "measure", "value", "low", "high", "chance", "bound", "clinic")
 NUMBERS: Final = COLUMNS[4:9]
 TEXTS: Final = tuple(column for column in COLUMNS if column not in NUMBERS)
-Row = dict[str, Any]
 Floats = NDArray[np.float32]
 
 
@@ -47,22 +46,19 @@ def write_attacks(study_folder: Path, rows: Iterable[Mapping[str, Any]] | None =
 
     Audits that have been made stand in it beside the attacks in ``rows``; without ``rows``, beside those in it now.
     """
-    table = pd.DataFrame(_findings([*(rows or ()), *read_audits(study_folder).values()]), columns=list(COLUMNS))
+    found = [
+        {"run_id": row["run_id"], "attack": row["attack"], **finding}
+        for row in (*(rows or ()), *read_audits(study_folder).values())
+        if row["status"] == "ok"
+        for finding in row["findings"]
+    ]
+    table = pd.DataFrame(found, columns=list(COLUMNS))
     if rows is None and (before := attacks_table(study_folder)) is not None:
         kept = before[before["attack"] != AUDIT]
         table = pd.concat([kept, table], ignore_index=True) if len(kept) else table
     table = table.astype(dict.fromkeys(NUMBERS, "float64"))
     with writing_to(study_folder), moved_in(study_folder / ATTACKS_TABLE) as partial:
         table.to_parquet(partial, index=False)
-
-
-def _findings(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
-    return [
-        {"run_id": row["run_id"], "attack": row["attack"], **finding}
-        for row in rows
-        if row["status"] == "ok"
-        for finding in row["findings"]
-    ]
 
 
 def attacks_table(study_folder: Path) -> pd.DataFrame | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from pydantic import TypeAdapter
+
 from sim.results import reading
-from sim.results.schema import checked
-from sim.results.store import from_plain, to_plain, write_atomically
+from sim.results.kinds import Amount, Hash, Name, Real, Text
+from sim.results.schema import hold
+from sim.results.store import to_plain, write_atomically
 
 _FILE: Final = "map.json"
 
@@ -20,15 +23,15 @@ _FILE: Final = "map.json"
 class Point:
     """What to take at one point."""
 
-    x: str
-    y: str
-    method: str = ""  # Empty where none meets the conditions
-    others: Sequence[str] = field(default_factory=list)  # Methods that share the point
-    seconds: float | None = None  # Of a run of the method
-    score: float | None = None
-    settled: bool = True  # Whether no quicker method is left that has a lower mean, but is not told apart
-    alone: bool = False  # Whether training alone is not shown to be worse
-    reason: str = ""  # Why there is no method, or why it is not settled
+    x: Name
+    y: Name
+    method: Name  # Empty where none meets the conditions
+    others: list[Name]  # Methods that share the point
+    seconds: Amount | None  # Of a run of the method
+    score: Real | None
+    settled: bool  # Whether no quicker method is left that has a lower mean, but is not told apart
+    alone: bool  # Whether training alone is not shown to be worse
+    reason: Text  # Why there is no method, or why it is not settled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +39,23 @@ class DecisionMap:
     """What to take at each point of two settings."""
 
     # x, y: the key that is re-timed, and the swept one; empty where there is none
-    x: str
-    y: str
+    x: Name
+    y: Name
     # columns, rows: their values as people read them
-    columns: Sequence[str]
-    rows: Sequence[str]
-    within: Sequence[str]  # The conditions
-    points: Sequence[Point]  # One for each value of both
+    columns: list[Name]
+    rows: list[Name]
+    within: list[Text]  # The conditions
+    points: list[Point]  # One for each value of both
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept(DecisionMap):
+    """A map with a digest of the runs that it is of."""
+
+    runs: Hash
+
+
+_KEPT: Final = TypeAdapter(_Kept)
 
 
 def keep_map(folder: Path, shown: DecisionMap, run_ids: Collection[str]) -> None:
@@ -54,12 +67,10 @@ def keep_map(folder: Path, shown: DecisionMap, run_ids: Collection[str]) -> None
 def read_map(folder: Path, run_ids: Collection[str]) -> DecisionMap | None:
     """Read the map that just these runs give; None where there is none."""
     value = reading.read_json(folder, _FILE)
-    if value is None or checked("map", value, folder / _FILE)["runs"] != _digest(run_ids):
+    kept: _Kept | None = None if value is None else hold(_KEPT, value, folder / _FILE)
+    if kept is None or kept.runs != _digest(run_ids):
         return None
-    value = from_plain(value)
-    points = [Point(**{name: point[name] for name in Point.__dataclass_fields__}) for point in value["points"]]
-    named = {name: value[name] for name in DecisionMap.__dataclass_fields__}
-    return DecisionMap(**named | {"points": points})
+    return DecisionMap(**{name: getattr(kept, name) for name in DecisionMap.__dataclass_fields__})
 
 
 def _digest(run_ids: Collection[str]) -> str:

@@ -303,42 +303,19 @@ class _Round(_Part):
     bars: Annotated[list[_Bar], Field(min_length=1)]
 
 
-class _Point(_Part):
-    x: Name
-    y: Name
-    method: Name
-    others: list[Name]
-    seconds: Amount | None
-    score: Real | None
-    settled: bool
-    alone: bool
-    reason: Text
-
-
-class _Map(_Part):
-    x: Name
-    y: Name
-    columns: list[Name]
-    rows: list[Name]
-    within: list[Text]
-    points: list[_Point]
-    runs: Hash
-
-
 _FILES: Final[dict[str, TypeAdapter[Any]]] = {
     "run": TypeAdapter(_Record),
     "study": TypeAdapter(_Study),
     "log": TypeAdapter(list[_Line]),
     "commands": TypeAdapter(list[_Command]),
     "rounds": TypeAdapter(dict[RunId, _Round]),
-    "map": TypeAdapter(_Map),
 }
 
 
-def hold(adapter: Any, value: object, label: Path | str, place: Sequence[str] = ()) -> None:
-    """Refuse a value that does not fit, in one line for the first fault."""
+def hold(adapter: Any, value: object, label: Path | str, place: Sequence[str] = ()) -> Any:
+    """Return what an adapter or a model makes of a value; refuse one that does not fit, in one line."""
     try:
-        adapter.validate_python(value) if isinstance(adapter, TypeAdapter) else adapter.model_validate(value)
+        return adapter.validate_python(value) if isinstance(adapter, TypeAdapter) else adapter.model_validate(value)
     except ValidationError as error:
         detail = error.errors(include_url=False, include_input=False)[0]
         parts = [*place, *(str(part) for part in detail["loc"])]
@@ -354,7 +331,7 @@ def checked(kind: str, value: Any, label: Path | str) -> Any:
 
     Parameters
     ----------
-    kind : {"run", "study", "log", "commands", "rounds", "map"}
+    kind : {"run", "study", "log", "commands", "rounds"}
     value : object
         As :func:`sim.results.reading.parsed_json` returns it.
     """

@@ -17,11 +17,10 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
-from sim.foundation.chain import read_chain
 from sim.results.audit_log import AUDIT_FILE, SIGNATURE_FILE
-from sim.results.reading import file_bytes, read_json, refuse
+from sim.results.reading import read_json, refuse
 from sim.results.store import write_atomically
-from sim.results.study_log import STUDY_LOG
+from sim.results.study_log import STUDY_LOG, read_log
 
 MOST_BYTES = 1_000_000
 """Of a key, a signature's file or a timestamp's."""
@@ -52,7 +51,7 @@ def sign(folder: Path, key: Path, timestamp: str | None = None) -> Path:
         Text, or the name of a file whose bytes are kept.
     """
     log = log_of(folder)
-    chain = read_chain(file_bytes(folder, log.name) or b"")
+    chain = read_log(folder, log.name)
     if chain.fault or not chain.entries:
         refuse(log, f"{chain.fault or 'is empty'}; only a sound log is signed")
     kind, timestamp = _timestamp(timestamp)
@@ -98,7 +97,7 @@ def signature_faults(folder: Path, public_key: Path) -> tuple[list[str], str]:
         return [f"{path}: the signature is not by the key in {public_key}, or not over what the file says"], ""
     except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
         return [f"{path}: is no signature"], ""
-    chain = read_chain(file_bytes(folder, log.name) or b"")
+    chain = read_log(folder, log.name)
     if signed["log"] != log.name or signed["head"] not in chain.heads[signed["lines"] - 1 : signed["lines"]]:
         return [f"{log}: line {signed['lines']}: is not the head that was signed"], ""
     stamp = f"; timestamp ({signed['timestamp-is']}, not interpreted): {signed['timestamp']}"
@@ -132,8 +131,7 @@ def _content(path: Path, what: str) -> bytes:
 
 
 def _private(path: Path) -> Ed25519PrivateKey:
-    content = _content(path, "a private key")
-    make = "make one with openssl genpkey -algorithm ed25519"
+    content, make = _content(path, "a private key"), "make one with openssl genpkey -algorithm ed25519"
     try:
         key = load_pem_private_key(content, None)
     except TypeError:

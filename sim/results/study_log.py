@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from sim.foundation.chain import START, hash_of, line_of, read_chain
+from sim.foundation.chain import START, Chain, hash_of, line_of, read_chain
 from sim.foundation.problems import FolderError
 from sim.results import reading
 from sim.results.audit_log import record_hash
@@ -28,6 +28,11 @@ from sim.results.schema import checked
 from sim.results.store import RUN_FILE
 
 STUDY_LOG = "study-log.jsonl"
+
+
+def read_log(folder: Path, name: str = STUDY_LOG) -> Chain:
+    """Read a log up to its first fault; an empty one where there is none."""
+    return read_chain(reading.file_bytes(folder, name) or b"")
 
 
 def note_command(folder: Path, arguments: Sequence[str], scenario: Path) -> None:
@@ -43,7 +48,7 @@ def read_commands(folder: Path) -> list[dict[str, Any]]:
 
     Raises ScenarioError if the log is damaged; a last line that was not finished is no damage.
     """
-    chain = read_chain(reading.file_bytes(folder, STUDY_LOG) or b"")
+    chain = read_log(folder)
     if chain.fault:
         reading.refuse(folder / STUDY_LOG, f"{chain.fault}; put back the file as it was, or move it away")
     said = [
@@ -125,9 +130,7 @@ def alive(pid: int) -> bool:
 
 def _entries(folder: Path) -> list[dict[str, Any]]:
     """Return what is sound of the log; nothing where there is none."""
-    content = reading.file_bytes(folder, STUDY_LOG)
-    entries = [] if content is None else read_chain(content).entries
-    return [{"pid": 0, "host": "", **entry} for entry in entries if "event" in entry]
+    return [{"pid": 0, "host": "", **entry} for entry in read_log(folder).entries if "event" in entry]
 
 
 def _append(folder: Path, event: str, fields: dict[str, Any]) -> None:

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sim.foundation.chain import Chain, read_chain
 from sim.foundation.problems import ScenarioError
 from sim.privacy.ledger import COLUMN_OF
 from sim.results import reading
 from sim.results.attack_log import exceeds, with_audits
 from sim.results.columns import AUDITED_COLUMN_OF
 from sim.results.store import RUN_FILE, TABLE_FILE, as_table, read_record, read_rows, read_table
-from sim.results.study_log import STUDY_LOG, identity
+from sim.results.study_log import STUDY_LOG, identity, read_log
 from sim.results.verification import run_faults
 from sim.scenario.spec import RESULTS_VERSION
 
@@ -31,15 +30,10 @@ class StudyFindings:
     lines: int = 0  # Of the log
 
 
-def read_study_log(folder: Path) -> Chain:
-    """Read a study's log up to its first fault."""
-    return read_chain(reading.file_bytes(folder, STUDY_LOG) or b"")
-
-
 def study_findings(folder: Path) -> StudyFindings:
     """Check a study's log, that it lists the folder's runs and these are the ones it lists, and each of them."""
     log, found = folder / STUDY_LOG, StudyFindings()
-    chain = read_study_log(folder)
+    chain = read_log(folder)
     found.lines = len(chain.entries)
     if chain.fault:
         found.faults.append(f"{log}: {chain.fault}")
