@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sim.data.archives import archive_fault
 from sim.data.federation import Ints, Table
 from sim.data.labels import class_names
-from sim.data.split import at_sites
+from sim.data.split import at_sites, numbered
 from sim.foundation.problems import ScenarioError, suggest
 from sim.scenario.data import Npz
 
@@ -62,15 +62,15 @@ def read(spec: Npz) -> Table:
         raise ScenarioError([*unknown, f"scenario: data.label: the array of labels {error}"]) from None
     if unknown:
         raise ScenarioError(unknown)
-    seen, y = np.unique(class_of[code[used]], return_inverse=True)
-    present, clinic = np.unique(clinic[used], return_inverse=True)
+    classes, y = numbered(classes, class_of[code[used]])
+    names, clinic = numbered(sites, clinic[used]) if spec.clinic else ((), clinic[used])
     x = _with_channels(x if used.all() else x[used], image=not roles)
     features = tuple(f"channel-{number}" for number in range(x.shape[1]))
     span = spec.range or ((0.0, 255.0) if x.dtype == np.uint8 else None)
     return Table(
-        names=tuple(sites[number] for number in present) if spec.clinic else (),
+        names=names,
         features=features,
-        classes=tuple(classes[number] for number in seen),
+        classes=classes,
         x=x,
         y=y,
         clinic=clinic,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.data.federation import Table
-from sim.data.split import at_sites
+from sim.data.split import at_sites, numbered
 from sim.foundation.problems import ScenarioError
 from sim.scenario.data import HeartDisease
 
@@ -120,7 +120,7 @@ def read(spec: HeartDisease) -> Table:
     x, y = x[used, : len(features)], y[used]
     classes = SEVERITIES if spec.outcome == "ordinal" else CLASSES
     y = y if spec.outcome == "ordinal" else (y > 0).astype(np.int64)
-    present, clinic = np.unique(centre[used], return_inverse=True)
+    names, clinic = numbered(CENTRES, centre[used])
     statistics = {}
     if spec.scaling == "public":
         chol = FEATURES.index("chol")
@@ -128,7 +128,6 @@ def read(spec: HeartDisease) -> Table:
         statistics["constant for missing chol"] = "public"
     if spec.imaging:
         statistics |= {f"constant for missing {column}": "public" for column in ("slope", "ca", "thal")}
-    names = tuple(CENTRES[code] for code in present)
     return Table(
         names=names,
         features=features,

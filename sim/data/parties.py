@@ -43,12 +43,7 @@ class Places:
         columns = held_columns(parties, features)
         if not parties:
             return cls()
-        there = [
-            (region, number)
-            for region, of_region in enumerate(present(parties, regions))
-            for number, party in enumerate(of_region)
-            if party
-        ]
+        there: list[list[int]] = np.argwhere(present(parties, regions)).tolist()
         return cls(
             names=tuple(f"{regions[r]}: {parties[p].name}" if regions else parties[p].name for r, p in there),
             regions=tuple(regions),

@@ -15,16 +15,6 @@ from sim.scenario.data import DataFile, DataSpec, TableFile
 _MOST_LINES = 5
 
 
-def _held_out_counts(totals: dict[int, int], share: float, singles: bool) -> dict[int, int]:
-    counts = {stratum: min(int(share * n + 0.5), n - 1) for stratum, n in totals.items()}
-    divisible = [stratum for stratum, n in totals.items() if n > 1]
-    if divisible and not any(counts.values()):
-        counts[max(divisible, key=totals.__getitem__)] = 1
-    if singles and not divisible and len(counts) > 1:
-        counts[min(counts)] = 1
-    return counts
-
-
 def hold_out(
     strata: Ints, offsets: Ints, share: float, seed: int, purpose: str = "split", *, singles: bool = False
 ) -> NDArray[np.bool_]:
@@ -52,7 +42,13 @@ def hold_out(
         own = strata[start:stop]
         found, sizes = np.unique(own, return_counts=True)
         totals = dict(zip(found.tolist(), sizes.tolist(), strict=True))
-        for stratum, count in _held_out_counts(totals, share, singles).items():
+        counts = {stratum: min(int(share * n + 0.5), n - 1) for stratum, n in totals.items()}
+        divisible = [stratum for stratum, n in totals.items() if n > 1]
+        if divisible and not any(counts.values()):
+            counts[max(divisible, key=totals.__getitem__)] = 1
+        if singles and not divisible and len(counts) > 1:
+            counts[min(counts)] = 1
+        for stratum, count in counts.items():
             if count:
                 order = streams.at(clinic=clinic, step=stratum).permutation(np.flatnonzero(own == stratum))
                 held_out[start + order[:count]] = True
@@ -171,8 +167,14 @@ def chosen_records(table: Table, kept: Mask) -> Table:
     left = table.at(kept)
     if table.outcome.kind != "classes":
         return left
-    seen, y = np.unique(left.y, return_inverse=True)
-    return replace(left, classes=tuple(table.classes[label] for label in seen), y=y)
+    classes, y = numbered(table.classes, left.y)
+    return replace(left, classes=classes, y=y)
+
+
+def numbered(names: Sequence[str], codes: Ints) -> tuple[tuple[str, ...], Ints]:
+    """Return the names that some records have, and each record's index into them."""
+    present, own = np.unique(codes, return_inverse=True)
+    return tuple(names[code] for code in present), own
 
 
 def clinic_problems(spec: DataSpec, table: Table) -> list[str]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sim.data.deal import apportion
 from sim.data.federation import Table
-from sim.data.split import at_sites
+from sim.data.split import at_sites, numbered
 from sim.foundation.files import scarce
 from sim.foundation.problems import ScenarioError
 from sim.foundation.rng import Streams, stream
@@ -72,8 +72,7 @@ def make(spec: Synthetic, seed: int) -> Table:
     if unknown:
         raise ScenarioError(unknown)
     if not used.all():
-        present, clinic_of = np.unique(clinic_of[used], return_inverse=True)
-        names, x, y, row = tuple(names[k] for k in present), x[used], y[used], row[used]
+        (names, clinic_of), x, y, row = numbered(names, clinic_of[used]), x[used], y[used], row[used]
     return Table(
         names=names,
         features=features,

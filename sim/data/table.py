@@ -25,7 +25,7 @@ from sim.data.labels import (
     time_codes,
 )
 from sim.data.remarks import has_level, indicated, remarks_on
-from sim.data.split import at_sites
+from sim.data.split import at_sites, numbered
 from sim.foundation.problems import ScenarioError, suggest
 from sim.scenario.data import TableFile
 
@@ -72,11 +72,16 @@ def read(spec: TableFile) -> Table:
         classes, y, measured = _outcomes(spec, columns, used)
     except ValueError as error:
         raise ScenarioError([*problems, f"scenario: data.{error}"]) from None
-    names, clinic = _numbered(columns.words[spec.clinic], used) if spec.clinic else ((), np.zeros_like(y))
+    clinics = columns.words.get(spec.clinic or "")
+    names, clinic = numbered(clinics.words, clinics.codes[used]) if clinics else ((), np.zeros_like(y))
     patient = columns.words[spec.patient].codes[used] if spec.patient else None
     x, names_of_x, statistics, found_levels = _assembled(spec, columns, [] if problems else kept, used)
     if spec.missing == "drop":
         statistics["which columns are dropped for missing values"] = "non-private"
+    remarks: list[str] = []
+    if not problems:
+        remarks += remarks_on(spec, columns, kept, ranges, used, y if classes else None)
+        remarks += outcome_remarks(spec.outcome_of_a_record, measured)
     return Table(
         names=names,
         features=names_of_x,
@@ -92,12 +97,7 @@ def read(spec: TableFile) -> Table:
         statistics=statistics,
         patient=patient,
         found_levels=found_levels,
-        remarks=()
-        if problems
-        else (
-            *remarks_on(spec, columns, kept, ranges, used, y if classes else None),
-            *outcome_remarks(spec.outcome_of_a_record, measured),
-        ),
+        remarks=tuple(remarks),
         problems=tuple(problems),
     )
 
@@ -154,12 +154,6 @@ def _used_rows(spec: TableFile, columns: Columns) -> tuple[Mask, list[str]]:
 
 def _placed(lines: Sequence[str]) -> list[str]:
     return [f"scenario: data.{line}" for line in lines]
-
-
-def _numbered(coded: Words, used: Mask) -> tuple[tuple[str, ...], Ints]:
-    """Return the words that rows in use have, and each such row's index into them."""
-    present, codes = np.unique(coded.codes[used], return_inverse=True)
-    return tuple(coded.words[code] for code in present), codes
 
 
 def _constant(spec: TableFile, feature: str) -> float | str | None:
@@ -310,7 +304,7 @@ def _assembled(spec: TableFile, columns: Columns, kept: Sequence[str], used: Mas
     for column in kept:
         if column in spec.categorical:
             coded = columns.words[column]
-            levels = spec.levels.get(column) or _numbered(coded, used & (coded.codes >= 0))[0]
+            levels = spec.levels.get(column) or numbered(coded.words, coded.codes[used & (coded.codes >= 0)])[0]
             own = {f"{column}_{level}": level for level in levels}
             words = np.array([*coded.words, UNKNOWN if has_level(spec, column) else ""], dtype=object)[
                 coded.codes[used]

@@ -21,8 +21,8 @@ from sim.flower.shortcut import SameProcess
 from sim.flower.strategy import Rounds, build_strategy
 from sim.flower.wire import answer, array_record, instruction_in, reply_in, tensors_in
 from sim.flower.workplace import Workplaces
-from sim.methods.after_rounds import epochs_of
 from sim.methods.compression import Opening
+from sim.methods.cutting import epochs_of
 from sim.methods.edge_server import EdgeServer
 from sim.methods.edges import as_clinics_see, as_cloud_sees
 from sim.methods.job import Job

@@ -142,3 +142,15 @@ def unfit_for_batch_norm(job: Job) -> Iterator[str]:
                 f"train.batch-size: {name} has {size} training records, which leaves a batch of one, and BatchNorm "
                 "finds no variance in it; choose another batch size, leave the clinic out, or use GroupNorm"
             )
+
+
+def epochs_of(job: Job) -> int:
+    """Return how often a clinic goes through its records after the last round."""
+    return int(job.option("epochs")) if job.method.personal is not None else 0
+
+
+def own_blocks(job: Job) -> tuple[Part, Part]:
+    """Return the blocks that stay as all have them, of which there may be none, and those that a clinic trains."""
+    blocks = job.network.whole.blocks
+    own = 1 if job.method.personal == "last-block" else len(blocks)
+    return Part("model", blocks[:-own]), Part("model", blocks[-own:])

@@ -174,11 +174,9 @@ class Exchange(ABC):
 
     def body(self, clinics: Sequence[int], model: Mapping[str, Tensor]) -> Trainer:
         """Return one copy of the body for each of some clinics, from the model's body or from each one's own."""
-        copies = {}
-        for name in self.job.part("body").shapes():
-            value = model[name]
-            copies[name] = value[list(clinics)] if value.shape[0] > 1 else expand({name: value}, len(clinics))[name]
-        return trainer_for(self.job, self.job.part("body"), clinics, copies)
+        part = self.job.part("body")
+        own = {name: v[list(clinics)] if v.shape[0] > 1 else v for name, v in part.select(model).items()}
+        return trainer_for(self.job, part, clinics, expand(own, len(clinics)))
 
     def body_serving(self, clinic: int, body: Trainer | None, model: Mapping[str, Tensor]) -> Trainer:
         """Return the one body, made ready for a clinic's batches; its parameters and optimiser's state live on."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,20 +26,8 @@ NOT_FINITE = "a value that is not finite"
 _NEVER_NEGATIVE = re.compile(r":square/|:steps$|(^|\.)running_var$")
 
 
-class Form(NamedTuple):
-    """What one array of parameters or of optimiser state is.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Without the lane axis.
-    negative : bool
-        Whether its values may lie below 0.
-    """
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    negative: bool
+Form = tuple[tuple[int, ...], torch.dtype, bool]
+"""Of one array of parameters or optimiser state: shape without the lane axis, type, and whether it may lie below 0."""
 
 
 class Forms:
@@ -63,11 +50,11 @@ class Forms:
         crossing = {name: value for name, value in empty.items() if name not in job.apart}
         state = job.initial_optimizer_state(empty)
         trained = job.shapes(parts_of(job))
-        masked = {n: Form(tuple(shape), torch.int32, True) for n, shape in trained.items() if n in crossing}
+        masked = {n: (tuple(shape), torch.int32, True) for n, shape in trained.items() if n in crossing}
         self.parameters = {Kind.MODEL: _forms_of(crossing), Kind.OPTIMIZER: _forms_of(state), Kind.MASKED: masked}
         if job.compression is not None:
             sent = job.compression.forms.items()
-            self.parameters[Kind.UPDATE] = {n: Form(shape, dtype, n != PLACES) for n, (shape, dtype) in sent}
+            self.parameters[Kind.UPDATE] = {n: (shape, dtype, n != PLACES) for n, (shape, dtype) in sent}
         cut_rows = {kind: crossing_form(job, kind, shape) for kind, shape in job.row_shapes.items()}
         self.row_shapes: dict[Kind, tuple[int, ...]] = dict.fromkeys(ROW_KINDS, ())
         self.row_shapes |= {kind: shape for kind, (shape, _) in cut_rows.items()}
@@ -162,7 +149,7 @@ def parts_of(job: Job) -> Iterator[str]:
 
 
 def _forms_of(values: Mapping[str, Tensor]) -> dict[str, Form]:
-    return {n: Form(tuple(v.shape[1:]), v.dtype, not _NEVER_NEGATIVE.search(n)) for n, v in values.items()}
+    return {n: (tuple(v.shape[1:]), v.dtype, not _NEVER_NEGATIVE.search(n)) for n, v in values.items()}
 
 
 def label_dtype(job: Job) -> torch.dtype:

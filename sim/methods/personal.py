@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sim.methods.after_rounds import epochs_of, own_blocks
+from sim.methods.cutting import epochs_of, own_blocks
 from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup
 from sim.methods.sampling import Sampling
@@ -37,13 +37,9 @@ def personalised(here: Workplace, model: Parameters) -> Kept:
     if not clinics:
         return [], {}
     epochs, rate = epochs_of(job), float(job.option("learning-rate"))
-    train = job.spec.train.model_copy(
-        update={
-            "local_epochs": epochs,
-            "learning_rate": rate or job.spec.train.learning_rate,
-            "schedule": "constant",
-        }
-    )
+    rate = rate or job.spec.train.learning_rate
+    changed = {"local_epochs": epochs, "learning_rate": rate, "schedule": "constant"}
+    train = job.spec.train.model_copy(update=changed)
     sampling = Sampling(poisson=False, batch_size=train.batch_size, local_epochs=epochs)
     spec = job.spec.model_copy(update={"train": train})
     alone = replace(job, spec=spec, sampling=sampling, dp=None, frozen=frozenset())

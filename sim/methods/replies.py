@@ -280,8 +280,6 @@ def hosted_clinics(replies: Mapping[int, Reply], clinics: int) -> dict[int, int]
             home[k] = node
     if len(home) != clinics:
         missing = [k for k in range(clinics) if k not in home]
-        raise AbsentError(
-            missing,
-            f"no node hosts {'it' if len(missing) == 1 else 'them'}, and each of the {clinics} clinics needs one",
-        )
+        them = "it" if len(missing) == 1 else "them"
+        raise AbsentError(missing, f"no node hosts {them}, and each of the {clinics} clinics needs one")
     return home

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.methods.after_rounds import epochs_of, own_blocks
+from sim.methods.cutting import epochs_of, own_blocks
 from sim.methods.job import Job
 from sim.methods.sampling import Ints
 from sim.plan.costs import part_costs

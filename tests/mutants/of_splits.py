@@ -15,7 +15,7 @@ SPLITS = (
     ),
     Mutant(
         "pooled statistics see held-out clinics",
-        "sim/data/scale.py",
+        "sim/data/federation.py",
         "own = x[start:stop][train[start:stop]]",
         "own = x[start:stop]",
         STRANGERS,
