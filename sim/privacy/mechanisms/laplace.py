@@ -24,9 +24,6 @@ class Laplace(OnRows):
     name = "laplace"
     norm = 1
     pure = True
-    keys = frozenset(
-        {"clip", "labels", "noise_multiplier", "epsilon", "stop_at_epsilon", "tail_clip", "rows_noised_at"}
-    )
     sentence = (
         "one record: its row at the cut is clipped and noised, with an epsilon that needs no delta; for the server, on "
         "the terms of smashed-noise"

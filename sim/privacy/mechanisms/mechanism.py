@@ -99,6 +99,9 @@ class OnRows(Mechanism):
     """Acts on each record's row at a cut."""
 
     place = "rows"
+    keys = frozenset(
+        {"clip", "labels", "noise_multiplier", "epsilon", "stop_at_epsilon", "tail_clip", "rows_noised_at"}
+    )
     norm: ClassVar[Literal[1, 2]]  # Order of the norm that is clipped
 
     @abstractmethod

@@ -24,9 +24,6 @@ class SmashedNoise(OnRows):
 
     name = "smashed-noise"
     norm = 2
-    keys = frozenset(
-        {"clip", "labels", "noise_multiplier", "epsilon", "stop_at_epsilon", "tail_clip", "rows_noised_at"}
-    )
     sentence = (
         "one record: its row at the cut is clipped and noised; for the server, if the clinic's parts are not trained "
         "on raw records, or are trained with dp-sgd as well"
