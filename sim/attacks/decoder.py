@@ -55,16 +55,7 @@ def carry_out(target: Target) -> Iterator[Finding | Exhibit]:
 def decoded(rows: Floats, known: Floats, new_rows: Floats, shape: tuple[int, ...], steps: int, seed: int) -> Floats:
     """Train a decoder on rows of known records, and return what it makes of other rows.
 
-    Parameters
-    ----------
-    rows, new_rows : ndarray
-        ``[record, value]``
-    known : ndarray
-        ``[record, *feature]`` behind ``rows``.
-    shape : tuple of int
-        Of one row.
-    steps : int
-    seed : int
+    Rows are ``[record, value]``, each of the given shape; known records are ``[record, *feature]``.
     """
     rng = stream(seed, "attack.decoder")
     centre, scale = rows.mean(0), rows.std(0)

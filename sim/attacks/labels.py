@@ -22,18 +22,9 @@ _PERMUTATIONS: Final = 20
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Records whose labels an adversary guesses.
+    """Records whose labels an adversary guesses: ``[record]`` class and clinic, and how many classes there are.
 
     Only pairs of one clinic count, so that knowing the clinics' shares of cases brings nothing: guessing comes to .5.
-
-    Attributes
-    ----------
-    y : ndarray
-        ``[record]`` classes.
-    clinic : ndarray
-        ``[record]``
-    classes : int
-        How many there are.
     """
 
     y: Ints

@@ -89,17 +89,11 @@ def correlation(originals: Floats, rebuilt: Floats) -> Floats:
 
 
 def structural_similarity(originals: Floats, rebuilt: Floats, span: float) -> Floats:
-    """Return ``[record]`` the structural similarity of images (Wang et al. 2004).
+    """Return ``[record]`` the structural similarity of images ``[record, channel, height, width]`` (Wang et al. 2004).
 
     In windows of 7 by 7 that lie within the image (smaller ones in smaller images), as a mean over windows and
-    channels, with sample covariances: what ``skimage.metrics.structural_similarity`` returns by default.
-
-    Parameters
-    ----------
-    originals, rebuilt : ndarray
-        ``[record, channel, height, width]``
-    span : float
-        Range of a pixel.
+    channels, with sample covariances: what ``skimage.metrics.structural_similarity`` returns by default. `span` is the
+    range of a pixel.
     """
     side = min(_WINDOW, *originals.shape[2:])
     side -= 1 - side % 2

@@ -123,15 +123,10 @@ def _means(sides: tuple[_Side, _Side], variances: Sequence[Floats]) -> tuple[Flo
 
 
 def moderated(squares: Floats, freedom: Floats) -> Floats:
-    """Return each record's variance, drawn towards that of all.
+    """Return ``[record]`` variances, from sums of squares and their degrees of freedom, drawn towards that of all.
 
     True variances are taken as scattered about a common one as an inverse chi-square with d0 degrees of freedom; both
     are fitted to the mean and the variance of the log sample variances (Smyth 2004, section 6.2).
-
-    Parameters
-    ----------
-    squares, freedom : ndarray
-        ``[record]`` sums of squares and their degrees of freedom.
     """
     known = (freedom > 0) & (squares > 0)
     if known.sum() < 2:

@@ -37,16 +37,9 @@ MOST_INTERVALS: Final = 50
 
 @dataclass(frozen=True, eq=False)
 class Guesses:
-    """Scores of records under models, the highest first.
+    """Scores of records under models, the highest first: ``[guess]`` whose they are, and whether the record is in.
 
-    Attributes
-    ----------
-    model, record : ndarray of int
-        ``[guess]`` which they are.
-    member : ndarray of bool
-        ``[guess]`` whether the record is in the model.
-    ends : ndarray of int
-        The last guess of each score.
+    `ends` are the places of the last guess of each score.
     """
 
     model: NDArray[np.int64]
@@ -56,15 +49,7 @@ class Guesses:
 
     @classmethod
     def of(cls, scores: Floats, inside: Mask, among: Mask) -> Guesses:
-        """Return the guesses about some records.
-
-        Parameters
-        ----------
-        scores, inside : ndarray
-            ``[model, record]``.
-        among : ndarray of bool
-            ``[record]``.
-        """
+        """Return the guesses of ``[model, record]`` about some records, ``[record]``."""
         model, record = np.nonzero(np.broadcast_to(among, scores.shape))
         order = np.argsort(-scores[model, record], kind="stable")
         model, record = model[order], record[order]

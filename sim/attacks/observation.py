@@ -19,27 +19,9 @@ Row = dict[str, Any]
 
 
 class Observation:
-    """The attacks on one run, at work.
+    """The attacks on one run, at work: those of some that apply, each with its options.
 
-    Parameters
-    ----------
-    attacks : sequence of Attack
-        Of which those that apply are carried out.
-    plan : Plan
-    federation : Federation
-        Whose records the run trains on.
-    options : sequence of mapping, optional
-        Of each attack.
-
-    Attributes
-    ----------
-    at_work : list of (Attack, Observer)
-        Of those that look on.
-
-    Raises
-    ------
-    AttackError
-        If an attack by the model user wants to see more than the final model.
+    Raises AttackError if an attack by the model user wants to see more than the final model.
     """
 
     def __init__(
@@ -110,15 +92,7 @@ def visible(job: Job, adversary: Adversary) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Findings:
-    """What the attacks on a run found.
-
-    Attributes
-    ----------
-    columns : sequence of str
-        Those of all attacks, whether they were carried out or not.
-    by_attack : sequence of (Attack, tuple of Finding)
-        Of each attack that found something.
-    """
+    """What the attacks on a run found; `columns` are those of all attacks, whether they were carried out or not."""
 
     columns: Sequence[str]
     by_attack: Sequence[tuple[Attack, tuple[Finding, ...]]]

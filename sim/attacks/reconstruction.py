@@ -63,22 +63,9 @@ def reconstruction(job: Job, parameters: Parameters, federation: Federation, exp
     """Reconstruct training records from their rows at the cut, as they leave the clinic after the last round.
 
     The server is taken to know the held-out records and their rows, on which it fits the regression. Of rows from a
-    frozen head it has as many noised copies as a record has exposures, and takes their mean.
-
-    Parameters
-    ----------
-    job : Job
-        Of a strategy that cuts the network.
-    parameters : dict of str to Tensor
-        ``[1, *shape]`` for a global model, ``[clinic, *shape]`` where every clinic has its own.
-    federation : Federation
-    exposures : ndarray of int
-        By clinic, of the record that leaves most often.
-
-    Returns
-    -------
-    float
-        See :func:`probe_r2`; NaN without held-out records.
+    frozen head it has as many noised copies as a record has exposures, by clinic, and takes their mean. Parameters are
+    ``[1, *shape]``, or ``[clinic, *shape]`` where every clinic has its own. See :func:`probe_r2`; NaN without held-out
+    records.
     """
     most = most_records(job, MOST_RECORDS)
     outside = federation.untrained
@@ -94,20 +81,10 @@ def reconstruction(job: Job, parameters: Parameters, federation: Federation, exp
 
 
 def probe_r2(rows: Floats, inputs: Floats, new_rows: Floats, new_inputs: Floats) -> float:
-    """Fit inputs by ridge regression on rows, and say what share of new inputs' variance it explains.
+    """Fit inputs by ridge regression on rows, ``[record, column]`` each, and apply it to others.
 
-    Parameters
-    ----------
-    rows, inputs : ndarray
-        ``[record, column]`` to fit on.
-    new_rows, new_inputs : ndarray
-        The same of other records.
-
-    Returns
-    -------
-    float
-        R^2 over all inputs together, weighted by their variance; 0 if their mean would do as well. NaN if new inputs
-        do not vary.
+    Return R^2 over all new inputs together, weighted by their variance; 0 if their mean would do as well, NaN if they
+    do not vary.
     """
     spread = float(np.square(new_inputs - new_inputs.mean(0)).sum())
     if spread == 0:

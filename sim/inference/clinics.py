@@ -111,16 +111,8 @@ def _mean(values: Floats) -> Floats:
 def by_clinic(predictions: pd.DataFrame, models: pd.DataFrame, metric: str, *, same_patients: bool = True) -> ByClinic:
     """Score each clinic by itself; the within-clinic score of one clinic is its own.
 
-    Parameters
-    ----------
-    predictions : DataFrame
-        ``predictions.parquet`` of runs, with a column ``run_id``.
-    models : DataFrame
-        ``run_id, method, seed``; several runs of one method and seed hold out other clinics.
-    metric : str
-        One of :data:`sim.inference.scores.SCORED`.
-    same_patients : bool
-        Whether all seeds deal the same patients; otherwise each has its own.
+    Several runs of one method and seed hold out other clinics; otherwise parameters are those of
+    :func:`sim.inference.evidence.from_predictions`.
     """
     methods = list(dict.fromkeys(models["method"]))
     joined = predictions.merge(models[["run_id", "method", "seed"]], on="run_id")

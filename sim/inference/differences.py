@@ -107,12 +107,7 @@ def verdict(mean: float, half_width: float, margin: float) -> Verdict:
 def shared_level(covariance: Floats, contrasts: Floats) -> float:
     """Return the level at which each of several normal contrasts is tested, so that all hold together.
 
-    Parameters
-    ----------
-    covariance : ndarray
-        ``[method, method]``
-    contrasts : ndarray
-        ``[contrast, method]``
+    `covariance` is ``[method, method]``, `contrasts` are ``[contrast, method]``.
     """
     if len(contrasts) == 1:
         return LEVEL

@@ -74,15 +74,7 @@ class Evidence:
         )
 
     def moments(self, seeds: Mask, contrasts: Floats) -> Moments:
-        """Return means and variances of contrasts over some of the seeds.
-
-        Parameters
-        ----------
-        seeds : ndarray
-            ``[seed]``, those on which all methods have a value.
-        contrasts : ndarray
-            ``[contrast, method]``
-        """
+        """Return means and variances of contrasts ``[contrast, method]`` over seeds for which all have a value."""
         values, count = np.nan_to_num(self.by_seed[seeds]) @ contrasts.T, int(seeds.sum())
         unknown = np.full(len(contrasts), np.nan)
         if not count:
@@ -132,12 +124,8 @@ def _degrees(shares: Floats) -> Floats:
 def from_values(runs: pd.DataFrame, metric: str, ratio: float) -> Evidence:
     """Take the scores from a table of runs, where predictions are not known or do not decide the score.
 
-    Parameters
-    ----------
-    runs : DataFrame
-        ``method, seed`` and the metric; one row a method and seed.
-    ratio : float
-        Held-out over training records; 0 where each seed has patients of its own.
+    Of ``method, seed`` and the metric it has one row a method and seed. The ratio is that of held-out over training
+    records; 0 where each seed has patients of its own.
     """
     table = runs.pivot_table(index="seed", columns="method", values=metric, sort=False, dropna=False)
     methods = list(dict.fromkeys(runs["method"]))

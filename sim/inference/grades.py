@@ -65,14 +65,8 @@ def midranks(value: Floats, block: Ints) -> Floats:
 def grade_scores(probabilities: Floats, grade: Ints, offsets: Ints) -> tuple[dict[str, Floats], dict[str, float]]:
     """Return scores by clinic, with its number of pairs of different grades, and over all records.
 
-    Parameters
-    ----------
-    probabilities : ndarray
-        ``[record, grade]``
-    grade : ndarray
-        ``[record]``
-    offsets : ndarray
-        ``[clinic + 1]`` where each clinic's records begin, and the end of the last.
+    Probabilities are ``[record, grade]``, grades ``[record]``; `offsets`, ``[clinic + 1]``, say where each clinic's
+    records begin, and the end of the last.
     """
     clinics, one = len(offsets) - 1, np.zeros(len(grade), dtype=np.int64)
     clinic, score = np.repeat(np.arange(clinics), np.diff(offsets)), expected_grades(probabilities)

@@ -251,18 +251,8 @@ def success_panel(
 ) -> Spec:
     """Draw the score against an attack's success, a mark a series and level, joined along the levels.
 
-    Parameters
-    ----------
-    table : str
-        The data.
-    attack, measure : str
-        In words.
-    score : str
-        In words.
-    lines : mapping of str to float
-        Values of the measure to mark: what guessing gives, and the most without privacy.
-    intervals : bool
-        Whether any mark has one.
+    Attack, measure and score are in words; `lines` are values of the measure to mark: what guessing gives, and the most
+    without privacy.
     """
     x = field("mean:Q", title=measure, scale={"zero": False, "nice": True}, axis={"tickCount": 5})
     y = field("score:Q", title=score, scale={"zero": False, "nice": True}, axis={"tickCount": 6})

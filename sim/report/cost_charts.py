@@ -85,16 +85,7 @@ def time_panel(sheet: Sheet, most: float, phases: Collection[str]) -> Spec:
 def round_panel(sheet: Sheet, rows: int, longest: Mapping[str, float], phases: Collection[str]) -> Spec:
     """Draw one round of the chosen method, a row a clinic and a row a worker of the server.
 
-    Parameters
-    ----------
-    sheet : Sheet
-        The page.
-    rows : int
-        The most that a method has.
-    longest : mapping of str to float
-        By method, the seconds of its round, which decide its unit.
-    phases : collection of str
-        Those that occur.
+    So many rows are the most that a method has; the longest is the end of each method's round, which decides its unit.
     """
     units = {method: time_unit(seconds) for method, seconds in longest.items()}
     names = json.dumps({method: name for method, (name, _) in units.items()}, ensure_ascii=False)

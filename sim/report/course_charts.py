@@ -16,14 +16,9 @@ _ROW, _FEW_ROWS, _NARROW_ROW = 46, 12, 30
 
 
 def learning_panel(sheet: Sheet, lowest: Mapping[str, float], *, with_bands: bool) -> Spec:
-    """Draw the score after each round at one level, a line a series, with bands where there are several seeds.
+    """Draw the score after each round at one level, a line a series, with bands where there are intervals.
 
-    Parameters
-    ----------
-    lowest : mapping of str to float
-        By score, the lowest mean: the axis begins there, since intervals of untrained models are wide.
-    with_bands : bool
-        Whether there are intervals.
+    The axis begins at the lowest mean of each score, since intervals of untrained models are wide.
     """
     floor = f"{json.dumps(dict(lowest))}[{sheet.score}]"
     score = {"title": None, "scale": {**_SCALE, "domainMin": {"expr": floor}}, "axis": {"tickCount": 6}}

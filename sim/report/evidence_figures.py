@@ -29,12 +29,7 @@ def evidence_figures(
 ) -> tuple[list[Figure], dict[str, pd.DataFrame]]:
     """Return the figures that a study's predictions allow, and their tables.
 
-    Parameters
-    ----------
-    names : mapping of str to dict
-        By level, the names of series; equal ones are drawn once.
-    score : str
-        Column by which the best methods are chosen.
+    By level, `names` are those of series, of which equal ones are drawn once; the best methods are chosen by `score`.
     """
     tables: dict[str, pd.DataFrame] = {}
     figures: list[Figure] = []

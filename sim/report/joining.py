@@ -135,12 +135,7 @@ def grouped(table: pd.DataFrame) -> pd.DataFrame:
 def joining_points(table: pd.DataFrame, ok: pd.DataFrame, names: Mapping[str, Names], score: str) -> pd.DataFrame:
     """Return what is drawn: :func:`joining`, and of many clinics their groups too, with `group` and `best`.
 
-    Parameters
-    ----------
-    names : mapping of str to dict
-        By level, the names of series; equal ones are drawn once.
-    score : str
-        Column by which the best methods of a level are chosen.
+    By level, `names` are those of series, of which equal ones are drawn once; the best are chosen by `score`.
     """
     theirs = {name: name for name in table["series"].unique() if name not in set(ok["series"])}
     table = together_by_level(table, {level: own | theirs for level, own in names.items()})

@@ -218,15 +218,7 @@ def paper(given: Sequence[Look], score: str, level: str, adversary: str, width: 
 
 
 def page_spec(chart: Spec, state: Mapping[str, Any]) -> Spec:
-    """Return a whole specification for the page, without its data.
-
-    Parameters
-    ----------
-    chart : dict
-        Drawn on a sheet of the page.
-    state : mapping of str to object
-        The page's parameters and what they are at first.
-    """
+    """Return a whole specification of a chart for the page, with its parameters as they are at first, without data."""
     return {
         "$schema": _SCHEMA,
         "params": [{"name": name, "value": value} for name, value in state.items()],

@@ -33,16 +33,9 @@ def score_ends(points: pd.DataFrame) -> dict[str, list[float]]:
 def privacy_panel(
     sheet: Sheet, adversary: str, axis: Spec, adjacency: str, ends: Mapping[str, Sequence[float]], first: bool
 ) -> Spec:
-    """Draw the score against one adversary's epsilon.
+    """Draw the score against one adversary's epsilon, all of one adjacency.
 
-    Parameters
-    ----------
-    adjacency : str
-        Of every epsilon, as of :func:`sim.report.summary.adjacency_of`.
-    ends : mapping of str to sequence of float
-        By score, the ends of its axis.
-    first : bool
-        Whether the panel stands at the left of those that share the axis, and so has its labels.
+    `ends` are those of each score's axis; the first of the panels that share it stands at the left and has its labels.
     """
     of_score = f"{json.dumps(dict(ends))}[{sheet.score}]"
     scale = {"nice": False, "domainMin": {"expr": f"{of_score}[0]"}, "domainMax": {"expr": f"{of_score}[1]"}}
