@@ -57,7 +57,7 @@ def estimates(evidence: Evidence, pools: Sequence[Hashable] = ()) -> pd.DataFram
     """
     tables = []
     for seeds, members in _pooled(evidence.complete, pools):
-        own = evidence.among({member: evidence.methods[member] for member in members})
+        own = evidence.among({evidence.methods[member]: evidence.methods[member] for member in members})
         moments = own.moments(seeds, np.eye(len(members)))
         rest, degrees = np.maximum(moments.between - moments.explained, 0.0), moments.seeds - 1
         if evidence.influence and evidence.same_patients:
@@ -90,6 +90,14 @@ def all_differences(evidence: Evidence) -> pd.DataFrame:
     table.insert(0, "first", names[pairs[:, 0]])
     table.insert(1, "second", names[pairs[:, 1]])
     return table[["first", "second", "n", "mean", "half_width"]]
+
+
+def against(differences: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Return ``group, n, mean, half_width`` of :func:`all_differences`: each other method less this one."""
+    ahead, behind = (differences[differences[side] == method] for side in ("second", "first"))
+    behind = behind.rename(columns={"second": "group"}).assign(mean=-behind["mean"])
+    both = pd.concat([ahead.rename(columns={"first": "group"}), behind], ignore_index=True)
+    return both[["group", "n", "mean", "half_width"]]
 
 
 def verdict(mean: float, half_width: float, margin: float) -> Verdict:

@@ -17,7 +17,7 @@ patients, who are many. Where no predictions are known, their formula stands for
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,17 +61,11 @@ class Evidence:
         """``[seed, method]`` where there is a value."""
         return ~np.isnan(self.by_seed)
 
-    def among(self, methods: Mapping[int, str]) -> Evidence:
-        """Return the evidence on some of the methods, by their places, under other names."""
-        places = list(methods)
-        return Evidence(
-            methods=tuple(methods.values()),
-            by_seed=self.by_seed[:, places],
-            ratio=self.ratio,
-            influence=tuple((who, part[:, places]) for who, part in self.influence),
-            patients=self.patients,
-            same_patients=self.same_patients,
-        )
+    def among(self, names: Mapping[Any, str]) -> Evidence:
+        """Return the evidence on some of the methods, under other names."""
+        places = [self.methods.index(method) for method in names]
+        influence = tuple((who, part[:, places]) for who, part in self.influence)
+        return replace(self, methods=tuple(names.values()), by_seed=self.by_seed[:, places], influence=influence)
 
     def moments(self, seeds: Mask, contrasts: Floats) -> Moments:
         """Return means and variances of contrasts ``[contrast, method]`` over seeds for which all have a value."""

@@ -12,7 +12,7 @@ import pandas as pd
 
 from sim.foundation.problems import ScenarioError, suggest
 from sim.foundation.text import listed, margin_text, score_text, value_text
-from sim.inference.differences import Verdict, all_differences, estimates, verdict
+from sim.inference.differences import Verdict, against, all_differences, estimates, verdict
 from sim.inference.evidence import Evidence
 from sim.methods.labels import method_label
 from sim.privacy.statement_text import escaped
@@ -144,17 +144,7 @@ def compared(
     joined = scored[~scored["group"].isin(baselines)]
     chosen = joined if len(joined) else scored
     best = str(chosen["group"].iloc[int(np.argmax(sign * chosen["mean"].to_numpy()))])
-    pairs = all_differences(evidence)
-    ahead, behind = pairs[pairs["second"] == best], pairs[pairs["first"] == best]
-    table = pd.concat(
-        [
-            ahead.rename(columns={"first": "group"}).drop(columns="second"),
-            behind.rename(columns={"second": "group"}).drop(columns="first").assign(mean=-behind["mean"]),
-        ],
-        ignore_index=True,
-    )
-    order = {group: place for place, group in enumerate(means["group"])}
-    table = table.sort_values("group", key=lambda groups: groups.map(order), ignore_index=True)
+    table = against(all_differences(evidence), best)
     said = [verdict(mean, width, margin) for mean, width in zip(table["mean"], table["half_width"], strict=True)]
     return Comparison(
         metric=metric,

@@ -8,7 +8,7 @@ import pandas as pd
 
 from sim.foundation.text import count_text, listed, margin_text, score_text
 from sim.inference.clinics import by_clinic
-from sim.inference.differences import Verdict, verdict
+from sim.inference.differences import Verdict, against, verdict
 from sim.inference.hospitals import FEWEST_CLINICS, over_clinics
 from sim.report.held_out import HeldOut
 from sim.report.spoken import Spoken
@@ -49,13 +49,9 @@ def elsewhere(models: pd.DataFrame, held_out: HeldOut, words: Spoken, baselines:
         f"between {score_text(low)} and {score_text(high)} (95 % prediction interval)."
     ]
     told: dict[str, list[str]] = {}
-    for first, second, difference, width in pairs[["first", "second", "mean", "half_width"]].itertuples(index=False):
-        if best not in (first, second):
-            continue
-        kind, ahead = verdict(difference, width, held_out.margin), (difference > 0) == (first == best)
-        told.setdefault("better" if kind is Verdict.APART and not ahead else kind.name, []).append(
-            second if first == best else first
-        )
+    for other, difference, width in against(pairs, best)[["group", "mean", "half_width"]].itertuples(index=False):
+        kind = verdict(difference, width, held_out.margin)
+        told.setdefault("better" if kind is Verdict.APART and difference > 0 else kind.name, []).append(other)
     margin = margin_text(held_out.margin)
     endings = {
         Verdict.APART.name: "Over clinics it is better than {}.",

@@ -9,13 +9,19 @@ import pandas as pd
 
 from sim.foundation.text import listed, score_text
 from sim.report.course_charts import joining_panel, size_panel
-from sim.report.curves import calibration, roc
 from sim.report.decision import map_frame, map_stripes
-from sim.report.decision_chart import map_note, map_panel
-from sim.report.evidence_charts import calibration_panel, forest_panel, groups_panel, roc_panel, tuning_panel
+from sim.report.evidence_charts import (
+    calibration_panel,
+    forest_panel,
+    groups_panel,
+    map_note,
+    map_panel,
+    roc_panel,
+    tuning_panel,
+)
 from sim.report.figure import Figure
 from sim.report.joining import ALONE, MANY, OTHERS, joining, joining_points, not_joined
-from sim.report.points import ANOTHER, MEAN, Names, elsewhere_points, group_points, together_by_level
+from sim.report.points import ANOTHER, MEAN, Names, calibration, elsewhere_points, group_points, roc, together_by_level
 from sim.report.spoken import Spoken, spoken
 from sim.report.study import StudyResults
 from sim.report.tuning import at_the_edge, tuning_points

@@ -98,5 +98,5 @@ def _kept(models: pd.DataFrame, metric: str, known: HeldOut) -> Evidence:
         found = from_predictions(known.predictions, numbered, metric, same_patients=known.same_patients)
         if len(known.predictions) <= _KEPT_ROWS:
             known.kept[key] = found
-    places = {name: place for place, name in enumerate(names)}
-    return found.among({places[name]: name for name in dict.fromkeys(models["method"])})
+    codes = {name: code for code, name in enumerate(names)}
+    return found.among({codes[name]: name for name in dict.fromkeys(models["method"])})

@@ -19,7 +19,6 @@ from sim.foundation.disk_cache import kept_text
 from sim.foundation.text import value_text
 from sim.methods.labels import method_label
 from sim.privacy.adjacency import MEANING
-from sim.report.answer import answers, compared
 from sim.report.attacks import attack_tables, attack_words
 from sim.report.figure import Gallery
 from sim.report.gallery import gallery
@@ -33,7 +32,7 @@ from sim.report.spoken import spoken
 from sim.report.study import StudyResults
 from sim.report.summary import adjacency_of
 from sim.report.table import baselines_of, caption, quality_frame, results_frame
-from sim.report.words import conclusions, guarantee
+from sim.report.words import answers, conclusions, guarantee, what_was_compared
 from sim.results.columns import is_tuned
 from sim.results.store import write_atomically
 
@@ -65,7 +64,7 @@ def write_report(study: StudyResults, study_folder: Path, shown: Gallery | None 
         data=_embedded(shown) if shown.figures else "",
         paths=_PATHS,
         black=INK,
-        compared=compared(study),
+        compared=what_was_compared(study),
         answers=answers(study, shown, said),
         unprotected=unprotected(study),
         conclusions=said,

@@ -48,22 +48,8 @@ def read_results(folder: Path) -> StudyResults:
         rounds=read_run_tables(folder, ok, "rounds"),
         clinics=read_run_tables(folder, ok, "clinics"),
         groups=read_run_tables(folder, ok, "groups"),
-        phases=pd.DataFrame(
-            [
-                (run_id, phase, seconds)
-                for run_id, record in records.items()
-                for phase, seconds in record["plan"]["phase_seconds"].items()
-            ],
-            columns=["run_id", "phase", "seconds"],
-        ),
-        traffic=pd.DataFrame(
-            [
-                (run_id, *name.split(" ", 1), size)
-                for run_id, record in records.items()
-                for name, size in record["plan"]["bytes"].items()
-            ],
-            columns=["run_id", "way", "kind", "bytes"],
-        ),
+        phases=_planned(records, "phase_seconds", ["phase", "seconds"]),
+        traffic=_planned(records, "bytes", ["way", "kind", "bytes"]),
         decided=read_map(folder, list(records)),
         clock=read_first_rounds(folder, records),
         statements={run_id: record["privacy"]["statement"] for run_id, record in records.items()},
@@ -78,6 +64,16 @@ def read_results(folder: Path) -> StudyResults:
         attacks=NO_ATTACKS if (attacks := attacks_table(folder)) is None else attacks,
         trials=NO_TRIALS if (trials := trials_table(folder)) is None else trials,
     )
+
+
+def _planned(records: Mapping[str, Mapping[str, Any]], of: str, columns: Sequence[str]) -> pd.DataFrame:
+    """Lay out amounts of the runs' plans, by the words of their names."""
+    rows = [
+        (run_id, *name.split(" ", len(columns) - 2), amount)
+        for run_id, record in records.items()
+        for name, amount in record["plan"][of].items()
+    ]
+    return pd.DataFrame(rows, columns=["run_id", *columns])
 
 
 def _settings(specs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,15 +10,14 @@ import pytest
 from report_studies import make_predictions, make_runs, make_study
 from sklearn.metrics import roc_auc_score
 
-from sim.report.answer import answers
-from sim.report.curves import calibration, placements, roc
 from sim.report.gallery import gallery, study_pictures
 from sim.report.held_out import HeldOut
 from sim.report.html import write_report
 from sim.report.joining import ALONE, OTHERS, grouped, joining, joining_points
 from sim.report.pictures import draw
-from sim.report.points import elsewhere_points, with_levels
+from sim.report.points import calibration, elsewhere_points, placements, roc, with_levels
 from sim.report.summary import successful_runs, trains_alone
+from sim.report.words import answers
 
 pytestmark = pytest.mark.usefixtures("no_vega")
 

@@ -10,7 +10,7 @@ from report_studies import make_runs, make_study
 from sim.api.mapping import _axis
 from sim.foundation.problems import ScenarioError
 from sim.report.decision import candidates_of, decide, map_frame, map_rows, map_stripes, swept_key, within
-from sim.report.decision_chart import map_note
+from sim.report.evidence_charts import map_note
 from sim.report.gallery import gallery, study_pictures
 from sim.report.pictures import draw
 from sim.results.decision_map import keep_map, read_map

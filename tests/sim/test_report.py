@@ -21,7 +21,6 @@ from scipy import stats
 
 from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text
 from sim.methods.labels import method_label
-from sim.report.answer import answers, compared
 from sim.report.figures import NO_DP, curve_table, privacy_accuracy_chart, reference_table, target_order
 from sim.report.gallery import gallery, study_pictures
 from sim.report.held_out import HeldOut
@@ -31,6 +30,7 @@ from sim.report.points import equals, learning, together, with_levels
 from sim.report.resources import worst_frame
 from sim.report.summary import ADVERSARIES, successful_runs, summarise, swept_keys
 from sim.report.table import caption, console_table, results_frame
+from sim.report.words import answers, what_was_compared
 
 pytestmark = pytest.mark.usefixtures("no_vega")
 
@@ -450,15 +450,15 @@ def test_a_study_whose_clinics_have_one_class_each_ranks_nobody(tmp_path: Path) 
 
 def test_what_was_compared_is_counted() -> None:
     runs = make_runs(epsilons=[inf], methods=[("fedavg", "")])
-    said = compared(make_study(runs))
+    said = what_was_compared(make_study(runs))
     assert said == "Compared: 1 method, on 3 seeds, over 2 clinics with 120 training and 60 held-out records."
     both = pd.concat(
         [runs.assign(**{"train.rounds": 1}), runs.assign(**{"train.rounds": 2}, run_id="b" + runs["run_id"])]
     )
-    assert compared(make_study(both)).startswith("Compared: 1 method in 2 settings, on 3 seeds, ")
+    assert what_was_compared(make_study(both)).startswith("Compared: 1 method in 2 settings, on 3 seeds, ")
     folds = [runs.assign(held_out=name, run_id=name + runs["run_id"]) for name in ("north", "south")]
     study = make_study(pd.concat(folds))
     own = study.clinics["run_id"].str.startswith("north") == (study.clinics["name"] == "north")
     study = replace(study, clinics=study.clinics.assign(test_records=np.where(own, 60, 0)))
     told = "over 2 clinics with 120 held-out records, of clinics that took no part in training."
-    assert compared(study).endswith(told)
+    assert what_was_compared(study).endswith(told)

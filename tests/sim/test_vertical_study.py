@@ -8,9 +8,8 @@ import pytest
 from support import write_csv
 
 from sim.privacy.study_ledger import StudyRun
-from sim.report.answer import compared
 from sim.report.reading import read_results
-from sim.report.words import conclusions
+from sim.report.words import conclusions, what_was_compared
 
 SCENARIO = """
 name = "vertical"
@@ -140,7 +139,7 @@ def test_words_are_of_parties_and_patients(study, suture):
     assert "What joining brings" not in page
     results = read_results(study)
     labelled = replace(results, runs=results.runs.assign(strategy="Of our own, " + results.runs["strategy"]))
-    assert "over 2 parties with columns" in compared(labelled)
+    assert "over 2 parties with columns" in what_was_compared(labelled)
     assert "Nothing is said about patients elsewhere." in conclusions(labelled)[-1][1]
     code, out, _ = suture("compare", study, "--by", "strategy,cut")
     assert (code, "other patients of these clinics" in " ".join(out.split())) == (0, False)
