@@ -121,7 +121,7 @@ def admit_rows(asked: OfBatch, kind: Kind, rows: Tensor, session: Session, here:
     order = [_BRINGS[kind] for (kind,) in protocol_at(here.job, session.clinics[0]).batch_down]
     _demand(order[session.due] is type(asked), "it is not the turn's next message")
     _demand(asked.step == session.step, "it is for another batch than the one in flight")
-    _demand(asked.clinics == session.clinics[: session.lanes], "it is for other clinics than the turn's")
+    _demand(asked.clinics == session.at_work, "it is for other clinics than the turn's")
     _demand(asked.rows == session.rows, "it is for other rows than the batch has")
     if fault := here.forms.rows_fault(kind, rows, session.rows):
         raise RefusedError(f"its {str(kind)!r} holds {fault}")

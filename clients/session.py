@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from sim.methods.feed import Feed
+from sim.methods.feed import Batch, Feed
 from sim.methods.forms import sendable
 from sim.methods.job import Job
 from sim.methods.messages import Kind
@@ -45,14 +44,8 @@ class Session:
         longer refers to its tensors.
     due : int
         Which of a batch's messages is the next one, counted from 0.
-    lanes : int
-        Number of clinics still at work in this step.
-    rows : list of int
-        ``[lane]`` real rows of the batch in flight.
-    width : int
-        How wide the batch in flight is computed.
-    labels, weights : Tensor
-        ``[lane, width]`` of the batch in flight.
+    batch : Batch
+        The batch in flight.
     protected : dict of str to Tensor
         By kind of rows, ``[lane]``: how many batches left with their rows noised.
     places : Tensor or None
@@ -72,11 +65,7 @@ class Session:
     last: int
     record: Numbers = field(default_factory=dict)
     due: int = 0
-    lanes: int = 0
-    width: int = 0
-    rows: list[int] = field(default_factory=list)
-    labels: Tensor = field(default_factory=lambda: torch.empty(0))
-    weights: Tensor = field(default_factory=lambda: torch.empty(0))
+    batch: Batch = field(init=False)
     protected: dict[str, Tensor] = field(default_factory=dict)
     places: Tensor | None = None
     squared: dict[str, Tensor] = field(default_factory=dict)
@@ -87,9 +76,15 @@ class Session:
         return self.job.attendance(self.server_round).loses(self.clinics, self.last)
 
     @property
-    def normaliser(self) -> NDArray[np.int64]:
-        """What each lane's summed gradient is divided by in this step."""
-        return self.batches.normaliser[self.step, : self.lanes]
+    def rows(self) -> list[int]:
+        """``[lane]`` real rows of the batch in flight."""
+        rows: list[int] = self.batch.rows.tolist()
+        return rows
+
+    @property
+    def at_work(self) -> list[int]:
+        """The clinics that take the step."""
+        return self.clinics[: len(self.batch.rows)]
 
     @property
     def moment(self) -> tuple[int, int]:
@@ -99,14 +94,12 @@ class Session:
     def forward_head(self) -> Tensor:
         """Run the heads on the step's batch and return the smashed data ``[lane, batch, *feature]``."""
         step = slice(self.step, self.step + 1)
-        feed = Feed.gathered(self.job, self.group, self.clinics, self.server_round, step)
-        self.lanes, self.width = int(feed.active[0]), feed.x.shape[2]
-        self.rows = feed.rows[0, : self.lanes].tolist()
-        x, self.labels, self.weights = (each[0, : self.lanes] for each in (feed.x, feed.y, feed.weights))
+        [self.batch] = Feed.gathered(self.job, self.group, self.clinics, self.server_round, step).step(0)
+        x = self.batch.x
         if self.job.parties is not None:  # whose turns are of one party each
             x = x[..., list(self.job.parties.columns[self.clinics[0]])]
         smashed = self.trainers["head"].forward(x, rows=self.rows, moment=self.moment)
-        smashed = rows_as_sent(self.job, smashed, self.rows, self.clinics[: self.lanes], self.moment)
+        smashed = rows_as_sent(self.job, smashed, self.rows, self.at_work, self.moment)
         if self.job.cut.sparse:
             own = unpadded(sendable(self.job, Kind.SMASHED, smashed), self.rows)
             self.places = self.job.cut.places(own)
@@ -128,7 +121,7 @@ class Session:
         """Train the tail, or hold its gradients, on the body's outputs; return the gradient in them."""
         tail = self.trainers["tail"]
         tail.forward(outputs, rows=self.rows, want_input_gradient=True, moment=self.moment)
-        tail.loss(self.labels, self.weights)
+        tail.loss(self.batch.y, self.batch.weights)
         return self._backward("tail", None)
 
     def train_head(self, cut_gradient: Tensor) -> None:
@@ -137,18 +130,18 @@ class Session:
 
     def _backward(self, part: str, cotangent: Tensor | None) -> Tensor:
         if not self.job.joint:
-            return self.trainers[part].backward(*self.moment, self.normaliser, cotangent)
-        self.squared[part], gradient = self.trainers[part].hold(self.normaliser, cotangent)
+            return self.trainers[part].backward(*self.moment, self.batch.normaliser, cotangent)
+        self.squared[part], gradient = self.trainers[part].hold(self.batch.normaliser, cotangent)
         return gradient
 
     def release(self, factors: Tensor) -> None:
         """Train the clinic's parts with the gradients that are held, scaled by ``[lane, batch]`` factors."""
         for trainer in self.trainers.values():
-            trainer.release(*self.moment, self.normaliser, factors)
+            trainer.release(*self.moment, self.batch.normaliser, factors)
 
     def count(self, kind: Kind) -> None:
         """Note that the batch in flight leaves with this kind of rows protected."""
-        self.protected.setdefault(kind, torch.zeros(len(self.clinics), dtype=torch.int64))[: self.lanes] += 1
+        self.protected.setdefault(kind, torch.zeros(len(self.clinics), dtype=torch.int64))[: len(self.at_work)] += 1
 
 
 def trainers_for(

@@ -90,7 +90,8 @@ def tail(asked: Tail, here: Workplace) -> Reply:
     if session.job.joint:
         hold(here.memory, session, Kind.BODY_OUTPUT, outputs)
     at = places_sent(session.job, Kind.BODY_OUTPUT, asked.body_output)
-    return _rows(session, {Kind.TAIL_GRADIENT: _leaving(session, Kind.TAIL_GRADIENT, gradient, session.normaliser, at)})
+    sent = _leaving(session, Kind.TAIL_GRADIENT, gradient, session.batch.normaliser, at)
+    return _rows(session, {Kind.TAIL_GRADIENT: sent})
 
 
 def step(asked: Step, here: Workplace) -> Reply:
@@ -112,7 +113,8 @@ def clip(asked: Clip, here: Workplace) -> Reply:
     """Train the clinic's parts with the gradients that are held, scaled; answer as ``step`` does otherwise."""
     session = _resumed(asked, here)
     admit_rows(asked, Kind.CLIP_FACTORS, asked.clip_factors, session, here)
-    factors, own = padded(asked.clip_factors, session.width), torch.stack(list(session.squared.values())).sum(0)
+    own = torch.stack(list(session.squared.values())).sum(0)
+    factors = padded(asked.clip_factors, own.shape[1])
     if session.job.dp is not None:  # whatever the server says, no record counts for more than the clip
         factors = torch.minimum(factors, joint_factors(own, session.job.dp.part_clip))
     session.release(factors)
@@ -128,7 +130,7 @@ def _resumed(asked: OfBatch, here: Workplace) -> Session:
 def _arrived(asked: OfBatch, kind: Kind, rows: Tensor, session: Session, here: Workplace) -> Tensor:
     admit_rows(asked, kind, rows, session, here)
     at = session.places if kind == Kind.CUT_GRADIENT else None
-    return padded(unpacked(session.job, kind, rows, at), session.width)
+    return padded(unpacked(session.job, kind, rows, at), session.batch.x.shape[1])
 
 
 def _leaving(
@@ -136,8 +138,7 @@ def _leaving(
 ) -> Tensor:
     if session.job.rows is not None:
         session.count(kind)
-    clinics = session.clinics[: session.lanes]
-    return leaving_rows(session.job, kind, rows, session.rows, clinics, session.moment, normaliser, at)
+    return leaving_rows(session.job, kind, rows, session.rows, session.at_work, session.moment, normaliser, at)
 
 
 def _go_on(here: Workplace, session: Session) -> Reply:
@@ -165,7 +166,7 @@ def _ended(here: Workplace, session: Session) -> Reply:
 def _smashed(session: Session) -> Reply:
     payload = {Kind.SMASHED: _leaving(session, Kind.SMASHED, session.forward_head())}
     if Kind.LABELS in protocol_at(session.job, session.clinics[0]).batch_up[0]:
-        payload[Kind.LABELS] = session.labels.to(label_dtype(session.job))
+        payload[Kind.LABELS] = session.batch.y.to(label_dtype(session.job))
         if session.job.labels is not None:
             session.count(Kind.LABELS)
     return _rows(session, payload)
@@ -173,4 +174,4 @@ def _smashed(session: Session) -> Reply:
 
 def _rows(session: Session, payload: dict[Kind, Tensor]) -> Reply:
     sent = {kind: unpadded(rows, session.rows) for kind, rows in payload.items()}
-    return Reply(clinics=session.clinics[: session.lanes], rows=session.rows, payload=sent)
+    return Reply(clinics=session.at_work, rows=session.rows, payload=sent)

@@ -8,7 +8,7 @@ is read is exactly what the type of the message has: nothing may be missing, and
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, fields
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -30,41 +30,25 @@ class WireError(ValueError):
     """A message is not what its type has; the text quotes no value."""
 
 
-class _Stated(NamedTuple):
-    name: str
-    key: str
-    kind: str
-    """The type that it states."""
-    needed: bool
-
-
 class _Shape(NamedTuple):
     """What the type of an instruction has on the wire."""
 
-    stated: tuple[_Stated, ...]
-    keys: frozenset[str]
-    needed: frozenset[str]
-    arrays: tuple[tuple[str, Kind, bool], ...]
+    stated: dict[str, tuple[str, str]]  # By key, the field's name and the type that it states
+    needed: frozenset[str]  # The keys that must be there
+    arrays: tuple[tuple[str, Kind, bool], ...]  # Name, kind, and whether they must be there
 
 
 @cache
 def _shape(action: str) -> _Shape:
     of = INSTRUCTIONS[action]
-    kinds = of.kinds()
-    all_fields = {each.name: each for each in fields(of)}
-    stated = tuple(
-        _Stated(name, _KEYS.get(name, name.replace("_", "-")), str(each.type), _has_no_default(each))
-        for name, each in all_fields.items()
-        if name not in kinds
+    kinds, types = of.kinds(), {each.name: str(each.type) for each in fields(of)}
+    needed = {each.name for each in fields(of) if each.default is MISSING and each.default_factory is MISSING}
+    keys = {name: _KEYS.get(name, name.replace("_", "-")) for name in types if name not in kinds}
+    return _Shape(
+        {key: (name, types[name]) for name, key in keys.items()},
+        frozenset(key for name, key in keys.items() if name in needed),
+        tuple((name, kind, name in needed) for name, kind in kinds.items()),
     )
-    keys = frozenset(each.key for each in stated)
-    needed = frozenset(each.key for each in stated if each.needed)
-    arrays = tuple((name, kind, _has_no_default(all_fields[name])) for name, kind in kinds.items())
-    return _Shape(stated, keys, needed, arrays)
-
-
-def _has_no_default(of: Field[Any]) -> bool:
-    return of.default is MISSING and of.default_factory is MISSING
 
 
 def array_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -85,7 +69,7 @@ def instruct(instruction: Instruction, node_id: int) -> Message:
         value = getattr(instruction, name)
         if value is not None:
             records[_RECORD_OF[kind]] = array_record(value if kind in PARAMETER_KINDS else {kind: value})
-    stated = {each.key: getattr(instruction, each.name) for each in shape.stated}
+    stated = {key: getattr(instruction, name) for key, (name, _) in shape.stated.items()}
     records[CONFIG] = filled(ConfigRecord(), {key: value for key, value in stated.items() if value not in (None, [])})
     return Message(filled(RecordDict(), records), node_id, instruction.action)
 
@@ -111,13 +95,11 @@ def instruction_in(message: Message, here: list[int], *, foreign: bool = False) 
     config = content.get(CONFIG)
     stated = held(config) if isinstance(config, ConfigRecord) else {}
     if foreign:
-        stated = {CLINICS: here, **{key: value for key, value in stated.items() if key in shape.keys}}
-    if not shape.needed <= stated.keys() <= shape.keys:
+        stated = {CLINICS: here, **{key: value for key, value in stated.items() if key in shape.stated}}
+    if not shape.needed <= stated.keys() <= shape.stated.keys():
         raise WireError("it states other things than it should")
-    found: dict[str, Any] = {}
-    for name, key, kind, _ in shape.stated:
-        if key in stated:
-            found[name] = _checked(stated[key], kind, key)
+    fields_of = {key: of for key, of in shape.stated.items() if key in stated}
+    found: dict[str, Any] = {name: _checked(stated[key], kind, key) for key, (name, kind) in fields_of.items()}
     brought = 0
     for name, kind, needed in shape.arrays:
         record = content.get(_RECORD_OF[kind])
