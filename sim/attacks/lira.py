@@ -19,8 +19,7 @@ from functools import partial
 import numpy as np
 import scipy
 
-from sim.attacks.attack import Attack
-from sim.attacks.membership_game import played
+from sim.attacks.membership_game import played, shadowed
 from sim.attacks.shadows import Floats, Mask
 
 LEAST_VARIANCE = 1e-10
@@ -141,12 +140,8 @@ def moderated(squares: Floats, freedom: Floats) -> Floats:
     return np.asarray(np.maximum((prior * common + squares) / (prior + freedom), LEAST_VARIANCE))
 
 
-ATTACK = Attack(
+ATTACK = shadowed(
     name="lira",
     sentence="membership by the likelihood ratio of shadow models (Carlini et al. 2022)",
-    adversary="model-user",
-    uses="training and held-out records, exact: the scores of single records are compared",
     carry_out=partial(played, scores=scores),
-    applies=lambda job: job.method.trains,
-    options={"shadows": 31, "rounds": 5},
 )

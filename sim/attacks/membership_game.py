@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.attacks.attack import Finding, Target
+from sim.attacks.attack import Attack, Finding, Target
 from sim.attacks.shadows import Floats, Mask, Population, trials_of
 from sim.data.groups import read_groups
 from sim.foundation.rng import stream
@@ -25,6 +26,14 @@ from sim.privacy.adjacency import replace_epsilon, replaced
 from sim.privacy.ledger import Adversary
 from sim.privacy.risk import FALSE_POSITIVE_RATES, membership_risk
 
+shadowed = partial(
+    Attack,
+    adversary="model-user",
+    uses="training and held-out records, exact: the scores of single records are compared",
+    applies=lambda job: job.method.trains,
+    options={"shadows": 31, "rounds": 5},
+)
+"""An attack that compares a model with shadow models."""
 LEVELS: Final = FALSE_POSITIVE_RATES[:2]
 MEASURES: Final = ("auc", *(f"fpr_{level:g}_tpr".replace(".", "_") for level in LEVELS))
 CHANCE: Final = dict(zip(MEASURES, (0.5, *LEVELS), strict=True))

@@ -15,8 +15,6 @@ from sim.models import Parameters
 from sim.plan.plan import Plan
 from sim.privacy.ledger import Adversary
 
-Row = dict[str, Any]
-
 
 class Observation:
     """The attacks on one run, at work: those of some that apply, each with its options.
@@ -116,7 +114,7 @@ class Findings:
         named = list(names)
         return {column: [found.get(name, math.nan) for name in named] for column, found in values.items()}
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[dict[str, Any]]:
         """Return a row for each finding, in ``run.json`` under ``audit``; of those by clinic only the worst one's."""
         return [
             {
@@ -134,11 +132,11 @@ class Findings:
             for finding in _in_short(findings)
         ]
 
-    def stated(self) -> list[Row]:
+    def stated(self) -> list[dict[str, Any]]:
         """Return one entry an attack for the privacy statement."""
         entries = []
         for attack, findings in self.by_attack:
-            entry: Row = {"adversary": attack.adversary, "attack": attack.sentence}
+            entry: dict[str, Any] = {"adversary": attack.adversary, "attack": attack.sentence}
             for finding in _in_short(findings):
                 if finding.measure.startswith(_WORST):
                     entry["worst_clinic"] = finding.clinic
@@ -146,7 +144,7 @@ class Findings:
             entries.append(entry)
         return entries
 
-    def not_covered(self) -> list[Row]:
+    def not_covered(self) -> list[dict[str, Any]]:
         """Return what the findings publish of records, as :func:`sim.privacy.uncovered.not_covered` lists it."""
         return [
             {

@@ -14,8 +14,7 @@ from functools import partial
 import numpy as np
 import scipy
 
-from sim.attacks.attack import Attack
-from sim.attacks.membership_game import played
+from sim.attacks.membership_game import played, shadowed
 from sim.attacks.shadows import Floats, Mask
 
 A = 0.3
@@ -51,12 +50,8 @@ def pairwise(log_ratio: Floats) -> Floats:
     return np.asarray(np.stack(below) / log_ratio.shape[1])
 
 
-ATTACK = Attack(
+ATTACK = shadowed(
     name="rmia",
     sentence="membership by pairwise likelihood ratios of shadow models (Zarifzadeh et al. 2024)",
-    adversary="model-user",
-    uses="training and held-out records, exact: the scores of single records are compared",
     carry_out=partial(played, scores=scores),
-    applies=lambda job: job.method.trains,
-    options={"shadows": 31, "rounds": 5},
 )

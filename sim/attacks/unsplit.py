@@ -103,10 +103,8 @@ def searched(
             x.clamp_(low, high)
         if of_clones is not None and step % TURN == TURN - 1:
             for _ in range(TURN):
-                for value, gradient in zip(
-                    clones.values(), torch.autograd.grad(error(), [*clones.values()]), strict=True
-                ):
-                    value.grad = gradient
+                of_clones.zero_grad()
+                torch.autograd.backward(error(), inputs=[*clones.values()])
                 of_clones.step()
     return np.asarray(x.detach()[lane, slot].double().numpy())
 

@@ -111,15 +111,11 @@ def attack_figures(study: StudyResults, score: str) -> tuple[list[Figure], dict[
         Column of the score that success is drawn against.
     """
     points = attack_points(study, score)
-    figures, tables = [], {}
+    figures, tables, told = [], {}, title(score, "region" if study.parties else "clinic")
     for who in _who(study).values():
         own = points[points["adversary"] == who]
         if len(own):
-            figures.append(
-                _success(
-                    who, own, f"{(told := title(score, 'region' if study.parties else 'clinic'))[0].upper()}{told[1:]}"
-                )
-            )
+            figures.append(_success(who, own, f"{told[0].upper()}{told[1:]}"))
             tables[figures[-1].table] = own
     if len(audited := audit_points(study)):
         tables["audit"] = audited

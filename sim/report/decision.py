@@ -189,11 +189,9 @@ def map_frame(shown: DecisionMap) -> pd.DataFrame:
             point = own[column]
             answer = (row, point.method, tuple(point.others), point.settled, "" if point.method else point.reason)
             if answer == before:
-                found[-1] |= {_short(shown.x): f"{found[-1][_short(shown.x)].partition(' to ')[0]} to {column}"}
-                if point.method:
-                    found[-1]["Time"] = (
-                        f"{found[-1]['Time'].partition(' to ')[0]} to {seconds_text(point.seconds or nan)}"
-                    )
+                time = {"Time": seconds_text(point.seconds or nan)} if point.method else {}
+                for name, last in {_short(shown.x): column, **time}.items():
+                    found[-1][name] = f"{found[-1][name].partition(' to ')[0]} to {last}"
                 continue
             before = answer
             found.append(

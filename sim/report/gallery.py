@@ -114,15 +114,8 @@ def study_pictures(study: StudyResults, shown: Gallery) -> dict[str, Spec]:
     """
     specs = {figure.name: shown.paper_spec(figure, study.name) for figure in shown.figures if figure.name != "round"}
     scored = study.drawn[list(metrics_of(study.drawn))].notna().any(axis=None) if specs else False
-    return specs | (
-        {
-            "privacy_accuracy": privacy_accuracy_chart(
-                study.runs[study.runs["run_id"].isin(study.drawn["run_id"])], study.held_out
-            )
-        }
-        if scored
-        else {}
-    )
+    runs = study.runs[study.runs["run_id"].isin(study.drawn["run_id"])]
+    return specs | ({"privacy_accuracy": privacy_accuracy_chart(runs, study.held_out)} if scored else {})
 
 
 def _privacy(

@@ -148,9 +148,7 @@ def gap_frame(points: pd.DataFrame) -> pd.DataFrame:
         cells = {}
         for column, each in own.groupby("column", sort=False):
             least = each.sort_values("mean", kind="stable").iloc[0]
-            gap = score_text(float(each["mean"].max() - least["mean"]))
-            cells[str(column)] = (
-                f"{gap} (lowest: {str(least['patients']).partition(': ')[2]}, {score_text(least['mean'])})"
-            )
+            gap, lowest = score_text(float(each["mean"].max() - least["mean"])), score_text(least["mean"])
+            cells[str(column)] = f"{gap} (lowest: {str(least['patients']).partition(': ')[2]}, {lowest})"
         rows.append({"Method": str(series), "Privacy": str(level), **cells})
     return pd.DataFrame(rows).fillna("–")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Final
 
 import pandas as pd
@@ -62,59 +61,57 @@ class Spoken(Headline):
         return {self.word: self.pooled, **self.others}
 
 
-_SPOKEN: Final = MappingProxyType(
-    {
-        "classes": Spoken(
-            **vars(HEADLINES["classes"]),
-            proper="brier",
-            proper_word="Brier score",
-            known="share of cases",
-            chance=0.5,
-            by_chance="rank better than chance (within-clinic AUC of .5)",
-            unscored="Where all of a clinic's held-out records are of one class, it has no AUC.",
-            nowhere="No clinic's held-out records are of two classes, so that no method is ranked.",
-            across="knowing each clinic's share of cases",
-            others={"Balanced accuracy": "balanced_accuracy", "Accuracy": "accuracy"},
-        ),
-        "ordinal": Spoken(
-            **vars(HEADLINES["ordinal"]),
-            proper="ranked_probability",
-            proper_word="ranked probability score",
-            known="share of each grade",
-            chance=0.5,
-            by_chance="rank better than chance (within-clinic ordinal AUC of .5)",
-            unscored="Where all of a clinic's held-out records are of one grade, it has no ordinal AUC.",
-            value="grade",
-            nowhere="No clinic's held-out records are of two grades, so that no method is ranked.",
-            across="knowing each clinic's share of each grade",
-            others={"Kappa, squared weights": "quadratic_kappa", "Balanced accuracy": "balanced_accuracy"},
-        ),
-        "amount": Spoken(
-            **vars(HEADLINES["amount"]),
-            proper="mae",
-            proper_word="mean absolute error",
-            known="mean",
-            chance=0.0,
-            by_chance="predict better than each clinic's own mean (within-clinic R² of 0)",
-            unscored="Where all of a clinic's held-out amounts are the same, it has no R².",
-            nowhere="No clinic's held-out amounts differ, so that no method is ranked.",
-            across="knowing each clinic's mean",
-            least=-math.inf,
-        ),
-        "time": Spoken(
-            **vars(HEADLINES["time"]),
-            proper="integrated_brier",
-            proper_word="integrated Brier score",
-            known="Kaplan-Meier curve",
-            chance=0.5,
-            by_chance="rank better than chance (within-clinic concordance of .5)",
-            unscored="Where no two of a clinic's held-out records are comparable, it has no concordance.",
-            nowhere="No clinic has two held-out records that are comparable, so that no method is ranked.",
-            across="knowing how early events are at each clinic",
-            others={"Uno's concordance": "uno_concordance"},
-        ),
-    }
-)
+_SPOKEN: Final = {
+    "classes": Spoken(
+        **vars(HEADLINES["classes"]),
+        proper="brier",
+        proper_word="Brier score",
+        known="share of cases",
+        chance=0.5,
+        by_chance="rank better than chance (within-clinic AUC of .5)",
+        unscored="Where all of a clinic's held-out records are of one class, it has no AUC.",
+        nowhere="No clinic's held-out records are of two classes, so that no method is ranked.",
+        across="knowing each clinic's share of cases",
+        others={"Balanced accuracy": "balanced_accuracy", "Accuracy": "accuracy"},
+    ),
+    "ordinal": Spoken(
+        **vars(HEADLINES["ordinal"]),
+        proper="ranked_probability",
+        proper_word="ranked probability score",
+        known="share of each grade",
+        chance=0.5,
+        by_chance="rank better than chance (within-clinic ordinal AUC of .5)",
+        unscored="Where all of a clinic's held-out records are of one grade, it has no ordinal AUC.",
+        value="grade",
+        nowhere="No clinic's held-out records are of two grades, so that no method is ranked.",
+        across="knowing each clinic's share of each grade",
+        others={"Kappa, squared weights": "quadratic_kappa", "Balanced accuracy": "balanced_accuracy"},
+    ),
+    "amount": Spoken(
+        **vars(HEADLINES["amount"]),
+        proper="mae",
+        proper_word="mean absolute error",
+        known="mean",
+        chance=0.0,
+        by_chance="predict better than each clinic's own mean (within-clinic R² of 0)",
+        unscored="Where all of a clinic's held-out amounts are the same, it has no R².",
+        nowhere="No clinic's held-out amounts differ, so that no method is ranked.",
+        across="knowing each clinic's mean",
+        least=-math.inf,
+    ),
+    "time": Spoken(
+        **vars(HEADLINES["time"]),
+        proper="integrated_brier",
+        proper_word="integrated Brier score",
+        known="Kaplan-Meier curve",
+        chance=0.5,
+        by_chance="rank better than chance (within-clinic concordance of .5)",
+        unscored="Where no two of a clinic's held-out records are comparable, it has no concordance.",
+        nowhere="No clinic has two held-out records that are comparable, so that no method is ranked.",
+        across="knowing how early events are at each clinic",
+        others={"Uno's concordance": "uno_concordance"},
+    ),
+}
 
 
 def spoken(runs: pd.DataFrame) -> Spoken:

@@ -63,13 +63,9 @@ def write_attacks(study_folder: Path, rows: Iterable[Mapping[str, Any]] | None =
 
 def attacks_table(study_folder: Path) -> pd.DataFrame | None:
     """Read ``attacks.parquet``; None where the study names no attacks."""
-    table = reading.read_parquet(study_folder, ATTACKS_TABLE)
+    table, path = reading.read_whole(study_folder, ATTACKS_TABLE, COLUMNS), study_folder / ATTACKS_TABLE
     if table is None:
         return None
-    path = study_folder / ATTACKS_TABLE
-    for column in COLUMNS:
-        if column not in table:
-            reading.refuse(path, f"{column}: the column is missing; run the scenario again")
     for column in TEXTS:
         if not table[column].map(lambda value: isinstance(value, str)).all():
             reading.refuse(path, f"{column}: holds a value that is no text; run the scenario again")

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -196,6 +196,15 @@ def _refuse_unfit(value: Any, label: Path | str) -> None:
 
 def _unseen(text: str) -> bool:
     return not text.isprintable() and unwritable(text.translate({9: " ", 10: " "}))
+
+
+def read_whole(root: Path, name: str, columns: Iterable[str]) -> pd.DataFrame | None:
+    """Read a table as :func:`read_parquet` does; refuse one that lacks a column."""
+    table = read_parquet(root, name)
+    for column in columns:
+        if table is not None and column not in table:
+            refuse(root / name, f"{column}: the column is missing; run the scenario again")
+    return table
 
 
 def read_parquet(root: Path, name: str) -> pd.DataFrame | None:

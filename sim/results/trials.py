@@ -20,7 +20,6 @@ from sim.results.kinds import Amount, Bound, Real, RunId, Text
 from sim.results.store import append_line, moved_in, writing_to
 
 TRIALS_LOG, TRIALS_TABLE = "trials.jsonl", "trials.parquet"
-Row = dict[str, Any]
 _NEEDED: Final = ("trial_id", "strategy", "method", "cut", "seed", "score", "loss", "status", "chosen")
 
 
@@ -41,7 +40,7 @@ def note_trial(study_folder: Path, row: Mapping[str, Any]) -> None:
     append_line(study_folder, TRIALS_LOG, {key: row[key] for key in TrialLine.model_fields})
 
 
-def read_trials(study_folder: Path) -> dict[str, Row]:
+def read_trials(study_folder: Path) -> dict[str, dict[str, Any]]:
     """Return how each trial ended that has ended, by its id; a trial that stands twice has its last word."""
     return {
         row["trial_id"]: row | {key: math.nan for key in ("score", "loss") if row[key] is None}
@@ -58,8 +57,4 @@ def write_trials(study_folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def trials_table(study_folder: Path) -> pd.DataFrame | None:
     """Read ``trials.parquet``; None where the study tuned nothing."""
-    table = reading.read_parquet(study_folder, TRIALS_TABLE)
-    for column in _NEEDED:
-        if table is not None and column not in table:
-            reading.refuse(study_folder / TRIALS_TABLE, f"{column}: the column is missing; run the scenario again")
-    return table
+    return reading.read_whole(study_folder, TRIALS_TABLE, _NEEDED)
