@@ -146,11 +146,6 @@ class Auditor:
     def _draws(self) -> int:
         return DRAWS_A_TRAINING * self.trainings
 
-    @property
-    def _few(self) -> int:
-        """How many trainings there are where no record's gradient is noised, and no canary moves the model much."""
-        return max(FEWEST, self.trainings // 10)
-
     def _key(self, purpose: str, attempt: int) -> str:
         return f"audit/{purpose}/{attempt}/{self.target.plan.job.key}"
 
@@ -179,7 +174,8 @@ class Auditor:
     def _trained(self, attempt: int) -> dict[Adversary, Trials]:
         plan, canaries = self.target.plan, self._canaries()
         directions, count = Directions(plan.job, self._initial, canaries), len(canaries.y)
-        trainings = 1 if self.one_run else self.trainings if plan.job.dp is not None else self._few
+        few = max(FEWEST, self.trainings // 10)  # where no gradient is noised, and no canary moves the model much
+        trainings = 1 if self.one_run else self.trainings if plan.job.dp is not None else few
         numbers = range(attempt * trainings, (attempt + 1) * trainings)
         included = np.stack([coins(plan.job.seed, number, count) for number in numbers])
         seen, final = [], []

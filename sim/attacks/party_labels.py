@@ -43,7 +43,7 @@ class CutGradients(Observer):
             return
         [party], job = instruction.clinics, self._job
         places = job.batches(self._round, [party]).index[instruction.step, 0]
-        records = places[places >= 0] + self._first(party)
+        records = places[places >= 0] + int(self._federation.train.offsets[job.facts.places.region_of[party]])
         rows = widened(instruction.cut_gradient, job.cut.dtype)[0, : len(records)].flatten(1).double().numpy()
         if party not in self._sums:
             everyone = len(self._federation.train.y)
@@ -66,10 +66,6 @@ class CutGradients(Observer):
         for party, own in found.items():
             name = self._job.facts.names[party]
             yield from (Finding(**{**vars(each), "clinic": name}) for each in own[:1])
-
-    def _first(self, party: int) -> int:
-        """Return which of all training records is the first of a party's region."""
-        return int(self._federation.train.offsets[self._job.facts.places.region_of[party]])
 
     def _of_party(self, party: int) -> Iterator[Finding]:
         seen = self._times[party] > 0

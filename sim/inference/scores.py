@@ -234,10 +234,6 @@ def _truth(of: Predictions) -> Floats:
     return np.asarray(of.probabilities[np.arange(len(of.label)), of.label])
 
 
-def _log_loss(of: Predictions) -> Floats:
-    return -np.log(np.maximum(_truth(of), np.finfo(np.float32).tiny))
-
-
 def _brier(of: Predictions) -> Floats:
     if of.probabilities.shape[1] == 2:
         return (1 - _truth(of)) ** 2
@@ -251,7 +247,7 @@ SCORED: Final[Mapping[str, Score]] = MappingProxyType(
         "auc": lambda of: _aucs(of, of.model),
         "balanced_accuracy": _recall,
         "accuracy": lambda of: _means(of, (of.probabilities.argmax(1) == of.label).astype(np.float64)),
-        "loss": lambda of: _means(of, _log_loss(of)),
+        "loss": lambda of: _means(of, -np.log(np.maximum(_truth(of), np.finfo(np.float32).tiny))),
         "brier": lambda of: _means(of, _brier(of)),
     }
 )

@@ -284,7 +284,8 @@ def as_text(comparison: Comparison, form: str) -> str:
         return table.assign(group=table["group"].map(without_formula)).to_csv(index=False)
     texts = readable(comparison)
     if form == "latex":
-        return texts.to_latex(index=False, escape=True, caption=_latex(comparison.conclusion()))
+        caption = "".join(_LATEX.get(sign, sign) for sign in comparison.conclusion())
+        return texts.to_latex(index=False, escape=True, caption=caption)
     head, *rows = [[escaped(cell) for cell in row] for row in [list(texts.columns), *texts.to_numpy().tolist()]]
     lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
     return "\n".join([*lines, "", escaped(comparison.conclusion())]) + "\n"
@@ -293,10 +294,6 @@ def as_text(comparison: Comparison, form: str) -> str:
 def without_formula(text: str) -> str:
     """Return text that a spreadsheet shows as it is: what could begin a formula gets an apostrophe (OWASP)."""
     return f"'{text}" if text.startswith(_FORMULAS) else text
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
 
 
 def readable(comparison: Comparison) -> pd.DataFrame:

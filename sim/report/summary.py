@@ -4,7 +4,6 @@ Every table and figure takes its numbers from here, so that the same study never
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -140,7 +139,9 @@ def in_reading_order(runs: pd.DataFrame) -> pd.DataFrame:
     ranks = {place: rank for rank, place in enumerate(sorted(set(places)))}
     runs["_rank"] = [ranks[place] for place in places]
     by = ["_rank", "method_label", *keys, "seed"]
-    return runs.sort_values(by, key=_sortable).drop(columns="_rank").reset_index(drop=True)
+    # one swept key may take numbers and words
+    ordered = runs.sort_values(by, key=lambda own: own if pd.api.types.is_numeric_dtype(own) else own.astype(str))
+    return ordered.drop(columns="_rank").reset_index(drop=True)
 
 
 def named_settings(runs: pd.DataFrame, without: Sequence[str] = ()) -> list[str]:
@@ -275,8 +276,3 @@ _TITLES = {
 def _hashable(value: object) -> Hashable:
     """Return scalars as they are and anything else (a list from a scenario) as text, so that it can be grouped."""
     return value if isinstance(value, (str, int, float, np.number)) else str(value)
-
-
-def _sortable(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Return a column that can be sorted, even where one swept key takes numbers and words."""
-    return column if pd.api.types.is_numeric_dtype(column) else column.astype(str)

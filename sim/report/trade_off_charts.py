@@ -103,17 +103,13 @@ def epsilon_axis(largest: pd.DataFrame) -> Spec:
     return {"values": sorted([*ticks, *ends]), "labelExpr": text, "grid": True}
 
 
-def _decades(low: float, high: float) -> range:
-    return range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-
-
 def _log_ticks(low: float, high: float) -> list[float]:
     """Return logarithms of round numbers that span a range: 1, 2, 5, 10, or powers of ten where that is many."""
-    decades = _decades(low, high)
-    wide = len(decades) > 4
-    ticks = [decade + math.log10(step) for decade in decades for step in ((1,) if wide else (1, 2, 5))]
-    margin = 0.08
-    return [tick for tick in ticks if math.log10(low) - margin <= tick <= math.log10(high) + margin]
+    first, last, margin = math.log10(low), math.log10(high), 0.08
+    decades = range(math.floor(first), math.ceil(last) + 1)
+    steps = (1,) if len(decades) > 4 else (1, 2, 5)
+    ticks = [decade + math.log10(step) for decade in decades for step in steps]
+    return [tick for tick in ticks if first - margin <= tick <= last + margin]
 
 
 def cost_panel(sheet: Sheet, cost: str, amounts: pd.Series[float]) -> Spec:

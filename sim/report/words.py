@@ -167,7 +167,8 @@ def answers(study: StudyResults, shown: Gallery, said_of: Sequence[tuple[str, st
     joined = points[points["series"].map(~strategies.map(is_baseline))]
     here = joined[joined["level"] == level]
     found = dict(conclusions(study) if said_of is None else said_of)
-    said = [f"{_at(level)}{found[level]}"] if level in found else []
+    at = {"as set": "", "no DP": "Without DP: "}.get(level, f"At {level}: ")
+    said = [f"{at}{found[level]}"] if level in found else []
     words = spoken(ok)
     if words.scores[score] != words.within:
         return [words.nowhere]
@@ -178,10 +179,6 @@ def answers(study: StudyResults, shown: Gallery, said_of: Sequence[tuple[str, st
     said += _privacy_price(study, best, score, chosen=len(here) > 1)
     said.append(_cost(here, best, " of the methods that train together" if len(joined) < len(points) else ""))
     return [*said, found[""]] if "" in found else said
-
-
-def _at(level: str) -> str:
-    return {"as set": "", "no DP": "Without DP: "}.get(level, f"At {level}: ")
 
 
 def _for_whom(shown: Gallery, level: str, best: str, word: str) -> list[str]:

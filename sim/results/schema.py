@@ -65,18 +65,14 @@ def kind_of(column: str) -> Any:
     if column.endswith("kappa"):
         return Real
     if unit := unit_of(column):
-        return _measured(unit)
+        least, most = UNITS[unit]
+        return Annotated[float, Strict(), Field(ge=least, le=most, allow_inf_nan=False)]
     return Amount
 
 
 @lru_cache(maxsize=256)
 def _value(column: str) -> TypeAdapter[Any]:
     return TypeAdapter(kind_of(column) | None)
-
-
-def _measured(unit: str) -> Any:
-    least, most = UNITS[unit]
-    return Annotated[float, Strict(), Field(ge=least, le=most, allow_inf_nan=False)]
 
 
 _FIXED: Final[dict[str, Any]] = {

@@ -88,7 +88,7 @@ def note_interrupted(folder: Path, over: Collection[str] = ()) -> None:
     """
     open_runs: dict[str, dict[str, Any]] = {}
     ended: dict[str, dict[str, Any]] = {}
-    for entry in _entries(folder):
+    for entry in ({"pid": 0, "host": "", **each} for each in read_log(folder).entries if "event" in each):
         run_id = str(entry.get("run"))
         if entry["event"] == "start" and run_id == Path(run_id).name:
             open_runs[run_id] = entry
@@ -126,11 +126,6 @@ def alive(pid: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def _entries(folder: Path) -> list[dict[str, Any]]:
-    """Return what is sound of the log; nothing where there is none."""
-    return [{"pid": 0, "host": "", **entry} for entry in read_log(folder).entries if "event" in entry]
 
 
 def _append(folder: Path, event: str, fields: dict[str, Any]) -> None:

@@ -70,15 +70,10 @@ def _log_faults(folder: Path, record: Record) -> list[str]:
     return seal_faults(read_chain(content).entries, folder, record)
 
 
-def _name(record: Record) -> str:
-    """Return the run's name that settings, data and code give."""
-    known = record["data-sha256"], record["public-head"], record["code-sha256"]
-    return digest_of(record["spec"], *known, record["results-version"])[:16]
-
-
 def _name_faults(folder: Path, record: Record) -> list[str]:
-    """Hold the run's name, a hash of its settings and data, against both."""
-    name = _name(record)
+    """Hold the run's name, a hash of its settings, data and code, against all of them."""
+    known = record["data-sha256"], record["public-head"], record["code-sha256"]
+    name = digest_of(record["spec"], *known, record["results-version"])[:16]
     places = {
         f"{folder / RUN_FILE}: row.run_id": record["row"]["run_id"],
         f"{folder / RUN_FILE}: plan.run_id": record["plan"]["run_id"],
