@@ -44,12 +44,20 @@ class Job:
 
     Attributes
     ----------
+    spec : RunSpec
+    facts : Facts
+    method : Method
+    protocol : Protocol
+    network : Network
     parts : tuple of Part
         The whole model, or head, body and, for U-shaped, tail.
     sizes : tuple of int
         Training records by clinic, public.
+    sampling : Sampling
+    optimizer : Optimizer
     loss : Loss
         Of a record, by what is predicted.
+    dp : GradientNoise or None
     frozen : frozenset of str
         The parts that do not train; their initial values are public.
     rows : RowNoise or None

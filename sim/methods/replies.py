@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from sim.foundation.problems import SutureError
 from sim.methods.forms import NOT_FINITE, Forms
@@ -246,7 +247,7 @@ def whose(clinics: Sequence[int]) -> str:
     return f"clinic{'s' if len(clinics) > 1 else ''} {few}{more}"
 
 
-def raise_fault(clinics: Sequence[int], fault: str) -> None:
+def raise_fault(clinics: Sequence[int], fault: str) -> NoReturn:
     """Raise what is wrong with the reply of these clinics."""
     raise (NotFiniteError if NOT_FINITE in fault else ExchangeError)(f"{whose(clinics)}: {fault}")
 

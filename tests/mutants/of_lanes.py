@@ -28,7 +28,7 @@ SHARED = (
     ),
     Mutant(
         "a turn without messages counts padding",
-        "sim/flower/shortcut.py",
+        "sim/flower/simulation.py",
         "drawn.rows[some].sum(0)",
         "drawn.rows[some].max(1, keepdims=True).repeat(len(clinics), 1).sum(0)",
         (f"{LANES}test_a_turn_without_messages_is_the_turn_with_them",),
