@@ -41,6 +41,7 @@ from sim.methods.job import Job
 from sim.models import build_network
 from sim.scenario import parse_scenario
 from sim.scenario.spec import RunSpec, expand
+from sim.tensor.process import ready_to_train
 
 FEATURES, BATCH, RATE = 30, 16, 0.1
 WAIT = 600.0
@@ -200,7 +201,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--ray", action="store_true", help="also Flower's Ray simulation, after a first round")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    ready_to_train()
     quiet()
     print("model clinics strategy  through Flower   plain loop   loop / ours")
     for clinics in options.clinics:

@@ -21,7 +21,7 @@ from sim.foundation.problems import SutureError
 from sim.methods.job import Job
 from sim.methods.node_group import node_groups_of, records_of
 from sim.methods.workplace import Kept, Workplace
-from sim.tensor.threads import one_thread
+from sim.tensor.process import ready_to_train
 
 
 class ActorDiedError(SutureError, RuntimeError):
@@ -48,7 +48,7 @@ class Host:
     """What an actor is: some nodes of the run that is on."""
 
     def __init__(self) -> None:
-        one_thread()
+        ready_to_train()
         quiet()
 
     def begin(self, job: Job, train: Records, groups: Sequence[Sequence[int]], nodes: Sequence[int]) -> None:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sim.foundation.problems import ScenarioError, SutureError, show
 from sim.plan.plan import Plan
-from sim.tensor.threads import one_thread
+from sim.tensor.process import ready_to_train
 
 if TYPE_CHECKING:
     from sim.flower.actors import ActorHosts, Hosts
@@ -79,7 +79,7 @@ class InProcess:
 
     def run(self, execute: Execute, groups: Sequence[Sequence[Plan]]) -> Generator[Row]:
         """See :meth:`Engine.run`."""
-        one_thread()
+        ready_to_train()
         for group in groups:
             yield from execute(group)
 
@@ -256,7 +256,7 @@ class RayActors:
 
 
 def _in_task(execute: Execute, group: Sequence[Plan]) -> list[Row]:
-    one_thread()
+    ready_to_train()
     return list(execute(group))
 
 
@@ -281,7 +281,7 @@ def _begin_worker(telling: Connection, one_at_a_time: Lock) -> None:
             telling.send(row)
 
     _tell = tell
-    one_thread()
+    ready_to_train()
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
