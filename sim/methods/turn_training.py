@@ -94,6 +94,7 @@ class TurnTraining(Work):
             train_lanes(chain, feed, self.server_round, self.first)
             return
         if len(self.clinics) > 1 and one_by_one(self.job.network.whole):
+            feed = replace(feed, width=self.job.width(feed.rows))  # each lane as wide as it is alone
             for lane, clinic in enumerate(self.clinics):
                 alone = {part: trainer.some(slice(lane, lane + 1)) for part, trainer in trainers.items()}
                 replace(self, clinics=[clinic])._train(alone, feed.lanes(lane, lane + 1))
