@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from sim.models import Block, Part
 from sim.tensor.dense import DensePass
-from sim.tensor.lanes import forward, gradients, leaves, loss_sum, weighted_average
+from sim.tensor.lanes import SUMMED_AT_ONCE, forward, gradients, leaves, loss_sum, weighted_average
 from sim.tensor.losses import CROSS_ENTROPY
 from sim.tensor.passes import AutogradPass, pass_of
 
@@ -240,6 +240,15 @@ def test_weighted_average_by_hand():
     averaged = weighted_average(stacked_values, [0.25, 0.75])
     assert averaged["w"].tolist() == [[2.5, 5.0]]
     assert averaged["s"].tolist() == [2.0]
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, SUMMED_AT_ONCE - 1, SUMMED_AT_ONCE, SUMMED_AT_ONCE + 17])
+@pytest.mark.parametrize("lanes", [2, 17])
+def test_an_average_in_pieces_has_the_bits_of_the_whole_one(lanes, more):
+    values = torch.randn(lanes, SUMMED_AT_ONCE + more)
+    w = torch.rand(lanes)
+    averaged = weighted_average({"w": values}, w.tolist())["w"]
+    assert torch.equal(averaged, (w[:, None] * values).sum(0, keepdim=True))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -2,8 +2,11 @@
 
 import gc
 import json
+import platform
 import subprocess
 import sys
+
+import pytest
 
 from sim.foundation.lazy import left_out, loading
 
@@ -56,3 +59,23 @@ def test_what_a_report_is_made_of_imports_no_torch():
     code = "import sys, sim.report.html, sim.report.reading, sim.report.pictures; print('torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert told == "False\n"
+
+
+FAULTS = """
+import resource, torch
+from sim.tensor.process import ready_to_train
+
+ready_to_train()
+counted = []
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    [torch.ones(5_000_000) for _ in range(10)]  # 200 MB
+    counted.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(counted[2] < counted[0] / 10)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere memory is given back as the system likes")
+def test_a_process_that_trains_keeps_what_it_frees_for_the_next_round():
+    told = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True).stdout
+    assert told == "True\n"
