@@ -40,7 +40,8 @@ def read(spec: Npz) -> Table:
     ScenarioError
         With one line for each problem; no line contains a value of a record.
     """
-    roles = _roles(spec)
+    named = ((role, getattr(spec, role)) for role in ("x", "label", "clinic", "patient"))
+    roles = {role: name for role, name in named if name is not None}  # none where they have MedMNIST's names
     wanted = tuple(roles.values()) or tuple(name for part in _MEDMNIST for name in _of_part(part).values())
     arrays, stored = _loaded(spec.path, spec.sha256(), wanted)
     if problems := [f"scenario: data.{line}" for line in _problems(spec, roles, arrays, stored)]:
@@ -107,12 +108,6 @@ def _loaded(path: Path, sha256: str, wanted: tuple[str, ...]) -> tuple[Arrays, t
             fault = f"holds {held} as pickled objects, which are never read; save it as numbers or text"
         raise ScenarioError(f"scenario: data.path: {path} {fault}") from None
     return arrays, stored
-
-
-def _roles(spec: Npz) -> dict[str, str]:
-    """Return the array of each role; none where they have MedMNIST's names."""
-    roles = {"x": spec.x, "label": spec.label, "clinic": spec.clinic, "patient": spec.patient}
-    return {role: name for role, name in roles.items() if name is not None}
 
 
 def _problems(spec: Npz, roles: Mapping[str, str], arrays: Arrays, stored: Sequence[str]) -> Iterator[str]:

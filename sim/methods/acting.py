@@ -5,10 +5,9 @@ from __future__ import annotations
 from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
 from sim.methods.sampling import participants, selected, wanted
-from sim.models import Part, never_negative
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip
-from sim.privacy.mechanisms.mechanism import on_gradients, on_labels, on_rows
-from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
+from sim.privacy.mechanisms.mechanism import on_gradients, on_labels
+from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise
 from sim.privacy.secure_aggregation import SecureAggregation
 from sim.scenario.privacy import Privacy
 from sim.scenario.spec import RunSpec
@@ -22,13 +21,6 @@ def gradient_noise(privacy: Privacy, trained: int, clinics: int) -> GradientNois
     joint = privacy.clipping == "joint" and trained > 1
     clip = mechanism.part_clip(privacy, trained, joint=joint)
     return GradientNoise(mechanism=mechanism, part_clip=clip, noise_std=(0.0,) * clinics, joint=joint)
-
-
-def row_noise(privacy: Privacy, before: Part, *, with_tail: bool) -> RowNoise | None:
-    """Return the clipping and noise of rows behind a part, still without noise; None where none acts on them."""
-    if (mechanism := on_rows(privacy)) is None:
-        return None
-    return mechanism.acting(privacy, never_negative=never_negative(before), with_tail=with_tail)
 
 
 def adaptive_clip(spec: RunSpec, clinics: int) -> AdaptiveClip | None:

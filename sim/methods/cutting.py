@@ -14,11 +14,21 @@ from torch import nn
 
 from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
-from sim.methods import acting
 from sim.methods.method import Method
 from sim.methods.parties import Parties, parties_of
 from sim.methods.protocol import Protocol
-from sim.models import Block, ClipRows, KeepLargest, Network, Part, build_network, needs_two_rows, stored_values
+from sim.models import (
+    Block,
+    ClipRows,
+    KeepLargest,
+    Network,
+    Part,
+    build_network,
+    needs_two_rows,
+    never_negative,
+    stored_values,
+)
+from sim.privacy.mechanisms.mechanism import on_rows
 from sim.privacy.mechanisms.noises import RowNoise
 from sim.scenario.edges import MULTI_HOP
 from sim.scenario.model import Model
@@ -104,7 +114,9 @@ def laid_out(spec: RunSpec, facts: Facts, method: Method, protocol: Protocol) ->
     network = with_public_head(spec, network, parts)
     noised = 1 if spec.privacy.rows_noised_at == "edge" and protocol.topology in MULTI_HOP else 0
     before = parties.heads[0] if parties and parties.heads else parts[noised]
-    rows = acting.row_noise(spec.privacy, before, with_tail="tail" in protocol.clinic_parts)
+    rows, with_tail = None, "tail" in protocol.clinic_parts
+    if (mechanism := on_rows(spec.privacy)) is not None:
+        rows = mechanism.acting(spec.privacy, never_negative=never_negative(before), with_tail=with_tail)
     if spec.model.cut_dropout:
         network, parts = behind(network, parts, Block("cut-dropout", nn.Dropout(spec.model.cut_dropout)))
     if rows is not None and math.isfinite(rows.clip["smashed"]):

@@ -54,7 +54,9 @@ class NodeGroup:
             records = [(train.x[own], train.y[own]) for own in rows]
         else:
             records = [seen_by(job.parties, k, train) for k in ordered]
-        labels = [_as_told(job, k, y) for k, (_, y) in zip(ordered, records, strict=True)]
+        flipped = {k for k, (kind, _) in job.hostile.items() if kind == LABEL_FLIP}
+        told = zip(ordered, (y for _, y in records), strict=True)
+        labels = [len(job.facts.classes) - 1 - y if k in flipped else y for k, y in told]
         if job.labels is not None:
             of = job.labels
             answers = of.mechanism.answers
@@ -98,12 +100,6 @@ class NodeGroup:
             empty = torch.from_numpy(padding.ravel())
             x[empty], y[empty] = 0, 0
         return x.view(*index.shape, *self.x.shape[1:]), y.view(index.shape)
-
-
-def _as_told(job: Job, clinic: int, y: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return a clinic's labels: a hostile one may take the last class for the first, and so on."""
-    kind, _ = job.hostile.get(clinic, ("", 0.0))
-    return len(job.facts.classes) - 1 - y if kind == LABEL_FLIP else y
 
 
 def node_groups_of(clinics: int, nodes: int) -> list[list[int]]:

@@ -96,7 +96,7 @@ UNPROMISED = (
     Mutant(
         "flipped labels are the true ones",
         "sim/methods/node_group.py",
-        "if kind == LABEL_FLIP else y",
+        "if k in flipped else y",
         "if False else y",
         (f"{HOSTILE}test_flipped_labels_are_those_of_records_with_the_other_class",),
     ),
