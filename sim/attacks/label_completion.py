@@ -27,7 +27,7 @@ from torch import Tensor
 from sim.attacks.attack import Attack, Finding, Target
 from sim.attacks.labels import Floats, Ints, Labelled, few_of_each
 from sim.attacks.observation import visible
-from sim.attacks.reconstruction import drawn, most_records, rows_at_the_cut
+from sim.attacks.reconstruction import drawn, most_records, of_clinic, rows_at_the_cut
 from sim.data.federation import Records
 from sim.foundation.rng import stream
 from sim.methods.messages import Kind
@@ -91,9 +91,7 @@ def _body_outputs(target: Target, records: Records, index: Ints) -> Tensor:
     clinic = records.clinic[index]
     outputs = []
     for k in np.unique(clinic):
-        lane = k if next(iter(body.values())).shape[0] > 1 else 0
-        own = {name: value[lane : lane + 1] for name, value in body.items()}
-        outputs.append(forward(job.part("body"), own, rows[clinic == k][None])[0])
+        outputs.append(forward(job.part("body"), of_clinic(body, int(k)), rows[clinic == k][None])[0])
     return torch.cat(outputs)
 
 

@@ -120,12 +120,7 @@ class Findings:
             {
                 "attack": attack.name,
                 "adversary": attack.adversary,
-                "measure": finding.measure,
-                "value": finding.value,
-                "unit": finding.unit,
-                "low": finding.low,
-                "high": finding.high,
-                "chance": finding.chance,
+                **{name: getattr(finding, name) for name in ("measure", "value", "unit", "low", "high", "chance")},
                 "worst_clinic": finding.clinic,
             }
             for attack, findings in self.by_attack

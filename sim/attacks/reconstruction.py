@@ -151,15 +151,19 @@ def rows_at_the_cut(
     rows = []
     for clinic in np.unique(clinic_of):
         x = torch.tensor(records.x[index[clinic_of == clinic]])[None]
-        lane = slice(clinic, clinic + 1) if next(iter(own.values())).shape[0] > 1 else slice(0, 1)
         after = (job.spec.train.rounds + 1, 0)  # no round of training draws from these streams
-        values = {name: value[lane] for name, value in own.items()}
+        values = of_clinic(own, int(clinic))
         masks = _masks(job, int(clinic)) if head.drops else [None]
         smashed = torch.stack([forward(head, values, x, masks=mask) for mask in masks]).mean(0)
         place = int(clinic) if job.parties is None else job.parties.holders[clinic]
         sent = leaving_rows(job, Kind.SMASHED, smashed, [x.shape[1]], [place], after)
         rows.append(_flat(arrived_rows(job, Kind.SMASHED, sent, [place])[0].numpy()))
     return np.concatenate(rows)
+
+
+def of_clinic(parameters: Parameters, clinic: int) -> Parameters:
+    """Return ``[1, *shape]`` a clinic's own parameters, or those of all."""
+    return {name: value[clinic : clinic + 1] if len(value) > 1 else value for name, value in parameters.items()}
 
 
 def _masks(job: Job, clinic: int) -> list[DropoutMasks | None]:

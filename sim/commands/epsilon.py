@@ -37,7 +37,7 @@ def _of_study(folder: Path, accountant: str, delta: float | None) -> None:
     from rich.table import Table
 
     from sim.privacy.study_ledger import StudyRun, compose_study
-    from sim.report.composed import composed_frame, composed_words
+    from sim.report.privacy import composed_frame, composed_words
     from sim.results.store import read_records, uncounted
 
     if accountant != "pld":

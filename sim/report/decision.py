@@ -152,8 +152,10 @@ def _point(
     there = table[met.all(axis=1)] if clauses else table
     if there.empty:
         refused = [f"{text} rules out {count} of {len(table)}" for text, count in (~met).sum().items() if count]
-        why, nothing = "; ".join(refused) or "no method has a score", {"seconds": None, "score": None}
-        return Point(x=x, y=y, method="", others=[], settled=True, alone=False, reason=why, **nothing)
+        why = "; ".join(refused) or "no method has a score"
+        return Point(
+            x=x, y=y, method="", others=[], seconds=None, score=None, settled=True, alone=False, reason=why
+        )  # fmt: skip
     ordered = there.sort_values(score, ascending=False, kind="stable")
     best, highest = str(ordered.index[0]), float(ordered[score].iloc[0])
 

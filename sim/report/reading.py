@@ -12,8 +12,8 @@ import pandas as pd
 
 from sim.foundation.problems import ScenarioError
 from sim.privacy.study_ledger import StudyRun, compose_study
-from sim.report.composed import composed_frame, composed_words
 from sim.report.held_out import held_out_of
+from sim.report.privacy import composed_frame, composed_words
 from sim.report.study import NO_ATTACKS, NO_TRIALS, StudyResults
 from sim.results.attacks import attacks_table
 from sim.results.decision_map import read_map

@@ -43,7 +43,7 @@ class StudyResults:
     versions: Mapping[str, str] = field(default_factory=dict)  # Software and state of the code
     # Every statistic that the preprocessing used, as "public" or "non-private"
     statistics: Mapping[str, str] = field(default_factory=dict)
-    # The study's own ledger as text, see :func:`sim.report.composed.composed_frame`
+    # The study's own ledger as text, see :func:`sim.report.privacy.composed_frame`
     composed: pd.DataFrame = field(default_factory=pd.DataFrame)
     composed_words: Sequence[str] = ()  # What it says, and what it leaves out
     data_card: str = ""  # Where bundled data comes from
