@@ -20,6 +20,7 @@ from sim.data.federation import Ints, Table
 from sim.data.labels import class_names
 from sim.data.split import at_sites, numbered
 from sim.foundation.problems import ScenarioError, suggest
+from sim.foundation.text import count_text
 from sim.scenario.data import Npz
 
 _MEDMNIST: Final = ("train", "val", "test")
@@ -151,7 +152,8 @@ def _set_problems(roles: Mapping[str, str], arrays: Arrays) -> Iterator[str]:
         if array.ndim not in (1, 2) or array.shape[1:] not in ((), (1,)):
             yield f'{place}: array "{name}" has shape {list(array.shape)}; give one value a record'
         elif records is not None and len(array) != records:
-            yield f'{place}: array "{name}" has {len(array)} values for {records} records; give one a record'
+            held = count_text(len(array), "value")
+            yield f'{place}: array "{name}" has {held} for {records} records; give one a record'
         elif array.dtype.kind not in "buifU":
             yield f'{place}: array "{name}" holds neither numbers nor text; save it as one of them'
         elif missing.any():

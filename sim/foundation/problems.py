@@ -80,8 +80,8 @@ _SENTENCES: Final = {
     "model_type": "{got} is not a table; write it as one",
     "path_type": "{got} is not a path; write one in quotes",
     "string_type": "{got} is not text; write it in quotes",
-    "too_long": "has {actual_length} values; give at most {max_length}",
-    "too_short": "has {actual_length} values; give at least {min_length}",
+    "too_long": "has too many values, {actual_length}; give at most {max_length}",
+    "too_short": "has too few values, {actual_length}; give at least {min_length}",
     "tuple_type": "{got} is not a list; write it in square brackets",
     "union_tag_not_found": "is missing; add this key",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
+from sim.foundation.text import count_text
 from sim.methods.sampling import participants, selected, wanted
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip
 from sim.privacy.mechanisms.mechanism import on_gradients, on_labels
@@ -69,7 +70,7 @@ def loss_of(spec: RunSpec, facts: Facts) -> Loss:
     if weights is not None and len(weights) != len(classes):
         listed = ", ".join(classes)
         raise ScenarioError(
-            f"train.class-weights: has {len(weights)} values; give one for each of the classes {listed}"
+            f"train.class-weights: has {count_text(len(weights), 'value')}; give one for each of the classes {listed}"
         )
     train, (low, high) = spec.train, outcome.span
     if train.loss is not None and outcome.kind != "amount":

@@ -56,7 +56,7 @@ def _swept_key(key: str) -> str:
         raise ValueError(f"cannot be swept; of [[clinics]] sweep {known}, or of a group with another number")
     if table not in _SWEPT_TABLES:
         tables = ", ".join(f"[{name}]" for name in _SWEPT_TABLES)
-        raise ValueError(f"cannot be swept; choose a key of {tables}")
+        raise ValueError(f"cannot be swept; choose a key of {tables} or [[clinics]]")
     raise ValueError(f"unknown key; {suggest(key, _SWEPT_KEYS)}")
 
 
