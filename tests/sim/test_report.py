@@ -26,7 +26,7 @@ from sim.report.gallery import gallery, study_pictures
 from sim.report.held_out import HeldOut
 from sim.report.html import write_report
 from sim.report.pictures import draw
-from sim.report.points import equals, learning, together, with_levels
+from sim.report.points import equals, learning, members_of, together, with_levels
 from sim.report.resources import worst_frame
 from sim.report.summary import ADVERSARIES, successful_runs, summarise, swept_keys
 from sim.report.table import caption, console_table, results_frame
@@ -428,6 +428,12 @@ def test_the_line_of_reference_is_in_tables_and_in_no_chart() -> None:
     assert drawn == {"FedAvg", "Local"}
     assert results_frame(runs)["Method"].unique().tolist()[0] == "FedAvg"
     assert "Prevalence alone" in set(results_frame(runs)["Method"])
+
+
+def test_names_that_equal_series_share_come_in_reading_order() -> None:
+    names = {f"method {k}": f"pair {k // 2}" for k in range(20)}
+    assert list(members_of([names])) == [f"pair {k}" for k in range(10)]
+    assert members_of([names])["pair 3"] == ["method 6", "method 7"]
 
 
 def test_a_figures_words_count_the_levels_at_which_methods_are_equal() -> None:
