@@ -141,10 +141,12 @@ def saved_bytes(parameters: Mapping[str, Tensor]) -> Iterator[dict[int, int]]:
     """Count the bytes of each tensor that autograd keeps within the context for the backward pass, parameters aside."""
     known = {id(value) for value in parameters.values()}
     saved: dict[int, int] = {}
+    counted: list[Tensor] = []  # none goes before the end, when another could have its number
 
     def pack(value: Tensor) -> Tensor:
         base = value if value._base is None else value._base
         if id(base) not in known:
+            counted.append(base)
             saved[id(base)] = value.nbytes
         return value
 

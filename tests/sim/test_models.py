@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sim.foundation.problems import ScenarioError
-from sim.models import Block, KeepLargest, Part, UnknownLayerError, build_network, passage
+from sim.models import Block, ClipRows, KeepLargest, Part, UnknownLayerError, build_network, passage
 from sim.plan.costs import counted_cost, part_costs
 from sim.scenario import parse_scenario
 from sim.scenario.model import Model
@@ -309,6 +309,16 @@ def test_keeping_the_largest_values_costs_what_pytorch_counts():
     counted, passed = counted_cost(part, (4,), first=True, frozen=False), passage(part, (4,))
     assert (passed.forward_flops, passed.backward_flops) == (counted.forward_flops, counted.backward_flops)
     assert sum(passed.kept.values()) // 4 == counted.activations
+
+
+def test_what_is_kept_of_clipped_rows_is_the_same_whatever_place_in_memory_it_takes():
+    part = Part("head", (Block("one", nn.Linear(4, 6)), Block("two", ClipRows(1.0))))
+    held, found = [], set()
+    for count in range(60):
+        held = [object() for _ in range(count)]
+        found.add(counted_cost(part, (4,), first=True, frozen=False).activations)
+    assert len(held) == 59
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
