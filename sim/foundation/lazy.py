@@ -17,11 +17,13 @@ _ALONE = {"dp_accounting": "dp_event"}
 @contextmanager
 def loading() -> Iterator[None]:
     """Import without the garbage collector, which would look through all modules again and again."""
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if enabled:
+            gc.enable()
 
 
 @contextmanager

@@ -109,7 +109,9 @@ class Scenario(Section):
         if isinstance(held.get("tune"), Mapping):
             held = without_tuned(held, ())
             for key, values in tuned_in(held).items():
-                first = values.get("low") if isinstance(values, Mapping) else next(iter(values), None)
+                first = values.get("low") if isinstance(values, Mapping) else values
+                if isinstance(values, list | tuple):
+                    first = next(iter(values), None)
                 keys = way_to(key, held.get("strategies"))
                 with suppress(ValueError):  # likewise
                     held = held if _holds(held, keys) or first is None else replaced(held, keys, first)

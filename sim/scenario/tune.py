@@ -148,7 +148,7 @@ def of_strategies(key: str, strategies: object) -> Iterator[tuple[int, str]]:
     """Yield which of the strategies a key ``strategies.<label or name>.<key of a strategy>`` is of, and that key."""
     for number, strategy in enumerate(strategies if isinstance(strategies, list | tuple) else ()):
         for name in ("label", "name"):
-            own = strategy.get(name) if isinstance(strategy, Mapping) else getattr(strategy, name)
+            own = strategy.get(name) if isinstance(strategy, Mapping) else getattr(strategy, name, None)
             if own and key.startswith(prefix := f"strategies.{own}."):
                 yield number, key.removeprefix(prefix)
                 break

@@ -37,6 +37,8 @@ def test_a_run_without_privacy_imports_no_accountant_and_no_scipy_and_leaves_the
 
 def test_nothing_is_collected_while_modules_are_loaded_and_what_is_there_is_left_out():
     with loading():
+        with loading():
+            pass
         assert not gc.isenabled()
     assert gc.isenabled()
     frozen = gc.get_freeze_count()  # the tests' own

@@ -179,6 +179,14 @@ def test_draws_are_the_same_for_all_and_spread_over_the_range(scenario):
             "scenario: tune.train.learning-rate: low 1.0 is not below high 0.1; exchange them",
         ),
         (
+            {"tune": {"train.learning-rate": 0.1}},
+            "scenario: tune.train.learning-rate: 0.1 is no list of values; give some, or { low, high, log, trials }",
+        ),
+        (
+            {"tune": {"strategies.fedavg.order": ["random"]}, "strategies": [1]},
+            "scenario: strategies.0: 1 is not a table; write it as one",
+        ),
+        (
             {"tune": {"data.alpha": [1.0]}},
             "scenario: tune.data.alpha: cannot be tuned; choose a key of [model], [train], [privacy], "
             "or strategies.<label or name>.<key>",
