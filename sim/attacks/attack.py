@@ -230,7 +230,8 @@ class Attack:
         """Return an observer of one run; None for an attack on the finished run."""
         if self.begin is None:
             return None
-        return self.begin(plan, federation, *([{**self.options, **options}] if self.options else []))
+        stated = ({**self.options, **options},) if self.options else ()
+        return self.begin(plan, federation, *stated)
 
     def __post_init__(self) -> None:
         if (self.begin is None) == (self.carry_out is None):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -24,9 +24,6 @@ from sim.methods.secure_sum import masked_sum, opened, own_noise, step_of
 from sim.models import Parameters
 from sim.privacy.audited import Floats, Trials
 from sim.tensor.lanes import forward
-
-if TYPE_CHECKING:
-    pass
 
 MOST_VALUES: Final = 50_000_000
 """How many noised numbers an audit of rows looks at; where rows are long or leave often, there are fewer trials."""

@@ -72,7 +72,7 @@ def read(spec: TableFile) -> Table:
         classes, y, measured = _outcomes(spec, columns, used)
     except ValueError as error:
         raise ScenarioError([*problems, f"scenario: data.{error}"]) from None
-    clinics = columns.words.get(spec.clinic or "")
+    clinics = columns.words[spec.clinic] if spec.clinic else None
     names, clinic = numbered(clinics.words, clinics.codes[used]) if clinics else ((), np.zeros_like(y))
     patient = columns.words[spec.patient].codes[used] if spec.patient else None
     x, names_of_x, statistics, found_levels = _assembled(spec, columns, [] if problems else kept, used)

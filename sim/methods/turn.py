@@ -108,9 +108,11 @@ class ServedTurns:
         }
 
     def _steps(self, smashed: Mapping[str, Reply], step: int, gradient: Tensor) -> dict[str, OfBatch]:
-        shares = self._shares(gradient, smashed)
-        down = {t: leaving_server(self._exchange.job, Kind.CUT_GRADIENT, shares[t], own) for t, own in smashed.items()}
-        return {turn: Step(**of_batch(turn, own, step), cut_gradient=down[turn]) for turn, own in smashed.items()}
+        steps: dict[str, OfBatch] = {}
+        for turn, own in self._shares(gradient, smashed).items():
+            down = leaving_server(self._exchange.job, Kind.CUT_GRADIENT, own, smashed[turn])
+            steps[turn] = Step(**of_batch(turn, smashed[turn], step), cut_gradient=down)
+        return steps
 
 
 def of_batch(turn: str, smashed: Reply, step: int) -> OfOneBatch:

@@ -252,12 +252,12 @@ def success_panel(
     """
     x = field("mean:Q", title=measure, scale={"zero": False, "nice": True}, axis={"tickCount": 5})
     y = field("score:Q", title=score, scale={"zero": False, "nice": True}, axis={"tickCount": 6})
+    at = {"x": field("at:Q"), "tooltip": [field("name:N"), *numbers("at")]}
     marked = [
         {
             "data": {"values": [{"at": value, "name": name}]},
             **layer("rule", at, color=GREY, strokeDash=[6, 3] if name == "guessing" else [2, 3]),
         }
-        for at in [{"x": field("at:Q"), "tooltip": [field("name:N"), *numbers("at")]}]
         for name, value in lines.items()
     ]
     own = f"datum.attack === {json.dumps(attack)}"

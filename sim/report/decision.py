@@ -153,9 +153,7 @@ def _point(
     if there.empty:
         refused = [f"{text} rules out {count} of {len(table)}" for text, count in (~met).sum().items() if count]
         why = "; ".join(refused) or "no method has a score"
-        return Point(
-            x=x, y=y, method="", others=[], seconds=None, score=None, settled=True, alone=False, reason=why
-        )  # fmt: skip
+        return Point(x=x, y=y, method="", others=[], seconds=None, score=None, settled=True, alone=False, reason=why)
     ordered = there.sort_values(score, ascending=False, kind="stable")
     best, highest = str(ordered.index[0]), float(ordered[score].iloc[0])
 

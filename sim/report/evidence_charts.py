@@ -50,10 +50,8 @@ def calibration_panel(sheet: Sheet) -> Spec:
 
 def forest_panel(sheet: Sheet, clinics: Sequence[str], word: str) -> Spec:
     """Draw the score at clinics that took no part, a row a clinic, with the summaries below."""
-    position, spread = (
-        _rows(sheet, "clinic", clinics, 200),
-        interval("x", title=word, scale=_FREE, axis={"tickCount": 8}),
-    )
+    position = _rows(sheet, "clinic", clinics, 200)
+    spread = interval("x", title=word, scale=_FREE, axis={"tickCount": 8})
     mean = {
         "x": field("mean:Q", scale=_FREE),
         "shape": {"condition": {"test": "datum.kind === 'mean'", "value": "diamond"}, "value": "circle"},

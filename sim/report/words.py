@@ -24,6 +24,9 @@ from sim.report.study import StudyResults
 from sim.report.summary import PREVALENCE, adjacency_note, adjacency_of, adversaries_in, held_out_clinics, is_baseline
 from sim.report.tuning import at_the_edge
 
+_BY_CHANCE: Final = LEVEL / 2
+"""Share of intervals of nothing that lie above 0, or below."""
+
 
 @lru_cache(maxsize=1)  # the page and the terminal say them
 def conclusions(study: StudyResults) -> list[tuple[str, str]]:
@@ -48,10 +51,6 @@ def conclusions(study: StudyResults) -> list[tuple[str, str]]:
     levels, parties = len(means), study.parties
     limits = scope(ok, known, study.held_out, study.trials, levels=levels, others=others, parties=parties)
     return [*findings, ("", limits)]
-
-
-_BY_CHANCE: Final = LEVEL / 2
-"""Share of intervals of nothing that lie above 0, or below."""
 
 
 def _by_level(study: StudyResults, ok: pd.DataFrame) -> Iterator[tuple[str, Comparison, list[str]]]:
