@@ -77,7 +77,10 @@ def explain(
     network = build_network(scenario.model, shape, len(federation.classes), scenario.data.outcome_of_a_record)
     names, sizes = federation.names, np.diff(federation.train.offsets)
     statistics = federation.facts.statistics_by_kind("non-private")
-    clinics = assign_resources(groups_at(plans[0].spec, federation.facts), federation.facts.everyone, scenario.seeds[0])
+    described = next((plan for plan in plans if plan.spec.parties), plans[0])
+    regions_alone = federation.facts.vertical and not described.spec.parties
+    facts = described.job.facts if regions_alone else federation.facts
+    clinics = assign_resources(groups_at(described.spec, facts), facts.everyone, scenario.seeds[0])
     references = [plan for plan in plans if not plan.job.method.trains]
     plans = [plan for plan in plans if plan.job.method.trains] or references
     with_edges = next((plan for plan in plans if plan.edges), plans[0])

@@ -125,3 +125,16 @@ def test_a_wrong_name_is_one_line_though_regions_are_clinics_to_fedavg(tmp_path,
     assert line in err
     assert "clinics." not in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "link"), [("true", "k0: laboratory, k0: imaging: 1 Gbit/s up"), ("false", "k0: 1 Gbit/s up")]
+)
+def test_methods_of_regions_alone_are_described_too(tmp_path, suture, reference, link):
+    write_csv(tmp_path / "patients.csv", sizes=[60, 40])
+    tables, _, _ = SCENARIO.partition("[[strategies]]")
+    alone = f'{tables}[evaluation]\nreference = {reference}\n[[strategies]]\nname = "fedavg"\n'
+    (tmp_path / "regions.toml").write_text(alone, encoding="utf-8")
+    code, out, err = suture("check", "regions.toml")
+    assert (code, "Traceback" in err) == (0, False)
+    assert link in " ".join(out.split())
