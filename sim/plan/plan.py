@@ -313,9 +313,9 @@ def _clinic_plans(
     job: Job, counts: Counts, use: _Use, epsilons: Mapping[Adversary, Sequence[float]], noise: Sequence[float]
 ) -> tuple[ClinicPlan, ...]:
     sampled, peaks, own = counts.sampled(), counts.peak_bytes(), use.computed + use.on_line
-    bytes_up, bytes_down = (
-        sum((s for (w, _), s in counts.traffic.items() if w == way), 0 * peaks) for way in ("up", "down")
-    )
+    bytes_up, bytes_down = np.zeros_like(peaks), np.zeros_like(peaks)
+    for (way, _), sizes in counts.traffic.items():
+        (bytes_up if way == "up" else bytes_down)[:] += sizes
     resources = counts.clock.resources
     return tuple(
         ClinicPlan(

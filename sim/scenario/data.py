@@ -129,10 +129,6 @@ class _Data(Section):
                 return 'has no effect on held-out records; remove it, or set data.test to "held-out-clinics"'
             case "test_sites" if value is not None and given.get("folds") is not None:
                 return "has no effect beside data.folds, which hold out every clinic once; remove one of the two"
-            case "held_out" if value == "flamby" and given.get("test") == "held-out-clinics":
-                return 'names records, and data.test = "held-out-clinics" holds out clinics; remove one of them'
-            case "records" if value < 2 * given.get("clinics", 0):
-                return f"{value} are too few for {given['clinics']} clinics; give at least two a clinic"
             case "alpha" | "classes_per_clinic" | "shift":
                 return _fault_of_the_split(key, value, given.get("split"))
         return super()._fault(key, value, given)
@@ -163,6 +159,12 @@ class HeartDisease(_Found):
     def outcome_of_a_record(self) -> Outcome:
         """What is predicted: disease or none, or its severity of 0 to 4."""
         return Outcome(kind="ordinal" if self.outcome == "ordinal" else "classes")
+
+    @classmethod
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        if key == "held_out" and value == "flamby" and given.get("test") == "held-out-clinics":
+            return 'names records, and data.test = "held-out-clinics" holds out clinics; remove one of them'
+        return super()._fault(key, value, given)
 
 
 class DataFile(_Found):
@@ -327,6 +329,12 @@ class Synthetic(_Data):
     feature_shift: _Spread = 0.5
     intercept_shift: _Spread = 0.5
     signal: _Spread = 1.5
+
+    @classmethod
+    def _fault(cls, key: str, value: Any, given: Mapping[str, Any]) -> str:
+        if key == "records" and value < 2 * given.get("clinics", 0):
+            return f"{value} are too few for {given['clinics']} clinics; give at least two a clinic"
+        return super()._fault(key, value, given)
 
 
 DataSpec = Annotated[HeartDisease | Csv | Parquet | Loader | Npz | Synthetic, Field(discriminator="source")]
