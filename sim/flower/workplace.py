@@ -1,4 +1,4 @@
-"""The workplaces of a run's nodes in one process, and the run that a Flower app's config states."""
+"""The workplaces of a run's nodes in one process, their memory, and the run that a Flower app's config states."""
 
 from __future__ import annotations
 

@@ -47,9 +47,11 @@ class Predictions:
         """
         kind = "survival_" if "time" in table else "probability_"
         ends = {name: float(name.rpartition("_")[2]) for name in table.columns if name.startswith(kind)}
-        columns, label, times, amount = sorted(ends, key=ends.__getitem__), np.zeros(len(table), np.int64), None, None
+        columns = sorted(ends, key=ends.__getitem__)
+        times = amount = None
         if "amount" in table:
-            columns, amount = ["predicted"], table["amount"].to_numpy(np.float64)
+            label, columns = np.zeros(len(table), dtype=np.int64), ["predicted"]
+            amount = table["amount"].to_numpy(np.float64)
         elif "time" in table:
             label = table["event"].to_numpy(np.int64)
             times = Times(table["time"].to_numpy(np.float64), label == 1, np.array(sorted(ends.values())))

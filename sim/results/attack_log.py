@@ -35,7 +35,8 @@ class FoundLine(BaseModel):
 
     @model_validator(mode="after")
     def _within_its_unit(self) -> Self:
-        if unit_of(self.measure) is None if self.value is None else not in_range(self.measure, self.value):
+        sound = unit_of(self.measure) is not None if self.value is None else in_range(self.measure, self.value)
+        if not sound:
             raise ValueError("is out of range")
         return self
 
