@@ -1,4 +1,4 @@
-"""Modules that take long to import, and that many commands never need."""
+"""Modules that take long to import, that many commands never need, and that are no garbage."""
 
 import gc
 import sys

@@ -2,7 +2,8 @@
 
 The file has its own digest for a name. A run on a data frame is therefore the very run on the file
 that ``frame.to_csv(path, index=False)`` writes: the digest of these bytes is part of its id, worker processes read the
-same file, and a run can be repeated from its folder. Nothing is pickled.
+same file, and a run can be repeated from its folder. What a loader returns is kept alike while this process lives.
+Nothing is pickled.
 """
 
 from __future__ import annotations
