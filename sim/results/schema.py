@@ -317,6 +317,7 @@ def hold(adapter: Any, value: object, label: Path | str, place: Sequence[str] = 
         parts = [*place, *(str(part) for part in detail["loc"])]
         where = ".".join(part for part in parts if part != "[key]")[:100]
         why = detail["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("\n", " ")
+        why = "should be a table" if detail["type"] in ("dataclass_type", "model_type") else why
         refuse(label, f"{where or 'the whole'}: {why}; restore the original file, or run again")
 
 

@@ -145,6 +145,9 @@ def test_a_kept_map_is_of_its_runs_alone(tmp_path):
     (tmp_path / "map.json").write_text(json.dumps(value))
     with pytest.raises(ScenarioError, match=r"map\.json: points\.0\.seconds"):
         read_map(tmp_path, ["a", "b"])
+    (tmp_path / "map.json").write_text("[1]")
+    with pytest.raises(ScenarioError, match=r"map\.json: the whole: should be a table; restore"):
+        read_map(tmp_path, ["a", "b"])
 
 
 @pytest.mark.parametrize(
