@@ -65,7 +65,7 @@ def no_pictures(monkeypatch):
     """Drawing takes most of a report's time, and most tests look at its page alone."""
     from contextlib import nullcontext
 
-    monkeypatch.setattr("sim.report.pictures.drawn_beside", lambda specs, folder: nullcontext())
+    monkeypatch.setattr("sim.report.pictures.drawn_beside", lambda folder, *, wanted: nullcontext(lambda specs: None))
 
 
 @pytest.fixture

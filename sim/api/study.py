@@ -103,8 +103,10 @@ class Study:
         """
         with (
             writing_to(self.folder),
-            pictures.drawn_beside(self._specs if figures else {}, self.folder / FIGURES),
+            pictures.drawn_beside(self.folder / FIGURES, wanted=figures) as draw,
         ):
+            if figures:
+                draw(self._specs)
             return html.write_report(self.results, self.folder, self._gallery)
 
     @cached_property

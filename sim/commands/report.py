@@ -26,12 +26,13 @@ def report(
     table = read_study(folder)["table"]
     if figures:
         refuse_links(folder / "figures")
-    with writing_to(folder):
+    with writing_to(folder), drawn_beside(folder / "figures", wanted=figures) as draw:
         write_table(folder, table, strict=True)
         study = read_results(folder)
         shown = gallery(study)
-        with drawn_beside(study_pictures(study, shown) if figures else {}, folder / "figures"):
-            path = write_report(study, folder, shown)
+        if figures:
+            draw(study_pictures(study, shown))
+        path = write_report(study, folder, shown)
     print_results(wide_console(), study.runs, study)
     print(f"Table: {folder / TABLE_FILE}\nReport: {path}")
     if figures:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sim.foundation.problems import SutureError
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+_BLANK: Final = {"data": {"values": []}, "mark": "point"}
 _SCALE = 2  # device pixels to a unit: most pictures are about 1600 pixels wide
 
 
@@ -45,19 +49,23 @@ def _pixels(drawn: str) -> bytes:
 
 
 @contextmanager
-def drawn_beside(specs: Mapping[str, dict[str, Any]], folder: Path) -> Iterator[None]:
-    """Draw in a process beside what is done meanwhile; at its end the pictures are there."""
-    if not specs:
-        yield
+def drawn_beside(folder: Path, *, wanted: bool = True) -> Iterator[Callable[[Mapping[str, dict[str, Any]]], None]]:
+    """Yield what draws specifications in a process beside, which starts at once; at the end the pictures are there.
+
+    Where none are wanted there is no process, and nothing is drawn.
+    """
+    if not wanted:
+        yield lambda specs: None
         return
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
     with ProcessPoolExecutor(1, get_context("spawn")) as beside:
-        drawn = beside.submit(draw, specs, folder)
-        yield
+        asked: list[Future[Any]] = [beside.submit(svg, _BLANK)]
+        yield lambda specs: asked.append(beside.submit(draw, specs, folder))
         try:
-            drawn.result()
+            for drawn in asked:
+                drawn.result()
         except BrokenProcessPool:
             raise SutureError(f"{folder}: the process that draws the pictures died; is there enough memory?") from None

@@ -91,10 +91,10 @@ def test_a_folder_that_is_no_study(tmp_path, capsys):
 
 def test_pictures_that_cannot_be_drawn_are_one_line(tmp_path):
     (tmp_path / "a file").write_text("", encoding="utf-8")
-    with pytest.raises(OSError, match="exists"), drawn_beside({"one": {"mark": "bar"}}, tmp_path / "a file"):
-        pass
-    with pytest.raises(SutureError, match="pictures died"), drawn_beside(_Deadly(one={}), tmp_path / "folder"):
-        pass
+    with pytest.raises(OSError, match="exists"), drawn_beside(tmp_path / "a file") as draw:
+        draw({"one": {"mark": "bar"}})
+    with pytest.raises(SutureError, match="pictures died"), drawn_beside(tmp_path / "folder") as draw:
+        draw(_Deadly(one={}))
 
 
 class _Deadly(dict):
