@@ -29,6 +29,7 @@ TABLES = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_without_privacy_imports_no_accountant_and_no_scipy_and_leaves_the_collector_as_it_was(tmp_path):
     words = [sys.executable, "-c", CODE, json.dumps(TABLES), str(tmp_path)]
     told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
@@ -77,6 +78,7 @@ print(counted[2] < counted[0] / 10)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere memory is given back as the system likes")
 def test_a_process_that_trains_keeps_what_it_frees_for_the_next_round():
     told = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True).stdout

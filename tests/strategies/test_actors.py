@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -13,6 +14,7 @@ from support import DP_SGD, bitwise, plan_of, write_csv
 
 from sim.flower.actors import ActorDiedError, ActorFailedError, ActorHosts
 from sim.flower.meter import Meter
+from sim.methods.personal import personalised
 from sim.study.engines import RayCluster
 from sim.study.train import train_run
 
@@ -88,7 +90,7 @@ def test_what_fails_in_an_actor_is_told_without_its_text(hosts, csv):
     plan, federation = plan_of(Method("fedavg-finetuned").spec(csv))
     grid = hosts.begin(plan.job, federation.train, [[0, 1], [2, 3]], Meter(4), None)
     with pytest.raises(ActorFailedError) as caught:
-        grid.personal({"of a patient": torch.tensor([[93.0]])})
+        grid.at_clinics(partial(personalised, model={"of a patient": torch.tensor([[93.0]])}))
     assert str(caught.value) == "KeyError where some of the clinics are"
     assert caught.value.__cause__ is None
 
