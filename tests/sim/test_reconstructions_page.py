@@ -3,14 +3,16 @@
 import base64
 import re
 import struct
+import zipfile
 import zlib
 
 import numpy as np
 import pytest
 from report_studies import make_runs, make_study
 
+from sim.foundation.problems import ScenarioError
 from sim.report.reconstructions import pictures, png, write_reconstructions
-from sim.results.attacks import note_attack
+from sim.results.attacks import EXHIBITS, note_attack, read_exhibit
 
 
 def pixels_of(content):
@@ -64,3 +66,25 @@ def test_the_page_is_written_where_pictures_are_kept_and_escapes_names(tmp_path)
     assert "<b>own" not in page
     assert page.count("<img") == 6, "three pairs; a table's rows are no pictures"
     assert page.count("<polyline") == 6
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2",
+        "(" * 9000,
+        "{1: 2, 'a': 3}",
+        "[]",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 4), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -4), }",
+    ],
+)
+def test_a_header_that_numpy_chokes_on_is_told_in_one_line(tmp_path, header):
+    line = header.encode() + b" " * (63 - (10 + len(header)) % 64) + b"\n"
+    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(line)) + line + bytes(16)
+    (tmp_path / EXHIBITS).mkdir()
+    with zipfile.ZipFile(tmp_path / EXHIBITS / "id.npz", "w") as archive:
+        for name in ("originals.npy", "rebuilt.npy"):
+            archive.writestr(name, content)
+    with pytest.raises(ScenarioError, match="no archive of plain numbers"):
+        read_exhibit(tmp_path, "id")

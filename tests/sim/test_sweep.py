@@ -117,6 +117,8 @@ def test_sequential_methods_are_forecast_by_all_their_steps(tmp_path):
 
 
 def blas_threads(group):
+    import scipy.linalg  # noqa: F401 - its own library may come only when training has begun
+
     threads = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
     yield from ({"run_id": plan, "threads": threads} for plan in group)
 

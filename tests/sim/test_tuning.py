@@ -2,7 +2,6 @@
 
 import json
 import math
-import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,71 +9,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from support import assert_same_results, plain, write_csv
+from tuned_studies import BASE, PRIVATE, of, tried
 
 from sim import run
 from sim.data.at_clinics import load_records
 from sim.data.federation import Records
-from sim.foundation.problems import ScenarioError
 from sim.plan.plan import make_plan
 from sim.report.reading import read_results
 from sim.report.tuning import at_the_edge
 from sim.report.words import conclusions
 from sim.results.trials import TRIALS_LOG, note_trial, read_trials, trials_table
-from sim.scenario import parse_scenario
-from sim.scenario.contests import contests
-from sim.scenario.spec import expand
 from sim.scenario.tune import Range
 from sim.study import planning
 from sim.study import trials as execution
-from sim.study.engines import InProcess
-from sim.study.planning import plan_runs, plan_trials
-from sim.study.runner import Progress
+from sim.study.planning import plan_trials
 from sim.study.train import DivergedError
-from sim.study.tuning import choices, tuned, unfinished
-
-BASE = """
-name = "tuned"
-seeds = [0, 1]
-[data]
-source = "csv"
-path = "clinics.csv"
-label = "label"
-clinic = "clinic"
-features = ["x0", "x1"]
-scaling = "none"
-[model]
-name = "logistic"
-[evaluation]
-reference = false
-[train]
-rounds = 3
-batch-size = 8
-[[strategies]]
-name = "fedavg"
-[tune]
-"train.learning-rate" = [0.015625, 0.125, 1.0, 8.0]
-"""
-PRIVATE = {"mechanism": "dp-sgd", "delta": 1e-3, "epsilon": 3.0}
-SILENT = Progress(lambda *_: None, lambda *_: None)
-
-
-@pytest.fixture
-def scenario(tmp_path):
-    write_csv(tmp_path / "clinics.csv")
-
-    def made(**tables):
-        return parse_scenario(tomllib.loads(BASE) | tables, tmp_path)
-
-    return made
-
-
-def of(scenario):
-    return contests(scenario, expand(scenario))
-
-
-def tried(scenario, folder, engine=None):
-    plans = list(plan_runs(expand(scenario)))
-    return tuned(scenario, plans, plan_trials(scenario), folder, engine or InProcess(), SILENT)
+from sim.study.tuning import choices, unfinished
 
 
 def test_every_method_point_and_seed_has_the_same_settings(scenario):
@@ -149,54 +99,6 @@ def test_draws_are_the_same_for_all_and_spread_over_the_range(scenario):
     settings = [[trial.tuned for trial in contest.trials] for contest in found]
     assert len(settings[0]) == 4 * 2
     assert settings[0] == settings[1]
-
-
-@pytest.mark.parametrize(
-    ("tables", "line"),
-    [
-        ({"tune": {"train.rate": [1]}}, 'scenario: tune.train.rate: unknown key; did you mean "train.quantile"?'),
-        ({"tune": {}}, 'scenario: tune: names no key; add one such as "train.learning-rate" = [0.05, 0.1, 0.3]'),
-        (
-            {"tune": {"train.rounds": [1]}, "sweep": {"train.rounds": [1]}},
-            "scenario: tune.train.rounds: is swept too; take it out of [sweep] or out of [tune]",
-        ),
-        (
-            {"tune": {"train.learning-rate": [0.1, -1.0]}},
-            "scenario: tune.train.learning-rate: -1.0 is out of range; give a number greater than 0",
-        ),
-        (
-            {"tune": {"strategies.split.order": ["random"]}},
-            "scenario: tune.strategies.split.order: names no strategy that is listed; "
-            "write strategies.<its label or name>.<key>",
-        ),
-        (
-            {"tune": {"privacy.epsilon": [1.0]}},
-            "scenario: tune.privacy.epsilon: decides what is guaranteed, so it is no matter of scores; sweep it, or "
-            "tune privacy.clip, privacy.smashed-clip, privacy.tail-clip, privacy.adaptive-rate",
-        ),
-        (
-            {"tune": {"train.learning-rate": {"low": 1.0, "high": 0.1, "trials": 3}}},
-            "scenario: tune.train.learning-rate: low 1.0 is not below high 0.1; exchange them",
-        ),
-        (
-            {"tune": {"train.learning-rate": 0.1}},
-            "scenario: tune.train.learning-rate: 0.1 is no list of values; give some, or { low, high, log, trials }",
-        ),
-        (
-            {"tune": {"strategies.fedavg.order": ["random"]}, "strategies": [1]},
-            "scenario: strategies.0: 1 is not a table; write it as one",
-        ),
-        (
-            {"tune": {"data.alpha": [1.0]}},
-            "scenario: tune.data.alpha: cannot be tuned; choose a key of [model], [train], [privacy], "
-            "or strategies.<label or name>.<key>",
-        ),
-    ],
-)
-def test_bad_tuning_is_one_line(scenario, tables, line):
-    with pytest.raises(ScenarioError) as caught:
-        scenario(**{"train": tomllib.loads(BASE)["train"] | {"learning-rate": 0.1}, **tables})
-    assert line in str(caught.value).splitlines()
 
 
 def entry(trial_id, score, loss=0.5, status="ok"):
