@@ -2,7 +2,6 @@
 
 import tomllib
 
-import pytest
 from support import write_csv
 
 from sim.scenario import parse_scenario
@@ -35,22 +34,14 @@ name = "fedavg"
 [tune]
 "train.learning-rate" = [0.015625, 0.125, 1.0, 8.0]
 """
-
-
 PRIVATE = {"mechanism": "dp-sgd", "delta": 1e-3, "epsilon": 3.0}
-
-
 SILENT = Progress(lambda *_: None, lambda *_: None)
 
 
-@pytest.fixture
-def scenario(tmp_path):
-    write_csv(tmp_path / "clinics.csv")
-
-    def made(**tables):
-        return parse_scenario(tomllib.loads(BASE) | tables, tmp_path)
-
-    return made
+def scenarios_in(folder):
+    """Write the study's clinics, and return what makes its scenario with other tables."""
+    write_csv(folder / "clinics.csv")
+    return lambda **tables: parse_scenario(tomllib.loads(BASE) | tables, folder)
 
 
 def of(scenario):

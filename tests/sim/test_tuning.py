@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support import assert_same_results, plain, write_csv
-from tuned_studies import BASE, PRIVATE, of, tried
+from tuned_studies import BASE, PRIVATE, of, scenarios_in, tried
 
 from sim import run
 from sim.data.at_clinics import load_records
@@ -25,6 +25,11 @@ from sim.study import trials as execution
 from sim.study.planning import plan_trials
 from sim.study.train import DivergedError
 from sim.study.tuning import choices, unfinished
+
+
+@pytest.fixture
+def scenario(tmp_path):
+    return scenarios_in(tmp_path)
 
 
 def test_every_method_point_and_seed_has_the_same_settings(scenario):

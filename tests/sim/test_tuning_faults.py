@@ -3,9 +3,14 @@
 import tomllib
 
 import pytest
-from tuned_studies import BASE
+from tuned_studies import BASE, scenarios_in
 
 from sim.foundation.problems import ScenarioError
+
+
+@pytest.fixture
+def scenario(tmp_path):
+    return scenarios_in(tmp_path)
 
 
 @pytest.mark.parametrize(
