@@ -27,11 +27,11 @@ Keys = Key | Sequence[Key]
 
 
 @cache
-def _philox_key(key: Key, purpose: str) -> NDArray[np.uint64]:
+def stream_key(key: Key, purpose: str) -> bytes:
+    """Return the 16 bytes that name the streams of a purpose."""
     if isinstance(key, int):
-        words = [key, int.from_bytes(blake2b(purpose.encode(), digest_size=8).digest(), "little")]
-        return np.array(words, dtype=np.uint64)
-    return np.frombuffer(blake2b(f"{key}/{purpose}".encode(), digest_size=16).digest(), dtype="<u8").astype(np.uint64)
+        return key.to_bytes(8, "little") + blake2b(purpose.encode(), digest_size=8).digest()
+    return blake2b(f"{key}/{purpose}".encode(), digest_size=16).digest()
 
 
 class Streams:
@@ -42,7 +42,7 @@ class Streams:
     """
 
     def __init__(self, key: Key, purpose: str) -> None:
-        self._bits = np.random.Philox(key=_philox_key(key, purpose))
+        self._bits = np.random.Philox(key=np.frombuffer(stream_key(key, purpose), dtype="<u8").astype(np.uint64))
         self._generator = np.random.Generator(self._bits)
         self._start = self._bits.state
 

@@ -261,17 +261,16 @@ def _shuffled(
 def _poisson(
     sampling: Sampling, key: Keys, server_round: int, clinics: Sequence[int] | Ints, n: Ints, steps: Ints
 ) -> tuple[Ints, Ints]:
-    total = int(steps.max(initial=0))
-    drawn = []
-    rows = np.zeros((total, len(n)), dtype=np.int64)
-    streams = lane_streams(key, "batches", len(n))
-    lanes = zip(clinics, n, steps, sampling.rates(n), strict=True)
-    for lane, (clinic, count, own, rate) in enumerate(lanes):
-        joins = streams[lane].at(clinic, server_round).random((own, count)) < rate
-        rows[:own, lane] = joins.sum(1)
-        drawn.append(np.nonzero(joins))
+    total, streams = int(steps.max(initial=0)), lane_streams(key, "batches", len(n))
+    ends = np.cumsum(steps * n)
+    drawn = np.empty(ends[-1] if len(n) else 0)
+    for own, clinic, end, size in zip(streams, clinics, ends.tolist(), (steps * n).tolist(), strict=True):
+        own.at(clinic, server_round).random(out=drawn[end - size : end])
+    joins = np.flatnonzero(drawn < np.repeat(sampling.rates(n), steps * n))
+    lane = np.searchsorted(ends, joins, side="right")
+    step, record = np.divmod(joins - (ends - steps * n)[lane], n[lane])
+    rows = np.bincount(lane * total + step, minlength=len(n) * total).reshape(len(n), total)
+    place = np.arange(len(joins)) - np.repeat(np.cumsum(rows) - rows.ravel(), rows.ravel())
     index = np.full((total, len(n), max(1, int(rows.max(initial=0)))), -1)
-    for lane, (at, record) in enumerate(drawn):
-        first = np.cumsum(rows[:, lane]) - rows[:, lane]
-        index[at, lane, np.arange(len(at)) - first[at]] = record
-    return index, rows
+    index[step, lane, place] = record
+    return index, rows.T

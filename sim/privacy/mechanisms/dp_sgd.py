@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from sim.foundation.rng import Keys, lane_streams
+from sim.foundation.normals import fill_normals
+from sim.foundation.rng import Keys
 from sim.privacy.accounting import compose, dp_sgd_event
 from sim.privacy.calibration import calibrate
 from sim.privacy.events import DpEvent, dp
@@ -89,19 +90,19 @@ class DpSgd(OnGradients):
         noisy = np.flatnonzero(std)
         if not len(noisy):
             return
-        sizes = [value[0].numel() for value in sums]
-        scale = np.asarray(std)[noisy] / np.asarray(normaliser)[noisy]
-        noised, streams = np.empty((len(noisy), sum(sizes))), lane_streams(key, purpose, len(clinics))
-        for row, lane in zip(noised, noisy.tolist(), strict=True):
-            streams[lane].at(clinics[lane], server_round, step).standard_normal(out=row)
-        noised *= scale[:, None]
-        lanes = slice(None) if len(noisy) == len(clinics) else torch.from_numpy(noisy)
+        own, sizes = noisy.tolist(), [value[0].numel() for value in sums]
+        keys = [key] * len(clinics) if isinstance(key, int | str) else key
+        scale = (np.asarray(std)[noisy] / np.asarray(normaliser)[noisy])[:, None]
+        noised = np.empty((len(own), sum(sizes)))
+        fill_normals(noised, [keys[lane] for lane in own], purpose, [clinics[lane] for lane in own], server_round, step)
+        noised *= scale
+        lanes = slice(None) if len(own) == len(clinics) else torch.from_numpy(noisy)
         pieces = torch.split(torch.from_numpy(noised), sizes, dim=1)
-        for value, own in zip(sums, pieces, strict=True):
-            own += value[lanes].flatten(1).cpu()
-        on_grid(noised, scale[:, None])
-        for value, own in zip(sums, pieces, strict=True):
-            value[lanes] = own.view(-1, *value.shape[1:]).to(value)
+        for value, piece in zip(sums, pieces, strict=True):
+            piece += value[lanes].flatten(1).cpu()
+        on_grid(noised, scale)
+        for value, piece in zip(sums, pieces, strict=True):
+            value[lanes] = piece.view(-1, *value.shape[1:]).to(value)
 
 
 MECHANISM = DpSgd()

@@ -41,7 +41,7 @@ def as_codes(noised: Floats, step: float) -> NDArray[np.int16]:
 def on_grid(noised: Floats, scale: Floats | float) -> Floats:
     """Round noised sums to their grids, in place; ``scale`` is one for all of them, or broadcasts against them."""
     step = sum_step(np.asarray(scale))
-    noised /= step
+    noised *= 1 / step
     np.rint(noised, out=noised)
     noised *= step
     return noised
