@@ -6,6 +6,7 @@ No line contains a value of a record.
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.data.columns import Columns
 from sim.data.federation import Ints, Mask
@@ -15,6 +16,8 @@ _MOST_NAMED = 6
 _FEW_VALUES = 20
 _FEWEST = 5
 """Records of each class, for a column to be said to tell them: fewer, and it may be by chance."""
+_SOME = 500
+"""Records that are looked at first."""
 _FEW = 0.05
 """Of a column's values: filling in no more is what the user asked for, and no news."""
 
@@ -40,8 +43,8 @@ def remarks_on(
     y : ndarray of int64 or None
         ``[record in use]`` its class, if it has one.
     """
-    for column in kept:
-        if y is not None and _decides(_codes(columns, column)[used], y):
+    for column in kept if y is not None and _enough_of_each(y) else ():
+        if _decides(_values(columns, column)[used], y, y.max() + 1):
             out = "put it into data.exclude" if spec.features is None else "take it out"
             yield f'data.features: "{column}" alone tells the label of every record; if it repeats the label, {out}'
     categories = [column for column in kept if column in spec.categorical]
@@ -84,28 +87,32 @@ def indicated(spec: TableFile, kept: Sequence[str]) -> list[str]:
     return [column for column in kept if wanted and column in wanted and column not in spec.categorical]
 
 
-def _codes(columns: Columns, column: str) -> Ints:
-    """Return the place of each record's value among the column's sorted values, -1 where missing."""
+def _values(columns: Columns, column: str) -> Ints | NDArray[np.float64]:
+    """Return what takes the place of each record's value: its code, or the number, -inf where missing."""
     if column in columns.words:
         return columns.words[column].codes
     x = columns.numbers[column]
-    codes = np.unique(x, return_inverse=True)[1].astype(np.int64)
-    return np.where(np.isnan(x), -1, codes)
+    return np.where(np.isnan(x), -np.inf, x)
 
 
-def _decides(codes: Ints, y: Ints) -> bool:
+def _enough_of_each(y: Ints) -> bool:
+    """Whether there are classes to be told, and none by chance as that of a single record would be."""
+    records = np.bincount(y)  # [class]
+    return len(records) > 1 and bool(records.min() >= _FEWEST)
+
+
+def _decides(x: Ints | NDArray[np.float64], y: Ints, classes: int) -> bool:
     """Whether the classes follow from a column alone: few values with one class each, or numbers in as many intervals.
 
-    A class of a single record is told by chance.
+    Where they do not among some records, they do not among all.
     """
-    records = np.bincount(y)  # [class]
-    if len(records) < 2 or records.min() < _FEWEST:
+    if len(x) > _SOME and not _decides(x[:_SOME], y[:_SOME], classes):
         return False
-    values, first, place = np.unique(codes, return_index=True, return_inverse=True)
+    values, first, place = np.unique(x, return_index=True, return_inverse=True)
     if not np.array_equal(y[first][place], y):
         return False
     changes = np.count_nonzero(np.diff(y[first]))  # one more where missing values are of the class of large ones
-    return len(values) <= _FEW_VALUES or bool(changes <= len(records))
+    return len(values) <= _FEW_VALUES or bool(changes <= classes)
 
 
 def _not_stated(spec: TableFile, columns: Columns, column: str) -> Mask:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 START = "0" * 64
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Chain:
 
 def line_of(number: int, previous: str, entry: Mapping[str, Any]) -> str:
     """Write an entry as a line of a chain, without the line's end."""
-    return json.dumps({"line": number, "previous": previous, **entry}, separators=(",", ":"), allow_nan=False)
+    return _JSON.encode({"line": number, "previous": previous, **entry})
 
 
 def hash_of(line: str) -> str:

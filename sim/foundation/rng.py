@@ -17,7 +17,6 @@ from functools import cache, lru_cache
 from hashlib import blake2b
 
 import numpy as np
-from numpy.typing import NDArray
 
 Key = int | str
 """A seed, not negative, for what is public; a run's key for what hides a record."""

@@ -93,12 +93,11 @@ class NodeGroup:
         y : Tensor
             ``[..., lane, batch]``, likewise.
         """
-        padding = index < 0
-        flat = torch.from_numpy((np.where(padding, 0, index) + self.first[clinics][:, None]).ravel())
+        flat = torch.from_numpy((np.maximum(index, 0) + self.first[clinics][:, None]).ravel())
         x, y = self.x.index_select(0, flat), self.y.index_select(0, flat)
-        if padding.any():
-            empty = torch.from_numpy(padding.ravel())
-            x[empty], y[empty] = 0, 0
+        padding = torch.from_numpy(np.flatnonzero(index < 0))
+        for gathered in (x, y):
+            gathered.index_fill_(0, padding, 0)
         return x.view(*index.shape, *self.x.shape[1:]), y.view(index.shape)
 
 
