@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sim.data.federation import Federation
-from sim.foundation.rng import stream
+from sim.foundation.normals import fill_normals
 from sim.methods import job
 from sim.methods.sampling import Sampling, draw_batches, participants
 from sim.models import build_network
@@ -230,13 +230,15 @@ class Twin:
                     total += grad * min(1.0, factor)
         sigma = self.noise_multipliers[clinic]
         for name, part in parts.items():
-            noise = stream(self.key, f"noise.{name}", clinic, server_round, step)
-            for parameter, total in zip(part.parameters(), sums[name], strict=True):
+            drawn = np.empty((1, sum(parameter.numel() for parameter in part.parameters())))
+            fill_normals(drawn, [self.key], f"noise.{name}", [clinic], server_round, step)
+            noise = torch.from_numpy(drawn[0]).split([parameter.numel() for parameter in part.parameters()])
+            for parameter, total, own in zip(part.parameters(), sums[name], noise, strict=True):
                 parameter.grad = total / expected
                 if sigma:
                     scale = sigma * self.spec.privacy.clip / expected
                     grid = 2.0 ** (np.ceil(np.log2(scale)) - 16)
-                    noised = parameter.grad.double() + torch.from_numpy(noise.standard_normal(parameter.shape)) * scale
+                    noised = parameter.grad.double() + own.view(parameter.shape) * scale
                     parameter.grad = (torch.round(noised / grid) * grid).float()
 
 

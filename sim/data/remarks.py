@@ -43,8 +43,8 @@ def remarks_on(
     y : ndarray of int64 or None
         ``[record in use]`` its class, if it has one.
     """
-    for column in kept if y is not None and _enough_of_each(y) else ():
-        if _decides(_values(columns, column)[used], y, y.max() + 1):
+    for column in kept:
+        if y is not None and _enough_of_each(y) and _decides(_values(columns, column)[used], y, int(y.max()) + 1):
             out = "put it into data.exclude" if spec.features is None else "take it out"
             yield f'data.features: "{column}" alone tells the label of every record; if it repeats the label, {out}'
     categories = [column for column in kept if column in spec.categorical]

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import count, groupby
 from statistics import NormalDist
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 from numpy.typing import NDArray
@@ -67,22 +68,27 @@ def fill_normals(
         ``[row]``
     purpose : str
     server_round, step : int
+
+    Raises
+    ------
+    OverflowError
+        If the counter has no room for a clinic or round from 2^32 on, or a step from 2^24 on.
     """
-    high = [clinic << 32 | server_round for clinic in clinics]
-    words = _Words(keys, purpose, np.array(high, dtype=np.uint64), np.uint64(step << 32))
+    high = np.array(clinics, dtype=np.uint32).astype(np.uint64) << np.uint64(32) | np.uint32(server_round)
+    words = _Words(keys, purpose, high, np.uint64(step << 40))
+    if not rows.size:
+        return
     together = max(1, AT_ONCE // rows.shape[1])
     corners = [(r, c) for r in range(0, len(rows), together) for c in range(0, rows.shape[1], AT_ONCE)]
     open_ = [_first_points(rows[r : r + together, c : c + AT_ONCE], words, r, c) for r, c in corners]
-    if corners:
-        _settle(rows, words, *(np.concatenate(each) for each in zip(*open_, strict=True)))
+    _settle(rows, words, *(np.concatenate(each) for each in zip(*open_, strict=True)))
 
 
 class _Words:
     """Words by their address: what AES makes of the counters of counter mode, in whatever order they are asked for."""
 
     def __init__(self, keys: Sequence[Key], purpose: str, high: Words, low: np.uint64) -> None:
-        self._ciphers = {key: Cipher(AES(stream_key(key, purpose)), ECB()).encryptor() for key in {*keys}}  # noqa: S305
-        self._keys, self._high, self._low = keys, high, low
+        self._keys, self._purpose, self._high, self._low = keys, purpose, high, low
 
     def at(self, row: Ints, block: Ints) -> Words:
         """Return the two words of each block, ``[row, 2]`` or ``[row, block, 2]`` as row and block broadcast.
@@ -93,13 +99,18 @@ class _Words:
         counters[..., 0] = self._high[row]
         counters[..., 1] = block.astype(np.uint64) | self._low
         words = np.empty(counters.size + 2, dtype="<u8")  # two more than the cipher fills, which asks for room
-        given, found = (memoryview(each.reshape(-1)).cast("B") for each in (counters, words))
+        given, found = counters.data.cast("B"), words.data.cast("B")
         size, done = counters.nbytes // len(row), 0
-        for key, own in groupby(self._keys[each] for each in row.flat):
+        for key, own in groupby(self._keys[each] for each in row.ravel().tolist()):
             last = done + size * len([*own])
-            self._ciphers[key].update_into(given[done:last], found[done:])
+            _cipher(key, self._purpose).update_into(given[done:last], found[done:])
             done = last
         return words[:-2].reshape(counters.shape)
+
+
+@lru_cache(maxsize=4096)
+def _cipher(key: Key, purpose: str) -> CipherContext:
+    return Cipher(AES(stream_key(key, purpose)), ECB()).encryptor()  # noqa: S305 (what it encrypts are counters)
 
 
 def _first_points(rows: Floats, words: _Words, row: int, column: int) -> tuple[Ints, Ints, Ints]:
@@ -118,7 +129,7 @@ def _settle(rows: Floats, words: _Words, row: Ints, column: Ints, layer: Ints) -
     for level in count(1):
         if not len(row):
             return
-        second, third = words.at(row, column | level << 28).T
+        second, third = words.at(row, column | level << 36).T
         point, below = _decided(rows[row, column], layer, second)
         layer, other = _named(third)
         rows[row, column] = np.where(below, point, other)

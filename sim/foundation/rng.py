@@ -1,7 +1,7 @@
 """Random streams that depend on nothing but their name.
 
-Every draw comes from ``numpy.random.Philox``, a counter-based generator (Salmon et al., "Parallel random numbers: as
-easy as 1, 2, 3", SC 2011). The key holds the seed and the purpose; the counter's upper words hold the clinic, the round
+Every draw but the noise of gradients (:mod:`sim.foundation.normals`) comes from ``numpy.random.Philox``, a counter-based
+generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). The key holds the seed and the purpose; the counter's upper words hold the clinic, the round
 and the step. Streams with different names can therefore never overlap, and a draw is the same however clinics are
 grouped and in whatever process it is made.
 

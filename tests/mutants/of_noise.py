@@ -119,7 +119,27 @@ KEYS = (
     Mutant("smashed rows and tail gradients share noise", ROWS_NOISED, 'f"noise.{kind}"', '"noise.rows"', PLACES),
     Mutant("the count shares noise with the update", LEVEL, '"noise.clip-count"', '"noise.update"', COUNT),
 )
+NORMALS, OF_NORMALS = "sim/foundation/normals.py", "tests/sim/test_normals.py::"
+CURVE = (f"{OF_NORMALS}test_draws_are_normal_in_every_part_of_the_curve",)
 DRAWS = (
+    Mutant("steps share gradients' noise", NORMALS, "step << 40", "step << 70", PARTS),
+    Mutant("rounds share gradients' noise", NORMALS, "np.uint32(server_round)", "np.uint32(1)", PARTS),
+    Mutant(
+        "clinics share gradients' noise",
+        NORMALS,
+        "dtype=np.uint32).astype",
+        "dtype=np.uint32).clip(9, 9).astype",
+        PARTS,
+    ),
+    Mutant("normal draws keep points above the curve", NORMALS, "np.where(below, point, other)", "point", CURVE),
+    Mutant("normal draws have no tail", NORMALS, "point[tail] = np.copysign(beyond, point[tail])", "", CURVE),
+    Mutant(
+        "normal draws' point and layer share bits",
+        NORMALS,
+        ">> 11).astype(np.float64)\n    point +=",
+        "<< 1).astype(np.float64) / 2**12\n    point +=",
+        CURVE,
+    ),
     Mutant(
         "one draw for all columns of a row",
         SMASHED,
@@ -137,8 +157,8 @@ DRAWS = (
     Mutant(
         "one draw for a whole sum",
         GRADIENTS,
-        ".standard_normal(out=row)",
-        ".standard_normal(out=row[:1])\n        row[:] = row[0]",
+        "noised *= scale\n",
+        "noised *= scale\n        noised[:] = noised[:, :1]\n",
         PARTS,
     ),
     Mutant(

@@ -10,7 +10,7 @@ from support import DP_SGD, plan_of, run_spec
 from torch import nn
 from torch.nn import functional
 
-from sim.foundation.rng import stream
+from sim.foundation.normals import fill_normals
 from sim.methods.trainer import trainer_for
 from sim.models import Block, Network
 from sim.privacy.mechanisms.dp_sgd import DpSgd
@@ -214,8 +214,10 @@ def test_noise_is_added_to_what_is_there_each_lane_with_its_own_scale_and_grid()
     """Scales of 1/8 and 1/4 have steps of 2^-19 and 2^-18: what is noised lies on a multiple, the nearest one."""
     sums = [torch.full((2, 3), 10.0), torch.full((2, 1), -5.0)]
     DpSgd().add_noise(sums, [0.5, 2.0], [4, 8], "key", "noise.body", [3, 1], 2, 6)
-    for lane, (clinic, scale) in enumerate([(3, 0.125), (1, 0.25)]):
-        exact = np.array([10, 10, 10, -5]) + scale * stream("key", "noise.body", clinic, 2, 6).standard_normal(4)
+    drawn = np.empty((2, 4))
+    fill_normals(drawn, ["key"] * 2, "noise.body", [3, 1], 2, 6)
+    for lane, scale in enumerate([0.125, 0.25]):
+        exact = np.array([10, 10, 10, -5]) + scale * drawn[lane]
         noised = torch.cat([sums[0][lane], sums[1][lane]]).double().numpy()
         step = scale * 2.0**-16
         assert (noised % step == 0).all()
@@ -286,8 +288,9 @@ def test_a_training_step_clips_to_the_parts_share_and_noises_the_sum(ragged, str
         trainer = trainer_for(job, part, [2], {name: value.clone() for name, value in before.items()})
         outputs = trainer.forward(torch.randn(1, 1, width))
         trainer.backward(5, 3, np.array([8]), torch.ones_like(outputs))
-        drawn = stream(job.key, f"noise.{part.name}", 2, 5, 3).standard_normal(part.parameter_count())
+        drawn = np.empty((1, part.parameter_count()))
+        fill_normals(drawn, [job.key], f"noise.{part.name}", [2], 5, 3)
         moved = torch.cat([(before[n] - trainer.parameters[n]).flatten() for n in part.shapes()]).double()
-        clipped = moved * 8 - torch.from_numpy(drawn).double() * sigma * clip
+        clipped = moved * 8 - torch.from_numpy(drawn[0]) * sigma * clip
         assert float(clipped.norm()) == pytest.approx(clip / parts**0.5, rel=1e-2)
         assert trainer.noised_steps.tolist() == [1]
