@@ -1,9 +1,9 @@
 """Random streams that depend on nothing but their name.
 
-Every draw but the noise of gradients (:mod:`sim.foundation.normals`) comes from ``numpy.random.Philox``, a counter-based
-generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). The key holds the seed and the purpose; the counter's upper words hold the clinic, the round
-and the step. Streams with different names can therefore never overlap, and a draw is the same however clinics are
-grouped and in whatever process it is made.
+Every draw but the noise of gradients (:mod:`sim.foundation.normals`) comes from ``numpy.random.Philox``, a
+counter-based generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). The key holds the seed
+and the purpose; the counter's upper words hold the clinic, the round and the step. Streams with different names can
+therefore never overlap, and a draw is the same however clinics are grouped and in whatever process it is made.
 
 What is public is keyed by the seed, so that methods are compared on the same initial values, batches, participants and
 order. What hides a record (noise, randomised answers, the batches of Poisson sampling) is keyed by the run: by every

@@ -74,9 +74,9 @@ _GENERATOR = (
     "Noise, randomised answers and Poisson batches come from streams (of gradients AES in counter mode, else Philox) "
     "that are keyed by the run: by every setting, the seed and every record, so that no two runs share a draw and a "
     "results folder does not give the key. Philox is no cryptographic generator, and whoever has the settings and all "
-    "records can draw them again and subtract the noise. The guarantee is one for a deployment that draws noise and batches from a secure source and keeps them "
-    "secret. What is noised leaves on a public grid. Not counted: clipping and summing in 32-bit floating point, and "
-    "the sampler's finite number of random bits."
+    "records can draw both again and subtract the noise. The guarantee is one for a deployment that draws noise and "
+    "batches from a secure source and keeps them secret. What is noised leaves on a public grid. Not counted: clipping "
+    "and summing in 32-bit floating point, and the sampler's finite number of random bits."
 )
 
 
