@@ -11,8 +11,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
-from io import BytesIO
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -181,13 +180,15 @@ def _refuse_unfit(value: Any, label: Path | str) -> None:
     for _ in range(MOST_DEPTH):
         below: list[Any] = []
         for part in level:
-            if isinstance(part, dict):
-                below += part.keys()
-                below += part.values()
-            elif isinstance(part, list):
+            kind = type(part)
+            if kind is str:
+                if _unseen(part):
+                    refuse(label, f"holds a control or formatting character; {_MEND}")
+            elif kind is dict:
                 below += part
-            elif isinstance(part, str) and _unseen(part):
-                refuse(label, f"holds a control or formatting character; {_MEND}")
+                below += part.values()
+            elif kind is list:
+                below += part
         if not below:
             return
         level = below
@@ -220,32 +221,49 @@ def as_frame(table: pa.Table) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(words, object))
 
 
-def read_arrow(root: Path, name: str) -> pa.Table | None:
+def read_arrow(root: Path, name: str, texts: Sequence[str] = ()) -> pa.Table | None:
     """Read a flat Parquet table of numbers, text and truth values; None where there is no such file.
 
     Raises ScenarioError if it is no such table, or would be too large in memory.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        Its columns of text, where they are known: a file that has just these is opened once, not twice.
     """
     content = file_bytes(root, name)
     if content is None:
         return None
     path = root / name
     try:
-        schema = pq.read_schema(BytesIO(content))
-        words = [field.name for field in schema if _is_text(field.type)]
-        file = pq.ParquetFile(BytesIO(content), read_dictionary=words)
+        file = _opened(content, texts)
+        schema = file.schema_arrow
         if file.metadata.num_rows * max(len(schema), 1) > MOST_CELLS:
             refuse(path, f"has more cells than the limit of {MOST_CELLS:,}; {_MEND}")
         if any(not _is_plain(field.type) for field in schema):
             refuse(path, f"has a column of neither numbers nor text; {_MEND}")
         if len(set(schema.names)) < len(schema):
             refuse(path, f"has a duplicate column; {_MEND}")
-        table = file.read()
+        table = file.read(use_threads=False)  # threads cost more than they save where a study has many small files
         _refuse_unfit_text(table, path)
     except ScenarioError:
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError, OverflowError):
         refuse(path, f"is not a valid Parquet table; {_MEND}")
     return table
+
+
+def _opened(content: bytes, texts: Sequence[str]) -> pq.ParquetFile:
+    """Open a Parquet file, all its columns of text as dictionaries."""
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
+    except KeyError:  # lacks one of them
+        file = pq.ParquetFile(pa.BufferReader(content))
+    others = [field.name for field in file.schema_arrow if _is_text(field.type)]
+    if not others:
+        return file
+    known = [name for name in texts if name in file.schema_arrow.names]
+    return pq.ParquetFile(pa.BufferReader(content), read_dictionary=[*known, *others])
 
 
 def _is_text(kind: pa.DataType) -> bool:
