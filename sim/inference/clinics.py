@@ -52,15 +52,22 @@ class ByClinic:
         """
         eye = np.eye(len(self.methods))
         against = eye[self.methods.index(reference)] if reference else np.zeros(len(eye))
-        tables = [
-            self._estimates(row - against).assign(method=name)
-            for row, name in zip(eye, self.methods, strict=True)
-            if name != reference
+        methods = [name for name in self.methods if name != reference]
+        found = [
+            self._estimates(row - against) for row, name in zip(eye, self.methods, strict=True) if name != reference
         ]
-        table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["n"])
-        return table[table["n"] > 0][["clinic", "method", "n", "mean", "half_width"]]
+        columns = zip(("n", "mean", "half_width"), zip(*found, strict=True), strict=True)
+        table = pd.DataFrame(
+            {
+                "clinic": list(self.clinics) * len(methods),
+                "method": [name for name in methods for _ in self.clinics],
+                **{column: np.concatenate(parts) for column, parts in columns},
+            }
+        )
+        return table[table["n"] > 0]
 
-    def _estimates(self, weights: Floats) -> pd.DataFrame:
+    def _estimates(self, weights: Floats) -> tuple[Ints, Floats, Floats]:
+        """Return by clinic the number of seeds, the mean and the half-width of a contrast."""
         values = self._values(weights)
         seeds = (~np.isnan(values)).sum(0)
         own = self._variances(weights)
@@ -79,7 +86,7 @@ class ByClinic:
                 np.nan_to_num(scipy.special.stdtrit(repeated, level) * np.sqrt(shared)),
             ]
         width = np.where((self.size > 1) & ~(twice & (twice.sum() == 1) & (rest > 0)), np.hypot(*parts), np.nan)
-        return pd.DataFrame({"clinic": self.clinics, "n": seeds, "mean": _mean(values), "half_width": width})
+        return seeds, _mean(values), width
 
     def _values(self, weights: Floats) -> Floats:
         used = weights != 0

@@ -49,13 +49,20 @@ def equals(ok: pd.DataFrame, columns: Sequence[str]) -> Names:
     """
     labels = ok["strategy"].map(method_label)
     label_of = dict(zip(ok["series"], labels, strict=True))
+    series_of: dict[str, set[str]] = {}
+    for series, label in zip(ok["series"], labels, strict=True):
+        series_of.setdefault(label, set()).add(series)
+    level, seed = ok["level"].cat.codes.to_numpy(), ok["seed"].to_numpy()
+    values = np.column_stack([level, seed, *(ok[column].to_numpy(float) for column in columns)])
+    place, every = pd.factorize(ok["series"])
+    order = np.lexsort((seed, level))
+    values, place = values[order], place[order]
     found: dict[bytes, list[str]] = {}
-    for series, own in ok.assign(level=ok["level"].cat.codes).groupby("series", sort=False):
-        values = own.sort_values(["level", "seed"])[["level", "seed", *columns]].to_numpy(float)
-        found.setdefault(values.tobytes(), []).append(str(series))
+    for code, series in enumerate(every):
+        found.setdefault(values[place == code].tobytes(), []).append(str(series))
     names: Names = {}
     for alike in found.values():
-        whole = [name for name in labels.unique() if set(ok.loc[labels == name, "series"]) <= set(alike)]
+        whole = [label for label, own in series_of.items() if own <= set(alike)]
         told = dict.fromkeys(
             label_of[series] if len(alike) > 1 and label_of[series] in whole else series for series in alike
         )
