@@ -75,8 +75,9 @@ def trials_of(trials: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Return the trials of the methods and swept values that some runs have."""
     keys = [key for key in contest_of(trials) if key in runs and key not in ("seed", "held_out")]
     for key in keys:
-        tried, ran = (table[key].astype(object).fillna("").map(value_text) for table in (trials, runs))
-        trials = trials[tried.isin(ran)]
+        tried, ran = (table[key].astype(object).fillna("") for table in (trials, runs))
+        told = {value_text(value) for value in ran.unique()}
+        trials = trials[tried.isin([value for value in tried.unique() if value_text(value) in told])]
     return trials
 
 

@@ -236,11 +236,10 @@ def read_arrow(root: Path, name: str, texts: Sequence[str] = ()) -> pa.Table | N
         return None
     path = root / name
     try:
-        file = _opened(content, texts)
-        schema = file.schema_arrow
+        file, schema = _opened(content, texts)
         if file.metadata.num_rows * max(len(schema), 1) > MOST_CELLS:
             refuse(path, f"has more cells than the limit of {MOST_CELLS:,}; {_MEND}")
-        if any(not _is_plain(field.type) for field in schema):
+        if not all(map(_is_plain, set(schema.types))):
             refuse(path, f"has a column of neither numbers nor text; {_MEND}")
         if len(set(schema.names)) < len(schema):
             refuse(path, f"has a duplicate column; {_MEND}")
@@ -253,17 +252,18 @@ def read_arrow(root: Path, name: str, texts: Sequence[str] = ()) -> pa.Table | N
     return table
 
 
-def _opened(content: bytes, texts: Sequence[str]) -> pq.ParquetFile:
-    """Open a Parquet file, all its columns of text as dictionaries."""
+def _opened(content: bytes, texts: Sequence[str]) -> tuple[pq.ParquetFile, pa.Schema]:
+    """Open a Parquet file, all its columns of text as dictionaries, and return its schema too."""
     try:
         file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
     except KeyError:  # lacks one of them
         file = pq.ParquetFile(pa.BufferReader(content))
-    others = [field.name for field in file.schema_arrow if _is_text(field.type)]
-    if not others:
-        return file
-    known = [name for name in texts if name in file.schema_arrow.names]
-    return pq.ParquetFile(pa.BufferReader(content), read_dictionary=[*known, *others])
+    schema = file.schema_arrow
+    if not any(map(_is_text, set(schema.types))):
+        return file, schema
+    words = [name for name, kind in zip(schema.names, schema.types, strict=True) if name in texts or _is_text(kind)]
+    file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=words)
+    return file, file.schema_arrow
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -277,10 +277,9 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 def _refuse_unfit_text(table: pa.Table, path: Path) -> None:
     """Look at each different text once: dictionaries keep a table small that repeats a long one."""
-    for column in table.itercolumns():
-        for chunk in column.chunks:
-            if not isinstance(chunk, pa.DictionaryArray):
-                continue
+    words = [place for place, kind in enumerate(table.schema.types) if pa.types.is_dictionary(kind)]
+    for place in words:
+        for chunk in table.column(place).chunks:
             for text in chunk.dictionary.to_pylist():
                 if text is not None and len(text) > MOST_SIGNS:
                     refuse(path, f"holds a text of more than {MOST_SIGNS:,} characters; {_MEND}")

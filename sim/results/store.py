@@ -431,8 +431,9 @@ def to_plain(value: Any) -> Any:
 
 def from_plain(value: Any) -> Any:
     """Return a value as it was before ``to_plain``; null stays as it is."""
-    if isinstance(value, dict):
+    kind = type(value)
+    if kind is dict:
         return {key: from_plain(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if kind is list:
         return [from_plain(item) for item in value]
-    return float(value) if isinstance(value, str) and value in ("inf", "-inf") else value
+    return float(value) if kind is str and value in ("inf", "-inf") else value
