@@ -11,7 +11,7 @@ import scipy
 from numpy.typing import NDArray
 
 from sim.inference.differences import LEVEL
-from sim.inference.scores import Floats, Ints, Predictions, scores
+from sim.inference.scores import Floats, Ints, Predictions, ScoredRuns, scored_runs
 from sim.inference.survival import Times
 
 _ENOUGH: Final = 5
@@ -115,21 +115,25 @@ def _mean(values: Floats) -> Floats:
         return np.asarray(np.where(known, values, 0.0).sum(0) / known.sum(0))
 
 
-def by_clinic(predictions: pd.DataFrame, models: pd.DataFrame, metric: str, *, same_patients: bool = True) -> ByClinic:
+def by_clinic(
+    predictions: pd.DataFrame | ScoredRuns, models: pd.DataFrame, metric: str, *, same_patients: bool = True
+) -> ByClinic:
     """Score each clinic by itself; the within-clinic score of one clinic is its own.
 
     Several runs of one method and seed hold out other clinics; otherwise parameters are those of
     :func:`sim.inference.evidence.from_predictions`.
     """
     methods = list(dict.fromkeys(models["method"]))
-    joined = predictions.merge(models[["run_id", "method", "seed"]], on="run_id")
-    clinic, names = pd.factorize(joined["clinic"])
-    method = joined["method"].map({name: place for place, name in enumerate(methods)}).to_numpy(np.int64)
-    seed, seeds = pd.factorize(joined["seed"])
-    clinics, count = len(names), len(methods)
+    runs = scored_runs(predictions, models)
+    known, place = runs.found(pd.Series(range(len(models)), index=models["run_id"].astype(object)))
+    method = models["method"].map({name: number for number, name in enumerate(methods)}).to_numpy(np.int64)[place]
+    seed, seeds = pd.factorize(models["seed"].to_numpy()[place])
+    clinic, places = pd.factorize(runs.of.clinic[known])
+    names, clinics, count = runs.clinics[places], len(places), len(methods)
     model = np.asarray((seed * count + method) * clinics + clinic, dtype=np.int64)
-    of = Predictions.of(joined, model, len(seeds) * count * clinics)
-    value, influence = scores(of, metric.removeprefix("within_clinic_"))
+    cells = len(seeds) * count * clinics
+    value, influence = runs.regrouped(known, model, cells, metric.removeprefix("within_clinic_"), at_clinics=True)
+    of = runs.of.at(known, model, cells)
     by_seed = value.reshape(len(seeds), count, clinics).transpose(0, 2, 1)
     found = np.maximum((~np.isnan(by_seed)).sum(0), 1)  # [clinic, method]
     person = of.patient if same_patients else of.patient * len(seeds) + seed

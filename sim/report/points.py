@@ -259,7 +259,7 @@ def _at_clinics(ok: pd.DataFrame, column: str, held_out: HeldOut) -> pd.DataFram
     tables = []
     for level, own in ok.groupby("level", observed=True):
         models = own[["run_id", "series", "seed"]].rename(columns={"series": "method"})
-        found = clinics_of(held_out.predictions, models, column, same_patients=held_out.same_patients).estimates()
+        found = clinics_of(held_out.scored_runs, models, column, same_patients=held_out.same_patients).estimates()
         tables.append(found.rename(columns={"method": "series"}).assign(level=level))
     table = pd.concat(tables, ignore_index=True)
     return table.assign(level=pd.Categorical(table["level"], categories=ok["level"].cat.categories, ordered=True))
@@ -292,7 +292,7 @@ def elsewhere_points(away: pd.DataFrame, held_out: HeldOut) -> pd.DataFrame:
     parts, words = [], spoken(away)
     for level, own in away.groupby("level", observed=True, sort=False):
         models = own[["run_id", "series", "seed"]].rename(columns={"series": "method"})
-        at_clinics = clinics_of(held_out.predictions, models, words.within, same_patients=held_out.same_patients)
+        at_clinics = clinics_of(held_out.scored_runs, models, words.within, same_patients=held_out.same_patients)
         over = over_clinics(at_clinics)[0].dropna(subset="half_width")
         mean = over.assign(clinic=MEAN, kind="mean")
         another = over.assign(clinic=ANOTHER, kind="another", half_width=over["predicted"])
