@@ -38,7 +38,7 @@ def report(
             if figures:
                 draw(study_pictures(study, shown))
             path = write_report(study, folder, shown)
-            print_results(wide_console(), study.runs, study)
+            print_results(wide_console(), study)
     print(f"Table: {folder / TABLE_FILE}\nReport: {path}")
     if figures:
         print(f"Figures: {folder / 'figures'}")
