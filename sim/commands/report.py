@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -28,17 +29,19 @@ def report(
     table = read_study(folder)["table"]
     if figures:
         refuse_links(folder / "figures")
+    # texts as short and few as a study's are handled faster by Python than by Arrow
+    short_texts = partial(pd.option_context, "mode.string_storage", "python")
     with writing_to(folder), drawn_beside(folder / "figures", wanted=figures) as draw:
         records: Records = {}
         write_table(folder, table, strict=True, kept=records)
-        # of texts as short and few as a study's, Arrow's own are slower than Python's
-        with pd.option_context("mode.string_storage", "python"):
+        with short_texts():
             study = read_results(folder, records)
             shown = gallery(study)
             if figures:
                 draw(study_pictures(study, shown))
             path = write_report(study, folder, shown)
-            print_results(wide_console(), study)
+    with short_texts():
+        print_results(wide_console(), study)
     print(f"Table: {folder / TABLE_FILE}\nReport: {path}")
     if figures:
         print(f"Figures: {folder / 'figures'}")
