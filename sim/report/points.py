@@ -346,11 +346,11 @@ def placements(predictions: pd.DataFrame) -> tuple[Floats, Floats]:
 
     The weight is the number of its clinic's controls; cases without any are left out.
     """
-    block = predictions.groupby(["run_id", "clinic"], observed=True, sort=False).ngroup()
+    run, clinic = (pd.factorize(predictions[column])[0].astype(np.int64) for column in ("run_id", "clinic"))
+    within = run * (int(clinic.max(initial=-1)) + 1) + clinic
     score, case = predictions["probability_1"].to_numpy(float), predictions["label"].to_numpy() == 1
-    within, own = (np.asarray(each, np.int64) for each in (block, block * 2 + case))
     controls = np.bincount(within, ~case, minlength=1)[within].astype(float)
-    above = controls - np.subtract(midranks(score, within), midranks(score, own))
+    above = controls - np.subtract(midranks(score, within), midranks(score, within * 2 + case))
     kept = case & (controls > 0)
     return above[kept] / controls[kept], controls[kept]
 
