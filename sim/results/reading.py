@@ -35,6 +35,7 @@ MOST_SIGNS: Final = 100_000
 
 _ENTRY: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
 _MEND: Final = "restore the original file, or run again"
+_NOT_FINITE: Final = "holds a number that is not finite"
 
 
 def refuse(path: Path | str, fault: str) -> NoReturn:
@@ -133,9 +134,7 @@ def parsed_json(content: bytes | str, label: Path | str) -> Any:
     """Parse strict JSON: no NaN or infinity, no key twice, no huge number, not too deep, no unseen characters."""
     try:
         text = content.decode("utf-8") if isinstance(content, bytes) else content
-        value = json.loads(
-            text, parse_constant=_no_number, parse_int=_whole, parse_float=_finite, object_pairs_hook=_each_once
-        )
+        value = json.loads(text, parse_constant=_no_number, parse_int=_whole, object_pairs_hook=_each_once)
     except _FaultError as fault:
         refuse(label, f"{fault}; {_MEND}")
     except RecursionError:
@@ -153,18 +152,13 @@ class _FaultError(Exception):
 
 
 def _no_number(constant: str) -> NoReturn:
-    raise _FaultError("holds a number that is not finite")
+    raise _FaultError(_NOT_FINITE)
 
 
 def _whole(digits: str) -> int:
     if len(digits) > MOST_DIGITS:
         raise _FaultError(f"holds a number of more than {MOST_DIGITS} digits")
     return int(digits)
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    return number if math.isfinite(number) else _no_number(digits)
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -175,7 +169,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_unfit(value: Any, label: Path | str) -> None:
-    """Refuse JSON that is nested too deep, or holds characters that nobody sees."""
+    """Refuse JSON that is nested too deep, or holds characters that nobody sees or a number that is not finite."""
     level = [value]
     for _ in range(MOST_DEPTH):
         below: list[Any] = []
@@ -189,6 +183,8 @@ def _refuse_unfit(value: Any, label: Path | str) -> None:
                 below += part.values()
             elif kind is list:
                 below += part
+            elif kind is float and not math.isfinite(part):
+                refuse(label, f"{_NOT_FINITE}; {_MEND}")
         if not below:
             return
         level = below
