@@ -15,7 +15,6 @@ from sim.foundation.lazy import loading
 from sim.foundation.problems import ScenarioError
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.console import Console
 
     from sim.api.preparing import Prepared
@@ -60,14 +59,14 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(width=120)
 
 
-def print_results(console: Console, table: pd.DataFrame, study: StudyResults) -> None:
+def print_results(console: Console, study: StudyResults) -> None:
     """Print a study's table, what it supports at each level of privacy, and what its attacks find."""
     from sim.report.attacks import attack_words
     from sim.report.spoken import spoken
-    from sim.report.table import console_table
+    from sim.report.table import console_table, study_frame
     from sim.report.words import conclusions
 
-    console.print(console_table(table, study.held_out))
+    console.print(console_table(study.runs, study.held_out, study_frame(study)))
     for level, said in conclusions(study):
         console.print(f"{level}: {said}" if level not in ("", "as set") else said, markup=False, highlight=False)
     for said in attack_words(study, spoken(study.runs).within) if len(study.attacks) else ():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -15,25 +16,32 @@ def report(
 ) -> None:
     """Rebuild the table and the report from the finished runs, without training."""
     with modules():
+        import pandas as pd
+
         from sim.report.gallery import gallery, study_pictures
         from sim.report.html import write_report
         from sim.report.pictures import drawn_beside
         from sim.report.reading import read_results
         from sim.results.reading import refuse_links
-        from sim.results.store import TABLE_FILE, write_table, writing_to
+        from sim.results.store import TABLE_FILE, Records, write_table, writing_to
         from sim.study.journal import read_study
 
     table = read_study(folder)["table"]
     if figures:
         refuse_links(folder / "figures")
+    # texts as short and few as a study's are handled faster by Python than by Arrow
+    short_texts = partial(pd.option_context, "mode.string_storage", "python")
     with writing_to(folder), drawn_beside(folder / "figures", wanted=figures) as draw:
-        write_table(folder, table, strict=True)
-        study = read_results(folder)
-        shown = gallery(study)
-        if figures:
-            draw(study_pictures(study, shown))
-        path = write_report(study, folder, shown)
-    print_results(wide_console(), study.runs, study)
+        records: Records = {}
+        write_table(folder, table, strict=True, kept=records)
+        with short_texts():
+            study = read_results(folder, records)
+            shown = gallery(study)
+            if figures:
+                draw(study_pictures(study, shown))
+            path = write_report(study, folder, shown)
+    with short_texts():
+        print_results(wide_console(), study)
     print(f"Table: {folder / TABLE_FILE}\nReport: {path}")
     if figures:
         print(f"Figures: {folder / 'figures'}")

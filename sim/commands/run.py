@@ -91,7 +91,7 @@ def _run(
         done = carry_out(prepared, out, engine, progress, fail_fast=fail_fast)
     study = Study(folder, plans=done.plans)
     report = study.report(figures=True)
-    print_results(console, study.runs, study.results)
+    print_results(console, study.results)
     console.print(f"Table: {folder / 'runs.parquet'}\nReport: {report}", soft_wrap=True, highlight=False)
     if older := older_runs(folder):
         console.print(f"{len(older)} runs of another results version are ignored: {', '.join(older)}", highlight=False)

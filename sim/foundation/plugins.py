@@ -29,7 +29,9 @@ def registered(group: str) -> dict[str, EntryPoint]:
     else:
         own = project.get("entry-points", {}).get(group, {})
         found = {name: EntryPoint(name, value, group) for name, value in own.items()}
-        found |= {each.name: each for each in installed if each.dist is None or each.dist.name != project["name"]}
+        dists = {id(each.dist): each.dist for each in installed if each.dist is not None}
+        ours = {place for place, dist in dists.items() if dist.name == project["name"]}  # a name takes long to read
+        found |= {each.name: each for each in installed if id(each.dist) not in ours}
     if not found and group in _OWN:
         raise SutureError(f'nothing is registered as "{group}": Suture is not installed in this Python; install it')
     return dict(sorted(found.items()))

@@ -100,7 +100,7 @@ def unwritable(name: str) -> bool:
     Those are the Unicode categories Cc, Cf, Cn, Co, Cs, Zl and Zp: escapes of a terminal, bidirectional overrides, line
     separators, signs without a meaning, and halves of one.
     """
-    return any(unicodedata.category(sign) in _UNSEEN for sign in name)
+    return not name.isprintable() and any(unicodedata.category(sign) in _UNSEEN for sign in name)
 
 
 def _seen(text: str) -> str:

@@ -11,7 +11,7 @@ import scipy
 from numpy.typing import NDArray
 
 from sim.inference.differences import LEVEL
-from sim.inference.scores import Floats, Ints, Predictions, scores
+from sim.inference.scores import Floats, Ints, Predictions, ScoredRuns, scored_runs
 from sim.inference.survival import Times
 
 _ENOUGH: Final = 5
@@ -52,15 +52,22 @@ class ByClinic:
         """
         eye = np.eye(len(self.methods))
         against = eye[self.methods.index(reference)] if reference else np.zeros(len(eye))
-        tables = [
-            self._estimates(row - against).assign(method=name)
-            for row, name in zip(eye, self.methods, strict=True)
-            if name != reference
+        methods = [name for name in self.methods if name != reference]
+        found = [
+            self._estimates(row - against) for row, name in zip(eye, self.methods, strict=True) if name != reference
         ]
-        table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["n"])
-        return table[table["n"] > 0][["clinic", "method", "n", "mean", "half_width"]]
+        columns = zip(("n", "mean", "half_width"), zip(*found, strict=True), strict=True)
+        table = pd.DataFrame(
+            {
+                "clinic": list(self.clinics) * len(methods),
+                "method": [name for name in methods for _ in self.clinics],
+                **{column: np.concatenate(parts) for column, parts in columns},
+            }
+        )
+        return table[table["n"] > 0]
 
-    def _estimates(self, weights: Floats) -> pd.DataFrame:
+    def _estimates(self, weights: Floats) -> tuple[Ints, Floats, Floats]:
+        """Return by clinic the number of seeds, the mean and the half-width of a contrast."""
         values = self._values(weights)
         seeds = (~np.isnan(values)).sum(0)
         own = self._variances(weights)
@@ -79,7 +86,7 @@ class ByClinic:
                 np.nan_to_num(scipy.special.stdtrit(repeated, level) * np.sqrt(shared)),
             ]
         width = np.where((self.size > 1) & ~(twice & (twice.sum() == 1) & (rest > 0)), np.hypot(*parts), np.nan)
-        return pd.DataFrame({"clinic": self.clinics, "n": seeds, "mean": _mean(values), "half_width": width})
+        return seeds, _mean(values), width
 
     def _values(self, weights: Floats) -> Floats:
         used = weights != 0
@@ -108,21 +115,25 @@ def _mean(values: Floats) -> Floats:
         return np.asarray(np.where(known, values, 0.0).sum(0) / known.sum(0))
 
 
-def by_clinic(predictions: pd.DataFrame, models: pd.DataFrame, metric: str, *, same_patients: bool = True) -> ByClinic:
+def by_clinic(
+    predictions: pd.DataFrame | ScoredRuns, models: pd.DataFrame, metric: str, *, same_patients: bool = True
+) -> ByClinic:
     """Score each clinic by itself; the within-clinic score of one clinic is its own.
 
     Several runs of one method and seed hold out other clinics; otherwise parameters are those of
     :func:`sim.inference.evidence.from_predictions`.
     """
     methods = list(dict.fromkeys(models["method"]))
-    joined = predictions.merge(models[["run_id", "method", "seed"]], on="run_id")
-    clinic, names = pd.factorize(joined["clinic"])
-    method = joined["method"].map({name: place for place, name in enumerate(methods)}).to_numpy(np.int64)
-    seed, seeds = pd.factorize(joined["seed"])
-    clinics, count = len(names), len(methods)
+    runs = scored_runs(predictions, models)
+    known, place = runs.found(pd.Series(range(len(models)), index=models["run_id"].astype(object)))
+    method = models["method"].map({name: number for number, name in enumerate(methods)}).to_numpy(np.int64)[place]
+    seed, seeds = pd.factorize(models["seed"].to_numpy()[place])
+    clinic, places = pd.factorize(runs.of.clinic[known])
+    names, clinics, count = runs.clinics[places], len(places), len(methods)
     model = np.asarray((seed * count + method) * clinics + clinic, dtype=np.int64)
-    of = Predictions.of(joined, model, len(seeds) * count * clinics)
-    value, influence = scores(of, metric.removeprefix("within_clinic_"))
+    cells = len(seeds) * count * clinics
+    value, influence = runs.regrouped(known, model, cells, metric.removeprefix("within_clinic_"), at_clinics=True)
+    of = runs.of.at(known, model, cells)
     by_seed = value.reshape(len(seeds), count, clinics).transpose(0, 2, 1)
     found = np.maximum((~np.isnan(by_seed)).sum(0), 1)  # [clinic, method]
     person = of.patient if same_patients else of.patient * len(seeds) + seed

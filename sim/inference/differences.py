@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from itertools import combinations
 from typing import Final
 
@@ -120,14 +121,19 @@ def shared_level(covariance: Floats, contrasts: Floats) -> float:
     if len(contrasts) == 1:
         return LEVEL
     values, axes = np.linalg.eigh(covariance)
-    normal = stream(0, "inference.together").standard_normal((_DRAWS, len(covariance)))
-    drawn = normal @ (axes * np.sqrt(np.maximum(values, 0.0))).T
+    drawn = _normals(len(covariance)) @ (axes * np.sqrt(np.maximum(values, 0.0))).T
     error = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", contrasts, covariance, contrasts), 0.0))
     scaled = contrasts[error > 0] / error[error > 0, None]
     largest = np.zeros(_DRAWS)
     for start in range(0, len(scaled), _AT_ONCE):
         np.maximum(largest, np.abs(drawn @ scaled[start : start + _AT_ONCE].T).max(1), out=largest)
     return float(min(2 * scipy.special.ndtr(-np.quantile(largest, 1 - LEVEL)), LEVEL))
+
+
+@lru_cache(maxsize=4)
+def _normals(methods: int) -> Floats:
+    """Draw ``[draw, method]`` normals, for all comparisons the same."""
+    return stream(0, "inference.together").standard_normal((_DRAWS, methods))
 
 
 def _together(evidence: Evidence, moments: Moments, seeds: Mask, contrasts: Floats, pairs: int) -> pd.DataFrame:

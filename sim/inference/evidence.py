@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sim.inference.scores import Floats, Ints, Predictions, scores
+from sim.inference.scores import Floats, Ints, ScoredRuns, scored_runs
 
 Mask = NDArray[np.bool_]
 
@@ -126,13 +126,15 @@ def from_values(runs: pd.DataFrame, metric: str, ratio: float) -> Evidence:
     return Evidence(methods=tuple(methods), by_seed=table.reindex(columns=methods).to_numpy(float), ratio=ratio)
 
 
-def from_predictions(predictions: pd.DataFrame, models: pd.DataFrame, metric: str, *, same_patients: bool) -> Evidence:
+def from_predictions(
+    predictions: pd.DataFrame | ScoredRuns, models: pd.DataFrame, metric: str, *, same_patients: bool
+) -> Evidence:
     """Take scores and influences from the predictions of held-out records.
 
     Parameters
     ----------
-    predictions : DataFrame
-        ``predictions.parquet`` of runs, with a column ``run_id``.
+    predictions : DataFrame or ScoredRuns
+        ``predictions.parquet`` of runs, with a column ``run_id``; or these, where they are compared several times.
     models : DataFrame
         ``run_id, method, seed``. Several runs of one method and seed are folds: each holds other records out, and the
         score is that of all of them together.
@@ -144,15 +146,12 @@ def from_predictions(predictions: pd.DataFrame, models: pd.DataFrame, metric: st
     methods = list(dict.fromkeys(models["method"]))
     seeds = sorted(models["seed"].unique())
     cell = _codes(models["seed"], seeds) * len(methods) + _codes(models["method"], methods)
-    of_run = pd.Series(cell, index=models["run_id"].astype(object))
-    runs, names = pd.factorize(predictions["run_id"])
-    model = of_run.reindex(names.astype(object)).to_numpy()[runs]
-    known = ~np.isnan(model)
-    predictions, model = predictions[known], model[known].astype(np.int64)
-    of = Predictions.of(predictions, model, len(seeds) * len(methods))
-    value, influence = scores(of, metric)
+    runs = scored_runs(predictions, models)
+    known, model = runs.found(pd.Series(cell, index=models["run_id"].astype(object)))
+    value, influence = runs.regrouped(known, model, len(seeds) * len(methods), metric)
     seed, method = np.divmod(model, len(methods))
-    patient = of.patient if same_patients else of.patient * len(seeds) + seed
+    patient = runs.of.patient[known]
+    patient = patient if same_patients else patient * len(seeds) + seed
     who, found = pd.factorize(patient)
     return Evidence(
         methods=tuple(methods),

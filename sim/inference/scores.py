@@ -9,9 +9,9 @@ They are centred within clinics (of an AUC of classes within these too), since c
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -67,6 +67,82 @@ class Predictions:
             times=times,
             amount=amount,
         )
+
+    def at(self, rows: NDArray[np.bool_], model: Ints, models: int) -> Predictions:
+        """Return some of the rows, as those of other models."""
+        return Predictions(
+            model=model,
+            models=models,
+            clinic=self.clinic[rows],
+            patient=self.patient[rows],
+            label=self.label[rows],
+            probabilities=self.probabilities[rows],
+            times=None if self.times is None else self.times.at(rows),
+            amount=None if self.amount is None else self.amount[rows],
+        )
+
+
+class ScoredRuns:
+    """Predictions of runs, each of which is scored once, however often it is compared.
+
+    Attributes
+    ----------
+    names : ndarray
+        ``[run]`` ids.
+    clinics : Index
+        Names.
+    of : Predictions
+        Of all runs, ``of.model`` the run.
+    """
+
+    def __init__(self, predictions: pd.DataFrame) -> None:
+        run, names = pd.factorize(predictions["run_id"])
+        self.names, self.clinics = names.astype(object), pd.factorize(predictions["clinic"])[1]
+        self.of = Predictions.of(predictions, run.astype(np.int64), len(names))
+        self._kept: dict[tuple[str, bool], tuple[Floats, Floats]] = {}
+
+    def scores(self, name: str, *, at_clinics: bool = False) -> tuple[Floats, Floats]:
+        """Return the :func:`scores` of each run; or of each run at each clinic, by the numbers of `at_clinic`."""
+        if (name, at_clinics) not in self._kept:
+            of = self.of
+            if at_clinics:
+                of = replace(of, model=self.at_clinic, models=of.models * len(self.clinics))
+            self._kept[name, at_clinics] = scores(of, name)
+        return self._kept[name, at_clinics]
+
+    @property
+    def at_clinic(self) -> Ints:
+        """``[row]`` a number of its run and clinic."""
+        return self.of.model * len(self.clinics) + self.of.clinic
+
+    def found(self, of_run: pd.Series[Any]) -> tuple[NDArray[np.bool_], Ints]:
+        """Return which rows are of runs that have a number, by their ids, and the numbers of these rows."""
+        numbers = of_run.reindex(self.names).to_numpy(np.float64)[self.of.model]
+        known = ~np.isnan(numbers)
+        return known, numbers[known].astype(np.int64)
+
+    def regrouped(
+        self, rows: NDArray[np.bool_], group: Ints, groups: int, name: str, *, at_clinics: bool = False
+    ) -> tuple[Floats, Floats]:
+        """Return the :func:`scores` of groups of some rows.
+
+        Those of a group that is no more than a run, or a run at a clinic, are known.
+        """
+        own = (self.at_clinic if at_clinics else self.of.model)[rows]
+        there, first = np.unique(group, return_index=True)
+        if len(np.unique(own)) != len(there) or not (own == own[first][np.searchsorted(there, group)]).all():
+            return scores(self.of.at(rows, group, groups), name)
+        known, influence = self.scores(name, at_clinics=at_clinics)
+        value = np.full(groups, np.nan)
+        value[there] = known[own[first]]
+        return value, influence[rows]
+
+
+def scored_runs(predictions: pd.DataFrame | ScoredRuns, models: pd.DataFrame) -> ScoredRuns:
+    """Return predictions as runs that are scored; of a table only those of some models, by their ``run_id``."""
+    if isinstance(predictions, ScoredRuns):
+        return predictions
+    return ScoredRuns(predictions[predictions["run_id"].isin(models["run_id"])])
 
 
 def scores(predictions: Predictions, name: str) -> tuple[Floats, Floats]:

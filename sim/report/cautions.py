@@ -75,8 +75,9 @@ def trials_of(trials: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Return the trials of the methods and swept values that some runs have."""
     keys = [key for key in contest_of(trials) if key in runs and key not in ("seed", "held_out")]
     for key in keys:
-        tried, ran = (table[key].astype(object).fillna("").map(value_text) for table in (trials, runs))
-        trials = trials[tried.isin(ran)]
+        tried, ran = (table[key].astype(object).fillna("") for table in (trials, runs))
+        told = {value_text(value) for value in ran.unique()}
+        trials = trials[tried.isin([value for value in tried.unique() if value_text(value) in told])]
     return trials
 
 
@@ -160,13 +161,19 @@ def _improving(series: pd.Series[str], rounds: pd.DataFrame) -> dict[str, float]
         return {}
     loss = rounds["validation_loss"].fillna(rounds["loss"]) if "validation_loss" in rounds else rounds["loss"]
     own = rounds.assign(loss=loss, series=rounds["run_id"].map(series)).dropna(subset=["loss", "series"])
+    own = own.sort_values("round")
+    codes = pd.factorize(own["run_id"])[0]
+    by_run = np.argsort(codes, kind="stable")
+    columns = [own[name].to_numpy()[by_run] for name in ("series", "round", "loss")]
+    begins = np.flatnonzero(np.diff(codes[by_run], prepend=-1))
     ends: dict[str, list[tuple[float, float, float]]] = {}
-    for _, run in own.sort_values("round").groupby("run_id", sort=False):
-        done = run["round"] / run["round"].max()
-        late, before = (run.loc[(done > low) & (done <= low + _LAST), "loss"] for low in (1 - _LAST, 1 - 2 * _LAST))
+    for begin, end in zip(begins, [*begins[1:], len(by_run)], strict=True):
+        names, done, run = (column[begin:end] for column in columns)
+        done = done / done.max()
+        late, before = (run[(done > low) & (done <= low + _LAST)] for low in (1 - _LAST, 1 - 2 * _LAST))
         if len(run) > _FEWEST_ROUNDS and len(before):
-            fall, gap = run["loss"].iloc[0] - run["loss"].min(), before.min() - late.max()
-            ends.setdefault(str(run["series"].iloc[0]), []).append((before.mean() - late.mean(), fall, gap))
+            fall, gap = run[0] - run.min(), before.min() - late.max()
+            ends.setdefault(str(names[0]), []).append((before.mean() - late.mean(), fall, gap))
     found = {}
     for name in filter(ends.__contains__, series.unique()):
         gained, fall, gap = np.array(ends[name]).T

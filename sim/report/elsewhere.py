@@ -27,8 +27,9 @@ def elsewhere(models: pd.DataFrame, held_out: HeldOut, words: Spoken, baselines:
     baselines : collection of str
         Methods that are there to be compared with: none is called the best while there is another.
     """
-    predictions = held_out.predictions
+    predictions = held_out.scored_runs
     if not held_out.same_patients:  # nor are the clinics the same on another seed
+        predictions = held_out.predictions
         seed = predictions["run_id"].map(models.set_index("run_id")["seed"])
         predictions = predictions.assign(clinic=predictions["clinic"].astype(str) + " of seed " + seed.astype(str))
     found, pairs = over_clinics(by_clinic(predictions, models, words.within))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 
 from sim.inference.evidence import Evidence, from_predictions, from_values
-from sim.inference.scores import scored
+from sim.inference.scores import ScoredRuns, scored
 from sim.results.reading import read_json
 from sim.results.schema import checked
 from sim.results.store import STUDY_FILE, read_record, read_run_tables
@@ -26,6 +27,11 @@ class HeldOut:
     margin: float  # The difference within which two methods count as equal
     # What was worked out, by metric and groups of runs: tables, charts and words ask for the same
     kept: dict[tuple[object, ...], Evidence] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def scored_runs(self) -> ScoredRuns | pd.DataFrame:
+        """The predictions as they are compared: each run is scored once, unless they are too many to keep that."""
+        return ScoredRuns(self.predictions) if len(self.predictions) <= _KEPT_ROWS else self.predictions
 
     @property
     def dealt_anew(self) -> float:
@@ -95,7 +101,7 @@ def _kept(models: pd.DataFrame, metric: str, known: HeldOut) -> Evidence:
     found = known.kept.get(key)
     if found is None:
         numbered = in_order.assign(method=groups)
-        found = from_predictions(known.predictions, numbered, metric, same_patients=known.same_patients)
+        found = from_predictions(known.scored_runs, numbered, metric, same_patients=known.same_patients)
         if len(known.predictions) <= _KEPT_ROWS:
             known.kept[key] = found
     codes = {name: code for code, name in enumerate(names)}

@@ -48,17 +48,15 @@ def joining(ok: pd.DataFrame, away: pd.DataFrame, clinics: pd.DataFrame, held_ou
     parts, within = [], spoken(ok).within
     for level, own in ok.groupby("level", observed=True, sort=False):
         others = not_joined(away[away["level"] == level])
-        known = _same_records(held_out.predictions, own, others)
+        known = held_out
+        if len(others):
+            known = replace(held_out, predictions=_same_records(held_out.predictions, own, others))
         pairs = list(_pairs(own, others))
-        if pairs and len(known):
+        if pairs and len(known.predictions):
             names = list(dict.fromkeys(name for first, second, _ in pairs for name in (first, second)))
             runs = pd.concat([own, others])
             models = runs.loc[runs["series"].isin(names), ["run_id", "series", "seed"]]
-            parts.append(
-                _gains(
-                    replace(held_out, predictions=known), models.rename(columns={"series": "method"}), pairs, within
-                ).assign(level=level)
-            )
+            parts.append(_gains(known, models.rename(columns={"series": "method"}), pairs, within).assign(level=level))
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     if table.empty:
         return table
@@ -106,7 +104,7 @@ def _pairs(own: pd.DataFrame, others: pd.DataFrame) -> Iterator[tuple[str, str, 
 
 
 def _gains(known: HeldOut, models: pd.DataFrame, pairs: Sequence[tuple[str, str, str]], within: str) -> pd.DataFrame:
-    scored = by_clinic(known.predictions, models, within, same_patients=known.same_patients)
+    scored = by_clinic(known.scored_runs, models, within, same_patients=known.same_patients)
     parts = []
     for other, against in dict.fromkeys((second, against) for _, second, against in pairs):
         over = [first for first, *rest in pairs if rest == [other, against]]

@@ -49,13 +49,20 @@ def equals(ok: pd.DataFrame, columns: Sequence[str]) -> Names:
     """
     labels = ok["strategy"].map(method_label)
     label_of = dict(zip(ok["series"], labels, strict=True))
+    series_of: dict[str, set[str]] = {}
+    for series, label in zip(ok["series"], labels, strict=True):
+        series_of.setdefault(label, set()).add(series)
+    level, seed = ok["level"].cat.codes.to_numpy(), ok["seed"].to_numpy()
+    values = np.column_stack([level, seed, *(ok[column].to_numpy(float) for column in columns)])
+    place, every = pd.factorize(ok["series"])
+    order = np.lexsort((seed, level))
+    values, place = values[order], place[order]
     found: dict[bytes, list[str]] = {}
-    for series, own in ok.assign(level=ok["level"].cat.codes).groupby("series", sort=False):
-        values = own.sort_values(["level", "seed"])[["level", "seed", *columns]].to_numpy(float)
-        found.setdefault(values.tobytes(), []).append(str(series))
+    for code, series in enumerate(every):
+        found.setdefault(values[place == code].tobytes(), []).append(str(series))
     names: Names = {}
     for alike in found.values():
-        whole = [name for name in labels.unique() if set(ok.loc[labels == name, "series"]) <= set(alike)]
+        whole = [label for label, own in series_of.items() if own <= set(alike)]
         told = dict.fromkeys(
             label_of[series] if len(alike) > 1 and label_of[series] in whole else series for series in alike
         )
@@ -252,7 +259,7 @@ def _at_clinics(ok: pd.DataFrame, column: str, held_out: HeldOut) -> pd.DataFram
     tables = []
     for level, own in ok.groupby("level", observed=True):
         models = own[["run_id", "series", "seed"]].rename(columns={"series": "method"})
-        found = clinics_of(held_out.predictions, models, column, same_patients=held_out.same_patients).estimates()
+        found = clinics_of(held_out.scored_runs, models, column, same_patients=held_out.same_patients).estimates()
         tables.append(found.rename(columns={"method": "series"}).assign(level=level))
     table = pd.concat(tables, ignore_index=True)
     return table.assign(level=pd.Categorical(table["level"], categories=ok["level"].cat.categories, ordered=True))
@@ -285,7 +292,7 @@ def elsewhere_points(away: pd.DataFrame, held_out: HeldOut) -> pd.DataFrame:
     parts, words = [], spoken(away)
     for level, own in away.groupby("level", observed=True, sort=False):
         models = own[["run_id", "series", "seed"]].rename(columns={"series": "method"})
-        at_clinics = clinics_of(held_out.predictions, models, words.within, same_patients=held_out.same_patients)
+        at_clinics = clinics_of(held_out.scored_runs, models, words.within, same_patients=held_out.same_patients)
         over = over_clinics(at_clinics)[0].dropna(subset="half_width")
         mean = over.assign(clinic=MEAN, kind="mean")
         another = over.assign(clinic=ANOTHER, kind="another", half_width=over["predicted"])
@@ -339,11 +346,11 @@ def placements(predictions: pd.DataFrame) -> tuple[Floats, Floats]:
 
     The weight is the number of its clinic's controls; cases without any are left out.
     """
-    block = predictions.groupby(["run_id", "clinic"], observed=True, sort=False).ngroup()
+    run, clinic = (pd.factorize(predictions[column])[0].astype(np.int64) for column in ("run_id", "clinic"))
+    within = run * (int(clinic.max(initial=-1)) + 1) + clinic
     score, case = predictions["probability_1"].to_numpy(float), predictions["label"].to_numpy() == 1
-    within, own = (np.asarray(each, np.int64) for each in (block, block * 2 + case))
     controls = np.bincount(within, ~case, minlength=1)[within].astype(float)
-    above = controls - np.subtract(midranks(score, within), midranks(score, own))
+    above = controls - np.subtract(midranks(score, within), midranks(score, within * 2 + case))
     kept = case & (controls > 0)
     return above[kept] / controls[kept], controls[kept]
 

@@ -18,12 +18,12 @@ from sim.report.study import NO_ATTACKS, NO_TRIALS, StudyResults
 from sim.results.attacks import attacks_table
 from sim.results.decision_map import read_map
 from sim.results.rounds import read_first_rounds
-from sim.results.store import read_record, read_records, read_run_tables, read_table, uncounted
+from sim.results.store import Records, read_record, read_records, read_run_tables, read_table, uncounted
 from sim.results.study_log import read_commands
 from sim.results.trials import trials_table
 
 
-def read_results(folder: Path) -> StudyResults:
+def read_results(folder: Path, kept: Records | None = None) -> StudyResults:
     """Read a study's finished runs from nothing but its folder; no data file is opened, and no module imported.
 
     Raises ScenarioError if the folder holds no finished run, or a run's folder is gone.
@@ -32,11 +32,13 @@ def read_results(folder: Path) -> StudyResults:
     ----------
     folder : Path
         ``OUT/<study>``, with its ``runs.parquet``.
+    kept : dict, optional
+        What :func:`sim.results.store.write_table` has read of the runs.
     """
     runs = read_table(folder)
     if runs.empty:
         raise ScenarioError([f"{folder}: has no finished run; run the study first"])
-    every = {record["row"]["run_id"]: record for record in read_records(folder)}
+    every = {record["row"]["run_id"]: record for record in read_records(folder, kept)}
     records = {run_id: every.get(run_id) or read_record(folder, run_id) for run_id in runs["run_id"]}
     specs = [record["spec"] for record in records.values()]
     releases = list(map(StudyRun.of, every.values()))

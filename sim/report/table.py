@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,12 @@ def results_frame(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.Dat
     return table
 
 
+@lru_cache(maxsize=1)  # the page and the terminal show it
+def study_frame(study: StudyResults) -> pd.DataFrame:
+    """Lay out a study's results as :func:`results_frame` does."""
+    return results_frame(study.runs, study.held_out)
+
+
 def _in_blocks(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the successful runs of one kind of held-out records, the baselines last."""
     ok, _ = of_one_kind(successful_runs(runs))
@@ -122,13 +129,18 @@ def quality_frame(runs: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def console_table(runs: pd.DataFrame, held_out: HeldOut | None = None) -> Table:
+def console_table(runs: pd.DataFrame, held_out: HeldOut | None = None, frame: pd.DataFrame | None = None) -> Table:
     """Build the table a study ends with on the terminal; it fits 100 columns with two swept keys.
 
     One row for each method and combination of swept values, the baselines in a block of their own; the caption says how
     many runs are missing.
+
+    Parameters
+    ----------
+    frame : DataFrame, optional
+        The :func:`results_frame` of the runs, where it is known.
     """
-    frame = results_frame(runs, held_out)
+    frame = results_frame(runs, held_out) if frame is None else frame
     seeds = frame["Seeds"].unique()
     missing = int((runs["status"] != "ok").sum())
     told = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+import numpy as np
 import pandas as pd
 
 from sim.foundation.text import value_text
@@ -82,16 +83,24 @@ def at_the_edge(trials: pd.DataFrame) -> Iterator[str]:
     best = trials[["score", "loss"]].where(chosen).groupby(contest).transform("max")
     alike = trials[["score", "loss"]].fillna(-1.0).eq(best.fillna(-1.0)).all(axis=1)
     found: dict[str, list[str]] = {}
+    place = trials.groupby(["strategy", "cut"], sort=False, dropna=False).ngroup().to_numpy()
+    firsts = np.unique(place, return_index=True)[1]
+    labels = [
+        method_label(str(strategy), cut)
+        for strategy, cut in trials[["strategy", "cut"]].iloc[firsts].itertuples(index=False)
+    ]
     for key in keys:
         decided = trials[key].where(alike).groupby(contest).transform("nunique") == 1
-        for (strategy, cut), own in trials.groupby(["strategy", "cut"], sort=False, dropna=False):
-            values, runs = own[key].dropna(), chosen[own.index].sum()
-            if values.nunique() < _FEWEST_VALUES:
+        tried = trials[key].to_numpy()
+        known, won = ~np.isnan(tried), (chosen & decided).to_numpy()
+        for code, label in enumerate(labels):
+            own = place == code
+            values, runs = tried[own & known], (own & chosen).sum()
+            if len(np.unique(values)) < _FEWEST_VALUES:
                 continue
-            won = own.loc[chosen[own.index] & decided[own.index], key]
             for name, edge in (("lowest", values.min()), ("highest", values.max())):
-                if (won == edge).sum() * 2 > runs:
+                if (tried[own & won] == edge).sum() * 2 > runs:
                     told = f"{name} {key.removeprefix(TUNED)} that was tried ({value_text(edge)})"
-                    found.setdefault(told, []).append(method_label(str(strategy), cut))
+                    found.setdefault(told, []).append(label)
     for told, methods in found.items():
         yield f"{few(methods)} did best at the {told} in most cases: what lies beyond may do better."

@@ -11,8 +11,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
-from io import BytesIO
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -36,6 +35,7 @@ MOST_SIGNS: Final = 100_000
 
 _ENTRY: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
 _MEND: Final = "restore the original file, or run again"
+_NOT_FINITE: Final = "holds a number that is not finite"
 
 
 def refuse(path: Path | str, fault: str) -> NoReturn:
@@ -134,9 +134,7 @@ def parsed_json(content: bytes | str, label: Path | str) -> Any:
     """Parse strict JSON: no NaN or infinity, no key twice, no huge number, not too deep, no unseen characters."""
     try:
         text = content.decode("utf-8") if isinstance(content, bytes) else content
-        value = json.loads(
-            text, parse_constant=_no_number, parse_int=_whole, parse_float=_finite, object_pairs_hook=_each_once
-        )
+        value = json.loads(text, parse_constant=_no_number, parse_int=_whole, object_pairs_hook=_each_once)
     except _FaultError as fault:
         refuse(label, f"{fault}; {_MEND}")
     except RecursionError:
@@ -154,18 +152,13 @@ class _FaultError(Exception):
 
 
 def _no_number(constant: str) -> NoReturn:
-    raise _FaultError("holds a number that is not finite")
+    raise _FaultError(_NOT_FINITE)
 
 
 def _whole(digits: str) -> int:
     if len(digits) > MOST_DIGITS:
         raise _FaultError(f"holds a number of more than {MOST_DIGITS} digits")
     return int(digits)
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    return number if math.isfinite(number) else _no_number(digits)
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -176,18 +169,22 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_unfit(value: Any, label: Path | str) -> None:
-    """Refuse JSON that is nested too deep, or holds characters that nobody sees."""
+    """Refuse JSON that is nested too deep, or holds characters that nobody sees or a number that is not finite."""
     level = [value]
     for _ in range(MOST_DEPTH):
         below: list[Any] = []
         for part in level:
-            if isinstance(part, dict):
-                below += part.keys()
-                below += part.values()
-            elif isinstance(part, list):
+            kind = type(part)
+            if kind is str:
+                if _unseen(part):
+                    refuse(label, f"holds a control or formatting character; {_MEND}")
+            elif kind is dict:
                 below += part
-            elif isinstance(part, str) and _unseen(part):
-                refuse(label, f"holds a control or formatting character; {_MEND}")
+                below += part.values()
+            elif kind is list:
+                below += part
+            elif kind is float and not math.isfinite(part):
+                refuse(label, f"{_NOT_FINITE}; {_MEND}")
         if not below:
             return
         level = below
@@ -220,32 +217,49 @@ def as_frame(table: pa.Table) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(words, object))
 
 
-def read_arrow(root: Path, name: str) -> pa.Table | None:
+def read_arrow(root: Path, name: str, texts: Sequence[str] = ()) -> pa.Table | None:
     """Read a flat Parquet table of numbers, text and truth values; None where there is no such file.
 
     Raises ScenarioError if it is no such table, or would be too large in memory.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        Its columns of text, where they are known: a file that has just these is opened once, not twice.
     """
     content = file_bytes(root, name)
     if content is None:
         return None
     path = root / name
     try:
-        schema = pq.read_schema(BytesIO(content))
-        words = [field.name for field in schema if _is_text(field.type)]
-        file = pq.ParquetFile(BytesIO(content), read_dictionary=words)
+        file, schema = _opened(content, texts)
         if file.metadata.num_rows * max(len(schema), 1) > MOST_CELLS:
             refuse(path, f"has more cells than the limit of {MOST_CELLS:,}; {_MEND}")
-        if any(not _is_plain(field.type) for field in schema):
+        if not all(map(_is_plain, set(schema.types))):
             refuse(path, f"has a column of neither numbers nor text; {_MEND}")
         if len(set(schema.names)) < len(schema):
             refuse(path, f"has a duplicate column; {_MEND}")
-        table = file.read()
+        table = file.read(use_threads=False)  # threads cost more than they save where a study has many small files
         _refuse_unfit_text(table, path)
     except ScenarioError:
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError, OverflowError):
         refuse(path, f"is not a valid Parquet table; {_MEND}")
     return table
+
+
+def _opened(content: bytes, texts: Sequence[str]) -> tuple[pq.ParquetFile, pa.Schema]:
+    """Open a Parquet file, all its columns of text as dictionaries, and return its schema too."""
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
+    except KeyError:  # lacks one of them
+        file = pq.ParquetFile(pa.BufferReader(content))
+    schema = file.schema_arrow
+    if not any(map(_is_text, set(schema.types))):
+        return file, schema
+    words = [name for name, kind in zip(schema.names, schema.types, strict=True) if name in texts or _is_text(kind)]
+    file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=words)
+    return file, file.schema_arrow
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -259,10 +273,9 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 def _refuse_unfit_text(table: pa.Table, path: Path) -> None:
     """Look at each different text once: dictionaries keep a table small that repeats a long one."""
-    for column in table.itercolumns():
-        for chunk in column.chunks:
-            if not isinstance(chunk, pa.DictionaryArray):
-                continue
+    words = [place for place, kind in enumerate(table.schema.types) if pa.types.is_dictionary(kind)]
+    for place in words:
+        for chunk in table.column(place).chunks:
             for text in chunk.dictionary.to_pylist():
                 if text is not None and len(text) > MOST_SIGNS:
                     refuse(path, f"holds a text of more than {MOST_SIGNS:,} characters; {_MEND}")

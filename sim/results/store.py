@@ -23,6 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pydantic import ValidationError
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RUN_FILE, TABLE_FILE, STUDY_FILE, LOGS = "run.json", "runs.parquet", "study.json", "logs"
+Records = dict[str, dict[str, Any]]
+"""What ``run.json`` of runs holds, by their ids."""
 _UNFINISHED = re.compile(r"\.(?:[0-9a-f]{16}|[a-z]+\.(?:parquet|json))\.(\d+)")
 
 
@@ -116,7 +119,7 @@ def write_run(
 
 
 def read_rows(
-    study_folder: Path, run_ids: Iterable[str] | None = None, *, strict: bool = False
+    study_folder: Path, run_ids: Iterable[str] | None = None, *, strict: bool = False, kept: Records | None = None
 ) -> list[dict[str, Any]]:
     """Read the rows of finished runs of the current results version from their folders.
 
@@ -128,6 +131,8 @@ def read_rows(
         Which runs, in which order; those that are not there are left out. All of them, by name, where not given.
     strict : bool
         Whether a damaged ``run.json`` is an error; otherwise its run is not there, as one that is to run again.
+    kept : dict, optional
+        Where to keep what was read, for :func:`read_records`.
     """
 
     def row_of(record: Mapping[str, Any], run_folder: Path) -> dict[str, Any]:
@@ -137,12 +142,15 @@ def read_rows(
             reading.refuse(run_folder / RUN_FILE, "row.run_id: does not match the folder's name; run again")
         return row
 
-    return _each(study_folder, row_of, run_ids, strict=strict)
+    return _each(study_folder, row_of, run_ids, strict=strict, kept=kept)
 
 
-def read_records(study_folder: Path) -> list[dict[str, Any]]:
-    """Read what ``run.json`` of every run of the current results version holds, in the table or not, by name."""
-    return _each(study_folder, _whole)
+def read_records(study_folder: Path, kept: Records | None = None) -> list[dict[str, Any]]:
+    """Read what ``run.json`` of every run of the current results version holds, in the table or not, by name.
+
+    Those that are `kept` are not read again.
+    """
+    return _each(study_folder, _whole, kept=kept)
 
 
 def _each(
@@ -151,13 +159,18 @@ def _each(
     run_ids: Iterable[str] | None = None,
     *,
     strict: bool = True,
+    kept: Records | None = None,
 ) -> list[dict[str, Any]]:
     """Read every run of the current results version, by name or in the order given; of damaged ones see `strict`."""
     found: list[dict[str, Any]] = []
     problems: list[str] = []
+    known = {} if kept is None else kept
     for run_id in reading.entries(study_folder) if run_ids is None else run_ids:
         try:
-            if (record := _record(study_folder, run_id)).get("results-version") == RESULTS_VERSION:
+            record = known[run_id] if run_id in known else _record(study_folder, run_id)
+            if kept is not None:
+                kept[run_id] = record
+            if record.get("results-version") == RESULTS_VERSION:
                 found.append(read(record, study_folder / run_id))
         except ScenarioError as error:
             problems += error.problems
@@ -166,12 +179,14 @@ def _each(
     return found
 
 
-def write_table(study_folder: Path, run_ids: Iterable[str] | None = None, *, strict: bool = False) -> pd.DataFrame:
+def write_table(
+    study_folder: Path, run_ids: Iterable[str] | None = None, *, strict: bool = False, kept: Records | None = None
+) -> pd.DataFrame:
     """Build ``runs.parquet`` anew from the run folders, in one atomic step; parameters as for :func:`read_rows`.
 
     DESIGN's columns, with what audits found in theirs, then one column per swept key.
     """
-    table = as_table(with_audits(study_folder, read_rows(study_folder, run_ids, strict=strict)))
+    table = as_table(with_audits(study_folder, read_rows(study_folder, run_ids, strict=strict, kept=kept)))
     with writing_to(study_folder), moved_in(study_folder / TABLE_FILE) as partial:
         study_folder.mkdir(parents=True, exist_ok=True)
         table.to_parquet(partial, index=False)
@@ -234,7 +249,7 @@ def _whole(read: Mapping[str, Any], run_folder: Path) -> dict[str, Any]:
         mend = f"run the scenario again, or take the version of Suture that {RUN_FILE} names"
         reading.refuse(run_folder, f"is of results version {stated}, this is {RESULTS_VERSION}; {mend}")
     checked("run", record, path)
-    spec, row = read_spec(record, path), record["row"]
+    spec, row = _spec(read["spec"], path), record["row"]
     swept = {name: value for name, value in row.items() if is_swept(name)}
     tuned = {name.removeprefix(TUNED): value for name, value in row.items() if is_tuned(name)}
     if swept != spec.swept or tuned != spec.tuned or row["seed"] != spec.seed or row["study"] != spec.study:
@@ -244,8 +259,12 @@ def _whole(read: Mapping[str, Any], run_folder: Path) -> dict[str, Any]:
 
 def read_spec(record: Mapping[str, Any], path: Path) -> RunSpec:
     """Return the spec of a run from its ``run.json``; nothing that it names is opened or imported."""
+    return _spec(to_plain(record["spec"]), path)
+
+
+def _spec(plain: Any, path: Path) -> RunSpec:
     try:
-        return RunSpec.model_validate_json(json.dumps(to_plain(record["spec"])), by_alias=True, by_name=False)
+        return RunSpec.model_validate_json(json.dumps(plain), by_alias=True, by_name=False)
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"]))[:100]
         reading.refuse(path, f"spec.{place}: cannot be read; restore the file, or run again")
@@ -277,13 +296,29 @@ def read_run_tables(study_folder: Path, run_ids: Iterable[str], stem: str) -> pd
     stem : {"rounds", "clinics", "predictions", "split", "groups"}
         Runs without groups have no table of them, and are left out.
     """
+    alike: dict[pa.Schema, list[tuple[str, pa.Table]]] = {}
     parts = []
     for run_id in run_ids:
         if stem == "groups" and not (study_folder / run_id / "groups.parquet").exists():
             continue
-        table = _run_table(study_folder, f"{run_id}/{stem}.parquet", stem)
-        parts.append(table.append_column("run_id", pa.repeat(run_id, len(table)).dictionary_encode()))
-    return reading.as_frame(pa.concat_tables(parts, promote_options="permissive")) if parts else pd.DataFrame()
+        table = _read_table(study_folder, f"{run_id}/{stem}.parquet", stem)
+        parts.append((run_id, table))
+        alike.setdefault(table.schema, []).append((run_id, table))
+    for own in alike.values():
+        try:
+            _check(_joined(own), stem, study_folder, of_several=True)
+        except (ScenarioError, KeyError):  # which of them? (KeyError: a column run_id of its own)
+            for run_id, table in own:
+                _check(table, stem, study_folder / run_id / f"{stem}.parquet")
+    return reading.as_frame(_joined(parts)) if parts else pd.DataFrame()
+
+
+def _joined(tables: Sequence[tuple[str, pa.Table]]) -> pa.Table:
+    """Join tables of runs, with a last column `run_id`."""
+    run_ids, parts = zip(*tables, strict=True)
+    runs = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    joined = pa.concat_tables(parts, promote_options="permissive").unify_dictionaries()
+    return joined.append_column("run_id", pa.DictionaryArray.from_arrays(runs, pa.array(run_ids)))
 
 
 def read_own_table(run_folder: Path, stem: str) -> pd.DataFrame:
@@ -292,24 +327,42 @@ def read_own_table(run_folder: Path, stem: str) -> pd.DataFrame:
 
 
 def _run_table(folder: Path, name: str, stem: str) -> pa.Table:
-    table = reading.read_arrow(folder, name)
+    table = _read_table(folder, name, stem)
+    _check(table, stem, folder / name)
+    return table
+
+
+def _read_table(folder: Path, name: str, stem: str) -> pa.Table:
+    table = reading.read_arrow(folder, name, _TEXTS[stem])
     if table is None:
         reading.refuse(folder / name, "is missing; run again")
     if not table.num_rows:
         reading.refuse(folder / name, "has no rows; run again")
-    if stem in _OF_RECORDS:
-        checked_records(table, folder / name, is_split=stem == "split")
-    else:
-        checked_table(table, *_RUN_TABLES[stem], folder / name)
     return table
 
 
-_RUN_TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "rounds": (("round", "sim_seconds", "bytes"), ("round",), ("worst_clinic",)),
-    "clinics": (("name", "records", "test_records"), ("name",), ("name",)),
-    "groups": (("group", "level", "records", "training_records"), ("group", "level"), ("group", "level")),
+def _check(table: pa.Table, stem: str, label: Path, *, of_several: bool = False) -> None:
+    """Refuse a run's table that does not hold what it must, or that of several runs with a column `run_id`."""
+    of = ("run_id",) if of_several else ()
+    if stem in _RUN_TABLES:
+        needed, key = _RUN_TABLES[stem]
+        checked_table(table, needed, (*of, *key), (*of, *_TEXTS[stem]), label)
+    else:
+        checked_records(table, label, is_split=stem == "split", key=(*of, "record"))
+
+
+_TEXTS = {
+    "rounds": ("worst_clinic",),
+    "clinics": ("name",),
+    "groups": ("group", "level"),
+    "predictions": ("clinic",),
+    "split": ("clinic", "part"),
 }
-_OF_RECORDS = frozenset({"predictions", "split"})
+_RUN_TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "rounds": (("round", "sim_seconds", "bytes"), ("round",)),
+    "clinics": (("name", "records", "test_records"), ("name",)),
+    "groups": (("group", "level", "records", "training_records"), ("group", "level")),
+}
 
 
 def older_runs(study_folder: Path, current: Collection[str] = ()) -> list[str]:
@@ -378,8 +431,9 @@ def to_plain(value: Any) -> Any:
 
 def from_plain(value: Any) -> Any:
     """Return a value as it was before ``to_plain``; null stays as it is."""
-    if isinstance(value, Mapping):
+    kind = type(value)
+    if kind is dict:
         return {key: from_plain(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if kind is list:
         return [from_plain(item) for item in value]
-    return float(value) if isinstance(value, str) and value in ("inf", "-inf") else value
+    return float(value) if kind is str and value in ("inf", "-inf") else value

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from sim.results.reading import refuse
 from sim.results.schema import hold, kind_of
@@ -43,19 +43,47 @@ def checked_table(
         refuse(label, f"{lacking[0]}: the column is missing; restore the original file, or run again")
     for name, values in zip(table.column_names, table.columns, strict=True):
         column = name[:60]
-        known = [value for value in values.to_pylist() if value is not None and value == value]
-        if known and isinstance(known[0], str) != (name in texts):
+        telling, lacks = _telling(values)
+        if telling and isinstance(telling[0], str) != (name in texts):
             refuse(label, f"{column}: holds {'numbers' if name in texts else 'text'}; run again")
-        if name in needed and len(known) < len(values):
+        if name in needed and lacks:
             refuse(label, f"{column}: lacks a value; run again")
-        hold(_values(name), known, label, (column,))
-    keys = list(zip(*(table[name].to_pylist() for name in key), strict=True))
-    if len(set(keys)) < len(keys):
+        try:
+            _values(name).validate_python(telling)
+        except ValidationError:
+            every = [value for value in values.to_pylist() if value is not None and value == value]
+            hold(_values(name), every, label, (column,))
+    if _has_twice(table, key):
         refuse(label, f"{', '.join(key)}: has a duplicate value; run again")
 
 
-def checked_records(table: pa.Table, label: Path, *, is_split: bool) -> None:
-    """Refuse a table of single records, of predictions or of the split, whose columns do not fit."""
+def _telling(column: pa.ChunkedArray) -> tuple[list[Any], bool]:
+    """Return values of a column that fit only if all do, and whether it lacks one.
+
+    Those are each text once, or the least and the greatest number, since what a number may be has no gaps.
+    """
+    known = column.drop_null()
+    lacks = len(known) < len(column)
+    if not len(known):
+        return [], lacks
+    if pa.types.is_dictionary(column.type):
+        used = [text for chunk in known.chunks for text in chunk.dictionary.take(chunk.indices.unique()).to_pylist()]
+        texts = [text for text in dict.fromkeys(used) if text is not None]
+        return texts, lacks or len(texts) < len(set(used))
+    numbers = known.to_numpy()
+    there = numbers[numbers == numbers]  # a NaN is none
+    return [there.min().item(), there.max().item()] if len(there) else [], lacks or len(there) < len(numbers)
+
+
+def _has_twice(table: pa.Table, key: Sequence[str]) -> bool:
+    return bool(table.select(list(key)).to_pandas(ignore_metadata=True).duplicated().any())
+
+
+def checked_records(table: pa.Table, label: Path, *, is_split: bool, key: Sequence[str] = ("record",)) -> None:
+    """Refuse a table of single records, of predictions or of the split, whose columns do not fit.
+
+    No two rows have the same `key`.
+    """
     names = table.column_names
     classes = sum(name.startswith("probability_") for name in names)
     probabilities = [] if is_split else [name for name in names if name.startswith("survival_")]
@@ -73,7 +101,7 @@ def checked_records(table: pa.Table, label: Path, *, is_split: bool) -> None:
                 refuse(label, f"{name}: holds something other than numbers; {_MEND}")
         elif fault := _fault(table[name], name in texts, name in probabilities):
             refuse(label, f"{name}: {fault}; {_MEND}")
-    if pc.count_distinct(table["record"]).as_py() < len(table):
+    if _has_twice(table, key):
         refuse(label, f"record: has a duplicate value; {_MEND}")
     if is_split and not set(pc.unique(table["part"]).to_pylist()) <= set(PARTS):
         refuse(label, f"part: is none of {', '.join(PARTS)}; {_MEND}")

@@ -267,6 +267,7 @@ DAMAGE = {
     "rounds without round": (tabled("rounds.parquet", lambda rounds: rounds.drop(columns="round")), ROUNDS),
     "rounds' auc of 5": (tabled("rounds.parquet", lambda rounds: rounds.assign(auc=5.0)), ROUNDS),
     "rounds' auc text": (tabled("rounds.parquet", lambda rounds: rounds.assign(auc=MARK)), ROUNDS),
+    "rounds name a run": (tabled("rounds.parquet", lambda rounds: rounds.assign(run_id=MARK)), ROUNDS),
     "rounds are a pipe": (piped("rounds.parquet"), ROUNDS),
     "rounds that unpack to too much": (bomb, ROUNDS),
     "clinics without names": (tabled("clinics.parquet", lambda rows: rows.drop(columns="name")), ("report", "target")),
@@ -338,6 +339,15 @@ def test_a_run_that_is_a_link_and_a_table_that_is_one_are_not_followed(copy, sut
 def test_a_name_that_leads_out_is_refused(tmp_path, name):
     with pytest.raises(reading.ScenarioError):
         reading.file_bytes(tmp_path, name)
+
+
+@pytest.mark.parametrize("texts", [(), ("a",), ("a", "b"), ("a", "nowhere"), ("n",)])
+def test_text_is_read_as_such_whatever_was_expected(tmp_path, texts):
+    table = pa.table({"a": ["x", None, "x"], "b": ["y", "y", "z"], "n": [1, 2, 3]})
+    pq.write_table(table, tmp_path / "own.parquet")
+    read = reading.read_arrow(tmp_path, "own.parquet", texts)
+    assert [pa.types.is_dictionary(kind) for kind in read.schema.types] == [True, True, False]
+    assert read.to_pydict() == table.to_pydict()
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path):

@@ -100,8 +100,10 @@ def test_a_table_of_records_that_does_not_fit_is_refused_in_one_line(run, tmp_pa
     own.mkdir()
     table = read_run_tables(folder, [spec.run_id], stem).drop(columns="run_id")
     change(table).to_parquet(own / f"{stem}.parquet", index=False)
+    shutil.copytree(folder / spec.run_id, tmp_path / "sound")
+    assert len(read_run_tables(tmp_path, ["sound"], stem)) == len(table)
     with pytest.raises(ScenarioError) as refused:
-        read_run_tables(tmp_path, [spec.run_id], stem)
+        read_run_tables(tmp_path, ["sound", spec.run_id], stem)
     [problem] = refused.value.problems
     assert problem.startswith(f"{own / stem}.parquet: {line}")
     assert "\n" not in problem

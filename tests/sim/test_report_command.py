@@ -11,8 +11,11 @@ from sim import Scenario, run
 from sim.foundation.problems import SutureError
 from sim.inference.scores import SCORED
 from sim.report.held_out import evidence_of
-from sim.report.pictures import drawn_beside
+from sim.report.html import write_report
+from sim.report.pictures import draw, drawn_beside
 from sim.report.reading import read_results
+from sim.results import reading
+from sim.results.reading import file_bytes
 from sim.scenario import parse_scenario
 
 
@@ -41,13 +44,20 @@ def small(folder: Path) -> Scenario:
     )
 
 
-def test_report_is_rebuilt_from_the_run_folders(tmp_path, capsys, no_vega):
+def test_report_is_rebuilt_from_the_run_folders(tmp_path, capsys, no_vega, monkeypatch):
     table = run(small(tmp_path), out=tmp_path / "out").runs
     study = tmp_path / "out" / "small"
     before = {path: path.stat().st_mtime_ns for path in study.glob("*/*")}
+    whole = (study / "runs.parquet").read_bytes()
     (study / "runs.parquet").unlink()
+    opened = []
+    monkeypatch.setattr(reading, "file_bytes", lambda root, name: opened.append(root / name) or file_bytes(root, name))
 
     assert call_suture("report", study, "--figures") == 0
+    assert sorted(path for path in opened if path.name == "run.json" and path.exists()) == sorted(
+        study.glob("*/run.json")
+    )  # once each
+    assert (study / "runs.parquet").read_bytes() == whole
     printed = capsys.readouterr().out
     assert f"Report: {study / 'report.html'}\n" in printed
     assert "SplitFed V1, vanilla has the highest within-clinic AUC" in printed or "FedAvg has the" in printed
@@ -64,6 +74,7 @@ def test_report_is_rebuilt_from_the_run_folders(tmp_path, capsys, no_vega):
             dict(zip(table["run_id"], table[metric], strict=True)), abs=1e-6
         )
     page = (study / "report.html").read_text(encoding="utf-8")
+    assert write_report(results, study).read_text(encoding="utf-8") == page  # whichever way pandas keeps text
     for title in ("Composed ε of all runs", "Not covered by ε", "All runs, composed"):
         assert title in page
     assert {"All runs, composed", "Runs with a finite ε, composed"} < set(results.composed["Setting"])
@@ -95,6 +106,17 @@ def test_pictures_that_cannot_be_drawn_are_one_line(tmp_path):
         draw({"one": {"mark": "bar"}})
     with pytest.raises(SutureError, match="pictures died"), drawn_beside(tmp_path / "folder") as draw:
         draw(_Deadly(one={}))
+
+
+def test_two_processes_draw_what_one_does(tmp_path):
+    specs = {
+        f"{mark}s": {"data": {"values": [{"x": 1}]}, "mark": mark, "encoding": {"x": {"field": "x"}}}
+        for mark in ("bar", "line", "point", "rule")
+    }
+    with drawn_beside(tmp_path / "two") as ask:
+        ask(specs)
+    for path in draw(specs, tmp_path / "one"):
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
 class _Deadly(dict):
