@@ -11,7 +11,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sim.foundation.problems import ScenarioError
-from sim.models import Block, ClipRows, KeepLargest, Part, UnknownLayerError, build_network, passage
+from sim.models import Block, Part, UnknownLayerError, build_network, passage
+from sim.models.clip import ClipRows
+from sim.models.largest import KeepLargest
 from sim.plan.costs import counted_cost, part_costs
 from sim.scenario import parse_scenario
 from sim.scenario.model import Model
