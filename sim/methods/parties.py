@@ -14,8 +14,8 @@ from sim.data.parties import Places
 from sim.foundation.problems import ScenarioError, suggest
 from sim.methods.messages import Kind
 from sim.models.build import build_network
-from sim.models.joined import JOINS, joined_network, network_behind
-from sim.models.layers import Columns, Known
+from sim.models.joined import joined_network, network_behind
+from sim.models.layers import JOINS, Columns, Known
 from sim.models.network import Block, Network, Part
 from sim.scenario.parties import group_at, unknown_regions
 from sim.scenario.spec import RunSpec

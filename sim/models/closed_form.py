@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 from sim.models import layers
-from sim.models.layers import Shape
+from sim.models.layers import CONCATENATION, MEAN, Shape
 from sim.models.network import Part
 
 _FLOAT_BYTES = 4
@@ -157,6 +157,41 @@ def _keep_largest(layer: layers.KeepLargest, passed: Passage, x: _Row) -> _Row:
     return _Row(x.shape, x.differentiable)
 
 
+def _clip_rows(layer: layers.ClipRows, passed: Passage, x: _Row) -> _Row:
+    y = _Row(x.shape, x.differentiable)
+    if x.differentiable:
+        passed.keep(x)
+        passed.keep(_Row(x.shape, differentiable=True))  # without what is no finite number
+        scalars, conditions = 4, layer.order  # of the row's size, and of how it compares
+        passed.kept[object()] = _FLOAT_BYTES * scalars + conditions
+    return y
+
+
+def _heads(layer: layers.Heads, passed: Passage, x: _Row) -> _Row:
+    _fit(len(x.shape) == 1 and not x.differentiable)
+    rows = []
+    for party, (head, columns) in enumerate(zip(layer.heads, layer.columns, strict=True)):
+        if party != layer.absent:
+            rows.append(passed.apply(head, _Row((len(columns),), differentiable=False)))
+            if rows[-1].differentiable and not layer.everywhere:
+                passed.kept[object()] = 1  # whether the party is there
+    differentiable = any(row.differentiable for row in rows)
+    if layer.how == MEAN and differentiable and not layer.everywhere:
+        passed.kept[object()] = _INDEX_BYTES  # of how many it is the mean
+    width = rows[0].shape[0]
+    return _Row((width * len(layer.heads) if layer.how == CONCATENATION else width,), differentiable)
+
+
+def _columns(layer: layers.Columns, passed: Passage, x: _Row) -> _Row:
+    _fit(len(x.shape) == 1 and not x.differentiable)
+    return _Row((len(layer.columns),), differentiable=False)
+
+
+def _known(layer: layers.Known, passed: Passage, x: _Row) -> _Row:
+    _fit(not x.differentiable)
+    return _Row(x.shape, differentiable=False)
+
+
 def _same(layer: layers.Layer, passed: Passage, x: _Row) -> _Row:
     return x
 
@@ -184,6 +219,10 @@ _RULES: Mapping[type[layers.Layer], Callable[[Any, Passage, _Row], _Row]] = {
     layers.Identity: _same,
     layers.Dropout: _same,
     layers.KeepLargest: _keep_largest,
+    layers.ClipRows: _clip_rows,
+    layers.Heads: _heads,
+    layers.Columns: _columns,
+    layers.Known: _known,
     layers.Sequential: _sequential,
     layers.Residual: _residual,
 }

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from sim.models.joined import CONCATENATION, MEAN, SUM
+from sim.models.layers import CONCATENATION, MEAN, SUM
 
 
 def join(rows: Mapping[int, Tensor], parties: int, how: str) -> Tensor:
@@ -40,7 +40,7 @@ class Heads(nn.Module):
     columns : sequence of tuple of int
         By party.
     how : str
-        One of :data:`JOINS`.
+        One of :data:`sim.models.layers.JOINS`.
     everywhere : bool
         Whether every record has all parties' columns; otherwise a party is absent where its own are no numbers.
     absent : int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
 
 from sim.models import layers
 from sim.models.build import build_network
@@ -12,19 +11,13 @@ from sim.models.network import Block, Network, Part
 from sim.scenario.model import Model as ModelSettings
 from sim.scenario.outcomes import Outcome
 
-CONCATENATION: Final = "concatenation"
-SUM: Final = "sum"
-MEAN: Final = "mean"
-JOINS: Final = (CONCATENATION, SUM, MEAN)
-"""How the heads' outputs become the body's input (Ceballos et al. 2020)."""
-
 
 def side_by_side(head: Part) -> Part:
     """Return all parties' heads with their rows as each sends them, not added up; any other head as it is."""
     first, *rest = head.blocks
     if not isinstance(first.layer, layers.Heads):
         return head
-    return replace(head, blocks=(Block(first.name, replace(first.layer, how=CONCATENATION)), *rest))
+    return replace(head, blocks=(Block(first.name, replace(first.layer, how=layers.CONCATENATION)), *rest))
 
 
 def network_without(network: Network, party: int) -> Network:
@@ -75,7 +68,7 @@ def joined_network(
     if not 0 < begin < depth:
         raise ValueError(f"cut {first} lies outside the model, which has {depth} layers; take cut = 1")
     whole = [build_network(settings, (len(own),), classes, outcome) for own in columns]
-    width = settings.hidden[begin - 1] * (len(columns) if how == CONCATENATION else 1)
+    width = settings.hidden[begin - 1] * (len(columns) if how == layers.CONCATENATION else 1)
     rest = settings.hidden[begin:]
     own_body = {"hidden": rest} if rest else {"name": "logistic"}
     body = build_network(settings.model_copy(update=own_body), (width,), classes, outcome)

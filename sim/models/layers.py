@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -196,6 +196,13 @@ class Residual(Layer):
     def inner(self) -> tuple[tuple[str, Layer], ...]:
         """See :class:`Layer`."""
         return ("main", self.main), ("shortcut", self.shortcut)
+
+
+CONCATENATION: Final = "concatenation"
+SUM: Final = "sum"
+MEAN: Final = "mean"
+JOINS: Final = (CONCATENATION, SUM, MEAN)
+"""How the heads' outputs become the body's input (Ceballos et al. 2020)."""
 
 
 @dataclass(frozen=True, eq=False)
