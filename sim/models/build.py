@@ -18,7 +18,7 @@ _OF_CLASSES = Outcome()
 def build_network(
     settings: ModelSettings, input_shape: tuple[int, ...], classes: int, outcome: Outcome = _OF_CLASSES
 ) -> Network:
-    """Build the network that a scenario asks for, and try it on tensors without data.
+    """Build the network that a scenario asks for, and see that records of this shape fit it.
 
     Parameters
     ----------

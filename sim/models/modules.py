@@ -85,13 +85,12 @@ def _sizes(window: layers.Window) -> tuple[layers.Shape, ...]:
 
 def described(module: nn.Module) -> layers.Layer:
     """Describe a module as far as there is a layer like it; the rest stay modules."""
-    kind, known = type(module), _KNOWN.get(type(module))
-    if known is not None:
+    if (known := _KNOWN.get(type(module))) is not None:
         return known(module) or layers.Module(module)
-    if kind is nn.Sequential:
+    if type(module) is nn.Sequential:
         inner = [(name, child) for name, child in module._modules.items() if child is not None]
         return layers.Sequential(tuple(described(child) for _, child in inner), tuple(name for name, _ in inner))
-    if isinstance(module, Residual) and kind is Residual:
+    if type(module) is Residual:
         return layers.Residual(described(module.main), described(module.shortcut))
     return layers.Module(module)
 
