@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from sim.models import Block, Part
-from sim.tensor.dense import DensePass, dense_layers
+from sim.models.dense import dense_layers
+from sim.tensor.dense import DensePass
 from sim.tensor.lane_rules import LaneRun
 from sim.tensor.lanes import leaves
 from sim.tensor.passes import AutogradPass, Pass

@@ -12,10 +12,10 @@ from sim.foundation.problems import ScenarioError
 from sim.methods.messages import Kind
 from sim.methods.method import method_of
 from sim.methods.protocol import protocol_of
-from sim.methods.row_noise import ROW_NOISE
 from sim.plan.notes import label_notes, privacy_notes
 from sim.plan.plan import Plan
 from sim.scenario import Scenario
+from sim.scenario.clinics import ROW_NOISE
 from sim.scenario.file import picked
 from sim.scenario.spec import expand
 from sim.scenario.study import AttackTable

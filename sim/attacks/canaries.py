@@ -23,7 +23,8 @@ from sim.foundation.rng import stream
 from sim.methods.job import Job
 from sim.methods.messages import Instruction, Reply, Train
 from sim.models import Network, Parameters
-from sim.tensor.lanes import forward, loss_sum
+from sim.tensor.lanes import forward
+from sim.tensor.losses import loss_sum
 
 Floats = NDArray[np.float64]
 LARGEST_SCALE = 2.0**20

@@ -32,7 +32,8 @@ from sim.data.federation import Records
 from sim.foundation.rng import stream
 from sim.methods.messages import Kind
 from sim.models import Parameters, Part
-from sim.tensor.lanes import forward, leaves, loss_sum, output_shape
+from sim.tensor.lanes import forward, leaves, output_shape
+from sim.tensor.losses import loss_sum
 
 RATE, DECAY = 0.01, 0.01
 

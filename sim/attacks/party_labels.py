@@ -44,7 +44,7 @@ class CutGradients(Observer):
         [party], job = instruction.clinics, self._job
         places = job.batches(self._round, [party]).index[instruction.step, 0]
         records = places[places >= 0] + int(self._federation.train.offsets[job.facts.places.region_of[party]])
-        rows = widened(instruction.cut_gradient, job.cut.dtype)[0, : len(records)].flatten(1).double().numpy()
+        rows = widened(instruction.cut_gradient, job.cut.torch_dtype)[0, : len(records)].flatten(1).double().numpy()
         if party not in self._sums:
             everyone = len(self._federation.train.y)
             self._sums[party], self._times[party] = np.zeros((everyone, rows.shape[1])), np.zeros(everyone)

@@ -48,7 +48,7 @@ def modules() -> Iterator[None]:
     """Import what a command needs; modules stay until its end, so that no garbage is ever looked for among them."""
     with loading():
         yield
-    gc.freeze()
+        gc.freeze()
 
 
 def wide_console() -> Console:

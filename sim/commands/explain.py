@@ -14,7 +14,7 @@ from sim.data.federation import Federation
 from sim.foundation.text import amount_text, clinic_text, count_text, seconds_text, span_text, value_text
 from sim.methods.labels import label_of
 from sim.methods.parties import groups_at
-from sim.models import ClipRows, KeepLargest
+from sim.models import layers
 from sim.models.build import build_network
 from sim.plan.edge_counts import edges_at
 from sim.plan.notes import summed, whom_they_share
@@ -147,7 +147,9 @@ def _cuts(plans: Sequence[Plan]) -> list[dict[str, str]]:
             "server": "server" if plan.job.method.edge_round is None else "edge server",
             **{
                 part.name: ", ".join(
-                    block.name for block in part.blocks if not isinstance(block.module, ClipRows | KeepLargest)
+                    block.name
+                    for block in part.blocks
+                    if not isinstance(block.layer, layers.ClipRows | layers.KeepLargest)
                 )
                 for part in plan.job.parts
             },

@@ -42,7 +42,7 @@ def plan(
         print(line, file=sys.stderr)
     summaries = [plan_summary(p) for p in plans]
     if as_json:
-        from sim.results.store import to_plain
+        from sim.results.plain import to_plain
 
         print(json.dumps(to_plain(summaries), indent=1, allow_nan=False))
         return

@@ -16,17 +16,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-import torch
-from torch import Tensor
-
+from sim.foundation.lazy import Lazy
 from sim.foundation.problems import SutureError
 from sim.methods.messages import Instruction, Kind, Reply
-from sim.models.largest import largest
+from sim.tensor.cut_rows import Form, form_bytes
 from sim.tensor.rows import narrowed, widened
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from sim.methods.job import Job
     from sim.models import Parameters
+else:
+    torch = Lazy("torch")
 
 BLOCK: Final = 32
 PLACE_BYTES: Final = 4
@@ -43,16 +46,16 @@ class Compression:
         Of the parameters that cross, one clinic's, in the order in which they are sent.
     kept : int
         How many of their numbers are sent.
-    dtype : torch.dtype
-        As what they are sent: ``float32`` or ``int8``.
+    dtype : str
+        Name of the type as which they are sent: ``float32`` or ``int8``.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     kept: int
-    dtype: torch.dtype
+    dtype: str
 
     @classmethod
-    def of(cls, shapes: Mapping[str, tuple[int, ...]], share: float, dtype: torch.dtype) -> Compression:
+    def of(cls, shapes: Mapping[str, tuple[int, ...]], share: float, dtype: str) -> Compression:
         """Send a share of the numbers, at least one."""
         numbers = sum(map(math.prod, shapes.values()))
         return cls(shapes=shapes, kept=max(1, math.ceil(share * numbers)), dtype=dtype)
@@ -68,18 +71,16 @@ class Compression:
         return self.kept < self.numbers
 
     @property
-    def forms(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    def forms(self) -> dict[str, Form]:
         """Shape, without the lane axis, and element type of each array that is sent."""
         blocks = (math.ceil(self.kept / BLOCK), BLOCK + 1)
-        forms: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-            VALUES: ((self.kept,) if self.dtype == torch.float32 else blocks, self.dtype)
-        }
-        return forms | ({PLACES: ((self.kept,), torch.int32)} if self.sparse else {})
+        forms: dict[str, Form] = {VALUES: ((self.kept,) if self.dtype == "float32" else blocks, self.dtype)}
+        return forms | ({PLACES: ((self.kept,), "int32")} if self.sparse else {})
 
     @property
     def sent_bytes(self) -> int:
         """Bytes of one clinic's update as it is sent."""
-        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.forms.values())
+        return sum(map(form_bytes, self.forms.values()))
 
     def flat(self, values: Mapping[str, Tensor]) -> Tensor:
         """Return ``[lane, number]`` of ``[lane, *shape]`` by name."""
@@ -89,17 +90,19 @@ class Compression:
         """Return what is sent of updates ``[lane, number]``; of equally large numbers the first ones."""
         places = None
         if self.sparse:
+            from sim.models.largest import largest
+
             places = largest(update, self.kept)
             update = update.gather(-1, places)
-        if self.dtype != torch.float32:
+        if self.dtype != "float32":
             blocks = math.ceil(self.kept / BLOCK)
             padded = torch.nn.functional.pad(update, (0, blocks * BLOCK - self.kept))
-            update = narrowed(padded.view(-1, blocks, BLOCK), self.dtype)
+            update = narrowed(padded.view(-1, blocks, BLOCK), getattr(torch, self.dtype))
         return {VALUES: update} if places is None else {VALUES: update, PLACES: places.int()}
 
     def unpacked(self, sent: Mapping[str, Tensor]) -> Tensor:
         """Return the update ``[lane, number]`` that was sent, 0 where nothing was."""
-        values = widened(sent[VALUES], self.dtype).flatten(1)[:, : self.kept]
+        values = widened(sent[VALUES], getattr(torch, self.dtype)).flatten(1)[:, : self.kept]
         if not self.sparse:
             return values
         return values.new_zeros(len(values), self.numbers).scatter(-1, sent[PLACES].long(), values)
@@ -158,4 +161,4 @@ def compression_of(job: Job) -> Compression | None:
         return None
     sent = job.shapes(part for part in job.protocol.clinic_parts if part not in job.frozen)
     shapes = {name: tuple(shape) for name, shape in sent.items() if name not in job.apart}
-    return Compression.of(shapes, train.update_top_k, getattr(torch, train.update_dtype))
+    return Compression.of(shapes, train.update_top_k, train.update_dtype)

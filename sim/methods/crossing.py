@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-import torch
-from torch import Tensor
-
 from sim.methods.messages import CUT_KINDS, Kind
 from sim.tensor.cut_rows import Form
-from sim.tensor.lanes import output_shape
 from sim.tensor.rows import unpadded
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sim.methods.job import Job
 
 GRADIENT_OF: Final = {Kind.CUT_GRADIENT: Kind.SMASHED, Kind.TAIL_GRADIENT: Kind.BODY_OUTPUT}
@@ -22,6 +20,8 @@ GRADIENT_OF: Final = {Kind.CUT_GRADIENT: Kind.SMASHED, Kind.TAIL_GRADIENT: Kind.
 
 def row_shapes(job: Job) -> dict[Kind, tuple[int, ...]]:
     """Return the shape of a record's row at each cut, whatever of it crosses."""
+    from sim.tensor.lanes import output_shape
+
     shape = job.network.input_shape
     if job.protocol.topology == "whole":
         return dict.fromkeys(CUT_KINDS, shape)
@@ -39,7 +39,12 @@ def row_shapes(job: Job) -> dict[Kind, tuple[int, ...]]:
 
 def crossing_form(job: Job, kind: str, shape: tuple[int, ...]) -> Form:
     """Return the shape and the element type of a row of a kind as it crosses; noised ones keep their shape."""
-    return (shape, torch.int16) if job.on_grid(kind) else job.cut.form(shape, back=kind in GRADIENT_OF)
+    return (shape, "int16") if job.on_grid(kind) else job.cut.form(shape, back=kind in GRADIENT_OF)
+
+
+def label_form(job: Job) -> Form:
+    """Return what a label is when it crosses."""
+    return (), "int32" if job.outcome.kind == "amount" else "uint8"
 
 
 def packed(job: Job, rows: Tensor, sizes: Sequence[int], at: Tensor | None = None) -> Tensor:

@@ -9,31 +9,17 @@ from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
 from sim.data.facts import Facts
 from sim.foundation.problems import ScenarioError
 from sim.methods.method import Method
 from sim.methods.parties import Parties, parties_of
 from sim.methods.protocol import Protocol
-from sim.models import (
-    Block,
-    ClipRows,
-    KeepLargest,
-    Network,
-    Part,
-    build_network,
-    needs_two_rows,
-    never_negative,
-    stored_values,
-)
+from sim.models import Block, Network, Part, build_network, layers, never_negative, stored_values
 from sim.privacy.mechanisms.mechanism import on_rows
 from sim.privacy.mechanisms.noises import RowNoise
 from sim.scenario.edges import MULTI_HOP
 from sim.scenario.model import Model
 from sim.scenario.spec import RunSpec
-from sim.tensor.lanes import one_by_one
 
 if TYPE_CHECKING:
     from sim.methods.job import Job
@@ -48,9 +34,7 @@ def cut_network(spec: RunSpec, facts: Facts, protocol: Protocol) -> tuple[Networ
         If the model does not fit the data, or the cut lies outside it.
     """
     try:
-        # Modules draw initial values from PyTorch's global generator when they are made; ours come from a stream.
-        with torch.random.fork_rng(devices=[]):
-            network = build_network(spec.model, facts.input_shape, len(facts.classes), spec.data.outcome_of_a_record)
+        network = build_network(spec.model, facts.input_shape, len(facts.classes), spec.data.outcome_of_a_record)
     except ValueError as error:
         raise ScenarioError(f"model: {error}") from None
     if protocol.topology == "whole":
@@ -118,22 +102,27 @@ def laid_out(spec: RunSpec, facts: Facts, method: Method, protocol: Protocol) ->
     if (mechanism := on_rows(spec.privacy)) is not None:
         rows = mechanism.acting(spec.privacy, never_negative=never_negative(before), with_tail=with_tail)
     if spec.model.cut_dropout:
-        network, parts = behind(network, parts, Block("cut-dropout", nn.Dropout(spec.model.cut_dropout)))
+        network, parts = behind(network, parts, Block("cut-dropout", layers.Dropout(spec.model.cut_dropout)))
     if rows is not None and math.isfinite(rows.clip["smashed"]):
-        layer = Block("clip", ClipRows(rows.clip["smashed"], rows.mechanism.norm))
+        layer = Block("clip", layers.ClipRows(rows.clip["smashed"], rows.mechanism.norm))
         parties = parties_of(spec, facts, method, protocol, layer)
         network, parts = (parties.network, parties.parts) if parties else behind(network, parts, layer, noised)
     if spec.train.smashed_top_k < 1:
         for place in range(len(parts) - 1):
-            layer = Block(f"largest-{place}", KeepLargest(spec.train.smashed_top_k))
+            layer = Block(f"largest-{place}", layers.KeepLargest(spec.train.smashed_top_k))
             network, parts = behind(network, parts, layer, place)
-    if spec.train.autocast is not None and not one_by_one(network.whole):
-        raise ScenarioError("train.autocast: pays for convolutions as large as resnet18's alone; drop it")
+    if spec.train.autocast is not None:
+        from sim.tensor.lanes import one_by_one
+
+        if not one_by_one(network.whole):
+            raise ScenarioError("train.autocast: pays for convolutions as large as resnet18's alone; drop it")
     return network, parts, frozen, rows, parties
 
 
 def unfit_for_batch_norm(job: Job) -> Iterator[str]:
     """Say what forbids BatchNorm, whose statistics mix the records of a batch."""
+    from sim.models.factory import needs_two_rows
+
     spec, batch_size = job.spec, job.sampling.batch_size
     if spec.privacy.mechanisms:
         yield (

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sim.methods.compression import PLACES, VALUES, places_fault
-from sim.methods.crossing import GRADIENT_OF, crossing_form, places_sent
+from sim.methods.crossing import GRADIENT_OF, crossing_form, label_form, places_sent
 from sim.methods.job import Job
 from sim.methods.messages import CUT_KINDS, ROW_KINDS, Kind
 from sim.methods.parties import crossing_at
@@ -54,13 +54,15 @@ class Forms:
         self.parameters = {Kind.MODEL: _forms_of(crossing), Kind.OPTIMIZER: _forms_of(state), Kind.MASKED: masked}
         if job.compression is not None:
             sent = job.compression.forms.items()
-            self.parameters[Kind.UPDATE] = {n: (shape, dtype, n != PLACES) for n, (shape, dtype) in sent}
+            self.parameters[Kind.UPDATE] = {
+                n: (shape, getattr(torch, dtype), n != PLACES) for n, (shape, dtype) in sent
+            }
         cut_rows = {kind: crossing_form(job, kind, shape) for kind, shape in job.row_shapes.items()}
         self.row_shapes: dict[Kind, tuple[int, ...]] = dict.fromkeys(ROW_KINDS, ())
         self.row_shapes |= {kind: shape for kind, (shape, _) in cut_rows.items()}
         self.row_shapes[Kind.RECORDS] = job.network.input_shape
         self.row_dtypes = dict.fromkeys(ROW_KINDS, torch.float32) | {
-            kind: dtype for kind, (_, dtype) in cut_rows.items()
+            kind: getattr(torch, dtype) for kind, (_, dtype) in cut_rows.items()
         }
         self.row_dtypes[Kind.LABELS] = label_dtype(job)
         largest = {"amount": STEPS, "time": 2 * len(job.outcome.edges), "ordinal": job.network.outputs}
@@ -95,7 +97,7 @@ class Forms:
         if value.dtype == torch.int8:
             return NOT_FINITE if bool((value[..., -1] == NO_NUMBER).any()) else ""
         if value.dtype == torch.int16:
-            return "" if bool(value.contiguous().view(self.job.cut.dtype).isfinite().all()) else NOT_FINITE
+            return "" if bool(value.contiguous().view(self.job.cut.torch_dtype).isfinite().all()) else NOT_FINITE
         return "" if finite(value) else NOT_FINITE
 
     def _places_fault(self, kind: Kind, value: Tensor, rows: Sequence[int]) -> str:
@@ -154,7 +156,8 @@ def _forms_of(values: Mapping[str, Tensor]) -> dict[str, Form]:
 
 def label_dtype(job: Job) -> torch.dtype:
     """Return what a label is when it crosses."""
-    return torch.int32 if job.outcome.kind == "amount" else torch.uint8
+    found: torch.dtype = getattr(torch, label_form(job)[1])
+    return found
 
 
 def finite(value: Tensor) -> bool:

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from sim.data.facts import Facts, run_key
 from sim.foundation.problems import ScenarioError
@@ -25,6 +24,8 @@ from sim.methods.parties import Parties, drawn_by, trained_apart
 from sim.methods.protocol import Protocol, protocol_of
 from sim.methods.sampling import Batches, Ints, Sampling, draw_batches, wanted
 from sim.models import Network, Parameters, Part
+from sim.models.dense import dense_layers
+from sim.models.layers import Shape
 from sim.privacy.mechanisms.clinic_level import AdaptiveClip
 from sim.privacy.mechanisms.noises import GradientNoise, LabelNoise, RowNoise
 from sim.privacy.secure_aggregation import SecureAggregation
@@ -33,7 +34,6 @@ from sim.scenario.outcomes import Outcome
 from sim.scenario.privacy import Opponent
 from sim.scenario.spec import RunSpec
 from sim.tensor.cut_rows import CutRows
-from sim.tensor.dense import dense_layers
 from sim.tensor.losses import Loss
 from sim.tensor.optim import Optimizer
 
@@ -182,7 +182,7 @@ class Job:
     @cached_property
     def cut(self) -> CutRows:
         """How un-noised rows cross at a cut, in both directions."""
-        return CutRows(getattr(torch, self.spec.train.smashed_dtype), self.spec.train.smashed_top_k)
+        return CutRows(self.spec.train.smashed_dtype, self.spec.train.smashed_top_k)
 
     def on_grid(self, kind: str) -> bool:
         """Whether rows of a kind leave noised, on a public grid."""
@@ -244,7 +244,7 @@ class Job:
         """Return a part by name."""
         return next(part for part in self.parts if part.name == name)
 
-    def shapes(self, parts: Iterable[str]) -> dict[str, torch.Size]:
+    def shapes(self, parts: Iterable[str]) -> dict[str, Shape]:
         """Return the shapes of the values of some parts, by name."""
         return {name: shape for part in parts for name, shape in self.part(part).shapes().items()}
 

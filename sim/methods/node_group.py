@@ -15,7 +15,7 @@ from torch import Tensor
 from sim.data.federation import Records
 from sim.methods.job import Job
 from sim.methods.parties import seen_by
-from sim.methods.row_noise import LABEL_FLIP
+from sim.scenario.clinics import LABEL_FLIP
 
 
 @dataclass(frozen=True)

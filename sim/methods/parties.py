@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sim.data.facts import Facts
@@ -15,7 +14,8 @@ from sim.data.parties import Places
 from sim.foundation.problems import ScenarioError, suggest
 from sim.methods.messages import Kind
 from sim.models.build import build_network
-from sim.models.joined import JOINS, Columns, Known, joined_network, network_behind
+from sim.models.joined import joined_network, network_behind
+from sim.models.layers import JOINS, Columns, Known
 from sim.models.network import Block, Network, Part
 from sim.scenario.parties import group_at, unknown_regions
 from sim.scenario.spec import RunSpec
@@ -126,34 +126,33 @@ def parties_of(
     heads: tuple[Part, ...] = ()
     how = ""
     try:
-        with torch.random.fork_rng(devices=[]):
-            if method.cuts:
-                how = _option(spec, method, JOIN, JOINS)
-                network, parts, heads = joined_network(
-                    settings,
-                    [of_party[party] for party in sorted(of_party)],
-                    features,
-                    classes,
-                    outcome,
-                    protocol.topology,
-                    how,
-                    behind,
-                    everywhere=not places.absent_anywhere,
-                )
-            elif method.alone:
-                names = tuple(party.name for party in spec.parties)
-                named = _option(spec, method, PARTY, ("", *names)) if PARTY in method.options else ""
-                alone = names.index(named) if named else places.party_of[places.holders[0]]
-                present = tuple(k for k in present if places.party_of[k] == alone)
-                if len(present) < len(places.holders):
-                    raise ScenarioError(f"strategies.options.{PARTY}: not every region has {named}; name another")
-                own = of_party[alone]
-                inner = build_network(settings, (len(own),), classes, outcome)
-                network = network_behind(Columns(own), inner, features)
-            else:
-                network = build_network(settings, (features,), classes, outcome)
-                if places.absent_anywhere:
-                    network = network_behind(Known(), network, features)
+        if method.cuts:
+            how = _option(spec, method, JOIN, JOINS)
+            network, parts, heads = joined_network(
+                settings,
+                [of_party[party] for party in sorted(of_party)],
+                features,
+                classes,
+                outcome,
+                protocol.topology,
+                how,
+                behind,
+                everywhere=not places.absent_anywhere,
+            )
+        elif method.alone:
+            names = tuple(party.name for party in spec.parties)
+            named = _option(spec, method, PARTY, ("", *names)) if PARTY in method.options else ""
+            alone = names.index(named) if named else places.party_of[places.holders[0]]
+            present = tuple(k for k in present if places.party_of[k] == alone)
+            if len(present) < len(places.holders):
+                raise ScenarioError(f"strategies.options.{PARTY}: not every region has {named}; name another")
+            own = of_party[alone]
+            inner = build_network(settings, (len(own),), classes, outcome)
+            network = network_behind(Columns(own), inner, features)
+        else:
+            network = build_network(settings, (features,), classes, outcome)
+            if places.absent_anywhere:
+                network = network_behind(Known(), network, features)
     except ValueError as error:
         raise ScenarioError(f"model: {error}") from None
     parts = parts or (network.whole,)

@@ -21,10 +21,9 @@ from sim.methods.crossing import packed, unpacked
 from sim.methods.forms import sendable
 from sim.methods.job import Job
 from sim.methods.messages import Kind
-from sim.models import ClipRows
+from sim.models.clip import ClipRows
+from sim.scenario.clinics import ROW_NOISE
 from sim.tensor.rows import at_least_one_row, unpadded
-
-ROW_NOISE, LABEL_FLIP = "row-noise", "label-flip"
 
 
 def leaving_rows(

@@ -19,7 +19,7 @@ from sim.methods.row_noise import arrived_rows
 from sim.methods.sampling import loss_weights
 from sim.methods.trainer import Trainer
 from sim.models import Parameters
-from sim.models.joined import join, shares
+from sim.models.heads import join, shares
 from sim.tensor.clipping import joint_factors
 from sim.tensor.rows import unpadded
 

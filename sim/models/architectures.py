@@ -7,25 +7,23 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import gcd, prod
 
-from torch import Tensor, nn
-from torch.nn import functional
-
+from sim.models.layers import (
+    AdaptiveAvgPool,
+    Convolution,
+    Flatten,
+    GroupNorm,
+    Identity,
+    Layer,
+    Linear,
+    MaxPool,
+    ReLU,
+    Residual,
+    Window,
+    chain,
+)
 from sim.scenario.model import Model as ModelSettings
 
-Named = list[tuple[str, nn.Module]]
-
-
-class Residual(nn.Module):
-    """A residual block, ``relu(main(x) + shortcut(x))``: He et al. 2016, arXiv:1512.03385."""
-
-    def __init__(self, main: nn.Module, shortcut: nn.Module) -> None:
-        super().__init__()
-        self.main = main
-        self.shortcut = shortcut
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Run the block."""
-        return functional.relu(self.main(x) + self.shortcut(x))
+Named = list[tuple[str, Layer]]
 
 
 @dataclass(frozen=True)
@@ -38,72 +36,73 @@ class Architecture:
     make: Callable[[ModelSettings, tuple[int, ...], tuple[int, ...], int], Named]
 
 
-def _norm(channels: int) -> nn.GroupNorm:
+def _norm(channels: int) -> GroupNorm:
     """Wu & He 2018, arXiv:1803.08494: at most 32 groups, here of at least two channels where they can be halved."""
-    return nn.GroupNorm(max(1, gcd(channels, 64) // 2), channels)
+    return GroupNorm(max(1, gcd(channels, 64) // 2), channels)
 
 
 def _logistic(settings: ModelSettings, channels: tuple[int, ...], shape: tuple[int, ...], outputs: int) -> Named:
-    return [("output", _flat(shape, nn.Linear(prod(shape), outputs)))]
+    return [("output", _flat(shape, Linear(prod(shape), outputs)))]
 
 
 def _mlp(settings: ModelSettings, channels: tuple[int, ...], shape: tuple[int, ...], outputs: int) -> Named:
     widths = (prod(shape), *settings.hidden)
-    layers: list[nn.Module] = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(widths)]
+    layers: list[Layer] = [chain(Linear(a, b), ReLU()) for a, b in pairwise(widths)]
     layers[0] = _flat(shape, layers[0])
-    return [*((f"hidden{i}", layer) for i, layer in enumerate(layers, 1)), ("output", nn.Linear(widths[-1], outputs))]
+    return [*((f"hidden{i}", layer) for i, layer in enumerate(layers, 1)), ("output", Linear(widths[-1], outputs))]
 
 
-def _flat(shape: tuple[int, ...], layer: nn.Module) -> nn.Module:
-    return layer if len(shape) == 1 else nn.Sequential(nn.Flatten(), layer)
+def _flat(shape: tuple[int, ...], layer: Layer) -> Layer:
+    return layer if len(shape) == 1 else chain(Flatten(), layer)
+
+
+def _convolved(axes: int, inputs: int, outputs: int, size: int) -> Layer:
+    # Pooling before the rectifier gives the same numbers as after it, for a quarter of the work.
+    convolution = Convolution(inputs, outputs, Window.alike(axes, size, padding=size // 2))
+    return chain(convolution, _norm(outputs), MaxPool(Window.alike(axes, 2, 2)), ReLU())
 
 
 def _cnn1d(settings: ModelSettings, channels: tuple[int, ...], shape: tuple[int, ...], outputs: int) -> Named:
     widths = (shape[0], *channels)
-    blocks: Named = [
-        (f"conv{i}", nn.Sequential(nn.Conv1d(a, b, 5, padding=2), _norm(b), nn.MaxPool1d(2), nn.ReLU()))
-        for i, (a, b) in enumerate(pairwise(widths), 1)
-    ]
-    return [*blocks, ("output", nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(widths[-1], outputs)))]
+    blocks: Named = [(f"conv{i}", _convolved(1, a, b, 5)) for i, (a, b) in enumerate(pairwise(widths), 1)]
+    return [*blocks, ("output", chain(AdaptiveAvgPool((1,)), Flatten(), Linear(widths[-1], outputs)))]
 
 
 def _cnn(settings: ModelSettings, channels: tuple[int, ...], shape: tuple[int, ...], outputs: int) -> Named:
     widths = (shape[0], *channels)
-    # Pooling before the rectifier gives the same numbers as after it, for a quarter of the work.
-    blocks: Named = [
-        (f"conv{i}", nn.Sequential(nn.Conv2d(a, b, 3, padding=1), _norm(b), nn.MaxPool2d(2), nn.ReLU()))
-        for i, (a, b) in enumerate(pairwise(widths), 1)
-    ]
+    blocks: Named = [(f"conv{i}", _convolved(2, a, b, 3)) for i, (a, b) in enumerate(pairwise(widths), 1)]
     pooled = tuple(max(1, size >> len(channels)) for size in shape[1:])
     seen = tuple(min(size, 7) for size in pooled)
-    shrink = [] if seen == pooled else [nn.AdaptiveAvgPool2d(seen)]
+    shrink = [] if seen == pooled else [AdaptiveAvgPool(seen)]
     width = settings.hidden[0]
-    hidden = nn.Sequential(*shrink, nn.Flatten(), nn.Linear(widths[-1] * prod(seen), width), nn.ReLU())
-    return [*blocks, ("hidden", hidden), ("output", nn.Linear(width, outputs))]
+    hidden = chain(*shrink, Flatten(), Linear(widths[-1] * prod(seen), width), ReLU())
+    return [*blocks, ("hidden", hidden), ("output", Linear(width, outputs))]
 
 
 def _resnet18(settings: ModelSettings, channels: tuple[int, ...], shape: tuple[int, ...], outputs: int) -> Named:
     widths = (channels[0], *channels)
-    stem = nn.Sequential(nn.Conv2d(shape[0], channels[0], 3, padding=1, bias=False), _norm(channels[0]), nn.ReLU())
+    stem = chain(
+        Convolution(shape[0], channels[0], Window.alike(2, 3, padding=1), bias=False), _norm(channels[0]), ReLU()
+    )
     layers: Named = [
-        (f"layer{i}", nn.Sequential(_residual(a, b, 1 if i == 1 else 2), _residual(b, b, 1)))
+        (f"layer{i}", chain(_residual(a, b, 1 if i == 1 else 2), _residual(b, b, 1)))
         for i, (a, b) in enumerate(pairwise(widths), 1)
     ]
-    output = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], outputs))
+    output = chain(AdaptiveAvgPool((1, 1)), Flatten(), Linear(widths[-1], outputs))
     return [("stem", stem), *layers, ("output", output)]
 
 
 def _residual(inputs: int, outputs: int, stride: int) -> Residual:
-    main = nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+    main = chain(
+        Convolution(inputs, outputs, Window.alike(2, 3, stride, padding=1), bias=False),
         _norm(outputs),
-        nn.ReLU(),
-        nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+        ReLU(),
+        Convolution(outputs, outputs, Window.alike(2, 3, padding=1), bias=False),
         _norm(outputs),
     )
     if stride == 1 and inputs == outputs:
-        return Residual(main, nn.Identity())
-    return Residual(main, nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), _norm(outputs)))
+        return Residual(main, Identity())
+    return Residual(main, chain(Convolution(inputs, outputs, Window.alike(2, 1, stride), bias=False), _norm(outputs)))
 
 
 _IMAGE = ("channel", "height", "width")

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-
-from sim.models.architectures import Residual
-from sim.models.network import Part
-
-_KEEP_SIGN = (nn.Flatten, nn.Dropout, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.Identity)
 
 
 class ClipRows(nn.Module):
@@ -35,19 +29,3 @@ class ClipRows(nn.Module):
             return (flat * (self.clip / size.clamp(min=self.clip))).view_as(x)
         bound = torch.full_like(size, self.clip**2)
         return (flat * (bound / torch.where(size > bound, size, bound)).sqrt()).view_as(x)
-
-
-def never_negative(part: Part) -> bool:
-    """Say whether a part surely ends in a rectifier or a sigmoid, but for modules behind it that keep the sign."""
-    for module in reversed([m for block in part.blocks for m in _chain(block.module)]):
-        if type(module) not in _KEEP_SIGN:
-            return type(module) in (nn.ReLU, nn.Sigmoid, Residual)
-    return False
-
-
-def _chain(module: nn.Module) -> Iterator[nn.Module]:
-    if type(module) is nn.Sequential:
-        for child in module:
-            yield from _chain(child)
-    else:
-        yield module

@@ -11,16 +11,12 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from torch import nn
-
-from sim.models.architectures import Residual
-from sim.models.largest import KeepLargest
+from sim.models import layers
+from sim.models.layers import CONCATENATION, MEAN, Shape
 from sim.models.network import Part
 
 _FLOAT_BYTES = 4
 _INDEX_BYTES = 8
-
-Shape = tuple[int, ...]
 
 
 class UnknownLayerError(Exception):
@@ -48,12 +44,12 @@ class Passage:
     # Bytes of each tensor kept for the backward pass, parameters aside
     kept: dict[object, int] = field(default_factory=dict)
 
-    def apply(self, module: nn.Module, x: _Row) -> _Row:
-        """Pass a module."""
-        rule = _RULES.get(type(module))
+    def apply(self, layer: layers.Layer, x: _Row) -> _Row:
+        """Pass a layer."""
+        rule = _RULES.get(type(layer))
         if rule is None:
-            raise UnknownLayerError(type(module).__name__)
-        return rule(module, self, x)
+            raise UnknownLayerError(type(layer).__name__)
+        return rule(layer, self, x)
 
     def keep(self, row: _Row) -> None:
         """Keep a row; its views keep it only once."""
@@ -82,7 +78,7 @@ def passage(part: Part, shape: Shape, *, trained: bool = True, differentiable: b
     """
     found, x = Passage(trained=trained), _Row(shape, differentiable)
     for block in part.blocks:
-        x = found.apply(block.module, x)
+        x = found.apply(block.described, x)
     found.output_shape = x.shape
     return found
 
@@ -92,116 +88,141 @@ def _fit(fits: bool) -> None:
         raise UnknownLayerError
 
 
-def _linear(module: nn.Linear, passed: Passage, x: _Row) -> _Row:
-    _fit(x.shape == (module.in_features,))
+def _linear(layer: layers.Linear, passed: Passage, x: _Row) -> _Row:
+    _fit(x.shape == (layer.inputs,))
     if passed.trained:
         passed.keep(x)
-    return passed.weigh(2 * module.in_features * module.out_features, x, (module.out_features,))
+    return passed.weigh(2 * layer.inputs * layer.outputs, x, (layer.outputs,))
 
 
-def _convolution(module: nn.Conv1d | nn.Conv2d, passed: Passage, x: _Row) -> _Row:
-    known = module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    _fit(known and len(x.shape) == 1 + len(module.kernel_size) and x.shape[0] == module.in_channels)
-    space = _slid(x.shape[1:], module)
+def _convolution(layer: layers.Convolution, passed: Passage, x: _Row) -> _Row:
+    _fit(len(x.shape) == 1 + len(layer.window.kernel) and x.shape[0] == layer.inputs)
+    space = _slid(x.shape[1:], layer.window)
     if passed.trained or x.differentiable:
         passed.keep(x)
-    products = prod(space) * prod(module.kernel_size) * module.in_channels * module.out_channels
-    return passed.weigh(2 * products, x, (module.out_channels, *space))
+    products = prod(space) * prod(layer.window.kernel) * layer.inputs * layer.outputs
+    return passed.weigh(2 * products, x, (layer.outputs, *space))
 
 
-def _slid(space: Shape, module: Any) -> Shape:
+def _slid(space: Shape, window: layers.Window) -> Shape:
     """Return how many places a window takes along each axis."""
-
-    def along(option: int | Shape) -> Shape:
-        return (option,) * len(space) if isinstance(option, int) else option
-
-    kernel, stride, padding, dilation = map(along, (module.kernel_size, module.stride, module.padding, module.dilation))
+    along = zip(space, window.kernel, window.stride, window.padding, window.dilation, strict=True)
     places = tuple(
-        (size + 2 * around - apart * (wide - 1) - 1) // step + 1
-        for size, wide, step, around, apart in zip(space, kernel, stride, padding, dilation, strict=True)
+        (size + 2 * around - apart * (wide - 1) - 1) // step + 1 for size, wide, step, around, apart in along
     )
     _fit(min(places) > 0)
     return places
 
 
-def _group_norm(module: nn.GroupNorm, passed: Passage, x: _Row) -> _Row:
-    _fit(len(x.shape) > 1 and x.shape[0] == module.num_channels)
-    differentiable = x.differentiable or (passed.trained and module.affine)
+def _group_norm(layer: layers.GroupNorm, passed: Passage, x: _Row) -> _Row:
+    _fit(len(x.shape) > 1 and x.shape[0] == layer.channels)
+    differentiable = x.differentiable or (passed.trained and layer.affine)
     if differentiable:
         passed.keep(x)
         for statistics in (object(), object()):  # means, and reciprocal standard deviations
-            passed.kept[statistics] = _FLOAT_BYTES * module.num_groups
+            passed.kept[statistics] = _FLOAT_BYTES * layer.groups
     return _Row(x.shape, differentiable)
 
 
-def _max_pool(module: nn.MaxPool1d | nn.MaxPool2d, passed: Passage, x: _Row) -> _Row:
-    axes = 1 if isinstance(module, nn.MaxPool1d) else 2
-    _fit(len(x.shape) == 1 + axes and not module.ceil_mode and not module.return_indices)
-    y = _Row((x.shape[0], *_slid(x.shape[1:], module)), x.differentiable)
+def _max_pool(layer: layers.MaxPool, passed: Passage, x: _Row) -> _Row:
+    _fit(len(x.shape) == 1 + len(layer.window.kernel))
+    y = _Row((x.shape[0], *_slid(x.shape[1:], layer.window)), x.differentiable)
     if x.differentiable:
         passed.keep(x)
         passed.kept[object()] = _INDEX_BYTES * prod(y.shape)
     return y
 
 
-def _adaptive_average(module: nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d, passed: Passage, x: _Row) -> _Row:
-    axes = 1 if isinstance(module, nn.AdaptiveAvgPool1d) else 2
-    wanted: Any = module.output_size
-    space = (wanted,) * axes if isinstance(wanted, int) else tuple(wanted)
-    _fit(len(x.shape) == 1 + axes and None not in space)
-    if x.differentiable and set(space) != {1}:  # the mean of all places keeps nothing
+def _adaptive_average(layer: layers.AdaptiveAvgPool, passed: Passage, x: _Row) -> _Row:
+    _fit(len(x.shape) == 1 + len(layer.places))
+    if x.differentiable and set(layer.places) != {1}:  # the mean of all places keeps nothing
         passed.keep(x)
-    return _Row((x.shape[0], *space), x.differentiable)
+    return _Row((x.shape[0], *layer.places), x.differentiable)
 
 
-def _relu(module: nn.Module, passed: Passage, x: _Row) -> _Row:
+def _relu(layer: layers.Layer, passed: Passage, x: _Row) -> _Row:
     y = _Row(x.shape, x.differentiable)
     if y.differentiable:
         passed.keep(y)
     return y
 
 
-def _flatten(module: nn.Flatten, passed: Passage, x: _Row) -> _Row:
-    _fit((module.start_dim, module.end_dim) == (1, -1))
+def _flatten(layer: layers.Flatten, passed: Passage, x: _Row) -> _Row:
     return _Row((prod(x.shape),), x.differentiable, x.base)
 
 
-def _keep_largest(module: KeepLargest, passed: Passage, x: _Row) -> _Row:
+def _keep_largest(layer: layers.KeepLargest, passed: Passage, x: _Row) -> _Row:
     if x.differentiable:
         passed.kept[object()] = prod(x.shape)  # one byte a value: whether it is kept
     return _Row(x.shape, x.differentiable)
 
 
-def _same(module: nn.Module, passed: Passage, x: _Row) -> _Row:
+def _clip_rows(layer: layers.ClipRows, passed: Passage, x: _Row) -> _Row:
+    y = _Row(x.shape, x.differentiable)
+    if x.differentiable:
+        passed.keep(x)
+        passed.keep(_Row(x.shape, differentiable=True))  # without what is no finite number
+        scalars, conditions = 4, layer.order  # of the row's size, and of how it compares
+        passed.kept[object()] = _FLOAT_BYTES * scalars + conditions
+    return y
+
+
+def _heads(layer: layers.Heads, passed: Passage, x: _Row) -> _Row:
+    _fit(len(x.shape) == 1 and not x.differentiable)
+    rows = []
+    for party, (head, columns) in enumerate(zip(layer.heads, layer.columns, strict=True)):
+        if party != layer.absent:
+            rows.append(passed.apply(head, _Row((len(columns),), differentiable=False)))
+            if rows[-1].differentiable and not layer.everywhere:
+                passed.kept[object()] = 1  # whether the party is there
+    differentiable = any(row.differentiable for row in rows)
+    if layer.how == MEAN and differentiable and not layer.everywhere:
+        passed.kept[object()] = _INDEX_BYTES  # of how many it is the mean
+    width = rows[0].shape[0]
+    return _Row((width * len(layer.heads) if layer.how == CONCATENATION else width,), differentiable)
+
+
+def _columns(layer: layers.Columns, passed: Passage, x: _Row) -> _Row:
+    _fit(len(x.shape) == 1 and not x.differentiable)
+    return _Row((len(layer.columns),), differentiable=False)
+
+
+def _known(layer: layers.Known, passed: Passage, x: _Row) -> _Row:
+    _fit(not x.differentiable)
+    return _Row(x.shape, differentiable=False)
+
+
+def _same(layer: layers.Layer, passed: Passage, x: _Row) -> _Row:
     return x
 
 
-def _sequential(module: nn.Sequential, passed: Passage, x: _Row) -> _Row:
-    for child in module:
-        x = passed.apply(child, x)
+def _sequential(layer: layers.Sequential, passed: Passage, x: _Row) -> _Row:
+    for inner in layer.layers:
+        x = passed.apply(inner, x)
     return x
 
 
-def _residual(module: Residual, passed: Passage, x: _Row) -> _Row:
-    main, shortcut = passed.apply(module.main, x), passed.apply(module.shortcut, x)
+def _residual(layer: layers.Residual, passed: Passage, x: _Row) -> _Row:
+    main, shortcut = passed.apply(layer.main, x), passed.apply(layer.shortcut, x)
     _fit(main.shape == shortcut.shape)
-    return _relu(module, passed, _Row(main.shape, main.differentiable or shortcut.differentiable))
+    return _relu(layer, passed, _Row(main.shape, main.differentiable or shortcut.differentiable))
 
 
-_RULES: Mapping[type[nn.Module], Callable[[Any, Passage, _Row], _Row]] = {
-    nn.Linear: _linear,
-    nn.Conv1d: _convolution,
-    nn.Conv2d: _convolution,
-    nn.GroupNorm: _group_norm,
-    nn.MaxPool1d: _max_pool,
-    nn.MaxPool2d: _max_pool,
-    nn.AdaptiveAvgPool1d: _adaptive_average,
-    nn.AdaptiveAvgPool2d: _adaptive_average,
-    nn.ReLU: _relu,
-    nn.Flatten: _flatten,
-    nn.Identity: _same,
-    nn.Dropout: _same,
-    KeepLargest: _keep_largest,
-    nn.Sequential: _sequential,
-    Residual: _residual,
+_RULES: Mapping[type[layers.Layer], Callable[[Any, Passage, _Row], _Row]] = {
+    layers.Linear: _linear,
+    layers.Convolution: _convolution,
+    layers.GroupNorm: _group_norm,
+    layers.MaxPool: _max_pool,
+    layers.AdaptiveAvgPool: _adaptive_average,
+    layers.ReLU: _relu,
+    layers.Flatten: _flatten,
+    layers.Identity: _same,
+    layers.Dropout: _same,
+    layers.KeepLargest: _keep_largest,
+    layers.ClipRows: _clip_rows,
+    layers.Heads: _heads,
+    layers.Columns: _columns,
+    layers.Known: _known,
+    layers.Sequential: _sequential,
+    layers.Residual: _residual,
 }

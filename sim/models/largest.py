@@ -6,10 +6,10 @@ their randomisation: the gradient passes where a value was kept, and the network
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
+
+from sim.models.layers import kept
 
 
 class KeepLargest(nn.Module):
@@ -30,11 +30,6 @@ class KeepLargest(nn.Module):
             places = largest(flat, kept(self.share, flat.shape[-1]))
             keep = torch.zeros_like(flat, dtype=torch.bool).scatter(-1, places, value=True)
         return torch.where(keep, flat, 0.0).view_as(x)
-
-
-def kept(share: float, values: int) -> int:
-    """Return how many of a row's values are kept."""
-    return max(1, math.ceil(share * values - 1e-9))
 
 
 def largest(flat: Tensor, count: int) -> Tensor:

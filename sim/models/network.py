@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import TypeVar
-
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from math import prod
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from sim.foundation.rng import stream
+from sim.models.layers import Dropout, Layer, Module, Shape, one_after_another
 
-Parameters = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Parameters: TypeAlias = "dict[str, Tensor]"
 """Parameters by name, each ``[lane, *shape]``."""
 Built = TypeVar("Built")
 _ROLES = {
@@ -31,7 +32,33 @@ class Block:
     """A named stretch of the network."""
 
     name: str  # Prefix of its parameters' names
-    module: nn.Module  # The template; its own parameters hold the shapes, never the values in training
+    made_of: Layer | nn.Module  # A module is one that exists already
+
+    @property
+    def layer(self) -> Layer:
+        """What it is made of as a layer."""
+        return self.made_of if isinstance(self.made_of, Layer) else Module(self.made_of)
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The template; its own parameters hold the shapes, never the values in training."""
+        if not isinstance(self.made_of, Layer):
+            return self.made_of
+        import torch
+
+        from sim.models.modules import made
+
+        with torch.device("meta"):
+            return made(self.made_of)
+
+    @cached_property
+    def described(self) -> Layer:
+        """What it is made of in plain data, as far as that is known of a module."""
+        if isinstance(self.made_of, Layer):
+            return self.made_of
+        from sim.models.modules import described
+
+        return described(self.made_of)
 
 
 @dataclass(frozen=True)
@@ -42,16 +69,23 @@ class Part:
     blocks: tuple[Block, ...]
 
     @cached_property
-    def _shapes(self) -> dict[str, torch.Size]:
-        return {name: value.shape for name, value in named_values(self.blocks).items()}
+    def _shapes(self) -> dict[str, Shape]:
+        shapes = {
+            f"{block.name}.{name}": shape for block in self.blocks for name, shape in block.layer.shapes().items()
+        }
+        return shapes | {name: tuple(value.shape) for name, value in _running_values(self.blocks).items()}
 
     @cached_property
     def statistics(self) -> frozenset[str]:
         """Names of BatchNorm's running statistics, which stand among the parameters and are not trained."""
+        if not (modules := _modules(self.blocks)):
+            return frozenset()
+        from torch.nn.modules.batchnorm import _BatchNorm
+
         return frozenset(
             f"{block.name}.{prefix}{'.' if prefix else ''}{name}"
-            for block in self.blocks
-            for prefix, module in block.module.named_modules()
+            for block, outer in modules
+            for prefix, module in outer.named_modules()
             if isinstance(module, _BatchNorm)
             for name in STATISTICS
         )
@@ -59,19 +93,24 @@ class Part:
     @cached_property
     def drops(self) -> bool:
         """Whether the part holds dropout."""
-        return any(isinstance(m, nn.Dropout) for block in self.blocks for m in block.module.modules())
+        return any(isinstance(layer, Dropout) for block in self.blocks for layer in block.described.all())
 
-    def shapes(self) -> dict[str, torch.Size]:
+    def chain(self) -> Iterator[tuple[str, Layer]]:
+        """Yield the part's layers one after another, each with its name."""
+        for block in self.blocks:
+            yield from one_after_another(block.described, f"{block.name}.")
+
+    def shapes(self) -> dict[str, Shape]:
         """Return the shape of every parameter of the part by name, and behind them those of running statistics."""
         return self._shapes
 
     def parameter_count(self) -> int:
         """Return the number of scalars that train in the part."""
-        return sum(shape.numel() for name, shape in self.shapes().items() if name not in self.statistics)
+        return sum(prod(shape) for name, shape in self.shapes().items() if name not in self.statistics)
 
     def statistics_count(self) -> int:
         """Return the number of scalars in the part's running statistics."""
-        return sum(self.shapes()[name].numel() for name in self.statistics)
+        return sum(prod(self.shapes()[name]) for name in self.statistics)
 
     def trained(self, parameters: Mapping[str, Tensor]) -> Parameters:
         """Return those of the part's parameters that train, in the order given."""
@@ -145,10 +184,14 @@ class Network:
                 )
         return parts
 
+    def anew(self) -> tuple[Block, ...]:
+        """Return the blocks with initial values from PyTorch's generator, or with the templates' own."""
+        return self.blocks if self.build is None else self.build()
+
     def initial_parameters(self, seed: int) -> Parameters:
         """Draw the initial parameters, ``[1, *shape]`` each, as the modules initialise themselves."""
         torch_seed = int(stream(seed, "initial-parameters").integers(2**63))
-        blocks = self.blocks if self.build is None else seeded(self.build, torch_seed)
+        blocks = seeded(self.anew, torch_seed)
         drawn = {name: value.detach().clone().unsqueeze(0) for name, value in named_values(blocks).items()}
         return drawn | {name: value.clone() for name, value in self.given.items()}
 
@@ -156,12 +199,26 @@ class Network:
 def named_values(blocks: tuple[Block, ...]) -> Parameters:
     """Return the blocks' own parameters, and behind them BatchNorm's running statistics, without a lane axis."""
     values: Parameters = {f"{b.name}.{name}": value for b in blocks for name, value in b.module.named_parameters()}
-    buffers = {f"{b.name}.{name}": value for b in blocks for name, value in b.module.named_buffers()}
-    return values | {name: buffers[name] for name in buffers if name in Part("", blocks).statistics}
+    return values | _running_values(blocks)
+
+
+def _running_values(blocks: tuple[Block, ...]) -> Parameters:
+    statistics = Part("", blocks).statistics
+    buffers = (
+        (f"{block.name}.{name}", value) for block, module in _modules(blocks) for name, value in module.named_buffers()
+    )
+    return {name: value for name, value in buffers if name in statistics}
+
+
+def _modules(blocks: tuple[Block, ...]) -> list[tuple[Block, nn.Module]]:
+    """Return the blocks that are modules already, and may hold BatchNorm, which no layer in plain data does."""
+    return [(block, block.made_of) for block in blocks if not isinstance(block.made_of, Layer)]
 
 
 def seeded(build: Callable[[], Built], seed: int) -> Built:
     """Build modules with PyTorch's generator seeded, and leave the generator as it was."""
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()

@@ -6,15 +6,19 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
 
-from sim.models.network import Block, Network, Parameters, seeded
+from sim.foundation.lazy import Lazy
+from sim.models.layers import Flatten, Linear, Shape, chain
+from sim.models.network import Block, Network, Parameters
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Lazy("torch")
 
 
 def behind_components(body: Network, path: Path, input_shape: tuple[int, ...]) -> Network:
@@ -36,27 +40,31 @@ def behind_components(body: Network, path: Path, input_shape: tuple[int, ...]) -
     axes = np.linalg.svd(x - mean, full_matrices=False)[2][:components]
     axes *= np.sign(np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], 1))
     given = {"pca.1.weight": axes, "pca.1.bias": -axes @ mean}
-    build = body.build
+    first = chain(Flatten(), Linear(x.shape[1], components))
 
-    def projection() -> Block:
-        return Block("pca", nn.Sequential(nn.Flatten(), nn.Linear(x.shape[1], components)))
+    def build() -> tuple[Block, ...]:
+        from sim.models.modules import made
 
-    with torch.device("meta"):
-        first = projection()
+        behind = body.anew()  # before the projection, whose own values are not drawn
+        return Block("pca", made(first)), *behind
+
     return Network(
-        blocks=(first, *body.blocks),
+        blocks=(Block("pca", first), *body.blocks),
         input_shape=input_shape,
         outputs=body.outputs,
-        build=None if build is None else lambda: (*seeded(lambda: (projection(),), 0), *build()),
+        build=build,
         given={name: torch.from_numpy(value).float()[None] for name, value in given.items()},
     )
 
 
-def stored_values(path: Path, shapes: Mapping[str, torch.Size]) -> Parameters:
+def stored_values(path: Path, shapes: Mapping[str, Shape]) -> Parameters:
     """Read parameters, ``[*shape]`` or ``[1, *shape]`` as in a run's own model, from a safetensors file.
 
     Raises ``ValueError`` if the file does not hold all of them in these shapes.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         stored = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -6,11 +6,8 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
-
 from sim.methods.job import Job
 from sim.models import Part, UnknownLayerError, passage
-from sim.tensor.lanes import forward, saved_bytes
 
 FLOAT_BYTES = 4
 
@@ -35,7 +32,7 @@ class PartCost:
     @property
     def output_bytes(self) -> int:
         """Bytes of one record's output: what crosses at the cut."""
-        return FLOAT_BYTES * torch.Size(self.output_shape).numel()
+        return FLOAT_BYTES * math.prod(self.output_shape)
 
 
 def part_costs(
@@ -78,7 +75,10 @@ def nopeek_flops(job: Job, head: PartCost) -> int:
 
 def counted_cost(part: Part, input_shape: tuple[int, ...], *, first: bool, frozen: bool) -> PartCost:
     """Count one part by running it on tensors without data, as for layers without a closed form."""
+    import torch
     from torch.utils.flop_counter import FlopCounterMode  # with PyTorch's compiler behind it
+
+    from sim.tensor.lanes import forward, saved_bytes
 
     parameters = {n: torch.empty(1, *s, device="meta") for n, s in part.shapes().items()}
     for value in part.trained(parameters).values():

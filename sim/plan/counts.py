@@ -9,8 +9,7 @@ import numpy as np
 
 from sim.methods.alignment import messages_of
 from sim.methods.attendance import Attendance, available, drop_outs, slowdowns
-from sim.methods.crossing import crossing_form
-from sim.methods.forms import label_dtype
+from sim.methods.crossing import crossing_form, label_form
 from sim.methods.job import Job
 from sim.methods.messages import Kind
 from sim.methods.parties import drawn_by, patients
@@ -24,6 +23,7 @@ from sim.plan.party_costs import PartyCosts, alignment_seconds, sends
 from sim.plan.queues import PlanClock
 from sim.plan.releases import Sampled
 from sim.privacy.secure_aggregation import WORD
+from sim.tensor.cut_rows import form_bytes
 
 
 class Counts:
@@ -358,7 +358,7 @@ class Counts:
     def _common_scalars(self, parts: tuple[str, ...]) -> int:
         """Return the scalars of some parts, running statistics among them, that are not each clinic's own."""
         shapes = (named for part in parts for named in self.job.part(part).shapes().items())
-        return sum(shape.numel() for name, shape in shapes if name not in self.job.apart)
+        return sum(math.prod(shape) for name, shape in shapes if name not in self.job.apart)
 
     def _state_bytes(self) -> int:
         if self.job.protocol.movement != "handed-on":
@@ -370,7 +370,7 @@ class Counts:
 
     def _row_bytes(self, kind: str) -> int:
         if kind == "labels":
-            return label_dtype(self.job).itemsize
+            return form_bytes(label_form(self.job))
         if kind in ("norms", "clip-factors"):
             return FLOAT_BYTES
         if kind == "records":
@@ -378,5 +378,4 @@ class Counts:
         part = "head" if kind in ("smashed", "cut-gradient") else "body"
         cost = self._parties.heads[0] if self._parties is not None and part == "head" else self.costs[part]
         job = self.job if self.edges is None else self.edges.below
-        crossing, dtype = crossing_form(job, kind, cost.output_shape)
-        return dtype.itemsize * math.prod(crossing)
+        return form_bytes(crossing_form(job, kind, cost.output_shape))

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.methods.crossing import crossing_form
+from sim.methods.crossing import crossing_form, label_form
 from sim.methods.edges import Edges, as_clinics_see, as_cloud_sees, meets_at_cloud
-from sim.methods.forms import label_dtype
 from sim.methods.messages import Kind
 from sim.methods.protocol import HEADER_BYTES, HEADERS, Direction, Kinds, Traffic
 from sim.plan.costs import FLOAT_BYTES, PartCost
 from sim.plan.load import EdgeLoad, Ints, Leg, RoundLoad
 from sim.scenario.clinics import EdgeResources
 from sim.scenario.edges import edge_resources
+from sim.tensor.cut_rows import form_bytes
 
 if TYPE_CHECKING:
     from sim.methods.job import Job
@@ -61,7 +61,7 @@ class EdgeCounts:
         self._widest = np.zeros(len(job.sizes), dtype=np.int64)
 
     def _numbers(self, part: str) -> int:
-        return sum(shape.numel() for shape in self._above.part(part).shapes().values())
+        return sum(map(math.prod, self._above.part(part).shapes().values()))
 
     def message(self, direction: Direction, kinds: Kinds) -> list[Leg]:
         """Return a message by way of an edge server, with its middle's pass between clinic and cloud."""
@@ -144,11 +144,10 @@ class EdgeCounts:
     def _row_bytes(self, side: Job, kind: Kind) -> int:
         """Return what a record's row of a kind takes between clinics and edge server, or between that and the cloud."""
         if kind == Kind.LABELS:
-            return label_dtype(self._job).itemsize
+            return form_bytes(label_form(self._job))
         at_cut = "head" if side is self.below else "middle"
         part = at_cut if kind in (Kind.SMASHED, Kind.CUT_GRADIENT) else "body"
-        crossing, dtype = crossing_form(side, kind, self._costs[part].output_shape)
-        return dtype.itemsize * math.prod(crossing)
+        return form_bytes(crossing_form(side, kind, self._costs[part].output_shape))
 
 
 @dataclass(frozen=True, kw_only=True)

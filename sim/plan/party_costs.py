@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -65,14 +66,14 @@ class PartyCosts:
     def crossing(self) -> Ints:
         """Return ``[place]`` the numbers of its parts that cross at the beginning and the end of a round."""
         shapes = [self._job.part(part).shapes() for part in self._job.protocol.clinic_parts]
-        sizes = {name: shape.numel() for own in shapes for name, shape in own.items()}
+        sizes = {name: math.prod(shape) for own in shapes for name, shape in own.items()}
         return np.array([sum(sizes[name] for name in crossing_at(self._job, k)) for k in range(len(self.heads))])
 
     def averaged(self, places: Ints) -> Ints:
         """Return ``[lane]`` the numbers that the server averages of each of some places, and of the body behind it."""
         if self._job.method.body != "joint-copies":
             return np.zeros_like(places)
-        body = sum(shape.numel() for shape in self._job.part("body").shapes().values())
+        body = sum(map(math.prod, self._job.part("body").shapes().values()))
         return self.crossing()[places] + body * self._parties.at_holders(places)
 
     def work(self, place: Place, part: str, *passes: str) -> Leg:

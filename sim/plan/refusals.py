@@ -300,7 +300,7 @@ def _model_faults(spec: RunSpec, facts: Facts) -> Iterator[str]:
         network = build_network(spec.model, facts.input_shape, len(facts.classes), spec.data.outcome_of_a_record)
     except ValueError:
         return  # the job says what does not fit
-    parameters = sum(p.numel() for block in network.blocks for p in block.module.parameters())
+    parameters = network.whole.parameter_count()
     if fault := scarce(3 * 4 * parameters):  # the model, its gradient, and a clinic's copy
         yield f"model: with {parameters:,} parameters, it takes at least {fault}; take narrower layers"
 

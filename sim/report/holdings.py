@@ -1,17 +1,24 @@
 """What each clinic holds: its records and classes as a frame, a table on the terminal and a figure."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from sim.foundation.lazy import Lazy
 from sim.report.look import Spec, field, picture_spec, rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = Lazy("pandas")
 
 _MOST_CLINICS = 40
 """More clinics are described by their distribution."""
@@ -65,33 +72,32 @@ def holdings_table(held: Holdings, *, parties: bool = False, regions: bool = Fal
     One row a clinic and one for all; beyond 40 clinics quantiles of each column and the clinics with most and fewest
     records. Of many classes, the most frequent. ``regions`` says whether it is regions that patients are of.
     """
-    frame = holdings_frame(held)
     classes = _frequent(held) if len(held.classes) > 1 else []
-    shown = [f"share of {held.classes[label]}" for label in classes]
-    frame = frame[["clinic", *_PARTS, *shown]]
+    of_class = held.counts.sum(axis=0)
+    shares = of_class[:, classes] / of_class.sum(axis=1, keepdims=True)
+    numbers = np.column_stack([held.counts.sum(axis=2).T, shares])
     caption = f"Shares are of all {'patients' if parties else 'records of a clinic'}." if classes else ""
-    if classes and len(shown) < len(held.classes):
-        caption += f" The {len(shown)} most frequent of {len(held.classes)} classes."
-    if len(frame) > _MOST_CLINICS:
-        caption += f" Quantiles over {len(frame):,} clinics, of each column by itself."
+    if classes and len(classes) < len(held.classes):
+        caption += f" The {len(classes)} most frequent of {len(held.classes)} classes."
+    if len(numbers) > _MOST_CLINICS:
+        caption += f" Quantiles over {len(numbers):,} clinics, of each column by itself."
     table = Table(caption=Text(caption, style="dim"), box=box.SIMPLE_HEAD, show_edge=False)
-    for position, name in enumerate(frame.columns):
-        whose = "region" if regions else "label at" if parties else name
-        heading = Text(name.replace("share of ", "share of\n", 1) if position else whose)
+    whose = "region" if regions else "label at" if parties else "clinic"
+    for position, heading in enumerate([whose, *_PARTS, *(f"share of\n{held.classes[label]}" for label in classes)]):
         width = None if position else _MOST_SIGNS
         justify: Literal["left", "right"] = "right" if position else "left"
-        table.add_column(heading, justify=justify, no_wrap=position <= len(_PARTS), max_width=width)
-    sections = [frame]
-    if len(frame) > _MOST_CLINICS:
-        by_size = frame.iloc[np.argsort(-frame[_PARTS].sum(axis=1).to_numpy(), kind="stable")]
-        quantiles = frame.drop(columns="clinic").quantile(list(_QUANTILES.values()))
-        quantiles.insert(0, "clinic", list(_QUANTILES))
-        sections = [quantiles, by_size.head(_NAMED), by_size.tail(_NAMED)]
+        table.add_column(Text(heading), justify=justify, no_wrap=position <= len(_PARTS), max_width=width)
+    named = list(zip(held.names, numbers, strict=True))
+    sections = [named]
+    if len(numbers) > _MOST_CLINICS:
+        by_size = [named[k] for k in np.argsort(-numbers[:, : len(_PARTS)].sum(axis=1), kind="stable")]
+        quantiles = np.percentile(numbers, [100 * share for share in _QUANTILES.values()], axis=0)
+        sections = [list(zip(_QUANTILES, quantiles, strict=True)), by_size[:_NAMED], by_size[-_NAMED:]]
     totals = held.counts.sum(axis=1)
-    whole = [*totals.sum(axis=1), *(totals.sum(axis=0)[classes] / totals.sum())]
-    sections.append(pd.DataFrame([["all", *whole]], columns=frame.columns))
+    whole = np.array([*totals.sum(axis=1), *(totals.sum(axis=0)[classes] / totals.sum())])
+    sections.append([("all", whole)])
     for section in sections:
-        for position, (name, *values) in enumerate(section.itertuples(index=False, name=None)):
+        for position, (name, values) in enumerate(section):
             cells = [f"{value:,.0f}" for value in values[:3]] + [f"{value:.1%}" for value in values[3:]]
             table.add_row(Text(str(name)), *cells, end_section=position == len(section) - 1)
     return table

@@ -9,12 +9,13 @@ import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from zlib import crc32
 
-import pandas as pd
-
 from sim.methods.labels import method_label
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Spec: TypeAlias = dict[str, Any]
 

@@ -3,7 +3,10 @@
 Every table and figure takes its numbers from here, so that the same study never shows two different means.
 """
 
+from __future__ import annotations
+
 from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,9 +16,11 @@ from sim.foundation.text import value_text
 from sim.inference.differences import estimates
 from sim.methods.labels import known_method, method_label, reading_order
 from sim.privacy.ledger import COLUMN_OF, REPLACE_COLUMN_OF
-from sim.report.held_out import HeldOut, evidence_of
 from sim.report.spoken import between_parties, spoken
 from sim.results.columns import NOISE_KEYS, is_tuned
+
+if TYPE_CHECKING:
+    from sim.report.held_out import HeldOut
 
 ADVERSARIES = {"epsilon_model_user": "Model user", "epsilon_peer": "Peer clinic", "epsilon_server": "Server"}
 """Column of `runs` with an adversary's epsilon, and the adversary's name."""
@@ -68,7 +73,7 @@ def trains_further(method: str) -> bool:
     return known is not None and known.personal is not None
 
 
-def held_out_clinics(runs: pd.DataFrame) -> "pd.Series[bool]":
+def held_out_clinics(runs: pd.DataFrame) -> pd.Series[bool]:
     """Say of each run whether it holds out whole clinics, which then take no part in training."""
     return (
         runs["held_out"].astype(object).fillna("") != "" if "held_out" in runs else pd.Series(False, index=runs.index)
@@ -206,6 +211,8 @@ def summarise(runs: pd.DataFrame, by: Sequence[str], metric: str, held_out: Held
     held_out : HeldOut, optional
         The runs' predictions.
     """
+    from sim.report.held_out import evidence_of
+
     ok = runs[runs["status"] == "ok"]
     groups = ok.groupby(list(by), dropna=False, sort=False, observed=True)
     if held_out is not None and len(ok):

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,9 +17,7 @@ from rich.text import Text
 from sim.foundation.problems import ScenarioError
 from sim.foundation.text import bytes_text, epsilon_text, listed, score_text, seconds_text, value_text
 from sim.report.condition import parse_condition
-from sim.report.held_out import HeldOut
 from sim.report.spoken import between_parties, spoken
-from sim.report.study import StudyResults
 from sim.report.summary import (
     adjacency_of,
     adversaries_in,
@@ -30,6 +28,10 @@ from sim.report.summary import (
     swept_keys,
     trains_further,
 )
+
+if TYPE_CHECKING:
+    from sim.report.held_out import HeldOut
+    from sim.report.study import StudyResults
 
 _CAPTION = (
     "Simulated time and traffic of a whole run. "

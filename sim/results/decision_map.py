@@ -13,8 +13,9 @@ from pydantic import TypeAdapter
 
 from sim.results import reading
 from sim.results.kinds import Amount, Hash, Name, Real, Text
+from sim.results.plain import to_plain
 from sim.results.schema import hold
-from sim.results.store import to_plain, write_atomically
+from sim.results.store import write_atomically
 
 _FILE: Final = "map.json"
 

@@ -17,8 +17,9 @@ import pandas as pd
 
 from sim.foundation.problems import ScenarioError
 from sim.results import reading
+from sim.results.plain import to_plain
 from sim.results.schema import checked
-from sim.results.store import to_plain, write_atomically
+from sim.results.store import write_atomically
 
 _FILE: Final = "first-rounds.json"
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -36,6 +35,7 @@ from sim.results.attack_log import with_audits
 from sim.results.audit_log import AUDIT_FILE, seal_entries
 from sim.results.columns import COLUMNS, TEXT_COLUMNS, WHOLE_COLUMNS, in_order, is_setting, is_swept, is_tuned
 from sim.results.files import Columns, parquet, safetensors
+from sim.results.plain import from_plain, to_plain
 from sim.results.schema import checked, checked_rows
 from sim.results.table_schema import checked_records, checked_table
 from sim.scenario.spec import RESULTS_VERSION, TUNED, RunSpec
@@ -416,24 +416,3 @@ def as_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         else:
             table[column] = pd.to_numeric(table[column]).astype("int64" if column in WHOLE_COLUMNS else "float64")
     return table
-
-
-def to_plain(value: Any) -> Any:
-    """Return a value as strict JSON can hold it: infinities as text, not-a-number as null."""
-    if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
-
-
-def from_plain(value: Any) -> Any:
-    """Return a value as it was before ``to_plain``; null stays as it is."""
-    kind = type(value)
-    if kind is dict:
-        return {key: from_plain(item) for key, item in value.items()}
-    if kind is list:
-        return [from_plain(item) for item in value]
-    return float(value) if kind is str and value in ("inf", "-inf") else value

@@ -26,9 +26,10 @@ from sim.privacy.second_opinion import of_patient, same, second_drawn, second_ep
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
 from sim.privacy.tuning_price import told_of, tuning_of, with_trials
 from sim.results.audit_log import AUDIT_FILE, first_fault, seal_faults
+from sim.results.plain import from_plain
 from sim.results.reading import file_bytes, read_parquet
 from sim.results.scores import score_faults
-from sim.results.store import RUN_FILE, from_plain
+from sim.results.store import RUN_FILE
 from sim.scenario.lookup import METHODS
 from sim.scenario.model import Model
 from sim.scenario.privacy import Privacy

@@ -19,6 +19,9 @@ from sim.scenario.lookup import PROFILES as OWN_PROFILES
 if TYPE_CHECKING:
     from sim.scenario.study import ClinicGroup
 
+ROW_NOISE, LABEL_FLIP = "row-noise", "label-flip"
+"""What a hostile clinic may do besides sending another update: to its rows at a cut, and to its labels."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:

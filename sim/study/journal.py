@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sim.foundation.problems import ScenarioError
 from sim.results import reading
+from sim.results.plain import to_plain
 from sim.results.schema import checked
-from sim.results.store import LOGS, STUDY_FILE, read_rows, to_plain, unfinished, write_atomically, writing_to
+from sim.results.store import LOGS, STUDY_FILE, read_rows, unfinished, write_atomically, writing_to
 from sim.results.study_log import alive, note_end, note_start, this_process
 from sim.results.trials import read_trials
 from sim.scenario.spec import RESULTS_VERSION

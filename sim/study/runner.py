@@ -25,7 +25,8 @@ from sim.privacy.statement_text import STATEMENT_FILE, statement_text
 from sim.privacy.tuning_price import told_of
 from sim.results.audit_log import release_entries
 from sim.results.files import Columns, parquet
-from sim.results.store import from_plain, read_rows, to_plain, write_run, write_table, writing_to
+from sim.results.plain import from_plain, to_plain
+from sim.results.store import read_rows, write_run, write_table, writing_to
 from sim.results.study_log import note_interrupted
 from sim.scenario.data import DataFile
 from sim.scenario.spec import RESULTS_VERSION, code_of

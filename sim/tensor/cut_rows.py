@@ -11,17 +11,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from sim.models.largest import kept, largest
+from sim.foundation.lazy import Lazy
+from sim.models.layers import kept
 from sim.tensor.rows import crossing_shape, narrowed, widened
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = Lazy("torch")
 
 _SHORT: Final = 2**15
 
-Form = tuple[tuple[int, ...], torch.dtype]
+Form = tuple[tuple[int, ...], str]
+"""A shape, and the name of an element type."""
+
+
+def form_bytes(form: Form) -> int:
+    """Return how many bytes an array of a form takes."""
+    shape, dtype = form
+    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -30,19 +43,25 @@ class CutRows:
 
     Attributes
     ----------
-    dtype : torch.dtype
-        What their values are rounded to.
+    dtype : str
+        Name of the type that their values are rounded to.
     share : float
         Of a row's values, how many are kept; all where it is 1, and then rows cross as they are, without places.
     """
 
-    dtype: torch.dtype
+    dtype: str
     share: float = 1.0
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The type that their values are rounded to."""
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found
 
     @property
     def exact(self) -> bool:
         """Whether rows cross as they are."""
-        return self.dtype == torch.float32 and not self.sparse
+        return self.dtype == "float32" and not self.sparse
 
     @property
     def sparse(self) -> bool:
@@ -52,14 +71,16 @@ class CutRows:
     def form(self, shape: tuple[int, ...], *, back: bool) -> Form:
         """Return the shape and the element type of a row of this shape as it crosses; `back` with a gradient."""
         own = crossing_shape((kept(self.share, math.prod(shape)),) if self.sparse else shape, self.dtype)
-        dtype = self.dtype if self.dtype in (torch.float32, torch.int8) else torch.int16
+        dtype = self.dtype if self.dtype in ("float32", "int8") else "int16"
         if not self.sparse or back:
             return own, dtype
-        count, places = kept(self.share, math.prod(shape)), _places_type(shape)
-        return (own[0] * dtype.itemsize + count * places.itemsize,), torch.uint8
+        count = kept(self.share, math.prod(shape))
+        return (form_bytes((own, dtype)) + form_bytes(((count,), _places_type(shape))),), "uint8"
 
     def places(self, rows: Tensor) -> Tensor:
         """Return ``[lane, batch, kept]``: which values of rows ``[lane, batch, *feature]`` cross."""
+        from sim.models.largest import largest
+
         flat = rows.flatten(2)
         return largest(flat, kept(self.share, flat.shape[-1]))
 
@@ -70,19 +91,19 @@ class CutRows:
     def packed(self, rows: Tensor, at: Tensor | None = None) -> Tensor:
         """Return rows as they cross; with `at`, the gradient in values at these places, and no places beside it."""
         if not self.sparse:
-            return narrowed(rows, self.dtype)
+            return narrowed(rows, self.torch_dtype)
         places = self.places(rows) if at is None else at
-        values = narrowed(rows.flatten(2).gather(-1, places), self.dtype)
+        values = narrowed(rows.flatten(2).gather(-1, places), self.torch_dtype)
         if at is not None:
             return values
-        told = places.to(_places_type(tuple(rows.shape[2:])))
+        told = places.to(getattr(torch, _places_type(tuple(rows.shape[2:]))))
         return torch.cat([values.contiguous().view(torch.uint8), told.contiguous().view(torch.uint8)], -1)
 
     def unpacked(self, sent: Tensor, shape: tuple[int, ...], at: Tensor | None = None) -> Tensor:
         """Return rows ``[lane, batch, *shape]``, 0 where nothing was sent, from what :meth:`packed` returned."""
         if not self.sparse:
-            return widened(sent, self.dtype)
-        values = widened(self.values_sent(sent, shape) if at is None else sent, self.dtype)
+            return widened(sent, self.torch_dtype)
+        values = widened(self.values_sent(sent, shape) if at is None else sent, self.torch_dtype)
         places = self.places_sent(sent, shape) if at is None else at
         rows = values.new_zeros(*values.shape[:-1], math.prod(shape))
         return rows.scatter(-1, places, values).view(*values.shape[:-1], *shape)
@@ -93,13 +114,12 @@ class CutRows:
         return _bytes_as(sent[..., : self._bytes_of_values(shape)], dtype)
 
     def _bytes_of_values(self, shape: tuple[int, ...]) -> int:
-        (values,), dtype = self.form(shape, back=True)
-        return values * dtype.itemsize
+        return form_bytes(self.form(shape, back=True))
 
 
-def _bytes_as(sent: Tensor, dtype: torch.dtype) -> Tensor:
-    return sent.clone(memory_format=torch.contiguous_format).view(dtype)
+def _bytes_as(sent: Tensor, dtype: str) -> Tensor:
+    return sent.clone(memory_format=torch.contiguous_format).view(getattr(torch, dtype))
 
 
-def _places_type(shape: tuple[int, ...]) -> torch.dtype:
-    return torch.int16 if math.prod(shape) <= _SHORT else torch.int32
+def _places_type(shape: tuple[int, ...]) -> str:
+    return "int16" if math.prod(shape) <= _SHORT else "int32"

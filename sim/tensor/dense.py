@@ -7,50 +7,15 @@ step takes less than half of them, and the per-sample norms of DP-SGD cost two s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sim.models import Part
+from sim.models.dense import DenseLayer
 from sim.tensor.clipping import Sums, clip_factors, without
 from sim.tensor.losses import Loss
 
 _behind_relu = torch.ops.aten.threshold_backward.default
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A linear layer, with or without a ReLU behind it, by the names of its parameters."""
-
-    weight: str
-    bias: str
-    relu: bool
-
-
-@lru_cache(maxsize=256)
-def dense_layers(part: Part) -> tuple[Layer, ...] | None:
-    """Return the part as a chain of linear layers, None if it is anything else."""
-    layers: list[Layer] = []
-    for block in part.blocks:
-        for name, module in _leaves(block.module, f"{block.name}."):
-            if type(module) is nn.Linear and module.bias is not None:
-                layers.append(Layer(f"{name}weight", f"{name}bias", relu=False))
-            elif type(module) is nn.ReLU and layers and not layers[-1].relu:
-                layers[-1] = Layer(layers[-1].weight, layers[-1].bias, relu=True)
-            else:
-                return None
-    return tuple(layers)
-
-
-def _leaves(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    if type(module) is nn.Sequential:
-        for child_name, child in module._modules.items():  # a module that stands in two places is run in both
-            if child is not None:
-                yield from _leaves(child, f"{name}{child_name}.")
-    else:
-        yield name, module
 
 
 class DensePass:
@@ -58,10 +23,10 @@ class DensePass:
 
     Parameters
     ----------
-    layers : tuple of Layer
+    layers : tuple of DenseLayer
     """
 
-    def __init__(self, layers: tuple[Layer, ...]) -> None:
+    def __init__(self, layers: tuple[DenseLayer, ...]) -> None:
         self._layers = layers
         self._parameters: Mapping[str, Tensor] = {}
         self._views: list[tuple[Tensor, Tensor]] = []

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sim.data.federation import Records
 from sim.models import Network
-from sim.tensor.dense import dense_layers
+from sim.models.dense import dense_layers
 from sim.tensor.lanes import forward, records_at_once
 from sim.tensor.metrics import EVERY_ROUND
 from sim.tensor.program import Alone, Program, Work

@@ -22,9 +22,9 @@ from torch.func import functional_call, vmap
 from torch.nn import functional
 
 from sim.foundation.rng import Keys, lane_streams
-from sim.models.architectures import Residual
 from sim.models.clip import ClipRows
 from sim.models.largest import KeepLargest
+from sim.models.modules import Residual
 from sim.models.network import STATISTICS, Part
 from sim.tensor.clipping import ConvolutionRecord, ExpandedRecord, LinearRecord, Tape
 from sim.tensor.kernels import ChannelsLastGroupNorm, max_pool_2d

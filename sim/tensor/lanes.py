@@ -18,7 +18,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sim.models import Parameters, Part, UnknownLayerError, passage
 from sim.tensor.clipping import Tape
@@ -152,36 +151,6 @@ def saved_bytes(parameters: Mapping[str, Tensor]) -> Iterator[dict[int, int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
         yield saved
-
-
-def by_class(weights: Tensor, y: Tensor, class_weights: Tensor) -> Tensor:
-    """Multiply each record's weight in the loss, ``[lane, batch]``, by its class's public factor, ``[class]``."""
-    return weights * class_weights[y.long()]
-
-
-def loss_sum(logits: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-    """Return the weighted sum of the records' losses over all lanes.
-
-    Parameters
-    ----------
-    logits : Tensor
-        ``[lane, batch, output]``; one output is a binary logit, more are softmax logits.
-    y : Tensor
-        ``[lane, batch]`` integer labels.
-    weights : Tensor
-        ``[lane, batch]``; 1 / batch size for a record, 0 for padding.
-
-    Returns
-    -------
-    Tensor
-        A scalar; its gradient in one lane's parameters is that lane's mean gradient.
-    """
-    if logits.shape[-1] == 1:
-        return functional.binary_cross_entropy_with_logits(
-            logits.squeeze(-1), y.to(logits.dtype), weight=weights, reduction="sum"
-        )
-    losses = functional.cross_entropy(logits.flatten(0, -2), y.flatten().long(), reduction="none")
-    return torch.dot(losses, weights.flatten())
 
 
 def leaves(parameters: Mapping[str, Tensor]) -> Parameters:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
+from sim.foundation.lazy import Lazy
 from sim.scenario.outcomes import STEPS
-from sim.tensor.lanes import by_class, loss_sum
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.nn import functional
+else:
+    torch, functional = Lazy("torch"), Lazy("torch.nn.functional")
 
 _VECTORS = 64
 """How many values a processor takes at once, or a multiple of it."""
@@ -218,6 +222,36 @@ def sigmoid(logits: Tensor) -> Tensor:
     return torch.sigmoid(padded)[:values].view(logits.shape)
 
 
-def amounts(y: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return amounts between -1 and 1, the ends of their public range, from their labels."""
-    return y.to(dtype) * (2 / STEPS) - 1
+def amounts(y: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return amounts between -1 and 1, the ends of their public range, from their labels; of 32 bits by default."""
+    return y.to(dtype or torch.float32) * (2 / STEPS) - 1
+
+
+def by_class(weights: Tensor, y: Tensor, class_weights: Tensor) -> Tensor:
+    """Multiply each record's weight in the loss, ``[lane, batch]``, by its class's public factor, ``[class]``."""
+    return weights * class_weights[y.long()]
+
+
+def loss_sum(logits: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted sum of the records' losses over all lanes.
+
+    Parameters
+    ----------
+    logits : Tensor
+        ``[lane, batch, output]``; one output is a binary logit, more are softmax logits.
+    y : Tensor
+        ``[lane, batch]`` integer labels.
+    weights : Tensor
+        ``[lane, batch]``; 1 / batch size for a record, 0 for padding.
+
+    Returns
+    -------
+    Tensor
+        A scalar; its gradient in one lane's parameters is that lane's mean gradient.
+    """
+    if logits.shape[-1] == 1:
+        return functional.binary_cross_entropy_with_logits(
+            logits.squeeze(-1), y.to(logits.dtype), weight=weights, reduction="sum"
+        )
+    losses = functional.cross_entropy(logits.flatten(0, -2), y.flatten().long(), reduction="none")
+    return torch.dot(losses, weights.flatten())

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from sim.models import Part
+from sim.models.dense import dense_layers
 from sim.tensor.clipping import Sums, Tape, clip_factors, per_sample_gradients
-from sim.tensor.dense import DensePass, dense_layers
+from sim.tensor.dense import DensePass
 from sim.tensor.lane_rules import BatchStatistics, DropoutMasks, LaneRun
 from sim.tensor.lanes import forward, gradients, leaves
 from sim.tensor.losses import Loss

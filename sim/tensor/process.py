@@ -4,7 +4,6 @@ import ctypes
 import os
 import sys
 
-import torch
 from threadpoolctl import threadpool_limits
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's ``mallopt``
@@ -18,6 +17,8 @@ def ready_to_train() -> None:
     the kernel comes again page by page, each of them cleared, which for ten models of ResNet-18 takes a quarter of a
     round. Blocks of more than 256 MiB still go back at once, and so does what is free at the end beyond 1 GiB.
     """
+    import torch
+
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # SciPy's own library of linear algebra reads it when it is loaded
     torch.set_num_threads(1)
     threadpool_limits(1, user_api="blas")

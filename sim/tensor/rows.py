@@ -7,10 +7,15 @@ along its last axis: a power of two that all its values share, and each value as
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import torch
-from torch import Tensor
+from sim.foundation.lazy import Lazy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = Lazy("torch")
 
 LARGEST_CODE, NO_NUMBER, LEAST_EXPONENT = 127, -128, -126
 """Of 8 bits: the largest value, and among exponents what says that a block is not finite, and the least one."""
@@ -67,9 +72,9 @@ def widened(sent: Tensor, dtype: torch.dtype) -> Tensor:
     return sent if dtype == torch.float32 else sent.view(dtype).float()
 
 
-def crossing_shape(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[int, ...]:
-    """Return the shape of one record's row as it crosses."""
-    return (*shape[:-1], shape[-1] + 1) if dtype == torch.int8 else shape
+def crossing_shape(shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
+    """Return the shape of one record's row as it crosses, rounded to a type of this name."""
+    return (*shape[:-1], shape[-1] + 1) if dtype == "int8" else shape
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sim.models import Parameters, Part
+from sim.models.dense import dense_layers
 from sim.tensor.clipping import Sums
-from sim.tensor.dense import dense_layers
 from sim.tensor.lane import Lane
 from sim.tensor.lane_rules import BatchStatistics, DropoutMasks
 from sim.tensor.losses import CROSS_ENTROPY, Loss

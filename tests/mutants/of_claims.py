@@ -181,7 +181,7 @@ LEDGER = (
     ),
     Mutant(
         "a tangent is taken for never negative",
-        "sim/models/clip.py",
+        "sim/models/modules.py",
         "(nn.ReLU, nn.Sigmoid, Residual)",
         "(nn.ReLU, nn.Sigmoid, nn.Tanh, Residual)",
         NEGATIVE,

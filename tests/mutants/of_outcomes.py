@@ -44,7 +44,7 @@ OUTCOMES = (
     Mutant(
         "amount: a label is planned as one byte",
         "sim/plan/counts.py",
-        "return label_dtype(self.job).itemsize",
+        "return form_bytes(label_form(self.job))",
         "return 1",
         (f"{AMOUNTS}test_split_and_federated_learning_agree_and_labels_have_four_bytes",),
     ),

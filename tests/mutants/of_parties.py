@@ -5,7 +5,7 @@ from .trial import Mutant
 VERTICAL, PRIVACY = "tests/strategies/test_vertical.py::", "tests/strategies/test_vertical_privacy.py::"
 OVERLAP = "tests/strategies/test_vertical_overlap.py::"
 REGIONS = "tests/strategies/test_regions.py::"
-PARTIES, TURN, JOINED = "sim/methods/parties.py", "sim/methods/turn.py", "sim/models/joined.py"
+PARTIES, TURN, JOINED = "sim/methods/parties.py", "sim/methods/turn.py", "sim/models/heads.py"
 RELEASES, RECOUNT = "sim/plan/releases.py", "sim/privacy/recount.py"
 OWN = (f"{VERTICAL}test_a_party_has_its_own_columns_and_only_the_holder_has_labels",)
 TWIN = (f"{VERTICAL}test_it_is_a_block_diagonal_model_trained_in_one_place[sgd-mean-vanilla]",)

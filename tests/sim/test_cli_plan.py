@@ -63,14 +63,26 @@ def test_planned_clinics(suture, trade_off):
             assert seen_by_server is (not private or run["strategy"] == "splitfed-v1")
 
 
+HEAVY, NEEDED_FOR_PRIVACY = {"torch", "sympy", "flwr"}, {"scipy.signal", "scipy.stats"}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "heavy"),
+    [
+        (("synthetic-1000", *SMALL), HEAVY | NEEDED_FOR_PRIVACY),
+        (("rural", "seeds=[0]"), HEAVY | NEEDED_FOR_PRIVACY),
+        (("multi-hop", "seeds=[0]"), HEAVY),
+    ],
+    ids=["synthetic", "rural", "noised-rows"],
+)
 @pytest.mark.parametrize("command", ["check", "plan"])
-def test_planning_a_built_in_network_imports_neither_pytorchs_compiler_nor_its_counter_nor_most_of_scipy(command):
-    arguments = [command, "scenarios/synthetic-1000.toml", *(word for key in SMALL for word in ("--set", key))]
+def test_planning_a_built_in_network_imports_neither_pytorch_nor_flower_nor_most_of_scipy(command, settings, heavy):
+    name, *overrides = settings
+    arguments = [command, f"scenarios/{name}.toml", *(word for key in overrides for word in ("--set", key))]
     code = (
         f"import sys; from sim.cli import app; app({arguments}, standalone_mode=False); "
-        "heavy = {'torch._dynamo', 'torch.utils.flop_counter', 'sympy', 'flwr', 'scipy.signal', 'scipy.stats'}; "
-        "print(sorted(heavy & sys.modules.keys()))"
+        f"print(sorted({heavy} & sys.modules.keys()))"
     )
     folder = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True)

@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 from opacus import GradSampleModule
 from torch import nn
 
-from sim.models import Block, ClipRows, KeepLargest, Part
-from sim.models.architectures import Residual
+from sim.models import Block, Part
+from sim.models.clip import ClipRows
+from sim.models.largest import KeepLargest
+from sim.models.modules import Residual
 from sim.tensor import lanes
 from sim.tensor.clipping import clip_factors, per_sample_gradients
 from sim.tensor.lane_rules import LANE_RULES, as_channels, as_lanes, max_pool_2d
-from sim.tensor.lanes import forward, gradients, leaves, loss_sum, records_at_once
+from sim.tensor.lanes import forward, gradients, leaves, records_at_once
+from sim.tensor.losses import loss_sum
 
 torch.set_num_threads(1)
 TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-10}

@@ -21,7 +21,8 @@ from sim.methods.trainer import LocalTraining, expand, trainer_for
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand as runs_of
 from sim.tensor.lane_rules import DropoutMasks
-from sim.tensor.lanes import by_class, forward, loss_sum, records_at_once
+from sim.tensor.lanes import forward, records_at_once
+from sim.tensor.losses import by_class, loss_sum
 from sim.tensor.program import Alone
 
 torch.set_num_threads(1)

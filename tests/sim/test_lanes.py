@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from sim.models import Block, Part
 from sim.tensor.dense import DensePass
-from sim.tensor.lanes import SUMMED_AT_ONCE, forward, gradients, leaves, loss_sum, weighted_average
-from sim.tensor.losses import CROSS_ENTROPY
+from sim.tensor.lanes import SUMMED_AT_ONCE, forward, gradients, leaves, weighted_average
+from sim.tensor.losses import CROSS_ENTROPY, loss_sum
 from sim.tensor.passes import AutogradPass, pass_of
 
 torch.set_num_threads(1)

@@ -11,7 +11,19 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sim.foundation.problems import ScenarioError
-from sim.models import Block, ClipRows, KeepLargest, Part, UnknownLayerError, build_network, passage
+from sim.models import Block, Part, UnknownLayerError, build_network, passage
+from sim.models.layers import (
+    JOINS,
+    ClipRows,
+    Columns,
+    Dropout,
+    Heads,
+    KeepLargest,
+    Known,
+    Linear,
+    ReLU,
+    chain,
+)
 from sim.plan.costs import counted_cost, part_costs
 from sim.scenario import parse_scenario
 from sim.scenario.model import Model
@@ -302,11 +314,25 @@ def test_what_has_no_closed_form_is_not_guessed(layer, shape):
         passage(Part("model", (Block("only", layer),)), shape)
 
 
-def test_keeping_the_largest_values_costs_what_pytorch_counts():
-    part = Part(
-        "model", (Block("one", nn.Linear(4, 6)), Block("two", KeepLargest(0.5)), Block("three", nn.Linear(6, 2)))
-    )
-    counted, passed = counted_cost(part, (4,), first=True, frozen=False), passage(part, (4,))
+HEADS = [chain(Linear(2, 5), ReLU(), ClipRows(1.0)), chain(Linear(1, 5), ClipRows(1.0, 1))]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [Linear(3, 6), KeepLargest(0.5), Linear(6, 2)],
+        [Linear(3, 6), ClipRows(1.0), Linear(6, 2)],
+        [chain(Linear(3, 6), ReLU(), ClipRows(1.0, 1)), chain(Dropout(0.5), KeepLargest(0.1)), Linear(6, 2)],
+        [Columns((2, 0)), Linear(2, 2)],
+        [Known(), Linear(3, 2)],
+        *([Heads(HEADS, ((0, 2), (1,)), how, everywhere)] for how in JOINS for everywhere in (True, False)),
+    ],
+)
+def test_layers_at_a_cut_and_of_parties_cost_what_pytorch_counts(layers, frozen):
+    part = Part("model", tuple(Block(f"b{place}", layer) for place, layer in enumerate(layers)))
+    counted, passed = counted_cost(part, (3,), first=True, frozen=frozen), passage(part, (3,), trained=not frozen)
+    assert passed.output_shape == counted.output_shape
     assert (passed.forward_flops, passed.backward_flops) == (counted.forward_flops, counted.backward_flops)
     assert sum(passed.kept.values()) // 4 == counted.activations
 

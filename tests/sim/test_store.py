@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from sim import run
 from sim.foundation.problems import FolderError
-from sim.results.store import COLUMNS, as_table, from_plain, read_rows, to_plain, write_run, write_table
+from sim.results.plain import from_plain, to_plain
+from sim.results.store import COLUMNS, as_table, read_rows, write_run, write_table
 from sim.scenario import parse_scenario
 from sim.scenario.spec import RESULTS_VERSION, RunSpec, expand
 

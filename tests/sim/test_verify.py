@@ -16,7 +16,8 @@ from sim.foundation.problems import ScenarioError
 from sim.privacy.ledger import Ledger
 from sim.privacy.statement_text import STATEMENT_FILE, statement_text
 from sim.results.audit_log import AUDIT_FILE, NOT_LISTED, release_entries, seal_entries
-from sim.results.store import from_plain, read_record
+from sim.results.plain import from_plain
+from sim.results.store import read_record
 from sim.results.verification import run_faults
 from sim.scenario.spec import digest_of
 from sim.study.runner import execute

@@ -14,7 +14,7 @@ from torch import nn
 from wire import record, with_record
 
 from sim.data.federation import load_federation
-from sim.models import ClipRows
+from sim.models.clip import ClipRows
 
 CLIP, CLINIC = 0.5, 1
 HUGE, BEYOND = 1e15, 1e18

@@ -8,7 +8,7 @@ import torch
 from support import bitwise, distance, plan_of, run_spec, train_spec, with_rows_seen_by, write_csv
 
 from sim.foundation.problems import ScenarioError
-from sim.models import ClipRows
+from sim.models.clip import ClipRows
 from sim.privacy.accounting import gaussian_epsilon
 from sim.study.train import train_run
 

@@ -10,7 +10,7 @@ from support import DP_SGD, NO_PRIVACY, bitwise, distance, plan_of, run_spec, tr
 from sim.foundation.problems import ScenarioError
 from sim.methods import row_noise
 from sim.methods.messages import Kind
-from sim.models import ClipRows
+from sim.models.clip import ClipRows
 from sim.privacy.accounting import epsilon
 from sim.study.train import train_run
 
