@@ -215,8 +215,8 @@ DRAWS = (
     Mutant(
         "noise off in one layer",
         GRADIENTS,
-        "        for value, own in zip(sums, pieces, strict=True):\n            value[lanes] = own",
-        "        for value, own in list(zip(sums, pieces, strict=True))[1:]:\n            value[lanes] = own",
+        "        for value, piece in zip(sums, pieces, strict=True):\n            value[lanes] = piece",
+        "        for value, piece in list(zip(sums, pieces, strict=True))[1:]:\n            value[lanes] = piece",
         SUMS,
     ),
     Mutant(

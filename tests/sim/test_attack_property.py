@@ -71,10 +71,12 @@ def test_the_mean_of_a_feature_follows_too(csv):
     ],
 )
 def test_noise_hides_the_case_mix(csv, strategy, cut, privacy):
-    model = {"freeze": ["head", "tail"]} if cut else {}
-    everyone, _ = found(run_spec(csv, strategy, cut, privacy, model=model, rounds=2), shadows=8)
-    for finding in everyone.values():
-        assert finding.low <= finding.chance <= finding.high
+    """One interval in twenty leaves chance out."""
+    model, hidden = {"freeze": ["head", "tail"]} if cut else {}, []
+    for seed in range(4):
+        everyone, _ = found(run_spec(csv, strategy, cut, privacy, model=model, rounds=2, seed=seed), shadows=8)
+        hidden += [finding.low <= finding.chance <= finding.high for finding in everyone.values()]
+    assert hidden.count(False) <= 2
 
 
 @pytest.mark.parametrize("privacy", [NO_PRIVACY, {"mechanism": "none", "secure-aggregation": True}])

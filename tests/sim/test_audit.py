@@ -213,7 +213,8 @@ def noise_of_half(monkeypatch):
 
 def test_half_the_noise_of_dp_sgd_is_found(wide, monkeypatch):
     noise_of_half(monkeypatch)
-    found = audit_of(*plan_of(run_spec(wide, "fedavg", None, dp_sgd(4.0), rounds=1, batch_size=500)), 40)
+    spec = run_spec(wide, "fedavg", None, dp_sgd(4.0), rounds=1, batch_size=500, learning_rate=0.01)
+    found = audit_of(*plan_of(spec), 80)
     assert tightest(found) > 1.001
 
 
