@@ -18,7 +18,8 @@ from sim.report.gallery import gallery, study_pictures
 from sim.report.reading import read_results
 from sim.report.study import StudyResults
 from sim.report.table import results_frame
-from sim.results.store import read_run_tables, read_table, writing_to
+from sim.results.run_tables import read_run_tables
+from sim.results.store import read_table, writing_to
 
 FIGURES: Final = "figures"
 _VEGA_LITE: Final = "application/vnd.vegalite.v6+json"

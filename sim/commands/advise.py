@@ -37,7 +37,8 @@ def advise(
     from sim.report.compare import NO_ROUNDS
     from sim.report.held_out import read_held_out
     from sim.report.study import NO_TRIALS
-    from sim.results.store import TABLE_FILE, as_table, read_run_tables, read_table
+    from sim.results.run_tables import read_run_tables
+    from sim.results.store import TABLE_FILE, as_table, read_table
     from sim.results.trials import trials_table
     from sim.scenario import load_scenario
     from sim.scenario.contests import contests

@@ -50,7 +50,8 @@ def compare(
     from sim.report.spoken import between_parties, spoken
     from sim.report.study import NO_TRIALS
     from sim.report.table import rendered
-    from sim.results.store import read_run_tables, read_table
+    from sim.results.run_tables import read_run_tables
+    from sim.results.store import read_table
     from sim.results.trials import trials_table
 
     if target:

@@ -13,8 +13,9 @@ import pandas as pd
 from sim.inference.evidence import Evidence, from_predictions, from_values
 from sim.inference.scores import ScoredRuns, scored
 from sim.results.reading import read_json
+from sim.results.run_tables import read_run_tables
 from sim.results.schema import checked
-from sim.results.store import STUDY_FILE, read_record, read_run_tables
+from sim.results.store import STUDY_FILE, read_record
 
 
 @dataclass(frozen=True, kw_only=True)

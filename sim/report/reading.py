@@ -18,7 +18,8 @@ from sim.report.study import NO_ATTACKS, NO_TRIALS, StudyResults
 from sim.results.attacks import attacks_table
 from sim.results.decision_map import read_map
 from sim.results.rounds import read_first_rounds
-from sim.results.store import Records, read_record, read_records, read_run_tables, read_table, uncounted
+from sim.results.run_tables import read_run_tables
+from sim.results.store import Records, read_record, read_records, read_table, uncounted
 from sim.results.study_log import read_commands
 from sim.results.trials import trials_table
 

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sim.results.store import RUN_FILE, read_own_table
+from sim.results.run_tables import read_own_table
+from sim.results.store import RUN_FILE
 from sim.scenario.outcomes import outcome_of
 from sim.scenario.study import Scoring
 from sim.tensor.scoring import scorer_of

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sim.foundation.problems import SutureError
-from sim.results.store import read_record, read_rows, read_run_tables
+from sim.results.run_tables import read_run_tables
+from sim.results.store import read_record, read_rows
 
 TAG = "suture.run_id"
 

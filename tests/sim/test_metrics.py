@@ -15,7 +15,7 @@ from support import STUDY, plan_of, run_spec, write_csv
 
 from sim.foundation.problems import ScenarioError
 from sim.report.held_out import read_margin
-from sim.results.store import read_run_tables
+from sim.results.run_tables import read_run_tables
 from sim.scenario import parse_scenario
 from sim.scenario.study import Scoring
 from sim.study.journal import write_study

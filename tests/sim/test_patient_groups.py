@@ -13,7 +13,7 @@ from support import plan_of, write_csv
 from sim.data import heart
 from sim.data.groups import read_groups
 from sim.foundation.problems import ScenarioError
-from sim.results.store import read_run_tables
+from sim.results.run_tables import read_run_tables
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
 from sim.scenario.study import GroupColumn

@@ -10,8 +10,8 @@ from sklearn import metrics as sk
 from support import plan_of, run_spec, write_csv
 
 from sim.foundation.problems import ScenarioError
+from sim.results.run_tables import read_run_tables
 from sim.results.scores import score_faults
-from sim.results.store import read_run_tables
 from sim.study.runner import execute
 
 

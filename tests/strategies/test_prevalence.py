@@ -10,7 +10,7 @@ from support import STUDY, plan_of, write_csv
 
 from sim import run
 from sim.results.reading import read_json
-from sim.results.store import read_run_tables
+from sim.results.run_tables import read_run_tables
 from sim.results.verification import run_faults
 from sim.scenario import parse_scenario
 from sim.scenario.spec import expand
