@@ -222,8 +222,8 @@ DRAWS = (
     Mutant(
         "noise divided by the batch twice",
         GRADIENTS,
-        "noised *= scale[:, None]",
-        "noised *= scale[:, None] / np.asarray(normaliser)[noisy][:, None]",
+        "noised *= scale\n",
+        "noised *= scale / np.asarray(normaliser)[noisy][:, None]\n",
         SUMS,
     ),
     Mutant("noise on updates missing", LEVEL, "if noise and clip:", "if False:", SERVER_GRID),
