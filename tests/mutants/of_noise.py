@@ -247,7 +247,7 @@ GRIDS = (
     Mutant(
         "noised sums off the grid",
         GRADIENTS,
-        "        on_grid(noised, scale[:, None])\n",
+        "        on_grid(noised, scale)\n",
         "",
         (f"{WIRE}test_noised_sums_lie_on_the_public_grid_before_the_optimizer_sees_them",),
     ),
