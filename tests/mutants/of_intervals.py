@@ -15,8 +15,8 @@ INTERVALS = (
     Mutant(
         "records of a patient count as patients",
         "sim/inference/evidence.py",
-        "patient = of.patient if same_patients else of.patient * len(seeds) + seed",
-        "patient = np.arange(len(of.patient))",
+        "patient = patient if same_patients else patient * len(seeds) + seed",
+        "patient = np.arange(len(patient))",
         (f"{OF}test_splitting_the_same_patients_again_adds_little",),
     ),
     Mutant(
