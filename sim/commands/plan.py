@@ -46,6 +46,6 @@ def plan(
 
         print(json.dumps(to_plain(summaries), indent=1, allow_nan=False))
         return
-    from sim.report.table import plan_table
+    from sim.report.plan_table import plan_table
 
     wide_console().print(plan_table(summaries))

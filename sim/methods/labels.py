@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from sim.foundation.plugins import registered
@@ -39,6 +40,16 @@ def method_label(strategy: str, cut: object = None) -> str:
     method, path = known_method(strategy), _IMPORT_PATH.fullmatch(strategy)
     name = method.label if method else path["last"] if path else strategy
     return f"{name}, {_CUTS.get(cut, cut)}" if isinstance(cut, str) and cut else name
+
+
+def method_labels(strategies: Iterable[str], cuts: Iterable[object]) -> list[str]:
+    """Name the methods of runs; one of an installed one's name, and not it, is told apart by what it is called by."""
+    runs = [(method_label(strategy, cut), strategy) for strategy, cut in zip(strategies, cuts, strict=True)]
+    installed = {label for label, strategy in runs if known_method(strategy)}
+    return [
+        f"{label} ({strategy})" if not known_method(strategy) and label in installed else label
+        for label, strategy in runs
+    ]
 
 
 def reading_order(method: str, cut: object = None) -> tuple[int, str, int]:

@@ -18,11 +18,11 @@ import pandas as pd
 from sim.foundation.problems import ScenarioError, suggest
 from sim.foundation.text import epsilon_text, score_text, seconds_text, value_text
 from sim.inference.differences import all_differences
+from sim.report.adversaries import ADVERSARIES
 from sim.report.condition import DERIVED, Condition, parse_condition
 from sim.report.held_out import MARGIN, HeldOut, evidence_of
 from sim.report.spoken import spoken
 from sim.report.summary import (
-    ADVERSARIES,
     held_out_clinics,
     series_label,
     successful_runs,

@@ -8,6 +8,7 @@ from functools import partial
 import pandas as pd
 
 from sim.foundation.text import bytes_text, epsilon_text, listed, score_text, seconds_text
+from sim.report.adversaries import ADVERSARIES
 from sim.report.attacks import attack_figures
 from sim.report.cost_charts import round_panel, time_panel, traffic_panel
 from sim.report.course_charts import clinics_panel, learning_panel
@@ -31,7 +32,7 @@ from sim.report.points import (
 )
 from sim.report.spoken import Spoken, spoken
 from sim.report.study import StudyResults
-from sim.report.summary import ADVERSARIES, adjacency_of, adversaries_in
+from sim.report.summary import adjacency_of, adversaries_in
 from sim.report.trade_off_charts import cost_panel, epsilon_axis, front_panel, privacy_panel, score_ends, scores_panel
 from sim.results.rounds import DrawnRound
 

@@ -20,9 +20,10 @@ from sim.inference.grades import midranks
 from sim.inference.hospitals import over_clinics
 from sim.inference.scores import scored
 from sim.methods.labels import method_label
+from sim.report.adversaries import ADVERSARIES
 from sim.report.held_out import HeldOut
 from sim.report.spoken import spoken
-from sim.report.summary import ADVERSARIES, adversaries_in, summarise, swept_keys
+from sim.report.summary import adversaries_in, summarise, swept_keys
 from sim.results.columns import NOISE_KEYS
 
 Names: TypeAlias = dict[str, str]

@@ -14,18 +14,14 @@ import scipy
 
 from sim.foundation.text import value_text
 from sim.inference.differences import estimates
-from sim.methods.labels import known_method, method_label, reading_order
+from sim.methods.labels import known_method, method_labels, reading_order
 from sim.privacy.ledger import COLUMN_OF, REPLACE_COLUMN_OF
+from sim.report.adversaries import ADVERSARIES, BETWEEN_PARTIES, EDGE_SERVER
 from sim.report.spoken import between_parties, spoken
 from sim.results.columns import NOISE_KEYS, is_tuned
 
 if TYPE_CHECKING:
     from sim.report.held_out import HeldOut
-
-ADVERSARIES = {"epsilon_model_user": "Model user", "epsilon_peer": "Peer clinic", "epsilon_server": "Server"}
-"""Column of `runs` with an adversary's epsilon, and the adversary's name."""
-
-_EDGE_SERVER = {"epsilon_edge": "Edge server"}
 
 WHO = {
     "model-user": "Model user",
@@ -40,9 +36,9 @@ WHO = {
 
 def adversaries_in(runs: pd.DataFrame) -> dict[str, str]:
     """Return the adversaries of a table's runs as ``ADVERSARIES`` has them, edge servers where a run has any."""
-    there = (column for column in _EDGE_SERVER if column in runs and runs[column].notna().any())
-    peer = {"epsilon_peer": "Peer party"} if between_parties(runs) else {}
-    return ADVERSARIES | peer | {column: _EDGE_SERVER[column] for column in there}
+    there = (column for column in EDGE_SERVER if column in runs and runs[column].notna().any())
+    peer = BETWEEN_PARTIES if between_parties(runs) else {}
+    return ADVERSARIES | peer | {column: EDGE_SERVER[column] for column in there}
 
 
 PREVALENCE = "prevalence"
@@ -134,12 +130,7 @@ def in_reading_order(runs: pd.DataFrame) -> pd.DataFrame:
     keys = swept_keys(runs)
     for key in keys:
         runs[key] = runs[key].map(_hashable)
-    labels = [method_label(*pair) for pair in zip(runs["strategy"], runs["cut"], strict=True)]
-    installed = {label for label, strategy in zip(labels, runs["strategy"], strict=True) if known_method(strategy)}
-    runs["method_label"] = [
-        f"{label} ({strategy})" if not known_method(strategy) and label in installed else label
-        for label, strategy in zip(labels, runs["strategy"], strict=True)
-    ]
+    runs["method_label"] = method_labels(runs["strategy"], runs["cut"])
     places = [reading_order(*pair) for pair in zip(runs["method"], runs["cut"], strict=True)]
     ranks = {place: rank for rank, place in enumerate(sorted(set(places)))}
     runs["_rank"] = [ranks[place] for place in places]
@@ -276,7 +267,7 @@ _TITLES = {
     "clinic_joules": "energy of all clinics",
     "peak_clinic_bytes": "peak memory of a clinic",
     "idle_share": "clinics' idle share",
-    **{column: f"ε of the {name.lower()}" for column, name in (ADVERSARIES | _EDGE_SERVER).items()},
+    **{column: f"ε of the {name.lower()}" for column, name in (ADVERSARIES | EDGE_SERVER).items()},
 }
 
 

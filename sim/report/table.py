@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from sim.foundation.problems import ScenarioError
 from sim.foundation.text import bytes_text, epsilon_text, listed, score_text, seconds_text, value_text
 from sim.report.condition import parse_condition
-from sim.report.spoken import between_parties, spoken
+from sim.report.spoken import spoken
 from sim.report.summary import (
     adjacency_of,
     adversaries_in,
@@ -28,6 +25,7 @@ from sim.report.summary import (
     swept_keys,
     trains_further,
 )
+from sim.report.terminal import SHOWN_AS, table_of
 
 if TYPE_CHECKING:
     from sim.report.held_out import HeldOut
@@ -36,10 +34,6 @@ if TYPE_CHECKING:
 _CAPTION = (
     "Simulated time and traffic of a whole run. "
     "ε is the largest over seeds; ∞ means no guarantee against that adversary."
-)
-_PLAN_CAPTION = (
-    "Planned, before any training. Time and traffic of a whole run over all clinics, for the first seed. "
-    "ε is the largest over clinics; ∞ means no guarantee against that adversary."
 )
 _QUALITY = {
     "Log loss": "loss",
@@ -56,7 +50,6 @@ _QUALITY = {
     "Sensitivity": "sensitivity",
     "Net benefit": "net_benefit",
 }
-_NAMES = {"privacy.epsilon": "Target ε"}
 EDGE_BYTES = ("edge_bytes_up", "edge_bytes_down")
 _SHORT = {"ε edge server": "ε edge", "ε model user": "ε user", "ε peer clinic": "ε peer", "ε peer party": "ε peer"}
 
@@ -111,7 +104,7 @@ def _in_blocks(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _settings(groups: pd.Index[Any], keys: Sequence[str]) -> pd.DataFrame:
     """Name the method and the swept values of each row."""
-    swept = {_NAMES.get(key, key): list(map(value_text, groups.get_level_values(key))) for key in keys}
+    swept = {SHOWN_AS.get(key, key): list(map(value_text, groups.get_level_values(key))) for key in keys}
     return pd.DataFrame({"Method": groups.get_level_values("method_label"), **swept})
 
 
@@ -185,67 +178,9 @@ def _neighbours(runs: pd.DataFrame) -> str:
     return f" All ε are for {adjacency}." if adjacency else ""
 
 
-def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
-    """Build the table that tells what a study will cost; it fits 120 columns.
-
-    One row for each method and combination of swept values; time, traffic and noise of the first seed.
-
-    Parameters
-    ----------
-    plans : sequence of mapping
-        One object a run, as `suture plan --json` prints them.
-    """
-    runs = pd.DataFrame(plans).assign(status="ok")
-    ok = successful_runs(runs)
-    keys = swept_keys(ok)
-    labels = ok["epsilon_label"].notna().any()
-    ok["epsilon_label"] = ok["epsilon_label"].astype(float)
-    rows = []
-    for values, group in ok.groupby(["method_label", *keys], dropna=False, sort=False, observed=True):
-        run = group.iloc[0]
-        noise = [clinic["noise_multiplier"] for clinic in run["clinics"] if clinic["noise_multiplier"] is not None]
-        names = (_NAMES.get(key, key) for key in keys)
-        rows.append(
-            {
-                "Method": values[0],
-                **dict(zip(names, map(value_text, values[1:]), strict=True)),
-                "Runs": str(len(group)),
-                "Noise σ by clinic": "–".join(dict.fromkeys(f"{value:.3g}" for value in (min(noise), max(noise))))
-                if noise
-                else "–",
-                **{f"ε {name.lower()}": epsilon_text(run[column]) for column, name in adversaries_in(ok).items()},
-                **({"ε label": epsilon_text(run["epsilon_label"])} if labels else {}),
-                "Time": seconds_text(run["sim_seconds"]),
-                "Sent up": bytes_text(run["bytes_up"]),
-                "Sent down": bytes_text(run["bytes_down"]),
-                "Clinic GFLOP": f"{run['clinic_flops'] / 1e9:.3g}",
-                "Server GFLOP": f"{run['server_flops'] / 1e9:.3g}",
-            }
-        )
-    caption = _PLAN_CAPTION.replace("clinics", "parties") if between_parties(runs) else _PLAN_CAPTION
-    return rendered(pd.DataFrame(rows), ", ".join(runs["study"].unique()), f"{caption}{_neighbours(runs)}")
-
-
 def rendered(frame: pd.DataFrame, title: str, caption: str, baselines: Collection[str] = frozenset()) -> Table:
-    """Build a terminal table from a frame of texts, grouped by its column "Method"; of `baselines` a block is said."""
-    table = Table(
-        title=Text(title, style="bold"),
-        caption=Text(caption, style="dim"),
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=0,
-    )
-    for position, name in enumerate(frame.columns):
-        heading = Text(re.sub(r" |(?<=[.-])", "\n", name))
-        table.add_column(heading, justify="left" if position == 0 else "right", overflow="fold", no_wrap=position == 0)
-    last_of_method = frame["Method"].ne(frame["Method"].shift(-1)) & frame["Method"].duplicated()
-    begun = False
-    for row, end_section in zip(frame.itertuples(index=False), last_of_method, strict=True):
-        if row[0] in baselines and not begun:
-            begun = True
-            table.add_row(Text("Baselines", style="italic"))
-        table.add_row(*map(Text, row), end_section=end_section)
-    return table
+    """Build a terminal table from a frame of texts, see :func:`sim.report.terminal.table_of`."""
+    return table_of(list(frame.columns), list(frame.itertuples(index=False, name=None)), title, caption, baselines)
 
 
 def first_rounds_at(study: StudyResults, target: str) -> pd.DataFrame:

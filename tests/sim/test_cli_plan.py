@@ -6,7 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+
+from sim.foundation.text import value_text
+from sim.report.plan_table import plan_table
+from sim.report.summary import in_reading_order
 
 SMALL = ("data.clinics=10", "data.records=1000")
 ADVERSARIES = {"model-user", "peer-clinic", "server"}
@@ -63,7 +68,7 @@ def test_planned_clinics(suture, trade_off):
             assert seen_by_server is (not private or run["strategy"] == "splitfed-v1")
 
 
-HEAVY, NEEDED_FOR_PRIVACY = {"torch", "sympy", "flwr"}, {"scipy.signal", "scipy.stats"}
+HEAVY, NEEDED_FOR_PRIVACY = {"torch", "sympy", "flwr", "pandas"}, {"scipy.signal", "scipy.stats"}
 
 
 @pytest.mark.slow
@@ -97,3 +102,26 @@ def test_events_that_were_loaded_before_their_package_are_its_own():
         "assert lazy.dp_event is dp.dp_event and lazy.rdp is dp.rdp"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_table_of_plans_has_the_methods_and_swept_values_in_the_order_of_tables_of_results():
+    methods = [("splitfed-v1", "vanilla"), ("fedavg", ""), ("splitfed-v1", "u-shaped"), ("local", ""), ("split", "")]
+    swept = [{"a.b": 10, "c.d": "y"}, {"a.b": 9.5, "c.d": "x"}, {"c.d": "10"}, {"a.b": math.inf, "c.d": "9"}]
+    counted = {"sim_seconds": 1.0, "bytes_up": 1, "bytes_down": 1, "clinic_flops": 1, "server_flops": 1, "clinics": []}
+    known = {"study": "s", "adjacency": "", "epsilon_label": None, "e.f": 1, **counted}
+    plans = [
+        {**known, "method": method, "strategy": method, "cut": cut, "seed": seed, **settings}
+        for settings in swept
+        for method, cut in methods
+        for seed in (1, 0)
+    ]
+    frame = in_reading_order(pd.DataFrame(plans))
+    expected = dict.fromkeys(
+        (label, value_text(first), value_text(second))
+        for label, first, second in zip(frame["method_label"], frame["a.b"], frame["c.d"], strict=True)
+    )
+    table = plan_table(plans)
+    assert [str(column.header) for column in table.columns][:4] == ["Method", "a.\nb", "c.\nd", "Runs"]
+    told = zip(*(map(str, column.cells) for column in table.columns[:3]), strict=True)
+    assert list(told) == list(expected)
+    assert {str(cell) for cell in table.columns[3].cells} == {"2"}

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from sim.foundation.text import bytes_text, epsilon_text, score_text, seconds_text
 from sim.methods.labels import method_label
+from sim.report.adversaries import ADVERSARIES
 from sim.report.figures import curve_table
-from sim.report.summary import ADVERSARIES, successful_runs, summarise, swept_keys
+from sim.report.summary import successful_runs, summarise, swept_keys
 from sim.report.table import console_table, results_frame
 
 
