@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import pandas as pd
-
-from sim.api.mapping import mapped
+from sim.foundation.lazy import Lazy
 from sim.plan.plan import Plan
-from sim.report import html, pictures
-from sim.report.clock_figures import clock_pictures
-from sim.report.figure import Gallery
-from sim.report.gallery import gallery, study_pictures
-from sim.report.reading import read_results
-from sim.report.study import StudyResults
-from sim.report.table import results_frame
 from sim.results.run_tables import read_run_tables
 from sim.results.store import read_table, writing_to
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sim.api import mapping
+    from sim.report import clock_figures, gallery, html, pictures, reading, table
+    from sim.report.figure import Gallery
+    from sim.report.study import StudyResults
+else:
+    mapping = Lazy("sim.api.mapping")
+    clock_figures, gallery, html = Lazy("sim.report.clock_figures"), Lazy("sim.report.gallery"), Lazy("sim.report.html")
+    pictures, reading, table = Lazy("sim.report.pictures"), Lazy("sim.report.reading"), Lazy("sim.report.table")
 
 FIGURES: Final = "figures"
 _VEGA_LITE: Final = "application/vnd.vegalite.v6+json"
@@ -48,11 +51,11 @@ class Study:
     @cached_property
     def results(self) -> StudyResults:
         """Everything that a report is made of."""
-        found = read_results(self.folder)
+        found = reading.read_results(self.folder)
         if not self._plans:
             return found
         with writing_to(self.folder):
-            return mapped(found, self.folder)
+            return mapping.mapped(found, self.folder)
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -112,12 +115,12 @@ class Study:
 
     @cached_property
     def _gallery(self) -> Gallery:
-        return gallery(self.results)
+        return gallery.gallery(self.results)
 
     @cached_property
     def _specs(self) -> Mapping[str, dict[str, Any]]:
-        clock = clock_pictures(list(self._plans)) if self._plans else {}
-        return clock | study_pictures(self.results, self._gallery)
+        clock = clock_figures.clock_pictures(list(self._plans)) if self._plans else {}
+        return clock | gallery.study_pictures(self.results, self._gallery)
 
     def __repr__(self) -> str:
         """Name the folder and count the runs."""
@@ -127,7 +130,7 @@ class Study:
         """Show the table of results in a notebook."""
         if not (self.runs["status"] == "ok").any():
             return self.runs.loc[:, ["run_id", "strategy", "cut", "seed", "status"]].to_html(index=False, border=0)
-        return results_frame(self.runs, self.results.held_out).to_html(index=False, border=0)
+        return table.results_frame(self.runs, self.results.held_out).to_html(index=False, border=0)
 
 
 class Figure:
