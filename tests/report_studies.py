@@ -109,7 +109,7 @@ def make_statement(row: Mapping[Hashable, Any]) -> dict[str, Any]:
             {"what": "held-out metrics", "where": "run.json", "of": "held-out records", "columns": ["auc"]}
         ],
         "accountant": "privacy loss distributions",
-        "generator": "Philox streams.",
+        "generator": "Streams.",
     }
 
 

@@ -34,6 +34,8 @@ AT_ONCE = 2**16
 LAYERS = 1024
 EDGE = 4.038849846109504
 """From here on the lowest layer is the tail; with it, all layers have one size."""
+STORED = "<u8"
+"""How words stand in memory: so on every machine, that they are the same numbers."""
 TAIL = math.erfc(EDGE / math.sqrt(2)) / 2
 
 
@@ -74,8 +76,8 @@ def fill_normals(
     OverflowError
         If the counter has no room for a clinic or round from 2^32 on, or a step from 2^24 on.
     """
-    high = np.array(clinics, dtype=np.uint32).astype(np.uint64) << np.uint64(32) | np.uint32(server_round)
-    words = _Words(keys, purpose, high, np.uint64(step << 40))
+    own = np.array([int(clinic) for clinic in clinics], dtype=np.uint32).astype(np.uint64)
+    words = _Words(keys, purpose, own << np.uint64(32) | np.uint32(int(server_round)), np.uint64(int(step) << 40))
     if not rows.size:
         return
     together = max(1, AT_ONCE // rows.shape[1])
@@ -95,17 +97,17 @@ class _Words:
 
         Rows ascend along the first axis.
         """
-        counters = np.empty((*np.broadcast_shapes(row.shape, block.shape), 2), dtype="<u8")
+        counters = np.empty((*np.broadcast_shapes(row.shape, block.shape), 2), dtype=STORED)
         counters[..., 0] = self._high[row]
         counters[..., 1] = block.astype(np.uint64) | self._low
-        words = np.empty(counters.size + 2, dtype="<u8")  # two more than the cipher fills, which asks for room
+        words = np.empty(counters.size + 2, dtype=STORED)  # two more than the cipher fills, which asks for room
         given, found = counters.data.cast("B"), words.data.cast("B")
         size, done = counters.nbytes // len(row), 0
         for key, own in groupby(self._keys[each] for each in row.ravel().tolist()):
             last = done + size * len([*own])
             _cipher(key, self._purpose).update_into(given[done:last], found[done:])
             done = last
-        return words[:-2].reshape(counters.shape)
+        return words[:-2].astype(np.uint64, copy=False).reshape(counters.shape)
 
 
 @lru_cache(maxsize=4096)

@@ -262,15 +262,16 @@ def _poisson(
     sampling: Sampling, key: Keys, server_round: int, clinics: Sequence[int] | Ints, n: Ints, steps: Ints
 ) -> tuple[Ints, Ints]:
     total, streams = int(steps.max(initial=0)), lane_streams(key, "batches", len(n))
-    ends = np.cumsum(steps * n)
-    drawn = np.empty(ends[-1] if len(n) else 0)
-    for own, clinic, end, size in zip(streams, clinics, ends.tolist(), (steps * n).tolist(), strict=True):
-        own.at(clinic, server_round).random(out=drawn[end - size : end])
-    joins = np.flatnonzero(drawn < np.repeat(sampling.rates(n), steps * n))
-    lane = np.searchsorted(ends, joins, side="right")
-    step, record = np.divmod(joins - (ends - steps * n)[lane], n[lane])
-    rows = np.bincount(lane * total + step, minlength=len(n) * total).reshape(len(n), total)
+    sizes = steps * n
+    first, found = np.cumsum(sizes) - sizes, []
+    for lane, (clinic, size, rate) in enumerate(zip(clinics, sizes.tolist(), sampling.rates(n), strict=True)):
+        drawn = streams[lane].at(clinic, server_round).random(size)
+        found.append(first[lane] + np.flatnonzero(drawn < rate))
+    joins = np.concatenate([np.zeros(0, dtype=np.int64), *found])
+    of_lane = np.repeat(np.arange(len(n)), [len(own) for own in found])
+    step, record = np.divmod(joins - first[of_lane], n[of_lane])
+    rows = np.bincount(of_lane * total + step, minlength=len(n) * total).reshape(len(n), total)
     place = np.arange(len(joins)) - np.repeat(np.cumsum(rows) - rows.ravel(), rows.ravel())
     index = np.full((total, len(n), max(1, int(rows.max(initial=0)))), -1)
-    index[step, lane, place] = record
+    index[step, of_lane, place] = record
     return index, rows.T

@@ -34,7 +34,7 @@ from sim.scenario.parties import Party, Region, as_clinics, clinics_of, is_of_cl
 from sim.scenario.privacy import TRUST, Privacy
 from sim.scenario.study import ClinicGroup, Cut, Scoring, Server, Strategy, Train
 
-RESULTS_VERSION: Final = 7
+RESULTS_VERSION: Final = 8
 """Raised when the same spec would give other numbers, so that finished runs are not taken for current ones."""
 
 TUNED: Final = "tuned."

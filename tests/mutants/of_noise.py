@@ -136,9 +136,9 @@ DRAWS = (
     Mutant(
         "normal draws' point and layer share bits",
         NORMALS,
-        ">> 11).astype(np.float64)\n    point +=",
-        "<< 1).astype(np.float64) / 2**12\n    point +=",
-        CURVE,
+        "layer = (words &",
+        "layer = (words >> np.uint64(11) &",
+        (f"{OF_NORMALS}test_every_draw_is_that_of_a_ziggurat_one_number_at_a_time",),
     ),
     Mutant(
         "one draw for all columns of a row",

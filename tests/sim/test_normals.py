@@ -98,7 +98,10 @@ def test_points_of_the_tail_and_above_the_curve_are_as_one_number_at_a_time():
         assert rows[number] == pytest.approx(one_normal(name, number), rel=1e-11)
 
 
-def test_draws_are_normal_in_every_part_of_the_curve():
+@pytest.mark.parametrize("stored", ["<u8", ">u8"])
+def test_draws_are_normal_in_every_part_of_the_curve(monkeypatch, stored):
+    """Also where words do not stand in memory as the machine would have them."""
+    monkeypatch.setattr(normals, "STORED", stored)
     drawn = rows_of(range(40), size=250_000).ravel()
     bins = np.histogram(special.ndtr(drawn), 4096, (0, 1))[0]
     assert stats.chisquare(bins).pvalue > 1e-4
@@ -142,10 +145,12 @@ def test_no_two_names_share_a_draw():
     assert len(np.unique(values)) == len(values)
 
 
-@pytest.mark.parametrize("place", [{"clinics": (2**32,)}, {"server_round": 2**32}, {"step": 2**24}])
-def test_a_place_that_the_counter_has_no_room_for_is_refused_and_not_another_place(place):
+@pytest.mark.parametrize("number", [int, np.int64])
+@pytest.mark.parametrize("place", [{"clinics": 2**32}, {"clinics": -1}, {"server_round": 2**32}, {"step": 2**24}])
+def test_a_place_that_the_counter_has_no_room_for_is_refused_and_not_another_place(place, number):
+    [(name, value)] = place.items()
     with pytest.raises(OverflowError):
-        rows_of(**place)
+        rows_of(**{name: (number(value),) if name == "clinics" else number(value)})
 
 
 def test_no_rows_and_rows_of_nothing_are_filled_with_nothing():
