@@ -122,8 +122,8 @@ KEYS = (
 NORMALS, OF_NORMALS = "sim/foundation/normals.py", "tests/sim/test_normals.py::"
 CURVE = (f"{OF_NORMALS}test_draws_are_normal_in_every_part_of_the_curve",)
 DRAWS = (
-    Mutant("steps share gradients' noise", NORMALS, "step << 40", "step << 70", PARTS),
-    Mutant("rounds share gradients' noise", NORMALS, "np.uint32(server_round)", "np.uint32(1)", PARTS),
+    Mutant("steps share gradients' noise", NORMALS, "int(step) << 40", "0", PARTS),
+    Mutant("rounds share gradients' noise", NORMALS, "np.uint32(int(server_round))", "np.uint32(1)", PARTS),
     Mutant(
         "clinics share gradients' noise",
         NORMALS,
