@@ -36,6 +36,7 @@ def report(
         write_table(folder, table, strict=True, kept=records)
         with short_texts():
             study = read_results(folder, records)
+            records.clear()
             shown = gallery(study)
             if figures:
                 draw(study_pictures(study, shown))

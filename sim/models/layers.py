@@ -1,7 +1,6 @@
 """Layers as plain data: all that planning knows of a network, and what modules are made of when something trains.
 
-Each is named as the module of PyTorch's, or of this package's, that :func:`sim.models.modules.made` makes of it. They
-are compared by identity, as modules are.
+:func:`sim.models.modules.made` makes the modules. Layers are compared by identity, as modules are.
 """
 
 from __future__ import annotations

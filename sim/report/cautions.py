@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -167,9 +168,9 @@ def _improving(series: pd.Series[str], rounds: pd.DataFrame) -> dict[str, float]
     columns = [own[name].to_numpy()[by_run] for name in ("series", "round", "loss")]
     begins = np.flatnonzero(np.diff(codes[by_run], prepend=-1))
     ends: dict[str, list[tuple[float, float, float]]] = {}
-    for begin, end in zip(begins, [*begins[1:], len(by_run)], strict=True):
+    for begin, end in pairwise([*begins, len(by_run)]):
         names, done, run = (column[begin:end] for column in columns)
-        done = done / done.max()
+        done = done / max(1, done.max())
         late, before = (run[(done > low) & (done <= low + _LAST)] for low in (1 - _LAST, 1 - 2 * _LAST))
         if len(run) > _FEWEST_ROUNDS and len(before):
             fall, gap = run[0] - run.min(), before.min() - late.max()

@@ -91,7 +91,7 @@ def holdings_table(held: Holdings, *, parties: bool = False, regions: bool = Fal
     sections = [named]
     if len(numbers) > _MOST_CLINICS:
         by_size = [named[k] for k in np.argsort(-numbers[:, : len(_PARTS)].sum(axis=1), kind="stable")]
-        quantiles = np.percentile(numbers, [100 * share for share in _QUANTILES.values()], axis=0)
+        quantiles = np.nanpercentile(numbers, [100 * share for share in _QUANTILES.values()], axis=0)
         sections = [list(zip(_QUANTILES, quantiles, strict=True)), by_size[:_NAMED], by_size[-_NAMED:]]
     totals = held.counts.sum(axis=1)
     whole = np.array([*totals.sum(axis=1), *(totals.sum(axis=0)[classes] / totals.sum())])

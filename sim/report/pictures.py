@@ -18,21 +18,14 @@ _SCALE = 2  # device pixels to a unit: most pictures are about 1600 pixels wide
 
 def draw(specs: Mapping[str, dict[str, Any]], folder: Path) -> list[Path]:
     """Write a PNG and an SVG file of each Vega-Lite specification, which holds its data."""
-    _draw_svg(specs, folder)
-    return [path for stem in specs for path in (_draw_png(folder, stem), folder / f"{stem}.svg")]
-
-
-def _draw_svg(specs: Mapping[str, dict[str, Any]], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    paths = []
     for stem, spec in specs.items():
-        (folder / f"{stem}.svg").write_text(svg(spec), encoding="utf-8")
-
-
-def _draw_png(folder: Path, stem: str) -> Path:
-    """Draw the SVG file point by point."""
-    path = folder / f"{stem}.png"
-    path.write_bytes(_pixels(path.with_suffix(".svg").read_text(encoding="utf-8")))
-    return path
+        drawn = svg(spec)
+        paths += [folder / f"{stem}.png", folder / f"{stem}.svg"]
+        paths[-2].write_bytes(_pixels(drawn))
+        paths[-1].write_text(drawn, encoding="utf-8")
+    return paths
 
 
 def svg(spec: dict[str, Any]) -> str:
@@ -59,7 +52,6 @@ def _pixels(drawn: str) -> bytes:
 def drawn_beside(folder: Path, *, wanted: bool = True) -> Iterator[Callable[[Mapping[str, dict[str, Any]]], None]]:
     """Yield what draws specifications in a process beside, which starts at once; at the end the pictures are there.
 
-    This process helps at the end: from the last picture on it draws point by point what the other has not begun.
     Where none are wanted there is no process, and nothing is drawn.
     """
     if not wanted:
@@ -71,21 +63,9 @@ def drawn_beside(folder: Path, *, wanted: bool = True) -> Iterator[Callable[[Map
 
     with ProcessPoolExecutor(1, get_context("spawn")) as beside:
         asked: list[Future[Any]] = [beside.submit(svg, _BLANK)]
-        points: dict[str, Future[Path]] = {}
-
-        def ask(specs: Mapping[str, dict[str, Any]]) -> None:
-            asked.append(beside.submit(_draw_svg, specs, folder))
-            points.update({stem: beside.submit(_draw_png, folder, stem) for stem in specs})
-
-        yield ask
+        yield lambda specs: asked.append(beside.submit(draw, specs, folder))
         try:
             for drawn in asked:
                 drawn.result()
-            for stem in reversed(points):
-                if points[stem].cancel():
-                    _draw_png(folder, stem)
-            for drawn in points.values():
-                if not drawn.cancelled():
-                    drawn.result()
         except BrokenProcessPool:
             raise SutureError(f"{folder}: the process that draws the pictures died; is there enough memory?") from None

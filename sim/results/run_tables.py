@@ -46,7 +46,7 @@ def _joined(tables: Sequence[tuple[str, pa.Table]]) -> pa.Table:
     run_ids, parts = zip(*tables, strict=True)
     runs = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     joined = pa.concat_tables(parts, promote_options="permissive").unify_dictionaries()
-    return joined.append_column("run_id", pa.DictionaryArray.from_arrays(runs, pa.array(run_ids)))
+    return joined.append_column("run_id", pa.array(run_ids).dictionary_encode().take(pa.array(runs)))
 
 
 def read_own_table(run_folder: Path, stem: str) -> pd.DataFrame:

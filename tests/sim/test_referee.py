@@ -62,7 +62,9 @@ def test_the_validation_records_decide_where_there_are_some():
     assert list(remarks(RUNS, pd.DataFrame(), losses)) == []
 
 
-@pytest.mark.parametrize("losses", [np.where(np.arange(21) % 5 == 0, FALLING, np.nan), FALLING[:8]])
+@pytest.mark.parametrize(
+    "losses", [np.where(np.arange(21) % 5 == 0, FALLING, np.nan), FALLING[:8], FALLING[:1], np.full(21, np.nan)]
+)
 def test_few_rounds_that_were_judged_say_nothing(losses):
     assert list(remarks(RUNS, pd.DataFrame(), rounds(a0=losses))) == []
 

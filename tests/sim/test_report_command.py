@@ -12,7 +12,7 @@ from sim.foundation.problems import SutureError
 from sim.inference.scores import SCORED
 from sim.report.held_out import evidence_of
 from sim.report.html import write_report
-from sim.report.pictures import draw, drawn_beside
+from sim.report.pictures import drawn_beside
 from sim.report.reading import read_results
 from sim.results import reading
 from sim.results.reading import file_bytes
@@ -106,17 +106,6 @@ def test_pictures_that_cannot_be_drawn_are_one_line(tmp_path):
         draw({"one": {"mark": "bar"}})
     with pytest.raises(SutureError, match="pictures died"), drawn_beside(tmp_path / "folder") as draw:
         draw(_Deadly(one={}))
-
-
-def test_two_processes_draw_what_one_does(tmp_path):
-    specs = {
-        f"{mark}s": {"data": {"values": [{"x": 1}]}, "mark": mark, "encoding": {"x": {"field": "x"}}}
-        for mark in ("bar", "line", "point", "rule")
-    }
-    with drawn_beside(tmp_path / "two") as ask:
-        ask(specs)
-    for path in draw(specs, tmp_path / "one"):
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
 class _Deadly(dict):

@@ -55,7 +55,8 @@ def test_fedavg_with_local_dp_sgd(epsilon, expected):
     """An independent implementation's pooled accuracies, logistic regression, public scaling, delta 1e-4."""
     train = {"rounds": 20, "batch-size": 32, "optimizer": "sgd", "learning-rate": 0.3}
     privacy = {"mechanism": "dp-sgd", "epsilon": epsilon, "delta": 1e-4}
-    assert mean_accuracy("fedavg", FLAMBY, train, 10, privacy) == pytest.approx(expected, abs=0.02)
+    seeds = 10 if math.isinf(epsilon) else 30  # one seed varies by .014
+    assert mean_accuracy("fedavg", FLAMBY, train, seeds, privacy) == pytest.approx(expected, abs=0.02)
 
 
 # FLamby's released result files for Fed-Heart-Disease, row "Pooled Test", seeds 42 to 46; see docs/flamby.md.
