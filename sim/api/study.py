@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sim.api import mapping
-    from sim.report import clock_figures, gallery, html, pictures, reading, table
+    from sim.report import clock_figures, gallery, html, pictures, reading
     from sim.report.figure import Gallery
     from sim.report.study import StudyResults
 else:
     mapping = Lazy("sim.api.mapping")
     clock_figures, gallery, html = Lazy("sim.report.clock_figures"), Lazy("sim.report.gallery"), Lazy("sim.report.html")
-    pictures, reading, table = Lazy("sim.report.pictures"), Lazy("sim.report.reading"), Lazy("sim.report.table")
+    pictures, reading = Lazy("sim.report.pictures"), Lazy("sim.report.reading")
 
 FIGURES: Final = "figures"
 _VEGA_LITE: Final = "application/vnd.vegalite.v6+json"
@@ -130,7 +130,7 @@ class Study:
         """Show the table of results in a notebook."""
         if not (self.runs["status"] == "ok").any():
             return self.runs.loc[:, ["run_id", "strategy", "cut", "seed", "status"]].to_html(index=False, border=0)
-        return table.results_frame(self.runs, self.results.held_out).to_html(index=False, border=0)
+        return self.results.frame.to_html(index=False, border=0)
 
 
 class Figure:

@@ -63,10 +63,10 @@ def print_results(console: Console, study: StudyResults) -> None:
     """Print a study's table, what it supports at each level of privacy, and what its attacks find."""
     from sim.report.attacks import attack_words
     from sim.report.spoken import spoken
-    from sim.report.table import console_table, study_frame
+    from sim.report.table import console_table
     from sim.report.words import conclusions
 
-    console.print(console_table(study.runs, study.held_out, study_frame(study)))
+    console.print(console_table(study.runs, study.held_out, study.frame))
     for level, said in conclusions(study):
         console.print(f"{level}: {said}" if level not in ("", "as set") else said, markup=False, highlight=False)
     for said in attack_words(study, spoken(study.runs).within) if len(study.attacks) else ():

@@ -121,8 +121,7 @@ def _unfit_modules(block: Block) -> Iterator[str]:
 
 def needs_two_rows(network: Network) -> bool:
     """Say whether a BatchNorm sees one value a record, so that a batch of one has no variance."""
-    blocks = (network.build or (lambda: network.blocks))()
-    chain = nn.Sequential(*(block.module for block in blocks))
+    chain = nn.Sequential(*(block.module for block in network.anew()))
     for module in chain.modules():
         module.train(isinstance(module, _BatchNorm))
     try:

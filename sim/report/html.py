@@ -31,7 +31,7 @@ from sim.report.resources import clinic_rows, demand_frame, gap_frame, resource_
 from sim.report.spoken import spoken
 from sim.report.study import StudyResults
 from sim.report.summary import adjacency_of
-from sim.report.table import baselines_of, caption, quality_frame, study_frame
+from sim.report.table import baselines_of, caption, quality_frame
 from sim.report.words import answers, conclusions, guarantee, what_was_compared
 from sim.results.columns import is_tuned
 from sim.results.store import write_atomically
@@ -68,7 +68,7 @@ def write_report(study: StudyResults, study_folder: Path, shown: Gallery | None 
         answers=answers(study, shown, said),
         unprotected=unprotected(study),
         conclusions=said,
-        results=study_frame(study),
+        results=study.frame,
         quality=quality_frame(study.runs),
         caption=caption(study.runs, study.held_out),
         baselines=baselines_of(study.runs),

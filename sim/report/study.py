@@ -12,6 +12,7 @@ import pandas as pd
 from sim.report.held_out import HeldOut
 from sim.report.points import with_levels
 from sim.report.summary import PREVALENCE, held_out_clinics, of_one_kind, successful_runs
+from sim.report.table import results_frame
 from sim.results.attacks import COLUMNS
 from sim.results.decision_map import DecisionMap
 from sim.results.rounds import DrawnRound
@@ -58,6 +59,11 @@ class StudyResults:
     def ok(self) -> pd.DataFrame:
         """The successful runs with levels, in reading order."""
         return with_levels(successful_runs(self.runs))
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """Its results as :func:`sim.report.table.results_frame` lays them out."""
+        return results_frame(self.runs, self.held_out)
 
     @cached_property
     def parties(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,12 +87,6 @@ def results_frame(runs: pd.DataFrame, held_out: HeldOut | None = None) -> pd.Dat
         above = groups[list(EDGE_BYTES)].mean().sum(axis=1, skipna=False)
         table["Edge to cloud"] = ["–" if math.isnan(size) else bytes_text(size) for size in above]
     return table
-
-
-@lru_cache(maxsize=1)  # the page and the terminal show it
-def study_frame(study: StudyResults) -> pd.DataFrame:
-    """Lay out a study's results as :func:`results_frame` does."""
-    return results_frame(study.runs, study.held_out)
 
 
 def _in_blocks(runs: pd.DataFrame) -> pd.DataFrame:

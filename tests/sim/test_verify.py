@@ -22,14 +22,8 @@ from sim.results.verification import run_faults
 from sim.scenario.spec import digest_of
 from sim.study.runner import execute
 
-BOTH = {
-    "mechanism": "dp-sgd+smashed-noise",
-    "noise-multiplier": 1.5,
-    "clip": 0.5,
-    "delta": 1e-3,
-    "smashed-noise-multiplier": 6.0,
-    "labels": "public",
-}
+BOTH = {"mechanism": "dp-sgd+smashed-noise", "noise-multiplier": 1.5, "smashed-noise-multiplier": 6.0}
+BOTH |= {"clip": 0.5, "delta": 1e-3, "labels": "public"}
 WEIGHTS = "model.safetensors"
 
 
