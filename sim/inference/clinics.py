@@ -56,12 +56,14 @@ class ByClinic:
         found = [
             self._estimates(row - against) for row, name in zip(eye, self.methods, strict=True) if name != reference
         ]
-        columns = zip(("n", "mean", "half_width"), zip(*found, strict=True), strict=True)
+        seeds, means, widths = np.array(found).reshape(len(methods), 3, len(self.clinics)).swapaxes(0, 1)
         table = pd.DataFrame(
             {
                 "clinic": list(self.clinics) * len(methods),
                 "method": [name for name in methods for _ in self.clinics],
-                **{column: np.concatenate(parts) for column, parts in columns},
+                "n": seeds.ravel().astype(np.int64),
+                "mean": means.ravel(),
+                "half_width": widths.ravel(),
             }
         )
         return table[table["n"] > 0]

@@ -311,6 +311,9 @@ def test_a_clinic_s_own_intervals_are_those_of_its_records_alone(fresh):
     study = drawn(Law(aucs=(0.8, 0.7), clinics=3, fresh=fresh, by_clinic=0.05), np.random.default_rng(0))
     own = by_clinic(study.predictions, study.models, "within_clinic_auc", same_patients=not fresh)
     singles, gains = own.estimates(), own.estimates("method 1").set_index("clinic")
+    sole = by_clinic(study.predictions, study.models[study.models["method"] == "method 1"], "auc")
+    assert list(sole.estimates("method 1").columns) == list(singles.columns)
+    assert not len(sole.estimates("method 1")), "what it has over itself"
     for clinic, part in study.predictions.groupby("clinic"):
         alone = from_predictions(part, study.models, "within_clinic_auc", same_patients=not fresh)
         found = singles[singles["clinic"] == clinic].reset_index(drop=True)
