@@ -15,6 +15,7 @@ key: this is a simulation.
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
@@ -43,14 +44,16 @@ class Streams:
     def __init__(self, key: Key, purpose: str) -> None:
         self._bits = np.random.Philox(key=np.frombuffer(stream_key(key, purpose), dtype="<u8").astype(np.uint64))
         self._generator = np.random.Generator(self._bits)
-        self._start = self._bits.state
+        start = self._bits.state
+        self._place = {"counter": [0, 0, 0, 0], "key": start["state"]["key"].tolist()}  # lists, which are read faster
+        self._start: Any = {**start, "state": self._place, "buffer": start["buffer"].tolist()}
 
     def at(self, clinic: int = 0, server_round: int = 0, step: int = 0) -> np.random.Generator:
         """Return the generator at the start of one stream, good until the next call: it is the same object every time.
 
         Clinic, round and step are the position of the draw, 0 where they do not apply.
         """
-        self._start["state"]["counter"] = np.array([0, step, server_round, clinic], dtype=np.uint64)
+        self._place["counter"] = [0, step, server_round, clinic]
         self._bits.state = self._start
         return self._generator
 

@@ -34,6 +34,7 @@ from sim.scenario.outcomes import Outcome
 from sim.scenario.privacy import Opponent
 from sim.scenario.spec import RunSpec
 from sim.tensor.cut_rows import CutRows
+from sim.tensor.lane import Lane
 from sim.tensor.losses import Loss
 from sim.tensor.optim import Optimizer
 
@@ -321,6 +322,11 @@ class Job:
     def width(self, rows: Ints) -> Ints:
         """Return how wide batches of so many rows are computed."""
         return self.sampling.width(rows, int(self.records.max())) if self.dense else np.maximum(1, rows)
+
+    @cached_property
+    def lanes(self) -> dict[tuple[int, float], Lane]:
+        """The lanes made so far, by clinic and NoPeek's weight; see :func:`sim.methods.trainer.lanes_of`."""
+        return {}
 
     def steps(self, clinic: int) -> int:
         """Return the number of a clinic's batches in one round."""

@@ -244,16 +244,19 @@ def _shuffled(
     per_epoch = steps // epochs
     total = int(steps.max(initial=0))
     padded = int(per_epoch.max(initial=0)) * size
-    keys = np.full((len(n), epochs, padded), np.inf)
+    drawn, ends = np.empty(epochs * int(n.sum())), np.cumsum(epochs * n).tolist()
     streams = lane_streams(key, "batches", len(n))
-    for lane, (clinic, count) in enumerate(zip(clinics, n, strict=True)):
-        keys[lane, :, :count] = streams[lane].at(clinic, server_round).random((epochs, count))
+    for of_lane, clinic, first, last in zip(streams, clinics, [0, *ends], ends, strict=False):
+        of_lane.at(clinic, server_round).random(out=drawn[first:last])
+    keys = np.full((len(n), epochs, padded), np.inf)
+    keys[np.broadcast_to(np.arange(padded) < n[:, None, None], keys.shape)] = drawn
     order = np.argsort(keys, axis=-1)
     step = np.arange(total)[:, None]
     epoch = np.minimum(step // per_epoch, epochs - 1)
     position = (step % per_epoch)[:, :, None] * size + np.arange(size)
     inside = (position < n[:, None]) & (step < steps)[:, :, None]
-    own = order[np.arange(len(n))[None, :, None], epoch[:, :, None], position]
+    place = (np.arange(len(n)) * epochs + epoch)[:, :, None] * padded + position
+    own = order.ravel().take(place)
     index = np.where(inside, own, -1)
     return index, inside.sum(-1)
 

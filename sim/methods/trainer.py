@@ -26,21 +26,22 @@ BLOCK = 128
 
 def lanes_of(job: Job, part: Part, clinics: Sequence[int]) -> list[Lane]:
     """Return what sets a run's clinics apart in the training of a part."""
-    train, dp = job.spec.train, job.dp
+    train, dp, made = job.spec.train, job.dp, job.lanes
+    nopeek = train.nopeek if part.name == "head" else 0.0
     rate = Rate(train.learning_rate, train.momentum, 0.0, train.weight_decay, train.schedule, train.rounds)
     clip = None if dp is None else dp.part_clip
-    return [
-        Lane(
-            clinic=clinic,
-            seed=job.seed,
-            key=job.key,
-            rate=rate,
-            clip=clip,
-            noise_std=0.0 if dp is None else dp.noise_std[clinic],
-            nopeek=train.nopeek if part.name == "head" else 0.0,
-        )
-        for clinic in clinics
-    ]
+    for clinic in clinics:
+        if (clinic, nopeek) not in made:
+            made[clinic, nopeek] = Lane(
+                clinic=clinic,
+                seed=job.seed,
+                key=job.key,
+                rate=rate,
+                clip=clip,
+                noise_std=0.0 if dp is None else dp.noise_std[clinic],
+                nopeek=nopeek,
+            )
+    return [made[clinic, nopeek] for clinic in clinics]
 
 
 def trainer_for(

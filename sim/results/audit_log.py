@@ -55,12 +55,16 @@ class Trail:
         steps = sorted(_growth(noised, self._noised).items())
         new = [*sorted(_growth(traffic, self._traffic).items()), *((("noised-steps", part), n) for part, n in steps)]
         for who, counted in (("clinic", new), ("edge", sorted(_growth(above, self._above).items()))):
-            by_place: dict[int, dict[str, Any]] = {}
-            for (group, kind), counts in counted:
-                for place in np.flatnonzero(counts).tolist():
-                    line = by_place.setdefault(place, {each: {} for each in _GROUPS[who]})
-                    line[group][kind] = int(counts[place])
-            self.entries += [{"round": server_round, who: k, **by_place[k]} for k in sorted(by_place)]
+            if not counted:
+                continue
+            kinds, counts = [key for key, _ in counted], np.array([each for _, each in counted])
+            places = np.flatnonzero(counts.any(0))
+            for place, own in zip(places.tolist(), counts[:, places].T.tolist(), strict=True):
+                line: dict[str, dict[str, int]] = {group: {} for group in _GROUPS[who]}
+                for (group, kind), count in zip(kinds, own, strict=True):
+                    if count:
+                        line[group][kind] = count
+                self.entries.append({"round": server_round, who: place, **line})
 
 
 def _growth(now: Counted, before: dict[Any, NDArray[np.int64]]) -> dict[Any, NDArray[np.int64]]:

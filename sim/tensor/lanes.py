@@ -201,13 +201,15 @@ def weighted_average(stacked: Mapping[str, Tensor], weights: Sequence[float]) ->
     dict of str to Tensor
         ``[1, *shape]`` each.
     """
-    return {name: _weighted_sum(value, weights) for name, value in stacked.items()}
+    w = torch.tensor(weights, dtype=torch.float64)[:, None]
+    return {name: _weighted_sum(value, w.to(value)) for name, value in stacked.items()}
 
 
-def _weighted_sum(stacked: Tensor, weights: Sequence[float]) -> Tensor:
+def _weighted_sum(stacked: Tensor, w: Tensor) -> Tensor:
     """Return ``[1, *shape]``, from a few numbers of each lane at a time: their products stay in the cache."""
     flat = stacked.reshape(len(stacked), -1)
-    w = torch.tensor(weights, dtype=stacked.dtype, device=stacked.device)[:, None]
+    if flat.shape[1] <= SUMMED_AT_ONCE:
+        return torch.sum(w * flat, 0).view(1, *stacked.shape[1:])
     summed, size = flat.new_empty(flat.shape[1]), flat.shape[1]
     for first, last in pairwise([*range(0, max(1, size - SUMMED_AT_ONCE), SUMMED_AT_ONCE), size]):
         torch.sum(w * flat[:, first:last], 0, out=summed[first:last])

@@ -87,9 +87,10 @@ class _Steps:
 
     def concordance(self) -> tuple[Floats, Floats]:
         """Return ``[group]`` the pairs in order, ties half, and all pairs."""
-        below = self._totals(self.negatives)[self.group] - self._from_above(self.negatives) + self.negatives / 2
-        pairs = self._totals(self.positives) * self._totals(self.negatives)
-        return self._totals(self.positives * below), pairs
+        positives, negatives = self._totals(self.positives), self._totals(self.negatives)
+        before = np.cumsum(negatives) - negatives
+        below = np.cumsum(self.negatives) - self.negatives / 2 - before[self.group]
+        return self._totals(self.positives * below), positives * negatives
 
     def average_precision(self) -> Floats:
         """Return ``[group]`` the precision at each score, weighted by the recall gained there."""
@@ -106,16 +107,29 @@ class _Steps:
         return most / self._totals(self.positives)
 
 
-def _of_classes(probabilities: Floats, y: Ints, offsets: Ints) -> list[_Steps]:
-    """Return the steps of each class that is scored."""
-    groups = len(offsets) - 1
-    group = np.repeat(np.arange(groups), np.diff(offsets))
-    found = []
+def _of_classes(probabilities: Floats, y: Ints, *partitions: Ints) -> list[list[_Steps]]:
+    """Return for each partition, given by its offsets, the steps of each class that is scored.
+
+    Records of one score are a step whatever their order, so that no sort but the one by group need be stable.
+    """
+    groups = [len(offsets) - 1 for offsets in partitions]
+    of_record = [_numbered(offsets) for offsets in partitions]
+    found: list[list[_Steps]] = [[] for _ in partitions]
     for c in [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1]):
-        score = probabilities[:, c]
-        order = np.argsort(score, kind="stable") if groups == 1 else np.lexsort((score, group))
-        found.append(_Steps.of(score[order], y[order] == c, group[order], groups))
+        score, positive = np.ascontiguousarray(probabilities[:, c]), y == c
+        ascending = np.argsort(score)
+        for classes, group, several in zip(found, of_record, groups, strict=True):
+            order = ascending
+            if several > 1:
+                short = group.astype(np.min_scalar_type(several))[ascending]  # which NumPy sorts in one pass a byte
+                order = ascending[np.argsort(short, kind="stable")]
+            classes.append(_Steps.of(score[order], positive[order], group[order], several))
     return found
+
+
+def _numbered(offsets: Ints) -> Ints:
+    """Return ``[record]`` the group of each."""
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
 def _concordance(classes: list[_Steps]) -> Concordance:
@@ -151,16 +165,16 @@ class _Tally:
     def of(cls, probabilities: Floats, y: Ints, offsets: Ints) -> _Tally:
         sizes, classes = np.diff(offsets), probabilities.shape[1]
         groups = len(sizes)
-        group = np.repeat(np.arange(groups), sizes)
-        correct = (probabilities.argmax(1) == y).astype(np.float64)
-        cell = group * classes + y
+        group = _numbered(offsets)
         own = probabilities[np.arange(len(y)), y]
-        confidence = probabilities.max(1)
+        predicted, confidence = _highest(probabilities)
+        correct = (predicted == y).astype(np.float64)
+        cell = group * classes + y
         bins = group * BINS + np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
         squares = (probabilities[:, 1] - y) ** 2 if classes == 2 else (probabilities**2).sum(1) - 2 * own + 1
         return cls(
             sizes=sizes.astype(np.float64),
-            present=_sums(np.ones(len(y)), cell, groups * classes).reshape(groups, classes),
+            present=np.bincount(cell, minlength=groups * classes).astype(np.float64).reshape(groups, classes),
             hits=_sums(correct, cell, groups * classes).reshape(groups, classes),
             losses=_sums(-np.log(np.maximum(own, _LEAST_PROBABILITY)), group, groups),
             squares=_sums(squares, group, groups),
@@ -182,6 +196,17 @@ class _Tally:
                 "brier": self.squares / self.sizes,
                 "calibration_error": np.abs(self.gaps).sum(1) / self.sizes,
             }
+
+
+def _highest(probabilities: Floats) -> tuple[Ints, Floats]:
+    """Return each record's class of the highest probability, the first of equals, and that probability."""
+    most = probabilities[:, 0].copy()
+    predicted = np.zeros(len(most), dtype=np.int64)
+    for c in range(1, probabilities.shape[1]):
+        higher = probabilities[:, c] > most
+        predicted[higher] = c
+        np.maximum(most, probabilities[:, c], out=most)
+    return predicted, most
 
 
 def clinic_and_pooled(probabilities: Floats, y: Ints, offsets: Ints) -> tuple[dict[str, Floats], dict[str, float]]:
@@ -229,10 +254,10 @@ def of_several_models(
     p, labels, first = probabilities.reshape(-1, probabilities.shape[2]), y.ravel(), np.arange(models) * records
     of_clinics = np.append(0, (first[:, None] + offsets[1:]).ravel())
     tally = _Tally.of(p, labels, of_clinics)
-    own = _concordance(_of_classes(p, labels, of_clinics))
+    own, whole = map(_concordance, _of_classes(p, labels, of_clinics, np.append(first, len(labels))))
     pooled = {
         "within_clinic_auc": own.together(models).auc(),
-        "auc": _concordance(_of_classes(p, labels, np.append(first, len(labels)))).auc(),
+        "auc": whole.auc(),
         **tally.together(models).metrics(),
     }
     by_clinic = {"auc": own.auc(), **tally.metrics(), "pairs": own.pairs.sum(0)}
@@ -265,7 +290,7 @@ def costly_metrics(
         net benefit is the share of true positives less that of false ones times the threshold's odds (Vickers & Elkin,
         Medical Decision Making 26:565, 2006). Calibration and net benefit are NaN for several classes.
     """
-    classes = _of_classes(probabilities, y, offsets)
+    [classes] = _of_classes(probabilities, y, offsets)
     pairs = _concordance(classes).pairs
     with np.errstate(invalid="ignore", divide="ignore"):
         precision = np.array([steps.average_precision() for steps in classes])

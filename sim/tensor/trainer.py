@@ -392,8 +392,11 @@ def _at(values: Mapping[str, Tensor], some: slice | Tensor | NDArray[np.int64]) 
 def _alike(rates: Sequence[Rate]) -> dict[Rate, slice | Tensor]:
     """Return the lanes of each rate: a slice, of which tensors have a view, where they stand together."""
     lanes: dict[Rate, list[int]] = {}
+    before, together = None, list[int]()
     for lane, rate in enumerate(rates):
-        lanes.setdefault(rate, []).append(lane)
+        if rate is not before:
+            before, together = rate, lanes.setdefault(rate, [])
+        together.append(lane)
     return {
         rate: slice(own[0], own[-1] + 1) if len(own) == own[-1] + 1 - own[0] else torch.tensor(own)
         for rate, own in lanes.items()
