@@ -150,8 +150,7 @@ def _clinics(asked: Instruction, here: Workplace) -> list[int]:
 
 def _check_round(server_round: int, clinics: Iterable[int], job: Job) -> None:
     _demand(1 <= server_round <= job.spec.train.rounds, "the plan has no such round")
-    attendance = job.attendance(server_round)
-    _demand(all(attendance.has(k) for k in clinics), "a clinic takes no part in that round")
+    _demand(job.attendance(server_round).have(clinics), "a clinic takes no part in that round")
 
 
 def _places(group: NodeGroup, clinics: Sequence[int]) -> list[int]:

@@ -57,9 +57,9 @@ class Attendance:
     def _position(self) -> dict[int, int]:
         return {clinic: position for position, clinic in enumerate(self.clinics.tolist())}
 
-    def has(self, clinic: int) -> bool:
-        """Whether a clinic is there."""
-        return clinic in self._position
+    def have(self, clinics: Iterable[int]) -> bool:
+        """Whether all of some clinics are there."""
+        return self._position.keys() >= set(clinics)
 
     def batches_of(self, clinic: int) -> int:
         """Return how many batches a clinic that is there completes."""

@@ -128,9 +128,10 @@ class LocalTraining(Work):
         part, shape = self.trainer.part, tuple(self.group.x.shape[1:])
         at_once = 1 if one_by_one(part) else records_at_once(part, shape) // self.job.sampling.batch_size
         size = max(1, min(len(self.trainer.lanes) if self.job.dense else BLOCK, at_once))
-        for first in range(0, len(self.trainer.lanes), size):
-            some = slice(first, first + size)
-            train_lanes(self.trainer.some(some), self._feed(some), self.server_round)
+        lanes = len(self.trainer.lanes)
+        for some in (slice(first, first + size) for first in range(0, lanes, size)):
+            trainer = self.trainer if size >= lanes else self.trainer.some(some)
+            train_lanes(trainer, self._feed(some), self.server_round)
 
     def _feed(self, lanes: slice) -> Feed:
         return Feed.gathered(self.job, self.group, self.trainer.clinics[lanes], self.server_round, slice(None))

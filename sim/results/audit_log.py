@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,13 @@ class Trail:
     """Collects what was counted, round by round, from counters that only grow."""
 
     def __init__(self) -> None:
-        self.entries: list[dict[str, Any]] = []
+        self._rounds: list[tuple[int, dict[str, dict[tuple[str, str], NDArray[np.int64]]]]] = []
         self._traffic: dict[Any, NDArray[np.int64]] = {}
         self._noised: dict[Any, NDArray[np.int64]] = {}
         self._above: dict[Any, NDArray[np.int64]] = {}
 
     def close_round(self, server_round: int, traffic: Counted, noised: Counted, above: Counted) -> None:
-        """Enter what was counted since the last call.
+        """Note what was counted since the last call.
 
         Parameters
         ----------
@@ -52,19 +52,35 @@ class Trail:
         above : mapping
             Bytes so far between edge servers and cloud, ``[edge]`` each.
         """
-        steps = sorted(_growth(noised, self._noised).items())
-        new = [*sorted(_growth(traffic, self._traffic).items()), *((("noised-steps", part), n) for part, n in steps)]
-        for who, counted in (("clinic", new), ("edge", sorted(_growth(above, self._above).items()))):
-            if not counted:
-                continue
-            kinds, counts = [key for key, _ in counted], np.array([each for _, each in counted])
-            places = np.flatnonzero(counts.any(0))
-            for place, own in zip(places.tolist(), counts[:, places].T.tolist(), strict=True):
-                line: dict[str, dict[str, int]] = {group: {} for group in _GROUPS[who]}
-                for (group, kind), count in zip(kinds, own, strict=True):
-                    if count:
-                        line[group][kind] = count
-                self.entries.append({"round": server_round, who: place, **line})
+        steps = {("noised-steps", part): counts for part, counts in sorted(_growth(noised, self._noised).items())}
+        crossed = dict(sorted(_growth(traffic, self._traffic).items()))
+        between = dict(sorted(_growth(above, self._above).items()))
+        self._rounds.append((server_round, {"clinic": crossed | steps, "edge": between}))
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """One entry a round and clinic, or edge server, for which something was counted."""
+        return [
+            {"round": server_round, who: place, **line}
+            for server_round, counted in self._rounds
+            for who, by_kind in counted.items()
+            for place, line in _by_place(_GROUPS[who], by_kind)
+        ]
+
+
+def _by_place(
+    groups: Sequence[str], counted: Mapping[tuple[str, str], NDArray[np.int64]]
+) -> Iterator[tuple[int, dict[str, dict[str, int]]]]:
+    if not counted:
+        return
+    of_all = np.array([*counted.values()])
+    places = np.flatnonzero(of_all.any(0))
+    for place, own in zip(places.tolist(), of_all[:, places].T.tolist(), strict=True):
+        line: dict[str, dict[str, int]] = {group: {} for group in groups}
+        for (group, kind), count in zip(counted, own, strict=True):
+            if count:
+                line[group][kind] = count
+        yield place, line
 
 
 def _growth(now: Counted, before: dict[Any, NDArray[np.int64]]) -> dict[Any, NDArray[np.int64]]:
