@@ -27,7 +27,6 @@ from sim.methods.messages import (
     TrainAlone,
     Upload,
 )
-from sim.methods.node_group import NodeGroup
 from sim.methods.parties import protocol_at
 from sim.methods.workplace import Workplace
 
@@ -144,19 +143,13 @@ def _check_parameters(kind: Kind, brought: dict[str, Tensor], here: Workplace, c
 
 def _clinics(asked: Instruction, here: Workplace) -> list[int]:
     _demand(len(set(asked.clinics)) == len(asked.clinics), "it names a clinic twice")
-    _places(here.group, asked.clinics)
+    _demand(here.group.places.keys() >= set(asked.clinics), "a clinic is not here")
     return here.job.in_lane_order(asked.clinics)
 
 
 def _check_round(server_round: int, clinics: Iterable[int], job: Job) -> None:
     _demand(1 <= server_round <= job.spec.train.rounds, "the plan has no such round")
     _demand(job.attendance(server_round).have(clinics), "a clinic takes no part in that round")
-
-
-def _places(group: NodeGroup, clinics: Sequence[int]) -> list[int]:
-    """Return where clinics stand among the node's."""
-    _demand(group.places.keys() >= set(clinics), "a clinic is not here")
-    return [group.places[k] for k in clinics]
 
 
 def _answer(
@@ -168,7 +161,7 @@ def _answer(
     answered = here.memory.numbers(ANSWERED)[ANSWERED]
     if not isinstance(answered, list):
         raise TypeError("what was answered is damaged")
-    places = _places(here.group, clinics)
+    places = [here.group.places[k] for k in clinics]
     _demand(all(follows(answered[place]) for place in places), otherwise)
     for place, end in zip(places, now, strict=True):
         answered[place] = end

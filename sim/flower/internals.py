@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM as KEY_CLIPPING_NORM
 from flwr.supercore.differential_privacy import KEY_NORM_BIT as KEY_NORM_BIT
@@ -21,7 +21,7 @@ from torch import Tensor
 from sim.foundation.problems import SutureError
 
 SERVER_NODE_ID = 1
-RecordT = TypeVar("RecordT", ArrayRecord, ConfigRecord, RecordDict)
+RecordT = TypeVar("RecordT", ArrayRecord, ConfigRecord, MetricRecord, RecordDict)
 
 
 class TensorArray(Array):

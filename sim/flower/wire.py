@@ -144,7 +144,7 @@ def answer(reply: Reply, message: Message) -> Message:
         config[f"{NOISED}{what}"] = steps
     records[CONFIG] = filled(ConfigRecord(), config)
     if reply.metrics:
-        records[METRICS] = MetricRecord(dict(reply.metrics))
+        records[METRICS] = filled(MetricRecord(), reply.metrics)
     return Message(filled(RecordDict(), records), reply_to=message)
 
 

@@ -306,7 +306,7 @@ class Job:
     def returning(self, server_round: int, clinics: Sequence[int]) -> list[int]:
         """Return those of a round's clinics whose parts come back, in the order given."""
         attendance = self.attendance(server_round)
-        return [k for k in clinics if attendance.returns(k)]
+        return list(clinics) if attendance.returned.all() else [k for k in clinics if attendance.returns(k)]
 
     def lost(self, server_round: int) -> list[int]:
         """Return those of a round's clinics whose parts do not come back."""
