@@ -131,19 +131,19 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
     columns = weight.shape[2]
     if lanes == columns == 1:
         return torch.bmm(*_doubled(x, weight))[:1]
-    if lanes >= _MANY and min(rows, inner, columns) >= _NARROW and x.device.type == weight.device.type == "cpu":
-        turned = x.stride(2) != 1
-        if _alike(rows, inner, columns, turned):
+    worth = lanes >= _MANY and min(rows, inner, columns) >= _NARROW and x.device.type == "cpu"
+    if worth and _alike(rows, inner, columns, x.dtype, turned=x.stride(2) != 1):
+        with np.errstate(all="ignore"):
             return torch.from_numpy(np.matmul(x.numpy(), weight.numpy()))
     return torch.bmm(x, weight)
 
 
 @lru_cache(maxsize=256)
-def _alike(rows: int, inner: int, columns: int, turned: bool) -> bool:
+def _alike(rows: int, inner: int, columns: int, dtype: torch.dtype, *, turned: bool) -> bool:
     """Whether NumPy's products of such matrices have the bits of PyTorch's: both multiply and add in the same order."""
-    numbers = torch.Generator().manual_seed(0)
-    x = torch.randn(2, *((inner, rows) if turned else (rows, inner)), generator=numbers)
-    x, weight = x.transpose(1, 2) if turned else x, torch.randn(2, inner, columns, generator=numbers)
+    numbers, shape = torch.Generator().manual_seed(0), (inner, rows) if turned else (rows, inner)
+    x, weight = (torch.randn(2, *each, generator=numbers, dtype=dtype) for each in (shape, (inner, columns)))
+    x = x.transpose(1, 2) if turned else x
     return bool(np.array_equal(np.matmul(x.numpy(), weight.numpy()), torch.bmm(x, weight).numpy()))
 
 

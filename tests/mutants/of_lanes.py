@@ -6,6 +6,13 @@ LANES = "tests/sim/test_lanes_of_runs.py::"
 
 SHARED = (
     Mutant(
+        "products by whatever library is quicker",
+        "sim/tensor/dense.py",
+        "if worth and _alike(rows, inner, columns, x.dtype, turned=x.stride(2) != 1):",
+        "if lanes >= _MANY:",
+        ("tests/sim/test_lanes.py::test_a_lane_of_dense_layers_has_its_bits_beside_any_number_of_others",),
+    ),
+    Mutant(
         "lanes come back in another order than they were taken",
         "sim/tensor/trainer.py",
         "list(torch.split(value[place], sizes))",

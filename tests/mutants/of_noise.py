@@ -25,7 +25,7 @@ ROW_NOISE, CLIPPING = "sim/methods/row_noise.py", "sim/tensor/clipping.py"
 ROWS_NOISED, SMASHED, LAPLACE = f"{MECHANISMS}/noises.py", f"{MECHANISMS}/smashed_noise.py", f"{MECHANISMS}/laplace.py"
 GRADIENTS, LEVEL = f"{MECHANISMS}/dp_sgd.py", f"{MECHANISMS}/clinic_level.py"
 NORMAL = "random.standard_normal(shape)"
-PHILOX = "np.array([0, step, server_round, clinic]"
+PHILOX = "= [0, step, server_round, clinic]"
 
 KEYS = (
     Mutant(
@@ -105,9 +105,9 @@ KEYS = (
         "seeded_globals(self._job.seed, server_round)",
         (f"{APART}test_flowers_own_noise_is_the_runs",),
     ),
-    Mutant("steps share noise", "sim/foundation/rng.py", PHILOX, "np.array([0, 0, server_round, clinic]", PLACES),
-    Mutant("rounds share noise", "sim/foundation/rng.py", PHILOX, "np.array([0, step, 0, clinic]", PLACES),
-    Mutant("clinics share noise", "sim/foundation/rng.py", PHILOX, "np.array([0, step, server_round, 0]", PLACES),
+    Mutant("steps share noise", "sim/foundation/rng.py", PHILOX, "= [0, 0, server_round, clinic]", PLACES),
+    Mutant("rounds share noise", "sim/foundation/rng.py", PHILOX, "= [0, step, 0, clinic]", PLACES),
+    Mutant("clinics share noise", "sim/foundation/rng.py", PHILOX, "= [0, step, server_round, 0]", PLACES),
     Mutant("purposes share noise", "sim/foundation/rng.py", 'f"{key}/{purpose}"', 'f"{key}"', PARTS),
     Mutant(
         "parts share noise",

@@ -1,4 +1,5 @@
 from collections import OrderedDict
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from sim.models import Block, Part
+from sim.models.dense import dense_layers
 from sim.tensor.dense import DensePass
 from sim.tensor.lanes import SUMMED_AT_ONCE, forward, gradients, leaves, weighted_average
 from sim.tensor.losses import CROSS_ENTROPY, loss_sum
@@ -224,6 +226,29 @@ def test_a_cotangent_drives_a_part_as_the_rest_of_the_network_would(chosen, last
         close(input_gradient[lane], own.grad, dtype)
         for name, grad in zip(parameters, grads, strict=True):
             close(grad[lane], head.get_parameter(name).grad, dtype)
+
+
+@pytest.mark.parametrize("clip", [None, 0.3])
+@pytest.mark.parametrize("rows", [1, 16, 40])
+@pytest.mark.parametrize("widths", [(30, 64, 32, 2), (13, 32, 16, 1), (300, 12, 9)])
+def test_a_lane_of_dense_layers_has_its_bits_beside_any_number_of_others(widths, rows, clip):
+    torch.manual_seed(0)
+    lanes, layers = 40, [nn.Sequential(nn.Linear(*sizes), nn.ReLU()) for sizes in pairwise(widths)]
+    part, parameters = stacked([nn.Sequential(*(nn.Sequential(*layer) for layer in layers)) for _ in range(lanes)])
+    parameters = {name: torch.randn_like(value) for name, value in parameters.items()}
+    x, cotangent = torch.randn(lanes, rows, widths[0]), torch.randn(lanes, rows, widths[-1])
+
+    def gradients_of(some):
+        one = DensePass(dense_layers(part))
+        one.forward({name: value[some] for name, value in parameters.items()}, x[some], want_input_gradient=True)
+        return one.backward(cotangent[some], clip, torch.ones(len(x[some])))
+
+    x[39] = torch.inf  # a lane that diverges disturbs no other, and warns of nothing
+    in_all, at_entry = gradients_of(slice(None))
+    for some in (slice(0, 1), slice(7, 9), slice(11, 39)):
+        grads, input_gradient = gradients_of(some)
+        assert torch.equal(input_gradient, at_entry[some])
+        assert all(torch.equal(own, of_all[some]) for own, of_all in zip(grads, in_all, strict=True))
 
 
 def test_leaves_share_memory():
