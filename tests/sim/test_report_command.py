@@ -105,7 +105,7 @@ def test_pictures_that_cannot_be_drawn_are_one_line(tmp_path):
     with pytest.raises(OSError, match="exists"), drawn_beside(tmp_path / "a file") as draw:
         draw({"one": {"mark": "bar"}})
     with pytest.raises(SutureError, match="pictures died"), drawn_beside(tmp_path / "folder") as draw:
-        draw(_Deadly(one={}))
+        draw({"one": _Deadly()})
 
 
 class _Deadly(dict):
