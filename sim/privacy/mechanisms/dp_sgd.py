@@ -97,12 +97,13 @@ class DpSgd(OnGradients):
         fill_normals(noised, [keys[lane] for lane in own], purpose, [clinics[lane] for lane in own], server_round, step)
         noised *= scale
         lanes = slice(None) if len(own) == len(clinics) else torch.from_numpy(noisy)
-        pieces = torch.split(torch.from_numpy(noised), sizes, dim=1)
-        for value, piece in zip(sums, pieces, strict=True):
-            piece += value[lanes].flatten(1).cpu()
+        chosen, in_64_bits = [value[lanes] for value in sums], np.empty_like(noised)
+        for some, piece in zip(chosen, torch.split(torch.from_numpy(in_64_bits), sizes, dim=1), strict=True):
+            piece.view(some.shape).copy_(some)
+        noised += in_64_bits
         on_grid(noised, scale)
-        for value, piece in zip(sums, pieces, strict=True):
-            value[lanes] = piece.view(-1, *value.shape[1:]).to(value)
+        for value, some, piece in zip(sums, chosen, torch.split(torch.from_numpy(noised), sizes, dim=1), strict=True):
+            value[lanes] = some.copy_(piece.view(some.shape))
 
 
 MECHANISM = DpSgd()
