@@ -43,8 +43,8 @@ def normals(draws: Draws) -> Floats:
         What drawing raises, in whichever thread.
     """
     helper = _helper()
-    if helper is not None and helper.drawing is not None and helper.drawing[0] == draws:
-        return helper.next()
+    if helper is not None and (drawn := helper.taken(draws)) is not None:
+        return drawn
     rows = _room(draws)
     fill_normals(rows, *draws[:-1])
     return rows
@@ -83,7 +83,7 @@ class _Helper:
 
     def __init__(self) -> None:
         self.process = os.getpid()
-        self.drawing: tuple[Draws, Floats, Future[None]] | None = None
+        self._drawing: tuple[Draws, Floats, Future[None]] | None = None
         self._pool = ThreadPoolExecutor(1, "normals")
         self._steps = deque[Draws]()
 
@@ -91,29 +91,30 @@ class _Helper:
         self._steps = deque(steps)
         self._go_on()
 
-    def next(self) -> Floats:
-        """Return the rows that are being drawn once they are."""
-        assert self.drawing is not None
-        _, rows, drawn = self.drawing
+    def taken(self, draws: Draws) -> Floats | None:
+        """Return draws once they are made; None where those that are being made are others."""
+        if self._drawing is None or self._drawing[0] != draws:
+            return None
+        _, rows, made = self._drawing
         self._go_on()
-        drawn.result()
+        made.result()
         return rows
 
     def drop(self) -> None:
         self._steps.clear()
-        if self.drawing is not None:
-            self.drawing[2].cancel()
-        self.drawing = None
+        if self._drawing is not None:
+            self._drawing[2].cancel()
+        self._drawing = None
 
     def end(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
     def _go_on(self) -> None:
-        self.drawing = None
+        self._drawing = None
         if self._steps:
             draws = self._steps.popleft()
             rows = _room(draws)
-            self.drawing = draws, rows, self._pool.submit(fill_normals, rows, *draws[:-1])
+            self._drawing = draws, rows, self._pool.submit(fill_normals, rows, *draws[:-1])
 
 
 _own = threading.local()

@@ -160,7 +160,7 @@ def _first_points(rows: Floats, words: _Words, row: int, column: int) -> tuple[I
     if not row:
         counters[..., 1] = np.arange(column // 2, (column + even) // 2, dtype=np.uint64) | words.low
     first = words.of(counters, np.arange(row, row + height), memory.words).reshape(height, even)[:, :width]
-    layer, spare = (each[: rows.size].reshape(rows.shape) for each in (memory.layer, memory.spare))
+    layer, spare = memory.layer[: rows.size].reshape(rows.shape), memory.spare[: rows.size].reshape(rows.shape)
     left = np.flatnonzero(_named(first, layer, rows, spare))
     own_row, own_column = np.divmod(left, width)
     return row + own_row, column + own_column, layer.ravel()[left]
