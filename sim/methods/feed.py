@@ -122,7 +122,7 @@ class Feed:
 
     def step(self, s: int) -> Iterator[Batch]:
         """Return the batches of a step: one of all lanes at work, or one for each width at which some of them are."""
-        lanes, width = self._at_work[s]
+        lanes, width = self.at_work[s]
         if width:
             x, y, weights = self._steps[s]
             if lanes < x.shape[0] or width < x.shape[1]:
@@ -142,7 +142,7 @@ class Feed:
         return list(zip(self.x.unbind(), self.y.unbind(), self.weights.unbind(), strict=True))
 
     @cached_property
-    def _at_work(self) -> list[tuple[int, int]]:
+    def at_work(self) -> list[tuple[int, int]]:
         """By step: how many lanes are at work, and at which width; 0 if they differ, or none is."""
         if self.width.shape[1] == 1:
             return list(zip(self.active.tolist(), (self.width[:, 0] * self.active).tolist(), strict=True))

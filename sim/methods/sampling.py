@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from sim.foundation.rng import Keys, lane_streams, stream
 
+AT_ONCE = 2**18
+"""Draws of Poisson sampling that are compared at once, unless one lane has more."""
 Ints = NDArray[np.int64]
 Count = TypeVar("Count", int, Ints)
 
@@ -265,14 +267,17 @@ def _poisson(
     sampling: Sampling, key: Keys, server_round: int, clinics: Sequence[int] | Ints, n: Ints, steps: Ints
 ) -> tuple[Ints, Ints]:
     total, streams = int(steps.max(initial=0)), lane_streams(key, "batches", len(n))
-    sizes = steps * n
-    first, found = np.cumsum(sizes) - sizes, []
-    for lane, (clinic, size, rate) in enumerate(zip(clinics, sizes.tolist(), sampling.rates(n), strict=True)):
-        drawn = streams[lane].at(clinic, server_round).random(size)
-        found.append(first[lane] + np.flatnonzero(drawn < rate))
-    joins = np.concatenate([np.zeros(0, dtype=np.int64), *found])
-    of_lane = np.repeat(np.arange(len(n)), [len(own) for own in found])
-    step, record = np.divmod(joins - first[of_lane], n[of_lane])
+    sizes, rates = steps * n, sampling.rates(n)
+    edges, found = np.cumsum([0, *sizes.tolist()]), [np.zeros(0, dtype=np.int64)]
+    for some in np.split(np.arange(len(n)), np.flatnonzero(np.diff(edges[:-1] // AT_ONCE)) + 1) if len(n) else ():
+        start, own = edges[some[0]], (edges[some[0] : some[-1] + 2] - edges[some[0]]).tolist()
+        drawn = np.empty(own[-1])
+        for lane, places in zip(some.tolist(), map(slice, own, own[1:]), strict=True):
+            streams[lane].at(clinics[lane], server_round).random(out=drawn[places])
+        found.append(start + np.flatnonzero(drawn < np.repeat(rates[some], sizes[some])))
+    joins = np.concatenate(found)
+    of_lane = np.repeat(np.arange(len(n)), np.diff(np.searchsorted(joins, edges)))
+    step, record = np.divmod(joins - edges[of_lane], n[of_lane])
     rows = np.bincount(of_lane * total + step, minlength=len(n) * total).reshape(len(n), total)
     place = np.arange(len(joins)) - np.repeat(np.cumsum(rows) - rows.ravel(), rows.ravel())
     index = np.full((total, len(n), max(1, int(rows.max(initial=0)))), -1)

@@ -8,6 +8,7 @@ from typing import Self
 
 from torch import Tensor
 
+from sim.foundation.ahead import announced
 from sim.methods.feed import Feed
 from sim.methods.job import Job
 from sim.methods.node_group import NodeGroup
@@ -154,10 +155,12 @@ def train_lanes(trainer: Trainer, feed: Feed, server_round: int, first_step: int
             last = first + BLOCK
             train_lanes(trainer.some(slice(first, last)), feed.lanes(first, last), server_round, first_step)
         return
-    for s in range(len(feed.active)):
-        for batch in feed.step(s):
-            own, moment = trainer.of_batch(batch.lanes), (server_round, first_step + s)
-            own.forward(batch.x, rows=batch.rows.tolist(), moment=moment)
-            own.loss(batch.y, batch.weights)
-            own.backward(*moment, batch.normaliser)
-            trainer.put_back(batch.lanes, own)
+    as_one = ((server_round, first_step + s, lanes) for s, (lanes, width) in enumerate(feed.at_work) if width)
+    with announced(trainer.noise_of(as_one)):
+        for s in range(len(feed.active)):
+            for batch in feed.step(s):
+                own, moment = trainer.of_batch(batch.lanes), (server_round, first_step + s)
+                own.forward(batch.x, rows=batch.rows.tolist(), moment=moment)
+                own.loss(batch.y, batch.weights)
+                own.backward(*moment, batch.normaliser)
+                trainer.put_back(batch.lanes, own)

@@ -19,12 +19,13 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sim.foundation.ahead import drawing_ahead
 from sim.foundation.problems import ScenarioError, SutureError, show
 from sim.plan.plan import Plan
 from sim.tensor.process import ready_to_train
@@ -80,8 +81,9 @@ class InProcess:
     def run(self, execute: Execute, groups: Sequence[Sequence[Plan]]) -> Generator[Row]:
         """See :meth:`Engine.run`."""
         ready_to_train()
-        for group in groups:
-            yield from execute(group)
+        with _noise_drawn_ahead(1):
+            for group in groups:
+                yield from execute(group)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Workers:
         )
         try:
             with _interrupts_held():
-                going = {pool.submit(_tell_rows, execute, group) for group in groups}
+                going = {pool.submit(_tell_rows, execute, group, workers) for group in groups}
             while going:
                 done = {future for future in going if future.done()}
                 while told.poll(0.0 if done else _LOOK_SECONDS):
@@ -285,9 +287,15 @@ def _begin_worker(telling: Connection, one_at_a_time: Lock) -> None:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
-def _tell_rows(execute: Execute, group: Sequence[Plan]) -> None:
-    for row in execute(group):
-        _tell(row)
+def _tell_rows(execute: Execute, group: Sequence[Plan], workers: int) -> None:
+    with _noise_drawn_ahead(workers):
+        for row in execute(group):
+            _tell(row)
+
+
+def _noise_drawn_ahead(processes: int) -> AbstractContextManager[None]:
+    """Give this process a second thread, if each of so many has a second processor for it."""
+    return drawing_ahead() if 2 * processes <= default_jobs() else nullcontext()
 
 
 def _end_with(parent: int) -> None:

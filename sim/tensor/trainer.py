@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sim.foundation.ahead import Draws
 from sim.models import Parameters, Part
 from sim.models.dense import dense_layers
 from sim.tensor.clipping import Sums
@@ -349,13 +350,25 @@ class Trainer:
     def _tensor(self, values: Sequence[float] | NDArray[np.int64]) -> Tensor:
         return torch.tensor(values, dtype=next(iter(self.parameters.values())).dtype)
 
+    def noise_of(self, steps: Iterable[tuple[int, int, int]]) -> Iterator[Draws]:
+        """Name the draws of steps to come: of each its round, its number and how many lanes take it, from the first."""
+        numbers = sum(value[0].numel() for value in self._trained.values())
+        for server_round, step, at_work in steps:
+            noisy = [lane for lane in self.lanes[:at_work] if lane.noise_std]
+            keys, clinics = tuple(lane.key for lane in noisy), tuple(lane.clinic for lane in noisy)
+            yield Draws(keys, self._purpose, clinics, server_round, step, numbers)
+
+    @property
+    def _purpose(self) -> str:
+        return f"noise.{self.part.name}"
+
     def _add_noise(self, grads: list[Tensor], server_round: int, step: int, normaliser: NDArray[np.int64]) -> None:
         at_work = len(normaliser)
         lanes = self.lanes[:at_work]
         std, keys = [lane.noise_std for lane in lanes], [lane.key for lane in lanes]
-        purpose = f"noise.{self.part.name}"
         if self._noise is not None:
-            self._noise(grads, std, normaliser.tolist(), keys, purpose, self.clinics[:at_work], server_round, step)
+            clinics = self.clinics[:at_work]
+            self._noise(grads, std, normaliser.tolist(), keys, self._purpose, clinics, server_round, step)
         self.noised_steps[:at_work] += 1
 
     def _step(self, grads: list[Tensor], lanes: int, server_round: int) -> None:

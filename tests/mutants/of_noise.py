@@ -112,8 +112,8 @@ KEYS = (
     Mutant(
         "parts share noise",
         "sim/tensor/trainer.py",
-        'purpose = f"noise.{self.part.name}"',
-        'purpose = "noise.part"',
+        'return f"noise.{self.part.name}"',
+        'return "noise.part"',
         PARTS,
     ),
     Mutant("smashed rows and tail gradients share noise", ROWS_NOISED, 'f"noise.{kind}"', '"noise.rows"', PLACES),
@@ -136,8 +136,8 @@ DRAWS = (
     Mutant(
         "normal draws' point and layer share bits",
         NORMALS,
-        "layer = (words &",
-        "layer = (words >> np.uint64(11) &",
+        "np.bitwise_and(signed, LAYERS - 1",
+        "np.bitwise_and(signed >> 11, LAYERS - 1",
         (f"{OF_NORMALS}test_every_draw_is_that_of_a_ziggurat_one_number_at_a_time",),
     ),
     Mutant(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from sim.foundation.normals import fill_normals
+from sim.foundation.ahead import Draws, normals
 from sim.foundation.rng import Keys
 from sim.privacy.accounting import compose, dp_sgd_event
 from sim.privacy.calibration import calibrate
@@ -93,16 +93,17 @@ class DpSgd(OnGradients):
         own, sizes = noisy.tolist(), [value[0].numel() for value in sums]
         keys = [key] * len(clinics) if isinstance(key, int | str) else key
         scale = (np.asarray(std)[noisy] / np.asarray(normaliser)[noisy])[:, None]
-        noised = np.empty((len(own), sum(sizes)))
-        fill_normals(noised, [keys[lane] for lane in own], purpose, [clinics[lane] for lane in own], server_round, step)
+        names = tuple(keys[lane] for lane in own), purpose, tuple(clinics[lane] for lane in own)
+        noised = normals(Draws(*names, server_round, step, sum(sizes)))
         noised *= scale
         lanes = slice(None) if len(own) == len(clinics) else torch.from_numpy(noisy)
-        pieces = torch.split(torch.from_numpy(noised), sizes, dim=1)
-        for value, piece in zip(sums, pieces, strict=True):
-            piece += value[lanes].flatten(1).cpu()
+        chosen, in_64_bits = [value[lanes] for value in sums], np.empty_like(noised)
+        for some, piece in zip(chosen, torch.split(torch.from_numpy(in_64_bits), sizes, dim=1), strict=True):
+            piece.view(some.shape).copy_(some)
+        noised += in_64_bits
         on_grid(noised, scale)
-        for value, piece in zip(sums, pieces, strict=True):
-            value[lanes] = piece.view(-1, *value.shape[1:]).to(value)
+        for value, some, piece in zip(sums, chosen, torch.split(torch.from_numpy(noised), sizes, dim=1), strict=True):
+            value[lanes] = some.copy_(piece.view(some.shape))
 
 
 MECHANISM = DpSgd()

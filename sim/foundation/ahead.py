@@ -1,0 +1,130 @@
+"""Normal draws ahead of their use: by a second thread, while the first computes what they are added to.
+
+A draw depends on its name alone, so that those of the next step can be made at any time. NumPy and PyTorch let other
+threads work meanwhile; where a processor is idle, the noise of a step then costs no time of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.foundation.normals import Floats, fill_normals
+from sim.foundation.rng import Key
+
+LEAST, MOST = 2**15, 2**25
+"""Draws of a step from which a second thread saves time, and up to which those of two more steps fit into memory."""
+
+
+class Draws(NamedTuple):
+    """The name of a step's draws: parameters of :func:`sim.foundation.normals.fill_normals`, and how many a row."""
+
+    keys: tuple[Key, ...]
+    purpose: str
+    clinics: tuple[int, ...]
+    server_round: int
+    step: int
+    numbers: int
+
+
+def normals(draws: Draws) -> Floats:
+    """Return standard normal draws, ``[row, number]``: the next of those announced if it is they, or drawn now.
+
+    Raises
+    ------
+    Exception
+        What drawing raises, in whichever thread.
+    """
+    helper = _helper()
+    if helper is not None and (drawn := helper.taken(draws)) is not None:
+        return drawn
+    rows = _room(draws)
+    fill_normals(rows, *draws[:-1])
+    return rows
+
+
+@contextmanager
+def announced(steps: Iterable[Draws]) -> Iterator[None]:
+    """Tell which draws come next, in their order; what is not asked for meanwhile is dropped."""
+    helper = _helper()
+    if helper is None:
+        yield
+        return
+    helper.begin(draws for draws in steps if LEAST <= len(draws.keys) * draws.numbers <= MOST)
+    try:
+        yield
+    finally:
+        helper.drop()
+
+
+@contextmanager
+def drawing_ahead() -> Iterator[None]:
+    """Have what this thread announces drawn by a second one, which ends with the context, however that ends."""
+    if _helper() is not None:
+        yield
+        return
+    _own.helper = _Helper()
+    try:
+        yield
+    finally:
+        _own.helper.end()
+        _own.helper = None
+
+
+class _Helper:
+    """A second thread, which draws one step ahead, and a further one while that is waited for."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self._drawing: tuple[Draws, Floats, Future[None]] | None = None
+        self._pool = ThreadPoolExecutor(1, "normals")
+        self._steps = deque[Draws]()
+
+    def begin(self, steps: Iterable[Draws]) -> None:
+        self._steps = deque(steps)
+        self._go_on()
+
+    def taken(self, draws: Draws) -> Floats | None:
+        """Return draws once they are made; None where those that are being made are others."""
+        if self._drawing is None or self._drawing[0] != draws:
+            return None
+        _, rows, made = self._drawing
+        self._go_on()
+        made.result()
+        return rows
+
+    def drop(self) -> None:
+        self._steps.clear()
+        if self._drawing is not None:
+            self._drawing[2].cancel()
+        self._drawing = None
+
+    def end(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _go_on(self) -> None:
+        self._drawing = None
+        if self._steps:
+            draws = self._steps.popleft()
+            rows = _room(draws)
+            self._drawing = draws, rows, self._pool.submit(fill_normals, rows, *draws[:-1])
+
+
+_own = threading.local()
+
+
+def _helper() -> _Helper | None:
+    """Return this thread's helper; a process that was forked has none."""
+    helper: _Helper | None = getattr(_own, "helper", None)
+    return helper if helper is not None and helper.process == os.getpid() else None
+
+
+def _room(draws: Draws) -> Floats:
+    return np.empty((len(draws.keys), draws.numbers))
