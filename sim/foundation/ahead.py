@@ -101,7 +101,6 @@ class _Helper:
         return rows
 
     def drop(self) -> None:
-        self._steps.clear()
         if self._drawing is not None:
             self._drawing[2].cancel()
         self._drawing = None

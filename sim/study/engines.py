@@ -88,7 +88,7 @@ class InProcess:
 
 @dataclass(frozen=True)
 class Workers:
-    """Processes of one thread each, which stay for the whole study.
+    """Processes of one thread each, but for noise that is drawn ahead, which stay for the whole study.
 
     Attributes
     ----------

@@ -120,6 +120,7 @@ KEYS = (
     Mutant("the count shares noise with the update", LEVEL, '"noise.clip-count"', '"noise.update"', COUNT),
 )
 NORMALS, OF_NORMALS = "sim/foundation/normals.py", "tests/sim/test_normals.py::"
+AHEAD = "sim/foundation/ahead.py"
 CURVE = (f"{OF_NORMALS}test_draws_are_normal_in_every_part_of_the_curve",)
 DRAWS = (
     Mutant("steps share gradients' noise", NORMALS, "int(step) << 40", "0", PARTS),
@@ -139,6 +140,20 @@ DRAWS = (
         "np.bitwise_and(signed, LAYERS - 1",
         "np.bitwise_and(signed >> 11, LAYERS - 1",
         (f"{OF_NORMALS}test_every_draw_is_that_of_a_ziggurat_one_number_at_a_time",),
+    ),
+    Mutant(
+        "what was drawn ahead stands for other draws",
+        AHEAD,
+        "self._drawing[0] != draws",
+        "self._drawing[0].purpose != draws.purpose",
+        ("tests/sim/test_ahead.py::test_draws_come_as_they_are_asked_for_whatever_was_announced",),
+    ),
+    Mutant(
+        "draws are taken before they are made",
+        AHEAD,
+        "        made.result()\n",
+        "",
+        ("tests/sim/test_ahead.py::test_what_goes_wrong_while_drawing_ends_the_run",),
     ),
     Mutant(
         "one draw for all columns of a row",
@@ -215,8 +230,8 @@ DRAWS = (
     Mutant(
         "noise off in one layer",
         GRADIENTS,
-        "        for value, piece in zip(sums, pieces, strict=True):\n            value[lanes] = piece",
-        "        for value, piece in list(zip(sums, pieces, strict=True))[1:]:\n            value[lanes] = piece",
+        "in zip(sums, chosen, pieces, strict=True)",
+        "in list(zip(sums, chosen, pieces, strict=True))[1:]",
         SUMS,
     ),
     Mutant(

@@ -102,7 +102,8 @@ class DpSgd(OnGradients):
             piece.view(some.shape).copy_(some)
         noised += in_64_bits
         on_grid(noised, scale)
-        for value, some, piece in zip(sums, chosen, torch.split(torch.from_numpy(noised), sizes, dim=1), strict=True):
+        pieces = torch.split(torch.from_numpy(noised), sizes, dim=1)
+        for value, some, piece in zip(sums, chosen, pieces, strict=True):
             value[lanes] = some.copy_(piece.view(some.shape))
 
 
