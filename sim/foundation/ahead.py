@@ -20,7 +20,9 @@ from sim.foundation.normals import Floats, fill_normals
 from sim.foundation.rng import Key
 
 LEAST, MOST = 2**15, 2**25
-"""Draws of a step from which a second thread saves time, and up to which those of two more steps fit into memory."""
+"""Draws of a step from which a second thread saves time, and up to which those of another step fit into memory."""
+AHEAD = 2**22
+"""Draws up to which a further step is begun before one is asked for."""
 
 
 class Draws(NamedTuple):
@@ -79,41 +81,39 @@ def drawing_ahead() -> Iterator[None]:
 
 
 class _Helper:
-    """A second thread, which draws one step ahead, and a further one while that is waited for."""
+    """A second thread, which always has something to draw: of one that sleeps, to wake it takes as long as to draw."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
-        self._drawing: tuple[Draws, Floats, Future[None]] | None = None
         self._pool = ThreadPoolExecutor(1, "normals")
-        self._steps = deque[Draws]()
+        self._steps: Iterator[Draws] = iter(())
+        self._drawing = deque[tuple[Draws, Floats, Future[None]]]()
 
     def begin(self, steps: Iterable[Draws]) -> None:
-        self._steps = deque(steps)
+        self._steps = iter(steps)
         self._go_on()
 
     def taken(self, draws: Draws) -> Floats | None:
         """Return draws once they are made; None where those that are being made are others."""
-        if self._drawing is None or self._drawing[0] != draws:
+        if not self._drawing or self._drawing[0][0] != draws:
             return None
-        _, rows, made = self._drawing
+        _, rows, made = self._drawing.popleft()
         self._go_on()
         made.result()
         return rows
 
     def drop(self) -> None:
-        if self._drawing is not None:
-            self._drawing[2].cancel()
-        self._drawing = None
+        for _, _, made in self._drawing:
+            made.cancel()
+        self._drawing.clear()
 
     def end(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
     def _go_on(self) -> None:
-        self._drawing = None
-        if self._steps:
-            draws = self._steps.popleft()
+        while sum(rows.size for _, rows, _ in self._drawing) < AHEAD and (draws := next(self._steps, None)):
             rows = _room(draws)
-            self._drawing = draws, rows, self._pool.submit(fill_normals, rows, *draws[:-1])
+            self._drawing.append((draws, rows, self._pool.submit(fill_normals, rows, *draws[:-1])))
 
 
 _own = threading.local()

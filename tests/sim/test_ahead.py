@@ -70,13 +70,15 @@ def test_draws_come_as_they_are_asked_for_whatever_was_announced(second):
     np.testing.assert_array_equal(other, drawn_now(draws_of(2, clinics=(4, 0))))
 
 
-def test_no_more_than_one_step_is_drawn_that_nobody_waits_for(second):
+def test_no_more_is_drawn_ahead_than_has_room(second, monkeypatch):
+    monkeypatch.setattr(ahead, "AHEAD", 1)
+    begun = []
+    with drawing_ahead(), announced(begun.append(step) or draws_of(step) for step in range(9)):
+        normals(draws_of(0))
+        assert begun == [0, 1]
     with drawing_ahead():
-        with announced(map(draws_of, range(9))):
-            normals(draws_of(0))
         normals(draws_of(1))
-    assert len(others(second)) <= 2
-    assert len(second) - len(others(second)) == 1
+    assert second[-1] is threading.current_thread(), "what nobody asked for was dropped"
 
 
 def test_a_run_has_the_same_bits_and_leaves_no_thread(second, trained):
