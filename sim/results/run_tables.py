@@ -24,18 +24,15 @@ def read_run_tables(study_folder: Path, run_ids: Iterable[str], stem: str) -> pd
     stem : {"rounds", "clinics", "predictions", "split", "groups"}
         Runs without groups have no table of them, and are left out.
     """
-    alike: list[list[tuple[str, pa.Table]]] = []  # by schema, whose hash takes long to get
+    alike: dict[pa.Schema, list[tuple[str, pa.Table]]] = {}
     parts = []
     for run_id in run_ids:
         if stem == "groups" and not (study_folder / run_id / "groups.parquet").exists():
             continue
         table = _read_table(study_folder, f"{run_id}/{stem}.parquet", stem)
         parts.append((run_id, table))
-        known = (own for own in alike if own[0][1].schema.equals(table.schema, check_metadata=True))
-        if (own := next(known, None)) is None:
-            alike.append(own := [])
-        own.append((run_id, table))
-    for own in alike:
+        alike.setdefault(table.schema, []).append((run_id, table))
+    for own in alike.values():
         try:
             _check(_joined(own), stem, study_folder, of_several=True)
         except (ScenarioError, KeyError):  # which of them? (KeyError: a column run_id of its own)
