@@ -24,14 +24,14 @@ def read_run_tables(study_folder: Path, run_ids: Iterable[str], stem: str) -> pd
     stem : {"rounds", "clinics", "predictions", "split", "groups"}
         Runs without groups have no table of them, and are left out.
     """
-    alike: dict[bytes, list[tuple[str, pa.Table]]] = {}  # by schema, whose own hash takes longer to get
+    alike: dict[pa.Schema, list[tuple[str, pa.Table]]] = {}
     parts = []
     for run_id in run_ids:
         if stem == "groups" and not (study_folder / run_id / "groups.parquet").exists():
             continue
         table = _read_table(study_folder, f"{run_id}/{stem}.parquet", stem)
         parts.append((run_id, table))
-        alike.setdefault(table.schema.serialize().to_pybytes(), []).append((run_id, table))
+        alike.setdefault(table.schema, []).append((run_id, table))
     for own in alike.values():
         try:
             _check(_joined(own), stem, study_folder, of_several=True)
