@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sim.commands.common import StudyFolder, modules, print_results, wide_console
+from sim.foundation.lazy import loading
 
 
 def report(
@@ -36,10 +37,12 @@ def report(
     short_texts = partial(pd.option_context, "mode.string_storage", "python")
     with writing_to(folder), drawn_beside(folder / "figures", wanted=figures) as draw:
         records: Records = {}
-        write_table(folder, table, strict=True, kept=records)
-        with short_texts():
-            study = read_results(folder, records)
+        with loading():
+            write_table(folder, table, strict=True, kept=records)
+            with short_texts():
+                study = read_results(folder, records)
             records.clear()
+        with short_texts():
             shown = gallery(study)
             if figures:
                 draw(study_pictures(study, shown))
