@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Annotated
 
 import typer
 
 from sim.commands.common import StudyFolder, modules, print_results, wide_console
+from sim.foundation.lazy import loading
 
 
 def report(
@@ -15,6 +17,8 @@ def report(
     figures: Annotated[bool, typer.Option("--figures", help="Also draw its figures as SVG and PNG.")] = False,
 ) -> None:
     """Rebuild the table and the report from the finished runs, without training."""
+    # read when NumPy is loaded; threads that wait for each other's small products take more time than they save
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with modules():
         import pandas as pd
 
@@ -33,10 +37,12 @@ def report(
     short_texts = partial(pd.option_context, "mode.string_storage", "python")
     with writing_to(folder), drawn_beside(folder / "figures", wanted=figures) as draw:
         records: Records = {}
-        write_table(folder, table, strict=True, kept=records)
-        with short_texts():
-            study = read_results(folder, records)
+        with loading():
+            write_table(folder, table, strict=True, kept=records)
+            with short_texts():
+                study = read_results(folder, records)
             records.clear()
+        with short_texts():
             shown = gallery(study)
             if figures:
                 draw(study_pictures(study, shown))

@@ -16,7 +16,7 @@ _ALONE = {"dp_accounting": "dp_event"}
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Import without the garbage collector, which would look through all modules again and again."""
+    """Import or read without the garbage collector, which would look through all that is there again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -126,7 +126,8 @@ def shared_level(covariance: Floats, contrasts: Floats) -> float:
     scaled = contrasts[error > 0] / error[error > 0, None]
     largest = np.zeros(_DRAWS)
     for start in range(0, len(scaled), _AT_ONCE):
-        np.maximum(largest, np.abs(drawn @ scaled[start : start + _AT_ONCE].T).max(1), out=largest)
+        statistics = drawn @ scaled[start : start + _AT_ONCE].T
+        np.maximum(largest, np.abs(statistics, out=statistics).max(1), out=largest)
     return float(min(2 * scipy.special.ndtr(-np.quantile(largest, 1 - LEVEL)), LEVEL))
 
 

@@ -144,13 +144,17 @@ def trade_offs(
     costs = ok.assign(bytes=ok["bytes_up"] + ok["bytes_down"]).groupby(_GROUP, sort=False, observed=True)
     spent = costs.agg(seconds=("sim_seconds", "mean"), bytes=("bytes", "mean")).reset_index()
     largest = largest_epsilons(ok)
+    at = {
+        adversary: largest[[*_GROUP, epsilon]].rename(columns={epsilon: "epsilon"}).dropna(subset="epsilon")
+        for epsilon, adversary in adversaries.items()
+    }
     parts = []
     words = spoken(ok)
     for score, column in words.scores.items():
         means = with_bounds(summarise(ok, _GROUP, column, held_out), words.least).dropna(subset="mean")
-        for epsilon, adversary in adversaries.items():
-            at = largest[[*_GROUP, epsilon]].rename(columns={epsilon: "epsilon"}).dropna(subset="epsilon")
-            table = means.merge(spent, on=_GROUP).merge(at, on=_GROUP)
+        means = means.merge(spent, on=_GROUP)
+        for adversary, epsilons in at.items():
+            table = means.merge(epsilons, on=_GROUP)
             parts.append(table.assign(score=score, adversary=adversary, front=_front(table)))
     table = pd.concat(parts, ignore_index=True)
     table["place"] = _places(table["epsilon"], table["series"], axis_ends(largest))
@@ -275,8 +279,9 @@ def per_group(ok: pd.DataFrame, parts: pd.DataFrame, by: Sequence[str], amount: 
 
 def with_bounds(table: pd.DataFrame, least: float = 0.0) -> pd.DataFrame:
     """Give intervals by their ends, cut to what a score (or with `least` -1 a difference of two) can be."""
-    lower, upper = table["mean"] - table["half_width"], table["mean"] + table["half_width"]
-    return table.assign(lower=lower.clip(least, 1.0), upper=upper.clip(least, 1.0)).drop(columns="half_width")
+    mean, half_width = table["mean"].to_numpy(float), table["half_width"].to_numpy(float)
+    lower, upper = (np.clip(end, least, 1.0) for end in (mean - half_width, mean + half_width))
+    return table.assign(lower=lower, upper=upper).drop(columns="half_width")
 
 
 def elsewhere_points(away: pd.DataFrame, held_out: HeldOut) -> pd.DataFrame:

@@ -129,7 +129,6 @@ def between_parties(runs: pd.DataFrame) -> bool:
 def _of_outcome(runs: pd.DataFrame) -> Spoken:
     for kind in ("time", "amount", "ordinal"):
         words = _SPOKEN[kind]
-        own = runs.columns.intersection([words.within, words.pooled, words.proper])
-        if runs[own].notna().to_numpy().any():
+        if any(runs[name].notna().any() for name in (words.within, words.pooled, words.proper) if name in runs):
             return words
     return _SPOKEN["classes"]

@@ -36,6 +36,10 @@ MOST_SIGNS: Final = 100_000
 _ENTRY: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
 _MEND: Final = "restore the original file, or run again"
 _NOT_FINITE: Final = "holds a number that is not finite"
+_TEXT: Final = frozenset({pa.string().id, pa.large_string().id})
+_WHOLE: Final = (pa.int8, pa.int16, pa.int32, pa.int64, pa.uint8, pa.uint16, pa.uint32, pa.uint64)
+_PLAIN: Final = _TEXT | {kind().id for kind in (*_WHOLE, pa.float16, pa.float32, pa.float64, pa.bool_, pa.null)}
+"""Numbers of Arrow's types, by which they are told apart quickly."""
 
 
 def refuse(path: Path | str, fault: str) -> NoReturn:
@@ -96,9 +100,12 @@ def file_bytes(root: Path, name: str, most: int = MOST_BYTES) -> bytes | None:
             if place == len(folders) and not stat.S_ISREG(mode):
                 refuse(path, "is a folder, a pipe, a socket or a device, not a file; remove it")
         with os.fdopen(os.open(path, flags), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
                 refuse(path, "is a folder, a pipe, a socket or a device, not a file; remove it")
-            content = file.read(most + 1)
+            content = file.read(min(found.st_size, most) + 1)  # room for all that it may have is slow to get
+            if len(content) > found.st_size:  # it has grown
+                content += file.read(most + 1 - len(content))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -173,22 +180,29 @@ def _refuse_unfit(value: Any, label: Path | str) -> None:
     level = [value]
     for _ in range(MOST_DEPTH):
         below: list[Any] = []
+        texts: list[str] = []
         for part in level:
             kind = type(part)
             if kind is str:
-                if _unseen(part):
-                    refuse(label, f"holds a control or formatting character; {_MEND}")
+                texts.append(part)
             elif kind is dict:
                 below += part
                 below += part.values()
             elif kind is list:
                 below += part
             elif kind is float and not math.isfinite(part):
+                _refuse_unseen(texts, label)
                 refuse(label, f"{_NOT_FINITE}; {_MEND}")
+        _refuse_unseen(texts, label)
         if not below:
             return
         level = below
     refuse(label, f"is nested more than {MOST_DEPTH} deep; {_MEND}")
+
+
+def _refuse_unseen(texts: Iterable[str], label: Path | str) -> None:
+    if _unseen("".join(texts)):
+        refuse(label, f"holds a control or formatting character; {_MEND}")
 
 
 def _unseen(text: str) -> bool:
@@ -235,7 +249,7 @@ def read_arrow(root: Path, name: str, texts: Sequence[str] = ()) -> pa.Table | N
         file, schema = _opened(content, texts)
         if file.metadata.num_rows * max(len(schema), 1) > MOST_CELLS:
             refuse(path, f"has more cells than the limit of {MOST_CELLS:,}; {_MEND}")
-        if not all(map(_is_plain, set(schema.types))):
+        if not all(map(_is_plain, schema.types)):
             refuse(path, f"has a column of neither numbers nor text; {_MEND}")
         if len(set(schema.names)) < len(schema):
             refuse(path, f"has a duplicate column; {_MEND}")
@@ -255,7 +269,7 @@ def _opened(content: bytes, texts: Sequence[str]) -> tuple[pq.ParquetFile, pa.Sc
     except KeyError:  # lacks one of them
         file = pq.ParquetFile(pa.BufferReader(content))
     schema = file.schema_arrow
-    if not any(map(_is_text, set(schema.types))):
+    if not any(map(_is_text, schema.types)):
         return file, schema
     words = [name for name, kind in zip(schema.names, schema.types, strict=True) if name in texts or _is_text(kind)]
     file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=words)
@@ -263,12 +277,11 @@ def _opened(content: bytes, texts: Sequence[str]) -> tuple[pq.ParquetFile, pa.Sc
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return kind.id in _TEXT
 
 
 def _is_plain(kind: pa.DataType) -> bool:
-    known = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null, _is_text)
-    return any(is_kind(kind) for is_kind in known) or (pa.types.is_dictionary(kind) and _is_text(kind.value_type))
+    return kind.id in _PLAIN or (pa.types.is_dictionary(kind) and _is_text(kind.value_type))
 
 
 def _refuse_unfit_text(table: pa.Table, path: Path) -> None:
@@ -281,5 +294,5 @@ def _refuse_unfit_text(table: pa.Table, path: Path) -> None:
                     refuse(path, f"holds a text of more than {MOST_SIGNS:,} characters; {_MEND}")
                 if text is not None and _unseen(text):
                     refuse(path, f"holds a control or formatting character; {_MEND}")
-    if any(map(_unseen, table.column_names)):
+    if _unseen("".join(table.column_names)):
         refuse(path, f"has a control or formatting character in a column's name; {_MEND}")

@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import socket
+import stat
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pandas as pd
 import pyarrow as pa
@@ -348,6 +350,14 @@ def test_text_is_read_as_such_whatever_was_expected(tmp_path, texts):
     read = reading.read_arrow(tmp_path, "own.parquet", texts)
     assert [pa.types.is_dictionary(kind) for kind in read.schema.types] == [True, True, False]
     assert read.to_pydict() == table.to_pydict()
+
+
+def test_a_file_that_has_grown_since_its_size_was_asked_is_read_whole_or_not_at_all(tmp_path, monkeypatch):
+    (tmp_path / "own").write_bytes(b"a" * 3000)
+    monkeypatch.setattr(reading.os, "fstat", lambda _: SimpleNamespace(st_mode=stat.S_IFREG, st_size=1000))
+    assert reading.file_bytes(tmp_path, "own", most=3000) == b"a" * 3000
+    with pytest.raises(reading.ScenarioError, match="larger than the limit of 2,999 bytes"):
+        reading.file_bytes(tmp_path, "own", most=2999)
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path):

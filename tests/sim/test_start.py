@@ -64,6 +64,26 @@ def test_what_a_report_is_made_of_imports_no_torch():
     assert told == "False\n"
 
 
+REPORT = """
+import sys
+from sim.cli import app
+from sim.foundation.problems import ScenarioError
+
+try:
+    app(["report", sys.argv[1]], standalone_mode=False)
+except ScenarioError:
+    from threadpoolctl import threadpool_info
+
+    print({pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"})
+"""
+
+
+def test_a_report_keeps_to_one_thread_of_linear_algebra(tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    done = subprocess.run([sys.executable, "-c", REPORT, tmp_path], check=True, capture_output=True, text=True)
+    assert done.stdout == "{1}\n"
+
+
 FAULTS = """
 import resource, torch
 from sim.tensor.process import ready_to_train

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from sim.foundation.ahead import Draws, normals
 from sim.foundation.rng import Keys
 from sim.privacy.accounting import compose, dp_sgd_event
 from sim.privacy.calibration import calibrate
@@ -86,6 +85,8 @@ class DpSgd(OnGradients):
         the noise on the undivided sum. The key is one for all lanes, or one a lane.
         """
         import torch
+
+        from sim.foundation.ahead import Draws, normals
 
         noisy = np.flatnonzero(std)
         if not len(noisy):
