@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +46,12 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The results fol
 
 @contextmanager
 def modules() -> Iterator[None]:
-    """Import what a command needs; modules stay until its end, so that no garbage is ever looked for among them."""
+    """Import what a command needs; modules stay until its end, so that no garbage is ever looked for among them.
+
+    NumPy, which is among them, gets one thread for linear algebra unless the user says otherwise: of products as small
+    as a report's, threads that wait for each other take more time than they save.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with loading():
         yield
         gc.freeze()

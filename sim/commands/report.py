@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from typing import Annotated
 
@@ -17,8 +16,6 @@ def report(
     figures: Annotated[bool, typer.Option("--figures", help="Also draw its figures as SVG and PNG.")] = False,
 ) -> None:
     """Rebuild the table and the report from the finished runs, without training."""
-    # read when NumPy is loaded; threads that wait for each other's small products take more time than they save
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with modules():
         import pandas as pd
 
