@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-AT_ONCE = 2**19
-"""Numbers of sums that are copied to 64 bits at once, unless one lane has more."""
-
-
 @final
 class DpSgd(OnGradients):
     """Each record's gradient is clipped, and their sum noised."""
@@ -101,18 +97,13 @@ class DpSgd(OnGradients):
         noised = normals(Draws(*names, server_round, step, sum(sizes)))
         noised *= scale
         lanes = slice(None) if len(own) == len(clinics) else torch.from_numpy(noisy)
-        chosen = [value[lanes] for value in sums]
-        together = max(1, AT_ONCE // sum(sizes))
-        for first in range(0, len(own), together):
-            block = slice(first, first + together)
-            in_64_bits = np.empty_like(noised[block])
-            for value, piece in zip(chosen, torch.split(torch.from_numpy(in_64_bits), sizes, dim=1), strict=True):
-                piece.view(-1, *value.shape[1:]).copy_(value[block])
-            noised[block] += in_64_bits
-        on_grid(noised, scale)
         pieces = torch.split(torch.from_numpy(noised), sizes, dim=1)
-        for value, some, piece in zip(sums, chosen, pieces, strict=True):
-            value[lanes] = some.copy_(piece.view(some.shape))
+        for value, piece in zip(sums, pieces, strict=True):
+            piece += value[lanes].flatten(1).cpu()
+        on_grid(noised, scale)
+        for value, piece in zip(sums, pieces, strict=True):
+            own_shape = piece.view(-1, *value.shape[1:])
+            value[lanes] = own_shape if isinstance(lanes, slice) else own_shape.to(value)
 
 
 MECHANISM = DpSgd()
