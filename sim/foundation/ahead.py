@@ -19,7 +19,7 @@ import numpy as np
 from sim.foundation.normals import Floats, fill_normals
 from sim.foundation.rng import Key
 
-LEAST, MOST = 2**15, 2**25
+LEAST, MOST = 2**15, 2**24
 """Draws of a step from which a second thread saves time, and up to which those of another step fit into memory."""
 AHEAD = 2**22
 """Draws up to which a further step is begun before one is asked for."""
@@ -72,11 +72,11 @@ def drawing_ahead() -> Iterator[None]:
     if _helper() is not None:
         yield
         return
-    _own.helper = _Helper()
+    helper = _own.helper = _Helper()
     try:
         yield
     finally:
-        _own.helper.end()
+        helper.end()
         _own.helper = None
 
 

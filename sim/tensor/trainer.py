@@ -352,6 +352,8 @@ class Trainer:
 
     def noise_of(self, steps: Iterable[tuple[int, int, int]]) -> Iterator[Draws]:
         """Name the draws of steps to come: of each its round, its number and how many lanes take it, from the first."""
+        if self._noise is None or self.frozen:
+            return
         numbers = sum(value[0].numel() for value in self._trained.values())
         for server_round, step, at_work in steps:
             noisy = [lane for lane in self.lanes[:at_work] if lane.noise_std]

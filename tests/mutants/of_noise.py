@@ -230,8 +230,8 @@ DRAWS = (
     Mutant(
         "noise off in one layer",
         GRADIENTS,
-        "in zip(sums, chosen, pieces, strict=True)",
-        "in list(zip(sums, chosen, pieces, strict=True))[1:]",
+        "        for value, piece in zip(sums, pieces, strict=True):\n            own_shape",
+        "        for value, piece in list(zip(sums, pieces, strict=True))[1:]:\n            own_shape",
         SUMS,
     ),
     Mutant(

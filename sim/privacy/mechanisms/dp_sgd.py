@@ -98,14 +98,13 @@ class DpSgd(OnGradients):
         noised = normals(Draws(*names, server_round, step, sum(sizes)))
         noised *= scale
         lanes = slice(None) if len(own) == len(clinics) else torch.from_numpy(noisy)
-        chosen, in_64_bits = [value[lanes] for value in sums], np.empty_like(noised)
-        for some, piece in zip(chosen, torch.split(torch.from_numpy(in_64_bits), sizes, dim=1), strict=True):
-            piece.view(some.shape).copy_(some)
-        noised += in_64_bits
-        on_grid(noised, scale)
         pieces = torch.split(torch.from_numpy(noised), sizes, dim=1)
-        for value, some, piece in zip(sums, chosen, pieces, strict=True):
-            value[lanes] = some.copy_(piece.view(some.shape))
+        for value, piece in zip(sums, pieces, strict=True):
+            piece += value[lanes].flatten(1).cpu()
+        on_grid(noised, scale)
+        for value, piece in zip(sums, pieces, strict=True):
+            own_shape = piece.view(-1, *value.shape[1:])
+            value[lanes] = own_shape if isinstance(lanes, slice) else own_shape.to(value)
 
 
 MECHANISM = DpSgd()
