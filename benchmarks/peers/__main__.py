@@ -128,10 +128,10 @@ def measure(peer: Peer, scenario: Path, arrays: Path, algorithm: str, rounds: in
         else:
             words = f"benchmarks.peers.{peer.module}", arrays, algorithm, str(rounds), scenario
             command = [python_of(peer.environment), "-m", *words]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # each starts from compiled modules, as it does for its users
         started = time.perf_counter()
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=told, stderr=subprocess.DEVNULL
-        )
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=told, stderr=subprocess.DEVNULL)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         whole = {"whole": time.perf_counter() - started, "whole_cpu": used.ru_utime + used.ru_stime}

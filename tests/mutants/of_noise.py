@@ -144,8 +144,8 @@ DRAWS = (
     Mutant(
         "what was drawn ahead stands for other draws",
         AHEAD,
-        "self._drawing[0] != draws",
-        "self._drawing[0].purpose != draws.purpose",
+        "self._drawing[0][0] != draws",
+        "self._drawing[0][0].purpose != draws.purpose",
         ("tests/sim/test_ahead.py::test_draws_come_as_they_are_asked_for_whatever_was_announced",),
     ),
     Mutant(
