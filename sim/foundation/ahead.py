@@ -87,6 +87,7 @@ class _Helper:
 
     def __init__(self) -> None:
         self.process = os.getpid()
+        self.ended = False
         self._pool = ThreadPoolExecutor(1, "normals")
         self._steps: Iterator[Draws] = iter(())
         self._drawing = deque[tuple[Draws, Floats, Future[None]]]()
@@ -108,8 +109,10 @@ class _Helper:
         for _, _, made in self._drawing:
             made.cancel()
         self._drawing.clear()
+        self._steps = iter(())
 
     def end(self) -> None:
+        self.ended = True
         self._pool.shutdown(cancel_futures=True)
 
     def _go_on(self) -> None:
@@ -122,9 +125,9 @@ _own = threading.local()
 
 
 def _helper() -> _Helper | None:
-    """Return this thread's helper; a process that was forked has none."""
+    """Return this thread's helper; a process that was forked has none, and one that ended is none."""
     helper: _Helper | None = getattr(_own, "helper", None)
-    return helper if helper is not None and helper.process == os.getpid() else None
+    return helper if helper is not None and helper.process == os.getpid() and not helper.ended else None
 
 
 def _room(draws: Draws) -> Floats:

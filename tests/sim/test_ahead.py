@@ -1,6 +1,7 @@
 """Noise that a second thread draws ahead is the noise that would be drawn, and the thread ends with what it is for."""
 
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -118,6 +119,51 @@ def test_the_thread_ends_with_a_study_that_is_interrupted_or_fails(second, monke
     assert threading.enumerate() != threads
     left_early.close()
     assert threading.enumerate() == threads
+
+
+def test_a_thread_whose_end_is_interrupted_or_elsewhere_is_not_asked_again(second, monkeypatch):
+    ends = ahead._Helper.end
+
+    def interrupted(helper):
+        ends(helper)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ahead._Helper, "end", interrupted)
+    with pytest.raises(KeyboardInterrupt), drawing_ahead():
+        pass
+    monkeypatch.setattr(ahead._Helper, "end", ends)
+    with drawing_ahead(), announced(map(draws_of, range(1))):
+        normals(draws_of(0))
+
+    monkeypatch.setattr(engines, "default_jobs", lambda: 2)
+    begun = InProcess().run(lambda _: iter([{}, {}]), [[]])
+    next(begun)
+    closing = threading.Thread(target=begun.close)
+    closing.start()
+    closing.join()
+    with drawing_ahead(), announced(map(draws_of, range(1))):
+        normals(draws_of(0))
+    assert len(others(second)) == 2
+
+
+class _Trainer:
+    steps = 9
+
+
+def test_what_was_announced_is_let_go_with_its_context(second, monkeypatch):
+    monkeypatch.setattr(ahead, "AHEAD", 1)
+
+    def steps(trainer):
+        for step in range(trainer.steps):
+            yield draws_of(step)
+
+    trainer = _Trainer()
+    there = weakref.ref(trainer)
+    with drawing_ahead():
+        with announced(steps(trainer)):
+            normals(draws_of(0))
+        del trainer
+        assert there() is None
 
 
 @pytest.mark.parametrize(("processors", "spare"), [(3, False), (4, True)])
