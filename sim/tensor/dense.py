@@ -131,11 +131,17 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
     columns = weight.shape[2]
     if lanes == columns == 1:
         return torch.bmm(*_doubled(x, weight))[:1]
-    worth = lanes >= _MANY and min(rows, inner, columns) >= _NARROW and x.device.type == "cpu"
-    if worth and _alike(rows, inner, columns, x.dtype, turned=x.stride(2) != 1):
+    worth = lanes >= _MANY and min(rows, inner, columns) >= _NARROW and x.device.type == "cpu" and _by_rows(weight)
+    turned = not _by_rows(x)
+    if worth and (not turned or _by_rows(x.mT)) and _alike(rows, inner, columns, x.dtype, turned=turned):
         with np.errstate(all="ignore"):
             return torch.from_numpy(np.matmul(x.numpy(), weight.numpy()))
     return torch.bmm(x, weight)
+
+
+def _by_rows(matrices: Tensor) -> bool:
+    """Whether each matrix lies in memory row after row, as those that were compared do."""
+    return matrices.stride(2) == 1 and matrices.stride(1) >= matrices.shape[2]
 
 
 @lru_cache(maxsize=256)

@@ -8,7 +8,7 @@ SHARED = (
     Mutant(
         "products by whatever library is quicker",
         "sim/tensor/dense.py",
-        "if worth and _alike(rows, inner, columns, x.dtype, turned=x.stride(2) != 1):",
+        "if worth and (not turned or _by_rows(x.mT)) and _alike(rows, inner, columns, x.dtype, turned=turned):",
         "if lanes >= _MANY:",
         ("tests/sim/test_lanes.py::test_a_lane_of_dense_layers_has_its_bits_beside_any_number_of_others",),
     ),

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from sim.models import Block, Part
 from sim.models.dense import dense_layers
-from sim.tensor.dense import DensePass
+from sim.tensor.dense import DensePass, _product
 from sim.tensor.lanes import SUMMED_AT_ONCE, forward, gradients, leaves, weighted_average
 from sim.tensor.losses import CROSS_ENTROPY, loss_sum
 from sim.tensor.passes import AutogradPass, pass_of
@@ -249,6 +249,21 @@ def test_a_lane_of_dense_layers_has_its_bits_beside_any_number_of_others(widths,
         grads, input_gradient = gradients_of(some)
         assert torch.equal(input_gradient, at_entry[some])
         assert all(torch.equal(own, of_all[some]) for own, of_all in zip(grads, in_all, strict=True))
+
+
+@pytest.mark.parametrize("columns", [12, 16, 64])
+@pytest.mark.parametrize("inner", [32, 65, 100])
+def test_products_of_matrices_that_lie_otherwise_in_memory_are_those_of_few_lanes(inner, columns):
+    torch.manual_seed(0)
+    x, weight = torch.randn(32, 17, inner), torch.randn(32, inner, columns)
+    lain = [
+        (x, weight.mT.contiguous().mT),
+        (x[:, :1].expand_as(x), weight),
+        (x.repeat_interleave(2, 2)[..., ::2], weight),
+    ]
+    for left, right in lain:
+        few = torch.cat([_product(left[some : some + 8], right[some : some + 8]) for some in range(0, 32, 8)])
+        assert torch.equal(_product(left, right), few)
 
 
 def test_leaves_share_memory():
