@@ -16,7 +16,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ class Trail:
     """Collects what was counted, round by round, from counters that only grow."""
 
     def __init__(self) -> None:
-        self._rounds: list[tuple[int, dict[str, dict[tuple[str, str], NDArray[np.int64]]]]] = []
+        self._rounds: list[tuple[int, dict[str, _Round]]] = []
         self._traffic: dict[Any, NDArray[np.int64]] = {}
         self._noised: dict[Any, NDArray[np.int64]] = {}
         self._above: dict[Any, NDArray[np.int64]] = {}
@@ -55,7 +55,7 @@ class Trail:
         steps = {("noised-steps", part): counts for part, counts in sorted(_growth(noised, self._noised).items())}
         crossed = dict(sorted(_growth(traffic, self._traffic).items()))
         between = dict(sorted(_growth(above, self._above).items()))
-        self._rounds.append((server_round, {"clinic": crossed | steps, "edge": between}))
+        self._rounds.append((server_round, {"clinic": _Round.of(crossed | steps), "edge": _Round.of(between)}))
 
     @property
     def entries(self) -> list[dict[str, Any]]:
@@ -63,24 +63,31 @@ class Trail:
         return [
             {"round": server_round, who: place, **line}
             for server_round, counted in self._rounds
-            for who, by_kind in counted.items()
-            for place, line in _by_place(_GROUPS[who], by_kind)
+            for who, of_round in counted.items()
+            for place, line in of_round.lines(_GROUPS[who])
         ]
 
 
-def _by_place(
-    groups: Sequence[str], counted: Mapping[tuple[str, str], NDArray[np.int64]]
-) -> Iterator[tuple[int, dict[str, dict[str, int]]]]:
-    if not counted:
-        return
-    of_all = np.array([*counted.values()])
-    places = np.flatnonzero(of_all.any(0))
-    for place, own in zip(places.tolist(), of_all[:, places].T.tolist(), strict=True):
-        line: dict[str, dict[str, int]] = {group: {} for group in groups}
-        for (group, kind), count in zip(counted, own, strict=True):
-            if count:
-                line[group][kind] = count
-        yield place, line
+class _Round(NamedTuple):
+    """What a round counted: kinds, the places that have something, and ``[kind, place]`` their counts."""
+
+    kinds: tuple[tuple[str, str], ...]
+    places: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, counted: Mapping[tuple[str, str], NDArray[np.int64]]) -> _Round:
+        of_all = np.array([*counted.values()]) if counted else np.zeros((0, 0), dtype=np.int64)
+        places = np.flatnonzero(of_all.any(0))
+        return cls(tuple(counted), places, of_all[:, places])
+
+    def lines(self, groups: Sequence[str]) -> Iterator[tuple[int, dict[str, dict[str, int]]]]:
+        for place, own in zip(self.places.tolist(), self.counts.T.tolist(), strict=True):
+            line: dict[str, dict[str, int]] = {group: {} for group in groups}
+            for (group, kind), count in zip(self.kinds, own, strict=True):
+                if count:
+                    line[group][kind] = count
+            yield place, line
 
 
 def _growth(now: Counted, before: dict[Any, NDArray[np.int64]]) -> dict[Any, NDArray[np.int64]]:

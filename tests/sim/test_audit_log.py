@@ -1,13 +1,15 @@
 """The audit log against the run it is of, and every way to damage it."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import DP_SGD, call_suture, plan_of, run_spec, write_csv
 
 from sim.foundation.chain import chained
-from sim.results.audit_log import AUDIT_FILE, first_fault
+from sim.results.audit_log import AUDIT_FILE, Trail, first_fault
 from sim.study.runner import execute
 
 
@@ -117,3 +119,17 @@ def test_epsilon_of_a_saved_run(run: Path, record: dict, capsys: pytest.CaptureF
         assert call_suture("epsilon", run, *wrong) == 2
         assert capsys.readouterr().err.count("\n") == 1
     assert call_suture("epsilon", run.parent) == 2
+
+
+def test_of_a_round_no_more_is_kept_than_its_clinics_need():
+    trail, clinics, rounds = Trail(), 10_000, 40
+    traffic = {(way, "model"): np.zeros(clinics, dtype=np.int64) for way in ("up", "down")}
+    tracemalloc.start()
+    for server_round in range(rounds):
+        for counts in traffic.values():
+            counts[server_round] += 8
+        trail.close_round(server_round + 1, traffic, {}, {})
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 5 * 8 * clinics, "what was counted up to the last round, and little of each"
+    assert [(entry["round"], entry["clinic"]) for entry in trail.entries] == [(k + 1, k) for k in range(rounds)]
