@@ -113,7 +113,7 @@ class DensePass:
                 delta = _behind_relu(delta, self._values[position + 1], 0)
             deltas.insert(0, delta)
             if position or self._want_input_gradient:
-                delta = _product(delta, self._parameters[layer.weight])
+                delta = product(delta, self._parameters[layer.weight])
                 input_gradient = delta
         return deltas, input_gradient if self._want_input_gradient else None
 
@@ -125,7 +125,7 @@ def _linear(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     return torch.baddbmm(bias, x, weight)
 
 
-def _product(x: Tensor, weight: Tensor) -> Tensor:
+def product(x: Tensor, weight: Tensor) -> Tensor:
     """Return x weight over lanes, of the same bits whichever library multiplies."""
     lanes, rows, inner = x.shape
     columns = weight.shape[2]
@@ -161,5 +161,5 @@ def _doubled(*operands: Tensor) -> Iterator[Tensor]:
 def _sums(deltas: Sequence[Tensor], values: Sequence[Tensor]) -> list[Tensor]:
     grads: list[Tensor] = []
     for d, a in zip(deltas, values, strict=False):
-        grads += [_product(d.transpose(1, 2), a), d.sum(1)]
+        grads += [product(d.transpose(1, 2), a), d.sum(1)]
     return grads

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from sim.models import Block, Part
 from sim.models.dense import dense_layers
-from sim.tensor.dense import DensePass, _product
+from sim.tensor.dense import DensePass, product
 from sim.tensor.lanes import SUMMED_AT_ONCE, forward, gradients, leaves, weighted_average
 from sim.tensor.losses import CROSS_ENTROPY, loss_sum
 from sim.tensor.passes import AutogradPass, pass_of
@@ -262,8 +262,8 @@ def test_products_of_matrices_that_lie_otherwise_in_memory_are_those_of_few_lane
         (x.repeat_interleave(2, 2)[..., ::2], weight),
     ]
     for left, right in lain:
-        few = torch.cat([_product(left[some : some + 8], right[some : some + 8]) for some in range(0, 32, 8)])
-        assert torch.equal(_product(left, right), few)
+        few = torch.cat([product(left[some : some + 8], right[some : some + 8]) for some in range(0, 32, 8)])
+        assert torch.equal(product(left, right), few)
 
 
 def test_leaves_share_memory():
