@@ -44,7 +44,7 @@ def opacus_loop(spec: RunSpec, federation: Federation) -> Run:
 def compare(model: str, clinics: int, rounds: int, repeats: int) -> None:
     """Print the medians and their ratios, a line a model."""
     with tempfile.TemporaryDirectory() as folder:
-        data = write_clinics(Path(folder) / ("clinics.npz" if model == "cnn" else "clinics.csv"), clinics, model)
+        data = write_clinics(Path(folder), clinics, model)
         plain, private = (spec_for(data, model, "fedavg", privacy) for privacy in (NONE, DP_SGD))
         sides = (
             flower_path(plain),

@@ -54,8 +54,9 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_clinics(path: Path, clinics: int, model: str) -> dict[str, Any]:
+def write_clinics(folder: Path, clinics: int, model: str) -> dict[str, Any]:
     """Write a file of clinics and return the table ``[data]`` that reads it."""
+    path = folder / ("clinics.csv" if model == "mlp" else "clinics.npz")
     rng = np.random.default_rng(0)
     low, high = (45, 75) if model == "mlp" else (38, 62)
     sizes = np.ceil(rng.integers(low, high + 1, clinics) / 0.75).astype(int)
@@ -170,9 +171,7 @@ def seconds_per_round(run: Run, rounds: int, clock: Callable[[], float] = time.p
 def compare(options: argparse.Namespace, clinics: int) -> None:
     """Print the medians and their ratio, a line a strategy."""
     with tempfile.TemporaryDirectory() as folder:
-        data = write_clinics(
-            Path(folder) / ("clinics.csv" if options.model == "mlp" else "clinics.npz"), clinics, options.model
-        )
+        data = write_clinics(Path(folder), clinics, options.model)
         for strategy in options.strategies:
             spec = spec_for(data, options.model, strategy)
             ours, loop = flower_path(spec), plain_loop(spec, load_federation(spec.data, spec.seed))

@@ -94,7 +94,7 @@ def write_job(folder: Path, model: str, algorithm: str, rounds: int) -> tuple[Pa
     from sim.scenario import load_scenario
     from sim.scenario.spec import expand
 
-    data = write_clinics(folder / ("clinics.npz" if model == "cnn" else "clinics.csv"), 100, model)
+    data = write_clinics(folder, 100, model)
     private = algorithm == "dp-sgd"
     dp_sgd = {"mechanism": "dp-sgd", "noise-multiplier": NOISE, "clip": CLIP, "delta": 1e-3}
     strategy = {"name": "fedavg"} if algorithm in ("fedavg", "dp-sgd") else {"name": algorithm, "cut": "vanilla"}
