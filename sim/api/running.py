@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from typing import Any, Final
 
 from rich.console import Console
@@ -32,6 +33,17 @@ DATA_FOLDER: Final = "data"
 """Of a study's: what it was given in memory."""
 
 
+_STUDY = RLock()
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Let one thread after another carry out a study: generators of draws, which stay, serve one at a time."""
+    with _STUDY:
+        yield
+
+
+@_one_at_a_time()
 @left_out()
 def run(
     scenario: Scenario | Mapping[str, Any] | Path | str,
@@ -44,7 +56,7 @@ def run(
     fail_fast: bool = False,
     progress: bool = True,
 ) -> Study:
-    """Run a study; finished runs in the results folder are not repeated.
+    """Run a study; finished runs in the results folder are not repeated. Studies of several threads wait for each other.
 
     Parameters
     ----------
