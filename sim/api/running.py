@@ -56,7 +56,9 @@ def run(
     fail_fast: bool = False,
     progress: bool = True,
 ) -> Study:
-    """Run a study; finished runs in the results folder are not repeated. Studies of several threads wait for each other.
+    """Run a study; finished runs in the results folder are not repeated.
+
+    Studies that several threads run come one after another.
 
     Parameters
     ----------
