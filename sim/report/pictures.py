@@ -18,20 +18,15 @@ _SCALE = 2  # device pixels to a unit: most pictures are about 1600 pixels wide
 
 def draw(specs: Mapping[str, dict[str, Any]], folder: Path) -> list[Path]:
     """Write a PNG and an SVG file of each Vega-Lite specification, which holds its data."""
+    return [path for stem, spec in specs.items() for path in _written(svg(spec), folder, stem)]
+
+
+def _written(drawn: str, folder: Path, stem: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    return [path for stem, spec in specs.items() for path in _in_points(_drawn(spec, folder / f"{stem}.svg"))]
-
-
-def _drawn(spec: dict[str, Any], path: Path) -> Path:
-    path.write_text(svg(spec), encoding="utf-8")
-    return path
-
-
-def _in_points(path: Path) -> list[Path]:
-    """Write the PNG file beside an SVG file; return both."""
-    pixels = path.with_suffix(".png")
-    pixels.write_bytes(_pixels(path.read_text(encoding="utf-8")))
-    return [pixels, path]
+    paths = [folder / f"{stem}.png", folder / f"{stem}.svg"]
+    paths[0].write_bytes(_pixels(drawn))
+    paths[1].write_text(drawn, encoding="utf-8")
+    return paths
 
 
 def svg(spec: dict[str, Any]) -> str:
@@ -58,8 +53,8 @@ def _pixels(drawn: str) -> bytes:
 def drawn_beside(folder: Path, *, wanted: bool = True) -> Iterator[Callable[[Mapping[str, dict[str, Any]]], None]]:
     """Yield what draws specifications in a process beside, which starts at once; at the end the pictures are there.
 
-    That process draws the SVG files; of each this one makes the PNG file, at the end, while the next is drawn. Where
-    none are wanted there is no process, and nothing is drawn.
+    This process turns each drawing into points, and writes both files, at the end, while the next is drawn. Where none
+    are wanted there is no process, and nothing is drawn.
     """
     if not wanted:
         yield lambda specs: None
@@ -70,15 +65,10 @@ def drawn_beside(folder: Path, *, wanted: bool = True) -> Iterator[Callable[[Map
 
     with ProcessPoolExecutor(1, get_context("spawn")) as beside:
         beside.submit(svg, _BLANK)
-        asked: list[Future[Path]] = []
-
-        def draw(specs: Mapping[str, dict[str, Any]]) -> None:
-            folder.mkdir(parents=True, exist_ok=True)
-            asked.extend(beside.submit(_drawn, spec, folder / f"{stem}.svg") for stem, spec in specs.items())
-
-        yield draw
+        asked: list[tuple[str, Future[str]]] = []
+        yield lambda specs: asked.extend((stem, beside.submit(svg, spec)) for stem, spec in specs.items())
         try:
-            for drawn in asked:
-                _in_points(drawn.result())
+            for stem, drawn in asked:
+                _written(drawn.result(), folder, stem)
         except BrokenProcessPool:
             raise SutureError(f"{folder}: the process that draws the pictures died; is there enough memory?") from None

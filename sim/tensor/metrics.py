@@ -12,6 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.tensor.calibration import LEAST_PROBABILITY, calibration_intercept, calibration_slope, sums
+
 __all__ = [
     "EVERY_ROUND",
     "LAST_ROUND",
@@ -29,9 +31,6 @@ EVERY_ROUND: Final = (
 LAST_ROUND: Final = ("auprc", "calibration_intercept", "calibration_slope", "sensitivity", "net_benefit")
 """Metrics of the last model only, since they cost more."""
 BINS: Final = 10
-_LEAST_PROBABILITY: Final = float(np.finfo(np.float32).tiny)
-_STEPS: Final = 100
-"""Newton steps at most; ten are usual."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -76,7 +75,7 @@ class _Steps:
         return cls(group=group[first], positives=positives, negatives=sizes - positives, groups=groups)
 
     def _totals(self, counts: Floats) -> Floats:
-        return _sums(counts, self.group, self.groups)
+        return sums(counts, self.group, self.groups)
 
     def _from_above(self, counts: Floats) -> Floats:
         """Return ``[step]`` how many of a group's records have that score or a higher one."""
@@ -145,11 +144,6 @@ def _mean_over_classes(values: Floats, weights: Floats) -> Floats:
     return means
 
 
-def _sums(values: Floats, group: Ints, groups: int) -> Floats:
-    """Return ``[group]`` the sum of the values that belong to each."""
-    return np.bincount(group, weights=values, minlength=groups).astype(np.float64)
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Tally:
     """What is summed over a group's records, ``[group]``, by class or by bin of the calibration."""
@@ -175,10 +169,10 @@ class _Tally:
         return cls(
             sizes=sizes.astype(np.float64),
             present=np.bincount(cell, minlength=groups * classes).astype(np.float64).reshape(groups, classes),
-            hits=_sums(correct, cell, groups * classes).reshape(groups, classes),
-            losses=_sums(-np.log(np.maximum(own, _LEAST_PROBABILITY)), group, groups),
-            squares=_sums(squares, group, groups),
-            gaps=_sums(correct - confidence, bins, groups * BINS).reshape(groups, BINS),
+            hits=sums(correct, cell, groups * classes).reshape(groups, classes),
+            losses=sums(-np.log(np.maximum(own, LEAST_PROBABILITY)), group, groups),
+            squares=sums(squares, group, groups),
+            gaps=sums(correct - confidence, bins, groups * BINS).reshape(groups, BINS),
         )
 
     def together(self, models: int) -> _Tally:
@@ -305,99 +299,15 @@ def costly_metrics(
         return found | {"calibration_intercept": none, "calibration_slope": none, "net_benefit": none}
     sizes = np.diff(offsets)
     group = np.repeat(np.arange(len(sizes)), sizes)
-    log_odds = np.diff(np.log(np.maximum(probabilities, _LEAST_PROBABILITY)), axis=1)[:, 0]
+    log_odds = np.diff(np.log(np.maximum(probabilities, LEAST_PROBABILITY)), axis=1)[:, 0]
     worth = np.where(y == 1, 1.0, -threshold / (1 - threshold))
     with np.errstate(invalid="ignore", divide="ignore"):
-        net_benefit = _sums(np.where(probabilities[:, 1] >= threshold, worth, 0.0), group, len(sizes)) / sizes
+        net_benefit = sums(np.where(probabilities[:, 1] >= threshold, worth, 0.0), group, len(sizes)) / sizes
     return found | {
-        "calibration_intercept": _calibration_intercept(log_odds, y, group, sizes),
-        "calibration_slope": _calibration_slope(log_odds, y, group, sizes),
+        "calibration_intercept": calibration_intercept(log_odds, y, group, sizes),
+        "calibration_slope": calibration_slope(log_odds, y, group, sizes),
         "net_benefit": net_benefit,
     }
-
-
-def _calibration_intercept(log_odds: Floats, y: Ints, group: Ints, sizes: Ints) -> Floats:
-    """Return ``[group]`` the shift of the log-odds after which as many cases are expected as there are.
-
-    Newton's steps within a bracket that the extreme log-odds give, halved where a step leaves it.
-    """
-    groups = len(sizes)
-    cases = _sums(y.astype(np.float64), group, groups)
-    both = (cases > 0) & (cases < sizes)
-    share = np.where(both, cases / np.maximum(sizes, 1), 0.5)
-    lowest, highest = np.full(groups, np.inf), np.full(groups, -np.inf)
-    np.minimum.at(lowest, group, log_odds)
-    np.maximum.at(highest, group, log_odds)
-    centre = np.log(share / (1 - share))
-    low, high = np.where(both, centre - highest, 0.0), np.where(both, centre - lowest, 0.0)
-    shift = (low + high) / 2
-    for _ in range(_STEPS):
-        p = _sigmoid(log_odds + shift[group])
-        excess = _sums(p, group, groups) - cases
-        low, high = np.where(excess <= 0, shift, low), np.where(excess >= 0, shift, high)
-        curvature = _sums(p * (1 - p), group, groups)
-        step = excess / np.maximum(curvature, _LEAST_PROBABILITY)
-        inside = (shift - step >= low) & (shift - step <= high)
-        new = np.where(inside, shift - step, (low + high) / 2)
-        done = np.abs(new - shift)[both].max(initial=0.0) < 1e-12
-        shift = new
-        if done:
-            break
-    return np.where(both, shift, np.nan)
-
-
-def _calibration_slope(log_odds: Floats, y: Ints, group: Ints, sizes: Ints) -> Floats:
-    """Return ``[group]`` the slope of a logistic model of the label on the log-odds, by Newton's steps that climb."""
-    groups = len(sizes)
-    fits = _overlap(log_odds, y, group, groups)
-
-    def total(values: Floats) -> Floats:
-        return _sums(values, group, groups)
-
-    size = np.maximum(sizes, 1)
-    z = log_odds - (total(log_odds) / size)[group]
-    scale = np.where(fits, np.sqrt(total(z**2) / size), 1.0)
-    z = z / scale[group]
-    share = np.where(fits, total(y.astype(np.float64)) / size, 0.5)
-    intercept, slope = np.log(share / (1 - share)), np.zeros(groups)
-
-    def likelihood(a: Floats, b: Floats) -> Floats:
-        odds = a[group] + b[group] * z
-        return total(y * odds - np.logaddexp(0.0, odds))
-
-    best = likelihood(intercept, slope)
-    for _ in range(_STEPS):
-        p = _sigmoid(intercept[group] + slope[group] * z)
-        weight, rest = p * (1 - p), y - p
-        g0, g1 = total(rest), total(rest * z)
-        h00, h01, h11 = total(weight), total(weight * z), total(weight * z**2)
-        determinant = np.maximum(h00 * h11 - h01**2, _LEAST_PROBABILITY)
-        steps = (h11 * g0 - h01 * g1) / determinant, (h00 * g1 - h01 * g0) / determinant
-        length = np.where(fits, 1.0, 0.0)
-        for _ in range(30):
-            tried = likelihood(intercept + length * steps[0], slope + length * steps[1])
-            worse = tried < best - 1e-12 * np.abs(best)
-            if not worse.any():
-                break
-            length = np.where(worse, length / 2, length)
-        intercept, slope = intercept + length * steps[0], slope + length * steps[1]
-        best = likelihood(intercept, slope)
-        if (length * (np.abs(steps[0]) + np.abs(steps[1]))).max(initial=0.0) < 1e-10:
-            break
-    return np.where(fits, slope / scale, np.nan)
-
-
-def _overlap(log_odds: Floats, y: Ints, group: Ints, groups: int) -> Mask:
-    """Say of which groups no threshold separates the classes, so that the slope is finite."""
-    lowest, highest = np.full((2, groups), np.inf), np.full((2, groups), -np.inf)
-    np.minimum.at(lowest, (y, group), log_odds)
-    np.maximum.at(highest, (y, group), log_odds)
-    overlap: Mask = (highest[0] > lowest[1]) & (highest[1] > lowest[0])
-    return overlap
-
-
-def _sigmoid(odds: Floats) -> Floats:
-    return np.exp(-np.logaddexp(0.0, -odds))
 
 
 def area_under_curve(score: Floats, positive: Mask) -> float:

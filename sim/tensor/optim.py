@@ -74,6 +74,20 @@ def rates_step_as_one() -> bool:
     return torch.equal(torch.addcmul(value, grad, -rates[:, None]), torch.stack(apart))
 
 
+def lanes_of_rates(rates: Sequence[Rate]) -> dict[Rate, slice | Tensor]:
+    """Return the lanes of each rate: a slice, of which tensors have a view, where they stand together."""
+    lanes: dict[Rate, list[int]] = {}
+    before, together = None, list[int]()
+    for lane, rate in enumerate(rates):
+        if rate is not before:
+            before, together = rate, lanes.setdefault(rate, [])
+        together.append(lane)
+    return {
+        rate: slice(own[0], own[-1] + 1) if len(own) == own[-1] + 1 - own[0] else torch.tensor(own)
+        for rate, own in lanes.items()
+    }
+
+
 def factors_of(rates: Sequence[Rate], values: Sequence[Tensor]) -> list[Tensor]:
     """Return for each of the values ``[lane, *shape]`` what plain SGD multiplies each lane's gradient by."""
     factors = values[0].new_tensor([-rate.learning_rate for rate in rates])

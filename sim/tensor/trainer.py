@@ -18,7 +18,7 @@ from sim.tensor.lane import Lane
 from sim.tensor.lane_rules import BatchStatistics, DropoutMasks
 from sim.tensor.losses import CROSS_ENTROPY, Loss
 from sim.tensor.nopeek import distance_correlation
-from sim.tensor.optim import Optimizer, Rate, factors_of, rates_step_as_one
+from sim.tensor.optim import Optimizer, Rate, factors_of, lanes_of_rates, rates_step_as_one
 from sim.tensor.passes import Pass, pass_of
 
 _NOTHING = torch.empty(0)
@@ -85,7 +85,7 @@ class Trainer:
         fresh = torch.zeros(len(lanes), dtype=torch.int64)
         self.noised_steps = fresh if noised_steps is None else noised_steps
         self.loss_of_record = loss
-        self._noise, self._autocast = noise, autocast
+        self._noise, self._autocast, self._purpose = noise, autocast, f"noise.{part.name}"
         self._anchor: Parameters = {}
         self._trained = part.trained(self.parameters)
         self.state = optimizer.initial_state(self._trained) if state is None else dict(state)
@@ -260,7 +260,7 @@ class Trainer:
             at_work = self.lanes[:lanes]
             clips = [lane.clip for lane in at_work if lane.clip is not None]
             self._clips = self._tensor(clips)[:, None] if self.private else None
-            self._rates, self._factors = _alike([lane.rate for lane in at_work]), None
+            self._rates, self._factors = lanes_of_rates([lane.rate for lane in at_work]), None
             plain = self.optimizer.name == "sgd" and not self.part.statistics
             plain &= not any(rate.pull or rate.decay for rate in self._rates)
             self._differ_in_rate = plain and len(self._rates) > 1 and rates_step_as_one()
@@ -360,10 +360,6 @@ class Trainer:
             keys, clinics = tuple(lane.key for lane in noisy), tuple(lane.clinic for lane in noisy)
             yield Draws(keys, self._purpose, clinics, server_round, step, numbers)
 
-    @property
-    def _purpose(self) -> str:
-        return f"noise.{self.part.name}"
-
     def _add_noise(self, grads: list[Tensor], server_round: int, step: int, normaliser: NDArray[np.int64]) -> None:
         at_work = len(normaliser)
         lanes = self.lanes[:at_work]
@@ -402,17 +398,3 @@ class Trainer:
 
 def _at(values: Mapping[str, Tensor], some: slice | Tensor | NDArray[np.int64]) -> Parameters:
     return {name: value[some] for name, value in values.items()}
-
-
-def _alike(rates: Sequence[Rate]) -> dict[Rate, slice | Tensor]:
-    """Return the lanes of each rate: a slice, of which tensors have a view, where they stand together."""
-    lanes: dict[Rate, list[int]] = {}
-    before, together = None, list[int]()
-    for lane, rate in enumerate(rates):
-        if rate is not before:
-            before, together = rate, lanes.setdefault(rate, [])
-        together.append(lane)
-    return {
-        rate: slice(own[0], own[-1] + 1) if len(own) == own[-1] + 1 - own[0] else torch.tensor(own)
-        for rate, own in lanes.items()
-    }

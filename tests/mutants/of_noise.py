@@ -112,8 +112,8 @@ KEYS = (
     Mutant(
         "parts share noise",
         "sim/tensor/trainer.py",
-        'return f"noise.{self.part.name}"',
-        'return "noise.part"',
+        'noise, autocast, f"noise.{part.name}"',
+        'noise, autocast, "noise.part"',
         PARTS,
     ),
     Mutant("smashed rows and tail gradients share noise", ROWS_NOISED, 'f"noise.{kind}"', '"noise.rows"', PLACES),

@@ -6,7 +6,6 @@ import shutil
 import sys
 import tomllib
 import types
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -395,11 +394,3 @@ def test_the_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys, no_vega):
     assert "train.batch-size" in said
     assert "train.round: unknown key" in said
     assert (tmp_path / "results" / "triage" / "report.html").is_file()
-
-
-def test_studies_of_two_threads_come_one_after_the_other(csv_study, tmp_path):
-    _, theirs = csv_study
-    study, outs = theirs.parents[1] / "small.toml", [tmp_path / "one", tmp_path / "other"]
-    with ThreadPoolExecutor(2) as threads:
-        for found in threads.map(lambda out: run(study, out, progress=False), outs):
-            assert_same_runs(found.folder, theirs)

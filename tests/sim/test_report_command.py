@@ -103,7 +103,7 @@ def test_a_folder_that_is_no_study(tmp_path, capsys):
 def test_pictures_that_cannot_be_drawn_are_one_line(tmp_path):
     (tmp_path / "a file").write_text("", encoding="utf-8")
     with pytest.raises(OSError, match="exists"), drawn_beside(tmp_path / "a file") as draw:
-        draw({"one": {"mark": "bar"}})
+        draw({"one": {"data": {"values": []}, "mark": "bar"}})
     with pytest.raises(SutureError, match="pictures died"), drawn_beside(tmp_path / "folder") as draw:
         draw({"one": _Deadly()})
 

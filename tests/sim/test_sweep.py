@@ -5,13 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from support import call_suture, write_csv
+from support import assert_same_results, call_suture, write_csv
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from sim import run
+from sim.api.preparing import prepare
 from sim.foundation.problems import ScenarioError
 from sim.results.store import LOGS, older_runs, read_rows, write_table
 from sim.scenario import load_scenario
@@ -130,6 +135,28 @@ def test_a_process_that_trains_has_one_thread_for_linear_algebra_too(engine, mon
         rows = list(engine.run(blas_threads, [["one"], ["two"]]))
     assert {row["run_id"] for row in rows} == {"one", "two"}
     assert all(row["threads"] and set(row["threads"]) == {1} for row in rows)
+
+
+def test_studies_of_two_threads_come_one_after_the_other(scenario, tmp_path, monkeypatch):
+    on, at_once = set(), []
+
+    def watched(*given):
+        on.add(threading.get_ident())
+        time.sleep(0.3)  # long enough for the other to come in
+        at_once.append(len(on))
+        return prepare(*given)
+
+    def folder_of(name):
+        found = run(scenario, tmp_path / name, only="fedavg", progress=False)
+        on.discard(threading.get_ident())
+        return found.folder
+
+    monkeypatch.setattr("sim.api.running.prepare", watched)
+    alone = folder_of("alone")
+    with ThreadPoolExecutor(2) as threads:
+        for found in threads.map(folder_of, ("one", "other")):
+            assert_same_results(found, alone)
+    assert at_once == [1, 1, 1]
 
 
 @pytest.mark.slow
